@@ -1,0 +1,248 @@
+"""The reverse diffusion: one loop for every model, sampler and set of plugins.
+
+Every evaluation of the network passes through `_Loop.predict`, so guidance works with every sampler. The gradient rule is
+Tweedie's formula plus a score term, x0' = x0 + (sigma_t^2 / alpha_t) grad log p(y | x_t): classifier guidance (Dhariwal &
+Nichol 2021, arXiv:2105.05233), CLIP guidance (Nichol et al. 2022, arXiv:2112.10741) and DPS (Chung et al. 2023,
+arXiv:2209.14687) in one rule, with one backward pass however many plugins give an energy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from editkit.errors import EditkitError, HookError
+from editkit.models.base import Conditioning, Model, Prediction
+from editkit.noise import Stream
+from editkit.plan import Move, Plan
+from editkit.plugin import Hooks, Plugin, Run, Step
+from editkit.samplers import Sampler
+from editkit.schedule import Level, Levels
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A plugin with the hooks it made for this run."""
+
+    plugin: Plugin
+    hooks: Hooks[Plugin]
+
+
+@dataclass(frozen=True, eq=False)
+class Process:
+    """One reverse process, ready to run. `bound` is in the order the plugins act."""
+
+    model: Model
+    sampler: Sampler
+    plan: Plan
+    levels: Levels
+    bound: tuple[Bound, ...]
+    run: Run
+    shape: tuple[int, ...]
+    begin_stream: Stream
+    sampler_stream: Stream
+    travel_stream: Stream
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What the generator yields after each move: the state `x` at `level`, and the last estimate of x0.
+
+    `index` counts the downward moves done, of `total`; `calls` the evaluations of the network so far; `energies` are
+    the (plugin, mean value) of the last guided evaluation.
+    """
+
+    move: Move
+    level: Level
+    x: Tensor
+    x0: Tensor | None
+    index: int
+    total: int
+    calls: int
+    energies: tuple[tuple[str, float], ...] = ()
+
+
+def steps(process: Process) -> Iterator[State]:
+    """Run `process`, yielding a `State` after every move; stop early by leaving the loop."""
+    yield from _Loop(process).states()
+
+
+def run(process: Process, watch: Callable[[State], None] | None = None) -> Tensor:
+    """Run `process` to its end: x_0, (batch, channels, ...), float32."""
+    loop = _Loop(process)
+    for state in loop.states():
+        if watch is not None:
+            watch(state)
+    return loop.x
+
+
+class _Loop:
+    """The state of one run of the loop."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.total = len(process.plan.downward)
+        self.index = 0
+        self.calls = 0
+        self.move = process.plan.moves[0] if process.plan.moves else Move(0, 0)
+        self.x0: Tensor | None = None
+        self.energies: tuple[tuple[str, float], ...] = ()
+        self.users = {
+            name: tuple(b for b in process.bound if getattr(type(b.hooks), name) is not getattr(Hooks, name))
+            for name in ("condition", "branches", "combine", "energy", "clean", "after")
+        }
+        self.x = self._begin()
+
+    def states(self) -> Iterator[State]:
+        p = self.process
+        for move in p.plan:
+            self.move, t, s = move, p.levels[move.t], p.levels[move.s]
+            if move.up:
+                self.x = renoise(self.x, t, s, self._normal(p.travel_stream)())
+                p.sampler.reset()
+            else:
+                with torch.no_grad():
+                    x_s = p.sampler(self.x, t, s, self.predict, self._normal(p.sampler_stream))
+                    self.x = self._after(self._finite(x_s, None, "sampler"), s)
+                self.index += 1
+            yield State(move, s, self.x, self.x0, self.index, self.total, self.calls, self.energies)
+
+    def predict(self, x_t: Tensor, level: Level) -> Prediction:
+        """The guided, cleaned prediction at (x_t, level)."""
+        with torch.no_grad():
+            energies = self._active("energy") if level.alpha > 0.0 else ()
+            through = {b.plugin.through() for b in energies}
+            x_t = x_t.detach().requires_grad_(bool(through & {"network", "x_t"}))
+            step = Step(self.process.run, self.move, level, x_t, self.index, self.total)
+            with torch.set_grad_enabled("network" in through):
+                pred = self._combined(step)
+            if energies:
+                pred = self._guided(step, pred, energies)
+            clip = self.process.model.clip
+            if clip is not None:
+                pred = replace(pred, x0=pred.x0.clamp(-clip, clip))
+            x0 = self._fold("clean", step, pred.x0)
+            if x0 is not pred.x0:
+                pred = pred.with_x0(x0, x_t.detach(), level)
+            self.x0 = pred.x0
+            return pred
+
+    def _combined(self, step: Step) -> Prediction:
+        """The network's prediction(s), folded into one."""
+        cond = Conditioning()
+        for b in self._active("condition"):
+            cond = self._call(b, "condition", b.hooks.condition, step.seen_by(b.hooks.run), cond)
+        conds: Sequence[Conditioning] = (cond,)
+        for b in self._active("branches"):
+            conds = self._call(b, "branches", b.hooks.branches, step.seen_by(b.hooks.run), cond)
+        self.calls += 1
+        predictions = self.process.model(step.x_t, step.t, conds)
+        self._finite(predictions[0].x0, None, "the model")
+        for b in self._active("combine"):
+            return self._call(b, "combine", b.hooks.combine, step.seen_by(b.hooks.run), predictions)
+        return predictions[0]
+
+    def _guided(self, step: Step, pred: Prediction, energies: Sequence[Bound]) -> Prediction:
+        """x0' = x0 - (sigma_t^2 / alpha_t) dE/dx_t, and the bounded form for energies of x0: ONE backward pass."""
+        level, model = step.t, self.process.model
+        leaf = pred.x0.detach().requires_grad_()
+        values: list[Tensor] = []
+        named: list[tuple[str, float]] = []
+        with torch.enable_grad():
+            for b in energies:
+                x0 = pred.x0 if b.plugin.through() == "network" else leaf
+                value = self._call(b, "energy", b.hooks.energy, step.seen_by(b.hooks.run), x0)
+                if value is None:
+                    continue
+                if value.shape != (x0.shape[0],):
+                    got, wanted = tuple(value.shape), (x0.shape[0],)
+                    raise self._wrong(b, "energy", f"has shape {got}; one number an item is needed, shape {wanted}")
+                if not value.requires_grad:
+                    source = "step.x_t" if b.plugin.through() == "x_t" else "x0"
+                    raise self._wrong(b, "energy", f"does not depend on {source}, so it has no gradient")
+                values.append(self._finite(value, b, "energy"))
+                named.append((b.plugin.name, float(value.detach().mean())))
+            if not values:
+                return replace(pred, x0=pred.x0.detach(), eps=pred.eps.detach())
+            inputs = [v for v in (step.x_t, leaf) if v.requires_grad]
+            grads = torch.autograd.grad(torch.stack(values).sum(), inputs, allow_unused=True)
+        self.energies = tuple(named)
+        x0 = pred.x0.detach()
+        for variable, grad in zip(inputs, grads, strict=True):
+            if grad is None:
+                continue
+            self._finite(grad, None, "gradient of " + ", ".join(name for name, _ in named))
+            if variable is leaf:
+                s2 = model.data_std**2
+                x0 = x0 - (s2 * level.sigma**2 / (s2 * level.alpha**2 + level.sigma**2)) * grad
+            else:
+                x0 = x0 - (level.sigma**2 / level.alpha) * grad
+        variance = None if pred.variance is None else pred.variance.detach()
+        return Prediction(pred.x0.detach(), pred.eps.detach(), variance).with_x0(x0, step.x_t.detach(), level)
+
+    def _begin(self) -> Tensor:
+        """What the plugin with `begin` starts from, or noise of the schedule's scale."""
+        p = self.process
+        level = p.levels[p.plan.start]
+        with torch.no_grad():
+            for b in p.bound:
+                x = self._call(b, "begin", b.hooks.begin)
+                if x is not None:
+                    return self._shaped(x.float(), p.shape, b, "begin")
+            scale = level.sigma if p.sampler.starts_at_sigma else p.model.schedule.prior_scale(level)
+            return scale * p.begin_stream.normal(p.shape).to(p.run.device)
+
+    def _after(self, x_s: Tensor, s: Level) -> Tensor:
+        if not self.users["after"]:
+            return x_s
+        return self._fold("after", Step(self.process.run, self.move, s, x_s, self.index, self.total), x_s)
+
+    def _fold(self, name: str, step: Step, x: Tensor) -> Tensor:
+        for b in self._active(name):
+            out = self._call(b, name, getattr(b.hooks, name), step.seen_by(b.hooks.run), x)
+            x = x if out is x else self._finite(self._shaped(out, x.shape, b, name), b, name)
+        return x
+
+    def _active(self, name: str) -> Sequence[Bound]:
+        """The plugins that override `name` and whose window holds this move, counted as diffusers counts ControlNet's."""
+        first, last = self.index / max(self.total, 1), (self.index + 1) / max(self.total, 1)
+        return [b for b in self.users[name] if first >= b.plugin.start and last <= b.plugin.stop]
+
+    def _normal(self, stream: Stream) -> Callable[[], Tensor]:
+        return lambda: stream.normal(self.x.shape).to(self.x.device)
+
+    def _call(self, b: Bound, name: str, hook: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return hook(*args)
+        except EditkitError:
+            raise
+        except Exception as error:
+            raise self._wrong(b, name, f"raised {type(error).__name__}: {error}") from error
+
+    def _shaped(self, x: Tensor, shape: Sequence[int], b: Bound, name: str) -> Tensor:
+        if tuple(x.shape) != tuple(shape):
+            raise self._wrong(b, name, f"returned shape {tuple(x.shape)} instead of {tuple(shape)}")
+        return x
+
+    def _finite(self, x: Tensor, b: Bound | None, name: str) -> Tensor:
+        if bool(torch.isfinite(x.sum())):
+            return x
+        if b is not None:
+            raise self._wrong(b, name, "made NaN or infinity")
+        raise HookError(f"{name} made NaN or infinity at step {self.index + 1} of {self.total}; no picture was written")
+
+    def _wrong(self, b: Bound, name: str, what: str) -> HookError:
+        return HookError(f"plugin {b.plugin.name}: {name} {what} (step {self.index + 1} of {self.total})")
+
+
+def renoise(x: Tensor, t: Level, s: Level, z: Tensor) -> Tensor:
+    """The exact forward kernel x_s | x_t to a noisier level s.
+
+    x_s = (alpha_s / alpha_t) x_t + sqrt(sigma_s^2 - (alpha_s / alpha_t)^2 sigma_t^2) z.
+    """
+    ratio = s.alpha / t.alpha
+    return ratio * x + max(s.sigma**2 - ratio**2 * t.sigma**2, 0.0) ** 0.5 * z

@@ -1,0 +1,40 @@
+"""What a user can act on: one line that says what, what was got, what is allowed, how to mend it.
+
+The command line prints the message and exits with `exit_code`; nothing here ever reaches a user as a traceback.
+"""
+
+
+class EditkitError(Exception):
+    """An edit that could not be done (exit code 1)."""
+
+    exit_code = 1
+
+
+class UsageError(EditkitError):
+    """Words or values that make no sense together (exit code 2)."""
+
+    exit_code = 2
+
+
+class ChainError(UsageError):
+    """Plugins that cannot stand together; found before any weight is loaded."""
+
+
+class RecipeError(UsageError):
+    """A recipe that cannot be read, or a chain that cannot be written as one."""
+
+
+class PluginError(EditkitError):
+    """A plugin that cannot be found, imported or trusted with its name."""
+
+
+class HookError(EditkitError):
+    """A plugin's hook that raised, returned the wrong shape, or made NaN or infinity."""
+
+
+class ModelError(EditkitError):
+    """A model that cannot be found or loaded, or that cannot take what it was given."""
+
+
+class PictureError(EditkitError):
+    """A picture or mask that cannot be read, used or written."""

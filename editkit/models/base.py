@@ -1,0 +1,194 @@
+"""What the engine asks of a model: a map (x_t, t, conditioning) -> x0, the estimated clean sample E[x | x_t].
+
+Epsilon-, v-, flow- and sample-prediction are converted here, once, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from editkit.schedule import Level, Schedule
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from editkit.noise import Stream
+
+PredictionType = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model says of x_t = alpha_t * x0 + sigma_t * eps.
+
+    Args:
+        x0: the estimated clean sample, (batch, channels, ...).
+        eps: the estimated noise, the same shape.
+        variance: for a model that has learned its reverse variance, v in [0, 1], which interpolates between the logs of
+            the smallest and the largest one (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15).
+    """
+
+    x0: Float[Tensor, "b c *size"]
+    eps: Float[Tensor, "b c *size"]
+    variance: Float[Tensor, "b c *size"] | None = None
+
+    def with_x0(self, x0: Tensor, x_t: Tensor, level: Level) -> Prediction:
+        """Another estimate of x0; eps = (x_t - alpha_t x0) / sigma_t follows."""
+        eps = (x_t - level.alpha * x0) / level.sigma if level.sigma > 0.0 else self.eps
+        return replace(self, x0=x0, eps=eps)
+
+
+def convert(output: Tensor, x_t: Tensor, level: Level, kind: PredictionType) -> Prediction:
+    """A network's output as a `Prediction`.
+
+    epsilon: x0 = (x_t - sigma_t out) / alpha_t. v (Salimans & Ho 2022, arXiv:2202.00512): x0 = alpha_t x_t - sigma_t out,
+    eps = sigma_t x_t + alpha_t out. flow (x_t = (1 - t) x0 + t eps, out = eps - x0): x0 = x_t - t out,
+    eps = x_t + (1 - t) out. sample: x0 = out.
+    """
+    alpha, sigma = level.alpha, level.sigma
+    match kind:
+        case "epsilon":
+            return Prediction((x_t - sigma * output) / alpha, output)
+        case "v_prediction":
+            return Prediction(alpha * x_t - sigma * output, sigma * x_t + alpha * output)
+        case "flow_prediction":
+            return Prediction(x_t - sigma * output, x_t + alpha * output)
+        case "sample":
+            return Prediction(output, (x_t - alpha * output) / sigma)
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """Encoded text: `embeds` (batch, tokens, width); `pooled` (batch, width) where the model takes it."""
+
+    embeds: Tensor
+    pooled: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Residuals:
+    """ControlNet features to add to a UNet's: one tensor for each skip connection, and one for the middle."""
+
+    down: tuple[Tensor, ...]
+    mid: Tensor
+
+    def __add__(self, other: Residuals) -> Residuals:
+        down = tuple(a + b for a, b in zip(self.down, other.down, strict=True))
+        return Residuals(down, self.mid + other.mid)
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """What a model is told besides x_t. Plugins fill it; a model reads what it can take.
+
+    Args:
+        prompt, negative: encoded text, wanted and unwanted.
+        known, mask: the picture in the model's space and where to regenerate it (1), (batch, 1, ...).
+        lowres: a low-resolution picture enlarged to the model's size, in [-1, 1].
+        control: ControlNet residuals, already summed.
+        label: (batch,) class numbers.
+        task: the name of the task, for a network that has several.
+    """
+
+    prompt: Prompt | None = None
+    negative: Prompt | None = None
+    known: Tensor | None = None
+    mask: Tensor | None = None
+    lowres: Tensor | None = None
+    control: Residuals | None = None
+    label: Tensor | None = None
+    task: str | None = None
+
+    def plus_control(self, residuals: Residuals) -> Conditioning:
+        """With `residuals` added to those of other ControlNets: their order does not matter."""
+        return replace(self, control=residuals if self.control is None else self.control + residuals)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model before its weights are loaded; `editkit plan` needs no more.
+
+    Args:
+        name: what `--model` was given.
+        family: the kind of network, for messages.
+        takes: the named conditions it can take.
+        sampler, steps: defaults.
+        window: the side it was trained at, in pixels; None: any size.
+        multiple: sides must be multiples of this many pixels.
+        own_picture: its prior is the edited picture itself (`Model.attach` is needed).
+    """
+
+    name: str
+    family: str
+    takes: frozenset[str] = field(default_factory=frozenset)
+    sampler: str = "ddim"
+    steps: int = 50
+    window: int | None = None
+    multiple: int = 1
+    own_picture: bool = False
+
+
+class Model(Protocol):
+    """A denoiser with its schedule and its space.
+
+    `data_std` is the standard deviation of clean data in the model's space; `clip` bounds the x0 estimate (None: not
+    bounded), keeping the network's eps, as diffusers does with `clip_sample`.
+    """
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+    @property
+    def data_std(self) -> float: ...
+
+    @property
+    def clip(self) -> float | None: ...
+
+    def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
+        """One prediction for each conditioning, in one batched call where the model can."""
+        ...
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        """(channels, ...) in the model's space of a picture of `height` x `width` pixels."""
+        ...
+
+    def encode(self, image: Tensor, stream: Stream | None = None) -> Tensor:
+        """Pixels (batch, 3, h, w) in [-1, 1] to the model's space."""
+        ...
+
+    def encode_mask(self, mask: Tensor) -> Tensor:
+        """A mask (batch, 1, h, w) to the model's space, binary, 1 = regenerate."""
+        ...
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """The model's space to pixels (batch, 3, h, w), about [-1, 1]; differentiable."""
+        ...
+
+    def attach(self, picture: Tensor | None, mask: Tensor | None) -> Model:
+        """This model for one picture (`patches` takes its patches from it); most models return themselves."""
+        ...
+
+
+class PixelSpace:
+    """The parts of `Model` that are the same for every model whose space is pixels."""
+
+    clip: float | None = 1.0
+    data_std: float = 0.5
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        return (3, height, width)
+
+    def encode(self, image: Tensor, stream: Stream | None = None) -> Tensor:
+        return image
+
+    def encode_mask(self, mask: Tensor) -> Tensor:
+        return (mask > 0).to(mask.dtype)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        return x0

@@ -1,0 +1,38 @@
+"""The options of a run: what every edit command takes besides its plugins' own parameters."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from editkit.schedule import Spacing
+
+
+class Options(BaseModel):
+    """How a stage is run. Frozen; unset values are the model's own. Inherited by the stages after it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field("auto", description="patches, a diffusers folder or a hub id; auto: an embedded model.")
+    prompt: str | None = Field(None, description="What the result should show (models that take text).")
+    negative: str | None = Field(None, description="What it should not show.")
+    guidance_scale: float | None = Field(None, ge=0.0, description="Strength of classifier-free guidance.")
+    steps: int | None = Field(None, ge=1, le=10_000, description="Noise levels of the process; default: the model's.")
+    sampler: str | None = Field(None, description="ddpm, ddim, heun, dpm++2m; with parameters as ddim:eta=1.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Same seed, same machine: the same bytes.")
+    device: str = Field("auto", description="cpu, cuda, mps; auto: the fastest there is.")
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="Number format of the network.")
+    canvas: Literal["auto", "crop", "full"] = Field(
+        "auto", description="Work on a crop around the mask, or on the full picture; auto: crop where there is a mask."
+    )
+    spacing: Spacing = Field("auto", description="How the noise levels are laid; auto: the model's configuration.")
+    noise: Literal["streams", "diffusers"] = Field(
+        "streams", description="A noise stream for each plugin, or one generator in the order of diffusers' pipelines."
+    )
+    offline: bool = Field(False, description="Open no socket.")
+    allow_code: bool = Field(False, description="Allow parameters that name Python code to import.")
+
+    def merged(self, later: Options) -> Options:
+        """These options with those that `later` sets itself."""
+        return self.model_copy(update=later.model_dump(exclude_unset=True))

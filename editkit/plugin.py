@@ -1,0 +1,321 @@
+"""The plugin protocol: a declaration, its hooks, and the step that every hook is given.
+
+A plugin is a frozen pydantic model that says what it wants (`Plugin`); what it does at each step of the reverse process
+is a `Hooks` object made for one run, where tensors live. Hooks return values and never change what they are given. The
+table of hooks, in the order the engine calls them::
+
+    open       (picture) -> picture          on the declaration: set the mask, grow the canvas
+    plan       (plan) -> plan                on the declaration: SDEdit starts lower, RePaint travels
+    bind       (run) -> Hooks                load networks, encode pictures; the only place with side effects
+    begin      () -> x_t or None             the starting state                                     (slot)
+    condition  (step, cond) -> cond          prompts, known picture and mask, ControlNet residuals
+    branches   (step, cond) -> conds         the conditionings to evaluate, for `combine`
+    combine    (step, predictions) -> one    classifier-free guidance and its variants              (slot)
+    energy     (step, x0) -> (batch,)        -log p(y | x), weights included; None: not this time
+    clean      (step, x0) -> x0              thresholding, projections
+    after      (step, x_s) -> x_s            once a downward move, at its end: put known regions back
+    finish     (image) -> image              pixels -> pixels, at the picture's own resolution
+
+A plugin uses a hook by overriding it. Nothing else needs to be said: `editkit plan` reads it off the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from editkit.plan import Move, Plan
+from editkit.schedule import Level, Levels, progress
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from editkit.chain import Chain
+    from editkit.images import Picture
+    from editkit.models.base import Conditioning, Model, Prediction
+    from editkit.noise import Noise, Stream
+    from editkit.options import Options
+
+API = 1
+"""The version of this protocol. A plugin that was written for another is refused when it is loaded."""
+
+Slot = Literal["begin", "combine", "mask", "prompt"]
+"""What only one plugin of a stage may hold."""
+
+Through = Literal["network", "x0", "x_t"]
+"""Where an energy's gradient is taken; see `Hooks.through`."""
+
+HOOKS = ("begin", "condition", "branches", "combine", "energy", "clean", "after", "finish")
+"""The hooks of `Hooks`, in the order the engine calls them."""
+
+
+class Plugin(BaseModel):
+    """A declaration: which method, with which parameters. Frozen; holds no tensors.
+
+    Subclasses give `name`, their parameters as fields with a description, and `hooks`. From that one declaration come
+    the Python constructor, the command with its options, the recipe's YAML and the reference in the docs.
+
+    Class attributes:
+        name: the name of the entry point; the first word of the command.
+        order: plugins act in ascending order, then as they were written; constraints that must hold exactly use 100.
+        offers: the named conditions this plugin can give to a model (`known`, `mask`, `lowres`, `control` ...).
+        needs: those of them without which it cannot work: a model that takes none of them is refused.
+        fresh: True for an edit that replaces what it works on, so that the process starts from pure noise unless
+            another plugin claims `begin`. Other edits of a picture start from the picture, by `sdedit`.
+        needs_picture: False for a plugin that also works where there is no picture (`editkit.sample`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    api: ClassVar[int] = API
+    name: ClassVar[str]
+    order: ClassVar[int] = 0
+    offers: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[str]] = frozenset()
+    fresh: ClassVar[bool] = False
+    needs_picture: ClassVar[bool] = False
+
+    start: float = Field(0.0, ge=0.0, le=1.0, description="Act from this fraction of the stage's downward moves on.")
+    stop: float = Field(1.0, ge=0.0, le=1.0, description="Act up to this fraction of the stage's downward moves.")
+
+    @model_validator(mode="after")
+    def _window(self) -> Self:
+        if self.start > self.stop:
+            raise ValueError(f"start {self.start} lies after stop {self.stop}")
+        return self
+
+    def hooks(self) -> type[Hooks[Self]]:
+        """The class whose overridden methods act at each step."""
+        raise NotImplementedError(f"{type(self).__name__} must define hooks()")
+
+    def bind(self, run: Run) -> Hooks[Self]:
+        """Make the hooks for one run: load networks, encode pictures. The only place with side effects."""
+        return self.hooks()(self, run)
+
+    def plan(self, plan: Plan) -> Plan:
+        """Change the trajectory. Pure: no weights, no pictures."""
+        return plan
+
+    def open(self, picture: Picture) -> Picture:
+        """Prepare the stage's picture before anything runs: set its mask, grow its canvas. Pure, no torch."""
+        return picture
+
+    def claims(self) -> frozenset[Slot]:
+        """The slots this plugin holds; by default those whose hook it overrides."""
+        used = self.uses()
+        held: set[Slot] = {slot for slot in ("begin", "combine") if slot in used}
+        if type(self).open is not Plugin.open:
+            held.add("mask")
+        return frozenset(held)
+
+    def uses(self) -> frozenset[str]:
+        """The names of the hooks this declaration acts through, `plan` and `open` included."""
+        hooks = self.hooks()
+        used = {name for name in HOOKS if getattr(hooks, name) is not getattr(Hooks, name)}
+        used |= {name for name in ("plan", "open") if getattr(type(self), name) is not getattr(Plugin, name)}
+        return frozenset(used)
+
+    def through(self) -> Through:
+        """Where the energy of this declaration is differentiated; known before anything is loaded."""
+        return self.hooks().through
+
+    def __and__(self, other: Plugin | Chain) -> Chain:
+        """`with`: both act in the same reverse process."""
+        from editkit.chain import Chain
+
+        return Chain.of(self) & other
+
+    def __or__(self, other: Plugin | Chain) -> Chain:
+        """`then`: `other` starts another process on the result."""
+        from editkit.chain import Chain
+
+        return Chain.of(self) | other
+
+
+P = TypeVar("P", bound=Plugin, covariant=True)
+
+
+class Hooks(Generic[P]):
+    """What a plugin does during one run. Override what is needed; load and encode in `__init__`.
+
+    Tensors x_t, x_s, x0 are (batch, channels, ...) in the model's space, float32. No hook may change its arguments.
+    """
+
+    through: ClassVar[Through] = "network"
+    """Where `energy` is differentiated. `network`: dE/dx_t exactly, backward through the model. `x_t`: the energy
+    reads `step.x_t` (a noise-aware loss), no backward pass through the model. `x0`: dE/dx0 in the bounded form
+    x0' = x0 - s^2 sigma_t^2 / (s^2 alpha_t^2 + sigma_t^2) dE/dx0, cheap."""
+
+    def __init__(self, plugin: P, run: Run) -> None:
+        self.plugin = plugin
+        self.run = run
+
+    def begin(self) -> Float[Tensor, "b c *size"] | None:
+        """The state at the plan's first level; None: noise of the schedule's scale."""
+        return None
+
+    def condition(self, step: Step, cond: Conditioning) -> Conditioning:
+        """`cond` with what this plugin gives to the model."""
+        return cond
+
+    def branches(self, step: Step, cond: Conditioning) -> Sequence[Conditioning]:
+        """The conditionings to evaluate at this step, in one batch; `combine` gets one prediction for each."""
+        return (cond,)
+
+    def combine(self, step: Step, predictions: Sequence[Prediction]) -> Prediction:
+        """One prediction from those of `branches`."""
+        return predictions[0]
+
+    def energy(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"] | None:
+        """-log p(y | x0) up to a constant, weights included, for each item; None where it does not act."""
+        return None
+
+    def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        """A better estimate of the clean sample."""
+        return x0
+
+    def after(self, step: Step, x_s: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        """The state at the end of a downward move; `step` stands at level s."""
+        return x_s
+
+    def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """The finished picture in [-1, 1], at the resolution of `run.inputs.original`."""
+        return image
+
+
+@dataclass(eq=False)
+class Inputs:
+    """What a run edits. `picture` is at the size of this pass, `original` at the picture's own.
+
+    Args:
+        model: encodes the picture.
+        picture: (batch, 3, h, w) in [-1, 1], or None when there is none.
+        mask: (batch, 1, h, w), 1 = regenerate, 0 = keep, in between = feathered; None: everything may change.
+        original, original_mask: the same, at the picture's own resolution, for `finish`.
+        stream: what a stochastic encoder draws from.
+    """
+
+    model: Model
+    picture: Tensor | None = None
+    mask: Tensor | None = None
+    original: Tensor | None = None
+    original_mask: Tensor | None = None
+    stream: Stream | None = None
+
+    @cached_property
+    def known(self) -> Tensor | None:
+        """The picture in the model's space, encoded once."""
+        return None if self.picture is None else self.model.encode(self.picture, self.stream)
+
+    @cached_property
+    def region(self) -> Tensor | None:
+        """The mask in the model's space, binary: (batch, 1, h', w'), 1 = regenerate."""
+        return None if self.mask is None else self.model.encode_mask(self.mask)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One pass of the reverse process, as one plugin sees it.
+
+    `stream` is the plugin's own noise. `levels[k]` is the level with index k of the plan. `notify` tells the user
+    something once.
+    """
+
+    model: Model
+    levels: Levels
+    plan: Plan
+    inputs: Inputs
+    options: Options
+    noise: Noise
+    stream: Stream
+    device: torch.device
+    shape: tuple[int, ...]
+    stage: int = 0
+    notify: Callable[[str], None] = field(default=lambda message: None)
+
+    def noised(self, x: Tensor, level: Level) -> Tensor:
+        """alpha_t * x + sigma_t * eps, eps from this plugin's stream."""
+        return level.alpha * x + level.sigma * self.randn_like(x)
+
+    def randn_like(self, x: Tensor) -> Tensor:
+        """N(0, 1) of the shape, device and dtype of `x`, from this plugin's stream."""
+        return self.stream.normal(x.shape).to(x.device, x.dtype)
+
+
+
+@dataclass(eq=False)
+class _Decoded:
+    """The last decoded x0 of a step: `decode` runs once a step however many plugins ask."""
+
+    x0: Tensor | None = None
+    image: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """Where the process stands. `t` is the level of `x_t`; in `after` that is the end of the move.
+
+    `index` counts downward moves from 0, of `total`. All of it is shared by the plugins but `run`, which is each
+    one's own.
+    """
+
+    run: Run
+    move: Move
+    t: Level
+    x_t: Tensor
+    index: int
+    total: int
+    _decoded: _Decoded = field(default_factory=_Decoded, repr=False)
+
+    @property
+    def alpha_t(self) -> float:
+        return self.t.alpha
+
+    @property
+    def sigma_t(self) -> float:
+        return self.t.sigma
+
+    @property
+    def plan(self) -> Plan:
+        return self.run.plan
+
+    @property
+    def stage(self) -> int:
+        return self.run.stage
+
+    @property
+    def progress(self) -> float:
+        """0 at the noisiest level to 1 at the clean one, linear in log-SNR, clipped."""
+        return progress(self.t, self.run.levels)
+
+    @property
+    def is_last(self) -> bool:
+        """True in the move that ends at the clean level."""
+        return self.move.s == 0
+
+    def noised(self, x: Tensor) -> Tensor:
+        """alpha_t * x + sigma_t * eps at this step's level, eps from the plugin's own stream."""
+        return self.run.noised(x, self.t)
+
+    def randn_like(self, x: Tensor) -> Tensor:
+        """N(0, 1) like `x` from the plugin's own stream."""
+        return self.run.randn_like(x)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Pixels (batch, 3, h, w) in [-1, 1] of `x0`; differentiable; once a step however many plugins ask."""
+        if self._decoded.x0 is not x0:
+            self._decoded.image = self.run.model.decode(x0)
+            self._decoded.x0 = x0
+        image = self._decoded.image
+        assert image is not None
+        return image
+
+    def seen_by(self, run: Run) -> Step:
+        """This step with another plugin's `run`."""
+        return replace(self, run=run)

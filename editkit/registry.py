@@ -1,0 +1,108 @@
+"""Plugins through entry points, built-ins and strangers alike (group `editkit.plugins`).
+
+Listing names imports nothing. Loading imports one plugin and checks it. One that fails to import is reported with its
+reason and stops nobody else.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+
+from editkit.errors import PluginError, UsageError
+from editkit.options import Options
+from editkit.plugin import API, Plugin
+
+GROUP = "editkit.plugins"
+
+RESERVED = frozenset(Options.model_fields) | {
+    "output", "force", "save_recipe", "preview", "quiet", "json", "help", "picture", "with", "then",
+}  # fmt: skip
+"""Names that belong to the run, on every edit command: no plugin's parameter may take them."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One installed plugin as `editkit plugins` shows it: `plugin`, or the reason why there is none."""
+
+    name: str
+    distribution: str
+    plugin: type[Plugin] | None
+    broken: str | None = None
+
+
+def names() -> list[str]:
+    """The names of all installed plugins, sorted; read from metadata alone."""
+    return sorted({point.name for point in entry_points(group=GROUP)})
+
+
+def load(name: str) -> type[Plugin]:
+    """The declaration called `name`.
+
+    Raises:
+        UsageError: there is none (the nearest is named).
+        PluginError: two distributions have one of that name, it does not import, or it breaks the protocol.
+    """
+    points = _distinct(name)
+    if not points:
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f"did you mean {near[0]}?" if near else "editkit plugins lists what is installed"
+        raise UsageError(f"no plugin is called {name!r}; {hint}")
+    if len(points) > 1:
+        owners = " and ".join(sorted(_owner(point) for point in points))
+        raise PluginError(f"plugin {name}: {owners} both have one of that name; uninstall one of them")
+    try:
+        declaration = points[0].load()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise PluginError(f"plugin {name} (from {_owner(points[0])}) does not import: {reason}") from error
+    return check(declaration, name)
+
+
+def listed() -> list[Listed]:
+    """Every installed plugin, the broken ones with their reason."""
+    rows = []
+    for name in names():
+        owner = " and ".join(sorted(_owner(point) for point in _distinct(name)))
+        try:
+            rows.append(Listed(name, owner, load(name)))
+        except PluginError as error:
+            rows.append(Listed(name, owner, None, str(error)))
+    return rows
+
+
+def check(declaration: object, name: str) -> type[Plugin]:
+    """`declaration`, if it is a plugin as the protocol wants it.
+
+    Raises:
+        PluginError: it is no Plugin, was written for another version, is called otherwise, or a field takes a name
+            that belongs to the run or to Plugin itself.
+    """
+    if not (isinstance(declaration, type) and issubclass(declaration, Plugin)):
+        raise PluginError(f"plugin {name}: its entry point is {declaration!r}; a subclass of editkit.Plugin is needed")
+    if declaration.api != API:
+        raise PluginError(
+            f"plugin {name} was written for version {declaration.api} of the plugin protocol, this is {API}; "
+            f"install a version of it made for this editkit"
+        )
+    if getattr(declaration, "name", None) != name:
+        got = getattr(declaration, "name", None)
+        raise PluginError(f"plugin {name}: its class attribute `name` is {got!r}; it must equal its entry point's name")
+    own = set(declaration.model_fields) - set(Plugin.model_fields)
+    for taken in sorted(own & (RESERVED | set(dir(Plugin)))):
+        raise PluginError(f"plugin {name}: a parameter may not be called {taken!r}, that name belongs to every edit")
+    return declaration
+
+
+def _distinct(name: str) -> list[EntryPoint]:
+    """The entry points called `name`; one distribution seen twice on the path counts once."""
+    found: dict[tuple[str, str], EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        if point.name == name:
+            found.setdefault((_owner(point), point.value), point)
+    return list(found.values())
+
+
+def _owner(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "an unnamed distribution"

@@ -1,0 +1,212 @@
+"""Noise schedules: every noisy state is x_t = alpha_t * x0 + sigma_t * eps.
+
+Variance preserving (VP: alpha_t^2 + sigma_t^2 = 1), variance exploding (VE, EDM: alpha_t = 1) and flow matching
+(alpha_t = 1 - t, sigma_t = t) differ in these two numbers only. A schedule turns "so many steps" into a ladder of
+levels, index 0 being the clean end; plans, samplers and plugins speak of nothing else. No torch here: a plan can be
+printed without it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+Spacing = Literal["auto", "leading", "trailing", "linspace"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One noise level: `t` is the time the network is told, x_t = alpha_t * x0 + sigma_t * eps."""
+
+    t: float
+    alpha: float
+    sigma: float
+    index: int = 0
+
+    @property
+    def log_snr(self) -> float:
+        """lambda_t = log(alpha_t / sigma_t), half the log signal-to-noise ratio; infinite at both ends."""
+        if self.sigma == 0.0:
+            return math.inf
+        return math.log(self.alpha / self.sigma) if self.alpha > 0.0 else -math.inf
+
+
+Levels = tuple[Level, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a family of samplers lays its levels, as the matching diffusers schedulers do.
+
+    `real`: times between two trained ones are allowed (euler, heun). `counts_clean`: the clean level is counted as
+    one of the levels that are spread (dpm++, unipc). `ends_clean`: the last level is sigma = 0 whatever the model's
+    configuration says (only ddim honours `set_alpha_to_one = false`).
+    """
+
+    real: bool = False
+    counts_clean: bool = False
+    ends_clean: bool = True
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """A table of (alpha_t, sigma_t)."""
+
+    def level(self, t: float) -> Level:
+        """The level at the model's time `t`."""
+        ...
+
+    def levels(self, steps: int, spacing: Spacing = "auto", grid: Grid = Grid()) -> Levels:
+        """`steps + 1` levels, clean (index 0) to noisiest (index `steps`)."""
+        ...
+
+    def prior_scale(self, level: Level) -> float:
+        """Standard deviation of the noise a process starts from at `level`."""
+        ...
+
+
+def _ladder(levels: list[Level]) -> Levels:
+    """`levels`, clean end first, with their indices."""
+    return tuple(Level(v.t, v.alpha, v.sigma, i) for i, v in enumerate(levels))
+
+
+@dataclass(frozen=True, eq=False)
+class Discrete:
+    """The VP table of a model trained at T discrete times (Ho et al. 2020, arXiv:2006.11239).
+
+    Args:
+        alphas_cumprod: alpha_t^2 at t = 0 .. T-1, shape (T,).
+        spacing: what `auto` means, from the model's configuration.
+        steps_offset, set_alpha_to_one: as in diffusers' scheduler configurations.
+        exact_leading: `auto` may keep diffusers' integer stride, which for 300 of 1000 steps starts at t = 897
+            instead of the noisiest levels; off, its stride is a real number (the same levels whenever the number of
+            steps divides T).
+    """
+
+    alphas_cumprod: np.ndarray
+    spacing: Spacing = "leading"
+    steps_offset: int = 0
+    set_alpha_to_one: bool = True
+    exact_leading: bool = False
+
+    def level(self, t: float) -> Level:
+        """(alpha_t, sigma_t); between two trained times sigma_t / alpha_t is interpolated linearly."""
+        low = math.floor(t)
+        if low == t:
+            alpha_bar = float(self.alphas_cumprod[low])
+            return Level(float(t), math.sqrt(alpha_bar), math.sqrt(1.0 - alpha_bar))
+        ratio = [math.sqrt(1.0 / float(self.alphas_cumprod[k]) - 1.0) for k in (low, low + 1)]
+        sigma_over_alpha = ratio[0] + (t - low) * (ratio[1] - ratio[0])
+        alpha = 1.0 / math.sqrt(1.0 + sigma_over_alpha**2)
+        return Level(float(t), alpha, sigma_over_alpha * alpha)
+
+    def levels(self, steps: int, spacing: Spacing = "auto", grid: Grid = Grid()) -> Levels:
+        times = self._times(steps, spacing, grid)
+        if grid.ends_clean or self.set_alpha_to_one:
+            clean = Level(0.0, 1.0, 0.0)
+        else:
+            clean = self.level(0)
+        return _ladder([clean, *(self.level(float(t)) for t in times)])
+
+    def _times(self, steps: int, spacing: Spacing, grid: Grid) -> np.ndarray:
+        """Ascending times, shape (steps,)."""
+        T = len(self.alphas_cumprod)
+        auto = spacing == "auto"
+        name = self.spacing if auto else spacing
+        if name == "trailing":
+            return np.arange(T, 0, -T / steps).round()[:steps][::-1] - 1
+        if name == "linspace":
+            if grid.counts_clean:
+                return np.linspace(0, T - 1, steps + 1).round()[1:]
+            times = np.linspace(0, T - 1, steps)
+            return times if grid.real else times.round()
+        if auto and not self.exact_leading and T % steps:
+            return np.minimum(np.floor(np.arange(steps) * T / steps) + self.steps_offset, T - 1)
+        if grid.counts_clean:
+            return (np.arange(steps + 1) * (T // (steps + 1)))[1:] + self.steps_offset
+        return np.minimum(np.arange(steps) * (T // steps) + self.steps_offset, T - 1)
+
+    def prior_scale(self, level: Level) -> float:
+        """1: the data's variance is taken to be 1."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """alpha_t = cos(pi t / 2), sigma_t = sin(pi t / 2), t in [0, 1] (Nichol & Dhariwal 2021, arXiv:2102.09672).
+
+    Continuous, and exact at both ends: t = 1 is pure noise.
+    """
+
+    def level(self, t: float) -> Level:
+        if t >= 1.0:
+            return Level(1.0, 0.0, 1.0)
+        return Level(t, math.cos(math.pi * t / 2), math.sin(math.pi * t / 2))
+
+    def levels(self, steps: int, spacing: Spacing = "auto", grid: Grid = Grid()) -> Levels:
+        return _ladder([self.level(k / steps) for k in range(steps + 1)])
+
+    def prior_scale(self, level: Level) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class VE:
+    """alpha_t = 1, sigma_t from `sigma_max` down to `sigma_min`, then 0 (Karras et al. 2022, arXiv:2206.00364, eq. 5).
+
+    The network's time is sigma itself.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def level(self, t: float) -> Level:
+        return Level(t, 1.0, t)
+
+    def levels(self, steps: int, spacing: Spacing = "auto", grid: Grid = Grid()) -> Levels:
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        ramp = np.linspace(0.0, 1.0, steps) if steps > 1 else np.ones(1)
+        sigmas = (low + ramp * (high - low)) ** self.rho
+        return _ladder([self.level(0.0), *(self.level(float(sigma)) for sigma in sigmas)])
+
+    def prior_scale(self, level: Level) -> float:
+        return level.sigma
+
+
+@dataclass(frozen=True)
+class Flow:
+    """alpha_t = 1 - t, sigma_t = t (Lipman et al. 2023, arXiv:2210.02747), with the resolution shift of SD 3.
+
+    t' = shift * t / (1 + (shift - 1) t) (Esser et al. 2024, arXiv:2403.03206). The network's time is `scale * t'`.
+    """
+
+    shift: float = 1.0
+    scale: float = 1000.0
+
+    def level(self, t: float) -> Level:
+        sigma = t / self.scale
+        return Level(t, 1.0 - sigma, sigma)
+
+    def levels(self, steps: int, spacing: Spacing = "auto", grid: Grid = Grid()) -> Levels:
+        plain = np.arange(steps + 1) / steps
+        sigmas = self.shift * plain / (1.0 + (self.shift - 1.0) * plain)
+        return _ladder([self.level(float(sigma) * self.scale) for sigma in sigmas])
+
+    def prior_scale(self, level: Level) -> float:
+        return 1.0
+
+
+def progress(level: Level, levels: Levels) -> float:
+    """How far a process has come at `level`: 0 at the noisiest, 1 at the cleanest, linear in log-SNR.
+
+    Clipped at both ends, where log-SNR is infinite.
+    """
+    finite = [v.log_snr for v in levels if math.isfinite(v.log_snr)]
+    if len(finite) < 2 or not math.isfinite(level.log_snr):
+        return 1.0 if level.sigma == 0.0 else 0.0
+    low, high = min(finite), max(finite)
+    return min(1.0, max(0.0, (level.log_snr - low) / (high - low)))
