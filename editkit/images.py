@@ -1,0 +1,200 @@
+"""Pictures in memory, and the border between pixels and tensors.
+
+Inside editkit a picture is RGB in [-1, 1]; at the border it is uint8 or uint16. The two meet in `to_unit` and
+`from_unit` and nowhere else. Orientation is applied when a file is read, so that width, height, masks and coordinates
+mean what the user sees. Reading is in `reading.py`, writing in `writing.py`; no torch is imported before a tensor is
+asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from editkit.errors import PictureError
+from editkit.metadata import Metadata
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from editkit.provenance import Provenance
+    from editkit.writing import Written
+
+__all__ = ["Metadata", "Picture", "Pixels", "at_depth", "from_unit", "largest", "to_unit"]
+
+Pixels = NDArray[Any]
+"""(H, W, 3) uint8 or uint16, RGB."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture in memory, upright and RGB.
+
+    Args:
+        pixels: (H, W, 3) uint8 or uint16; a greyscale file gives three equal channels. Not premultiplied by alpha.
+        alpha: (H, W) of the same dtype; None for a picture without.
+        mask: (H, W) float32 in [0, 1], 1 = regenerate; None: everything may change.
+        meta: what the file said besides.
+
+    Raises:
+        PictureError: shapes or types that do not fit together.
+    """
+
+    pixels: Pixels
+    alpha: NDArray[Any] | None = None
+    mask: NDArray[np.float32] | None = None
+    meta: Metadata = field(default_factory=Metadata)
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype not in (np.uint8, np.uint16):
+            raise PictureError(
+                f"pixels must be (height, width, 3) of uint8 or uint16, got {self.pixels.shape} of {self.pixels.dtype}"
+            )
+        if not self.pixels.size:
+            raise PictureError(f"a picture needs at least one pixel, got {self.pixels.shape[:2]}")
+        if self.alpha is not None and (
+            self.alpha.shape != self.pixels.shape[:2] or self.alpha.dtype != self.pixels.dtype
+        ):
+            raise PictureError(
+                f"alpha must be {self.pixels.shape[:2]} of {self.pixels.dtype} like the pixels, "
+                f"got {self.alpha.shape} of {self.alpha.dtype}"
+            )
+        if self.mask is not None and self.mask.shape != self.pixels.shape[:2]:
+            raise PictureError(f"the mask must be {self.pixels.shape[:2]} like the pixels, got {self.mask.shape}")
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)"""
+        return self.width, self.height
+
+    @classmethod
+    def read(cls, source: str | Path | Pixels | Image.Image | BinaryIO) -> Picture:
+        """A picture from a file, "-" (standard input), an open binary file, an array or a Pillow image.
+
+        Raises:
+            PictureError: what was wrong with it, in one line.
+        """
+        from editkit.reading import read
+
+        return read(source)
+
+    def with_mask(self, mask: NDArray[Any] | None) -> Picture:
+        """This picture with `mask`, (H, W) in [0, 1], 1 = regenerate."""
+        return replace(self, mask=None if mask is None else np.asarray(mask, dtype=np.float32))
+
+    def with_pixels(self, pixels: Pixels) -> Picture:
+        """This picture with other `pixels`, of any size and of either depth.
+
+        Alpha follows: resized where the size is another. The mask stays only where the size does.
+        """
+        alpha = None if self.alpha is None else at_depth(self.alpha, pixels.dtype)
+        if pixels.shape[:2] == self.pixels.shape[:2]:
+            return replace(self, pixels=pixels, alpha=alpha)
+        if alpha is not None:
+            alpha = _resize(alpha, int(pixels.shape[1]), int(pixels.shape[0]))
+        return replace(self, pixels=pixels, alpha=alpha, mask=None)
+
+    def with_alpha(self, alpha: NDArray[Any] | None) -> Picture:
+        """This picture with another alpha, (H, W) of the pixels' dtype; None: opaque."""
+        return replace(self, alpha=alpha)
+
+    def opaque_where(self, mask: NDArray[Any]) -> Picture:
+        """This picture with alpha raised to at least `mask`: what was filled in is to be seen.
+
+        A picture that is opaque everywhere afterwards has no alpha left.
+        """
+        if self.alpha is None:
+            return self
+        top = largest(self.alpha.dtype)
+        alpha = np.maximum(self.alpha, np.rint(np.clip(mask, 0.0, 1.0) * float(top)).astype(self.alpha.dtype))
+        return replace(self, alpha=None if (alpha == top).all() else alpha)
+
+    def write(
+        self,
+        path: str | Path,
+        *,
+        force: bool = False,
+        provenance: Provenance | None = None,
+        quality: int | None = None,
+        format: str | None = None,
+        on_notice: Callable[[str], None] | None = None,
+    ) -> Written:
+        """Write this picture whole or not at all; see `editkit.writing.write`."""
+        from editkit.writing import write
+
+        return write(
+            self,
+            path,
+            force=force,
+            provenance=provenance,
+            quality=quality,
+            format=format,
+            on_notice=on_notice,
+        )
+
+
+def largest(dtype: DTypeLike) -> int:
+    """255 or 65,535."""
+    return int(np.iinfo(dtype).max)
+
+
+def to_unit(pixels: Pixels) -> torch.Tensor:
+    """Pixels (H, W, 3), uint8 or uint16, as (1, 3, H, W) float32 in [-1, 1]; `from_unit` gives them back exactly."""
+    import torch
+
+    scaled = pixels.astype(np.float32) * np.float32(2.0 / largest(pixels.dtype)) - np.float32(1.0)
+    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1))[None])
+
+
+def from_unit(image: torch.Tensor, dtype: DTypeLike) -> Pixels:
+    """(1, 3, H, W) or (3, H, W) in [-1, 1] as (H, W, 3) pixels, rounded to the nearest; out of range is clipped.
+
+    Raises:
+        PictureError: NaN or infinity: such a picture is never written.
+    """
+    values = image.detach().cpu().double().numpy()
+    if values.ndim == 4:
+        if values.shape[0] != 1:
+            raise PictureError(f"one picture at a time, got a batch of {values.shape[0]}")
+        values = values[0]
+    if not np.isfinite(values).all():
+        raise PictureError("the result holds NaN or infinity and is not made into a picture")
+    top = largest(dtype)
+    pixels: Pixels = np.rint(np.clip((values + 1.0) * (top / 2.0), 0.0, top)).astype(dtype).transpose(1, 2, 0)
+    return np.ascontiguousarray(pixels)
+
+
+def at_depth(values: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+    """uint8 <-> uint16 with 255 <-> 65,535."""
+    if values.dtype == dtype:
+        return values
+    converted: NDArray[Any] = (
+        values.astype(np.uint16) * np.uint16(257)
+        if dtype == np.uint16
+        else ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    )
+    return converted
+
+
+def _resize(values: NDArray[Any], width: int, height: int) -> NDArray[Any]:
+    """One channel at another size, bicubic, of the same dtype."""
+    from PIL import Image
+
+    image = Image.fromarray(values.astype(np.float32))
+    resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    rounded: NDArray[Any] = np.rint(np.clip(resized, 0.0, largest(values.dtype))).astype(values.dtype)
+    return rounded

@@ -1,0 +1,164 @@
+"""What a picture file says besides its pixels, and the few bytes of it that must change.
+
+EXIF and XMP are carried over byte for byte except for what an edit makes untrue: the orientation (it has been applied)
+and the embedded thumbnail, which would still show what was edited away.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from editkit.errors import PictureError
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+PNG_COLOUR = (b"cICP", b"gAMA", b"cHRM", b"sRGB", b"pHYs")
+"""PNG chunks that say how the numbers are meant; copied from PNG to PNG."""
+
+PNG_TEXT = ("Title", "Author", "Description", "Copyright", "Creation Time", "Software", "Source", "Comment")
+"""The PNG specification's own keywords are kept. Others (another tool's prompt, an older provenance) would describe a
+picture that no longer is."""
+
+MAX_TEXT = 65_536
+"""No PNG text longer than this is carried over."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a file said besides its pixels.
+
+    Args:
+        format: Pillow's name of the format, or None for an array.
+        mode: the file's own mode by Pillow's names (1, L, LA, P, RGB, RGBA, CMYK ...), whatever its depth.
+        bits: bits a channel of the file, 8 or 16 (1 is counted as 8).
+        lossless: whether the file's format kept the pixels exactly.
+        icc, exif, xmp: as in the file; EXIF as a TIFF structure, its orientation 1 and without thumbnail.
+        dpi: horizontal and vertical resolution.
+        orientation: the EXIF orientation that has been applied, 1 to 8.
+        quantization, subsampling, progressive: how a JPEG was compressed (Pillow's tables and sampling number).
+        chunks: PNG chunks that are copied as they are, (type, data).
+        text: PNG texts under the specification's keywords.
+        notices: what was changed while reading, for the user.
+    """
+
+    format: str | None = None
+    mode: str = "RGB"
+    bits: int = 8
+    lossless: bool = True
+    icc: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    orientation: int = 1
+    quantization: tuple[tuple[int, ...], ...] | None = None
+    subsampling: int = 0
+    progressive: bool = False
+    chunks: tuple[tuple[bytes, bytes], ...] = ()
+    text: tuple[tuple[str, str], ...] = ()
+    notices: tuple[str, ...] = ()
+
+    @property
+    def grey(self) -> bool:
+        """True where the file held one channel of colour."""
+        return self.mode in {"1", "L", "LA", "I"}
+
+
+def upright(exif: bytes) -> bytes:
+    """EXIF (or a classic TIFF file) with its orientation set to 1 and its thumbnail blanked; the rest untouched.
+
+    Patching in place keeps every offset, so that makers' notes stay readable. Raises `ValueError` where the structure
+    is damaged.
+    """
+    try:
+        return _upright(exif)
+    except struct.error as error:
+        raise ValueError("damaged EXIF") from error
+
+
+def _upright(exif: bytes) -> bytes:
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        raise ValueError("EXIF starts neither with II nor with MM")
+    data = bytearray(exif)
+    (first,) = struct.unpack_from(order + "L", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, first)
+    for index in range(count):
+        at = first + 2 + 12 * index
+        tag, kind = struct.unpack_from(order + "HH", data, at)
+        if tag == 0x0112:
+            if kind not in (3, 4):
+                raise ValueError("EXIF orientation is not a number")
+            struct.pack_into(order + ("HH" if kind == 3 else "L"), data, at + 8, *((1, 0) if kind == 3 else (1,)))
+    link = first + 2 + 12 * count
+    if link + 4 > len(data):  # some writers leave the last link out
+        return bytes(data)
+    (second,) = struct.unpack_from(order + "L", data, link)
+    if second:
+        struct.pack_into(order + "L", data, link, 0)
+        _blank_thumbnail(data, order, second)
+    return bytes(data)
+
+
+def _blank_thumbnail(data: bytearray, order: str, directory: int) -> None:
+    """Zero the thumbnail that the second directory points at."""
+    (count,) = struct.unpack_from(order + "H", data, directory)
+    values = {}
+    for index in range(count):
+        tag, _, _, value = struct.unpack_from(order + "HHLL", data, directory + 2 + 12 * index)
+        values[tag] = value
+    start, length = values.get(0x0201), values.get(0x0202)
+    if start is not None and length is not None and start + length <= len(data):
+        data[start : start + length] = bytes(length)
+
+
+def upright_xmp(xmp: bytes) -> bytes:
+    """XMP with its orientation set to 1 and its thumbnails left out."""
+    xmp = re.sub(rb'(tiff:Orientation=["\'])\d+(["\'])', rb"\g<1>1\g<2>", xmp)
+    xmp = re.sub(rb"(<tiff:Orientation>)\d+(</tiff:Orientation>)", rb"\g<1>1\g<2>", xmp)
+    return re.sub(rb"<xmp:Thumbnails>.*?</xmp:Thumbnails>", b"", xmp, flags=re.DOTALL)
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(type, data) of each chunk of a PNG file. Raises `PictureError` where the file ends inside one."""
+    at = len(PNG_SIGNATURE)
+    while at < len(data):
+        if at + 12 > len(data):
+            raise PictureError("the PNG file ends inside a chunk: it is truncated")
+        (length,) = struct.unpack_from(">L", data, at)
+        kind = data[at + 4 : at + 8]
+        if at + 12 + length > len(data):
+            raise PictureError(f"the PNG file ends inside its chunk {kind!r}: it is truncated")
+        yield kind, data[at + 8 : at + 8 + length]
+        at += 12 + length
+        if kind == b"IEND":
+            return
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """One chunk of a PNG file with its length and checksum."""
+    return struct.pack(">L", len(data)) + kind + data + struct.pack(">L", zlib.crc32(kind + data))
+
+
+def png_text(keyword: str, text: str, compress: bool = False) -> bytes:
+    """An iTXt chunk: international text (UTF-8) under a keyword of 1 to 79 characters."""
+    body = text.encode()
+    packed = zlib.compress(body, 9) if compress else body
+    head = keyword.encode("latin-1") + (b"\0\1\0\0\0" if compress else b"\0\0\0\0\0")
+    return png_chunk(b"iTXt", head + packed)
+
+
+def webp_is_lossless(data: bytes) -> bool:
+    """True for a WebP file whose first frame is coded without loss (VP8L)."""
+    at = 12
+    while at + 8 <= len(data):
+        kind = data[at : at + 4]
+        (length,) = struct.unpack_from("<L", data, at + 4)
+        if kind in (b"VP8L", b"VP8 "):
+            return kind == b"VP8L"
+        # an animation's first frame lies inside ANMF, behind 16 bytes of its own
+        at += 24 if kind == b"ANMF" else 8 + length + length % 2
+    return False
