@@ -1,0 +1,47 @@
+"""editkit: edit pictures with diffusion models.
+
+One engine runs the reverse diffusion; everything else is a plugin that acts through hooks at each step. Methods
+combine: `&` puts plugins into one process, `|` starts another on its result::
+
+    from editkit import edit
+    from editkit.plugins import Inpaint, SDEdit
+
+    edit("photo.png", Inpaint(mask="mask.png") | SDEdit(strength=0.3), seed=7).write("out.png")
+
+Nothing heavy is imported here: torch comes with the first edit.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from editkit.errors import EditkitError
+
+if TYPE_CHECKING:
+    from editkit.chain import Chain as Chain
+    from editkit.editing import edit as edit
+    from editkit.editing import sample as sample
+    from editkit.editing import stream as stream
+    from editkit.images import Picture as Picture
+    from editkit.plan import Plan as Plan
+    from editkit.plugin import Hooks as Hooks
+    from editkit.plugin import Plugin as Plugin
+    from editkit.plugin import Run as Run
+    from editkit.plugin import Step as Step
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Chain": "chain", "Hooks": "plugin", "Picture": "images", "Plan": "plan", "Plugin": "plugin", "Run": "plugin",
+    "Step": "plugin", "edit": "editing", "sample": "editing", "stream": "editing",
+}  # fmt: skip
+
+__all__ = ["EditkitError", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use."""
+    if name in _HOMES:
+        return getattr(import_module(f"editkit.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'editkit' has no attribute {name!r}")

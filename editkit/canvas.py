@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from editkit.images import Picture, to_unit
 from editkit.models.base import Model, ModelInfo
 from editkit.options import Options
@@ -19,7 +21,7 @@ from editkit.plan import Plan
 from editkit.plugin import Hooks, Inputs, Plugin, Run, Step
 
 if TYPE_CHECKING:
-    import numpy as np
+    import torch
     from torch import Tensor
 
     from editkit.noise import Stream
@@ -96,7 +98,7 @@ def frame(picture: Picture, info: ModelInfo, options: Options, from_noise: bool)
 def around(mask: np.ndarray, context: float, least: int = 0) -> Box:
     """A box inside the picture, `context` times as large as the mask's own (at least `least` pixels), around it."""
     height, width = mask.shape
-    rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     top, bottom = int(rows[0]), int(rows[-1]) + 1
     left, right = int(columns[0]), int(columns[-1]) + 1
     side = max(round(context * max(bottom - top, right - left)), least)
@@ -133,28 +135,33 @@ def ladder(box: Box, steps: int, usual: int) -> tuple[Pass, ...]:
     return tuple(passes)
 
 
-def inputs(picture: Picture, spot: Frame, at: Pass, model: Model, stream: Stream | None) -> Inputs:
-    """The box of `picture` at the size of pass `at`, padded to the model's multiple, and at its own resolution."""
+def inputs(
+    picture: Picture, spot: Frame, at: Pass, model: Model, stream: Stream | None, device: torch.device
+) -> Inputs:
+    """The box of `picture` at the size of pass `at`, padded to the model's multiple, and at its own resolution.
+
+    The model is attached to what it sees (`Model.attach`).
+    """
     import torch
 
     box = spot.box
     rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
-    original = to_unit(picture.pixels[rows, columns])
-    mask = None
-    if picture.mask is not None:
-        mask = torch.from_numpy(picture.mask[rows, columns].copy())[None, None]
-    return Inputs(
-        model,
-        _pad(resize(original, at.height, at.width), spot.multiple),
-        None if mask is None else _pad(resize_mask(mask, at.height, at.width), spot.multiple),
-        original,
-        mask,
-        stream,
-    )
+
+    def place(whole: Tensor) -> Tensor:
+        whole = resize(whole, picture.height, picture.width)[..., rows, columns]
+        return _pad(resize(whole, at.height, at.width), spot.multiple)
+
+    original = to_unit(picture.pixels[rows, columns]).to(device)
+    small = _pad(resize(original, at.height, at.width), spot.multiple)
+    if picture.mask is None:
+        return Inputs(model.attach(small, None), small, None, original, None, stream, place)
+    mask = torch.from_numpy(picture.mask[rows, columns].copy())[None, None].to(device)
+    small_mask = _pad(resize_mask(mask, at.height, at.width), spot.multiple)
+    return Inputs(model.attach(small, small_mask), small, small_mask, original, mask, stream, place)
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """(batch, c, h, w) to another size: bicubic, with antialiasing when it becomes smaller; the same size is untouched."""
+    """(batch, c, h, w) to another size: bicubic, antialiased when it shrinks; the same size is untouched."""
     import torch.nn.functional as F
 
     if image.shape[-2:] == (height, width):

@@ -1,13 +1,14 @@
 """The reverse diffusion: one loop for every model, sampler and set of plugins.
 
-Every evaluation of the network passes through `_Loop.predict`, so guidance works with every sampler. The gradient rule is
-Tweedie's formula plus a score term, x0' = x0 + (sigma_t^2 / alpha_t) grad log p(y | x_t): classifier guidance (Dhariwal &
-Nichol 2021, arXiv:2105.05233), CLIP guidance (Nichol et al. 2022, arXiv:2112.10741) and DPS (Chung et al. 2023,
-arXiv:2209.14687) in one rule, with one backward pass however many plugins give an energy.
+Every evaluation of the network passes through `_Loop.predict`, so guidance works with every sampler. The gradient rule
+is Tweedie's formula plus a score term, x0' = x0 + (sigma_t^2 / alpha_t) grad log p(y | x_t): classifier guidance
+(Dhariwal & Nichol 2021, arXiv:2105.05233), CLIP guidance (Nichol et al. 2022, arXiv:2112.10741) and DPS (Chung et al.
+2023, arXiv:2209.14687) in one rule, with one backward pass however many plugins give an energy.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -143,7 +144,8 @@ class _Loop:
         predictions = self.process.model(step.x_t, step.t, conds)
         self._finite(predictions[0].x0, None, "the model")
         for b in self._active("combine"):
-            return self._call(b, "combine", b.hooks.combine, step.seen_by(b.hooks.run), predictions)
+            one: Prediction = self._call(b, "combine", b.hooks.combine, step.seen_by(b.hooks.run), predictions)
+            return one
         return predictions[0]
 
     def _guided(self, step: Step, pred: Prediction, energies: Sequence[Bound]) -> Prediction:
@@ -208,7 +210,7 @@ class _Loop:
         return x
 
     def _active(self, name: str) -> Sequence[Bound]:
-        """The plugins that override `name` and whose window holds this move, counted as diffusers counts ControlNet's."""
+        """The plugins that override `name` and whose window holds this move (counted as for diffusers' ControlNets)."""
         first, last = self.index / max(self.total, 1), (self.index + 1) / max(self.total, 1)
         return [b for b in self.users[name] if first >= b.plugin.start and last <= b.plugin.stop]
 
@@ -245,4 +247,4 @@ def renoise(x: Tensor, t: Level, s: Level, z: Tensor) -> Tensor:
     x_s = (alpha_s / alpha_t) x_t + sqrt(sigma_s^2 - (alpha_s / alpha_t)^2 sigma_t^2) z.
     """
     ratio = s.alpha / t.alpha
-    return ratio * x + max(s.sigma**2 - ratio**2 * t.sigma**2, 0.0) ** 0.5 * z
+    return ratio * x + math.sqrt(max(s.sigma**2 - ratio**2 * t.sigma**2, 0.0)) * z

@@ -36,7 +36,9 @@ class _Stream:
         if len(self.generators) == 1:
             return torch.randn(tuple(shape), generator=self.generators[0])
         if len(self.generators) != shape[0]:
-            raise ValueError(f"{len(self.generators)} seeds for a batch of {shape[0]}: one seed an item, or one for all")
+            raise ValueError(
+                f"{len(self.generators)} seeds for a batch of {shape[0]}: one seed an item, or one for all"
+            )
         return torch.cat([torch.randn((1, *shape[1:]), generator=g) for g in self.generators])
 
 

@@ -199,6 +199,8 @@ class Inputs:
         mask: (batch, 1, h, w), 1 = regenerate, 0 = keep, in between = feathered; None: everything may change.
         original, original_mask: the same, at the picture's own resolution, for `finish`.
         stream: what a stochastic encoder draws from.
+        place: cuts and resizes another picture, (1, c, H, W) at the size of the whole edited one, exactly as this pass
+            does with the edited one: hints and references cannot be misaligned.
     """
 
     model: Model
@@ -207,6 +209,7 @@ class Inputs:
     original: Tensor | None = None
     original_mask: Tensor | None = None
     stream: Stream | None = None
+    place: Callable[[Tensor], Tensor] = field(default=lambda image: image)
 
     @cached_property
     def known(self) -> Tensor | None:
@@ -246,7 +249,6 @@ class Run:
     def randn_like(self, x: Tensor) -> Tensor:
         """N(0, 1) of the shape, device and dtype of `x`, from this plugin's stream."""
         return self.stream.normal(x.shape).to(x.device, x.dtype)
-
 
 
 @dataclass(eq=False)

@@ -1,7 +1,7 @@
 """Update rules x_t -> x_s, written once for every (alpha, sigma) table.
 
-A sampler is a pure rule plus, for multistep ones, a short memory that the engine clears after a move upward. Each equals
-its diffusers scheduler step for step (tests/test_samplers.py). No torch at import: plans are priced without it.
+A sampler is a pure rule plus, for multistep ones, a short memory that the engine clears after a move upward. Each
+equals its diffusers scheduler step for step (tests/test_samplers.py). No torch at import: plans are priced without it.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class DDPM(_OneCall):
 
 @dataclass
 class DDIM(_OneCall):
-    """Song et al. 2021 (arXiv:2010.02502), eq. 12: x_s = alpha_s x0 + sqrt(sigma_s^2 - w^2) eps + w z, w = eta sqrt(var).
+    """x_s = alpha_s x0 + sqrt(sigma_s^2 - w^2) eps + w z, w = eta sqrt(var) (Song et al. 2021, arXiv:2010.02502, eq. 12).
 
     `eta` 0 is deterministic, 1 has the variance of ddpm.
     """

@@ -121,8 +121,8 @@ class Discrete:
         if name == "linspace":
             if grid.counts_clean:
                 return np.linspace(0, T - 1, steps + 1).round()[1:]
-            times = np.linspace(0, T - 1, steps)
-            return times if grid.real else times.round()
+            real: np.ndarray = np.linspace(0, T - 1, steps)
+            return real if grid.real else real.round()
         if auto and not self.exact_leading and T % steps:
             return np.minimum(np.floor(np.arange(steps) * T / steps) + self.steps_offset, T - 1)
         if grid.counts_clean:

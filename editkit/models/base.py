@@ -44,8 +44,8 @@ class Prediction:
 def convert(output: Tensor, x_t: Tensor, level: Level, kind: PredictionType) -> Prediction:
     """A network's output as a `Prediction`.
 
-    epsilon: x0 = (x_t - sigma_t out) / alpha_t. v (Salimans & Ho 2022, arXiv:2202.00512): x0 = alpha_t x_t - sigma_t out,
-    eps = sigma_t x_t + alpha_t out. flow (x_t = (1 - t) x0 + t eps, out = eps - x0): x0 = x_t - t out,
+    epsilon: x0 = (x_t - sigma_t out) / alpha_t. v (Salimans & Ho 2022, arXiv:2202.00512): x0 = alpha_t x_t -
+    sigma_t out, eps = sigma_t x_t + alpha_t out. flow (x_t = (1 - t) x0 + t eps, out = eps - x0): x0 = x_t - t out,
     eps = x_t + (1 - t) out. sample: x0 = out.
     """
     alpha, sigma = level.alpha, level.sigma

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-
 import torch
 from torch import Tensor
 
@@ -16,8 +15,6 @@ from editkit.errors import ModelError
 from editkit.models.base import Conditioning, ModelInfo, Prediction
 from editkit.noise import Stream
 from editkit.schedule import Cosine, Level, Schedule
-
-
 
 
 class GaussianMixture:
@@ -38,9 +35,7 @@ class GaussianMixture:
 
     clip: float | None = None
 
-    def __init__(
-        self, weights: Tensor, means: Tensor, covariances: Tensor, schedule: Schedule | None = None
-    ) -> None:
+    def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor, schedule: Schedule | None = None) -> None:
         self.sample_shape = tuple(means.shape[1:])
         d = math.prod(self.sample_shape)
         if covariances.shape != (len(means), d, d) or weights.shape != (len(means),):

@@ -1,0 +1,211 @@
+"""Chains: `with` puts plugins into one reverse process, `then` starts another on its result.
+
+In Python `&` is with and `|` is then; `&` binds tighter, as it must. Order, conflicts and cost are settled here from
+the declarations alone, before any weight is loaded and without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from editkit import registry
+from editkit.errors import ChainError, UsageError
+from editkit.models.base import ModelInfo
+from editkit.options import Options
+from editkit.plan import Plan
+from editkit.plugin import HOOKS, Plugin
+from editkit.samplers import Sampler, make_sampler
+
+if TYPE_CHECKING:
+    from editkit.canvas import Frame, Pass
+    from editkit.images import Picture
+
+START_FROM_PICTURE = "sdedit"
+"""The registered plugin that begins an edit of a picture where no other plugin says how."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Plugins that act in one reverse process, in the order they were written, and the options set for it."""
+
+    plugins: tuple[Plugin, ...]
+    options: Options = field(default_factory=Options)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One or more stages. Options that a stage leaves unset are those of the stage before it."""
+
+    stages: tuple[Stage, ...]
+
+    @classmethod
+    def of(cls, edits: Edits) -> Chain:
+        """A chain from a chain, a plugin, a list of plugins (with), or a list of such lists (then).
+
+        Raises:
+            ChainError: nothing to do, or something that is no plugin.
+        """
+        if isinstance(edits, Chain):
+            return edits
+        if isinstance(edits, Plugin):
+            return cls((Stage((edits,)),))
+        stages = [[e] if isinstance(e, Plugin) else e for e in edits]
+        if stages and all(isinstance(e, Plugin) for e in edits):
+            stages = [[e for e in edits if isinstance(e, Plugin)]]
+        for part in stages:
+            for plugin in part if isinstance(part, Iterable) else [part]:
+                if not isinstance(plugin, Plugin):
+                    raise ChainError(f"{plugin!r} is no plugin; a chain is made of declarations such as Inpaint(...)")
+        if not stages or not all(stages):
+            raise ChainError("a chain needs at least one plugin in every stage")
+        return cls(tuple(Stage(tuple(part)) for part in stages))
+
+    def __and__(self, other: Plugin | Chain) -> Chain:
+        """`with`: the plugins of `other` join the last stage."""
+        added = Chain.of(other)
+        if len(added.stages) != 1:
+            raise ChainError("`&` (with) joins plugins of one process; its right side has a `|` (then) in it")
+        last = self.stages[-1]
+        options = last.options.merged(added.stages[0].options)
+        return Chain((*self.stages[:-1], Stage((*last.plugins, *added.stages[0].plugins), options)))
+
+    def __or__(self, other: Plugin | Chain) -> Chain:
+        """`then`: the stages of `other` go on with the result."""
+        return Chain((*self.stages, *Chain.of(other).stages))
+
+    def using(self, **options: Any) -> Chain:
+        """With `options` set for the last stage, and for those that are added after it."""
+        last = self.stages[-1]
+        return Chain((*self.stages[:-1], replace(last, options=last.options.merged(Options(**options)))))
+
+    def inherited(self) -> Chain:
+        """With every stage's options filled from the stage before it."""
+        stages, options = [], Options()
+        for stage in self.stages:
+            options = options.merged(stage.options)
+            stages.append(replace(stage, options=options))
+        return Chain(tuple(stages))
+
+
+Edits = Chain | Plugin | Sequence[Plugin] | Sequence[Sequence[Plugin]]
+"""What `edit` and `sample` take as their plugins."""
+
+
+def arrange(stage: Stage, info: ModelInfo, has_picture: bool) -> tuple[Plugin, ...]:
+    """The stage's plugins in the order they act, with `sdedit` where nothing says how to begin.
+
+    Sorted by (`order`, position). Checks slots and conditions.
+
+    Raises:
+        ChainError: two plugins claim one slot, the model takes none of the conditions a plugin needs, or a plugin
+            needs a picture and there is none.
+    """
+    plugins = list(stage.plugins)
+    claims = {id(plugin): plugin.claims() for plugin in plugins}
+    if has_picture and not any(p.fresh or "begin" in claims[id(p)] for p in plugins):
+        implied = registry.load(START_FROM_PICTURE)()
+        plugins.insert(0, implied)
+        claims[id(implied)] = implied.claims()
+    for slot in ("begin", "combine", "mask", "prompt"):
+        holders = [p for p in plugins if slot in claims[id(p)]]
+        if len(holders) > 1:
+            first, second = holders[0].name, holders[1].name
+            raise ChainError(
+                f"{first} and {second} both set the {slot} of one process; put `then` between them, or leave one out"
+            )
+    for plugin in plugins:
+        if plugin.needs and not plugin.needs & info.takes:
+            takes = ", ".join(sorted(info.takes)) or "no conditions"
+            raise ChainError(
+                f"{plugin.name} needs a model that takes {' or '.join(sorted(plugin.needs))}; "
+                f"{info.name} ({info.family}) takes {takes}; choose another --model"
+            )
+        if plugin.needs_picture and not has_picture:
+            raise ChainError(f"{plugin.name} works on a picture, and there is none")
+    return tuple(sorted(plugins, key=lambda plugin: plugin.order))
+
+
+@dataclass(frozen=True)
+class PassPlan:
+    """One pass of a stage: where it works, on which trajectory, at which cost."""
+
+    at: Pass
+    plan: Plan
+    calls: int
+    backward: int
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """All that is known of a stage before its weights are loaded."""
+
+    info: ModelInfo
+    options: Options
+    sampler: str
+    plugins: tuple[Plugin, ...]
+    picture: Picture
+    frame: Frame
+    passes: tuple[PassPlan, ...]
+
+    @property
+    def calls(self) -> int:
+        """Evaluations of the network."""
+        return sum(part.calls for part in self.passes)
+
+    @property
+    def moves(self) -> int:
+        """Moves of all passes, upward ones included."""
+        return sum(len(part.plan) for part in self.passes)
+
+    @property
+    def backward(self) -> int:
+        """Backward passes for the energies, at most (an energy may sit a step out)."""
+        return sum(part.backward for part in self.passes)
+
+    def table(self) -> dict[str, tuple[str, ...]]:
+        """Hook -> the names of the plugins that act through it, in order."""
+        uses = [(plugin.name, plugin.uses()) for plugin in self.plugins]
+        rows = {hook: tuple(name for name, used in uses if hook in used) for hook in ("open", "plan", *HOOKS)}
+        return {hook: names for hook, names in rows.items() if names}
+
+
+def plan_stage(stage: Stage, picture: Picture) -> StagePlan:
+    """Settle one stage on `picture`: order, conflicts, passes, cost. No weights, no torch."""
+    from editkit.canvas import frame
+    from editkit.models import describe
+
+    options = stage.options
+    info = describe(options.model, offline=options.offline)
+    if options.prompt is not None and "prompt" not in info.takes:
+        raise UsageError(f"--prompt is given, but {info.name} ({info.family}) takes no text; choose another --model")
+    plugins = arrange(stage, info, has_picture=True)
+    for plugin in plugins:
+        picture = plugin.open(picture)
+    spec = options.sampler or info.sampler
+    sampler = make_sampler(spec)
+    from_noise = not any("begin" in plugin.claims() for plugin in plugins)
+    spot = frame(picture, info, options, from_noise)
+    passes = tuple(plan_pass(at, plugins, sampler) for at in spot.passes)
+    return StagePlan(info, options, spec, plugins, picture, spot, passes)
+
+
+def plan_pass(at: Pass, plugins: Sequence[Plugin], sampler: Sampler) -> PassPlan:
+    """The trajectory of one pass after every plugin had its say, and what it costs."""
+    plan = own = at.plan()
+    for plugin in plugins:
+        plan = plugin.plan(plan)
+    if at.repeats > 1 and plan == own:
+        plan = plan.travel(1, at.repeats)
+    return PassPlan(at, plan, *cost(plan, plugins, sampler))
+
+
+def cost(plan: Plan, plugins: Sequence[Plugin], sampler: Sampler) -> tuple[int, int]:
+    """(network evaluations, backward passes at most) of a process."""
+    down = plan.downward
+    calls = [sampler.calls(move) for move in down]
+    windows = [(p.start, p.stop) for p in plugins if "energy" in p.uses()]
+    n = max(len(down), 1)
+    guided = [any(a <= k / n and (k + 1) / n <= b for a, b in windows) for k in range(len(down))]
+    return sum(calls), sum(c for c, on in zip(calls, guided, strict=True) if on)

@@ -1,0 +1,95 @@
+"""The command line. The first word is a plugin or one of the tool's own commands; see `editkit --help`.
+
+Nothing here imports torch until a picture is really edited.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from editkit.errors import EditkitError, UsageError
+
+INTERRUPTED = 130
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """The console script: run `words` (default: the process's own) and exit."""
+    sys.exit(run(sys.argv[1:] if words is None else list(words)))
+
+
+def run(words: list[str]) -> int:
+    """Run one command; its exit code: 0 done, 1 the edit failed, 2 wrong usage, 130 interrupted."""
+    from editkit.cli.console import say
+
+    try:
+        return _dispatch(words)
+    except EditkitError as error:
+        say("error: " + " ".join(str(error).split()))
+        return error.exit_code
+    except KeyboardInterrupt:
+        say("interrupted; nothing was written")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 1
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        from editkit.cli.listing import overview
+
+        return overview()
+    if words[0] == "--version":
+        from editkit.cli.listing import version
+
+        return version()
+    command = _commands().get(words[0])
+    if command is not None:
+        return command()(words[1:])
+    if words[0].startswith("-"):
+        raise UsageError(f"the first word is a plugin or a command, got {words[0]!r}; editkit --help lists them")
+    from editkit.cli.edit import edit_command
+
+    return edit_command(words)
+
+
+Command = Callable[[list[str]], int]
+
+
+def _commands() -> dict[str, Callable[[], Command]]:
+    """The tool's own commands, each imported when it is called."""
+
+    def plan() -> Command:
+        from editkit.cli.edit import plan_command
+
+        return plan_command
+
+    def plugins() -> Command:
+        from editkit.cli.listing import plugins_command
+
+        return plugins_command
+
+    def models() -> Command:
+        from editkit.cli.listing import models_command
+
+        return models_command
+
+    def typer_app(module: str) -> Callable[[], Command]:
+        def load() -> Command:
+            from importlib import import_module
+
+            from editkit.cli.apps import runner
+
+            return runner(import_module(f"editkit.cli.{module}").app, f"editkit {module}")
+
+        return load
+
+    return {
+        "plan": plan,
+        "plugins": plugins,
+        "models": models,
+        "train": typer_app("train"),
+        "mask": typer_app("mask"),
+        "show": typer_app("show"),
+        "strip": typer_app("strip"),
+    }

@@ -1,0 +1,102 @@
+"""`editkit --help`, `plugins`, `models`: what there is. Answers without importing torch."""
+
+from __future__ import annotations
+
+from editkit import registry
+from editkit.cli.console import out, write
+from editkit.errors import UsageError
+from editkit.params import params
+
+USAGE = """usage: editkit PLUGIN PICTURE [options] [with PLUGIN ...] [then PLUGIN ...]
+
+Edit pictures with diffusion models. `with` adds a plugin to the same process, `then` starts another on its result.
+
+  editkit inpaint photo.png --mask mask.png
+  editkit inpaint photo.png --mask mask.png then sdedit --strength 0.3
+"""
+
+COMMANDS = (
+    ("plan", "what an edit would do and cost; loads no weights"),
+    ("plugins", "the installed plugins; with a name, its parameters"),
+    ("models", "the models there are, and what each can take"),
+    ("mask", "make a mask: boxes, ellipses, polygons, colours"),
+    ("show", "how a picture was made"),
+    ("strip", "remove that from a picture"),
+    ("train", "train the embedded networks"),
+)
+
+
+def overview() -> int:
+    """`editkit --help`: names from metadata alone; no plugin is imported."""
+    write(USAGE)
+    write("plugins: " + ", ".join(registry.names()))
+    write("         (editkit PLUGIN --help for each one's options)\n")
+    for name, text in COMMANDS:
+        write(f"  editkit {name:<9}{text}")
+    write("\nexit codes: 0 done, 1 the edit failed, 2 wrong usage, 130 interrupted")
+    return 0
+
+
+def version() -> int:
+    from editkit import __version__
+
+    write(f"editkit {__version__}")
+    return 0
+
+
+def plugins_command(words: list[str]) -> int:
+    """`editkit plugins [NAME]`."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    if words and words[0] in ("-h", "--help"):
+        write("usage: editkit plugins [NAME]\nLists the installed plugins; with a name, that one's parameters.")
+        return 0
+    if len(words) > 1:
+        raise UsageError(f"plugins takes one name at most, got {len(words)}")
+    if words:
+        return _one(words[0])
+    table = Table("plugin", "from", "", box=None, pad_edge=False)
+    for row in registry.listed():
+        text = _summary(row.plugin) if row.plugin is not None else f"BROKEN: {row.broken}"
+        table.add_row(row.name, row.distribution, escape(text))
+    out().print(table)
+    return 0
+
+
+def _one(name: str) -> int:
+    """The parameters and hooks of one plugin."""
+    import inspect
+
+    from rich.markup import escape
+    from rich.table import Table
+
+    plugin = registry.load(name)
+    write(f"{name}: {inspect.getdoc(plugin) or ''}\n")
+    table = Table("option", "default", "", box=None, pad_edge=False)
+    for p in params(plugin):
+        choices = f" ({', '.join(p.choices)})" if p.choices else ""
+        table.add_row(p.flag, "" if p.default is None else str(p.default), escape(p.help + choices))
+    out().print(table)
+    return 0
+
+
+def _summary(plugin: type[object]) -> str:
+    import inspect
+
+    return (inspect.getdoc(plugin) or "").split("\n", 1)[0]
+
+
+def models_command(words: list[str]) -> int:
+    """`editkit models`."""
+    from rich.table import Table
+
+    from editkit.models import embedded
+
+    if words:
+        raise UsageError(f"models takes no words, got {words[0]!r}")
+    table = Table("model", "kind", "takes", "sampler", "steps", box=None, pad_edge=False)
+    for info in embedded():
+        table.add_row(info.name, info.family, ", ".join(sorted(info.takes)) or "-", info.sampler, str(info.steps))
+    out().print(table)
+    return 0

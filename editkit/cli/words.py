@@ -1,0 +1,209 @@
+"""From the words of a command line to a chain: cut at `with` and `then`, one Typer command for each plugin.
+
+Typer 0.26 and later carries its own Click and ignores `chain=True`, so nothing here builds on chain mode or imports
+click: words are cut where the parser expects no value (the arity of every option is known from the declarations), and
+each part is parsed by a command made from its plugin's fields.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal
+
+import typer
+from pydantic import BaseModel, ValidationError
+
+from editkit import registry
+from editkit.chain import Chain, Stage
+from editkit.errors import UsageError
+from editkit.options import Options
+from editkit.params import Param, params
+from editkit.plugin import Plugin
+
+_TYPES = {"int": int, "float": float, "text": str, "flag": bool}
+
+
+class Extras(BaseModel):
+    """The options of the command itself: where the result goes and what is said about it."""
+
+    output: str | None = None
+    force: bool = False
+    quiet: bool = False
+    json_: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A whole edit command."""
+
+    picture: str
+    chain: Chain
+    extras: Extras
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One plugin with its words, and the word that stood before it."""
+
+    joint: Literal["", "with", "then"]
+    plugin: type[Plugin]
+    words: list[str]
+
+
+def parse(words: Sequence[str]) -> Line:
+    """`words` (plugin, picture, options, `with`/`then` parts) as a chain.
+
+    Raises:
+        UsageError: in one line what is wrong and what is allowed. `HelpShown`: a part asked for --help.
+    """
+    parts = _cut(list(words))
+    stages: list[Stage] = []
+    picture: str | None = None
+    extras: dict[str, Any] = {}
+    for part in parts:
+        given = _parse_part(part, first=part.joint == "")
+        if part.joint == "":
+            picture = given.pop("picture")
+        plugin = _declare(part.plugin, {k: v for k, v in given.items() if k in part.plugin.model_fields})
+        options = _options({k: v for k, v in given.items() if k in Options.model_fields})
+        for name in ("output", "force", "quiet", "json_"):
+            if name in given:
+                if name == "output" and "output" in extras:
+                    raise UsageError("--output is given twice; one command writes one picture")
+                extras[name] = given[name]
+        if part.joint == "with":
+            last = stages[-1]
+            stages[-1] = Stage((*last.plugins, plugin), last.options.merged(options))
+        else:
+            stages.append(Stage((plugin,), options))
+    assert picture is not None
+    return Line(picture, Chain(tuple(stages)).inherited(), Extras(**extras))
+
+
+class HelpShown(Exception):  # noqa: N818
+    """--help was asked for and answered."""
+
+
+def _cut(words: list[str]) -> list[_Part]:
+    """The words of each plugin: cut at `with` and `then` where no option waits for a value."""
+    parts: list[_Part] = []
+    joint: Literal["", "with", "then"] = ""
+    while True:
+        if not words or words[0].startswith("-"):
+            got = f", got {words[0]!r}" if words else ""
+            raise UsageError(f"`{joint}` needs a plugin behind it{got}; editkit plugins lists them")
+        plugin = registry.load(words[0])
+        valued = {flag for p in _all_params(plugin) if p.takes_value for flag in _flags(p)}
+        k = 1
+        while k < len(words) and words[k] not in ("with", "then"):
+            k += 2 if words[k] in valued else 1
+        parts.append(_Part(joint, plugin, words[1:k]))
+        if k >= len(words):
+            return parts
+        joint = "with" if words[k] == "with" else "then"
+        words = words[k + 1 :]
+
+
+def _parse_part(part: _Part, first: bool) -> dict[str, Any]:
+    """The values that one part's words give, by field; unset ones are absent."""
+    try:
+        context = _command(part.plugin, first).make_context(part.plugin.name, list(part.words))
+        with context:
+            given: dict[str, Any] = context.command.invoke(context)
+    except typer.Exit as done:
+        raise HelpShown from done
+    except Exception as error:
+        # Typer's own copy of Click is private: its usage errors are known by this method alone.
+        if hasattr(error, "format_message"):
+            text = " ".join(error.format_message().split())
+            raise UsageError(f"{part.plugin.name}: {text[:1].lower()}{text[1:]}".rstrip(".")) from error
+        raise
+    return {name: value for name, value in given.items() if value is not None and value != []}
+
+
+@cache
+def _command(plugin: type[Plugin], first: bool) -> Any:
+    """A Typer command whose options are the plugin's fields and those of the run; it returns what was given."""
+
+    def collect(**given: Any) -> dict[str, Any]:
+        return given
+
+    arguments: list[inspect.Parameter] = []
+    if first:
+        picture = Annotated[str, typer.Argument(help="The picture to edit; - reads standard input.")]
+        arguments.append(_keyword("picture", picture, inspect.Parameter.empty))
+    groups = ((plugin.name, params(plugin)), ("the run", _run_params()))
+    for title, group in groups:
+        arguments.extend(_keyword(p.name, _annotated(p, title), None) for p in group)
+    collect.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
+    collect.__annotations__ = {argument.name: argument.annotation for argument in arguments}
+    collect.__doc__ = inspect.getdoc(plugin)
+    app = typer.Typer(add_completion=False)
+    app.command(name=plugin.name, context_settings={"help_option_names": ["-h", "--help"]})(collect)
+    return typer.main.get_command(app)
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _annotated(p: Param, panel: str) -> Any:
+    """The Typer annotation of one parameter; every default is None, so that what was not given is known."""
+    shown: bool | str = False if p.default is None or p.kind == "flag" else str(p.default)
+    kind: Any = Literal[p.choices] if p.kind == "choice" else _TYPES[p.kind]
+    option = typer.Option(*_flags(p), help=p.help, show_default=shown, metavar=p.metavar, rich_help_panel=panel)
+    return Annotated[list[kind] | None if p.repeated else kind | None, option]
+
+
+def _flags(p: Param) -> tuple[str, ...]:
+    """The option's names."""
+    if p.name == "json_":
+        return ("--json",)
+    short = {"output": "-o", "quiet": "-q"}.get(p.name)
+    name = p.flag
+    if p.kind == "flag" and p.default is True:
+        name = f"{p.flag}/--no-{p.flag[2:]}"
+    return (name, short) if short else (name,)
+
+
+def _run_params() -> list[Param]:
+    """The options of the run, on every edit command."""
+    return [
+        Param("output", "text", "Where the result goes; - is standard output.", None, False, metavar="FILE"),
+        Param("force", "flag", "Overwrite an existing file.", None, False),
+        *params(Options),
+        Param("quiet", "flag", "Say nothing but errors.", None, False),
+        Param("json_", "flag", "One line of JSON about the result on standard output.", None, False),
+    ]
+
+
+def _all_params(plugin: type[Plugin]) -> list[Param]:
+    return [*params(plugin), *_run_params()]
+
+
+def _declare(plugin: type[Plugin], values: dict[str, Any]) -> Plugin:
+    """The declaration, its errors in one line."""
+    try:
+        return plugin(**values)
+    except ValidationError as error:
+        raise UsageError(f"{plugin.name}: {explain(error)}") from error
+
+
+def _options(values: dict[str, Any]) -> Options:
+    try:
+        return Options(**values)
+    except ValidationError as error:
+        raise UsageError(explain(error)) from error
+
+
+def explain(error: ValidationError) -> str:
+    """The first thing pydantic found wrong, in one line: option, what is allowed, what was got."""
+    first = error.errors()[0]
+    where = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else "the parameters"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should be", "must be")
+    got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+    return f"{where}: {message}{got}"

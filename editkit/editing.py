@@ -1,0 +1,221 @@
+"""Edits from Python: `edit` a picture, `stream` its making, `sample` a model with plugins and no picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from editkit import canvas, engine
+from editkit.chain import Chain, Edits, PassPlan, Stage, StagePlan, arrange, plan_stage
+from editkit.device import pick_device, pick_dtype
+from editkit.engine import Bound, Process, State
+from editkit.images import Picture, from_unit
+from editkit.models import load
+from editkit.models.base import Model
+from editkit.noise import Noise, OneStream, Streams
+from editkit.options import Options
+from editkit.params import PictureSource
+from editkit.plan import Plan
+from editkit.plugin import Inputs, Plugin, Run
+from editkit.samplers import make_sampler
+
+Notify = Callable[[str], None]
+
+
+def _silent(message: str) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """One step of an edit as `stream` yields it: stage and pass (from 0), and the engine's state."""
+
+    stage: int
+    stages: int
+    pass_: int
+    plan: StagePlan
+    state: State
+    model: Model
+
+    def preview(self) -> Tensor | None:
+        """The current estimate of the result, (1, 3, h, w) in [-1, 1], at the size of the pass."""
+        return None if self.state.x0 is None else self.model.decode(self.state.x0).clamp(-1, 1)
+
+
+def edit(picture: PictureSource, edits: Edits, *, notify: Notify | None = None, **options: Any) -> Picture:
+    """Edit one picture: `edit("photo.png", Inpaint(mask="m.png") & Guide(...) | SDEdit(), steps=30)`.
+
+    Args:
+        picture: a path, a PIL image, an array (h, w, 3) of uint8 or uint16, or a `Picture`.
+        edits: a plugin, a chain made with `&` (with) and `|` (then), or lists of plugins.
+        notify: is called with what a user should know (one line each).
+        options: those of `Options`, for all stages that do not set their own.
+
+    Returns:
+        The edited picture; `write` saves it.
+
+    Raises:
+        EditkitError: with one line that says how to mend it.
+    """
+    making = stream(picture, edits, notify=notify, **options)
+    while True:
+        try:
+            next(making)
+        except StopIteration as done:
+            result: Picture = done.value
+            return result
+
+
+def stream(
+    picture: PictureSource, edits: Edits, *, notify: Notify | None = None, **options: Any
+) -> Generator[Update, None, Picture]:
+    """As `edit`, step by step: a generator of `Update`s that returns the result. Leave the loop to stop."""
+    notify = notify or _silent
+    chain = Chain.of(edits)
+    first = Stage(chain.stages[0].plugins, Options(**options).merged(chain.stages[0].options))
+    chain = Chain((first, *chain.stages[1:])).inherited()
+    current = picture if isinstance(picture, Picture) else Picture.read(picture)
+    model: Model | None = None
+    for number, stage in enumerate(chain.stages):
+        settled = plan_stage(stage, current)
+        if model is None or model.info != settled.info:
+            device = pick_device(stage.options.device)
+            dtype = pick_dtype(stage.options.dtype, device)
+            model = load(settled.info, device, dtype, offline=stage.options.offline)
+        current = yield from _stage(settled, model, number, len(chain.stages), notify)
+    return current
+
+
+def _stage(
+    settled: StagePlan, model: Model, number: int, stages: int, notify: Notify
+) -> Generator[Update, None, Picture]:
+    """Run one stage on its picture."""
+    options, spot = settled.options, settled.frame
+    device = pick_device(options.device)
+    noise: Noise = OneStream.seeded(options.seed) if options.noise == "diffusers" else Streams((options.seed,), number)
+    image: Tensor | None = None  # pixels of the last pass; None until a pass has moved
+    for k, part in enumerate(settled.passes):
+        inputs = canvas.inputs(settled.picture, spot, part.at, model, noise.stream("encode"), device)
+        process = _prepare(inputs, settled, part.plan, noise, number, notify)
+        if k > 0 and image is not None and part.at.strength < 1.0:
+            process = _refine(process, part, settled.passes[k - 1], image)
+        x: Tensor | None = None
+        for state in engine.steps(process):
+            yield Update(number, stages, k, settled, state, process.model)
+            x = state.x
+        if x is not None:
+            image = process.model.decode(x)
+    if image is None:
+        return settled.picture.with_mask(None)
+    image = canvas.native(image, spot, part.at)
+    for bound in process.bound:
+        image = bound.hooks.finish(image)
+    pixels = settled.picture.pixels.copy()
+    box = spot.box
+    pixels[box.top : box.bottom, box.left : box.right] = from_unit(image.cpu(), pixels.dtype)
+    result = settled.picture.with_pixels(pixels)
+    mask = settled.picture.mask
+    return result if mask is None else result.opaque_where(mask).with_mask(None)
+
+
+def _prepare(inputs: Inputs, settled: StagePlan, plan: Plan, noise: Noise, number: int, notify: Notify) -> Process:
+    """Bind the plugins of one pass and lay its levels."""
+    picture = inputs.picture
+    assert picture is not None
+    shape = (picture.shape[0], *inputs.model.shape(*picture.shape[-2:]))
+    return prepare(
+        inputs, settled.plugins, plan, settled.sampler, settled.options, noise, shape, picture.device, number, notify
+    )
+
+
+def _refine(process: Process, part: PassPlan, before: PassPlan, coarse: Tensor) -> Process:
+    """`process`, started from the coarser pass's result and held to its low frequencies."""
+    run = replace(process.run, stream=process.run.noise.stream("canvas"))
+    at, old = part.at, before.at
+    enlarged = canvas.resize(coarse[..., : old.height, : old.width], at.height, at.width)
+    enlarged = process.model.encode(enlarged, run.stream)
+    plugin, hooks = canvas.refined(run, enlarged, at, at.height / old.height)
+    return replace(process, bound=(Bound(plugin, hooks), *process.bound))
+
+
+def prepare(
+    inputs: Inputs,
+    plugins: Sequence[Plugin],
+    plan: Plan,
+    sampler_spec: str,
+    options: Options,
+    noise: Noise,
+    shape: tuple[int, ...],
+    device: torch.device,
+    stage: int = 0,
+    notify: Notify = _silent,
+) -> Process:
+    """A process ready to run: levels laid, every plugin bound with a noise stream of its own."""
+    model = inputs.model
+    sampler = make_sampler(sampler_spec)
+    levels = model.schedule.levels(plan.steps, options.spacing, sampler.grid)
+    run = Run(
+        model=model, levels=levels, plan=plan, inputs=inputs, options=options, noise=noise,
+        stream=noise.stream("start"), device=device, shape=shape, stage=stage, notify=notify,
+    )  # fmt: skip
+    seen: Counter[str] = Counter()
+    bound = []
+    for plugin in plugins:
+        own = replace(run, stream=noise.stream(f"{plugin.name}#{seen[plugin.name]}"))
+        seen[plugin.name] += 1
+        bound.append(Bound(plugin, plugin.bind(own)))
+    return Process(
+        model=model, sampler=sampler, plan=plan, levels=levels, bound=tuple(bound), run=run, shape=shape,
+        begin_stream=noise.stream("start"), sampler_stream=noise.stream("sampler"),
+        travel_stream=noise.stream("travel"),
+    )  # fmt: skip
+
+
+def sample(
+    model: Model,
+    plugins: Plugin | Sequence[Plugin] = (),
+    *,
+    shape: Sequence[int],
+    known: Tensor | None = None,
+    mask: Tensor | None = None,
+    watch: Callable[[State], None] | None = None,
+    notify: Notify = _silent,
+    noise: Noise | None = None,
+    **options: Any,
+) -> Tensor:
+    """One reverse process in the model's own space, without pictures: for research and tests.
+
+    Args:
+        model: anything that keeps the `Model` protocol, as `editkit.models.Gaussian`.
+        plugins: one or several declarations (with).
+        shape: (batch, channels, ...): 1-D, 2-D, 3-D, whatever the model takes.
+        known, mask: for plugins that need them: a clean sample, and where to regenerate it (1), broadcastable to
+            `shape`.
+        watch: is called with the engine's `State` after every move.
+        noise: where random numbers come from; default: streams seeded by `seed`, one draw for the whole batch.
+        options: `sampler` (default ddpm), `steps` (100), `seed` (0), `spacing`, `device`.
+
+    Returns:
+        x_0 of `shape`, float32.
+    """
+    chosen = Options(**{"sampler": "ddpm", "steps": 100, **options})
+    wanted = [plugins] if isinstance(plugins, Plugin) else list(plugins)
+    ordered = arrange(Stage(tuple(wanted), chosen), model.info, has_picture=False) if wanted else ()
+    device = pick_device(chosen.device)
+    plan = Plan.uniform(chosen.steps or 100)
+    for plugin in ordered:
+        plan = plugin.plan(plan)
+    if known is not None:
+        known = known.to(device).expand(*shape)
+    if mask is not None:
+        mask = mask.to(device)
+    fitted = model.attach(known, mask)
+    inputs = Inputs(fitted, known, mask, known, mask)
+    spec = chosen.sampler or "ddpm"
+    source = noise or Streams((chosen.seed,))
+    return engine.run(prepare(inputs, ordered, plan, spec, chosen, source, tuple(shape), device, 0, notify), watch)

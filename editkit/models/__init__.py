@@ -1,0 +1,76 @@
+"""Models: the protocol, the exact ones, the embedded ones, and adapters for what diffusers saves.
+
+`describe` says what a model is without loading its weights; `load` loads them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from editkit.models.base import Conditioning, Model, ModelInfo, Prediction
+
+if TYPE_CHECKING:
+    import torch
+
+    from editkit.models.gaussian import Gaussian as Gaussian
+    from editkit.models.gaussian import GaussianMixture as GaussianMixture
+
+__all__ = [
+    "Conditioning",
+    "Gaussian",
+    "GaussianMixture",
+    "Model",
+    "ModelInfo",
+    "Prediction",
+    "describe",
+    "embedded",
+    "load",
+]
+
+EMBEDDED_DEFAULT = "patches"
+"""What `--model auto` means; benchmarks/holes.py is the reason."""
+
+PATCHES = ModelInfo("patches", "the picture's own patches", sampler="ddim", steps=22, own_picture=True)
+
+
+def embedded() -> tuple[ModelInfo, ...]:
+    """The models that come with editkit: nothing is downloaded."""
+    return (PATCHES,)
+
+
+def describe(name: str, *, offline: bool = False) -> ModelInfo:
+    """What is known of the model called `name` (see `Options.model`) without its weights.
+
+    Raises:
+        ModelError: it cannot be found, or is of a family that is not known.
+    """
+    if name == "auto":
+        name = EMBEDDED_DEFAULT
+    if name == "patches":
+        return PATCHES
+    from editkit.models.folder import describe_folder
+
+    return describe_folder(name, offline=offline)
+
+
+def load(info: ModelInfo, device: torch.device, dtype: torch.dtype, *, offline: bool = False) -> Model:
+    """The model that `describe` spoke of, with its weights.
+
+    Raises:
+        ModelError: weights missing, misshapen, or in a pickle.
+    """
+    if info.own_picture:
+        from editkit.models.patches import Patches
+
+        return Patches()
+    from editkit.models.folder import load_folder
+
+    return load_folder(info, device, dtype, offline=offline)
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Gaussian", "GaussianMixture"):
+        from editkit.models import gaussian
+
+        return getattr(gaussian, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,120 @@
+"""One pydantic field -> one option, recipe key and row of the docs.
+
+Pictures and masks as parameters have the types `PictureSource` and `MaskSource`: a path or words on the command line
+and in recipes; in Python also an array, a PIL image or a `Picture`.
+"""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types as at
+from pydantic import BaseModel, BeforeValidator
+from pydantic.fields import FieldInfo
+
+
+@dataclass(frozen=True)
+class Metavar:
+    """How a parameter's value is called in help texts."""
+
+    name: str
+
+
+def _source(value: Any) -> Any:
+    """A path as text; other sources as they are; numbers and the like are refused."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, str) or hasattr(value, "shape") or hasattr(value, "size"):
+        return value
+    raise ValueError(f"is {value!r}; a path, an array or a PIL image is needed")
+
+
+PictureSource = Annotated[Any, BeforeValidator(_source), Metavar("PICTURE")]
+"""A picture: a path (`-`: standard input), a PIL image, an array (h, w, 3) of uint8 or uint16, or a `Picture`."""
+
+MaskSource = Annotated[Any, BeforeValidator(_source), Metavar("MASK")]
+"""A mask, white = regenerate: as `PictureSource`, or words as `box:x0,y0,x1,y1`."""
+
+Kind = Literal["flag", "int", "float", "text", "choice"]
+
+
+@dataclass(frozen=True)
+class Param:
+    """One field, as the command line and the docs see it."""
+
+    name: str
+    kind: Kind
+    help: str
+    default: Any
+    required: bool
+    choices: tuple[str, ...] = ()
+    metavar: str | None = None
+    repeated: bool = False
+
+    @property
+    def flag(self) -> str:
+        """The option's long name."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def takes_value(self) -> bool:
+        return self.kind != "flag"
+
+
+def params(declaration: type[BaseModel]) -> list[Param]:
+    """The fields of `declaration`, in order; `start` and `stop` last."""
+    fields = dict(declaration.model_fields)
+    last = [(name, fields.pop(name)) for name in ("start", "stop") if name in fields]
+    return [param(name, info) for name, info in [*fields.items(), *last]]
+
+
+def param(name: str, info: FieldInfo) -> Param:
+    """One field as a `Param`."""
+    kind, choices, repeated = _kind(info.annotation)
+    metavar = next((m.name for m in info.metadata if isinstance(m, Metavar)), None)
+    text = " ".join(filter(None, (info.description, _bounds(info))))
+    default = None if info.is_required() else info.get_default(call_default_factory=True)
+    return Param(name, kind, text, default, info.is_required(), choices, metavar or _nested_metavar(info), repeated)
+
+
+def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:
+    """(kind, choices, repeated) of a field's type; what is no number, flag or choice is text."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kind(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        inner = [a for a in get_args(annotation) if a is not type(None)]
+        return _kind(inner[0]) if len(inner) == 1 else ("text", (), False)
+    if origin in (tuple, list):
+        kind, choices, _ = _kind(get_args(annotation)[0])
+        return kind, choices, True
+    if origin is Literal:
+        return "choice", tuple(str(a) for a in get_args(annotation)), False
+    kinds: dict[Any, Kind] = {bool: "flag", int: "int", float: "float"}
+    return kinds.get(annotation, "text"), (), False
+
+
+def _nested_metavar(info: FieldInfo) -> str | None:
+    """The metavar of an optional source, whose marker lies inside the union."""
+    for member in get_args(info.annotation):
+        if get_origin(member) is Annotated:
+            for marker in get_args(member)[1:]:
+                if isinstance(marker, Metavar):
+                    return marker.name
+    return None
+
+
+def _bounds(info: FieldInfo) -> str:
+    """The allowed range as text."""
+    low = next((f"{m.ge}" for m in info.metadata if isinstance(m, at.Ge)), None)
+    above = next((f"above {m.gt}" for m in info.metadata if isinstance(m, at.Gt)), None)
+    high = next((f"{m.le}" for m in info.metadata if isinstance(m, at.Le)), None)
+    below = next((f"below {m.lt}" for m in info.metadata if isinstance(m, at.Lt)), None)
+    if low and high:
+        return f"[{low} to {high}]"
+    words = [f"{low} or more" if low else above, f"{high} or less" if high else below]
+    text = ", ".join(word for word in words if word)
+    return f"[{text}]" if text else ""

@@ -1,0 +1,92 @@
+"""Inpainting by replacement: known regions are put back, at the right noise level, after every step.
+
+`replace` does that once a step (Song et al. 2021, "Score-Based Generative Modeling through SDEs", arXiv:2011.13456,
+appendix I.2); `repaint` also travels back up and down so that both regions come to agree (Lugmayr et al. 2022,
+"RePaint", arXiv:2201.09865, Algorithm 1). With m = 1 where the picture is known, y the picture and z fresh noise,
+
+    x_s <- m (alpha_s y + sigma_s z) + (1 - m) x_s.
+
+Replacement is biased (it samples the known region from its marginal, not its posterior); travelling makes the bias
+smaller and never removes it, which tests/test_closed_forms.py measures. A model that takes `known` and `mask` itself is
+given them instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from editkit.masks import feather_inside, grow, read_mask
+from pydantic import Field
+
+from editkit.errors import ChainError, UsageError
+from editkit.params import MaskSource
+from editkit.plan import Plan
+from editkit.plugin import Hooks, Plugin, Run, Step
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from editkit.images import Picture
+    from editkit.models.base import Conditioning
+
+
+class Inpaint(Plugin):
+    """Regenerate what the mask marks (white) and keep every other pixel bit for bit.
+
+    The mask may be grown and feathered; a feathered edge lies inside the mask, so known pixels never change.
+    """
+
+    name: ClassVar[str] = "inpaint"
+    order: ClassVar[int] = 100
+    offers: ClassVar[frozenset[str]] = frozenset({"known", "mask"})
+    fresh: ClassVar[bool] = True
+
+    mask: MaskSource | None = Field(None, description="White = regenerate. A picture, or words as box:10,10,80,60.")
+    invert_mask: bool = Field(False, description="Black = regenerate.")
+    grow: int = Field(0, ge=0, le=1000, description="Enlarge the mask by so many pixels first.")
+    feather: int = Field(0, ge=0, le=1000, description="Blend over so many pixels inside the mask's edge.")
+    method: Literal["replace", "repaint"] = Field("replace", description="Replacement, or RePaint's resampling.")
+    jump: int = Field(10, ge=1, description="repaint: levels to travel back up.")
+    repeats: int = Field(10, ge=1, description="repaint: how often every stretch is walked.")
+    known_noise: Literal["fresh", "fixed"] = Field("fresh", description="Noise of the known part: new or one for all.")
+
+    def hooks(self) -> type[Hooks[Inpaint]]:
+        return _InpaintHooks
+
+    def plan(self, plan: Plan) -> Plan:
+        return plan.travel(self.jump, self.repeats) if self.method == "repaint" else plan
+
+    def open(self, picture: Picture) -> Picture:
+        if self.mask is None:
+            raise UsageError("inpaint needs --mask: a picture (white = regenerate) or words as box:10,10,80,60")
+        mask = read_mask(self.mask, picture, invert=self.invert_mask)
+        return picture.with_mask(feather_inside(grow(mask, self.grow), self.feather))
+
+
+class _InpaintHooks(Hooks[Inpaint]):
+    def __init__(self, plugin: Inpaint, run: Run) -> None:
+        super().__init__(plugin, run)
+        known, region = run.inputs.known, run.inputs.region
+        if known is None or region is None:
+            raise ChainError("inpaint needs a known sample and a mask; with sample(), give known= and mask=")
+        self.known, self.region = known, region > 0
+        self.conditioned = {"known", "mask"} <= run.model.info.takes
+        self.noise = run.randn_like(known) if plugin.known_noise == "fixed" else None
+
+    def condition(self, step: Step, cond: Conditioning) -> Conditioning:
+        return replace(cond, known=self.known, mask=self.region.to(self.known.dtype)) if self.conditioned else cond
+
+    def after(self, step: Step, x_s: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        if self.conditioned:
+            return x_s
+        z = step.randn_like(self.known) if self.noise is None else self.noise
+        return x_s.where(self.region, step.alpha_t * self.known + step.sigma_t * z)
+
+    def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        original, mask = self.run.inputs.original, self.run.inputs.original_mask
+        if original is None or mask is None:
+            return image
+        blended = original + mask * (image.clamp(-1, 1) - original)
+        return original.where(mask == 0, image.where(mask == 1, blended))
