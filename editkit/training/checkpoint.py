@@ -1,0 +1,80 @@
+"""Checkpoints: one safetensors file with everything a resumed run needs, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from editkit.errors import EditkitError
+from editkit.training.network import write_atomically
+from editkit.training.settings import Architecture, PriorSettings
+
+FILE = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    step: int = 0
+    pictures: int = 0
+    seconds: float = 0.0
+
+
+def save_checkpoint(folder: Path, settings: PriorSettings, progress: Progress, tensors: dict[str, Tensor]) -> Path:
+    """Write `folder/checkpoint.safetensors`. A full disk raises EditkitError and leaves the old one whole."""
+    from safetensors.torch import save
+
+    metadata = {
+        "settings": settings.model_dump_json(),
+        "progress": json.dumps({"step": progress.step, "pictures": progress.pictures, "seconds": progress.seconds}),
+    }
+    path = folder / FILE
+    write_atomically(path, save({name: value.detach().contiguous() for name, value in tensors.items()}, metadata))
+    return path
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The header's metadata, without reading the tensors."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        return dict(header["__metadata__"])
+    except (OSError, struct.error, ValueError, KeyError, MemoryError, OverflowError) as error:
+        raise EditkitError(f"{path}: is no checkpoint of a training run ({error})") from error
+
+
+def load_checkpoint(folder: Path, architecture: Architecture) -> tuple[Progress, dict[str, Tensor], PriorSettings]:
+    """Read a checkpoint back. Raises EditkitError where it is missing, damaged or of another architecture."""
+    from safetensors.torch import load_file
+
+    path = folder / FILE
+    if not path.exists():
+        raise EditkitError(f"{path}: there is no checkpoint to resume; leave out --resume to begin a run")
+    metadata = read_metadata(path)
+    try:
+        settings = PriorSettings.model_validate_json(metadata["settings"])
+        progress = Progress(**json.loads(metadata["progress"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise EditkitError(f"{path}: its settings cannot be read ({error})") from error
+    if settings.architecture != architecture:
+        raise EditkitError(
+            f"{path}: was made by another architecture ({_short(settings.architecture)}) than asked for ({_short(architecture)}); "
+            "use that one's settings or another --output"
+        )
+    try:
+        return progress, load_file(path), settings
+    except Exception as error:  # safetensors raises its own SafetensorError
+        raise EditkitError(f"{path}: is damaged ({error})") from error
+
+
+def _short(architecture: Architecture) -> str:
+    return (
+        f"window {architecture.window}, unshuffle {architecture.unshuffle}, "
+        f"channels {'-'.join(map(str, architecture.channels))}, layers {architecture.layers}"
+    )

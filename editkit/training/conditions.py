@@ -1,0 +1,141 @@
+"""What the network is told: the four tasks' condition picture and mask.
+
+| task | condition picture | mask |
+|---|---|---|
+| prior | 0 | 1 |
+| inpaint | the known pixels; in the hole a smooth fill, or a blurred picture that is to be refined | 0 known, 1 hole, 0.5 coarse |
+| upscale | the small picture, enlarged bicubically | 1 |
+| colorize | the luma Y' = 0.299 R + 0.587 G + 0.114 B in all three channels | 1 |
+
+Pictures are (B, 3, H, W) in [-1, 1], masks (B, 1, H, W).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from editkit.training.masks import random_masks
+
+TASKS = ("prior", "inpaint", "upscale", "colorize")
+"""Task names; the position is the class label."""
+SHARES = (0.10, 0.60, 0.15, 0.15)
+"""Share of each task in a batch."""
+KNOWN, COARSE, HOLE = 0.0, 0.5, 1.0
+"""Mask values."""
+LUMA = (0.299, 0.587, 0.114)
+"""ITU-R BT.601 weights."""
+
+
+def luma(x0: Tensor) -> Tensor:
+    """Y' of (B, 3, H, W), repeated in three channels."""
+    weights = torch.tensor(LUMA, dtype=x0.dtype, device=x0.device).view(1, 3, 1, 1)
+    return (x0 * weights).sum(dim=1, keepdim=True).expand_as(x0)
+
+
+def smooth_fill(x0: Tensor, mask: Tensor) -> Tensor:
+    """The known pixels, and in the hole their masked pyramid average (push-pull: Gortler et al. 1996, section 3.4).
+
+    Going down, level k holds `sum(w x) / sum(w)` over 2x2 blocks with weight `w = min(1, sum w)`; coming back, a pixel of weight w
+    is `w x + (1 - w) up(coarser)`. Where mask = 0 the result is x0 exactly; what x0 holds in the hole has no influence.
+    A picture without known pixels becomes 0.
+    """
+    known = (mask < 0.5).to(x0.dtype)
+    levels = [(x0 * known, known)]
+    while max(levels[-1][0].shape[-2:]) > 1:
+        block = tuple(min(2, n) for n in levels[-1][0].shape[-2:])
+        value, weight = (F.avg_pool2d(z, block, ceil_mode=True) * (block[0] * block[1]) for z in levels[-1])
+        grown = weight.clamp(max=1)
+        levels.append((value / weight.clamp_min(1e-8) * grown, grown))
+    fill = levels[-1][0]
+    for value, weight in reversed(levels[:-1]):
+        up = F.interpolate(fill, size=value.shape[-2:], mode="bilinear", align_corners=False)
+        fill = value + (1 - weight) * up
+    return torch.where(known > 0, x0, fill)
+
+
+def blurred(x0: Tensor, factors: Tensor, area: bool = False) -> Tensor:
+    """Each sample made `factor` times smaller (antialiased bicubic, or area) and enlarged again (bicubic). factors: (B,)."""
+    size = x0.shape[-1]
+    rows = []
+    for picture, factor in zip(x0.split(1), factors.tolist(), strict=True):
+        small = max(4, round(size / factor))
+        if area:
+            low = F.interpolate(picture, size=(small, small), mode="area")
+        else:
+            low = F.interpolate(picture, size=(small, small), mode="bicubic", antialias=True, align_corners=False)
+        rows.append(F.interpolate(low, size=(size, size), mode="bicubic", align_corners=False))
+    return torch.cat(rows).clamp(-1, 1)
+
+
+def _some(share: float, batch: int, generator: Generator) -> Tensor:
+    return torch.rand((batch, 1, 1, 1), generator=generator) < share
+
+
+def _between(low: float, high: float, batch: int, generator: Generator) -> Tensor:
+    return low + (high - low) * torch.rand((batch, 1, 1, 1), generator=generator)
+
+
+def inpaint_condition(x0: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """A random hole with a smooth fill (65 %), or with the truth blurred 1.3-4 times and lightly noised (35 %, mask 0.5).
+
+    The second teaches the finer levels of a coarse-to-fine edit: refine the enlarged coarser result where the surroundings are
+    sharp. Of those, 15 % are coarse everywhere: a window that lies wholly inside the hole.
+    """
+    batch, _, size, _ = x0.shape
+    hole = random_masks(batch, size, generator)
+    refine = _some(0.35, batch, generator)
+    hole = torch.where(refine & _some(0.15, batch, generator), torch.ones_like(hole), hole)
+    factors = torch.exp(_between(0.262, 1.386, batch, generator)).flatten()
+    noise = torch.randn(x0.shape, generator=generator) * _between(0, 0.08, batch, generator) * _some(0.7, batch, generator)
+    coarse = x0
+    if bool(refine.any()):
+        chosen = refine.flatten()
+        coarse = x0.clone()
+        coarse[chosen] = blurred(x0[chosen], factors[chosen])
+    filled = torch.where(refine, coarse + noise, smooth_fill(x0, hole))
+    condition = torch.where(hole > 0, filled, x0)
+    return condition, hole * torch.where(refine, COARSE, HOLE)
+
+
+def upscale_condition(x0: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Made 2 (60 %) or 2-4 times smaller, by area or bicubically, half of them with slight noise, and enlarged bicubically."""
+    batch = x0.shape[0]
+    twice = _some(0.6, batch, generator)
+    factors = torch.where(twice, 2.0, torch.exp(_between(0.693, 1.386, batch, generator))).flatten()
+    area = _some(0.4, batch, generator).flatten()
+    low = torch.empty_like(x0)
+    for kind in (True, False):
+        if bool((area == kind).any()):
+            low[area == kind] = blurred(x0[area == kind], factors[area == kind], area=kind)
+    noise = torch.randn(x0.shape, generator=generator) * _between(0, 0.04, batch, generator) * _some(0.4, batch, generator)
+    return low + noise, torch.ones_like(x0[:, :1])
+
+
+def conditions(x0: Tensor, task: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Condition picture (B, 3, H, W) and mask (B, 1, H, W) of each sample's task (B,), an index into `TASKS`."""
+    condition, mask = torch.zeros_like(x0), torch.ones_like(x0[:, :1])
+    for index, name in enumerate(TASKS):
+        chosen = task == index
+        if name == "prior" or not bool(chosen.any()):
+            continue
+        if name == "inpaint":
+            condition[chosen], mask[chosen] = inpaint_condition(x0[chosen], generator)
+        elif name == "upscale":
+            condition[chosen], mask[chosen] = upscale_condition(x0[chosen], generator)
+        else:
+            condition[chosen] = luma(x0[chosen])
+    return condition, mask
+
+
+def deal_tasks(batch: int, generator: Generator) -> Tensor:
+    """Task of each sample, in the shares of `SHARES` as exactly as the batch allows (the rest by lot), shuffled."""
+    exact = torch.tensor(SHARES) * batch
+    counts = exact.floor().long()
+    rest = batch - int(counts.sum())
+    if rest:
+        lots = torch.multinomial((exact - counts).clamp_min(1e-6), rest, replacement=True, generator=generator)
+        counts += torch.bincount(lots, minlength=len(SHARES))
+    tasks = torch.repeat_interleave(torch.arange(len(SHARES)), counts)
+    return tasks[torch.randperm(batch, generator=generator)]

@@ -1,0 +1,151 @@
+"""The network `pocket`: diffusers' UNet2DConditionModel without cross-attention behind a pixel-unshuffle.
+
+The network's input is `cat(unshuffle(x_t), unshuffle(condition), unshuffle(mask))`: 3, 3 and 1 channels times f^2; its output is
+unshuffle(v), 3 f^2 channels. The task is the class label. That wiring is written down in pocket.json beside the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+
+from editkit.errors import EditkitError
+from editkit.training.conditions import COARSE, HOLE, KNOWN, LUMA, TASKS
+from editkit.training.diffusion import SCHEDULER
+from editkit.training.settings import Architecture
+
+
+def build_unet(architecture: Architecture) -> UNet2DConditionModel:
+    """The UNet with random weights; attention at the lowest level and in the middle only."""
+    levels, folded = len(architecture.channels), architecture.unshuffle**2
+    if architecture.window % (architecture.unshuffle * 2 ** (levels - 1)):
+        raise EditkitError(
+            f"window {architecture.window}: must be divisible by {architecture.unshuffle * 2 ** (levels - 1)} "
+            f"(unshuffle {architecture.unshuffle}, {levels} levels)"
+        )
+    return UNet2DConditionModel(
+        sample_size=architecture.window // architecture.unshuffle,
+        in_channels=7 * folded,
+        out_channels=3 * folded,
+        down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",),
+        mid_block_type="UNetMidBlock2D",
+        up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
+        block_out_channels=architecture.channels,
+        layers_per_block=architecture.layers,
+        norm_num_groups=architecture.groups,
+        attention_head_dim=architecture.head,
+        cross_attention_dim=architecture.head,  # no block has cross-attention; the value is only stored
+        num_class_embeds=len(TASKS),
+    )
+
+
+class Pocket(nn.Module):
+    """(x_t, t, task, condition, mask) -> v, all pictures (B, C, window, window), t and task (B,)."""
+
+    def __init__(self, architecture: Architecture, unet: UNet2DConditionModel | None = None) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.unet = build_unet(architecture) if unet is None else unet
+
+    def forward(self, x_t: Tensor, t: Tensor, task: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
+        f = self.architecture.unshuffle
+        folded = torch.cat([F.pixel_unshuffle(z, f) for z in (x_t, condition, mask)], dim=1)
+        folded = folded.to(dtype=self.unet.dtype, memory_format=torch.channels_last)
+        v: Tensor = self.unet(folded, t, encoder_hidden_states=None, class_labels=task, return_dict=False)[0]
+        return F.pixel_shuffle(v, f).float()
+
+
+def wiring(architecture: Architecture) -> dict[str, Any]:
+    """What an adapter must know, as pocket.json has it."""
+    return {
+        "format": 1,
+        "window": architecture.window,
+        "unshuffle": architecture.unshuffle,
+        "input": ["x_t", "condition", "mask"],
+        "input_note": "each is pixel-unshuffled by itself, then they are concatenated along channels",
+        "output": "v = alpha_t * eps - sigma_t * x0, pixel-unshuffled",
+        "range": [-1.0, 1.0],
+        "tasks": {name: index for index, name in enumerate(TASKS)},
+        "mask": {"known": KNOWN, "coarse": COARSE, "hole": HOLE},
+        "condition": {
+            "prior": "0, mask 1",
+            "inpaint": "known pixels, in the hole their push-pull fill (mask 1) or an enlarged coarser picture (mask 0.5)",
+            "upscale": "the small picture enlarged bicubically, mask 1",
+            "colorize": "luma in three channels, mask 1",
+        },
+        "luma": list(LUMA),
+        "architecture": architecture.model_dump(mode="json"),
+    }
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """A file whole or not at all: a temporary neighbour, fsync, rename. Raises EditkitError when the disk refuses."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise EditkitError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise EditkitError(f"{path}: cannot be written ({error.strerror or error}); the old file stays whole") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def export(folder: Path, architecture: Architecture, weights: dict[str, Tensor]) -> None:
+    """Write a diffusers-layout folder with the UNet's weights (given in fp32) in fp16."""
+    from safetensors.torch import save
+
+    unet = build_unet(architecture)
+    half = {name: weights[name].detach().to(torch.float16).contiguous() for name in unet.state_dict()}
+    config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
+    config["_class_name"] = "UNet2DConditionModel"
+    write_atomically(folder / "unet" / "diffusion_pytorch_model.safetensors", save(half, {"format": "pt"}))
+    write_atomically(folder / "unet" / "config.json", _json(config))
+    scheduler = DDPMScheduler(**SCHEDULER)
+    write_atomically(folder / "scheduler" / "scheduler_config.json", scheduler.to_json_string().encode())
+    index = {
+        "_class_name": "EditkitPocket",
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+    }
+    write_atomically(folder / "model_index.json", _json(index))
+    write_atomically(folder / "pocket.json", _json(wiring(architecture)))
+
+
+def load(folder: Path) -> Pocket:
+    """Read an exported folder (weights in fp32). Raises EditkitError for what is no such folder."""
+    from safetensors.torch import load_file
+
+    try:
+        described = json.loads((folder / "pocket.json").read_text())
+        architecture = Architecture.model_validate(described["architecture"])
+        weights = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    except FileNotFoundError as error:
+        raise EditkitError(f"{folder}: is no exported network ({Path(error.filename).name} is missing)") from error
+    except (KeyError, ValueError) as error:
+        raise EditkitError(f"{folder}: pocket.json or the weights cannot be read ({error})") from error
+    network = Pocket(architecture)
+    expected = {name: value.shape for name, value in network.unet.state_dict().items()}
+    if expected != {name: value.shape for name, value in weights.items()}:
+        raise EditkitError(f"{folder}: the weights are of another architecture than pocket.json says")
+    network.unet.load_state_dict({name: value.float() for name, value in weights.items()})
+    return network

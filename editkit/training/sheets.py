@@ -1,0 +1,64 @@
+"""Sheets of samples: small pictures in rows."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+from torch import Generator, Tensor
+
+from editkit.training import diffusion
+from editkit.training.conditions import TASKS, blurred, inpaint_condition, luma
+from editkit.training.network import Pocket
+from editkit.training.pictures import Photograph, crop
+
+
+def to_image(picture: Tensor) -> Image.Image:
+    """(3, H, W) in [-1, 1] to RGB."""
+    data = ((picture.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(data.permute(1, 2, 0).contiguous().numpy())
+
+
+def grid(rows: list[Tensor], gap: int = 2) -> Image.Image:
+    """Rows of pictures, each (N, 3, H, W), on white."""
+    width = max(len(row) * (row.shape[-1] + gap) for row in rows) - gap
+    height = sum(row.shape[-2] + gap for row in rows) - gap
+    sheet = Image.new("RGB", (width, height), "white")
+    y = 0
+    for row in rows:
+        for i, picture in enumerate(row):
+            sheet.paste(to_image(picture), (i * (row.shape[-1] + gap), y))
+        y += row.shape[-2] + gap
+    return sheet
+
+
+@torch.no_grad()
+def solve(
+    network: Pocket, task: str, condition: Tensor, mask: Tensor, generator: Generator, steps: int = 20, eta: float = 0.0
+) -> Tensor:
+    """Samples x0 of a task for a batch of conditions; known pixels (mask 0) are put back."""
+    device, label = network.unet.device, torch.full((len(condition),), TASKS.index(task))
+
+    def predict(x_t: Tensor, t: Tensor) -> Tensor:
+        told = (t, label, condition, mask)
+        v: Tensor = network(x_t.to(device), *(z.to(device) for z in told)).cpu()
+        return v
+
+    x0 = diffusion.sample(predict, tuple(condition.shape), steps, generator, eta)
+    return torch.where(mask > 0, x0, condition)
+
+
+def training_sheet(network: Pocket, photographs: tuple[Photograph, ...], columns: int = 16) -> Image.Image:
+    """Rows: truth, inpainting (condition, sample), upscaling x2, x4 (condition, sample), colourisation, prior."""
+    crops, generator = Generator().manual_seed(7), Generator().manual_seed(8)
+    window = network.architecture.window
+    x0 = torch.stack([crop(photographs[i % len(photographs)], window, crops) for i in range(columns)])
+    one = torch.ones_like(x0[:, :1])
+    condition, mask = inpaint_condition(x0, generator)
+    shown = torch.where(mask > 0, condition, x0)
+    rows = [x0, shown, solve(network, "inpaint", condition, mask, generator)]
+    for factor in (2.0, 4.0):
+        small = blurred(x0, torch.full((columns,), factor))
+        rows += [small, solve(network, "upscale", small, one, generator)]
+    rows.append(solve(network, "colorize", luma(x0), one, generator))
+    rows.append(solve(network, "prior", torch.zeros_like(x0), one, generator))
+    return grid(rows)
