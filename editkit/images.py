@@ -82,8 +82,10 @@ class Picture:
         return self.width, self.height
 
     @classmethod
-    def read(cls, source: str | Path | Pixels | Image.Image | BinaryIO) -> Picture:
+    def read(cls, source: str | Path | Pixels | Image.Image | BinaryIO | Picture) -> Picture:
         """A picture from a file, "-" (standard input), an open binary file, an array or a Pillow image.
+
+        A `Picture` is given back as it is.
 
         Raises:
             PictureError: what was wrong with it, in one line.

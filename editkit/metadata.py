@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from editkit.errors import PictureError
 
@@ -162,3 +163,124 @@ def webp_is_lossless(data: bytes) -> bool:
         # an animation's first frame lies inside ANMF, behind 16 bytes of its own
         at += 24 if kind == b"ANMF" else 8 + length + length % 2
     return False
+
+
+# --------------------------------------------------------------------------------- what Pillow's image says
+
+
+def from_image(
+    image: Any, data: bytes, format_: str | None, mode: str, bits: int, orientation: int, name: str
+) -> Metadata:
+    """What a loaded Pillow image and the bytes it came from say; damaged EXIF becomes a notice."""
+    notices: list[str] = []
+    return Metadata(
+        format=format_,
+        mode=mode,
+        bits=bits,
+        lossless=_is_lossless(image, data, format_),
+        icc=image.info.get("icc_profile") or None,
+        exif=_exif(image, format_, notices, name),
+        xmp=_xmp(image),
+        dpi=_dpi(image),
+        orientation=orientation,
+        quantization=_tables(image, format_),
+        subsampling=_sampling(image, format_),
+        progressive=bool(image.info.get("progressive")),
+        chunks=_colour_chunks(data, format_),
+        text=_text(image, format_),
+        notices=tuple(notices),
+    )
+
+
+def _is_lossless(image: Any, data: bytes, format_: str | None) -> bool:
+    match format_:
+        case "PNG" | "BMP" | "GIF" | "PPM":
+            return True
+        case "WEBP":
+            return webp_is_lossless(data)
+        case "TIFF":
+            return image.info.get("compression") not in ("jpeg", "tiff_jpeg", "webp")
+        case _:
+            return False
+
+
+def _exif(image: Any, format_: str | None, notices: list[str], name: str) -> bytes | None:
+    """EXIF as a TIFF structure, upright and without thumbnail; damaged EXIF is left out with a notice."""
+    from PIL import Image
+
+    try:
+        if format_ == "TIFF":
+            # A TIFF is its own EXIF: what describes the layout of this very file must not travel.
+            kept, own = Image.Exif(), image.getexif()
+            for tag, value in own.items():
+                if tag not in _LAYOUT and tag not in (0x8769, 0x8825):
+                    kept[tag] = value
+            for group in (0x8769, 0x8825):
+                directory = own.get_ifd(group)
+                if directory:
+                    kept.get_ifd(group).update(directory)
+                    kept[group] = dict(directory)
+            raw = kept.tobytes() if len(kept) else b""
+        else:
+            raw = image.info.get("exif") or (image.getexif().tobytes() if len(image.getexif()) else b"")
+        if not raw:
+            return None
+        return upright(raw.removeprefix(b"Exif\0\0"))
+    except Exception:  # Pillow's EXIF code raises anything on damaged bytes
+        notices.append(f"{name}: its EXIF is damaged and is left out")
+        return None
+
+
+_LAYOUT = frozenset(
+    tag
+    for first, last in ((254, 259), (262, 266), (273, 284), (290, 297), (301, 301), (317, 341), (347, 347), (512, 532))
+    for tag in range(first, last + 1)
+) | {700, 33723, 34377, 34675, 37724}
+"""TIFF tags about the layout of one file (and ICC, XMP, IPTC, Photoshop, which travel on their own or not at all)."""
+
+
+def _xmp(image: Any) -> bytes | None:
+    raw = image.info.get("xmp")
+    if isinstance(raw, str):
+        raw = raw.encode()
+    if not isinstance(raw, bytes) or not raw.strip(b"\0 "):
+        return None
+    return upright_xmp(raw)
+
+
+def _dpi(image: Any) -> tuple[float, float] | None:
+    try:
+        x, y = (float(value) for value in image.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (x, y) if 0.0 < x < 1e6 and 0.0 < y < 1e6 else None
+
+
+def _tables(image: Any, format_: str | None) -> tuple[tuple[int, ...], ...] | None:
+    tables = getattr(image, "quantization", None) if format_ == "JPEG" else None
+    if not tables or any(len(table) != 64 for table in tables.values()):
+        return None
+    return tuple(tuple(tables[key]) for key in sorted(tables))
+
+
+def _sampling(image: Any, format_: str | None) -> int:
+    """Pillow's number for the chroma subsampling: 0 is 4:4:4, 1 is 4:2:2, 2 is 4:2:0."""
+    if format_ != "JPEG":
+        return 0
+    from PIL import JpegImagePlugin
+
+    return max(0, JpegImagePlugin.get_sampling(image))
+
+
+def _colour_chunks(data: bytes, format_: str | None) -> tuple[tuple[bytes, bytes], ...]:
+    if format_ != "PNG":
+        return ()
+    return tuple((kind, body) for kind, body in png_chunks(data) if kind in PNG_COLOUR)
+
+
+def _text(image: Any, format_: str | None) -> tuple[tuple[str, str], ...]:
+    if format_ != "PNG":
+        return ()
+    texts = getattr(image, "text", {})
+    kept = ((key, str(texts[key])) for key in PNG_TEXT if key in texts)
+    return tuple((key, text) for key, text in kept if len(text) <= MAX_TEXT and not re.search(r"\0", text))
