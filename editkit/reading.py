@@ -1,7 +1,7 @@
 """Reading pictures: every depth, mode and orientation to upright RGB, or one line of what is wrong.
 
 Pillow decodes, and checks that the file is whole. It opens 16-bit RGB as 8-bit without a word, so those pixels are read
-again by OpenCV, and believed only where their upper bytes are Pillow's (OpenCV 5.0 reads planar TIFF wrongly).
+again by OpenCV, and believed only where their upper bytes are Pillow's.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def _decode(image: Any, data: bytes, name: str) -> Picture:
     frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
     if frames > 1:
         notices.append(f"{name}: only the first of its {frames} frames is read")
-    mode, bits = _declared(image, data, format_)
+    mode, bits = _declared(image, data, format_, name)
     orientation = _orientation(image)
     image.load()
     if bits == 16 and mode == "RGB":
@@ -271,7 +271,7 @@ def _from_cmyk(image: Any) -> Any:
     return image.convert("RGB")
 
 
-def _declared(image: Any, data: bytes, format_: str | None) -> tuple[str, int]:
+def _declared(image: Any, data: bytes, format_: str | None, name: str) -> tuple[str, int]:
     """The file's own mode and depth, which Pillow's mode may hide."""
     mode: str = image.mode
     if format_ == "PNG" and data[24] == 16:
@@ -282,8 +282,12 @@ def _declared(image: Any, data: bytes, format_: str | None) -> tuple[str, int]:
         tags = image.tag_v2
         depths = tags.get(258, (1,))
         if tags.get(339, (1,))[0] == 3:
-            raise PictureError("floating-point TIFF is not read; convert it to 16 bits a channel")
+            raise PictureError(f"{name}: floating-point TIFF is not read; convert it to 16 bits a channel")
         if depths[0] == 16:
+            if tags.get(284) == 2:  # neither Pillow nor OpenCV reads these rightly, and both without a word
+                raise PictureError(
+                    f"{name}: 16-bit TIFF in separate planes is not read; save it with interleaved channels"
+                )
             return ("RGBA" if mode in ("RGBX", "RGBa") else mode), 16
     return mode, 8
 
