@@ -1,4 +1,4 @@
-"""Pictures in, pictures out: format x depth x mode x orientation x alpha, metadata, and everything that can be wrong."""
+"""Pictures in, pictures out: format x depth x mode x orientation x alpha, metadata, all that can be wrong."""
 
 from __future__ import annotations
 
@@ -206,15 +206,21 @@ def test_depths_convert_both_ways() -> None:
 # ------------------------------------------------------------------------------------------------------- the matrix
 
 
+# WebP has 8 bits; 16-bit grey with alpha in a TIFF Pillow cannot open.
+MATRIX = [
+    (format_, dtype, mode)
+    for format_ in ("PNG", "TIFF little", "TIFF big", "WEBP")
+    for dtype in (np.uint8, np.uint16)
+    for mode in ("L", "LA", "RGB", "RGBA")
+    if not (dtype == np.uint16 and (format_ == "WEBP" or (mode == "LA" and "TIFF" in format_)))
+]
+
+
 @pytest.mark.parametrize("orientation", ALL)
-@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("format_", ["PNG", "TIFF little", "TIFF big", "WEBP"])
+@pytest.mark.parametrize(("format_", "dtype", "mode"), MATRIX)
 def test_matrix(format_: str, dtype: Any, mode: str, orientation: int, tmp_path: Path) -> None:
     """Upright, of the right size, unmasked pixels identical, depth and mode and metadata kept."""
     wide, count = dtype == np.uint16, {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}[mode]
-    if (format_ == "WEBP" and wide) or (mode == "LA" and wide and "TIFF" in format_):
-        pytest.skip("the format has none, or Pillow cannot open it")
     upright_pixels = noise(5, 7, count, dtype)
     lying = stored(upright_pixels, orientation)
     path = tmp_path / f"in.{format_[:4].strip().lower()}"
@@ -769,12 +775,13 @@ def test_mutated_files_are_read_or_refused_cleanly(seed: str, data: st.DataObjec
                 file[at:at] = data.draw(st.binary(min_size=1, max_size=12))
         if not file:
             file = bytearray(b"\0")
+    told = ""
     try:
         picture = decode(bytes(file), "mutated")
-    except PictureError as error:
-        assert "\n" not in str(error)
-    else:
         assert picture.width * picture.height <= MAX_PIXELS
+    except PictureError as error:
+        told = str(error)
+    assert "\n" not in told
 
 
 # --------------------------------------------------------------------------------------------------------------- output
