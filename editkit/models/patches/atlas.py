@@ -1,0 +1,92 @@
+"""Where patches come from: the known part of one or several pictures, side by side in one array.
+
+A patch is named by the flat index of its top left corner in the atlas, so that "the patch one pixel further right" is
+the next index whatever picture it lies in: matches are handed on from neighbour to neighbour by plain addition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Atlas:
+    """Pictures side by side.
+
+    Args:
+        pixels: (height * width, channels), in [-1, 1].
+        width: of the whole atlas.
+        side: of a patch.
+        whole: (height * width,), True where the patch with this top left corner is known throughout.
+    """
+
+    pixels: Tensor
+    width: int
+    side: int
+    whole: Tensor
+
+    @classmethod
+    def of(cls, pictures: Sequence[Tensor], known: Sequence[Tensor], side: int) -> Atlas:
+        """From pictures (channels, h, w) with masks of what is known (h, w), bool."""
+        height = max(p.shape[-2] for p in pictures)
+        columns = [F.pad(p, (0, 0, 0, height - p.shape[-2])) for p in pictures]
+        flags = []
+        for mask in known:
+            inside = torch.zeros(height, mask.shape[1], dtype=torch.bool, device=mask.device)
+            if min(mask.shape) >= side:
+                unknown = F.max_pool2d((~mask)[None].float(), side, 1)[0] > 0
+                inside[: unknown.shape[0], : unknown.shape[1]] = ~unknown
+            flags.append(inside)
+        joined = torch.cat(columns, dim=-1)
+        return cls(
+            joined.permute(1, 2, 0).reshape(-1, joined.shape[0]).contiguous(),
+            joined.shape[-1],
+            side,
+            torch.cat(flags, dim=-1).reshape(-1),
+        )
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """(side^2,): what to add to a corner's index for each pixel of its patch, row by row."""
+        steps = torch.arange(self.side, device=self.pixels.device)
+        return (steps[:, None] * self.width + steps[None, :]).reshape(-1)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """(height * width - side * (width + 1), side^2 * channels): every patch as one row, so that taking one is one copy."""
+        last = len(self.pixels) - int(self.offsets[-1])
+        return self.pixels[self.offsets[None, :] + torch.arange(max(last, 0))[:, None]].flatten(1)
+
+    @cached_property
+    def corners(self) -> Tensor:
+        """Indices of all known patches, ascending."""
+        return self.whole.nonzero()[:, 0]
+
+    def some(self, most: int) -> Tensor:
+        """At most `most` known patches, evenly spread: every n-th in both directions, or the nearest to that."""
+        corners = self.corners
+        stride = 1
+        while len(corners) > most:
+            stride += 1
+            rows, columns = self.corners // self.width, self.corners % self.width
+            # Rows are shifted against each other, so that the columns of a grid or a wall do not all fall between.
+            shift = (rows // stride) * (stride // 2 + 1)
+            corners = self.corners[(rows % stride == 0) & ((columns + shift) % stride == 0)]
+            if len(corners) == 0:
+                return self.corners[:: max(1, len(self.corners) // most)][:most]
+        return corners
+
+    def patches(self, corners: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """The patches at `corners` (...): (..., side^2, channels), or only their pixels at `offsets`."""
+        channels = self.pixels.shape[1]
+        if offsets is None:
+            return self.rows.index_select(0, corners.reshape(-1)).view(*corners.shape, -1, channels)
+        index = corners[..., None] + offsets
+        found = self.pixels.index_select(0, index.reshape(-1))
+        return found.view(*index.shape, channels)

@@ -1,0 +1,137 @@
+"""Nearest patches: products in bfloat16 for a shortlist, float32 for the order, neighbours for what was missed.
+
+The squared distance of a noisy patch q to a source p, with a weight w_i for each pixel, is
+
+    d(q, p) = sum_i w_i |q_i - p_i|^2 = const + [w, -2 w q] . [|p|^2, p]
+
+so one matrix product compares all with all. A shortlist from a coarse grid of sources is enough, because neighbouring
+patches mostly match neighbouring sources: every match is offered to the neighbours, shifted along (Barnes et al. 2009,
+"PatchMatch"), which also finds the sources between those of the grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from editkit.models.patches.atlas import Atlas
+
+CHUNK = 1 << 24
+"""Distances held at once."""
+
+BLOCKS = 32
+"""The shortlist holds at most one source of each block: sources next to each other are nearly the same."""
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """Noisy patches to be explained by sources of an atlas.
+
+    Args:
+        values: (Q, n, c), the patches at the scale of clean pictures; n = side^2.
+        weights: (Q, n), the precision 1 / variance of each pixel.
+        guide: (Q, m, c), their pixels in the guiding picture, at `spots`; None without one.
+        precision: 1 / variance of the guiding picture's pixels.
+        neighbours: (Q, 8), numbers of the queries around each, its own where there is none.
+        steps: (8,), what to add to a neighbour's match to continue it here.
+    """
+
+    values: Tensor
+    weights: Tensor
+    guide: Tensor | None
+    precision: float
+    neighbours: Tensor
+    steps: Tensor
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """What queries are compared with: an atlas, its guiding picture (same layout), and the grid of it that is searched.
+
+    `spots` are the offsets within a patch at which guiding pictures are compared (they are smooth).
+    """
+
+    atlas: Atlas
+    guide: Atlas | None
+    grid: Tensor
+    spots: Tensor
+
+    def distance(self, queries: Queries, corners: Tensor) -> Tensor:
+        """d(q, p) for the sources at `corners` (Q, k), exactly: (Q, k). Differentiable with respect to the queries."""
+        found = self.atlas.patches(corners) - queries.values[:, None]
+        d = torch.einsum("qkic,qi->qk", found.square(), queries.weights)
+        if self.guide is not None and queries.guide is not None:
+            guide = self.guide.patches(corners, self.spots) - queries.guide[:, None]
+            d = d + queries.precision * guide.square().sum((-1, -2))
+        return d
+
+    def keys(self) -> Tensor:
+        """(N, d): the right factor of the product above, for the grid."""
+        p = self.atlas.patches(self.grid)
+        parts = [p.square().sum(-1), p.flatten(1)]
+        if self.guide is not None:
+            guide = self.guide.patches(self.grid, self.spots).flatten(1)
+            parts += [guide, guide.square().sum(-1, keepdim=True)]
+        return torch.cat(parts, dim=1)
+
+    def products(self, queries: Queries) -> Tensor:
+        """(Q, d): the left factor."""
+        w = queries.weights
+        parts = [w, (-2.0 * w[..., None] * queries.values).flatten(1)]
+        if queries.guide is not None:
+            parts += [-2.0 * queries.precision * queries.guide.flatten(1), w.new_full((len(w), 1), queries.precision)]
+        return torch.cat(parts, dim=1)
+
+
+def shortlist(queries: Queries, sources: Sources, k: int, dtype: torch.dtype) -> Tensor:
+    """(Q, k): corners of about the nearest sources of the grid, from products in `dtype`."""
+    keys, left = sources.keys().to(dtype), sources.products(queries).to(dtype)
+    n = len(keys)
+    blocks = max(1, min(BLOCKS, n // 4))
+    size = n // blocks  # up to `blocks` - 1 sources at the end are left to the neighbours
+    keys = keys[: blocks * size]
+    rows = max(1, CHUNK // n)
+    starts = torch.arange(blocks, device=keys.device) * size
+    found = []
+    for first in range(0, len(left), rows):
+        d = left[first : first + rows] @ keys.T
+        best, where = d.view(len(d), blocks, size).min(-1)
+        pick = best.topk(min(k, blocks), dim=-1, largest=False).indices
+        found.append((where + starts).gather(1, pick))
+    return sources.grid[torch.cat(found)]
+
+
+def improve(queries: Queries, sources: Sources, corners: Tensor, k: int, rounds: int) -> tuple[Tensor, Tensor]:
+    """The best k of `corners` (Q, k') and of what their neighbours found, with the distances: both (Q, k)."""
+    whole = sources.atlas.whole
+    d = sources.distance(queries, corners)
+    d, corners = _best(d, corners, k)
+    near = sources.atlas.width
+    jitter = torch.tensor([1, -1, near, -near], device=corners.device)
+    for _ in range(rounds):
+        handed = corners[:, 0][queries.neighbours] + queries.steps
+        beside = corners[:, :1] + jitter
+        tried = torch.cat([handed, beside], dim=1)
+        allowed = (tried >= 0) & (tried < len(whole))
+        tried = tried.clamp(0, len(whole) - 1)
+        allowed &= whole[tried]
+        tried = tried.where(allowed, corners[:, :1])
+        more = sources.distance(queries, tried).masked_fill(~allowed, float("inf"))
+        d, corners = _best(torch.cat([d, more], 1), torch.cat([corners, tried], 1), k)
+    return d, corners
+
+
+def _best(d: Tensor, corners: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k smallest distances of each row, each source once."""
+    order = corners.argsort(dim=1, stable=True)
+    d, corners = d.gather(1, order), corners.gather(1, order)
+    again = torch.zeros_like(corners, dtype=torch.bool)
+    again[:, 1:] = corners[:, 1:] == corners[:, :-1]
+    d = d.masked_fill(again, float("inf"))
+    d, index = d.topk(min(k, d.shape[1]), dim=1, largest=False)
+    return d, corners.gather(1, index)
