@@ -38,6 +38,8 @@ TOLERANCE = 16.0
 COMPRESSION = 16.0 / 255.0
 """How far from black or white the noise of a JPEG mask may lie; within it, black and white are meant."""
 
+SHAPES = "box: ellipse: polygon: color: border: alpha, joined by + or -"
+
 _WORD = re.compile(r"([+-])(?=(?:box|ellipse|polygon|color|border):|alpha(?:$|[+-]))")
 _IS_WORD = re.compile(r"(?:box|ellipse|polygon|color|border):|alpha(?:$|[+-])")
 
@@ -73,6 +75,8 @@ def read_mask(
     if isinstance(source, str) and is_words(source):
         mask = from_words(source, picture)
         name = source
+    elif isinstance(source, str) and re.match(r"[a-z]+:", source) and not Path(source).exists():
+        raise PictureError(f"mask {source}: is neither a file nor a shape; shapes are {SHAPES}")
     else:
         mask = _from_file(source, notify)
         name = f"mask {source}" if isinstance(source, str | Path) else "the mask"
@@ -177,8 +181,7 @@ def _word(text: str, picture: Picture) -> Mask:
             return border(picture, _whole(text, values))
         case "alpha":
             return transparent(picture)
-    known = "box: ellipse: polygon: color: border: alpha"
-    raise PictureError(f"{text!r}: is not a shape; use one of {known}, joined by + or -")
+    raise PictureError(f"{text!r}: is not a shape; use {SHAPES}")
 
 
 def _numbers(text: str, values: str, picture: Picture, count: int | None) -> list[float]:

@@ -106,7 +106,10 @@ def read_bytes(source: str | Path) -> tuple[bytes, str]:
 
 def _bounded(file: BinaryIO, name: str) -> bytes:
     """All of an open file, or an error for one that is empty or larger than `MAX_BYTES`."""
-    data = file.read(MAX_BYTES + 1)
+    try:
+        data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise PictureError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > MAX_BYTES:
         raise PictureError(f"{name}: larger than {MAX_BYTES >> 20} MiB, the most that is read; make it smaller first")
     if not data:
