@@ -16,7 +16,8 @@ from PIL import Image
 
 from editkit.errors import PictureError
 from editkit.images import Picture
-from editkit.masks import feather_inside, from_words, grow, is_words, read_mask, threshold
+from editkit.masks import feather_inside, grow, overlay, read_mask, threshold
+from editkit.shapes import from_words, is_words
 
 
 def blank(width: int = 60, height: int = 40) -> Picture:
@@ -327,3 +328,14 @@ def test_negative_widths_are_refused() -> None:
 def test_threshold() -> None:
     assert threshold(np.array([[0.2, 0.5, 0.9]], np.float32)).tolist() == [[0.0, 1.0, 1.0]]
     assert threshold(np.array([[0.2, 0.5, 0.9]], np.float32), 0.1).all()
+
+
+def test_overlay_shows_the_mask_and_leaves_the_rest() -> None:
+    picture = Picture.read(np.full((40, 60, 3), 1000, np.uint16))
+    mask = from_words("box:10,10,30,30", picture)
+    shown = overlay(picture, mask)
+    assert shown.dtype == np.uint8
+    assert (shown[mask == 0] == 4).all()
+    assert shown[10, 10].tolist() == [255, 255, 255]
+    assert shown[20, 20, 0] > 150
+    assert shown[20, 20, 1] < 10
