@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from editkit.errors import PictureError
 from editkit.images import Picture, Pixels, at_depth, largest
-from editkit.shapes import SHAPES, Mask, as_mask, from_words, is_words
+from editkit.shapes import SHAPES, Mask, ShapeError, as_mask, from_words, is_words
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,20 +48,33 @@ def read_mask(
     Raises:
         PictureError: cannot be read; another size than the picture; nothing in it to regenerate.
     """
-    if isinstance(source, str) and is_words(source):
-        mask = from_words(source, picture)
-        name = source
-    elif isinstance(source, str) and re.match(r"[a-z]+:", source) and not Path(source).exists():
-        raise PictureError(f"mask {source}: is neither a file nor a shape; shapes are {SHAPES}")
-    else:
-        mask = _from_file(source, notify)
-        name = f"mask {source}" if isinstance(source, str | Path) else "the mask"
-        if mask.shape != picture.pixels.shape[:2]:
-            raise PictureError(_other_size(name, mask, picture))
+    mask = load(source, picture, notify=notify)
+    name = source if isinstance(source, str) and is_words(source) else _name(source)
     if invert:
         mask = as_mask(1.0 - mask)
     check(mask, name, invert=invert, notify=notify)
     return mask
+
+
+def load(
+    source: str | Path | NDArray[Any] | Image.Image | BinaryIO,
+    picture: Picture,
+    *,
+    notify: Callable[[str], None] = _quiet,
+) -> Mask:
+    """The mask as `read_mask` reads it, but it may be empty."""
+    if isinstance(source, str) and is_words(source):
+        return from_words(source, picture)
+    if isinstance(source, str) and re.match(r"[a-z]+:", source) and not Path(source).exists():
+        raise ShapeError(f"mask {source}: is neither a file nor a shape; shapes are {SHAPES}")
+    mask = _from_file(source, notify)
+    if mask.shape != picture.pixels.shape[:2]:
+        raise PictureError(_other_size(_name(source), mask, picture))
+    return mask
+
+
+def _name(source: object) -> str:
+    return f"mask {source}" if isinstance(source, str | Path) else "the mask"
 
 
 def check(mask: Mask, name: str, *, invert: bool = False, notify: Callable[[str], None] = _quiet) -> None:

@@ -35,6 +35,12 @@ _WORD = re.compile(r"([+-])(?=(?:box|ellipse|polygon|color|border):|alpha(?:$|[+
 _IS_WORD = re.compile(r"(?:box|ellipse|polygon|color|border):|alpha(?:$|[+-])")
 
 
+class ShapeError(PictureError):
+    """Words that make no shape: wrong usage."""
+
+    exit_code = 2
+
+
 def as_mask(values: NDArray[Any]) -> Mask:
     """`values` as float32."""
     return np.asarray(values, dtype=np.float32)
@@ -73,7 +79,7 @@ def _word(text: str, picture: Picture) -> Mask:
             return border(picture, _whole(text, values))
         case "alpha":
             return transparent(picture)
-    raise PictureError(f"{text!r}: is not a shape; use {SHAPES}")
+    raise ShapeError(f"{text!r}: is not a shape; use {SHAPES}")
 
 
 def _numbers(text: str, values: str, picture: Picture, count: int | None) -> list[float]:
@@ -87,19 +93,19 @@ def _numbers(text: str, values: str, picture: Picture, count: int | None) -> lis
         except ValueError:
             number = np.nan
         if not np.isfinite(number):
-            raise PictureError(f"{text!r}: {value.strip()!r} is not a number; write {text.partition(':')[0]}:x,y,x,y")
+            raise ShapeError(f"{text!r}: {value.strip()!r} is not a number; write {text.partition(':')[0]}:x,y,x,y")
         numbers.append(number)
     if count is not None and len(numbers) != count:
-        raise PictureError(f"{text!r}: {count} numbers x0,y0,x1,y1 are needed, got {len(numbers)}")
+        raise ShapeError(f"{text!r}: {count} numbers x0,y0,x1,y1 are needed, got {len(numbers)}")
     if count is None and (len(numbers) < 6 or len(numbers) % 2):
-        raise PictureError(f"{text!r}: a polygon needs x,y of three points or more, got {len(numbers)} numbers")
+        raise ShapeError(f"{text!r}: a polygon needs x,y of three points or more, got {len(numbers)} numbers")
     return numbers
 
 
 def _colour(text: str, values: str) -> tuple[tuple[int, int, int], float]:
     found = re.fullmatch(r"#?([0-9a-fA-F]{6})(?:~(\d+(?:\.\d+)?))?", values.strip())
     if not found:
-        raise PictureError(
+        raise ShapeError(
             f"{text!r}: write color:#rrggbb or color:#rrggbb~tolerance (0 to 255), such as color:#00ff00~20"
         )
     red, green, blue = bytes.fromhex(found[1])
@@ -108,7 +114,7 @@ def _colour(text: str, values: str) -> tuple[tuple[int, int, int], float]:
 
 def _whole(text: str, values: str) -> int:
     if not re.fullmatch(r"0*[1-9]\d{0,8}", values.strip()):
-        raise PictureError(f"{text!r}: write border:N with N pixels, 1 or more")
+        raise ShapeError(f"{text!r}: write border:N with N pixels, 1 or more")
     return int(values)
 
 
@@ -175,6 +181,6 @@ def _centres(picture: Picture) -> tuple[NDArray[Any], NDArray[Any]]:
 def _lies_inside(kind: str, picture: Picture, x0: float, y0: float, x1: float, y1: float) -> None:
     got = f"{kind}:{x0:g},{y0:g},{x1:g},{y1:g}"
     if x1 <= x0 or y1 <= y0:
-        raise PictureError(f"{got}: has no area; x1 must lie right of x0, and y1 below y0")
+        raise ShapeError(f"{got}: has no area; x1 must lie right of x0, and y1 below y0")
     if x0 >= picture.width or y0 >= picture.height or x1 <= 0 or y1 <= 0:
-        raise PictureError(f"{got}: lies outside the picture of {picture.width}x{picture.height}")
+        raise ShapeError(f"{got}: lies outside the picture of {picture.width}x{picture.height}")

@@ -1,0 +1,131 @@
+"""`editkit mask`: make a mask from shapes, colours, transparency or other masks, and look at it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from editkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from editkit.images import Picture
+    from editkit.shapes import Mask
+
+app = typer.Typer(add_completion=False)
+
+LOSSLESS = (".png", ".tif", ".tiff", ".webp")
+
+
+@app.command()
+def mask(
+    picture: Annotated[str, typer.Argument(help="The photograph; - is standard input.")],
+    box: Annotated[
+        list[str] | None, typer.Option(help="x0,y0,x1,y1 in pixels, or per cent such as 10%.", metavar="X0,Y0,X1,Y1")
+    ] = None,
+    ellipse: Annotated[list[str] | None, typer.Option(help="The ellipse in that box.", metavar="X0,Y0,X1,Y1")] = None,
+    polygon: Annotated[
+        list[str] | None, typer.Option(help="Three points or more.", metavar="X0,Y0,X1,Y1,X2,Y2...")
+    ] = None,
+    color: Annotated[list[str] | None, typer.Option(help="Pixels of about this colour.", metavar="#RRGGBB")] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, max=255.0, help="How far a channel may be from --color, of 255.")
+    ] = 16.0,
+    from_alpha: Annotated[bool, typer.Option("--from-alpha", help="Where the photograph is transparent.")] = False,
+    border: Annotated[int | None, typer.Option(min=1, help="The outermost pixels, so many wide.")] = None,
+    add: Annotated[
+        list[str] | None, typer.Option(help="Another mask: a file, or words such as box:0,0,50%,50%.", metavar="MASK")
+    ] = None,
+    minus: Annotated[
+        list[str] | None, typer.Option(help="Take away: a file, or words such as ellipse:9,9,40,40.", metavar="MASK")
+    ] = None,
+    invert: Annotated[bool, typer.Option("--invert", help="Regenerate what is outside instead.")] = False,
+    grow: Annotated[int, typer.Option(min=0, help="Widen by so many pixels.")] = 0,
+    feather: Annotated[int, typer.Option(min=0, help="A soft edge inside the mask, so many pixels wide.")] = 0,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Default: PICTURE's name with .mask.png; - is standard output.")
+    ] = None,
+    show: Annotated[Path | None, typer.Option(help="Draw the mask over the photograph into this file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+) -> None:
+    """Make a mask for PICTURE: white = regenerate.
+
+    Several shapes are united; then --minus takes away, --invert turns round, --grow widens, --feather softens.
+    """
+    from editkit.cli.console import say
+    from editkit.images import Picture
+    from editkit.masks import check, feather_inside, overlay
+    from editkit.masks import grow as widen
+    from editkit.writing import check_output
+
+    target = _target(picture, output)
+    check_output(target, force=force)
+    if show is not None:
+        check_output(show, force=force)
+        if str(show) == target:
+            raise UsageError(f"--show and --output both name {show}; give them different names")
+    united = [f"box:{value}" for value in box or ()]
+    united += [f"ellipse:{value}" for value in ellipse or ()]
+    united += [f"polygon:{value}" for value in polygon or ()]
+    united += [f"color:{value}" if "~" in value else f"color:{value}~{tolerance:g}" for value in color or ()]
+    united += ["alpha"] if from_alpha else []
+    united += [] if border is None else [f"border:{border}"]
+    united += add or ()
+    if not united:
+        raise UsageError(
+            "no shape was given; use --box, --ellipse, --polygon, --color, --border, --from-alpha or --add, "
+            "several for their union"
+        )
+    photo = Picture.read(picture)
+    made = _combined(photo, united, minus or [])
+    if invert:
+        made = 1.0 - made
+    check(made, "the mask", notify=say)
+    made = feather_inside(widen(made, grow), feather)
+    for notice in _as_picture(made).write(target, force=force).notices:
+        say(notice)
+    if show is not None:
+        Picture.read(overlay(photo, made)).write(show, force=force)
+    share = float((made > 0).mean())
+    where = "standard output" if target == "-" else target
+    say(f"{where}: {photo.width}x{photo.height}, {share:.2%} is to be regenerated")
+
+
+def _target(picture: str, output: str | None) -> str:
+    if output is None:
+        if picture == "-":
+            raise UsageError("a picture from standard input has no name; say with -o where the mask goes")
+        return str(Path(picture).with_name(f"{Path(picture).stem}.mask.png"))
+    if output != "-" and Path(output).suffix.lower() not in LOSSLESS:
+        raise UsageError(f"{output}: a mask needs a lossless file; use one of {' '.join(LOSSLESS)}")
+    return output
+
+
+def _combined(photo: Picture, united: list[str], minus: list[str]) -> Mask:
+    """The union of `united` without `minus`."""
+    import numpy as np
+
+    made = _one(photo, united[0])
+    for source in united[1:]:
+        made = np.maximum(made, _one(photo, source))
+    for source in minus:
+        made = np.minimum(made, 1.0 - _one(photo, source))
+    return made
+
+
+def _one(photo: Picture, source: str) -> Mask:
+    """One shape or file. Empty is allowed here: the union of all is what must hold something."""
+    from editkit.masks import load
+
+    return load(source, photo)
+
+
+def _as_picture(mask: Mask) -> Picture:
+    """A mask as 8-bit greyscale. What is above 0 stays above 0: the feather's last step is not rounded away."""
+    import numpy as np
+
+    from editkit.images import Picture
+
+    levels = np.where(mask > 0, np.maximum(np.rint(mask * 255.0), 1.0), 0.0)
+    return Picture.read(levels.astype(np.uint8))
