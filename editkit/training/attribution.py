@@ -6,8 +6,8 @@ from editkit.training.pictures import Collection
 
 _HEAD = """# Photographs `pocket` was trained on
 
-Made by `editkit train prior` from the folder's manifest.json. {count} photographs; {held} more were held back (heldout.txt) and only
-measured with. The network's weights contain no photograph; the authors are named because their licences ask for it, and with thanks.
+Made by `editkit train prior` from the folder's manifest.json. {count} photographs; {held} more were held back
+(heldout.txt) and only measured with. Some licences ask for the authors' names; all are given, with thanks.
 
 | file | author | licence | from | original |
 |---|---|---|---|---|

@@ -25,16 +25,22 @@ class Progress:
     seconds: float = 0.0
 
 
-def save_checkpoint(folder: Path, settings: PriorSettings, progress: Progress, tensors: dict[str, Tensor]) -> Path:
+def save_checkpoint(
+    folder: Path, settings: PriorSettings, progress: Progress, tensors: dict[str, Tensor]
+) -> Path:
     """Write `folder/checkpoint.safetensors`. A full disk raises EditkitError and leaves the old one whole."""
     from safetensors.torch import save
 
     metadata = {
         "settings": settings.model_dump_json(),
-        "progress": json.dumps({"step": progress.step, "pictures": progress.pictures, "seconds": progress.seconds}),
+        "progress": json.dumps(
+            {"step": progress.step, "pictures": progress.pictures, "seconds": progress.seconds}
+        ),
     }
     path = folder / FILE
-    write_atomically(path, save({name: value.detach().contiguous() for name, value in tensors.items()}, metadata))
+    write_atomically(
+        path, save({name: value.detach().contiguous() for name, value in tensors.items()}, metadata)
+    )
     return path
 
 
@@ -49,7 +55,9 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise EditkitError(f"{path}: is no checkpoint of a training run ({error})") from error
 
 
-def load_checkpoint(folder: Path, architecture: Architecture) -> tuple[Progress, dict[str, Tensor], PriorSettings]:
+def load_checkpoint(
+    folder: Path, architecture: Architecture
+) -> tuple[Progress, dict[str, Tensor], PriorSettings]:
     """Read a checkpoint back. Raises EditkitError where it is missing, damaged or of another architecture."""
     from safetensors.torch import load_file
 
@@ -64,8 +72,8 @@ def load_checkpoint(folder: Path, architecture: Architecture) -> tuple[Progress,
         raise EditkitError(f"{path}: its settings cannot be read ({error})") from error
     if settings.architecture != architecture:
         raise EditkitError(
-            f"{path}: was made by another architecture ({_short(settings.architecture)}) than asked for ({_short(architecture)}); "
-            "use that one's settings or another --output"
+            f"{path}: was made by another architecture ({_short(settings.architecture)}) than asked for "
+            f"({_short(architecture)}); use that one's settings or another --output"
         )
     try:
         return progress, load_file(path), settings

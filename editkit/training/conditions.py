@@ -3,7 +3,8 @@
 | task | condition picture | mask |
 |---|---|---|
 | prior | 0 | 1 |
-| inpaint | the known pixels; in the hole a smooth fill, or a blurred picture that is to be refined | 0 known, 1 hole, 0.5 coarse |
+| inpaint | the known pixels; in the hole a smooth fill | 0 known, 1 hole |
+| inpaint, refining | the known pixels; in the hole a blurred picture | 0 known, 0.5 hole |
 | upscale | the small picture, enlarged bicubically | 1 |
 | colorize | the luma Y' = 0.299 R + 0.587 G + 0.114 B in all three channels | 1 |
 
@@ -35,11 +36,12 @@ def luma(x0: Tensor) -> Tensor:
 
 
 def smooth_fill(x0: Tensor, mask: Tensor) -> Tensor:
-    """The known pixels, and in the hole their masked pyramid average (push-pull: Gortler et al. 1996, section 3.4).
+    """The known pixels, and in the hole their masked pyramid average (push-pull: Gortler et al. 1996, section
+    3.4).
 
-    Going down, level k holds `sum(w x) / sum(w)` over 2x2 blocks with weight `w = min(1, sum w)`; coming back, a pixel of weight w
-    is `w x + (1 - w) up(coarser)`. Where mask = 0 the result is x0 exactly; what x0 holds in the hole has no influence.
-    A picture without known pixels becomes 0.
+    Going down, level k holds `sum(w x) / sum(w)` over 2x2 blocks with weight `w = min(1, sum w)`; coming
+    back, a pixel of weight w is `w x + (1 - w) up(coarser)`. Where mask = 0 the result is x0 exactly; what x0
+    holds in the hole has no influence. A picture without known pixels becomes 0.
     """
     known = (mask < 0.5).to(x0.dtype)
     levels = [(x0 * known, known)]
@@ -56,7 +58,9 @@ def smooth_fill(x0: Tensor, mask: Tensor) -> Tensor:
 
 
 def blurred(x0: Tensor, factors: Tensor, area: bool = False) -> Tensor:
-    """Each sample made `factor` times smaller (antialiased bicubic, or area) and enlarged again (bicubic). factors: (B,)."""
+    """Each sample made `factor` times smaller (antialiased bicubic, or area) and enlarged again (bicubic).
+    factors: (B,).
+    """
     size = x0.shape[-1]
     rows = []
     for picture, factor in zip(x0.split(1), factors.tolist(), strict=True):
@@ -64,7 +68,9 @@ def blurred(x0: Tensor, factors: Tensor, area: bool = False) -> Tensor:
         if area:
             low = F.interpolate(picture, size=(small, small), mode="area")
         else:
-            low = F.interpolate(picture, size=(small, small), mode="bicubic", antialias=True, align_corners=False)
+            low = F.interpolate(
+                picture, size=(small, small), mode="bicubic", antialias=True, align_corners=False
+            )
         rows.append(F.interpolate(low, size=(size, size), mode="bicubic", align_corners=False))
     return torch.cat(rows).clamp(-1, 1)
 
@@ -78,17 +84,22 @@ def _between(low: float, high: float, batch: int, generator: Generator) -> Tenso
 
 
 def inpaint_condition(x0: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """A random hole with a smooth fill (65 %), or with the truth blurred 1.3-4 times and lightly noised (35 %, mask 0.5).
+    """A random hole with a smooth fill (65 %), or with the truth blurred 1.3-4 times and lightly noised (35
+    %, mask 0.5).
 
-    The second teaches the finer levels of a coarse-to-fine edit: refine the enlarged coarser result where the surroundings are
-    sharp. Of those, 15 % are coarse everywhere: a window that lies wholly inside the hole.
+    The second teaches the finer levels of a coarse-to-fine edit: refine the enlarged coarser result where the
+    surroundings are sharp. Of those, 15 % are coarse everywhere: a window that lies wholly inside the hole.
     """
     batch, _, size, _ = x0.shape
     hole = random_masks(batch, size, generator)
     refine = _some(0.35, batch, generator)
     hole = torch.where(refine & _some(0.15, batch, generator), torch.ones_like(hole), hole)
     factors = torch.exp(_between(0.262, 1.386, batch, generator)).flatten()
-    noise = torch.randn(x0.shape, generator=generator) * _between(0, 0.08, batch, generator) * _some(0.7, batch, generator)
+    noise = (
+        torch.randn(x0.shape, generator=generator)
+        * _between(0, 0.08, batch, generator)
+        * _some(0.7, batch, generator)
+    )
     coarse = x0
     if bool(refine.any()):
         chosen = refine.flatten()
@@ -100,7 +111,9 @@ def inpaint_condition(x0: Tensor, generator: Generator) -> tuple[Tensor, Tensor]
 
 
 def upscale_condition(x0: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Made 2 (60 %) or 2-4 times smaller, by area or bicubically, half of them with slight noise, and enlarged bicubically."""
+    """Made 2 (60 %) or 2-4 times smaller, by area or bicubically, half of them with slight noise, and
+    enlarged bicubically.
+    """
     batch = x0.shape[0]
     twice = _some(0.6, batch, generator)
     factors = torch.where(twice, 2.0, torch.exp(_between(0.693, 1.386, batch, generator))).flatten()
@@ -109,12 +122,18 @@ def upscale_condition(x0: Tensor, generator: Generator) -> tuple[Tensor, Tensor]
     for kind in (True, False):
         if bool((area == kind).any()):
             low[area == kind] = blurred(x0[area == kind], factors[area == kind], area=kind)
-    noise = torch.randn(x0.shape, generator=generator) * _between(0, 0.04, batch, generator) * _some(0.4, batch, generator)
+    noise = (
+        torch.randn(x0.shape, generator=generator)
+        * _between(0, 0.04, batch, generator)
+        * _some(0.4, batch, generator)
+    )
     return low + noise, torch.ones_like(x0[:, :1])
 
 
 def conditions(x0: Tensor, task: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Condition picture (B, 3, H, W) and mask (B, 1, H, W) of each sample's task (B,), an index into `TASKS`."""
+    """Condition picture (B, 3, H, W) and mask (B, 1, H, W) of each sample's task (B,), an index into
+    `TASKS`.
+    """
     condition, mask = torch.zeros_like(x0), torch.ones_like(x0[:, :1])
     for index, name in enumerate(TASKS):
         chosen = task == index
@@ -130,12 +149,16 @@ def conditions(x0: Tensor, task: Tensor, generator: Generator) -> tuple[Tensor, 
 
 
 def deal_tasks(batch: int, generator: Generator) -> Tensor:
-    """Task of each sample, in the shares of `SHARES` as exactly as the batch allows (the rest by lot), shuffled."""
+    """Task of each sample, in the shares of `SHARES` as exactly as the batch allows (the rest by lot),
+    shuffled.
+    """
     exact = torch.tensor(SHARES) * batch
     counts = exact.floor().long()
     rest = batch - int(counts.sum())
     if rest:
-        lots = torch.multinomial((exact - counts).clamp_min(1e-6), rest, replacement=True, generator=generator)
+        lots = torch.multinomial(
+            (exact - counts).clamp_min(1e-6), rest, replacement=True, generator=generator
+        )
         counts += torch.bincount(lots, minlength=len(SHARES))
     tasks = torch.repeat_interleave(torch.arange(len(SHARES)), counts)
     return tasks[torch.randperm(batch, generator=generator)]

@@ -1,7 +1,8 @@
 """Random holes for a batch: boxes, ellipses, strokes, half-planes, borders and smooth blobs.
 
-The canvas gives the network crops in which the hole takes 25-60 % of the window's side, so that is what boxes and blobs are drawn from.
-All masks are (B, 1, H, W) floats, 1 = hole, 0 = known, drawn for the whole batch at once; each sample then keeps one kind.
+The canvas gives the network crops in which the hole takes 25-60 % of the window's side, so that is what boxes
+and blobs are drawn from. All masks are (B, 1, H, W) floats, 1 = hole, 0 = known, drawn for the whole batch at
+once; each sample then keeps one kind.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def ellipse(batch: int, size: int, generator: Generator) -> Tensor:
 
 
 def blob(batch: int, size: int, generator: Generator) -> Tensor:
-    """Where smooth noise lies above a level: one or several shapes with soft outlines, 10-50 % of the area."""
+    """Where smooth noise lies above a level: one or several shapes with soft outlines, 10-50 % of the
+    area.
+    """
     noise = torch.randn((batch, 1, 6, 6), generator=generator)
     smooth = F.interpolate(noise, size=(size, size), mode="bicubic", align_corners=False)
     share = _uniform(0.10, 0.50, (batch,), generator)
@@ -59,7 +62,9 @@ def blob(batch: int, size: int, generator: Generator) -> Tensor:
 def strokes(batch: int, size: int, generator: Generator, segments: int = 6) -> Tensor:
     """A brush's walk: a chain of thick segments, thickness 3-14 % of the window."""
     start = torch.rand((batch, 1, 2), generator=generator)
-    turns = _uniform(-1.2, 1.2, (batch, segments), generator).cumsum(1) + _uniform(0, 6.2832, (batch, 1), generator)
+    turns = _uniform(-1.2, 1.2, (batch, segments), generator).cumsum(1) + _uniform(
+        0, 6.2832, (batch, 1), generator
+    )
     length = _uniform(0.05, 0.35, (batch, segments), generator)
     moves = torch.stack([turns.cos() * length, turns.sin() * length], dim=-1)
     points = torch.cat([start, start + moves.cumsum(1)], dim=1)
@@ -73,7 +78,9 @@ def strokes(batch: int, size: int, generator: Generator, segments: int = 6) -> T
 
 
 def half(batch: int, size: int, generator: Generator) -> Tensor:
-    """One side of a line: three times in four an upright or level one, as tiles and uncropped borders have it."""
+    """One side of a line: three times in four an upright or level one, as tiles and uncropped borders have
+    it.
+    """
     x, y = _grid(size)
     angle = torch.randint(0, 4, (batch, 1, 1, 1), generator=generator) * (torch.pi / 2)
     tilted = torch.rand((batch, 1, 1, 1), generator=generator) < 0.25
@@ -91,9 +98,13 @@ def border(batch: int, size: int, generator: Generator) -> Tensor:
 
 def random_masks(batch: int, size: int, generator: Generator) -> Tensor:
     """One hole a sample, (B, 1, H, W), kinds in the shares of `KINDS`; none is empty."""
-    drawn = torch.stack([f(batch, size, generator) for f in (box, ellipse, blob, strokes, half, border)])
+    kinds = (box, ellipse, blob, strokes, half, border)
     kind = torch.multinomial(torch.tensor(list(KINDS.values())), batch, replacement=True, generator=generator)
-    mask = drawn[kind, torch.arange(batch)]
+    mask = torch.empty((batch, 1, size, size))
+    for index, function in enumerate(kinds):
+        chosen = kind == index
+        if bool(chosen.any()):
+            mask[chosen] = function(int(chosen.sum()), size, generator)
     empty = mask.amax(dim=(1, 2, 3)) == 0
     if bool(empty.any()):
         middle = torch.zeros_like(mask[:1])

@@ -1,7 +1,8 @@
 """The network `pocket`: diffusers' UNet2DConditionModel without cross-attention behind a pixel-unshuffle.
 
-The network's input is `cat(unshuffle(x_t), unshuffle(condition), unshuffle(mask))`: 3, 3 and 1 channels times f^2; its output is
-unshuffle(v), 3 f^2 channels. The task is the class label. That wiring is written down in pocket.json beside the weights.
+The network's input is `cat(unshuffle(x_t), unshuffle(condition), unshuffle(mask))`: 3, 3 and 1 channels times
+f^2; its output is unshuffle(v), 3 f^2 channels. The task is the class label. That wiring is written down in
+pocket.json beside the weights.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from editkit.training.settings import Architecture
 def build_unet(architecture: Architecture) -> UNet2DConditionModel:
     """The UNet with random weights; attention at the lowest level and in the middle only."""
     levels, folded = len(architecture.channels), architecture.unshuffle**2
-    if architecture.window % (architecture.unshuffle * 2 ** (levels - 1)):
+    unit = architecture.unshuffle * 2 ** (levels - 1)
+    if architecture.window % unit:
         raise EditkitError(
-            f"window {architecture.window}: must be divisible by {architecture.unshuffle * 2 ** (levels - 1)} "
+            f"window {architecture.window}: must be divisible by {unit} "
             f"(unshuffle {architecture.unshuffle}, {levels} levels)"
         )
     return UNet2DConditionModel(
@@ -63,6 +65,11 @@ class Pocket(nn.Module):
         return F.pixel_shuffle(v, f).float()
 
 
+def to_dtype(network: Pocket, dtype: torch.dtype) -> None:
+    """Cast the UNet in place, channels-last. (Module.to, not diffusers' own, which warns of an empty list.)"""
+    nn.Module.to(network.unet, dtype=dtype, memory_format=torch.channels_last)
+
+
 def wiring(architecture: Architecture) -> dict[str, Any]:
     """What an adapter must know, as pocket.json has it."""
     return {
@@ -77,7 +84,7 @@ def wiring(architecture: Architecture) -> dict[str, Any]:
         "mask": {"known": KNOWN, "coarse": COARSE, "hole": HOLE},
         "condition": {
             "prior": "0, mask 1",
-            "inpaint": "known pixels, in the hole their push-pull fill (mask 1) or an enlarged coarser picture (mask 0.5)",
+            "inpaint": "known pixels; hole: their push-pull fill (mask 1) or a coarser picture (mask 0.5)",
             "upscale": "the small picture enlarged bicubically, mask 1",
             "colorize": "luma in three channels, mask 1",
         },
@@ -87,12 +94,16 @@ def wiring(architecture: Architecture) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """A file whole or not at all: a temporary neighbour, fsync, rename. Raises EditkitError when the disk refuses."""
+    """A file whole or not at all: a temporary neighbour, fsync, rename. Raises EditkitError when the disk
+    refuses.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
-        raise EditkitError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from error
+        raise EditkitError(
+            f"{path}: cannot be written ({error.strerror or error}); nothing was changed"
+        ) from error
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -101,7 +112,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise EditkitError(f"{path}: cannot be written ({error.strerror or error}); the old file stays whole") from error
+        raise EditkitError(
+            f"{path}: cannot be written ({error.strerror or error}); the old file stays whole"
+        ) from error
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -140,7 +153,9 @@ def load(folder: Path) -> Pocket:
         architecture = Architecture.model_validate(described["architecture"])
         weights = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     except FileNotFoundError as error:
-        raise EditkitError(f"{folder}: is no exported network ({Path(error.filename).name} is missing)") from error
+        raise EditkitError(
+            f"{folder}: is no exported network ({Path(error.filename).name} is missing)"
+        ) from error
     except (KeyError, ValueError) as error:
         raise EditkitError(f"{folder}: pocket.json or the weights cannot be read ({error})") from error
     network = Pocket(architecture)

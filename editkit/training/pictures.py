@@ -18,13 +18,16 @@ from editkit.errors import EditkitError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 TWIN = 0.95
-"""Correlation of two 24x24 thumbnails above which two pictures count as the same photograph (measured on 229 photographs:
-three pairs of true twins at 0.999 and above, the next pair, two different places, at 0.89)."""
+"""Correlation of two 24x24 thumbnails above which two pictures count as the same photograph (measured on 229
+photographs: three pairs of true twins at 0.999 and above, the next pair, two different places, at 0.89).
+"""
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """One decoded picture: halved again and again down to the window's size. levels[k]: (3, H/2^k, W/2^k) uint8."""
+    """One decoded picture: halved again and again down to the window's size. levels[k]: (3, H/2^k, W/2^k)
+    uint8.
+    """
 
     name: str
     levels: tuple[Tensor, ...]
@@ -70,7 +73,9 @@ def _read_list(path: Path | None) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise EditkitError(f"{path}: the list of held-back pictures cannot be read ({error.strerror})") from error
+        raise EditkitError(
+            f"{path}: the list of held-back pictures cannot be read ({error.strerror})"
+        ) from error
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
@@ -80,7 +85,9 @@ def _read_facts(folder: Path) -> dict[str, dict[str, str]]:
         return {}
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        return {str(row["file"]): {key: str(value) for key, value in row.items() if key != "file"} for row in rows}
+        return {
+            str(row["file"]): {key: str(value) for key, value in row.items() if key != "file"} for row in rows
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EditkitError(f"{path}: is not a list of objects with a 'file' ({error})") from error
 
@@ -122,7 +129,9 @@ def load_collection(folder: Path, window: int, heldout: Path | None = None) -> C
             skipped.append(Skipped(path.name, f"unreadable ({error})"))
             continue
         if min(picture.size) < window:
-            skipped.append(Skipped(path.name, f"{picture.width}x{picture.height} is smaller than a window of {window}"))
+            skipped.append(
+                Skipped(path.name, f"{picture.width}x{picture.height} is smaller than a window of {window}")
+            )
             continue
         read.append(Photograph(path.name, _pyramid(picture, window), facts.get(path.name, {})))
     held = tuple(p for p in read if p.name in set(names))
@@ -138,15 +147,18 @@ def load_collection(folder: Path, window: int, heldout: Path | None = None) -> C
         else:
             training.append(photograph)
     if not training:
-        raise EditkitError(f"{folder}: no picture is left to train on ({len(skipped)} skipped, {len(held)} held back)")
+        raise EditkitError(
+            f"{folder}: no picture is left to train on ({len(skipped)} skipped, {len(held)} held back)"
+        )
     return Collection(tuple(training), held, tuple(skipped))
 
 
 def crop(photograph: Photograph, window: int, generator: Generator) -> Tensor:
     """A random square window (3, window, window) in [-1, 1].
 
-    Its side in the photograph is log-uniform between `window` pixels (texture) and the shorter side (the whole scene), its aspect
-    ratio within 10 %, and it is mirrored half the time. It is cut from the halved level next above, then resized with antialiasing.
+    Its side in the photograph is log-uniform between `window` pixels (texture) and the shorter side (the
+    whole scene), its aspect ratio within 10 %, and it is mirrored half the time. It is cut from the halved
+    level next above, then resized with antialiasing.
     """
     u = torch.rand(5, generator=generator).tolist()
     height, width = photograph.size
@@ -160,7 +172,9 @@ def crop(photograph: Photograph, window: int, generator: Generator) -> Tensor:
     top, left = int(u[2] * (limit_h - h + 1)), int(u[3] * (limit_w - w + 1))
     cut = source[:, top : top + h, left : left + w].float()
     if (h, w) != (window, window):
-        cut = F.interpolate(cut.unsqueeze(0), size=(window, window), mode="bilinear", antialias=True, align_corners=False)[0]
+        cut = F.interpolate(
+            cut.unsqueeze(0), size=(window, window), mode="bilinear", antialias=True, align_corners=False
+        )[0]
     if u[4] < 0.5:
         cut = cut.flip(2)
     return cut / 127.5 - 1
@@ -169,7 +183,8 @@ def crop(photograph: Photograph, window: int, generator: Generator) -> Tensor:
 def draw_batch(photographs: Sequence[Photograph], batch: int, window: int, generator: Generator) -> Tensor:
     """Random crops (B, 3, window, window); a photograph is chosen in proportion to the root of its area.
 
-    Half of the windows get another exposure (gamma 0.8-1.25) and contrast (0.85-1.15), the same for all channels.
+    Half of the windows get another exposure (gamma 0.8-1.25) and contrast (0.85-1.15), the same for all
+    channels.
     """
     areas = torch.tensor([math.sqrt(p.size[0] * p.size[1]) for p in photographs])
     chosen = torch.multinomial(areas, batch, replacement=True, generator=generator).tolist()

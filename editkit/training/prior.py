@@ -3,13 +3,14 @@
     repeat: x0 ~ photographs, t ~ stratified 0..999, eps ~ N(0, I)
             descend the gradient of  weight_t * mean(where * |v - v_hat(x_t, t, task, condition, mask)|^2)
 
-where v = alpha_t eps - sigma_t x0, and for inpainting `where` is 1 in the hole and 0.1 outside (divided by its mean).
-Everything random in step n comes from a generator seeded by (seed, n): a run that was killed and resumed gives the weights of one
-that was not, and nothing but weights and optimizer has to be kept.
+where v = alpha_t eps - sigma_t x0, and for inpainting `where` is 1 in the hole and 0.1 outside (divided by
+its mean). Everything random in step n comes from a generator seeded by (seed, n): a run that was killed and
+resumed gives the weights of one that was not, and nothing but weights and optimizer has to be kept.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -17,8 +18,9 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -31,8 +33,9 @@ from editkit.training import diffusion
 from editkit.training.attribution import attribution
 from editkit.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from editkit.training.conditions import TASKS, conditions, deal_tasks
+from editkit.training.device import has_bf16
 from editkit.training.fast import hasten
-from editkit.training.network import Pocket, export, load, write_atomically
+from editkit.training.network import Pocket, export, load, to_dtype, write_atomically
 from editkit.training.optimizer import Trainer
 from editkit.training.pictures import Collection, Photograph, crop, draw_batch, load_collection
 from editkit.training.settings import PriorSettings
@@ -52,6 +55,18 @@ class Batch:
     task: Tensor
     condition: Tensor
     mask: Tensor
+
+    def take(self, rows: Tensor, device: torch.device) -> Batch:
+        """Some of its samples, on a device."""
+        return Batch(**{name: value[rows].to(device) for name, value in vars(self).items()})
+
+
+def _replica(network: Pocket) -> Pocket:
+    """A copy that shares the network's weights and has gradients of its own."""
+    twin = copy.deepcopy(network)
+    for own, shared in zip(twin.parameters(), network.parameters(), strict=True):
+        own.data = shared.data
+    return twin
 
 
 def generator_of(seed: int, step: int, stream: int = 0) -> Generator:
@@ -93,21 +108,19 @@ def validation_batches(photographs: tuple[Photograph, ...], settings: PriorSetti
             yield Batch(x0, t, torch.randn(x0.shape, generator=generator), tasks, condition, mask)
 
 
-@torch.no_grad()
-def validate(network: torch.nn.Module, photographs: tuple[Photograph, ...], settings: PriorSettings) -> dict[str, float]:
+def validate(
+    network: torch.nn.Module, photographs: tuple[Photograph, ...], settings: PriorSettings, pool: Executor
+) -> dict[str, float]:
     """Mean weighted loss of each task on the held-back pictures."""
+
+    @torch.no_grad()
+    def measure(batch: Batch) -> tuple[str, Tensor]:
+        return TASKS[int(batch.task[0])], losses(network, batch) * diffusion.weight(batch.t)
+
     found: dict[str, list[Tensor]] = defaultdict(list)
-    for batch in validation_batches(photographs, settings):
-        found[TASKS[int(batch.task[0])]].append(losses(network, batch) * diffusion.weight(batch.t))
+    for task, values in pool.map(measure, validation_batches(photographs, settings)):
+        found[task].append(values)
     return {task: float(torch.cat(values).mean()) for task, values in found.items()}
-
-
-def has_bf16() -> bool:
-    """Whether this processor multiplies bf16 matrices itself (AVX512-bf16 or AMX), or there is a GPU that does."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    flags = Path("/proc/cpuinfo")
-    return flags.exists() and "avx512_bf16" in flags.read_text()
 
 
 @contextmanager
@@ -134,7 +147,11 @@ def describe(collection: Collection) -> None:
     licences: dict[str, int] = defaultdict(int)
     for photograph in collection.training:
         licences[photograph.facts.get("licence", "licence unknown")] += 1
-    log.info("%d photographs: %s", len(collection.training), ", ".join(f"{n} {name}" for name, n in sorted(licences.items())))
+    log.info(
+        "%d photographs: %s",
+        len(collection.training),
+        ", ".join(f"{n} {name}" for name, n in sorted(licences.items())),
+    )
     log.info("%d held back, never trained on", len(collection.heldout))
     for skipped in collection.skipped:
         log.warning("skipped %s: %s", skipped.name, skipped.reason)
@@ -145,9 +162,12 @@ class Run:
 
     def __init__(self, settings: PriorSettings, resume: bool = False, init_from: Path | None = None) -> None:
         if resume and init_from is not None:
-            raise EditkitError("--resume and --init-from exclude each other: one continues a run, the other begins one")
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+            raise EditkitError(
+                "--resume and --init-from exclude each other: one continues a run, the other begins one"
+            )
+        self.workers = min(settings.threads or torch.get_num_threads(), settings.batch)
+        if torch.cuda.is_available():
+            self.workers = 1
         self.settings = settings
         self.collection = load_collection(settings.images, settings.architecture.window, settings.heldout)
         describe(self.collection)
@@ -158,45 +178,60 @@ class Run:
             torch.manual_seed(settings.seed)
             network = Pocket(settings.architecture) if init_from is None else load(init_from)
         if network.architecture != settings.architecture:
-            raise EditkitError(f"{init_from}: is of another architecture than this run's; leave out the options that differ")
+            raise EditkitError(
+                f"{init_from}: is of another architecture than this run's; leave out the options that differ"
+            )
         hasten(network.unet)
         network.to(self.accelerator.device)
-        self.trainer = Trainer(network.unet, settings)
-        network.unet.to(dtype=self.dtype, memory_format=torch.channels_last)
+        self.trainer = Trainer(network.unet, settings, self.workers)
+        to_dtype(network, self.dtype)
         self.network: Pocket = network
-        self.forward = self.accelerator.prepare(network)
+        self.replicas = [network, *(_replica(network) for _ in range(self.workers - 1))]
+        self.trainer.replicas = [dict(replica.unet.named_parameters()) for replica in self.replicas]
         self.progress = Progress()
         if resume:
             self._resume()
         count = sum(p.numel() for p in network.parameters())
-        log.info("%.1f M parameters, %s, %d threads", count / 1e6, str(self.dtype).split(".")[-1], torch.get_num_threads())
+        log.info(
+            "%.1f M parameters, %s, %d threads", count / 1e6, str(self.dtype).split(".")[-1], self.workers
+        )
 
     def _resume(self) -> None:
         self.progress, tensors, before = load_checkpoint(self.settings.output, self.settings.architecture)
         try:
             self.trainer.restore(tensors)
         except KeyError as error:
-            raise EditkitError(f"{self.settings.output}: the checkpoint lacks {error}; it is of another kind of run") from error
+            raise EditkitError(
+                f"{self.settings.output}: the checkpoint lacks {error}; it is of another kind of run"
+            ) from error
         old, new = before.model_dump(), self.settings.model_dump()
         changed = [f"{key} {old[key]} -> {new[key]}" for key in new if old[key] != new[key]]
-        log.info("resumed at step %d%s", self.progress.step, f"; changed: {', '.join(changed)}" if changed else "")
+        log.info(
+            "resumed at step %d%s", self.progress.step, f"; changed: {', '.join(changed)}" if changed else ""
+        )
 
-    def step(self) -> dict[str, float]:
-        """One step of Algorithm 1; returns what it measured."""
-        device = self.accelerator.device
-        batch = draw(self.collection.training, self.settings, self.progress.step)
-        batch = replace(batch, **{name: value.to(device) for name, value in vars(batch).items()})
-        each = losses(self.forward, batch)
-        weighted = each * diffusion.weight(batch.t.cpu()).to(device)
-        loss = weighted.mean()
-        if not bool(torch.isfinite(loss)):
-            raise EditkitError(f"step {self.progress.step}: the loss is not finite; lower --learning-rate and resume")
-        self.accelerator.backward(loss)
-        norm = self.trainer.update(self.progress.step)
-        found = {"loss": float(loss), "gradient": norm}
+    def step(self, pool: Executor, drawn: Future[Batch]) -> dict[str, float]:
+        """One step of Algorithm 1; returns what it measured. Each worker takes its part of the batch."""
+        batch = drawn.result()
+        parts = [torch.arange(self.settings.batch)[i :: self.workers] for i in range(self.workers)]
+        each = torch.empty(self.settings.batch)
+
+        def work(replica: Pocket, rows: Tensor) -> None:
+            part = batch.take(rows, self.accelerator.device)
+            weighted = losses(replica, part) * diffusion.weight(part.t.cpu()).to(part.t.device)
+            self.accelerator.backward(weighted.sum() / self.settings.batch)
+            each[rows] = weighted.detach().cpu()
+
+        list(pool.map(work, self.replicas, parts))
+        if not bool(torch.isfinite(each).all()):
+            raise EditkitError(
+                f"step {self.progress.step}: the loss is not finite; lower --learning-rate and resume"
+            )
+        norm = self.trainer.update(self.progress.step, pool)
+        found = {"loss": float(each.mean()), "gradient": norm}
         for index, name in enumerate(TASKS):
             if bool((batch.task == index).any()):
-                found[name] = float(weighted.detach()[batch.task == index].mean())
+                found[name] = float(each[batch.task == index].mean())
         return found
 
     def run(self) -> Progress:
@@ -205,20 +240,27 @@ class Run:
         settings.output.mkdir(parents=True, exist_ok=True)
         begun, before = time.monotonic(), self.progress.seconds
         recent: dict[str, list[float]] = defaultdict(list)
-        with stop_signals() as signals:
+        with stop_signals() as signals, self._pool() as pool:
+            following = pool.submit(draw, self.collection.training, settings, self.progress.step)
             while self.progress.step < settings.steps:
-                for name, value in self.step().items():
+                drawn = following
+                following = pool.submit(draw, self.collection.training, settings, self.progress.step + 1)
+                for name, value in self.step(pool, drawn).items():
                     recent[name].append(value)
                 seconds = before + time.monotonic() - begun
                 step = self.progress.step + 1
                 self.progress = Progress(step, self.progress.pictures + settings.batch, seconds)
-                ended = bool(signals) or (settings.minutes is not None and time.monotonic() - begun > settings.minutes * 60)
+                ended = bool(signals) or (
+                    settings.minutes is not None and time.monotonic() - begun > settings.minutes * 60
+                )
                 last = ended or step == settings.steps
-                if step % 50 == 0 or last:
-                    self._record({name: sum(values) / len(values) for name, values in recent.items()}, "train")
+                if step % 25 == 0 or last:
+                    self._record(
+                        {name: sum(values) / len(values) for name, values in recent.items()}, "train"
+                    )
                     recent.clear()
                 if self.collection.heldout and (step % settings.measure_every == 0 or last):
-                    self._measure()
+                    self._measure(pool)
                 if step % settings.sheet_every == 0 or last:
                     self._sheet()
                 if step % settings.checkpoint_every == 0 or last:
@@ -234,7 +276,12 @@ class Run:
         row |= {name: round(value, 6) for name, value in figures.items()}
         with (self.settings.output / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        log.info("%s step %d  %s", kind, p.step, "  ".join(f"{name} {value:.5f}" for name, value in figures.items()))
+        log.info(
+            "%s step %d  %s",
+            kind,
+            p.step,
+            "  ".join(f"{name} {value:.5f}" for name, value in figures.items()),
+        )
 
     @contextmanager
     def averaged(self) -> Iterator[Pocket]:
@@ -245,16 +292,33 @@ class Run:
         finally:
             self.trainer.write_back(self.trainer.masters)
 
-    def _measure(self) -> None:
+    @contextmanager
+    def _pool(self) -> Iterator[Executor]:
+        """The workers, and one more that draws the next batch meanwhile; within it every operation runs on
+        one core.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(
+                self.workers + 1, initializer=torch.set_num_threads, initargs=(1,)
+            ) as pool:
+                yield pool
+        finally:
+            torch.set_num_threads(threads)
+
+    def _measure(self, pool: Executor) -> None:
         with self.averaged() as network:
-            self._record(validate(network, self.collection.heldout, self.settings), "validation")
+            self._record(validate(network, self.collection.heldout, self.settings, pool), "validation")
 
     def _sheet(self) -> None:
         from editkit.training.sheets import training_sheet
 
         shown = self.collection.heldout or self.collection.training
+        torch.set_num_threads(self.workers)
         with self.averaged() as network:
             sheet = training_sheet(network, shown)
+        torch.set_num_threads(1)
         path = self.settings.output / "sheets" / f"step{self.progress.step:06d}.png"
         path.parent.mkdir(exist_ok=True)
         sheet.save(path)
@@ -268,4 +332,9 @@ class Run:
         write_atomically(folder / "ATTRIBUTION.md", attribution(self.collection).encode())
         if settings.heldout is not None:
             write_atomically(folder / "heldout.txt", settings.heldout.read_bytes())
-        log.info("checkpoint and export at step %d in %s (process %d)", self.progress.step, settings.output, os.getpid())
+        log.info(
+            "checkpoint and export at step %d in %s (process %d)",
+            self.progress.step,
+            settings.output,
+            os.getpid(),
+        )

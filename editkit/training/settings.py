@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,9 +15,11 @@ class Architecture(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     window: int = Field(64, ge=8, description="Side of the square windows, pixels.")
-    unshuffle: int = Field(2, ge=1, description="Pixels per side that are folded into channels before the network.")
+    unshuffle: int = Field(
+        2, ge=1, description="Pixels per side that are folded into channels before the network."
+    )
     channels: tuple[int, ...] = Field((64, 128, 256), description="Feature channels of each level.")
-    layers: int = Field(2, ge=1, description="Residual blocks of a level.")
+    layers: int = Field(1, ge=1, description="Residual blocks of a level.")
     head: int = Field(32, ge=1, description="Channels of one attention head (lowest level only).")
     groups: int = Field(32, ge=1, description="Groups of the group normalisation.")
 
@@ -26,21 +29,53 @@ class PriorSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    images: Path = Field(description="Folder of photographs (manifest.json in it gives licences and authors).")
-    output: Path = Field(description="Folder of the run: checkpoint, log, sheets and, in export/, the network.")
+    images: Path = Field(
+        description="Folder of photographs (manifest.json in it gives licences and authors)."
+    )
+    output: Path = Field(
+        description="Folder of the run: checkpoint, log, sheets and, in export/, the network."
+    )
     heldout: Path | None = Field(None, description="List of file names never trained on; they only measure.")
-    steps: int = Field(10_000, ge=1, description="Length of the run; the learning rate falls to 0 at its end.")
+    steps: int = Field(
+        10_000, ge=1, description="Length of the run; the learning rate falls to 0 at its end."
+    )
     minutes: float | None = Field(None, gt=0, description="Stop (with a checkpoint) after so many minutes.")
     batch: int = Field(32, ge=1, description="Windows per step.")
     seed: int = Field(0, ge=0, description="Seed of weights, crops, masks and noise.")
-    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate (root mean square of an update).")
-    optimizer: Literal["muon", "adamw"] = Field("muon", description="Rule for the matrices of the hidden layers.")
+    learning_rate: float = Field(
+        1e-3, gt=0, description="Peak learning rate (root mean square of an update)."
+    )
+    optimizer: Literal["muon", "adamw"] = Field(
+        "muon", description="Rule for the matrices of the hidden layers."
+    )
     warmup: int = Field(200, ge=0, description="Steps of linear warm-up.")
-    cooldown: float = Field(0.25, ge=0, le=1, description="Last fraction of the steps, in which the rate falls linearly.")
-    ema: float = Field(0.1, gt=0, lt=0.29, description="Width of the weight average, as a fraction of the run.")
-    dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="Arithmetic of the network (weights are kept in fp32).")
+    cooldown: float = Field(
+        0.25, ge=0, le=1, description="Last fraction of the steps, in which the rate falls linearly."
+    )
+    ema: float = Field(
+        0.1, gt=0, lt=0.29, description="Width of the weight average, as a fraction of the run."
+    )
+    dtype: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Arithmetic of the network (weights are kept in fp32)."
+    )
     threads: int | None = Field(None, ge=1, description="Processor threads.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.")
     measure_every: int = Field(500, ge=1, description="Steps between validation losses.")
     sheet_every: int = Field(2000, ge=1, description="Steps between sample sheets.")
     architecture: Architecture = Architecture()
+
+
+def architecture_of(output: Path, init_from: Path | None, resume: bool) -> dict[str, Any]:
+    """The architecture a run continues: that of the checkpoint or of the exported folder; {} where there is
+    none to read.
+    """
+    try:
+        if init_from is not None:
+            return dict(json.loads((init_from / "pocket.json").read_text(encoding="utf-8"))["architecture"])
+        if resume:
+            return dict(
+                json.loads((output / "export" / "pocket.json").read_text(encoding="utf-8"))["architecture"]
+            )
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # the loader says what is wrong with it
+    return {}

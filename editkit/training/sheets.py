@@ -33,7 +33,13 @@ def grid(rows: list[Tensor], gap: int = 2) -> Image.Image:
 
 @torch.no_grad()
 def solve(
-    network: Pocket, task: str, condition: Tensor, mask: Tensor, generator: Generator, steps: int = 20, eta: float = 0.0
+    network: Pocket,
+    task: str,
+    condition: Tensor,
+    mask: Tensor,
+    generator: Generator,
+    steps: int = 20,
+    eta: float = 0.0,
 ) -> Tensor:
     """Samples x0 of a task for a batch of conditions; known pixels (mask 0) are put back."""
     device, label = network.unet.device, torch.full((len(condition),), TASKS.index(task))
@@ -48,7 +54,9 @@ def solve(
 
 
 def training_sheet(network: Pocket, photographs: tuple[Photograph, ...], columns: int = 16) -> Image.Image:
-    """Rows: truth, inpainting (condition, sample), upscaling x2, x4 (condition, sample), colourisation, prior."""
+    """Rows: truth, inpainting (condition, sample), upscaling x2, x4 (condition, sample), colourisation,
+    prior.
+    """
     crops, generator = Generator().manual_seed(7), Generator().manual_seed(8)
     window = network.architecture.window
     x0 = torch.stack([crop(photographs[i % len(photographs)], window, crops) for i in range(columns)])
