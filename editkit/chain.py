@@ -15,7 +15,7 @@ from editkit.errors import ChainError, UsageError
 from editkit.models.base import ModelInfo
 from editkit.options import Options
 from editkit.plan import Plan
-from editkit.plugin import HOOKS, Plugin
+from editkit.plugin import HOOKS, Notify, Plugin, silent
 from editkit.samplers import Sampler, make_sampler
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class StagePlan:
         return {hook: names for hook, names in rows.items() if names}
 
 
-def plan_stage(stage: Stage, picture: Picture) -> StagePlan:
+def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent) -> StagePlan:
     """Settle one stage on `picture`: order, conflicts, passes, cost. No weights, no torch."""
     from editkit.canvas import frame
     from editkit.models import describe
@@ -182,7 +182,7 @@ def plan_stage(stage: Stage, picture: Picture) -> StagePlan:
         raise UsageError(f"--prompt is given, but {info.name} ({info.family}) takes no text; choose another --model")
     plugins = arrange(stage, info, has_picture=True)
     for plugin in plugins:
-        picture = plugin.open(picture)
+        picture = plugin.open(picture, notify)
     spec = options.sampler or info.sampler
     sampler = make_sampler(spec)
     from_noise = not any("begin" in plugin.claims() for plugin in plugins)

@@ -21,15 +21,8 @@ from editkit.noise import Noise, OneStream, Streams
 from editkit.options import Options
 from editkit.params import PictureSource
 from editkit.plan import Plan
-from editkit.plugin import Inputs, Plugin, Run
+from editkit.plugin import Inputs, Notify, Plugin, Run, silent
 from editkit.samplers import make_sampler
-
-Notify = Callable[[str], None]
-
-
-def _silent(message: str) -> None:
-    """Tell nobody."""
-
 
 @dataclass(frozen=True, eq=False)
 class Update:
@@ -75,14 +68,14 @@ def stream(
     picture: PictureSource, edits: Edits, *, notify: Notify | None = None, **options: Any
 ) -> Generator[Update, None, Picture]:
     """As `edit`, step by step: a generator of `Update`s that returns the result. Leave the loop to stop."""
-    notify = notify or _silent
+    notify = notify or silent
     chain = Chain.of(edits)
     first = Stage(chain.stages[0].plugins, Options(**options).merged(chain.stages[0].options))
     chain = Chain((first, *chain.stages[1:])).inherited()
     current = picture if isinstance(picture, Picture) else Picture.read(picture)
     model: Model | None = None
     for number, stage in enumerate(chain.stages):
-        settled = plan_stage(stage, current)
+        settled = plan_stage(stage, current, notify)
         if model is None or model.info != settled.info:
             device = pick_device(stage.options.device)
             dtype = pick_dtype(stage.options.dtype, device)
@@ -153,7 +146,7 @@ def prepare(
     shape: tuple[int, ...],
     device: torch.device,
     stage: int = 0,
-    notify: Notify = _silent,
+    notify: Notify = silent,
 ) -> Process:
     """A process ready to run: levels laid, every plugin bound with a noise stream of its own."""
     model = inputs.model
@@ -184,7 +177,7 @@ def sample(
     known: Tensor | None = None,
     mask: Tensor | None = None,
     watch: Callable[[State], None] | None = None,
-    notify: Notify = _silent,
+    notify: Notify = silent,
     noise: Noise | None = None,
     **options: Any,
 ) -> Tensor:

@@ -195,7 +195,7 @@ class _Loop:
                 x = self._call(b, "begin", b.hooks.begin)
                 if x is not None:
                     return self._shaped(x.float(), p.shape, b, "begin")
-            scale = level.sigma if p.sampler.starts_at_sigma else p.model.schedule.prior_scale(level)
+            scale = p.model.schedule.prior_scale(level, p.run.options.spacing, p.sampler.grid)
             return scale * p.begin_stream.normal(p.shape).to(p.run.device)
 
     def _after(self, x_s: Tensor, s: Level) -> Tensor:

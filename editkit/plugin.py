@@ -4,7 +4,7 @@ A plugin is a frozen pydantic model that says what it wants (`Plugin`); what it 
 is a `Hooks` object made for one run, where tensors live. Hooks return values and never change what they are given. The
 table of hooks, in the order the engine calls them::
 
-    open       (picture) -> picture          on the declaration: set the mask, grow the canvas
+    open       (picture, notify) -> picture  on the declaration: set the mask, grow the canvas
     plan       (plan) -> plan                on the declaration: SDEdit starts lower, RePaint travels
     bind       (run) -> Hooks                load networks, encode pictures; the only place with side effects
     begin      () -> x_t or None             the starting state                                     (slot)
@@ -41,6 +41,14 @@ if TYPE_CHECKING:
     from editkit.models.base import Conditioning, Model, Prediction
     from editkit.noise import Noise, Stream
     from editkit.options import Options
+
+Notify = Callable[[str], None]
+"""Tells the user something, in one line."""
+
+
+def silent(message: str) -> None:
+    """Tell nobody."""
+
 
 API = 1
 """The version of this protocol. A plugin that was written for another is refused when it is loaded."""
@@ -102,8 +110,11 @@ class Plugin(BaseModel):
         """Change the trajectory. Pure: no weights, no pictures."""
         return plan
 
-    def open(self, picture: Picture) -> Picture:
-        """Prepare the stage's picture before anything runs: set its mask, grow its canvas. Pure, no torch."""
+    def open(self, picture: Picture, notify: Notify) -> Picture:
+        """Prepare the stage's picture before anything runs: set its mask, grow its canvas. Pure, no torch.
+
+        `notify` tells the user something in one line.
+        """
         return picture
 
     def claims(self) -> frozenset[Slot]:
@@ -240,7 +251,7 @@ class Run:
     device: torch.device
     shape: tuple[int, ...]
     stage: int = 0
-    notify: Callable[[str], None] = field(default=lambda message: None)
+    notify: Notify = field(default=silent)
 
     def noised(self, x: Tensor, level: Level) -> Tensor:
         """alpha_t * x + sigma_t * eps, eps from this plugin's stream."""

@@ -29,11 +29,10 @@ Normal = Callable[[], "Tensor"]
 
 
 class Sampler(Protocol):
-    """`grid`: how its levels are laid. `starts_at_sigma`: as in diffusers, the process starts at sigma_t * noise."""
+    """`grid`: how its levels are laid."""
 
     name: ClassVar[str]
     grid: ClassVar[Grid]
-    starts_at_sigma: ClassVar[bool]
 
     def calls(self, move: Move) -> int:
         """Network evaluations of one downward move."""
@@ -53,7 +52,6 @@ class _OneCall:
     """A rule without memory that calls the network once a move."""
 
     grid: ClassVar[Grid] = Grid()
-    starts_at_sigma: ClassVar[bool] = False
 
     def calls(self, move: Move) -> int:
         return 1
@@ -101,9 +99,9 @@ class DDPM(_OneCall):
 
 @dataclass
 class DDIM(_OneCall):
-    """x_s = alpha_s x0 + sqrt(sigma_s^2 - w^2) eps + w z, w = eta sqrt(var) (Song et al. 2021, arXiv:2010.02502, eq. 12).
+    """x_s = alpha_s x0 + sqrt(sigma_s^2 - w^2) eps + w z, w = eta sqrt(var) (Song et al. 2021, eq. 12).
 
-    `eta` 0 is deterministic, 1 has the variance of ddpm.
+    arXiv:2010.02502. `eta` 0 is deterministic, 1 has the variance of ddpm.
     """
 
     name: ClassVar[str] = "ddim"
@@ -122,17 +120,63 @@ class DDIM(_OneCall):
         return s.alpha * pred.x0 + math.sqrt(max(s.sigma**2 - w**2, 0.0)) * pred.eps + w * normal()
 
 
+KARRAS = Grid(spacing="linspace", real=True, scaled_start=True, finite=True)
+"""The ladder of the samplers that diffusers writes in u = x / alpha, r = sigma / alpha."""
+
+MULTISTEP = Grid(spacing="linspace", counts_clean=True, finite=True)
+"""The ladder of the samplers that diffusers writes in log-SNR."""
+
+
+def slope(x_t: Tensor, t: Level, x0: Tensor) -> Tensor:
+    """du/dr = (x_t - alpha_t x0) / sigma_t: the noise that follows from x0, also where x0 was clipped."""
+    return (x_t - t.alpha * x0) / t.sigma
+
+
+@dataclass
+class Euler(_OneCall):
+    """The probability flow du/dr = eps of u = x / alpha, r = sigma / alpha in Euler steps (Karras et al. 2022).
+
+    x_s = alpha_s x0 + sigma_s (x_t - alpha_t x0) / sigma_t. That is ddim with eta 0, apart from the ladder (times
+    between two trained ones) and from clipping, after which the noise is derived anew.
+    """
+
+    name: ClassVar[str] = "euler"
+    grid: ClassVar[Grid] = KARRAS
+
+    def __call__(self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal) -> Tensor:
+        x0 = predict(x_t, t).x0
+        return s.alpha * x0 + s.sigma * slope(x_t, t, x0)
+
+
+@dataclass
+class EulerAncestral(_OneCall):
+    """Euler to r_down = r_s^2 / r_t, then noise of deviation r_up = sqrt(r_s^2 - r_down^2) (k-diffusion's `euler_a`).
+
+    With r = sigma / alpha, x_s = alpha_s (x0 + r_down eps + r_up z): the variance of ddim with eta 1.
+    """
+
+    name: ClassVar[str] = "euler-ancestral"
+    grid: ClassVar[Grid] = KARRAS
+
+    def __call__(self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal) -> Tensor:
+        x0 = predict(x_t, t).x0
+        if s.sigma == 0.0:
+            return s.alpha * x0
+        up = math.sqrt(posterior_variance(t, s)[0])
+        return s.alpha * x0 + math.sqrt(max(s.sigma**2 - up**2, 0.0)) * slope(x_t, t, x0) + up * normal()
+
+
 @dataclass
 class Heun:
     """The second-order rule of Karras et al. 2022 (arXiv:2206.00364, Algorithm 1 without churn).
 
     In u = x / alpha and r = sigma / alpha the probability flow is du/dr = eps. One Euler step to s, then the mean of
-    both slopes; first order in the last move, and where alpha_t = 0 (u is infinite there).
+    both slopes, written as a correction of the Euler step: x_s += alpha_s (r_s - r_t) (eps_s - eps_t) / 2. First order in
+    the last move, and where alpha_t = 0 (u is infinite there).
     """
 
     name: ClassVar[str] = "heun"
-    grid: ClassVar[Grid] = Grid(real=True)
-    starts_at_sigma: ClassVar[bool] = True
+    grid: ClassVar[Grid] = KARRAS
 
     def calls(self, move: Move) -> int:
         return 1 if move.s == 0 else 2
@@ -141,15 +185,16 @@ class Heun:
         pass
 
     def __call__(self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal) -> Tensor:
-        pred = predict(x_t, t)
-        euler = s.alpha * pred.x0 + s.sigma * pred.eps
+        x0 = predict(x_t, t).x0
+        first = slope(x_t, t, x0)
+        euler = s.alpha * x0 + s.sigma * first
         if s.index == 0:
             return euler
-        second = predict(euler, s)
+        second = slope(euler, s, predict(euler, s).x0)
         if t.alpha == 0.0:
             return euler
-        slope = 0.5 * (pred.eps + second.eps)
-        return s.alpha * (x_t / t.alpha + (s.sigma / s.alpha - t.sigma / t.alpha) * slope)
+        half = 0.5 * (s.sigma - s.alpha * t.sigma / t.alpha)
+        return euler + half * (second - first)
 
 
 @dataclass
@@ -162,24 +207,112 @@ class DPMpp2M(_OneCall):
     """
 
     name: ClassVar[str] = "dpm++2m"
-    grid: ClassVar[Grid] = Grid(counts_clean=True)
+    grid: ClassVar[Grid] = MULTISTEP
     _before: tuple[Level, Tensor] | None = field(default=None, init=False, repr=False)
 
     def reset(self) -> None:
         self._before = None
 
     def __call__(self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal) -> Tensor:
-        x0 = predict(x_t, t).x0
-        h = s.log_snr - t.log_snr
-        estimate = x0
-        if self._before is not None and math.isfinite(h):
-            before, x0_before = self._before
-            estimate = x0 + (h / (2.0 * (t.log_snr - before.log_snr))) * (x0 - x0_before)
-        self._before = (t, x0)
+        estimate, h = self._estimate(predict(x_t, t).x0, t, s)
         return (s.sigma / t.sigma) * x_t - s.alpha * math.expm1(-h) * estimate
 
+    def _estimate(self, x0: Tensor, t: Level, s: Level) -> tuple[Tensor, float]:
+        """(x0 extrapolated to the middle of the move in log-SNR, h)."""
+        h = s.log_snr - t.log_snr
+        before, self._before = self._before, (t, x0)
+        if before is None or not math.isfinite(h):
+            return x0, h
+        return x0 + (h / (2.0 * (t.log_snr - before[0].log_snr))) * (x0 - before[1]), h
 
-SAMPLERS: dict[str, Callable[..., Sampler]] = {c.name: c for c in (DDPM, DDIM, Heun, DPMpp2M)}
+
+@dataclass
+class DPMpp2MSDE(DPMpp2M):
+    """The stochastic DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, appendix; diffusers' `sde-dpmsolver++`).
+
+    With the estimate of dpm++2m, x_s = (sigma_s / sigma_t) e^-h x_t + alpha_s (1 - e^-2h) estimate
+    + sigma_s sqrt(1 - e^-2h) z.
+    """
+
+    name: ClassVar[str] = "dpm++2m-sde"
+
+    def __call__(self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal) -> Tensor:
+        estimate, h = self._estimate(predict(x_t, t).x0, t, s)
+        gone = -math.expm1(-2.0 * h)
+        x_s = (s.sigma / t.sigma * math.exp(-h)) * x_t + s.alpha * gone * estimate
+        return x_s if s.sigma == 0.0 else x_s + s.sigma * math.sqrt(gone) * normal()
+
+
+@dataclass
+class UniPC(_OneCall):
+    """UniPC of order 2 with B(h) = e^h - 1 (Zhao et al. 2023, arXiv:2302.04867): one network call a move.
+
+    The prediction at t first corrects the move that led there, then dpm++2m's step goes on to s. With h = lambda_t -
+    lambda_p from the level p before, D = x0_t - x0_p and B = e^-h - 1, the corrector is
+    x_t = (sigma_t / sigma_p) x_p - alpha_t B [x0_p + rho_1 (x0_pp - x0_p) / r + rho_2 D], with pp the level before p,
+    r = (lambda_pp - lambda_p) / h and the weights rho from the order's conditions.
+    """
+
+    name: ClassVar[str] = "unipc"
+    grid: ClassVar[Grid] = MULTISTEP
+    _history: list[tuple[Level, Tensor]] = field(default_factory=list, init=False, repr=False)
+    _last: tuple[Tensor, int] | None = field(default=None, init=False, repr=False)
+
+    def reset(self) -> None:
+        self._history, self._last = [], None
+
+    def __call__(self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal) -> Tensor:
+        x0 = predict(x_t, t).x0
+        if self._last is not None:
+            x_t = self._corrected(x_t, x0, t, *self._last)
+        self._history = [*self._history[-1:], (t, x0)]
+        h = s.log_snr - t.log_snr
+        order = min(2, len(self._history)) if math.isfinite(h) else 1
+        self._last = (x_t, order)
+        if order == 2:
+            before, x0_before = self._history[0]
+            x0 = x0 + (h / (2.0 * (t.log_snr - before.log_snr))) * (x0 - x0_before)
+        return (s.sigma / t.sigma) * x_t - s.alpha * math.expm1(-h) * x0
+
+    def _corrected(self, x_t: Tensor, x0: Tensor, t: Level, x_p: Tensor, order: int) -> Tensor:
+        """x_t again, from the state x_p before it, now that x0 at t is known."""
+        p, x0_p = self._history[-1]
+        h = t.log_snr - p.log_snr
+        if not math.isfinite(h):
+            return x_t
+        b = math.expm1(-h)
+        estimate = x0_p + 0.5 * (x0 - x0_p)
+        if order == 2 and math.isfinite(self._history[0][0].log_snr):
+            pp, x0_pp = self._history[0]
+            r = (pp.log_snr - p.log_snr) / h
+            phi_2 = b / -h - 1.0
+            phi_3 = phi_2 / -h - 0.5
+            b_1, b_2 = phi_2 / b, 2.0 * phi_3 / b
+            rho_1 = (b_2 - b_1) / (r - 1.0)  # rho_1 + rho_2 = b_1, r rho_1 + rho_2 = b_2
+            estimate = x0_p + (rho_1 / r) * (x0_pp - x0_p) + (b_1 - rho_1) * (x0 - x0_p)
+        return (t.sigma / p.sigma) * x_p - t.alpha * b * estimate
+
+
+@dataclass
+class LCM(_OneCall):
+    """Multistep consistency sampling of a latent consistency model (Luo et al. 2023, arXiv:2310.04378, Algorithm 3).
+
+    f = c_skip x_t + c_out x0 with c_skip = d^2 / (k^2 + d^2), c_out = k / sqrt(k^2 + d^2), k = 10 t, d = 0.5; then
+    x_s = alpha_s f + sigma_s z, and f itself in the last move.
+    """
+
+    name: ClassVar[str] = "lcm"
+    grid: ClassVar[Grid] = Grid(distilled=50)
+
+    def __call__(self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal) -> Tensor:
+        x0 = predict(x_t, t).x0
+        k2, d2 = (10.0 * t.t) ** 2, 0.25
+        f = (d2 / (k2 + d2)) * x_t + math.sqrt(k2 / (k2 + d2)) * x0
+        return f if s.index == 0 else s.alpha * f + s.sigma * normal()
+
+
+_ALL = (DDPM, DDIM, Euler, EulerAncestral, Heun, DPMpp2M, DPMpp2MSDE, UniPC, LCM)
+SAMPLERS: dict[str, Callable[..., Sampler]] = {c.name: c for c in _ALL}
 
 
 def make_sampler(spec: str) -> Sampler:

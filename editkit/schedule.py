@@ -14,6 +14,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from editkit.errors import UsageError
+
 Spacing = Literal["auto", "leading", "trailing", "linspace"]
 
 
@@ -41,14 +43,24 @@ Levels = tuple[Level, ...]
 class Grid:
     """How a family of samplers lays its levels, as the matching diffusers schedulers do.
 
-    `real`: times between two trained ones are allowed (euler, heun). `counts_clean`: the clean level is counted as
-    one of the levels that are spread (dpm++, unipc). `ends_clean`: the last level is sigma = 0 whatever the model's
-    configuration says (only ddim honours `set_alpha_to_one = false`).
+    Args:
+        spacing: what `auto` means where the model's configuration does not say.
+        real: times between two trained ones are allowed (euler, heun).
+        counts_clean: the clean level is counted as one of the levels that are spread (dpm++, unipc).
+        ends_clean: the last level is sigma = 0 whatever the model's configuration says (only ddim honours
+            `set_alpha_to_one = false`).
+        scaled_start: with linspace and trailing the process starts at sigma_t * noise instead of noise (euler, heun).
+        finite: alpha_t = 0 becomes 2^-12, so that log-SNR is finite at zero terminal SNR (all but ddpm and ddim).
+        distilled: levels are picked from so many that a distilled model was trained at; 0: from all (lcm).
     """
 
+    spacing: Spacing = "leading"
     real: bool = False
     counts_clean: bool = False
     ends_clean: bool = True
+    scaled_start: bool = False
+    finite: bool = False
+    distilled: int = 0
 
 
 @runtime_checkable
@@ -63,8 +75,8 @@ class Schedule(Protocol):
         """`steps + 1` levels, clean (index 0) to noisiest (index `steps`)."""
         ...
 
-    def prior_scale(self, level: Level) -> float:
-        """Standard deviation of the noise a process starts from at `level`."""
+    def prior_scale(self, level: Level, spacing: Spacing = "auto", grid: Grid = Grid()) -> float:
+        """Standard deviation of the noise that a process starts from at `level`, the first of its ladder."""
         ...
 
 
@@ -79,7 +91,7 @@ class Discrete:
 
     Args:
         alphas_cumprod: alpha_t^2 at t = 0 .. T-1, shape (T,).
-        spacing: what `auto` means, from the model's configuration.
+        spacing: what `auto` means, from the model's configuration; `auto` there: the sampler's own default.
         steps_offset, set_alpha_to_one: as in diffusers' scheduler configurations.
         exact_leading: `auto` may keep diffusers' integer stride, which for 300 of 1000 steps starts at t = 897
             instead of the noisiest levels; off, its stride is a real number (the same levels whenever the number of
@@ -87,7 +99,7 @@ class Discrete:
     """
 
     alphas_cumprod: np.ndarray
-    spacing: Spacing = "leading"
+    spacing: Spacing = "auto"
     steps_offset: int = 0
     set_alpha_to_one: bool = True
     exact_leading: bool = False
@@ -104,34 +116,52 @@ class Discrete:
         return Level(float(t), alpha, sigma_over_alpha * alpha)
 
     def levels(self, steps: int, spacing: Spacing = "auto", grid: Grid = Grid()) -> Levels:
-        times = self._times(steps, spacing, grid)
+        times = [self.level(float(t)) for t in self._times(steps, spacing, grid)]
+        if grid.finite:
+            times = [Level(v.t, 2.0**-12, math.sqrt(1.0 - 2.0**-24)) if v.alpha == 0.0 else v for v in times]
         if grid.ends_clean or self.set_alpha_to_one:
             clean = Level(0.0, 1.0, 0.0)
         else:
             clean = self.level(0)
-        return _ladder([clean, *(self.level(float(t)) for t in times)])
+        return _ladder([clean, *times])
+
+    def resolve(self, spacing: Spacing, grid: Grid) -> Spacing:
+        """`spacing` with `auto` settled: the model's configuration, then the sampler's default."""
+        wanted = (spacing, self.spacing, grid.spacing)
+        return next(name for name in wanted if name != "auto")
 
     def _times(self, steps: int, spacing: Spacing, grid: Grid) -> np.ndarray:
         """Ascending times, shape (steps,)."""
         T = len(self.alphas_cumprod)
-        auto = spacing == "auto"
-        name = self.spacing if auto else spacing
+        most = grid.distilled or T
+        if steps > most:
+            raise UsageError(f"--steps is {steps}; this model and sampler have {most} noise levels")
+        times: np.ndarray
+        if grid.distilled:
+            trained = (np.arange(grid.distilled) + 1) * (T // grid.distilled) - 1
+            picked = np.floor(np.linspace(0, grid.distilled, steps, endpoint=False)).astype(int)
+            times = trained[::-1][picked][::-1]
+            return times
+        auto, name = spacing == "auto", self.resolve(spacing, grid)
         if name == "trailing":
-            return np.arange(T, 0, -T / steps).round()[:steps][::-1] - 1
+            times = np.arange(T, 0, -T / steps).round()[:steps][::-1] - 1
+            return times
         if name == "linspace":
             if grid.counts_clean:
-                return np.linspace(0, T - 1, steps + 1).round()[1:]
-            real: np.ndarray = np.linspace(0, T - 1, steps)
-            return real if grid.real else real.round()
-        if auto and not self.exact_leading and T % steps:
-            return np.minimum(np.floor(np.arange(steps) * T / steps) + self.steps_offset, T - 1)
-        if grid.counts_clean:
-            return (np.arange(steps + 1) * (T // (steps + 1)))[1:] + self.steps_offset
-        return np.minimum(np.arange(steps) * (T // steps) + self.steps_offset, T - 1)
+                times = np.linspace(0, T - 1, steps + 1).round()[1:]
+                return times
+            times = np.linspace(0, T - 1, steps)
+            return times if grid.real else times.round()
+        stride = T // (steps + grid.counts_clean)
+        if stride == 0 or (auto and not self.exact_leading and T % steps):
+            times = np.floor(np.arange(steps) * T / steps)
+        else:
+            times = (np.arange(steps) + grid.counts_clean) * stride
+        return np.minimum(times + self.steps_offset, T - 1)
 
-    def prior_scale(self, level: Level) -> float:
-        """1: the data's variance is taken to be 1."""
-        return 1.0
+    def prior_scale(self, level: Level, spacing: Spacing = "auto", grid: Grid = Grid()) -> float:
+        """1 (the data's variance is taken to be 1), or sigma_t where diffusers starts so."""
+        return level.sigma if grid.scaled_start and self.resolve(spacing, grid) != "leading" else 1.0
 
 
 @dataclass(frozen=True)
@@ -149,7 +179,7 @@ class Cosine:
     def levels(self, steps: int, spacing: Spacing = "auto", grid: Grid = Grid()) -> Levels:
         return _ladder([self.level(k / steps) for k in range(steps + 1)])
 
-    def prior_scale(self, level: Level) -> float:
+    def prior_scale(self, level: Level, spacing: Spacing = "auto", grid: Grid = Grid()) -> float:
         return 1.0
 
 
@@ -157,7 +187,7 @@ class Cosine:
 class VE:
     """alpha_t = 1, sigma_t from `sigma_max` down to `sigma_min`, then 0 (Karras et al. 2022, arXiv:2206.00364, eq. 5).
 
-    The network's time is sigma itself.
+    `rho` 0 is its limit, the geometric sequence of Song et al. 2021 (arXiv:2011.13456). The network's time is sigma.
     """
 
     sigma_min: float = 0.002
@@ -168,12 +198,15 @@ class VE:
         return Level(t, 1.0, t)
 
     def levels(self, steps: int, spacing: Spacing = "auto", grid: Grid = Grid()) -> Levels:
-        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         ramp = np.linspace(0.0, 1.0, steps) if steps > 1 else np.ones(1)
-        sigmas = (low + ramp * (high - low)) ** self.rho
+        if self.rho == 0.0:
+            sigmas = self.sigma_min * (self.sigma_max / self.sigma_min) ** ramp
+        else:
+            low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+            sigmas = (low + ramp * (high - low)) ** self.rho
         return _ladder([self.level(0.0), *(self.level(float(sigma)) for sigma in sigmas)])
 
-    def prior_scale(self, level: Level) -> float:
+    def prior_scale(self, level: Level, spacing: Spacing = "auto", grid: Grid = Grid()) -> float:
         return level.sigma
 
 
@@ -182,10 +215,16 @@ class Flow:
     """alpha_t = 1 - t, sigma_t = t (Lipman et al. 2023, arXiv:2210.02747), with the resolution shift of SD 3.
 
     t' = shift * t / (1 + (shift - 1) t) (Esser et al. 2024, arXiv:2403.03206). The network's time is `scale * t'`.
+
+    Args:
+        shift, scale: see above.
+        spacing: what `auto` means. `trailing` spreads steps + 1 levels evenly, the clean one counted (FLUX); `linspace`
+            is diffusers' scheduler on its own (SD 3): `steps` levels from 1 down to 1 / scale, and then 0.
     """
 
     shift: float = 1.0
     scale: float = 1000.0
+    spacing: Spacing = "trailing"
 
     def level(self, t: float) -> Level:
         sigma = t / self.scale
@@ -193,10 +232,14 @@ class Flow:
 
     def levels(self, steps: int, spacing: Spacing = "auto", grid: Grid = Grid()) -> Levels:
         plain = np.arange(steps + 1) / steps
-        sigmas = self.shift * plain / (1.0 + (self.shift - 1.0) * plain)
-        return _ladder([self.level(float(sigma) * self.scale) for sigma in sigmas])
+        if (self.spacing if spacing == "auto" else spacing) == "linspace":
+            plain[1:] = np.linspace(1.0, self._shifted(1.0 / self.scale), steps)[::-1]
+        return _ladder([self.level(float(self._shifted(t)) * self.scale) for t in plain])
 
-    def prior_scale(self, level: Level) -> float:
+    def _shifted(self, t: float) -> float:
+        return self.shift * t / (1.0 + (self.shift - 1.0) * t)
+
+    def prior_scale(self, level: Level, spacing: Spacing = "auto", grid: Grid = Grid()) -> float:
         return 1.0
 
 

@@ -149,7 +149,7 @@ def plan_command(words: list[str]) -> int:
     for number, stage in enumerate(line.chain.stages):
         if number and picture.mask is not None:
             picture = picture.with_mask(None)
-        plans.append(plan_stage(stage, picture))
+        plans.append(plan_stage(stage, picture, say))
         picture = plans[-1].picture
     if line.extras.json_:
         write(json.dumps([_record(plan) for plan in plans]))

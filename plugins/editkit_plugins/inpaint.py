@@ -22,7 +22,7 @@ from pydantic import Field
 from editkit.errors import ChainError, UsageError
 from editkit.params import MaskSource
 from editkit.plan import Plan
-from editkit.plugin import Hooks, Plugin, Run, Step
+from editkit.plugin import Hooks, Notify, Plugin, Run, Step
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -58,10 +58,10 @@ class Inpaint(Plugin):
     def plan(self, plan: Plan) -> Plan:
         return plan.travel(self.jump, self.repeats) if self.method == "repaint" else plan
 
-    def open(self, picture: Picture) -> Picture:
+    def open(self, picture: Picture, notify: Notify) -> Picture:
         if self.mask is None:
             raise UsageError("inpaint needs --mask: a picture (white = regenerate) or words as box:10,10,80,60")
-        mask = read_mask(self.mask, picture, invert=self.invert_mask)
+        mask = read_mask(self.mask, picture, invert=self.invert_mask, notify=notify)
         return picture.with_mask(feather_inside(grow(mask, self.grow), self.feather))
 
 

@@ -18,8 +18,11 @@ from torch import Tensor
 
 from editkit.models.patches.atlas import Atlas
 
-CHUNK = 1 << 24
-"""Distances held at once."""
+CHUNK = 1 << 20
+"""Distances held at once: what stays in a processor's cache is reduced several times faster."""
+
+CHUNK_ROWS = 128
+"""Queries whose candidates are held at once."""
 
 BLOCKS = 32
 """The shortlist holds at most one source of each block: sources next to each other are nearly the same."""
@@ -63,12 +66,17 @@ class Sources:
 
     def distance(self, queries: Queries, corners: Tensor) -> Tensor:
         """d(q, p) for the sources at `corners` (Q, k), exactly: (Q, k). Differentiable with respect to the queries."""
-        found = self.atlas.patches(corners) - queries.values[:, None]
-        d = torch.einsum("qkic,qi->qk", found.square(), queries.weights)
-        if self.guide is not None and queries.guide is not None:
-            guide = self.guide.patches(corners, self.spots) - queries.guide[:, None]
-            d = d + queries.precision * guide.square().sum((-1, -2))
-        return d
+        values, weights = queries.values.flatten(1), queries.weights.repeat_interleave(queries.values.shape[-1], 1)
+        found = []
+        for part in torch.arange(len(queries), device=corners.device).split(CHUNK_ROWS):  # a chunk fits in the cache
+            rows = slice(int(part[0]), int(part[-1]) + 1)
+            p = self.atlas.patches(corners[rows]).flatten(2)
+            d = (p - values[rows, None]).square() @ weights[rows, :, None]
+            if self.guide is not None and queries.guide is not None:
+                guide = self.guide.patches(corners[rows], self.spots) - queries.guide[rows, None]
+                d = d + queries.precision * guide.square().sum((-1, -2))[..., None]
+            found.append(d[..., 0])
+        return torch.cat(found)
 
     def keys(self) -> Tensor:
         """(N, d): the right factor of the product above, for the grid."""

@@ -1,0 +1,60 @@
+"""Properties of plans: moves are adjacent, end at zero, and cost what is predicted."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from editkit.chain import cost
+from editkit.plan import Move, Plan
+from editkit.samplers import make_sampler
+
+plans = st.builds(
+    lambda steps, strength, jump, repeats: Plan.uniform(steps).start_at(strength).travel(jump, repeats),
+    st.integers(1, 60), st.floats(0, 1), st.integers(1, 12), st.integers(1, 5),
+)  # fmt: skip
+
+
+@given(plans)
+def test_moves_are_adjacent_by_one_level_and_end_at_zero(plan):
+    for a, b in zip(plan.moves, plan.moves[1:], strict=False):
+        assert a.s == b.t
+    assert all(abs(move.t - move.s) == 1 for move in plan)
+    assert not plan.moves or plan.moves[-1].s == 0
+    assert all(0 <= move.s <= plan.start for move in plan)
+
+
+@given(plans)
+def test_every_move_up_is_walked_down_again(plan):
+    ups = sum(move.up for move in plan)
+    assert len(plan.downward) == plan.start + ups
+
+
+@given(st.integers(1, 60), st.integers(1, 12))
+def test_travelling_once_is_the_identity(steps, jump):
+    assert Plan.uniform(steps).travel(jump, 1) == Plan.uniform(steps)
+
+
+def test_repaints_numbers():
+    plan = Plan.uniform(250).travel(10, 10)
+    assert len(plan) == 4570
+    assert len(plan.downward) == 2410
+
+
+def test_a_small_travel_written_out():
+    moves = [(4, 3), (3, 2), (2, 1), (1, 2), (2, 3), (3, 2), (2, 1), (1, 0)]
+    assert Plan.uniform(4).travel(2, 2).moves == tuple(Move(*m) for m in moves)
+
+
+@pytest.mark.parametrize(("strength", "left"), [(1.0, 50), (0.75, 37), (0.3, 15), (0.01, 0), (0.0, 0)])
+def test_strength_counts_as_diffusers_counts_it(strength, left):
+    assert len(Plan.uniform(50).start_at(strength)) == left == int(50 * strength)
+
+
+@given(plans)
+def test_starting_again_from_one_changes_nothing(plan):
+    assert plan.start_at(1.0) == plan
+
+
+@pytest.mark.parametrize(("sampler", "calls"), [("ddim", 10), ("heun", 19), ("dpm++2m", 10)])
+def test_cost_of_a_plain_plan(sampler, calls):
+    assert cost(Plan.uniform(10), (), make_sampler(sampler)) == (calls, 0)
