@@ -171,8 +171,8 @@ class Heun:
     """The second-order rule of Karras et al. 2022 (arXiv:2206.00364, Algorithm 1 without churn).
 
     In u = x / alpha and r = sigma / alpha the probability flow is du/dr = eps. One Euler step to s, then the mean of
-    both slopes, written as a correction of the Euler step: x_s += alpha_s (r_s - r_t) (eps_s - eps_t) / 2. First order in
-    the last move, and where alpha_t = 0 (u is infinite there).
+    both slopes, written as a correction of the Euler step: x_s += alpha_s (r_s - r_t) (eps_s - eps_t) / 2. First order
+    in the last move, and where alpha_t = 0 (u is infinite there).
     """
 
     name: ClassVar[str] = "heun"

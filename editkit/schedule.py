@@ -147,7 +147,7 @@ class Discrete:
             times = np.arange(T, 0, -T / steps).round()[:steps][::-1] - 1
             return times
         if name == "linspace":
-            if grid.counts_clean:
+            if grid.counts_clean and steps < T:
                 times = np.linspace(0, T - 1, steps + 1).round()[1:]
                 return times
             times = np.linspace(0, T - 1, steps)
