@@ -1,0 +1,97 @@
+"""Schedules from the configuration files that diffusers' schedulers save.
+
+The tables are computed by diffusers' own scheduler classes; the rest of a configuration says how a sampler lays its
+levels. Which scheduler class a folder names does not choose the sampler for good: it is the default, nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from editkit.errors import ModelError
+from editkit.models.base import PredictionType
+from editkit.schedule import VE, Discrete, Flow, Schedule, Spacing
+
+SAMPLERS = {
+    "DDPMScheduler": "ddpm",
+    "DDPMParallelScheduler": "ddpm",
+    "DDIMScheduler": "ddim",
+    "DDIMParallelScheduler": "ddim",
+    "PNDMScheduler": "ddim",
+    "LMSDiscreteScheduler": "euler",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler-ancestral",
+    "HeunDiscreteScheduler": "heun",
+    "DPMSolverMultistepScheduler": "dpm++2m",
+    "DPMSolverSinglestepScheduler": "dpm++2m",
+    "UniPCMultistepScheduler": "unipc",
+    "LCMScheduler": "lcm",
+    "RePaintScheduler": "ddim",
+    "ScoreSdeVeScheduler": "ddpm:variance=large",
+    "FlowMatchEulerDiscreteScheduler": "ddim",
+}
+"""Scheduler class -> the default sampler; PNDM and LMS give way to the nearest deterministic one."""
+
+_PREDICTIONS: dict[str, PredictionType] = {
+    "epsilon": "epsilon",
+    "v_prediction": "v_prediction",
+    "sample": "sample",
+    "flow_prediction": "flow_prediction",
+}
+
+
+def default_sampler(config: Mapping[str, Any]) -> str:
+    """The sampler that a scheduler configuration asks for.
+
+    Raises:
+        ModelError: the scheduler's class is not known.
+    """
+    name = str(config.get("_class_name", "DDPMScheduler"))
+    if name not in SAMPLERS:
+        raise ModelError(f"scheduler {name} is not known; known are: {', '.join(SAMPLERS)}")
+    sampler = SAMPLERS[name]
+    large = str(config.get("variance_type", "")).startswith("fixed_large")
+    return "ddpm:variance=large" if sampler == "ddpm" and large else sampler
+
+
+def prediction_type(config: Mapping[str, Any]) -> PredictionType:
+    """What the network's output means, by the scheduler's configuration; a score is epsilon here."""
+    name = str(config.get("prediction_type", "epsilon"))
+    if config.get("_class_name") == "FlowMatchEulerDiscreteScheduler":
+        return "flow_prediction"
+    if name not in _PREDICTIONS:
+        raise ModelError(f"prediction type {name!r} is not known; known are: {', '.join(_PREDICTIONS)}")
+    return _PREDICTIONS[name]
+
+
+def clip_range(config: Mapping[str, Any]) -> float | None:
+    """The bound of the x0 estimate, None where the configuration does not clip; the default is the scheduler class's."""
+    clips = str(config.get("_class_name", "")).startswith(("DDPM", "DDIM", "RePaint"))
+    return float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", clips) else None
+
+
+def make_schedule(config: Mapping[str, Any]) -> Schedule:
+    """The table of a scheduler configuration. Imports diffusers.
+
+    Raises:
+        ModelError: it cannot be made of these values.
+    """
+    match config.get("_class_name"):
+        case "ScoreSdeVeScheduler":
+            return VE(float(config.get("sigma_min", 0.01)), float(config.get("sigma_max", 1348.0)), rho=0.0)
+        case "FlowMatchEulerDiscreteScheduler":
+            return Flow(float(config.get("shift", 1.0)), float(config.get("num_train_timesteps", 1000)), "linspace")
+    from diffusers import DDPMScheduler
+
+    try:
+        table = DDPMScheduler.from_config(dict(config)).alphas_cumprod
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ModelError(f"no noise schedule can be made of this scheduler configuration: {error}") from error
+    spacing: Spacing = config.get("timestep_spacing", "auto")
+    return Discrete(
+        table.double().numpy(),
+        spacing=spacing,
+        steps_offset=int(config.get("steps_offset", 0)),
+        set_alpha_to_one=bool(config.get("set_alpha_to_one", True)),
+    )

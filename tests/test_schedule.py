@@ -1,0 +1,158 @@
+"""Ladders of levels: the tables themselves, and the identities of each family."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from editkit import sample
+from editkit.errors import UsageError
+from editkit.models import Gaussian
+from editkit.models.scheduling import clip_range, default_sampler, make_schedule
+from editkit.samplers import SAMPLERS, make_sampler
+from editkit.schedule import VE, Cosine, Discrete, Flow, Grid, Spacing, progress
+
+SD = {"_class_name": "PNDMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
+      "steps_offset": 1, "set_alpha_to_one": False, "clip_sample": False}  # fmt: skip
+
+
+def times(schedule: Discrete, steps: int, spacing: Spacing, sampler: str = "ddim") -> list[float]:
+    """Noisiest first, without the clean end."""
+    return [level.t for level in schedule.levels(steps, spacing, SAMPLERS[sampler].grid)][:0:-1]
+
+
+def plain(**config: object) -> Discrete:
+    made = make_schedule({"_class_name": "DDPMScheduler", **config})
+    assert isinstance(made, Discrete)
+    return made
+
+
+def test_tables_of_four_steps() -> None:
+    assert times(plain(), 4, "leading") == [750, 500, 250, 0]
+    assert times(plain(), 4, "trailing") == [999, 749, 499, 249]
+    assert times(plain(), 4, "linspace") == [999, 666, 333, 0]
+    assert times(plain(), 4, "linspace", "euler") == [999, 666, 333, 0]
+    assert times(plain(), 3, "linspace", "euler") == [999, 499.5, 0]
+    assert times(plain(), 4, "linspace", "dpm++2m") == [999, 749, 500, 250]
+    assert times(plain(), 4, "leading", "dpm++2m") == [800, 600, 400, 200]
+    assert times(plain(), 4, "trailing", "unipc") == [999, 749, 499, 249]
+    assert times(plain(), 4, "leading", "lcm") == [999, 759, 499, 259]
+
+
+def test_three_hundred_steps_start_at_the_noisiest_levels() -> None:
+    """diffusers' leading takes every third time and starts at 897; `auto` spreads 300 times over all of them."""
+    auto = times(plain(), 300, "auto")
+    assert (auto[0], auto[1], auto[-1], len(auto)) == (996, 993, 0, 300)
+    assert times(plain(), 300, "leading")[0] == 897
+    scheduler = diffusers.DDPMScheduler(timestep_spacing="leading")
+    scheduler.set_timesteps(300)
+    assert times(plain(), 300, "leading") == scheduler.timesteps.tolist()
+
+
+def test_auto_is_the_configuration_and_then_the_samplers_own() -> None:
+    assert times(plain(timestep_spacing="trailing"), 4, "auto") == [999, 749, 499, 249]
+    assert times(plain(), 4, "auto", "ddim") == [750, 500, 250, 0]
+    assert times(plain(), 4, "auto", "euler") == [999, 666, 333, 0]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("spacing", ["auto", "leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+def test_ladders_rise_in_noise(sampler: str, spacing: Spacing, steps: int) -> None:
+    levels = plain(**SD).levels(steps, spacing, SAMPLERS[sampler].grid)
+    assert len(levels) == steps + 1
+    assert [level.index for level in levels] == list(range(steps + 1))
+    assert all(a.sigma <= b.sigma for a, b in pairwise(levels))
+    assert all(a.sigma < b.sigma for a, b in pairwise(levels[1:]))
+    assert all(math.isclose(v.alpha**2 + v.sigma**2, 1.0, abs_tol=1e-12) for v in levels)
+
+
+def test_more_steps_than_levels() -> None:
+    for sampler in ("ddim", "dpm++2m"):
+        assert len(set(times(plain(), 1000, "auto", sampler))) == 1000
+    with pytest.raises(UsageError, match=r"1001.*1000 noise levels"):
+        plain().levels(1001)
+    with pytest.raises(UsageError, match=r"51.*50 noise levels"):
+        plain().levels(51, grid=SAMPLERS["lcm"].grid)
+
+
+def test_only_ddim_ends_where_the_configuration_says() -> None:
+    schedule = plain(**SD)
+    assert schedule.levels(10, grid=SAMPLERS["ddim"].grid)[0].sigma == pytest.approx(math.sqrt(0.00085), rel=1e-4)
+    assert schedule.levels(10, grid=SAMPLERS["ddpm"].grid)[0].sigma == 0.0
+
+
+def test_zero_terminal_snr() -> None:
+    """alpha_t is exactly 0 for ddpm and ddim; samplers that work in log-SNR get 2^-12, as in diffusers."""
+    schedule = plain(rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    top = schedule.levels(10)[-1]
+    assert (top.alpha, top.sigma, top.log_snr) == (0.0, 1.0, -math.inf)
+    assert schedule.levels(10, grid=SAMPLERS["euler"].grid)[-1].alpha == 2.0**-12
+
+
+def test_where_a_process_starts() -> None:
+    schedule = plain()
+    for sampler, spacing, expected in [
+        ("ddim", "linspace", 1.0), ("euler", "leading", 1.0), ("euler", "linspace", 0.5), ("heun", "trailing", 0.5),
+        ("euler", "auto", 0.5), ("dpm++2m", "trailing", 1.0),
+    ]:  # fmt: skip
+        grid = make_sampler(sampler).grid
+        level = schedule.levels(4, spacing, grid)[2]
+        assert schedule.prior_scale(level, spacing, grid) == (1.0 if expected == 1.0 else level.sigma)
+
+
+def test_identities_of_the_families() -> None:
+    for v in Cosine().levels(7):
+        assert v.alpha**2 + v.sigma**2 == pytest.approx(1.0)
+    assert (Cosine().levels(7)[-1].alpha, Cosine().levels(7)[0].sigma) == (0.0, 0.0)
+    for v in Flow(shift=3.0).levels(7):
+        assert v.alpha + v.sigma == pytest.approx(1.0)
+    assert [v.t for v in Flow().levels(4)] == [0, 250, 500, 750, 1000]
+    assert [v.sigma for v in Flow(shift=3.0).levels(2)] == pytest.approx([0, 0.75, 1])
+    sigmas = [v.sigma for v in VE(0.01, 100.0, rho=0.0).levels(5)]
+    assert sigmas == pytest.approx([0, 0.01, 0.1, 1, 10, 100])
+    assert all(v.alpha == 1.0 for v in VE().levels(5))
+    karras = [v.sigma for v in VE().levels(3)]
+    assert karras == pytest.approx([0, 0.002, ((0.002 ** (1 / 7) + 80 ** (1 / 7)) / 2) ** 7, 80])
+
+
+def test_between_two_trained_times_sigma_over_alpha_is_linear() -> None:
+    schedule = plain()
+    a, b, c = (v.sigma / v.alpha for v in map(schedule.level, (10, 10.25, 11)))
+    assert b == pytest.approx(0.75 * a + 0.25 * c)
+
+
+def test_progress_is_linear_in_log_snr_and_clipped() -> None:
+    levels = Cosine().levels(10)
+    values = [progress(level, levels) for level in levels]
+    assert (values[0], values[-1]) == (1.0, 0.0)
+    assert all(a >= b for a, b in pairwise(values))
+    assert progress(levels[5], levels) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), VE(), VE(0.002, 80, 0.0), Flow(), Flow(3.0)])
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "lcm"])
+def test_every_sampler_on_every_family_finds_the_gaussian(schedule: object, sampler: str) -> None:
+    """x0 ~ N(0.5, 0.2^2), exact denoiser, 50 steps: mean and deviation to a few per cent. (lcm is no solver of it: its
+    network is a distilled one.)"""
+    model = Gaussian(torch.full((1,), 0.5), torch.full((1, 1), 0.04), schedule)  # type: ignore[arg-type]
+    x = sample(model, shape=(4000, 1), sampler=sampler, steps=50, device="cpu")
+    assert bool(torch.isfinite(x).all())
+    assert float(x.mean()) == pytest.approx(0.5, abs=0.02)
+    assert float(x.std()) == pytest.approx(0.2, rel=0.25 if schedule == VE(0.002, 80, 0.0) else 0.1)
+
+
+def test_configurations() -> None:
+    assert default_sampler({"_class_name": "DDPMScheduler", "variance_type": "fixed_large"}) == "ddpm:variance=large"
+    assert default_sampler(SD) == "ddim"
+    assert clip_range({"_class_name": "DDPMScheduler"}) == 1.0
+    assert clip_range(SD) is None
+    schedule = make_schedule({"_class_name": "DDPMScheduler", "trained_betas": np.linspace(0.1, 0.2, 10).tolist()})
+    assert isinstance(schedule, Discrete)
+    assert len(schedule.alphas_cumprod) == 10
+    assert Grid().spacing == "leading"
