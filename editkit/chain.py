@@ -171,13 +171,18 @@ class StagePlan:
         return {hook: names for hook, names in rows.items() if names}
 
 
-def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent) -> StagePlan:
-    """Settle one stage on `picture`: order, conflicts, passes, cost. No weights, no torch."""
+def plan_stage(
+    stage: Stage, picture: Picture, notify: Notify = silent, info: ModelInfo | None = None
+) -> StagePlan:
+    """Settle one stage on `picture`: order, conflicts, passes, cost. No weights, no torch.
+
+    `info` is that of a model already at hand; None: that of `stage.options.model`.
+    """
     from editkit.canvas import frame
     from editkit.models import describe
 
     options = stage.options
-    info = describe(options.model, offline=options.offline)
+    info = info or describe(options.model, offline=options.offline)
     if options.prompt is not None and "prompt" not in info.takes:
         raise UsageError(f"--prompt is given, but {info.name} ({info.family}) takes no text; choose another --model")
     plugins = arrange(stage, info, has_picture=True)

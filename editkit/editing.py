@@ -40,12 +40,20 @@ class Update:
         return None if self.state.x0 is None else self.model.decode(self.state.x0).clamp(-1, 1)
 
 
-def edit(picture: PictureSource, edits: Edits, *, notify: Notify | None = None, **options: Any) -> Picture:
+def edit(
+    picture: PictureSource,
+    edits: Edits,
+    *,
+    model: str | Model = "auto",
+    notify: Notify | None = None,
+    **options: Any,
+) -> Picture:
     """Edit one picture: `edit("photo.png", Inpaint(mask="m.png") & Guide(...) | SDEdit(), steps=30)`.
 
     Args:
         picture: a path, a PIL image, an array (h, w, 3) of uint8 or uint16, or a `Picture`.
         edits: a plugin, a chain made with `&` (with) and `|` (then), or lists of plugins.
+        model: a name as for `--model`, or a model of one's own (for all stages).
         notify: is called with what a user should know (one line each).
         options: those of `Options`, for all stages that do not set their own.
 
@@ -55,7 +63,7 @@ def edit(picture: PictureSource, edits: Edits, *, notify: Notify | None = None, 
     Raises:
         EditkitError: with one line that says how to mend it.
     """
-    making = stream(picture, edits, notify=notify, **options)
+    making = stream(picture, edits, model=model, notify=notify, **options)
     while True:
         try:
             next(making)
@@ -65,22 +73,30 @@ def edit(picture: PictureSource, edits: Edits, *, notify: Notify | None = None, 
 
 
 def stream(
-    picture: PictureSource, edits: Edits, *, notify: Notify | None = None, **options: Any
+    picture: PictureSource,
+    edits: Edits,
+    *,
+    model: str | Model = "auto",
+    notify: Notify | None = None,
+    **options: Any,
 ) -> Generator[Update, None, Picture]:
     """As `edit`, step by step: a generator of `Update`s that returns the result. Leave the loop to stop."""
     notify = notify or silent
     chain = Chain.of(edits)
+    if isinstance(model, str) and model != "auto":
+        options["model"] = model
+    own = None if isinstance(model, str) else model
     first = Stage(chain.stages[0].plugins, Options(**options).merged(chain.stages[0].options))
     chain = Chain((first, *chain.stages[1:])).inherited()
     current = picture if isinstance(picture, Picture) else Picture.read(picture)
-    model: Model | None = None
+    loaded = own
     for number, stage in enumerate(chain.stages):
-        settled = plan_stage(stage, current, notify)
-        if model is None or model.info != settled.info:
+        settled = plan_stage(stage, current, notify, None if own is None else own.info)
+        if loaded is None or loaded.info != settled.info:
             device = pick_device(stage.options.device)
             dtype = pick_dtype(stage.options.dtype, device)
-            model = load(settled.info, device, dtype, offline=stage.options.offline)
-        current = yield from _stage(settled, model, number, len(chain.stages), notify)
+            loaded = load(settled.info, device, dtype, offline=stage.options.offline)
+        current = yield from _stage(settled, loaded, number, len(chain.stages), notify)
     return current
 
 

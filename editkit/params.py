@@ -112,7 +112,7 @@ def _bounds(info: FieldInfo) -> str:
     low = next((f"{m.ge}" for m in info.metadata if isinstance(m, at.Ge)), None)
     above = next((f"above {m.gt}" for m in info.metadata if isinstance(m, at.Gt)), None)
     high = next((f"{m.le}" for m in info.metadata if isinstance(m, at.Le)), None)
-    below = next((f"below {m.lt}" for m in info.metadata if isinstance(m, at.Lt)), None)
+    below = next((f"below {m.lt}" for m in info.metadata if isinstance(m, at.Lt) and m.lt != 2**63), None)
     if low and high:
         return f"[{low} to {high}]"
     words = [f"{low} or more" if low else above, f"{high} or less" if high else below]

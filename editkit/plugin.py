@@ -21,10 +21,10 @@ A plugin uses a hook by overriding it. Nothing else needs to be said: `editkit p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -76,7 +76,9 @@ class Plugin(BaseModel):
         needs: those of them without which it cannot work: a model that takes none of them is refused.
         fresh: True for an edit that replaces what it works on, so that the process starts from pure noise unless
             another plugin claims `begin`. Other edits of a picture start from the picture, by `sdedit`.
-        needs_picture: False for a plugin that also works where there is no picture (`editkit.sample`).
+        needs_picture: True for a plugin that cannot work in `editkit.sample`, where there is no picture.
+        example: parameters of a small edit that works, for the contract suite; none are needed if all have defaults.
+        neutral: parameters with which the plugin changes nothing; None where there are none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -88,6 +90,8 @@ class Plugin(BaseModel):
     needs: ClassVar[frozenset[str]] = frozenset()
     fresh: ClassVar[bool] = False
     needs_picture: ClassVar[bool] = False
+    example: ClassVar[Mapping[str, Any]] = {}
+    neutral: ClassVar[Mapping[str, Any] | None] = None
 
     start: float = Field(0.0, ge=0.0, le=1.0, description="Act from this fraction of the stage's downward moves on.")
     stop: float = Field(1.0, ge=0.0, le=1.0, description="Act up to this fraction of the stage's downward moves.")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from editkit.models import Gaussian
+from editkit.models.base import ModelInfo, PixelSpace, Prediction
 from editkit.plugin import Hooks, Plugin
 from editkit.schedule import Cosine
 
@@ -122,3 +123,23 @@ class _NothingHooks(Hooks):
 
     def finish(self, image):
         return image
+
+
+class Isotropic(PixelSpace):
+    """x0 ~ N(0, s^2 I) on pictures of any size: E[x0 | x_t] = s^2 alpha_t x_t / (s^2 alpha_t^2 + sigma_t^2). Cheap."""
+
+    info = ModelInfo("isotropic", "exact Gaussian", sampler="ddim", steps=6)
+    schedule = Cosine()
+    clip = None
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, x_t, level, conds):
+        self.calls += 1
+        s2 = self.data_std**2
+        x0 = s2 * level.alpha / (s2 * level.alpha**2 + level.sigma**2) * x_t
+        return (Prediction(x0, (x_t - level.alpha * x0) / level.sigma),) * len(conds)
+
+    def attach(self, picture, mask):
+        return self

@@ -5,6 +5,7 @@ Nothing here imports torch until a picture is really edited.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -31,6 +32,14 @@ def run(words: list[str]) -> int:
         say("interrupted; nothing was written")
         return INTERRUPTED
     except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if os.environ.get("EDITKIT_TRACEBACK"):
+            raise
+        say(
+            f"error: {type(error).__name__}: {' '.join(str(error).split())} "
+            "(this should not happen; EDITKIT_TRACEBACK=1 shows where)"
+        )
         return 1
 
 

@@ -110,7 +110,7 @@ def _cut(words: list[str]) -> list[_Part]:
 def _parse_part(part: _Part, first: bool) -> dict[str, Any]:
     """The values that one part's words give, by field; unset ones are absent."""
     try:
-        context = _command(part.plugin, first).make_context(part.plugin.name, list(part.words))
+        context = _command(part.plugin, first).make_context(f"editkit {part.plugin.name}", list(part.words))
         with context:
             given: dict[str, Any] = context.command.invoke(context)
     except typer.Exit as done:
@@ -118,7 +118,7 @@ def _parse_part(part: _Part, first: bool) -> dict[str, Any]:
     except Exception as error:
         # Typer's own copy of Click is private: its usage errors are known by this method alone.
         if hasattr(error, "format_message"):
-            text = " ".join(error.format_message().split())
+            text = " ".join(error.format_message().split()).replace("Value error, ", "")
             raise UsageError(f"{part.plugin.name}: {text[:1].lower()}{text[1:]}".rstrip(".")) from error
         raise
     return {name: value for name, value in given.items() if value is not None and value != []}
@@ -152,9 +152,9 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 def _annotated(p: Param, panel: str) -> Any:
     """The Typer annotation of one parameter; every default is None, so that what was not given is known."""
-    shown: bool | str = False if p.default is None or p.kind == "flag" else str(p.default)
+    shown = "" if p.default is None or p.kind == "flag" else f" (default: {p.default})"
     kind: Any = Literal[p.choices] if p.kind == "choice" else _TYPES[p.kind]
-    option = typer.Option(*_flags(p), help=p.help, show_default=shown, metavar=p.metavar, rich_help_panel=panel)
+    option = typer.Option(*_flags(p), help=p.help + shown, show_default=False, metavar=p.metavar, rich_help_panel=panel)
     return Annotated[list[kind] | None if p.repeated else kind | None, option]
 
 

@@ -7,7 +7,7 @@ The score term of classifier guidance (Dhariwal & Nichol 2021, arXiv:2105.05233)
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -34,6 +34,7 @@ class Guide(Plugin):
     """
 
     name: ClassVar[str] = "guide"
+    neutral: ClassVar[Mapping[str, Any] | None] = {"weight": 0.0}
 
     loss: str | Callable[..., Any] = Field("brightness", description="brightness, color, reference, module:function.")
     weight: float = Field(100.0, description="Factor of the loss; 0 changes nothing.")

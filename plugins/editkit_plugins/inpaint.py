@@ -13,8 +13,9 @@ given them instead.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from editkit.masks import feather_inside, grow, read_mask
 from pydantic import Field
@@ -42,6 +43,7 @@ class Inpaint(Plugin):
     order: ClassVar[int] = 100
     offers: ClassVar[frozenset[str]] = frozenset({"known", "mask"})
     fresh: ClassVar[bool] = True
+    example: ClassVar[Mapping[str, Any]] = {"mask": "box:40%,40%,60%,60%"}
 
     mask: MaskSource | None = Field(None, description="White = regenerate. A picture, or words as box:10,10,80,60.")
     invert_mask: bool = Field(False, description="Black = regenerate.")
