@@ -66,7 +66,7 @@ def prediction_type(config: Mapping[str, Any]) -> PredictionType:
 
 
 def clip_range(config: Mapping[str, Any]) -> float | None:
-    """The bound of the x0 estimate, None where the configuration does not clip; the default is the scheduler class's."""
+    """The bound of the x0 estimate, None where the configuration does not clip; default: the scheduler's."""
     clips = str(config.get("_class_name", "")).startswith(("DDPM", "DDIM", "RePaint"))
     return float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", clips) else None
 
