@@ -57,9 +57,13 @@ def encode(
     if text is not None and format != "PNG":
         from editkit.provenance import into_xmp
 
-        meta = replace(meta, xmp=into_xmp(meta.xmp, text))
+        with_text = into_xmp(meta.xmp, text)
+        if format == "JPEG" and len(with_text) > JPEG_SEGMENT:
+            notices.append(f"the provenance of {len(text)} bytes is too long for JPEG and is left out; .png keeps it")
+        else:
+            meta = replace(meta, xmp=with_text)
     if format == "JPEG":
-        meta = _short_enough(meta, notices, text is not None)
+        meta = _short_enough(meta, notices)
     picture = replace(picture, meta=meta)
     try:
         match format:
@@ -114,14 +118,13 @@ def _channels(picture: Picture, format: str) -> NDArray[Any]:
     return np.concatenate([colour, picture.alpha[..., None]], axis=2)
 
 
-def _short_enough(meta: Metadata, notices: list[str], has_provenance: bool) -> Metadata:
+def _short_enough(meta: Metadata, notices: list[str]) -> Metadata:
     """JPEG's segments hold 64 kB."""
     if meta.exif is not None and len(meta.exif) > JPEG_SEGMENT:
         notices.append(f"the EXIF of {len(meta.exif)} bytes is too long for JPEG and is left out")
         meta = replace(meta, exif=None)
     if meta.xmp is not None and len(meta.xmp) > JPEG_SEGMENT:
-        what = "XMP and provenance" if has_provenance else "XMP"
-        notices.append(f"the {what} of {len(meta.xmp)} bytes is too long for JPEG and is left out; .png keeps it")
+        notices.append(f"the XMP of {len(meta.xmp)} bytes is too long for JPEG and is left out; .png keeps it")
         meta = replace(meta, xmp=None)
     return meta
 

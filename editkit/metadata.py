@@ -123,16 +123,16 @@ def upright_xmp(xmp: bytes) -> bytes:
     return re.sub(rb"<xmp:Thumbnails>.*?</xmp:Thumbnails>", b"", xmp, flags=re.DOTALL)
 
 
-def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def png_chunks(data: bytes, name: str = "the PNG file") -> Iterator[tuple[bytes, bytes]]:
     """(type, data) of each chunk of a PNG file. Raises `PictureError` where the file ends inside one."""
     at = len(PNG_SIGNATURE)
     while at < len(data):
         if at + 12 > len(data):
-            raise PictureError("the PNG file ends inside a chunk: it is truncated")
+            raise PictureError(f"{name}: ends inside a PNG chunk; it is truncated")
         (length,) = struct.unpack_from(">L", data, at)
         kind = data[at + 4 : at + 8]
         if at + 12 + length > len(data):
-            raise PictureError(f"the PNG file ends inside its chunk {kind!r}: it is truncated")
+            raise PictureError(f"{name}: ends inside its PNG chunk {kind!r}; it is truncated")
         yield kind, data[at + 8 : at + 8 + length]
         at += 12 + length
         if kind == b"IEND":
@@ -245,10 +245,16 @@ def _xmp(image: Any) -> bytes | None:
         raw = raw.encode()
     if not isinstance(raw, bytes) or not raw.strip(b"\0 "):
         return None
+    if b"editkit:provenance" in raw:
+        from editkit.provenance import without_provenance
+
+        raw = without_provenance(raw)  # it tells of the picture that was, not of the one to be written
     return upright_xmp(raw)
 
 
 def _dpi(image: Any) -> tuple[float, float] | None:
+    if image.format == "TIFF" and 282 not in image.tag_v2:
+        return None  # Pillow says 1 where the file says nothing
     try:
         x, y = (float(value) for value in image.info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):

@@ -251,6 +251,7 @@ def test_matrix(format_: str, dtype: Any, mode: str, orientation: int, tmp_path:
         assert picture.meta.bits == dtype().itemsize * 8
     assert picture.meta.icc == ICC
     assert picture.meta.orientation == orientation
+    assert picture.meta.dpi is None
     assert not picture.meta.notices
 
     result, regenerated = edited(picture)

@@ -1,0 +1,61 @@
+"""`editkit show`: how a picture was made, and what its file holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from editkit.provenance import Provenance
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def show(
+    picture: Annotated[str, typer.Argument(help="The picture; - is standard input.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    recipe: Annotated[bool, typer.Option("--recipe", help="Only the recipe, as YAML for editkit run.")] = False,
+) -> int:
+    """Show how PICTURE was made: recipe, models, seed, versions, hashes of what went in.
+
+    Exit code 1 where the picture does not say.
+    """
+    from editkit.cli.console import say, write
+    from editkit.provenance import read_provenance
+
+    found = read_provenance(picture)
+    if found is None:
+        say(f"{picture}: holds no provenance of editkit's")
+        return 1
+    if as_json:
+        write(found.to_text())
+    elif recipe:
+        write(_yaml(dict(found.recipe)))
+    else:
+        for line in _lines(found):
+            write(line)
+    return 0
+
+
+def _yaml(value: object) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    return text.rstrip("\n")
+
+
+def _lines(found: Provenance) -> list[str]:
+    """For people; control characters that a forged file may hold are not sent to the terminal."""
+    lines = ["recipe:", *(f"  {line}" for line in _yaml(dict(found.recipe)).splitlines())]
+    lines += [f"model: {model.name}" + (f" ({model.hash})" if model.hash else "") for model in found.models]
+    lines += [f"seed: {found.seed}"]
+    lines += [f"{package}: {version}" for package, version in sorted(found.versions.items())]
+    if found.picture is not None:
+        lines.append(f"picture: {found.picture}")
+    if found.picture_hash is not None:
+        lines.append(f"picture's pixels: {found.picture_hash}")
+    if found.mask_hash is not None:
+        lines.append(f"mask: {found.mask_hash}")
+    return ["".join(character if character.isprintable() else "?" for character in line) for line in lines]
