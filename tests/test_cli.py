@@ -1,0 +1,157 @@
+"""The command line as a user would use it, unhappy paths included; the model is the embedded `patches`."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from editkit.cli import run
+
+MASK = "box:30,20,58,44"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """A folder with a small photograph (a crop of a demonstration picture) to work in."""
+    photo = next((Path(__file__).parent.parent / "assets" / "photos").glob("*.jpg"))
+    Image.open(photo).convert("RGB").resize((128, 96)).save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def pixels(path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_inpaint_keeps_every_pixel_outside_the_mask(here, capsys):
+    assert run(["inpaint", "photo.png", "--mask", MASK, "--steps", "6"]) == 0
+    before, after = pixels("photo.png"), pixels("photo.inpaint.png")
+    assert after.shape == before.shape
+    hole = np.zeros(before.shape[:2], bool)
+    hole[20:44, 30:58] = True
+    assert np.array_equal(before[~hole], after[~hole])
+    assert not np.array_equal(before[hole], after[hole])
+    assert "wrote photo.inpaint.png" in capsys.readouterr().err
+
+
+def test_the_same_command_gives_the_same_bytes(here):
+    for name in ("a.png", "b.png"):
+        assert run(["inpaint", "photo.png", "--mask", MASK, "--steps", "4", "--seed", "7", "-o", name]) == 0
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+
+def test_with_and_then_and_one_line_of_json(here, capsys):
+    words = ["inpaint", "photo.png", "--mask", MASK, "--steps", "4", "with", "guide", "--brightness", "0.9"]
+    assert run([*words, "then", "sdedit", "--strength", "0.5", "--json", "-o", "out.png"]) == 0
+    out, err = capsys.readouterr()
+    record = json.loads(out)
+    assert record["stages"] == [["inpaint", "guide"], ["sdedit"]]
+    assert record["output"] == "out.png"
+    assert err == ""
+    assert run(["plan", *words, "then", "sdedit", "--strength", "0.5", "--json"]) == 0
+    plans = json.loads(capsys.readouterr().out)
+    assert sum(p["network_calls"] for p in plans) == record["network_calls"]
+
+
+def test_values_called_with_and_then_are_values(here, capsys):
+    assert run(["sdedit", "photo.png", "--prompt", "then", "--negative", "with"]) == 2
+    assert "takes no text" in capsys.readouterr().err
+
+
+def test_standard_input_and_output(here, monkeypatch, capfdbinary):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path("photo.png").read_bytes())))
+    assert run(["sdedit", "-", "--steps", "4", "--strength", "0.3", "--quiet"]) == 0
+    out, err = capfdbinary.readouterr()
+    assert Image.open(io.BytesIO(out)).size == (128, 96)
+    assert err == b""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["inpaint", "photo.png"], 2, "inpaint needs --mask"),
+        (["inpaint", "no.png", "--mask", MASK], 1, "no such file"),
+        (["inpaint", "text.png", "--mask", MASK], 1, "not a picture"),
+        (["inpaint", "truncated.png", "--mask", MASK], 1, "truncated"),
+        (["inpaint", "photo.png", "--mask", "small.png"], 1, "9x7, the picture is 128x96"),
+        (["inpaint", "photo.png", "--mask", "black.png"], 1, "empty"),
+        (["inpaint", "photo.png", "--mask", MASK, "--feather", "-1"], 2, "--feather: must be greater than or equal to 0"),
+        (["inpaint", "photo.png", "--mask", MASK, "--method", "guess"], 2, "'replace', 'repaint'"),
+        (["inpaint", "photo.png", "--mask", MASK, "--sampler", "dpmm"], 2, "no sampler is called 'dpmm'"),
+        (["inpaint", "photo.png", "--mask", MASK, "--sampler", "ddim:eta=2"], 2, "allowed: 0 to 1"),
+        (["inpaint", "photo.png", "--mask", MASK, "--maks", "x"], 2, "--maks"),
+        (["inpaint", "photo.png", "extra.png", "--mask", MASK], 2, "extra"),
+        (["inpaint", "photo.png", "--mask", MASK, "with"], 2, "`with` needs a plugin"),
+        (["inpaint", "photo.png", "--mask", MASK, "then"], 2, "`then` needs a plugin"),
+        (["inpaint", "photo.png", "--mask", MASK, "then", "inpiant"], 2, "did you mean inpaint?"),
+        (["inpaint", "photo.png", "--mask", MASK, "with", "inpaint", "--mask", MASK], 2, "both set the mask"),
+        (["inpaint", "photo.png", "--mask", MASK, "-o", "taken.png"], 1, "--force"),
+        (["inpaint", "photo.png", "--mask", MASK, "-o", "nowhere/out.png"], 1, "no such folder"),
+        (["inpaint", "photo.png", "--mask", MASK, "-o", "a.png", "then", "sdedit", "-o", "b.png"], 2, "given twice"),
+        (["inpaint", "photo.png", "--mask", MASK, "--dtype", "fp16"], 2, "bf16"),
+        (["inpaint", "photo.png", "--mask", MASK, "--device", "cuda:9"], 2, "this machine has"),
+        (["guide", "photo.png", "--loss", "os:getcwd"], 2, "--allow-code"),
+        (["guide", "photo.png", "--loss", "no_such:thing", "--allow-code"], 2, "cannot be imported"),
+        (["guide", "photo.png", "--color", "red"], 2, "#rrggbb"),
+        (["--nonsense"], 2, "editkit --help"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(here, capsys, words, code, said):
+    Path("text.png").write_text("hello")
+    Path("truncated.png").write_bytes(Path("photo.png").read_bytes()[:2000])
+    Image.new("L", (9, 7), 255).save("small.png")
+    Image.new("L", (128, 96), 0).save("black.png")
+    Image.new("L", (8, 8)).save("taken.png")
+    before = {p.name: p.read_bytes() for p in here.iterdir()}
+    assert run(words) == code
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert {p.name: p.read_bytes() for p in here.iterdir()} == before
+
+
+def test_a_full_mask_is_a_notice_where_the_model_can_do_without_the_picture(here, capsys):
+    """The prior of `patches` is what the mask leaves: with nothing left it says so."""
+    Image.new("L", (128, 96), 255).save("white.png")
+    assert run(["inpaint", "photo.png", "--mask", "white.png"]) == 1
+    notice, error = capsys.readouterr().err.strip().splitlines()
+    assert "whole picture" in notice
+    assert "error" in error
+
+
+def test_interrupted_in_the_middle_nothing_is_half_written(here):
+    code = "from editkit.cli import main; main()"
+    words = ["inpaint", "photo.png", "--mask", MASK, "--steps", "4000", "-o", "out.png"]
+    process = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not _computing(process.pid):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "interrupted; nothing was written"
+    assert sorted(p.name for p in here.iterdir()) == ["photo.png"]
+
+
+def _computing(pid: int) -> bool:
+    """True once the process has torch loaded."""
+    try:
+        return "libtorch_cpu" in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
+
+
+def test_help_of_a_plugin_names_its_fields_and_the_runs(here, capsys):
+    os.environ["COLUMNS"] = "120"
+    assert run(["inpaint", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for flag in ("--mask", "--feather", "--repeats", "--steps", "--sampler", "--seed", "--canvas", "--json"):
+        assert flag in shown
