@@ -14,6 +14,7 @@ import os
 import stat
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -60,7 +61,8 @@ def read(source: str | Path | Pixels | Image.Image | BinaryIO | Picture) -> Pict
     if not isinstance(source, Image.Image):
         name = str(getattr(source, "name", "the open file"))
         return decode(_bounded(source, name), name)
-    return _from_pillow(source.copy(), Metadata(format=source.format, mode=source.mode), "the image")
+    with _one_line("the image", b""):
+        return _decode(source, b"", "the image")
 
 
 def from_array(array: NDArray[Any]) -> Picture:
@@ -130,17 +132,25 @@ def _nearest(path: Path) -> str:
 
 def decode(data: bytes, name: str) -> Picture:
     """A picture from the bytes of a file; `name` is for messages."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     _register_heif()
+    with _one_line(name, data):
+        image = Image.open(io.BytesIO(data), formats=_known_formats())
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        return _decode(image, data, name)
+
+
+@contextlib.contextmanager
+def _one_line(name: str, data: bytes) -> Iterator[None]:
+    """Whatever a decoder raises as a `PictureError`, and none of its warnings."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of what is reported or harmless here
-            image = Image.open(io.BytesIO(data), formats=_known_formats())
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            return _decode(image, data, name)
+            yield
     except PictureError:
         raise
     except UnidentifiedImageError:
@@ -186,21 +196,21 @@ def _unknown(data: bytes, name: str) -> str:
     )
     for start, kind in starts:
         if data.startswith(start):
-            return f"{name}: starts like {kind} but is damaged or truncated; fetch a whole copy"
+            return f"{name}: starts like {kind} but is damaged, truncated or of a kind that is not read"
     return f"{name}: is not a picture that editkit reads ({READABLE})"
 
 
 def _decode(image: Any, data: bytes, name: str) -> Picture:
-    """`image` as Pillow opened it, with everything the file says."""
+    """`image` as Pillow opened it, with everything the file says; no `data` for an image that a caller opened."""
     notices: list[str] = []
     format_ = "JPEG" if image.format == "MPO" else image.format
     frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
-    if frames > 1:
+    if frames > 1 and data:
         notices.append(f"{name}: only the first of its {frames} frames is read")
     mode, bits = _declared(image, data, format_, name)
     orientation = _orientation(image)
     image.load()
-    if bits == 16 and mode == "RGB":
+    if bits == 16 and mode == "RGB" and data:
         image.info.pop("transparency", None)  # a 16-bit colour key, meaningless for Pillow's 8 bits; OpenCV heeds it
     applied = format_ == "TIFF"  # Pillow turns TIFF while loading, and no other format
     if not applied:
@@ -211,16 +221,12 @@ def _decode(image: Any, data: bytes, name: str) -> Picture:
         picture = _turned(picture, orientation)
     if bits == 16 and picture.pixels.dtype == np.uint8:
         picture = _deep(picture, data, format_, notices, name)
-    return Picture(picture.pixels, picture.alpha, None, _with_notices(picture.meta, notices))
+    meta = replace(picture.meta, notices=(*picture.meta.notices, *notices))
+    return Picture(picture.pixels, picture.alpha, None, meta)
 
 
-def _with_notices(meta: Metadata, notices: list[str]) -> Metadata:
-    return replace(meta, notices=(*meta.notices, *notices))
-
-
-def _from_pillow(image: Any, meta: Metadata, name: str, notices: list[str] | None = None) -> Picture:
+def _from_pillow(image: Any, meta: Metadata, name: str, notices: list[str]) -> Picture:
     """Any mode of Pillow's to RGB with alpha. 16 bits stay where Pillow has them (greyscale)."""
-    notes: list[str] = [] if notices is None else notices
     mode = image.mode
     if mode == "F":
         raise PictureError(f"{name}: 32-bit floating-point pixels are not read; convert it to 16 bits a channel")
@@ -229,7 +235,7 @@ def _from_pillow(image: Any, meta: Metadata, name: str, notices: list[str] | Non
     else:
         if mode == "CMYK":
             image = _from_cmyk(image)
-            notes.append(f"{name}: CMYK is converted to RGB; the result is RGB, without the CMYK profile")
+            notices.append(f"{name}: CMYK is converted to RGB; the result is RGB, without the CMYK profile")
             meta = replace(meta, icc=None)
         elif image.has_transparency_data:
             image = image.convert("LA" if mode in ("1", "L", "LA", "La") else "RGBA")
@@ -241,8 +247,6 @@ def _from_pillow(image: Any, meta: Metadata, name: str, notices: list[str] | Non
             image = image.convert("RGB")
         picture = from_array(np.asarray(image))
         picture = Picture(picture.pixels, picture.alpha, None, meta)
-    if notices is None and notes:
-        picture = Picture(picture.pixels, picture.alpha, None, _with_notices(picture.meta, notes))
     return picture
 
 
@@ -277,7 +281,7 @@ def _from_cmyk(image: Any) -> Any:
 def _declared(image: Any, data: bytes, format_: str | None, name: str) -> tuple[str, int]:
     """The file's own mode and depth, which Pillow's mode may hide."""
     mode: str = image.mode
-    if format_ == "PNG" and data[24] == 16:
+    if format_ == "PNG" and data[24:25] == b"\x10":
         return {0: "L", 2: "RGB", 4: "LA", 6: "RGBA"}.get(data[25], mode), 16
     if mode.startswith("I"):
         return "L", 16
@@ -335,6 +339,9 @@ def _deep(picture: Picture, data: bytes, format_: str | None, notices: list[str]
     import cv2
 
     doubt = f"{name}: its 16 bits a channel could not be read; 8 are kept"
+    if not data:
+        notices.append(doubt)
+        return picture
     if format_ == "TIFF":
         try:
             data = upright(data)  # OpenCV would turn some orientations and not others

@@ -591,6 +591,30 @@ def test_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(Picture.read("-").pixels, array)
 
 
+@pytest.mark.parametrize("orientation", ALL)
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".tif", ".webp"])
+def test_pillow_images_are_turned_and_keep_their_metadata(ending: str, orientation: int, tmp_path: Path) -> None:
+    y, x = np.mgrid[0:16, 0:32]
+    ramp = np.stack([x * 7, y * 15, x + y], axis=2).astype(np.uint8)
+    path = tmp_path / f"a{ending}"
+    said = b"Exif\0\0" + exif(orientation)
+    Image.fromarray(stored(ramp, orientation)).save(path, exif=said, icc_profile=ICC)
+    with Image.open(path) as image:
+        picture, same = Picture.read(image), Picture.read(path)
+    assert picture.size == (32, 16)
+    assert np.array_equal(picture.pixels, same.pixels)
+    assert picture.meta.icc == ICC
+    assert picture.meta.quantization == same.meta.quantization
+    assert Picture.read(Image.fromarray(ramp)).meta.format is None
+
+
+def test_a_broken_pillow_image_is_a_clean_error(tmp_path: Path) -> None:
+    Image.fromarray(noise(40, 40, 3, np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:900])
+    with Image.open(tmp_path / "a.png") as image, pytest.raises(PictureError, match="truncated"):
+        Picture.read(image)
+
+
 @pytest.mark.parametrize(
     "array",
     [np.zeros((3, 3, 3)), np.zeros((3, 3, 5), np.uint8), np.zeros((3,), np.uint8), np.zeros((0, 3, 3), np.uint8)],
