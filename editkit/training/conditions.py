@@ -63,7 +63,8 @@ def blurred(x0: Tensor, factors: Tensor, area: bool = False) -> Tensor:
     """
     size = x0.shape[-1]
     rows = []
-    for picture, factor in zip(x0.split(1), factors.tolist(), strict=True):
+    for i, factor in enumerate(factors.tolist()):
+        picture = x0[i : i + 1]
         small = max(4, round(size / factor))
         if area:
             low = F.interpolate(picture, size=(small, small), mode="area")

@@ -73,8 +73,9 @@ def strokes(batch: int, size: int, generator: Generator, segments: int = 6) -> T
     pixels = torch.stack([x.expand(1, 1, size, size), y.expand(1, 1, size, size)], -1).view(1, 1, -1, 2)
     a, d = points[:, :-1].unsqueeze(2), moves.unsqueeze(2)
     along = ((pixels - a) * d).sum(-1) / d.square().sum(-1).clamp_min(1e-8)
-    distance = (pixels - a - along.clamp(0, 1).unsqueeze(-1) * d).norm(dim=-1)
-    return (distance < radius).any(dim=1).float().view(batch, 1, size, size)
+    distance = (pixels - a - along.clamp(0, 1).unsqueeze(-1) * d).square().sum(-1).sqrt()
+    touched: Tensor = (distance < radius).any(dim=1).float()
+    return touched.view(batch, 1, size, size)
 
 
 def half(batch: int, size: int, generator: Generator) -> Tensor:

@@ -67,7 +67,8 @@ class Pocket(nn.Module):
 
 def to_dtype(network: Pocket, dtype: torch.dtype) -> None:
     """Cast the UNet in place, channels-last. (Module.to, not diffusers' own, which warns of an empty list.)"""
-    nn.Module.to(network.unet, dtype=dtype, memory_format=torch.channels_last)
+    nn.Module.to(network.unet, dtype)
+    nn.Module.to(network.unet, memory_format=torch.channels_last)
 
 
 def wiring(architecture: Architecture) -> dict[str, Any]:

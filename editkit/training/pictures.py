@@ -97,7 +97,8 @@ def thumbnail(photograph: Photograph) -> Tensor:
     grey = photograph.levels[-1].float().mean(0, keepdim=True).unsqueeze(0)
     small = F.interpolate(grey, size=(24, 24), mode="area")[0, 0]
     small = small - small.mean()
-    return small / small.norm().clamp_min(1e-3)
+    scaled: Tensor = small / small.square().sum().sqrt().clamp_min(1e-3)
+    return scaled
 
 
 def likeness(a: Tensor, b: Tensor) -> float:

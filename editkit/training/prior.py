@@ -88,9 +88,10 @@ def losses(network: torch.nn.Module, batch: Batch) -> Tensor:
     """Unweighted loss of each sample (B,): mean squared error of v, for inpainting drawn to the hole."""
     x_t, v = diffusion.noised(batch.x0, batch.eps, batch.t)
     v_hat = network(x_t, batch.t, batch.task, batch.condition, batch.mask)
-    error = (v_hat - v).square().mean(dim=1, keepdim=True)
+    error: Tensor = (v_hat - v).square().mean(dim=1, keepdim=True)
     where = torch.where(batch.mask > 0, 1.0, OUTSIDE)
-    return (error * where).sum(dim=(1, 2, 3)) / where.sum(dim=(1, 2, 3))
+    each: Tensor = (error * where).sum(dim=(1, 2, 3)) / where.sum(dim=(1, 2, 3))
+    return each
 
 
 def validation_batches(photographs: tuple[Photograph, ...], settings: PriorSettings) -> Iterator[Batch]:
