@@ -30,6 +30,9 @@ LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_536}
 QUALITY = 90
 """Of lossy WebP and AVIF where none was asked for."""
 
+BAND = 64
+"""Rows that are worked on at once where a whole picture would need much memory."""
+
 JPEG_SEGMENT = 65_000
 """The most bytes of EXIF or XMP that a JPEG can hold, rounded down."""
 
@@ -144,7 +147,7 @@ def _png(picture: Picture, provenance: str | None) -> bytes:
         colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[count]
         size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
         header = (b"IHDR", size + bytes([16, colour_type, 0, 0, 0]))
-        rest = [(b"IDAT", zlib.compress(_filtered(channels), 6)), (b"IEND", b"")]
+        rest = [(b"IDAT", _compressed(channels)), (b"IEND", b"")]
     meta = picture.meta
     said = [png_chunk(kind, body) for kind, body in meta.chunks]
     if meta.icc is not None:
@@ -167,19 +170,24 @@ def _png(picture: Picture, provenance: str | None) -> bytes:
 _PIXEL_CHUNKS = (b"IHDR", b"IDAT", b"IEND")
 
 
-def _filtered(channels: NDArray[Any]) -> bytes:
+def _compressed(channels: NDArray[Any]) -> bytes:
     """PNG rows of 16-bit samples, each behind the filter (none, left, above) whose bytes are smallest in sum."""
     height, width, count = channels.shape
-    rows = channels.astype(">u2").view(np.uint8).reshape(height, width * count * 2)
-    left = rows.copy()
-    left[:, 2 * count :] -= rows[:, : -2 * count]
-    above = rows.copy()
-    above[1:] -= rows[:-1]
-    # a byte of 255 is a difference of -1: min(b, 256 - b), which unsigned arithmetic gives as min(b, -b)
-    cost = np.stack([np.minimum(option, -option).sum(axis=1, dtype=np.int64) for option in (rows, left, above)])
-    best = cost.argmin(axis=0).astype(np.uint8)[:, None]
-    chosen = np.where(best == 0, rows, np.where(best == 1, left, above))
-    return np.concatenate([best, chosen], axis=1).tobytes()
+    packer = zlib.compressobj(6)
+    parts = []
+    last = np.zeros((1, width * count * 2), np.uint8)
+    for at in range(0, height, BAND):  # in bands, so that a large picture does not need its memory ten times over
+        rows = channels[at : at + BAND].astype(">u2").view(np.uint8).reshape(-1, width * count * 2)
+        left = rows.copy()
+        left[:, 2 * count :] -= rows[:, : -2 * count]
+        above = rows - np.concatenate([last, rows[:-1]])
+        # a byte of 255 is a difference of -1: min(b, 256 - b), which unsigned arithmetic gives as min(b, -b)
+        cost = np.stack([np.minimum(option, -option).sum(axis=1, dtype=np.int64) for option in (rows, left, above)])
+        best = cost.argmin(axis=0).astype(np.uint8)[:, None]
+        chosen = np.where(best == 0, rows, np.where(best == 1, left, above))
+        parts.append(packer.compress(np.concatenate([best, chosen], axis=1).tobytes()))
+        last = rows[-1:]
+    return b"".join([*parts, packer.flush()])
 
 
 def _tiff(picture: Picture) -> bytes:
@@ -198,11 +206,8 @@ def _tiff(picture: Picture) -> bytes:
         for tag in exif:
             value = exif.get_ifd(tag) if tag in (0x8769, 0x8825) else exif[tag]
             directory[tag] = value
-    differences = channels.copy()
-    differences[:, 1:] -= channels[:, :-1]
-    rows = max(1, (1 << 18) // max(1, width * count * bits // 8))
-    little = differences.astype(differences.dtype.newbyteorder("<"))
-    strips = [zlib.compress(little[at : at + rows].tobytes(), 6) for at in range(0, height, rows)]
+    rows = max(1, (1 << 18) // (width * count * bits // 8))
+    strips = [_strip(channels[at : at + rows]) for at in range(0, height, rows)]
     directory[256], directory[257] = width, height
     directory[258] = (bits,) * count
     directory[259] = 8
@@ -230,6 +235,13 @@ def _tiff(picture: Picture) -> bytes:
     buffer = io.BytesIO()
     directory.save(buffer)
     return buffer.getvalue() + b"".join(strips)
+
+
+def _strip(channels: NDArray[Any]) -> bytes:
+    """Rows of a TIFF: differences along the row, little-endian, deflated."""
+    differences = channels.copy()
+    differences[:, 1:] -= channels[:, :-1]
+    return zlib.compress(differences.astype(differences.dtype.newbyteorder("<")).tobytes(), 6)
 
 
 def _webp_lossless(picture: Picture, quality: int | None) -> bool:
@@ -276,8 +288,11 @@ def _deviation(picture: Picture, data: bytes) -> tuple[int, int | None]:
     from editkit.reading import decode
 
     back = decode(data, "the written file").pixels
-    difference = np.abs(back.astype(np.int32) - picture.pixels.astype(np.int32)).max(axis=2)
-    if picture.mask is None:
-        return int(difference.max()), None
-    kept = difference[picture.mask == 0]
-    return int(difference.max()), int(kept.max()) if kept.size else 0
+    largest, kept = 0, 0
+    for at in range(0, picture.height, BAND):
+        rows = slice(at, at + BAND)
+        difference = np.abs(back[rows].astype(np.int32) - picture.pixels[rows]).max(axis=2)
+        largest = max(largest, int(difference.max()))
+        if picture.mask is not None:
+            kept = max(kept, int(difference[picture.mask[rows] == 0].max(initial=0)))
+    return largest, None if picture.mask is None else kept
