@@ -54,3 +54,16 @@ class TinyModel(PixelSpace):
 
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> TinyModel:
         return self
+
+
+def unet2d(**config: Any) -> Any:
+    """A UNet2DModel with random weights, its last convolution included (diffusers leaves it random as well)."""
+    from diffusers import UNet2DModel
+
+    torch.manual_seed(0)
+    made = UNet2DModel(**{
+        "sample_size": 32, "block_out_channels": (32, 32), "layers_per_block": 1, "norm_num_groups": 8,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 8, **config,
+    })  # fmt: skip
+    return made.eval()

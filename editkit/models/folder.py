@@ -1,0 +1,72 @@
+"""Models from folders and hub ids: which family a folder is of, and that family's adapter.
+
+A family is a module with `matches(layout)`, `describe(layout)` and `load(layout, info, device, dtype)`; the first that
+matches has the folder. Nothing here imports torch or diffusers until weights are loaded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from editkit.errors import ModelError
+from editkit.models import pixel
+from editkit.models.base import Model, ModelInfo
+from editkit.models.loading import Layout, find
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Family(Protocol):
+    """What a module of a family of models defines."""
+
+    KNOWN: str
+    """The family in words, for messages."""
+
+    def matches(self, layout: Layout) -> bool:
+        """True when the folder is of this family."""
+        ...
+
+    def describe(self, layout: Layout) -> ModelInfo:
+        """What is known without weights."""
+        ...
+
+    def load(self, layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
+        """The model with its weights."""
+        ...
+
+
+FAMILIES: tuple[Family, ...] = (pixel,)
+
+
+def describe_folder(name: str, *, offline: bool = False) -> ModelInfo:
+    """What is known of a folder or hub id from its configuration alone; imports neither torch nor diffusers.
+
+    Raises:
+        ModelError: not found (says where it was looked for), incomplete, or of a family that is not known.
+    """
+    layout = find(name, offline=offline)
+    return _family(layout).describe(layout)
+
+
+def load_folder(info: ModelInfo, device: torch.device, dtype: torch.dtype, *, offline: bool = False) -> Model:
+    """The model that `describe_folder` spoke of, its network in `dtype` on `device`.
+
+    Raises:
+        ModelError: weights missing, misshapen, or in a pickle.
+    """
+    layout = find(info.name, offline=offline, weights=True)
+    return _family(layout).load(layout, info, device, dtype)
+
+
+def _family(layout: Layout) -> Family:
+    for family in FAMILIES:
+        if family.matches(layout):
+            return family
+    known = "; ".join(family.KNOWN for family in FAMILIES)
+    if not layout.index and not (layout.path / "config.json").is_file():
+        raise ModelError(
+            f"model {layout.name}: {layout.path} has neither model_index.json nor config.json; known: {known}"
+        )
+    kind = layout.index.get("_class_name") or layout.config().get("_class_name", "a network without a class name")
+    raise ModelError(f"model {layout.name} is of a family that is not known ({kind}); known: {known}")
