@@ -5,15 +5,15 @@
 
 import pytest
 import torch
-from toy import (
-    COVARIANCE, KNOWN, MASK, MEAN, N, ExactClassifier, ExactPosterior, given_known, given_y, model, moments,
-)  # fmt: skip
+import toy
+from toy import COVARIANCE, KNOWN, MASK, MEAN, ExactClassifier, ExactPosterior, given_known, given_y, model, moments
 
 from editkit import sample
 from editkit.models import GaussianMixture
 from editkit.plugins import Inpaint
 from editkit.schedule import VE, Cosine, Flow
 
+N = toy.N
 TABLES = {"VP": Cosine(), "VE": VE(), "flow": Flow()}
 SAMPLERS = ["ddpm", "ddim", "ddim:eta=1", "heun", "dpm++2m"]
 

@@ -144,7 +144,8 @@ def test_answers_without_torch(tmp_path, photo, words):
         "heavy = {'torch', 'diffusers', 'transformers', 'torchvision', 'controlnet_aux'} & set(sys.modules)\n"
         "assert not heavy, heavy\nsys.exit(code)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=tmp_path, check=False)
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert "AssertionError" not in done.stderr, done.stderr
     assert done.returncode in (0, 2), done.stderr
 
