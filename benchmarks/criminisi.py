@@ -39,8 +39,9 @@ def fill(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         ys, xs = np.nonzero(front)
         # C(p): mean confidence over the patch; D(p): isophote times the front's normal.
         mean_confidence = cv2.boxFilter(confidence, -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
-        area = cv2.boxFilter(np.ones_like(confidence), -1, (side, side), normalize=False,
-                             borderType=cv2.BORDER_CONSTANT)
+        area = cv2.boxFilter(
+            np.ones_like(confidence), -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT
+        )
         gy, gx = np.gradient(grey)
         trusted = cv2.dilate(unknown.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0
         gy, gx = np.where(trusted, gy, 0.0), np.where(trusted, gx, 0.0)

@@ -11,6 +11,7 @@ import numpy as np
 
 Filler = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
+
 def telea(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     import cv2
 
@@ -36,11 +37,18 @@ def criminisi(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return fill(image, hole)
 
 
-def patches(image: np.ndarray, hole: np.ndarray, method: str = "replace", **options: object) -> np.ndarray:
+def patches(image: np.ndarray, hole: np.ndarray, **options: object) -> np.ndarray:
     """editkit's embedded `patches` model through the `inpaint` plugin: what `editkit inpaint` does by default."""
-    raise NotImplementedError
+    from editkit import edit
+    from editkit.plugins import Inpaint
+
+    return edit(image, Inpaint(mask=hole.astype(np.uint8) * 255, **options), model="patches").pixels
+
+
+def repaint(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    return patches(image, hole, method="repaint", jump=2, repeats=3)
 
 
 CLASSICAL: dict[str, Filler] = {"telea": telea, "ns": ns, "biharmonic": biharmonic, "criminisi": criminisi}
 
-FILLERS: dict[str, Filler] = dict(CLASSICAL)
+FILLERS: dict[str, Filler] = {**CLASSICAL, "patches": patches, "repaint": repaint}

@@ -64,7 +64,7 @@ class FeatureDistance:
     @torch.inference_mode()
     def features(self, image: np.ndarray) -> list[Tensor]:
         """Unit-length features of a uint8 picture (h, w, 3), one (c, h', w') a layer."""
-        x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255.0
+        x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255.0
         mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
         x = (x - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
         found = []

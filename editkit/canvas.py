@@ -2,20 +2,21 @@
 
 A stage is one or several *passes* of the reverse process over one box of the picture. Models whose prior is the picture
 itself go coarse to fine: the hole is invented small, where a patch sees the whole scene, and every finer pass starts
-from the enlarged coarser one at a noise level that keeps its structure, holding its low frequencies (ILVR, Choi et al.
+from the enlarged coarser one at a noise level that keeps its structure, and is told it (`lowres`, as the cascades of
+Ho et al. 2022, arXiv:2106.15282); a model that does not take `lowres` is held to its low frequencies (ILVR, Choi et al.
 2021, arXiv:2108.02938). Other models work in one pass. Planning is integers only; tensors are touched by `inputs`,
-`enlarge` and `Refine`.
+`resize` and `Refine`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from editkit.images import Picture, to_unit
-from editkit.models.base import Model, ModelInfo
+from editkit.models.base import Conditioning, Model, ModelInfo
 from editkit.options import Options
 from editkit.plan import Plan
 from editkit.plugin import Hooks, Inputs, Plugin, Run, Step
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
 
 CONTEXT = 2.2
 """The side of the crop, in sides of the mask's box."""
+
+FACTOR = 1.6
+"""Each pass is so many times as large as the one before."""
+
+COARSEST = 16.0
+"""The longer side of the smallest pass is at least this many pixels."""
+
+PATCH = 7
+"""What a model of patches sees at once."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,8 @@ def frame(picture: Picture, info: ModelInfo, options: Options, from_noise: bool)
     cropped = options.canvas == "crop" or (options.canvas == "auto" and (info.window or info.own_picture))
     box = whole if picture.mask is None or not cropped else around(picture.mask, CONTEXT, info.window or 0)
     if info.own_picture and from_noise:
-        return Frame(box, ladder(box, steps, info.steps), info.multiple)
+        inside = None if picture.mask is None else picture.mask[box.top : box.bottom, box.left : box.right] > 0
+        return Frame(box, ladder(box, steps, info.steps, inside), info.multiple)
     height, width = box.height, box.width
     if info.window and options.canvas != "full" and max(height, width) > info.window:
         scale = info.window / max(height, width)
@@ -114,25 +125,60 @@ def _span(low: int, high: int, side: int, limit: int) -> tuple[int, int]:
     return first, first + side
 
 
-def ladder(box: Box, steps: int, usual: int) -> tuple[Pass, ...]:
-    """Passes for a model whose prior is the picture: 16 pixels first, then 1.6 times as large until the box's own size.
+def ladder(box: Box, steps: int, usual: int, hole: np.ndarray | None = None) -> tuple[Pass, ...]:
+    """Passes for a model whose prior is the picture: small first, then 1.6 times as large until the box's own size.
 
-    `steps` scales the number of levels of every pass against `usual`.
+    The first pass is the smallest one (16 pixels or more) at which something of `hole` is left and enough is known:
+    a thin stroke vanishes when it is made small, and its pixels are averages of known ones there. `steps` scales the
+    number of levels of every pass against `usual`.
     """
     side = max(box.height, box.width)
     sizes = [float(side)]
-    while sizes[0] / 1.6 >= 16:
-        sizes.insert(0, sizes[0] / 1.6)
+    while sizes[0] / FACTOR >= COARSEST:
+        sizes.insert(0, sizes[0] / FACTOR)
     rate = steps / usual
-    passes = []
-    for k, size in enumerate(sizes):
+    passes: list[Pass] = []
+    for size in sizes:
         scale = size / side
-        height, width = max(7, round(box.height * scale)), max(7, round(box.width * scale))
-        if k == 0:
-            passes.append(Pass(height, width, max(2, round(22 * rate)), 1.0, 6))
+        height, width = max(PATCH, round(box.height * scale)), max(PATCH, round(box.width * scale))
+        last = size == sizes[-1]
+        if hole is not None and not passes and not last and not _worthwhile(coverage(hole, height, width) > 0.5):
+            continue
+        if not passes:
+            passes.append(Pass(height, width, max(2, round(10 * rate)), 1.0, 3))
         else:
-            passes.append(Pass(height, width, max(2, round(13 * rate)), 0.6, 6 if size < 80 else 1, 0.15))
+            passes.append(Pass(height, width, max(2, round(5 * rate)), 0.8, 3 if size < 60 else 1, 0.15))
     return tuple(passes)
+
+
+def _worthwhile(unknown: np.ndarray) -> bool:
+    """True where there is something to invent, and at least 30 known patches to learn from."""
+    height, width = unknown.shape
+    if not unknown.any() or height < PATCH or width < PATCH:
+        return False
+    sums = _integral(unknown)
+    within = sums[PATCH:, PATCH:] - sums[:-PATCH, PATCH:] - sums[PATCH:, :-PATCH] + sums[:-PATCH, :-PATCH]
+    return int((within == 0).sum()) >= 30
+
+
+def coverage(hole: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The share of `hole` (h, w) in each pixel of the picture at another, smaller size: (height, width)."""
+    sums = _integral(hole)
+    edges = []
+    for n, size in ((hole.shape[0], height), (hole.shape[1], width)):
+        k = np.arange(size)
+        edges.append((k * n // size, -(-(k + 1) * n // size)))
+    (top, bottom), (left, right) = edges
+    total = sums[bottom][:, right] - sums[top][:, right] - sums[bottom][:, left] + sums[top][:, left]
+    share: np.ndarray = total / ((bottom - top)[:, None] * (right - left)[None, :])
+    return share
+
+
+def _integral(values: np.ndarray) -> np.ndarray:
+    """Sums over all rectangles from the top left corner, (h + 1, w + 1)."""
+    sums = np.zeros((values.shape[0] + 1, values.shape[1] + 1), dtype=np.int64)
+    sums[1:, 1:] = values.astype(np.int64).cumsum(0).cumsum(1)
+    return sums
 
 
 def inputs(
@@ -156,7 +202,10 @@ def inputs(
     if picture.mask is None:
         return Inputs(model.attach(small, None), small, None, original, None, stream, place)
     mask = torch.from_numpy(picture.mask[rows, columns].copy())[None, None].to(device)
-    small_mask = _pad(resize_mask(mask, at.height, at.width), spot.multiple)
+    if model.info.own_picture and (at.height, at.width) != (box.height, box.width):
+        small, small_mask = shrink(original, mask, at.height, at.width)
+    else:
+        small_mask = _pad(resize_mask(mask, at.height, at.width), spot.multiple)
     return Inputs(model.attach(small, small_mask), small, small_mask, original, mask, stream, place)
 
 
@@ -167,6 +216,19 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     if image.shape[-2:] == (height, width):
         return image
     return F.interpolate(image, (height, width), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
+
+
+def shrink(image: Tensor, mask: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """A picture and its mask at a smaller size, from known pixels only: nothing of what is masked leaks.
+
+    A pixel is the mean of the known ones within it, and is known itself if at least half of it is.
+    """
+    import torch.nn.functional as F
+
+    known = (mask == 0).to(image.dtype)
+    share = F.interpolate(known, (height, width), mode="area")
+    mean = F.interpolate(image * known, (height, width), mode="area") / share.clamp(min=1e-6)
+    return mean, (share < 0.5).to(mask.dtype)
 
 
 def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
@@ -194,7 +256,7 @@ def native(image: Tensor, spot: Frame, at: Pass) -> Tensor:
 
 
 class Refine(Plugin):
-    """Start from the enlarged coarser pass, and hold its low frequencies: how the canvas joins two passes."""
+    """Start from the enlarged coarser pass, and tell it to the model, or hold its low frequencies: how passes join."""
 
     name: ClassVar[str] = "canvas"
     order: ClassVar[int] = -100
@@ -218,8 +280,13 @@ class _RefineHooks(Hooks[Refine]):
     def begin(self) -> Tensor:
         return self.run.noised(self.coarse, self.run.levels[self.run.plan.start])
 
+    def condition(self, step: Step, cond: Conditioning) -> Conditioning:
+        if "lowres" not in self.run.model.info.takes or cond.lowres is not None:
+            return cond
+        return replace(cond, lowres=self.coarse)
+
     def clean(self, step: Step, x0: Tensor) -> Tensor:
-        if step.sigma_t <= self.plugin.hold:
+        if "lowres" in self.run.model.info.takes or step.sigma_t <= self.plugin.hold:
             return x0
         return x0 + self._low(self.coarse) - self._low(x0)
 

@@ -28,9 +28,11 @@ from editkit.errors import ModelError
 from editkit.models.base import Conditioning, ModelInfo, PixelSpace, Prediction
 from editkit.models.patches.atlas import Atlas
 from editkit.models.patches.search import Queries, Sources, improve, shortlist
-from editkit.schedule import Cosine, Level
+from editkit.schedule import Grid, Level, Levels, Spacing
 
 __all__ = ["Patches"]
+
+ANY_GRID = Grid()
 
 INFO = ModelInfo(
     "patches", "the picture's own patches", takes=frozenset({"lowres"}), sampler="ddim", steps=22, own_picture=True
@@ -39,8 +41,36 @@ INFO = ModelInfo(
 EXACT = 1 << 22
 """Up to so many pairs of patches the softmax runs over all sources, whatever the noise."""
 
+DENSE = 4000
+"""Above so many unknown pixels every second patch in each direction is enough: they still overlap."""
+
 FLOOR = 0.02
 """No pixel is trusted to better than this: two 8-bit greys of about three levels apart are equal."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """alpha_t = cos(pi t / 2), sigma_t = sin(pi t / 2), with sigma_t / alpha_t in equal ratios from `high` to `low`.
+
+    The last step must be quiet: whatever noise is left decides between patches of a smooth sky, and mottles it.
+    """
+
+    high: float = 6.3
+    low: float = 0.05
+
+    def level(self, t: float) -> Level:
+        if t >= 1.0:
+            return Level(1.0, 0.0, 1.0)
+        return Level(t, math.cos(math.pi * t / 2), math.sin(math.pi * t / 2))
+
+    def levels(self, steps: int, spacing: Spacing = "auto", grid: Grid = ANY_GRID) -> Levels:
+        rise = (self.high / self.low) ** (1.0 / max(steps - 1, 1))
+        ratios = [self.high / rise ** (steps - k) for k in range(1, steps + 1)]
+        rungs = [self.level(0.0), *(self.level(math.atan(ratio) * 2.0 / math.pi) for ratio in ratios)]
+        return tuple(Level(v.t, v.alpha, v.sigma, k) for k, v in enumerate(rungs))
+
+    def prior_scale(self, level: Level, spacing: Spacing = "auto", grid: Grid = ANY_GRID) -> float:
+        return 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +89,7 @@ class Patches(PixelSpace):
     side: int = 7
     most: int = 12_000
     tau: float = 0.3
-    tau_lowres: float = 0.15
+    tau_lowres: float = 0.05
     decay: float = 1.2
     candidates: int = 4
     _bound: tuple[_Bound, ...] = ()
@@ -69,8 +99,8 @@ class Patches(PixelSpace):
         return INFO
 
     @property
-    def schedule(self) -> Cosine:
-        return Cosine()
+    def schedule(self) -> Ladder:
+        return Ladder()
 
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> Patches:
         """This model with the known patches of `picture` (b, 3, h, w), `mask` (b, 1, h, w), 1 = unknown.
@@ -114,6 +144,7 @@ class _Bound:
     corners: Tensor
     neighbours: Tensor
     steps: Tensor
+    stride: int
     confidence: Tensor
     spots: Tensor
 
@@ -132,11 +163,22 @@ class _Bound:
                 f"the mask leaves no known square of {side}x{side} pixels to learn from ({int(unknown.sum())} of "
                 f"{unknown.numel()} pixels are masked): use a smaller mask, or another --model"
             )
-        corners, neighbours, steps = _queries(unknown, side, width, 2 if unknown.sum() > 4000 else 1)
+        stride = 2 if unknown.sum() > DENSE else 1
+        corners, neighbours, steps = _queries(unknown, side, width, stride)
         confidence = model.decay ** -_depth(unknown).reshape(-1)[corners + atlas.offsets[side * side // 2]]
         spots = atlas.offsets.view(side, side)[:: side // 2, :: side // 2].reshape(-1)
         return cls(
-            model, picture, unknown, atlas, atlas.some(model.most), corners, neighbours, steps, confidence, spots
+            model,
+            picture,
+            unknown,
+            atlas,
+            atlas.some(model.most),
+            corners,
+            neighbours,
+            steps,
+            stride,
+            confidence,
+            spots,
         )
 
     def denoise(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Tensor:
@@ -145,7 +187,6 @@ class _Bound:
         if len(self.corners) == 0:
             return self.picture
         queries, sources = self._queries(x_t, level, lowres), self._sources(lowres)
-        side = self.model.side
         with torch.no_grad():
             dtype = torch.bfloat16 if _has_bf16() else torch.float32
             short = shortlist(queries, sources, 8, dtype)
@@ -166,9 +207,7 @@ class _Bound:
         guide = None
         if lowres is not None:
             guide = lowres.flatten(1).T[self.corners[:, None] + self.spots]
-        return Queries(
-            flat[index], weights[index], guide, self.model.tau_lowres**-2, self.neighbours, self.steps
-        )
+        return Queries(flat[index], weights[index], guide, self.model.tau_lowres**-2, self.neighbours, self.steps)
 
     def _sources(self, lowres: Tensor | None) -> Sources:
         guide = None
@@ -180,7 +219,7 @@ class _Bound:
         """Each pixel is the mean of what the patches over it say, those centred near it first as noise falls."""
         side = self.model.side
         spread = _spread(level.t)
-        r = torch.arange(side, dtype=torch.float32) - side // 2
+        r = torch.arange(side, dtype=torch.float32) - side // 2 - (self.stride - 1) / 2
         kernel = torch.exp(-(r[:, None] ** 2 + r[None, :] ** 2) / (2.0 * spread**2)).reshape(-1)
         votes = (self.confidence[:, None] * kernel)[..., None]
         index = (self.corners[:, None] + self.atlas.offsets).reshape(-1)
@@ -191,9 +230,12 @@ class _Bound:
         return mean.where(self.unknown, self.picture)
 
 
+SPREAD = [0.5, 4.0, 0.4]
+
+
 def _spread(t: float) -> float:
-    """Width of the votes in pixels at time t of the cosine schedule: all of a patch at high noise, its middle at low."""
-    return 0.7 + 8.0 * max(0.0, t - 0.2)
+    """Width of the votes in pixels at time t: all of a patch at high noise, its middle at low."""
+    return SPREAD[0] + SPREAD[1] * max(0.0, t - SPREAD[2])
 
 
 def _queries(unknown: Tensor, side: int, width: int, stride: int) -> tuple[Tensor, Tensor, Tensor]:

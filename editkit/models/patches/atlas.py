@@ -59,7 +59,7 @@ class Atlas:
 
     @cached_property
     def rows(self) -> Tensor:
-        """(height * width - side * (width + 1), side^2 * channels): every patch as one row, so that taking one is one copy."""
+        """Every patch as one row of side^2 * channels, so that taking one is one copy."""
         last = len(self.pixels) - int(self.offsets[-1])
         return self.pixels[self.offsets[None, :] + torch.arange(max(last, 0))[:, None]].flatten(1)
 

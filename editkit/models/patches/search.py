@@ -68,8 +68,8 @@ class Sources:
         """d(q, p) for the sources at `corners` (Q, k), exactly: (Q, k). Differentiable with respect to the queries."""
         values, weights = queries.values.flatten(1), queries.weights.repeat_interleave(queries.values.shape[-1], 1)
         found = []
-        for part in torch.arange(len(queries), device=corners.device).split(CHUNK_ROWS):  # a chunk fits in the cache
-            rows = slice(int(part[0]), int(part[-1]) + 1)
+        for first in range(0, len(queries), CHUNK_ROWS):  # a chunk fits in the cache
+            rows = slice(first, first + CHUNK_ROWS)
             p = self.atlas.patches(corners[rows]).flatten(2)
             d = (p - values[rows, None]).square() @ weights[rows, :, None]
             if self.guide is not None and queries.guide is not None:
