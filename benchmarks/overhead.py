@@ -2,8 +2,8 @@
 
     python benchmarks/overhead.py
 
-Alternates the two in one run and compares medians, so that the machine's moods hit both. The network is a small one with
-random weights (a forward pass of some tens of milliseconds); what is measured is plumbing, not quality. On a busy
+Alternates the two in one run and compares medians, so that the machine's moods hit both. The network is a small one
+with random weights (a forward pass of some tens of milliseconds); what is measured is plumbing, not quality. On a busy
 machine that ratio wavers by more than the plumbing costs, so the plumbing is also timed alone, with a network that
 costs nothing.
 """

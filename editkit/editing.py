@@ -21,8 +21,10 @@ from editkit.noise import Noise, OneStream, Streams
 from editkit.options import Options
 from editkit.params import PictureSource
 from editkit.plan import Plan
-from editkit.plugin import Inputs, Notify, Plugin, Run, silent
+from editkit.plugin import Inputs, Notify, Opening, Plugin, Run, silent
 from editkit.samplers import make_sampler
+from editkit.schedule import Discrete
+
 
 @dataclass(frozen=True, eq=False)
 class Update:
@@ -167,10 +169,15 @@ def prepare(
     """A process ready to run: levels laid, every plugin bound with a noise stream of its own."""
     model = inputs.model
     sampler = make_sampler(sampler_spec)
+    exact = options.noise == "diffusers"
+    if exact and isinstance(model.schedule, Discrete):
+        options = options.model_copy(update={"spacing": model.schedule.resolve(options.spacing, sampler.grid)})
+    inputs.as_diffusers = exact
     levels = model.schedule.levels(plan.steps, options.spacing, sampler.grid)
     run = Run(
         model=model, levels=levels, plan=plan, inputs=inputs, options=options, noise=noise,
         stream=noise.stream("start"), device=device, shape=shape, stage=stage, notify=notify,
+        opening=Opening(noise.stream("start"), shape, device),
     )  # fmt: skip
     seen: Counter[str] = Counter()
     bound = []
@@ -180,8 +187,7 @@ def prepare(
         bound.append(Bound(plugin, plugin.bind(own)))
     return Process(
         model=model, sampler=sampler, plan=plan, levels=levels, bound=tuple(bound), run=run, shape=shape,
-        begin_stream=noise.stream("start"), sampler_stream=noise.stream("sampler"),
-        travel_stream=noise.stream("travel"),
+        sampler_stream=noise.stream("sampler"), travel_stream=noise.stream("travel"),
     )  # fmt: skip
 
 
@@ -204,7 +210,7 @@ def sample(
         plugins: one or several declarations (with).
         shape: (batch, channels, ...): 1-D, 2-D, 3-D, whatever the model takes.
         known, mask: for plugins that need them: a clean sample, and where to regenerate it (1), broadcastable to
-            `shape`.
+            `shape`; pixels, for a model of latents.
         watch: is called with the engine's `State` after every move.
         noise: where random numbers come from; default: streams seeded by `seed`, one draw for the whole batch.
         options: `sampler` (default ddpm), `steps` (100), `seed` (0), `spacing`, `device`.
@@ -214,17 +220,18 @@ def sample(
     """
     chosen = Options(**{"sampler": "ddpm", "steps": 100, **options})
     wanted = [plugins] if isinstance(plugins, Plugin) else list(plugins)
-    ordered = arrange(Stage(tuple(wanted), chosen), model.info, has_picture=False) if wanted else ()
+    ordered = arrange(Stage(tuple(wanted), chosen), model.info, has_picture=False)
     device = pick_device(chosen.device)
     plan = Plan.uniform(chosen.steps or 100)
     for plugin in ordered:
         plan = plugin.plan(plan)
     if known is not None:
-        known = known.to(device).expand(*shape)
+        known = known.to(device)
+        known = known.expand(shape[0], *known.shape[1:]) if "prompt" in model.info.takes else known.expand(*shape)
     if mask is not None:
         mask = mask.to(device)
     fitted = model.attach(known, mask)
-    inputs = Inputs(fitted, known, mask, known, mask)
     spec = chosen.sampler or "ddpm"
-    source = noise or Streams((chosen.seed,))
+    source = noise or (OneStream.seeded(chosen.seed) if chosen.noise == "diffusers" else Streams((chosen.seed,)))
+    inputs = Inputs(fitted, known, mask, known, mask, source.stream("encode"))
     return engine.run(prepare(inputs, ordered, plan, spec, chosen, source, tuple(shape), device, 0, notify), watch)

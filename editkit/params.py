@@ -23,6 +23,11 @@ class Metavar:
     name: str
 
 
+@dataclass(frozen=True)
+class Code:
+    """Marks a field whose text may name code to import: a recipe that does is refused without --allow-code."""
+
+
 def _source(value: Any) -> Any:
     """A path as text; other sources as they are; numbers and the like are refused."""
     if isinstance(value, Path):

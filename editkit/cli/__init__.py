@@ -73,6 +73,11 @@ def _commands() -> dict[str, Callable[[], Command]]:
 
         return plan_command
 
+    def recipe() -> Command:
+        from editkit.cli.edit import run_command
+
+        return run_command
+
     def plugins() -> Command:
         from editkit.cli.listing import plugins_command
 
@@ -95,6 +100,7 @@ def _commands() -> dict[str, Callable[[], Command]]:
 
     return {
         "plan": plan,
+        "run": recipe,
         "plugins": plugins,
         "models": models,
         "train": typer_app("train"),

@@ -6,60 +6,109 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editkit.chain import Chain, StagePlan, plan_stage
 from editkit.cli.console import err, out, say, write
-from editkit.cli.words import Extras, HelpShown, Line, parse
+from editkit.cli.words import Extras, HelpShown, Line, parse, parse_run
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.progress import Progress, TaskID
 
     from editkit.editing import Update
     from editkit.images import Picture
+    from editkit.provenance import Provenance
     from editkit.writing import Written
 
 
 def edit_command(words: list[str]) -> int:
     """`editkit PLUGIN PICTURE [options] [with PLUGIN ...] [then PLUGIN ...]`."""
+    try:
+        return make(parse(words))
+    except HelpShown:
+        return 0
+
+
+def run_command(words: list[str]) -> int:
+    """`editkit run RECIPE PICTURE [options]`."""
+    try:
+        return make(parse_run(words))
+    except HelpShown:
+        return 0
+
+
+def make(line: Line) -> int:
+    """Do what a line says: check, edit, write, report."""
+    from editkit import recipe
     from editkit.images import Picture
     from editkit.writing import check_output
 
-    try:
-        line = parse(words)
-    except HelpShown:
-        return 0
     target = _target(line)
     check_output(target, force=line.extras.force)
     picture = Picture.read(line.picture)
     began = time.perf_counter()
-    result, calls = _make(picture, line.chain, line.extras)
+    made = _edit(picture, line.chain, line.extras)
     seconds = time.perf_counter() - began
-    written = result.write(target, force=line.extras.force)
-    _report(line, written, calls, seconds)
+    origin = _provenance(line, picture, made, target) if line.extras.provenance else None
+    written = made.picture.write(target, force=line.extras.force, provenance=origin)
+    if line.extras.save_recipe is not None:
+        path = Path(line.extras.save_recipe)
+        path.write_text(recipe.to_yaml(line.chain, path.parent), encoding="utf-8")
+    _report(line, written, made.calls, seconds)
     return 0
 
 
-def _make(picture: Picture, chain: Chain, extras: Extras) -> tuple[Picture, int]:
-    """Run the chain under a progress bar; the result and the number of network calls."""
+@dataclass
+class _Made:
+    """What an edit made, and what is to be told of it."""
+
+    picture: Picture
+    calls: int = 0
+    models: dict[int, str] = field(default_factory=dict)
+    mask: NDArray[np.float32] | None = None
+
+
+def _provenance(line: Line, picture: Picture, made: _Made, target: str) -> Provenance:
+    """How `made` came about; paths are relative to where the result lies."""
+    from editkit import recipe
+    from editkit.provenance import Provenance
+
+    base = Path() if target == "-" else Path(target).parent
+    return Provenance.of(
+        recipe.to_mapping(line.chain, base),
+        models=tuple((name, None) for name in made.models.values()),
+        seed=line.chain.stages[0].options.seed,
+        picture=picture,
+        name=line.picture,
+        mask=made.mask,
+    )
+
+
+def _edit(picture: Picture, chain: Chain, extras: Extras) -> _Made:
+    """Run the chain under a progress bar."""
     from editkit.editing import stream
 
     making = stream(picture, chain, notify=_quiet if extras.quiet else say)
-    calls = 0
+    made = _Made(picture)
     with _bar(extras) as show:
-        before, stage = 0, (0, 0)
+        before, stage = 0, (-1, 0)
         while True:
             try:
                 update = next(making)
             except StopIteration as done:
-                result: Picture = done.value
-                return result, calls
+                made.picture = done.value
+                return made
             if (update.stage, update.pass_) != stage:
                 before, stage = 0, (update.stage, update.pass_)
-            calls += update.state.calls - before
+                made.models[update.stage] = update.plan.info.name
+                made.mask = update.plan.picture.mask if update.stage == 0 else made.mask
+            made.calls += update.state.calls - before
             before = update.state.calls
-            show(update, calls)
+            show(update, made.calls)
 
 
 def _quiet(message: str) -> None:

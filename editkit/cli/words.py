@@ -31,6 +31,8 @@ class Extras(BaseModel):
 
     output: str | None = None
     force: bool = False
+    save_recipe: str | None = None
+    provenance: bool = True
     quiet: bool = False
     json_: bool = False
 
@@ -69,10 +71,10 @@ def parse(words: Sequence[str]) -> Line:
             picture = given.pop("picture")
         plugin = _declare(part.plugin, {k: v for k, v in given.items() if k in part.plugin.model_fields})
         options = _options({k: v for k, v in given.items() if k in Options.model_fields})
-        for name in ("output", "force", "quiet", "json_"):
+        for name in Extras.model_fields:
             if name in given:
-                if name == "output" and "output" in extras:
-                    raise UsageError("--output is given twice; one command writes one picture")
+                if name in extras and name in ("output", "save_recipe"):
+                    raise UsageError(f"--{name.replace('_', '-')} is given twice; one command writes one picture")
                 extras[name] = given[name]
         if part.joint == "with":
             last = stages[-1]
@@ -109,8 +111,13 @@ def _cut(words: list[str]) -> list[_Part]:
 
 def _parse_part(part: _Part, first: bool) -> dict[str, Any]:
     """The values that one part's words give, by field; unset ones are absent."""
+    return _given(_command(part.plugin, first), part.plugin.name, part.words)
+
+
+def _given(command: Any, name: str, words: list[str]) -> dict[str, Any]:
+    """What `words` give to a Typer command, by name; unset ones are absent."""
     try:
-        context = _command(part.plugin, first).make_context(f"editkit {part.plugin.name}", list(part.words))
+        context = command.make_context(f"editkit {name}", list(words))
         with context:
             given: dict[str, Any] = context.command.invoke(context)
     except typer.Exit as done:
@@ -119,7 +126,7 @@ def _parse_part(part: _Part, first: bool) -> dict[str, Any]:
         # Typer's own copy of Click is private: its usage errors are known by this method alone.
         if hasattr(error, "format_message"):
             text = " ".join(error.format_message().split()).replace("Value error, ", "")
-            raise UsageError(f"{part.plugin.name}: {text[:1].lower()}{text[1:]}".rstrip(".")) from error
+            raise UsageError(f"{name}: {text[:1].lower()}{text[1:]}".rstrip(".")) from error
         raise
     return {name: value for name, value in given.items() if value is not None and value != []}
 
@@ -127,23 +134,43 @@ def _parse_part(part: _Part, first: bool) -> dict[str, Any]:
 @cache
 def _command(plugin: type[Plugin], first: bool) -> Any:
     """A Typer command whose options are the plugin's fields and those of the run; it returns what was given."""
+    arguments = {"picture": "The picture to edit; - reads standard input."} if first else {}
+    groups = {plugin.name: params(plugin), "the run": _run_params()}
+    return _made(plugin.name, inspect.getdoc(plugin) or "", arguments, groups)
+
+
+def _made(name: str, doc: str, arguments: dict[str, str], groups: dict[str, list[Param]]) -> Any:
+    """A Typer command of required `arguments` (name to help) and options in titled groups."""
 
     def collect(**given: Any) -> dict[str, Any]:
         return given
 
-    arguments: list[inspect.Parameter] = []
-    if first:
-        picture = Annotated[str, typer.Argument(help="The picture to edit; - reads standard input.")]
-        arguments.append(_keyword("picture", picture, inspect.Parameter.empty))
-    groups = ((plugin.name, params(plugin)), ("the run", _run_params()))
-    for title, group in groups:
-        arguments.extend(_keyword(p.name, _annotated(p, title), None) for p in group)
-    collect.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
-    collect.__annotations__ = {argument.name: argument.annotation for argument in arguments}
-    collect.__doc__ = inspect.getdoc(plugin)
+    signature = [
+        _keyword(key, Annotated[str, typer.Argument(help=text)], inspect.Parameter.empty)
+        for key, text in arguments.items()
+    ]
+    for title, group in groups.items():
+        signature.extend(_keyword(p.name, _annotated(p, title), None) for p in group)
+    collect.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+    collect.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
+    collect.__doc__ = doc
     app = typer.Typer(add_completion=False)
-    app.command(name=plugin.name, context_settings={"help_option_names": ["-h", "--help"]})(collect)
+    app.command(name=name, context_settings={"help_option_names": ["-h", "--help"]})(collect)
     return typer.main.get_command(app)
+
+
+def parse_run(words: Sequence[str]) -> Line:
+    """`run RECIPE PICTURE [options of the run]`: the options given here win over the recipe's, in every stage."""
+    from editkit import recipe
+
+    arguments = {"recipe": "The recipe (YAML).", "picture": "The picture to edit; - reads standard input."}
+    doc = "Run a recipe on a picture."
+    given = _given(_made("run", doc, arguments, {"the run": _run_params()}), "run", list(words))
+    options = _options({k: v for k, v in given.items() if k in Options.model_fields})
+    chain = recipe.read(given["recipe"], allow_code=options.allow_code).inherited()
+    stages = tuple(Stage(stage.plugins, stage.options.merged(options)) for stage in chain.stages)
+    extras = Extras(**{k: v for k, v in given.items() if k in Extras.model_fields})
+    return Line(given["picture"], Chain(stages), extras)
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -175,6 +202,8 @@ def _run_params() -> list[Param]:
         Param("output", "text", "Where the result goes; - is standard output.", None, False, metavar="FILE"),
         Param("force", "flag", "Overwrite an existing file.", None, False),
         *params(Options),
+        Param("save_recipe", "text", "Write the chain as a recipe, for editkit run.", None, False, metavar="FILE"),
+        Param("provenance", "flag", "Keep in the file how it was made.", True, False),
         Param("quiet", "flag", "Say nothing but errors.", None, False),
         Param("json_", "flag", "One line of JSON about the result on standard output.", None, False),
     ]

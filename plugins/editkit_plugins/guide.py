@@ -9,13 +9,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from editkit.errors import UsageError
 from editkit.images import Picture, to_unit
-from editkit.params import PictureSource
+from editkit.params import Code, PictureSource
 from editkit.plugin import Hooks, Plugin, Run, Step, Through
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ class Guide(Plugin):
     name: ClassVar[str] = "guide"
     neutral: ClassVar[Mapping[str, Any] | None] = {"weight": 0.0}
 
-    loss: str | Callable[..., Any] = Field("brightness", description="brightness, color, reference, module:function.")
+    loss: Annotated[str | Callable[..., Any], Code()] = Field(
+        "brightness", description="brightness, color, reference, module:function."
+    )
     weight: float = Field(100.0, description="Factor of the loss; 0 changes nothing.")
     brightness: float = Field(0.5, ge=0.0, le=1.0, description="brightness: the mean to reach, 0 black to 1 white.")
     color: str = Field("#808080", description="color: the mean colour to reach, as #rrggbb.")

@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from editkit.masks import feather_inside, grow, read_mask
 from pydantic import Field
 
 from editkit.errors import ChainError, UsageError
+from editkit.masks import feather_inside, grow, read_mask
 from editkit.params import MaskSource
 from editkit.plan import Plan
 from editkit.plugin import Hooks, Notify, Plugin, Run, Step
@@ -49,7 +49,9 @@ class Inpaint(Plugin):
     invert_mask: bool = Field(False, description="Black = regenerate.")
     grow: int = Field(0, ge=0, le=1000, description="Enlarge the mask by so many pixels first.")
     feather: int = Field(0, ge=0, le=1000, description="Blend over so many pixels inside the mask's edge.")
-    method: Literal["replace", "repaint"] = Field("replace", description="Replacement, or RePaint's resampling.")
+    method: Literal["replace", "repaint", "repaint-diffusers"] = Field(
+        "replace", description="Replacement, or RePaint's resampling (-diffusers: jumping where diffusers does)."
+    )
     jump: int = Field(10, ge=1, description="repaint: levels to travel back up.")
     repeats: int = Field(10, ge=1, description="repaint: how often every stretch is walked.")
     known_noise: Literal["fresh", "fixed"] = Field("fresh", description="Noise of the known part: new or one for all.")
@@ -58,7 +60,9 @@ class Inpaint(Plugin):
         return _InpaintHooks
 
     def plan(self, plan: Plan) -> Plan:
-        return plan.travel(self.jump, self.repeats) if self.method == "repaint" else plan
+        if self.method == "replace":
+            return plan
+        return plan.travel(self.jump, self.repeats, first=1 if self.method == "repaint" else 0)
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         if self.mask is None:
@@ -70,19 +74,30 @@ class Inpaint(Plugin):
 class _InpaintHooks(Hooks[Inpaint]):
     def __init__(self, plugin: Inpaint, run: Run) -> None:
         super().__init__(plugin, run)
-        known, region = run.inputs.known, run.inputs.region
-        if known is None or region is None:
+        region = run.inputs.region
+        if run.inputs.picture is None or region is None:
             raise ChainError("inpaint needs a known sample and a mask; with sample(), give known= and mask=")
-        self.known, self.region = known, region > 0
+        self.region = region > 0
         self.conditioned = {"known", "mask"} <= run.model.info.takes
-        self.noise = run.randn_like(known) if plugin.known_noise == "fixed" else None
+        self.as_diffusers = run.options.noise == "diffusers" and "prompt" in run.model.info.takes
+        fixed = plugin.known_noise == "fixed" or (self.as_diffusers and plugin.method == "replace")
+        if not self.conditioned:
+            self.known = run.inputs.known
+            self.noise = run.opening.noise if fixed else None
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
-        return replace(cond, known=self.known, mask=self.region.to(self.known.dtype)) if self.conditioned else cond
+        if not self.conditioned:
+            if self.as_diffusers:
+                _ = self.run.inputs.masked  # its pipelines encode that too, and draw for it, before the first step
+            return cond
+        masked = self.run.inputs.masked
+        return replace(cond, known=masked, mask=self.region.to(torch.float32))
 
     def after(self, step: Step, x_s: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
-        if self.conditioned:
+        if self.conditioned or self.known is None:
             return x_s
+        if step.t.index == 0:
+            return x_s.where(self.region, self.known)
         z = step.randn_like(self.known) if self.noise is None else self.noise
         return x_s.where(self.region, step.alpha_t * self.known + step.sigma_t * z)
 
