@@ -155,3 +155,22 @@ def test_help_of_a_plugin_names_its_fields_and_the_runs(here, capsys):
     shown = capsys.readouterr().out
     for flag in ("--mask", "--feather", "--repeats", "--steps", "--sampler", "--seed", "--canvas", "--json"):
         assert flag in shown
+
+
+def test_a_recipe_saved_and_run_gives_the_same_picture_and_so_does_rerun(here, capsys):
+    words = ["inpaint", "photo.png", "--mask", MASK, "--steps", "4", "then", "sdedit", "--strength", "0.5", "--seed", "3"]
+    assert run([*words, "-o", "out.png", "--save-recipe", "r.yaml"]) == 0
+    assert run(["run", "r.yaml", "photo.png", "-o", "again.png"]) == 0
+    assert Path("out.png").read_bytes() == Path("again.png").read_bytes()
+    assert run(["rerun", "out.png"]) == 0
+    assert Path("out.png").read_bytes() == Path("out.rerun.png").read_bytes()
+    capsys.readouterr()
+    assert run(["show", "out.png"]) == 0
+    assert "strength: 0.5" in capsys.readouterr().out
+    assert run([*words, "-o", "bare.png", "--no-provenance"]) == 0
+    capsys.readouterr()
+    assert run(["rerun", "bare.png"]) == 1
+    assert "does not say how it was made" in capsys.readouterr().err
+    Image.new("RGB", (128, 96)).save("photo.png")
+    assert run(["rerun", "out.png"]) == 1
+    assert "is not the picture" in capsys.readouterr().err

@@ -107,4 +107,5 @@ def _commands() -> dict[str, Callable[[], Command]]:
         "mask": typer_app("mask"),
         "show": typer_app("show"),
         "strip": typer_app("strip"),
+        "rerun": typer_app("rerun"),
     }

@@ -21,6 +21,7 @@ COMMANDS = (
     ("plugins", "the installed plugins; with a name, its parameters"),
     ("models", "the models there are, and what each can take"),
     ("mask", "make a mask: boxes, ellipses, polygons, colours"),
+    ("rerun", "make a picture again from what it carries"),
     ("show", "how a picture was made"),
     ("strip", "remove that from a picture"),
     ("train", "train the embedded networks"),

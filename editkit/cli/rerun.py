@@ -1,0 +1,48 @@
+"""`editkit rerun FILE`: make a picture again from what it carries about its making."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def rerun(
+    picture: Annotated[str, typer.Argument(help="A picture that editkit made.")],
+    source: Annotated[
+        str | None, typer.Option("--picture", help="The picture it was made from; default: its name, beside it.")
+    ] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Where the result goes.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    allow_code: Annotated[bool, typer.Option("--allow-code", help="Allow code that the recipe names.")] = False,
+) -> int:
+    """Make PICTURE again: the same recipe on the same picture gives the same bytes on the same machine.
+
+    The picture it was made from must be at hand, and be the same by its hash; code that the recipe names is refused
+    without --allow-code, since provenance can be forged.
+    """
+    from editkit import recipe
+    from editkit.cli.edit import make
+    from editkit.cli.words import Extras, Line
+    from editkit.errors import PictureError
+    from editkit.images import Picture
+    from editkit.provenance import hash_pixels, read_provenance
+
+    found = read_provenance(picture)
+    if found is None:
+        raise PictureError(f"{picture}: does not say how it was made (editkit show); nothing can be made again")
+    folder = Path(picture).parent
+    if source is None:
+        if found.picture is None:
+            raise PictureError(f"{picture}: does not name the picture it was made from; give it with --picture")
+        source = str(folder / found.picture)
+    if found.picture_hash is not None and hash_pixels(Picture.read(source)) != found.picture_hash:
+        raise PictureError(f"{source}: is not the picture that {picture} was made from; give that with --picture")
+    chain = recipe.from_mapping(dict(found.recipe), base=folder, allow_code=allow_code)
+    path = Path(picture)
+    target = output or str(path.with_name(f"{path.stem}.rerun{path.suffix}"))
+    return make(Line(source, chain, Extras(output=target, force=force)))
