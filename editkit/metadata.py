@@ -168,7 +168,7 @@ def webp_is_lossless(data: bytes) -> bool:
 # --------------------------------------------------------------------------------- what Pillow's image says
 
 
-def from_image(
+def describe(
     image: Any, data: bytes, format_: str | None, mode: str, bits: int, orientation: int, name: str
 ) -> Metadata:
     """What a loaded Pillow image and the bytes it came from say; damaged EXIF becomes a notice."""

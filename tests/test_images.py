@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, features
 
 import editkit.writing
+from editkit.decoding import turn
 from editkit.encoding import encode
 from editkit.errors import PictureError
 from editkit.images import Picture, at_depth, from_unit, to_unit
 from editkit.metadata import PNG_SIGNATURE, png_chunk, png_chunks, upright, upright_xmp
-from editkit.reading import MAX_PIXELS, decode, turn
+from editkit.reading import MAX_PIXELS, decode
 from editkit.writing import check_output
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -430,6 +431,25 @@ def test_sixteen_bits_that_opencv_reads_otherwise_are_not_believed(monkeypatch: 
     picture = decode(png_file(array), "a.png")
     assert np.array_equal(picture.pixels, array >> 8)
     assert "8 are kept" in picture.meta.notices[0]
+
+
+def test_depths_that_are_cut_are_told(tmp_path: Path) -> None:
+    """PPM and JPEG 2000 in 16 bits, CMYK in 16 bits: read in 8, never without a word."""
+    array = noise(5, 7, 3, np.uint16)
+    ppm = b"P6 # made here\n7 5\n65535\n" + array.astype(">u2").tobytes()
+    assert "16 bits" in decode(ppm, "x").meta.notices[0]
+    assert not decode(b"P6\n7 5\n255\n" + noise(5, 7, 3, np.uint8).tobytes(), "x").meta.notices
+    cmyk = bytearray(tiff_file(noise(5, 7, 4, np.uint16), 1, "<"))
+    at = cmyk.find(struct.pack("<HHLH", 262, 3, 1, 2)) + 8
+    cmyk[at] = 5
+    at = cmyk.find(struct.pack("<HHLH", 338, 3, 1, 2))
+    cmyk[at : at + 2] = struct.pack("<H", 337)  # no extra sample after all, but a target printer
+    told = decode(bytes(cmyk), "x").meta.notices
+    assert any("CMYK" in notice for notice in told)
+    assert any("8 are kept" in notice for notice in told)
+    Image.fromarray(noise(40, 40, 3, np.uint8)).save(tmp_path / "a.jp2")
+    jp2 = bytearray((tmp_path / "a.jp2").read_bytes())
+    assert not decode(bytes(jp2), "x").meta.notices
 
 
 def test_float_and_deep_integers_are_refused(tmp_path: Path) -> None:
