@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -200,7 +200,7 @@ def sample(
     mask: Tensor | None = None,
     watch: Callable[[State], None] | None = None,
     notify: Notify = silent,
-    noise: Noise | None = None,
+    noise: Noise | Literal["streams", "diffusers"] = "streams",
     **options: Any,
 ) -> Tensor:
     """One reverse process in the model's own space, without pictures: for research and tests.
@@ -212,13 +212,14 @@ def sample(
         known, mask: for plugins that need them: a clean sample, and where to regenerate it (1), broadcastable to
             `shape`; pixels, for a model of latents.
         watch: is called with the engine's `State` after every move.
-        noise: where random numbers come from; default: streams seeded by `seed`, one draw for the whole batch.
+        noise: where random numbers come from: as the option of that name, one draw for the whole batch; or a source.
         options: `sampler` (default ddpm), `steps` (100), `seed` (0), `spacing`, `device`.
 
     Returns:
         x_0 of `shape`, float32.
     """
-    chosen = Options(**{"sampler": "ddpm", "steps": 100, **options})
+    mode = noise if isinstance(noise, str) else "streams"
+    chosen = Options(**{"sampler": "ddpm", "steps": 100, "noise": mode, **options})
     wanted = [plugins] if isinstance(plugins, Plugin) else list(plugins)
     ordered = arrange(Stage(tuple(wanted), chosen), model.info, has_picture=False)
     device = pick_device(chosen.device)
@@ -232,6 +233,10 @@ def sample(
         mask = mask.to(device)
     fitted = model.attach(known, mask)
     spec = chosen.sampler or "ddpm"
-    source = noise or (OneStream.seeded(chosen.seed) if chosen.noise == "diffusers" else Streams((chosen.seed,)))
+    source: Noise
+    if isinstance(noise, str):
+        source = OneStream.seeded(chosen.seed) if noise == "diffusers" else Streams((chosen.seed,))
+    else:
+        source = noise
     inputs = Inputs(fitted, known, mask, known, mask, source.stream("encode"))
     return engine.run(prepare(inputs, ordered, plan, spec, chosen, source, tuple(shape), device, 0, notify), watch)

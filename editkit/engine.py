@@ -22,7 +22,7 @@ from editkit.noise import Stream
 from editkit.plan import Move, Plan
 from editkit.plugin import Hooks, Plugin, Run, Step
 from editkit.samplers import Sampler
-from editkit.schedule import Level, Levels
+from editkit.schedule import Discrete, Level, Levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,6 @@ class Process:
     bound: tuple[Bound, ...]
     run: Run
     shape: tuple[int, ...]
-    begin_stream: Stream
     sampler_stream: Stream
     travel_stream: Stream
 
@@ -103,7 +102,7 @@ class _Loop:
         for move in p.plan:
             self.move, t, s = move, p.levels[move.t], p.levels[move.s]
             if move.up:
-                self.x = renoise(self.x, t, s, self._normal(p.travel_stream)())
+                self.x = self._climb(t, s)
                 p.sampler.reset()
             else:
                 with torch.no_grad():
@@ -111,6 +110,17 @@ class _Loop:
                     self.x = self._after(self._finite(x_s, None, "sampler"), s)
                 self.index += 1
             yield State(move, s, self.x, self.x0, self.index, self.total, self.calls, self.energies)
+
+    def _climb(self, t: Level, s: Level) -> Tensor:
+        """x at the noisier level s; drawn as diffusers' RePaint does where its order of draws is asked for."""
+        p = self.process
+        normal = self._normal(p.travel_stream)
+        if p.run.options.noise != "diffusers" or not isinstance(p.model.schedule, Discrete):
+            return renoise(self.x, t, s, normal())
+        x = self.x
+        for beta in p.model.schedule.repaint_betas(s, p.plan.steps):
+            x = (1.0 - beta) ** 0.5 * x + beta**0.5 * normal()
+        return x
 
     def predict(self, x_t: Tensor, level: Level) -> Prediction:
         """The guided, cleaned prediction at (x_t, level)."""
@@ -196,7 +206,7 @@ class _Loop:
                 if x is not None:
                     return self._shaped(x.float(), p.shape, b, "begin")
             scale = p.model.schedule.prior_scale(level, p.run.options.spacing, p.sampler.grid)
-            return scale * p.begin_stream.normal(p.shape).to(p.run.device)
+            return scale * p.run.opening.noise
 
     def _after(self, x_s: Tensor, s: Level) -> Tensor:
         if not self.users["after"]:

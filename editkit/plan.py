@@ -59,19 +59,20 @@ class Plan:
         first = next(k for k, move in enumerate(self.moves) if move.t <= level)
         return replace(self, moves=self.moves[first:])
 
-    def travel(self, jump: int, repeats: int) -> Plan:
+    def travel(self, jump: int, repeats: int, first: int = 1) -> Plan:
         """Go back up `jump` levels and down again, so that every stretch is walked `repeats` times.
 
         RePaint's resampling (Lugmayr et al. 2022, arXiv:2201.09865, Algorithm 1 and appendix B): on first arrival at
         the levels 1, 1 + jump, 1 + 2 jump, ... that have `jump` levels of the plan above them. `travel(j, 1)` is the
-        identity; 250 steps with jump 10 and 10 repeats are 4,570 moves, of which 2,410 call the network.
+        identity; 250 steps with jump 10 and 10 repeats are 4,570 moves, of which 2,410 call the network. `first` 0 is
+        diffusers' RePaintScheduler: levels 0, jump, 2 jump, ...
         """
         moves: list[Move] = []
         seen: set[int] = set()
         for move in self.moves:
             moves.append(move)
             s = move.s
-            if move.up or s in seen or s < 1 or (s - 1) % jump or s + jump > self.start:
+            if move.up or s in seen or s < first or (s - first) % jump or s - first + jump >= self.start:
                 continue
             seen.add(s)
             for _ in range(repeats - 1):

@@ -216,6 +216,7 @@ class Inputs:
         stream: what a stochastic encoder draws from.
         place: cuts and resizes another picture, (1, c, H, W) at the size of the whole edited one, exactly as this pass
             does with the edited one: hints and references cannot be misaligned.
+        as_diffusers: bring the mask to the model's space as diffusers' pipelines do.
     """
 
     model: Model
@@ -225,6 +226,7 @@ class Inputs:
     original_mask: Tensor | None = None
     stream: Stream | None = None
     place: Callable[[Tensor], Tensor] = field(default=lambda image: image)
+    as_diffusers: bool = False
 
     @cached_property
     def known(self) -> Tensor | None:
@@ -233,8 +235,39 @@ class Inputs:
 
     @cached_property
     def region(self) -> Tensor | None:
-        """The mask in the model's space, binary: (batch, 1, h', w'), 1 = regenerate."""
-        return None if self.mask is None else self.model.encode_mask(self.mask)
+        """The mask in the model's space, binary: (batch, 1, h', w'), 1 = regenerate.
+
+        Whatever a mask touches is regenerated; diffusers binarises at a half and takes the nearest pixel.
+        """
+        if self.mask is None:
+            return None
+        if not self.as_diffusers:
+            return self.model.encode_mask(self.mask)
+        import torch.nn.functional as F
+
+        size = self.model.shape(*self.mask.shape[-2:])[1:]
+        return F.interpolate((self.mask >= 0.5).to(self.mask.dtype), size)
+
+    @cached_property
+    def masked(self) -> Tensor | None:
+        """The picture with mid-grey where it is to be regenerated, in the model's space: what inpainting models see."""
+        if self.picture is None or self.mask is None:
+            return None
+        return self.model.encode(self.picture * (self.mask < 0.5), self.stream)
+
+
+@dataclass(eq=False)
+class Opening:
+    """The noise a process starts from: drawn when it is first asked for, the same for everyone who asks."""
+
+    stream: Stream
+    shape: tuple[int, ...]
+    device: torch.device
+
+    @cached_property
+    def noise(self) -> Tensor:
+        """N(0, 1), (batch, channels, ...) in the model's space."""
+        return self.stream.normal(self.shape).to(self.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +275,7 @@ class Run:
     """One pass of the reverse process, as one plugin sees it.
 
     `stream` is the plugin's own noise. `levels[k]` is the level with index k of the plan. `notify` tells the user
-    something once.
+    something once. `opening` is the noise that the process starts from, whoever starts it.
     """
 
     model: Model
@@ -254,6 +287,7 @@ class Run:
     stream: Stream
     device: torch.device
     shape: tuple[int, ...]
+    opening: Opening
     stage: int = 0
     notify: Notify = field(default=silent)
 

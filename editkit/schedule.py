@@ -159,6 +159,16 @@ class Discrete:
             times = (np.arange(steps) + grid.counts_clean) * stride
         return np.minimum(times + self.steps_offset, T - 1)
 
+    def repaint_betas(self, s: Level, steps: int) -> list[float]:
+        """The variances of the trained steps by which diffusers' RePaintScheduler goes up to level s.
+
+        T // steps of them, from the time of s on: with steps = T this is the forward kernel from the level below, with
+        fewer steps one that has T // steps - 1 trained steps too many noise; kept for `--noise diffusers` alone.
+        """
+        first, n = int(s.t), len(self.alphas_cumprod) // steps
+        bars = np.concatenate([[1.0], self.alphas_cumprod])
+        return [float(1.0 - bars[k + 1] / bars[k]) for k in range(first, first + n)]
+
     def prior_scale(self, level: Level, spacing: Spacing = "auto", grid: Grid = Grid()) -> float:
         """1 (the data's variance is taken to be 1), or sigma_t where diffusers starts so."""
         return level.sigma if grid.scaled_start and self.resolve(spacing, grid) != "leading" else 1.0

@@ -91,14 +91,14 @@ class _InpaintHooks(Hooks[Inpaint]):
                 _ = self.run.inputs.masked  # its pipelines encode that too, and draw for it, before the first step
             return cond
         masked = self.run.inputs.masked
-        return replace(cond, known=masked, mask=self.region.to(torch.float32))
+        return replace(cond, known=masked, mask=self.region.float())
 
     def after(self, step: Step, x_s: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         if self.conditioned or self.known is None:
             return x_s
-        if step.t.index == 0:
-            return x_s.where(self.region, self.known)
         z = step.randn_like(self.known) if self.noise is None else self.noise
+        if step.t.index == 0:  # the end is the picture itself, also where the model's last level is not quite clean
+            return x_s.where(self.region, self.known)
         return x_s.where(self.region, step.alpha_t * self.known + step.sigma_t * z)
 
     def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:

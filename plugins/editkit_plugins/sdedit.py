@@ -44,4 +44,5 @@ class _SDEditHooks(Hooks[SDEdit]):
         known = run.inputs.known
         if known is None or (self.plugin.strength == 1.0 and run.inputs.mask is not None):
             return None
-        return run.noised(known, run.levels[run.plan.start])
+        level = run.levels[run.plan.start]
+        return level.alpha * known + level.sigma * run.opening.noise
