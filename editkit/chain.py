@@ -15,7 +15,7 @@ from editkit.errors import ChainError, UsageError
 from editkit.models.base import ModelInfo
 from editkit.options import Options
 from editkit.plan import Plan
-from editkit.plugin import HOOKS, Notify, Plugin, silent
+from editkit.plugin import HOOKS, Notify, Plugin, Slot, silent
 from editkit.samplers import Sampler, make_sampler
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 START_FROM_PICTURE = "sdedit"
 """The registered plugin that begins an edit of a picture where no other plugin says how."""
+
+IMPLIED_BY_TEXT: dict[Slot, str] = {"prompt": "prompt", "combine": "cfg"}
+"""The registered plugins that hold a slot of a model that takes text, where no other plugin does."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,11 @@ def arrange(stage: Stage, info: ModelInfo, has_picture: bool) -> tuple[Plugin, .
         implied = registry.load(START_FROM_PICTURE)()
         plugins.insert(0, implied)
         claims[id(implied)] = implied.claims()
+    for slot, name in IMPLIED_BY_TEXT.items() if "prompt" in info.takes else ():
+        if not any(slot in held for held in claims.values()):
+            implied = registry.load(name)()
+            plugins.append(implied)
+            claims[id(implied)] = implied.claims()
     for slot in ("begin", "combine", "mask", "prompt"):
         holders = [p for p in plugins if slot in claims[id(p)]]
         if len(holders) > 1:

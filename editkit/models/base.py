@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from editkit.schedule import Level, Schedule
 
@@ -29,11 +29,14 @@ class Prediction:
         eps: the estimated noise, the same shape.
         variance: for a model that has learned its reverse variance, v in [0, 1], which interpolates between the logs of
             the smallest and the largest one (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15).
+        output, kind: what the network itself gave and what it means, for combiners that work on that (`convert`).
     """
 
     x0: Float[Tensor, "b c *size"]
     eps: Float[Tensor, "b c *size"]
     variance: Float[Tensor, "b c *size"] | None = None
+    output: Float[Tensor, "b c *size"] | None = None
+    kind: PredictionType | None = None
 
     def with_x0(self, x0: Tensor, x_t: Tensor, level: Level) -> Prediction:
         """Another estimate of x0; eps = (x_t - alpha_t x0) / sigma_t follows."""
@@ -51,13 +54,14 @@ def convert(output: Tensor, x_t: Tensor, level: Level, kind: PredictionType) -> 
     alpha, sigma = level.alpha, level.sigma
     match kind:
         case "epsilon":
-            return Prediction((x_t - sigma * output) / alpha, output)
+            return Prediction((x_t - sigma * output) / alpha, output, None, output, kind)
         case "v_prediction":
-            return Prediction(alpha * x_t - sigma * output, sigma * x_t + alpha * output)
+            x0, eps = alpha * x_t - sigma * output, sigma * x_t + alpha * output
+            return Prediction(x0, eps, None, output, kind)
         case "flow_prediction":
-            return Prediction(x_t - sigma * output, x_t + alpha * output)
+            return Prediction(x_t - sigma * output, x_t + alpha * output, None, output, kind)
         case "sample":
-            return Prediction(output, (x_t - alpha * output) / sigma)
+            return Prediction(output, (x_t - alpha * output) / sigma, None, output, kind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +95,7 @@ class Conditioning:
         control: ControlNet residuals, already summed.
         label: (batch,) class numbers.
         task: the name of the task, for a network that has several.
+        guidance: the scale of classifier-free guidance, for a network that was distilled from it.
     """
 
     prompt: Prompt | None = None
@@ -101,6 +106,7 @@ class Conditioning:
     control: Residuals | None = None
     label: Tensor | None = None
     task: str | None = None
+    guidance: float | None = None
 
     def plus_control(self, residuals: Residuals) -> Conditioning:
         """With `residuals` added to those of other ControlNets: their order does not matter."""
@@ -172,6 +178,15 @@ class Model(Protocol):
 
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> Model:
         """This model for one picture (`patches` takes its patches from it); most models return themselves."""
+        ...
+
+
+@runtime_checkable
+class ReadsText(Protocol):
+    """A model that takes `prompt`."""
+
+    def encode_text(self, text: str) -> tuple[Prompt, str]:
+        """(`text` for `Conditioning.prompt`, batch 1; what of it did not fit and was left out)."""
         ...
 
 

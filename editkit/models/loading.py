@@ -212,3 +212,33 @@ def _shapes(name: str, file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
                     yield key, tuple(tensors.get_slice(key).get_shape())
         except (OSError, SafetensorError) as error:
             raise ModelError(f"model {name}: {part.name} is missing or damaged: {error}") from error
+
+
+def load_text_encoder(
+    layout: Layout, tokenizer: str, encoder: str, dtype: torch.dtype, device: torch.device
+) -> tuple[Any, Any]:
+    """(tokenizer, text encoder) of the classes that the folder names, frozen.
+
+    Raises:
+        ModelError: a class that is not known, files that cannot be read, weights missing or in a pickle.
+    """
+    import transformers
+
+    _, variant = weight_files(layout, encoder)
+    named = layout.config(encoder).get("architectures") or ["CLIPTextModel"]
+    kind = getattr(transformers, str(named[0]), None)
+    if kind is None or not str(named[0]).startswith(("CLIPText", "T5Encoder")):
+        raise ModelError(f"model {layout.name}: {encoder} is a {named[0]}; known are CLIP and T5 text encoders")
+    listed = layout.index.get(tokenizer) or ["transformers", "CLIPTokenizer"]
+    try:
+        words = getattr(transformers, str(listed[1])).from_pretrained(layout.path / tokenizer, local_files_only=True)
+        network, report = kind.from_pretrained(
+            layout.path / encoder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True,
+            output_loading_info=True,
+        )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, AttributeError, TypeError) as error:
+        raise ModelError(f"model {layout.name}: {tokenizer} or {encoder} cannot be loaded: {_first(error)}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(f"model {layout.name}: {encoder} lacks {len(missing)} tensors, the first is {missing[0]}")
+    return words, network.to(device).eval().requires_grad_(False)

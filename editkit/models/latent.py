@@ -1,0 +1,208 @@
+"""Stable Diffusion 1.x and 2.x and what was made of them: a UNet on the latents of a VAE, with a CLIP text encoder.
+
+One adapter for the family of networks; tasks are plugins. UNets with 4 input channels and those with 9 (latents, mask,
+masked picture: the inpainting models), epsilon, v and sample prediction, and latent consistency models, which are told
+the guidance scale instead of being called twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from editkit.errors import ModelError
+from editkit.models.base import Conditioning, Model, ModelInfo, Prediction, PredictionType, Prompt, convert
+from editkit.models.loading import Layout, load_network, load_text_encoder
+from editkit.models.scheduling import clip_range, default_sampler, make_schedule, prediction_type
+from editkit.schedule import Level, Schedule
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from editkit.noise import Stream
+
+KNOWN = "Stable Diffusion 1.x/2.x (UNet2DConditionModel, AutoencoderKL, CLIPTextModel)"
+STEPS = {"lcm": 4, "dpm++2m": 25, "dpm++2m-sde": 25, "unipc": 25}
+"""Default steps of a sampler; 50 for the others."""
+
+_NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+
+def matches(layout: Layout) -> bool:
+    """A pipeline with a UNet2DConditionModel and a VAE, and one text encoder or none."""
+    if not layout.index or not (layout.has("unet") and layout.has("vae")) or layout.has("text_encoder_2"):
+        return False
+    return layout.config("unet").get("_class_name") == "UNet2DConditionModel"
+
+
+def describe(layout: Layout) -> ModelInfo:
+    """What it takes by the UNet's input channels and embeddings."""
+    missing = [part for part in _NEEDED if not layout.has(part)]
+    if missing:
+        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    unet, vae = layout.config("unet"), layout.config("vae")
+    latent, channels = int(vae.get("latent_channels", 4)), int(unet.get("in_channels", 4))
+    takes = {"prompt", "control"}
+    if channels == 2 * latent + 1:
+        takes |= {"known", "mask"}
+    elif channels != latent:
+        raise ModelError(
+            f"model {layout.name}: its UNet takes {channels} channels; known are {latent} (text to picture) and "
+            f"{2 * latent + 1} (inpainting)"
+        )
+    if unet.get("time_cond_proj_dim"):
+        takes.add("guidance")
+    sampler, factor = default_sampler(layout.config("scheduler")), vae_factor(vae)
+    size = unet.get("sample_size") or 64
+    window = factor * int(max(size) if isinstance(size, list) else size)
+    return ModelInfo(layout.name, KNOWN, frozenset(takes), sampler, STEPS.get(sampler, 50), window, factor)
+
+
+def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
+    """UNet, VAE and text encoder in `dtype`."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    unet = load_network(layout, "unet", UNet2DConditionModel, dtype, device)
+    vae = load_network(layout, "vae", AutoencoderKL, dtype, device)
+    tokenizer, text_encoder = load_text_encoder(layout, "tokenizer", "text_encoder", dtype, device)
+    scheduler = layout.config("scheduler")
+    return LatentUNet(info, unet, vae, tokenizer, text_encoder, make_schedule(scheduler), scheduler)
+
+
+def vae_factor(vae: Mapping[str, Any]) -> int:
+    """Pixels a side of one latent value."""
+    return int(2 ** (len(vae.get("block_out_channels", (1, 2, 3, 4))) - 1))
+
+
+class LatentUNet:
+    """A UNet2DConditionModel behind an AutoencoderKL as a `Model`.
+
+    Args:
+        info: what `describe` said.
+        unet, vae, tokenizer, text_encoder: on their device, in their dtype.
+        schedule: the table it was trained with.
+        scheduler: its configuration: what the output means, and whether x0 is clipped.
+    """
+
+    data_std = 1.0
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        unet: Any,
+        vae: Any,
+        tokenizer: Any,
+        text_encoder: Any,
+        schedule: Schedule,
+        scheduler: Mapping[str, Any],
+    ) -> None:
+        self.info, self.unet, self.vae, self.schedule = info, unet, vae, schedule
+        self.tokenizer, self.text_encoder = tokenizer, text_encoder
+        self.kind: PredictionType = prediction_type(scheduler)
+        self.clip = clip_range(scheduler)
+        self.channels = int(vae.config.latent_channels)
+        self.factor = vae_factor(vae.config)
+
+    def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
+        import torch
+
+        n, batch, dtype = len(conds), len(x_t), self.unet.dtype
+        t = torch.full((n * batch,), level.t, dtype=torch.float32, device=x_t.device)
+        x = torch.cat([torch.cat([x_t, *self._extra(cond, x_t)], dim=1) for cond in conds])
+        control = [cond.control for cond in conds if cond.control is not None]
+        out = self.unet(
+            x.to(dtype),
+            t,
+            encoder_hidden_states=torch.cat([self._words(cond).embeds.expand(batch, -1, -1) for cond in conds]),
+            timestep_cond=self._guidance(conds, batch, x_t),
+            down_block_additional_residuals=[
+                torch.cat(d).to(dtype) for d in zip(*(c.down for c in control), strict=True)
+            ]
+            if control
+            else None,
+            mid_block_additional_residual=torch.cat([c.mid for c in control]).to(dtype) if control else None,
+            return_dict=False,
+        )[0]
+        return tuple(convert(part, x_t, level, self.kind) for part in out.to(x_t.dtype).chunk(n))
+
+    def _words(self, cond: Conditioning) -> Prompt:
+        return self._no_words if cond.prompt is None else cond.prompt
+
+    @cached_property
+    def _no_words(self) -> Prompt:
+        return self.encode_text("")[0]
+
+    def _extra(self, cond: Conditioning, x_t: Tensor) -> tuple[Tensor, ...]:
+        """(mask, masked picture) of an inpainting model; nothing known where no plugin says otherwise."""
+        if "mask" not in self.info.takes:
+            return ()
+        batch, _, height, width = x_t.shape
+        mask, known = cond.mask, cond.known
+        if mask is None or known is None:
+            mask = x_t.new_ones(1, 1, height, width)
+            known = self.encode(x_t.new_zeros(1, 3, self.factor * height, self.factor * width))
+        return mask.expand(batch, -1, -1, -1), known.expand(batch, -1, -1, -1)
+
+    def _guidance(self, conds: Sequence[Conditioning], batch: int, x_t: Tensor) -> Tensor | None:
+        """The embedding of (scale - 1) * 1000 that latent consistency models take (Luo et al. 2023)."""
+        width = self.unet.config.time_cond_proj_dim
+        if width is None:
+            return None
+        import torch
+        from diffusers.models.embeddings import get_timestep_embedding
+
+        scales = torch.tensor([8.5 if c.guidance is None else c.guidance for c in conds]).repeat_interleave(batch)
+        made: Tensor = get_timestep_embedding((scales - 1.0) * 1000.0, width, downscale_freq_shift=1)
+        return made.to(x_t.device, self.unet.dtype)
+
+    def encode_text(self, text: str) -> tuple[Prompt, str]:
+        """CLIP's last hidden state, (1, 77, width), and the words that did not fit."""
+        ids, dropped = tokens(self.tokenizer, text)
+        attention = getattr(self.text_encoder.config, "use_attention_mask", False)
+        mask = ids["attention_mask"].to(self.text_encoder.device) if attention else None
+        embeds = self.text_encoder(ids["input_ids"].to(self.text_encoder.device), attention_mask=mask)[0]
+        return Prompt(embeds), dropped
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        return (self.channels, height // self.factor, width // self.factor)
+
+    def encode(self, image: Tensor, stream: Stream | None = None) -> Tensor:
+        """A draw from the VAE's posterior, or its mode without a stream, scaled."""
+        posterior = self.vae.encode(image.to(self.vae.dtype)).latent_dist
+        mean = posterior.mean.float()
+        if stream is not None:
+            mean = mean + posterior.std.float() * stream.normal(mean.shape).to(mean.device)
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        scaled: Tensor = (mean - shift) * self.vae.config.scaling_factor
+        return scaled
+
+    def encode_mask(self, mask: Tensor) -> Tensor:
+        """A latent value is regenerated when any of its pixels is."""
+        import torch.nn.functional as F
+
+        return (F.max_pool2d(mask, self.factor) > 0).to(mask.dtype)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Pixels; where the VAE overflows in half precision, once more in float32."""
+        import torch
+
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        latents = x0 / self.vae.config.scaling_factor + shift
+        image: Tensor = self.vae.decode(latents.to(self.vae.dtype)).sample.float()
+        if self.vae.dtype != torch.float32 and not bool(torch.isfinite(image.sum())):
+            image = self.vae.float().decode(latents.float()).sample
+        return image
+
+    def attach(self, picture: Tensor | None, mask: Tensor | None) -> LatentUNet:
+        return self
+
+
+def tokens(tokenizer: Any, text: str) -> tuple[Any, str]:
+    """(`text` padded and cut to the tokenizer's length, what was cut off)."""
+    length = tokenizer.model_max_length
+    whole = tokenizer(text).input_ids
+    cut = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    dropped = tokenizer.decode(whole[length - 1 : -1]).strip() if len(whole) > length else ""
+    return cut, dropped

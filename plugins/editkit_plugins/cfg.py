@@ -1,0 +1,74 @@
+"""Classifier-free guidance: away from what the model says without the prompt, towards what it says with it.
+
+Ho & Salimans 2022 (arXiv:2207.12598), in the network's own output: out = out_n + scale (out_p - out_n), with p the
+prompt and n the negative one. `rescale` r gives the result back the deviation of out_p, as far as r
+(Lin et al. 2023, arXiv:2305.08891, section 3.4): out <- (r std(out_p) / std(out) + 1 - r) out, for each item.
+A scale of 1 is the prompt alone, and the other half is not computed; nor is it outside of `start` and `stop`
+(Kynkaanniemi et al. 2024, arXiv:2404.07724).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from editkit.models.base import Prediction, convert
+from editkit.plugin import Hooks, Plugin, Run, Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from editkit.models.base import Conditioning
+
+DEFAULT_SCALE = 7.5
+
+
+class Cfg(Plugin):
+    """Follow the prompt more closely than the model does by itself; implied by every model that takes text.
+
+    The scale is --guidance-scale. `start` and `stop` bound when it acts: at high noise it narrows what can come of the
+    prompt, at low noise it costs time for little.
+    """
+
+    name: ClassVar[str] = "cfg"
+    needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
+    neutral: ClassVar[Mapping[str, Any] | None] = {"scale": 1.0}
+
+    scale: float | None = Field(None, ge=0.0, description="Strength; default: --guidance-scale, else 7.5; 1: none.")
+    rescale: float = Field(0.0, ge=0.0, le=1.0, description="Give the prediction its deviation back, 1: wholly.")
+
+    def hooks(self) -> type[Hooks[Cfg]]:
+        return _CfgHooks
+
+
+class _CfgHooks(Hooks[Cfg]):
+    def __init__(self, plugin: Cfg, run: Run) -> None:
+        super().__init__(plugin, run)
+        chosen = plugin.scale if plugin.scale is not None else run.options.guidance_scale
+        self.scale = DEFAULT_SCALE if chosen is None else chosen
+        # a network distilled from guidance is told the scale (Conditioning.guidance) and needs no second half
+        self.idle = self.scale == 1.0 or "guidance" in run.model.info.takes
+
+    def branches(self, step: Step, cond: Conditioning) -> Sequence[Conditioning]:
+        return (cond,) if self.idle else (replace(cond, prompt=cond.negative), cond)
+
+    def combine(self, step: Step, predictions: Sequence[Prediction]) -> Prediction:
+        if self.idle:
+            return predictions[0]
+        without, wanted = predictions
+        if without.output is None or wanted.output is None or wanted.kind is None:
+            x0 = without.x0 + self.scale * (wanted.x0 - without.x0)
+            return wanted.with_x0(x0, step.x_t, step.t)
+        out = without.output + self.scale * (wanted.output - without.output)
+        if self.plugin.rescale:
+            r = self.plugin.rescale
+            out = r * (out * (_deviation(wanted.output) / _deviation(out))) + (1.0 - r) * out
+        return replace(convert(out, step.x_t, step.t, wanted.kind), variance=wanted.variance)
+
+
+def _deviation(out: Tensor) -> Tensor:
+    """(batch, 1, ...)."""
+    return out.std(dim=tuple(range(1, out.ndim)), keepdim=True)

@@ -1,0 +1,51 @@
+"""The prompt: what the result should show, and what it should not, given to a model that takes text.
+
+It is part of every process on such a model, as is `cfg`, without being written. The words are the run's own options
+(`--prompt`, `--negative`), so that they are inherited by later stages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
+
+from editkit.errors import ModelError
+from editkit.models.base import ReadsText
+from editkit.plugin import Hooks, Plugin, Run, Slot, Step
+
+if TYPE_CHECKING:
+    from editkit.models.base import Conditioning, Prompt
+
+
+class PromptText(Plugin):
+    """Give --prompt and --negative to the model; implied by every model that takes text."""
+
+    name: ClassVar[str] = "prompt"
+    order: ClassVar[int] = -50
+    needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
+
+    def hooks(self) -> type[Hooks[PromptText]]:
+        return _PromptHooks
+
+    def claims(self) -> frozenset[Slot]:
+        return frozenset({"prompt"})
+
+
+class _PromptHooks(Hooks[PromptText]):
+    def __init__(self, plugin: PromptText, run: Run) -> None:
+        super().__init__(plugin, run)
+        self.prompt = self._encoded(run.options.prompt or "")
+        self.negative = self._encoded(run.options.negative or "")
+
+    def _encoded(self, text: str) -> Prompt:
+        model = self.run.model
+        if not isinstance(model, ReadsText):
+            raise ModelError(f"model {model.info.name} says that it takes text, but has no encode_text")
+        prompt, dropped = model.encode_text(text)
+        if dropped:
+            self.run.notify(f"the prompt is longer than the model can read; left out: {dropped}")
+        return prompt
+
+    def condition(self, step: Step, cond: Conditioning) -> Conditioning:
+        scale = self.run.options.guidance_scale
+        return replace(cond, prompt=self.prompt, negative=self.negative, guidance=scale)
