@@ -1,0 +1,48 @@
+"""Write docs/reference.md from the declarations: `python docs/make_reference.py`. A test checks that it is up to date."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+from editkit import registry
+from editkit.options import Options
+from editkit.params import Param, params
+from editkit.samplers import SAMPLERS
+
+HEAD = """# Reference
+
+Made by `docs/make_reference.py` from the declarations; do not edit by hand.
+"""
+
+
+def reference() -> str:
+    """The whole page."""
+    parts = [HEAD, "## Plugins\n"]
+    for name in registry.names():
+        plugin = registry.load(name)
+        if not plugin.__module__.startswith("editkit_plugins."):
+            continue
+        parts += [f"### {name}\n", (inspect.getdoc(plugin) or "") + "\n", table(params(plugin))]
+    parts += ["## Options of the run\n", "On every edit command; inherited by the stages after it.\n", table(params(Options))]
+    parts += ["## Samplers\n", *(f"- `{name}`: {summary(kind)}" for name, kind in SAMPLERS.items())]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def table(rows: list[Param]) -> str:
+    """One row a parameter."""
+    lines = ["| option | default | |", "|---|---|---|"]
+    for p in rows:
+        choices = f" ({', '.join(p.choices)})" if p.choices else ""
+        default = "" if p.default is None else f"`{p.default}`"
+        lines.append(f"| `{p.flag}` | {default} | {p.help}{choices} |".replace("||", "| |"))
+    return "\n".join(lines) + "\n"
+
+
+def summary(kind: object) -> str:
+    """The first paragraph of a docstring, on one line."""
+    return " ".join((inspect.getdoc(kind) or "").split("\n\n", 1)[0].split())
+
+
+if __name__ == "__main__":
+    (Path(__file__).parent / "reference.md").write_text(reference(), encoding="utf-8")

@@ -1,0 +1,86 @@
+"""The README's examples are run as they stand."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_door import editkit
+from toy import Isotropic
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = {language: re.findall(rf"```{language}\n(.*?)```", README, re.S) for language in ("python", "toml", "sh")}
+
+
+def test_the_two_commands_are_there_once_each():
+    commands = [line for block in BLOCKS["sh"] for line in block.splitlines() if line.startswith("python3 -m venv")]
+    assert len(commands) == 2
+    assert "editkit inpaint assets/" in commands[0]
+    assert "pytest" in commands[1]
+
+
+def test_the_plugin_is_under_forty_lines_and_does_what_it_says(tmp_path):
+    """Installed as a stranger's distribution with the entry point of the README's own pyproject."""
+    code = next(block for block in BLOCKS["python"] if block.startswith("# mirror.py"))
+    assert len(code.splitlines()) < 40
+    (entry,) = re.findall(r'\[project.entry-points."editkit.plugins"\]\n(.*)', BLOCKS["toml"][0])
+    (tmp_path / "mirror.py").write_text(code)
+    info = tmp_path / "editkit_mirror-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: editkit-mirror\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text(f"[editkit.plugins]\n{entry.replace(chr(34), '')}\n")
+    shown = editkit(tmp_path, "mirror", "--help")
+    assert "--weight" in shown.stdout, shown.stderr
+
+    sys.path.insert(0, str(tmp_path))
+    try:
+        from mirror import Mirror
+
+        from editkit import edit
+        from editkit.plugins import SDEdit
+
+        picture = np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8)
+        results = [
+            edit(picture, SDEdit(strength=0.8) & Mirror(weight=w), model=Isotropic(), steps=20).pixels.astype(float)
+            for w in (0.0, 2000.0)
+        ]
+        plain, mirrored = (np.abs(p - p[:, ::-1]).mean() for p in results)
+        assert mirrored < 0.4 * plain
+    finally:
+        sys.path.remove(str(tmp_path))
+
+
+def test_the_research_example_prints_what_it_says():
+    code = next(block for block in BLOCKS["python"] if "sample(" in block)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second = (float(v) for v in re.findall(r"-?\d+\.\d+", done.stdout))
+    assert first == pytest.approx(1.0)
+    assert second == pytest.approx(0.9, abs=0.1)
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch):
+    code = next(block for block in BLOCKS["python"] if "picture.write" in block)
+    rng = np.random.default_rng(0)
+    mask = np.zeros((48, 64), np.uint8)
+    mask[18:28, 20:34] = 255
+    Image.fromarray(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+    assert Image.open(tmp_path / "out.png").size == (64, 48)
+
+
+def test_what_the_readme_links_to_is_there():
+    root = Path(__file__).parent.parent
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (root / target).exists(), target
+
+
+def test_the_reference_is_what_the_declarations_say():
+    import runpy
+
+    docs = Path(__file__).parent.parent / "docs"
+    made = runpy.run_path(str(docs / "make_reference.py"))["reference"]()
+    assert made == (docs / "reference.md").read_text(), "run: python docs/make_reference.py"
