@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from editkit.device import pick_device, pick_dtype
 from editkit.engine import Bound, Process, State
 from editkit.images import Picture, from_unit
 from editkit.models import load
-from editkit.models.base import Model
+from editkit.models.base import Model, ModelInfo
 from editkit.noise import Noise, OneStream, Streams
 from editkit.options import Options
 from editkit.params import PictureSource
@@ -24,6 +24,14 @@ from editkit.plan import Plan
 from editkit.plugin import Inputs, Notify, Opening, Plugin, Run, silent
 from editkit.samplers import make_sampler
 from editkit.schedule import Discrete
+
+
+class Loader(Protocol):
+    """Gives models their weights, as `editkit.models.load`; `functools.cache` of that loads each of them once."""
+
+    def __call__(
+        self, info: ModelInfo, device: torch.device, dtype: torch.dtype, *, offline: bool = False
+    ) -> Model: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +56,7 @@ def edit(
     *,
     model: str | Model = "auto",
     notify: Notify | None = None,
+    loader: Loader | None = None,
     **options: Any,
 ) -> Picture:
     """Edit one picture: `edit("photo.png", Inpaint(mask="m.png") & Guide(...) | SDEdit(), steps=30)`.
@@ -57,6 +66,7 @@ def edit(
         edits: a plugin, a chain made with `&` (with) and `|` (then), or lists of plugins.
         model: a name as for `--model`, or a model of one's own (for all stages).
         notify: is called with what a user should know (one line each).
+        loader: where models get their weights; one that remembers them serves many pictures.
         options: those of `Options`, for all stages that do not set their own.
 
     Returns:
@@ -65,7 +75,7 @@ def edit(
     Raises:
         EditkitError: with one line that says how to mend it.
     """
-    making = stream(picture, edits, model=model, notify=notify, **options)
+    making = stream(picture, edits, model=model, notify=notify, loader=loader, **options)
     while True:
         try:
             next(making)
@@ -80,6 +90,7 @@ def stream(
     *,
     model: str | Model = "auto",
     notify: Notify | None = None,
+    loader: Loader | None = None,
     **options: Any,
 ) -> Generator[Update, None, Picture]:
     """As `edit`, step by step: a generator of `Update`s that returns the result. Leave the loop to stop."""
@@ -97,7 +108,7 @@ def stream(
         if loaded is None or loaded.info != settled.info:
             device = pick_device(stage.options.device)
             dtype = pick_dtype(stage.options.dtype, device)
-            loaded = load(settled.info, device, dtype, offline=stage.options.offline)
+            loaded = (loader or load)(settled.info, device, dtype, offline=stage.options.offline)
         current = yield from _stage(settled, loaded, number, len(chain.stages), notify)
     return current
 

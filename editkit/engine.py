@@ -9,6 +9,7 @@ is Tweedie's formula plus a score term, x0' = x0 + (sigma_t^2 / alpha_t) grad lo
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -53,7 +54,9 @@ class State:
     """What the generator yields after each move: the state `x` at `level`, and the last estimate of x0.
 
     `index` counts the downward moves done, of `total`; `calls` the evaluations of the network so far; `energies` are
-    the (plugin, mean value) of the last guided evaluation.
+    the (plugin, mean value) of the last guided evaluation, `gradient` the norm of their sum's gradient (0: unguided).
+    `seconds` is where the time of this move went, by (plugin, hook); ("model", "network") and ("energies", "backward")
+    are the engine's own.
     """
 
     move: Move
@@ -64,6 +67,8 @@ class State:
     total: int
     calls: int
     energies: tuple[tuple[str, float], ...] = ()
+    gradient: float = 0.0
+    seconds: tuple[tuple[tuple[str, str], float], ...] = ()
 
 
 def steps(process: Process) -> Iterator[State]:
@@ -91,6 +96,8 @@ class _Loop:
         self.move = process.plan.moves[0] if process.plan.moves else Move(0, 0)
         self.x0: Tensor | None = None
         self.energies: tuple[tuple[str, float], ...] = ()
+        self.gradient = 0.0
+        self.seconds: dict[tuple[str, str], float] = {}
         self.users = {
             name: tuple(b for b in process.bound if getattr(type(b.hooks), name) is not getattr(Hooks, name))
             for name in ("condition", "branches", "combine", "energy", "clean", "after")
@@ -109,7 +116,14 @@ class _Loop:
                     x_s = p.sampler(self.x, t, s, self.predict, self._normal(p.sampler_stream))
                     self.x = self._after(self._finite(x_s, None, "sampler"), s)
                 self.index += 1
-            yield State(move, s, self.x, self.x0, self.index, self.total, self.calls, self.energies)
+            yield self._state(move, s)
+
+    def _state(self, move: Move, s: Level) -> State:
+        seconds = tuple(self.seconds.items())
+        self.seconds.clear()
+        return State(
+            move, s, self.x, self.x0, self.index, self.total, self.calls, self.energies, self.gradient, seconds
+        )
 
     def _climb(self, t: Level, s: Level) -> Tensor:
         """x at the noisier level s; drawn as diffusers' RePaint does where its order of draws is asked for."""
@@ -151,7 +165,8 @@ class _Loop:
         for b in self._active("branches"):
             conds = self._call(b, "branches", b.hooks.branches, step.seen_by(b.hooks.run), cond)
         self.calls += 1
-        predictions = self.process.model(step.x_t, step.t, conds)
+        network = self.process.model
+        predictions: Sequence[Prediction] = self._timed("model", "network", network, step.x_t, step.t, conds)
         self._finite(predictions[0].x0, None, "the model")
         for b in self._active("combine"):
             one: Prediction = self._call(b, "combine", b.hooks.combine, step.seen_by(b.hooks.run), predictions)
@@ -181,8 +196,10 @@ class _Loop:
             if not values:
                 return replace(pred, x0=pred.x0.detach(), eps=pred.eps.detach())
             inputs = [v for v in (step.x_t, leaf) if v.requires_grad]
-            grads = torch.autograd.grad(torch.stack(values).sum(), inputs, allow_unused=True)
+            total = torch.stack(values).sum()
+            grads = self._timed("energies", "backward", torch.autograd.grad, total, inputs, allow_unused=True)
         self.energies = tuple(named)
+        self.gradient = math.hypot(*(float(grad.norm()) for grad in grads if grad is not None))
         x0 = pred.x0.detach()
         for variable, grad in zip(inputs, grads, strict=True):
             if grad is None:
@@ -229,11 +246,17 @@ class _Loop:
 
     def _call(self, b: Bound, name: str, hook: Callable[..., Any], *args: Any) -> Any:
         try:
-            return hook(*args)
+            return self._timed(b.plugin.name, name, hook, *args)
         except EditkitError:
             raise
         except Exception as error:
             raise self._wrong(b, name, f"raised {type(error).__name__}: {error}") from error
+
+    def _timed(self, who: str, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        out = function(*args, **kwargs)
+        self.seconds[who, name] = self.seconds.get((who, name), 0.0) + time.perf_counter() - began
+        return out
 
     def _shaped(self, x: Tensor, shape: Sequence[int], b: Bound, name: str) -> Tensor:
         if tuple(x.shape) != tuple(shape):
