@@ -33,22 +33,13 @@ if TYPE_CHECKING:
     from editkit.models.base import Conditioning
 
 
-class Inpaint(Plugin):
-    """Regenerate what the mask marks (white) and keep every other pixel bit for bit.
+class Replacing(Plugin):
+    """What every edit shares that regenerates a part of the picture and keeps the rest: the method."""
 
-    The mask may be grown and feathered; a feathered edge lies inside the mask, so known pixels never change.
-    """
-
-    name: ClassVar[str] = "inpaint"
     order: ClassVar[int] = 100
     offers: ClassVar[frozenset[str]] = frozenset({"known", "mask"})
     fresh: ClassVar[bool] = True
-    example: ClassVar[Mapping[str, Any]] = {"mask": "box:40%,40%,60%,60%"}
 
-    mask: MaskSource | None = Field(None, description="White = regenerate. A picture, or words as box:10,10,80,60.")
-    invert_mask: bool = Field(False, description="Black = regenerate.")
-    grow: int = Field(0, ge=0, le=1000, description="Enlarge the mask by so many pixels first.")
-    feather: int = Field(0, ge=0, le=1000, description="Blend over so many pixels inside the mask's edge.")
     method: Literal["replace", "repaint", "repaint-diffusers"] = Field(
         "replace", description="Replacement, or RePaint's resampling (-diffusers: jumping where diffusers does)."
     )
@@ -56,13 +47,28 @@ class Inpaint(Plugin):
     repeats: int = Field(10, ge=1, description="repaint: how often every stretch is walked.")
     known_noise: Literal["fresh", "fixed"] = Field("fresh", description="Noise of the known part: new or one for all.")
 
-    def hooks(self) -> type[Hooks[Inpaint]]:
-        return _InpaintHooks
+    def hooks(self) -> type[Hooks[Any]]:
+        return _ReplacingHooks
 
     def plan(self, plan: Plan) -> Plan:
         if self.method == "replace":
             return plan
         return plan.travel(self.jump, self.repeats, first=1 if self.method == "repaint" else 0)
+
+
+class Inpaint(Replacing):
+    """Regenerate what the mask marks (white) and keep every other pixel bit for bit.
+
+    The mask may be grown and feathered; a feathered edge lies inside the mask, so known pixels never change.
+    """
+
+    name: ClassVar[str] = "inpaint"
+    example: ClassVar[Mapping[str, Any]] = {"mask": "box:40%,40%,60%,60%"}
+
+    mask: MaskSource | None = Field(None, description="White = regenerate. A picture, or words as box:10,10,80,60.")
+    invert_mask: bool = Field(False, description="Black = regenerate.")
+    grow: int = Field(0, ge=0, le=1000, description="Enlarge the mask by so many pixels first.")
+    feather: int = Field(0, ge=0, le=1000, description="Blend over so many pixels inside the mask's edge.")
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         if self.mask is None:
@@ -71,12 +77,12 @@ class Inpaint(Plugin):
         return picture.with_mask(feather_inside(grow(mask, self.grow), self.feather))
 
 
-class _InpaintHooks(Hooks[Inpaint]):
-    def __init__(self, plugin: Inpaint, run: Run) -> None:
+class _ReplacingHooks(Hooks[Replacing]):
+    def __init__(self, plugin: Replacing, run: Run) -> None:
         super().__init__(plugin, run)
         region = run.inputs.region
         if run.inputs.picture is None or region is None:
-            raise ChainError("inpaint needs a known sample and a mask; with sample(), give known= and mask=")
+            raise ChainError(f"{plugin.name} needs a known sample and a mask; with sample(), give known= and mask=")
         self.region = region > 0
         self.conditioned = {"known", "mask"} <= run.model.info.takes
         self.as_diffusers = run.options.noise == "diffusers" and "prompt" in run.model.info.takes
