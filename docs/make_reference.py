@@ -1,4 +1,4 @@
-"""Write docs/reference.md from the declarations: `python docs/make_reference.py`. A test checks that it is up to date."""
+"""Write docs/reference.md from the declarations: `python docs/make_reference.py`. A test checks that it is so."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def reference() -> str:
         if not plugin.__module__.startswith("editkit_plugins."):
             continue
         parts += [f"### {name}\n", (inspect.getdoc(plugin) or "") + "\n", table(params(plugin))]
-    parts += ["## Options of the run\n", "On every edit command; inherited by the stages after it.\n", table(params(Options))]
+    parts += ["## Options of the run\n", "On every edit command; inherited by the stages after it.\n"]
+    parts += [table(params(Options))]
     parts += ["## Samplers\n", *(f"- `{name}`: {summary(kind)}" for name, kind in SAMPLERS.items())]
     return "\n".join(parts).rstrip() + "\n"
 

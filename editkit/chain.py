@@ -15,7 +15,7 @@ from editkit.errors import ChainError, UsageError
 from editkit.models.base import ModelInfo
 from editkit.options import Options
 from editkit.plan import Plan
-from editkit.plugin import HOOKS, Notify, Plugin, Slot, silent
+from editkit.plugin import HOOKS, Notify, Plugin, Slot, called, silent
 from editkit.samplers import Sampler, make_sampler
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def plan_stage(
         raise UsageError(f"--prompt is given, but {info.name} ({info.family}) takes no text; choose another --model")
     plugins = arrange(stage, info, has_picture=True)
     for plugin in plugins:
-        picture = plugin.open(picture, notify)
+        picture = called(plugin, "open", plugin.open, picture, notify)
     spec = options.sampler or info.sampler
     sampler = make_sampler(spec)
     from_noise = not any("begin" in plugin.claims() for plugin in plugins)
@@ -208,7 +208,7 @@ def plan_pass(at: Pass, plugins: Sequence[Plugin], sampler: Sampler) -> PassPlan
     """The trajectory of one pass after every plugin had its say, and what it costs."""
     plan = own = at.plan()
     for plugin in plugins:
-        plan = plugin.plan(plan)
+        plan = called(plugin, "plan", plugin.plan, plan)
     if at.repeats > 1 and plan == own:
         plan = plan.travel(1, at.repeats)
     return PassPlan(at, plan, *cost(plan, plugins, sampler))

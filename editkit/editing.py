@@ -14,6 +14,7 @@ from editkit import canvas, engine
 from editkit.chain import Chain, Edits, PassPlan, Stage, StagePlan, arrange, plan_stage
 from editkit.device import pick_device, pick_dtype
 from editkit.engine import Bound, Process, State
+from editkit.errors import HookError
 from editkit.images import Picture, from_unit
 from editkit.models import load
 from editkit.models.base import Model, ModelInfo
@@ -21,7 +22,7 @@ from editkit.noise import Noise, OneStream, Streams
 from editkit.options import Options
 from editkit.params import PictureSource
 from editkit.plan import Plan
-from editkit.plugin import Inputs, Notify, Opening, Plugin, Run, silent
+from editkit.plugin import Inputs, Notify, Opening, Plugin, Run, called, silent
 from editkit.samplers import make_sampler
 from editkit.schedule import Discrete
 
@@ -136,13 +137,25 @@ def _stage(
         return settled.picture.with_mask(None)
     image = canvas.native(image, spot, part.at)
     for bound in process.bound:
-        image = bound.hooks.finish(image)
+        image = _finished(bound, image)
     pixels = settled.picture.pixels.copy()
     box = spot.box
     pixels[box.top : box.bottom, box.left : box.right] = from_unit(image.cpu(), pixels.dtype)
     result = settled.picture.with_pixels(pixels)
     mask = settled.picture.mask
     return result if mask is None else result.opaque_where(mask).with_mask(None)
+
+
+def _finished(bound: Bound, image: Tensor) -> Tensor:
+    """`image` (1, 3, h, w) after one plugin's `finish`, of the same size and finite."""
+    made = called(bound.plugin, "finish", bound.hooks.finish, image)
+    if made.shape != image.shape:
+        raise HookError(
+            f"plugin {bound.plugin.name}: finish returned shape {tuple(made.shape)} instead of {tuple(image.shape)}"
+        )
+    if made is not image and not bool(torch.isfinite(made).all()):
+        raise HookError(f"plugin {bound.plugin.name}: finish made NaN or infinity")
+    return made
 
 
 def _prepare(inputs: Inputs, settled: StagePlan, plan: Plan, noise: Noise, number: int, notify: Notify) -> Process:
@@ -195,7 +208,7 @@ def prepare(
     for plugin in plugins:
         own = replace(run, stream=noise.stream(f"{plugin.name}#{seen[plugin.name]}"))
         seen[plugin.name] += 1
-        bound.append(Bound(plugin, plugin.bind(own)))
+        bound.append(Bound(plugin, called(plugin, "bind", plugin.bind, own)))
     return Process(
         model=model, sampler=sampler, plan=plan, levels=levels, bound=tuple(bound), run=run, shape=shape,
         sampler_stream=noise.stream("sampler"), travel_stream=noise.stream("travel"),

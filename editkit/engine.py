@@ -12,16 +12,17 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from editkit.errors import EditkitError, HookError
+from editkit.errors import HookError
 from editkit.models.base import Conditioning, Model, Prediction
 from editkit.noise import Stream
 from editkit.plan import Move, Plan
-from editkit.plugin import Hooks, Plugin, Run, Step
+from editkit.plugin import Hooks, Plugin, Run, Step, called
 from editkit.samplers import Sampler
 from editkit.schedule import Discrete, Level, Levels
 
@@ -245,12 +246,8 @@ class _Loop:
         return lambda: stream.normal(self.x.shape).to(self.x.device)
 
     def _call(self, b: Bound, name: str, hook: Callable[..., Any], *args: Any) -> Any:
-        try:
-            return self._timed(b.plugin.name, name, hook, *args)
-        except EditkitError:
-            raise
-        except Exception as error:
-            raise self._wrong(b, name, f"raised {type(error).__name__}: {error}") from error
+        where = f" (step {self.index + 1} of {self.total})"
+        return called(b.plugin, name, partial(self._timed, b.plugin.name, name, hook), *args, where=where)
 
     def _timed(self, who: str, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from editkit.errors import EditkitError, HookError
 from editkit.plan import Move, Plan
 from editkit.schedule import Level, Levels, progress
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from editkit.models.base import Conditioning, Model, Prediction
     from editkit.noise import Noise, Stream
     from editkit.options import Options
+
+R = TypeVar("R")
 
 Notify = Callable[[str], None]
 """Tells the user something, in one line."""
@@ -151,6 +154,21 @@ class Plugin(BaseModel):
         from editkit.chain import Chain
 
         return Chain.of(self) | other
+
+
+def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where: str = "") -> R:
+    """`hook(*args)`; what it raises, other than an error for the user, names the plugin and the hook.
+
+    Raises:
+        HookError: the hook raised.
+    """
+    try:
+        return hook(*args)
+    except EditkitError:
+        raise
+    except Exception as error:
+        message = f"plugin {plugin.name}: {name} raised {type(error).__name__}: {error}{where}"
+        raise HookError(message) from error
 
 
 P = TypeVar("P", bound=Plugin, covariant=True)

@@ -8,9 +8,9 @@ from toy import Isotropic
 
 from editkit import edit, registry
 from editkit.chain import Chain, arrange, plan_stage
-from editkit.errors import ChainError
+from editkit.errors import ChainError, HookError
 from editkit.images import Picture
-from editkit.plugin import Hooks
+from editkit.plugin import Hooks, Plugin
 from editkit.plugins import Guide, Inpaint, SDEdit
 
 NAMES = [name for name in registry.names() if not registry.load(name).needs]
@@ -153,3 +153,26 @@ def test_guidance_towards_a_brightness_comes_near_the_posterior_mean(picture, wa
     result = edit(picture, SDEdit(strength=1.0) & guide, model=Isotropic(), steps=40).pixels
     got = result.mean() / 127.5 - 1
     assert 0.9 < got / expected < 1.35
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("bind", "plugin rude: bind raised ZeroDivisionError"),
+        ("open", "plugin rude: open raised ZeroDivisionError"),
+        ("plan", "plugin rude: plan raised ZeroDivisionError"),
+        ("finish", "plugin rude: finish raised ZeroDivisionError"),
+        ("small", "plugin rude: finish returned shape"),
+        ("nan", "plugin rude: finish made NaN or infinity"),
+    ],
+)
+def test_a_hook_outside_the_steps_that_goes_wrong_is_named_too(where, message, picture):
+    def fail(self, *args):
+        return 1 / 0
+
+    wrong = {"finish": fail, "small": lambda self, image: image[..., 1:], "nan": lambda self, image: image / 0}
+    hooks = type("RudeHooks", (Hooks,), {"finish": wrong[where]} if where in wrong else {})
+    methods = {} if where in wrong else {where: fail}
+    body = {"name": "rude", "hooks": lambda self: hooks, "__module__": __name__, **methods}
+    with pytest.raises(HookError, match=message):
+        edit(picture, type("Rude", (Plugin,), body)(), model=Isotropic(), steps=10)

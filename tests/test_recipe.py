@@ -1,4 +1,4 @@
-"""Python, YAML and command line convert into each other without loss; what is wrong in a recipe is said with its line."""
+"""Python, YAML and command line convert into each other without loss; a mistake in a recipe is said with its line."""
 
 from pathlib import Path
 
@@ -26,14 +26,17 @@ def some(**values):
 plugins = st.one_of(
     some(strength=fractions).map(lambda v: SDEdit(**v)),
     some(
-        mask=texts.filter(lambda t: t != "-"), invert_mask=st.booleans(), grow=st.integers(0, 50), repeats=st.integers(1, 9),
+        mask=texts.filter(lambda t: t != "-"), invert_mask=st.booleans(), grow=st.integers(0, 50),
+        repeats=st.integers(1, 9),
         method=st.sampled_from(["replace", "repaint"]), start=st.just(0.25),
     ).map(lambda v: Inpaint(**v)),
-    some(loss=st.sampled_from(["brightness", "color", "my_module:loss"]), weight=st.floats(-1e6, 1e6), color=st.just("#a0b1c2"))
-    .map(lambda v: Guide(**v)),
+    some(
+        loss=st.sampled_from(["brightness", "color", "my_module:loss"]), weight=st.floats(-1e6, 1e6),
+        color=st.just("#a0b1c2"),
+    ).map(lambda v: Guide(**v)),
 )  # fmt: skip
 options = some(
-    model=texts, prompt=texts, steps=st.integers(1, 100), seed=st.integers(0, 2**63 - 1), canvas=st.sampled_from(["full"]),
+    model=texts, prompt=texts, steps=st.integers(1, 100), seed=st.integers(0, 2**63 - 1), canvas=st.just("full"),
     guidance_scale=st.floats(0, 30), sampler=st.just("ddim:eta=1"), offline=st.just(True),
 ).map(lambda v: Options(**v))  # fmt: skip
 chains = st.lists(
