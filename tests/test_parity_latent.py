@@ -1,4 +1,4 @@
-"""Stable Diffusion against its diffusers pipelines, step for step: same weights, seed and settings, `--noise diffusers`.
+"""Stable Diffusion against its diffusers pipelines, step for step: same weights, seed, settings; `--noise diffusers`.
 
 Latents in float32 to 1e-5 of the larger of 1 and their size; a case fails with the first step that differs. Weights are
 random: this proves plumbing, ladders, the order of draws and the blends, not quality.

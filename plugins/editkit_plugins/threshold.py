@@ -1,0 +1,53 @@
+"""Dynamic thresholding: keep a strongly guided estimate of the clean picture in range without flattening it.
+
+Saharia et al. 2022 ("Imagen", arXiv:2205.11487, section 2.3): with s the `percentile` of |x0| over each item, at least
+1 and at most `largest`, x0 <- clip(x0, -s, s) / s. Strong guidance drives x0 out of [-1, 1]; clipping saturates, this
+does not. The noise estimate follows the new x0 (unlike clip_sample, which keeps the network's own).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from editkit.errors import ChainError
+from editkit.plugin import Hooks, Plugin, Run, Step
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+class Threshold(Plugin):
+    """Imagen's dynamic thresholding of the clean estimate, for models whose space is pixels.
+
+    Latents have no range to keep to; a model of latents is refused. x0 that lies within [-1, 1] up to the percentile is
+    only clipped, so a percentile of 1 with largest 1 is plain clipping.
+    """
+
+    name: ClassVar[str] = "threshold"
+    order: ClassVar[int] = 10
+
+    percentile: float = Field(0.995, gt=0.0, le=1.0, description="The fraction of values that must be in range.")
+    largest: float = Field(1.5, ge=1.0, description="At most this much is divided by; 1 is plain clipping.")
+
+    def hooks(self) -> type[Hooks[Threshold]]:
+        return _ThresholdHooks
+
+
+class _ThresholdHooks(Hooks[Threshold]):
+    def __init__(self, plugin: Threshold, run: Run) -> None:
+        super().__init__(plugin, run)
+        if "prompt" in run.model.info.takes and run.model.shape(64, 64)[-1] != 64:
+            raise ChainError(
+                f"threshold keeps pixels in range; {run.model.info.name} ({run.model.info.family}) works on latents, "
+                f"which have none; lower --guidance-scale or use `with cfg --rescale 0.7`"
+            )
+
+    def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        import torch
+
+        s = torch.quantile(x0.abs().flatten(1), self.plugin.percentile, dim=1)
+        s = s.clamp(1.0, self.plugin.largest).reshape(-1, *[1] * (x0.ndim - 1))
+        return x0.clamp(-s, s) / s

@@ -1,0 +1,266 @@
+"""Stable Diffusion folders through the front door: pictures in and out, what is refused, what is not computed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import tiny_latent as tiny
+import torch
+from PIL import Image
+from test_parity_latent import PROMPT, adapter, parts
+
+from editkit import edit, sample
+from editkit.editing import stream
+from editkit.errors import ChainError, EditkitError, ModelError, UsageError
+from editkit.images import Picture
+from editkit.models import Conditioning, describe, load
+from editkit.plugins import Cfg, Guide, Inpaint, PromptText, SDEdit, Threshold
+
+CPU = torch.device("cpu")
+FULL: dict[str, Any] = {"canvas": "full", "dtype": "fp32", "device": "cpu", "offline": True}
+
+
+@pytest.fixture(scope="module")
+def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_sd(tmp_path_factory.mktemp("models") / "sd", diffusers.DDIMScheduler.from_config(tiny.SD))
+
+
+@pytest.fixture(scope="module")
+def sd9(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    scheduler = diffusers.PNDMScheduler.from_config(tiny.SD)
+    return tiny.save_sd(tmp_path_factory.mktemp("models") / "sd9", scheduler, in_channels=9)
+
+
+def photo(height: int = 64, width: int = 64) -> Image.Image:
+    y, x = np.mgrid[0:height, 0:width]
+    return Image.fromarray(np.stack([x * 3 % 256, y * 3 % 256, (x + y) % 256], -1).astype(np.uint8))
+
+
+def hole(height: int = 64, width: int = 64) -> Image.Image:
+    mask = np.zeros((height, width), np.uint8)
+    mask[13:43, 21:52] = 255
+    return Image.fromarray(mask)
+
+
+def test_what_a_folder_is(sd: Path, sd9: Path) -> None:
+    info = describe(str(sd))
+    assert (info.sampler, info.steps, info.window, info.multiple) == ("ddim", 50, 64, 8)
+    assert info.takes == {"prompt", "control"}
+    assert describe(str(sd9)).takes == {"prompt", "control", "known", "mask"}
+
+
+@pytest.mark.parametrize("channels", [4, 9])
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+def test_an_edit_of_a_picture_is_the_pipelines(sd: Path, sd9: Path, channels: int, strength: float) -> None:
+    """From PIL pictures to the decoded picture, in the hole; outside it ours is untouched, which theirs is not."""
+    folder = sd if channels == 4 else sd9
+    pipe = diffusers.StableDiffusionInpaintPipeline.from_pretrained(folder, safety_checker=None)
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    expected = pipe(
+        prompt=PROMPT, negative_prompt="dull", image=photo(), mask_image=hole(), height=64, width=64,
+        num_inference_steps=6, strength=strength, generator=torch.Generator().manual_seed(9), output_type="np",
+    ).images[0]  # fmt: skip
+    plugins: list[Any] = [Inpaint(mask=np.asarray(hole()))]
+    if strength < 1:
+        plugins.append(SDEdit(strength=strength))
+    made = edit(
+        Picture.read(photo()), plugins, model=str(folder), prompt=PROMPT, negative="dull", steps=6, seed=9,
+        sampler="ddim", noise="diffusers", **FULL,
+    ).pixels  # fmt: skip
+    inside = np.asarray(hole()) > 0
+    assert np.abs(made[inside].astype(int) - (expected[inside] * 255).round().astype(int)).max() <= 1
+    assert (made[~inside] == np.asarray(photo())[~inside]).all()
+
+
+@pytest.mark.parametrize("model", ["sd", "sd9"])
+@pytest.mark.parametrize(
+    "plugins",
+    [
+        [Inpaint(mask="box:20,20,40,44")],
+        [Inpaint(mask="box:20,20,40,44"), SDEdit(strength=0.5)],
+        [Inpaint(mask="box:20,20,40,44"), SDEdit(strength=0.5), Cfg(scale=3, rescale=0.5, start=0.2, stop=0.8)],
+        [Inpaint(mask="box:20,20,40,44", feather=5, grow=3), PromptText(), Cfg(), Guide(loss="color", weight=5.0)],
+        [SDEdit(strength=0.5), Cfg()],
+        [Inpaint(mask="box:20,20,40,44", method="repaint", jump=2, repeats=2)],
+    ],
+)
+def test_combinations_on_an_odd_size(request: pytest.FixtureRequest, model: str, plugins: list[Any]) -> None:
+    folder = request.getfixturevalue(model)
+    size = (61, 75)
+    made = edit(Picture.read(photo(*size)), plugins, model=str(folder), prompt="x", steps=4, **FULL)
+    assert made.pixels.shape == (*size, 3)
+    if isinstance(plugins[0], Inpaint):
+        outside = np.ones(size, bool)
+        outside[17:47, 17:43] = False
+        assert (made.pixels[outside] == np.asarray(photo(*size))[outside]).all()
+
+
+def test_thresholding_latents_is_refused_with_what_can(sd: Path) -> None:
+    with pytest.raises(ChainError, match=r"works on latents.*cfg --rescale"):
+        edit(Picture.read(photo()), [SDEdit(), Threshold()], model=str(sd), steps=2, **FULL)
+
+
+def test_a_prompt_needs_a_model_that_reads() -> None:
+    with pytest.raises(UsageError, match="takes no text"):
+        edit(Picture.read(photo()), SDEdit(), model="patches", prompt="x")
+    with pytest.raises(ChainError, match="cfg needs a model that takes prompt"):
+        edit(Picture.read(photo()), [SDEdit(), Cfg()], model="patches")
+
+
+def counted(**options: Any) -> list[int]:
+    """The batch the UNet is given at each step, on a text-to-picture process of 10 steps."""
+    model, sizes = adapter(4, {**tiny.SD, "prediction_type": "epsilon"}), []
+    handle = model.unet.register_forward_pre_hook(lambda net, args: sizes.append(len(args[0])))
+    try:
+        plugins = options.pop("plugins", ())
+        sample(model, plugins, shape=(1, 4, 8, 8), steps=10, sampler="ddim", device="cpu", **options)
+    finally:
+        handle.remove()
+    return sizes
+
+
+def test_the_unconditional_half_is_not_computed_where_it_does_not_act() -> None:
+    assert counted() == [2] * 10
+    assert counted(guidance_scale=1.0) == [1] * 10
+    assert counted(plugins=Cfg(start=0.3, stop=0.6)) == [1, 1, 1, 2, 2, 2, 1, 1, 1, 1]
+
+
+def test_the_scale_of_guidance_is_neutral_at_one() -> None:
+    model = adapter(4, {**tiny.SD, "prediction_type": "epsilon"})
+    given: dict[str, Any] = {"shape": (1, 4, 8, 8), "steps": 5, "prompt": PROMPT, "device": "cpu"}
+    off = sample(model, Cfg(scale=1.0), **given)
+    assert torch.equal(off, sample(model, guidance_scale=1.0, negative="anything", **given))
+    assert not torch.allclose(off, sample(model, **given))
+
+
+def test_the_words_matter_and_are_encoded_once() -> None:
+    model = adapter(4, {**tiny.SD, "prediction_type": "epsilon"})
+    (a, _), (b, _), (again, _) = (model.encode_text(text) for text in ("a cat", "a dog", "a cat"))
+    assert torch.equal(a.embeds, again.embeds)
+    assert not torch.allclose(a.embeds, b.embeds)
+    calls: list[int] = []
+    handle = model.text_encoder.register_forward_pre_hook(lambda *_: calls.append(1))
+    sample(model, shape=(1, 4, 8, 8), steps=5, prompt=PROMPT, device="cpu")
+    handle.remove()
+    assert len(calls) == 2
+
+
+def test_a_long_prompt_is_cut_and_said_so() -> None:
+    said: list[str] = []
+    model = adapter(4, {**tiny.SD, "prediction_type": "epsilon"})
+    sample(model, shape=(1, 4, 8, 8), steps=1, prompt="word " * 74 + "left over", notify=said.append, device="cpu")
+    assert len(said) == 1
+    assert said[0].startswith("the prompt is longer than the model can read; left out:")
+    assert said[0].endswith("over")
+
+
+def test_a_distilled_model_is_told_the_scale_instead_of_being_called_twice() -> None:
+    """Latent consistency: against its own pipeline, with the embedding of the guidance scale."""
+    unet = tiny.unet(time_cond_proj_dim=16)
+    config = {**tiny.SD, "prediction_type": "epsilon"}
+    scheduler = diffusers.LCMScheduler.from_config(config)
+    own = {**parts(4), "unet": unet}
+    pipe = diffusers.LatentConsistencyModelPipeline(
+        **own, scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    pipe.set_progress_bar_config(disable=True)
+    expected = pipe(
+        prompt=PROMPT, num_inference_steps=4, guidance_scale=5.0, generator=torch.Generator().manual_seed(5),
+        output_type="latent",
+    ).images  # fmt: skip
+    model = adapter(4, config, unet=unet, takes={"guidance"})
+    found = sample(
+        model, shape=(1, 4, 8, 8), sampler="lcm", steps=4, seed=5, noise="diffusers", prompt=PROMPT,
+        guidance_scale=5.0, device="cpu",
+    )  # fmt: skip
+    assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max().clamp(min=1))
+
+
+def test_an_inpainting_model_without_a_mask_is_told_that_nothing_is_known() -> None:
+    model = adapter(9, {**tiny.SD, "prediction_type": "epsilon"})
+    assert torch.isfinite(sample(model, shape=(1, 4, 8, 8), steps=2, device="cpu")).all()
+
+
+def test_latents_there_and_back() -> None:
+    model = adapter(4, {**tiny.SD, "prediction_type": "epsilon"})
+    image = tiny.picture(2)[0] * 2 - 1
+    latents = model.encode(image)
+    assert latents.shape == (2, *model.shape(64, 64))
+    vae = parts(4)["vae"]
+    expected = vae.encode(image).latent_dist.mode() * vae.config.scaling_factor
+    assert torch.allclose(latents, expected, atol=1e-6)
+    assert torch.allclose(model.decode(latents), vae.decode(expected / vae.config.scaling_factor).sample, atol=1e-5)
+
+
+def test_a_vae_that_overflows_is_run_again_in_float32() -> None:
+    vae = tiny.vae()
+    model = adapter(4, {**tiny.SD, "prediction_type": "epsilon"}, vae=vae.to(torch.bfloat16))
+    decode = vae.decode
+    vae.decode = lambda z: (
+        diffusers.models.autoencoders.vae.DecoderOutput(torch.full((1, 3, 64, 64), torch.nan))
+        if z.dtype == torch.bfloat16
+        else decode(z)
+    )
+    assert bool(torch.isfinite(model.decode(torch.zeros(1, 4, 8, 8))).all())
+
+
+def test_whatever_a_mask_touches_is_regenerated() -> None:
+    model = adapter(4, {**tiny.SD, "prediction_type": "epsilon"})
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 15, 16] = 1
+    assert model.encode_mask(mask).nonzero().tolist() == [[0, 0, 1, 2]]
+
+
+def test_gradients_reach_the_latents_through_decoder_and_network() -> None:
+    model = adapter(4, {**tiny.SD, "prediction_type": "epsilon"})
+    x = torch.randn(1, 4, 8, 8).requires_grad_()
+    pred = model(x, model.schedule.levels(10)[5], [Conditioning()])[0]
+    model.decode(pred.x0).sum().backward()
+    assert x.grad is not None
+    assert bool((x.grad != 0).any())
+
+
+def test_missing_components(sd: Path, tmp_path: Path) -> None:
+    path = tmp_path / "broken"
+    shutil.copytree(sd, path)
+    index = json.loads((path / "model_index.json").read_text())
+    (path / "model_index.json").write_text(json.dumps({**index, "text_encoder": [None, None]}))
+    with pytest.raises(ModelError, match=r"text_encoder missing; the model folder is incomplete"):
+        describe(str(path))
+    (path / "model_index.json").write_text(json.dumps(index))
+    (path / "vae" / "diffusion_pytorch_model.safetensors").rename(path / "vae" / "diffusion_pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"diffusion_pytorch_model.bin is a pickle"):
+        load(describe(str(path)), CPU, torch.float32)
+    (path / "unet" / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"unet/config.json is missing"):
+        describe(str(path))
+
+
+def test_channels_that_are_not_known(sd: Path, tmp_path: Path) -> None:
+    path = tmp_path / "depth"
+    shutil.copytree(sd, path)
+    config = json.loads((path / "unet" / "config.json").read_text())
+    (path / "unet" / "config.json").write_text(json.dumps({**config, "in_channels": 5}))
+    with pytest.raises(ModelError, match=r"takes 5 channels; known are 4 .* and 9"):
+        describe(str(path))
+
+
+def test_half_precision_runs_the_networks_alone(sd: Path) -> None:
+    model: Any = load(describe(str(sd)), CPU, torch.bfloat16)
+    assert {model.unet.dtype, model.vae.dtype, model.text_encoder.dtype} == {torch.bfloat16}
+    updates = list(stream(Picture.read(photo()), SDEdit(), model=str(sd), steps=3, **{**FULL, "dtype": "bf16"}))
+    assert updates[-1].state.x.dtype == torch.float32
+
+
+def test_errors_are_one_line(sd: Path, tmp_path: Path) -> None:
+    for name in (str(tmp_path), "no/such", str(tmp_path / "nothing")):
+        with pytest.raises(EditkitError) as caught:
+            describe(name, offline=True)
+        assert "\n" not in str(caught.value)
