@@ -4,8 +4,13 @@ import socket
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+
+# No timing assertions: how long an example takes is the machine's business.
+settings.register_profile("editkit", deadline=None)
+settings.load_profile("editkit")
 
 
 @pytest.fixture(autouse=True)

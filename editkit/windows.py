@@ -1,0 +1,210 @@
+"""Overlapping windows: a model of fixed size on a state of any size, within one reverse process.
+
+At every step the model sees windows of its own size, and their estimates of x0 are blended with weights that sum to one
+(MultiDiffusion, Bar-Tal et al. 2023, arXiv:2302.08113; on x0 rather than on the samples). All windows share one state
+and one noise, so no seam can open between them. Where only a part is regenerated, only the windows that touch it are
+computed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from editkit.errors import ModelError
+from editkit.models.base import Conditioning, Model, ModelInfo, Prediction, Prompt
+from editkit.noise import Stream
+from editkit.schedule import Level, Schedule
+
+
+def starts(length: int, window: int, overlap: int) -> tuple[int, ...]:
+    """Where windows of `window` begin that cover [0, length) and overlap by at least `overlap`, evenly laid.
+
+    One window at 0 where `length` is not larger than `window`.
+    """
+    if length <= window:
+        return (0,)
+    count = math.ceil((length - overlap) / (window - overlap))
+    return tuple(round(k * (length - window) / (count - 1)) for k in range(count))
+
+
+def weights(begins: Sequence[int], window: int, length: int) -> Tensor:
+    """(windows, window): how much each window counts at each of its positions; at every position they sum to one.
+
+    A tent over each window, so that one fades out while its neighbour fades in, divided by the sum of all.
+    """
+    size = min(window, length)
+    ramp = torch.arange(size, dtype=torch.float64) + 1.0
+    tent = torch.minimum(ramp, ramp.flip(0))
+    total = torch.zeros(length, dtype=torch.float64)
+    for begin in begins:
+        total[begin : begin + size] += tent
+    return torch.stack([tent / total[begin : begin + size] for begin in begins]).float()
+
+
+@dataclass(frozen=True)
+class _Window:
+    """One window of a state: where it lies, and its weights (height, width)."""
+
+    rows: slice
+    columns: slice
+    weight: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Windowed:
+    """`model` on states of any size, by windows of `window` x `window` (in the model's own space).
+
+    Args:
+        overlap: of neighbouring windows, at least.
+        batch: windows computed in one call of the model.
+        region: (1 or b, 1, h, w), 1 = regenerate: windows that do not touch it are not computed; None: all are.
+        known: (b, c, h, w): the estimate of x0 where no window was computed.
+
+    Raises:
+        ModelError: an overlap that is not smaller than the window.
+    """
+
+    model: Model
+    window: int
+    overlap: int = 16
+    batch: int = 8
+    region: Tensor | None = None
+    known: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < self.window:
+            raise ModelError(
+                f"windows of {self.window} cannot overlap by {self.overlap}; it must be 0 to {self.window - 1}"
+            )
+
+    @property
+    def info(self) -> ModelInfo:
+        return self.model.info
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.model.schedule
+
+    @property
+    def data_std(self) -> float:
+        return self.model.data_std
+
+    @property
+    def clip(self) -> float | None:
+        return self.model.clip
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        return self.model.shape(height, width)
+
+    def encode(self, image: Tensor, stream: Stream | None = None) -> Tensor:
+        return self.model.encode(image, stream)
+
+    def encode_mask(self, mask: Tensor) -> Tensor:
+        return self.model.encode_mask(mask)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        return self.model.decode(x0)
+
+    def attach(self, picture: Tensor | None, mask: Tensor | None) -> Windowed:
+        """With the windows that touch `mask` alone; the rest of the estimate is `picture`, encoded."""
+        if picture is None or mask is None:
+            return replace(self, model=self.model.attach(picture, mask))
+        region = self.model.encode_mask(mask)
+        return replace(self, model=self.model.attach(picture, mask), region=region, known=self.model.encode(picture))
+
+    def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
+        """The blended predictions for x_t (b, c, h, w): x0 = sum_k w_k x0_k, and eps alike."""
+        windows = self._windows(*x_t.shape[-2:])
+        parts: list[list[Prediction]] = [[] for _ in conds]
+        for group in _chunks(windows, self.batch):
+            cut = torch.cat([x_t[..., w.rows, w.columns] for w in group])
+            given = [_cut(cond, group, x_t.shape[-2:]) for cond in conds]
+            for made, prediction in zip(parts, self.model(cut, level, given), strict=True):
+                made.append(prediction)
+        return tuple(self._blend(made, windows, x_t, level) for made in parts)
+
+    def _windows(self, height: int, width: int) -> list[_Window]:
+        """The windows of a state of `height` x `width` that touch the region."""
+        axes = []
+        for length in (height, width):
+            begins = starts(length, self.window, self.overlap)
+            size = min(self.window, length)
+            shares = weights(begins, self.window, length)
+            axes.append([(slice(b, b + size), share) for b, share in zip(begins, shares, strict=True)])
+        found = [
+            _Window(rows, columns, across[:, None] * along[None, :])
+            for (rows, across), (columns, along) in itertools.product(*axes)
+        ]
+        if self.region is None:
+            return found
+        touching = [w for w in found if bool((self.region[..., w.rows, w.columns] > 0).any())]
+        return touching or found[:1]
+
+    def _blend(self, made: list[Prediction], windows: list[_Window], x_t: Tensor, level: Level) -> Prediction:
+        """Windows' predictions as one; where no window was computed, the known picture."""
+        total = torch.zeros(x_t.shape[-2:], device=x_t.device)
+        for w in windows:
+            total[w.rows, w.columns] += w.weight.to(x_t.device)
+        x0 = self._sum([p.x0 for p in made], windows, x_t)
+        eps = self._sum([p.eps for p in made], windows, x_t)
+        variances = [p.variance for p in made if p.variance is not None]
+        variance = self._sum(variances, windows, x_t) if variances else None
+        if len(windows) and self.known is not None:
+            rest = (1.0 - total).clamp(min=0.0)
+            x0 = x0 + rest * self.known
+            eps = eps + rest * (x_t - level.alpha * self.known) / max(level.sigma, 1e-8)
+        return Prediction(x0, eps, variance)
+
+    @staticmethod
+    def _sum(parts: list[Tensor], windows: list[_Window], x_t: Tensor) -> Tensor:
+        """sum_k w_k part_k, each put back where its window lies."""
+        total = torch.zeros_like(x_t, dtype=torch.float32)
+        pieces = itertools.chain.from_iterable(torch.split(part, len(x_t)) for part in parts)
+        for w, piece in zip(windows, pieces, strict=True):
+            total[..., w.rows, w.columns] += w.weight.to(x_t.device) * piece
+        return total
+
+
+def _chunks(windows: list[_Window], size: int) -> list[list[_Window]]:
+    return [windows[k : k + size] for k in range(0, len(windows), size)]
+
+
+def _cut(cond: Conditioning, group: list[_Window], size: Sequence[int]) -> Conditioning:
+    """What each window of `group` is told: pictures are cut like the state, the rest is repeated."""
+    if cond.control is not None:
+        raise ModelError("ControlNet residuals belong to one size of picture; use --canvas crop with this model")
+
+    def spatial(value: Tensor | None) -> Tensor | None:
+        if value is None:
+            return None
+        scale = value.shape[-1] // size[-1]
+        return torch.cat(
+            [
+                value[..., w.rows.start * scale : w.rows.stop * scale, w.columns.start * scale : w.columns.stop * scale]
+                for w in group
+            ]
+        )
+
+    def repeated(value: Tensor | None) -> Tensor | None:
+        return None if value is None else torch.cat([value] * len(group))
+
+    def text(value: Prompt | None) -> Prompt | None:
+        if value is None:
+            return None
+        return replace(value, embeds=torch.cat([value.embeds] * len(group)), pooled=repeated(value.pooled))
+
+    return replace(
+        cond,
+        prompt=text(cond.prompt),
+        negative=text(cond.negative),
+        known=spatial(cond.known),
+        mask=spatial(cond.mask),
+        lowres=spatial(cond.lowres),
+        label=repeated(cond.label),
+    )
