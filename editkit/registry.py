@@ -17,7 +17,8 @@ from editkit.plugin import API, Plugin
 GROUP = "editkit.plugins"
 
 RESERVED = frozenset(Options.model_fields) | {
-    "output", "force", "save_recipe", "provenance", "preview", "quiet", "json", "help", "picture", "with", "then",
+    "output", "force", "save_recipe", "provenance", "preview", "trace", "compare", "candidates", "quiet", "json",
+    "help", "picture", "with", "then",
 }  # fmt: skip
 """Names that belong to the run, on every edit command: no plugin's parameter may take them."""
 

@@ -88,6 +88,11 @@ def _commands() -> dict[str, Callable[[], Command]]:
 
         return models_command
 
+    def folder() -> Command:
+        from editkit.cli.batch import batch_command
+
+        return batch_command
+
     def typer_app(module: str) -> Callable[[], Command]:
         def load() -> Command:
             from importlib import import_module
@@ -101,6 +106,7 @@ def _commands() -> dict[str, Callable[[], Command]]:
     return {
         "plan": plan,
         "run": recipe,
+        "batch": folder,
         "plugins": plugins,
         "models": models,
         "train": typer_app("train"),

@@ -18,6 +18,7 @@ Edit pictures with diffusion models. `with` adds a plugin to the same process, `
 COMMANDS = (
     ("plan", "what an edit would do and cost; loads no weights"),
     ("run", "a recipe (YAML) on a picture"),
+    ("batch", "a recipe on every picture of a folder"),
     ("plugins", "the installed plugins; with a name, its parameters"),
     ("models", "the models there are, and what each can take"),
     ("mask", "make a mask: boxes, ellipses, polygons, colours"),

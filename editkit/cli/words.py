@@ -14,7 +14,7 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from editkit import registry
 from editkit.chain import Chain, Stage
@@ -26,12 +26,19 @@ from editkit.plugin import Plugin
 _TYPES = {"int": int, "float": float, "text": str, "flag": bool}
 
 
+NAMES_A_FILE = frozenset({"output", "save_recipe", "preview", "trace", "compare"})
+
+
 class Extras(BaseModel):
     """The options of the command itself: where the result goes and what is said about it."""
 
     output: str | None = None
     force: bool = False
     save_recipe: str | None = None
+    preview: str | None = None
+    trace: str | None = None
+    compare: str | None = None
+    candidates: int | None = Field(None, ge=1, le=1000)
     provenance: bool = True
     quiet: bool = False
     json_: bool = False
@@ -70,10 +77,10 @@ def parse(words: Sequence[str]) -> Line:
         if part.joint == "":
             picture = given.pop("picture")
         plugin = _declare(part.plugin, {k: v for k, v in given.items() if k in part.plugin.model_fields})
-        options = _options({k: v for k, v in given.items() if k in Options.model_fields})
+        options = options_of(given)
         for name in Extras.model_fields:
             if name in given:
-                if name in extras and name in ("output", "save_recipe"):
+                if name in extras and name in NAMES_A_FILE:
                     raise UsageError(f"--{name.replace('_', '-')} is given twice; one command writes one picture")
                 extras[name] = given[name]
         if part.joint == "with":
@@ -82,7 +89,7 @@ def parse(words: Sequence[str]) -> Line:
         else:
             stages.append(Stage((plugin,), options))
     assert picture is not None
-    return Line(picture, Chain(tuple(stages)).inherited(), Extras(**extras))
+    return Line(picture, Chain(tuple(stages)).inherited(), _extras(extras))
 
 
 class HelpShown(Exception):  # noqa: N818
@@ -111,10 +118,10 @@ def _cut(words: list[str]) -> list[_Part]:
 
 def _parse_part(part: _Part, first: bool) -> dict[str, Any]:
     """The values that one part's words give, by field; unset ones are absent."""
-    return _given(_command(part.plugin, first), part.plugin.name, part.words)
+    return given_by(_command(part.plugin, first), part.plugin.name, part.words)
 
 
-def _given(command: Any, name: str, words: list[str]) -> dict[str, Any]:
+def given_by(command: Any, name: str, words: list[str]) -> dict[str, Any]:
     """What `words` give to a Typer command, by name; unset ones are absent."""
     try:
         context = command.make_context(f"editkit {name}", list(words))
@@ -136,10 +143,10 @@ def _command(plugin: type[Plugin], first: bool) -> Any:
     """A Typer command whose options are the plugin's fields and those of the run; it returns what was given."""
     arguments = {"picture": "The picture to edit; - reads standard input."} if first else {}
     groups = {plugin.name: params(plugin), "the run": _run_params()}
-    return _made(plugin.name, inspect.getdoc(plugin) or "", arguments, groups)
+    return typed_command(plugin.name, inspect.getdoc(plugin) or "", arguments, groups)
 
 
-def _made(name: str, doc: str, arguments: dict[str, str], groups: dict[str, list[Param]]) -> Any:
+def typed_command(name: str, doc: str, arguments: dict[str, str], groups: dict[str, list[Param]]) -> Any:
     """A Typer command of required `arguments` (name to help) and options in titled groups."""
 
     def collect(**given: Any) -> dict[str, Any]:
@@ -165,12 +172,16 @@ def parse_run(words: Sequence[str]) -> Line:
 
     arguments = {"recipe": "The recipe (YAML).", "picture": "The picture to edit; - reads standard input."}
     doc = "Run a recipe on a picture."
-    given = _given(_made("run", doc, arguments, {"the run": _run_params()}), "run", list(words))
-    options = _options({k: v for k, v in given.items() if k in Options.model_fields})
-    chain = recipe.read(given["recipe"], allow_code=options.allow_code).inherited()
-    stages = tuple(Stage(stage.plugins, stage.options.merged(options)) for stage in chain.stages)
-    extras = Extras(**{k: v for k, v in given.items() if k in Extras.model_fields})
-    return Line(given["picture"], Chain(stages), extras)
+    given = given_by(typed_command("run", doc, arguments, {"the run": _run_params()}), "run", list(words))
+    options = options_of(given)
+    chain = recipe.read(given["recipe"], allow_code=options.allow_code)
+    return Line(given["picture"], overridden(chain, options), _extras(given))
+
+
+def overridden(chain: Chain, options: Options) -> Chain:
+    """`chain` with `options` set in every stage."""
+    stages = chain.inherited().stages
+    return Chain(tuple(Stage(stage.plugins, stage.options.merged(options)) for stage in stages))
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -204,6 +215,10 @@ def _run_params() -> list[Param]:
         *params(Options),
         Param("save_recipe", "text", "Write the chain as a recipe, for editkit run.", None, False, metavar="FILE"),
         Param("provenance", "flag", "Keep in the file how it was made.", True, False),
+        Param("preview", "text", "The estimate every few steps: a folder, or a .webp.", None, False, (), "PATH"),
+        Param("trace", "text", "How it went, as a page (.html) or a sheet (.png).", None, False, (), "FILE"),
+        Param("compare", "text", "A sheet: before, mask, after, difference.", None, False, (), "FILE"),
+        Param("candidates", "int", "Make so many, each with a seed of its own, and a sheet of them.", None, False),
         Param("quiet", "flag", "Say nothing but errors.", None, False),
         Param("json_", "flag", "One line of JSON about the result on standard output.", None, False),
     ]
@@ -221,9 +236,17 @@ def _declare(plugin: type[Plugin], values: dict[str, Any]) -> Plugin:
         raise UsageError(f"{plugin.name}: {explain(error)}") from error
 
 
-def _options(values: dict[str, Any]) -> Options:
+def _extras(values: dict[str, Any]) -> Extras:
     try:
-        return Options(**values)
+        return Extras(**{key: value for key, value in values.items() if key in Extras.model_fields})
+    except ValidationError as error:
+        raise UsageError(explain(error)) from error
+
+
+def options_of(values: dict[str, Any]) -> Options:
+    """The options of the run among `values`, their errors in one line."""
+    try:
+        return Options(**{key: value for key, value in values.items() if key in Options.model_fields})
     except ValidationError as error:
         raise UsageError(explain(error)) from error
 

@@ -1,0 +1,163 @@
+"""`editkit batch RECIPE IN OUT`: a folder of pictures through one recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from editkit.batch import Summary, batch
+from editkit.chain import Chain
+from editkit.cli.console import err, say, write
+from editkit.cli.words import HelpShown, given_by, options_of, overridden, typed_command
+from editkit.errors import UsageError
+from editkit.folder import Masks
+from editkit.options import Options
+from editkit.params import Param, params
+from editkit.workers import Result, processes, serial
+from editkit.writing import EXTENSIONS
+
+INTERRUPTED = 130
+MOST_WORKERS = 256
+
+DOC = """Run a recipe on every picture of a folder.
+
+One bad picture is named and does not stop the rest. A journal in OUT says what is done: after a kill or a mended
+mistake, --resume goes on and makes nothing twice. Each picture has a seed of its own, from --seed and its name.
+
+Exit code 1 where any picture failed.
+"""
+
+ARGUMENTS = {
+    "recipe": "The recipe (YAML; see --save-recipe).",
+    "source": "The folder of pictures, with its subfolders.",
+    "target": "The folder for the results.",
+}
+
+PARAMS = [
+    Param("mask", "text", "Each picture's mask: {stem}.mask.png, a file for all, or words.", None, False, (), "MASK"),
+    Param("masks", "text", "The folder the masks are in; default: beside the pictures.", None, False, (), "DIR"),
+    Param("workers", "int", "Processes that work side by side.", 1, False),
+    Param("resume", "flag", "Go on with the run whose journal is in OUT.", None, False),
+    Param("force", "flag", "Begin anew and replace results that are there.", None, False),
+    Param("format", "text", "Ending of the results' names; keep: each picture's own.", ".png", False),
+    Param("provenance", "flag", "Keep in each result how it was made.", True, False),
+    Param("quiet", "flag", "Say nothing but errors.", None, False),
+    Param("json_", "flag", "One line of JSON about the run on standard output.", None, False),
+]
+
+
+def batch_command(words: list[str]) -> int:
+    """`editkit batch RECIPE IN OUT [options]`."""
+    from editkit import recipe
+
+    groups = {"the batch": PARAMS, "the run": params(Options)}
+    try:
+        given = given_by(typed_command("batch", DOC, ARGUMENTS, groups), "batch", words)
+    except HelpShown:
+        return 0
+    options = options_of(given)
+    workers = given.get("workers", 1)
+    if not 1 <= workers <= MOST_WORKERS:
+        raise UsageError(f"--workers: must be 1 to {MOST_WORKERS}, got {workers}")
+    if given.get("resume") and given.get("force"):
+        raise UsageError("--resume goes on with a run, --force begins anew; give one of them")
+    chain = overridden(recipe.read(given["recipe"], allow_code=options.allow_code), options)
+    masks = _masks(given.get("mask"), given.get("masks"))
+    report = _Report(given.get("quiet", False), given.get("json_", False))
+    with report.bar():
+        try:
+            summary = batch(
+                chain,
+                Path(given["source"]),
+                Path(given["target"]),
+                masks=masks,
+                ending=_ending(given.get("format", ".png")),
+                provenance=given.get("provenance", True),
+                engine=serial if workers == 1 else processes(workers),
+                resume=given.get("resume", False),
+                force=given.get("force", False),
+                begin=report.begin,
+                watch=report.watch,
+                notify=report.notice,
+            )
+        except KeyboardInterrupt:
+            say(f"interrupted; {report.made} results are written and whole, --resume goes on")
+            return INTERRUPTED
+    return _end(summary, chain, given["target"], report)
+
+
+def _masks(pattern: str | None, folder: str | None) -> Masks | None:
+    if folder is not None and not Path(folder).is_dir():
+        raise UsageError(f"--masks {folder}: is no folder")
+    return None if pattern is None and folder is None else Masks(pattern, None if folder is None else Path(folder))
+
+
+def _ending(given: str) -> str | None:
+    """.png for png; None for keep."""
+    ending = "." + given.lower().removeprefix(".")
+    if ending != ".keep" and ending not in EXTENSIONS:
+        raise UsageError(f"--format: must be keep or one of {' '.join(EXTENSIONS)}, got {given!r}")
+    return None if ending == ".keep" else ending
+
+
+class _Report:
+    """Says what happens, on a bar where somebody looks."""
+
+    def __init__(self, quiet: bool, as_json: bool) -> None:
+        self.quiet = quiet
+        self.as_json = as_json
+        self.made = 0
+        self.told: set[str] = set()
+        self.begin: Callable[[int], None] = lambda total: None
+        self.advance: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def bar(self) -> Iterator[None]:
+        if self.quiet or self.as_json or not err().is_terminal:
+            yield
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = TextColumn("pictures"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=err(), transient=True) as progress:
+            task = progress.add_task("pictures", total=None)
+            self.begin = lambda total: progress.update(task, total=total)
+            self.advance = lambda: progress.advance(task)
+            yield
+
+    def watch(self, result: Result) -> None:
+        self.advance()
+        if result.error is not None:
+            say(f"failed: {result.item.name}: {result.error}")
+            return
+        self.made += 1
+        for notice in result.notices:
+            self.notice(notice, result.item.name)
+
+    def notice(self, text: str, name: str | None = None) -> None:
+        """Say it once, however many pictures it holds for."""
+        if self.quiet or self.as_json or text in self.told:
+            return
+        self.told.add(text)
+        say(text if name is None else f"{name}: {text} (this is said once)")
+
+
+def _end(summary: Summary, chain: Chain, target: str, report: _Report) -> int:
+    """Sum up; 1 where anything failed."""
+    if report.as_json:
+        record = {
+            "output": target,
+            "made": summary.made,
+            "before": summary.before,
+            "failed": summary.failed,
+            "seed": chain.stages[0].options.seed,
+            "network_calls": summary.calls,
+        }
+        write(json.dumps(record))
+    elif not report.quiet or summary.failed:
+        before = f", {summary.before} were done before" if summary.before else ""
+        failed = f", {len(summary.failed)} failed (named above; --resume tries them again)" if summary.failed else ""
+        say(f"{target}: {summary.made} of {summary.total} made{before}{failed}")
+    return 1 if summary.failed else 0

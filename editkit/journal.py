@@ -1,0 +1,224 @@
+"""The journal of a batch: append-only JSON lines in the output folder, each synced before anything rests on it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from editkit.errors import EditkitError, PictureError, UsageError
+
+NAME = "editkit-batch.jsonl"
+PARTS = ".editkit-parts"
+"""Where results are until their line is in the journal, in the output folder."""
+
+HOPELESS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+"""Errors after which no other picture can be written either."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A picture that is done: its name, its result's name, its seed, and the result's SHA-256 and size."""
+
+    picture: str
+    output: str
+    seed: int
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A picture that failed, and why. It is tried again when the run is resumed."""
+
+    picture: str
+    error: str
+
+
+class Journal:
+    """An open journal; see `opened`."""
+
+    def __init__(self, folder: Path, handle: int, done: dict[str, Done], force: bool) -> None:
+        self.folder = folder
+        self.done = done
+        self._handle = handle
+        self._force = force
+
+    def settle(self, name: str) -> bool:
+        """Whether the picture is done, its result in place; puts it there if a kill came in between."""
+        entry = self.done.get(name)
+        if entry is None:
+            return False
+        target, part = self.folder / entry.output, self._part(name)
+        if part.exists():
+            if hashlib.sha256(part.read_bytes()).hexdigest() == entry.sha256:
+                os.replace(part, target)
+                return True
+            part.unlink()
+        return target.exists()
+
+    def commit(self, entry: Done, data: bytes, target: Path) -> str | None:
+        """Put `data` at `target` and into the journal, both or neither; what was wrong with this one, in one line.
+
+        Raises:
+            PictureError: nothing can be written any more; what is done stays done.
+        """
+        part = self._part(entry.picture)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists() and not self._force:
+                return f"{target}: exists already; give --force to replace it"
+            if target.is_dir():
+                return f"{target}: is a folder; move it away"
+            part.parent.mkdir(exist_ok=True)
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            entry = replace(entry, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+            self._append({"state": "done", **asdict(entry)})
+            self.done[entry.picture] = entry
+            os.replace(part, target)
+        except OSError as error:
+            if entry.picture not in self.done:
+                with contextlib.suppress(OSError):
+                    part.unlink()
+            if error.errno in HOPELESS:
+                raise self._full(error) from None
+            return f"{target}: cannot be written: {error.strerror}"
+        return None
+
+    def failed(self, entry: Failed) -> None:
+        """Note a picture that failed.
+
+        Raises:
+            PictureError: the journal cannot be written to.
+        """
+        try:
+            self._append({"state": "failed", **asdict(entry)})
+        except OSError as error:
+            raise self._full(error) from None
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        """One whole line, synced; a line that does not fit is taken back."""
+        line = (json.dumps(record) + "\n").encode()
+        end = os.lseek(self._handle, 0, os.SEEK_END)
+        try:
+            written = os.write(self._handle, line)
+            if written < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._handle)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._handle, end)
+            raise
+
+    def _part(self, name: str) -> Path:
+        digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
+        return self.folder / PARTS / f"{digest[:32]}.part"
+
+    def _full(self, error: OSError) -> PictureError:
+        return PictureError(
+            f"{self.folder}: cannot be written to any more ({error.strerror}); {len(self.done)} pictures are done: "
+            f"mend that and give --resume to go on"
+        )
+
+
+@contextlib.contextmanager
+def opened(folder: Path, run: Mapping[str, Any], *, resume: bool = False, force: bool = False) -> Iterator[Journal]:
+    """The journal of `folder`, held by this process alone.
+
+    Args:
+        run: what the results depend on; a run that is resumed must be the same.
+        resume: go on with the journal that is there; without one, begin.
+        force: begin anew, though there is one.
+
+    Raises:
+        UsageError: there is a journal and neither `resume` nor `force`; another run's; another process is at it.
+        PictureError: the folder cannot be written to.
+    """
+    path = folder / NAME
+    if path.exists() and not resume and not force:
+        raise UsageError(f"{path}: an earlier run was here; --resume goes on with it, --force begins anew")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError as error:
+        raise PictureError(f"{folder}: cannot be written to: {error.strerror}") from None
+    try:
+        journal = _begun(folder, handle, path, run, resume, force)
+        yield journal
+        _sweep(folder / PARTS)
+    finally:
+        os.close(handle)
+
+
+def _begun(
+    folder: Path, handle: int, path: Path, run: Mapping[str, Any], resume: bool, force: bool
+) -> Journal:
+    """The journal with its first line, and with every result in place that is done."""
+    _lock(handle, folder)
+    try:
+        if not resume:
+            os.ftruncate(handle, 0)
+        journal = Journal(folder, handle, _read(handle, path, run), force)
+        if os.fstat(handle).st_size == 0:
+            os.write(handle, (json.dumps({"state": "run", **run}) + "\n").encode())
+            os.fsync(handle)
+        for name in journal.done:
+            journal.settle(name)
+    except OSError as error:
+        raise PictureError(f"{folder}: cannot be written to: {error.strerror}") from None
+    return journal
+
+
+def _lock(handle: int, folder: Path) -> None:
+    """Hold the journal as long as this process lives; the system lets go of it however the process ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UsageError(f"{folder}: another batch is at work here; wait for it, or name another folder") from None
+
+
+def _read(handle: int, path: Path, run: Mapping[str, Any]) -> dict[str, Done]:
+    """What is done, by picture; the torn end of a line that a kill left is cut off."""
+    with os.fdopen(os.dup(handle), "rb") as file:
+        file.seek(0)
+        data = file.read()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.ftruncate(handle, whole)
+    done: dict[str, Done] = {}
+    for number, line in enumerate(data[:whole].splitlines(), 1):
+        try:
+            record = json.loads(line)
+            state = record.pop("state")
+            if state == "run" and record != dict(run):
+                raise UsageError(
+                    f"{path}: is of a run with another recipe or other options; give those, or --force to begin anew"
+                )
+            if state == "done":
+                entry = Done(**record)
+                done[entry.picture] = entry
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise EditkitError(f"{path}: line {number} is damaged; --force begins anew") from None
+    return done
+
+
+def _sweep(parts: Path) -> None:
+    """Remove what a run that was killed left half made."""
+    if parts.is_dir():
+        for part in parts.glob("*.part"):
+            part.unlink()
+        with contextlib.suppress(OSError):
+            parts.rmdir()

@@ -1,0 +1,138 @@
+"""An edit with all that is to be told of it: the result, its cost, its models, what it may have changed.
+
+`make` is what every command runs, one picture at a time: the edit commands, `editkit batch`, `grid`, `rerun`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from editkit.chain import Chain
+from editkit.images import Picture, largest
+from editkit.plugin import Notify, silent
+from editkit.shapes import Mask
+
+if TYPE_CHECKING:
+    from editkit.editing import Loader, Update
+    from editkit.provenance import Provenance
+    from editkit.writing import Written
+
+Watch = Callable[["Update"], None]
+"""Is called after every move of an edit."""
+
+
+@dataclass
+class Made:
+    """What an edit made.
+
+    Args:
+        source: the picture that went in.
+        chain: what was done to it, options inherited.
+        picture: the result, without mask.
+        calls: evaluations of the network.
+        models: the model's name, by stage.
+        masks: what each stage could change, by stage; None: everything.
+    """
+
+    source: Picture
+    chain: Chain
+    picture: Picture
+    calls: int = 0
+    models: dict[int, str] = field(default_factory=dict)
+    masks: dict[int, Mask | None] = field(default_factory=dict)
+
+    @property
+    def changeable(self) -> Mask | None:
+        """(H, W), above 0 where any stage could change the result; None: everywhere."""
+        masks = [mask for mask in self.masks.values() if mask is not None]
+        shape = self.picture.pixels.shape[:2]
+        if len(masks) < max(len(self.masks), 1) or any(mask.shape != shape for mask in masks):
+            return None
+        union: Mask = np.max(masks, axis=0)
+        return union
+
+    @property
+    def kept_deviation(self) -> int | None:
+        """The largest change of a channel outside of what could change, in the picture's levels: 0 as promised.
+
+        None where everything could change, or the result has another size.
+        """
+        mask = self.changeable
+        if mask is None or self.source.pixels.shape != self.picture.pixels.shape or self.source_depth != self.depth:
+            return None
+        kept = mask == 0
+        difference = self.source.pixels[kept].astype(np.int32) - self.picture.pixels[kept]
+        return int(np.abs(difference).max(initial=0))
+
+    @property
+    def depth(self) -> int:
+        """255 or 65,535."""
+        return largest(self.picture.pixels.dtype)
+
+    @property
+    def source_depth(self) -> int:
+        """255 or 65,535."""
+        return largest(self.source.pixels.dtype)
+
+    def provenance(self, name: str | Path | None, base: Path) -> Provenance:
+        """How it came about. `name`: of the file that was edited; paths are written relative to `base`."""
+        from editkit import recipe
+        from editkit.provenance import Provenance
+
+        return Provenance.of(
+            recipe.to_mapping(self.chain, base),
+            models=tuple((model, None) for model in self.models.values()),
+            seed=self.chain.stages[0].options.seed,
+            picture=self.source,
+            name=name,
+            mask=self.masks.get(0),
+        )
+
+    def write(self, path: str | Path, *, force: bool = False, provenance: Provenance | None = None) -> Written:
+        """Write the result whole or not at all; see `editkit.writing.write`."""
+        return self.to_write().write(path, force=force, provenance=provenance)
+
+    def to_write(self) -> Picture:
+        """The result with what could change as its mask, so that a lossy file's effect on the rest is measured."""
+        return self.picture.with_mask(self.changeable)
+
+
+def make(
+    picture: Picture,
+    chain: Chain,
+    *,
+    watch: Watch | Sequence[Watch] = (),
+    notify: Notify = silent,
+    loader: Loader | None = None,
+) -> Made:
+    """Edit `picture`.
+
+    Raises:
+        EditkitError: with one line that says how to mend it.
+    """
+    from editkit.editing import stream
+
+    watchers = (watch,) if callable(watch) else tuple(watch)
+    chain = chain.inherited()
+    made = Made(picture, chain, picture)
+    making = stream(picture, chain, notify=notify, loader=loader)
+    before, current = 0, (-1, 0)
+    while True:
+        try:
+            update = next(making)
+        except StopIteration as done:
+            made.picture = done.value
+            return made
+        if (update.stage, update.pass_) != current:
+            before, current = 0, (update.stage, update.pass_)
+            made.models[update.stage] = update.plan.info.name
+            made.masks[update.stage] = update.plan.picture.mask
+        made.calls += update.state.calls - before
+        before = update.state.calls
+        for each in watchers:
+            each(update)

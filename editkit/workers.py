@@ -1,0 +1,108 @@
+"""Engines for a batch: where its work is done. One process, or several; another's can take their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from editkit.folder import Item
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one item: the bytes of a file, or one line of what was wrong."""
+
+    item: Item
+    data: bytes = b""
+    seed: int = 0
+    calls: int = 0
+    deviation: int = 0
+    notices: tuple[str, ...] = ()
+    error: str | None = None
+
+
+Engine = Callable[[Callable[[Item], Result], Sequence[Item]], Iterator[Result]]
+"""Maps a function over items, in any order and anywhere, yielding results as they come."""
+
+
+def serial(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """An engine: one after another, in this process."""
+    for item in items:
+        yield function(item)
+
+
+def processes(workers: int) -> Engine:
+    """An engine of `workers` processes, each with its own models and its share of the processor's threads."""
+
+    def engine(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        from concurrent.futures.process import BrokenProcessPool
+
+        queue, suspects = list(items)[::-1], list[Item]()
+        while queue:
+            batch, queue = queue, []
+            pending: dict[Any, Item] = {}
+            try:
+                yield from _pooled(workers, function, batch, pending)
+            except BrokenProcessPool:
+                suspects = list(pending.values())
+                queue = batch
+            for item in suspects:  # one of them ended its process: each gets one of its own, to see which
+                try:
+                    yield from _pooled(1, function, [item], {})
+                except BrokenProcessPool:
+                    yield Result(item, error="its process ended without a word (out of memory?); nothing was written")
+            suspects = []
+
+    return engine
+
+
+def _pooled(
+    workers: int, function: Callable[[Item], Result], queue: list[Item], pending: dict[Any, Item]
+) -> Iterator[Result]:
+    """Results of a pool; takes from the end of `queue`, a few at a time, so that results do not pile up."""
+    from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+    from multiprocessing import active_children, get_context
+
+    others = set(active_children())
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(workers,)
+    )
+    try:
+        while queue or pending:
+            while queue and len(pending) < 2 * workers:
+                pending[pool.submit(function, queue[-1])] = queue[-1]
+                queue.pop()
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                result = future.result()
+                del pending[future]
+                yield result
+    finally:
+        if pending:  # broken off: nobody waits for what the workers are at
+            for worker in set(active_children()) - others:
+                worker.terminate()
+        pool.shutdown(wait=not pending, cancel_futures=True)
+
+
+def _start_worker(workers: int) -> None:
+    """Share the threads; leave interrupts to the driver; end when the driver does, however it ended."""
+    import os
+    import signal
+    import threading
+    from multiprocessing import connection, parent_process
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+
+        def follow() -> None:
+            connection.wait([parent.sentinel])
+            os._exit(1)
+
+        threading.Thread(target=follow, daemon=True).start()
+    if "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
