@@ -69,7 +69,7 @@ def _commands() -> dict[str, Callable[[], Command]]:
     """The tool's own commands, each imported when it is called."""
 
     def plan() -> Command:
-        from editkit.cli.edit import plan_command
+        from editkit.cli.plan import plan_command
 
         return plan_command
 
@@ -93,6 +93,11 @@ def _commands() -> dict[str, Callable[[], Command]]:
 
         return batch_command
 
+    def grid() -> Command:
+        from editkit.cli.grid import grid_command
+
+        return grid_command
+
     def typer_app(module: str) -> Callable[[], Command]:
         def load() -> Command:
             from importlib import import_module
@@ -107,6 +112,7 @@ def _commands() -> dict[str, Callable[[], Command]]:
         "plan": plan,
         "run": recipe,
         "batch": folder,
+        "grid": grid,
         "plugins": plugins,
         "models": models,
         "train": typer_app("train"),

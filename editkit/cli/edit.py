@@ -1,27 +1,29 @@
-"""The edit commands and `plan`."""
+"""The edit commands: check, edit, write, report."""
 
 from __future__ import annotations
 
+import functools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from editkit.chain import Chain, StagePlan, plan_stage
-from editkit.cli.console import err, out, say, write
+from editkit.chain import Chain, Stage
+from editkit.cli.console import err, say, write
 from editkit.cli.words import Extras, HelpShown, Line, parse, parse_run
+from editkit.errors import UsageError
+from editkit.plugin import Notify, silent
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from rich.progress import Progress, TaskID
 
-    from editkit.editing import Update
+    from editkit.editing import Loader, Update
     from editkit.images import Picture
-    from editkit.provenance import Provenance
+    from editkit.making import Made
+    from editkit.seeing import Preview, Trace
     from editkit.writing import Written
 
 
@@ -43,76 +45,137 @@ def run_command(words: list[str]) -> int:
 
 def make(line: Line) -> int:
     """Do what a line says: check, edit, write, report."""
-    from editkit import recipe
+    if line.extras.candidates is not None:
+        return _candidates(line, line.extras.candidates)
     from editkit.images import Picture
     from editkit.writing import check_output
 
-    target = _target(line)
-    check_output(target, force=line.extras.force)
+    extras = line.extras
+    target = target_of(line)
+    check_output(target, force=extras.force)
+    if extras.compare is not None:
+        check_output(extras.compare, force=extras.force)
+    _distinct(target, extras)
+    watchers = _watchers(extras)
     picture = Picture.read(line.picture)
     began = time.perf_counter()
-    made = _edit(picture, line.chain, line.extras)
+    made = edited(picture, line.chain, extras, watchers)
     seconds = time.perf_counter() - began
-    origin = _provenance(line, picture, made, target) if line.extras.provenance else None
-    written = made.picture.write(target, force=line.extras.force, provenance=origin)
-    if line.extras.save_recipe is not None:
-        path = Path(line.extras.save_recipe)
-        path.write_text(recipe.to_yaml(line.chain, path.parent), encoding="utf-8")
-    _report(line, written, made.calls, seconds)
+    written = _written(line, made, target)
+    for watcher in watchers:
+        watcher.close()
+    if extras.compare is not None:
+        from editkit import sheets
+
+        sheets.save(sheets.compare(picture, made.picture, made.changeable), extras.compare, force=extras.force)
+    _save_recipe(line)
+    _report(line, written, made, seconds)
     return 0
 
 
-@dataclass
-class _Made:
-    """What an edit made, and what is to be told of it."""
-
-    picture: Picture
-    calls: int = 0
-    models: dict[int, str] = field(default_factory=dict)
-    mask: NDArray[np.float32] | None = None
-
-
-def _provenance(line: Line, picture: Picture, made: _Made, target: str) -> Provenance:
-    """How `made` came about; paths are relative to where the result lies."""
-    from editkit import recipe
-    from editkit.provenance import Provenance
-
-    base = Path() if target == "-" else Path(target).parent
-    return Provenance.of(
-        recipe.to_mapping(line.chain, base),
-        models=tuple((name, None) for name in made.models.values()),
-        seed=line.chain.stages[0].options.seed,
-        picture=picture,
-        name=line.picture,
-        mask=made.mask,
-    )
+def _distinct(target: str, extras: Extras) -> None:
+    """No two outputs of a command may have one name."""
+    given = {"--output": target, "--preview": extras.preview, "--trace": extras.trace, "--compare": extras.compare}
+    seen: dict[str, str] = {}
+    for flag, path in given.items():
+        if path is not None and path in seen:
+            raise UsageError(f"{seen[path]} and {flag} both name {path}; give them different names")
+        if path is not None:
+            seen[path] = flag
 
 
-def _edit(picture: Picture, chain: Chain, extras: Extras) -> _Made:
-    """Run the chain under a progress bar."""
-    from editkit.editing import stream
+def _watchers(extras: Extras) -> list[Preview | Trace]:
+    """What looks at the process, as the options ask for."""
+    if extras.preview is None and extras.trace is None:
+        return []
+    from editkit.seeing import Preview, Trace
 
-    making = stream(picture, chain, notify=_quiet if extras.quiet else say)
-    made = _Made(picture)
+    watchers: list[Preview | Trace] = []
+    if extras.preview is not None:
+        watchers.append(Preview(extras.preview, force=extras.force))
+    if extras.trace is not None:
+        watchers.append(Trace(extras.trace, force=extras.force))
+    return watchers
+
+
+def edited(
+    picture: Picture,
+    chain: Chain,
+    extras: Extras,
+    watchers: Sequence[Preview | Trace] = (),
+    loader: Loader | None = None,
+    notify: Notify | None = None,
+) -> Made:
+    """Run the chain under a progress bar; what the user should know is said, or goes to `notify`."""
+    from editkit.making import make as make_one
+
+    notify = notify or notices(extras)
+    for notice in picture.meta.notices:
+        notify(notice)
     with _bar(extras) as show:
-        before, stage = 0, (-1, 0)
-        while True:
-            try:
-                update = next(making)
-            except StopIteration as done:
-                made.picture = done.value
-                return made
-            if (update.stage, update.pass_) != stage:
-                before, stage = 0, (update.stage, update.pass_)
-                made.models[update.stage] = update.plan.info.name
-                made.mask = update.plan.picture.mask if update.stage == 0 else made.mask
-            made.calls += update.state.calls - before
-            before = update.state.calls
-            show(update, made.calls)
+        return make_one(picture, chain, watch=[show, *watchers], notify=notify, loader=loader)
 
 
-def _quiet(message: str) -> None:
-    """Notices are not wanted."""
+def notices(extras: Extras) -> Notify:
+    """Says a notice, each only once; nothing where --quiet is given."""
+    return silent if extras.quiet else functools.cache(say)
+
+
+def _written(line: Line, made: Made, target: str) -> Written:
+    """Write the result; paths in its provenance are relative to where it lies."""
+    base = Path() if target == "-" else Path(target).parent
+    origin = made.provenance(line.picture, base) if line.extras.provenance else None
+    return made.write(target, force=line.extras.force, provenance=origin)
+
+
+def _save_recipe(line: Line) -> None:
+    if line.extras.save_recipe is None:
+        return
+    from editkit import recipe
+
+    path = Path(line.extras.save_recipe)
+    path.write_text(recipe.to_yaml(line.chain, path.parent), encoding="utf-8")
+
+
+def _candidates(line: Line, count: int) -> int:
+    """The same edit with `count` seeds, from --seed on, and a sheet of them all."""
+    from editkit import sheets
+    from editkit.images import Picture
+    from editkit.models import load
+    from editkit.writing import check_output
+
+    extras, target = line.extras, target_of(line)
+    if target == "-" or extras.preview or extras.trace or extras.compare:
+        raise UsageError("--candidates writes several pictures: name a file, without --preview, --trace and --compare")
+    path = Path(target)
+    lines = [replace(line, chain=shifted(line.chain, k)) for k in range(count)]
+    seeds = [one.chain.stages[0].options.seed for one in lines]
+    names = [str(path.with_name(f"{path.stem}.seed{seed}{path.suffix}")) for seed in seeds]
+    overview = str(path.with_name(f"{path.stem}.sheet.png"))
+    for name in (*names, overview):
+        check_output(name, force=extras.force)
+    picture = Picture.read(line.picture)
+    loader, notify = functools.cache(load), notices(extras)
+    tiles = []
+    for one, seed, name in zip(lines, seeds, names, strict=True):
+        began = time.perf_counter()
+        made = edited(picture, one.chain, extras, loader=loader, notify=notify)
+        _report(one, _written(one, made, name), made, time.perf_counter() - began)
+        tiles.append(sheets.Tile(f"seed {seed}", sheets.eight_bit(made.picture.pixels)))
+    sheets.save(sheets.sheet(tiles), overview, force=extras.force)
+    _save_recipe(line)
+    if not extras.quiet and not extras.json_:
+        say(f"wrote {overview} · {count} candidates")
+    return 0
+
+
+def shifted(chain: Chain, by: int) -> Chain:
+    """`chain` with `by` added to every seed."""
+    stages = []
+    for stage in chain.inherited().stages:
+        options = stage.options.model_copy(update={"seed": (stage.options.seed + by) % 2**63})
+        stages.append(Stage(stage.plugins, options))
+    return Chain(tuple(stages))
 
 
 class _Show:
@@ -122,12 +185,14 @@ class _Show:
         self.progress = progress
         self.tasks: dict[int, TaskID] = {}
 
-    def __call__(self, update: Update, calls: int) -> None:
+    def __call__(self, update: Update) -> None:
         if self.progress is None:
             return
         if update.stage not in self.tasks:
             names = " + ".join(plugin.name for plugin in update.plan.plugins)
             self.tasks[update.stage] = self.progress.add_task(names, total=update.plan.moves, calls=0)
+        passes = update.plan.passes[: update.pass_]
+        calls = sum(part.calls for part in passes) + update.state.calls
         self.progress.update(self.tasks[update.stage], advance=1, calls=calls)
 
 
@@ -147,17 +212,17 @@ def _bar(extras: Extras) -> Iterator[_Show]:
         yield _Show(progress)
 
 
-def _target(line: Line) -> str:
+def target_of(line: Line, edit: str | None = None) -> str:
     """Where the result goes: beside the input as <stem>.<edit>.png unless said."""
     if line.extras.output is not None:
         return line.extras.output
     if line.picture == "-":
         return "-"
     path = Path(line.picture)
-    return str(path.with_name(f"{path.stem}.{line.chain.stages[0].plugins[0].name}.png"))
+    return str(path.with_name(f"{path.stem}.{edit or line.chain.stages[0].plugins[0].name}.png"))
 
 
-def _report(line: Line, written: Written, calls: int, seconds: float) -> None:
+def _report(line: Line, written: Written, made: Made, seconds: float) -> None:
     """What was done: one line of JSON, or one for people."""
     if line.extras.json_:
         record = {
@@ -165,9 +230,10 @@ def _report(line: Line, written: Written, calls: int, seconds: float) -> None:
             "format": written.format,
             "bytes": written.bytes,
             "deviation": written.deviation,
+            "kept_deviation": _kept(written, made),
             "stages": [[plugin.name for plugin in stage.plugins] for stage in line.chain.stages],
             "seed": line.chain.stages[0].options.seed,
-            "network_calls": calls,
+            "network_calls": made.calls,
             "seconds": round(seconds, 2),
         }
         write(json.dumps(record))
@@ -177,74 +243,20 @@ def _report(line: Line, written: Written, calls: int, seconds: float) -> None:
     for notice in written.notices:
         say(notice)
     where = "standard output" if written.path == "-" else written.path
-    lossy = f" · {written.format} changed pixels by up to {written.deviation}" if written.deviation else ""
-    say(f"wrote {where} · {calls} network calls · {seconds:.1f} s{lossy}")
+    say(f"wrote {where} · {made.calls} network calls · {seconds:.1f} s{_kept_text(written, made)}")
 
 
-def plan_command(words: list[str]) -> int:
-    """`editkit plan <any edit command>`: what would be done and what it costs. No weights, no torch."""
-    from editkit.images import Picture
-
-    if not words or words[0] in ("-h", "--help"):
-        write("usage: editkit plan PLUGIN PICTURE [options] [with PLUGIN ...] [then PLUGIN ...]")
-        write("Shows the order of the hooks, the passes and the number of network calls, without loading weights.")
-        return 0
-    try:
-        line = parse(words)
-    except HelpShown:
-        return 0
-    picture = Picture.read(line.picture)
-    plans = []
-    for number, stage in enumerate(line.chain.stages):
-        if number and picture.mask is not None:
-            picture = picture.with_mask(None)
-        plans.append(plan_stage(stage, picture, say))
-        picture = plans[-1].picture
-    if line.extras.json_:
-        write(json.dumps([_record(plan) for plan in plans]))
-        return 0
-    for number, plan in enumerate(plans):
-        _show_plan(plan, number, len(plans))
-    if len(plans) > 1:
-        write(f"total: {sum(p.calls for p in plans)} network calls, {sum(p.backward for p in plans)} backward passes")
-    return 0
+def _kept(written: Written, made: Made) -> int | None:
+    """By how much a pixel outside the masks may differ from the picture that went in, in the file as it decodes."""
+    if made.kept_deviation is None or written.kept_deviation is None:
+        return None
+    return made.kept_deviation + written.kept_deviation
 
 
-def _record(plan: StagePlan) -> dict[str, object]:
-    return {
-        "model": plan.info.name,
-        "sampler": plan.sampler,
-        "plugins": [plugin.name for plugin in plan.plugins],
-        "hooks": {hook: list(names) for hook, names in plan.table().items()},
-        "box": [plan.frame.box.left, plan.frame.box.top, plan.frame.box.right, plan.frame.box.bottom],
-        "passes": [
-            {"size": [p.at.width, p.at.height], "moves": len(p.plan), "network_calls": p.calls, "backward": p.backward}
-            for p in plan.passes
-        ],
-        "network_calls": plan.calls,
-        "backward_passes": plan.backward,
-    }
-
-
-def _show_plan(plan: StagePlan, number: int, total: int) -> None:
-    """Print one stage's plan: hook x plugin, passes, cost."""
-    from rich.table import Table
-
-    box = plan.frame.box
-    of = f"stage {number + 1} of {total}: " if total > 1 else ""
-    write(f"{of}{plan.info.name} ({plan.info.family}), sampler {plan.sampler}")
-    write(
-        f"works on {box.width}x{box.height} of {plan.picture.width}x{plan.picture.height} pixels, "
-        f"from {box.left},{box.top}"
-    )
-    hooks = Table("hook", *[plugin.name for plugin in plan.plugins], box=None, pad_edge=False)
-    for hook, names in plan.table().items():
-        hooks.add_row(hook, *["x" if plugin.name in names else "" for plugin in plan.plugins])
-    out().print(hooks)
-    passes = Table("pass", "size", "levels", "moves", "network calls", "backward passes", box=None, pad_edge=False)
-    for k, part in enumerate(plan.passes):
-        size = f"{part.at.width}x{part.at.height}"
-        row = (k + 1, size, part.at.steps, len(part.plan), part.calls, part.backward)
-        passes.add_row(*[str(value) for value in row])
-    out().print(passes)
-    write(f"{plan.calls} network calls, {plan.backward} backward passes")
+def _kept_text(written: Written, made: Made) -> str:
+    kept = _kept(written, made)
+    if kept == 0:
+        return " · pixels outside the mask: identical"
+    if kept is not None:
+        return f" · {written.format} changed pixels outside the mask by up to {kept}"
+    return f" · {written.format} changed pixels by up to {written.deviation}" if written.deviation else ""

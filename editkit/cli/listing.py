@@ -19,6 +19,7 @@ COMMANDS = (
     ("plan", "what an edit would do and cost; loads no weights"),
     ("run", "a recipe (YAML) on a picture"),
     ("batch", "a recipe on every picture of a folder"),
+    ("grid", "an edit with one or two parameters varied, on a sheet"),
     ("plugins", "the installed plugins; with a name, its parameters"),
     ("models", "the models there are, and what each can take"),
     ("mask", "make a mask: boxes, ellipses, polygons, colours"),

@@ -1,0 +1,154 @@
+"""`editkit grid`: one or two parameters varied, the results on one sheet."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from editkit.chain import Chain, Stage
+from editkit.cli.console import say, write
+from editkit.cli.edit import edited, notices, target_of
+from editkit.cli.words import HelpShown, Line, explain, options_of, parse
+from editkit.errors import UsageError
+from editkit.options import Options
+
+USAGE = """usage: editkit grid --vary NAME=V1,V2,... [--vary NAME=...] [--cells DIR] PLUGIN PICTURE [options] ...
+
+Makes an edit once for every value of one parameter, or every pair of values of two, and lays the results out.
+NAME is an option of the run (seed, steps, sampler, ...) or PLUGIN.PARAMETER (guide.weight, inpaint.feather).
+The sheet is written to -o, else to PICTURE's name with .grid.png; --cells keeps every result as well.
+
+  editkit grid --vary guide.weight=0,50,200 --vary seed=1,2,3 inpaint photo.png --mask mask.png with guide"""
+
+MOST = 400
+"""The most cells of a grid."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A parameter and the values it is to take, as text."""
+
+    name: str
+    values: tuple[str, ...]
+
+    @classmethod
+    def of(cls, text: str) -> Axis:
+        """From NAME=V1,V2,...; a comma that belongs to a value is written as \\\\,.
+
+        Raises:
+            UsageError: no name, no values.
+        """
+        name, equals, listed = text.partition("=")
+        values = tuple(v.replace("\0", ",") for v in listed.replace("\\,", "\0").split(","))
+        if not name or not equals or not all(values):
+            raise UsageError(f"--vary {text}: write it as NAME=V1,V2,..., such as seed=1,2,3 or guide.weight=0,50")
+        return cls(name, values)
+
+
+def grid_command(words: list[str]) -> int:
+    """`editkit grid --vary ... PLUGIN PICTURE ...`."""
+    if not words or words[0] in ("-h", "--help"):
+        write(USAGE)
+        return 0
+    axes, cells, rest = _cut(words)
+    try:
+        line = parse(rest)
+    except HelpShown:
+        return 0
+    return _make(line, axes, cells)
+
+
+def _cut(words: list[str]) -> tuple[list[Axis], Path | None, list[str]]:
+    """The grid's own options, which come first, and the edit."""
+    axes: list[Axis] = []
+    cells: Path | None = None
+    while words and words[0].startswith("--"):
+        flag, equals, value = words[0].partition("=")
+        taken = 1 if equals else 2
+        if flag not in ("--vary", "--cells"):
+            raise UsageError(f"grid: {flag} is not known here; before the plugin stand --vary and --cells")
+        if len(words) < taken:
+            raise UsageError(f"grid: {flag} needs a value")
+        value = value if equals else words[1]
+        if flag == "--vary":
+            axes.append(Axis.of(value))
+        else:
+            cells = Path(value)
+        words = words[taken:]
+    if not 1 <= len(axes) <= 2:
+        raise UsageError(f"grid: give --vary once or twice, got {len(axes)} times")
+    return axes, cells, words
+
+
+def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
+    from editkit import sheets
+    from editkit.images import Picture
+    from editkit.models import load
+    from editkit.writing import check_output
+
+    extras = line.extras
+    if extras.preview or extras.trace or extras.compare or extras.candidates or extras.save_recipe:
+        raise UsageError("grid: leave --preview, --trace, --compare, --candidates and --save-recipe out")
+    target = target_of(line, "grid")
+    combinations = list(itertools.product(*(axis.values for axis in axes)))
+    if len(combinations) > MOST:
+        raise UsageError(f"grid: {len(combinations)} cells are more than {MOST}; give fewer values")
+    chains = [_varied(line.chain, axes, values) for values in combinations]
+    labels = [", ".join(f"{a.name} {v}" for a, v in zip(axes, values, strict=True)) for values in combinations]
+    check_output(target, force=extras.force)
+    names = [] if cells is None else [cells / f"{k + 1:03}.png" for k in range(len(chains))]
+    if cells is not None:
+        cells.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        check_output(name, force=extras.force)
+    picture = Picture.read(line.picture)
+    loader, notify = functools.cache(load), notices(extras)
+    tiles = []
+    for k, (chain, label) in enumerate(zip(chains, labels, strict=True)):
+        made = edited(picture, chain, extras, loader=loader, notify=notify)
+        tiles.append(sheets.Tile(label, sheets.eight_bit(made.picture.pixels)))
+        if names:
+            origin = made.provenance(line.picture, names[k].parent) if extras.provenance else None
+            made.write(names[k], force=extras.force, provenance=origin)
+    columns = len(axes[-1].values)
+    sheets.save(sheets.sheet(tiles, columns=columns), target, force=extras.force)
+    if not extras.quiet:
+        say(f"wrote {target} · {len(tiles)} results")
+    return 0
+
+
+def _varied(chain: Chain, axes: list[Axis], values: tuple[str, ...]) -> Chain:
+    for axis, value in zip(axes, values, strict=True):
+        chain = _with(chain, axis.name.replace("-", "_"), value)
+    return chain
+
+
+def _with(chain: Chain, name: str, value: str) -> Chain:
+    """`chain` with one parameter set, in the first plugin of that name, or one option in every stage."""
+    plugin, dot, field = name.partition(".")
+    if not dot:
+        if name not in Options.model_fields:
+            options = ", ".join(Options.model_fields)
+            raise UsageError(f"--vary {name}: is no option of the run ({options}); a plugin's is PLUGIN.PARAMETER")
+        options_set = options_of({name: value})
+        stages = chain.inherited().stages
+        return Chain(tuple(Stage(s.plugins, s.options.merged(options_set)) for s in stages))
+    for number, stage in enumerate(chain.stages):
+        for k, one in enumerate(stage.plugins):
+            if one.name.replace("-", "_") != plugin:
+                continue
+            if field not in type(one).model_fields:
+                known = ", ".join(type(one).model_fields)
+                raise UsageError(f"--vary {name}: {one.name} has no parameter {field}; it has {known}")
+            given = {key: getattr(one, key) for key in one.model_fields_set}
+            try:
+                changed = type(one)(**{**given, field: value})
+            except ValidationError as error:
+                raise UsageError(f"--vary {name}={value}: {explain(error)}") from error
+            plugins = (*stage.plugins[:k], changed, *stage.plugins[k + 1 :])
+            return Chain((*chain.stages[:number], Stage(plugins, stage.options), *chain.stages[number + 1 :]))
+    raise UsageError(f"--vary {name}: no plugin {plugin} is in this edit")

@@ -1,0 +1,78 @@
+"""`editkit plan`: what an edit would do and cost."""
+
+from __future__ import annotations
+
+import json
+
+from editkit.chain import StagePlan, plan_stage
+from editkit.cli.console import out, say, write
+from editkit.cli.words import HelpShown, parse
+
+
+def plan_command(words: list[str]) -> int:
+    """`editkit plan <any edit command>`: what would be done and what it costs. No weights, no torch."""
+    from editkit.images import Picture
+
+    if not words or words[0] in ("-h", "--help"):
+        write("usage: editkit plan PLUGIN PICTURE [options] [with PLUGIN ...] [then PLUGIN ...]")
+        write("Shows the order of the hooks, the passes and the number of network calls, without loading weights.")
+        return 0
+    try:
+        line = parse(words)
+    except HelpShown:
+        return 0
+    picture = Picture.read(line.picture)
+    plans = []
+    for number, stage in enumerate(line.chain.stages):
+        if number and picture.mask is not None:
+            picture = picture.with_mask(None)
+        plans.append(plan_stage(stage, picture, say))
+        picture = plans[-1].picture
+    if line.extras.json_:
+        write(json.dumps([_record(plan) for plan in plans]))
+        return 0
+    for number, plan in enumerate(plans):
+        _show_plan(plan, number, len(plans))
+    if len(plans) > 1:
+        write(f"total: {sum(p.calls for p in plans)} network calls, {sum(p.backward for p in plans)} backward passes")
+    return 0
+
+
+def _record(plan: StagePlan) -> dict[str, object]:
+    return {
+        "model": plan.info.name,
+        "sampler": plan.sampler,
+        "plugins": [plugin.name for plugin in plan.plugins],
+        "hooks": {hook: list(names) for hook, names in plan.table().items()},
+        "box": [plan.frame.box.left, plan.frame.box.top, plan.frame.box.right, plan.frame.box.bottom],
+        "passes": [
+            {"size": [p.at.width, p.at.height], "moves": len(p.plan), "network_calls": p.calls, "backward": p.backward}
+            for p in plan.passes
+        ],
+        "network_calls": plan.calls,
+        "backward_passes": plan.backward,
+    }
+
+
+def _show_plan(plan: StagePlan, number: int, total: int) -> None:
+    """Print one stage's plan: hook x plugin, passes, cost."""
+    from rich.table import Table
+
+    box = plan.frame.box
+    of = f"stage {number + 1} of {total}: " if total > 1 else ""
+    write(f"{of}{plan.info.name} ({plan.info.family}), sampler {plan.sampler}")
+    write(
+        f"works on {box.width}x{box.height} of {plan.picture.width}x{plan.picture.height} pixels, "
+        f"from {box.left},{box.top}"
+    )
+    hooks = Table("hook", *[plugin.name for plugin in plan.plugins], box=None, pad_edge=False)
+    for hook, names in plan.table().items():
+        hooks.add_row(hook, *["x" if plugin.name in names else "" for plugin in plan.plugins])
+    out().print(hooks)
+    passes = Table("pass", "size", "levels", "moves", "network calls", "backward passes", box=None, pad_edge=False)
+    for k, part in enumerate(plan.passes):
+        size = f"{part.at.width}x{part.at.height}"
+        row = (k + 1, size, part.at.steps, len(part.plan), part.calls, part.backward)
+        passes.add_row(*[str(value) for value in row])
+    out().print(passes)
+    write(f"{plan.calls} network calls, {plan.backward} backward passes")
