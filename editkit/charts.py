@@ -108,6 +108,7 @@ def bars(title: str, values: Mapping[str, float], unit: str, width: int = 860) -
         draw.text((left - 10, y + row / 2), clipped(name, left - 20, 12), fill=INK, font=font(12), anchor="rm")
         length = (width - left - 150) * value / most
         draw.rectangle((left, y + 3, left + max(length, 1), y + row - 4), fill=COLOURS[0])
-        text = f"{value:.0f} {unit} · {value / total:.0%}" if value >= 100 else f"{value:.2g} {unit} · {value / total:.0%}"
+        text = f"{value:.0f}" if value >= 100 else f"{value:.2g}"
+        text = f"{text} {unit} · {value / total:.0%}"
         draw.text((left + length + 8, y + row / 2), text, fill=PALE, font=font(12), anchor="lm")
     return page
