@@ -89,7 +89,7 @@ class Conditioning:
     """What a model is told besides x_t. Plugins fill it; a model reads what it can take.
 
     Args:
-        prompt, negative: encoded text, wanted and unwanted.
+        prompt, negative: encoded text, wanted and unwanted; None is the model's own "no text".
         known, mask: the picture in the model's space and where to regenerate it (1), (batch, 1, ...).
         lowres: a low-resolution picture enlarged to the model's size, in [-1, 1].
         control: ControlNet residuals, already summed.

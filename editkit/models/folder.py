@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from editkit.errors import ModelError
-from editkit.models import latent, pixel
+from editkit.models import latent, pixel, sdxl
 from editkit.models.base import Model, ModelInfo
 from editkit.models.loading import Layout, find
 
@@ -36,7 +36,7 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: tuple[Family, ...] = (pixel, latent)
+FAMILIES: tuple[Family, ...] = (pixel, latent, sdxl)
 
 
 def describe_folder(name: str, *, offline: bool = False) -> ModelInfo:

@@ -42,6 +42,11 @@ def describe(layout: Layout) -> ModelInfo:
     missing = [part for part in _NEEDED if not layout.has(part)]
     if missing:
         raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    return describe_unet(layout, KNOWN)
+
+
+def describe_unet(layout: Layout, family: str) -> ModelInfo:
+    """What every latent UNet's configuration says: conditions, size, sampler."""
     unet, vae = layout.config("unet"), layout.config("vae")
     latent, channels = int(vae.get("latent_channels", 4)), int(unet.get("in_channels", 4))
     takes = {"prompt", "control"}
@@ -57,7 +62,7 @@ def describe(layout: Layout) -> ModelInfo:
     sampler, factor = default_sampler(layout.config("scheduler")), vae_factor(vae)
     size = unet.get("sample_size") or 64
     window = factor * int(max(size) if isinstance(size, list) else size)
-    return ModelInfo(layout.name, KNOWN, frozenset(takes), sampler, STEPS.get(sampler, 50), window, factor)
+    return ModelInfo(layout.name, family, frozenset(takes), sampler, STEPS.get(sampler, 50), window, factor)
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
@@ -115,8 +120,9 @@ class LatentUNet:
         out = self.unet(
             x.to(dtype),
             t,
-            encoder_hidden_states=torch.cat([self._words(cond).embeds.expand(batch, -1, -1) for cond in conds]),
+            encoder_hidden_states=torch.cat([self.words(cond).embeds.expand(batch, -1, -1) for cond in conds]),
             timestep_cond=self._guidance(conds, batch, x_t),
+            added_cond_kwargs=self.added(conds, x_t),
             down_block_additional_residuals=[
                 torch.cat(d).to(dtype) for d in zip(*(c.down for c in control), strict=True)
             ]
@@ -127,12 +133,18 @@ class LatentUNet:
         )[0]
         return tuple(convert(part, x_t, level, self.kind) for part in out.to(x_t.dtype).chunk(n))
 
-    def _words(self, cond: Conditioning) -> Prompt:
-        return self._no_words if cond.prompt is None else cond.prompt
+    def words(self, cond: Conditioning) -> Prompt:
+        """The encoded text of a conditioning; where there is none, the model's own "no text"."""
+        return self.no_words if cond.prompt is None else cond.prompt
 
     @cached_property
-    def _no_words(self) -> Prompt:
+    def no_words(self) -> Prompt:
+        """What the model was trained with in the place of a text that was dropped."""
         return self.encode_text("")[0]
+
+    def added(self, conds: Sequence[Conditioning], x_t: Tensor) -> dict[str, Tensor] | None:
+        """Further embeddings for the UNet, by the names that diffusers has for them; None for SD 1.x and 2.x."""
+        return None
 
     def _extra(self, cond: Conditioning, x_t: Tensor) -> tuple[Tensor, ...]:
         """(mask, masked picture) of an inpainting model; nothing known where no plugin says otherwise."""
@@ -174,9 +186,20 @@ class LatentUNet:
         mean = posterior.mean.float()
         if stream is not None:
             mean = mean + posterior.std.float() * stream.normal(mean.shape).to(mean.device)
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        scaled: Tensor = (mean - shift) * self.vae.config.scaling_factor
+        shift, scale = self._shift_and_scale(mean)
+        scaled: Tensor = (mean - shift) * scale
         return scaled
+
+    def _shift_and_scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents for the UNet are (VAE's - shift) * scale; by channel where the VAE says so."""
+        config = self.vae.config
+        scale = like.new_tensor(config.scaling_factor)
+        if getattr(config, "latents_mean", None) is not None and getattr(config, "latents_std", None) is not None:
+            mean, std = (
+                like.new_tensor(values).reshape(1, -1, 1, 1) for values in (config.latents_mean, config.latents_std)
+            )
+            return mean, scale / std
+        return like.new_tensor(getattr(config, "shift_factor", None) or 0.0), scale
 
     def encode_mask(self, mask: Tensor) -> Tensor:
         """A latent value is regenerated when any of its pixels is."""
@@ -188,8 +211,8 @@ class LatentUNet:
         """Pixels; where the VAE overflows in half precision, once more in float32."""
         import torch
 
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        latents = x0 / self.vae.config.scaling_factor + shift
+        shift, scale = self._shift_and_scale(x0)
+        latents = x0 / scale + shift
         image: Tensor = self.vae.decode(latents.to(self.vae.dtype)).sample.float()
         if self.vae.dtype != torch.float32 and not bool(torch.isfinite(image.sum())):
             image = self.vae.float().decode(latents.float()).sample

@@ -35,7 +35,8 @@ class _PromptHooks(Hooks[PromptText]):
     def __init__(self, plugin: PromptText, run: Run) -> None:
         super().__init__(plugin, run)
         self.prompt = self._encoded(run.options.prompt or "")
-        self.negative = self._encoded(run.options.negative or "")
+        # without a negative prompt the model's own idea of "no text" stands (SDXL: zeros)
+        self.negative = None if run.options.negative is None else self._encoded(run.options.negative)
 
     def _encoded(self, text: str) -> Prompt:
         model = self.run.model

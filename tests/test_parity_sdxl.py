@@ -1,0 +1,132 @@
+"""Stable Diffusion XL against its diffusers pipelines, step for step; see test_parity_latent.py."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import tiny_latent as tiny
+import torch
+from test_parity_latent import NEGATIVE, PROMPT, SCHEDULERS, STEPS, same
+from torch import Tensor
+
+from editkit import sample
+from editkit.engine import State
+from editkit.models import describe, load
+from editkit.plugins import Cfg, Inpaint, SDEdit
+
+SDXL = {**tiny.SD, "timestep_spacing": "leading"}
+PIPES: dict[str, Any] = {
+    "text": diffusers.StableDiffusionXLPipeline,
+    "img2img": diffusers.StableDiffusionXLImg2ImgPipeline,
+    "inpaint4": diffusers.StableDiffusionXLInpaintPipeline,
+    "inpaint9": diffusers.StableDiffusionXLInpaintPipeline,
+}
+
+
+@cache
+def parts(channels: int, refiner: bool = False) -> dict[str, Any]:
+    width = 32 if refiner else 64
+    unet = tiny.unet(
+        in_channels=channels, cross_attention_dim=width, addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=(5 if refiner else 6) * 8 + 32, transformer_layers_per_block=(1, 2),
+        use_linear_projection=True,
+    )  # fmt: skip
+    second = {"tokenizer_2": tiny.tokenizer(), "text_encoder_2": tiny.text_encoder(projected=True)}
+    if refiner:
+        return {"vae": tiny.vae(), "unet": unet, "tokenizer": None, "text_encoder": None, **second}
+    return {
+        "vae": tiny.vae(), "unet": unet, "tokenizer": tiny.tokenizer(), "text_encoder": tiny.text_encoder(), **second
+    }  # fmt: skip
+
+
+def pipeline(task: str, scheduler: Any, refiner: bool = False) -> Any:
+    extra = {"requires_aesthetics_score": refiner} if task != "text" else {}
+    networks = parts(9 if task == "inpaint9" else 4, refiner)
+    pipe = PIPES[task](**networks, scheduler=scheduler, add_watermarker=False, **extra)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = {}
+    for task, refiner in [("img2img", False), ("inpaint9", False), ("img2img", True)]:
+        name = "refiner" if refiner else task
+        made[name] = tmp_path_factory.mktemp("xl") / name
+        pipeline(task, diffusers.EulerDiscreteScheduler.from_config(SDXL), refiner).save_pretrained(made[name])
+    return made
+
+
+def theirs(task: str, name: str, scale: float, strength: float, batch: int, **more: Any) -> list[Tensor]:
+    scheduler = SCHEDULERS[name].from_config(SDXL, **({"algorithm_type": "sde-dpmsolver++"} if "sde" in name else {}))
+    pipe = pipeline(task, scheduler, more.pop("refiner", False))
+    image, mask = tiny.picture(batch)
+    given: dict[str, Any] = {} if task == "text" else {"image": image, "strength": strength}
+    if task.startswith("inpaint"):
+        given |= {"mask_image": mask, "height": 64, "width": 64}
+    states: list[Tensor] = []
+
+    def keep(pipe: Any, index: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
+        x = values["latents"]
+        states.append(x / (1 + scheduler.sigmas[scheduler.step_index] ** 2) ** 0.5 if "euler" in name else x.clone())
+        return {}
+
+    pipe(
+        prompt=[PROMPT] * batch, num_inference_steps=STEPS, guidance_scale=scale, output_type="latent",
+        generator=torch.Generator().manual_seed(5), callback_on_step_end=keep, **given, **more,
+    )  # fmt: skip
+    return states
+
+
+@cache
+def loaded(folder: Path) -> Any:
+    """In diffusers' memory format: channels-last rounds differently."""
+    model: Any = load(describe(str(folder)), torch.device("cpu"), torch.float32)
+    model.unet.to(memory_format=torch.contiguous_format)
+    model.vae.to(memory_format=torch.contiguous_format)
+    return model
+
+
+def ours(folder: Path, task: str, name: str, scale: float, strength: float, batch: int, **more: Any) -> list[Tensor]:
+    model = loaded(folder)
+    image, mask = tiny.picture(batch)
+    plugins: list[Any] = [Cfg(rescale=more.pop("guidance_rescale", 0.0))]
+    if task == "img2img" or (task != "text" and strength < 1.0):
+        plugins.append(SDEdit(strength=strength))
+    if task.startswith("inpaint"):
+        plugins.append(Inpaint())
+    states: list[State] = []
+    sample(
+        model, plugins, shape=(batch, 4, 8, 8), sampler=name, steps=STEPS, seed=5, noise="diffusers", prompt=PROMPT,
+        known=None if task == "text" else 2 * image - 1, mask=mask if task.startswith("inpaint") else None,
+        guidance_scale=scale, watch=states.append, device="cpu", **more,
+    )  # fmt: skip
+    return [state.x for state in states]
+
+
+@pytest.mark.parametrize(("scale", "strength", "batch"), [(1.0, 0.3, 2), (7.5, 1.0, 2), (5.0, 0.9999, 1)])
+@pytest.mark.parametrize("name", ["euler", "dpm++2m", "ddim", "lcm", "euler-ancestral"])
+@pytest.mark.parametrize("task", ["text", "img2img", "inpaint4", "inpaint9"])
+def test_tasks(folders: dict[str, Path], task: str, name: str, scale: float, strength: float, batch: int) -> None:
+    folder = folders["inpaint9" if task == "inpaint9" else "img2img"]
+    same(ours(folder, task, name, scale, strength, batch), theirs(task, name, scale, strength, batch))
+
+
+def test_a_negative_prompt_is_not_zeros(folders: dict[str, Path]) -> None:
+    found = ours(folders["img2img"], "text", "euler", 5.0, 1.0, 1, negative=NEGATIVE, guidance_rescale=0.5)
+    same(found, theirs("text", "euler", 5.0, 1.0, 1, negative_prompt=[NEGATIVE], guidance_rescale=0.5))
+
+
+def test_the_refiner_is_told_an_aesthetic_score(folders: dict[str, Path]) -> None:
+    found = ours(folders["refiner"], "img2img", "euler", 5.0, 0.3, 1, negative=NEGATIVE)
+    same(found, theirs("img2img", "euler", 5.0, 0.3, 1, refiner=True, negative_prompt=[NEGATIVE]))
+
+
+def test_what_a_folder_is(folders: dict[str, Path]) -> None:
+    info = describe(str(folders["img2img"]))
+    assert (info.sampler, info.window, info.multiple, "XL" in info.family) == ("euler", 64, 8, True)
+    assert describe(str(folders["inpaint9"])).takes == {"prompt", "control", "known", "mask"}
