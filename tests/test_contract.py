@@ -1,20 +1,18 @@
 """What every registered plugin keeps, built in or not: parametrised over the entry points."""
 
-import inspect
-
 import numpy as np
 import pytest
+import torch
+from pydantic import Field
 from toy import Isotropic
 
-from editkit import edit, registry
-from editkit.chain import Chain, arrange, plan_stage
+from editkit import contract, edit, registry
+from editkit.chain import Chain, arrange
 from editkit.errors import ChainError, HookError
 from editkit.images import Picture
+from editkit.models.base import Conditioning
 from editkit.plugin import Hooks, Plugin
 from editkit.plugins import Guide, Inpaint, SDEdit
-
-NAMES = [name for name in registry.names() if not registry.load(name).needs]
-"""Those that need a model with a certain condition are tested with such a model (tests/test_latent_models.py)."""
 
 
 @pytest.fixture
@@ -22,71 +20,54 @@ def picture() -> Picture:
     return Picture(np.random.default_rng(3).integers(0, 256, (30, 36, 3), dtype=np.uint8))
 
 
-def example(name: str):
-    plugin = registry.load(name)
-    return plugin(**plugin.example)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_it_keeps_the_pictures_size_type_and_does_not_touch_its_input(name, picture):
-    before = picture.pixels.copy()
-    result = edit(picture, example(name), model=Isotropic(), steps=4)
-    assert np.array_equal(picture.pixels, before)
-    assert result.pixels.dtype == picture.pixels.dtype
-    assert result.pixels.ndim == 3
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_is_heard(name, picture):
-    one, two, other = (edit(picture, example(name), model=Isotropic(), steps=4, seed=s).pixels for s in (1, 1, 2))
-    assert np.array_equal(one, two)
-    assert not np.array_equal(one, other)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_neutral_parameters_are_bit_identical_to_no_plugin(name, picture):
-    plugin = registry.load(name)
-    if plugin.neutral is None:
-        assert plugin.neutral is None  # has none, by its own declaration
-        return
-    base = SDEdit(strength=0.5)
-    without = edit(picture, base, model=Isotropic(), steps=4)
-    with_it = edit(picture, base & plugin(**{**plugin.example, **plugin.neutral}), model=Isotropic(), steps=4)
-    assert np.array_equal(without.pixels, with_it.pixels)
-
-
+@pytest.mark.parametrize("check", contract.CHECKS)
 @pytest.mark.parametrize("name", registry.names())
-def test_it_documents_itself(name):
-    plugin = registry.load(name)
-    assert inspect.getdoc(plugin)
-    for field, info in plugin.model_fields.items():
-        assert info.description, f"{name}.{field} has no description"
-    made = example(name)
-    assert issubclass(made.hooks(), Hooks)
-    assert made.uses(), f"{name} acts through no hook"
+def test_every_registered_plugin_keeps_the_contract(name, check):
+    """See editkit/contract.py for what each check says."""
+    try:
+        contract.CHECKS[check](registry.load(name))
+    except contract.NotChecked as reason:
+        pytest.skip(str(reason))
 
 
-@pytest.mark.parametrize("first", NAMES)
-@pytest.mark.parametrize("second", NAMES)
-def test_every_plugin_with_and_then_every_other_and_the_plan_counts_right(first, second, picture):
-    a, b = example(first), example(second)
-    model = Isotropic()
-    for chain in (Chain.of(a) & b, a | b):
-        try:
-            arrange(chain.stages[0], model.info, True)
-        except ChainError as error:
-            assert first in str(error)
-            assert second in str(error)
-            continue
-        planned, current = 0, picture
-        for stage in chain.using(steps=4).inherited().stages:
-            stage = type(stage)(stage.plugins, stage.options.merged(type(stage.options)(steps=4)))
-            settled = plan_stage(stage, current, info=model.info)
-            planned += settled.calls
-            current = settled.picture.with_mask(None)
-        model.calls = 0
-        edit(picture, chain, model=model, steps=4)
-        assert model.calls == planned
+class Rude(Plugin):
+    """Breaks what it is told to."""
+
+    name = "rude"
+    how: str = Field("", description="Which part of the contract it breaks.")
+
+    def hooks(self):
+        return _RudeHooks
+
+
+class _RudeHooks(Hooks):
+    def clean(self, step, x0):
+        if self.plugin.how == "pure":
+            return x0.mul_(0.5)
+        if self.plugin.how == "repeatable":
+            return x0 + torch.rand(x0.shape)
+        return x0
+
+    def after(self, step, x_s):
+        if self.plugin.how == "counted":
+            self.run.model(x_s, step.t, [Conditioning()])
+        return x_s
+
+
+@pytest.mark.parametrize("check", ["pure", "repeatable", "counted", "neutral"])
+def test_a_plugin_that_breaks_the_contract_is_found(check):
+    rude = type("Rude", (Rude,), {"__module__": __name__, "example": {"how": check}, "neutral": {"how": "repeatable"}})
+    with pytest.raises(contract.ContractError):
+        contract.CHECKS[check](rude)
+
+
+def test_a_plugin_without_words_hooks_or_a_working_example_is_found():
+    mute = type("Mute", (Plugin,), {"__module__": __name__, "__doc__": None, "name": "mute"})
+    hookless = type("Hookless", (Rude,), {"__module__": __name__, "hooks": lambda self: Hooks})
+    wrong = type("Wrong", (Rude,), {"__module__": __name__, "example": {"how": 3}})
+    for check, plugin in (("documented", mute), ("acting", hookless), ("harmless", wrong)):
+        with pytest.raises(contract.ContractError):
+            contract.CHECKS[check](plugin)
 
 
 def test_a_conflict_is_found_before_any_weight_is_loaded(picture, monkeypatch):
