@@ -209,7 +209,7 @@ def _line(node: yaml.Node | None, place: Place) -> int | None:
 def _values(plugin: Plugin, base: Path | None) -> dict[str, Any]:
     """The parameters that were set, as YAML values."""
     values: dict[str, Any] = {}
-    for key in plugin.model_fields:
+    for key in type(plugin).model_fields:
         if key not in plugin.model_fields_set:
             continue
         value = getattr(plugin, key)

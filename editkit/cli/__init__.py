@@ -52,7 +52,7 @@ def _dispatch(words: list[str]) -> int:
         from editkit.cli.listing import version
 
         return version()
-    command = _commands().get(words[0])
+    command = commands().get(words[0])
     if command is not None:
         return command()(words[1:])
     if words[0].startswith("-"):
@@ -65,7 +65,7 @@ def _dispatch(words: list[str]) -> int:
 Command = Callable[[list[str]], int]
 
 
-def _commands() -> dict[str, Callable[[], Command]]:
+def commands() -> dict[str, Callable[[], Command]]:
     """The tool's own commands, each imported when it is called."""
 
     def plan() -> Command:
@@ -104,7 +104,7 @@ def _commands() -> dict[str, Callable[[], Command]]:
 
             from editkit.cli.apps import runner
 
-            return runner(import_module(f"editkit.cli.{module}").app, f"editkit {module}")
+            return runner(import_module(f"editkit.cli.{module}").app, f"editkit {module.replace('_', '-')}")
 
         return load
 
@@ -120,4 +120,5 @@ def _commands() -> dict[str, Callable[[], Command]]:
         "show": typer_app("show"),
         "strip": typer_app("strip"),
         "rerun": typer_app("rerun"),
+        "new-plugin": typer_app("new_plugin"),
     }

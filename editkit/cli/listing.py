@@ -20,7 +20,8 @@ COMMANDS = (
     ("run", "a recipe (YAML) on a picture"),
     ("batch", "a recipe on every picture of a folder"),
     ("grid", "an edit with one or two parameters varied, on a sheet"),
-    ("plugins", "the installed plugins; with a name, its parameters"),
+    ("plugins", "the installed plugins; with a name, its parameters; check NAME, its contract"),
+    ("new-plugin", "write the package of a new plugin"),
     ("models", "the models there are, and what each can take"),
     ("mask", "make a mask: boxes, ellipses, polygons, colours"),
     ("rerun", "make a picture again from what it carries"),
@@ -36,7 +37,7 @@ def overview() -> int:
     write("plugins: " + ", ".join(registry.names()))
     write("         (editkit PLUGIN --help for each one's options)\n")
     for name, text in COMMANDS:
-        write(f"  editkit {name:<9}{text}")
+        write(f"  editkit {name:<12}{text}")
     write("\nexit codes: 0 done, 1 the edit failed, 2 wrong usage, 130 interrupted")
     return 0
 
@@ -54,8 +55,14 @@ def plugins_command(words: list[str]) -> int:
     from rich.table import Table
 
     if words and words[0] in ("-h", "--help"):
-        write("usage: editkit plugins [NAME]\nLists the installed plugins; with a name, that one's parameters.")
+        write("usage: editkit plugins [NAME]\n       editkit plugins check NAME\n")
+        write("Lists the installed plugins; with a name, that one's parameters. `check` runs the contract that every")
+        write("plugin keeps, on a cheap exact model; exit code 1 where it is broken.")
         return 0
+    if words[:1] == ["check"] and len(words) == 2:
+        from editkit.cli.new_plugin import check_command
+
+        return check_command(words[1])
     if len(words) > 1:
         raise UsageError(f"plugins takes one name at most, got {len(words)}")
     if words:
