@@ -1,0 +1,130 @@
+"""`pocket`: the embedded network of four tasks (Palette, Saharia et al. 2022, arXiv:2111.05826).
+
+One UNet behind a pixel-unshuffle sees x_t, a condition picture and a mask; the task is its class label. What it is told
+is what its training told it (`editkit.training.conditions`); here the conditions of a run are brought to that form:
+
+| given | task | condition picture | mask |
+|---|---|---|---|
+| nothing | prior | 0 | 1 |
+| known, mask | inpaint | the known pixels, a smooth fill in the hole | 1 in the hole |
+| known, mask, lowres | inpaint | the known pixels, the coarser picture in the hole | 0.5 in the hole |
+| lowres | upscale | the small picture enlarged | 1 |
+| known, task "colorize" | colorize | its luma | 1 |
+
+It works on windows of one size; `editkit.windows` makes them serve pictures of any size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from editkit.errors import ModelError
+from editkit.models.base import Conditioning, Model, ModelInfo, PixelSpace, Prediction, convert
+from editkit.models.loading import Layout, load_network
+from editkit.models.scheduling import make_schedule, prediction_type
+from editkit.schedule import Level, Schedule
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+KNOWN = "pocket (pixel-space tasks)"
+_CLASS = "EditkitPocket"
+
+
+def folder() -> Path:
+    """Where the embedded network lies: in the installed package, or in the checkout."""
+    package = Path(__file__).parent.parent
+    inside = package / "_assets" / "pocket"
+    return inside if inside.is_dir() else package.parent / "assets" / "pocket"
+
+
+def matches(layout: Layout) -> bool:
+    """A folder that `editkit train prior` exported."""
+    return layout.index.get("_class_name") == _CLASS
+
+
+def describe(layout: Layout) -> ModelInfo:
+    """Window and tasks from pocket.json."""
+    wiring = layout.json("pocket.json")
+    return ModelInfo(
+        layout.name,
+        KNOWN,
+        takes=frozenset({"known", "mask", "lowres", "task"}),
+        sampler="ddim",
+        steps=30,
+        window=int(wiring["window"]),
+        multiple=int(wiring["unshuffle"]) * 2 ** (len(layout.config("unet")["block_out_channels"]) - 1),
+    )
+
+
+def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
+    """The network in `dtype`, seeing windows of its own size."""
+    from diffusers import UNet2DConditionModel
+
+    from editkit.windows import Windowed
+
+    wiring, scheduler = layout.json("pocket.json"), layout.config("scheduler")
+    if prediction_type(scheduler) != "v_prediction":
+        kind = scheduler.get("prediction_type")
+        raise ModelError(f"model {layout.name}: pocket predicts v, its scheduler says {kind}")
+    network = load_network(layout, "unet", UNet2DConditionModel, dtype, device)
+    window = int(wiring["window"])
+    return Windowed(Pocket(info, network, make_schedule(scheduler), wiring), window, window // 4)
+
+
+class Pocket(PixelSpace):
+    """The network as a `Model`.
+
+    Args:
+        info: what `describe` said.
+        network: a UNet2DConditionModel without cross-attention, on its device, in its dtype.
+        schedule: the table it was trained with.
+        wiring: pocket.json.
+    """
+
+    def __init__(self, info: ModelInfo, network: Any, schedule: Schedule, wiring: Any) -> None:
+        self.info, self.network, self.schedule = info, network, schedule
+        self.unshuffle = int(wiring["unshuffle"])
+        self.tasks: dict[str, int] = wiring["tasks"]
+        self.coarse, self.hole = float(wiring["mask"]["coarse"]), float(wiring["mask"]["hole"])
+
+    def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
+        import torch
+        import torch.nn.functional as F
+
+        n = len(conds)
+        told = [self._told(cond, x_t) for cond in conds]
+        pictures = torch.cat([picture for _, picture, _ in told])
+        masks = torch.cat([mask for _, _, mask in told])
+        task = torch.tensor([k for k, _, _ in told], device=x_t.device).repeat_interleave(len(x_t))
+        folded = [F.pixel_unshuffle(z, self.unshuffle) for z in (torch.cat([x_t] * n), pictures, masks)]
+        x = torch.cat(folded, 1).to(self.network.dtype, memory_format=torch.channels_last)
+        t = torch.full((len(x),), level.t, dtype=torch.float32, device=x_t.device)
+        v = self.network(x, t, encoder_hidden_states=None, class_labels=task, return_dict=False)[0]
+        out = F.pixel_shuffle(v.float(), self.unshuffle)
+        return tuple(convert(part, x_t, level, "v_prediction") for part in torch.chunk(out, n))
+
+    def _told(self, cond: Conditioning, x_t: Tensor) -> tuple[int, Tensor, Tensor]:
+        """(task, condition picture, mask) for the network, as in the table above."""
+        from editkit.training.conditions import luma, smooth_fill
+
+        ones = x_t.new_ones(len(x_t), 1, *x_t.shape[-2:])
+        if cond.task is not None and cond.task not in self.tasks:
+            raise ModelError(f"model {self.info.name} has no task {cond.task!r}; it has: {', '.join(self.tasks)}")
+        if cond.task == "colorize" and cond.known is not None:
+            return self.tasks["colorize"], luma(cond.known.expand_as(x_t)), ones
+        if cond.known is not None and cond.mask is not None:
+            known, mask = cond.known.expand_as(x_t), cond.mask.expand_as(ones)
+            if cond.lowres is None:
+                return self.tasks["inpaint"], smooth_fill(known, mask), mask * self.hole
+            filled = known.where(mask == 0, cond.lowres.expand_as(x_t))
+            return self.tasks["inpaint"], filled, mask * self.coarse
+        if cond.lowres is not None:
+            return self.tasks["upscale"], cond.lowres.expand_as(x_t), ones
+        return self.tasks["prior"], x_t.new_zeros(x_t.shape), ones
+
+    def attach(self, picture: Tensor | None, mask: Tensor | None) -> Pocket:
+        return self
