@@ -234,7 +234,7 @@ def test_families_that_are_not_known(tmp_path: Path, ddpm: Path) -> None:
     with pytest.raises(ModelError, match="neither model_index.json nor config.json"):
         describe(str(tmp_path))
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "KandinskyPipeline", "movq": ["x", "VQ"]}))
-    with pytest.raises(ModelError, match=r"family that is not known \(KandinskyPipeline\); known: pixel-space"):
+    with pytest.raises(ModelError, match=r"family that is not known \(KandinskyPipeline\); known: .*pixel-space"):
         describe(str(tmp_path))
     (tmp_path / "model_index.json").write_text("[")
     with pytest.raises(ModelError, match="cannot be read"):

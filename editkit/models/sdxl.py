@@ -1,4 +1,4 @@
-"""Stable Diffusion XL and its refiner (Podell et al. 2023, arXiv:2307.01952): a latent UNet, two text encoders.
+"""Stable Diffusion XL and its refiner (Podell et al. 2023, arXiv:2307.01952): the latent UNet, two text encoders.
 
 The UNet is also told the pooled text and the sizes of the picture: height and width it was trained at, the crop's corner,
 height and width it is to have; the refiner an aesthetic score instead of the last two.
