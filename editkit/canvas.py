@@ -128,9 +128,9 @@ def _span(low: int, high: int, side: int, limit: int) -> tuple[int, int]:
 def ladder(box: Box, steps: int, usual: int, hole: np.ndarray | None = None) -> tuple[Pass, ...]:
     """Passes for a model whose prior is the picture: small first, then 1.6 times as large until the box's own size.
 
-    The first pass is the smallest one (16 pixels or more) at which something of `hole` is left and enough is known:
-    a thin stroke vanishes when it is made small, and its pixels are averages of known ones there. `steps` scales the
-    number of levels of every pass against `usual`.
+    The first pass is the smallest one (16 pixels or more) at which enough is known, or, for a hole that vanishes when
+    it is made small (its pixels are averages of known ones there), the largest one at which it has: that one is a
+    single step which gives back what is known. `steps` scales the number of levels of every pass against `usual`.
     """
     side = max(box.height, box.width)
     sizes = [float(side)]
@@ -141,20 +141,27 @@ def ladder(box: Box, steps: int, usual: int, hole: np.ndarray | None = None) -> 
     for size in sizes:
         scale = size / side
         height, width = max(PATCH, round(box.height * scale)), max(PATCH, round(box.width * scale))
-        last = size == sizes[-1]
-        if hole is not None and not passes and not last and not _worthwhile(coverage(hole, height, width) > 0.5):
-            continue
+        if hole is not None and not (passes and passes[-1].steps > 1) and size != sizes[-1]:
+            unknown = coverage(hole, height, width) > 0.5
+            if not unknown.any():
+                passes = [Pass(height, width, 1)]
+                continue
+            if not passes and not _enough(unknown):
+                continue
         if not passes:
             passes.append(Pass(height, width, max(2, round(10 * rate)), 1.0, 3))
+        elif size < 60:
+            passes.append(Pass(height, width, max(2, round(5 * rate)), 0.8, 3, 0.15))
         else:
-            passes.append(Pass(height, width, max(2, round(5 * rate)), 0.8, 3 if size < 60 else 1, 0.15))
+            strength = 0.6 if size < 200 else 0.5
+            passes.append(Pass(height, width, max(2, round((5 if size < 200 else 4) * rate)), strength, 1, 0.15))
     return tuple(passes)
 
 
-def _worthwhile(unknown: np.ndarray) -> bool:
-    """True where there is something to invent, and at least 30 known patches to learn from."""
+def _enough(unknown: np.ndarray) -> bool:
+    """True where there are at least 30 known patches to learn from."""
     height, width = unknown.shape
-    if not unknown.any() or height < PATCH or width < PATCH:
+    if height < PATCH or width < PATCH:
         return False
     sums = _integral(unknown)
     within = sums[PATCH:, PATCH:] - sums[:-PATCH, PATCH:] - sums[PATCH:, :-PATCH] + sums[:-PATCH, :-PATCH]

@@ -96,8 +96,16 @@ class Sources:
         return torch.cat(parts, dim=1)
 
 
-def shortlist(queries: Queries, sources: Sources, k: int, dtype: torch.dtype) -> Tensor:
-    """(Q, k): corners of about the nearest sources of the grid, from products in `dtype`."""
+def everything(queries: Queries, sources: Sources) -> Tensor:
+    """The exact posterior mean over all sources of the atlas, (Q, n, c)."""
+    whole = Sources(sources.atlas, sources.guide, sources.atlas.corners, sources.spots)
+    weights = (-0.5 * (whole.products(queries) @ whole.keys().T)).softmax(dim=-1)
+    return (weights @ whole.atlas.patches(whole.grid).flatten(1)).view_as(queries.values)
+
+
+def shortlist(queries: Queries, sources: Sources, k: int) -> Tensor:
+    """(Q, k): corners of about the nearest sources of the grid, from bfloat16 products where those are fast."""
+    dtype = torch.bfloat16 if _has_bf16() else torch.float32
     keys, left = sources.keys().to(dtype), sources.products(queries).to(dtype)
     n = len(keys)
     blocks = max(1, min(BLOCKS, n // 4))
@@ -114,8 +122,8 @@ def shortlist(queries: Queries, sources: Sources, k: int, dtype: torch.dtype) ->
     return sources.grid[torch.cat(found)]
 
 
-def improve(queries: Queries, sources: Sources, corners: Tensor, k: int, rounds: int) -> tuple[Tensor, Tensor]:
-    """The best k of `corners` (Q, k') and of what their neighbours found, with the distances: both (Q, k)."""
+def improve(queries: Queries, sources: Sources, corners: Tensor, k: int, rounds: int) -> Tensor:
+    """(Q, k): the best k of `corners` (Q, k'), of what the neighbours found, and of what lies beside the best."""
     whole = sources.atlas.whole
     d = sources.distance(queries, corners)
     d, corners = _best(d, corners, k)
@@ -131,7 +139,7 @@ def improve(queries: Queries, sources: Sources, corners: Tensor, k: int, rounds:
         tried = tried.where(allowed, corners[:, :1])
         more = sources.distance(queries, tried).masked_fill(~allowed, float("inf"))
         d, corners = _best(torch.cat([d, more], 1), torch.cat([corners, tried], 1), k)
-    return d, corners
+    return corners
 
 
 def _best(d: Tensor, corners: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -143,3 +151,8 @@ def _best(d: Tensor, corners: Tensor, k: int) -> tuple[Tensor, Tensor]:
     d = d.masked_fill(again, float("inf"))
     d, index = d.topk(min(k, d.shape[1]), dim=1, largest=False)
     return d, corners.gather(1, index)
+
+
+def _has_bf16() -> bool:
+    """True where bfloat16 products are faster than float32 ones."""
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())

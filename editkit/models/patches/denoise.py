@@ -1,0 +1,179 @@
+"""The denoiser for one picture: queries, their nearest sources, the posterior mean, the votes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from editkit.errors import ModelError
+from editkit.models.patches.atlas import Atlas
+from editkit.models.patches.search import Queries, Sources, everything, improve, shortlist
+from editkit.models.patches.votes import Voters
+from editkit.schedule import Level
+
+FLOOR = 0.02
+"""No pixel is trusted to better than this: 8-bit greys about three levels apart are equal."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes and precisions of the `patches` model.
+
+    Args:
+        side: of a patch, odd.
+        most: sources that are compared with every patch; the rest is found through neighbours.
+        exact: up to so many pairs of patches the sum runs over all sources.
+        candidates: sources the sum runs over otherwise, the nearest ones.
+        dense: above so many unknown pixels every second patch in each direction is enough: they still overlap.
+        tau: standard deviation of known pixels as a fraction of sigma_t / alpha_t, while that is large: a known pixel
+            counts for more than a noisy one.
+        tau_lowres: standard deviation of the guiding picture.
+        fade: the precision of an unknown pixel falls by this factor for each pixel of depth in the hole ...
+        decay: ... and the vote of a patch by this one: what is near the known is settled first, and tells the rest.
+        mirror: take mirrored patches too.
+    """
+
+    side: int = 7
+    most: int = 12_000
+    exact: int = 1 << 20
+    candidates: int = 4
+    dense: int = 4000
+    tau: float = 0.3
+    tau_lowres: float = 0.2
+    fade: float = 1.5
+    decay: float = 1.3
+    mirror: bool = False
+
+    def bytes(self, height: int, width: int) -> int:
+        """About what a picture of this size takes: every patch as a row, the keys, the queries and their candidates."""
+        atlas = height * width * (2 if self.mirror else 1)
+        row = 3 * self.side**2 * 4
+        return atlas * row + min(self.most, atlas) * 2 * row + min(height * width, 1 << 16) * 3 * row
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """The model for one picture (3, h, w); `region` (h, w): what is to be estimated, the rest is given back."""
+
+    settings: Settings
+    picture: Tensor
+    region: Tensor
+    atlas: Atlas
+    grid: Tensor
+    corners: Tensor
+    neighbours: Tensor
+    steps: Tensor
+    precision: Tensor
+    voters: Voters
+    spots: Tensor
+
+    @classmethod
+    def of(cls, picture: Tensor, unknown: Tensor | None, settings: Settings) -> Bound:
+        """`unknown` (h, w), bool; None: all is known, and all is estimated."""
+        side = settings.side
+        height, width = picture.shape[-2:]
+        if min(height, width) < side:
+            raise ModelError(
+                f"patches compares squares of {side}x{side} pixels, and the picture is only {width}x{height} here: "
+                "use a larger picture, or another --model"
+            )
+        known = picture.new_ones(height, width, dtype=torch.bool) if unknown is None else ~unknown
+        region = torch.ones_like(known) if unknown is None else unknown
+        pictures, flags = [picture], [known]
+        if settings.mirror:
+            pictures, flags = [picture, picture.flip(-1)], [known, known.flip(-1)]
+        atlas = Atlas.of(pictures, flags, side)
+        if len(atlas.corners) == 0:
+            raise ModelError(
+                f"the mask leaves no known square of {side}x{side} pixels to learn from ({int(region.sum())} of "
+                f"{region.numel()} pixels are masked): use a smaller mask, or another --model"
+            )
+        stride = 2 if int(region.sum()) > settings.dense else 1
+        corners, neighbours, steps = _queries(region, side, atlas.width, stride)
+        depth = torch.zeros_like(picture[0]) if unknown is None else _depth(unknown)
+        depth = F.pad(depth, (0, atlas.width - width)).reshape(-1)
+        confidence = settings.decay ** -depth[corners + atlas.offsets[side * side // 2]]
+        return cls(
+            settings, picture, region, atlas, atlas.some(settings.most), corners, neighbours, steps,
+            settings.fade**-depth, Voters(corners, atlas, stride, confidence),
+            atlas.offsets.view(side, side)[:: side // 2, :: side // 2].reshape(-1),
+        )  # fmt: skip
+
+    def denoise(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Tensor:
+        """E[x | x_t, what is known, lowres], (3, h, w); all three pictures of this size."""
+        if len(self.corners) == 0:
+            return self.picture
+        queries, sources = self._asked(x_t, level, lowres), self._sources(lowres)
+        if len(queries) * len(self.atlas.corners) <= self.settings.exact:
+            patches = everything(queries, sources)
+        else:
+            with torch.no_grad():
+                short = shortlist(queries, sources, 8)
+                best = improve(queries, sources, short, self.settings.candidates, rounds=2)
+            weights = (-0.5 * sources.distance(queries, best)).softmax(dim=-1)
+            patches = torch.einsum("qk,qkic->qic", weights, self.atlas.patches(best))
+        voted = self.voters.mean(patches, level.t, self.picture.shape)
+        return voted.where(self.region, self.picture)
+
+    def _asked(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Queries:
+        """The patches over the region: known pixels clean, the others at the scale of clean pictures."""
+        ratio = level.sigma / max(level.alpha, 1e-3)
+        noisy = max(ratio, FLOOR)
+        tau = max(self.settings.tau * noisy, min(0.1, noisy))
+        flat = self._layout((x_t / max(level.alpha, 1e-3)).where(self.region, self.picture))
+        region = self._layout(self.region[None])[:, 0]
+        weights = torch.where(region, self.precision / noisy**2, 1.0 / tau**2)
+        index = self.corners[:, None] + self.atlas.offsets
+        guide = None if lowres is None else self._layout(lowres)[self.corners[:, None] + self.spots]
+        precision = self.settings.tau_lowres**-2
+        return Queries(flat[index], weights[index], guide, precision, self.neighbours, self.steps)
+
+    def _sources(self, lowres: Tensor | None) -> Sources:
+        atlas = self.atlas
+        guide = None if lowres is None else Atlas(self._layout(lowres), atlas.width, atlas.side, atlas.whole)
+        return Sources(atlas, guide, self.grid, self.spots)
+
+    def _layout(self, image: Tensor) -> Tensor:
+        """A picture of this size (c, h, w) as it lies in the atlas: (pixels, c)."""
+        both = torch.cat([image, image.flip(-1)], dim=-1) if self.settings.mirror else image
+        return both.flatten(1).T.contiguous()
+
+
+def _queries(region: Tensor, side: int, width: int, stride: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Corners (Q,) of the patches that touch the region, every `stride`-th; their neighbours (Q, 8); steps (8,).
+
+    `width` is the atlas's. The last row and column are always among them, so that every pixel is covered.
+    """
+    touching = F.max_pool2d(region[None].float(), side, 1)[0] > 0
+    rows, columns = touching.shape
+    on = [torch.zeros(n, dtype=torch.bool, device=region.device) for n in (rows, columns)]
+    for flags in on:
+        flags[::stride] = True
+        flags[-1] = True
+    at = (touching & on[0][:, None] & on[1][None, :]).nonzero()
+    own = torch.arange(len(at), device=region.device)
+    number = torch.full((rows + 2 * stride, columns + 2 * stride), -1, device=region.device)
+    number[stride + at[:, 0], stride + at[:, 1]] = own
+    neighbours, steps = [], []
+    for dy in (-stride, 0, stride):
+        for dx in (-stride, 0, stride):
+            if dy or dx:
+                found = number[stride + at[:, 0] + dy, stride + at[:, 1] + dx]
+                neighbours.append(torch.where(found < 0, own, found))
+                steps.append(-(dy * width + dx))
+    return at[:, 0] * width + at[:, 1], torch.stack(neighbours, 1), torch.tensor(steps, device=region.device)
+
+
+def _depth(unknown: Tensor) -> Tensor:
+    """Distance of each pixel to the nearest known one, in pixels (chessboard), at most 30."""
+    depth = torch.zeros_like(unknown, dtype=torch.float32)
+    left = unknown.float()[None]
+    for _ in range(30):
+        depth += left[0]
+        left = 1.0 - F.max_pool2d(1.0 - left, 3, 1, 1)
+        if not left.any():
+            break
+    return depth
