@@ -99,7 +99,7 @@ class Bound:
         return cls(
             settings, picture, region, atlas, atlas.some(settings.most), corners, neighbours, steps,
             settings.fade**-depth, Voters(corners, atlas, stride, confidence),
-            atlas.offsets.view(side, side)[:: side // 2, :: side // 2].reshape(-1),
+            _spots(atlas.offsets.view(side, side)),
         )  # fmt: skip
 
     def denoise(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Tensor:
@@ -125,7 +125,7 @@ class Bound:
         tau = max(self.settings.tau * noisy, min(0.1, noisy))
         flat = self._layout((x_t / max(level.alpha, 1e-3)).where(self.region, self.picture))
         region = self._layout(self.region[None])[:, 0]
-        weights = torch.where(region, self.precision / noisy**2, 1.0 / tau**2)
+        weights = torch.where(region, self.precision / noisy**2, 1.0 / tau**2).to(flat.dtype)
         index = self.corners[:, None] + self.atlas.offsets
         guide = None if lowres is None else self._layout(lowres)[self.corners[:, None] + self.spots]
         precision = self.settings.tau_lowres**-2
@@ -177,3 +177,9 @@ def _depth(unknown: Tensor) -> Tensor:
         if not left.any():
             break
     return depth
+
+
+def _spots(offsets: Tensor) -> Tensor:
+    """First, middle and last of each row and column of a patch's `offsets` (side, side)."""
+    step = max(1, len(offsets) // 2)
+    return offsets[::step, ::step].reshape(-1)
