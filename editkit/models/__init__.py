@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prediction
 
 if TYPE_CHECKING:
@@ -35,7 +37,9 @@ PATCHES = ModelInfo("patches", "the picture's own patches", sampler="ddim", step
 
 def embedded() -> tuple[ModelInfo, ...]:
     """The models that come with editkit: nothing is downloaded."""
-    return (PATCHES,)
+    from editkit.models import pocket
+
+    return (PATCHES, describe("pocket")) if (pocket.folder() / "pocket.json").is_file() else (PATCHES,)
 
 
 def describe(name: str, *, offline: bool = False) -> ModelInfo:
@@ -50,7 +54,19 @@ def describe(name: str, *, offline: bool = False) -> ModelInfo:
         return PATCHES
     from editkit.models.folder import describe_folder
 
+    if name == "pocket":
+        return replace(describe_folder(_pocket(), offline=True), name="pocket")
     return describe_folder(name, offline=offline)
+
+
+def _pocket() -> str:
+    """The folder of the embedded network."""
+    from editkit.models import pocket
+
+    path = pocket.folder()
+    if not (path / "pocket.json").is_file():
+        raise ModelError("model pocket did not come with this installation of editkit; use patches")
+    return str(path)
 
 
 def load(info: ModelInfo, device: torch.device, dtype: torch.dtype, *, offline: bool = False) -> Model:
@@ -65,7 +81,8 @@ def load(info: ModelInfo, device: torch.device, dtype: torch.dtype, *, offline: 
         return Patches()
     from editkit.models.folder import load_folder
 
-    return load_folder(info, device, dtype, offline=offline)
+    where = _pocket() if info.name == "pocket" else info.name
+    return load_folder(where, info, device, dtype, offline=offline)
 
 
 def __getattr__(name: str) -> Any:

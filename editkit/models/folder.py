@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from editkit.errors import ModelError
-from editkit.models import latent, pixel, sdxl
+from editkit.models import latent, pixel, pocket, sd3, sdxl
 from editkit.models.base import Model, ModelInfo
 from editkit.models.loading import Layout, find
 
@@ -36,7 +36,7 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: tuple[Family, ...] = (pixel, latent, sdxl)
+FAMILIES: tuple[Family, ...] = (pocket, pixel, latent, sdxl, sd3)
 
 
 def describe_folder(name: str, *, offline: bool = False) -> ModelInfo:
@@ -49,13 +49,15 @@ def describe_folder(name: str, *, offline: bool = False) -> ModelInfo:
     return _family(layout).describe(layout)
 
 
-def load_folder(info: ModelInfo, device: torch.device, dtype: torch.dtype, *, offline: bool = False) -> Model:
-    """The model that `describe_folder` spoke of, its network in `dtype` on `device`.
+def load_folder(
+    name: str, info: ModelInfo, device: torch.device, dtype: torch.dtype, *, offline: bool = False
+) -> Model:
+    """The model called `name` that `describe_folder` spoke of, its network in `dtype` on `device`.
 
     Raises:
         ModelError: weights missing, misshapen, or in a pickle.
     """
-    layout = find(info.name, offline=offline, weights=True)
+    layout = find(name, offline=offline, weights=True)
     return _family(layout).load(layout, info, device, dtype)
 
 

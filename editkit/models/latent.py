@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prediction, PredictionType, Prompt, convert
+from editkit.models.latent_space import LatentSpace, tokens, vae_factor
 from editkit.models.loading import Layout, load_network, load_text_encoder
 from editkit.models.scheduling import clip_range, default_sampler, make_schedule, prediction_type
 from editkit.schedule import Level, Schedule
@@ -20,8 +21,6 @@ from editkit.schedule import Level, Schedule
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-    from editkit.noise import Stream
 
 KNOWN = "Stable Diffusion 1.x/2.x (UNet2DConditionModel, AutoencoderKL, CLIPTextModel)"
 STEPS = {"lcm": 4, "dpm++2m": 25, "dpm++2m-sde": 25, "unipc": 25}
@@ -76,12 +75,7 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     return LatentUNet(info, unet, vae, tokenizer, text_encoder, make_schedule(scheduler), scheduler)
 
 
-def vae_factor(vae: Mapping[str, Any]) -> int:
-    """Pixels a side of one latent value."""
-    return int(2 ** (len(vae.get("block_out_channels", (1, 2, 3, 4))) - 1))
-
-
-class LatentUNet:
+class LatentUNet(LatentSpace):
     """A UNet2DConditionModel behind an AutoencoderKL as a `Model`.
 
     Args:
@@ -90,8 +84,6 @@ class LatentUNet:
         schedule: the table it was trained with.
         scheduler: its configuration: what the output means, and whether x0 is clipped.
     """
-
-    data_std = 1.0
 
     def __init__(
         self,
@@ -103,12 +95,11 @@ class LatentUNet:
         schedule: Schedule,
         scheduler: Mapping[str, Any],
     ) -> None:
-        self.info, self.unet, self.vae, self.schedule = info, unet, vae, schedule
+        super().__init__(vae)
+        self.info, self.unet, self.schedule = info, unet, schedule
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
         self.kind: PredictionType = prediction_type(scheduler)
         self.clip = clip_range(scheduler)
-        self.channels = int(vae.config.latent_channels)
-        self.factor = vae_factor(vae.config)
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
         import torch
@@ -147,15 +138,8 @@ class LatentUNet:
         return None
 
     def _extra(self, cond: Conditioning, x_t: Tensor) -> tuple[Tensor, ...]:
-        """(mask, masked picture) of an inpainting model; nothing known where no plugin says otherwise."""
-        if "mask" not in self.info.takes:
-            return ()
-        batch, _, height, width = x_t.shape
-        mask, known = cond.mask, cond.known
-        if mask is None or known is None:
-            mask = x_t.new_ones(1, 1, height, width)
-            known = self.encode(x_t.new_zeros(1, 3, self.factor * height, self.factor * width))
-        return mask.expand(batch, -1, -1, -1), known.expand(batch, -1, -1, -1)
+        """(mask, masked picture) of an inpainting model."""
+        return self.mask_and_known(cond, x_t) if "mask" in self.info.takes else ()
 
     def _guidance(self, conds: Sequence[Conditioning], batch: int, x_t: Tensor) -> Tensor | None:
         """The embedding of (scale - 1) * 1000 that latent consistency models take (Luo et al. 2023)."""
@@ -177,55 +161,5 @@ class LatentUNet:
         embeds = self.text_encoder(ids["input_ids"].to(self.text_encoder.device), attention_mask=mask)[0]
         return Prompt(embeds), dropped
 
-    def shape(self, height: int, width: int) -> tuple[int, ...]:
-        return (self.channels, height // self.factor, width // self.factor)
-
-    def encode(self, image: Tensor, stream: Stream | None = None) -> Tensor:
-        """A draw from the VAE's posterior, or its mode without a stream, scaled."""
-        posterior = self.vae.encode(image.to(self.vae.dtype)).latent_dist
-        mean = posterior.mean.float()
-        if stream is not None:
-            mean = mean + posterior.std.float() * stream.normal(mean.shape).to(mean.device)
-        shift, scale = self._shift_and_scale(mean)
-        scaled: Tensor = (mean - shift) * scale
-        return scaled
-
-    def _shift_and_scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents for the UNet are (VAE's - shift) * scale; by channel where the VAE says so."""
-        config = self.vae.config
-        scale = like.new_tensor(config.scaling_factor)
-        if getattr(config, "latents_mean", None) is not None and getattr(config, "latents_std", None) is not None:
-            mean, std = (
-                like.new_tensor(values).reshape(1, -1, 1, 1) for values in (config.latents_mean, config.latents_std)
-            )
-            return mean, scale / std
-        return like.new_tensor(getattr(config, "shift_factor", None) or 0.0), scale
-
-    def encode_mask(self, mask: Tensor) -> Tensor:
-        """A latent value is regenerated when any of its pixels is."""
-        import torch.nn.functional as F
-
-        return (F.max_pool2d(mask, self.factor) > 0).to(mask.dtype)
-
-    def decode(self, x0: Tensor) -> Tensor:
-        """Pixels; where the VAE overflows in half precision, once more in float32."""
-        import torch
-
-        shift, scale = self._shift_and_scale(x0)
-        latents = x0 / scale + shift
-        image: Tensor = self.vae.decode(latents.to(self.vae.dtype)).sample.float()
-        if self.vae.dtype != torch.float32 and not bool(torch.isfinite(image.sum())):
-            image = self.vae.float().decode(latents.float()).sample
-        return image
-
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> LatentUNet:
         return self
-
-
-def tokens(tokenizer: Any, text: str) -> tuple[Any, str]:
-    """(`text` padded and cut to the tokenizer's length, what was cut off)."""
-    length = tokenizer.model_max_length
-    whole = tokenizer(text).input_ids
-    cut = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    dropped = tokenizer.decode(whole[length - 1 : -1]).strip() if len(whole) > length else ""
-    return cut, dropped

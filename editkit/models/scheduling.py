@@ -29,7 +29,7 @@ SAMPLERS = {
     "LCMScheduler": "lcm",
     "RePaintScheduler": "ddim",
     "ScoreSdeVeScheduler": "ddpm:variance=large",
-    "FlowMatchEulerDiscreteScheduler": "ddim",
+    "FlowMatchEulerDiscreteScheduler": "euler",
 }
 """Scheduler class -> the default sampler; PNDM and LMS give way to the nearest deterministic one."""
 
@@ -80,6 +80,8 @@ def make_schedule(config: Mapping[str, Any]) -> Schedule:
     match config.get("_class_name"):
         case "ScoreSdeVeScheduler":
             return VE(float(config.get("sigma_min", 0.01)), float(config.get("sigma_max", 1348.0)), rho=0.0)
+        case "FlowMatchEulerDiscreteScheduler" if config.get("use_dynamic_shifting"):
+            raise ModelError("a noise schedule that shifts with the picture's size (use_dynamic_shifting) is not known")
         case "FlowMatchEulerDiscreteScheduler":
             return Flow(float(config.get("shift", 1.0)), float(config.get("num_train_timesteps", 1000)), "linspace")
     from diffusers import DDPMScheduler

@@ -1,7 +1,7 @@
 """Stable Diffusion XL and its refiner (Podell et al. 2023, arXiv:2307.01952): the latent UNet, two text encoders.
 
-The UNet is also told the pooled text and the sizes of the picture: height and width it was trained at, the crop's corner,
-height and width it is to have; the refiner an aesthetic score instead of the last two.
+The UNet is also told the pooled text and the sizes of the picture: height and width it was trained at, the crop's
+corner, height and width it is to have; the refiner an aesthetic score instead of the last two.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prompt
-from editkit.models.latent import LatentUNet, describe_unet, tokens
+from editkit.models.latent import LatentUNet, describe_unet
+from editkit.models.latent_space import tokens
 from editkit.models.loading import Layout, load_network, load_text_encoder
 from editkit.models.scheduling import make_schedule
 from editkit.schedule import Schedule

@@ -1,0 +1,91 @@
+"""What models of latents share, whatever their network: the VAE's space, and text cut to a tokenizer's length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from editkit.models.base import Conditioning
+    from editkit.noise import Stream
+
+
+def vae_factor(vae: Mapping[str, Any]) -> int:
+    """Pixels a side of one latent value."""
+    return int(2 ** (len(vae.get("block_out_channels", (1, 2, 3, 4))) - 1))
+
+
+class LatentSpace:
+    """The parts of `Model` that an AutoencoderKL decides.
+
+    Args:
+        vae: on its device, in its dtype.
+    """
+
+    data_std: float = 1.0
+
+    def __init__(self, vae: Any) -> None:
+        self.vae = vae
+        self.channels = int(vae.config.latent_channels)
+        self.factor = vae_factor(vae.config)
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        return (self.channels, height // self.factor, width // self.factor)
+
+    def encode(self, image: Tensor, stream: Stream | None = None) -> Tensor:
+        """A draw from the VAE's posterior, or its mode without a stream, scaled."""
+        posterior = self.vae.encode(image.to(self.vae.dtype)).latent_dist
+        mean = posterior.mean.float()
+        if stream is not None:
+            mean = mean + posterior.std.float() * stream.normal(mean.shape).to(mean.device)
+        shift, scale = self._shift_and_scale(mean)
+        scaled: Tensor = (mean - shift) * scale
+        return scaled
+
+    def _shift_and_scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents for the UNet are (VAE's - shift) * scale; by channel where the VAE says so."""
+        config = self.vae.config
+        scale = like.new_tensor(config.scaling_factor)
+        if getattr(config, "latents_mean", None) is not None and getattr(config, "latents_std", None) is not None:
+            mean, std = (
+                like.new_tensor(values).reshape(1, -1, 1, 1) for values in (config.latents_mean, config.latents_std)
+            )
+            return mean, scale / std
+        return like.new_tensor(getattr(config, "shift_factor", None) or 0.0), scale
+
+    def encode_mask(self, mask: Tensor) -> Tensor:
+        """A latent value is regenerated when any of its pixels is."""
+        import torch.nn.functional as F
+
+        return (F.max_pool2d(mask, self.factor) > 0).to(mask.dtype)
+
+    def mask_and_known(self, cond: Conditioning, x_t: Tensor) -> tuple[Tensor, Tensor]:
+        """(mask, masked picture) for the batch; where no plugin gives them, everything is to be made."""
+        batch, _, height, width = x_t.shape
+        mask, known = cond.mask, cond.known
+        if mask is None or known is None:
+            mask = x_t.new_ones(1, 1, height, width)
+            known = self.encode(x_t.new_zeros(1, 3, self.factor * height, self.factor * width))
+        return mask.expand(batch, -1, -1, -1), known.expand(batch, -1, -1, -1)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Pixels; where the VAE overflows in half precision, once more in float32."""
+        import torch
+
+        shift, scale = self._shift_and_scale(x0)
+        latents = x0 / scale + shift
+        image: Tensor = self.vae.decode(latents.to(self.vae.dtype)).sample.float()
+        if self.vae.dtype != torch.float32 and not bool(torch.isfinite(image.sum())):
+            image = self.vae.float().decode(latents.float()).sample
+        return image
+
+
+def tokens(tokenizer: Any, text: str, length: int | None = None) -> tuple[Any, str]:
+    """(`text` padded and cut to `length` tokens, by default the tokenizer's; what was cut off)."""
+    length = length or int(tokenizer.model_max_length)
+    whole = tokenizer(text).input_ids
+    cut = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    dropped = tokenizer.decode(whole[length - 1 : -1]).strip() if len(whole) > length else ""
+    return cut, dropped
