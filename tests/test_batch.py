@@ -1,0 +1,388 @@
+"""Whole folders: bad pictures, masks, seeds, kills, full disks. The model is the embedded `patches`, two steps."""
+
+import errno
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from editkit import batch as batching
+from editkit import journal as journals
+from editkit.batch import Work, batch, masked, seeded
+from editkit.chain import Chain
+from editkit.cli import run
+from editkit.errors import PictureError, UsageError
+from editkit.folder import Masks, items, listing
+from editkit.journal import Done, opened
+from editkit.plugins import Guide, Inpaint
+from editkit.workers import processes
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+import batch_kill
+from broken_folder import RECIPE, fill, picture
+from toy_work import copy, dies
+
+CHAIN = Chain.of(Inpaint(mask="box:0,0,7,7")).using(steps=2, seed=5)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """A folder with a recipe to work in."""
+    monkeypatch.chdir(tmp_path)
+    Path("r.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def pictures(folder: str, *names: str) -> None:
+    for k, name in enumerate(names):
+        path = Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(path, k)
+
+
+def states(folder: str) -> list[tuple[str, str]]:
+    lines = Path(folder, journals.NAME).read_text().splitlines()
+    return [(line["state"], line.get("picture", "")) for line in map(json.loads, lines)]
+
+
+class Forked:
+    """A run in a fork of this process: torch is there already, so it starts at once."""
+
+    def __init__(self, words: list[str], said: Path) -> None:
+        self.pid = os.fork()
+        self.code: int | None = None
+        if self.pid == 0:
+            handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(handle, 2)
+            sys.stderr = os.fdopen(2, "w", closefd=False)
+            os._exit(run(words))
+
+    def poll(self) -> int | None:
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code
+
+    def wait(self) -> int:
+        if self.code is None:
+            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.code
+
+
+def test_a_bad_picture_is_named_and_the_rest_goes_on(here, capsys):
+    bad = fill(here / "in", pictures=18, broken=7)
+    assert run(["batch", "r.yaml", "in", "out"]) == 1
+    said = capsys.readouterr().err
+    assert {line.split(": ")[1] for line in said.splitlines() if line.startswith("failed: ")} == bad
+    assert "out: 11 of 18 made, 7 failed" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    for name in sorted(p.name for p in Path("in").iterdir() if p.name not in bad):
+        before, after = (np.asarray(Image.open(Path(folder, name))) for folder in ("in", "out"))
+        kept = np.ones((24, 24), bool)
+        kept[:7, :7] = False
+        assert np.array_equal(before[kept], after[kept])
+        assert not np.array_equal(before[~kept], after[~kept])
+    assert run(["batch", "r.yaml", "in", "out", "--resume", "--json"]) == 1
+    again = json.loads(capsys.readouterr().out)
+    assert (again["made"], again["before"], set(again["failed"])) == (0, 11, bad)
+
+
+def test_killed_at_random_moments_and_resumed_every_result_is_the_same(tmp_path):
+    seed = random.randrange(1000)
+    figures = batch_kill.run(tmp_path, pictures=40, broken=5, kills=4, workers=1, seed=seed, start=Forked)
+    assert figures["wrong"] == [], f"seed {seed}"
+    assert figures["results"] == 35
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks into /proc")
+def test_workers_end_when_their_driver_is_killed():
+    """Else they would hold memory for ever."""
+    script = f"import sys; sys.path[:0] = {[str(Path(__file__).parent)]}; import toy_work; toy_work.drive()"
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    worker = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(worker)
+
+
+def test_a_picture_has_the_same_seed_whatever_else_is_in_the_folder_and_can_be_made_alone(here):
+    pictures("in", "a.png", "b.png", "c.png")
+    pictures("alone", "x.png", "b.png")
+    assert run(["batch", "r.yaml", "in", "out", "--quiet"]) == 0
+    assert run(["batch", "r.yaml", "alone", "out2", "--quiet"]) == 0
+    assert Path("out/b.png").read_bytes() == Path("out2/b.png").read_bytes()
+    lines = [json.loads(line) for line in Path("out", journals.NAME).read_text().splitlines()]
+    seed = next(line["seed"] for line in lines if line.get("picture") == "b.png")
+    assert run(["run", "r.yaml", "in/b.png", "--seed", str(seed), "-o", "alone.png", "--quiet"]) == 0
+    assert np.array_equal(np.asarray(Image.open("alone.png")), np.asarray(Image.open("out/b.png")))
+    assert run(["rerun", "out/b.png", "--picture", "in/b.png", "-o", "again.png"]) == 0
+    assert Path("again.png").read_bytes() == Path("out/b.png").read_bytes()
+
+
+def test_every_stage_gets_a_seed_of_the_run_and_the_name():
+    chain = Chain.of([[Guide()], [Guide()]]).using(seed=3)
+    one, same, other = (seeded(chain, name) for name in ("a.png", "a.png", "b.png"))
+    assert one == same
+    seeds = [stage.options.seed for c in (one, other, seeded(chain.using(seed=4), "a.png")) for stage in c.stages]
+    assert len(set(seeds[:2] + seeds[2:4])) == 4  # the first stage's own seed, 0, and the second's, 3
+    assert seeds[0] != seeds[2]
+
+
+def test_masks_by_pattern_missing_ones_are_named(here, capsys):
+    pictures("in", "a.png", "b.png", "sub/c.png")
+    for name in ("in/a.mask.png", "masks/a.png", "masks/sub/c.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        mask = np.zeros((24, 24), np.uint8)
+        mask[:7, :7] = 255
+        Image.fromarray(mask).save(name)
+    bare = RECIPE.replace('{mask: "box:0,0,7,7"}', "{}")
+    Path("bare.yaml").write_text(bare)
+    assert run(["batch", "bare.yaml", "in", "out"]) == 1  # no word of masks: those beside the pictures
+    said = capsys.readouterr().err
+    assert "failed: b.png: its mask is missing: in/b.mask.png" in said
+    assert "failed: sub/c.png: its mask is missing: in/sub/c.mask.png" in said
+    assert sorted(p.name for p in Path("out").rglob("*.png")) == ["a.png"]
+    assert run(["batch", "r.yaml", "in", "out2", "--masks", "masks"]) == 1
+    assert "failed: b.png: its mask is missing" in capsys.readouterr().err
+    assert sorted(p.relative_to("out2").as_posix() for p in Path("out2").rglob("*.png")) == [
+        "a.mask.png", "a.png", "sub/c.png",
+    ][1:]  # fmt: skip
+    changed = np.asarray(Image.open("out2/a.png")) != np.asarray(Image.open("in/a.png"))
+    assert not changed[7:].any()
+    assert not changed[:, 7:].any()
+
+
+def test_where_masks_are_looked_for(tmp_path):
+    pictures(str(tmp_path), "a.jpg", "sub/b.png", "sub/b_m.png")
+    found = items(listing(tmp_path), tmp_path, tmp_path / "out", Masks("{stem}_m{suffix}"))
+    assert [(i.name, Path(i.mask).name) for i in found] == [("a.jpg", "a_m.jpg"), ("sub/b.png", "b_m.png")]
+    assert {i.mask for i in items(listing(tmp_path), tmp_path, tmp_path, Masks("box:0,0,2,2"))} == {"box:0,0,2,2"}
+    with pytest.raises(UsageError, match=r"\{stam\} is not known; use \{stem\}"):
+        Masks("{stam}.png")
+    with pytest.raises(UsageError, match="is no pattern"):
+        Masks("{stem")
+
+
+def test_results_never_share_a_name(tmp_path):
+    pictures(str(tmp_path), "a.png", "a.jpg", "b.tif", "A2.png")
+    found = listing(tmp_path)
+    assert [i.output for i in items(found, tmp_path, tmp_path)] == ["A2.png", "a.jpg.png", "a.png.png", "b.png"]
+    kept = items(found, tmp_path, tmp_path, ending=None)
+    assert [i.output for i in kept] == ["A2.png", "a.jpg", "a.png", "b.tif"]
+
+
+def test_links_that_lead_back_hidden_files_and_the_output_are_left_out(here, capsys):
+    pictures("in", "a.png", "sub/b.png", ".hidden.png")
+    Path("in/notes.txt").write_text("hello")
+    Path("in/loop").symlink_to("..")
+    Path("in/sub/up").symlink_to(Path("in").resolve())
+    Path("in/away").symlink_to(Path("elsewhere").resolve())
+    pictures("elsewhere", "c.png")
+    for _ in range(2):
+        code = run(["batch", "r.yaml", "in", "in/out", "--force"])
+        assert code == 0
+        said = capsys.readouterr().err
+        assert "notes.txt" in said
+    assert "leads to a folder that is worked on already" in said
+    made = {p.relative_to("in/out").as_posix() for p in Path("in/out").rglob("*.png")}
+    assert {"a.png", "sub/b.png", "away/c.png"} <= made
+    assert not any("out/" in name or "hidden" in name for name in made)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["in", "in"], "are the same folder"),
+        (["in", "link"], "are the same folder"),
+        (["in/deep", "in"], "lies inside of"),
+        (["nowhere", "out"], "is no folder"),
+        (["in/a.png", "out"], "is no folder"),
+        (["in", "in/a.png"], "is no folder"),
+        (["loop", "out"], "is no folder"),
+        (["empty", "out"], "holds no pictures"),
+        (["in", "out", "--masks", "nowhere"], "--masks nowhere: is no folder"),
+        (["in", "out", "--workers", "0"], "--workers: must be 1"),
+        (["in", "out", "--format", "gif"], "--format: must be keep or one of"),
+        (["in", "out", "--resume", "--force"], "give one of them"),
+        (["in", "done"], "--resume goes on with it"),
+        (["in", "done", "--resume", "--seed", "9"], "another recipe or other options"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_is_written(here, capsys, words, said):
+    pictures("in", "a.png")
+    for folder in ("in/deep", "empty"):
+        Path(folder).mkdir()
+    Path("link").symlink_to("in")
+    Path("loop").symlink_to("loop")
+    assert run(["batch", "r.yaml", "in", "done", "--quiet"]) == 0
+    before = {p: p.read_bytes() for p in here.rglob("*") if not p.is_symlink() and p.is_file()}
+    capsys.readouterr()
+    assert run(["batch", "r.yaml", *words]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert {p: p.read_bytes() for p in here.rglob("*") if not p.is_symlink() and p.is_file()} == before
+
+
+def test_masks_for_a_recipe_that_takes_none(here, capsys):
+    pictures("in", "a.png")
+    Path("g.yaml").write_text("editkit: 1\nstages: [{plugins: [guide]}]\n")
+    assert run(["batch", "g.yaml", "in", "out", "--mask", "{stem}.mask.png"]) == 2
+    assert "no plugin of the recipe takes one" in capsys.readouterr().err
+    with pytest.raises(UsageError):
+        masked(Chain.of(Guide()), "m.png")
+
+
+def test_a_result_that_was_there_before_is_not_touched_without_force(here, capsys):
+    pictures("in", "a.png", "b.png")
+    pictures("out", "a.png")
+    old = Path("out/a.png").read_bytes()
+    assert run(["batch", "r.yaml", "in", "out"]) == 1
+    assert "out/a.png: exists already and is not of this run" in capsys.readouterr().err
+    assert Path("out/a.png").read_bytes() == old
+    assert run(["batch", "r.yaml", "in", "out", "--force", "--quiet"]) == 0
+    assert Path("out/a.png").read_bytes() != old
+
+
+def test_a_full_disk_stops_the_run_and_it_can_go_on(here, capsys, monkeypatch):
+    pictures("in", "a.png", "b.png", "c.png")
+    real, calls = os.fsync, []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) == 4:  # the journal's first line, then for each picture its part and its line
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert run(["batch", "r.yaml", "in", "out"]) == 1
+    said = capsys.readouterr().err
+    assert "No space left on device); 1 pictures are done: mend that and give --resume" in said
+    assert [p.name for p in Path("out").rglob("*") if p.is_file() and p.name != journals.NAME] == ["a.png"]
+    monkeypatch.setattr(os, "fsync", real)
+    assert run(["batch", "r.yaml", "in", "out", "--resume", "--quiet"]) == 0
+    assert states("out") == [("run", ""), ("done", "a.png"), ("done", "b.png"), ("done", "c.png")]
+
+
+def test_a_full_disk_in_the_journal_itself_leaves_no_half_line(here, monkeypatch):
+    pictures("in", "a.png")
+    real = os.write
+
+    def short(handle, data):
+        if b'"done"' in data:
+            return real(handle, data[:10])
+        return real(handle, data)
+
+    monkeypatch.setattr(os, "write", short)
+    with pytest.raises(PictureError, match="No space left"):
+        batch(CHAIN, Path("in"), Path("out"))
+    assert states("out") == [("run", "")]
+    assert not list(Path("out").glob("*.png"))
+
+
+def test_one_item_that_cannot_be_written_does_not_stop_the_rest(here, capsys):
+    pictures("in", "a.png", "b.png")
+    Path("out/a.png").mkdir(parents=True)
+    assert run(["batch", "r.yaml", "in", "out", "--force"]) == 1
+    assert "failed: a.png: out/a.png: is a folder" in capsys.readouterr().err
+    assert Path("out/b.png").exists()
+
+
+def test_a_line_that_a_kill_tore_is_cut_off_and_a_part_without_its_line_is_made_again(here):
+    pictures("in", "a.png", "b.png")
+    assert run(["batch", "r.yaml", "in", "out", "--quiet"]) == 0
+    expected = {p.name: p.read_bytes() for p in Path("out").glob("*.png")}
+    path = Path("out", journals.NAME)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2]) + lines[2][:20])
+    Path("out/b.png").unlink()
+    part = Path("out", journals.PARTS)
+    part.mkdir()
+    (part / "0123.part").write_bytes(b"half")
+    assert run(["batch", "r.yaml", "in", "out", "--resume", "--quiet"]) == 0
+    assert {p.name: p.read_bytes() for p in Path("out").glob("*.png")} == expected
+    assert states("out") == [("run", ""), ("done", "a.png"), ("done", "b.png")]
+    assert not part.exists()
+
+
+def test_killed_between_the_line_and_the_new_name_the_part_takes_its_place(here, monkeypatch):
+    target = Path("out/a.png")
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt), opened(Path("out"), {}) as journal:
+            journal.commit(Done("a.png", "a.png", 0, "", 0), b"whole", target)
+    assert not target.exists()
+    with opened(Path("out"), {}, resume=True) as journal:
+        assert journal.settle("a.png")
+    assert target.read_bytes() == b"whole"
+
+
+def test_a_damaged_journal_and_a_second_run_in_the_same_folder_are_refused(here):
+    with opened(Path("out"), {}), pytest.raises(UsageError, match="another batch is at work"):
+        opened(Path("out"), {}, resume=True).__enter__()
+    Path("out", journals.NAME).write_text("{}\n")
+    with pytest.raises(Exception, match="line 1 is damaged"):
+        opened(Path("out"), {}, resume=True).__enter__()
+
+
+def test_interrupted_the_run_says_how_to_go_on(here, capsys, monkeypatch):
+    pictures("in", "a.png", "b.png")
+    real = Work.__call__
+
+    def interrupted(self, item):
+        if item.name == "b.png":
+            raise KeyboardInterrupt
+        return real(self, item)
+
+    monkeypatch.setattr(batching.Work, "__call__", interrupted)
+    assert run(["batch", "r.yaml", "in", "out"]) == 130
+    assert "1 results are written and whole, --resume goes on" in capsys.readouterr().err
+
+
+def test_a_worker_that_dies_takes_one_picture_with_it(tmp_path):
+    pictures(str(tmp_path), "a.png", "b.png", "c.png", "d.png")
+    todo = items(listing(tmp_path), tmp_path, tmp_path / "out")
+    results = {result.item.name: result for result in processes(2)(dies, todo)}
+    assert sorted(results) == ["a.png", "b.png", "c.png", "d.png"]
+    assert [name for name, result in results.items() if result.error] == ["b.png"]
+    assert "its process ended" in results["b.png"].error
+
+
+def test_an_engine_of_ones_own_in_any_order_and_work_that_raises_nothing(tmp_path):
+    pictures(str(tmp_path / "in"), "a.png", "b.png")
+    todo = items(listing(tmp_path / "in"), tmp_path / "in", tmp_path / "out")
+
+    def backwards(function, work):
+        for item in reversed(work):
+            yield function(item)
+
+    with opened(tmp_path / "out", {}) as journal:
+        summary = batching.run(copy, todo, journal, backwards)
+    assert (summary.made, summary.failed) == (2, {})
+    assert states(str(tmp_path / "out"))[1:] == [("done", "b.png"), ("done", "a.png")]
+    broken = Work(CHAIN)(replace(todo[0], target="a.nonsense"))
+    assert "nonsense" in broken.error
