@@ -19,7 +19,9 @@ class Options(BaseModel):
     negative: str | None = Field(None, description="What it should not show.")
     guidance_scale: float | None = Field(None, ge=0.0, description="Strength of classifier-free guidance.")
     steps: int | None = Field(None, ge=1, le=10_000, description="Noise levels of the process; default: the model's.")
-    sampler: str | None = Field(None, description="ddpm, ddim, heun, dpm++2m; with parameters as ddim:eta=1.")
+    sampler: str | None = Field(
+        None, description="ddpm, ddim, euler, heun, dpm++2m, unipc, lcm ...; with parameters as ddim:eta=1."
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Same seed, same machine: the same bytes.")
     device: str = Field("auto", description="cpu, cuda, mps; auto: the fastest there is.")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="Number format of the network.")

@@ -223,6 +223,7 @@ def load_text_encoder(
         ModelError: a class that is not known, files that cannot be read, weights missing or in a pickle.
     """
     import transformers
+    from transformers.utils import logging
 
     _, variant = weight_files(layout, encoder)
     named = layout.config(encoder).get("architectures") or ["CLIPTextModel"]
@@ -230,6 +231,8 @@ def load_text_encoder(
     if kind is None or not str(named[0]).startswith(("CLIPText", "T5Encoder")):
         raise ModelError(f"model {layout.name}: {encoder} is a {named[0]}; known are CLIP and T5 text encoders")
     listed = layout.index.get(tokenizer) or ["transformers", "CLIPTokenizer"]
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # the command line has its own; transformers' would be in the way of --json
     try:
         words = getattr(transformers, str(listed[1])).from_pretrained(layout.path / tokenizer, local_files_only=True)
         network, report = kind.from_pretrained(
@@ -238,6 +241,9 @@ def load_text_encoder(
         )  # fmt: skip
     except (OSError, ValueError, RuntimeError, AttributeError, TypeError) as error:
         raise ModelError(f"model {layout.name}: {tokenizer} or {encoder} cannot be loaded: {_first(error)}") from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(f"model {layout.name}: {encoder} lacks {len(missing)} tensors, the first is {missing[0]}")
