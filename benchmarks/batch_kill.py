@@ -133,7 +133,7 @@ def run(
     return {
         "pictures": pictures, "broken": broken, "results": len(results(broken_off)), "named": len(named & bad),
         "kills": kills, "done_at_kill": at, "workers": workers, "seconds_uninterrupted": round(seconds, 1),
-        "exit_code": code, "made_twice": len(twice), "wrong": wrong,
+        "exit_code": code, "made_twice": len(twice), "wrong": wrong[:20],
     }  # fmt: skip
 
 

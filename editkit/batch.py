@@ -20,12 +20,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit.chain import Chain, Stage
+from editkit.chain import Chain, Stage, arrange
 from editkit.errors import EditkitError, PictureError, RecipeError, UsageError
 from editkit.folder import PICTURES, Item, Listing, Masks, check_folders, items, listing
 from editkit.journal import Done, Failed, Journal, opened
 from editkit.params import params
 from editkit.plugin import Notify, Plugin, silent
+from editkit.samplers import make_sampler
 from editkit.shapes import is_words
 from editkit.workers import Engine, Result, serial
 
@@ -167,7 +168,8 @@ def batch(
         notify: is told what was left out.
 
     Raises:
-        UsageError: folders, masks or journal that do not go together; nothing was written.
+        UsageError: plugins, folders, masks or journal that do not go together; nothing was written.
+        ModelError: there is no such model.
         PictureError: the folder cannot be written to.
     """
     check_folders(source, target)
@@ -175,6 +177,7 @@ def batch(
         masks = Masks()
     if masks is not None:
         masked(chain, "")
+    _settle(chain)
     found = listing(source, leave_out=target)
     _tell(found, source, notify)
     work = Work(chain, provenance)
@@ -190,6 +193,16 @@ def batch(
         if watch is not None:
             watch(Result(Item(name, "", "", ""), error=error))
     return summary
+
+
+def _settle(chain: Chain) -> None:
+    """Find once what would be wrong with every picture: plugins in conflict, no such model or sampler."""
+    from editkit.models import describe
+
+    for stage in chain.inherited().stages:
+        info = describe(stage.options.model, offline=stage.options.offline)
+        arrange(stage, info, has_picture=True)
+        make_sampler(stage.options.sampler or info.sampler)
 
 
 def _tell(found: Listing, source: Path, notify: Notify) -> None:

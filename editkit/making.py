@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from editkit.chain import Chain
-from editkit.images import Picture, largest
+from editkit.images import Picture
 from editkit.plugin import Notify, silent
 from editkit.shapes import Mask
 
@@ -62,22 +62,11 @@ class Made:
 
         None where everything could change, or the result has another size.
         """
-        mask = self.changeable
-        if mask is None or self.source.pixels.shape != self.picture.pixels.shape or self.source_depth != self.depth:
+        mask, before, after = self.changeable, self.source.pixels, self.picture.pixels
+        if mask is None or before.shape != after.shape or before.dtype != after.dtype:
             return None
         kept = mask == 0
-        difference = self.source.pixels[kept].astype(np.int32) - self.picture.pixels[kept]
-        return int(np.abs(difference).max(initial=0))
-
-    @property
-    def depth(self) -> int:
-        """255 or 65,535."""
-        return largest(self.picture.pixels.dtype)
-
-    @property
-    def source_depth(self) -> int:
-        """255 or 65,535."""
-        return largest(self.source.pixels.dtype)
+        return int(np.abs(before[kept].astype(np.int32) - after[kept]).max(initial=0))
 
     def provenance(self, name: str | Path | None, base: Path) -> Provenance:
         """How it came about. `name`: of the file that was edited; paths are written relative to `base`."""

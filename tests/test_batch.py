@@ -220,6 +220,7 @@ def test_links_that_lead_back_hidden_files_and_the_output_are_left_out(here, cap
         (["in", "in/a.png"], "is no folder"),
         (["loop", "out"], "is no folder"),
         (["empty", "out"], "holds no pictures"),
+        (["in", "out", "--sampler", "none"], "no sampler is called"),
         (["in", "out", "--masks", "nowhere"], "--masks nowhere: is no folder"),
         (["in", "out", "--workers", "0"], "--workers: must be 1"),
         (["in", "out", "--format", "gif"], "--format: must be keep or one of"),
@@ -242,6 +243,17 @@ def test_mistakes_are_one_line_and_nothing_is_written(here, capsys, words, said)
     assert said in err
     assert len(err.strip().splitlines()) == 1
     assert {p: p.read_bytes() for p in here.rglob("*") if not p.is_symlink() and p.is_file()} == before
+
+
+def test_what_is_wrong_for_every_picture_is_said_once(here, capsys):
+    pictures("in", "a.png", "b.png")
+    Path("twice.yaml").write_text(RECIPE.replace("    options", "      - inpaint: {mask: m.png}\n    options"))
+    assert run(["batch", "twice.yaml", "in", "out"]) == 2
+    assert run(["batch", "r.yaml", "in", "out", "--model", "nowhere"]) == 1
+    conflict, missing = capsys.readouterr().err.strip().splitlines()
+    assert "inpaint and inpaint both set the mask" in conflict
+    assert "'nowhere' was not found" in missing
+    assert not Path("out").exists()
 
 
 def test_masks_for_a_recipe_that_takes_none(here, capsys):
