@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -398,3 +399,11 @@ def test_an_engine_of_ones_own_in_any_order_and_work_that_raises_nothing(tmp_pat
     assert states(str(tmp_path / "out"))[1:] == [("done", "b.png"), ("done", "a.png")]
     broken = Work(CHAIN)(replace(todo[0], target="a.nonsense"))
     assert "nonsense" in broken.error
+
+
+def test_work_can_be_sent_to_another_process_and_gives_the_same_there(tmp_path):
+    pictures(str(tmp_path), "a.png")
+    (item,) = items(listing(tmp_path), tmp_path, tmp_path / "out")
+    work = Work(CHAIN)
+    assert pickle.loads(pickle.dumps(work)) == work
+    assert pickle.loads(pickle.dumps(work))(item).data == work(item).data != b""
