@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 CONTEXT = 2.2
 """The side of the crop, in sides of the mask's box."""
 
+LEAST = 96
+"""The least side of a crop for a model whose prior is the picture: it must see something to learn from."""
+
+HIDDEN = 0.75
+"""A pixel of a smaller picture is unknown when more than this share of it is."""
+
 FACTOR = 1.6
 """Each pass is so many times as large as the one before."""
 
@@ -95,7 +101,11 @@ def frame(picture: Picture, info: ModelInfo, options: Options, from_noise: bool)
     steps = options.steps or info.steps
     whole = Box(0, 0, picture.width, picture.height)
     cropped = options.canvas == "crop" or (options.canvas == "auto" and (info.window or info.own_picture))
-    box = whole if picture.mask is None or not cropped else around(picture.mask, CONTEXT, info.window or 0)
+    box = (
+        whole
+        if picture.mask is None or not cropped
+        else around(picture.mask, CONTEXT, LEAST if info.own_picture else info.window or 0)
+    )
     if info.own_picture and from_noise:
         inside = None if picture.mask is None else picture.mask[box.top : box.bottom, box.left : box.right] > 0
         return Frame(box, ladder(box, steps, info.steps, inside), info.multiple)
@@ -142,7 +152,7 @@ def ladder(box: Box, steps: int, usual: int, hole: np.ndarray | None = None) -> 
         scale = size / side
         height, width = max(PATCH, round(box.height * scale)), max(PATCH, round(box.width * scale))
         if hole is not None and not (passes and passes[-1].steps > 1) and size != sizes[-1]:
-            unknown = coverage(hole, height, width) > 0.5
+            unknown = coverage(hole, height, width) > HIDDEN
             if not unknown.any():
                 passes = [Pass(height, width, 1)]
                 continue
@@ -228,14 +238,14 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
 def shrink(image: Tensor, mask: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """A picture and its mask at a smaller size, from known pixels only: nothing of what is masked leaks.
 
-    A pixel is the mean of the known ones within it, and is known itself if at least half of it is.
+    A pixel is the mean of the known ones within it, and is unknown if more than `HIDDEN` of it is.
     """
     import torch.nn.functional as F
 
     known = (mask == 0).to(image.dtype)
     share = F.interpolate(known, (height, width), mode="area")
     mean = F.interpolate(image * known, (height, width), mode="area") / share.clamp(min=1e-6)
-    return mean, (share < 0.5).to(mask.dtype)
+    return mean, (share < 1.0 - HIDDEN).to(mask.dtype)
 
 
 def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:

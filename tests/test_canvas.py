@@ -1,0 +1,136 @@
+"""Boxes, ladders and shrinking: integers that must hold for every picture and mask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import editkit
+from editkit.canvas import COARSEST, HIDDEN, Box, around, coverage, ladder, resize_mask, shrink
+from editkit.models import Gaussian
+from editkit_plugins.inpaint import Inpaint
+
+sides = st.integers(8, 700)
+
+
+@st.composite
+def masks(draw):
+    """A picture's size and a mask with at least one pixel."""
+    height, width = draw(sides), draw(sides)
+    top, left = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
+    bottom, right = draw(st.integers(top + 1, height)), draw(st.integers(left + 1, width))
+    mask = np.zeros((height, width), bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+@given(masks(), st.floats(1.0, 4.0), st.integers(0, 300))
+@settings(max_examples=60)
+def test_the_box_contains_the_mask_and_lies_inside_the_picture(mask, context, least):
+    box = around(mask, context, least)
+    height, width = mask.shape
+    assert 0 <= box.left < box.right <= width
+    assert 0 <= box.top < box.bottom <= height
+    outside = mask.copy()
+    outside[box.top : box.bottom, box.left : box.right] = False
+    assert not outside.any()
+    assert box.width >= min(least, width)
+    assert box.height >= min(least, height)
+
+
+@given(masks(), st.integers(1, 100))
+@settings(max_examples=60)
+def test_a_ladder_rises_to_the_box(mask, steps):
+    height, width = mask.shape
+    passes = ladder(Box(0, 0, width, height), steps, 22, mask)
+    assert (passes[-1].height, passes[-1].width) == (max(7, height), max(7, width))
+    for low, high in zip(passes, passes[1:], strict=False):
+        assert low.height <= high.height
+        assert low.width <= high.width
+        assert max(low.height, low.width) < max(high.height, high.width)
+    # The first pass has nothing to start from; every other one keeps the structure of the one before.
+    assert passes[0].strength == 1.0
+    assert all(p.strength < 1.0 for p in passes[1:])
+    assert all(p.plan().moves for p in passes)
+
+
+def test_the_first_pass_depends_on_the_width_of_the_hole():
+    """A stroke that vanishes when it is made small starts from the mean of what is around it, a blob from noise."""
+    box = Box(0, 0, 400, 300)
+    stroke, blob = np.zeros((300, 400), bool), np.zeros((300, 400), bool)
+    stroke[100:110, 50:350] = True
+    blob[50:200, 100:300] = True
+    thin, thick = ladder(box, 22, 22, stroke), ladder(box, 22, 22, blob)
+    assert thin[0].steps == 1
+    assert thin[0].width >= thick[0].width >= COARSEST
+    assert thick[0].steps > 1
+    assert not (coverage(stroke, thin[0].height, thin[0].width) > HIDDEN).any()
+    assert (coverage(stroke, thin[1].height, thin[1].width) > HIDDEN).any()
+
+
+@given(masks(), st.data())
+@settings(max_examples=40)
+def test_coverage_is_the_mean_over_each_new_pixel(mask, data):
+    """The same cells as torch's adaptive mean, without torch: a plan is made before it is imported."""
+    height = data.draw(st.integers(1, mask.shape[0]))
+    width = data.draw(st.integers(1, mask.shape[1]))
+    expected = F.adaptive_avg_pool2d(torch.from_numpy(mask)[None, None].double(), (height, width))[0, 0]
+    assert np.allclose(coverage(mask, height, width), expected.numpy())
+
+
+def test_shrinking_looks_at_known_pixels_only():
+    image = torch.rand(1, 3, 40, 50) * 2 - 1
+    mask = torch.zeros(1, 1, 40, 50)
+    mask[..., 10:25, 12:30] = 1.0
+    painted = torch.where(mask > 0, torch.ones_like(image), image)
+    for size in ((20, 25), (13, 17)):
+        small, small_mask = shrink(image, mask, *size)
+        other, _ = shrink(painted, mask, *size)
+        assert torch.equal(small, other)
+        hard = (coverage(mask[0, 0].numpy() > 0, *size) > HIDDEN).astype(np.float32)
+        assert np.array_equal(small_mask[0, 0].numpy(), hard)
+        assert small.abs().max() <= 1.0
+
+
+def test_a_shrunken_mask_covers_every_masked_pixel():
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 5, 40] = 1.0
+    assert resize_mask(mask, 8, 8)[0, 0].nonzero().tolist() == [[0, 5]]
+
+
+@pytest.mark.parametrize(
+    "region", [(0, 0, 6, 6), (20, 20, 21, 21), (0, 0, 40, 12), (5, 5, 30, 30)], ids=["corner", "pixel", "side", "large"]
+)
+def test_known_pixels_come_back_bit_for_bit_wherever_the_hole_lies(region):
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (40, 44, 3), dtype=np.uint8)
+    mask = np.zeros((40, 44), np.uint8)
+    top, left, bottom, right = region
+    mask[top:bottom, left:right] = 255
+    made = editkit.edit(pixels, Inpaint(mask=mask), model="patches", steps=4).pixels
+    assert (made[mask == 0] == pixels[mask == 0]).all()
+
+
+def test_two_holes_far_apart_are_both_filled():
+    pixels = np.full((60, 200, 3), 90, np.uint8)
+    mask = np.zeros((60, 200), np.uint8)
+    mask[20:30, 10:20] = mask[20:30, 180:190] = 255
+    hidden = pixels.copy()
+    hidden[mask > 0] = 255
+    made = editkit.edit(hidden, Inpaint(mask=mask), model="patches", steps=8).pixels
+    assert np.abs(made.astype(int) - 90).max() <= 2
+
+
+def test_models_without_a_window_work_in_one_pass():
+    from editkit.canvas import frame
+    from editkit.images import Picture
+    from editkit.options import Options
+
+    picture = Picture(np.zeros((30, 40, 3), np.uint8))
+    spot = frame(picture, Gaussian(torch.zeros(3), torch.eye(3)).info, Options(), True)
+    assert spot.box == Box(0, 0, 40, 30)
+    assert len(spot.passes) == 1
