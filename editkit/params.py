@@ -7,6 +7,7 @@ and in recipes; in Python also an array, a PIL image or a `Picture`.
 from __future__ import annotations
 
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -18,9 +19,10 @@ from pydantic.fields import FieldInfo
 
 @dataclass(frozen=True)
 class Metavar:
-    """How a parameter's value is called in help texts."""
+    """How a parameter's value is called in help texts; `words` says which values of a picture's field are no paths."""
 
     name: str
+    words: Callable[[str], bool] | None = None
 
 
 @dataclass(frozen=True)

@@ -244,7 +244,10 @@ def _is_path(plugin: type[Plugin], key: str, value: object) -> bool:
     """Whether `value` is a path of a picture or mask (not words such as box:..., not standard input)."""
     from editkit.shapes import is_words
 
-    return isinstance(value, str) and _marked(plugin, key, Metavar) and value != "-" and not is_words(value)
+    if not isinstance(value, str) or not _marked(plugin, key, Metavar) or value == "-" or is_words(value):
+        return False
+    markers = [m for m in plugin.model_fields[key].metadata if isinstance(m, Metavar)]
+    return not any(m.words is not None and m.words(value) for m in markers)
 
 
 def _absolute(plugin: type[Plugin], key: str, value: Any, base: Path | None) -> Any:

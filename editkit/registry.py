@@ -6,15 +6,15 @@ reason and stops nobody else.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 
-from editkit.errors import PluginError, UsageError
+from editkit.entries import Group
+from editkit.errors import PluginError
 from editkit.options import Options
 from editkit.plugin import API, Plugin
 
 GROUP = "editkit.plugins"
+PLUGINS = Group(GROUP, "plugin", "editkit plugins")
 
 RESERVED = frozenset(Options.model_fields) | {
     "output", "force", "save_recipe", "provenance", "preview", "trace", "compare", "candidates", "quiet", "json",
@@ -35,7 +35,7 @@ class Listed:
 
 def names() -> list[str]:
     """The names of all installed plugins, sorted; read from metadata alone."""
-    return sorted({point.name for point in entry_points(group=GROUP)})
+    return PLUGINS.names()
 
 
 def load(name: str) -> type[Plugin]:
@@ -45,27 +45,14 @@ def load(name: str) -> type[Plugin]:
         UsageError: there is none (the nearest is named).
         PluginError: two distributions have one of that name, it does not import, or it breaks the protocol.
     """
-    points = _distinct(name)
-    if not points:
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean {near[0]}?" if near else "editkit plugins lists what is installed"
-        raise UsageError(f"no plugin is called {name!r}; {hint}")
-    if len(points) > 1:
-        owners = " and ".join(sorted(_owner(point) for point in points))
-        raise PluginError(f"plugin {name}: {owners} both have one of that name; uninstall one of them")
-    try:
-        declaration = points[0].load()
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise PluginError(f"plugin {name} (from {_owner(points[0])}) does not import: {reason}") from error
-    return check(declaration, name)
+    return check(PLUGINS.load(name), name)
 
 
 def listed() -> list[Listed]:
     """Every installed plugin, the broken ones with their reason."""
     rows = []
     for name in names():
-        owner = " and ".join(sorted(_owner(point) for point in _distinct(name)))
+        owner = PLUGINS.owner(name)
         try:
             rows.append(Listed(name, owner, load(name)))
         except PluginError as error:
@@ -94,16 +81,3 @@ def check(declaration: object, name: str) -> type[Plugin]:
     for taken in sorted(own & (RESERVED | set(dir(Plugin)))):
         raise PluginError(f"plugin {name}: a parameter may not be called {taken!r}, that name belongs to every edit")
     return declaration
-
-
-def _distinct(name: str) -> list[EntryPoint]:
-    """The entry points called `name`; one distribution seen twice on the path counts once."""
-    found: dict[tuple[str, str], EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        if point.name == name:
-            found.setdefault((_owner(point), point.value), point)
-    return list(found.values())
-
-
-def _owner(point: EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else "an unnamed distribution"

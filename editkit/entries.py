@@ -1,0 +1,69 @@
+"""Entry points of one group, built in and strangers' alike.
+
+Listing names imports nothing. Loading imports one object. Two distributions with one name are an error that names both.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+
+from editkit.errors import PluginError, UsageError
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is registered under one name.
+
+    Args:
+        name: the group of entry points, as `editkit.plugins`.
+        kind: what one of them is called in messages, as "plugin".
+        listing: the command that lists them.
+    """
+
+    name: str
+    kind: str
+    listing: str
+
+    def names(self) -> list[str]:
+        """Sorted; read from metadata alone."""
+        return sorted({point.name for point in entry_points(group=self.name)})
+
+    def load(self, name: str) -> object:
+        """What the entry point called `name` points to.
+
+        Raises:
+            UsageError: there is none (the nearest is named).
+            PluginError: two distributions have one of that name, or it does not import.
+        """
+        points = self._distinct(name)
+        if not points:
+            near = difflib.get_close_matches(name, self.names(), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"{self.listing} lists what is installed"
+            raise UsageError(f"no {self.kind} is called {name!r}; {hint}")
+        if len(points) > 1:
+            owners = self.owner(name)
+            raise PluginError(f"{self.kind} {name}: {owners} both have one of that name; uninstall one of them")
+        try:
+            loaded: object = points[0].load()
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise PluginError(f"{self.kind} {name} (from {_owner(points[0])}) does not import: {reason}") from error
+        return loaded
+
+    def owner(self, name: str) -> str:
+        """The distribution that brings `name`; several are joined by "and"."""
+        return " and ".join(sorted(_owner(point) for point in self._distinct(name)))
+
+    def _distinct(self, name: str) -> list[EntryPoint]:
+        """The entry points called `name`; one distribution seen twice on the path counts once."""
+        found: dict[tuple[str, str], EntryPoint] = {}
+        for point in entry_points(group=self.name):
+            if point.name == name:
+                found.setdefault((_owner(point), point.value), point)
+        return list(found.values())
+
+
+def _owner(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "an unnamed distribution"
