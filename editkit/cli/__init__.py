@@ -117,6 +117,7 @@ def commands() -> dict[str, Callable[[], Command]]:
         "models": models,
         "train": typer_app("train"),
         "mask": typer_app("mask"),
+        "hint": typer_app("hint"),
         "show": typer_app("show"),
         "strip": typer_app("strip"),
         "rerun": typer_app("rerun"),

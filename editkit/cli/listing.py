@@ -24,6 +24,7 @@ COMMANDS = (
     ("new-plugin", "write the package of a new plugin"),
     ("models", "the models there are, and what each can take"),
     ("mask", "make a mask: boxes, ellipses, polygons, colours"),
+    ("hint", "what a ControlNet will see of a picture: edges, lines, depth; --list shows the detectors"),
     ("rerun", "make a picture again from what it carries"),
     ("show", "how a picture was made"),
     ("strip", "remove that from a picture"),

@@ -1,0 +1,82 @@
+"""`editkit hint`: what a ControlNet will see of a picture, as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from editkit.errors import UsageError
+
+app = typer.Typer(add_completion=False)
+
+
+def _list(wanted: bool) -> None:
+    """Show the installed detectors and leave."""
+    if not wanted:
+        return
+    import inspect
+
+    from rich.markup import escape
+    from rich.table import Table
+
+    from editkit import hints
+    from editkit.cli.console import out
+
+    table = Table("hint", "parameters", "from", "", box=None, pad_edge=False)
+    for row in hints.listed():
+        if row.detector is None:
+            table.add_row(row.name, "", row.distribution, escape(f"BROKEN: {row.broken}"))
+            continue
+        summary = (inspect.getdoc(row.detector) or "").split("\n", 1)[0]
+        table.add_row(row.name, ", ".join(row.detector.model_fields), row.distribution, escape(summary))
+    out().print(table)
+    raise typer.Exit
+
+
+@app.command()
+def hint(
+    picture: Annotated[str, typer.Argument(help="The photograph; - is standard input.")],
+    control: Annotated[
+        str, typer.Option(help="A detector, as canny or canny:low=50,high=150.", metavar="NAME[:PARAMETER=VALUE,...]")
+    ],
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Default: PICTURE's name with .NAME.png; - is standard output.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no socket, not even for missing weights.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Show the installed detectors.", callback=_list, is_eager=True)
+    ] = False,
+) -> None:
+    """Show what a detector sees in PICTURE: the hint that `controlnet --control NAME` gives to its network.
+
+    The hint is as large as the picture. A file like it can be given to --control instead of a detector's name.
+    """
+    from editkit import hints
+    from editkit.cli.console import say
+    from editkit.images import Picture
+    from editkit.writing import check_output
+
+    detector = hints.make(control)
+    target = _target(picture, detector.name, output)
+    check_output(target, force=force)
+    photo = Picture.read(picture)
+    for notice in photo.meta.notices:
+        say(notice)
+    made = hints.detect(detector, photo.pixels, offline=offline)
+    if hints.empty(made):
+        say(f"the hint is empty: {detector.name} found nothing in {picture}")
+    for notice in Picture(made).write(target, force=force).notices:
+        say(notice)
+    where = "standard output" if target == "-" else target
+    say(f"wrote {where} · {detector.name} · {photo.width}x{photo.height}")
+
+
+def _target(picture: str, name: str, output: str | None) -> str:
+    if output is not None:
+        return output
+    if picture == "-":
+        raise UsageError("a picture from standard input has no name; say with -o where the hint goes")
+    return str(Path(picture).with_name(f"{Path(picture).stem}.{name}.png"))
