@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from editkit import registry
+from editkit import hints, registry
 from editkit.options import Options
 from editkit.params import Param, params
 from editkit.samplers import SAMPLERS
@@ -26,8 +26,19 @@ def reference() -> str:
         parts += [f"### {name}\n", (inspect.getdoc(plugin) or "") + "\n", table(params(plugin))]
     parts += ["## Options of the run\n", "On every edit command; inherited by the stages after it.\n"]
     parts += [table(params(Options))]
+    parts += ["## Hints\n", "For `controlnet --control NAME[:PARAMETER=VALUE,...]` and `editkit hint`.\n"]
+    parts += [*(hint(name) for name in hints.names()), ""]
     parts += ["## Samplers\n", *(f"- `{name}`: {summary(kind)}" for name, kind in SAMPLERS.items())]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def hint(name: str) -> str:
+    """One detector with its parameters on one line; empty for a stranger's."""
+    detector = hints.load(name)
+    if not detector.__module__.startswith("editkit_plugins."):
+        return ""
+    words = "; ".join(f"`{p.name}={p.default}` {p.help}" for p in params(detector) if p.default is not None)
+    return f"- `{name}`: {summary(detector)}" + (f" ({words})" if words else "")
 
 
 def table(rows: list[Param]) -> str:

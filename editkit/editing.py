@@ -124,6 +124,7 @@ def _stage(
     image: Tensor | None = None  # pixels of the last pass; None until a pass has moved
     for k, part in enumerate(settled.passes):
         inputs = canvas.inputs(settled.picture, spot, part.at, model, noise.stream("encode"), device)
+        inputs.whole = settled.picture.pixels
         process = _prepare(inputs, settled, part.plan, noise, number, notify)
         if k > 0 and image is not None and part.at.strength < 1.0:
             process = _refine(process, part, settled.passes[k - 1], image)

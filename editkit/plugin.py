@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from editkit.chain import Chain
-    from editkit.images import Picture
+    from editkit.images import Picture, Pixels
     from editkit.models.base import Conditioning, Model, Prediction
     from editkit.noise import Noise, Stream
     from editkit.options import Options
@@ -235,6 +235,7 @@ class Inputs:
         place: cuts and resizes another picture, (1, c, H, W) at the size of the whole edited one, exactly as this pass
             does with the edited one: hints and references cannot be misaligned.
         as_diffusers: bring the mask to the model's space as diffusers' pipelines do.
+        whole: the whole edited picture, (H, W, 3) of uint8 or uint16, for detectors of hints; None where there is none.
     """
 
     model: Model
@@ -245,6 +246,7 @@ class Inputs:
     stream: Stream | None = None
     place: Callable[[Tensor], Tensor] = field(default=lambda image: image)
     as_diffusers: bool = False
+    whole: Pixels | None = None
 
     @cached_property
     def known(self) -> Tensor | None:

@@ -177,7 +177,7 @@ def _chunks(windows: list[_Window], size: int) -> list[list[_Window]]:
 
 def _cut(cond: Conditioning, group: list[_Window], size: Sequence[int]) -> Conditioning:
     """What each window of `group` is told: pictures are cut like the state, the rest is repeated."""
-    if cond.control is not None:
+    if cond.control:
         raise ModelError("ControlNet residuals belong to one size of picture; use --canvas crop with this model")
 
     def spatial(value: Tensor | None) -> Tensor | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from editkit.models.control import Control
     from editkit.noise import Stream
 
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
@@ -73,18 +74,6 @@ class Prompt:
 
 
 @dataclass(frozen=True, eq=False)
-class Residuals:
-    """ControlNet features to add to a UNet's: one tensor for each skip connection, and one for the middle."""
-
-    down: tuple[Tensor, ...]
-    mid: Tensor
-
-    def __add__(self, other: Residuals) -> Residuals:
-        down = tuple(a + b for a, b in zip(self.down, other.down, strict=True))
-        return Residuals(down, self.mid + other.mid)
-
-
-@dataclass(frozen=True, eq=False)
 class Conditioning:
     """What a model is told besides x_t. Plugins fill it; a model reads what it can take.
 
@@ -92,7 +81,7 @@ class Conditioning:
         prompt, negative: encoded text, wanted and unwanted; None is the model's own "no text".
         known, mask: the picture in the model's space and where to regenerate it (1), (batch, 1, ...).
         lowres: a low-resolution picture enlarged to the model's size, in [-1, 1].
-        control: ControlNet residuals, already summed.
+        control: ControlNets, which the model evaluates (`editkit.models.control`); their residuals are summed.
         label: (batch,) class numbers.
         task: the name of the task, for a network that has several.
         guidance: the scale of classifier-free guidance, for a network that was distilled from it.
@@ -103,14 +92,19 @@ class Conditioning:
     known: Tensor | None = None
     mask: Tensor | None = None
     lowres: Tensor | None = None
-    control: Residuals | None = None
+    control: tuple[Control, ...] = ()
     label: Tensor | None = None
     task: str | None = None
     guidance: float | None = None
 
-    def plus_control(self, residuals: Residuals) -> Conditioning:
-        """With `residuals` added to those of other ControlNets: their order does not matter."""
-        return replace(self, control=residuals if self.control is None else self.control + residuals)
+    @property
+    def unwanted(self) -> bool:
+        """True for the branch of classifier-free guidance that is given the negative prompt."""
+        return self.prompt is self.negative
+
+    def plus_control(self, control: Control) -> Conditioning:
+        """With one more ControlNet: residuals add, so their order does not matter."""
+        return replace(self, control=(*self.control, control))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prediction, PredictionType, Prompt, convert
+from editkit.models.control import Given, residuals
 from editkit.models.latent_space import LatentSpace, tokens, vae_factor
 from editkit.models.loading import Layout, load_network, load_text_encoder
 from editkit.models.scheduling import clip_range, default_sampler, make_schedule, prediction_type
@@ -107,19 +108,17 @@ class LatentUNet(LatentSpace):
         n, batch, dtype = len(conds), len(x_t), self.unet.dtype
         t = torch.full((n * batch,), level.t, dtype=torch.float32, device=x_t.device)
         x = torch.cat([torch.cat([x_t, *self._extra(cond, x_t)], dim=1) for cond in conds])
-        control = [cond.control for cond in conds if cond.control is not None]
+        words = torch.cat([self.words(cond).embeds.expand(batch, -1, -1) for cond in conds])
+        added = self.added(conds, x_t)
+        control = residuals(conds, Given(torch.cat([x_t] * n), t, words, added))
         out = self.unet(
             x.to(dtype),
             t,
-            encoder_hidden_states=torch.cat([self.words(cond).embeds.expand(batch, -1, -1) for cond in conds]),
+            encoder_hidden_states=words,
             timestep_cond=self._guidance(conds, batch, x_t),
-            added_cond_kwargs=self.added(conds, x_t),
-            down_block_additional_residuals=[
-                torch.cat(d).to(dtype) for d in zip(*(c.down for c in control), strict=True)
-            ]
-            if control
-            else None,
-            mid_block_additional_residual=torch.cat([c.mid for c in control]).to(dtype) if control else None,
+            added_cond_kwargs=added,
+            down_block_additional_residuals=None if control is None else [part.to(dtype) for part in control.down],
+            mid_block_additional_residual=None if control is None else control.mid.to(dtype),
             return_dict=False,
         )[0]
         return tuple(convert(part, x_t, level, self.kind) for part in out.to(x_t.dtype).chunk(n))

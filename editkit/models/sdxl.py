@@ -133,8 +133,7 @@ class LatentXL(LatentUNet):
             pooled = self.words(cond).pooled
             if pooled is None:
                 raise ModelError(f"model {self.info.name} needs the pooled text beside the encoded one")
-            unwanted = cond.prompt is cond.negative
-            last = [UNWANTED_SCORE if unwanted else SCORE] if self.scored else size
+            last = [UNWANTED_SCORE if cond.unwanted else SCORE] if self.scored else size
             rows.append(x_t.new_tensor([*size, 0, 0, *last], dtype=pooled.dtype).expand(batch, -1))
             texts.append(pooled.expand(batch, -1))
         return {"text_embeds": torch.cat(texts), "time_ids": torch.cat(rows)}

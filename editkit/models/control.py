@@ -1,0 +1,110 @@
+"""ControlNets as a model sees them: features added to those of its UNet (Zhang et al. 2023, arXiv:2302.05543).
+
+A plugin puts a `Control` into `Conditioning.control`; the model evaluates it, because only the model knows what the
+network is given: the states of all branches of classifier-free guidance in one batch, each with its own text. So one
+call of a ControlNet serves all branches, and one that a branch does not have is not computed for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from editkit.models.base import Conditioning
+
+
+@runtime_checkable
+class TakesControl(Protocol):
+    """A model that takes `control`: what is added must fit its UNet's features."""
+
+    unet: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a UNet is given at one step: all branches in one batch, the first branch's items first.
+
+    Args:
+        x: the noisy state without the channels that a model concatenates, (branches * batch, channels, h, w).
+        t: the training time of each item.
+        words: the encoded text, (branches * batch, tokens, width); None for a network without cross-attention.
+        added: further embeddings by the names diffusers has for them (SDXL).
+        label: class numbers.
+    """
+
+    x: Tensor
+    t: Tensor
+    words: Tensor | None = None
+    added: Mapping[str, Tensor] | None = None
+    label: Tensor | None = None
+
+    def rows(self, rows: Tensor) -> Given:
+        """Some of the items."""
+        return replace(
+            self,
+            x=self.x[rows],
+            t=self.t[rows],
+            words=None if self.words is None else self.words[rows],
+            added=None if self.added is None else {name: value[rows] for name, value in self.added.items()},
+            label=None if self.label is None else self.label[rows],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Residuals:
+    """Features to add to a UNet's: one tensor for each skip connection, and one for the middle."""
+
+    down: tuple[Tensor, ...]
+    mid: Tensor
+
+    def __add__(self, other: Residuals) -> Residuals:
+        down = tuple(a + b for a, b in zip(self.down, other.down, strict=True))
+        return Residuals(down, self.mid + other.mid)
+
+    def spread(self, rows: Tensor) -> Residuals:
+        """For a whole batch: these where `rows` is True, zeros elsewhere."""
+
+        def spread(part: Tensor) -> Tensor:
+            whole = part.new_zeros(len(rows), *part.shape[1:])
+            whole[rows] = part
+            return whole
+
+        return Residuals(tuple(spread(part) for part in self.down), spread(self.mid))
+
+
+class Control(Protocol):
+    """Something that steers a UNet by residuals. `wanted_only`: in guidance, it acts on the wanted branch alone."""
+
+    @property
+    def wanted_only(self) -> bool: ...
+
+    def __call__(self, given: Given) -> Residuals:
+        """The residuals of every item."""
+        ...
+
+
+def residuals(conds: Sequence[Conditioning], given: Given) -> Residuals | None:
+    """The sum over all ControlNets of `conds`; each is called once, on the branches that have it. None: there are none.
+
+    A sum of two does not depend on their order, to the last bit; of more, to rounding.
+    """
+    import torch
+
+    controls = {id(control): control for cond in conds for control in cond.control}
+    batch, total = len(given.x) // len(conds), None
+    for key, control in controls.items():
+        on = [
+            any(id(own) == key for own in cond.control)
+            and not (control.wanted_only and len(conds) > 1 and cond.unwanted)
+            for cond in conds
+        ]
+        if not any(on):
+            continue
+        rows = torch.tensor(on, device=given.x.device).repeat_interleave(batch)
+        made = control(given) if all(on) else control(given.rows(rows)).spread(rows)
+        total = made if total is None else total + made
+    return total

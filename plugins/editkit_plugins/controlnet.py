@@ -1,0 +1,233 @@
+"""ControlNet: the structure of one picture steers the making of another.
+
+Zhang et al. 2023, "Adding Conditional Control to Text-to-Image Diffusion Models", arXiv:2302.05543. A copy of the
+UNet's encoder sees x_t and a hint c (edges, depth, a pose ...), and what it says is added to the UNet's own features
+through convolutions that were zero when training began: h_k <- h_k + scale z_k(x_t, t, c). Several add up, in any
+order. The model evaluates them (`editkit.models.control`), so every branch of guidance is steered with its own prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field
+
+from editkit import hints
+from editkit.errors import EditkitError, ModelError, UsageError
+from editkit.images import Picture, Pixels, from_unit, to_unit
+from editkit.models.control import Given, Residuals, TakesControl
+from editkit.models.loading import Layout, find, load_network, weight_files
+from editkit.params import Metavar
+from editkit.plugin import Hooks, Notify, Plugin, Run, Slot, Step
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from editkit.models.base import Conditioning
+
+COMPARED = ("block_out_channels", "layers_per_block", "cross_attention_dim", "addition_embed_type")
+"""What a ControlNet and a UNet must have in common, or their features do not fit."""
+
+FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
+"""The width of the text that they read."""
+
+
+def _hint(value: Any) -> Any:
+    """A detector's name, a path, a picture; a misspelt name is refused here, before anything is loaded."""
+    if isinstance(value, Path):
+        value = str(value)
+    if not isinstance(value, str):
+        if hasattr(value, "shape") or hasattr(value, "size"):
+            return value
+        raise ValueError(f"is {value!r}; the name of a detector, a path, an array or a PIL image is needed")
+    if hints.is_words(value):
+        hints.make(value)
+    elif not hints.looks_like_a_file(value):
+        raise ValueError(hints.unknown(value.partition(":")[0]))
+    return value
+
+
+HintSource = Annotated[Any, BeforeValidator(_hint), Metavar("HINT", words=hints.is_words)]
+"""A detector (`canny`, `canny:low=50,high=150`), or a picture that is a hint already."""
+
+
+class ControlNet(Plugin):
+    """Follow the structure of a picture: its edges, lines, depth, poses; or that of a hint of your own.
+
+    --control names a detector that looks at the picture being edited (`editkit hint` shows what it sees), or is a file:
+    a ready hint that covers the same picture. Give the plugin several times for several ControlNets.
+    """
+
+    name: ClassVar[str] = "controlnet"
+    offers: ClassVar[frozenset[str]] = frozenset({"control"})
+    needs: ClassVar[frozenset[str]] = frozenset({"control"})
+    neutral: ClassVar[Mapping[str, Any] | None] = {"scale": 0.0}
+    example: ClassVar[Mapping[str, Any]] = {"control": "canny", "controlnet": "./controlnet"}
+
+    control: HintSource = Field(description="A detector, as canny or canny:low=50,high=150; or a hint's file.")
+    controlnet: str = Field(min_length=1, description="The ControlNet: a folder as diffusers saves it, or a hub id.")
+    scale: float = Field(1.0, ge=0.0, description="Strength; 0 changes nothing.")
+    guess: bool = Field(False, description="Guess mode: the hint without the prompt's help; deep features count more.")
+
+    def hooks(self) -> type[Hooks[ControlNet]]:
+        return _ControlNetHooks
+
+    def claims(self) -> frozenset[Slot]:
+        return frozenset()  # `open` is here to look for the file, and leaves the picture as it is
+
+    def open(self, picture: Picture, notify: Notify) -> Picture:
+        control = self.control
+        if isinstance(control, str) and not hints.is_words(control) and not Path(control).is_file():
+            raise UsageError(f"controlnet: --control {control}: there is no such file")
+        return picture
+
+
+class _ControlNetHooks(Hooks[ControlNet]):
+    def __init__(self, plugin: ControlNet, run: Run) -> None:
+        super().__init__(plugin, run)
+        self.control: _Control | None = None
+        if plugin.scale > 0.0:
+            self.control = _bound(plugin, run)
+
+    def condition(self, step: Step, cond: Conditioning) -> Conditioning:
+        return cond if self.control is None else cond.plus_control(self.control)
+
+
+@dataclass(frozen=True, eq=False)
+class _Control:
+    """One ControlNet with its hint, (1 or batch, 3, H, W) in [0, 1]."""
+
+    network: Any
+    hint: Tensor
+    scale: float
+    guess: bool
+
+    @property
+    def wanted_only(self) -> bool:
+        return self.guess
+
+    def __call__(self, given: Given) -> Residuals:
+        dtype = self.network.dtype
+        down, mid = self.network(
+            given.x.to(dtype),
+            given.t,
+            encoder_hidden_states=None if given.words is None else given.words.to(dtype),
+            controlnet_cond=self.hint.to(dtype).repeat(len(given.x) // len(self.hint), 1, 1, 1),
+            conditioning_scale=self.scale,
+            class_labels=given.label,
+            added_cond_kwargs=given.added,
+            guess_mode=self.guess,
+            return_dict=False,
+        )
+        return Residuals(tuple(down), mid)
+
+
+def _bound(plugin: ControlNet, run: Run) -> _Control:
+    """The network, checked against the model before its weights are read, and the hint as it sees it.
+
+    Raises:
+        ModelError: not found, in a pickle, or of another family than the model.
+    """
+    model = run.model
+    if not isinstance(model, TakesControl):
+        raise ModelError(f"controlnet: {model.info.name} ({model.info.family}) has no UNet that could be steered")
+    try:
+        layout = find(plugin.controlnet, offline=run.options.offline, weights=True)
+        component = "controlnet" if layout.index and layout.has("controlnet") else ""
+        config = layout.config(component)
+        _check(plugin.controlnet, config, model.unet.config, run)
+        stamp = weight_files(layout, component)[0].stat().st_mtime_ns
+        network = _loaded(layout, component, stamp, run.device, model.unet.dtype)
+    except ModelError as error:
+        raise ModelError(f"controlnet: {str(error).removeprefix('controlnet: ')}") from error
+    guess = plugin.guess or bool(config.get("global_pool_conditions"))
+    return _Control(network, _placed(plugin, run), plugin.scale, guess)
+
+
+@lru_cache(maxsize=2)
+def _loaded(layout: Layout, component: str, stamp: int, device: torch.device, dtype: torch.dtype) -> Any:
+    """The network; the last two are kept for the next picture, unless the file has changed (`stamp`)."""
+    from diffusers import ControlNetModel
+
+    return load_network(layout, component, ControlNetModel, dtype, device)
+
+
+def _check(name: str, config: Mapping[str, Any], unet: Mapping[str, Any], run: Run) -> None:
+    """Raises ModelError where the ControlNet was not made for this model's UNet; says both."""
+    kind = config.get("_class_name")
+    if kind != "ControlNetModel":
+        raise ModelError(f"{name} is a {kind}; a ControlNetModel is needed (no union ControlNets, no T2I-Adapters yet)")
+    pairs = {key: (_plain(config.get(key)), _plain(unet.get(key))) for key in COMPARED}
+    pairs["in_channels"] = config.get("in_channels", 4), run.shape[1]
+    pairs["pixels a side of one value"] = 2 ** (len(_embedding(config)) - 1), _factor(run)
+    wrong = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    if wrong:
+        mine, theirs = (
+            f"{_family(width)}{', '.join(f'{key} {pair[k]}' for key, pair in wrong.items())}"
+            for k, width in enumerate((config.get("cross_attention_dim"), unet.get("cross_attention_dim")))
+        )
+        raise ModelError(
+            f"{name} is of another family than the model: {name} has {mine}; {run.model.info.name} has {theirs}; "
+            f"choose a ControlNet that was made for this model"
+        )
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _embedding(config: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(config.get("conditioning_embedding_out_channels") or (16, 32, 96, 256))
+
+
+def _family(width: Any) -> str:
+    return f"{FAMILIES[width]}: " if width in FAMILIES else ""
+
+
+def _factor(run: Run) -> int:
+    """Pixels a side of one value of the model's space."""
+    return int(512 // run.model.shape(512, 512)[-1])
+
+
+def _placed(plugin: ControlNet, run: Run) -> Tensor:
+    """The hint where the picture is, at its size: (1 or batch, 3, H, W) in [0, 1]."""
+    import torch
+
+    from editkit.canvas import resize
+
+    size = tuple(_factor(run) * side for side in run.shape[-2:])
+    pictures = _hints(plugin, run)
+    wanted = run.inputs.whole.shape[:2] if run.inputs.whole is not None else size
+    height, width = pictures[0].shape[:2]
+    if (height, width) != wanted:
+        run.notify(
+            f"the hint is {width}x{height}, the picture {wanted[1]}x{wanted[0]}; the hint was resized to cover it"
+        )
+    hint = torch.cat([run.inputs.place(to_unit(pixels).to(run.device)) for pixels in pictures])
+    hint = resize(hint, *size)
+    if bool((hint == hint[..., :1, :1]).all()):
+        run.notify("the hint is empty: every pixel is the same, so the ControlNet has nothing to follow")
+    return (hint.clamp(-1.0, 1.0) + 1.0) / 2.0
+
+
+def _hints(plugin: ControlNet, run: Run) -> list[Pixels]:
+    """The hint as pixels, for the whole picture; one for each item where there is a batch of pictures."""
+    control = plugin.control
+    if not (isinstance(control, str) and hints.is_words(control)):
+        try:
+            return [Picture.read(control).pixels]
+        except EditkitError as error:
+            raise UsageError(f"controlnet: the hint: {error}") from error
+    detector, inputs = hints.make(control), run.inputs
+    if inputs.whole is not None:
+        seen = [inputs.whole]
+    elif inputs.picture is not None:
+        seen = [from_unit(item, "uint8") for item in inputs.picture]
+    else:
+        raise UsageError(f"controlnet: --control {control} looks at a picture, and there is none; give a hint's file")
+    return [hints.detect(detector, pixels, offline=run.options.offline) for pixels in seen]
