@@ -23,7 +23,11 @@ class Result:
 
 
 Engine = Callable[[Callable[[Item], Result], Sequence[Item]], Iterator[Result]]
-"""Maps a function over items, in any order and anywhere, yielding results as they come."""
+"""Maps a function over items, in any order and anywhere, yielding results as they come.
+
+The function, the items and the results can be sent to other machines that see the same folders: with Ray Data an engine
+is `ray.data.from_items([{"item": i} for i in items]).map(lambda row: {"result": function(row["item"])}).iter_rows()`.
+"""
 
 
 def serial(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
