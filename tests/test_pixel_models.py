@@ -18,6 +18,7 @@ from torch import Tensor
 from editkit import sample
 from editkit.errors import ModelError
 from editkit.models import Conditioning, describe, load
+from editkit.models.folder import cached
 from editkit.models.pixel import PixelUNet
 from editkit.noise import OneStream
 
@@ -270,3 +271,12 @@ def test_a_hub_id_from_the_cache_without_a_socket(tmp_path: Path, monkeypatch: p
         assert load(info, CPU, torch.float32, offline=True).info.window == 32
     with pytest.raises(ModelError, match="--offline is on"):
         describe("someone/model@another", offline=True)
+    other = tmp_path / "models--someone--words" / "snapshots" / ("1" * 40)
+    other.mkdir(parents=True)
+    (other / "config.json").write_text(json.dumps({"architectures": ["BertModel"]}))
+    assert [info.name for info in cached()] == ["someone/model"]
+
+
+def test_no_cache_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "nowhere"))
+    assert cached() == ()

@@ -100,15 +100,16 @@ def _summary(plugin: type[object]) -> str:
 
 
 def models_command(words: list[str]) -> int:
-    """`editkit models`."""
+    """`editkit models`: the embedded ones, and those in the hub's cache."""
     from rich.table import Table
 
     from editkit.models import embedded
+    from editkit.models.folder import cached
 
     if words:
         raise UsageError(f"models takes no words, got {words[0]!r}")
     table = Table("model", "kind", "takes", "sampler", "steps", box=None, pad_edge=False)
-    for info in embedded():
+    for info in (*embedded(), *cached()):
         table.add_row(info.name, info.family, ", ".join(sorted(info.takes)) or "-", info.sampler, str(info.steps))
     out().print(table)
     return 0

@@ -61,6 +61,24 @@ def load_folder(
     return _family(layout).load(layout, info, device, dtype)
 
 
+def cached() -> tuple[ModelInfo, ...]:
+    """The models in the hub's cache on this machine that are of a known family, by name; opens no socket."""
+    from huggingface_hub import constants, scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except (CacheNotFound, ValueError):
+        return ()
+    found = []
+    for name in sorted(repo.repo_id for repo in repos if repo.repo_type == "model"):
+        try:
+            found.append(describe_folder(name, offline=True))
+        except ModelError:
+            continue  # of another kind than pictures, or not fetched to the end
+    return tuple(found)
+
+
 def _family(layout: Layout) -> Family:
     for family in FAMILIES:
         if family.matches(layout):
