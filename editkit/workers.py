@@ -47,13 +47,13 @@ def processes(workers: int) -> Engine:
             batch, queue = queue, []
             pending: dict[Any, Item] = {}
             try:
-                yield from _pooled(workers, function, batch, pending)
+                yield from _pooled(workers, workers, function, batch, pending)
             except BrokenProcessPool:
                 suspects = list(pending.values())
                 queue = batch
             for item in suspects:  # one of them ended its process: each gets one of its own, to see which
                 try:
-                    yield from _pooled(1, function, [item], {})
+                    yield from _pooled(1, workers, function, [item], {})
                 except BrokenProcessPool:
                     yield Result(item, error="its process ended without a word (out of memory?); nothing was written")
             suspects = []
@@ -62,15 +62,17 @@ def processes(workers: int) -> Engine:
 
 
 def _pooled(
-    workers: int, function: Callable[[Item], Result], queue: list[Item], pending: dict[Any, Item]
+    workers: int, share: int, function: Callable[[Item], Result], queue: list[Item], pending: dict[Any, Item]
 ) -> Iterator[Result]:
-    """Results of a pool; takes from the end of `queue`, a few at a time, so that results do not pile up."""
+    """Results of a pool of `workers`, each with one of `share` equal parts of the threads (another number of threads
+    may round otherwise); takes from the end of `queue`, a few at a time, so that results do not pile up.
+    """
     from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
     from multiprocessing import active_children, get_context
 
     others = set(active_children())
     pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(workers,)
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(share,)
     )
     try:
         while queue or pending:
@@ -89,7 +91,7 @@ def _pooled(
         pool.shutdown(wait=not pending, cancel_futures=True)
 
 
-def _start_worker(workers: int) -> None:
+def _start_worker(share: int) -> None:
     """Share the threads; leave interrupts to the driver; end when the driver does, however it ended."""
     import os
     import signal
@@ -108,5 +110,5 @@ def _start_worker(workers: int) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         import torch
 
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // share))
 

@@ -35,11 +35,13 @@ def check_command(name: str) -> int:
     from editkit.cli.console import write
 
     plugin = registry.load(name)
-    broken = 0
+    broken = unchecked = 0
     for verdict in contract.verdicts(plugin):
         said = (contract.CHECKS[verdict.check].__doc__ or "").strip().splitlines()[0]
         word = {True: "kept", False: "BROKEN", None: "not checked"}[verdict.kept]
         broken += verdict.kept is False
+        unchecked += verdict.kept is None
         write(f"{word:<12} {verdict.check:<11} {verdict.reason or said}")
-    write(f"{name}: " + (f"{broken} of {len(contract.CHECKS)} checks are broken" if broken else "keeps the contract"))
+    kept = f"keeps the contract ({unchecked} not checked)" if unchecked else "keeps the contract"
+    write(f"{name}: " + (f"{broken} of {len(contract.CHECKS)} checks are broken" if broken else kept))
     return 1 if broken else 0
