@@ -19,6 +19,7 @@ from editkit.shapes import Mask
 
 if TYPE_CHECKING:
     from editkit.editing import Loader, Update
+    from editkit.models.base import ModelInfo
     from editkit.provenance import Provenance
     from editkit.writing import Written
 
@@ -35,7 +36,7 @@ class Made:
         chain: what was done to it, options inherited.
         picture: the result, without mask.
         calls: evaluations of the network.
-        models: the model's name, by stage.
+        models: what made it, by stage.
         masks: what each stage could change, by stage; None: everything.
     """
 
@@ -43,7 +44,7 @@ class Made:
     chain: Chain
     picture: Picture
     calls: int = 0
-    models: dict[int, str] = field(default_factory=dict)
+    models: dict[int, ModelInfo] = field(default_factory=dict)
     masks: dict[int, Mask | None] = field(default_factory=dict)
 
     @property
@@ -71,11 +72,12 @@ class Made:
     def provenance(self, name: str | Path | None, base: Path) -> Provenance:
         """How it came about. `name`: of the file that was edited; paths are written relative to `base`."""
         from editkit import recipe
+        from editkit.models.fingerprint import fingerprint
         from editkit.provenance import Provenance
 
         return Provenance.of(
             recipe.to_mapping(self.chain, base),
-            models=tuple((model, None) for model in self.models.values()),
+            models=tuple((info.name, fingerprint(info)) for info in self.models.values()),
             seed=self.chain.stages[0].options.seed,
             picture=self.source,
             name=name,
@@ -119,7 +121,7 @@ def make(
             return made
         if (update.stage, update.pass_) != current:
             before, current = 0, (update.stage, update.pass_)
-            made.models[update.stage] = update.plan.info.name
+            made.models[update.stage] = update.plan.info
             made.masks[update.stage] = update.plan.picture.mask
         made.calls += update.state.calls - before
         before = update.state.calls

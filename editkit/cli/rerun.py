@@ -26,10 +26,13 @@ def rerun(
     without --allow-code, since provenance can be forged.
     """
     from editkit import recipe
+    from editkit.cli.console import say
     from editkit.cli.edit import make
     from editkit.cli.words import Extras, Line
     from editkit.errors import PictureError
     from editkit.images import Picture
+    from editkit.models import describe
+    from editkit.models.fingerprint import fingerprint
     from editkit.provenance import hash_pixels, read_provenance
 
     found = read_provenance(picture)
@@ -42,6 +45,9 @@ def rerun(
         source = str(folder / found.picture)
     if found.picture_hash is not None and hash_pixels(Picture.read(source)) != found.picture_hash:
         raise PictureError(f"{source}: is not the picture that {picture} was made from; give that with --picture")
+    for used in found.models:
+        if used.hash is not None and fingerprint(describe(used.name, offline=True)) != used.hash:
+            say(f"model {used.name} has other weights than those that made {picture}; the result may differ")
     chain = recipe.from_mapping(dict(found.recipe), base=folder, allow_code=allow_code)
     path = Path(picture)
     target = output or str(path.with_name(f"{path.stem}.rerun{path.suffix}"))

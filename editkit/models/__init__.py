@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
@@ -67,6 +68,17 @@ def _pocket() -> str:
     if not (path / "pocket.json").is_file():
         raise ModelError("model pocket did not come with this installation of editkit; use patches")
     return str(path)
+
+
+def folder_of(name: str) -> Path:
+    """Where the files of the model called `name` lie on this machine; nothing is fetched.
+
+    Raises:
+        ModelError: they are not here.
+    """
+    from editkit.models.loading import find
+
+    return Path(_pocket()) if name == "pocket" else find(name, offline=True).path
 
 
 def load(info: ModelInfo, device: torch.device, dtype: torch.dtype, *, offline: bool = False) -> Model:
