@@ -277,6 +277,35 @@ def test_a_hub_id_from_the_cache_without_a_socket(tmp_path: Path, monkeypatch: p
     assert [info.name for info in cached()] == ["someone/model"]
 
 
+def test_only_what_is_loaded_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No safety checker, no second copy of the weights, no single-file checkpoint beside the folders."""
+    from fnmatch import fnmatch
+
+    saved(tmp_path, diffusers.DDPMScheduler())
+    there = [
+        "model_index.json", "v1-5-pruned.safetensors", "safety_checker/model.safetensors", "unet/model.ckpt",
+        "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors",
+        "unet/diffusion_pytorch_model.non_ema.safetensors", "unet/diffusion_pytorch_model.bin",
+    ]  # fmt: skip
+    fetched: list[str] = []
+
+    def snapshot(repo: str, *, allow_patterns: list[str], ignore_patterns: list[str], **more: Any) -> str:
+        assert (repo, more) == ("someone/model", {"revision": "v2", "local_files_only": False})
+        wanted = [f for f in there if any(fnmatch(f, p) for p in allow_patterns)]
+        fetched.extend(f for f in wanted if not any(fnmatch(f, p) for p in ignore_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    info = describe("someone/model@v2")
+    assert not any(f.endswith("safetensors") for f in fetched)
+    load(info, CPU, torch.float32)
+    assert [f for f in fetched if f.endswith(("safetensors", "bin"))] == ["unet/diffusion_pytorch_model.safetensors"]
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ModelError, match="no safetensors weights"):
+        load(info, CPU, torch.float32)
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in fetched
+
+
 def test_no_cache_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "nowhere"))
     assert cached() == ()

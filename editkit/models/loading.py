@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     import torch
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-_TEXTS = ("*.json", "*.txt", "*.model")
+_FILES = ("*.json", "*.txt", "*.model", "diffusion_pytorch_model*.safetensors", "model*.safetensors")
+"""What is fetched of a component: not the single-file checkpoints that lie beside the folders."""
+_OTHERS = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*.non_ema.*", "*.ema_only.*")
+"""Further copies of the weights."""
+_IDLE = ("safety_checker", "feature_extractor", "image_encoder")
+"""Components that are not used."""
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Names that checkpoints from before diffusers 0.15 have in their attention blocks; diffusers renames them itself."""
 
@@ -93,11 +98,25 @@ def _from_hub(name: str, offline: bool, weights: bool) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repo, _, revision = name.partition("@")
-    patterns = [*_TEXTS, "*.safetensors"] if weights else ["*.json"]
-    try:
+
+    def fetch(patterns: list[str], but: tuple[str, ...] = ()) -> Path:
         return Path(
-            snapshot_download(repo, revision=revision or None, allow_patterns=patterns, local_files_only=offline)
-        )
+            snapshot_download(
+                repo, revision=revision or None, allow_patterns=patterns, ignore_patterns=list(but),
+                local_files_only=offline,
+            )
+        )  # fmt: skip
+
+    try:
+        path = fetch(["*.json"])
+        if offline or not weights:
+            return path
+        parts = _parts(Layout(name, path))
+        fetch([f"{part}{kind}" for part in parts for kind in _FILES], but=_OTHERS)
+        for part in parts:  # a folder that has its weights in half precision alone
+            if (path / part / "config.json").is_file() and not any((path / part).glob("*.safetensors")):
+                fetch([f"{part}*.fp16*"])
+        return path
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         where = f"no folder {name!r}, nothing in {constants.HF_HUB_CACHE}"
         if offline:
@@ -105,6 +124,13 @@ def _from_hub(name: str, offline: bool, weights: bool) -> Path:
                 f"model {name!r} was not found: {where}; --offline is on, so the hub was not asked"
             ) from None
         raise ModelError(f"model {name!r} was not found: {where}, and the hub says: {_first(error)}") from error
+
+
+def _parts(layout: Layout) -> list[str]:
+    """The folders that are loaded, with a slash; the repository itself for a bare network."""
+    listed = [part for part in layout.index if part not in _IDLE and layout.has(part) and not part.startswith("_")]
+    folders = [part for part in listed if isinstance(layout.index[part], list)]
+    return [f"{part}/" for part in folders] or [""]
 
 
 def _pickled(name: str, file: Path) -> str:
