@@ -114,7 +114,7 @@ def unknown(name: str) -> str:
     """What to say where no detector is called `name`."""
     near = difflib.get_close_matches(name, names(), n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    return f"no hint detector is called {name!r}, and there is no such file; {hint}installed: {', '.join(names())}"
+    return f"no hint detector is called {name!r}; {hint}installed: {', '.join(names())}"
 
 
 def is_words(source: str) -> bool:

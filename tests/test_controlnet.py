@@ -7,6 +7,7 @@ are made random, or nothing would be proved.
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from editkit.images import Picture
 from editkit.models.base import Conditioning, ModelInfo, PixelSpace, Prediction, convert
 from editkit.models.control import Given, residuals
 from editkit.models.scheduling import make_schedule
-from editkit.plugins import Cfg, ControlNet, Inpaint, SDEdit
+from editkit.plugins import Cfg, ControlNet, Guide, Inpaint, SDEdit
 
 EPSILON = {**tiny.SD, "prediction_type": "epsilon"}
 PIPES: dict[str, Any] = {
@@ -132,7 +133,7 @@ def ours(folder: Path, task: str, name: str, scale: float, strength: float, batc
     if task.startswith("inpaint"):
         plugins.append(Inpaint())
     states: list[State] = []
-    model.info = ModelInfo(model.info.name, model.info.family, model.info.takes | {"control"})
+    model.info = replace(model.info, takes=model.info.takes | {"control"})
     sample(
         model, plugins, shape=(batch, 4, 8, 8), sampler=name, steps=STEPS,
         known=None if task == "text" else 2 * image - 1, mask=mask if task.startswith("inpaint") else None, seed=5,
@@ -343,7 +344,7 @@ def test_the_hint_is_cut_and_resized_with_the_picture(sd: str, folder: Path, mon
     for control in ("tile:factor=1", picture.pixels, Image.fromarray(picture.pixels)):
         for canvas in ("crop", "full", "auto"):
             plugins = [ControlNet(control=control, controlnet=saved(folder, 0)), Inpaint(mask="box:20,30,60,70")]
-            made = edit(picture, plugins, model=sd, canvas=canvas, **FULL)
+            made = edit(picture, plugins, model=sd, canvas=canvas, **{**FULL, "steps": 1})
             assert made.pixels.shape == picture.pixels.shape
             given, edited = seen.pop()
             assert given.shape == edited.shape
@@ -357,12 +358,15 @@ def test_with_everything_else(sd: str, folder: Path, tmp_path: Path) -> None:
         ControlNet(control="luma", controlnet=saved(folder, 1), scale=0.5, guess=True),
         Inpaint(mask="box:20,20,40,44", feather=3),
         SDEdit(strength=0.7),
+        Guide(loss="color", weight=5.0),
     ]
     made = edit(picture, plugins, model=sd, **FULL).pixels
     kept = np.ones((90, 75), bool)
     kept[20:44, 20:40] = False
     assert (made[kept] == picture.pixels[kept]).all()
     assert (made == edit(picture, plugins, model=sd, **FULL).pixels).all()
+    half = edit(picture, plugins[:4], model=sd, **{**FULL, "dtype": "bf16"}).pixels
+    assert (half[kept] == picture.pixels[kept]).all()
 
 
 def test_a_hint_of_another_size_is_resized_with_a_notice(sd: str, folder: Path, tmp_path: Path) -> None:

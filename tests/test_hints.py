@@ -89,7 +89,7 @@ def test_shuffle_keeps_the_colours_and_follows_its_seed() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("cany", r"no hint detector is called 'cany', .*did you mean canny\? installed: .*lineart.*tile"),
+        ("cany", r"no hint detector is called 'cany'; did you mean canny\? installed: .*lineart.*tile"),
         ("canny:lo=3", r"hint canny has no parameter 'lo=3' \(it has: low=..., high=...\)"),
         ("canny:low", "has no parameter 'low'"),
         ("canny:low=x", "hint canny: low must be a valid integer"),

@@ -62,7 +62,7 @@ class Aux(Detector):
     def _detect(self, network: Any, pixels: Pixels) -> Pixels:
         given = {"detect_resolution": self.resolution, "output_type": "np", **self.settings()}
         if "image_resolution" in inspect.signature(network.__call__).parameters:
-            given["image_resolution"] = min(pixels.shape[:2])
+            given["image_resolution"] = max(64, min(pixels.shape[:2]))  # it rounds sides to multiples of 64
         with quiet():
             return np.asarray(network(pixels, **given))
 
