@@ -163,8 +163,7 @@ def ladder(box: Box, steps: int, usual: int, hole: np.ndarray | None = None) -> 
         elif size < 60:
             passes.append(Pass(height, width, max(2, round(5 * rate)), 0.8, 3, 0.15))
         else:
-            strength = 0.6 if size < 200 else 0.5
-            passes.append(Pass(height, width, max(2, round((5 if size < 200 else 4) * rate)), strength, 1, 0.15))
+            passes.append(Pass(height, width, max(2, round(4 * rate)), 0.75, 1, 0.15))
     return tuple(passes)
 
 

@@ -42,7 +42,7 @@ class Settings:
     candidates: int = 4
     dense: int = 4000
     tau: float = 0.3
-    tau_lowres: float = 0.2
+    tau_lowres: float = 0.1
     fade: float = 1.5
     decay: float = 1.3
     mirror: bool = False
@@ -115,7 +115,7 @@ class Bound:
                 best = improve(queries, sources, short, self.settings.candidates, rounds=2)
             weights = (-0.5 * sources.distance(queries, best)).softmax(dim=-1)
             patches = torch.einsum("qk,qkic->qic", weights, self.atlas.patches(best))
-        voted = self.voters.mean(patches, level.t, self.picture.shape)
+        voted = self.voters.mean(patches, level.t, self.picture.shape, lowres is not None)
         return voted.where(self.region, self.picture)
 
     def _asked(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Queries:

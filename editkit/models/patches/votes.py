@@ -36,17 +36,18 @@ class Voters:
     stride: int
     confidence: Tensor
 
-    def mean(self, patches: Tensor, t: float, shape: Sequence[int]) -> Tensor:
-        """A picture (c, h, w) from what the `patches` (Q, side^2, c) say at time t.
+    def mean(self, patches: Tensor, t: float, shape: Sequence[int], guided: bool = False) -> Tensor:
+        """A picture (c, h, w) from what the `patches` (Q, side^2, c) say at time t; `guided`: by a coarser picture.
 
         x = calm + v / (v + AGREE^2) (sharp - calm): `calm` is the mean over whole patches, `sharp` that over their
-        middles (over whole ones while noise is high), v the variance of the votes.
+        middles, v the variance of the votes. While noise is high and nothing guides, middles are as wide as patches: a
+        blurred estimate would attract flat patches in the next step, but an unguided one must first agree on something.
         """
         side, channels = self.atlas.side, patches.shape[-1]
         # With every second patch, a patch's own middle is two pixels wide: no pixel then lies between two of them.
         r = torch.arange(side, device=patches.device) - side // 2 - (self.stride - 1) / 2
         square = (r[:, None] ** 2 + r[None, :] ** 2).reshape(-1)
-        narrow = NARROW * self.stride**0.4 + 4.0 * max(0.0, t - 0.2)
+        narrow = NARROW + (0.0 if guided else 4.0 * max(0.0, t - 0.2))
         sharp = self._sums(patches, torch.exp(-square / (2.0 * narrow**2)), shape)
         calm = self._sums(torch.cat([patches, patches.square()], -1), torch.exp(-square / (2.0 * WIDE**2)), shape)
         mean, squares = calm[:, :channels], calm[:, channels:]
