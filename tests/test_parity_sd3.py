@@ -126,3 +126,23 @@ def test_what_a_folder_is(models: dict[int, Any]) -> None:
 def test_a_table_that_shifts_with_the_size_is_refused() -> None:
     with pytest.raises(ModelError, match="use_dynamic_shifting"):
         make_schedule({"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True})
+
+
+def test_t5_reads_too(tmp_path: Path) -> None:
+    """All three encoders' text is the pipeline's. T5's tokenizer cannot be made offline; CLIP's stands in for it."""
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(7)
+    t5 = T5EncoderModel(T5Config(vocab_size=49408, d_model=80, d_kv=8, d_ff=32, num_layers=2, num_heads=4)).eval()
+    third = {"tokenizer_3": tiny.tokenizer(), "text_encoder_3": t5}
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    pipe = diffusers.StableDiffusion3Pipeline(**{**parts(16), **third}, scheduler=scheduler)
+    with torch.no_grad():
+        words, _, pooled, _ = pipe.encode_prompt(PROMPT, None, None, do_classifier_free_guidance=False)
+    pipe.save_pretrained(tmp_path)
+    model: Any = load(describe(str(tmp_path)), torch.device("cpu"), torch.float32)
+    prompt, dropped = model.encode_text(PROMPT)
+    assert prompt.embeds.shape == (1, 77 + 256, 80)
+    assert float((prompt.embeds - words).abs().max()) <= 1e-5
+    assert float((prompt.pooled - pooled).abs().max()) <= 1e-5
+    assert dropped == ""
