@@ -26,6 +26,7 @@ from editkit import edit, sample
 from editkit.engine import State
 from editkit.errors import ChainError, EditkitError, ModelError, UsageError
 from editkit.images import Picture
+from editkit.models import load
 from editkit.models.base import Conditioning, ModelInfo, PixelSpace, Prediction, convert
 from editkit.models.control import Given, residuals
 from editkit.models.scheduling import make_schedule
@@ -186,9 +187,7 @@ def test_guess_mode(folder: Path, task: str, scale: float) -> None:
 def test_sdxl(folder: Path, tmp_path_factory: pytest.TempPathFactory, task: str, guess: bool) -> None:
     strength = 1.0 if task == "text" else 0.6
     model = xl.loaded(_sdxl(tmp_path_factory))
-    found = ours(
-        folder, task, "ddim", 5.0, strength, 2, controls=[{"guess": guess}], model=model, family="xl"
-    )
+    found = ours(folder, task, "ddim", 5.0, strength, 2, controls=[{"guess": guess}], model=model, family="xl")
     same(found, theirs(folder, task, "ddim", 5.0, strength, 2, large=True, guess_mode=guess))
 
 
@@ -324,7 +323,9 @@ def photo(height: int, width: int) -> Picture:
     return Picture(pixels)
 
 
-FULL: dict[str, Any] = {"dtype": "fp32", "device": "cpu", "offline": True, "steps": 3, "prompt": "x"}
+FULL: dict[str, Any] = {
+    "dtype": "fp32", "device": "cpu", "offline": True, "steps": 3, "prompt": "x", "loader": cache(load),
+}  # fmt: skip
 
 
 def test_the_hint_is_cut_and_resized_with_the_picture(sd: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,10 +137,11 @@ def _bound(plugin: ControlNet, run: Run) -> _Control:
     if not isinstance(model, TakesControl):
         raise ModelError(f"controlnet: {model.info.name} ({model.info.family}) has no UNet that could be steered")
     try:
-        layout = find(plugin.controlnet, offline=run.options.offline, weights=True)
+        layout = find(plugin.controlnet, offline=run.options.offline)
         component = "controlnet" if layout.index and layout.has("controlnet") else ""
         config = layout.config(component)
         _check(plugin.controlnet, config, model.unet.config, run)
+        layout = find(plugin.controlnet, offline=run.options.offline, weights=True)
         stamp = weight_files(layout, component)[0].stat().st_mtime_ns
         network = _loaded(layout, component, stamp, run.device, model.unet.dtype)
     except ModelError as error:
