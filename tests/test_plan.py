@@ -58,3 +58,12 @@ def test_starting_again_from_one_changes_nothing(plan):
 @pytest.mark.parametrize(("sampler", "calls"), [("ddim", 10), ("heun", 19), ("dpm++2m", 10)])
 def test_cost_of_a_plain_plan(sampler, calls):
     assert cost(Plan.uniform(10), (), make_sampler(sampler)) == (calls, 0)
+
+
+@pytest.mark.parametrize(("steps", "jump"), [(250, 10), (100, 4), (22, 1), (5, 1)])
+def test_repaints_default_jump_is_the_papers_share_of_the_levels(steps, jump):
+    from editkit.plugins import Inpaint
+
+    plan = Plan.uniform(steps)
+    assert Inpaint(method="repaint", repeats=3).plan(plan) == plan.travel(jump, 3)
+    assert len(Inpaint(method="repaint").plan(Plan.uniform(250))) == 4570

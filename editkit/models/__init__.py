@@ -33,7 +33,9 @@ __all__ = [
 EMBEDDED_DEFAULT = "patches"
 """What `--model auto` means; benchmarks/holes.py is the reason."""
 
-PATCHES = ModelInfo("patches", "the picture's own patches", sampler="ddim", steps=22, own_picture=True)
+PATCHES = ModelInfo(
+    "patches", "the picture's own patches", takes=frozenset({"lowres"}), sampler="ddim", steps=22, own_picture=True
+)
 
 
 def embedded() -> tuple[ModelInfo, ...]:

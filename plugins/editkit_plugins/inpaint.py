@@ -43,7 +43,9 @@ class Replacing(Plugin):
     method: Literal["replace", "repaint", "repaint-diffusers"] = Field(
         "replace", description="Replacement, or RePaint's resampling (-diffusers: jumping where diffusers does)."
     )
-    jump: int = Field(10, ge=1, description="repaint: levels to travel back up.")
+    jump: int | None = Field(
+        None, ge=1, description="repaint: levels to travel back up; default: one in 25 (10 of 250, as in the paper)."
+    )
     repeats: int = Field(10, ge=1, description="repaint: how often every stretch is walked.")
     known_noise: Literal["fresh", "fixed"] = Field("fresh", description="Noise of the known part: new or one for all.")
 
@@ -53,7 +55,8 @@ class Replacing(Plugin):
     def plan(self, plan: Plan) -> Plan:
         if self.method == "replace":
             return plan
-        return plan.travel(self.jump, self.repeats, first=1 if self.method == "repaint" else 0)
+        jump = self.jump or max(1, plan.steps // 25)
+        return plan.travel(jump, self.repeats, first=1 if self.method == "repaint" else 0)
 
 
 class Inpaint(Replacing):

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from editkit.errors import ModelError
+from editkit.models import PATCHES
 from editkit.models.base import Conditioning, ModelInfo, PixelSpace, Prediction
 from editkit.models.patches.denoise import Bound, Settings
 from editkit.schedule import Grid, Level, Levels, Spacing
@@ -31,10 +32,6 @@ from editkit.schedule import Grid, Level, Levels, Spacing
 __all__ = ["Ladder", "Patches"]
 
 ANY_GRID = Grid()
-
-INFO = ModelInfo(
-    "patches", "the picture's own patches", takes=frozenset({"lowres"}), sampler="ddim", steps=22, own_picture=True
-)
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class Patches(PixelSpace):
 
     @property
     def info(self) -> ModelInfo:
-        return INFO
+        return PATCHES
 
     @property
     def schedule(self) -> Ladder:
