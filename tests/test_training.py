@@ -152,6 +152,15 @@ def test_report_measures_the_heldout(photos: Path) -> None:
     assert {p.name for p in out.glob("*.png")} >= {"inpaint.png", "upscale.png", "colorize.png", "prior.png"}
 
 
+def test_colour_on_a_given_luma_keeps_that_luma() -> None:
+    from editkit.training.report import chroma_error, with_luma
+
+    x0, other = torch.rand((2, 3, 4, 3, 8, 8), generator=generator())
+    mixed = with_luma(other, luma(x0))
+    torch.testing.assert_close(luma(mixed), luma(x0))
+    assert chroma_error(mixed, other) < 1e-6
+
+
 def test_exported_folder_is_read_by_diffusers_and_by_load(tmp_path: Path) -> None:
     from diffusers import DDPMScheduler, UNet2DConditionModel
 

@@ -30,9 +30,9 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def luma(x0: Tensor) -> Tensor:
-    """Y' of (B, 3, H, W), repeated in three channels."""
-    weights = torch.tensor(LUMA, dtype=x0.dtype, device=x0.device).view(1, 3, 1, 1)
-    return (x0 * weights).sum(dim=1, keepdim=True).expand_as(x0)
+    """Y' of (..., 3, H, W), repeated in three channels."""
+    weights = torch.tensor(LUMA, dtype=x0.dtype, device=x0.device).view(3, 1, 1)
+    return (x0 * weights).sum(dim=-3, keepdim=True).expand_as(x0)
 
 
 def smooth_fill(x0: Tensor, mask: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ class Report:
         and of the network.
         """
         grey = luma(self.x0)
-        found = with_luma(self.draw("colorize", grey, self.one), grey)
+        found = torch.stack([with_luma(z, grey) for z in self.draw("colorize", grey, self.one)])
         self.save("colorize", [self.x0, grey, found[0].clamp(-1, 1), found.mean(0).clamp(-1, 1)])
         own = (self.x0 - grey).mean(dim=(2, 3), keepdim=True)
         return {
