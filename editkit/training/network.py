@@ -66,7 +66,7 @@ class Pocket(nn.Module):
 
 
 def to_dtype(network: Pocket, dtype: torch.dtype) -> None:
-    """Cast the UNet in place, channels-last. (Module.to, not diffusers' own, which warns of an empty list.)"""
+    """Cast the UNet in place, channels-last. (Module.to: diffusers' own warns of an empty list.)"""
     nn.Module.to(network.unet, dtype)
     nn.Module.to(network.unet, memory_format=torch.channels_last)
 
