@@ -320,14 +320,6 @@ class Run:
         return self.stream.normal(x.shape).to(x.device, x.dtype)
 
 
-@dataclass(eq=False)
-class _Decoded:
-    """The last decoded x0 of a step: `decode` runs once a step however many plugins ask."""
-
-    x0: Tensor | None = None
-    image: Tensor | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class Step:
     """Where the process stands. `t` is the level of `x_t`; in `after` that is the end of the move.
@@ -342,7 +334,7 @@ class Step:
     x_t: Tensor
     index: int
     total: int
-    _decoded: _Decoded = field(default_factory=_Decoded, repr=False)
+    _decoded: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
 
     @property
     def alpha_t(self) -> float:
@@ -380,11 +372,11 @@ class Step:
 
     def decode(self, x0: Tensor) -> Tensor:
         """Pixels (batch, 3, h, w) in [-1, 1] of `x0`; differentiable; once a step however many plugins ask."""
-        if self._decoded.x0 is not x0:
-            self._decoded.image = self.run.model.decode(x0)
-            self._decoded.x0 = x0
-        image = self._decoded.image
-        assert image is not None
+        for known, image in self._decoded:
+            if known is x0:
+                return image
+        image = self.run.model.decode(x0)
+        self._decoded.append((x0, image))
         return image
 
     def seen_by(self, run: Run) -> Step:

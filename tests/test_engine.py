@@ -215,6 +215,10 @@ def test_decoding_happens_once_a_step_however_many_ask():
     ask = _plugin(energy=lambda self, step, x0: step.decode(x0).sum(1))
     sample(exact, [ask, ask, ask], shape=(1, 4), sampler="ddim", steps=10)
     assert len(decoded) == 9
+    decoded.clear()  # an estimate with a graph and one without are two, in whatever order they are asked for
+    cheap = _plugin(through="x0", energy=lambda self, step, x0: step.decode(x0).sum(1))
+    sample(exact, [ask, cheap, ask, cheap], shape=(1, 4), sampler="ddim", steps=10)
+    assert len(decoded) == 18
 
 
 def test_1d_2d_and_3d_samples_run():
