@@ -19,7 +19,7 @@ from editkit.plugin import HOOKS, Notify, Plugin, Slot, called, silent
 from editkit.samplers import Sampler, make_sampler
 
 if TYPE_CHECKING:
-    from editkit.canvas import Frame, Pass
+    from editkit.canvas import Pass
     from editkit.images import Picture
 
 START_FROM_PICTURE = "sdedit"
@@ -141,8 +141,7 @@ class PassPlan:
 
     at: Pass
     plan: Plan
-    calls: int
-    backward: int
+    cost: Cost
 
 
 @dataclass(frozen=True)
@@ -154,13 +153,12 @@ class StagePlan:
     sampler: str
     plugins: tuple[Plugin, ...]
     picture: Picture
-    frame: Frame
     passes: tuple[PassPlan, ...]
 
     @property
     def calls(self) -> int:
         """Evaluations of the network."""
-        return sum(part.calls for part in self.passes)
+        return sum(part.cost.calls for part in self.passes)
 
     @property
     def moves(self) -> int:
@@ -170,7 +168,12 @@ class StagePlan:
     @property
     def backward(self) -> int:
         """Backward passes for the energies, at most (an energy may sit a step out)."""
-        return sum(part.backward for part in self.passes)
+        return sum(part.cost.backward for part in self.passes)
+
+    @property
+    def deep(self) -> int:
+        """Those of them that go through the network."""
+        return sum(part.cost.deep for part in self.passes)
 
     def table(self) -> dict[str, tuple[str, ...]]:
         """Hook -> the names of the plugins that act through it, in order."""
@@ -186,7 +189,7 @@ def plan_stage(
 
     `info` is that of a model already at hand; None: that of `stage.options.model`.
     """
-    from editkit.canvas import frame
+    from editkit.canvas import passes
     from editkit.models import describe
 
     options = stage.options
@@ -198,10 +201,11 @@ def plan_stage(
         picture = called(plugin, "open", plugin.open, picture, notify)
     spec = options.sampler or info.sampler
     sampler = make_sampler(spec)
-    from_noise = not any("begin" in plugin.claims() for plugin in plugins)
-    spot = frame(picture, info, options, from_noise)
-    passes = tuple(plan_pass(at, plugins, sampler) for at in spot.passes)
-    return StagePlan(info, options, spec, plugins, picture, spot, passes)
+    begun = any("begin" in plugin.claims() for plugin in plugins)
+    told = "lowres" in info.takes and any("lowres" in plugin.offers for plugin in plugins)
+    found = passes(picture, info, options, invents=not begun and not told)
+    planned = tuple(plan_pass(at, plugins, sampler) for at in found)
+    return StagePlan(info, options, spec, plugins, picture, planned)
 
 
 def plan_pass(at: Pass, plugins: Sequence[Plugin], sampler: Sampler) -> PassPlan:
@@ -211,14 +215,33 @@ def plan_pass(at: Pass, plugins: Sequence[Plugin], sampler: Sampler) -> PassPlan
         plan = called(plugin, "plan", plugin.plan, plan)
     if at.repeats > 1 and plan == own:
         plan = plan.travel(1, at.repeats)
-    return PassPlan(at, plan, *cost(plan, plugins, sampler))
+    return PassPlan(at, plan, cost(plan, plugins, sampler))
 
 
-def cost(plan: Plan, plugins: Sequence[Plugin], sampler: Sampler) -> tuple[int, int]:
-    """(network evaluations, backward passes at most) of a process."""
+@dataclass(frozen=True)
+class Cost:
+    """What a process costs: evaluations of the network, backward passes at most, and those that go through the network.
+
+    An energy may sit a step out, and there is none where alpha_t is 0.
+    """
+
+    calls: int
+    backward: int
+    deep: int
+
+
+def cost(plan: Plan, plugins: Sequence[Plugin], sampler: Sampler) -> Cost:
+    """The cost of a process: energies share a backward pass, apart from those that need one of their own."""
     down = plan.downward
-    calls = [sampler.calls(move) for move in down]
-    windows = [(p.start, p.stop) for p in plugins if "energy" in p.uses()]
-    n = max(len(down), 1)
-    guided = [any(a <= k / n and (k + 1) / n <= b for a, b in windows) for k in range(len(down))]
-    return sum(calls), sum(c for c, on in zip(calls, guided, strict=True) if on)
+    energies = [p for p in plugins if "energy" in p.uses()]
+    alone = [p for p in energies if p.alone()]
+    shared = [p for p in energies if not p.alone()]
+    calls = backward = deep = 0
+    for index, move in enumerate(down):
+        n = sampler.calls(move)
+        groups = [[p] for p in alone] + [shared]
+        acting = [[p for p in group if p.acts(index, len(down))] for group in groups]
+        calls += n
+        backward += n * sum(bool(group) for group in acting)
+        deep += n * sum(any(p.through() == "network" for p in group) for group in acting)
+    return Cost(calls, backward, deep)

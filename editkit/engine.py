@@ -3,13 +3,15 @@
 Every evaluation of the network passes through `_Loop.predict`, so guidance works with every sampler. The gradient rule
 is Tweedie's formula plus a score term, x0' = x0 + (sigma_t^2 / alpha_t) grad log p(y | x_t): classifier guidance
 (Dhariwal & Nichol 2021, arXiv:2105.05233), CLIP guidance (Nichol et al. 2022, arXiv:2112.10741) and DPS (Chung et al.
-2023, arXiv:2209.14687) in one rule, with one backward pass however many plugins give an energy.
+2023, arXiv:2209.14687) in one rule, with one backward pass however many plugins give an energy, apart from those that
+shape their own shift (`Hooks.shift`).
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,21 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from editkit.energies import Bound, Energy, Range, gradient, gradientless, moves
 from editkit.errors import HookError
 from editkit.models.base import Conditioning, Model, Prediction
 from editkit.noise import Stream
 from editkit.plan import Move, Plan
-from editkit.plugin import Hooks, Plugin, Run, Step, called
+from editkit.plugin import Hooks, Run, Step, called
 from editkit.samplers import Sampler
 from editkit.schedule import Discrete, Level, Levels
-
-
-@dataclass(frozen=True, eq=False)
-class Bound:
-    """A plugin with the hooks it made for this run."""
-
-    plugin: Plugin
-    hooks: Hooks[Plugin]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +50,8 @@ class State:
     """What the generator yields after each move: the state `x` at `level`, and the last estimate of x0.
 
     `index` counts the downward moves done, of `total`; `calls` the evaluations of the network so far; `energies` are
-    the (plugin, mean value) of the last guided evaluation, `gradient` the norm of their sum's gradient (0: unguided).
+    the (plugin, mean value) of this move's last guided evaluation, `gradients` the norms of their gradients, by the
+    plugins that shared a backward pass; both are empty where the move was not guided.
     `seconds` is where the time of this move went, by (plugin, hook); ("model", "network") and ("energies", "backward")
     are the engine's own.
     """
@@ -68,7 +64,7 @@ class State:
     total: int
     calls: int
     energies: tuple[tuple[str, float], ...] = ()
-    gradient: float = 0.0
+    gradients: tuple[tuple[str, float], ...] = ()
     seconds: tuple[tuple[tuple[str, str], float], ...] = ()
 
 
@@ -97,7 +93,8 @@ class _Loop:
         self.move = process.plan.moves[0] if process.plan.moves else Move(0, 0)
         self.x0: Tensor | None = None
         self.energies: tuple[tuple[str, float], ...] = ()
-        self.gradient = 0.0
+        self.gradients: tuple[tuple[str, float], ...] = ()
+        self.range = Range()
         self.seconds: dict[tuple[str, str], float] = {}
         self.users = {
             name: tuple(b for b in process.bound if getattr(type(b.hooks), name) is not getattr(Hooks, name))
@@ -109,6 +106,7 @@ class _Loop:
         p = self.process
         for move in p.plan:
             self.move, t, s = move, p.levels[move.t], p.levels[move.s]
+            self.energies, self.gradients = (), ()
             if move.up:
                 self.x = self._climb(t, s)
                 p.sampler.reset()
@@ -116,6 +114,8 @@ class _Loop:
                 with torch.no_grad():
                     x_s = p.sampler(self.x, t, s, self.predict, self._normal(p.sampler_stream))
                     self.x = self._after(self._finite(x_s, None, "sampler"), s)
+                if self.gradients:
+                    self.range.check(x_s, s, [name for name, _ in self.gradients], self._at, p.run.notify)
                 self.index += 1
             yield self._state(move, s)
 
@@ -123,7 +123,7 @@ class _Loop:
         seconds = tuple(self.seconds.items())
         self.seconds.clear()
         return State(
-            move, s, self.x, self.x0, self.index, self.total, self.calls, self.energies, self.gradient, seconds
+            move, s, self.x, self.x0, self.index, self.total, self.calls, self.energies, self.gradients, seconds
         )
 
     def _climb(self, t: Level, s: Level) -> Tensor:
@@ -175,44 +175,56 @@ class _Loop:
         return predictions[0]
 
     def _guided(self, step: Step, pred: Prediction, energies: Sequence[Bound]) -> Prediction:
-        """x0' = x0 - (sigma_t^2 / alpha_t) dE/dx_t, and the bounded form for energies of x0: ONE backward pass."""
-        level, model = step.t, self.process.model
+        """x0' = x0 - (sigma_t^2 / alpha_t) dE/dx_t, and the bounded form for energies of x0.
+
+        ONE backward pass for all energies but those that are `alone`; each of these has its own, for `shift` to shape.
+        """
         leaf = pred.x0.detach().requires_grad_()
-        values: list[Tensor] = []
-        named: list[tuple[str, float]] = []
         with torch.enable_grad():
-            for b in energies:
-                x0 = pred.x0 if b.plugin.through() == "network" else leaf
-                value = self._call(b, "energy", b.hooks.energy, step.seen_by(b.hooks.run), x0)
-                if value is None:
-                    continue
-                if value.shape != (x0.shape[0],):
-                    got, wanted = tuple(value.shape), (x0.shape[0],)
-                    raise self._wrong(b, "energy", f"has shape {got}; one number an item is needed, shape {wanted}")
-                if not value.requires_grad:
-                    source = "step.x_t" if b.plugin.through() == "x_t" else "x0"
-                    raise self._wrong(b, "energy", f"does not depend on {source}, so it has no gradient")
-                values.append(self._finite(value, b, "energy"))
-                named.append((b.plugin.name, float(value.detach().mean())))
-            if not values:
-                return replace(pred, x0=pred.x0.detach(), eps=pred.eps.detach())
-            inputs = [v for v in (step.x_t, leaf) if v.requires_grad]
-            total = torch.stack(values).sum()
-            grads = self._timed("energies", "backward", torch.autograd.grad, total, inputs, allow_unused=True)
-        self.energies = tuple(named)
-        self.gradient = math.hypot(*(float(grad.norm()) for grad in grads if grad is not None))
+            asked = self._asked(step, pred, leaf, energies)
         x0 = pred.x0.detach()
-        for variable, grad in zip(inputs, grads, strict=True):
-            if grad is None:
-                continue
-            self._finite(grad, None, "gradient of " + ", ".join(name for name, _ in named))
-            if variable is leaf:
-                s2 = model.data_std**2
-                x0 = x0 - (s2 * level.sigma**2 / (s2 * level.alpha**2 + level.sigma**2)) * grad
-            else:
-                x0 = x0 - (level.sigma**2 / level.alpha) * grad
+        self.range.begin(x0, self.process.model.data_std)
+        if not asked:
+            return replace(pred, x0=x0, eps=pred.eps.detach())
+        shared = [energy for energy in asked if not energy.bound.plugin.alone()]
+        groups = [[energy] for energy in asked if energy.bound.plugin.alone()] + ([shared] if shared else [])
+        dx0, norms = torch.zeros_like(x0), []
+        for k, group in enumerate(groups):
+            last = k == len(groups) - 1 and len(group) == 1  # else the graph is needed again, if only to blame someone
+            grads = self._timed("energies", "backward", gradient, group, step.x_t, leaf, not last, self._at)
+            norms.append(math.hypot(*(float(grad.norm()) for grad in grads if grad is not None)))
+            moved = moves(grads, step.t, self.process.model.data_std)
+            b = group[0].bound
+            if b.plugin.alone():
+                moved = self._call(b, "shift", b.hooks.shift, step.seen_by(b.hooks.run), moved)
+                self._finite(self._shaped(moved, x0.shape, b, "shift"), b, "shift")
+            dx0 = dx0 + moved
+        self.energies = tuple((energy.name, float(energy.value.detach().mean())) for energy in asked)
+        self.gradients = tuple(
+            (" + ".join(e.name for e in group), norm) for group, norm in zip(groups, norms, strict=True)
+        )
         variance = None if pred.variance is None else pred.variance.detach()
-        return Prediction(pred.x0.detach(), pred.eps.detach(), variance).with_x0(x0, step.x_t.detach(), level)
+        return Prediction(x0, pred.eps.detach(), variance).with_x0(x0 + dx0, step.x_t.detach(), step.t)
+
+    def _asked(self, step: Step, pred: Prediction, leaf: Tensor, energies: Sequence[Bound]) -> list[Energy]:
+        """What each energy says of the estimate: one differentiable number an item."""
+        asked: list[Energy] = []
+        seen: Counter[str] = Counter()
+        for b in energies:
+            seen[b.plugin.name] += 1
+            x0 = pred.x0 if b.plugin.through() == "network" else leaf
+            value = self._call(b, "energy", b.hooks.energy, step.seen_by(b.hooks.run), x0)
+            if value is None:
+                continue
+            if value.shape != (x0.shape[0],):
+                got, wanted = tuple(value.shape), (x0.shape[0],)
+                raise self._wrong(b, "energy", f"has shape {got}; one number an item is needed, shape {wanted}")
+            if not value.requires_grad:
+                raise self._wrong(b, "energy", gradientless(b))
+            count = seen[b.plugin.name]
+            name = b.plugin.name if count == 1 else f"{b.plugin.name}#{count}"
+            asked.append(Energy(b, name, self._finite(value, b, "energy")))
+        return asked
 
     def _begin(self) -> Tensor:
         """What the plugin with `begin` starts from, or noise of the schedule's scale."""
@@ -238,15 +250,18 @@ class _Loop:
         return x
 
     def _active(self, name: str) -> Sequence[Bound]:
-        """The plugins that override `name` and whose window holds this move (counted as for diffusers' ControlNets)."""
-        first, last = self.index / max(self.total, 1), (self.index + 1) / max(self.total, 1)
-        return [b for b in self.users[name] if first >= b.plugin.start and last <= b.plugin.stop]
+        """The plugins that override `name` and act in this move."""
+        return [b for b in self.users[name] if b.plugin.acts(self.index, self.total)]
 
     def _normal(self, stream: Stream) -> Callable[[], Tensor]:
         return lambda: stream.normal(self.x.shape).to(self.x.device)
 
+    @property
+    def _at(self) -> str:
+        return f"step {self.index + 1} of {self.total}"
+
     def _call(self, b: Bound, name: str, hook: Callable[..., Any], *args: Any) -> Any:
-        where = f" (step {self.index + 1} of {self.total})"
+        where = f" ({self._at})"
         return called(b.plugin, name, partial(self._timed, b.plugin.name, name, hook), *args, where=where)
 
     def _timed(self, who: str, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -265,10 +280,10 @@ class _Loop:
             return x
         if b is not None:
             raise self._wrong(b, name, "made NaN or infinity")
-        raise HookError(f"{name} made NaN or infinity at step {self.index + 1} of {self.total}; no picture was written")
+        raise HookError(f"{name} made NaN or infinity at {self._at}; no picture was written")
 
     def _wrong(self, b: Bound, name: str, what: str) -> HookError:
-        return HookError(f"plugin {b.plugin.name}: {name} {what} (step {self.index + 1} of {self.total})")
+        return HookError(f"plugin {b.plugin.name}: {name} {what} ({self._at})")
 
 
 def renoise(x: Tensor, t: Level, s: Level, z: Tensor) -> Tensor:

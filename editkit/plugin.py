@@ -12,6 +12,7 @@ table of hooks, in the order the engine calls them::
     branches   (step, cond) -> conds         the conditionings to evaluate, for `combine`
     combine    (step, predictions) -> one    classifier-free guidance and its variants              (slot)
     energy     (step, x0) -> (batch,)        -log p(y | x), weights included; None: not this time
+    shift      (step, dx0) -> dx0            bound, mask or rescale what its own energy moves x0 by
     clean      (step, x0) -> x0              thresholding, projections
     after      (step, x_s) -> x_s            once a downward move, at its end: put known regions back
     finish     (image) -> image              pixels -> pixels, at the picture's own resolution
@@ -62,7 +63,7 @@ Slot = Literal["begin", "combine", "mask", "prompt"]
 Through = Literal["network", "x0", "x_t"]
 """Where an energy's gradient is taken; see `Hooks.through`."""
 
-HOOKS = ("begin", "condition", "branches", "combine", "energy", "clean", "after", "finish")
+HOOKS = ("begin", "condition", "branches", "combine", "energy", "shift", "clean", "after", "finish")
 """The hooks of `Hooks`, in the order the engine calls them."""
 
 
@@ -143,6 +144,15 @@ class Plugin(BaseModel):
         """Where the energy of this declaration is differentiated; known before anything is loaded."""
         return self.hooks().through
 
+    def alone(self) -> bool:
+        """Whether its energy needs a backward pass of its own, because `Hooks.shift` has a say in what it does."""
+        return "shift" in self.uses()
+
+    def acts(self, index: int, total: int) -> bool:
+        """Whether it acts in downward move `index` of `total`: those within its window (as diffusers' ControlNets)."""
+        first, last = index / max(total, 1), (index + 1) / max(total, 1)
+        return first >= self.start and last <= self.stop
+
     def __and__(self, other: Plugin | Chain) -> Chain:
         """`with`: both act in the same reverse process."""
         from editkit.chain import Chain
@@ -208,6 +218,10 @@ class Hooks(Generic[P]):
     def energy(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"] | None:
         """-log p(y | x0) up to a constant, weights included, for each item; None where it does not act."""
         return None
+
+    def shift(self, step: Step, dx0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        """What the energy of this plugin may move x0 by, from what its gradient says (`alone`)."""
+        return dx0
 
     def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         """A better estimate of the clean sample."""

@@ -120,7 +120,7 @@ class Point:
     pass_: int
     move: Move
     energies: tuple[tuple[str, float], ...]
-    gradient: float
+    gradients: tuple[tuple[str, float], ...]
     seconds: tuple[tuple[tuple[str, str], float], ...]
     calls: int
 
@@ -160,7 +160,7 @@ class Trace:
                 image.thumbnail((THUMBNAIL, THUMBNAIL))
                 self.strip.append(Tile(f"{len(self.points) + 1}: level {state.move.s}", np.asarray(image)))
         self.points.append(
-            Point(update.stage, update.pass_, state.move, state.energies, state.gradient, state.seconds, state.calls)
+            Point(update.stage, update.pass_, state.move, state.energies, state.gradients, state.seconds, state.calls)
         )
 
     def close(self) -> None:
@@ -211,18 +211,16 @@ class Trace:
 
     def _energies(self) -> list[Image.Image]:
         series: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        norms: list[tuple[float, float]] = []
+        norms: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for k, point in enumerate(self.points):
-            guided = any(who == "energies" for (who, _), _ in point.seconds)
-            if not guided:
-                continue
             for name, value in point.energies:
                 series[name].append((k + 1, value))
-            if point.gradient > 0.0:
-                norms.append((k + 1, math.log10(point.gradient)))
+            for name, norm in point.gradients:
+                if norm > 0.0:
+                    norms[name].append((k + 1, math.log10(norm)))
         if not series:
             return []
-        gradient = [lines("log10 of the norm of the energies' gradient", {"gradient": norms}, "move")] if norms else []
+        gradient = [lines("log10 of the norm of the energies' gradient", norms, "move")] if norms else []
         return [lines("energies, weights included", series, "move"), *gradient]
 
     def _time(self) -> list[Image.Image]:

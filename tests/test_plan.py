@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editkit.chain import cost
+from editkit.chain import Cost, cost
 from editkit.plan import Move, Plan
 from editkit.samplers import make_sampler
 
@@ -57,7 +57,7 @@ def test_starting_again_from_one_changes_nothing(plan):
 
 @pytest.mark.parametrize(("sampler", "calls"), [("ddim", 10), ("heun", 19), ("dpm++2m", 10)])
 def test_cost_of_a_plain_plan(sampler, calls):
-    assert cost(Plan.uniform(10), (), make_sampler(sampler)) == (calls, 0)
+    assert cost(Plan.uniform(10), (), make_sampler(sampler)) == Cost(calls, 0, 0)
 
 
 @pytest.mark.parametrize(("steps", "jump"), [(250, 10), (100, 4), (22, 1), (5, 1)])

@@ -50,13 +50,15 @@ def test_the_engine_tells_energies_the_gradients_norm_and_where_time_went():
     for state in states[1:]:  # at the first level alpha is 0, and so is the energies' term
         ((name, energy),) = state.energies
         assert name == "guide"
-        assert state.gradient == pytest.approx(2.0 * (50.0 * energy / n) ** 0.5, rel=1e-4)
+        ((who, norm),) = state.gradients
+        assert who == "guide"
+        assert norm == pytest.approx(2.0 * (50.0 * energy / n) ** 0.5, rel=1e-4)
         spent = dict(state.seconds)
         assert {("guide", "energy"), ("energies", "backward"), ("model", "network")} <= spent.keys()
         assert all(seconds >= 0.0 for seconds in spent.values())
     assert ("sdedit", "begin") in dict(states[0].seconds)
     assert ("sdedit", "begin") not in dict(states[1].seconds)
-    assert updates(SDEdit())[-1].state.gradient == 0.0
+    assert updates(SDEdit())[-1].state.gradients == ()
 
 
 def test_estimates_are_shown_evenly_and_the_last_always_is():

@@ -192,7 +192,7 @@ class _Show:
             names = " + ".join(plugin.name for plugin in update.plan.plugins)
             self.tasks[update.stage] = self.progress.add_task(names, total=update.plan.moves, calls=0)
         passes = update.plan.passes[: update.pass_]
-        calls = sum(part.calls for part in passes) + update.state.calls
+        calls = sum(part.cost.calls for part in passes) + update.state.calls
         self.progress.update(self.tasks[update.stage], advance=1, calls=calls)
 
 

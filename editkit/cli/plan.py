@@ -44,13 +44,20 @@ def _record(plan: StagePlan) -> dict[str, object]:
         "sampler": plan.sampler,
         "plugins": [plugin.name for plugin in plan.plugins],
         "hooks": {hook: list(names) for hook, names in plan.table().items()},
-        "box": [plan.frame.box.left, plan.frame.box.top, plan.frame.box.right, plan.frame.box.bottom],
         "passes": [
-            {"size": [p.at.width, p.at.height], "moves": len(p.plan), "network_calls": p.calls, "backward": p.backward}
+            {
+                "box": [p.at.box.left, p.at.box.top, p.at.box.right, p.at.box.bottom],
+                "window": p.at.window,
+                "size": [p.at.width, p.at.height],
+                "moves": len(p.plan),
+                "network_calls": p.cost.calls,
+                "backward": p.cost.backward,
+            }
             for p in plan.passes
         ],
         "network_calls": plan.calls,
         "backward_passes": plan.backward,
+        "backward_passes_through_network": plan.deep,
     }
 
 
@@ -58,13 +65,13 @@ def _show_plan(plan: StagePlan, number: int, total: int) -> None:
     """Print one stage's plan: hook x plugin, passes, cost."""
     from rich.table import Table
 
-    box = plan.frame.box
     of = f"stage {number + 1} of {total}: " if total > 1 else ""
     write(f"{of}{plan.info.name} ({plan.info.family}), sampler {plan.sampler}")
-    write(
-        f"works on {box.width}x{box.height} of {plan.picture.width}x{plan.picture.height} pixels, "
-        f"from {box.left},{box.top}"
-    )
+    for box in dict.fromkeys(part.at.box for part in plan.passes):
+        write(
+            f"works on {box.width}x{box.height} of {plan.picture.width}x{plan.picture.height} pixels, "
+            f"from {box.left},{box.top}"
+        )
     hooks = Table("hook", *[plugin.name for plugin in plan.plugins], box=None, pad_edge=False)
     for hook, names in plan.table().items():
         hooks.add_row(hook, *["x" if plugin.name in names else "" for plugin in plan.plugins])
@@ -72,7 +79,10 @@ def _show_plan(plan: StagePlan, number: int, total: int) -> None:
     passes = Table("pass", "size", "levels", "moves", "network calls", "backward passes", box=None, pad_edge=False)
     for k, part in enumerate(plan.passes):
         size = f"{part.at.width}x{part.at.height}"
-        row = (k + 1, size, part.at.steps, len(part.plan), part.calls, part.backward)
+        if part.at.window is not None:
+            size += f" by windows of {part.at.window}"
+        row = (k + 1, size, part.at.steps, len(part.plan), part.cost.calls, part.cost.backward)
         passes.add_row(*[str(value) for value in row])
     out().print(passes)
-    write(f"{plan.calls} network calls, {plan.backward} backward passes")
+    deep = f", {plan.deep} of them through the network" if plan.backward else ""
+    write(f"{plan.calls} network calls, {plan.backward} backward passes{deep}")
