@@ -1,25 +1,26 @@
-"""Any size of picture on any model: which part is worked on, at which sizes, in which passes.
+"""Any size of picture on any model: which parts are worked on, at which sizes, in which passes.
 
-A stage is one or several *passes* of the reverse process over one box of the picture. Models whose prior is the picture
-itself go coarse to fine: the hole is invented small, where a patch sees the whole scene, and every finer pass starts
-from the enlarged coarser one at a noise level that keeps its structure, and is told it (`lowres`, as the cascades of
-Ho et al. 2022, arXiv:2106.15282); a model that does not take `lowres` is held to its low frequencies (ILVR, Choi et al.
-2021, arXiv:2108.02938). Other models work in one pass. Planning is integers only; tensors are touched by `inputs`,
-`resize` and `Refine`.
+A stage is one or several *passes* of the reverse process over one or several boxes of the picture. Models whose prior
+is the picture itself go coarse to fine: the hole is invented small, where a patch sees the whole scene, and every finer
+pass starts from the enlarged coarser one (`editkit.refine`). A model that was trained at one size, its window, sees a
+crop around the mask; where what it must invent is larger than that, it is invented at the window's size and refined by
+overlapping windows (`editkit.windows`). Planning is integers only; tensors are touched by `inputs` and `resize`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from editkit.boxes import Box, coverage, crops, integral
 from editkit.images import Picture, to_unit
-from editkit.models.base import Conditioning, Model, ModelInfo
+from editkit.models.base import Model, ModelInfo
 from editkit.options import Options
 from editkit.plan import Plan
-from editkit.plugin import Hooks, Inputs, Plugin, Run, Step
+from editkit.plugin import Inputs
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
     from editkit.noise import Stream
 
 CONTEXT = 2.2
-"""The side of the crop, in sides of the mask's box."""
+"""The side of the crop, in sides of the mask's box, for a model that learns from the crop; it must see enough."""
+
+NEAR = 1.75
+"""The same for a model that has learned pictures already."""
 
 LEAST = 96
 """The least side of a crop for a model whose prior is the picture: it must see something to learn from."""
@@ -37,7 +41,7 @@ HIDDEN = 0.75
 """A pixel of a smaller picture is unknown when more than this share of it is."""
 
 FACTOR = 1.6
-"""Each pass is so many times as large as the one before."""
+"""Each pass of `ladder` is so many times as large as the one before."""
 
 COARSEST = 16.0
 """The longer side of the smallest pass is at least this many pixels."""
@@ -45,94 +49,90 @@ COARSEST = 16.0
 PATCH = 7
 """What a model of patches sees at once."""
 
+SLACK = 1.25
+"""A model is given a picture so many times as large as its window at once, before it is cut into windows."""
 
-@dataclass(frozen=True)
-class Box:
-    """Pixels `left <= x < right`, `top <= y < bottom` of a picture."""
+OVERLAP = 0.25
+"""Of neighbouring windows, in windows."""
 
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-    @property
-    def width(self) -> int:
-        return self.right - self.left
-
-    @property
-    def height(self) -> int:
-        return self.bottom - self.top
+REDRAW = 0.5
+"""The strength of a pass by windows over an enlarged coarser one."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One reverse process over the box, brought to `height` x `width` pixels.
+    """One reverse process over `box` of the picture, brought to `height` x `width` pixels.
 
     Args:
         steps: noise levels of its ladder.
-        strength: the fraction of the ladder it walks; 1 starts from noise, less from the coarser pass.
+        strength: the fraction of the ladder it walks; 1 starts from noise, less from the coarser pass over this box.
         repeats: walk every move this often (`Plan.travel(1, repeats)`), unless a plugin travels itself.
         hold: while sigma_t is above this, keep the low frequencies of the coarser pass.
+        window: the side in pixels of the windows it is computed by; None: all at once.
     """
 
+    box: Box
     height: int
     width: int
     steps: int
     strength: float = 1.0
     repeats: int = 1
     hold: float = 1.0
+    window: int | None = None
 
     def plan(self) -> Plan:
         """The pass's own trajectory, before plugins change it."""
         return Plan.uniform(self.steps).start_at(self.strength)
 
 
-@dataclass(frozen=True)
-class Frame:
-    """The box of the picture that a stage works on, and its passes, coarse to fine."""
+def passes(picture: Picture, info: ModelInfo, options: Options, invents: bool) -> tuple[Pass, ...]:
+    """What a stage works on, box by box, each coarse to fine.
 
-    box: Box
-    passes: tuple[Pass, ...]
-    multiple: int = 1
-
-
-def frame(picture: Picture, info: ModelInfo, options: Options, from_noise: bool) -> Frame:
-    """What a stage works on. `from_noise`: nothing but noise is there to start from, so structure must be invented."""
+    `invents`: there is nothing but noise to start from and nothing that tells the structure, so that it is invented.
+    """
     steps = options.steps or info.steps
-    whole = Box(0, 0, picture.width, picture.height)
+    found: list[Pass] = []
+    for box in _boxes(picture, info, options):
+        if info.own_picture and invents:
+            inside = None if picture.mask is None else picture.mask[box.rows, box.columns] > 0
+            found.extend(ladder(box, steps, info.steps, inside))
+        elif info.window is None or options.canvas == "full":
+            found.append(Pass(box, box.height, box.width, steps))
+        else:
+            found.extend(by_windows(box, steps, info.window, invents))
+    return tuple(found)
+
+
+def _boxes(picture: Picture, info: ModelInfo, options: Options) -> tuple[Box, ...]:
+    """Where a stage works: around what the mask marks, or everywhere."""
     cropped = options.canvas == "crop" or (options.canvas == "auto" and (info.window or info.own_picture))
-    box = (
-        whole
-        if picture.mask is None or not cropped
-        else around(picture.mask, CONTEXT, LEAST if info.own_picture else info.window or 0)
-    )
-    if info.own_picture and from_noise:
-        inside = None if picture.mask is None else picture.mask[box.top : box.bottom, box.left : box.right] > 0
-        return Frame(box, ladder(box, steps, info.steps, inside), info.multiple)
-    height, width = box.height, box.width
-    if info.window and options.canvas != "full" and max(height, width) > info.window:
-        scale = info.window / max(height, width)
-        height, width = max(1, round(height * scale)), max(1, round(width * scale))
-    return Frame(box, (Pass(height, width, steps),), info.multiple)
+    if picture.mask is None or not cropped:
+        return (Box(0, 0, picture.width, picture.height),)
+    if info.own_picture:
+        return crops(picture.mask, CONTEXT, LEAST)
+    return crops(picture.mask, NEAR, info.least or info.window or 0)
 
 
-def around(mask: np.ndarray, context: float, least: int = 0) -> Box:
-    """A box inside the picture, `context` times as large as the mask's own (at least `least` pixels), around it."""
-    height, width = mask.shape
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    top, bottom = int(rows[0]), int(rows[-1]) + 1
-    left, right = int(columns[0]), int(columns[-1]) + 1
-    side = max(round(context * max(bottom - top, right - left)), least)
-    x0, x1 = _span(left, right, side, width)
-    y0, y1 = _span(top, bottom, side, height)
-    return Box(x0, y0, x1, y1)
+def by_windows(box: Box, steps: int, window: int, invents: bool) -> tuple[Pass, ...]:
+    """Passes for a model that was trained at `window`: one at the box's own size, by windows if it is larger.
 
-
-def _span(low: int, high: int, side: int, limit: int) -> tuple[int, int]:
-    """An interval of `side` (at most `limit`) around [low, high) and inside [0, limit)."""
-    side = min(max(side, high - low), limit)
-    first = min(max((low + high - side) // 2, 0), limit - side)
-    return first, first + side
+    What is invented is invented whole: a first pass in which the box fits into a window, then enlargements by 2 at
+    most, each redrawn by windows.
+    """
+    longest = max(box.height, box.width)
+    if longest <= SLACK * window:
+        return (Pass(box, box.height, box.width, steps),)
+    if not invents:
+        return (Pass(box, box.height, box.width, steps, window=window),)
+    finer = math.ceil(math.log2(longest / window))
+    found = []
+    for k in range(finer + 1):
+        scale = (window / longest) ** (1.0 - k / finer)
+        height, width = max(1, round(box.height * scale)), max(1, round(box.width * scale))
+        found.append(
+            Pass(box, height, width, steps) if k == 0 else Pass(box, height, width, steps, REDRAW, window=window)
+        )
+    return tuple(found)
 
 
 def ladder(box: Box, steps: int, usual: int, hole: np.ndarray | None = None) -> tuple[Pass, ...]:
@@ -154,16 +154,16 @@ def ladder(box: Box, steps: int, usual: int, hole: np.ndarray | None = None) -> 
         if hole is not None and not (passes and passes[-1].steps > 1) and size != sizes[-1]:
             unknown = coverage(hole, height, width) > HIDDEN
             if not unknown.any():
-                passes = [Pass(height, width, 1)]
+                passes = [Pass(box, height, width, 1)]
                 continue
             if not passes and not _enough(unknown):
                 continue
         if not passes:
-            passes.append(Pass(height, width, max(2, round(10 * rate)), 1.0, 3))
+            passes.append(Pass(box, height, width, max(2, round(10 * rate)), 1.0, 3))
         elif size < 60:
-            passes.append(Pass(height, width, max(2, round(5 * rate)), 0.8, 3, 0.15))
+            passes.append(Pass(box, height, width, max(2, round(5 * rate)), 0.8, 3, 0.15))
         else:
-            passes.append(Pass(height, width, max(2, round(4 * rate)), 0.75, 1, 0.15))
+            passes.append(Pass(box, height, width, max(2, round(4 * rate)), 0.75, 1, 0.15))
     return tuple(passes)
 
 
@@ -172,57 +172,47 @@ def _enough(unknown: np.ndarray) -> bool:
     height, width = unknown.shape
     if height < PATCH or width < PATCH:
         return False
-    sums = _integral(unknown)
+    sums = integral(unknown)
     within = sums[PATCH:, PATCH:] - sums[:-PATCH, PATCH:] - sums[PATCH:, :-PATCH] + sums[:-PATCH, :-PATCH]
     return int((within == 0).sum()) >= 30
 
 
-def coverage(hole: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The share of `hole` (h, w) in each pixel of the picture at another, smaller size: (height, width)."""
-    sums = _integral(hole)
-    edges = []
-    for n, size in ((hole.shape[0], height), (hole.shape[1], width)):
-        k = np.arange(size)
-        edges.append((k * n // size, -(-(k + 1) * n // size)))
-    (top, bottom), (left, right) = edges
-    total = sums[bottom][:, right] - sums[top][:, right] - sums[bottom][:, left] + sums[top][:, left]
-    share: np.ndarray = total / ((bottom - top)[:, None] * (right - left)[None, :])
-    return share
-
-
-def _integral(values: np.ndarray) -> np.ndarray:
-    """Sums over all rectangles from the top left corner, (h + 1, w + 1)."""
-    sums = np.zeros((values.shape[0] + 1, values.shape[1] + 1), dtype=np.int64)
-    sums[1:, 1:] = values.astype(np.int64).cumsum(0).cumsum(1)
-    return sums
-
-
-def inputs(
-    picture: Picture, spot: Frame, at: Pass, model: Model, stream: Stream | None, device: torch.device
-) -> Inputs:
+def inputs(picture: Picture, at: Pass, model: Model, stream: Stream | None, device: torch.device) -> Inputs:
     """The box of `picture` at the size of pass `at`, padded to the model's multiple, and at its own resolution.
 
-    The model is attached to what it sees (`Model.attach`).
+    The model is cut into windows where the pass asks for it, and attached to what it sees (`Model.attach`).
     """
     import torch
 
-    box = spot.box
-    rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
+    box, multiple = at.box, model.info.multiple
+    rows, columns = box.rows, box.columns
+    if at.window is not None:
+        model = _windowed(model, at.window)
 
     def place(whole: Tensor) -> Tensor:
         whole = resize(whole, picture.height, picture.width)[..., rows, columns]
-        return _pad(resize(whole, at.height, at.width), spot.multiple)
+        return _pad(resize(whole, at.height, at.width), multiple)
 
     original = to_unit(picture.pixels[rows, columns]).to(device)
-    small = _pad(resize(original, at.height, at.width), spot.multiple)
+    small = _pad(resize(original, at.height, at.width), multiple)
     if picture.mask is None:
         return Inputs(model.attach(small, None), small, None, original, None, stream, place)
     mask = torch.from_numpy(picture.mask[rows, columns].copy())[None, None].to(device)
     if model.info.own_picture and (at.height, at.width) != (box.height, box.width):
         small, small_mask = shrink(original, mask, at.height, at.width)
     else:
-        small_mask = _pad(resize_mask(mask, at.height, at.width), spot.multiple)
+        small_mask = _pad(resize_mask(mask, at.height, at.width), multiple)
     return Inputs(model.attach(small, small_mask), small, small_mask, original, mask, stream, place)
+
+
+def _windowed(model: Model, window: int) -> Model:
+    """`model` by windows of `window` pixels, unless it comes in windows of its own."""
+    from editkit.windows import Windowed
+
+    if isinstance(model, Windowed):
+        return model
+    side = model.shape(window, window)[-1]
+    return Windowed(model, side, round(OVERLAP * side))
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
@@ -266,53 +256,6 @@ def _pad(image: Tensor, multiple: int) -> Tensor:
     return F.pad(image, (0, right, 0, down), mode="replicate") if down or right else image
 
 
-def native(image: Tensor, spot: Frame, at: Pass) -> Tensor:
+def native(image: Tensor, at: Pass) -> Tensor:
     """A pass's result without its padding, at the box's own resolution."""
-    return resize(image[..., : at.height, : at.width], spot.box.height, spot.box.width)
-
-
-class Refine(Plugin):
-    """Start from the enlarged coarser pass, and tell it to the model, or hold its low frequencies: how passes join."""
-
-    name: ClassVar[str] = "canvas"
-    order: ClassVar[int] = -100
-    hold: float = 1.0
-    factor: float = 1.6
-
-    def hooks(self) -> type[Hooks[Refine]]:
-        return _RefineHooks
-
-
-class _RefineHooks(Hooks[Refine]):
-    coarse: Tensor
-
-    @classmethod
-    def made(cls, plugin: Refine, run: Run, coarse: Tensor) -> _RefineHooks:
-        """`coarse`: (1, 3, h, w), the coarser pass's result at this pass's size, in the model's space."""
-        made = cls(plugin, run)
-        made.coarse = coarse
-        return made
-
-    def begin(self) -> Tensor:
-        return self.run.noised(self.coarse, self.run.levels[self.run.plan.start])
-
-    def condition(self, step: Step, cond: Conditioning) -> Conditioning:
-        if "lowres" not in self.run.model.info.takes or cond.lowres is not None:
-            return cond
-        return replace(cond, lowres=self.coarse)
-
-    def clean(self, step: Step, x0: Tensor) -> Tensor:
-        if "lowres" in self.run.model.info.takes or step.sigma_t <= self.plugin.hold:
-            return x0
-        return x0 + self._low(self.coarse) - self._low(x0)
-
-    def _low(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        small = resize(x, max(1, round(height / self.plugin.factor)), max(1, round(width / self.plugin.factor)))
-        return resize(small, height, width)
-
-
-def refined(run: Run, coarse: Tensor, at: Pass, factor: float) -> tuple[Refine, Hooks[Refine]]:
-    """The canvas's own declaration and hooks for one finer pass."""
-    plugin = Refine(hold=at.hold, factor=factor)
-    return plugin, _RefineHooks.made(plugin, run, coarse)
+    return resize(image[..., : at.height, : at.width], at.box.height, at.box.width)

@@ -10,10 +10,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from editkit import canvas, engine
+from editkit import canvas, engine, refine
 from editkit.chain import Chain, Edits, PassPlan, Stage, StagePlan, arrange, plan_stage
 from editkit.device import pick_device, pick_dtype
-from editkit.engine import Bound, Process, State
+from editkit.energies import Bound
+from editkit.engine import Process, State
 from editkit.errors import HookError
 from editkit.images import Picture, from_unit
 from editkit.models import load
@@ -25,6 +26,7 @@ from editkit.plan import Plan
 from editkit.plugin import Inputs, Notify, Opening, Plugin, Run, called, silent
 from editkit.samplers import make_sampler
 from editkit.schedule import Discrete
+from editkit.windows import Windowed
 
 
 class Loader(Protocol):
@@ -117,16 +119,17 @@ def stream(
 def _stage(
     settled: StagePlan, model: Model, number: int, stages: int, notify: Notify
 ) -> Generator[Update, None, Picture]:
-    """Run one stage on its picture."""
-    options, spot = settled.options, settled.frame
+    """Run one stage on its picture, box by box; nothing moves where no pass has a move."""
+    options, picture = settled.options, settled.picture
     device = pick_device(options.device)
     noise: Noise = OneStream.seeded(options.seed) if options.noise == "diffusers" else Streams((options.seed,), number)
-    image: Tensor | None = None  # pixels of the last pass; None until a pass has moved
+    image: Tensor | None = None  # pixels of the last pass over this box; None until one has moved
+    pixels = picture.pixels.copy()
     for k, part in enumerate(settled.passes):
-        inputs = canvas.inputs(settled.picture, spot, part.at, model, noise.stream("encode"), device)
-        inputs.whole = settled.picture.pixels
+        inputs = canvas.inputs(picture, part.at, model, noise.stream("encode"), device)
+        inputs.whole = picture.pixels
         process = _prepare(inputs, settled, part.plan, noise, number, notify)
-        if k > 0 and image is not None and part.at.strength < 1.0:
+        if image is not None and part.at.strength < 1.0:
             process = _refine(process, part, settled.passes[k - 1], image)
         x: Tensor | None = None
         for state in engine.steps(process):
@@ -134,17 +137,17 @@ def _stage(
             x = state.x
         if x is not None:
             image = process.model.decode(x)
-    if image is None:
-        return settled.picture.with_mask(None)
-    image = canvas.native(image, spot, part.at)
-    for bound in process.bound:
-        image = _finished(bound, image)
-    pixels = settled.picture.pixels.copy()
-    box = spot.box
-    pixels[box.top : box.bottom, box.left : box.right] = from_unit(image.cpu(), pixels.dtype)
-    result = settled.picture.with_pixels(pixels)
-    mask = settled.picture.mask
-    return result if mask is None else result.opaque_where(mask).with_mask(None)
+        box = part.at.box
+        if image is not None and (part is settled.passes[-1] or settled.passes[k + 1].at.box != box):
+            image = canvas.native(image, part.at)
+            for bound in process.bound:
+                image = _finished(bound, image)
+            pixels[box.rows, box.columns] = from_unit(image.cpu(), pixels.dtype)
+            image = None
+    if not any(len(part.plan) for part in settled.passes):
+        return picture.with_mask(None)
+    result = picture.with_pixels(pixels)
+    return result if picture.mask is None else result.opaque_where(picture.mask).with_mask(None)
 
 
 def _finished(bound: Bound, image: Tensor) -> Tensor:
@@ -175,7 +178,7 @@ def _refine(process: Process, part: PassPlan, before: PassPlan, coarse: Tensor) 
     at, old = part.at, before.at
     enlarged = canvas.resize(coarse[..., : old.height, : old.width], at.height, at.width)
     enlarged = process.model.encode(enlarged, run.stream)
-    plugin, hooks = canvas.refined(run, enlarged, at, at.height / old.height)
+    plugin, hooks = refine.refined(run, enlarged, at, at.height / old.height)
     return replace(process, bound=(Bound(plugin, hooks), *process.bound))
 
 
@@ -199,8 +202,9 @@ def prepare(
         options = options.model_copy(update={"spacing": model.schedule.resolve(options.spacing, sampler.grid)})
     inputs.as_diffusers = exact
     levels = model.schedule.levels(plan.steps, options.spacing, sampler.grid)
+    plain = model.model if isinstance(model, Windowed) else model  # plugins know nothing of windows
     run = Run(
-        model=model, levels=levels, plan=plan, inputs=inputs, options=options, noise=noise,
+        model=plain, levels=levels, plan=plan, inputs=inputs, options=options, noise=noise,
         stream=noise.stream("start"), device=device, shape=shape, stage=stage, notify=notify,
         opening=Opening(noise.stream("start"), shape, device),
     )  # fmt: skip

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from editkit.errors import ModelError
-from editkit.models.base import Conditioning, Model, ModelInfo, Prediction, Prompt
+from editkit.models.base import Conditioning, Model, ModelInfo, Prediction, Prompt, output_of
+from editkit.models.control import Control, cut_like
 from editkit.noise import Stream
 from editkit.schedule import Level, Schedule
 
@@ -64,7 +66,7 @@ class Windowed:
         overlap: of neighbouring windows, at least.
         batch: windows computed in one call of the model.
         region: (1 or b, 1, h, w), 1 = regenerate: windows that do not touch it are not computed; None: all are.
-        known: (b, c, h, w): the estimate of x0 where no window was computed.
+        picture: pixels (b, 3, H, W), the estimate of x0 where no window was computed.
 
     Raises:
         ModelError: an overlap that is not smaller than the window.
@@ -75,7 +77,7 @@ class Windowed:
     overlap: int = 16
     batch: int = 8
     region: Tensor | None = None
-    known: Tensor | None = None
+    picture: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < self.window:
@@ -113,10 +115,15 @@ class Windowed:
 
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> Windowed:
         """With the windows that touch `mask` alone; the rest of the estimate is `picture`, encoded."""
+        model = self.model.attach(picture, mask)
         if picture is None or mask is None:
-            return replace(self, model=self.model.attach(picture, mask))
-        region = self.model.encode_mask(mask)
-        return replace(self, model=self.model.attach(picture, mask), region=region, known=self.model.encode(picture))
+            return replace(self, model=model)
+        return replace(self, model=model, region=model.encode_mask(mask), picture=picture)
+
+    @cached_property
+    def known(self) -> Tensor | None:
+        """The picture in the model's space; encoded only where some window is left out."""
+        return None if self.picture is None else self.model.encode(self.picture)
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
         """The blended predictions for x_t (b, c, h, w): x0 = sum_k w_k x0_k, and eps alike."""
@@ -124,7 +131,9 @@ class Windowed:
         parts: list[list[Prediction]] = [[] for _ in conds]
         for group in _chunks(windows, self.batch):
             cut = torch.cat([x_t[..., w.rows, w.columns] for w in group])
-            given = [_cut(cond, group, x_t.shape[-2:]) for cond in conds]
+            steering = {id(control): control for cond in conds for control in cond.control}
+            controls = {key: control.cut(spots(group), x_t.shape[-2:]) for key, control in steering.items()}
+            given = [_cut(cond, group, x_t.shape[-2:], controls) for cond in conds]
             for made, prediction in zip(parts, self.model(cut, level, given), strict=True):
                 made.append(prediction)
         return tuple(self._blend(made, windows, x_t, level) for made in parts)
@@ -148,18 +157,20 @@ class Windowed:
 
     def _blend(self, made: list[Prediction], windows: list[_Window], x_t: Tensor, level: Level) -> Prediction:
         """Windows' predictions as one; where no window was computed, the known picture."""
-        total = torch.zeros(x_t.shape[-2:], device=x_t.device)
-        for w in windows:
-            total[w.rows, w.columns] += w.weight.to(x_t.device)
         x0 = self._sum([p.x0 for p in made], windows, x_t)
         eps = self._sum([p.eps for p in made], windows, x_t)
         variances = [p.variance for p in made if p.variance is not None]
         variance = self._sum(variances, windows, x_t) if variances else None
-        if len(windows) and self.known is not None:
-            rest = (1.0 - total).clamp(min=0.0)
+        total = torch.zeros(x_t.shape[-2:], device=x_t.device)
+        for w in windows:
+            total[w.rows, w.columns] += w.weight.to(x_t.device)
+        rest = (1.0 - total).clamp(min=0.0)
+        if self.picture is not None and bool((rest > 1e-3).any()) and self.known is not None:
             x0 = x0 + rest * self.known
             eps = eps + rest * (x_t - level.alpha * self.known) / max(level.sigma, 1e-8)
-        return Prediction(x0, eps, variance)
+        kind = made[0].kind
+        output = None if kind is None else output_of(x0, eps, level, kind)
+        return Prediction(x0, eps, variance, output, kind)
 
     @staticmethod
     def _sum(parts: list[Tensor], windows: list[_Window], x_t: Tensor) -> Tensor:
@@ -175,21 +186,23 @@ def _chunks(windows: list[_Window], size: int) -> list[list[_Window]]:
     return [windows[k : k + size] for k in range(0, len(windows), size)]
 
 
-def _cut(cond: Conditioning, group: list[_Window], size: Sequence[int]) -> Conditioning:
-    """What each window of `group` is told: pictures are cut like the state, the rest is repeated."""
-    if cond.control:
-        raise ModelError("ControlNet residuals belong to one size of picture; use --canvas crop with this model")
+def spots(group: list[_Window]) -> list[tuple[slice, slice]]:
+    """(rows, columns) of each window."""
+    return [(w.rows, w.columns) for w in group]
+
+
+def _cut(
+    cond: Conditioning, group: list[_Window], size: Sequence[int], controls: Mapping[int, Control]
+) -> Conditioning:
+    """What each window of `group` is told: pictures are cut like the state, the rest is repeated.
+
+    `controls`: what each ControlNet is for these windows, by the identity of the whole one.
+    """
 
     def spatial(value: Tensor | None) -> Tensor | None:
         if value is None:
             return None
-        scale = value.shape[-1] // size[-1]
-        return torch.cat(
-            [
-                value[..., w.rows.start * scale : w.rows.stop * scale, w.columns.start * scale : w.columns.stop * scale]
-                for w in group
-            ]
-        )
+        return cut_like(value, spots(group), size)
 
     def repeated(value: Tensor | None) -> Tensor | None:
         return None if value is None else torch.cat([value] * len(group))
@@ -207,4 +220,5 @@ def _cut(cond: Conditioning, group: list[_Window], size: Sequence[int]) -> Condi
         mask=spatial(cond.mask),
         lowres=spatial(cond.lowres),
         label=repeated(cond.label),
+        control=tuple(controls[id(control)] for control in cond.control),
     )

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import editkit
-from editkit.canvas import COARSEST, HIDDEN, Box, around, coverage, ladder, resize_mask, shrink
+from editkit.boxes import GAIN, Box, around, coverage, crops
+from editkit.canvas import COARSEST, HIDDEN, NEAR, SLACK, by_windows, ladder, passes, resize_mask, shrink
 from editkit.models import Gaussian
 from editkit_plugins.inpaint import Inpaint
 
@@ -46,16 +47,16 @@ def test_the_box_contains_the_mask_and_lies_inside_the_picture(mask, context, le
 @settings(max_examples=60)
 def test_a_ladder_rises_to_the_box(mask, steps):
     height, width = mask.shape
-    passes = ladder(Box(0, 0, width, height), steps, 22, mask)
-    assert (passes[-1].height, passes[-1].width) == (max(7, height), max(7, width))
-    for low, high in zip(passes, passes[1:], strict=False):
+    rungs = ladder(Box(0, 0, width, height), steps, 22, mask)
+    assert (rungs[-1].height, rungs[-1].width) == (max(7, height), max(7, width))
+    for low, high in zip(rungs, rungs[1:], strict=False):
         assert low.height <= high.height
         assert low.width <= high.width
         assert max(low.height, low.width) < max(high.height, high.width)
     # The first pass has nothing to start from; every other one keeps the structure of the one before.
-    assert passes[0].strength == 1.0
-    assert all(p.strength < 1.0 for p in passes[1:])
-    assert all(p.plan().moves for p in passes)
+    assert rungs[0].strength == 1.0
+    assert all(p.strength < 1.0 for p in rungs[1:])
+    assert all(p.plan().moves for p in rungs)
 
 
 def test_the_first_pass_depends_on_the_width_of_the_hole():
@@ -126,11 +127,118 @@ def test_two_holes_far_apart_are_both_filled():
 
 
 def test_models_without_a_window_work_in_one_pass():
-    from editkit.canvas import frame
     from editkit.images import Picture
     from editkit.options import Options
 
     picture = Picture(np.zeros((30, 40, 3), np.uint8))
-    spot = frame(picture, Gaussian(torch.zeros(3), torch.eye(3)).info, Options(), True)
-    assert spot.box == Box(0, 0, 40, 30)
-    assert len(spot.passes) == 1
+    (only,) = passes(picture, Gaussian(torch.zeros(3), torch.eye(3)).info, Options(), True)
+    assert only.box == Box(0, 0, 40, 30)
+
+
+@st.composite
+def scattered(draw):
+    """A mask of one to five rectangles anywhere."""
+    height, width = draw(st.integers(20, 900)), draw(st.integers(20, 900))
+    mask = np.zeros((height, width), np.float32)
+    for _ in range(draw(st.integers(1, 5))):
+        top, left = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
+        mask[top : top + draw(st.integers(1, 60)), left : left + draw(st.integers(1, 60))] = 1.0
+    return mask
+
+
+@given(scattered(), st.integers(0, 128))
+@settings(max_examples=80)
+def test_crops_hold_every_hole_do_not_meet_and_save_work(mask, least):
+    boxes, joint = crops(mask, NEAR, least), around(mask, NEAR, least)
+    rest = mask.copy()
+    for k, box in enumerate(boxes):
+        assert 0 <= box.left < box.right <= mask.shape[1]
+        assert 0 <= box.top < box.bottom <= mask.shape[0]
+        assert not any(box.meets(other) for other in boxes[k + 1 :])
+        rest[box.rows, box.columns] = 0.0
+    assert not rest.any()
+    assert boxes == (joint,) or GAIN * sum(box.area for box in boxes) <= joint.area
+
+
+def test_holes_far_apart_have_crops_of_their_own():
+    mask = np.zeros((2000, 3000), np.float32)
+    mask[100:180, 100:180] = mask[1700:1760, 2800:2860] = 1.0
+    near, far = crops(mask, NEAR, 384)
+    assert (near.width, near.height, far.width, far.height) == (384, 384, 384, 384)
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(8, 1024), st.booleans())
+@settings(max_examples=100)
+def test_a_model_sees_its_window_and_little_more(height, width, window, invents):
+    """The first of several passes fits a window, each is at most twice the one before, the last is native."""
+    rungs = by_windows(Box(0, 0, width, height), 20, window, invents)
+    assert (rungs[-1].height, rungs[-1].width) == (height, width)
+    for rung in rungs:
+        assert rung.window is not None or max(rung.height, rung.width) <= SLACK * window
+    assert rungs[0].strength == 1.0
+    if not invents:
+        assert len(rungs) == 1
+    for low, high in zip(rungs, rungs[1:], strict=False):
+        assert high.strength < 1.0
+        assert max(high.height, high.width) <= 2 * max(low.height, low.width) + 1
+
+
+@pytest.fixture
+def windowed():
+    """An exact model that was "trained" at 32 pixels and serves down to 24."""
+    from toy import Isotropic
+
+    from editkit.models import ModelInfo
+
+    model = Isotropic()
+    model.info = ModelInfo("windowed", "test", sampler="ddim", steps=6, window=32, least=24)
+    seen = []
+    original = model.__class__.__call__
+
+    class Seeing(Isotropic):
+        info = model.info
+
+        def __call__(self, x_t, level, conds):
+            seen.append(tuple(x_t.shape))
+            return original(self, x_t, level, conds)
+
+    return Seeing(), seen
+
+
+def test_a_small_hole_costs_a_small_crop_whatever_the_picture(windowed):
+    model, seen = windowed
+    for side in (60, 400):
+        mask = np.zeros((side, side), np.uint8)
+        mask[5:15, 5:15] = 255
+        editkit.edit(np.full((side, side, 3), 90, np.uint8), Inpaint(mask=mask), model=model)
+    assert {shape[-2:] for shape in seen} == {(24, 24)}
+
+
+def test_a_hole_larger_than_the_window_is_invented_whole_and_refined_by_windows(windowed):
+    model, seen = windowed
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 150, 3), dtype=np.uint8)
+    mask = np.zeros((200, 150), np.uint8)
+    mask[40:120, 30:100] = 255
+    made = editkit.edit(pixels, Inpaint(mask=mask), model=model).pixels
+    assert (made[mask == 0] == pixels[mask == 0]).all()
+    assert (made[mask > 0] != pixels[mask > 0]).any()
+    assert max(max(shape[-2:]) for shape in seen) <= SLACK * 32
+
+
+def test_a_mask_of_everything_is_a_hole_like_any_other(windowed):
+    model, seen = windowed
+    made = editkit.edit(np.zeros((70, 90, 3), np.uint8), Inpaint(mask=np.full((70, 90), 255, np.uint8)), model=model)
+    assert made.pixels.shape == (70, 90, 3)
+    assert max(max(shape[-2:]) for shape in seen) <= SLACK * 32
+
+
+def test_far_holes_are_each_worked_on_alone_and_both_filled(windowed):
+    model, seen = windowed
+    pixels = np.full((100, 600, 3), 90, np.uint8)
+    mask = np.zeros((100, 600), np.uint8)
+    mask[20:26, 10:16] = mask[70:76, 580:586] = 255
+    made = editkit.edit(pixels, Inpaint(mask=mask), model=model).pixels
+    assert {shape[-2:] for shape in seen} == {(24, 24)}
+    assert len(seen) == 2 * 6
+    assert (made[mask == 0] == 90).all()
+    assert all((made[part][mask[part] > 0] != 90).any() for part in (np.s_[:, :300], np.s_[:, 300:]))

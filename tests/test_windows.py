@@ -116,3 +116,38 @@ def test_gradients_pass_through_the_windows():
 def test_an_overlap_as_large_as_the_window_is_refused():
     with pytest.raises(ModelError, match="cannot overlap by 16"):
         Windowed(Local(), window=16, overlap=16)
+
+
+def test_a_control_is_cut_with_its_window_and_guidance_sees_the_networks_output():
+    """Each window is steered by its own part of the hint; the blend is still an output that cfg can fold."""
+    from dataclasses import dataclass
+
+    from editkit.models.base import convert
+    from editkit.models.control import cut_like
+
+    @dataclass(frozen=True, eq=False)
+    class Hint:
+        values: torch.Tensor
+        wanted_only = False
+
+        def __call__(self, given):
+            raise AssertionError("the model below reads the hint itself")
+
+        def cut(self, spots, size):
+            return Hint(cut_like(self.values, spots, size))
+
+    class Steered(Isotropic):
+        def __call__(self, x_t, level, conds):
+            return tuple(
+                convert(torch.tanh(x_t) + sum(c.values for c in cond.control), x_t, level, "v_prediction")
+                for cond in conds
+            )
+
+    hint, x_t, level = Hint(torch.randn(1, 3, 40, 56)), torch.randn(1, 3, 40, 56), Cosine().level(0.6)
+    conds = (Conditioning(), Conditioning().plus_control(hint))
+    whole = Steered()(x_t, level, conds)
+    tiled = Windowed(Steered(), window=16, overlap=5)(x_t, level, conds)
+    for a, b in zip(tiled, whole, strict=True):
+        assert a.kind == b.kind
+        torch.testing.assert_close(a.x0, b.x0, atol=1e-5, rtol=0)
+        torch.testing.assert_close(a.output, b.output, atol=1e-5, rtol=0)

@@ -65,6 +65,19 @@ def convert(output: Tensor, x_t: Tensor, level: Level, kind: PredictionType) -> 
             return Prediction(output, (x_t - alpha * output) / sigma, None, output, kind)
 
 
+def output_of(x0: Tensor, eps: Tensor, level: Level, kind: PredictionType) -> Tensor:
+    """What a network would have to give for `convert` to make these estimates of it: its inverse."""
+    match kind:
+        case "epsilon":
+            return eps
+        case "v_prediction":
+            return level.alpha * eps - level.sigma * x0
+        case "flow_prediction":
+            return eps - x0
+        case "sample":
+            return x0
+
+
 @dataclass(frozen=True, eq=False)
 class Prompt:
     """Encoded text: `embeds` (batch, tokens, width); `pooled` (batch, width) where the model takes it."""
@@ -117,6 +130,7 @@ class ModelInfo:
         takes: the named conditions it can take.
         sampler, steps: defaults.
         window: the side it was trained at, in pixels; None: any size.
+        least: the side of the smallest picture it still serves well, in pixels; None: its window.
         multiple: sides must be multiples of this many pixels.
         own_picture: its prior is the edited picture itself (`Model.attach` is needed).
     """
@@ -127,6 +141,7 @@ class ModelInfo:
     sampler: str = "ddim"
     steps: int = 50
     window: int | None = None
+    least: int | None = None
     multiple: int = 1
     own_picture: bool = False
 

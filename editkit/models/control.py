@@ -86,6 +86,18 @@ class Control(Protocol):
         """The residuals of every item."""
         ...
 
+    def cut(self, spots: Sequence[tuple[slice, slice]], size: Sequence[int]) -> Control:
+        """The same for windows of a state of `size`: rows and columns of each, one after the other in the batch."""
+        ...
+
+
+def cut_like(value: Tensor, spots: Sequence[tuple[slice, slice]], size: Sequence[int]) -> Tensor:
+    """Windows of a picture that covers a state of `size` (at a whole multiple of it), one after the other."""
+    import torch
+
+    k = value.shape[-1] // size[-1]
+    return torch.cat([value[..., r.start * k : r.stop * k, c.start * k : c.stop * k] for r, c in spots])
+
 
 def residuals(conds: Sequence[Conditioning], given: Given) -> Residuals | None:
     """The sum over all ControlNets of `conds`; each is called once, on the branches that have it. None: there are none.

@@ -62,7 +62,9 @@ def describe_unet(layout: Layout, family: str) -> ModelInfo:
     sampler, factor = default_sampler(layout.config("scheduler")), vae_factor(vae)
     size = unet.get("sample_size") or 64
     window = factor * int(max(size) if isinstance(size, list) else size)
-    return ModelInfo(layout.name, family, frozenset(takes), sampler, STEPS.get(sampler, 50), window, factor)
+    return ModelInfo(
+        layout.name, family, frozenset(takes), sampler, STEPS.get(sampler, 50), window, 3 * window // 4, factor
+    )
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:

@@ -52,7 +52,7 @@ def describe(layout: Layout) -> ModelInfo:
     factor, patch = vae_factor(vae), int(transformer.get("patch_size", 2))
     window = factor * int(transformer.get("sample_size", 128))
     sampler = default_sampler(layout.config("scheduler"))
-    return ModelInfo(layout.name, KNOWN, frozenset(takes), sampler, STEPS, window, factor * patch)
+    return ModelInfo(layout.name, KNOWN, frozenset(takes), sampler, STEPS, window, 3 * window // 4, factor * patch)
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:

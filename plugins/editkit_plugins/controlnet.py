@@ -8,8 +8,8 @@ order. The model evaluates them (`editkit.models.control`), so every branch of g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Field
 from editkit import hints
 from editkit.errors import EditkitError, ModelError, UsageError
 from editkit.images import Picture, Pixels, from_unit, to_unit
-from editkit.models.control import Given, Residuals, TakesControl
+from editkit.models.control import Given, Residuals, TakesControl, cut_like
 from editkit.models.loading import Layout, find, load_network, weight_files
 from editkit.params import Metavar
 from editkit.plugin import Hooks, Notify, Plugin, Run, Slot, Step
@@ -125,6 +125,9 @@ class _Control:
             return_dict=False,
         )
         return Residuals(tuple(down), mid)
+
+    def cut(self, spots: Sequence[tuple[slice, slice]], size: Sequence[int]) -> _Control:
+        return replace(self, hint=cut_like(self.hint, spots, size))
 
 
 def _bound(plugin: ControlNet, run: Run) -> _Control:

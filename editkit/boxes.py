@@ -1,0 +1,142 @@
+"""Where an edit works: boxes of the picture around what its mask marks.
+
+Integers only, no torch: a plan can be printed without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+CELL = 16
+"""Marked pixels that lie less than this far apart belong to one hole."""
+
+GAIN = 2.0
+"""Holes get boxes of their own where that makes the area that is worked on so many times smaller."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """Pixels `left <= x < right`, `top <= y < bottom` of a picture."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def area(self) -> int:
+        return self.width * self.height
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.top, self.bottom)
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.left, self.right)
+
+    def meets(self, other: Box) -> bool:
+        """True when they share a pixel."""
+        across = self.left < other.right and other.left < self.right
+        return across and self.top < other.bottom and other.top < self.bottom
+
+    def with_(self, other: Box) -> Box:
+        """The smallest box around both."""
+        return Box(
+            min(self.left, other.left), min(self.top, other.top),
+            max(self.right, other.right), max(self.bottom, other.bottom),
+        )  # fmt: skip
+
+
+def around(mask: np.ndarray, context: float, least: int = 0) -> Box:
+    """A box inside the picture, `context` times as large as the mask's own (at least `least` pixels), around it."""
+    return widened(bounds(mask), mask.shape, context, least)
+
+
+def crops(mask: np.ndarray, context: float, least: int = 0) -> tuple[Box, ...]:
+    """As `around`, but holes far apart each have a box of their own where that makes the work `GAIN` times less.
+
+    The boxes do not meet, and every marked pixel is in one of them.
+    """
+    whole = around(mask, context, least)
+    holes = [(hole, widened(hole, mask.shape, context, least)) for hole in _holes(mask)]
+    merged = True
+    while merged:
+        merged = False
+        for i, (hole, box) in enumerate(holes):
+            near = next((j for j in range(i + 1, len(holes)) if box.meets(holes[j][1])), None)
+            if near is not None:
+                both = hole.with_(holes.pop(near)[0])
+                holes[i] = (both, widened(both, mask.shape, context, least))
+                merged = True
+                break
+    boxes = tuple(box for _, box in holes)
+    return boxes if GAIN * sum(box.area for box in boxes) <= whole.area else (whole,)
+
+
+def bounds(mask: np.ndarray) -> Box:
+    """The smallest box around what is marked."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+
+
+def widened(hole: Box, shape: tuple[int, ...], context: float, least: int = 0) -> Box:
+    """A box around `hole`, `context` times as large, at least `least` pixels a side, inside a picture of `shape`."""
+    side = max(round(context * max(hole.height, hole.width)), least)
+    x0, x1 = _span(hole.left, hole.right, side, shape[1])
+    y0, y1 = _span(hole.top, hole.bottom, side, shape[0])
+    return Box(x0, y0, x1, y1)
+
+
+def _holes(mask: np.ndarray) -> list[Box]:
+    """The bounds of every connected part of the mask, seen in cells of `CELL` pixels."""
+    import cv2
+
+    height, width = mask.shape
+    marked = coverage(mask > 0, -(-height // CELL), -(-width // CELL)) > 0
+    count, _, found, _ = cv2.connectedComponentsWithStats(marked.astype(np.uint8), connectivity=8)
+    parts = []
+    for left, top, across, down, _ in found[1:count]:
+        y, x = int(top) * height // marked.shape[0], int(left) * width // marked.shape[1]
+        bottom = -(-int(top + down) * height // marked.shape[0])
+        right = -(-int(left + across) * width // marked.shape[1])
+        inner = bounds(mask[y:bottom, x:right])
+        parts.append(Box(x + inner.left, y + inner.top, x + inner.right, y + inner.bottom))
+    return parts
+
+
+def _span(low: int, high: int, side: int, limit: int) -> tuple[int, int]:
+    """An interval of `side` (at most `limit`) around [low, high) and inside [0, limit)."""
+    side = min(max(side, high - low), limit)
+    first = min(max((low + high - side) // 2, 0), limit - side)
+    return first, first + side
+
+
+def coverage(hole: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The share of `hole` (h, w) in each pixel of the picture at another, smaller size: (height, width)."""
+    sums = integral(hole)
+    edges = []
+    for n, size in ((hole.shape[0], height), (hole.shape[1], width)):
+        k = np.arange(size)
+        edges.append((k * n // size, -(-(k + 1) * n // size)))
+    (top, bottom), (left, right) = edges
+    total = sums[bottom][:, right] - sums[top][:, right] - sums[bottom][:, left] + sums[top][:, left]
+    share: np.ndarray = total / ((bottom - top)[:, None] * (right - left)[None, :])
+    return share
+
+
+def integral(values: np.ndarray) -> np.ndarray:
+    """Sums over all rectangles from the top left corner, (h + 1, w + 1)."""
+    sums = np.zeros((values.shape[0] + 1, values.shape[1] + 1), dtype=np.int64)
+    sums[1:, 1:] = values.astype(np.int64).cumsum(0).cumsum(1)
+    return sums
