@@ -93,7 +93,8 @@ class Conditioning:
     Args:
         prompt, negative: encoded text, wanted and unwanted; None is the model's own "no text".
         known, mask: the picture in the model's space and where to regenerate it (1), (batch, 1, ...).
-        lowres: a low-resolution picture enlarged to the model's size, in [-1, 1].
+        lowres: a low-resolution picture in [-1, 1]: enlarged to the model's size, or at the size of its latents.
+        noise_level: how far `lowres` was noised, for a model that is told that (`NoisesLowres`).
         control: ControlNets, which the model evaluates (`editkit.models.control`); their residuals are summed.
         label: (batch,) class numbers.
         task: the name of the task, for a network that has several.
@@ -105,6 +106,7 @@ class Conditioning:
     known: Tensor | None = None
     mask: Tensor | None = None
     lowres: Tensor | None = None
+    noise_level: int | None = None
     control: tuple[Control, ...] = ()
     label: Tensor | None = None
     task: str | None = None
@@ -196,6 +198,17 @@ class ReadsText(Protocol):
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
         """(`text` for `Conditioning.prompt`, batch 1; what of it did not fit and was left out)."""
+        ...
+
+
+@runtime_checkable
+class NoisesLowres(Protocol):
+    """A model that takes `lowres` with noise in it, and `noise_level` beside it."""
+
+    noise_levels: int
+
+    def noised(self, lowres: Tensor, noise_level: int, z: Tensor) -> Tensor:
+        """`lowres` at the size of the state, with the noise `z` of `noise_level` (0 to noise_levels - 1) added."""
         ...
 
 

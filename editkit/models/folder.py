@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from editkit.errors import ModelError
-from editkit.models import latent, pixel, pocket, sd3, sdxl
+from editkit.models import latent, pixel, pocket, sd3, sdxl, upscaler
 from editkit.models.base import Model, ModelInfo
 from editkit.models.loading import Layout, find
 
@@ -36,7 +36,7 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: tuple[Family, ...] = (pocket, pixel, latent, sdxl, sd3)
+FAMILIES: tuple[Family, ...] = (pocket, pixel, upscaler, latent, sdxl, sd3)
 
 
 def describe_folder(name: str, *, offline: bool = False) -> ModelInfo:

@@ -111,12 +111,13 @@ class LatentUNet(LatentSpace):
         t = torch.full((n * batch,), level.t, dtype=torch.float32, device=x_t.device)
         x = torch.cat([torch.cat([x_t, *self._extra(cond, x_t)], dim=1) for cond in conds])
         words = torch.cat([self.words(cond).embeds.expand(batch, -1, -1) for cond in conds])
-        added = self.added(conds, x_t)
-        control = residuals(conds, Given(torch.cat([x_t] * n), t, words, added))
+        added, labels = self.added(conds, x_t), self.labels(conds, x_t)
+        control = residuals(conds, Given(torch.cat([x_t] * n), t, words, added, labels))
         out = self.unet(
             x.to(dtype),
             t,
             encoder_hidden_states=words,
+            class_labels=labels,
             timestep_cond=self._guidance(conds, batch, x_t),
             added_cond_kwargs=added,
             down_block_additional_residuals=None if control is None else [part.to(dtype) for part in control.down],
@@ -136,6 +137,10 @@ class LatentUNet(LatentSpace):
 
     def added(self, conds: Sequence[Conditioning], x_t: Tensor) -> dict[str, Tensor] | None:
         """Further embeddings for the UNet, by the names that diffusers has for them; None for SD 1.x and 2.x."""
+        return None
+
+    def labels(self, conds: Sequence[Conditioning], x_t: Tensor) -> Tensor | None:
+        """Class numbers for the UNet, (conds * batch,); None for one without classes."""
         return None
 
     def _extra(self, cond: Conditioning, x_t: Tensor) -> tuple[Tensor, ...]:

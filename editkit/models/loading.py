@@ -53,7 +53,7 @@ class Layout:
         Raises:
             ModelError: the component is missing or its configuration cannot be read.
         """
-        names = ["scheduler_config.json", "config.json"] if component == "scheduler" else ["config.json"]
+        names = ["scheduler_config.json", "config.json"] if component.endswith("scheduler") else ["config.json"]
         for name in names:
             if (self.path / component / name).is_file():
                 return self.json(Path(component) / name)
