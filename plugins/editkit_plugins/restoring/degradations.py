@@ -1,0 +1,360 @@
+"""Degradations y = A(x): what a picture went through before it was observed.
+
+A linear one is known by the thin singular value decomposition of its matrix, A = U S V^T. Four operations say it all:
+`analyse` V^T x, `synthesise` V z, `observe` U^T y, `render` U z, and the singular values S. From them follow
+
+    forward  A x   = U S V^T x            adjoint  A^T y = V S U^T y            pinv  A^+ y = V S^+ U^T y
+
+and everything the methods do, coefficient by coefficient. U and V have orthonormal columns; coefficients z may have any
+shape (for a blur they are complex: the half spectrum of a real picture). Singular values below `BAND` of the largest
+count as zero in S^+: what lies there is not observed ("the band it keeps").
+
+Pictures are (batch, c, h, w), any range; `size` is that of x behind the batch, `observed` that of y.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from editkit.errors import UsageError
+from editkit_plugins.restoring.kernels import LUMA
+
+BAND = 1e-3
+"""Singular values below this share of the largest are not inverted."""
+
+Size = tuple[int, int, int]
+"""(channels, height, width)"""
+
+
+class Degradation(ABC):
+    """y = A(x).
+
+    Args:
+        size: of x, (channels, height, width).
+        observed: of y.
+    """
+
+    linear: bool = False
+
+    def __init__(self, size: Size, observed: Size) -> None:
+        self.size, self.observed = size, observed
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """A(x), (batch, *observed); differentiable where A is."""
+
+    @abstractmethod
+    def project(self, x: Tensor, y: Tensor) -> Tensor:
+        """The x' nearest to x (in the Euclidean norm) of which A(x') = y on the band that A keeps."""
+
+    @abstractmethod
+    def guess(self, y: Tensor) -> Tensor:
+        """A picture of the size of x that y suggests, to begin from."""
+
+    def check(self, y: Tensor) -> None:
+        """Raises UsageError where `y` cannot be an observation by this degradation."""
+        if tuple(y.shape[1:]) != self.observed:
+            got, wanted = _said(tuple(y.shape[1:])), _said(self.observed)
+            made = f"of a picture of {_said(self.size)} this degradation makes {wanted}"
+            raise UsageError(f"the observation is {got}; {made}")
+
+
+def _said(size: tuple[int, ...]) -> str:
+    channels, height, width = size
+    return f"{width}x{height} ({channels} channel{'s' if channels > 1 else ''})"
+
+
+class Linear(Degradation):
+    """y = A x, by A = U S V^T; `singular` is S, broadcastable to the coefficients."""
+
+    linear = True
+    singular: Tensor
+
+    @abstractmethod
+    def analyse(self, x: Tensor) -> Tensor:
+        """V^T x: the coefficients of x."""
+
+    @abstractmethod
+    def synthesise(self, z: Tensor) -> Tensor:
+        """V z: the part of a picture that has the coefficients z."""
+
+    @abstractmethod
+    def observe(self, y: Tensor) -> Tensor:
+        """U^T y: the coefficients of an observation, S z of noiseless ones."""
+
+    @abstractmethod
+    def render(self, z: Tensor) -> Tensor:
+        """U z."""
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """True where a coefficient is observed, as `singular`."""
+        return self.singular > BAND * self.singular.max()
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """S^+."""
+        return torch.where(self.kept, 1.0 / self.singular.clamp_min(1e-30), torch.zeros_like(self.singular))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.render(self.singular * self.analyse(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """A^T y."""
+        return self.synthesise(self.singular * self.observe(y))
+
+    def pinv(self, y: Tensor) -> Tensor:
+        """A^+ y, the smallest picture that explains y."""
+        return self.synthesise(self.inverse * self.observe(y))
+
+    def with_coefficients(self, x: Tensor, z: Tensor) -> Tensor:
+        """x with its observed coefficients set to z; the null space of A keeps what x has there."""
+        own = self.analyse(x)
+        return x + self.synthesise(torch.where(self.kept, z - own, torch.zeros_like(own)))
+
+    def project(self, x: Tensor, y: Tensor) -> Tensor:
+        """x + A^+ (y - A x)."""
+        return x + self.pinv(y - self.forward(x))
+
+    def guess(self, y: Tensor) -> Tensor:
+        return self.pinv(y)
+
+
+class Mask(Linear):
+    """y = m x: pixels where `keep` (1 or c, h, w) is 1 are seen, the others are 0. U = V = restriction, S = 1.
+
+    All ones: nothing is lost, and only noise is to be removed.
+    """
+
+    def __init__(self, keep: Tensor, size: Size) -> None:
+        super().__init__(size, size)
+        self.keep = keep.float().expand(size).clone()
+        self.singular = self.keep
+
+    def analyse(self, x: Tensor) -> Tensor:
+        return self.keep * x
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        return self.keep * z
+
+    def observe(self, y: Tensor) -> Tensor:
+        return self.keep * y
+
+    def render(self, z: Tensor) -> Tensor:
+        return self.keep * z
+
+
+class Separable(Linear):
+    """Y = R X C^T for each channel: any resampling, by the decompositions of two small matrices.
+
+    Args:
+        rows: R, (h_y, h). columns: C, (w_y, w). Both with at most as many rows as columns.
+    """
+
+    def __init__(self, rows: Tensor, columns: Tensor, channels: int) -> None:
+        super().__init__((channels, rows.shape[1], columns.shape[1]), (channels, rows.shape[0], columns.shape[0]))
+        self._u, s, self._v = zip(*(_svd(matrix) for matrix in (rows, columns)), strict=True)
+        self.singular = s[0][:, None] * s[1][None, :]
+
+    def analyse(self, x: Tensor) -> Tensor:
+        product: Tensor = self._v[0].T @ x @ self._v[1]
+        return product
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        product: Tensor = self._v[0] @ z @ self._v[1].T
+        return product
+
+    def observe(self, y: Tensor) -> Tensor:
+        product: Tensor = self._u[0].T @ y @ self._u[1]
+        return product
+
+    def render(self, z: Tensor) -> Tensor:
+        product: Tensor = self._u[0] @ z @ self._u[1].T
+        return product
+
+
+def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Thin U, s, V of (m, n), m <= n, in float64 and then float32."""
+    u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
+    return u.float(), s.float(), vh.T.contiguous().float()
+
+
+def average(size: Size, factor: int) -> Linear:
+    """Every `factor` x `factor` block becomes its mean. `size` must be a multiple of `factor`."""
+    return _resampled(size, size[1] // factor, size[2] // factor, _area)
+
+
+def bicubic(size: Size, height: int, width: int) -> Linear:
+    """Antialiased bicubic reduction to `height` x `width`, as `torch.nn.functional.interpolate` and Pillow do it."""
+    return _resampled(size, height, width, _bicubic)
+
+
+def _resampled(size: Size, height: int, width: int, matrix: Callable[[int, int], Tensor]) -> Linear:
+    if height > size[1] or width > size[2]:
+        raise UsageError(f"a reduction cannot make {width}x{height} of {size[2]}x{size[1]} pixels")
+    return Separable(matrix(height, size[1]), matrix(width, size[2]), size[0])
+
+
+def _area(m: int, n: int) -> Tensor:
+    """(m, n): output k is the mean of the inputs it touches."""
+    matrix: Tensor = F.adaptive_avg_pool1d(torch.eye(n, dtype=torch.float64)[None], m)[0].T
+    return matrix
+
+
+def _bicubic(m: int, n: int) -> Tensor:
+    """(m, n): output k as a sum of inputs."""
+    eye = torch.eye(n, dtype=torch.float64)[None, None]
+    return F.interpolate(eye, (m, n), mode="bicubic", antialias=True, align_corners=False)[0, 0]
+
+
+class Grey(Linear):
+    """y = w . x for every pixel: luma, (batch, 1, h, w). S = |w|, V = w / |w|, U = 1."""
+
+    def __init__(self, size: Size, weights: tuple[float, ...] = LUMA) -> None:
+        super().__init__(size, (1, *size[1:]))
+        if len(weights) != size[0]:
+            raise UsageError(f"grey takes {len(weights)} channels, the picture has {size[0]}")
+        w = torch.tensor(weights)
+        self.singular = w.norm().reshape(1, 1, 1)
+        self._direction = (w / w.norm()).reshape(-1, 1, 1)
+
+    def analyse(self, x: Tensor) -> Tensor:
+        luma: Tensor = (self._direction * x).sum(1, keepdim=True)
+        return luma
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        return self._direction * z
+
+    def observe(self, y: Tensor) -> Tensor:
+        return y
+
+    def render(self, z: Tensor) -> Tensor:
+        return z
+
+
+class Blur(Linear):
+    """y = k * x, a circular convolution with `kernel` (kh, kw), centred, by the fast Fourier transform.
+
+    With k^ the kernel's spectrum: V = F^-1, S = |k^|, U = F^-1 k^ / |k^|.
+
+    Raises:
+        UsageError: a kernel larger than the picture.
+    """
+
+    def __init__(self, kernel: Tensor, size: Size) -> None:
+        super().__init__(size, size)
+        height, width = size[1:]
+        if kernel.shape[0] > height or kernel.shape[1] > width:
+            raise UsageError(
+                f"the kernel has {kernel.shape[1]}x{kernel.shape[0]} pixels and the picture {width}x{height}; "
+                "a kernel must fit into the picture"
+            )
+        padded = torch.zeros(height, width, dtype=torch.float64)
+        padded[: kernel.shape[0], : kernel.shape[1]] = kernel
+        spectrum = torch.fft.rfft2(padded.roll((-(kernel.shape[0] // 2), -(kernel.shape[1] // 2)), (0, 1)))
+        self.singular = spectrum.abs().float()
+        phase = torch.where(spectrum.abs() > 0, spectrum / spectrum.abs().clamp_min(1e-300), torch.ones_like(spectrum))
+        self._phase = phase.to(torch.complex64)
+
+    def analyse(self, x: Tensor) -> Tensor:
+        z: Tensor = torch.fft.rfft2(x, norm="ortho")
+        return z
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        x: Tensor = torch.fft.irfft2(z, s=self.size[1:], norm="ortho")
+        return x
+
+    def observe(self, y: Tensor) -> Tensor:
+        return self._phase.conj() * self.analyse(y)
+
+    def render(self, z: Tensor) -> Tensor:
+        return self.synthesise(self._phase * z)
+
+
+class Quantise(Degradation):
+    """y = the nearest of `levels` evenly spaced values in [-1, 1]. Not linear: y says an interval for every value."""
+
+    def __init__(self, levels: int, size: Size) -> None:
+        super().__init__(size, size)
+        if levels < 2:
+            raise UsageError(f"quantise needs at least 2 levels, got {levels}")
+        self.step = 2.0 / (levels - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x.clamp(-1, 1) + 1.0) / self.step).round() * self.step - 1.0
+
+    def project(self, x: Tensor, y: Tensor) -> Tensor:
+        half = 0.5 * self.step * (1.0 - 1e-4)
+        low = torch.where(y <= -1.0 + 1e-6, torch.full_like(y, -math.inf), y - half)
+        high = torch.where(y >= 1.0 - 1e-6, torch.full_like(y, math.inf), y + half)
+        return torch.minimum(torch.maximum(x, low), high)
+
+    def guess(self, y: Tensor) -> Tensor:
+        return y
+
+
+class _CroppedLinear(Linear):
+    """`inner` of the upper left part of a larger picture."""
+
+    def __init__(self, inner: Linear, height: int, width: int) -> None:
+        super().__init__((inner.size[0], height, width), inner.observed)
+        self.inner, self.singular = inner, inner.singular
+
+    def analyse(self, x: Tensor) -> Tensor:
+        return self.inner.analyse(_cut(x, self.inner.size))
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        return _padded(self.inner.synthesise(z), self.size)
+
+    def observe(self, y: Tensor) -> Tensor:
+        return self.inner.observe(y)
+
+    def render(self, z: Tensor) -> Tensor:
+        return self.inner.render(z)
+
+
+class _Cropped(Degradation):
+    """The same of a degradation that is not linear."""
+
+    def __init__(self, inner: Degradation, height: int, width: int) -> None:
+        super().__init__((inner.size[0], height, width), inner.observed)
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner.forward(_cut(x, self.inner.size))
+
+    def project(self, x: Tensor, y: Tensor) -> Tensor:
+        part = _cut(x, self.inner.size)
+        return x + _padded(self.inner.project(part, y) - part, self.size)
+
+    def guess(self, y: Tensor) -> Tensor:
+        guessed = self.inner.guess(y)
+        return F.pad(guessed, _margins(self.inner.size, self.size), mode="replicate")
+
+
+def fitted(degradation: Degradation, height: int, width: int) -> Degradation:
+    """`degradation` for pictures that were padded to `height` x `width` on the right and below."""
+    if degradation.size[1:] == (height, width):
+        return degradation
+    if isinstance(degradation, Linear):
+        return _CroppedLinear(degradation, height, width)
+    return _Cropped(degradation, height, width)
+
+
+def _cut(x: Tensor, size: Size) -> Tensor:
+    return x[..., : size[1], : size[2]]
+
+
+def _margins(small: Size, large: Size) -> tuple[int, int, int, int]:
+    return (0, large[2] - small[2], 0, large[1] - small[1])
+
+
+def _padded(x: Tensor, size: Size) -> Tensor:
+    return F.pad(x, (0, size[2] - x.shape[-1], 0, size[1] - x.shape[-2]))

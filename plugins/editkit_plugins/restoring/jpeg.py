@@ -1,0 +1,88 @@
+"""JPEG as a degradation: what a decoded JPEG says of the picture is an interval for every DCT coefficient.
+
+Y'CbCr of BT.601, 8x8 blocks, the tables of the standard's annex K scaled by the quality as libjpeg scales them, no
+subsampling of the colours (4:4:4). The observation is the decoded picture before it is rounded to 8 bits, so that A is
+idempotent: A(A(x)) = A(x). Kawar et al. 2022 ("JPEG Artifact Correction using DDRM", arXiv:2209.11888) take the
+decoder for A^+ and set x0 + y - A(x0); the projection here is the nearest picture with the same coefficients instead.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from editkit_plugins.restoring.degradations import Degradation, Size
+
+_LUMA = (
+    (16, 11, 10, 16, 24, 40, 51, 61), (12, 12, 14, 19, 26, 58, 60, 55), (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62), (18, 22, 37, 56, 68, 109, 103, 77), (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101), (72, 92, 95, 98, 112, 100, 103, 99),
+)  # fmt: skip
+_CHROMA = (
+    (17, 18, 24, 47, 99, 99, 99, 99), (18, 21, 26, 66, 99, 99, 99, 99), (24, 26, 56, 99, 99, 99, 99, 99),
+    (47, 66, 99, 99, 99, 99, 99, 99), *((99,) * 8 for _ in range(4)),
+)  # fmt: skip
+_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+
+
+def tables(quality: int) -> Tensor:
+    """The quantisation steps of Y', Cb, Cr at `quality` 1 to 100: (3, 8, 8), at least 1."""
+    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
+    base = torch.tensor([_LUMA, _CHROMA, _CHROMA])
+    return ((base * scale + 50) // 100).clamp(1, 255).float()
+
+
+def _dct() -> Tensor:
+    """The orthonormal DCT-II of 8 values, (8, 8)."""
+    k, n = torch.arange(8.0)[:, None], torch.arange(8.0)[None, :]
+    matrix = torch.cos(math.pi * (2 * n + 1) * k / 16) * 0.5
+    matrix[0] *= math.sqrt(0.5)
+    return matrix
+
+
+class Jpeg(Degradation):
+    """y = the picture as JPEG of `quality` shows it, for pictures of three channels in [-1, 1]."""
+
+    def __init__(self, quality: int, size: Size) -> None:
+        super().__init__(size, size)
+        self.steps = tables(quality)[:, None, None, :, :]
+        self._dct = _dct()
+        self._ycc = torch.tensor(_YCC)
+        self._rgb = torch.linalg.inv(self._ycc.double()).float()
+
+    def coefficients(self, x: Tensor) -> Tensor:
+        """DCT coefficients of levels of 255, (batch, 3, rows, columns, 8, 8); edges are repeated to whole blocks."""
+        height, width = x.shape[-2:]
+        levels = F.pad(x, (0, -width % 8, 0, -height % 8), mode="replicate") * 127.5 - 0.5  # 0 to 255, less 128
+        ycc = torch.einsum("ij,bjhw->bihw", self._ycc, levels)
+        rows, columns = ycc.shape[-2] // 8, ycc.shape[-1] // 8
+        blocks = ycc.reshape(len(x), 3, rows, 8, columns, 8).transpose(-3, -2)
+        made: Tensor = self._dct @ blocks @ self._dct.T
+        return made
+
+    def picture(self, coefficients: Tensor) -> Tensor:
+        """The inverse of `coefficients`, (batch, 3, h, w)."""
+        blocks = self._dct.T @ coefficients @ self._dct
+        ycc = blocks.transpose(-3, -2).flatten(-2).flatten(-3, -2)
+        rgb = torch.einsum("ij,bjhw->bihw", self._rgb, ycc)
+        made: Tensor = (rgb[..., : self.size[1], : self.size[2]] + 0.5) / 127.5
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.picture((self.coefficients(x) / self.steps).round() * self.steps)
+
+    def project(self, x: Tensor, y: Tensor) -> Tensor:
+        """Every coefficient of x moved into the interval that y's has been rounded from.
+
+        Nearest in the space of Y'CbCr, where the intervals lie.
+        """
+        seen = (self.coefficients(y) / self.steps).round() * self.steps
+        half = 0.5 * self.steps * (1.0 - 1e-3)
+        own = self.coefficients(x)
+        return self.picture(torch.minimum(torch.maximum(own, seen - half), seen + half))
+
+    def guess(self, y: Tensor) -> Tensor:
+        return y

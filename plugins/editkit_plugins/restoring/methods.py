@@ -1,0 +1,303 @@
+"""Methods that solve y = A(x) + sigma_y n with a diffusion model as prior, as hooks of one step.
+
+Every method sees x_t = alpha_t x + sigma_t eps and the network's x0 = E[x | x_t], and differs in what it makes of them:
+
+- `ddnm` (Wang et al. 2022, arXiv:2212.00490): x0 <- x0 + A^+(y - A x0), the nearest picture that explains y; with any
+  sampler. With noise (DDNM+) only as much of y is taken as its noise allows, and the step adds that much less.
+- `ddrm` (Kawar et al. 2022, arXiv:2201.11793): the same in the singular vectors of A, y and x0 mixed by their noise.
+- `diffpir` (Zhu et al. 2023, arXiv:2305.08995): x0 <- argmin |y - A x|^2 / sigma_y^2 + lam alpha_t^2 / sigma_t^2
+  |x - x0|^2.
+- `dps` (Chung et al. 2023, arXiv:2209.14687): x_s <- x_s - 2 zeta d|y - A x0|/dx_t, backward through the network.
+- `pigdm` (Song et al. 2023, "Pseudoinverse-guided diffusion models"): E = 1/2 r^T (r_t^2 A A^T + sigma_y^2)^-1 r with
+  r = y - A x0 and r_t^2 = s^2 sigma_t^2 / (s^2 alpha_t^2 + sigma_t^2), s the data's standard deviation: exact for
+  isotropic Gaussians. Given the data's covariance C, r_t^2 becomes sigma_t^2 C (alpha_t^2 C + sigma_t^2)^-1, exact for
+  every Gaussian.
+
+`ddnm` with noise, `ddrm` and `diffpir` bring transitions x_t -> x_s of their own. They act in `after`, on what the
+network said at the move's beginning, and the sampler's x_s is not used; a sampler that calls the network once a move
+wastes nothing.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from editkit.errors import ChainError
+from editkit.plugin import Hooks, Run, Step
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from editkit.schedule import Level
+    from editkit_plugins.restoring.degradations import Degradation, Linear
+    from editkit_plugins.restoring.solving import Solving
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """y = A(x) + sigma n, in the model's range. `y` (batch or 1, *A.observed); `covariance` of the data, (d, d)."""
+
+    A: Degradation
+    y: Tensor
+    sigma: float = 0.0
+    covariance: Tensor | None = None
+
+
+class SolvingHooks(Hooks["Solving"]):
+    """What all methods share: the problem, where to begin, what is measured at the end."""
+
+    needs_linear: ClassVar[bool] = False
+    says: ClassVar[str]
+    """How a user is told of it."""
+
+    def __init__(self, plugin: Solving, run: Run, problem: Problem) -> None:
+        from editkit_plugins.restoring.degradations import fitted
+
+        super().__init__(plugin, run)
+        self.problem, self.y, self.sigma = problem, problem.y, problem.sigma
+        self.A = problem.A if run.inputs.picture is None else fitted(problem.A, *run.inputs.picture.shape[-2:])
+        if self.needs_linear and not self.A.linear:
+            raise ChainError(f"{plugin.name}: this method needs a linear degradation; use --method ddnm or dps")
+
+    def begin(self) -> Float[Tensor, "b c *size"] | None:
+        """The noised guess A^+ y where the process starts below the top (Chung et al. 2022, arXiv:2112.05146)."""
+        if self.plugin.strength == 1.0:
+            return None
+        level = self.run.levels[self.run.plan.start]
+        return level.alpha * self.A.guess(self.y).expand(self.run.shape) + level.sigma * self.run.opening.noise
+
+    def measure(self, image: Float[Tensor, "b 3 h w"]) -> Mapping[str, float]:
+        return consistency(image, self.problem)
+
+
+def consistency(image: Tensor, problem: Problem) -> dict[str, float]:
+    """How far the degraded result A(x) is from the observation y, in 8-bit levels and relative to y."""
+    residual = problem.A.forward(image) - problem.y
+    relative = float(residual.norm() / problem.y.expand_as(residual).norm().clamp_min(1e-12))
+    return {"consistency_levels": 127.5 * float(residual.square().mean().sqrt()), "consistency": relative}
+
+
+class Ddnm(SolvingHooks):
+    """x0 <- the nearest picture with A(x0) = y; for a noiseless observation."""
+
+    says = "ddnm"
+
+    def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        return self.A.project(x0, self.y)
+
+
+class _Transition(SolvingHooks):
+    """A method with its own x_t -> x_s: `clean` notes what the network said, `after` moves on from it."""
+
+    needs_linear = True
+
+    def __init__(self, plugin: Solving, run: Run, problem: Problem) -> None:
+        super().__init__(plugin, run, problem)
+        self.operator = cast("Linear", self.A)
+        self.seen = self.operator.observe(self.y)
+        self.bar = self.operator.inverse * self.seen
+        self.noted = -1
+
+    def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        better = self.estimate(x0, step.t)
+        if step.index != self.noted and step.t.index == step.move.t:
+            self.noted = step.index
+            self.x_t, self.x0, self.better, self.t = step.x_t.detach(), x0, better, step.t
+        return better
+
+    def after(self, step: Step, x_s: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        return self.moved(step, self.t, step.t)
+
+    def estimate(self, x0: Tensor, t: Level) -> Tensor:
+        """The estimate of x0 that the method goes on with."""
+        return x0
+
+    @abstractmethod
+    def moved(self, step: Step, t: Level, s: Level) -> Tensor:
+        """x_s from the noted x_t, x0 and `better`."""
+
+
+class DdnmPlus(_Transition):
+    """DDNM+ (section 3.3 and appendix E): the ancestral step, with its noise lowered by what y brings along.
+
+    x_s = a x0' + b x_t + noise, a = alpha_s beta / sigma_t^2, b = alpha_t sigma_s^2 / (alpha_s sigma_t^2),
+    beta = sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2, and v = beta sigma_s^2 / sigma_t^2 the step's variance. For each
+    singular value s_i: x0'_i = x0_i + l_i (y_i / s_i - x0_i), l_i = min(1, sqrt(v) s_i / (a sigma_y)), and the noise
+    that is added has variance v - (a l_i sigma_y / s_i)^2.
+    """
+
+    says = "ddnm for noisy observations"
+
+    def moved(self, step: Step, t: Level, s: Level) -> Tensor:
+        beta = max(t.sigma**2 - (t.alpha / s.alpha) ** 2 * s.sigma**2, 0.0)
+        a, b = s.alpha * beta / t.sigma**2, t.alpha * s.sigma**2 / (s.alpha * t.sigma**2)
+        v = beta * s.sigma**2 / t.sigma**2
+        A = self.operator
+        y_std = (a * self.sigma * A.inverse).clamp_min(1e-12)
+        share = (v**0.5 / y_std).clamp_max(1.0)
+        left = (v - (share * y_std) ** 2).clamp_min(0.0).sqrt()
+        own = A.analyse(self.x0)
+        x0 = A.with_coefficients(self.x0, own + share * (self.bar - own))
+        z = step.randn_like(self.x0)
+        noise = A.with_coefficients(v**0.5 * z, left * A.analyse(z))
+        return a * x0 + b * self.x_t + noise
+
+
+class Ddrm(_Transition):
+    """DDRM, equation 4 (x / alpha has noise sigma / alpha): with c = sqrt(1 - eta^2), rho = sigma / alpha at s and t,
+
+    unseen:             x0 + c rho_s (x_t - x0) / rho_t + eta rho_s z
+    rho_s < sigma_y/s_i: x0 + c rho_s (y_i - x0) / (sigma_y / s_i) + eta rho_s z
+    otherwise:          (1 - eta_b) x0 + eta_b y_i + sqrt(rho_s^2 - eta_b^2 sigma_y^2 / s_i^2) z
+    """
+
+    says = "ddrm"
+
+    def begin(self) -> Float[Tensor, "b c *size"] | None:
+        """Equation 4's start: observed coefficients from N(y_i, rho_T^2 - sigma_y^2 / s_i^2), the others from noise."""
+        level = self.run.levels[self.run.plan.start]
+        if self.plugin.strength < 1.0 or level.alpha < 1e-3:
+            return super().begin()
+        A, noise, rho = self.operator, self.run.opening.noise, level.sigma / level.alpha
+        spread = (rho**2 - (self.sigma * A.inverse) ** 2).clamp_min(0.0).sqrt()
+        return level.alpha * A.with_coefficients(rho * noise, self.bar + spread * A.analyse(noise))
+
+    def moved(self, step: Step, t: Level, s: Level) -> Tensor:
+        A, eta, eta_b = self.operator, self.plugin.eta, self.plugin.eta_b
+        c = (1.0 - eta**2) ** 0.5
+        rho_t, rho_s = t.sigma / max(t.alpha, 1e-6), s.sigma / s.alpha
+        x_t = self.x_t / max(t.alpha, 1e-6)
+        z = step.randn_like(self.x0)
+        free = self.x0 + c * rho_s / rho_t * (x_t - self.x0) + eta * rho_s * z
+        noise, x0 = A.analyse(z), A.analyse(self.x0)
+        y_std = self.sigma * A.inverse
+        quiet = x0 + c * rho_s * (self.bar - x0) / y_std.clamp_min(1e-12) + eta * rho_s * noise
+        spread = (rho_s**2 - (eta_b * y_std) ** 2).clamp_min(0.0).sqrt()
+        loud = (1.0 - eta_b) * x0 + eta_b * self.bar + spread * noise
+        return s.alpha * A.with_coefficients(free, quiet.where(rho_s < y_std, loud))
+
+
+class DiffPir(_Transition):
+    """DiffPIR, Algorithm 1: the proximal estimate, and a step that renews the share zeta of the noise.
+
+    x0' = argmin |y - A x|^2 + q |x - x0|^2, q = lam sigma_y^2 alpha_t^2 / sigma_t^2; in the singular vectors
+    x0'_i = (s_i u_i + q x0_i) / (s_i^2 + q), u = U^T y.
+    x_s = alpha_s x0' + sigma_s (sqrt(1 - zeta) eps' + sqrt(zeta) z), eps' = (x_t - alpha_t x0') / sigma_t.
+    """
+
+    says = "diffpir"
+
+    def estimate(self, x0: Tensor, t: Level) -> Tensor:
+        A = self.operator
+        q = max(self.plugin.lam * self.sigma**2 * t.alpha**2 / t.sigma**2, 1e-12)
+        own = A.analyse(x0)
+        return A.with_coefficients(x0, (A.singular * self.seen + q * own) / (A.singular**2 + q))
+
+    def moved(self, step: Step, t: Level, s: Level) -> Tensor:
+        renewed = self.plugin.renew
+        eps = (self.x_t - t.alpha * self.better) / t.sigma
+        mixed: Tensor = (1.0 - renewed) ** 0.5 * eps + renewed**0.5 * step.randn_like(eps)
+        return s.alpha * self.better + s.sigma * mixed
+
+
+class Dps(SolvingHooks):
+    """DPS, Algorithm 1 (Gaussian noise), as an energy: E = 2 zeta alpha_t / (alpha_s beta) |y - A x0|.
+
+    The engine subtracts sigma_t^2 / alpha_t dE/dx_t from x0, of which the ancestral step (ddpm) makes alpha_s beta /
+    alpha_t dE/dx_t in x_s: 2 zeta d|y - A x0|/dx_t = zeta_t d|y - A x0|^2/dx_t with zeta_t = zeta / |y - A x0|.
+    For a degradation without a gradient |y - A x0| is the distance of x0 to the pictures that explain y.
+    """
+
+    says = "dps"
+
+    def energy(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"] | None:
+        t, s = step.t, self.run.levels[step.move.s]
+        beta = t.sigma**2 - (t.alpha / s.alpha) ** 2 * s.sigma**2
+        if beta <= 0.0:
+            return None
+        image = step.decode(x0)
+        if self.A.linear:
+            residual = self.y - self.A.forward(image)
+        else:
+            residual = image - self.A.project(image.detach(), self.y)
+        distance = (residual.square().flatten(1).sum(1) + 1e-12).sqrt()
+        energy: Tensor = 2.0 * self.plugin.zeta * t.alpha / (s.alpha * beta) * distance
+        return energy
+
+
+class PiGdm(SolvingHooks):
+    """PiGDM: the likelihood N(y; A x0, r_t^2 A A^T + sigma_y^2 I)."""
+
+    says = "pigdm"
+    needs_linear = True
+
+    def energy(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"] | None:
+        A, t, s2 = cast("Linear", self.A), step.t, self.run.model.data_std**2
+        r2 = s2 * t.sigma**2 / (s2 * t.alpha**2 + t.sigma**2)
+        residual = A.observe(self.y) - A.singular * A.analyse(x0)
+        weight = (r2 * A.singular**2 + self.sigma**2).where(A.kept, A.singular.new_ones(())).rsqrt() * A.kept
+        return 0.5 * A.render(weight * residual).square().flatten(1).sum(1)
+
+
+class PiGdmGiven(SolvingHooks):
+    """PiGDM with the data's covariance C (d, d), d small: N(y; A x0, A Cov[x | x_t] A^T + sigma_y^2 I)."""
+
+    says = "pigdm with a covariance"
+    needs_linear = True
+
+    def __init__(self, plugin: Solving, run: Run, problem: Problem) -> None:
+        import torch
+
+        super().__init__(plugin, run, problem)
+        self.C = torch.as_tensor(problem.covariance, dtype=torch.float64)
+        d = len(self.C)
+        self.matrix = self.A.forward(torch.eye(d).reshape(d, *self.A.size)).flatten(1).T.double()
+
+    def energy(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"] | None:
+        import torch
+
+        t, A, eye = step.t, self.matrix, torch.eye(len(self.C), dtype=torch.float64)
+        posterior = t.sigma**2 * self.C @ torch.linalg.inv(t.alpha**2 * self.C + t.sigma**2 * eye)
+        covariance = A @ posterior @ A.T + self.sigma**2 * torch.eye(len(A), dtype=torch.float64)
+        precision = torch.linalg.pinv(covariance, hermitian=True, rtol=1e-9).float()
+        r = (self.y - self.A.forward(x0)).flatten(1)
+        return 0.5 * torch.einsum("bi,ij,bj->b", r, precision, r)
+
+
+METHODS: Mapping[str, type[SolvingHooks]] = {
+    "ddnm": Ddnm, "ddrm": Ddrm, "diffpir": DiffPir, "dps": Dps, "pigdm": PiGdm,
+}  # fmt: skip
+
+
+def hooks_for(method: str, noisy: bool, covariance: bool = False) -> type[SolvingHooks]:
+    """The hooks of a method: ddnm has another form with noise, pigdm another one given a covariance."""
+    if method == "ddnm" and noisy:
+        return DdnmPlus
+    if method == "pigdm" and covariance:
+        return PiGdmGiven
+    return METHODS[method]
+
+
+def bound(plugin: Solving, run: Run) -> SolvingHooks:
+    """The hooks of a run; what `auto` picked is said.
+
+    Raises:
+        ChainError: the method works in pixels and the model does not.
+    """
+    problem = plugin.problem(run)
+    kind: type[SolvingHooks] = plugin.hooks()
+    latent = run.inputs.picture is not None and run.shape[1:] != tuple(run.inputs.picture.shape[1:])
+    if latent and plugin.method == "auto":
+        kind = Dps
+    elif latent and kind is not Dps:
+        raise ChainError(
+            f"{plugin.name}: {plugin.method} works on pixels, {run.model.info.name} ({run.model.info.family}) on "
+            "latents; use --method dps"
+        )
+    if plugin.method == "auto":
+        run.notify(f"{plugin.name}: method {kind.says}")
+    return kind(plugin, run, problem)

@@ -1,0 +1,91 @@
+"""What the edits share that solve an inverse problem: the parameters of the methods, and how they are bound.
+
+No torch here: declarations answer `plan` and `--help`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from editkit.plan import Plan
+from editkit.plugin import Plugin, Run
+
+if TYPE_CHECKING:
+    from editkit_plugins.restoring.methods import Problem, SolvingHooks
+
+
+class Solving(Plugin):
+    """An edit whose picture is an observation y = A(x) + noise of the one that is wanted.
+
+    `auto` takes ddnm where y has no noise, since it is consistent and needs no gradient; diffpir where y has noise of a
+    known size; and dps on models of latents, where A acts behind the decoder.
+    """
+
+    order: ClassVar[int] = 100
+
+    method: str
+    strength: float = Field(1.0, gt=0.0, le=1.0, description="Share of the process: below 1 it starts from A^+ y.")
+    zeta: float = Field(1.0, gt=0.0, description="dps: step size, relative to the residual.")
+    eta: float = Field(0.85, ge=0.0, le=1.0, description="ddrm: how much noise is renewed where nothing is observed.")
+    eta_b: float = Field(1.0, ge=0.0, le=1.0, description="ddrm: how much of the observation is taken.")
+    lam: float = Field(1.0, gt=0.0, description="diffpir: weight of the prior.")
+    renew: float = Field(0.3, ge=0.0, le=1.0, description="diffpir: share of the noise that is renewed (its zeta).")
+
+    def problem(self, run: Run) -> Problem:
+        """The degradation for this run's size, and what was observed."""
+        raise NotImplementedError
+
+    def chosen(self) -> str:
+        """The method, as far as the declaration decides it."""
+        if self.method != "auto":
+            return self.method
+        return "diffpir" if self.noisy() else "ddnm"
+
+    def noisy(self) -> bool:
+        """True where the observation has noise of known size, on a linear degradation."""
+        return False
+
+    def hooks(self) -> type[Any]:
+        from editkit_plugins.restoring.methods import hooks_for
+
+        return hooks_for(self.chosen(), self.noisy())
+
+    def bind(self, run: Run) -> SolvingHooks:
+        from editkit_plugins.restoring.methods import bound
+
+        return bound(self, run)
+
+    def plan(self, plan: Plan) -> Plan:
+        return plan.start_at(self.strength)
+
+
+class Inverse(Solving):
+    """Any inverse problem, for `editkit.sample`: operator, observation and noise are given as objects.
+
+    Args:
+        degradation: a `Degradation`. y: (batch or 1, *degradation.observed). sigma: of its noise; both in the range of
+            the model. covariance: of the data, (d, d), for pigdm.
+    """
+
+    name: ClassVar[str] = "inverse"
+
+    method: str = "ddnm"
+    degradation: Any
+    y: Any
+    sigma: float = 0.0
+    covariance: Any = None
+
+    def problem(self, run: Run) -> Problem:
+        from editkit_plugins.restoring.methods import Problem
+
+        return Problem(self.degradation, self.y, self.sigma, self.covariance)
+
+    def noisy(self) -> bool:
+        return self.sigma > 0.0 and self.degradation.linear
+
+    def hooks(self) -> type[Any]:
+        from editkit_plugins.restoring.methods import hooks_for
+
+        return hooks_for(self.chosen(), self.noisy(), covariance=self.covariance is not None)

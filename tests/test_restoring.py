@@ -1,0 +1,122 @@
+"""Methods for inverse problems on Gaussians, where the posterior is known.
+
+Every method here is affine in its noise, so its mean and covariance are exact numbers (`inverse.moments`).
+"""
+
+import pytest
+import torch
+from inverse import SIZE, STD, D, correlated, errors, mean, moments, observation, operators, posterior
+
+from editkit import sample
+from editkit.errors import ChainError
+from editkit.models import Gaussian
+from editkit.schedule import VE, Flow
+from editkit_plugins.restoring.degradations import Quantise
+from editkit_plugins.restoring.solving import Inverse
+
+OPERATORS = operators()
+ISOTROPIC = STD**2 * torch.eye(D)
+CORRELATED = correlated()
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "heun", "dpm++2m"])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_ddnm_is_consistent_to_a_millionth(name, sampler):
+    A = OPERATORS[name]
+    y = observation(A, CORRELATED, 0.0)
+    plugin = Inverse(degradation=A, y=y)
+    x = sample(Gaussian(mean(), CORRELATED), plugin, shape=(50, *SIZE), steps=12, sampler=sampler)
+    kept = A.kept * (A.observe(A.forward(x)) - A.observe(y))
+    assert float(kept.abs().square().sum().sqrt() / (y.norm() * 50**0.5)) < 1e-6
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.1])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_pigdm_is_within_two_percent_on_isotropic_gaussians(name, sigma):
+    A = OPERATORS[name]
+    y = observation(A, ISOTROPIC, sigma)
+    plugin = Inverse(method="pigdm", degradation=A, y=y, sigma=sigma)
+    got = moments(plugin, ISOTROPIC, 100, "dpm++2m")
+    assert max(errors(got, posterior(A, y, ISOTROPIC, sigma))) < 0.02
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.1])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_pigdm_given_the_covariance_is_within_two_percent_on_every_gaussian(name, sigma):
+    A = OPERATORS[name]
+    y = observation(A, CORRELATED, sigma)
+    plugin = Inverse(method="pigdm", degradation=A, y=y, sigma=sigma, covariance=CORRELATED)
+    got = moments(plugin, CORRELATED, 100, "dpm++2m")
+    assert max(errors(got, posterior(A, y, CORRELATED, sigma))) < 0.02
+
+
+@pytest.mark.parametrize("table", [VE(), Flow()], ids=["VE", "flow"])
+def test_pigdm_keeps_its_promise_on_other_tables(table):
+    A = OPERATORS["average"]
+    y = observation(A, ISOTROPIC, 0.1)
+    plugin = Inverse(method="pigdm", degradation=A, y=y, sigma=0.1)
+    x = sample(Gaussian(mean(), ISOTROPIC, table), plugin, shape=(4000, *SIZE), steps=100, sampler="dpm++2m")
+    wanted = posterior(A, y, ISOTROPIC, 0.1)
+    got = x.flatten(1).double().mean(0), torch.cov(x.flatten(1).double().T)
+    assert errors(got, wanted)[0] < 0.03
+    assert float(got[1].trace() / wanted[1].trace()) == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("method", "mean_bound", "covariance_bound"),
+    [("ddnm", 0.45, 0.75), ("ddrm", 0.06, 0.3), ("diffpir", 0.15, 0.15), ("pigdm", 0.5, 0.25)],
+)
+def test_what_is_approximate_stays_as_near_as_the_table_says(method, mean_bound, covariance_bound):
+    """The correlated prior, with and without noise; docs/restoration.md has every number."""
+    for sigma in (0.0, 0.1):
+        A = OPERATORS["mask"]
+        y = observation(A, CORRELATED, sigma)
+        plugin = Inverse(method=method, degradation=A, y=y, sigma=sigma)
+        got = errors(moments(plugin, CORRELATED, 100), posterior(A, y, CORRELATED, sigma))
+        assert got[0] < mean_bound
+        assert got[1] < covariance_bound
+
+
+def test_without_noise_pigdm_on_an_isotropic_gaussian_is_ddnm():
+    A = OPERATORS["bicubic"]
+    y = observation(A, ISOTROPIC, 0.0)
+    model = Gaussian(mean(), ISOTROPIC)
+    one, two = (
+        sample(model, Inverse(method=method, degradation=A, y=y), shape=(8, *SIZE), steps=20)
+        for method in ("ddnm", "pigdm")
+    )
+    torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+
+
+def test_dps_comes_near_the_observation_and_its_pull_is_zeta():
+    A = OPERATORS["average"]
+    y = observation(A, CORRELATED, 0.0)
+    model = Gaussian(mean(), CORRELATED)
+
+    def distance(zeta: float) -> float:
+        x = sample(model, Inverse(method="dps", degradation=A, y=y, zeta=zeta), shape=(50, *SIZE), steps=100)
+        return float((A.forward(x) - y).flatten(1).norm(dim=1).mean())
+
+    free = sample(model, shape=(50, *SIZE), steps=100)
+    without = float((A.forward(free) - y).flatten(1).norm(dim=1).mean())
+    assert distance(0.1) < distance(0.02) < without
+    assert distance(0.1) < 0.25 * without
+
+
+def test_what_a_jpeg_or_a_quantised_picture_says_holds_after_ddnm():
+    A = Quantise(6, SIZE)
+    truth = torch.linalg.cholesky(CORRELATED) @ torch.randn(D, generator=torch.Generator().manual_seed(1))
+    y = A.forward((mean() + truth.reshape(SIZE))[None])
+    x = sample(Gaussian(mean(), CORRELATED), Inverse(degradation=A, y=y), shape=(20, *SIZE), steps=20)
+    torch.testing.assert_close(A.forward(x), y.expand(20, *SIZE), atol=1e-5, rtol=0)
+    with pytest.raises(ChainError, match="needs a linear degradation; use --method ddnm or dps"):
+        sample(Gaussian(mean(), CORRELATED), Inverse(method="ddrm", degradation=A, y=y), shape=(1, *SIZE), steps=2)
+
+
+def test_a_process_that_starts_from_the_guess_is_nearer_in_fewer_calls():
+    """Chung et al. 2022: half the levels, from the noised A^+ y, are no worse than all of them."""
+    A = OPERATORS["average"]
+    y = observation(A, CORRELATED, 0.0)
+    wanted = posterior(A, y, CORRELATED, 0.0)
+    got = moments(Inverse(degradation=A, y=y, strength=0.5), CORRELATED, 100)
+    assert errors(got, wanted)[0] < 0.4
