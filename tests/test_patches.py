@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from editkit.models.base import Conditioning
 from editkit.models.patches import Ladder, Patches
 from editkit.models.patches.atlas import Atlas
 from editkit.models.patches.denoise import Bound, Settings
-from editkit.models.patches.search import Sources, everything, improve, shortlist
+from editkit.models.patches.search import Sources, everything, grow, improve, shortlist
 from editkit.models.patches.votes import Voters
 from editkit_plugins.inpaint import Inpaint
 
@@ -118,6 +119,46 @@ def test_the_gradient_is_that_of_finite_differences(exact):
     assert gradcheck(
         lambda x_t: bound.denoise(x_t, level(2.0), None), (noisy(x, 2.0).requires_grad_(),), eps=1e-6, atol=1e-5
     )
+
+
+def test_matches_grow_from_the_rim():
+    """With all the slack there is every patch inside goes on with a shallower neighbour's source; with none, only where
+    that is no worse than its own."""
+    x, unknown = picture(40, 40), hole(40, 40, 12, 12, 14)
+    bound = Bound.of(x, unknown, Settings())
+    queries, sources = bound._asked(noisy(x, 0.5), level(0.5), None), bound._sources(None)
+    nearest = improve(queries, sources, shortlist(queries, sources, 8), 1, rounds=2)[:, 0]
+    none, all_of_it = (torch.full_like(bound.depth, value) for value in (0.0, float("inf")))
+    better = grow(queries, sources, nearest, bound.depth, none)
+    d = [sources.distance(queries, corners[:, None])[:, 0] for corners in (nearest, better)]
+    assert (d[1] <= d[0]).all()
+    grown = grow(queries, sources, nearest, bound.depth, all_of_it)
+    assert bound.atlas.whole[grown].all()
+    assert torch.equal(grown[bound.depth == 0], nearest[bound.depth == 0])
+    handed = grown[queries.neighbours] + queries.steps
+    shallower = bound.depth[queries.neighbours] < bound.depth[:, None]
+    inside = (handed >= 0) & (handed < len(bound.atlas.whole))
+    possible = inside & shallower & bound.atlas.whole[handed.clamp(0, len(bound.atlas.whole) - 1)]
+    follows = (possible & (handed == grown[:, None])).any(1)
+    assert follows[possible.any(1)].all()
+
+
+def test_a_copied_patch_takes_the_guides_mean_colour():
+    """By at most `bias`; the gradient is that of the mean of the candidates."""
+    x, unknown = picture(20, 20) * 0.5, hole(20, 20, 7, 7, 5)
+    bound = Bound.of(x, unknown, Settings(bias=0.05))
+    low = torch.nn.functional.avg_pool2d(x[None], 5, 1, 2)[0]
+    corners = bound.atlas.corners[: len(bound.corners)]
+    for shift, moved in ((0.02, 0.02), (-0.3, -0.05)):
+        queries, sources = bound._asked(noisy(x, 0.5), level(0.5), low), bound._sources(low)
+        there = sources.guide.patches(corners, bound.spots)
+        made = bound._copied(replace(queries, guide=there + shift), sources, corners)
+        assert torch.allclose(made, bound.atlas.patches(corners) + moved, atol=1e-6)
+    settings = Settings(exact=0)
+    x_t = noisy(x, 0.5).requires_grad_()
+    made = Bound.of(x, unknown, settings).denoise(x_t, level(0.5), low)
+    (slope,) = torch.autograd.grad(made.sum(), x_t)
+    assert slope[:, unknown].abs().sum() > 0
 
 
 def test_known_pixels_come_back_and_nothing_is_changed():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from editkit.errors import ModelError
 from editkit.models.patches.atlas import Atlas
-from editkit.models.patches.search import Queries, Sources, everything, improve, shortlist
+from editkit.models.patches.search import Queries, Sources, everything, grow, improve, shortlist
 from editkit.models.patches.votes import Voters
 from editkit.schedule import Level
 
@@ -33,6 +33,12 @@ class Settings:
         tau_lowres: standard deviation of the guiding picture.
         fade: the precision of an unknown pixel falls by this factor for each pixel of depth in the hole ...
         decay: ... and the vote of a patch by this one: what is near the known is settled first, and tells the rest.
+        kappa: a guided patch goes on with its shallower neighbour's source while that is at most 1 + kappa times as far
+            as its own nearest one, so that whole pieces are copied (Hertzmann et al. 2001, section 3.1, and Ashikhmin
+            2001), ...
+        ramp: ... with all of kappa from this depth on, in pixels: thin holes know better.
+        bias: a copied patch is moved by the difference between the guiding pictures' means, at most this far
+            (Darabi et al. 2012, "Image melding"): pieces of a smooth background then join without a step.
         mirror: take mirrored patches too.
     """
 
@@ -45,6 +51,9 @@ class Settings:
     tau_lowres: float = 0.1
     fade: float = 1.5
     decay: float = 1.3
+    kappa: float = 3.0
+    ramp: float = 4.0
+    bias: float = 0.05
     mirror: bool = False
 
     def bytes(self, height: int, width: int) -> int:
@@ -67,6 +76,8 @@ class Bound:
     neighbours: Tensor
     steps: Tensor
     precision: Tensor
+    depth: Tensor
+    slack: Tensor
     voters: Voters
     spots: Tensor
 
@@ -95,10 +106,11 @@ class Bound:
         corners, neighbours, steps = _queries(region, side, atlas.width, stride)
         depth = torch.zeros_like(picture[0]) if unknown is None else _depth(unknown)
         depth = F.pad(depth, (0, atlas.width - width)).reshape(-1)
-        confidence = settings.decay ** -depth[corners + atlas.offsets[side * side // 2]]
+        deep = depth[corners + atlas.offsets[side * side // 2]]
+        slack = settings.kappa * ((deep - 1.0) / settings.ramp).clamp(0.0, 1.0)
         return cls(
             settings, picture, region, atlas, atlas.some(settings.most), corners, neighbours, steps,
-            settings.fade**-depth, Voters(corners, atlas, stride, confidence),
+            settings.fade**-depth, deep, slack, Voters(corners, atlas, stride, settings.decay**-deep),
             _spots(atlas.offsets.view(side, side)),
         )  # fmt: skip
 
@@ -113,10 +125,21 @@ class Bound:
             with torch.no_grad():
                 short = shortlist(queries, sources, 8)
                 best = improve(queries, sources, short, self.settings.candidates, rounds=2)
+                source = best[:, 0] if lowres is None else grow(queries, sources, best[:, 0], self.depth, self.slack)
             weights = (-0.5 * sources.distance(queries, best)).softmax(dim=-1)
             patches = torch.einsum("qk,qkic->qic", weights, self.atlas.patches(best))
+            if lowres is not None:
+                patches = self._copied(queries, sources, source) + patches - patches.detach()
         voted = self.voters.mean(patches, level.t, self.picture.shape, lowres is not None)
         return voted.where(self.region, self.picture)
+
+    def _copied(self, queries: Queries, sources: Sources, corners: Tensor) -> Tensor:
+        """The patches at `corners` (Q,), moved towards the mean colour that the guide has there: (Q, side^2, c)."""
+        patches = self.atlas.patches(corners)
+        if queries.guide is None or sources.guide is None:
+            return patches
+        apart = (queries.guide - sources.guide.patches(corners, self.spots)).mean(1, keepdim=True)
+        return patches + apart.clamp(-self.settings.bias, self.settings.bias)
 
     def _asked(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Queries:
         """The patches over the region: known pixels clean, the others at the scale of clean pictures."""

@@ -11,7 +11,7 @@ patches mostly match neighbouring sources: every match is offered to the neighbo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,6 +50,12 @@ class Queries:
 
     def __len__(self) -> int:
         return self.values.shape[0]
+
+    def some(self, rows: Tensor) -> Queries:
+        """Those with these numbers (r,); their neighbours keep theirs."""
+        guide = None if self.guide is None else self.guide[rows]
+        kept = {"values": self.values[rows], "weights": self.weights[rows], "neighbours": self.neighbours[rows]}
+        return replace(self, guide=guide, **kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +145,29 @@ def improve(queries: Queries, sources: Sources, corners: Tensor, k: int, rounds:
         tried = tried.where(allowed, corners[:, :1])
         more = sources.distance(queries, tried).masked_fill(~allowed, float("inf"))
         d, corners = _best(torch.cat([d, more], 1), torch.cat([corners, tried], 1), k)
+    return corners
+
+
+def grow(queries: Queries, sources: Sources, corners: Tensor, depth: Tensor, slack: Tensor) -> Tensor:
+    """(Q,): coherent matches, from the rim of the hole inwards.
+
+    A patch at `depth` (Q,) goes on with the source of a shallower neighbour, shifted along, where its distance is at
+    most 1 + `slack` (Q,) times that of the patch's own nearest source at `corners` (Q,): Hertzmann et al. 2001, section
+    3.1, with their kappa. Nearest sources one by one make a mosaic whose overlaps average to something flat, and flat
+    is then nearest to flat; pieces that hang together keep the texture they were cut from.
+    """
+    whole, corners = sources.atlas.whole, corners.clone()
+    own = sources.distance(queries, corners[:, None])[:, 0]
+    for ring in depth.unique().tolist()[1:]:
+        rows = (depth == ring).nonzero()[:, 0]
+        around = queries.neighbours[rows]
+        handed = corners[around] + queries.steps
+        allowed = (handed >= 0) & (handed < len(whole)) & (depth[around] < ring)
+        allowed &= whole[handed.clamp(0, len(whole) - 1)]
+        handed = handed.where(allowed, corners[rows, None])
+        d, which = sources.distance(queries.some(rows), handed).masked_fill(~allowed, float("inf")).min(1)
+        goes_on = d <= (1.0 + slack[rows]) * own[rows]
+        corners[rows] = handed.gather(1, which[:, None])[:, 0].where(goes_on, corners[rows])
     return corners
 
 
