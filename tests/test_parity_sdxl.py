@@ -16,6 +16,8 @@ from torch import Tensor
 from editkit import sample
 from editkit.engine import State
 from editkit.models import describe, load
+from editkit.models.refiner import Refined
+from editkit.models.setup import Setup
 from editkit.plugins import Cfg, Inpaint, SDEdit
 
 SDXL = {**tiny.SD, "timestep_spacing": "leading"}
@@ -130,3 +132,30 @@ def test_what_a_folder_is(folders: dict[str, Path]) -> None:
     info = describe(str(folders["img2img"]))
     assert (info.sampler, info.window, info.multiple, "XL" in info.family) == ("euler", 64, 8, True)
     assert describe(str(folders["inpaint9"])).takes == {"prompt", "control", "known", "mask"}
+
+
+@pytest.mark.parametrize(("name", "start"), [("ddim", 0.8), ("euler", 0.5)])
+def test_the_hand_over_to_a_refiner_is_that_of_two_pipelines(folders: dict[str, Path], name: str, start: float) -> None:
+    """denoising_end and denoising_start: one process here, the refiner from (1 - start) of the training times on."""
+    base, refiner = (
+        pipeline(task, SCHEDULERS[name].from_config(SDXL), second)
+        for task, second in (("text", False), ("img2img", True))
+    )
+    given: dict[str, Any] = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "num_inference_steps": 10}
+    latents = base(
+        **given, guidance_scale=5.0, denoising_end=start, output_type="latent", height=64, width=64,
+        generator=torch.Generator().manual_seed(5),
+    ).images  # fmt: skip
+    expected = refiner(**given, image=latents, guidance_scale=5.0, denoising_start=start, output_type="latent").images
+    model = Refined(loaded(folders["img2img"]), loaded(folders["refiner"]), round((1 - start) * 1000))
+    found = sample(
+        model, shape=(1, 4, 8, 8), sampler=name, steps=10, seed=5, noise="diffusers", prompt=PROMPT, negative=NEGATIVE,
+        guidance_scale=5.0, device="cpu",
+    )  # fmt: skip
+    same([found], [expected])
+
+
+def test_a_refiner_by_its_name(folders: dict[str, Path]) -> None:
+    setup = Setup(refiner=f"{folders['refiner']}:0.7")
+    model: Any = load(describe(str(folders["img2img"])), torch.device("cpu"), torch.float32, setup=setup)
+    assert (model.until, model.refiner.scored) == (300, True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prediction
+from editkit.models.setup import Setup, prepared
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,9 @@ __all__ = [
     "embedded",
     "load",
 ]
+
+PLAIN = Setup()
+"""Nothing but the model itself."""
 
 EMBEDDED_DEFAULT = "patches"
 """What `--model auto` means; benchmarks/holes.py is the reason."""
@@ -83,8 +87,10 @@ def folder_of(name: str) -> Path:
     return Path(_pocket()) if name == "pocket" else find(name, offline=True).path
 
 
-def load(info: ModelInfo, device: torch.device, dtype: torch.dtype, *, offline: bool = False) -> Model:
-    """The model that `describe` spoke of, with its weights.
+def load(
+    info: ModelInfo, device: torch.device, dtype: torch.dtype, *, offline: bool = False, setup: Setup = PLAIN
+) -> Model:
+    """The model that `describe` spoke of, with its weights, as `setup` asks for it.
 
     Raises:
         ModelError: weights missing, misshapen, or in a pickle.
@@ -92,11 +98,11 @@ def load(info: ModelInfo, device: torch.device, dtype: torch.dtype, *, offline: 
     if info.own_picture:
         from editkit.models.patches import Patches
 
-        return Patches()
+        return prepared(Patches(), setup, device, dtype, offline)
     from editkit.models.folder import load_folder
 
     where = _pocket() if info.name == "pocket" else info.name
-    return load_folder(where, info, device, dtype, offline=offline)
+    return prepared(load_folder(where, info, device, dtype, offline=offline), setup, device, dtype, offline)
 
 
 def __getattr__(name: str) -> Any:

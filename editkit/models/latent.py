@@ -167,5 +167,19 @@ class LatentUNet(LatentSpace):
         embeds = self.text_encoder(ids["input_ids"].to(self.text_encoder.device), attention_mask=mask)[0]
         return Prompt(embeds), dropped
 
+    @property
+    def denoiser(self) -> Any:
+        return self.unet
+
+    def pipeline(self) -> Any:
+        """A diffusers pipeline of these networks."""
+        from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+        return StableDiffusionPipeline(
+            vae=self.vae, text_encoder=self.text_encoder, tokenizer=self.tokenizer, unet=self.unet,
+            scheduler=DDIMScheduler(steps_offset=1, clip_sample=False), safety_checker=None, feature_extractor=None,
+            requires_safety_checker=False,
+        )  # fmt: skip
+
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> LatentUNet:
         return self

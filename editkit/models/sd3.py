@@ -143,5 +143,21 @@ class LatentTransformer(LatentSpace):
         embeds = torch.cat([F.pad(clip, (0, width - clip.shape[-1])), long], dim=1)
         return Prompt(embeds, torch.cat(pooled, dim=-1)), dropped
 
+    @property
+    def denoiser(self) -> Any:
+        return self.transformer
+
+    def pipeline(self) -> Any:
+        """A diffusers pipeline of these networks."""
+        from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+
+        one, two, three = (*self.readers, None, None, None)[:3]
+        return StableDiffusion3Pipeline(
+            transformer=self.transformer, scheduler=FlowMatchEulerDiscreteScheduler(), vae=self.vae,
+            text_encoder=one and one.encoder, tokenizer=one and one.tokenizer,
+            text_encoder_2=two and two.encoder, tokenizer_2=two and two.tokenizer,
+            text_encoder_3=three and three.encoder, tokenizer_3=three and three.tokenizer,
+        )  # fmt: skip
+
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> LatentTransformer:
         return self

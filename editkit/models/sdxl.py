@@ -137,3 +137,14 @@ class LatentXL(LatentUNet):
             rows.append(x_t.new_tensor([*size, 0, 0, *last], dtype=pooled.dtype).expand(batch, -1))
             texts.append(pooled.expand(batch, -1))
         return {"text_embeds": torch.cat(texts), "time_ids": torch.cat(rows)}
+
+    def pipeline(self) -> Any:
+        """A diffusers pipeline of these networks; the refiner's has the second text encoder only."""
+        from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+
+        first = self.readers[0] if len(self.readers) > 1 else None
+        return StableDiffusionXLPipeline(
+            vae=self.vae, text_encoder=first and first.encoder, text_encoder_2=self.readers[-1].encoder,
+            tokenizer=first and first.tokenizer, tokenizer_2=self.readers[-1].tokenizer, unet=self.unet,
+            scheduler=DDIMScheduler(), add_watermarker=False,
+        )  # fmt: skip

@@ -1,0 +1,163 @@
+"""What is done to a model once it is loaded: LoRA files added, a refiner joined, compiled, offloaded.
+
+All of it is done by diffusers, peft and accelerate themselves, on the pipeline that a model's networks make up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from editkit.errors import ModelError, UsageError
+from editkit.models.base import Model
+
+if TYPE_CHECKING:
+    import torch
+
+    from editkit.options import Options
+
+Offload = Literal["none", "model", "sequential"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Options of the run that make another model of a model; see `Options`. Hashable: loaders may remember by it."""
+
+    lora: tuple[str, ...] = ()
+    refiner: str | None = None
+    compile: bool = False
+    offload: Offload = "none"
+
+    @classmethod
+    def of(cls, options: Options) -> Setup:
+        """What `options` ask for.
+
+        Raises:
+            UsageError: a LoRA or a refiner that is not written as it should be.
+        """
+        for word in options.lora:
+            lora_and_weight(word)
+        if options.refiner is not None:
+            refiner_and_start(options.refiner)
+        return cls(options.lora, options.refiner, options.compile, options.offload)
+
+
+@runtime_checkable
+class FromPipeline(Protocol):
+    """A model whose networks make up a diffusers pipeline."""
+
+    @property
+    def denoiser(self) -> Any:
+        """The network that is called at every step."""
+        ...
+
+    def pipeline(self) -> Any:
+        """A diffusers pipeline of the very same networks."""
+        ...
+
+
+def lora_and_weight(word: str) -> tuple[Path, float]:
+    """`FILE[:weight]` as the file and the weight, 1 by default.
+
+    Raises:
+        UsageError: a weight that is no number.
+    """
+    name, colon, weight = word.rpartition(":")
+    if not colon or "/" in weight or weight.endswith(".safetensors"):
+        return Path(word).expanduser(), 1.0
+    return Path(name).expanduser(), _number(weight, f"--lora {word}: the weight")
+
+
+def refiner_and_start(word: str) -> tuple[str, float]:
+    """`MODEL[:start]` as the model and the fraction of training time at which it takes over, 0.8 by default.
+
+    Raises:
+        UsageError: a fraction that is none.
+    """
+    name, colon, start = word.rpartition(":")
+    if not colon or "/" in start:
+        return word, 0.8
+    fraction = _number(start, f"--refiner {word}: the start")
+    if not 0.0 < fraction < 1.0:
+        raise UsageError(f"--refiner {word}: the start is {fraction:g}; it must lie between 0 and 1")
+    return name, fraction
+
+
+def _number(text: str, what: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{what} is {text!r}; a number is needed") from None
+
+
+def prepared(model: Model, setup: Setup, device: torch.device, dtype: torch.dtype, offline: bool) -> Model:
+    """`model` as `setup` asks for it.
+
+    Raises:
+        ModelError: it cannot be done with this model.
+        UsageError: files or a device that are not there.
+    """
+    if setup == Setup():
+        return model
+    if setup.lora:
+        _add_lora(_as_pipeline(model, "--lora"), model.info.name, setup.lora)
+    if setup.refiner is not None:
+        from editkit.models.refiner import joined
+
+        model = joined(model, *refiner_and_start(setup.refiner), device, dtype, offline)
+    if setup.compile:
+        _as_pipeline(model, "--compile").denoiser.compile()
+    if setup.offload != "none":
+        _offload(_as_pipeline(model, "--offload"), setup.offload, device)
+    return model
+
+
+def _as_pipeline(model: Model, flag: str) -> FromPipeline:
+    if isinstance(model, FromPipeline):
+        return model
+    raise ModelError(
+        f"{flag} is for models that diffusers has a pipeline of (Stable Diffusion 1.x/2.x, XL, 3, the x4 upscaler); "
+        f"{model.info.name} ({model.info.family}) is none"
+    )
+
+
+def _offload(model: FromPipeline, how: Offload, device: torch.device) -> None:
+    """Networks stay in main memory and are moved to the device for as long as each is used (accelerate)."""
+    if device.type == "cpu":
+        raise UsageError(
+            "--offload moves networks between a GPU and main memory, and this run is on the CPU; leave it out (to need "
+            "less memory: --dtype bf16, --canvas crop)"
+        )
+    pipe = model.pipeline()
+    move = pipe.enable_model_cpu_offload if how == "model" else pipe.enable_sequential_cpu_offload
+    move(device=device)
+
+
+def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> None:
+    """Every file with its weight, fused into the networks' own weights: a step costs what it did before."""
+    import torch
+    from safetensors import SafetensorError
+
+    pipe, weights = model.pipeline(), []
+    for k, word in enumerate(words):
+        file, weight = lora_and_weight(word)
+        if not file.is_file():
+            raise UsageError(f"--lora {word}: there is no such file")
+        if file.suffix != ".safetensors":
+            raise ModelError(f"--lora {file.name}: only .safetensors is read as a LoRA; a pickle can run code")
+        try:
+            where = {"weight_name": file.name, "local_files_only": True}
+            pipe.load_lora_weights(str(file.parent), adapter_name=f"lora{k}", **where)
+        except (RuntimeError, ValueError, KeyError, OSError, SafetensorError, AttributeError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise ModelError(f"--lora {file.name} does not fit model {name}: {' '.join(lines[:2])[:300]}") from error
+        if not any(f"lora{k}" in names for names in pipe.get_list_adapters().values()):
+            raise ModelError(f"--lora {file.name} does not fit model {name}: it has no weights for any of its networks")
+        weights.append(weight)
+    with torch.no_grad():
+        pipe.set_adapters([f"lora{k}" for k in range(len(words))], weights)
+        there = [part for part in pipe._lora_loadable_modules if getattr(pipe, part, None) is not None]
+        pipe.fuse_lora(components=there)
+        pipe.unload_lora_weights()

@@ -1,0 +1,136 @@
+"""LoRA files, a refiner, --compile and --offload: as diffusers does them, or refused with what can be done."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import tiny_latent as tiny
+import torch
+from test_parity_latent import NEGATIVE, PROMPT
+
+from editkit import edit, sample
+from editkit.errors import ModelError, UsageError
+from editkit.models import describe, load
+from editkit.models.setup import Setup, lora_and_weight, refiner_and_start
+from editkit.plugins import SDEdit
+
+CPU = torch.device("cpu")
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_sd(tmp_path_factory.mktemp("models") / "sd", diffusers.DDIMScheduler.from_config(tiny.SD))
+
+
+@cache
+def lora(folder: Path, seed: int, width: int = 32) -> Path:
+    """A LoRA of random weights for the tiny UNet's attention."""
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    unet = tiny.unet(cross_attention_dim=width)
+    torch.manual_seed(seed)
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"], init_lora_weights=False))
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+    diffusers.StableDiffusionPipeline.save_lora_weights(folder, layers, weight_name=f"{seed}.{width}.safetensors")
+    return folder / f"{seed}.{width}.safetensors"
+
+
+def latents(model: Any, name: str = "ddim") -> torch.Tensor:
+    return sample(
+        model, shape=(1, 4, 8, 8), sampler=name, steps=STEPS, seed=5, noise="diffusers", prompt=PROMPT,
+        negative=NEGATIVE, guidance_scale=7.5, device="cpu",
+    )  # fmt: skip
+
+
+def test_several_loras_with_weights_are_the_pipelines(sd: Path, tmp_path: Path) -> None:
+    files = [lora(tmp_path, 1), lora(tmp_path, 2)]
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(sd, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    for k, file in enumerate(files):
+        pipe.load_lora_weights(str(tmp_path), weight_name=file.name, adapter_name=str(k))
+    pipe.set_adapters(["0", "1"], [0.8, -0.5])
+    expected = pipe(
+        prompt=PROMPT, negative_prompt=NEGATIVE, num_inference_steps=STEPS, guidance_scale=7.5, height=64, width=64,
+        generator=torch.Generator().manual_seed(5), output_type="latent",
+    ).images  # fmt: skip
+    setup = Setup(lora=(f"{files[0]}:0.8", f"{files[1]}:-0.5"))
+    found = latents(load(describe(str(sd)), CPU, torch.float32, setup=setup))
+    plain = latents(load(describe(str(sd)), CPU, torch.float32))
+    assert float((found - expected).abs().max()) <= 1e-5 * max(1.0, float(expected.abs().max())) * 6  # channels-last
+    assert not torch.allclose(found, plain, atol=1e-2)
+
+
+def test_a_lora_of_weight_zero_changes_nothing(sd: Path, tmp_path: Path) -> None:
+    setup = Setup(lora=(f"{lora(tmp_path, 1)}:0",))
+    found = latents(load(describe(str(sd)), CPU, torch.float32, setup=setup))
+    assert torch.allclose(found, latents(load(describe(str(sd)), CPU, torch.float32)), atol=1e-6)
+
+
+def test_loras_that_do_not_fit_are_refused(sd: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    def given(word: str) -> None:
+        load(describe(str(sd)), CPU, torch.float32, setup=Setup(lora=(word,)))
+
+    with pytest.raises(ModelError, match=r"1\.48\.safetensors does not fit model .*sd"):
+        given(str(lora(tmp_path, 1, 48)))
+    save_file({"something.else": torch.zeros(2)}, tmp_path / "odd.safetensors")
+    with pytest.raises(ModelError, match=r"odd\.safetensors does not fit model"):
+        given(str(tmp_path / "odd.safetensors"))
+    (tmp_path / "broken.safetensors").write_bytes(b"no")
+    with pytest.raises(ModelError, match=r"broken\.safetensors does not fit model"):
+        given(str(tmp_path / "broken.safetensors"))
+    (tmp_path / "old.ckpt").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"old\.ckpt: only \.safetensors is read as a LoRA"):
+        given(str(tmp_path / "old.ckpt"))
+    with pytest.raises(UsageError, match="there is no such file"):
+        given(str(tmp_path / "missing.safetensors"))
+    with pytest.raises(ModelError, match="--lora is for models that diffusers has a pipeline of"):
+        edit(torch.zeros(32, 32, 3).byte().numpy(), SDEdit(), model="patches", lora=(str(lora(tmp_path, 1)),))
+
+
+def test_how_a_lora_and_a_refiner_are_written() -> None:
+    assert lora_and_weight("a/b.safetensors") == (Path("a/b.safetensors"), 1.0)
+    assert lora_and_weight("a/b.safetensors:0.5") == (Path("a/b.safetensors"), 0.5)
+    assert refiner_and_start("owner/refiner") == ("owner/refiner", 0.8)
+    assert refiner_and_start("dir/refiner:0.7") == ("dir/refiner", 0.7)
+    with pytest.raises(UsageError, match="the weight is 'much'; a number is needed"):
+        lora_and_weight("b.safetensors:much")
+    with pytest.raises(UsageError, match="must lie between 0 and 1"):
+        refiner_and_start("dir:1")
+
+
+def test_a_refiner_of_another_kind_is_refused(sd: Path, tmp_path: Path) -> None:
+    inpainting = tiny.save_sd(tmp_path / "sd9", diffusers.DDIMScheduler.from_config(tiny.SD), in_channels=9)
+    with pytest.raises(ModelError, match="does not go on from what"):
+        load(describe(str(sd)), CPU, torch.float32, setup=Setup(refiner=str(inpainting)))
+
+
+def test_compile_and_offload(sd: Path) -> None:
+    model: Any = load(describe(str(sd)), CPU, torch.float32, setup=Setup(compile=True))
+    assert model.unet._compiled_call_impl is not None
+    with pytest.raises(UsageError, match="this run is on the CPU; leave it out"):
+        load(describe(str(sd)), CPU, torch.float32, setup=Setup(offload="model"))
+    with pytest.raises(ModelError, match="--compile is for models that diffusers has a pipeline of"):
+        load(describe("patches"), CPU, torch.float32, setup=Setup(compile=True))
+
+
+@pytest.mark.parametrize(
+    ("how", "called"), [("model", "enable_model_cpu_offload"), ("sequential", "enable_sequential_cpu_offload")]
+)
+def test_offload_is_diffusers_own(sd: Path, monkeypatch: pytest.MonkeyPatch, how: Any, called: str) -> None:
+    from editkit.models import setup
+
+    seen: list[Any] = []
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, called, lambda self, device: seen.append((self, device)))
+    model: Any = load(describe(str(sd)), CPU, torch.float32)
+    setup.prepared(model, Setup(offload=how), torch.device("cuda"), torch.float32, True)
+    assert seen[0][0].unet is model.unet
+    assert seen[0][1].type == "cuda"
