@@ -146,7 +146,10 @@ class PassPlan:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """All that is known of a stage before its weights are loaded."""
+    """All that is known of a stage before its weights are loaded.
+
+    `source` is the picture as it came, `picture` as the plugins opened it.
+    """
 
     info: ModelInfo
     options: Options
@@ -154,31 +157,32 @@ class StagePlan:
     plugins: tuple[Plugin, ...]
     picture: Picture
     passes: tuple[PassPlan, ...]
+    source: Picture
 
     @property
     def calls(self) -> int:
         """Evaluations of the network."""
-        return sum(part.cost.calls for part in self.passes)
+        return len(self.options.seeds) * sum(part.cost.calls for part in self.passes)
 
     @property
     def moves(self) -> int:
         """Moves of all passes, upward ones included."""
-        return sum(len(part.plan) for part in self.passes)
+        return len(self.options.seeds) * sum(len(part.plan) for part in self.passes)
 
     @property
     def backward(self) -> int:
         """Backward passes for the energies, at most (an energy may sit a step out)."""
-        return sum(part.cost.backward for part in self.passes)
+        return len(self.options.seeds) * sum(part.cost.backward for part in self.passes)
 
     @property
     def deep(self) -> int:
         """Those of them that go through the network."""
-        return sum(part.cost.deep for part in self.passes)
+        return len(self.options.seeds) * sum(part.cost.deep for part in self.passes)
 
     def table(self) -> dict[str, tuple[str, ...]]:
         """Hook -> the names of the plugins that act through it, in order."""
         uses = [(plugin.name, plugin.uses()) for plugin in self.plugins]
-        rows = {hook: tuple(name for name, used in uses if hook in used) for hook in ("open", "plan", *HOOKS)}
+        rows = {hook: tuple(name for name, used in uses if hook in used) for hook in ("open", "plan", "levels", *HOOKS)}
         return {hook: names for hook, names in rows.items() if names}
 
 
@@ -197,6 +201,7 @@ def plan_stage(
     if options.prompt is not None and "prompt" not in info.takes:
         raise UsageError(f"--prompt is given, but {info.name} ({info.family}) takes no text; choose another --model")
     plugins = arrange(stage, info, has_picture=True)
+    source = picture
     for plugin in plugins:
         picture = called(plugin, "open", plugin.open, picture, notify)
     spec = options.sampler or info.sampler
@@ -205,7 +210,7 @@ def plan_stage(
     told = "lowres" in info.takes and any("lowres" in plugin.offers for plugin in plugins)
     found = passes(picture, info, options, invents=not begun and not told)
     planned = tuple(plan_pass(at, plugins, sampler) for at in found)
-    return StagePlan(info, options, spec, plugins, picture, planned)
+    return StagePlan(info, options, spec, plugins, picture, planned, source)
 
 
 def plan_pass(at: Pass, plugins: Sequence[Plugin], sampler: Sampler) -> PassPlan:

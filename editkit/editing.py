@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -11,22 +11,26 @@ import torch
 from torch import Tensor
 
 from editkit import canvas, engine, refine
+from editkit.boxes import Box
 from editkit.chain import Chain, Edits, PassPlan, Stage, StagePlan, arrange, plan_stage
 from editkit.device import pick_device, pick_dtype
 from editkit.energies import Bound
 from editkit.engine import Process, State
 from editkit.errors import HookError
-from editkit.images import Picture, from_unit
+from editkit.images import Picture, from_unit, to_unit
 from editkit.models import load
 from editkit.models.base import Model, ModelInfo
 from editkit.noise import Noise, OneStream, Streams
 from editkit.options import Options
 from editkit.params import PictureSource
 from editkit.plan import Plan
-from editkit.plugin import Inputs, Notify, Opening, Plugin, Run, called, silent
+from editkit.plugin import Hooks, Inputs, Notify, Opening, Plugin, Run, called, silent
 from editkit.samplers import make_sampler
 from editkit.schedule import Discrete
 from editkit.windows import Windowed
+
+Tell = Callable[[int, str, Mapping[str, float]], None]
+"""Is told figures about a result: (stage, plugin, name -> number)."""
 
 
 class Loader(Protocol):
@@ -39,7 +43,7 @@ class Loader(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """One step of an edit as `stream` yields it: stage and pass (from 0), and the engine's state."""
+    """One step of an edit as `stream` yields it: stage, pass and sample (from 0), and the engine's state."""
 
     stage: int
     stages: int
@@ -47,6 +51,7 @@ class Update:
     plan: StagePlan
     state: State
     model: Model
+    draw: int = 0
 
     def preview(self) -> Tensor | None:
         """The current estimate of the result, (1, 3, h, w) in [-1, 1], at the size of the pass."""
@@ -94,10 +99,20 @@ def stream(
     model: str | Model = "auto",
     notify: Notify | None = None,
     loader: Loader | None = None,
+    tell: Tell | None = None,
     **options: Any,
 ) -> Generator[Update, None, Picture]:
-    """As `edit`, step by step: a generator of `Update`s that returns the result. Leave the loop to stop."""
+    """As `edit`, step by step: a generator of `Update`s that returns the result. Leave the loop to stop.
+
+    `tell` is given what plugins measure of the result (`Hooks.measure`).
+    """
     notify = notify or silent
+
+    def told(stage: int, plugin: str, figures: Mapping[str, float]) -> None:
+        notify(f"{plugin}: " + ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items()))
+        if tell is not None:
+            tell(stage, plugin, figures)
+
     chain = Chain.of(edits)
     if isinstance(model, str) and model != "auto":
         options["model"] = model
@@ -112,42 +127,66 @@ def stream(
             device = pick_device(stage.options.device)
             dtype = pick_dtype(stage.options.dtype, device)
             loaded = (loader or load)(settled.info, device, dtype, offline=stage.options.offline)
-        current = yield from _stage(settled, loaded, number, len(chain.stages), notify)
+        current = yield from _stage(settled, loaded, number, len(chain.stages), notify, told)
     return current
 
 
 def _stage(
-    settled: StagePlan, model: Model, number: int, stages: int, notify: Notify
+    settled: StagePlan, model: Model, number: int, stages: int, notify: Notify, tell: Tell
 ) -> Generator[Update, None, Picture]:
-    """Run one stage on its picture, box by box; nothing moves where no pass has a move."""
-    options, picture = settled.options, settled.picture
+    """Run one stage on its picture, box by box; nothing moves where no pass has a move.
+
+    Where a mean is asked for it is taken of the samples before they are finished and rounded.
+    """
+    picture, seeds = settled.picture, settled.options.seeds
+    made: dict[Box, tuple[Tensor, Process]] = {}
+    for draw, seed in enumerate(seeds):
+        drawn = yield from _sample(settled, model, number, stages, draw, seed, notify)
+        for box, (image, process) in drawn.items():
+            mean = image if draw == 0 else made[box][0] + (image - made[box][0]) / (draw + 1)
+            made[box] = mean, process
+    if not any(len(part.plan) for part in settled.passes):
+        return picture.with_mask(None)
+    whole = picture.pixels.copy()
+    for box, (image, process) in made.items():
+        for bound in process.bound:
+            image = _finished(bound, image)
+        whole[box.rows, box.columns] = from_unit(image.cpu(), whole.dtype)
+        for bound in process.bound:
+            if type(bound.hooks).measure is not Hooks.measure:
+                rounded = to_unit(whole[box.rows, box.columns]).to(image.device)
+                tell(number, bound.plugin.name, called(bound.plugin, "measure", bound.hooks.measure, rounded))
+    result = picture.with_pixels(whole)
+    return result if picture.mask is None else result.opaque_where(picture.mask).with_mask(None)
+
+
+def _sample(
+    settled: StagePlan, model: Model, number: int, stages: int, draw: int, seed: int, notify: Notify
+) -> Generator[Update, None, dict[Box, tuple[Tensor, Process]]]:
+    """One sample of a stage: for each box its pixels (1, 3, h, w) at their own resolution, and the last process."""
+    options, picture = settled.options.model_copy(update={"seed": seed}), settled.picture
+    settled = replace(settled, options=options)
     device = pick_device(options.device)
-    noise: Noise = OneStream.seeded(options.seed) if options.noise == "diffusers" else Streams((options.seed,), number)
+    noise: Noise = OneStream.seeded(seed) if options.noise == "diffusers" else Streams((seed,), number)
+    made: dict[Box, tuple[Tensor, Process]] = {}
     image: Tensor | None = None  # pixels of the last pass over this box; None until one has moved
-    pixels = picture.pixels.copy()
     for k, part in enumerate(settled.passes):
         inputs = canvas.inputs(picture, part.at, model, noise.stream("encode"), device)
-        inputs.whole = picture.pixels
+        inputs.whole, inputs.source = picture.pixels, settled.source.pixels
         process = _prepare(inputs, settled, part.plan, noise, number, notify)
         if image is not None and part.at.strength < 1.0:
             process = _refine(process, part, settled.passes[k - 1], image)
         x: Tensor | None = None
         for state in engine.steps(process):
-            yield Update(number, stages, k, settled, state, process.model)
+            yield Update(number, stages, k, settled, state, process.model, draw)
             x = state.x
         if x is not None:
             image = process.model.decode(x)
         box = part.at.box
         if image is not None and (part is settled.passes[-1] or settled.passes[k + 1].at.box != box):
-            image = canvas.native(image, part.at)
-            for bound in process.bound:
-                image = _finished(bound, image)
-            pixels[box.rows, box.columns] = from_unit(image.cpu(), pixels.dtype)
+            made[box] = canvas.native(image, part.at), process
             image = None
-    if not any(len(part.plan) for part in settled.passes):
-        return picture.with_mask(None)
-    result = picture.with_pixels(pixels)
-    return result if picture.mask is None else result.opaque_where(picture.mask).with_mask(None)
+    return made
 
 
 def _finished(bound: Bound, image: Tensor) -> Tensor:
@@ -202,6 +241,8 @@ def prepare(
         options = options.model_copy(update={"spacing": model.schedule.resolve(options.spacing, sampler.grid)})
     inputs.as_diffusers = exact
     levels = model.schedule.levels(plan.steps, options.spacing, sampler.grid)
+    for plugin in plugins:
+        levels = called(plugin, "levels", plugin.levels, levels, inputs)
     plain = model.model if isinstance(model, Windowed) else model  # plugins know nothing of windows
     run = Run(
         model=plain, levels=levels, plan=plan, inputs=inputs, options=options, noise=noise,

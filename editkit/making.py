@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,7 @@ class Made:
         calls: evaluations of the network.
         models: what made it, by stage.
         masks: what each stage could change, by stage; None: everything.
+        figures: what plugins measured of the result: (stage, plugin, name -> number).
     """
 
     source: Picture
@@ -46,6 +47,7 @@ class Made:
     calls: int = 0
     models: dict[int, ModelInfo] = field(default_factory=dict)
     masks: dict[int, Mask | None] = field(default_factory=dict)
+    figures: list[tuple[int, str, dict[str, float]]] = field(default_factory=list)
 
     @property
     def changeable(self) -> Mask | None:
@@ -111,16 +113,20 @@ def make(
     watchers = (watch,) if callable(watch) else tuple(watch)
     chain = chain.inherited()
     made = Made(picture, chain, picture)
-    making = stream(picture, chain, notify=notify, loader=loader)
-    before, current = 0, (-1, 0)
+
+    def tell(stage: int, plugin: str, figures: Mapping[str, float]) -> None:
+        made.figures.append((stage, plugin, dict(figures)))
+
+    making = stream(picture, chain, notify=notify, loader=loader, tell=tell)
+    before, current = 0, (-1, 0, 0)
     while True:
         try:
             update = next(making)
         except StopIteration as done:
             made.picture = done.value
             return made
-        if (update.stage, update.pass_) != current:
-            before, current = 0, (update.stage, update.pass_)
+        if (update.stage, update.draw, update.pass_) != current:
+            before, current = 0, (update.stage, update.draw, update.pass_)
             made.models[update.stage] = update.plan.info
             made.masks[update.stage] = update.plan.picture.mask
         made.calls += update.state.calls - before

@@ -22,6 +22,10 @@ class Options(BaseModel):
     sampler: str | None = Field(
         None, description="ddpm, ddim, euler, heun, dpm++2m, unipc, lcm ...; with parameters as ddim:eta=1."
     )
+    estimate: Literal["sample", "mean"] = Field(
+        "sample", description="One sample, or the mean of several: nearer to the truth on average, and smoother."
+    )
+    samples: int = Field(8, ge=1, le=1000, description="How many the mean is taken of, with seeds from --seed on.")
     seed: int = Field(0, ge=0, lt=2**63, description="Same seed, same machine: the same bytes.")
     device: str = Field("auto", description="cpu, cuda, mps; auto: the fastest there is.")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="Number format of the network.")
@@ -34,6 +38,11 @@ class Options(BaseModel):
     )
     offline: bool = Field(False, description="Open no socket.")
     allow_code: bool = Field(False, description="Allow parameters that name Python code to import.")
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the samples that a stage is made of."""
+        return range(self.seed, self.seed + (self.samples if self.estimate == "mean" else 1))
 
     def merged(self, later: Options) -> Options:
         """These options with those that `later` sets itself."""

@@ -6,6 +6,7 @@ table of hooks, in the order the engine calls them::
 
     open       (picture, notify) -> picture  on the declaration: set the mask, grow the canvas
     plan       (plan) -> plan                on the declaration: SDEdit starts lower, RePaint travels
+    levels     (levels, inputs) -> levels    on the declaration: another ladder of noise levels, as `denoise` lays one
     bind       (run) -> Hooks                load networks, encode pictures; the only place with side effects
     begin      () -> x_t or None             the starting state                                     (slot)
     condition  (step, cond) -> cond          prompts, known picture and mask, ControlNet residuals
@@ -16,6 +17,7 @@ table of hooks, in the order the engine calls them::
     clean      (step, x0) -> x0              thresholding, projections
     after      (step, x_s) -> x_s            once a downward move, at its end: put known regions back
     finish     (image) -> image              pixels -> pixels, at the picture's own resolution
+    measure    (image) -> {name: number}     what is told of the result: how well it explains an observation
 
 A plugin uses a hook by overriding it. Nothing else needs to be said: `editkit plan` reads it off the class.
 """
@@ -63,7 +65,7 @@ Slot = Literal["begin", "combine", "mask", "prompt"]
 Through = Literal["network", "x0", "x_t"]
 """Where an energy's gradient is taken; see `Hooks.through`."""
 
-HOOKS = ("begin", "condition", "branches", "combine", "energy", "shift", "clean", "after", "finish")
+HOOKS = ("begin", "condition", "branches", "combine", "energy", "shift", "clean", "after", "finish", "measure")
 """The hooks of `Hooks`, in the order the engine calls them."""
 
 
@@ -118,6 +120,13 @@ class Plugin(BaseModel):
         """Change the trajectory. Pure: no weights, no pictures."""
         return plan
 
+    def levels(self, levels: Levels, inputs: Inputs) -> Levels:
+        """Change the ladder that the plan's indices speak of: as many levels, from the clean one (index 0) up.
+
+        `inputs.model.schedule` makes others. Pure; once a pass, when the model and what it is given are there.
+        """
+        return levels
+
     def open(self, picture: Picture, notify: Notify) -> Picture:
         """Prepare the stage's picture before anything runs: set its mask, grow its canvas. Pure, no torch.
 
@@ -134,10 +143,10 @@ class Plugin(BaseModel):
         return frozenset(held)
 
     def uses(self) -> frozenset[str]:
-        """The names of the hooks this declaration acts through, `plan` and `open` included."""
+        """The names of the hooks this declaration acts through, those on the declaration itself included."""
         hooks = self.hooks()
         used = {name for name in HOOKS if getattr(hooks, name) is not getattr(Hooks, name)}
-        used |= {name for name in ("plan", "open") if getattr(type(self), name) is not getattr(Plugin, name)}
+        used |= {name for name in ("plan", "levels", "open") if getattr(type(self), name) is not getattr(Plugin, name)}
         return frozenset(used)
 
     def through(self) -> Through:
@@ -235,6 +244,10 @@ class Hooks(Generic[P]):
         """The finished picture in [-1, 1], at the resolution of `run.inputs.original`."""
         return image
 
+    def measure(self, image: Float[Tensor, "b 3 h w"]) -> Mapping[str, float]:
+        """Figures about the result, rounded as it will be written; they are said after the run and in --json."""
+        return {}
+
 
 @dataclass(eq=False)
 class Inputs:
@@ -250,6 +263,7 @@ class Inputs:
             does with the edited one: hints and references cannot be misaligned.
         as_diffusers: bring the mask to the model's space as diffusers' pipelines do.
         whole: the whole edited picture, (H, W, 3) of uint8 or uint16, for detectors of hints; None where there is none.
+        source: the same before any plugin opened it: what the user gave to this stage.
     """
 
     model: Model
@@ -261,6 +275,7 @@ class Inputs:
     place: Callable[[Tensor], Tensor] = field(default=lambda image: image)
     as_diffusers: bool = False
     whole: Pixels | None = None
+    source: Pixels | None = None
 
     @cached_property
     def known(self) -> Tensor | None:

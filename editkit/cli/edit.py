@@ -234,6 +234,7 @@ def _report(line: Line, written: Written, made: Made, seconds: float) -> None:
             "stages": [[plugin.name for plugin in stage.plugins] for stage in line.chain.stages],
             "seed": line.chain.stages[0].options.seed,
             "network_calls": made.calls,
+            "measured": [{"stage": stage, "plugin": plugin, **figures} for stage, plugin, figures in made.figures],
             "seconds": round(seconds, 2),
         }
         write(json.dumps(record))
