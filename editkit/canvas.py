@@ -191,17 +191,17 @@ def inputs(picture: Picture, at: Pass, model: Model, stream: Stream | None, devi
 
     def place(whole: Tensor) -> Tensor:
         whole = resize(whole, picture.height, picture.width)[..., rows, columns]
-        return _pad(resize(whole, at.height, at.width), multiple)
+        return pad(resize(whole, at.height, at.width), multiple)
 
     original = to_unit(picture.pixels[rows, columns]).to(device)
-    small = _pad(resize(original, at.height, at.width), multiple)
+    small = pad(resize(original, at.height, at.width), multiple)
     if picture.mask is None:
         return Inputs(model.attach(small, None), small, None, original, None, stream, place)
     mask = torch.from_numpy(picture.mask[rows, columns].copy())[None, None].to(device)
     if model.info.own_picture and (at.height, at.width) != (box.height, box.width):
         small, small_mask = shrink(original, mask, at.height, at.width)
     else:
-        small_mask = _pad(resize_mask(mask, at.height, at.width), multiple)
+        small_mask = pad(resize_mask(mask, at.height, at.width), multiple)
     return Inputs(model.attach(small, small_mask), small, small_mask, original, mask, stream, place)
 
 
@@ -248,7 +248,8 @@ def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(mask, (height, width), mode="nearest")
 
 
-def _pad(image: Tensor, multiple: int) -> Tensor:
+def pad(image: Tensor, multiple: int) -> Tensor:
+    """The picture continued to the right and below until its sides are multiples."""
     import torch.nn.functional as F
 
     height, width = image.shape[-2:]
