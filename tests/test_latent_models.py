@@ -152,15 +152,6 @@ def test_the_words_matter_and_are_encoded_once() -> None:
     assert len(calls) == 2
 
 
-def test_a_long_prompt_is_cut_and_said_so() -> None:
-    said: list[str] = []
-    model = adapter(4, {**tiny.SD, "prediction_type": "epsilon"})
-    sample(model, shape=(1, 4, 8, 8), steps=1, prompt="word " * 74 + "left over", notify=said.append, device="cpu")
-    assert len(said) == 1
-    assert said[0].startswith("the prompt is longer than the model can read; left out:")
-    assert said[0].endswith("over")
-
-
 def test_a_distilled_model_is_told_the_scale_instead_of_being_called_twice() -> None:
     """Latent consistency: against its own pipeline, with the embedding of the guidance scale."""
     unet = tiny.unet(time_cond_proj_dim=16)

@@ -202,6 +202,15 @@ class ReadsText(Protocol):
 
 
 @runtime_checkable
+class ReadsWeights(Protocol):
+    """A model that takes `prompt` with weights for single words."""
+
+    def encode_weighted(self, text: str) -> Prompt:
+        """As `ReadsText.encode_text`, of any length; `(words)1.3`, `word++` and `word-` are weights."""
+        ...
+
+
+@runtime_checkable
 class NoisesLowres(Protocol):
     """A model that takes `lowres` with noise in it, and `noise_level` beside it."""
 

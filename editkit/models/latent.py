@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prediction, PredictionType, Prompt, convert
 from editkit.models.control import Given, residuals
-from editkit.models.latent_space import LatentSpace, tokens, vae_factor
+from editkit.models.latent_space import LatentSpace, chunks, evened, side_by_side, vae_factor
 from editkit.models.loading import Layout, load_network, load_text_encoder
 from editkit.models.scheduling import clip_range, default_sampler, make_schedule, prediction_type
+from editkit.models.weighting import weighted
 from editkit.schedule import Level, Schedule
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ class LatentUNet(LatentSpace):
         n, batch, dtype = len(conds), len(x_t), self.unet.dtype
         t = torch.full((n * batch,), level.t, dtype=torch.float32, device=x_t.device)
         x = torch.cat([torch.cat([x_t, *self._extra(cond, x_t)], dim=1) for cond in conds])
-        words = torch.cat([self.words(cond).embeds.expand(batch, -1, -1) for cond in conds])
+        texts = evened([self.words(cond).embeds for cond in conds], lambda: self.empty)
+        words = torch.cat([text.expand(batch, -1, -1) for text in texts])
         added, labels = self.added(conds, x_t), self.labels(conds, x_t)
         control = residuals(conds, Given(torch.cat([x_t] * n), t, words, added, labels))
         out = self.unet(
@@ -134,6 +136,11 @@ class LatentUNet(LatentSpace):
     def no_words(self) -> Prompt:
         """What the model was trained with in the place of a text that was dropped."""
         return self.encode_text("")[0]
+
+    @cached_property
+    def empty(self) -> Tensor:
+        """The encoded empty text, which fills up the shorter one of two texts."""
+        return self.encode_text("")[0].embeds
 
     def added(self, conds: Sequence[Conditioning], x_t: Tensor) -> dict[str, Tensor] | None:
         """Further embeddings for the UNet, by the names that diffusers has for them; None for SD 1.x and 2.x."""
@@ -160,12 +167,16 @@ class LatentUNet(LatentSpace):
         return made.to(x_t.device, self.unet.dtype)
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """CLIP's last hidden state, (1, 77, width), and the words that did not fit."""
-        ids, dropped = tokens(self.tokenizer, text)
+        """CLIP's last hidden state, (1, 77 n, width); nothing is left out."""
+        ids = chunks(self.tokenizer, text)
         attention = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = ids["attention_mask"].to(self.text_encoder.device) if attention else None
         embeds = self.text_encoder(ids["input_ids"].to(self.text_encoder.device), attention_mask=mask)[0]
-        return Prompt(embeds), dropped
+        return Prompt(side_by_side(embeds)), ""
+
+    def encode_weighted(self, text: str) -> Prompt:
+        """As `encode_text`, with weights as compel writes them: `(words)1.3`, `word++`, `word-`."""
+        return Prompt(weighted(self.tokenizer, self.text_encoder)(text))
 
     @property
     def denoiser(self) -> Any:

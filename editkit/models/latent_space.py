@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -80,6 +80,37 @@ class LatentSpace:
         if self.vae.dtype != torch.float32 and not bool(torch.isfinite(image.sum())):
             image = self.vae.float().decode(latents.float()).sample
         return image
+
+
+def chunks(tokenizer: Any, text: str) -> Any:
+    """`text` as so many rows of the tokenizer's length as it takes, each with its beginning and end, padded.
+
+    A text that fits is one row, exactly as the pipelines read it. Longer ones are cut every 75 tokens, as is usual: the
+    rows are encoded apart and stand side by side.
+    """
+    length = int(tokenizer.model_max_length)
+    whole = tokenizer(text, verbose=False).input_ids
+    first, inner, last = whole[0], whole[1:-1], whole[-1]
+    rows = [inner[k : k + length - 2] for k in range(0, max(len(inner), 1), length - 2)]
+    padded = {"input_ids": [[first, *row, last] for row in rows]}
+    return tokenizer.pad(padded, padding="max_length", max_length=length, return_tensors="pt")
+
+
+def side_by_side(states: Tensor) -> Tensor:
+    """Rows (n, tokens, width) of one text as one, (1, n * tokens, width)."""
+    return states.reshape(1, -1, states.shape[-1])
+
+
+def evened(embeds: Sequence[Tensor], empty: Callable[[], Tensor]) -> list[Tensor]:
+    """Texts of different length at the length of the longest: further rows are those of the empty text."""
+    import torch
+
+    longest = max(e.shape[1] for e in embeds)
+    if all(e.shape[1] == longest for e in embeds):
+        return list(embeds)
+    row = empty()
+    missing = [(longest - e.shape[1]) // row.shape[1] for e in embeds]
+    return [torch.cat([e, *[row.expand(len(e), -1, -1)] * n], dim=1) for e, n in zip(embeds, missing, strict=True)]
 
 
 def tokens(tokenizer: Any, text: str, length: int | None = None) -> tuple[Any, str]:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prompt
 from editkit.models.latent import LatentUNet, describe_unet
-from editkit.models.latent_space import tokens
+from editkit.models.latent_space import chunks, side_by_side
 from editkit.models.loading import Layout, load_network, load_text_encoder
 from editkit.models.scheduling import make_schedule
+from editkit.models.weighting import weighted
 from editkit.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -101,17 +102,26 @@ class LatentXL(LatentUNet):
         self.readers, self.zeros, self.scored = readers, zeros, scored
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """The last hidden state but one of every encoder, side by side, (1, 77, widths), and the pooled one."""
+        """The last hidden state but one of every encoder, side by side, (1, 77 n, widths); the first row's pooled."""
         import torch
 
-        states, pooled, dropped = [], None, ""
+        states, pooled = [], None
         for reader in self.readers:
-            ids, dropped = tokens(reader.tokenizer, text)
+            ids = chunks(reader.tokenizer, text)
             out = reader.encoder(ids["input_ids"].to(reader.encoder.device), output_hidden_states=True)
-            states.append(out.hidden_states[-2])
+            states.append(side_by_side(out.hidden_states[-2]))
             if out[0].ndim == 2:
-                pooled = out[0]
-        return Prompt(torch.cat(states, dim=-1), pooled), dropped
+                pooled = out[0][:1]
+        return Prompt(torch.cat(states, dim=-1), pooled), ""
+
+    def encode_weighted(self, text: str) -> Prompt:
+        """As `encode_text`, with weights as compel writes them."""
+        from compel import ReturnedEmbeddingsType
+
+        kind = ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED
+        pooled = [False] * (len(self.readers) - 1) + [True]
+        read = weighted([r.tokenizer for r in self.readers], [r.encoder for r in self.readers], kind, pooled)
+        return Prompt(*read(text))
 
     @cached_property
     def no_words(self) -> Prompt:

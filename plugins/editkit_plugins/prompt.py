@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
+from pydantic import Field
+
 from editkit.errors import ModelError
-from editkit.models.base import ReadsText
+from editkit.models.base import ReadsText, ReadsWeights
 from editkit.plugin import Hooks, Plugin, Run, Slot, Step
 
 if TYPE_CHECKING:
@@ -18,11 +20,17 @@ if TYPE_CHECKING:
 
 
 class PromptText(Plugin):
-    """Give --prompt and --negative to the model; implied by every model that takes text."""
+    """Give --prompt and --negative to the model; implied by every model that takes text.
+
+    `with prompt --weights` reads `(a red door)1.3`, `door++` and `sky-` as weights of these words, as compel does;
+    without it every character is text.
+    """
 
     name: ClassVar[str] = "prompt"
     order: ClassVar[int] = -50
     needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
+
+    weights: bool = Field(False, description="Read (words)1.3, word++ and word- as weights.")
 
     def hooks(self) -> type[Hooks[PromptText]]:
         return _PromptHooks
@@ -40,6 +48,13 @@ class _PromptHooks(Hooks[PromptText]):
 
     def _encoded(self, text: str) -> Prompt:
         model = self.run.model
+        if self.plugin.weights:
+            if not isinstance(model, ReadsWeights):
+                raise ModelError(
+                    f"prompt --weights is for Stable Diffusion 1.x, 2.x and XL; {model.info.name} "
+                    f"({model.info.family}) has no weights for words"
+                )
+            return model.encode_weighted(text)
         if not isinstance(model, ReadsText):
             raise ModelError(f"model {model.info.name} says that it takes text, but has no encode_text")
         prompt, dropped = model.encode_text(text)
