@@ -46,7 +46,7 @@ def table(rows: list[Param]) -> str:
     lines = ["| option | default | |", "|---|---|---|"]
     for p in rows:
         choices = f" ({', '.join(p.choices)})" if p.choices else ""
-        default = "" if p.default is None else f"`{p.default}`"
+        default = "" if p.default in (None, ()) else f"`{p.default}`"
         lines.append(f"| `{p.flag}` | {default} | {p.help}{choices} |".replace("||", "| |"))
     return "\n".join(lines) + "\n"
 

@@ -18,8 +18,9 @@ from editkit.energies import Bound
 from editkit.engine import Process, State
 from editkit.errors import HookError
 from editkit.images import Picture, from_unit, to_unit
-from editkit.models import load
+from editkit.models import PLAIN, load
 from editkit.models.base import Model, ModelInfo
+from editkit.models.setup import Setup
 from editkit.noise import Noise, OneStream, Streams
 from editkit.options import Options
 from editkit.params import PictureSource
@@ -37,7 +38,13 @@ class Loader(Protocol):
     """Gives models their weights, as `editkit.models.load`; `functools.cache` of that loads each of them once."""
 
     def __call__(
-        self, info: ModelInfo, device: torch.device, dtype: torch.dtype, *, offline: bool = False
+        self,
+        info: ModelInfo,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        offline: bool = False,
+        setup: Setup = PLAIN,
     ) -> Model: ...
 
 
@@ -120,13 +127,15 @@ def stream(
     first = Stage(chain.stages[0].plugins, Options(**options).merged(chain.stages[0].options))
     chain = Chain((first, *chain.stages[1:])).inherited()
     current = picture if isinstance(picture, Picture) else Picture.read(picture)
-    loaded = own
+    loaded, made_as = own, PLAIN
     for number, stage in enumerate(chain.stages):
         settled = plan_stage(stage, current, notify, None if own is None else own.info)
-        if loaded is None or loaded.info != settled.info:
+        setup = Setup.of(stage.options)
+        if loaded is None or loaded.info != settled.info or (own is None and setup != made_as):
             device = pick_device(stage.options.device)
             dtype = pick_dtype(stage.options.dtype, device)
-            loaded = (loader or load)(settled.info, device, dtype, offline=stage.options.offline)
+            loaded = (loader or load)(settled.info, device, dtype, offline=stage.options.offline, setup=setup)
+            made_as = setup
         current = yield from _stage(settled, loaded, number, len(chain.stages), notify, told)
     return current
 
@@ -216,7 +225,7 @@ def _refine(process: Process, part: PassPlan, before: PassPlan, coarse: Tensor) 
     run = replace(process.run, stream=process.run.noise.stream("canvas"))
     at, old = part.at, before.at
     enlarged = canvas.resize(coarse[..., : old.height, : old.width], at.height, at.width)
-    enlarged = process.model.encode(enlarged, run.stream)
+    enlarged = process.model.encode(canvas.pad(enlarged, process.model.info.multiple), run.stream)
     plugin, hooks = refine.refined(run, enlarged, at, at.height / old.height)
     return replace(process, bound=(Bound(plugin, hooks), *process.bound))
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from editkit.params import Metavar
 from editkit.schedule import Spacing
 
 
@@ -15,6 +16,12 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field("auto", description="patches, a diffusers folder or a hub id; auto: an embedded model.")
+    lora: tuple[Annotated[str, Metavar("FILE[:WEIGHT]")], ...] = Field(
+        (), description="A LoRA (.safetensors) for the model, with its weight; several: give it again."
+    )
+    refiner: str | None = Field(
+        None, description="MODEL[:START]: a refiner that takes over at this fraction of the process (0.8)."
+    )
     prompt: str | None = Field(None, description="What the result should show (models that take text).")
     negative: str | None = Field(None, description="What it should not show.")
     guidance_scale: float | None = Field(None, ge=0.0, description="Strength of classifier-free guidance.")
@@ -35,6 +42,10 @@ class Options(BaseModel):
     spacing: Spacing = Field("auto", description="How the noise levels are laid; auto: the model's configuration.")
     noise: Literal["streams", "diffusers"] = Field(
         "streams", description="A noise stream for each plugin, or one generator in the order of diffusers' pipelines."
+    )
+    compile: bool = Field(False, description="Compile the network: slow to start, faster steps (torch.compile).")
+    offload: Literal["none", "model", "sequential"] = Field(
+        "none", description="On a GPU: keep networks in main memory while they rest; sequential: layer by layer."
     )
     offline: bool = Field(False, description="Open no socket.")
     allow_code: bool = Field(False, description="Allow parameters that name Python code to import.")

@@ -190,7 +190,7 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 def _annotated(p: Param, panel: str) -> Any:
     """The Typer annotation of one parameter; every default is None, so that what was not given is known."""
-    shown = "" if p.default is None or p.kind == "flag" else f" (default: {p.default})"
+    shown = "" if p.default in (None, ()) or p.kind == "flag" else f" (default: {p.default})"
     kind: Any = Literal[p.choices] if p.kind == "choice" else _TYPES[p.kind]
     option = typer.Option(*_flags(p), help=p.help + shown, show_default=False, metavar=p.metavar, rich_help_panel=panel)
     return Annotated[list[kind] | None if p.repeated else kind | None, option]
