@@ -165,6 +165,11 @@ class StagePlan:
         return len(self.options.seeds) * sum(part.cost.calls for part in self.passes)
 
     @property
+    def beside(self) -> int:
+        """Evaluations of plugins' own networks (ControlNets) beside those."""
+        return len(self.options.seeds) * sum(part.cost.beside for part in self.passes)
+
+    @property
     def moves(self) -> int:
         """Moves of all passes, upward ones included."""
         return len(self.options.seeds) * sum(len(part.plan) for part in self.passes)
@@ -227,12 +232,15 @@ def plan_pass(at: Pass, plugins: Sequence[Plugin], sampler: Sampler) -> PassPlan
 class Cost:
     """What a process costs: evaluations of the network, backward passes at most, and those that go through the network.
 
-    An energy may sit a step out, and there is none where alpha_t is 0.
+    An energy may sit a step out, and there is none where alpha_t is 0. `beside`: evaluations of plugins' own networks,
+    as many as the model's where they act (a hint in guess mode then has a smaller batch, and by windows each is a batch
+    of them).
     """
 
     calls: int
     backward: int
     deep: int
+    beside: int = 0
 
 
 def cost(plan: Plan, plugins: Sequence[Plugin], sampler: Sampler) -> Cost:
@@ -241,12 +249,13 @@ def cost(plan: Plan, plugins: Sequence[Plugin], sampler: Sampler) -> Cost:
     energies = [p for p in plugins if "energy" in p.uses()]
     alone = [p for p in energies if p.alone()]
     shared = [p for p in energies if not p.alone()]
-    calls = backward = deep = 0
+    calls = backward = deep = beside = 0
     for index, move in enumerate(down):
         n = sampler.calls(move)
         groups = [[p] for p in alone] + [shared]
         acting = [[p for p in group if p.acts(index, len(down))] for group in groups]
         calls += n
+        beside += n * sum(p.beside() for p in plugins if p.acts(index, len(down)))
         backward += n * sum(bool(group) for group in acting)
         deep += n * sum(any(p.through() == "network" for p in group) for group in acting)
-    return Cost(calls, backward, deep)
+    return Cost(calls, backward, deep, beside)

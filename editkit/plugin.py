@@ -157,6 +157,10 @@ class Plugin(BaseModel):
         """Whether its energy needs a backward pass of its own, because `Hooks.shift` has a say in what it does."""
         return "shift" in self.uses()
 
+    def beside(self) -> int:
+        """How many networks of its own are evaluated with every evaluation of the model's, where it acts."""
+        return 0
+
     def acts(self, index: int, total: int) -> bool:
         """Whether it acts in downward move `index` of `total`: those within its window (as diffusers' ControlNets)."""
         first, last = index / max(total, 1), (index + 1) / max(total, 1)

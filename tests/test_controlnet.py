@@ -23,6 +23,7 @@ from test_parity_latent import NEGATIVE, PROMPT, SCHEDULERS, STEPS, adapter, par
 from torch import Tensor
 
 from editkit import edit, sample
+from editkit.chain import cost
 from editkit.engine import State
 from editkit.errors import ChainError, EditkitError, ModelError, UsageError
 from editkit.images import Picture
@@ -30,7 +31,9 @@ from editkit.models import load
 from editkit.models.base import Conditioning, ModelInfo, PixelSpace, Prediction, convert
 from editkit.models.control import Given, residuals
 from editkit.models.scheduling import make_schedule
+from editkit.plan import Plan
 from editkit.plugins import Cfg, ControlNet, Guide, Inpaint, SDEdit
+from editkit.samplers import make_sampler
 
 EPSILON = {**tiny.SD, "prediction_type": "epsilon"}
 PIPES: dict[str, Any] = {
@@ -234,15 +237,17 @@ def test_outside_its_window_a_controlnet_is_not_called(folder: Path, monkeypatch
         return forward(self, sample, *args, **given)
 
     monkeypatch.setattr(diffusers.ControlNetModel, "forward", counted)
-    for settings, expected in (
+    for settings, expected in (  # guidance makes batches of two
         ({}, [2] * 10),
         ({"start": 0.2, "stop": 0.5}, [2] * 3),
         ({"guess": True}, [1] * 10),
         ({"scale": 0.0}, []),
     ):
         sizes.clear()
-        run([ControlNet(control=hint(), controlnet=saved(folder, 0), **settings)])
+        plugin = ControlNet(control=hint(), controlnet=saved(folder, 0), **settings)
+        run([plugin])
         assert sizes == expected
+        assert cost(Plan.uniform(10), [plugin], make_sampler("ddim")).beside == len(expected)
 
 
 def test_with_guidance_of_text_in_a_window_the_batch_follows(folder: Path) -> None:

@@ -56,6 +56,7 @@ def _record(plan: StagePlan) -> dict[str, object]:
             for p in plan.passes
         ],
         "network_calls": plan.calls,
+        "network_calls_beside": plan.beside,
         "backward_passes": plan.backward,
         "backward_passes_through_network": plan.deep,
     }
@@ -85,4 +86,5 @@ def _show_plan(plan: StagePlan, number: int, total: int) -> None:
         passes.add_row(*[str(value) for value in row])
     out().print(passes)
     deep = f", {plan.deep} of them through the network" if plan.backward else ""
-    write(f"{plan.calls} network calls, {plan.backward} backward passes{deep}")
+    beside = f" (and {plan.beside} of plugins' own networks)" if plan.beside else ""
+    write(f"{plan.calls} network calls{beside}, {plan.backward} backward passes{deep}")

@@ -80,6 +80,9 @@ class ControlNet(Plugin):
     def claims(self) -> frozenset[Slot]:
         return frozenset()  # `open` is here to look for the file, and leaves the picture as it is
 
+    def beside(self) -> int:
+        return 1 if self.scale > 0.0 else 0
+
     def open(self, picture: Picture, notify: Notify) -> Picture:
         control = self.control
         if isinstance(control, str) and not hints.is_words(control) and not Path(control).is_file():
