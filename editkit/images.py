@@ -110,6 +110,11 @@ class Picture:
             alpha = _resize(alpha, int(pixels.shape[1]), int(pixels.shape[0]))
         return replace(self, pixels=pixels, alpha=alpha, mask=None)
 
+    def resized(self, width: int, height: int) -> Picture:
+        """This picture at another size, bicubic; alpha follows, the mask is left out."""
+        channels = [_resize(self.pixels[..., k], width, height) for k in range(3)]
+        return self.with_pixels(np.stack(channels, axis=-1))
+
     def with_alpha(self, alpha: NDArray[Any] | None) -> Picture:
         """This picture with another alpha, (H, W) of the pixels' dtype; None: opaque."""
         return replace(self, alpha=alpha)

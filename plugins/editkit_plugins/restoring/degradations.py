@@ -58,6 +58,10 @@ class Degradation(ABC):
     def guess(self, y: Tensor) -> Tensor:
         """A picture of the size of x that y suggests, to begin from."""
 
+    def within(self, x: Tensor, y: Tensor) -> Tensor:
+        """x in the range of pictures [-1, 1]; where it can be, without explaining y any less."""
+        return x
+
     def check(self, y: Tensor) -> None:
         """Raises UsageError where `y` cannot be an observation by this degradation."""
         if tuple(y.shape[1:]) != self.observed:
@@ -230,13 +234,27 @@ class Grey(Linear):
         return luma
 
     def synthesise(self, z: Tensor) -> Tensor:
-        return self._direction * z
+        part: Tensor = self._direction * z
+        return part
 
     def observe(self, y: Tensor) -> Tensor:
         return y
 
     def render(self, z: Tensor) -> Tensor:
         return z
+
+
+class Luma(Grey):
+    """Grey, whose estimates are corrected along grey instead of along w: colour differences stay as they are."""
+
+    def project(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + (y - self.forward(x))
+
+    def within(self, x: Tensor, y: Tensor) -> Tensor:
+        """y + k (x - luma(x)) with the largest k <= 1 at each pixel that lies in [-1, 1]: luma y, exactly."""
+        colour = x - self.forward(x)
+        room = torch.where(colour > 0, 1.0 - y, 1.0 + y).clamp_min(0.0) / colour.abs().clamp_min(1e-12)
+        return y + room.amin(1, keepdim=True).clamp_max(1.0) * colour
 
 
 class Blur(Linear):
@@ -319,6 +337,9 @@ class _CroppedLinear(Linear):
     def render(self, z: Tensor) -> Tensor:
         return self.inner.render(z)
 
+    def project(self, x: Tensor, y: Tensor) -> Tensor:
+        return _projected(self, x, y)
+
 
 class _Cropped(Degradation):
     """The same of a degradation that is not linear."""
@@ -331,8 +352,7 @@ class _Cropped(Degradation):
         return self.inner.forward(_cut(x, self.inner.size))
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
-        part = _cut(x, self.inner.size)
-        return x + _padded(self.inner.project(part, y) - part, self.size)
+        return _projected(self, x, y)
 
     def guess(self, y: Tensor) -> Tensor:
         guessed = self.inner.guess(y)
@@ -346,6 +366,12 @@ def fitted(degradation: Degradation, height: int, width: int) -> Degradation:
     if isinstance(degradation, Linear):
         return _CroppedLinear(degradation, height, width)
     return _Cropped(degradation, height, width)
+
+
+def _projected(outer: _CroppedLinear | _Cropped, x: Tensor, y: Tensor) -> Tensor:
+    """x with the part that `outer.inner` sees projected."""
+    part = _cut(x, outer.inner.size)
+    return x + _padded(outer.inner.project(part, y) - part, outer.size)
 
 
 def _cut(x: Tensor, size: Size) -> Tensor:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from editkit.models.base import Conditioning
     from editkit.schedule import Level
     from editkit_plugins.restoring.degradations import Degradation, Linear
     from editkit_plugins.restoring.solving import Solving
@@ -58,6 +59,7 @@ class SolvingHooks(Hooks["Solving"]):
         from editkit_plugins.restoring.degradations import fitted
 
         super().__init__(plugin, run)
+        problem.A.check(problem.y)
         self.problem, self.y, self.sigma = problem, problem.y, problem.sigma
         self.A = problem.A if run.inputs.picture is None else fitted(problem.A, *run.inputs.picture.shape[-2:])
         if self.needs_linear and not self.A.linear:
@@ -69,6 +71,9 @@ class SolvingHooks(Hooks["Solving"]):
             return None
         level = self.run.levels[self.run.plan.start]
         return level.alpha * self.A.guess(self.y).expand(self.run.shape) + level.sigma * self.run.opening.noise
+
+    def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        return self.problem.A.within(image, self.y)
 
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Mapping[str, float]:
         return consistency(image, self.problem)
@@ -88,6 +93,23 @@ class Ddnm(SolvingHooks):
 
     def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         return self.A.project(x0, self.y)
+
+
+class Conditioned(Ddnm):
+    """The model is told the observation (`Solving.told`); `project` holds it to that as ddnm does."""
+
+    says = "conditioned"
+
+    def __init__(self, plugin: Solving, run: Run, problem: Problem) -> None:
+        super().__init__(plugin, run, problem)
+        self.told = plugin.told(run, problem.y)
+        self.projects = plugin.project and not works_on_latents(run)
+
+    def condition(self, step: Step, cond: Conditioning) -> Conditioning:
+        return self.told(cond)
+
+    def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        return self.A.project(x0, self.y) if self.projects else x0
 
 
 class _Transition(SolvingHooks):
@@ -269,7 +291,7 @@ class PiGdmGiven(SolvingHooks):
 
 
 METHODS: Mapping[str, type[SolvingHooks]] = {
-    "ddnm": Ddnm, "ddrm": Ddrm, "diffpir": DiffPir, "dps": Dps, "pigdm": PiGdm,
+    "conditioned": Conditioned, "ddnm": Ddnm, "ddrm": Ddrm, "diffpir": DiffPir, "dps": Dps, "pigdm": PiGdm,
 }  # fmt: skip
 
 
@@ -282,6 +304,11 @@ def hooks_for(method: str, noisy: bool, covariance: bool = False) -> type[Solvin
     return METHODS[method]
 
 
+def works_on_latents(run: Run) -> bool:
+    """True where the model's space is not pixels."""
+    return run.inputs.picture is not None and run.shape[1:] != tuple(run.inputs.picture.shape[1:])
+
+
 def bound(plugin: Solving, run: Run) -> SolvingHooks:
     """The hooks of a run; what `auto` picked is said.
 
@@ -290,10 +317,16 @@ def bound(plugin: Solving, run: Run) -> SolvingHooks:
     """
     problem = plugin.problem(run)
     kind: type[SolvingHooks] = plugin.hooks()
-    latent = run.inputs.picture is not None and run.shape[1:] != tuple(run.inputs.picture.shape[1:])
-    if latent and plugin.method == "auto":
+    able = plugin.offers <= run.model.info.takes
+    if issubclass(kind, Conditioned) and not able:
+        if plugin.method != "auto":
+            takes, wanted = ", ".join(sorted(run.model.info.takes)) or "nothing", " and ".join(sorted(plugin.offers))
+            raise ChainError(f"{plugin.name}: {run.model.info.name} takes {takes}, not {wanted}; use --method auto")
+        kind = hooks_for(plugin.solved(), plugin.noisy())
+    latent = works_on_latents(run)
+    if latent and plugin.method == "auto" and not issubclass(kind, Conditioned):
         kind = Dps
-    elif latent and kind is not Dps:
+    elif latent and not issubclass(kind, Dps | Conditioned):
         raise ChainError(
             f"{plugin.name}: {plugin.method} works on pixels, {run.model.info.name} ({run.model.info.family}) on "
             "latents; use --method dps"

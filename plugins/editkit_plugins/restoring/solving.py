@@ -5,6 +5,7 @@ No torch here: declarations answer `plan` and `--help`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -13,19 +14,24 @@ from editkit.plan import Plan
 from editkit.plugin import Plugin, Run
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from editkit.models.base import Conditioning
     from editkit_plugins.restoring.methods import Problem, SolvingHooks
 
 
 class Solving(Plugin):
     """An edit whose picture is an observation y = A(x) + noise of the one that is wanted.
 
-    `auto` takes ddnm where y has no noise, since it is consistent and needs no gradient; diffpir where y has noise of a
-    known size; and dps on models of latents, where A acts behind the decoder.
+    `auto` conditions a model that takes what the edit offers. On others it takes ddnm where y has no noise, since it is
+    consistent and needs no gradient; diffpir where y has noise of a known size; and dps on models of latents, where A
+    acts behind the decoder.
     """
 
     order: ClassVar[int] = 100
 
     method: str
+    project: bool = Field(True, description="conditioned: also hold the result to the observation, as ddnm does.")
     strength: float = Field(1.0, gt=0.0, le=1.0, description="Share of the process: below 1 it starts from A^+ y.")
     zeta: float = Field(1.0, gt=0.0, description="dps: step size, relative to the residual.")
     eta: float = Field(0.85, ge=0.0, le=1.0, description="ddrm: how much noise is renewed where nothing is observed.")
@@ -37,10 +43,18 @@ class Solving(Plugin):
         """The degradation for this run's size, and what was observed."""
         raise NotImplementedError
 
+    def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
+        """What a model that takes `offers` is told, added to its conditioning."""
+        raise NotImplementedError
+
     def chosen(self) -> str:
-        """The method, as far as the declaration decides it."""
+        """The method, as far as the declaration decides it: `auto` conditions where there is something to offer."""
         if self.method != "auto":
             return self.method
+        return "conditioned" if self.offers else self.solved()
+
+    def solved(self) -> str:
+        """What `auto` means on a model that is not told the observation."""
         return "diffpir" if self.noisy() else "ddnm"
 
     def noisy(self) -> bool:

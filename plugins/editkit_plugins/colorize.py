@@ -1,0 +1,53 @@
+"""Colour for grey pictures: the model is told the luma (Palette, Saharia et al. 2022, arXiv:2111.05826) or solves.
+
+Luma is exact: y = 0.299 R + 0.587 G + 0.114 B at every pixel. Every estimate is moved along grey, x0 + y - luma(x0),
+which keeps its colour differences; the end is brought into the range of a picture by taking colour away, not luma.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from editkit.images import Picture
+from editkit.plugin import Notify, Run
+from editkit_plugins.restoring.solving import Solving
+from editkit_plugins.upscale import observed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from editkit.models.base import Conditioning
+    from editkit_plugins.restoring.methods import Problem
+
+
+class Colorize(Solving):
+    """Give a grey picture colours, and keep its luma: the result without colour is the picture that went in."""
+
+    name: ClassVar[str] = "colorize"
+    offers: ClassVar[frozenset[str]] = frozenset({"task"})
+    needs_picture: ClassVar[bool] = True
+
+    method: Literal["auto", "conditioned", "ddnm"] = Field(
+        "auto", description="Tell the model the luma, or solve with it as prior; auto: what the model can."
+    )
+
+    def open(self, picture: Picture, notify: Notify) -> Picture:
+        if not (picture.pixels == picture.pixels[..., :1]).all():
+            notify("colorize: the picture has colours; they are left out, its luma is given new ones")
+        return picture
+
+    def problem(self, run: Run) -> Problem:
+        from editkit_plugins.restoring.degradations import Luma
+        from editkit_plugins.restoring.methods import Problem
+
+        source, size = observed(run)
+        A = Luma(size)
+        return Problem(A, A.forward(source))
+
+    def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
+        grey = run.inputs.place(y.expand(-1, 3, -1, -1))
+        return lambda cond: replace(cond, known=grey, task="colorize")

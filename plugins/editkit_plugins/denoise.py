@@ -1,0 +1,99 @@
+"""Denoising: a noisy picture is a state of the process, at the level whose noise it has.
+
+y = x + s n is x_t / alpha_t at the level with sigma_t / alpha_t = s, so the network's estimate there, E[x | y], is the
+best one in the mean square, in one step. `sampled` walks from that level to the clean end instead: sharper, and on
+average further from the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from editkit.images import Picture, largest
+from editkit.plan import Plan
+from editkit.plugin import Hooks, Inputs, Notify, Plugin
+from editkit.schedule import Level, Levels, Schedule
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+LEAST = 0.25
+"""Noise below this is none, in levels of 255."""
+
+
+def ladder_from(schedule: Schedule, ratio: float, levels: Levels) -> Levels:
+    """As many levels as `levels`, even in the schedule's time, from clean up to the one with sigma / alpha = `ratio`.
+
+    What is noisier than the noisiest of `levels`, or quieter than the schedule can say, becomes that.
+    """
+    low, high = 0.0, levels[-1].t
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        at = schedule.level(middle)
+        low, high = (middle, high) if at.sigma < ratio * at.alpha else (low, middle)
+    n = len(levels) - 1
+    made = [levels[0], *(schedule.level(high * k / n) for k in range(1, n + 1))]
+    return tuple(Level(v.t, v.alpha, v.sigma, k) for k, v in enumerate(made))
+
+
+def estimated_noise(pixels: np.ndarray) -> float:
+    """The standard deviation of a picture's noise in levels of 255, from its finest diagonal details.
+
+    median |d| / 0.6745 of the diagonal Haar coefficients (Donoho & Johnstone 1994): half of them are smaller than what
+    edges make. Texture as fine as noise is counted as noise.
+    """
+    height, width = (n // 2 * 2 for n in pixels.shape[:2])
+    x = pixels[:height, :width].astype(np.float64) * (255.0 / largest(pixels.dtype))
+    d = (x[::2, ::2] - x[1::2, ::2] - x[::2, 1::2] + x[1::2, 1::2]) / 2.0
+    return float(np.median(np.abs(d)) / 0.6745) if d.size else 0.0
+
+
+class Denoise(Plugin):
+    """Take the noise out of a picture, starting at the noise level that it has (estimated where --sigma is not given).
+
+    One step by default, the model's mean of all clean pictures; --sampled walks on to one of them.
+    """
+
+    name: ClassVar[str] = "denoise"
+    needs_picture: ClassVar[bool] = True
+    example: ClassVar[Mapping[str, Any]] = {"sigma": 25}
+
+    sigma: float | None = Field(None, ge=0.0, le=255.0, description="The noise in levels of 255; default: estimated.")
+    sampled: bool = Field(False, description="Walk all levels below the picture's instead of one step.")
+
+    def hooks(self) -> type[Hooks[Denoise]]:
+        return _DenoiseHooks
+
+    def noise(self, pixels: np.ndarray) -> float:
+        """The size of the noise, given or estimated."""
+        return estimated_noise(pixels) if self.sigma is None else self.sigma
+
+    def open(self, picture: Picture, notify: Notify) -> Picture:
+        if self.sigma is None:
+            notify(f"denoise: noise of {self.noise(picture.pixels):.1f} levels of 255 (estimated; --sigma sets it)")
+        return picture
+
+    def plan(self, plan: Plan) -> Plan:
+        return plan if self.sampled else Plan.uniform(1)
+
+    def levels(self, levels: Levels, inputs: Inputs) -> Levels:
+        assert inputs.source is not None
+        sigma = max(self.noise(inputs.source), LEAST)
+        return ladder_from(inputs.model.schedule, sigma / 127.5, levels)
+
+
+class _DenoiseHooks(Hooks[Denoise]):
+    def begin(self) -> Float[Tensor, "b c *size"] | None:
+        known = self.run.inputs.known
+        return None if known is None else self.run.levels[self.run.plan.start].alpha * known
+
+    def measure(self, image: Float[Tensor, "b 3 h w"]) -> Mapping[str, float]:
+        """The size of what was taken out: about the noise's, where the result is right."""
+        original = self.run.inputs.original
+        assert original is not None
+        return {"removed_levels": 127.5 * float((image - original).square().mean().sqrt())}

@@ -1,0 +1,47 @@
+"""DiffPure (Nie et al. 2022, arXiv:2205.07460): noise drowns what an adversary added, and the model takes both away.
+
+x_t = alpha_t y + sigma_t eps at the level t* with sigma_t / alpha_t = s, then the reverse process from there: the more
+noise, the less is left of the attack - and of the picture. Its authors walk back by the stochastic process
+(`--sampler ddpm`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from editkit.plugin import Hooks, Inputs, Plugin
+from editkit.schedule import Levels
+from editkit_plugins.denoise import ladder_from
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+class Purify(Plugin):
+    """Wash adversarial noise out of a picture: bury it in noise, and denoise that."""
+
+    name: ClassVar[str] = "purify"
+    needs_picture: ClassVar[bool] = True
+    example: ClassVar[Mapping[str, Any]] = {"sigma": 25}
+
+    sigma: float = Field(40.0, gt=0.0, le=2550.0, description="Noise that is added, in levels of 255: how deep.")
+
+    def hooks(self) -> type[Hooks[Purify]]:
+        return _PurifyHooks
+
+    def levels(self, levels: Levels, inputs: Inputs) -> Levels:
+        return ladder_from(inputs.model.schedule, self.sigma / 127.5, levels)
+
+
+class _PurifyHooks(Hooks[Purify]):
+    def begin(self) -> Float[Tensor, "b c *size"] | None:
+        run = self.run
+        known = run.inputs.known
+        if known is None:
+            return None
+        level = run.levels[run.plan.start]
+        return level.alpha * known + level.sigma * run.opening.noise

@@ -1,0 +1,87 @@
+"""Restoration: undo a known degradation, with the model as prior.
+
+The degradation is named with its parameters, `gaussian:2` or `jpeg:30`; the picture is what it made. How each is
+inverted is in `editkit_plugins.restoring`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from editkit.errors import UsageError
+from editkit.images import Picture
+from editkit.masks import read_mask
+from editkit.params import MaskSource
+from editkit.plugin import Notify, Run, silent
+from editkit_plugins.restoring.memory import afford
+from editkit_plugins.restoring.named import Named, parse
+from editkit_plugins.restoring.solving import Solving
+from editkit_plugins.upscale import observed
+
+if TYPE_CHECKING:
+    from editkit_plugins.restoring.methods import Problem
+
+
+class Restore(Solving):
+    """Undo a known degradation: blur, reduction, lost pixels, JPEG, quantisation, noise, lost colour.
+
+    noise, mask (with --mask, white = lost), grey, average:N, bicubic:N, gaussian:SIGMA, motion:LENGTH,ANGLE,
+    kernel:FILE, jpeg:QUALITY, quantise:LEVELS.
+    """
+
+    name: ClassVar[str] = "restore"
+    needs_picture: ClassVar[bool] = True
+    example: ClassVar[Mapping[str, Any]] = {"degradation": "gaussian:1"}
+
+    degradation: str = Field("noise", description="What the picture went through, as gaussian:2, jpeg:30, average:4.")
+    sigma: float | None = Field(None, ge=0.0, le=255.0, description="Noise of the picture, in levels of 255.")
+    mask: MaskSource | None = Field(None, description="mask: the lost pixels, white; a picture or words.")
+    method: Literal["auto", "ddnm", "ddrm", "diffpir", "dps", "pigdm"] = Field(
+        "auto", description="How it is solved; auto: ddnm, diffpir where there is noise, dps on latents."
+    )
+
+    @field_validator("degradation")
+    @classmethod
+    def _known(cls, degradation: str) -> str:
+        parse(degradation)
+        return degradation
+
+    @property
+    def named(self) -> Named:
+        """The degradation's name and numbers."""
+        return parse(self.degradation)
+
+    def noisy(self) -> bool:
+        return bool(self.sigma) and self.named.linear
+
+    def open(self, picture: Picture, notify: Notify) -> Picture:
+        named = self.named
+        if named.kind == "noise" and not self.sigma:
+            raise UsageError("restore --degradation noise needs --sigma, the noise's size in levels of 255 (as 25)")
+        if (self.mask is not None) != (named.kind == "mask"):
+            raise UsageError("restore takes --mask with --degradation mask, and that needs it: white = lost")
+        if self.mask is not None:
+            read_mask(self.mask, picture, notify=notify)
+        if self.sigma and not named.linear:
+            raise UsageError(f"restore: --sigma cannot be used with {named.kind}, whose own error is bounded already")
+        if named.reduces == 1.0:
+            return picture
+        width, height = round(picture.width * named.reduces), round(picture.height * named.reduces)
+        afford(f"restore to {width}x{height}", width, height)
+        return picture.resized(width, height)
+
+    def problem(self, run: Run) -> Problem:
+        from editkit_plugins.restoring.methods import Problem
+
+        y, size = observed(run)
+        keep = None
+        if self.mask is not None:
+            assert run.inputs.source is not None
+            keep = read_mask(self.mask, Picture(run.inputs.source), notify=silent) == 0
+        A = self.named.made(size, (int(y.shape[-2]), int(y.shape[-1])), keep)
+        if self.named.kind in ("grey", "mask"):
+            y = A.forward(y)  # what a file holds in lost pixels, or of colour, is no observation
+        return Problem(A, y, (self.sigma or 0.0) / 127.5)

@@ -1,0 +1,98 @@
+"""Super-resolution: the model is told the small picture, or the inverse problem is solved with the model as prior.
+
+Told: SR3 (Saharia et al. 2021, arXiv:2104.07636) and cascaded diffusion (Ho et al. 2022, arXiv:2106.15282), whose
+noise-conditioning augmentation is `noise_level` for models that are told it too. Solved: y = A x with A the reduction
+that made the picture small (see `editkit_plugins.restoring.methods`). Told models are also held to y (`project`): the
+truth explains y, so the nearest picture that does is no further from the truth.
+
+A cascade is a chain: `upscale --scale 2 then upscale --scale 2`. Large pictures are computed by windows blended on x0
+within one process (`editkit.windows`), and the projection sees all of the picture, so no seam can open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from editkit.errors import UsageError
+from editkit.images import Picture, to_unit
+from editkit.plugin import Notify, Run
+from editkit_plugins.restoring.memory import afford
+from editkit_plugins.restoring.solving import Solving
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from editkit.models.base import Conditioning
+    from editkit_plugins.restoring.methods import Problem
+
+
+class Upscale(Solving):
+    """Enlarge the picture by any factor above 1, inventing the detail that the small one cannot show.
+
+    A model that takes `lowres` is told the small picture; with others the inverse problem is solved. Either way the
+    result, made small again, is the picture that went in (its distance is told).
+    """
+
+    name: ClassVar[str] = "upscale"
+    offers: ClassVar[frozenset[str]] = frozenset({"lowres"})
+    needs_picture: ClassVar[bool] = True
+    example: ClassVar[Mapping[str, Any]] = {"scale": 2}
+
+    scale: float = Field(2.0, gt=1.0, le=64.0, description="How many times as large.")
+    method: Literal["auto", "conditioned", "ddnm", "ddrm", "diffpir", "dps", "pigdm"] = Field(
+        "auto", description="Tell the model, or solve with it as prior; auto: what the model can."
+    )
+    kernel: Literal["bicubic", "average"] = Field("bicubic", description="How the picture is taken to be made small.")
+    sigma: float = Field(0.0, ge=0.0, le=255.0, description="Noise of the small picture, in levels of 255.")
+    noise_level: int | None = Field(
+        None, ge=0, description="Noise added to the small picture before the model is told it, as the model counts it."
+    )
+
+    def open(self, picture: Picture, notify: Notify) -> Picture:
+        width, height = round(picture.width * self.scale), round(picture.height * self.scale)
+        if (width, height) == picture.size:
+            raise UsageError(f"upscale: {picture.width}x{picture.height} times {self.scale} is the same size")
+        if self.kernel == "average" and self.scale != int(self.scale):
+            raise UsageError(f"upscale: --kernel average needs a whole scale, got {self.scale}; use --kernel bicubic")
+        afford(f"upscale to {width}x{height}", width, height)
+        return picture.resized(width, height)
+
+    def noisy(self) -> bool:
+        return self.sigma > 0.0
+
+    def problem(self, run: Run) -> Problem:
+        from editkit_plugins.restoring.degradations import average, bicubic
+        from editkit_plugins.restoring.methods import Problem
+
+        y, size = observed(run)
+        _, _, h, w = y.shape
+        A = average(size, int(self.scale)) if self.kernel == "average" else bicubic(size, h, w)
+        return Problem(A, y, self.sigma / 127.5)
+
+    def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
+        from editkit.canvas import resize
+        from editkit.models.base import NoisesLowres
+
+        state = tuple(run.shape[-2:])
+        lowres = y if tuple(y.shape[-2:]) == state else resize(run.inputs.place(y), *state)
+        level = self.noise_level
+        if isinstance(run.model, NoisesLowres):
+            level = 20 if level is None else level
+            if level >= run.model.noise_levels:
+                raise UsageError(f"upscale: --noise-level is {level}; this model has 0 to {run.model.noise_levels - 1}")
+            lowres = run.model.noised(lowres, level, run.randn_like(lowres))
+        elif level is not None:
+            raise UsageError(f"upscale: {run.model.info.name} is not told a noise level; leave --noise-level out")
+        return lambda cond: replace(cond, lowres=lowres, noise_level=level)
+
+
+def observed(run: Run) -> tuple[Tensor, tuple[int, int, int]]:
+    """(the stage's picture as it came, (1, 3, h, w) in [-1, 1]; the size of the result, (3, H, W))."""
+    assert run.inputs.source is not None
+    assert run.inputs.original is not None
+    _, _, height, width = run.inputs.original.shape
+    return to_unit(run.inputs.source).to(run.device), (3, height, width)
