@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editkit.energies import Bound, Energy, Range, gradient, gradientless, moves
+from editkit.energies import Bound as Bound
+from editkit.energies import Energy, Range, gradient, gradientless, moves
 from editkit.errors import HookError
 from editkit.models.base import Conditioning, Model, Prediction
 from editkit.noise import Stream

@@ -308,6 +308,17 @@ class Inputs:
             return None
         return self.model.encode(self.picture * (self.mask < 0.5), self.stream)
 
+    @cached_property
+    def _linear(self) -> Callable[[Tensor], Tensor]:
+        from editkit.models.linear_decoder import linear_decoder
+
+        size = (1, 3, 512, 512) if self.picture is None else self.picture.shape
+        return linear_decoder(self.model, (1, *self.model.shape(*size[-2:])), self.known)
+
+    def sketch(self, x0: Tensor) -> Tensor:
+        """Pixels of `x0` by a linear map fitted to the decoder: (batch, 3, h, w), cheap and differentiable."""
+        return self._linear(x0)
+
 
 @dataclass(eq=False)
 class Opening:

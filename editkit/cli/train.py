@@ -126,3 +126,50 @@ def report(
 
     figures = make_report(model, images, output, heldout or model / "heldout.txt", steps, samples, seed)
     typer.echo(json.dumps(figures, indent=2))
+
+
+@app.command()
+def classifier(
+    images: Annotated[Path, typer.Option(help="Folder with one folder of pictures a label.")],
+    output: Annotated[Path, typer.Option(help="Folder for config.json and model.safetensors.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Noise-aware, for this model's space and schedule; without it for clean pictures."),
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=8, help="Side of the pictures (default 32).")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the optimizer (default 2000).")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Pictures a step (default 64).")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, order and noise (default 0).")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate (default 0.001).")] = None,
+    width: Annotated[int | None, typer.Option(min=8, help="Channels of the first stage (default 32).")] = None,
+    stages: Annotated[int | None, typer.Option(min=1, max=6, help="Stages (default 3).")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes.")] = None,
+    flip: Annotated[bool | None, typer.Option("--flip", help="Mirror half of the pictures.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no socket.")] = False,
+) -> None:
+    """Train a classifier for `editkit classifier`: folders of pictures are the labels."""
+    from pydantic import ValidationError
+
+    from editkit.errors import UsageError
+
+    given = dict(locals())
+    _log_to_console()
+    from editkit.training.classifier import ClassifierSettings, read_folders, save, train
+
+    names = set(ClassifierSettings.model_fields)
+    try:
+        settings = ClassifierSettings(**_set({name: given[name] for name in names}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"--{first['loc'][0]}: {first['msg']}, got {first['input']!r}".replace("_", "-")) from error
+    guided = None
+    if model is not None:
+        import torch
+
+        from editkit.models import describe, load
+
+        guided = load(describe(model, offline=offline), torch.device("cpu"), torch.float32, offline=offline)
+    network, config = train(read_folders(images, settings.size), settings, guided)
+    save(network, config, output)
+    kind = f"noise-aware, for {model}" if model else "for clean pictures"
+    typer.echo(f"wrote {output}: {len(config['labels'])} labels, {kind}")

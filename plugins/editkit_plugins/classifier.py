@@ -1,0 +1,94 @@
+"""Classifier guidance: the picture moves towards what a classifier calls by the wanted name.
+
+Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", arXiv:2105.05233. The energy is -scale log
+p(y | .), and the engine's rule x0' = x0 + (sigma_t^2 / alpha_t) scale grad log p(y | x_t) is their Algorithm 2, eps'
+= eps - sigma_t scale grad log p(y | x_t), for every sampler. With ddpm's large variance, Sigma = beta_t, it is their
+Algorithm 1, mu' = mu + scale Sigma grad log p(y | mu), to first order in beta_t. A noise-aware classifier p(y | x_t,
+t) needs no backward pass through the model; an ordinary one sees the estimate E[x0 | x_t] instead (as DPS does, Chung
+et al. 2023, arXiv:2209.14687), exactly through the network, or cheaply on x0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field
+
+from editkit.classifiers import Noisy, is_noisy, load_classifier, resolve
+from editkit.errors import UsageError
+from editkit.guidance import Guidance, GuidanceHooks
+from editkit.params import Metavar
+from editkit.plugin import Hooks, Run, Step, Through
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+def _source(value: Any) -> Any:
+    if (isinstance(value, str) and value) or callable(value) or hasattr(value, "at"):
+        return value
+    raise ValueError(f"is {value!r}; a classifier's name or folder, or in Python an object with labels, is needed")
+
+
+ClassifierSource = Annotated[Any, BeforeValidator(_source), Metavar("CLASSIFIER", words=lambda text: True)]
+
+
+class Classifier(Guidance):
+    """Move towards what a classifier calls by the wanted label.
+
+    Without --gradient a noise-aware classifier is asked of x_t, and an ordinary one of the estimated picture, exactly
+    through the network.
+    """
+
+    name: ClassVar[str] = "classifier"
+    neutral: ClassVar[Mapping[str, Any] | None] = {"scale": 0.0}
+    example: ClassVar[Mapping[str, Any]] = {"label": "0", "classifier": "./classifier"}
+
+    label: str = Field(min_length=1, description="The wanted class: its number or its name.")
+    classifier: ClassifierSource = Field(
+        description="A folder (editkit train classifier, timm's layout), a hub id, torchvision:NAME:FILE, timm:NAME."
+    )
+    scale: float = Field(1.0, description="Strength; 1 is Bayes' rule, more is surer, 0 changes nothing.")
+
+    def hooks(self) -> type[Hooks[Classifier]]:
+        return _ClassifierHooks
+
+    def through(self) -> Through:
+        return self.gradient or ("x_t" if is_noisy(self.classifier) else "network")
+
+    def strength(self) -> float:
+        return self.scale
+
+
+class _ClassifierHooks(GuidanceHooks[Classifier]):
+    def __init__(self, plugin: Classifier, run: Run) -> None:
+        super().__init__(plugin, run)
+        self.network: Any = None
+        if plugin.scale == 0.0:
+            return
+        source = plugin.classifier
+        if isinstance(source, str):
+            source = load_classifier(source, run.device, offline=run.options.offline)
+        self.network, self.label = source, resolve(plugin.label, source.labels)
+        noisy, asked = isinstance(source, Noisy), plugin.through()
+        if noisy and asked != "x_t":
+            raise UsageError(f"classifier: {plugin.classifier} is noise-aware, so it sees x_t; leave --gradient out")
+        if not noisy and asked == "x_t":
+            raise UsageError(
+                f"classifier: {plugin.classifier} was not trained on noisy pictures of any schedule, so it cannot be "
+                f"asked of x_t; use --gradient network or x0, or train one with editkit train classifier"
+            )
+        if noisy:
+            moves = run.plan.downward
+            acting = [run.levels[move.t] for k, move in enumerate(moves) if plugin.acts(k, len(moves))]
+            source.check(run.shape, acting or run.levels)
+
+    def loss(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"]:
+        """-log p(y | x_t) or -log p(y | x0)."""
+        if isinstance(self.network, Noisy):
+            logits = self.network.at(step.x_t, step.t)
+        else:
+            logits = self.network(self.pixels(step, x0))
+        return -logits.log_softmax(1)[:, self.label]

@@ -1,0 +1,183 @@
+"""CLIP guidance: the picture moves towards what a text, or another picture, says to a CLIP model.
+
+E = scale * sum_i w_i d(f(x), g_i) / sum_i |w_i|, with f the embedding of the picture, averaged over cut-outs of it,
+and g_i those of the wishes. d is half the squared angle's form 2 arcsin^2(|f - g| / 2) (Crowson 2021; Crowson et al.
+2022, arXiv:2204.08583) or 1 - f.g (GLIDE, Nichol et al. 2022, arXiv:2112.10741, section 2.4). A negative weight
+pushes away. A noise-aware CLIP model sees x_t itself, as GLIDE's does; an ordinary one sees the estimate E[x0 | x_t].
+
+Cut-outs are drawn from the plugin's own noise stream and embedded `chunk` at a time; a chunk's activations are computed
+again in the backward pass (torch.utils.checkpoint), so that memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from editkit.errors import UsageError
+from editkit.guidance import Guidance, GuidanceHooks
+from editkit.images import Picture, to_unit
+from editkit.openclip import is_noisy, load_clip
+from editkit.params import PictureSource
+from editkit.plugin import Hooks, Run, Step, Through
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+class Clip(Guidance):
+    """Move towards a text or a picture, as a CLIP model sees it.
+
+    --text may be given several times; `a red door:0.5` has weight 0.5, and a negative weight pushes away. It is another
+    text than --prompt, which is the diffusion model's.
+    """
+
+    name: ClassVar[str] = "clip"
+    neutral: ClassVar[Mapping[str, Any] | None] = {"scale": 0.0}
+    example: ClassVar[Mapping[str, Any]] = {"text": ("a red circle",), "clip_model": "./clip"}
+
+    text: tuple[str, ...] = Field((), description="What is wanted; with a weight as `a red door:0.5`; repeatable.")
+    image: PictureSource | None = Field(None, description="A picture whose content is wanted.")
+    image_weight: float = Field(1.0, description="Its weight.")
+    clip_model: str = Field(
+        "ViT-B-32:laion2b_s34b_b79k", min_length=1, description="open_clip's NAME:TAG, or a folder in its layout."
+    )
+    scale: float = Field(100.0, description="Strength; 0 changes nothing.")
+    distance: Literal["spherical", "cosine"] = Field("spherical", description="Between picture and wish.")
+    cuts: int = Field(8, ge=0, description="Random cut-outs looked at in each step; 0: the whole picture alone.")
+    smallest: float = Field(0.3, gt=0.0, le=1.0, description="Area of the smallest cut-out, as a fraction.")
+    chunk: int = Field(8, ge=1, description="Cut-outs computed at a time: more is faster and takes more memory.")
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def _several(cls, text: Any) -> Any:
+        return (text,) if isinstance(text, str) else text
+
+    @field_validator("text")
+    @classmethod
+    def _not_empty(cls, text: tuple[str, ...]) -> tuple[str, ...]:
+        for words in text:
+            if not weighted(words)[0].strip():
+                raise ValueError(f"is {words!r}; a text is needed, as `a red door` or `a red door:0.5`")
+        return text
+
+    @model_validator(mode="after")
+    def _wanted(self) -> Clip:
+        if not self.text and self.image is None:
+            raise ValueError("nothing is wanted: give --text, or --image with a picture")
+        if not any(w for _, w in map(weighted, self.text)) and (self.image is None or not self.image_weight):
+            raise ValueError("every weight is 0; nothing is wanted")
+        return self
+
+    def hooks(self) -> type[Hooks[Clip]]:
+        return _ClipHooks
+
+    def through(self) -> Through:
+        return self.gradient or ("x_t" if is_noisy(self.clip_model) else "network")
+
+    def strength(self) -> float:
+        return self.scale
+
+
+def weighted(words: str) -> tuple[str, float]:
+    """(text, weight) of `a red door:0.5`; the weight is 1 where none is written."""
+    text, colon, number = words.rpartition(":")
+    try:
+        return (text, float(number)) if colon else (words, 1.0)
+    except ValueError:
+        return words, 1.0
+
+
+class _ClipHooks(GuidanceHooks[Clip]):
+    def __init__(self, plugin: Clip, run: Run) -> None:
+        import torch
+
+        super().__init__(plugin, run)
+        if plugin.scale == 0.0:
+            return
+        self.clip = load_clip(plugin.clip_model, run.device, offline=run.options.offline)
+        asked = plugin.through()
+        if (asked == "x_t") != (self.clip.log_snr is not None):
+            kind = "not noise-aware, so it cannot be asked of x_t" if asked == "x_t" else "noise-aware, so it sees x_t"
+            raise UsageError(f"clip: {plugin.clip_model} is {kind}; leave --gradient out")
+        self.clip.check(run.shape, run.levels[1:])
+        wishes = [weighted(words) for words in plugin.text]
+        targets = [self.clip.texts([text for text, _ in wishes], run.device)] if wishes else []
+        weights = [weight for _, weight in wishes]
+        if plugin.image is not None:
+            picture = to_unit(Picture.read(plugin.image).pixels).to(run.device)
+            with torch.no_grad():
+                targets.append(self.clip.images(picture))
+            weights.append(plugin.image_weight)
+        self.targets = torch.cat(targets)
+        total = sum(abs(weight) for weight in weights)
+        self.weights = torch.tensor([weight / total for weight in weights], device=run.device)
+
+    def loss(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"]:
+        """The weighted mean distance to the wishes, averaged over the cut-outs."""
+        import torch
+        from torch.utils.checkpoint import checkpoint
+
+        if self.clip.log_snr is not None:
+            return self._distance(self.clip.noisy(step.x_t, step.t))
+        image, cuts = self.pixels(step, x0), self.plugin.cuts
+        if cuts == 0:
+            return self._distance(self.clip.images(image))
+        seeds = self._seeds(len(image), cuts)
+        size = max(1, self.plugin.chunk // len(image))
+        total = torch.zeros(len(image), device=image.device)
+        for first in range(0, cuts, size):
+            part = partial(self._cut, seeds=seeds[:, first : first + size])
+            total = total + checkpoint(part, image, use_reentrant=False, preserve_rng_state=False)
+        return total / cuts
+
+    def _cut(self, image: Tensor, seeds: Tensor) -> Tensor:
+        """The summed distance of one cut-out of each item for every column of `seeds` (b, cuts): (b,)."""
+        import torch
+
+        pairs = [(one[None], int(seed)) for one, row in zip(image, seeds, strict=True) for seed in row]
+        cut = torch.cat([self._augmented(one, seed) for one, seed in pairs])
+        summed: Tensor = self._distance(self.clip.images(cut)).reshape(seeds.shape).sum(1)
+        return summed
+
+    def _augmented(self, image: Tensor, seed: int) -> Tensor:
+        """A random square of (1, 3, h, w), at the model's size, slightly turned and moved."""
+        import kornia.augmentation as K
+
+        side = self.clip.size
+        crop = K.RandomResizedCrop((side, side), scale=(self.plugin.smallest, 1.0), ratio=(0.9, 1.1))
+        turn = K.RandomAffine(degrees=8.0, translate=(0.05, 0.05), p=0.7, padding_mode="border")
+        with _seeded(seed):
+            turned: Tensor = turn(crop(image))
+        return turned
+
+    def _seeds(self, batch: int, cuts: int) -> Tensor:
+        """(batch, cuts) whole numbers from this plugin's own stream."""
+        import torch
+
+        z = self.run.stream.normal((batch, cuts))
+        return (torch.special.ndtr(z.double()) * (2**31 - 1)).long()
+
+    def _distance(self, embedded: Tensor) -> Tensor:
+        """(n, width) -> (n,): the weighted distance to the wishes."""
+        if self.plugin.distance == "cosine":
+            each = 1.0 - embedded @ self.targets.T
+        else:
+            apart = (embedded[:, None] - self.targets).norm(dim=-1)
+            each = 2.0 * (apart / 2.0).clamp(max=1.0 - 1e-6).asin().square()
+        return each @ self.weights
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """kornia draws from torch's global generator: seeded within the block, and given back as it was."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,142 @@
+"""The ready losses of `guide`: each makes, from the declaration and the run, a function of pixels in [-1, 1].
+
+| loss | of pixels x (b, 3, h, w) |
+|---|---|
+| brightness | (mean x - wanted)^2 |
+| color | mean over channels of (mean over pixels of x - colour)^2 |
+| palette | mean over pixels of the squared distance to the nearest colour, softly |
+| reference | mean (x - reference)^2 |
+| features | 1 - cosine of a network's feature maps of x and of the reference, by position |
+| symmetry | mean (x - mirrored x)^2 |
+| smooth | total variation: mean |dx| + mean |dy| |
+| sharpness | (log of the mean squared Laplacian / wanted)^2 |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from editkit.errors import UsageError
+from editkit.images import Picture, to_unit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from editkit.plugin import Run
+    from editkit_plugins.guide import Guide
+
+Loss = Callable[["Tensor"], "Tensor"]
+"""Pixels (batch, 3, h, w) -> (batch,)."""
+
+Seen = Callable[["Tensor"], "Tensor"]
+"""The part of a picture at the size of the pass that is looked at."""
+
+
+def rgb(color: str) -> tuple[int, int, int]:
+    """The three bytes of #rrggbb.
+
+    Raises:
+        ValueError: it is written otherwise.
+    """
+    digits = color.strip().removeprefix("#")
+    try:
+        if len(digits) != 6:
+            raise ValueError
+        return int(digits[:2], 16), int(digits[2:4], 16), int(digits[4:], 16)
+    except ValueError:
+        raise ValueError(f"a colour is {color!r}; write it as #rrggbb") from None
+
+
+def _brightness(plugin: Guide, run: Run, seen: Seen) -> Loss:
+    wanted = 2.0 * plugin.brightness - 1.0
+    return lambda image: (image.flatten(1).mean(1) - wanted) ** 2
+
+
+def _color(plugin: Guide, run: Run, seen: Seen) -> Loss:
+    import torch
+
+    colour = torch.tensor(rgb(plugin.color), device=run.device) / 127.5 - 1.0
+    return lambda image: ((image.mean((2, 3)) - colour) ** 2).mean(1)
+
+
+def _palette(plugin: Guide, run: Run, seen: Seen) -> Loss:
+    import torch
+
+    colours = [rgb(colour) for colour in filter(None, plugin.palette.split(","))]
+    if not colours:
+        raise UsageError("guide: the loss `palette` needs --palette, colours as #102030,#c0a060")
+    wanted = torch.tensor(colours, device=run.device) / 127.5 - 1.0
+
+    def loss(image: Tensor) -> Tensor:
+        apart = (image[:, None] - wanted[None, :, :, None, None]).square().mean(2)
+        return (apart.mul(-20.0).softmax(1) * apart).sum(1).mean((1, 2))
+
+    return loss
+
+
+def _target(plugin: Guide, run: Run, seen: Seen) -> Tensor:
+    """The reference where the edited picture is, and as much of it as is looked at: (1, 3, h, w)."""
+    if plugin.reference is None:
+        raise UsageError(f"guide: the loss `{plugin.loss}` needs --reference, the picture to come near to")
+    return seen(run.inputs.place(to_unit(Picture.read(plugin.reference).pixels).to(run.device)))
+
+
+def _reference(plugin: Guide, run: Run, seen: Seen) -> Loss:
+    target = _target(plugin, run, seen)
+    return lambda image: ((image - target) ** 2).flatten(1).mean(1)
+
+
+def _features(plugin: Guide, run: Run, seen: Seen) -> Loss:
+    import torch
+    import torch.nn.functional as F
+
+    from editkit.classifiers import Clean, load_classifier
+
+    if not plugin.network:
+        raise UsageError("guide: the loss `features` needs --network, as timm:resnet18 or torchvision:NAME:FILE")
+    classifier = load_classifier(plugin.network, run.device, offline=run.options.offline)
+    trunk = getattr(getattr(classifier, "network", None), "forward_features", None) or getattr(
+        getattr(classifier, "network", None), "features", None
+    )
+    if not isinstance(classifier, Clean) or trunk is None:
+        raise UsageError(f"guide: {plugin.network} gives no feature maps; use a convolutional network of timm")
+    maps = classifier.through(trunk)
+    with torch.no_grad():
+        wanted = F.normalize(maps(_target(plugin, run, seen)), dim=1)
+    return lambda image: 1.0 - (F.normalize(maps(image), dim=1) * wanted).sum(1).flatten(1).mean(1)
+
+
+def _symmetry(plugin: Guide, run: Run, seen: Seen) -> Loss:
+    axes = {"left-right": (-1,), "top-bottom": (-2,), "turned": (-2, -1)}[plugin.symmetry]
+    return lambda image: ((image - image.flip(axes)) ** 2).flatten(1).mean(1)
+
+
+def _smooth(plugin: Guide, run: Run, seen: Seen) -> Loss:
+    return lambda image: (
+        image.diff(dim=-1).abs().flatten(1).mean(1) + image.diff(dim=-2).abs().flatten(1).mean(1)
+    )
+
+
+def _sharpness(plugin: Guide, run: Run, seen: Seen) -> Loss:
+    import torch.nn.functional as F
+
+    def loss(image: Tensor) -> Tensor:
+        kernel = image.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
+        edges = F.conv2d(image.mean(1, keepdim=True), kernel).square().flatten(1).mean(1)
+        return ((edges + 1e-6) / (plugin.sharpness + 1e-6)).log().square()
+
+    return loss
+
+
+LOSSES: dict[str, Callable[[Guide, Run, Seen], Loss]] = {
+    "brightness": _brightness,
+    "color": _color,
+    "palette": _palette,
+    "reference": _reference,
+    "features": _features,
+    "symmetry": _symmetry,
+    "smooth": _smooth,
+    "sharpness": _sharpness,
+}
+"""By name; `guide --loss NAME`."""
