@@ -49,6 +49,14 @@ def repaint(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return patches(image, hole, method="repaint", jump=2, repeats=3)
 
 
+def pocket(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """The embedded network."""
+    from editkit import edit
+    from editkit.plugins import Inpaint
+
+    return edit(image, Inpaint(mask=hole.astype(np.uint8) * 255), model="pocket").pixels
+
+
 CLASSICAL: dict[str, Filler] = {"telea": telea, "ns": ns, "biharmonic": biharmonic, "criminisi": criminisi}
 
-FILLERS: dict[str, Filler] = {**CLASSICAL, "patches": patches, "repaint": repaint}
+FILLERS: dict[str, Filler] = {**CLASSICAL, "patches": patches, "repaint": repaint, "pocket": pocket}

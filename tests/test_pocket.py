@@ -1,5 +1,7 @@
 """The adapter of `pocket` on a tiny network with random weights: it is told what its training told it."""
 
+import json
+
 import pytest
 import torch
 
@@ -7,10 +9,13 @@ from editkit.errors import ModelError
 from editkit.models import describe, load
 from editkit.models.base import Conditioning
 from editkit.schedule import Level
+from editkit.training import diffusion
 from editkit.training.conditions import TASKS, luma, smooth_fill
 from editkit.training.network import Pocket as Trained
 from editkit.training.network import export
+from editkit.training.residual import Residual, deviation
 from editkit.training.settings import Architecture
+from editkit.training.sheets import solve
 
 TINY = Architecture(window=16, unshuffle=2, channels=(8, 16), layers=1, head=8, groups=4)
 
@@ -62,9 +67,37 @@ def test_the_network_sees_what_it_was_trained_on(saved, given, task):
     with torch.no_grad():
         (made,) = model(x_t, level, (cond,))
         t = torch.full((2,), 400)
-        v = network(x_t, t, torch.full((2,), number), picture, mask)
-    torch.testing.assert_close(made.x0, level.alpha * x_t - level.sigma * v, atol=2e-5, rtol=1e-4)
+        label = torch.full((2,), number)
+        residual = Residual(picture, deviation(label, picture, mask), level.alpha, level.sigma)
+        z = residual.seen(x_t)
+        f = network(z, t, label, picture, mask)
+    torch.testing.assert_close(made.x0, residual.x0(z, f), atol=5e-5, rtol=1e-4)
     torch.testing.assert_close(level.alpha * made.x0 + level.sigma * made.eps, x_t, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("task", ["inpaint", "refine", "upscale", "colorize"])
+def test_a_run_of_the_engine_is_the_trainers_own_sampler(saved, given, task):
+    path, network = saved
+    model = load(describe(str(path)), torch.device("cpu"), torch.float32)
+    cond, number, picture, mask = told(task, given)
+
+    def predict(x_t, t):
+        level = model.schedule.level(int(t[0]))
+        with torch.no_grad():
+            return model(x_t, level, (cond,))[0].x0
+
+    with torch.no_grad():
+        theirs = solve(network, TASKS[number], picture, mask, torch.Generator().manual_seed(3), steps=6)
+    ours = diffusion.sample(predict, tuple(picture.shape), 6, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(torch.where(mask > 0, ours, picture), theirs, atol=1e-3, rtol=1e-3)
+
+
+def test_another_format_is_refused(saved):
+    path, _ = saved
+    wiring = json.loads((path / "pocket.json").read_text())
+    (path / "pocket.json").write_text(json.dumps(wiring | {"format": 1}))
+    with pytest.raises(ModelError, match="is of format 1, this editkit reads 2"):
+        load(describe(str(path)), torch.device("cpu"), torch.float32)
 
 
 def test_several_conditionings_are_one_call(saved, given):
@@ -84,7 +117,7 @@ def test_what_it_is_is_known_without_weights(saved):
     info = describe(str(path))
     assert info.window == 16
     assert info.multiple == 4
-    assert info.takes == {"known", "mask", "lowres", "task"}
+    assert info.takes == {"known", "mask", "lowres", "task", "control"}
     assert len(TASKS) == 4
 
 

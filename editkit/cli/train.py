@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from editkit.training.settings import Architecture, Settings
+
+S = TypeVar("S", bound="Settings")
 
 app = typer.Typer(
     help="Train the embedded network, and show what it has learned.",
@@ -35,75 +42,134 @@ def _group() -> None:
     """Train the embedded network, and show what it has learned."""
 
 
-@app.command()
-def prior(
-    images: Annotated[
-        Path, typer.Option(help="Folder of photographs; manifest.json in it gives licences and authors.")
-    ],
-    output: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log, sheets, export/.")],
-    heldout: Annotated[Path | None, typer.Option(help="List of file names never trained on.")] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Length of the run; the learning rate falls to 0 at its end.")
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Stop, with a checkpoint, after so many minutes.")
-    ] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Windows a step.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, crops, masks and noise.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="muon or adamw.")] = None,
-    warmup: Annotated[int | None, typer.Option(min=0, help="Steps of warm-up.")] = None,
-    cooldown: Annotated[
-        float | None, typer.Option(help="Last fraction of the run, in which the rate falls.")
-    ] = None,
-    ema: Annotated[
-        float | None, typer.Option(help="Width of the weight average, as a fraction of the run.")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, bf16 or fp32.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.")] = None,
-    checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints.")] = None,
-    measure_every: Annotated[int | None, typer.Option(min=1, help="Steps between validation losses.")] = None,
-    sheet_every: Annotated[int | None, typer.Option(min=1, help="Steps between sample sheets.")] = None,
-    channels: Annotated[str | None, typer.Option(help="Channels of each level, as 64,128,256.")] = None,
-    layers: Annotated[int | None, typer.Option(min=1, help="Residual blocks a level.")] = None,
-    window: Annotated[int | None, typer.Option(min=8, help="Side of the windows.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue from the checkpoint in --output.")
-    ] = False,
-    init_from: Annotated[Path | None, typer.Option(help="Begin from an exported folder's weights.")] = None,
-) -> None:
-    """Train `pocket` on a folder of photographs: prior, inpainting, upscaling, colourisation in one
-    network.
-    """
+Images = Annotated[Path, typer.Option(help="Folder of photographs; manifest.json in it gives licences and authors.")]
+Output = Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log, sheets, export/.")]
+Heldout = Annotated[Path | None, typer.Option(help="List of file names never trained on.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Length of the run; the learning rate falls to 0 at its end.")]
+Minutes = Annotated[float | None, typer.Option(help="Stop, with a checkpoint, after so many minutes.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Windows a step.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of weights, crops, masks and noise.")]
+Rate = Annotated[float | None, typer.Option(help="Peak learning rate.")]
+Rule = Annotated[str | None, typer.Option(help="muon or adamw.")]
+Warmup = Annotated[int | None, typer.Option(min=0, help="Steps of warm-up.")]
+Cooldown = Annotated[float | None, typer.Option(help="Last fraction of the run, in which the rate falls.")]
+Average = Annotated[float | None, typer.Option(help="Width of the weight average, as a fraction of the run.")]
+Arithmetic = Annotated[str | None, typer.Option(help="auto, bf16 or fp32.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads.")]
+CheckpointEvery = Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints.")]
+MeasureEvery = Annotated[int | None, typer.Option(min=1, help="Steps between validation losses.")]
+SheetEvery = Annotated[int | None, typer.Option(min=1, help="Steps between sample sheets.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in --output.")]
+
+
+@contextmanager
+def _told_in_words(output: Path) -> Iterator[None]:
+    """Wrong values and what the disk refuses, as one line."""
     from pydantic import ValidationError
 
     from editkit.errors import EditkitError, UsageError
-    from editkit.training.settings import Architecture, PriorSettings, architecture_of
 
-    given = dict(locals())
-    shape = _set({name: given[name] for name in ("layers", "window")})
     try:
-        if channels is not None:
-            shape["channels"] = tuple(int(word) for word in channels.split(","))
-        base = architecture_of(output, init_from, resume)
-        architecture = Architecture.model_validate(base | shape)
-        names = set(PriorSettings.model_fields) - {"architecture"}
-        settings = PriorSettings(architecture=architecture, **_set({name: given[name] for name in names}))
+        yield
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(
             f"--{'-'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}"
         ) from error
-    except ValueError as error:
-        raise UsageError(f"--channels {channels}: whole numbers with commas, as 64,128,256") from error
-
-    _log_to_console()
-    from editkit.training.prior import Run
-
-    try:
-        Run(settings, resume=resume, init_from=init_from).run()
     except OSError as error:
         raise EditkitError(f"{error.filename or output}: {error.strerror or error}") from error
+
+
+def _settings(kind: type[S], architecture: Architecture, given: dict[str, Any]) -> S:
+    return kind(architecture=architecture, **_set({name: given[name] for name in kind.model_fields if name in given}))
+
+
+@app.command()
+def prior(
+    images: Images,
+    output: Output,
+    heldout: Heldout = None,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    batch: BatchSize = None,
+    seed: Seed = None,
+    learning_rate: Rate = None,
+    optimizer: Rule = None,
+    warmup: Warmup = None,
+    cooldown: Cooldown = None,
+    ema: Average = None,
+    dtype: Arithmetic = None,
+    threads: Threads = None,
+    checkpoint_every: CheckpointEvery = None,
+    measure_every: MeasureEvery = None,
+    sheet_every: SheetEvery = None,
+    channels: Annotated[str | None, typer.Option(help="Channels of each level, as 64,128,256.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Residual blocks a level.")] = None,
+    window: Annotated[int | None, typer.Option(min=8, help="Side of the windows.")] = None,
+    resume: Resume = False,
+    init_from: Annotated[Path | None, typer.Option(help="Begin from an exported folder's weights.")] = None,
+) -> None:
+    """Train `pocket` on a folder of photographs: prior, inpainting, upscaling, colourisation in one
+    network.
+    """
+    from editkit.errors import UsageError
+    from editkit.training.settings import Architecture, PriorSettings, architecture_of
+
+    given = dict(locals())
+    if resume and init_from is not None:
+        raise UsageError("--resume and --init-from exclude each other: one continues a run, the other begins one")
+    shape = _set({name: given[name] for name in ("layers", "window")})
+    if channels is not None:
+        try:
+            shape["channels"] = tuple(int(word) for word in channels.split(","))
+        except ValueError as error:
+            raise UsageError(f"--channels {channels}: whole numbers with commas, as 64,128,256") from error
+    with _told_in_words(output):
+        base = architecture_of(init_from or output / "export") if resume or init_from else {}
+        settings = _settings(PriorSettings, Architecture.model_validate(base | shape), given)
+        _log_to_console()
+        from editkit.training.loop import Run
+        from editkit.training.prior import PriorLesson
+
+        Run(settings, PriorLesson(settings, init_from), resume=resume).run()
+
+
+@app.command()
+def controlnet(
+    images: Images,
+    output: Output,
+    base: Annotated[Path, typer.Option(help="Folder of the network to steer, as `train prior` exports it.")],
+    control: Annotated[str, typer.Option(help="The detector of the hints, as canny:low=50,high=150.")] = "canny",
+    heldout: Heldout = None,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    batch: BatchSize = None,
+    seed: Seed = None,
+    learning_rate: Rate = None,
+    optimizer: Rule = None,
+    warmup: Warmup = None,
+    cooldown: Cooldown = None,
+    ema: Average = None,
+    dtype: Arithmetic = None,
+    threads: Threads = None,
+    checkpoint_every: CheckpointEvery = None,
+    measure_every: MeasureEvery = None,
+    sheet_every: SheetEvery = None,
+    resume: Resume = False,
+) -> None:
+    """Train a ControlNet for a network that stays as it is: hints of your photographs by one of the detectors."""
+    from editkit import hints
+    from editkit.training.settings import Architecture, ControlSettings, architecture_of
+
+    given = dict(locals())
+    hints.make(control)
+    with _told_in_words(output):
+        settings = _settings(ControlSettings, Architecture.model_validate(architecture_of(base)), given)
+        _log_to_console()
+        from editkit.training.controlnet import ControlLesson
+        from editkit.training.loop import Run
+
+        Run(settings, ControlLesson(settings), resume=resume).run()
 
 
 @app.command()

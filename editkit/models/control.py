@@ -24,6 +24,13 @@ class TakesControl(Protocol):
     unet: Any
 
 
+@runtime_checkable
+class Folded(TakesControl, Protocol):
+    """One whose UNet sees `unshuffle` x `unshuffle` values of the state as channels of one."""
+
+    unshuffle: int
+
+
 @dataclass(frozen=True, eq=False)
 class Given:
     """What a UNet is given at one step: all branches in one batch, the first branch's items first.

@@ -1,7 +1,8 @@
 """`pocket`: the embedded network of four tasks (Palette, Saharia et al. 2022, arXiv:2111.05826).
 
-One UNet behind a pixel-unshuffle sees x_t, a condition picture and a mask; the task is its class label. What it is told
-is what its training told it (`editkit.training.conditions`); here the conditions of a run are brought to that form:
+One UNet behind a pixel-unshuffle sees z, a condition picture and a mask and predicts F; the task is its class label.
+z and F are x_t and v of the residual around the condition picture (`editkit.training.residual`). What it is told is
+what its training told it (`editkit.training.conditions`); here the conditions of a run are brought to that form:
 
 | given | task | condition picture | mask |
 |---|---|---|---|
@@ -22,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, PixelSpace, Prediction, convert
+from editkit.models.control import Given, residuals
 from editkit.models.loading import Layout, load_network
-from editkit.models.scheduling import make_schedule, prediction_type
+from editkit.models.scheduling import make_schedule
 from editkit.schedule import Level, Schedule
 
 if TYPE_CHECKING:
@@ -32,13 +34,15 @@ if TYPE_CHECKING:
 
 KNOWN = "pocket (pixel-space tasks)"
 _CLASS = "EditkitPocket"
+FORMAT = 2
+"""Of pocket.json: 1 predicted v of x0 itself."""
 
 
-def folder() -> Path:
-    """Where the embedded network lies: in the installed package, or in the checkout."""
+def folder(name: str = "pocket") -> Path:
+    """Where an embedded network lies: in the installed package, or in the checkout."""
     package = Path(__file__).parent.parent
-    inside = package / "_assets" / "pocket"
-    return inside if inside.is_dir() else package.parent / "assets" / "pocket"
+    inside = package / "_assets" / name
+    return inside if inside.is_dir() else package.parent / "assets" / name
 
 
 def matches(layout: Layout) -> bool:
@@ -52,7 +56,7 @@ def describe(layout: Layout) -> ModelInfo:
     return ModelInfo(
         layout.name,
         KNOWN,
-        takes=frozenset({"known", "mask", "lowres", "task"}),
+        takes=frozenset({"known", "mask", "lowres", "task", "control"}),
         sampler="ddim",
         steps=30,
         window=int(wiring["window"]),
@@ -67,9 +71,11 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     from editkit.windows import Windowed
 
     wiring, scheduler = layout.json("pocket.json"), layout.config("scheduler")
-    if prediction_type(scheduler) != "v_prediction":
-        kind = scheduler.get("prediction_type")
-        raise ModelError(f"model {layout.name}: pocket predicts v, its scheduler says {kind}")
+    if wiring.get("format") != FORMAT:
+        raise ModelError(
+            f"model {layout.name}: pocket.json is of format {wiring.get('format')}, this editkit reads {FORMAT}; "
+            f"train it again, or use the editkit that made it"
+        )
     network = load_network(layout, "unet", UNet2DConditionModel, dtype, device)
     window = int(wiring["window"])
     return Windowed(Pocket(info, network, make_schedule(scheduler), wiring), window, window // 4)
@@ -80,13 +86,13 @@ class Pocket(PixelSpace):
 
     Args:
         info: what `describe` said.
-        network: a UNet2DConditionModel without cross-attention, on its device, in its dtype.
+        unet: a UNet2DConditionModel without cross-attention, on its device, in its dtype.
         schedule: the table it was trained with.
         wiring: pocket.json.
     """
 
-    def __init__(self, info: ModelInfo, network: Any, schedule: Schedule, wiring: Any) -> None:
-        self.info, self.network, self.schedule = info, network, schedule
+    def __init__(self, info: ModelInfo, unet: Any, schedule: Schedule, wiring: Any) -> None:
+        self.info, self.unet, self.schedule = info, unet, schedule
         self.unshuffle = int(wiring["unshuffle"])
         self.tasks: dict[str, int] = wiring["tasks"]
         self.coarse, self.hole = float(wiring["mask"]["coarse"]), float(wiring["mask"]["hole"])
@@ -95,17 +101,31 @@ class Pocket(PixelSpace):
         import torch
         import torch.nn.functional as F
 
+        from editkit.training.residual import Residual, deviation
+
         n = len(conds)
         told = [self._told(cond, x_t) for cond in conds]
         pictures = torch.cat([picture for _, picture, _ in told])
         masks = torch.cat([mask for _, _, mask in told])
         task = torch.tensor([k for k, _, _ in told], device=x_t.device).repeat_interleave(len(x_t))
-        folded = [F.pixel_unshuffle(z, self.unshuffle) for z in (torch.cat([x_t] * n), pictures, masks)]
-        x = torch.cat(folded, 1).to(self.network.dtype, memory_format=torch.channels_last)
+        residual = Residual(pictures, deviation(task, pictures, masks), level.alpha, level.sigma)
+        z = residual.seen(torch.cat([x_t] * n))
+        x = torch.cat([F.pixel_unshuffle(part, self.unshuffle) for part in (z, pictures, masks)], 1)
         t = torch.full((len(x),), level.t, dtype=torch.float32, device=x_t.device)
-        v = self.network(x, t, encoder_hidden_states=None, class_labels=task, return_dict=False)[0]
-        out = F.pixel_shuffle(v.float(), self.unshuffle)
-        return tuple(convert(part, x_t, level, "v_prediction") for part in torch.chunk(out, n))
+        control = residuals(conds, Given(x, t, label=task))
+        dtype = self.unet.dtype
+        out = self.unet(
+            x.to(dtype, memory_format=torch.channels_last),
+            t,
+            encoder_hidden_states=None,
+            class_labels=task,
+            down_block_additional_residuals=None if control is None else [part.to(dtype) for part in control.down],
+            mid_block_additional_residual=None if control is None else control.mid.to(dtype),
+            return_dict=False,
+        )[0]
+        f = F.pixel_shuffle(out.float(), self.unshuffle)
+        v = level.alpha * residual.eps(z, f) - level.sigma * residual.x0(z, f)
+        return tuple(convert(part, x_t, level, "v_prediction") for part in torch.chunk(v, n))
 
     def _told(self, cond: Conditioning, x_t: Tensor) -> tuple[int, Tensor, Tensor]:
         """(task, condition picture, mask) for the network, as in the table above."""

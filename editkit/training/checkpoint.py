@@ -6,14 +6,16 @@ import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
 from editkit.errors import EditkitError
 from editkit.training.network import write_atomically
-from editkit.training.settings import Architecture, PriorSettings
+from editkit.training.settings import Architecture, Settings
 
 FILE = "checkpoint.safetensors"
+S = TypeVar("S", bound=Settings)
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, settings: PriorSettings, progress: Progress, tensors: dict[str, Tensor]
+    folder: Path, settings: Settings, progress: Progress, tensors: dict[str, Tensor]
 ) -> Path:
     """Write `folder/checkpoint.safetensors`. A full disk raises EditkitError and leaves the old one whole."""
     from safetensors.torch import save
@@ -55,28 +57,29 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise EditkitError(f"{path}: is no checkpoint of a training run ({error})") from error
 
 
-def load_checkpoint(
-    folder: Path, architecture: Architecture
-) -> tuple[Progress, dict[str, Tensor], PriorSettings]:
-    """Read a checkpoint back. Raises EditkitError where it is missing, damaged or of another architecture."""
+def load_checkpoint(settings: S) -> tuple[Progress, dict[str, Tensor], S]:
+    """Read back the checkpoint of a run's folder: progress, tensors, and the settings it was written with.
+
+    Raises EditkitError where it is missing, damaged, of another kind of run or of another architecture.
+    """
     from safetensors.torch import load_file
 
-    path = folder / FILE
+    path = settings.output / FILE
     if not path.exists():
         raise EditkitError(f"{path}: there is no checkpoint to resume; leave out --resume to begin a run")
     metadata = read_metadata(path)
     try:
-        settings = PriorSettings.model_validate_json(metadata["settings"])
+        before = type(settings).model_validate_json(metadata["settings"])
         progress = Progress(**json.loads(metadata["progress"]))
     except (KeyError, TypeError, ValueError) as error:
         raise EditkitError(f"{path}: its settings cannot be read ({error})") from error
-    if settings.architecture != architecture:
+    if before.architecture != settings.architecture:
         raise EditkitError(
-            f"{path}: was made by another architecture ({_short(settings.architecture)}) than asked for "
-            f"({_short(architecture)}); use that one's settings or another --output"
+            f"{path}: was made by another architecture ({_short(before.architecture)}) than asked for "
+            f"({_short(settings.architecture)}); use that one's settings or another --output"
         )
     try:
-        return progress, load_file(path), settings
+        return progress, load_file(path), before
     except Exception as error:  # safetensors raises its own SafetensorError
         raise EditkitError(f"{path}: is damaged ({error})") from error
 

@@ -13,6 +13,8 @@ Pictures are (B, 3, H, W) in [-1, 1], masks (B, 1, H, W).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
@@ -21,7 +23,7 @@ from editkit.training.masks import random_masks
 
 TASKS = ("prior", "inpaint", "upscale", "colorize")
 """Task names; the position is the class label."""
-SHARES = (0.10, 0.60, 0.15, 0.15)
+SHARES = (0.08, 0.48, 0.22, 0.22)
 """Share of each task in a batch."""
 KNOWN, COARSE, HOLE = 0.0, 0.5, 1.0
 """Mask values."""
@@ -149,17 +151,13 @@ def conditions(x0: Tensor, task: Tensor, generator: Generator) -> tuple[Tensor, 
     return condition, mask
 
 
-def deal_tasks(batch: int, generator: Generator) -> Tensor:
-    """Task of each sample, in the shares of `SHARES` as exactly as the batch allows (the rest by lot),
-    shuffled.
-    """
-    exact = torch.tensor(SHARES) * batch
+def deal_tasks(batch: int, generator: Generator, shares: Sequence[float]) -> Tensor:
+    """Task of each sample, in the given shares as exactly as the batch allows (the rest by lot), shuffled."""
+    exact = torch.tensor(shares) * batch
     counts = exact.floor().long()
     rest = batch - int(counts.sum())
     if rest:
-        lots = torch.multinomial(
-            (exact - counts).clamp_min(1e-6), rest, replacement=True, generator=generator
-        )
-        counts += torch.bincount(lots, minlength=len(SHARES))
-    tasks = torch.repeat_interleave(torch.arange(len(SHARES)), counts)
+        lots = torch.multinomial((exact - counts).clamp_min(1e-6), rest, replacement=True, generator=generator)
+        counts += torch.bincount(lots, minlength=len(shares))
+    tasks = torch.repeat_interleave(torch.arange(len(shares)), counts)
     return tasks[torch.randperm(batch, generator=generator)]

@@ -1,8 +1,7 @@
-"""Schedule, target, weight and a plain sampler, in the papers' names.
+"""Schedule, times, weight and a plain sampler, in the papers' names.
 
-`x_t = alpha_t x0 + sigma_t eps`, target `v = alpha_t eps - sigma_t x0` (Salimans & Ho 2022,
-arXiv:2202.00512), so that `x0 = alpha_t x_t - sigma_t v` and `eps = sigma_t x_t + alpha_t v`. Levels are
-those of diffusers' cosine schedule.
+`x_t = alpha_t x0 + sigma_t eps`; levels are those of diffusers' cosine schedule. What the network predicts is in
+`editkit.training.residual`.
 """
 
 from __future__ import annotations
@@ -52,26 +51,29 @@ def stratified_times(batch: int, generator: Generator) -> Tensor:
     return (u * TRAIN_STEPS).long().clamp(0, TRAIN_STEPS - 1)[torch.randperm(batch, generator=generator)]
 
 
-def weight(t: Tensor) -> Tensor:
-    """Weight of |v - v_hat|^2: `min(SNR + 1, gamma + 1) / (SNR + 1)`, gamma = 5.
-
-    As Hang et al. 2023 (arXiv:2303.09556) it bounds the weight of |x0 - x0_hat|^2 by about gamma at low
-    noise; unlike theirs it does not vanish at high noise (there it is 1): conditioned tasks are decided
-    there, and few-step samplers begin there.
+def residual_times(t: Tensor, s: Tensor) -> Tensor:
+    """Every other t moved to where a residual of deviation s (B,) has the share of noise that data of deviation 1
+    has at t: `tan(t' pi / 2) = s tan(t pi / 2)`, t as a fraction. A narrow residual is decided at low noise; few-step
+    samplers also ask at high noise.
     """
-    _, sigma_t = tables()
-    inverse = sigma_t[t] ** 2  # 1 / (SNR + 1)
-    return ((GAMMA + 1) * inverse).clamp(max=1)
+    angle = (t + 0.5) / TRAIN_STEPS * (torch.pi / 2)
+    moved = (torch.atan(s * angle.tan()) * (2 / torch.pi) * TRAIN_STEPS).long().clamp(0, TRAIN_STEPS - 1)
+    return torch.where(torch.arange(len(t)) % 2 == 0, t, moved)
 
 
-def noised(x0: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """x_t and v."""
-    alpha_t, sigma_t = (at(z, t) for z in tables())
-    return alpha_t * x0 + sigma_t * eps, alpha_t * eps - sigma_t * x0
+def weight(sigma: Tensor) -> Tensor:
+    """Weight of |F - F_hat|^2, whose share of noise is sigma: `min(SNR + 1, gamma + 1) / (SNR + 1)`, gamma = 5 and
+    `1 / (SNR + 1) = sigma^2`.
+
+    As Hang et al. 2023 (arXiv:2303.09556) it bounds the weight of the clean estimate's error by about gamma at low
+    noise; unlike theirs it does not vanish at high noise (there it is 1): conditioned tasks are decided there, and
+    few-step samplers begin there.
+    """
+    return ((GAMMA + 1) * sigma.square()).clamp(max=1)
 
 
 Predict = Callable[[Tensor, Tensor], Tensor]
-"""(x_t, t) -> v."""
+"""(x_t, t) -> x0."""
 
 
 def sample(
@@ -85,8 +87,7 @@ def sample(
     times = torch.linspace(TRAIN_STEPS - 1, -1, steps + 1).round().long().tolist()
     x0 = x_t
     for t, s in pairwise(times):
-        v = predict(x_t, torch.full((shape[0],), t))
-        x0 = (alpha[t] * x_t - sigma[t] * v).clamp(-1, 1)
+        x0 = predict(x_t, torch.full((shape[0],), t)).clamp(-1, 1)
         if s < 0:
             break
         eps = (x_t - alpha[t] * x0) / sigma[t]

@@ -106,13 +106,14 @@ class PlainAttention:
 
 
 def hasten(unet: Any) -> None:
-    """Put the faster operations into a UNet2DConditionModel in place; parameters and their names are
-    untouched.
+    """Put the faster operations into a UNet2DConditionModel or a ControlNetModel in place; parameters and their names
+    are untouched.
     """
     for module in unet.modules():
         if isinstance(module, ResnetBlock2D):
             module.norm1.__class__ = module.norm2.__class__ = NormSiLU
             module.nonlinearity = _TimeSiLU()
-    unet.conv_norm_out.__class__ = NormSiLU
-    unet.conv_act = nn.Identity()
+    if hasattr(unet, "conv_norm_out"):  # a ControlNet ends in the middle
+        unet.conv_norm_out.__class__ = NormSiLU
+        unet.conv_act = nn.Identity()
     unet.set_attn_processor(PlainAttention())

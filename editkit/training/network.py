@@ -1,8 +1,8 @@
 """The network `pocket`: diffusers' UNet2DConditionModel without cross-attention behind a pixel-unshuffle.
 
-The network's input is `cat(unshuffle(x_t), unshuffle(condition), unshuffle(mask))`: 3, 3 and 1 channels times
-f^2; its output is unshuffle(v), 3 f^2 channels. The task is the class label. That wiring is written down in
-pocket.json beside the weights.
+The network's input is `cat(unshuffle(z), unshuffle(condition), unshuffle(mask))`: 3, 3 and 1 channels times f^2; its
+output is unshuffle(F), 3 f^2 channels; z and F are those of `editkit.training.residual`. The task is the class label.
+That wiring is written down in pocket.json beside the weights.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -50,36 +51,70 @@ def build_unet(architecture: Architecture) -> UNet2DConditionModel:
 
 
 class Pocket(nn.Module):
-    """(x_t, t, task, condition, mask) -> v, all pictures (B, C, window, window), t and task (B,)."""
+    """(z, t, task, condition, mask) -> F, all pictures (B, C, window, window), t and task (B,)."""
 
     def __init__(self, architecture: Architecture, unet: UNet2DConditionModel | None = None) -> None:
         super().__init__()
         self.architecture = architecture
         self.unet = build_unet(architecture) if unet is None else unet
 
-    def forward(self, x_t: Tensor, t: Tensor, task: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
+    @property
+    def learner(self) -> nn.Module:
+        """What a training trains."""
+        unet: nn.Module = self.unet
+        return unet
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def forward(self, z: Tensor, t: Tensor, task: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
+        return self.of_folded(self.fold(z, condition, mask), t, task)
+
+    def fold(self, z: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
+        """What the UNet sees, (B, 7 f^2, window / f, window / f)."""
         f = self.architecture.unshuffle
-        folded = torch.cat([F.pixel_unshuffle(z, f) for z in (x_t, condition, mask)], dim=1)
-        folded = folded.to(dtype=self.unet.dtype, memory_format=torch.channels_last)
-        v: Tensor = self.unet(folded, t, encoder_hidden_states=None, class_labels=task, return_dict=False)[0]
-        return F.pixel_shuffle(v, f).float()
+        folded = torch.cat([F.pixel_unshuffle(part, f) for part in (z, condition, mask)], dim=1)
+        return folded.to(dtype=self.unet.dtype, memory_format=torch.channels_last)
+
+    def of_folded(
+        self, folded: Tensor, t: Tensor, task: Tensor, down: tuple[Tensor, ...] | None = None, mid: Tensor | None = None
+    ) -> Tensor:
+        """F; `down` and `mid` are added to the UNet's features (a ControlNet's)."""
+        out: Tensor = self.unet(
+            folded,
+            t,
+            encoder_hidden_states=None,
+            class_labels=task,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+            return_dict=False,
+        )[0]
+        return F.pixel_shuffle(out, self.architecture.unshuffle).float()
 
 
-def to_dtype(network: Pocket, dtype: torch.dtype) -> None:
-    """Cast the UNet in place, channels-last. (Module.to: diffusers' own warns of an empty list.)"""
-    nn.Module.to(network.unet, dtype)
-    nn.Module.to(network.unet, memory_format=torch.channels_last)
+class Parts(Protocol):
+    """Of a module, what `to_dtype` needs."""
+
+    def children(self) -> Iterator[nn.Module]: ...
+
+
+def to_dtype(network: Parts, dtype: torch.dtype, device: torch.device | None = None) -> None:
+    """Cast the network in place, channels-last. (Module.to of each part: diffusers' own warns of an empty list.)"""
+    for part in network.children():
+        nn.Module.to(part, device=device, dtype=dtype)
+        nn.Module.to(part, memory_format=torch.channels_last)
 
 
 def wiring(architecture: Architecture) -> dict[str, Any]:
     """What an adapter must know, as pocket.json has it."""
     return {
-        "format": 1,
+        "format": 2,
         "window": architecture.window,
         "unshuffle": architecture.unshuffle,
-        "input": ["x_t", "condition", "mask"],
+        "input": ["z", "condition", "mask"],
         "input_note": "each is pixel-unshuffled by itself, then they are concatenated along channels",
-        "output": "v = alpha_t * eps - sigma_t * x0, pixel-unshuffled",
+        "output": "F, pixel-unshuffled; z and F are those of editkit.training.residual",
         "range": [-1.0, 1.0],
         "tasks": {name: index for index, name in enumerate(TASKS)},
         "mask": {"known": KNOWN, "coarse": COARSE, "hole": HOLE},

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from editkit.errors import EditkitError
-from editkit.training.settings import PriorSettings
+from editkit.training.settings import Settings
 
 _EDGES = ("conv_in.", "conv_out.", "class_embedding.", "time_embedding.")
 _MEMORY = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
@@ -36,7 +36,7 @@ def ema_exponent(width: float) -> float:
     return (low + high) / 2
 
 
-def rate(settings: PriorSettings, step: int) -> float:
+def rate(settings: Settings, step: int) -> float:
     """Factor on the learning rate at a step: linear warm-up, constant, linear fall to 0 at the end of the
     run.
     """
@@ -48,7 +48,7 @@ class Shard:
     """Some of the parameters with their optimizers: what one worker updates."""
 
     def __init__(
-        self, masters: dict[str, Tensor], average: dict[str, Tensor], settings: PriorSettings
+        self, masters: dict[str, Tensor], average: dict[str, Tensor], settings: Settings
     ) -> None:
         self.settings, self.masters, self.average = settings, masters, average
         hidden = [
@@ -135,7 +135,7 @@ class Trainer:
     took 295 s.)
     """
 
-    def __init__(self, network: nn.Module, settings: PriorSettings, workers: int = 1) -> None:
+    def __init__(self, network: nn.Module, settings: Settings, workers: int = 1) -> None:
         if settings.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
             raise EditkitError(
                 "this PyTorch has no Muon optimizer (2.9 has); update it or use --optimizer adamw"

@@ -26,7 +26,7 @@ photographs: three pairs of true twins at 0.999 and above, the next pair, two di
 @dataclass(frozen=True)
 class Photograph:
     """One decoded picture: halved again and again down to the window's size. levels[k]: (3, H/2^k, W/2^k)
-    uint8.
+    uint8; a hint's channels may follow the colours.
     """
 
     name: str
@@ -56,13 +56,17 @@ class Collection:
     skipped: tuple[Skipped, ...]
 
 
+def halved(level: Tensor) -> Tensor:
+    """(C, H, W) uint8 at half the size: means of 2x2 pixels; an odd last row or column is left out."""
+    height, width = level.shape[1] // 2 * 2, level.shape[2] // 2 * 2
+    return F.avg_pool2d(level[:, :height, :width].float().unsqueeze(0), 2)[0].round().to(torch.uint8)
+
+
 def _pyramid(picture: Image.Image, window: int) -> tuple[Tensor, ...]:
     level = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
     levels = [level]
     while min(level.shape[1:]) >= 2 * window:
-        height, width = level.shape[1] // 2 * 2, level.shape[2] // 2 * 2
-        halved = F.avg_pool2d(level[:, :height, :width].float().unsqueeze(0), 2)[0]
-        level = halved.round().to(torch.uint8)
+        level = halved(level)
         levels.append(level)
     return tuple(levels)
 
@@ -185,12 +189,13 @@ def draw_batch(photographs: Sequence[Photograph], batch: int, window: int, gener
     """Random crops (B, 3, window, window); a photograph is chosen in proportion to the root of its area.
 
     Half of the windows get another exposure (gamma 0.8-1.25) and contrast (0.85-1.15), the same for all
-    channels.
+    colours; a hint's channels stay as they are.
     """
     areas = torch.tensor([math.sqrt(p.size[0] * p.size[1]) for p in photographs])
     chosen = torch.multinomial(areas, batch, replacement=True, generator=generator).tolist()
     x0 = torch.stack([crop(photographs[i], window, generator) for i in chosen])
     u = torch.rand((3, batch, 1, 1, 1), generator=generator)
+    x0, hint = x0[:, :3], x0[:, 3:]
     bright = ((x0 + 1) / 2).clamp_min(1e-4) ** (1.25 ** (2 * u[0] - 1)) * 2 - 1
     changed = (bright * (0.85 + 0.3 * u[1])).clamp(-1, 1)
-    return torch.where(u[2] < 0.5, changed, x0)
+    return torch.cat([torch.where(u[2] < 0.5, changed, x0), hint], dim=1)

@@ -24,8 +24,8 @@ class Architecture(BaseModel):
     groups: int = Field(32, ge=1, description="Groups of the group normalisation.")
 
 
-class PriorSettings(BaseModel):
-    """`editkit train prior`: everything that decides the weights that come out, and where they go."""
+class Settings(BaseModel):
+    """Everything that decides the weights that come out of a run, and where they go."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,18 +64,25 @@ class PriorSettings(BaseModel):
     sheet_every: int = Field(2000, ge=1, description="Steps between sample sheets.")
     architecture: Architecture = Architecture()
 
+    def in_bf16(self, able: bool) -> bool:
+        """Whether the network computes in bf16 on a processor that is able to or not."""
+        return self.dtype == "bf16" or (self.dtype == "auto" and able)
 
-def architecture_of(output: Path, init_from: Path | None, resume: bool) -> dict[str, Any]:
-    """The architecture a run continues: that of the checkpoint or of the exported folder; {} where there is
-    none to read.
-    """
+
+class PriorSettings(Settings):
+    """`editkit train prior`."""
+
+
+class ControlSettings(Settings):
+    """`editkit train controlnet`."""
+
+    base: Path = Field(description="Folder of the network that is steered; it stays as it is.")
+    control: str = Field("canny", min_length=1, description="The detector that draws the hints.")
+
+
+def architecture_of(folder: Path) -> dict[str, Any]:
+    """The architecture of an exported folder; {} where there is none to read."""
     try:
-        if init_from is not None:
-            return dict(json.loads((init_from / "pocket.json").read_text(encoding="utf-8"))["architecture"])
-        if resume:
-            return dict(
-                json.loads((output / "export" / "pocket.json").read_text(encoding="utf-8"))["architecture"]
-            )
+        return dict(json.loads((folder / "pocket.json").read_text(encoding="utf-8"))["architecture"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # the loader says what is wrong with it
-    return {}
+        return {}  # the loader says what is wrong with it

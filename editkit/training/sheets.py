@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from PIL import Image
 from torch import Generator, Tensor
@@ -10,6 +12,7 @@ from editkit.training import diffusion
 from editkit.training.conditions import TASKS, blurred, inpaint_condition, luma
 from editkit.training.network import Pocket
 from editkit.training.pictures import Photograph, crop
+from editkit.training.residual import Residual, deviation
 
 
 def to_image(picture: Tensor) -> Image.Image:
@@ -31,9 +34,18 @@ def grid(rows: list[Tensor], gap: int = 2) -> Image.Image:
     return sheet
 
 
+class Told(Protocol):
+    """(z, t, task, condition, mask) -> F."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __call__(self, z: Tensor, t: Tensor, task: Tensor, condition: Tensor, mask: Tensor) -> Tensor: ...
+
+
 @torch.no_grad()
 def solve(
-    network: Pocket,
+    network: Told,
     task: str,
     condition: Tensor,
     mask: Tensor,
@@ -42,12 +54,14 @@ def solve(
     eta: float = 0.0,
 ) -> Tensor:
     """Samples x0 of a task for a batch of conditions; known pixels (mask 0) are put back."""
-    device, label = network.unet.device, torch.full((len(condition),), TASKS.index(task))
+    device, label = network.device, torch.full((len(condition),), TASKS.index(task))
+    s = deviation(label, condition, mask)
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
-        told = (t, label, condition, mask)
-        v: Tensor = network(x_t.to(device), *(z.to(device) for z in told)).cpu()
-        return v
+        residual = Residual(condition, s, *(diffusion.at(table, t) for table in diffusion.tables()))
+        z = residual.seen(x_t)
+        f = network(*(part.to(device) for part in (z, t, label, condition, mask))).cpu()
+        return residual.x0(z, f)
 
     x0 = diffusion.sample(predict, tuple(condition.shape), steps, generator, eta)
     return torch.where(mask > 0, x0, condition)

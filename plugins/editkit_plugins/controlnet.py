@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Field
 from editkit import hints
 from editkit.errors import EditkitError, ModelError, UsageError
 from editkit.images import Picture, Pixels, from_unit, to_unit
-from editkit.models.control import Given, Residuals, TakesControl, cut_like
+from editkit.models.control import Folded, Given, Residuals, TakesControl, cut_like
 from editkit.models.loading import Layout, find, load_network, weight_files
 from editkit.params import Metavar
 from editkit.plugin import Hooks, Notify, Plugin, Run, Slot, Step
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 COMPARED = ("block_out_channels", "layers_per_block", "cross_attention_dim", "addition_embed_type")
 """What a ControlNet and a UNet must have in common, or their features do not fit."""
+
+EMBEDDED = "pocket-canny"
+"""The ControlNet that comes with editkit: edges, for `--model pocket`."""
 
 FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 """The width of the text that they read."""
@@ -70,7 +73,9 @@ class ControlNet(Plugin):
     example: ClassVar[Mapping[str, Any]] = {"control": "canny", "controlnet": "./controlnet"}
 
     control: HintSource = Field(description="A detector, as canny or canny:low=50,high=150; or a hint's file.")
-    controlnet: str = Field(min_length=1, description="The ControlNet: a folder as diffusers saves it, or a hub id.")
+    controlnet: str = Field(
+        EMBEDDED, min_length=1, description="The ControlNet: a folder as diffusers saves it, or a hub id."
+    )
     scale: float = Field(1.0, ge=0.0, description="Strength; 0 changes nothing.")
     guess: bool = Field(False, description="Guess mode: the hint without the prompt's help; deep features count more.")
 
@@ -103,7 +108,7 @@ class _ControlNetHooks(Hooks[ControlNet]):
 
 @dataclass(frozen=True, eq=False)
 class _Control:
-    """One ControlNet with its hint, (1 or batch, 3, H, W) in [0, 1]."""
+    """One ControlNet with its hint, (batch, 3, H, W) in [0, 1]; by windows, (windows * batch, 3, h, w)."""
 
     network: Any
     hint: Tensor
@@ -139,15 +144,19 @@ def _bound(plugin: ControlNet, run: Run) -> _Control:
     Raises:
         ModelError: not found, in a pickle, or of another family than the model.
     """
-    model = run.model
+    from editkit.models.pocket import folder
+    from editkit.windows import Windowed
+
+    model = run.model.model if isinstance(run.model, Windowed) else run.model
     if not isinstance(model, TakesControl):
         raise ModelError(f"controlnet: {model.info.name} ({model.info.family}) has no UNet that could be steered")
     try:
-        layout = find(plugin.controlnet, offline=run.options.offline)
+        where = plugin.controlnet if plugin.controlnet != EMBEDDED else str(folder(EMBEDDED))
+        layout = find(where, offline=run.options.offline)
         component = "controlnet" if layout.index and layout.has("controlnet") else ""
         config = layout.config(component)
-        _check(plugin.controlnet, config, model.unet.config, run)
-        layout = find(plugin.controlnet, offline=run.options.offline, weights=True)
+        _check(plugin.controlnet, config, model, run)
+        layout = find(where, offline=run.options.offline, weights=True)
         stamp = weight_files(layout, component)[0].stat().st_mtime_ns
         network = _loaded(layout, component, stamp, run.device, model.unet.dtype)
     except ModelError as error:
@@ -164,14 +173,16 @@ def _loaded(layout: Layout, component: str, stamp: int, device: torch.device, dt
     return load_network(layout, component, ControlNetModel, dtype, device)
 
 
-def _check(name: str, config: Mapping[str, Any], unet: Mapping[str, Any], run: Run) -> None:
+def _check(name: str, config: Mapping[str, Any], model: TakesControl, run: Run) -> None:
     """Raises ModelError where the ControlNet was not made for this model's UNet; says both."""
     kind = config.get("_class_name")
     if kind != "ControlNetModel":
         raise ModelError(f"{name} is a {kind}; a ControlNetModel is needed (no union ControlNets, no T2I-Adapters yet)")
+    unet, folded = model.unet.config, isinstance(model, Folded)
     pairs = {key: (_plain(config.get(key)), _plain(unet.get(key))) for key in COMPARED}
-    pairs["in_channels"] = config.get("in_channels", 4), run.shape[1]
-    pairs["pixels a side of one value"] = 2 ** (len(_embedding(config)) - 1), _factor(run)
+    pairs["in_channels"] = config.get("in_channels", 4), unet["in_channels"] if folded else run.shape[1]
+    side = _factor(run) * (model.unshuffle if isinstance(model, Folded) else 1)
+    pairs["pixels a side of one value"] = 2 ** (len(_embedding(config)) - 1), side
     wrong = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
     if wrong:
         mine, theirs = (
@@ -202,7 +213,7 @@ def _factor(run: Run) -> int:
 
 
 def _placed(plugin: ControlNet, run: Run) -> Tensor:
-    """The hint where the picture is, at its size: (1 or batch, 3, H, W) in [0, 1]."""
+    """The hint where the picture is, at its size: (batch, 3, H, W) in [0, 1]."""
     import torch
 
     from editkit.canvas import resize
@@ -216,7 +227,7 @@ def _placed(plugin: ControlNet, run: Run) -> Tensor:
             f"the hint is {width}x{height}, the picture {wanted[1]}x{wanted[0]}; the hint was resized to cover it"
         )
     hint = torch.cat([run.inputs.place(to_unit(pixels).to(run.device)) for pixels in pictures])
-    hint = resize(hint, *size)
+    hint = resize(hint, *size).expand(run.shape[0], -1, -1, -1)
     if bool((hint == hint[..., :1, :1]).all()):
         run.notify("the hint is empty: every pixel is the same, so the ControlNet has nothing to follow")
     return (hint.clamp(-1.0, 1.0) + 1.0) / 2.0

@@ -1,0 +1,182 @@
+"""`editkit train controlnet`: a ControlNet for `pocket` (Zhang et al. 2023, arXiv:2302.05543).
+
+A copy of the UNet's encoder sees z, what the network is told, and a hint h; its features are added to those of the
+frozen UNet through 1x1 convolutions that begin as zeros, so that training begins at the network as it is:
+
+    F_hat = unet(z, t, task, condition, mask; features + zero_conv(encoder(z + embed(h), t, task)))
+
+The hints are those of the project's own detectors. They are made of every halving of a photograph and then cut and
+resized like the picture; of two photographs in three a level's hint is that of a level one or two above, made smaller,
+since a hint of a large picture reaches the coarse passes of an edit in that way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import ControlNetModel
+from PIL import Image
+from torch import Generator, Tensor, nn
+
+from editkit import hints
+from editkit.images import Pixels
+from editkit.training.conditions import TASKS, deal_tasks, smooth_fill
+from editkit.training.fast import hasten
+from editkit.training.loop import Batch, generator_of
+from editkit.training.masks import box
+from editkit.training.network import Pocket, load, write_atomically
+from editkit.training.pictures import Collection, Photograph, crop, draw_batch, halved, load_collection
+from editkit.training.prior import losses, seen, with_noise
+from editkit.training.settings import ControlSettings
+from editkit.training.sheets import grid, solve
+
+SHARES = (0.25, 0.60, 0.05, 0.10)
+"""Share of each task in a batch: edges matter where the picture leaves them open."""
+REACH = 3
+"""The hint of a level is detected at most this many levels (less one) above it."""
+
+
+class Steered(nn.Module):
+    """(z, t, task, condition, mask, hint) -> F; hint (B, 3, window, window) in [0, 1]."""
+
+    def __init__(self, pocket: Pocket, controlnet: ControlNetModel | None = None) -> None:
+        super().__init__()
+        self.pocket = pocket.requires_grad_(False)
+        self.controlnet = new_controlnet(pocket) if controlnet is None else controlnet
+
+    @property
+    def learner(self) -> nn.Module:
+        controlnet: nn.Module = self.controlnet
+        return controlnet
+
+    def forward(self, z: Tensor, t: Tensor, task: Tensor, condition: Tensor, mask: Tensor, hint: Tensor) -> Tensor:
+        folded = self.pocket.fold(z, condition, mask)
+        down, mid = self.controlnet(
+            folded, t, None, controlnet_cond=hint.to(folded.dtype), class_labels=task, return_dict=False
+        )
+        return self.pocket.of_folded(folded, t, task, tuple(down), mid)
+
+
+@dataclass(frozen=True)
+class Hinted:
+    """A steered network with its hint: called like a `Pocket`."""
+
+    steered: Steered
+    hint: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.steered.pocket.device
+
+    def __call__(self, z: Tensor, t: Tensor, task: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
+        f: Tensor = self.steered(z, t, task, condition, mask, self.hint.to(z.device))
+        return f
+
+
+def new_controlnet(pocket: Pocket) -> ControlNetModel:
+    """The UNet's encoder with its weights, zero convolutions, and an embedding that takes a hint of the window's size
+    down to the UNet's: one halving for each factor 2 of the unshuffle.
+    """
+    halvings = pocket.architecture.unshuffle.bit_length() - 1
+    channels = tuple(16 * 2**k for k in range(halvings + 1))
+    return ControlNetModel.from_unet(pocket.unet, conditioning_embedding_out_channels=channels)
+
+
+def with_hints(photograph: Photograph, detect: hints.Detect, rise: int) -> Photograph:
+    """With three more channels on each level: the hint, detected `rise` levels above where there are as many."""
+    own = [
+        torch.from_numpy(detect(level.permute(1, 2, 0).contiguous().numpy())).permute(2, 0, 1)
+        for level in photograph.levels
+    ]
+    levels = []
+    for k, level in enumerate(photograph.levels):
+        hint = own[max(0, k - rise)]
+        for _ in range(k - max(0, k - rise)):
+            hint = halved(hint)
+        levels.append(torch.cat([level, hint]))
+    return replace(photograph, levels=tuple(levels))
+
+
+def hinted(collection: Collection, control: str) -> Collection:
+    """The collection with hints; a detector that needs weights may not fetch them here."""
+    detector = hints.make(control)
+
+    def detect(pixels: Pixels) -> Pixels:
+        return hints.detect(detector, pixels, offline=True)
+
+    training = tuple(with_hints(p, detect, i % REACH) for i, p in enumerate(collection.training))
+    heldout = tuple(with_hints(p, detect, 0) for p in collection.heldout)
+    return replace(collection, training=training, heldout=heldout)
+
+
+def split(both: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 6, H, W) in [-1, 1] as x0 in [-1, 1] and hint in [0, 1]."""
+    return both[:, :3], (both[:, 3:] + 1) / 2
+
+
+class ControlLesson:
+    """The hints' ControlNet; the network it steers is read from `settings.base` and stays as it is."""
+
+    def __init__(self, settings: ControlSettings) -> None:
+        self.settings = settings
+        pocket = load(settings.base)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self.network = Steered(pocket)
+        hasten(pocket.unet)
+        hasten(self.network.controlnet)
+        window = settings.architecture.window
+        self.collection = hinted(load_collection(settings.images, window, settings.heldout), settings.control)
+
+    def draw(self, step: int) -> Batch:
+        generator, settings = generator_of(self.settings.seed, step), self.settings
+        both = draw_batch(self.collection.training, settings.batch, settings.architecture.window, generator)
+        x0, hint = split(both)
+        batch = with_noise(x0, deal_tasks(settings.batch, generator, SHARES), generator)
+        return replace(batch, hint=hint)
+
+    def losses(self, network: Steered, batch: Batch) -> Tensor:
+        residual, z = seen(batch)
+        return losses(batch, residual, network(z, batch.t, batch.task, batch.condition, batch.mask, batch.hint))
+
+    def windows(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """x0 and hint of random windows, one of each of the first held-back photographs."""
+        generator, window = generator_of(0, seed, stream=99), self.settings.architecture.window
+        shown = self.collection.heldout or self.collection.training
+        return split(torch.stack([crop(p, window, generator) for p in shown[:count]]))
+
+    def validation(self) -> Iterator[Batch]:
+        """Inpainting and the prior, on the same windows."""
+        for name in ("inpaint", "prior"):
+            x0, hint = self.windows(len(self.collection.heldout), 0)
+            task = torch.full((len(x0),), TASKS.index(name))
+            yield replace(with_noise(x0, task, generator_of(0, 0, stream=int(task[0]) + 1)), hint=hint)
+
+    def sheet(self, network: Steered, columns: int = 16, steps: int = 10) -> Image.Image:
+        """Rows: truth, hint, a hole filled without the hint and with it, the prior without and with it."""
+        x0, hint = self.windows(columns, 7)
+        mask = box(len(x0), x0.shape[-1], Generator().manual_seed(7))
+        filled, zero, one = smooth_fill(x0, mask), torch.zeros_like(x0), torch.ones_like(mask)
+        rows = [x0, hint * 2 - 1]
+        for task, condition, where in (("inpaint", filled, mask), ("prior", zero, one)):
+            for asked in (network.pocket, Hinted(network, hint)):
+                rows.append(solve(asked, task, condition, where, Generator().manual_seed(8), steps))
+        return grid(rows)
+
+    def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """A folder as diffusers saves a ControlNetModel, in fp16, with steers.json: detector and hash of the base."""
+        from safetensors.torch import save
+
+        model = self.network.controlnet
+        half = {name: weights[name].detach().to(torch.float16).contiguous() for name in model.state_dict()}
+        config = {key: value for key, value in model.config.items() if not key.startswith("_")}
+        base = (self.settings.base / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+        facts = {"control": self.settings.control, "base": "pocket", "sha256": hashlib.sha256(base).hexdigest()}
+        for name, value in (("config.json", config | {"_class_name": "ControlNetModel"}), ("steers.json", facts)):
+            write_atomically(folder / name, (json.dumps(value, indent=2) + "\n").encode())
+        write_atomically(folder / "diffusion_pytorch_model.safetensors", save(half, {"format": "pt"}))

@@ -1,0 +1,300 @@
+"""The loop that all trainings share: workers, optimizer steps, log, validation, checkpoints, signals.
+
+What is learned is said by a `Lesson`. Everything random in step n comes from a generator seeded by (seed, n): a run
+that was killed and resumed gives the weights of one that was not, and nothing but weights and optimizer has to be kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Generator, Tensor, nn
+
+from editkit.errors import EditkitError
+from editkit.training.attribution import attribution
+from editkit.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from editkit.training.conditions import TASKS
+from editkit.training.device import has_bf16
+from editkit.training.network import to_dtype, write_atomically
+from editkit.training.optimizer import Trainer
+from editkit.training.pictures import Collection
+from editkit.training.settings import Settings
+from editkit.training.stopping import stop_signals
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of training: pictures, times, noise and what the network is told."""
+
+    x0: Tensor
+    t: Tensor
+    eps: Tensor
+    task: Tensor
+    condition: Tensor
+    mask: Tensor
+    s: Tensor
+    hint: Tensor | None = None
+
+    def take(self, rows: Tensor, device: torch.device) -> Batch:
+        """Some of its samples, on a device."""
+        chosen = {name: value[rows].to(device) for name, value in vars(self).items() if value is not None}
+        return replace(self, **chosen)
+
+
+class Network(Protocol):
+    """A module of which a part is trained; the rest stays as it is."""
+
+    @property
+    def learner(self) -> nn.Module: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def children(self) -> Iterator[nn.Module]: ...
+
+
+class Lesson(Protocol):
+    """What a run learns.
+
+    Its batches are functions of the settings and of the step alone.
+    """
+
+    @property
+    def collection(self) -> Collection: ...
+
+    @property
+    def network(self) -> Network: ...
+
+    def draw(self, step: int) -> Batch: ...
+
+    def losses(self, network: Any, batch: Batch) -> Tensor:
+        """The loss of each sample, (B,)."""
+        ...
+
+    def validation(self) -> Iterator[Batch]:
+        """The same batches at every call, each of one task, of held-back pictures."""
+        ...
+
+    def sheet(self, network: Any) -> Image.Image: ...
+
+    def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """Write the folder that is used, from the learner's weights in fp32."""
+        ...
+
+
+def _replica(network: Network) -> Network:
+    """A copy that shares the network's weights and has gradients of its own."""
+    twin = copy.deepcopy(network)
+    for own, shared in zip(twin.parameters(), network.parameters(), strict=True):
+        own.data = shared.data
+    return twin
+
+
+def generator_of(seed: int, step: int, stream: int = 0) -> Generator:
+    """The generator of one step. The odd multipliers keep (seed, step, stream) apart."""
+    return Generator().manual_seed((seed * 1_000_003 + step * 7_919 + stream * 104_729) % (2**63))
+
+
+def describe(collection: Collection) -> None:
+    """Log what is used, with licences, and what is not."""
+    licences: dict[str, int] = defaultdict(int)
+    for photograph in collection.training:
+        licences[photograph.facts.get("licence", "licence unknown")] += 1
+    log.info(
+        "%d photographs: %s",
+        len(collection.training),
+        ", ".join(f"{n} {name}" for name, n in sorted(licences.items())),
+    )
+    log.info("%d held back, never trained on", len(collection.heldout))
+    for skipped in collection.skipped:
+        log.warning("skipped %s: %s", skipped.name, skipped.reason)
+
+
+def validate(lesson: Lesson, network: Network, pool: Executor) -> dict[str, float]:
+    """Mean loss of each task on the held-back pictures."""
+
+    @torch.no_grad()
+    def measure(batch: Batch) -> tuple[str, Tensor]:
+        return TASKS[int(batch.task[0])], lesson.losses(network, batch)
+
+    found: dict[str, list[Tensor]] = defaultdict(list)
+    for task, values in pool.map(measure, lesson.validation()):
+        found[task].append(values)
+    return {task: float(torch.cat(values).mean()) for task, values in found.items()}
+
+
+class Run:
+    """One training run in a folder: `run()` goes to the last step, or to the time limit, or to a signal."""
+
+    def __init__(self, settings: Settings, lesson: Lesson, resume: bool = False) -> None:
+        self.settings, self.lesson = settings, lesson
+        self.workers = min(settings.threads or torch.get_num_threads(), settings.batch)
+        if torch.cuda.is_available():
+            self.workers = 1
+        self.accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+        network = lesson.network
+        self.trainer = Trainer(network.learner, settings, self.workers)
+        to_dtype(network, torch.bfloat16 if settings.in_bf16(has_bf16()) else torch.float32, self.accelerator.device)
+        self.replicas = [network, *(_replica(network) for _ in range(self.workers - 1))]
+        self.trainer.replicas = [dict(replica.learner.named_parameters()) for replica in self.replicas]
+        self.progress = Progress()
+        describe(lesson.collection)
+        if resume:
+            self._resume()
+        count = sum(p.numel() for p in network.learner.parameters())
+        log.info("%.1f M parameters to train, %d threads", count / 1e6, self.workers)
+
+    def _resume(self) -> None:
+        self.progress, tensors, before = load_checkpoint(self.settings)
+        try:
+            self.trainer.restore(tensors)
+        except KeyError as error:
+            raise EditkitError(
+                f"{self.settings.output}: the checkpoint lacks {error}; it is of another kind of run"
+            ) from error
+        old, new = before.model_dump(), self.settings.model_dump()
+        changed = [f"{key} {old[key]} -> {new[key]}" for key in new if old[key] != new[key]]
+        log.info(
+            "resumed at step %d%s", self.progress.step, f"; changed: {', '.join(changed)}" if changed else ""
+        )
+
+    def step(self, pool: Executor, drawn: Future[Batch]) -> dict[str, float]:
+        """One step of Algorithm 1; returns what it measured. Each worker takes its part of the batch."""
+        batch = drawn.result()
+        parts = [torch.arange(self.settings.batch)[i :: self.workers] for i in range(self.workers)]
+        each = torch.empty(self.settings.batch)
+
+        def work(replica: Network, rows: Tensor) -> None:
+            part = batch.take(rows, self.accelerator.device)
+            lost = self.lesson.losses(replica, part)
+            self.accelerator.backward(lost.sum() / self.settings.batch)
+            each[rows] = lost.detach().cpu()
+
+        list(pool.map(work, self.replicas, parts))
+        if not bool(torch.isfinite(each).all()):
+            raise EditkitError(
+                f"step {self.progress.step}: the loss is not finite; lower --learning-rate and resume"
+            )
+        norm = self.trainer.update(self.progress.step, pool)
+        found = {"loss": float(each.mean()), "gradient": norm}
+        for index, name in enumerate(TASKS):
+            if bool((batch.task == index).any()):
+                found[name] = float(each[batch.task == index].mean())
+        return found
+
+    def run(self) -> Progress:
+        """Train to the end; the folder then holds checkpoint, log, sheets and export/."""
+        settings = self.settings
+        settings.output.mkdir(parents=True, exist_ok=True)
+        begun, before = time.monotonic(), self.progress.seconds
+        recent: dict[str, list[float]] = defaultdict(list)
+        with stop_signals() as signals, self._pool() as pool:
+            following = pool.submit(self.lesson.draw, self.progress.step)
+            while self.progress.step < settings.steps:
+                drawn = following
+                following = pool.submit(self.lesson.draw, self.progress.step + 1)
+                for name, value in self.step(pool, drawn).items():
+                    recent[name].append(value)
+                seconds = before + time.monotonic() - begun
+                step = self.progress.step + 1
+                self.progress = Progress(step, self.progress.pictures + settings.batch, seconds)
+                ended = bool(signals) or (
+                    settings.minutes is not None and time.monotonic() - begun > settings.minutes * 60
+                )
+                last = ended or step == settings.steps
+                if step % 25 == 0 or last:
+                    self._record(
+                        {name: sum(values) / len(values) for name, values in recent.items()}, "train"
+                    )
+                    recent.clear()
+                if self.lesson.collection.heldout and (step % settings.measure_every == 0 or last):
+                    self._measure(pool)
+                if step % settings.checkpoint_every == 0 or last:
+                    self.save()
+                if step % settings.sheet_every == 0 or last:
+                    self._sheet()
+                if ended:
+                    log.info("stopped at step %d (%s)", step, signals[0] if signals else "time limit")
+                    break
+        return self.progress
+
+    def _record(self, figures: dict[str, float], kind: str) -> None:
+        p = self.progress
+        row = {"kind": kind, "step": p.step, "pictures": p.pictures, "seconds": round(p.seconds, 1)}
+        row |= {name: round(value, 6) for name, value in figures.items()}
+        with (self.settings.output / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        log.info(
+            "%s step %d  %s",
+            kind,
+            p.step,
+            "  ".join(f"{name} {value:.5f}" for name, value in figures.items()),
+        )
+
+    @contextmanager
+    def averaged(self) -> Iterator[Network]:
+        """The network with the averaged weights, within the block."""
+        self.trainer.write_back(self.trainer.average)
+        try:
+            yield self.lesson.network
+        finally:
+            self.trainer.write_back(self.trainer.masters)
+
+    @contextmanager
+    def _pool(self) -> Iterator[Executor]:
+        """The workers, and one more that draws the next batch meanwhile; within it every operation runs on
+        one core.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(
+                self.workers + 1, initializer=torch.set_num_threads, initargs=(1,)
+            ) as pool:
+                yield pool
+        finally:
+            torch.set_num_threads(threads)
+
+    def _measure(self, pool: Executor) -> None:
+        with self.averaged() as network:
+            self._record(validate(self.lesson, network, pool), "validation")
+
+    def _sheet(self) -> None:
+        torch.set_num_threads(self.workers)
+        with self.averaged() as network:
+            sheet = self.lesson.sheet(network)
+        torch.set_num_threads(1)
+        path = self.settings.output / "sheets" / f"step{self.progress.step:06d}.png"
+        path.parent.mkdir(exist_ok=True)
+        sheet.save(path)
+
+    def save(self) -> None:
+        """Checkpoint and export."""
+        settings = self.settings
+        save_checkpoint(settings.output, settings, self.progress, self.trainer.state())
+        folder = settings.output / "export"
+        self.lesson.export(folder, self.trainer.average)
+        write_atomically(folder / "ATTRIBUTION.md", attribution(self.lesson.collection).encode())
+        if settings.heldout is not None:
+            write_atomically(folder / "heldout.txt", settings.heldout.read_bytes())
+        log.info(
+            "checkpoint and export at step %d in %s (process %d)",
+            self.progress.step,
+            settings.output,
+            os.getpid(),
+        )
