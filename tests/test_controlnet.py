@@ -46,6 +46,7 @@ XL_PIPES: dict[str, Any] = {
     "text": diffusers.StableDiffusionXLControlNetPipeline,
     "img2img": diffusers.StableDiffusionXLControlNetImg2ImgPipeline,
     "inpaint4": diffusers.StableDiffusionXLControlNetInpaintPipeline,
+    "inpaint9": diffusers.StableDiffusionXLControlNetInpaintPipeline,
 }
 
 
@@ -186,22 +187,22 @@ def test_guess_mode(folder: Path, task: str, scale: float) -> None:
 
 
 @pytest.mark.parametrize("guess", [False, True])
-@pytest.mark.parametrize("task", ["text", "img2img", "inpaint4"])
+@pytest.mark.parametrize("task", ["text", "img2img", "inpaint4", "inpaint9"])
 def test_sdxl(folder: Path, tmp_path_factory: pytest.TempPathFactory, task: str, guess: bool) -> None:
     strength = 1.0 if task == "text" else 0.6
-    model = xl.loaded(_sdxl(tmp_path_factory))
+    model = xl.loaded(_sdxl(tmp_path_factory, "inpaint9" if task == "inpaint9" else "img2img"))
     found = ours(folder, task, "ddim", 5.0, strength, 2, controls=[{"guess": guess}], model=model, family="xl")
     same(found, theirs(folder, task, "ddim", 5.0, strength, 2, large=True, guess_mode=guess))
 
 
-_SDXL: list[Path] = []
+_SDXL: dict[str, Path] = {}
 
 
-def _sdxl(factory: pytest.TempPathFactory) -> Path:
-    if not _SDXL:
-        _SDXL.append(factory.mktemp("xl") / "model")
-        xl.pipeline("img2img", diffusers.DDIMScheduler.from_config(xl.SDXL)).save_pretrained(_SDXL[0])
-    return _SDXL[0]
+def _sdxl(factory: pytest.TempPathFactory, kind: str) -> Path:
+    if kind not in _SDXL:
+        _SDXL[kind] = factory.mktemp("xl") / "model"
+        xl.pipeline(kind, diffusers.DDIMScheduler.from_config(xl.SDXL)).save_pretrained(_SDXL[kind])
+    return _SDXL[kind]
 
 
 def test_without_its_random_convolutions_nothing_would_be_proved(folder: Path) -> None:
