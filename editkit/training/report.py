@@ -69,6 +69,10 @@ class Report:
         generators = [Generator().manual_seed(self.seed * 1000 + k) for k in range(self.samples)]
         return torch.stack([solve(self.network, task, condition, mask, g, self.steps) for g in generators])
 
+    def mean(self, task: str, condition: Tensor, mask: Tensor) -> Tensor:
+        """The network's own estimate of the mean, E[x0 | condition]: one step from pure noise, (B, 3, H, W)."""
+        return solve(self.network, task, condition, mask, Generator().manual_seed(self.seed), 1)
+
     def save(self, name: str, rows: list[Tensor], columns: int = 16) -> None:
         """A sheet of the first windows."""
         path = self.folder / f"{name}.png"
@@ -92,6 +96,7 @@ class Report:
             "smooth_fill_psnr": psnr(condition, self.x0, mask),
             "sample_psnr": sum(psnr(z, self.x0, mask) for z in found) / len(found),
             "mean_psnr": psnr(found.mean(0), self.x0, mask),
+            "one_step_psnr": psnr(self.mean("inpaint", condition, mask), self.x0, mask),
             "sharpness_sample": _sharpness(found[0], mask) / _sharpness(self.x0, mask),
             "sharpness_smooth_fill": _sharpness(condition, mask) / _sharpness(self.x0, mask),
         }
@@ -121,6 +126,7 @@ class Report:
             "bicubic_psnr": psnr(small, self.x0),
             "sample_psnr": sum(psnr(z, self.x0) for z in found) / len(found),
             "mean_psnr": psnr(found.mean(0), self.x0),
+            "one_step_psnr": psnr(self.mean("upscale", small, self.one), self.x0),
         }
 
     def colouring(self, mean_colour: Tensor) -> Figures:
@@ -137,6 +143,7 @@ class Report:
             "own_mean_colour_error": chroma_error(grey + own, self.x0),
             "sample_error": sum(chroma_error(z, self.x0) for z in found) / len(found),
             "mean_error": chroma_error(found.mean(0), self.x0),
+            "one_step_error": chroma_error(with_luma(self.mean("colorize", grey, self.one), grey), self.x0),
         }
 
     def prior(self, training: tuple[Photograph, ...], per_photograph: int = 60) -> Figures:
