@@ -1,7 +1,10 @@
 """Inpainting with Stable Diffusion 1.5's networks (random weights): editkit against the diffusers pipeline, on a CPU.
 
-Whole processes, from start to the file written, alternating, `--repeats` times; the smallest time of each counts, and
-its largest peak memory. Same folder, picture, mask of about 15 %, prompt, seed, sampler (ddim) and number of steps.
+Whole processes, from start (imports and loading included) to the file written, alternating, `--repeats` times; the
+smallest time of each counts, and its largest peak memory. Same folder, picture, mask of about 15 %, prompt, seed,
+sampler (ddim) and number of steps. Two clocks: the wall's, which means something on an idle machine only, and the
+processor seconds of the process. What does not depend on the number of steps is in both, so few steps favour nobody but
+whoever starts fast.
 
     python benchmarks/diffusers_cpu.py --steps 4 --repeats 2        # about 12 GB of disk and memory, many minutes
     python benchmarks/diffusers_cpu.py --tiny                       # a check that it runs
@@ -80,8 +83,8 @@ def scene(folder: Path, size: int) -> None:
     Image.fromarray(mask).save(folder / "mask.png")
 
 
-def measured(command: list[str]) -> tuple[float, float]:
-    """(seconds, peak memory in GB) of a process of its own."""
+def measured(command: list[str]) -> tuple[float, float, float]:
+    """(seconds, processor seconds, peak memory in GB) of a process of its own."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
@@ -89,7 +92,7 @@ def measured(command: list[str]) -> tuple[float, float]:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command[:4])} ... failed:\n{said}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1e6
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e6
 
 
 def psnr(a: Path, b: Path) -> float:
@@ -125,15 +128,20 @@ def main() -> None:
             "editkit, crop to the mask": [*ours, "--canvas", "crop", "-o", str(work / "crop.png")],
             "editkit, full frame, fp32": [*ours, "--canvas", "full", "--dtype", "fp32", "-o", str(work / "fp32.png")],
         }
-        results: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+        results: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}
         for _ in range(arguments.repeats):
             for name, command in commands.items():
                 results[name].append(measured(command))
-        base = min(seconds for seconds, _ in results["diffusers"])
-        print("| | seconds | times as fast | peak memory, GB |\n|---|---|---|---|")
+                figures = ", ".join(f"{value:.1f}" for value in results[name][-1])
+                print(f"{name}: {figures}", file=sys.stderr, flush=True)
+        wall, processor = (min(found[k] for found in results["diffusers"]) for k in (0, 1))
+        print(f"{arguments.steps} steps; load of the machine at the end: {os.getloadavg()[0]:.1f}\n")
+        print("| | seconds | times as fast | processor seconds | times as few | peak memory, GB |")
+        print("|---|---|---|---|---|---|")
         for name, found in results.items():
-            seconds, memory = min(s for s, _ in found), max(m for _, m in found)
-            print(f"| {name} | {seconds:.1f} | {base / seconds:.2f} | {memory:.2f} |")
+            seconds, busy, memory = min(r[0] for r in found), min(r[1] for r in found), max(r[2] for r in found)
+            ratios = wall / seconds, processor / busy
+            print(f"| {name} | {seconds:.1f} | {ratios[0]:.2f} | {busy:.1f} | {ratios[1]:.2f} | {memory:.2f} |")
         print(f"\nfull frame, default numbers against fp32: {psnr(work / 'full.png', work / 'fp32.png'):.1f} dB")
 
 

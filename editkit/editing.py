@@ -19,7 +19,8 @@ from editkit.engine import Process, State
 from editkit.errors import HookError
 from editkit.images import Picture, from_unit, to_unit
 from editkit.models import PLAIN, load
-from editkit.models.base import Model, ModelInfo
+from editkit.models.base import Model, ModelInfo, Notifies
+from editkit.models.memory import Tiles, available, settle
 from editkit.models.setup import Setup
 from editkit.noise import Noise, OneStream, Streams
 from editkit.options import Options
@@ -136,8 +137,20 @@ def stream(
             dtype = pick_dtype(stage.options.dtype, device)
             loaded = (loader or load)(settled.info, device, dtype, offline=stage.options.offline, setup=setup)
             made_as = setup
+        _ready(loaded, settled, notify)
         current = yield from _stage(settled, loaded, number, len(chain.stages), notify, told)
     return current
+
+
+def _ready(model: Model, settled: StagePlan, notify: Notify) -> None:
+    """What a model must know before it runs: whom to tell, and whether its decoder fits into memory at once."""
+    if isinstance(model, Notifies):
+        model.notify = notify
+    if isinstance(model, Tiles):
+        device = pick_device(settled.options.device)
+        passes = [part.at for part in settled.passes]
+        if settle(passes, pick_dtype(settled.options.dtype, device).itemsize, available(device), notify):
+            model.tile()
 
 
 def _stage(

@@ -190,18 +190,6 @@ def test_latents_there_and_back() -> None:
     assert torch.allclose(model.decode(latents), vae.decode(expected / vae.config.scaling_factor).sample, atol=1e-5)
 
 
-def test_a_vae_that_overflows_is_run_again_in_float32() -> None:
-    vae = tiny.vae()
-    model = adapter(4, {**tiny.SD, "prediction_type": "epsilon"}, vae=vae.to(torch.bfloat16))
-    decode = vae.decode
-    vae.decode = lambda z: (
-        diffusers.models.autoencoders.vae.DecoderOutput(torch.full((1, 3, 64, 64), torch.nan))
-        if z.dtype == torch.bfloat16
-        else decode(z)
-    )
-    assert bool(torch.isfinite(model.decode(torch.zeros(1, 4, 8, 8))).all())
-
-
 def test_whatever_a_mask_touches_is_regenerated() -> None:
     model = adapter(4, {**tiny.SD, "prediction_type": "epsilon"})
     mask = torch.zeros(1, 1, 64, 64)

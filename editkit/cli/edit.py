@@ -108,12 +108,13 @@ def edited(
 ) -> Made:
     """Run the chain under a progress bar; what the user should know is said, or goes to `notify`."""
     from editkit.making import make as make_one
+    from editkit.timing import TimeLeft
 
     notify = notify or notices(extras)
     for notice in picture.meta.notices:
         notify(notice)
     with _bar(extras) as show:
-        return make_one(picture, chain, watch=[show, *watchers], notify=notify, loader=loader)
+        return make_one(picture, chain, watch=[show, TimeLeft(notify), *watchers], notify=notify, loader=loader)
 
 
 def notices(extras: Extras) -> Notify:

@@ -5,7 +5,7 @@ Epsilon-, v-, flow- and sample-prediction are converted here, once, and nowhere 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -199,6 +199,13 @@ class ReadsText(Protocol):
     def encode_text(self, text: str) -> tuple[Prompt, str]:
         """(`text` for `Conditioning.prompt`, batch 1; what of it did not fit and was left out)."""
         ...
+
+
+@runtime_checkable
+class Notifies(Protocol):
+    """A model that has something to tell the user while it runs."""
+
+    notify: Callable[[str], None]
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ from editkit.errors import ModelError
 from editkit.models import latent, pixel, pocket, sd3, sdxl, upscaler
 from editkit.models.base import Model, ModelInfo
 from editkit.models.loading import Layout, find
+from editkit.models.memory import available, weigh
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +59,8 @@ def load_folder(
         ModelError: weights missing, misshapen, or in a pickle.
     """
     layout = find(name, offline=offline, weights=True)
+    if layout.has("vae"):
+        weigh(layout, dtype.itemsize, available(device))
     return _family(layout).load(layout, info, device, dtype)
 
 

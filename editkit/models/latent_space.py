@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from editkit.errors import ModelError
+from editkit.plugin import Notify, silent
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -28,6 +31,7 @@ class LatentSpace:
 
     def __init__(self, vae: Any) -> None:
         self.vae = vae
+        self.notify: Notify = silent
         self.channels = int(vae.config.latent_channels)
         self.factor = vae_factor(vae.config)
 
@@ -71,15 +75,26 @@ class LatentSpace:
         return mask.expand(batch, -1, -1, -1), known.expand(batch, -1, -1, -1)
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Pixels; where the VAE overflows in half precision, once more in float32."""
+        """Pixels; where the VAE overflows in half precision, once more in float32, which it then stays in.
+
+        Raises:
+            ModelError: there is NaN or infinity in them all the same.
+        """
         import torch
 
         shift, scale = self._shift_and_scale(x0)
         latents = x0 / scale + shift
         image: Tensor = self.vae.decode(latents.to(self.vae.dtype)).sample.float()
         if self.vae.dtype != torch.float32 and not bool(torch.isfinite(image.sum())):
+            self.notify("the VAE overflowed in half precision; it was run again in float32")
             image = self.vae.float().decode(latents.float()).sample
+        if not bool(torch.isfinite(image.sum())):
+            raise ModelError("the VAE made NaN or infinity of finite latents; no picture was written")
         return image
+
+    def tile(self) -> None:
+        """Encode and decode large pictures tile by tile from now on (diffusers' tiling)."""
+        self.vae.enable_tiling()
 
 
 def chunks(tokenizer: Any, text: str) -> Any:

@@ -196,7 +196,7 @@ def _first(error: Exception) -> str:
 
 def _check(name: str, component: str, expected: Mapping[str, tuple[int, ...]], file: Path) -> None:
     """Every tensor there, in its shape."""
-    found = {_modern(key): shape for key, shape in _shapes(name, file)}
+    found = {_modern(key): shape for key, shape in shapes(name, file)}
     where = f"model {name}: {component or 'its network'}"
     missing = sorted(expected.keys() - found.keys())
     if missing:
@@ -221,7 +221,7 @@ def _modern(key: str) -> str:
     return ".".join(parts)
 
 
-def _shapes(name: str, file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+def shapes(name: str, file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The tensors of a file or of an index's shards, from their headers alone."""
     from safetensors import SafetensorError, safe_open
 

@@ -1,0 +1,100 @@
+"""How much memory a model of latents needs: before its weights are loaded, and before it runs.
+
+Weights are counted from the headers of their files. What the networks need while they run was measured with the
+networks of Stable Diffusion 1.5 on a CPU (docs/diffusers.md): bytes a pixel, for half and for single precision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from editkit.errors import ModelError
+from editkit.models.loading import Layout, shapes, weight_files
+
+if TYPE_CHECKING:
+    import torch
+
+    from editkit.canvas import Pass
+    from editkit.plugin import Notify
+
+DECODER = {2: 1_000, 4: 3_500}
+"""Bytes a pixel while a VAE decodes, by the size of a number."""
+
+DENOISER = {2: 1_200, 4: 2_400}
+"""Bytes a pixel while a latent UNet looks at both halves of guidance."""
+
+TILE = 512
+"""The side of what a VAE decodes at once when it works in tiles."""
+
+_NETWORKS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+@runtime_checkable
+class Tiles(Protocol):
+    """A model whose decoder can work in tiles."""
+
+    def tile(self) -> None:
+        """Decode and encode large pictures tile by tile from now on."""
+        ...
+
+
+def weigh(layout: Layout, itemsize: int, free: int) -> None:
+    """Look whether the weights fit before they are read.
+
+    Raises:
+        ModelError: they do not; says what is needed, what there is, and what helps.
+    """
+    wanted = 0
+    for part in _NETWORKS:
+        if layout.has(part):
+            file, _ = weight_files(layout, part)
+            wanted += itemsize * sum(math.prod(shape) for _, shape in shapes(layout.name, file))
+    if wanted > free:
+        half = "" if itemsize == 2 else "--dtype bf16, "
+        raise ModelError(
+            f"model {layout.name}: its weights need {_gb(wanted)} of memory, and {_gb(free)} are free; what helps: "
+            f"{half}a smaller --model, closing other programs"
+        )
+
+
+def settle(passes: Sequence[Pass], itemsize: int, free: int, notify: Notify) -> bool:
+    """True: the decoder is to work in tiles, since it would not fit at once; says so.
+
+    Args:
+        passes: what is to be done with a model of latents that is loaded.
+        itemsize: bytes of one of its numbers.
+        free: bytes.
+
+    Raises:
+        ModelError: it does not fit in tiles either; says what is needed, what there is, and what helps.
+    """
+    pixels = max((at.height * at.width for at in passes), default=0)
+    seen = max((at.window**2 if at.window else at.height * at.width for at in passes), default=0)
+    network, decoder = seen * DENOISER[itemsize], pixels * DECODER[itemsize]
+    tiles = min(decoder, TILE**2 * DECODER[itemsize])
+    if max(network, decoder) <= free:
+        return False
+    if max(network, tiles) <= free:
+        notify(f"decoding in tiles of {TILE}: at once it would need {_gb(decoder)}, and {_gb(free)} are free")
+        return True
+    half = "" if itemsize == 2 else "--dtype bf16, "
+    raise ModelError(
+        f"this needs about {_gb(max(network, tiles))} of memory beside the model, and {_gb(free)} are free; "
+        f"what helps: {half}--canvas crop or auto, a smaller picture, closing other programs"
+    )
+
+
+def available(device: torch.device) -> int:
+    """Bytes that are free where the networks lie."""
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def _gb(number: int) -> str:
+    return f"{number / 1e9:.1f} GB"

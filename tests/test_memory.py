@@ -1,0 +1,90 @@
+"""Memory: said before it runs out, and what helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import tiny_latent as tiny
+import torch
+from test_parity_latent import adapter
+
+from editkit import edit
+from editkit.boxes import Box
+from editkit.canvas import Pass
+from editkit.errors import ModelError
+from editkit.models import describe, load
+from editkit.models.loading import Layout
+from editkit.models.memory import DECODER, settle, weigh
+from editkit.plugins import Inpaint
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_sd(tmp_path_factory.mktemp("models") / "sd", diffusers.DDIMScheduler.from_config(tiny.SD))
+
+
+def whole(side: int, window: int | None = None) -> list[Pass]:
+    return [Pass(Box(0, 0, side, side), side, side, 10, window=window)]
+
+
+def test_weights_are_counted_from_their_headers(sd: Path) -> None:
+    model = load(describe(str(sd)), CPU, torch.float32)
+    parameters = sum(p.numel() for part in (model.unet, model.vae, model.text_encoder) for p in part.parameters())
+    weigh(Layout("sd", sd), 4, 4 * parameters + 100_000)
+    with pytest.raises(ModelError, match=r"its weights need .* GB of memory, and 0.0 GB are free; .*--dtype bf16"):
+        weigh(Layout("sd", sd), 4, 4 * parameters - 100_000)
+
+
+def test_the_decoder_works_in_tiles_where_it_does_not_fit_at_once() -> None:
+    said: list[str] = []
+    free = 2_000_000_000
+    assert not settle(whole(512), 2, free, said.append)
+    assert said == []
+    assert settle(whole(4096, 512), 2, free, said.append)
+    need = f"{4096**2 * DECODER[2] / 1e9:.1f} GB"
+    assert said == [f"decoding in tiles of 512: at once it would need {need}, and 2.0 GB are free"]
+    with pytest.raises(ModelError, match=r"needs about .* GB of memory beside the model, and 0.1 GB are free"):
+        settle(whole(512), 4, 100_000_000, said.append)
+    with pytest.raises(ModelError, match=r"--canvas crop"):
+        settle(whole(4096), 2, free, said.append)
+
+
+def test_an_edit_in_tiles_keeps_what_is_known(sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from editkit import editing
+
+    monkeypatch.setattr(editing, "available", lambda device: 300_000_000)
+    monkeypatch.setattr(editing, "settle", lambda passes, size, free, notify: True)
+    photo = np.random.default_rng(0).integers(0, 256, (150, 170, 3), dtype=np.uint8)
+    mask = np.zeros((150, 170), np.uint8)
+    mask[20:130, 30:150] = 255
+    made = edit(photo, Inpaint(mask=mask), model=str(sd), steps=2, dtype="fp32", device="cpu", offline=True).pixels
+    assert (made[mask == 0] == photo[mask == 0]).all()
+    assert (made[mask > 0] != photo[mask > 0]).any()
+
+
+def overflowing(where: tuple[torch.dtype, ...]) -> object:
+    """A tiny VAE in bf16 that makes NaN when it decodes in one of these dtypes."""
+    vae = tiny.vae().to(torch.bfloat16)
+    decode = vae.decode
+    nan = diffusers.models.autoencoders.vae.DecoderOutput(torch.full((1, 3, 64, 64), torch.nan))
+    vae.decode = lambda z: nan if z.dtype in where else decode(z)
+    return vae
+
+
+def test_a_vae_that_overflows_is_run_again_in_float32_and_said_so() -> None:
+    model = adapter(4, {**tiny.SD, "prediction_type": "epsilon"}, vae=overflowing((torch.bfloat16,)))
+    said: list[str] = []
+    model.notify = said.append
+    assert bool(torch.isfinite(model.decode(torch.zeros(1, 4, 8, 8))).all())
+    assert said == ["the VAE overflowed in half precision; it was run again in float32"]
+
+
+def test_nan_from_the_vae_is_never_a_picture() -> None:
+    model = adapter(4, {**tiny.SD, "prediction_type": "epsilon"}, vae=overflowing((torch.bfloat16, torch.float32)))
+    with pytest.raises(ModelError, match="the VAE made NaN or infinity of finite latents; no picture was written"):
+        model.decode(torch.zeros(1, 4, 8, 8))
