@@ -135,6 +135,42 @@ def prior(
 
 
 @app.command()
+def distill(
+    images: Images,
+    output: Output,
+    base: Annotated[Path, typer.Option(help="Folder of the teacher, as `train prior` or this exports it.")],
+    student_steps: Annotated[int, typer.Option(min=1, help="Steps of the student; the teacher takes twice as many.")],
+    heldout: Heldout = None,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    batch: BatchSize = None,
+    seed: Seed = None,
+    learning_rate: Rate = None,
+    optimizer: Rule = None,
+    warmup: Warmup = None,
+    cooldown: Cooldown = None,
+    ema: Average = None,
+    dtype: Arithmetic = None,
+    threads: Threads = None,
+    checkpoint_every: CheckpointEvery = None,
+    measure_every: MeasureEvery = None,
+    sheet_every: SheetEvery = None,
+    resume: Resume = False,
+) -> None:
+    """Teach a copy of the network to take half the steps; run it again on the result for a quarter."""
+    from editkit.training.settings import Architecture, DistillSettings, architecture_of
+
+    given = dict(locals())
+    with _told_in_words(output):
+        settings = _settings(DistillSettings, Architecture.model_validate(architecture_of(base)), given)
+        _log_to_console()
+        from editkit.training.distill import DistillLesson
+        from editkit.training.loop import Run
+
+        Run(settings, DistillLesson(settings), resume=resume).run()
+
+
+@app.command()
 def controlnet(
     images: Images,
     output: Output,

@@ -58,7 +58,7 @@ def describe(layout: Layout) -> ModelInfo:
         KNOWN,
         takes=frozenset({"known", "mask", "lowres", "task", "control"}),
         sampler="ddim",
-        steps=30,
+        steps=int(wiring.get("steps", 30)),  # a distilled network has few of its own
         window=int(wiring["window"]),
         multiple=int(wiring["unshuffle"]) * 2 ** (len(layout.config("unet")["block_out_channels"]) - 1),
     )

@@ -73,6 +73,13 @@ class PriorSettings(Settings):
     """`editkit train prior`."""
 
 
+class DistillSettings(PriorSettings):
+    """`editkit train distill`."""
+
+    base: Path = Field(description="Folder of the teacher; the student begins with its weights.")
+    student_steps: int = Field(8, ge=1, description="Steps of the student; the teacher takes twice as many.")
+
+
 class ControlSettings(Settings):
     """`editkit train controlnet`."""
 

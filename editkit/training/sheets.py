@@ -67,7 +67,9 @@ def solve(
     return torch.where(mask > 0, x0, condition)
 
 
-def training_sheet(network: Pocket, photographs: tuple[Photograph, ...], columns: int = 16) -> Image.Image:
+def training_sheet(
+    network: Pocket, photographs: tuple[Photograph, ...], columns: int = 16, steps: int = 20
+) -> Image.Image:
     """Rows: truth, inpainting (condition, sample), upscaling x2, x4 (condition, sample), colourisation,
     prior.
     """
@@ -77,10 +79,10 @@ def training_sheet(network: Pocket, photographs: tuple[Photograph, ...], columns
     one = torch.ones_like(x0[:, :1])
     condition, mask = inpaint_condition(x0, generator)
     shown = torch.where(mask > 0, condition, x0)
-    rows = [x0, shown, solve(network, "inpaint", condition, mask, generator)]
+    rows = [x0, shown, solve(network, "inpaint", condition, mask, generator, steps)]
     for factor in (2.0, 4.0):
         small = blurred(x0, torch.full((columns,), factor))
-        rows += [small, solve(network, "upscale", small, one, generator)]
-    rows.append(solve(network, "colorize", luma(x0), one, generator))
-    rows.append(solve(network, "prior", torch.zeros_like(x0), one, generator))
+        rows += [small, solve(network, "upscale", small, one, generator, steps)]
+    rows.append(solve(network, "colorize", luma(x0), one, generator, steps))
+    rows.append(solve(network, "prior", torch.zeros_like(x0), one, generator, steps))
     return grid(rows)
