@@ -24,6 +24,9 @@ from editkit_plugins.upscale import observed
 if TYPE_CHECKING:
     from editkit_plugins.restoring.methods import Problem
 
+ROUNDING = 0.29
+"""The standard deviation of rounding to levels: 1 / sqrt(12)."""
+
 
 class Restore(Solving):
     """Undo a known degradation: blur, reduction, lost pixels, JPEG, quantisation, noise, lost colour.
@@ -37,7 +40,7 @@ class Restore(Solving):
     example: ClassVar[Mapping[str, Any]] = {"degradation": "gaussian:1"}
 
     degradation: str = Field("noise", description="What the picture went through, as gaussian:2, jpeg:30, average:4.")
-    sigma: float | None = Field(None, ge=0.0, le=255.0, description="Noise of the picture, in levels of 255.")
+    sigma: float | None = Field(None, ge=0.0, le=255.0, description="Noise, in levels of 255; default 0 (blurs: 0.29).")
     mask: MaskSource | None = Field(None, description="mask: the lost pixels, white; a picture or words.")
     method: Literal["auto", "ddnm", "ddrm", "diffpir", "dps", "pigdm"] = Field(
         "auto", description="How it is solved; auto: ddnm, diffpir where there is noise, dps on latents."
@@ -55,7 +58,13 @@ class Restore(Solving):
         return parse(self.degradation)
 
     def noisy(self) -> bool:
-        return bool(self.sigma) and self.named.linear
+        return self.noise() > 0.0 and self.named.linear
+
+    def noise(self) -> float:
+        """In levels of 255: given, or, under a blur, that of 8-bit rounding, which undoing it would blow up."""
+        if self.sigma is not None:
+            return self.sigma
+        return ROUNDING if self.named.kind in ("gaussian", "motion", "kernel") else 0.0
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         named = self.named
@@ -84,4 +93,4 @@ class Restore(Solving):
         A = self.named.made(size, (int(y.shape[-2]), int(y.shape[-1])), keep)
         if self.named.kind in ("grey", "mask"):
             y = A.forward(y)  # what a file holds in lost pixels, or of colour, is no observation
-        return Problem(A, y, (self.sigma or 0.0) / 127.5)
+        return Problem(A, y, self.noise() / 127.5)

@@ -29,6 +29,9 @@ from editkit_plugins.restoring.kernels import LUMA
 BAND = 1e-3
 """Singular values below this share of the largest are not inverted."""
 
+ROUNDS = 10
+"""Of the alternating projections onto what explains an observation and what is a picture."""
+
 Size = tuple[int, int, int]
 """(channels, height, width)"""
 
@@ -59,7 +62,9 @@ class Degradation(ABC):
         """A picture of the size of x that y suggests, to begin from."""
 
     def within(self, x: Tensor, y: Tensor) -> Tensor:
-        """x in the range of pictures [-1, 1]; where it can be, without explaining y any less."""
+        """x in the range of pictures [-1, 1], and explaining y: projected onto the two in turn."""
+        for _ in range(ROUNDS):
+            x = self.project(x, y).clamp(-1.0, 1.0)
         return x
 
     def check(self, y: Tensor) -> None:

@@ -72,16 +72,17 @@ class SolvingHooks(Hooks["Solving"]):
         level = self.run.levels[self.run.plan.start]
         return level.alpha * self.A.guess(self.y).expand(self.run.shape) + level.sigma * self.run.opening.noise
 
-    def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        return self.problem.A.within(image, self.y)
-
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Mapping[str, float]:
         return consistency(image, self.problem)
 
 
 def consistency(image: Tensor, problem: Problem) -> dict[str, float]:
-    """How far the degraded result A(x) is from the observation y, in 8-bit levels and relative to y."""
-    residual = problem.A.forward(image) - problem.y
+    """How far the degraded result A(x) is from the observation y, in 8-bit levels and relative to y.
+
+    Where A is not linear, how far x is from the pictures that explain y: rounding alone tips A(x) over.
+    """
+    A, y = problem.A, problem.y
+    residual = A.forward(image) - y if A.linear else image - A.project(image, y)
     relative = float(residual.norm() / problem.y.expand_as(residual).norm().clamp_min(1e-12))
     return {"consistency_levels": 127.5 * float(residual.square().mean().sqrt()), "consistency": relative}
 
@@ -93,6 +94,9 @@ class Ddnm(SolvingHooks):
 
     def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         return self.A.project(x0, self.y)
+
+    def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        return self.problem.A.within(image, self.y)
 
 
 class Conditioned(Ddnm):
@@ -110,6 +114,9 @@ class Conditioned(Ddnm):
 
     def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         return self.A.project(x0, self.y) if self.projects else x0
+
+    def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        return super().finish(image) if self.projects else image
 
 
 class _Transition(SolvingHooks):
