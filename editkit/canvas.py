@@ -43,7 +43,7 @@ HIDDEN = 0.75
 FACTOR = 1.6
 """Each pass of `ladder` is so many times as large as the one before."""
 
-COARSEST = 16.0
+COARSEST = 42.0
 """The longer side of the smallest pass is at least this many pixels."""
 
 PATCH = 7
@@ -138,9 +138,10 @@ def by_windows(box: Box, steps: int, window: int, invents: bool) -> tuple[Pass, 
 def ladder(box: Box, steps: int, usual: int, hole: np.ndarray | None = None) -> tuple[Pass, ...]:
     """Passes for a model whose prior is the picture: small first, then 1.6 times as large until the box's own size.
 
-    The first pass is the smallest one (16 pixels or more) at which enough is known, or, for a hole that vanishes when
-    it is made small (its pixels are averages of known ones there), the largest one at which it has: that one is a
-    single step which gives back what is known. `steps` scales the number of levels of every pass against `usual`.
+    The first pass is the smallest one (`COARSEST` pixels or more) at which enough is known, or, for a hole that
+    vanishes when it is made small (its pixels are averages of known ones there), the largest one at which it has: that
+    one is a single step which gives back what is known. `steps` scales the number of levels of every pass against
+    `usual`.
     """
     side = max(box.height, box.width)
     sizes = [float(side)]

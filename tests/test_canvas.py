@@ -63,7 +63,7 @@ def test_the_first_pass_depends_on_the_width_of_the_hole():
     """A stroke that vanishes when it is made small starts from the mean of what is around it, a blob from noise."""
     box = Box(0, 0, 400, 300)
     stroke, blob = np.zeros((300, 400), bool), np.zeros((300, 400), bool)
-    stroke[100:110, 50:350] = True
+    stroke[100:104, 50:350] = True
     blob[50:200, 100:300] = True
     thin, thick = ladder(box, 22, 22, stroke), ladder(box, 22, 22, blob)
     assert thin[0].steps == 1

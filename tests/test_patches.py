@@ -15,7 +15,7 @@ from editkit.models.base import Conditioning
 from editkit.models.patches import Ladder, Patches
 from editkit.models.patches.atlas import Atlas
 from editkit.models.patches.denoise import Bound, Settings
-from editkit.models.patches.search import Sources, everything, grow, improve, shortlist
+from editkit.models.patches.search import everything, grow, improve, shortlist
 from editkit.models.patches.votes import Voters
 from editkit_plugins.inpaint import Inpaint
 
@@ -64,23 +64,24 @@ def test_two_patches_are_weighted_by_the_softmax_of_the_formula():
 
 @pytest.mark.parametrize("guided", [False, True])
 def test_the_posterior_mean_equals_brute_force(guided):
-    """Every weight by a loop over all pairs, known and unknown pixels and the guiding picture included."""
+    """Every weight by a loop over all pairs; what guides, a smooth fill or `lowres`, included."""
     x, unknown, settings = picture(12, 11), hole(12, 11, 4, 4, 3), Settings(side=3)
     bound, at = Bound.of(x, unknown, settings), level(0.8)
     lowres = picture(12, 11, 5) * 0.2 if guided else None
     queries = bound._asked(noisy(x, 0.8), at, lowres)
     sources = bound._sources(lowres)
     mean = everything(queries, sources)
+    low_picture = bound.smooth if lowres is None else lowres
     for q in range(0, len(queries), 3):
         log_w, patches = [], []
         for corner in bound.atlas.corners.tolist():
             top, left = divmod(corner, 11)
             p = x[:, top : top + 3, left : left + 3].reshape(3, 9).T
             d = ((queries.values[q] - p).square().sum(1) * queries.weights[q]).sum()
-            if lowres is not None and queries.guide is not None:
-                spots = [(dy, dx) for dy in (0, 1, 2) for dx in (0, 1, 2)]
-                low = torch.stack([lowres[:, top + dy, left + dx] for dy, dx in spots])
-                d = d + queries.precision * (queries.guide[q] - low).square().sum()
+            spots = [(dy, dx) for dy in (0, 1, 2) for dx in (0, 1, 2)]
+            low = torch.stack([low_picture[:, top + dy, left + dx] for dy, dx in spots])
+            tau = settings.tau_lowres if guided else settings.tau_smooth
+            d = d + (queries.guide[q] - low).square().sum() / tau**2
             log_w.append(-0.5 * d)
             patches.append(p)
         expected = torch.einsum("p,pic->ic", torch.stack(log_w).softmax(0), torch.stack(patches))
@@ -97,7 +98,7 @@ def test_the_search_finds_the_nearest_patches():
     found = improve(queries, sources, shortlist(queries, sources, 8), 4, rounds=3)
     assert bound.atlas.whole[found].all()
     d = sources.distance(queries, found)
-    every = Sources(bound.atlas, None, bound.atlas.corners, bound.spots)
+    every = replace(sources, grid=bound.atlas.corners)
     best = every.distance(queries, bound.atlas.corners.expand(len(queries), -1)).amin(1)
     assert (d[:, 1:] >= d[:, :-1]).all()
     assert (d[:, 0] <= best * 1.05 + 1e-3).float().mean() > 0.9

@@ -129,7 +129,8 @@ class Pocket(PixelSpace):
 
     def _told(self, cond: Conditioning, x_t: Tensor) -> tuple[int, Tensor, Tensor]:
         """(task, condition picture, mask) for the network, as in the table above."""
-        from editkit.training.conditions import luma, smooth_fill
+        from editkit.smooth import smooth_fill
+        from editkit.training.conditions import luma
 
         ones = x_t.new_ones(len(x_t), 1, *x_t.shape[-2:])
         if cond.task is not None and cond.task not in self.tasks:

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from editkit.errors import EditkitError
-from editkit.training.conditions import HOLE, LUMA, blurred, luma, smooth_fill
+from editkit.smooth import smooth_fill
+from editkit.training.conditions import HOLE, LUMA, blurred, luma
 from editkit.training.device import has_bf16
 from editkit.training.fast import hasten
 from editkit.training.masks import box, ellipse, strokes

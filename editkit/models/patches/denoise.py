@@ -13,6 +13,10 @@ from editkit.models.patches.atlas import Atlas
 from editkit.models.patches.search import Queries, Sources, everything, grow, improve, shortlist
 from editkit.models.patches.votes import Voters
 from editkit.schedule import Level
+from editkit.smooth import smooth_fill
+
+DEEPEST = 30.0
+"""Precision and confidence fall with the depth in the hole up to so many pixels."""
 
 FLOOR = 0.02
 """No pixel is trusted to better than this: 8-bit greys about three levels apart are equal."""
@@ -31,6 +35,7 @@ class Settings:
         tau: standard deviation of known pixels as a fraction of sigma_t / alpha_t, while that is large: a known pixel
             counts for more than a noisy one.
         tau_lowres: standard deviation of the guiding picture.
+        tau_smooth: that of a smooth fill, which guides where nothing else does: what is around goes on.
         fade: the precision of an unknown pixel falls by this factor for each pixel of depth in the hole ...
         decay: ... and the vote of a patch by this one: what is near the known is settled first, and tells the rest.
         kappa: a guided patch goes on with its shallower neighbour's source while that is at most 1 + kappa times as far
@@ -49,6 +54,7 @@ class Settings:
     dense: int = 4000
     tau: float = 0.3
     tau_lowres: float = 0.1
+    tau_smooth: float = 0.3
     fade: float = 1.5
     decay: float = 1.3
     kappa: float = 3.0
@@ -80,6 +86,7 @@ class Bound:
     slack: Tensor
     voters: Voters
     spots: Tensor
+    smooth: Tensor | None
 
     @classmethod
     def of(cls, picture: Tensor, unknown: Tensor | None, settings: Settings) -> Bound:
@@ -108,10 +115,12 @@ class Bound:
         depth = F.pad(depth, (0, atlas.width - width)).reshape(-1)
         deep = depth[corners + atlas.offsets[side * side // 2]]
         slack = settings.kappa * ((deep - 1.0) / settings.ramp).clamp(0.0, 1.0)
+        smooth = None if unknown is None else smooth_fill(picture[None], unknown[None, None].to(picture.dtype))[0]
+        confidence = settings.decay ** -deep.clamp(max=DEEPEST)
         return cls(
             settings, picture, region, atlas, atlas.some(settings.most), corners, neighbours, steps,
-            settings.fade**-depth, deep, slack, Voters(corners, atlas, stride, settings.decay**-deep),
-            _spots(atlas.offsets.view(side, side)),
+            settings.fade ** -depth.clamp(max=DEEPEST), deep, slack, Voters(corners, atlas, stride, confidence),
+            _spots(atlas.offsets.view(side, side)), smooth,
         )  # fmt: skip
 
     def denoise(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Tensor:
@@ -125,13 +134,26 @@ class Bound:
             with torch.no_grad():
                 short = shortlist(queries, sources, 8)
                 best = improve(queries, sources, short, self.settings.candidates, rounds=2)
-                source = best[:, 0] if lowres is None else grow(queries, sources, best[:, 0], self.depth, self.slack)
+                source = best[:, 0] if lowres is None else self._grown(queries, sources, best[:, 0], lowres)
             weights = (-0.5 * sources.distance(queries, best)).softmax(dim=-1)
             patches = torch.einsum("qk,qkic->qic", weights, self.atlas.patches(best))
             if lowres is not None:
                 patches = self._copied(queries, sources, source) + patches - patches.detach()
         voted = self.voters.mean(patches, level.t, self.picture.shape, lowres is not None)
         return voted.where(self.region, self.picture)
+
+    def _grown(self, queries: Queries, sources: Sources, corners: Tensor, lowres: Tensor) -> Tensor:
+        """Coherent matches (Q,), where the guide leaves a choice.
+
+        It lacks detail of variance |x - L(x)|^2, measured where x is known and continued into the hole. Sources whose
+        guides differ by no more than that, at each of the compared pixels, are equally good; by at most twice tau.
+        """
+        lost = (self.picture - lowres).square().mean(0, keepdim=True)
+        lost = smooth_fill(lost[None], self.region[None, None].to(lost.dtype))[0]
+        middle = self.corners + self.atlas.offsets[self.settings.side**2 // 2]
+        compared = len(self.spots) * self.picture.shape[0]
+        floor = compared * (self._layout(lost)[middle, 0] / self.settings.tau_lowres**2).clamp(max=4.0)
+        return grow(queries, sources, corners, self.depth, self.slack, floor)
 
     def _copied(self, queries: Queries, sources: Sources, corners: Tensor) -> Tensor:
         """The patches at `corners` (Q,), moved towards the mean colour that the guide has there: (Q, side^2, c)."""
@@ -150,13 +172,15 @@ class Bound:
         region = self._layout(self.region[None])[:, 0]
         weights = torch.where(region, self.precision / noisy**2, 1.0 / tau**2).to(flat.dtype)
         index = self.corners[:, None] + self.atlas.offsets
-        guide = None if lowres is None else self._layout(lowres)[self.corners[:, None] + self.spots]
-        precision = self.settings.tau_lowres**-2
-        return Queries(flat[index], weights[index], guide, precision, self.neighbours, self.steps)
+        told = self.smooth if lowres is None else lowres
+        guide = None if told is None else self._layout(told)[self.corners[:, None] + self.spots]
+        tau_guide = self.settings.tau_smooth if lowres is None else self.settings.tau_lowres
+        return Queries(flat[index], weights[index], guide, tau_guide**-2, self.neighbours, self.steps)
 
     def _sources(self, lowres: Tensor | None) -> Sources:
         atlas = self.atlas
-        guide = None if lowres is None else Atlas(self._layout(lowres), atlas.width, atlas.side, atlas.whole)
+        told = self.smooth if lowres is None else lowres
+        guide = None if told is None else Atlas(self._layout(told), atlas.width, atlas.side, atlas.whole)
         return Sources(atlas, guide, self.grid, self.spots)
 
     def _layout(self, image: Tensor) -> Tensor:
@@ -191,15 +215,11 @@ def _queries(region: Tensor, side: int, width: int, stride: int) -> tuple[Tensor
 
 
 def _depth(unknown: Tensor) -> Tensor:
-    """Distance of each pixel to the nearest known one, in pixels (chessboard), at most 30."""
-    depth = torch.zeros_like(unknown, dtype=torch.float32)
-    left = unknown.float()[None]
-    for _ in range(30):
-        depth += left[0]
-        left = 1.0 - F.max_pool2d(1.0 - left, 3, 1, 1)
-        if not left.any():
-            break
-    return depth
+    """Distance of each pixel to the nearest known one, in pixels (chessboard); 0 where it is known."""
+    import cv2
+
+    distance = cv2.distanceTransform(unknown.byte().cpu().numpy(), cv2.DIST_C, 3)
+    return torch.from_numpy(distance).to(unknown.device)
 
 
 def _spots(offsets: Tensor) -> Tensor:

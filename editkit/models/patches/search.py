@@ -148,16 +148,19 @@ def improve(queries: Queries, sources: Sources, corners: Tensor, k: int, rounds:
     return corners
 
 
-def grow(queries: Queries, sources: Sources, corners: Tensor, depth: Tensor, slack: Tensor) -> Tensor:
+def grow(
+    queries: Queries, sources: Sources, corners: Tensor, depth: Tensor, slack: Tensor, floor: Tensor | float = 0.0
+) -> Tensor:
     """(Q,): coherent matches, from the rim of the hole inwards.
 
     A patch at `depth` (Q,) goes on with the source of a shallower neighbour, shifted along, where its distance is at
     most 1 + `slack` (Q,) times that of the patch's own nearest source at `corners` (Q,): Hertzmann et al. 2001, section
-    3.1, with their kappa. Nearest sources one by one make a mosaic whose overlaps average to something flat, and flat
-    is then nearest to flat; pieces that hang together keep the texture they were cut from.
+    3.1, with their kappa. Distances below `floor` (Q,) say nothing and count as that. Nearest sources one by one make a
+    mosaic whose overlaps average to something flat, and flat is then nearest to flat; pieces that hang together keep
+    the texture they were cut from.
     """
     whole, corners = sources.atlas.whole, corners.clone()
-    own = sources.distance(queries, corners[:, None])[:, 0]
+    own = sources.distance(queries, corners[:, None])[:, 0].clamp(min=floor)
     for ring in depth.unique().tolist()[1:]:
         rows = (depth == ring).nonzero()[:, 0]
         around = queries.neighbours[rows]
