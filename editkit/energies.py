@@ -13,6 +13,10 @@ from editkit.errors import HookError
 from editkit.plugin import Hooks, Notify, Plugin
 from editkit.schedule import Level
 
+FAINT = 1e-3
+"""Energies are not asked where alpha_t is less: x_t says nothing of x0 there, and sigma_t^2 / alpha_t would magnify the
+errors of a learned gradient without bound (at alpha_t = 0 there is no such term at all)."""
+
 RUNAWAY = 3.0
 """A state so many times larger than usual is out of the schedule's range."""
 
@@ -82,6 +86,15 @@ def moves(grads: Sequence[Tensor | None], level: Level, data_std: float) -> Tens
     factors = sigma2 / level.alpha, s2 * sigma2 / (s2 * level.alpha**2 + sigma2)
     parts = [-factor * grad for factor, grad in zip(factors, grads, strict=True) if grad is not None]
     return torch.stack(parts).sum(0)
+
+
+def clamped(x0: Tensor, clip: float) -> Tensor:
+    """x0 within [-clip, clip], with the gradient of x0 as if nothing was clipped."""
+    inside = x0.detach().clamp(-clip, clip)
+    if not x0.requires_grad:
+        return inside
+    with torch.enable_grad():
+        return x0 + (inside - x0.detach())
 
 
 class Range:

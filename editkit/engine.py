@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from editkit.energies import FAINT, Energy, Range, clamped, gradient, gradientless, moves
 from editkit.energies import Bound as Bound
-from editkit.energies import Energy, Range, gradient, gradientless, moves
 from editkit.errors import HookError
 from editkit.models.base import Conditioning, Model, Prediction
 from editkit.noise import Stream
@@ -141,17 +141,17 @@ class _Loop:
     def predict(self, x_t: Tensor, level: Level) -> Prediction:
         """The guided, cleaned prediction at (x_t, level)."""
         with torch.no_grad():
-            energies = self._active("energy") if level.alpha > 0.0 else ()
+            energies = self._active("energy") if level.alpha > FAINT else ()
             through = {b.plugin.through() for b in energies}
             x_t = x_t.detach().requires_grad_(bool(through & {"network", "x_t"}))
             step = Step(self.process.run, self.move, level, x_t, self.index, self.total)
             with torch.set_grad_enabled("network" in through):
                 pred = self._combined(step)
-            if energies:
-                pred = self._guided(step, pred, energies)
             clip = self.process.model.clip
             if clip is not None:
-                pred = replace(pred, x0=pred.x0.clamp(-clip, clip))
+                pred = replace(pred, x0=clamped(pred.x0, clip))
+            if energies:
+                pred = self._guided(step, pred, energies)
             x0 = self._fold("clean", step, pred.x0)
             if x0 is not pred.x0:
                 pred = pred.with_x0(x0, x_t.detach(), level)
@@ -178,6 +178,8 @@ class _Loop:
     def _guided(self, step: Step, pred: Prediction, energies: Sequence[Bound]) -> Prediction:
         """x0' = x0 - (sigma_t^2 / alpha_t) dE/dx_t, and the bounded form for energies of x0.
 
+        `pred.x0` is clipped before and not after, as in guided-diffusion: eps' = eps - (alpha_t / sigma_t) (x0' - x0)
+        has to follow what x0 was moved by, or the state moves against the guidance where x0 is saturated.
         ONE backward pass for all energies but those that are `alone`; each of these has its own, for `shift` to shape.
         """
         leaf = pred.x0.detach().requires_grad_()
@@ -205,7 +207,8 @@ class _Loop:
             (" + ".join(e.name for e in group), norm) for group, norm in zip(groups, norms, strict=True)
         )
         variance = None if pred.variance is None else pred.variance.detach()
-        return Prediction(x0, pred.eps.detach(), variance).with_x0(x0 + dx0, step.x_t.detach(), step.t)
+        deps = -(step.alpha_t / step.sigma_t) * dx0 if step.sigma_t > 0.0 else 0.0
+        return Prediction(x0 + dx0, pred.eps.detach() + deps, variance)
 
     def _asked(self, step: Step, pred: Prediction, leaf: Tensor, energies: Sequence[Bound]) -> list[Energy]:
         """What each energy says of the estimate: one differentiable number an item."""
