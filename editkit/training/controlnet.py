@@ -25,7 +25,8 @@ from torch import Generator, Tensor, nn
 
 from editkit import hints
 from editkit.images import Pixels
-from editkit.training.conditions import TASKS, deal_tasks, smooth_fill
+from editkit.smooth import smooth_fill
+from editkit.training.conditions import TASKS, deal_tasks
 from editkit.training.fast import hasten
 from editkit.training.loop import Batch, generator_of
 from editkit.training.masks import box
