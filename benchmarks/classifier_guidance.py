@@ -112,7 +112,7 @@ def table(model: Model, guide: Path, judge: Judge, real: Tensor, each: int) -> d
     """Prints a row a scale; returns the first seed's samples."""
     wanted = torch.arange(10).repeat_interleave(each)
     features = judge.features(real)
-    print(f"{RUN['sampler']}, {RUN['steps']} steps, labels uniform, {each} samples a label and seed, {len(SEEDS)} seeds")
+    print(f"{RUN['sampler']}, {RUN['steps']} steps, {each} samples a label and seed, {len(SEEDS)} seeds")
     print("scale  accuracy  precision  recall  Frechet   (mean, and deviation over seeds)")
     shown = {}
     for scale in SCALES:

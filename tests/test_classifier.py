@@ -96,8 +96,8 @@ def test_two_classifiers_are_their_sum_in_one_backward_pass(monkeypatch):
 def test_algorithm_1_and_the_score_form_agree_to_first_order_in_beta():
     """Algorithm 1: mu' = mu + Sigma grad log p(y | mu), Sigma = beta_t. Their difference falls as beta^2.
 
-    The score form moves ddpm's mean by (alpha_s / alpha_t) beta grad log p(y | x_t), beta = 1 - (alpha_t / alpha_s)^2 in
-    a VP table.
+    The score form moves ddpm's mean by (alpha_s / alpha_t) beta grad log p(y | x_t), beta = 1 - (alpha_t / alpha_s)^2
+    in a VP table.
     """
     from editkit.samplers import make_sampler
 
@@ -141,7 +141,7 @@ def test_a_scale_above_one_goes_further_into_the_class():
     assert found[2] > 0.99
 
 
-# ------------------------------------------------------------------------------------------------- classifiers of pictures
+# ----------------------------------------- classifiers of pictures
 
 
 class Bright:
@@ -188,7 +188,7 @@ def test_inpainting_and_a_label_together_keep_known_pixels(picture):
     assert np.array_equal(result.pixels[kept], picture.pixels[kept])
 
 
-# ----------------------------------------------------------------------------------------------------------------- files
+# ----------------------------------------- files
 
 
 def _saved(folder, *, noisy=True, channels=3, size=16, labels=("cat", "tabby cat", "dog"), log_snr=(-4.0, 8.0)):
