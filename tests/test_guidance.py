@@ -275,3 +275,21 @@ def test_a_misspelt_loss_and_a_wrong_colour_are_refused():
         Guide(loss="symetry")
     with pytest.raises(ValidationError, match="write it as #rrggbb"):
         Guide(palette="#102030,red")
+
+
+def test_the_example_of_the_docs_works(picture):
+    """docs/guidance.md: forty lines that make a guidance."""
+    from pathlib import Path
+
+    text = (Path(__file__).parents[1] / "docs" / "guidance.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    assert code.count("\n") <= 40
+    made: dict = {"__name__": __name__}
+    exec(code, made)
+    level = made["Level"](weight=2e4)
+
+    def tilted(pixels):
+        x = pixels.astype(float).mean(2)
+        return np.abs(np.diff(x, axis=1)[1:] * np.diff(x, axis=0)[:, 1:]).mean()
+
+    assert tilted(_run(picture, level)) < 0.95 * tilted(_run(picture, None))
