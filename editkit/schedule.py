@@ -93,6 +93,7 @@ class Discrete:
         alphas_cumprod: alpha_t^2 at t = 0 .. T-1, shape (T,).
         spacing: what `auto` means, from the model's configuration; `auto` there: the sampler's own default.
         steps_offset, set_alpha_to_one: as in diffusers' scheduler configurations.
+        karras: samplers that write sigma / alpha or log-SNR spread sigma / alpha as Karras et al. 2022 (eq. 5, rho 7).
         exact_leading: `auto` may keep diffusers' integer stride, which for 300 of 1000 steps starts at t = 897
             instead of the noisiest levels; off, its stride is a real number (the same levels whenever the number of
             steps divides T).
@@ -102,6 +103,7 @@ class Discrete:
     spacing: Spacing = "auto"
     steps_offset: int = 0
     set_alpha_to_one: bool = True
+    karras: bool = False
     exact_leading: bool = False
 
     def level(self, t: float) -> Level:
@@ -119,11 +121,27 @@ class Discrete:
         times = [self.level(float(t)) for t in self._times(steps, spacing, grid)]
         if grid.finite:
             times = [Level(v.t, 2.0**-12, math.sqrt(1.0 - 2.0**-24)) if v.alpha == 0.0 else v for v in times]
+        if self.karras and grid.finite:
+            times = self._spread(steps, times, grid)
         if grid.ends_clean or self.set_alpha_to_one:
             clean = Level(0.0, 1.0, 0.0)
         else:
             clean = self.level(0)
         return _ladder([clean, *times])
+
+    def _spread(self, steps: int, times: list[Level], grid: Grid) -> list[Level]:
+        """r = sigma / alpha from r_min to r_max, evenly in r^(1/7), ascending; as diffusers' `use_karras_sigmas`.
+
+        The ends are those of `times` (euler, heun), or of the whole table, and the network is told a trained time
+        (dpm++, unipc).
+        """
+        table = np.sqrt((1.0 - self.alphas_cumprod) / np.maximum(self.alphas_cumprod, 2.0**-24))
+        low, high = (table[0], table[-1]) if grid.counts_clean else (v.sigma / v.alpha for v in (times[0], times[-1]))
+        r = np.linspace(low ** (1 / 7), high ** (1 / 7), steps) ** 7 if steps > 1 else np.array([high])
+        t = np.interp(np.log(r), np.log(table), np.arange(len(table)))
+        alpha = 1.0 / np.sqrt(1.0 + r**2)
+        told = t.round() if grid.counts_clean else t
+        return [Level(float(a), float(b), float(c)) for a, b, c in zip(told, alpha, r * alpha, strict=True)]
 
     def resolve(self, spacing: Spacing, grid: Grid) -> Spacing:
         """`spacing` with `auto` settled: the model's configuration, then the sampler's default."""

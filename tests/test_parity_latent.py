@@ -7,6 +7,7 @@ random: this proves plumbing, ladders, the order of draws and the blends, not qu
 from __future__ import annotations
 
 from functools import cache
+from itertools import product
 from typing import Any
 
 import diffusers
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from editkit import sample
 from editkit.engine import State
+from editkit.errors import ModelError
 from editkit.models.base import ModelInfo
 from editkit.models.latent import LatentUNet
 from editkit.models.scheduling import make_schedule
@@ -43,6 +45,10 @@ PIPES: dict[str, Any] = {
 }
 SETTINGS = [(1.0, 1.0, 1), (7.5, 1.0, 3), (7.5, 0.75, 1), (1.0, 0.3, 3)]
 """(guidance, strength, batch)"""
+GRID = list(product([1.0, 7.5], [1.0, 0.75, 0.3], [1, 3]))
+"""All of them, for the samplers that people use."""
+FULL = ("ddim", "dpm++2m", "unipc", "euler", "lcm", "ddpm")
+CASES = [(name, *case) for name in SCHEDULERS for case in (GRID if name in FULL else SETTINGS)]
 
 
 @cache
@@ -116,15 +122,14 @@ def same(found: list[Tensor], expected: list[Tensor]) -> None:
         assert error <= TOLERANCE, f"step {k + 1} of {len(found)} is the first that differs: {error:.2e}"
 
 
-@pytest.mark.parametrize(("scale", "strength", "batch"), SETTINGS)
+@pytest.mark.parametrize(("name", "scale", "strength", "batch"), CASES)
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("task", ["img2img", "inpaint4", "inpaint9"])
 def test_edits(task: str, name: str, kind: str, scale: float, strength: float, batch: int) -> None:
     same(ours(task, name, kind, scale, strength, batch), theirs(task, name, kind, scale, strength, batch))
 
 
-@pytest.mark.parametrize(("scale", "batch"), [(1.0, 3), (7.5, 1)])
+@pytest.mark.parametrize(("scale", "batch"), product([1.0, 7.5], [1, 3]))
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_text_to_picture(name: str, kind: str, scale: float, batch: int) -> None:
@@ -145,3 +150,18 @@ def test_the_configured_spacing(task: str, name: str, spacing: str) -> None:
     config = {"timestep_spacing": spacing}
     expected = theirs(task, name, "epsilon", 7.5, 1.0, 1, config=config)
     same(ours(task, name, "epsilon", 7.5, 1.0, 1, config=config), expected)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(("task", "strength"), [("text", 1.0), ("img2img", 0.75), ("inpaint4", 1.0)])
+@pytest.mark.parametrize("name", ["euler", "dpm++2m", "unipc"])
+def test_karras_sigmas(name: str, task: str, strength: float, kind: str) -> None:
+    config = {"use_karras_sigmas": True, "timestep_spacing": "leading"}
+    expected = theirs(task, name, kind, 7.5, strength, 1, config=config)
+    same(ours(task, name, kind, 7.5, strength, 1, config=config), expected)
+
+
+@pytest.mark.parametrize("ladder", ["use_beta_sigmas", "use_exponential_sigmas", "use_lu_lambdas"])
+def test_ladders_that_are_not_known_are_refused(ladder: str) -> None:
+    with pytest.raises(ModelError, match=f"a scheduler with {ladder} is not known"):
+        make_schedule({**tiny.SD, ladder: True})

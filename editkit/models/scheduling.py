@@ -33,6 +33,9 @@ SAMPLERS = {
 }
 """Scheduler class -> the default sampler; PNDM and LMS give way to the nearest deterministic one."""
 
+OTHER_LADDERS = ("use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas")
+"""Ways to spread noise levels that diffusers has and this does not; they are refused rather than passed over."""
+
 _PREDICTIONS: dict[str, PredictionType] = {
     "epsilon": "epsilon",
     "v_prediction": "v_prediction",
@@ -77,9 +80,14 @@ def make_schedule(config: Mapping[str, Any]) -> Schedule:
     Raises:
         ModelError: it cannot be made of these values.
     """
+    for ladder in OTHER_LADDERS:
+        if config.get(ladder):
+            raise ModelError(f"a scheduler with {ladder} is not known; without it in scheduler_config.json it is")
     match config.get("_class_name"):
         case "ScoreSdeVeScheduler":
             return VE(float(config.get("sigma_min", 0.01)), float(config.get("sigma_max", 1348.0)), rho=0.0)
+        case "FlowMatchEulerDiscreteScheduler" if config.get("use_karras_sigmas"):
+            raise ModelError("use_karras_sigmas is not known for flow matching")
         case "FlowMatchEulerDiscreteScheduler" if config.get("use_dynamic_shifting"):
             raise ModelError("a noise schedule that shifts with the picture's size (use_dynamic_shifting) is not known")
         case "FlowMatchEulerDiscreteScheduler":
@@ -96,4 +104,5 @@ def make_schedule(config: Mapping[str, Any]) -> Schedule:
         spacing=spacing,
         steps_offset=int(config.get("steps_offset", 0)),
         set_alpha_to_one=bool(config.get("set_alpha_to_one", True)),
+        karras=bool(config.get("use_karras_sigmas", False)),
     )
