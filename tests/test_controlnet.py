@@ -376,6 +376,25 @@ def test_with_everything_else(sd: str, folder: Path, tmp_path: Path) -> None:
     assert (half[kept] == picture.pixels[kept]).all()
 
 
+def test_in_a_recipe_its_folder_is_relative_to_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from editkit.chain import Chain
+    from editkit.recipe import from_mapping, to_mapping
+
+    (tmp_path / "nets" / "edges").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for given, written, read in (
+        ("nets/edges", "../nets/edges", str(tmp_path / "recipes" / ".." / "nets" / "edges")),
+        (str(tmp_path / "recipes" / "net"), "net", str(tmp_path / "recipes" / "net")),
+        ("owner/name", "owner/name", "owner/name"),
+        ("pocket-canny", "pocket-canny", "pocket-canny"),
+    ):
+        chain = Chain.of([SDEdit(), ControlNet(control="canny", controlnet=given)])
+        made: Any = to_mapping(chain, base=tmp_path / "recipes")
+        assert made["stages"][0]["plugins"][1]["controlnet"]["controlnet"] == written
+        plugin: Any = from_mapping(made, base=tmp_path / "recipes").stages[0].plugins[1]
+        assert plugin.controlnet == read
+
+
 def test_a_hint_of_another_size_is_resized_with_a_notice(sd: str, folder: Path, tmp_path: Path) -> None:
     path, said = tmp_path / "hint.png", []
     Image.fromarray(hint()).save(path)

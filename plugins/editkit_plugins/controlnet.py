@@ -59,6 +59,13 @@ HintSource = Annotated[Any, BeforeValidator(_hint), Metavar("HINT", words=hints.
 """A detector (`canny`, `canny:low=50,high=150`), or a picture that is a hint already."""
 
 
+def _is_name(value: str) -> bool:
+    """Whether a ControlNet is named (embedded, or owner/name on the hub), not a folder. `./a/b` is always a folder."""
+    if value == EMBEDDED:
+        return True
+    return value.count("/") == 1 and value[0] not in "./~" and not Path(value).is_dir()
+
+
 class ControlNet(Plugin):
     """Follow the structure of a picture: its edges, lines, depth, poses; or that of a hint of your own.
 
@@ -73,7 +80,7 @@ class ControlNet(Plugin):
     example: ClassVar[Mapping[str, Any]] = {"control": "canny", "controlnet": "./controlnet"}
 
     control: HintSource = Field(description="A detector, as canny or canny:low=50,high=150; or a hint's file.")
-    controlnet: str = Field(
+    controlnet: Annotated[str, Metavar("DIR_OR_ID", words=_is_name)] = Field(
         EMBEDDED, min_length=1, description="The ControlNet: a folder as diffusers saves it, or a hub id."
     )
     scale: float = Field(1.0, ge=0.0, description="Strength; 0 changes nothing.")
