@@ -107,11 +107,12 @@ def arrange(stage: Stage, info: ModelInfo, has_picture: bool) -> tuple[Plugin, .
     """
     plugins = list(stage.plugins)
     claims = {id(plugin): plugin.claims() for plugin in plugins}
-    if has_picture and not any(p.fresh or "begin" in claims[id(p)] for p in plugins):
+    diffuses = any(p.diffuses for p in plugins)
+    if has_picture and diffuses and not any(p.fresh or "begin" in claims[id(p)] for p in plugins):
         implied = registry.load(START_FROM_PICTURE)()
         plugins.insert(0, implied)
         claims[id(implied)] = implied.claims()
-    for slot, name in IMPLIED_BY_TEXT.items() if "prompt" in info.takes else ():
+    for slot, name in IMPLIED_BY_TEXT.items() if "prompt" in info.takes and diffuses else ():
         if not any(slot in held for held in claims.values()):
             implied = registry.load(name)()
             plugins.append(implied)
@@ -158,6 +159,11 @@ class StagePlan:
     picture: Picture
     passes: tuple[PassPlan, ...]
     source: Picture
+
+    @property
+    def diffuses(self) -> bool:
+        """Whether a model is needed at all."""
+        return any(plugin.diffuses for plugin in self.plugins)
 
     @property
     def calls(self) -> int:
@@ -209,9 +215,13 @@ def plan_stage(
     source = picture
     for plugin in plugins:
         picture = called(plugin, "open", plugin.open, picture, notify)
+    if options.model == "auto" and info.own_picture and picture.mask is not None and bool(picture.mask.all()):
+        notify(f"nothing is left that {info.name} could learn from; pocket, a small network, fills the picture")
+        info = describe("pocket")
+        plugins = arrange(stage, info, has_picture=True)
     spec = options.sampler or info.sampler
     sampler = make_sampler(spec)
-    begun = any("begin" in plugin.claims() for plugin in plugins)
+    begun = not any(p.diffuses for p in plugins) or any("begin" in p.claims() for p in plugins)
     told = "lowres" in info.takes and any("lowres" in plugin.offers for plugin in plugins)
     found = passes(picture, info, options, invents=not begun and not told)
     planned = tuple(plan_pass(at, plugins, sampler) for at in found)
@@ -220,7 +230,7 @@ def plan_stage(
 
 def plan_pass(at: Pass, plugins: Sequence[Plugin], sampler: Sampler) -> PassPlan:
     """The trajectory of one pass after every plugin had its say, and what it costs."""
-    plan = own = at.plan()
+    plan = own = at.plan() if any(plugin.diffuses for plugin in plugins) else Plan.uniform(at.steps).start_at(0.0)
     for plugin in plugins:
         plan = called(plugin, "plan", plugin.plan, plan)
     if at.repeats > 1 and plan == own:

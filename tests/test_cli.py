@@ -118,13 +118,20 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(here, capsys, words, co
     assert {p.name: p.read_bytes() for p in here.iterdir()} == before
 
 
-def test_a_full_mask_is_a_notice_where_the_model_can_do_without_the_picture(here, capsys):
-    """The prior of `patches` is what the mask leaves: with nothing left it says so."""
-    Image.new("L", (128, 96), 255).save("white.png")
-    assert run(["inpaint", "photo.png", "--mask", "white.png"]) == 1
-    notice, error = capsys.readouterr().err.strip().splitlines()
-    assert "whole picture" in notice
-    assert "error" in error
+def test_a_full_mask_is_a_notice_and_runs(here, capsys):
+    """The prior of `patches` is what the mask leaves: with nothing left another model does it, unless asked for."""
+    Image.new("L", (32, 24), 255).save("white.png")
+    Image.new("RGB", (32, 24), "teal").save("small.png")
+    words = ["inpaint", "small.png", "--mask", "white.png"]
+    assert run([*words, "--steps", "2", "-o", "filled.png"]) == 0
+    notices = capsys.readouterr().err
+    assert "covers the whole picture" in notices
+    assert "pocket" in notices
+    with Image.open("filled.png") as filled:
+        assert filled.size == (32, 24)
+    assert run([*words, "--model", "patches"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "use a smaller mask" in error
 
 
 def test_interrupted_in_the_middle_nothing_is_half_written(here):
