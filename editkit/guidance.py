@@ -60,6 +60,9 @@ class Guidance(Plugin):
     def alone(self) -> bool:
         return self.mask is not None or self.limit is not None or self.normalize is not None
 
+    def uses(self) -> frozenset[str]:
+        return super().uses() if self.alone() else super().uses() - {"shift"}
+
     def acts(self, index: int, total: int) -> bool:
         return index % self.every == 0 and super().acts(index, total)
 

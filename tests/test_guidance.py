@@ -223,7 +223,7 @@ def test_a_mask_that_cannot_be_is_refused(picture, plugin, message):
         (Guide(loss="symmetry", weight=3000.0), lambda p: np.abs(p - p[:, ::-1]).mean()),
         (Guide(loss="symmetry", symmetry="top-bottom", weight=3000.0), lambda p: np.abs(p - p[::-1]).mean()),
         (Guide(loss="smooth", weight=600.0), lambda p: np.abs(np.diff(p, axis=0)).mean()),
-        (Guide(loss="sharpness", sharpness=0.01, weight=3000.0), lambda p: np.abs(np.diff(p, 2, axis=1)).mean()),
+        (Guide(loss="sharpness", sharpness=0.1, weight=60.0), lambda p: np.abs(np.diff(p.mean(2), 2, axis=1)).mean()),
         (Guide(loss="palette", palette="#202020,#d0d0d0", weight=6000.0),
          lambda p: np.minimum(np.abs(p - 32.0), np.abs(p - 208.0)).mean()),
         (Guide(loss="color", color="#c04020", weight=3000.0), lambda p: np.abs(p.mean((0, 1)) - (192, 64, 32)).sum()),

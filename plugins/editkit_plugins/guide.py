@@ -43,7 +43,7 @@ class Guide(Guidance):
     color: str = Field("#808080", description="color: the mean colour to reach, as #rrggbb.")
     palette: str = Field("", description="palette: the only colours wanted, as #102030,#c0a060.")
     symmetry: Literal["left-right", "top-bottom", "turned"] = Field("left-right", description="symmetry: which one.")
-    sharpness: float = Field(0.05, ge=0.0, description="sharpness: the mean square of the Laplacian to reach.")
+    sharpness: float = Field(0.2, ge=0.0, description="sharpness: the Laplacian's root mean square to reach.")
     reference: PictureSource | None = Field(
         None, description="reference, features: the picture to come near to."
     )

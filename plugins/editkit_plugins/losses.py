@@ -9,7 +9,7 @@
 | features | 1 - cosine of a network's feature maps of x and of the reference, by position |
 | symmetry | mean (x - mirrored x)^2 |
 | smooth | total variation: mean |dx| + mean |dy| |
-| sharpness | (log of the mean squared Laplacian / wanted)^2 |
+| sharpness | (root mean square of the Laplacian - wanted)^2 |
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _sharpness(plugin: Guide, run: Run, seen: Seen) -> Loss:
     def loss(image: Tensor) -> Tensor:
         kernel = image.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
         edges = F.conv2d(image.mean(1, keepdim=True), kernel).square().flatten(1).mean(1)
-        return ((edges + 1e-6) / (plugin.sharpness + 1e-6)).log().square()
+        return ((edges + 1e-8).sqrt() - plugin.sharpness).square()
 
     return loss
 
