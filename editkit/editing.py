@@ -19,7 +19,7 @@ from editkit.engine import Process, State
 from editkit.errors import HookError
 from editkit.images import Picture, from_unit, to_unit
 from editkit.models import PLAIN, load
-from editkit.models.base import Model, ModelInfo, Notifies
+from editkit.models.base import Model, ModelInfo, NoModel, Notifies
 from editkit.models.memory import Tiles, available, settle
 from editkit.models.setup import Setup
 from editkit.noise import Noise, OneStream, Streams
@@ -131,6 +131,9 @@ def stream(
     loaded, made_as = own, PLAIN
     for number, stage in enumerate(chain.stages):
         settled = plan_stage(stage, current, notify, None if own is None else own.info)
+        if not settled.diffuses:
+            current = yield from _stage(settled, NoModel(settled.info), number, len(chain.stages), notify, told)
+            continue
         setup = Setup.of(stage.options)
         if loaded is None or loaded.info != settled.info or (own is None and setup != made_as):
             device = pick_device(stage.options.device)
@@ -167,7 +170,7 @@ def _stage(
         for box, (image, process) in drawn.items():
             mean = image if draw == 0 else made[box][0] + (image - made[box][0]) / (draw + 1)
             made[box] = mean, process
-    if not any(len(part.plan) for part in settled.passes):
+    if not made:
         return picture.with_mask(None)
     whole = picture.pixels.copy()
     for box, (image, process) in made.items():
@@ -208,6 +211,8 @@ def _sample(
         if image is not None and (part is settled.passes[-1] or settled.passes[k + 1].at.box != box):
             made[box] = canvas.native(image, part.at), process
             image = None
+        elif not settled.diffuses and inputs.original is not None:
+            made[box] = inputs.original, process
     return made
 
 

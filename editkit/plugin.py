@@ -82,6 +82,7 @@ class Plugin(BaseModel):
         needs: those of them without which it cannot work: a model that takes none of them is refused.
         fresh: True for an edit that replaces what it works on, so that the process starts from pure noise unless
             another plugin claims `begin`. Other edits of a picture start from the picture, by `sdedit`.
+        diffuses: False for a plugin that works on pixels alone, in `finish`: a stage of such loads no model.
         needs_picture: True for a plugin that cannot work in `editkit.sample`, where there is no picture.
         example: parameters of a small edit that works, for the contract suite; none are needed if all have defaults.
         neutral: parameters with which the plugin changes nothing; None where there are none.
@@ -95,6 +96,7 @@ class Plugin(BaseModel):
     offers: ClassVar[frozenset[str]] = frozenset()
     needs: ClassVar[frozenset[str]] = frozenset()
     fresh: ClassVar[bool] = False
+    diffuses: ClassVar[bool] = True
     needs_picture: ClassVar[bool] = False
     example: ClassVar[Mapping[str, Any]] = {}
     neutral: ClassVar[Mapping[str, Any] | None] = None

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from editkit.schedule import Level, Schedule
+from editkit.errors import ModelError
+from editkit.schedule import Cosine, Level, Schedule
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -245,3 +246,17 @@ class PixelSpace:
 
     def decode(self, x0: Tensor) -> Tensor:
         return x0
+
+
+@dataclass(frozen=True, eq=False)
+class NoModel(PixelSpace):
+    """Stands where a stage denoises nothing: no weights."""
+
+    info: ModelInfo
+    schedule: Schedule = field(default_factory=Cosine)
+
+    def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
+        raise ModelError("this stage denoises nothing, and its model was not loaded")
+
+    def attach(self, picture: Tensor | None, mask: Tensor | None) -> NoModel:
+        return self

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from editkit.errors import PictureError
 
 COPIES = 14
@@ -14,21 +12,15 @@ def afford(what: str, width: int, height: int) -> None:
     """Raises PictureError where a result of `width` x `height` pixels needs more memory than is free."""
     needed = COPIES * 3 * 4 * width * height
     free = _free()
-    if free is not None and needed > free:
+    if needed > free:
         have, want = f"{free / 2**30:.1f} GiB", f"{needed / 2**30:.1f} GiB"
         raise PictureError(
             f"{what} pixels needs about {want} beside the model, and {have} are free; choose a smaller result"
         )
 
 
-def _free() -> int | None:
-    """Bytes that can be had without swapping; None where the system does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        try:
-            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (AttributeError, ValueError, OSError):
-            return None
+def _free() -> int:
+    """Bytes that can be had without swapping."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
