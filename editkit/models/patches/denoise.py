@@ -48,7 +48,7 @@ class Settings:
     """
 
     side: int = 7
-    most: int = 12_000
+    most: int = 3_000
     exact: int = 1 << 20
     candidates: int = 4
     dense: int = 4000
