@@ -1,0 +1,94 @@
+"""How long the default edit takes, and whether that follows the hole or the picture.
+
+    python benchmarks/edit_time.py --photo ../shared/photos/Wall.jpg
+
+1. A 512x512 picture with a 15 % hole, `editkit inpaint` as a whole process: seconds and peak memory.
+2. The phases of the same edit: import, reading, editing, writing.
+3. A hole of as many pixels in a 1024x1024 and in a 4096x4096 picture, alternating: the ratio of the edits' times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+PHASES = """
+import json, sys, time
+start = time.perf_counter()
+from editkit import edit
+from editkit.images import Picture
+from editkit.plugins import Inpaint
+import torch
+times = {"import": time.perf_counter() - start}
+def phase(name, call):
+    start = time.perf_counter()
+    made = call()
+    times[name] = time.perf_counter() - start
+    return made
+photo, mask, out = sys.argv[1:]
+picture = phase("read", lambda: Picture.read(photo))
+result = phase("edit", lambda: edit(picture, Inpaint(mask=mask)))
+phase("write", lambda: result.write(out, force=True))
+print(json.dumps(times))
+"""
+
+
+def case(photo: Path, side: int, area: int, folder: Path) -> tuple[Path, Path]:
+    """The photograph's middle square at `side` pixels, and an elliptic mask of about `area` pixels in its middle."""
+    with Image.open(photo) as opened:
+        picture = opened.convert("RGB")
+    short = min(picture.size)
+    left, top = (picture.width - short) // 2, (picture.height - short) // 2
+    picture = picture.crop((left, top, left + short, top + short)).resize((side, side), Image.Resampling.LANCZOS)
+    mask, radius = Image.new("L", (side, side), 0), (area / 3.14159) ** 0.5
+    middle = side / 2
+    ImageDraw.Draw(mask).ellipse((middle - radius, middle - radius, middle + radius, middle + radius), fill=255)
+    paths = folder / f"{side}.png", folder / f"{side}.mask.png"
+    picture.save(paths[0])
+    mask.save(paths[1])
+    return paths
+
+
+def phases(paths: tuple[Path, Path], folder: Path) -> dict[str, float]:
+    words = [sys.executable, "-c", PHASES, *map(str, paths), str(folder / "out.png")]
+    made = subprocess.run(words, check=True, capture_output=True, text=True)
+    return dict(json.loads(made.stdout))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--photo", type=Path, required=True)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    area = round(0.15 * 512 * 512)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        small, middle, large = (case(arguments.photo, side, area, folder) for side in (512, 1024, 4096))
+        command = ["inpaint", str(small[0]), "--mask", str(small[1]), "-o", str(folder / "o.png"), "--force", "--json"]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", "from editkit.cli import main; main()", *command], check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        print(f"512x512, 15 %: {cpu:.1f} processor seconds, peak {after.ru_maxrss / 1024:.0f} MB, whole process")
+        found = phases(small, folder)
+        whole = sum(found.values())
+        shares = ", ".join(f"{name} {100 * seconds / whole:.0f} %" for name, seconds in found.items())
+        print(f"512x512, 15 %: {whole:.1f} s: {shares}")
+        times: dict[int, list[float]] = {1024: [], 4096: []}
+        for _ in range(arguments.repeats):
+            times[1024].append(phases(middle, folder)["edit"])
+            times[4096].append(phases(large, folder)["edit"])
+        a, b = (statistics.median(times[side]) for side in (1024, 4096))
+        print(f"the same hole in 1024x1024: {a:.1f} s, in 4096x4096: {b:.1f} s, ratio {b / a:.2f}")
+
+
+if __name__ == "__main__":
+    main()
