@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from editkit.errors import ModelError
 from editkit.images import Picture
 from editkit.models import describe, load
 from editkit.models.base import Conditioning
+from editkit.models.pocket import folder
 from editkit.plugins import ControlNet, Inpaint, SDEdit
 from editkit.training.conditions import TASKS
 from editkit.training.controlnet import Steered
@@ -81,6 +84,16 @@ def test_windows_see_their_own_part_of_the_hint(saved: tuple[str, str, Steered],
     assert (steered != free).any()
     again = edit(picture, [Inpaint(mask="box:8,8,36,30"), plugin], model=base, canvas=canvas, **HERE).pixels
     assert (steered == again).all()
+
+
+def test_the_embedded_one_was_made_for_the_embedded_network() -> None:
+    where = folder("pocket-canny")
+    weights = (folder() / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    assert json.loads((where / "steers.json").read_text())["sha256"] == hashlib.sha256(weights).hexdigest()
+    assert sum(path.stat().st_size for path in where.iterdir()) < 15e6
+    picture, hole = photo(64, 64), Inpaint(mask="box:16,16,48,48")
+    steered = edit(picture, [hole, ControlNet(control="canny")], model="pocket", **HERE).pixels
+    assert (steered != edit(picture, [hole], model="pocket", **HERE).pixels).any()
 
 
 def test_one_of_another_network_is_refused(saved: tuple[str, str, Steered], tmp_path: Path) -> None:
