@@ -1,8 +1,8 @@
 """Memory and time against the size of the picture, for a hole of the same number of pixels: both follow the hole.
 
 Whole processes of `editkit inpaint`, one a size: peak memory, processor seconds of the process, and the processor
-seconds of reading and writing such a picture alone, which a crop cannot save. The model is tiny with random weights unless
-`--folder` names one of a window of 512; what is measured is the canvas, not a network.
+seconds of reading and writing such a picture alone, which a crop cannot save. The model is tiny with random weights
+unless `--folder` names one of a window of 512; what is measured is the canvas, not a network.
 
     python benchmarks/canvas_size.py --plot docs/canvas_size.svg
 """

@@ -88,8 +88,8 @@ def find(name: str, *, offline: bool, weights: bool = False) -> Layout:
         return Layout(name, path)
     if path.is_file():
         raise ModelError(
-            f"model {name} is a file; --model takes a folder in diffusers' layout or a hub id. Convert it once with "
-            "its configuration at hand: diffusers' StableDiffusionPipeline.from_single_file(...).save_pretrained(FOLDER)"
+            f"model {name} is a file; --model takes a folder in diffusers' layout or a hub id. Convert it once "
+            "with diffusers: StableDiffusionPipeline.from_single_file(...).save_pretrained(FOLDER)"
         )
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelError(f"model {name!r} was not found: there is no such folder, and it is no hub id (owner/name)")
