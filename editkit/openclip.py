@@ -98,6 +98,13 @@ def load_clip(source: str, device: torch.device, *, offline: bool = False) -> Cl
     Raises:
         ModelError: a name or tag that open_clip does not know (near ones are listed), weights that are not here.
     """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):  # open_clip draws the weights that are then replaced
+        return _loaded(source, device, offline)
+
+
+def _loaded(source: str, device: torch.device, offline: bool) -> Clip:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return _from_folder(source, folder, device)
