@@ -161,7 +161,8 @@ class _ClipHooks(GuidanceHooks[Clip]):
         import torch
 
         z = self.run.stream.normal((batch, cuts))
-        return (torch.special.ndtr(z.double()) * (2**31 - 1)).long()
+        uniform: Tensor = torch.special.ndtr(z.double())
+        return (uniform * (2**31 - 1)).long()
 
     def _distance(self, embedded: Tensor) -> Tensor:
         """(n, width) -> (n,): the weighted distance to the wishes."""
