@@ -54,8 +54,8 @@ class Queries:
     def some(self, rows: Tensor) -> Queries:
         """Those with these numbers (r,); their neighbours keep theirs."""
         guide = None if self.guide is None else self.guide[rows]
-        kept = {"values": self.values[rows], "weights": self.weights[rows], "neighbours": self.neighbours[rows]}
-        return replace(self, guide=guide, **kept)
+        values, weights, neighbours = self.values[rows], self.weights[rows], self.neighbours[rows]
+        return replace(self, values=values, weights=weights, guide=guide, neighbours=neighbours)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +161,7 @@ def grow(
     """
     whole, corners = sources.atlas.whole, corners.clone()
     own = sources.distance(queries, corners[:, None])[:, 0].clamp(min=floor)
-    for ring in depth.unique().tolist()[1:]:
+    for ring in sorted(set(depth.tolist()))[1:]:
         rows = (depth == ring).nonzero()[:, 0]
         around = queries.neighbours[rows]
         handed = corners[around] + queries.steps
