@@ -107,7 +107,7 @@ def arrange(stage: Stage, info: ModelInfo, has_picture: bool) -> tuple[Plugin, .
     """
     plugins = list(stage.plugins)
     claims = {id(plugin): plugin.claims() for plugin in plugins}
-    diffuses = any(p.diffuses for p in plugins)
+    diffuses = not plugins or any(p.diffuses for p in plugins)
     if has_picture and diffuses and not any(p.fresh or "begin" in claims[id(p)] for p in plugins):
         implied = registry.load(START_FROM_PICTURE)()
         plugins.insert(0, implied)
