@@ -64,8 +64,8 @@ def looping(path: Path) -> None:
 
 
 def tiny(path: Path) -> None:
-    """A picture that is smaller than the mask."""
-    Image.new("RGB", (3, 3)).save(path)
+    """A picture that is smaller than a patch, and not all of it masked."""
+    Image.new("RGB", (9, 3)).save(path)
 
 
 def locked(path: Path) -> None:

@@ -23,7 +23,7 @@ from editkit.cli import run
 from editkit.errors import PictureError, UsageError
 from editkit.folder import Masks, items, listing
 from editkit.journal import Done, opened
-from editkit.plugins import Guide, Inpaint
+from editkit.plugins import Guide, Inpaint, Uncrop
 from editkit.workers import processes
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -259,11 +259,11 @@ def test_what_is_wrong_for_every_picture_is_said_once(here, capsys):
 
 def test_masks_for_a_recipe_that_takes_none(here, capsys):
     pictures("in", "a.png")
-    Path("g.yaml").write_text("editkit: 1\nstages: [{plugins: [guide]}]\n")
+    Path("g.yaml").write_text("editkit: 1\nstages: [{plugins: [{uncrop: {right: 6}}]}]\n")
     assert run(["batch", "g.yaml", "in", "out", "--mask", "{stem}.mask.png"]) == 2
     assert "no plugin of the recipe takes one" in capsys.readouterr().err
     with pytest.raises(UsageError):
-        masked(Chain.of(Guide()), "m.png")
+        masked(Chain.of(Uncrop(right=6)), "m.png")
 
 
 def test_a_result_that_was_there_before_is_not_touched_without_force(here, capsys):
