@@ -137,7 +137,10 @@ def test_a_full_mask_is_a_notice_and_runs(here, capsys):
 def test_interrupted_in_the_middle_nothing_is_half_written(here):
     code = "from editkit.cli import main; main()"
     words = ["inpaint", "photo.png", "--mask", MASK, "--steps", "4000", "-o", "out.png"]
-    process = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )  # fmt: skip
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not _computing(process.pid):
         time.sleep(0.2)
