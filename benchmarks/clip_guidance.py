@@ -34,7 +34,7 @@ def prepared(folder: Path) -> None:
     if not (folder / "clip" / "open_clip_model.safetensors").exists():
         train_clip(folder / "clip", 1000)
     if not (folder / "prior" / "config.json").exists():
-        train_shapes_prior(folder / "prior", 1500)
+        train_shapes_prior(folder / "prior", 5000)
     if not (folder / "clip-noisy" / "open_clip_model.safetensors").exists():
         train_clip(folder / "clip-noisy", 1000, LOG_SNR)
 
