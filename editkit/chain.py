@@ -208,6 +208,7 @@ def plan_stage(
     from editkit.models import describe
 
     options = stage.options
+    unasked = info is None and options.model == "auto"
     info = info or describe(options.model, offline=options.offline)
     if options.prompt is not None and "prompt" not in info.takes:
         raise UsageError(f"--prompt is given, but {info.name} ({info.family}) takes no text; choose another --model")
@@ -215,7 +216,7 @@ def plan_stage(
     source = picture
     for plugin in plugins:
         picture = called(plugin, "open", plugin.open, picture, notify)
-    if options.model == "auto" and info.own_picture and picture.mask is not None and bool(picture.mask.all()):
+    if unasked and info.own_picture and picture.mask is not None and bool(picture.mask.all()):
         notify(f"nothing is left that {info.name} could learn from; pocket, a small network, fills the picture")
         info = describe("pocket")
         plugins = arrange(stage, info, has_picture=True)

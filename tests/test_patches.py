@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.autograd import gradcheck
@@ -232,6 +233,8 @@ def test_the_ladder_falls_in_equal_ratios_and_ends_clean():
 def test_what_it_cannot_do():
     with pytest.raises(ModelError, match="use a smaller mask"):
         Patches().attach(picture(20, 20)[None], torch.ones(1, 1, 20, 20))
+    with pytest.raises(ModelError, match="use a smaller mask"):  # a model of one's own is not exchanged for another
+        editkit.edit(np.zeros((24, 24, 3), np.uint8), Inpaint(mask="box:0,0,24,24"), model=Patches())
     with pytest.raises(ModelError, match="7x7 pixels, and the picture is only 6x20"):
         Patches().attach(picture(20, 6)[None], None)
     with pytest.raises(ModelError, match="there is none"):

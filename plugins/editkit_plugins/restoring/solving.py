@@ -41,11 +41,11 @@ class Solving(Plugin):
 
     def problem(self, run: Run) -> Problem:
         """The degradation for this run's size, and what was observed."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define problem()")
 
     def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
         """What a model that takes `offers` is told, added to its conditioning."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define told()")
 
     def chosen(self) -> str:
         """The method, as far as the declaration decides it: `auto` conditions where there is something to offer."""
