@@ -10,6 +10,7 @@ overlapping windows (`editkit.windows`). Planning is integers only; tensors are 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from editkit.boxes import Box, coverage, crops, integral
 from editkit.images import Picture, to_unit
-from editkit.models.base import Model, ModelInfo
+from editkit.models.base import Example, Model, ModelInfo, TakesExamples
 from editkit.options import Options
 from editkit.plan import Plan
 from editkit.plugin import Inputs
@@ -48,6 +49,9 @@ COARSEST = 42.0
 
 PATCH = 7
 """What a model of patches sees at once."""
+
+FEWEST = 30
+"""The least patches to learn from in the first pass of `ladder`."""
 
 SLACK = 1.25
 """A model is given a picture so many times as large as its window at once, before it is cut into windows."""
@@ -85,17 +89,20 @@ class Pass:
         return Plan.uniform(self.steps).start_at(self.strength)
 
 
-def passes(picture: Picture, info: ModelInfo, options: Options, invents: bool) -> tuple[Pass, ...]:
+def passes(
+    picture: Picture, info: ModelInfo, options: Options, invents: bool, examples: Sequence[tuple[int, int]] = ()
+) -> tuple[Pass, ...]:
     """What a stage works on, box by box, each coarse to fine.
 
     `invents`: there is nothing but noise to start from and nothing that tells the structure, so that it is invented.
+    `examples`: (width, height) of other pictures that are learned from.
     """
     steps = options.steps or info.steps
     found: list[Pass] = []
     for box in _boxes(picture, info, options):
         if info.own_picture and invents:
             inside = None if picture.mask is None else picture.mask[box.rows, box.columns] > 0
-            found.extend(ladder(box, steps, info.steps, inside))
+            found.extend(ladder(box, steps, info.steps, inside, examples))
         elif info.window is None or options.canvas == "full":
             found.append(Pass(box, box.height, box.width, steps))
         else:
@@ -135,7 +142,9 @@ def by_windows(box: Box, steps: int, window: int, invents: bool) -> tuple[Pass, 
     return tuple(found)
 
 
-def ladder(box: Box, steps: int, usual: int, hole: np.ndarray | None = None) -> tuple[Pass, ...]:
+def ladder(
+    box: Box, steps: int, usual: int, hole: np.ndarray | None = None, examples: Sequence[tuple[int, int]] = ()
+) -> tuple[Pass, ...]:
     """Passes for a model whose prior is the picture: small first, then 1.6 times as large until the box's own size.
 
     The first pass is the smallest one (`COARSEST` pixels or more) at which enough is known, or, for a hole that
@@ -157,7 +166,8 @@ def ladder(box: Box, steps: int, usual: int, hole: np.ndarray | None = None) -> 
             if not unknown.any():
                 passes = [Pass(box, height, width, 1)]
                 continue
-            if not passes and not _enough(unknown):
+            sizes_there = [(round(w * scale), round(h * scale)) for w, h in examples]
+            if not passes and not _enough(unknown, sizes_there):
                 continue
         if not passes:
             passes.append(Pass(box, height, width, max(2, round(10 * rate)), 1.0, 3))
@@ -168,20 +178,30 @@ def ladder(box: Box, steps: int, usual: int, hole: np.ndarray | None = None) -> 
     return tuple(passes)
 
 
-def _enough(unknown: np.ndarray) -> bool:
-    """True where there are at least 30 known patches to learn from."""
-    height, width = unknown.shape
-    if height < PATCH or width < PATCH:
-        return False
-    sums = integral(unknown)
-    within = sums[PATCH:, PATCH:] - sums[:-PATCH, PATCH:] - sums[PATCH:, :-PATCH] + sums[:-PATCH, :-PATCH]
-    return int((within == 0).sum()) >= 30
+def _enough(unknown: np.ndarray, examples: Sequence[tuple[int, int]]) -> bool:
+    """True where there are at least `FEWEST` patches to learn from, known ones and those of `examples` (sizes)."""
+    edge = PATCH - 1
+    patches = sum(max(0, width - edge) * max(0, height - edge) for width, height in examples)
+    if min(unknown.shape) >= PATCH:
+        sums = integral(unknown)
+        within = sums[PATCH:, PATCH:] - sums[:-PATCH, PATCH:] - sums[PATCH:, :-PATCH] + sums[:-PATCH, :-PATCH]
+        patches += int((within == 0).sum())
+    return patches >= FEWEST
 
 
-def inputs(picture: Picture, at: Pass, model: Model, stream: Stream | None, device: torch.device) -> Inputs:
+def inputs(
+    picture: Picture,
+    at: Pass,
+    model: Model,
+    stream: Stream | None,
+    device: torch.device,
+    examples: Sequence[Picture] = (),
+    before: Pass | None = None,
+) -> Inputs:
     """The box of `picture` at the size of pass `at`, padded to the model's multiple, and at its own resolution.
 
-    The model is cut into windows where the pass asks for it, and attached to what it sees (`Model.attach`).
+    The model is cut into windows where the pass asks for it, told the `examples`, and attached to what it sees
+    (`Model.attach`). `before`: the pass whose enlarged result this one starts from.
     """
     import torch
 
@@ -189,6 +209,8 @@ def inputs(picture: Picture, at: Pass, model: Model, stream: Stream | None, devi
     rows, columns = box.rows, box.columns
     if at.window is not None:
         model = _windowed(model, at.window)
+    if examples and isinstance(model, TakesExamples):
+        model = model.given([example(other, at, before, device) for other in examples])
 
     def place(whole: Tensor) -> Tensor:
         whole = resize(whole, picture.height, picture.width)[..., rows, columns]
@@ -204,6 +226,27 @@ def inputs(picture: Picture, at: Pass, model: Model, stream: Stream | None, devi
     else:
         small_mask = pad(resize_mask(mask, at.height, at.width), multiple)
     return Inputs(model.attach(small, small_mask), small, small_mask, original, mask, stream, place)
+
+
+def example(other: Picture, at: Pass, before: Pass | None, device: torch.device) -> Example:
+    """Another picture as large beside pass `at` as it is beside the whole one, and as the pass `before` shows it."""
+    import torch.nn.functional as F
+
+    image = to_unit(other.pixels).to(device)
+
+    def seen(part: Pass) -> Tensor:
+        width, height = beside(part, other.size)
+        return image if (height, width) == image.shape[-2:] else F.interpolate(image, (height, width), mode="area")
+
+    here = seen(at)
+    return Example(here[0], None if before is None else resize(seen(before), *here.shape[-2:])[0])
+
+
+def beside(at: Pass, size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of a picture of this `size` at the scale of pass `at`."""
+    scale = max(at.height, at.width) / max(at.box.height, at.box.width)
+    width, height = size
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _windowed(model: Model, window: int) -> Model:

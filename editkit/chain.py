@@ -15,7 +15,7 @@ from editkit.errors import ChainError, UsageError
 from editkit.models.base import ModelInfo
 from editkit.options import Options
 from editkit.plan import Plan
-from editkit.plugin import HOOKS, Notify, Plugin, Slot, called, silent
+from editkit.plugin import DECLARED, HOOKS, Notify, Plugin, Slot, called, silent
 from editkit.samplers import Sampler, make_sampler
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class PassPlan:
 class StagePlan:
     """All that is known of a stage before its weights are loaded.
 
-    `source` is the picture as it came, `picture` as the plugins opened it.
+    `source` is the picture as it came, `picture` as the plugins opened it, `examples` what else may be learned from.
     """
 
     info: ModelInfo
@@ -159,6 +159,7 @@ class StagePlan:
     picture: Picture
     passes: tuple[PassPlan, ...]
     source: Picture
+    examples: tuple[Picture, ...] = ()
 
     @property
     def diffuses(self) -> bool:
@@ -193,13 +194,11 @@ class StagePlan:
     def table(self) -> dict[str, tuple[str, ...]]:
         """Hook -> the names of the plugins that act through it, in order."""
         uses = [(plugin.name, plugin.uses()) for plugin in self.plugins]
-        rows = {hook: tuple(name for name, used in uses if hook in used) for hook in ("open", "plan", "levels", *HOOKS)}
+        rows = {hook: tuple(name for name, used in uses if hook in used) for hook in (*DECLARED, *HOOKS)}
         return {hook: names for hook, names in rows.items() if names}
 
 
-def plan_stage(
-    stage: Stage, picture: Picture, notify: Notify = silent, info: ModelInfo | None = None
-) -> StagePlan:
+def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: ModelInfo | None = None) -> StagePlan:
     """Settle one stage on `picture`: order, conflicts, passes, cost. No weights, no torch.
 
     `info` is that of a model already at hand; None: that of `stage.options.model`.
@@ -214,9 +213,17 @@ def plan_stage(
         raise UsageError(f"--prompt is given, but {info.name} ({info.family}) takes no text; choose another --model")
     plugins = arrange(stage, info, has_picture=True)
     source = picture
+    examples: list[Picture] = []
     for plugin in plugins:
+        given = called(plugin, "examples", plugin.examples, source)
+        if given and "examples" not in info.takes:
+            raise ChainError(
+                f"{plugin.name} gives other pictures to learn from, and {info.name} ({info.family}) learns from none; "
+                f"use --model patches"
+            )
+        examples += given
         picture = called(plugin, "open", plugin.open, picture, notify)
-    if unasked and info.own_picture and picture.mask is not None and bool(picture.mask.all()):
+    if unasked and info.own_picture and not examples and picture.mask is not None and bool(picture.mask.all()):
         notify(f"nothing is left that {info.name} could learn from; pocket, a small network, fills the picture")
         info = describe("pocket")
         plugins = arrange(stage, info, has_picture=True)
@@ -224,9 +231,9 @@ def plan_stage(
     sampler = make_sampler(spec)
     begun = not any(p.diffuses for p in plugins) or any("begin" in p.claims() for p in plugins)
     told = "lowres" in info.takes and any("lowres" in plugin.offers for plugin in plugins)
-    found = passes(picture, info, options, invents=not begun and not told)
+    found = passes(picture, info, options, not begun and not told, [example.size for example in examples])
     planned = tuple(plan_pass(at, plugins, sampler) for at in found)
-    return StagePlan(info, options, spec, plugins, picture, planned, source)
+    return StagePlan(info, options, spec, plugins, picture, planned, source, tuple(examples))
 
 
 def plan_pass(at: Pass, plugins: Sequence[Plugin], sampler: Sampler) -> PassPlan:

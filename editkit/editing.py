@@ -19,7 +19,7 @@ from editkit.engine import Process, State
 from editkit.errors import HookError
 from editkit.images import Picture, from_unit, to_unit
 from editkit.models import PLAIN, load
-from editkit.models.base import Model, ModelInfo, NoModel, Notifies
+from editkit.models.base import Model, ModelInfo, NoModel, Notifies, TakesExamples
 from editkit.models.memory import Tiles, available, settle
 from editkit.models.setup import Setup
 from editkit.noise import Noise, OneStream, Streams
@@ -149,6 +149,10 @@ def _ready(model: Model, settled: StagePlan, notify: Notify) -> None:
     """What a model must know before it runs: whom to tell, and whether its decoder fits into memory at once."""
     if isinstance(model, Notifies):
         model.notify = notify
+    if isinstance(model, TakesExamples):
+        for part in settled.passes:
+            examples = [canvas.beside(part.at, example.size) for example in settled.examples]
+            model.afford(part.at.height, part.at.width, examples)
     if isinstance(model, Tiles):
         device = pick_device(settled.options.device)
         passes = [part.at for part in settled.passes]
@@ -196,11 +200,15 @@ def _sample(
     made: dict[Box, tuple[Tensor, Process]] = {}
     image: Tensor | None = None  # pixels of the last pass over this box; None until one has moved
     for k, part in enumerate(settled.passes):
-        inputs = canvas.inputs(picture, part.at, model, noise.stream("encode"), device)
+        before = None if image is None or part.at.strength == 1.0 else settled.passes[k - 1]
+        inputs = canvas.inputs(
+            picture, part.at, model, noise.stream("encode"), device, settled.examples,
+            None if before is None else before.at,
+        )
         inputs.whole, inputs.source = picture.pixels, settled.source.pixels
         process = _prepare(inputs, settled, part.plan, noise, number, notify)
-        if image is not None and part.at.strength < 1.0:
-            process = _refine(process, part, settled.passes[k - 1], image)
+        if before is not None and image is not None:
+            process = _refine(process, part, before, image)
         x: Tensor | None = None
         for state in engine.steps(process):
             yield Update(number, stages, k, settled, state, process.model, draw)

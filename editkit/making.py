@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ class Made:
         calls: evaluations of the network.
         models: what made it, by stage.
         masks: what each stage could change, by stage; None: everything.
+        examples: hashes of the other pictures that were learned from, by stage.
         figures: what plugins measured of the result: (stage, plugin, name -> number).
     """
 
@@ -47,6 +49,7 @@ class Made:
     calls: int = 0
     models: dict[int, ModelInfo] = field(default_factory=dict)
     masks: dict[int, Mask | None] = field(default_factory=dict)
+    examples: dict[int, tuple[str, ...]] = field(default_factory=dict)
     figures: list[tuple[int, str, dict[str, float]]] = field(default_factory=list)
 
     @property
@@ -84,6 +87,7 @@ class Made:
             picture=self.source,
             name=name,
             mask=self.masks.get(0),
+            examples=itertools.chain.from_iterable(self.examples.values()),
         )
 
     def write(self, path: str | Path, *, force: bool = False, provenance: Provenance | None = None) -> Written:
@@ -93,6 +97,13 @@ class Made:
     def to_write(self) -> Picture:
         """The result with what could change as its mask, so that a lossy file's effect on the rest is measured."""
         return self.picture.with_mask(self.changeable)
+
+
+def hashes(examples: Iterable[Picture], source: Picture) -> tuple[str, ...]:
+    """Of the `examples` of a stage, apart from its own picture."""
+    from editkit.provenance import hash_pixels
+
+    return tuple(hash_pixels(example) for example in examples if example is not source)
 
 
 def make(
@@ -129,6 +140,8 @@ def make(
             before, current = 0, (update.stage, update.draw, update.pass_)
             made.models[update.stage] = update.plan.info
             made.masks[update.stage] = update.plan.picture.mask
+            if update.stage not in made.examples:
+                made.examples[update.stage] = hashes(update.plan.examples, update.plan.source)
         made.calls += update.state.calls - before
         before = update.state.calls
         for each in watchers:

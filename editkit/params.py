@@ -62,13 +62,23 @@ class Param:
     repeated: bool = False
 
     @property
+    def key(self) -> str:
+        """Its name in recipes."""
+        return word(self.name)
+
+    @property
     def flag(self) -> str:
         """The option's long name."""
-        return "--" + self.name.replace("_", "-")
+        return "--" + self.key.replace("_", "-")
 
     @property
     def takes_value(self) -> bool:
         return self.kind != "flag"
+
+
+def word(name: str) -> str:
+    """A field's name outside of Python, which keeps some words for itself: `from_` is `from`."""
+    return name.rstrip("_")
 
 
 def params(declaration: type[BaseModel]) -> list[Param]:

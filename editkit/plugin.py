@@ -5,6 +5,7 @@ is a `Hooks` object made for one run, where tensors live. Hooks return values an
 table of hooks, in the order the engine calls them::
 
     open       (picture, notify) -> picture  on the declaration: set the mask, grow the canvas
+    examples   (picture) -> pictures         on the declaration: what `patches` may learn from besides the picture
     plan       (plan) -> plan                on the declaration: SDEdit starts lower, RePaint travels
     levels     (levels, inputs) -> levels    on the declaration: another ladder of noise levels, as `denoise` lays one
     bind       (run) -> Hooks                load networks, encode pictures; the only place with side effects
@@ -64,6 +65,9 @@ Slot = Literal["begin", "combine", "mask", "prompt"]
 
 Through = Literal["network", "x0", "x_t"]
 """Where an energy's gradient is taken; see `Hooks.through`."""
+
+DECLARED = ("open", "examples", "plan", "levels")
+"""The hooks of `Plugin` itself."""
 
 HOOKS = ("begin", "condition", "branches", "combine", "energy", "shift", "clean", "after", "finish", "measure")
 """The hooks of `Hooks`, in the order the engine calls them."""
@@ -136,6 +140,10 @@ class Plugin(BaseModel):
         """
         return picture
 
+    def examples(self, picture: Picture) -> Sequence[Picture]:
+        """Other pictures that a model which takes `examples` learns from. `picture`: the stage's, as it came."""
+        return ()
+
     def claims(self) -> frozenset[Slot]:
         """The slots this plugin holds; by default those whose hook it overrides."""
         used = self.uses()
@@ -148,7 +156,7 @@ class Plugin(BaseModel):
         """The names of the hooks this declaration acts through, those on the declaration itself included."""
         hooks = self.hooks()
         used = {name for name in HOOKS if getattr(hooks, name) is not getattr(Hooks, name)}
-        used |= {name for name in ("plan", "levels", "open") if getattr(type(self), name) is not getattr(Plugin, name)}
+        used |= {name for name in DECLARED if getattr(type(self), name) is not getattr(Plugin, name)}
         return frozenset(used)
 
     def through(self) -> Through:

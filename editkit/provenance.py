@@ -14,7 +14,7 @@ import html
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -61,6 +61,7 @@ class Provenance(BaseModel):
         versions: package name to version.
         picture: the file name of the picture that went in, without folder.
         picture_hash, mask_hash: of the pixels that went in; see `hash_pixels`, `hash_mask`.
+        example_hashes: of the other pictures that were learned from, in order.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,6 +74,7 @@ class Provenance(BaseModel):
     picture: Name | None = None
     picture_hash: Hash | None = None
     mask_hash: Hash | None = None
+    example_hashes: tuple[Hash, ...] = Field((), max_length=1000)
 
     @classmethod
     def of(
@@ -84,6 +86,7 @@ class Provenance(BaseModel):
         picture: Picture | None = None,
         name: str | Path | None = None,
         mask: NDArray[Any] | None = None,
+        examples: Iterable[str] = (),
     ) -> Provenance:
         """The provenance of an edit that is about to be written.
 
@@ -92,6 +95,7 @@ class Provenance(BaseModel):
             models: (name, hash of the weights) of each stage.
             picture, name: what was edited, and the file it came from.
             mask: (H, W) in [0, 1].
+            examples: hashes of other pictures that were learned from.
         """
         pairs = tuple(models.items()) if isinstance(models, Mapping) else models
         return cls(
@@ -102,6 +106,7 @@ class Provenance(BaseModel):
             picture=None if name is None or str(name) == "-" else Path(name).name,
             picture_hash=None if picture is None else hash_pixels(picture),
             mask_hash=None if mask is None else hash_mask(mask),
+            example_hashes=tuple(examples),
         )
 
     def to_text(self) -> str:

@@ -30,7 +30,7 @@ from editkit import registry
 from editkit.chain import Chain, Stage
 from editkit.errors import EditkitError, RecipeError
 from editkit.options import Options
-from editkit.params import Code, Metavar, Param, params
+from editkit.params import Code, Metavar, Param, params, word
 from editkit.plugin import Plugin
 
 VERSION = 1
@@ -149,8 +149,9 @@ def _plugin(data: object, base: Path | None, allow_code: bool, place: Place) -> 
     values = {} if values is None else values
     if not isinstance(values, Mapping):
         raise _Wrong(f"the parameters of {name} must be a mapping, got {values!r}", *place, name)
-    _known_keys(values, tuple(declaration.model_fields), *place, name)
-    given = {str(k): _absolute(declaration, str(k), v, base) for k, v in values.items()}
+    fields = {word(field): field for field in declaration.model_fields}
+    _known_keys(values, tuple(fields), *place, name)
+    given = {fields[str(k)]: _absolute(declaration, fields[str(k)], v, base) for k, v in values.items()}
     for key, value in given.items():
         if _marked(declaration, key, Code) and isinstance(value, str) and ":" in value and not allow_code:
             raise _Wrong(f"{name}.{key} names code ({value}); add --allow-code if you trust it", *place, name, key)
@@ -220,7 +221,7 @@ def _values(plugin: Plugin, base: Path | None) -> dict[str, Any]:
                 f"{plugin.name}.{key} is {type(value).__name__}, which cannot be written into a recipe; "
                 f"use a file or module:function"
             )
-        values[key] = _relative(type(plugin), key, value, base)
+        values[word(key)] = _relative(type(plugin), key, value, base)
     return values
 
 
@@ -251,12 +252,16 @@ def _is_path(plugin: type[Plugin], key: str, value: object) -> bool:
 
 
 def _absolute(plugin: type[Plugin], key: str, value: Any, base: Path | None) -> Any:
+    if isinstance(value, list):
+        return [_absolute(plugin, key, one, base) for one in value]
     if base is None or not _is_path(plugin, key, value) or Path(value).is_absolute():
         return value
     return str(base / value) if base != Path() else value
 
 
 def _relative(plugin: type[Plugin], key: str, value: Any, base: Path | None) -> Any:
+    if isinstance(value, list):
+        return [_relative(plugin, key, one, base) for one in value]
     return os.path.relpath(value, base) if base is not None and _is_path(plugin, key, value) else value
 
 
@@ -274,7 +279,7 @@ def to_words(chain: Chain, picture: str) -> list[str]:
             words.append(plugin.name)
             if not number and not k:
                 words.append(picture)
-            fields = {p.name: p for p in params(type(plugin))}
+            fields = {p.key: p for p in params(type(plugin))}
             for key, value in _values(plugin, None).items():
                 words += _option(fields[key], value)
             if k == 0:

@@ -99,6 +99,7 @@ def test_same_bytes_each_time_and_neither_date_nor_folder(format_: str) -> None:
     assert b"/home" not in one
     assert set(json.loads(provenance.to_text())) == {
         "version", "recipe", "models", "seed", "versions", "picture", "picture_hash", "mask_hash",
+        "example_hashes",
     }  # fmt: skip
 
 

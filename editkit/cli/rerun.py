@@ -31,6 +31,7 @@ def rerun(
     from editkit.cli.words import Extras, Line
     from editkit.errors import PictureError
     from editkit.images import Picture
+    from editkit.making import hashes
     from editkit.models import describe
     from editkit.models.fingerprint import fingerprint
     from editkit.provenance import hash_pixels, read_provenance
@@ -43,12 +44,16 @@ def rerun(
         if found.picture is None:
             raise PictureError(f"{picture}: does not name the picture it was made from; give it with --picture")
         source = str(folder / found.picture)
-    if found.picture_hash is not None and hash_pixels(Picture.read(source)) != found.picture_hash:
+    edited = Picture.read(source)
+    if found.picture_hash is not None and hash_pixels(edited) != found.picture_hash:
         raise PictureError(f"{source}: is not the picture that {picture} was made from; give that with --picture")
     for used in found.models:
         if used.hash is not None and fingerprint(describe(used.name, offline=True)) != used.hash:
             say(f"model {used.name} has other weights than those that made {picture}; the result may differ")
     chain = recipe.from_mapping(dict(found.recipe), base=folder, allow_code=allow_code)
+    plugins = [plugin for stage in chain.stages for plugin in stage.plugins]
+    if hashes((e for plugin in plugins for e in plugin.examples(edited)), edited) != found.example_hashes:
+        raise PictureError(f"{picture}: was made with another picture to learn from (--from) than there is now")
     path = Path(picture)
     target = output or str(path.with_name(f"{path.stem}.rerun{path.suffix}"))
     return make(Line(source, chain, Extras(output=target, force=force)))

@@ -56,6 +56,7 @@ def _lines(found: Provenance) -> list[str]:
         lines.append(f"picture: {found.picture}")
     if found.picture_hash is not None:
         lines.append(f"picture's pixels: {found.picture_hash}")
+    lines += [f"another picture's pixels: {hash_}" for hash_ in found.example_hashes]
     if found.mask_hash is not None:
         lines.append(f"mask: {found.mask_hash}")
     return ["".join(character if character.isprintable() else "?" for character in line) for line in lines]

@@ -20,7 +20,7 @@ from editkit import registry
 from editkit.chain import Chain, Stage
 from editkit.errors import UsageError
 from editkit.options import Options
-from editkit.params import Param, params
+from editkit.params import Param, params, word
 from editkit.plugin import Plugin
 
 _TYPES = {"int": int, "float": float, "text": str, "flag": bool}
@@ -198,8 +198,6 @@ def _annotated(p: Param, panel: str) -> Any:
 
 def _flags(p: Param) -> tuple[str, ...]:
     """The option's names."""
-    if p.name == "json_":
-        return ("--json",)
     short = {"output": "-o", "quiet": "-q"}.get(p.name)
     name = p.flag
     if p.kind == "flag" and p.default is True:
@@ -254,7 +252,7 @@ def options_of(values: dict[str, Any]) -> Options:
 def explain(error: ValidationError) -> str:
     """The first thing pydantic found wrong, in one line: option, what is allowed, what was got."""
     first = error.errors()[0]
-    where = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else "the parameters"
+    where = "--" + word(str(first["loc"][0])).replace("_", "-") if first["loc"] else "the parameters"
     message = first["msg"].removeprefix("Value error, ")
     message = message.replace("Input should be", "must be")
     got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"

@@ -38,8 +38,9 @@ EMBEDDED_DEFAULT = "patches"
 """What `--model auto` means; benchmarks/holes.py is the reason."""
 
 PATCHES = ModelInfo(
-    "patches", "the picture's own patches", takes=frozenset({"lowres"}), sampler="ddim", steps=22, own_picture=True
-)
+    "patches", "the picture's own patches", takes=frozenset({"lowres", "examples"}), sampler="ddim", steps=22,
+    own_picture=True,
+)  # fmt: skip
 
 
 def embedded() -> tuple[ModelInfo, ...]:

@@ -209,6 +209,31 @@ class Notifies(Protocol):
     notify: Callable[[str], None]
 
 
+@dataclass(frozen=True, eq=False)
+class Example:
+    """Another picture to learn from: `image` (3, h, w) at the scale of a pass, `lowres` as the coarser one shows it."""
+
+    image: Tensor
+    lowres: Tensor | None = None
+
+
+@runtime_checkable
+class TakesExamples(Protocol):
+    """A model that takes `examples`: it learns from other pictures beside the one it is attached to."""
+
+    def given(self, examples: Sequence[Example]) -> Model:
+        """This model, to be attached with these."""
+        ...
+
+    def afford(self, height: int, width: int, examples: Sequence[tuple[int, int]]) -> None:
+        """Refuse a pass of this size with examples of these (width, height) where memory is too small for it.
+
+        Raises:
+            ModelError: with what is needed and what there is.
+        """
+        ...
+
+
 @runtime_checkable
 class ReadsWeights(Protocol):
     """A model that takes `prompt` with weights for single words."""

@@ -13,15 +13,16 @@ given them instead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from editkit.errors import ChainError, UsageError
+from editkit.images import Picture
 from editkit.masks import feather_inside, grow, read_mask
-from editkit.params import MaskSource
+from editkit.params import MaskSource, PictureSource
 from editkit.plan import Plan
 from editkit.plugin import Hooks, Notify, Plugin, Run, Step
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from editkit.images import Picture
     from editkit.models.base import Conditioning
 
 
@@ -48,9 +48,15 @@ class Replacing(Plugin):
     )
     repeats: int = Field(10, ge=1, description="repaint: how often every stretch is walked.")
     known_noise: Literal["fresh", "fixed"] = Field("fresh", description="Noise of the known part: new or one for all.")
+    from_: tuple[PictureSource, ...] = Field(
+        (), description="Another picture that patches may be taken from (--model patches); several: give it again."
+    )
 
     def hooks(self) -> type[Hooks[Any]]:
         return _ReplacingHooks
+
+    def examples(self, picture: Picture) -> Sequence[Picture]:
+        return tuple(Picture.read(source) for source in self.from_)
 
     def plan(self, plan: Plan) -> Plan:
         if self.method == "replace":

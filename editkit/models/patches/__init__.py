@@ -16,7 +16,6 @@ image analogies (Hertzmann et al. 2001).
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -25,7 +24,8 @@ from torch import Tensor
 
 from editkit.errors import ModelError
 from editkit.models import PATCHES
-from editkit.models.base import Conditioning, ModelInfo, PixelSpace, Prediction
+from editkit.models.base import Conditioning, Example, ModelInfo, PixelSpace, Prediction
+from editkit.models.memory import available
 from editkit.models.patches.denoise import Bound, Settings
 from editkit.schedule import Grid, Level, Levels, Spacing
 
@@ -65,9 +65,11 @@ class Patches(PixelSpace):
 
     Args:
         settings: sizes and precisions; the defaults are what benchmarks/holes.py was run with.
+        examples: other pictures to learn from.
     """
 
     settings: Settings = field(default_factory=Settings)
+    examples: Sequence[Example] = ()
     _bound: tuple[Bound, ...] = ()
 
     @property
@@ -77,6 +79,21 @@ class Patches(PixelSpace):
     @property
     def schedule(self) -> Ladder:
         return Ladder()
+
+    def given(self, examples: Sequence[Example]) -> Patches:
+        """This model with the patches of other pictures as well."""
+        return replace(self, examples=tuple(examples))
+
+    def afford(self, height: int, width: int, examples: Sequence[tuple[int, int]]) -> None:
+        """Refuse what does not fit into memory."""
+        beside = sum(across for across, _ in examples) * max([height, *(down for _, down in examples)])
+        needed, free = self.settings.bytes(height, width, beside), available(torch.device("cpu"))
+        if needed > free:
+            more = f" and {len(examples)} other picture{'s' * (len(examples) > 1)}" if examples else ""
+            raise ModelError(
+                f"the patches of {width}x{height} pixels{more} need about {math.ceil(needed / 2**20)} MiB, and "
+                f"{free // 2**20} MiB are free: use smaller pictures{' or fewer' * bool(examples)}, or a smaller mask"
+            )
 
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> Patches:
         """This model with the known patches of `picture` (b, 3, h, w), `mask` (b, 1, h, w), 1 = unknown.
@@ -88,9 +105,11 @@ class Patches(PixelSpace):
         """
         if picture is None:
             raise ModelError("patches takes its prior from a picture, and there is none: give one, or another --model")
-        _afford(self.settings, picture.shape)
+        height, width = picture.shape[-2:]
+        self.afford(height, width, [(e.image.shape[-1], e.image.shape[-2]) for e in self.examples])
         flags = None if mask is None else (mask > 0).expand(len(picture), 1, *picture.shape[-2:])[:, 0]
-        bound = tuple(Bound.of(p, None if flags is None else flags[k], self.settings) for k, p in enumerate(picture))
+        unknown = [None if flags is None else flags[k] for k in range(len(picture))]
+        bound = tuple(Bound.of(p, u, self.settings, self.examples) for p, u in zip(picture, unknown, strict=True))
         return replace(self, _bound=bound)
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
@@ -105,18 +124,3 @@ class Patches(PixelSpace):
             x0 = torch.stack([b.denoise(x, level, g) for b, x, g in zip(bound, x_t, lowres, strict=True)])
             made[key] = Prediction(x0, (x_t - level.alpha * x0) / max(level.sigma, 1e-8))
         return tuple(made[id(c.lowres)] for c in conds)
-
-
-def _afford(settings: Settings, shape: Sequence[int]) -> None:
-    """Refuse before anything is computed what does not fit into memory."""
-    height, width = shape[-2:]
-    needed = settings.bytes(height, width)
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return
-    if needed > free:
-        raise ModelError(
-            f"patches of {width}x{height} pixels with {settings.most} sources need about {math.ceil(needed / 2**20)} "
-            f"MiB, and {free // 2**20} MiB are free: use a smaller crop or picture, or fewer sources"
-        )

@@ -15,6 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def side_by_side(pictures: Sequence[Tensor]) -> Tensor:
+    """Pictures (channels, h, w) in one row, as high as the highest: (channels, height, width)."""
+    height = max(p.shape[-2] for p in pictures)
+    return torch.cat([F.pad(p, (0, 0, 0, height - p.shape[-2])) for p in pictures], dim=-1)
+
+
 @dataclass(frozen=True, eq=False)
 class Atlas:
     """Pictures side by side.
@@ -34,16 +40,14 @@ class Atlas:
     @classmethod
     def of(cls, pictures: Sequence[Tensor], known: Sequence[Tensor], side: int) -> Atlas:
         """From pictures (channels, h, w) with masks of what is known (h, w), bool."""
-        height = max(p.shape[-2] for p in pictures)
-        columns = [F.pad(p, (0, 0, 0, height - p.shape[-2])) for p in pictures]
+        joined = side_by_side(pictures)
         flags = []
         for mask in known:
-            inside = torch.zeros(height, mask.shape[1], dtype=torch.bool, device=mask.device)
+            inside = torch.zeros(joined.shape[-2], mask.shape[1], dtype=torch.bool, device=mask.device)
             if min(mask.shape) >= side:
                 unknown = F.max_pool2d((~mask)[None].float(), side, 1)[0] > 0
                 inside[: unknown.shape[0], : unknown.shape[1]] = ~unknown
             flags.append(inside)
-        joined = torch.cat(columns, dim=-1)
         return cls(
             joined.permute(1, 2, 0).reshape(-1, joined.shape[0]).contiguous(),
             joined.shape[-1],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editkit.errors import ModelError
-from editkit.models.patches.atlas import Atlas
+from editkit.models.base import Example
+from editkit.models.patches.atlas import Atlas, side_by_side
 from editkit.models.patches.search import Queries, Sources, everything, grow, improve, shortlist
 from editkit.models.patches.votes import Voters
 from editkit.schedule import Level
@@ -17,6 +19,12 @@ from editkit.smooth import smooth_fill
 
 DEEPEST = 30.0
 """Precision and confidence fall with the depth in the hole up to so many pixels."""
+
+PIECE = 64
+"""Where nothing is known, pieces of an example grow from points so many pixels apart."""
+
+GOLDEN = 0.618
+"""Multiples of it modulo 1 lie apart from each other."""
 
 FLOOR = 0.02
 """No pixel is trusted to better than this: 8-bit greys about three levels apart are equal."""
@@ -62,16 +70,22 @@ class Settings:
     bias: float = 0.05
     mirror: bool = False
 
-    def bytes(self, height: int, width: int) -> int:
-        """About what a picture of this size takes: every patch as a row, the keys, the queries and their candidates."""
-        atlas = height * width * (2 if self.mirror else 1)
+    def bytes(self, height: int, width: int, beside: int = 0) -> int:
+        """About what a picture of this size takes: every patch as a row, the keys, the queries and their candidates.
+
+        `beside`: pixels of the examples' part of the atlas.
+        """
+        atlas = (height * width + beside) * (2 if self.mirror else 1)
         row = 3 * self.side**2 * 4
         return atlas * row + min(self.most, atlas) * 2 * row + min(height * width, 1 << 16) * 3 * row
 
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """The model for one picture (3, h, w); `region` (h, w): what is to be estimated, the rest is given back."""
+    """The model for one picture (3, h, w); `region` (h, w): what is to be estimated, the rest is given back.
+
+    `examples` are other pictures whose patches are sources too.
+    """
 
     settings: Settings
     picture: Tensor
@@ -87,9 +101,12 @@ class Bound:
     voters: Voters
     spots: Tensor
     smooth: Tensor | None
+    examples: Sequence[Example] = ()
 
     @classmethod
-    def of(cls, picture: Tensor, unknown: Tensor | None, settings: Settings) -> Bound:
+    def of(
+        cls, picture: Tensor, unknown: Tensor | None, settings: Settings, examples: Sequence[Example] = ()
+    ) -> Bound:
         """`unknown` (h, w), bool; None: all is known, and all is estimated."""
         side = settings.side
         height, width = picture.shape[-2:]
@@ -100,27 +117,33 @@ class Bound:
             )
         known = picture.new_ones(height, width, dtype=torch.bool) if unknown is None else ~unknown
         region = torch.ones_like(known) if unknown is None else unknown
-        pictures, flags = [picture], [known]
-        if settings.mirror:
-            pictures, flags = [picture, picture.flip(-1)], [known, known.flip(-1)]
-        atlas = Atlas.of(pictures, flags, side)
+        pictures = [picture, *(example.image for example in examples)]
+        flags = [known, *(known.new_ones(one.shape[-2:]) for one in pictures[1:])]
+        atlas = Atlas.of(_views(pictures, settings), _views(flags, settings), side)
         if len(atlas.corners) == 0:
             raise ModelError(
                 f"the mask leaves no known square of {side}x{side} pixels to learn from ({int(region.sum())} of "
-                f"{region.numel()} pixels are masked): use a smaller mask, or another --model"
+                f"{region.numel()} pixels are masked): use a smaller mask, give another picture with --from, or use "
+                "another --model"
             )
         stride = 2 if int(region.sum()) > settings.dense else 1
         corners, neighbours, steps = _queries(region, side, atlas.width, stride)
-        depth = torch.zeros_like(picture[0]) if unknown is None else _depth(unknown)
+        nothing = not bool(known.any())
+        depth = torch.zeros_like(picture[0]) if unknown is None or nothing else _depth(unknown)
         depth = F.pad(depth, (0, atlas.width - width)).reshape(-1)
         deep = depth[corners + atlas.offsets[side * side // 2]]
         slack = settings.kappa * ((deep - 1.0) / settings.ramp).clamp(0.0, 1.0)
-        smooth = None if unknown is None else smooth_fill(picture[None], unknown[None, None].to(picture.dtype))[0]
         confidence = settings.decay ** -deep.clamp(max=DEEPEST)
+        smooth = None
+        if nothing:  # no rim to grow from, and nothing near it to be trusted more
+            deep = _depth(_unseeded(height, width)).to(picture)[corners // atlas.width, corners % atlas.width]
+            slack = torch.full_like(deep, settings.kappa)
+        elif unknown is not None:
+            smooth = smooth_fill(picture[None], unknown[None, None].to(picture.dtype))[0]
         return cls(
             settings, picture, region, atlas, atlas.some(settings.most), corners, neighbours, steps,
             settings.fade ** -depth.clamp(max=DEEPEST), deep, slack, Voters(corners, atlas, stride, confidence),
-            _spots(atlas.offsets.view(side, side)), smooth,
+            _spots(atlas.offsets.view(side, side)), smooth, tuple(examples),
         )  # fmt: skip
 
     def denoise(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Tensor:
@@ -180,13 +203,21 @@ class Bound:
     def _sources(self, lowres: Tensor | None) -> Sources:
         atlas = self.atlas
         told = self.smooth if lowres is None else lowres
-        guide = None if told is None else Atlas(self._layout(told), atlas.width, atlas.side, atlas.whole)
+        guide = None
+        if told is not None:
+            beside = [e.image if lowres is None or e.lowres is None else e.lowres for e in self.examples]
+            guide = Atlas(self._layout(told, beside), atlas.width, atlas.side, atlas.whole)
         return Sources(atlas, guide, self.grid, self.spots)
 
-    def _layout(self, image: Tensor) -> Tensor:
-        """A picture of this size (c, h, w) as it lies in the atlas: (pixels, c)."""
-        both = torch.cat([image, image.flip(-1)], dim=-1) if self.settings.mirror else image
-        return both.flatten(1).T.contiguous()
+    def _layout(self, image: Tensor, beside: Sequence[Tensor] = ()) -> Tensor:
+        """A picture of this size (c, h, w) as it lies in the atlas, `beside` it examples or nothing: (pixels, c)."""
+        laid = side_by_side(_views([image, *beside], self.settings))
+        return F.pad(laid, (0, self.atlas.width - laid.shape[-1])).flatten(1).T.contiguous()
+
+
+def _views(pictures: Sequence[Tensor], settings: Settings) -> list[Tensor]:
+    """Pictures (..., h, w) as patches are taken from them: each followed by its mirrored view, if that is set."""
+    return [view for one in pictures for view in ((one, one.flip(-1)) if settings.mirror else (one,))]
 
 
 def _queries(region: Tensor, side: int, width: int, stride: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -212,6 +243,14 @@ def _queries(region: Tensor, side: int, width: int, stride: int) -> tuple[Tensor
                 neighbours.append(torch.where(found < 0, own, found))
                 steps.append(-(dy * width + dx))
     return at[:, 0] * width + at[:, 1], torch.stack(neighbours, 1), torch.tensor(steps, device=region.device)
+
+
+def _unseeded(height: int, width: int) -> Tensor:
+    """(height, width): False at one point in `PIECE` x `PIECE`, each row of them shifted by another fraction."""
+    unknown = torch.ones(height, width, dtype=torch.bool)
+    for k, y in enumerate(range(0, height, PIECE)):
+        unknown[y, round(k * GOLDEN * PIECE) % min(PIECE, width) :: PIECE] = False
+    return unknown
 
 
 def _depth(unknown: Tensor) -> Tensor:

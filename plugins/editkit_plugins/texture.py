@@ -1,0 +1,58 @@
+"""Texture synthesis: a canvas of any size from the patches of one picture.
+
+An edit in which nothing is known but another picture, the one that was given (Efros & Leung 1999; from the whole canvas
+at once and coarse to fine, as Kwatra et al. 2005, "Texture optimization for example-based synthesis").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from editkit.images import Picture
+from editkit.plugin import Hooks, Notify, Plugin
+
+LARGEST = 20_000
+"""The longest side of a canvas."""
+
+
+class Texture(Plugin):
+    """Fill a whole canvas of any size with the texture of the picture."""
+
+    name: ClassVar[str] = "texture"
+    fresh: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset({"examples"})
+    needs_picture: ClassVar[bool] = True
+    example: ClassVar[Mapping[str, Any]] = {"size": "20x16"}
+
+    size: str = Field("1024x1024", description="Width and height of the canvas in pixels, as 1024x768.")
+
+    @field_validator("size")
+    @classmethod
+    def _sides(cls, size: str) -> str:
+        _parse(size)
+        return size
+
+    def hooks(self) -> type[Hooks[Texture]]:
+        return Hooks
+
+    def open(self, picture: Picture, notify: Notify) -> Picture:
+        width, height = _parse(self.size)
+        canvas = Picture(np.zeros((height, width, 3), picture.pixels.dtype), meta=picture.meta)
+        return canvas.with_mask(np.ones((height, width), np.float32))
+
+    def examples(self, picture: Picture) -> Sequence[Picture]:
+        return (picture,)
+
+
+def _parse(size: str) -> tuple[int, int]:
+    """Width and height of a size."""
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
+    sides = (int(found[1]), int(found[2])) if found else (0, 0)
+    if min(sides) < 1 or max(sides) > LARGEST:
+        raise ValueError(f"size is {size!r}; write width x height in pixels, each 1 to {LARGEST}, as 1024x768")
+    return sides
