@@ -2,24 +2,67 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
+from pydantic import BaseModel, ValidationError
 
-if TYPE_CHECKING:
-    from editkit.training.settings import Architecture, Settings
+from editkit.cli.words import explain, with_options
+from editkit.errors import EditkitError, UsageError
+from editkit.params import Param, params
+from editkit.training.settings import (
+    Architecture,
+    ClassifierSettings,
+    ControlSettings,
+    DistillSettings,
+    PriorSettings,
+    Settings,
+    architecture_of,
+)
 
-S = TypeVar("S", bound="Settings")
+S = TypeVar("S", bound=Settings)
+Command = Callable[[dict[str, Any]], None]
 
 app = typer.Typer(
     help="Train the embedded network, and show what it has learned.",
     no_args_is_help=True,
     add_completion=False,
 )
+
+RESUME = Param("resume", "flag", "Continue from the checkpoint in --output.", False, False)
+INIT_FROM = Param("init_from", "text", "Begin from an exported folder's weights.", None, False, metavar="DIR")
+
+
+@app.callback()
+def _group() -> None:
+    """Train the embedded network, and show what it has learned."""
+
+
+def _declared(settings: type[BaseModel], *more: Param) -> Callable[[Command], Command]:
+    """Register a command whose options are the fields of `settings`, and `more`; it is called with what was given."""
+
+    def register(command: Command) -> Command:
+        def collect(**given: Any) -> None:
+            command({name: value for name, value in given.items() if value is not None})
+
+        own = [p for p in params(settings) if p.name != "architecture"]
+        with_options(collect, {}, {"the run": [*own, *more]})
+        app.command(name=command.__name__, help=inspect.getdoc(command))(collect)
+        return command
+
+    return register
+
+
+def _architecture() -> list[Param]:
+    """The options of the network's shape; its channels in one word."""
+    chosen = {p.name: p for p in params(Architecture) if p.name in ("channels", "layers", "window")}
+    return [replace(chosen.pop("channels"), kind="text", repeated=False), *chosen.values()]
 
 
 def _log_to_console() -> None:
@@ -32,180 +75,71 @@ def _log_to_console() -> None:
     logger.setLevel(logging.INFO)
 
 
-def _set(options: dict[str, Any]) -> dict[str, Any]:
-    """Only what was given: the rest are the settings' own defaults."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
-@app.callback()
-def _group() -> None:
-    """Train the embedded network, and show what it has learned."""
-
-
-Images = Annotated[Path, typer.Option(help="Folder of photographs; manifest.json in it gives licences and authors.")]
-Output = Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log, sheets, export/.")]
-Heldout = Annotated[Path | None, typer.Option(help="List of file names never trained on.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Length of the run; the learning rate falls to 0 at its end.")]
-Minutes = Annotated[float | None, typer.Option(help="Stop, with a checkpoint, after so many minutes.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Windows a step.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Seed of weights, crops, masks and noise.")]
-Rate = Annotated[float | None, typer.Option(help="Peak learning rate.")]
-Rule = Annotated[str | None, typer.Option(help="muon or adamw.")]
-Warmup = Annotated[int | None, typer.Option(min=0, help="Steps of warm-up.")]
-Cooldown = Annotated[float | None, typer.Option(help="Last fraction of the run, in which the rate falls.")]
-Average = Annotated[float | None, typer.Option(help="Width of the weight average, as a fraction of the run.")]
-Arithmetic = Annotated[str | None, typer.Option(help="auto, bf16 or fp32.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads.")]
-CheckpointEvery = Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints.")]
-MeasureEvery = Annotated[int | None, typer.Option(min=1, help="Steps between validation losses.")]
-SheetEvery = Annotated[int | None, typer.Option(min=1, help="Steps between sample sheets.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in --output.")]
-
-
 @contextmanager
-def _told_in_words(output: Path) -> Iterator[None]:
+def _told_in_words(given: dict[str, Any]) -> Iterator[None]:
     """Wrong values and what the disk refuses, as one line."""
-    from pydantic import ValidationError
-
-    from editkit.errors import EditkitError, UsageError
-
     try:
         yield
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(
-            f"--{'-'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}"
-        ) from error
+        raise UsageError(explain(error)) from error
     except OSError as error:
-        raise EditkitError(f"{error.filename or output}: {error.strerror or error}") from error
+        raise EditkitError(f"{error.filename or given['output']}: {error.strerror or error}") from error
 
 
 def _settings(kind: type[S], architecture: Architecture, given: dict[str, Any]) -> S:
-    return kind(architecture=architecture, **_set({name: given[name] for name in kind.model_fields if name in given}))
+    """What was given of a run's declaration; the rest are its own defaults."""
+    return kind(architecture=architecture, **{name: given[name] for name in kind.model_fields if name in given})
 
 
-@app.command()
-def prior(
-    images: Images,
-    output: Output,
-    heldout: Heldout = None,
-    steps: Steps = None,
-    minutes: Minutes = None,
-    batch: BatchSize = None,
-    seed: Seed = None,
-    learning_rate: Rate = None,
-    optimizer: Rule = None,
-    warmup: Warmup = None,
-    cooldown: Cooldown = None,
-    ema: Average = None,
-    dtype: Arithmetic = None,
-    threads: Threads = None,
-    checkpoint_every: CheckpointEvery = None,
-    measure_every: MeasureEvery = None,
-    sheet_every: SheetEvery = None,
-    channels: Annotated[str | None, typer.Option(help="Channels of each level, as 64,128,256.")] = None,
-    layers: Annotated[int | None, typer.Option(min=1, help="Residual blocks a level.")] = None,
-    window: Annotated[int | None, typer.Option(min=8, help="Side of the windows.")] = None,
-    resume: Resume = False,
-    init_from: Annotated[Path | None, typer.Option(help="Begin from an exported folder's weights.")] = None,
-) -> None:
+@_declared(PriorSettings, *_architecture(), RESUME, INIT_FROM)
+def prior(given: dict[str, Any]) -> None:
     """Train `pocket` on a folder of photographs: prior, inpainting, upscaling, colourisation in one
     network.
     """
-    from editkit.errors import UsageError
-    from editkit.training.settings import Architecture, PriorSettings, architecture_of
-
-    given = dict(locals())
+    resume, init_from = given.get("resume", False), given.get("init_from")
     if resume and init_from is not None:
         raise UsageError("--resume and --init-from exclude each other: one continues a run, the other begins one")
-    shape = _set({name: given[name] for name in ("layers", "window")})
-    if channels is not None:
-        try:
-            shape["channels"] = tuple(int(word) for word in channels.split(","))
-        except ValueError as error:
-            raise UsageError(f"--channels {channels}: whole numbers with commas, as 64,128,256") from error
-    with _told_in_words(output):
-        base = architecture_of(init_from or output / "export") if resume or init_from else {}
+    shape = {name: given[name] for name in Architecture.model_fields if name in given}
+    with _told_in_words(given):
+        before = init_from or (Path(given.get("output", ".")) / "export" if resume else None)
+        base = architecture_of(Path(before)) if before else {}
         settings = _settings(PriorSettings, Architecture.model_validate(base | shape), given)
         _log_to_console()
         from editkit.training.loop import Run
         from editkit.training.prior import PriorLesson
 
-        Run(settings, PriorLesson(settings, init_from), resume=resume).run()
+        Run(settings, PriorLesson(settings, Path(init_from) if init_from else None), resume=resume).run()
 
 
-@app.command()
-def distill(
-    images: Images,
-    output: Output,
-    base: Annotated[Path, typer.Option(help="Folder of the teacher, as `train prior` or this exports it.")],
-    student_steps: Annotated[int, typer.Option(min=1, help="Steps of the student; the teacher takes twice as many.")],
-    heldout: Heldout = None,
-    steps: Steps = None,
-    minutes: Minutes = None,
-    batch: BatchSize = None,
-    seed: Seed = None,
-    learning_rate: Rate = None,
-    optimizer: Rule = None,
-    warmup: Warmup = None,
-    cooldown: Cooldown = None,
-    ema: Average = None,
-    dtype: Arithmetic = None,
-    threads: Threads = None,
-    checkpoint_every: CheckpointEvery = None,
-    measure_every: MeasureEvery = None,
-    sheet_every: SheetEvery = None,
-    resume: Resume = False,
-) -> None:
+@_declared(DistillSettings, RESUME)
+def distill(given: dict[str, Any]) -> None:
     """Teach a copy of the network to take half the steps; run it again on the result for a quarter."""
-    from editkit.training.settings import Architecture, DistillSettings, architecture_of
-
-    given = dict(locals())
-    with _told_in_words(output):
-        settings = _settings(DistillSettings, Architecture.model_validate(architecture_of(base)), given)
+    with _told_in_words(given):
+        settings = _settings(DistillSettings, _architecture_of_base(given), given)
         _log_to_console()
         from editkit.training.distill import DistillLesson
         from editkit.training.loop import Run
 
-        Run(settings, DistillLesson(settings), resume=resume).run()
+        Run(settings, DistillLesson(settings), resume=given.get("resume", False)).run()
 
 
-@app.command()
-def controlnet(
-    images: Images,
-    output: Output,
-    base: Annotated[Path, typer.Option(help="Folder of the network to steer, as `train prior` exports it.")],
-    control: Annotated[str, typer.Option(help="The detector of the hints, as canny:low=50,high=150.")] = "canny",
-    heldout: Heldout = None,
-    steps: Steps = None,
-    minutes: Minutes = None,
-    batch: BatchSize = None,
-    seed: Seed = None,
-    learning_rate: Rate = None,
-    optimizer: Rule = None,
-    warmup: Warmup = None,
-    cooldown: Cooldown = None,
-    ema: Average = None,
-    dtype: Arithmetic = None,
-    threads: Threads = None,
-    checkpoint_every: CheckpointEvery = None,
-    measure_every: MeasureEvery = None,
-    sheet_every: SheetEvery = None,
-    resume: Resume = False,
-) -> None:
+@_declared(ControlSettings, RESUME)
+def controlnet(given: dict[str, Any]) -> None:
     """Train a ControlNet for a network that stays as it is: hints of your photographs by one of the detectors."""
     from editkit import hints
-    from editkit.training.settings import Architecture, ControlSettings, architecture_of
 
-    given = dict(locals())
-    hints.make(control)
-    with _told_in_words(output):
-        settings = _settings(ControlSettings, Architecture.model_validate(architecture_of(base)), given)
+    with _told_in_words(given):
+        settings = _settings(ControlSettings, _architecture_of_base(given), given)
+        hints.make(settings.control)
         _log_to_console()
         from editkit.training.controlnet import ControlLesson
         from editkit.training.loop import Run
 
-        Run(settings, ControlLesson(settings), resume=resume).run()
+        Run(settings, ControlLesson(settings), resume=given.get("resume", False)).run()
+
+
+def _architecture_of_base(given: dict[str, Any]) -> Architecture:
+    return Architecture.model_validate(architecture_of(Path(given.get("base", ""))))
 
 
 @app.command()
@@ -230,40 +164,24 @@ def report(
     typer.echo(json.dumps(figures, indent=2))
 
 
-@app.command()
-def classifier(
-    images: Annotated[Path, typer.Option(help="Folder with one folder of pictures a label.")],
-    output: Annotated[Path, typer.Option(help="Folder for config.json and model.safetensors.")],
-    model: Annotated[
-        str | None,
-        typer.Option(help="Noise-aware, for this model's space and schedule; without it for clean pictures."),
-    ] = None,
-    size: Annotated[int | None, typer.Option(min=8, help="Side of the pictures (default 32).")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the optimizer (default 2000).")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Pictures a step (default 64).")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, order and noise (default 0).")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate (default 0.001).")] = None,
-    width: Annotated[int | None, typer.Option(min=8, help="Channels of the first stage (default 32).")] = None,
-    stages: Annotated[int | None, typer.Option(min=1, max=6, help="Stages (default 3).")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes.")] = None,
-    flip: Annotated[bool | None, typer.Option("--flip", help="Mirror half of the pictures.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Open no socket.")] = False,
-) -> None:
+@_declared(
+    ClassifierSettings,
+    Param("images", "text", "Folder with one folder of pictures a label.", None, True, metavar="DIR"),
+    Param("output", "text", "Folder for config.json and model.safetensors.", None, True, metavar="DIR"),
+    Param("model", "text", "Noise-aware, for this model's space and schedule; else for clean pictures.", None, False),
+    Param("offline", "flag", "Open no socket.", False, False),
+)
+def classifier(given: dict[str, Any]) -> None:
     """Train a classifier for `editkit classifier`: folders of pictures are the labels."""
-    from pydantic import ValidationError
-
-    from editkit.errors import UsageError
-
-    given = dict(locals())
     _log_to_console()
-    from editkit.training.classifier import ClassifierSettings, read_folders, save, train
+    for name in ("images", "output"):
+        if name not in given:
+            raise UsageError(f"--{name}: is needed, a folder")
+    with _told_in_words(given):
+        settings = ClassifierSettings(**{k: v for k, v in given.items() if k in ClassifierSettings.model_fields})
+    from editkit.training.classifier import read_folders, save, train
 
-    names = set(ClassifierSettings.model_fields)
-    try:
-        settings = ClassifierSettings(**_set({name: given[name] for name in names}))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"--{first['loc'][0]}: {first['msg']}, got {first['input']!r}".replace("_", "-")) from error
+    model, offline, output = given.get("model"), given.get("offline", False), Path(given["output"])
     guided = None
     if model is not None:
         import torch
@@ -271,7 +189,7 @@ def classifier(
         from editkit.models import describe, load
 
         guided = load(describe(model, offline=offline), torch.device("cpu"), torch.float32, offline=offline)
-    network, config = train(read_folders(images, settings.size), settings, guided)
+    network, config = train(read_folders(Path(given["images"]), settings.size), settings, guided)
     save(network, config, output)
     kind = f"noise-aware, for {model}" if model else "for clean pictures"
     typer.echo(f"wrote {output}: {len(config['labels'])} labels, {kind}")

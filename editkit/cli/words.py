@@ -8,7 +8,7 @@ each part is parsed by a command made from its plugin's fields.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -147,23 +147,27 @@ def _command(plugin: type[Plugin], first: bool) -> Any:
 
 
 def typed_command(name: str, doc: str, arguments: dict[str, str], groups: dict[str, list[Param]]) -> Any:
-    """A Typer command of required `arguments` (name to help) and options in titled groups."""
+    """A Typer command of required `arguments` (name to help) and options in titled groups; returns what was given."""
 
     def collect(**given: Any) -> dict[str, Any]:
         return given
 
+    with_options(collect, arguments, groups)
+    app = typer.Typer(add_completion=False)
+    app.command(name=name, help=doc, context_settings={"help_option_names": ["-h", "--help"]})(collect)
+    return typer.main.get_command(app)
+
+
+def with_options(function: Callable[..., Any], arguments: dict[str, str], groups: dict[str, list[Param]]) -> None:
+    """Give a function of **keywords the signature that Typer reads: `arguments`, then options in titled groups."""
     signature = [
         _keyword(key, Annotated[str, typer.Argument(help=text)], inspect.Parameter.empty)
         for key, text in arguments.items()
     ]
     for title, group in groups.items():
         signature.extend(_keyword(p.name, _annotated(p, title), None) for p in group)
-    collect.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
-    collect.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
-    collect.__doc__ = doc
-    app = typer.Typer(add_completion=False)
-    app.command(name=name, context_settings={"help_option_names": ["-h", "--help"]})(collect)
-    return typer.main.get_command(app)
+    function.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
 
 
 def parse_run(words: Sequence[str]) -> Line:

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Generator, Tensor
 
 from editkit.classifiers import OWN
@@ -28,6 +27,7 @@ from editkit.errors import EditkitError
 from editkit.images import Picture, to_unit
 from editkit.models.base import Model
 from editkit.training.network import write_atomically
+from editkit.training.settings import ClassifierSettings
 
 log = logging.getLogger("editkit.training")
 
@@ -35,22 +35,6 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 LEVELS = 1000
 LOG_SNR = 10.0
 """Beyond this the noise is below what 8 bits resolve."""
-
-
-class ClassifierSettings(BaseModel):
-    """What a training run is made of."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    size: int = Field(32, ge=8, description="Side of the pictures.")
-    steps: int = Field(2000, ge=1, description="Steps of the optimizer.")
-    batch: int = Field(64, ge=1, description="Pictures a step.")
-    seed: int = Field(0, ge=0, description="Seed of weights, order and noise.")
-    learning_rate: float = Field(1e-3, gt=0, description="Peak of the one-cycle learning rate.")
-    width: int = Field(32, ge=8, multiple_of=8, description="Channels of the first stage.")
-    stages: int = Field(3, ge=1, le=6, description="Stages; each halves the side and doubles the channels.")
-    minutes: float | None = Field(None, gt=0, description="Stop after so many minutes, with what was learned.")
-    flip: bool = Field(False, description="Mirror half of the pictures.")
 
 
 @dataclass(frozen=True, eq=False)

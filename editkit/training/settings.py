@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _numbers(value: Any) -> Any:
+    """`64,128,256` as numbers; anything else as it is."""
+    return value.split(",") if isinstance(value, str) else value
 
 
 class Architecture(BaseModel):
@@ -18,7 +23,9 @@ class Architecture(BaseModel):
     unshuffle: int = Field(
         2, ge=1, description="Pixels per side that are folded into channels before the network."
     )
-    channels: tuple[int, ...] = Field((64, 128, 256), description="Feature channels of each level.")
+    channels: Annotated[tuple[int, ...], BeforeValidator(_numbers)] = Field(
+        (64, 128, 256), description="Feature channels of each level, as 64,128,256."
+    )
     layers: int = Field(1, ge=1, description="Residual blocks of a level.")
     head: int = Field(32, ge=1, description="Channels of one attention head (lowest level only).")
     groups: int = Field(32, ge=1, description="Groups of the group normalisation.")
@@ -85,6 +92,22 @@ class ControlSettings(Settings):
 
     base: Path = Field(description="Folder of the network that is steered; it stays as it is.")
     control: str = Field("canny", min_length=1, description="The detector that draws the hints.")
+
+
+class ClassifierSettings(BaseModel):
+    """`editkit train classifier`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(32, ge=8, description="Side of the pictures.")
+    steps: int = Field(2000, ge=1, description="Steps of the optimizer.")
+    batch: int = Field(64, ge=1, description="Pictures a step.")
+    seed: int = Field(0, ge=0, description="Seed of weights, order and noise.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak of the one-cycle learning rate.")
+    width: int = Field(32, ge=8, multiple_of=8, description="Channels of the first stage.")
+    stages: int = Field(3, ge=1, le=6, description="Stages; each halves the side and doubles the channels.")
+    minutes: float | None = Field(None, gt=0, description="Stop after so many minutes, with what was learned.")
+    flip: bool = Field(False, description="Mirror half of the pictures.")
 
 
 def architecture_of(folder: Path) -> dict[str, Any]:
