@@ -211,8 +211,9 @@ def _sample(
             process = _refine(process, part, before, image)
         x: Tensor | None = None
         for state in engine.steps(process):
-            yield Update(number, stages, k, settled, state, process.model, draw)
             x = state.x
+            yield Update(number, stages, k, settled, state, process.model, draw)
+            del state  # or its estimate would live through the next step
         if x is not None:
             image = process.model.decode(x)
         box = part.at.box
@@ -231,7 +232,7 @@ def _finished(bound: Bound, image: Tensor) -> Tensor:
         raise HookError(
             f"plugin {bound.plugin.name}: finish returned shape {tuple(made.shape)} instead of {tuple(image.shape)}"
         )
-    if made is not image and not bool(torch.isfinite(made).all()):
+    if made is not image and not bool(torch.isfinite(made.sum())):
         raise HookError(f"plugin {bound.plugin.name}: finish made NaN or infinity")
     return made
 

@@ -140,6 +140,7 @@ class _Loop:
 
     def predict(self, x_t: Tensor, level: Level) -> Prediction:
         """The guided, cleaned prediction at (x_t, level)."""
+        self.x0 = None  # as large as the state: the last estimate need not lie beside the next
         with torch.no_grad():
             energies = self._active("energy") if level.alpha > FAINT else ()
             through = {b.plugin.through() for b in energies}
@@ -240,7 +241,8 @@ class _Loop:
                 if x is not None:
                     return self._shaped(x.float(), p.shape, b, "begin")
             scale = p.model.schedule.prior_scale(level, p.run.options.spacing, p.sampler.grid)
-            return scale * p.run.opening.noise
+            noise = p.run.opening.noise
+            return noise if scale == 1.0 else scale * noise
 
     def _after(self, x_s: Tensor, s: Level) -> Tensor:
         if not self.users["after"]:

@@ -31,6 +31,9 @@ __all__ = ["Metadata", "Picture", "Pixels", "at_depth", "from_unit", "largest", 
 Pixels = NDArray[Any]
 """(H, W, 3) uint8 or uint16, RGB."""
 
+STRIP = 128
+"""Rows that are converted at once."""
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:
@@ -163,8 +166,12 @@ def to_unit(pixels: Pixels) -> torch.Tensor:
     """Pixels (H, W, 3), uint8 or uint16, as (1, 3, H, W) float32 in [-1, 1]; `from_unit` gives them back exactly."""
     import torch
 
-    scaled = pixels.astype(np.float32) * np.float32(2.0 / largest(pixels.dtype)) - np.float32(1.0)
-    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1))[None])
+    height, width, channels = pixels.shape
+    unit = np.empty((1, channels, height, width), np.float32)
+    for k in range(channels):  # no copy of the whole beside the result
+        np.multiply(pixels[..., k], np.float32(2.0 / largest(pixels.dtype)), out=unit[0, k], dtype=np.float32)
+        unit[0, k] -= np.float32(1.0)
+    return torch.from_numpy(unit)
 
 
 def from_unit(image: torch.Tensor, dtype: DTypeLike) -> Pixels:
@@ -173,16 +180,20 @@ def from_unit(image: torch.Tensor, dtype: DTypeLike) -> Pixels:
     Raises:
         PictureError: NaN or infinity: such a picture is never written.
     """
-    values = image.detach().cpu().double().numpy()
+    values = image.detach()
     if values.ndim == 4:
         if values.shape[0] != 1:
             raise PictureError(f"one picture at a time, got a batch of {values.shape[0]}")
         values = values[0]
-    if not np.isfinite(values).all():
-        raise PictureError("the result holds NaN or infinity and is not made into a picture")
-    top = largest(dtype)
-    pixels: Pixels = np.rint(np.clip((values + 1.0) * (top / 2.0), 0.0, top)).astype(dtype).transpose(1, 2, 0)
-    return np.ascontiguousarray(pixels)
+    top, (channels, height, width) = largest(dtype), values.shape
+    pixels: Pixels = np.empty((height, width, channels), dtype)
+    for first in range(0, height, STRIP):  # in float64, but not of the whole picture at once
+        strip = values[:, first : first + STRIP].cpu().double().numpy()
+        if not np.isfinite(strip).all():
+            raise PictureError("the result holds NaN or infinity and is not made into a picture")
+        rounded = np.rint(np.clip((strip + 1.0) * (top / 2.0), 0.0, top))
+        pixels[first : first + STRIP] = rounded.transpose(1, 2, 0).astype(dtype)
+    return pixels
 
 
 def at_depth(values: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:

@@ -25,6 +25,7 @@ A plugin uses a hook by overriding it. Nothing else needs to be said: `editkit p
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -332,16 +333,38 @@ class Inputs:
 
 @dataclass(eq=False)
 class Opening:
-    """The noise a process starts from: drawn when it is first asked for, the same for everyone who asks."""
+    """The noise a process starts from: drawn when it is first asked for, the same for everyone who asks.
+
+    It is as large as the state, so it is kept only while somebody keeps it, and drawn again from where its stream was.
+    """
 
     stream: Stream
     shape: tuple[int, ...]
     device: torch.device
+    _before: tuple[Tensor, ...] | None = None
+    _held: weakref.ref[Tensor] | None = None
 
-    @cached_property
+    @property
     def noise(self) -> Tensor:
         """N(0, 1), (batch, channels, ...) in the model's space."""
-        return self.stream.normal(self.shape).to(self.device)
+        held = None if self._held is None else self._held()
+        if held is None:
+            held = self._drawn()
+            self._held = weakref.ref(held)
+        return held
+
+    def _drawn(self) -> Tensor:
+        generators = self.stream.generators
+        now = tuple(generator.get_state() for generator in generators)
+        if self._before is None:
+            self._before = now
+            return self.stream.normal(self.shape).to(self.device)
+        for generator, state in zip(generators, self._before, strict=True):
+            generator.set_state(state)
+        again = self.stream.normal(self.shape).to(self.device)
+        for generator, state in zip(generators, now, strict=True):
+            generator.set_state(state)
+        return again
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from editkit.errors import ModelError
-from editkit.models.base import Conditioning, Model, ModelInfo, Prediction, Prompt, output_of
+from editkit.models.base import Conditioning, Model, ModelInfo, Prediction, PredictionType, Prompt, output_of
 from editkit.models.control import Control, cut_like
 from editkit.noise import Stream
 from editkit.schedule import Level, Schedule
@@ -51,11 +51,16 @@ def weights(begins: Sequence[int], window: int, length: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Window:
-    """One window of a state: where it lies, and its weights (height, width)."""
+    """One window of a state: where it lies, and how much each of its rows and columns counts."""
 
     rows: slice
     columns: slice
-    weight: Tensor
+    down: Tensor
+    along: Tensor
+
+    def weight(self) -> Tensor:
+        """(height, width)"""
+        return self.down[:, None] * self.along[None, :]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,15 +133,16 @@ class Windowed:
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
         """The blended predictions for x_t (b, c, h, w): x0 = sum_k w_k x0_k, and eps alike."""
         windows = self._windows(*x_t.shape[-2:])
-        parts: list[list[Prediction]] = [[] for _ in conds]
+        sums = [_Sum.of(x_t) for _ in conds]
         for group in _chunks(windows, self.batch):
             cut = torch.cat([x_t[..., w.rows, w.columns] for w in group])
             steering = {id(control): control for cond in conds for control in cond.control}
             controls = {key: control.cut(spots(group), x_t.shape[-2:]) for key, control in steering.items()}
             given = [_cut(cond, group, x_t.shape[-2:], controls) for cond in conds]
-            for made, prediction in zip(parts, self.model(cut, level, given), strict=True):
-                made.append(prediction)
-        return tuple(self._blend(made, windows, x_t, level) for made in parts)
+            for total, prediction in zip(sums, self.model(cut, level, given), strict=True):
+                total.add(prediction, group)
+        rest = self._rest(windows, x_t)
+        return tuple(self._blended(total, rest, x_t, level, folded=len(conds) > 1) for total in sums)
 
     def _windows(self, height: int, width: int) -> list[_Window]:
         """The windows of a state of `height` x `width` that touch the region."""
@@ -147,39 +153,58 @@ class Windowed:
             shares = weights(begins, self.window, length)
             axes.append([(slice(b, b + size), share) for b, share in zip(begins, shares, strict=True)])
         found = [
-            _Window(rows, columns, across[:, None] * along[None, :])
-            for (rows, across), (columns, along) in itertools.product(*axes)
+            _Window(rows, columns, down, along)
+            for (rows, down), (columns, along) in itertools.product(*axes)
         ]
         if self.region is None:
             return found
         touching = [w for w in found if bool((self.region[..., w.rows, w.columns] > 0).any())]
         return touching or found[:1]
 
-    def _blend(self, made: list[Prediction], windows: list[_Window], x_t: Tensor, level: Level) -> Prediction:
-        """Windows' predictions as one; where no window was computed, the known picture."""
-        x0 = self._sum([p.x0 for p in made], windows, x_t)
-        eps = self._sum([p.eps for p in made], windows, x_t)
-        variances = [p.variance for p in made if p.variance is not None]
-        variance = self._sum(variances, windows, x_t) if variances else None
-        total = torch.zeros(x_t.shape[-2:], device=x_t.device)
+    def _rest(self, windows: list[_Window], x_t: Tensor) -> Tensor | None:
+        """What the windows leave to the known picture at every position, (h, w); None: nothing."""
+        if self.picture is None:
+            return None
+        rest = torch.ones(x_t.shape[-2:], device=x_t.device)
         for w in windows:
-            total[w.rows, w.columns] += w.weight.to(x_t.device)
-        rest = (1.0 - total).clamp(min=0.0)
-        if self.picture is not None and bool((rest > 1e-3).any()) and self.known is not None:
+            rest[w.rows, w.columns] -= w.weight().to(x_t.device)
+        return rest.clamp_(min=0.0) if bool((rest > 1e-3).any()) else None
+
+    def _blended(self, total: _Sum, rest: Tensor | None, x_t: Tensor, level: Level, folded: bool) -> Prediction:
+        """One prediction; where no window was computed, the known picture. What the network would have put out is
+        worked out only where several predictions are to be `folded`."""
+        x0, eps = total.x0, total.eps
+        if rest is not None and self.known is not None:
             x0 = x0 + rest * self.known
             eps = eps + rest * (x_t - level.alpha * self.known) / max(level.sigma, 1e-8)
-        kind = made[0].kind
-        output = None if kind is None else output_of(x0, eps, level, kind)
-        return Prediction(x0, eps, variance, output, kind)
+        output = output_of(x0, eps, level, total.kind) if folded and total.kind is not None else None
+        return Prediction(x0, eps, total.variance, output, total.kind)
 
-    @staticmethod
-    def _sum(parts: list[Tensor], windows: list[_Window], x_t: Tensor) -> Tensor:
-        """sum_k w_k part_k, each put back where its window lies."""
-        total = torch.zeros_like(x_t, dtype=torch.float32)
-        pieces = itertools.chain.from_iterable(torch.split(part, len(x_t)) for part in parts)
-        for w, piece in zip(windows, pieces, strict=True):
-            total[..., w.rows, w.columns] += w.weight.to(x_t.device) * piece
-        return total
+
+@dataclass(eq=False)
+class _Sum:
+    """sum_k w_k p_k of the windows' predictions so far, each where its window lies: no window is kept."""
+
+    x0: Tensor
+    eps: Tensor
+    variance: Tensor | None = None
+    kind: PredictionType | None = None
+
+    @classmethod
+    def of(cls, x_t: Tensor) -> _Sum:
+        return cls(torch.zeros_like(x_t, dtype=torch.float32), torch.zeros_like(x_t, dtype=torch.float32))
+
+    def add(self, prediction: Prediction, group: list[_Window]) -> None:
+        """Windows side by side in the batch, as `group` has them."""
+        self.kind = prediction.kind
+        if prediction.variance is not None and self.variance is None:
+            self.variance = torch.zeros_like(self.x0)
+        sums = ((self.x0, prediction.x0), (self.eps, prediction.eps), (self.variance, prediction.variance))
+        for total, part in sums:
+            if total is None or part is None:
+                continue
+            for w, piece in zip(group, torch.split(part, len(total)), strict=True):
+                total[..., w.rows, w.columns] += w.weight().to(total.device) * piece
 
 
 def _chunks(windows: list[_Window], size: int) -> list[list[_Window]]:

@@ -10,7 +10,7 @@ from editkit.errors import HookError
 from editkit.noise import Streams
 from editkit.options import Options
 from editkit.plan import Plan
-from editkit.plugin import Hooks, Inputs, Plugin
+from editkit.plugin import Hooks, Inputs, Opening, Plugin
 from editkit.plugins import Inpaint
 from editkit.schedule import Cosine, Flow
 
@@ -277,3 +277,19 @@ def test_a_multistep_sampler_forgets_after_a_move_upward():
 def test_the_mean_is_kept_by_guidance_of_weight_zero():
     run = dict(shape=(20, 4), sampler="ddim", steps=10)
     torch.testing.assert_close(sample(model(), **run), sample(model(), Quadratic(weight=0.0), **run), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("seeds", [(3,), (3, 4)])
+def test_the_opening_noise_is_the_same_for_everyone_and_kept_for_nobody(seeds):
+    stream = Streams(seeds).stream("start")
+    opening = Opening(stream, (2, 3, 4), torch.device("cpu"))
+    first = opening.noise
+    assert opening.noise is first
+    expected, after = first.clone(), stream.normal((2, 3, 4))
+    del first
+    assert torch.equal(opening.noise, expected)
+    rest = stream.normal((2, 3, 4))
+    fresh = Streams(seeds).stream("start")
+    drawn = [fresh.normal((2, 3, 4)) for _ in range(3)]
+    assert torch.equal(after, drawn[1])
+    assert torch.equal(rest, drawn[2])  # drawing again leaves the stream where it was

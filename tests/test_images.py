@@ -24,7 +24,7 @@ import editkit.writing
 from editkit.decoding import turn
 from editkit.encoding import encode
 from editkit.errors import PictureError
-from editkit.images import Picture, at_depth, from_unit, to_unit
+from editkit.images import STRIP, Picture, at_depth, from_unit, to_unit
 from editkit.metadata import PNG_SIGNATURE, png_chunk, png_chunks, upright, upright_xmp
 from editkit.reading import MAX_PIXELS, decode
 from editkit.writing import check_output
@@ -180,6 +180,15 @@ def test_every_value_survives_the_tensor(dtype: Any) -> None:
     assert unit.max() == 1.0
     assert np.array_equal(from_unit(unit, dtype), values)
     assert np.array_equal(from_unit(unit[0], dtype), values)
+
+
+def test_pictures_taller_than_a_strip_are_converted_whole() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2 * STRIP + 5, 7, 3), dtype=np.uint8)
+    unit = to_unit(pixels)
+    assert np.array_equal(from_unit(unit, np.uint8), pixels)
+    unit[0, 0, -1, 0] = float("nan")
+    with pytest.raises(PictureError):
+        from_unit(unit, np.uint8)
 
 
 def test_from_unit_clips_and_refuses_nan() -> None:

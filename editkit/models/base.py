@@ -42,8 +42,9 @@ class Prediction:
 
     def with_x0(self, x0: Tensor, x_t: Tensor, level: Level) -> Prediction:
         """Another estimate of x0; eps = (x_t - alpha_t x0) / sigma_t follows."""
-        eps = (x_t - level.alpha * x0) / level.sigma if level.sigma > 0.0 else self.eps
-        return replace(self, x0=x0, eps=eps)
+        if level.sigma <= 0.0:
+            return replace(self, x0=x0)
+        return replace(self, x0=x0, eps=x_t.sub(x0, alpha=level.alpha).div_(level.sigma))
 
 
 def convert(output: Tensor, x_t: Tensor, level: Level, kind: PredictionType) -> Prediction:

@@ -64,7 +64,11 @@ class Degradation(ABC):
     def within(self, x: Tensor, y: Tensor) -> Tensor:
         """x in the range of pictures [-1, 1], and explaining y: projected onto the two in turn."""
         for _ in range(ROUNDS):
-            x = self.project(x, y).clamp(-1.0, 1.0)
+            x = self.project(x, y)
+            beyond = float(x.abs().max()) > 1.0
+            x = x.clamp(-1.0, 1.0)
+            if not beyond:  # in both already
+                break
         return x
 
     def check(self, y: Tensor) -> None:
