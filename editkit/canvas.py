@@ -209,8 +209,8 @@ def inputs(
     rows, columns = box.rows, box.columns
     if at.window is not None:
         model = _windowed(model, at.window)
-    if examples and isinstance(model, TakesExamples):
-        model = model.given([example(other, at, before, device) for other in examples])
+    if isinstance(model, TakesExamples):
+        model = model.given([example(other, at, before, device) for other in examples], picture.fill)
 
     def place(whole: Tensor) -> Tensor:
         whole = resize(whole, picture.height, picture.width)[..., rows, columns]
@@ -222,10 +222,13 @@ def inputs(
         return Inputs(model.attach(small, None), small, None, original, None, stream, place)
     mask = torch.from_numpy(picture.mask[rows, columns].copy())[None, None].to(device)
     if model.info.own_picture and (at.height, at.width) != (box.height, box.width):
-        small, small_mask = shrink(original, mask, at.height, at.width)
+        known, small_mask = shrink(original, mask, at.height, at.width)
+        small = small.where(small_mask > 0, known) if picture.fill == "original" else known
     else:
         small_mask = pad(resize_mask(mask, at.height, at.width), multiple)
-    return Inputs(model.attach(small, small_mask), small, small_mask, original, mask, stream, place)
+    return Inputs(
+        model.attach(small, small_mask), small, small_mask, original, mask, stream, place, fill=picture.fill
+    )
 
 
 def example(other: Picture, at: Pass, before: Pass | None, device: torch.device) -> Example:

@@ -138,11 +138,15 @@ def arrange(stage: Stage, info: ModelInfo, has_picture: bool) -> tuple[Plugin, .
 
 @dataclass(frozen=True)
 class PassPlan:
-    """One pass of a stage: where it works, on which trajectory, at which cost."""
+    """One pass of a stage: where it works, on which trajectory, at which cost.
+
+    `attempt` counts those that start the same from other noise: the best of them goes on (`editkit.fit`).
+    """
 
     at: Pass
     plan: Plan
     cost: Cost
+    attempt: int = 0
 
 
 @dataclass(frozen=True)
@@ -232,18 +236,34 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     begun = not any(p.diffuses for p in plugins) or any("begin" in p.claims() for p in plugins)
     told = "lowres" in info.takes and any("lowres" in plugin.offers for plugin in plugins)
     found = passes(picture, info, options, not begun and not told, [example.size for example in examples])
-    planned = tuple(plan_pass(at, plugins, sampler) for at in found)
+    if picture.fill is not None and not begun and not info.own_picture:
+        notify(
+            f"--fill {picture.fill} changes nothing: {info.name} starts the hole from noise; `with sdedit --strength "
+            f"0.8` starts from the fill"
+        )
+    planned = tuple(
+        plan_pass(at, plugins, sampler, attempt) for at in found for attempt in range(_tries(at, picture, options))
+    )
+    if options.tries > 1 and len(planned) == len(found):
+        notify(f"--tries {options.tries} has nothing to choose between: nothing is invented beside known pixels")
     return StagePlan(info, options, spec, plugins, picture, planned, source, tuple(examples))
 
 
-def plan_pass(at: Pass, plugins: Sequence[Plugin], sampler: Sampler) -> PassPlan:
+def _tries(at: Pass, picture: Picture, options: Options) -> int:
+    """How often to start pass `at`: once where it starts from another one, or nothing is known to compare with."""
+    within = None if picture.mask is None else picture.mask[at.box.rows, at.box.columns]
+    invents = within is not None and at.strength == 1.0 and at.steps > 1 and not bool(within.all())
+    return options.tries if invents else 1
+
+
+def plan_pass(at: Pass, plugins: Sequence[Plugin], sampler: Sampler, attempt: int = 0) -> PassPlan:
     """The trajectory of one pass after every plugin had its say, and what it costs."""
     plan = own = at.plan() if any(plugin.diffuses for plugin in plugins) else Plan.uniform(at.steps).start_at(0.0)
     for plugin in plugins:
         plan = called(plugin, "plan", plugin.plan, plan)
     if at.repeats > 1 and plan == own:
         plan = plan.travel(1, at.repeats)
-    return PassPlan(at, plan, cost(plan, plugins, sampler))
+    return PassPlan(at, plan, cost(plan, plugins, sampler), attempt)
 
 
 @dataclass(frozen=True)

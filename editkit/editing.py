@@ -17,6 +17,7 @@ from editkit.device import pick_device, pick_dtype
 from editkit.energies import Bound
 from editkit.engine import Process, State
 from editkit.errors import HookError
+from editkit.fit import misfit
 from editkit.images import Picture, from_unit, to_unit
 from editkit.models import PLAIN, load
 from editkit.models.base import Model, ModelInfo, NoModel, Notifies, TakesExamples
@@ -199,6 +200,7 @@ def _sample(
     noise: Noise = OneStream.seeded(seed) if options.noise == "diffusers" else Streams((seed,), number)
     made: dict[Box, tuple[Tensor, Process]] = {}
     image: Tensor | None = None  # pixels of the last pass over this box; None until one has moved
+    tried: list[tuple[float, Tensor, Process]] = []
     for k, part in enumerate(settled.passes):
         before = None if image is None or part.at.strength == 1.0 else settled.passes[k - 1]
         inputs = canvas.inputs(
@@ -206,7 +208,8 @@ def _sample(
             None if before is None else before.at,
         )
         inputs.whole, inputs.source = picture.pixels, settled.source.pixels
-        process = _prepare(inputs, settled, part.plan, noise, number, notify)
+        own = Streams((seed,), number, part.attempt) if part.attempt and isinstance(noise, Streams) else noise
+        process = _prepare(inputs, settled, part.plan, own, number, notify)
         if before is not None and image is not None:
             process = _refine(process, part, before, image)
         x: Tensor | None = None
@@ -216,8 +219,16 @@ def _sample(
             del state  # or its estimate would live through the next step
         if x is not None:
             image = process.model.decode(x)
+        after = settled.passes[k + 1] if k + 1 < len(settled.passes) else None
+        again = after is not None and after.attempt > 0
+        if image is not None and inputs.mask is not None and (again or part.attempt):
+            tried.append((misfit(image, inputs.mask), image, process))
+            if again:
+                continue
+            _, image, process = min(tried, key=lambda one: one[0])
+            tried = []
         box = part.at.box
-        if image is not None and (part is settled.passes[-1] or settled.passes[k + 1].at.box != box):
+        if image is not None and (after is None or after.at.box != box):
             made[box] = canvas.native(image, part.at), process
             image = None
         elif not settled.diffuses and inputs.original is not None:

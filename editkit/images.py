@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -35,6 +35,10 @@ STRIP = 128
 """Rows that are converted at once."""
 
 
+Fill = Literal["smooth", "noise", "mean", "original"]
+"""What lies in a hole to begin with: see `editkit.smooth.filled`."""
+
+
 @dataclass(frozen=True, eq=False)
 class Picture:
     """A picture in memory, upright and RGB.
@@ -43,6 +47,7 @@ class Picture:
         pixels: (H, W, 3) uint8 or uint16; a greyscale file gives three equal channels. Not premultiplied by alpha.
         alpha: (H, W) of the same dtype; None for a picture without.
         mask: (H, W) float32 in [0, 1], 1 = regenerate; None: everything may change.
+        fill: what lies under the mask where something must; None: as the model and the start have it.
         meta: what the file said besides.
 
     Raises:
@@ -53,6 +58,7 @@ class Picture:
     alpha: NDArray[Any] | None = None
     mask: NDArray[np.float32] | None = None
     meta: Metadata = field(default_factory=Metadata)
+    fill: Fill | None = None
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype not in (np.uint8, np.uint16):
@@ -97,9 +103,9 @@ class Picture:
 
         return read(source)
 
-    def with_mask(self, mask: NDArray[Any] | None) -> Picture:
-        """This picture with `mask`, (H, W) in [0, 1], 1 = regenerate."""
-        return replace(self, mask=None if mask is None else np.asarray(mask, dtype=np.float32))
+    def with_mask(self, mask: NDArray[Any] | None, fill: Fill | None = None) -> Picture:
+        """This picture with `mask`, (H, W) in [0, 1], 1 = regenerate, and what lies there to begin with."""
+        return replace(self, mask=None if mask is None else np.asarray(mask, dtype=np.float32), fill=fill)
 
     def with_pixels(self, pixels: Pixels) -> Picture:
         """This picture with other `pixels`, of any size and of either depth.

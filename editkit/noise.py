@@ -57,10 +57,12 @@ class Streams:
     Args:
         seeds: one seed for the whole batch, or one an item: then item k has the noise it would have alone.
         stage: the number of the stage in the chain.
+        attempt: other streams for another start of the same pass (`Options.tries`).
     """
 
     seeds: tuple[int, ...]
     stage: int = 0
+    attempt: int = 0
     _made: dict[str, Stream] = field(default_factory=dict, repr=False, compare=False)
 
     def stream(self, owner: str) -> Stream:
@@ -69,7 +71,8 @@ class Streams:
         return self._made[owner]
 
     def _generator(self, seed: int, owner: str) -> torch.Generator:
-        digest = hashlib.blake2b(f"{seed}/{self.stage}/{owner}".encode(), digest_size=8).digest()
+        again = f"/{self.attempt}" if self.attempt else ""
+        digest = hashlib.blake2b(f"{seed}/{self.stage}/{owner}{again}".encode(), digest_size=8).digest()
         generator = torch.Generator("cpu")
         generator.manual_seed(int.from_bytes(digest, "big") >> 1)
         return generator

@@ -33,6 +33,9 @@ class Options(BaseModel):
         "sample", description="One sample, or the mean of several: nearer to the truth on average, and smoother."
     )
     samples: int = Field(8, ge=1, le=1000, description="How many the mean is taken of, with seeds from --seed on.")
+    tries: int = Field(
+        1, ge=1, le=100, description="Starts at the coarsest size; the one that fits what is known best goes on."
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Same seed, same machine: the same bytes.")
     device: str = Field("auto", description="cpu, cuda, mps; auto: the fastest there is.")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="Number format of the network.")

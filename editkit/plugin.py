@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from editkit.chain import Chain
-    from editkit.images import Picture, Pixels
+    from editkit.images import Fill, Picture, Pixels
     from editkit.models.base import Conditioning, Model, Prediction
     from editkit.noise import Noise, Stream
     from editkit.options import Options
@@ -279,6 +279,7 @@ class Inputs:
         as_diffusers: bring the mask to the model's space as diffusers' pipelines do.
         whole: the whole edited picture, (H, W, 3) of uint8 or uint16, for detectors of hints; None where there is none.
         source: the same before any plugin opened it: what the user gave to this stage.
+        fill: what lies under the mask where the process starts from the picture; None: the picture.
     """
 
     model: Model
@@ -291,11 +292,21 @@ class Inputs:
     as_diffusers: bool = False
     whole: Pixels | None = None
     source: Pixels | None = None
+    fill: Fill | None = None
 
     @cached_property
     def known(self) -> Tensor | None:
         """The picture in the model's space, encoded once."""
         return None if self.picture is None else self.model.encode(self.picture, self.stream)
+
+    @cached_property
+    def start(self) -> Tensor | None:
+        """`known`, with the hole filled as `fill` says: what a process that starts from the picture starts from."""
+        if self.fill is None or self.picture is None or self.mask is None or self.stream is None:
+            return self.known
+        from editkit.smooth import filled
+
+        return self.model.encode(filled(self.picture, self.mask, self.fill, self.stream), self.stream)
 
     @cached_property
     def region(self) -> Tensor | None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from editkit.images import Fill
+    from editkit.noise import Stream
 
 
 def smooth_fill(x0: Tensor, mask: Tensor) -> Tensor:
@@ -27,3 +33,23 @@ def smooth_fill(x0: Tensor, mask: Tensor) -> Tensor:
         up = F.interpolate(fill, size=value.shape[-2:], mode="bilinear", align_corners=False)
         fill = value + (1 - weight) * up
     return torch.where(known > 0, x0, fill)
+
+
+def filled(image: Tensor, mask: Tensor, fill: Fill, stream: Stream | None = None) -> Tensor:
+    """`image` (b, c, h, w) with what `fill` says where mask (b or 1, 1, h, w) > 0.
+
+    smooth: `smooth_fill`. mean: the mean colour of the known pixels. noise: N(0, 1/4) around that, a picture's own
+    spread. original: what lies there.
+    """
+    hole = (mask > 0).to(image.dtype)
+    if fill == "original":
+        return image
+    if fill == "smooth":
+        return smooth_fill(image, hole)
+    known = 1.0 - hole
+    mean = (image * known).sum((-2, -1), keepdim=True) / known.sum((-2, -1), keepdim=True).clamp(min=1.0)
+    if fill == "noise":
+        if stream is None:
+            raise ValueError("a hole is filled with noise from a stream, and there is none")
+        mean = mean + 0.5 * stream.normal(image.shape).to(image)
+    return image.where(hole == 0, mean)

@@ -59,7 +59,7 @@ def test_without_examples_nothing_is_another():
     x_t = torch.randn(1, 3, 20, 20)
     mask = unknown[None, None].float()
     plain = Patches().attach(x[None], mask)(x_t, level, (Conditioning(),))[0].x0
-    given = Patches().given([]).attach(x[None], mask)(x_t, level, (Conditioning(),))[0].x0
+    given = Patches().given([], None).attach(x[None], mask)(x_t, level, (Conditioning(),))[0].x0
     assert torch.equal(plain, given)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from editkit.images import Fill
     from editkit.models.control import Control
     from editkit.noise import Stream
 
@@ -222,8 +223,8 @@ class Example:
 class TakesExamples(Protocol):
     """A model that takes `examples`: it learns from other pictures beside the one it is attached to."""
 
-    def given(self, examples: Sequence[Example]) -> Model:
-        """This model, to be attached with these."""
+    def given(self, examples: Sequence[Example], fill: Fill | None) -> Model:
+        """This model, to be attached with these, and with what lies in the hole to begin with."""
         ...
 
     def afford(self, height: int, width: int, examples: Sequence[tuple[int, int]]) -> None:

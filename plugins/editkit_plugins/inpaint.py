@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from editkit.errors import ChainError, UsageError
-from editkit.images import Picture
+from editkit.images import Fill, Picture
 from editkit.masks import feather_inside, grow, read_mask
 from editkit.params import MaskSource, PictureSource
 from editkit.plan import Plan
@@ -48,6 +48,11 @@ class Replacing(Plugin):
     )
     repeats: int = Field(10, ge=1, description="repaint: how often every stretch is walked.")
     known_noise: Literal["fresh", "fixed"] = Field("fresh", description="Noise of the known part: new or one for all.")
+    fill: Fill | None = Field(
+        None,
+        description="What lies in the hole to begin with: for patches a first guide (default: smooth; noise: none), "
+        "`with sdedit` its start (default: original). Models that start from noise alone do without, and say so.",
+    )
     from_: tuple[PictureSource, ...] = Field(
         (), description="Another picture that patches may be taken from (--model patches); several: give it again."
     )
@@ -83,7 +88,7 @@ class Inpaint(Replacing):
         if self.mask is None:
             raise UsageError("inpaint needs --mask: a picture (white = regenerate) or words as box:10,10,80,60")
         mask = read_mask(self.mask, picture, invert=self.invert_mask, notify=notify)
-        return picture.with_mask(feather_inside(grow(mask, self.grow), self.feather))
+        return picture.with_mask(feather_inside(grow(mask, self.grow), self.feather), self.fill)
 
 
 class _ReplacingHooks(Hooks[Replacing]):

@@ -41,8 +41,8 @@ class SDEdit(Plugin):
 class _SDEditHooks(Hooks[SDEdit]):
     def begin(self) -> Float[Tensor, "b c *size"] | None:
         run = self.run
-        known = run.inputs.known
-        if known is None or (self.plugin.strength == 1.0 and run.inputs.mask is not None):
+        start = run.inputs.start
+        if start is None or (self.plugin.strength == 1.0 and run.inputs.mask is not None):
             return None
         level = run.levels[run.plan.start]
-        return level.alpha * known + level.sigma * run.opening.noise
+        return level.alpha * start + level.sigma * run.opening.noise

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from editkit.errors import ModelError
+from editkit.images import Fill
 from editkit.models import PATCHES
 from editkit.models.base import Conditioning, Example, ModelInfo, PixelSpace, Prediction
 from editkit.models.memory import available
@@ -66,10 +67,12 @@ class Patches(PixelSpace):
     Args:
         settings: sizes and precisions; the defaults are what benchmarks/holes.py was run with.
         examples: other pictures to learn from.
+        fill: what guides where no coarser pass does; None: smooth.
     """
 
     settings: Settings = field(default_factory=Settings)
     examples: Sequence[Example] = ()
+    fill: Fill | None = None
     _bound: tuple[Bound, ...] = ()
 
     @property
@@ -80,9 +83,9 @@ class Patches(PixelSpace):
     def schedule(self) -> Ladder:
         return Ladder()
 
-    def given(self, examples: Sequence[Example]) -> Patches:
-        """This model with the patches of other pictures as well."""
-        return replace(self, examples=tuple(examples))
+    def given(self, examples: Sequence[Example], fill: Fill | None) -> Patches:
+        """This model with the patches of other pictures as well, and another first guide."""
+        return replace(self, examples=tuple(examples), fill=fill)
 
     def afford(self, height: int, width: int, examples: Sequence[tuple[int, int]]) -> None:
         """Refuse what does not fit into memory."""
@@ -109,7 +112,8 @@ class Patches(PixelSpace):
         self.afford(height, width, [(e.image.shape[-1], e.image.shape[-2]) for e in self.examples])
         flags = None if mask is None else (mask > 0).expand(len(picture), 1, *picture.shape[-2:])[:, 0]
         unknown = [None if flags is None else flags[k] for k in range(len(picture))]
-        bound = tuple(Bound.of(p, u, self.settings, self.examples) for p, u in zip(picture, unknown, strict=True))
+        pairs = zip(picture, unknown, strict=True)
+        bound = tuple(Bound.of(p, u, self.settings, self.examples, self.fill) for p, u in pairs)
         return replace(self, _bound=bound)
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:

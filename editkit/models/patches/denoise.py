@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editkit.errors import ModelError
+from editkit.images import Fill
 from editkit.models.base import Example
 from editkit.models.patches.atlas import Atlas, side_by_side
 from editkit.models.patches.search import Queries, Sources, everything, grow, improve, shortlist
 from editkit.models.patches.votes import Voters
 from editkit.schedule import Level
-from editkit.smooth import smooth_fill
+from editkit.smooth import filled, smooth_fill
 
 DEEPEST = 30.0
 """Precision and confidence fall with the depth in the hole up to so many pixels."""
@@ -105,9 +106,14 @@ class Bound:
 
     @classmethod
     def of(
-        cls, picture: Tensor, unknown: Tensor | None, settings: Settings, examples: Sequence[Example] = ()
+        cls,
+        picture: Tensor,
+        unknown: Tensor | None,
+        settings: Settings,
+        examples: Sequence[Example] = (),
+        fill: Fill | None = None,
     ) -> Bound:
-        """`unknown` (h, w), bool; None: all is known, and all is estimated."""
+        """`unknown` (h, w), bool; None: all is known, and all is estimated. `fill`: the first guide; noise: none."""
         side = settings.side
         height, width = picture.shape[-2:]
         if min(height, width) < side:
@@ -138,8 +144,8 @@ class Bound:
         if nothing:  # no rim to grow from, and nothing near it to be trusted more
             deep = _depth(_unseeded(height, width)).to(picture)[corners // atlas.width, corners % atlas.width]
             slack = torch.full_like(deep, settings.kappa)
-        elif unknown is not None:
-            smooth = smooth_fill(picture[None], unknown[None, None].to(picture.dtype))[0]
+        elif unknown is not None and fill != "noise":
+            smooth = filled(picture[None], unknown[None, None].to(picture.dtype), fill or "smooth")[0]
         return cls(
             settings, picture, region, atlas, atlas.some(settings.most), corners, neighbours, steps,
             settings.fade ** -depth.clamp(max=DEEPEST), deep, slack, Voters(corners, atlas, stride, confidence),
