@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from editkit.models.base import Conditioning
+
+
+Grow = Annotated[int, Field(ge=0, le=1000)] | Literal["auto"]
+"""By how many pixels a mask is enlarged."""
+
+AUTO = "auto: an object's rim, 2 and a 200th of the picture's longer side."
 
 
 class Replacing(Plugin):
@@ -81,14 +87,15 @@ class Inpaint(Replacing):
 
     mask: MaskSource | None = Field(None, description="White = regenerate. A picture, or words as box:10,10,80,60.")
     invert_mask: bool = Field(False, description="Black = regenerate.")
-    grow: int = Field(0, ge=0, le=1000, description="Enlarge the mask by so many pixels first.")
+    grow: Grow = Field(0, description="Enlarge the mask by so many pixels first. " + AUTO)
     feather: int = Field(0, ge=0, le=1000, description="Blend over so many pixels inside the mask's edge.")
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         if self.mask is None:
             raise UsageError("inpaint needs --mask: a picture (white = regenerate) or words as box:10,10,80,60")
         mask = read_mask(self.mask, picture, invert=self.invert_mask, notify=notify)
-        return picture.with_mask(feather_inside(grow(mask, self.grow), self.feather), self.fill)
+        rim = 2 + round(max(picture.size) / 200) if self.grow == "auto" else self.grow
+        return picture.with_mask(feather_inside(grow(mask, rim), self.feather), self.fill)
 
 
 class _ReplacingHooks(Hooks[Replacing]):
