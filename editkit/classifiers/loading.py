@@ -12,7 +12,8 @@ from torch import Tensor
 
 from editkit.classifiers import KINDS, OWN, Clean, NoiseAware
 from editkit.errors import ModelError
-from editkit.models.loading import PICKLES, Layout, find, weight_files
+from editkit.models.loading import Layout, find
+from editkit.models.weights import PICKLES, weight_files
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

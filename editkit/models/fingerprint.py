@@ -1,8 +1,12 @@
-"""Which weights made a picture: one hash of a model's safetensors files, for its provenance."""
+"""Which weights made a picture: one hash of a model's safetensors files, for its provenance.
+
+A large file is read once: its hash is kept in the user's cache folder, with the size and the time of change it had.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -11,6 +15,8 @@ from editkit.errors import ModelError
 from editkit.models.base import ModelInfo
 
 _BLOB = re.compile(r"[0-9a-f]{64}")
+LARGE = 64 * 2**20
+"""Bytes from which on a hash is worth keeping."""
 
 
 def fingerprint(info: ModelInfo) -> str | None:
@@ -42,5 +48,32 @@ def _hash(file: Path) -> str:
     blob = file.resolve().name
     if file.is_symlink() and _BLOB.fullmatch(blob):
         return blob
+    state = file.stat()
+    if state.st_size < LARGE:
+        return _read(file)
+    name = hashlib.sha256(os.fsencode(file.resolve())).hexdigest()
+    note, stamp = _cache() / name, f"{state.st_size} {state.st_mtime_ns} "
+    try:
+        known = note.read_text(encoding="ascii")
+        if known.startswith(stamp):
+            return known.removeprefix(stamp)
+    except (OSError, ValueError):
+        pass
+    found = _read(file)
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        draft = note.with_suffix(f".{os.getpid()}")
+        draft.write_text(stamp + found, encoding="ascii")
+        draft.replace(note)
+    except OSError:
+        pass  # a home that cannot be written to: the file is read again next time
+    return found
+
+
+def _read(file: Path) -> str:
     with file.open("rb") as data:
         return hashlib.file_digest(data, "sha256").hexdigest()
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "editkit" / "hashes"

@@ -7,26 +7,23 @@ torch nor diffusers.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
+from editkit.models.weights import PICKLES, check, pickled, read, weight_files
 
 if TYPE_CHECKING:
     import torch
 
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _FILES = ("*.json", "*.txt", "*.model", "diffusion_pytorch_model*.safetensors", "model*.safetensors")
 """What is fetched of a component: not the single-file checkpoints that lie beside the folders."""
 _OTHERS = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*.non_ema.*", "*.ema_only.*")
 """Further copies of the weights."""
 _IDLE = ("safety_checker", "feature_extractor", "image_encoder")
 """Components that are not used."""
-_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Names that checkpoints from before diffusers 0.15 have in their attention blocks; diffusers renames them itself."""
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -83,7 +80,7 @@ def find(name: str, *, offline: bool, weights: bool = False) -> Layout:
     """
     path = Path(name).expanduser()
     if path.suffix.lower() in PICKLES and path.is_file():
-        raise ModelError(_pickled(name, path))
+        raise ModelError(pickled(name, path))
     if path.is_dir():
         return Layout(name, path)
     if path.is_file():
@@ -136,33 +133,6 @@ def _parts(layout: Layout) -> list[str]:
     return [f"{part}/" for part in folders] or [""]
 
 
-def _pickled(name: str, file: Path) -> str:
-    return (
-        f"model {name}: {file.name} is a pickle, which can run code when it is read; only safetensors are loaded. If "
-        f"you trust it, convert it once: diffusers' from_pretrained(..., use_safetensors=False), then save_pretrained"
-    )
-
-
-def weight_files(layout: Layout, component: str) -> tuple[Path, str | None]:
-    """(a component's safetensors file or the index of its shards, its variant).
-
-    Raises:
-        ModelError: there are none; a pickle is named as such.
-    """
-    folder = layout.path / component
-    stems = ("diffusion_pytorch_model", "model")
-    for variant in (None, "fp16", "bf16"):
-        dotted = "" if variant is None else f".{variant}"
-        for stem in stems:
-            for file in (f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json"):
-                if (folder / file).is_file():
-                    return folder / file, variant
-    pickles = sorted(f for f in folder.glob("*") if f.suffix in PICKLES) if folder.is_dir() else []
-    if pickles:
-        raise ModelError(_pickled(layout.name, pickles[0]))
-    raise ModelError(f"model {layout.name}: no safetensors weights in {component or 'the folder'}")
-
-
 def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.dtype, device: torch.device) -> Any:
     """A diffusers network of class `kind` with its weights, frozen, in `dtype` and channels-last where it has images.
 
@@ -172,7 +142,9 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
     import torch
     from accelerate import init_empty_weights
 
-    file, variant = weight_files(layout, component)
+    from editkit.models.packing import pack
+
+    file, _ = weight_files(layout, component)
     config = dict(layout.config(component))
     try:
         with init_empty_weights():
@@ -181,66 +153,23 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
         raise ModelError(
             f"model {layout.name}: no {kind.__name__} can be made of its configuration: {_first(error)}"
         ) from error
-    _check(layout.name, component, {k: tuple(v.shape) for k, v in skeleton.state_dict().items()}, file)
-    try:
-        network = kind.from_pretrained(
-            layout.path / component, torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"model {layout.name}: {component or 'its network'} cannot be loaded: {_first(error)}"
-        ) from error
-    return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    expected = {key: tuple(value.shape) for key, value in skeleton.state_dict().items()}
+    check(layout.name, component, expected, file)
+    kept = set(getattr(kind, "_keep_in_fp32_modules", None) or ())
+    found = {
+        key: tensor.reshape(expected[key])
+        for key, tensor in read(layout.name, file, lambda key: torch.float32 if kept & {*key.split(".")} else dtype)
+        if key in expected
+    }
+    skeleton.load_state_dict(found, assign=True)
+    for buffer in (b for b in skeleton.buffers() if b.is_floating_point()):
+        buffer.data = buffer.data.to(dtype)
+    network = skeleton.to(device).eval().requires_grad_(False)
+    return pack(network) if device.type == "cpu" else network
 
 
 def _first(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _check(name: str, component: str, expected: Mapping[str, tuple[int, ...]], file: Path) -> None:
-    """Every tensor there, in its shape."""
-    found = {_modern(key): shape for key, shape in shapes(name, file)}
-    where = f"model {name}: {component or 'its network'}"
-    missing = sorted(expected.keys() - found.keys())
-    if missing:
-        raise ModelError(f"{where} lacks {len(missing)} of {len(expected)} tensors, the first is {missing[0]}")
-    wrong = [key for key in sorted(expected) if not _same(found[key], expected[key])]
-    if wrong:
-        raise ModelError(
-            f"{where} has {len(wrong)} tensors of another shape than its configuration says, the first is {wrong[0]}: "
-            f"{found[wrong[0]]} instead of {expected[wrong[0]]}"
-        )
-
-
-def _same(found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    """Equal, or a matrix that was saved as a 1x1 convolution or the other way round, as old attention blocks have."""
-    return found == expected or (found[:2] == expected[:2] and {*found[2:], *expected[2:]} <= {1})
-
-
-def _modern(key: str) -> str:
-    parts = key.split(".")
-    if "attentions" in parts and len(parts) > 2 and parts[-2] in _OLD_ATTENTION:
-        parts[-2] = _OLD_ATTENTION[parts[-2]]
-    return ".".join(parts)
-
-
-def shapes(name: str, file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The tensors of a file or of an index's shards, from their headers alone."""
-    from safetensors import SafetensorError, safe_open
-
-    files = [file]
-    if file.suffix == ".json":
-        try:
-            files = [file.parent / f for f in sorted(set(json.loads(file.read_text())["weight_map"].values()))]
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"model {name}: {file.name} cannot be read: {error}") from error
-    for part in files:
-        try:
-            with safe_open(part, "pt") as tensors:
-                for key in tensors.keys():  # noqa: SIM118 - not a dictionary
-                    yield key, tuple(tensors.get_slice(key).get_shape())
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"model {name}: {part.name} is missing or damaged: {error}") from error
 
 
 def load_text_encoder(

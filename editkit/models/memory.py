@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from editkit.errors import ModelError
-from editkit.models.loading import Layout, shapes, weight_files
+from editkit.models.loading import Layout
+from editkit.models.weights import shapes, weight_files
 
 if TYPE_CHECKING:
     import torch

@@ -20,7 +20,8 @@ from editkit import hints
 from editkit.errors import EditkitError, ModelError, UsageError
 from editkit.images import Picture, Pixels, from_unit, to_unit
 from editkit.models.control import Folded, Given, Residuals, TakesControl, cut_like
-from editkit.models.loading import Layout, find, load_network, weight_files
+from editkit.models.loading import Layout, find, load_network
+from editkit.models.weights import weight_files
 from editkit.params import Metavar
 from editkit.plugin import Hooks, Notify, Plugin, Run, Slot, Step
 
