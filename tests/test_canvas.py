@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import editkit
 from editkit.boxes import GAIN, Box, around, coverage, crops
 from editkit.canvas import COARSEST, HIDDEN, NEAR, SLACK, by_windows, ladder, passes, resize_mask, shrink
+from editkit.errors import ModelError
 from editkit.models import Gaussian
 from editkit_plugins.inpaint import Inpaint
 
@@ -114,6 +115,41 @@ def test_known_pixels_come_back_bit_for_bit_wherever_the_hole_lies(region):
     mask[top:bottom, left:right] = 255
     made = editkit.edit(pixels, Inpaint(mask=mask), model="patches", steps=4).pixels
     assert (made[mask == 0] == pixels[mask == 0]).all()
+
+
+@pytest.mark.parametrize(
+    "region",
+    [(31, 40, 32, 41), (0, 0, 1, 1), (63, 79, 64, 80), (0, 20, 18, 44), (10, 0, 50, 12), (4, 4, 60, 76)],
+    ids=["pixel", "corner pixel", "last pixel", "upper border", "left border", "most of the picture"],
+)
+def test_a_hole_is_filled_with_what_surrounds_it_wherever_it_lies(region):
+    """Stripes go on, into one pixel, along a border, and from a rim of four pixels."""
+    truth = np.where((np.arange(80) // 5 % 2 == 0)[None, :, None], 60, 190).repeat(64, 0).repeat(3, 2).astype(np.uint8)
+    mask = np.zeros((64, 80), np.uint8)
+    top, left, bottom, right = region
+    mask[top:bottom, left:right] = 255
+    hidden = truth.copy()
+    hidden[mask > 0] = 255
+    if region == (4, 4, 60, 76):  # squares of seven do not fit into the rim
+        with pytest.raises(ModelError, match="leaves no known square of 7x7 pixels"):
+            editkit.edit(hidden, Inpaint(mask=mask), model="patches")
+        return
+    made = editkit.edit(hidden, Inpaint(mask=mask), model="patches", seed=1).pixels
+    assert (made[mask == 0] == truth[mask == 0]).all()
+    assert np.abs(made[mask > 0].astype(int) - truth[mask > 0]).mean() < 13  # a tenth of their contrast
+
+
+def test_a_hole_larger_than_what_is_around_it():
+    """Three quarters of the picture: what is known fits the crop only on two sides."""
+    truth = np.where((np.arange(96) // 6 % 2 == 0)[None, :, None], 60, 190).repeat(72, 0).repeat(3, 2).astype(np.uint8)
+    mask = np.zeros((72, 96), np.uint8)
+    mask[14:, 10:86] = 255
+    hidden = truth.copy()
+    hidden[mask > 0] = 255
+    made = editkit.edit(hidden, Inpaint(mask=mask), model="patches", seed=1).pixels
+    assert (made[mask == 0] == truth[mask == 0]).all()
+    assert made[mask > 0].max() < 215  # nothing of what lay under the mask
+    assert np.abs(np.diff(made[40:].astype(int), axis=1)).max() > 80  # stripes, not their mean
 
 
 def test_two_holes_far_apart_are_both_filled():

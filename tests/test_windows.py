@@ -1,5 +1,6 @@
 """Windows cover, their weights sum to one, and a purely local model cannot tell that it was tiled."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,8 +9,10 @@ from hypothesis import strategies as st
 from toy import Isotropic
 
 from editkit import sample
+from editkit.editing import stream
 from editkit.errors import ModelError
-from editkit.models.base import Conditioning, Prediction
+from editkit.models.base import Conditioning, ModelInfo, Prediction
+from editkit.plugins import Inpaint, SDEdit
 from editkit.schedule import Cosine
 from editkit.windows import Windowed, starts, weights
 
@@ -68,6 +71,22 @@ def test_a_whole_process_by_windows_equals_one_without():
     whole = sample(Local(), **run)
     tiled = sample(Windowed(Local(), window=16, overlap=6), **run)
     torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("edits", [SDEdit(strength=0.7), Inpaint(mask="box:0,0,90,61") & SDEdit(strength=0.7)])
+def test_an_edit_by_the_canvas_windows_equals_one_without(edits):
+    """From the picture through the canvas and the sampler to the last state; both compute every window."""
+
+    class Trained(Local):
+        info = ModelInfo("trained at 24", "test", sampler="dpm++2m", steps=6, window=24)
+
+    pixels = np.random.default_rng(0).integers(0, 256, (61, 90, 3), dtype=np.uint8)
+    tiled, whole = (
+        list(stream(pixels, edits, model=Trained(), canvas=canvas, seed=2))[-1] for canvas in ("auto", "full")
+    )
+    assert tiled.plan.passes[-1].at.window == 24
+    assert whole.plan.passes[-1].at.window is None
+    torch.testing.assert_close(tiled.state.x, whole.state.x, atol=1e-5, rtol=0)
 
 
 def test_the_model_never_sees_more_than_a_window():
