@@ -91,6 +91,7 @@ class Discrete:
 
     Args:
         alphas_cumprod: alpha_t^2 at t = 0 .. T-1, shape (T,).
+        betas: 1 - alpha_t^2 / alpha_(t-1)^2, shape (T,), as trained; a quotient of float32 numbers gives 3 digits of them.
         spacing: what `auto` means, from the model's configuration; `auto` there: the sampler's own default.
         steps_offset, set_alpha_to_one: as in diffusers' scheduler configurations.
         karras: samplers that write sigma / alpha or log-SNR spread sigma / alpha as Karras et al. 2022 (eq. 5, rho 7).
@@ -105,6 +106,7 @@ class Discrete:
     set_alpha_to_one: bool = True
     karras: bool = False
     exact_leading: bool = False
+    betas: np.ndarray | None = None
 
     def level(self, t: float) -> Level:
         """(alpha_t, sigma_t); between two trained times sigma_t / alpha_t is interpolated linearly."""
@@ -184,8 +186,11 @@ class Discrete:
         fewer steps one that has T // steps - 1 trained steps too many noise; kept for `--noise diffusers` alone.
         """
         first, n = int(s.t), len(self.alphas_cumprod) // steps
-        bars = np.concatenate([[1.0], self.alphas_cumprod])
-        return [float(1.0 - bars[k + 1] / bars[k]) for k in range(first, first + n)]
+        betas = self.betas
+        if betas is None:
+            bars = np.concatenate([[1.0], self.alphas_cumprod])
+            betas = 1.0 - bars[1:] / bars[:-1]
+        return [float(beta) for beta in betas[first : first + n]]
 
     def prior_scale(self, level: Level, spacing: Spacing = "auto", grid: Grid = Grid()) -> float:
         """1 (the data's variance is taken to be 1), or sigma_t where diffusers starts so."""

@@ -95,12 +95,13 @@ def make_schedule(config: Mapping[str, Any]) -> Schedule:
     from diffusers import DDPMScheduler
 
     try:
-        table = DDPMScheduler.from_config(dict(config)).alphas_cumprod
+        trained = DDPMScheduler.from_config(dict(config))
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ModelError(f"no noise schedule can be made of this scheduler configuration: {error}") from error
     spacing: Spacing = config.get("timestep_spacing", "auto")
     return Discrete(
-        table.double().numpy(),
+        trained.alphas_cumprod.double().numpy(),
+        betas=trained.betas.double().numpy(),
         spacing=spacing,
         steps_offset=int(config.get("steps_offset", 0)),
         set_alpha_to_one=bool(config.get("set_alpha_to_one", True)),
