@@ -91,7 +91,7 @@ class Discrete:
 
     Args:
         alphas_cumprod: alpha_t^2 at t = 0 .. T-1, shape (T,).
-        betas: 1 - alpha_t^2 / alpha_(t-1)^2, shape (T,), as trained; a quotient of float32 numbers gives 3 digits of them.
+        betas: 1 - alpha_t^2 / alpha_(t-1)^2 as trained, shape (T,); quotients of float32 numbers have 3 digits of them.
         spacing: what `auto` means, from the model's configuration; `auto` there: the sampler's own default.
         steps_offset, set_alpha_to_one: as in diffusers' scheduler configurations.
         karras: samplers that write sigma / alpha or log-SNR spread sigma / alpha as Karras et al. 2022 (eq. 5, rho 7).

@@ -26,7 +26,7 @@ PARTS: dict[str, Any] = {
     "threshold": Threshold(),
 }  # fmt: skip
 CHAINS = [names for n in range(1, 5) for names in combinations(PARTS, n)]
-TEXT = ("sd4", "sd9", "sdxl", "sd3")
+TEXT = ("sd4", "sd9", "sdxl", "refiner", "sdxl to refiner", "sd3")
 FAMILIES = ("patches", "pocket", "pixel", *TEXT, "upscaler")
 LOAD = cache(load)
 
@@ -45,8 +45,10 @@ def folder(family: str, base: Path) -> str:
             tiny_latent.save_sd(path, ddim)
         case "sd9":
             tiny_latent.save_sd(path, ddim, in_channels=9)
-        case "sdxl":
+        case "sdxl" | "sdxl to refiner":
             xl.pipeline("text", ddim).save_pretrained(path)
+        case "refiner":
+            xl.pipeline("img2img", ddim, refiner=True).save_pretrained(path)
         case "sd3":
             three.pipeline("text").save_pretrained(path)
         case "upscaler":
@@ -77,6 +79,7 @@ def test_it_runs_or_says_what_can(base: Path, family: str, names: tuple[str, ...
     given: dict[str, Any] = {
         "model": folder(family, base), "steps": 2, "dtype": "fp32", "device": "cpu", "offline": True, "loader": LOAD,
         "prompt": "x" if family in (*TEXT, "upscaler") else None,
+        "refiner": f"{folder('refiner', base)}:0.5" if family == "sdxl to refiner" else None,
     }  # fmt: skip
     expected = refusal(family, names)
     if expected is not None:

@@ -25,6 +25,7 @@ from editkit.models.scheduling import make_schedule
 from editkit.plugins import Cfg, Inpaint, SDEdit
 
 STEPS = 10
+LONG = "a red door in a brick wall under an old lamp " * 12 + "at night"
 PIPES: dict[str, Any] = {
     "text": diffusers.StableDiffusion3Pipeline,
     "img2img": diffusers.StableDiffusion3Img2ImgPipeline,
@@ -146,3 +147,26 @@ def test_t5_reads_too(tmp_path: Path) -> None:
     assert float((prompt.embeds - words).abs().max()) <= 1e-5
     assert float((prompt.pooled - pooled).abs().max()) <= 1e-5
     assert dropped == ""
+    long = model.encode_text(LONG)[0]
+    assert long.embeds.shape == (1, 2 * (77 + 256), 80)
+    ids = tiny.tokenizer()(LONG, padding="max_length", max_length=512, return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert float((long.embeds[:, 154:] - t5(ids)[0]).abs().max()) <= 1e-5
+
+
+def test_a_long_prompt_gives_the_pipelines_latents(models: dict[int, Any]) -> None:
+    """The pipeline is handed the same embeddings; the shorter negative prompt is filled with the empty text's."""
+    model = models[16]
+    wanted, negative = model.encode_text(LONG)[0], model.encode_text("blurry")[0]
+    assert wanted.embeds.shape == (1, 2 * (77 + 256), 80)
+    filled = torch.cat([negative.embeds, model.encode_text("")[0].embeds], dim=1)
+    expected = pipeline("text")(
+        prompt_embeds=wanted.embeds, pooled_prompt_embeds=wanted.pooled, negative_prompt_embeds=filled,
+        negative_pooled_prompt_embeds=negative.pooled, num_inference_steps=5, guidance_scale=5.0, height=64, width=64,
+        generator=torch.Generator().manual_seed(5), output_type="latent",
+    ).images  # fmt: skip
+    found = sample(
+        model, shape=(1, 16, 8, 8), sampler="euler", steps=5, seed=5, noise="diffusers", prompt=LONG,
+        negative="blurry", guidance_scale=5.0, device="cpu",
+    )  # fmt: skip
+    assert float((found - expected).abs().max()) <= 1e-5

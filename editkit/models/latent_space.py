@@ -97,16 +97,17 @@ class LatentSpace:
         self.vae.enable_tiling()
 
 
-def chunks(tokenizer: Any, text: str) -> Any:
+def chunks(tokenizer: Any, text: str, least: int = 1) -> Any:
     """`text` as so many rows of the tokenizer's length as it takes, each with its beginning and end, padded.
 
     A text that fits is one row, exactly as the pipelines read it. Longer ones are cut every 75 tokens, as is usual: the
-    rows are encoded apart and stand side by side.
+    rows are encoded apart and stand side by side. Fewer rows than `least` are followed by empty ones.
     """
     length = int(tokenizer.model_max_length)
     whole = tokenizer(text, verbose=False).input_ids
     first, inner, last = whole[0], whole[1:-1], whole[-1]
     rows = [inner[k : k + length - 2] for k in range(0, max(len(inner), 1), length - 2)]
+    rows += [[]] * (least - len(rows))
     padded = {"input_ids": [[first, *row, last] for row in rows]}
     return tokenizer.pad(padded, padding="max_length", max_length=length, return_tensors="pt")
 
@@ -126,12 +127,3 @@ def evened(embeds: Sequence[Tensor], empty: Callable[[], Tensor]) -> list[Tensor
     row = empty()
     missing = [(longest - e.shape[1]) // row.shape[1] for e in embeds]
     return [torch.cat([e, *[row.expand(len(e), -1, -1)] * n], dim=1) for e, n in zip(embeds, missing, strict=True)]
-
-
-def tokens(tokenizer: Any, text: str, length: int | None = None) -> tuple[Any, str]:
-    """(`text` padded and cut to `length` tokens, by default the tokenizer's; what was cut off)."""
-    length = length or int(tokenizer.model_max_length)
-    whole = tokenizer(text).input_ids
-    cut = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    dropped = tokenizer.decode(whole[length - 1 : -1]).strip() if len(whole) > length else ""
-    return cut, dropped

@@ -7,13 +7,14 @@ the VAE, a `Flow` table, and a call that hands the network what it calls its con
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prediction, Prompt, convert
-from editkit.models.latent_space import LatentSpace, tokens, vae_factor
+from editkit.models.latent_space import LatentSpace, chunks, evened, side_by_side, vae_factor
 from editkit.models.loading import Layout, load_network, load_text_encoder
 from editkit.models.scheduling import default_sampler, make_schedule, prediction_type
 from editkit.models.sdxl import Reader
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 KNOWN = "Stable Diffusion 3 (SD3Transformer2DModel, AutoencoderKL)"
 STEPS = 28
 T5_LENGTH = 256
-"""Tokens of T5 that diffusers' pipelines read."""
+"""Tokens of T5 that diffusers' pipelines read; a longer text is given a multiple of them."""
 
 
 def matches(layout: Layout) -> bool:
@@ -100,10 +101,11 @@ class LatentTransformer(LatentSpace):
 
         n, batch, dtype = len(conds), len(x_t), self.transformer.dtype
         prompts = [self._no_words if cond.prompt is None else cond.prompt for cond in conds]
+        words = evened([prompt.embeds for prompt in prompts], lambda: self._no_words.embeds)
         out = self.transformer(
             hidden_states=torch.cat([torch.cat([x_t, *self._extra(cond, x_t)], dim=1) for cond in conds]).to(dtype),
             timestep=torch.full((n * batch,), level.t, dtype=torch.float32, device=x_t.device),
-            encoder_hidden_states=torch.cat([prompt.embeds.expand(batch, -1, -1) for prompt in prompts]),
+            encoder_hidden_states=torch.cat([text.expand(batch, -1, -1) for text in words]),
             pooled_projections=torch.cat([self._pooled(prompt).expand(batch, -1) for prompt in prompts]),
             return_dict=False,
         )[0]
@@ -123,25 +125,33 @@ class LatentTransformer(LatentSpace):
         return self.encode_text("")[0]
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """Both CLIPs' last hidden states but one side by side, zero-padded to T5's width, then T5's; both pooled."""
+        """Both CLIPs' last hidden states but one side by side, zero-padded to T5's width, then T5's; both pooled.
+
+        (1, (77 + 256) n, width), with n as large as the text asks for: n rows of 75 tokens for the CLIPs, 256 n at once
+        for T5. The transformer knows no order among them, so a shorter text may be followed by the empty one's.
+        """
         import torch
         import torch.nn.functional as F
 
-        states, pooled, dropped = [], [], ""
+        states, pooled = [], []
+        n = max(len(chunks(reader.tokenizer, text)["input_ids"]) for reader in self.readers[:2])
+        if len(self.readers) > 2:
+            n = max(n, math.ceil(len(self.readers[2].tokenizer(text, verbose=False).input_ids) / T5_LENGTH))
         for reader in self.readers[:2]:
-            ids, dropped = tokens(reader.tokenizer, text)
-            out = reader.encoder(ids["input_ids"].to(reader.encoder.device), output_hidden_states=True)
-            states.append(out.hidden_states[-2])
-            pooled.append(out[0])
+            ids = chunks(reader.tokenizer, text, n)["input_ids"]
+            out = reader.encoder(ids.to(reader.encoder.device), output_hidden_states=True)
+            states.append(side_by_side(out.hidden_states[-2]))
+            pooled.append(out[0][:1])
         clip = torch.cat(states, dim=-1)
         width = int(self.transformer.config.joint_attention_dim)
         if len(self.readers) > 2:
-            ids, dropped = tokens(self.readers[2].tokenizer, text, T5_LENGTH)
-            long = self.readers[2].encoder(ids["input_ids"].to(self.readers[2].encoder.device))[0]
+            three = self.readers[2]
+            padded = three.tokenizer(text, padding="max_length", max_length=n * T5_LENGTH, return_tensors="pt")
+            long = three.encoder(padded["input_ids"].to(three.encoder.device))[0]
         else:
-            long = clip.new_zeros(1, T5_LENGTH, width)
+            long = clip.new_zeros(1, n * T5_LENGTH, width)
         embeds = torch.cat([F.pad(clip, (0, width - clip.shape[-1])), long], dim=1)
-        return Prompt(embeds, torch.cat(pooled, dim=-1)), dropped
+        return Prompt(embeds, torch.cat(pooled, dim=-1)), ""
 
     @property
     def denoiser(self) -> Any:
