@@ -18,7 +18,7 @@ import numpy as np
 
 from editkit.boxes import Box, coverage, crops, integral
 from editkit.images import Picture, to_unit
-from editkit.models.base import Example, Model, ModelInfo, TakesExamples
+from editkit.models.base import Enlarges, Example, Model, ModelInfo, TakesExamples
 from editkit.options import Options
 from editkit.plan import Plan
 from editkit.plugin import Inputs
@@ -197,11 +197,13 @@ def inputs(
     device: torch.device,
     examples: Sequence[Picture] = (),
     before: Pass | None = None,
+    source: Picture | None = None,
 ) -> Inputs:
     """The box of `picture` at the size of pass `at`, padded to the model's multiple, and at its own resolution.
 
     The model is cut into windows where the pass asks for it, told the `examples`, and attached to what it sees
-    (`Model.attach`). `before`: the pass whose enlarged result this one starts from.
+    (`Model.attach`). `before`: the pass whose enlarged result this one starts from. `source`: what the picture was
+    enlarged from, sharp.
     """
     import torch
 
@@ -209,6 +211,8 @@ def inputs(
     rows, columns = box.rows, box.columns
     if at.window is not None:
         model = _windowed(model, at.window)
+    if source is not None and isinstance(model, Enlarges):
+        model = model.enlarging(to_unit(source.pixels).to(device), picture.width / source.width)
     if isinstance(model, TakesExamples):
         model = model.given([example(other, at, before, device) for other in examples], picture.fill)
 

@@ -166,6 +166,12 @@ class StagePlan:
     examples: tuple[Picture, ...] = ()
 
     @property
+    def small(self) -> Picture | None:
+        """The picture as it came, where plugins enlarged all of it (and masked nothing)."""
+        enlarged = self.picture.mask is None and self.picture.width > self.source.width
+        return self.source if enlarged else None
+
+    @property
     def diffuses(self) -> bool:
         """Whether a model is needed at all."""
         return any(plugin.diffuses for plugin in self.plugins)

@@ -150,7 +150,7 @@ def _ready(model: Model, settled: StagePlan, notify: Notify) -> None:
     """What a model must know before it runs: whom to tell, and whether its decoder fits into memory at once."""
     if isinstance(model, Notifies):
         model.notify = notify
-    if isinstance(model, TakesExamples):
+    if isinstance(model, TakesExamples) and settled.small is None:
         for part in settled.passes:
             examples = [canvas.beside(part.at, example.size) for example in settled.examples]
             model.afford(part.at.height, part.at.width, examples)
@@ -205,7 +205,7 @@ def _sample(
         before = None if image is None or part.at.strength == 1.0 else settled.passes[k - 1]
         inputs = canvas.inputs(
             picture, part.at, model, noise.stream("encode"), device, settled.examples,
-            None if before is None else before.at,
+            None if before is None else before.at, settled.small,
         )
         inputs.whole, inputs.source = picture.pixels, settled.source.pixels
         own = Streams((seed,), number, part.attempt) if part.attempt and isinstance(noise, Streams) else noise

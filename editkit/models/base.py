@@ -237,6 +237,15 @@ class TakesExamples(Protocol):
 
 
 @runtime_checkable
+class Enlarges(Protocol):
+    """A model whose prior is the edited picture, and which learns from the small one where that was enlarged."""
+
+    def enlarging(self, small: Tensor, scale: float) -> Model:
+        """This model for a picture `scale` times as large as `small` (1, 3, h, w), and of the same content."""
+        ...
+
+
+@runtime_checkable
 class ReadsWeights(Protocol):
     """A model that takes `prompt` with weights for single words."""
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from editkit.errors import ModelError
 from editkit.images import Fill
 from editkit.models import PATCHES
-from editkit.models.base import Conditioning, Example, ModelInfo, PixelSpace, Prediction
+from editkit.models.base import Conditioning, Example, Model, ModelInfo, PixelSpace, Prediction
 from editkit.models.memory import available
 from editkit.models.patches.denoise import Bound, Settings
 from editkit.schedule import Grid, Level, Levels, Spacing
@@ -33,6 +33,9 @@ from editkit.schedule import Grid, Level, Levels, Spacing
 __all__ = ["Ladder", "Patches"]
 
 ANY_GRID = Grid()
+
+WINDOW = 96
+"""Side of the parts that enlargements are computed by: what bounds their memory."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,13 @@ class Patches(PixelSpace):
                 f"the patches of {width}x{height} pixels{more} need about {math.ceil(needed / 2**20)} MiB, and "
                 f"{free // 2**20} MiB are free: use smaller pictures{' or fewer' * bool(examples)}, or a smaller mask"
             )
+
+    def enlarging(self, small: Tensor, scale: float) -> Model:
+        """The denoiser of enlargements of `small`: what is sharp there is what is copied (`Enlarging`), by windows."""
+        from editkit.models.patches.enlarging import Enlarging
+        from editkit.windows import Windowed
+
+        return Windowed(Enlarging(small, scale), WINDOW, 2 * self.settings.side, batch=1)
 
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> Patches:
         """This model with the known patches of `picture` (b, 3, h, w), `mask` (b, 1, h, w), 1 = unknown.

@@ -1,0 +1,155 @@
+"""Patches of a smaller picture as the prior of its enlargement: what is sharp there is copied at the finer scale.
+
+Small pieces of a picture recur in it at other scales (Glasner et al. 2009, "Super-resolution from a single image"; as
+a denoiser: Granot et al. 2022, arXiv:2103.15545). With s the scale, L(S) the small picture S reduced by s and enlarged
+again, and L the enlarged small picture that guides (`lowres`), a patch of L is compared with patches of L(S), and what
+those lack of S is copied (Freeman et al. 2002, "Example-based super-resolution"):
+
+    E[x | x_t, L] = L + sum_p w_p (p - L(p)),   log w_p = - |x_t / alpha_t - L - (p - L(p))|^2 / 2 r^2 - |L - L(p)|^2 /
+    2 tau^2,   r = sigma_t / alpha_t.
+
+Without a guide whole patches are compared and copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from editkit.canvas import resize
+from editkit.errors import ModelError
+from editkit.models import PATCHES
+from editkit.models.base import Conditioning, ModelInfo, PixelSpace, Prediction
+from editkit.models.patches import Ladder
+from editkit.models.patches.atlas import Atlas
+from editkit.models.patches.denoise import FLOOR, Settings, _queries
+from editkit.models.patches.search import Queries, Sources, improve, shortlist
+from editkit.schedule import Level
+
+MOST = 6_000
+"""Sources that are compared with every patch; the rest is found through neighbours."""
+
+DENSE = 1 << 18
+"""Above so many pixels every second patch in each direction is estimated."""
+
+WIDTH = 2.0
+"""Of a patch's vote, in pixels."""
+
+TAU = 0.02
+"""Standard deviation of the guiding picture's pixels: it is exact, but two scales of a picture are not alike."""
+
+CANDIDATES = 8
+"""Sources the sum runs over."""
+
+
+class _Lean(Atlas):
+    """Patches are cut when they are asked for: a row for each would be 147 times the picture."""
+
+    def patches(self, corners: Tensor, offsets: Tensor | None = None) -> Tensor:
+        return super().patches(corners, self.offsets if offsets is None else offsets)
+
+
+@dataclass(frozen=True, eq=False)
+class Enlarging(PixelSpace):
+    """The denoiser for enlargements, of any size, of `small` (1, 3, h, w), by `scale`.
+
+    Raises:
+        ModelError: a picture smaller than a patch.
+    """
+
+    small: Tensor
+    scale: float
+
+    def __post_init__(self) -> None:
+        side, (height, width) = Settings().side, self.small.shape[-2:]
+        if min(height, width) < side:
+            raise ModelError(
+                f"patches compares squares of {side}x{side} pixels, and the picture is only {width}x{height}: use a "
+                "larger picture, or another --model"
+            )
+
+    @property
+    def info(self) -> ModelInfo:
+        return PATCHES
+
+    @property
+    def schedule(self) -> Ladder:
+        return Ladder()
+
+    def attach(self, picture: Tensor | None, mask: Tensor | None) -> Enlarging:
+        return self
+
+    @cached_property
+    def reduced(self) -> Tensor:
+        """L(S), as `small`: what an enlargement by `scale` shows of a picture."""
+        height, width = self.small.shape[-2:]
+        fewer = (max(1, round(n / self.scale)) for n in (height, width))
+        return resize(resize(self.small, *fewer), height, width)
+
+    @cached_property
+    def atlas(self) -> Atlas:
+        return _laid(self.small[0])
+
+    @cached_property
+    def detail(self) -> Atlas:
+        """S - L(S)."""
+        return _laid(self.small[0] - self.reduced[0])
+
+    @cached_property
+    def sources(self) -> Sources:
+        """Details and what guides to them."""
+        spots = self.detail.offsets
+        return Sources(self.detail, _laid(self.reduced[0]), self.detail.some(MOST), spots)
+
+    def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
+        """E[x | x_t, lowres] for each conditioning; x_t (b, 3, h, w) of any size."""
+        made = []
+        for cond in conds:
+            lowres = [None] * len(x_t) if cond.lowres is None else list(cond.lowres.expand(len(x_t), -1, -1, -1))
+            x0 = torch.stack([self._estimate(x, level, low) for x, low in zip(x_t, lowres, strict=True)])
+            made.append(Prediction(x0, (x_t - level.alpha * x0) / max(level.sigma, 1e-8)))
+        return tuple(made)
+
+    def _estimate(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Tensor:
+        """x0 (3, h, w)."""
+        base = torch.zeros_like(x_t) if lowres is None else lowres
+        atlas = self.atlas if lowres is None else self.detail
+        sources = Sources(atlas, None, atlas.some(MOST), atlas.offsets) if lowres is None else self.sources
+        ratio = level.sigma / max(level.alpha, 1e-3)
+        height, width = x_t.shape[-2:]
+        layout = _laid(x_t / max(level.alpha, 1e-3) - base)
+        everywhere = torch.ones(height, width, dtype=torch.bool, device=x_t.device)
+        stride = 1 if self.small[0, 0].numel() * self.scale**2 <= DENSE else 2
+        corners, neighbours, _ = _queries(everywhere, atlas.side, width, stride)
+        around = [(dy, dx) for dy in (-stride, 0, stride) for dx in (-stride, 0, stride) if dy or dx]
+        steps = torch.tensor([-(dy * atlas.width + dx) for dy, dx in around], device=x_t.device)
+        values = layout.patches(corners)
+        weights = values.new_full(values.shape[:2], max(ratio, FLOOR) ** -2)
+        guide = None if lowres is None else _laid(lowres).patches(corners)
+        queries = Queries(values, weights, guide, TAU**-2, neighbours, steps)
+        with torch.no_grad():
+            best = improve(queries, sources, shortlist(queries, sources, 8), CANDIDATES, rounds=2)
+        shares = (-0.5 * sources.distance(queries, best)).softmax(dim=-1)
+        patches = torch.einsum("qk,qkic->qic", shares, atlas.patches(best))
+        return base + _voted(patches, corners, layout, x_t.shape)
+
+
+def _voted(patches: Tensor, corners: Tensor, layout: Atlas, shape: Sequence[int]) -> Tensor:
+    """The mean of overlapping `patches` (Q, side^2, c) at `corners` (Q,), their middles counting most: (c, h, w)."""
+    r = torch.arange(layout.side, device=patches.device) - (layout.side - 1) / 2
+    kernel = torch.exp(-(r[:, None] ** 2 + r[None, :] ** 2).reshape(-1, 1) / (2.0 * WIDTH**2))
+    weighted = torch.cat([patches * kernel, kernel.expand(len(patches), -1, -1)], -1).flatten(0, 1)
+    index = (corners[:, None] + layout.offsets).reshape(-1)
+    total = weighted.new_zeros(len(layout.pixels), weighted.shape[-1]).index_add(0, index, weighted)
+    return (total[:, :-1] / total[:, -1:]).T.reshape(tuple(shape))
+
+
+def _laid(picture: Tensor) -> Atlas:
+    """One picture (c, h, w), all of it known."""
+    known = torch.ones(picture.shape[-2:], dtype=torch.bool, device=picture.device)
+    made = Atlas.of([picture], [known], Settings().side)
+    return _Lean(made.pixels, made.width, made.side, made.whole)
