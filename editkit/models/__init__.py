@@ -78,14 +78,17 @@ def _pocket() -> str:
 
 
 def folder_of(name: str) -> Path:
-    """Where the files of the model called `name` lie on this machine; nothing is fetched.
+    """Where the weights of the model called `name` lie on this machine, a folder or a file; nothing is fetched.
 
     Raises:
         ModelError: they are not here.
     """
     from editkit.models.loading import find
 
-    return Path(_pocket()) if name == "pocket" else find(name, offline=True).path
+    if name == "pocket":
+        return Path(_pocket())
+    layout = find(name, offline=True)
+    return layout.file or layout.path
 
 
 def load(

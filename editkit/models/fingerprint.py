@@ -34,7 +34,9 @@ def fingerprint(info: ModelInfo) -> str | None:
 
 @cache
 def _of(path: Path) -> str | None:
-    """The hash over a folder; its files do not change while a process runs."""
+    """The hash over a folder, or a file alone; files do not change while a process runs."""
+    if path.is_file():
+        return _hash(path)
     files = sorted(path.rglob("*.safetensors"))
     if not files:
         return None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
+from editkit.models import single
 from editkit.models.weights import PICKLES, check, pickled, read, weight_files
 
 if TYPE_CHECKING:
@@ -27,10 +28,11 @@ _IDLE = ("safety_checker", "feature_extractor", "image_encoder")
 
 @dataclass(frozen=True)
 class Layout:
-    """A folder as diffusers saves it. `name` is what `--model` was given."""
+    """A folder as diffusers saves it. `name` is what `--model` was given; `file`, if there is one, has the weights."""
 
     name: str
     path: Path
+    file: Path | None = None
 
     @property
     def index(self) -> Mapping[str, Any]:
@@ -84,10 +86,9 @@ def find(name: str, *, offline: bool, weights: bool = False) -> Layout:
     if path.is_dir():
         return Layout(name, path)
     if path.is_file():
-        raise ModelError(
-            f"model {name} is a file; --model takes a folder in diffusers' layout or a hub id. Convert it once "
-            "with diffusers: StableDiffusionPipeline.from_single_file(...).save_pretrained(FOLDER)"
-        )
+        if path.suffix.lower() != ".safetensors":
+            raise ModelError(f"model {name} is a file; --model takes a folder, a hub id or a .safetensors file")
+        return Layout(name, single.configuration(path, lambda repository: _from_hub(repository, offline, False)), path)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelError(f"model {name!r} was not found: there is no such folder, and it is no hub id (owner/name)")
     return Layout(name, _from_hub(name, offline, weights))
@@ -108,7 +109,7 @@ def _from_hub(name: str, offline: bool, weights: bool) -> Path:
         )  # fmt: skip
 
     try:
-        path = fetch(["*.json"])
+        path = fetch(["*.json", "*.txt"])
         if offline or not weights:
             return path
         parts = _parts(Layout(name, path))
@@ -144,6 +145,10 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
 
     from editkit.models.packing import pack
 
+    if layout.file is not None:
+        network = single.component(layout, component, dtype).to(device, memory_format=torch.channels_last)
+        network = network.eval().requires_grad_(False)
+        return pack(network) if device.type == "cpu" else network
     file, _ = weight_files(layout, component)
     config = dict(layout.config(component))
     try:
@@ -183,6 +188,9 @@ def load_text_encoder(
     import transformers
     from transformers.utils import logging
 
+    if layout.file is not None:
+        network = single.component(layout, encoder, dtype).to(device).eval().requires_grad_(False)
+        return single.component(layout, tokenizer, dtype), network
     _, variant = weight_files(layout, encoder)
     named = layout.config(encoder).get("architectures") or ["CLIPTextModel"]
     kind = getattr(transformers, str(named[0]), None)

@@ -47,11 +47,10 @@ def weigh(layout: Layout, itemsize: int, free: int) -> None:
     Raises:
         ModelError: they do not; says what is needed, what there is, and what helps.
     """
-    wanted = 0
-    for part in _NETWORKS:
-        if layout.has(part):
-            file, _ = weight_files(layout, part)
-            wanted += itemsize * sum(math.prod(shape) for _, shape in shapes(layout.name, file))
+    files = [layout.file] if layout.file is not None else [
+        weight_files(layout, part)[0] for part in _NETWORKS if layout.has(part)
+    ]  # fmt: skip
+    wanted = itemsize * sum(math.prod(shape) for file in files for _, shape in shapes(layout.name, file))
     if wanted > free:
         half = "" if itemsize == 2 else "--dtype bf16, "
         raise ModelError(
