@@ -65,3 +65,15 @@ def test_what_makes_no_sense_is_refused():
         Uncrop(aspect="2:1", left=3).open(picture(), silent)
     with pytest.raises(UsageError, match="nothing to add"):
         Uncrop().open(picture(), silent)
+
+
+def test_no_line_shows_where_the_border_was():
+    """On a rough slope the steps across the old border are those of the rest."""
+    x = np.linspace(60, 190, 70)[None, :, None] + np.random.default_rng(1).normal(0, 8, (50, 70, 3))
+    before = Picture(x.clip(0, 255).astype(np.uint8))
+    made = edit(before, Uncrop(right=26, left=20), model="patches", seed=3).pixels.astype(float)
+    steps = np.abs(np.diff(made, axis=1)).mean((0, 2))
+    usual = steps[30:80].mean()
+    for border in (20 - 1, 20 + 70 - 1):
+        assert steps[border - 10 : border + 10].max() < 1.8 * usual
+    assert np.diff(made[:, :20].mean((0, 2))).mean() > -0.5  # no jump back to the picture's mean
