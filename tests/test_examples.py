@@ -148,6 +148,8 @@ def test_what_cannot_be_learned_from_is_refused_before_anything_runs(tmp_path, m
         edit(noise(20, 20), Texture(size="20x20"), model=Isotropic())
     with pytest.raises(ValidationError):
         Inpaint(from_=(3,))
+    with pytest.raises(PictureError, match="a texture of 20000x20000 pixels needs about .* GiB"):
+        edit(noise(30, 30), Texture(size="20000x20000"))
     from editkit.models import patches
 
     monkeypatch.setattr(patches, "available", lambda device: 1 << 20)

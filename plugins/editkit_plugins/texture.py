@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 
 from editkit.images import Picture
 from editkit.plugin import Hooks, Notify, Plugin
+from editkit_plugins.restoring.memory import afford
 
 LARGEST = 20_000
 """The longest side of a canvas."""
@@ -42,6 +43,7 @@ class Texture(Plugin):
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         width, height = _parse(self.size)
+        afford(f"a texture of {width}x{height}", width, height)
         canvas = Picture(np.zeros((height, width, 3), picture.pixels.dtype), meta=picture.meta)
         return canvas.with_mask(np.ones((height, width), np.float32))
 
