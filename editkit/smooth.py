@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from editkit.images import Fill
     from editkit.noise import Stream
 
+CYCLES = 8
+SWEEPS = 4
+"""V-cycles, and Jacobi's sweeps before and after each coarser level of one."""
+
+DAMPING = 0.8
+"""Of Jacobi's sweeps: undamped they leave a checkerboard as it is."""
+
 
 def smooth_fill(x0: Tensor, mask: Tensor) -> Tensor:
     """The known pixels, and in the hole their masked pyramid average (push-pull: Gortler et al. 1996, section
@@ -35,17 +42,59 @@ def smooth_fill(x0: Tensor, mask: Tensor) -> Tensor:
     return torch.where(known > 0, x0, fill)
 
 
+def membrane(x0: Tensor, mask: Tensor) -> Tensor:
+    """The known pixels of x0 (b, c, h, w), and where mask (b or 1, 1, h, w) is 1 the harmonic function that they fix:
+
+        x_p = mean of x_q over the four neighbours q of p,
+
+    beyond the picture's border it goes on as it ends. Solved by multigrid (Briggs, Henson & McCormick 2000, "A
+    multigrid tutorial") from `smooth_fill` on: the time follows the number of pixels. Without known pixels it is 0.
+    """
+    free = (mask >= 0.5).to(x0.dtype)
+    fill = smooth_fill(x0, free)
+    for _ in range(CYCLES):
+        fill = fill + _correction((_around(fill) - fill) * free, free)
+    return torch.where(free > 0, fill, x0)
+
+
+def _correction(residual: Tensor, free: Tensor) -> Tensor:
+    """About the e with e - mean(e) = `residual` where `free` (b or 1, 1, h, w) is 1 and e = 0 elsewhere: a V-cycle."""
+    e = _swept(torch.zeros_like(residual), residual, free)
+    if min(e.shape[-2:]) >= 4:
+        left = (residual - e + _around(e)) * free
+        coarse, inside = (F.avg_pool2d(v, 2, ceil_mode=True) for v in (left, free))
+        # The operator is the Laplacian times -h^2 / 4: on pixels twice as large the same function has four times of it.
+        coarse = _correction(4.0 * coarse, (inside == 1).to(free))
+        finer = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+        e = e + finer[..., : e.shape[-2], : e.shape[-1]] * free
+        e = _swept(e, residual, free)
+    return e
+
+
+def _swept(e: Tensor, residual: Tensor, free: Tensor) -> Tensor:
+    """A few of Jacobi's sweeps, damped."""
+    for _ in range(SWEEPS):
+        e = e + DAMPING * (residual - e + _around(e)) * free
+    return e
+
+
+def _around(x: Tensor) -> Tensor:
+    """The mean of the four neighbours of each pixel; beyond the border the picture goes on as it ends."""
+    padded = F.pad(x, (1,) * 4, mode="replicate")
+    return (padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1] + padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]) / 4
+
+
 def filled(image: Tensor, mask: Tensor, fill: Fill, stream: Stream | None = None) -> Tensor:
     """`image` (b, c, h, w) with what `fill` says where mask (b or 1, 1, h, w) > 0.
 
-    smooth: `smooth_fill`. mean: the mean colour of the known pixels. noise: N(0, 1/4) around that, a picture's own
+    smooth: a `membrane`. mean: the mean colour of the known pixels. noise: N(0, 1/4) around that, a picture's own
     spread. original: what lies there.
     """
     hole = (mask > 0).to(image.dtype)
     if fill == "original":
         return image
     if fill == "smooth":
-        return smooth_fill(image, hole)
+        return membrane(image, hole)
     known = 1.0 - hole
     mean = (image * known).sum((-2, -1), keepdim=True) / known.sum((-2, -1), keepdim=True).clamp(min=1.0)
     if fill == "noise":

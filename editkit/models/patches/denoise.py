@@ -13,6 +13,7 @@ from editkit.errors import ModelError
 from editkit.images import Fill
 from editkit.models.base import Example
 from editkit.models.patches.atlas import Atlas, side_by_side
+from editkit.models.patches.calm import calmed
 from editkit.models.patches.search import Queries, Sources, everything, grow, improve, shortlist
 from editkit.models.patches.votes import Voters
 from editkit.schedule import Level
@@ -26,6 +27,9 @@ PIECE = 64
 
 GOLDEN = 0.618
 """Multiples of it modulo 1 lie apart from each other."""
+
+QUIET = 0.06
+"""Ratio sigma_t / alpha_t below which a pass is at its end: what is calm is then made a membrane."""
 
 FLOOR = 0.02
 """No pixel is trusted to better than this: 8-bit greys about three levels apart are equal."""
@@ -169,6 +173,8 @@ class Bound:
             if lowres is not None:
                 patches = self._copied(queries, sources, source) + patches - patches.detach()
         voted = self.voters.mean(patches, level.t, self.picture.shape, lowres is not None)
+        if lowres is not None and level.sigma < QUIET * level.alpha:
+            voted = voted + (calmed(voted.detach(), self.region) - voted.detach())
         return voted.where(self.region, self.picture)
 
     def _grown(self, queries: Queries, sources: Sources, corners: Tensor, lowres: Tensor) -> Tensor:

@@ -1,0 +1,79 @@
+"""Membranes over what is calm: harmonic, bounded by what is around them, and only where little happens."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+import editkit
+from editkit.models.patches.calm import FLAT, calmed, detail
+from editkit.smooth import membrane
+from editkit_plugins.inpaint import Inpaint
+
+
+def harmonic(height: int, width: int) -> torch.Tensor:
+    """A plane, a saddle and x^2 - y^2: three channels whose Laplacian is 0, also on a grid."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    stretch = ((height - 1) / (width - 1)) ** 2
+    return torch.stack([0.5 * x + 0.3 * y, x * y, x**2 - stretch * y**2])
+
+
+def hole(height: int, width: int) -> torch.Tensor:
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask[height // 5 : height * 3 // 4, width // 4 : width * 4 // 5] = True
+    mask[:4, :6] = False
+    return mask
+
+
+def test_a_membrane_is_the_harmonic_function_of_its_rim():
+    for size in ((17, 23), (71, 97), (160, 131)):
+        truth, calm = harmonic(*size), hole(*size)
+        torn = truth.clone()
+        torn[:, calm] = 5.0
+        made = membrane(torn[None], calm[None, None].float())[0]
+        assert torch.equal(made[:, ~calm], truth[:, ~calm])
+        assert float((made - truth).abs().max()) < 0.004, size  # half a grey level
+
+
+def test_a_membrane_stays_between_the_extremes_of_its_rim():
+    x = torch.rand(3, 60, 50, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    calm = hole(60, 50)
+    made = membrane(x[None], calm[None, None].float())[0][:, calm]
+    assert made.min() >= x[:, ~calm].min() - 1e-3
+    assert made.max() <= x[:, ~calm].max() + 1e-3
+
+
+def test_detail_is_the_deviation_of_noise_less_what_the_blur_keeps():
+    noise = torch.randn(3, 120, 120, generator=torch.Generator().manual_seed(1))
+    assert 0.9 < float(detail(0.1 * noise)[40:80, 40:80].mean()) / 0.1 < 1.0
+    assert float(detail(harmonic(120, 120))[20:100, 20:100].max()) < 0.01 * FLAT + 1e-3
+
+
+def test_only_the_calm_part_of_a_hole_changes():
+    x = harmonic(96, 160) * 0.3
+    x[:, :, 90:] += 0.5 * torch.randn(3, 96, 70, generator=torch.Generator().manual_seed(2))
+    x[:, 30:60, 20:40] += 0.01  # a step of a grey level, as copied pieces leave it
+    region = torch.zeros(96, 160, dtype=torch.bool)
+    region[20:70, 10:150] = True
+    made = calmed(x, region)
+    assert torch.equal(made[:, ~region], x[:, ~region])
+    assert torch.equal(made[:, :, 110:], x[:, :, 110:])
+    assert float((made - harmonic(96, 160) * 0.3)[:, 20:70, 10:50].abs().max()) < 0.004
+
+
+def test_nothing_to_hold_on_to_is_left_as_it_is():
+    x = torch.full((3, 40, 40), 0.25)
+    everything = torch.ones(40, 40, dtype=torch.bool)
+    assert torch.equal(calmed(x, everything), x)
+    assert torch.equal(calmed(x, ~everything), x)
+
+
+def test_a_hole_in_a_sky_is_sky():
+    """A gradient with a hole comes back to within a grey level or two, without a step."""
+    truth = (127.5 * (1 + 0.7 * harmonic(120, 160))).round().clamp(0, 255).permute(1, 2, 0).numpy().astype(np.uint8)
+    mask = np.zeros((120, 160), np.uint8)
+    mask[40:80, 50:100] = 255
+    hidden = truth.copy()
+    hidden[mask > 0] = 0
+    made = editkit.edit(hidden, Inpaint(mask=mask), model="patches", seed=0).pixels
+    assert int(np.abs(made.astype(int) - truth.astype(int)).max()) <= 3
