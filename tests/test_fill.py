@@ -14,7 +14,7 @@ from editkit.fit import misfit
 from editkit.images import Picture
 from editkit.models.patches.denoise import Bound, Settings
 from editkit.noise import Streams
-from editkit.smooth import filled, smooth_fill
+from editkit.smooth import filled, membrane
 from editkit_plugins.inpaint import Inpaint
 from editkit_plugins.sdedit import SDEdit
 
@@ -43,7 +43,7 @@ def test_the_four_fills():
         at = made["mean"][k][:, 5, 6]
         assert torch.allclose(at, known[k].mean(1), atol=1e-5)
         assert torch.allclose(made["noise"][k][:, mask[0, 0] > 0].mean(1), at, atol=0.3)
-    assert torch.equal(made["smooth"], smooth_fill(image, (mask > 0).float()))
+    assert torch.equal(made["smooth"], membrane(image, (mask > 0).float()))
     assert made["noise"][inside].std() > made["mean"][inside].std()
     with pytest.raises(ValueError, match="stream"):
         filled(image, mask, "noise")
