@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editkit.errors import ModelError
+from editkit.fit import depth_in
 from editkit.images import Fill
 from editkit.models.base import Example
 from editkit.models.patches.atlas import Atlas, side_by_side
@@ -139,14 +140,14 @@ class Bound:
         stride = 2 if int(region.sum()) > settings.dense else 1
         corners, neighbours, steps = _queries(region, side, atlas.width, stride)
         nothing = not bool(known.any())
-        depth = torch.zeros_like(picture[0]) if unknown is None or nothing else _depth(unknown)
+        depth = torch.zeros_like(picture[0]) if unknown is None or nothing else depth_in(unknown)
         depth = F.pad(depth, (0, atlas.width - width)).reshape(-1)
         deep = depth[corners + atlas.offsets[side * side // 2]]
         slack = settings.kappa * ((deep - 1.0) / settings.ramp).clamp(0.0, 1.0)
         confidence = settings.decay ** -deep.clamp(max=DEEPEST)
         smooth = None
         if nothing:  # no rim to grow from, and nothing near it to be trusted more
-            deep = _depth(_unseeded(height, width)).to(picture)[corners // atlas.width, corners % atlas.width]
+            deep = depth_in(_unseeded(height, width)).to(picture)[corners // atlas.width, corners % atlas.width]
             slack = torch.full_like(deep, settings.kappa)
         elif unknown is not None and fill != "noise":
             smooth = filled(picture[None], unknown[None, None].to(picture.dtype), fill or "smooth")[0]
@@ -263,14 +264,6 @@ def _unseeded(height: int, width: int) -> Tensor:
     for k, y in enumerate(range(0, height, PIECE)):
         unknown[y, round(k * GOLDEN * PIECE) % min(PIECE, width) :: PIECE] = False
     return unknown
-
-
-def _depth(unknown: Tensor) -> Tensor:
-    """Distance of each pixel to the nearest known one, in pixels (chessboard); 0 where it is known."""
-    import cv2
-
-    distance = cv2.distanceTransform(unknown.byte().cpu().numpy(), cv2.DIST_C, 3)
-    return torch.from_numpy(distance).to(unknown.device)
 
 
 def _spots(offsets: Tensor) -> Tensor:
