@@ -10,6 +10,7 @@ unless `--folder` names one of a window of 512; what is measured is the canvas, 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -69,7 +70,8 @@ def tiny(folder: Path) -> None:
 
 
 def plot(rows: list[tuple[int, float, float, float]], path: Path) -> None:
-    """Time (without files) and memory over the picture's side, each relative to the smallest picture's."""
+    """Time (without files) and memory over the picture's side, each relative to the smallest picture's; both axes are
+    logarithmic."""
     width, height, left, bottom = 560, 300, 60, 40
     base_time, base_memory = rows[0][1] - rows[0][2], rows[0][3]
     series = {
@@ -77,20 +79,20 @@ def plot(rows: list[tuple[int, float, float, float]], path: Path) -> None:
         "peak memory": ("#c04020", [m / base_memory for *_, m in rows]),
         "pixels": ("#999999", [(size / rows[0][0]) ** 2 for size, *_ in rows]),
     }
-    top = 8.0
+    top = 64
 
     def at(k: int, value: float) -> str:
         x = left + k * (width - left - 20) / (len(rows) - 1)
-        return f"{x:.0f},{height - bottom - min(value, top) / top * (height - bottom - 20):.0f}"
+        return f"{x:.0f},{height - bottom - math.log2(max(value, 1.0)) / math.log2(top) * (height - bottom - 20):.0f}"
 
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif">']
     parts.append(f'<rect width="{width}" height="{height}" fill="white"/>')
-    for value in range(0, int(top) + 1, 2):
+    for value in (1, 2, 4, 8, 16, 32, top):
         x, y = at(0, value).split(",")
         parts.append(f'<text x="{left - 30}" y="{y}" font-size="12">{value}x</text>')
         parts.append(f'<line x1="{x}" y1="{y}" x2="{width - 20}" y2="{y}" stroke="#ddd"/>')
     for k, (size, *_) in enumerate(rows):
-        parts.append(f'<text x="{int(at(k, 0).split(",")[0]) - 16}" y="{height - 16}" font-size="12">{size}</text>')
+        parts.append(f'<text x="{int(at(k, 1).split(",")[0]) - 16}" y="{height - 16}" font-size="12">{size}</text>')
     for n, (name, (colour, values)) in enumerate(series.items()):
         points = " ".join(at(k, value) for k, value in enumerate(values))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')

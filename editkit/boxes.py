@@ -98,6 +98,22 @@ def widened(hole: Box, shape: tuple[int, ...], context: float, least: int = 0) -
     return Box(x0, y0, x1, y1)
 
 
+def padded(mask: np.ndarray, padding: int) -> Box:
+    """The mask's bounds and `padding` pixels around, made square where the picture allows: diffusers' crop."""
+    hole, (height, width) = bounds(mask), mask.shape
+    left, right = max(hole.left - padding, 0), min(hole.right + padding, width)
+    top, bottom = max(hole.top - padding, 0), min(hole.bottom + padding, height)
+    side = max(right - left, bottom - top)
+
+    def span(low: int, high: int, limit: int) -> tuple[int, int]:
+        first = low - (side - (high - low)) // 2
+        first = max(min(first, limit - side), 0)
+        return first, min(first + side, limit)
+
+    (left, right), (top, bottom) = span(left, right, width), span(top, bottom, height)
+    return Box(left, top, right, bottom)
+
+
 def _holes(mask: np.ndarray) -> list[Box]:
     """The bounds of every connected part of the mask, seen in cells of `CELL` pixels."""
     import cv2

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from editkit.boxes import Box, coverage, crops, integral
+from editkit.boxes import Box, coverage, crops, integral, padded
+from editkit.errors import UsageError
 from editkit.images import Picture, to_unit
 from editkit.models.base import Enlarges, Example, Model, ModelInfo, TakesExamples
 from editkit.options import Options
@@ -98,6 +99,8 @@ def passes(
     `examples`: (width, height) of other pictures that are learned from.
     """
     steps = options.steps or info.steps
+    if options.crop_padding is not None and picture.mask is not None:
+        return (_enlarged(picture.mask, info, options, steps),)
     found: list[Pass] = []
     for box in _boxes(picture, info, options):
         if info.own_picture and invents:
@@ -108,6 +111,16 @@ def passes(
         else:
             found.extend(by_windows(box, steps, info.window, invents))
     return tuple(found)
+
+
+def _enlarged(mask: np.ndarray, info: ModelInfo, options: Options, steps: int) -> Pass:
+    """One pass over the mask's surroundings at the size that the model was trained at (`--crop-padding`)."""
+    if info.window is None or options.canvas == "full":
+        why = "with --canvas full" if info.window else f"with model {info.name}, which has no size of its own"
+        raise UsageError(f"--crop-padding enlarges a crop to the model's size; it means nothing {why}")
+    box = padded(mask, options.crop_padding or 0)
+    scale = info.window / max(box.height, box.width)
+    return Pass(box, max(1, round(scale * box.height)), max(1, round(scale * box.width)), steps)
 
 
 def _boxes(picture: Picture, info: ModelInfo, options: Options) -> tuple[Box, ...]:
@@ -225,7 +238,9 @@ def inputs(
     if picture.mask is None:
         return Inputs(model.attach(small, None), small, None, original, None, stream, place)
     mask = torch.from_numpy(picture.mask[rows, columns].copy())[None, None].to(device)
-    if model.info.own_picture and (at.height, at.width) != (box.height, box.width):
+    if (at.height, at.width) > (box.height, box.width):
+        small, small_mask = (pad(lanczos(values, at.height, at.width), multiple) for values in (original, mask))
+    elif model.info.own_picture and (at.height, at.width) != (box.height, box.width):
         known, small_mask = shrink(original, mask, at.height, at.width)
         small = small.where(small_mask > 0, known) if picture.fill == "original" else known
     else:
@@ -273,6 +288,18 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     if image.shape[-2:] == (height, width):
         return image
     return F.interpolate(image, (height, width), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
+
+
+def lanczos(image: Tensor, height: int, width: int) -> Tensor:
+    """(1, c, h, w) enlarged by Pillow's Lanczos filter, each channel in 8 bits: what diffusers' pipelines see."""
+    import torch
+    from PIL import Image
+
+    low = -1.0 if image.shape[1] == 3 else 0.0  # pictures lie in [-1, 1], masks in [0, 1]
+    levels = ((image[0] - low) / (1.0 - low) * 255.0).round().byte().cpu().numpy()
+    made = [Image.fromarray(channel).resize((width, height), Image.Resampling.LANCZOS) for channel in levels]
+    values = torch.from_numpy(np.stack([np.asarray(channel) for channel in made])).to(image)
+    return values[None] / 255.0 * (1.0 - low) + low
 
 
 def shrink(image: Tensor, mask: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

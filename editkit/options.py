@@ -42,6 +42,9 @@ class Options(BaseModel):
     canvas: Literal["auto", "crop", "full"] = Field(
         "auto", description="Work on a crop around the mask, or on the full picture; auto: crop where there is a mask."
     )
+    crop_padding: int | None = Field(
+        None, ge=0, le=10_000, description="Crop to the mask and so many pixels around, enlarged to the model's size."
+    )
     spacing: Spacing = Field("auto", description="How the noise levels are laid; auto: the model's configuration.")
     noise: Literal["streams", "diffusers"] = Field(
         "streams", description="A noise stream for each plugin, or one generator in the order of diffusers' pipelines."

@@ -79,6 +79,43 @@ def test_an_edit_of_a_picture_is_the_pipelines(sd: Path, sd9: Path, channels: in
     assert (made[~inside] == np.asarray(photo())[~inside]).all()
 
 
+@pytest.mark.parametrize("channels", [4, 9])
+def test_an_enlarged_crop_is_the_pipelines_padding_mask_crop(sd: Path, sd9: Path, channels: int) -> None:
+    folder = sd if channels == 4 else sd9
+    picture, mask = photo(120, 150), Image.new("L", (150, 120))
+    mask.paste(255, (61, 40, 90, 60))
+    pipe = diffusers.StableDiffusionInpaintPipeline.from_pretrained(folder, safety_checker=None)
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    states, encode = [], pipe.vae.encode  # its picture is a permuted view, which a convolution rounds differently
+    pipe.vae.encode = lambda x: encode(x.contiguous())
+
+    def keep(pipe: Any, index: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
+        states.append(values["latents"].clone())
+        return {}
+
+    pipe(
+        prompt=PROMPT, image=picture, mask_image=mask, height=64, width=64, padding_mask_crop=7,
+        num_inference_steps=4, generator=torch.Generator().manual_seed(9), callback_on_step_end=keep,
+    )  # fmt: skip
+    own: Any = load(describe(str(folder)), CPU, torch.float32)
+    for network in (own.unet, own.vae):
+        network.to(memory_format=torch.contiguous_format)
+    making = stream(
+        Picture.read(picture), Inpaint(mask=np.asarray(mask)), model=own, prompt=PROMPT, steps=4, seed=9,
+        sampler="ddim", noise="diffusers", crop_padding=7, device="cpu", dtype="fp32", offline=True,
+    )  # fmt: skip
+    for update, expected in zip(making, states, strict=True):
+        assert float((update.state.x - expected).abs().max()) <= 1e-5
+
+
+def test_an_enlarged_crop_where_it_means_nothing(sd: Path) -> None:
+    with pytest.raises(UsageError, match="means nothing with --canvas full"):
+        edit(photo(), Inpaint(mask="box:9,9,20,20"), model=str(sd), prompt="x", crop_padding=3, **FULL)
+    with pytest.raises(UsageError, match="means nothing with model patches"):
+        edit(photo(), Inpaint(mask="box:9,9,20,20"), model="patches", crop_padding=3)
+
+
 @pytest.mark.parametrize("model", ["sd", "sd9"])
 @pytest.mark.parametrize(
     "plugins",
