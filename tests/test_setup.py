@@ -134,3 +134,20 @@ def test_offload_is_diffusers_own(sd: Path, monkeypatch: pytest.MonkeyPatch, how
     setup.prepared(model, Setup(offload=how), torch.device("cuda"), torch.float32, True)
     assert seen[0][0].unet is model.unet
     assert seen[0][1].type == "cuda"
+
+
+def test_networks_that_rest_elsewhere_layer_by_layer_give_the_same(sd: Path) -> None:
+    """accelerate's hooks, which sequential offloading puts on every network, with the CPU in the place of the GPU."""
+    from accelerate import cpu_offload
+
+    model: Any = load(describe(str(sd)), CPU, torch.float32)
+    for network in (model.unet, model.vae, model.text_encoder):
+        network.to(memory_format=torch.contiguous_format)
+    expected = latents(model)
+    picture = model.decode(expected)
+    for network in (model.unet, model.vae, model.text_encoder):
+        cpu_offload(network, CPU)
+        assert next(network.parameters()).device.type == "meta"
+    found = latents(model)
+    assert torch.equal(found, expected)
+    assert torch.equal(model.decode(found), picture)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prediction, PredictionType, Prompt, convert
 from editkit.models.control import Given, residuals
-from editkit.models.latent_space import LatentSpace, chunks, evened, side_by_side, vae_factor
+from editkit.models.latent_space import LatentSpace, beside, chunks, evened, side_by_side, vae_factor
 from editkit.models.loading import Layout, load_network, load_text_encoder
 from editkit.models.scheduling import clip_range, default_sampler, make_schedule, prediction_type
 from editkit.models.weighting import weighted
@@ -170,8 +170,8 @@ class LatentUNet(LatentSpace):
         """CLIP's last hidden state, (1, 77 n, width); nothing is left out."""
         ids = chunks(self.tokenizer, text)
         attention = getattr(self.text_encoder.config, "use_attention_mask", False)
-        mask = ids["attention_mask"].to(self.text_encoder.device) if attention else None
-        embeds = self.text_encoder(ids["input_ids"].to(self.text_encoder.device), attention_mask=mask)[0]
+        mask = beside(ids["attention_mask"], self.text_encoder) if attention else None
+        embeds = self.text_encoder(beside(ids["input_ids"], self.text_encoder), attention_mask=mask)[0]
         return Prompt(side_by_side(embeds)), ""
 
     def encode_weighted(self, text: str) -> Prompt:

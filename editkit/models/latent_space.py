@@ -112,6 +112,11 @@ def chunks(tokenizer: Any, text: str, least: int = 1) -> Any:
     return tokenizer.pad(padded, padding="max_length", max_length=length, return_tensors="pt")
 
 
+def beside(ids: Tensor, encoder: Any) -> Tensor:
+    """Tokens where their encoder computes; one whose weights are elsewhere until it is called moves them itself."""
+    return ids if encoder.device.type == "meta" else ids.to(encoder.device)
+
+
 def side_by_side(states: Tensor) -> Tensor:
     """Rows (n, tokens, width) of one text as one, (1, n * tokens, width)."""
     return states.reshape(1, -1, states.shape[-1])

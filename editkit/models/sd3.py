@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prediction, Prompt, convert
-from editkit.models.latent_space import LatentSpace, chunks, evened, side_by_side, vae_factor
+from editkit.models.latent_space import LatentSpace, beside, chunks, evened, side_by_side, vae_factor
 from editkit.models.loading import Layout, load_network, load_text_encoder
 from editkit.models.scheduling import default_sampler, make_schedule, prediction_type
 from editkit.models.sdxl import Reader
@@ -139,7 +139,7 @@ class LatentTransformer(LatentSpace):
             n = max(n, math.ceil(len(self.readers[2].tokenizer(text, verbose=False).input_ids) / T5_LENGTH))
         for reader in self.readers[:2]:
             ids = chunks(reader.tokenizer, text, n)["input_ids"]
-            out = reader.encoder(ids.to(reader.encoder.device), output_hidden_states=True)
+            out = reader.encoder(beside(ids, reader.encoder), output_hidden_states=True)
             states.append(side_by_side(out.hidden_states[-2]))
             pooled.append(out[0][:1])
         clip = torch.cat(states, dim=-1)
@@ -147,7 +147,7 @@ class LatentTransformer(LatentSpace):
         if len(self.readers) > 2:
             three = self.readers[2]
             padded = three.tokenizer(text, padding="max_length", max_length=n * T5_LENGTH, return_tensors="pt")
-            long = three.encoder(padded["input_ids"].to(three.encoder.device))[0]
+            long = three.encoder(beside(padded["input_ids"], three.encoder))[0]
         else:
             long = clip.new_zeros(1, n * T5_LENGTH, width)
         embeds = torch.cat([F.pad(clip, (0, width - clip.shape[-1])), long], dim=1)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prompt
 from editkit.models.latent import LatentUNet, describe_unet
-from editkit.models.latent_space import chunks, side_by_side
+from editkit.models.latent_space import beside, chunks, side_by_side
 from editkit.models.loading import Layout, load_network, load_text_encoder
 from editkit.models.scheduling import make_schedule
 from editkit.models.weighting import weighted
@@ -108,7 +108,7 @@ class LatentXL(LatentUNet):
         states, pooled = [], None
         for reader in self.readers:
             ids = chunks(reader.tokenizer, text)
-            out = reader.encoder(ids["input_ids"].to(reader.encoder.device), output_hidden_states=True)
+            out = reader.encoder(beside(ids["input_ids"], reader.encoder), output_hidden_states=True)
             states.append(side_by_side(out.hidden_states[-2]))
             if out[0].ndim == 2:
                 pooled = out[0][:1]
