@@ -1,10 +1,12 @@
 """DiffPure: adversarial noise against a classifier, washed out by `purify` with the embedded network.
 
+    python benchmarks/diffpure.py --photos ../shared/photos
     python benchmarks/diffpure.py --photos ../shared/photos --list dev.txt --sigmas 10 20 30
 
-Photographs, 128 x 128 (the classifier sees them enlarged to 224); its own label of each is the truth. The attack is PGD
-(Madry et al. 2018, arXiv:1706.06083) against torchvision's MobileNetV2, 10 steps of eps / 4 within eps of 255, away
-from that label; pictures it does not move are left out. Said for each depth (noise in levels of 255): how many
+Photographs as the classifier is given them (256 on the shorter side, the middle 224 x 224 pixels); its own label of
+each is the truth. The attack is PGD (Madry et al. 2018, arXiv:1706.06083) against torchvision's MobileNetV2, 10 steps
+of eps / 4 within eps of 255 (4/255, as DiffPure's for ImageNet), away from that label; pictures it does not move are
+left out. Said for each depth (noise in levels of 255) and sampler (ddpm walks back with noise, ddim without): how many
 attacked pictures get their label back, and how many clean ones keep theirs.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import time
 from pathlib import Path
 
@@ -75,9 +78,10 @@ def main() -> None:
     parser.add_argument("--list", type=Path, default=ROOT / "assets" / "pocket" / "heldout.txt")
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--eps", type=float, default=4.0)
-    parser.add_argument("--sigmas", type=float, nargs="+", default=[10.0, 20.0, 30.0, 45.0])
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--side", type=int, default=128)
+    parser.add_argument("--sigmas", type=float, nargs="+", default=[8.0, 15.0, 25.0])
+    parser.add_argument("--samplers", nargs="+", default=["ddpm"])
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--sheet", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -85,20 +89,21 @@ def main() -> None:
     lines = (line.split("#")[0].strip() for line in chosen.list.read_text().splitlines())
     for name in (line for line in lines if line):
         with Image.open(chosen.photos / name) as opened:
-            square = ImageOps.fit(ImageOps.exif_transpose(opened).convert("RGB"), (chosen.side,) * 2)
-        clean = np.asarray(square)
+            fitted = ImageOps.fit(ImageOps.exif_transpose(opened).convert("RGB"), (round(chosen.side * 256 / 224),) * 2)
+        first = (fitted.width - chosen.side) // 2
+        clean = np.asarray(fitted)[first : first + chosen.side, first : first + chosen.side]
         bad = attacked(clean, classify, chosen.eps)
         if classify.label(bad) != classify.label(clean):
             pairs.append((clean, bad))
         if len(pairs) == chosen.count:
             break
     print(f"{len(pairs)} photographs of {chosen.side}x{chosen.side} whose label PGD (eps {chosen.eps:g}/255) changes\n")
-    print("| noise added | attacked: label back | clean: label kept | processor seconds |\n|---|---|---|---|")
+    print("| noise added, sampler | attacked: label back | clean: label kept | processor seconds |\n|---|---|---|---|")
     rows = [np.concatenate([clean for clean, _ in pairs], 1), np.concatenate([bad for _, bad in pairs], 1)]
-    for sigma in chosen.sigmas:
+    for sampler, sigma in itertools.product(chosen.samplers, chosen.sigmas):
         began, back, kept, washed = time.process_time(), 0, 0, []
         for clean, bad in pairs:
-            options = {"model": "pocket", "sampler": "ddpm", "steps": chosen.steps, "loader": loader}
+            options = {"model": "pocket", "sampler": sampler, "steps": chosen.steps, "loader": loader}
             pure = [edit(picture, Purify(sigma=sigma), **options).pixels for picture in (clean, bad)]
             label = classify.label(clean)
             kept += classify.label(pure[0]) == label
@@ -106,7 +111,7 @@ def main() -> None:
             washed.append(pure[1])
         rows.append(np.concatenate(washed, 1))
         n, seconds = len(pairs), time.process_time() - began
-        print(f"| {sigma:g}/255 | {back} of {n} | {kept} of {n} | {seconds:.0f} |", flush=True)
+        print(f"| {sigma:g}/255, {sampler} | {back} of {n} | {kept} of {n} | {seconds:.0f} |", flush=True)
     if chosen.sheet is not None:
         chosen.sheet.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.concatenate(rows, 0)).save(chosen.sheet)

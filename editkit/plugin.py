@@ -169,7 +169,8 @@ class Plugin(BaseModel):
         return "shift" in self.uses()
 
     def beside(self) -> int:
-        """How many networks of its own are evaluated with every evaluation of the model's, where it acts."""
+        """How many networks are evaluated for it with every evaluation of the model's, where it acts: its own, or the
+        model on something else."""
         return 0
 
     def acts(self, index: int, total: int) -> bool:

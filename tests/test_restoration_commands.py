@@ -1,6 +1,7 @@
 """upscale, restore, colorize, denoise, purify as users run them, on an exact model: shapes, consistency, refusals."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from editkit.models.base import ModelInfo
 from editkit.options import Options
 from editkit.plugins import Colorize, Denoise, Inpaint, Purify, Restore, Upscale
 from editkit.schedule import Cosine
-from editkit_plugins.denoise import estimated_noise, ladder_from
+from editkit_plugins.denoise import estimated_noise, ladder_from, turned
 from editkit_plugins.restoring import memory
 from editkit_plugins.restoring.named import NUMBERS, parse
 
@@ -305,3 +306,32 @@ def test_the_command_line_says_and_prints_consistency(tmp_path, capsys):
     for wrong in (["--scale", "1"], ["--sigma", "-3"]):
         assert run(["upscale", str(path), *wrong]) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("view", range(8))
+def test_views_of_a_picture_are_eight_and_are_undone(view):
+    x = torch.arange(12.0).reshape(1, 1, 3, 4)
+    assert torch.equal(turned(turned(x, view), view, back=True), x)
+    square = torch.arange(9.0).reshape(1, 1, 3, 3)
+    assert len({tuple(turned(square, k).flatten().tolist()) for k in range(8)}) == 8
+
+
+class Lopsided(ExactModel):
+    """Its estimate leans to the right."""
+
+    def __call__(self, x_t, level, conds):
+        (made, *_) = super().__call__(x_t, level, conds)
+        ramp = torch.linspace(-0.2, 0.2, x_t.shape[-1])
+        return (replace(made, x0=made.x0 + ramp),) * len(conds)
+
+
+def test_denoising_is_the_mean_over_views_of_the_picture():
+    picture = np.full((24, 32, 3), 128, np.uint8)
+    model = Lopsided()
+    one = edit(picture, Denoise(sigma=20, views=1), model=model).pixels
+    assert np.ptp(one) > 40
+    assert model.calls == 1
+    assert np.ptp(edit(picture, Denoise(sigma=20), model=model).pixels) <= 1
+    assert model.calls == 9
+    planned = plan_stage(Stage((Denoise(sigma=20),), Options()), Picture(picture), info=model.info)
+    assert planned.beside == 7
