@@ -24,6 +24,8 @@ from editkit_plugins.upscale import observed
 if TYPE_CHECKING:
     from editkit_plugins.restoring.methods import Problem
 
+BLURS = ("gaussian", "motion", "kernel")
+
 ROUNDING = 0.29
 """The standard deviation of rounding to levels: 1 / sqrt(12)."""
 
@@ -42,6 +44,7 @@ class Restore(Solving):
     degradation: str = Field("noise", description="What the picture went through, as gaussian:2, jpeg:30, average:4.")
     sigma: float | None = Field(None, ge=0.0, le=255.0, description="Noise, in levels of 255; default 0 (blurs: 0.29).")
     mask: MaskSource | None = Field(None, description="mask: the lost pixels, white; a picture or words.")
+    taper: bool = Field(False, description="Blurs: fade the edges, which else ring, since a lens blurs past them.")
     method: Literal["auto", "ddnm", "ddrm", "diffpir", "dps", "pigdm"] = Field(
         "auto", description="How it is solved; auto: ddnm, diffpir where there is noise, dps on latents."
     )
@@ -64,7 +67,7 @@ class Restore(Solving):
         """In levels of 255: given, or, under a blur, that of 8-bit rounding, which undoing it would blow up."""
         if self.sigma is not None:
             return self.sigma
-        return ROUNDING if self.named.kind in ("gaussian", "motion", "kernel") else 0.0
+        return ROUNDING if self.named.kind in BLURS else 0.0
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         named = self.named
@@ -74,6 +77,8 @@ class Restore(Solving):
             raise UsageError("restore takes --mask with --degradation mask, and that needs it: white = lost")
         if self.mask is not None:
             read_mask(self.mask, picture, notify=notify)
+        if self.taper and named.kind not in BLURS:
+            raise UsageError(f"restore: --taper is for blurs ({', '.join(BLURS)}), not for {named.kind}; leave it out")
         if self.sigma and not named.linear:
             raise UsageError(f"restore: --sigma cannot be used with {named.kind}, whose own error is bounded already")
         if named.reduces == 1.0:
@@ -83,6 +88,7 @@ class Restore(Solving):
         return picture.resized(width, height)
 
     def problem(self, run: Run) -> Problem:
+        from editkit_plugins.restoring.degradations import Blur
         from editkit_plugins.restoring.methods import Problem
 
         y, size = observed(run)
@@ -93,4 +99,6 @@ class Restore(Solving):
         A = self.named.made(size, (int(y.shape[-2]), int(y.shape[-1])), keep)
         if self.named.kind in ("grey", "mask"):
             y = A.forward(y)  # what a file holds in lost pixels, or of colour, is no observation
+        if self.taper and isinstance(A, Blur):
+            y = A.tapered(y)
         return Problem(A, y, self.noise() / 127.5)

@@ -283,6 +283,7 @@ class Blur(Linear):
                 f"the kernel has {kernel.shape[1]}x{kernel.shape[0]} pixels and the picture {width}x{height}; "
                 "a kernel must fit into the picture"
             )
+        self._inside = _inside(kernel.sum(1), height)[:, None] * _inside(kernel.sum(0), width)[None, :]
         padded = torch.zeros(height, width, dtype=torch.float64)
         padded[: kernel.shape[0], : kernel.shape[1]] = kernel
         spectrum = torch.fft.rfft2(padded.roll((-(kernel.shape[0] // 2), -(kernel.shape[1] // 2)), (0, 1)))
@@ -303,6 +304,25 @@ class Blur(Linear):
 
     def render(self, z: Tensor) -> Tensor:
         return self.synthesise(self._phase * z)
+
+
+    def tapered(self, y: Tensor) -> Tensor:
+        """y faded into k * y towards its edges, as far as the kernel reaches: opposite edges then meet.
+
+        A lens does not blur in circles: what lies beyond the edge is not what lies at the opposite one, and undoing a
+        circular blur rings there. The weight is 1 less the kernel's normalised autocorrelation (MATLAB's edgetaper;
+        Reeves 2005 has the reason).
+        """
+        inside = self._inside.to(y)
+        return inside * y + (1.0 - inside) * self.forward(y)
+
+
+def _inside(profile: Tensor, n: int) -> Tensor:
+    """1 - acf(k) / acf(0) of a kernel's `profile` along one axis, circular, (n,): 0 at both edges, 1 out of reach."""
+    power = torch.fft.rfft(profile.double(), max(n - 1, len(profile))).abs().square()
+    acf = torch.fft.irfft(power, max(n - 1, len(profile)))
+    acf = torch.cat([acf, acf[:1]])[:n]
+    return (1.0 - acf / acf.max()).float()
 
 
 class Quantise(Degradation):
