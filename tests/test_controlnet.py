@@ -19,7 +19,7 @@ import test_parity_sdxl as xl
 import tiny_latent as tiny
 import torch
 from PIL import Image
-from test_parity_latent import NEGATIVE, PROMPT, SCHEDULERS, STEPS, adapter, parts, same
+from test_parity_latent import NEGATIVE, PROMPT, SCHEDULERS, STEPS, adapter, kept, parts, same
 from torch import Tensor
 
 from editkit import edit, sample
@@ -110,15 +110,7 @@ def theirs(folder: Path, task: str, name: str, scale: float, strength: float, ba
     if task.startswith("inpaint"):
         given |= {"mask_image": mask}
     given |= {"controlnet_conditioning_scale": [1.0] * count if count > 1 else 1.0} | more  # their defaults differ
-    states: list[Tensor] = []
-
-    def keep(pipe: Any, index: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
-        x = values["latents"]
-        if name.startswith("euler"):
-            x = x / (1 + scheduler.sigmas[scheduler.step_index] ** 2) ** 0.5
-        states.append(x.clone())
-        return {}
-
+    states, keep = kept(scheduler, name)
     pipe(
         prompt=[PROMPT] * batch, negative_prompt=[NEGATIVE] * batch, num_inference_steps=STEPS, guidance_scale=scale,
         generator=torch.Generator().manual_seed(5), output_type="latent", callback_on_step_end=keep, **given,

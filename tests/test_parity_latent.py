@@ -69,19 +69,11 @@ def theirs(task: str, name: str, kind: str, scale: float, strength: float, batch
         requires_safety_checker=False,
     )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
-    states: list[Tensor] = []
+    states, keep = kept(scheduler, name)
     image, mask = tiny.picture(batch)
     given: dict[str, Any] = {} if task == "text" else {"image": image, "strength": strength}
     if task.startswith("inpaint"):
         given |= {"mask_image": mask, "height": 64, "width": 64}
-
-    def keep(pipe: Any, index: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
-        x = values["latents"]
-        if name.startswith("euler"):
-            x = x / (1 + scheduler.sigmas[scheduler.step_index] ** 2) ** 0.5
-        states.append(x.clone())
-        return {}
-
     pipe(
         prompt=[PROMPT] * batch, negative_prompt=[NEGATIVE] * batch, num_inference_steps=STEPS, guidance_scale=scale,
         generator=torch.Generator().manual_seed(5), output_type="latent", callback_on_step_end=keep, **given, **more,
@@ -99,20 +91,39 @@ def adapter(channels: int, config: dict[str, Any], **unet: Any) -> LatentUNet:
 
 
 def ours(task: str, name: str, kind: str, scale: float, strength: float, batch: int, **more: Any) -> list[Tensor]:
-    config = {**tiny.SD, "prediction_type": kind, **more.pop("config", {})}
+    model = adapter(9 if task == "inpaint9" else 4, {**tiny.SD, "prediction_type": kind, **more.pop("config", {})})
+    plugins = [Cfg(rescale=more.pop("guidance_rescale", 0.0))]
+    return walked(model, task, strength, batch, plugins, sampler=name, negative=NEGATIVE, guidance_scale=scale)
+
+
+def walked(model: Any, task: str, strength: float, batch: int, plugins: list[Any], **options: Any) -> list[Tensor]:
+    """The states of `task` on the tiny picture, with the plugins it takes besides `plugins`."""
     image, mask = tiny.picture(batch)
-    plugins: list[Any] = [Cfg(rescale=more.pop("guidance_rescale", 0.0))]
     if task == "img2img" or (task != "text" and strength < 1.0):
-        plugins.append(SDEdit(strength=strength))
+        plugins = [*plugins, SDEdit(strength=strength)]
     if task.startswith("inpaint"):
-        plugins.append(Inpaint())
+        plugins = [*plugins, Inpaint()]
     states: list[State] = []
     sample(
-        adapter(9 if task == "inpaint9" else 4, config), plugins, shape=(batch, 4, 8, 8), sampler=name, steps=STEPS,
-        known=None if task == "text" else 2 * image - 1, mask=mask if task.startswith("inpaint") else None, seed=5,
-        noise="diffusers", prompt=PROMPT, negative=NEGATIVE, guidance_scale=scale, watch=states.append, device="cpu",
+        model, plugins, shape=(batch, *model.shape(64, 64)), known=None if task == "text" else 2 * image - 1,
+        mask=mask if task.startswith("inpaint") else None, watch=states.append,
+        **{"steps": STEPS, "seed": 5, "noise": "diffusers", "prompt": PROMPT, "device": "cpu", **options},
     )  # fmt: skip
     return [state.x for state in states]
+
+
+def kept(scheduler: Any, name: str) -> tuple[list[Tensor], Any]:
+    """(the states of a pipeline, filled by the callback beside it), euler's brought to the scale of the others."""
+    states: list[Tensor] = []
+
+    def keep(pipe: Any, index: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
+        x = values["latents"]
+        if name.startswith("euler"):
+            x = x / (1 + scheduler.sigmas[scheduler.step_index] ** 2) ** 0.5
+        states.append(x.clone())
+        return {}
+
+    return states, keep
 
 
 def same(found: list[Tensor], expected: list[Tensor]) -> None:

@@ -14,15 +14,14 @@ import diffusers
 import pytest
 import tiny_latent as tiny
 import torch
-from test_parity_latent import NEGATIVE, PROMPT, same
+from test_parity_latent import NEGATIVE, PROMPT, same, walked
 from torch import Tensor
 
 from editkit import sample
-from editkit.engine import State
 from editkit.errors import ModelError
 from editkit.models import describe, load
 from editkit.models.scheduling import make_schedule
-from editkit.plugins import Cfg, Inpaint, SDEdit
+from editkit.plugins import Cfg
 
 STEPS = 10
 LONG = "a red door in a brick wall under an old lamp " * 12 + "at night"
@@ -97,19 +96,9 @@ def theirs(task: str, scale: float, strength: float, batch: int) -> list[Tensor]
 @pytest.mark.parametrize("sampler", ["euler", "ddim"])
 @pytest.mark.parametrize("task", ["text", "img2img", "inpaint16", "inpaint33"])
 def test_tasks(models: dict[int, Any], task: str, sampler: str, scale: float, strength: float, batch: int) -> None:
-    image, mask = tiny.picture(batch)
-    plugins: list[Any] = [Cfg()]
-    if task == "img2img" or (task != "text" and strength < 1.0):
-        plugins.append(SDEdit(strength=strength))
-    if task.startswith("inpaint"):
-        plugins.append(Inpaint())
-    states: list[State] = []
-    sample(
-        models[33 if task == "inpaint33" else 16], plugins, shape=(batch, 16, 8, 8), sampler=sampler, steps=STEPS,
-        known=None if task == "text" else 2 * image - 1, mask=mask if task.startswith("inpaint") else None, seed=5,
-        noise="diffusers", prompt=PROMPT, negative=NEGATIVE, guidance_scale=scale, watch=states.append, device="cpu",
-    )  # fmt: skip
-    same([state.x for state in states], theirs(task, scale, strength, batch))
+    model, options = models[33 if task == "inpaint33" else 16], {"sampler": sampler, "steps": STEPS}
+    found = walked(model, task, strength, batch, [Cfg()], negative=NEGATIVE, guidance_scale=scale, **options)
+    same(found, theirs(task, scale, strength, batch))
 
 
 @pytest.mark.parametrize("sampler", ["dpm++2m", "unipc", "heun", "euler-ancestral"])

@@ -10,15 +10,14 @@ import diffusers
 import pytest
 import tiny_latent as tiny
 import torch
-from test_parity_latent import NEGATIVE, PROMPT, SCHEDULERS, STEPS, same
+from test_parity_latent import NEGATIVE, PROMPT, SCHEDULERS, STEPS, kept, same, walked
 from torch import Tensor
 
 from editkit import sample
-from editkit.engine import State
 from editkit.models import describe, load
 from editkit.models.refiner import Refined
 from editkit.models.setup import Setup
-from editkit.plugins import Cfg, Inpaint, SDEdit
+from editkit.plugins import Cfg
 
 SDXL = {**tiny.SD, "timestep_spacing": "leading"}
 PIPES: dict[str, Any] = {
@@ -70,13 +69,7 @@ def theirs(task: str, name: str, scale: float, strength: float, batch: int, **mo
     given: dict[str, Any] = {} if task == "text" else {"image": image, "strength": strength}
     if task.startswith("inpaint"):
         given |= {"mask_image": mask, "height": 64, "width": 64}
-    states: list[Tensor] = []
-
-    def keep(pipe: Any, index: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
-        x = values["latents"]
-        states.append(x / (1 + scheduler.sigmas[scheduler.step_index] ** 2) ** 0.5 if "euler" in name else x.clone())
-        return {}
-
+    states, keep = kept(scheduler, name)
     pipe(
         prompt=[PROMPT] * batch, num_inference_steps=STEPS, guidance_scale=scale, output_type="latent",
         generator=torch.Generator().manual_seed(5), callback_on_step_end=keep, **given, **more,
@@ -94,20 +87,9 @@ def loaded(folder: Path) -> Any:
 
 
 def ours(folder: Path, task: str, name: str, scale: float, strength: float, batch: int, **more: Any) -> list[Tensor]:
-    model = loaded(folder)
-    image, mask = tiny.picture(batch)
-    plugins: list[Any] = [Cfg(rescale=more.pop("guidance_rescale", 0.0))]
-    if task == "img2img" or (task != "text" and strength < 1.0):
-        plugins.append(SDEdit(strength=strength))
-    if task.startswith("inpaint"):
-        plugins.append(Inpaint())
-    states: list[State] = []
-    sample(
-        model, plugins, shape=(batch, 4, 8, 8), sampler=name, steps=STEPS, seed=5, noise="diffusers", prompt=PROMPT,
-        known=None if task == "text" else 2 * image - 1, mask=mask if task.startswith("inpaint") else None,
-        guidance_scale=scale, watch=states.append, device="cpu", **more,
-    )  # fmt: skip
-    return [state.x for state in states]
+    plugins = [Cfg(rescale=more.pop("guidance_rescale", 0.0))]
+    options = {"sampler": name, "steps": STEPS, "guidance_scale": scale, **more}
+    return walked(loaded(folder), task, strength, batch, plugins, **options)
 
 
 @pytest.mark.parametrize(("scale", "strength", "batch"), [(1.0, 0.3, 2), (7.5, 1.0, 2), (5.0, 0.9999, 1)])
