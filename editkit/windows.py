@@ -38,11 +38,12 @@ def starts(length: int, window: int, overlap: int) -> tuple[int, ...]:
 def weights(begins: Sequence[int], window: int, length: int) -> Tensor:
     """(windows, window): how much each window counts at each of its positions; at every position they sum to one.
 
-    A tent over each window, so that one fades out while its neighbour fades in, divided by the sum of all.
+    A tent, squared, over each window, so that one fades out while its neighbour fades in, divided by the sum of all. At
+    the border of a window it has 1 / (1 + overlap^2): without the square, 1 / (1 + overlap), a step that can be seen.
     """
     size = min(window, length)
     ramp = torch.arange(size, dtype=torch.float64) + 1.0
-    tent = torch.minimum(ramp, ramp.flip(0))
+    tent = torch.minimum(ramp, ramp.flip(0)).square()
     total = torch.zeros(length, dtype=torch.float64)
     for begin in begins:
         total[begin : begin + size] += tent
