@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import editkit
-from editkit.models.patches.calm import FLAT, calmed, detail
+from editkit.models.patches.calm import FLAT, calmed
 from editkit.smooth import membrane
 from editkit_plugins.inpaint import Inpaint
 
@@ -43,22 +44,16 @@ def test_a_membrane_stays_between_the_extremes_of_its_rim():
     assert made.max() <= x[:, ~calm].max() + 1e-3
 
 
-def test_detail_is_the_deviation_of_noise_less_what_the_blur_keeps():
-    noise = torch.randn(3, 120, 120, generator=torch.Generator().manual_seed(1))
-    assert 0.9 < float(detail(0.1 * noise)[40:80, 40:80].mean()) / 0.1 < 1.0
-    assert float(detail(harmonic(120, 120))[20:100, 20:100].max()) < 0.01 * FLAT + 1e-3
-
-
-def test_only_the_calm_part_of_a_hole_changes():
-    x = harmonic(96, 160) * 0.3
-    x[:, :, 90:] += 0.5 * torch.randn(3, 96, 70, generator=torch.Generator().manual_seed(2))
-    x[:, 30:60, 20:40] += 0.01  # a step of a grey level, as copied pieces leave it
+def test_steps_between_pieces_of_a_smooth_background_go():
+    truth = harmonic(96, 160) * 0.3
     region = torch.zeros(96, 160, dtype=torch.bool)
     region[20:70, 10:150] = True
+    x = truth.clone()
+    x[:, 30:60, 20:40] += 0.01  # a grey level or so, as copied pieces leave it
     made = calmed(x, region)
     assert torch.equal(made[:, ~region], x[:, ~region])
-    assert torch.equal(made[:, :, 110:], x[:, :, 110:])
-    assert float((made - harmonic(96, 160) * 0.3)[:, 20:70, 10:50].abs().max()) < 0.004
+    before, after = (F.avg_pool2d((v - truth)[None], 9).abs().max() for v in (x, made))
+    assert float(after) < 0.3 * float(before)
 
 
 def test_nothing_to_hold_on_to_is_left_as_it_is():
@@ -69,11 +64,21 @@ def test_nothing_to_hold_on_to_is_left_as_it_is():
 
 
 def test_a_hole_in_a_sky_is_sky():
-    """A gradient with a hole comes back to within a grey level or two, without a step."""
+    """A gradient with a hole comes back to within a few grey levels, without a step."""
     truth = (127.5 * (1 + 0.7 * harmonic(120, 160))).round().clamp(0, 255).permute(1, 2, 0).numpy().astype(np.uint8)
     mask = np.zeros((120, 160), np.uint8)
     mask[40:80, 50:100] = 255
     hidden = truth.copy()
     hidden[mask > 0] = 0
     made = editkit.edit(hidden, Inpaint(mask=mask), model="patches", seed=0).pixels
-    assert int(np.abs(made.astype(int) - truth.astype(int)).max()) <= 3
+    assert int(np.abs(made.astype(int) - truth.astype(int)).max()) <= 4
+
+
+def test_faint_texture_stays():
+    """Detail above two grey levels, in the fill or around the hole, is not smoothed away."""
+    for inside, outside in ((1.5, 1.5), (1.5, 0.1)):
+        noise = torch.randn(3, 96, 96, generator=torch.Generator().manual_seed(3)) * FLAT
+        region = torch.zeros(96, 96, dtype=torch.bool)
+        region[30:70, 30:70] = True
+        x = torch.where(region, inside * noise, outside * noise)
+        assert torch.equal(calmed(x, region)[:, 45:55, 45:55], x[:, 45:55, 45:55])

@@ -1,7 +1,8 @@
 """Where little happens, nothing is to happen: skies, walls and blurred backgrounds are continued as a membrane.
 
 Copied pieces of a smooth background join with steps of a grey level or two, and their averages mottle it. A hole's
-pixels around which the fill has less than `FLAT` of detail get the `membrane` instead that the pixels beside them hold.
+pixels around which there is less than `FLAT` of detail get the `membrane` instead that the pixels beside them hold, and
+keep their grain.
 """
 
 from __future__ import annotations
@@ -10,35 +11,47 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editkit.smooth import membrane
+from editkit.smooth import membrane, smooth_fill
 
-FLAT = 4.0 / 127.5
-"""Root mean square of the detail below which a place is calm: four grey levels of 255."""
+FLAT = 2.0 / 127.5
+"""Root mean square of the detail below which a place is calm: two grey levels of 255. A faint texture has more."""
 
 BLUR = 2.0
-"""Standard deviation in pixels of what detail is measured against."""
+REACH = 6
+"""Standard deviation in pixels of the blur that detail is measured against, and how far it sees."""
 
 AROUND = 8
 """Detail is averaged over a square of the picture's longer side divided by this."""
 
 
 def calmed(x: Tensor, region: Tensor) -> Tensor:
-    """`x` (c, h, w) with a membrane over the calm pixels of `region` (h, w), bool; the others are given back."""
-    calm = region & (detail(x) < FLAT)
+    """`x` (c, h, w) with a membrane and its own grain over the calm pixels of `region` (h, w), bool:
+
+        membrane + x - blur(x)                   where neither the fill nor what is known around, continued, has detail.
+
+    The others are given back.
+    """
+    grain = x - _blurred(x)
+    own = _around(grain.square().mean(0))
+    unclear = F.max_pool2d(region[None, None].to(x.dtype), 2 * REACH + 1, 1, REACH)  # the blur reaches over the rim
+    known = smooth_fill(own[None, None], unclear)[0, 0]
+    calm = region & (torch.maximum(own, known) < FLAT**2)
     if not bool(calm.any()) or bool(calm.all()):
         return x
-    return membrane(x[None], calm[None, None].to(x.dtype))[0]
+    return torch.where(calm, membrane(x[None], calm[None, None].to(x.dtype))[0] + grain, x)
 
 
-def detail(x: Tensor) -> Tensor:
-    """Root mean square over the surroundings and channels of what `x` (c, h, w) has above its blur: (h, w)."""
-    r = torch.arange(-3 * BLUR, 3 * BLUR + 1, dtype=x.dtype, device=x.device)
+def _blurred(x: Tensor) -> Tensor:
+    """`x` (c, h, w) under a Gaussian."""
+    r = torch.arange(-REACH, REACH + 1, dtype=x.dtype, device=x.device)
     kernel = torch.exp(-(r**2) / (2 * BLUR**2))
     kernel = (kernel / kernel.sum())[None, None]
-    pad = kernel.shape[-1] // 2
-    rows = F.pad(x[:, None], (pad,) * 4, mode="replicate")
-    blurred = F.conv2d(F.conv2d(rows, kernel[..., None, :]), kernel[..., None])[:, 0]
-    energy = (x - blurred).square().mean(0)
-    half = max(1, max(x.shape[-2:]) // AROUND // 2)
+    rows = F.pad(x[:, None], (REACH,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(rows, kernel[..., None, :]), kernel[..., None])[:, 0]
+
+
+def _around(energy: Tensor) -> Tensor:
+    """The mean of `energy` (h, w) over each place's surroundings."""
+    half = max(1, max(energy.shape) // AROUND // 2)
     padded = F.pad(energy[None, None], (half,) * 4, mode="replicate")
-    return F.avg_pool2d(padded, 2 * half + 1, 1)[0, 0].clamp(min=0.0).sqrt()
+    return F.avg_pool2d(padded, 2 * half + 1, 1)[0, 0]

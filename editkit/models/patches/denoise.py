@@ -174,9 +174,10 @@ class Bound:
             if lowres is not None:
                 patches = self._copied(queries, sources, source) + patches - patches.detach()
         voted = self.voters.mean(patches, level.t, self.picture.shape, lowres is not None)
+        made = voted.where(self.region, self.picture)
         if lowres is not None and level.sigma < QUIET * level.alpha:
-            voted = voted + (calmed(voted.detach(), self.region) - voted.detach())
-        return voted.where(self.region, self.picture)
+            made = made + (calmed(made.detach(), self.region) - made.detach())
+        return made
 
     def _grown(self, queries: Queries, sources: Sources, corners: Tensor, lowres: Tensor) -> Tensor:
         """Coherent matches (Q,), where the guide leaves a choice.
