@@ -212,6 +212,22 @@ def test_mirrored_patches():
     assert torch.equal(made[:, ~unknown], x[:, ~unknown])
 
 
+def test_patches_of_several_scales():
+    """What is known of a smaller view are the means of known pixels alone, and a hole may be filled with them."""
+    x, unknown = picture(24, 32), hole(24, 32, 8, 12, 5)
+    plain, more = (Bound.of(x, unknown, Settings(side=5, scales=scales)) for scales in ((), (0.5,)))
+    small = torch.nn.functional.avg_pool2d(x, 2)
+    known = torch.nn.functional.max_pool2d(unknown[None].float(), 2)[0] == 0
+    inside = (known.float()[None, None].unfold(2, 5, 1).unfold(3, 5, 1) == 1).all(-1).all(-1)[0, 0]
+    assert len(more.atlas.corners) == len(plain.atlas.corners) + int(inside.sum())
+    y, x0 = inside.nonzero()[0].tolist()
+    patch = more.atlas.patches(torch.tensor([y * more.atlas.width + 32 + x0]))[0].T.view(3, 5, 5)
+    assert torch.allclose(patch, small[:, y : y + 5, x0 : x0 + 5], atol=1e-6)
+    made = more.denoise(noisy(x, 0.5), level(0.5), torch.zeros_like(x))
+    assert torch.equal(made[:, ~unknown], x[:, ~unknown])
+    assert more.settings.bytes(100, 100) > plain.settings.bytes(100, 100)
+
+
 def test_a_striped_hole_is_filled_with_stripes():
     """The whole process: what continues the surroundings exactly is found."""
     x = torch.where(torch.arange(32) // 4 % 2 == 0, -0.8, 0.8).expand(1, 3, 32, 32).contiguous()

@@ -59,6 +59,7 @@ class Settings:
         bias: a copied patch is moved by the difference between the guiding pictures' means, at most this far
             (Darabi et al. 2012, "Image melding"): pieces of a smooth background then join without a step.
         mirror: take mirrored patches too.
+        scales: take patches of the pictures made smaller by these factors too.
     """
 
     side: int = 7
@@ -75,13 +76,15 @@ class Settings:
     ramp: float = 4.0
     bias: float = 0.05
     mirror: bool = False
+    scales: tuple[float, ...] = ()
 
     def bytes(self, height: int, width: int, beside: int = 0) -> int:
         """About what a picture of this size takes: every patch as a row, the keys, the queries and their candidates.
 
         `beside`: pixels of the examples' part of the atlas.
         """
-        atlas = (height * width + beside) * (2 if self.mirror else 1)
+        views = (2 if self.mirror else 1) * (1.0 + sum(scale**2 for scale in self.scales))
+        atlas = round((height * width + beside) * views)
         row = 3 * self.side**2 * 4
         return atlas * row + min(self.most, atlas) * 2 * row + min(height * width, 1 << 16) * 3 * row
 
@@ -230,8 +233,19 @@ class Bound:
 
 
 def _views(pictures: Sequence[Tensor], settings: Settings) -> list[Tensor]:
-    """Pictures (..., h, w) as patches are taken from them: each followed by its mirrored view, if that is set."""
-    return [view for one in pictures for view in ((one, one.flip(-1)) if settings.mirror else (one,))]
+    """Pictures (..., h, w), or what is known of them, as patches are taken from: each as it is, mirrored where that
+    is set, and smaller by each of the `scales`.
+    """
+    turned = [view for one in pictures for view in ((one, one.flip(-1)) if settings.mirror else (one,))]
+    return [*turned, *(_smaller(view, scale) for scale in settings.scales for view in turned)]
+
+
+def _smaller(one: Tensor, scale: float) -> Tensor:
+    """A picture (..., h, w) by area; of flags, where they are all True."""
+    height, width = (max(1, round(scale * n)) for n in one.shape[-2:])
+    made = F.interpolate(one.reshape(1, -1, *one.shape[-2:]).float(), (height, width), mode="area")
+    made = made.reshape(*one.shape[:-2], height, width)
+    return made > 1.0 - 1e-6 if one.dtype == torch.bool else made.to(one.dtype)
 
 
 def _queries(region: Tensor, side: int, width: int, stride: int) -> tuple[Tensor, Tensor, Tensor]:
