@@ -187,7 +187,7 @@ def test_one_step_from_the_right_level_is_the_posterior_mean():
     model = Isotropic()
     y = (127.5 + np.random.default_rng(0).normal(0, 70, (20, 20, 3))).clip(0, 255).round().astype(np.uint8)
     sigma = 25 / 127.5
-    result = edit(y, Denoise(sigma=25), model=model).pixels
+    result = edit(y, Denoise(sigma=25, views=1), model=model).pixels
     assert model.calls == 1
     wanted = 127.5 + (y - 127.5) * model.data_std**2 / (model.data_std**2 + sigma**2)
     assert np.abs(result - wanted).max() <= 0.6
