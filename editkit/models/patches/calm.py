@@ -17,8 +17,10 @@ FLAT = 2.0 / 127.5
 """Root mean square of the detail below which a place is calm: two grey levels of 255. A faint texture has more."""
 
 BLUR = 2.0
+"""Standard deviation in pixels of the blur that detail is measured against."""
+
 REACH = 6
-"""Standard deviation in pixels of the blur that detail is measured against, and how far it sees."""
+"""How far that blur sees, in pixels."""
 
 AROUND = 8
 """Detail is averaged over a square of the picture's longer side divided by this."""
