@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from editkit import edit
+from editkit.canvas import resize
 from editkit.chain import Stage, plan_stage
 from editkit.errors import ModelError
 from editkit.images import Picture, to_unit
@@ -64,6 +65,29 @@ def test_windows_bound_what_is_held_at_once_and_leave_no_seam():
     (tiled,) = model(x_t, level, conds)
     (whole,) = model.model(x_t, level, conds)
     assert (tiled.x0 - whole.x0).square().mean() < 1e-3 * (whole.x0 - guide).square().mean() + 1e-6
+
+
+def test_a_large_scale_is_a_cascade_that_explains_the_small_picture(monkeypatch):
+    """x4 learns from what x2 made, which made small again is the picture, and is nearer the truth for it."""
+    truth = reduced(discs(512), 128)
+    small = reduced(truth, 32)
+    model = Patches().enlarging(to_unit(small), 4.0).model
+    assert (model.scale, model.small.shape) == (2.0, (1, 3, 64, 64))
+    assert (resize(model.small, 32, 32) - to_unit(small)).abs().max() < 4 / 127.5
+    guide = resize(to_unit(small), 128, 128)
+    wanted = to_unit(truth).numpy()
+    assert error(model.sharpened(guide).numpy(), wanted) < 0.8 * error(guide.numpy(), wanted)
+    staged = edit(small, Upscale(scale=4), model="patches", steps=1).pixels
+    monkeypatch.setattr(Patches, "enlarging", lambda self, small, scale: Enlarging(small, scale))
+    assert error(staged, truth) < 0.8 * error(edit(small, Upscale(scale=4), model="patches", steps=1).pixels, truth)
+
+
+@pytest.mark.parametrize(("scale", "last"), [(1.5, 1.5), (2.5, 2.5), (3.0, 3.0**0.5), (5.0, 5.0**0.5), (8.0, 2.0)])
+def test_stages_are_of_factors_near_two_and_come_out_exactly(scale, last):
+    small = to_unit(reduced(discs(128), 20))
+    model = Patches().enlarging(small, scale).model
+    assert model.small.shape[-1] * model.scale == pytest.approx(scale * 20)
+    assert model.scale == pytest.approx(last, rel=0.05)
 
 
 def test_too_small_a_picture_is_refused():

@@ -265,6 +265,15 @@ class NoisesLowres(Protocol):
         ...
 
 
+@runtime_checkable
+class Sharpens(Protocol):
+    """A model that knows more of the small picture than its enlargement shows: what an earlier stage made of it."""
+
+    def sharpened(self, lowres: Tensor) -> Tensor:
+        """`lowres` at the size of the state, as the model is to be told it."""
+        ...
+
+
 class PixelSpace:
     """The parts of `Model` that are the same for every model whose space is pixels."""
 

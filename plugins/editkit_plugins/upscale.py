@@ -75,10 +75,12 @@ class Upscale(Solving):
 
     def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
         from editkit.canvas import resize
-        from editkit.models.base import NoisesLowres
+        from editkit.models.base import NoisesLowres, Sharpens
 
         state = tuple(run.shape[-2:])
         lowres = y if tuple(y.shape[-2:]) == state else resize(run.inputs.place(y), *state)
+        if isinstance(run.model, Sharpens):
+            lowres = run.model.sharpened(lowres)
         level = self.noise_level
         if isinstance(run.model, NoisesLowres):
             level = 20 if level is None else level

@@ -102,11 +102,10 @@ class Patches(PixelSpace):
             )
 
     def enlarging(self, small: Tensor, scale: float) -> Model:
-        """The denoiser of enlargements of `small`: what is sharp there is what is copied (`Enlarging`), by windows."""
-        from editkit.models.patches.enlarging import Enlarging
-        from editkit.windows import Windowed
+        """The denoiser of enlargements of `small`, by windows: what is sharp there is copied, stage by stage."""
+        from editkit.models.patches.enlarging import enlarging
 
-        return Windowed(Enlarging(small, scale), WINDOW, 2 * self.settings.side, batch=1)
+        return enlarging(small, scale, WINDOW)
 
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> Patches:
         """This model with the known patches of `picture` (b, 3, h, w), `mask` (b, 1, h, w), 1 = unknown.

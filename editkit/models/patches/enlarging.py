@@ -9,10 +9,15 @@ those lack of S is copied (Freeman et al. 2002, "Example-based super-resolution"
     2 tau^2,   r = sigma_t / alpha_t.
 
 Without a guide whole patches are compared and copied.
+
+What is alike at two scales is less so at scales that lie farther apart, and S reduced by 4 has few patches left. So
+scales from 2 sqrt 2 on are a cascade of factors near 2: S becomes what one step makes of each stage, held to the stage
+before it (Irani & Peleg 1991), and the last S, enlarged, guides the last stage.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +34,7 @@ from editkit.models.patches.atlas import Atlas
 from editkit.models.patches.denoise import FLOOR, Settings, _queries
 from editkit.models.patches.search import Queries, Sources, improve, shortlist
 from editkit.schedule import Level
+from editkit.windows import Windowed
 
 MOST = 6_000
 """Sources that are compared with every patch; the rest is found through neighbours."""
@@ -44,6 +50,31 @@ TAU = 0.02
 
 CANDIDATES = 8
 """Sources the sum runs over."""
+
+ROUNDS = 4
+"""Of projection back to the picture that a stage enlarged."""
+
+
+def enlarging(small: Tensor, scale: float, window: int) -> Windowed:
+    """The denoiser of enlargements of `small` (1, 3, h, w) by `scale`: the last stage of the cascade, by windows."""
+    stages = max(1, round(math.log2(scale)))
+    factor, width = scale ** (1.0 / stages), small.shape[-1]
+    for _ in range(stages - 1):
+        small = _staged(small, factor, window)
+    last = scale * width / small.shape[-1]
+    return Windowed(Enlarging(small, last), window, 2 * Settings().side, batch=1)
+
+
+def _staged(small: Tensor, factor: float, window: int) -> Tensor:
+    """One estimate of `small` enlarged by `factor`, whose reduction is `small`."""
+    size = [round(n * factor) for n in small.shape[-2:]]
+    guide = resize(small, *size)
+    model = Windowed(Enlarging(small, factor), window, 2 * Settings().side, batch=1)
+    (made,) = model(torch.zeros_like(guide), Ladder().level(1.0), [Conditioning(lowres=guide)])
+    x = made.x0
+    for _ in range(ROUNDS):
+        x = x + resize(small - resize(x, *small.shape[-2:]), *size)
+    return x.clamp(-1, 1)
 
 
 class _Lean(Atlas):
@@ -82,6 +113,10 @@ class Enlarging(PixelSpace):
 
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> Enlarging:
         return self
+
+    def sharpened(self, lowres: Tensor) -> Tensor:
+        """The last stage's small picture, enlarged to the size of `lowres`."""
+        return resize(self.small, *lowres.shape[-2:])
 
     @cached_property
     def reduced(self) -> Tensor:
