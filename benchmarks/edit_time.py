@@ -27,6 +27,7 @@ import json, sys, time
 start = time.perf_counter()
 from editkit import edit
 from editkit.images import Picture
+from editkit.masks import read_mask
 from editkit.plugins import Inpaint
 import torch
 times = {"import": time.perf_counter() - start}
@@ -37,6 +38,9 @@ def phase(name, call):
     return made
 photo, mask, model, out = sys.argv[1:]
 picture = phase("read", lambda: Picture.read(photo))
+start = time.perf_counter()
+mask = read_mask(mask, picture)
+times["read"] += time.perf_counter() - start
 result = phase("edit", lambda: edit(picture, Inpaint(mask=mask), model=model))
 phase("write", lambda: result.write(out, force=True))
 print(json.dumps(times))

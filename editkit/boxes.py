@@ -151,8 +151,8 @@ def coverage(hole: np.ndarray, height: int, width: int) -> np.ndarray:
     return share
 
 
-def integral(values: np.ndarray) -> np.ndarray:
-    """Sums over all rectangles from the top left corner, (h + 1, w + 1)."""
-    sums = np.zeros((values.shape[0] + 1, values.shape[1] + 1), dtype=np.int64)
-    sums[1:, 1:] = values.astype(np.int64).cumsum(0).cumsum(1)
-    return sums
+def integral(flags: np.ndarray) -> np.ndarray:
+    """How many of `flags` (h, w), bool, are set in each rectangle from the top left corner: (h + 1, w + 1)."""
+    import cv2
+
+    return np.asarray(cv2.integral(flags.view(np.uint8)))  # 32 bits: up to 46,340 x 46,340 pixels

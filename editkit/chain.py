@@ -19,8 +19,8 @@ from editkit.plugin import DECLARED, HOOKS, Notify, Plugin, Slot, called, silent
 from editkit.samplers import Sampler, make_sampler
 
 if TYPE_CHECKING:
-    from editkit.canvas import Pass
     from editkit.images import Picture
+    from editkit.passes import Pass
 
 START_FROM_PICTURE = "sdedit"
 """The registered plugin that begins an edit of a picture where no other plugin says how."""
@@ -213,8 +213,8 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
 
     `info` is that of a model already at hand; None: that of `stage.options.model`.
     """
-    from editkit.canvas import passes
     from editkit.models import describe
+    from editkit.passes import passes
 
     options = stage.options
     unasked = info is None and options.model == "auto"

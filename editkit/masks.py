@@ -110,7 +110,8 @@ def _from_file(source: str | Path | NDArray[Any] | Image.Image | BinaryIO, notif
         notify(notice)
     top = float(largest(picture.pixels.dtype))
     # whole numbers first: an equal grey stays what it is, so that white is exactly 1
-    grey = picture.pixels.astype(np.int64) @ np.array([299, 587, 114])
+    red, green, blue = (picture.pixels[..., k] for k in range(3))
+    grey = red * np.int32(299) + green * np.int32(587) + blue * np.int32(114)
     mask = grey / (1000.0 * top)
     if picture.alpha is not None and (picture.alpha != picture.alpha.flat[0]).any():
         mask = mask * (picture.alpha / top)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
-from editkit.canvas import Pass, resize
+from editkit.canvas import resize
 from editkit.models.base import Conditioning
+from editkit.passes import Pass
 from editkit.plugin import Hooks, Plugin, Run, Step
 
 if TYPE_CHECKING:

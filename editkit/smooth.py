@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import EllipsisType
 from typing import TYPE_CHECKING
 
 import torch
@@ -48,13 +49,29 @@ def membrane(x0: Tensor, mask: Tensor) -> Tensor:
         x_p = mean of x_q over the four neighbours q of p,
 
     beyond the picture's border it goes on as it ends. Solved by multigrid (Briggs, Henson & McCormick 2000, "A
-    multigrid tutorial") from `smooth_fill` on: the time follows the number of pixels. Without known pixels it is 0.
+    multigrid tutorial") from `smooth_fill` on: the time follows the number of pixels around the hole. Without known
+    pixels it is 0.
     """
     free = (mask >= 0.5).to(x0.dtype)
-    fill = smooth_fill(x0, free)
+    if not bool(free.any()):
+        return x0
+    part = _with_rim(free)
+    image, free = x0[part], free[part]
+    fill = smooth_fill(image, free)
     for _ in range(CYCLES):
         fill = fill + _correction((_around(fill) - fill) * free, free)
-    return torch.where(free > 0, fill, x0)
+    made = x0.clone()
+    made[part] = torch.where(free > 0, fill, image)
+    return made
+
+
+def _with_rim(free: Tensor) -> tuple[EllipsisType, slice, slice]:
+    """The rows and columns of what is marked in (b, 1, h, w), and the pixels next to them."""
+    spans = []
+    for axis in (-1, -2):
+        at = free.flatten(0, 1).amax((0, axis)).nonzero()[:, 0]
+        spans.append(slice(max(int(at[0]) - 1, 0), int(at[-1]) + 2))
+    return (..., spans[0], spans[1])
 
 
 def _correction(residual: Tensor, free: Tensor) -> Tensor:

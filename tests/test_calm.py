@@ -36,6 +36,16 @@ def test_a_membrane_is_the_harmonic_function_of_its_rim():
         assert float((made - truth).abs().max()) < 0.004, size  # half a grey level
 
 
+def test_a_membrane_does_not_depend_on_what_lies_far_from_its_rim():
+    truth, calm = harmonic(64, 80), torch.zeros(64, 80, dtype=torch.bool)
+    calm[20:40, 30:55] = True
+    far = truth.clone()
+    far[:, :18] = far[:, 42:] = 9.0
+    alone, beside = (membrane(x[None], calm[None, None].float())[0][:, calm] for x in (truth, far))
+    assert torch.equal(alone, beside)
+    assert torch.equal(membrane(truth[None], torch.zeros(1, 1, 64, 80))[0], truth)
+
+
 def test_a_membrane_stays_between_the_extremes_of_its_rim():
     x = torch.rand(3, 60, 50, generator=torch.Generator().manual_seed(0)) * 2 - 1
     calm = hole(60, 50)

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 import editkit
 from editkit.boxes import GAIN, Box, around, coverage, crops
-from editkit.canvas import COARSEST, HIDDEN, NEAR, SLACK, by_windows, ladder, passes, resize_mask, shrink
+from editkit.canvas import resize_mask, shrink
 from editkit.errors import ModelError
 from editkit.models import Gaussian
+from editkit.passes import COARSEST, HIDDEN, NEAR, SLACK, by_windows, ladder, passes
 from editkit_plugins.inpaint import Inpaint
 
 sides = st.integers(8, 700)
@@ -70,6 +71,7 @@ def test_the_first_pass_depends_on_the_width_of_the_hole():
     assert thin[0].steps == 1
     assert thin[0].width >= thick[0].width >= COARSEST
     assert thick[0].steps > 1
+    assert (thick[-1].steps, thin[-1].steps) == (3, 4)
     assert not (coverage(stroke, thin[0].height, thin[0].width) > HIDDEN).any()
     assert (coverage(stroke, thin[1].height, thin[1].width) > HIDDEN).any()
 

@@ -11,7 +11,7 @@ from toy import Isotropic
 
 from editkit import edit, recipe
 from editkit.boxes import Box
-from editkit.canvas import FEWEST, PATCH, Pass, beside, example, ladder
+from editkit.canvas import beside, example
 from editkit.chain import Chain, plan_stage
 from editkit.cli.words import parse
 from editkit.errors import ChainError, ModelError, PictureError
@@ -20,6 +20,7 @@ from editkit.models.base import Conditioning, Example
 from editkit.models.patches import Ladder, Patches
 from editkit.models.patches.denoise import Bound, Settings
 from editkit.options import Options
+from editkit.passes import FEWEST, PATCH, Pass, ladder
 from editkit_plugins.inpaint import Inpaint
 from editkit_plugins.texture import Texture
 from editkit_plugins.uncrop import Uncrop

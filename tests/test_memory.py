@@ -13,11 +13,11 @@ from test_parity_latent import adapter
 
 from editkit import edit
 from editkit.boxes import Box
-from editkit.canvas import Pass
 from editkit.errors import ModelError
 from editkit.models import describe, load
 from editkit.models.loading import Layout
 from editkit.models.memory import DECODER, settle, weigh
+from editkit.passes import Pass
 from editkit.plugins import Inpaint
 
 CPU = torch.device("cpu")

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from editkit.cli.process import leave, settle
 from editkit.errors import EditkitError, UsageError
 
 INTERRUPTED = 130
@@ -16,9 +17,10 @@ INTERRUPTED = 130
 
 def main(words: Sequence[str] | None = None) -> None:
     """The console script: run `words` (default: the process's own) and exit."""
-    # Threads that wait for each other must not spin: on a busy machine an edit then takes twenty times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.exit(run(sys.argv[1:] if words is None else list(words)))
+    settle()
+    code = run(sys.argv[1:] if words is None else list(words))
+    leave()
+    sys.exit(code)
 
 
 def run(words: list[str]) -> int:

@@ -17,7 +17,7 @@ from editkit.models.weights import shapes, weight_files
 if TYPE_CHECKING:
     import torch
 
-    from editkit.canvas import Pass
+    from editkit.passes import Pass
     from editkit.plugin import Notify
 
 DECODER = {2: 1_000, 4: 3_500}

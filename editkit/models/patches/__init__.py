@@ -27,6 +27,7 @@ from editkit.images import Fill
 from editkit.models import PATCHES
 from editkit.models.base import Conditioning, Example, Model, ModelInfo, PixelSpace, Prediction
 from editkit.models.memory import available
+from editkit.models.patches.crew import crew
 from editkit.models.patches.denoise import Bound, Settings
 from editkit.schedule import Grid, Level, Levels, Spacing
 
@@ -134,6 +135,7 @@ class Patches(PixelSpace):
         for key, guide in guides.items():
             bound = self._bound if len(self._bound) > 1 else self._bound * len(x_t)
             lowres = [None] * len(x_t) if guide is None else guide.expand(len(x_t), -1, -1, -1)
-            x0 = torch.stack([b.denoise(x, level, g) for b, x, g in zip(bound, x_t, lowres, strict=True)])
+            with crew():
+                x0 = torch.stack([b.denoise(x, level, g) for b, x, g in zip(bound, x_t, lowres, strict=True)])
             made[key] = Prediction(x0, (x_t - level.alpha * x0) / max(level.sigma, 1e-8))
         return tuple(made[id(c.lowres)] for c in conds)

@@ -64,8 +64,9 @@ class Atlas:
     @cached_property
     def rows(self) -> Tensor:
         """Every patch as one row of side^2 * channels, so that taking one is one copy."""
-        last = len(self.pixels) - int(self.offsets[-1])
-        return self.pixels[self.offsets[None, :] + torch.arange(max(last, 0))[:, None]].flatten(1)
+        last, channels = max(len(self.pixels) - int(self.offsets[-1]), 0), self.pixels.shape[1]
+        row = (last, self.side, self.side * channels)
+        return self.pixels.as_strided(row, (channels, self.width * channels, 1)).flatten(1)
 
     @cached_property
     def corners(self) -> Tensor:

@@ -35,7 +35,9 @@ def calmed(x: Tensor, region: Tensor) -> Tensor:
     """
     grain = x - _blurred(x)
     own = _around(grain.square().mean(0))
-    unclear = F.max_pool2d(region[None, None].to(x.dtype), 2 * REACH + 1, 1, REACH)  # the blur reaches over the rim
+    wide = 2 * REACH + 1  # the blur reaches over the rim
+    unclear = F.max_pool2d(region[None, None].to(x.dtype), (wide, 1), 1, (REACH, 0))
+    unclear = F.max_pool2d(unclear, (1, wide), 1, (0, REACH))
     known = smooth_fill(own[None, None], unclear)[0, 0]
     calm = region & (torch.maximum(own, known) < FLAT**2)
     if not bool(calm.any()) or bool(calm.all()):
@@ -56,4 +58,4 @@ def _around(energy: Tensor) -> Tensor:
     """The mean of `energy` (h, w) over each place's surroundings."""
     half = max(1, max(energy.shape) // AROUND // 2)
     padded = F.pad(energy[None, None], (half,) * 4, mode="replicate")
-    return F.avg_pool2d(padded, 2 * half + 1, 1)[0, 0]
+    return F.avg_pool2d(F.avg_pool2d(padded, (2 * half + 1, 1), 1), (1, 2 * half + 1), 1)[0, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,7 @@ class Settings:
         exact: up to so many pairs of patches the sum runs over all sources.
         candidates: sources the sum runs over otherwise, the nearest ones.
         dense: above so many unknown pixels every second patch in each direction is enough: they still overlap.
+        deep: every third in a hole of at least this depth, in pixels.
         tau: standard deviation of known pixels as a fraction of sigma_t / alpha_t, while that is large: a known pixel
             counts for more than a noisy one.
         tau_lowres: standard deviation of the guiding picture.
@@ -67,6 +69,7 @@ class Settings:
     exact: int = 1 << 20
     candidates: int = 4
     dense: int = 4000
+    deep: float = 16.0
     tau: float = 0.3
     tau_lowres: float = 0.1
     tau_smooth: float = 0.3
@@ -109,7 +112,7 @@ class Bound:
     slack: Tensor
     voters: Voters
     spots: Tensor
-    smooth: Tensor | None
+    fill: Fill | None
     examples: Sequence[Example] = ()
 
     @classmethod
@@ -140,25 +143,32 @@ class Bound:
                 f"{region.numel()} pixels are masked): use a smaller mask, give another picture with --from, or use "
                 "another --model"
             )
-        stride = 2 if int(region.sum()) > settings.dense else 1
-        corners, neighbours, steps = _queries(region, side, atlas.width, stride)
         nothing = not bool(known.any())
         depth = torch.zeros_like(picture[0]) if unknown is None or nothing else depth_in(unknown)
+        stride = 1
+        if int(region.sum()) > settings.dense:
+            stride = 3 if float(depth.max()) >= settings.deep else 2
+        corners, neighbours, steps = _queries(region, side, atlas.width, stride)
         depth = F.pad(depth, (0, atlas.width - width)).reshape(-1)
         deep = depth[corners + atlas.offsets[side * side // 2]]
         slack = settings.kappa * ((deep - 1.0) / settings.ramp).clamp(0.0, 1.0)
         confidence = settings.decay ** -deep.clamp(max=DEEPEST)
-        smooth = None
         if nothing:  # no rim to grow from, and nothing near it to be trusted more
             deep = depth_in(_unseeded(height, width)).to(picture)[corners // atlas.width, corners % atlas.width]
             slack = torch.full_like(deep, settings.kappa)
-        elif unknown is not None and fill != "noise":
-            smooth = filled(picture[None], unknown[None, None].to(picture.dtype), fill or "smooth")[0]
         return cls(
             settings, picture, region, atlas, atlas.some(settings.most), corners, neighbours, steps,
             settings.fade ** -depth.clamp(max=DEEPEST), deep, slack, Voters(corners, atlas, stride, confidence),
-            _spots(atlas.offsets.view(side, side)), smooth, tuple(examples),
+            _spots(atlas.offsets.view(side, side)), None if nothing or unknown is None else fill or "smooth",
+            tuple(examples),
         )  # fmt: skip
+
+    @cached_property
+    def smooth(self) -> Tensor | None:
+        """(3, h, w), what guides where no coarser pass does; None: nothing."""
+        if self.fill is None or self.fill == "noise":
+            return None
+        return filled(self.picture[None], self.region[None, None].to(self.picture.dtype), self.fill)[0]
 
     def denoise(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Tensor:
         """E[x | x_t, what is known, lowres], (3, h, w); all three pictures of this size."""

@@ -17,12 +17,16 @@ import torch
 from torch import Tensor
 
 from editkit.models.patches.atlas import Atlas
+from editkit.models.patches.crew import by_rows
 
 CHUNK = 1 << 20
 """Distances held at once: what stays in a processor's cache is reduced several times faster."""
 
-CHUNK_ROWS = 128
-"""Queries whose candidates are held at once."""
+SUMMED = 1 << 17
+"""Weights of sources held at once where the sum runs over all of them."""
+
+HELD = 1536
+"""Candidates that are held at once while they are compared with their queries."""
 
 BLOCKS = 32
 """The shortlist holds at most one source of each block: sources next to each other are nearly the same."""
@@ -72,17 +76,18 @@ class Sources:
 
     def distance(self, queries: Queries, corners: Tensor) -> Tensor:
         """d(q, p) for the sources at `corners` (Q, k), exactly: (Q, k). Differentiable with respect to the queries."""
-        values, weights = queries.values.flatten(1), queries.weights.repeat_interleave(queries.values.shape[-1], 1)
-        found = []
-        for first in range(0, len(queries), CHUNK_ROWS):  # a chunk fits in the cache
-            rows = slice(first, first + CHUNK_ROWS)
+        channels = queries.values.shape[-1]
+
+        def chunk(rows: slice) -> Tensor:
             p = self.atlas.patches(corners[rows]).flatten(2)
-            d = (p - values[rows, None]).square() @ weights[rows, :, None]
-            if self.guide is not None and queries.guide is not None:
-                guide = self.guide.patches(corners[rows], self.spots) - queries.guide[rows, None]
-                d = d + queries.precision * guide.square().sum((-1, -2))[..., None]
-            found.append(d[..., 0])
-        return torch.cat(found)
+            weights = queries.weights[rows].repeat_interleave(channels, 1)
+            d = ((p - queries.values[rows].flatten(1)[:, None]).square() @ weights[..., None])[..., 0]
+            if self.guide is None or queries.guide is None:
+                return d
+            guide = self.guide.patches(corners[rows], self.spots) - queries.guide[rows, None]
+            return d + queries.precision * guide.square().sum((-1, -2))
+
+        return by_rows(chunk, len(queries), max(1, HELD // corners.shape[1]))
 
     def keys(self) -> Tensor:
         """(N, d): the right factor of the product above, for the grid."""
@@ -105,8 +110,12 @@ class Sources:
 def everything(queries: Queries, sources: Sources) -> Tensor:
     """The exact posterior mean over all sources of the atlas, (Q, n, c)."""
     whole = Sources(sources.atlas, sources.guide, sources.atlas.corners, sources.spots)
-    weights = (-0.5 * (whole.products(queries) @ whole.keys().T)).softmax(dim=-1)
-    return (weights @ whole.atlas.patches(whole.grid).flatten(1)).view_as(queries.values)
+    left, keys, patches = whole.products(queries), whole.keys().T, whole.atlas.patches(whole.grid).flatten(1)
+
+    def chunk(rows: slice) -> Tensor:
+        return (-0.5 * (left[rows] @ keys)).softmax(dim=-1) @ patches
+
+    return by_rows(chunk, len(queries), max(1, SUMMED // len(patches))).view_as(queries.values)
 
 
 def shortlist(queries: Queries, sources: Sources, k: int) -> Tensor:
@@ -117,15 +126,14 @@ def shortlist(queries: Queries, sources: Sources, k: int) -> Tensor:
     blocks = max(1, min(BLOCKS, n // 4))
     size = n // blocks  # up to `blocks` - 1 sources at the end are left to the neighbours
     keys = keys[: blocks * size]
-    rows = max(1, CHUNK // n)
     starts = torch.arange(blocks, device=keys.device) * size
-    found = []
-    for first in range(0, len(left), rows):
-        d = left[first : first + rows] @ keys.T
-        best, where = d.view(len(d), blocks, size).min(-1)
+
+    def chunk(rows: slice) -> Tensor:
+        best, where = (left[rows] @ keys.T).view(-1, blocks, size).min(-1)
         pick = best.topk(min(k, blocks), dim=-1, largest=False).indices
-        found.append((where + starts).gather(1, pick))
-    return sources.grid[torch.cat(found)]
+        return (where + starts).gather(1, pick)
+
+    return sources.grid[by_rows(chunk, len(left), max(1, CHUNK // n))]
 
 
 def improve(queries: Queries, sources: Sources, corners: Tensor, k: int, rounds: int) -> Tensor:

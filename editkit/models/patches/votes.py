@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from editkit.models.patches.atlas import Atlas
+from editkit.models.patches.crew import together
 
 NARROW = 0.5
 """Width in pixels, at low noise, of the part of a patch that votes: little more than its centre, so that what comes out
@@ -45,11 +46,15 @@ class Voters:
         """
         side, channels = self.atlas.side, patches.shape[-1]
         # With every second patch, a patch's own middle is two pixels wide: no pixel then lies between two of them.
-        r = torch.arange(side, device=patches.device) - side // 2 - (self.stride - 1) / 2
+        r = torch.arange(side, device=patches.device) - side // 2 - (self.stride - 1) % 2 / 2
         square = (r[:, None] ** 2 + r[None, :] ** 2).reshape(-1)
         narrow = NARROW + (0.0 if guided else 4.0 * max(0.0, t - 0.2))
-        sharp = self._sums(patches, torch.exp(-square / (2.0 * narrow**2)), shape)
-        calm = self._sums(torch.cat([patches, patches.square()], -1), torch.exp(-square / (2.0 * WIDE**2)), shape)
+        sharp, calm = together(
+            lambda: self._sums(patches, torch.exp(-square / (2.0 * narrow**2)), shape),
+            lambda: self._sums(
+                torch.cat([patches, patches.square()], -1), torch.exp(-square / (2.0 * WIDE**2)), shape
+            ),
+        )
         mean, squares = calm[:, :channels], calm[:, channels:]
         v = (squares - mean.square()).clamp(min=0.0).mean(-1, keepdim=True)
         voted = mean + (sharp - mean) * (v / (v + AGREE**2))
