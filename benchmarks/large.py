@@ -97,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--photo", type=Path)
     parser.add_argument("--task", choices=list(TASKS), default="upscale")
+    parser.add_argument("--method", default="auto", help="how the task is solved")
     parser.add_argument("--model", default="pocket", help="or `exact`: a Gaussian without weights")
     parser.add_argument("--side", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=2)
@@ -105,6 +106,8 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     plugin, scale = TASKS[chosen.task]
+    if chosen.method != "auto":
+        plugin = type(plugin)(**{**plugin.model_dump(), "method": chosen.method})
     inner: Model = ExactModel()
     if chosen.model != "exact":
         device = pick_device("cpu")

@@ -291,6 +291,29 @@ def test_a_result_that_does_not_fit_into_memory_is_refused_before_the_start(monk
     monkeypatch.setattr(memory, "_free", lambda: 2**18)
     with pytest.raises(PictureError, match=r"upscale to 64x48 pixels needs about 0.0 GiB .* choose a smaller result"):
         edit(photo(), Upscale(), model=Isotropic())
+    monkeypatch.setattr(memory, "_free", lambda: 2**16)
+    for plugin in (Colorize(), Restore(degradation="gaussian:1")):
+        with pytest.raises(PictureError, match=f"{plugin.name} to 32x24 pixels needs"):
+            edit(photo(), plugin, model=Isotropic())
+
+
+@pytest.mark.parametrize(
+    ("plugin", "copies"),
+    [
+        (Upscale(), 10),
+        (Upscale(sigma=5), 14),
+        (Upscale(method="ddrm"), 18),
+        (Restore(degradation="average:2"), 10),
+        (Restore(degradation="jpeg:30"), 26 / 4),
+    ],
+)
+def test_memory_is_asked_for_as_method_and_degradation_need_it(plugin, copies, monkeypatch):
+    needed = copies * 3 * 4 * 64 * 48
+    monkeypatch.setattr(memory, "_free", lambda: needed)
+    plugin.open(Picture(photo()), print)
+    monkeypatch.setattr(memory, "_free", lambda: needed - 1)
+    with pytest.raises(PictureError, match="pixels needs about"):
+        plugin.open(Picture(photo()), print)
 
 
 def test_the_command_line_says_and_prints_consistency(tmp_path, capsys):

@@ -38,6 +38,7 @@ class Colorize(Solving):
     def open(self, picture: Picture, notify: Notify) -> Picture:
         if not (picture.pixels == picture.pixels[..., :1]).all():
             notify("colorize: the picture has colours; they are left out, its luma is given new ones")
+        self.afford(*picture.size)
         return picture
 
     def problem(self, run: Run) -> Problem:

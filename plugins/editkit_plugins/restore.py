@@ -16,7 +16,7 @@ from editkit.images import Picture
 from editkit.masks import read_mask
 from editkit.params import MaskSource
 from editkit.plugin import Notify, Run, silent
-from editkit_plugins.restoring.memory import afford
+from editkit_plugins.restoring.memory import BY_KIND
 from editkit_plugins.restoring.named import Named, parse
 from editkit_plugins.restoring.solving import Solving
 from editkit_plugins.upscale import observed
@@ -81,11 +81,9 @@ class Restore(Solving):
             raise UsageError(f"restore: --taper is for blurs ({', '.join(BLURS)}), not for {named.kind}; leave it out")
         if self.sigma and not named.linear:
             raise UsageError(f"restore: --sigma cannot be used with {named.kind}, whose own error is bounded already")
-        if named.reduces == 1.0:
-            return picture
         width, height = round(picture.width * named.reduces), round(picture.height * named.reduces)
-        afford(f"restore to {width}x{height}", width, height)
-        return picture.resized(width, height)
+        self.afford(width, height, BY_KIND.get(named.kind, 0))
+        return picture if named.reduces == 1.0 else picture.resized(width, height)
 
     def problem(self, run: Run) -> Problem:
         from editkit_plugins.restoring.degradations import Blur

@@ -20,7 +20,6 @@ from pydantic import Field
 from editkit.errors import UsageError
 from editkit.images import Picture, to_unit
 from editkit.plugin import Notify, Run
-from editkit_plugins.restoring.memory import afford
 from editkit_plugins.restoring.solving import Solving
 
 if TYPE_CHECKING:
@@ -55,10 +54,12 @@ class Upscale(Solving):
     def open(self, picture: Picture, notify: Notify) -> Picture:
         width, height = round(picture.width * self.scale), round(picture.height * self.scale)
         if (width, height) == picture.size:
-            raise UsageError(f"upscale: {picture.width}x{picture.height} times {self.scale} is the same size")
+            raise UsageError(
+                f"upscale: {picture.width}x{picture.height} times {self.scale} is the same size; use a larger --scale"
+            )
         if self.kernel == "average" and self.scale != int(self.scale):
             raise UsageError(f"upscale: --kernel average needs a whole scale, got {self.scale}; use --kernel bicubic")
-        afford(f"upscale to {width}x{height}", width, height)
+        self.afford(width, height)
         return picture.resized(width, height)
 
     def noisy(self) -> bool:

@@ -7,10 +7,17 @@ from editkit.errors import PictureError
 COPIES = 14
 """States of the size of the result that a process holds at once: x_t, x0, eps, noise, coefficients and their kin."""
 
+BY_METHOD = {"conditioned": 10, "ddnm": 10, "diffpir": 14, "ddrm": 18, "dps": 40, "pigdm": 40}
+"""The same of each method, rounded up from what was measured (docs/restoration.md). What a network keeps for a backward
+pass comes on top."""
 
-def afford(what: str, width: int, height: int) -> None:
+BY_KIND = {"grey": 8, "gaussian": 22, "motion": 22, "kernel": 22, "mask": 25, "noise": 25, "jpeg": 26, "quantise": 26}
+"""And of degradations that leave a picture its size, whose coefficients are many."""
+
+
+def afford(what: str, width: int, height: int, copies: int = COPIES) -> None:
     """Raises PictureError where a result of `width` x `height` pixels needs more memory than is free."""
-    needed = COPIES * 3 * 4 * width * height
+    needed = copies * 3 * 4 * width * height
     free = _free()
     if needed > free:
         have, want = f"{free / 2**30:.1f} GiB", f"{needed / 2**30:.1f} GiB"

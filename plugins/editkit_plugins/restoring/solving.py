@@ -12,6 +12,7 @@ from pydantic import Field
 
 from editkit.plan import Plan
 from editkit.plugin import Plugin, Run
+from editkit_plugins.restoring.memory import BY_METHOD, afford
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +61,12 @@ class Solving(Plugin):
     def noisy(self) -> bool:
         """True where the observation has noise of known size, on a linear degradation."""
         return False
+
+    def afford(self, width: int, height: int, copies: int = 0) -> None:
+        """Raises PictureError where the result needs more memory than is free: `copies` of it, or what methods hold."""
+        methods = {self.chosen(), self.solved() if self.method == "auto" else self.method}
+        most = max(copies, *(BY_METHOD[method] for method in methods))
+        afford(f"{self.name} to {width}x{height}", width, height, most)
 
     def hooks(self) -> type[Any]:
         from editkit_plugins.restoring.methods import hooks_for
