@@ -6,8 +6,9 @@
 Photographs as the classifier is given them (256 on the shorter side, the middle 224 x 224 pixels); its own label of
 each is the truth. The attack is PGD (Madry et al. 2018, arXiv:1706.06083) against torchvision's MobileNetV2, 10 steps
 of eps / 4 within eps of 255 (4/255, as DiffPure's for ImageNet), away from that label; pictures it does not move are
-left out. Said for each depth (noise in levels of 255) and sampler (ddpm walks back with noise, ddim without): how many
-attacked pictures get their label back, and how many clean ones keep theirs.
+left out. Said for each depth (noise in levels of 255), sampler (ddpm walks back with noise, ddim without; in one step
+it is the network's estimate at t*, as in Carlini et al. 2022, arXiv:2206.10550) and number of samples that the result
+is the mean of (`--estimate mean`): how many attacked pictures get their label back, and how many clean ones keep it.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--sigmas", type=float, nargs="+", default=[8.0, 15.0, 25.0])
     parser.add_argument("--samplers", nargs="+", default=["ddpm"])
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--samples", type=int, nargs="+", default=[1])
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--sheet", type=Path)
     chosen = parser.parse_args()
@@ -98,12 +100,14 @@ def main() -> None:
         if len(pairs) == chosen.count:
             break
     print(f"{len(pairs)} photographs of {chosen.side}x{chosen.side} whose label PGD (eps {chosen.eps:g}/255) changes\n")
-    print("| noise added, sampler | attacked: label back | clean: label kept | processor seconds |\n|---|---|---|---|")
+    print("| noise added, sampler, samples | attacked: label back | clean: label kept | processor seconds |")
+    print("|---|---|---|---|")
     rows = [np.concatenate([clean for clean, _ in pairs], 1), np.concatenate([bad for _, bad in pairs], 1)]
-    for sampler, sigma in itertools.product(chosen.samplers, chosen.sigmas):
+    for sampler, samples, sigma in itertools.product(chosen.samplers, chosen.samples, chosen.sigmas):
         began, back, kept, washed = time.process_time(), 0, 0, []
         for clean, bad in pairs:
             options = {"model": "pocket", "sampler": sampler, "steps": chosen.steps, "loader": loader}
+            options |= {"estimate": "mean", "samples": samples} if samples > 1 else {}
             pure = [edit(picture, Purify(sigma=sigma), **options).pixels for picture in (clean, bad)]
             label = classify.label(clean)
             kept += classify.label(pure[0]) == label
@@ -111,7 +115,8 @@ def main() -> None:
             washed.append(pure[1])
         rows.append(np.concatenate(washed, 1))
         n, seconds = len(pairs), time.process_time() - began
-        print(f"| {sigma:g}/255, {sampler} | {back} of {n} | {kept} of {n} | {seconds:.0f} |", flush=True)
+        setting = f"{sigma:g}/255, {sampler} in {chosen.steps}, {samples}"
+        print(f"| {setting} | {back} of {n} | {kept} of {n} | {seconds:.0f} |", flush=True)
     if chosen.sheet is not None:
         chosen.sheet.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.concatenate(rows, 0)).save(chosen.sheet)
