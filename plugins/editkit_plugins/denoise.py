@@ -123,9 +123,13 @@ class _DenoiseHooks(Hooks[Denoise]):
             return x0
         mean = x0 / self.views
         for view in range(1, self.views):
-            (seen,) = self.run.inputs.model(turned(step.x_t.detach(), view), step.t, (told,))
-            mean += turned(seen.x0, view, back=True) / self.views
+            mean.add_(self.seen(step, view), alpha=1.0 / self.views)
         return mean
+
+    def seen(self, step: Step, view: int) -> Tensor:
+        """The estimate from one view, turned back; nothing else of it is kept, since pictures may be large."""
+        (made,) = self.run.inputs.model(turned(step.x_t.detach(), view), step.t, (self.told,))
+        return turned(made.x0, view, back=True)
 
     def begin(self) -> Float[Tensor, "b c *size"] | None:
         known = self.run.inputs.known
