@@ -3,9 +3,11 @@
     python benchmarks/large.py --photo ../shared/photos/NAME.jpg                     # upscale x2 by pocket
     python benchmarks/large.py --photo NAME.jpg --task colorize --side 2048
     python benchmarks/large.py --photo NAME.jpg --side 1024 --overlap 0              # does the measure see a seam?
+    python benchmarks/large.py --model exact --task jpeg --side 1024                 # how many states a method holds
 
 The photograph, mirrored until it is large enough, is what the edit is given. Memory is the peak of the process (VmHWM)
-above what it held with the model loaded and used once on a small picture.
+above what it held with the model loaded and used once on a small picture, also in states (of the result's size, three
+float32 a pixel).
 
 Seams: for every line where a window begins or ends, the mean step across it, |x(k) - x(k-1)| over the whole line, less
 the same beside it (2, 4, 6 and 8 pixels away: the same parity, since the network works on 2 x 2 pixels; lines that are
@@ -33,7 +35,7 @@ from editkit.images import Picture
 from editkit.models import describe, load
 from editkit.models.base import Model
 from editkit.plugin import Plugin
-from editkit.plugins import Colorize, Denoise, Restore, Upscale
+from editkit.plugins import Colorize, Denoise, Purify, Restore, Upscale
 from editkit.windows import Windowed, starts
 
 TASKS: dict[str, tuple[Plugin, int]] = {
@@ -42,6 +44,9 @@ TASKS: dict[str, tuple[Plugin, int]] = {
     "denoise": (Denoise(sigma=10), 1),
     "blur": (Restore(degradation="gaussian:1.5"), 1),
     "average": (Restore(degradation="average:2"), 2),
+    "noise": (Restore(degradation="noise", sigma=10), 1),
+    "jpeg": (Restore(degradation="jpeg:30"), 1),
+    "purify": (Purify(sigma=20), 1),
 }
 """The edit, and how many times as large it makes a picture."""
 
@@ -121,7 +126,8 @@ def main() -> None:
     peak = memory("VmHWM") - before
     print(
         f"{chosen.task} to {chosen.side}x{chosen.side} by {chosen.model}, {chosen.steps} steps: {peak:.2f} GiB "
-        f"({peak * 1.073741824:.2f} GB) above the {before:.2f} GiB before, "
+        f"({peak * 1.073741824:.2f} GB, {peak * 2**30 / (12 * chosen.side**2):.1f} states) above the {before:.2f} GiB "
+        "before, "
         f"{time.process_time() - began:.0f} processor seconds"
     )
     begins = np.array(starts(chosen.side, WINDOW, chosen.overlap))
