@@ -2,7 +2,9 @@
 
 x_t = alpha_t y + sigma_t eps at the level t* with sigma_t / alpha_t = s, then the reverse process from there: the more
 noise, the less is left of the attack - and of the picture. Its authors walk back by the stochastic process
-(`--sampler ddpm`).
+(`--sampler ddpm`). One step is the network's estimate at t* (`--sampler ddim --steps 1`; denoised smoothing, Carlini et
+al. 2022, arXiv:2206.10550), and the mean over several noises (`--estimate mean`) keeps more of the picture at the same
+depth (docs/restoration.md).
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class Purify(Plugin):
     needs_picture: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {"sigma": 25}
 
-    sigma: float = Field(40.0, gt=0.0, le=2550.0, description="Noise that is added, in levels of 255: how deep.")
+    sigma: float = Field(30.0, gt=0.0, le=2550.0, description="Noise that is added, in levels of 255: how deep.")
 
     def hooks(self) -> type[Hooks[Purify]]:
         return _PurifyHooks
