@@ -55,7 +55,7 @@ def inputs(
     if picture.mask is None:
         return Inputs(model.attach(small, None), small, None, original, None, stream, place)
     mask = torch.from_numpy(picture.mask[rows, columns].copy())[None, None].to(device)
-    if (at.height, at.width) > (box.height, box.width):
+    if at.height * at.width > box.area:
         small, small_mask = (pad(lanczos(values, at.height, at.width), multiple) for values in (original, mask))
     elif model.info.own_picture and (at.height, at.width) != (box.height, box.width):
         known, small_mask = shrink(original, mask, at.height, at.width)

@@ -92,7 +92,7 @@ class Inpaint(Replacing):
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         if self.mask is None:
-            raise UsageError("inpaint needs --mask: a picture (white = regenerate) or words as box:10,10,80,60")
+            raise UsageError(f"{self.name} needs --mask: a picture (white = regenerate) or words as box:10,10,80,60")
         mask = read_mask(self.mask, picture, invert=self.invert_mask, notify=notify)
         rim = 2 + round(max(picture.size) / 200) if self.grow == "auto" else self.grow
         return picture.with_mask(feather_inside(grow(mask, rim), self.feather), self.fill)
