@@ -6,10 +6,24 @@ Listing names imports nothing. Loading imports one object. Two distributions wit
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from typing import Generic, TypeVar
 
 from editkit.errors import PluginError, UsageError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Listed(Generic[T]):
+    """One installed declaration as the listing command shows it: `kind`, or the reason why there is none."""
+
+    name: str
+    distribution: str
+    kind: type[T] | None
+    broken: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +65,38 @@ class Group:
             reason = f"{type(error).__name__}: {error}"
             raise PluginError(f"{self.kind} {name} (from {_owner(points[0])}) does not import: {reason}") from error
         return loaded
+
+    def declared(self, found: object, name: str, base: type[T], api: int) -> type[T]:
+        """`found`, if it is a subclass of `base` that was written for version `api` and bears the name `name`.
+
+        Raises:
+            PluginError: it is not.
+        """
+        if not (isinstance(found, type) and issubclass(found, base)):
+            needed = f"a subclass of {base.__module__}.{base.__name__} is needed"
+            raise PluginError(f"{self.kind} {name}: its entry point is {found!r}; {needed}")
+        theirs, called = getattr(found, "api", None), getattr(found, "name", None)
+        if theirs != api:
+            raise PluginError(
+                f"{self.kind} {name} was written for version {theirs} of the {self.kind} protocol, this is {api}; "
+                f"install a version of it made for this editkit"
+            )
+        if called != name:
+            raise PluginError(
+                f"{self.kind} {name}: its class attribute `name` is {called!r}; it must equal its entry point's name"
+            )
+        return found
+
+    def listed(self, load: Callable[[str], type[T]]) -> list[Listed[T]]:
+        """Every installed one, as `load` gives it; the broken ones with their reason."""
+        rows = []
+        for name in self.names():
+            owner = self.owner(name)
+            try:
+                rows.append(Listed(name, owner, load(name)))
+            except PluginError as error:
+                rows.append(Listed(name, owner, None, str(error)))
+        return rows
 
     def owner(self, name: str) -> str:
         """The distribution that brings `name`; several are joined by "and"."""

@@ -17,15 +17,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from editkit.entries import Group
-from editkit.errors import EditkitError, HookError, PluginError, UsageError
+from editkit.entries import Group, Listed
+from editkit.errors import EditkitError, HookError, UsageError
 from editkit.images import Pixels
 
 API = 1
@@ -61,30 +60,14 @@ class Detector(BaseModel):
         return self
 
 
-@dataclass(frozen=True)
-class Listed:
-    """One installed detector as `editkit hint --list` shows it: `detector`, or the reason why there is none."""
-
-    name: str
-    distribution: str
-    detector: type[Detector] | None
-    broken: str | None = None
-
-
 def names() -> list[str]:
     """The names of all installed detectors, sorted; read from metadata alone."""
     return DETECTORS.names()
 
 
-def listed() -> list[Listed]:
+def listed() -> list[Listed[Detector]]:
     """Every installed detector, the broken ones with their reason."""
-    rows = []
-    for name in names():
-        try:
-            rows.append(Listed(name, DETECTORS.owner(name), load(name)))
-        except PluginError as error:
-            rows.append(Listed(name, DETECTORS.owner(name), None, str(error)))
-    return rows
+    return DETECTORS.listed(load)
 
 
 def load(name: str) -> type[Detector]:
@@ -96,18 +79,7 @@ def load(name: str) -> type[Detector]:
     """
     if name not in names():
         raise UsageError(unknown(name))
-    found = DETECTORS.load(name)
-    if not (isinstance(found, type) and issubclass(found, Detector)):
-        raise PluginError(f"hint detector {name}: its entry point is {found!r}; a subclass of Detector is needed")
-    if found.api != API:
-        raise PluginError(
-            f"hint detector {name} was written for version {found.api} of the protocol, this is {API}; install a "
-            f"version of it made for this editkit"
-        )
-    if getattr(found, "name", None) != name:
-        got = getattr(found, "name", None)
-        raise PluginError(f"hint detector {name}: its `name` is {got!r}; it must equal its entry point's name")
-    return found
+    return DETECTORS.declared(DETECTORS.load(name), name, Detector, API)
 
 
 def unknown(name: str) -> str:

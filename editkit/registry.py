@@ -6,9 +6,7 @@ reason and stops nobody else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from editkit.entries import Group
+from editkit.entries import Group, Listed
 from editkit.errors import PluginError
 from editkit.options import Options
 from editkit.plugin import API, Plugin
@@ -21,16 +19,6 @@ RESERVED = frozenset(Options.model_fields) | {
     "help", "picture", "with", "then",
 }  # fmt: skip
 """Names that belong to the run, on every edit command: no plugin's parameter may take them."""
-
-
-@dataclass(frozen=True)
-class Listed:
-    """One installed plugin as `editkit plugins` shows it: `plugin`, or the reason why there is none."""
-
-    name: str
-    distribution: str
-    plugin: type[Plugin] | None
-    broken: str | None = None
 
 
 def names() -> list[str]:
@@ -48,16 +36,9 @@ def load(name: str) -> type[Plugin]:
     return check(PLUGINS.load(name), name)
 
 
-def listed() -> list[Listed]:
+def listed() -> list[Listed[Plugin]]:
     """Every installed plugin, the broken ones with their reason."""
-    rows = []
-    for name in names():
-        owner = PLUGINS.owner(name)
-        try:
-            rows.append(Listed(name, owner, load(name)))
-        except PluginError as error:
-            rows.append(Listed(name, owner, None, str(error)))
-    return rows
+    return PLUGINS.listed(load)
 
 
 def check(declaration: object, name: str) -> type[Plugin]:
@@ -67,17 +48,8 @@ def check(declaration: object, name: str) -> type[Plugin]:
         PluginError: it is no Plugin, was written for another version, is called otherwise, or a field takes a name
             that belongs to the run or to Plugin itself.
     """
-    if not (isinstance(declaration, type) and issubclass(declaration, Plugin)):
-        raise PluginError(f"plugin {name}: its entry point is {declaration!r}; a subclass of editkit.Plugin is needed")
-    if declaration.api != API:
-        raise PluginError(
-            f"plugin {name} was written for version {declaration.api} of the plugin protocol, this is {API}; "
-            f"install a version of it made for this editkit"
-        )
-    if getattr(declaration, "name", None) != name:
-        got = getattr(declaration, "name", None)
-        raise PluginError(f"plugin {name}: its class attribute `name` is {got!r}; it must equal its entry point's name")
-    own = set(declaration.model_fields) - set(Plugin.model_fields)
+    plugin = PLUGINS.declared(declaration, name, Plugin, API)
+    own = set(plugin.model_fields) - set(Plugin.model_fields)
     for taken in sorted(own & (RESERVED | set(dir(Plugin)))):
         raise PluginError(f"plugin {name}: a parameter may not be called {taken!r}, that name belongs to every edit")
-    return declaration
+    return plugin

@@ -96,14 +96,14 @@ def test_two_distributions_with_one_name_are_an_error_naming_both(tmp_path, monk
     with pytest.raises(PluginError, match="my-sepia and other-sepia both have one of that name"):
         registry.load("sepia")
     rows = {row.name: row for row in registry.listed()}
-    assert rows["sepia"].plugin is None
-    assert rows["inpaint"].plugin is not None
+    assert rows["sepia"].kind is None
+    assert rows["inpaint"].kind is not None
 
 
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("Sepia = 3", "a subclass of editkit.Plugin is needed"),
+        ("Sepia = 3", "a subclass of editkit.plugin.Plugin is needed"),
         (SEPIA.replace('"sepia"', '"other"'), "must equal its entry point's name"),
         (SEPIA.replace("strength_of_tint", "steps"), "a parameter may not be called 'steps'"),
         (SEPIA.replace("strength_of_tint", "bind"), "bind"),

@@ -176,9 +176,9 @@ def test_a_strangers_detector_comes_in_by_the_same_door(tmp_path: Path, monkeypa
     rows = {row.name: row for row in hints.listed()}
     assert rows["negative"].distribution == "my-negative"
     assert "no_such_module" in (rows["broken"].broken or "")
-    assert "a subclass of Detector is needed" in (rows["three"].broken or "")
+    assert "a subclass of editkit.hints.Detector is needed" in (rows["three"].broken or "")
     assert "editkit and my-canny both have one of that name" in (rows["canny"].broken or "")
-    assert rows["tile"].detector is not None
+    assert rows["tile"].kind is not None
     with pytest.raises(PluginError, match="uninstall one of them"):
         hints.make("canny")
 

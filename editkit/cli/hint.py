@@ -26,11 +26,11 @@ def _list(wanted: bool) -> None:
 
     table = Table("hint", "parameters", "from", "", box=None, pad_edge=False)
     for row in hints.listed():
-        if row.detector is None:
+        if row.kind is None:
             table.add_row(row.name, "", row.distribution, escape(f"BROKEN: {row.broken}"))
             continue
-        summary = (inspect.getdoc(row.detector) or "").split("\n", 1)[0]
-        table.add_row(row.name, ", ".join(row.detector.model_fields), row.distribution, escape(summary))
+        summary = (inspect.getdoc(row.kind) or "").split("\n", 1)[0]
+        table.add_row(row.name, ", ".join(row.kind.model_fields), row.distribution, escape(summary))
     out().print(table)
     raise typer.Exit
 

@@ -70,7 +70,7 @@ def plugins_command(words: list[str]) -> int:
         return _one(words[0])
     table = Table("plugin", "from", "", box=None, pad_edge=False)
     for row in registry.listed():
-        text = _summary(row.plugin) if row.plugin is not None else f"BROKEN: {row.broken}"
+        text = _summary(row.kind) if row.kind is not None else f"BROKEN: {row.broken}"
         table.add_row(row.name, row.distribution, escape(text))
     out().print(table)
     return 0
