@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from editkit.fit import depth_in
 from editkit.training.conditions import COARSE, TASKS
 
 EXACT = 1e-3
@@ -85,16 +86,10 @@ class Residual:
 
 def depth(mask: Tensor) -> Tensor:
     """How many pixels inside the hole (mask > 0) each pixel lies, 0 on known ones: steps of a king to the nearest known
-    pixel. Without any known pixel it is the picture's longer side.
+    pixel (`fit.depth_in`). Without any known pixel it is the picture's longer side.
     """
-    known = (mask <= 0).to(mask.dtype)
-    total = torch.zeros_like(known)
-    for _ in range(max(mask.shape[-2:])):
-        if bool(known.all()):
-            break
-        total += 1 - known
-        known = F.max_pool2d(known, 3, 1, 1)
-    return total
+    found = torch.stack([depth_in(hole) for hole in mask[:, 0] > 0])[:, None]
+    return found.clamp(max=max(mask.shape[-2:])).to(mask.dtype)
 
 
 def activity(c: Tensor) -> Tensor:
