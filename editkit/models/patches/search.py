@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from editkit.models.patches.atlas import Atlas
@@ -24,6 +25,9 @@ CHUNK = 1 << 20
 
 SUMMED = 1 << 17
 """Weights of sources held at once where the sum runs over all of them."""
+
+TINY = 1e-20
+"""Less weight is none: numbers near float32's least make a product five times as slow."""
 
 HELD = 1536
 """Candidates that are held at once while they are compared with their queries."""
@@ -113,7 +117,8 @@ def everything(queries: Queries, sources: Sources) -> Tensor:
     left, keys, patches = whole.products(queries), whole.keys().T, whole.atlas.patches(whole.grid).flatten(1)
 
     def chunk(rows: slice) -> Tensor:
-        return (-0.5 * (left[rows] @ keys)).softmax(dim=-1) @ patches
+        weights = (-0.5 * (left[rows] @ keys)).softmax(dim=-1)
+        return F.threshold(weights, TINY, 0.0) @ patches
 
     return by_rows(chunk, len(queries), max(1, SUMMED // len(patches))).view_as(queries.values)
 
