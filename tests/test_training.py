@@ -289,6 +289,15 @@ def test_weights_and_times() -> None:
     assert int((whole - t).abs().max()) <= 1
 
 
+def test_the_times_of_a_hint_lie_in_the_middle():
+    """Of the density pi / 2 sin(pi t), cos(pi / 4) lies between 1/4 and 3/4, and 1/2 (1 - cos(pi / 10)) below 1/10."""
+    t = diffusion.middle_times(diffusion.stratified_times(1000, generator()), torch.ones(1000))
+    assert float(((t >= 250) & (t < 750)).float().mean()) == pytest.approx(0.7071, abs=0.005)
+    assert float((t < 100).float().mean()) == pytest.approx(0.0245, abs=0.005)
+    assert t.min() >= 0
+    assert t.max() < 1000
+
+
 def test_smooth_fill_keeps_the_known_and_ignores_the_hole() -> None:
     x0 = torch.rand((6, 3, 40, 28), generator=generator()) * 2 - 1
     mask = random_masks(6, 40, generator(1))[..., :28]

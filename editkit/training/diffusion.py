@@ -61,6 +61,18 @@ def residual_times(t: Tensor, s: Tensor) -> Tensor:
     return torch.where(torch.arange(len(t)) % 2 == 0, t, moved)
 
 
+def middle_times(t: Tensor, s: Tensor) -> Tensor:
+    """Uniform times moved to the density pi / 2 sin(pi t), t as a fraction: rare at both ends, where a hint decides
+    little. s is not looked at.
+    """
+    u = (t + 0.5) / TRAIN_STEPS
+    return (torch.acos(1 - 2 * u) / torch.pi * TRAIN_STEPS).long().clamp(0, TRAIN_STEPS - 1)
+
+
+Move = Callable[[Tensor, Tensor], Tensor]
+"""(t (B,), s (B,)) -> t: from uniform times to those that are trained on; s: the residual's deviation."""
+
+
 def weight(sigma: Tensor) -> Tensor:
     """Weight of |F - F_hat|^2, whose share of noise is sigma: `min(SNR + 1, gamma + 1) / (SNR + 1)`, gamma = 5 and
     `1 / (SNR + 1) = sigma^2`.

@@ -28,12 +28,16 @@ from editkit.training.settings import PriorSettings
 from editkit.training.sheets import training_sheet
 
 
-def with_noise(x0: Tensor, task: Tensor, generator: Generator) -> Batch:
-    """A batch of clean pictures (B, 3, H, W) and tasks (B,), with what the network is told, times and noise."""
+def with_noise(
+    x0: Tensor, task: Tensor, generator: Generator, moved: diffusion.Move = diffusion.residual_times
+) -> Batch:
+    """A batch of clean pictures (B, 3, H, W) and tasks (B,), with what the network is told, times (`moved` to where
+    they count) and noise.
+    """
     condition, mask = conditions(x0, task, generator)
     s = deviation(task, condition, mask)
     t = diffusion.stratified_times(len(x0), generator)
-    t = diffusion.residual_times(t, s.square().sum((1, 2, 3)) / s.sum((1, 2, 3)))
+    t = moved(t, s.square().sum((1, 2, 3)) / s.sum((1, 2, 3)))
     return Batch(x0, t, torch.randn(x0.shape, generator=generator), task, condition, mask, s)
 
 
