@@ -49,9 +49,9 @@ def _blurred(x: Tensor) -> Tensor:
     """`x` (c, h, w) under a Gaussian."""
     r = torch.arange(-REACH, REACH + 1, dtype=x.dtype, device=x.device)
     kernel = torch.exp(-(r**2) / (2 * BLUR**2))
-    kernel = (kernel / kernel.sum())[None, None]
-    rows = F.pad(x[:, None], (REACH,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(rows, kernel[..., None, :]), kernel[..., None])[:, 0]
+    kernel = (kernel / kernel.sum()).expand(len(x), 1, 1, -1)
+    rows = F.pad(x[None], (REACH,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(rows, kernel, groups=len(x)), kernel.mT, groups=len(x))[0]
 
 
 def _around(energy: Tensor) -> Tensor:
