@@ -155,4 +155,4 @@ def integral(flags: np.ndarray) -> np.ndarray:
     """How many of `flags` (h, w), bool, are set in each rectangle from the top left corner: (h + 1, w + 1)."""
     import cv2
 
-    return np.asarray(cv2.integral(flags.view(np.uint8)))  # 32 bits: up to 46,340 x 46,340 pixels
+    return np.asarray(cv2.integral(flags.astype(np.uint8)))  # 32 bits: up to 46,340 x 46,340 pixels

@@ -1,5 +1,6 @@
 """The command line as a user would use it, unhappy paths included; the model is the embedded `patches`."""
 
+import gc
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from editkit.cli import run
+from editkit.cli.process import settle
 
 MASK = "box:30,20,58,44"
 
@@ -185,3 +187,18 @@ def test_a_recipe_saved_and_run_gives_the_same_picture_and_so_does_rerun(here, c
     Image.new("RGB", (128, 96)).save("photo.png")
     assert run(["rerun", "out.png"]) == 1
     assert "is not the picture" in capsys.readouterr().err
+
+
+def test_a_commands_process_settles_itself_and_leaves_what_the_user_set(monkeypatch):
+    before = gc.get_threshold()
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    try:
+        settle()
+        assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+        assert gc.get_threshold()[0] > before[0]
+        assert gc.isenabled()
+        monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+        settle()
+        assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    finally:
+        gc.set_threshold(*before)

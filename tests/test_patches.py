@@ -259,3 +259,20 @@ def test_what_it_cannot_do():
         Patches()(torch.zeros(1, 3, 8, 8), level(1.0), NOTHING)
     with pytest.raises(ModelError, match="MiB are free"):
         Patches(Settings(side=4001)).attach(torch.zeros(1, 3, 6000, 6000), None)
+
+
+def test_fewer_patches_in_wide_holes_still_cover_every_pixel():
+    """Every second patch above `dense` pixels, every third where the hole is `deep`; a plain picture stays plain."""
+    unknown = torch.zeros(90, 80, dtype=torch.bool)
+    unknown[20:71, 15:66] = True  # 51x51: no multiple of two or three
+    plain = torch.tensor([0.3, -0.2, 0.5]).view(3, 1, 1).expand(3, 90, 80).contiguous()
+    counts = []
+    for dense, deep in ((10**6, 16.0), (1000, 100.0), (1000, 16.0)):
+        bound = Bound.of(plain, unknown, Settings(dense=dense, deep=deep))
+        counts.append(len(bound.corners))
+        seen = torch.zeros(90 * 80, dtype=torch.bool)
+        seen[(bound.corners[:, None] + bound.atlas.offsets).reshape(-1)] = True
+        assert bool(seen.view(90, 80)[unknown].all())
+        made = bound.denoise(noisy(plain[None], 0.05)[0], level(0.05), plain)
+        assert float((made - plain).abs().max()) < 1e-4
+    assert counts[0] > 3 * counts[1] > 6 * counts[2]

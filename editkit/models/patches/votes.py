@@ -45,7 +45,7 @@ class Voters:
         blurred estimate would attract flat patches in the next step, but an unguided one must first agree on something.
         """
         side, channels = self.atlas.side, patches.shape[-1]
-        # With every second patch, a patch's own middle is two pixels wide: no pixel then lies between two of them.
+        # With every n-th patch, a patch's own middle is n pixels wide: no pixel then lies between two of them.
         r = torch.arange(side, device=patches.device) - side // 2 - (self.stride - 1) % 2 / 2
         square = (r[:, None] ** 2 + r[None, :] ** 2).reshape(-1)
         narrow = NARROW + (0.0 if guided else 4.0 * max(0.0, t - 0.2))
