@@ -24,7 +24,7 @@ from editkit.training.masks import random_masks
 
 TASKS = ("prior", "inpaint", "upscale", "colorize")
 """Task names; the position is the class label."""
-SHARES = (0.08, 0.48, 0.22, 0.22)
+SHARES = (0.24, 0.48, 0.14, 0.14)
 """Share of each task in a batch."""
 KNOWN, COARSE, HOLE = 0.0, 0.5, 1.0
 """Mask values."""
