@@ -70,9 +70,11 @@ def describe_unet(layout: Layout, family: str) -> ModelInfo:
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
     """UNet, VAE and text encoder in `dtype`."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL
 
-    unet = load_network(layout, "unet", UNet2DConditionModel, dtype, device)
+    from editkit.models.blocks import load_unet
+
+    unet = load_unet(layout, dtype, device)
     vae = load_network(layout, "vae", AutoencoderKL, dtype, device)
     tokenizer, text_encoder = load_text_encoder(layout, "tokenizer", "text_encoder", dtype, device)
     scheduler = layout.config("scheduler")
@@ -99,7 +101,10 @@ class LatentUNet(LatentSpace):
         schedule: Schedule,
         scheduler: Mapping[str, Any],
     ) -> None:
+        from editkit.models.blocks import first_attention
+
         super().__init__(vae)
+        self.first_attention = first_attention(unet)
         self.info, self.unet, self.schedule = info, unet, schedule
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
         self.kind: PredictionType = prediction_type(scheduler)
@@ -114,13 +119,18 @@ class LatentUNet(LatentSpace):
         texts = evened([self.words(cond).embeds for cond in conds], lambda: self.empty)
         words = torch.cat([text.expand(batch, -1, -1) for text in texts])
         added, labels = self.added(conds, x_t), self.labels(conds, x_t)
+        guidance = self._guidance(conds, batch, x_t)
+        if self.first_attention is not None:
+            told = added is not None or labels is not None or guidance is not None
+            alike = not told and all(torch.equal(part, x[:batch]) for part in x.chunk(n))
+            self.first_attention.copies = n if alike else 1
         control = residuals(conds, Given(torch.cat([x_t] * n), t, words, added, labels))
         out = self.unet(
             x.to(dtype),
             t,
             encoder_hidden_states=words,
             class_labels=labels,
-            timestep_cond=self._guidance(conds, batch, x_t),
+            timestep_cond=guidance,
             added_cond_kwargs=added,
             down_block_additional_residuals=None if control is None else [part.to(dtype) for part in control.down],
             mid_block_additional_residual=None if control is None else control.mid.to(dtype),

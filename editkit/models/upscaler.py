@@ -57,10 +57,12 @@ def describe(layout: Layout) -> ModelInfo:
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
     """Networks in `dtype`; the VAE in float32 where it is known to overflow in float16."""
     import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL
+
+    from editkit.models.blocks import load_unet
 
     overflows = dtype == torch.float16 and bool(layout.config("vae").get("force_upcast", True))
-    unet = load_network(layout, "unet", UNet2DConditionModel, dtype, device)
+    unet = load_unet(layout, dtype, device)
     vae = load_network(layout, "vae", AutoencoderKL, torch.float32 if overflows else dtype, device)
     tokenizer, text_encoder = load_text_encoder(layout, "tokenizer", "text_encoder", dtype, device)
     scheduler, small = layout.config("scheduler"), make_schedule(layout.config("low_res_scheduler"))
