@@ -64,13 +64,14 @@ def _attention(attn: Attention, x: Tensor, context: Tensor) -> Tensor:
 
 
 class ChannelsLast(Transformer2DModel):  # type: ignore[misc]
-    """A block that gives its pictures back channels-last, as it got them."""
+    """A block that gives pictures back in the layout it got them in."""
 
     def _get_output_for_continuous_inputs(
         self, hidden_states: Tensor, residual: Tensor, batch_size: int, height: int, width: int, inner_dim: int
     ) -> Tensor:
         def picture(rows: Tensor) -> Tensor:
-            return rows.reshape(batch_size, height, width, inner_dim).permute(0, 3, 1, 2)
+            made = rows.reshape(batch_size, height, width, inner_dim).permute(0, 3, 1, 2)
+            return made if residual.is_contiguous(memory_format=torch.channels_last) else made.contiguous()
 
         if self.use_linear_projection:
             return picture(self.proj_out(hidden_states)) + residual
