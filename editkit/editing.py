@@ -150,6 +150,8 @@ def _ready(model: Model, settled: StagePlan, notify: Notify) -> None:
     """What a model must know before it runs: whom to tell, and whether its decoder fits into memory at once."""
     if isinstance(model, Notifies):
         model.notify = notify
+        for line in model.chosen:
+            notify(line)
     if isinstance(model, TakesExamples) and settled.small is None:
         for part in settled.passes:
             examples = [canvas.beside(part.at, example.size) for example in settled.examples]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -17,8 +18,9 @@ from editkit.errors import ModelError
 from editkit.models import describe, load
 from editkit.models.loading import Layout
 from editkit.models.memory import DECODER, settle, weigh
+from editkit.models.setup import Setup
 from editkit.passes import Pass
-from editkit.plugins import Inpaint
+from editkit.plugins import Inpaint, PromptText
 
 CPU = torch.device("cpu")
 
@@ -34,10 +36,52 @@ def whole(side: int, window: int | None = None) -> list[Pass]:
 
 def test_weights_are_counted_from_their_headers(sd: Path) -> None:
     model = load(describe(str(sd)), CPU, torch.float32)
-    parameters = sum(p.numel() for part in (model.unet, model.vae, model.text_encoder) for p in part.parameters())
-    weigh(Layout("sd", sd), 4, 4 * parameters + 100_000)
-    with pytest.raises(ModelError, match=r"its weights need .* GB of memory, and 0.0 GB are free; .*--dtype bf16"):
-        weigh(Layout("sd", sd), 4, 4 * parameters - 100_000)
+    needed, readers = (
+        4 * sum(p.numel() for part in parts for p in part.parameters())
+        for parts in ((model.unet, model.vae), (model.text_encoder,))
+    )
+    layout = Layout("sd", sd)
+    assert not weigh(layout, 4, needed + readers + 10_000)
+    assert weigh(layout, 4, needed + readers - 10_000)
+    assert weigh(layout, 4, needed + 10_000)
+    with pytest.raises(ModelError, match=r"need .* GB of memory without the text encoders, .*--dtype bf16"):
+        weigh(layout, 4, needed - 10_000)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with memory for the networks, but not for the text encoders."""
+    from editkit.models import folder
+
+    monkeypatch.setattr(folder, "weigh", lambda *_: True)
+
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+HOW: dict[str, Any] = {"prompt": "a red door", "steps": 2, "dtype": "fp32", "device": "cpu", "offline": True}
+
+
+def test_text_encoders_stay_on_disk_where_memory_is_short(
+    sd: Path, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    plugins = [Inpaint(mask="box:9,9,40,40")]
+    expected = edit(PHOTO, plugins, model=str(sd), **HOW).pixels
+    request.getfixturevalue("short")
+    said: list[str] = []
+    made = edit(PHOTO, plugins, model=str(sd), notify=said.append, **HOW).pixels
+    assert (made == expected).all()
+    assert any(line.startswith("memory is short: the text encoders stay on disk") for line in said)
+    assert "meta device" not in caplog.text
+
+
+def test_text_encoders_on_disk_hold_no_memory(sd: Path, short: None) -> None:
+    model = load(describe(str(sd)), CPU, torch.float32)
+    before = model.encode_text("a red door")[0].embeds
+    assert all(parameter.device.type == "meta" for parameter in model.text_encoder.parameters())
+    assert torch.equal(model.encode_text("a red door")[0].embeds, before)
+    with pytest.raises(ModelError, match="weights for words need the text encoders in memory"):
+        edit(PHOTO, [Inpaint(mask="box:9,9,40,40"), PromptText(weights=True)], model=str(sd), **HOW)
+    with pytest.raises(ModelError, match="--lora .* no memory for its text encoders"):
+        load(describe(str(sd)), CPU, torch.float32, setup=Setup(lora=(str(sd / "unet/config.json"),)))
 
 
 def test_the_decoder_works_in_tiles_where_it_does_not_fit_at_once() -> None:

@@ -206,8 +206,9 @@ class ReadsText(Protocol):
 
 @runtime_checkable
 class Notifies(Protocol):
-    """A model that has something to tell the user while it runs."""
+    """A model that has something to tell the user: what was chosen when it was loaded, and what happens in a run."""
 
+    chosen: Sequence[str]
     notify: Callable[[str], None]
 
 

@@ -6,11 +6,12 @@ matches has the folder. Nothing here imports torch or diffusers until weights ar
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from editkit.errors import ModelError
 from editkit.models import latent, pixel, pocket, sd3, sdxl, upscaler
-from editkit.models.base import Model, ModelInfo
+from editkit.models.base import Model, ModelInfo, Notifies
 from editkit.models.loading import Layout, find
 from editkit.models.memory import available, weigh
 
@@ -59,9 +60,13 @@ def load_folder(
         ModelError: weights missing, misshapen, or in a pickle.
     """
     layout = find(name, offline=offline, weights=True)
-    if layout.has("vae"):
-        weigh(layout, dtype.itemsize, available(device))
-    return _family(layout).load(layout, info, device, dtype)
+    if not layout.has("vae"):
+        return _family(layout).load(layout, info, device, dtype)
+    layout = replace(layout, texts_on_disk=weigh(layout, dtype.itemsize, available(device)))
+    model = _family(layout).load(layout, info, device, dtype)
+    if layout.texts_on_disk and isinstance(model, Notifies):
+        model.chosen = ("memory is short: the text encoders stay on disk, and are read layer by layer for every text",)
+    return model
 
 
 def cached() -> tuple[ModelInfo, ...]:

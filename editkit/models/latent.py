@@ -117,7 +117,7 @@ class LatentUNet(LatentSpace):
         t = torch.full((n * batch,), level.t, dtype=torch.float32, device=x_t.device)
         x = torch.cat([torch.cat([x_t, *self._extra(cond, x_t)], dim=1) for cond in conds])
         texts = evened([self.words(cond).embeds for cond in conds], lambda: self.empty)
-        words = torch.cat([text.expand(batch, -1, -1) for text in texts])
+        words = torch.cat([text.expand(batch, -1, -1) for text in texts]).to(x_t.device)
         added, labels = self.added(conds, x_t), self.labels(conds, x_t)
         guidance = self._guidance(conds, batch, x_t)
         if self.first_attention is not None:

@@ -31,6 +31,7 @@ class LatentSpace:
 
     def __init__(self, vae: Any) -> None:
         self.vae = vae
+        self.chosen: Sequence[str] = ()
         self.notify: Notify = silent
         self.channels = int(vae.config.latent_channels)
         self.factor = vae_factor(vae.config)

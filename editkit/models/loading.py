@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,15 @@ _IDLE = ("safety_checker", "feature_extractor", "image_encoder")
 
 @dataclass(frozen=True)
 class Layout:
-    """A folder as diffusers saves it. `name` is what `--model` was given; `file`, if there is one, has the weights."""
+    """A folder as diffusers saves it. `name` is what `--model` was given; `file`, if there is one, has the weights.
+
+    `texts_on_disk`: text encoders are not to be held in memory (`memory.weigh`).
+    """
 
     name: str
     path: Path
     file: Path | None = None
+    texts_on_disk: bool = False
 
     @property
     def index(self) -> Mapping[str, Any]:
@@ -180,7 +185,8 @@ def _first(error: Exception) -> str:
 def load_text_encoder(
     layout: Layout, tokenizer: str, encoder: str, dtype: torch.dtype, device: torch.device
 ) -> tuple[Any, Any]:
-    """(tokenizer, text encoder) of the classes that the folder names, frozen.
+    """(tokenizer, text encoder) of the classes that the folder names, frozen. With `texts_on_disk`, accelerate reads
+    each layer's weights when it is called.
 
     Raises:
         ModelError: a class that is not known, files that cannot be read, weights missing or in a pickle.
@@ -198,12 +204,14 @@ def load_text_encoder(
         raise ModelError(f"model {layout.name}: {encoder} is a {named[0]}; known are CLIP and T5 text encoders")
     listed = layout.index.get(tokenizer) or ["transformers", "CLIPTokenizer"]
     shown = logging.is_progress_bar_enabled()
+    if layout.texts_on_disk:
+        getLogger("accelerate.big_modeling").setLevel("ERROR")  # says what was asked for
     logging.disable_progress_bar()  # the command line has its own; transformers' would be in the way of --json
     try:
         words = getattr(transformers, str(listed[1])).from_pretrained(layout.path / tokenizer, local_files_only=True)
         network, report = kind.from_pretrained(
             layout.path / encoder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True,
-            output_loading_info=True,
+            output_loading_info=True, device_map={"": "disk"} if layout.texts_on_disk else None,
         )  # fmt: skip
     except (OSError, ValueError, RuntimeError, AttributeError, TypeError) as error:
         raise ModelError(f"model {layout.name}: {tokenizer} or {encoder} cannot be loaded: {_first(error)}") from error
@@ -213,4 +221,5 @@ def load_text_encoder(
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(f"model {layout.name}: {encoder} lacks {len(missing)} tensors, the first is {missing[0]}")
-    return words, network.to(device).eval().requires_grad_(False)
+    network = network if layout.texts_on_disk else network.to(device)
+    return words, network.eval().requires_grad_(False)

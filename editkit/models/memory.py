@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from editkit.errors import ModelError
@@ -29,7 +30,8 @@ DENOISER = {2: 1_200, 4: 2_400}
 TILE = 512
 """The side of what a VAE decodes at once when it works in tiles."""
 
-_NETWORKS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+_NETWORKS = ("unet", "transformer", "vae")
+_READERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 @runtime_checkable
@@ -41,22 +43,39 @@ class Tiles(Protocol):
         ...
 
 
-def weigh(layout: Layout, itemsize: int, free: int) -> None:
-    """Look whether the weights fit before they are read.
+def weigh(layout: Layout, itemsize: int, free: int) -> bool:
+    """Look whether the weights fit before they are read. True: they do without the text encoders, which are to stay on
+    disk.
+
+    Args:
+        layout: a model of latents.
+        itemsize: bytes of one of its numbers.
+        free: bytes.
 
     Raises:
         ModelError: they do not; says what is needed, what there is, and what helps.
     """
-    files = [layout.file] if layout.file is not None else [
-        weight_files(layout, part)[0] for part in _NETWORKS if layout.has(part)
-    ]  # fmt: skip
-    wanted = itemsize * sum(math.prod(shape) for file in files for _, shape in shapes(layout.name, file))
-    if wanted > free:
-        half = "" if itemsize == 2 else "--dtype bf16, "
-        raise ModelError(
-            f"model {layout.name}: its weights need {_gb(wanted)} of memory, and {_gb(free)} are free; what helps: "
-            f"{half}a smaller --model, closing other programs"
+    if layout.file is not None:
+        needed, readers = itemsize * _count(layout.name, layout.file), 0
+    else:
+        needed, readers = (
+            itemsize * sum(_count(layout.name, weight_files(layout, part)[0]) for part in parts if layout.has(part))
+            for parts in (_NETWORKS, _READERS)
         )
+    if needed + readers <= free:
+        return False
+    if readers and needed <= free:
+        return True
+    half = "" if itemsize == 2 else "--dtype bf16, "
+    of_what = " without the text encoders" if readers else ""
+    raise ModelError(
+        f"model {layout.name}: its weights need {_gb(needed)} of memory{of_what}, and {_gb(free)} are free; "
+        f"what helps: {half}a smaller --model, closing other programs"
+    )
+
+
+def _count(name: str, file: Path) -> int:
+    return sum(math.prod(shape) for _, shape in shapes(name, file))
 
 
 def settle(passes: Sequence[Pass], itemsize: int, free: int, notify: Notify) -> bool:

@@ -105,8 +105,8 @@ class LatentTransformer(LatentSpace):
         out = self.transformer(
             hidden_states=torch.cat([torch.cat([x_t, *self._extra(cond, x_t)], dim=1) for cond in conds]).to(dtype),
             timestep=torch.full((n * batch,), level.t, dtype=torch.float32, device=x_t.device),
-            encoder_hidden_states=torch.cat([text.expand(batch, -1, -1) for text in words]),
-            pooled_projections=torch.cat([self._pooled(prompt).expand(batch, -1) for prompt in prompts]),
+            encoder_hidden_states=torch.cat([text.expand(batch, -1, -1) for text in words]).to(x_t.device),
+            pooled_projections=torch.cat([self._pooled(prompt).expand(batch, -1) for prompt in prompts]).to(x_t.device),
             return_dict=False,
         )[0]
         return tuple(convert(part, x_t, level, self.kind) for part in out.to(x_t.dtype).chunk(n))

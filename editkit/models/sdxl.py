@@ -148,7 +148,7 @@ class LatentXL(LatentUNet):
             last = [UNWANTED_SCORE if cond.unwanted else SCORE] if self.scored else size
             rows.append(x_t.new_tensor([*size, 0, 0, *last], dtype=pooled.dtype).expand(batch, -1))
             texts.append(pooled.expand(batch, -1))
-        return {"text_embeds": torch.cat(texts), "time_ids": torch.cat(rows)}
+        return {"text_embeds": torch.cat(texts).to(x_t.device), "time_ids": torch.cat(rows)}
 
     def pipeline(self) -> Any:
         """A diffusers pipeline of these networks; the refiner's has the second text encoder only."""

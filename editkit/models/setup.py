@@ -141,6 +141,11 @@ def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> None:
     from safetensors import SafetensorError
 
     pipe, weights = model.pipeline(), []
+    if any(part.device.type == "meta" for part in pipe.components.values() if isinstance(part, torch.nn.Module)):
+        raise ModelError(
+            f"--lora is added to all networks of model {name}, and there is no memory for its text encoders; what "
+            f"helps: --dtype bf16, closing other programs"
+        )
     for k, word in enumerate(words):
         file, weight = lora_and_weight(word)
         if not file.is_file():

@@ -11,14 +11,19 @@ def weighted(tokenizer: Any, encoder: Any, kind: Any = None, pooled: Any = False
     """compel's reader for a tokenizer and a text encoder, or for lists of both; texts of any length.
 
     Raises:
-        ModelError: compel is not installed.
+        ModelError: compel is not installed, or the encoders are on disk for want of memory.
     """
     try:
         from compel import Compel, SplitLongTextMode
     except ImportError:
         raise ModelError("weights for words need compel: pip install 'editkit[weights]'") from None
-    more = {} if kind is None else {"returned_embeddings_type": kind}
     first = encoder[0] if isinstance(encoder, list) else encoder
+    if first.device.type == "meta":
+        raise ModelError(
+            "weights for words need the text encoders in memory, and there is none left for them; what helps: "
+            "--dtype bf16, closing other programs, a prompt without weights"
+        )
+    more = {} if kind is None else {"returned_embeddings_type": kind}
     return Compel(
         tokenizer, encoder, truncate_long_prompts=False, requires_pooled=pooled, device=first.device,
         dtype_for_device_getter=lambda device: first.dtype,
