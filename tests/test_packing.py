@@ -9,6 +9,7 @@ import torch
 from diffusers.models.activations import GEGLU
 from torch import nn
 
+from editkit.models.blocks import fuse_gates
 from editkit.models.packing import Packed, PackedGate, pack
 
 
@@ -63,7 +64,7 @@ def test_a_packed_network_can_be_converted() -> None:
 def gate(dtype: torch.dtype, bias: bool = True) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(1)
     plain = nn.Sequential(GEGLU(24, 40, bias=bias)).to(dtype).requires_grad_(False)
-    return plain, pack(deepcopy(plain))
+    return plain, fuse_gates(deepcopy(plain))
 
 
 @pytest.mark.parametrize("bias", [True, False])

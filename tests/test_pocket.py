@@ -1,6 +1,8 @@
 """The adapter of `pocket` on a tiny network with random weights: it is told what its training told it."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,11 +10,12 @@ import torch
 from editkit.errors import ModelError
 from editkit.models import describe, load
 from editkit.models.base import Conditioning
+from editkit.models.pocket_unet import PocketUNet
 from editkit.schedule import Level
 from editkit.training import diffusion
 from editkit.training.conditions import TASKS, luma, smooth_fill
 from editkit.training.network import Pocket as Trained
-from editkit.training.network import export
+from editkit.training.network import build_unet, export
 from editkit.training.residual import Residual, deviation
 from editkit.training.settings import Architecture
 from editkit.training.sheets import solve
@@ -126,3 +129,48 @@ def test_a_task_it_does_not_have_is_named(saved, given):
     model = load(describe(str(path)), torch.device("cpu"), torch.float32)
     with pytest.raises(ModelError, match="no task 'deblur'; it has: prior, inpaint"):
         model(given[0], Level(10.0, 0.9, 0.4), (Conditioning(task="deblur"),))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Architecture(), Architecture(channels=(32, 64), layers=2, groups=8, head=16),
+        Architecture(channels=(32,), groups=8),
+    ],
+)
+def test_the_network_without_diffusers_is_diffusers(shape: Architecture) -> None:
+    torch.manual_seed(0)
+    theirs = build_unet(shape).eval()
+    ours = PocketUNet(theirs.config).eval()
+    ours.load_state_dict(theirs.state_dict())
+    x, t, task = torch.randn(3, 28, 16, 32), torch.tensor([2.0, 500.0, 999.0]), torch.tensor([0, 1, 3])
+    features: list[torch.Tensor] = []
+    for block in theirs.down_blocks:  # what a ControlNet adds to has the shape of these
+        block.register_forward_hook(lambda _, __, out: features.extend(out[1]))
+    with torch.no_grad():
+        expected = theirs(x, t, None, class_labels=task).sample
+        assert torch.allclose(ours(x, t, task), expected, atol=1e-5)
+        down = [torch.randn(3, shape.channels[0], 16, 32), *(torch.randn_like(part) for part in features)]
+        mid = torch.randn_like(features[-1])
+        steered = theirs(
+            x, t, None, class_labels=task, down_block_additional_residuals=tuple(down),
+            mid_block_additional_residual=mid,
+        ).sample  # fmt: skip
+        assert torch.allclose(ours(x, t, task, down, mid), steered, atol=1e-5)
+    assert not torch.allclose(steered, expected, atol=1e-2)
+
+
+def test_other_blocks_are_refused() -> None:
+    config = {**build_unet(Architecture()).config, "mid_block_type": "UNetMidBlock2DCrossAttn"}
+    with pytest.raises(ModelError, match=r"blocks of other kinds \(UNetMidBlock2DCrossAttn\)"):
+        PocketUNet(config)
+
+
+def test_an_edit_with_pocket_imports_no_diffusers() -> None:
+    code = (
+        "import sys, numpy as np; from editkit import edit; from editkit.plugins import Inpaint; "
+        "edit(np.zeros((80, 80, 3), np.uint8), Inpaint(mask='box:20,20,40,40'), model='pocket', steps=1); "
+        "print([name for name in ('diffusers', 'transformers', 'peft') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

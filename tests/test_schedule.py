@@ -156,3 +156,15 @@ def test_configurations() -> None:
     assert isinstance(schedule, Discrete)
     assert len(schedule.alphas_cumprod) == 10
     assert Grid().spacing == "leading"
+
+
+@pytest.mark.parametrize("steps", [1000, 250, 7])
+def test_the_cosine_table_is_diffusers_own(steps: int) -> None:
+    from diffusers import DDPMScheduler
+
+    from editkit.models.scheduling import cosine_table
+
+    theirs = DDPMScheduler(num_train_timesteps=steps, beta_schedule="squaredcos_cap_v2")
+    betas, alphas_cumprod = cosine_table(steps)
+    np.testing.assert_allclose(betas, theirs.betas.numpy(), rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(alphas_cumprod, theirs.alphas_cumprod.numpy(), rtol=2e-6)

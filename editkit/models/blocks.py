@@ -10,11 +10,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
+from diffusers.models.activations import GEGLU
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from editkit.models.loading import Layout, load_network
+from editkit.models.packing import PackedGate, able, learns, swap
 
 CACHE_LINE = 64
 """Bytes."""
@@ -63,6 +65,16 @@ def _attention(attn: Attention, x: Tensor, context: Tensor) -> Tensor:
     return done
 
 
+class FusedGEGLU(GEGLU):  # type: ignore[misc]
+    """diffusers' GEGLU by `PackedGate.gated`."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if isinstance(self.proj, PackedGate) and not learns(hidden_states):
+            return self.proj.gated(hidden_states)
+        out: Tensor = super().forward(hidden_states, *args, **kwargs)
+        return out
+
+
 class ChannelsLast(Transformer2DModel):  # type: ignore[misc]
     """A block that gives pictures back in the layout it got them in."""
 
@@ -85,12 +97,21 @@ def load_unet(layout: Layout, dtype: torch.dtype, device: torch.device) -> Any:
 
 
 def quicken(unet: Any) -> Any:
-    """`unet` with these blocks in it."""
+    """`unet` (frozen) with these blocks in it."""
     unet.set_attn_processor({name: _of(processor) for name, processor in unet.attn_processors.items()})
     for module in unet.modules():
         if type(module) is Transformer2DModel and hasattr(module, "_get_output_for_continuous_inputs"):
             module.__class__ = ChannelsLast
-    return unet
+    return fuse_gates(unet) if unet.device.type == "cpu" else unet
+
+
+def fuse_gates(network: Any) -> Any:
+    """`network` (frozen, on the CPU) with the gates of its feed-forward layers fused; itself where torch cannot."""
+    for module in network.modules() if able() else ():
+        if type(module) is GEGLU and type(module.proj) is nn.Linear:
+            module.__class__ = FusedGEGLU
+            swap(module.proj, PackedGate)
+    return network
 
 
 def _of(processor: Any) -> Any:

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import torch
-from diffusers.models.activations import GEGLU
 from torch import Tensor, nn
 
 
@@ -54,7 +53,7 @@ class _Kept(nn.Module):
         return done
 
 
-def _learns(x: Tensor) -> bool:
+def learns(x: Tensor) -> bool:
     """Gradients are asked for, or a compiler looks on: neither knows blocks."""
     return bool((torch.is_grad_enabled() and x.requires_grad) or torch.compiler.is_compiling())
 
@@ -65,7 +64,7 @@ class Packed(_Kept, nn.Conv2d):  # type: ignore[override]
     plain = nn.Conv2d
 
     def forward(self, input: Tensor) -> Tensor:
-        if _learns(input):
+        if learns(input):
             return super().forward(input)
         how = (self.padding, self.stride, self.dilation, self.groups)
         order = torch.ops.mkldnn._reorder_convolution_weight
@@ -88,30 +87,21 @@ class PackedGate(_Kept, nn.Linear):  # type: ignore[override]
         return out
 
 
-class FusedGEGLU(GEGLU):  # type: ignore[misc]
-    """diffusers' GEGLU by `PackedGate.gated`."""
-
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if isinstance(self.proj, PackedGate) and not _learns(hidden_states):
-            return self.proj.gated(hidden_states)
-        out: Tensor = super().forward(hidden_states, *args, **kwargs)
-        return out
-
-
 def pack(network: Any) -> Any:
-    """`network` (frozen, on the CPU) with its weights packed at their first call; itself where torch cannot."""
-    backend: Any = torch.backends.mkldnn
-    if not (backend.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")):
-        return network
-    for module in network.modules():
+    """`network` (frozen, on the CPU) with its convolutions packed at their first call; itself where torch cannot."""
+    for module in network.modules() if able() else ():
         if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
-            _swap(module, Packed)
-        elif type(module) is GEGLU and type(module.proj) is nn.Linear:
-            module.__class__ = FusedGEGLU
-            _swap(module.proj, PackedGate)
+            swap(module, Packed)
     return network
 
 
-def _swap(module: nn.Module, kind: type[_Kept]) -> None:
+def able() -> bool:
+    """This torch has oneDNN's own layers."""
+    backend: Any = torch.backends.mkldnn
+    return bool(backend.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise"))
+
+
+def swap(module: nn.Module, kind: type[_Kept]) -> None:
+    """`module` as one that will keep its weights in blocks."""
     module.__class__ = kind
     cast(_Kept, module).blocks = None

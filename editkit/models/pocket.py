@@ -69,8 +69,7 @@ def describe(layout: Layout) -> ModelInfo:
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
     """The network in `dtype`, seeing windows of its own size."""
-    from diffusers import UNet2DConditionModel
-
+    from editkit.models.pocket_unet import PocketUNet
     from editkit.windows import Windowed
 
     wiring, scheduler = layout.json("pocket.json"), layout.config("scheduler")
@@ -79,7 +78,7 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
             f"model {layout.name}: pocket.json is of format {wiring.get('format')}, this editkit reads {FORMAT}; "
             f"train it again, or use the editkit that made it"
         )
-    network = load_network(layout, "unet", UNet2DConditionModel, dtype, device)
+    network = load_network(layout, "unet", PocketUNet, dtype, device)
     window = int(wiring["window"])
     return Windowed(Pocket(info, network, make_schedule(scheduler), wiring), window, window // 4)
 
@@ -89,7 +88,7 @@ class Pocket(PixelSpace):
 
     Args:
         info: what `describe` said.
-        unet: a UNet2DConditionModel without cross-attention, on its device, in its dtype.
+        unet: a `PocketUNet`, on its device, in its dtype.
         schedule: the table it was trained with.
         wiring: pocket.json.
     """
@@ -120,12 +119,10 @@ class Pocket(PixelSpace):
         out = self.unet(
             x.to(dtype, memory_format=torch.channels_last),
             t,
-            encoder_hidden_states=None,
-            class_labels=task,
-            down_block_additional_residuals=None if control is None else [part.to(dtype) for part in control.down],
-            mid_block_additional_residual=None if control is None else control.mid.to(dtype),
-            return_dict=False,
-        )[0]
+            task,
+            None if control is None else [part.to(dtype) for part in control.down],
+            None if control is None else control.mid.to(dtype),
+        )
         f = F.pixel_shuffle(out.float(), self.unshuffle)
         v = level.alpha * residual.eps(z, f) - level.sigma * residual.x0(z, f)
         return tuple(convert(part, x_t, level, "v_prediction") for part in torch.chunk(v, n))

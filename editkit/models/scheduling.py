@@ -1,6 +1,6 @@
 """Schedules from the configuration files that diffusers' schedulers save.
 
-The tables are computed by diffusers' own scheduler classes; the rest of a configuration says how a sampler lays its
+The tables are those of diffusers' own scheduler classes; the rest of a configuration says how a sampler lays its
 levels. Which scheduler class a folder names does not choose the sampler for good: it is the default, nothing more.
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from editkit.errors import ModelError
 from editkit.models.base import PredictionType
@@ -75,7 +77,7 @@ def clip_range(config: Mapping[str, Any]) -> float | None:
 
 
 def make_schedule(config: Mapping[str, Any]) -> Schedule:
-    """The table of a scheduler configuration. Imports diffusers.
+    """The table of a scheduler configuration. Imports diffusers for what is not the cosine one.
 
     Raises:
         ModelError: it cannot be made of these values.
@@ -92,18 +94,34 @@ def make_schedule(config: Mapping[str, Any]) -> Schedule:
             raise ModelError("a noise schedule that shifts with the picture's size (use_dynamic_shifting) is not known")
         case "FlowMatchEulerDiscreteScheduler":
             return Flow(float(config.get("shift", 1.0)), float(config.get("num_train_timesteps", 1000)), "linspace")
-    from diffusers import DDPMScheduler
+    changed = config.get("trained_betas") is not None or config.get("rescale_betas_zero_snr")
+    if config.get("beta_schedule") == "squaredcos_cap_v2" and not changed:
+        betas, alphas_cumprod = cosine_table(int(config.get("num_train_timesteps", 1000)))
+    else:
+        from diffusers import DDPMScheduler
 
-    try:
-        trained = DDPMScheduler.from_config(dict(config))
-    except (NotImplementedError, TypeError, ValueError) as error:
-        raise ModelError(f"no noise schedule can be made of this scheduler configuration: {error}") from error
+        try:
+            trained = DDPMScheduler.from_config(dict(config))
+        except (NotImplementedError, TypeError, ValueError) as error:
+            raise ModelError(f"no noise schedule can be made of this scheduler configuration: {error}") from error
+        betas, alphas_cumprod = trained.betas.numpy(), trained.alphas_cumprod.numpy()
     spacing: Spacing = config.get("timestep_spacing", "auto")
     return Discrete(
-        trained.alphas_cumprod.double().numpy(),
-        betas=trained.betas.double().numpy(),
+        alphas_cumprod.astype(np.float64),
+        betas=betas.astype(np.float64),
         spacing=spacing,
         steps_offset=int(config.get("steps_offset", 0)),
         set_alpha_to_one=bool(config.get("set_alpha_to_one", True)),
         karras=bool(config.get("use_karras_sigmas", False)),
     )
+
+
+def cosine_table(steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """(beta_t, alpha_bar_t), each (steps,), in float32 as diffusers' `squaredcos_cap_v2` has them: beta_t = 1 -
+    f(t + 1) / f(t), at most 0.999, f(t) = cos((t / T + 0.008) / 1.008 pi / 2)^2 (Nichol & Dhariwal 2021,
+    arXiv:2102.09672, eq. 17). Written here since importing diffusers takes longer than an edit by `pocket`.
+    """
+    t = np.arange(steps + 1) / steps
+    f = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
+    betas = np.minimum(1 - f[1:] / f[:-1], 0.999).astype(np.float32)
+    return betas, np.cumprod(np.float32(1) - betas, dtype=np.float32)

@@ -178,7 +178,9 @@ def _loaded(layout: Layout, component: str, stamp: int, device: torch.device, dt
     """The network; the last two are kept for the next picture, unless the file has changed (`stamp`)."""
     from diffusers import ControlNetModel
 
-    return load_network(layout, component, ControlNetModel, dtype, device)
+    from editkit.models.blocks import quicken
+
+    return quicken(load_network(layout, component, ControlNetModel, dtype, device))
 
 
 def _check(name: str, config: Mapping[str, Any], model: TakesControl, run: Run) -> None:
