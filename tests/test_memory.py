@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from editkit.models import describe, load
 from editkit.models.loading import Layout
 from editkit.models.memory import DECODER, settle, weigh
 from editkit.models.setup import Setup
+from editkit.models.weights import Ahead, read, weight_files
 from editkit.passes import Pass
 from editkit.plugins import Inpaint, PromptText
 
@@ -132,3 +134,24 @@ def test_nan_from_the_vae_is_never_a_picture() -> None:
     model = adapter(4, {**tiny.SD, "prediction_type": "epsilon"}, vae=overflowing((torch.bfloat16, torch.float32)))
     with pytest.raises(ModelError, match="the VAE made NaN or infinity of finite latents; no picture was written"):
         model.decode(torch.zeros(1, 4, 8, 8))
+
+
+def test_weights_read_ahead_are_the_weights(sd: Path) -> None:
+    layout = Layout("sd", sd)
+    ahead = Ahead(layout, {"unet": torch.bfloat16, "vae": torch.float32})
+    taken = ahead.take("unet", torch.bfloat16)
+    assert taken is not None
+    plain = dict(read("sd", weight_files(layout, "unet")[0], lambda _: torch.bfloat16))
+    assert taken.keys() == plain.keys()
+    assert all(torch.equal(taken[key], value) for key, value in plain.items())
+    assert ahead.take("unet", torch.bfloat16) is None  # once
+    assert ahead.take("vae", torch.bfloat16) is None  # other numbers
+    ahead.end()
+
+
+def test_weights_that_are_missing_are_said_when_they_are_wanted(sd: Path, tmp_path: Path) -> None:
+    ahead = Ahead(Layout("empty", tmp_path), {"unet": torch.float32})
+    with pytest.raises(ModelError, match="model empty: no safetensors weights in unet"):
+        ahead.take("unet", torch.float32)
+    ahead.end()
+    assert not any(thread.name.startswith("weights") for thread in threading.enumerate())

@@ -14,6 +14,7 @@ from editkit.models import latent, pixel, pocket, sd3, sdxl, upscaler
 from editkit.models.base import Model, ModelInfo, Notifies
 from editkit.models.loading import Layout, find
 from editkit.models.memory import available, weigh
+from editkit.models.weights import Ahead
 
 if TYPE_CHECKING:
     import torch
@@ -62,8 +63,14 @@ def load_folder(
     layout = find(name, offline=offline, weights=True)
     if not layout.has("vae"):
         return _family(layout).load(layout, info, device, dtype)
-    layout = replace(layout, texts_on_disk=weigh(layout, dtype.itemsize, available(device)))
-    model = _family(layout).load(layout, info, device, dtype)
+    on_disk = weigh(layout, dtype.itemsize, available(device))
+    parts = ["unet", "transformer", "vae"] if layout.file is None else []
+    ahead = Ahead(layout, {part: dtype for part in parts if layout.has(part)})
+    layout = replace(layout, texts_on_disk=on_disk, ahead=ahead)
+    try:
+        model = _family(layout).load(layout, info, device, dtype)
+    finally:
+        ahead.end()
     if layout.texts_on_disk and isinstance(model, Notifies):
         model.chosen = ("memory is short: the text encoders stay on disk, and are read layer by layer for every text",)
     return model

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
 from editkit.models import single
-from editkit.models.weights import PICKLES, check, pickled, read, weight_files
+from editkit.models.weights import PICKLES, Ahead, check, pickled, read, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -31,13 +31,14 @@ _IDLE = ("safety_checker", "feature_extractor", "image_encoder")
 class Layout:
     """A folder as diffusers saves it. `name` is what `--model` was given; `file`, if there is one, has the weights.
 
-    `texts_on_disk`: text encoders are not to be held in memory (`memory.weigh`).
+    `texts_on_disk`: text encoders are not to be held in memory (`memory.weigh`). `ahead`: weights that are being read.
     """
 
     name: str
     path: Path
     file: Path | None = None
     texts_on_disk: bool = False
+    ahead: Ahead | None = field(default=None, compare=False)
 
     @property
     def index(self) -> Mapping[str, Any]:
@@ -166,11 +167,12 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
     expected = {key: tuple(value.shape) for key, value in skeleton.state_dict().items()}
     check(layout.name, component, expected, file)
     kept = set(getattr(kind, "_keep_in_fp32_modules", None) or ())
-    found = {
-        key: tensor.reshape(expected[key])
-        for key, tensor in read(layout.name, file, lambda key: torch.float32 if kept & {*key.split(".")} else dtype)
-        if key in expected
-    }
+    tensors = None if kept or layout.ahead is None else layout.ahead.take(component, dtype)
+    if tensors is None:
+        tensors = read(layout.name, file, lambda key: torch.float32 if kept & {*key.split(".")} else dtype)
+    else:
+        tensors = tensors.items()
+    found = {key: tensor.reshape(expected[key]) for key, tensor in tensors if key in expected}
     skeleton.load_state_dict(found, assign=True)
     for buffer in (b for b in skeleton.buffers() if b.is_floating_point()):
         buffer.data = buffer.data.to(dtype)

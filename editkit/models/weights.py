@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
@@ -137,3 +139,43 @@ def read(name: str, file: Path, dtype: Callable[[str], torch.dtype]) -> Iterator
                 wanted = dtype(_modern(key)) if tensor.is_floating_point() else tensor.dtype
                 layout = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
                 yield _modern(key), tensor.to(wanted).to(memory_format=layout)  # faster than both at once
+
+
+class Ahead:
+    """Components whose tensors are read, one after the other, in a thread of their own, while other things (the import
+    of diffusers) are done.
+
+    Args:
+        layout: the model's folder.
+        dtypes: the components, and the numbers that are wanted of each.
+    """
+
+    def __init__(self, layout: Layout, dtypes: Mapping[str, torch.dtype]) -> None:
+        self._stop = Event()
+        self._dtypes = dict(dtypes)
+        self._thread = ThreadPoolExecutor(1, "weights")
+        self._read = {part: self._thread.submit(self._whole, layout, part, dtype) for part, dtype in dtypes.items()}
+
+    def _whole(self, layout: Layout, component: str, dtype: torch.dtype) -> dict[str, Tensor]:
+        found = {}
+        for key, tensor in read(layout.name, weight_files(layout, component)[0], lambda _: dtype):
+            if self._stop.is_set():
+                break
+            found[key] = tensor
+        return found
+
+    def take(self, component: str, dtype: torch.dtype) -> dict[str, Tensor] | None:
+        """All tensors of a component, once; None where it was not read ahead in this `dtype`.
+
+        Raises:
+            ModelError: its files are missing or damaged.
+        """
+        if self._dtypes.get(component) != dtype:
+            return None
+        del self._dtypes[component]
+        return self._read.pop(component).result()
+
+    def end(self) -> None:
+        """What nobody took is not read to its end."""
+        self._stop.set()
+        self._thread.shutdown(cancel_futures=True)
