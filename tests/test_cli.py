@@ -192,9 +192,11 @@ def test_a_recipe_saved_and_run_gives_the_same_picture_and_so_does_rerun(here, c
 def test_a_commands_process_settles_itself_and_leaves_what_the_user_set(monkeypatch):
     before = gc.get_threshold()
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
     try:
         settle()
         assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+        assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
         assert gc.get_threshold()[0] > before[0]
         assert gc.isenabled()
         monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
