@@ -16,7 +16,6 @@ from editkit.images import Picture
 from editkit.masks import read_mask
 from editkit.params import MaskSource
 from editkit.plugin import Notify, Run, silent
-from editkit_plugins.restoring.memory import BY_KIND
 from editkit_plugins.restoring.named import Named, parse
 from editkit_plugins.restoring.solving import Solving
 from editkit_plugins.upscale import observed
@@ -82,7 +81,7 @@ class Restore(Solving):
         if self.sigma and not named.linear:
             raise UsageError(f"restore: --sigma cannot be used with {named.kind}, whose own error is bounded already")
         width, height = round(picture.width * named.reduces), round(picture.height * named.reduces)
-        self.afford(width, height, BY_KIND.get(named.kind, 0))
+        self.afford(width, height)
         return picture if named.reduces == 1.0 else picture.resized(width, height)
 
     def problem(self, run: Run) -> Problem:

@@ -29,11 +29,34 @@ from editkit_plugins.restoring.kernels import LUMA
 BAND = 1e-3
 """Singular values below this share of the largest are not inverted."""
 
+STRIP = 512
+"""Rows at a time of what is done to rows by themselves."""
+
 ROUNDS = 10
 """Of the alternating projections onto what explains an observation and what is a picture."""
 
 Size = tuple[int, int, int]
 """(channels, height, width)"""
+
+
+def pieces(function: Callable[..., Tensor], dim: int, step: int, *pictures: Tensor) -> Tensor:
+    """What `function` makes of pictures, `step` channels (dim -3) or rows (dim -2) at a time: for functions that treat
+    these by themselves and change no other side, with memory for one piece.
+    """
+    length = pictures[0].shape[dim]
+    if length <= step:
+        return function(*pictures)
+    whole: Tensor | None = None
+    for first in range(0, length, step):
+        count = min(step, length - first)
+        part = function(*(picture.narrow(dim, first, count) for picture in pictures))
+        if whole is None:
+            size = list(part.shape)
+            size[dim] = length
+            whole = part.new_empty(size)
+        whole.narrow(dim, first, count).copy_(part)
+    assert whole is not None
+    return whole
 
 
 class Degradation(ABC):
@@ -65,7 +88,8 @@ class Degradation(ABC):
         """x in the range of pictures [-1, 1], and explaining y: projected onto the two in turn."""
         for _ in range(ROUNDS):
             x = self.project(x, y)
-            beyond = float(x.abs().max()) > 1.0
+            low, high = torch.aminmax(x)
+            beyond = max(-float(low), float(high)) > 1.0
             x = x.clamp(-1.0, 1.0)
             if not beyond:  # in both already
                 break
@@ -89,6 +113,8 @@ class Linear(Degradation):
 
     linear = True
     singular: Tensor
+    alike: bool = False
+    """Each channel is degraded by itself, and all in the same way: any of them may be given alone."""
 
     @abstractmethod
     def analyse(self, x: Tensor) -> Tensor:
@@ -129,27 +155,29 @@ class Linear(Degradation):
 
     def with_coefficients(self, x: Tensor, z: Tensor) -> Tensor:
         """x with its observed coefficients set to z; the null space of A keeps what x has there."""
-        own = self.analyse(x)
-        return x + self.synthesise(torch.where(self.kept, z - own, torch.zeros_like(own)))
+        change = (z - self.analyse(x)).masked_fill_(~self.kept, 0.0)
+        return x + self.synthesise(change)
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
         """x + A^+ (y - A x)."""
-        return x + self.pinv(y - self.forward(x))
+        return pieces(lambda x, y: x + self.pinv(y - self.forward(x)), -3, 1 if self.alike else x.shape[1], x, y)
 
     def guess(self, y: Tensor) -> Tensor:
         return self.pinv(y)
 
 
 class Mask(Linear):
-    """y = m x: pixels where `keep` (1 or c, h, w) is 1 are seen, the others are 0. U = V = restriction, S = 1.
+    """y = m x: pixels where `keep`, broadcastable to (c, h, w), is 1 are seen, the others are 0. U = V = restriction,
+    S = 1.
 
     All ones: nothing is lost, and only noise is to be removed.
     """
 
     def __init__(self, keep: Tensor, size: Size) -> None:
         super().__init__(size, size)
-        self.keep = keep.float().expand(size).clone()
+        self.keep = keep.float().reshape((1,) * (3 - keep.ndim) + keep.shape)
         self.singular = self.keep
+        self.alike = self.keep.shape[0] == 1
 
     def analyse(self, x: Tensor) -> Tensor:
         return self.keep * x
@@ -170,6 +198,8 @@ class Separable(Linear):
     Args:
         rows: R, (h_y, h). columns: C, (w_y, w). Both with at most as many rows as columns.
     """
+
+    alike = True
 
     def __init__(self, rows: Tensor, columns: Tensor, channels: int) -> None:
         super().__init__((channels, rows.shape[1], columns.shape[1]), (channels, rows.shape[0], columns.shape[0]))
@@ -275,6 +305,8 @@ class Blur(Linear):
         UsageError: a kernel larger than the picture.
     """
 
+    alike = True
+
     def __init__(self, kernel: Tensor, size: Size) -> None:
         super().__init__(size, size)
         height, width = size[1:]
@@ -283,7 +315,7 @@ class Blur(Linear):
                 f"the kernel has {kernel.shape[1]}x{kernel.shape[0]} pixels and the picture {width}x{height}; "
                 "a kernel must fit into the picture"
             )
-        self._inside = _inside(kernel.sum(1), height)[:, None] * _inside(kernel.sum(0), width)[None, :]
+        self._profiles = kernel.sum(1), kernel.sum(0)
         padded = torch.zeros(height, width, dtype=torch.float64)
         padded[: kernel.shape[0], : kernel.shape[1]] = kernel
         spectrum = torch.fft.rfft2(padded.roll((-(kernel.shape[0] // 2), -(kernel.shape[1] // 2)), (0, 1)))
@@ -305,7 +337,6 @@ class Blur(Linear):
     def render(self, z: Tensor) -> Tensor:
         return self.synthesise(self._phase * z)
 
-
     def tapered(self, y: Tensor) -> Tensor:
         """y faded into k * y towards its edges, as far as the kernel reaches: opposite edges then meet.
 
@@ -313,7 +344,8 @@ class Blur(Linear):
         circular blur rings there. The weight is 1 less the kernel's normalised autocorrelation (MATLAB's edgetaper;
         Reeves 2005 has the reason).
         """
-        inside = self._inside.to(y)
+        rows, columns = (_inside(profile, n).to(y) for profile, n in zip(self._profiles, self.size[1:], strict=True))
+        inside = rows[:, None] * columns[None, :]
         return inside * y + (1.0 - inside) * self.forward(y)
 
 
@@ -338,6 +370,9 @@ class Quantise(Degradation):
         return ((x.clamp(-1, 1) + 1.0) / self.step).round() * self.step - 1.0
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
+        return pieces(self._within, -2, STRIP, x, y)
+
+    def _within(self, x: Tensor, y: Tensor) -> Tensor:
         half = 0.5 * self.step * (1.0 - 1e-4)
         low = torch.where(y <= -1.0 + 1e-6, torch.full_like(y, -math.inf), y - half)
         high = torch.where(y >= 1.0 - 1e-6, torch.full_like(y, math.inf), y + half)
@@ -352,7 +387,7 @@ class _CroppedLinear(Linear):
 
     def __init__(self, inner: Linear, height: int, width: int) -> None:
         super().__init__((inner.size[0], height, width), inner.observed)
-        self.inner, self.singular = inner, inner.singular
+        self.inner, self.singular, self.alike = inner, inner.singular, inner.alike
 
     def analyse(self, x: Tensor) -> Tensor:
         return self.inner.analyse(_cut(x, self.inner.size))

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editkit_plugins.restoring.degradations import Degradation, Size
+from editkit_plugins.restoring.degradations import STRIP, Degradation, Size, pieces
 
 _LUMA = (
     (16, 11, 10, 16, 24, 40, 51, 61), (12, 12, 14, 19, 26, 58, 60, 55), (14, 13, 16, 24, 40, 57, 69, 56),
@@ -63,26 +63,29 @@ class Jpeg(Degradation):
         made: Tensor = self._dct @ blocks @ self._dct.T
         return made
 
-    def picture(self, coefficients: Tensor) -> Tensor:
-        """The inverse of `coefficients`, (batch, 3, h, w)."""
+    def picture(self, coefficients: Tensor, height: int) -> Tensor:
+        """The inverse of `coefficients`, (batch, 3, height, w)."""
         blocks = self._dct.T @ coefficients @ self._dct
         ycc = blocks.transpose(-3, -2).flatten(-2).flatten(-3, -2)
         rgb = torch.einsum("ij,bjhw->bihw", self._rgb, ycc)
-        made: Tensor = (rgb[..., : self.size[1], : self.size[2]] + 0.5) / 127.5
+        made: Tensor = (rgb[..., :height, : self.size[2]] + 0.5) / 127.5
         return made
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.picture((self.coefficients(x) / self.steps).round() * self.steps)
+        return self.picture((self.coefficients(x) / self.steps).round() * self.steps, x.shape[-2])
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
         """Every coefficient of x moved into the interval that y's has been rounded from.
 
         Nearest in the space of Y'CbCr, where the intervals lie.
         """
+        return pieces(self._within, -2, STRIP, x, y)
+
+    def _within(self, x: Tensor, y: Tensor) -> Tensor:
         seen = (self.coefficients(y) / self.steps).round() * self.steps
         half = 0.5 * self.steps * (1.0 - 1e-3)
         own = self.coefficients(x)
-        return self.picture(torch.minimum(torch.maximum(own, seen - half), seen + half))
+        return self.picture(torch.minimum(torch.maximum(own, seen - half), seen + half), x.shape[-2])
 
     def guess(self, y: Tensor) -> Tensor:
         return y

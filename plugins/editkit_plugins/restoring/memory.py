@@ -7,12 +7,9 @@ from editkit.errors import PictureError
 COPIES = 14
 """States of the size of the result that a process holds at once: x_t, x0, eps, noise, coefficients and their kin."""
 
-BY_METHOD = {"conditioned": 10, "ddnm": 10, "diffpir": 14, "ddrm": 18, "dps": 40, "pigdm": 40}
+BY_METHOD = {"conditioned": 10, "ddnm": 10, "diffpir": 10, "ddrm": 10, "dps": 40, "pigdm": 40}
 """The same of each method, rounded up from what was measured (docs/restoration.md). What a network keeps for a backward
 pass comes on top."""
-
-BY_KIND = {"grey": 8, "gaussian": 22, "motion": 22, "kernel": 22, "mask": 25, "noise": 25, "jpeg": 26, "quantise": 26}
-"""And of degradations that leave a picture its size, whose coefficients are many."""
 
 
 def afford(what: str, width: int, height: int, copies: int = COPIES) -> None:

@@ -21,7 +21,7 @@ wastes nothing.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -81,8 +81,14 @@ def consistency(image: Tensor, problem: Problem) -> dict[str, float]:
 
     Where A is not linear, how far x is from the pictures that explain y: rounding alone tips A(x) over.
     """
+    from editkit_plugins.restoring.degradations import Linear, pieces
+
     A, y = problem.A, problem.y
-    residual = A.forward(image) - y if A.linear else image - A.project(image, y)
+    if isinstance(A, Linear):
+        alone = 1 if A.alike else image.shape[1]
+        residual = pieces(lambda image, y: A.forward(image) - y, -3, alone, image, y)
+    else:
+        residual = image - A.project(image, y)
     relative = float(residual.norm() / problem.y.expand_as(residual).norm().clamp_min(1e-12))
     return {"consistency_levels": 127.5 * float(residual.square().mean().sqrt()), "consistency": relative}
 
@@ -120,34 +126,47 @@ class Conditioned(Ddnm):
 
 
 class _Transition(SolvingHooks):
-    """A method with its own x_t -> x_s: `clean` notes what the network said, `after` moves on from it."""
+    """A method with its own x_t -> x_s: `clean` notes what the network said, `after` moves on from it.
+
+    Where all channels are degraded alike they are moved one after the other, so that there are coefficients of one.
+    """
 
     needs_linear = True
 
     def __init__(self, plugin: Solving, run: Run, problem: Problem) -> None:
         super().__init__(plugin, run, problem)
         self.operator = cast("Linear", self.A)
-        self.seen = self.operator.observe(self.y)
-        self.bar = self.operator.inverse * self.seen
         self.noted = -1
 
     def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
-        better = self.estimate(x0, step.t)
+        x0 = self.estimate(x0, step.t)
         if step.index != self.noted and step.t.index == step.move.t:
             self.noted = step.index
-            self.x_t, self.x0, self.better, self.t = step.x_t.detach(), x0, better, step.t
-        return better
+            self.x_t, self.x0, self.t = step.x_t.detach(), x0, step.t
+        return x0
 
     def after(self, step: Step, x_s: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
-        return self.moved(step, self.t, step.t)
+        z = step.randn_like(self.x0)
+        moved = self._channelwise(lambda *given: self.moved(self.t, step.t, *given), self.x_t, self.x0, self.y, z)
+        del self.x_t, self.x0  # the next step makes its own
+        return moved
+
+    def _channelwise(self, function: Callable[..., Tensor], *pictures: Tensor) -> Tensor:
+        from editkit_plugins.restoring.degradations import pieces
+
+        return pieces(function, -3, 1 if self.operator.alike else pictures[0].shape[1], *pictures)
+
+    def bar(self, y: Tensor) -> Tensor:
+        """S^+ U^T y: the coefficients that explain y."""
+        return self.operator.inverse * self.operator.observe(y)
 
     def estimate(self, x0: Tensor, t: Level) -> Tensor:
         """The estimate of x0 that the method goes on with."""
         return x0
 
     @abstractmethod
-    def moved(self, step: Step, t: Level, s: Level) -> Tensor:
-        """x_s from the noted x_t, x0 and `better`."""
+    def moved(self, t: Level, s: Level, x_t: Tensor, x0: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        """x_s from x_t, what `estimate` made of the network's x0, the observation, and noise z."""
 
 
 class DdnmPlus(_Transition):
@@ -161,7 +180,7 @@ class DdnmPlus(_Transition):
 
     says = "ddnm for noisy observations"
 
-    def moved(self, step: Step, t: Level, s: Level) -> Tensor:
+    def moved(self, t: Level, s: Level, x_t: Tensor, x0: Tensor, y: Tensor, z: Tensor) -> Tensor:
         beta = max(t.sigma**2 - (t.alpha / s.alpha) ** 2 * s.sigma**2, 0.0)
         a, b = s.alpha * beta / t.sigma**2, t.alpha * s.sigma**2 / (s.alpha * t.sigma**2)
         v = beta * s.sigma**2 / t.sigma**2
@@ -169,11 +188,10 @@ class DdnmPlus(_Transition):
         y_std = (a * self.sigma * A.inverse).clamp_min(1e-12)
         share = (v**0.5 / y_std).clamp_max(1.0)
         left = (v - (share * y_std) ** 2).clamp_min(0.0).sqrt()
-        own = A.analyse(self.x0)
-        x0 = A.with_coefficients(self.x0, own + share * (self.bar - own))
-        z = step.randn_like(self.x0)
+        own = A.analyse(x0)
+        x0 = A.with_coefficients(x0, own + share * (self.bar(y) - own))
         noise = A.with_coefficients(v**0.5 * z, left * A.analyse(z))
-        return a * x0 + b * self.x_t + noise
+        return a * x0 + b * x_t + noise
 
 
 class Ddrm(_Transition):
@@ -191,22 +209,23 @@ class Ddrm(_Transition):
         level = self.run.levels[self.run.plan.start]
         if self.plugin.strength < 1.0 or level.alpha < 1e-3:
             return super().begin()
-        A, noise, rho = self.operator, self.run.opening.noise, level.sigma / level.alpha
+        A, rho = self.operator, level.sigma / level.alpha
         spread = (rho**2 - (self.sigma * A.inverse) ** 2).clamp_min(0.0).sqrt()
-        return level.alpha * A.with_coefficients(rho * noise, self.bar + spread * A.analyse(noise))
+        return self._channelwise(
+            lambda noise, y: level.alpha * A.with_coefficients(rho * noise, self.bar(y) + spread * A.analyse(noise)),
+            self.run.opening.noise, self.y,
+        )  # fmt: skip
 
-    def moved(self, step: Step, t: Level, s: Level) -> Tensor:
+    def moved(self, t: Level, s: Level, x_t: Tensor, x0: Tensor, y: Tensor, z: Tensor) -> Tensor:
         A, eta, eta_b = self.operator, self.plugin.eta, self.plugin.eta_b
         c = (1.0 - eta**2) ** 0.5
         rho_t, rho_s = t.sigma / max(t.alpha, 1e-6), s.sigma / s.alpha
-        x_t = self.x_t / max(t.alpha, 1e-6)
-        z = step.randn_like(self.x0)
-        free = self.x0 + c * rho_s / rho_t * (x_t - self.x0) + eta * rho_s * z
-        noise, x0 = A.analyse(z), A.analyse(self.x0)
+        free = x0 + c * rho_s / rho_t * (x_t / max(t.alpha, 1e-6) - x0) + eta * rho_s * z
+        noise, own, bar = A.analyse(z), A.analyse(x0), self.bar(y)
         y_std = self.sigma * A.inverse
-        quiet = x0 + c * rho_s * (self.bar - x0) / y_std.clamp_min(1e-12) + eta * rho_s * noise
+        quiet = own + c * rho_s * (bar - own) / y_std.clamp_min(1e-12) + eta * rho_s * noise
         spread = (rho_s**2 - (eta_b * y_std) ** 2).clamp_min(0.0).sqrt()
-        loud = (1.0 - eta_b) * x0 + eta_b * self.bar + spread * noise
+        loud = (1.0 - eta_b) * own + eta_b * bar + spread * noise
         return s.alpha * A.with_coefficients(free, quiet.where(rho_s < y_std, loud))
 
 
@@ -223,14 +242,18 @@ class DiffPir(_Transition):
     def estimate(self, x0: Tensor, t: Level) -> Tensor:
         A = self.operator
         q = max(self.plugin.lam * self.sigma**2 * t.alpha**2 / t.sigma**2, 1e-12)
-        own = A.analyse(x0)
-        return A.with_coefficients(x0, (A.singular * self.seen + q * own) / (A.singular**2 + q))
 
-    def moved(self, step: Step, t: Level, s: Level) -> Tensor:
+        def proximal(x0: Tensor, y: Tensor) -> Tensor:
+            z = (A.singular * A.observe(y) + q * A.analyse(x0)) / (A.singular**2 + q)
+            return A.with_coefficients(x0, z)
+
+        return self._channelwise(proximal, x0, self.y)
+
+    def moved(self, t: Level, s: Level, x_t: Tensor, x0: Tensor, y: Tensor, z: Tensor) -> Tensor:
         renewed = self.plugin.renew
-        eps = (self.x_t - t.alpha * self.better) / t.sigma
-        mixed: Tensor = (1.0 - renewed) ** 0.5 * eps + renewed**0.5 * step.randn_like(eps)
-        return s.alpha * self.better + s.sigma * mixed
+        eps = (x_t - t.alpha * x0) / t.sigma
+        mixed: Tensor = (1.0 - renewed) ** 0.5 * eps + renewed**0.5 * z
+        return s.alpha * x0 + s.sigma * mixed
 
 
 class Dps(SolvingHooks):

@@ -62,11 +62,10 @@ class Solving(Plugin):
         """True where the observation has noise of known size, on a linear degradation."""
         return False
 
-    def afford(self, width: int, height: int, copies: int = 0) -> None:
-        """Raises PictureError where the result needs more memory than is free: `copies` of it, or what methods hold."""
+    def afford(self, width: int, height: int) -> None:
+        """Raises PictureError where the result needs more memory than is free."""
         methods = {self.chosen(), self.solved() if self.method == "auto" else self.method}
-        most = max(copies, *(BY_METHOD[method] for method in methods))
-        afford(f"{self.name} to {width}x{height}", width, height, most)
+        afford(f"{self.name} to {width}x{height}", width, height, max(BY_METHOD[method] for method in methods))
 
     def hooks(self) -> type[Any]:
         from editkit_plugins.restoring.methods import hooks_for
