@@ -301,13 +301,13 @@ def test_a_result_that_does_not_fit_into_memory_is_refused_before_the_start(monk
     ("plugin", "copies"),
     [
         (Upscale(), 10),
-        (Upscale(sigma=5), 14),
-        (Upscale(method="ddrm"), 18),
+        (Upscale(sigma=5), 10),
+        (Upscale(method="dps"), 40),
         (Restore(degradation="average:2"), 10),
-        (Restore(degradation="jpeg:30"), 26 / 4),
+        (Restore(degradation="jpeg:30"), 10 / 4),
     ],
 )
-def test_memory_is_asked_for_as_method_and_degradation_need_it(plugin, copies, monkeypatch):
+def test_memory_is_asked_for_as_the_method_needs_it(plugin, copies, monkeypatch):
     needed = copies * 3 * 4 * 64 * 48
     monkeypatch.setattr(memory, "_free", lambda: needed)
     plugin.open(Picture(photo()), print)

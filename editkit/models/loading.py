@@ -167,11 +167,12 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
     expected = {key: tuple(value.shape) for key, value in skeleton.state_dict().items()}
     check(layout.name, component, expected, file)
     kept = set(getattr(kind, "_keep_in_fp32_modules", None) or ())
-    tensors = None if kept or layout.ahead is None else layout.ahead.take(component, dtype)
-    if tensors is None:
-        tensors = read(layout.name, file, lambda key: torch.float32 if kept & {*key.split(".")} else dtype)
-    else:
-        tensors = tensors.items()
+    ahead = None if kept or layout.ahead is None else layout.ahead.take(component, dtype)
+    tensors = (
+        read(layout.name, file, lambda key: torch.float32 if kept & {*key.split(".")} else dtype)
+        if ahead is None
+        else iter(ahead.items())
+    )
     found = {key: tensor.reshape(expected[key]) for key, tensor in tensors if key in expected}
     skeleton.load_state_dict(found, assign=True)
     for buffer in (b for b in skeleton.buffers() if b.is_floating_point()):

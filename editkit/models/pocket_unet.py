@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -158,7 +158,7 @@ class PocketUNet(nn.Module):
         time = layers["linear_2"](F.silu(layers["linear_1"](waves))) + self.class_embedding(label)
         x = self.conv_in(x)
         skips = [x]
-        for block in self.down_blocks:
+        for block in cast("list[Block]", list(self.down_blocks)):
             for k in range(len(block.resnets)):
                 x = block.one(k, x, time)
                 skips.append(x)
@@ -170,7 +170,7 @@ class PocketUNet(nn.Module):
             skips = [skip + more for skip, more in zip(skips, down, strict=True)]
         if mid is not None:
             x = x + mid
-        for block in self.up_blocks:
+        for block in cast("list[Block]", list(self.up_blocks)):
             for k in range(len(block.resnets)):
                 x = block.one(k, torch.cat([x, skips.pop()], dim=1), time)
             for sampler in block.upsamplers:

@@ -141,7 +141,8 @@ def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> None:
     from safetensors import SafetensorError
 
     pipe, weights = model.pipeline(), []
-    if any(part.device.type == "meta" for part in pipe.components.values() if isinstance(part, torch.nn.Module)):
+    networks: list[Any] = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    if any(network.device.type == "meta" for network in networks):
         raise ModelError(
             f"--lora is added to all networks of model {name}, and there is no memory for its text encoders; what "
             f"helps: --dtype bf16, closing other programs"
