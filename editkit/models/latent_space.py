@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
+from editkit.models.loading import Layout, load_network
 from editkit.plugin import Notify, silent
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from editkit.models.base import Conditioning
@@ -18,6 +20,15 @@ if TYPE_CHECKING:
 def vae_factor(vae: Mapping[str, Any]) -> int:
     """Pixels a side of one latent value."""
     return int(2 ** (len(vae.get("block_out_channels", (1, 2, 3, 4))) - 1))
+
+
+def load_vae(layout: Layout, dtype: torch.dtype, device: torch.device) -> Any:
+    """A model's AutoencoderKL: in float32 where it is known to overflow in float16 (`force_upcast`)."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    overflows = dtype == torch.float16 and bool(layout.config("vae").get("force_upcast", True))
+    return load_network(layout, "vae", AutoencoderKL, torch.float32 if overflows else dtype, device)
 
 
 class LatentSpace:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prompt
 from editkit.models.latent import LatentUNet, describe_unet
-from editkit.models.latent_space import beside, chunks, side_by_side
-from editkit.models.loading import Layout, load_network, load_text_encoder
+from editkit.models.latent_space import beside, chunks, load_vae, side_by_side
+from editkit.models.loading import Layout, load_text_encoder
 from editkit.models.scheduling import make_schedule
 from editkit.models.weighting import weighted
 from editkit.schedule import Schedule
@@ -48,15 +48,10 @@ def describe(layout: Layout) -> ModelInfo:
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-    """Networks in `dtype`; the VAE in float32 where it is known to overflow in float16."""
-    import torch
-    from diffusers import AutoencoderKL
-
+    """Networks in `dtype`, but for a VAE that needs more."""
     from editkit.models.blocks import load_unet
 
-    overflows = dtype == torch.float16 and bool(layout.config("vae").get("force_upcast", True))
-    unet = load_unet(layout, dtype, device)
-    vae = load_network(layout, "vae", AutoencoderKL, torch.float32 if overflows else dtype, device)
+    unet, vae = load_unet(layout, dtype, device), load_vae(layout, dtype, device)
     readers = tuple(
         Reader(*load_text_encoder(layout, f"tokenizer{part}", f"text_encoder{part}", dtype, device))
         for part in ("", "_2")

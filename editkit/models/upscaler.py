@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from editkit.errors import ModelError, UsageError
 from editkit.models.base import Conditioning, Model, ModelInfo
 from editkit.models.latent import STEPS, LatentUNet
-from editkit.models.latent_space import vae_factor
-from editkit.models.loading import Layout, load_network, load_text_encoder
+from editkit.models.latent_space import load_vae, vae_factor
+from editkit.models.loading import Layout, load_text_encoder
 from editkit.models.scheduling import default_sampler, make_schedule
 from editkit.schedule import Schedule
 
@@ -55,15 +55,10 @@ def describe(layout: Layout) -> ModelInfo:
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-    """Networks in `dtype`; the VAE in float32 where it is known to overflow in float16."""
-    import torch
-    from diffusers import AutoencoderKL
-
+    """Networks in `dtype`, but for a VAE that needs more."""
     from editkit.models.blocks import load_unet
 
-    overflows = dtype == torch.float16 and bool(layout.config("vae").get("force_upcast", True))
-    unet = load_unet(layout, dtype, device)
-    vae = load_network(layout, "vae", AutoencoderKL, torch.float32 if overflows else dtype, device)
+    unet, vae = load_unet(layout, dtype, device), load_vae(layout, dtype, device)
     tokenizer, text_encoder = load_text_encoder(layout, "tokenizer", "text_encoder", dtype, device)
     scheduler, small = layout.config("scheduler"), make_schedule(layout.config("low_res_scheduler"))
     return LatentUpscaler(info, unet, vae, tokenizer, text_encoder, make_schedule(scheduler), scheduler, small)
