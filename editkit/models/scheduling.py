@@ -6,6 +6,7 @@ levels. Which scheduler class a folder names does not choose the sampler for goo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -117,11 +118,14 @@ def make_schedule(config: Mapping[str, Any]) -> Schedule:
 
 
 def cosine_table(steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """(beta_t, alpha_bar_t), each (steps,), in float32 as diffusers' `squaredcos_cap_v2` has them: beta_t = 1 -
-    f(t + 1) / f(t), at most 0.999, f(t) = cos((t / T + 0.008) / 1.008 pi / 2)^2 (Nichol & Dhariwal 2021,
+    """(beta_t, alpha_bar_t), each (steps,), in float32 and to the bit as in diffusers' `squaredcos_cap_v2`: beta_t =
+    1 - f(t + 1) / f(t), at most 0.999, f(t) = cos((t / T + 0.008) / 1.008 pi / 2)^2 (Nichol & Dhariwal 2021,
     arXiv:2102.09672, eq. 17). Written here since importing diffusers takes longer than an edit by `pocket`.
     """
-    t = np.arange(steps + 1) / steps
-    f = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
-    betas = np.minimum(1 - f[1:] / f[:-1], 0.999).astype(np.float32)
-    return betas, np.cumprod(np.float32(1) - betas, dtype=np.float32)
+    import torch
+
+    def f(t: float) -> float:
+        return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    betas = torch.tensor([min(1 - f((t + 1) / steps) / f(t / steps), 0.999) for t in range(steps)])
+    return betas.numpy(), torch.cumprod(1.0 - betas, dim=0).numpy()
