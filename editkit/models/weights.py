@@ -176,6 +176,7 @@ class Ahead:
         return self._read.pop(component).result()
 
     def end(self) -> None:
-        """What nobody took is not read to its end."""
+        """What nobody took is not read to its end, and let go."""
         self._stop.set()
         self._thread.shutdown(cancel_futures=True)
+        self._read.clear()
