@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit.chain import Chain, Stage, arrange
+from editkit.chain import Chain, Stage, arrange, suited
 from editkit.errors import EditkitError, PictureError, RecipeError, UsageError
 from editkit.folder import PICTURES, Item, Listing, Masks, check_folders, items, listing
 from editkit.journal import Done, Failed, Journal, opened
@@ -201,8 +201,8 @@ def _settle(chain: Chain) -> None:
 
     for stage in chain.inherited().stages:
         info = describe(stage.options.model, offline=stage.options.offline)
-        arrange(stage, info, has_picture=True)
-        make_sampler(stage.options.sampler or info.sampler)
+        plugins = arrange(stage, info, has_picture=True)
+        make_sampler(stage.options.sampler or suited(plugins, info))
 
 
 def _tell(found: Listing, source: Path, notify: Notify) -> None:

@@ -136,6 +136,12 @@ def arrange(stage: Stage, info: ModelInfo, has_picture: bool) -> tuple[Plugin, .
     return tuple(sorted(plugins, key=lambda plugin: plugin.order))
 
 
+def suited(plugins: Iterable[Plugin], info: ModelInfo) -> str:
+    """The sampler of a stage whose user names none: what a plugin's method was derived for, or the model's own."""
+    wanted = (called(plugin, "sampler", plugin.sampler, info) for plugin in plugins)
+    return next((spec for spec in wanted if spec is not None), info.sampler)
+
+
 @dataclass(frozen=True)
 class PassPlan:
     """One pass of a stage: where it works, on which trajectory, at which cost.
@@ -237,7 +243,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
         notify(f"nothing is left that {info.name} could learn from; pocket, a small network, fills the picture")
         info = describe("pocket")
         plugins = arrange(stage, info, has_picture=True)
-    spec = options.sampler or info.sampler
+    spec = options.sampler or suited(plugins, info)
     sampler = make_sampler(spec)
     begun = not any(p.diffuses for p in plugins) or any("begin" in p.claims() for p in plugins)
     told = "lowres" in info.takes and any("lowres" in plugin.offers for plugin in plugins)

@@ -6,6 +6,7 @@ table of hooks, in the order the engine calls them::
 
     open       (picture, notify) -> picture  on the declaration: set the mask, grow the canvas
     examples   (picture) -> pictures         on the declaration: what `patches` may learn from besides the picture
+    sampler    (info) -> name or None        on the declaration: what the method was derived for, if the user names none
     plan       (plan) -> plan                on the declaration: SDEdit starts lower, RePaint travels
     levels     (levels, inputs) -> levels    on the declaration: another ladder of noise levels, as `denoise` lays one
     bind       (run) -> Hooks                load networks, encode pictures; the only place with side effects
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
     from editkit.chain import Chain
     from editkit.images import Fill, Picture, Pixels
-    from editkit.models.base import Conditioning, Model, Prediction
+    from editkit.models.base import Conditioning, Model, ModelInfo, Prediction
     from editkit.noise import Noise, Stream
     from editkit.options import Options
 
@@ -67,7 +68,7 @@ Slot = Literal["begin", "combine", "mask", "prompt"]
 Through = Literal["network", "x0", "x_t"]
 """Where an energy's gradient is taken; see `Hooks.through`."""
 
-DECLARED = ("open", "examples", "plan", "levels")
+DECLARED = ("open", "examples", "sampler", "plan", "levels")
 """The hooks of `Plugin` itself."""
 
 HOOKS = ("begin", "condition", "branches", "combine", "energy", "shift", "clean", "after", "finish", "measure")
@@ -144,6 +145,13 @@ class Plugin(BaseModel):
     def examples(self, picture: Picture) -> Sequence[Picture]:
         """Other pictures that a model which takes `examples` learns from. `picture`: the stage's, as it came."""
         return ()
+
+    def sampler(self, info: ModelInfo) -> str | None:
+        """The sampler its method was derived for, on this model; None: the model's own serves.
+
+        Asked where the user names none; the first plugin of the stage that has one decides.
+        """
+        return None
 
     def claims(self) -> frozenset[Slot]:
         """The slots this plugin holds; by default those whose hook it overrides."""

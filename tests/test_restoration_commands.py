@@ -212,6 +212,25 @@ def test_purifying_changes_more_the_deeper_it_goes():
     assert changes == sorted(changes)
 
 
+@pytest.mark.parametrize(
+    ("plugin", "takes", "own", "asked", "walks"),
+    [
+        (Upscale(method="ddnm"), {"lowres"}, "ddim", None, "ddpm"),
+        (Upscale(), {"lowres"}, "ddim", None, "ddim"),  # is told the small picture
+        (Upscale(), set(), "ddim", None, "ddpm"),
+        (Restore(degradation="grey"), set(), "ddim", None, "ddpm"),
+        (Restore(degradation="grey"), set(), "euler", None, "euler"),
+        (Restore(degradation="grey"), set(), "ddim", "heun", "heun"),
+        (Purify(), set(), "ddim", None, "ddpm"),
+        (Denoise(sigma=20), set(), "ddim", None, "ddim"),
+    ],
+)
+def test_methods_of_the_stochastic_process_walk_by_it_unless_asked_otherwise(plugin, takes, own, asked, walks):
+    info = ModelInfo("toy", "toy", takes=frozenset(takes), sampler=own, steps=4)
+    settled = plan_stage(Stage((plugin,), Options(sampler=asked)), Picture(photo()), info=info)
+    assert settled.sampler == walks
+
+
 class Latent(Isotropic):
     """Works on averages of 2x2 pixels."""
 

@@ -1,10 +1,9 @@
 """DiffPure (Nie et al. 2022, arXiv:2205.07460): noise drowns what an adversary added, and the model takes both away.
 
 x_t = alpha_t y + sigma_t eps at the level t* with sigma_t / alpha_t = s, then the reverse process from there: the more
-noise, the less is left of the attack - and of the picture. Its authors walk back by the stochastic process
-(`--sampler ddpm`). One step is the network's estimate at t* (`--sampler ddim --steps 1`; denoised smoothing, Carlini et
-al. 2022, arXiv:2206.10550), and the mean over several noises (`--estimate mean`) keeps more of the picture at the same
-depth (docs/restoration.md).
+noise, the less is left of the attack - and of the picture. Its authors walk back by the stochastic process (ddpm). One
+step (`--steps 1`) is the network's estimate at t* (denoised smoothing, Carlini et al. 2022, arXiv:2206.10550), and the
+mean over several noises (`--estimate mean`) keeps more of the picture at the same depth (docs/restoration.md).
 """
 
 from __future__ import annotations
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from editkit.models.base import ModelInfo
+
 
 class Purify(Plugin):
     """Wash adversarial noise out of a picture: bury it in noise, and denoise that."""
@@ -34,6 +35,10 @@ class Purify(Plugin):
 
     def hooks(self) -> type[Hooks[Purify]]:
         return _PurifyHooks
+
+    def sampler(self, info: ModelInfo) -> str | None:
+        """The stochastic process, on models that walk by ddim."""
+        return "ddpm" if info.sampler == "ddim" else None
 
     def levels(self, levels: Levels, inputs: Inputs) -> Levels:
         return ladder_from(inputs.model.schedule, self.sigma / 127.5, levels)

@@ -220,13 +220,16 @@ class Ddrm(_Transition):
         A, eta, eta_b = self.operator, self.plugin.eta, self.plugin.eta_b
         c = (1.0 - eta**2) ** 0.5
         rho_t, rho_s = t.sigma / max(t.alpha, 1e-6), s.sigma / s.alpha
-        free = x0 + c * rho_s / rho_t * (x_t / max(t.alpha, 1e-6) - x0) + eta * rho_s * z
         noise, own, bar = A.analyse(z), A.analyse(x0), self.bar(y)
         y_std = self.sigma * A.inverse
-        quiet = own + c * rho_s * (bar - own) / y_std.clamp_min(1e-12) + eta * rho_s * noise
         spread = (rho_s**2 - (eta_b * y_std) ** 2).clamp_min(0.0).sqrt()
-        loud = (1.0 - eta_b) * own + eta_b * bar + spread * noise
-        return s.alpha * A.with_coefficients(free, quiet.where(rho_s < y_std, loud))
+        seen = (1.0 - eta_b) * own + eta_b * bar + spread * noise
+        if self.sigma > 0.0:
+            quiet = own + c * rho_s * (bar - own) / y_std.clamp_min(1e-12) + eta * rho_s * noise
+            seen = quiet.where(rho_s < y_std, seen)
+        del noise, own, bar  # each as large as the picture
+        free = x0 + c * rho_s / rho_t * (x_t / max(t.alpha, 1e-6) - x0) + eta * rho_s * z
+        return s.alpha * A.with_coefficients(free, seen)
 
 
 class DiffPir(_Transition):

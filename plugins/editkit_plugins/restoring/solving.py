@@ -17,7 +17,7 @@ from editkit_plugins.restoring.memory import BY_METHOD, afford
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from editkit.models.base import Conditioning
+    from editkit.models.base import Conditioning, ModelInfo
     from editkit_plugins.restoring.methods import Problem, SolvingHooks
 
 
@@ -57,6 +57,12 @@ class Solving(Plugin):
     def solved(self) -> str:
         """What `auto` means on a model that is not told the observation."""
         return "diffpir" if self.noisy() else "ddnm"
+
+    def sampler(self, info: ModelInfo) -> str | None:
+        """ddpm, on models that walk by ddim: these methods were derived for the ancestral process. Without its noise,
+        what the observation leaves open keeps every error that was made of it (docs/restoration.md)."""
+        conditioned = self.chosen() == "conditioned" and self.offers <= info.takes
+        return "ddpm" if info.sampler == "ddim" and not conditioned else None
 
     def noisy(self) -> bool:
         """True where the observation has noise of known size, on a linear degradation."""
