@@ -30,6 +30,7 @@ from editkit.plan import Plan
 from editkit.plugin import Hooks, Inputs, Notify, Opening, Plugin, Run, called, silent
 from editkit.samplers import make_sampler
 from editkit.schedule import Discrete
+from editkit.smooth import seamless
 from editkit.windows import Windowed
 
 Tell = Callable[[int, str, Mapping[str, float]], None]
@@ -261,11 +262,17 @@ def _prepare(inputs: Inputs, settled: StagePlan, plan: Plan, noise: Noise, numbe
 
 
 def _refine(process: Process, part: PassPlan, before: PassPlan, coarse: Tensor) -> Process:
-    """`process`, started from the coarser pass's result and held to its low frequencies."""
+    """`process`, started from the coarser pass's result and held to its low frequencies.
+
+    A network that works by windows made it of other windows: its tones are first bent to meet the known pixels.
+    """
     run = replace(process.run, stream=process.run.noise.stream("canvas"))
-    at, old = part.at, before.at
+    at, old, known, mask = part.at, before.at, process.run.inputs.picture, process.run.inputs.mask
     enlarged = canvas.resize(coarse[..., : old.height, : old.width], at.height, at.width)
-    enlarged = process.model.encode(canvas.pad(enlarged, process.model.info.multiple), run.stream)
+    enlarged = canvas.pad(enlarged, process.model.info.multiple)
+    if at.window is not None and known is not None and mask is not None:
+        enlarged = seamless(enlarged, known, mask).clamp(-1.0, 1.0)
+    enlarged = process.model.encode(enlarged, run.stream)
     plugin, hooks = refine.refined(run, enlarged, at, at.height / old.height)
     return replace(process, bound=(Bound(plugin, hooks), *process.bound))
 

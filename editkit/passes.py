@@ -54,6 +54,9 @@ SLACK = 1.25
 OVERLAP = 0.25
 """Of neighbouring windows, in windows."""
 
+DEEP = 0.25
+"""How deep a hole may be where it is invented, in windows: every window then sees what lies around it."""
+
 REDRAW = 0.5
 """The strength of a pass by windows over an enlarged coarser one."""
 
@@ -103,7 +106,8 @@ def passes(
         elif info.window is None or options.canvas == "full":
             found.append(Pass(box, box.height, box.width, steps))
         else:
-            found.extend(by_windows(box, steps, info.window, invents))
+            hole = None if picture.mask is None else picture.mask[box.rows, box.columns] > 0
+            found.extend(by_windows(box, steps, info.window, invents, hole))
     return tuple(found)
 
 
@@ -127,25 +131,28 @@ def _boxes(picture: Picture, info: ModelInfo, options: Options) -> tuple[Box, ..
     return crops(picture.mask, NEAR, info.least or info.window or 0)
 
 
-def by_windows(box: Box, steps: int, window: int, invents: bool) -> tuple[Pass, ...]:
+def by_windows(
+    box: Box, steps: int, window: int, invents: bool, hole: np.ndarray | None = None
+) -> tuple[Pass, ...]:
     """Passes for a model that was trained at `window`: one at the box's own size, by windows if it is larger.
 
-    What is invented is invented whole: a first pass in which the box fits into a window, then enlargements by 2 at
-    most, each redrawn by windows.
+    What is invented is invented whole: a first pass in which the box fits into a window, or at least no point of `hole`
+    lies deeper than `DEEP`, then enlargements by 2 at most, each redrawn by windows. So strokes, beside which something
+    is known everywhere, are drawn at once, and a wide hole small first.
     """
     longest = max(box.height, box.width)
     if longest <= SLACK * window:
         return (Pass(box, box.height, box.width, steps),)
-    if not invents:
+    first = window / longest if hole is None else max(window / longest, DEEP * window / _depth(hole))
+    if not invents or first * SLACK >= 1.0:
         return (Pass(box, box.height, box.width, steps, window=window),)
-    finer = math.ceil(math.log2(longest / window))
+    finer = math.ceil(-math.log2(first))
     found = []
     for k in range(finer + 1):
-        scale = (window / longest) ** (1.0 - k / finer)
+        scale = first ** (1.0 - k / finer)
         height, width = max(1, round(box.height * scale)), max(1, round(box.width * scale))
-        found.append(
-            Pass(box, height, width, steps) if k == 0 else Pass(box, height, width, steps, REDRAW, window=window)
-        )
+        cut = window if max(height, width) > window else None
+        found.append(Pass(box, height, width, steps, 1.0 if k == 0 else REDRAW, window=cut))
     return tuple(found)
 
 
@@ -184,6 +191,15 @@ def ladder(
         else:
             passes.append(Pass(box, height, width, max(2, round(finer * rate)), 0.75, 1, 0.15))
     return tuple(passes)
+
+
+def _depth(hole: np.ndarray) -> float:
+    """The radius in pixels of the largest disc without a known pixel; infinite where nothing is known."""
+    import cv2
+
+    if hole.all():
+        return math.inf
+    return float(cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE).max(initial=1.0))
 
 
 def _wide(hole: np.ndarray) -> bool:

@@ -65,6 +65,14 @@ def membrane(x0: Tensor, mask: Tensor) -> Tensor:
     return made
 
 
+def seamless(image: Tensor, known: Tensor, mask: Tensor) -> Tensor:
+    """`known` (b, c, h, w), and where mask (b or 1, 1, h, w) > 0 `image` with its tones bent to meet it at the rim:
+    image + membrane(known - image), the same Laplacian as `image` (Perez et al. 2003, "Poisson image editing").
+    """
+    hole = (mask > 0).to(image.dtype)
+    return known.where(hole == 0, image + membrane((known - image) * (1.0 - hole), hole))
+
+
 def _with_rim(free: Tensor) -> tuple[EllipsisType, slice, slice]:
     """The rows and columns of what is marked in (b, 1, h, w), and the pixels next to them."""
     spans = []

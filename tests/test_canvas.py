@@ -14,7 +14,8 @@ from editkit.boxes import GAIN, Box, around, coverage, crops
 from editkit.canvas import resize_mask, shrink
 from editkit.errors import ModelError
 from editkit.models import Gaussian
-from editkit.passes import COARSEST, HIDDEN, NEAR, SLACK, by_windows, ladder, passes
+from editkit.models.base import Prediction
+from editkit.passes import COARSEST, DEEP, HIDDEN, NEAR, REDRAW, SLACK, by_windows, ladder, passes
 from editkit_plugins.inpaint import Inpaint
 
 sides = st.integers(8, 700)
@@ -221,6 +222,23 @@ def test_a_model_sees_its_window_and_little_more(height, width, window, invents)
         assert max(high.height, high.width) <= 2 * max(low.height, low.width) + 1
 
 
+def test_strokes_are_drawn_at_once_and_a_wide_hole_small_first():
+    """What decides is how far the hole's deepest point lies from what is known, in windows."""
+    box, hole = Box(0, 0, 300, 300), np.zeros((300, 300), bool)
+    hole[20:280:40, 10:290] = True
+    hole[140:150] = True
+    (only,) = by_windows(box, 20, 64, True, hole)
+    assert (only.height, only.window, only.strength) == (300, 64, 1.0)
+    hole[100:200, 80:220] = True  # 50 deep, a third of which fits into DEEP of a window
+    first, *finer = by_windows(box, 20, 64, True, hole)
+    assert first.height == pytest.approx(300 * DEEP * 64 / 50, abs=1)
+    assert (first.window, first.strength) == (64, 1.0)
+    assert [rung.strength for rung in finer] == [REDRAW] * 2
+    for wide in (np.ones((300, 300), bool), None):
+        first, *_ = by_windows(box, 20, 64, True, wide)
+        assert (first.height, first.window) == (64, None)
+
+
 @pytest.fixture
 def windowed():
     """An exact model that was "trained" at 32 pixels and serves down to 24."""
@@ -261,6 +279,30 @@ def test_a_hole_larger_than_the_window_is_invented_whole_and_refined_by_windows(
     assert (made[mask == 0] == pixels[mask == 0]).all()
     assert (made[mask > 0] != pixels[mask > 0]).any()
     assert max(max(shape[-2:]) for shape in seen) <= SLACK * 32
+
+
+def test_what_a_finer_pass_starts_from_meets_the_known_pixels(monkeypatch):
+    """The coarser pass of this model is far too bright; at its rim the finer pass is told what is known there."""
+    from toy import Isotropic
+
+    from editkit.models import ModelInfo
+
+    told = []
+
+    class Bright(Isotropic):
+        info = ModelInfo("bright", "test", frozenset({"lowres"}), sampler="ddim", steps=4, window=32)
+
+        def __call__(self, x_t, level, conds):
+            told.extend(cond.lowres for cond in conds if cond.lowres is not None)
+            x0 = torch.full_like(x_t, 0.9)
+            return tuple(Prediction(x0, (x_t - level.alpha * x0) / level.sigma) for _ in conds)
+
+    mask = np.zeros((64, 64), np.uint8)
+    mask[17:47, 17:47] = 255
+    editkit.edit(np.full((64, 64, 3), 64, np.uint8), Inpaint(mask=mask), model=Bright())
+    known = 64 / 127.5 - 1.0
+    assert told
+    assert max(float(z.max()) for z in told) < known + 0.3  # not 0.9
 
 
 def test_a_mask_of_everything_is_a_hole_like_any_other(windowed):

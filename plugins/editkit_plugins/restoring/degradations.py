@@ -25,38 +25,16 @@ from torch import Tensor
 
 from editkit.errors import UsageError
 from editkit_plugins.restoring.kernels import LUMA
+from editkit_plugins.restoring.pieces import STRIP, pieces
 
 BAND = 1e-3
 """Singular values below this share of the largest are not inverted."""
-
-STRIP = 512
-"""Rows at a time of what is done to rows by themselves."""
 
 ROUNDS = 10
 """Of the alternating projections onto what explains an observation and what is a picture."""
 
 Size = tuple[int, int, int]
 """(channels, height, width)"""
-
-
-def pieces(function: Callable[..., Tensor], dim: int, step: int, *pictures: Tensor) -> Tensor:
-    """What `function` makes of pictures, `step` channels (dim -3) or rows (dim -2) at a time: for functions that treat
-    these by themselves and change no other side, with memory for one piece.
-    """
-    length = pictures[0].shape[dim]
-    if length <= step:
-        return function(*pictures)
-    whole: Tensor | None = None
-    for first in range(0, length, step):
-        count = min(step, length - first)
-        part = function(*(picture.narrow(dim, first, count) for picture in pictures))
-        if whole is None:
-            size = list(part.shape)
-            size[dim] = length
-            whole = part.new_empty(size)
-        whole.narrow(dim, first, count).copy_(part)
-    assert whole is not None
-    return whole
 
 
 class Degradation(ABC):

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editkit_plugins.restoring.degradations import STRIP, Degradation, Size, pieces
+from editkit_plugins.restoring.degradations import Degradation, Size
+from editkit_plugins.restoring.pieces import STRIP, pieces
 
 _LUMA = (
     (16, 11, 10, 16, 24, 40, 51, 61), (12, 12, 14, 19, 26, 58, 60, 55), (14, 13, 16, 24, 40, 57, 69, 56),

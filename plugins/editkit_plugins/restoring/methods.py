@@ -81,7 +81,8 @@ def consistency(image: Tensor, problem: Problem) -> dict[str, float]:
 
     Where A is not linear, how far x is from the pictures that explain y: rounding alone tips A(x) over.
     """
-    from editkit_plugins.restoring.degradations import Linear, pieces
+    from editkit_plugins.restoring.degradations import Linear
+    from editkit_plugins.restoring.pieces import pieces
 
     A, y = problem.A, problem.y
     if isinstance(A, Linear):
@@ -152,7 +153,7 @@ class _Transition(SolvingHooks):
         return moved
 
     def _channelwise(self, function: Callable[..., Tensor], *pictures: Tensor) -> Tensor:
-        from editkit_plugins.restoring.degradations import pieces
+        from editkit_plugins.restoring.pieces import pieces
 
         return pieces(function, -3, 1 if self.operator.alike else pictures[0].shape[1], *pictures)
 
