@@ -28,6 +28,7 @@ from editkit.training.conditions import (
     deal_tasks,
     inpaint_condition,
     luma,
+    rough,
     smooth_fill,
 )
 from editkit.training.fast import hasten
@@ -37,7 +38,7 @@ from editkit.training.network import Pocket, build_unet, export, load
 from editkit.training.optimizer import ema_exponent, rate
 from editkit.training.pictures import load_collection
 from editkit.training.prior import PriorLesson
-from editkit.training.residual import EXACT, PRIOR, Residual, depth, deviation
+from editkit.training.residual import EXACT, PRIOR, ROUGH, Residual, depth, deviation
 from editkit.training.settings import Architecture, PriorSettings
 
 TINY = Architecture(window=16, unshuffle=2, channels=(8, 16), layers=1, head=8, groups=4)
@@ -270,7 +271,8 @@ def test_deviations_are_nothing_where_known_and_grow_with_depth_and_detail() -> 
     assert bool((s > 0).all())
     assert torch.equal(depth(torch.ones(1, 1, 4, 6)), torch.full((1, 1, 4, 6), 6.0))
     coarse = deviation(torch.ones(4), x0, mask * 0.5)
-    torch.testing.assert_close(coarse[2], deviation(torch.full((4,), 2), x0, mask)[2])
+    assert bool((coarse[mask > 0] == ROUGH).all())
+    assert bool((coarse[mask == 0] == EXACT).all())
 
 
 def test_weights_and_times() -> None:
@@ -331,6 +333,12 @@ def test_masks_and_conditions() -> None:
     assert bool((mask[task != 1] == 1).all())
     _, mask = inpaint_condition(x0, generator())
     assert set(mask.unique().tolist()) == {0.0, 0.5, 1.0}
+    coarser = rough(x0, generator())
+    assert torch.equal(coarser, rough(x0, generator()))
+    fine, coarse = ((z - blurred(z, torch.full((64,), 8.0))).square().mean() for z in (x0, coarser))
+    assert coarse < 0.4 * fine  # texture is gone
+    tones = (torch.nn.functional.avg_pool2d(z, 8) for z in (x0, coarser))
+    assert 0.01 < float((next(tones) - next(tones)).square().mean().sqrt()) < 0.15  # and tones are off
     small = blurred(x0, torch.full((64,), 2.0))
     assert 0.1 < float((small - x0).square().mean().sqrt()) < 0.7
 

@@ -4,7 +4,7 @@
 |---|---|---|
 | prior | 0 | 1 |
 | inpaint | the known pixels; in the hole a smooth fill | 0 known, 1 hole |
-| inpaint, refining | the known pixels; in the hole a blurred picture | 0 known, 0.5 hole |
+| inpaint, refining | the known pixels; in the hole a coarser picture, enlarged | 0 known, 0.5 hole |
 | upscale | the small picture, enlarged bicubically | 1 |
 | colorize | the luma Y' = 0.299 R + 0.587 G + 0.114 B in all three channels | 1 |
 
@@ -65,29 +65,32 @@ def _between(low: float, high: float, batch: int, generator: Generator) -> Tenso
     return low + (high - low) * torch.rand((batch, 1, 1, 1), generator=generator)
 
 
-def inpaint_condition(x0: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """A random hole with a smooth fill (65 %), or with the truth blurred 1.3-4 times and lightly noised (35
-    %, mask 0.5).
+def rough(x0: Tensor, generator: Generator) -> Tensor:
+    """A coarser level's idea of x0: blurred 1.5 to 8 times, often with tones that are off (smooth noise) and lightly
+    noised. A young network's samples are softer than their size allows, so it is blurred by more than two levels lie
+    apart, and what the rim says about the tone is to win over it.
+    """
+    batch, channels, *size = x0.shape
+    factors = torch.exp(_between(0.405, 2.079, batch, generator)).flatten()
+    small = torch.randn((batch, channels, 5, 5), generator=generator)
+    tone = F.interpolate(small, size=size, mode="bicubic", align_corners=False)
+    grain = torch.randn(x0.shape, generator=generator)
+    tone = tone * _between(0, 0.15, batch, generator) * _some(0.6, batch, generator)
+    grain = grain * _between(0, 0.08, batch, generator) * _some(0.5, batch, generator)
+    return blurred(x0, factors) + tone + grain
 
-    The second teaches the finer levels of a coarse-to-fine edit: refine the enlarged coarser result where the
-    surroundings are sharp. Of those, 15 % are coarse everywhere: a window that lies wholly inside the hole.
+
+def inpaint_condition(x0: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """A random hole with a smooth fill, or (half of them, mask 0.5) with a `rough` idea of what was there.
+
+    The second teaches the finer levels of a coarse-to-fine edit: draw what the enlarged coarser result means, as sharp
+    as its surroundings. Of those, a quarter are rough everywhere: a window that lies wholly inside the hole.
     """
     batch, _, size, _ = x0.shape
     hole = random_masks(batch, size, generator)
-    refine = _some(0.35, batch, generator)
-    hole = torch.where(refine & _some(0.15, batch, generator), torch.ones_like(hole), hole)
-    factors = torch.exp(_between(0.262, 1.386, batch, generator)).flatten()
-    noise = (
-        torch.randn(x0.shape, generator=generator)
-        * _between(0, 0.08, batch, generator)
-        * _some(0.7, batch, generator)
-    )
-    coarse = x0
-    if bool(refine.any()):
-        chosen = refine.flatten()
-        coarse = x0.clone()
-        coarse[chosen] = blurred(x0[chosen], factors[chosen])
-    filled = torch.where(refine, coarse + noise, smooth_fill(x0, hole))
+    refine = _some(0.5, batch, generator)
+    hole = torch.where(refine & _some(0.25, batch, generator), torch.ones_like(hole), hole)
+    filled = torch.where(refine, rough(x0, generator), smooth_fill(x0, hole))
     condition = torch.where(hole > 0, filled, x0)
     return condition, hole * torch.where(refine, COARSE, HOLE)
 
