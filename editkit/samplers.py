@@ -88,13 +88,15 @@ class DDPM(_OneCall):
         pred = predict(x_t, t)
         small, large = posterior_variance(t, s)
         ratio = t.alpha / s.alpha
-        x_s = (ratio * s.sigma**2 / t.sigma**2) * x_t + (s.alpha * large / t.sigma**2) * pred.x0
+        x_s = ((ratio * s.sigma**2 / t.sigma**2) * x_t).add_((s.alpha * large / t.sigma**2) * pred.x0)
+        variance = pred.variance
+        del pred  # pictures as large as the result: not held while another is drawn
         if s.sigma == 0.0:
             return x_s
-        if pred.variance is None:
-            return x_s + math.sqrt(small if self.variance == "small" else large) * normal()
+        if variance is None:
+            return x_s.add_(math.sqrt(small if self.variance == "small" else large) * normal())
         low, high = math.log(max(small, 1e-20)), math.log(large)
-        return x_s + (0.5 * (low + pred.variance * (high - low))).exp() * normal()
+        return x_s.add_((0.5 * (low + variance * (high - low))).exp() * normal())
 
 
 @dataclass
