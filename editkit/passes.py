@@ -55,7 +55,7 @@ OVERLAP = 0.25
 """Of neighbouring windows, in windows."""
 
 DEEP = 0.25
-"""How deep a hole may be where it is invented, in windows: every window then sees what lies around it."""
+"""How deep strokes may be where they are first drawn, in windows: every window then sees what lies beside them."""
 
 REDRAW = 0.5
 """The strength of a pass by windows over an enlarged coarser one."""
@@ -136,14 +136,16 @@ def by_windows(
 ) -> tuple[Pass, ...]:
     """Passes for a model that was trained at `window`: one at the box's own size, by windows if it is larger.
 
-    What is invented is invented whole: a first pass in which the box fits into a window, or at least no point of `hole`
-    lies deeper than `DEEP`, then enlargements by 2 at most, each redrawn by windows. So strokes, beside which something
-    is known everywhere, are drawn at once, and a wide hole small first.
+    What is invented is invented whole: a first pass in which the box fits into a window, then enlargements by 2 at
+    most, each redrawn by windows. Strokes, beside which something is known everywhere, vanish where they are made
+    small: they are drawn first at the largest size at which no point of `hole` lies deeper than `DEEP`, mostly at once.
     """
     longest = max(box.height, box.width)
     if longest <= SLACK * window:
         return (Pass(box, box.height, box.width, steps),)
-    first = window / longest if hole is None else max(window / longest, DEEP * window / _depth(hole))
+    first, depth = window / longest, math.inf if hole is None else _depth(hole)
+    if depth < WIDE * longest:
+        first = max(first, DEEP * window / depth)
     if not invents or first * SLACK >= 1.0:
         return (Pass(box, box.height, box.width, steps, window=window),)
     finer = math.ceil(-math.log2(first))

@@ -223,20 +223,21 @@ def test_a_model_sees_its_window_and_little_more(height, width, window, invents)
 
 
 def test_strokes_are_drawn_at_once_and_a_wide_hole_small_first():
-    """What decides is how far the hole's deepest point lies from what is known, in windows."""
-    box, hole = Box(0, 0, 300, 300), np.zeros((300, 300), bool)
-    hole[20:280:40, 10:290] = True
-    hole[140:150] = True
-    (only,) = by_windows(box, 20, 64, True, hole)
+    box, strokes = Box(0, 0, 300, 300), np.zeros((300, 300), bool)
+    strokes[20:280:40, 10:290] = True
+    strokes[140:160] = True
+    (only,) = by_windows(box, 20, 64, True, strokes)
     assert (only.height, only.window, only.strength) == (300, 64, 1.0)
-    hole[100:200, 80:220] = True  # 50 deep, a third of which fits into DEEP of a window
-    first, *finer = by_windows(box, 20, 64, True, hole)
-    assert first.height == pytest.approx(300 * DEEP * 64 / 50, abs=1)
-    assert (first.window, first.strength) == (64, 1.0)
-    assert [rung.strength for rung in finer] == [REDRAW] * 2
-    for wide in (np.ones((300, 300), bool), None):
-        first, *_ = by_windows(box, 20, 64, True, wide)
+    first, finer = by_windows(box, 20, 20, True, strokes)  # their 10 pixels are too deep for a window of 20
+    assert first.height == pytest.approx(300 * DEEP * 20 / 10, abs=1)
+    assert (first.window, first.strength) == (20, 1.0)
+    assert (finer.height, finer.strength) == (300, REDRAW)
+    wide = strokes.copy()
+    wide[100:200, 80:220] = True
+    for hole in (wide, np.ones((300, 300), bool), None):
+        first, *finer = by_windows(box, 20, 64, True, hole)
         assert (first.height, first.window) == (64, None)
+        assert all(rung.strength == REDRAW for rung in finer)
 
 
 @pytest.fixture
