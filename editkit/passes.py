@@ -143,10 +143,8 @@ def by_windows(
     longest = max(box.height, box.width)
     if longest <= SLACK * window:
         return (Pass(box, box.height, box.width, steps),)
-    first, depth = window / longest, math.inf if hole is None else _depth(hole)
-    if depth < WIDE * longest:
-        first = max(first, DEEP * window / depth)
-    if not invents or first * SLACK >= 1.0:
+    first = _first(longest, window, hole) if invents else 1.0
+    if first * SLACK >= 1.0:
         return (Pass(box, box.height, box.width, steps, window=window),)
     finer = math.ceil(-math.log2(first))
     found = []
@@ -193,6 +191,13 @@ def ladder(
         else:
             passes.append(Pass(box, height, width, max(2, round(finer * rate)), 0.75, 1, 0.15))
     return tuple(passes)
+
+
+def _first(longest: int, window: int, hole: np.ndarray | None) -> float:
+    """The scale at which what is invented in a crop of `longest` pixels is first drawn (`by_windows`)."""
+    whole = window / longest
+    depth = math.inf if hole is None else _depth(hole)
+    return whole if depth >= WIDE * longest else max(whole, DEEP * window / depth)
 
 
 def _depth(hole: np.ndarray) -> float:

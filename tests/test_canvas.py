@@ -282,7 +282,7 @@ def test_a_hole_larger_than_the_window_is_invented_whole_and_refined_by_windows(
     assert max(max(shape[-2:]) for shape in seen) <= SLACK * 32
 
 
-def test_what_a_finer_pass_starts_from_meets_the_known_pixels(monkeypatch):
+def test_what_a_finer_pass_starts_from_meets_the_known_pixels():
     """The coarser pass of this model is far too bright; at its rim the finer pass is told what is known there."""
     from toy import Isotropic
 
