@@ -6,6 +6,9 @@ sampler (ddim) and number of steps. Two clocks: the wall's, which means somethin
 processor seconds of the process. What does not depend on the number of steps is in both, so few steps favour nobody but
 whoever starts fast.
 
+Before each process the processor itself is asked what it does at that moment: one 3x3 convolution of these networks in
+fp32 and in bf16. On a virtual machine both move, and not together, since the units for bf16 are shared with neighbours.
+
     python benchmarks/diffusers_cpu.py                # 4.3 GB of disk, 9 of memory, a quarter of an hour
     python benchmarks/diffusers_cpu.py --tiny                       # a check that it runs
 """
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -95,6 +99,25 @@ def measured(command: list[str]) -> tuple[float, float, float]:
     return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e6
 
 
+def rates(seconds: float = 1.0) -> tuple[float, float]:
+    """What a 3x3 convolution of 320 channels on 2 x 64 x 64 does now, in TFLOP/s: (fp32, bf16), medians."""
+    import torch
+
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.randn(2, 320, 64, 64, dtype=dtype).to(memory_format=torch.channels_last)
+        convolve = torch.nn.Conv2d(320, 320, 3, padding=1, dtype=dtype).to(memory_format=torch.channels_last)
+        times = []
+        with torch.inference_mode():
+            convolve(x)
+            while sum(times) < seconds:
+                start = time.perf_counter()
+                convolve(x)
+                times.append(time.perf_counter() - start)
+        found.append(2 * 2 * 320 * 320 * 9 * 64 * 64 / statistics.median(times) / 1e12)
+    return found[0], found[1]
+
+
 def psnr(a: Path, b: Path) -> float:
     """Peak signal-to-noise ratio of two pictures, dB."""
     x, y = (np.asarray(Image.open(p).convert("RGB"), np.float64) for p in (a, b))
@@ -131,9 +154,11 @@ def main() -> None:
         results: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}
         for _ in range(arguments.repeats):
             for name, command in commands.items():
+                rate = rates()
                 results[name].append(measured(command))
                 figures = ", ".join(f"{value:.1f}" for value in results[name][-1])
-                print(f"{name}: {figures}", file=sys.stderr, flush=True)
+                at = f"convolutions before it: fp32 {rate[0]:.2f}, bf16 {rate[1]:.2f} TFLOP/s"
+                print(f"{name}: {figures}; {at}, {rate[1] / rate[0]:.1f} times", file=sys.stderr, flush=True)
         wall, processor = (min(found[k] for found in results["diffusers"]) for k in (0, 1))
         print(f"{arguments.steps} steps; load of the machine at the end: {os.getloadavg()[0]:.1f}\n")
         print("| | seconds | times as fast | processor seconds | times as few | peak memory, GB |")
