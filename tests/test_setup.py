@@ -16,6 +16,7 @@ from editkit import edit, sample
 from editkit.errors import ModelError, UsageError
 from editkit.models import describe, load
 from editkit.models.setup import Setup, lora_and_weight, refiner_and_start
+from editkit.options import Options
 from editkit.plugins import SDEdit
 
 CPU = torch.device("cpu")
@@ -27,19 +28,25 @@ def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save_sd(tmp_path_factory.mktemp("models") / "sd", diffusers.DDIMScheduler.from_config(tiny.SD))
 
 
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+EVERYWHERE = (*ATTENTION, "proj_in", "proj_out", "conv1", "conv_shortcut", "ff.net.0.proj", "ff.net.2")
+"""As communities train them too: convolutions and the gates of feed-forward layers."""
+
+
 @cache
-def lora(folder: Path, seed: int, width: int = 32) -> Path:
-    """A LoRA of random weights for the tiny UNet's attention."""
+def lora(folder: Path, seed: int, width: int = 32, targets: tuple[str, ...] = ATTENTION) -> Path:
+    """A LoRA of random weights for layers of the tiny UNet."""
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
     unet = tiny.unet(cross_attention_dim=width)
     torch.manual_seed(seed)
-    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"], init_lora_weights=False))
+    unet.add_adapter(LoraConfig(r=2, target_modules=list(targets), init_lora_weights=False))
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
-    diffusers.StableDiffusionPipeline.save_lora_weights(folder, layers, weight_name=f"{seed}.{width}.safetensors")
-    return folder / f"{seed}.{width}.safetensors"
+    name = f"{seed}.{width}.safetensors"
+    diffusers.StableDiffusionPipeline.save_lora_weights(folder, layers, weight_name=name)
+    return folder / name
 
 
 def latents(model: Any, name: str = "ddim") -> torch.Tensor:
@@ -49,8 +56,9 @@ def latents(model: Any, name: str = "ddim") -> torch.Tensor:
     )  # fmt: skip
 
 
-def test_several_loras_with_weights_are_the_pipelines(sd: Path, tmp_path: Path) -> None:
-    files = [lora(tmp_path, 1), lora(tmp_path, 2)]
+@pytest.mark.parametrize("targets", [ATTENTION, EVERYWHERE])
+def test_several_loras_with_weights_are_the_pipelines(sd: Path, tmp_path: Path, targets: tuple[str, ...]) -> None:
+    files = [lora(tmp_path, 1, 32, targets), lora(tmp_path, 2, 32, targets)]
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(sd, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
     for k, file in enumerate(files):
@@ -67,13 +75,23 @@ def test_several_loras_with_weights_are_the_pipelines(sd: Path, tmp_path: Path) 
     assert not torch.allclose(found, plain, atol=1e-2)
 
 
+def test_layers_keep_their_weights_in_blocks_after_a_lora(sd: Path, tmp_path: Path) -> None:
+    model: Any = load(
+        describe(str(sd)), CPU, torch.float32, setup=Setup(lora=(str(lora(tmp_path, 3, 32, EVERYWHERE)),))
+    )
+    plain: Any = load(describe(str(sd)), CPU, torch.float32)
+    assert [type(m) for m in model.unet.modules()] == [type(m) for m in plain.unet.modules()]
+
+
 def test_a_lora_of_weight_zero_changes_nothing(sd: Path, tmp_path: Path) -> None:
     setup = Setup(lora=(f"{lora(tmp_path, 1)}:0",))
     found = latents(load(describe(str(sd)), CPU, torch.float32, setup=setup))
     assert torch.allclose(found, latents(load(describe(str(sd)), CPU, torch.float32)), atol=1e-6)
 
 
-def test_loras_that_do_not_fit_are_refused(sd: Path, tmp_path: Path) -> None:
+def test_loras_that_do_not_fit_are_refused(
+    sd: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     from safetensors.torch import save_file
 
     def given(word: str) -> None:
@@ -92,6 +110,11 @@ def test_loras_that_do_not_fit_are_refused(sd: Path, tmp_path: Path) -> None:
         given(str(tmp_path / "old.ckpt"))
     with pytest.raises(UsageError, match="there is no such file"):
         given(str(tmp_path / "missing.safetensors"))
+    assert capfd.readouterr().err == ""  # one line is the error's own; libraries add none
+    assert not caplog.records
+    for word, error in ((str(tmp_path / "missing.safetensors"), UsageError), (str(tmp_path / "old.ckpt"), ModelError)):
+        with pytest.raises(error):  # before any weight is loaded
+            Setup.of(Options(lora=(word,)))
     with pytest.raises(ModelError, match="--lora is for models that diffusers has a pipeline of"):
         edit(torch.zeros(32, 32, 3).byte().numpy(), SDEdit(), model="patches", lora=(str(lora(tmp_path, 1)),))
 

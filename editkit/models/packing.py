@@ -43,12 +43,17 @@ class _Kept(nn.Module):
             self._parameters["weight"] = None
         return self.blocks
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Kept:
-        """What is moved, converted or laid out anew is an ordinary layer again."""
+    def release(self) -> None:
+        """Be an ordinary layer again."""
         self._parameters["weight"] = nn.Parameter(self.weight, requires_grad=False)
         del self.blocks
         plain: Any = self.plain
         self.__class__ = plain
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Kept:
+        """What is moved, converted or laid out anew is an ordinary layer again."""
+        plain: Any = self.plain
+        self.release()
         done: _Kept = plain._apply(self, fn, recurse)
         return done
 
@@ -93,6 +98,16 @@ def pack(network: Any) -> Any:
         if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
             swap(module, Packed)
     return network
+
+
+def unpack(network: nn.Module) -> list[tuple[nn.Module, type[_Kept]]]:
+    """Every layer of `network` an ordinary one, for whoever looks at layers themselves; which were not (`swap`)."""
+    kept: list[tuple[nn.Module, type[_Kept]]] = [
+        (module, type(module)) for module in network.modules() if isinstance(module, _Kept)
+    ]
+    for module, _ in kept:
+        module.release()
+    return kept
 
 
 def able() -> bool:

@@ -5,8 +5,11 @@ All of it is done by diffusers, peft and accelerate themselves, on the pipeline 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -35,10 +38,11 @@ class Setup:
         """What `options` ask for.
 
         Raises:
-            UsageError: a LoRA or a refiner that is not written as it should be.
+            ModelError: a LoRA that is a pickle.
+            UsageError: a LoRA or a refiner that is not written as it should be, or a file that is not there.
         """
         for word in options.lora:
-            lora_and_weight(word)
+            _readable(word)
         if options.refiner is not None:
             refiner_and_start(options.refiner)
         return cls(options.lora, options.refiner, options.compile, options.offload)
@@ -68,6 +72,16 @@ def lora_and_weight(word: str) -> tuple[Path, float]:
     if not colon or "/" in weight or weight.endswith(".safetensors"):
         return Path(word).expanduser(), 1.0
     return Path(name).expanduser(), _number(weight, f"--lora {word}: the weight")
+
+
+def _readable(word: str) -> tuple[Path, float]:
+    """As `lora_and_weight`, of a file that is there and no pickle."""
+    file, weight = lora_and_weight(word)
+    if not file.is_file():
+        raise UsageError(f"--lora {word}: there is no such file")
+    if file.suffix != ".safetensors":
+        raise ModelError(f"--lora {file.name}: only .safetensors is read as a LoRA; a pickle can run code")
+    return file, weight
 
 
 def refiner_and_start(word: str) -> tuple[str, float]:
@@ -138,32 +152,52 @@ def _offload(model: FromPipeline, how: Offload, device: torch.device) -> None:
 def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> None:
     """Every file with its weight, fused into the networks' own weights: a step costs what it did before."""
     import torch
-    from safetensors import SafetensorError
 
-    pipe, weights = model.pipeline(), []
+    from editkit.models.packing import swap, unpack
+
+    pipe = model.pipeline()
     networks: list[Any] = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     if any(network.device.type == "meta" for network in networks):
         raise ModelError(
             f"--lora is added to all networks of model {name}, and there is no memory for its text encoders; what "
             f"helps: --dtype bf16, closing other programs"
         )
-    for k, word in enumerate(words):
-        file, weight = lora_and_weight(word)
-        if not file.is_file():
-            raise UsageError(f"--lora {word}: there is no such file")
-        if file.suffix != ".safetensors":
-            raise ModelError(f"--lora {file.name}: only .safetensors is read as a LoRA; a pickle can run code")
-        try:
-            where = {"weight_name": file.name, "local_files_only": True}
-            pipe.load_lora_weights(str(file.parent), adapter_name=f"lora{k}", **where)
-        except (RuntimeError, ValueError, KeyError, OSError, SafetensorError, AttributeError) as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise ModelError(f"--lora {file.name} does not fit model {name}: {' '.join(lines[:2])[:300]}") from error
-        if not any(f"lora{k}" in names for names in pipe.get_list_adapters().values()):
-            raise ModelError(f"--lora {file.name} does not fit model {name}: it has no weights for any of its networks")
-        weights.append(weight)
-    with torch.no_grad():
-        pipe.set_adapters([f"lora{k}" for k in range(len(words))], weights)
-        there = [part for part in pipe._lora_loadable_modules if getattr(pipe, part, None) is not None]
-        pipe.fuse_lora(components=there)
-        pipe.unload_lora_weights()
+    packed = [layer for network in networks for layer in unpack(network)]  # peft puts layers of its own in their place
+    try:
+        with torch.no_grad(), _silent("diffusers"):
+            weights = [_load_lora(pipe, f"lora{k}", name, word) for k, word in enumerate(words)]
+            pipe.set_adapters([f"lora{k}" for k in range(len(words))], weights)
+            there = [part for part in pipe._lora_loadable_modules if getattr(pipe, part, None) is not None]
+            pipe.fuse_lora(components=there)
+            pipe.unload_lora_weights()
+    finally:
+        for layer, kind in packed:
+            swap(layer, kind)
+
+
+def _load_lora(pipe: Any, adapter: str, name: str, word: str) -> float:
+    """One file into the pipeline of the model called `name`; its weight."""
+    from safetensors import SafetensorError
+
+    file, weight = _readable(word)
+    try:
+        pipe.load_lora_weights(str(file.parent), adapter_name=adapter, weight_name=file.name, local_files_only=True)
+    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError, AttributeError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"--lora {file.name} does not fit model {name}: {' '.join(lines[:2])[:300]}") from error
+    if not any(adapter in names for names in pipe.get_list_adapters().values()):
+        raise ModelError(f"--lora {file.name} does not fit model {name}: it has no weights for any of its networks")
+    return weight
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """A library's logger and warnings say nothing: what there is to say is in the error."""
+    logger = getLogger(name)
+    level = logger.level
+    logger.setLevel(CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)
