@@ -160,7 +160,8 @@ def _ready(model: Model, settled: StagePlan, notify: Notify) -> None:
     if isinstance(model, Tiles):
         device = pick_device(settled.options.device)
         passes = [part.at for part in settled.passes]
-        if settle(passes, pick_dtype(settled.options.dtype, device).itemsize, available(device), notify):
+        size, gpu = pick_dtype(settled.options.dtype, device).itemsize, device.type == "cuda"
+        if settle(passes, size, available(device), notify, model.tile_side, gpu):
             model.tile()
 
 
@@ -207,8 +208,14 @@ def _sample(
     for k, part in enumerate(settled.passes):
         before = None if image is None or part.at.strength == 1.0 else settled.passes[k - 1]
         inputs = canvas.inputs(
-            picture, part.at, model, noise.stream("encode"), device, settled.examples,
-            None if before is None else before.at, settled.small,
+            picture,
+            part.at,
+            model,
+            noise.stream("encode"),
+            device,
+            settled.examples,
+            None if before is None else before.at,
+            settled.small,
         )
         inputs.whole, inputs.source = picture.pixels, settled.source.pixels
         own = Streams((seed,), number, part.attempt) if part.attempt and isinstance(noise, Streams) else noise

@@ -131,9 +131,7 @@ def _boxes(picture: Picture, info: ModelInfo, options: Options) -> tuple[Box, ..
     return crops(picture.mask, NEAR, info.least or info.window or 0)
 
 
-def by_windows(
-    box: Box, steps: int, window: int, invents: bool, hole: np.ndarray | None = None
-) -> tuple[Pass, ...]:
+def by_windows(box: Box, steps: int, window: int, invents: bool, hole: np.ndarray | None = None) -> tuple[Pass, ...]:
     """Passes for a model that was trained at `window`: one at the box's own size, by windows if it is larger.
 
     What is invented is invented whole: a first pass in which the box fits into a window, then enlargements by 2 at

@@ -28,7 +28,6 @@ def silent(message: str) -> None:
     """Tell nobody."""
 
 
-
 @dataclass(eq=False)
 class Inputs:
     """What a run edits. `picture` is at the size of this pass, `original` at the picture's own.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -18,7 +19,8 @@ from editkit.boxes import Box
 from editkit.errors import ModelError
 from editkit.models import describe, load
 from editkit.models.loading import Layout
-from editkit.models.memory import DECODER, settle, weigh
+from editkit.models.memory import DECODER, DENOISER, settle, weigh
+from editkit.models.packing import _Kept
 from editkit.models.setup import Setup
 from editkit.models.weights import Ahead, read, weight_files
 from editkit.passes import Pass
@@ -48,6 +50,52 @@ def test_weights_are_counted_from_their_headers(sd: Path) -> None:
     assert weigh(layout, 4, needed + 10_000)
     with pytest.raises(ModelError, match=r"need .* GB of memory without the text encoders, .*--dtype bf16"):
         weigh(layout, 4, needed - 10_000)
+    with pytest.raises(ModelError, match=r"what helps: --offload model, a smaller --model"):
+        weigh(layout, 2, 1000, gpu=True)
+
+
+def test_text_encoders_make_room_for_the_run_too(sd: Path) -> None:
+    """Everything fits, but with nothing left for a step: text encoders on disk, and it runs."""
+    layout = Layout("sd", sd)
+    at = 4_000_000_000
+    while weigh(layout, 4, at // 2, 0) is False:
+        at //= 2
+    assert not weigh(layout, 4, at)
+    assert weigh(layout, 4, at, beside=at)
+
+
+def test_models_in_pixels_are_weighed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from editkit.models import folder
+
+    unet = diffusers.UNet2DModel(
+        sample_size=32, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1,
+        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+    )  # fmt: skip
+    diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).save_pretrained(tmp_path / "whole")
+    unet.save_pretrained(tmp_path / "bare")
+    diffusers.DDPMScheduler().save_pretrained(tmp_path / "bare")
+    monkeypatch.setattr(folder, "available", lambda device: 1000)
+    for name in ("whole", "bare"):
+        with pytest.raises(ModelError, match="its weights need 0.0 GB of memory, and 0.0 GB are free"):
+            load(describe(str(tmp_path / name)), CPU, torch.float32)
+
+
+def test_what_is_offloaded_is_loaded_into_main_memory(sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU whose memory takes nothing: weights rest in main memory, and accelerate moves what is used."""
+    from editkit.models import folder
+
+    asked: list[str] = []
+    monkeypatch.setattr(folder, "available", lambda device: asked.append(device.type) or 10_000_000_000)
+    moved: list[torch.device] = []
+    monkeypatch.setattr(
+        diffusers.StableDiffusionPipeline, "enable_model_cpu_offload", lambda self, device: moved.append(device)
+    )
+    cuda = torch.device("cuda")
+    model: Any = load(describe(str(sd)), cuda, torch.float32, setup=Setup(offload="model"))
+    assert asked == ["cpu"]
+    assert moved == [cuda]
+    assert model.unet.device.type == "cpu"
+    assert not any(isinstance(module, _Kept) for module in model.unet.modules())  # accelerate moves ordinary layers
 
 
 @pytest.fixture
@@ -83,32 +131,39 @@ def test_text_encoders_on_disk_hold_no_memory(sd: Path, short: None) -> None:
     with pytest.raises(ModelError, match="weights for words need the text encoders in memory"):
         edit(PHOTO, [Inpaint(mask="box:9,9,40,40"), PromptText(weights=True)], model=str(sd), **HOW)
     with pytest.raises(ModelError, match="--lora .* no memory for its text encoders"):
-        load(describe(str(sd)), CPU, torch.float32, setup=Setup(lora=(str(sd / "unet/config.json"),)))
+        load(describe(str(sd)), CPU, torch.float32, setup=Setup(lora=("any.safetensors",)))
 
 
 def test_the_decoder_works_in_tiles_where_it_does_not_fit_at_once() -> None:
     said: list[str] = []
     free = 2_000_000_000
-    assert not settle(whole(512), 2, free, said.append)
+    assert not settle(whole(512), 2, free, said.append, 512)
     assert said == []
-    assert settle(whole(4096, 512), 2, free, said.append)
+    assert settle(whole(4096, 512), 2, free, said.append, 512)
     need = f"{4096**2 * DECODER[2] / 1e9:.1f} GB"
     assert said == [f"decoding in tiles of 512: at once it would need {need}, and 2.0 GB are free"]
     with pytest.raises(ModelError, match=r"needs about .* GB of memory beside the model, and 0.1 GB are free"):
-        settle(whole(512), 4, 100_000_000, said.append)
+        settle(whole(512), 4, 100_000_000, said.append, 512)
     with pytest.raises(ModelError, match=r"--canvas crop"):
-        settle(whole(4096), 2, free, said.append)
+        settle(whole(4096), 2, free, said.append, 512)
+    with pytest.raises(ModelError, match=r"needs about 4.0 GB"):  # tiles of a VAE that was trained at 2,000
+        settle(whole(4096, 512), 2, free, said.append, 2000)
+    with pytest.raises(ModelError, match=r"what helps: --offload model, --canvas crop"):
+        settle(whole(4096), 2, free, said.append, 512, gpu=True)
 
 
 def test_an_edit_in_tiles_keeps_what_is_known(sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from editkit import editing
 
-    monkeypatch.setattr(editing, "available", lambda device: 300_000_000)
-    monkeypatch.setattr(editing, "settle", lambda passes, size, free, notify: True)
+    needed = 64**2 * DECODER[4] + 1_000_000  # for a tile of this VAE, and for the UNet at its own size
+    monkeypatch.setattr(editing, "available", lambda device: max(needed, 64**2 * DENOISER[4]))
+    said: list[str] = []
     photo = np.random.default_rng(0).integers(0, 256, (150, 170, 3), dtype=np.uint8)
     mask = np.zeros((150, 170), np.uint8)
     mask[20:130, 30:150] = 255
-    made = edit(photo, Inpaint(mask=mask), model=str(sd), steps=2, dtype="fp32", device="cpu", offline=True).pixels
+    how: dict[str, Any] = {"steps": 2, "dtype": "fp32", "device": "cpu", "offline": True, "notify": said.append}
+    made = edit(photo, Inpaint(mask=mask), model=str(sd), **how).pixels
+    assert any(line.startswith("decoding in tiles of 64") for line in said)
     assert (made[mask == 0] == photo[mask == 0]).all()
     assert (made[mask > 0] != photo[mask > 0]).any()
 
@@ -128,6 +183,21 @@ def test_a_vae_that_overflows_is_run_again_in_float32_and_said_so() -> None:
     model.notify = said.append
     assert bool(torch.isfinite(model.decode(torch.zeros(1, 4, 8, 8))).all())
     assert said == ["the VAE overflowed in half precision; it was run again in float32"]
+
+
+def test_a_vae_that_overflows_on_the_way_in_is_run_again_too() -> None:
+    vae = tiny.vae().to(torch.float16).to(torch.bfloat16)
+    encode = vae.encode
+    broken = SimpleNamespace(latent_dist=SimpleNamespace(mean=torch.full((1, 4, 8, 8), torch.inf)))
+    vae.encode = lambda image: broken if image.dtype == torch.bfloat16 else encode(image)
+    model = adapter(4, {**tiny.SD, "prediction_type": "epsilon"}, vae=vae)
+    said: list[str] = []
+    model.notify = said.append
+    assert bool(torch.isfinite(model.encode(torch.zeros(1, 3, 64, 64))).all())
+    assert said == ["the VAE overflowed in half precision; it was run again in float32"]
+    vae.encode = lambda image: broken
+    with pytest.raises(ModelError, match="the VAE made NaN or infinity of a picture"):
+        model.encode(torch.zeros(1, 3, 64, 64))
 
 
 def test_nan_from_the_vae_is_never_a_picture() -> None:

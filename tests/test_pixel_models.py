@@ -275,6 +275,60 @@ def test_a_hub_id_from_the_cache_without_a_socket(tmp_path: Path, monkeypatch: p
     other.mkdir(parents=True)
     (other / "config.json").write_text(json.dumps({"architectures": ["BertModel"]}))
     assert [info.name for info in cached()] == ["someone/model"]
+    for file in (root / "snapshots").rglob("*.safetensors"):
+        file.rename(file.with_suffix(".elsewhere"))
+    assert cached() == ()  # the configuration alone can do nothing
+    with pytest.raises(ModelError, match="no safetensors weights in unet; --offline is on, so the hub was not asked"):
+        load(info, CPU, torch.float32, offline=True)
+
+
+def test_other_revisions_of_the_cache_are_listed_as_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    root = tmp_path / "models--someone--model"
+    saved(root / "snapshots" / ("0" * 40), diffusers.DDPMScheduler())
+    saved(root / "snapshots" / ("1" * 40), diffusers.DDPMScheduler())
+    (root / "refs").mkdir()
+    (root / "refs" / "v2").write_text("0" * 40)
+    names = [info.name for info in cached()]
+    assert names == [f"someone/model@{'1' * 40}", "someone/model@v2"]
+    for name in names:
+        assert load(describe(name, offline=True), CPU, torch.float32, offline=True).info.window == 32
+
+
+def test_a_variant_of_the_weights(tmp_path: Path) -> None:
+    """`:fp16` takes that copy, and says where there is none."""
+    path = saved(tmp_path / "model", diffusers.DDPMScheduler())
+    plain = path / "unet" / "diffusion_pytorch_model.safetensors"
+    values = load_file(plain)
+    save_file({key: value + 1.0 for key, value in values.items()}, plain.with_suffix(".fp16.safetensors"))
+    for name, more in ((str(path), 0.0), (f"{path}:fp16", 1.0)):
+        model: Any = load(describe(name), CPU, torch.float32)
+        key = "conv_in.weight"
+        assert torch.allclose(model.network.state_dict()[key], values[key] + more)
+    with pytest.raises(ModelError, match=r"no weights of the variant 'bf16'; it has: fp16"):
+        describe(f"{path}:bf16")
+
+
+def test_a_variant_is_fetched_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fnmatch import fnmatch
+
+    path = saved(tmp_path, diffusers.DDPMScheduler())
+    plain = path / "unet" / "diffusion_pytorch_model.safetensors"
+    plain.rename(plain.with_suffix(".fp16.safetensors"))
+    there = [f"unet/diffusion_pytorch_model{kind}.safetensors" for kind in ("", ".fp16", ".non_ema")]
+    fetched: list[str] = []
+
+    def snapshot(repo: str, *, allow_patterns: list[str], ignore_patterns: list[str], **more: Any) -> str:
+        assert (repo, more) == ("someone/model", {"revision": "v2", "local_files_only": False})
+        wanted = [f for f in there if any(fnmatch(f, p) for p in allow_patterns)]
+        fetched.extend(f for f in wanted if not any(fnmatch(f, p) for p in ignore_patterns))
+        return str(path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    load(describe("someone/model@v2:fp16"), CPU, torch.float32)
+    assert fetched == ["unet/diffusion_pytorch_model.fp16.safetensors"]
 
 
 def test_only_what_is_loaded_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,7 @@ def measured(picture, plugin, model=None, **options):
 def test_an_enlarged_picture_made_small_again_is_the_picture(method, scale, size):
     result, told = measured(photo(), Upscale(scale=scale, method=method), steps=8)
     assert result.shape == (size[1], size[0], 3)
-    (_, name, figures), = told
+    ((_, name, figures),) = told
     assert name == "upscale"
     assert figures["consistency_levels"] < 6.0  # clipping and rounding; exactness before them: tests/test_restoring.py
     back = np.asarray(Image.fromarray(result).resize((32, 24), Image.Resampling.BICUBIC))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prediction
-from editkit.models.setup import Setup, prepared
+from editkit.models.setup import Setup, check, home, prepared
 
 if TYPE_CHECKING:
     import torch
@@ -99,6 +99,7 @@ def load(
     Raises:
         ModelError: weights missing, misshapen, or in a pickle.
     """
+    check(info, setup, device, offline)
     if info.own_picture:
         from editkit.models.patches import Patches
 
@@ -106,7 +107,8 @@ def load(
     from editkit.models.folder import load_folder
 
     where = _pocket() if info.name == "pocket" else info.name
-    return prepared(load_folder(where, info, device, dtype, offline=offline), setup, device, dtype, offline)
+    model = load_folder(where, info, home(setup, device), dtype, offline=offline)
+    return prepared(model, setup, device, dtype, offline)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,13 +7,13 @@ matches has the folder. Nothing here imports torch or diffusers until weights ar
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from editkit.errors import ModelError
 from editkit.models import latent, pixel, pocket, sd3, sdxl, upscaler
 from editkit.models.base import Model, ModelInfo, Notifies
-from editkit.models.loading import Layout, find
-from editkit.models.memory import available, weigh
+from editkit.models.loading import Layout, complete, find
+from editkit.models.memory import DENOISER, available, weigh
 from editkit.models.weights import Ahead
 
 if TYPE_CHECKING:
@@ -61,9 +61,11 @@ def load_folder(
         ModelError: weights missing, misshapen, or in a pickle.
     """
     layout = find(name, offline=offline, weights=True)
-    if not layout.has("vae"):
+    latent = layout.has("vae")
+    beside = (info.window or 0) ** 2 * DENOISER[dtype.itemsize] if latent else 0
+    on_disk = weigh(layout, dtype.itemsize, available(device), beside, device.type == "cuda")
+    if not latent:
         return _family(layout).load(layout, info, device, dtype)
-    on_disk = weigh(layout, dtype.itemsize, available(device))
     parts = ["unet", "transformer", "vae"] if layout.file is None else []
     ahead = Ahead(layout, {part: dtype for part in parts if layout.has(part)})
     layout = replace(layout, texts_on_disk=on_disk, ahead=ahead)
@@ -77,7 +79,9 @@ def load_folder(
 
 
 def cached() -> tuple[ModelInfo, ...]:
-    """The models in the hub's cache on this machine that are of a known family, by name; opens no socket."""
+    """The models in the hub's cache on this machine that can be used: of a known family and with their weights, by
+    name, with the revision where that is not `main`; opens no socket.
+    """
     from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -86,12 +90,20 @@ def cached() -> tuple[ModelInfo, ...]:
     except (CacheNotFound, ValueError):
         return ()
     found = []
-    for name in sorted(repo.repo_id for repo in repos if repo.repo_type == "model"):
+    for name in sorted(_name(repo.repo_id, r) for repo in repos if repo.repo_type == "model" for r in repo.revisions):
         try:
-            found.append(describe_folder(name, offline=True))
+            if complete(find(name, offline=True)):
+                found.append(describe_folder(name, offline=True))
         except ModelError:
             continue  # of another kind than pictures, or not fetched to the end
     return tuple(found)
+
+
+def _name(repository: str, revision: Any) -> str:
+    """What `--model` is given for one cached revision: by its branch or tag, else by its commit."""
+    if "main" in revision.refs:
+        return repository
+    return f"{repository}@{min(revision.refs, default=revision.commit_hash)}"
 
 
 def _family(layout: Layout) -> Family:

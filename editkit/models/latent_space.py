@@ -51,8 +51,10 @@ class LatentSpace:
         return (self.channels, height // self.factor, width // self.factor)
 
     def encode(self, image: Tensor, stream: Stream | None = None) -> Tensor:
-        """A draw from the VAE's posterior, or its mode without a stream, scaled."""
-        posterior = self.vae.encode(image.to(self.vae.dtype)).latent_dist
+        """A draw from the VAE's posterior, or its mode without a stream, scaled. Overflows are as for `decode`."""
+        posterior = self._finite(
+            lambda vae: vae.encode(image.to(vae.dtype)).latent_dist, lambda made: made.mean, "a picture"
+        )
         mean = posterior.mean.float()
         if stream is not None:
             mean = mean + posterior.std.float() * stream.normal(mean.shape).to(mean.device)
@@ -92,17 +94,30 @@ class LatentSpace:
         Raises:
             ModelError: there is NaN or infinity in them all the same.
         """
-        import torch
-
         shift, scale = self._shift_and_scale(x0)
         latents = x0 / scale + shift
-        image: Tensor = self.vae.decode(latents.to(self.vae.dtype)).sample.float()
-        if self.vae.dtype != torch.float32 and not bool(torch.isfinite(image.sum())):
-            self.notify("the VAE overflowed in half precision; it was run again in float32")
-            image = self.vae.float().decode(latents.float()).sample
-        if not bool(torch.isfinite(image.sum())):
-            raise ModelError("the VAE made NaN or infinity of finite latents; no picture was written")
+        image: Tensor = self._finite(
+            lambda vae: vae.decode(latents.to(vae.dtype)).sample.float(), lambda made: made, "finite latents"
+        )
         return image
+
+    def _finite(self, run: Callable[[Any], Any], values: Callable[[Any], Tensor], of: str) -> Any:
+        """What `run` makes with the VAE; where its `values` overflow, once more with the VAE in float32."""
+        import torch
+
+        made = run(self.vae)
+        if self.vae.dtype != torch.float32 and not bool(torch.isfinite(values(made).float().sum())):
+            self.notify("the VAE overflowed in half precision; it was run again in float32")
+            self.vae = self.vae.float()
+            made = run(self.vae)
+        if not bool(torch.isfinite(values(made).float().sum())):
+            raise ModelError(f"the VAE made NaN or infinity of {of}; no picture was written")
+        return made
+
+    @property
+    def tile_side(self) -> int:
+        """Pixels a side of what the VAE decodes at once when it works in tiles."""
+        return int(self.vae.tile_sample_min_size)
 
     def tile(self) -> None:
         """Encode and decode large pictures tile by tile from now on (diffusers' tiling)."""

@@ -7,6 +7,7 @@ torch nor diffusers.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from logging import getLogger
@@ -27,9 +28,11 @@ _OTHERS = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*.non_ema.*", "*.ema_only.*")
 _IDLE = ("safety_checker", "feature_extractor", "image_encoder")
 """Components that are not used."""
 
+
 @dataclass(frozen=True)
 class Layout:
-    """A folder as diffusers saves it. `name` is what `--model` was given; `file`, if there is one, has the weights.
+    """A folder as diffusers saves it. `name` is what `--model` was given; `file`, if there is one, has the weights;
+    `variant` is the copy of them that was asked for (`fp16`).
 
     `texts_on_disk`: text encoders are not to be held in memory (`memory.weigh`). `ahead`: weights that are being read.
     """
@@ -37,6 +40,7 @@ class Layout:
     name: str
     path: Path
     file: Path | None = None
+    variant: str | None = None
     texts_on_disk: bool = False
     ahead: Ahead | None = field(default=None, compare=False)
 
@@ -81,26 +85,67 @@ class Layout:
 
 def find(name: str, *, offline: bool, weights: bool = False) -> Layout:
     """The folder of the model called `name`: a path, or `OWNER/NAME[@REVISION]` on the hub, whose files are fetched
-    (`weights`: with its weights, else its configuration alone) unless `offline`.
+    (`weights`: with its weights, else its configuration alone) unless `offline`. `:VARIANT` behind either asks for a
+    copy of the weights.
 
     Raises:
-        ModelError: it is nowhere; says where it was looked for.
+        ModelError: it is nowhere, or without what was asked for; says where it was looked for.
     """
-    path = Path(name).expanduser()
+    where, variant = name_and_variant(name)
+    path = Path(where).expanduser()
     if path.suffix.lower() in PICKLES and path.is_file():
         raise ModelError(pickled(name, path))
     if path.is_dir():
-        return Layout(name, path)
+        return _whole(Layout(name, path, variant=variant), "") if variant else Layout(name, path)
     if path.is_file():
         if path.suffix.lower() != ".safetensors":
             raise ModelError(f"model {name} is a file; --model takes a folder, a hub id or a .safetensors file")
         return Layout(name, single.configuration(path, lambda repository: _from_hub(repository, offline, False)), path)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if where.count("/") != 1 or where.startswith((".", "/", "~")):
         raise ModelError(f"model {name!r} was not found: there is no such folder, and it is no hub id (owner/name)")
-    return Layout(name, _from_hub(name, offline, weights))
+    layout = Layout(name, _from_hub(where, offline, weights, variant), variant=variant)
+    return _whole(layout, "; --offline is on, so the hub was not asked" if offline else "") if weights else layout
 
 
-def _from_hub(name: str, offline: bool, weights: bool) -> Path:
+def name_and_variant(name: str) -> tuple[str, str | None]:
+    """`MODEL[:VARIANT]` as the model and the variant, which has no slash or dot; a path that is there has none."""
+    model, colon, variant = name.rpartition(":")
+    if not colon or not re.fullmatch(r"\w{2,}", variant) or Path(name).expanduser().exists():
+        return name, None
+    return model, variant
+
+
+def _whole(layout: Layout, why: str) -> Layout:
+    """`layout`, where weights are there for each of its networks, and some of them of its variant.
+
+    Raises:
+        ModelError: they are not.
+    """
+    files = {part: [f.name for f in (layout.path / part).glob("*") if f.is_file()] for part in _parts(layout)}
+    for part, names in files.items():
+        if "config.json" in names and not any(name.endswith((".safetensors", *PICKLES)) for name in names):
+            raise ModelError(
+                f"model {layout.name}: no safetensors weights in {part.strip('/') or 'the folder'}{why}"
+            )
+    weights = [name for names in files.values() for name in names if name.endswith(".safetensors")]
+    if layout.variant is not None and not any(
+        f".{layout.variant}." in name or f".{layout.variant}-" in name for name in weights
+    ):
+        kinds = {match[1] for name in weights if (match := re.search(r"\.([a-z]+\w*)[.-]", name))} - {"safetensors"}
+        has = f"; it has: {', '.join(sorted(kinds))}" if kinds else ""
+        raise ModelError(f"model {layout.name}: no weights of the variant {layout.variant!r}{has}{why}")
+    return layout
+
+
+def complete(layout: Layout) -> bool:
+    """Its weights are here."""
+    try:
+        return bool(_whole(layout, ""))
+    except ModelError:
+        return False
+
+
+def _from_hub(name: str, offline: bool, weights: bool, variant: str | None = None) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -119,10 +164,20 @@ def _from_hub(name: str, offline: bool, weights: bool) -> Path:
         if offline or not weights:
             return path
         parts = _parts(Layout(name, path))
-        fetch([f"{part}{kind}" for part in parts for kind in _FILES], but=_OTHERS)
-        for part in parts:  # a folder that has its weights in half precision alone
-            if (path / part / "config.json").is_file() and not any((path / part).glob("*.safetensors")):
-                fetch([f"{part}*.fp16*"])
+
+        def lacking() -> list[str]:
+            return [
+                p for p in parts if (path / p / "config.json").is_file() and not any((path / p).glob("*.safetensors"))
+            ]
+
+        if variant is not None:
+            fetch([f"{part}*.{variant}{end}" for part in parts for end in (".safetensors", "-*.safetensors")])
+            fetch([f"{part}{kind}" for part in parts for kind in _FILES if not kind.endswith("safetensors")])
+        plain = lacking() if variant is not None else parts
+        if plain:
+            fetch([f"{part}{kind}" for part in plain for kind in _FILES], but=_OTHERS)
+        for part in lacking():  # a folder that has its weights in half precision alone
+            fetch([f"{part}*.fp16*"])
         return path
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         where = f"no folder {name!r}, nothing in {constants.HF_HUB_CACHE}"

@@ -27,30 +27,32 @@ DECODER = {2: 1_000, 4: 3_500}
 DENOISER = {2: 1_200, 4: 2_400}
 """Bytes a pixel while a latent UNet looks at both halves of guidance."""
 
-TILE = 512
-"""The side of what a VAE decodes at once when it works in tiles."""
-
 _NETWORKS = ("unet", "transformer", "vae")
 _READERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 @runtime_checkable
 class Tiles(Protocol):
-    """A model whose decoder can work in tiles."""
+    """A model whose decoder can work in tiles of `tile_side` pixels a side."""
+
+    @property
+    def tile_side(self) -> int: ...
 
     def tile(self) -> None:
         """Decode and encode large pictures tile by tile from now on."""
         ...
 
 
-def weigh(layout: Layout, itemsize: int, free: int) -> bool:
+def weigh(layout: Layout, itemsize: int, free: int, beside: int = 0, gpu: bool = False) -> bool:
     """Look whether the weights fit before they are read. True: they do without the text encoders, which are to stay on
     disk.
 
     Args:
-        layout: a model of latents.
+        layout: a model's folder.
         itemsize: bytes of one of its numbers.
         free: bytes.
+        beside: bytes that are needed beside the weights to do anything; text encoders make room for them too.
+        gpu: it is a GPU's memory.
 
     Raises:
         ModelError: they do not; says what is needed, what there is, and what helps.
@@ -60,31 +62,37 @@ def weigh(layout: Layout, itemsize: int, free: int) -> bool:
     else:
         needed, readers = (
             itemsize * sum(_count(layout.name, weight_files(layout, part)[0]) for part in parts if layout.has(part))
-            for parts in (_NETWORKS, _READERS)
+            for parts in (_NETWORKS if layout.index else ("",), _READERS)
         )
-    if needed + readers <= free:
+    if needed + readers + (beside if readers else 0) <= free:
         return False
     if readers and needed <= free:
         return True
-    half = "" if itemsize == 2 else "--dtype bf16, "
     of_what = " without the text encoders" if readers else ""
     raise ModelError(
         f"model {layout.name}: its weights need {_gb(needed)} of memory{of_what}, and {_gb(free)} are free; "
-        f"what helps: {half}a smaller --model, closing other programs"
+        f"what helps: {_ways(itemsize, gpu)}a smaller --model, closing other programs"
     )
+
+
+def _ways(itemsize: int, gpu: bool) -> str:
+    """Options that need less memory."""
+    return ("" if itemsize == 2 else "--dtype bf16, ") + ("--offload model, " if gpu else "")
 
 
 def _count(name: str, file: Path) -> int:
     return sum(math.prod(shape) for _, shape in shapes(name, file))
 
 
-def settle(passes: Sequence[Pass], itemsize: int, free: int, notify: Notify) -> bool:
+def settle(passes: Sequence[Pass], itemsize: int, free: int, notify: Notify, side: int, gpu: bool = False) -> bool:
     """True: the decoder is to work in tiles, since it would not fit at once; says so.
 
     Args:
         passes: what is to be done with a model of latents that is loaded.
         itemsize: bytes of one of its numbers.
         free: bytes.
+        side: of a tile, pixels.
+        gpu: it is a GPU's memory.
 
     Raises:
         ModelError: it does not fit in tiles either; says what is needed, what there is, and what helps.
@@ -92,16 +100,15 @@ def settle(passes: Sequence[Pass], itemsize: int, free: int, notify: Notify) -> 
     pixels = max((at.height * at.width for at in passes), default=0)
     seen = max((at.window**2 if at.window else at.height * at.width for at in passes), default=0)
     network, decoder = seen * DENOISER[itemsize], pixels * DECODER[itemsize]
-    tiles = min(decoder, TILE**2 * DECODER[itemsize])
+    tiles = min(decoder, side**2 * DECODER[itemsize])
     if max(network, decoder) <= free:
         return False
     if max(network, tiles) <= free:
-        notify(f"decoding in tiles of {TILE}: at once it would need {_gb(decoder)}, and {_gb(free)} are free")
+        notify(f"decoding in tiles of {side}: at once it would need {_gb(decoder)}, and {_gb(free)} are free")
         return True
-    half = "" if itemsize == 2 else "--dtype bf16, "
     raise ModelError(
         f"this needs about {_gb(max(network, tiles))} of memory beside the model, and {_gb(free)} are free; "
-        f"what helps: {half}--canvas crop or auto, a smaller picture, closing other programs"
+        f"what helps: {_ways(itemsize, gpu)}--canvas crop or auto, a smaller picture, closing other programs"
     )
 
 

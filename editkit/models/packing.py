@@ -11,7 +11,7 @@ gigabyte of them. Here that is done at the first call, and the blocks are kept i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -100,11 +100,9 @@ def pack(network: Any) -> Any:
     return network
 
 
-def unpack(network: nn.Module) -> list[tuple[nn.Module, type[_Kept]]]:
+def unpack(network: nn.Module) -> Sequence[tuple[nn.Module, type[_Kept]]]:
     """Every layer of `network` an ordinary one, for whoever looks at layers themselves; which were not (`swap`)."""
-    kept: list[tuple[nn.Module, type[_Kept]]] = [
-        (module, type(module)) for module in network.modules() if isinstance(module, _Kept)
-    ]
+    kept = [(module, type(module)) for module in network.modules() if isinstance(module, _Kept)]
     for module, _ in kept:
         module.release()
     return kept

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prediction, Prompt, ReadsText
+from editkit.models.folder import describe_folder, load_folder
 from editkit.schedule import Discrete, Level, Schedule
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from editkit.noise import Stream
+    from editkit.plugin import Notify
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +31,7 @@ class Twice(Prompt):
     refined: Prompt | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Refined:
     """`model` down to the time `until`, `refiner` from there on."""
 
@@ -57,12 +59,26 @@ class Refined:
         return bound
 
     @property
-    def denoiser(self) -> Any:
-        return self.model.denoiser
+    def chosen(self) -> Sequence[str]:
+        """What was chosen when they were loaded."""
+        return tuple(dict.fromkeys([*self.model.chosen, *self.refiner.chosen]))
 
-    def pipeline(self) -> Any:
-        """That of the model; the refiner stays where it is."""
-        return self.model.pipeline()
+    @property
+    def notify(self) -> Notify:
+        told: Notify = self.model.notify
+        return told
+
+    @notify.setter
+    def notify(self, notify: Notify) -> None:
+        self.model.notify = self.refiner.notify = notify
+
+    @property
+    def tile_side(self) -> int:
+        return int(self.model.tile_side)
+
+    def tile(self) -> None:
+        """The model's VAE encodes and decodes for both."""
+        self.model.tile()
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
         if level.t >= self.until:
@@ -74,6 +90,10 @@ class Refined:
     def encode_text(self, text: str) -> tuple[Prompt, str]:
         prompt, dropped = self.model.encode_text(text)
         return Twice(prompt.embeds, prompt.pooled, self.refiner.encode_text(text)[0]), dropped
+
+    def encode_weighted(self, text: str) -> Prompt:
+        prompt = self.model.encode_weighted(text)
+        return Twice(prompt.embeds, prompt.pooled, self.refiner.encode_weighted(text))
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         size: tuple[int, ...] = self.model.shape(height, width)
@@ -106,20 +126,27 @@ def _refined(prompt: Prompt | None) -> Prompt | None:
     return prompt.refined if isinstance(prompt, Twice) else None
 
 
-def joined(
-    model: Model, name: str, start: float, device: torch.device, dtype: torch.dtype, offline: bool
-) -> Refined:
+def check(info: ModelInfo, name: str, offline: bool) -> ModelInfo:
+    """The refiner called `name`, where it goes on from what the model of `info` begins; no weights.
+
+    Raises:
+        ModelError: it does not.
+    """
+    refiner = describe_folder(name, offline=offline)
+    if "prompt" not in info.takes or refiner.family != info.family or {"known", "mask"} & (refiner.takes ^ info.takes):
+        raise ModelError(
+            f"--refiner {name} ({refiner.family}) does not go on from what {info.name} ({info.family}) begins"
+        )
+    return refiner
+
+
+def joined(model: Model, name: str, start: float, device: torch.device, dtype: torch.dtype, offline: bool) -> Refined:
     """`model` that hands over to the refiner called `name` at the fraction `start` of training time.
 
     Raises:
-        ModelError: one of them reads no text, or they do not work on the same latents and times.
+        ModelError: they do not work on the same latents and times.
     """
-    from editkit.models.folder import describe_folder, load_folder
-
-    info = describe_folder(name, offline=offline)
-    if "prompt" not in info.takes or {"known", "mask"} & (info.takes ^ model.info.takes):
-        raise ModelError(f"--refiner {name} ({info.family}) does not go on from what {model.info.name} begins")
-    refiner = load_folder(name, info, device, dtype, offline=offline)
+    refiner = load_folder(name, check(model.info, name, offline), device, dtype, offline=offline)
     first, second = model.schedule, refiner.schedule
     if not isinstance(model, ReadsText) or not isinstance(first, Discrete) or not isinstance(second, Discrete):
         raise ModelError(f"--refiner is for Stable Diffusion XL; {model.info.name} ({model.info.family}) takes none")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from editkit.errors import ModelError, UsageError
-from editkit.models.base import Model
+from editkit.models.base import Model, ModelInfo
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +91,7 @@ def refiner_and_start(word: str) -> tuple[str, float]:
         UsageError: a fraction that is none.
     """
     name, colon, start = word.rpartition(":")
-    if not colon or "/" in start:
+    if not colon or "/" in start or not start[:1].isdigit():  # `name:fp16` is a variant
         return word, 0.8
     fraction = _number(start, f"--refiner {word}: the start")
     if not 0.0 < fraction < 1.0:
@@ -106,25 +106,53 @@ def _number(text: str, what: str) -> float:
         raise UsageError(f"{what} is {text!r}; a number is needed") from None
 
 
+def check(info: ModelInfo, setup: Setup, device: torch.device, offline: bool) -> None:
+    """Look whether `setup` can be done, before any weight is loaded.
+
+    Raises:
+        ModelError: not with the model of `info`.
+        UsageError: not on this device.
+    """
+    if setup.offload != "none" and device.type == "cpu":
+        raise UsageError(
+            "--offload moves networks between a GPU and main memory, and this run is on the CPU; leave it out (to need "
+            "less memory: --dtype bf16, --canvas crop)"
+        )
+    if setup.refiner is not None:
+        from editkit.models import refiner
+
+        refiner.check(info, refiner_and_start(setup.refiner)[0], offline)
+
+
+def home(setup: Setup, device: torch.device) -> torch.device:
+    """Where weights are loaded to: what is offloaded rests in main memory."""
+    import torch
+
+    return device if setup.offload == "none" else torch.device("cpu")
+
+
 def prepared(model: Model, setup: Setup, device: torch.device, dtype: torch.dtype, offline: bool) -> Model:
-    """`model` as `setup` asks for it.
+    """`model`, loaded to its `home`, as `setup` asks for it.
 
     Raises:
         ModelError: it cannot be done with this model.
-        UsageError: files or a device that are not there.
+        UsageError: files that are not there.
     """
     if setup == Setup():
         return model
+    experts: Sequence[Model] = (model,)
     if setup.lora:
         _add_lora(_as_pipeline(model, "--lora"), model.info.name, setup.lora)
     if setup.refiner is not None:
         from editkit.models.refiner import joined
 
-        model = joined(model, *refiner_and_start(setup.refiner), device, dtype, offline)
-    if setup.compile:
-        _as_pipeline(model, "--compile").denoiser.compile()
-    if setup.offload != "none":
-        _offload(_as_pipeline(model, "--offload"), setup.offload, device)
+        refined = joined(model, *refiner_and_start(setup.refiner), home(setup, device), dtype, offline)
+        model, experts = refined, (refined.model, refined.refiner)
+    for expert in experts:
+        if setup.compile:
+            _as_pipeline(expert, "--compile").denoiser.compile()
+        if setup.offload != "none":
+            _offload(_as_pipeline(expert, "--offload"), setup.offload, device)
     return model
 
 
@@ -139,12 +167,14 @@ def _as_pipeline(model: Model, flag: str) -> FromPipeline:
 
 def _offload(model: FromPipeline, how: Offload, device: torch.device) -> None:
     """Networks stay in main memory and are moved to the device for as long as each is used (accelerate)."""
-    if device.type == "cpu":
-        raise UsageError(
-            "--offload moves networks between a GPU and main memory, and this run is on the CPU; leave it out (to need "
-            "less memory: --dtype bf16, --canvas crop)"
-        )
+    import torch
+
+    from editkit.models.packing import unpack
+
     pipe = model.pipeline()
+    for network in pipe.components.values():
+        if isinstance(network, torch.nn.Module):
+            unpack(network)
     move = pipe.enable_model_cpu_offload if how == "model" else pipe.enable_sequential_cpu_offload
     move(device=device)
 

@@ -49,9 +49,7 @@ def describe(layout: Layout) -> ModelInfo:
     sampler, factor = default_sampler(layout.config("scheduler")), vae_factor(vae)
     window = factor * int(unet.get("sample_size") or 128)
     takes = frozenset({"prompt", "lowres", "noise_level"})
-    return ModelInfo(
-        layout.name, KNOWN, takes, sampler, STEPS.get(sampler, 50), window, 3 * window // 4, factor
-    )
+    return ModelInfo(layout.name, KNOWN, takes, sampler, STEPS.get(sampler, 50), window, 3 * window // 4, factor)
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:

@@ -41,7 +41,7 @@ def weight_files(layout: Layout, component: str) -> tuple[Path, str | None]:
     """
     folder = layout.path / component
     stems = ("diffusion_pytorch_model", "model")
-    for variant in (None, "fp16", "bf16"):
+    for variant in (None, "fp16", "bf16") if layout.variant is None else (layout.variant, None):
         dotted = "" if variant is None else f".{variant}"
         for stem in stems:
             for file in (f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json"):
