@@ -31,10 +31,14 @@ IMPLIED_BY_TEXT: dict[Slot, str] = {"prompt": "prompt", "combine": "cfg"}
 
 @dataclass(frozen=True)
 class Stage:
-    """Plugins that act in one reverse process, in the order they were written, and the options set for it."""
+    """Plugins that act in one reverse process, in the order they were written, and the options set for it.
+
+    `inherited`: those of the options that are as an earlier stage has them.
+    """
 
     plugins: tuple[Plugin, ...]
     options: Options = field(default_factory=Options)
+    inherited: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,10 @@ class Chain:
         """With every stage's options filled from the stage before it."""
         stages, options = [], Options()
         for stage in self.stages:
-            options = options.merged(stage.options)
-            stages.append(replace(stage, options=options))
+            merged = options.merged(stage.options)
+            before = {name for name in options.model_fields_set if getattr(merged, name) == getattr(options, name)}
+            stages.append(replace(stage, options=merged, inherited=frozenset(before)))
+            options = merged
         return Chain(tuple(stages))
 
 
@@ -214,6 +220,17 @@ class StagePlan:
         return {hook: names for hook, names in rows.items() if names}
 
 
+def _check_words(stage: Stage, info: ModelInfo) -> None:
+    """Text for a model that takes none is refused, unless it was said for an earlier stage."""
+    for word in ("prompt", "negative", "guidance_scale"):
+        asked = getattr(stage.options, word) is not None and word not in stage.inherited
+        if asked and "prompt" not in info.takes:
+            raise UsageError(
+                f"--{word.replace('_', '-')} is given, but {info.name} ({info.family}) takes no text; choose another "
+                f"--model"
+            )
+
+
 def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: ModelInfo | None = None) -> StagePlan:
     """Settle one stage on `picture`: order, conflicts, passes, cost. No weights, no torch.
 
@@ -225,8 +242,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     options = stage.options
     unasked = info is None and options.model == "auto"
     info = info or describe(options.model, offline=options.offline)
-    if options.prompt is not None and "prompt" not in info.takes:
-        raise UsageError(f"--prompt is given, but {info.name} ({info.family}) takes no text; choose another --model")
+    _check_words(stage, info)
     plugins = arrange(stage, info, has_picture=True)
     source = picture
     examples: list[Picture] = []
@@ -254,7 +270,9 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
             f"0.8` starts from the fill"
         )
     planned = tuple(
-        plan_pass(at, plugins, sampler, attempt) for at in found for attempt in range(_tries(at, picture, options))
+        plan_pass(at, plugins, sampler, attempt, info.rounds_up)
+        for at in found
+        for attempt in range(_tries(at, picture, options))
     )
     if options.tries > 1 and len(planned) == len(found):
         notify(f"--tries {options.tries} has nothing to choose between: nothing is invented beside known pixels")
@@ -268,9 +286,12 @@ def _tries(at: Pass, picture: Picture, options: Options) -> int:
     return options.tries if invents else 1
 
 
-def plan_pass(at: Pass, plugins: Sequence[Plugin], sampler: Sampler, attempt: int = 0) -> PassPlan:
+def plan_pass(
+    at: Pass, plugins: Sequence[Plugin], sampler: Sampler, attempt: int = 0, rounds_up: bool = False
+) -> PassPlan:
     """The trajectory of one pass after every plugin had its say, and what it costs."""
-    plan = own = at.plan() if any(plugin.diffuses for plugin in plugins) else Plan.uniform(at.steps).start_at(0.0)
+    diffuses = any(plugin.diffuses for plugin in plugins)
+    plan = own = at.plan(rounds_up) if diffuses else Plan.uniform(at.steps).start_at(0.0)
     for plugin in plugins:
         plan = called(plugin, "plan", plugin.plan, plan)
     if at.repeats > 1 and plan == own:

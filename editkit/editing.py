@@ -356,7 +356,7 @@ def sample(
     wanted = [plugins] if isinstance(plugins, Plugin) else list(plugins)
     ordered = arrange(Stage(tuple(wanted), chosen), model.info, has_picture=False)
     device = pick_device(chosen.device)
-    plan = Plan.uniform(chosen.steps or 100)
+    plan = Plan.uniform(chosen.steps or 100, model.info.rounds_up)
     for plugin in ordered:
         plan = plugin.plan(plan)
     if known is not None:

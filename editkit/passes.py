@@ -82,9 +82,9 @@ class Pass:
     hold: float = 1.0
     window: int | None = None
 
-    def plan(self) -> Plan:
+    def plan(self, rounds_up: bool = False) -> Plan:
         """The pass's own trajectory, before plugins change it."""
-        return Plan.uniform(self.steps).start_at(self.strength)
+        return Plan.uniform(self.steps, rounds_up).start_at(self.strength)
 
 
 def passes(

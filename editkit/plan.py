@@ -26,15 +26,19 @@ class Move:
 
 @dataclass(frozen=True)
 class Plan:
-    """`moves` over a ladder of `steps + 1` levels. Moves are adjacent; a plan that is not empty ends at level 0."""
+    """`moves` over a ladder of `steps + 1` levels. Moves are adjacent; a plan that is not empty ends at level 0.
+
+    `rounds_up`: a strength that lies between two levels starts from the upper one (`ModelInfo.rounds_up`).
+    """
 
     steps: int
     moves: tuple[Move, ...]
+    rounds_up: bool = False
 
     @classmethod
-    def uniform(cls, steps: int) -> Plan:
+    def uniform(cls, steps: int, rounds_up: bool = False) -> Plan:
         """One move a level, from the noisiest to the clean one: `steps` moves."""
-        return cls(steps, _down(steps, 0))
+        return cls(steps, _down(steps, 0), rounds_up)
 
     @property
     def start(self) -> int:
@@ -47,11 +51,13 @@ class Plan:
         return tuple(move for move in self.moves if not move.up)
 
     def start_at(self, strength: float) -> Plan:
-        """Drop everything above level floor(steps * strength) (SDEdit, Meng et al. 2021, arXiv:2108.01073).
+        """Drop everything above level floor(steps * strength), or the one above it for a plan that rounds up (SDEdit,
+        Meng et al. 2021, arXiv:2108.01073).
 
         A strength of 1 is the identity, of 0 the empty plan.
         """
-        level = min(int(self.steps * strength), self.steps)
+        walked = min(self.steps * strength, self.steps)
+        level = self.steps - int(self.steps - walked) if self.rounds_up else int(walked)
         if level >= self.start:
             return self
         if level == 0:

@@ -51,7 +51,8 @@ class Grid:
             `set_alpha_to_one = false`).
         scaled_start: with linspace and trailing the process starts at sigma_t * noise instead of noise (euler, heun).
         finite: alpha_t = 0 becomes 2^-12, so that log-SNR is finite at zero terminal SNR (all but ddpm and ddim).
-        distilled: levels are picked from so many that a distilled model was trained at; 0: from all (lcm).
+        distilled: levels are picked from so many that a distilled model was trained at, where its configuration does
+            not say how many; 0: from all (lcm).
     """
 
     spacing: Spacing = "leading"
@@ -98,6 +99,7 @@ class Discrete:
         exact_leading: `auto` may keep diffusers' integer stride, which for 300 of 1000 steps starts at t = 897
             instead of the noisiest levels; off, its stride is a real number (the same levels whenever the number of
             steps divides T).
+        distilled: how many levels a distilled model was trained at (diffusers' `original_inference_steps`).
     """
 
     alphas_cumprod: np.ndarray
@@ -106,6 +108,7 @@ class Discrete:
     set_alpha_to_one: bool = True
     karras: bool = False
     exact_leading: bool = False
+    distilled: int | None = None
     betas: np.ndarray | None = None
 
     def level(self, t: float) -> Level:
@@ -153,13 +156,14 @@ class Discrete:
     def _times(self, steps: int, spacing: Spacing, grid: Grid) -> np.ndarray:
         """Ascending times, shape (steps,)."""
         T = len(self.alphas_cumprod)
-        most = grid.distilled or T
+        distilled = grid.distilled and (self.distilled or grid.distilled)
+        most = distilled or T
         if steps > most:
             raise UsageError(f"--steps is {steps}; this model and sampler have {most} noise levels")
         times: np.ndarray
-        if grid.distilled:
-            trained = (np.arange(grid.distilled) + 1) * (T // grid.distilled) - 1
-            picked = np.floor(np.linspace(0, grid.distilled, steps, endpoint=False)).astype(int)
+        if distilled:
+            trained = (np.arange(distilled) + 1) * (T // distilled) - 1
+            picked = np.floor(np.linspace(0, distilled, steps, endpoint=False)).astype(int)
             times = trained[::-1][picked][::-1]
             return times
         auto, name = spacing == "auto", self.resolve(spacing, grid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,15 @@ from PIL import Image
 from test_parity_latent import PROMPT, adapter, parts
 
 from editkit import edit, sample
+from editkit.chain import Chain
 from editkit.editing import stream
 from editkit.errors import ChainError, EditkitError, ModelError, UsageError
 from editkit.images import Picture
 from editkit.models import Conditioning, describe, load
+from editkit.models.scheduling import make_schedule
+from editkit.options import Options
 from editkit.plugins import Cfg, Guide, Inpaint, PromptText, SDEdit, Threshold
+from editkit.samplers import LCM
 
 CPU = torch.device("cpu")
 FULL: dict[str, Any] = {"canvas": "full", "dtype": "fp32", "device": "cpu", "offline": True}
@@ -209,6 +214,46 @@ def test_a_distilled_model_is_told_the_scale_instead_of_being_called_twice() -> 
         guidance_scale=5.0, device="cpu",
     )  # fmt: skip
     assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max().clamp(min=1))
+    options: dict[str, Any] = {"sampler": "lcm", "steps": 4, "seed": 5, "noise": "diffusers", "prompt": PROMPT}
+    by_plugin = sample(model, Cfg(scale=5.0), shape=(1, 4, 8, 8), device="cpu", **options)
+    assert torch.equal(by_plugin, found)
+    assert not torch.allclose(sample(model, Cfg(scale=2.0), shape=(1, 4, 8, 8), device="cpu", **options), found)
+
+
+def test_few_step_models_are_known_by_their_scheduler(tmp_path: Path) -> None:
+    """Turbo: four steps and no guidance; latent consistency: as many levels as its configuration was trained at."""
+    euler = diffusers.EulerAncestralDiscreteScheduler.from_config(tiny.SD, timestep_spacing="trailing")
+    turbo = describe(str(tiny.save_sd(tmp_path / "few", euler)))
+    assert (turbo.sampler, turbo.steps, turbo.guidance) == ("euler-ancestral", 4, 1.0)
+    usual = diffusers.EulerDiscreteScheduler.from_config(tiny.SD, timestep_spacing="leading")
+    assert (describe(str(tiny.save_sd(tmp_path / "usual", usual))).guidance, usual.config.timestep_spacing) == (
+        7.5,
+        "leading",
+    )
+    calls: list[int] = []
+    model: Any = load(turbo, CPU, torch.float32)
+    model.unet.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
+    edit(
+        photo(), SDEdit(strength=0.5), model=str(tmp_path / "few"), prompt=PROMPT, loader=lambda *_, **__: model, **FULL
+    )
+    assert calls == [1, 1]  # half of four steps, without the other half of guidance
+    lcm = diffusers.LCMScheduler.from_config(tiny.SD, original_inference_steps=20)
+    scheduler = json.loads(lcm.to_json_string())
+    lcm.set_timesteps(4)
+    levels = make_schedule(scheduler).levels(4, "auto", LCM.grid)
+    assert [level.t for level in reversed(levels[1:])] == lcm.timesteps.tolist()
+
+
+def test_a_later_stage_without_text_passes_over_the_words_of_an_earlier_one(sd: Path) -> None:
+    chain = [[SDEdit(strength=0.4)], [SDEdit(strength=0.5)]]
+    later = Chain.of(chain)
+    later = Chain((later.stages[0], replace(later.stages[1], options=Options(model="pocket"))))
+    how: dict[str, Any] = {"steps": 2, "dtype": "fp32", "device": "cpu", "offline": True}
+    assert edit(photo(), later, model=str(sd), prompt=PROMPT, guidance_scale=3.0, **how).pixels.shape == (64, 64, 3)
+    for word in ({"prompt": PROMPT}, {"negative": PROMPT}, {"guidance_scale": 2.0}):
+        name = next(iter(word)).replace("_", "-")
+        with pytest.raises(UsageError, match=f"--{name} is given, but pocket .* takes no text"):
+            edit(photo(), SDEdit(), model="pocket", **word, **how)
 
 
 def test_an_inpainting_model_without_a_mask_is_told_that_nothing_is_known() -> None:

@@ -1,7 +1,7 @@
 """Stable Diffusion 3 against its diffusers pipelines, step for step; see test_parity_latent.py.
 
-Ten steps, because the pipelines round the number of steps left out down where all others round the number walked down:
-7 steps at strength 0.3 walk 3 there and 2 here (int(7 * 0.3), as Stable Diffusion 1.x, 2.x and XL do).
+These pipelines round the number of steps left out down where all others round the number walked down: 7 steps at
+strength 0.3 walk 3 (those of Stable Diffusion 1.x, 2.x and XL: int(7 * 0.3) = 2).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     return made
 
 
-def theirs(task: str, scale: float, strength: float, batch: int) -> list[Tensor]:
+def theirs(task: str, scale: float, strength: float, batch: int, steps: int = STEPS) -> list[Tensor]:
     image, mask = tiny.picture(batch)
     given: dict[str, Any] = {} if task == "text" else {"image": image, "strength": strength}
     if task.startswith("inpaint"):
@@ -85,7 +85,7 @@ def theirs(task: str, scale: float, strength: float, batch: int) -> list[Tensor]
         return {}
 
     pipeline(task)(
-        prompt=[PROMPT] * batch, negative_prompt=[NEGATIVE] * batch, num_inference_steps=STEPS, guidance_scale=scale,
+        prompt=[PROMPT] * batch, negative_prompt=[NEGATIVE] * batch, num_inference_steps=steps, guidance_scale=scale,
         height=64, width=64, output_type="latent", generator=torch.Generator().manual_seed(5),
         callback_on_step_end=keep, **given,
     )  # fmt: skip
@@ -107,9 +107,21 @@ def test_other_samplers_run_on_flow_matching(models: dict[int, Any], sampler: st
     assert bool(torch.isfinite(x).all())
 
 
+@pytest.mark.parametrize(("steps", "strength", "walk"), [(28, 0.6, 17), (20, 0.33, 7), (7, 0.3, 3), (10, 1.0, 10)])
+@pytest.mark.parametrize("task", ["img2img", "inpaint16"])
+def test_a_strength_between_two_levels_starts_from_the_upper_one(
+    models: dict[int, Any], task: str, steps: int, strength: float, walk: int
+) -> None:
+    options = {"sampler": "euler", "steps": steps}
+    found = walked(models[16], task, strength, 1, [Cfg()], negative=NEGATIVE, guidance_scale=7.0, **options)
+    assert len(found) == walk
+    same(found, theirs(task, 7.0, strength, 1, steps))
+
+
 def test_what_a_folder_is(models: dict[int, Any]) -> None:
     info = models[16].info
     assert (info.sampler, info.steps, info.window, info.multiple, info.takes) == ("euler", 28, 64, 16, {"prompt"})
+    assert info.guidance == 7.0
     assert models[33].info.takes == {"prompt", "known", "mask"}
 
 

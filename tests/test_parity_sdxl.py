@@ -14,6 +14,7 @@ from test_parity_latent import NEGATIVE, PROMPT, SCHEDULERS, STEPS, kept, same, 
 from torch import Tensor
 
 from editkit import sample
+from editkit.errors import ModelError
 from editkit.models import describe, load
 from editkit.models.refiner import Refined
 from editkit.models.setup import Setup
@@ -141,3 +142,31 @@ def test_a_refiner_by_its_name(folders: dict[str, Path]) -> None:
     setup = Setup(refiner=f"{folders['refiner']}:0.7")
     model: Any = load(describe(str(folders["img2img"])), torch.device("cpu"), torch.float32, setup=setup)
     assert (model.until, model.refiner.scored) == (300, True)
+
+
+def test_a_refiner_hands_on_what_a_model_is_asked_for(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notices, tiles, words with weights; and it has to be of the same family."""
+    from editkit.models.base import Notifies, ReadsWeights
+    from editkit.models.memory import Tiles
+
+    setup = Setup(refiner=str(folders["refiner"]))
+    model: Any = load(describe(str(folders["img2img"])), torch.device("cpu"), torch.float32, setup=setup)
+    assert isinstance(model, Notifies)
+    assert isinstance(model, Tiles)
+    assert isinstance(model, ReadsWeights)
+    said: list[str] = []
+    model.notify = said.append
+    model.refiner.notify("told")
+    model.model.notify("too")
+    assert said == ["told", "too"]
+    model.tile()
+    assert model.model.vae.use_tiling
+    weighted, plain = model.encode_weighted("a red++ door"), model.encode_text("a red door")[0]
+    assert weighted.refined.embeds.shape == plain.refined.embeds.shape
+    assert not torch.allclose(weighted.embeds, plain.embeds)
+    sd = tiny.save_sd(folders["refiner"].parent / "sd", diffusers.DDIMScheduler.from_config(tiny.SD))
+    monkeypatch.setattr("editkit.models.folder.load_folder", None)  # said before any weight is loaded
+    with pytest.raises(ModelError, match=r"--refiner .* does not go on from what"):
+        load(describe(str(sd)), torch.device("cpu"), torch.float32, setup=setup)

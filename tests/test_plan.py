@@ -48,6 +48,8 @@ def test_a_small_travel_written_out():
 @pytest.mark.parametrize(("strength", "left"), [(1.0, 50), (0.75, 37), (0.3, 15), (0.01, 0), (0.0, 0)])
 def test_strength_counts_as_diffusers_counts_it(strength, left):
     assert len(Plan.uniform(50).start_at(strength)) == left == int(50 * strength)
+    up = Plan.uniform(50, rounds_up=True)
+    assert len(up.start_at(strength)) == 50 - int(50 - 50 * strength)
 
 
 @given(plans)

@@ -138,6 +138,8 @@ class ModelInfo:
         least: the side of the smallest picture it still serves well, in pixels; None: its window.
         multiple: sides must be multiples of this many pixels.
         own_picture: its prior is the edited picture itself (`Model.attach` is needed).
+        guidance: default scale of classifier-free guidance, or what a network distilled from it is told.
+        rounds_up: a strength between two levels starts from the upper one, as diffusers' pipelines for flow matching.
     """
 
     name: str
@@ -149,6 +151,8 @@ class ModelInfo:
     least: int | None = None
     multiple: int = 1
     own_picture: bool = False
+    guidance: float = 7.5
+    rounds_up: bool = False
 
 
 class Model(Protocol):

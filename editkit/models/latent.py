@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KNOWN = "Stable Diffusion 1.x/2.x (UNet2DConditionModel, AutoencoderKL, CLIPTextModel)"
+GUIDANCE, TOLD = 7.5, 8.5
+"""Scales of guidance, diffusers' defaults: of a model, and what one that was distilled from guidance is told."""
 STEPS = {"lcm": 4, "dpm++2m": 25, "dpm++2m-sde": 25, "unipc": 25}
 """Default steps of a sampler; 50 for the others."""
 
+TURBO_STEPS = 4
 _NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -46,8 +49,10 @@ def describe(layout: Layout) -> ModelInfo:
     return describe_unet(layout, KNOWN)
 
 
-def describe_unet(layout: Layout, family: str) -> ModelInfo:
-    """What every latent UNet's configuration says: conditions, size, sampler."""
+def describe_unet(layout: Layout, family: str, guidance: float = GUIDANCE) -> ModelInfo:
+    """What every latent UNet's configuration says: conditions, size, sampler; few steps and no guidance for a turbo
+    model.
+    """
     unet, vae = layout.config("unet"), layout.config("vae")
     latent, channels = int(vae.get("latent_channels", 4)), int(unet.get("in_channels", 4))
     takes = {"prompt", "control"}
@@ -60,12 +65,26 @@ def describe_unet(layout: Layout, family: str) -> ModelInfo:
         )
     if unet.get("time_cond_proj_dim"):
         takes.add("guidance")
-    sampler, factor = default_sampler(layout.config("scheduler")), vae_factor(vae)
+        guidance = TOLD
+    scheduler = layout.config("scheduler")
+    sampler, factor = default_sampler(scheduler), vae_factor(vae)
+    steps = STEPS.get(sampler, 50)
+    if turbo(scheduler):
+        steps, guidance = TURBO_STEPS, 1.0
     size = unet.get("sample_size") or 64
     window = factor * int(max(size) if isinstance(size, list) else size)
     return ModelInfo(
-        layout.name, family, frozenset(takes), sampler, STEPS.get(sampler, 50), window, 3 * window // 4, factor
+        layout.name, family, frozenset(takes), sampler, steps, window, 3 * window // 4, factor, guidance=guidance
     )
+
+
+def turbo(scheduler: Mapping[str, Any]) -> bool:
+    """A model that was distilled to one to four steps without guidance (Sauer et al. 2023, arXiv:2311.17042), by its
+    scheduler's configuration: euler from the noisiest level, of epsilon, by an ordinary table.
+    """
+    euler = str(scheduler.get("_class_name", "")).startswith("Euler")
+    plain = scheduler.get("prediction_type", "epsilon") == "epsilon" and not scheduler.get("rescale_betas_zero_snr")
+    return euler and plain and scheduler.get("timestep_spacing") == "trailing"
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
@@ -172,7 +191,7 @@ class LatentUNet(LatentSpace):
         import torch
         from diffusers.models.embeddings import get_timestep_embedding
 
-        scales = torch.tensor([8.5 if c.guidance is None else c.guidance for c in conds]).repeat_interleave(batch)
+        scales = torch.tensor([TOLD if c.guidance is None else c.guidance for c in conds]).repeat_interleave(batch)
         made: Tensor = get_timestep_embedding((scales - 1.0) * 1000.0, width, downscale_freq_shift=1)
         return made.to(x_t.device, self.unet.dtype)
 

@@ -124,9 +124,7 @@ def _whole(layout: Layout, why: str) -> Layout:
     files = {part: [f.name for f in (layout.path / part).glob("*") if f.is_file()] for part in _parts(layout)}
     for part, names in files.items():
         if "config.json" in names and not any(name.endswith((".safetensors", *PICKLES)) for name in names):
-            raise ModelError(
-                f"model {layout.name}: no safetensors weights in {part.strip('/') or 'the folder'}{why}"
-            )
+            raise ModelError(f"model {layout.name}: no safetensors weights in {part.strip('/') or 'the folder'}{why}")
     weights = [name for names in files.values() for name in names if name.endswith(".safetensors")]
     if layout.variant is not None and not any(
         f".{layout.variant}." in name or f".{layout.variant}-" in name for name in weights

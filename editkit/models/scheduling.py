@@ -114,6 +114,7 @@ def make_schedule(config: Mapping[str, Any]) -> Schedule:
         steps_offset=int(config.get("steps_offset", 0)),
         set_alpha_to_one=bool(config.get("set_alpha_to_one", True)),
         karras=bool(config.get("use_karras_sigmas", False)),
+        distilled=config.get("original_inference_steps"),
     )
 
 

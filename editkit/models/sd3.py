@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KNOWN = "Stable Diffusion 3 (SD3Transformer2DModel, AutoencoderKL)"
-STEPS = 28
+STEPS, GUIDANCE = 28, 7.0
+"""diffusers' defaults."""
 T5_LENGTH = 256
 """Tokens of T5 that diffusers' pipelines read; a longer text is given a multiple of them."""
 
@@ -53,7 +54,10 @@ def describe(layout: Layout) -> ModelInfo:
     factor, patch = vae_factor(vae), int(transformer.get("patch_size", 2))
     window = factor * int(transformer.get("sample_size", 128))
     sampler = default_sampler(layout.config("scheduler"))
-    return ModelInfo(layout.name, KNOWN, frozenset(takes), sampler, STEPS, window, 3 * window // 4, factor * patch)
+    return ModelInfo(
+        layout.name, KNOWN, frozenset(takes), sampler, STEPS, window, 3 * window // 4, factor * patch,
+        guidance=GUIDANCE, rounds_up=True,
+    )  # fmt: skip
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:

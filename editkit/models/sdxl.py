@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 KNOWN = "Stable Diffusion XL (UNet2DConditionModel, AutoencoderKL, two text encoders) and its refiner"
 
+GUIDANCE = 5.0
+"""The scale of guidance, diffusers' default."""
+
 SCORE, UNWANTED_SCORE = 6.0, 2.5
 """The aesthetic scores the refiner is told with the prompt and with the negative prompt, diffusers' defaults."""
 
@@ -44,7 +47,7 @@ def describe(layout: Layout) -> ModelInfo:
         raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
     if layout.config("unet").get("addition_embed_type") != "text_time":
         raise ModelError(f"model {layout.name}: two text encoders, but a UNet that takes no pooled text; not known")
-    return describe_unet(layout, KNOWN)
+    return describe_unet(layout, KNOWN, GUIDANCE)
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KNOWN = "the x4 upscaler (UNet2DConditionModel of latents and a small picture, AutoencoderKL, CLIPTextModel)"
+GUIDANCE = 9.0
+"""The scale of guidance, diffusers' default."""
 NOISE_LEVEL = 20
 """The level the small picture is noised to where nobody says otherwise, diffusers' default."""
 
@@ -49,7 +51,9 @@ def describe(layout: Layout) -> ModelInfo:
     sampler, factor = default_sampler(layout.config("scheduler")), vae_factor(vae)
     window = factor * int(unet.get("sample_size") or 128)
     takes = frozenset({"prompt", "lowres", "noise_level"})
-    return ModelInfo(layout.name, KNOWN, takes, sampler, STEPS.get(sampler, 50), window, 3 * window // 4, factor)
+    return ModelInfo(
+        layout.name, KNOWN, takes, sampler, STEPS.get(sampler, 50), window, 3 * window // 4, factor, guidance=GUIDANCE
+    )
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:

@@ -4,7 +4,8 @@ Ho & Salimans 2022 (arXiv:2207.12598), in the network's own output: out = out_n 
 prompt and n the negative one. `rescale` r gives the result back the deviation of out_p, as far as r
 (Lin et al. 2023, arXiv:2305.08891, section 3.4): out <- (r std(out_p) / std(out) + 1 - r) out, for each item.
 A scale of 1 is the prompt alone, and the other half is not computed; nor is it outside of `start` and `stop`
-(Kynkaanniemi et al. 2024, arXiv:2404.07724).
+(Kynkaanniemi et al. 2024, arXiv:2404.07724). A network that was distilled from guidance is told the scale instead, and
+is called once (Meng et al. 2023, arXiv:2210.03142).
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     from editkit.models.base import Conditioning
 
-DEFAULT_SCALE = 7.5
-
 
 class Cfg(Plugin):
     """Follow the prompt more closely than the model does by itself; implied by every model that takes text.
@@ -37,7 +36,9 @@ class Cfg(Plugin):
     needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
     neutral: ClassVar[Mapping[str, Any] | None] = {"scale": 1.0}
 
-    scale: float | None = Field(None, ge=0.0, description="Strength; default: --guidance-scale, else 7.5; 1: none.")
+    scale: float | None = Field(
+        None, ge=0.0, description="Strength; default: --guidance-scale, else the model's; 1: none."
+    )
     rescale: float = Field(0.0, ge=0.0, le=1.0, description="Give the prediction its deviation back, 1: wholly.")
 
     def hooks(self) -> type[Hooks[Cfg]]:
@@ -48,9 +49,12 @@ class _CfgHooks(Hooks[Cfg]):
     def __init__(self, plugin: Cfg, run: Run) -> None:
         super().__init__(plugin, run)
         chosen = plugin.scale if plugin.scale is not None else run.options.guidance_scale
-        self.scale = DEFAULT_SCALE if chosen is None else chosen
-        # a network distilled from guidance is told the scale (Conditioning.guidance) and needs no second half
-        self.idle = self.scale == 1.0 or "guidance" in run.model.info.takes
+        self.scale = run.model.info.guidance if chosen is None else chosen
+        self.tells = "guidance" in run.model.info.takes
+        self.idle = self.scale == 1.0 or self.tells
+
+    def condition(self, step: Step, cond: Conditioning) -> Conditioning:
+        return replace(cond, guidance=self.scale) if self.tells else cond
 
     def branches(self, step: Step, cond: Conditioning) -> Sequence[Conditioning]:
         return (cond,) if self.idle else (replace(cond, prompt=cond.negative), cond)

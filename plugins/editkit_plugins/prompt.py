@@ -63,5 +63,4 @@ class _PromptHooks(Hooks[PromptText]):
         return prompt
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
-        scale = self.run.options.guidance_scale
-        return replace(cond, prompt=self.prompt, negative=self.negative, guidance=scale)
+        return replace(cond, prompt=self.prompt, negative=self.negative)
