@@ -127,7 +127,7 @@ def mixed(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--calls", type=int, nargs="+", default=[20, 100])
-    parser.add_argument("--degradations", nargs="+", default=["mask", "average", "bicubic", "grey", "gaussian blur"])
+    parser.add_argument("--degradations", nargs="+", default=list(operators()))
     chosen = parser.parse_args()
     torch.set_grad_enabled(False)
     gaussians(chosen.calls, chosen.degradations)

@@ -241,7 +241,13 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
 
     options = stage.options
     unasked = info is None and options.model == "auto"
-    info = info or describe(options.model, offline=options.offline)
+    name = options.model
+    for wish in (plugin.default_model() for plugin in stage.plugins) if unasked else ():
+        if wish is not None:
+            name = wish
+            notify(f"by {wish}, which serves this better than {describe('auto').name}; --model takes another")
+            break
+    info = info or describe(name, offline=options.offline)
     _check_words(stage, info)
     plugins = arrange(stage, info, has_picture=True)
     source = picture

@@ -145,6 +145,13 @@ class Plugin(BaseModel):
         """
         return None
 
+    def default_model(self) -> str | None:
+        """The embedded model that `--model auto` means where this plugin acts; None: the usual one serves.
+
+        The first plugin of the stage that has one decides, and it is said.
+        """
+        return None
+
     def claims(self) -> frozenset[Slot]:
         """The slots this plugin holds; by default those whose hook it overrides."""
         used = self.uses()

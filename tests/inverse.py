@@ -20,6 +20,10 @@ D = 48
 STD = 0.5
 
 
+CUT = torch.tensor([0.25, 0.5, 0.25], dtype=torch.float64)
+"""A line of a kernel that takes the finest stripes away altogether."""
+
+
 def operators(size: tuple[int, int, int] = SIZE) -> dict[str, Linear]:
     """One of each linear degradation."""
     _, h, w = size
@@ -31,6 +35,7 @@ def operators(size: tuple[int, int, int] = SIZE) -> dict[str, Linear]:
         "grey": Grey(size),
         "gaussian blur": Blur(kernels.gaussian(0.33), size),
         "motion blur": Blur(kernels.motion(2.0, 30.0), size),
+        "any kernel": Blur(torch.outer(CUT, CUT), size),
     }
 
 

@@ -254,6 +254,21 @@ def test_on_latents_auto_is_dps_and_projections_are_refused():
         edit(photo(), Restore(degradation="gaussian:1", method="ddnm"), model=Latent())
 
 
+@pytest.mark.parametrize(
+    "plugin",
+    [Colorize(), Upscale(scale=2), Upscale(scale=2, method="dps"), Restore(degradation="average:2"),
+     Restore(degradation="jpeg:40"), Restore(degradation="mask", mask="box:3,3,9,9")],
+)  # fmt: skip
+def test_what_a_decoder_makes_is_held_to_a_noiseless_observation(plugin):
+    """The toy's decoder cannot show what is observed; the result does, to the rounding of the file."""
+    given = photo() if not isinstance(plugin, Colorize) else np.repeat(photo()[..., :1], 3, axis=2)
+    result, told = measured(given, plugin, Latent())
+    ((_, _, figures),) = told
+    assert figures["consistency_levels"] < 0.6
+    if isinstance(plugin, Colorize):
+        assert np.abs(result @ LUMA - given @ LUMA).max() <= 0.51
+
+
 def test_methods_combine_with_others_or_say_why_not():
     with pytest.raises(ChainError, match="upscale and restore both set the"):
         edit(photo(), Upscale() & Restore(degradation="grey"), model=Isotropic())
@@ -279,6 +294,7 @@ def test_a_scale_of_one_or_less_is_refused(scale):
         ("bicubic:1", "must be above 1"),
         ("jpeg:0", "1 or more and 100 or less"),
         ("jpeg:50.5", "a whole number"),
+        ("motion:5,nan", "must be finite"),
         ("gaussian:-1", "0.1 or more"),
     ],
 )
@@ -295,7 +311,8 @@ def test_a_degradation_that_is_none_is_refused_with_what_is_allowed(text, wrong)
         (Restore(degradation="mask"), "--mask with --degradation mask"),
         (Restore(degradation="grey", mask="box:1,1,3,3"), "--mask with --degradation mask"),
         (Restore(degradation="jpeg:30", sigma=5), "--sigma cannot be used with jpeg"),
-        (Restore(degradation="gaussian:9"), "the kernel has 55x55 pixels and the picture 32x24"),
+        (Restore(degradation="gaussian:9"), "the kernel of gaussian:9 has 55x55 pixels and the picture 32x24"),
+        (Restore(degradation="motion:40,0"), "the kernel of motion:40,0 has 41x41 pixels"),
         (Restore(degradation="jpeg:30", method="ddrm"), "needs a linear degradation; use --method ddnm or dps"),
         (Restore(degradation="mask", mask=np.zeros((9, 9), np.uint8)), "9x9"),
     ],
@@ -321,9 +338,10 @@ def test_a_result_that_does_not_fit_into_memory_is_refused_before_the_start(monk
     [
         (Upscale(), 10),
         (Upscale(sigma=5), 10),
-        (Upscale(method="dps"), 40),
+        (Upscale(method="dps"), 420),
         (Restore(degradation="average:2"), 10),
         (Restore(degradation="jpeg:30"), 10 / 4),
+        (Denoise(sigma=20), 14 / 4),
     ],
 )
 def test_memory_is_asked_for_as_the_method_needs_it(plugin, copies, monkeypatch):
@@ -333,6 +351,24 @@ def test_memory_is_asked_for_as_the_method_needs_it(plugin, copies, monkeypatch)
     monkeypatch.setattr(memory, "_free", lambda: needed - 1)
     with pytest.raises(PictureError, match="pixels needs about"):
         plugin.open(Picture(photo()), print)
+
+
+def test_purify_asks_for_memory_too(monkeypatch):
+    monkeypatch.setattr(memory, "_free", lambda: 14 * 3 * 4 * 32 * 24 - 1)
+    with pytest.raises(PictureError, match="purify of 32x24 pixels needs about"):
+        edit(photo(), Purify(), model=Isotropic(), steps=2)
+
+
+@pytest.mark.parametrize("plugin", [Denoise(sigma=20), Colorize(), Purify()])
+def test_tasks_that_the_pictures_own_patches_cannot_do_are_a_networks_unless_asked_otherwise(plugin):
+    said = []
+    settled = plan_stage(Stage((plugin,), Options()), Picture(photo()), said.append)
+    assert settled.info.name == "pocket"
+    assert any(
+        line.startswith("by pocket, which serves this better than patches; --model takes another") for line in said
+    )
+    assert plan_stage(Stage((plugin,), Options(model="patches")), Picture(photo())).info.name == "patches"
+    assert plan_stage(Stage((Upscale(),), Options()), Picture(photo())).info.name == "patches"
 
 
 def test_the_command_line_says_and_prints_consistency(tmp_path, capsys):

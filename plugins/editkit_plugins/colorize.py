@@ -35,6 +35,10 @@ class Colorize(Solving):
         "auto", description="Tell the model the luma, or solve with it as prior; auto: what the model can."
     )
 
+    def default_model(self) -> str:
+        """A network: a grey picture's own patches have no colours."""
+        return "pocket"
+
     def open(self, picture: Picture, notify: Notify) -> Picture:
         if not (picture.pixels == picture.pixels[..., :1]).all():
             notify("colorize: the picture has colours; they are left out, its luma is given new ones")

@@ -22,6 +22,7 @@ from editkit.models.base import Conditioning
 from editkit.plan import Plan
 from editkit.plugin import Hooks, Inputs, Notify, Plugin, Run, Step
 from editkit.schedule import Level, Levels, Schedule
+from editkit_plugins.restoring.memory import afford
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -72,6 +73,10 @@ class Denoise(Plugin):
     sampled: bool = Field(False, description="Walk all levels below the picture's instead of one step.")
     views: int = Field(8, ge=1, le=8, description="One step: the mean over so many turns and mirrorings, on pixels.")
 
+    def default_model(self) -> str:
+        """A network: the picture's own patches are as noisy as it is."""
+        return "pocket"
+
     def hooks(self) -> type[Hooks[Denoise]]:
         return _DenoiseHooks
 
@@ -80,6 +85,7 @@ class Denoise(Plugin):
         return estimated_noise(pixels) if self.sigma is None else self.sigma
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
+        afford(f"denoise of {picture.width}x{picture.height}", *picture.size)
         if self.sigma is None:
             notify(f"denoise: noise of {self.noise(picture.pixels):.1f} levels of 255 (estimated; --sigma sets it)")
         return picture

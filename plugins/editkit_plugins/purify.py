@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from editkit.plugin import Hooks, Inputs, Plugin
+from editkit.plugin import Hooks, Inputs, Plugin, Run
 from editkit.schedule import Levels
 from editkit_plugins.denoise import ladder_from
+from editkit_plugins.restoring.memory import afford
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -36,6 +37,10 @@ class Purify(Plugin):
     def hooks(self) -> type[Hooks[Purify]]:
         return _PurifyHooks
 
+    def default_model(self) -> str:
+        """A network: the picture's own patches have the attack in them."""
+        return "pocket"
+
     def sampler(self, info: ModelInfo) -> str | None:
         """The stochastic process, on models that walk by ddim."""
         return "ddpm" if info.sampler == "ddim" else None
@@ -45,6 +50,12 @@ class Purify(Plugin):
 
 
 class _PurifyHooks(Hooks[Purify]):
+    def __init__(self, plugin: Purify, run: Run) -> None:
+        super().__init__(plugin, run)
+        if run.inputs.original is not None:
+            height, width = run.inputs.original.shape[-2:]
+            afford(f"purify of {width}x{height}", width, height)
+
     def begin(self) -> Float[Tensor, "b c *size"] | None:
         run = self.run
         known = run.inputs.known
@@ -52,3 +63,9 @@ class _PurifyHooks(Hooks[Purify]):
             return None
         level = run.levels[run.plan.start]
         return level.alpha * known + level.sigma * run.opening.noise
+
+    def measure(self, image: Float[Tensor, "b 3 h w"]) -> Mapping[str, float]:
+        """How far the result is from the picture that came: what was washed out, and what was lost with it."""
+        original = self.run.inputs.original
+        assert original is not None
+        return {"changed_levels": 127.5 * float((image - original).square().mean().sqrt())}

@@ -80,6 +80,11 @@ class Restore(Solving):
             raise UsageError(f"restore: --taper is for blurs ({', '.join(BLURS)}), not for {named.kind}; leave it out")
         if self.sigma and not named.linear:
             raise UsageError(f"restore: --sigma cannot be used with {named.kind}, whose own error is bounded already")
+        if (side := named.side()) > min(picture.size):
+            raise UsageError(
+                f"restore: the kernel of {self.degradation} has {side}x{side} pixels and the picture "
+                f"{picture.width}x{picture.height}; a kernel must fit into the picture"
+            )
         width, height = round(picture.width * named.reduces), round(picture.height * named.reduces)
         self.afford(width, height)
         return picture if named.reduces == 1.0 else picture.resized(width, height)

@@ -6,6 +6,7 @@ stage like any other, so it can be compared with `upscale`, and chained: `spandr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -51,7 +52,10 @@ class _SpandrelHooks(Hooks[Spandrel]):
             raise ModelError("spandrel needs --weights, an upscaler's .safetensors file")
         path = Path(plugin.weights)
         if path.suffix != ".safetensors":
-            raise ModelError(f"{path}: weights are read from .safetensors only; a pickle can run code: convert it")
+            raise ModelError(
+                f"{path}: weights are read from .safetensors only; a pickle can run code. If you trust it, convert it "
+                "once: safetensors.torch.save_file(torch.load(FILE, weights_only=True), ...)"
+            )
         if not path.is_file():
             raise ModelError(f"{path}: is no file")
         try:
@@ -77,6 +81,15 @@ class _SpandrelHooks(Hooks[Spandrel]):
 
         source, (_, height, width) = observed(self.run)
         return resize(self._enlarged(source), height, width)
+
+    def measure(self, image: Float[Tensor, "b 3 h w"]) -> Mapping[str, float]:
+        """The distance of the result, made small again, to the picture that came, as `upscale` tells it."""
+        from editkit_plugins.restoring.degradations import bicubic
+        from editkit_plugins.restoring.methods import Problem, consistency
+
+        source, size = observed(self.run)
+        _, _, h, w = source.shape
+        return consistency(image, Problem(bicubic(size, h, w), source)) if self.plugin.scale > 1.0 else {}
 
     def _enlarged(self, source: Tensor) -> Tensor:
         """The network's result for (1, 3, h, w) in [-1, 1], by blended tiles."""

@@ -12,11 +12,21 @@ LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601: Y' = 0.299 R + 0.587 G + 0.114 B."""
 
 
+def gaussian_radius(sigma: float) -> int:
+    """Three sigma, in whole pixels."""
+    return max(1, math.ceil(3.0 * sigma))
+
+
+def motion_radius(length: float) -> int:
+    """Half the length, in whole pixels."""
+    return max(1, math.ceil(length / 2.0))
+
+
 def gaussian(sigma: float) -> Tensor:
     """exp(-r^2 / 2 sigma^2), cut at three sigma, with sum 1: (n, n), n odd."""
     import torch
 
-    radius = max(1, math.ceil(3.0 * sigma))
+    radius = gaussian_radius(sigma)
     r = torch.arange(-radius, radius + 1, dtype=torch.float64)
     line = torch.exp(-(r**2) / (2.0 * sigma**2))
     kernel: Tensor = line[:, None] * line[None, :]
@@ -30,7 +40,7 @@ def motion(length: float, angle: float) -> Tensor:
     """
     import torch
 
-    radius = max(1, math.ceil(length / 2.0))
+    radius = motion_radius(length)
     n = 2 * radius + 1
     count = 16 * n
     along = (torch.arange(count, dtype=torch.float64) + 0.5) / count - 0.5

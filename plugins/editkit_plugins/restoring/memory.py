@@ -7,9 +7,9 @@ from editkit.errors import PictureError
 COPIES = 14
 """States of the size of the result that a process holds at once: x_t, x0, eps, noise, coefficients and their kin."""
 
-BY_METHOD = {"conditioned": 10, "ddnm": 10, "diffpir": 10, "ddrm": 10, "dps": 40, "pigdm": 40}
-"""The same of each method, rounded up from what was measured (docs/restoration.md). What a network keeps for a backward
-pass comes on top."""
+BY_METHOD = {"conditioned": 10, "ddnm": 10, "diffpir": 10, "ddrm": 10, "dps": 420, "pigdm": 420}
+"""The same of each method, rounded up from what was measured (docs/restoration.md). Those that go backward through the
+network hold what it computed: 230 to 410 states with `pocket`."""
 
 
 def afford(what: str, width: int, height: int, copies: int = COPIES) -> None:

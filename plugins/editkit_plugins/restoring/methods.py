@@ -72,6 +72,12 @@ class SolvingHooks(Hooks["Solving"]):
         level = self.run.levels[self.run.plan.start]
         return level.alpha * self.A.guess(self.y).expand(self.run.shape) + level.sigma * self.run.opening.noise
 
+    def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """The nearest picture that explains an observation without noise, whatever a decoder made of the state."""
+        if self.sigma > 0.0:
+            return image
+        return self.problem.A.within(self.problem.A.project(image, self.y), self.y)
+
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Mapping[str, float]:
         return consistency(image, self.problem)
 
@@ -102,9 +108,6 @@ class Ddnm(SolvingHooks):
     def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         return self.A.project(x0, self.y)
 
-    def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        return self.problem.A.within(image, self.y)
-
 
 class Conditioned(Ddnm):
     """The model is told the observation (`Solving.told`); `project` holds it to that as ddnm does."""
@@ -123,7 +126,7 @@ class Conditioned(Ddnm):
         return self.A.project(x0, self.y) if self.projects else x0
 
     def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        return super().finish(image) if self.projects else image
+        return super().finish(image) if self.plugin.project else image
 
 
 class _Transition(SolvingHooks):

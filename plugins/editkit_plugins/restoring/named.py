@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,16 @@ class Named:
     def reduces(self) -> float:
         """How many times smaller it makes a picture."""
         return self.numbers[0] if self.kind in ("average", "bicubic") else 1.0
+
+    def side(self) -> int:
+        """Pixels a side of a kernel that its numbers make; 0 for what has none, or has it in a file."""
+        match self.kind:
+            case "gaussian":
+                return 2 * kernels.gaussian_radius(*self.numbers) + 1
+            case "motion":
+                return 2 * kernels.motion_radius(self.numbers[0]) + 1
+            case _:
+                return 0
 
     def made(self, size: Size, observed: tuple[int, int], keep: np.ndarray | None = None) -> Degradation:
         """The degradation for pictures of `size`, observed at (height, width); `keep` (h, w): pixels a mask leaves."""
@@ -112,6 +123,8 @@ def parse(text: str) -> Named:
         numbers = tuple(float(part) for part in rest.split(",")) if rest else ()
     except ValueError:
         raise ValueError(f"degradation is {text!r}; write {_form(kind)} with numbers") from None
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"degradation is {text!r}; its numbers must be finite")
     if len(numbers) != len(NUMBERS[kind]):
         raise ValueError(f"degradation is {text!r}; write {_form(kind)}")
     low, high = _LIMITS.get(kind, (0, 0))
