@@ -10,6 +10,7 @@ percent: |m - m*| / sqrt(tr C*) and |C - C*|_F / |C*|_F.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -27,12 +28,16 @@ from editkit_plugins.restoring.solving import Inverse
 
 SAMPLER = "dpm++2m"
 METHODS = ("ddnm", "ddrm", "diffpir", "pigdm", "pigdm, C given")
+WALKED = ("ddnm", "pigdm")
+"""Those whose transitions are the sampler's: also by the two that the commands walk by."""
 COUNT = 4000
 
 
-def declared(method: str, A: Linear, y: Tensor, sigma: float, covariance: Tensor | None = None) -> Inverse:
+def declared(
+    method: str, A: Linear, y: Tensor, sigma: float, covariance: Tensor | None = None, zeta: float = 0.1
+) -> Inverse:
     given = covariance if method.endswith("given") else None
-    return Inverse(method=method.split(",")[0], degradation=A, y=y, sigma=sigma, covariance=given, zeta=0.1)
+    return Inverse(method=method.split(",")[0], degradation=A, y=y, sigma=sigma, covariance=given, zeta=zeta, lam=1.0)
 
 
 def row(name: str, cells: list[tuple[float, float]]) -> str:
@@ -54,14 +59,22 @@ def gaussians(calls: list[int], names: list[str]) -> None:
                         got = moments(declared(method, A, y, sigma, covariance), covariance, n, SAMPLER)
                         cells.append(errors(got, posterior(A, y, covariance, sigma)))
                     print(row(f"{method}, {n}", cells), flush=True)
+            for method, sampler in itertools.product(WALKED, ("ddpm", "ddim")):
+                for n in calls:
+                    cells = []
+                    for A in found.values():
+                        y = observation(A, covariance, sigma)
+                        got = moments(declared(method, A, y, sigma), covariance, n, sampler)
+                        cells.append(errors(got, posterior(A, y, covariance, sigma)))
+                    print(row(f"{method} by {sampler}, {n}", cells), flush=True)
             for n in calls:
                 cells = []
                 for A in found.values():
                     y = observation(A, covariance, sigma)
-                    plugin = declared("dps", A, y, sigma)
+                    plugin = declared("dps", A, y, sigma, zeta=0.1 * n / 100)
                     x = sample(Gaussian(mean(), covariance), plugin, shape=(4000, *SIZE), steps=n, sampler="ddpm")
                     cells.append(errors(empirical(x), posterior(A, y, covariance, sigma)))
-                print(row(f"dps (ddpm, zeta 0.1), {n}", cells), flush=True)
+                print(row(f"dps (ddpm, steps of 0.1), {n}", cells), flush=True)
 
 
 def empirical(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +105,10 @@ def mixtures(calls: list[int], names: list[str]) -> None:
             for n in calls:
                 cells = []
                 for A, y, wanted, _ in problems.values():
-                    plugin, sampler = declared(method, A, y, sigma), "ddpm" if method == "dps" else SAMPLER
+                    plugin, sampler = (
+                        declared(method, A, y, sigma, zeta=0.1 * n / 100),
+                        "ddpm" if method == "dps" else SAMPLER,
+                    )
                     x = sample(model, plugin, shape=(COUNT, *SIZE), steps=n, sampler=sampler)
                     cells.append(errors(empirical(x), wanted))
                 print(row(f"{method}, {n}", cells), flush=True)

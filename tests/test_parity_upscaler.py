@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import diffusers
+import numpy as np
 import pytest
 import tiny_latent as tiny
 import torch
+from PIL import Image
 from test_parity_latent import NEGATIVE, PROMPT, SCHEDULERS, same
 from torch import Tensor
 
-from editkit import Hooks, Plugin, sample
+from editkit import Hooks, Plugin, edit, sample
 from editkit.engine import State
 from editkit.errors import ModelError, UsageError
 from editkit.models import Conditioning, describe, load
 from editkit.models.base import ModelInfo, NoisesLowres
 from editkit.models.scheduling import make_schedule
 from editkit.models.upscaler import LatentUpscaler
+from editkit.plugins import Upscale
 
 SMALL: dict[str, Any] = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}
 STEPS = 6
@@ -132,3 +135,30 @@ def test_a_larger_lowres_is_brought_to_the_latents() -> None:
 
 def model_level() -> Any:
     return make_schedule({**tiny.SD, "prediction_type": "epsilon"}).levels(10)[5]
+
+
+def test_the_plugin_upscale_gives_the_pipelines_picture(tmp_path: Path) -> None:
+    """From pixels to pixels; held to the small picture (the default) it is that picture when made small again."""
+    pipe = pipeline("ddim", tiny.SD)
+    pipe.save_pretrained(tmp_path)
+    small = (255 * small_picture(1)[0].permute(1, 2, 0).numpy()).round().astype(np.uint8)
+    expected = pipe(
+        prompt=PROMPT, negative_prompt=NEGATIVE, image=Image.fromarray(small), noise_level=30, guidance_scale=7.5,
+        num_inference_steps=STEPS, generator=torch.Generator().manual_seed(5), output_type="np",
+    ).images[0]  # fmt: skip
+    how: dict[str, Any] = {
+        "model": str(tmp_path), "noise": "diffusers", "seed": 5, "sampler": "ddim", "steps": STEPS, "prompt": PROMPT,
+        "negative": NEGATIVE, "guidance_scale": 7.5, "dtype": "fp32", "device": "cpu", "offline": True,
+    }  # fmt: skip
+    made = edit(small, Upscale(scale=4, noise_level=30, project=False), **how).pixels
+    assert made.shape == (64, 64, 3)
+    assert np.abs(made - 255 * expected).max() <= 1.01
+    said: list[str] = []
+    held = edit(small, Upscale(scale=4, noise_level=30), notify=said.append, **how).pixels
+    (line,) = (line for line in said if "consistency levels" in line)
+    assert float(line.split()[3].strip(",")) < 1.0
+    assert not np.array_equal(held, made)
+    for scale, side in ((2, 32), (3.3, 53)):
+        assert edit(small, Upscale(scale=scale), **how).pixels.shape == (side, side, 3)
+    with pytest.raises(UsageError, match="--noise-level is 100; this model has 0 to 99"):
+        edit(small, Upscale(scale=4, noise_level=100), **how)

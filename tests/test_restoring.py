@@ -71,7 +71,7 @@ def test_what_is_approximate_stays_as_near_as_the_table_says(method, mean_bound,
     for sigma in (0.0, 0.1):
         A = OPERATORS["mask"]
         y = observation(A, CORRELATED, sigma)
-        plugin = Inverse(method=method, degradation=A, y=y, sigma=sigma)
+        plugin = Inverse(method=method, degradation=A, y=y, sigma=sigma, lam=1.0)
         got = errors(moments(plugin, CORRELATED, 100), posterior(A, y, CORRELATED, sigma))
         assert got[0] < mean_bound
         assert got[1] < covariance_bound

@@ -17,7 +17,7 @@ from editkit.masks import read_mask
 from editkit.params import MaskSource
 from editkit.plugin import Notify, Run, silent
 from editkit_plugins.restoring.named import Named, parse
-from editkit_plugins.restoring.solving import Solving
+from editkit_plugins.restoring.solving import LITTLE, Solving
 from editkit_plugins.upscale import observed
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Restore(Solving):
     mask: MaskSource | None = Field(None, description="mask: the lost pixels, white; a picture or words.")
     taper: bool = Field(False, description="Blurs: fade the edges, which else ring, since a lens blurs past them.")
     method: Literal["auto", "ddnm", "ddrm", "diffpir", "dps", "pigdm"] = Field(
-        "auto", description="How it is solved; auto: ddnm, diffpir where there is noise, dps on latents."
+        "auto", description="How it is solved; auto: ddnm, diffpir or ddrm where there is noise, dps on latents."
     )
 
     @field_validator("degradation")
@@ -58,6 +58,11 @@ class Restore(Solving):
     def named(self) -> Named:
         """The degradation's name and numbers."""
         return parse(self.degradation)
+
+    def default_model(self) -> str | None:
+        """A network, but where the picture's own patches are what is wanted at another scale (docs/restoration.md)."""
+        clean = self.noise() < LITTLE and self.named.kind in ("average", "bicubic", *BLURS)
+        return None if clean else "pocket"
 
     def noisy(self) -> bool:
         return self.noise() > 0.0 and self.named.linear

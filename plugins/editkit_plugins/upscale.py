@@ -62,6 +62,9 @@ class Upscale(Solving):
         self.afford(width, height)
         return picture.resized(width, height)
 
+    def noise(self) -> float:
+        return self.sigma
+
     def noisy(self) -> bool:
         return self.sigma > 0.0
 

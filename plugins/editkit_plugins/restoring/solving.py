@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from editkit_plugins.restoring.methods import Problem, SolvingHooks
 
 
+LITTLE = 2.0
+"""Noise below this is little, in levels of 255."""
+
+
 class Solving(Plugin):
     """An edit whose picture is an observation y = A(x) + noise of the one that is wanted.
 
     `auto` conditions a model that takes what the edit offers. On others it takes ddnm where y has no noise, since it is
-    consistent and needs no gradient; diffpir where y has noise of a known size; and dps on models of latents, where A
-    acts behind the decoder.
+    consistent and needs no gradient; diffpir where y has little noise of a known size, and ddrm where it has more
+    (measured with `pocket`, docs/restoration.md); and dps on models of latents, where A acts behind the decoder.
     """
 
     order: ClassVar[int] = 100
@@ -34,10 +38,10 @@ class Solving(Plugin):
     method: str
     project: bool = Field(True, description="conditioned: also hold the result to the observation, as ddnm does.")
     strength: float = Field(1.0, gt=0.0, le=1.0, description="Share of the process: below 1 it starts from A^+ y.")
-    zeta: float = Field(1.0, gt=0.0, description="dps: step size, relative to the residual.")
+    zeta: float = Field(0.8, gt=0.0, description="dps: step size of a hundredth of the process.")
     eta: float = Field(0.85, ge=0.0, le=1.0, description="ddrm: how much noise is renewed where nothing is observed.")
     eta_b: float = Field(1.0, ge=0.0, le=1.0, description="ddrm: how much of the observation is taken.")
-    lam: float = Field(1.0, gt=0.0, description="diffpir: weight of the prior.")
+    lam: float = Field(7.0, gt=0.0, description="diffpir: weight of the prior.")
     renew: float = Field(0.3, ge=0.0, le=1.0, description="diffpir: share of the noise that is renewed (its zeta).")
 
     def problem(self, run: Run) -> Problem:
@@ -56,13 +60,19 @@ class Solving(Plugin):
 
     def solved(self) -> str:
         """What `auto` means on a model that is not told the observation."""
-        return "diffpir" if self.noisy() else "ddnm"
+        if not self.noisy():
+            return "ddnm"
+        return "diffpir" if self.noise() < LITTLE else "ddrm"
 
     def sampler(self, info: ModelInfo) -> str | None:
         """ddpm, on models that walk by ddim: these methods were derived for the ancestral process. Without its noise,
         what the observation leaves open keeps every error that was made of it (docs/restoration.md)."""
         conditioned = self.chosen() == "conditioned" and self.offers <= info.takes
         return "ddpm" if info.sampler == "ddim" and not conditioned else None
+
+    def noise(self) -> float:
+        """The observation's noise in levels of 255."""
+        return 0.0
 
     def noisy(self) -> bool:
         """True where the observation has noise of known size, on a linear degradation."""
@@ -108,8 +118,11 @@ class Inverse(Solving):
 
         return Problem(self.degradation, self.y, self.sigma, self.covariance)
 
+    def noise(self) -> float:
+        return 127.5 * self.sigma
+
     def noisy(self) -> bool:
-        return self.sigma > 0.0 and self.degradation.linear
+        return self.sigma > 0.0 and bool(self.degradation.linear)
 
     def hooks(self) -> type[Any]:
         from editkit_plugins.restoring.methods import hooks_for
