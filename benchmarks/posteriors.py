@@ -33,11 +33,9 @@ WALKED = ("ddnm", "pigdm")
 COUNT = 4000
 
 
-def declared(
-    method: str, A: Linear, y: Tensor, sigma: float, covariance: Tensor | None = None, zeta: float = 0.1
-) -> Inverse:
+def declared(method: str, A: Linear, y: Tensor, sigma: float, covariance: Tensor | None = None) -> Inverse:
     given = covariance if method.endswith("given") else None
-    return Inverse(method=method.split(",")[0], degradation=A, y=y, sigma=sigma, covariance=given, zeta=zeta, lam=1.0)
+    return Inverse(method=method.split(",")[0], degradation=A, y=y, sigma=sigma, covariance=given, lam=1.0)
 
 
 def row(name: str, cells: list[tuple[float, float]]) -> str:
@@ -71,10 +69,10 @@ def gaussians(calls: list[int], names: list[str]) -> None:
                 cells = []
                 for A in found.values():
                     y = observation(A, covariance, sigma)
-                    plugin = declared("dps", A, y, sigma, zeta=0.1 * n / 100)
+                    plugin = declared("dps", A, y, sigma)
                     x = sample(Gaussian(mean(), covariance), plugin, shape=(4000, *SIZE), steps=n, sampler="ddpm")
                     cells.append(errors(empirical(x), posterior(A, y, covariance, sigma)))
-                print(row(f"dps (ddpm, steps of 0.1), {n}", cells), flush=True)
+                print(row(f"dps (ddpm), {n}", cells), flush=True)
 
 
 def empirical(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,7 +104,7 @@ def mixtures(calls: list[int], names: list[str]) -> None:
                 cells = []
                 for A, y, wanted, _ in problems.values():
                     plugin, sampler = (
-                        declared(method, A, y, sigma, zeta=0.1 * n / 100),
+                        declared(method, A, y, sigma),
                         "ddpm" if method == "dps" else SAMPLER,
                     )
                     x = sample(model, plugin, shape=(COUNT, *SIZE), steps=n, sampler=sampler)

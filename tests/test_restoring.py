@@ -99,8 +99,8 @@ def test_dps_comes_near_the_observation_and_its_pull_is_zeta():
 
     free = sample(model, shape=(50, *SIZE), steps=100)
     without = float((A.forward(free) - y).flatten(1).norm(dim=1).mean())
-    assert distance(0.1) < distance(0.02) < without
-    assert distance(0.1) < 0.25 * without
+    assert distance(0.7) < distance(0.14) < without
+    assert distance(0.7) < 0.25 * without
 
 
 def test_what_a_jpeg_or_a_quantised_picture_says_holds_after_ddnm():

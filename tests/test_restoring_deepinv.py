@@ -177,7 +177,9 @@ def test_dps_move_by_move():
     model.schedule = Table(tuple(pairs))
     x = torch.randn(1, *SIZE, generator=torch.Generator().manual_seed(2))
     states = []
-    plugin = From(method="dps", degradation=ours, y=y, zeta=0.3 * len(times) / 100, x_t=x)
+    plugin = From(
+        method="dps", degradation=ours, y=y, zeta=0.3 * len(times) / float(ours.keep.expand(SIZE).sum()) ** 0.5, x_t=x
+    )
     noise = Recorded()
     sample(
         model, plugin, shape=(1, *SIZE), steps=len(times), sampler="ddpm", noise=noise,

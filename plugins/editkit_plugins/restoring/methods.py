@@ -268,12 +268,23 @@ class Dps(SolvingHooks):
 
     The engine subtracts sigma_t^2 / alpha_t dE/dx_t from x0, of which the ancestral step (ddpm) makes alpha_s beta /
     alpha_t dE/dx_t in x_s: 2 zeta d|y - A x0|/dx_t = zeta_t d|y - A x0|^2/dx_t with zeta_t = zeta / |y - A x0|.
-    The sum of all pulls has to stay, so in n steps each step size is 100 / n times `zeta`: the best one was found to go
-    as 1 / n (docs/restoration.md; the paper's are for 1000 steps).
+    The paper's zeta is for one operator, size and number of steps (1000). Here `zeta` is how far all n steps together
+    may move a value, as far as y is at odds with it: zeta_t |y - A x0| = (zeta / n) sqrt(m) / s^2, of m observed
+    coefficients, s the largest singular value. (A^T r / |r| has values of about s / sqrt(m), and x has to go 1 / s as
+    far as A x.)
     For a degradation without a gradient |y - A x0| is the distance of x0 to the pictures that explain y.
     """
 
     says = "dps"
+
+    def __init__(self, plugin: Solving, run: Run, problem: Problem) -> None:
+        super().__init__(plugin, run, problem)
+        share, s = 1.0, 1.0
+        if self.A.linear:
+            operator = cast("Linear", self.A)
+            share, s = float(operator.kept.float().mean()), float(operator.singular.max())
+        m = share * self.y[0].numel()
+        self.step_size = plugin.zeta / run.plan.steps * m**0.5 / s**2
 
     def energy(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"] | None:
         t, s = step.t, self.run.levels[step.move.s]
@@ -286,8 +297,7 @@ class Dps(SolvingHooks):
         else:
             residual = image - self.A.project(image.detach(), self.y)
         distance = (residual.square().flatten(1).sum(1) + 1e-12).sqrt()
-        zeta = self.plugin.zeta * 100.0 / self.run.plan.steps
-        energy: Tensor = 2.0 * zeta * t.alpha / (s.alpha * beta) * distance
+        energy: Tensor = 2.0 * self.step_size * t.alpha / (s.alpha * beta) * distance
         return energy
 
 

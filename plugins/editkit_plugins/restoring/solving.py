@@ -38,7 +38,9 @@ class Solving(Plugin):
     method: str
     project: bool = Field(True, description="conditioned: also hold the result to the observation, as ddnm does.")
     strength: float = Field(1.0, gt=0.0, le=1.0, description="Share of the process: below 1 it starts from A^+ y.")
-    zeta: float = Field(0.8, gt=0.0, description="dps: step size of a hundredth of the process.")
+    zeta: float = Field(
+        0.7, gt=0.0, description="dps: how far all steps together may move a value (black is -1, white 1)."
+    )
     eta: float = Field(0.85, ge=0.0, le=1.0, description="ddrm: how much noise is renewed where nothing is observed.")
     eta_b: float = Field(1.0, ge=0.0, le=1.0, description="ddrm: how much of the observation is taken.")
     lam: float = Field(7.0, gt=0.0, description="diffpir: weight of the prior.")
