@@ -174,6 +174,10 @@ class Bench:
             for method in ("auto", "ddnm", *(("ddrm", "diffpir", "pigdm") if linear else ()), "dps"):
                 made = self.made(given, Restore(method=method, **options), "pocket")
                 self.note(f"{name}: {method}", made, truth, feature=True)
+            if not linear:
+                for strength in (1.0, 0.3):
+                    mean = self.mean(given, Restore(strength=strength, **options), "pocket")
+                    self.note(f"{name}: auto, mean, strength {strength:g}", mean, truth, feature=True)
 
     def colorize(self, truth: np.ndarray) -> None:
         grey = np.repeat((truth @ LUMA).round().astype(np.uint8)[..., None], 3, axis=-1)
