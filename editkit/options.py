@@ -15,7 +15,10 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field("auto", description="patches, a diffusers folder or a hub id; auto: an embedded model.")
+    model: str = Field(
+        "auto",
+        description="An embedded one, a folder, .safetensors or hub id (OWNER/NAME@REVISION:VARIANT); auto: embedded.",
+    )
     lora: tuple[Annotated[str, Metavar("FILE[:WEIGHT]")], ...] = Field(
         (), description="A LoRA (.safetensors) for the model, with its weight; several: give it again."
     )

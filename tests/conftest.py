@@ -15,11 +15,12 @@ settings.load_profile("editkit")
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """Offline means no socket: opening one to anywhere fails the test."""
+    """Offline means no socket: using one to anywhere fails the test."""
 
-    def refuse(self, address):
+    def refuse(self, *given):
         if self.family == socket.AF_UNIX:
             raise OSError("no sockets in tests")
-        raise AssertionError(f"a test opened a socket to {address}")
+        raise AssertionError(f"a test opened a socket to {given[-1]}")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    for way in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, way, refuse)

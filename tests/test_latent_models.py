@@ -325,3 +325,31 @@ def test_errors_are_one_line(sd: Path, tmp_path: Path) -> None:
         with pytest.raises(EditkitError) as caught:
             describe(name, offline=True)
         assert "\n" not in str(caught.value)
+
+
+def test_the_command_line_runs_a_hub_id_from_the_cache(
+    sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --offline, its listing included; conftest.py refuses every socket."""
+    from editkit.cli import run
+
+    root = tmp_path / "cache" / "models--someone--sd"
+    shutil.copytree(sd, root / "snapshots" / ("0" * 40))
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    photo().save(tmp_path / "photo.png")
+    hole().save(tmp_path / "hole.png")
+    words = [
+        "inpaint", str(tmp_path / "photo.png"), "--mask", str(tmp_path / "hole.png"), "--prompt", PROMPT,
+        "--steps", "2", "--device", "cpu", "--offline", "-o", str(tmp_path / "out.png"), "--model",
+    ]  # fmt: skip
+    assert run([*words, "someone/sd"]) == 0
+    assert Image.open(tmp_path / "out.png").size == (64, 64)
+    capsys.readouterr()
+    assert run([*words, "someone/else", "--force"]) != 0
+    said = capsys.readouterr().err
+    assert "--offline is on, so the hub was not asked" in said
+    assert "Traceback" not in said
+    assert run(["models"]) == 0
+    assert "someone/sd" in capsys.readouterr().out
