@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit.chain import Chain, Stage, arrange, suited
+from editkit.chain import Chain, Stage, arrange, model_name, suited
 from editkit.errors import EditkitError, PictureError, RecipeError, UsageError
 from editkit.folder import PICTURES, Item, Listing, Masks, check_folders, items, listing
 from editkit.journal import Done, Failed, Journal, opened
@@ -200,7 +200,7 @@ def _settle(chain: Chain) -> None:
     from editkit.models import describe
 
     for stage in chain.inherited().stages:
-        info = describe(stage.options.model, offline=stage.options.offline)
+        info = describe(model_name(stage), offline=stage.options.offline)
         plugins = arrange(stage, info, has_picture=True)
         make_sampler(stage.options.sampler or suited(plugins, info))
 

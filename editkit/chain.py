@@ -220,6 +220,13 @@ class StagePlan:
         return {hook: names for hook, names in rows.items() if names}
 
 
+def model_name(stage: Stage) -> str:
+    """`--model`; for `auto` what the first plugin that has one wishes for."""
+    if stage.options.model != "auto":
+        return stage.options.model
+    return next((wish for plugin in stage.plugins if (wish := plugin.default_model()) is not None), "auto")
+
+
 def _check_words(stage: Stage, info: ModelInfo) -> None:
     """Text for a model that takes none is refused, unless it was said for an earlier stage."""
     for word in ("prompt", "negative", "guidance_scale"):
@@ -241,12 +248,9 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
 
     options = stage.options
     unasked = info is None and options.model == "auto"
-    name = options.model
-    for wish in (plugin.default_model() for plugin in stage.plugins) if unasked else ():
-        if wish is not None:
-            name = wish
-            notify(f"by {wish}, which serves this better than {describe('auto').name}; --model takes another")
-            break
+    name = model_name(stage)
+    if info is None and name != options.model:
+        notify(f"by {name}, which serves this better than {describe('auto').name}; --model takes another")
     info = info or describe(name, offline=options.offline)
     _check_words(stage, info)
     plugins = arrange(stage, info, has_picture=True)
