@@ -10,6 +10,7 @@ Before each process the processor itself is asked what it does at that moment: o
 fp32 and in bf16. On a virtual machine both move, and not together, since the units for bf16 are shared with neighbours.
 
     python benchmarks/diffusers_cpu.py                # 4.3 GB of disk, 9 of memory, a quarter of an hour
+    python benchmarks/diffusers_cpu.py --calls 7                     # the UNet alone, alternating in one process
     python benchmarks/diffusers_cpu.py --tiny                       # a check that it runs
 """
 
@@ -118,6 +119,36 @@ def rates(seconds: float = 1.0) -> tuple[float, float]:
     return found[0], found[1]
 
 
+def calls(model: Path, count: int) -> dict[str, list[float]]:
+    """Seconds of a call of the UNet at 512 x 512 with both halves of guidance, alternating in this process, `count`
+    times after a first one: whatever the machine does meets all of them.
+    """
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    from editkit.models.blocks import first_attention, load_unet
+    from editkit.models.loading import Layout
+
+    cpu, layout = torch.device("cpu"), Layout(str(model), model)
+    networks = {
+        "diffusers, fp32": UNet2DConditionModel.from_pretrained(model / "unet").eval(),
+        "editkit, fp32": load_unet(layout, torch.float32, cpu),
+        "editkit, bf16": load_unet(layout, torch.bfloat16, cpu),
+    }
+    found: dict[str, list[float]] = {name: [] for name in networks}
+    x, words = torch.randn(1, 9, 64, 64).repeat(2, 1, 1, 1), torch.randn(2, 77, 768)
+    with torch.inference_mode():
+        for turn in range(count + 1):
+            for name, network in networks.items():
+                if (first := first_attention(network)) is not None:
+                    first.copies = 2  # both halves see the same latents, as in an edit
+                start = time.perf_counter()
+                network(x.to(network.dtype), torch.tensor([500.0] * 2), words.to(network.dtype), return_dict=False)
+                if turn:
+                    found[name].append(time.perf_counter() - start)
+    return found
+
+
 def psnr(a: Path, b: Path) -> float:
     """Peak signal-to-noise ratio of two pictures, dB."""
     x, y = (np.asarray(Image.open(p).convert("RGB"), np.float64) for p in (a, b))
@@ -129,6 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--calls", type=int, default=0, help="only the UNet, so many alternating calls (9 GB)")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--folder", type=Path, help="where the model is built, or was built before")
     arguments = parser.parse_args()
@@ -137,6 +169,11 @@ def main() -> None:
         model = arguments.folder or work / "model"
         if not (model / "model_index.json").is_file():
             build(model, arguments.tiny)
+        if arguments.calls:
+            for name, seconds in calls(model, arguments.calls).items():
+                each = ", ".join(f"{value:.2f}" for value in seconds)
+                print(f"{name}: median {statistics.median(seconds):.2f} s ({each})", flush=True)
+            return
         scene(work, 64 if arguments.tiny else 512)
         ours = [
             str(Path(sys.executable).with_name("editkit")), "inpaint", str(work / "photo.png"),

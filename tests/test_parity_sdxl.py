@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -170,3 +171,33 @@ def test_a_refiner_hands_on_what_a_model_is_asked_for(
     monkeypatch.setattr("editkit.models.folder.load_folder", None)  # said before any weight is loaded
     with pytest.raises(ModelError, match=r"--refiner .* does not go on from what"):
         load(describe(str(sd)), torch.device("cpu"), torch.float32, setup=setup)
+
+
+def test_a_lora_is_the_pipelines(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Convolutions, gates and attention; the base model's two text encoders stay as they are."""
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(folders["img2img"], add_watermarker=False)
+    pipe.set_progress_bar_config(disable=True)
+    donor = deepcopy(pipe.unet)
+    torch.manual_seed(8)
+    targets = ["to_q", "to_out.0", "conv1", "ff.net.0.proj"]
+    donor.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(donor))
+    pipe.save_lora_weights(tmp_path, unet_lora_layers=layers, weight_name="xl.safetensors")
+    pipe.load_lora_weights(str(tmp_path), weight_name="xl.safetensors", adapter_name="a")
+    pipe.set_adapters(["a"], [0.7])
+    expected = pipe(
+        prompt=PROMPT, negative_prompt=NEGATIVE, num_inference_steps=STEPS, guidance_scale=5.0, height=64, width=64,
+        generator=torch.Generator().manual_seed(5), output_type="latent",
+    ).images  # fmt: skip
+    how: dict[str, Any] = {"shape": (1, 4, 8, 8), "sampler": "euler", "steps": STEPS, "seed": 5, "noise": "diffusers"}
+    found = {}
+    for name, setup in (("with", Setup(lora=(f"{tmp_path / 'xl.safetensors'}:0.7",))), ("without", Setup())):
+        model = load(describe(str(folders["img2img"])), torch.device("cpu"), torch.float32, setup=setup)
+        found[name] = sample(model, prompt=PROMPT, negative=NEGATIVE, guidance_scale=5.0, device="cpu", **how)
+    scale = max(1.0, float(expected.abs().max()))
+    assert float((found["with"] - expected).abs().max()) <= 6e-5 * scale  # channels-last rounds differently
+    assert float((found["without"] - expected).abs().max()) > 1e-2
