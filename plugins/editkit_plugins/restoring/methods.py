@@ -108,6 +108,10 @@ class Ddnm(SolvingHooks):
     def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         return self.A.project(x0, self.y)
 
+    def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """It explains y since the last step; what is out of range is brought back."""
+        return self.problem.A.within(image, self.y)
+
 
 class Conditioned(Ddnm):
     """The model is told the observation (`Solving.told`); `project` holds it to that as ddnm does."""
@@ -126,7 +130,9 @@ class Conditioned(Ddnm):
         return self.A.project(x0, self.y) if self.projects else x0
 
     def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        return super().finish(image) if self.plugin.project else image
+        if self.projects:
+            return super().finish(image)
+        return SolvingHooks.finish(self, image) if self.plugin.project else image
 
 
 class _Transition(SolvingHooks):

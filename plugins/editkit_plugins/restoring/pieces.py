@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-STRIP = 512
+STRIP = 256
 """Rows at a time of what is done to rows by themselves."""
 
 
