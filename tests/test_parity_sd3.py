@@ -6,6 +6,7 @@ strength 0.3 walk 3 (those of Stable Diffusion 1.x, 2.x and XL: int(7 * 0.3) = 2
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from editkit import sample
 from editkit.errors import ModelError
 from editkit.models import describe, load
 from editkit.models.scheduling import make_schedule
+from editkit.models.setup import Setup
 from editkit.plugins import Cfg
 
 STEPS = 10
@@ -171,3 +173,32 @@ def test_a_long_prompt_gives_the_pipelines_latents(models: dict[int, Any]) -> No
         negative="blurry", guidance_scale=5.0, device="cpu",
     )  # fmt: skip
     assert float((found - expected).abs().max()) <= 1e-5
+
+
+def test_a_lora_is_the_pipelines(models: dict[int, Any], tmp_path: Path) -> None:
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    folder = models[16].info.name
+    pipe = diffusers.StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None)
+    pipe.set_progress_bar_config(disable=True)
+    donor = deepcopy(pipe.transformer)
+    torch.manual_seed(8)
+    donor.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_out.0", "ff.net.2"], init_lora_weights=False))
+    layers = get_peft_model_state_dict(donor)
+    pipe.save_lora_weights(tmp_path, transformer_lora_layers=layers, weight_name="sd3.safetensors")
+    pipe.load_lora_weights(str(tmp_path), weight_name="sd3.safetensors", adapter_name="a")
+    pipe.set_adapters(["a"], [0.5])
+    given: dict[str, Any] = {"prompt": PROMPT, "guidance_scale": 5.0}
+    expected = pipe(
+        **given, negative_prompt=NEGATIVE, num_inference_steps=STEPS, height=64, width=64, output_type="latent",
+        generator=torch.Generator().manual_seed(5),
+    ).images  # fmt: skip
+    how: dict[str, Any] = {"shape": (1, 16, 8, 8), "sampler": "euler", "steps": STEPS, "seed": 5, "noise": "diffusers"}
+    setup = Setup(lora=(f"{tmp_path / 'sd3.safetensors'}:0.5",))
+    changed = load(describe(folder), torch.device("cpu"), torch.float32, setup=setup)
+    found = sample(changed, negative=NEGATIVE, device="cpu", **given, **how)
+    scale = max(1.0, float(expected.abs().max()))
+    assert float((found - expected).abs().max()) <= 6e-5 * scale  # channels-last rounds differently
+    plain = sample(models[16], negative=NEGATIVE, device="cpu", **given, **how)
+    assert float((plain - expected).abs().max()) > 1e-2

@@ -276,7 +276,9 @@ def test_a_hub_id_from_the_cache_without_a_socket(tmp_path: Path, monkeypatch: p
     (other / "config.json").write_text(json.dumps({"architectures": ["BertModel"]}))
     assert [info.name for info in cached()] == ["someone/model"]
     for file in (root / "snapshots").rglob("*.safetensors"):
-        file.rename(file.with_suffix(".elsewhere"))
+        pickle = file.rename(file.with_suffix(".bin"))
+        assert cached() == ()  # a pickle is not loaded
+        pickle.unlink()
     assert cached() == ()  # the configuration alone can do nothing
     with pytest.raises(ModelError, match="no safetensors weights in unet; --offline is on, so the hub was not asked"):
         load(info, CPU, torch.float32, offline=True)
@@ -309,6 +311,8 @@ def test_a_variant_of_the_weights(tmp_path: Path) -> None:
         assert torch.allclose(model.network.state_dict()[key], values[key] + more)
     with pytest.raises(ModelError, match=r"no weights of the variant 'bf16'; it has: fp16"):
         describe(f"{path}:bf16")
+    with pytest.raises(ModelError, match="a single file has no variants; leave out :fp16"):
+        describe(f"{plain}:fp16")
 
 
 def test_a_variant_is_fetched_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

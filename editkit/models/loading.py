@@ -98,6 +98,8 @@ def find(name: str, *, offline: bool, weights: bool = False) -> Layout:
     if path.is_dir():
         return _whole(Layout(name, path, variant=variant), "") if variant else Layout(name, path)
     if path.is_file():
+        if variant is not None:
+            raise ModelError(f"model {name}: a single file has no variants; leave out :{variant}")
         if path.suffix.lower() != ".safetensors":
             raise ModelError(f"model {name} is a file; --model takes a folder, a hub id or a .safetensors file")
         return Layout(name, single.configuration(path, lambda repository: _from_hub(repository, offline, False)), path)
@@ -136,11 +138,14 @@ def _whole(layout: Layout, why: str) -> Layout:
 
 
 def complete(layout: Layout) -> bool:
-    """Its weights are here."""
+    """Weights that can be loaded are here for each of its networks."""
     try:
-        return bool(_whole(layout, ""))
+        for part in _parts(layout):
+            if (layout.path / part / "config.json").is_file():
+                weight_files(layout, part.strip("/"))
     except ModelError:
         return False
+    return True
 
 
 def _from_hub(name: str, offline: bool, weights: bool, variant: str | None = None) -> Path:
