@@ -62,7 +62,9 @@ def inputs(
         small = small.where(small_mask > 0, known) if picture.fill == "original" else known
     else:
         small_mask = pad(resize_mask(mask, at.height, at.width), multiple)
-    return Inputs(model.attach(small, small_mask), small, small_mask, original, mask, stream, place, fill=picture.fill)
+    return Inputs(
+        model.attach(small, small_mask), small, small_mask, original, mask, stream, place, fill=picture.fill
+    )
 
 
 def example(other: Picture, at: Pass, before: Pass | None, device: torch.device) -> Example:

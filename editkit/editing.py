@@ -208,14 +208,8 @@ def _sample(
     for k, part in enumerate(settled.passes):
         before = None if image is None or part.at.strength == 1.0 else settled.passes[k - 1]
         inputs = canvas.inputs(
-            picture,
-            part.at,
-            model,
-            noise.stream("encode"),
-            device,
-            settled.examples,
-            None if before is None else before.at,
-            settled.small,
+            picture, part.at, model, noise.stream("encode"), device, settled.examples,
+            None if before is None else before.at, settled.small,
         )
         inputs.whole, inputs.source = picture.pixels, settled.source.pixels
         own = Streams((seed,), number, part.attempt) if part.attempt and isinstance(noise, Streams) else noise

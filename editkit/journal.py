@@ -159,7 +159,9 @@ def opened(folder: Path, run: Mapping[str, Any], *, resume: bool = False, force:
         os.close(handle)
 
 
-def _begun(folder: Path, handle: int, path: Path, run: Mapping[str, Any], resume: bool, force: bool) -> Journal:
+def _begun(
+    folder: Path, handle: int, path: Path, run: Mapping[str, Any], resume: bool, force: bool
+) -> Journal:
     """The journal with its first line, and with every result in place that is done."""
     _lock(handle, folder)
     try:

@@ -28,6 +28,7 @@ def silent(message: str) -> None:
     """Tell nobody."""
 
 
+
 @dataclass(eq=False)
 class Inputs:
     """What a run edits. `picture` is at the size of this pass, `original` at the picture's own.

@@ -113,7 +113,9 @@ def _symmetry(plugin: Guide, run: Run, seen: Seen) -> Loss:
 
 
 def _smooth(plugin: Guide, run: Run, seen: Seen) -> Loss:
-    return lambda image: image.diff(dim=-1).abs().flatten(1).mean(1) + image.diff(dim=-2).abs().flatten(1).mean(1)
+    return lambda image: (
+        image.diff(dim=-1).abs().flatten(1).mean(1) + image.diff(dim=-2).abs().flatten(1).mean(1)
+    )
 
 
 def _sharpness(plugin: Guide, run: Run, seen: Seen) -> Loss:
