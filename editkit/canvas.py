@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from editkit.convention import Convention
     from editkit.noise import Stream
 
 
@@ -25,15 +26,17 @@ def inputs(
     model: Model,
     stream: Stream | None,
     device: torch.device,
+    source: Picture,
+    convention: Convention,
     examples: Sequence[Picture] = (),
     before: Pass | None = None,
-    source: Picture | None = None,
+    small: Picture | None = None,
 ) -> Inputs:
     """The box of `picture` at the size of pass `at`, padded to the model's multiple, and at its own resolution.
 
     The model is cut into windows where the pass asks for it, told the `examples`, and attached to what it sees
-    (`Model.attach`). `before`: the pass whose enlarged result this one starts from. `source`: what the picture was
-    enlarged from, sharp.
+    (`Model.attach`). `source`: the stage's picture as it came. `before`: the pass whose enlarged result this one starts
+    from. `small`: what the picture was enlarged from, sharp.
     """
     import torch
 
@@ -41,8 +44,8 @@ def inputs(
     rows, columns = box.rows, box.columns
     if at.window is not None:
         model = _windowed(model, at.window)
-    if source is not None and isinstance(model, Enlarges):
-        model = model.enlarging(to_unit(source.pixels).to(device), picture.width / source.width)
+    if small is not None and isinstance(model, Enlarges):
+        model = model.enlarging(to_unit(small.pixels).to(device), picture.width / small.width)
     if isinstance(model, TakesExamples):
         model = model.given([example(other, at, before, device) for other in examples], picture.fill)
 
@@ -51,20 +54,22 @@ def inputs(
         return pad(resize(whole, at.height, at.width), multiple)
 
     original = to_unit(picture.pixels[rows, columns]).to(device)
-    small = pad(resize(original, at.height, at.width), multiple)
-    if picture.mask is None:
-        return Inputs(model.attach(small, None), small, None, original, None, stream, place)
-    mask = torch.from_numpy(picture.mask[rows, columns].copy())[None, None].to(device)
-    if at.height * at.width > box.area:
-        small, small_mask = (pad(lanczos(values, at.height, at.width), multiple) for values in (original, mask))
-    elif model.info.own_picture and (at.height, at.width) != (box.height, box.width):
-        known, small_mask = shrink(original, mask, at.height, at.width)
-        small = small.where(small_mask > 0, known) if picture.fill == "original" else known
-    else:
-        small_mask = pad(resize_mask(mask, at.height, at.width), multiple)
+    shown = pad(resize(original, at.height, at.width), multiple)
+    mask = mask_shown = None
+    if picture.mask is not None:
+        mask = torch.from_numpy(picture.mask[rows, columns].copy())[None, None].to(device)
+        if at.height * at.width > box.area:
+            shown, mask_shown = (pad(lanczos(values, at.height, at.width), multiple) for values in (original, mask))
+        elif model.info.own_picture and (at.height, at.width) != (box.height, box.width):
+            known, mask_shown = shrink(original, mask, at.height, at.width)
+            shown = shown.where(mask_shown > 0, known) if picture.fill == "original" else known
+        else:
+            mask_shown = pad(resize_mask(mask, at.height, at.width), multiple)
     return Inputs(
-        model.attach(small, small_mask), small, small_mask, original, mask, stream, place, fill=picture.fill
-    )
+        model=model.attach(shown, mask_shown), picture=shown, mask=mask_shown, original=original, original_mask=mask,
+        stream=stream, place=place, convention=convention, whole=picture.pixels, source=source.pixels,
+        fill=None if mask is None else picture.fill,
+    )  # fmt: skip
 
 
 def example(other: Picture, at: Pass, before: Pass | None, device: torch.device) -> Example:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from editkit import registry
-from editkit.errors import ChainError, UsageError
+from editkit.errors import ChainError, PluginError, UsageError
 from editkit.models.base import ModelInfo
 from editkit.options import Options
 from editkit.plan import Plan
@@ -105,11 +105,11 @@ Edits = Chain | Plugin | Sequence[Plugin] | Sequence[Sequence[Plugin]]
 def arrange(stage: Stage, info: ModelInfo, has_picture: bool) -> tuple[Plugin, ...]:
     """The stage's plugins in the order they act, with `sdedit` where nothing says how to begin.
 
-    Sorted by (`order`, position). Checks slots and conditions.
+    Sorted by (`order`, position), and by what plugins say of each other. Checks slots and conditions.
 
     Raises:
-        ChainError: two plugins claim one slot, the model takes none of the conditions a plugin needs, or a plugin
-            needs a picture and there is none.
+        ChainError: two plugins claim one slot, the model takes none of the conditions a plugin needs, a plugin needs a
+            picture and there is none, or plugins want to act before each other in a circle.
     """
     plugins = list(stage.plugins)
     claims = {id(plugin): plugin.claims() for plugin in plugins}
@@ -123,7 +123,7 @@ def arrange(stage: Stage, info: ModelInfo, has_picture: bool) -> tuple[Plugin, .
             implied = registry.load(name)()
             plugins.append(implied)
             claims[id(implied)] = implied.claims()
-    for slot in ("begin", "combine", "mask", "prompt"):
+    for slot in get_args(Slot):
         holders = [p for p in plugins if slot in claims[id(p)]]
         if len(holders) > 1:
             first, second = holders[0].name, holders[1].name
@@ -139,12 +139,33 @@ def arrange(stage: Stage, info: ModelInfo, has_picture: bool) -> tuple[Plugin, .
             )
         if plugin.needs_picture and not has_picture:
             raise ChainError(f"{plugin.name} works on a picture, and there is none")
-    return tuple(sorted(plugins, key=lambda plugin: plugin.order))
+    return in_order(plugins)
+
+
+def in_order(plugins: Sequence[Plugin]) -> tuple[Plugin, ...]:
+    """`plugins` as they act: each time the first by (`order`, position) that nobody left must precede.
+
+    Raises:
+        ChainError: `acts_before` and `acts_after` go in a circle.
+    """
+    waiting, done = sorted(plugins, key=lambda plugin: plugin.order), list[Plugin]()
+    while waiting:
+        free = next((p for p in waiting if not any(_precedes(other, p) for other in waiting if other is not p)), None)
+        if free is None:
+            names = " and ".join(dict.fromkeys(p.name for p in waiting))
+            raise ChainError(f"{names} each want to act before the other (acts_before, acts_after); leave one out")
+        waiting = [p for p in waiting if p is not free]
+        done.append(free)
+    return tuple(done)
+
+
+def _precedes(first: Plugin, second: Plugin) -> bool:
+    return second.name in first.acts_before or first.name in second.acts_after
 
 
 def suited(plugins: Iterable[Plugin], info: ModelInfo) -> str:
     """The sampler of a stage whose user names none: what a plugin's method was derived for, or the model's own."""
-    wanted = (called(plugin, "sampler", plugin.sampler, info) for plugin in plugins)
+    wanted = (called(plugin, "default_sampler", plugin.default_sampler, info) for plugin in plugins)
     return next((spec for spec in wanted if spec is not None), info.sampler)
 
 
@@ -264,7 +285,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
                 f"use --model patches"
             )
         examples += given
-        picture = called(plugin, "open", plugin.open, picture, notify)
+        picture = _opened(plugin, picture, notify)
     if unasked and info.own_picture and not examples and picture.mask is not None and bool(picture.mask.all()):
         notify(f"nothing is left that {info.name} could learn from; pocket, a small network, fills the picture")
         info = describe("pocket")
@@ -287,6 +308,23 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     if options.tries > 1 and len(planned) == len(found):
         notify(f"--tries {options.tries} has nothing to choose between: nothing is invented beside known pixels")
     return StagePlan(info, options, spec, plugins, picture, planned, source, tuple(examples))
+
+
+def _opened(plugin: Plugin, picture: Picture, notify: Notify) -> Picture:
+    """`picture` as `plugin` opens it.
+
+    Raises:
+        PluginError: it sets a mask or another size and does not say so, so that a conflict was not seen.
+    """
+    opened: Picture = called(plugin, "open", plugin.open, picture, notify)
+    changed = {"mask": opened.mask is not picture.mask, "size": opened.size != picture.size}
+    for slot, differs in changed.items():
+        if differs and slot not in plugin.claims():
+            raise PluginError(
+                f"plugin {plugin.name}: open sets the {slot} without saying so; its class needs "
+                f'`holds = frozenset({{"{slot}"}})`'
+            )
+    return opened
 
 
 def _tries(at: Pass, picture: Picture, options: Options) -> int:
@@ -326,17 +364,18 @@ class Cost:
 
 def cost(plan: Plan, plugins: Sequence[Plugin], sampler: Sampler) -> Cost:
     """The cost of a process: energies share a backward pass, apart from those that need one of their own."""
-    down = plan.downward
+    walked = plan.flow
+    own = [p for p in plugins if "sampler" in p.claims()]
     energies = [p for p in plugins if "energy" in p.uses()]
     alone = [p for p in energies if p.alone()]
     shared = [p for p in energies if not p.alone()]
     calls = backward = deep = beside = 0
-    for index, move in enumerate(down):
-        n = sampler.calls(move)
+    for index, move in enumerate(walked):
+        n = own[0].calls(move) if own else sampler.calls(move)
         groups = [[p] for p in alone] + [shared]
-        acting = [[p for p in group if p.acts(index, len(down))] for group in groups]
+        acting = [[p for p in group if p.acts(index, len(walked))] for group in groups]
         calls += n
-        beside += n * sum(p.beside() for p in plugins if p.acts(index, len(down)))
+        beside += n * sum(p.beside() for p in plugins if p.acts(index, len(walked)))
         backward += n * sum(bool(group) for group in acting)
         deep += n * sum(any(p.through() == "network" for p in group) for group in acting)
     return Cost(calls, backward, deep, beside)

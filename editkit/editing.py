@@ -13,28 +13,32 @@ from torch import Tensor
 from editkit import canvas, engine, refine
 from editkit.boxes import Box
 from editkit.chain import Chain, Edits, PassPlan, Stage, StagePlan, arrange, plan_stage
+from editkit.convention import CONVENTIONS
 from editkit.device import pick_device, pick_dtype
 from editkit.energies import Bound
 from editkit.engine import Process, State
-from editkit.errors import HookError
+from editkit.errors import ChainError, HookError
 from editkit.fit import misfit
 from editkit.images import Picture, from_unit, to_unit
 from editkit.models import PLAIN, load
 from editkit.models.base import Model, ModelInfo, NoModel, Notifies, TakesExamples
 from editkit.models.memory import Tiles, available, settle
 from editkit.models.setup import Setup
-from editkit.noise import Noise, OneStream, Streams
+from editkit.noise import Noise, Stream
 from editkit.options import Options
 from editkit.params import PictureSource
 from editkit.plan import Plan
 from editkit.plugin import Hooks, Inputs, Notify, Opening, Plugin, Run, called, silent
-from editkit.samplers import make_sampler
-from editkit.schedule import Discrete
+from editkit.run import Handed
+from editkit.samplers import Sampler, make_sampler
 from editkit.smooth import seamless
 from editkit.windows import Windowed
 
 Tell = Callable[[int, str, Mapping[str, float]], None]
 """Is told figures about a result: (stage, plugin, name -> number)."""
+
+Left = dict[Box, Handed]
+"""The noisy states that a stage leaves to the next, by the part of the picture they are of."""
 
 
 class Loader(Protocol):
@@ -131,10 +135,12 @@ def stream(
     chain = Chain((first, *chain.stages[1:])).inherited()
     current = picture if isinstance(picture, Picture) else Picture.read(picture)
     loaded, made_as = own, PLAIN
+    left: Left = {}
     for number, stage in enumerate(chain.stages):
         settled = plan_stage(stage, current, notify, None if own is None else own.info)
         if not settled.diffuses:
-            current = yield from _stage(settled, NoModel(settled.info), number, len(chain.stages), notify, told)
+            nothing = NoModel(settled.info)
+            current, left = yield from _stage(settled, nothing, number, len(chain.stages), notify, told, left)
             continue
         setup = Setup.of(stage.options)
         if loaded is None or loaded.info != settled.info or (own is None and setup != made_as):
@@ -143,7 +149,9 @@ def stream(
             loaded = (loader or load)(settled.info, device, dtype, offline=stage.options.offline, setup=setup)
             made_as = setup
         _ready(loaded, settled, notify)
-        current = yield from _stage(settled, loaded, number, len(chain.stages), notify, told)
+        current, left = yield from _stage(settled, loaded, number, len(chain.stages), notify, told, left)
+    if left:
+        notify("the last stage ends at noise, which is no picture; `then` with an edit that goes on makes one of it")
     return current
 
 
@@ -166,21 +174,24 @@ def _ready(model: Model, settled: StagePlan, notify: Notify) -> None:
 
 
 def _stage(
-    settled: StagePlan, model: Model, number: int, stages: int, notify: Notify, tell: Tell
-) -> Generator[Update, None, Picture]:
+    settled: StagePlan, model: Model, number: int, stages: int, notify: Notify, tell: Tell, handed: Left
+) -> Generator[Update, None, tuple[Picture, Left]]:
     """Run one stage on its picture, box by box; nothing moves where no pass has a move.
 
-    Where a mean is asked for it is taken of the samples before they are finished and rounded.
+    Where a mean is asked for it is taken of the samples before they are finished and rounded. `handed`: what the stage
+    before left; what this one leaves comes back beside the picture.
     """
     picture, seeds = settled.picture, settled.options.seeds
+    _check_hand_over(settled, handed)
     made: dict[Box, tuple[Tensor, Process]] = {}
+    left: Left = {}
     for draw, seed in enumerate(seeds):
-        drawn = yield from _sample(settled, model, number, stages, draw, seed, notify)
+        drawn, left = yield from _sample(settled, model, number, stages, draw, seed, notify, handed)
         for box, (image, process) in drawn.items():
             mean = image if draw == 0 else made[box][0] + (image - made[box][0]) / (draw + 1)
             made[box] = mean, process
     if not made:
-        return picture.with_mask(None)
+        return picture.with_mask(None), left
     whole = picture.pixels.copy()
     for box, (image, process) in made.items():
         for bound in process.bound:
@@ -191,29 +202,51 @@ def _stage(
                 rounded = to_unit(whole[box.rows, box.columns]).to(image.device)
                 tell(number, bound.plugin.name, called(bound.plugin, "measure", bound.hooks.measure, rounded))
     result = picture.with_pixels(whole)
-    return result if picture.mask is None else result.opaque_where(picture.mask).with_mask(None)
+    return (result if picture.mask is None else result.opaque_where(picture.mask).with_mask(None)), left
+
+
+def _check_hand_over(settled: StagePlan, handed: Left) -> None:
+    """A state is handed on whole: one pass over each box, one sample, the same boxes before and after.
+
+    Raises:
+        ChainError: it cannot be; says what helps.
+    """
+    boxes = [part.at.box for part in settled.passes]
+    names = " with ".join(plugin.name for plugin in settled.plugins)
+    if handed and (len(set(boxes)) != len(boxes) or set(boxes) != set(handed)):
+        raise ChainError(f"the stage before ends at noise, and {names} works on other parts of it; use --canvas full")
+    if any(part.plan.end > 0 for part in settled.passes):
+        if len(set(boxes)) != len(boxes):
+            raise ChainError(
+                f"{names} ends at noise, and {settled.info.name} works in several passes, which hand on pictures only"
+            )
+        if len(settled.options.seeds) > 1:
+            raise ChainError(f"{names} ends at noise, of which there is no mean; leave --estimate mean out")
 
 
 def _sample(
-    settled: StagePlan, model: Model, number: int, stages: int, draw: int, seed: int, notify: Notify
-) -> Generator[Update, None, dict[Box, tuple[Tensor, Process]]]:
-    """One sample of a stage: for each box its pixels (1, 3, h, w) at their own resolution, and the last process."""
+    settled: StagePlan, model: Model, number: int, stages: int, draw: int, seed: int, notify: Notify, handed: Left
+) -> Generator[Update, None, tuple[dict[Box, tuple[Tensor, Process]], Left]]:
+    """One sample of a stage: for each box its pixels (1, 3, h, w) at their own resolution, and the last process; and
+    the states of boxes whose process ends at noise.
+    """
     options, picture = settled.options.model_copy(update={"seed": seed}), settled.picture
     settled = replace(settled, options=options)
     device = pick_device(options.device)
-    noise: Noise = OneStream.seeded(seed) if options.noise == "diffusers" else Streams((seed,), number)
+    convention = CONVENTIONS[options.noise]
+    noise = convention.noise(seed, number)
     made: dict[Box, tuple[Tensor, Process]] = {}
+    left: Left = {}
     image: Tensor | None = None  # pixels of the last pass over this box; None until one has moved
     tried: list[tuple[float, Tensor, Process]] = []
     for k, part in enumerate(settled.passes):
         before = None if image is None or part.at.strength == 1.0 else settled.passes[k - 1]
         inputs = canvas.inputs(
-            picture, part.at, model, noise.stream("encode"), device, settled.examples,
+            picture, part.at, model, noise.stream("encode"), device, settled.source, convention, settled.examples,
             None if before is None else before.at, settled.small,
         )
-        inputs.whole, inputs.source = picture.pixels, settled.source.pixels
-        own = Streams((seed,), number, part.attempt) if part.attempt and isinstance(noise, Streams) else noise
-        process = _prepare(inputs, settled, part.plan, own, number, notify)
+        own = convention.again(noise, seed, number, part.attempt) if part.attempt else noise
+        process = _prepare(inputs, settled, part.plan, own, number, notify, handed.get(part.at.box))
         if before is not None and image is not None:
             process = _refine(process, part, before, image)
         x: Tensor | None = None
@@ -221,7 +254,9 @@ def _sample(
             x = state.x
             yield Update(number, stages, k, settled, state, process.model, draw)
             del state  # or its estimate would live through the next step
-        if x is not None:
+        if x is not None and part.plan.end > 0:
+            left[part.at.box] = Handed(x, process.levels[part.plan.end], model.info.family)
+        elif x is not None:
             image = process.model.decode(x)
         after = settled.passes[k + 1] if k + 1 < len(settled.passes) else None
         again = after is not None and after.attempt > 0
@@ -237,7 +272,7 @@ def _sample(
             image = None
         elif not settled.diffuses and inputs.original is not None:
             made[box] = inputs.original, process
-    return made
+    return made, left
 
 
 def _finished(bound: Bound, image: Tensor) -> Tensor:
@@ -252,13 +287,16 @@ def _finished(bound: Bound, image: Tensor) -> Tensor:
     return made
 
 
-def _prepare(inputs: Inputs, settled: StagePlan, plan: Plan, noise: Noise, number: int, notify: Notify) -> Process:
+def _prepare(
+    inputs: Inputs, settled: StagePlan, plan: Plan, noise: Noise, number: int, notify: Notify, handed: Handed | None
+) -> Process:
     """Bind the plugins of one pass and lay its levels."""
     picture = inputs.picture
     assert picture is not None
     shape = (picture.shape[0], *inputs.model.shape(*picture.shape[-2:]))
     return prepare(
-        inputs, settled.plugins, plan, settled.sampler, settled.options, noise, shape, picture.device, number, notify
+        inputs, settled.plugins, plan, settled.sampler, settled.options, noise, shape, picture.device, number, notify,
+        handed,
     )
 
 
@@ -289,22 +327,30 @@ def prepare(
     device: torch.device,
     stage: int = 0,
     notify: Notify = silent,
+    handed: Handed | None = None,
 ) -> Process:
-    """A process ready to run: levels laid, every plugin bound with a noise stream of its own."""
-    model = inputs.model
-    sampler = make_sampler(sampler_spec)
-    exact = options.noise == "diffusers"
-    if exact and isinstance(model.schedule, Discrete):
-        options = options.model_copy(update={"spacing": model.schedule.resolve(options.spacing, sampler.grid)})
-    inputs.as_diffusers = exact
-    levels = model.schedule.levels(plan.steps, options.spacing, sampler.grid)
+    """A process ready to run: levels laid, every plugin bound with a noise stream of its own.
+
+    Raises:
+        ChainError: a plan that goes upward with a sampler that cannot, two plugins with a sampler of their own, a state
+            from the stage before that is of another space.
+    """
+    model, sampler, convention = inputs.model, make_sampler(sampler_spec), CONVENTIONS[options.noise]
+    spacing = convention.spacing(options.spacing, model.schedule, sampler.grid)
+    options = options.model_copy(update={"spacing": spacing})
+    levels = model.schedule.levels(plan.steps, spacing, sampler.grid)
     for plugin in plugins:
         levels = called(plugin, "levels", plugin.levels, levels, inputs)
+    if handed is not None and tuple(handed.x.shape) != shape:
+        raise ChainError(
+            f"the stage before leaves a state of {tuple(handed.x.shape)} ({handed.family}), and {model.info.name} "
+            f"({model.info.family}) works on {shape}; both need one space: the same model family and size"
+        )
     plain = model.model if isinstance(model, Windowed) else model  # plugins know nothing of windows
     run = Run(
         model=plain, levels=levels, plan=plan, inputs=inputs, options=options, noise=noise,
         stream=noise.stream("start"), device=device, shape=shape, stage=stage, notify=notify,
-        opening=Opening(noise.stream("start"), shape, device),
+        opening=Opening(noise.stream("start"), shape, device), convention=convention, handed=handed,
     )  # fmt: skip
     seen: Counter[str] = Counter()
     bound = []
@@ -312,10 +358,29 @@ def prepare(
         own = replace(run, stream=noise.stream(f"{plugin.name}#{seen[plugin.name]}"))
         seen[plugin.name] += 1
         bound.append(Bound(plugin, called(plugin, "bind", plugin.bind, own)))
+    sampler, stream = _walked_by(bound, sampler, noise)
+    if any(move.up for move in plan.flow) and not sampler.reversible:
+        raise ChainError(
+            f"this goes from a picture to its noise, which sampler {sampler.name} cannot; use --sampler ddim, euler or "
+            f"heun"
+        )
     return Process(
         model=model, sampler=sampler, plan=plan, levels=levels, bound=tuple(bound), run=run, shape=shape,
-        sampler_stream=noise.stream("sampler"), travel_stream=noise.stream("travel"),
+        convention=convention, sampler_stream=stream, travel_stream=noise.stream("travel"),
     )  # fmt: skip
+
+
+def _walked_by(bound: Sequence[Bound], sampler: Sampler, noise: Noise) -> tuple[Sampler, Stream]:
+    """The sampler of a process and the stream it draws from: a plugin's own one, or the stage's.
+
+    Raises:
+        ChainError: two plugins have one.
+    """
+    own = [(b, made) for b in bound if (made := called(b.plugin, "sampler", b.hooks.sampler)) is not None]
+    if len(own) > 1:
+        names = " and ".join(b.plugin.name for b, _ in own)
+        raise ChainError(f"{names} both walk by a sampler of their own; put `then` between them, or leave one out")
+    return (own[0][1], own[0][0].hooks.run.stream) if own else (sampler, noise.stream("sampler"))
 
 
 def sample(
@@ -360,10 +425,7 @@ def sample(
         mask = mask.to(device)
     fitted = model.attach(known, mask)
     spec = chosen.sampler or "ddpm"
-    source: Noise
-    if isinstance(noise, str):
-        source = OneStream.seeded(chosen.seed) if noise == "diffusers" else Streams((chosen.seed,))
-    else:
-        source = noise
-    inputs = Inputs(fitted, known, mask, known, mask, source.stream("encode"))
+    convention = CONVENTIONS[chosen.noise]
+    source = convention.noise(chosen.seed) if isinstance(noise, str) else noise
+    inputs = Inputs(fitted, known, mask, known, mask, source.stream("encode"), convention=convention)
     return engine.run(prepare(inputs, ordered, plan, spec, chosen, source, tuple(shape), device, 0, notify), watch)

@@ -1,33 +1,56 @@
 """The trajectory as data: a plan is a list of moves between noise levels.
 
-Levels are numbered 0 (clean) to `steps` (noisiest). A move t -> s with s < t denoises and calls the network; one with
-s > t adds noise back by the exact forward kernel. SDEdit shortens a plan, RePaint inserts moves upward: no plugin ever
-writes a loop. Plans are integers only, so that cost is known before any weight is loaded.
+Levels are numbered 0 (clean) to `steps` (noisiest). A move t -> s is one of two kinds. A `flow` move is walked by the
+sampler and calls the network: downward it denoises, upward it carries a picture to its noise (inversion). A `noise`
+move goes up by the exact forward kernel, with fresh noise and without the network. SDEdit shortens a plan, RePaint
+inserts noise moves, inversion walks up: no plugin ever writes a loop. Plans are integers only, so that cost is known
+before any weight is loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
+
+from editkit.errors import UsageError
+
+Kind = Literal["flow", "noise"]
+"""Who walks a move: the sampler, or the forward kernel."""
 
 
 @dataclass(frozen=True)
 class Move:
-    """From level `t` to level `s` (indices)."""
+    """From level `t` to level `s` (indices).
+
+    Raises:
+        UsageError: a noise move that does not go up: the forward kernel cannot take noise away.
+    """
 
     t: int
     s: int
+    kind: Kind = "flow"
+
+    def __post_init__(self) -> None:
+        if self.kind == "noise" and self.s <= self.t:
+            raise UsageError(f"a noise move must go up; this one goes from level {self.t} to {self.s}")
 
     @property
     def up(self) -> bool:
-        """True when the move adds noise back."""
+        """True when it ends at a noisier level."""
         return self.s > self.t
+
+    @property
+    def flows(self) -> bool:
+        """True when the sampler walks it, with the network."""
+        return self.kind == "flow"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`moves` over a ladder of `steps + 1` levels. Moves are adjacent; a plan that is not empty ends at level 0.
+    """`moves` over a ladder of `steps + 1` levels; each begins where the one before it ended.
 
+    A plan that ends above level 0 makes a noisy state, not a picture: the next stage goes on from there.
     `rounds_up`: a strength that lies between two levels starts from the upper one (`ModelInfo.rounds_up`).
     """
 
@@ -46,9 +69,39 @@ class Plan:
         return self.moves[0].t if self.moves else 0
 
     @property
-    def downward(self) -> tuple[Move, ...]:
-        """The moves that denoise."""
-        return tuple(move for move in self.moves if not move.up)
+    def end(self) -> int:
+        """The level the process ends at; 0 for an empty plan."""
+        return self.moves[-1].s if self.moves else 0
+
+    @property
+    def top(self) -> int:
+        """The noisiest level it comes to."""
+        return max((max(move.t, move.s) for move in self.moves), default=0)
+
+    @property
+    def flow(self) -> tuple[Move, ...]:
+        """The moves that call the network: windows and steps count these."""
+        return tuple(move for move in self.moves if move.flows)
+
+    def encode(self) -> Plan:
+        """The way up instead: flow moves from the clean level to `start`, one a level.
+
+        `plan.encode() + plan` carries a picture to its noise and back.
+        """
+        return replace(self, moves=tuple(Move(k, k + 1) for k in range(self.start)))
+
+    def __add__(self, other: Plan) -> Plan:
+        """This way, then `other` from where it ends.
+
+        Raises:
+            UsageError: `other` is for another ladder, or begins at another level.
+        """
+        if self.steps != other.steps or (self.moves and other.moves and self.end != other.start):
+            raise UsageError(
+                f"a way of {self.steps} levels that ends at level {self.end} cannot go on with one of {other.steps} "
+                f"levels that begins at level {other.start}"
+            )
+        return replace(self, moves=self.moves + other.moves)
 
     def start_at(self, strength: float) -> Plan:
         """Drop everything above level floor(steps * strength), or the one above it for a plan that rounds up (SDEdit,
@@ -82,7 +135,7 @@ class Plan:
                 continue
             seen.add(s)
             for _ in range(repeats - 1):
-                moves.extend(_up(s, s + jump))
+                moves.extend(_noise(s, s + jump))
                 moves.extend(_down(s + jump, s))
         return replace(self, moves=tuple(moves))
 
@@ -97,5 +150,5 @@ def _down(t: int, s: int) -> tuple[Move, ...]:
     return tuple(Move(k, k - 1) for k in range(t, s, -1))
 
 
-def _up(t: int, s: int) -> tuple[Move, ...]:
-    return tuple(Move(k, k + 1) for k in range(t, s))
+def _noise(t: int, s: int) -> tuple[Move, ...]:
+    return tuple(Move(k, k + 1, "noise") for k in range(t, s))

@@ -6,18 +6,19 @@ table of hooks, in the order the engine calls them::
 
     open       (picture, notify) -> picture  on the declaration: set the mask, grow the canvas
     examples   (picture) -> pictures         on the declaration: what `patches` may learn from besides the picture
-    sampler    (info) -> name or None        on the declaration: what the method was derived for, if the user names none
+    default_sampler (info) -> name or None   on the declaration: what the method was derived for, if the user names none
     plan       (plan) -> plan                on the declaration: SDEdit starts lower, RePaint travels
     levels     (levels, inputs) -> levels    on the declaration: another ladder of noise levels, as `denoise` lays one
     bind       (run) -> Hooks                load networks, encode pictures; the only place with side effects
     begin      () -> x_t or None             the starting state                                     (slot)
+    sampler    () -> Sampler or None         a transition x_t -> x_s of its own                     (slot)
     condition  (step, cond) -> cond          prompts, known picture and mask, ControlNet residuals
     branches   (step, cond) -> conds         the conditionings to evaluate, for `combine`
     combine    (step, predictions) -> one    classifier-free guidance and its variants              (slot)
     energy     (step, x0) -> (batch,)        -log p(y | x), weights included; None: not this time
     shift      (step, dx0) -> dx0            bound, mask or rescale what its own energy moves x0 by
     clean      (step, x0) -> x0              thresholding, projections
-    after      (step, x_s) -> x_s            once a downward move, at its end: put known regions back
+    after      (step, x_s) -> x_s            once a flow move, at its end: put known regions back
     finish     (image) -> image              pixels -> pixels, at the picture's own resolution
     measure    (image) -> {name: number}     what is told of the result: how well it explains an observation
 
@@ -32,7 +33,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from editkit.errors import EditkitError, HookError
-from editkit.plan import Plan
+from editkit.plan import Move, Plan
 from editkit.run import Inputs, Notify, Opening, Run, Step, silent
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from editkit.chain import Chain
     from editkit.images import Picture
     from editkit.models.base import Conditioning, ModelInfo, Prediction
+    from editkit.samplers import Sampler
     from editkit.schedule import Levels
 
 __all__ = [
@@ -54,16 +56,21 @@ R = TypeVar("R")
 API = 1
 """The version of this protocol. A plugin that was written for another is refused when it is loaded."""
 
-Slot = Literal["begin", "combine", "mask", "prompt"]
+Slot = Literal["begin", "combine", "mask", "prompt", "sampler", "size"]
 """What only one plugin of a stage may hold."""
+
+OVERRIDDEN: tuple[Slot, ...] = ("begin", "combine", "sampler")
+"""The slots that are hooks: whoever overrides one holds it."""
 
 Through = Literal["network", "x0", "x_t"]
 """Where an energy's gradient is taken; see `Hooks.through`."""
 
-DECLARED = ("open", "examples", "sampler", "plan", "levels")
+DECLARED = ("open", "examples", "default_sampler", "plan", "levels")
 """The hooks of `Plugin` itself."""
 
-HOOKS = ("begin", "condition", "branches", "combine", "energy", "shift", "clean", "after", "finish", "measure")
+HOOKS = (
+    "begin", "sampler", "condition", "branches", "combine", "energy", "shift", "clean", "after", "finish", "measure",
+)  # fmt: skip
 """The hooks of `Hooks`, in the order the engine calls them."""
 
 
@@ -76,6 +83,9 @@ class Plugin(BaseModel):
     Class attributes:
         name: the name of the entry point; the first word of the command.
         order: plugins act in ascending order, then as they were written; constraints that must hold exactly use 100.
+        acts_before, acts_after: names of plugins that it acts before or after, whatever their `order`.
+        holds: the slots it holds beside those whose hook it overrides: `mask` where it sets the edit's mask, `size`
+            where it sets the picture's size or needs the one that came, `prompt` where it says the text.
         offers: the named conditions this plugin can give to a model (`known`, `mask`, `lowres`, `control` ...).
         needs: those of them without which it cannot work: a model that takes none of them is refused.
         fresh: True for an edit that replaces what it works on, so that the process starts from pure noise unless
@@ -91,6 +101,9 @@ class Plugin(BaseModel):
     api: ClassVar[int] = API
     name: ClassVar[str]
     order: ClassVar[int] = 0
+    acts_before: ClassVar[frozenset[str]] = frozenset()
+    acts_after: ClassVar[frozenset[str]] = frozenset()
+    holds: ClassVar[frozenset[Slot]] = frozenset()
     offers: ClassVar[frozenset[str]] = frozenset()
     needs: ClassVar[frozenset[str]] = frozenset()
     fresh: ClassVar[bool] = False
@@ -99,8 +112,8 @@ class Plugin(BaseModel):
     example: ClassVar[Mapping[str, Any]] = {}
     neutral: ClassVar[Mapping[str, Any] | None] = None
 
-    start: float = Field(0.0, ge=0.0, le=1.0, description="Act from this fraction of the stage's downward moves on.")
-    stop: float = Field(1.0, ge=0.0, le=1.0, description="Act up to this fraction of the stage's downward moves.")
+    start: float = Field(0.0, ge=0.0, le=1.0, description="Act from this fraction of the stage's steps on.")
+    stop: float = Field(1.0, ge=0.0, le=1.0, description="Act up to this fraction of the stage's steps.")
 
     @model_validator(mode="after")
     def _window(self) -> Self:
@@ -109,8 +122,8 @@ class Plugin(BaseModel):
         return self
 
     def hooks(self) -> type[Hooks[Self]]:
-        """The class whose overridden methods act at each step."""
-        raise NotImplementedError(f"{type(self).__name__} must define hooks()")
+        """The class whose overridden methods act at each step; by default one that does nothing."""
+        return Hooks
 
     def bind(self, run: Run) -> Hooks[Self]:
         """Make the hooks for one run: load networks, encode pictures. The only place with side effects."""
@@ -138,7 +151,7 @@ class Plugin(BaseModel):
         """Other pictures that a model which takes `examples` learns from. `picture`: the stage's, as it came."""
         return ()
 
-    def sampler(self, info: ModelInfo) -> str | None:
+    def default_sampler(self, info: ModelInfo) -> str | None:
         """The sampler its method was derived for, on this model; None: the model's own serves.
 
         Asked where the user names none; the first plugin of the stage that has one decides.
@@ -153,12 +166,9 @@ class Plugin(BaseModel):
         return None
 
     def claims(self) -> frozenset[Slot]:
-        """The slots this plugin holds; by default those whose hook it overrides."""
+        """The slots this plugin holds: those whose hook it overrides, and what it says (`holds`)."""
         used = self.uses()
-        held: set[Slot] = {slot for slot in ("begin", "combine") if slot in used}
-        if type(self).open is not Plugin.open:
-            held.add("mask")
-        return frozenset(held)
+        return self.holds | {slot for slot in OVERRIDDEN if slot in used}
 
     def uses(self) -> frozenset[str]:
         """The names of the hooks this declaration acts through, those on the declaration itself included."""
@@ -180,8 +190,12 @@ class Plugin(BaseModel):
         model on something else."""
         return 0
 
+    def calls(self, move: Move) -> int:
+        """Network evaluations of one flow move by its own sampler, where it has one (`Hooks.sampler`)."""
+        return 1
+
     def acts(self, index: int, total: int) -> bool:
-        """Whether it acts in downward move `index` of `total`: those within its window (as diffusers' ControlNets)."""
+        """Whether it acts in flow move `index` of `total`: those within its window (as diffusers' ControlNets)."""
         first, last = index / max(total, 1), (index + 1) / max(total, 1)
         return first >= self.start and last <= self.stop
 
@@ -235,6 +249,13 @@ class Hooks(Generic[P]):
         """The state at the plan's first level; None: noise of the schedule's scale."""
         return None
 
+    def sampler(self) -> Sampler | None:
+        """The rule x_t -> x_s of a method that has one of its own, bound to this run; None: the stage's sampler.
+
+        It draws from this plugin's stream. Levels are laid by the stage's sampler.
+        """
+        return None
+
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
         """`cond` with what this plugin gives to the model."""
         return cond
@@ -260,7 +281,7 @@ class Hooks(Generic[P]):
         return x0
 
     def after(self, step: Step, x_s: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
-        """The state at the end of a downward move; `step` stands at level s."""
+        """The state at the end of a flow move; `step` stands at level s."""
         return x_s
 
     def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from editkit.errors import ChainError, HookError
 from editkit.plan import Move, Plan
 from editkit.schedule import Level, Levels, progress
 
@@ -15,8 +17,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from editkit.convention import Convention
     from editkit.images import Fill, Pixels
-    from editkit.models.base import Model
+    from editkit.models.base import Conditioning, Model, Prediction
     from editkit.noise import Noise, Stream
     from editkit.options import Options
 
@@ -28,8 +31,11 @@ def silent(message: str) -> None:
     """Tell nobody."""
 
 
+SAME_ANGLE = 1e-4
+"""Radians: levels whose angles atan(sigma / alpha) differ by less are the same (a float32 table's rounding)."""
 
-@dataclass(eq=False)
+
+@dataclass(frozen=True, eq=False)
 class Inputs:
     """What a run edits. `picture` is at the size of this pass, `original` at the picture's own.
 
@@ -41,7 +47,7 @@ class Inputs:
         stream: what a stochastic encoder draws from.
         place: cuts and resizes another picture, (1, c, H, W) at the size of the whole edited one, exactly as this pass
             does with the edited one: hints and references cannot be misaligned.
-        as_diffusers: bring the mask to the model's space as diffusers' pipelines do.
+        convention: how the mask comes to the model's space; None: as editkit does it.
         whole: the whole edited picture, (H, W, 3) of uint8 or uint16, for detectors of hints; None where there is none.
         source: the same before any plugin opened it: what the user gave to this stage.
         fill: what lies under the mask where the process starts from the picture; None: the picture.
@@ -54,7 +60,7 @@ class Inputs:
     original_mask: Tensor | None = None
     stream: Stream | None = None
     place: Callable[[Tensor], Tensor] = field(default=lambda image: image)
-    as_diffusers: bool = False
+    convention: Convention | None = None
     whole: Pixels | None = None
     source: Pixels | None = None
     fill: Fill | None = None
@@ -75,18 +81,12 @@ class Inputs:
 
     @cached_property
     def region(self) -> Tensor | None:
-        """The mask in the model's space, binary: (batch, 1, h', w'), 1 = regenerate.
-
-        Whatever a mask touches is regenerated; diffusers binarises at a half and takes the nearest pixel.
-        """
+        """The mask in the model's space, binary: (batch, 1, h', w'), 1 = regenerate."""
         if self.mask is None:
             return None
-        if not self.as_diffusers:
-            return self.model.encode_mask(self.mask)
-        import torch.nn.functional as F
-
-        size = self.model.shape(*self.mask.shape[-2:])[1:]
-        return F.interpolate((self.mask >= 0.5).to(self.mask.dtype), size)
+        if self.convention is not None:
+            return self.convention.region(self.mask, self.model)
+        return self.model.encode_mask(self.mask)
 
     @cached_property
     def masked(self) -> Tensor | None:
@@ -94,6 +94,10 @@ class Inputs:
         if self.picture is None or self.mask is None:
             return None
         return self.model.encode(self.picture * (self.mask < 0.5), self.stream)
+
+    def encode_masked(self) -> Tensor | None:
+        """`masked`, encoded now rather than when somebody first asks: where draws come in a fixed order."""
+        return self.masked
 
     @cached_property
     def _linear(self) -> Callable[[Tensor], Tensor]:
@@ -144,11 +148,49 @@ class Opening:
 
 
 @dataclass(frozen=True, eq=False)
+class Handed:
+    """A noisy state that one stage hands to the next instead of a picture.
+
+    Args:
+        x: (batch, channels, ...), float32, in the model's space.
+        level: where it stands: x = alpha x0 + sigma eps.
+        family: the family of the model whose space it is in.
+    """
+
+    x: Tensor
+    level: Level
+    family: str
+
+    def at(self, level: Level) -> Tensor:
+        """The same state on another table, at the level with the same sigma / alpha: x' = (alpha' / alpha) x.
+
+        Raises:
+            ChainError: that level has another ratio: what follows would take noise for picture, or the other way round.
+        """
+        mine, theirs = (math.atan2(v.sigma, v.alpha) for v in (self.level, level))
+        if abs(mine - theirs) > SAME_ANGLE:
+            raise ChainError(
+                f"the stage before ends where sigma / alpha is {math.tan(mine):.4g}, and this one begins at "
+                f"{math.tan(theirs):.4g}; give both the same --steps, --spacing and strength"
+            )
+        if level.alpha == self.level.alpha:
+            return self.x
+        scale = level.alpha / self.level.alpha if self.level.alpha > 0.0 else level.sigma / self.level.sigma
+        return scale * self.x
+
+
+Ask = Callable[["Tensor", Level, "Conditioning | None", "Run"], "Prediction"]
+"""(x, level, conditioning or None, the asking plugin's run) -> a prediction: what `Step.predict` calls."""
+
+
+@dataclass(frozen=True, eq=False)
 class Run:
     """One pass of the reverse process, as one plugin sees it.
 
     `stream` is the plugin's own noise. `levels[k]` is the level with index k of the plan. `notify` tells the user
-    something once. `opening` is the noise that the process starts from, whoever starts it.
+    something once. `opening` is the noise that the process starts from, whoever starts it. `convention`
+    says whose draws and masks these are. `handed` is the state that
+    the stage before left, where that ended above the clean level.
     """
 
     model: Model
@@ -161,8 +203,10 @@ class Run:
     device: torch.device
     shape: tuple[int, ...]
     opening: Opening
+    convention: Convention
     stage: int = 0
     notify: Notify = field(default=silent)
+    handed: Handed | None = None
 
     def noised(self, x: Tensor, level: Level) -> Tensor:
         """alpha_t * x + sigma_t * eps, eps from this plugin's stream."""
@@ -177,8 +221,8 @@ class Run:
 class Step:
     """Where the process stands. `t` is the level of `x_t`; in `after` that is the end of the move.
 
-    `index` counts downward moves from 0, of `total`. All of it is shared by the plugins but `run`, which is each
-    one's own.
+    `index` counts flow moves from 0, of `total`. All of it is shared by the plugins but `run`, which is each one's own.
+    `ask` is the engine's: `predict` goes through it.
     """
 
     run: Run
@@ -187,6 +231,7 @@ class Step:
     x_t: Tensor
     index: int
     total: int
+    ask: Ask | None = field(default=None, repr=False)
     _decoded: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
 
     @property
@@ -231,6 +276,20 @@ class Step:
         image = self.run.model.decode(x0)
         self._decoded.append((x0, image))
         return image
+
+    def predict(self, x: Tensor, level: Level, conditioning: Conditioning | None = None) -> Prediction:
+        """The guided prediction at any state x (b, c, ...) and level: another view, another level, another condition.
+
+        All plugins that act in this move have their say, but for the one that asks while a prediction is being made
+        (in `condition`, `energy`, `clean` ...): its own hooks are left out then, or it would ask for ever. With
+        `conditioning` the model is told just that, once: no `condition`, `branches` or `combine`.
+
+        Raises:
+            HookError: the step stands outside of a run.
+        """
+        if self.ask is None:
+            raise HookError("a step outside of a run has nobody to ask for a prediction")
+        return self.ask(x, level, conditioning, self.run)
 
     def seen_by(self, run: Run) -> Step:
         """This step with another plugin's `run`."""

@@ -44,9 +44,9 @@ def due(update: Update, frames: int) -> bool:
     plan = update.plan
     before = sum(len(part.plan) for part in plan.passes[: update.pass_])
     every = max(1, round(plan.moves / frames))
-    downward = len(plan.passes[update.pass_].plan.downward)
-    last = update.state.index == downward and update.state.move.s == 0
-    return not update.state.move.up and (last or (before + update.state.index) % every == 0)
+    way = plan.passes[update.pass_].plan
+    last = update.state.index == len(way.flow) and update.state.move.s == way.end
+    return update.state.move.flows and (last or (before + update.state.index) % every == 0)
 
 
 def estimate(update: Update) -> NDArray[np.uint8] | None:

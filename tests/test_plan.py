@@ -26,7 +26,7 @@ def test_moves_are_adjacent_by_one_level_and_end_at_zero(plan):
 @given(plans)
 def test_every_move_up_is_walked_down_again(plan):
     ups = sum(move.up for move in plan)
-    assert len(plan.downward) == plan.start + ups
+    assert len(plan.flow) == plan.start + ups
 
 
 @given(st.integers(1, 60), st.integers(1, 12))
@@ -37,12 +37,13 @@ def test_travelling_once_is_the_identity(steps, jump):
 def test_repaints_numbers():
     plan = Plan.uniform(250).travel(10, 10)
     assert len(plan) == 4570
-    assert len(plan.downward) == 2410
+    assert len(plan.flow) == 2410
 
 
 def test_a_small_travel_written_out():
     moves = [(4, 3), (3, 2), (2, 1), (1, 2), (2, 3), (3, 2), (2, 1), (1, 0)]
-    assert Plan.uniform(4).travel(2, 2).moves == tuple(Move(*m) for m in moves)
+    made = tuple(Move(t, s, "flow" if s < t else "noise") for t, s in moves)
+    assert Plan.uniform(4).travel(2, 2).moves == made
 
 
 @pytest.mark.parametrize(("strength", "left"), [(1.0, 50), (0.75, 37), (0.3, 15), (0.01, 0), (0.0, 0)])

@@ -81,7 +81,7 @@ class _ClassifierHooks(GuidanceHooks[Classifier]):
                 f"asked of x_t; use --gradient network or x0, or train one with editkit train classifier"
             )
         if noisy:
-            moves = run.plan.downward
+            moves = run.plan.flow
             acting = [run.levels[move.t] for k, move in enumerate(moves) if plugin.acts(k, len(moves))]
             source.check(run.shape, acting or run.levels)
 

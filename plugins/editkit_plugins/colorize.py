@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from editkit.images import Picture
-from editkit.plugin import Notify, Run
+from editkit.plugin import Notify, Run, Slot
 from editkit_plugins.restoring.solving import Solving
 from editkit_plugins.upscale import observed
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 class Colorize(Solving):
     """Give a grey picture colours, and keep its luma: the result without colour is the picture that went in."""
 
+    holds: ClassVar[frozenset[Slot]] = frozenset({"size"})
     name: ClassVar[str] = "colorize"
     offers: ClassVar[frozenset[str]] = frozenset({"task"})
     needs_picture: ClassVar[bool] = True

@@ -23,7 +23,7 @@ from editkit.models.control import Folded, Given, Residuals, TakesControl, cut_l
 from editkit.models.loading import Layout, find, load_network
 from editkit.models.weights import weight_files
 from editkit.params import Metavar
-from editkit.plugin import Hooks, Notify, Plugin, Run, Slot, Step
+from editkit.plugin import Hooks, Notify, Plugin, Run, Step
 
 if TYPE_CHECKING:
     import torch
@@ -89,9 +89,6 @@ class ControlNet(Plugin):
 
     def hooks(self) -> type[Hooks[ControlNet]]:
         return _ControlNetHooks
-
-    def claims(self) -> frozenset[Slot]:
-        return frozenset()  # `open` is here to look for the file, and leaves the picture as it is
 
     def beside(self) -> int:
         return 1 if self.scale > 0.0 else 0

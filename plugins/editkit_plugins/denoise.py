@@ -134,7 +134,7 @@ class _DenoiseHooks(Hooks[Denoise]):
 
     def seen(self, step: Step, view: int) -> Tensor:
         """The estimate from one view, turned back; nothing else of it is kept, since pictures may be large."""
-        (made,) = self.run.inputs.model(turned(step.x_t.detach(), view), step.t, (self.told,))
+        made = step.predict(turned(step.x_t.detach(), view), step.t, self.told)
         return turned(made.x0, view, back=True)
 
     def begin(self) -> Float[Tensor, "b c *size"] | None:

@@ -24,7 +24,7 @@ from editkit.images import Fill, Picture
 from editkit.masks import feather_inside, grow, read_mask
 from editkit.params import MaskSource, PictureSource
 from editkit.plan import Plan
-from editkit.plugin import Hooks, Notify, Plugin, Run, Step
+from editkit.plugin import Hooks, Notify, Plugin, Run, Slot, Step
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -42,6 +42,7 @@ AUTO = "auto: an object's rim, 2 and a 200th of the picture's longer side."
 class Replacing(Plugin):
     """What every edit shares that regenerates a part of the picture and keeps the rest: the method."""
 
+    holds: ClassVar[frozenset[Slot]] = frozenset({"mask"})
     order: ClassVar[int] = 100
     offers: ClassVar[frozenset[str]] = frozenset({"known", "mask"})
     fresh: ClassVar[bool] = True
@@ -106,16 +107,14 @@ class _ReplacingHooks(Hooks[Replacing]):
             raise ChainError(f"{plugin.name} needs a known sample and a mask; with sample(), give known= and mask=")
         self.region = region > 0
         self.conditioned = {"known", "mask"} <= run.model.info.takes
-        self.as_diffusers = run.options.noise == "diffusers" and "prompt" in run.model.info.takes
-        fixed = plugin.known_noise == "fixed" or (self.as_diffusers and plugin.method == "replace")
+        shared = run.convention.shares_noise("prompt" in run.model.info.takes)
+        fixed = plugin.known_noise == "fixed" or (shared and plugin.method == "replace")
         if not self.conditioned:
             self.known = run.inputs.known
             self.noise = run.opening.noise if fixed else None
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
         if not self.conditioned:
-            if self.as_diffusers:
-                _ = self.run.inputs.masked  # its pipelines encode that too, and draw for it, before the first step
             return cond
         masked = self.run.inputs.masked
         return replace(cond, known=masked, mask=self.region.float())

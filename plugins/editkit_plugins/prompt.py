@@ -26,6 +26,7 @@ class PromptText(Plugin):
     without it every character is text.
     """
 
+    holds: ClassVar[frozenset[Slot]] = frozenset({"prompt"})
     name: ClassVar[str] = "prompt"
     order: ClassVar[int] = -50
     needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
@@ -34,9 +35,6 @@ class PromptText(Plugin):
 
     def hooks(self) -> type[Hooks[PromptText]]:
         return _PromptHooks
-
-    def claims(self) -> frozenset[Slot]:
-        return frozenset({"prompt"})
 
 
 class _PromptHooks(Hooks[PromptText]):

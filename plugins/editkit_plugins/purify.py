@@ -41,7 +41,7 @@ class Purify(Plugin):
         """A network: the picture's own patches have the attack in them."""
         return "pocket"
 
-    def sampler(self, info: ModelInfo) -> str | None:
+    def default_sampler(self, info: ModelInfo) -> str | None:
         """The stochastic process, on models that walk by ddim."""
         return "ddpm" if info.sampler == "ddim" else None
 

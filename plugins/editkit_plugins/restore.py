@@ -15,7 +15,7 @@ from editkit.errors import UsageError
 from editkit.images import Picture
 from editkit.masks import read_mask
 from editkit.params import MaskSource
-from editkit.plugin import Notify, Run, silent
+from editkit.plugin import Notify, Run, Slot, silent
 from editkit_plugins.restoring.named import Named, parse
 from editkit_plugins.restoring.solving import LITTLE, Solving
 from editkit_plugins.upscale import observed
@@ -36,6 +36,7 @@ class Restore(Solving):
     kernel:FILE, jpeg:QUALITY, quantise:LEVELS.
     """
 
+    holds: ClassVar[frozenset[Slot]] = frozenset({"size"})
     name: ClassVar[str] = "restore"
     needs_picture: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {"degradation": "gaussian:1"}
@@ -72,6 +73,10 @@ class Restore(Solving):
         if self.sigma is not None:
             return self.sigma
         return ROUNDING if self.named.kind in BLURS else 0.0
+
+    def claims(self) -> frozenset[Slot]:
+        """A reduction undone changes everybody's mask."""
+        return super().claims() | ({"mask"} if self.named.reduces != 1.0 else set())
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         named = self.named

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from editkit.errors import ModelError, UsageError
 from editkit.images import Picture
-from editkit.plugin import Hooks, Notify, Plugin, Run
+from editkit.plugin import Hooks, Notify, Plugin, Run, Slot
 from editkit_plugins.restoring.memory import afford
 from editkit_plugins.upscale import observed
 
@@ -29,6 +29,7 @@ class Spandrel(Plugin):
     Where --scale is not the network's own, its result is resized. Needs `pip install 'editkit[upscalers]'`.
     """
 
+    holds: ClassVar[frozenset[Slot]] = frozenset({"mask", "size"})
     name: ClassVar[str] = "spandrel"
     needs_picture: ClassVar[bool] = True
     diffuses: ClassVar[bool] = False

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from editkit.images import Picture
-from editkit.plugin import Hooks, Notify, Plugin
+from editkit.plugin import Hooks, Notify, Plugin, Slot
 from editkit_plugins.restoring.memory import afford
 
 LARGEST = 20_000
@@ -24,6 +24,7 @@ LARGEST = 20_000
 class Texture(Plugin):
     """Fill a whole canvas of any size with the texture of the picture."""
 
+    holds: ClassVar[frozenset[Slot]] = frozenset({"mask", "size"})
     name: ClassVar[str] = "texture"
     fresh: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"examples"})

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 from editkit.errors import UsageError
 from editkit.masks import feather_inside
-from editkit.plugin import Notify
+from editkit.plugin import Notify, Slot
 from editkit_plugins.inpaint import Replacing
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class Uncrop(Replacing):
     """Grow the picture beyond its borders, by pixels on each side or to an aspect ratio."""
 
+    holds: ClassVar[frozenset[Slot]] = frozenset({"mask", "size"})
     name: ClassVar[str] = "uncrop"
     example: ClassVar[Mapping[str, Any]] = {"right": 6}
 

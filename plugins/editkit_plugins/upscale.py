@@ -19,7 +19,7 @@ from pydantic import Field
 
 from editkit.errors import UsageError
 from editkit.images import Picture, to_unit
-from editkit.plugin import Notify, Run
+from editkit.plugin import Notify, Run, Slot
 from editkit_plugins.restoring.solving import Solving
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Upscale(Solving):
     result, made small again, is the picture that went in (its distance is told).
     """
 
+    holds: ClassVar[frozenset[Slot]] = frozenset({"mask", "size"})
     name: ClassVar[str] = "upscale"
     offers: ClassVar[frozenset[str]] = frozenset({"lowres"})
     needs_picture: ClassVar[bool] = True

@@ -13,9 +13,8 @@ Every method sees x_t = alpha_t x + sigma_t eps and the network's x0 = E[x | x_t
   isotropic Gaussians. Given the data's covariance C, r_t^2 becomes sigma_t^2 C (alpha_t^2 C + sigma_t^2)^-1, exact for
   every Gaussian.
 
-`ddnm` with noise, `ddrm` and `diffpir` bring transitions x_t -> x_s of their own. They act in `after`, on what the
-network said at the move's beginning, and the sampler's x_s is not used; a sampler that calls the network once a move
-wastes nothing.
+`ddnm` with noise, `ddrm` and `diffpir` bring transitions x_t -> x_s of their own: samplers bound to the problem
+(`Hooks.sampler`), whose x_s other plugins act on as on any other's.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from editkit.errors import ChainError
 from editkit.plugin import Hooks, Run, Step
+from editkit.samplers import Memory, Normal, OneCall, Predict, Sampler
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -136,7 +136,7 @@ class Conditioned(Ddnm):
 
 
 class _Transition(SolvingHooks):
-    """A method with its own x_t -> x_s: `clean` notes what the network said, `after` moves on from it.
+    """A method with its own x_t -> x_s: the sampler of its process.
 
     Where all channels are degraded alike they are moved one after the other, so that there are coefficients of one.
     """
@@ -146,20 +146,13 @@ class _Transition(SolvingHooks):
     def __init__(self, plugin: Solving, run: Run, problem: Problem) -> None:
         super().__init__(plugin, run, problem)
         self.operator = cast("Linear", self.A)
-        self.noted = -1
 
-    def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
-        x0 = self.estimate(x0, step.t)
-        if step.index != self.noted and step.t.index == step.move.t:
-            self.noted = step.index
-            self.x_t, self.x0, self.t = step.x_t.detach(), x0, step.t
-        return x0
+    def sampler(self) -> Sampler:
+        return Walk(self)
 
-    def after(self, step: Step, x_s: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
-        z = step.randn_like(self.x0)
-        moved = self._channelwise(lambda *given: self.moved(self.t, step.t, *given), self.x_t, self.x0, self.y, z)
-        del self.x_t, self.x0  # the next step makes its own
-        return moved
+    def transition(self, t: Level, s: Level, x_t: Tensor, x0: Tensor, z: Tensor) -> Tensor:
+        """x_s from x_t, the estimate x0 and noise z, all (batch, channels, h, w)."""
+        return self._channelwise(lambda *parts: self.moved(t, s, *parts), x_t, x0, self.y, z)
 
     def _channelwise(self, function: Callable[..., Tensor], *pictures: Tensor) -> Tensor:
         from editkit_plugins.restoring.pieces import pieces
@@ -170,13 +163,26 @@ class _Transition(SolvingHooks):
         """S^+ U^T y: the coefficients that explain y."""
         return self.operator.inverse * self.operator.observe(y)
 
-    def estimate(self, x0: Tensor, t: Level) -> Tensor:
-        """The estimate of x0 that the method goes on with."""
-        return x0
-
     @abstractmethod
     def moved(self, t: Level, s: Level, x_t: Tensor, x0: Tensor, y: Tensor, z: Tensor) -> Tensor:
-        """x_s from x_t, what `estimate` made of the network's x0, the observation, and noise z."""
+        """x_s from x_t, the estimate x0, the observation, and noise z."""
+
+
+@dataclass(frozen=True, eq=False)
+class Walk(OneCall):
+    """A method's transition as a sampler, bound to its problem."""
+
+    method: _Transition
+
+    @property
+    def name(self) -> str:
+        return self.method.says
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        x0 = predict(x_t, t).x0
+        return self.method.transition(t, s, x_t, x0, normal(t, s)), None
 
 
 class DdnmPlus(_Transition):
@@ -252,8 +258,9 @@ class DiffPir(_Transition):
 
     says = "diffpir"
 
-    def estimate(self, x0: Tensor, t: Level) -> Tensor:
-        A = self.operator
+    def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        """The proximal estimate."""
+        A, t = self.operator, step.t
         q = max(self.plugin.lam * self.sigma**2 * t.alpha**2 / t.sigma**2, 1e-12)
 
         def proximal(x0: Tensor, y: Tensor) -> Tensor:

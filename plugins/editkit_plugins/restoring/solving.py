@@ -66,7 +66,7 @@ class Solving(Plugin):
             return "ddnm"
         return "diffpir" if self.noise() < LITTLE else "ddrm"
 
-    def sampler(self, info: ModelInfo) -> str | None:
+    def default_sampler(self, info: ModelInfo) -> str | None:
         """ddpm, on models that walk by ddim: these methods were derived for the ancestral process. Without its noise,
         what the observation leaves open keeps every error that was made of it (docs/restoration.md)."""
         conditioned = self.chosen() == "conditioned" and self.offers <= info.takes
