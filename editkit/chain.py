@@ -150,12 +150,11 @@ def in_order(plugins: Sequence[Plugin]) -> tuple[Plugin, ...]:
     """
     waiting, done = sorted(plugins, key=lambda plugin: plugin.order), list[Plugin]()
     while waiting:
-        free = next((p for p in waiting if not any(_precedes(other, p) for other in waiting if other is not p)), None)
+        free = next((k for k, p in enumerate(waiting) if not any(_precedes(q, p) for q in waiting if q is not p)), None)
         if free is None:
             names = " and ".join(dict.fromkeys(p.name for p in waiting))
             raise ChainError(f"{names} each want to act before the other (acts_before, acts_after); leave one out")
-        waiting = [p for p in waiting if p is not free]
-        done.append(free)
+        done.append(waiting.pop(free))
     return tuple(done)
 
 

@@ -109,7 +109,7 @@ def test_algorithm_1_and_the_score_form_agree_to_first_order_in_beta():
         x = x.detach().requires_grad_()
         return torch.autograd.grad(net.at(x, level).log_softmax(1)[:, 1].sum(), x)[0]
 
-    def still():
+    def still(t, s):
         return torch.zeros_like(x_t)
 
     for beta in (0.02, 0.01, 0.005):
@@ -117,11 +117,11 @@ def test_algorithm_1_and_the_score_form_agree_to_first_order_in_beta():
         s = type(t)(0.4, alpha_s, math.sqrt(1.0 - alpha_s**2), 1)
         ddpm = make_sampler("ddpm:variance=large")
         plain = model(x_t, t, (None,))[0]
-        mu = ddpm(x_t, t, s, lambda x, level, plain=plain: plain, still)
+        mu, _ = ddpm.step(x_t, t, s, lambda x, level, plain=plain: plain, still, None)
         algorithm_1 = mu + beta * grad_log_p(mu, s)
         x0 = plain.x0 + t.sigma**2 / t.alpha * grad_log_p(x_t, t)
         guided_ = plain.with_x0(x0, x_t, t)
-        score_form = ddpm(x_t, t, s, lambda x, level, guided_=guided_: guided_, still)
+        score_form, _ = ddpm.step(x_t, t, s, lambda x, level, guided_=guided_: guided_, still, None)
         shift = float((algorithm_1 - mu).norm())
         exact.append((float((score_form - algorithm_1).norm()), shift))
     for (gap, shift), (half_gap, half_shift) in zip(exact, exact[1:], strict=False):
