@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
 from editkit.plan import Move, Plan
 from editkit.schedule import Level, Levels, progress
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from editkit.models.base import Model
     from editkit.noise import Noise, Stream
     from editkit.options import Options
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Notify = Callable[[str], None]
 """Tells the user something, in one line."""
@@ -143,12 +146,26 @@ class Opening:
         return again
 
 
+class Lends(Protocol):
+    """What a run has on loan until its end (`editkit.models.leasing.Lease`)."""
+
+    def network(self, load: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
+        """What `load(*args, **given)` gives, loaded once for all edits; nobody may change it. All is hashable."""
+        ...
+
+    def checkpoint(self) -> bool:
+        """Gradient checkpointing in every network of the model, until the end; False: none has layers for it."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """One pass of the reverse process, as one plugin sees it.
 
-    `stream` is the plugin's own noise. `levels[k]` is the level with index k of the plan. `notify` tells the user
-    something once. `opening` is the noise that the process starts from, whoever starts it.
+    `model` may lie within others (windows, a refiner): `editkit.models.capability` finds what one of them can. `lease`
+    lends a plugin's own networks, as `run.lease.network(load_classifier, name, run.device)`. `stream` is the plugin's
+    own noise. `levels[k]` is the level with index k of the plan. `notify` tells the user something once. `opening` is
+    the noise that the process starts from, whoever starts it.
     """
 
     model: Model
@@ -161,6 +178,7 @@ class Run:
     device: torch.device
     shape: tuple[int, ...]
     opening: Opening
+    lease: Lends
     stage: int = 0
     notify: Notify = field(default=silent)
 
