@@ -14,7 +14,6 @@ is the mean of (`--estimate mean`): how many attacked pictures get their label b
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from editkit import edit
-from editkit.models import load
+from editkit.models.leasing import Models
 from editkit.plugins import Purify
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,7 +86,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    classify, loader, pairs = Classifier(), functools.cache(load), []
+    classify, models, pairs = Classifier(), Models(), []
     lines = (line.split("#")[0].strip() for line in chosen.list.read_text().splitlines())
     for name in (line for line in lines if line):
         with Image.open(chosen.photos / name) as opened:
@@ -106,7 +105,7 @@ def main() -> None:
     for sampler, samples, sigma in itertools.product(chosen.samplers, chosen.samples, chosen.sigmas):
         began, back, kept, washed = time.process_time(), 0, 0, []
         for clean, bad in pairs:
-            options = {"model": "pocket", "sampler": sampler, "steps": chosen.steps, "loader": loader}
+            options = {"model": "pocket", "sampler": sampler, "steps": chosen.steps, "models": models}
             options |= {"estimate": "mean", "samples": samples} if samples > 1 else {}
             pure = [edit(picture, Purify(sigma=sigma), **options).pixels for picture in (clean, bad)]
             label = classify.label(clean)

@@ -126,7 +126,7 @@ def calls(model: Path, count: int) -> dict[str, list[float]]:
     import torch
     from diffusers import UNet2DConditionModel
 
-    from editkit.models.blocks import first_attention, load_unet
+    from editkit.models.blocks import load_unet, looks_once
     from editkit.models.loading import Layout
 
     cpu, layout = torch.device("cpu"), Layout(str(model), model)
@@ -140,10 +140,10 @@ def calls(model: Path, count: int) -> dict[str, list[float]]:
     with torch.inference_mode():
         for turn in range(count + 1):
             for name, network in networks.items():
-                if (first := first_attention(network)) is not None:
-                    first.copies = 2  # both halves see the same latents, as in an edit
+                told = {"copies": 2} if looks_once(network) else None  # both halves see the same latents, as in an edit
+                given = x.to(network.dtype), torch.tensor([500.0] * 2), words.to(network.dtype)
                 start = time.perf_counter()
-                network(x.to(network.dtype), torch.tensor([500.0] * 2), words.to(network.dtype), return_dict=False)
+                network(*given, cross_attention_kwargs=told, return_dict=False)
                 if turn:
                     found[name].append(time.perf_counter() - start)
     return found

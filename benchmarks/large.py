@@ -34,6 +34,7 @@ from editkit.device import pick_device, pick_dtype
 from editkit.images import Picture
 from editkit.models import describe, load
 from editkit.models.base import Model
+from editkit.models.capability import capability
 from editkit.plugin import Plugin
 from editkit.plugins import Colorize, Denoise, Purify, Restore, Upscale
 from editkit.windows import Windowed, starts
@@ -117,7 +118,8 @@ def main() -> None:
     if chosen.model != "exact":
         device = pick_device("cpu")
         inner = load(describe(chosen.model), device, pick_dtype("auto", device))
-        inner = inner.model if isinstance(inner, Windowed) else inner
+        windows = capability(inner, Windowed)
+        inner = inner if windows is None else windows.wrapped
     model = Windowed(inner, WINDOW, chosen.overlap)
     given = mirrored(chosen.photo, chosen.side // scale)
     edit(given[:128, :128], plugin, model=model, steps=1)

@@ -31,7 +31,7 @@ from measure import CACHE, FeatureDistance
 from PIL import Image, ImageOps
 
 from editkit import edit
-from editkit.models import load
+from editkit.models.leasing import Models
 from editkit.plugin import Plugin
 from editkit.plugins import Colorize, Denoise, Restore, Upscale
 from editkit_plugins.restoring.named import parse
@@ -116,13 +116,13 @@ class Bench:
     """Runs edits with models that are loaded once, and keeps figures and pictures."""
 
     def __init__(self, steps: int, samples: int) -> None:
-        self.steps, self.samples, self.loader = steps, samples, functools.cache(load)
+        self.steps, self.samples, self.models = steps, samples, Models()
         self.found: Results = defaultdict(lambda: defaultdict(list))
         self.shown: dict[str, list[np.ndarray]] = defaultdict(list)
 
     def made(self, picture: np.ndarray, plugin: Plugin, model: str, **options: object) -> np.ndarray:
         chosen = {"steps": self.steps, **options}
-        return edit(picture, plugin, model=model, loader=self.loader, **chosen).pixels
+        return edit(picture, plugin, model=model, models=self.models, **chosen).pixels
 
     def mean(self, picture: np.ndarray, plugin: Plugin, model: str) -> np.ndarray:
         """Of `samples` samples."""

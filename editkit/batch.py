@@ -13,10 +13,9 @@ nothing is ever half there, and nothing that is done is done again.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,13 @@ from editkit.shapes import is_words
 from editkit.workers import Engine, Result, serial
 
 if TYPE_CHECKING:
-    from editkit.editing import Loader
+    from editkit.models.leasing import Models
+
+
+def _models() -> Models:
+    from editkit.models.leasing import Models
+
+    return Models()
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,12 @@ class Work:
     Args:
         chain: what is done to every picture; its seeds are the run's.
         provenance: keep in each result how it was made.
+        models: what was loaded for all of them.
     """
 
     chain: Chain
     provenance: bool = True
+    models: Models = field(default_factory=_models, compare=False)
 
     def __call__(self, item: Item) -> Result:
         try:
@@ -68,19 +75,11 @@ class Work:
                 raise PictureError(f"its mask is missing: {item.mask}")
             chain = masked(chain, item.mask)
         notices = list(picture.meta.notices)
-        made = make(picture, chain, notify=notices.append, loader=_loader())
+        made = make(picture, chain, notify=notices.append, models=self.models)
         target = Path(item.target)
         origin = made.provenance(item.source, target.parent) if self.provenance else None
         data, deviation, _ = encode(made.to_write(), format_of(target), notices, provenance=origin)
         return Result(item, data, chain.stages[0].options.seed, made.calls, deviation, tuple(notices))
-
-
-@functools.cache
-def _loader() -> Loader:
-    """`editkit.models.load`, each model once a process."""
-    from editkit.models import load
-
-    return functools.lru_cache(maxsize=4)(load)
 
 
 def seeded(chain: Chain, name: str) -> Chain:
@@ -149,6 +148,7 @@ def batch(
     ending: str | None = ".png",
     provenance: bool = True,
     engine: Engine | None = None,
+    models: Models | None = None,
     resume: bool = False,
     force: bool = False,
     begin: Callable[[int], None] | None = None,
@@ -162,6 +162,7 @@ def batch(
         ending: of the results' names, which says the format; None: each picture's own.
         provenance: keep in each result how it was made.
         engine: where the work is done; default: `serial`.
+        models: what is loaded already; in other processes each loads its own.
         resume: go on with a run that was broken off; what is done is not done again, what failed is tried again.
         force: begin anew and replace results that are there.
         begin, watch: are told how many pictures there are, and each result.
@@ -180,7 +181,7 @@ def batch(
     _settle(chain)
     found = listing(source, leave_out=target)
     _tell(found, source, notify)
-    work = Work(chain, provenance)
+    work = Work(chain, provenance, models or _models())
     todo = items(found, source, target, masks, ending)
     if not todo and not found.unreadable:
         raise UsageError(f"{source}: holds no pictures; their names end in {' '.join(sorted(PICTURES))}")

@@ -9,6 +9,7 @@ import numpy as np
 
 from editkit.images import Picture, to_unit
 from editkit.models.base import Enlarges, Example, Model, TakesExamples
+from editkit.models.capability import capability, changed
 from editkit.passes import HIDDEN, OVERLAP, Pass
 from editkit.plugin import Inputs
 
@@ -44,10 +45,11 @@ def inputs(
     rows, columns = box.rows, box.columns
     if at.window is not None:
         model = _windowed(model, at.window)
-    if small is not None and isinstance(model, Enlarges):
-        model = model.enlarging(to_unit(small.pixels).to(device), picture.width / small.width)
-    if isinstance(model, TakesExamples):
-        model = model.given([example(other, at, before, device) for other in examples], picture.fill)
+    if small is not None:
+        sharp, scale = to_unit(small.pixels).to(device), picture.width / small.width
+        model = changed(model, Enlarges, lambda one: one.enlarging(sharp, scale))
+    learned = [example(other, at, before, device) for other in examples]
+    model = changed(model, TakesExamples, lambda one: one.given(learned, picture.fill))
 
     def place(whole: Tensor) -> Tensor:
         whole = resize(whole, picture.height, picture.width)[..., rows, columns]
@@ -97,7 +99,7 @@ def _windowed(model: Model, window: int) -> Model:
     """`model` by windows of `window` pixels, unless it comes in windows of its own."""
     from editkit.windows import Windowed
 
-    if isinstance(model, Windowed):
+    if capability(model, Windowed) is not None:
         return model
     side = model.shape(window, window)[-1]
     return Windowed(model, side, round(OVERLAP * side))

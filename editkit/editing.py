@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,8 +21,9 @@ from editkit.engine import Process, State
 from editkit.errors import ChainError, HookError
 from editkit.fit import misfit
 from editkit.images import Picture, from_unit, to_unit
-from editkit.models import PLAIN, load
-from editkit.models.base import Model, ModelInfo, NoModel, Notifies, TakesExamples
+from editkit.models.base import Model, NoModel, Notifies, TakesExamples
+from editkit.models.capability import capability
+from editkit.models.leasing import Lease, Models
 from editkit.models.memory import Tiles, available, settle
 from editkit.models.setup import Setup
 from editkit.noise import Noise, Stream
@@ -29,30 +31,15 @@ from editkit.options import Options
 from editkit.params import PictureSource
 from editkit.plan import Plan
 from editkit.plugin import Hooks, Inputs, Notify, Opening, Plugin, Run, called, silent
-from editkit.run import Handed
+from editkit.run import Handed, Lends
 from editkit.samplers import Sampler, make_sampler
 from editkit.smooth import seamless
-from editkit.windows import Windowed
 
 Tell = Callable[[int, str, Mapping[str, float]], None]
 """Is told figures about a result: (stage, plugin, name -> number)."""
 
 Left = dict[Box, Handed]
 """The noisy states that a stage leaves to the next, by the part of the picture they are of."""
-
-
-class Loader(Protocol):
-    """Gives models their weights, as `editkit.models.load`; `functools.cache` of that loads each of them once."""
-
-    def __call__(
-        self,
-        info: ModelInfo,
-        device: torch.device,
-        dtype: torch.dtype,
-        *,
-        offline: bool = False,
-        setup: Setup = PLAIN,
-    ) -> Model: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +65,7 @@ def edit(
     *,
     model: str | Model = "auto",
     notify: Notify | None = None,
-    loader: Loader | None = None,
+    models: Models | None = None,
     **options: Any,
 ) -> Picture:
     """Edit one picture: `edit("photo.png", Inpaint(mask="m.png") & Guide(...) | SDEdit(), steps=30)`.
@@ -88,7 +75,7 @@ def edit(
         edits: a plugin, a chain made with `&` (with) and `|` (then), or lists of plugins.
         model: a name as for `--model`, or a model of one's own (for all stages).
         notify: is called with what a user should know (one line each).
-        loader: where models get their weights; one that remembers them serves many pictures.
+        models: where loaded models are kept, for many pictures, one after another or at once; None: for this one.
         options: those of `Options`, for all stages that do not set their own.
 
     Returns:
@@ -97,7 +84,7 @@ def edit(
     Raises:
         EditkitError: with one line that says how to mend it.
     """
-    making = stream(picture, edits, model=model, notify=notify, loader=loader, **options)
+    making = stream(picture, edits, model=model, notify=notify, models=models, **options)
     while True:
         try:
             next(making)
@@ -112,7 +99,7 @@ def stream(
     *,
     model: str | Model = "auto",
     notify: Notify | None = None,
-    loader: Loader | None = None,
+    models: Models | None = None,
     tell: Tell | None = None,
     **options: Any,
 ) -> Generator[Update, None, Picture]:
@@ -134,47 +121,52 @@ def stream(
     first = Stage(chain.stages[0].plugins, Options(**options).merged(chain.stages[0].options))
     chain = Chain((first, *chain.stages[1:])).inherited()
     current = picture if isinstance(picture, Picture) else Picture.read(picture)
-    loaded, made_as = own, PLAIN
+    models = models or Models(most=1)
     left: Left = {}
     for number, stage in enumerate(chain.stages):
         settled = plan_stage(stage, current, notify, None if own is None else own.info)
-        if not settled.diffuses:
-            nothing = NoModel(settled.info)
-            current, left = yield from _stage(settled, nothing, number, len(chain.stages), notify, told, left)
-            continue
-        setup = Setup.of(stage.options)
-        if loaded is None or loaded.info != settled.info or (own is None and setup != made_as):
-            device = pick_device(stage.options.device)
-            dtype = pick_dtype(stage.options.dtype, device)
-            loaded = (loader or load)(settled.info, device, dtype, offline=stage.options.offline, setup=setup)
-            made_as = setup
-        _ready(loaded, settled, notify)
-        current, left = yield from _stage(settled, loaded, number, len(chain.stages), notify, told, left)
+        with _leased(models, settled, own) as lease:
+            if settled.diffuses:
+                _ready(lease.model, settled, notify)
+            current, left = yield from _stage(settled, lease, number, len(chain.stages), notify, told, left)
     if left:
         notify("the last stage ends at noise, which is no picture; `then` with an edit that goes on makes one of it")
     return current
 
 
+def _leased(models: Models, settled: StagePlan, own: Model | None) -> AbstractContextManager[Lease]:
+    """The model of a stage: the caller's `own`, or a loaded one; none where nothing is denoised."""
+    if not settled.diffuses:
+        return models.borrow(NoModel(settled.info))
+    if own is not None:
+        return models.borrow(own)
+    options = settled.options
+    device = pick_device(options.device)
+    dtype = pick_dtype(options.dtype, device)
+    return models.lease(settled.info, device, dtype, Setup.of(options), offline=options.offline)
+
+
 def _ready(model: Model, settled: StagePlan, notify: Notify) -> None:
     """What a model must know before it runs: whom to tell, and whether its decoder fits into memory at once."""
-    if isinstance(model, Notifies):
-        model.notify = notify
-        for line in model.chosen:
+    tells, learns, tiles = capability(model, Notifies), capability(model, TakesExamples), capability(model, Tiles)
+    if tells is not None:
+        tells.notify = notify
+        for line in tells.chosen:
             notify(line)
-    if isinstance(model, TakesExamples) and settled.small is None:
+    if learns is not None and settled.small is None:
         for part in settled.passes:
             examples = [canvas.beside(part.at, example.size) for example in settled.examples]
-            model.afford(part.at.height, part.at.width, examples)
-    if isinstance(model, Tiles):
+            learns.afford(part.at.height, part.at.width, examples)
+    if tiles is not None:
         device = pick_device(settled.options.device)
         passes = [part.at for part in settled.passes]
         size, gpu = pick_dtype(settled.options.dtype, device).itemsize, device.type == "cuda"
-        if settle(passes, size, available(device), notify, model.tile_side, gpu):
-            model.tile()
+        if settle(passes, size, available(device), notify, tiles.tile_side, gpu):
+            tiles.tile()
 
 
 def _stage(
-    settled: StagePlan, model: Model, number: int, stages: int, notify: Notify, tell: Tell, handed: Left
+    settled: StagePlan, lease: Lease, number: int, stages: int, notify: Notify, tell: Tell, handed: Left
 ) -> Generator[Update, None, tuple[Picture, Left]]:
     """Run one stage on its picture, box by box; nothing moves where no pass has a move.
 
@@ -186,7 +178,7 @@ def _stage(
     made: dict[Box, tuple[Tensor, Process]] = {}
     left: Left = {}
     for draw, seed in enumerate(seeds):
-        drawn, left = yield from _sample(settled, model, number, stages, draw, seed, notify, handed)
+        drawn, left = yield from _sample(settled, lease, number, stages, draw, seed, notify, handed)
         for box, (image, process) in drawn.items():
             mean = image if draw == 0 else made[box][0] + (image - made[box][0]) / (draw + 1)
             made[box] = mean, process
@@ -225,7 +217,7 @@ def _check_hand_over(settled: StagePlan, handed: Left) -> None:
 
 
 def _sample(
-    settled: StagePlan, model: Model, number: int, stages: int, draw: int, seed: int, notify: Notify, handed: Left
+    settled: StagePlan, lease: Lease, number: int, stages: int, draw: int, seed: int, notify: Notify, handed: Left
 ) -> Generator[Update, None, tuple[dict[Box, tuple[Tensor, Process]], Left]]:
     """One sample of a stage: for each box its pixels (1, 3, h, w) at their own resolution, and the last process; and
     the states of boxes whose process ends at noise.
@@ -242,11 +234,11 @@ def _sample(
     for k, part in enumerate(settled.passes):
         before = None if image is None or part.at.strength == 1.0 else settled.passes[k - 1]
         inputs = canvas.inputs(
-            picture, part.at, model, noise.stream("encode"), device, settled.source, convention, settled.examples,
-            None if before is None else before.at, settled.small,
+            picture, part.at, lease.model, noise.stream("encode"), device, settled.source, convention,
+            settled.examples, None if before is None else before.at, settled.small,
         )
         own = convention.again(noise, seed, number, part.attempt) if part.attempt else noise
-        process = _prepare(inputs, settled, part.plan, own, number, notify, handed.get(part.at.box))
+        process = _prepare(inputs, settled, part.plan, own, number, notify, lease, handed.get(part.at.box))
         if before is not None and image is not None:
             process = _refine(process, part, before, image)
         x: Tensor | None = None
@@ -255,7 +247,7 @@ def _sample(
             yield Update(number, stages, k, settled, state, process.model, draw)
             del state  # or its estimate would live through the next step
         if x is not None and part.plan.end > 0:
-            left[part.at.box] = Handed(x, process.levels[part.plan.end], model.info.family)
+            left[part.at.box] = Handed(x, process.levels[part.plan.end], process.model.info.family)
         elif x is not None:
             image = process.model.decode(x)
         after = settled.passes[k + 1] if k + 1 < len(settled.passes) else None
@@ -288,16 +280,17 @@ def _finished(bound: Bound, image: Tensor) -> Tensor:
 
 
 def _prepare(
-    inputs: Inputs, settled: StagePlan, plan: Plan, noise: Noise, number: int, notify: Notify, handed: Handed | None
-) -> Process:
+    inputs: Inputs, settled: StagePlan, plan: Plan, noise: Noise, number: int, notify: Notify, lease: Lease,
+    handed: Handed | None,
+) -> Process:  # fmt: skip
     """Bind the plugins of one pass and lay its levels."""
     picture = inputs.picture
     assert picture is not None
     shape = (picture.shape[0], *inputs.model.shape(*picture.shape[-2:]))
     return prepare(
         inputs, settled.plugins, plan, settled.sampler, settled.options, noise, shape, picture.device, number, notify,
-        handed,
-    )
+        lease=lease, handed=handed,
+    )  # fmt: skip
 
 
 def _refine(process: Process, part: PassPlan, before: PassPlan, coarse: Tensor) -> Process:
@@ -327,6 +320,8 @@ def prepare(
     device: torch.device,
     stage: int = 0,
     notify: Notify = silent,
+    *,
+    lease: Lends,
     handed: Handed | None = None,
 ) -> Process:
     """A process ready to run: levels laid, every plugin bound with a noise stream of its own.
@@ -346,11 +341,10 @@ def prepare(
             f"the stage before leaves a state of {tuple(handed.x.shape)} ({handed.family}), and {model.info.name} "
             f"({model.info.family}) works on {shape}; both need one space: the same model family and size"
         )
-    plain = model.model if isinstance(model, Windowed) else model  # plugins know nothing of windows
     run = Run(
-        model=plain, levels=levels, plan=plan, inputs=inputs, options=options, noise=noise,
+        model=model, levels=levels, plan=plan, inputs=inputs, options=options, noise=noise,
         stream=noise.stream("start"), device=device, shape=shape, stage=stage, notify=notify,
-        opening=Opening(noise.stream("start"), shape, device), convention=convention, handed=handed,
+        opening=Opening(noise.stream("start"), shape, device), convention=convention, lease=lease, handed=handed,
     )  # fmt: skip
     seen: Counter[str] = Counter()
     bound = []
@@ -393,6 +387,7 @@ def sample(
     watch: Callable[[State], None] | None = None,
     notify: Notify = silent,
     noise: Noise | Literal["streams", "diffusers"] = "streams",
+    models: Models | None = None,
     **options: Any,
 ) -> Tensor:
     """One reverse process in the model's own space, without pictures: for research and tests.
@@ -404,6 +399,7 @@ def sample(
         known, mask: for plugins that need them: a clean sample, and where to regenerate it (1), broadcastable to
             `shape`; pixels, for a model of latents.
         watch: is called with the engine's `State` after every move.
+        models: where networks of plugins are kept.
         noise: where random numbers come from: as the option of that name, one draw for the whole batch; or a source.
         options: `sampler` (default ddpm), `steps` (100), `seed` (0), `spacing`, `device`.
 
@@ -423,9 +419,11 @@ def sample(
         known = known.expand(shape[0], *known.shape[1:]) if "prompt" in model.info.takes else known.expand(*shape)
     if mask is not None:
         mask = mask.to(device)
-    fitted = model.attach(known, mask)
     spec = chosen.sampler or "ddpm"
     convention = CONVENTIONS[chosen.noise]
     source = convention.noise(chosen.seed) if isinstance(noise, str) else noise
-    inputs = Inputs(fitted, known, mask, known, mask, source.stream("encode"), convention=convention)
-    return engine.run(prepare(inputs, ordered, plan, spec, chosen, source, tuple(shape), device, 0, notify), watch)
+    with (models or Models(most=1)).borrow(model) as lease:
+        fitted = lease.model.attach(known, mask)
+        inputs = Inputs(fitted, known, mask, known, mask, source.stream("encode"), convention=convention)
+        process = prepare(inputs, ordered, plan, spec, chosen, source, tuple(shape), device, 0, notify, lease=lease)
+        return engine.run(process, watch)

@@ -190,9 +190,7 @@ def _box(mask: Tensor) -> tuple[slice, slice]:
 
 
 def _checkpoint(plugin: Guidance, run: Run) -> None:
-    from editkit.models.checkpointing import checkpoint
-
-    if not checkpoint(run.model):
+    if not run.lease.checkpoint():
         info = run.model.info
         raise UsageError(
             f"{plugin.name}: --checkpoint is for networks of many layers; {info.name} ({info.family}) has none"

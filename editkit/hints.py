@@ -16,7 +16,8 @@ number of channels a detector gives back, a hint is (H, W, 3) uint8 of the pictu
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -131,16 +132,34 @@ def detect(detector: Detector, pixels: Pixels, *, offline: bool = False) -> Pixe
     Raises:
         HookError: the detector raised, or gave something that is no picture; it is named.
     """
+    return ready(detector, offline=offline)(pixels)
+
+
+def ready(detector: Detector, *, offline: bool = False) -> Detect:
+    """`detect` for many pictures: weights are loaded once, here."""
     from editkit.images import at_depth
 
-    seen = np.ascontiguousarray(at_depth(pixels, np.uint8))
+    with _named(detector):
+        look = detector.ready(offline=offline)
+
+    def detected(pixels: Pixels) -> Pixels:
+        seen = np.ascontiguousarray(at_depth(pixels, np.uint8))
+        with _named(detector):
+            made = look(seen.copy())
+        return _fitted(detector.name, made, seen.shape[:2])
+
+    return detected
+
+
+@contextmanager
+def _named(detector: Detector) -> Iterator[None]:
+    """Whatever it raises, it is named."""
     try:
-        made = detector.ready(offline=offline)(seen.copy())
+        yield
     except EditkitError:
         raise
     except Exception as error:
         raise HookError(f"hint {detector.name} raised {type(error).__name__}: {error}") from error
-    return _fitted(detector.name, made, seen.shape[:2])
 
 
 def _fitted(name: str, made: Any, size: tuple[int, ...]) -> Pixels:

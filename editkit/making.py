@@ -19,8 +19,9 @@ from editkit.plugin import Notify, silent
 from editkit.shapes import Mask
 
 if TYPE_CHECKING:
-    from editkit.editing import Loader, Update
+    from editkit.editing import Update
     from editkit.models.base import ModelInfo
+    from editkit.models.leasing import Models
     from editkit.provenance import Provenance
     from editkit.writing import Written
 
@@ -112,7 +113,7 @@ def make(
     *,
     watch: Watch | Sequence[Watch] = (),
     notify: Notify = silent,
-    loader: Loader | None = None,
+    models: Models | None = None,
 ) -> Made:
     """Edit `picture`.
 
@@ -128,7 +129,7 @@ def make(
     def tell(stage: int, plugin: str, figures: Mapping[str, float]) -> None:
         made.figures.append((stage, plugin, dict(figures)))
 
-    making = stream(picture, chain, notify=notify, loader=loader, tell=tell)
+    making = stream(picture, chain, notify=notify, models=models, tell=tell)
     before, current = 0, (-1, 0, 0)
     while True:
         try:

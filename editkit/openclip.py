@@ -48,8 +48,12 @@ class Clip:
         import torch
         import torch.nn.functional as F
 
+        from editkit.models.process import READING
+
+        with READING:
+            tokens = self.tokenizer(list(texts))
         with torch.no_grad():
-            return F.normalize(self.network.encode_text(self.tokenizer(list(texts)).to(device)).float(), dim=-1)
+            return F.normalize(self.network.encode_text(tokens.to(device)).float(), dim=-1)
 
     def images(self, images: Tensor) -> Tensor:
         """(batch, width), of length 1, of pictures (batch, 3, h, w) in [-1, 1], stretched to its size."""
@@ -98,20 +102,16 @@ def load_clip(source: str, device: torch.device, *, offline: bool = False) -> Cl
     Raises:
         ModelError: a name or tag that open_clip does not know (near ones are listed), weights that are not here.
     """
-    import torch
+    from editkit.models.process import loading
 
-    with torch.random.fork_rng(devices=[]):  # open_clip draws the weights that are then replaced
-        return _loaded(source, device, offline)
-
-
-def _loaded(source: str, device: torch.device, offline: bool) -> Clip:
     folder = Path(source).expanduser()
-    if folder.is_dir():
-        return _from_folder(source, folder, device)
-    name, colon, tag = source.partition(":")
-    if "/" in source and not colon:
-        raise ModelError(f"clip: {source}: there is no such folder; give one, or open_clip's NAME:TAG")
-    return _from_list(source, name, tag, device, offline)
+    with loading():  # open_clip draws the weights that are then replaced
+        if folder.is_dir():
+            return _from_folder(source, folder, device)
+        name, colon, tag = source.partition(":")
+        if "/" in source and not colon:
+            raise ModelError(f"clip: {source}: there is no such folder; give one, or open_clip's NAME:TAG")
+        return _from_list(source, name, tag, device, offline)
 
 
 def _from_folder(source: str, folder: Path, device: torch.device) -> Clip:

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
 from editkit.errors import ChainError, HookError
 from editkit.plan import Move, Plan
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from editkit.models.base import Conditioning, Model, Prediction
     from editkit.noise import Noise, Stream
     from editkit.options import Options
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Notify = Callable[[str], None]
 """Tells the user something, in one line."""
@@ -147,6 +150,18 @@ class Opening:
         return again
 
 
+class Lends(Protocol):
+    """What a run has on loan until its end (`editkit.models.leasing.Lease`)."""
+
+    def network(self, load: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
+        """What `load(*args, **given)` gives, loaded once for all edits; nobody may change it. All is hashable."""
+        ...
+
+    def checkpoint(self) -> bool:
+        """Gradient checkpointing in every network of the model, until the end; False: none has layers for it."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Handed:
     """A noisy state that one stage hands to the next instead of a picture.
@@ -187,10 +202,11 @@ Ask = Callable[["Tensor", Level, "Conditioning | None", "Run"], "Prediction"]
 class Run:
     """One pass of the reverse process, as one plugin sees it.
 
-    `stream` is the plugin's own noise. `levels[k]` is the level with index k of the plan. `notify` tells the user
-    something once. `opening` is the noise that the process starts from, whoever starts it. `convention`
-    says whose draws and masks these are. `handed` is the state that
-    the stage before left, where that ended above the clean level.
+    `model` may lie within others (windows, a refiner): `editkit.models.capability` finds what one of them can. `lease`
+    lends a plugin's own networks, as `run.lease.network(load_classifier, name, run.device)`. `stream` is the plugin's
+    own noise. `levels[k]` is the level with index k of the plan. `notify` tells the user something once. `opening` is
+    the noise that the process starts from, whoever starts it. `convention` says whose draws and masks these are.
+    `handed` is the state that the stage before left, where that ended above the clean level.
     """
 
     model: Model
@@ -204,6 +220,7 @@ class Run:
     shape: tuple[int, ...]
     opening: Opening
     convention: Convention
+    lease: Lends
     stage: int = 0
     notify: Notify = field(default=silent)
     handed: Handed | None = None

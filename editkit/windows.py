@@ -92,6 +92,10 @@ class Windowed:
             )
 
     @property
+    def wrapped(self) -> Model:
+        return self.model
+
+    @property
     def info(self) -> ModelInfo:
         return self.model.info
 

@@ -11,6 +11,7 @@ from editkit.chain import Chain, arrange
 from editkit.errors import ChainError, HookError
 from editkit.images import Picture
 from editkit.models.base import Conditioning
+from editkit.models.leasing import Models
 from editkit.plugin import Hooks, Plugin
 from editkit.plugins import Guide, Inpaint, SDEdit
 
@@ -70,14 +71,12 @@ def test_a_plugin_without_words_hooks_or_a_working_example_is_found():
             contract.CHECKS[check](plugin)
 
 
-def test_a_conflict_is_found_before_any_weight_is_loaded(picture, monkeypatch):
-    from editkit import editing
-
-    monkeypatch.setattr(editing, "load", lambda *a, **k: pytest.fail("weights were loaded"))
+def test_a_conflict_is_found_before_any_weight_is_loaded(picture):
+    models = Models(load=lambda *a, **k: pytest.fail("weights were loaded"))
     with pytest.raises(ChainError, match="inpaint and inpaint both set the mask"):
-        edit(picture, Inpaint(mask="box:1,1,9,9") & Inpaint(mask="box:1,1,9,9"))
+        edit(picture, Inpaint(mask="box:1,1,9,9") & Inpaint(mask="box:1,1,9,9"), models=models)
     with pytest.raises(ChainError, match="sdedit and sdedit both set the begin"):
-        edit(picture, SDEdit() & SDEdit())
+        edit(picture, SDEdit() & SDEdit(), models=models)
 
 
 def test_pixels_outside_the_mask_come_back_bit_for_bit(picture):

@@ -27,9 +27,9 @@ from editkit.chain import cost
 from editkit.engine import State
 from editkit.errors import ChainError, EditkitError, ModelError, UsageError
 from editkit.images import Picture
-from editkit.models import load
 from editkit.models.base import Conditioning, ModelInfo, PixelSpace, Prediction, convert
 from editkit.models.control import Given, residuals
+from editkit.models.leasing import Models
 from editkit.models.scheduling import make_schedule
 from editkit.plan import Plan
 from editkit.plugins import Cfg, ControlNet, Guide, Inpaint, SDEdit
@@ -322,7 +322,7 @@ def photo(height: int, width: int) -> Picture:
 
 
 FULL: dict[str, Any] = {
-    "dtype": "fp32", "device": "cpu", "offline": True, "steps": 3, "prompt": "x", "loader": cache(load),
+    "dtype": "fp32", "device": "cpu", "offline": True, "steps": 3, "prompt": "x", "models": Models(),
 }  # fmt: skip
 
 

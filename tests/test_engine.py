@@ -10,6 +10,7 @@ from toy import KNOWN, MASK, ExactClassifier, Nothing, Quadratic, model
 from editkit import engine, sample
 from editkit.editing import prepare
 from editkit.errors import HookError
+from editkit.models.leasing import Models
 from editkit.noise import Streams
 from editkit.options import Options
 from editkit.plan import Plan
@@ -27,9 +28,11 @@ def _plugin(name="made", through="network", **methods):
 
 def _process(plugins=(), steps=10, sampler="ddim", shape=(3, 4)):
     inputs = Inputs(model())
-    return prepare(
-        inputs, plugins, Plan.uniform(steps), sampler, Options(), Streams((0,)), shape, torch.device("cpu")
-    )  # fmt: skip
+    with Models().borrow(inputs.model) as lease:
+        return prepare(
+            inputs, plugins, Plan.uniform(steps), sampler, Options(), Streams((0,)), shape, torch.device("cpu"),
+            lease=lease,
+        )  # fmt: skip
 
 
 def test_the_engine_is_a_generator_of_steps_that_can_be_left():

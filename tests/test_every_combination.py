@@ -18,7 +18,7 @@ import tiny_latent
 
 from editkit import edit
 from editkit.errors import EditkitError
-from editkit.models import load
+from editkit.models.leasing import Models
 from editkit.plugins import Cfg, Inpaint, SDEdit, Threshold
 
 PARTS: dict[str, Any] = {
@@ -28,7 +28,7 @@ PARTS: dict[str, Any] = {
 CHAINS = [names for n in range(1, 5) for names in combinations(PARTS, n)]
 TEXT = ("sd4", "sd9", "sdxl", "refiner", "sdxl to refiner", "sd3")
 FAMILIES = ("patches", "pocket", "pixel", *TEXT, "upscaler")
-LOAD = cache(load)
+MODELS = Models()
 
 
 @cache
@@ -77,7 +77,7 @@ def refusal(family: str, names: tuple[str, ...]) -> str | None:
 def test_it_runs_or_says_what_can(base: Path, family: str, names: tuple[str, ...]) -> None:
     photo = np.random.default_rng(0).integers(0, 256, (31, 29, 3), dtype=np.uint8)
     given: dict[str, Any] = {
-        "model": folder(family, base), "steps": 2, "dtype": "fp32", "device": "cpu", "offline": True, "loader": LOAD,
+        "model": folder(family, base), "steps": 2, "dtype": "fp32", "device": "cpu", "offline": True, "models": MODELS,
         "prompt": "x" if family in (*TEXT, "upscaler") else None,
         "refiner": f"{folder('refiner', base)}:0.5" if family == "sdxl to refiner" else None,
     }  # fmt: skip

@@ -22,6 +22,7 @@ from editkit.editing import stream
 from editkit.errors import ChainError, EditkitError, ModelError, UsageError
 from editkit.images import Picture
 from editkit.models import Conditioning, describe, load
+from editkit.models.leasing import Models
 from editkit.models.scheduling import make_schedule
 from editkit.options import Options
 from editkit.plugins import Cfg, Guide, Inpaint, PromptText, SDEdit, Threshold
@@ -231,9 +232,8 @@ def test_few_step_models_are_known_by_their_scheduler(tmp_path: Path) -> None:
     calls: list[int] = []
     model: Any = load(turbo, CPU, torch.float32)
     model.unet.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
-    edit(
-        photo(), SDEdit(strength=0.5), model=str(tmp_path / "few"), prompt=PROMPT, loader=lambda *_, **__: model, **FULL
-    )
+    models = Models(load=lambda *_, **__: model)
+    edit(photo(), SDEdit(strength=0.5), model=str(tmp_path / "few"), prompt=PROMPT, models=models, **FULL)
     assert calls == [1, 1]  # half of four steps, without the other half of guidance
     lcm = diffusers.LCMScheduler.from_config(tiny.SD, original_inference_steps=20)
     scheduler = json.loads(lcm.to_json_string())

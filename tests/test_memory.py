@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny_latent as tiny
 import torch
+from diffusers.models.autoencoders.vae import DecoderOutput
 from test_parity_latent import adapter
 
 from editkit import edit
@@ -170,10 +171,14 @@ def test_an_edit_in_tiles_keeps_what_is_known(sd: Path, monkeypatch: pytest.Monk
 
 def overflowing(where: tuple[torch.dtype, ...]) -> object:
     """A tiny VAE in bf16 that makes NaN when it decodes in one of these dtypes."""
+
+    class Overflowing(diffusers.AutoencoderKL):
+        def decode(self, z: torch.Tensor) -> object:  # type: ignore[override]
+            made = super().decode(z)
+            return DecoderOutput(torch.full_like(made.sample, torch.nan)) if z.dtype in where else made
+
     vae = tiny.vae().to(torch.bfloat16)
-    decode = vae.decode
-    nan = diffusers.models.autoencoders.vae.DecoderOutput(torch.full((1, 3, 64, 64), torch.nan))
-    vae.decode = lambda z: nan if z.dtype in where else decode(z)
+    vae.__class__ = Overflowing
     return vae
 
 
@@ -186,16 +191,20 @@ def test_a_vae_that_overflows_is_run_again_in_float32_and_said_so() -> None:
 
 
 def test_a_vae_that_overflows_on_the_way_in_is_run_again_too() -> None:
-    vae = tiny.vae().to(torch.float16).to(torch.bfloat16)
-    encode = vae.encode
     broken = SimpleNamespace(latent_dist=SimpleNamespace(mean=torch.full((1, 4, 8, 8), torch.inf)))
-    vae.encode = lambda image: broken if image.dtype == torch.bfloat16 else encode(image)
+
+    class Overflowing(diffusers.AutoencoderKL):
+        def encode(self, image: torch.Tensor) -> object:  # type: ignore[override]
+            return broken if image.dtype == torch.bfloat16 else super().encode(image)
+
+    vae = tiny.vae().to(torch.float16).to(torch.bfloat16)
+    vae.__class__ = Overflowing
     model = adapter(4, {**tiny.SD, "prediction_type": "epsilon"}, vae=vae)
     said: list[str] = []
     model.notify = said.append
     assert bool(torch.isfinite(model.encode(torch.zeros(1, 3, 64, 64))).all())
     assert said == ["the VAE overflowed in half precision; it was run again in float32"]
-    vae.encode = lambda image: broken
+    model.vae.encode = lambda image: broken
     with pytest.raises(ModelError, match="the VAE made NaN or infinity of a picture"):
         model.encode(torch.zeros(1, 3, 64, 64))
 

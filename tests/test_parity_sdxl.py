@@ -150,19 +150,21 @@ def test_a_refiner_hands_on_what_a_model_is_asked_for(
 ) -> None:
     """Notices, tiles, words with weights; and it has to be of the same family."""
     from editkit.models.base import Notifies, ReadsWeights
+    from editkit.models.capability import capability
     from editkit.models.memory import Tiles
 
     setup = Setup(refiner=str(folders["refiner"]))
     model: Any = load(describe(str(folders["img2img"])), torch.device("cpu"), torch.float32, setup=setup)
-    assert isinstance(model, Notifies)
-    assert isinstance(model, Tiles)
-    assert isinstance(model, ReadsWeights)
+    assert capability(model, Notifies) is model
+    assert capability(model, ReadsWeights) is model
+    tiles = capability(model, Tiles)
+    assert tiles is model.model
     said: list[str] = []
     model.notify = said.append
     model.refiner.notify("told")
     model.model.notify("too")
     assert said == ["told", "too"]
-    model.tile()
+    tiles.tile()
     assert model.model.vae.use_tiling
     weighted, plain = model.encode_weighted("a red++ door"), model.encode_text("a red door")[0]
     assert weighted.refined.embeds.shape == plain.refined.embeds.shape

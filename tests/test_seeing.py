@@ -16,6 +16,7 @@ from editkit.editing import stream
 from editkit.errors import UsageError
 from editkit.images import Picture
 from editkit.making import make
+from editkit.models.leasing import Models
 from editkit.plugins import Guide, Inpaint, SDEdit
 from editkit.seeing import Preview, Trace, due
 from editkit.sheets import GAP, LINE, Tile, compare, sheet
@@ -123,7 +124,7 @@ def test_what_may_change_is_the_union_of_the_masks_and_everything_where_a_stage_
     both = [[Inpaint(mask="box:0,0,5,5")], [Inpaint(mask="box:20,20,25,25")]]
 
     def changeable(edits):
-        return make(picture, Chain.of(edits).using(steps=2), loader=lambda *a, **k: model).changeable
+        return make(picture, Chain.of(edits).using(steps=2), models=Models(load=lambda *a, **k: model)).changeable
 
     assert changeable(both).sum() == 50
     assert changeable([*both, [SDEdit()]]) is None

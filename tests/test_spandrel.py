@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from editkit import edit
 from editkit.errors import ModelError
 from editkit.images import Picture
+from editkit.models.leasing import Models
 from editkit.plugins import SDEdit, Spandrel
 
 pytest.importorskip("spandrel")
@@ -29,11 +30,9 @@ def picture(height: int = 30, width: int = 44) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_no_model_is_loaded_and_nothing_is_denoised(weights, monkeypatch):
-    from editkit import editing
-
-    monkeypatch.setattr(editing, "load", lambda *a, **k: pytest.fail("a model was loaded"))
-    result = edit(picture(), Spandrel(weights=weights, scale=2), model="pocket")
+def test_no_model_is_loaded_and_nothing_is_denoised(weights):
+    models = Models(load=lambda *a, **k: pytest.fail("a model was loaded"))
+    result = edit(picture(), Spandrel(weights=weights, scale=2), model="pocket", models=models)
     assert result.size == (88, 60)
     assert not np.array_equal(result.pixels, Picture(picture()).resized(88, 60).pixels)
 

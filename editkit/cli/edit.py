@@ -20,9 +20,10 @@ from editkit.plugin import Notify, silent
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from editkit.editing import Loader, Update
+    from editkit.editing import Update
     from editkit.images import Picture
     from editkit.making import Made
+    from editkit.models.leasing import Models
     from editkit.seeing import Preview, Trace
     from editkit.writing import Written
 
@@ -103,7 +104,7 @@ def edited(
     chain: Chain,
     extras: Extras,
     watchers: Sequence[Preview | Trace] = (),
-    loader: Loader | None = None,
+    models: Models | None = None,
     notify: Notify | None = None,
 ) -> Made:
     """Run the chain under a progress bar; what the user should know is said, or goes to `notify`."""
@@ -114,7 +115,7 @@ def edited(
     for notice in picture.meta.notices:
         notify(notice)
     with _bar(extras) as show:
-        return make_one(picture, chain, watch=[show, TimeLeft(notify), *watchers], notify=notify, loader=loader)
+        return make_one(picture, chain, watch=[show, TimeLeft(notify), *watchers], notify=notify, models=models)
 
 
 def notices(extras: Extras) -> Notify:
@@ -142,7 +143,7 @@ def _candidates(line: Line, count: int) -> int:
     """The same edit with `count` seeds, from --seed on, and a sheet of them all."""
     from editkit import sheets
     from editkit.images import Picture
-    from editkit.models import load
+    from editkit.models.leasing import Models
     from editkit.writing import check_output
 
     extras, target = line.extras, target_of(line)
@@ -156,11 +157,11 @@ def _candidates(line: Line, count: int) -> int:
     for name in (*names, overview):
         check_output(name, force=extras.force)
     picture = Picture.read(line.picture)
-    loader, notify = functools.cache(load), notices(extras)
+    models, notify = Models(), notices(extras)
     tiles = []
     for one, seed, name in zip(lines, seeds, names, strict=True):
         began = time.perf_counter()
-        made = edited(picture, one.chain, extras, loader=loader, notify=notify)
+        made = edited(picture, one.chain, extras, models=models, notify=notify)
         _report(one, _written(one, made, name), made, time.perf_counter() - began)
         tiles.append(sheets.Tile(f"seed {seed}", sheets.eight_bit(made.picture.pixels)))
     sheets.save(sheets.sheet(tiles), overview, force=extras.force)

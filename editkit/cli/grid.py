@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +86,7 @@ def _cut(words: list[str]) -> tuple[list[Axis], Path | None, list[str]]:
 def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
     from editkit import sheets
     from editkit.images import Picture
-    from editkit.models import load
+    from editkit.models.leasing import Models
     from editkit.writing import check_output
 
     extras = line.extras
@@ -106,10 +105,10 @@ def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
     for name in names:
         check_output(name, force=extras.force)
     picture = Picture.read(line.picture)
-    loader, notify = functools.cache(load), notices(extras)
+    models, notify = Models(), notices(extras)
     tiles = []
     for k, (chain, label) in enumerate(zip(chains, labels, strict=True)):
-        made = edited(picture, chain, extras, loader=loader, notify=notify)
+        made = edited(picture, chain, extras, models=models, notify=notify)
         tiles.append(sheets.Tile(label, sheets.eight_bit(made.picture.pixels)))
         if names:
             origin = made.provenance(line.picture, names[k].parent) if extras.provenance else None

@@ -99,16 +99,19 @@ def load(
     Raises:
         ModelError: weights missing, misshapen, or in a pickle.
     """
+    from editkit.models.process import loading
+
     check(info, setup, device, offline)
-    if info.own_picture:
-        from editkit.models.patches import Patches
+    with loading():
+        if info.own_picture:
+            from editkit.models.patches import Patches
 
-        return prepared(Patches(), setup, device, dtype, offline)
-    from editkit.models.folder import load_folder
+            return prepared(Patches(), setup, device, dtype, offline)
+        from editkit.models.folder import load_folder
 
-    where = _pocket() if info.name == "pocket" else info.name
-    model = load_folder(where, info, home(setup, device), dtype, offline=offline)
-    return prepared(model, setup, device, dtype, offline)
+        where = _pocket() if info.name == "pocket" else info.name
+        model = load_folder(where, info, home(setup, device), dtype, offline=offline)
+        return prepared(model, setup, device, dtype, offline)
 
 
 def __getattr__(name: str) -> Any:

@@ -25,24 +25,28 @@ CACHE_LINE = 64
 class Attend(AttnProcessor2_0):  # type: ignore[misc]
     """Attention within one sequence or to a text; whatever has masks or norms of its own goes diffusers' way.
 
-    `copies`: the samples are so many equal copies of a batch, one after the other: one is looked at, for all. That is
-    so where guidance asks about one x_t with several texts, and no text has been seen yet.
+    Args:
+        first: no text has been seen before it. Called with `copies` (`cross_attention_kwargs`), the samples are so many
+            equal copies of a batch, one after the other, and one is looked at for all: guidance asks about one x_t with
+            several texts.
     """
 
-    copies = 1
+    def __init__(self, first: bool = False) -> None:
+        super().__init__()
+        self.first = first
 
     def __call__(
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any,
-        **kwargs: Any,
+        copies: int = 1, **kwargs: Any,
     ) -> Tensor:  # fmt: skip
-        within = encoder_hidden_states is None
-        batch = len(hidden_states) // (self.copies if within else 1)
+        copies = copies if self.first and encoder_hidden_states is None else 1
+        batch = len(hidden_states) // copies
         x = hidden_states[:batch]
         if _plain(attn, x, args, kwargs):
             out = _attention(attn, x, x if encoder_hidden_states is None else encoder_hidden_states)
         else:
             out = super().__call__(attn, x, encoder_hidden_states, *args, **kwargs)
-        return out if batch == len(hidden_states) else torch.cat([out] * self.copies)
+        return out if batch == len(hidden_states) else torch.cat([out] * copies)
 
 
 def _plain(attn: Attention, x: Tensor, args: Any, kwargs: Any) -> bool:
@@ -98,7 +102,7 @@ def load_unet(layout: Layout, dtype: torch.dtype, device: torch.device) -> Any:
 
 def quicken(unet: Any) -> Any:
     """`unet` (frozen), or a ControlNet of one, with these blocks in it."""
-    unet.set_attn_processor({name: _of(processor) for name, processor in unet.attn_processors.items()})
+    unet.set_attn_processor({name: _of(name, processor) for name, processor in unet.attn_processors.items()})
     for module in unet.modules():
         if type(module) is Transformer2DModel and hasattr(module, "_get_output_for_continuous_inputs"):
             module.__class__ = ChannelsLast
@@ -114,12 +118,15 @@ def fuse_gates(network: Any) -> Any:
     return network
 
 
-def _of(processor: Any) -> Any:
-    return Attend() if type(processor) is AttnProcessor2_0 else processor
+FIRST = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor"
+"""The attention that no text reaches before, in a UNet that begins with one."""
 
 
-def first_attention(unet: Any) -> Attend | None:
-    """The attention of a quickened UNet that no text reaches before; None where it does not begin with one."""
-    blocks = getattr(unet.down_blocks[0], "attentions", ())
-    processor = blocks[0].transformer_blocks[0].attn1.processor if blocks else None
-    return processor if isinstance(processor, Attend) else None
+def _of(name: str, processor: Any) -> Any:
+    return Attend(name == FIRST) if type(processor) is AttnProcessor2_0 else processor
+
+
+def looks_once(unet: Any) -> bool:
+    """A quickened UNet that begins with attention which no text reaches before (`Attend.first`)."""
+    processors = unet.attn_processors
+    return FIRST in processors and all(isinstance(processor, Attend) for processor in processors.values())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from editkit.errors import ModelError
 from editkit.models import latent, pixel, pocket, sd3, sdxl, upscaler
 from editkit.models.base import Model, ModelInfo, Notifies
+from editkit.models.capability import capability
 from editkit.models.loading import Layout, complete, find
 from editkit.models.memory import DENOISER, available, weigh
 from editkit.models.weights import Ahead
@@ -73,8 +74,9 @@ def load_folder(
         model = _family(layout).load(layout, info, device, dtype)
     finally:
         ahead.end()
-    if layout.texts_on_disk and isinstance(model, Notifies):
-        model.chosen = ("memory is short: the text encoders stay on disk, and are read layer by layer for every text",)
+    told = capability(model, Notifies)
+    if layout.texts_on_disk and told is not None:
+        told.chosen = ("memory is short: the text encoders stay on disk, and are read layer by layer for every text",)
     return model
 
 

@@ -120,10 +120,10 @@ class LatentUNet(LatentSpace):
         schedule: Schedule,
         scheduler: Mapping[str, Any],
     ) -> None:
-        from editkit.models.blocks import first_attention
+        from editkit.models.blocks import looks_once
 
         super().__init__(vae)
-        self.first_attention = first_attention(unet)
+        self.looks_once = looks_once(unet)
         self.info, self.unet, self.schedule = info, unet, schedule
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
         self.kind: PredictionType = prediction_type(scheduler)
@@ -139,10 +139,8 @@ class LatentUNet(LatentSpace):
         words = torch.cat([text.expand(batch, -1, -1) for text in texts]).to(x_t.device)
         added, labels = self.added(conds, x_t), self.labels(conds, x_t)
         guidance = self._guidance(conds, batch, x_t)
-        if self.first_attention is not None:
-            told = added is not None or labels is not None or guidance is not None
-            alike = not told and all(torch.equal(part, x[:batch]) for part in x.chunk(n))
-            self.first_attention.copies = n if alike else 1
+        told = added is not None or labels is not None or guidance is not None
+        alike = self.looks_once and not told and all(torch.equal(part, x[:batch]) for part in x.chunk(n))
         control = residuals(conds, Given(torch.cat([x_t] * n), t, words, added, labels))
         out = self.unet(
             x.to(dtype),
@@ -151,6 +149,7 @@ class LatentUNet(LatentSpace):
             class_labels=labels,
             timestep_cond=guidance,
             added_cond_kwargs=added,
+            cross_attention_kwargs={"copies": n} if alike and n > 1 else None,
             down_block_additional_residuals=None if control is None else [part.to(dtype) for part in control.down],
             mid_block_additional_residual=None if control is None else control.mid.to(dtype),
             return_dict=False,
@@ -205,7 +204,7 @@ class LatentUNet(LatentSpace):
 
     def encode_weighted(self, text: str) -> Prompt:
         """As `encode_text`, with weights as compel writes them: `(words)1.3`, `word++`, `word-`."""
-        return Prompt(weighted(self.tokenizer, self.text_encoder)(text))
+        return Prompt(weighted(text, self.tokenizer, self.text_encoder))
 
     @property
     def denoiser(self) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from editkit.errors import ModelError
 from editkit.models.loading import Layout, load_network
@@ -46,6 +47,10 @@ class LatentSpace:
         self.notify: Notify = silent
         self.channels = int(vae.config.latent_channels)
         self.factor = vae_factor(vae.config)
+
+    def leased(self) -> Self:
+        """A copy for one edit: whom it tells, its tiles and its VAE are its own, the networks everybody's."""
+        return copy.copy(self)
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         return (self.channels, height // self.factor, width // self.factor)
@@ -108,7 +113,7 @@ class LatentSpace:
         made = run(self.vae)
         if self.vae.dtype != torch.float32 and not bool(torch.isfinite(values(made).float().sum())):
             self.notify("the VAE overflowed in half precision; it was run again in float32")
-            self.vae = self.vae.float()
+            self.vae = in_float32(self.vae, values(made).device)
             made = run(self.vae)
         if not bool(torch.isfinite(values(made).float().sum())):
             raise ModelError(f"the VAE made NaN or infinity of {of}; no picture was written")
@@ -121,7 +126,25 @@ class LatentSpace:
 
     def tile(self) -> None:
         """Encode and decode large pictures tile by tile from now on (diffusers' tiling)."""
+        self.vae = copy.copy(self.vae)  # the outermost module alone: others see no tiles
         self.vae.enable_tiling()
+
+
+def in_float32(vae: Any, device: torch.device) -> Any:
+    """A copy of `vae` on `device`, its weights in float32."""
+    import torch
+
+    with torch.device("meta"):
+        made = type(vae).from_config(vae.config)
+    if any(weight.is_meta for weight in vae.parameters()):  # they are brought when they are needed, and taken away
+        from accelerate.utils import get_state_dict_offloaded_model
+
+        weights = get_state_dict_offloaded_model(vae)
+    else:
+        weights = vae.state_dict()
+    made.load_state_dict({name: weight.to(device, torch.float32) for name, weight in weights.items()}, assign=True)
+    made.use_tiling, made.use_slicing = vae.use_tiling, vae.use_slicing
+    return made.eval().requires_grad_(False)
 
 
 def chunks(tokenizer: Any, text: str, least: int = 1) -> Any:
@@ -130,13 +153,16 @@ def chunks(tokenizer: Any, text: str, least: int = 1) -> Any:
     A text that fits is one row, exactly as the pipelines read it. Longer ones are cut every 75 tokens, as is usual: the
     rows are encoded apart and stand side by side. Fewer rows than `least` are followed by empty ones.
     """
+    from editkit.models.process import READING
+
     length = int(tokenizer.model_max_length)
-    whole = tokenizer(text, verbose=False).input_ids
-    first, inner, last = whole[0], whole[1:-1], whole[-1]
-    rows = [inner[k : k + length - 2] for k in range(0, max(len(inner), 1), length - 2)]
-    rows += [[]] * (least - len(rows))
-    padded = {"input_ids": [[first, *row, last] for row in rows]}
-    return tokenizer.pad(padded, padding="max_length", max_length=length, return_tensors="pt")
+    with READING:
+        whole = tokenizer(text, verbose=False).input_ids
+        first, inner, last = whole[0], whole[1:-1], whole[-1]
+        rows = [inner[k : k + length - 2] for k in range(0, max(len(inner), 1), length - 2)]
+        rows += [[]] * (least - len(rows))
+        padded = {"input_ids": [[first, *row, last] for row in rows]}
+        return tokenizer.pad(padded, padding="max_length", max_length=length, return_tensors="pt")
 
 
 def beside(ids: Tensor, encoder: Any) -> Tensor:

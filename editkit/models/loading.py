@@ -205,7 +205,6 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
         ModelError: weights missing or misshapen (how many, and the first), or in a pickle.
     """
     import torch
-    from accelerate import init_empty_weights
 
     from editkit.models.packing import pack
 
@@ -216,7 +215,7 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
     file, _ = weight_files(layout, component)
     config = dict(layout.config(component))
     try:
-        with init_empty_weights():
+        with torch.device("meta"):  # this thread's alone; accelerate's way would change torch for all
             skeleton = kind.from_config(config)
     except (TypeError, ValueError, KeyError, NotImplementedError, IndexError) as error:
         raise ModelError(
@@ -233,6 +232,11 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
     )
     found = {key: tensor.reshape(expected[key]) for key, tensor in tensors if key in expected}
     skeleton.load_state_dict(found, assign=True)
+    computed = [name for name, buffer in skeleton.named_buffers() if buffer.is_meta]
+    whole = dict(kind.from_config(config).named_buffers()) if computed else {}  # what is not saved
+    for name in computed:
+        owner, _, last = name.rpartition(".")
+        setattr(skeleton.get_submodule(owner), last, whole[name])
     for buffer in (b for b in skeleton.buffers() if b.is_floating_point()):
         buffer.data = buffer.data.to(dtype)
     network = skeleton.to(device).eval().requires_grad_(False)

@@ -12,10 +12,14 @@ gigabyte of them. Here that is done at the first call, and the blocks are kept i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+
+_PACKING = Lock()
+"""One thread packs a layer; the others wait, and find it packed."""
 
 
 class _Kept(nn.Module):
@@ -28,20 +32,26 @@ class _Kept(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The plain weights: a copy, once they are packed."""
-        if self.blocks is None:
-            plain = self._parameters["weight"]
-            assert plain is not None
+        plain = self._parameters["weight"]  # looked at first: another thread packs, then takes them away
+        if plain is not None:
             return plain
+        assert self.blocks is not None
         with torch.inference_mode(False):
             return torch.cat([part.to_dense() for part in self.blocks])
 
     def keep(self, order: Callable[[Tensor], Tensor], parts: int = 1) -> tuple[Tensor, ...]:
         """The blocks, made by `order` at the first call."""
         if self.blocks is None:
-            with torch.inference_mode(False), torch.no_grad():
-                self.blocks = tuple(order(part.contiguous()) for part in self.weight.detach().chunk(parts))
-            self._parameters["weight"] = None
+            with _PACKING:
+                if self.blocks is None:
+                    with torch.inference_mode(False), torch.no_grad():
+                        self.blocks = tuple(order(part.contiguous()) for part in self.weight.detach().chunk(parts))
+                    self._parameters["weight"] = None
         return self.blocks
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "weight"] = self.weight if keep_vars else self.weight.detach()
 
     def release(self) -> None:
         """Be an ordinary layer again."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prediction, Prompt, ReadsText
+from editkit.models.capability import capability, leased
 from editkit.models.folder import describe_folder, load_folder
 from editkit.schedule import Discrete, Level, Schedule
 
@@ -38,6 +39,15 @@ class Refined:
     model: Any
     refiner: Any
     until: float
+
+    @property
+    def wrapped(self) -> Model:
+        """The one that encodes, decodes and is steered."""
+        base: Model = self.model
+        return base
+
+    def leased(self) -> Refined:
+        return replace(self, model=leased(self.model), refiner=leased(self.refiner))
 
     @property
     def info(self) -> ModelInfo:
@@ -71,14 +81,6 @@ class Refined:
     @notify.setter
     def notify(self, notify: Notify) -> None:
         self.model.notify = self.refiner.notify = notify
-
-    @property
-    def tile_side(self) -> int:
-        return int(self.model.tile_side)
-
-    def tile(self) -> None:
-        """The model's VAE encodes and decodes for both."""
-        self.model.tile()
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
         if level.t >= self.until:
@@ -148,7 +150,7 @@ def joined(model: Model, name: str, start: float, device: torch.device, dtype: t
     """
     refiner = load_folder(name, check(model.info, name, offline), device, dtype, offline=offline)
     first, second = model.schedule, refiner.schedule
-    if not isinstance(model, ReadsText) or not isinstance(first, Discrete) or not isinstance(second, Discrete):
+    if capability(model, ReadsText) is None or not isinstance(first, Discrete) or not isinstance(second, Discrete):
         raise ModelError(f"--refiner is for Stable Diffusion XL; {model.info.name} ({model.info.family}) takes none")
     same = len(first.alphas_cumprod) == len(second.alphas_cumprod)
     if not same or model.shape(512, 512) != refiner.shape(512, 512):

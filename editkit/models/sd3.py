@@ -137,10 +137,13 @@ class LatentTransformer(LatentSpace):
         import torch
         import torch.nn.functional as F
 
+        from editkit.models.process import READING
+
         states, pooled = [], []
         n = max(len(chunks(reader.tokenizer, text)["input_ids"]) for reader in self.readers[:2])
         if len(self.readers) > 2:
-            n = max(n, math.ceil(len(self.readers[2].tokenizer(text, verbose=False).input_ids) / T5_LENGTH))
+            with READING:
+                n = max(n, math.ceil(len(self.readers[2].tokenizer(text, verbose=False).input_ids) / T5_LENGTH))
         for reader in self.readers[:2]:
             ids = chunks(reader.tokenizer, text, n)["input_ids"]
             out = reader.encoder(beside(ids, reader.encoder), output_hidden_states=True)
@@ -150,7 +153,8 @@ class LatentTransformer(LatentSpace):
         width = int(self.transformer.config.joint_attention_dim)
         if len(self.readers) > 2:
             three = self.readers[2]
-            padded = three.tokenizer(text, padding="max_length", max_length=n * T5_LENGTH, return_tensors="pt")
+            with READING:
+                padded = three.tokenizer(text, padding="max_length", max_length=n * T5_LENGTH, return_tensors="pt")
             long = three.encoder(beside(padded["input_ids"], three.encoder))[0]
         else:
             long = clip.new_zeros(1, n * T5_LENGTH, width)

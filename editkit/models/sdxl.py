@@ -120,8 +120,8 @@ class LatentXL(LatentUNet):
 
         kind = ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED
         pooled = [False] * (len(self.readers) - 1) + [True]
-        read = weighted([r.tokenizer for r in self.readers], [r.encoder for r in self.readers], kind, pooled)
-        return Prompt(*read(text))
+        tokenizers, encoders = [r.tokenizer for r in self.readers], [r.encoder for r in self.readers]
+        return Prompt(*weighted(text, tokenizers, encoders, kind, pooled))
 
     @cached_property
     def no_words(self) -> Prompt:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from editkit.errors import ModelError, UsageError
 from editkit.models.base import Model, ModelInfo
+from editkit.models.capability import capability
 
 if TYPE_CHECKING:
     import torch
@@ -157,8 +158,9 @@ def prepared(model: Model, setup: Setup, device: torch.device, dtype: torch.dtyp
 
 
 def _as_pipeline(model: Model, flag: str) -> FromPipeline:
-    if isinstance(model, FromPipeline):
-        return model
+    found = capability(model, FromPipeline)
+    if found is not None:
+        return found
     raise ModelError(
         f"{flag} is for models that diffusers has a pipeline of (Stable Diffusion 1.x/2.x, XL, 3, the x4 upscaler); "
         f"{model.info.name} ({model.info.family}) is none"

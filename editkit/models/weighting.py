@@ -7,8 +7,8 @@ from typing import Any
 from editkit.errors import ModelError
 
 
-def weighted(tokenizer: Any, encoder: Any, kind: Any = None, pooled: Any = False) -> Any:
-    """compel's reader for a tokenizer and a text encoder, or for lists of both; texts of any length.
+def weighted(text: str, tokenizer: Any, encoder: Any, kind: Any = None, pooled: Any = False) -> Any:
+    """`text`, of any length, as compel's reader gives it for a tokenizer and a text encoder, or for lists of both.
 
     Raises:
         ModelError: compel is not installed, or the encoders are on disk for want of memory.
@@ -23,9 +23,13 @@ def weighted(tokenizer: Any, encoder: Any, kind: Any = None, pooled: Any = False
             "weights for words need the text encoders in memory, and there is none left for them; what helps: "
             "--dtype bf16, closing other programs, a prompt without weights"
         )
+    from editkit.models.process import READING
+
     more = {} if kind is None else {"returned_embeddings_type": kind}
-    return Compel(
-        tokenizer, encoder, truncate_long_prompts=False, requires_pooled=pooled, device=first.device,
-        dtype_for_device_getter=lambda device: first.dtype,
-        split_long_text_mode=SplitLongTextMode.BRUTAL, **more,
-    )  # fmt: skip
+    with READING:
+        read = Compel(
+            tokenizer, encoder, truncate_long_prompts=False, requires_pooled=pooled, device=first.device,
+            dtype_for_device_getter=lambda device: first.dtype,
+            split_long_text_mode=SplitLongTextMode.BRUTAL, **more,
+        )  # fmt: skip
+        return read(text)

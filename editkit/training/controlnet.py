@@ -24,7 +24,6 @@ from PIL import Image
 from torch import Generator, Tensor, nn
 
 from editkit import hints
-from editkit.images import Pixels
 from editkit.smooth import smooth_fill
 from editkit.training.conditions import TASKS, deal_tasks
 from editkit.training.diffusion import middle_times
@@ -106,11 +105,7 @@ def with_hints(photograph: Photograph, detect: hints.Detect, rise: int) -> Photo
 
 def hinted(collection: Collection, control: str) -> Collection:
     """The collection with hints; a detector that needs weights may not fetch them here."""
-    detector = hints.make(control)
-
-    def detect(pixels: Pixels) -> Pixels:
-        return hints.detect(detector, pixels, offline=True)
-
+    detect = hints.ready(hints.make(control), offline=True)
     training = tuple(with_hints(p, detect, i % REACH) for i, p in enumerate(collection.training))
     heldout = tuple(with_hints(p, detect, 0) for p in collection.heldout)
     return replace(collection, training=training, heldout=heldout)

@@ -70,7 +70,7 @@ class _ClassifierHooks(GuidanceHooks[Classifier]):
             return
         source = plugin.classifier
         if isinstance(source, str):
-            source = load_classifier(source, run.device, offline=run.options.offline)
+            source = run.lease.network(load_classifier, source, run.device, offline=run.options.offline)
         self.network, self.label = source, resolve(plugin.label, source.labels)
         noisy, asked = isinstance(source, Noisy), plugin.through()
         if noisy and asked != "x_t":

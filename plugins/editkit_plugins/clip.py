@@ -11,8 +11,7 @@ again in the backward pass (torch.utils.checkpoint), so that memory does not gro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -100,7 +99,7 @@ class _ClipHooks(GuidanceHooks[Clip]):
         super().__init__(plugin, run)
         if plugin.scale == 0.0:
             return
-        self.clip = load_clip(plugin.clip_model, run.device, offline=run.options.offline)
+        self.clip = run.lease.network(load_clip, plugin.clip_model, run.device, offline=run.options.offline)
         asked = plugin.through()
         if (asked == "x_t") != (self.clip.log_snr is not None):
             kind = "not noise-aware, so it cannot be asked of x_t" if asked == "x_t" else "noise-aware, so it sees x_t"
@@ -149,10 +148,12 @@ class _ClipHooks(GuidanceHooks[Clip]):
         """A random square of (1, 3, h, w), at the model's size, slightly turned and moved."""
         import kornia.augmentation as K
 
+        from editkit.models.process import drawing
+
         side = self.clip.size
         crop = K.RandomResizedCrop((side, side), scale=(self.plugin.smallest, 1.0), ratio=(0.9, 1.1))
         turn = K.RandomAffine(degrees=8.0, translate=(0.05, 0.05), p=0.7, padding_mode="border")
-        with _seeded(seed):
+        with drawing(seed):  # kornia draws from torch's global generator
             turned: Tensor = turn(crop(image))
         return turned
 
@@ -172,13 +173,3 @@ class _ClipHooks(GuidanceHooks[Clip]):
             apart = (embedded[:, None] - self.targets).norm(dim=-1)
             each = 2.0 * (apart / 2.0).clamp(max=1.0 - 1e-6).asin().square()
         return each @ self.weights
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """kornia draws from torch's global generator: seeded within the block, and given back as it was."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -21,7 +20,6 @@ from editkit.errors import EditkitError, ModelError, UsageError
 from editkit.images import Picture, Pixels, from_unit, to_unit
 from editkit.models.control import Folded, Given, Residuals, TakesControl, cut_like
 from editkit.models.loading import Layout, find, load_network
-from editkit.models.weights import weight_files
 from editkit.params import Metavar
 from editkit.plugin import Hooks, Notify, Plugin, Run, Step
 
@@ -149,12 +147,12 @@ def _bound(plugin: ControlNet, run: Run) -> _Control:
     Raises:
         ModelError: not found, in a pickle, or of another family than the model.
     """
+    from editkit.models.capability import capability
     from editkit.models.pocket import folder
-    from editkit.windows import Windowed
 
-    model = run.model.model if isinstance(run.model, Windowed) else run.model
-    if not isinstance(model, TakesControl):
-        raise ModelError(f"controlnet: {model.info.name} ({model.info.family}) has no UNet that could be steered")
+    model, info = capability(run.model, TakesControl), run.model.info
+    if model is None:
+        raise ModelError(f"controlnet: {info.name} ({info.family}) has no UNet that could be steered")
     try:
         where = plugin.controlnet if plugin.controlnet != EMBEDDED else str(folder(EMBEDDED))
         layout = find(where, offline=run.options.offline)
@@ -162,17 +160,15 @@ def _bound(plugin: ControlNet, run: Run) -> _Control:
         config = layout.config(component)
         _check(plugin.controlnet, config, model, run)
         layout = find(where, offline=run.options.offline, weights=True)
-        stamp = weight_files(layout, component)[0].stat().st_mtime_ns
-        network = _loaded(layout, component, stamp, run.device, model.unet.dtype)
+        network = run.lease.network(_loaded, layout, component, run.device, model.unet.dtype)
     except ModelError as error:
         raise ModelError(f"controlnet: {str(error).removeprefix('controlnet: ')}") from error
     guess = plugin.guess or bool(config.get("global_pool_conditions"))
     return _Control(network, _placed(plugin, run), plugin.scale, guess)
 
 
-@lru_cache(maxsize=2)
-def _loaded(layout: Layout, component: str, stamp: int, device: torch.device, dtype: torch.dtype) -> Any:
-    """The network; the last two are kept for the next picture, unless the file has changed (`stamp`)."""
+def _loaded(layout: Layout, component: str, device: torch.device, dtype: torch.dtype) -> Any:
+    """The network."""
     from diffusers import ControlNetModel
 
     from editkit.models.blocks import quicken
@@ -255,4 +251,5 @@ def _hints(plugin: ControlNet, run: Run) -> list[Pixels]:
         seen = [from_unit(item, "uint8") for item in inputs.picture]
     else:
         raise UsageError(f"controlnet: --control {control} looks at a picture, and there is none; give a hint's file")
-    return [hints.detect(detector, pixels, offline=run.options.offline) for pixels in seen]
+    detect = run.lease.network(hints.ready, detector, offline=run.options.offline)
+    return [detect(pixels) for pixels in seen]

@@ -95,7 +95,7 @@ def _features(plugin: Guide, run: Run, seen: Seen) -> Loss:
 
     if not plugin.network:
         raise UsageError("guide: the loss `features` needs --network, as timm:resnet18 or torchvision:NAME:FILE")
-    classifier = load_classifier(plugin.network, run.device, offline=run.options.offline)
+    classifier = run.lease.network(load_classifier, plugin.network, run.device, offline=run.options.offline)
     trunk = getattr(getattr(classifier, "network", None), "forward_features", None) or getattr(
         getattr(classifier, "network", None), "features", None
     )

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from editkit.errors import ModelError
 from editkit.models.base import ReadsText, ReadsWeights
+from editkit.models.capability import capability
 from editkit.plugin import Hooks, Plugin, Run, Slot, Step
 
 if TYPE_CHECKING:
@@ -47,15 +48,17 @@ class _PromptHooks(Hooks[PromptText]):
     def _encoded(self, text: str) -> Prompt:
         model = self.run.model
         if self.plugin.weights:
-            if not isinstance(model, ReadsWeights):
+            reader = capability(model, ReadsWeights)
+            if reader is None:
                 raise ModelError(
                     f"prompt --weights is for Stable Diffusion 1.x, 2.x and XL; {model.info.name} "
                     f"({model.info.family}) has no weights for words"
                 )
-            return model.encode_weighted(text)
-        if not isinstance(model, ReadsText):
+            return reader.encode_weighted(text)
+        plain = capability(model, ReadsText)
+        if plain is None:
             raise ModelError(f"model {model.info.name} says that it takes text, but has no encode_text")
-        prompt, dropped = model.encode_text(text)
+        prompt, dropped = plain.encode_text(text)
         if dropped:
             self.run.notify(f"the prompt is longer than the model can read; left out: {dropped}")
         return prompt

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -19,6 +19,7 @@ from editkit_plugins.restoring.memory import afford
 from editkit_plugins.upscale import observed
 
 if TYPE_CHECKING:
+    import torch
     from jaxtyping import Float
     from torch import Tensor
 
@@ -59,20 +60,8 @@ class _SpandrelHooks(Hooks[Spandrel]):
             )
         if not path.is_file():
             raise ModelError(f"{path}: is no file")
-        try:
-            import spandrel
-        except ImportError as error:
-            raise UsageError("spandrel is not installed: pip install 'editkit[upscalers]'") from error
-
         super().__init__(plugin, run)
-        try:
-            loaded = spandrel.ModelLoader(device=run.device).load_from_file(plugin.weights)
-        except Exception as error:  # its own errors and those of the file's reader
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(f"{plugin.weights}: is no upscaler that spandrel knows: {reason}") from error
-        if not isinstance(loaded, spandrel.ImageModelDescriptor) or loaded.input_channels != 3:
-            raise ModelError(f"{plugin.weights}: {loaded.architecture.name} does not take a colour picture alone")
-        self.network = loaded.eval()
+        self.network = loaded = run.lease.network(_loaded, plugin.weights, run.device)
         if loaded.scale != plugin.scale:
             wanted = f"its result is resized to {plugin.scale:g}"
             run.notify(f"spandrel: the network enlarges {loaded.scale} times; {wanted}")
@@ -113,3 +102,24 @@ class _SpandrelHooks(Hooks[Spandrel]):
                 area = (..., slice(top * scale, (top + high) * scale), slice(left * scale, (left + wide) * scale))
                 made[area] += down[:, None] * across[None, :] * (2.0 * part.clone() - 1.0)
         return made.clamp(-1.0, 1.0)
+
+
+def _loaded(weights: str, device: torch.device) -> Any:
+    """The network in the file `weights`, as spandrel describes it.
+
+    Raises:
+        UsageError: spandrel is not installed.
+        ModelError: it is none that takes a colour picture.
+    """
+    try:
+        import spandrel
+    except ImportError as error:
+        raise UsageError("spandrel is not installed: pip install 'editkit[upscalers]'") from error
+    try:
+        loaded = spandrel.ModelLoader(device=device).load_from_file(weights)
+    except Exception as error:  # its own errors and those of the file's reader
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{weights}: is no upscaler that spandrel knows: {reason}") from error
+    if not isinstance(loaded, spandrel.ImageModelDescriptor) or loaded.input_channels != 3:
+        raise ModelError(f"{weights}: {loaded.architecture.name} does not take a colour picture alone")
+    return loaded.eval()

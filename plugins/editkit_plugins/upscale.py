@@ -81,17 +81,19 @@ class Upscale(Solving):
     def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
         from editkit.canvas import resize
         from editkit.models.base import NoisesLowres, Sharpens
+        from editkit.models.capability import capability
 
         state = tuple(run.shape[-2:])
         lowres = y if tuple(y.shape[-2:]) == state else resize(run.inputs.place(y), *state)
-        if isinstance(run.model, Sharpens):
-            lowres = run.model.sharpened(lowres)
+        sharpens, noises = capability(run.model, Sharpens), capability(run.model, NoisesLowres)
+        if sharpens is not None:
+            lowres = sharpens.sharpened(lowres)
         level = self.noise_level
-        if isinstance(run.model, NoisesLowres):
+        if noises is not None:
             level = 20 if level is None else level
-            if level >= run.model.noise_levels:
-                raise UsageError(f"upscale: --noise-level is {level}; this model has 0 to {run.model.noise_levels - 1}")
-            lowres = run.model.noised(lowres, level, run.randn_like(lowres))
+            if level >= noises.noise_levels:
+                raise UsageError(f"upscale: --noise-level is {level}; this model has 0 to {noises.noise_levels - 1}")
+            lowres = noises.noised(lowres, level, run.randn_like(lowres))
         elif level is not None:
             raise UsageError(f"upscale: {run.model.info.name} is not told a noise level; leave --noise-level out")
         return lambda cond: replace(cond, lowres=lowres, noise_level=level)

@@ -12,9 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from threading import Barrier
 
 import torch
 from torch import Tensor
+
+from editkit.models.process import own_threads
 
 _CREW: ContextVar[ThreadPoolExecutor | None] = ContextVar("crew", default=None)
 
@@ -26,14 +29,35 @@ def crew() -> Iterator[None]:
     if threads == 1 or _CREW.get() is not None:
         yield
         return
-    torch.set_num_threads(1)
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    there = Barrier(threads + 1)
+    with ThreadPoolExecutor(threads, initializer=_alone, initargs=(there,)) as pool:
+        with own_threads():
+            torch.set_num_threads(1)
+            for _ in range(threads):
+                pool.submit(_nothing)  # each begins a thread, as long as none is idle: all of them wait
+            try:
+                there.wait()
+            except BaseException:  # Ctrl-C: nobody may wait for ever
+                there.abort()
+                raise
         token = _CREW.set(pool)
         try:
             yield
         finally:
             _CREW.reset(token)
-            torch.set_num_threads(threads)
+            with own_threads():
+                torch.set_num_threads(threads)
+
+
+def _alone(there: Barrier) -> None:
+    """A thread that computes what it is given by itself; ready when all are."""
+    torch.get_num_threads()  # a thread takes the number for all when it first asks, and would do so later
+    torch.set_num_threads(1)
+    there.wait()
+
+
+def _nothing() -> None:
+    pass
 
 
 def together(*calls: Callable[[], Tensor]) -> list[Tensor]:

@@ -14,9 +14,10 @@ import io
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from threading import RLock
 from typing import Any, ClassVar
 
 import numpy as np
@@ -57,7 +58,7 @@ class Aux(Detector):
         if self.downloads and offline:
             raise ModelError(f"hint {self.name} fetches its weights by itself, and --offline is on; use another one")
         folder = self._folder(offline)
-        return partial(self._detect, _loaded(self.source, folder, tuple(self.loading.items())))
+        return partial(self._detect, _loaded(self.source, folder, self.loading))
 
     def _detect(self, network: Any, pixels: Pixels) -> Pixels:
         given = {"detect_resolution": self.resolution, "output_type": "np", **self.settings()}
@@ -94,16 +95,22 @@ class Aux(Detector):
         return str(Path(paths[0]).parent)
 
 
+_QUIET = RLock()
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without warnings and prints; with a command line that its parsers find empty."""
-    words = sys.argv
+    """Without warnings and prints; with a command line that its parsers find empty. One thread at a time: all of these
+    are the process's.
+    """
     with (
+        _QUIET,
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
     ):
         warnings.simplefilter("ignore")
+        words = sys.argv
         sys.argv = words[:1]
         try:
             yield
@@ -111,16 +118,16 @@ def quiet() -> Iterator[None]:
             sys.argv = words
 
 
-@lru_cache(maxsize=2)
-def _loaded(source: str, folder: str | None, loading: tuple[tuple[str, str], ...]) -> Any:
-    """The detector's object, on the fastest device; the last two are kept."""
+def _loaded(source: str, folder: str | None, given: Mapping[str, str]) -> Any:
+    """The detector's object, on the fastest device."""
     from editkit.device import pick_device
+    from editkit.models.process import loading
 
-    with quiet():
+    with loading(), quiet():
         import controlnet_aux
 
         kind = getattr(controlnet_aux, source)
-        made = kind() if folder is None else kind.from_pretrained(folder, **dict(loading))
+        made = kind() if folder is None else kind.from_pretrained(folder, **given)
         return made.to(pick_device("auto")) if hasattr(made, "to") else made
 
 

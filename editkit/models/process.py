@@ -1,0 +1,97 @@
+"""What belongs to the whole process: libraries change it while they work, so one thread at a time has it.
+
+`LOADING`: accelerate, diffusers and transformers replace functions of torch, its default number format and log levels
+while they build networks. `DRAWING`: torch's global generator, which open_clip and kornia draw from. `READING`: a fast
+tokenizer keeps the padding and truncation of its last call. `THREADS`: how many threads torch gives to a thread that
+begins.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+LOADING = threading.RLock()
+DRAWING = threading.RLock()
+READING = threading.RLock()
+THREADS = threading.RLock()
+
+T = TypeVar("T")
+
+
+@contextmanager
+def drawing(seed: int | None = None) -> Iterator[None]:
+    """Whoever draws from torch's global generator does it within this: begun at `seed`, and given back as it was."""
+    with DRAWING:
+        before = torch.get_rng_state()
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would begin those of every GPU as well
+        try:
+            yield
+        finally:
+            torch.set_rng_state(before)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Whoever builds networks does it within this; weights that are drawn only to be replaced are not missed."""
+    with LOADING, drawing():
+        yield
+
+
+@contextmanager
+def own_threads() -> Iterator[None]:
+    """Within it `torch.set_num_threads` counts for the threads that call it, and not for those that begin later.
+
+    torch keeps one number for each thread, and one for threads that begin; its function sets both.
+    """
+    with THREADS:
+        before = _in_a_new_thread(torch.get_num_threads)
+        try:
+            yield
+        finally:
+            _in_a_new_thread(partial(torch.set_num_threads, before))
+
+
+def begin_thread() -> None:
+    """Let this thread take its number of threads now, and not while `own_threads` has another one there."""
+    with THREADS:
+        torch.get_num_threads()
+
+
+def _in_a_new_thread(call: Callable[[], T]) -> T:
+    made: list[T] = []
+    thread = threading.Thread(target=lambda: made.append(call()))
+    thread.start()
+    thread.join()
+    return made[0]
+
+
+class Turn:
+    """One thread at a time, as often as it likes. Whoever holds it may give it back from another thread, as a generator
+    does that is collected there.
+    """
+
+    def __init__(self) -> None:
+        self._free = threading.Condition()
+        self._owner: int | None = None
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        with self._free:
+            while self._owner not in (None, me):
+                self._free.wait()
+            self._owner, self._depth = me, self._depth + 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._free:
+            self._depth -= 1
+            if self._depth == 0:
+                self._owner = None
+                self._free.notify()
