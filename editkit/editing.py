@@ -12,7 +12,7 @@ from torch import Tensor
 
 from editkit import canvas, engine, refine
 from editkit.boxes import Box
-from editkit.chain import Chain, Edits, PassPlan, Stage, StagePlan, arrange, plan_stage
+from editkit.chain import Chain, Edits, Stage
 from editkit.device import pick_device, pick_dtype
 from editkit.energies import Bound
 from editkit.engine import Process, State
@@ -24,12 +24,15 @@ from editkit.models.base import Model, ModelInfo, NoModel, Notifies, TakesExampl
 from editkit.models.memory import Tiles, available, settle
 from editkit.models.setup import Setup
 from editkit.noise import Noise, OneStream, Streams
+from editkit.notify import Notify, silent
 from editkit.options import Options
 from editkit.params import PictureSource
 from editkit.plan import Plan
-from editkit.plugin import Hooks, Inputs, Notify, Opening, Plugin, Run, called, silent
+from editkit.plugin import Hooks, Inputs, Opening, Plugin, Run, called
+from editkit.resizing import pad, resize
 from editkit.samplers import make_sampler
 from editkit.schedule import Discrete
+from editkit.settle import PassPlan, StagePlan, arrange, plan_stage
 from editkit.smooth import seamless
 from editkit.windows import Windowed
 
@@ -269,8 +272,8 @@ def _refine(process: Process, part: PassPlan, before: PassPlan, coarse: Tensor) 
     """
     run = replace(process.run, stream=process.run.noise.stream("canvas"))
     at, old, known, mask = part.at, before.at, process.run.inputs.picture, process.run.inputs.mask
-    enlarged = canvas.resize(coarse[..., : old.height, : old.width], at.height, at.width)
-    enlarged = canvas.pad(enlarged, process.model.info.multiple)
+    enlarged = resize(coarse[..., : old.height, : old.width], at.height, at.width)
+    enlarged = pad(enlarged, process.model.info.multiple)
     if at.window is not None and known is not None and mask is not None:
         enlarged = seamless(enlarged, known, mask).clamp(-1.0, 1.0)
     enlarged = process.model.encode(enlarged, run.stream)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from editkit.notify import Notify, silent
 from editkit.plan import Move, Plan
 from editkit.schedule import Level, Levels, progress
 
@@ -15,18 +16,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from editkit.images import Fill, Pixels
+    from editkit.images import Fill
     from editkit.models.base import Model
     from editkit.noise import Noise, Stream
     from editkit.options import Options
-
-Notify = Callable[[str], None]
-"""Tells the user something, in one line."""
-
-
-def silent(message: str) -> None:
-    """Tell nobody."""
-
+    from editkit.raster import Pixels
 
 
 @dataclass(eq=False)
