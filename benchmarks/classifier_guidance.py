@@ -29,7 +29,8 @@ from editkit.classifiers import load_classifier
 from editkit.classifiers.network import Network
 from editkit.models import Model, describe, load
 from editkit.plugins import Classifier, Inpaint
-from editkit.training.classifier import ClassifierSettings, Labelled, save, train
+from editkit.training.classifier import Labelled, save, train
+from editkit.training.settings import ClassifierSettings
 
 SCALES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 SEEDS = (0, 1, 2)

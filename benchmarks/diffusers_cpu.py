@@ -127,7 +127,7 @@ def calls(model: Path, count: int) -> dict[str, list[float]]:
     from diffusers import UNet2DConditionModel
 
     from editkit.models.blocks import load_unet, looks_once
-    from editkit.models.loading import Layout
+    from editkit.models.layout import Layout
 
     cpu, layout = torch.device("cpu"), Layout(str(model), model)
     networks = {

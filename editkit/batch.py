@@ -19,13 +19,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit.chain import Chain, Stage, arrange, model_name, suited
+from editkit.chain import Chain, Stage
+from editkit.declaration import Declaration
 from editkit.errors import EditkitError, PictureError, RecipeError, UsageError
 from editkit.folder import PICTURES, Item, Listing, Masks, check_folders, items, listing
 from editkit.journal import Done, Failed, Journal, opened
+from editkit.notify import Notify, silent
 from editkit.params import params
-from editkit.plugin import Notify, Plugin, silent
+from editkit.plugin import plugins_of
 from editkit.samplers import make_sampler
+from editkit.settle import arrange, model_name, suited
 from editkit.shapes import is_words
 from editkit.workers import Engine, Result, serial
 
@@ -63,10 +66,9 @@ class Work:
         return Result(item, seed=seeded(self.chain, item.name).stages[0].options.seed, error=reason)
 
     def _made(self, item: Item) -> Result:
-        from editkit.encoding import encode
         from editkit.images import Picture
         from editkit.making import make
-        from editkit.writing import format_of
+        from editkit.writing import format_of, to_bytes
 
         picture = Picture.read(item.source)
         chain = seeded(self.chain, item.name)
@@ -78,7 +80,8 @@ class Work:
         made = make(picture, chain, notify=notices.append, models=self.models)
         target = Path(item.target)
         origin = made.provenance(item.source, target.parent) if self.provenance else None
-        data, deviation, _ = encode(made.to_write(), format_of(target), notices, provenance=origin)
+        result, text = made.to_write(), None if origin is None else origin.to_text()
+        data, deviation, _ = to_bytes(result, format_of(target), notices, mask=result.mask, text=text)
         return Result(item, data, chain.stages[0].options.seed, made.calls, deviation, tuple(notices))
 
 
@@ -112,15 +115,15 @@ def masked(chain: Chain, mask: str) -> Chain:
 
 def needs_mask(chain: Chain) -> bool:
     """Whether a plugin that sets the mask was given none."""
-    plugins = [plugin for stage in chain.stages for plugin in stage.plugins if "mask" in plugin.claims()]
+    plugins = [plugin for stage in chain.stages for plugin in plugins_of(stage) if "mask" in plugin.claims()]
     return any(getattr(p, field) is None for p in plugins if (field := _mask_field(p)) is not None)
 
 
-def _mask_field(plugin: Plugin) -> str | None:
+def _mask_field(plugin: Declaration) -> str | None:
     return next((p.name for p in params(type(plugin)) if p.metavar == "MASK"), None)
 
 
-def _with(plugin: Plugin, field: str, value: Any) -> Plugin:
+def _with(plugin: Declaration, field: str, value: Any) -> Declaration:
     values = {key: getattr(plugin, key) for key in plugin.model_fields_set}
     return type(plugin)(**{**values, field: value})
 

@@ -156,3 +156,14 @@ def integral(flags: np.ndarray) -> np.ndarray:
     import cv2
 
     return np.asarray(cv2.integral(flags.astype(np.uint8)))  # 32 bits: up to 46,340 x 46,340 pixels
+
+WIDE = 1 / 16
+"""A hole is wide where a disc of this radius, in sides of the crop, fits into it; strokes are not."""
+
+
+def is_wide(hole: np.ndarray) -> bool:
+    """True where a disc with a radius of `WIDE` of the longer side fits into `hole`."""
+    import cv2
+
+    depth = cv2.distanceTransform(np.pad(hole, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return bool(depth.max() >= WIDE * max(hole.shape))

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editkit.errors import PictureError
-from editkit.images import Picture
-from editkit.metadata import Metadata, describe, upright
+from editkit.exif import upright
+from editkit.metadata import Metadata, describe
+from editkit.raster import Raster
 
 
-def from_array(array: NDArray[Any]) -> Picture:
+def from_array(array: NDArray[Any]) -> Raster:
     """A picture from an array; see `read`."""
     if array.dtype not in (np.uint8, np.uint16):
         raise PictureError(
@@ -33,10 +34,10 @@ def from_array(array: NDArray[Any]) -> Picture:
     alpha = np.ascontiguousarray(array[..., -1]) if channels in (2, 4) else None
     colour = array[..., :3] if channels >= 3 else np.repeat(array[..., :1], 3, axis=2)
     mode = ("L", "LA", "RGB", "RGBA")[channels - 1]
-    return Picture(np.ascontiguousarray(colour), alpha, None, Metadata(mode=mode, bits=array.dtype.itemsize * 8))
+    return Raster(np.ascontiguousarray(colour), alpha, Metadata(mode=mode, bits=array.dtype.itemsize * 8))
 
 
-def from_image(image: Any, data: bytes, name: str) -> Picture:
+def from_image(image: Any, data: bytes, name: str) -> Raster:
     """`image` as Pillow opened it, with everything the file says; no `data` for an image that a caller opened."""
     notices: list[str] = []
     format_ = "JPEG" if image.format == "MPO" else image.format
@@ -58,10 +59,10 @@ def from_image(image: Any, data: bytes, name: str) -> Picture:
     if bits > 8 and picture.pixels.dtype == np.uint8:
         picture = _deep(picture, data, format_, notices, name)
     meta = replace(picture.meta, notices=(*picture.meta.notices, *notices))
-    return Picture(picture.pixels, picture.alpha, None, meta)
+    return Raster(picture.pixels, picture.alpha, meta)
 
 
-def _from_pillow(image: Any, meta: Metadata, name: str, notices: list[str]) -> Picture:
+def _from_pillow(image: Any, meta: Metadata, name: str, notices: list[str]) -> Raster:
     """Any mode of Pillow's to RGB with alpha. 16 bits stay where Pillow has them (greyscale)."""
     mode = image.mode
     if mode == "F":
@@ -82,11 +83,11 @@ def _from_pillow(image: Any, meta: Metadata, name: str, notices: list[str]) -> P
                 raise PictureError(f"{name}: CIELAB pixels are not read; convert it to RGB")
             image = image.convert("RGB")
         picture = from_array(np.asarray(image))
-        picture = Picture(picture.pixels, picture.alpha, None, meta)
+        picture = Raster(picture.pixels, picture.alpha, meta)
     return picture
 
 
-def _wide_grey(image: Any, meta: Metadata, name: str) -> Picture:
+def _wide_grey(image: Any, meta: Metadata, name: str) -> Raster:
     """Greyscale of more than 8 bits."""
     values = np.asarray(image)
     low, high = int(values.min()), int(values.max())
@@ -97,7 +98,7 @@ def _wide_grey(image: Any, meta: Metadata, name: str) -> Picture:
     values = values.astype(np.uint16)
     key = image.info.get("transparency")
     alpha = np.where(values == key, 0, 65_535).astype(np.uint16) if isinstance(key, int) else None
-    return Picture(np.repeat(values[..., None], 3, axis=2), alpha, None, meta)
+    return Raster(np.repeat(values[..., None], 3, axis=2), alpha, meta)
 
 
 def _from_cmyk(image: Any) -> Any:
@@ -178,11 +179,11 @@ def turn(array: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.ascontiguousarray(turned)
 
 
-def _turned(picture: Picture, orientation: int) -> Picture:
+def _turned(picture: Raster, orientation: int) -> Raster:
     if orientation == 1:
         return picture
     alpha = None if picture.alpha is None else turn(picture.alpha, orientation)
-    return Picture(turn(picture.pixels, orientation), alpha, None, picture.meta)
+    return Raster(turn(picture.pixels, orientation), alpha, picture.meta)
 
 
 def _agree(deep: NDArray[Any], cut: NDArray[Any]) -> bool:
@@ -206,7 +207,7 @@ def _by_opencv(data: bytes) -> NDArray[Any] | None:
         cv2.utils.logging.setLogLevel(level)
 
 
-def _deep(picture: Picture, data: bytes, format_: str | None, notices: list[str], name: str) -> Picture:
+def _deep(picture: Raster, data: bytes, format_: str | None, notices: list[str], name: str) -> Raster:
     """`picture`, which Pillow cut to 8 bits, with the 16 bits of its file."""
     doubt = f"{name}: its {picture.meta.bits} bits a channel could not be read; 8 are kept"
     if format_ not in ("PNG", "TIFF") or picture.meta.mode not in ("L", "LA", "RGB", "RGBA") or not data:
@@ -231,4 +232,4 @@ def _deep(picture: Picture, data: bytes, format_: str | None, notices: list[str]
     if not all(_agree(deep, cut) for deep, cut in seen):
         notices.append(doubt)
         return picture
-    return Picture(pixels, alpha, None, picture.meta)
+    return Raster(pixels, alpha, picture.meta)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from editkit import canvas, engine, refine
 from editkit.boxes import Box
-from editkit.chain import Chain, Edits, PassPlan, Stage, StagePlan, arrange, plan_stage
+from editkit.chain import Chain, Edits, Stage
 from editkit.convention import CONVENTIONS
 from editkit.device import pick_device, pick_dtype
 from editkit.energies import Bound
@@ -27,12 +27,15 @@ from editkit.models.leasing import Lease, Models
 from editkit.models.memory import Tiles, available, settle
 from editkit.models.setup import Setup
 from editkit.noise import Noise, Stream
+from editkit.notify import Notify, silent
 from editkit.options import Options
 from editkit.params import PictureSource
 from editkit.plan import Plan
-from editkit.plugin import Hooks, Inputs, Notify, Opening, Plugin, Run, called, silent
+from editkit.plugin import Hooks, Inputs, Opening, Plugin, Run, called
+from editkit.resizing import pad, resize
 from editkit.run import Handed, Lends
 from editkit.samplers import Sampler, make_sampler
+from editkit.settle import PassPlan, StagePlan, arrange, plan_stage
 from editkit.smooth import seamless
 
 Tell = Callable[[int, str, Mapping[str, float]], None]
@@ -300,8 +303,8 @@ def _refine(process: Process, part: PassPlan, before: PassPlan, coarse: Tensor) 
     """
     run = replace(process.run, stream=process.run.noise.stream("canvas"))
     at, old, known, mask = part.at, before.at, process.run.inputs.picture, process.run.inputs.mask
-    enlarged = canvas.resize(coarse[..., : old.height, : old.width], at.height, at.width)
-    enlarged = canvas.pad(enlarged, process.model.info.multiple)
+    enlarged = resize(coarse[..., : old.height, : old.width], at.height, at.width)
+    enlarged = pad(enlarged, process.model.info.multiple)
     if at.window is not None and known is not None and mask is not None:
         enlarged = seamless(enlarged, known, mask).clamp(-1.0, 1.0)
     enlarged = process.model.encode(enlarged, run.stream)

@@ -3,8 +3,7 @@
 What mode a result is written in: greyscale where the file was greyscale and the result still is grey; RGB otherwise
 (a palette is not kept: an edit brings colours it does not have). Alpha is written where there is one. 16-bit pixels
 stay 16-bit in PNG and TIFF and become 8-bit, with a notice, elsewhere. PNG and TIFF are exact; WebP is exact unless the
-picture came from a lossy file or a quality was asked for; JPEG takes over the tables of the JPEG it came from. What a
-lossy format changed is measured by reading it back.
+picture came from a lossy file or a quality was asked for; JPEG takes over the tables of the JPEG it came from.
 """
 
 from __future__ import annotations
@@ -13,17 +12,15 @@ import contextlib
 import io
 import zlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from editkit.errors import PictureError
-from editkit.images import Picture, at_depth
-from editkit.metadata import PNG_SIGNATURE, Metadata, png_chunk, png_chunks, png_text
-
-if TYPE_CHECKING:
-    from editkit.provenance import Provenance
+from editkit.metadata import Metadata
+from editkit.png import PNG_SIGNATURE, png_chunk, png_chunks, png_text
+from editkit.raster import Raster, at_depth
 
 LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_536}
 
@@ -37,15 +34,27 @@ JPEG_SEGMENT = 65_000
 """The most bytes of EXIF or XMP that a JPEG can hold, rounded down."""
 
 
+class Encoded(NamedTuple):
+    """A file's bytes, what of the picture the format could hold, and whether it decodes to just that."""
+
+    data: bytes
+    raster: Raster
+    lossless: bool
+
+
 def encode(
-    picture: Picture,
+    picture: Raster,
     format: str,
     notices: list[str],
     *,
-    provenance: Provenance | None = None,
+    text: str | None = None,
     quality: int | None = None,
-) -> tuple[bytes, int, int | None]:
-    """The bytes of a file, the largest deviation, and that over the kept pixels (see `Written`)."""
+) -> Encoded:
+    """The bytes of a file. `text`: how the picture was made, kept in the file.
+
+    Raises:
+        PictureError: the format cannot hold it.
+    """
     limit = LARGEST_SIDE.get(format)
     if limit and max(picture.size) > limit:
         raise PictureError(
@@ -56,9 +65,8 @@ def encode(
         raise PictureError(f"quality must be 1 to 100, got {quality}")
     picture = _fitted(picture, format, notices)
     meta = picture.meta
-    text = None if provenance is None else provenance.to_text()
     if text is not None and format != "PNG":
-        from editkit.provenance import into_xmp
+        from editkit.xmp import into_xmp
 
         with_text = into_xmp(meta.xmp, text)
         if format == "JPEG" and len(with_text) > JPEG_SEGMENT:
@@ -79,13 +87,10 @@ def encode(
     except (OSError, ValueError) as error:
         raise PictureError(f"the picture cannot be encoded as {format}: {error}") from None
     lossless = format in ("PNG", "TIFF") or (format == "WEBP" and _webp_lossless(picture, quality))
-    if lossless:
-        return data, 0, None if picture.mask is None else 0
-    deviation, kept = _deviation(picture, data)
-    return data, deviation, kept
+    return Encoded(data, picture, lossless)
 
 
-def _fitted(picture: Picture, format: str, notices: list[str]) -> Picture:
+def _fitted(picture: Raster, format: str, notices: list[str]) -> Raster:
     """What the format can hold of it."""
     if picture.pixels.dtype == np.uint16 and format not in ("PNG", "TIFF"):
         notices.append(f"{format} holds 8 bits a channel: the picture's 16 are rounded; .png and .tif keep them")
@@ -103,7 +108,7 @@ def _fitted(picture: Picture, format: str, notices: list[str]) -> Picture:
     return picture
 
 
-def _as_grey(picture: Picture, format: str) -> bool:
+def _as_grey(picture: Raster, format: str) -> bool:
     """Whether the picture is written with one channel of colour."""
     if not picture.meta.grey or format not in ("PNG", "TIFF", "JPEG"):
         return False
@@ -113,7 +118,7 @@ def _as_grey(picture: Picture, format: str) -> bool:
     return np.array_equal(red, green) and np.array_equal(green, blue)
 
 
-def _channels(picture: Picture, format: str) -> NDArray[Any]:
+def _channels(picture: Raster, format: str) -> NDArray[Any]:
     """(H, W, 1 to 4) as the file will hold it: grey, grey and alpha, RGB, RGB and alpha."""
     colour = picture.pixels[..., :1] if _as_grey(picture, format) else picture.pixels
     if picture.alpha is None:
@@ -132,7 +137,7 @@ def _short_enough(meta: Metadata, notices: list[str]) -> Metadata:
     return meta
 
 
-def _png(picture: Picture, provenance: str | None) -> bytes:
+def _png(picture: Raster, provenance: str | None) -> bytes:
     """A PNG file. Pillow compresses 8 bits; 16 bits, of which it has only greyscale, are filtered here."""
     channels = _channels(picture, "PNG")
     height, width, count = channels.shape
@@ -190,7 +195,7 @@ def _compressed(channels: NDArray[Any]) -> bytes:
     return b"".join([*parts, packer.flush()])
 
 
-def _tiff(picture: Picture) -> bytes:
+def _tiff(picture: Raster) -> bytes:
     """A little-endian TIFF, Deflate with horizontal differences; EXIF becomes its tags."""
     from PIL import Image
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -244,11 +249,11 @@ def _strip(channels: NDArray[Any]) -> bytes:
     return zlib.compress(differences.astype(differences.dtype.newbyteorder("<")).tobytes(), 6)
 
 
-def _webp_lossless(picture: Picture, quality: int | None) -> bool:
+def _webp_lossless(picture: Raster, quality: int | None) -> bool:
     return quality is None and picture.meta.lossless
 
 
-def _by_pillow(picture: Picture, format: str, quality: int | None) -> bytes:
+def _by_pillow(picture: Raster, format: str, quality: int | None) -> bytes:
     """JPEG, WebP, AVIF."""
     from PIL import Image, features
 
@@ -281,18 +286,3 @@ def _by_pillow(picture: Picture, format: str, quality: int | None) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
-
-
-def _deviation(picture: Picture, data: bytes) -> tuple[int, int | None]:
-    """The largest difference that a lossy format made, over all pixels and over those the mask keeps."""
-    from editkit.reading import decode
-
-    back = decode(data, "the written file").pixels
-    largest, kept = 0, 0
-    for at in range(0, picture.height, BAND):
-        rows = slice(at, at + BAND)
-        difference = np.abs(back[rows].astype(np.int32) - picture.pixels[rows]).max(axis=2)
-        largest = max(largest, int(difference.max()))
-        if picture.mask is not None:
-            kept = max(kept, int(difference[picture.mask[rows] == 0].max(initial=0)))
-    return largest, None if picture.mask is None else kept

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from editkit.errors import HookError
-from editkit.plugin import Hooks, Notify, Plugin
+from editkit.notify import Notify
+from editkit.plugin import Hooks, Plugin
 from editkit.schedule import Level
 
 FAINT = 1e-3

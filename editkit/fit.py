@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from editkit.smooth import depth_in
+
 SIDE = 7
 """Of the patches that are compared."""
 
@@ -37,11 +39,3 @@ def misfit(image: Tensor, mask: Tensor) -> float:
     weights = FADE ** -depth[touching]
     nearest = torch.cat([torch.cdist(some, known).min(1).values for some in torch.split(patches[touching], 1024)])
     return float((weights * nearest.square()).sum() / weights.sum())
-
-
-def depth_in(unknown: Tensor) -> Tensor:
-    """Distance of each pixel to the nearest known one, in pixels (chessboard); 0 where it is known."""
-    import cv2
-
-    distance = cv2.distanceTransform(unknown.byte().cpu().numpy(), cv2.DIST_C, 3)
-    return torch.from_numpy(distance).to(unknown.device)

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from editkit.declaration import Declaration
 from editkit.entries import Group, Listed
 from editkit.errors import EditkitError, HookError, UsageError
-from editkit.images import Pixels
+from editkit.raster import Pixels
 
 API = 1
 """The version of this protocol. A detector that was written for another is refused when it is loaded."""
@@ -38,17 +39,14 @@ Detect = Callable[[Pixels], Pixels]
 """(H, W, 3) uint8 -> the hint."""
 
 
-class Detector(BaseModel):
+class Detector(Declaration):
     """A declaration: which detector, with which parameters. Frozen; holds no networks.
 
     Subclasses give `name`, parameters as fields with a description, and `__call__`, or `ready` where weights are
     loaded first.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     api: ClassVar[int] = API
-    name: ClassVar[str]
 
     def __call__(self, pixels: Pixels) -> Pixels:
         """The hint of `pixels`, (H, W, 3) uint8 RGB."""
@@ -137,7 +135,7 @@ def detect(detector: Detector, pixels: Pixels, *, offline: bool = False) -> Pixe
 
 def ready(detector: Detector, *, offline: bool = False) -> Detect:
     """`detect` for many pictures: weights are loaded once, here."""
-    from editkit.images import at_depth
+    from editkit.raster import at_depth
 
     with _named(detector):
         look = detector.ready(offline=offline)

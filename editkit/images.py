@@ -9,7 +9,7 @@ asked for.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from editkit.errors import PictureError
 from editkit.metadata import Metadata
+from editkit.raster import Pixels, Raster, at_depth, largest
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Metadata", "Picture", "Pixels", "at_depth", "from_unit", "largest", "to_unit"]
 
-Pixels = NDArray[Any]
-"""(H, W, 3) uint8 or uint16, RGB."""
-
 STRIP = 128
 """Rows that are converted at once."""
 
@@ -40,55 +38,24 @@ Fill = Literal["smooth", "noise", "mean", "original"]
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """A picture in memory, upright and RGB.
+class Picture(Raster):
+    """A picture in memory, upright and RGB: a `Raster`, and what of it is to be made again.
 
     Args:
-        pixels: (H, W, 3) uint8 or uint16; a greyscale file gives three equal channels. Not premultiplied by alpha.
-        alpha: (H, W) of the same dtype; None for a picture without.
         mask: (H, W) float32 in [0, 1], 1 = regenerate; None: everything may change.
         fill: what lies under the mask where something must; None: as the model and the start have it.
-        meta: what the file said besides.
 
     Raises:
         PictureError: shapes or types that do not fit together.
     """
 
-    pixels: Pixels
-    alpha: NDArray[Any] | None = None
     mask: NDArray[np.float32] | None = None
-    meta: Metadata = field(default_factory=Metadata)
     fill: Fill | None = None
 
     def __post_init__(self) -> None:
-        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype not in (np.uint8, np.uint16):
-            raise PictureError(
-                f"pixels must be (height, width, 3) of uint8 or uint16, got {self.pixels.shape} of {self.pixels.dtype}"
-            )
-        if not self.pixels.size:
-            raise PictureError(f"a picture needs at least one pixel, got {self.pixels.shape[:2]}")
-        if self.alpha is not None and (
-            self.alpha.shape != self.pixels.shape[:2] or self.alpha.dtype != self.pixels.dtype
-        ):
-            raise PictureError(
-                f"alpha must be {self.pixels.shape[:2]} of {self.pixels.dtype} like the pixels, "
-                f"got {self.alpha.shape} of {self.alpha.dtype}"
-            )
+        super().__post_init__()
         if self.mask is not None and self.mask.shape != self.pixels.shape[:2]:
             raise PictureError(f"the mask must be {self.pixels.shape[:2]} like the pixels, got {self.mask.shape}")
-
-    @property
-    def height(self) -> int:
-        return int(self.pixels.shape[0])
-
-    @property
-    def width(self) -> int:
-        return int(self.pixels.shape[1])
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height)"""
-        return self.width, self.height
 
     @classmethod
     def read(cls, source: str | Path | Pixels | Image.Image | BinaryIO | Picture) -> Picture:
@@ -101,7 +68,10 @@ class Picture:
         """
         from editkit.reading import read
 
-        return read(source)
+        if isinstance(source, Picture):
+            return source
+        raster = read(source)
+        return cls(raster.pixels, raster.alpha, raster.meta)
 
     def with_mask(self, mask: NDArray[Any] | None, fill: Fill | None = None) -> Picture:
         """This picture with `mask`, (H, W) in [0, 1], 1 = regenerate, and what lies there to begin with."""
@@ -155,17 +125,13 @@ class Picture:
         return write(
             self,
             path,
+            mask=self.mask,
             force=force,
-            provenance=provenance,
+            text=None if provenance is None else provenance.to_text(),
             quality=quality,
             format=format,
             on_notice=on_notice,
         )
-
-
-def largest(dtype: DTypeLike) -> int:
-    """255 or 65,535."""
-    return int(np.iinfo(dtype).max)
 
 
 def to_unit(pixels: Pixels) -> torch.Tensor:
@@ -200,18 +166,6 @@ def from_unit(image: torch.Tensor, dtype: DTypeLike) -> Pixels:
         rounded = np.rint(np.clip((strip + 1.0) * (top / 2.0), 0.0, top))
         pixels[first : first + STRIP] = rounded.transpose(1, 2, 0).astype(dtype)
     return pixels
-
-
-def at_depth(values: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
-    """uint8 <-> uint16 with 255 <-> 65,535."""
-    if values.dtype == dtype:
-        return values
-    converted: NDArray[Any] = (
-        values.astype(np.uint16) * np.uint16(257)
-        if dtype == np.uint16
-        else ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    )
-    return converted
 
 
 def _resize(values: NDArray[Any], width: int, height: int) -> NDArray[Any]:

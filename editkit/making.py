@@ -15,7 +15,7 @@ import numpy as np
 
 from editkit.chain import Chain
 from editkit.images import Picture
-from editkit.plugin import Notify, silent
+from editkit.notify import Notify, silent
 from editkit.shapes import Mask
 
 if TYPE_CHECKING:

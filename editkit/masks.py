@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editkit.errors import PictureError
-from editkit.images import Picture, Pixels, at_depth, largest
+from editkit.images import Picture
+from editkit.raster import Pixels, at_depth, largest
 from editkit.shapes import SHAPES, Mask, ShapeError, as_mask, from_words, is_words
 
 if TYPE_CHECKING:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import re
 import struct
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from editkit.errors import PictureError
-
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from editkit.exif import upright
+from editkit.png import png_chunks
+from editkit.xmp import upright_xmp, without_provenance
 
 PNG_COLOUR = (b"cICP", b"gAMA", b"cHRM", b"sRGB", b"pHYs")
 """PNG chunks that say how the numbers are meant; copied from PNG to PNG."""
@@ -66,90 +64,6 @@ class Metadata:
     def grey(self) -> bool:
         """True where the file held one channel of colour."""
         return self.mode in {"1", "L", "LA", "I"}
-
-
-def upright(exif: bytes) -> bytes:
-    """EXIF (or a classic TIFF file) with its orientation set to 1 and its thumbnail blanked; the rest untouched.
-
-    Patching in place keeps every offset, so that makers' notes stay readable. Raises `ValueError` where the structure
-    is damaged.
-    """
-    try:
-        return _upright(exif)
-    except struct.error as error:
-        raise ValueError("damaged EXIF") from error
-
-
-def _upright(exif: bytes) -> bytes:
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    if order is None:
-        raise ValueError("EXIF starts neither with II nor with MM")
-    data = bytearray(exif)
-    (first,) = struct.unpack_from(order + "L", data, 4)
-    (count,) = struct.unpack_from(order + "H", data, first)
-    for index in range(count):
-        at = first + 2 + 12 * index
-        tag, kind = struct.unpack_from(order + "HH", data, at)
-        if tag == 0x0112:
-            if kind not in (3, 4):
-                raise ValueError("EXIF orientation is not a number")
-            struct.pack_into(order + ("HH" if kind == 3 else "L"), data, at + 8, *((1, 0) if kind == 3 else (1,)))
-    link = first + 2 + 12 * count
-    if link + 4 > len(data):  # some writers leave the last link out
-        return bytes(data)
-    (second,) = struct.unpack_from(order + "L", data, link)
-    if second:
-        struct.pack_into(order + "L", data, link, 0)
-        _blank_thumbnail(data, order, second)
-    return bytes(data)
-
-
-def _blank_thumbnail(data: bytearray, order: str, directory: int) -> None:
-    """Zero the thumbnail that the second directory points at."""
-    (count,) = struct.unpack_from(order + "H", data, directory)
-    values = {}
-    for index in range(count):
-        tag, _, _, value = struct.unpack_from(order + "HHLL", data, directory + 2 + 12 * index)
-        values[tag] = value
-    start, length = values.get(0x0201), values.get(0x0202)
-    if start is not None and length is not None and start + length <= len(data):
-        data[start : start + length] = bytes(length)
-
-
-def upright_xmp(xmp: bytes) -> bytes:
-    """XMP with its orientation set to 1 and its thumbnails left out."""
-    xmp = re.sub(rb'(tiff:Orientation=["\'])\d+(["\'])', rb"\g<1>1\g<2>", xmp)
-    xmp = re.sub(rb"(<tiff:Orientation>)\d+(</tiff:Orientation>)", rb"\g<1>1\g<2>", xmp)
-    return re.sub(rb"<xmp:Thumbnails>.*?</xmp:Thumbnails>", b"", xmp, flags=re.DOTALL)
-
-
-def png_chunks(data: bytes, name: str = "the PNG file") -> Iterator[tuple[bytes, bytes]]:
-    """(type, data) of each chunk of a PNG file. Raises `PictureError` where the file ends inside one."""
-    at = len(PNG_SIGNATURE)
-    while at < len(data):
-        if at + 12 > len(data):
-            raise PictureError(f"{name}: ends inside a PNG chunk; it is truncated")
-        (length,) = struct.unpack_from(">L", data, at)
-        kind = data[at + 4 : at + 8]
-        if at + 12 + length > len(data):
-            raise PictureError(f"{name}: ends inside its PNG chunk {kind!r}; it is truncated")
-        yield kind, data[at + 8 : at + 8 + length]
-        at += 12 + length
-        if kind == b"IEND":
-            return
-
-
-def png_chunk(kind: bytes, data: bytes) -> bytes:
-    """One chunk of a PNG file with its length and checksum."""
-    return struct.pack(">L", len(data)) + kind + data + struct.pack(">L", zlib.crc32(kind + data))
-
-
-def png_text(keyword: str, text: str, compress: bool = False) -> bytes:
-    """An iTXt chunk: international text (UTF-8) under a keyword of 1 to 79 characters."""
-    body = text.encode()
-    packed = zlib.compress(body, 9) if compress else body
-    head = keyword.encode("latin-1") + (b"\0\1\0\0\0" if compress else b"\0\0\0\0\0")
-    return png_chunk(b"iTXt", head + packed)
 
 
 def webp_is_lossless(data: bytes) -> bool:
@@ -246,8 +160,6 @@ def _xmp(image: Any) -> bytes | None:
     if not isinstance(raw, bytes) or not raw.strip(b"\0 "):
         return None
     if b"editkit:provenance" in raw:
-        from editkit.provenance import without_provenance
-
         raw = without_provenance(raw)  # it tells of the picture that was, not of the one to be written
     return upright_xmp(raw)
 

@@ -30,17 +30,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from editkit.errors import EditkitError, HookError
+from editkit.chain import Chain, Stage
+from editkit.declaration import Declaration
+from editkit.errors import ChainError, EditkitError, HookError
+from editkit.notify import Notify, silent
 from editkit.plan import Move, Plan
-from editkit.run import Inputs, Notify, Opening, Run, Step, silent
+from editkit.run import Inputs, Opening, Run, Step
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from editkit.chain import Chain
     from editkit.images import Picture
     from editkit.models.base import Conditioning, ModelInfo, Prediction
     from editkit.samplers import Sampler
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "API", "DECLARED", "HOOKS", "Hooks", "Inputs", "Notify", "Opening", "Plugin", "Run", "Slot", "Step", "Through",
-    "called", "silent",
+    "called", "plugins_of", "silent",
 ]  # fmt: skip
 
 R = TypeVar("R")
@@ -74,7 +76,7 @@ HOOKS = (
 """The hooks of `Hooks`, in the order the engine calls them."""
 
 
-class Plugin(BaseModel):
+class Plugin(Declaration):
     """A declaration: which method, with which parameters. Frozen; holds no tensors.
 
     Subclasses give `name`, their parameters as fields with a description, and `hooks`. From that one declaration come
@@ -96,10 +98,9 @@ class Plugin(BaseModel):
         neutral: parameters with which the plugin changes nothing; None where there are none.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     api: ClassVar[int] = API
-    name: ClassVar[str]
     order: ClassVar[int] = 0
     acts_before: ClassVar[frozenset[str]] = frozenset()
     acts_after: ClassVar[frozenset[str]] = frozenset()
@@ -201,15 +202,23 @@ class Plugin(BaseModel):
 
     def __and__(self, other: Plugin | Chain) -> Chain:
         """`with`: both act in the same reverse process."""
-        from editkit.chain import Chain
-
         return Chain.of(self) & other
 
     def __or__(self, other: Plugin | Chain) -> Chain:
         """`then`: `other` starts another process on the result."""
-        from editkit.chain import Chain
-
         return Chain.of(self) | other
+
+
+def plugins_of(stage: Stage) -> tuple[Plugin, ...]:
+    """The plugins of a stage.
+
+    Raises:
+        ChainError: there is another declaration in it, such as that of a hint.
+    """
+    for made in stage.plugins:
+        if not isinstance(made, Plugin):
+            raise ChainError(f"{made!r} is no plugin; a chain is made of declarations such as Inpaint(...)")
+    return tuple(made for made in stage.plugins if isinstance(made, Plugin))
 
 
 def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where: str = "") -> R:

@@ -12,26 +12,20 @@ from __future__ import annotations
 
 import html
 import json
-import re
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from editkit.errors import PictureError
-from editkit.metadata import PNG_SIGNATURE, png_chunk, png_chunks
-
-if TYPE_CHECKING:
-    from editkit.images import Picture
-
-MAX_TEXT = 1 << 18
-"""The most bytes of provenance that are written or read."""
-
-NAMESPACE = "urn:editkit:1.0:"
+from editkit.png import PNG_SIGNATURE, png_chunk, png_chunks
+from editkit.raster import Raster
+from editkit.reading import read_bytes
+from editkit.xmp import MAX_TEXT, blanked, provenance_in, without_provenance
 
 KEYWORD = b"editkit"
 
@@ -83,7 +77,7 @@ class Provenance(BaseModel):
         *,
         models: Mapping[str, str | None] | tuple[tuple[str, str | None], ...] = (),
         seed: int = 0,
-        picture: Picture | None = None,
+        picture: Raster | None = None,
         name: str | Path | None = None,
         mask: NDArray[Any] | None = None,
         examples: Iterable[str] = (),
@@ -184,7 +178,7 @@ def _is_file(path: PurePath) -> bool:
         return False
 
 
-def hash_pixels(picture: Picture) -> str:
+def hash_pixels(picture: Raster) -> str:
     """SHA-256 of the pixels and alpha, with their depth and size; the same for any file that decodes to them."""
     parts = [picture.pixels] if picture.alpha is None else [picture.pixels, picture.alpha]
     return _hash(*parts)
@@ -206,41 +200,12 @@ def _hash(*arrays: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-# ------------------------------------------------------------------------------------------------------------- in files
-
-_HEAD = f'<rdf:Description rdf:about="" xmlns:editkit="{NAMESPACE}"><editkit:provenance>'
-_TAIL = "</editkit:provenance></rdf:Description>"
-_BLOCK = re.compile(re.escape(_HEAD.encode()) + rb"([^<]{0,%d})" % (2 * MAX_TEXT) + re.escape(_TAIL.encode()))
-_PACKET = (
-    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
-    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
-).encode()
-_RDF_END = b"</rdf:RDF>"
-
-
-def into_xmp(xmp: bytes | None, text: str) -> bytes:
-    """An XMP packet with provenance `text` in it, in place of an older one."""
-    packet = without_provenance(xmp or _PACKET)
-    if _RDF_END not in packet:
-        packet += _PACKET
-    before, end, after = packet.rpartition(_RDF_END)
-    return before + (_HEAD + html.escape(text, quote=False) + _TAIL).encode() + end + after
-
-
-def without_provenance(xmp: bytes) -> bytes:
-    """An XMP packet without provenance."""
-    return _BLOCK.sub(b"", xmp)
-
-
 def read_provenance(path: str | Path) -> Provenance | None:
     """How the picture in a file was made; None where it does not say.
 
     Raises:
         PictureError: no such file, or provenance that is damaged or forged.
     """
-    from editkit.reading import read_bytes
-
     data, name = read_bytes(path)
     text = find(data, name)
     return None if text is None else Provenance.from_text(text, name)
@@ -252,11 +217,11 @@ def find(data: bytes, name: str = "the picture") -> str | None:
         for kind, body in png_chunks(data, name):
             if kind == b"iTXt" and body.startswith(KEYWORD + b"\0"):
                 return _international(body, name)
-    found = _BLOCK.search(data)
+    found = provenance_in(data)
     if found is None:
         return None
     try:
-        return html.unescape(found[1].decode())
+        return html.unescape(found.decode())
     except UnicodeDecodeError:
         raise PictureError(f"{name}: its provenance is damaged (not text); editkit strip takes it out") from None
 
@@ -284,7 +249,7 @@ def stripped(data: bytes, name: str = "the picture") -> bytes:
     or offset in the file changes.
     """
     if not data.startswith(PNG_SIGNATURE):
-        return _BLOCK.sub(lambda found: b" " * len(found[0]), data)
+        return blanked(data)
     parts = [PNG_SIGNATURE]
     for kind, body in png_chunks(data, name):
         if kind in (b"iTXt", b"tEXt", b"zTXt"):
@@ -301,9 +266,7 @@ def strip(path: str | Path, output: str | Path | None = None, *, force: bool = F
     Raises:
         PictureError: cannot be read or written; the file is then as it was.
     """
-    from editkit.reading import read_bytes
-    from editkit.writing import save_bytes
-
+    from editkit.atomic import save_bytes
     if str(path) == "-" and output is None:
         raise PictureError("-: standard input cannot be changed in place; name an output with -o")
     data, name = read_bytes(path)

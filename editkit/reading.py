@@ -1,4 +1,4 @@
-"""Reading pictures from files, standard input, arrays and Pillow images: a `Picture`, or one line of what is wrong."""
+"""Reading pictures from files, standard input, arrays and Pillow images: a `Raster`, or one line of what is wrong."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import numpy as np
 
 from editkit.decoding import from_array, from_image
 from editkit.errors import PictureError
-from editkit.images import Picture, Pixels
-from editkit.metadata import PNG_SIGNATURE
+from editkit.png import PNG_SIGNATURE
+from editkit.raster import Pixels, Raster
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,7 +37,7 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "AVIF", "HEIF", "BMP", "GIF", "
 READABLE = "PNG, JPEG, WebP, TIFF, AVIF, BMP, GIF, PPM, JPEG 2000; HEIC with pillow-heif installed"
 
 
-def read(source: str | Path | Pixels | Image.Image | BinaryIO | Picture) -> Picture:
+def read(source: str | Path | Pixels | Image.Image | BinaryIO) -> Raster:
     """A picture from a file, "-" for standard input, an open binary file, an array or a Pillow image.
 
     Arrays are (H, W), (H, W, 1), (H, W, 3) RGB, or with alpha (H, W, 2), (H, W, 4), of uint8 or uint16.
@@ -45,8 +45,6 @@ def read(source: str | Path | Pixels | Image.Image | BinaryIO | Picture) -> Pict
     Raises:
         PictureError: no such file, no permission, empty, truncated, not a picture, too large.
     """
-    if isinstance(source, Picture):
-        return source
     if isinstance(source, np.ndarray):
         return from_array(source)
     if isinstance(source, str | Path):
@@ -109,7 +107,7 @@ def _nearest(path: Path) -> str:
     return f"; did you mean {path.parent / by_lower[close[0]]}?" if close else ""
 
 
-def decode(data: bytes, name: str) -> Picture:
+def decode(data: bytes, name: str) -> Raster:
     """A picture from the bytes of a file; `name` is for messages."""
     from PIL import Image
 

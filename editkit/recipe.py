@@ -28,6 +28,7 @@ from pydantic import ValidationError
 
 from editkit import registry
 from editkit.chain import Chain, Stage
+from editkit.declaration import Declaration
 from editkit.errors import EditkitError, RecipeError
 from editkit.options import Options
 from editkit.params import Code, Metavar, Param, params, word
@@ -207,7 +208,7 @@ def _line(node: yaml.Node | None, place: Place) -> int | None:
     return None if node is None else node.start_mark.line + 1
 
 
-def _values(plugin: Plugin, base: Path | None) -> dict[str, Any]:
+def _values(plugin: Declaration, base: Path | None) -> dict[str, Any]:
     """The parameters that were set, as YAML values."""
     values: dict[str, Any] = {}
     for key in type(plugin).model_fields:
@@ -231,7 +232,7 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _marked(plugin: type[Plugin], key: str, kind: type) -> bool:
+def _marked(plugin: type[Declaration], key: str, kind: type) -> bool:
     """Whether the field `key` carries a marker of `kind`, also inside an optional."""
     info = plugin.model_fields.get(key)
     if info is None:
@@ -241,7 +242,7 @@ def _marked(plugin: type[Plugin], key: str, kind: type) -> bool:
     return kind is Metavar and any(p.name == key and p.metavar is not None for p in params(plugin))
 
 
-def _is_path(plugin: type[Plugin], key: str, value: object) -> bool:
+def _is_path(plugin: type[Declaration], key: str, value: object) -> bool:
     """Whether `value` is a path of a picture or mask (not words such as box:..., not standard input)."""
     from editkit.shapes import is_words
 
@@ -259,7 +260,7 @@ def _absolute(plugin: type[Plugin], key: str, value: Any, base: Path | None) -> 
     return str(base / value) if base != Path() else value
 
 
-def _relative(plugin: type[Plugin], key: str, value: Any, base: Path | None) -> Any:
+def _relative(plugin: type[Declaration], key: str, value: Any, base: Path | None) -> Any:
     if isinstance(value, list):
         return [_relative(plugin, key, one, base) for one in value]
     return os.path.relpath(value, base) if base is not None and _is_path(plugin, key, value) else value

@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
-from editkit.canvas import resize
-from editkit.models.base import Conditioning
-from editkit.passes import Pass
+from editkit.models.base import Conditioning, Pass
 from editkit.plugin import Hooks, Plugin, Run, Step
+from editkit.resizing import resize
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
 from editkit.errors import ChainError, HookError
+from editkit.notify import Notify, silent
 from editkit.plan import Move, Plan
 from editkit.schedule import Level, Levels, progress
 
@@ -18,21 +19,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from editkit.convention import Convention
-    from editkit.images import Fill, Pixels
+    from editkit.images import Fill
     from editkit.models.base import Conditioning, Model, Prediction
     from editkit.noise import Noise, Stream
     from editkit.options import Options
+    from editkit.raster import Pixels
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-Notify = Callable[[str], None]
-"""Tells the user something, in one line."""
-
-
-def silent(message: str) -> None:
-    """Tell nobody."""
-
 
 SAME_ANGLE = 1e-4
 """Radians: levels whose angles atan(sigma / alpha) differ by less are the same (a float32 table's rounding)."""

@@ -19,16 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from editkit.atomic import save_bytes
 from editkit.charts import bars, lines
 from editkit.errors import UsageError
 from editkit.images import Picture, from_unit
 from editkit.sheets import GAP, LINE, PAPER, Tile, font, save, sheet
-from editkit.writing import check_output, save_bytes
+from editkit.writing import check_output
 
 if TYPE_CHECKING:
-    from editkit.chain import StagePlan
     from editkit.editing import Update
     from editkit.plan import Move
+    from editkit.settle import StagePlan
 
 FRAMES = 24
 """About how many estimates of a stage are kept."""

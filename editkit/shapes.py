@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editkit.errors import PictureError
-from editkit.images import Picture, largest
+from editkit.images import Picture
+from editkit.raster import largest
 
 Mask = NDArray[np.float32]
 """(H, W) in [0, 1], 1 = regenerate."""

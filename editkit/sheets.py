@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from editkit.images import Picture, Pixels, at_depth
+from editkit.images import Picture
+from editkit.raster import Pixels, at_depth
 from editkit.shapes import Mask
 
 PAPER, INK, PALE = (255, 255, 255), (32, 33, 36), (120, 124, 130)

@@ -1,17 +1,26 @@
-"""What a hole is filled with when nothing is known but its surroundings."""
+"""What a hole is filled with when nothing is known but its surroundings, and how deep a pixel lies in it."""
 
 from __future__ import annotations
 
 from types import EllipsisType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from editkit.images import Fill
-    from editkit.noise import Stream
+
+
+def depth_in(unknown: Tensor) -> Tensor:
+    """Distance of each pixel to the nearest known one, in pixels (chessboard); 0 where it is known."""
+    import cv2
+
+    distance = cv2.distanceTransform(unknown.byte().cpu().numpy(), cv2.DIST_C, 3)
+    return torch.from_numpy(distance).to(unknown.device)
 
 CYCLES = 8
 SWEEPS = 4
@@ -19,6 +28,14 @@ SWEEPS = 4
 
 DAMPING = 0.8
 """Of Jacobi's sweeps: undamped they leave a checkerboard as it is."""
+
+
+class Normals(Protocol):
+    """What draws noise, as `editkit.noise.Stream`."""
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """N(0, 1) of `shape`."""
+        ...
 
 
 def smooth_fill(x0: Tensor, mask: Tensor) -> Tensor:
@@ -109,7 +126,7 @@ def _around(x: Tensor) -> Tensor:
     return (padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1] + padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]) / 4
 
 
-def filled(image: Tensor, mask: Tensor, fill: Fill, stream: Stream | None = None) -> Tensor:
+def filled(image: Tensor, mask: Tensor, fill: Fill, stream: Normals | None = None) -> Tensor:
     """`image` (b, c, h, w) with what `fill` says where mask (b or 1, 1, h, w) > 0.
 
     smooth: a `membrane`. mean: the mean colour of the known pixels. noise: N(0, 1/4) around that, a picture's own

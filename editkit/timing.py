@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from editkit.plugin import Notify
+from editkit.notify import Notify
 
 if TYPE_CHECKING:
-    from editkit.chain import PassPlan
     from editkit.editing import Update
+    from editkit.settle import PassPlan
 
 
 class TimeLeft:

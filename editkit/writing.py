@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from editkit.atomic import save_bytes
 from editkit.encoding import encode
 from editkit.errors import PictureError
-from editkit.images import Picture
+from editkit.raster import Raster
+from editkit.reading import decode
 
-if TYPE_CHECKING:
-    from editkit.provenance import Provenance
+BAND = 64
+"""Rows that are compared at once."""
 
 EXTENSIONS = {
     ".png": "PNG",
@@ -95,12 +98,42 @@ def format_of(path: Path) -> str:
         raise PictureError(f"{path}: {got}; use one of {known}") from None
 
 
+def to_bytes(
+    raster: Raster,
+    format: str,
+    notices: list[str],
+    *,
+    mask: NDArray[Any] | None = None,
+    text: str | None = None,
+    quality: int | None = None,
+) -> tuple[bytes, int, int | None]:
+    """The bytes of a file, the largest deviation, and that over the pixels whose `mask` is 0 (see `Written`)."""
+    encoded = encode(raster, format, notices, text=text, quality=quality)
+    if encoded.lossless:
+        return encoded.data, 0, None if mask is None else 0
+    return encoded.data, *_deviation(encoded.raster, mask, encoded.data)
+
+
+def _deviation(raster: Raster, mask: NDArray[Any] | None, data: bytes) -> tuple[int, int | None]:
+    """The largest difference that a lossy format made, over all pixels and over those the mask keeps."""
+    back = decode(data, "the written file").pixels
+    largest, kept = 0, 0
+    for at in range(0, raster.height, BAND):
+        rows = slice(at, at + BAND)
+        difference = np.abs(back[rows].astype(np.int32) - raster.pixels[rows]).max(axis=2)
+        largest = max(largest, int(difference.max()))
+        if mask is not None:
+            kept = max(kept, int(difference[mask[rows] == 0].max(initial=0)))
+    return largest, None if mask is None else kept
+
+
 def write(
-    picture: Picture,
+    raster: Raster,
     path: str | Path,
     *,
+    mask: NDArray[Any] | None = None,
     force: bool = False,
-    provenance: Provenance | None = None,
+    text: str | None = None,
     quality: int | None = None,
     format: str | None = None,
     on_notice: Callable[[str], None] | None = None,
@@ -110,7 +143,8 @@ def write(
     Args:
         path: its ending decides the format; "-" is standard output, as `format` (PNG unless told).
         force: replace an existing file. Without it a file that appears meanwhile is not replaced either.
-        provenance: how it was made, put into the file.
+        mask: (H, W); what a lossy format changes where it is 0 is measured apart.
+        text: how it was made, put into the file.
         quality: 1 to 100 for JPEG, WebP and AVIF; None takes over what the picture came with.
         on_notice: called with each notice; they are in the result as well.
 
@@ -125,7 +159,7 @@ def write(
                 f"format {format!r} cannot be written; use one of {', '.join(sorted(set(EXTENSIONS.values())))}"
             )
     notices: list[str] = []
-    data, deviation, kept = encode(picture, known, notices, provenance=provenance, quality=quality)
+    data, deviation, kept = to_bytes(raster, known, notices, mask=mask, text=text, quality=quality)
     if str(path) == "-":
         _to_stdout(data)
     else:
@@ -144,51 +178,3 @@ def _to_stdout(data: bytes) -> None:
         sys.stdout.buffer.flush()
     except OSError as error:
         raise PictureError(f"standard output: cannot be written: {error.strerror}") from None
-
-
-def save_bytes(path: Path, data: bytes, *, force: bool = False) -> None:
-    """Put `data` at `path` as one step: no reader ever sees half of it, and a failure leaves what was there.
-
-    Without `force` the file is linked into place, which fails where the name has been taken meanwhile.
-    """
-    target = Path(os.path.realpath(path))  # through a symbolic link to what it names
-    temporary = target.parent / f".editkit-{secrets.token_hex(8)}.tmp"
-    try:
-        # by hand rather than with tempfile: a result has the permissions any new file has, not 0600
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            if force and target.exists():
-                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
-            _put(temporary, target, force)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
-    except FileExistsError:
-        raise PictureError(f"{path}: exists already; give --force to replace it, or another name") from None
-    except OSError as error:
-        old = "; the file that was there is as it was" if target.exists() else "; nothing was written"
-        raise PictureError(f"{path}: cannot be written: {error.strerror}{old}") from None
-
-
-def _put(temporary: Path, target: Path, force: bool) -> None:
-    if force:
-        os.replace(temporary, target)
-    else:
-        try:
-            os.link(temporary, target)
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without hard links
-            if target.exists():
-                raise FileExistsError(target) from None
-            os.replace(temporary, target)
-    with contextlib.suppress(OSError):  # some file systems cannot sync a folder; the file itself is safe
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

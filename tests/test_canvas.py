@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 import editkit
 from editkit.boxes import GAIN, Box, around, coverage, crops
-from editkit.canvas import resize_mask, shrink
 from editkit.errors import ModelError
 from editkit.models import Gaussian
 from editkit.models.base import Prediction
-from editkit.passes import COARSEST, DEEP, HIDDEN, NEAR, REDRAW, SLACK, by_windows, ladder, passes
+from editkit.models.patches.info import COARSEST, ladder
+from editkit.passes import DEEP, NEAR, REDRAW, SLACK, by_windows, passes
+from editkit.resizing import HIDDEN, resize_mask, shrink
 from editkit_plugins.inpaint import Inpaint
 
 sides = st.integers(8, 700)

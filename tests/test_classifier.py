@@ -11,7 +11,8 @@ import toy
 from toy import Isotropic
 
 from editkit import edit, sample
-from editkit.classifiers import Clean, NoiseAware, load_classifier, resolve
+from editkit.classifiers import load_classifier, resolve
+from editkit.classifiers.kinds import Clean, NoiseAware
 from editkit.classifiers.network import Network
 from editkit.errors import ModelError, UsageError
 from editkit.images import Picture

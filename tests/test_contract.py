@@ -7,13 +7,15 @@ from pydantic import Field
 from toy import Isotropic
 
 from editkit import contract, edit, registry
-from editkit.chain import Chain, arrange
+from editkit.chain import Chain
+from editkit.cli.check import typed
 from editkit.errors import ChainError, HookError
 from editkit.images import Picture
 from editkit.models.base import Conditioning
 from editkit.models.leasing import Models
 from editkit.plugin import Hooks, Plugin
 from editkit.plugins import Guide, Inpaint, SDEdit
+from editkit.settle import arrange
 
 
 @pytest.fixture
@@ -27,6 +29,14 @@ def test_every_registered_plugin_keeps_the_contract(name, check):
     """See editkit/contract.py for what each check says."""
     try:
         contract.CHECKS[check](registry.load(name))
+    except contract.NotChecked as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_registered_plugin_is_typed_as_it_is_written_in_python(name):
+    try:
+        typed(registry.load(name))
     except contract.NotChecked as reason:
         pytest.skip(str(reason))
 

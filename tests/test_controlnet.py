@@ -23,12 +23,12 @@ from test_parity_latent import NEGATIVE, PROMPT, SCHEDULERS, STEPS, adapter, kep
 from torch import Tensor
 
 from editkit import edit, sample
-from editkit.chain import cost
+from editkit.cost import cost
 from editkit.engine import State
 from editkit.errors import ChainError, EditkitError, ModelError, UsageError
 from editkit.images import Picture
-from editkit.models.base import Conditioning, ModelInfo, PixelSpace, Prediction, convert
-from editkit.models.control import Given, residuals
+from editkit.models.base import Conditioning, ModelInfo, PixelSpace, Prediction, convert, residuals
+from editkit.models.control import Given
 from editkit.models.leasing import Models
 from editkit.models.scheduling import make_schedule
 from editkit.plan import Plan

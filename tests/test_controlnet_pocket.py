@@ -17,11 +17,10 @@ from editkit.images import Picture
 from editkit.models import describe, load
 from editkit.models.base import Conditioning
 from editkit.models.pocket import folder
+from editkit.models.pocket_residual import TASKS, Residual, deviation
 from editkit.plugins import ControlNet, Inpaint, SDEdit
-from editkit.training.conditions import TASKS
 from editkit.training.controlnet import Steered
 from editkit.training.network import Pocket, export
-from editkit.training.residual import Residual, deviation
 from editkit.training.settings import Architecture
 from editkit_plugins.controlnet import _Control
 
@@ -61,7 +60,7 @@ def test_one_window_is_the_trainers_network(saved: tuple[str, str, Steered], bat
     mask[..., 4:12, 4:12] = 1
     cond = Conditioning(known=known, mask=mask, control=(_Control(steered.controlnet, hint, 1.0, False),))
     level = model.schedule.level(300)
-    from editkit.training.conditions import smooth_fill
+    from editkit.smooth import smooth_fill
 
     told, label = smooth_fill(known, mask), torch.full((batch,), TASKS.index("inpaint"))
     residual = Residual(told, deviation(label, told, mask), level.alpha, level.sigma)

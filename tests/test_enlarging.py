@@ -6,15 +6,17 @@ import torch
 from PIL import Image
 
 from editkit import edit
-from editkit.canvas import resize
-from editkit.chain import Stage, plan_stage
+from editkit.chain import Stage
 from editkit.errors import ModelError
 from editkit.images import Picture, to_unit
 from editkit.models.base import Conditioning, Enlarges
-from editkit.models.patches import WINDOW, Ladder, Patches
 from editkit.models.patches.enlarging import Enlarging
+from editkit.models.patches.info import Ladder
+from editkit.models.patches.model import WINDOW, Patches
 from editkit.options import Options
 from editkit.plugins import Uncrop, Upscale
+from editkit.resizing import resize
+from editkit.settle import plan_stage
 
 
 def discs(side: int) -> np.ndarray:

@@ -12,15 +12,16 @@ from toy import Isotropic
 from editkit import edit, recipe
 from editkit.boxes import Box
 from editkit.canvas import beside, example
-from editkit.chain import Chain, plan_stage
+from editkit.chain import Chain
 from editkit.cli.words import parse
 from editkit.errors import ChainError, ModelError, PictureError
 from editkit.images import Picture
-from editkit.models.base import Conditioning, Example
-from editkit.models.patches import Ladder, Patches
+from editkit.models.base import Conditioning, Example, Pass
 from editkit.models.patches.denoise import Bound, Settings
+from editkit.models.patches.info import FEWEST, PATCH, Ladder, ladder
+from editkit.models.patches.model import Patches
 from editkit.options import Options
-from editkit.passes import FEWEST, PATCH, Pass, ladder
+from editkit.settle import plan_stage
 from editkit_plugins.inpaint import Inpaint
 from editkit_plugins.texture import Texture
 from editkit_plugins.uncrop import Uncrop
@@ -151,9 +152,9 @@ def test_what_cannot_be_learned_from_is_refused_before_anything_runs(tmp_path, m
         Inpaint(from_=(3,))
     with pytest.raises(PictureError, match="a texture of 20000x20000 pixels needs about .* GiB"):
         edit(noise(30, 30), Texture(size="20000x20000"))
-    from editkit.models import patches
+    from editkit.models.patches import model
 
-    monkeypatch.setattr(patches, "available", lambda device: 1 << 20)
+    monkeypatch.setattr(model, "available", lambda device: 1 << 20)
     with pytest.raises(ModelError, match="64x48 pixels and 1 other picture need about .* MiB, and 1 MiB are free"):
         edit(noise(30, 30), Texture(size="64x48"))
 

@@ -8,12 +8,13 @@ import torch
 from toy import Isotropic
 
 from editkit import edit
-from editkit.chain import Chain, plan_stage
+from editkit.chain import Chain
 from editkit.editing import stream
 from editkit.fit import misfit
 from editkit.images import Picture
 from editkit.models.patches.denoise import Bound, Settings
 from editkit.noise import Streams
+from editkit.settle import plan_stage
 from editkit.smooth import filled, membrane
 from editkit_plugins.inpaint import Inpaint
 from editkit_plugins.sdedit import SDEdit

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from editkit.models import PATCHES
 from editkit.models import fingerprint as hashes
 from editkit.models.base import ModelInfo
 from editkit.models.fingerprint import _of, fingerprint
+from editkit.models.patches.info import PATCHES
 
 
 def folder(path: Path, value: float) -> ModelInfo:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from toy import Isotropic, Quadratic, model
 
 from editkit import edit, sample
-from editkit.chain import Chain, plan_stage
+from editkit.chain import Chain
 from editkit.errors import EditkitError, HookError, UsageError
 from editkit.guidance import knots, weight
 from editkit.images import Picture
@@ -15,6 +15,7 @@ from editkit.models import Gaussian
 from editkit.models.base import PixelSpace, Prediction
 from editkit.plugin import Hooks, Plugin
 from editkit.plugins import Guide, SDEdit
+from editkit.settle import plan_stage
 
 
 @pytest.fixture

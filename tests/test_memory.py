@@ -19,12 +19,12 @@ from editkit import edit
 from editkit.boxes import Box
 from editkit.errors import ModelError
 from editkit.models import describe, load
-from editkit.models.loading import Layout
+from editkit.models.base import Pass
+from editkit.models.layout import Layout
 from editkit.models.memory import DECODER, DENOISER, settle, weigh
 from editkit.models.packing import _Kept
 from editkit.models.setup import Setup
 from editkit.models.weights import Ahead, read, weight_files
-from editkit.passes import Pass
 from editkit.plugins import Inpaint, PromptText
 
 CPU = torch.device("cpu")

@@ -59,7 +59,7 @@ def test_plugins_check_says_what_is_kept(capsys):
     assert run(["plugins", "check", "guide"]) == 0
     said = capsys.readouterr().out
     assert "guide: keeps the contract" in said
-    assert said.count("kept ") == 10
+    assert said.count("kept ") == 11
     assert run(["plugins", "check", "giude"]) == 2
     assert "did you mean guide?" in capsys.readouterr().err
 
@@ -70,7 +70,7 @@ def test_plugins_check_says_what_is_broken(tmp_path):
     assert done.returncode == 1
     assert "its module imports torch; import it inside of the functions that need it" in done.stdout
     assert "clean changes the tensor it is given; work on x.clone()" in done.stdout
-    assert "rude: 2 of 10 checks are broken" in done.stdout
+    assert "rude: 2 of 11 checks are broken" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from torch.autograd import gradcheck
 import editkit
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning
-from editkit.models.patches import Ladder, Patches
 from editkit.models.patches.atlas import Atlas
 from editkit.models.patches.denoise import Bound, Settings
+from editkit.models.patches.info import Ladder
+from editkit.models.patches.model import Patches
 from editkit.models.patches.search import everything, grow, improve, shortlist
 from editkit.models.patches.votes import Voters
 from editkit_plugins.inpaint import Inpaint

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editkit.chain import Cost, cost
+from editkit.cost import Cost, cost
 from editkit.plan import Move, Plan
 from editkit.samplers import make_sampler
 

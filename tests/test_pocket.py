@@ -10,13 +10,13 @@ import torch
 from editkit.errors import ModelError
 from editkit.models import describe, load
 from editkit.models.base import Conditioning
+from editkit.models.pocket_residual import TASKS, Residual, deviation, luma
 from editkit.models.pocket_unet import PocketUNet
 from editkit.schedule import Level
+from editkit.smooth import smooth_fill
 from editkit.training import diffusion
-from editkit.training.conditions import TASKS, luma, smooth_fill
 from editkit.training.network import Pocket as Trained
 from editkit.training.network import build_unet, export
-from editkit.training.residual import Residual, deviation
 from editkit.training.settings import Architecture
 from editkit.training.sheets import solve
 

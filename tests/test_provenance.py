@@ -19,19 +19,9 @@ from editkit.cli import run
 from editkit.encoding import encode
 from editkit.errors import PictureError
 from editkit.images import Picture
-from editkit.metadata import PNG_SIGNATURE, png_chunk, png_text
-from editkit.provenance import (
-    MAX_TEXT,
-    Provenance,
-    find,
-    hash_mask,
-    hash_pixels,
-    into_xmp,
-    read_provenance,
-    strip,
-    stripped,
-    without_provenance,
-)
+from editkit.png import PNG_SIGNATURE, png_chunk, png_text
+from editkit.provenance import Provenance, find, hash_mask, hash_pixels, read_provenance, strip, stripped
+from editkit.xmp import MAX_TEXT, into_xmp, without_provenance
 
 ENDINGS = [".png", ".jpg", ".webp", ".tif"] + ([".avif"] if features.check("avif") else [])
 FORMATS = ["PNG", "JPEG", "WEBP", "TIFF"]
@@ -93,7 +83,7 @@ def test_same_bytes_each_time_and_neither_date_nor_folder(format_: str) -> None:
     provenance = made(recipe)
     assert provenance.recipe == {"mask": "mask.png", "list": ["passwd", "a.png"], "prompt": "/imagine a door"}
     assert provenance.picture == "a.jpg"
-    one, two = (encode(photo(), format_, [], provenance=made(recipe))[0] for _ in range(2))
+    one, two = (encode(photo(), format_, [], text=made(recipe).to_text())[0] for _ in range(2))
     assert one == two
     assert b"secret" not in one
     assert b"/home" not in one
@@ -122,7 +112,7 @@ def test_order_of_keys_does_not_matter() -> None:
 def test_any_recipe_comes_back(value: Any) -> None:
     provenance = Provenance(recipe={"value": value})
     for format_ in ("PNG", "JPEG"):
-        data = encode(photo(), format_, [], provenance=provenance)[0]
+        data = encode(photo(), format_, [], text=provenance.to_text())[0]
         text = find(data)
         assert text is not None
         assert Provenance.from_text(text) == provenance
@@ -271,7 +261,7 @@ DATA: dict[str, bytes] = {}
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_mutated_files(format_: str, data: st.DataObject) -> None:
     if format_ not in DATA:
-        DATA[format_] = encode(photo(), format_, [], provenance=made())[0]
+        DATA[format_] = encode(photo(), format_, [], text=made().to_text())[0]
     file = bytearray(DATA[format_])
     start = file.find(b'{"mask_hash"')
     for _ in range(data.draw(st.integers(1, 5))):

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from toy import Isotropic
 
 from editkit import edit
-from editkit.chain import Stage, plan_stage
+from editkit.chain import Stage
 from editkit.cli import run
 from editkit.contract import ExactModel
 from editkit.editing import stream
@@ -22,6 +22,7 @@ from editkit.models.base import ModelInfo
 from editkit.options import Options
 from editkit.plugins import Colorize, Denoise, Inpaint, Purify, Restore, Upscale
 from editkit.schedule import Cosine
+from editkit.settle import plan_stage
 from editkit_plugins.denoise import estimated_noise, ladder_from, turned
 from editkit_plugins.restoring import memory
 from editkit_plugins.restoring.named import NUMBERS, parse

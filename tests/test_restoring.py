@@ -12,7 +12,7 @@ from editkit.errors import ChainError
 from editkit.models import Gaussian
 from editkit.schedule import VE, Flow
 from editkit_plugins.restoring.degradations import Quantise
-from editkit_plugins.restoring.solving import Inverse
+from editkit_plugins.restoring.solver import Inverse
 
 OPERATORS = operators()
 ISOTROPIC = STD**2 * torch.eye(D)

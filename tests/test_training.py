@@ -18,19 +18,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from editkit.errors import EditkitError
+from editkit.models.pocket_residual import EXACT, PRIOR, ROUGH, TASKS, Residual, depth, deviation, luma
+from editkit.smooth import smooth_fill
 from editkit.training import diffusion, loop, network
 from editkit.training.checkpoint import FILE, load_checkpoint
-from editkit.training.conditions import (
-    SHARES,
-    TASKS,
-    blurred,
-    conditions,
-    deal_tasks,
-    inpaint_condition,
-    luma,
-    rough,
-    smooth_fill,
-)
+from editkit.training.conditions import SHARES, blurred, conditions, deal_tasks, inpaint_condition, rough
 from editkit.training.fast import hasten
 from editkit.training.loop import Run
 from editkit.training.masks import random_masks
@@ -38,7 +30,6 @@ from editkit.training.network import Pocket, build_unet, export, load
 from editkit.training.optimizer import ema_exponent, rate
 from editkit.training.pictures import load_collection
 from editkit.training.prior import PriorLesson
-from editkit.training.residual import EXACT, PRIOR, ROUGH, Residual, depth, deviation
 from editkit.training.settings import Architecture, PriorSettings
 
 TINY = Architecture(window=16, unshuffle=2, channels=(8, 16), layers=1, head=8, groups=4)

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editkit.classifiers import KINDS, OWN, Clean, NoiseAware
+from editkit.classifiers.kinds import KINDS, OWN, Clean, NoiseAware
 from editkit.errors import ModelError
-from editkit.models.loading import Layout, find
+from editkit.models.layout import Layout
+from editkit.models.loading import find
 from editkit.models.weights import PICKLES, weight_files
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

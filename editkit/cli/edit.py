@@ -15,7 +15,7 @@ from editkit.chain import Chain, Stage
 from editkit.cli.console import err, say, write
 from editkit.cli.words import Extras, HelpShown, Line, parse, parse_run
 from editkit.errors import UsageError
-from editkit.plugin import Notify, silent
+from editkit.notify import Notify, silent
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -44,9 +44,9 @@ def overview() -> int:
 
 
 def version() -> int:
-    from editkit import __version__
+    from editkit.provenance import versions
 
-    write(f"editkit {__version__}")
+    write(f"editkit {versions()['editkit']}")
     return 0
 
 
@@ -61,7 +61,7 @@ def plugins_command(words: list[str]) -> int:
         write("plugin keeps, on a cheap exact model; exit code 1 where it is broken.")
         return 0
     if words[:1] == ["check"] and len(words) == 2:
-        from editkit.cli.new_plugin import check_command
+        from editkit.cli.check import check_command
 
         return check_command(words[1])
     if len(words) > 1:

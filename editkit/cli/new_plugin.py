@@ -18,30 +18,12 @@ def new_plugin(
     ] = None,
 ) -> None:
     """Write the package of a plugin called NAME: it installs, works, and passes its own tests; change it from there."""
-    from editkit.cli import commands
     from editkit.cli.console import say
+    from editkit.cli.listing import COMMANDS
     from editkit.scaffold import new_plugin as write_package
 
-    files = write_package(name, output, reserved=frozenset(commands()))
+    files = write_package(name, output, reserved=frozenset(name for name, _ in COMMANDS))
     for file in files:
         say(f"wrote {file}")
     folder = files[0].parent
     say(f"next: pip install -e {folder} && editkit plugins check {name}")
-
-
-def check_command(name: str) -> int:
-    """`editkit plugins check NAME`: 1 where the contract is broken."""
-    from editkit import contract, registry
-    from editkit.cli.console import write
-
-    plugin = registry.load(name)
-    broken = unchecked = 0
-    for verdict in contract.verdicts(plugin):
-        said = (contract.CHECKS[verdict.check].__doc__ or "").strip().splitlines()[0]
-        word = {True: "kept", False: "BROKEN", None: "not checked"}[verdict.kept]
-        broken += verdict.kept is False
-        unchecked += verdict.kept is None
-        write(f"{word:<12} {verdict.check:<11} {verdict.reason or said}")
-    kept = f"keeps the contract ({unchecked} not checked)" if unchecked else "keeps the contract"
-    write(f"{name}: " + (f"{broken} of {len(contract.CHECKS)} checks are broken" if broken else kept))
-    return 1 if broken else 0

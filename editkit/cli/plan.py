@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from editkit.chain import StagePlan, plan_stage
 from editkit.cli.console import out, say, write
 from editkit.cli.words import HelpShown, parse
+from editkit.settle import StagePlan, plan_stage
 
 
 def plan_command(words: list[str]) -> int:

@@ -34,6 +34,7 @@ def rerun(
     from editkit.making import hashes
     from editkit.models import describe
     from editkit.models.fingerprint import fingerprint
+    from editkit.plugin import plugins_of
     from editkit.provenance import hash_pixels, read_provenance
 
     found = read_provenance(picture)
@@ -51,7 +52,7 @@ def rerun(
         if used.hash is not None and fingerprint(describe(used.name, offline=True)) != used.hash:
             say(f"model {used.name} has other weights than those that made {picture}; the result may differ")
     chain = recipe.from_mapping(dict(found.recipe), base=folder, allow_code=allow_code)
-    plugins = [plugin for stage in chain.stages for plugin in stage.plugins]
+    plugins = [plugin for stage in chain.stages for plugin in plugins_of(stage)]
     if hashes((e for plugin in plugins for e in plugin.examples(edited)), edited) != found.example_hashes:
         raise PictureError(f"{picture}: was made with another picture to learn from (--from) than there is now")
     path = Path(picture)

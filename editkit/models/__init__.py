@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prediction
+from editkit.models.patches.info import PATCHES
 from editkit.models.setup import Setup, check, home, prepared
 
 if TYPE_CHECKING:
@@ -36,11 +37,6 @@ PLAIN = Setup()
 
 EMBEDDED_DEFAULT = "patches"
 """What `--model auto` means; benchmarks/holes.py is the reason."""
-
-PATCHES = ModelInfo(
-    "patches", "the picture's own patches", takes=frozenset({"lowres", "examples"}), sampler="ddim", steps=22,
-    own_picture=True,
-)  # fmt: skip
 
 
 def embedded() -> tuple[ModelInfo, ...]:
@@ -104,7 +100,7 @@ def load(
     check(info, setup, device, offline)
     with loading():
         if info.own_picture:
-            from editkit.models.patches import Patches
+            from editkit.models.patches.model import Patches
 
             return prepared(Patches(), setup, device, dtype, offline)
         from editkit.models.folder import load_folder

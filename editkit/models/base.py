@@ -9,15 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from editkit.boxes import Box
 from editkit.errors import ModelError
+from editkit.models.control import Control, Given, Residuals
+from editkit.plan import Plan
 from editkit.schedule import Cosine, Level, Schedule
 
 if TYPE_CHECKING:
+    import numpy as np
     from jaxtyping import Float
     from torch import Tensor
 
     from editkit.images import Fill
-    from editkit.models.control import Control
     from editkit.noise import Stream
 
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
@@ -125,6 +128,18 @@ class Conditioning:
         return replace(self, control=(*self.control, control))
 
 
+class PlansPasses(Protocol):
+    """The passes over `box` by which a model invents it: a function of a module's own, so that it can be pickled."""
+
+    def __call__(
+        self, box: Box, steps: int, usual: int, hole: np.ndarray | None, examples: Sequence[tuple[int, int]]
+    ) -> tuple[Pass, ...]:
+        """Passes in `steps` levels, where `usual` are the model's own; `hole` (h, w): what is unknown of the box;
+        `examples`: (width, height) of other pictures that are learned from.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """What is known of a model before its weights are loaded; `editkit plan` needs no more.
@@ -140,6 +155,7 @@ class ModelInfo:
         own_picture: its prior is the edited picture itself (`Model.attach` is needed).
         guidance: default scale of classifier-free guidance, or what a network distilled from it is told.
         rounds_up: a strength between two levels starts from the upper one, as diffusers' pipelines for flow matching.
+        passes: how it invents a box coarse to fine; None: as its window asks (`editkit.passes`).
     """
 
     name: str
@@ -153,6 +169,7 @@ class ModelInfo:
     own_picture: bool = False
     guidance: float = 7.5
     rounds_up: bool = False
+    passes: PlansPasses | None = None
 
 
 class Model(Protocol):
@@ -310,3 +327,52 @@ class NoModel(PixelSpace):
 
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> NoModel:
         return self
+
+
+def residuals(conds: Sequence[Conditioning], given: Given) -> Residuals | None:
+    """The sum over all ControlNets of `conds`; each is called once, on the branches that have it. None: there are none.
+
+    A sum of two does not depend on their order, to the last bit; of more, to rounding.
+    """
+    import torch
+
+    controls = {id(control): control for cond in conds for control in cond.control}
+    batch, total = len(given.x) // len(conds), None
+    for key, control in controls.items():
+        on = [
+            any(id(own) == key for own in cond.control)
+            and not (control.wanted_only and len(conds) > 1 and cond.unwanted)
+            for cond in conds
+        ]
+        if not any(on):
+            continue
+        rows = torch.tensor(on, device=given.x.device).repeat_interleave(batch)
+        made = control(given) if all(on) else control(given.rows(rows)).spread(rows)
+        total = made if total is None else total + made
+    return total
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One reverse process over `box` of the picture, brought to `height` x `width` pixels.
+
+    Args:
+        steps: noise levels of its ladder.
+        strength: the fraction of the ladder it walks; 1 starts from noise, less from the coarser pass over this box.
+        repeats: walk every move this often (`Plan.travel(1, repeats)`), unless a plugin travels itself.
+        hold: while sigma_t is above this, keep the low frequencies of the coarser pass.
+        window: the side in pixels of the windows it is computed by; None: all at once.
+    """
+
+    box: Box
+    height: int
+    width: int
+    steps: int
+    strength: float = 1.0
+    repeats: int = 1
+    hold: float = 1.0
+    window: int | None = None
+
+    def plan(self, rounds_up: bool = False) -> Plan:
+        """The pass's own trajectory, before plugins change it."""
+        return Plan.uniform(self.steps, rounds_up).start_at(self.strength)

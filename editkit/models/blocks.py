@@ -15,7 +15,8 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
-from editkit.models.loading import Layout, load_network
+from editkit.models.layout import Layout
+from editkit.models.loading import load_network
 from editkit.models.packing import PackedGate, able, learns, swap
 
 CACHE_LINE = 64

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from editkit.models.base import Conditioning
-
 
 @runtime_checkable
 class TakesControl(Protocol):
@@ -104,26 +102,3 @@ def cut_like(value: Tensor, spots: Sequence[tuple[slice, slice]], size: Sequence
 
     k = value.shape[-1] // size[-1]
     return torch.cat([value[..., r.start * k : r.stop * k, c.start * k : c.stop * k] for r, c in spots])
-
-
-def residuals(conds: Sequence[Conditioning], given: Given) -> Residuals | None:
-    """The sum over all ControlNets of `conds`; each is called once, on the branches that have it. None: there are none.
-
-    A sum of two does not depend on their order, to the last bit; of more, to rounding.
-    """
-    import torch
-
-    controls = {id(control): control for cond in conds for control in cond.control}
-    batch, total = len(given.x) // len(conds), None
-    for key, control in controls.items():
-        on = [
-            any(id(own) == key for own in cond.control)
-            and not (control.wanted_only and len(conds) > 1 and cond.unwanted)
-            for cond in conds
-        ]
-        if not any(on):
-            continue
-        rows = torch.tensor(on, device=given.x.device).repeat_interleave(batch)
-        made = control(given) if all(on) else control(given.rows(rows)).spread(rows)
-        total = made if total is None else total + made
-    return total

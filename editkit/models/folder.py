@@ -13,7 +13,8 @@ from editkit.errors import ModelError
 from editkit.models import latent, pixel, pocket, sd3, sdxl, upscaler
 from editkit.models.base import Model, ModelInfo, Notifies
 from editkit.models.capability import capability
-from editkit.models.loading import Layout, complete, find
+from editkit.models.layout import Layout
+from editkit.models.loading import complete, find
 from editkit.models.memory import DENOISER, available, weigh
 from editkit.models.weights import Ahead
 

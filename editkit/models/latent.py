@@ -12,10 +12,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
-from editkit.models.base import Conditioning, Model, ModelInfo, Prediction, PredictionType, Prompt, convert
-from editkit.models.control import Given, residuals
+from editkit.models.base import Conditioning, Model, ModelInfo, Prediction, PredictionType, Prompt, convert, residuals
+from editkit.models.control import Given
 from editkit.models.latent_space import LatentSpace, beside, chunks, evened, side_by_side, vae_factor
-from editkit.models.loading import Layout, load_network, load_text_encoder
+from editkit.models.layout import Layout
+from editkit.models.loading import load_network, load_text_encoder
 from editkit.models.scheduling import clip_range, default_sampler, make_schedule, prediction_type
 from editkit.models.weighting import weighted
 from editkit.schedule import Level, Schedule

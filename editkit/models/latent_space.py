@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from editkit.errors import ModelError
-from editkit.models.loading import Layout, load_network
-from editkit.plugin import Notify, silent
+from editkit.models.layout import Layout
+from editkit.models.loading import load_network
+from editkit.notify import Notify, silent
 
 if TYPE_CHECKING:
     import torch

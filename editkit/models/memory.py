@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from editkit.errors import ModelError
-from editkit.models.loading import Layout
+from editkit.models.layout import Layout
 from editkit.models.weights import shapes, weight_files
 
 if TYPE_CHECKING:
     import torch
 
-    from editkit.passes import Pass
-    from editkit.plugin import Notify
+    from editkit.models.base import Pass
+    from editkit.notify import Notify
 
 DECODER = {2: 1_000, 4: 3_500}
 """Bytes a pixel while a VAE decodes, by the size of a number."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, PixelSpace, Prediction, PredictionType, convert
-from editkit.models.loading import Layout, load_network
+from editkit.models.layout import Layout
+from editkit.models.loading import load_network
 from editkit.models.scheduling import clip_range, default_sampler, make_schedule, prediction_type
 from editkit.schedule import Level, Schedule
 

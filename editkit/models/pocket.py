@@ -1,8 +1,8 @@
 """`pocket`: the embedded network of four tasks (Palette, Saharia et al. 2022, arXiv:2111.05826).
 
 One UNet behind a pixel-unshuffle sees z, a condition picture and a mask and predicts F; the task is its class label.
-z and F are x_t and v of the residual around the condition picture (`editkit.training.residual`). What it is told is
-what its training told it (`editkit.training.conditions`); here the conditions of a run are brought to that form:
+z and F are x_t and v of the residual around the condition picture (`editkit.models.pocket_residual`). What it is told
+is what its training told it (`editkit.training.conditions`); here the conditions of a run are brought to that form:
 
 | given | task | condition picture | mask |
 |---|---|---|---|
@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
-from editkit.models.base import Conditioning, Model, ModelInfo, PixelSpace, Prediction, convert
-from editkit.models.control import Given, residuals
-from editkit.models.loading import Layout, load_network
+from editkit.models.base import Conditioning, Model, ModelInfo, PixelSpace, Prediction, convert, residuals
+from editkit.models.control import Given
+from editkit.models.layout import Layout
+from editkit.models.loading import load_network
 from editkit.models.scheduling import make_schedule
 from editkit.schedule import Level, Schedule
 
@@ -103,7 +104,7 @@ class Pocket(PixelSpace):
         import torch
         import torch.nn.functional as F
 
-        from editkit.training.residual import Residual, deviation
+        from editkit.models.pocket_residual import Residual, deviation
 
         n = len(conds)
         told = [self._told(cond, x_t) for cond in conds]
@@ -129,8 +130,8 @@ class Pocket(PixelSpace):
 
     def _told(self, cond: Conditioning, x_t: Tensor) -> tuple[int, Tensor, Tensor]:
         """(task, condition picture, mask) for the network, as in the table above."""
+        from editkit.models.pocket_residual import luma
         from editkit.smooth import smooth_fill
-        from editkit.training.conditions import luma
 
         ones = x_t.new_ones(len(x_t), 1, *x_t.shape[-2:])
         if cond.task is not None and cond.task not in self.tasks:

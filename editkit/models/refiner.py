@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from editkit.noise import Stream
-    from editkit.plugin import Notify
+    from editkit.notify import Notify
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prediction, Prompt, convert
 from editkit.models.latent_space import LatentSpace, beside, chunks, evened, side_by_side, vae_factor
-from editkit.models.loading import Layout, load_network, load_text_encoder
+from editkit.models.layout import Layout
+from editkit.models.loading import load_network, load_text_encoder
 from editkit.models.scheduling import default_sampler, make_schedule, prediction_type
 from editkit.models.sdxl import Reader
 from editkit.schedule import Level, Schedule

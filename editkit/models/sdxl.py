@@ -15,7 +15,8 @@ from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prompt
 from editkit.models.latent import LatentUNet, describe_unet
 from editkit.models.latent_space import beside, chunks, load_vae, side_by_side
-from editkit.models.loading import Layout, load_text_encoder
+from editkit.models.layout import Layout
+from editkit.models.loading import load_text_encoder
 from editkit.models.scheduling import make_schedule
 from editkit.models.weighting import weighted
 from editkit.schedule import Schedule

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from editkit.models.loading import Layout
+    from editkit.models.layout import Layout
 
 
 def configuration(file: Path, fetch: Callable[[str], Path]) -> Path:

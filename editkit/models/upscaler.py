@@ -14,7 +14,8 @@ from editkit.errors import ModelError, UsageError
 from editkit.models.base import Conditioning, Model, ModelInfo
 from editkit.models.latent import STEPS, LatentUNet
 from editkit.models.latent_space import load_vae, vae_factor
-from editkit.models.loading import Layout, load_text_encoder
+from editkit.models.layout import Layout
+from editkit.models.loading import load_text_encoder
 from editkit.models.scheduling import default_sampler, make_schedule
 from editkit.schedule import Schedule
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from editkit.models.loading import Layout
+    from editkit.models.layout import Layout
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}

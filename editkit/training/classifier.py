@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from editkit.classifiers import OWN
+from editkit.classifiers.kinds import OWN
 from editkit.classifiers.network import Network
 from editkit.errors import EditkitError
 from editkit.images import Picture, to_unit
@@ -70,7 +70,7 @@ def read_folders(folder: Path, size: int) -> Labelled:
 
 def _square(file: Path, size: int) -> Tensor:
     """(1, 3, size, size): the middle square, resized."""
-    from editkit.canvas import resize
+    from editkit.resizing import resize
 
     image = to_unit(Picture.read(file).pixels.astype(np.uint8, copy=False))
     height, width = image.shape[-2:]

@@ -19,23 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from editkit.models.pocket_residual import COARSE, HOLE, TASKS, luma
 from editkit.smooth import smooth_fill
 from editkit.training.masks import random_masks
 
-TASKS = ("prior", "inpaint", "upscale", "colorize")
-"""Task names; the position is the class label."""
 SHARES = (0.24, 0.48, 0.14, 0.14)
 """Share of each task in a batch."""
-KNOWN, COARSE, HOLE = 0.0, 0.5, 1.0
-"""Mask values."""
-LUMA = (0.299, 0.587, 0.114)
-"""ITU-R BT.601 weights."""
-
-
-def luma(x0: Tensor) -> Tensor:
-    """Y' of (..., 3, H, W), repeated in three channels."""
-    weights = torch.tensor(LUMA, dtype=x0.dtype, device=x0.device).view(3, 1, 1)
-    return (x0 * weights).sum(dim=-3, keepdim=True).expand_as(x0)
 
 
 def blurred(x0: Tensor, factors: Tensor, area: bool = False) -> Tensor:

@@ -24,8 +24,9 @@ from PIL import Image
 from torch import Generator, Tensor, nn
 
 from editkit import hints
+from editkit.models.pocket_residual import TASKS
 from editkit.smooth import smooth_fill
-from editkit.training.conditions import TASKS, deal_tasks
+from editkit.training.conditions import deal_tasks
 from editkit.training.diffusion import middle_times
 from editkit.training.fast import hasten
 from editkit.training.loop import Batch, generator_of

@@ -21,13 +21,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from editkit.models.pocket_residual import Residual
 from editkit.training import diffusion
 from editkit.training.device import has_bf16
 from editkit.training.fast import hasten
 from editkit.training.loop import Batch, generator_of
 from editkit.training.network import Pocket, load, to_dtype, write_atomically
 from editkit.training.prior import PriorLesson, losses
-from editkit.training.residual import Residual
 from editkit.training.settings import DistillSettings
 from editkit.training.sheets import training_sheet
 

@@ -25,9 +25,9 @@ from PIL import Image
 from torch import Generator, Tensor, nn
 
 from editkit.errors import EditkitError
+from editkit.models.pocket_residual import TASKS
 from editkit.training.attribution import attribution
 from editkit.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from editkit.training.conditions import TASKS
 from editkit.training.device import has_bf16
 from editkit.training.network import to_dtype, write_atomically
 from editkit.training.optimizer import Trainer

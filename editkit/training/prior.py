@@ -17,13 +17,13 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from editkit.errors import EditkitError
+from editkit.models.pocket_residual import TASKS, Residual, deviation
 from editkit.training import diffusion
-from editkit.training.conditions import SHARES, TASKS, conditions, deal_tasks
+from editkit.training.conditions import SHARES, conditions, deal_tasks
 from editkit.training.fast import hasten
 from editkit.training.loop import Batch, generator_of
 from editkit.training.network import Pocket, export, load
 from editkit.training.pictures import crop, draw_batch, load_collection
-from editkit.training.residual import Residual, deviation
 from editkit.training.settings import PriorSettings
 from editkit.training.sheets import training_sheet
 

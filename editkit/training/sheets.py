@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
+from editkit.models.pocket_residual import TASKS, Residual, deviation, luma
 from editkit.training import diffusion
-from editkit.training.conditions import TASKS, blurred, inpaint_condition, luma
+from editkit.training.conditions import blurred, inpaint_condition
 from editkit.training.network import Pocket
 from editkit.training.pictures import Photograph, crop
-from editkit.training.residual import Residual, deviation
 
 
 def to_image(picture: Tensor) -> Image.Image:

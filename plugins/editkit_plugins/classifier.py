@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from editkit.classifiers import Noisy, is_noisy, load_classifier, resolve
+from editkit.classifiers import is_noisy, load_classifier, resolve
+from editkit.classifiers.kinds import Noisy
 from editkit.errors import UsageError
 from editkit.guidance import Guidance, GuidanceHooks
 from editkit.params import Metavar

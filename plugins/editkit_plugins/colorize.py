@@ -14,17 +14,17 @@ from pydantic import Field
 
 from editkit.images import Picture
 from editkit.plugin import Notify, Run, Slot
-from editkit_plugins.restoring.solving import Solving
+from editkit_plugins.restoring.solver import Solver
 from editkit_plugins.upscale import observed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from editkit.models.base import Conditioning
-    from editkit_plugins.restoring.methods import Problem
+    from editkit_plugins.restoring.problem import Problem
 
 
-class Colorize(Solving):
+class Colorize(Solver):
     """Give a grey picture colours, and keep its luma: the result without colour is the picture that went in."""
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"size"})
@@ -48,7 +48,7 @@ class Colorize(Solving):
 
     def problem(self, run: Run) -> Problem:
         from editkit_plugins.restoring.degradations import Luma
-        from editkit_plugins.restoring.methods import Problem
+        from editkit_plugins.restoring.problem import Problem
 
         source, size = observed(run)
         A = Luma(size)

@@ -19,7 +19,8 @@ from editkit import hints
 from editkit.errors import EditkitError, ModelError, UsageError
 from editkit.images import Picture, Pixels, from_unit, to_unit
 from editkit.models.control import Folded, Given, Residuals, TakesControl, cut_like
-from editkit.models.loading import Layout, find, load_network
+from editkit.models.layout import Layout
+from editkit.models.loading import find, load_network
 from editkit.params import Metavar
 from editkit.plugin import Hooks, Notify, Plugin, Run, Step
 
@@ -219,7 +220,7 @@ def _placed(plugin: ControlNet, run: Run) -> Tensor:
     """The hint where the picture is, at its size: (batch, 3, H, W) in [0, 1]."""
     import torch
 
-    from editkit.canvas import resize
+    from editkit.resizing import resize
 
     size = tuple(_factor(run) * side for side in run.shape[-2:])
     pictures = _hints(plugin, run)

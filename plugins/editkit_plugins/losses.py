@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from editkit.errors import UsageError
 from editkit.images import Picture, to_unit
@@ -23,14 +23,42 @@ from editkit.images import Picture, to_unit
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from editkit.params import PictureSource
     from editkit.plugin import Run
-    from editkit_plugins.guide import Guide
 
 Loss = Callable[["Tensor"], "Tensor"]
 """Pixels (batch, 3, h, w) -> (batch,)."""
 
 Seen = Callable[["Tensor"], "Tensor"]
 """The part of a picture at the size of the pass that is looked at."""
+
+
+class Wanted(Protocol):
+    """What the losses ask of the declaration; see the fields of `guide`."""
+
+    @property
+    def loss(self) -> object: ...
+
+    @property
+    def brightness(self) -> float: ...
+
+    @property
+    def color(self) -> str: ...
+
+    @property
+    def palette(self) -> str: ...
+
+    @property
+    def symmetry(self) -> str: ...
+
+    @property
+    def sharpness(self) -> float: ...
+
+    @property
+    def reference(self) -> PictureSource | None: ...
+
+    @property
+    def network(self) -> str: ...
 
 
 def rgb(color: str) -> tuple[int, int, int]:
@@ -48,19 +76,19 @@ def rgb(color: str) -> tuple[int, int, int]:
         raise ValueError(f"a colour is {color!r}; write it as #rrggbb") from None
 
 
-def _brightness(plugin: Guide, run: Run, seen: Seen) -> Loss:
+def _brightness(plugin: Wanted, run: Run, seen: Seen) -> Loss:
     wanted = 2.0 * plugin.brightness - 1.0
     return lambda image: (image.flatten(1).mean(1) - wanted) ** 2
 
 
-def _color(plugin: Guide, run: Run, seen: Seen) -> Loss:
+def _color(plugin: Wanted, run: Run, seen: Seen) -> Loss:
     import torch
 
     colour = torch.tensor(rgb(plugin.color), device=run.device) / 127.5 - 1.0
     return lambda image: ((image.mean((2, 3)) - colour) ** 2).mean(1)
 
 
-def _palette(plugin: Guide, run: Run, seen: Seen) -> Loss:
+def _palette(plugin: Wanted, run: Run, seen: Seen) -> Loss:
     import torch
 
     colours = [rgb(colour) for colour in filter(None, plugin.palette.split(","))]
@@ -75,23 +103,24 @@ def _palette(plugin: Guide, run: Run, seen: Seen) -> Loss:
     return loss
 
 
-def _target(plugin: Guide, run: Run, seen: Seen) -> Tensor:
+def _target(plugin: Wanted, run: Run, seen: Seen) -> Tensor:
     """The reference where the edited picture is, and as much of it as is looked at: (1, 3, h, w)."""
     if plugin.reference is None:
         raise UsageError(f"guide: the loss `{plugin.loss}` needs --reference, the picture to come near to")
     return seen(run.inputs.place(to_unit(Picture.read(plugin.reference).pixels).to(run.device)))
 
 
-def _reference(plugin: Guide, run: Run, seen: Seen) -> Loss:
+def _reference(plugin: Wanted, run: Run, seen: Seen) -> Loss:
     target = _target(plugin, run, seen)
     return lambda image: ((image - target) ** 2).flatten(1).mean(1)
 
 
-def _features(plugin: Guide, run: Run, seen: Seen) -> Loss:
+def _features(plugin: Wanted, run: Run, seen: Seen) -> Loss:
     import torch
     import torch.nn.functional as F
 
-    from editkit.classifiers import Clean, load_classifier
+    from editkit.classifiers import load_classifier
+    from editkit.classifiers.kinds import Clean
 
     if not plugin.network:
         raise UsageError("guide: the loss `features` needs --network, as timm:resnet18 or torchvision:NAME:FILE")
@@ -107,18 +136,18 @@ def _features(plugin: Guide, run: Run, seen: Seen) -> Loss:
     return lambda image: 1.0 - (F.normalize(maps(image), dim=1) * wanted).sum(1).flatten(1).mean(1)
 
 
-def _symmetry(plugin: Guide, run: Run, seen: Seen) -> Loss:
+def _symmetry(plugin: Wanted, run: Run, seen: Seen) -> Loss:
     axes = {"left-right": (-1,), "top-bottom": (-2,), "turned": (-2, -1)}[plugin.symmetry]
     return lambda image: ((image - image.flip(axes)) ** 2).flatten(1).mean(1)
 
 
-def _smooth(plugin: Guide, run: Run, seen: Seen) -> Loss:
+def _smooth(plugin: Wanted, run: Run, seen: Seen) -> Loss:
     return lambda image: (
         image.diff(dim=-1).abs().flatten(1).mean(1) + image.diff(dim=-2).abs().flatten(1).mean(1)
     )
 
 
-def _sharpness(plugin: Guide, run: Run, seen: Seen) -> Loss:
+def _sharpness(plugin: Wanted, run: Run, seen: Seen) -> Loss:
     import torch.nn.functional as F
 
     def loss(image: Tensor) -> Tensor:
@@ -129,7 +158,7 @@ def _sharpness(plugin: Guide, run: Run, seen: Seen) -> Loss:
     return loss
 
 
-LOSSES: dict[str, Callable[[Guide, Run, Seen], Loss]] = {
+LOSSES: dict[str, Callable[[Wanted, Run, Seen], Loss]] = {
     "brightness": _brightness,
     "color": _color,
     "palette": _palette,

@@ -17,11 +17,12 @@ from editkit.masks import read_mask
 from editkit.params import MaskSource
 from editkit.plugin import Notify, Run, Slot, silent
 from editkit_plugins.restoring.named import Named, parse
-from editkit_plugins.restoring.solving import LITTLE, Solving
+from editkit_plugins.restoring.solver import Solver
+from editkit_plugins.restoring.solving import LITTLE
 from editkit_plugins.upscale import observed
 
 if TYPE_CHECKING:
-    from editkit_plugins.restoring.methods import Problem
+    from editkit_plugins.restoring.problem import Problem
 
 BLURS = ("gaussian", "motion", "kernel")
 
@@ -29,7 +30,7 @@ ROUNDING = 0.29
 """The standard deviation of rounding to levels: 1 / sqrt(12)."""
 
 
-class Restore(Solving):
+class Restore(Solver):
     """Undo a known degradation: blur, reduction, lost pixels, JPEG, quantisation, noise, lost colour.
 
     noise, mask (with --mask, white = lost), grey, average:N, bicubic:N, gaussian:SIGMA, motion:LENGTH,ANGLE,
@@ -101,7 +102,7 @@ class Restore(Solving):
 
     def problem(self, run: Run) -> Problem:
         from editkit_plugins.restoring.degradations import Blur
-        from editkit_plugins.restoring.methods import Problem
+        from editkit_plugins.restoring.problem import Problem
 
         y, size = observed(run)
         keep = None

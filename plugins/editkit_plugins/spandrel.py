@@ -67,7 +67,7 @@ class _SpandrelHooks(Hooks[Spandrel]):
             run.notify(f"spandrel: the network enlarges {loaded.scale} times; {wanted}")
 
     def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        from editkit.canvas import resize
+        from editkit.resizing import resize
 
         source, (_, height, width) = observed(self.run)
         return resize(self._enlarged(source), height, width)
@@ -75,7 +75,8 @@ class _SpandrelHooks(Hooks[Spandrel]):
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Mapping[str, float]:
         """The distance of the result, made small again, to the picture that came, as `upscale` tells it."""
         from editkit_plugins.restoring.degradations import bicubic
-        from editkit_plugins.restoring.methods import Problem, consistency
+        from editkit_plugins.restoring.methods import consistency
+        from editkit_plugins.restoring.problem import Problem
 
         source, size = observed(self.run)
         _, _, h, w = source.shape

@@ -20,16 +20,16 @@ from pydantic import Field
 from editkit.errors import UsageError
 from editkit.images import Picture, to_unit
 from editkit.plugin import Notify, Run, Slot
-from editkit_plugins.restoring.solving import Solving
+from editkit_plugins.restoring.solver import Solver
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from editkit.models.base import Conditioning
-    from editkit_plugins.restoring.methods import Problem
+    from editkit_plugins.restoring.problem import Problem
 
 
-class Upscale(Solving):
+class Upscale(Solver):
     """Enlarge the picture by any factor above 1, inventing the detail that the small one cannot show.
 
     A model that takes `lowres` is told the small picture; with others the inverse problem is solved. Either way the
@@ -71,7 +71,7 @@ class Upscale(Solving):
 
     def problem(self, run: Run) -> Problem:
         from editkit_plugins.restoring.degradations import average, bicubic
-        from editkit_plugins.restoring.methods import Problem
+        from editkit_plugins.restoring.problem import Problem
 
         y, size = observed(run)
         _, _, h, w = y.shape
@@ -79,9 +79,9 @@ class Upscale(Solving):
         return Problem(A, y, self.sigma / 127.5)
 
     def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
-        from editkit.canvas import resize
         from editkit.models.base import NoisesLowres, Sharpens
         from editkit.models.capability import capability
+        from editkit.resizing import resize
 
         state = tuple(run.shape[-2:])
         lowres = y if tuple(y.shape[-2:]) == state else resize(run.inputs.place(y), *state)

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editkit.errors import ModelError
-from editkit.fit import depth_in
 from editkit.images import Fill
 from editkit.models.base import Example
 from editkit.models.patches.atlas import Atlas, side_by_side
@@ -19,7 +18,7 @@ from editkit.models.patches.calm import calmed
 from editkit.models.patches.search import Queries, Sources, everything, grow, improve, shortlist
 from editkit.models.patches.votes import Voters
 from editkit.schedule import Level
-from editkit.smooth import filled, smooth_fill
+from editkit.smooth import depth_in, filled, smooth_fill
 
 DEEPEST = 30.0
 """Precision and confidence fall with the depth in the hole up to so many pixels."""

@@ -25,14 +25,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from editkit.canvas import resize
 from editkit.errors import ModelError
-from editkit.models import PATCHES
 from editkit.models.base import Conditioning, ModelInfo, PixelSpace, Prediction
-from editkit.models.patches import Ladder
 from editkit.models.patches.atlas import Atlas
 from editkit.models.patches.denoise import FLOOR, Settings, _queries
+from editkit.models.patches.info import PATCHES, Ladder
 from editkit.models.patches.search import Queries, Sources, improve, shortlist
+from editkit.resizing import resize
 from editkit.schedule import Level
 from editkit.windows import Windowed
 

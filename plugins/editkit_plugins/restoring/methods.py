@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from editkit.errors import ChainError
 from editkit.plugin import Hooks, Run, Step
 from editkit.samplers import Memory, Normal, OneCall, Predict, Sampler
+from editkit_plugins.restoring.problem import Problem
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -34,18 +35,8 @@ if TYPE_CHECKING:
 
     from editkit.models.base import Conditioning
     from editkit.schedule import Level
-    from editkit_plugins.restoring.degradations import Degradation, Linear
+    from editkit_plugins.restoring.degradations import Linear
     from editkit_plugins.restoring.solving import Solving
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """y = A(x) + sigma n, in the model's range. `y` (batch or 1, *A.observed); `covariance` of the data, (d, d)."""
-
-    A: Degradation
-    y: Tensor
-    sigma: float = 0.0
-    covariance: Tensor | None = None
 
 
 class SolvingHooks(Hooks["Solving"]):

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from editkit.models.base import Conditioning, ModelInfo
-    from editkit_plugins.restoring.methods import Problem, SolvingHooks
-
+    from editkit_plugins.restoring.problem import Problem
 
 LITTLE = 2.0
 """Noise below this is little, in levels of 255."""
@@ -54,6 +53,10 @@ class Solving(Plugin):
         """What a model that takes `offers` is told, added to its conditioning."""
         raise NotImplementedError(f"{type(self).__name__} must define told()")
 
+    def hooks(self) -> type[Any]:
+        """The method's class."""
+        raise NotImplementedError(f"{type(self).__name__} must define hooks()")
+
     def chosen(self) -> str:
         """The method, as far as the declaration decides it: `auto` conditions where there is something to offer."""
         if self.method != "auto":
@@ -85,48 +88,5 @@ class Solving(Plugin):
         methods = {self.chosen(), self.solved() if self.method == "auto" else self.method}
         afford(f"{self.name} to {width}x{height}", width, height, max(BY_METHOD[method] for method in methods))
 
-    def hooks(self) -> type[Any]:
-        from editkit_plugins.restoring.methods import hooks_for
-
-        return hooks_for(self.chosen(), self.noisy())
-
-    def bind(self, run: Run) -> SolvingHooks:
-        from editkit_plugins.restoring.methods import bound
-
-        return bound(self, run)
-
     def plan(self, plan: Plan) -> Plan:
         return plan.start_at(self.strength)
-
-
-class Inverse(Solving):
-    """Any inverse problem, for `editkit.sample`: operator, observation and noise are given as objects.
-
-    Args:
-        degradation: a `Degradation`. y: (batch or 1, *degradation.observed). sigma: of its noise; both in the range of
-            the model. covariance: of the data, (d, d), for pigdm.
-    """
-
-    name: ClassVar[str] = "inverse"
-
-    method: str = "ddnm"
-    degradation: Any
-    y: Any
-    sigma: float = 0.0
-    covariance: Any = None
-
-    def problem(self, run: Run) -> Problem:
-        from editkit_plugins.restoring.methods import Problem
-
-        return Problem(self.degradation, self.y, self.sigma, self.covariance)
-
-    def noise(self) -> float:
-        return 127.5 * self.sigma
-
-    def noisy(self) -> bool:
-        return self.sigma > 0.0 and bool(self.degradation.linear)
-
-    def hooks(self) -> type[Any]:
-        from editkit_plugins.restoring.methods import hooks_for
-
-        return hooks_for(self.chosen(), self.noisy(), covariance=self.covariance is not None)

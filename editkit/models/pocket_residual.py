@@ -32,8 +32,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editkit.fit import depth_in
-from editkit.training.conditions import COARSE, TASKS
+from editkit.smooth import depth_in
+
+TASKS = ("prior", "inpaint", "upscale", "colorize")
+"""Task names; the position is the class label."""
+
+KNOWN, COARSE, HOLE = 0.0, 0.5, 1.0
+"""Mask values."""
+LUMA = (0.299, 0.587, 0.114)
+"""ITU-R BT.601 weights."""
+
+
+def luma(x0: Tensor) -> Tensor:
+    """Y' of (..., 3, H, W), repeated in three channels."""
+    weights = torch.tensor(LUMA, dtype=x0.dtype, device=x0.device).view(3, 1, 1)
+    return (x0 * weights).sum(dim=-3, keepdim=True).expand_as(x0)
 
 EXACT = 1e-3
 """Deviation of a known pixel: practically none, and no division by zero."""

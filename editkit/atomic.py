@@ -1,0 +1,59 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from editkit.errors import PictureError
+
+
+def save_bytes(path: Path, data: bytes, *, force: bool = False) -> None:
+    """Put `data` at `path` as one step: no reader ever sees half of it, and a failure leaves what was there.
+
+    Without `force` the file is linked into place, which fails where the name has been taken meanwhile.
+    """
+    target = Path(os.path.realpath(path))  # through a symbolic link to what it names
+    temporary = target.parent / f".editkit-{secrets.token_hex(8)}.tmp"
+    try:
+        # by hand rather than with tempfile: a result has the permissions any new file has, not 0600
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if force and target.exists():
+                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+            _put(temporary, target, force)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+    except FileExistsError:
+        raise PictureError(f"{path}: exists already; give --force to replace it, or another name") from None
+    except OSError as error:
+        old = "; the file that was there is as it was" if target.exists() else "; nothing was written"
+        raise PictureError(f"{path}: cannot be written: {error.strerror}{old}") from None
+
+
+def _put(temporary: Path, target: Path, force: bool) -> None:
+    if force:
+        os.replace(temporary, target)
+    else:
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            if target.exists():
+                raise FileExistsError(target) from None
+            os.replace(temporary, target)
+    with contextlib.suppress(OSError):  # some file systems cannot sync a folder; the file itself is safe
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

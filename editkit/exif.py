@@ -1,0 +1,53 @@
+"""The few bytes of EXIF that an edit makes untrue: the orientation and the thumbnail."""
+
+from __future__ import annotations
+
+import struct
+
+
+def upright(exif: bytes) -> bytes:
+    """EXIF (or a classic TIFF file) with its orientation set to 1 and its thumbnail blanked; the rest untouched.
+
+    Patching in place keeps every offset, so that makers' notes stay readable. Raises `ValueError` where the structure
+    is damaged.
+    """
+    try:
+        return _upright(exif)
+    except struct.error as error:
+        raise ValueError("damaged EXIF") from error
+
+
+def _upright(exif: bytes) -> bytes:
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        raise ValueError("EXIF starts neither with II nor with MM")
+    data = bytearray(exif)
+    (first,) = struct.unpack_from(order + "L", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, first)
+    for index in range(count):
+        at = first + 2 + 12 * index
+        tag, kind = struct.unpack_from(order + "HH", data, at)
+        if tag == 0x0112:
+            if kind not in (3, 4):
+                raise ValueError("EXIF orientation is not a number")
+            struct.pack_into(order + ("HH" if kind == 3 else "L"), data, at + 8, *((1, 0) if kind == 3 else (1,)))
+    link = first + 2 + 12 * count
+    if link + 4 > len(data):  # some writers leave the last link out
+        return bytes(data)
+    (second,) = struct.unpack_from(order + "L", data, link)
+    if second:
+        struct.pack_into(order + "L", data, link, 0)
+        _blank_thumbnail(data, order, second)
+    return bytes(data)
+
+
+def _blank_thumbnail(data: bytearray, order: str, directory: int) -> None:
+    """Zero the thumbnail that the second directory points at."""
+    (count,) = struct.unpack_from(order + "H", data, directory)
+    values = {}
+    for index in range(count):
+        tag, _, _, value = struct.unpack_from(order + "HHLL", data, directory + 2 + 12 * index)
+        values[tag] = value
+    start, length = values.get(0x0201), values.get(0x0202)
+    if start is not None and length is not None and start + length <= len(data):
+        data[start : start + length] = bytes(length)

@@ -1,0 +1,114 @@
+"""`patches`: the picture as its own prior, with nothing to train.
+
+The exact denoiser of the empirical distribution of the picture's known patches p: a noisy patch x_t of a picture whose
+known pixels y are given becomes
+
+    E[p | x_t, y] = sum_p w_p p / sum_p w_p,   log w_p = - |x_t - alpha_t p|^2 / 2 sigma_t^2 - |y - p|^2 / 2 tau_t^2,
+
+the first sum over its unknown pixels, the second over its known ones, and overlapping patches vote for every pixel (the
+local score of Kamb & Ganguli 2024, arXiv:2412.20292; coarse to fine as in Granot et al. 2022, "Drop the GAN",
+arXiv:2103.15545). At high noise this is a soft average; at low noise it is the nearest patch, and the reverse process
+becomes the alternation of search and vote of Wexler et al. 2007. A guiding low-resolution picture L (`lowres`: the
+enlarged coarser pass) adds - |L(x) - L(p)|^2 / 2 tau_L^2: blurred is compared with blurred, and sharp is copied, as in
+image analogies (Hertzmann et al. 2001).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from editkit.errors import ModelError
+from editkit.images import Fill
+from editkit.models.base import Conditioning, Example, Model, ModelInfo, PixelSpace, Prediction
+from editkit.models.memory import available
+from editkit.models.patches.crew import crew
+from editkit.models.patches.denoise import Bound, Settings
+from editkit.models.patches.info import PATCHES, Ladder
+from editkit.schedule import Level
+
+__all__ = ["Ladder", "Patches"]
+
+WINDOW = 96
+"""Side of the parts that enlargements are computed by: what bounds their memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Patches(PixelSpace):
+    """The denoiser; bound to a picture by `attach`.
+
+    Args:
+        settings: sizes and precisions; the defaults are what benchmarks/holes.py was run with.
+        examples: other pictures to learn from.
+        fill: what guides where no coarser pass does; None: smooth.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    examples: Sequence[Example] = ()
+    fill: Fill | None = None
+    _bound: tuple[Bound, ...] = ()
+
+    @property
+    def info(self) -> ModelInfo:
+        return PATCHES
+
+    @property
+    def schedule(self) -> Ladder:
+        return Ladder()
+
+    def given(self, examples: Sequence[Example], fill: Fill | None) -> Patches:
+        """This model with the patches of other pictures as well, and another first guide."""
+        return replace(self, examples=tuple(examples), fill=fill)
+
+    def afford(self, height: int, width: int, examples: Sequence[tuple[int, int]]) -> None:
+        """Refuse what does not fit into memory."""
+        beside = sum(across for across, _ in examples) * max([height, *(down for _, down in examples)])
+        needed, free = self.settings.bytes(height, width, beside), available(torch.device("cpu"))
+        if needed > free:
+            more = f" and {len(examples)} other picture{'s' * (len(examples) > 1)}" if examples else ""
+            raise ModelError(
+                f"the patches of {width}x{height} pixels{more} need about {math.ceil(needed / 2**20)} MiB, and "
+                f"{free // 2**20} MiB are free: use smaller pictures{' or fewer' * bool(examples)}, or a smaller mask"
+            )
+
+    def enlarging(self, small: Tensor, scale: float) -> Model:
+        """The denoiser of enlargements of `small`, by windows: what is sharp there is copied, stage by stage."""
+        from editkit.models.patches.enlarging import enlarging
+
+        return enlarging(small, scale, WINDOW)
+
+    def attach(self, picture: Tensor | None, mask: Tensor | None) -> Patches:
+        """This model with the known patches of `picture` (b, 3, h, w), `mask` (b, 1, h, w), 1 = unknown.
+
+        Without a mask every patch is known, and every pixel is still estimated from x_t.
+
+        Raises:
+            ModelError: no patch is known, the picture is smaller than a patch, or memory is short.
+        """
+        if picture is None:
+            raise ModelError("patches takes its prior from a picture, and there is none: give one, or another --model")
+        height, width = picture.shape[-2:]
+        self.afford(height, width, [(e.image.shape[-1], e.image.shape[-2]) for e in self.examples])
+        flags = None if mask is None else (mask > 0).expand(len(picture), 1, *picture.shape[-2:])[:, 0]
+        unknown = [None if flags is None else flags[k] for k in range(len(picture))]
+        pairs = zip(picture, unknown, strict=True)
+        bound = tuple(Bound.of(p, u, self.settings, self.examples, self.fill) for p, u in pairs)
+        return replace(self, _bound=bound)
+
+    def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
+        """E[x | x_t, known pixels] for each conditioning; x_t (b, 3, h, w). Known pixels are given back as they are."""
+        if not self._bound:
+            raise ModelError("patches is not bound to a picture: call attach(picture, mask) first")
+        guides = {id(c.lowres): c.lowres for c in conds}
+        made: dict[int, Prediction] = {}
+        for key, guide in guides.items():
+            bound = self._bound if len(self._bound) > 1 else self._bound * len(x_t)
+            lowres = [None] * len(x_t) if guide is None else guide.expand(len(x_t), -1, -1, -1)
+            with crew():
+                x0 = torch.stack([b.denoise(x, level, g) for b, x, g in zip(bound, x_t, lowres, strict=True)])
+            made[key] = Prediction(x0, (x_t - level.alpha * x0) / max(level.sigma, 1e-8))
+        return tuple(made[id(c.lowres)] for c in conds)

@@ -1,0 +1,53 @@
+"""XMP packets: what an edit makes untrue in them, and the provenance that is kept in them."""
+
+from __future__ import annotations
+
+import html
+import re
+
+
+def upright_xmp(xmp: bytes) -> bytes:
+    """XMP with its orientation set to 1 and its thumbnails left out."""
+    xmp = re.sub(rb'(tiff:Orientation=["\'])\d+(["\'])', rb"\g<1>1\g<2>", xmp)
+    xmp = re.sub(rb"(<tiff:Orientation>)\d+(</tiff:Orientation>)", rb"\g<1>1\g<2>", xmp)
+    return re.sub(rb"<xmp:Thumbnails>.*?</xmp:Thumbnails>", b"", xmp, flags=re.DOTALL)
+
+MAX_TEXT = 1 << 18
+"""The most bytes of provenance that are written or read."""
+
+NAMESPACE = "urn:editkit:1.0:"
+
+_HEAD = f'<rdf:Description rdf:about="" xmlns:editkit="{NAMESPACE}"><editkit:provenance>'
+_TAIL = "</editkit:provenance></rdf:Description>"
+_BLOCK = re.compile(re.escape(_HEAD.encode()) + rb"([^<]{0,%d})" % (2 * MAX_TEXT) + re.escape(_TAIL.encode()))
+_PACKET = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+).encode()
+_RDF_END = b"</rdf:RDF>"
+
+
+def into_xmp(xmp: bytes | None, text: str) -> bytes:
+    """An XMP packet with provenance `text` in it, in place of an older one."""
+    packet = without_provenance(xmp or _PACKET)
+    if _RDF_END not in packet:
+        packet += _PACKET
+    before, end, after = packet.rpartition(_RDF_END)
+    return before + (_HEAD + html.escape(text, quote=False) + _TAIL).encode() + end + after
+
+
+def without_provenance(xmp: bytes) -> bytes:
+    """An XMP packet without provenance."""
+    return _BLOCK.sub(b"", xmp)
+
+
+def provenance_in(data: bytes) -> bytes | None:
+    """The provenance, still escaped, in a packet or in a file that has one."""
+    found = _BLOCK.search(data)
+    return None if found is None else found[1]
+
+
+def blanked(data: bytes) -> bytes:
+    """`data` with spaces in the place of the provenance, so that no length or offset changes."""
+    return _BLOCK.sub(lambda found: b" " * len(found[0]), data)

@@ -1,0 +1,58 @@
+"""Declarations with a method that solves them: what `restore`, `upscale` and `colorize` are made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from editkit.plugin import Hooks, Run
+from editkit_plugins.restoring.solving import Solving
+
+if TYPE_CHECKING:
+    from editkit_plugins.restoring.problem import Problem
+
+
+class Solver(Solving):
+    """A `Solving` with the methods of `editkit_plugins.restoring.methods`."""
+
+    def hooks(self) -> type[Any]:
+        from editkit_plugins.restoring.methods import hooks_for
+
+        return hooks_for(self.chosen(), self.noisy())
+
+    def bind(self, run: Run) -> Hooks[Any]:
+        from editkit_plugins.restoring.methods import bound
+
+        return bound(self, run)
+
+
+class Inverse(Solver):
+    """Any inverse problem, for `editkit.sample`: operator, observation and noise are given as objects.
+
+    Args:
+        degradation: a `Degradation`. y: (batch or 1, *degradation.observed). sigma: of its noise; both in the range of
+            the model. covariance: of the data, (d, d), for pigdm.
+    """
+
+    name: ClassVar[str] = "inverse"
+
+    method: str = "ddnm"
+    degradation: Any
+    y: Any
+    sigma: float = 0.0
+    covariance: Any = None
+
+    def problem(self, run: Run) -> Problem:
+        from editkit_plugins.restoring.problem import Problem
+
+        return Problem(self.degradation, self.y, self.sigma, self.covariance)
+
+    def noise(self) -> float:
+        return 127.5 * self.sigma
+
+    def noisy(self) -> bool:
+        return self.sigma > 0.0 and bool(self.degradation.linear)
+
+    def hooks(self) -> type[Any]:
+        from editkit_plugins.restoring.methods import hooks_for
+
+        return hooks_for(self.chosen(), self.noisy(), covariance=self.covariance is not None)
