@@ -8,7 +8,7 @@ from pathlib import Path
 from editkit import hints, registry
 from editkit.options import Options
 from editkit.params import Param, params
-from editkit.samplers import SAMPLERS
+from editkit.samplers import listed as samplers
 
 HEAD = """# Reference
 
@@ -28,7 +28,7 @@ def reference() -> str:
     parts += [table(params(Options))]
     parts += ["## Hints\n", "For `controlnet --control NAME[:PARAMETER=VALUE,...]` and `editkit hint`.\n"]
     parts += [*(hint(name) for name in hints.names()), ""]
-    parts += ["## Samplers\n", *(f"- `{name}`: {summary(kind)}" for name, kind in SAMPLERS.items())]
+    parts += ["## Samplers\n", *(f"- `{row.name}`: {summary(row.kind)}" for row in samplers() if row.kind is not None)]
     return "\n".join(parts).rstrip() + "\n"
 
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STEPS = 4
+
+T = TypeVar("T")
 
 
 class ContractError(EditkitError):
@@ -95,9 +97,9 @@ def example(plugin: type[Plugin]) -> Plugin:
 
 def documented(plugin: type[Plugin]) -> None:
     """It has a docstring of its own, and every parameter a description."""
-    _require(bool((plugin.__doc__ or "").strip()), "its class needs a docstring of its own")
+    require(bool((plugin.__doc__ or "").strip()), "its class needs a docstring of its own")
     for name, info in plugin.model_fields.items():
-        _require(bool(info.description), f"the parameter {name} needs a description: Field(..., description='...')")
+        require(bool(info.description), f"the parameter {name} needs a description: Field(..., description='...')")
 
 
 def acting(plugin: type[Plugin]) -> None:
@@ -105,8 +107,8 @@ def acting(plugin: type[Plugin]) -> None:
     made = example(plugin)
     hooks = made.hooks()
     made_of_hooks = isinstance(hooks, type) and issubclass(hooks, Hooks)
-    _require(made_of_hooks, f"hooks() gives {hooks!r}; a class of Hooks is needed")
-    _require(bool(made.uses()), "it overrides no hook, so it can do nothing")
+    require(made_of_hooks, f"hooks() gives {hooks!r}; a class of Hooks is needed")
+    require(bool(made.uses()), "it overrides no hook, so it can do nothing")
 
 
 def light(plugin: type[Plugin]) -> None:
@@ -115,8 +117,8 @@ def light(plugin: type[Plugin]) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     last = (done.stderr.strip().splitlines() or [""])[-1]
-    _require(not last, f"its module cannot be imported by itself: {last}")
-    _require(done.returncode == 0, "its module imports torch; import it inside of the functions that need it")
+    require(not last, f"its module cannot be imported by itself: {last}")
+    require(done.returncode == 0, "its module imports torch; import it inside of the functions that need it")
 
 
 def harmless(plugin: type[Plugin]) -> None:
@@ -124,8 +126,8 @@ def harmless(plugin: type[Plugin]) -> None:
     source = picture()
     before = source.pixels.copy()
     result = _edit(source, example(plugin), model_for(plugin))
-    _require(np.array_equal(source.pixels, before), "it changes the pixels of the picture it is given")
-    _require(result.pixels.dtype == before.dtype, f"it makes {result.pixels.dtype} of {before.dtype}")
+    require(np.array_equal(source.pixels, before), "it changes the pixels of the picture it is given")
+    require(result.pixels.dtype == before.dtype, f"it makes {result.pixels.dtype} of {before.dtype}")
 
 
 def pure(plugin: type[Plugin]) -> None:
@@ -150,7 +152,7 @@ def _watched(hook: Callable[..., Any], name: str) -> Callable[..., Any]:
         tensor = args[-1]
         before = tensor.detach().clone()
         out = hook(*args)
-        _require(bool((tensor.detach() == before).all()), f"{name} changes the tensor it is given; work on x.clone()")
+        require(bool((tensor.detach() == before).all()), f"{name} changes the tensor it is given; work on x.clone()")
         return out
 
     return checked
@@ -159,9 +161,9 @@ def _watched(hook: Callable[..., Any], name: str) -> Callable[..., Any]:
 def repeatable(plugin: type[Plugin]) -> None:
     """The same seed gives the same bytes; another seed is heard, unless the plugin itself says how to begin."""
     one, two, other = (_edit(picture(), example(plugin), model_for(plugin), seed=s).pixels for s in (1, 1, 2))
-    _require(np.array_equal(one, two), "the same seed gives another picture; draw from step.randn_like or run.stream")
+    require(np.array_equal(one, two), "the same seed gives another picture; draw from step.randn_like or run.stream")
     if "begin" not in example(plugin).claims():
-        _require(not np.array_equal(one, other), "another seed gives the same picture")
+        require(not np.array_equal(one, other), "another seed gives the same picture")
 
 
 def neutral(plugin: type[Plugin]) -> None:
@@ -175,7 +177,7 @@ def neutral(plugin: type[Plugin]) -> None:
         raise NotChecked("it says how to begin, so there is nothing to compare it to")
     without, with_it = _edit(picture(), base, model), _edit(picture(), base & idle, model)
     same = np.array_equal(without.pixels, with_it.pixels)
-    _require(same, f"with its neutral parameters {dict(plugin.neutral)} it changes the result")
+    require(same, f"with its neutral parameters {dict(plugin.neutral)} it changes the result")
 
 
 def counted(plugin: type[Plugin]) -> None:
@@ -197,7 +199,7 @@ def composes(chain: Chain, plugins: Sequence[type[Plugin]]) -> None:
         current = settled.picture.with_mask(None)
     _edit(picture(), chain, model)
     allowed = (planned, planned + beside)
-    _require(model.calls in allowed, f"the plan says {planned} network calls, there were {model.calls}")
+    require(model.calls in allowed, f"the plan says {planned} network calls, there were {model.calls}")
 
 
 def combines(plugin: type[Plugin]) -> None:
@@ -213,7 +215,7 @@ def combines(plugin: type[Plugin]) -> None:
                 composes(chain, (plugin, other))
             except ChainError as error:
                 named = plugin.name in str(error) and name in str(error)
-                _require(named, f"with {name}: the conflict does not name both: {error}")
+                require(named, f"with {name}: the conflict does not name both: {error}")
             except (ModelError, NotChecked):
                 continue
             except ContractError as error:
@@ -229,7 +231,7 @@ def written(plugin: type[Plugin]) -> None:
         text = recipe.to_yaml(chain)
     except RecipeError as error:
         raise NotChecked(f"its example cannot be written: {error}") from error
-    _require(recipe.from_yaml(text).stages[0].plugins == chain.stages[0].plugins, "a recipe of it reads back otherwise")
+    require(recipe.from_yaml(text).stages[0].plugins == chain.stages[0].plugins, "a recipe of it reads back otherwise")
 
 
 def _edit(source: Picture, edits: Plugin | Chain, model: ExactModel, seed: int = 0) -> Picture:
@@ -241,7 +243,7 @@ def _edit(source: Picture, edits: Plugin | Chain, model: ExactModel, seed: int =
         raise NotChecked(f"its example needs a model that is not here: {error}") from error
 
 
-def _require(kept: bool, wrong: str) -> None:
+def require(kept: bool, wrong: str) -> None:
     if not kept:
         raise ContractError(wrong)
 
@@ -266,11 +268,11 @@ class Verdict:
     reason: str = ""
 
 
-def verdicts(plugin: type[Plugin], checks: Mapping[str, Check] = CHECKS) -> Iterator[Verdict]:
-    """All checks on one plugin, whatever the others say."""
+def verdicts(checked: T, checks: Mapping[str, Callable[[T], None]]) -> Iterator[Verdict]:
+    """All checks on one plugin (or what else a check takes), whatever the others say."""
     for name, check in checks.items():
         try:
-            check(plugin)
+            check(checked)
         except NotChecked as error:
             yield Verdict(name, None, str(error))
         except EditkitError as error:

@@ -6,9 +6,10 @@ Listing names imports nothing. Loading imports one object. Two distributions wit
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import Generic, TypeVar
 
 from editkit.errors import PluginError, UsageError
@@ -22,7 +23,7 @@ class Listed(Generic[T]):
 
     name: str
     distribution: str
-    kind: type[T] | None
+    kind: T | None
     broken: str | None = None
 
 
@@ -61,7 +62,7 @@ class Group:
             raise PluginError(f"{self.kind} {name}: {owners} both have one of that name; uninstall one of them")
         try:
             loaded: object = points[0].load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {error}"
             raise PluginError(f"{self.kind} {name} (from {_owner(points[0])}) does not import: {reason}") from error
         return loaded
@@ -75,19 +76,41 @@ class Group:
         if not (isinstance(found, type) and issubclass(found, base)):
             needed = f"a subclass of {base.__module__}.{base.__name__} is needed"
             raise PluginError(f"{self.kind} {name}: its entry point is {found!r}; {needed}")
-        theirs, called = getattr(found, "api", None), getattr(found, "name", None)
+        self._of_this_version(name, getattr(found, "api", None), api)
+        self._called(name, getattr(found, "name", None))
+        return found
+
+    def fitting(self, found: object, name: str, needed: Sequence[str], api: int = 1) -> object:
+        """`found`, if it has every attribute that is `needed`, and was written for version `api` of the protocol.
+
+        What says no version (`api`) was written for the first. Where a `name` is needed, it must be `name`.
+
+        Raises:
+            PluginError: it lacks one, is called otherwise, or is of another version.
+        """
+        lacking = [attribute for attribute in needed if not hasattr(found, attribute)]
+        if lacking:
+            what = found.__name__ if isinstance(found, type | ModuleType) else repr(found)
+            raise PluginError(f"{self.kind} {name}: {what} lacks {', '.join(lacking)}; it needs {', '.join(needed)}")
+        self._of_this_version(name, getattr(found, "api", 1), api)
+        if "name" in needed:
+            self._called(name, getattr(found, "name", None))
+        return found
+
+    def _of_this_version(self, name: str, theirs: object, api: int) -> None:
         if theirs != api:
             raise PluginError(
                 f"{self.kind} {name} was written for version {theirs} of the {self.kind} protocol, this is {api}; "
                 f"install a version of it made for this editkit"
             )
-        if called != name:
-            raise PluginError(
-                f"{self.kind} {name}: its class attribute `name` is {called!r}; it must equal its entry point's name"
-            )
-        return found
 
-    def listed(self, load: Callable[[str], type[T]]) -> list[Listed[T]]:
+    def _called(self, name: str, theirs: object) -> None:
+        if theirs != name:
+            raise PluginError(
+                f"{self.kind} {name}: its attribute `name` is {theirs!r}; it must equal its entry point's name"
+            )
+
+    def listed(self, load: Callable[[str], T]) -> list[Listed[T]]:
         """Every installed one, as `load` gives it; the broken ones with their reason."""
         rows = []
         for name in self.names():

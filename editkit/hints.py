@@ -64,7 +64,7 @@ def names() -> list[str]:
     return DETECTORS.names()
 
 
-def listed() -> list[Listed[Detector]]:
+def listed() -> list[Listed[type[Detector]]]:
     """Every installed detector, the broken ones with their reason."""
     return DETECTORS.listed(load)
 

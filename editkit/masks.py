@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from editkit.errors import PictureError
 from editkit.images import Picture
 from editkit.raster import Pixels, at_depth, largest
-from editkit.shapes import SHAPES, Mask, ShapeError, as_mask, from_words, is_words
+from editkit.shapes import Mask, ShapeError, as_mask, from_words, is_there, is_words, words
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,8 +66,8 @@ def load(
     """The mask as `read_mask` reads it, but it may be empty."""
     if isinstance(source, str) and is_words(source):
         return from_words(source, picture)
-    if isinstance(source, str) and re.match(r"[a-z]+:", source) and not Path(source).exists():
-        raise ShapeError(f"mask {source}: is neither a file nor a shape; shapes are {SHAPES}")
+    if isinstance(source, str) and re.match(r"[a-z]+:", source) and not is_there(source):
+        raise ShapeError(f"mask {source}: is neither a file nor a shape; shapes are {words()}")
     mask = _from_file(source, notify)
     if mask.shape != picture.pixels.shape[:2]:
         raise PictureError(_other_size(_name(source), mask, picture))

@@ -36,7 +36,7 @@ def load(name: str) -> type[Plugin]:
     return check(PLUGINS.load(name), name)
 
 
-def listed() -> list[Listed[Plugin]]:
+def listed() -> list[Listed[type[Plugin]]]:
     """Every installed plugin, the broken ones with their reason."""
     return PLUGINS.listed(load)
 

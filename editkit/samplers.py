@@ -11,9 +11,10 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from dataclasses import Field, dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
+from editkit.entries import Group, Listed
 from editkit.errors import UsageError
 from editkit.plan import Move
 from editkit.schedule import Grid, Level
@@ -380,8 +381,29 @@ class LCM(OneCall):
         return (f if s.index == 0 else s.alpha * f + s.sigma * normal(t, s)), None
 
 
-_ALL = (DDPM, DDIM, Euler, EulerAncestral, Heun, DPMpp2M, DPMpp2MSDE, UniPC, LCM)
-SAMPLERS: dict[str, Callable[..., Sampler]] = {c.name: c for c in _ALL}
+API = 1
+"""The version of this protocol."""
+
+GROUP = "editkit.samplers"
+SAMPLERS = Group(GROUP, "sampler", "editkit plugins")
+
+
+def load(name: str) -> type[Sampler]:
+    """The sampler called `name`: a dataclass whose fields are its parameters.
+
+    Raises:
+        UsageError: there is none (the nearest is named).
+        PluginError: it does not import, or breaks the protocol.
+    """
+    return cast(
+        "type[Sampler]",
+        SAMPLERS.fitting(SAMPLERS.load(name), name, ("name", "grid", "reversible", "calls", "step"), API),
+    )
+
+
+def listed() -> list[Listed[type[Sampler]]]:
+    """Every installed one, the broken ones with their reason."""
+    return SAMPLERS.listed(load)
 
 
 def make_sampler(spec: str) -> Sampler:
@@ -391,12 +413,13 @@ def make_sampler(spec: str) -> Sampler:
         UsageError: unknown name (the nearest is named), parameter or value.
     """
     name, _, words = spec.partition(":")
-    if name not in SAMPLERS:
-        near = difflib.get_close_matches(name, SAMPLERS, n=1)
+    there = SAMPLERS.names()
+    if name not in there:
+        near = difflib.get_close_matches(name, there, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"no sampler is called {name!r}{hint} (there are: {', '.join(SAMPLERS)})")
-    kind = SAMPLERS[name]
-    known = {f.name: f for f in fields(kind) if f.init}  # type: ignore[arg-type]
+        raise UsageError(f"no sampler is called {name!r}{hint} (there are: {', '.join(there)})")
+    kind = load(name)
+    known: dict[str, Field[Any]] = {f.name: f for f in fields(kind) if f.init} if is_dataclass(kind) else {}
     values: dict[str, float | str] = {}
     for word in filter(None, words.split(",")):
         key, equals, value = word.partition("=")

@@ -8,19 +8,22 @@
     alpha                  where the photograph is transparent
 
 joined by `+` (also) and `-` (but not): `box:0,0,90,90-ellipse:10,10,40,40+border:8`. A pixel belongs to a shape when
-its centre does.
+its centre does. Further words come in through entry points (group `editkit.masks`), each a `Shape`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from editkit.errors import PictureError
+from editkit.entries import Group, Listed
+from editkit.errors import PictureError, PluginError
 from editkit.images import Picture
 from editkit.raster import largest
 
@@ -30,10 +33,50 @@ Mask = NDArray[np.float32]
 TOLERANCE = 16.0
 """Of `color:` where none is given, in levels of 255."""
 
-SHAPES = "box: ellipse: polygon: color: border: alpha, joined by + or -"
+GROUP = "editkit.masks"
+MASKS = Group(GROUP, "mask", "editkit plugins")
 
-_WORD = re.compile(r"([+-])(?=(?:box|ellipse|polygon|color|border):|alpha(?:$|[+-]))")
-_IS_WORD = re.compile(r"(?:box|ellipse|polygon|color|border):|alpha(?:$|[+-])")
+
+@dataclass(frozen=True)
+class Shape:
+    """A word that draws a mask: what an entry point of the group points to.
+
+    Args:
+        name: its word, the name of the entry point.
+        form: how it is written, as `box:x0,y0,x1,y1`, for messages.
+        draw: (picture, what stands behind the colon, "" for nothing) -> (H, W) in [0, 1], 1 = regenerate. Raises
+            ShapeError where the words make no sense.
+        summary: a line for `editkit plugins`.
+        example: what may stand behind the colon for a picture of 64x48, for the contract's checks.
+        api: the version of this protocol.
+    """
+
+    name: str
+    form: str
+    draw: Callable[[Picture, str], Mask]
+    summary: str = ""
+    example: str = ""
+    api: int = 1
+
+
+def load(name: str) -> Shape:
+    """The shape called `name`.
+
+    Raises:
+        UsageError: there is none (the nearest is named).
+        PluginError: it does not import, or is no `Shape`.
+    """
+    return cast(Shape, MASKS.fitting(MASKS.load(name), name, ("name", "form", "draw", "summary")))
+
+
+def listed() -> list[Listed[Shape]]:
+    """Every installed one, the broken ones with their reason."""
+    return MASKS.listed(load)
+
+
+def words() -> str:
+    """The installed words, for messages."""
+    return f"{' '.join(f'{name}:' for name in MASKS.names())}, joined by + or -"
 
 
 class ShapeError(PictureError):
@@ -49,7 +92,20 @@ def as_mask(values: NDArray[Any]) -> Mask:
 
 def is_words(source: str) -> bool:
     """True for words, unless a file has that very name."""
-    return _IS_WORD.match(source) is not None and not Path(source).exists()
+    return re.match(rf"{_any_word()}(?::|$|[+-])", source) is not None and not is_there(source)
+
+
+def _any_word() -> str:
+    """An expression for the installed words."""
+    return f"(?:{'|'.join(re.escape(name) for name in MASKS.names())})"
+
+
+def is_there(path: str) -> bool:
+    """A file of this name; words may be longer than any file's name."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def from_words(words: str, picture: Picture) -> Mask:
@@ -57,7 +113,7 @@ def from_words(words: str, picture: Picture) -> Mask:
 
     `+` is the union, max(a, b); `-` the difference, min(a, 1 - b); from left to right.
     """
-    parts = _WORD.split(words)
+    parts = re.split(rf"([+-])(?={_any_word()}(?::|$|[+-]))", words)
     mask = _word(parts[0], picture)
     for sign, part in zip(parts[1::2], parts[2::2], strict=True):
         other = _word(part, picture)
@@ -66,25 +122,26 @@ def from_words(words: str, picture: Picture) -> Mask:
 
 
 def _word(text: str, picture: Picture) -> Mask:
-    kind, _, values = text.partition(":")
-    match kind:
-        case "box":
-            return box(picture, *_numbers(text, values, picture, 4))
-        case "ellipse":
-            return ellipse(picture, *_numbers(text, values, picture, 4))
-        case "polygon":
-            return polygon(picture, _numbers(text, values, picture, None))
-        case "color":
-            return color(picture, *_colour(text, values))
-        case "border":
-            return border(picture, _whole(text, values))
-        case "alpha":
-            return transparent(picture)
-    raise ShapeError(f"{text!r}: is not a shape; use {SHAPES}")
+    """What one word draws.
+
+    Raises:
+        ShapeError: there is no such word, or its numbers make no sense.
+        PluginError: a stranger's word that draws no mask of the picture's size.
+    """
+    name, _, values = text.partition(":")
+    if name not in MASKS.names():
+        raise ShapeError(f"{text!r}: is not a shape; use {words()}")
+    mask = load(name).draw(picture, values)
+    size = (picture.height, picture.width)
+    fits = isinstance(mask, np.ndarray) and mask.shape == size and bool(np.isfinite(mask).all())
+    if not fits or mask.min() < 0.0 or mask.max() > 1.0:
+        raise PluginError(f"mask {name}: drew something that is no mask; (height, width) {size} in [0, 1] is needed")
+    return as_mask(mask)
 
 
-def _numbers(text: str, values: str, picture: Picture, count: int | None) -> list[float]:
+def _numbers(kind: str, values: str, picture: Picture, count: int | None) -> list[float]:
     """Coordinates in pixels: x, y, x, y ...; with % of the width or height."""
+    text = f"{kind}:{values}"
     numbers = []
     for index, value in enumerate(values.split(",")):
         extent = picture.height if index % 2 else picture.width
@@ -94,7 +151,7 @@ def _numbers(text: str, values: str, picture: Picture, count: int | None) -> lis
         except ValueError:
             number = np.nan
         if not np.isfinite(number):
-            raise ShapeError(f"{text!r}: {value.strip()!r} is not a number; write {text.partition(':')[0]}:x,y,x,y")
+            raise ShapeError(f"{text!r}: {value.strip()!r} is not a number; write {kind}:x,y,x,y")
         numbers.append(number)
     if count is not None and len(numbers) != count:
         raise ShapeError(f"{text!r}: {count} numbers x0,y0,x1,y1 are needed, got {len(numbers)}")
@@ -103,7 +160,8 @@ def _numbers(text: str, values: str, picture: Picture, count: int | None) -> lis
     return numbers
 
 
-def _colour(text: str, values: str) -> tuple[tuple[int, int, int], float]:
+def _colour(values: str) -> tuple[tuple[int, int, int], float]:
+    text = f"color:{values}"
     found = re.fullmatch(r"#?([0-9a-fA-F]{6})(?:~(\d+(?:\.\d+)?))?", values.strip())
     if not found:
         raise ShapeError(
@@ -113,7 +171,8 @@ def _colour(text: str, values: str) -> tuple[tuple[int, int, int], float]:
     return (red, green, blue), float(found[2] or TOLERANCE)
 
 
-def _whole(text: str, values: str) -> int:
+def _whole(values: str) -> int:
+    text = f"border:{values}"
     if not re.fullmatch(r"0*[1-9]\d{0,8}", values.strip()):
         raise ShapeError(f"{text!r}: write border:N with N pixels, 1 or more")
     return int(values)
@@ -185,3 +244,33 @@ def _lies_inside(kind: str, picture: Picture, x0: float, y0: float, x1: float, y
         raise ShapeError(f"{got}: has no area; x1 must lie right of x0, and y1 below y0")
     if x0 >= picture.width or y0 >= picture.height or x1 <= 0 or y1 <= 0:
         raise ShapeError(f"{got}: lies outside the picture of {picture.width}x{picture.height}")
+
+
+def _alpha(picture: Picture, values: str) -> Mask:
+    if values:
+        raise ShapeError(f"'alpha:{values}': alpha takes nothing behind a colon")
+    return transparent(picture)
+
+
+BOX = Shape(
+    "box", "box:x0,y0,x1,y1", lambda picture, values: box(picture, *_numbers("box", values, picture, 4)),
+    "From pixel x0, y0 up to x1, y1; also in per cent.", "10,10,40,30",
+)  # fmt: skip
+ELLIPSE = Shape(
+    "ellipse", "ellipse:x0,y0,x1,y1",
+    lambda picture, values: ellipse(picture, *_numbers("ellipse", values, picture, 4)), "The ellipse in that box.",
+    "10,10,40,30",
+)  # fmt: skip
+POLYGON = Shape(
+    "polygon", "polygon:x0,y0,x1,y1,x2,y2...",
+    lambda picture, values: polygon(picture, _numbers("polygon", values, picture, None)), "Three points or more.",
+    "5,5,40,8,20,40",
+)  # fmt: skip
+COLOR = Shape(
+    "color", "color:#rrggbb~tolerance", lambda picture, values: color(picture, *_colour(values)),
+    "Pixels of about this colour.", "#808080~255",
+)  # fmt: skip
+BORDER = Shape(
+    "border", "border:N", lambda picture, values: border(picture, _whole(values)), "The outermost N pixels.", "4",
+)  # fmt: skip
+ALPHA = Shape("alpha", "alpha", _alpha, "Where the photograph is transparent.")

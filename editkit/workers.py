@@ -1,11 +1,15 @@
-"""Engines for a batch: where its work is done. One process, or several; another's can take their place."""
+"""Engines for a batch: where its work is done. One process, or several; others come in through entry points (group
+`editkit.engines`), and are named by `--engine NAME[:ARGUMENT]`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+from editkit.entries import Group, Listed
+from editkit.errors import UsageError
 from editkit.folder import Item
 
 
@@ -28,6 +32,49 @@ Engine = Callable[[Callable[[Item], Result], Sequence[Item]], Iterator[Result]]
 The function, the items and the results can be sent to other machines that see the same folders: with Ray Data an engine
 is `ray.data.from_items([{"item": i} for i in items]).map(lambda row: {"result": function(row["item"])}).iter_rows()`.
 """
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """What an entry point of the group points to.
+
+    Args:
+        name: its name.
+        summary: a line for `editkit plugins`.
+        make: (what stands behind the colon, "" for nothing; the number of workers asked for) -> an `Engine`. Raises
+            UsageError where these make no sense.
+        api: the version of this protocol.
+    """
+
+    name: str
+    summary: str
+    make: Callable[[str, int], Engine]
+    api: int = 1
+
+
+GROUP = "editkit.engines"
+ENGINES = Group(GROUP, "engine", "editkit plugins")
+
+
+def load_engine(name: str) -> EngineKind:
+    """The kind of engine called `name`.
+
+    Raises:
+        UsageError: there is none (the nearest is named).
+        PluginError: it does not import, or is no `EngineKind`.
+    """
+    return cast(EngineKind, ENGINES.fitting(ENGINES.load(name), name, ("name", "summary", "make")))
+
+
+def listed() -> list[Listed[EngineKind]]:
+    """Every installed one, the broken ones with their reason."""
+    return ENGINES.listed(load_engine)
+
+
+def engine_of(spec: str, workers: int) -> Engine:
+    """The engine that `NAME[:ARGUMENT]` asks for, with so many workers."""
+    name, _, argument = spec.partition(":")
+    return load_engine(name).make(argument, workers)
 
 
 def serial(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
@@ -112,3 +159,24 @@ def _start_worker(share: int) -> None:
 
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // share))
 
+
+
+def _bare(name: str, argument: str) -> None:
+    if argument:
+        raise UsageError(f"--engine {name}: takes nothing behind a colon, got {argument!r}")
+
+
+def _serial(argument: str, workers: int) -> Engine:
+    _bare("serial", argument)
+    if workers > 1:
+        raise UsageError(f"--engine serial works on one picture at a time; leave --workers {workers} out")
+    return serial
+
+
+def _processes(argument: str, workers: int) -> Engine:
+    _bare("processes", argument)
+    return processes(workers)
+
+
+SERIAL = EngineKind("serial", "One picture after the other, in this process.", _serial)
+PROCESSES = EngineKind("processes", "As many processes on this machine as --workers says.", _processes)

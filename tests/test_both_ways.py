@@ -107,7 +107,7 @@ def test_there_and_back_is_the_identity_in_the_limit(sampler, ratio):
     assert errors[0] > ratio * errors[1] > ratio**2 * errors[2], errors
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", SAMPLERS.names())
 def test_who_cannot_walk_up_says_so(name):
     can = make_sampler(name).reversible
     assert can == (name in ("ddim", "euler", "heun"))
@@ -129,7 +129,7 @@ def test_guidance_acts_on_the_way_up_too():
 # -- samplers
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", SAMPLERS.names())
 def test_a_sampler_holds_nothing_between_runs(name):
     """The same object serves two processes that take turns, move by move."""
     alone = sample(model(), shape=(3, 4), steps=8, sampler=name)

@@ -297,7 +297,10 @@ def test_multistep(beta: str, kind: PredictionType, spacing: str, steps: int, na
     same(ours(config, name, steps, kind), theirs(scheduler, steps))
 
 
-@every("name, kind", [case for case in itertools.product(SAMPLERS, KINDS) if case != ("euler-ancestral", "sample")])
+@every(
+    "name, kind",
+    [case for case in itertools.product(SAMPLERS.names(), KINDS) if case != ("euler-ancestral", "sample")],
+)
 def test_in_float32(name: str, kind: PredictionType) -> None:
     """Both as they are used, on the table of Stable Diffusion, 20 steps."""
     made: Any = {
@@ -356,7 +359,7 @@ def test_ddpm_on_a_ve_table_is_the_predictor_of_score_sde() -> None:
     same(ours(config, "ddpm:variance=large", 20, "epsilon"), expected)
 
 
-@every("name", SAMPLERS)
+@every("name", SAMPLERS.names())
 def test_counted_calls_are_the_predicted_ones(name: str) -> None:
     states: list[State] = []
     model = TinyModel(configured("scaled", "epsilon", "leading"), "epsilon")

@@ -14,7 +14,7 @@ from editkit import sample
 from editkit.errors import UsageError
 from editkit.models import Gaussian
 from editkit.models.scheduling import clip_range, default_sampler, make_schedule
-from editkit.samplers import SAMPLERS, make_sampler
+from editkit.samplers import SAMPLERS, load, make_sampler
 from editkit.schedule import VE, Cosine, Discrete, Flow, Grid, Spacing, progress
 
 SD = {"_class_name": "PNDMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
@@ -23,7 +23,7 @@ SD = {"_class_name": "PNDMScheduler", "beta_schedule": "scaled_linear", "beta_st
 
 def times(schedule: Discrete, steps: int, spacing: Spacing, sampler: str = "ddim") -> list[float]:
     """Noisiest first, without the clean end."""
-    return [level.t for level in schedule.levels(steps, spacing, SAMPLERS[sampler].grid)][:0:-1]
+    return [level.t for level in schedule.levels(steps, spacing, load(sampler).grid)][:0:-1]
 
 
 def plain(**config: object) -> Discrete:
@@ -60,11 +60,11 @@ def test_auto_is_the_configuration_and_then_the_samplers_own() -> None:
     assert times(plain(), 4, "auto", "euler") == [999, 666, 333, 0]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", SAMPLERS.names())
 @pytest.mark.parametrize("spacing", ["auto", "leading", "trailing", "linspace"])
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
 def test_ladders_rise_in_noise(sampler: str, spacing: Spacing, steps: int) -> None:
-    levels = plain(**SD).levels(steps, spacing, SAMPLERS[sampler].grid)
+    levels = plain(**SD).levels(steps, spacing, load(sampler).grid)
     assert len(levels) == steps + 1
     assert [level.index for level in levels] == list(range(steps + 1))
     assert all(a.sigma <= b.sigma for a, b in pairwise(levels))
@@ -78,13 +78,13 @@ def test_more_steps_than_levels() -> None:
     with pytest.raises(UsageError, match=r"1001.*1000 noise levels"):
         plain().levels(1001)
     with pytest.raises(UsageError, match=r"51.*50 noise levels"):
-        plain().levels(51, grid=SAMPLERS["lcm"].grid)
+        plain().levels(51, grid=load("lcm").grid)
 
 
 def test_only_ddim_ends_where_the_configuration_says() -> None:
     schedule = plain(**SD)
-    assert schedule.levels(10, grid=SAMPLERS["ddim"].grid)[0].sigma == pytest.approx(math.sqrt(0.00085), rel=1e-4)
-    assert schedule.levels(10, grid=SAMPLERS["ddpm"].grid)[0].sigma == 0.0
+    assert schedule.levels(10, grid=load("ddim").grid)[0].sigma == pytest.approx(math.sqrt(0.00085), rel=1e-4)
+    assert schedule.levels(10, grid=load("ddpm").grid)[0].sigma == 0.0
 
 
 def test_zero_terminal_snr() -> None:
@@ -92,7 +92,7 @@ def test_zero_terminal_snr() -> None:
     schedule = plain(rescale_betas_zero_snr=True, timestep_spacing="trailing")
     top = schedule.levels(10)[-1]
     assert (top.alpha, top.sigma, top.log_snr) == (0.0, 1.0, -math.inf)
-    assert schedule.levels(10, grid=SAMPLERS["euler"].grid)[-1].alpha == 2.0**-12
+    assert schedule.levels(10, grid=load("euler").grid)[-1].alpha == 2.0**-12
 
 
 def test_where_a_process_starts() -> None:
@@ -136,7 +136,7 @@ def test_progress_is_linear_in_log_snr_and_clipped() -> None:
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), VE(), VE(0.002, 80, 0.0), Flow(), Flow(3.0)])
-@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "lcm"])
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS.names() if name != "lcm"])
 def test_every_sampler_on_every_family_finds_the_gaussian(schedule: object, sampler: str) -> None:
     """x0 ~ N(0.5, 0.2^2), exact denoiser, 300 steps: mean and deviation to a few per cent. (lcm is no solver of it: its
     network is a distilled one.)"""

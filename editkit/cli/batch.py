@@ -15,7 +15,7 @@ from editkit.errors import UsageError
 from editkit.folder import Masks
 from editkit.options import Options
 from editkit.params import Param, params
-from editkit.workers import Result, processes, serial
+from editkit.workers import Result, engine_of
 from editkit.writing import EXTENSIONS
 
 INTERRUPTED = 130
@@ -39,6 +39,8 @@ PARAMS = [
     Param("mask", "text", "Each picture's mask: {stem}.mask.png, a file for all, or words.", None, False, (), "MASK"),
     Param("masks", "text", "The folder the masks are in; default: beside the pictures.", None, False, (), "DIR"),
     Param("workers", "int", "Processes that work side by side.", 1, False),
+    Param("engine", "text", "Where the work is done (see editkit plugins); default: serial, or processes for several "
+          "workers.", None, False, (), "NAME[:ARGUMENT]"),
     Param("resume", "flag", "Go on with the run whose journal is in OUT.", None, False),
     Param("force", "flag", "Begin anew and replace results that are there.", None, False),
     Param("format", "text", "Ending of the results' names; keep: each picture's own.", ".png", False),
@@ -64,6 +66,7 @@ def batch_command(words: list[str]) -> int:
     if given.get("resume") and given.get("force"):
         raise UsageError("--resume goes on with a run, --force begins anew; give one of them")
     chain = overridden(recipe.read(given["recipe"], allow_code=options.allow_code), options)
+    engine = engine_of(given.get("engine") or ("serial" if workers == 1 else "processes"), workers)
     masks = _masks(given.get("mask"), given.get("masks"))
     report = _Report(given.get("quiet", False), given.get("json_", False))
     with report.bar():
@@ -75,7 +78,7 @@ def batch_command(words: list[str]) -> int:
                 masks=masks,
                 ending=_ending(given.get("format", ".png")),
                 provenance=given.get("provenance", True),
-                engine=serial if workers == 1 else processes(workers),
+                engine=engine,
                 resume=given.get("resume", False),
                 force=given.get("force", False),
                 begin=report.begin,

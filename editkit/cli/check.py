@@ -1,24 +1,51 @@
-"""`editkit plugins check NAME`: whether a plugin keeps the contract, on the command line too."""
+"""`editkit plugins check NAME`: whether what is installed under a name keeps the contract of its kind."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from editkit.errors import UsageError
 from editkit.plugin import Plugin
+
+T = TypeVar("T")
 
 
 def check_command(name: str) -> int:
-    """`editkit plugins check NAME`: 1 where the contract is broken."""
+    """`editkit plugins check [KIND:]NAME`: 1 where the contract is broken.
+
+    Raises:
+        UsageError: nothing is called so, or things of several kinds are and none is named.
+    """
     from editkit import contract, registry
+    from editkit.contract_kinds import CONTRACTS, kinds_of
+
+    kind, colon, bare = name.partition(":")
+    kinds = kinds_of(bare if colon else name)
+    if colon and kind not in kinds:
+        there = f"it is a {' and a '.join(kinds)}" if kinds else "nothing is"
+        raise UsageError(f"no {kind} is called {bare!r}; {there}")
+    if not colon and len(kinds) > 1:
+        raise UsageError(f"{name} is a {' and a '.join(kinds)}; write {' or '.join(f'{k}:{name}' for k in kinds)}")
+    kind, bare = (kind, bare) if colon else ((kinds or ["plugin"])[0], name)
+    if kind == "plugin":
+        return _told(registry.load(bare), bare, {**contract.CHECKS, "typed": typed})
+    return _told(bare, bare, CONTRACTS[kind][1])
+
+
+def _told(checked: T, name: str, checks: Mapping[str, Callable[[T], None]]) -> int:
+    """A line for each check, and one for all."""
+    from editkit import contract
     from editkit.cli.console import write
 
-    plugin = registry.load(name)
-    checks = {**contract.CHECKS, "typed": typed}
+    width = max(len(check) for check in checks)
     broken = unchecked = 0
-    for verdict in contract.verdicts(plugin, checks):
+    for verdict in contract.verdicts(checked, checks):
         said = (checks[verdict.check].__doc__ or "").strip().splitlines()[0]
         word = {True: "kept", False: "BROKEN", None: "not checked"}[verdict.kept]
         broken += verdict.kept is False
         unchecked += verdict.kept is None
-        write(f"{word:<12} {verdict.check:<11} {verdict.reason or said}")
+        write(f"{word:<12} {verdict.check:<{width}} {verdict.reason or said}")
     kept = f"keeps the contract ({unchecked} not checked)" if unchecked else "keeps the contract"
     write(f"{name}: " + (f"{broken} of {len(checks)} checks are broken" if broken else kept))
     return 1 if broken else 0

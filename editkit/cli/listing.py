@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 from editkit import registry
 from editkit.cli.console import out, write
+from editkit.entries import Listed
 from editkit.errors import UsageError
 from editkit.params import params
+
+T = TypeVar("T")
 
 USAGE = """usage: editkit PLUGIN PICTURE [options] [with PLUGIN ...] [then PLUGIN ...]
 
@@ -57,8 +63,9 @@ def plugins_command(words: list[str]) -> int:
 
     if words and words[0] in ("-h", "--help"):
         write("usage: editkit plugins [NAME]\n       editkit plugins check NAME\n")
-        write("Lists the installed plugins; with a name, that one's parameters. `check` runs the contract that every")
-        write("plugin keeps, on a cheap exact model; exit code 1 where it is broken.")
+        write("Lists what is installed: plugins, samplers, models, mask words, batch engines, hint detectors. With a")
+        write("name, that one's parameters. `check` runs the contract of its kind, on a cheap exact model; exit code 1")
+        write("where it is broken. Where several kinds have the name, write KIND:NAME.")
         return 0
     if words[:1] == ["check"] and len(words) == 2:
         from editkit.cli.check import check_command
@@ -68,15 +75,46 @@ def plugins_command(words: list[str]) -> int:
         raise UsageError(f"plugins takes one name at most, got {len(words)}")
     if words:
         return _one(words[0])
-    table = Table("plugin", "from", "", box=None, pad_edge=False)
-    for row in registry.listed():
-        text = _summary(row.kind) if row.kind is not None else f"BROKEN: {row.broken}"
-        table.add_row(row.name, row.distribution, escape(text))
-    out().print(table)
+    for kind, rows in _installed().items():
+        table = Table(kind, "from", "", box=None, pad_edge=False)
+        for row in rows:
+            text = row.kind if row.kind is not None else f"BROKEN: {row.broken}"
+            table.add_row(row.name, row.distribution, escape(text))
+        out().print(table)
+        write("")
     return 0
 
 
+def _installed() -> dict[str, list[Listed[str]]]:
+    """Everything that came in through an entry point, by kind, with a line about each."""
+    from editkit import hints, samplers, shapes, workers
+    from editkit.models import folder
+
+    def lines(rows: Sequence[Listed[T]], about: Callable[[T], str]) -> list[Listed[str]]:
+        return [Listed(r.name, r.distribution, None if r.kind is None else about(r.kind), r.broken) for r in rows]
+
+    return {
+        "plugin": lines(registry.listed(), _summary),
+        "sampler": lines(samplers.listed(), _summary),
+        "model": lines(folder.listed(), lambda found: str(getattr(found, "KNOWN", "")) or _summary(found)),
+        "mask": lines(shapes.listed(), lambda shape: f"{shape.form}  {shape.summary}"),
+        "engine": lines(workers.listed(), lambda engine: engine.summary),
+        "hint": lines(hints.listed(), _summary),
+    }
+
+
 def _one(name: str) -> int:
+    """The parameters of one plugin; a line about anything else of that name."""
+    if name not in registry.names():
+        found = [(kind, row) for kind, rows in _installed().items() for row in rows if row.name == name]
+        for kind, row in found:
+            write(f"{kind} {name} (from {row.distribution}): {row.kind or f'BROKEN: {row.broken}'}")
+        if found:
+            return 0
+    return _plugin(name)
+
+
+def _plugin(name: str) -> int:
     """The parameters and hooks of one plugin."""
     import inspect
 
@@ -93,10 +131,10 @@ def _one(name: str) -> int:
     return 0
 
 
-def _summary(plugin: type[object]) -> str:
+def _summary(found: object) -> str:
     import inspect
 
-    return (inspect.getdoc(plugin) or "").split("\n", 1)[0]
+    return (inspect.getdoc(found) or "").split("\n", 1)[0]
 
 
 def models_command(words: list[str]) -> int:

@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prediction
-from editkit.models.patches.info import PATCHES
 from editkit.models.setup import Setup, check, home, prepared
 
 if TYPE_CHECKING:
@@ -40,10 +38,16 @@ EMBEDDED_DEFAULT = "patches"
 
 
 def embedded() -> tuple[ModelInfo, ...]:
-    """The models that come with editkit: nothing is downloaded."""
-    from editkit.models import pocket
+    """The models that come with editkit and other packages: nothing is downloaded."""
+    from editkit.models.folder import Named, listed
 
-    return (PATCHES, describe("pocket")) if (pocket.folder() / "pocket.json").is_file() else (PATCHES,)
+    found = []
+    for row in listed():
+        try:
+            found += [row.kind.info()] if isinstance(row.kind, Named) else []
+        except ModelError:
+            continue  # it did not come with this installation
+    return tuple(found)
 
 
 def describe(name: str, *, offline: bool = False) -> ModelInfo:
@@ -52,37 +56,25 @@ def describe(name: str, *, offline: bool = False) -> ModelInfo:
     Raises:
         ModelError: it cannot be found, or is of a family that is not known.
     """
-    if name == "auto":
-        name = EMBEDDED_DEFAULT
-    if name == "patches":
-        return PATCHES
-    from editkit.models.folder import describe_folder
+    from editkit.models.folder import describe_folder, named
 
-    if name == "pocket":
-        return replace(describe_folder(_pocket(), offline=True), name="pocket")
-    return describe_folder(name, offline=offline)
+    model = named(EMBEDDED_DEFAULT if name == "auto" else name)
+    return describe_folder(name, offline=offline) if model is None else model.info()
 
 
-def _pocket() -> str:
-    """The folder of the embedded network."""
-    from editkit.models import pocket
-
-    path = pocket.folder()
-    if not (path / "pocket.json").is_file():
-        raise ModelError("model pocket did not come with this installation of editkit; use patches")
-    return str(path)
-
-
-def folder_of(name: str) -> Path:
-    """Where the weights of the model called `name` lie on this machine, a folder or a file; nothing is fetched.
+def folder_of(name: str) -> Path | None:
+    """Where the weights of the model called `name` lie on this machine, a folder or a file; nothing is fetched. None:
+    it has none.
 
     Raises:
         ModelError: they are not here.
     """
+    from editkit.models.folder import named
     from editkit.models.loading import find
 
-    if name == "pocket":
-        return Path(_pocket())
+    model = named(name)
+    if model is not None:
+        return model.weights()
     layout = find(name, offline=True)
     return layout.file or layout.path
 
@@ -95,18 +87,16 @@ def load(
     Raises:
         ModelError: weights missing, misshapen, or in a pickle.
     """
+    from editkit.models.folder import load_folder, named
     from editkit.models.process import loading
 
     check(info, setup, device, offline)
     with loading():
-        if info.own_picture:
-            from editkit.models.patches.model import Patches
-
-            return prepared(Patches(), setup, device, dtype, offline)
-        from editkit.models.folder import load_folder
-
-        where = _pocket() if info.name == "pocket" else info.name
-        model = load_folder(where, info, home(setup, device), dtype, offline=offline)
+        own = named(info.name)
+        if own is None:
+            model = load_folder(info.name, info, home(setup, device), dtype, offline=offline)
+        else:
+            model = own.make(info, home(setup, device), dtype)
         return prepared(model, setup, device, dtype, offline)
 
 

@@ -27,7 +27,8 @@ def fingerprint(info: ModelInfo) -> str | None:
     from editkit.models import folder_of
 
     try:
-        return None if info.own_picture else _of(folder_of(info.name))
+        path = folder_of(info.name)
+        return None if path is None else _of(path)
     except ModelError:  # a model of one's own, given to edit() as an object
         return None
 

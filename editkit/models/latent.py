@@ -36,8 +36,9 @@ _NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
 def matches(layout: Layout) -> bool:
-    """A pipeline with a UNet2DConditionModel and a VAE, and one text encoder or none."""
-    if not layout.index or not (layout.has("unet") and layout.has("vae")) or layout.has("text_encoder_2"):
+    """A pipeline with a UNet2DConditionModel and a VAE, and one text encoder or none; not the upscaler."""
+    others = layout.has("text_encoder_2") or layout.has("low_res_scheduler")
+    if not layout.index or not (layout.has("unet") and layout.has("vae")) or others:
         return False
     return layout.config("unet").get("_class_name") == "UNet2DConditionModel"
 

@@ -29,6 +29,8 @@ _STEPS = {"ddpm": 250, "ddpm:variance=large": 250}
 
 def matches(layout: Layout) -> bool:
     """A pipeline whose only network is a UNet2DModel, or a bare one."""
+    if layout.index.get("_class_name") == "EditkitPocket":
+        return False
     if layout.index:
         networks = {key for key in layout.index if not key.startswith("_")} - {"unet", "scheduler"}
         return not networks and _class(layout.config("unet")) == "UNet2DModel"

@@ -18,6 +18,7 @@ It works on windows of one size; `editkit.windows` makes them serve pictures of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,28 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     network = load_network(layout, "unet", PocketUNet, dtype, device)
     window = int(wiring["window"])
     return Windowed(Pocket(info, network, make_schedule(scheduler), wiring), window, window // 4)
+
+
+def info() -> ModelInfo:
+    """The embedded network's, by its own name."""
+    return replace(describe(_here()), name="pocket")
+
+
+def make(info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
+    """The embedded network."""
+    return load(_here(), info, device, dtype)
+
+
+def weights() -> Path | None:
+    """The embedded network's folder."""
+    return _here().path
+
+
+def _here() -> Layout:
+    path = folder()
+    if not (path / "pocket.json").is_file():
+        raise ModelError("model pocket did not come with this installation of editkit; use patches")
+    return Layout("pocket", path)
 
 
 class Pocket(PixelSpace):
