@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from editkit.errors import PictureError
 from editkit.images import Picture
 from editkit.metadata import Metadata, describe, upright
+from editkit.process import SILENCE
 
 
 def from_array(array: NDArray[Any]) -> Picture:
@@ -196,14 +197,15 @@ def _by_opencv(data: bytes) -> NDArray[Any] | None:
     """A file as OpenCV reads it, BGR; None where it cannot, without what it would write to standard error."""
     import cv2
 
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(0)
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        return None
-    finally:
-        cv2.utils.logging.setLogLevel(level)
+    with SILENCE:
+        level = cv2.utils.logging.getLogLevel()
+        cv2.utils.logging.setLogLevel(0)
+        try:
+            return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error:
+            return None
+        finally:
+            cv2.utils.logging.setLogLevel(level)
 
 
 def _deep(picture: Picture, data: bytes, format_: str | None, notices: list[str], name: str) -> Picture:

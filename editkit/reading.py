@@ -20,6 +20,7 @@ from editkit.decoding import from_array, from_image
 from editkit.errors import PictureError
 from editkit.images import Picture, Pixels
 from editkit.metadata import PNG_SIGNATURE
+from editkit.process import SILENCE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -127,7 +128,7 @@ def _one_line(name: str, data: bytes) -> Iterator[None]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
+        with SILENCE, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of what is reported or harmless here
             yield
     except PictureError:

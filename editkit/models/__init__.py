@@ -99,7 +99,7 @@ def load(
     Raises:
         ModelError: weights missing, misshapen, or in a pickle.
     """
-    from editkit.models.process import loading
+    from editkit.process import loading
 
     check(info, setup, device, offline)
     with loading():
