@@ -137,7 +137,7 @@ def in_float32(vae: Any, device: torch.device) -> Any:
     with torch.device("meta"):
         made = type(vae).from_config(vae.config)
     if any(weight.is_meta for weight in vae.parameters()):  # they are brought when they are needed, and taken away
-        from accelerate.utils import get_state_dict_offloaded_model
+        from accelerate.utils.modeling import get_state_dict_offloaded_model
 
         weights = get_state_dict_offloaded_model(vae)
     else:
