@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from editkit.errors import PictureError
 from editkit.exif import upright
 from editkit.metadata import Metadata, describe
+from editkit.process import SILENCE
 from editkit.raster import Raster
 
 
@@ -197,14 +198,15 @@ def _by_opencv(data: bytes) -> NDArray[Any] | None:
     """A file as OpenCV reads it, BGR; None where it cannot, without what it would write to standard error."""
     import cv2
 
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(0)
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        return None
-    finally:
-        cv2.utils.logging.setLogLevel(level)
+    with SILENCE:
+        level = cv2.utils.logging.getLogLevel()
+        cv2.utils.logging.setLogLevel(0)
+        try:
+            return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error:
+            return None
+        finally:
+            cv2.utils.logging.setLogLevel(level)
 
 
 def _deep(picture: Raster, data: bytes, format_: str | None, notices: list[str], name: str) -> Raster:

@@ -34,12 +34,12 @@ class _Stream:
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         if len(self.generators) == 1:
-            return torch.randn(tuple(shape), generator=self.generators[0])
+            return torch.randn(tuple(shape), generator=self.generators[0], dtype=torch.float32)
         if len(self.generators) != shape[0]:
             raise ValueError(
                 f"{len(self.generators)} seeds for a batch of {shape[0]}: one seed an item, or one for all"
             )
-        return torch.cat([torch.randn((1, *shape[1:]), generator=g) for g in self.generators])
+        return torch.cat([torch.randn((1, *shape[1:]), generator=g, dtype=torch.float32) for g in self.generators])
 
 
 class Noise(Protocol):

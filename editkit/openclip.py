@@ -48,7 +48,7 @@ class Clip:
         import torch
         import torch.nn.functional as F
 
-        from editkit.models.process import READING
+        from editkit.process import READING
 
         with READING:
             tokens = self.tokenizer(list(texts))
@@ -102,7 +102,7 @@ def load_clip(source: str, device: torch.device, *, offline: bool = False) -> Cl
     Raises:
         ModelError: a name or tag that open_clip does not know (near ones are listed), weights that are not here.
     """
-    from editkit.models.process import loading
+    from editkit.process import loading
 
     folder = Path(source).expanduser()
     with loading():  # open_clip draws the weights that are then replaced

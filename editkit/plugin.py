@@ -9,7 +9,7 @@ table of hooks, in the order the engine calls them::
     default_sampler (info) -> name or None   on the declaration: what the method was derived for, if the user names none
     plan       (plan) -> plan                on the declaration: SDEdit starts lower, RePaint travels
     levels     (levels, inputs) -> levels    on the declaration: another ladder of noise levels, as `denoise` lays one
-    bind       (run) -> Hooks                load networks, encode pictures; the only place with side effects
+    bind       (run) -> Hooks                borrow networks (run.lease), encode pictures; alone has side effects
     begin      () -> x_t or None             the starting state                                     (slot)
     sampler    () -> Sampler or None         a transition x_t -> x_s of its own                     (slot)
     condition  (step, cond) -> cond          prompts, known picture and mask, ControlNet residuals

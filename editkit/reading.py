@@ -19,6 +19,7 @@ import numpy as np
 from editkit.decoding import from_array, from_image
 from editkit.errors import PictureError
 from editkit.png import PNG_SIGNATURE
+from editkit.process import SILENCE
 from editkit.raster import Pixels, Raster
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _one_line(name: str, data: bytes) -> Iterator[None]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
+        with SILENCE, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of what is reported or harmless here
             yield
     except PictureError:

@@ -195,8 +195,12 @@ def test_checkpointing_gives_the_same_picture_and_is_refused_without_a_network(p
     made = PixelUNet(ModelInfo("tiny", "test", steps=3), network, make_schedule(scheduler), scheduler)
     run = {"shape": (1, 3, 32, 32), "sampler": "ddim", "steps": 3}
     plain = sample(made, Guide(weight=5.0), **run)
-    again = sample(made, Guide(weight=5.0, checkpoint=True), **run)
-    assert network.is_gradient_checkpointing
+    seen = []
+    again = sample(
+        made, Guide(weight=5.0, checkpoint=True), watch=lambda _: seen.append(network.is_gradient_checkpointing), **run
+    )
+    assert seen == [True] * 3
+    assert not network.is_gradient_checkpointing  # taken back
     torch.testing.assert_close(plain, again, atol=1e-5, rtol=0)
     with pytest.raises(UsageError, match="--checkpoint is for networks of many layers"):
         _run(picture, Guide(checkpoint=True))

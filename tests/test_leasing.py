@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import pickle
+import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import diffusers
 import numpy as np
 import pytest
@@ -30,11 +33,12 @@ from editkit.models.base import ModelInfo
 from editkit.models.capability import capability, leased, networks
 from editkit.models.checkpointing import checkpointed
 from editkit.models.latent import LatentUNet
+from editkit.models.latent_space import chunks, padded
 from editkit.models.leasing import Models
 from editkit.models.memory import DECODER, DENOISER
-from editkit.models.process import Turn, begin_thread, own_threads
 from editkit.models.setup import Setup
 from editkit.plugins import Guide, Inpaint
+from editkit.process import Turn, begin_thread, own_threads
 
 CPU, FP32 = torch.device("cpu"), torch.float32
 MASK = "box:10,10,44,40"
@@ -259,6 +263,22 @@ def test_what_moves_while_it_works_is_lent_to_one_thread_at_a_time(sd: str, monk
     assert entered == ["first", "other"]
 
 
+def test_threads_that_read_pictures_leave_no_filter_and_no_log_level(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 65536, (32, 32, 3), dtype=np.uint16)
+    Picture(pixels).write(tmp_path / "deep.png")
+    filters, level = list(warnings.filters), cv2.utils.logging.getLogLevel()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            read = list(pool.map(lambda _: Picture.read(tmp_path / "deep.png").pixels, range(200)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(np.array_equal(found, pixels) for found in read)
+    assert list(warnings.filters) == filters
+    assert cv2.utils.logging.getLogLevel() == level
+
+
 def test_a_turn_is_given_back_from_any_thread() -> None:
     turn = Turn()
     turn.__enter__()
@@ -447,3 +467,18 @@ def test_a_thread_that_begins_meanwhile_has_the_number_of_all(two_threads: None)
         torch.set_num_threads(1)
     assert torch.get_num_threads() == 1
     assert in_a_thread(begun) == 2
+
+
+def test_texts_read_at_once_are_read_as_alone() -> None:
+    """A tokenizer keeps the padding of its last call, and Stable Diffusion 3 asks for two."""
+    tokenizer = tiny.tokenizer()
+
+    def read(k: int) -> list[list[int]]:
+        text = ("a", "a red door " * 40)[k % 2]
+        read = chunks(tokenizer, text) if k % 3 else padded(tokenizer, text, 200)
+        ids: list[list[int]] = read["input_ids"].tolist()
+        return ids
+
+    alone = [read(k) for k in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(ids == alone[k % 6] for k, ids in enumerate(pool.map(read, range(1200))))

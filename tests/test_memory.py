@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import accelerate
 import diffusers
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from editkit.boxes import Box
 from editkit.errors import ModelError
 from editkit.models import describe, load
 from editkit.models.base import Pass
+from editkit.models.latent_space import in_float32
 from editkit.models.layout import Layout
 from editkit.models.memory import DECODER, DENOISER, settle, weigh
 from editkit.models.packing import _Kept
@@ -207,6 +209,18 @@ def test_a_vae_that_overflows_on_the_way_in_is_run_again_too() -> None:
     model.vae.encode = lambda image: broken
     with pytest.raises(ModelError, match="the VAE made NaN or infinity of a picture"):
         model.encode(torch.zeros(1, 3, 64, 64))
+
+
+def test_a_vae_whose_weights_are_elsewhere_is_copied_to_float32_too() -> None:
+    vae = tiny.vae().to(torch.bfloat16)
+    latents = torch.randn(1, 4, 8, 8)
+    with torch.no_grad():
+        expected = in_float32(vae, CPU).decode(latents).sample
+        accelerate.cpu_offload(vae, execution_device=CPU)
+        made = in_float32(vae, CPU)
+        assert all(weight.is_meta for weight in vae.parameters())
+        assert made.dtype == torch.float32
+        assert torch.equal(made.decode(latents).sample, expected)
 
 
 def test_nan_from_the_vae_is_never_a_picture() -> None:

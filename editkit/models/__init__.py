@@ -88,7 +88,7 @@ def load(
         ModelError: weights missing, misshapen, or in a pickle.
     """
     from editkit.models.folder import load_folder, named
-    from editkit.models.process import loading
+    from editkit.process import loading
 
     check(info, setup, device, offline)
     with loading():

@@ -138,7 +138,7 @@ def in_float32(vae: Any, device: torch.device) -> Any:
     with torch.device("meta"):
         made = type(vae).from_config(vae.config)
     if any(weight.is_meta for weight in vae.parameters()):  # they are brought when they are needed, and taken away
-        from accelerate.utils import get_state_dict_offloaded_model
+        from accelerate.utils.modeling import get_state_dict_offloaded_model
 
         weights = get_state_dict_offloaded_model(vae)
     else:
@@ -154,16 +154,32 @@ def chunks(tokenizer: Any, text: str, least: int = 1) -> Any:
     A text that fits is one row, exactly as the pipelines read it. Longer ones are cut every 75 tokens, as is usual: the
     rows are encoded apart and stand side by side. Fewer rows than `least` are followed by empty ones.
     """
-    from editkit.models.process import READING
+    from editkit.process import READING
 
-    length = int(tokenizer.model_max_length)
+    most = int(tokenizer.model_max_length)
     with READING:
         whole = tokenizer(text, verbose=False).input_ids
         first, inner, last = whole[0], whole[1:-1], whole[-1]
-        rows = [inner[k : k + length - 2] for k in range(0, max(len(inner), 1), length - 2)]
+        rows = [inner[k : k + most - 2] for k in range(0, max(len(inner), 1), most - 2)]
         rows += [[]] * (least - len(rows))
-        padded = {"input_ids": [[first, *row, last] for row in rows]}
-        return tokenizer.pad(padded, padding="max_length", max_length=length, return_tensors="pt")
+        given = {"input_ids": [[first, *row, last] for row in rows]}
+        return tokenizer.pad(given, padding="max_length", max_length=most, return_tensors="pt")
+
+
+def length(tokenizer: Any, text: str) -> int:
+    """How many tokens `text` is, with those at both ends."""
+    from editkit.process import READING
+
+    with READING:
+        return len(tokenizer(text, verbose=False).input_ids)
+
+
+def padded(tokenizer: Any, text: str, length: int) -> Any:
+    """`text` as one row of tokens, filled up to `length`."""
+    from editkit.process import READING
+
+    with READING:
+        return tokenizer(text, padding="max_length", max_length=length, return_tensors="pt")
 
 
 def beside(ids: Tensor, encoder: Any) -> Tensor:

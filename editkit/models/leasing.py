@@ -23,8 +23,8 @@ from editkit.models import load as load_model
 from editkit.models.base import Model, ModelInfo
 from editkit.models.capability import leased, networks
 from editkit.models.checkpointing import checkpointed
-from editkit.models.process import LOADING, Turn, begin_thread, loading
 from editkit.models.setup import Setup
+from editkit.process import LOADING, Turn, begin_thread, loading
 
 P = ParamSpec("P")
 T = TypeVar("T")

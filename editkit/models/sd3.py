@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
 from editkit.models.base import Conditioning, Model, ModelInfo, Prediction, Prompt, convert
-from editkit.models.latent_space import LatentSpace, beside, chunks, evened, side_by_side, vae_factor
+from editkit.models.latent_space import LatentSpace, beside, chunks, evened, length, padded, side_by_side, vae_factor
 from editkit.models.layout import Layout
 from editkit.models.loading import load_network, load_text_encoder
 from editkit.models.scheduling import default_sampler, make_schedule, prediction_type
@@ -138,13 +138,10 @@ class LatentTransformer(LatentSpace):
         import torch
         import torch.nn.functional as F
 
-        from editkit.models.process import READING
-
         states, pooled = [], []
         n = max(len(chunks(reader.tokenizer, text)["input_ids"]) for reader in self.readers[:2])
         if len(self.readers) > 2:
-            with READING:
-                n = max(n, math.ceil(len(self.readers[2].tokenizer(text, verbose=False).input_ids) / T5_LENGTH))
+            n = max(n, math.ceil(length(self.readers[2].tokenizer, text) / T5_LENGTH))
         for reader in self.readers[:2]:
             ids = chunks(reader.tokenizer, text, n)["input_ids"]
             out = reader.encoder(beside(ids, reader.encoder), output_hidden_states=True)
@@ -154,9 +151,8 @@ class LatentTransformer(LatentSpace):
         width = int(self.transformer.config.joint_attention_dim)
         if len(self.readers) > 2:
             three = self.readers[2]
-            with READING:
-                padded = three.tokenizer(text, padding="max_length", max_length=n * T5_LENGTH, return_tensors="pt")
-            long = three.encoder(beside(padded["input_ids"], three.encoder))[0]
+            ids = padded(three.tokenizer, text, n * T5_LENGTH)["input_ids"]
+            long = three.encoder(beside(ids, three.encoder))[0]
         else:
             long = clip.new_zeros(1, n * T5_LENGTH, width)
         embeds = torch.cat([F.pad(clip, (0, width - clip.shape[-1])), long], dim=1)

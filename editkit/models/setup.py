@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from editkit.errors import ModelError, UsageError
 from editkit.models.base import Model, ModelInfo
 from editkit.models.capability import capability
+from editkit.process import SILENCE
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,7 @@ Offload = Literal["none", "model", "sequential"]
 
 @dataclass(frozen=True)
 class Setup:
-    """Options of the run that make another model of a model; see `Options`. Hashable: loaders may remember by it."""
+    """Options of the run that make another model of a model; see `Options`. Hashable: loaded models are kept by it."""
 
     lora: tuple[str, ...] = ()
     refiner: str | None = None
@@ -226,10 +227,10 @@ def _load_lora(pipe: Any, adapter: str, name: str, word: str) -> float:
 def _silent(name: str) -> Iterator[None]:
     """A library's logger and warnings say nothing: what there is to say is in the error."""
     logger = getLogger(name)
-    level = logger.level
-    logger.setLevel(CRITICAL)
-    try:
-        with warnings.catch_warnings(action="ignore"):
+    with SILENCE, warnings.catch_warnings(action="ignore"):
+        level = logger.level
+        logger.setLevel(CRITICAL)
+        try:
             yield
-    finally:
-        logger.setLevel(level)
+        finally:
+            logger.setLevel(level)

@@ -23,7 +23,7 @@ def weighted(text: str, tokenizer: Any, encoder: Any, kind: Any = None, pooled: 
             "weights for words need the text encoders in memory, and there is none left for them; what helps: "
             "--dtype bf16, closing other programs, a prompt without weights"
         )
-    from editkit.models.process import READING
+    from editkit.process import READING
 
     more = {} if kind is None else {"returned_embeddings_type": kind}
     with READING:

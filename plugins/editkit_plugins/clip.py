@@ -148,7 +148,7 @@ class _ClipHooks(GuidanceHooks[Clip]):
         """A random square of (1, 3, h, w), at the model's size, slightly turned and moved."""
         import kornia.augmentation as K
 
-        from editkit.models.process import drawing
+        from editkit.process import drawing
 
         side = self.clip.size
         crop = K.RandomResizedCrop((side, side), scale=(self.plugin.smallest, 1.0), ratio=(0.9, 1.1))

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from threading import RLock
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +25,7 @@ from pydantic import Field
 from editkit.errors import ModelError
 from editkit.hints import Detect, Detector
 from editkit.images import Pixels
+from editkit.process import SILENCE
 
 ANNOTATORS = "lllyasviel/Annotators"
 
@@ -95,16 +95,13 @@ class Aux(Detector):
         return str(Path(paths[0]).parent)
 
 
-_QUIET = RLock()
-
-
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without warnings and prints; with a command line that its parsers find empty. One thread at a time: all of these
     are the process's.
     """
     with (
-        _QUIET,
+        SILENCE,
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
@@ -121,7 +118,7 @@ def quiet() -> Iterator[None]:
 def _loaded(source: str, folder: str | None, given: Mapping[str, str]) -> Any:
     """The detector's object, on the fastest device."""
     from editkit.device import pick_device
-    from editkit.models.process import loading
+    from editkit.process import loading
 
     with loading(), quiet():
         import controlnet_aux

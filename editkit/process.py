@@ -1,6 +1,7 @@
 """What belongs to the whole process: libraries change it while they work, so one thread at a time has it.
 
-`LOADING`: accelerate, diffusers and transformers replace functions of torch, its default number format and log levels
+`SILENCE`: filters of warnings, standard output, log levels, changed so that a library says nothing. `LOADING`:
+accelerate, diffusers and transformers replace functions of torch, its default number format and log levels
 while they build networks. `DRAWING`: torch's global generator, which open_clip and kornia draw from. `READING`: a fast
 tokenizer keeps the padding and truncation of its last call. `THREADS`: how many threads torch gives to a thread that
 begins.
@@ -14,8 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
-import torch
-
+SILENCE = threading.RLock()
 LOADING = threading.RLock()
 DRAWING = threading.RLock()
 READING = threading.RLock()
@@ -27,6 +27,8 @@ T = TypeVar("T")
 @contextmanager
 def drawing(seed: int | None = None) -> Iterator[None]:
     """Whoever draws from torch's global generator does it within this: begun at `seed`, and given back as it was."""
+    import torch
+
     with DRAWING:
         before = torch.get_rng_state()
         if seed is not None:
@@ -50,6 +52,8 @@ def own_threads() -> Iterator[None]:
 
     torch keeps one number for each thread, and one for threads that begin; its function sets both.
     """
+    import torch
+
     with THREADS:
         before = _in_a_new_thread(torch.get_num_threads)
         try:
@@ -60,6 +64,8 @@ def own_threads() -> Iterator[None]:
 
 def begin_thread() -> None:
     """Let this thread take its number of threads now, and not while `own_threads` has another one there."""
+    import torch
+
     with THREADS:
         torch.get_num_threads()
 
