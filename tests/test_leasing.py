@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import tiny_latent as tiny
 import torch
+import transformers
 from test_blocks import TEXT_FIRST
 from toy import Isotropic
 
@@ -221,6 +222,26 @@ def test_two_threads_that_load_models_of_their_own(sd: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         assert all(torch.equal(weight, alone) for weight in pool.map(loads, range(8)))
     assert torch.equal(loads(0), alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_loading_does_not_change_the_number_that_others_compute_in(
+    sd: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers does, for as long as it makes a network; an edit in another thread then computed in bf16."""
+    set_to, found = [], torch.set_default_dtype
+    monkeypatch.setattr(torch, "set_default_dtype", lambda number: (set_to.append(number), found(number)))
+    model: Any = load(describe(sd), CPU, dtype)
+    assert {*set_to} <= {torch.float32}
+    plain = transformers.CLIPTextModel.from_pretrained(f"{sd}/text_encoder", dtype=dtype)
+    assert type(model.text_encoder) is transformers.CLIPTextModel
+    assert dtype in set_to  # it would, by itself
+    m, t = model.text_encoder, plain
+    assert m.config.to_dict() == t.config.to_dict()
+    assert [name for name, _ in m.named_parameters()] == [name for name, _ in t.named_parameters()]
+    for one, two in ((m.state_dict(), t.state_dict()), (dict(m.named_buffers()), dict(t.named_buffers()))):
+        assert one.keys() == two.keys()
+        assert all(one[name].dtype == two[name].dtype and torch.equal(one[name], two[name]) for name in one)
 
 
 def test_a_model_that_is_being_loaded_keeps_nobody_from_another() -> None:

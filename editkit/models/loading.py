@@ -218,7 +218,7 @@ def load_text_encoder(
     logging.disable_progress_bar()  # the command line has its own; transformers' would be in the way of --json
     try:
         words = getattr(transformers, str(listed[1])).from_pretrained(layout.path / tokenizer, local_files_only=True)
-        network, report = kind.from_pretrained(
+        network, report = _as_number(kind, dtype).from_pretrained(
             layout.path / encoder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True,
             output_loading_info=True, device_map={"": "disk"} if layout.texts_on_disk else None,
         )  # fmt: skip
@@ -230,5 +230,26 @@ def load_text_encoder(
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(f"model {layout.name}: {encoder} lacks {len(missing)} tensors, the first is {missing[0]}")
+    network.__class__ = kind
     network = network if layout.texts_on_disk else network.to(device)
     return words, network.eval().requires_grad_(False)
+
+
+def _as_number(kind: type[Any], dtype: torch.dtype) -> type[Any]:
+    """`kind` of transformers, whose weights are of `dtype` as it is made (on the meta device).
+
+    transformers makes it with `dtype` as torch's default, for all threads: what another edit computed meanwhile was of
+    that number too.
+    """
+    import torch
+
+    def made(self: Any, config: Any, *given: Any, **more: Any) -> None:
+        kind.__init__(self, config, *given, **more)
+        self.to(dtype)
+
+    def context(cls: type[Any], dtype: torch.dtype, *given: Any, **more: Any) -> Any:
+        return super(like, cls).get_init_context(torch.get_default_dtype(), *given, **more)
+
+    names = {"__module__": kind.__module__, "__init__": made, "get_init_context": classmethod(context)}
+    like: type[Any] = type(kind.__name__, (kind,), names)
+    return like
