@@ -55,8 +55,7 @@ def encode(
     Raises:
         PictureError: the format cannot hold it.
     """
-    limit = LARGEST_SIDE.get(format)
-    if limit and max(picture.size) > limit:
+    if (limit := LARGEST_SIDE.get(format)) and max(picture.size) > limit:
         raise PictureError(
             f"{format} holds at most {limit} pixels a side, the picture is {picture.width}x{picture.height}; "
             "use .png or .tif"
@@ -195,6 +194,7 @@ def _compressed(channels: NDArray[Any]) -> bytes:
     return b"".join([*parts, packer.flush()])
 
 
+# long: a table of tags, one a line
 def _tiff(picture: Raster) -> bytes:
     """A little-endian TIFF, Deflate with horizontal differences; EXIF becomes its tags."""
     from PIL import Image

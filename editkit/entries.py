@@ -74,7 +74,8 @@ class Group:
             PluginError: it is not.
         """
         if not (isinstance(found, type) and issubclass(found, base)):
-            needed = f"a subclass of {base.__module__}.{base.__name__} is needed"
+            door = ".".join(base.__module__.split(".")[:2])  # where it is to be imported from, wherever it lies within
+            needed = f"a subclass of {door}.{base.__name__} is needed"
             raise PluginError(f"{self.kind} {name}: its entry point is {found!r}; {needed}")
         self._of_this_version(name, getattr(found, "api", None), api)
         self._called(name, getattr(found, "name", None))

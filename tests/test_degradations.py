@@ -13,7 +13,8 @@ from PIL import Image
 
 from editkit.errors import UsageError
 from editkit_plugins.restoring import kernels
-from editkit_plugins.restoring.degradations import Blur, Grey, Mask, Quantise, average, bicubic, fitted
+from editkit_plugins.restoring.cropped import fitted
+from editkit_plugins.restoring.degradations import Blur, Grey, Mask, Quantise, average, bicubic
 from editkit_plugins.restoring.jpeg import Jpeg, tables
 
 SIZE = (3, 8, 12)

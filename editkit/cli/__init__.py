@@ -69,6 +69,7 @@ def _dispatch(words: list[str]) -> int:
 Command = Callable[[list[str]], int]
 
 
+# long: a table of commands, each imported when it is called
 def commands() -> dict[str, Callable[[], Command]]:
     """The tool's own commands, each imported when it is called."""
 

@@ -19,7 +19,7 @@ LOSSLESS = (".png", ".tif", ".tiff", ".webp")
 
 
 @app.command()
-def mask(
+def mask(  # long: every parameter is an option with its help
     picture: Annotated[str, typer.Argument(help="The photograph; - is standard input.")],
     box: Annotated[
         list[str] | None, typer.Option(help="x0,y0,x1,y1 in pixels, or per cent such as 10%.", metavar="X0,Y0,X1,Y1")

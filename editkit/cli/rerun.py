@@ -11,7 +11,7 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def rerun(
+def rerun(  # long: every parameter is an option with its help
     picture: Annotated[str, typer.Argument(help="A picture that editkit made.")],
     source: Annotated[
         str | None, typer.Option("--picture", help="The picture it was made from; default: its name, beside it.")

@@ -46,7 +46,8 @@ def find(name: str, *, offline: bool, weights: bool = False) -> Layout:
             raise ModelError(f"model {name}: a single file has no variants; leave out :{variant}")
         if path.suffix.lower() != ".safetensors":
             raise ModelError(f"model {name} is a file; --model takes a folder, a hub id or a .safetensors file")
-        return Layout(name, single.configuration(path, lambda repository: _from_hub(repository, offline, False)), path)
+        folder = single.configuration(path, lambda repository: _from_hub(repository, offline, False))
+        return Layout(name, folder, path)
     if where.count("/") != 1 or where.startswith((".", "/", "~")):
         raise ModelError(f"model {name!r} was not found: there is no such folder, and it is no hub id (owner/name)")
     layout = Layout(name, _from_hub(where, offline, weights, variant), variant=variant)
@@ -92,6 +93,7 @@ def complete(layout: Layout) -> bool:
     return True
 
 
+# long: two downloads, and a line for each thing that can go wrong with them
 def _from_hub(name: str, offline: bool, weights: bool, variant: str | None = None) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -21,9 +21,23 @@ from editkit.process import SILENCE
 if TYPE_CHECKING:
     import torch
 
-    from editkit.options import Options
-
 Offload = Literal["none", "model", "sequential"]
+
+
+class Asked(Protocol):
+    """What is asked of a model, as `editkit.options.Options` has it."""
+
+    @property
+    def lora(self) -> tuple[str, ...]: ...
+
+    @property
+    def refiner(self) -> str | None: ...
+
+    @property
+    def compile(self) -> bool: ...
+
+    @property
+    def offload(self) -> Offload: ...
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,7 @@ class Setup:
     offload: Offload = "none"
 
     @classmethod
-    def of(cls, options: Options) -> Setup:
+    def of(cls, options: Asked) -> Setup:
         """What `options` ask for.
 
         Raises:

@@ -124,21 +124,7 @@ def load_collection(folder: Path, window: int, heldout: Path | None = None) -> C
     missing = sorted(set(names) - {p.name for p in paths})
     if missing:
         raise EditkitError(f"{heldout}: names pictures that are not in {folder}: {', '.join(missing)}")
-    read: list[Photograph] = []
-    skipped: list[Skipped] = []
-    for path in paths:
-        try:
-            with Image.open(path) as file:
-                picture = ImageOps.exif_transpose(file).convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            skipped.append(Skipped(path.name, f"unreadable ({error})"))
-            continue
-        if min(picture.size) < window:
-            skipped.append(
-                Skipped(path.name, f"{picture.width}x{picture.height} is smaller than a window of {window}")
-            )
-            continue
-        read.append(Photograph(path.name, _pyramid(picture, window), facts.get(path.name, {})))
+    read, skipped = _read_all(paths, window, facts)
     held = tuple(p for p in read if p.name in set(names))
     training: list[Photograph] = []
     thumbnails = [(p.name, thumbnail(p)) for p in held]
@@ -156,6 +142,28 @@ def load_collection(folder: Path, window: int, heldout: Path | None = None) -> C
             f"{folder}: no picture is left to train on ({len(skipped)} skipped, {len(held)} held back)"
         )
     return Collection(tuple(training), held, tuple(skipped))
+
+
+def _read_all(
+    paths: Sequence[Path], window: int, facts: dict[str, dict[str, str]]
+) -> tuple[list[Photograph], list[Skipped]]:
+    """The pictures that can be used, and why the others cannot."""
+    read: list[Photograph] = []
+    skipped: list[Skipped] = []
+    for path in paths:
+        try:
+            with Image.open(path) as file:
+                picture = ImageOps.exif_transpose(file).convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            skipped.append(Skipped(path.name, f"unreadable ({error})"))
+            continue
+        if min(picture.size) < window:
+            skipped.append(
+                Skipped(path.name, f"{picture.width}x{picture.height} is smaller than a window of {window}")
+            )
+            continue
+        read.append(Photograph(path.name, _pyramid(picture, window), facts.get(path.name, {})))
+    return read, skipped
 
 
 def crop(photograph: Photograph, window: int, generator: Generator) -> Tensor:

@@ -115,7 +115,7 @@ class Bound:
     examples: Sequence[Example] = ()
 
     @classmethod
-    def of(
+    def of(  # long: every value that is bound follows from those before it, and is used once
         cls,
         picture: Tensor,
         unknown: Tensor | None,

@@ -47,7 +47,7 @@ class SolvingHooks(Hooks["Solving"]):
     """How a user is told of it."""
 
     def __init__(self, plugin: Solving, run: Run, problem: Problem) -> None:
-        from editkit_plugins.restoring.degradations import fitted
+        from editkit_plugins.restoring.cropped import fitted
 
         super().__init__(plugin, run)
         problem.A.check(problem.y)

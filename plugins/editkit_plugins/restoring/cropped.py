@@ -1,0 +1,76 @@
+"""Degradations of a picture that a run has padded: of the part of it that was observed."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from editkit_plugins.restoring.degradations import Degradation, Linear, Size
+
+
+class _CroppedLinear(Linear):
+    """`inner` of the upper left part of a larger picture."""
+
+    def __init__(self, inner: Linear, height: int, width: int) -> None:
+        super().__init__((inner.size[0], height, width), inner.observed)
+        self.inner, self.singular, self.alike = inner, inner.singular, inner.alike
+
+    def analyse(self, x: Tensor) -> Tensor:
+        return self.inner.analyse(_cut(x, self.inner.size))
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        return _padded(self.inner.synthesise(z), self.size)
+
+    def observe(self, y: Tensor) -> Tensor:
+        return self.inner.observe(y)
+
+    def render(self, z: Tensor) -> Tensor:
+        return self.inner.render(z)
+
+    def project(self, x: Tensor, y: Tensor) -> Tensor:
+        return _projected(self, x, y)
+
+
+class _Cropped(Degradation):
+    """The same of a degradation that is not linear."""
+
+    def __init__(self, inner: Degradation, height: int, width: int) -> None:
+        super().__init__((inner.size[0], height, width), inner.observed)
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner.forward(_cut(x, self.inner.size))
+
+    def project(self, x: Tensor, y: Tensor) -> Tensor:
+        return _projected(self, x, y)
+
+    def guess(self, y: Tensor) -> Tensor:
+        guessed = self.inner.guess(y)
+        return F.pad(guessed, _margins(self.inner.size, self.size), mode="replicate")
+
+
+def fitted(degradation: Degradation, height: int, width: int) -> Degradation:
+    """`degradation` for pictures that were padded to `height` x `width` on the right and below."""
+    if degradation.size[1:] == (height, width):
+        return degradation
+    if isinstance(degradation, Linear):
+        return _CroppedLinear(degradation, height, width)
+    return _Cropped(degradation, height, width)
+
+
+def _projected(outer: _CroppedLinear | _Cropped, x: Tensor, y: Tensor) -> Tensor:
+    """x with the part that `outer.inner` sees projected."""
+    part = _cut(x, outer.inner.size)
+    return x + _padded(outer.inner.project(part, y) - part, outer.size)
+
+
+def _cut(x: Tensor, size: Size) -> Tensor:
+    return x[..., : size[1], : size[2]]
+
+
+def _margins(small: Size, large: Size) -> tuple[int, int, int, int]:
+    return (0, large[2] - small[2], 0, large[1] - small[1])
+
+
+def _padded(x: Tensor, size: Size) -> Tensor:
+    return F.pad(x, (0, size[2] - x.shape[-1], 0, size[1] - x.shape[-2]))
