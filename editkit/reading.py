@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import io
 import os
@@ -20,6 +19,7 @@ from editkit.decoding import from_array, from_image
 from editkit.errors import PictureError
 from editkit.images import Picture, Pixels
 from editkit.metadata import PNG_SIGNATURE
+from editkit.spec import nearest
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -105,7 +105,7 @@ def _nearest(path: Path) -> str:
     except OSError:
         return f"; the folder {path.parent} does not exist either" if not path.parent.exists() else ""
     by_lower = {name.lower(): name for name in sorted(names)}
-    close = difflib.get_close_matches(path.name.lower(), by_lower, n=1, cutoff=0.6)
+    close = nearest(path.name.lower(), by_lower)
     return f"; did you mean {path.parent / by_lower[close[0]]}?" if close else ""
 
 

@@ -8,7 +8,6 @@ at import: plans are priced without it.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from editkit.errors import UsageError
 from editkit.plan import Move
 from editkit.schedule import Grid, Level
+from editkit.spec import did_you_mean, name_of, values_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -390,19 +390,14 @@ def make_sampler(spec: str) -> Sampler:
     Raises:
         UsageError: unknown name (the nearest is named), parameter or value.
     """
-    name, _, words = spec.partition(":")
+    name = name_of(spec)
     if name not in SAMPLERS:
-        near = difflib.get_close_matches(name, SAMPLERS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, SAMPLERS)
         raise UsageError(f"no sampler is called {name!r}{hint} (there are: {', '.join(SAMPLERS)})")
     kind = SAMPLERS[name]
     known = {f.name: f for f in fields(kind) if f.init}  # type: ignore[arg-type]
     values: dict[str, float | str] = {}
-    for word in filter(None, words.split(",")):
-        key, equals, value = word.partition("=")
-        if key not in known or not equals:
-            allowed = ", ".join(f"{k}=..." for k in known) or "none"
-            raise UsageError(f"sampler {name} has no parameter {word!r} (it has: {allowed})")
+    for key, value in values_of(spec, f"sampler {name}", known).items():
         try:
             values[key] = value if isinstance(known[key].default, str) else float(value)
         except ValueError:

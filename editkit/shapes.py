@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from editkit.errors import PictureError
 from editkit.images import Picture, largest
+from editkit.spec import name_of
 
 Mask = NDArray[np.float32]
 """(H, W) in [0, 1], 1 = regenerate."""
@@ -93,7 +94,7 @@ def _numbers(text: str, values: str, picture: Picture, count: int | None) -> lis
         except ValueError:
             number = np.nan
         if not np.isfinite(number):
-            raise ShapeError(f"{text!r}: {value.strip()!r} is not a number; write {text.partition(':')[0]}:x,y,x,y")
+            raise ShapeError(f"{text!r}: {value.strip()!r} is not a number; write {name_of(text)}:x,y,x,y")
         numbers.append(number)
     if count is not None and len(numbers) != count:
         raise ShapeError(f"{text!r}: {count} numbers x0,y0,x1,y1 are needed, got {len(numbers)}")

@@ -8,7 +8,6 @@ loaded.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from editkit.errors import ModelError, UsageError
 from editkit.schedule import Level, Levels
+from editkit.spec import nearest
 
 if TYPE_CHECKING:
     import torch
@@ -170,7 +170,7 @@ def resolve(label: str, labels: Sequence[str]) -> int:
         raise UsageError(f"label {label!r}: several are called so, numbers {numbers}; give the number")
     if not found:
         inside = [name for name in plain if wanted in name.split() or wanted in name]
-        near = difflib.get_close_matches(wanted, plain, n=3, cutoff=0.5) or inside[:3]
+        near = nearest(wanted, plain, most=3, cutoff=0.5) or inside[:3]
         hint = f"; did you mean {' or '.join(near)}?" if near else f"; it has {', '.join(plain[:5])} ..."
         raise UsageError(f"label {label!r}: the classifier has none of {len(labels)} called so{hint}")
     return found[0]

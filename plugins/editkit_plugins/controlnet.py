@@ -24,6 +24,7 @@ from editkit.models.loading import Layout, find, load_network
 from editkit.models.weights import weight_files
 from editkit.params import Metavar
 from editkit.plugin import Hooks, Notify, Plugin, Run, Step
+from editkit.spec import name_of
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +53,7 @@ def _hint(value: Any) -> Any:
     if hints.is_words(value):
         hints.make(value)
     elif not hints.looks_like_a_file(value):
-        raise ValueError(hints.unknown(value.partition(":")[0]))
+        raise ValueError(hints.unknown(name_of(value)))
     return value
 
 
