@@ -5,7 +5,6 @@ Listing names imports nothing. Loading imports one object. Two distributions wit
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -13,6 +12,7 @@ from types import ModuleType
 from typing import Generic, TypeVar
 
 from editkit.errors import PluginError, UsageError
+from editkit.spec import did_you_mean
 
 T = TypeVar("T")
 
@@ -54,9 +54,8 @@ class Group:
         """
         points = self._distinct(name)
         if not points:
-            near = difflib.get_close_matches(name, self.names(), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"{self.listing} lists what is installed"
-            raise UsageError(f"no {self.kind} is called {name!r}; {hint}")
+            hint = did_you_mean(name, self.names()) or f"; {self.listing} lists what is installed"
+            raise UsageError(f"no {self.kind} is called {name!r}{hint}")
         if len(points) > 1:
             owners = self.owner(name)
             raise PluginError(f"{self.kind} {name}: {owners} both have one of that name; uninstall one of them")

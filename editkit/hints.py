@@ -15,7 +15,6 @@ number of channels a detector gives back, a hint is (H, W, 3) uint8 of the pictu
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ from editkit.declaration import Declaration
 from editkit.entries import Group, Listed
 from editkit.errors import EditkitError, HookError, UsageError
 from editkit.raster import Pixels
+from editkit.spec import did_you_mean, field_and_reason, name_of, values_of
 
 API = 1
 """The version of this protocol. A detector that was written for another is refused when it is loaded."""
@@ -83,14 +83,13 @@ def load(name: str) -> type[Detector]:
 
 def unknown(name: str) -> str:
     """What to say where no detector is called `name`."""
-    near = difflib.get_close_matches(name, names(), n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"no hint detector is called {name!r}; {hint}installed: {', '.join(names())}"
+    hint = did_you_mean(name, names()) or ";"
+    return f"no hint detector is called {name!r}{hint} installed: {', '.join(names())}"
 
 
 def is_words(source: str) -> bool:
     """True when `source` names an installed detector (with or without parameters), rather than a file."""
-    return source.partition(":")[0] in names()
+    return name_of(source) in names()
 
 
 def looks_like_a_file(source: str) -> bool:
@@ -106,22 +105,14 @@ def make(spec: str) -> Detector:
         UsageError: unknown name (the nearest is named), parameter or value.
         PluginError: it cannot be loaded.
     """
-    name, _, words = spec.partition(":")
+    name = name_of(spec)
     kind = load(name)
-    values: dict[str, str] = {}
-    for word in filter(None, words.split(",")):
-        key, equals, value = word.partition("=")
-        if key not in kind.model_fields or not equals:
-            allowed = ", ".join(f"{k}=..." for k in kind.model_fields) or "none"
-            raise UsageError(f"hint {name} has no parameter {word!r} (it has: {allowed})")
-        values[key] = value
+    values: dict[str, Any] = dict(values_of(spec, f"hint {name}", kind.model_fields))
     try:
         return kind(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        where = f"{first['loc'][0]} " if first["loc"] else ""
-        raise UsageError(f"hint {name}: {where}{message}, got {words!r}") from error
+        field, reason = field_and_reason(error)
+        raise UsageError(f"hint {name}: {field}{' ' if field else ''}{reason}") from error
 
 
 def detect(detector: Detector, pixels: Pixels, *, offline: bool = False) -> Pixels:

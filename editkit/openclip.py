@@ -6,7 +6,6 @@ the model was trained on noisy pictures of that range, and guides on x_t itself.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
 from editkit.schedule import Level, Levels
+from editkit.spec import nearest
 
 if TYPE_CHECKING:
     import torch
@@ -134,7 +134,7 @@ def _from_list(source: str, name: str, tag: str, device: torch.device, offline: 
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
     if name not in open_clip.list_models():
-        near = difflib.get_close_matches(name, open_clip.list_models(), n=4, cutoff=0.4)
+        near = nearest(name, open_clip.list_models(), most=4, cutoff=0.4)
         hint = f"; near ones: {', '.join(near)}" if near else ""
         raise ModelError(f"clip: {source}: open_clip has no model called {name!r}, and there is no such folder{hint}")
     tags = list_pretrained_tags_by_model(name)

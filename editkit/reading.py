@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import io
 import os
@@ -21,6 +20,7 @@ from editkit.errors import PictureError
 from editkit.png import PNG_SIGNATURE
 from editkit.process import SILENCE
 from editkit.raster import Pixels, Raster
+from editkit.spec import nearest
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -104,7 +104,7 @@ def _nearest(path: Path) -> str:
     except OSError:
         return f"; the folder {path.parent} does not exist either" if not path.parent.exists() else ""
     by_lower = {name.lower(): name for name in sorted(names)}
-    close = difflib.get_close_matches(path.name.lower(), by_lower, n=1, cutoff=0.6)
+    close = nearest(path.name.lower(), by_lower)
     return f"; did you mean {path.parent / by_lower[close[0]]}?" if close else ""
 
 

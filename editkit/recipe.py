@@ -17,7 +17,6 @@ somebody's text: it is checked key by key, and code that it names is refused unl
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -33,6 +32,7 @@ from editkit.errors import EditkitError, RecipeError
 from editkit.options import Options
 from editkit.params import Code, Metavar, Param, params, word
 from editkit.plugin import Plugin
+from editkit.spec import did_you_mean, first_error
 
 VERSION = 1
 MAX_BYTES = 1 << 20
@@ -159,7 +159,7 @@ def _plugin(data: object, base: Path | None, allow_code: bool, place: Place) -> 
     try:
         return declaration(**given)
     except ValidationError as error:
-        raise _Wrong(f"{name}: {_explain(error)}", *place, name, *_first(error)) from error
+        raise _Wrong(f"{name}: {first_error(error)}", *place, name, *_first(error)) from error
 
 
 def _options(data: object, place: Place) -> Options:
@@ -169,24 +169,15 @@ def _options(data: object, place: Place) -> Options:
     try:
         return Options(**{str(k): v for k, v in data.items()})
     except ValidationError as error:
-        raise _Wrong(_explain(error), *place, *_first(error)) from error
+        raise _Wrong(first_error(error), *place, *_first(error)) from error
 
 
 def _known_keys(data: Mapping[Any, Any], known: Iterable[str], *place: str | int) -> None:
     known = tuple(known)
     for key in data:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(known)}"
-            raise _Wrong(f"unknown key {key!r}; {hint}", *place, key)
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    where = f"{first['loc'][0]}: " if first["loc"] else ""
-    got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
-    return f"{where}{message}{got}"
+            hint = did_you_mean(str(key), known) or f"; allowed: {', '.join(known)}"
+            raise _Wrong(f"unknown key {key!r}{hint}", *place, key)
 
 
 def _first(error: ValidationError) -> Place:

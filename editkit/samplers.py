@@ -8,7 +8,6 @@ at import: plans are priced without it.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable
 from dataclasses import Field, dataclass, fields, is_dataclass
@@ -18,6 +17,7 @@ from editkit.entries import Group, Listed
 from editkit.errors import UsageError
 from editkit.plan import Move
 from editkit.schedule import Grid, Level
+from editkit.spec import did_you_mean, name_of, values_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -412,20 +412,15 @@ def make_sampler(spec: str) -> Sampler:
     Raises:
         UsageError: unknown name (the nearest is named), parameter or value.
     """
-    name, _, words = spec.partition(":")
+    name = name_of(spec)
     there = SAMPLERS.names()
     if name not in there:
-        near = difflib.get_close_matches(name, there, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, there)
         raise UsageError(f"no sampler is called {name!r}{hint} (there are: {', '.join(there)})")
     kind = load(name)
     known: dict[str, Field[Any]] = {f.name: f for f in fields(kind) if f.init} if is_dataclass(kind) else {}
     values: dict[str, float | str] = {}
-    for word in filter(None, words.split(",")):
-        key, equals, value = word.partition("=")
-        if key not in known or not equals:
-            allowed = ", ".join(f"{k}=..." for k in known) or "none"
-            raise UsageError(f"sampler {name} has no parameter {word!r} (it has: {allowed})")
+    for key, value in values_of(spec, f"sampler {name}", known).items():
         try:
             values[key] = value if isinstance(known[key].default, str) else float(value)
         except ValueError:

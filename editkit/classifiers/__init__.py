@@ -8,7 +8,6 @@ loaded.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.classifiers.kinds import Clean, NoiseAware
 from editkit.errors import UsageError
+from editkit.spec import nearest
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +66,7 @@ def resolve(label: str, labels: Sequence[str]) -> int:
         raise UsageError(f"label {label!r}: several are called so, numbers {numbers}; give the number")
     if not found:
         inside = [name for name in plain if wanted in name.split() or wanted in name]
-        near = difflib.get_close_matches(wanted, plain, n=3, cutoff=0.5) or inside[:3]
+        near = nearest(wanted, plain, most=3, cutoff=0.5) or inside[:3]
         hint = f"; did you mean {' or '.join(near)}?" if near else f"; it has {', '.join(plain[:5])} ..."
         raise UsageError(f"label {label!r}: the classifier has none of {len(labels)} called so{hint}")
     return found[0]

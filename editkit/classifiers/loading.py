@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from editkit.errors import ModelError
 from editkit.models.layout import Layout
 from editkit.models.loading import find
 from editkit.models.weights import PICKLES, weight_files
+from editkit.spec import did_you_mean
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -121,9 +121,9 @@ def _made(library: str, name: str, tensors: Mapping[str, Tensor], source: str) -
 
 def _known(name: str, names: Sequence[str], source: str) -> None:
     if name.split(".")[0] not in names:
-        near = difflib.get_close_matches(name, names, n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ModelError(f"classifier {source}: no architecture is called {name!r}{hint}")
+        raise ModelError(
+            f"classifier {source}: no architecture is called {name!r}{did_you_mean(name, names, most=3)}"
+        )
 
 
 def _labels(config: Mapping[str, Any], classes: int) -> Sequence[str]:

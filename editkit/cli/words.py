@@ -20,8 +20,9 @@ from editkit import registry
 from editkit.chain import Chain, Stage
 from editkit.errors import UsageError
 from editkit.options import Options
-from editkit.params import Param, params, word
+from editkit.params import Param, params
 from editkit.plugin import Plugin
+from editkit.spec import field_and_reason
 
 _TYPES = {"int": int, "float": float, "text": str, "flag": bool}
 
@@ -255,9 +256,6 @@ def options_of(values: dict[str, Any]) -> Options:
 
 def explain(error: ValidationError) -> str:
     """The first thing pydantic found wrong, in one line: option, what is allowed, what was got."""
-    first = error.errors()[0]
-    where = "--" + word(str(first["loc"][0])).replace("_", "-") if first["loc"] else "the parameters"
-    message = first["msg"].removeprefix("Value error, ")
-    message = message.replace("Input should be", "must be")
-    got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
-    return f"{where}: {message}{got}"
+    field, reason = field_and_reason(error)
+    where = "--" + field.replace("_", "-") if field else "the parameters"
+    return f"{where}: {reason}"

@@ -23,6 +23,7 @@ from editkit.models.layout import Layout
 from editkit.models.loading import find, load_network
 from editkit.params import Metavar
 from editkit.plugin import Hooks, Notify, Plugin, Run, Step
+from editkit.spec import name_of
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,7 @@ def _hint(value: Any) -> Any:
     if hints.is_words(value):
         hints.make(value)
     elif not hints.looks_like_a_file(value):
-        raise ValueError(hints.unknown(value.partition(":")[0]))
+        raise ValueError(hints.unknown(name_of(value)))
     return value
 
 

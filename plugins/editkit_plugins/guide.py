@@ -7,7 +7,6 @@ The score term of classifier guidance (Dhariwal & Nichol 2021, arXiv:2105.05233)
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -18,6 +17,7 @@ from editkit.errors import UsageError
 from editkit.guidance import Guidance, GuidanceHooks
 from editkit.params import Code, PictureSource
 from editkit.plugin import Hooks, Run, Step
+from editkit.spec import did_you_mean
 from editkit_plugins.losses import LOSSES, Loss, rgb
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ class Guide(Guidance):
     @classmethod
     def _known(cls, loss: str | Callable[..., Any]) -> str | Callable[..., Any]:
         if isinstance(loss, str) and loss not in LOSSES and ":" not in loss:
-            near = difflib.get_close_matches(loss, LOSSES, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(loss, LOSSES)
             raise ValueError(f"no loss is called {loss!r}{hint} (allowed: {', '.join(LOSSES)}, module:function)")
         return loss
 
