@@ -50,8 +50,8 @@ def measured(command: list[str]) -> tuple[float, float]:
 
 def files_alone(folder: Path) -> float:
     """Processor seconds of reading the picture and its mask and writing the result, as an edit does."""
-    from editkit.images import Picture
-    from editkit.masks import read_mask
+    from editkit.pictures.masks import read_mask
+    from editkit.pictures.picture import Picture
 
     began = time.process_time()
     picture = Picture.read(folder / "photo.png")

@@ -25,9 +25,9 @@ from small_prior import train_prior
 from torch import Tensor
 
 from editkit import sample
-from editkit.classifiers import load_classifier
-from editkit.classifiers.network import Network
 from editkit.models import Model, describe, load
+from editkit.models.classifiers import load_classifier
+from editkit.models.classifiers.network import Network
 from editkit.plugins import Classifier, Inpaint
 from editkit.training.classifier import Labelled, save, train
 from editkit.training.settings import ClassifierSettings

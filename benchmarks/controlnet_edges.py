@@ -41,7 +41,7 @@ class Result:
 
 def edges(pixels: np.ndarray, control: str) -> np.ndarray:
     """What the detector sees, bool (h, w)."""
-    from editkit import hints
+    from editkit.plugin import hints
 
     return hints.detect(hints.make(control), pixels, offline=True)[..., 0] > 127
 

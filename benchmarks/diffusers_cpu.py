@@ -126,8 +126,8 @@ def calls(model: Path, count: int) -> dict[str, list[float]]:
     import torch
     from diffusers import UNet2DConditionModel
 
-    from editkit.models.blocks import load_unet, looks_once
-    from editkit.models.layout import Layout
+    from editkit.models.fast.blocks import load_unet, looks_once
+    from editkit.models.files.layout import Layout
 
     cpu, layout = torch.device("cpu"), Layout(str(model), model)
     networks = {

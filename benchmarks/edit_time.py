@@ -26,8 +26,8 @@ PHASES = """
 import json, sys, time
 start = time.perf_counter()
 from editkit import edit
-from editkit.images import Picture
-from editkit.masks import read_mask
+from editkit.pictures.picture import Picture
+from editkit.pictures.masks import read_mask
 from editkit.plugins import Inpaint
 import torch
 times = {"import": time.perf_counter() - start}

@@ -29,15 +29,15 @@ import torch
 from PIL import Image, ImageOps
 
 from editkit import edit
-from editkit.contract import ExactModel
-from editkit.device import pick_device, pick_dtype
-from editkit.images import Picture
+from editkit.common.device import pick_device, pick_dtype
+from editkit.diffusion.capability import capability
+from editkit.diffusion.model import Model
+from editkit.diffusion.windows import Windowed, starts
+from editkit.editing.contract import ExactModel
 from editkit.models import describe, load
-from editkit.models.base import Model
-from editkit.models.capability import capability
+from editkit.pictures.picture import Picture
 from editkit.plugin import Plugin
 from editkit.plugins import Colorize, Denoise, Purify, Restore, Upscale
-from editkit.windows import Windowed, starts
 
 TASKS: dict[str, tuple[Plugin, int]] = {
     "upscale": (Upscale(scale=2), 2),

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from editkit import Hooks, Plugin, sample
-from editkit.models.base import ModelInfo, PixelSpace, convert
-from editkit.schedule import Cosine
+from editkit.diffusion.model import ModelInfo, PixelSpace
+from editkit.diffusion.prediction import convert
+from editkit.diffusion.schedule import Cosine
 
 ROUNDS, STEPS, SHAPE = 11, 20, (1, 3, 64, 64)
 

@@ -25,8 +25,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from editkit import edit
-from editkit.classifiers import load_classifier, resolve
-from editkit.classifiers.kinds import Clean
+from editkit.models.classifiers import load_classifier, resolve
+from editkit.models.classifiers.kinds import Clean
 from editkit.plugins import Classifier, Inpaint
 
 PAIRS = Path(__file__).with_name("photo_labels.txt")

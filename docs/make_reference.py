@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from editkit import hints, registry
-from editkit.options import Options
-from editkit.params import Param, params
-from editkit.samplers import listed as samplers
+from editkit.diffusion.samplers import listed as samplers
+from editkit.plugin import hints, registry
+from editkit.plugin.options import Options
+from editkit.plugin.params import Param, params
 
 HEAD = """# Reference
 

@@ -16,25 +16,27 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from editkit.common import moved
 from editkit.errors import EditkitError
 
 if TYPE_CHECKING:
-    from editkit.chain import Chain as Chain
-    from editkit.editing import edit as edit
-    from editkit.editing import sample as sample
-    from editkit.editing import stream as stream
-    from editkit.images import Picture as Picture
-    from editkit.plan import Plan as Plan
+    from editkit.diffusion.plan import Plan as Plan
+    from editkit.editing.api import edit as edit
+    from editkit.editing.api import sample as sample
+    from editkit.editing.api import stream as stream
+    from editkit.pictures.picture import Picture as Picture
     from editkit.plugin import Hooks as Hooks
     from editkit.plugin import Plugin as Plugin
     from editkit.plugin import Run as Run
     from editkit.plugin import Step as Step
+    from editkit.plugin.chain import Chain as Chain
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Chain": "chain", "Hooks": "plugin", "Picture": "images", "Plan": "plan", "Plugin": "plugin", "Run": "plugin",
-    "Step": "plugin", "edit": "editing", "sample": "editing", "stream": "editing",
+    "Chain": "plugin.chain", "Hooks": "plugin.protocol", "Picture": "pictures.picture", "Plan": "diffusion.plan",
+    "Plugin": "plugin.protocol", "Run": "plugin.step", "Step": "plugin.step", "edit": "editing.api",
+    "sample": "editing.api", "stream": "editing.api",
 }  # fmt: skip
 
 __all__ = ["EditkitError", *_HOMES]
@@ -45,3 +47,6 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"editkit.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'editkit' has no attribute {name!r}")
+
+
+moved.install()

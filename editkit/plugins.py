@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import Any
 
-from editkit import registry
+from editkit.plugin import registry
 
 
 def __getattr__(name: str) -> Any:

@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from editkit import batch as batching
-from editkit import journal as journals
-from editkit.batch import Work, batch, masked, seeded
-from editkit.chain import Chain
+from editkit.batch import journal as journals
+from editkit.batch import run as batching
+from editkit.batch.engines import processes
+from editkit.batch.folder import Masks, items, listing
+from editkit.batch.journal import Done, opened
+from editkit.batch.run import Work, batch, masked, seeded
 from editkit.cli import run
 from editkit.errors import PictureError, UsageError
-from editkit.folder import Masks, items, listing
-from editkit.journal import Done, opened
+from editkit.plugin.chain import Chain
 from editkit.plugins import Guide, Inpaint, Uncrop
-from editkit.workers import processes
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 

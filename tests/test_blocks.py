@@ -12,9 +12,9 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from test_parity_latent import adapter
 from torch import Tensor
 
-from editkit.models.base import Conditioning
-from editkit.models.blocks import Attend, ChannelsLast, looks_once, quicken
-from editkit.models.packing import pack
+from editkit.diffusion.conditioning import Conditioning
+from editkit.models.fast.blocks import Attend, ChannelsLast, looks_once, quicken
+from editkit.models.fast.packing import pack
 
 TEXT_FIRST: dict[str, Any] = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),

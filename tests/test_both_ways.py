@@ -11,18 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy import COVARIANCE, MEAN, Isotropic, Quadratic, model
 
-from editkit import edit, engine, sample
-from editkit.chain import Stage, arrange, in_order
-from editkit.editing import prepare
+from editkit import edit, sample
+from editkit.diffusion.noise import Streams
+from editkit.diffusion.plan import Move, Plan
+from editkit.diffusion.samplers import DDIM, SAMPLERS, OneCall, make_sampler
+from editkit.diffusion.schedule import VE, Cosine, Flow
+from editkit.editing.settle import arrange, in_order
+from editkit.engine import loop
+from editkit.engine.binding import prepare
 from editkit.errors import ChainError, PluginError, UsageError
-from editkit.images import Picture
-from editkit.noise import Streams
-from editkit.options import Options
-from editkit.plan import Move, Plan
+from editkit.pictures.picture import Picture
 from editkit.plugin import Hooks, Inputs, Plugin
+from editkit.plugin.chain import Stage
+from editkit.plugin.options import Options
 from editkit.plugins import Colorize, Inpaint
-from editkit.samplers import DDIM, SAMPLERS, OneCall, make_sampler
-from editkit.schedule import VE, Cosine, Flow
 
 
 def _plugin(name, base=Plugin, **given):
@@ -74,7 +76,7 @@ def _encoded(table, sampler, steps, x0):
     inputs = Inputs(exact.attach(x0, None), x0, None, x0)
     up = Plan.uniform(steps).encode()
     process = prepare(inputs, (), up, sampler, Options(), Streams((0,)), tuple(x0.shape), x0.device)
-    return engine.run(process), process.levels[-1]
+    return loop.run(process), process.levels[-1]
 
 
 def _exact_flow(x0, level):
@@ -138,7 +140,7 @@ def test_a_sampler_holds_nothing_between_runs(name):
     for seed in (0, 1):
         inputs = Inputs(model())
         process = prepare(inputs, (), Plan.uniform(8), name, Options(), Streams((seed,)), (3, 4), torch.device("cpu"))
-        runs.append(engine.steps(replace(process, sampler=shared)))
+        runs.append(loop.steps(replace(process, sampler=shared)))
     for first, _ in zip(*runs, strict=True):
         last = first.x
     torch.testing.assert_close(last, alone, rtol=0, atol=0)
@@ -173,7 +175,7 @@ def test_noise_is_asked_for_an_interval():
 
     inputs = Inputs(model())
     process = prepare(inputs, (), Plan.uniform(5), "ddim:eta=1", Options(), Streams((0,)), (3, 4), torch.device("cpu"))
-    engine.run(replace(process, sampler=Spy(eta=1.0)))
+    loop.run(replace(process, sampler=Spy(eta=1.0)))
     assert asked == [(5, 4), (4, 3), (3, 2), (2, 1), (1, 0)]
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import editkit
 from editkit.models.patches.calm import FLAT, calmed
-from editkit.smooth import membrane, seamless
+from editkit.pictures.filling import membrane, seamless
 from editkit_plugins.inpaint import Inpaint
 
 

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import editkit
-from editkit.boxes import GAIN, Box, around, coverage, crops
+from editkit.diffusion.prediction import Prediction
+from editkit.editing.passes import DEEP, NEAR, REDRAW, SLACK, by_windows, passes
 from editkit.errors import ModelError
 from editkit.models import Gaussian
-from editkit.models.base import Prediction
 from editkit.models.patches.info import COARSEST, ladder
-from editkit.passes import DEEP, NEAR, REDRAW, SLACK, by_windows, passes
-from editkit.resizing import HIDDEN, resize_mask, shrink
+from editkit.pictures.boxes import GAIN, Box, around, coverage, crops
+from editkit.pictures.resizing import HIDDEN, resize_mask, shrink
 from editkit_plugins.inpaint import Inpaint
 
 sides = st.integers(8, 700)
@@ -167,8 +167,8 @@ def test_two_holes_far_apart_are_both_filled():
 
 
 def test_models_without_a_window_work_in_one_pass():
-    from editkit.images import Picture
-    from editkit.options import Options
+    from editkit.pictures.picture import Picture
+    from editkit.plugin.options import Options
 
     picture = Picture(np.zeros((30, 40, 3), np.uint8))
     (only,) = passes(picture, Gaussian(torch.zeros(3), torch.eye(3)).info, Options(), True)

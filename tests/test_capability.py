@@ -17,30 +17,30 @@ from test_parity_latent import NEGATIVE, PROMPT, adapter, same
 from torch import Tensor
 
 from editkit import edit, sample
-from editkit.models import load
-from editkit.models.base import (
-    Conditioning,
+from editkit.diffusion.capability import capability, changed, leased, networks
+from editkit.diffusion.conditioning import Conditioning, Prompt
+from editkit.diffusion.control import TakesControl
+from editkit.diffusion.model import (
     Enlarges,
     Example,
     Model,
     NoisesLowres,
     Notifies,
-    Prediction,
-    Prompt,
     ReadsText,
     ReadsWeights,
     TakesExamples,
 )
-from editkit.models.capability import capability, changed, leased, networks
-from editkit.models.control import TakesControl
-from editkit.models.latent import LatentUNet
+from editkit.diffusion.prediction import Prediction
+from editkit.diffusion.schedule import Level
+from editkit.diffusion.windows import Windowed
+from editkit.models import load
+from editkit.models.latent.refiner import Refined
+from editkit.models.latent.unet import LatentUNet
 from editkit.models.memory import Tiles
-from editkit.models.patches import PATCHES, Patches
-from editkit.models.refiner import Refined
+from editkit.models.patches.info import PATCHES
+from editkit.models.patches.model import Patches
 from editkit.models.setup import FromPipeline
 from editkit.plugins import Cfg, ControlNet, Inpaint
-from editkit.schedule import Level
-from editkit.windows import Windowed
 
 __all__ = ["sd"]
 

@@ -11,14 +11,14 @@ import toy
 from toy import Isotropic
 
 from editkit import edit, sample
-from editkit.classifiers import load_classifier, resolve
-from editkit.classifiers.kinds import Clean, NoiseAware
-from editkit.classifiers.network import Network
+from editkit.diffusion.schedule import VE, Cosine, Flow
 from editkit.errors import ModelError, UsageError
-from editkit.images import Picture
+from editkit.models.classifiers import load_classifier, resolve
+from editkit.models.classifiers.kinds import Clean, NoiseAware
+from editkit.models.classifiers.network import Network
+from editkit.pictures.picture import Picture
 from editkit.plugin import Hooks, Plugin
 from editkit.plugins import Classifier, Inpaint, SDEdit
-from editkit.schedule import VE, Cosine, Flow
 
 TABLES = {"VP": Cosine(), "flow": Flow()}
 STEPS = {"ddpm": 1000, "ddim": 1000, "heun": 200, "dpm++2m": 200}
@@ -100,7 +100,7 @@ def test_algorithm_1_and_the_score_form_agree_to_first_order_in_beta():
     The score form moves ddpm's mean by (alpha_s / alpha_t) beta grad log p(y | x_t), beta = 1 - (alpha_t / alpha_s)^2
     in a VP table.
     """
-    from editkit.samplers import make_sampler
+    from editkit.diffusion.samplers import make_sampler
 
     net, model, exact = guided.Components(), guided.mixture(), []
     x_t = torch.randn(8, 3, generator=torch.Generator().manual_seed(3))

@@ -11,9 +11,9 @@ from toy import Isotropic
 
 from editkit import edit, sample
 from editkit.errors import ModelError, UsageError
-from editkit.images import Picture
 from editkit.models import describe, load
-from editkit.openclip import load_clip
+from editkit.models.clip import load_clip
+from editkit.pictures.picture import Picture
 from editkit.plugins import Clip, Inpaint, SDEdit
 
 SHAPES = Path(__file__).parent / "weights" / "shapes"
@@ -87,7 +87,7 @@ def test_chunks_change_nothing_and_cuts_are_averaged(picture):
 
 def test_memory_does_not_grow_with_the_number_of_cut_outs(picture, monkeypatch):
     """The graph keeps no more for 64 cut-outs than for 8, and CLIP sees one chunk at a time."""
-    from editkit.openclip import Clip as Loaded
+    from editkit.models.clip import Clip as Loaded
 
     seen, real = [], Loaded.images
     monkeypatch.setattr(Loaded, "images", lambda self, images: seen.append(len(images)) or real(self, images))

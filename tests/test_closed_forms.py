@@ -9,9 +9,9 @@ import toy
 from toy import COVARIANCE, KNOWN, MASK, MEAN, ExactClassifier, ExactPosterior, given_known, given_y, model, moments
 
 from editkit import sample
+from editkit.diffusion.schedule import VE, Cosine, Flow
 from editkit.models import GaussianMixture
 from editkit.plugins import Inpaint
-from editkit.schedule import VE, Cosine, Flow
 
 N = toy.N
 TABLES = {"VP": Cosine(), "VE": VE(), "flow": Flow()}

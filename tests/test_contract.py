@@ -6,16 +6,17 @@ import torch
 from pydantic import Field
 from toy import Isotropic
 
-from editkit import contract, edit, registry
-from editkit.chain import Chain
+from editkit import edit
 from editkit.cli.check import typed
+from editkit.diffusion.conditioning import Conditioning
+from editkit.editing import contract
+from editkit.editing.settle import arrange
 from editkit.errors import ChainError, HookError
-from editkit.images import Picture
-from editkit.models.base import Conditioning
 from editkit.models.leasing import Models
-from editkit.plugin import Hooks, Plugin
+from editkit.pictures.picture import Picture
+from editkit.plugin import Hooks, Plugin, registry
+from editkit.plugin.chain import Chain
 from editkit.plugins import Guide, Inpaint, SDEdit
-from editkit.settle import arrange
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def picture() -> Picture:
 @pytest.mark.parametrize("check", contract.CHECKS)
 @pytest.mark.parametrize("name", registry.names())
 def test_every_registered_plugin_keeps_the_contract(name, check):
-    """See editkit/contract.py for what each check says."""
+    """See editkit/editing/contract.py for what each check says."""
     try:
         contract.CHECKS[check](registry.load(name))
     except contract.NotChecked as reason:

@@ -23,17 +23,19 @@ from test_parity_latent import NEGATIVE, PROMPT, SCHEDULERS, STEPS, adapter, kep
 from torch import Tensor
 
 from editkit import edit, sample
-from editkit.cost import cost
-from editkit.engine import State
+from editkit.diffusion.conditioning import Conditioning, residuals
+from editkit.diffusion.control import Given
+from editkit.diffusion.model import ModelInfo, PixelSpace
+from editkit.diffusion.plan import Plan
+from editkit.diffusion.prediction import Prediction, convert
+from editkit.diffusion.samplers import make_sampler
+from editkit.editing.cost import cost
+from editkit.engine.loop import State
 from editkit.errors import ChainError, EditkitError, ModelError, UsageError
-from editkit.images import Picture
-from editkit.models.base import Conditioning, ModelInfo, PixelSpace, Prediction, convert, residuals
-from editkit.models.control import Given
 from editkit.models.leasing import Models
-from editkit.models.scheduling import make_schedule
-from editkit.plan import Plan
+from editkit.models.schedules import make_schedule
+from editkit.pictures.picture import Picture
 from editkit.plugins import Cfg, ControlNet, Guide, Inpaint, SDEdit
-from editkit.samplers import make_sampler
 
 EPSILON = {**tiny.SD, "prediction_type": "epsilon"}
 PIPES: dict[str, Any] = {
@@ -369,8 +371,8 @@ def test_with_everything_else(sd: str, folder: Path, tmp_path: Path) -> None:
 
 
 def test_in_a_recipe_its_folder_is_relative_to_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from editkit.chain import Chain
-    from editkit.recipe import from_mapping, to_mapping
+    from editkit.editing.recipe import from_mapping, to_mapping
+    from editkit.plugin.chain import Chain
 
     (tmp_path / "nets" / "edges").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
@@ -433,8 +435,8 @@ def test_what_is_refused(sd: str, folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_recipe_keeps_the_names_of_detectors_and_moves_the_paths_of_hints(tmp_path: Path) -> None:
-    from editkit import recipe
-    from editkit.chain import Chain
+    from editkit.editing import recipe
+    from editkit.plugin.chain import Chain
 
     for control, written in (("canny:low=5", "canny:low=5"), (str(tmp_path / "a" / "h.png"), "a/h.png")):
         chain = Chain.of(ControlNet(control=control, controlnet="x/y"))

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from editkit import edit
+from editkit.diffusion.conditioning import Conditioning
 from editkit.errors import ModelError
-from editkit.images import Picture
 from editkit.models import describe, load
-from editkit.models.base import Conditioning
-from editkit.models.pocket import folder
-from editkit.models.pocket_residual import TASKS, Residual, deviation
+from editkit.models.pocket.model import folder
+from editkit.models.pocket.residual import TASKS, Residual, deviation
+from editkit.pictures.picture import Picture
 from editkit.plugins import ControlNet, Inpaint, SDEdit
 from editkit.training.controlnet import Steered
 from editkit.training.network import Pocket, export
@@ -60,7 +60,7 @@ def test_one_window_is_the_trainers_network(saved: tuple[str, str, Steered], bat
     mask[..., 4:12, 4:12] = 1
     cond = Conditioning(known=known, mask=mask, control=(_Control(steered.controlnet, hint, 1.0, False),))
     level = model.schedule.level(300)
-    from editkit.smooth import smooth_fill
+    from editkit.pictures.filling import smooth_fill
 
     told, label = smooth_fill(known, mask), torch.full((batch,), TASKS.index("inpaint"))
     residual = Residual(told, deviation(label, told, mask), level.alpha, level.sigma)

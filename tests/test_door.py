@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from editkit import registry
 from editkit.errors import PluginError, UsageError
+from editkit.plugin import registry
 
 SEPIA = '''
 from typing import ClassVar

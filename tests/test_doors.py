@@ -10,12 +10,17 @@ import torch
 from PIL import Image
 from test_door import editkit
 
-from editkit import contract, edit, samplers, shapes, workers
+from editkit import edit
+from editkit.batch import engines
 from editkit.cli import run
-from editkit.contract_kinds import CONTRACTS
+from editkit.cli.contract_kinds import CONTRACTS
+from editkit.diffusion import samplers
+from editkit.editing import contract
 from editkit.errors import ModelError, PluginError, UsageError
-from editkit.images import Picture
-from editkit.models import describe, folder, load
+from editkit.models import describe, load
+from editkit.models import families as folder
+from editkit.pictures import shapes
+from editkit.pictures.picture import Picture
 from editkit.plugins import Inpaint, SDEdit
 
 STRANGER = '''
@@ -25,11 +30,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from editkit.models.base import ModelInfo, PixelSpace, Prediction
-from editkit.samplers import OneCall
-from editkit.schedule import Cosine
-from editkit.shapes import Shape, ShapeError
-from editkit.workers import EngineKind
+from editkit.diffusion.model import ModelInfo, PixelSpace
+from editkit.diffusion.prediction import Prediction
+from editkit.diffusion.samplers import OneCall
+from editkit.diffusion.schedule import Cosine
+from editkit.pictures.shapes import Shape, ShapeError
+from editkit.batch.engines import EngineKind
 
 
 @dataclass(frozen=True)
@@ -228,7 +234,7 @@ BROKEN = {
 
 
 def test_what_is_broken_is_listed_with_its_reason_and_stops_nobody(tmp_path, photo):
-    code = "NOTHING = object()\nfrom editkit.shapes import BOX\nfrom dataclasses import replace\n"
+    code = "NOTHING = object()\nfrom editkit.pictures.shapes import BOX\nfrom dataclasses import replace\n"
     code += "OLD = replace(BOX, name='circle', api=9)\n"
     installed(tmp_path, code, BROKEN, "broken")
     shown = editkit(tmp_path, "plugins")
@@ -261,7 +267,7 @@ def test_two_that_claim_one_name_or_one_folder_are_named(tmp_path, monkeypatch):
 
 
 def test_a_word_that_draws_no_mask_is_named(monkeypatch, tmp_path):
-    code = "import numpy as np\nfrom editkit.shapes import Shape\n"
+    code = "import numpy as np\nfrom editkit.pictures.shapes import Shape\n"
     code += "BAD = Shape('bad', 'bad', lambda picture, values: np.ones((3, 3)), 'Bad.')\n"
     installed(tmp_path, code, {"editkit.masks": "bad = badmask:BAD"}, "badmask")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -279,6 +285,6 @@ def test_words_may_be_longer_than_a_files_name():
 
 def test_the_built_ins_go_the_same_way():
     assert set(samplers.SAMPLERS.names()) >= {"ddpm", "ddim", "euler", "heun", "dpm++2m", "unipc", "lcm"}
-    assert all(row.broken is None for rows in (samplers.listed(), shapes.listed(), workers.listed(), folder.listed())
+    assert all(row.broken is None for rows in (samplers.listed(), shapes.listed(), engines.listed(), folder.listed())
                for row in rows)  # fmt: skip
     assert load(describe("patches"), torch.device("cpu"), torch.float32).info == describe("patches")

@@ -7,17 +7,18 @@ import pytest
 import torch
 from toy import KNOWN, MASK, ExactClassifier, Nothing, Quadratic, model
 
-from editkit import engine, sample
-from editkit.editing import prepare
+from editkit import sample
+from editkit.diffusion.noise import Streams
+from editkit.diffusion.plan import Plan
+from editkit.diffusion.samplers import DPMpp2M
+from editkit.diffusion.schedule import Cosine, Flow
+from editkit.engine import loop
+from editkit.engine.binding import prepare
 from editkit.errors import HookError
 from editkit.models.leasing import Models
-from editkit.noise import Streams
-from editkit.options import Options
-from editkit.plan import Plan
 from editkit.plugin import Hooks, Inputs, Opening, Plugin
+from editkit.plugin.options import Options
 from editkit.plugins import Inpaint
-from editkit.samplers import DPMpp2M
-from editkit.schedule import Cosine, Flow
 
 
 def _plugin(name="made", through="network", **methods):
@@ -37,7 +38,7 @@ def _process(plugins=(), steps=10, sampler="ddim", shape=(3, 4)):
 
 def test_the_engine_is_a_generator_of_steps_that_can_be_left():
     states = []
-    for state in engine.steps(_process(steps=10)):
+    for state in loop.steps(_process(steps=10)):
         states.append(state)
         if len(states) == 4:
             break
@@ -272,7 +273,7 @@ def test_a_multistep_sampler_forgets_after_a_noise_move():
             return super().step(x_t, t, s, predict, normal, memory)
 
     plan = Plan.uniform(10).travel(3, 2)
-    engine.run(replace(_process(sampler="dpm++2m"), sampler=Spy(), plan=plan))
+    loop.run(replace(_process(sampler="dpm++2m"), sampler=Spy(), plan=plan))
     first = [True, *(not a.flows for a, b in pairwise(plan.moves) if b.flows)]
     assert [empty for _, empty in given] == first
     assert sum(first) == 4  # at the start, and after each of three ways back up

@@ -6,17 +6,19 @@ import torch
 from PIL import Image
 
 from editkit import edit
-from editkit.chain import Stage
+from editkit.diffusion.conditioning import Conditioning
+from editkit.diffusion.model import Enlarges
+from editkit.editing.settle import plan_stage
 from editkit.errors import ModelError
-from editkit.images import Picture, to_unit
-from editkit.models.base import Conditioning, Enlarges
 from editkit.models.patches.enlarging import Enlarging
 from editkit.models.patches.info import Ladder
 from editkit.models.patches.model import WINDOW, Patches
-from editkit.options import Options
+from editkit.pictures.picture import Picture
+from editkit.pictures.resizing import resize
+from editkit.pictures.tensors import to_unit
+from editkit.plugin.chain import Stage
+from editkit.plugin.options import Options
 from editkit.plugins import Uncrop, Upscale
-from editkit.resizing import resize
-from editkit.settle import plan_stage
 
 
 def discs(side: int) -> np.ndarray:

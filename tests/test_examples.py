@@ -9,19 +9,21 @@ from PIL import Image
 from pydantic import ValidationError
 from toy import Isotropic
 
-from editkit import edit, recipe
-from editkit.boxes import Box
-from editkit.canvas import beside, example
-from editkit.chain import Chain
+from editkit import edit
 from editkit.cli.words import parse
+from editkit.diffusion.conditioning import Conditioning
+from editkit.diffusion.model import Example, Pass
+from editkit.editing import recipe
+from editkit.editing.canvas import beside, example
+from editkit.editing.settle import plan_stage
 from editkit.errors import ChainError, ModelError, PictureError
-from editkit.images import Picture
-from editkit.models.base import Conditioning, Example, Pass
 from editkit.models.patches.denoise import Bound, Settings
 from editkit.models.patches.info import FEWEST, PATCH, Ladder, ladder
 from editkit.models.patches.model import Patches
-from editkit.options import Options
-from editkit.settle import plan_stage
+from editkit.pictures.boxes import Box
+from editkit.pictures.picture import Picture
+from editkit.plugin.chain import Chain
+from editkit.plugin.options import Options
 from editkit_plugins.inpaint import Inpaint
 from editkit_plugins.texture import Texture
 from editkit_plugins.uncrop import Uncrop
@@ -122,7 +124,7 @@ def test_it_is_said_in_python_recipes_and_words(tmp_path):
 
 def test_what_went_in_is_in_the_provenance_and_found_changed_by_rerun(tmp_path, capsys):
     from editkit.cli import run
-    from editkit.provenance import hash_pixels, read_provenance
+    from editkit.pictures.files.provenance import hash_pixels, read_provenance
 
     picture, other = tmp_path / "p.png", tmp_path / "other.png"
     Image.fromarray(noise(20, 24)).save(picture)

@@ -8,14 +8,14 @@ import torch
 from toy import Isotropic
 
 from editkit import edit
-from editkit.chain import Chain
-from editkit.editing import stream
-from editkit.fit import misfit
-from editkit.images import Picture
+from editkit.diffusion.noise import Streams
+from editkit.editing.api import stream
+from editkit.editing.coherence import misfit
+from editkit.editing.settle import plan_stage
 from editkit.models.patches.denoise import Bound, Settings
-from editkit.noise import Streams
-from editkit.settle import plan_stage
-from editkit.smooth import filled, membrane
+from editkit.pictures.filling import filled, membrane
+from editkit.pictures.picture import Picture
+from editkit.plugin.chain import Chain
 from editkit_plugins.inpaint import Inpaint
 from editkit_plugins.sdedit import SDEdit
 

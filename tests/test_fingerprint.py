@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from editkit.models import fingerprint as hashes
-from editkit.models.base import ModelInfo
-from editkit.models.fingerprint import _of, fingerprint
+from editkit.diffusion.model import ModelInfo
+from editkit.models.files import fingerprint as hashes
+from editkit.models.files.fingerprint import _of, fingerprint
 from editkit.models.patches.info import PATCHES
 
 

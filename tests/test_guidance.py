@@ -7,15 +7,16 @@ from pydantic import ValidationError
 from toy import Isotropic, Quadratic, model
 
 from editkit import edit, sample
-from editkit.chain import Chain
+from editkit.diffusion.model import PixelSpace
+from editkit.diffusion.prediction import Prediction
+from editkit.editing.settle import plan_stage
 from editkit.errors import EditkitError, HookError, UsageError
-from editkit.guidance import knots, weight
-from editkit.images import Picture
 from editkit.models import Gaussian
-from editkit.models.base import PixelSpace, Prediction
+from editkit.pictures.picture import Picture
 from editkit.plugin import Hooks, Plugin
+from editkit.plugin.chain import Chain
+from editkit.plugin.guidance import knots, weight
 from editkit.plugins import Guide, SDEdit
-from editkit.settle import plan_stage
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def test_energies_and_gradients_of_every_guided_move_are_told():
 
 
 def test_the_linear_decoder_is_near_a_linear_one_and_differentiable():
-    from editkit.models.linear_decoder import linear_decoder
+    from editkit.diffusion.linear_decoder import linear_decoder
 
     class Linear:
         """Latents of 4 channels at an eighth of the side; its decoder is linear, so the fit is exact."""
@@ -188,7 +189,7 @@ def test_checkpointing_gives_the_same_picture_and_is_refused_without_a_network(p
 
     from editkit.models import ModelInfo
     from editkit.models.pixel import PixelUNet
-    from editkit.models.scheduling import make_schedule
+    from editkit.models.schedules import make_schedule
 
     scheduler = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "prediction_type": "epsilon"}
     network = unet2d().requires_grad_(False)
@@ -243,7 +244,7 @@ def test_features_of_a_network_come_near_those_of_the_reference(picture, tmp_pat
     import timm
     from safetensors.torch import save_file
 
-    from editkit.classifiers import load_classifier
+    from editkit.models.classifiers import load_classifier
 
     torch.manual_seed(0)
     small = timm.create_model("test_resnet", pretrained=False)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from editkit import cli, hints
+from editkit import cli
 from editkit.errors import HookError, ModelError, PluginError, UsageError
-from editkit.hints import Detector
+from editkit.plugin import hints
+from editkit.plugin.hints import Detector
 
 CLASSIC = ("canny", "lineart", "scribble", "tile", "luma", "blur", "palette", "shuffle")
 
@@ -146,7 +147,7 @@ def test_another_size_or_grey_is_mended_and_the_rest_refused() -> None:
 
 STRANGER = '''
 from typing import ClassVar
-from editkit.hints import Detector
+from editkit.plugin.hints import Detector
 
 class Negative(Detector):
     """Light and dark exchanged."""
@@ -176,7 +177,7 @@ def test_a_strangers_detector_comes_in_by_the_same_door(tmp_path: Path, monkeypa
     rows = {row.name: row for row in hints.listed()}
     assert rows["negative"].distribution == "my-negative"
     assert "no_such_module" in (rows["broken"].broken or "")
-    assert "a subclass of editkit.hints.Detector is needed" in (rows["three"].broken or "")
+    assert "a subclass of editkit.plugin.Detector is needed" in (rows["three"].broken or "")
     assert "editkit and my-canny both have one of that name" in (rows["canny"].broken or "")
     assert rows["tile"].kind is not None
     with pytest.raises(PluginError, match="uninstall one of them"):
@@ -185,7 +186,7 @@ def test_a_strangers_detector_comes_in_by_the_same_door(tmp_path: Path, monkeypa
 
 def test_nothing_heavy_is_imported_before_a_detector_is_used() -> None:
     code = (
-        "import sys, importlib, pkgutil, editkit_plugins, editkit.hints\n"
+        "import sys, importlib, pkgutil, editkit_plugins, editkit.plugin.hints\n"
         "from editkit import hints\n"
         "assert not [r for r in hints.listed() if r.broken]\n"
         "import editkit_plugins.controlnet, editkit_plugins.hints.annotators\n"

@@ -20,16 +20,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, features
 
-import editkit.writing
-from editkit.decoding import turn
-from editkit.encoding import encode
+import editkit.pictures.files.writing
 from editkit.errors import PictureError
-from editkit.exif import upright
-from editkit.images import STRIP, Picture, at_depth, from_unit, to_unit
-from editkit.png import PNG_SIGNATURE, png_chunk, png_chunks
-from editkit.reading import MAX_PIXELS, decode
-from editkit.writing import check_output, to_bytes
-from editkit.xmp import upright_xmp
+from editkit.pictures.files.decoding import turn
+from editkit.pictures.files.encoding import encode
+from editkit.pictures.files.exif import upright
+from editkit.pictures.files.png import PNG_SIGNATURE, png_chunk, png_chunks
+from editkit.pictures.files.reading import MAX_PIXELS, decode
+from editkit.pictures.files.writing import check_output, to_bytes
+from editkit.pictures.files.xmp import upright_xmp
+from editkit.pictures.picture import Picture
+from editkit.pictures.raster import at_depth
+from editkit.pictures.tensors import STRIP, from_unit, to_unit
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = (
@@ -204,8 +206,8 @@ def test_from_unit_clips_and_refuses_nan() -> None:
 
 def test_importing_brings_no_torch() -> None:
     code = (
-        "import editkit.images, editkit.masks\n"
-        "import editkit.writing, editkit.reading\n"
+        "import editkit.pictures.picture, editkit.pictures.masks\n"
+        "import editkit.pictures.files.writing, editkit.pictures.files.reading\n"
         "import sys; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -865,7 +867,7 @@ def test_existing_output_needs_force(photo: Path) -> None:
 
 def test_output_that_appears_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out.png"
-    monkeypatch.setattr(editkit.writing, "check_output", lambda path, force: "PNG")
+    monkeypatch.setattr(editkit.pictures.files.writing, "check_output", lambda path, force: "PNG")
     out.write_bytes(b"someone else's")
     with pytest.raises(PictureError, match="exists already"):
         Picture.read(noise(3, 3, 3, np.uint8)).write(out)
@@ -929,7 +931,7 @@ def test_symbolic_links_are_written_through(photo: Path) -> None:
 
 
 def test_standard_output(photo: Path) -> None:
-    code = "from editkit.images import Picture; Picture.read('-').write('-', format='TIFF')"
+    code = "from editkit.pictures.picture import Picture; Picture.read('-').write('-', format='TIFF')"
     done = subprocess.run([sys.executable, "-c", code], input=photo.read_bytes(), capture_output=True, check=True)
     assert np.array_equal(decode(done.stdout, "x").pixels, Picture.read(photo).pixels)
 

@@ -17,16 +17,16 @@ from PIL import Image
 from test_parity_latent import PROMPT, adapter, parts
 
 from editkit import edit, sample
-from editkit.chain import Chain
-from editkit.editing import stream
+from editkit.diffusion.samplers import LCM
+from editkit.editing.api import stream
 from editkit.errors import ChainError, EditkitError, ModelError, UsageError
-from editkit.images import Picture
 from editkit.models import Conditioning, describe, load
 from editkit.models.leasing import Models
-from editkit.models.scheduling import make_schedule
-from editkit.options import Options
+from editkit.models.schedules import make_schedule
+from editkit.pictures.picture import Picture
+from editkit.plugin.chain import Chain
+from editkit.plugin.options import Options
 from editkit.plugins import Cfg, Guide, Inpaint, PromptText, SDEdit, Threshold
-from editkit.samplers import LCM
 
 CPU = torch.device("cpu")
 FULL: dict[str, Any] = {"canvas": "full", "dtype": "fp32", "device": "cpu", "offline": True}

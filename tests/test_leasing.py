@@ -24,22 +24,22 @@ from test_blocks import TEXT_FIRST
 from toy import Isotropic
 
 from editkit import edit
-from editkit.batch import batch
-from editkit.chain import Chain
-from editkit.editing import stream
+from editkit.batch.run import batch
+from editkit.common.process import Turn, begin_thread, own_threads
+from editkit.diffusion.capability import capability, leased, networks
+from editkit.diffusion.checkpointing import checkpointed
+from editkit.diffusion.model import ModelInfo
+from editkit.editing.api import stream
 from editkit.errors import ModelError
-from editkit.images import Picture
 from editkit.models import describe, load
-from editkit.models.base import ModelInfo
-from editkit.models.capability import capability, leased, networks
-from editkit.models.checkpointing import checkpointed
-from editkit.models.latent import LatentUNet
-from editkit.models.latent_space import chunks, padded
+from editkit.models.latent.space import chunks, padded
+from editkit.models.latent.unet import LatentUNet
 from editkit.models.leasing import Models
 from editkit.models.memory import DECODER, DENOISER
 from editkit.models.setup import Setup
+from editkit.pictures.picture import Picture
+from editkit.plugin.chain import Chain
 from editkit.plugins import Guide, Inpaint
-from editkit.process import Turn, begin_thread, own_threads
 
 CPU, FP32 = torch.device("cpu"), torch.float32
 MASK = "box:10,10,44,40"
@@ -265,9 +265,9 @@ def test_a_model_that_is_being_loaded_keeps_nobody_from_another() -> None:
 
 
 def test_what_moves_while_it_works_is_lent_to_one_thread_at_a_time(sd: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from editkit.models import folder
+    from editkit.models import families
 
-    monkeypatch.setattr(folder, "weigh", lambda *_: True)  # text encoders stay on disk
+    monkeypatch.setattr(families, "weigh", lambda *_: True)  # text encoders stay on disk
     models, info = Models(), describe(sd)
     entered: list[str] = []
     with ThreadPoolExecutor(1) as pool:
@@ -346,7 +346,7 @@ class Overflowing(diffusers.AutoencoderKL):  # type: ignore[misc]
 
 def test_nothing_an_edit_does_outlives_it(sd: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles, a VAE in float32, checkpointing, guidance, and whom a model tells."""
-    from editkit import editing
+    from editkit.editing import stages
 
     model: Any = load(describe(sd), CPU, FP32)
     model.vae = halves(model.vae)
@@ -354,7 +354,7 @@ def test_nothing_an_edit_does_outlives_it(sd: str, monkeypatch: pytest.MonkeyPat
     edit(photo(0), Inpaint(mask=MASK), model=sd, steps=1, models=models, **HOW)  # layers are packed at the first call
     before, said = state(model), list[str]()
     free = 64**2 * DECODER[4] + 1_000_000
-    monkeypatch.setattr(editing, "available", lambda device: max(free, 64**2 * DENOISER[4]))
+    monkeypatch.setattr(stages, "available", lambda device: max(free, 64**2 * DENOISER[4]))
     plugins = Inpaint(mask="box:20,20,150,130") & Guide(brightness=0.8, checkpoint=True)
     given: dict[str, Any] = {"prompt": "a red door", "steps": 2, "notify": said.append, **HOW}
     making = stream(photo(1, 150, 170), plugins, model=sd, models=models, **given)
@@ -423,7 +423,7 @@ def test_a_batch_of_three_whose_first_needs_tiles_and_a_vae_in_float32(
     sd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pictures two and three equal themselves alone."""
-    from editkit import editing
+    from editkit.editing import stages
 
     seen: list[str] = []
 
@@ -446,7 +446,7 @@ def test_a_batch_of_three_whose_first_needs_tiles_and_a_vae_in_float32(
         seen.append("large" if large else "small")
         return large
 
-    monkeypatch.setattr(editing, "settle", watched)
+    monkeypatch.setattr(stages, "settle", watched)
     pictures = {"a.png": photo(0, 150, 150), "b.png": photo(1), "c.png": photo(2)}
     for name, picture in pictures.items():
         (tmp_path / "in").mkdir(exist_ok=True)

@@ -18,9 +18,9 @@ from PIL import Image
 
 from editkit.cli import run
 from editkit.errors import PictureError
-from editkit.images import Picture
-from editkit.masks import feather_inside, grow, overlay, read_mask, threshold
-from editkit.shapes import from_words, is_words
+from editkit.pictures.masks import feather_inside, grow, overlay, read_mask, threshold
+from editkit.pictures.picture import Picture
+from editkit.pictures.shapes import from_words, is_words
 
 
 def blank(width: int = 60, height: int = 40) -> Picture:

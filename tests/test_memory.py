@@ -17,16 +17,16 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from test_parity_latent import adapter
 
 from editkit import edit
-from editkit.boxes import Box
+from editkit.diffusion.model import Pass
 from editkit.errors import ModelError
 from editkit.models import describe, load
-from editkit.models.base import Pass
-from editkit.models.latent_space import in_float32
-from editkit.models.layout import Layout
+from editkit.models.fast.packing import _Kept
+from editkit.models.files.layout import Layout
+from editkit.models.files.weights import Ahead, read, weight_files
+from editkit.models.latent.space import in_float32
 from editkit.models.memory import DECODER, DENOISER, settle, weigh
-from editkit.models.packing import _Kept
 from editkit.models.setup import Setup
-from editkit.models.weights import Ahead, read, weight_files
+from editkit.pictures.boxes import Box
 from editkit.plugins import Inpaint, PromptText
 
 CPU = torch.device("cpu")
@@ -68,7 +68,7 @@ def test_text_encoders_make_room_for_the_run_too(sd: Path) -> None:
 
 
 def test_models_in_pixels_are_weighed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from editkit.models import folder
+    from editkit.models import families
 
     unet = diffusers.UNet2DModel(
         sample_size=32, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1,
@@ -77,7 +77,7 @@ def test_models_in_pixels_are_weighed_too(tmp_path: Path, monkeypatch: pytest.Mo
     diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).save_pretrained(tmp_path / "whole")
     unet.save_pretrained(tmp_path / "bare")
     diffusers.DDPMScheduler().save_pretrained(tmp_path / "bare")
-    monkeypatch.setattr(folder, "available", lambda device: 1000)
+    monkeypatch.setattr(families, "available", lambda device: 1000)
     for name in ("whole", "bare"):
         with pytest.raises(ModelError, match="its weights need 0.0 GB of memory, and 0.0 GB are free"):
             load(describe(str(tmp_path / name)), CPU, torch.float32)
@@ -85,10 +85,10 @@ def test_models_in_pixels_are_weighed_too(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_what_is_offloaded_is_loaded_into_main_memory(sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU whose memory takes nothing: weights rest in main memory, and accelerate moves what is used."""
-    from editkit.models import folder
+    from editkit.models import families
 
     asked: list[str] = []
-    monkeypatch.setattr(folder, "available", lambda device: asked.append(device.type) or 10_000_000_000)
+    monkeypatch.setattr(families, "available", lambda device: asked.append(device.type) or 10_000_000_000)
     moved: list[torch.device] = []
     monkeypatch.setattr(
         diffusers.StableDiffusionPipeline, "enable_model_cpu_offload", lambda self, device: moved.append(device)
@@ -104,9 +104,9 @@ def test_what_is_offloaded_is_loaded_into_main_memory(sd: Path, monkeypatch: pyt
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with memory for the networks, but not for the text encoders."""
-    from editkit.models import folder
+    from editkit.models import families
 
-    monkeypatch.setattr(folder, "weigh", lambda *_: True)
+    monkeypatch.setattr(families, "weigh", lambda *_: True)
 
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -156,10 +156,10 @@ def test_the_decoder_works_in_tiles_where_it_does_not_fit_at_once() -> None:
 
 
 def test_an_edit_in_tiles_keeps_what_is_known(sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from editkit import editing
+    from editkit.editing import stages
 
     needed = 64**2 * DECODER[4] + 1_000_000  # for a tile of this VAE, and for the UNet at its own size
-    monkeypatch.setattr(editing, "available", lambda device: max(needed, 64**2 * DENOISER[4]))
+    monkeypatch.setattr(stages, "available", lambda device: max(needed, 64**2 * DENOISER[4]))
     said: list[str] = []
     photo = np.random.default_rng(0).integers(0, 256, (150, 170, 3), dtype=np.uint8)
     mask = np.zeros((150, 170), np.uint8)

@@ -9,8 +9,8 @@ import torch
 from diffusers.models.activations import GEGLU
 from torch import nn
 
-from editkit.models.blocks import fuse_gates
-from editkit.models.packing import Packed, PackedGate, pack
+from editkit.models.fast.blocks import fuse_gates
+from editkit.models.fast.packing import Packed, PackedGate, pack
 
 
 def convolutions(dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:

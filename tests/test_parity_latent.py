@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from editkit import sample
-from editkit.engine import State
+from editkit.diffusion.model import ModelInfo
+from editkit.engine.loop import State
 from editkit.errors import ModelError
-from editkit.models.base import ModelInfo
-from editkit.models.latent import LatentUNet
-from editkit.models.scheduling import make_schedule
+from editkit.models.latent.unet import LatentUNet
+from editkit.models.schedules import make_schedule
 from editkit.plugins import Cfg, Inpaint, SDEdit
 
 TOLERANCE = 1e-5

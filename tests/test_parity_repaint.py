@@ -18,7 +18,7 @@ from tiny import unet2d
 from torch import Tensor
 
 from editkit import sample
-from editkit.plan import Plan
+from editkit.diffusion.plan import Plan
 from editkit.plugins import Inpaint
 
 

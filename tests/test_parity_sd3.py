@@ -21,7 +21,7 @@ from torch import Tensor
 from editkit import sample
 from editkit.errors import ModelError
 from editkit.models import describe, load
-from editkit.models.scheduling import make_schedule
+from editkit.models.schedules import make_schedule
 from editkit.models.setup import Setup
 from editkit.plugins import Cfg
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from editkit import sample
 from editkit.errors import ModelError
 from editkit.models import describe, load
-from editkit.models.refiner import Refined
+from editkit.models.latent.refiner import Refined
 from editkit.models.setup import Setup
 from editkit.plugins import Cfg
 
@@ -149,8 +149,8 @@ def test_a_refiner_hands_on_what_a_model_is_asked_for(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Notices, tiles, words with weights; and it has to be of the same family."""
-    from editkit.models.base import Notifies, ReadsWeights
-    from editkit.models.capability import capability
+    from editkit.diffusion.capability import capability
+    from editkit.diffusion.model import Notifies, ReadsWeights
     from editkit.models.memory import Tiles
 
     setup = Setup(refiner=str(folders["refiner"]))
@@ -170,7 +170,7 @@ def test_a_refiner_hands_on_what_a_model_is_asked_for(
     assert weighted.refined.embeds.shape == plain.refined.embeds.shape
     assert not torch.allclose(weighted.embeds, plain.embeds)
     sd = tiny.save_sd(folders["refiner"].parent / "sd", diffusers.DDIMScheduler.from_config(tiny.SD))
-    monkeypatch.setattr("editkit.models.folder.load_folder", None)  # said before any weight is loaded
+    monkeypatch.setattr("editkit.models.families.load_folder", None)  # said before any weight is loaded
     with pytest.raises(ModelError, match=r"--refiner .* does not go on from what"):
         load(describe(str(sd)), torch.device("cpu"), torch.float32, setup=setup)
 

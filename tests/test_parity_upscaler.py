@@ -17,12 +17,12 @@ from test_parity_latent import NEGATIVE, PROMPT, SCHEDULERS, same
 from torch import Tensor
 
 from editkit import Hooks, Plugin, edit, sample
-from editkit.engine import State
+from editkit.diffusion.model import ModelInfo, NoisesLowres
+from editkit.engine.loop import State
 from editkit.errors import ModelError, UsageError
 from editkit.models import Conditioning, describe, load
-from editkit.models.base import ModelInfo, NoisesLowres
-from editkit.models.scheduling import make_schedule
-from editkit.models.upscaler import LatentUpscaler
+from editkit.models.latent.upscaler import LatentUpscaler
+from editkit.models.schedules import make_schedule
 from editkit.plugins import Upscale
 
 SMALL: dict[str, Any] = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}

@@ -11,8 +11,8 @@ import torch
 from torch.autograd import gradcheck
 
 import editkit
+from editkit.diffusion.conditioning import Conditioning
 from editkit.errors import ModelError
-from editkit.models.base import Conditioning
 from editkit.models.patches.atlas import Atlas
 from editkit.models.patches.denoise import Bound, Settings
 from editkit.models.patches.info import Ladder

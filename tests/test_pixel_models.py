@@ -17,11 +17,11 @@ from tiny import unet2d
 from torch import Tensor
 
 from editkit import sample
+from editkit.diffusion.noise import OneStream
 from editkit.errors import ModelError
 from editkit.models import Conditioning, describe, load
-from editkit.models.folder import cached
+from editkit.models.families import cached
 from editkit.models.pixel import PixelUNet
-from editkit.noise import OneStream
 
 CPU = torch.device("cpu")
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editkit.cost import Cost, cost
-from editkit.plan import Move, Plan
-from editkit.samplers import make_sampler
+from editkit.diffusion.plan import Move, Plan
+from editkit.diffusion.samplers import make_sampler
+from editkit.editing.cost import Cost, cost
 
 plans = st.builds(
     lambda steps, strength, jump, repeats: Plan.uniform(steps).start_at(strength).travel(jump, repeats),

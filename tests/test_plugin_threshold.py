@@ -34,8 +34,8 @@ def test_it_is_the_thresholding_of_the_scheduler(tmp_path: Path, percentile: flo
 
 
 def test_within_range_it_only_clips() -> None:
+    from editkit.diffusion.schedule import Cosine
     from editkit.models import Gaussian
-    from editkit.schedule import Cosine
 
     model = Gaussian(torch.zeros(1), 0.01 * torch.eye(1), Cosine())
     plain = sample(model, shape=(50, 1), steps=5, device="cpu")

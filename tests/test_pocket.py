@@ -7,13 +7,13 @@ import sys
 import pytest
 import torch
 
+from editkit.diffusion.conditioning import Conditioning
+from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
 from editkit.models import describe, load
-from editkit.models.base import Conditioning
-from editkit.models.pocket_residual import TASKS, Residual, deviation, luma
-from editkit.models.pocket_unet import PocketUNet
-from editkit.schedule import Level
-from editkit.smooth import smooth_fill
+from editkit.models.pocket.residual import TASKS, Residual, deviation, luma
+from editkit.models.pocket.unet import PocketUNet
+from editkit.pictures.filling import smooth_fill
 from editkit.training import diffusion
 from editkit.training.network import Pocket as Trained
 from editkit.training.network import build_unet, export

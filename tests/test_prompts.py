@@ -13,8 +13,8 @@ from test_parity_latent import PROMPT, adapter, parts, same
 
 from editkit import sample
 from editkit.errors import ModelError
-from editkit.models.latent_space import chunks, evened
-from editkit.models.sdxl import LatentXL, Reader
+from editkit.models.latent.space import chunks, evened
+from editkit.models.latent.xl import LatentXL, Reader
 from editkit.plugins import PromptText
 
 EPSILON = {**tiny.SD, "prediction_type": "epsilon"}
@@ -22,8 +22,8 @@ LONG = "a red door in a brick wall under an old lamp " * 12 + "at night"
 
 
 def large() -> LatentXL:
-    from editkit.models.base import ModelInfo
-    from editkit.models.scheduling import make_schedule
+    from editkit.diffusion.model import ModelInfo
+    from editkit.models.schedules import make_schedule
 
     own = xl.parts(4)
     readers = [Reader(own[f"tokenizer{k}"], own[f"text_encoder{k}"]) for k in ("", "_2")]

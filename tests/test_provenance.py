@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from editkit.cli import run
-from editkit.encoding import encode
 from editkit.errors import PictureError
-from editkit.images import Picture
-from editkit.png import PNG_SIGNATURE, png_chunk, png_text
-from editkit.provenance import Provenance, find, hash_mask, hash_pixels, read_provenance, strip, stripped
-from editkit.xmp import MAX_TEXT, into_xmp, without_provenance
+from editkit.pictures.files.encoding import encode
+from editkit.pictures.files.png import PNG_SIGNATURE, png_chunk, png_text
+from editkit.pictures.files.provenance import Provenance, find, hash_mask, hash_pixels, read_provenance, strip, stripped
+from editkit.pictures.files.xmp import MAX_TEXT, into_xmp, without_provenance
+from editkit.pictures.picture import Picture
 
 ENDINGS = [".png", ".jpg", ".webp", ".tif"] + ([".avif"] if features.check("avif") else [])
 FORMATS = ["PNG", "JPEG", "WEBP", "TIFF"]

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from editkit import recipe
-from editkit.chain import Chain, Stage
 from editkit.cli.words import parse
+from editkit.editing import recipe
 from editkit.errors import RecipeError
-from editkit.options import Options
+from editkit.plugin.chain import Chain, Stage
+from editkit.plugin.options import Options
 from editkit.plugins import Guide, Inpaint, SDEdit
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1, max_size=12)

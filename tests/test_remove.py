@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from editkit import edit, recipe
-from editkit.chain import Chain
+from editkit import edit
 from editkit.cli.words import parse
-from editkit.images import Picture
+from editkit.editing import recipe
+from editkit.pictures.picture import Picture
 from editkit.plugin import silent
+from editkit.plugin.chain import Chain
 from editkit_plugins.inpaint import Inpaint
 from editkit_plugins.remove import Remove
 

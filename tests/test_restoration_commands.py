@@ -12,17 +12,18 @@ from pydantic import ValidationError
 from toy import Isotropic
 
 from editkit import edit
-from editkit.chain import Stage
 from editkit.cli import run
-from editkit.contract import ExactModel
-from editkit.editing import stream
+from editkit.diffusion.model import ModelInfo
+from editkit.diffusion.schedule import Cosine
+from editkit.editing.api import stream
+from editkit.editing.contract import ExactModel
+from editkit.editing.settle import plan_stage
 from editkit.errors import ChainError, EditkitError, PictureError, UsageError
-from editkit.images import Picture, from_unit, to_unit
-from editkit.models.base import ModelInfo
-from editkit.options import Options
+from editkit.pictures.picture import Picture
+from editkit.pictures.tensors import from_unit, to_unit
+from editkit.plugin.chain import Stage
+from editkit.plugin.options import Options
 from editkit.plugins import Colorize, Denoise, Inpaint, Purify, Restore, Upscale
-from editkit.schedule import Cosine
-from editkit.settle import plan_stage
 from editkit_plugins.denoise import estimated_noise, ladder_from, turned
 from editkit_plugins.restoring import memory
 from editkit_plugins.restoring.named import NUMBERS, parse

@@ -8,9 +8,9 @@ import torch
 from inverse import SIZE, STD, D, correlated, errors, mean, moments, observation, operators, posterior
 
 from editkit import sample
+from editkit.diffusion.schedule import VE, Flow
 from editkit.errors import ChainError
 from editkit.models import Gaussian
-from editkit.schedule import VE, Flow
 from editkit_plugins.restoring.degradations import Quantise
 from editkit_plugins.restoring.solver import Inverse
 

@@ -15,8 +15,8 @@ from inverse import STD
 from torch import Tensor
 
 from editkit import sample
+from editkit.diffusion.schedule import Grid, Level, Levels
 from editkit.models import Gaussian
-from editkit.schedule import Grid, Level, Levels
 from editkit_plugins.restoring.degradations import Blur, Mask
 from editkit_plugins.restoring.kernels import gaussian
 from editkit_plugins.restoring.solver import Inverse

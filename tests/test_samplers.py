@@ -23,11 +23,11 @@ from tiny import TinyModel, TinyNet
 from torch import Tensor
 
 from editkit import sample
-from editkit.engine import State
+from editkit.diffusion.noise import Noise, OneStream, Stream
+from editkit.diffusion.prediction import PredictionType
+from editkit.diffusion.samplers import SAMPLERS, make_sampler
+from editkit.engine.loop import State
 from editkit.errors import UsageError
-from editkit.models.base import PredictionType
-from editkit.noise import Noise, OneStream, Stream
-from editkit.samplers import SAMPLERS, make_sampler
 
 SHAPE = (2, 3, 8, 8)
 TOLERANCE = 1e-5

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from editkit import sample
+from editkit.diffusion.samplers import SAMPLERS, load, make_sampler
+from editkit.diffusion.schedule import VE, Cosine, Discrete, Flow, Grid, Spacing, progress
 from editkit.errors import UsageError
 from editkit.models import Gaussian
-from editkit.models.scheduling import clip_range, default_sampler, make_schedule
-from editkit.samplers import SAMPLERS, load, make_sampler
-from editkit.schedule import VE, Cosine, Discrete, Flow, Grid, Spacing, progress
+from editkit.models.schedules import clip_range, default_sampler, make_schedule
 
 SD = {"_class_name": "PNDMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
       "steps_offset": 1, "set_alpha_to_one": False, "clip_sample": False}  # fmt: skip
@@ -162,7 +162,7 @@ def test_configurations() -> None:
 def test_the_cosine_table_is_diffusers_own(steps: int) -> None:
     from diffusers import DDPMScheduler
 
-    from editkit.models.scheduling import cosine_table
+    from editkit.models.schedules import cosine_table
 
     theirs = DDPMScheduler(num_train_timesteps=steps, beta_schedule="squaredcos_cap_v2")
     betas, alphas_cumprod = cosine_table(steps)

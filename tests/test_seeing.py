@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from editkit import contract
-from editkit.chain import Chain
-from editkit.charts import bars, lines
 from editkit.cli import run
-from editkit.editing import stream
+from editkit.editing import contract
+from editkit.editing.api import stream
+from editkit.editing.made import make
+from editkit.editing.watching.charts import bars, lines
+from editkit.editing.watching.sheets import GAP, LINE, Tile, compare, sheet
+from editkit.editing.watching.trace import Preview, Trace, due
 from editkit.errors import UsageError
-from editkit.images import Picture
-from editkit.making import make
 from editkit.models.leasing import Models
+from editkit.pictures.picture import Picture
+from editkit.plugin.chain import Chain
 from editkit.plugins import Guide, Inpaint, SDEdit
-from editkit.seeing import Preview, Trace, due
-from editkit.sheets import GAP, LINE, Tile, compare, sheet
 
 MASK = "box:0,0,7,7"
 EDIT = ["inpaint", "photo.png", "--mask", MASK, "--steps", "3"]

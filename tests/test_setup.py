@@ -16,7 +16,7 @@ from editkit import edit, sample
 from editkit.errors import ModelError, UsageError
 from editkit.models import describe, load
 from editkit.models.setup import Setup, lora_and_weight, refiner_and_start
-from editkit.options import Options
+from editkit.plugin.options import Options
 from editkit.plugins import SDEdit
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from editkit.errors import ModelError
 from editkit.models import describe, load
-from editkit.models.fingerprint import fingerprint
+from editkit.models.files.fingerprint import fingerprint
 
 CPU = torch.device("cpu")
 RESNET = {

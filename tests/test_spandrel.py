@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 
 from editkit import edit
 from editkit.errors import ModelError
-from editkit.images import Picture
 from editkit.models.leasing import Models
+from editkit.pictures.picture import Picture
 from editkit.plugins import SDEdit, Spandrel
 
 pytest.importorskip("spandrel")

@@ -9,8 +9,8 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from editkit.common.spec import did_you_mean, field_and_reason, first_error, name_of, nearest, values_of
 from editkit.errors import UsageError
-from editkit.spec import did_you_mean, field_and_reason, first_error, name_of, nearest, values_of
 
 
 def test_a_name_and_its_parameters() -> None:
@@ -66,6 +66,6 @@ def test_what_pydantic_found_in_one_line(given: dict[str, object], field: str, l
 
 
 def test_it_imports_neither_torch_nor_pydantic() -> None:
-    words = "import sys, editkit.errors; before = set(sys.modules); import editkit.spec; "
+    words = "import sys, editkit.errors; before = set(sys.modules); import editkit.common.spec; "
     words += "assert not {'torch', 'pydantic'} & (set(sys.modules) - before)"
     assert subprocess.run([sys.executable, "-c", words], check=False).returncode == 0

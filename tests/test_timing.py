@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from toy import Isotropic
 
-from editkit.editing import stream
+from editkit.editing.api import stream
+from editkit.editing.watching.time_left import TimeLeft
 from editkit.plugins import Inpaint, SDEdit
-from editkit.timing import TimeLeft
 
 
 @pytest.mark.parametrize(("each", "expected"), [(10.0, ["about 170 s to go, at 10.0 s a step"]), (0.1, [])])

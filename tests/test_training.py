@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from editkit.errors import EditkitError
-from editkit.models.pocket_residual import EXACT, PRIOR, ROUGH, TASKS, Residual, depth, deviation, luma
-from editkit.smooth import smooth_fill
+from editkit.models.pocket.residual import EXACT, PRIOR, ROUGH, TASKS, Residual, depth, deviation, luma
+from editkit.pictures.filling import smooth_fill
 from editkit.training import diffusion, loop, network
 from editkit.training.checkpoint import FILE, load_checkpoint
 from editkit.training.conditions import SHARES, blurred, conditions, deal_tasks, inpaint_condition, rough

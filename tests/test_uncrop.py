@@ -9,7 +9,7 @@ from toy import Isotropic
 
 from editkit import edit
 from editkit.errors import UsageError
-from editkit.images import Picture
+from editkit.pictures.picture import Picture
 from editkit.plugin import silent
 from editkit.plugins import Uncrop
 

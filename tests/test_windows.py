@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from toy import Isotropic
 
 from editkit import sample
-from editkit.editing import stream
+from editkit.diffusion.conditioning import Conditioning
+from editkit.diffusion.model import ModelInfo
+from editkit.diffusion.prediction import Prediction
+from editkit.diffusion.schedule import Cosine
+from editkit.diffusion.windows import Windowed, starts, weights
+from editkit.editing.api import stream
 from editkit.errors import ModelError
-from editkit.models.base import Conditioning, ModelInfo, Prediction
 from editkit.plugins import Inpaint, SDEdit
-from editkit.schedule import Cosine
-from editkit.windows import Windowed, starts, weights
 
 
 @given(st.integers(1, 400), st.integers(2, 80), st.integers(0, 40))
@@ -141,8 +143,8 @@ def test_a_control_is_cut_with_its_window_and_guidance_sees_the_networks_output(
     """Each window is steered by its own part of the hint; the blend is still an output that cfg can fold."""
     from dataclasses import dataclass
 
-    from editkit.models.base import convert
-    from editkit.models.control import cut_like
+    from editkit.diffusion.control import cut_like
+    from editkit.diffusion.prediction import convert
 
     @dataclass(frozen=True, eq=False)
     class Hint:

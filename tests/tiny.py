@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from editkit.diffusion.model import PixelSpace
+from editkit.diffusion.prediction import PredictionType, convert
+from editkit.diffusion.schedule import Level, Schedule
 from editkit.models import Conditioning, ModelInfo, Prediction
-from editkit.models.base import PixelSpace, PredictionType, convert
-from editkit.models.scheduling import make_schedule
-from editkit.schedule import Level, Schedule
+from editkit.models.schedules import make_schedule
 
 
 class TinyNet(nn.Module):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from editkit.diffusion.model import ModelInfo, PixelSpace
+from editkit.diffusion.prediction import Prediction
+from editkit.diffusion.schedule import Cosine
 from editkit.models import Gaussian
-from editkit.models.base import ModelInfo, PixelSpace, Prediction
 from editkit.plugin import Hooks, Plugin
-from editkit.schedule import Cosine
 
 N = 20_000
 

@@ -5,8 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from editkit.folder import Item
-from editkit.workers import Result, processes
+from editkit.batch.engines import Result, processes
+from editkit.batch.folder import Item
 
 
 def copy(item: Item) -> Result:

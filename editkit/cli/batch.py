@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from editkit.batch import Summary, batch
-from editkit.chain import Chain
+from editkit.batch.engines import Result, engine_of
+from editkit.batch.folder import Masks
+from editkit.batch.run import Summary, batch
 from editkit.cli.console import err, say, write
 from editkit.cli.words import HelpShown, given_by, options_of, overridden, typed_command
 from editkit.errors import UsageError
-from editkit.folder import Masks
-from editkit.options import Options
-from editkit.params import Param, params
-from editkit.workers import Result, engine_of
-from editkit.writing import EXTENSIONS
+from editkit.pictures.files.writing import EXTENSIONS
+from editkit.plugin.chain import Chain
+from editkit.plugin.options import Options
+from editkit.plugin.params import Param, params
 
 INTERRUPTED = 130
 MOST_WORKERS = 256
@@ -52,7 +52,7 @@ PARAMS = [
 
 def batch_command(words: list[str]) -> int:
     """`editkit batch RECIPE IN OUT [options]`."""
-    from editkit import recipe
+    from editkit.editing import recipe
 
     groups = {"the batch": PARAMS, "the run": params(Options)}
     try:

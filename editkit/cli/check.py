@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from editkit.errors import UsageError
-from editkit.plugin import Plugin
+from editkit.plugin.protocol import Plugin
 
 T = TypeVar("T")
 
@@ -17,8 +17,9 @@ def check_command(name: str) -> int:
     Raises:
         UsageError: nothing is called so, or things of several kinds are and none is named.
     """
-    from editkit import contract, registry
-    from editkit.contract_kinds import CONTRACTS, kinds_of
+    from editkit.cli.contract_kinds import CONTRACTS, kinds_of
+    from editkit.editing import contract
+    from editkit.plugin import registry
 
     kind, colon, bare = name.partition(":")
     kinds = kinds_of(bare if colon else name)
@@ -35,8 +36,8 @@ def check_command(name: str) -> int:
 
 def _told(checked: T, name: str, checks: Mapping[str, Callable[[T], None]]) -> int:
     """A line for each check, and one for all."""
-    from editkit import contract
     from editkit.cli.console import write
+    from editkit.editing import contract
 
     width = max(len(check) for check in checks)
     broken = unchecked = 0
@@ -53,10 +54,10 @@ def _told(checked: T, name: str, checks: Mapping[str, Callable[[T], None]]) -> i
 
 def typed(plugin: type[Plugin]) -> None:
     """Python and command line say the same of it."""
-    from editkit import contract, recipe
-    from editkit.chain import Chain
     from editkit.cli.words import parse
+    from editkit.editing import contract, recipe
     from editkit.errors import RecipeError
+    from editkit.plugin.chain import Chain
 
     chain = Chain.of(contract.example(plugin))
     try:

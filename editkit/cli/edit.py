@@ -11,21 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from editkit.chain import Chain, Stage
 from editkit.cli.console import err, say, write
 from editkit.cli.words import Extras, HelpShown, Line, parse, parse_run
+from editkit.common.notify import Notify, silent
 from editkit.errors import UsageError
-from editkit.notify import Notify, silent
+from editkit.plugin.chain import Chain, Stage
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from editkit.editing import Update
-    from editkit.images import Picture
-    from editkit.making import Made
+    from editkit.editing.made import Made
+    from editkit.editing.stages import Update
+    from editkit.editing.watching.trace import Preview, Trace
     from editkit.models.leasing import Models
-    from editkit.seeing import Preview, Trace
-    from editkit.writing import Written
+    from editkit.pictures.files.writing import Written
+    from editkit.pictures.picture import Picture
 
 
 def edit_command(words: list[str]) -> int:
@@ -48,8 +48,8 @@ def make(line: Line) -> int:
     """Do what a line says: check, edit, write, report."""
     if line.extras.candidates is not None:
         return _candidates(line, line.extras.candidates)
-    from editkit.images import Picture
-    from editkit.writing import check_output
+    from editkit.pictures.files.writing import check_output
+    from editkit.pictures.picture import Picture
 
     extras = line.extras
     target = target_of(line)
@@ -66,7 +66,7 @@ def make(line: Line) -> int:
     for watcher in watchers:
         watcher.close()
     if extras.compare is not None:
-        from editkit import sheets
+        from editkit.editing.watching import sheets
 
         sheets.save(sheets.compare(picture, made.picture, made.changeable), extras.compare, force=extras.force)
     _save_recipe(line)
@@ -89,7 +89,7 @@ def _watchers(extras: Extras) -> list[Preview | Trace]:
     """What looks at the process, as the options ask for."""
     if extras.preview is None and extras.trace is None:
         return []
-    from editkit.seeing import Preview, Trace
+    from editkit.editing.watching.trace import Preview, Trace
 
     watchers: list[Preview | Trace] = []
     if extras.preview is not None:
@@ -108,8 +108,8 @@ def edited(
     notify: Notify | None = None,
 ) -> Made:
     """Run the chain under a progress bar; what the user should know is said, or goes to `notify`."""
-    from editkit.making import make as make_one
-    from editkit.timing import TimeLeft
+    from editkit.editing.made import make as make_one
+    from editkit.editing.watching.time_left import TimeLeft
 
     notify = notify or notices(extras)
     for notice in picture.meta.notices:
@@ -133,7 +133,7 @@ def _written(line: Line, made: Made, target: str) -> Written:
 def _save_recipe(line: Line) -> None:
     if line.extras.save_recipe is None:
         return
-    from editkit import recipe
+    from editkit.editing import recipe
 
     path = Path(line.extras.save_recipe)
     path.write_text(recipe.to_yaml(line.chain, path.parent), encoding="utf-8")
@@ -141,10 +141,10 @@ def _save_recipe(line: Line) -> None:
 
 def _candidates(line: Line, count: int) -> int:
     """The same edit with `count` seeds, from --seed on, and a sheet of them all."""
-    from editkit import sheets
-    from editkit.images import Picture
+    from editkit.editing.watching import sheets
     from editkit.models.leasing import Models
-    from editkit.writing import check_output
+    from editkit.pictures.files.writing import check_output
+    from editkit.pictures.picture import Picture
 
     extras, target = line.extras, target_of(line)
     if target == "-" or extras.preview or extras.trace or extras.compare:

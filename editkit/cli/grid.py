@@ -8,12 +8,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from editkit.chain import Chain, Stage
 from editkit.cli.console import say, write
 from editkit.cli.edit import edited, notices, target_of
 from editkit.cli.words import HelpShown, Line, explain, options_of, parse
 from editkit.errors import UsageError
-from editkit.options import Options
+from editkit.plugin.chain import Chain, Stage
+from editkit.plugin.options import Options
 
 USAGE = """usage: editkit grid --vary NAME=V1,V2,... [--vary NAME=...] [--cells DIR] PLUGIN PICTURE [options] ...
 
@@ -84,10 +84,10 @@ def _cut(words: list[str]) -> tuple[list[Axis], Path | None, list[str]]:
 
 
 def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
-    from editkit import sheets
-    from editkit.images import Picture
+    from editkit.editing.watching import sheets
     from editkit.models.leasing import Models
-    from editkit.writing import check_output
+    from editkit.pictures.files.writing import check_output
+    from editkit.pictures.picture import Picture
 
     extras = line.extras
     if extras.preview or extras.trace or extras.compare or extras.candidates or extras.save_recipe:

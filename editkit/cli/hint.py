@@ -21,8 +21,8 @@ def _list(wanted: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from editkit import hints
     from editkit.cli.console import out
+    from editkit.plugin import hints
 
     table = Table("hint", "parameters", "from", "", box=None, pad_edge=False)
     for row in hints.listed():
@@ -54,10 +54,10 @@ def hint(
 
     The hint is as large as the picture. A file like it can be given to --control instead of a detector's name.
     """
-    from editkit import hints
     from editkit.cli.console import say
-    from editkit.images import Picture
-    from editkit.writing import check_output
+    from editkit.pictures.files.writing import check_output
+    from editkit.pictures.picture import Picture
+    from editkit.plugin import hints
 
     detector = hints.make(control)
     target = _target(picture, detector.name, output)

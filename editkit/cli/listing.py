@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from editkit import registry
 from editkit.cli.console import out, write
-from editkit.entries import Listed
+from editkit.common.entries import Listed
 from editkit.errors import UsageError
-from editkit.params import params
+from editkit.plugin import registry
+from editkit.plugin.params import params
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ def overview() -> int:
 
 
 def version() -> int:
-    from editkit.provenance import versions
+    from editkit.pictures.files.provenance import versions
 
     write(f"editkit {versions()['editkit']}")
     return 0
@@ -87,8 +87,11 @@ def plugins_command(words: list[str]) -> int:
 
 def _installed() -> dict[str, list[Listed[str]]]:
     """Everything that came in through an entry point, by kind, with a line about each."""
-    from editkit import hints, samplers, shapes, workers
-    from editkit.models import folder
+    from editkit.batch import engines
+    from editkit.diffusion import samplers
+    from editkit.models import families
+    from editkit.pictures import shapes
+    from editkit.plugin import hints
 
     def lines(rows: Sequence[Listed[T]], about: Callable[[T], str]) -> list[Listed[str]]:
         return [Listed(r.name, r.distribution, None if r.kind is None else about(r.kind), r.broken) for r in rows]
@@ -96,9 +99,9 @@ def _installed() -> dict[str, list[Listed[str]]]:
     return {
         "plugin": lines(registry.listed(), _summary),
         "sampler": lines(samplers.listed(), _summary),
-        "model": lines(folder.listed(), lambda found: str(getattr(found, "KNOWN", "")) or _summary(found)),
+        "model": lines(families.listed(), lambda found: str(getattr(found, "KNOWN", "")) or _summary(found)),
         "mask": lines(shapes.listed(), lambda shape: f"{shape.form}  {shape.summary}"),
-        "engine": lines(workers.listed(), lambda engine: engine.summary),
+        "engine": lines(engines.listed(), lambda engine: engine.summary),
         "hint": lines(hints.listed(), _summary),
     }
 
@@ -142,7 +145,7 @@ def models_command(words: list[str]) -> int:
     from rich.table import Table
 
     from editkit.models import embedded
-    from editkit.models.folder import cached
+    from editkit.models.families import cached
 
     if words:
         raise UsageError(f"models takes no words, got {words[0]!r}")

@@ -10,8 +10,8 @@ import typer
 from editkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from editkit.images import Picture
-    from editkit.shapes import Mask
+    from editkit.pictures.picture import Picture
+    from editkit.pictures.shapes import Mask
 
 app = typer.Typer(add_completion=False)
 
@@ -54,10 +54,10 @@ def mask(  # long: every parameter is an option with its help
     Several shapes are united; then --minus takes away, --invert turns round, --grow widens, --feather softens.
     """
     from editkit.cli.console import say
-    from editkit.images import Picture
-    from editkit.masks import check, feather_inside, overlay
-    from editkit.masks import grow as widen
-    from editkit.writing import check_output
+    from editkit.pictures.files.writing import check_output
+    from editkit.pictures.masks import check, feather_inside, overlay
+    from editkit.pictures.masks import grow as widen
+    from editkit.pictures.picture import Picture
 
     target = _target(picture, output)
     check_output(target, force=force)
@@ -116,7 +116,7 @@ def _combined(photo: Picture, united: list[str], minus: list[str]) -> Mask:
 
 def _one(photo: Picture, source: str) -> Mask:
     """One shape or file. Empty is allowed here: the union of all is what must hold something."""
-    from editkit.masks import load
+    from editkit.pictures.masks import load
 
     return load(source, photo)
 
@@ -125,7 +125,7 @@ def _as_picture(mask: Mask) -> Picture:
     """A mask as 8-bit greyscale. What is above 0 stays above 0: the feather's last step is not rounded away."""
     import numpy as np
 
-    from editkit.images import Picture
+    from editkit.pictures.picture import Picture
 
     levels = np.where(mask > 0, np.maximum(np.rint(mask * 255.0), 1.0), 0.0)
     return Picture.read(levels.astype(np.uint8))

@@ -20,7 +20,7 @@ def new_plugin(
     """Write the package of a plugin called NAME: it installs, works, and passes its own tests; change it from there."""
     from editkit.cli.console import say
     from editkit.cli.listing import COMMANDS
-    from editkit.scaffold import new_plugin as write_package
+    from editkit.cli.scaffold import new_plugin as write_package
 
     files = write_package(name, output, reserved=frozenset(name for name, _ in COMMANDS))
     for file in files:

@@ -6,12 +6,12 @@ import json
 
 from editkit.cli.console import out, say, write
 from editkit.cli.words import HelpShown, parse
-from editkit.settle import StagePlan, plan_stage
+from editkit.editing.settle import StagePlan, plan_stage
 
 
 def plan_command(words: list[str]) -> int:
     """`editkit plan <any edit command>`: what would be done and what it costs. No weights, no torch."""
-    from editkit.images import Picture
+    from editkit.pictures.picture import Picture
 
     if not words or words[0] in ("-h", "--help"):
         write("usage: editkit plan PLUGIN PICTURE [options] [with PLUGIN ...] [then PLUGIN ...]")

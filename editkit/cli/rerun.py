@@ -25,17 +25,17 @@ def rerun(  # long: every parameter is an option with its help
     The picture it was made from must be at hand, and be the same by its hash; code that the recipe names is refused
     without --allow-code, since provenance can be forged.
     """
-    from editkit import recipe
     from editkit.cli.console import say
     from editkit.cli.edit import make
     from editkit.cli.words import Extras, Line
+    from editkit.editing import recipe
+    from editkit.editing.made import hashes
     from editkit.errors import PictureError
-    from editkit.images import Picture
-    from editkit.making import hashes
     from editkit.models import describe
-    from editkit.models.fingerprint import fingerprint
-    from editkit.plugin import plugins_of
-    from editkit.provenance import hash_pixels, read_provenance
+    from editkit.models.files.fingerprint import fingerprint
+    from editkit.pictures.files.provenance import hash_pixels, read_provenance
+    from editkit.pictures.picture import Picture
+    from editkit.plugin.protocol import plugins_of
 
     found = read_provenance(picture)
     if found is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from editkit.provenance import Provenance
+    from editkit.pictures.files.provenance import Provenance
 
 app = typer.Typer(add_completion=False)
 
@@ -23,7 +23,7 @@ def show(
     Exit code 1 where the picture does not say.
     """
     from editkit.cli.console import say, write
-    from editkit.provenance import read_provenance
+    from editkit.pictures.files.provenance import read_provenance
 
     found = read_provenance(picture)
     if found is None:

@@ -22,8 +22,8 @@ def strip(
 ) -> None:
     """Take out what editkit says of how PICTURES were made. Pixels and other metadata stay byte for byte."""
     from editkit.cli.console import say
-    from editkit.provenance import strip as take_out
-    from editkit.writing import check_output
+    from editkit.pictures.files.provenance import strip as take_out
+    from editkit.pictures.files.writing import check_output
 
     if output is not None:
         if len(pictures) > 1:

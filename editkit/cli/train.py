@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from editkit.cli.words import explain, with_options
 from editkit.errors import EditkitError, UsageError
-from editkit.params import Param, params
+from editkit.plugin.params import Param, params
 from editkit.training.settings import (
     Architecture,
     ClassifierSettings,
@@ -126,7 +126,7 @@ def distill(given: dict[str, Any]) -> None:
 @_declared(ControlSettings, RESUME)
 def controlnet(given: dict[str, Any]) -> None:
     """Train a ControlNet for a network that stays as it is: hints of your photographs by one of the detectors."""
-    from editkit import hints
+    from editkit.plugin import hints
 
     with _told_in_words(given):
         settings = _settings(ControlSettings, _architecture_of_base(given), given)

@@ -16,13 +16,13 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import BaseModel, Field, ValidationError
 
-from editkit import registry
-from editkit.chain import Chain, Stage
+from editkit.common.spec import field_and_reason
 from editkit.errors import UsageError
-from editkit.options import Options
-from editkit.params import Param, params
-from editkit.plugin import Plugin
-from editkit.spec import field_and_reason
+from editkit.plugin import registry
+from editkit.plugin.chain import Chain, Stage
+from editkit.plugin.options import Options
+from editkit.plugin.params import Param, params
+from editkit.plugin.protocol import Plugin
 
 _TYPES = {"int": int, "float": float, "text": str, "flag": bool}
 
@@ -173,7 +173,7 @@ def with_options(function: Callable[..., Any], arguments: dict[str, str], groups
 
 def parse_run(words: Sequence[str]) -> Line:
     """`run RECIPE PICTURE [options of the run]`: the options given here win over the recipe's, in every stage."""
-    from editkit import recipe
+    from editkit.editing import recipe
 
     arguments = {"recipe": "The recipe (YAML).", "picture": "The picture to edit; - reads standard input."}
     doc = "Run a recipe on a picture."

@@ -8,15 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from editkit.diffusion.conditioning import Conditioning
+from editkit.diffusion.model import Model, ModelInfo
+from editkit.diffusion.prediction import Prediction
 from editkit.errors import ModelError
-from editkit.models.base import Conditioning, Model, ModelInfo, Prediction
 from editkit.models.setup import Setup, check, home, prepared
 
 if TYPE_CHECKING:
     import torch
 
-    from editkit.models.gaussian import Gaussian as Gaussian
-    from editkit.models.gaussian import GaussianMixture as GaussianMixture
+    from editkit.diffusion.gaussian import Gaussian as Gaussian
+    from editkit.diffusion.gaussian import GaussianMixture as GaussianMixture
 
 __all__ = [
     "Conditioning",
@@ -39,7 +41,7 @@ EMBEDDED_DEFAULT = "patches"
 
 def embedded() -> tuple[ModelInfo, ...]:
     """The models that come with editkit and other packages: nothing is downloaded."""
-    from editkit.models.folder import Named, listed
+    from editkit.models.families import Named, listed
 
     found = []
     for row in listed():
@@ -56,7 +58,7 @@ def describe(name: str, *, offline: bool = False) -> ModelInfo:
     Raises:
         ModelError: it cannot be found, or is of a family that is not known.
     """
-    from editkit.models.folder import describe_folder, named
+    from editkit.models.families import describe_folder, named
 
     model = named(EMBEDDED_DEFAULT if name == "auto" else name)
     return describe_folder(name, offline=offline) if model is None else model.info()
@@ -69,8 +71,8 @@ def folder_of(name: str) -> Path | None:
     Raises:
         ModelError: they are not here.
     """
-    from editkit.models.folder import named
-    from editkit.models.loading import find
+    from editkit.models.families import named
+    from editkit.models.files.loading import find
 
     model = named(name)
     if model is not None:
@@ -87,8 +89,8 @@ def load(
     Raises:
         ModelError: weights missing, misshapen, or in a pickle.
     """
-    from editkit.models.folder import load_folder, named
-    from editkit.process import loading
+    from editkit.common.process import loading
+    from editkit.models.families import load_folder, named
 
     check(info, setup, device, offline)
     with loading():
@@ -102,7 +104,7 @@ def load(
 
 def __getattr__(name: str) -> Any:
     if name in ("Gaussian", "GaussianMixture"):
-        from editkit.models import gaussian
+        from editkit.diffusion import gaussian
 
         return getattr(gaussian, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

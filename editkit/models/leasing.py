@@ -18,13 +18,13 @@ from uuid import uuid4
 
 import torch
 
+from editkit.common.process import LOADING, Turn, begin_thread, loading
+from editkit.diffusion.capability import leased, networks
+from editkit.diffusion.checkpointing import checkpointed
+from editkit.diffusion.model import Model, ModelInfo
 from editkit.models import PLAIN
 from editkit.models import load as load_model
-from editkit.models.base import Model, ModelInfo
-from editkit.models.capability import leased, networks
-from editkit.models.checkpointing import checkpointed
 from editkit.models.setup import Setup
-from editkit.process import LOADING, Turn, begin_thread, loading
 
 P = ParamSpec("P")
 T = TypeVar("T")

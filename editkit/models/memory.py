@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from editkit.errors import ModelError
-from editkit.models.layout import Layout
-from editkit.models.weights import shapes, weight_files
+from editkit.models.files.layout import Layout
+from editkit.models.files.weights import shapes, weight_files
 
 if TYPE_CHECKING:
     import torch
 
-    from editkit.models.base import Pass
-    from editkit.notify import Notify
+    from editkit.common.notify import Notify
+    from editkit.diffusion.model import Pass
 
 DECODER = {2: 1_000, 4: 3_500}
 """Bytes a pixel while a VAE decodes, by the size of a number."""

@@ -10,18 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from editkit.diffusion.conditioning import Conditioning
+from editkit.diffusion.model import Model, ModelInfo, PixelSpace
+from editkit.diffusion.prediction import Prediction, PredictionType, convert
+from editkit.diffusion.schedule import Level, Schedule
 from editkit.errors import ModelError
-from editkit.models.base import Conditioning, Model, ModelInfo, PixelSpace, Prediction, PredictionType, convert
-from editkit.models.layout import Layout
-from editkit.models.loading import load_network
-from editkit.models.scheduling import clip_range, default_sampler, make_schedule, prediction_type
-from editkit.schedule import Level, Schedule
+from editkit.models.files.layout import Layout
+from editkit.models.files.loading import load_network
+from editkit.models.schedules import clip_range, default_sampler, make_schedule, prediction_type
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from editkit.noise import Stream
+    from editkit.diffusion.noise import Stream
 
 KNOWN = "pixel-space diffusion (UNet2DModel)"
 _STEPS = {"ddpm": 250, "ddpm:variance=large": 250}

@@ -13,10 +13,10 @@ from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from editkit.common.process import SILENCE
+from editkit.diffusion.capability import capability
+from editkit.diffusion.model import Model, ModelInfo
 from editkit.errors import ModelError, UsageError
-from editkit.models.base import Model, ModelInfo
-from editkit.models.capability import capability
-from editkit.process import SILENCE
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ Offload = Literal["none", "model", "sequential"]
 
 
 class Asked(Protocol):
-    """What is asked of a model, as `editkit.options.Options` has it."""
+    """What is asked of a model, as `editkit.plugin.options.Options` has it."""
 
     @property
     def lora(self) -> tuple[str, ...]: ...
@@ -135,7 +135,7 @@ def check(info: ModelInfo, setup: Setup, device: torch.device, offline: bool) ->
             "less memory: --dtype bf16, --canvas crop)"
         )
     if setup.refiner is not None:
-        from editkit.models import refiner
+        from editkit.models.latent import refiner
 
         refiner.check(info, refiner_and_start(setup.refiner)[0], offline)
 
@@ -160,7 +160,7 @@ def prepared(model: Model, setup: Setup, device: torch.device, dtype: torch.dtyp
     if setup.lora:
         _add_lora(_as_pipeline(model, "--lora"), model.info.name, setup.lora)
     if setup.refiner is not None:
-        from editkit.models.refiner import joined
+        from editkit.models.latent.refiner import joined
 
         refined = joined(model, *refiner_and_start(setup.refiner), home(setup, device), dtype, offline)
         model, experts = refined, (refined.model, refined.refiner)
@@ -186,7 +186,7 @@ def _offload(model: FromPipeline, how: Offload, device: torch.device) -> None:
     """Networks stay in main memory and are moved to the device for as long as each is used (accelerate)."""
     import torch
 
-    from editkit.models.packing import unpack
+    from editkit.models.fast.packing import unpack
 
     pipe = model.pipeline()
     for network in pipe.components.values():
@@ -200,7 +200,7 @@ def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> None:
     """Every file with its weight, fused into the networks' own weights: a step costs what it did before."""
     import torch
 
-    from editkit.models.packing import swap, unpack
+    from editkit.models.fast.packing import swap, unpack
 
     pipe = model.pipeline()
     networks: list[Any] = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]

@@ -21,11 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from editkit.classifiers.kinds import OWN
-from editkit.classifiers.network import Network
+from editkit.diffusion.model import Model
 from editkit.errors import EditkitError
-from editkit.images import Picture, to_unit
-from editkit.models.base import Model
+from editkit.models.classifiers.kinds import OWN
+from editkit.models.classifiers.network import Network
+from editkit.pictures.picture import Picture
+from editkit.pictures.tensors import to_unit
 from editkit.training.network import write_atomically
 from editkit.training.settings import ClassifierSettings
 
@@ -70,7 +71,7 @@ def read_folders(folder: Path, size: int) -> Labelled:
 
 def _square(file: Path, size: int) -> Tensor:
     """(1, 3, size, size): the middle square, resized."""
-    from editkit.resizing import resize
+    from editkit.pictures.resizing import resize
 
     image = to_unit(Picture.read(file).pixels.astype(np.uint8, copy=False))
     height, width = image.shape[-2:]

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from editkit.models.pocket_residual import COARSE, HOLE, TASKS, luma
-from editkit.smooth import smooth_fill
+from editkit.models.pocket.residual import COARSE, HOLE, TASKS, luma
+from editkit.pictures.filling import smooth_fill
 from editkit.training.masks import random_masks
 
 SHARES = (0.24, 0.48, 0.14, 0.14)

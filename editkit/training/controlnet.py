@@ -23,9 +23,9 @@ from diffusers import ControlNetModel
 from PIL import Image
 from torch import Generator, Tensor, nn
 
-from editkit import hints
-from editkit.models.pocket_residual import TASKS
-from editkit.smooth import smooth_fill
+from editkit.models.pocket.residual import TASKS
+from editkit.pictures.filling import smooth_fill
+from editkit.plugin import hints
 from editkit.training.conditions import deal_tasks
 from editkit.training.diffusion import middle_times
 from editkit.training.fast import hasten

@@ -1,7 +1,7 @@
 """Schedule, times, weight and a plain sampler, in the papers' names.
 
 `x_t = alpha_t x0 + sigma_t eps`; levels are those of diffusers' cosine schedule. What the network predicts is in
-`editkit.models.pocket_residual`.
+`editkit.models.pocket.residual`.
 """
 
 from __future__ import annotations

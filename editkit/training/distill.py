@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from editkit.models.pocket_residual import Residual
+from editkit.models.pocket.residual import Residual
 from editkit.training import diffusion
 from editkit.training.device import has_bf16
 from editkit.training.fast import hasten

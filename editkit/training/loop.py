@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Generator, Tensor, nn
 
 from editkit.errors import EditkitError
-from editkit.models.pocket_residual import TASKS
+from editkit.models.pocket.residual import TASKS
 from editkit.training.attribution import attribution
 from editkit.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from editkit.training.device import has_bf16

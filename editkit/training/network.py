@@ -1,7 +1,7 @@
 """The network `pocket`: diffusers' UNet2DConditionModel without cross-attention behind a pixel-unshuffle.
 
 The network's input is `cat(unshuffle(z), unshuffle(condition), unshuffle(mask))`: 3, 3 and 1 channels times f^2; its
-output is unshuffle(F), 3 f^2 channels; z and F are those of `editkit.models.pocket_residual`. The task is the class
+output is unshuffle(F), 3 f^2 channels; z and F are those of `editkit.models.pocket.residual`. The task is the class
 label.
 That wiring is written down in pocket.json beside the weights.
 """
@@ -21,7 +21,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from editkit.errors import EditkitError
-from editkit.models.pocket_residual import COARSE, HOLE, KNOWN, LUMA, TASKS
+from editkit.models.pocket.residual import COARSE, HOLE, KNOWN, LUMA, TASKS
 from editkit.training.diffusion import SCHEDULER
 from editkit.training.settings import Architecture
 
@@ -115,7 +115,7 @@ def wiring(architecture: Architecture) -> dict[str, Any]:
         "unshuffle": architecture.unshuffle,
         "input": ["z", "condition", "mask"],
         "input_note": "each is pixel-unshuffled by itself, then they are concatenated along channels",
-        "output": "F, pixel-unshuffled; z and F are those of editkit.models.pocket_residual",
+        "output": "F, pixel-unshuffled; z and F are those of editkit.models.pocket.residual",
         "range": [-1.0, 1.0],
         "tasks": {name: index for index, name in enumerate(TASKS)},
         "mask": {"known": KNOWN, "coarse": COARSE, "hole": HOLE},

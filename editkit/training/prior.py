@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from editkit.errors import EditkitError
-from editkit.models.pocket_residual import TASKS, Residual, deviation
+from editkit.models.pocket.residual import TASKS, Residual, deviation
 from editkit.training import diffusion
 from editkit.training.conditions import SHARES, conditions, deal_tasks
 from editkit.training.fast import hasten

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from editkit.errors import EditkitError
-from editkit.models.pocket_residual import HOLE, LUMA, luma
-from editkit.smooth import smooth_fill
+from editkit.models.pocket.residual import HOLE, LUMA, luma
+from editkit.pictures.filling import smooth_fill
 from editkit.training.conditions import blurred
 from editkit.training.device import has_bf16
 from editkit.training.fast import hasten

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from editkit.models.pocket_residual import TASKS, Residual, deviation, luma
+from editkit.models.pocket.residual import TASKS, Residual, deviation, luma
 from editkit.training import diffusion
 from editkit.training.conditions import blurred, inpaint_condition
 from editkit.training.network import Pocket

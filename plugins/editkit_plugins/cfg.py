@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from editkit.models.base import Prediction, convert
+from editkit.diffusion.prediction import Prediction, convert
 from editkit.plugin import Hooks, Plugin, Run, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from editkit.models.base import Conditioning
+    from editkit.diffusion.conditioning import Conditioning
 
 
 class Cfg(Plugin):

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from editkit.classifiers import is_noisy, load_classifier, resolve
-from editkit.classifiers.kinds import Noisy
 from editkit.errors import UsageError
-from editkit.guidance import Guidance, GuidanceHooks
-from editkit.params import Metavar
+from editkit.models.classifiers import is_noisy, load_classifier, resolve
+from editkit.models.classifiers.kinds import Noisy
 from editkit.plugin import Hooks, Run, Step, Through
+from editkit.plugin.guidance import Guidance, GuidanceHooks
+from editkit.plugin.params import Metavar
 
 if TYPE_CHECKING:
     from jaxtyping import Float

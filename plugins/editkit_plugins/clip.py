@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from editkit.errors import UsageError
-from editkit.guidance import Guidance, GuidanceHooks
-from editkit.images import Picture, to_unit
-from editkit.openclip import is_noisy, load_clip
-from editkit.params import PictureSource
+from editkit.models.clip import is_noisy, load_clip
+from editkit.pictures.picture import Picture
+from editkit.pictures.tensors import to_unit
 from editkit.plugin import Hooks, Run, Step, Through
+from editkit.plugin.guidance import Guidance, GuidanceHooks
+from editkit.plugin.params import PictureSource
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -148,7 +149,7 @@ class _ClipHooks(GuidanceHooks[Clip]):
         """A random square of (1, 3, h, w), at the model's size, slightly turned and moved."""
         import kornia.augmentation as K
 
-        from editkit.process import drawing
+        from editkit.common.process import drawing
 
         side = self.clip.size
         crop = K.RandomResizedCrop((side, side), scale=(self.plugin.smallest, 1.0), ratio=(0.9, 1.1))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from editkit.images import Picture
+from editkit.pictures.picture import Picture
 from editkit.plugin import Notify, Run, Slot
 from editkit_plugins.restoring.solver import Solver
 from editkit_plugins.upscale import observed
@@ -20,7 +20,7 @@ from editkit_plugins.upscale import observed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from editkit.models.base import Conditioning
+    from editkit.diffusion.conditioning import Conditioning
     from editkit_plugins.restoring.problem import Problem
 
 

@@ -3,7 +3,8 @@
 Zhang et al. 2023, "Adding Conditional Control to Text-to-Image Diffusion Models", arXiv:2302.05543. A copy of the
 UNet's encoder sees x_t and a hint c (edges, depth, a pose ...), and what it says is added to the UNet's own features
 through convolutions that were zero when training began: h_k <- h_k + scale z_k(x_t, t, c). Several add up, in any
-order. The model evaluates them (`editkit.models.control`), so every branch of guidance is steered with its own prompt.
+order. The model evaluates them (`editkit.diffusion.control`), so every branch of guidance is steered with its own
+prompt.
 """
 
 from __future__ import annotations
@@ -15,21 +16,22 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from editkit import hints
+from editkit.common.spec import name_of
+from editkit.diffusion.control import Folded, Given, Residuals, TakesControl, cut_like
 from editkit.errors import EditkitError, ModelError, UsageError
-from editkit.images import Picture, Pixels, from_unit, to_unit
-from editkit.models.control import Folded, Given, Residuals, TakesControl, cut_like
-from editkit.models.layout import Layout
-from editkit.models.loading import find, load_network
-from editkit.params import Metavar
-from editkit.plugin import Hooks, Notify, Plugin, Run, Step
-from editkit.spec import name_of
+from editkit.models.files.layout import Layout
+from editkit.models.files.loading import find, load_network
+from editkit.pictures.picture import Picture
+from editkit.pictures.raster import Pixels
+from editkit.pictures.tensors import from_unit, to_unit
+from editkit.plugin import Hooks, Notify, Plugin, Run, Step, hints
+from editkit.plugin.params import Metavar
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from editkit.models.base import Conditioning
+    from editkit.diffusion.conditioning import Conditioning
 
 COMPARED = ("block_out_channels", "layers_per_block", "cross_attention_dim", "addition_embed_type")
 """What a ControlNet and a UNet must have in common, or their features do not fit."""
@@ -149,8 +151,8 @@ def _bound(plugin: ControlNet, run: Run) -> _Control:
     Raises:
         ModelError: not found, in a pickle, or of another family than the model.
     """
-    from editkit.models.capability import capability
-    from editkit.models.pocket import folder
+    from editkit.diffusion.capability import capability
+    from editkit.models.pocket.model import folder
 
     model, info = capability(run.model, TakesControl), run.model.info
     if model is None:
@@ -173,7 +175,7 @@ def _loaded(layout: Layout, component: str, device: torch.device, dtype: torch.d
     """The network."""
     from diffusers import ControlNetModel
 
-    from editkit.models.blocks import quicken
+    from editkit.models.fast.blocks import quicken
 
     return quicken(load_network(layout, component, ControlNetModel, dtype, device))
 
@@ -221,7 +223,7 @@ def _placed(plugin: ControlNet, run: Run) -> Tensor:
     """The hint where the picture is, at its size: (batch, 3, H, W) in [0, 1]."""
     import torch
 
-    from editkit.resizing import resize
+    from editkit.pictures.resizing import resize
 
     size = tuple(_factor(run) * side for side in run.shape[-2:])
     pictures = _hints(plugin, run)

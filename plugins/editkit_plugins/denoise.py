@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from editkit.images import Picture, largest
-from editkit.models.base import Conditioning
-from editkit.plan import Plan
+from editkit.diffusion.conditioning import Conditioning
+from editkit.diffusion.plan import Plan
+from editkit.diffusion.schedule import Level, Levels, Schedule
+from editkit.pictures.picture import Picture
+from editkit.pictures.raster import largest
 from editkit.plugin import Hooks, Inputs, Notify, Plugin, Run, Step
-from editkit.schedule import Level, Levels, Schedule
 from editkit_plugins.restoring.memory import afford
 
 if TYPE_CHECKING:

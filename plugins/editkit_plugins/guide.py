@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from editkit.common.spec import did_you_mean
 from editkit.errors import UsageError
-from editkit.guidance import Guidance, GuidanceHooks
-from editkit.params import Code, PictureSource
 from editkit.plugin import Hooks, Run, Step
-from editkit.spec import did_you_mean
+from editkit.plugin.guidance import Guidance, GuidanceHooks
+from editkit.plugin.params import Code, PictureSource
 from editkit_plugins.losses import LOSSES, Loss, rgb
 
 if TYPE_CHECKING:

@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from editkit.diffusion.plan import Plan
 from editkit.errors import ChainError, UsageError
-from editkit.images import Fill, Picture
-from editkit.masks import feather_inside, grow, read_mask
-from editkit.params import MaskSource, PictureSource
-from editkit.plan import Plan
+from editkit.pictures.masks import feather_inside, grow, read_mask
+from editkit.pictures.picture import Fill, Picture
 from editkit.plugin import Hooks, Notify, Plugin, Run, Slot, Step
+from editkit.plugin.params import MaskSource, PictureSource
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from editkit.models.base import Conditioning
+    from editkit.diffusion.conditioning import Conditioning
 
 
 Grow = Annotated[int, Field(ge=0, le=1000)] | Literal["auto"]

@@ -18,13 +18,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from editkit.errors import UsageError
-from editkit.images import Picture, to_unit
+from editkit.pictures.picture import Picture
+from editkit.pictures.tensors import to_unit
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from editkit.params import PictureSource
     from editkit.plugin import Run
+    from editkit.plugin.params import PictureSource
 
 Loss = Callable[["Tensor"], "Tensor"]
 """Pixels (batch, 3, h, w) -> (batch,)."""
@@ -119,8 +120,8 @@ def _features(plugin: Wanted, run: Run, seen: Seen) -> Loss:
     import torch
     import torch.nn.functional as F
 
-    from editkit.classifiers import load_classifier
-    from editkit.classifiers.kinds import Clean
+    from editkit.models.classifiers import load_classifier
+    from editkit.models.classifiers.kinds import Clean
 
     if not plugin.network:
         raise UsageError("guide: the loss `features` needs --network, as timm:resnet18 or torchvision:NAME:FILE")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from editkit.diffusion.capability import capability
+from editkit.diffusion.model import ReadsText, ReadsWeights
 from editkit.errors import ModelError
-from editkit.models.base import ReadsText, ReadsWeights
-from editkit.models.capability import capability
 from editkit.plugin import Hooks, Plugin, Run, Slot, Step
 
 if TYPE_CHECKING:
-    from editkit.models.base import Conditioning, Prompt
+    from editkit.diffusion.conditioning import Conditioning, Prompt
 
 
 class PromptText(Plugin):

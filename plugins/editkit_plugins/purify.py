@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from editkit.diffusion.schedule import Levels
 from editkit.plugin import Hooks, Inputs, Plugin, Run
-from editkit.schedule import Levels
 from editkit_plugins.denoise import ladder_from
 from editkit_plugins.restoring.memory import afford
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from editkit.models.base import ModelInfo
+    from editkit.diffusion.model import ModelInfo
 
 
 class Purify(Plugin):

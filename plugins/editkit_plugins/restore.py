@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from editkit.errors import UsageError
-from editkit.images import Picture
-from editkit.masks import read_mask
-from editkit.params import MaskSource
+from editkit.pictures.masks import read_mask
+from editkit.pictures.picture import Picture
 from editkit.plugin import Notify, Run, Slot, silent
+from editkit.plugin.params import MaskSource
 from editkit_plugins.restoring.named import Named, parse
 from editkit_plugins.restoring.solver import Solver
 from editkit_plugins.restoring.solving import LITTLE

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from editkit.plan import Plan
+from editkit.diffusion.plan import Plan
 from editkit.plugin import Hooks, Plugin
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from editkit.errors import ModelError, UsageError
-from editkit.images import Picture
+from editkit.pictures.picture import Picture
 from editkit.plugin import Hooks, Notify, Plugin, Run, Slot
 from editkit_plugins.restoring.memory import afford
 from editkit_plugins.upscale import observed
@@ -67,7 +67,7 @@ class _SpandrelHooks(Hooks[Spandrel]):
             run.notify(f"spandrel: the network enlarges {loaded.scale} times; {wanted}")
 
     def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        from editkit.resizing import resize
+        from editkit.pictures.resizing import resize
 
         source, (_, height, width) = observed(self.run)
         return resize(self._enlarged(source), height, width)
@@ -86,7 +86,7 @@ class _SpandrelHooks(Hooks[Spandrel]):
         """The network's result for (1, 3, h, w) in [-1, 1], by blended tiles."""
         import torch
 
-        from editkit.windows import starts, weights
+        from editkit.diffusion.windows import starts, weights
 
         side, scale = self.plugin.tile, self.network.scale
         _, _, height, width = source.shape

@@ -13,12 +13,12 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from editkit.errors import UsageError
-from editkit.masks import feather_inside
+from editkit.pictures.masks import feather_inside
 from editkit.plugin import Notify, Slot
 from editkit_plugins.inpaint import Replacing
 
 if TYPE_CHECKING:
-    from editkit.images import Picture
+    from editkit.pictures.picture import Picture
 
 
 class Uncrop(Replacing):

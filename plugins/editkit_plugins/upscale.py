@@ -6,7 +6,7 @@ that made the picture small (see `editkit_plugins.restoring.methods`). Told mode
 truth explains y, so the nearest picture that does is no further from the truth.
 
 A cascade is a chain: `upscale --scale 2 then upscale --scale 2`. Large pictures are computed by windows blended on x0
-within one process (`editkit.windows`), and the projection sees all of the picture, so no seam can open.
+within one process (`editkit.diffusion.windows`), and the projection sees all of the picture, so no seam can open.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from editkit.errors import UsageError
-from editkit.images import Picture, to_unit
+from editkit.pictures.picture import Picture
+from editkit.pictures.tensors import to_unit
 from editkit.plugin import Notify, Run, Slot
 from editkit_plugins.restoring.solver import Solver
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from editkit.models.base import Conditioning
+    from editkit.diffusion.conditioning import Conditioning
     from editkit_plugins.restoring.problem import Problem
 
 
@@ -79,9 +80,9 @@ class Upscale(Solver):
         return Problem(A, y, self.sigma / 127.5)
 
     def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
-        from editkit.models.base import NoisesLowres, Sharpens
-        from editkit.models.capability import capability
-        from editkit.resizing import resize
+        from editkit.diffusion.capability import capability
+        from editkit.diffusion.model import NoisesLowres, Sharpens
+        from editkit.pictures.resizing import resize
 
         state = tuple(run.shape[-2:])
         lowres = y if tuple(y.shape[-2:]) == state else resize(run.inputs.place(y), *state)

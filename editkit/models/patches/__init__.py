@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from editkit.models.base import Model, ModelInfo
+from editkit.common.moved import forward
+from editkit.diffusion.model import Model, ModelInfo
 from editkit.models.patches.info import PATCHES
 
 if TYPE_CHECKING:
@@ -28,3 +29,6 @@ class Embedded:
 
 
 EMBEDDED = Embedded()
+
+
+__getattr__ = forward(__name__)  # the names it had when it was one module, for one release

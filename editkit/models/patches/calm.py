@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editkit.smooth import membrane, smooth_fill
+from editkit.pictures.filling import membrane, smooth_fill
 
 FLAT = 2.0 / 127.5
 """Root mean square of the detail below which a place is calm: two grey levels of 255. A faint texture has more."""

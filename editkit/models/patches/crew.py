@@ -17,7 +17,7 @@ from threading import Barrier
 import torch
 from torch import Tensor
 
-from editkit.process import own_threads
+from editkit.common.process import own_threads
 
 _CREW: ContextVar[ThreadPoolExecutor | None] = ContextVar("crew", default=None)
 

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from editkit.diffusion.model import Example
+from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
-from editkit.images import Fill
-from editkit.models.base import Example
 from editkit.models.patches.atlas import Atlas, side_by_side
 from editkit.models.patches.calm import calmed
 from editkit.models.patches.search import Queries, Sources, everything, grow, improve, shortlist
 from editkit.models.patches.votes import Voters
-from editkit.schedule import Level
-from editkit.smooth import depth_in, filled, smooth_fill
+from editkit.pictures.filling import depth_in, filled, smooth_fill
+from editkit.pictures.picture import Fill
 
 DEEPEST = 30.0
 """Precision and confidence fall with the depth in the hole up to so many pixels."""

@@ -25,15 +25,17 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from editkit.diffusion.conditioning import Conditioning
+from editkit.diffusion.model import ModelInfo, PixelSpace
+from editkit.diffusion.prediction import Prediction
+from editkit.diffusion.schedule import Level
+from editkit.diffusion.windows import Windowed
 from editkit.errors import ModelError
-from editkit.models.base import Conditioning, ModelInfo, PixelSpace, Prediction
 from editkit.models.patches.atlas import Atlas
 from editkit.models.patches.denoise import FLOOR, Settings, _queries
 from editkit.models.patches.info import PATCHES, Ladder
 from editkit.models.patches.search import Queries, Sources, improve, shortlist
-from editkit.resizing import resize
-from editkit.schedule import Level
-from editkit.windows import Windowed
+from editkit.pictures.resizing import resize
 
 MOST = 6_000
 """Sources that are compared with every patch; the rest is found through neighbours."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from editkit.boxes import Box, coverage, integral, is_wide
-from editkit.models.base import ModelInfo, Pass
-from editkit.resizing import HIDDEN
-from editkit.schedule import Grid, Level, Levels, Spacing
+from editkit.diffusion.model import ModelInfo, Pass
+from editkit.diffusion.schedule import Grid, Level, Levels, Spacing
+from editkit.pictures.boxes import Box, coverage, integral, is_wide
+from editkit.pictures.resizing import HIDDEN
 
 ANY_GRID = Grid()
 

@@ -22,14 +22,16 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from editkit.diffusion.conditioning import Conditioning
+from editkit.diffusion.model import Example, Model, ModelInfo, PixelSpace
+from editkit.diffusion.prediction import Prediction
+from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
-from editkit.images import Fill
-from editkit.models.base import Conditioning, Example, Model, ModelInfo, PixelSpace, Prediction
 from editkit.models.memory import available
 from editkit.models.patches.crew import crew
 from editkit.models.patches.denoise import Bound, Settings
 from editkit.models.patches.info import PATCHES, Ladder
-from editkit.schedule import Level
+from editkit.pictures.picture import Fill
 
 __all__ = ["Ladder", "Patches"]
 

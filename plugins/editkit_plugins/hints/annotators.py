@@ -2,8 +2,8 @@
 
 They are imported, and their weights looked for, when one is used. What is mended here: import takes seconds and warns
 about packages nobody asked for; weights are fetched without a word (with --offline: never, and the error says what is
-missing and where it belongs); pictures come back in another size (`editkit.hints.detect` undoes that). Their weights
-are PyTorch files, not safetensors; torch reads them with `weights_only`, which runs no code of theirs.
+missing and where it belongs); pictures come back in another size (`editkit.plugin.hints.detect` undoes that). Their
+weights are PyTorch files, not safetensors; torch reads them with `weights_only`, which runs no code of theirs.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from editkit.common.process import SILENCE
 from editkit.errors import ModelError
-from editkit.hints import Detect, Detector
-from editkit.images import Pixels
-from editkit.process import SILENCE
+from editkit.pictures.raster import Pixels
+from editkit.plugin.hints import Detect, Detector
 
 ANNOTATORS = "lllyasviel/Annotators"
 
@@ -117,8 +117,8 @@ def quiet() -> Iterator[None]:
 
 def _loaded(source: str, folder: str | None, given: Mapping[str, str]) -> Any:
     """The detector's object, on the fastest device."""
-    from editkit.device import pick_device
-    from editkit.process import loading
+    from editkit.common.device import pick_device
+    from editkit.common.process import loading
 
     with loading(), quiet():
         import controlnet_aux

@@ -10,8 +10,8 @@ from typing import ClassVar, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from editkit.hints import Detector
-from editkit.images import Pixels
+from editkit.pictures.raster import Pixels
+from editkit.plugin.hints import Detector
 
 
 class Canny(Detector):

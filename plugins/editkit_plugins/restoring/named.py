@@ -98,7 +98,7 @@ class Named:
             return kernels.gaussian(*self.numbers)
         if self.kind == "motion":
             return kernels.motion(*self.numbers)
-        from editkit.images import Picture
+        from editkit.pictures.picture import Picture
 
         values = torch.from_numpy(Picture.read(self.file).pixels.astype(np.float64).mean(-1))
         if float(values.sum()) == 0.0:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from editkit.plan import Plan
+from editkit.diffusion.plan import Plan
 from editkit.plugin import Plugin, Run
 from editkit_plugins.restoring.memory import BY_METHOD, afford
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from editkit.models.base import Conditioning, ModelInfo
+    from editkit.diffusion.conditioning import Conditioning
+    from editkit.diffusion.model import ModelInfo
     from editkit_plugins.restoring.problem import Problem
 
 LITTLE = 2.0

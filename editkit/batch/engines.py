@@ -1,0 +1,182 @@
+"""Engines for a batch: where its work is done. One process, or several; others come in through entry points (group
+`editkit.engines`), and are named by `--engine NAME[:ARGUMENT]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from editkit.batch.folder import Item
+from editkit.common.entries import Group, Listed
+from editkit.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one item: the bytes of a file, or one line of what was wrong."""
+
+    item: Item
+    data: bytes = b""
+    seed: int = 0
+    calls: int = 0
+    deviation: int = 0
+    notices: tuple[str, ...] = ()
+    error: str | None = None
+
+
+Engine = Callable[[Callable[[Item], Result], Sequence[Item]], Iterator[Result]]
+"""Maps a function over items, in any order and anywhere, yielding results as they come.
+
+The function, the items and the results can be sent to other machines that see the same folders: with Ray Data an engine
+is `ray.data.from_items([{"item": i} for i in items]).map(lambda row: {"result": function(row["item"])}).iter_rows()`.
+"""
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """What an entry point of the group points to.
+
+    Args:
+        name: its name.
+        summary: a line for `editkit plugins`.
+        make: (what stands behind the colon, "" for nothing; the number of workers asked for) -> an `Engine`. Raises
+            UsageError where these make no sense.
+        api: the version of this protocol.
+    """
+
+    name: str
+    summary: str
+    make: Callable[[str, int], Engine]
+    api: int = 1
+
+
+GROUP = "editkit.engines"
+ENGINES = Group(GROUP, "engine", "editkit plugins")
+
+
+def load_engine(name: str) -> EngineKind:
+    """The kind of engine called `name`.
+
+    Raises:
+        UsageError: there is none (the nearest is named).
+        PluginError: it does not import, or is no `EngineKind`.
+    """
+    return cast(EngineKind, ENGINES.fitting(ENGINES.load(name), name, ("name", "summary", "make")))
+
+
+def listed() -> list[Listed[EngineKind]]:
+    """Every installed one, the broken ones with their reason."""
+    return ENGINES.listed(load_engine)
+
+
+def engine_of(spec: str, workers: int) -> Engine:
+    """The engine that `NAME[:ARGUMENT]` asks for, with so many workers."""
+    name, _, argument = spec.partition(":")
+    return load_engine(name).make(argument, workers)
+
+
+def serial(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """An engine: one after another, in this process."""
+    for item in items:
+        yield function(item)
+
+
+def processes(workers: int) -> Engine:
+    """An engine of `workers` processes, each with its own models and its share of the processor's threads."""
+
+    def engine(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        from concurrent.futures.process import BrokenProcessPool
+
+        queue, suspects = list(items)[::-1], list[Item]()
+        while queue:
+            batch, queue = queue, []
+            pending: dict[Any, Item] = {}
+            try:
+                yield from _pooled(workers, workers, function, batch, pending)
+            except BrokenProcessPool:
+                suspects = list(pending.values())
+                queue = batch
+            for item in suspects:  # one of them ended its process: each gets one of its own, to see which
+                try:
+                    yield from _pooled(1, workers, function, [item], {})
+                except BrokenProcessPool:
+                    yield Result(item, error="its process ended without a word (out of memory?); nothing was written")
+            suspects = []
+
+    return engine
+
+
+def _pooled(
+    workers: int, share: int, function: Callable[[Item], Result], queue: list[Item], pending: dict[Any, Item]
+) -> Iterator[Result]:
+    """Results of a pool of `workers`, each with one of `share` equal parts of the threads (another number of threads
+    may round otherwise); takes from the end of `queue`, a few at a time, so that results do not pile up.
+    """
+    from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+    from multiprocessing import active_children, get_context
+
+    others = set(active_children())
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(share,)
+    )
+    try:
+        while queue or pending:
+            while queue and len(pending) < 2 * workers:
+                pending[pool.submit(function, queue[-1])] = queue[-1]
+                queue.pop()
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                result = future.result()
+                del pending[future]
+                yield result
+    finally:
+        if pending:  # broken off: nobody waits for what the workers are at
+            for worker in set(active_children()) - others:
+                worker.terminate()
+        pool.shutdown(wait=not pending, cancel_futures=True)
+
+
+def _start_worker(share: int) -> None:
+    """Share the threads; leave interrupts to the driver; end when the driver does, however it ended."""
+    import os
+    import signal
+    import threading
+    from multiprocessing import connection, parent_process
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+
+        def follow() -> None:
+            connection.wait([parent.sentinel])
+            os._exit(1)
+
+        threading.Thread(target=follow, daemon=True).start()
+    if "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // share))
+
+
+
+def _bare(name: str, argument: str) -> None:
+    if argument:
+        raise UsageError(f"--engine {name}: takes nothing behind a colon, got {argument!r}")
+
+
+def _serial(argument: str, workers: int) -> Engine:
+    _bare("serial", argument)
+    if workers > 1:
+        raise UsageError(f"--engine serial works on one picture at a time; leave --workers {workers} out")
+    return serial
+
+
+def _processes(argument: str, workers: int) -> Engine:
+    _bare("processes", argument)
+    return processes(workers)
+
+
+SERIAL = EngineKind("serial", "One picture after the other, in this process.", _serial)
+PROCESSES = EngineKind("processes", "As many processes on this machine as --workers says.", _processes)

@@ -1,0 +1,191 @@
+"""What a batch works on: the pictures of a folder, the mask of each, and the name of each result."""
+
+from __future__ import annotations
+
+import os
+import string
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from editkit.errors import UsageError
+from editkit.pictures.files.writing import EXTENSIONS
+from editkit.pictures.shapes import is_words
+
+PICTURES = frozenset(EXTENSIONS) | {".heic", ".heif", ".bmp", ".gif", ".ppm", ".pgm", ".pnm", ".jp2", ".j2k"}
+"""The endings, in lower case, of what is taken for a picture; what it really is shows when it is read."""
+
+BESIDE = ("{stem}.mask.png",)
+"""Where a picture's mask is looked for in its own folder, where no pattern is given."""
+
+APART = ("{stem}.mask.png", "{stem}.png", "{name}")
+"""And in a folder of masks."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of a batch.
+
+    Args:
+        name: relative to the input folder, with slashes; what journal and messages call it.
+        source, target: the files read and written.
+        output: the target, relative to the output folder, with slashes.
+        mask: a file or words; None: what the recipe says.
+    """
+
+    name: str
+    source: str
+    target: str
+    output: str
+    mask: str | None = None
+
+
+@dataclass
+class Listing:
+    """What a folder holds: pictures (relative paths, sorted), other files, links that lead back, unreadable folders."""
+
+    pictures: list[Path] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    loops: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+def listing(folder: Path, leave_out: Path | None = None) -> Listing:
+    """All pictures below `folder`, through links to folders too, each folder once. Hidden ones are left out.
+
+    Args:
+        leave_out: a folder whose files are no input, such as the output when it lies inside.
+    """
+    found = Listing()
+    left_out = None if leave_out is None or not leave_out.exists() else _identity(leave_out)
+    seen = {_identity(folder)}
+
+    def unreadable(error: OSError) -> None:
+        name = os.path.relpath(error.filename or folder, folder)
+        found.unreadable[name.replace(os.sep, "/") + "/"] = f"{error.filename}: {error.strerror}"
+
+    for at, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
+        inside = Path(at).relative_to(folder)
+        for name in sorted(folders):
+            path = Path(at) / name
+            identity = _identity(path)
+            if name.startswith(".") or identity == left_out:
+                folders.remove(name)
+            elif identity in seen:
+                folders.remove(name)
+                found.loops.append((inside / name).as_posix())
+            else:
+                seen.add(identity)
+        folders.sort()
+        for name in sorted(files):
+            if name.startswith("."):
+                continue
+            if Path(name).suffix.lower() in PICTURES:
+                found.pictures.append(inside / name)
+            else:
+                found.others.append((inside / name).as_posix())
+    return found
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    state = path.stat()
+    return state.st_dev, state.st_ino
+
+
+def check_folders(source: Path, target: Path) -> None:
+    """Refuse folders that cannot be an input and its output.
+
+    Raises:
+        UsageError: no folder, the same, or the output around the input.
+    """
+    try:
+        if not source.is_dir():
+            raise UsageError(f"{source}: is no folder; editkit batch RECIPE IN OUT takes a folder of pictures")
+        if target.exists() and not target.is_dir():
+            raise UsageError(f"{target}: is no folder; results go into a folder")
+        inner, outer = source.resolve(), target.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links
+        raise UsageError(f"{source}, {target}: cannot be looked into: {error}") from None
+    if inner == outer:
+        raise UsageError(f"{source} and {target} are the same folder; name another one for the results")
+    if outer in inner.parents:
+        raise UsageError(f"{source} lies inside of {target}: a result could replace a picture; name another OUT")
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Where the mask of a picture is.
+
+    Args:
+        pattern: `{stem}.mask.png`, with {stem}, {name} (with its ending) and {suffix}; a file for all, without any; or
+            words such as box:10%,10%,50%,50%. None: the usual names.
+        folder: where masks are, in the same subfolders as the pictures; None: beside the pictures.
+    """
+
+    pattern: str | None = None
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.pattern is None or is_words(self.pattern):
+            return
+        try:
+            fields = {name for _, name, _, _ in string.Formatter().parse(self.pattern) if name is not None}
+        except ValueError as error:
+            raise UsageError(f"--mask {self.pattern}: is no pattern ({error}); write it as {BESIDE[0]}") from None
+        for name in fields - {"stem", "name", "suffix"}:
+            raise UsageError(f"--mask {self.pattern}: {{{name}}} is not known; use {{stem}}, {{name}}, {{suffix}}")
+
+    def of(self, picture: Path, root: Path) -> list[str]:
+        """The files or words that may be the mask of `picture` (relative to `root`), the first that exists counts."""
+        if self.pattern is not None and (is_words(self.pattern) or "{" not in self.pattern):
+            alone = self.pattern if self.folder is None or is_words(self.pattern) else str(self.folder / self.pattern)
+            return [alone]
+        patterns = (BESIDE if self.folder is None else APART) if self.pattern is None else (self.pattern,)
+        folder = (root if self.folder is None else self.folder) / picture.parent
+        words = {"stem": picture.stem, "name": picture.name, "suffix": picture.suffix}
+        return [str(folder / pattern.format(**words)) for pattern in patterns]
+
+
+def items(
+    found: Listing, source: Path, target: Path, masks: Masks | None = None, ending: str | None = ".png"
+) -> list[Item]:
+    """The work: a picture, its mask, the name of its result. Files that are the mask of another are no pictures.
+
+    Args:
+        masks: None: no picture has a mask of its own. A mask that is missing fails when it is read, and is named.
+        ending: of the results; None: each picture's own, where that can be written.
+    """
+    chosen: dict[Path, str] = {}
+    taken: set[str] = set()
+    for picture in found.pictures if masks is not None else ():
+        assert masks is not None
+        tries = masks.of(picture, source)
+        chosen[picture] = next((mask for mask in tries if os.path.lexists(mask)), tries[0])
+        taken |= {os.path.realpath(mask) for mask in tries if os.path.lexists(mask)}
+    pictures = [p for p in found.pictures if os.path.realpath(source / p) not in taken or _own(p, source, chosen)]
+    names = _names(pictures, ending)
+    return [
+        Item(p.as_posix(), str(source / p), str(target / out), out.as_posix(), chosen.get(p))
+        for p, out in zip(pictures, names, strict=True)
+    ]
+
+
+def _own(picture: Path, source: Path, chosen: dict[Path, str]) -> bool:
+    """Whether only the picture itself names this file as its mask, as a pattern {name} beside the pictures would."""
+    path = os.path.realpath(source / picture)
+    return [p for p, mask in chosen.items() if os.path.realpath(mask) == path] == [picture]
+
+
+def _names(pictures: Sequence[Path], ending: str | None) -> list[Path]:
+    """The results' names: the stem with the ending; the whole name where two pictures would get the same."""
+
+    def short(picture: Path) -> Path:
+        own = picture.suffix if picture.suffix.lower() in EXTENSIONS else ".png"
+        return picture.with_suffix(ending or own)
+
+    counted = Counter(short(p).as_posix().casefold() for p in pictures)
+    return [
+        short(p) if counted[short(p).as_posix().casefold()] == 1 else p.with_name(p.name + short(p).suffix)
+        for p in pictures
+    ]

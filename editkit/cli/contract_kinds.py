@@ -1,0 +1,239 @@
+"""What every sampler, model, mask word, batch engine and hint detector keeps, built in or not.
+
+One contract for each kind of entry point besides plugins (`editkit.editing.contract`), for `editkit plugins check NAME`
+and for tests. A check takes the name, loads what the entry point points to, and raises `ContractError` with what is
+wrong.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from editkit.batch import engines
+from editkit.batch.folder import Item
+from editkit.diffusion import samplers
+from editkit.diffusion.conditioning import Conditioning
+from editkit.diffusion.plan import Move
+from editkit.diffusion.prediction import Prediction
+from editkit.diffusion.schedule import VE, Cosine, Flow, Schedule
+from editkit.editing.contract import ExactModel, NotChecked, require
+from editkit.errors import EditkitError, UsageError
+from editkit.models import families
+from editkit.models.files.layout import Layout
+from editkit.pictures import shapes
+from editkit.pictures.picture import Picture
+from editkit.plugin import hints, registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from editkit.diffusion.schedule import Level
+
+Check = Callable[[str], None]
+
+TABLES: Mapping[str, Schedule] = {"cosine": Cosine(), "flow": Flow(), "VE": VE(0.02, 20.0)}
+
+
+def picture() -> Picture:
+    """A small picture with transparency, the same each time: 64x48."""
+    random = np.random.default_rng(3)
+    pixels = random.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    alpha = np.full((48, 64), 255, np.uint8)
+    alpha[:10, :10] = 0
+    return replace(Picture(pixels), alpha=alpha)
+
+
+# -- samplers
+
+
+def documented_sampler(name: str) -> None:
+    """Its class has a docstring of its own."""
+    require(bool((samplers.load(name).__doc__ or "").strip()), "its class needs a docstring of its own")
+
+
+def walks(name: str) -> None:
+    """From every table's noise to something finite, in 1, 4 and 20 steps, with as many calls as it says."""
+    for table, schedule in TABLES.items():
+        for steps in (1, 4, 20):
+            sampler = samplers.make_sampler(name)
+            try:
+                levels = schedule.levels(steps, grid=sampler.grid)
+            except UsageError as error:
+                raise NotChecked(f"it cannot lay levels on a {table} table: {error}") from error
+            made, calls = _walked(sampler, levels)
+            planned = sum(sampler.calls(Move(k, k - 1)) for k in range(steps, 0, -1))
+            require(math.isfinite(float(made.sum())), f"it makes NaN or infinity on the {table} table in {steps} steps")
+            require(calls == planned, f"it says {planned} network calls and makes {calls} ({table}, {steps} steps)")
+
+
+def remembers_nothing(name: str) -> None:
+    """What it must remember goes in and comes out: one object walks twice and makes the same, and x_t is as it was."""
+    sampler, levels = samplers.make_sampler(name), Cosine().levels(6, grid=samplers.load(name).grid)
+    first, second = (_walked(sampler, levels)[0] for _ in range(2))
+    require(bool((first == second).all()), "the same object makes something else the second time; hand memory on")
+
+
+def goes_up(name: str) -> None:
+    """Where it says that it is reversible, it walks from a picture to its noise."""
+    import torch
+
+    sampler = samplers.make_sampler(name)
+    if not sampler.reversible:
+        raise NotChecked("it does not say that it is reversible")
+    levels, model = Cosine().levels(20, grid=sampler.grid), ExactModel()
+    x, memory = torch.full((1, 3, 4, 4), 0.3), None
+
+    def said(x: Tensor, at: Level) -> Prediction:
+        """At the clean level the engine asks as at the one above."""
+        return model(x, at if at.sigma > 0.0 else levels[1], (Conditioning(),))[0]
+
+    for t, s in pairwise(levels):
+        x, memory = sampler.step(x, t, s, said, _still, memory)
+    require(math.isfinite(float(x.sum())), "it makes NaN or infinity on the way up")
+
+
+def _still(t: Level, s: Level) -> Tensor:
+    import torch
+
+    return torch.zeros(1, 3, 4, 4)
+
+
+def _walked(sampler: samplers.Sampler, levels: tuple[Level, ...]) -> tuple[Tensor, int]:
+    """(where the sampler comes to from noise on the exact model, its network calls)."""
+    import torch
+
+    model, generator = ExactModel(), torch.Generator().manual_seed(0)
+
+    def noise(t: Level, s: Level) -> Tensor:
+        return torch.randn((2, 3, 4, 4), generator=generator)
+
+    x, memory = levels[-1].sigma * torch.randn((2, 3, 4, 4), generator=generator), None
+    for t, s in zip(levels[:0:-1], levels[-2::-1], strict=True):
+        before = x.clone()
+        made, memory = sampler.step(x, t, s, lambda x, at: model(x, at, (Conditioning(),))[0], noise, memory)
+        require(bool((x == before).all()), "it changes the state it is given; work on a copy")
+        x = made
+    return x, model.calls
+
+
+# -- models
+
+
+def says_what_it_is(name: str) -> None:
+    """A family says what it is in words, and that an empty folder is not of it; a named model says its own name."""
+    found = families.load_family(name)
+    if isinstance(found, families.Family):
+        require(bool(str(found.KNOWN).strip()), "KNOWN must say in words which models these are")
+        with tempfile.TemporaryDirectory() as empty:
+            require(not found.matches(Layout("empty", Path(empty))), "matches() says that an empty folder is its own")
+    if isinstance(found, families.Named):
+        require(found.info().name == name, f"info() is of {found.info().name!r}; the entry point's name is {name!r}")
+
+
+def keeps_the_model_protocol(name: str) -> None:
+    """A named model predicts, encodes and decodes in the shapes it says."""
+    import torch
+
+    from editkit.models import load
+
+    found = families.load_family(name)
+    if not isinstance(found, families.Named):
+        raise NotChecked("a family of folders: there is none here to load; test it on a folder of your own")
+    model = load(found.info(), torch.device("cpu"), torch.float32, offline=True)
+    generator = torch.Generator().manual_seed(0)
+    side = model.info.multiple * -(-32 // model.info.multiple)
+    image = 0.5 * torch.randn((1, 3, side, side), generator=generator).clamp(-1, 1)
+    mask = torch.zeros(1, 1, side, side)
+    mask[..., : side // 3, : side // 3] = 1.0
+    model = model.attach(image, mask)
+    shape = (1, *model.shape(side, side))
+    x0 = model.encode(image)
+    require(tuple(x0.shape) == shape, f"encode gives {tuple(x0.shape)}, shape() says {shape}")
+    require(tuple(model.decode(x0).shape) == (1, 3, side, side), "decode does not give the picture's size back")
+    level = model.schedule.levels(4)[3]
+    x_t = level.alpha * x0 + level.sigma * torch.randn(shape, generator=generator)
+    for made in model(x_t, level, (Conditioning(),)):
+        fits = tuple(made.x0.shape) == shape == tuple(made.eps.shape)
+        require(fits and math.isfinite(float(made.x0.sum())), "a prediction is not finite, or of another shape")
+
+
+# -- masks
+
+
+def draws(name: str) -> None:
+    """Its example is a mask of the picture's size, the same each time, and the picture is as it was."""
+    shape, photo = shapes.load(name), picture()
+    before = photo.pixels.copy()
+    words = f"{name}:{shape.example}" if shape.example else name
+    first, second = (shapes.from_words(words, photo) for _ in range(2))
+    require(bool((first == second).all()), "the same words draw another mask the second time")
+    require(float(first.max()) > 0.0, f"its example {words!r} draws nothing")
+    require(np.array_equal(photo.pixels, before), "it changes the picture")
+
+
+def written_as_named(name: str) -> None:
+    """Its form begins with its word."""
+    shape = shapes.load(name)
+    require(shape.form.partition(":")[0] == name, f"its form {shape.form!r} does not begin with {name!r}")
+    require(bool(shape.summary.strip()), "it needs a summary, a line for the list")
+
+
+# -- engines
+
+
+def named(item: Item) -> engines.Result:
+    """Work for the check: the item's name as bytes, and an error for one of them."""
+    return engines.Result(item, item.name.encode(), error="as asked" if item.name == "3" else None)
+
+
+def maps(name: str) -> None:
+    """Every item comes back once, with its result, errors included."""
+    items = [Item(str(k), "", "", "") for k in range(7)]
+    engine = engines.load_engine(name).make("", 1)
+    results = list(engine(named, items))
+    names = sorted(result.item.name for result in results)
+    require(names == [item.name for item in items], f"of 7 items {len(results)} came back: {', '.join(names)}")
+    require(all(r.data == r.item.name.encode() for r in results), "a result belongs to another item")
+    require([r.item.name for r in results if r.error] == ["3"], "an item's error was lost")
+
+
+# -- hints
+
+
+def sees(name: str) -> None:
+    """A hint of the picture's size; the picture is as it was."""
+    photo = picture()
+    before = photo.pixels.copy()
+    try:
+        hints.detect(hints.make(name), photo.pixels, offline=True)
+    except EditkitError as error:
+        raise NotChecked(f"it needs weights that are not here: {error}") from error
+    require(np.array_equal(photo.pixels, before), "it changes the picture")
+
+
+def _by_name(*checks: Check) -> dict[str, Check]:
+    return {check.__name__.replace("_", " "): check for check in checks}
+
+
+CONTRACTS: dict[str, tuple[Callable[[], list[str]], dict[str, Check]]] = {
+    "sampler": (samplers.SAMPLERS.names, _by_name(documented_sampler, walks, remembers_nothing, goes_up)),
+    "model": (families.FAMILIES.names, _by_name(says_what_it_is, keeps_the_model_protocol)),
+    "mask": (shapes.MASKS.names, _by_name(written_as_named, draws)),
+    "engine": (engines.ENGINES.names, _by_name(maps)),
+    "hint": (hints.names, _by_name(sees)),
+}
+"""Kind of entry point -> (the names there are, its checks)."""
+
+
+def kinds_of(name: str) -> list[str]:
+    """The kinds that have something called `name`; `plugin` is one of them."""
+    found = [kind for kind, (names, _) in CONTRACTS.items() if name in names()]
+    return (["plugin"] if name in registry.names() else []) + found

@@ -1,0 +1,138 @@
+"""Entry points of one group, built in and strangers' alike.
+
+Listing names imports nothing. Loading imports one object. Two distributions with one name are an error that names both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Generic, TypeVar
+
+from editkit.common.spec import did_you_mean
+from editkit.errors import PluginError, UsageError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Listed(Generic[T]):
+    """One installed declaration as the listing command shows it: `kind`, or the reason why there is none."""
+
+    name: str
+    distribution: str
+    kind: T | None
+    broken: str | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is registered under one name.
+
+    Args:
+        name: the group of entry points, as `editkit.plugins`.
+        kind: what one of them is called in messages, as "plugin".
+        listing: the command that lists them.
+    """
+
+    name: str
+    kind: str
+    listing: str
+
+    def names(self) -> list[str]:
+        """Sorted; read from metadata alone."""
+        return sorted({point.name for point in entry_points(group=self.name)})
+
+    def load(self, name: str) -> object:
+        """What the entry point called `name` points to.
+
+        Raises:
+            UsageError: there is none (the nearest is named).
+            PluginError: two distributions have one of that name, or it does not import.
+        """
+        points = self._distinct(name)
+        if not points:
+            hint = did_you_mean(name, self.names()) or f"; {self.listing} lists what is installed"
+            raise UsageError(f"no {self.kind} is called {name!r}{hint}")
+        if len(points) > 1:
+            owners = self.owner(name)
+            raise PluginError(f"{self.kind} {name}: {owners} both have one of that name; uninstall one of them")
+        try:
+            loaded: object = points[0].load()
+        except (Exception, SystemExit) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise PluginError(f"{self.kind} {name} (from {_owner(points[0])}) does not import: {reason}") from error
+        return loaded
+
+    def declared(self, found: object, name: str, base: type[T], api: int) -> type[T]:
+        """`found`, if it is a subclass of `base` that was written for version `api` and bears the name `name`.
+
+        Raises:
+            PluginError: it is not.
+        """
+        if not (isinstance(found, type) and issubclass(found, base)):
+            door = ".".join(base.__module__.split(".")[:2])  # where it is to be imported from, wherever it lies within
+            needed = f"a subclass of {door}.{base.__name__} is needed"
+            raise PluginError(f"{self.kind} {name}: its entry point is {found!r}; {needed}")
+        self._of_this_version(name, getattr(found, "api", None), api)
+        self._called(name, getattr(found, "name", None))
+        return found
+
+    def fitting(self, found: object, name: str, needed: Sequence[str], api: int = 1) -> object:
+        """`found`, if it has every attribute that is `needed`, and was written for version `api` of the protocol.
+
+        What says no version (`api`) was written for the first. Where a `name` is needed, it must be `name`.
+
+        Raises:
+            PluginError: it lacks one, is called otherwise, or is of another version.
+        """
+        lacking = [attribute for attribute in needed if not hasattr(found, attribute)]
+        if lacking:
+            what = found.__name__ if isinstance(found, type | ModuleType) else repr(found)
+            raise PluginError(f"{self.kind} {name}: {what} lacks {', '.join(lacking)}; it needs {', '.join(needed)}")
+        self._of_this_version(name, getattr(found, "api", 1), api)
+        if "name" in needed:
+            self._called(name, getattr(found, "name", None))
+        return found
+
+    def _of_this_version(self, name: str, theirs: object, api: int) -> None:
+        if theirs != api:
+            raise PluginError(
+                f"{self.kind} {name} was written for version {theirs} of the {self.kind} protocol, this is {api}; "
+                f"install a version of it made for this editkit"
+            )
+
+    def _called(self, name: str, theirs: object) -> None:
+        if theirs != name:
+            raise PluginError(
+                f"{self.kind} {name}: its attribute `name` is {theirs!r}; it must equal its entry point's name"
+            )
+
+    def listed(self, load: Callable[[str], T]) -> list[Listed[T]]:
+        """Every installed one, as `load` gives it; the broken ones with their reason."""
+        rows = []
+        for name in self.names():
+            owner = self.owner(name)
+            try:
+                rows.append(Listed(name, owner, load(name)))
+            except PluginError as error:
+                rows.append(Listed(name, owner, None, str(error)))
+        return rows
+
+    def owner(self, name: str) -> str:
+        """The distribution that brings `name`; several are joined by "and"."""
+        return " and ".join(sorted(_owner(point) for point in self._distinct(name)))
+
+    def _distinct(self, name: str) -> list[EntryPoint]:
+        """The entry points called `name`; one distribution seen twice on the path counts once."""
+        found: dict[tuple[str, str], EntryPoint] = {}
+        for point in entry_points(group=self.name):
+            if point.name == name:
+                found.setdefault((_owner(point), point.value), point)
+        return list(found.values())
+
+
+def _owner(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "an unnamed distribution"

@@ -1,0 +1,182 @@
+"""Modules that have moved: what they were called keeps working for one release, with a DeprecationWarning.
+
+`install` puts a finder behind all others, so it is asked only for modules that are nowhere else. `forward` is for the
+packages that bear the name of a module there was. Nothing of editkit's own uses either; tests/test_house.py looks.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+MOVED: dict[str, tuple[str, ...]] = {
+    "editkit.batch": ("editkit.batch.run",),
+    "editkit.boxes": ("editkit.pictures.boxes",),
+    "editkit.canvas": ("editkit.editing.canvas", "editkit.pictures.resizing"),
+    "editkit.chain": ("editkit.plugin.chain", "editkit.editing.settle", "editkit.editing.cost"),
+    "editkit.charts": ("editkit.editing.watching.charts",),
+    "editkit.classifiers": ("editkit.models.classifiers", "editkit.models.classifiers.kinds"),
+    "editkit.classifiers.loading": ("editkit.models.classifiers.loading",),
+    "editkit.classifiers.network": ("editkit.models.classifiers.network",),
+    "editkit.contract": ("editkit.editing.contract",),
+    "editkit.contract_kinds": ("editkit.cli.contract_kinds",),
+    "editkit.decoding": ("editkit.pictures.files.decoding",),
+    "editkit.device": ("editkit.common.device",),
+    "editkit.editing": ("editkit.editing.api", "editkit.editing.stages", "editkit.engine.binding"),
+    "editkit.encoding": ("editkit.pictures.files.encoding",),
+    "editkit.energies": ("editkit.engine.energies",),
+    "editkit.engine": ("editkit.engine.loop", "editkit.diffusion.convention", "editkit.engine.predictor"),
+    "editkit.entries": ("editkit.common.entries",),
+    "editkit.fit": ("editkit.editing.coherence", "editkit.pictures.filling"),
+    "editkit.folder": ("editkit.batch.folder",),
+    "editkit.guidance": ("editkit.plugin.guidance",),
+    "editkit.hints": ("editkit.plugin.hints",),
+    "editkit.images": (
+        "editkit.pictures.picture",
+        "editkit.pictures.tensors",
+        "editkit.pictures.raster",
+        "editkit.pictures.files.metadata",
+    ),
+    "editkit.journal": ("editkit.batch.journal",),
+    "editkit.making": ("editkit.editing.made",),
+    "editkit.masks": ("editkit.pictures.masks",),
+    "editkit.metadata": (
+        "editkit.pictures.files.metadata",
+        "editkit.pictures.files.png",
+        "editkit.pictures.files.exif",
+        "editkit.pictures.files.xmp",
+    ),
+    "editkit.models.base": (
+        "editkit.diffusion.model",
+        "editkit.diffusion.prediction",
+        "editkit.diffusion.conditioning",
+    ),
+    "editkit.models.blocks": ("editkit.models.fast.blocks",),
+    "editkit.models.checkpointing": ("editkit.diffusion.checkpointing",),
+    "editkit.models.control": ("editkit.diffusion.control", "editkit.diffusion.conditioning"),
+    "editkit.models.fingerprint": ("editkit.models.files.fingerprint",),
+    "editkit.models.folder": ("editkit.models.families",),
+    "editkit.models.gaussian": ("editkit.diffusion.gaussian",),
+    "editkit.models.latent": ("editkit.models.latent.unet",),
+    "editkit.models.latent_space": ("editkit.models.latent.space",),
+    "editkit.models.linear_decoder": ("editkit.diffusion.linear_decoder",),
+    "editkit.models.loading": ("editkit.models.files.loading", "editkit.models.files.layout"),
+    "editkit.models.packing": ("editkit.models.fast.packing",),
+    "editkit.models.patches": ("editkit.models.patches.model", "editkit.models.patches.info"),
+    "editkit.models.pocket": ("editkit.models.pocket.model",),
+    "editkit.models.pocket_unet": ("editkit.models.pocket.unet",),
+    "editkit.models.refiner": ("editkit.models.latent.refiner",),
+    "editkit.models.scheduling": ("editkit.models.schedules",),
+    "editkit.models.sd3": ("editkit.models.latent.sd3",),
+    "editkit.models.sdxl": ("editkit.models.latent.xl",),
+    "editkit.models.single": ("editkit.models.files.single_file",),
+    "editkit.models.upscaler": ("editkit.models.latent.upscaler",),
+    "editkit.models.weighting": ("editkit.models.latent.weighting",),
+    "editkit.models.weights": ("editkit.models.files.weights",),
+    "editkit.noise": ("editkit.diffusion.noise",),
+    "editkit.openclip": ("editkit.models.clip",),
+    "editkit.options": ("editkit.plugin.options",),
+    "editkit.params": ("editkit.plugin.params",),
+    "editkit.passes": (
+        "editkit.editing.passes",
+        "editkit.models.patches.info",
+        "editkit.diffusion.model",
+        "editkit.pictures.resizing",
+    ),
+    "editkit.plan": ("editkit.diffusion.plan",),
+    "editkit.provenance": ("editkit.pictures.files.provenance", "editkit.pictures.files.xmp"),
+    "editkit.reading": ("editkit.pictures.files.reading",),
+    "editkit.recipe": ("editkit.editing.recipe",),
+    "editkit.refine": ("editkit.editing.cascade",),
+    "editkit.registry": ("editkit.plugin.registry",),
+    "editkit.run": ("editkit.plugin.step", "editkit.common.notify"),
+    "editkit.samplers": ("editkit.diffusion.samplers",),
+    "editkit.scaffold": ("editkit.cli.scaffold",),
+    "editkit.schedule": ("editkit.diffusion.schedule",),
+    "editkit.seeing": ("editkit.editing.watching.trace",),
+    "editkit.shapes": ("editkit.pictures.shapes",),
+    "editkit.sheets": ("editkit.editing.watching.sheets",),
+    "editkit.smooth": ("editkit.pictures.filling",),
+    "editkit.timing": ("editkit.editing.watching.time_left",),
+    "editkit.training.residual": ("editkit.models.pocket.residual",),
+    "editkit.windows": ("editkit.diffusion.windows",),
+    "editkit.workers": ("editkit.batch.engines",),
+    "editkit.writing": ("editkit.pictures.files.writing", "editkit.pictures.files.atomic"),
+}
+"""What a module was called -> where its names are now."""
+
+SHADOWED = ("editkit.plan",)
+"""Of these, the names that are a public function of `editkit` as well: an import must not put a module in its place."""
+
+
+class Finder(MetaPathFinder, Loader):
+    """A meta path finder for the names in `MOVED`."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
+        return ModuleSpec(name, self) if name in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return Moved(spec.name, spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """One module in place of another is that module itself; what is several now is looked up name by name.
+
+        So is a package: its own path would let its modules be loaded a second time, under other names.
+        """
+        homes = MOVED[module.__name__]
+        now = import_module(homes[0])
+        if len(homes) == 1 and not hasattr(now, "__path__"):
+            _warn(module.__name__, homes[0])
+            sys.modules[module.__name__] = now
+
+
+class Moved(ModuleType):
+    """A module that is no more: its names are found where they are now."""
+
+    def __init__(self, name: str, spec: ModuleSpec) -> None:
+        super().__init__(name, f"Moved to {' and '.join(MOVED[name])}.")
+        self.__spec__ = spec
+        self.__path__: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return forward(self.__name__)(name)
+
+
+def forward(module: str) -> Callable[[str], Any]:
+    """A package's `__getattr__` for the names it had when it was one module."""
+
+    def found(name: str) -> Any:
+        # `from package import module` asks here first: what is a module is left to the import system
+        if not name.startswith("__") and find_spec(f"{module}.{name}") is None:
+            for home in MOVED[module]:
+                there = import_module(home)
+                if hasattr(there, name):
+                    _warn(f"{module}.{name}", f"{home}.{name}")
+                    return getattr(there, name)
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+    return found
+
+
+def install() -> None:
+    """Let what is in `MOVED` be imported; a second call changes nothing."""
+    finder = next((found for found in sys.meta_path if isinstance(found, Finder)), None)
+    if finder is None:
+        finder = Finder()
+        sys.meta_path.append(finder)
+    for name in SHADOWED:
+        sys.modules.setdefault(name, Moved(name, ModuleSpec(name, finder)))
+
+
+def _warn(old: str, new: str) -> None:
+    """Said of the line that imports: the frames of the import system are not counted."""
+    warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=3)

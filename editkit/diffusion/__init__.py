@@ -1,0 +1,1 @@
+"""The mathematics: noise levels, trajectories, samplers, and what a model is asked and answers."""

@@ -1,0 +1,79 @@
+"""What a model is told besides the noisy state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from editkit.diffusion.control import Control, Given, Residuals
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """Encoded text: `embeds` (batch, tokens, width); `pooled` (batch, width) where the model takes it."""
+
+    embeds: Tensor
+    pooled: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """What a model is told besides x_t. Plugins fill it; a model reads what it can take.
+
+    Args:
+        prompt, negative: encoded text, wanted and unwanted; None is the model's own "no text".
+        known, mask: the picture in the model's space and where to regenerate it (1), (batch, 1, ...).
+        lowres: a low-resolution picture in [-1, 1]: enlarged to the model's size, or at the size of its latents.
+        noise_level: how far `lowres` was noised, for a model that is told that (`NoisesLowres`).
+        control: ControlNets, which the model evaluates (`editkit.diffusion.control`); their residuals are summed.
+        label: (batch,) class numbers.
+        task: the name of the task, for a network that has several.
+        guidance: the scale of classifier-free guidance, for a network that was distilled from it.
+    """
+
+    prompt: Prompt | None = None
+    negative: Prompt | None = None
+    known: Tensor | None = None
+    mask: Tensor | None = None
+    lowres: Tensor | None = None
+    noise_level: int | None = None
+    control: tuple[Control, ...] = ()
+    label: Tensor | None = None
+    task: str | None = None
+    guidance: float | None = None
+
+    @property
+    def unwanted(self) -> bool:
+        """True for the branch of classifier-free guidance that is given the negative prompt."""
+        return self.prompt is self.negative
+
+    def plus_control(self, control: Control) -> Conditioning:
+        """With one more ControlNet: residuals add, so their order does not matter."""
+        return replace(self, control=(*self.control, control))
+
+
+def residuals(conds: Sequence[Conditioning], given: Given) -> Residuals | None:
+    """The sum over all ControlNets of `conds`; each is called once, on the branches that have it. None: there are none.
+
+    A sum of two does not depend on their order, to the last bit; of more, to rounding.
+    """
+    import torch
+
+    controls = {id(control): control for cond in conds for control in cond.control}
+    batch, total = len(given.x) // len(conds), None
+    for key, control in controls.items():
+        on = [
+            any(id(own) == key for own in cond.control)
+            and not (control.wanted_only and len(conds) > 1 and cond.unwanted)
+            for cond in conds
+        ]
+        if not any(on):
+            continue
+        rows = torch.tensor(on, device=given.x.device).repeat_interleave(batch)
+        made = control(given) if all(on) else control(given.rows(rows)).spread(rows)
+        total = made if total is None else total + made
+    return total

@@ -1,0 +1,150 @@
+"""Whose conventions a run follows where pictures depend on them: editkit's own, or diffusers'.
+
+Everything in which `--noise diffusers` differs is here: where random numbers come from, how levels are spaced, how a
+mask comes to the model's space, how a noise move is drawn, what is drawn before the first step. Nobody else asks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from editkit.diffusion.noise import Noise, OneStream, Streams
+from editkit.diffusion.schedule import Discrete, Grid, Level, Schedule, Spacing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from editkit.diffusion.model import Model
+
+
+class Masked(Protocol):
+    """What a run edits, as far as its masked picture goes (`editkit.plugin.step.Inputs`)."""
+
+    @property
+    def model(self) -> Model: ...
+
+    @property
+    def mask(self) -> Tensor | None: ...
+
+    def encode_masked(self) -> Tensor | None:
+        """The masked picture in the model's space, encoded now."""
+        ...
+
+
+class Convention(Protocol):
+    """What a run asks where the two differ."""
+
+    def noise(self, seed: int, stage: int = 0) -> Noise:
+        """Where the random numbers of one sample of a stage come from."""
+        ...
+
+    def again(self, noise: Noise, seed: int, stage: int, attempt: int) -> Noise:
+        """Those of another start of the same pass."""
+        ...
+
+    def spacing(self, wanted: Spacing, schedule: Schedule, grid: Grid) -> Spacing:
+        """How levels are laid, where the user wanted `wanted`."""
+        ...
+
+    def region(self, mask: Tensor, model: Model) -> Tensor:
+        """A mask (b, 1, h, w), 1 = regenerate, in the model's space: (b, 1, h', w'), binary."""
+        ...
+
+    def climb(
+        self, x: Tensor, t: Level, s: Level, schedule: Schedule, steps: int, normal: Callable[[], Tensor]
+    ) -> Tensor:
+        """x at the noisier level s, by the forward kernel."""
+        ...
+
+    def shares_noise(self, latent: bool) -> bool:
+        """The known part is noised by what the process started from, on a model of latents or of pixels."""
+        ...
+
+    def before_first_step(self, inputs: Masked) -> None:
+        """What is encoded, and drawn for, between the start and the first step."""
+        ...
+
+
+@dataclass(frozen=True)
+class Own:
+    """editkit's: a stream for every owner, so that adding a plugin changes nobody's noise."""
+
+    def noise(self, seed: int, stage: int = 0) -> Noise:
+        return Streams((seed,), stage)
+
+    def again(self, noise: Noise, seed: int, stage: int, attempt: int) -> Noise:
+        return Streams((seed,), stage, attempt)
+
+    def spacing(self, wanted: Spacing, schedule: Schedule, grid: Grid) -> Spacing:
+        return wanted
+
+    def region(self, mask: Tensor, model: Model) -> Tensor:
+        """Whatever a mask touches is regenerated."""
+        return model.encode_mask(mask)
+
+    def climb(
+        self, x: Tensor, t: Level, s: Level, schedule: Schedule, steps: int, normal: Callable[[], Tensor]
+    ) -> Tensor:
+        return renoise(x, t, s, normal())
+
+    def shares_noise(self, latent: bool) -> bool:
+        return False
+
+    def before_first_step(self, inputs: Masked) -> None:
+        """Nothing: what somebody needs is encoded when it is asked for, from a stream of its own."""
+
+
+@dataclass(frozen=True)
+class Diffusers:
+    """Its pipelines': one generator that all draw from in turn, in their order."""
+
+    def noise(self, seed: int, stage: int = 0) -> Noise:
+        return OneStream.seeded(seed)
+
+    def again(self, noise: Noise, seed: int, stage: int, attempt: int) -> Noise:
+        return noise
+
+    def spacing(self, wanted: Spacing, schedule: Schedule, grid: Grid) -> Spacing:
+        """The configuration's by its name, since `auto` keeps a real stride here."""
+        return schedule.resolve(wanted, grid) if isinstance(schedule, Discrete) else wanted
+
+    def region(self, mask: Tensor, model: Model) -> Tensor:
+        """Binarised at a half, the nearest pixel taken."""
+        import torch.nn.functional as F
+
+        return F.interpolate((mask >= 0.5).to(mask.dtype), model.shape(*mask.shape[-2:])[1:])
+
+    def climb(
+        self, x: Tensor, t: Level, s: Level, schedule: Schedule, steps: int, normal: Callable[[], Tensor]
+    ) -> Tensor:
+        """By the trained steps that its RePaintScheduler walks one by one."""
+        if not isinstance(schedule, Discrete):
+            return renoise(x, t, s, normal())
+        for beta in schedule.repaint_betas(s, steps):
+            x = (1.0 - beta) ** 0.5 * x + beta**0.5 * normal()
+        return x
+
+    def shares_noise(self, latent: bool) -> bool:
+        return latent
+
+    def before_first_step(self, inputs: Masked) -> None:
+        """Its pipelines of latents encode the masked picture, whether the network is told it or not."""
+        if inputs.mask is not None and "prompt" in inputs.model.info.takes:
+            inputs.encode_masked()
+
+
+CONVENTIONS: dict[Literal["streams", "diffusers"], Convention] = {"streams": Own(), "diffusers": Diffusers()}
+"""By the values of `--noise`."""
+
+
+def renoise(x: Tensor, t: Level, s: Level, z: Tensor) -> Tensor:
+    """The exact forward kernel x_s | x_t to a noisier level s.
+
+    x_s = (alpha_s / alpha_t) x_t + sqrt(sigma_s^2 - (alpha_s / alpha_t)^2 sigma_t^2) z.
+    """
+    ratio = s.alpha / t.alpha
+    return ratio * x + math.sqrt(max(s.sigma**2 - ratio**2 * t.sigma**2, 0.0)) * z

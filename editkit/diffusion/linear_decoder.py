@@ -1,0 +1,55 @@
+"""A linear stand-in for the decoder of a model of latents: pixels ~ enlarge(W x0 + b).
+
+Guidance through the decoder pays its backward pass at every step; the colours of a latent are nearly linear in it, so
+a 3 x c matrix fitted to a few decoded latents by least squares does for losses that look at colour, layout and rough
+shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from editkit.diffusion.model import Model
+
+SIDE = 16
+"""Side of the latents it is fitted to."""
+
+
+def linear_decoder(model: Model, shape: Sequence[int], known: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """(b, c, h, w) in the model's space -> pixels (b, 3, H, W), differentiable.
+
+    Args:
+        shape: of a state, (b, c, h, w).
+        known: the edited picture in the model's space; it and smooth noise are what W and b are fitted to.
+
+    A model whose space is pixels is decoded exactly: that is linear already.
+    """
+    factor = 512 // model.shape(512, 512)[-1]
+    if factor == 1:
+        return model.decode
+    generator = torch.Generator().manual_seed(0)
+    channels = shape[1]
+    device = torch.device("cpu") if known is None else known.device
+    coarse = torch.randn((4, channels, SIDE // 4, SIDE // 4), generator=generator)
+    latents = [1.5 * F.interpolate(coarse, (SIDE, SIDE), mode="bicubic").to(device)]
+    if known is not None:
+        latents += [F.adaptive_avg_pool2d(known, min(2 * SIDE, *known.shape[-2:])), known[..., : 2 * SIDE, : 2 * SIDE]]
+    rows, wanted = [], []
+    with torch.no_grad():
+        for z in latents:
+            small = F.avg_pool2d(model.decode(z).clamp(-1.0, 1.0), factor)
+            rows.append(F.pad(z.movedim(1, -1).reshape(-1, channels), (0, 1), value=1.0))
+            wanted.append(small.movedim(1, -1).reshape(-1, 3))
+        solved = torch.linalg.lstsq(torch.cat(rows).cpu(), torch.cat(wanted).cpu()).solution.to(device)
+
+    def decode(x0: Tensor) -> Tensor:
+        small = torch.einsum("bchw,ck->bkhw", x0, solved[:-1]) + solved[-1].view(1, 3, 1, 1)
+        return F.interpolate(small, scale_factor=float(factor), mode="bilinear")
+
+    return decode

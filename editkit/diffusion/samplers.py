@@ -1,0 +1,428 @@
+"""Update rules x_t -> x_s, written once for every (alpha, sigma) table.
+
+A sampler is a pure rule: what a multistep one must remember is a value that goes into a step and comes out of it, so
+nothing is changed and nothing has to be reset. Each equals its diffusers scheduler step for step
+(tests/test_samplers.py). The deterministic ones also walk upward, from a picture to its noise (`reversible`). No torch
+at import: plans are priced without it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import Field, dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+
+from editkit.common.entries import Group, Listed
+from editkit.common.spec import did_you_mean, name_of, values_of
+from editkit.diffusion.plan import Move
+from editkit.diffusion.schedule import Grid, Level
+from editkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from editkit.diffusion.prediction import Prediction
+
+Predict = Callable[["Tensor", Level], "Prediction"]
+"""The guided, cleaned prediction at (x_t, level): every evaluation of the network passes there."""
+
+Normal = Callable[[Level, Level], "Tensor"]
+"""(t, s) -> N(0, 1) of the state's shape for the interval from t to s, from the sampler's own stream."""
+
+Memory = Any
+"""What a sampler remembers from one move to the next; None: nothing yet, or no longer (after a noise move)."""
+
+
+class Sampler(Protocol):
+    """A rule x_t -> x_s.
+
+    `grid` says how its levels are laid.
+    """
+
+    grid: ClassVar[Grid]
+
+    @property
+    def name(self) -> str:
+        """What `--sampler` and messages call it."""
+        ...
+
+    @property
+    def reversible(self) -> bool:
+        """It may also walk a flow move upward, s noisier than t."""
+        ...
+
+    def calls(self, move: Move) -> int:
+        """Network evaluations of one flow move."""
+        ...
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        """(x_s, what to remember) from x_t and what was remembered.
+
+        Args:
+            x_t: the state at `t`, (batch, channels, ...), float32; not to be changed.
+            predict: what the model says at a state and level; once for each of `calls`.
+            normal: fresh noise for an interval.
+            memory: what this sampler gave back after the move before; None at the start and after a noise move.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class OneCall:
+    """A rule that calls the network once a move."""
+
+    grid: ClassVar[Grid] = Grid()
+
+    @property
+    def reversible(self) -> bool:
+        return False
+
+    def calls(self, move: Move) -> int:
+        return 1
+
+
+def posterior_variance(t: Level, s: Level) -> tuple[float, float]:
+    """(Var[x_s | x_t, x0], Var[x_t | x_s]): the smallest and the largest variance of a reverse step.
+
+    beta = sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2; smallest = beta sigma_s^2 / sigma_t^2.
+    """
+    largest = max(t.sigma**2 - (t.alpha / s.alpha) ** 2 * s.sigma**2, 0.0)
+    return largest * s.sigma**2 / t.sigma**2, largest
+
+
+@dataclass(frozen=True)
+class DDPM(OneCall):
+    """Ancestral sampling (Ho et al. 2020, arXiv:2006.11239, Algorithm 2), from any level to any lower one.
+
+    x_s = (alpha_t sigma_s^2 / (alpha_s sigma_t^2)) x_t + (alpha_s beta / sigma_t^2) x0 + sqrt(var) z, with `var` the
+    posterior's (`variance="small"`), the forward kernel's (`"large"`), or what the network has learned, if it has.
+    """
+
+    name: ClassVar[str] = "ddpm"
+    variance: str = "small"
+
+    def __post_init__(self) -> None:
+        if self.variance not in ("small", "large"):
+            raise UsageError(f"sampler ddpm: variance is {self.variance!r}; allowed: small, large")
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        pred = predict(x_t, t)
+        small, large = posterior_variance(t, s)
+        ratio = t.alpha / s.alpha
+        x_s = ((ratio * s.sigma**2 / t.sigma**2) * x_t).add_((s.alpha * large / t.sigma**2) * pred.x0)
+        variance = pred.variance
+        del pred  # pictures as large as the result: not held while another is drawn
+        if s.sigma == 0.0:
+            return x_s, None
+        if variance is None:
+            return x_s.add_(math.sqrt(small if self.variance == "small" else large) * normal(t, s)), None
+        low, high = math.log(max(small, 1e-20)), math.log(large)
+        return x_s.add_((0.5 * (low + variance * (high - low))).exp() * normal(t, s)), None
+
+
+@dataclass(frozen=True)
+class DDIM(OneCall):
+    """x_s = alpha_s x0 + sqrt(sigma_s^2 - w^2) eps + w z, w = eta sqrt(var) (Song et al. 2021, eq. 12).
+
+    arXiv:2010.02502. `eta` 0 is deterministic, and walks upward too (section 5.4); 1 has the variance of ddpm.
+    """
+
+    name: ClassVar[str] = "ddim"
+    grid: ClassVar[Grid] = Grid(ends_clean=False)
+    eta: float = 0.0
+
+    @property
+    def reversible(self) -> bool:
+        return self.eta == 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.eta <= 1.0:
+            raise UsageError(f"sampler ddim: eta is {self.eta}; allowed: 0 to 1")
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        pred = predict(x_t, t)
+        if self.eta == 0.0:
+            return (s.alpha * pred.x0).add_(s.sigma * pred.eps), None  # one picture less at a time, the same rounding
+        w = self.eta * math.sqrt(posterior_variance(t, s)[0])
+        return s.alpha * pred.x0 + math.sqrt(max(s.sigma**2 - w**2, 0.0)) * pred.eps + w * normal(t, s), None
+
+
+KARRAS = Grid(spacing="linspace", real=True, scaled_start=True, finite=True)
+"""The ladder of the samplers that diffusers writes in u = x / alpha, r = sigma / alpha."""
+
+MULTISTEP = Grid(spacing="linspace", counts_clean=True, finite=True)
+"""The ladder of the samplers that diffusers writes in log-SNR."""
+
+
+def slope(x_t: Tensor, t: Level, pred: Prediction) -> Tensor:
+    """du/dr = (x_t - alpha_t x0) / sigma_t: the noise that follows from x0, also where x0 was clipped.
+
+    At the clean level, where a walk upward begins, there is none to follow from: what the prediction says it is.
+    """
+    return pred.eps if t.sigma == 0.0 else (x_t - t.alpha * pred.x0) / t.sigma
+
+
+@dataclass(frozen=True)
+class Euler(OneCall):
+    """The probability flow du/dr = eps of u = x / alpha, r = sigma / alpha in Euler steps (Karras et al. 2022).
+
+    x_s = alpha_s x0 + sigma_s (x_t - alpha_t x0) / sigma_t. That is ddim with eta 0, apart from the ladder (times
+    between two trained ones) and from clipping, after which the noise is derived anew.
+    """
+
+    name: ClassVar[str] = "euler"
+    grid: ClassVar[Grid] = KARRAS
+
+    @property
+    def reversible(self) -> bool:
+        return True
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        pred = predict(x_t, t)
+        return s.alpha * pred.x0 + s.sigma * slope(x_t, t, pred), None
+
+
+@dataclass(frozen=True)
+class EulerAncestral(OneCall):
+    """Euler to r_down = r_s^2 / r_t, then noise of deviation r_up = sqrt(r_s^2 - r_down^2) (k-diffusion's `euler_a`).
+
+    With r = sigma / alpha, x_s = alpha_s (x0 + r_down eps + r_up z): the variance of ddim with eta 1.
+    """
+
+    name: ClassVar[str] = "euler-ancestral"
+    grid: ClassVar[Grid] = KARRAS
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        pred = predict(x_t, t)
+        if s.sigma == 0.0:
+            return s.alpha * pred.x0, None
+        up = math.sqrt(posterior_variance(t, s)[0])
+        down = math.sqrt(max(s.sigma**2 - up**2, 0.0))
+        return s.alpha * pred.x0 + down * slope(x_t, t, pred) + up * normal(t, s), None
+
+
+@dataclass(frozen=True)
+class Heun:
+    """The second-order rule of Karras et al. 2022 (arXiv:2206.00364, Algorithm 1 without churn).
+
+    In u = x / alpha and r = sigma / alpha the probability flow is du/dr = eps. One Euler step to s, then the mean of
+    both slopes, written as a correction of the Euler step: x_s += alpha_s (r_s - r_t) (eps_s - eps_t) / 2. First order
+    in the last move, and where alpha_t = 0 (u is infinite there).
+    """
+
+    name: ClassVar[str] = "heun"
+    grid: ClassVar[Grid] = KARRAS
+
+    @property
+    def reversible(self) -> bool:
+        return True
+
+    def calls(self, move: Move) -> int:
+        return 1 if move.s == 0 else 2
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        pred = predict(x_t, t)
+        first = slope(x_t, t, pred)
+        euler = s.alpha * pred.x0 + s.sigma * first
+        if s.index == 0:
+            return euler, None
+        second = slope(euler, s, predict(euler, s))
+        if t.alpha == 0.0:
+            return euler, None
+        half = 0.5 * (s.sigma - s.alpha * t.sigma / t.alpha)
+        return euler + half * (second - first), None
+
+
+@dataclass(frozen=True)
+class DPMpp2M(OneCall):
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, Algorithm 2).
+
+    With lambda = log(alpha / sigma), h = lambda_s - lambda_t and r = (lambda_t - lambda_before) / h,
+    x_s = (sigma_s / sigma_t) x_t - alpha_s (e^-h - 1) [x0 + (x0 - x0_before) / 2r]. First order where there is no
+    history, where it is infinitely far, and in the last move.
+    """
+
+    name: ClassVar[str] = "dpm++2m"
+    grid: ClassVar[Grid] = MULTISTEP
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        now = Estimate(t, predict(x_t, t).x0)
+        h = s.log_snr - t.log_snr
+        return (s.sigma / t.sigma) * x_t - s.alpha * math.expm1(-h) * now.extrapolated(h, memory), now
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What a multistep rule remembers: the estimate x0 at a level."""
+
+    t: Level
+    x0: Tensor
+
+    def extrapolated(self, h: float, before: Estimate | None) -> Tensor:
+        """x0 in the middle of a move of length h in log-SNR, along the line through this estimate and the one before;
+        this one where there is none, or the move is infinitely long.
+        """
+        if before is None or not math.isfinite(h):
+            return self.x0
+        return self.x0 + (h / (2.0 * (self.t.log_snr - before.t.log_snr))) * (self.x0 - before.x0)
+
+
+@dataclass(frozen=True)
+class DPMpp2MSDE(OneCall):
+    """The stochastic DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, appendix; diffusers' `sde-dpmsolver++`).
+
+    With the estimate of dpm++2m, x_s = (sigma_s / sigma_t) e^-h x_t + alpha_s (1 - e^-2h) estimate
+    + sigma_s sqrt(1 - e^-2h) z.
+    """
+
+    name: ClassVar[str] = "dpm++2m-sde"
+    grid: ClassVar[Grid] = MULTISTEP
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        now = Estimate(t, predict(x_t, t).x0)
+        h = s.log_snr - t.log_snr
+        gone = -math.expm1(-2.0 * h)
+        x_s = (s.sigma / t.sigma * math.exp(-h)) * x_t + s.alpha * gone * now.extrapolated(h, memory)
+        return (x_s if s.sigma == 0.0 else x_s + s.sigma * math.sqrt(gone) * normal(t, s)), now
+
+
+@dataclass(frozen=True)
+class UniPC(OneCall):
+    """UniPC of order 2 with B(h) = e^h - 1 (Zhao et al. 2023, arXiv:2302.04867): one network call a move.
+
+    The prediction at t first corrects the move that led there, then dpm++2m's step goes on to s. With h = lambda_t -
+    lambda_p from the level p before, D = x0_t - x0_p and B = e^-h - 1, the corrector is
+    x_t' = (sigma_t / sigma_p) x_p - alpha_t B [x0_p + rho_1 (x0_pp - x0_p) / r + rho_2 D], with pp the level before p,
+    r = (lambda_pp - lambda_p) / h and the weights rho from the order's conditions. What somebody did to the state
+    between the moves is kept: x_t is moved by what the corrector changes, x_t' - (what this sampler had made there).
+    """
+
+    name: ClassVar[str] = "unipc"
+    grid: ClassVar[Grid] = MULTISTEP
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        last: Walked | None = memory
+        now = Estimate(t, predict(x_t, t).x0)
+        if last is not None:
+            corrected = last.corrected(now)
+            # nobody acted in between: the corrector's own result, without the rounding of a difference
+            x_t = corrected if x_t is last.x_s else x_t + (corrected - last.x_s)
+        h = s.log_snr - t.log_snr
+        before = None if last is None or not math.isfinite(h) else last.here
+        x_s = (s.sigma / t.sigma) * x_t - s.alpha * math.expm1(-h) * now.extrapolated(h, before)
+        return x_s, Walked(x_t, x_s, now, before)
+
+
+@dataclass(frozen=True, eq=False)
+class Walked:
+    """What UniPC remembers of a move from x_p to x_s: both states, the estimate at its beginning, and the one before
+    where the move was of second order.
+    """
+
+    x_p: Tensor
+    x_s: Tensor
+    here: Estimate
+    before: Estimate | None
+
+    def corrected(self, now: Estimate) -> Tensor:
+        """x_s again, now that x0 is known there too."""
+        p, x0_p, t = self.here.t, self.here.x0, now.t
+        h = t.log_snr - p.log_snr
+        if not math.isfinite(h):
+            return self.x_s
+        b = math.expm1(-h)
+        estimate = x0_p + 0.5 * (now.x0 - x0_p)
+        if self.before is not None and math.isfinite(self.before.t.log_snr):
+            r = (self.before.t.log_snr - p.log_snr) / h
+            phi_2 = b / -h - 1.0
+            phi_3 = phi_2 / -h - 0.5
+            b_1, b_2 = phi_2 / b, 2.0 * phi_3 / b
+            rho_1 = (b_2 - b_1) / (r - 1.0)  # rho_1 + rho_2 = b_1, r rho_1 + rho_2 = b_2
+            estimate = x0_p + (rho_1 / r) * (self.before.x0 - x0_p) + (b_1 - rho_1) * (now.x0 - x0_p)
+        return (t.sigma / p.sigma) * self.x_p - t.alpha * b * estimate
+
+
+@dataclass(frozen=True)
+class LCM(OneCall):
+    """Multistep consistency sampling of a latent consistency model (Luo et al. 2023, arXiv:2310.04378, Algorithm 3).
+
+    f = c_skip x_t + c_out x0 with c_skip = d^2 / (k^2 + d^2), c_out = k / sqrt(k^2 + d^2), k = 10 t, d = 0.5; then
+    x_s = alpha_s f + sigma_s z, and f itself in the last move.
+    """
+
+    name: ClassVar[str] = "lcm"
+    grid: ClassVar[Grid] = Grid(distilled=50)
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        x0 = predict(x_t, t).x0
+        k2, d2 = (10.0 * t.t) ** 2, 0.25
+        f = (d2 / (k2 + d2)) * x_t + math.sqrt(k2 / (k2 + d2)) * x0
+        return (f if s.index == 0 else s.alpha * f + s.sigma * normal(t, s)), None
+
+
+API = 1
+"""The version of this protocol."""
+
+GROUP = "editkit.samplers"
+SAMPLERS = Group(GROUP, "sampler", "editkit plugins")
+
+
+def load(name: str) -> type[Sampler]:
+    """The sampler called `name`: a dataclass whose fields are its parameters.
+
+    Raises:
+        UsageError: there is none (the nearest is named).
+        PluginError: it does not import, or breaks the protocol.
+    """
+    return cast(
+        "type[Sampler]",
+        SAMPLERS.fitting(SAMPLERS.load(name), name, ("name", "grid", "reversible", "calls", "step"), API),
+    )
+
+
+def listed() -> list[Listed[type[Sampler]]]:
+    """Every installed one, the broken ones with their reason."""
+    return SAMPLERS.listed(load)
+
+
+def make_sampler(spec: str) -> Sampler:
+    """A fresh sampler from `name` or `name:parameter=value,...`, as `ddim:eta=1`.
+
+    Raises:
+        UsageError: unknown name (the nearest is named), parameter or value.
+    """
+    name = name_of(spec)
+    there = SAMPLERS.names()
+    if name not in there:
+        hint = did_you_mean(name, there)
+        raise UsageError(f"no sampler is called {name!r}{hint} (there are: {', '.join(there)})")
+    kind = load(name)
+    known: dict[str, Field[Any]] = {f.name: f for f in fields(kind) if f.init} if is_dataclass(kind) else {}
+    values: dict[str, float | str] = {}
+    for key, value in values_of(spec, f"sampler {name}", known).items():
+        try:
+            values[key] = value if isinstance(known[key].default, str) else float(value)
+        except ValueError:
+            raise UsageError(f"sampler {name}: {key} is {value!r}; a number is needed") from None
+    return kind(**values)

@@ -1,0 +1,111 @@
+"""Any size of picture on any model: what a pass (`editkit.editing.passes`) sees of the picture, and its result at its
+place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from editkit.diffusion.capability import capability, changed
+from editkit.diffusion.model import Enlarges, Example, Model, Pass, TakesExamples
+from editkit.editing.passes import OVERLAP
+from editkit.pictures.picture import Picture
+from editkit.pictures.resizing import lanczos, pad, resize, resize_mask, shrink
+from editkit.pictures.tensors import to_unit
+from editkit.plugin.step import Inputs
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from editkit.diffusion.convention import Convention
+    from editkit.diffusion.noise import Stream
+
+
+def inputs(
+    picture: Picture,
+    at: Pass,
+    model: Model,
+    stream: Stream | None,
+    device: torch.device,
+    source: Picture,
+    convention: Convention,
+    examples: Sequence[Picture] = (),
+    before: Pass | None = None,
+    small: Picture | None = None,
+) -> Inputs:
+    """The box of `picture` at the size of pass `at`, padded to the model's multiple, and at its own resolution.
+
+    The model is cut into windows where the pass asks for it, told the `examples`, and attached to what it sees
+    (`Model.attach`). `source`: the stage's picture as it came. `before`: the pass whose enlarged result this one starts
+    from. `small`: what the picture was enlarged from, sharp.
+    """
+    import torch
+
+    box, multiple = at.box, model.info.multiple
+    rows, columns = box.rows, box.columns
+    if at.window is not None:
+        model = _windowed(model, at.window)
+    if small is not None:
+        sharp, scale = to_unit(small.pixels).to(device), picture.width / small.width
+        model = changed(model, Enlarges, lambda one: one.enlarging(sharp, scale))
+    learned = [example(other, at, before, device) for other in examples]
+    model = changed(model, TakesExamples, lambda one: one.given(learned, picture.fill))
+
+    def place(whole: Tensor) -> Tensor:
+        whole = resize(whole, picture.height, picture.width)[..., rows, columns]
+        return pad(resize(whole, at.height, at.width), multiple)
+
+    original = to_unit(picture.pixels[rows, columns]).to(device)
+    shown = pad(resize(original, at.height, at.width), multiple)
+    mask = mask_shown = None
+    if picture.mask is not None:
+        mask = torch.from_numpy(picture.mask[rows, columns].copy())[None, None].to(device)
+        if at.height * at.width > box.area:
+            shown, mask_shown = (pad(lanczos(values, at.height, at.width), multiple) for values in (original, mask))
+        elif model.info.own_picture and (at.height, at.width) != (box.height, box.width):
+            known, mask_shown = shrink(original, mask, at.height, at.width)
+            shown = shown.where(mask_shown > 0, known) if picture.fill == "original" else known
+        else:
+            mask_shown = pad(resize_mask(mask, at.height, at.width), multiple)
+    return Inputs(
+        model=model.attach(shown, mask_shown), picture=shown, mask=mask_shown, original=original, original_mask=mask,
+        stream=stream, place=place, convention=convention, whole=picture.pixels, source=source.pixels,
+        fill=None if mask is None else picture.fill,
+    )  # fmt: skip
+
+
+def example(other: Picture, at: Pass, before: Pass | None, device: torch.device) -> Example:
+    """Another picture as large beside pass `at` as it is beside the whole one, and as the pass `before` shows it."""
+    import torch.nn.functional as F
+
+    image = to_unit(other.pixels).to(device)
+
+    def seen(part: Pass) -> Tensor:
+        width, height = beside(part, other.size)
+        return image if (height, width) == image.shape[-2:] else F.interpolate(image, (height, width), mode="area")
+
+    here = seen(at)
+    return Example(here[0], None if before is None else resize(seen(before), *here.shape[-2:])[0])
+
+
+def beside(at: Pass, size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of a picture of this `size` at the scale of pass `at`."""
+    scale = max(at.height, at.width) / max(at.box.height, at.box.width)
+    width, height = size
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _windowed(model: Model, window: int) -> Model:
+    """`model` by windows of `window` pixels, unless it comes in windows of its own."""
+    from editkit.diffusion.windows import Windowed
+
+    if capability(model, Windowed) is not None:
+        return model
+    side = model.shape(window, window)[-1]
+    return Windowed(model, side, round(OVERLAP * side))
+
+
+def native(image: Tensor, at: Pass) -> Tensor:
+    """A pass's result without its padding, at the box's own resolution."""
+    return resize(image[..., : at.height, : at.width], at.box.height, at.box.width)

@@ -1,0 +1,286 @@
+"""What every plugin keeps, built in or not: checks on a cheap exact model, for `editkit plugins check NAME` and tests.
+
+In a plugin's own tests::
+
+    @pytest.mark.parametrize("check", contract.CHECKS)
+    def test_contract(check):
+        contract.CHECKS[check](registry.load("NAME"))
+
+Each check takes a declaration's class, makes it with the parameters of its `example`, and raises `ContractError` with
+what is wrong and how to mend it. `NotChecked` says why a check could not be made.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from editkit.diffusion.conditioning import Conditioning, Prompt
+from editkit.diffusion.model import ModelInfo, PixelSpace
+from editkit.diffusion.prediction import Prediction
+from editkit.diffusion.schedule import Cosine, Level, Schedule
+from editkit.editing.settle import START_FROM_PICTURE, plan_stage
+from editkit.errors import ChainError, EditkitError, ModelError, RecipeError
+from editkit.pictures.picture import Picture
+from editkit.plugin import registry
+from editkit.plugin.chain import Chain
+from editkit.plugin.protocol import Hooks, Plugin
+from editkit.plugin.step import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STEPS = 4
+
+T = TypeVar("T")
+
+
+class ContractError(EditkitError):
+    """A plugin that breaks its contract."""
+
+
+class NotChecked(EditkitError):  # noqa: N818
+    """A check that could not be made, and why."""
+
+
+class ExactModel(PixelSpace):
+    """x0 ~ N(0, s^2 I) on pictures of any size: E[x0 | x_t] = s^2 alpha_t x_t / (s^2 alpha_t^2 + sigma_t^2).
+
+    Exact, cheap, and without weights. It takes any condition and heeds none; `calls` counts its evaluations.
+    """
+
+    clip: float | None = None
+
+    def __init__(self, takes: frozenset[str] = frozenset()) -> None:
+        self.info = ModelInfo("exact", "exact Gaussian", takes=takes, sampler="ddim", steps=STEPS)
+        self.schedule: Schedule = Cosine()
+        self.calls = 0
+
+    def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
+        self.calls += 1
+        s2 = self.data_std**2
+        x0 = s2 * level.alpha / (s2 * level.alpha**2 + level.sigma**2) * x_t
+        return (Prediction(x0, (x_t - level.alpha * x0) / level.sigma),) * len(conds)
+
+    def attach(self, picture: Tensor | None, mask: Tensor | None) -> ExactModel:
+        return self
+
+    def encode_text(self, text: str) -> tuple[Prompt, str]:
+        """Zeros, whatever the text."""
+        import torch
+
+        return Prompt(torch.zeros(1, 4, 8)), ""
+
+
+def picture() -> Picture:
+    """A small picture of noise, the same each time."""
+    return Picture(np.random.default_rng(3).integers(0, 256, (30, 36, 3), dtype=np.uint8))
+
+
+def model_for(*plugins: type[Plugin]) -> ExactModel:
+    """An exact model that takes what these plugins need."""
+    return ExactModel(frozenset().union(*(plugin.needs for plugin in plugins)))
+
+
+def example(plugin: type[Plugin]) -> Plugin:
+    """The declaration with the parameters of its `example`."""
+    try:
+        return plugin(**plugin.example)
+    except ValueError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ContractError(f"its example {dict(plugin.example)} is refused by its own fields: {reason}") from error
+
+
+def documented(plugin: type[Plugin]) -> None:
+    """It has a docstring of its own, and every parameter a description."""
+    require(bool((plugin.__doc__ or "").strip()), "its class needs a docstring of its own")
+    for name, info in plugin.model_fields.items():
+        require(bool(info.description), f"the parameter {name} needs a description: Field(..., description='...')")
+
+
+def acting(plugin: type[Plugin]) -> None:
+    """It gives a class of hooks, and acts through at least one."""
+    made = example(plugin)
+    hooks = made.hooks()
+    made_of_hooks = isinstance(hooks, type) and issubclass(hooks, Hooks)
+    require(made_of_hooks, f"hooks() gives {hooks!r}; a class of Hooks is needed")
+    require(bool(made.uses()), "it overrides no hook, so it can do nothing")
+
+
+def light(plugin: type[Plugin]) -> None:
+    """Its module does not import torch: the command line answers at once."""
+    code = f"import sys, {plugin.__module__}; sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    last = (done.stderr.strip().splitlines() or [""])[-1]
+    require(not last, f"its module cannot be imported by itself: {last}")
+    require(done.returncode == 0, "its module imports torch; import it inside of the functions that need it")
+
+
+def harmless(plugin: type[Plugin]) -> None:
+    """The picture that goes in is not changed; a picture of the same depth comes out."""
+    source = picture()
+    before = source.pixels.copy()
+    result = _edit(source, example(plugin), model_for(plugin))
+    require(np.array_equal(source.pixels, before), "it changes the pixels of the picture it is given")
+    require(result.pixels.dtype == before.dtype, f"it makes {result.pixels.dtype} of {before.dtype}")
+
+
+def pure(plugin: type[Plugin]) -> None:
+    """Hooks change none of the tensors they are given."""
+
+    def bind(self: Plugin, run: Run) -> Hooks[Plugin]:
+        hooks = plugin.bind(self, run)
+        for name in made.uses() & {"energy", "clean", "after", "finish"}:
+            setattr(hooks, name, _watched(getattr(hooks, name), name))
+        return hooks
+
+    made = example(plugin)
+    watched: Any = type(plugin.__name__, (plugin,), {"bind": bind, "__module__": plugin.__module__})
+    _edit(picture(), watched(**plugin.example), model_for(plugin))
+
+
+def _watched(hook: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """`hook`, refusing to have its arguments changed."""
+
+    @functools.wraps(hook)
+    def checked(*args: Any) -> Any:
+        tensor = args[-1]
+        before = tensor.detach().clone()
+        out = hook(*args)
+        require(bool((tensor.detach() == before).all()), f"{name} changes the tensor it is given; work on x.clone()")
+        return out
+
+    return checked
+
+
+def repeatable(plugin: type[Plugin]) -> None:
+    """The same seed gives the same bytes; another seed is heard, unless the plugin itself says how to begin."""
+    one, two, other = (_edit(picture(), example(plugin), model_for(plugin), seed=s).pixels for s in (1, 1, 2))
+    require(np.array_equal(one, two), "the same seed gives another picture; draw from step.randn_like or run.stream")
+    if "begin" not in example(plugin).claims():
+        require(not np.array_equal(one, other), "another seed gives the same picture")
+
+
+def neutral(plugin: type[Plugin]) -> None:
+    """With its neutral parameters it is bit for bit as if it were not there."""
+    if plugin.neutral is None:
+        raise NotChecked("it declares no neutral parameters")
+    model = model_for(plugin)
+    base = registry.load(START_FROM_PICTURE)()
+    idle = plugin(**{**plugin.example, **plugin.neutral})
+    if "begin" in idle.claims():
+        raise NotChecked("it says how to begin, so there is nothing to compare it to")
+    without, with_it = _edit(picture(), base, model), _edit(picture(), base & idle, model)
+    same = np.array_equal(without.pixels, with_it.pixels)
+    require(same, f"with its neutral parameters {dict(plugin.neutral)} it changes the result")
+
+
+def counted(plugin: type[Plugin]) -> None:
+    """The plan says how often the network will be called."""
+    composes(example(plugin) | registry.load(START_FROM_PICTURE)(), (plugin,))
+
+
+def composes(chain: Chain, plugins: Sequence[type[Plugin]]) -> None:
+    """`chain`, made of `plugins`, runs and calls the network as often as its plan says.
+
+    What plugins evaluate beside that is either networks of their own, or the model.
+    """
+    model = model_for(*plugins)
+    planned, beside, current = 0, 0, picture()
+    for stage in chain.using(steps=STEPS).inherited().stages:
+        stage = type(stage)(stage.plugins, stage.options.merged(type(stage.options)(steps=STEPS)))
+        settled = plan_stage(stage, current, info=model.info)
+        planned, beside = planned + settled.calls, beside + settled.beside
+        current = settled.picture.with_mask(None)
+    _edit(picture(), chain, model)
+    allowed = (planned, planned + beside)
+    require(model.calls in allowed, f"the plan says {planned} network calls, there were {model.calls}")
+
+
+def combines(plugin: type[Plugin]) -> None:
+    """It acts with and before every other plugin that is installed, or the conflict is named before anything runs."""
+    for name in registry.names():
+        try:
+            other = registry.load(name)
+            second = example(other)
+        except EditkitError:
+            continue  # another's fault
+        for chain in (example(plugin) & second, example(plugin) | second):
+            try:
+                composes(chain, (plugin, other))
+            except ChainError as error:
+                named = plugin.name in str(error) and name in str(error)
+                require(named, f"with {name}: the conflict does not name both: {error}")
+            except (ModelError, NotChecked):
+                continue
+            except ContractError as error:
+                raise ContractError(f"with {name}: {error}") from error
+
+
+def written(plugin: type[Plugin]) -> None:
+    """Python and recipe say the same of it."""
+    from editkit.editing import recipe
+
+    chain = Chain.of(example(plugin))
+    try:
+        text = recipe.to_yaml(chain)
+    except RecipeError as error:
+        raise NotChecked(f"its example cannot be written: {error}") from error
+    require(recipe.from_yaml(text).stages[0].plugins == chain.stages[0].plugins, "a recipe of it reads back otherwise")
+
+
+def _edit(source: Picture, edits: Plugin | Chain, model: ExactModel, seed: int = 0) -> Picture:
+    from editkit.editing.api import edit
+
+    try:
+        return edit(source, edits, model=model, steps=STEPS, seed=seed)
+    except ModelError as error:
+        raise NotChecked(f"its example needs a model that is not here: {error}") from error
+
+
+def require(kept: bool, wrong: str) -> None:
+    if not kept:
+        raise ContractError(wrong)
+
+
+Check = Callable[[type[Plugin]], None]
+"""Raises ContractError where a plugin does not keep it, NotChecked where that cannot be seen; says in its docstring
+what is kept."""
+
+CHECKS: dict[str, Check] = {
+    check.__name__: check
+    for check in (documented, acting, light, written, harmless, pure, repeatable, neutral, counted, combines)
+}
+"""The checks, by name, in the order they are made."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of one check: kept (True), broken (False), not checked (None), and why."""
+
+    check: str
+    kept: bool | None
+    reason: str = ""
+
+
+def verdicts(checked: T, checks: Mapping[str, Callable[[T], None]]) -> Iterator[Verdict]:
+    """All checks on one plugin (or what else a check takes), whatever the others say."""
+    for name, check in checks.items():
+        try:
+            check(checked)
+        except NotChecked as error:
+            yield Verdict(name, None, str(error))
+        except EditkitError as error:
+            yield Verdict(name, False, str(error))
+        except Exception as error:
+            yield Verdict(name, False, f"raised {type(error).__name__}: {error}")
+        else:
+            yield Verdict(name, True)

@@ -1,0 +1,149 @@
+"""An edit with all that is to be told of it: the result, its cost, its models, what it may have changed.
+
+`make` is what every command runs, one picture at a time: the edit commands, `editkit batch`, `grid`, `rerun`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from editkit.common.notify import Notify, silent
+from editkit.pictures.picture import Picture
+from editkit.pictures.shapes import Mask
+from editkit.plugin.chain import Chain
+
+if TYPE_CHECKING:
+    from editkit.diffusion.model import ModelInfo
+    from editkit.editing.stages import Update
+    from editkit.models.leasing import Models
+    from editkit.pictures.files.provenance import Provenance
+    from editkit.pictures.files.writing import Written
+
+Watch = Callable[["Update"], None]
+"""Is called after every move of an edit."""
+
+
+@dataclass
+class Made:
+    """What an edit made.
+
+    Args:
+        source: the picture that went in.
+        chain: what was done to it, options inherited.
+        picture: the result, without mask.
+        calls: evaluations of the network.
+        models: what made it, by stage.
+        masks: what each stage could change, by stage; None: everything.
+        examples: hashes of the other pictures that were learned from, by stage.
+        figures: what plugins measured of the result: (stage, plugin, name -> number).
+    """
+
+    source: Picture
+    chain: Chain
+    picture: Picture
+    calls: int = 0
+    models: dict[int, ModelInfo] = field(default_factory=dict)
+    masks: dict[int, Mask | None] = field(default_factory=dict)
+    examples: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    figures: list[tuple[int, str, dict[str, float]]] = field(default_factory=list)
+
+    @property
+    def changeable(self) -> Mask | None:
+        """(H, W), above 0 where any stage could change the result; None: everywhere."""
+        masks = [mask for mask in self.masks.values() if mask is not None]
+        shape = self.picture.pixels.shape[:2]
+        if len(masks) < max(len(self.masks), 1) or any(mask.shape != shape for mask in masks):
+            return None
+        union: Mask = np.max(masks, axis=0)
+        return union
+
+    @property
+    def kept_deviation(self) -> int | None:
+        """The largest change of a channel outside of what could change, in the picture's levels: 0 as promised.
+
+        None where everything could change, or the result has another size.
+        """
+        mask, before, after = self.changeable, self.source.pixels, self.picture.pixels
+        if mask is None or before.shape != after.shape or before.dtype != after.dtype:
+            return None
+        kept = mask == 0
+        return int(np.abs(before[kept].astype(np.int32) - after[kept]).max(initial=0))
+
+    def provenance(self, name: str | Path | None, base: Path) -> Provenance:
+        """How it came about. `name`: of the file that was edited; paths are written relative to `base`."""
+        from editkit.editing import recipe
+        from editkit.models.files.fingerprint import fingerprint
+        from editkit.pictures.files.provenance import Provenance
+
+        return Provenance.of(
+            recipe.to_mapping(self.chain, base),
+            models=tuple((info.name, fingerprint(info)) for info in self.models.values()),
+            seed=self.chain.stages[0].options.seed,
+            picture=self.source,
+            name=name,
+            mask=self.masks.get(0),
+            examples=itertools.chain.from_iterable(self.examples.values()),
+        )
+
+    def write(self, path: str | Path, *, force: bool = False, provenance: Provenance | None = None) -> Written:
+        """Write the result whole or not at all; see `editkit.pictures.files.writing.write`."""
+        return self.to_write().write(path, force=force, provenance=provenance)
+
+    def to_write(self) -> Picture:
+        """The result with what could change as its mask, so that a lossy file's effect on the rest is measured."""
+        return self.picture.with_mask(self.changeable)
+
+
+def hashes(examples: Iterable[Picture], source: Picture) -> tuple[str, ...]:
+    """Of the `examples` of a stage, apart from its own picture."""
+    from editkit.pictures.files.provenance import hash_pixels
+
+    return tuple(hash_pixels(example) for example in examples if example is not source)
+
+
+def make(
+    picture: Picture,
+    chain: Chain,
+    *,
+    watch: Watch | Sequence[Watch] = (),
+    notify: Notify = silent,
+    models: Models | None = None,
+) -> Made:
+    """Edit `picture`.
+
+    Raises:
+        EditkitError: with one line that says how to mend it.
+    """
+    from editkit.editing.api import stream
+
+    watchers = (watch,) if callable(watch) else tuple(watch)
+    chain = chain.inherited()
+    made = Made(picture, chain, picture)
+
+    def tell(stage: int, plugin: str, figures: Mapping[str, float]) -> None:
+        made.figures.append((stage, plugin, dict(figures)))
+
+    making = stream(picture, chain, notify=notify, models=models, tell=tell)
+    before, current = 0, (-1, 0, 0)
+    while True:
+        try:
+            update = next(making)
+        except StopIteration as done:
+            made.picture = done.value
+            return made
+        if (update.stage, update.draw, update.pass_) != current:
+            before, current = 0, (update.stage, update.draw, update.pass_)
+            made.models[update.stage] = update.plan.info
+            made.masks[update.stage] = update.plan.picture.mask
+            if update.stage not in made.examples:
+                made.examples[update.stage] = hashes(update.plan.examples, update.plan.source)
+        made.calls += update.state.calls - before
+        before = update.state.calls
+        for each in watchers:
+            each(update)

@@ -1,0 +1,292 @@
+"""Recipes: a chain as YAML, and as the words of a command line. Python, YAML and command line say the same.
+
+::
+
+    editkit: 1
+    stages:
+      - plugins:
+          - inpaint: {mask: mask.png, feather: 4}
+          - guide: {brightness: 0.9}
+        options: {seed: 7, steps: 30}
+      - plugins:
+          - sdedit: {strength: 0.3}
+
+Only what was set is written, so nothing is lost and defaults may improve. Paths are relative to the recipe. A recipe is
+somebody's text: it is checked key by key, and code that it names is refused unless the caller allows it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from editkit.common.spec import did_you_mean, first_error
+from editkit.errors import EditkitError, RecipeError
+from editkit.plugin import registry
+from editkit.plugin.chain import Chain, Stage
+from editkit.plugin.declaration import Declaration
+from editkit.plugin.options import Options
+from editkit.plugin.params import Code, Metavar, Param, params, word
+from editkit.plugin.protocol import Plugin
+
+VERSION = 1
+MAX_BYTES = 1 << 20
+NOT_IN_RECIPES = frozenset({"allow_code", "offline"})
+"""What only the person at the machine may say."""
+
+Place = tuple[str | int, ...]
+
+
+def to_mapping(chain: Chain, base: Path | None = None) -> dict[str, Any]:
+    """`chain` as YAML values. `base`: paths are written relative to this folder; None: as they are.
+
+    Raises:
+        RecipeError: an array, a callable or another value that is no text.
+    """
+    stages = []
+    for stage in chain.stages:
+        entry: dict[str, Any] = {"plugins": [{p.name: _values(p, base)} for p in stage.plugins]}
+        options = stage.options.model_dump(exclude_unset=True, exclude=set(NOT_IN_RECIPES))
+        if options:
+            entry["options"] = options
+        stages.append(entry)
+    return {"editkit": VERSION, "stages": stages}
+
+
+def to_yaml(chain: Chain, base: Path | None = None) -> str:
+    """`chain` as a recipe's text."""
+    text: str = yaml.safe_dump(to_mapping(chain, base), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def read(path: str | Path, *, allow_code: bool = False) -> Chain:
+    """The chain of a recipe file; its relative paths are relative to it.
+
+    Raises:
+        RecipeError: what is wrong, with its line and the nearest key.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror or error}; editkit run needs a recipe file") from None
+    if len(data) > MAX_BYTES:
+        raise RecipeError(f"{path}: is {len(data)} bytes; a recipe has at most {MAX_BYTES}")
+    try:
+        return from_yaml(data.decode("utf-8"), base=path.parent, allow_code=allow_code)
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path}: is not text") from None
+    except EditkitError as error:
+        raise RecipeError(f"{path}: {error}") from error
+
+
+def from_yaml(text: str, *, base: Path | None = None, allow_code: bool = False) -> Chain:
+    """The chain that a recipe's text describes."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark is not None else ""
+        raise RecipeError(f"{where}is not YAML: {getattr(error, 'problem', None) or error}") from None
+    try:
+        return from_mapping(data, base=base, allow_code=allow_code)
+    except _Wrong as wrong:
+        line = _line(node, wrong.place)
+        raise RecipeError(f"line {line}: {wrong}" if line else str(wrong)) from None
+
+
+class _Wrong(RecipeError):  # noqa: N818
+    """Something wrong at one place of the mapping."""
+
+    def __init__(self, message: str, *place: str | int) -> None:
+        super().__init__(message)
+        self.place: Place = place
+
+
+def from_mapping(data: object, *, base: Path | None = None, allow_code: bool = False) -> Chain:
+    """The chain that a recipe's values describe. `base`: the folder its relative paths start from.
+
+    Raises:
+        RecipeError: unknown key (the nearest is named) or plugin, a value out of range, code without `allow_code`.
+    """
+    if not isinstance(data, Mapping):
+        raise _Wrong(f"a recipe is a mapping with the keys editkit and stages, got {type(data).__name__}")
+    _known_keys(data, ("editkit", "stages"))
+    if data.get("editkit") != VERSION:
+        raise _Wrong(f"a recipe says `editkit: {VERSION}`, got {data.get('editkit')!r}", "editkit")
+    stages = data.get("stages")
+    if not isinstance(stages, list) or not stages:
+        raise _Wrong("stages must be a list with at least one stage", "stages")
+    return Chain(tuple(_stage(stage, base, allow_code, ("stages", k)) for k, stage in enumerate(stages)))
+
+
+def _stage(data: object, base: Path | None, allow_code: bool, place: Place) -> Stage:
+    if not isinstance(data, Mapping):
+        raise _Wrong("a stage is a mapping with the keys plugins and options", *place)
+    _known_keys(data, ("plugins", "options"), *place)
+    entries = data.get("plugins")
+    if not isinstance(entries, list) or not entries:
+        raise _Wrong("plugins must be a list with at least one plugin", *place, "plugins")
+    plugins = tuple(_plugin(e, base, allow_code, (*place, "plugins", k)) for k, e in enumerate(entries))
+    return Stage(plugins, _options(data.get("options") or {}, (*place, "options")))
+
+
+def _plugin(data: object, base: Path | None, allow_code: bool, place: Place) -> Plugin:
+    if isinstance(data, str):
+        data = {data: {}}
+    if not isinstance(data, Mapping) or len(data) != 1:
+        raise _Wrong("a plugin is written as `name: {parameter: value}`", *place)
+    name, values = next(iter(data.items()))
+    try:
+        declaration = registry.load(str(name))
+    except EditkitError as error:
+        raise _Wrong(str(error), *place, name) from error
+    values = {} if values is None else values
+    if not isinstance(values, Mapping):
+        raise _Wrong(f"the parameters of {name} must be a mapping, got {values!r}", *place, name)
+    fields = {word(field): field for field in declaration.model_fields}
+    _known_keys(values, tuple(fields), *place, name)
+    given = {fields[str(k)]: _absolute(declaration, fields[str(k)], v, base) for k, v in values.items()}
+    for key, value in given.items():
+        if _marked(declaration, key, Code) and isinstance(value, str) and ":" in value and not allow_code:
+            raise _Wrong(f"{name}.{key} names code ({value}); add --allow-code if you trust it", *place, name, key)
+    try:
+        return declaration(**given)
+    except ValidationError as error:
+        raise _Wrong(f"{name}: {first_error(error)}", *place, name, *_first(error)) from error
+
+
+def _options(data: object, place: Place) -> Options:
+    if not isinstance(data, Mapping):
+        raise _Wrong(f"options must be a mapping, got {data!r}", *place)
+    _known_keys(data, tuple(k for k in Options.model_fields if k not in NOT_IN_RECIPES), *place)
+    try:
+        return Options(**{str(k): v for k, v in data.items()})
+    except ValidationError as error:
+        raise _Wrong(first_error(error), *place, *_first(error)) from error
+
+
+def _known_keys(data: Mapping[Any, Any], known: Iterable[str], *place: str | int) -> None:
+    known = tuple(known)
+    for key in data:
+        if key not in known:
+            hint = did_you_mean(str(key), known) or f"; allowed: {', '.join(known)}"
+            raise _Wrong(f"unknown key {key!r}{hint}", *place, key)
+
+
+def _first(error: ValidationError) -> Place:
+    return error.errors()[0]["loc"][:1]
+
+
+def _line(node: yaml.Node | None, place: Place) -> int | None:
+    """The line (from 1) of the value or key at `place`."""
+    for step in place:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if getattr(k, "value", None) == str(step)), None)
+            if found is None:
+                break
+            node = found[1] if step != place[-1] else found[0]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+        else:
+            break
+    return None if node is None else node.start_mark.line + 1
+
+
+def _values(plugin: Declaration, base: Path | None) -> dict[str, Any]:
+    """The parameters that were set, as YAML values."""
+    values: dict[str, Any] = {}
+    for key in type(plugin).model_fields:
+        if key not in plugin.model_fields_set:
+            continue
+        value = getattr(plugin, key)
+        if isinstance(value, tuple):
+            value = list(value)
+        if not _is_plain(value):
+            raise RecipeError(
+                f"{plugin.name}.{key} is {type(value).__name__}, which cannot be written into a recipe; "
+                f"use a file or module:function"
+            )
+        values[word(key)] = _relative(type(plugin), key, value, base)
+    return values
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _marked(plugin: type[Declaration], key: str, kind: type) -> bool:
+    """Whether the field `key` carries a marker of `kind`, also inside an optional."""
+    info = plugin.model_fields.get(key)
+    if info is None:
+        return False
+    if any(isinstance(m, kind) for m in info.metadata):
+        return True
+    return kind is Metavar and any(p.name == key and p.metavar is not None for p in params(plugin))
+
+
+def _is_path(plugin: type[Declaration], key: str, value: object) -> bool:
+    """Whether `value` is a path of a picture or mask (not words such as box:..., not standard input)."""
+    from editkit.pictures.shapes import is_words
+
+    if not isinstance(value, str) or not _marked(plugin, key, Metavar) or value == "-" or is_words(value):
+        return False
+    markers = [m for m in plugin.model_fields[key].metadata if isinstance(m, Metavar)]
+    return not any(m.words is not None and m.words(value) for m in markers)
+
+
+def _absolute(plugin: type[Plugin], key: str, value: Any, base: Path | None) -> Any:
+    if isinstance(value, list):
+        return [_absolute(plugin, key, one, base) for one in value]
+    if base is None or not _is_path(plugin, key, value) or Path(value).is_absolute():
+        return value
+    return str(base / value) if base != Path() else value
+
+
+def _relative(plugin: type[Declaration], key: str, value: Any, base: Path | None) -> Any:
+    if isinstance(value, list):
+        return [_relative(plugin, key, one, base) for one in value]
+    return os.path.relpath(value, base) if base is not None and _is_path(plugin, key, value) else value
+
+
+def to_words(chain: Chain, picture: str) -> list[str]:
+    """`chain` as the words behind `editkit`, for `picture`.
+
+    Raises:
+        RecipeError: a value that no word can say.
+    """
+    words: list[str] = []
+    for number, stage in enumerate(chain.stages):
+        for k, plugin in enumerate(stage.plugins):
+            if number or k:
+                words.append("with" if k else "then")
+            words.append(plugin.name)
+            if not number and not k:
+                words.append(picture)
+            fields = {p.key: p for p in params(type(plugin))}
+            for key, value in _values(plugin, None).items():
+                words += _option(fields[key], value)
+            if k == 0:
+                options = {p.name: p for p in params(Options)}
+                for key, value in stage.options.model_dump(exclude_unset=True).items():
+                    words += _option(options[key], value)
+    return words
+
+
+def _option(p: Param, value: Any) -> list[str]:
+    """One value as words; `--flag=value`, so that a value may begin with a dash."""
+    if value is None or (p.kind == "flag" and value is p.default):
+        return []
+    if isinstance(value, bool):
+        return [p.flag if value else f"--no-{p.flag[2:]}"]
+    if isinstance(value, list):
+        return [word for v in value for word in _option(p, v)]
+    return [f"{p.flag}={value}"]

@@ -1,0 +1,272 @@
+"""Order, conflicts, passes and cost of a stage, settled before any weight is loaded and without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
+
+from editkit.common.notify import Notify, silent
+from editkit.diffusion.model import ModelInfo
+from editkit.diffusion.plan import Plan
+from editkit.diffusion.samplers import Sampler, make_sampler
+from editkit.editing.cost import Cost, cost
+from editkit.errors import ChainError, PluginError, UsageError
+from editkit.plugin import registry
+from editkit.plugin.chain import Stage
+from editkit.plugin.options import Options
+from editkit.plugin.protocol import DECLARED, HOOKS, Plugin, Slot, called, plugins_of
+
+if TYPE_CHECKING:
+    from editkit.diffusion.model import Pass
+    from editkit.pictures.picture import Picture
+
+START_FROM_PICTURE = "sdedit"
+"""The registered plugin that begins an edit of a picture where no other plugin says how."""
+
+IMPLIED_BY_TEXT: dict[Slot, str] = {"prompt": "prompt", "combine": "cfg"}
+"""The registered plugins that hold a slot of a model that takes text, where no other plugin does."""
+
+
+def arrange(stage: Stage, info: ModelInfo, has_picture: bool) -> tuple[Plugin, ...]:
+    """The stage's plugins in the order they act, with `sdedit` where nothing says how to begin.
+
+    Sorted by (`order`, position), and by what plugins say of each other. Checks slots and conditions.
+
+    Raises:
+        ChainError: two plugins claim one slot, the model takes none of the conditions a plugin needs, a plugin needs a
+            picture and there is none, or plugins want to act before each other in a circle.
+    """
+    plugins = list(plugins_of(stage))
+    claims = {id(plugin): plugin.claims() for plugin in plugins}
+    diffuses = not plugins or any(p.diffuses for p in plugins)
+    if has_picture and diffuses and not any(p.fresh or "begin" in claims[id(p)] for p in plugins):
+        implied = registry.load(START_FROM_PICTURE)()
+        plugins.insert(0, implied)
+        claims[id(implied)] = implied.claims()
+    for slot, name in IMPLIED_BY_TEXT.items() if "prompt" in info.takes and diffuses else ():
+        if not any(slot in held for held in claims.values()):
+            implied = registry.load(name)()
+            plugins.append(implied)
+            claims[id(implied)] = implied.claims()
+    for slot in get_args(Slot):
+        holders = [p for p in plugins if slot in claims[id(p)]]
+        if len(holders) > 1:
+            first, second = holders[0].name, holders[1].name
+            raise ChainError(
+                f"{first} and {second} both set the {slot} of one process; put `then` between them, or leave one out"
+            )
+    for plugin in plugins:
+        if plugin.needs and not plugin.needs & info.takes:
+            takes = ", ".join(sorted(info.takes)) or "no conditions"
+            raise ChainError(
+                f"{plugin.name} needs a model that takes {' or '.join(sorted(plugin.needs))}; "
+                f"{info.name} ({info.family}) takes {takes}; choose another --model"
+            )
+        if plugin.needs_picture and not has_picture:
+            raise ChainError(f"{plugin.name} works on a picture, and there is none")
+    return in_order(plugins)
+
+
+def in_order(plugins: Sequence[Plugin]) -> tuple[Plugin, ...]:
+    """`plugins` as they act: each time the first by (`order`, position) that nobody left must precede.
+
+    Raises:
+        ChainError: `acts_before` and `acts_after` go in a circle.
+    """
+    waiting, done = sorted(plugins, key=lambda plugin: plugin.order), list[Plugin]()
+    while waiting:
+        free = next((k for k, p in enumerate(waiting) if not any(_precedes(q, p) for q in waiting if q is not p)), None)
+        if free is None:
+            names = " and ".join(dict.fromkeys(p.name for p in waiting))
+            raise ChainError(f"{names} each want to act before the other (acts_before, acts_after); leave one out")
+        done.append(waiting.pop(free))
+    return tuple(done)
+
+
+def _precedes(first: Plugin, second: Plugin) -> bool:
+    return second.name in first.acts_before or first.name in second.acts_after
+
+
+def suited(plugins: Iterable[Plugin], info: ModelInfo) -> str:
+    """The sampler of a stage whose user names none: what a plugin's method was derived for, or the model's own."""
+    wanted = (called(plugin, "default_sampler", plugin.default_sampler, info) for plugin in plugins)
+    return next((spec for spec in wanted if spec is not None), info.sampler)
+
+
+@dataclass(frozen=True)
+class PassPlan:
+    """One pass of a stage: where it works, on which trajectory, at which cost.
+
+    `attempt` counts those that start the same from other noise: the best of them goes on (`editkit.editing.coherence`).
+    """
+
+    at: Pass
+    plan: Plan
+    cost: Cost
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """All that is known of a stage before its weights are loaded.
+
+    `source` is the picture as it came, `picture` as the plugins opened it, `examples` what else may be learned from.
+    """
+
+    info: ModelInfo
+    options: Options
+    sampler: str
+    plugins: tuple[Plugin, ...]
+    picture: Picture
+    passes: tuple[PassPlan, ...]
+    source: Picture
+    examples: tuple[Picture, ...] = ()
+
+    @property
+    def small(self) -> Picture | None:
+        """The picture as it came, where plugins enlarged all of it (and masked nothing)."""
+        enlarged = self.picture.mask is None and self.picture.width > self.source.width
+        return self.source if enlarged else None
+
+    @property
+    def diffuses(self) -> bool:
+        """Whether a model is needed at all."""
+        return any(plugin.diffuses for plugin in self.plugins)
+
+    @property
+    def calls(self) -> int:
+        """Evaluations of the network."""
+        return len(self.options.seeds) * sum(part.cost.calls for part in self.passes)
+
+    @property
+    def beside(self) -> int:
+        """Evaluations of plugins' own networks (ControlNets) beside those."""
+        return len(self.options.seeds) * sum(part.cost.beside for part in self.passes)
+
+    @property
+    def moves(self) -> int:
+        """Moves of all passes, upward ones included."""
+        return len(self.options.seeds) * sum(len(part.plan) for part in self.passes)
+
+    @property
+    def backward(self) -> int:
+        """Backward passes for the energies, at most (an energy may sit a step out)."""
+        return len(self.options.seeds) * sum(part.cost.backward for part in self.passes)
+
+    @property
+    def deep(self) -> int:
+        """Those of them that go through the network."""
+        return len(self.options.seeds) * sum(part.cost.deep for part in self.passes)
+
+    def table(self) -> dict[str, tuple[str, ...]]:
+        """Hook -> the names of the plugins that act through it, in order."""
+        uses = [(plugin.name, plugin.uses()) for plugin in self.plugins]
+        rows = {hook: tuple(name for name, used in uses if hook in used) for hook in (*DECLARED, *HOOKS)}
+        return {hook: names for hook, names in rows.items() if names}
+
+
+def model_name(stage: Stage) -> str:
+    """`--model`; for `auto` what the first plugin that has one wishes for."""
+    if stage.options.model != "auto":
+        return stage.options.model
+    return next((wish for plugin in plugins_of(stage) if (wish := plugin.default_model()) is not None), "auto")
+
+
+def _check_words(stage: Stage, info: ModelInfo) -> None:
+    """Text for a model that takes none is refused, unless it was said for an earlier stage."""
+    for word in ("prompt", "negative", "guidance_scale"):
+        asked = getattr(stage.options, word) is not None and word not in stage.inherited
+        if asked and "prompt" not in info.takes:
+            raise UsageError(
+                f"--{word.replace('_', '-')} is given, but {info.name} ({info.family}) takes no text; choose another "
+                f"--model"
+            )
+
+
+def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: ModelInfo | None = None) -> StagePlan:
+    """Settle one stage on `picture`: order, conflicts, passes, cost. No weights, no torch.
+
+    `info` is that of a model already at hand; None: that of `stage.options.model`.
+    """
+    from editkit.editing.passes import passes
+    from editkit.models import describe
+
+    options = stage.options
+    unasked = info is None and options.model == "auto"
+    name = model_name(stage)
+    if info is None and name != options.model:
+        notify(f"by {name}, which serves this better than {describe('auto').name}; --model takes another")
+    info = info or describe(name, offline=options.offline)
+    _check_words(stage, info)
+    plugins = arrange(stage, info, has_picture=True)
+    source = picture
+    examples: list[Picture] = []
+    for plugin in plugins:
+        given = called(plugin, "examples", plugin.examples, source)
+        if given and "examples" not in info.takes:
+            raise ChainError(
+                f"{plugin.name} gives other pictures to learn from, and {info.name} ({info.family}) learns from none; "
+                f"use --model patches"
+            )
+        examples += given
+        picture = _opened(plugin, picture, notify)
+    if unasked and info.own_picture and not examples and picture.mask is not None and bool(picture.mask.all()):
+        notify(f"nothing is left that {info.name} could learn from; pocket, a small network, fills the picture")
+        info = describe("pocket")
+        plugins = arrange(stage, info, has_picture=True)
+    spec = options.sampler or suited(plugins, info)
+    sampler = make_sampler(spec)
+    begun = not any(p.diffuses for p in plugins) or any("begin" in p.claims() for p in plugins)
+    told = "lowres" in info.takes and any("lowres" in plugin.offers for plugin in plugins)
+    found = passes(picture, info, options, not begun and not told, [example.size for example in examples])
+    if picture.fill is not None and not begun and not info.own_picture:
+        notify(
+            f"--fill {picture.fill} changes nothing: {info.name} starts the hole from noise; `with sdedit --strength "
+            f"0.8` starts from the fill"
+        )
+    planned = tuple(
+        plan_pass(at, plugins, sampler, attempt, info.rounds_up)
+        for at in found
+        for attempt in range(_tries(at, picture, options))
+    )
+    if options.tries > 1 and len(planned) == len(found):
+        notify(f"--tries {options.tries} has nothing to choose between: nothing is invented beside known pixels")
+    return StagePlan(info, options, spec, plugins, picture, planned, source, tuple(examples))
+
+
+def _opened(plugin: Plugin, picture: Picture, notify: Notify) -> Picture:
+    """`picture` as `plugin` opens it.
+
+    Raises:
+        PluginError: it sets a mask or another size and does not say so, so that a conflict was not seen.
+    """
+    opened: Picture = called(plugin, "open", plugin.open, picture, notify)
+    changed = {"mask": opened.mask is not picture.mask, "size": opened.size != picture.size}
+    for slot, differs in changed.items():
+        if differs and slot not in plugin.claims():
+            raise PluginError(
+                f"plugin {plugin.name}: open sets the {slot} without saying so; its class needs "
+                f'`holds = frozenset({{"{slot}"}})`'
+            )
+    return opened
+
+
+def _tries(at: Pass, picture: Picture, options: Options) -> int:
+    """How often to start pass `at`: once where it starts from another one, or nothing is known to compare with."""
+    within = None if picture.mask is None else picture.mask[at.box.rows, at.box.columns]
+    invents = within is not None and at.strength == 1.0 and at.steps > 1 and not bool(within.all())
+    return options.tries if invents else 1
+
+
+def plan_pass(
+    at: Pass, plugins: Sequence[Plugin], sampler: Sampler, attempt: int = 0, rounds_up: bool = False
+) -> PassPlan:
+    """The trajectory of one pass after every plugin had its say, and what it costs."""
+    diffuses = any(plugin.diffuses for plugin in plugins)
+    plan = own = at.plan(rounds_up) if diffuses else Plan.uniform(at.steps).start_at(0.0)
+    for plugin in plugins:
+        plan = called(plugin, "plan", plugin.plan, plan)
+    if at.repeats > 1 and plan == own:
+        plan = plan.travel(1, at.repeats)
+    return PassPlan(at, plan, cost(plan, plugins, sampler), attempt)

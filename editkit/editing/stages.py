@@ -1,0 +1,220 @@
+"""One stage of an edit, run pass by pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from editkit.common.device import pick_device, pick_dtype
+from editkit.common.notify import Notify
+from editkit.diffusion.capability import capability
+from editkit.diffusion.convention import CONVENTIONS
+from editkit.diffusion.model import Model, Notifies, TakesExamples
+from editkit.diffusion.noise import Noise
+from editkit.diffusion.plan import Plan
+from editkit.editing import canvas, cascade
+from editkit.editing.coherence import misfit
+from editkit.editing.settle import PassPlan, StagePlan
+from editkit.engine import loop
+from editkit.engine.binding import prepare
+from editkit.engine.energies import Bound
+from editkit.engine.loop import Process, State
+from editkit.errors import ChainError, HookError
+from editkit.models.leasing import Lease
+from editkit.models.memory import Tiles, available, settle
+from editkit.pictures.boxes import Box
+from editkit.pictures.filling import seamless
+from editkit.pictures.picture import Picture
+from editkit.pictures.resizing import pad, resize
+from editkit.pictures.tensors import from_unit, to_unit
+from editkit.plugin.protocol import Hooks, called
+from editkit.plugin.step import Handed, Inputs
+
+Tell = Callable[[int, str, Mapping[str, float]], None]
+"""Is told figures about a result: (stage, plugin, name -> number)."""
+
+Left = dict[Box, Handed]
+"""The noisy states that a stage leaves to the next, by the part of the picture they are of."""
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """One step of an edit as `stream` yields it: stage, pass and sample (from 0), and the engine's state."""
+
+    stage: int
+    stages: int
+    pass_: int
+    plan: StagePlan
+    state: State
+    model: Model
+    draw: int = 0
+
+    def preview(self) -> Tensor | None:
+        """The current estimate of the result, (1, 3, h, w) in [-1, 1], at the size of the pass."""
+        return None if self.state.x0 is None else self.model.decode(self.state.x0).clamp(-1, 1)
+
+
+def make_ready(model: Model, settled: StagePlan, notify: Notify) -> None:
+    """What a model must know before it runs: whom to tell, and whether its decoder fits into memory at once."""
+    tells, learns, tiles = capability(model, Notifies), capability(model, TakesExamples), capability(model, Tiles)
+    if tells is not None:
+        tells.notify = notify
+        for line in tells.chosen:
+            notify(line)
+    if learns is not None and settled.small is None:
+        for part in settled.passes:
+            examples = [canvas.beside(part.at, example.size) for example in settled.examples]
+            learns.afford(part.at.height, part.at.width, examples)
+    if tiles is not None:
+        device = pick_device(settled.options.device)
+        passes = [part.at for part in settled.passes]
+        size, gpu = pick_dtype(settled.options.dtype, device).itemsize, device.type == "cuda"
+        if settle(passes, size, available(device), notify, tiles.tile_side, gpu):
+            tiles.tile()
+
+
+def run_stage(
+    settled: StagePlan, lease: Lease, number: int, stages: int, notify: Notify, tell: Tell, handed: Left
+) -> Generator[Update, None, tuple[Picture, Left]]:
+    """Run one stage on its picture, box by box; nothing moves where no pass has a move.
+
+    Where a mean is asked for it is taken of the samples before they are finished and rounded. `handed`: what the stage
+    before left; what this one leaves comes back beside the picture.
+    """
+    picture, seeds = settled.picture, settled.options.seeds
+    _check_hand_over(settled, handed)
+    made: dict[Box, tuple[Tensor, Process]] = {}
+    left: Left = {}
+    for draw, seed in enumerate(seeds):
+        drawn, left = yield from _sample(settled, lease, number, stages, draw, seed, notify, handed)
+        for box, (image, process) in drawn.items():
+            mean = image if draw == 0 else made[box][0] + (image - made[box][0]) / (draw + 1)
+            made[box] = mean, process
+    if not made:
+        return picture.with_mask(None), left
+    whole = picture.pixels.copy()
+    for box, (image, process) in made.items():
+        for bound in process.bound:
+            image = _finished(bound, image)
+        whole[box.rows, box.columns] = from_unit(image.cpu(), whole.dtype)
+        for bound in process.bound:
+            if type(bound.hooks).measure is not Hooks.measure:
+                rounded = to_unit(whole[box.rows, box.columns]).to(image.device)
+                tell(number, bound.plugin.name, called(bound.plugin, "measure", bound.hooks.measure, rounded))
+    result = picture.with_pixels(whole)
+    return (result if picture.mask is None else result.opaque_where(picture.mask).with_mask(None)), left
+
+
+def _check_hand_over(settled: StagePlan, handed: Left) -> None:
+    """A state is handed on whole: one pass over each box, one sample, the same boxes before and after.
+
+    Raises:
+        ChainError: it cannot be; says what helps.
+    """
+    boxes = [part.at.box for part in settled.passes]
+    names = " with ".join(plugin.name for plugin in settled.plugins)
+    if handed and (len(set(boxes)) != len(boxes) or set(boxes) != set(handed)):
+        raise ChainError(f"the stage before ends at noise, and {names} works on other parts of it; use --canvas full")
+    if any(part.plan.end > 0 for part in settled.passes):
+        if len(set(boxes)) != len(boxes):
+            raise ChainError(
+                f"{names} ends at noise, and {settled.info.name} works in several passes, which hand on pictures only"
+            )
+        if len(settled.options.seeds) > 1:
+            raise ChainError(f"{names} ends at noise, of which there is no mean; leave --estimate mean out")
+
+
+def _sample(
+    settled: StagePlan, lease: Lease, number: int, stages: int, draw: int, seed: int, notify: Notify, handed: Left
+) -> Generator[Update, None, tuple[dict[Box, tuple[Tensor, Process]], Left]]:
+    """One sample of a stage: for each box its pixels (1, 3, h, w) at their own resolution, and the last process; and
+    the states of boxes whose process ends at noise.
+    """
+    options, picture = settled.options.model_copy(update={"seed": seed}), settled.picture
+    settled = replace(settled, options=options)
+    device = pick_device(options.device)
+    convention = CONVENTIONS[options.noise]
+    noise = convention.noise(seed, number)
+    made: dict[Box, tuple[Tensor, Process]] = {}
+    left: Left = {}
+    image: Tensor | None = None  # pixels of the last pass over this box; None until one has moved
+    tried: list[tuple[float, Tensor, Process]] = []
+    for k, part in enumerate(settled.passes):
+        before = None if image is None or part.at.strength == 1.0 else settled.passes[k - 1]
+        inputs = canvas.inputs(
+            picture, part.at, lease.model, noise.stream("encode"), device, settled.source, convention,
+            settled.examples, None if before is None else before.at, settled.small,
+        )
+        own = convention.again(noise, seed, number, part.attempt) if part.attempt else noise
+        process = _prepare(inputs, settled, part.plan, own, number, notify, lease, handed.get(part.at.box))
+        if before is not None and image is not None:
+            process = _refine(process, part, before, image)
+        x: Tensor | None = None
+        for state in loop.steps(process):
+            x = state.x
+            yield Update(number, stages, k, settled, state, process.model, draw)
+            del state  # or its estimate would live through the next step
+        if x is not None and part.plan.end > 0:
+            left[part.at.box] = Handed(x, process.levels[part.plan.end], process.model.info.family)
+        elif x is not None:
+            image = process.model.decode(x)
+        after = settled.passes[k + 1] if k + 1 < len(settled.passes) else None
+        again = after is not None and after.attempt > 0
+        if image is not None and inputs.mask is not None and (again or part.attempt):
+            tried.append((misfit(image, inputs.mask), image, process))
+            if again:
+                continue
+            _, image, process = min(tried, key=lambda one: one[0])
+            tried = []
+        box = part.at.box
+        if image is not None and (after is None or after.at.box != box):
+            made[box] = canvas.native(image, part.at), process
+            image = None
+        elif not settled.diffuses and inputs.original is not None:
+            made[box] = inputs.original, process
+    return made, left
+
+
+def _finished(bound: Bound, image: Tensor) -> Tensor:
+    """`image` (1, 3, h, w) after one plugin's `finish`, of the same size and finite."""
+    made = called(bound.plugin, "finish", bound.hooks.finish, image)
+    if made.shape != image.shape:
+        raise HookError(
+            f"plugin {bound.plugin.name}: finish returned shape {tuple(made.shape)} instead of {tuple(image.shape)}"
+        )
+    if made is not image and not bool(torch.isfinite(made.sum())):
+        raise HookError(f"plugin {bound.plugin.name}: finish made NaN or infinity")
+    return made
+
+
+def _prepare(
+    inputs: Inputs, settled: StagePlan, plan: Plan, noise: Noise, number: int, notify: Notify, lease: Lease,
+    handed: Handed | None,
+) -> Process:  # fmt: skip
+    """Bind the plugins of one pass and lay its levels."""
+    picture = inputs.picture
+    assert picture is not None
+    shape = (picture.shape[0], *inputs.model.shape(*picture.shape[-2:]))
+    return prepare(
+        inputs, settled.plugins, plan, settled.sampler, settled.options, noise, shape, picture.device, number, notify,
+        lease=lease, handed=handed,
+    )  # fmt: skip
+
+
+def _refine(process: Process, part: PassPlan, before: PassPlan, coarse: Tensor) -> Process:
+    """`process`, started from the coarser pass's result and held to its low frequencies.
+
+    A network that works by windows made it of other windows: its tones are first bent to meet the known pixels.
+    """
+    run = replace(process.run, stream=process.run.noise.stream("canvas"))
+    at, old, known, mask = part.at, before.at, process.run.inputs.picture, process.run.inputs.mask
+    enlarged = resize(coarse[..., : old.height, : old.width], at.height, at.width)
+    enlarged = pad(enlarged, process.model.info.multiple)
+    if at.window is not None and known is not None and mask is not None:
+        enlarged = seamless(enlarged, known, mask).clamp(-1.0, 1.0)
+    enlarged = process.model.encode(enlarged, run.stream)
+    plugin, hooks = cascade.refined(run, enlarged, at, at.height / old.height)
+    return replace(process, bound=(Bound(plugin, hooks), *process.bound))

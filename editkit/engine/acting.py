@@ -1,0 +1,100 @@
+"""Which plugins act in a move, and how their hooks are called: timed, named in errors, what they give checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from editkit.diffusion.plan import Move
+from editkit.engine.energies import Bound
+from editkit.errors import HookError
+from editkit.plugin.protocol import HOOKS, Hooks, called
+from editkit.plugin.step import Run, Step
+
+T = TypeVar("T")
+
+Seconds = dict[tuple[str, str], float]
+"""Where time went, by (plugin, hook)."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """The flow move that hooks are asked in: `index` (from 0) of `total`."""
+
+    move: Move
+    index: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"step {self.index + 1} of {self.total}"
+
+
+@dataclass(frozen=True, eq=False)
+class Acting:
+    """The plugins of one process, in the order they act. `seconds` is added to as hooks are called."""
+
+    bound: tuple[Bound, ...]
+    seconds: Seconds = field(default_factory=dict)
+    users: dict[str, tuple[Bound, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        users = {name: tuple(b for b in self.bound if overrides(b.hooks, name)) for name in HOOKS}
+        object.__setattr__(self, "users", users)
+
+    def active(self, name: str, where: Where, silent: frozenset[Run] = frozenset()) -> Sequence[Bound]:
+        """The plugins that override the hook `name` and act in this move, without the `silent` ones."""
+        return [b for b in self.users[name] if b.hooks.run not in silent and b.plugin.acts(where.index, where.total)]
+
+    def fold(self, name: str, where: Where, step: Step, x: Tensor, silent: frozenset[Run] = frozenset()) -> Tensor:
+        """`x` through the hook `name` of one plugin after the other.
+
+        Raises:
+            HookError: one of them raised, or gave another shape, NaN or infinity; it is named.
+        """
+        for b in self.active(name, where, silent):
+            out = self.call(b, name, where, getattr(b.hooks, name), step.seen_by(b.hooks.run), x)
+            x = x if out is x else finite(shaped(out, x.shape, b, name, where), b, name, where)
+        return x
+
+    def call(self, b: Bound, name: str, where: Where, hook: Callable[..., T], *args: Any) -> T:
+        """`hook(*args)`, timed; what it raises names the plugin, the hook and the step."""
+        return called(b.plugin, name, partial(self.timed, b.plugin.name, name, hook), *args, where=f" ({where})")
+
+    def timed(self, who: str, name: str, function: Callable[..., T], *args: Any) -> T:
+        """`function(*args)`, and how long it took."""
+        began = time.perf_counter()
+        out = function(*args)
+        self.seconds[who, name] = self.seconds.get((who, name), 0.0) + time.perf_counter() - began
+        return out
+
+
+def overrides(hooks: Hooks[Any], name: str) -> bool:
+    """Whether `hooks` acts through the hook `name`."""
+    return getattr(type(hooks), name) is not getattr(Hooks, name)
+
+
+def shaped(x: Tensor, shape: Sequence[int], b: Bound, name: str, where: Where) -> Tensor:
+    """`x`, if it is of this shape."""
+    if tuple(x.shape) != tuple(shape):
+        raise wrong(b, name, f"returned shape {tuple(x.shape)} instead of {tuple(shape)}", where)
+    return x
+
+
+def finite(x: Tensor, b: Bound | None, name: str, where: Where) -> Tensor:
+    """`x`, if there is no NaN and no infinity in it; `b` None: the model or the sampler made it."""
+    if bool(torch.isfinite(x.sum())):
+        return x
+    if b is not None:
+        raise wrong(b, name, "made NaN or infinity", where)
+    raise HookError(f"{name} made NaN or infinity at {where}; no picture was written")
+
+
+def wrong(b: Bound, name: str, what: str, where: Where) -> HookError:
+    """The error for a hook that gave something it may not."""
+    return HookError(f"plugin {b.plugin.name}: {name} {what} ({where})")

@@ -1,0 +1,89 @@
+"""A process made ready to run: levels laid, plugins bound."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from editkit.common.notify import Notify, silent
+from editkit.diffusion.convention import CONVENTIONS
+from editkit.diffusion.noise import Noise, Stream
+from editkit.diffusion.plan import Plan
+from editkit.diffusion.samplers import Sampler, make_sampler
+from editkit.engine.energies import Bound
+from editkit.engine.loop import Process
+from editkit.errors import ChainError
+from editkit.plugin.options import Options
+from editkit.plugin.protocol import Plugin, called
+from editkit.plugin.step import Handed, Inputs, Lends, Opening, Run
+
+
+def prepare(
+    inputs: Inputs,
+    plugins: Sequence[Plugin],
+    plan: Plan,
+    sampler_spec: str,
+    options: Options,
+    noise: Noise,
+    shape: tuple[int, ...],
+    device: torch.device,
+    stage: int = 0,
+    notify: Notify = silent,
+    *,
+    lease: Lends,
+    handed: Handed | None = None,
+) -> Process:
+    """A process ready to run: levels laid, every plugin bound with a noise stream of its own.
+
+    Raises:
+        ChainError: a plan that goes upward with a sampler that cannot, two plugins with a sampler of their own, a state
+            from the stage before that is of another space.
+    """
+    model, sampler, convention = inputs.model, make_sampler(sampler_spec), CONVENTIONS[options.noise]
+    spacing = convention.spacing(options.spacing, model.schedule, sampler.grid)
+    options = options.model_copy(update={"spacing": spacing})
+    levels = model.schedule.levels(plan.steps, spacing, sampler.grid)
+    for plugin in plugins:
+        levels = called(plugin, "levels", plugin.levels, levels, inputs)
+    if handed is not None and tuple(handed.x.shape) != shape:
+        raise ChainError(
+            f"the stage before leaves a state of {tuple(handed.x.shape)} ({handed.family}), and {model.info.name} "
+            f"({model.info.family}) works on {shape}; both need one space: the same model family and size"
+        )
+    run = Run(
+        model=model, levels=levels, plan=plan, inputs=inputs, options=options, noise=noise,
+        stream=noise.stream("start"), device=device, shape=shape, stage=stage, notify=notify,
+        opening=Opening(noise.stream("start"), shape, device), convention=convention, lease=lease, handed=handed,
+    )  # fmt: skip
+    seen: Counter[str] = Counter()
+    bound = []
+    for plugin in plugins:
+        own = replace(run, stream=noise.stream(f"{plugin.name}#{seen[plugin.name]}"))
+        seen[plugin.name] += 1
+        bound.append(Bound(plugin, called(plugin, "bind", plugin.bind, own)))
+    sampler, stream = _walked_by(bound, sampler, noise)
+    if any(move.up for move in plan.flow) and not sampler.reversible:
+        raise ChainError(
+            f"this goes from a picture to its noise, which sampler {sampler.name} cannot; use --sampler ddim, euler or "
+            f"heun"
+        )
+    return Process(
+        model=model, sampler=sampler, plan=plan, levels=levels, bound=tuple(bound), run=run, shape=shape,
+        convention=convention, sampler_stream=stream, travel_stream=noise.stream("travel"),
+    )  # fmt: skip
+
+
+def _walked_by(bound: Sequence[Bound], sampler: Sampler, noise: Noise) -> tuple[Sampler, Stream]:
+    """The sampler of a process and the stream it draws from: a plugin's own one, or the stage's.
+
+    Raises:
+        ChainError: two plugins have one.
+    """
+    own = [(b, made) for b in bound if (made := called(b.plugin, "sampler", b.hooks.sampler)) is not None]
+    if len(own) > 1:
+        names = " and ".join(b.plugin.name for b, _ in own)
+        raise ChainError(f"{names} both walk by a sampler of their own; put `then` between them, or leave one out")
+    return (own[0][1], own[0][0].hooks.run.stream) if own else (sampler, noise.stream("sampler"))

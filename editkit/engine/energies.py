@@ -1,0 +1,132 @@
+"""Energies of one evaluation: their gradients, what these move x0 by, and when that leaves the schedule's range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from editkit.common.notify import Notify
+from editkit.diffusion.schedule import Level
+from editkit.errors import HookError
+from editkit.plugin.protocol import Hooks, Plugin
+
+FAINT = 1e-3
+"""Energies are not asked where alpha_t is less: x_t says nothing of x0 there, and sigma_t^2 / alpha_t would magnify the
+errors of a learned gradient without bound (at alpha_t = 0 there is no such term at all)."""
+
+RUNAWAY = 3.0
+"""A state so many times larger than usual is out of the schedule's range."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A plugin with the hooks it made for this run."""
+
+    plugin: Plugin
+    hooks: Hooks[Plugin]
+
+
+@dataclass(frozen=True, eq=False)
+class Energy:
+    """What one plugin's energy said at one evaluation: `value` (batch,), with a graph."""
+
+    bound: Bound
+    name: str
+    value: Tensor
+
+
+def gradient(
+    group: Sequence[Energy], x_t: Tensor, leaf: Tensor, keep: bool, at: str
+) -> tuple[Tensor | None, Tensor | None]:
+    """(dE/dx_t, dE/dx0) of the sum E of `group`, in one backward pass; None where E does not depend on it.
+
+    Args:
+        leaf: the estimate of x0, cut off from the network.
+        keep: keep the graph for another pass.
+        at: the step, for messages.
+
+    Raises:
+        HookError: E depends on neither, or the gradient is NaN or infinite; names the plugin.
+    """
+    inputs = [v for v in (x_t, leaf) if v.requires_grad]
+
+    def of(energies: Sequence[Energy], keep: bool) -> tuple[Tensor | None, ...]:
+        with torch.enable_grad():
+            total = torch.stack([energy.value for energy in energies]).sum()
+        return torch.autograd.grad(total, inputs, allow_unused=True, retain_graph=keep)
+
+    grads = of(group, keep)
+    if all(grad is None for grad in grads):
+        b = group[0].bound
+        raise HookError(f"plugin {b.plugin.name}: energy {gradientless(b)} ({at})")
+    if not _finite(grads):
+        wrong = group[0] if len(group) == 1 else next(e for e in group if not _finite(of([e], keep=True)))
+        raise HookError(f"plugin {wrong.bound.plugin.name}: the gradient of its energy is NaN or infinite ({at})")
+    return (grads[0], grads[1]) if x_t.requires_grad else (None, grads[0])
+
+
+def _finite(grads: Sequence[Tensor | None]) -> bool:
+    return all(grad is None or bool(torch.isfinite(grad.sum())) for grad in grads)
+
+
+def gradientless(b: Bound) -> str:
+    """What is wrong with an energy that has no gradient, for messages."""
+    source = "step.x_t" if b.plugin.through() == "x_t" else "x0"
+    return f"does not depend on {source}, so it has no gradient"
+
+
+def moves(grads: Sequence[Tensor | None], level: Level, data_std: float) -> Tensor:
+    """What (dE/dx_t, dE/dx0) move x0 by: -(sigma_t^2 / alpha_t) dE/dx_t - s^2 sigma_t^2 / (s^2 alpha_t^2 + sigma_t^2)
+    dE/dx0, with s the data's standard deviation (the posterior's covariance for an isotropic Gaussian).
+    """
+    s2, sigma2 = data_std**2, level.sigma**2
+    factors = sigma2 / level.alpha, s2 * sigma2 / (s2 * level.alpha**2 + sigma2)
+    parts = [-factor * grad for factor, grad in zip(factors, grads, strict=True) if grad is not None]
+    return torch.stack(parts).sum(0)
+
+
+def clamped(x0: Tensor, clip: float) -> Tensor:
+    """x0 within [-clip, clip], with the gradient of x0 as if nothing was clipped."""
+    inside = x0.detach().clamp(-clip, clip)
+    if not x0.requires_grad:
+        return inside
+    with torch.enable_grad():
+        return x0 + (inside - x0.detach())
+
+
+class Range:
+    """Says once when guidance has driven the state out of the schedule's range.
+
+    A state has a root mean square of about sqrt(alpha_s^2 r^2 + sigma_s^2), with r that of the first estimate before
+    guidance, at least the data's deviation; `RUNAWAY` times that is out of range.
+    """
+
+    def __init__(self) -> None:
+        self.reference: float | None = None
+        self.warned = False
+
+    def begin(self, x0: Tensor, data_std: float) -> None:
+        """Take r from the first estimate (b, c, ...) that comes; later ones change nothing."""
+        if self.reference is None:
+            self.reference = max(_rms(x0), data_std)
+
+    def check(self, x_s: Tensor, s: Level, guides: Sequence[str], at: str, notify: Notify) -> None:
+        """Look at the state x_s (b, c, ...) at the end of a guided move."""
+        if self.warned or self.reference is None:
+            return
+        norm, usual = _rms(x_s), math.hypot(s.alpha * self.reference, s.sigma)
+        if norm > RUNAWAY * usual:
+            self.warned = True
+            notify(
+                f"guidance by {', '.join(guides)} drives the state out of the schedule's range: at {at} its root mean "
+                f"square is {norm:.3g}, where about {usual:.2g} is usual; lower the scale, or use --limit"
+            )
+
+
+def _rms(x: Tensor) -> float:
+    """The largest root mean square of an item."""
+    return float(x.square().flatten(1).mean(1).max().sqrt())

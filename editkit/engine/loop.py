@@ -1,0 +1,167 @@
+"""The walk: one loop along a plan for every model, sampler and set of plugins.
+
+A flow move is the sampler's, downward or upward; every prediction it asks for is guided and cleaned by the plugins
+(`editkit.engine.predictor`). A noise move is the forward kernel's. After each flow move plugins may change the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from editkit.diffusion.convention import Convention
+from editkit.diffusion.model import Model
+from editkit.diffusion.noise import Stream
+from editkit.diffusion.plan import Move, Plan
+from editkit.diffusion.prediction import Prediction
+from editkit.diffusion.samplers import Memory, Sampler
+from editkit.diffusion.schedule import Level, Levels
+from editkit.engine.acting import Acting, Where, finite, shaped
+from editkit.engine.energies import Bound as Bound
+from editkit.engine.predictor import Figures, Predictor
+from editkit.plugin.step import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Process:
+    """One process, ready to run. `bound` is in the order the plugins act."""
+
+    model: Model
+    sampler: Sampler
+    plan: Plan
+    levels: Levels
+    bound: tuple[Bound, ...]
+    run: Run
+    shape: tuple[int, ...]
+    convention: Convention
+    sampler_stream: Stream
+    travel_stream: Stream
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What the generator yields after each move: the state `x` at `level`, and the last estimate of x0.
+
+    `index` counts the flow moves done, of `total`; `calls` the evaluations of the network so far; `energies` are
+    the (plugin, mean value) of this move's last guided evaluation, `gradients` the norms of their gradients, by the
+    plugins that shared a backward pass; both are empty where the move was not guided.
+    `seconds` is where the time of this move went, by (plugin, hook); ("model", "network") and ("energies", "backward")
+    are the engine's own.
+    """
+
+    move: Move
+    level: Level
+    x: Tensor
+    x0: Tensor | None
+    index: int
+    total: int
+    calls: int
+    energies: Figures = ()
+    gradients: Figures = ()
+    seconds: tuple[tuple[tuple[str, str], float], ...] = ()
+
+
+def steps(process: Process) -> Iterator[State]:
+    """Run `process`, yielding a `State` after every move; stop early by leaving the loop."""
+    yield from _Walk(process).states()
+
+
+def run(process: Process, watch: Callable[[State], None] | None = None) -> Tensor:
+    """Run `process` to its end: x at the plan's last level, (batch, channels, ...), float32."""
+    walk = _Walk(process)
+    for state in walk.states():
+        if watch is not None:
+            watch(state)
+    return walk.x
+
+
+class _Walk:
+    """Where one process stands."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.acting = Acting(process.bound)
+        self.predictor = Predictor(process.model, process.run, self.acting)
+        self.total = len(process.plan.flow)
+        self.index = 0
+        self.calls = 0
+        self.memory: Memory = None
+        self.energies: Figures = ()
+        self.gradients: Figures = ()
+        self.x0: Tensor | None = None
+        first = process.plan.moves[0] if process.plan.moves else Move(0, 0)
+        self.where = Where(first, 0, self.total)
+        self.x = self._begin()
+        with torch.no_grad():
+            process.convention.before_first_step(process.run.inputs)
+
+    def states(self) -> Iterator[State]:
+        p = self.process
+        for move in p.plan:
+            t, s = p.levels[move.t], p.levels[move.s]
+            self.where, self.energies, self.gradients = Where(move, self.index, self.total), (), ()
+            if move.flows:
+                self._flow(t, s)
+                self.index += 1
+            else:
+                normal = partial(self._normal(p.travel_stream), t, s)
+                self.x = p.convention.climb(self.x, t, s, p.model.schedule, p.plan.steps, normal)
+                self.memory = None
+            yield self._state(move, s)
+
+    def _flow(self, t: Level, s: Level) -> None:
+        """The sampler's move from t to s, and what plugins make of the state at its end."""
+        p = self.process
+        with torch.no_grad():
+            x_s, self.memory = p.sampler.step(self.x, t, s, self._predict, self._normal(p.sampler_stream), self.memory)
+            self.x = finite(x_s, None, "sampler", self.where)
+            if self.acting.users["after"]:
+                self.x = self.acting.fold("after", self.where, self.predictor.step(self.where, s, x_s), x_s)
+        if self.gradients:
+            guides = [name for name, _ in self.gradients]
+            self.predictor.range.check(x_s, s, guides, str(self.where), p.run.notify)
+
+    def _predict(self, x_t: Tensor, level: Level) -> Prediction:
+        """What the sampler is told of (x_t, level)."""
+        self.x0 = None  # as large as the state: the last estimate need not lie beside the next
+        self.calls += 1
+        guided = self.predictor.at(self.where, x_t, level)
+        self.x0 = guided.prediction.x0
+        if guided.energies:
+            self.energies, self.gradients = guided.energies, guided.gradients
+        return guided.prediction
+
+    def _state(self, move: Move, s: Level) -> State:
+        seconds = tuple(self.acting.seconds.items())
+        self.acting.seconds.clear()
+        return State(
+            move, s, self.x, self.x0, self.index, self.total, self.calls, self.energies, self.gradients, seconds
+        )
+
+    def _begin(self) -> Tensor:
+        """What the plugin with `begin` starts from, else what the stage before left, else noise of the schedule's
+        scale, or the picture itself where the plan begins at the clean level.
+        """
+        p = self.process
+        level = p.levels[p.plan.start]
+        with torch.no_grad():
+            for b in self.acting.users["begin"]:
+                x = self.acting.call(b, "begin", self.where, b.hooks.begin)
+                if x is not None:
+                    return shaped(x.float(), p.shape, b, "begin", self.where)
+            if p.run.handed is not None:
+                return p.run.handed.at(level)
+            known = p.run.inputs.known if level.sigma == 0.0 else None
+            if known is not None:
+                return known.expand(p.shape).float()
+            scale = p.model.schedule.prior_scale(level, p.run.options.spacing, p.sampler.grid)
+            noise = p.run.opening.noise
+            return noise if scale == 1.0 else scale * noise
+
+    def _normal(self, stream: Stream) -> Callable[[Level, Level], Tensor]:
+        """Fresh noise of the state's shape for any interval."""
+        return lambda t, s: stream.normal(self.x.shape).to(self.x.device)

@@ -1,0 +1,76 @@
+"""Classifiers that can guide: p(y | x_t, t) of noisy states, and p(y | picture) of clean ones.
+
+Which of both a classifier is decides how it is asked (`Noisy`, `Clean`), and both give logits (batch, classes). They
+come from a folder (`editkit train classifier` makes one; timm's layout as well), from a hub id, or as an architecture
+of torchvision or timm with a file of weights. Weights are safetensors only. Nothing here imports torch when it is
+loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from editkit.common.spec import nearest
+from editkit.errors import UsageError
+from editkit.models.classifiers.kinds import Clean, NoiseAware
+
+if TYPE_CHECKING:
+    import torch
+
+
+def is_noisy(source: Any) -> bool:
+    """Whether a classifier's source is noise-aware, by its configuration alone; reads no weights."""
+    if not isinstance(source, str):
+        return hasattr(source, "at")
+    file = Path(source).expanduser() / "config.json"
+    try:
+        return "log_snr" in json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def load_classifier(source: str, device: torch.device, *, offline: bool = False) -> Clean | NoiseAware:
+    """The classifier called `source` (see `KINDS`), frozen.
+
+    Raises:
+        ModelError: not found, weights missing, misshapen or in a pickle; a channel count that pictures do not have.
+    """
+    from editkit.models.classifiers import loading
+
+    library, _, rest = source.partition(":")
+    if library in ("torchvision", "timm") and rest:
+        name, _, file = rest.partition(":")
+        return loading.by_architecture(library, name, file, device, offline=offline)
+    return loading.from_folder(source, device, offline=offline)
+
+
+def resolve(label: str, labels: Sequence[str]) -> int:
+    """The number of a label given by number or name; case, underscores and what follows a comma do not matter.
+
+    Raises:
+        UsageError: none or several are called so; names the nearest.
+    """
+    if re.fullmatch(r"\d+", label) and label not in labels:
+        if int(label) >= len(labels):
+            raise UsageError(f"label {label}: the classifier has {len(labels)} labels, 0 to {len(labels) - 1}")
+        return int(label)
+    plain = [_plain(name) for name in labels]
+    wanted = _plain(label)
+    found = [k for k, name in enumerate(plain) if name == wanted]
+    if len(found) > 1:
+        numbers = ", ".join(map(str, found))
+        raise UsageError(f"label {label!r}: several are called so, numbers {numbers}; give the number")
+    if not found:
+        inside = [name for name in plain if wanted in name.split() or wanted in name]
+        near = nearest(wanted, plain, most=3, cutoff=0.5) or inside[:3]
+        hint = f"; did you mean {' or '.join(near)}?" if near else f"; it has {', '.join(plain[:5])} ..."
+        raise UsageError(f"label {label!r}: the classifier has none of {len(labels)} called so{hint}")
+    return found[0]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_]+", " ", name.split(",")[0]).strip().lower()

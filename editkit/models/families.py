@@ -1,0 +1,204 @@
+"""Families of models through entry points (group `editkit.models`), and folders and hub ids in their hands.
+
+An entry point is a module or an object of one of two kinds. A `Family` knows folders: `matches(layout)`,
+`describe(layout)`, `load(layout, info, device, dtype)`. A `Named` model is known by its own name, `--model NAME`:
+`info()`, `make(info, device, dtype)`, `weights()`. It may be both, as `pocket` is. Nothing here imports torch or
+diffusers until weights are loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+
+from editkit.common.entries import Group, Listed
+from editkit.diffusion.capability import capability
+from editkit.diffusion.model import Model, ModelInfo, Notifies
+from editkit.errors import ModelError
+from editkit.models.files.layout import Layout
+from editkit.models.files.loading import complete, find
+from editkit.models.files.weights import Ahead
+from editkit.models.memory import DENOISER, available, weigh
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+
+@runtime_checkable
+class Family(Protocol):
+    """What a module of a family of models defines. Of a folder no two may say that it is theirs."""
+
+    KNOWN: str
+    """The family in words, for messages."""
+
+    def matches(self, layout: Layout) -> bool:
+        """True when the folder is of this family."""
+        ...
+
+    def describe(self, layout: Layout) -> ModelInfo:
+        """What is known without weights."""
+        ...
+
+    def load(self, layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
+        """The model with its weights."""
+        ...
+
+
+@runtime_checkable
+class Named(Protocol):
+    """A model that is known by the name of its entry point, such as one that comes with a package."""
+
+    def info(self) -> ModelInfo:
+        """What is known without weights; its `name` is the entry point's.
+
+        Raises:
+            ModelError: it did not come with this installation.
+        """
+        ...
+
+    def make(self, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
+        """The model with its weights."""
+        ...
+
+    def weights(self) -> Path | None:
+        """Where its weights lie, for the provenance; None: it has none."""
+        ...
+
+
+API = 1
+"""The version of these protocols."""
+
+GROUP = "editkit.models"
+FAMILIES = Group(GROUP, "model", "editkit plugins")
+
+
+def load_family(name: str) -> Family | Named:
+    """The family or the model that the entry point called `name` points to.
+
+    Raises:
+        UsageError: there is none.
+        PluginError: it does not import, or is neither.
+    """
+    found = FAMILIES.load(name)
+    if isinstance(found, Named):
+        FAMILIES.fitting(found, name, ("info", "make", "weights"), API)
+        return found
+    FAMILIES.fitting(found, name, ("KNOWN", "matches", "describe", "load"), API)
+    return cast(Family, found)
+
+
+def listed() -> list[Listed[Family | Named]]:
+    """Every installed one, the broken ones with their reason."""
+    return FAMILIES.listed(load_family)
+
+
+def named(name: str) -> Named | None:
+    """The model that is known by this very name; None: there is none, and it may be a folder."""
+    found = load_family(name) if name in FAMILIES.names() else None
+    return found if isinstance(found, Named) else None
+
+
+def describe_folder(name: str, *, offline: bool = False) -> ModelInfo:
+    """What is known of a folder or hub id from its configuration alone; imports neither torch nor diffusers.
+
+    Raises:
+        ModelError: not found (says where it was looked for), incomplete, or of a family that is not known.
+    """
+    layout = find(name, offline=offline)
+    return _family(layout).describe(layout)
+
+
+def load_folder(
+    name: str, info: ModelInfo, device: torch.device, dtype: torch.dtype, *, offline: bool = False
+) -> Model:
+    """The model called `name` that `describe_folder` spoke of, its network in `dtype` on `device`.
+
+    Raises:
+        ModelError: weights missing, misshapen, or in a pickle.
+    """
+    layout = find(name, offline=offline, weights=True)
+    latent = layout.has("vae")
+    beside = (info.window or 0) ** 2 * DENOISER[dtype.itemsize] if latent else 0
+    on_disk = _as_diffusers(layout) and weigh(layout, dtype.itemsize, available(device), beside, device.type == "cuda")
+    if not latent:
+        return _family(layout).load(layout, info, device, dtype)
+    parts = ["unet", "transformer", "vae"] if layout.file is None else []
+    ahead = Ahead(layout, {part: dtype for part in parts if layout.has(part)})
+    layout = replace(layout, texts_on_disk=on_disk, ahead=ahead)
+    try:
+        model = _family(layout).load(layout, info, device, dtype)
+    finally:
+        ahead.end()
+    told = capability(model, Notifies)
+    if layout.texts_on_disk and told is not None:
+        told.chosen = ("memory is short: the text encoders stay on disk, and are read layer by layer for every text",)
+    return model
+
+
+def _as_diffusers(layout: Layout) -> bool:
+    """Weights lie where diffusers has them; where a stranger's family keeps its own, it counts them itself."""
+    return layout.file is not None or bool(layout.index) or (layout.path / "config.json").is_file()
+
+
+def cached() -> tuple[ModelInfo, ...]:
+    """The models in the hub's cache on this machine that can be used: of a known family and with their weights, by
+    name, with the revision where that is not `main`; opens no socket.
+    """
+    from huggingface_hub import constants, scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except (CacheNotFound, ValueError):
+        return ()
+    found = []
+    for name in sorted(_name(repo.repo_id, r) for repo in repos if repo.repo_type == "model" for r in repo.revisions):
+        try:
+            if complete(find(name, offline=True)):
+                found.append(describe_folder(name, offline=True))
+        except ModelError:
+            continue  # of another kind than pictures, or not fetched to the end
+    return tuple(found)
+
+
+def _name(repository: str, revision: Any) -> str:
+    """What `--model` is given for one cached revision: by its branch or tag, else by its commit."""
+    if "main" in revision.refs:
+        return repository
+    return f"{repository}@{min(revision.refs, default=revision.commit_hash)}"
+
+
+def _family(layout: Layout) -> Family:
+    """The family that says the folder is of it.
+
+    Raises:
+        ModelError: none does, or several do.
+    """
+    rows = listed()
+    families = {row.name: row.kind for row in rows if isinstance(row.kind, Family)}
+    mine = [name for name, family in families.items() if _matches(family, layout)]
+    if len(mine) > 1:
+        raise ModelError(
+            f"model {layout.name}: {' and '.join(mine)} both say that it is of their family; uninstall one of them"
+        )
+    if mine:
+        return families[mine[0]]
+    known = "; ".join([family.KNOWN for family in families.values()] + [row.broken for row in rows if row.broken])
+    if not layout.index and not (layout.path / "config.json").is_file():
+        raise ModelError(
+            f"model {layout.name}: {layout.path} has neither model_index.json nor config.json; known: {known}"
+        )
+    kind = layout.index.get("_class_name") or layout.config().get("_class_name", "a network without a class name")
+    raise ModelError(f"model {layout.name} is of a family that is not known ({kind}); known: {known}")
+
+
+def _matches(family: Family, layout: Layout) -> bool:
+    """A stranger's family that fails on a folder is not of it, and stops nobody else."""
+    try:
+        return bool(family.matches(layout))
+    except ModelError:
+        raise
+    except Exception:
+        return False

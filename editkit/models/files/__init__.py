@@ -1,0 +1,1 @@
+"""Models on disk: finding their folders, reading configurations and weights."""

@@ -1,0 +1,82 @@
+"""Which weights made a picture: one hash of a model's safetensors files, for its provenance.
+
+A large file is read once: its hash is kept in the user's cache folder, with the size and the time of change it had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from functools import cache
+from pathlib import Path
+
+from editkit.diffusion.model import ModelInfo
+from editkit.errors import ModelError
+
+_BLOB = re.compile(r"[0-9a-f]{64}")
+LARGE = 64 * 2**20
+"""Bytes from which on a hash is worth keeping."""
+
+
+def fingerprint(info: ModelInfo) -> str | None:
+    """SHA-256 over the names and contents of the weights of the model that `describe` spoke of; None without weights.
+
+    A file in the hub's cache is a link to one that is named by its own hash, and is not read again.
+    """
+    from editkit.models import folder_of
+
+    try:
+        path = folder_of(info.name)
+        return None if path is None else _of(path)
+    except ModelError:  # a model of one's own, given to edit() as an object
+        return None
+
+
+@cache
+def _of(path: Path) -> str | None:
+    """The hash over a folder, or a file alone; files do not change while a process runs."""
+    if path.is_file():
+        return _hash(path)
+    files = sorted(path.rglob("*.safetensors"))
+    if not files:
+        return None
+    total = hashlib.sha256()
+    for file in files:
+        total.update(f"{file.relative_to(path).as_posix()}\0{_hash(file)}\n".encode())
+    return total.hexdigest()
+
+
+def _hash(file: Path) -> str:
+    blob = file.resolve().name
+    if file.is_symlink() and _BLOB.fullmatch(blob):
+        return blob
+    state = file.stat()
+    if state.st_size < LARGE:
+        return _read(file)
+    name = hashlib.sha256(os.fsencode(file.resolve())).hexdigest()
+    note, stamp = _cache() / name, f"{state.st_size} {state.st_mtime_ns} "
+    try:
+        known = note.read_text(encoding="ascii")
+        if known.startswith(stamp):
+            return known.removeprefix(stamp)
+    except (OSError, ValueError):
+        pass
+    found = _read(file)
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        draft = note.with_suffix(f".{os.getpid()}")
+        draft.write_text(stamp + found, encoding="ascii")
+        draft.replace(note)
+    except OSError:
+        pass  # a home that cannot be written to: the file is read again next time
+    return found
+
+
+def _read(file: Path) -> str:
+    with file.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "editkit" / "hashes"

@@ -1,0 +1,257 @@
+"""Folders and hub ids in the layout of diffusers: finding them, reading their configuration, loading their weights.
+
+Weights come from safetensors only: a pickle can run code when it is read. Reading the configuration imports neither
+torch nor diffusers.
+"""
+
+from __future__ import annotations
+
+import re
+from logging import getLogger
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from editkit.errors import ModelError
+from editkit.models.files import single_file
+from editkit.models.files.layout import Layout
+from editkit.models.files.weights import PICKLES, check, pickled, read, weight_files
+
+if TYPE_CHECKING:
+    import torch
+
+_FILES = ("*.json", "*.txt", "*.model", "diffusion_pytorch_model*.safetensors", "model*.safetensors")
+"""What is fetched of a component: not the single-file checkpoints that lie beside the folders."""
+_OTHERS = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*.non_ema.*", "*.ema_only.*")
+"""Further copies of the weights."""
+_IDLE = ("safety_checker", "feature_extractor", "image_encoder")
+"""Components that are not used."""
+
+
+def find(name: str, *, offline: bool, weights: bool = False) -> Layout:
+    """The folder of the model called `name`: a path, or `OWNER/NAME[@REVISION]` on the hub, whose files are fetched
+    (`weights`: with its weights, else its configuration alone) unless `offline`. `:VARIANT` behind either asks for a
+    copy of the weights.
+
+    Raises:
+        ModelError: it is nowhere, or without what was asked for; says where it was looked for.
+    """
+    where, variant = name_and_variant(name)
+    path = Path(where).expanduser()
+    if path.suffix.lower() in PICKLES and path.is_file():
+        raise ModelError(pickled(name, path))
+    if path.is_dir():
+        return _whole(Layout(name, path, variant=variant), "") if variant else Layout(name, path)
+    if path.is_file():
+        if variant is not None:
+            raise ModelError(f"model {name}: a single file has no variants; leave out :{variant}")
+        if path.suffix.lower() != ".safetensors":
+            raise ModelError(f"model {name} is a file; --model takes a folder, a hub id or a .safetensors file")
+        folder = single_file.configuration(path, lambda repository: _from_hub(repository, offline, False))
+        return Layout(name, folder, path)
+    if where.count("/") != 1 or where.startswith((".", "/", "~")):
+        raise ModelError(f"model {name!r} was not found: there is no such folder, and it is no hub id (owner/name)")
+    layout = Layout(name, _from_hub(where, offline, weights, variant), variant=variant)
+    return _whole(layout, "; --offline is on, so the hub was not asked" if offline else "") if weights else layout
+
+
+def name_and_variant(name: str) -> tuple[str, str | None]:
+    """`MODEL[:VARIANT]` as the model and the variant, which has no slash or dot; a path that is there has none."""
+    model, colon, variant = name.rpartition(":")
+    if not colon or not re.fullmatch(r"\w{2,}", variant) or Path(name).expanduser().exists():
+        return name, None
+    return model, variant
+
+
+def _whole(layout: Layout, why: str) -> Layout:
+    """`layout`, where weights are there for each of its networks, and some of them of its variant.
+
+    Raises:
+        ModelError: they are not.
+    """
+    files = {part: [f.name for f in (layout.path / part).glob("*") if f.is_file()] for part in _parts(layout)}
+    for part, names in files.items():
+        if "config.json" in names and not any(name.endswith((".safetensors", *PICKLES)) for name in names):
+            raise ModelError(f"model {layout.name}: no safetensors weights in {part.strip('/') or 'the folder'}{why}")
+    weights = [name for names in files.values() for name in names if name.endswith(".safetensors")]
+    if layout.variant is not None and not any(
+        f".{layout.variant}." in name or f".{layout.variant}-" in name for name in weights
+    ):
+        kinds = {match[1] for name in weights if (match := re.search(r"\.([a-z]+\w*)[.-]", name))} - {"safetensors"}
+        has = f"; it has: {', '.join(sorted(kinds))}" if kinds else ""
+        raise ModelError(f"model {layout.name}: no weights of the variant {layout.variant!r}{has}{why}")
+    return layout
+
+
+def complete(layout: Layout) -> bool:
+    """Weights that can be loaded are here for each of its networks."""
+    try:
+        for part in _parts(layout):
+            if (layout.path / part / "config.json").is_file():
+                weight_files(layout, part.strip("/"))
+    except ModelError:
+        return False
+    return True
+
+
+# long: two downloads, and a line for each thing that can go wrong with them
+def _from_hub(name: str, offline: bool, weights: bool, variant: str | None = None) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repo, _, revision = name.partition("@")
+
+    def fetch(patterns: list[str], but: tuple[str, ...] = ()) -> Path:
+        return Path(
+            snapshot_download(
+                repo, revision=revision or None, allow_patterns=patterns, ignore_patterns=list(but),
+                local_files_only=offline,
+            )
+        )  # fmt: skip
+
+    try:
+        path = fetch(["*.json", "*.txt"])
+        if offline or not weights:
+            return path
+        parts = _parts(Layout(name, path))
+
+        def lacking() -> list[str]:
+            return [
+                p for p in parts if (path / p / "config.json").is_file() and not any((path / p).glob("*.safetensors"))
+            ]
+
+        if variant is not None:
+            fetch([f"{part}*.{variant}{end}" for part in parts for end in (".safetensors", "-*.safetensors")])
+            fetch([f"{part}{kind}" for part in parts for kind in _FILES if not kind.endswith("safetensors")])
+        plain = lacking() if variant is not None else parts
+        if plain:
+            fetch([f"{part}{kind}" for part in plain for kind in _FILES], but=_OTHERS)
+        for part in lacking():  # a folder that has its weights in half precision alone
+            fetch([f"{part}*.fp16*"])
+        return path
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        where = f"no folder {name!r}, nothing in {constants.HF_HUB_CACHE}"
+        if offline:
+            raise ModelError(
+                f"model {name!r} was not found: {where}; --offline is on, so the hub was not asked"
+            ) from None
+        raise ModelError(f"model {name!r} was not found: {where}, and the hub says: {_first(error)}") from error
+
+
+def _parts(layout: Layout) -> list[str]:
+    """The folders that are loaded, with a slash; the repository itself for a bare network."""
+    listed = [part for part in layout.index if part not in _IDLE and layout.has(part) and not part.startswith("_")]
+    folders = [part for part in listed if isinstance(layout.index[part], list)]
+    return [f"{part}/" for part in folders] or [""]
+
+
+def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.dtype, device: torch.device) -> Any:
+    """A diffusers network of class `kind` with its weights, frozen, in `dtype` and channels-last where it has images.
+
+    Raises:
+        ModelError: weights missing or misshapen (how many, and the first), or in a pickle.
+    """
+    import torch
+
+    from editkit.models.fast.packing import pack
+
+    if layout.file is not None:
+        network = single_file.component(layout, component, dtype).to(device, memory_format=torch.channels_last)
+        network = network.eval().requires_grad_(False)
+        return pack(network) if device.type == "cpu" else network
+    file, _ = weight_files(layout, component)
+    config = dict(layout.config(component))
+    try:
+        with torch.device("meta"):  # this thread's alone; accelerate's way would change torch for all
+            skeleton = kind.from_config(config)
+    except (TypeError, ValueError, KeyError, NotImplementedError, IndexError) as error:
+        raise ModelError(
+            f"model {layout.name}: no {kind.__name__} can be made of its configuration: {_first(error)}"
+        ) from error
+    expected = {key: tuple(value.shape) for key, value in skeleton.state_dict().items()}
+    check(layout.name, component, expected, file)
+    kept = set(getattr(kind, "_keep_in_fp32_modules", None) or ())
+    ahead = None if kept or layout.ahead is None else layout.ahead.take(component, dtype)
+    tensors = (
+        read(layout.name, file, lambda key: torch.float32 if kept & {*key.split(".")} else dtype)
+        if ahead is None
+        else iter(ahead.items())
+    )
+    found = {key: tensor.reshape(expected[key]) for key, tensor in tensors if key in expected}
+    skeleton.load_state_dict(found, assign=True)
+    computed = [name for name, buffer in skeleton.named_buffers() if buffer.is_meta]
+    whole = dict(kind.from_config(config).named_buffers()) if computed else {}  # what is not saved
+    for name in computed:
+        owner, _, last = name.rpartition(".")
+        setattr(skeleton.get_submodule(owner), last, whole[name])
+    for buffer in (b for b in skeleton.buffers() if b.is_floating_point()):
+        buffer.data = buffer.data.to(dtype)
+    network = skeleton.to(device).eval().requires_grad_(False)
+    return pack(network) if device.type == "cpu" else network
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def load_text_encoder(
+    layout: Layout, tokenizer: str, encoder: str, dtype: torch.dtype, device: torch.device
+) -> tuple[Any, Any]:
+    """(tokenizer, text encoder) of the classes that the folder names, frozen. With `texts_on_disk`, accelerate reads
+    each layer's weights when it is called.
+
+    Raises:
+        ModelError: a class that is not known, files that cannot be read, weights missing or in a pickle.
+    """
+    import transformers
+    from transformers.utils import logging
+
+    if layout.file is not None:
+        network = single_file.component(layout, encoder, dtype).to(device).eval().requires_grad_(False)
+        return single_file.component(layout, tokenizer, dtype), network
+    _, variant = weight_files(layout, encoder)
+    named = layout.config(encoder).get("architectures") or ["CLIPTextModel"]
+    kind = getattr(transformers, str(named[0]), None)
+    if kind is None or not str(named[0]).startswith(("CLIPText", "T5Encoder")):
+        raise ModelError(f"model {layout.name}: {encoder} is a {named[0]}; known are CLIP and T5 text encoders")
+    listed = layout.index.get(tokenizer) or ["transformers", "CLIPTokenizer"]
+    shown = logging.is_progress_bar_enabled()
+    if layout.texts_on_disk:
+        getLogger("accelerate.big_modeling").setLevel("ERROR")  # says what was asked for
+    logging.disable_progress_bar()  # the command line has its own; transformers' would be in the way of --json
+    try:
+        words = getattr(transformers, str(listed[1])).from_pretrained(layout.path / tokenizer, local_files_only=True)
+        network, report = _as_number(kind, dtype).from_pretrained(
+            layout.path / encoder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True,
+            output_loading_info=True, device_map={"": "disk"} if layout.texts_on_disk else None,
+        )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, AttributeError, TypeError) as error:
+        raise ModelError(f"model {layout.name}: {tokenizer} or {encoder} cannot be loaded: {_first(error)}") from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(f"model {layout.name}: {encoder} lacks {len(missing)} tensors, the first is {missing[0]}")
+    network.__class__ = kind
+    network = network if layout.texts_on_disk else network.to(device)
+    return words, network.eval().requires_grad_(False)
+
+
+def _as_number(kind: type[Any], dtype: torch.dtype) -> type[Any]:
+    """`kind` of transformers, whose weights are of `dtype` as it is made (on the meta device).
+
+    transformers makes it with `dtype` as torch's default, for all threads: what another edit computed meanwhile was of
+    that number too.
+    """
+    import torch
+
+    def made(self: Any, config: Any, *given: Any, **more: Any) -> None:
+        kind.__init__(self, config, *given, **more)
+        self.to(dtype)
+
+    def context(cls: type[Any], dtype: torch.dtype, *given: Any, **more: Any) -> Any:
+        return super(like, cls).get_init_context(torch.get_default_dtype(), *given, **more)
+
+    names = {"__module__": kind.__module__, "__init__": made, "get_init_context": classmethod(context)}
+    like: type[Any] = type(kind.__name__, (kind,), names)
+    return like

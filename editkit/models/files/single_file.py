@@ -1,0 +1,67 @@
+"""A whole model in one .safetensors file, as communities exchange them: diffusers reads it (`from_single_file`).
+
+Such a file has no configuration and no tokenizer. Both come from a folder in diffusers' layout, whose weights are not
+needed: one beside the file with its name, or the repository on the hub that diffusers knows for the file's tensors.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from editkit.errors import ModelError
+from editkit.models.files.weights import shapes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from editkit.models.files.layout import Layout
+
+
+def configuration(file: Path, fetch: Callable[[str], Path]) -> Path:
+    """The folder that says how the networks in `file` are built. `fetch` gets a repository's configuration.
+
+    Raises:
+        ModelError: there is none; says which is needed, and where to put it.
+    """
+    beside = file.with_suffix("")
+    if (beside / "model_index.json").is_file():
+        return beside
+    from diffusers.loaders.single_file_utils import fetch_diffusers_config
+
+    tensors = {key: SimpleNamespace(shape=shape) for key, shape in shapes(file.name, file)}
+    repository = str(fetch_diffusers_config(tensors)["pretrained_model_name_or_path"])
+    try:
+        return fetch(repository)
+    except ModelError as error:
+        raise ModelError(
+            f"model {file.name} is one file, without how its networks are built; it looks like {repository}: "
+            f"put that one's folder, without weights, beside it as {beside.name}/, or let editkit fetch it ({error})"
+        ) from error
+
+
+def component(layout: Layout, name: str, dtype: torch.dtype) -> Any:
+    """One network of what `layout.file` holds, in `dtype`, or a tokenizer of its configuration.
+
+    Raises:
+        ModelError: diffusers cannot read it by that configuration.
+    """
+    import diffusers
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
+
+    named = str(layout.index.get("_class_name"))
+    kind = getattr(diffusers, named, None)
+    if kind is None or not hasattr(kind, "from_single_file"):
+        raise ModelError(f"model {layout.name}: diffusers reads no {named} from a single file")
+    others = {part: None for part, value in layout.index.items() if isinstance(value, list) and part != name}
+    try:
+        pipe = kind.from_single_file(
+            str(layout.file), config=str(layout.path), torch_dtype=dtype, local_files_only=True, **others
+        )
+        return getattr(pipe, name)
+    except (SingleFileComponentError, OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"model {layout.name} does not fit the configuration in {layout.path}: {said[0]}") from error

@@ -1,0 +1,182 @@
+"""Weights on disk: which files hold them, whether they fit a network, and reading them.
+
+Files are read tensor by tensor into the numbers that are wanted, not mapped into memory: a mapped file counts as memory
+as far as it was looked at, which for a model that is converted is twice the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from editkit.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from editkit.models.files.layout import Layout
+
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Names that checkpoints from before diffusers 0.15 have in their attention blocks; diffusers renames them itself."""
+
+
+def pickled(name: str, file: Path) -> str:
+    return (
+        f"model {name}: {file.name} is a pickle, which can run code when it is read; only safetensors are loaded. If "
+        f"you trust it, convert it once: diffusers' from_pretrained(..., use_safetensors=False), then save_pretrained"
+    )
+
+
+def weight_files(layout: Layout, component: str) -> tuple[Path, str | None]:
+    """(a component's safetensors file or the index of its shards, its variant).
+
+    Raises:
+        ModelError: there are none; a pickle is named as such.
+    """
+    folder = layout.path / component
+    stems = ("diffusion_pytorch_model", "model")
+    for variant in (None, "fp16", "bf16") if layout.variant is None else (layout.variant, None):
+        dotted = "" if variant is None else f".{variant}"
+        for stem in stems:
+            for file in (f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json"):
+                if (folder / file).is_file():
+                    return folder / file, variant
+    pickles = sorted(f for f in folder.glob("*") if f.suffix in PICKLES) if folder.is_dir() else []
+    if pickles:
+        raise ModelError(pickled(layout.name, pickles[0]))
+    raise ModelError(f"model {layout.name}: no safetensors weights in {component or 'the folder'}")
+
+
+def check(name: str, component: str, expected: Mapping[str, tuple[int, ...]], file: Path) -> None:
+    """Every tensor there, in its shape."""
+    found = {_modern(key): shape for key, shape in shapes(name, file)}
+    where = f"model {name}: {component or 'its network'}"
+    missing = sorted(expected.keys() - found.keys())
+    if missing:
+        raise ModelError(f"{where} lacks {len(missing)} of {len(expected)} tensors, the first is {missing[0]}")
+    wrong = [key for key in sorted(expected) if not _same(found[key], expected[key])]
+    if wrong:
+        raise ModelError(
+            f"{where} has {len(wrong)} tensors of another shape than its configuration says, the first is {wrong[0]}: "
+            f"{found[wrong[0]]} instead of {expected[wrong[0]]}"
+        )
+
+
+def _same(found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Equal, or a matrix that was saved as a 1x1 convolution or the other way round, as old attention blocks have."""
+    return found == expected or (found[:2] == expected[:2] and {*found[2:], *expected[2:]} <= {1})
+
+
+def _modern(key: str) -> str:
+    parts = key.split(".")
+    if "attentions" in parts and len(parts) > 2 and parts[-2] in _OLD_ATTENTION:
+        parts[-2] = _OLD_ATTENTION[parts[-2]]
+    return ".".join(parts)
+
+
+def _shards(name: str, file: Path) -> list[Path]:
+    """`file` itself, or the files that it lists as an index of shards."""
+    if file.suffix != ".json":
+        return [file]
+    try:
+        return [file.parent / part for part in sorted(set(json.loads(file.read_text())["weight_map"].values()))]
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"model {name}: {file.name} cannot be read: {error}") from error
+
+
+def shapes(name: str, file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The tensors of a file or of an index's shards, from their headers alone."""
+    from safetensors import SafetensorError, safe_open
+
+    for part in _shards(name, file):
+        try:
+            with safe_open(part, "pt") as tensors:
+                for key in tensors.keys():  # noqa: SIM118 - not a dictionary
+                    yield key, tuple(tensors.get_slice(key).get_shape())
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"model {name}: {part.name} is missing or damaged: {error}") from error
+
+
+def read(name: str, file: Path, dtype: Callable[[str], torch.dtype]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a file or of an index's shards, by their present names, in the order they lie in; numbers that are
+    not whole are converted to what `dtype` says for the name, convolutions are laid out channels-last.
+
+    The format: 8 bytes with the length of a JSON header, the header, then the bytes of all tensors.
+
+    Raises:
+        ModelError: a file is missing, or ends too early.
+    """
+    import torch
+
+    kinds = {
+        "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+        "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    }  # fmt: skip
+    for part in _shards(name, file):
+        with part.open("rb", buffering=0) as data:
+            first = int.from_bytes(data.read(8), "little")
+            header: dict[str, Any] = json.loads(data.read(first))
+            header.pop("__metadata__", None)
+            for key, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+                begin, end = entry["data_offsets"]
+                if entry["dtype"] not in kinds:
+                    raise ModelError(f"model {name}: {key} of {part.name} has numbers of a kind not known here")
+                raw = torch.empty(end - begin, dtype=torch.uint8)
+                data.seek(8 + first + begin)
+                view, got = memoryview(raw.numpy().data), 0
+                while got < len(view):  # one call reads 2 GB at most
+                    count = data.readinto(view[got:])
+                    if not count:
+                        raise ModelError(f"model {name}: {part.name} ends before {key}; it is damaged")
+                    got += count
+                tensor = raw.view(kinds[entry["dtype"]]).view(entry["shape"])
+                wanted = dtype(_modern(key)) if tensor.is_floating_point() else tensor.dtype
+                layout = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
+                yield _modern(key), tensor.to(wanted).to(memory_format=layout)  # faster than both at once
+
+
+class Ahead:
+    """Components whose tensors are read, one after the other, in a thread of their own, while other things (the import
+    of diffusers) are done.
+
+    Args:
+        layout: the model's folder.
+        dtypes: the components, and the numbers that are wanted of each.
+    """
+
+    def __init__(self, layout: Layout, dtypes: Mapping[str, torch.dtype]) -> None:
+        self._stop = Event()
+        self._dtypes = dict(dtypes)
+        self._thread = ThreadPoolExecutor(1, "weights")
+        self._read = {part: self._thread.submit(self._whole, layout, part, dtype) for part, dtype in dtypes.items()}
+
+    def _whole(self, layout: Layout, component: str, dtype: torch.dtype) -> dict[str, Tensor]:
+        found = {}
+        for key, tensor in read(layout.name, weight_files(layout, component)[0], lambda _: dtype):
+            if self._stop.is_set():
+                break
+            found[key] = tensor
+        return found
+
+    def take(self, component: str, dtype: torch.dtype) -> dict[str, Tensor] | None:
+        """All tensors of a component, once; None where it was not read ahead in this `dtype`.
+
+        Raises:
+            ModelError: its files are missing or damaged.
+        """
+        if self._dtypes.get(component) != dtype:
+            return None
+        del self._dtypes[component]
+        return self._read.pop(component).result()
+
+    def end(self) -> None:
+        """What nobody took is not read to its end, and let go."""
+        self._stop.set()
+        self._thread.shutdown(cancel_futures=True)
+        self._read.clear()

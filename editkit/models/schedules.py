@@ -1,0 +1,132 @@
+"""Schedules from the configuration files that diffusers' schedulers save.
+
+The tables are those of diffusers' own scheduler classes; the rest of a configuration says how a sampler lays its
+levels. Which scheduler class a folder names does not choose the sampler for good: it is the default, nothing more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from editkit.diffusion.prediction import PredictionType
+from editkit.diffusion.schedule import VE, Discrete, Flow, Schedule, Spacing
+from editkit.errors import ModelError
+
+SAMPLERS = {
+    "DDPMScheduler": "ddpm",
+    "DDPMParallelScheduler": "ddpm",
+    "DDIMScheduler": "ddim",
+    "DDIMParallelScheduler": "ddim",
+    "PNDMScheduler": "ddim",
+    "LMSDiscreteScheduler": "euler",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler-ancestral",
+    "HeunDiscreteScheduler": "heun",
+    "DPMSolverMultistepScheduler": "dpm++2m",
+    "DPMSolverSinglestepScheduler": "dpm++2m",
+    "UniPCMultistepScheduler": "unipc",
+    "LCMScheduler": "lcm",
+    "RePaintScheduler": "ddim",
+    "ScoreSdeVeScheduler": "ddpm:variance=large",
+    "FlowMatchEulerDiscreteScheduler": "euler",
+}
+"""Scheduler class -> the default sampler; PNDM and LMS give way to the nearest deterministic one."""
+
+OTHER_LADDERS = ("use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas")
+"""Ways to spread noise levels that diffusers has and this does not; they are refused rather than passed over."""
+
+_PREDICTIONS: dict[str, PredictionType] = {
+    "epsilon": "epsilon",
+    "v_prediction": "v_prediction",
+    "sample": "sample",
+    "flow_prediction": "flow_prediction",
+}
+
+
+def default_sampler(config: Mapping[str, Any]) -> str:
+    """The sampler that a scheduler configuration asks for.
+
+    Raises:
+        ModelError: the scheduler's class is not known.
+    """
+    name = str(config.get("_class_name", "DDPMScheduler"))
+    if name not in SAMPLERS:
+        raise ModelError(f"scheduler {name} is not known; known are: {', '.join(SAMPLERS)}")
+    sampler = SAMPLERS[name]
+    large = str(config.get("variance_type", "")).startswith("fixed_large")
+    return "ddpm:variance=large" if sampler == "ddpm" and large else sampler
+
+
+def prediction_type(config: Mapping[str, Any]) -> PredictionType:
+    """What the network's output means, by the scheduler's configuration; a score is epsilon here."""
+    name = str(config.get("prediction_type", "epsilon"))
+    if config.get("_class_name") == "FlowMatchEulerDiscreteScheduler":
+        return "flow_prediction"
+    if name not in _PREDICTIONS:
+        raise ModelError(f"prediction type {name!r} is not known; known are: {', '.join(_PREDICTIONS)}")
+    return _PREDICTIONS[name]
+
+
+def clip_range(config: Mapping[str, Any]) -> float | None:
+    """The bound of the x0 estimate, None where the configuration does not clip; default: the scheduler's."""
+    clips = str(config.get("_class_name", "")).startswith(("DDPM", "DDIM", "RePaint"))
+    return float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", clips) else None
+
+
+def make_schedule(config: Mapping[str, Any]) -> Schedule:
+    """The table of a scheduler configuration. Imports diffusers for what is not the cosine one.
+
+    Raises:
+        ModelError: it cannot be made of these values.
+    """
+    for ladder in OTHER_LADDERS:
+        if config.get(ladder):
+            raise ModelError(f"a scheduler with {ladder} is not known; without it in scheduler_config.json it is")
+    match config.get("_class_name"):
+        case "ScoreSdeVeScheduler":
+            return VE(float(config.get("sigma_min", 0.01)), float(config.get("sigma_max", 1348.0)), rho=0.0)
+        case "FlowMatchEulerDiscreteScheduler" if config.get("use_karras_sigmas"):
+            raise ModelError("use_karras_sigmas is not known for flow matching")
+        case "FlowMatchEulerDiscreteScheduler" if config.get("use_dynamic_shifting"):
+            raise ModelError("a noise schedule that shifts with the picture's size (use_dynamic_shifting) is not known")
+        case "FlowMatchEulerDiscreteScheduler":
+            return Flow(float(config.get("shift", 1.0)), float(config.get("num_train_timesteps", 1000)), "linspace")
+    changed = config.get("trained_betas") is not None or config.get("rescale_betas_zero_snr")
+    if config.get("beta_schedule") == "squaredcos_cap_v2" and not changed:
+        betas, alphas_cumprod = cosine_table(int(config.get("num_train_timesteps", 1000)))
+    else:
+        from diffusers import DDPMScheduler
+
+        try:
+            trained = DDPMScheduler.from_config(dict(config))
+        except (NotImplementedError, TypeError, ValueError) as error:
+            raise ModelError(f"no noise schedule can be made of this scheduler configuration: {error}") from error
+        betas, alphas_cumprod = trained.betas.numpy(), trained.alphas_cumprod.numpy()
+    spacing: Spacing = config.get("timestep_spacing", "auto")
+    return Discrete(
+        alphas_cumprod.astype(np.float64),
+        betas=betas.astype(np.float64),
+        spacing=spacing,
+        steps_offset=int(config.get("steps_offset", 0)),
+        set_alpha_to_one=bool(config.get("set_alpha_to_one", True)),
+        karras=bool(config.get("use_karras_sigmas", False)),
+        distilled=config.get("original_inference_steps"),
+    )
+
+
+def cosine_table(steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """(beta_t, alpha_bar_t), each (steps,), in float32 and to the bit as in diffusers' `squaredcos_cap_v2`: beta_t =
+    1 - f(t + 1) / f(t), at most 0.999, f(t) = cos((t / T + 0.008) / 1.008 pi / 2)^2 (Nichol & Dhariwal 2021,
+    arXiv:2102.09672, eq. 17). Written here since importing diffusers takes longer than an edit by `pocket`.
+    """
+    import torch
+
+    def f(t: float) -> float:
+        return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    betas = torch.tensor([min(1 - f((t + 1) / steps) / f(t / steps), 0.999) for t in range(steps)])
+    return betas.numpy(), torch.cumprod(1.0 - betas, dim=0).numpy()

@@ -1,0 +1,1 @@
+"""Picture files: reading, writing, what they say besides their pixels."""

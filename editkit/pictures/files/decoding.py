@@ -1,0 +1,237 @@
+"""What Pillow decoded, as upright RGB with alpha, in every depth, mode and orientation.
+
+Pillow decodes, and checks that the file is whole. It opens 16-bit RGB as 8-bit without a word, so those pixels are read
+again by OpenCV, and believed only where their upper bytes are Pillow's. What is cut to 8 bits nevertheless is told.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editkit.common.process import SILENCE
+from editkit.errors import PictureError
+from editkit.pictures.files.exif import upright
+from editkit.pictures.files.metadata import Metadata, describe
+from editkit.pictures.raster import Raster
+
+
+def from_array(array: NDArray[Any]) -> Raster:
+    """A picture from an array; see `read`."""
+    if array.dtype not in (np.uint8, np.uint16):
+        raise PictureError(
+            f"a picture array must be uint8 or uint16, got {array.dtype}; scale it to 0..255 and call .astype('uint8')"
+        )
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4):
+        raise PictureError(f"a picture array must be (height, width, 1 to 4 channels), got {array.shape}")
+    channels = array.shape[2]
+    alpha = np.ascontiguousarray(array[..., -1]) if channels in (2, 4) else None
+    colour = array[..., :3] if channels >= 3 else np.repeat(array[..., :1], 3, axis=2)
+    mode = ("L", "LA", "RGB", "RGBA")[channels - 1]
+    return Raster(np.ascontiguousarray(colour), alpha, Metadata(mode=mode, bits=array.dtype.itemsize * 8))
+
+
+def from_image(image: Any, data: bytes, name: str) -> Raster:
+    """`image` as Pillow opened it, with everything the file says; no `data` for an image that a caller opened."""
+    notices: list[str] = []
+    format_ = "JPEG" if image.format == "MPO" else image.format
+    frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+    if frames > 1 and data:
+        notices.append(f"{name}: only the first of its {frames} frames is read")
+    mode, bits = _declared(image, data, format_, name)
+    orientation = _orientation(image)
+    image.load()
+    if bits == 16 and mode == "RGB" and data:
+        image.info.pop("transparency", None)  # a 16-bit colour key, meaningless for Pillow's 8 bits; OpenCV heeds it
+    applied = format_ == "TIFF"  # Pillow turns TIFF while loading, and no other format
+    if not applied:
+        orientation = _orientation(image)  # a PNG may say it behind the pixels
+    meta = describe(image, data, format_, mode, bits, orientation, name)
+    picture = _from_pillow(image, meta, name, notices)
+    if not applied:
+        picture = _turned(picture, orientation)
+    if bits > 8 and picture.pixels.dtype == np.uint8:
+        picture = _deep(picture, data, format_, notices, name)
+    meta = replace(picture.meta, notices=(*picture.meta.notices, *notices))
+    return Raster(picture.pixels, picture.alpha, meta)
+
+
+def _from_pillow(image: Any, meta: Metadata, name: str, notices: list[str]) -> Raster:
+    """Any mode of Pillow's to RGB with alpha. 16 bits stay where Pillow has them (greyscale)."""
+    mode = image.mode
+    if mode == "F":
+        raise PictureError(f"{name}: 32-bit floating-point pixels are not read; convert it to 16 bits a channel")
+    if mode == "I" or mode.startswith("I;16"):
+        picture = _wide_grey(image, meta, name)
+    else:
+        if mode == "CMYK":
+            image = _from_cmyk(image)
+            notices.append(f"{name}: CMYK is converted to RGB; the result is RGB, without the CMYK profile")
+            meta = replace(meta, icc=None)
+        elif image.has_transparency_data:
+            image = image.convert("LA" if mode in ("1", "L", "LA", "La") else "RGBA")
+        elif mode in ("1", "L"):
+            image = image.convert("L")
+        elif mode != "RGB":
+            if mode == "LAB":
+                raise PictureError(f"{name}: CIELAB pixels are not read; convert it to RGB")
+            image = image.convert("RGB")
+        picture = from_array(np.asarray(image))
+        picture = Raster(picture.pixels, picture.alpha, meta)
+    return picture
+
+
+def _wide_grey(image: Any, meta: Metadata, name: str) -> Raster:
+    """Greyscale of more than 8 bits."""
+    values = np.asarray(image)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65_535:
+        raise PictureError(
+            f"{name}: its values reach from {low} to {high}; 0 to 65535 (16 bits) can be kept: convert it to 16 bits"
+        )
+    values = values.astype(np.uint16)
+    key = image.info.get("transparency")
+    alpha = np.where(values == key, 0, 65_535).astype(np.uint16) if isinstance(key, int) else None
+    return Raster(np.repeat(values[..., None], 3, axis=2), alpha, meta)
+
+
+def _from_cmyk(image: Any) -> Any:
+    """CMYK to RGB: by the picture's own profile to sRGB where it has one."""
+    profile = image.info.get("icc_profile")
+    if profile:
+        from PIL import ImageCms
+
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            pass  # a profile that cannot be used is the same as none
+    return image.convert("RGB")
+
+
+def _declared(image: Any, data: bytes, format_: str | None, name: str) -> tuple[str, int]:
+    """The file's own mode and depth, which Pillow's mode may hide."""
+    mode: str = image.mode
+    if format_ == "PNG" and data[24:25] == b"\x10":
+        return {0: "L", 2: "RGB", 4: "LA", 6: "RGBA"}.get(data[25], mode), 16
+    if mode.startswith("I"):
+        return "L", 16
+    if format_ == "TIFF":
+        tags = image.tag_v2
+        depths = tags.get(258, (1,))
+        if tags.get(339, (1,))[0] == 3:
+            raise PictureError(f"{name}: floating-point TIFF is not read; convert it to 16 bits a channel")
+        if depths[0] == 16:
+            if tags.get(284) == 2:  # neither Pillow nor OpenCV reads these rightly, and both without a word
+                raise PictureError(
+                    f"{name}: 16-bit TIFF in separate planes is not read; save it with interleaved channels"
+                )
+            return ("RGBA" if mode in ("RGBX", "RGBa") else mode), 16
+    return mode, _depth(data, format_)
+
+
+def _depth(data: bytes, format_: str | None) -> int:
+    """Bits a channel of a file that Pillow reads as 8 without a word."""
+    if format_ == "PPM":
+        found = re.match(rb"P[36]\s+(?:#.*\s+)*\d+\s+(?:#.*\s+)*\d+\s+(?:#.*\s+)*(\d+)\s", data[:1000])
+        return 16 if found and int(found[1]) > 255 else 8
+    if format_ == "JPEG2000":
+        at = data.find(b"\xff\x4f\xff\x51") + 42  # the first component's depth in the marker SIZ
+        return (data[at] & 0x7F) + 1 if 42 <= at < len(data) else 8
+    if format_ == "AVIF":
+        at = data.find(b"av1C") + 6  # of the flags there, one says more than 8 bits and one 12
+        flags = data[at] if 6 <= at < len(data) else 0
+        return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
+    return 8
+
+
+def _orientation(image: Any) -> int:
+    """1 to 8; 1 where the tag is missing or nonsense."""
+    value = image.getexif().get(0x0112, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def turn(array: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """(H, W, ...) as it lies in the file to how it is meant to be seen, by its EXIF orientation."""
+    match orientation:
+        case 2:
+            turned = array[:, ::-1]
+        case 3:
+            turned = array[::-1, ::-1]
+        case 4:
+            turned = array[::-1]
+        case 5:
+            turned = array.swapaxes(0, 1)
+        case 6:
+            turned = np.rot90(array, -1)
+        case 7:
+            turned = array[::-1, ::-1].swapaxes(0, 1)
+        case 8:
+            turned = np.rot90(array, 1)
+        case _:
+            turned = array
+    return np.ascontiguousarray(turned)
+
+
+def _turned(picture: Raster, orientation: int) -> Raster:
+    if orientation == 1:
+        return picture
+    alpha = None if picture.alpha is None else turn(picture.alpha, orientation)
+    return Raster(turn(picture.pixels, orientation), alpha, picture.meta)
+
+
+def _agree(deep: NDArray[Any], cut: NDArray[Any]) -> bool:
+    """Whether `cut` is the upper bytes of `deep`."""
+    if deep.shape != cut.shape:
+        return False
+    return all(np.array_equal(deep[at : at + 64] >> 8, cut[at : at + 64]) for at in range(0, len(deep), 64))
+
+
+def _by_opencv(data: bytes) -> NDArray[Any] | None:
+    """A file as OpenCV reads it, BGR; None where it cannot, without what it would write to standard error."""
+    import cv2
+
+    with SILENCE:
+        level = cv2.utils.logging.getLogLevel()
+        cv2.utils.logging.setLogLevel(0)
+        try:
+            return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error:
+            return None
+        finally:
+            cv2.utils.logging.setLogLevel(level)
+
+
+def _deep(picture: Raster, data: bytes, format_: str | None, notices: list[str], name: str) -> Raster:
+    """`picture`, which Pillow cut to 8 bits, with the 16 bits of its file."""
+    doubt = f"{name}: its {picture.meta.bits} bits a channel could not be read; 8 are kept"
+    if format_ not in ("PNG", "TIFF") or picture.meta.mode not in ("L", "LA", "RGB", "RGBA") or not data:
+        notices.append(doubt)
+        return picture
+    if format_ == "TIFF":
+        try:
+            data = upright(data)  # OpenCV would turn some orientations and not others
+        except ValueError:
+            notices.append(doubt)
+            return picture
+    wide = _by_opencv(data)
+    if wide is None or wide.dtype != np.uint16 or wide.ndim != 3 or wide.shape[2] not in (3, 4):
+        notices.append(doubt)
+        return picture
+    wide = turn(wide, picture.meta.orientation)
+    pixels = np.ascontiguousarray(wide[..., 2::-1])
+    alpha = np.ascontiguousarray(wide[..., 3]) if wide.shape[2] == 4 else None
+    seen = [(pixels, picture.pixels)]
+    if picture.alpha is not None and alpha is not None and "A" in picture.meta.mode:
+        seen.append((alpha, picture.alpha))
+    if not all(_agree(deep, cut) for deep, cut in seen):
+        notices.append(doubt)
+        return picture
+    return Raster(pixels, alpha, picture.meta)

@@ -1,0 +1,288 @@
+"""Pictures to the bytes of a file, in the mode and with the metadata they came with.
+
+What mode a result is written in: greyscale where the file was greyscale and the result still is grey; RGB otherwise
+(a palette is not kept: an edit brings colours it does not have). Alpha is written where there is one. 16-bit pixels
+stay 16-bit in PNG and TIFF and become 8-bit, with a notice, elsewhere. PNG and TIFF are exact; WebP is exact unless the
+picture came from a lossy file or a quality was asked for; JPEG takes over the tables of the JPEG it came from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import zlib
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editkit.errors import PictureError
+from editkit.pictures.files.metadata import Metadata
+from editkit.pictures.files.png import PNG_SIGNATURE, png_chunk, png_chunks, png_text
+from editkit.pictures.raster import Raster, at_depth
+
+LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_536}
+
+QUALITY = 90
+"""Of lossy WebP and AVIF where none was asked for."""
+
+BAND = 64
+"""Rows that are worked on at once where a whole picture would need much memory."""
+
+JPEG_SEGMENT = 65_000
+"""The most bytes of EXIF or XMP that a JPEG can hold, rounded down."""
+
+
+class Encoded(NamedTuple):
+    """A file's bytes, what of the picture the format could hold, and whether it decodes to just that."""
+
+    data: bytes
+    raster: Raster
+    lossless: bool
+
+
+def encode(
+    picture: Raster,
+    format: str,
+    notices: list[str],
+    *,
+    text: str | None = None,
+    quality: int | None = None,
+) -> Encoded:
+    """The bytes of a file. `text`: how the picture was made, kept in the file.
+
+    Raises:
+        PictureError: the format cannot hold it.
+    """
+    if (limit := LARGEST_SIDE.get(format)) and max(picture.size) > limit:
+        raise PictureError(
+            f"{format} holds at most {limit} pixels a side, the picture is {picture.width}x{picture.height}; "
+            "use .png or .tif"
+        )
+    if quality is not None and not 1 <= quality <= 100:
+        raise PictureError(f"quality must be 1 to 100, got {quality}")
+    picture = _fitted(picture, format, notices)
+    meta = picture.meta
+    if text is not None and format != "PNG":
+        from editkit.pictures.files.xmp import into_xmp
+
+        with_text = into_xmp(meta.xmp, text)
+        if format == "JPEG" and len(with_text) > JPEG_SEGMENT:
+            notices.append(f"the provenance of {len(text)} bytes is too long for JPEG and is left out; .png keeps it")
+        else:
+            meta = replace(meta, xmp=with_text)
+    if format == "JPEG":
+        meta = _short_enough(meta, notices)
+    picture = replace(picture, meta=meta)
+    try:
+        match format:
+            case "PNG":
+                data = _png(picture, text)
+            case "TIFF":
+                data = _tiff(picture)
+            case _:
+                data = _by_pillow(picture, format, quality)
+    except (OSError, ValueError) as error:
+        raise PictureError(f"the picture cannot be encoded as {format}: {error}") from None
+    lossless = format in ("PNG", "TIFF") or (format == "WEBP" and _webp_lossless(picture, quality))
+    return Encoded(data, picture, lossless)
+
+
+def _fitted(picture: Raster, format: str, notices: list[str]) -> Raster:
+    """What the format can hold of it."""
+    if picture.pixels.dtype == np.uint16 and format not in ("PNG", "TIFF"):
+        notices.append(f"{format} holds 8 bits a channel: the picture's 16 are rounded; .png and .tif keep them")
+        alpha = None if picture.alpha is None else at_depth(picture.alpha, np.uint8)
+        picture = replace(picture, pixels=at_depth(picture.pixels, np.uint8), alpha=alpha)
+    if picture.alpha is not None and format == "JPEG":
+        if (picture.alpha != 255).any():
+            notices.append("JPEG holds no transparency: it is left out; .png, .webp and .tif keep it")
+        picture = replace(picture, alpha=None)
+    if picture.meta.icc is not None:
+        space = picture.meta.icc[16:20]
+        if space == b"GRAY" and not _as_grey(picture, format):
+            notices.append("the greyscale ICC profile does not fit a result in colour and is left out")
+            picture = replace(picture, meta=replace(picture.meta, icc=None))
+    return picture
+
+
+def _as_grey(picture: Raster, format: str) -> bool:
+    """Whether the picture is written with one channel of colour."""
+    if not picture.meta.grey or format not in ("PNG", "TIFF", "JPEG"):
+        return False
+    if format == "TIFF" and picture.alpha is not None and picture.pixels.dtype == np.uint16:
+        return False  # Pillow cannot open 16-bit grey with alpha in a TIFF
+    red, green, blue = (picture.pixels[..., k] for k in range(3))
+    return np.array_equal(red, green) and np.array_equal(green, blue)
+
+
+def _channels(picture: Raster, format: str) -> NDArray[Any]:
+    """(H, W, 1 to 4) as the file will hold it: grey, grey and alpha, RGB, RGB and alpha."""
+    colour = picture.pixels[..., :1] if _as_grey(picture, format) else picture.pixels
+    if picture.alpha is None:
+        return colour
+    return np.concatenate([colour, picture.alpha[..., None]], axis=2)
+
+
+def _short_enough(meta: Metadata, notices: list[str]) -> Metadata:
+    """JPEG's segments hold 64 kB."""
+    if meta.exif is not None and len(meta.exif) > JPEG_SEGMENT:
+        notices.append(f"the EXIF of {len(meta.exif)} bytes is too long for JPEG and is left out")
+        meta = replace(meta, exif=None)
+    if meta.xmp is not None and len(meta.xmp) > JPEG_SEGMENT:
+        notices.append(f"the XMP of {len(meta.xmp)} bytes is too long for JPEG and is left out; .png keeps it")
+        meta = replace(meta, xmp=None)
+    return meta
+
+
+def _png(picture: Raster, provenance: str | None) -> bytes:
+    """A PNG file. Pillow compresses 8 bits; 16 bits, of which it has only greyscale, are filtered here."""
+    channels = _channels(picture, "PNG")
+    height, width, count = channels.shape
+    if channels.dtype == np.uint8:
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        squeezed = channels[..., 0] if count == 1 else channels
+        Image.fromarray(np.ascontiguousarray(squeezed)).save(buffer, "PNG")
+        header, *rest = [(kind, body) for kind, body in png_chunks(buffer.getvalue()) if kind in _PIXEL_CHUNKS]
+    else:
+        colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[count]
+        size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+        header = (b"IHDR", size + bytes([16, colour_type, 0, 0, 0]))
+        rest = [(b"IDAT", _compressed(channels)), (b"IEND", b"")]
+    meta = picture.meta
+    said = [png_chunk(kind, body) for kind, body in meta.chunks]
+    if meta.icc is not None:
+        said = [chunk for chunk in said if chunk[4:8] != b"sRGB"]  # the two exclude each other
+        said.append(png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(meta.icc, 9)))
+    if meta.dpi is not None and not any(kind == b"pHYs" for kind, _ in meta.chunks):
+        x, y = (round(value / 0.0254) for value in meta.dpi)
+        said.append(png_chunk(b"pHYs", x.to_bytes(4, "big") + y.to_bytes(4, "big") + b"\1"))
+    if meta.exif is not None:
+        said.append(png_chunk(b"eXIf", meta.exif))
+    if meta.xmp is not None:
+        with contextlib.suppress(UnicodeDecodeError):  # iTXt is UTF-8, as XMP must be in a PNG
+            said.append(png_text("XML:com.adobe.xmp", meta.xmp.decode().strip("\0")))
+    said += [png_text(keyword, text) for keyword, text in meta.text]
+    if provenance is not None:
+        said.append(png_text("editkit", provenance))
+    return b"".join([PNG_SIGNATURE, png_chunk(*header), *said, *(png_chunk(*chunk) for chunk in rest)])
+
+
+_PIXEL_CHUNKS = (b"IHDR", b"IDAT", b"IEND")
+
+
+def _compressed(channels: NDArray[Any]) -> bytes:
+    """PNG rows of 16-bit samples, each behind the filter (none, left, above) whose bytes are smallest in sum."""
+    height, width, count = channels.shape
+    packer = zlib.compressobj(6)
+    parts = []
+    last = np.zeros((1, width * count * 2), np.uint8)
+    for at in range(0, height, BAND):  # in bands, so that a large picture does not need its memory ten times over
+        rows = channels[at : at + BAND].astype(">u2").view(np.uint8).reshape(-1, width * count * 2)
+        left = rows.copy()
+        left[:, 2 * count :] -= rows[:, : -2 * count]
+        above = rows - np.concatenate([last, rows[:-1]])
+        # a byte of 255 is a difference of -1: min(b, 256 - b), which unsigned arithmetic gives as min(b, -b)
+        cost = np.stack([np.minimum(option, -option).sum(axis=1, dtype=np.int64) for option in (rows, left, above)])
+        best = cost.argmin(axis=0).astype(np.uint8)[:, None]
+        chosen = np.where(best == 0, rows, np.where(best == 1, left, above))
+        parts.append(packer.compress(np.concatenate([best, chosen], axis=1).tobytes()))
+        last = rows[-1:]
+    return b"".join([*parts, packer.flush()])
+
+
+# long: a table of tags, one a line
+def _tiff(picture: Raster) -> bytes:
+    """A little-endian TIFF, Deflate with horizontal differences; EXIF becomes its tags."""
+    from PIL import Image
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    channels = _channels(picture, "TIFF")
+    height, width, count = channels.shape
+    bits = channels.dtype.itemsize * 8
+    meta = picture.meta
+    directory = ImageFileDirectory_v2(prefix=b"II")
+    if meta.exif is not None:
+        exif = Image.Exif()
+        exif.load(meta.exif)
+        for tag in exif:
+            value = exif.get_ifd(tag) if tag in (0x8769, 0x8825) else exif[tag]
+            directory[tag] = value
+    rows = max(1, (1 << 18) // (width * count * bits // 8))
+    strips = [_strip(channels[at : at + rows]) for at in range(0, height, rows)]
+    directory[256], directory[257] = width, height
+    directory[258] = (bits,) * count
+    directory[259] = 8
+    directory[262] = 1 if count < 3 else 2
+    directory[274] = 1
+    directory[277] = count
+    directory[278] = rows
+    directory[279] = tuple(len(strip) for strip in strips)
+    directory[284] = 1
+    directory[317] = 2
+    if count in (2, 4):
+        directory[338] = 2
+    if meta.dpi is not None:
+        directory[282], directory[283], directory[296] = meta.dpi[0], meta.dpi[1], 2
+    if meta.icc is not None:
+        directory[34675] = meta.icc
+        directory.tagtype[34675] = 7
+    if meta.xmp is not None:
+        directory[700] = meta.xmp
+        directory.tagtype[700] = 1
+    # Pillow adds the directory's own length to the offsets, so they count from its end
+    starts = np.cumsum([0, *(len(strip) for strip in strips[:-1])])
+    directory[273] = tuple(int(start) for start in starts)
+    directory.tagtype[273] = 4
+    buffer = io.BytesIO()
+    directory.save(buffer)
+    return buffer.getvalue() + b"".join(strips)
+
+
+def _strip(channels: NDArray[Any]) -> bytes:
+    """Rows of a TIFF: differences along the row, little-endian, deflated."""
+    differences = channels.copy()
+    differences[:, 1:] -= channels[:, :-1]
+    return zlib.compress(differences.astype(differences.dtype.newbyteorder("<")).tobytes(), 6)
+
+
+def _webp_lossless(picture: Raster, quality: int | None) -> bool:
+    return quality is None and picture.meta.lossless
+
+
+def _by_pillow(picture: Raster, format: str, quality: int | None) -> bytes:
+    """JPEG, WebP, AVIF."""
+    from PIL import Image, features
+
+    if format == "AVIF" and not features.check("avif"):
+        raise PictureError("this Pillow was built without AVIF; use .png, .webp or .tif")
+    channels = _channels(picture, format)
+    image = Image.fromarray(np.ascontiguousarray(channels[..., 0] if channels.shape[2] == 1 else channels))
+    meta = picture.meta
+    options: dict[str, Any] = {}
+    if meta.icc is not None:
+        options["icc_profile"] = meta.icc
+    if meta.exif is not None:
+        options["exif"] = b"Exif\0\0" + meta.exif if format == "JPEG" else meta.exif
+    if meta.xmp is not None:
+        options["xmp"] = meta.xmp
+    if format == "JPEG":
+        if meta.dpi is not None:
+            options["dpi"] = tuple(round(value) for value in meta.dpi)
+        options["progressive"] = meta.progressive
+        if quality is None and meta.quantization is not None:
+            options |= {"qtables": meta.quantization, "subsampling": meta.subsampling}
+        else:
+            options |= {"quality": 95 if quality is None else quality, "subsampling": 0}
+    elif format == "WEBP":
+        lossless = _webp_lossless(picture, quality)
+        options |= {"lossless": lossless, "exact": True, "method": 4}
+        options["quality"] = 75 if lossless else (quality or QUALITY)
+    else:
+        options |= {"quality": quality or QUALITY, "subsampling": "4:4:4"}
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()

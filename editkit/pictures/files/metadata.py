@@ -1,0 +1,204 @@
+"""What a picture file says besides its pixels, and the few bytes of it that must change.
+
+EXIF and XMP are carried over byte for byte except for what an edit makes untrue: the orientation (it has been applied)
+and the embedded thumbnail, which would still show what was edited away.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from editkit.pictures.files.exif import upright
+from editkit.pictures.files.png import png_chunks
+from editkit.pictures.files.xmp import upright_xmp, without_provenance
+
+PNG_COLOUR = (b"cICP", b"gAMA", b"cHRM", b"sRGB", b"pHYs")
+"""PNG chunks that say how the numbers are meant; copied from PNG to PNG."""
+
+PNG_TEXT = ("Title", "Author", "Description", "Copyright", "Creation Time", "Software", "Source", "Comment")
+"""The PNG specification's own keywords are kept. Others (another tool's prompt, an older provenance) would describe a
+picture that no longer is."""
+
+MAX_TEXT = 65_536
+"""No PNG text longer than this is carried over."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a file said besides its pixels.
+
+    Args:
+        format: Pillow's name of the format, or None for an array.
+        mode: the file's own mode by Pillow's names (1, L, LA, P, RGB, RGBA, CMYK ...), whatever its depth.
+        bits: bits a channel of the file, 8 or 16 (1 is counted as 8).
+        lossless: whether the file's format kept the pixels exactly.
+        icc, exif, xmp: as in the file; EXIF as a TIFF structure, its orientation 1 and without thumbnail.
+        dpi: horizontal and vertical resolution.
+        orientation: the EXIF orientation that has been applied, 1 to 8.
+        quantization, subsampling, progressive: how a JPEG was compressed (Pillow's tables and sampling number).
+        chunks: PNG chunks that are copied as they are, (type, data).
+        text: PNG texts under the specification's keywords.
+        notices: what was changed while reading, for the user.
+    """
+
+    format: str | None = None
+    mode: str = "RGB"
+    bits: int = 8
+    lossless: bool = True
+    icc: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    orientation: int = 1
+    quantization: tuple[tuple[int, ...], ...] | None = None
+    subsampling: int = 0
+    progressive: bool = False
+    chunks: tuple[tuple[bytes, bytes], ...] = ()
+    text: tuple[tuple[str, str], ...] = ()
+    notices: tuple[str, ...] = ()
+
+    @property
+    def grey(self) -> bool:
+        """True where the file held one channel of colour."""
+        return self.mode in {"1", "L", "LA", "I"}
+
+
+def webp_is_lossless(data: bytes) -> bool:
+    """True for a WebP file whose first frame is coded without loss (VP8L)."""
+    at = 12
+    while at + 8 <= len(data):
+        kind = data[at : at + 4]
+        (length,) = struct.unpack_from("<L", data, at + 4)
+        if kind in (b"VP8L", b"VP8 "):
+            return kind == b"VP8L"
+        # an animation's first frame lies inside ANMF, behind 16 bytes of its own
+        at += 24 if kind == b"ANMF" else 8 + length + length % 2
+    return False
+
+
+# --------------------------------------------------------------------------------- what Pillow's image says
+
+
+def describe(
+    image: Any, data: bytes, format_: str | None, mode: str, bits: int, orientation: int, name: str
+) -> Metadata:
+    """What a loaded Pillow image and the bytes it came from say; damaged EXIF becomes a notice."""
+    notices: list[str] = []
+    return Metadata(
+        format=format_,
+        mode=mode,
+        bits=bits,
+        lossless=_is_lossless(image, data, format_),
+        icc=image.info.get("icc_profile") or None,
+        exif=_exif(image, format_, notices, name),
+        xmp=_xmp(image),
+        dpi=_dpi(image),
+        orientation=orientation,
+        quantization=_tables(image, format_),
+        subsampling=_sampling(image, format_),
+        progressive=bool(image.info.get("progressive")),
+        chunks=_colour_chunks(data, format_),
+        text=_text(image, format_),
+        notices=tuple(notices),
+    )
+
+
+def _is_lossless(image: Any, data: bytes, format_: str | None) -> bool:
+    match format_:
+        case "PNG" | "BMP" | "GIF" | "PPM":
+            return True
+        case "WEBP":
+            return webp_is_lossless(data)
+        case "TIFF":
+            return image.info.get("compression") not in ("jpeg", "tiff_jpeg", "webp")
+        case _:
+            return False
+
+
+def _exif(image: Any, format_: str | None, notices: list[str], name: str) -> bytes | None:
+    """EXIF as a TIFF structure, upright and without thumbnail; damaged EXIF is left out with a notice."""
+    from PIL import Image
+
+    try:
+        if format_ == "TIFF":
+            # A TIFF is its own EXIF: what describes the layout of this very file must not travel.
+            kept, own = Image.Exif(), image.getexif()
+            for tag, value in own.items():
+                if tag not in _LAYOUT and tag not in (0x8769, 0x8825):
+                    kept[tag] = value
+            for group in (0x8769, 0x8825):
+                directory = own.get_ifd(group)
+                if directory:
+                    kept.get_ifd(group).update(directory)
+                    kept[group] = dict(directory)
+            raw = kept.tobytes() if len(kept) else b""
+        else:
+            raw = image.info.get("exif") or (image.getexif().tobytes() if len(image.getexif()) else b"")
+        if not raw:
+            return None
+        return upright(raw.removeprefix(b"Exif\0\0"))
+    except Exception:  # Pillow's EXIF code raises anything on damaged bytes
+        notices.append(f"{name}: its EXIF is damaged and is left out")
+        return None
+
+
+_LAYOUT = frozenset(
+    tag
+    for first, last in ((254, 259), (262, 266), (273, 284), (290, 297), (301, 301), (317, 341), (347, 347), (512, 532))
+    for tag in range(first, last + 1)
+) | {700, 33723, 34377, 34675, 37724}
+"""TIFF tags about the layout of one file (and ICC, XMP, IPTC, Photoshop, which travel on their own or not at all)."""
+
+
+def _xmp(image: Any) -> bytes | None:
+    raw = image.info.get("xmp")
+    if isinstance(raw, str):
+        raw = raw.encode()
+    if not isinstance(raw, bytes) or not raw.strip(b"\0 "):
+        return None
+    if b"editkit:provenance" in raw:
+        raw = without_provenance(raw)  # it tells of the picture that was, not of the one to be written
+    return upright_xmp(raw)
+
+
+def _dpi(image: Any) -> tuple[float, float] | None:
+    if image.format == "TIFF" and 282 not in image.tag_v2:
+        return None  # Pillow says 1 where the file says nothing
+    try:
+        x, y = (float(value) for value in image.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (x, y) if 0.0 < x < 1e6 and 0.0 < y < 1e6 else None
+
+
+def _tables(image: Any, format_: str | None) -> tuple[tuple[int, ...], ...] | None:
+    tables = getattr(image, "quantization", None) if format_ == "JPEG" else None
+    if not tables or any(len(table) != 64 for table in tables.values()):
+        return None
+    return tuple(tuple(tables[key]) for key in sorted(tables))
+
+
+def _sampling(image: Any, format_: str | None) -> int:
+    """Pillow's number for the chroma subsampling: 0 is 4:4:4, 1 is 4:2:2, 2 is 4:2:0."""
+    if format_ != "JPEG":
+        return 0
+    from PIL import JpegImagePlugin
+
+    return max(0, JpegImagePlugin.get_sampling(image))
+
+
+def _colour_chunks(data: bytes, format_: str | None) -> tuple[tuple[bytes, bytes], ...]:
+    if format_ != "PNG":
+        return ()
+    return tuple((kind, body) for kind, body in png_chunks(data) if kind in PNG_COLOUR)
+
+
+def _text(image: Any, format_: str | None) -> tuple[tuple[str, str], ...]:
+    if format_ != "PNG":
+        return ()
+    texts = getattr(image, "text", {})
+    kept = ((key, str(texts[key])) for key in PNG_TEXT if key in texts)
+    return tuple((key, text) for key, text in kept if len(text) <= MAX_TEXT and not re.search(r"\0", text))

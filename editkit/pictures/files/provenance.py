@@ -1,0 +1,279 @@
+"""How a picture was made, kept inside it: recipe, models, seed, versions, and hashes of what went in.
+
+No date and no absolute path is in it, so that the same edit gives the same bytes anywhere. A PNG holds it as text
+(iTXt, keyword `editkit`); JPEG, WebP, TIFF and AVIF in their XMP, under a namespace of its own. Both are found in a
+file's bytes without decoding it, and taken out of them without touching a pixel.
+
+What is read back was written by somebody: it is bounded, checked field by field, and never run. Code that a recipe
+names is for whoever runs the recipe to allow.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from editkit.errors import PictureError
+from editkit.pictures.files.png import PNG_SIGNATURE, png_chunk, png_chunks
+from editkit.pictures.files.reading import read_bytes
+from editkit.pictures.files.xmp import MAX_TEXT, blanked, provenance_in, without_provenance
+from editkit.pictures.raster import Raster
+
+KEYWORD = b"editkit"
+
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 in hexadecimal."""
+
+Name = Annotated[str, Field(max_length=400)]
+
+
+class UsedModel(BaseModel):
+    """A model by its name and the hash of its weights; None for one without weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    hash: Hash | None = None
+
+
+class Provenance(BaseModel):
+    """How a picture was made.
+
+    Args:
+        version: of this record's form.
+        recipe: the chain, as a recipe's YAML holds it.
+        models: the model of each stage.
+        seed: of the first stage.
+        versions: package name to version.
+        picture: the file name of the picture that went in, without folder.
+        picture_hash, mask_hash: of the pixels that went in; see `hash_pixels`, `hash_mask`.
+        example_hashes: of the other pictures that were learned from, in order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    recipe: dict[str, JsonValue]
+    models: tuple[UsedModel, ...] = Field((), max_length=100)
+    seed: int = Field(0, ge=0, lt=2**63)
+    versions: dict[Name, Name] = Field(default_factory=dict, max_length=100)
+    picture: Name | None = None
+    picture_hash: Hash | None = None
+    mask_hash: Hash | None = None
+    example_hashes: tuple[Hash, ...] = Field((), max_length=1000)
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Mapping[str, Any],
+        *,
+        models: Mapping[str, str | None] | tuple[tuple[str, str | None], ...] = (),
+        seed: int = 0,
+        picture: Raster | None = None,
+        name: str | Path | None = None,
+        mask: NDArray[Any] | None = None,
+        examples: Iterable[str] = (),
+    ) -> Provenance:
+        """The provenance of an edit that is about to be written.
+
+        Args:
+            recipe: the chain as a mapping of YAML values; absolute paths in it are cut to the file's name.
+            models: (name, hash of the weights) of each stage.
+            picture, name: what was edited, and the file it came from.
+            mask: (H, W) in [0, 1].
+            examples: hashes of other pictures that were learned from.
+        """
+        pairs = tuple(models.items()) if isinstance(models, Mapping) else models
+        return cls(
+            recipe={str(key): _without_folders(value) for key, value in recipe.items()},
+            models=tuple(UsedModel(name=_without_folders(model), hash=hash_) for model, hash_ in pairs),
+            seed=seed,
+            versions=versions(),
+            picture=None if name is None or str(name) == "-" else Path(name).name,
+            picture_hash=None if picture is None else hash_pixels(picture),
+            mask_hash=None if mask is None else hash_mask(mask),
+            example_hashes=tuple(examples),
+        )
+
+    def to_text(self) -> str:
+        """ASCII JSON, keys sorted: the same provenance is the same text.
+
+        Raises:
+            PictureError: longer than `MAX_TEXT`, or NaN in the recipe.
+        """
+        try:
+            text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        except ValueError as error:
+            raise PictureError(f"the recipe cannot be kept in the picture ({error}); use --no-provenance") from None
+        if len(text) > MAX_TEXT:
+            raise PictureError(
+                f"the recipe of {len(text)} bytes is too long to be kept in the picture "
+                f"(at most {MAX_TEXT}); use --no-provenance"
+            )
+        return text
+
+    @classmethod
+    def from_text(cls, text: str | bytes, name: str = "the picture") -> Provenance:
+        """The provenance in `text`.
+
+        Raises:
+            PictureError: damaged, forged, or of a later version.
+        """
+        if len(text) > MAX_TEXT:
+            raise PictureError(f"{name}: its provenance is longer than {MAX_TEXT} bytes and is not read")
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])[:80]
+            reason = f"{where}: {first['msg']}" if where else str(first["msg"])
+            raise PictureError(
+                f"{name}: its provenance is damaged ({' '.join(reason.split())[:160]}); editkit strip takes it out"
+            ) from None
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the result, without importing any of it."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in ("editkit", "torch", "diffusers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a checkout that is not installed
+            found[package] = "unknown"
+    return found
+
+
+def _without_folders(value: Any) -> Any:
+    """`value` with absolute paths cut to their last part: they say where its author's files lie."""
+    match value:
+        case Path():
+            return _without_folders(str(value))
+        case str():
+            return next((kind(value).name for kind in (PurePosixPath, PureWindowsPath) if _is_file(kind(value))), value)
+        case Mapping():
+            return {str(key): _without_folders(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_without_folders(inner) for inner in value]
+        case _:
+            return value
+
+
+def _is_file(path: PurePath) -> bool:
+    """Whether text is a path rather than, say, a prompt that begins with a slash."""
+    if not path.is_absolute() or not path.name:
+        return False
+    try:
+        return (len(path.parts) > 2 and path.suffix != "") or Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def hash_pixels(picture: Raster) -> str:
+    """SHA-256 of the pixels and alpha, with their depth and size; the same for any file that decodes to them."""
+    parts = [picture.pixels] if picture.alpha is None else [picture.pixels, picture.alpha]
+    return _hash(*parts)
+
+
+def hash_mask(mask: NDArray[Any]) -> str:
+    """SHA-256 of a mask as float32."""
+    return _hash(np.asarray(mask, dtype=np.float32))
+
+
+def _hash(*arrays: NDArray[Any]) -> str:
+    import hashlib
+
+    digest = hashlib.sha256()
+    for array in arrays:
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        digest.update(f"{little.dtype.str}{little.shape}".encode())
+        digest.update(np.ascontiguousarray(little).tobytes())
+    return digest.hexdigest()
+
+
+def read_provenance(path: str | Path) -> Provenance | None:
+    """How the picture in a file was made; None where it does not say.
+
+    Raises:
+        PictureError: no such file, or provenance that is damaged or forged.
+    """
+    data, name = read_bytes(path)
+    text = find(data, name)
+    return None if text is None else Provenance.from_text(text, name)
+
+
+def find(data: bytes, name: str = "the picture") -> str | None:
+    """The text of the provenance in the bytes of a file."""
+    if data.startswith(PNG_SIGNATURE):
+        for kind, body in png_chunks(data, name):
+            if kind == b"iTXt" and body.startswith(KEYWORD + b"\0"):
+                return _international(body, name)
+    found = provenance_in(data)
+    if found is None:
+        return None
+    try:
+        return html.unescape(found.decode())
+    except UnicodeDecodeError:
+        raise PictureError(f"{name}: its provenance is damaged (not text); editkit strip takes it out") from None
+
+
+def _international(body: bytes, name: str) -> str:
+    """The text of an iTXt chunk; one that would unpack to more than `MAX_TEXT` is refused, not unpacked."""
+    damaged = PictureError(f"{name}: its provenance is damaged (not text); editkit strip takes it out")
+    rest = body[len(KEYWORD) + 1 :]
+    parts = rest[2:].split(b"\0", 2)
+    if len(rest) < 2 or len(parts) != 3:
+        raise damaged
+    text = parts[2]
+    try:
+        if rest[0] == 1:
+            text = zlib.decompressobj().decompress(text, MAX_TEXT + 1)
+        return text[: MAX_TEXT + 1].decode()
+    except (zlib.error, UnicodeDecodeError):
+        raise damaged from None
+
+
+def stripped(data: bytes, name: str = "the picture") -> bytes:
+    """The bytes of a file without provenance; pixels and all other metadata are byte for byte the same.
+
+    In a PNG the chunk is left out. Elsewhere spaces take its place inside the XMP, which allows them, so that no length
+    or offset in the file changes.
+    """
+    if not data.startswith(PNG_SIGNATURE):
+        return blanked(data)
+    parts = [PNG_SIGNATURE]
+    for kind, body in png_chunks(data, name):
+        if kind in (b"iTXt", b"tEXt", b"zTXt"):
+            if body.startswith(KEYWORD + b"\0"):
+                continue
+            body = without_provenance(body)
+        parts.append(png_chunk(kind, body))
+    return b"".join(parts)
+
+
+def strip(path: str | Path, output: str | Path | None = None, *, force: bool = False) -> bool:
+    """Take the provenance out of a file, in place or into `output`; False where there was none.
+
+    Raises:
+        PictureError: cannot be read or written; the file is then as it was.
+    """
+    from editkit.pictures.files.atomic import save_bytes
+    if str(path) == "-" and output is None:
+        raise PictureError("-: standard input cannot be changed in place; name an output with -o")
+    data, name = read_bytes(path)
+    clean = stripped(data, name)
+    changed = clean != data
+    if output is not None:
+        save_bytes(Path(output), clean, force=force)
+    elif changed:
+        save_bytes(Path(path), clean, force=True)
+    return changed

@@ -1,0 +1,178 @@
+"""Reading pictures from files, standard input, arrays and Pillow images: a `Raster`, or one line of what is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import stat
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from editkit.common.process import SILENCE
+from editkit.common.spec import nearest
+from editkit.errors import PictureError
+from editkit.pictures.files.decoding import from_array, from_image
+from editkit.pictures.files.png import PNG_SIGNATURE
+from editkit.pictures.raster import Pixels, Raster
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 178_956_970
+"""The largest picture that is read, in pixels; a file that claims more is taken for a decompression bomb. Reading takes
+at most some 32 bytes of memory a pixel (16-bit with alpha; 12 for 8-bit RGB), besides the file itself."""
+
+MAX_BYTES = 1 << 30
+"""The largest file that is read, in bytes."""
+
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "AVIF", "HEIF", "BMP", "GIF", "PPM", "JPEG2000")
+"""What may be decoded. Pillow knows more, some of which runs other programs (EPS)."""
+
+READABLE = "PNG, JPEG, WebP, TIFF, AVIF, BMP, GIF, PPM, JPEG 2000; HEIC with pillow-heif installed"
+
+
+def read(source: str | Path | Pixels | Image.Image | BinaryIO) -> Raster:
+    """A picture from a file, "-" for standard input, an open binary file, an array or a Pillow image.
+
+    Arrays are (H, W), (H, W, 1), (H, W, 3) RGB, or with alpha (H, W, 2), (H, W, 4), of uint8 or uint16.
+
+    Raises:
+        PictureError: no such file, no permission, empty, truncated, not a picture, too large.
+    """
+    if isinstance(source, np.ndarray):
+        return from_array(source)
+    if isinstance(source, str | Path):
+        data, name = read_bytes(source)
+        return decode(data, name)
+    from PIL import Image
+
+    if not isinstance(source, Image.Image):
+        name = str(getattr(source, "name", "the open file"))
+        return decode(_bounded(source, name), name)
+    with _one_line("the image", b""):
+        return from_image(source, b"", "the image")
+
+
+def read_bytes(source: str | Path) -> tuple[bytes, str]:
+    """The bytes of a file (or of standard input for "-") and its name for messages."""
+    if str(source) == "-":
+        if sys.stdin.isatty():
+            raise PictureError("-: standard input is a terminal; pipe a picture into it or name a file")
+        return _bounded(sys.stdin.buffer, "standard input"), "standard input"
+    path = Path(source)
+    try:
+        kind = path.stat()
+        if stat.S_ISDIR(kind.st_mode):
+            raise PictureError(f"{path}: is a folder; name a picture file in it")
+        if stat.S_ISCHR(kind.st_mode) or stat.S_ISBLK(kind.st_mode) or stat.S_ISSOCK(kind.st_mode):
+            raise PictureError(f"{path}: is a device, not a picture file")
+        with path.open("rb") as file:
+            return _bounded(file, str(path)), str(path)
+    except FileNotFoundError:
+        raise PictureError(f"{path}: no such file{_nearest(path)}") from None
+    except PermissionError:
+        raise PictureError(f"{path}: no permission to read it (chmod u+r would give it)") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PictureError(f"{path}: cannot be read: {reason}") from None
+
+
+def _bounded(file: BinaryIO, name: str) -> bytes:
+    """All of an open file, or an error for one that is empty or larger than `MAX_BYTES`."""
+    try:
+        data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise PictureError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > MAX_BYTES:
+        raise PictureError(f"{name}: larger than {MAX_BYTES >> 20} MiB, the most that is read; make it smaller first")
+    if not data:
+        raise PictureError(f"{name}: is empty (zero bytes); a picture was expected")
+    return data
+
+
+def _nearest(path: Path) -> str:
+    """A near name in the same folder, for the message."""
+    try:
+        names = os.listdir(path.parent)
+    except OSError:
+        return f"; the folder {path.parent} does not exist either" if not path.parent.exists() else ""
+    by_lower = {name.lower(): name for name in sorted(names)}
+    close = nearest(path.name.lower(), by_lower)
+    return f"; did you mean {path.parent / by_lower[close[0]]}?" if close else ""
+
+
+def decode(data: bytes, name: str) -> Raster:
+    """A picture from the bytes of a file; `name` is for messages."""
+    from PIL import Image
+
+    _register_heif()
+    with _one_line(name, data):
+        image = Image.open(io.BytesIO(data), formats=_known_formats())
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        return from_image(image, data, name)
+
+
+@contextlib.contextmanager
+def _one_line(name: str, data: bytes) -> Iterator[None]:
+    """Whatever a decoder raises as a `PictureError`, and none of its warnings."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with SILENCE, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of what is reported or harmless here
+            yield
+    except PictureError:
+        raise
+    except UnidentifiedImageError:
+        raise PictureError(_unknown(data, name)) from None
+    except Image.DecompressionBombError:
+        raise PictureError(
+            f"{name}: more than {MAX_PIXELS:,} pixels, the most that is read (it may be a decompression bomb); "
+            "make it smaller first"
+        ) from None
+    except MemoryError:
+        raise PictureError(f"{name}: not enough memory for this picture; make it smaller first") from None
+    except Exception as error:
+        # A decoder fed with damaged bytes may raise anything; all of it means the same to the user.
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise PictureError(
+            f"{name}: is damaged or truncated ({reason}); open it in a viewer and save it again, or fetch a whole copy"
+        ) from None
+
+
+def _known_formats() -> list[str]:
+    from PIL import Image
+
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _register_heif() -> None:
+    """Let Pillow read HEIC where pillow-heif is installed."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+
+
+def _unknown(data: bytes, name: str) -> str:
+    """Why nothing could decode this."""
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
+        return f"{name}: HEIC is read where pillow-heif is installed (pip install pillow-heif); or convert it to JPEG"
+    starts = (
+        (PNG_SIGNATURE[:4], "PNG"),
+        (b"\xff\xd8", "JPEG"),
+        (b"RIFF", "WebP"),
+        (b"II*\0", "TIFF"),
+        (b"MM\0*", "TIFF"),
+    )
+    for start, kind in starts:
+        if data.startswith(start):
+            return f"{name}: starts like {kind} but is damaged, truncated or of a kind that is not read"
+    return f"{name}: is not a picture that editkit reads ({READABLE})"

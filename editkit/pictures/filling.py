@@ -1,0 +1,146 @@
+"""What a hole is filled with when nothing is known but its surroundings, and how deep a pixel lies in it."""
+
+from __future__ import annotations
+
+from types import EllipsisType
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from editkit.pictures.picture import Fill
+
+
+def depth_in(unknown: Tensor) -> Tensor:
+    """Distance of each pixel to the nearest known one, in pixels (chessboard); 0 where it is known."""
+    import cv2
+
+    distance = cv2.distanceTransform(unknown.byte().cpu().numpy(), cv2.DIST_C, 3)
+    return torch.from_numpy(distance).to(unknown.device)
+
+CYCLES = 8
+SWEEPS = 4
+"""V-cycles, and Jacobi's sweeps before and after each coarser level of one."""
+
+DAMPING = 0.8
+"""Of Jacobi's sweeps: undamped they leave a checkerboard as it is."""
+
+
+class Normals(Protocol):
+    """What draws noise, as `editkit.diffusion.noise.Stream`."""
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """N(0, 1) of `shape`."""
+        ...
+
+
+def smooth_fill(x0: Tensor, mask: Tensor) -> Tensor:
+    """The known pixels, and in the hole their masked pyramid average (push-pull: Gortler et al. 1996, section
+    3.4).
+
+    Going down, level k holds `sum(w x) / sum(w)` over 2x2 blocks with weight `w = min(1, sum w)`; coming
+    back, a pixel of weight w is `w x + (1 - w) up(coarser)`. Where mask = 0 the result is x0 exactly; what x0
+    holds in the hole has no influence. A picture without known pixels becomes 0.
+    """
+    known = (mask < 0.5).to(x0.dtype)
+    levels = [(x0 * known, known)]
+    while max(levels[-1][0].shape[-2:]) > 1:
+        block = tuple(min(2, n) for n in levels[-1][0].shape[-2:])
+        value, weight = (F.avg_pool2d(z, block, ceil_mode=True) * (block[0] * block[1]) for z in levels[-1])
+        grown = weight.clamp(max=1)
+        levels.append((value / weight.clamp_min(1e-8) * grown, grown))
+    fill = levels[-1][0]
+    for value, weight in reversed(levels[:-1]):
+        up = F.interpolate(fill, size=value.shape[-2:], mode="bilinear", align_corners=False)
+        fill = value + (1 - weight) * up
+    return torch.where(known > 0, x0, fill)
+
+
+def membrane(x0: Tensor, mask: Tensor) -> Tensor:
+    """The known pixels of x0 (b, c, h, w), and where mask (b or 1, 1, h, w) is 1 the harmonic function that they fix:
+
+        x_p = mean of x_q over the four neighbours q of p,
+
+    beyond the picture's border it goes on as it ends. Solved by multigrid (Briggs, Henson & McCormick 2000, "A
+    multigrid tutorial") from `smooth_fill` on: the time follows the number of pixels around the hole. Without known
+    pixels it is 0.
+    """
+    free = (mask >= 0.5).to(x0.dtype)
+    if not bool(free.any()):
+        return x0
+    part = _with_rim(free)
+    image, free = x0[part], free[part]
+    fill = smooth_fill(image, free)
+    for _ in range(CYCLES):
+        fill = fill + _correction((_around(fill) - fill) * free, free)
+    made = x0.clone()
+    made[part] = torch.where(free > 0, fill, image)
+    return made
+
+
+def seamless(image: Tensor, known: Tensor, mask: Tensor) -> Tensor:
+    """`known` (b, c, h, w), and where mask (b or 1, 1, h, w) > 0 `image` with its tones bent to meet it at the rim:
+    image + membrane(known - image), the same Laplacian as `image` (Perez et al. 2003, "Poisson image editing").
+    """
+    hole = (mask > 0).to(image.dtype)
+    return known.where(hole == 0, image + membrane((known - image) * (1.0 - hole), hole))
+
+
+def _with_rim(free: Tensor) -> tuple[EllipsisType, slice, slice]:
+    """The rows and columns of what is marked in (b, 1, h, w), and the pixels next to them."""
+    spans = []
+    for axis in (-1, -2):
+        at = free.flatten(0, 1).amax((0, axis)).nonzero()[:, 0]
+        spans.append(slice(max(int(at[0]) - 1, 0), int(at[-1]) + 2))
+    return (..., spans[0], spans[1])
+
+
+def _correction(residual: Tensor, free: Tensor) -> Tensor:
+    """About the e with e - mean(e) = `residual` where `free` (b or 1, 1, h, w) is 1 and e = 0 elsewhere: a V-cycle."""
+    e = _swept(torch.zeros_like(residual), residual, free)
+    if min(e.shape[-2:]) >= 4:
+        left = (residual - e + _around(e)) * free
+        coarse, inside = (F.avg_pool2d(v, 2, ceil_mode=True) for v in (left, free))
+        # The operator is the Laplacian times -h^2 / 4: on pixels twice as large the same function has four times of it.
+        coarse = _correction(4.0 * coarse, (inside == 1).to(free))
+        finer = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+        e = e + finer[..., : e.shape[-2], : e.shape[-1]] * free
+        e = _swept(e, residual, free)
+    return e
+
+
+def _swept(e: Tensor, residual: Tensor, free: Tensor) -> Tensor:
+    """A few of Jacobi's sweeps, damped."""
+    for _ in range(SWEEPS):
+        e = e + DAMPING * (residual - e + _around(e)) * free
+    return e
+
+
+def _around(x: Tensor) -> Tensor:
+    """The mean of the four neighbours of each pixel; beyond the border the picture goes on as it ends."""
+    padded = F.pad(x, (1,) * 4, mode="replicate")
+    return (padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1] + padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]) / 4
+
+
+def filled(image: Tensor, mask: Tensor, fill: Fill, stream: Normals | None = None) -> Tensor:
+    """`image` (b, c, h, w) with what `fill` says where mask (b or 1, 1, h, w) > 0.
+
+    smooth: a `membrane`. mean: the mean colour of the known pixels. noise: N(0, 1/4) around that, a picture's own
+    spread. original: what lies there.
+    """
+    hole = (mask > 0).to(image.dtype)
+    if fill == "original":
+        return image
+    if fill == "smooth":
+        return membrane(image, hole)
+    known = 1.0 - hole
+    mean = (image * known).sum((-2, -1), keepdim=True) / known.sum((-2, -1), keepdim=True).clamp(min=1.0)
+    if fill == "noise":
+        if stream is None:
+            raise ValueError("a hole is filled with noise from a stream, and there is none")
+        mean = mean + 0.5 * stream.normal(image.shape).to(image)
+    return image.where(hole == 0, mean)

@@ -1,0 +1,219 @@
+"""Masks: white (1) = regenerate, black (0) = keep, between = feathered; everywhere in editkit.
+
+A mask is a file, an array, a Pillow image, or words such as `box:120,80,300,240` (see `shapes.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editkit.errors import PictureError
+from editkit.pictures.picture import Picture
+from editkit.pictures.raster import Pixels, at_depth, largest
+from editkit.pictures.shapes import Mask, ShapeError, as_mask, from_words, is_there, is_words, words
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+COMPRESSION = 16.0 / 255.0
+"""How far from black or white the noise of a JPEG mask may lie; within it, black and white are meant."""
+
+
+def _quiet(message: str) -> None:
+    """Tell nobody."""
+
+
+def read_mask(
+    source: str | Path | NDArray[Any] | Image.Image | BinaryIO,
+    picture: Picture,
+    *,
+    invert: bool = False,
+    notify: Callable[[str], None] = _quiet,
+) -> Mask:
+    """The mask of `picture` from a file, an array, a Pillow image or words (see `shapes.py`).
+
+    Args:
+        source: arrays are (H, W) bool, uint8, uint16, or floats in [0, 1]; also with channels, like a picture.
+        invert: white = keep instead.
+        notify: called with what the user should know: a full mask, one without any white.
+
+    Returns:
+        (H, W) float32 in [0, 1], 1 = regenerate.
+
+    Raises:
+        PictureError: cannot be read; another size than the picture; nothing in it to regenerate.
+    """
+    mask = load(source, picture, notify=notify)
+    name = source if isinstance(source, str) and is_words(source) else _name(source)
+    if invert:
+        mask = as_mask(1.0 - mask)
+    check(mask, name, invert=invert, notify=notify)
+    return mask
+
+
+def load(
+    source: str | Path | NDArray[Any] | Image.Image | BinaryIO,
+    picture: Picture,
+    *,
+    notify: Callable[[str], None] = _quiet,
+) -> Mask:
+    """The mask as `read_mask` reads it, but it may be empty."""
+    if isinstance(source, str) and is_words(source):
+        return from_words(source, picture)
+    if isinstance(source, str) and re.match(r"[a-z]+:", source) and not is_there(source):
+        raise ShapeError(f"mask {source}: is neither a file nor a shape; shapes are {words()}")
+    mask = _from_file(source, notify)
+    if mask.shape != picture.pixels.shape[:2]:
+        raise PictureError(_other_size(_name(source), mask, picture))
+    return mask
+
+
+def _name(source: object) -> str:
+    return f"mask {source}" if isinstance(source, str | Path) else "the mask"
+
+
+def check(mask: Mask, name: str, *, invert: bool = False, notify: Callable[[str], None] = _quiet) -> None:
+    """An empty mask is an error; a full one, and one that is nowhere half white, a notice."""
+    top = float(mask.max())
+    if top == 0.0:
+        hint = (
+            "it is inverted: leave --invert-mask out" if invert else "white is what is regenerated, see --invert-mask"
+        )
+        raise PictureError(f"{name}: is empty, nothing is to be regenerated ({hint})")
+    if mask.min() == 1.0:
+        notify(f"{name}: covers the whole picture; nothing of it is kept")
+    elif top < 0.5:
+        notify(f"{name}: is nowhere brighter than {top:.0%}; white is what is regenerated, grey only partly")
+
+
+def _other_size(name: str, mask: Mask, picture: Picture) -> str:
+    height, width = mask.shape
+    message = f"{name}: is {width}x{height}, the picture is {picture.width}x{picture.height}; "
+    if (height, width) == picture.size and picture.meta.orientation > 4:
+        return (
+            message + "it lies on its side: draw it on the picture as viewers show it, turned by its EXIF orientation"
+        )
+    return message + f"they must be equal: resize the mask to {picture.width}x{picture.height} (without smoothing)"
+
+
+def _from_file(source: str | Path | NDArray[Any] | Image.Image | BinaryIO, notify: Callable[[str], None]) -> Mask:
+    """Brightness of a picture, times its alpha where that varies."""
+    if isinstance(source, np.ndarray) and (source.dtype == np.bool_ or np.issubdtype(source.dtype, np.floating)):
+        return _from_numbers(source)
+    picture = Picture.read(source)
+    for notice in picture.meta.notices:
+        notify(notice)
+    top = float(largest(picture.pixels.dtype))
+    # whole numbers first: an equal grey stays what it is, so that white is exactly 1
+    red, green, blue = (picture.pixels[..., k] for k in range(3))
+    grey = red * np.int32(299) + green * np.int32(587) + blue * np.int32(114)
+    mask = grey / (1000.0 * top)
+    if picture.alpha is not None and (picture.alpha != picture.alpha.flat[0]).any():
+        mask = mask * (picture.alpha / top)
+    if not picture.meta.lossless and picture.meta.format is not None:
+        # without this every pixel that the compression's ringing touched would be regenerated, not kept
+        mask = np.where(mask < COMPRESSION, 0.0, np.where(mask > 1.0 - COMPRESSION, 1.0, mask))
+    return as_mask(mask)
+
+
+def _from_numbers(array: NDArray[Any]) -> Mask:
+    """Booleans and floats."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim != 2 or not array.size:
+        raise PictureError(f"a mask array must be (height, width), got {array.shape}")
+    mask = array.astype(np.float32)
+    if not (np.isfinite(mask).all() and mask.min() >= 0.0 and mask.max() <= 1.0):
+        raise PictureError(
+            f"a mask of floats must lie in [0, 1], got {mask.min():g} to {mask.max():g}; divide it by its largest value"
+        )
+    return mask
+
+
+# ------------------------------------------------------------------------------------------------------ operations
+
+
+def threshold(mask: Mask, level: float = 0.5) -> Mask:
+    """1 where the mask is at least `level`, else 0."""
+    return as_mask(mask >= level)
+
+
+def grow(mask: Mask, pixels: int) -> Mask:
+    """The mask widened by `pixels` in every direction (a disc): out(p) = max of the mask within that distance.
+
+    `grow(mask, 0)` is the mask. For a mask of 0 and 1 the disc is exact; a soft one grows by small discs, one after
+    another.
+    """
+    if pixels < 0:
+        raise PictureError(f"a mask grows by 0 or more pixels, got {pixels}")
+    if pixels == 0 or not mask.any():
+        return mask.copy()
+    import cv2
+
+    if np.isin(mask, (0.0, 1.0)).all():
+        # the distance to the nearest 1; a large ellipse as a kernel would cost its area for every pixel
+        distance = cv2.distanceTransform((mask == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        return as_mask(distance <= pixels)
+    grown = np.ascontiguousarray(mask, dtype=np.float32)
+    while pixels > 0:
+        step = min(pixels, 8)
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * step + 1, 2 * step + 1))
+        grown = np.asarray(cv2.dilate(grown, kernel), dtype=np.float32)
+        pixels -= step
+    return grown
+
+
+def feather_inside(mask: Mask, pixels: int) -> Mask:
+    """The mask with a soft edge of `pixels` that lies inside it: what was 0 stays exactly 0.
+
+    With d(p) the distance of a pixel's centre to the edge and R(p) the radius of the largest disc inside the mask that
+    holds p, the result is mask * min(1, d / min(pixels, R / 2)): at least the inner half of any stroke, however thin,
+    keeps its full value. The picture's own border is no edge. `feather_inside(mask, 0)` is the mask.
+    """
+    if pixels < 0:
+        raise PictureError(f"a feather is 0 or more pixels wide, got {pixels}")
+    inside = mask > 0
+    if pixels == 0 or inside.all() or not inside.any():
+        return mask.copy()
+    import cv2
+
+    def distance(where: NDArray[np.bool_]) -> NDArray[np.float32]:
+        return np.asarray(cv2.distanceTransform(where.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE))
+
+    depth = distance(inside)
+    radius = depth.copy()
+    level = 1.0
+    while level < 2 * pixels:  # beyond that R / 2 exceeds `pixels`
+        level = max(level + 1.0, 1.25 * level)
+        centres = depth >= level
+        if not centres.any():
+            break
+        reached = distance(~centres) < level
+        radius[reached] = np.maximum(radius[reached], level)
+    # a pixel's centre lies half a pixel nearer to the edge than to the centre of the next pixel
+    width = np.minimum(pixels, np.maximum(radius - 0.5, 0.5) / 2.0)
+    ramp = np.clip((depth - 0.5) / width, 0.0, 1.0)
+    return as_mask(mask * ramp)
+
+
+def overlay(picture: Picture, mask: Mask) -> Pixels:
+    """(H, W, 3) uint8: the picture with what is to be regenerated in red, and the mask's edge in white."""
+    pixels = at_depth(picture.pixels, np.uint8).astype(np.float32)
+    weight = 0.6 * mask[..., None]
+    tinted = pixels * (1.0 - weight) + np.array([255.0, 0.0, 0.0], dtype=np.float32) * weight
+    inside = mask > 0
+    edge = inside & ~_eroded(inside)
+    tinted[edge] = 255.0
+    return np.asarray(np.rint(tinted), dtype=np.uint8)
+
+
+def _eroded(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels whose four neighbours are inside as well; what lies outside the picture counts as inside."""
+    padded = np.pad(inside, 1, constant_values=True)
+    return padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]

@@ -1,0 +1,134 @@
+"""Pictures in memory: pixels with what of them is to be made again.
+
+Orientation is applied when a file is read, so that width, height, masks and coordinates mean what the user sees.
+Reading and writing are in `editkit.pictures.files`; no torch is imported before a tensor is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editkit.errors import PictureError
+from editkit.pictures.raster import Pixels, Raster, at_depth, largest
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from editkit.pictures.files.provenance import Provenance
+    from editkit.pictures.files.writing import Written
+
+Fill = Literal["smooth", "noise", "mean", "original"]
+"""What lies in a hole to begin with: see `editkit.pictures.filling.filled`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture(Raster):
+    """A picture in memory, upright and RGB: a `Raster`, and what of it is to be made again.
+
+    Args:
+        mask: (H, W) float32 in [0, 1], 1 = regenerate; None: everything may change.
+        fill: what lies under the mask where something must; None: as the model and the start have it.
+
+    Raises:
+        PictureError: shapes or types that do not fit together.
+    """
+
+    mask: NDArray[np.float32] | None = None
+    fill: Fill | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask is not None and self.mask.shape != self.pixels.shape[:2]:
+            raise PictureError(f"the mask must be {self.pixels.shape[:2]} like the pixels, got {self.mask.shape}")
+
+    @classmethod
+    def read(cls, source: str | Path | Pixels | Image.Image | BinaryIO | Picture) -> Picture:
+        """A picture from a file, "-" (standard input), an open binary file, an array or a Pillow image.
+
+        A `Picture` is given back as it is.
+
+        Raises:
+            PictureError: what was wrong with it, in one line.
+        """
+        from editkit.pictures.files.reading import read
+
+        if isinstance(source, Picture):
+            return source
+        raster = read(source)
+        return cls(raster.pixels, raster.alpha, raster.meta)
+
+    def with_mask(self, mask: NDArray[Any] | None, fill: Fill | None = None) -> Picture:
+        """This picture with `mask`, (H, W) in [0, 1], 1 = regenerate, and what lies there to begin with."""
+        return replace(self, mask=None if mask is None else np.asarray(mask, dtype=np.float32), fill=fill)
+
+    def with_pixels(self, pixels: Pixels) -> Picture:
+        """This picture with other `pixels`, of any size and of either depth.
+
+        Alpha follows: resized where the size is another. The mask stays only where the size does.
+        """
+        alpha = None if self.alpha is None else at_depth(self.alpha, pixels.dtype)
+        if pixels.shape[:2] == self.pixels.shape[:2]:
+            return replace(self, pixels=pixels, alpha=alpha)
+        if alpha is not None:
+            alpha = _resize(alpha, int(pixels.shape[1]), int(pixels.shape[0]))
+        return replace(self, pixels=pixels, alpha=alpha, mask=None)
+
+    def resized(self, width: int, height: int) -> Picture:
+        """This picture at another size, bicubic; alpha follows, the mask is left out."""
+        channels = [_resize(self.pixels[..., k], width, height) for k in range(3)]
+        return self.with_pixels(np.stack(channels, axis=-1))
+
+    def with_alpha(self, alpha: NDArray[Any] | None) -> Picture:
+        """This picture with another alpha, (H, W) of the pixels' dtype; None: opaque."""
+        return replace(self, alpha=alpha)
+
+    def opaque_where(self, mask: NDArray[Any]) -> Picture:
+        """This picture with alpha raised to at least `mask`: what was filled in is to be seen.
+
+        A picture that is opaque everywhere afterwards has no alpha left.
+        """
+        if self.alpha is None:
+            return self
+        top = largest(self.alpha.dtype)
+        alpha = np.maximum(self.alpha, np.rint(np.clip(mask, 0.0, 1.0) * float(top)).astype(self.alpha.dtype))
+        return replace(self, alpha=None if (alpha == top).all() else alpha)
+
+    def write(
+        self,
+        path: str | Path,
+        *,
+        force: bool = False,
+        provenance: Provenance | None = None,
+        quality: int | None = None,
+        format: str | None = None,
+        on_notice: Callable[[str], None] | None = None,
+    ) -> Written:
+        """Write this picture whole or not at all; see `editkit.pictures.files.writing.write`."""
+        from editkit.pictures.files.writing import write
+
+        return write(
+            self,
+            path,
+            mask=self.mask,
+            force=force,
+            text=None if provenance is None else provenance.to_text(),
+            quality=quality,
+            format=format,
+            on_notice=on_notice,
+        )
+
+
+def _resize(values: NDArray[Any], width: int, height: int) -> NDArray[Any]:
+    """One channel at another size, bicubic, of the same dtype."""
+    from PIL import Image
+
+    image = Image.fromarray(values.astype(np.float32))
+    resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    rounded: NDArray[Any] = np.rint(np.clip(resized, 0.0, largest(values.dtype))).astype(values.dtype)
+    return rounded

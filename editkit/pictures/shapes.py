@@ -1,0 +1,276 @@
+"""Masks in words: boxes, ellipses, polygons, colours, borders, and the photograph's own transparency::
+
+    box:x0,y0,x1,y1        from pixel x0, y0 up to and without x1, y1; also in per cent: box:10%,10%,50%,50%
+    ellipse:x0,y0,x1,y1    the ellipse in that box
+    polygon:x0,y0,x1,y1,x2,y2 ...
+    color:#rrggbb~20       pixels whose channels all lie within 20 of 255 of that colour (16 where no ~ is given)
+    border:N               the outermost N pixels
+    alpha                  where the photograph is transparent
+
+joined by `+` (also) and `-` (but not): `box:0,0,90,90-ellipse:10,10,40,40+border:8`. A pixel belongs to a shape when
+its centre does. Further words come in through entry points (group `editkit.pictures.masks`), each a `Shape`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editkit.common.entries import Group, Listed
+from editkit.errors import PictureError, PluginError
+from editkit.pictures.picture import Picture
+from editkit.pictures.raster import largest
+
+Mask = NDArray[np.float32]
+"""(H, W) in [0, 1], 1 = regenerate."""
+
+TOLERANCE = 16.0
+"""Of `color:` where none is given, in levels of 255."""
+
+GROUP = "editkit.masks"
+MASKS = Group(GROUP, "mask", "editkit plugins")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A word that draws a mask: what an entry point of the group points to.
+
+    Args:
+        name: its word, the name of the entry point.
+        form: how it is written, as `box:x0,y0,x1,y1`, for messages.
+        draw: (picture, what stands behind the colon, "" for nothing) -> (H, W) in [0, 1], 1 = regenerate. Raises
+            ShapeError where the words make no sense.
+        summary: a line for `editkit plugins`.
+        example: what may stand behind the colon for a picture of 64x48, for the contract's checks.
+        api: the version of this protocol.
+    """
+
+    name: str
+    form: str
+    draw: Callable[[Picture, str], Mask]
+    summary: str = ""
+    example: str = ""
+    api: int = 1
+
+
+def load(name: str) -> Shape:
+    """The shape called `name`.
+
+    Raises:
+        UsageError: there is none (the nearest is named).
+        PluginError: it does not import, or is no `Shape`.
+    """
+    return cast(Shape, MASKS.fitting(MASKS.load(name), name, ("name", "form", "draw", "summary")))
+
+
+def listed() -> list[Listed[Shape]]:
+    """Every installed one, the broken ones with their reason."""
+    return MASKS.listed(load)
+
+
+def words() -> str:
+    """The installed words, for messages."""
+    return f"{' '.join(f'{name}:' for name in MASKS.names())}, joined by + or -"
+
+
+class ShapeError(PictureError):
+    """Words that make no shape: wrong usage."""
+
+    exit_code = 2
+
+
+def as_mask(values: NDArray[Any]) -> Mask:
+    """`values` as float32."""
+    return np.asarray(values, dtype=np.float32)
+
+
+def is_words(source: str) -> bool:
+    """True for words, unless a file has that very name."""
+    return re.match(rf"{_any_word()}(?::|$|[+-])", source) is not None and not is_there(source)
+
+
+def _any_word() -> str:
+    """An expression for the installed words."""
+    return f"(?:{'|'.join(re.escape(name) for name in MASKS.names())})"
+
+
+def is_there(path: str) -> bool:
+    """A file of this name; words may be longer than any file's name."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def from_words(words: str, picture: Picture) -> Mask:
+    """A mask from words, (H, W) of 0 and 1 (`alpha` may lie between).
+
+    `+` is the union, max(a, b); `-` the difference, min(a, 1 - b); from left to right.
+    """
+    parts = re.split(rf"([+-])(?={_any_word()}(?::|$|[+-]))", words)
+    mask = _word(parts[0], picture)
+    for sign, part in zip(parts[1::2], parts[2::2], strict=True):
+        other = _word(part, picture)
+        mask = np.maximum(mask, other) if sign == "+" else np.minimum(mask, 1.0 - other)
+    return as_mask(mask)
+
+
+def _word(text: str, picture: Picture) -> Mask:
+    """What one word draws.
+
+    Raises:
+        ShapeError: there is no such word, or its numbers make no sense.
+        PluginError: a stranger's word that draws no mask of the picture's size.
+    """
+    name, _, values = text.partition(":")
+    if name not in MASKS.names():
+        raise ShapeError(f"{text!r}: is not a shape; use {words()}")
+    mask = load(name).draw(picture, values)
+    size = (picture.height, picture.width)
+    fits = isinstance(mask, np.ndarray) and mask.shape == size and bool(np.isfinite(mask).all())
+    if not fits or mask.min() < 0.0 or mask.max() > 1.0:
+        raise PluginError(f"mask {name}: drew something that is no mask; (height, width) {size} in [0, 1] is needed")
+    return as_mask(mask)
+
+
+def _numbers(kind: str, values: str, picture: Picture, count: int | None) -> list[float]:
+    """Coordinates in pixels: x, y, x, y ...; with % of the width or height."""
+    text = f"{kind}:{values}"
+    numbers = []
+    for index, value in enumerate(values.split(",")):
+        extent = picture.height if index % 2 else picture.width
+        try:
+            stripped = value.strip()
+            number = float(stripped[:-1]) * extent / 100.0 if stripped.endswith("%") else float(stripped)
+        except ValueError:
+            number = np.nan
+        if not np.isfinite(number):
+            raise ShapeError(f"{text!r}: {value.strip()!r} is not a number; write {kind}:x,y,x,y")
+        numbers.append(number)
+    if count is not None and len(numbers) != count:
+        raise ShapeError(f"{text!r}: {count} numbers x0,y0,x1,y1 are needed, got {len(numbers)}")
+    if count is None and (len(numbers) < 6 or len(numbers) % 2):
+        raise ShapeError(f"{text!r}: a polygon needs x,y of three points or more, got {len(numbers)} numbers")
+    return numbers
+
+
+def _colour(values: str) -> tuple[tuple[int, int, int], float]:
+    text = f"color:{values}"
+    found = re.fullmatch(r"#?([0-9a-fA-F]{6})(?:~(\d+(?:\.\d+)?))?", values.strip())
+    if not found:
+        raise ShapeError(
+            f"{text!r}: write color:#rrggbb or color:#rrggbb~tolerance (0 to 255), such as color:#00ff00~20"
+        )
+    red, green, blue = bytes.fromhex(found[1])
+    return (red, green, blue), float(found[2] or TOLERANCE)
+
+
+def _whole(values: str) -> int:
+    text = f"border:{values}"
+    if not re.fullmatch(r"0*[1-9]\d{0,8}", values.strip()):
+        raise ShapeError(f"{text!r}: write border:N with N pixels, 1 or more")
+    return int(values)
+
+
+def box(picture: Picture, x0: float, y0: float, x1: float, y1: float) -> Mask:
+    """1 where x0 <= x + 1/2 < x1 and y0 <= y + 1/2 < y1."""
+    _lies_inside("box", picture, x0, y0, x1, y1)
+    x, y = _centres(picture)
+    return as_mask((x >= x0) & (x < x1) & (y >= y0) & (y < y1))
+
+
+def ellipse(picture: Picture, x0: float, y0: float, x1: float, y1: float) -> Mask:
+    """1 inside the ellipse that touches the four sides of that box."""
+    _lies_inside("ellipse", picture, x0, y0, x1, y1)
+    x, y = _centres(picture)
+    along, down = (2.0 * x - x0 - x1) / (x1 - x0), (2.0 * y - y0 - y1) / (y1 - y0)
+    return as_mask(along**2 + down**2 <= 1.0)
+
+
+def polygon(picture: Picture, points: list[float]) -> Mask:
+    """1 inside the polygon x0, y0, x1, y1 ... (even-odd rule: a polygon that crosses itself has holes)."""
+    xs, ys = np.array(points[0::2]), np.array(points[1::2])
+    _lies_inside("polygon", picture, xs.min(), ys.min(), xs.max(), ys.max())
+    # each edge toggles, in every row it crosses, all pixels to the right of the crossing
+    toggles = np.zeros((picture.height, picture.width + 1), dtype=np.int32)
+    rows = np.arange(picture.height) + 0.5
+    for xa, ya, xb, yb in zip(xs, ys, np.roll(xs, -1), np.roll(ys, -1), strict=True):
+        crossed = (rows >= min(ya, yb)) & (rows < max(ya, yb))
+        where = rows[crossed]
+        at = xa + (where - ya) * (xb - xa) / (yb - ya) if where.size else where
+        columns = np.clip(np.ceil(at - 0.5), 0, picture.width).astype(int)
+        np.add.at(toggles, (np.flatnonzero(crossed), columns), 1)
+    return as_mask(toggles.cumsum(axis=1)[:, :-1] % 2)
+
+
+def color(picture: Picture, rgb: tuple[int, int, int], tolerance: float = TOLERANCE) -> Mask:
+    """1 where every channel is within `tolerance` (of 255) of `rgb`."""
+    scale = largest(picture.pixels.dtype) / 255.0
+    wanted = np.array(rgb, dtype=np.float32) * scale
+    near = np.abs(picture.pixels.astype(np.float32) - wanted).max(axis=2) <= tolerance * scale
+    return as_mask(near)
+
+
+def border(picture: Picture, pixels: int) -> Mask:
+    """1 in the outermost `pixels` rows and columns."""
+    mask = np.ones((picture.height, picture.width), dtype=np.float32)
+    mask[pixels : picture.height - pixels, pixels : picture.width - pixels] = 0.0
+    if 2 * pixels >= min(picture.size):
+        mask[:] = 1.0
+    return mask
+
+
+def transparent(picture: Picture) -> Mask:
+    """1 - alpha: what is transparent in the photograph is regenerated."""
+    if picture.alpha is None:
+        raise PictureError("alpha: the picture has no transparency; give a mask file or box:x0,y0,x1,y1")
+    return as_mask(1.0 - picture.alpha / float(largest(picture.alpha.dtype)))
+
+
+def _centres(picture: Picture) -> tuple[NDArray[Any], NDArray[Any]]:
+    """x (1, W) and y (H, 1) of the pixels' centres."""
+    return np.arange(picture.width)[None, :] + 0.5, np.arange(picture.height)[:, None] + 0.5
+
+
+def _lies_inside(kind: str, picture: Picture, x0: float, y0: float, x1: float, y1: float) -> None:
+    got = f"{kind}:{x0:g},{y0:g},{x1:g},{y1:g}"
+    if x1 <= x0 or y1 <= y0:
+        raise ShapeError(f"{got}: has no area; x1 must lie right of x0, and y1 below y0")
+    if x0 >= picture.width or y0 >= picture.height or x1 <= 0 or y1 <= 0:
+        raise ShapeError(f"{got}: lies outside the picture of {picture.width}x{picture.height}")
+
+
+def _alpha(picture: Picture, values: str) -> Mask:
+    if values:
+        raise ShapeError(f"'alpha:{values}': alpha takes nothing behind a colon")
+    return transparent(picture)
+
+
+BOX = Shape(
+    "box", "box:x0,y0,x1,y1", lambda picture, values: box(picture, *_numbers("box", values, picture, 4)),
+    "From pixel x0, y0 up to x1, y1; also in per cent.", "10,10,40,30",
+)  # fmt: skip
+ELLIPSE = Shape(
+    "ellipse", "ellipse:x0,y0,x1,y1",
+    lambda picture, values: ellipse(picture, *_numbers("ellipse", values, picture, 4)), "The ellipse in that box.",
+    "10,10,40,30",
+)  # fmt: skip
+POLYGON = Shape(
+    "polygon", "polygon:x0,y0,x1,y1,x2,y2...",
+    lambda picture, values: polygon(picture, _numbers("polygon", values, picture, None)), "Three points or more.",
+    "5,5,40,8,20,40",
+)  # fmt: skip
+COLOR = Shape(
+    "color", "color:#rrggbb~tolerance", lambda picture, values: color(picture, *_colour(values)),
+    "Pixels of about this colour.", "#808080~255",
+)  # fmt: skip
+BORDER = Shape(
+    "border", "border:N", lambda picture, values: border(picture, _whole(values)), "The outermost N pixels.", "4",
+)  # fmt: skip
+ALPHA = Shape("alpha", "alpha", _alpha, "Where the photograph is transparent.")

@@ -1,0 +1,88 @@
+"""Chains: `with` puts plugins into one reverse process, `then` starts another on its result.
+
+In Python `&` is with and `|` is then; `&` binds tighter, as it must. What a chain means on a picture is settled in
+`editkit.editing.settle`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from editkit.errors import ChainError
+from editkit.plugin.declaration import Declaration
+from editkit.plugin.options import Options
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Declarations that act in one reverse process, in the order they were written, and the options set for it.
+
+    `inherited`: those of the options that are as an earlier stage has them.
+    """
+
+    plugins: tuple[Declaration, ...]
+    options: Options = field(default_factory=Options)
+    inherited: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One or more stages. Options that a stage leaves unset are those of the stage before it."""
+
+    stages: tuple[Stage, ...]
+
+    @classmethod
+    def of(cls, edits: Edits) -> Chain:
+        """A chain from a chain, a plugin, a list of plugins (with), or a list of such lists (then).
+
+        Raises:
+            ChainError: nothing to do, or something that is no plugin.
+        """
+        if isinstance(edits, Chain):
+            return edits
+        if isinstance(edits, Declaration):
+            return cls((Stage((edits,)),))
+        stages = [[e] if isinstance(e, Declaration) else e for e in edits]
+        if stages and all(isinstance(e, Declaration) for e in edits):
+            stages = [[e for e in edits if isinstance(e, Declaration)]]
+        for part in stages:
+            for plugin in part if isinstance(part, Iterable) else [part]:
+                if not isinstance(plugin, Declaration):
+                    raise ChainError(f"{plugin!r} is no plugin; a chain is made of declarations such as Inpaint(...)")
+        if not stages or not all(stages):
+            raise ChainError("a chain needs at least one plugin in every stage")
+        return cls(tuple(Stage(tuple(part)) for part in stages))
+
+    def __and__(self, other: Declaration | Chain) -> Chain:
+        """`with`: the plugins of `other` join the last stage."""
+        added = Chain.of(other)
+        if len(added.stages) != 1:
+            raise ChainError("`&` (with) joins plugins of one process; its right side has a `|` (then) in it")
+        last = self.stages[-1]
+        options = last.options.merged(added.stages[0].options)
+        return Chain((*self.stages[:-1], Stage((*last.plugins, *added.stages[0].plugins), options)))
+
+    def __or__(self, other: Declaration | Chain) -> Chain:
+        """`then`: the stages of `other` go on with the result."""
+        return Chain((*self.stages, *Chain.of(other).stages))
+
+    def using(self, **options: Any) -> Chain:
+        """With `options` set for the last stage, and for those that are added after it."""
+        last = self.stages[-1]
+        return Chain((*self.stages[:-1], replace(last, options=last.options.merged(Options(**options)))))
+
+    def inherited(self) -> Chain:
+        """With every stage's options filled from the stage before it."""
+        stages, options = [], Options()
+        for stage in self.stages:
+            merged = options.merged(stage.options)
+            before = {name for name in options.model_fields_set if getattr(merged, name) == getattr(options, name)}
+            stages.append(replace(stage, options=merged, inherited=frozenset(before)))
+            options = merged
+        return Chain(tuple(stages))
+
+
+Edits = Chain | Declaration | Sequence[Declaration] | Sequence[Sequence[Declaration]]
+"""What `edit` and `sample` take as their plugins."""

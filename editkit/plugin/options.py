@@ -1,0 +1,69 @@
+"""The options of a run: what every edit command takes besides its plugins' own parameters."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from editkit.diffusion.schedule import Spacing
+from editkit.plugin.params import Metavar
+
+
+class Options(BaseModel):
+    """How a stage is run. Frozen; unset values are the model's own. Inherited by the stages after it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(
+        "auto",
+        description="An embedded one, a folder, .safetensors or hub id (OWNER/NAME@REVISION:VARIANT); auto: embedded.",
+    )
+    lora: tuple[Annotated[str, Metavar("FILE[:WEIGHT]")], ...] = Field(
+        (), description="A LoRA (.safetensors) for the model, with its weight; several: give it again."
+    )
+    refiner: str | None = Field(
+        None, description="MODEL[:START]: a refiner that takes over at this fraction of the process (0.8)."
+    )
+    prompt: str | None = Field(None, description="What the result should show (models that take text).")
+    negative: str | None = Field(None, description="What it should not show.")
+    guidance_scale: float | None = Field(None, ge=0.0, description="Strength of classifier-free guidance.")
+    steps: int | None = Field(None, ge=1, le=10_000, description="Noise levels of the process; default: the model's.")
+    sampler: str | None = Field(
+        None, description="ddpm, ddim, euler, heun, dpm++2m, unipc, lcm ...; with parameters as ddim:eta=1."
+    )
+    estimate: Literal["sample", "mean"] = Field(
+        "sample", description="One sample, or the mean of several: nearer to the truth on average, and smoother."
+    )
+    samples: int = Field(8, ge=1, le=1000, description="How many the mean is taken of, with seeds from --seed on.")
+    tries: int = Field(
+        1, ge=1, le=100, description="Starts at the coarsest size; the one that fits what is known best goes on."
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Same seed, same machine: the same bytes.")
+    device: str = Field("auto", description="cpu, cuda, mps; auto: the fastest there is.")
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="Number format of the network.")
+    canvas: Literal["auto", "crop", "full"] = Field(
+        "auto", description="Work on a crop around the mask, or on the full picture; auto: crop where there is a mask."
+    )
+    crop_padding: int | None = Field(
+        None, ge=0, le=10_000, description="Crop to the mask and so many pixels around, enlarged to the model's size."
+    )
+    spacing: Spacing = Field("auto", description="How the noise levels are laid; auto: the model's configuration.")
+    noise: Literal["streams", "diffusers"] = Field(
+        "streams", description="A noise stream for each plugin, or one generator in the order of diffusers' pipelines."
+    )
+    compile: bool = Field(False, description="Compile the network: slow to start, faster steps (torch.compile).")
+    offload: Literal["none", "model", "sequential"] = Field(
+        "none", description="On a GPU: keep networks in main memory while they rest; sequential: layer by layer."
+    )
+    offline: bool = Field(False, description="Open no socket.")
+    allow_code: bool = Field(False, description="Allow parameters that name Python code to import.")
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the samples that a stage is made of."""
+        return range(self.seed, self.seed + (self.samples if self.estimate == "mean" else 1))
+
+    def merged(self, later: Options) -> Options:
+        """These options with those that `later` sets itself."""
+        return self.model_copy(update=later.model_dump(exclude_unset=True))
