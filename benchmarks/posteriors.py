@@ -24,7 +24,7 @@ from inverse import SIZE, STD, D, correlated, errors, matrix, mean, moments, obs
 from editkit import sample
 from editkit.models import Gaussian, GaussianMixture
 from editkit_plugins.restoring.degradations import Linear
-from editkit_plugins.restoring.solver import Inverse
+from editkit_plugins.restoring.solving import Inverse
 
 SAMPLER = "dpm++2m"
 METHODS = ("ddnm", "ddrm", "diffpir", "pigdm", "pigdm, C given")

@@ -12,7 +12,7 @@ from editkit import sample
 from editkit.models import Gaussian
 from editkit_plugins.restoring import kernels
 from editkit_plugins.restoring.degradations import Blur, Degradation, Grey, Linear, Mask, average, bicubic
-from editkit_plugins.restoring.solver import Inverse
+from editkit_plugins.restoring.solving import Inverse
 
 SIZE = (3, 4, 4)
 """A picture of 48 values."""

@@ -12,7 +12,7 @@ from editkit.diffusion.schedule import VE, Flow
 from editkit.errors import ChainError
 from editkit.models import Gaussian
 from editkit_plugins.restoring.degradations import Quantise
-from editkit_plugins.restoring.solver import Inverse
+from editkit_plugins.restoring.solving import Inverse
 
 OPERATORS = operators()
 ISOTROPIC = STD**2 * torch.eye(D)

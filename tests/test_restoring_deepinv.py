@@ -19,7 +19,7 @@ from editkit.diffusion.schedule import Grid, Level, Levels
 from editkit.models import Gaussian
 from editkit_plugins.restoring.degradations import Blur, Mask
 from editkit_plugins.restoring.kernels import gaussian
-from editkit_plugins.restoring.solver import Inverse
+from editkit_plugins.restoring.solving import Inverse
 
 deepinv = pytest.importorskip("deepinv")
 SIZE = (3, 8, 8)

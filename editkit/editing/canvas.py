@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from editkit.diffusion.capability import capability, changed
-from editkit.diffusion.model import Enlarges, Example, Model, Pass, TakesExamples
+from editkit.diffusion.model import Enlarges, Example, Model, ModelInfo, Pass, TakesExamples
 from editkit.editing.passes import OVERLAP
-from editkit.pictures.picture import Picture
+from editkit.pictures.picture import Fill, Picture
 from editkit.pictures.resizing import lanczos, pad, resize, resize_mask, shrink
 from editkit.pictures.tensors import to_unit
 from editkit.plugin.step import Inputs
@@ -57,22 +57,31 @@ def inputs(
         return pad(resize(whole, at.height, at.width), multiple)
 
     original = to_unit(picture.pixels[rows, columns]).to(device)
-    shown = pad(resize(original, at.height, at.width), multiple)
-    mask = mask_shown = None
+    mask = None
     if picture.mask is not None:
         mask = torch.from_numpy(picture.mask[rows, columns].copy())[None, None].to(device)
-        if at.height * at.width > box.area:
-            shown, mask_shown = (pad(lanczos(values, at.height, at.width), multiple) for values in (original, mask))
-        elif model.info.own_picture and (at.height, at.width) != (box.height, box.width):
-            known, mask_shown = shrink(original, mask, at.height, at.width)
-            shown = shown.where(mask_shown > 0, known) if picture.fill == "original" else known
-        else:
-            mask_shown = pad(resize_mask(mask, at.height, at.width), multiple)
+    shown, mask_shown = _shown(original, mask, at, model.info, picture.fill)
     return Inputs(
         model=model.attach(shown, mask_shown), picture=shown, mask=mask_shown, original=original, original_mask=mask,
         stream=stream, place=place, convention=convention, whole=picture.pixels, source=source.pixels,
         fill=None if mask is None else picture.fill,
     )  # fmt: skip
+
+
+def _shown(
+    original: Tensor, mask: Tensor | None, at: Pass, info: ModelInfo, fill: Fill | None
+) -> tuple[Tensor, Tensor | None]:
+    """The box's pixels and mask at the size of pass `at`, padded to the model's multiple."""
+    size = (at.height, at.width)
+    shown = pad(resize(original, *size), info.multiple)
+    if mask is None:
+        return shown, None
+    if at.height * at.width > at.box.area:
+        return pad(lanczos(original, *size), info.multiple), pad(lanczos(mask, *size), info.multiple)
+    if info.own_picture and size != (at.box.height, at.box.width):
+        known, small_mask = shrink(original, mask, *size)
+        return (shown.where(small_mask > 0, known) if fill == "original" else known), small_mask
+    return shown, pad(resize_mask(mask, *size), info.multiple)
 
 
 def example(other: Picture, at: Pass, before: Pass | None, device: torch.device) -> Example:

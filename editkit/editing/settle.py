@@ -201,15 +201,8 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     _check_words(stage, info)
     plugins = arrange(stage, info, has_picture=True)
     source = picture
-    examples: list[Picture] = []
+    examples = _examples(plugins, picture, info)
     for plugin in plugins:
-        given = called(plugin, "examples", plugin.examples, source)
-        if given and "examples" not in info.takes:
-            raise ChainError(
-                f"{plugin.name} gives other pictures to learn from, and {info.name} ({info.family}) learns from none; "
-                f"use --model patches"
-            )
-        examples += given
         picture = _opened(plugin, picture, notify)
     if unasked and info.own_picture and not examples and picture.mask is not None and bool(picture.mask.all()):
         notify(f"nothing is left that {info.name} could learn from; pocket, a small network, fills the picture")
@@ -233,6 +226,24 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     if options.tries > 1 and len(planned) == len(found):
         notify(f"--tries {options.tries} has nothing to choose between: nothing is invented beside known pixels")
     return StagePlan(info, options, spec, plugins, picture, planned, source, tuple(examples))
+
+
+def _examples(plugins: Sequence[Plugin], picture: Picture, info: ModelInfo) -> list[Picture]:
+    """The other pictures that plugins give to learn from.
+
+    Raises:
+        ChainError: the model learns from none.
+    """
+    found: list[Picture] = []
+    for plugin in plugins:
+        given = called(plugin, "examples", plugin.examples, picture)
+        if given and "examples" not in info.takes:
+            raise ChainError(
+                f"{plugin.name} gives other pictures to learn from, and {info.name} ({info.family}) learns from none; "
+                f"use --model patches"
+            )
+        found += given
+    return found
 
 
 def _opened(plugin: Plugin, picture: Picture, notify: Notify) -> Picture:

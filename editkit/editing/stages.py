@@ -127,6 +127,7 @@ def _check_hand_over(settled: StagePlan, handed: Left) -> None:
             raise ChainError(f"{names} ends at noise, of which there is no mean; leave --estimate mean out")
 
 
+# long: a generator that yields every step of every pass; what goes from one pass to the next is seen in one place
 def _sample(
     settled: StagePlan, lease: Lease, number: int, stages: int, draw: int, seed: int, notify: Notify, handed: Left
 ) -> Generator[Update, None, tuple[dict[Box, tuple[Tensor, Process]], Left]]:

@@ -10,6 +10,7 @@ import torch
 
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.convention import CONVENTIONS
+from editkit.diffusion.model import ModelInfo
 from editkit.diffusion.noise import Noise, Stream
 from editkit.diffusion.plan import Plan
 from editkit.diffusion.samplers import Sampler, make_sampler
@@ -48,22 +49,13 @@ def prepare(
     levels = model.schedule.levels(plan.steps, spacing, sampler.grid)
     for plugin in plugins:
         levels = called(plugin, "levels", plugin.levels, levels, inputs)
-    if handed is not None and tuple(handed.x.shape) != shape:
-        raise ChainError(
-            f"the stage before leaves a state of {tuple(handed.x.shape)} ({handed.family}), and {model.info.name} "
-            f"({model.info.family}) works on {shape}; both need one space: the same model family and size"
-        )
+    _check_space(handed, model.info, shape)
     run = Run(
         model=model, levels=levels, plan=plan, inputs=inputs, options=options, noise=noise,
         stream=noise.stream("start"), device=device, shape=shape, stage=stage, notify=notify,
         opening=Opening(noise.stream("start"), shape, device), convention=convention, lease=lease, handed=handed,
     )  # fmt: skip
-    seen: Counter[str] = Counter()
-    bound = []
-    for plugin in plugins:
-        own = replace(run, stream=noise.stream(f"{plugin.name}#{seen[plugin.name]}"))
-        seen[plugin.name] += 1
-        bound.append(Bound(plugin, called(plugin, "bind", plugin.bind, own)))
+    bound = _bound(plugins, run)
     sampler, stream = _walked_by(bound, sampler, noise)
     if any(move.up for move in plan.flow) and not sampler.reversible:
         raise ChainError(
@@ -71,9 +63,29 @@ def prepare(
             f"heun"
         )
     return Process(
-        model=model, sampler=sampler, plan=plan, levels=levels, bound=tuple(bound), run=run, shape=shape,
+        model=model, sampler=sampler, plan=plan, levels=levels, bound=bound, run=run, shape=shape,
         convention=convention, sampler_stream=stream, travel_stream=noise.stream("travel"),
     )  # fmt: skip
+
+
+def _check_space(handed: Handed | None, info: ModelInfo, shape: tuple[int, ...]) -> None:
+    """A state that was handed on goes on in the same space only."""
+    if handed is not None and tuple(handed.x.shape) != shape:
+        raise ChainError(
+            f"the stage before leaves a state of {tuple(handed.x.shape)} ({handed.family}), and {info.name} "
+            f"({info.family}) works on {shape}; both need one space: the same model family and size"
+        )
+
+
+def _bound(plugins: Sequence[Plugin], run: Run) -> tuple[Bound, ...]:
+    """Every plugin's hooks for this run, with a noise stream by its name and how many of that name came before."""
+    seen: Counter[str] = Counter()
+    bound = []
+    for plugin in plugins:
+        own = replace(run, stream=run.noise.stream(f"{plugin.name}#{seen[plugin.name]}"))
+        seen[plugin.name] += 1
+        bound.append(Bound(plugin, called(plugin, "bind", plugin.bind, own)))
+    return tuple(bound)
 
 
 def _walked_by(bound: Sequence[Bound], sampler: Sampler, noise: Noise) -> tuple[Sampler, Stream]:

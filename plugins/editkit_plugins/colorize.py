@@ -14,7 +14,7 @@ from pydantic import Field
 
 from editkit.pictures.picture import Picture
 from editkit.plugin import Notify, Run, Slot
-from editkit_plugins.restoring.solver import Solver
+from editkit_plugins.restoring.solving import Solver
 from editkit_plugins.upscale import observed
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from editkit.pictures.masks import read_mask
 from editkit.pictures.picture import Picture
 from editkit.plugin import Notify, Run, Slot, silent
 from editkit.plugin.params import MaskSource
+from editkit_plugins.restoring.base import LITTLE
 from editkit_plugins.restoring.named import Named, parse
-from editkit_plugins.restoring.solver import Solver
-from editkit_plugins.restoring.solving import LITTLE
+from editkit_plugins.restoring.solving import Solver
 from editkit_plugins.upscale import observed
 
 if TYPE_CHECKING:

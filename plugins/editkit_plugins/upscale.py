@@ -21,7 +21,7 @@ from editkit.errors import UsageError
 from editkit.pictures.picture import Picture
 from editkit.pictures.tensors import to_unit
 from editkit.plugin import Notify, Run, Slot
-from editkit_plugins.restoring.solver import Solver
+from editkit_plugins.restoring.solving import Solver
 
 if TYPE_CHECKING:
     from torch import Tensor

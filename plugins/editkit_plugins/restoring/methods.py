@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from editkit.diffusion.conditioning import Conditioning
     from editkit.diffusion.schedule import Level
+    from editkit_plugins.restoring.base import Solving
     from editkit_plugins.restoring.degradations import Linear
-    from editkit_plugins.restoring.solving import Solving
 
 
 class SolvingHooks(Hooks["Solving"]):

@@ -1,0 +1,93 @@
+"""What the edits share that solve an inverse problem: the parameters of the methods, and how they are bound.
+
+No torch here: declarations answer `plan` and `--help`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from editkit.diffusion.plan import Plan
+from editkit.plugin import Plugin, Run
+from editkit_plugins.restoring.memory import BY_METHOD, afford
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from editkit.diffusion.conditioning import Conditioning
+    from editkit.diffusion.model import ModelInfo
+    from editkit_plugins.restoring.problem import Problem
+
+LITTLE = 2.0
+"""Noise below this is little, in levels of 255."""
+
+
+class Solving(Plugin):
+    """An edit whose picture is an observation y = A(x) + noise of the one that is wanted.
+
+    `auto` conditions a model that takes what the edit offers. On others it takes ddnm where y has no noise, since it is
+    consistent and needs no gradient; diffpir where y has little noise of a known size, and ddrm where it has more
+    (measured with `pocket`, docs/restoration.md); and dps on models of latents, where A acts behind the decoder.
+    """
+
+    order: ClassVar[int] = 100
+
+    method: str
+    project: bool = Field(True, description="conditioned: also hold the result to the observation, as ddnm does.")
+    strength: float = Field(1.0, gt=0.0, le=1.0, description="Share of the process: below 1 it starts from A^+ y.")
+    zeta: float = Field(
+        0.7, gt=0.0, description="dps: how far all steps together may move a value (black is -1, white 1)."
+    )
+    eta: float = Field(0.85, ge=0.0, le=1.0, description="ddrm: how much noise is renewed where nothing is observed.")
+    eta_b: float = Field(1.0, ge=0.0, le=1.0, description="ddrm: how much of the observation is taken.")
+    lam: float = Field(7.0, gt=0.0, description="diffpir: weight of the prior.")
+    renew: float = Field(0.3, ge=0.0, le=1.0, description="diffpir: share of the noise that is renewed (its zeta).")
+
+    def problem(self, run: Run) -> Problem:
+        """The degradation for this run's size, and what was observed."""
+        raise NotImplementedError(f"{type(self).__name__} must define problem()")
+
+    def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
+        """What a model that takes `offers` is told, added to its conditioning."""
+        raise NotImplementedError(f"{type(self).__name__} must define told()")
+
+    def hooks(self) -> type[Any]:
+        """The method's class."""
+        raise NotImplementedError(f"{type(self).__name__} must define hooks()")
+
+    def chosen(self) -> str:
+        """The method, as far as the declaration decides it: `auto` conditions where there is something to offer."""
+        if self.method != "auto":
+            return self.method
+        return "conditioned" if self.offers else self.solved()
+
+    def solved(self) -> str:
+        """What `auto` means on a model that is not told the observation."""
+        if not self.noisy():
+            return "ddnm"
+        return "diffpir" if self.noise() < LITTLE else "ddrm"
+
+    def default_sampler(self, info: ModelInfo) -> str | None:
+        """ddpm, on models that walk by ddim: these methods were derived for the ancestral process. Without its noise,
+        what the observation leaves open keeps every error that was made of it (docs/restoration.md)."""
+        conditioned = self.chosen() == "conditioned" and self.offers <= info.takes
+        return "ddpm" if info.sampler == "ddim" and not conditioned else None
+
+    def noise(self) -> float:
+        """The observation's noise in levels of 255."""
+        return 0.0
+
+    def noisy(self) -> bool:
+        """True where the observation has noise of known size, on a linear degradation."""
+        return False
+
+    def afford(self, width: int, height: int) -> None:
+        """Raises PictureError where the result needs more memory than is free."""
+        methods = {self.chosen(), self.solved() if self.method == "auto" else self.method}
+        afford(f"{self.name} to {width}x{height}", width, height, max(BY_METHOD[method] for method in methods))
+
+    def plan(self, plan: Plan) -> Plan:
+        return plan.start_at(self.strength)
