@@ -8,9 +8,9 @@ import torch
 from toy import KNOWN, MASK, ExactClassifier, Nothing, Quadratic, model
 
 from editkit import sample
+from editkit.diffusion.multistep import DPMpp2M
 from editkit.diffusion.noise import Streams
 from editkit.diffusion.plan import Plan
-from editkit.diffusion.samplers import DPMpp2M
 from editkit.diffusion.schedule import Cosine, Flow
 from editkit.engine import loop
 from editkit.engine.binding import prepare

@@ -157,9 +157,6 @@ class DDIM(OneCall):
 KARRAS = Grid(spacing="linspace", real=True, scaled_start=True, finite=True)
 """The ladder of the samplers that diffusers writes in u = x / alpha, r = sigma / alpha."""
 
-MULTISTEP = Grid(spacing="linspace", counts_clean=True, finite=True)
-"""The ladder of the samplers that diffusers writes in log-SNR."""
-
 
 def slope(x_t: Tensor, t: Level, pred: Prediction) -> Tensor:
     """du/dr = (x_t - alpha_t x0) / sigma_t: the noise that follows from x0, also where x0 was clipped.
@@ -244,121 +241,6 @@ class Heun:
             return euler, None
         half = 0.5 * (s.sigma - s.alpha * t.sigma / t.alpha)
         return euler + half * (second - first), None
-
-
-@dataclass(frozen=True)
-class DPMpp2M(OneCall):
-    """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, Algorithm 2).
-
-    With lambda = log(alpha / sigma), h = lambda_s - lambda_t and r = (lambda_t - lambda_before) / h,
-    x_s = (sigma_s / sigma_t) x_t - alpha_s (e^-h - 1) [x0 + (x0 - x0_before) / 2r]. First order where there is no
-    history, where it is infinitely far, and in the last move.
-    """
-
-    name: ClassVar[str] = "dpm++2m"
-    grid: ClassVar[Grid] = MULTISTEP
-
-    def step(
-        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
-    ) -> tuple[Tensor, Memory]:
-        now = Estimate(t, predict(x_t, t).x0)
-        h = s.log_snr - t.log_snr
-        return (s.sigma / t.sigma) * x_t - s.alpha * math.expm1(-h) * now.extrapolated(h, memory), now
-
-
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """What a multistep rule remembers: the estimate x0 at a level."""
-
-    t: Level
-    x0: Tensor
-
-    def extrapolated(self, h: float, before: Estimate | None) -> Tensor:
-        """x0 in the middle of a move of length h in log-SNR, along the line through this estimate and the one before;
-        this one where there is none, or the move is infinitely long.
-        """
-        if before is None or not math.isfinite(h):
-            return self.x0
-        return self.x0 + (h / (2.0 * (self.t.log_snr - before.t.log_snr))) * (self.x0 - before.x0)
-
-
-@dataclass(frozen=True)
-class DPMpp2MSDE(OneCall):
-    """The stochastic DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, appendix; diffusers' `sde-dpmsolver++`).
-
-    With the estimate of dpm++2m, x_s = (sigma_s / sigma_t) e^-h x_t + alpha_s (1 - e^-2h) estimate
-    + sigma_s sqrt(1 - e^-2h) z.
-    """
-
-    name: ClassVar[str] = "dpm++2m-sde"
-    grid: ClassVar[Grid] = MULTISTEP
-
-    def step(
-        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
-    ) -> tuple[Tensor, Memory]:
-        now = Estimate(t, predict(x_t, t).x0)
-        h = s.log_snr - t.log_snr
-        gone = -math.expm1(-2.0 * h)
-        x_s = (s.sigma / t.sigma * math.exp(-h)) * x_t + s.alpha * gone * now.extrapolated(h, memory)
-        return (x_s if s.sigma == 0.0 else x_s + s.sigma * math.sqrt(gone) * normal(t, s)), now
-
-
-@dataclass(frozen=True)
-class UniPC(OneCall):
-    """UniPC of order 2 with B(h) = e^h - 1 (Zhao et al. 2023, arXiv:2302.04867): one network call a move.
-
-    The prediction at t first corrects the move that led there, then dpm++2m's step goes on to s. With h = lambda_t -
-    lambda_p from the level p before, D = x0_t - x0_p and B = e^-h - 1, the corrector is
-    x_t' = (sigma_t / sigma_p) x_p - alpha_t B [x0_p + rho_1 (x0_pp - x0_p) / r + rho_2 D], with pp the level before p,
-    r = (lambda_pp - lambda_p) / h and the weights rho from the order's conditions. What somebody did to the state
-    between the moves is kept: x_t is moved by what the corrector changes, x_t' - (what this sampler had made there).
-    """
-
-    name: ClassVar[str] = "unipc"
-    grid: ClassVar[Grid] = MULTISTEP
-
-    def step(
-        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
-    ) -> tuple[Tensor, Memory]:
-        last: Walked | None = memory
-        now = Estimate(t, predict(x_t, t).x0)
-        if last is not None:
-            corrected = last.corrected(now)
-            # nobody acted in between: the corrector's own result, without the rounding of a difference
-            x_t = corrected if x_t is last.x_s else x_t + (corrected - last.x_s)
-        h = s.log_snr - t.log_snr
-        before = None if last is None or not math.isfinite(h) else last.here
-        x_s = (s.sigma / t.sigma) * x_t - s.alpha * math.expm1(-h) * now.extrapolated(h, before)
-        return x_s, Walked(x_t, x_s, now, before)
-
-
-@dataclass(frozen=True, eq=False)
-class Walked:
-    """What UniPC remembers of a move from x_p to x_s: both states, the estimate at its beginning, and the one before
-    where the move was of second order.
-    """
-
-    x_p: Tensor
-    x_s: Tensor
-    here: Estimate
-    before: Estimate | None
-
-    def corrected(self, now: Estimate) -> Tensor:
-        """x_s again, now that x0 is known there too."""
-        p, x0_p, t = self.here.t, self.here.x0, now.t
-        h = t.log_snr - p.log_snr
-        if not math.isfinite(h):
-            return self.x_s
-        b = math.expm1(-h)
-        estimate = x0_p + 0.5 * (now.x0 - x0_p)
-        if self.before is not None and math.isfinite(self.before.t.log_snr):
-            r = (self.before.t.log_snr - p.log_snr) / h
-            phi_2 = b / -h - 1.0
-            phi_3 = phi_2 / -h - 0.5
-            b_1, b_2 = phi_2 / b, 2.0 * phi_3 / b
-            rho_1 = (b_2 - b_1) / (r - 1.0)  # rho_1 + rho_2 = b_1, r rho_1 + rho_2 = b_2
-            estimate = x0_p + (rho_1 / r) * (self.before.x0 - x0_p) + (b_1 - rho_1) * (now.x0 - x0_p)
-        return (t.sigma / p.sigma) * self.x_p - t.alpha * b * estimate
 
 
 @dataclass(frozen=True)
