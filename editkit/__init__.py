@@ -22,6 +22,7 @@ from editkit.errors import EditkitError
 if TYPE_CHECKING:
     from editkit.diffusion.plan import Plan as Plan
     from editkit.editing.api import edit as edit
+    from editkit.editing.api import plan as plan
     from editkit.editing.api import sample as sample
     from editkit.editing.api import stream as stream
     from editkit.pictures.picture import Picture as Picture
@@ -36,7 +37,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Chain": "plugin.chain", "Hooks": "plugin.protocol", "Picture": "pictures.picture", "Plan": "diffusion.plan",
     "Plugin": "plugin.protocol", "Run": "plugin.step", "Step": "plugin.step", "edit": "editing.api",
-    "sample": "editing.api", "stream": "editing.api",
+    "plan": "editing.api", "sample": "editing.api", "stream": "editing.api",
 }  # fmt: skip
 
 __all__ = ["EditkitError", *_HOMES]

@@ -189,6 +189,23 @@ def test_a_recipe_saved_and_run_gives_the_same_picture_and_so_does_rerun(here, c
     assert "is not the picture" in capsys.readouterr().err
 
 
+def test_rerun_says_that_the_mask_is_another_one(here, capsys):
+    mask = np.zeros((96, 128), np.uint8)
+    mask[8:24, 8:24] = 255
+    with Image.open("photo.png") as photo:
+        mask = np.resize(mask, photo.size[::-1])
+    Image.fromarray(mask).save("m.png")
+    assert run(["inpaint", "photo.png", "--mask", "m.png", "--steps", "2", "-o", "out.png"]) == 0
+    capsys.readouterr()
+    assert run(["rerun", "out.png"]) == 0
+    assert "mask is not" not in capsys.readouterr().err
+    mask[0:8] = 255
+    Image.fromarray(mask).save("m.png")
+    assert run(["rerun", "out.png", "--force"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("the mask is not the one that out.png was made with") == 1
+
+
 def test_a_commands_process_settles_itself_and_leaves_what_the_user_set(monkeypatch):
     before = gc.get_threshold()
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)

@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from editkit.batch.engines import Engine, Result, serial
 from editkit.batch.folder import PICTURES, Item, Listing, Masks, check_folders, items, listing
@@ -27,7 +27,7 @@ from editkit.diffusion.samplers import make_sampler
 from editkit.editing.settle import arrange, model_name, suited
 from editkit.errors import EditkitError, PictureError, RecipeError, UsageError
 from editkit.pictures.shapes import is_words
-from editkit.plugin.chain import Chain, Stage
+from editkit.plugin.chain import Chain
 from editkit.plugin.declaration import Declaration
 from editkit.plugin.params import params
 from editkit.plugin.protocol import plugins_of
@@ -89,12 +89,12 @@ def seeded(chain: Chain, name: str) -> Chain:
     """`chain` with a seed of its own for the picture called `name`: of the run's seed and the name alone, so that the
     same picture gets the same noise whatever else lies in the folder, and however often the run was broken off.
     """
-    stages = []
-    for stage in chain.inherited().stages:
-        digest = hashlib.sha256(f"{stage.options.seed}\0{name}".encode("utf-8", "surrogateescape")).digest()
-        seed = int.from_bytes(digest[:8], "big") >> 1
-        stages.append(replace(stage, options=stage.options.model_copy(update={"seed": seed})))
-    return Chain(tuple(stages))
+
+    def own(seed: int) -> int:
+        digest = hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogateescape")).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+    return chain.with_seed(own)
 
 
 def masked(chain: Chain, mask: str) -> Chain:
@@ -103,13 +103,10 @@ def masked(chain: Chain, mask: str) -> Chain:
     Raises:
         UsageError: none does.
     """
-    for number, stage in enumerate(chain.stages):
-        for k, plugin in enumerate(stage.plugins):
-            field = _mask_field(plugin)
-            if field is not None:
-                plugins = (*stage.plugins[:k], _with(plugin, field, mask), *stage.plugins[k + 1 :])
-                changed = Stage(plugins, stage.options)
-                return Chain((*chain.stages[:number], changed, *chain.stages[number + 1 :]))
+    for plugin in (plugin for stage in chain.stages for plugin in stage.plugins):
+        field = _mask_field(plugin)
+        if field is not None:
+            return chain.with_field(plugin, field, mask)
     raise UsageError("masks are given, but no plugin of the recipe takes one; leave --mask and --masks out")
 
 
@@ -121,11 +118,6 @@ def needs_mask(chain: Chain) -> bool:
 
 def _mask_field(plugin: Declaration) -> str | None:
     return next((p.name for p in params(type(plugin)) if p.metavar == "MASK"), None)
-
-
-def _with(plugin: Declaration, field: str, value: Any) -> Declaration:
-    values = {key: getattr(plugin, key) for key in plugin.model_fields_set}
-    return type(plugin)(**{**values, field: value})
 
 
 @dataclass

@@ -11,7 +11,7 @@ from editkit.batch.engines import Result, engine_of
 from editkit.batch.folder import Masks
 from editkit.batch.run import Summary, batch
 from editkit.cli.console import err, say, write
-from editkit.cli.words import HelpShown, given_by, options_of, overridden, typed_command
+from editkit.cli.words import HelpShown, given_by, options_of, typed_command
 from editkit.errors import UsageError
 from editkit.pictures.files.writing import EXTENSIONS
 from editkit.plugin.chain import Chain
@@ -65,7 +65,7 @@ def batch_command(words: list[str]) -> int:
         raise UsageError(f"--workers: must be 1 to {MOST_WORKERS}, got {workers}")
     if given.get("resume") and given.get("force"):
         raise UsageError("--resume goes on with a run, --force begins anew; give one of them")
-    chain = overridden(recipe.read(given["recipe"], allow_code=options.allow_code), options)
+    chain = recipe.read(given["recipe"], allow_code=options.allow_code).with_options(options)
     engine = engine_of(given.get("engine") or ("serial" if workers == 1 else "processes"), workers)
     masks = _masks(given.get("mask"), given.get("masks"))
     report = _Report(given.get("quiet", False), given.get("json_", False))

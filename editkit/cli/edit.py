@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editkit.cli.console import err, say, write
-from editkit.cli.words import Extras, HelpShown, Line, parse, parse_run
+from editkit.cli.words import HelpShown, Line, parse, parse_run
 from editkit.common.notify import Notify, silent
 from editkit.errors import UsageError
-from editkit.plugin.chain import Chain, Stage
+from editkit.plugin.chain import Chain
+from editkit.plugin.outputs import Extras
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -150,7 +151,7 @@ def _candidates(line: Line, count: int) -> int:
     if target == "-" or extras.preview or extras.trace or extras.compare:
         raise UsageError("--candidates writes several pictures: name a file, without --preview, --trace and --compare")
     path = Path(target)
-    lines = [replace(line, chain=shifted(line.chain, k)) for k in range(count)]
+    lines = [replace(line, chain=_shifted(line.chain, k)) for k in range(count)]
     seeds = [one.chain.stages[0].options.seed for one in lines]
     names = [str(path.with_name(f"{path.stem}.seed{seed}{path.suffix}")) for seed in seeds]
     overview = str(path.with_name(f"{path.stem}.sheet.png"))
@@ -171,13 +172,9 @@ def _candidates(line: Line, count: int) -> int:
     return 0
 
 
-def shifted(chain: Chain, by: int) -> Chain:
+def _shifted(chain: Chain, by: int) -> Chain:
     """`chain` with `by` added to every seed."""
-    stages = []
-    for stage in chain.inherited().stages:
-        options = stage.options.model_copy(update={"seed": (stage.options.seed + by) % 2**63})
-        stages.append(Stage(stage.plugins, options))
-    return Chain(tuple(stages))
+    return chain.with_seed(lambda seed: (seed + by) % 2**63)
 
 
 class _Show:

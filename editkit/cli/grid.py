@@ -12,7 +12,7 @@ from editkit.cli.console import say, write
 from editkit.cli.edit import edited, notices, target_of
 from editkit.cli.words import HelpShown, Line, explain, options_of, parse
 from editkit.errors import UsageError
-from editkit.plugin.chain import Chain, Stage
+from editkit.plugin.chain import Chain
 from editkit.plugin.options import Options
 
 USAGE = """usage: editkit grid --vary NAME=V1,V2,... [--vary NAME=...] [--cells DIR] PLUGIN PICTURE [options] ...
@@ -133,21 +133,15 @@ def _with(chain: Chain, name: str, value: str) -> Chain:
         if name not in Options.model_fields:
             options = ", ".join(Options.model_fields)
             raise UsageError(f"--vary {name}: is no option of the run ({options}); a plugin's is PLUGIN.PARAMETER")
-        options_set = options_of({name: value})
-        stages = chain.inherited().stages
-        return Chain(tuple(Stage(s.plugins, s.options.merged(options_set)) for s in stages))
-    for number, stage in enumerate(chain.stages):
-        for k, one in enumerate(stage.plugins):
-            if one.name.replace("-", "_") != plugin:
-                continue
-            if field not in type(one).model_fields:
-                known = ", ".join(type(one).model_fields)
-                raise UsageError(f"--vary {name}: {one.name} has no parameter {field}; it has {known}")
-            given = {key: getattr(one, key) for key in one.model_fields_set}
-            try:
-                changed = type(one)(**{**given, field: value})
-            except ValidationError as error:
-                raise UsageError(f"--vary {name}={value}: {explain(error)}") from error
-            plugins = (*stage.plugins[:k], changed, *stage.plugins[k + 1 :])
-            return Chain((*chain.stages[:number], Stage(plugins, stage.options), *chain.stages[number + 1 :]))
-    raise UsageError(f"--vary {name}: no plugin {plugin} is in this edit")
+        return chain.with_options(options_of({name: value}))
+    plugins = (one for stage in chain.stages for one in stage.plugins)
+    found = next((one for one in plugins if one.name.replace("-", "_") == plugin), None)
+    if found is None:
+        raise UsageError(f"--vary {name}: no plugin {plugin} is in this edit")
+    if field not in type(found).model_fields:
+        known = ", ".join(type(found).model_fields)
+        raise UsageError(f"--vary {name}: {found.name} has no parameter {field}; it has {known}")
+    try:
+        return chain.with_field(found, field, value)
+    except ValidationError as error:
+        raise UsageError(f"--vary {name}={value}: {explain(error)}") from error

@@ -6,7 +6,7 @@ import json
 
 from editkit.cli.console import out, say, write
 from editkit.cli.words import HelpShown, parse
-from editkit.editing.settle import StagePlan, plan_stage
+from editkit.editing.settle import StagePlan, plan_stages
 
 
 def plan_command(words: list[str]) -> int:
@@ -22,12 +22,7 @@ def plan_command(words: list[str]) -> int:
     except HelpShown:
         return 0
     picture = Picture.read(line.picture)
-    plans = []
-    for number, stage in enumerate(line.chain.stages):
-        if number and picture.mask is not None:
-            picture = picture.with_mask(None)
-        plans.append(plan_stage(stage, picture, say))
-        picture = plans[-1].picture
+    plans = plan_stages(line.chain, picture, say)
     if line.extras.json_:
         write(json.dumps([_record(plan) for plan in plans]))
         return 0

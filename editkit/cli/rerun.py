@@ -27,14 +27,16 @@ def rerun(  # long: every parameter is an option with its help
     """
     from editkit.cli.console import say
     from editkit.cli.edit import make
-    from editkit.cli.words import Extras, Line
+    from editkit.cli.words import Line
     from editkit.editing import recipe
     from editkit.editing.made import hashes
+    from editkit.editing.settle import plan_stage
     from editkit.errors import PictureError
     from editkit.models import describe
     from editkit.models.files.fingerprint import fingerprint
-    from editkit.pictures.files.provenance import hash_pixels, read_provenance
+    from editkit.pictures.files.provenance import hash_mask, hash_pixels, read_provenance
     from editkit.pictures.picture import Picture
+    from editkit.plugin.outputs import Extras
     from editkit.plugin.protocol import plugins_of
 
     found = read_provenance(picture)
@@ -55,6 +57,9 @@ def rerun(  # long: every parameter is an option with its help
     plugins = [plugin for stage in chain.stages for plugin in plugins_of(stage)]
     if hashes((e for plugin in plugins for e in plugin.examples(edited)), edited) != found.example_hashes:
         raise PictureError(f"{picture}: was made with another picture to learn from (--from) than there is now")
+    mask = plan_stage(chain.inherited().stages[0], edited).picture.mask
+    if found.mask_hash is not None and (mask is None or hash_mask(mask) != found.mask_hash):
+        say(f"the mask is not the one that {picture} was made with; the result will differ")
     path = Path(picture)
     target = output or str(path.with_name(f"{path.stem}.rerun{path.suffix}"))
     return make(Line(source, chain, Extras(output=target, force=force)))

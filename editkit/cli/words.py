@@ -14,35 +14,18 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import ValidationError
 
 from editkit.common.spec import field_and_reason
 from editkit.errors import UsageError
 from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
 from editkit.plugin.options import Options
+from editkit.plugin.outputs import NAMES_A_FILE, Extras
 from editkit.plugin.params import Param, params
 from editkit.plugin.protocol import Plugin
 
 _TYPES = {"int": int, "float": float, "text": str, "flag": bool}
-
-
-NAMES_A_FILE = frozenset({"output", "save_recipe", "preview", "trace", "compare"})
-
-
-class Extras(BaseModel):
-    """The options of the command itself: where the result goes and what is said about it."""
-
-    output: str | None = None
-    force: bool = False
-    save_recipe: str | None = None
-    preview: str | None = None
-    trace: str | None = None
-    compare: str | None = None
-    candidates: int | None = Field(None, ge=1, le=1000)
-    provenance: bool = True
-    quiet: bool = False
-    json_: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,13 +163,7 @@ def parse_run(words: Sequence[str]) -> Line:
     given = given_by(typed_command("run", doc, arguments, {"the run": _run_params()}), "run", list(words))
     options = options_of(given)
     chain = recipe.read(given["recipe"], allow_code=options.allow_code)
-    return Line(given["picture"], overridden(chain, options), _extras(given))
-
-
-def overridden(chain: Chain, options: Options) -> Chain:
-    """`chain` with `options` set in every stage."""
-    stages = chain.inherited().stages
-    return Chain(tuple(Stage(stage.plugins, stage.options.merged(options)) for stage in stages))
+    return Line(given["picture"], chain.with_options(options), _extras(given))
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -211,20 +188,9 @@ def _flags(p: Param) -> tuple[str, ...]:
 
 
 def _run_params() -> list[Param]:
-    """The options of the run, on every edit command."""
-    return [
-        Param("output", "text", "Where the result goes; - is standard output.", None, False, metavar="FILE"),
-        Param("force", "flag", "Overwrite an existing file.", None, False),
-        *params(Options),
-        Param("save_recipe", "text", "Write the chain as a recipe, for editkit run.", None, False, metavar="FILE"),
-        Param("provenance", "flag", "Keep in the file how it was made.", True, False),
-        Param("preview", "text", "The estimate every few steps: a folder, or a .webp.", None, False, (), "PATH"),
-        Param("trace", "text", "How it went, as a page (.html) or a sheet (.png).", None, False, (), "FILE"),
-        Param("compare", "text", "A sheet: before, mask, after, difference.", None, False, (), "FILE"),
-        Param("candidates", "int", "Make so many, each with a seed of its own, and a sheet of them.", None, False),
-        Param("quiet", "flag", "Say nothing but errors.", None, False),
-        Param("json_", "flag", "One line of JSON about the result on standard output.", None, False),
-    ]
+    """The options of the run, on every edit command: where the result goes stands first."""
+    own = params(Extras)
+    return [*own[:2], *params(Options), *own[2:]]
 
 
 def _all_params(plugin: type[Plugin]) -> list[Param]:

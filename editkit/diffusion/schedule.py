@@ -96,9 +96,6 @@ class Discrete:
         spacing: what `auto` means, from the model's configuration; `auto` there: the sampler's own default.
         steps_offset, set_alpha_to_one: as in diffusers' scheduler configurations.
         karras: samplers that write sigma / alpha or log-SNR spread sigma / alpha as Karras et al. 2022 (eq. 5, rho 7).
-        exact_leading: `auto` may keep diffusers' integer stride, which for 300 of 1000 steps starts at t = 897
-            instead of the noisiest levels; off, its stride is a real number (the same levels whenever the number of
-            steps divides T).
         distilled: how many levels a distilled model was trained at (diffusers' `original_inference_steps`).
     """
 
@@ -107,7 +104,6 @@ class Discrete:
     steps_offset: int = 0
     set_alpha_to_one: bool = True
     karras: bool = False
-    exact_leading: bool = False
     distilled: int | None = None
     betas: np.ndarray | None = None
 
@@ -177,7 +173,8 @@ class Discrete:
             times = np.linspace(0, T - 1, steps)
             return times if grid.real else times.round()
         stride = T // (steps + grid.counts_clean)
-        if stride == 0 or (auto and not self.exact_leading and T % steps):
+        if stride == 0 or (auto and T % steps):
+            # A real stride: diffusers' integer one starts 300 of 1000 steps at t = 897, not at the noisiest levels.
             times = np.floor(np.arange(steps) * T / steps)
         else:
             times = (np.arange(steps) + grid.counts_clean) * stride

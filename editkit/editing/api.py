@@ -1,4 +1,4 @@
-"""Edits from Python: `edit` a picture, `stream` its making, `sample` a model with plugins and no picture."""
+"""Edits from Python: `edit` a picture, `plan` or `stream` its making, `sample` a model with plugins and no picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from editkit.diffusion.convention import CONVENTIONS
 from editkit.diffusion.model import Model, NoModel
 from editkit.diffusion.noise import Noise
 from editkit.diffusion.plan import Plan
-from editkit.editing.settle import StagePlan, arrange, plan_stage
+from editkit.editing.settle import StagePlan, arrange, plan_stage, plan_stages
 from editkit.editing.stages import Left, Tell, Update, make_ready, run_stage
 from editkit.engine import loop
 from editkit.engine.binding import prepare
@@ -84,12 +84,8 @@ def stream(
         if tell is not None:
             tell(stage, plugin, figures)
 
-    chain = Chain.of(edits)
-    if isinstance(model, str) and model != "auto":
-        options["model"] = model
     own = None if isinstance(model, str) else model
-    first = Stage(chain.stages[0].plugins, Options(**options).merged(chain.stages[0].options))
-    chain = Chain((first, *chain.stages[1:])).inherited()
+    chain = _asked(edits, model, options)
     current = picture if isinstance(picture, Picture) else Picture.read(picture)
     models = models or Models(most=1)
     left: Left = {}
@@ -102,6 +98,39 @@ def stream(
     if left:
         notify("the last stage ends at noise, which is no picture; `then` with an edit that goes on makes one of it")
     return current
+
+
+def plan(
+    picture: PictureSource,
+    edits: Edits,
+    *,
+    model: str | Model = "auto",
+    notify: Notify | None = None,
+    **options: Any,
+) -> tuple[StagePlan, ...]:
+    """What `edit` would do with the same arguments, and what it would cost, stage by stage. Loads no weights.
+
+    Each `StagePlan` has the model, the sampler, the plugins in the order they act, the passes with their boxes, sizes
+    and levels, and the number of network calls. A later stage is settled on the picture as it came, since the result of
+    the stage before is not known: its size and its masks are right, its colours are not.
+
+    Args:
+        picture, edits, model, notify, options: as `edit` takes them.
+
+    Raises:
+        EditkitError: `edit` would be refused; with one line that says how to mend it.
+    """
+    own = None if isinstance(model, str) else model.info
+    read = picture if isinstance(picture, Picture) else Picture.read(picture)
+    return plan_stages(_asked(edits, model, options), read, notify or silent, own)
+
+
+def _asked(edits: Edits, model: str | Model, options: Mapping[str, Any]) -> Chain:
+    """The chain of `edits`, with what is asked for all its stages, which their own options win over."""
+    chain = Chain.of(edits)
+    named = {"model": model} if isinstance(model, str) and model != "auto" else {}
+    first = Stage(chain.stages[0].plugins, Options(**{**options, **named}).merged(chain.stages[0].options))
+    return Chain((first, *chain.stages[1:])).inherited()
 
 
 def _leased(models: Models, settled: StagePlan, own: Model | None) -> AbstractContextManager[Lease]:

@@ -13,7 +13,7 @@ from editkit.diffusion.samplers import Sampler, make_sampler
 from editkit.editing.cost import Cost, cost
 from editkit.errors import ChainError, PluginError, UsageError
 from editkit.plugin import registry
-from editkit.plugin.chain import Stage
+from editkit.plugin.chain import Chain, Stage
 from editkit.plugin.options import Options
 from editkit.plugin.protocol import DECLARED, HOOKS, Plugin, Slot, called, plugins_of
 
@@ -226,6 +226,22 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     if options.tries > 1 and len(planned) == len(found):
         notify(f"--tries {options.tries} has nothing to choose between: nothing is invented beside known pixels")
     return StagePlan(info, options, spec, plugins, picture, planned, source, tuple(examples))
+
+
+def plan_stages(
+    chain: Chain, picture: Picture, notify: Notify = silent, info: ModelInfo | None = None
+) -> tuple[StagePlan, ...]:
+    """Settle every stage of `chain`, whose options are inherited already. No weights, no torch.
+
+    A later stage is settled on what the stage before opened: of the size and opacity of its result, not of its colours.
+    """
+    plans: list[StagePlan] = []
+    for stage in chain.stages:
+        plans.append(plan_stage(stage, picture, notify, info))
+        picture = plans[-1].picture
+        if picture.mask is not None:
+            picture = picture.opaque_where(picture.mask).with_mask(None)
+    return tuple(plans)
 
 
 def _examples(plugins: Sequence[Plugin], picture: Picture, info: ModelInfo) -> list[Picture]:

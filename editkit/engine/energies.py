@@ -123,7 +123,7 @@ class Range:
             self.warned = True
             notify(
                 f"guidance by {', '.join(guides)} drives the state out of the schedule's range: at {at} its root mean "
-                f"square is {norm:.3g}, where about {usual:.2g} is usual; lower the scale, or use --limit"
+                f"square is {norm:.3g}, where about {usual:.2g} is usual; weaken it (its plugin has options for that)"
             )
 
 

@@ -6,7 +6,7 @@ In Python `&` is with and `|` is then; `&` binds tighter, as it must. What a cha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -72,6 +72,32 @@ class Chain:
         """With `options` set for the last stage, and for those that are added after it."""
         last = self.stages[-1]
         return Chain((*self.stages[:-1], replace(last, options=last.options.merged(Options(**options)))))
+
+    def with_options(self, options: Options) -> Chain:
+        """With what `options` sets itself in every stage."""
+        return Chain(tuple(replace(s, options=s.options.merged(options)) for s in self.inherited().stages)).inherited()
+
+    def with_seed(self, seed: Callable[[int], int]) -> Chain:
+        """With the seed of every stage changed by `seed`: from what it is to what it shall be."""
+        stages = self.inherited().stages
+        seeded = [replace(s, options=s.options.merged(Options(seed=seed(s.options.seed)))) for s in stages]
+        return Chain(tuple(seeded)).inherited()
+
+    def with_field(self, plugin: Declaration, field: str, value: Any) -> Chain:
+        """With one parameter of `plugin`, an object of this chain, set anew; the rest of it as it was given.
+
+        Raises:
+            ValidationError: it does not take that value (pydantic's).
+            ValueError: this chain does not have that plugin.
+        """
+        for number, stage in enumerate(self.stages):
+            for k, one in enumerate(stage.plugins):
+                if one is plugin:
+                    given = {key: getattr(one, key) for key in one.model_fields_set}
+                    plugins = (*stage.plugins[:k], type(one)(**{**given, field: value}), *stage.plugins[k + 1 :])
+                    changed = replace(stage, plugins=plugins)
+                    return Chain((*self.stages[:number], changed, *self.stages[number + 1 :]))
+        raise ValueError(f"{plugin.name} is not in this chain")
 
     def inherited(self) -> Chain:
         """With every stage's options filled from the stage before it."""

@@ -9,15 +9,16 @@ from __future__ import annotations
 from editkit.common.entries import Group, Listed
 from editkit.errors import PluginError
 from editkit.plugin.options import Options
+from editkit.plugin.outputs import Extras
+from editkit.plugin.params import word
 from editkit.plugin.protocol import API, Plugin
 
 GROUP = "editkit.plugins"
 PLUGINS = Group(GROUP, "plugin", "editkit plugins")
 
-RESERVED = frozenset(Options.model_fields) | {
-    "output", "force", "save_recipe", "provenance", "preview", "trace", "compare", "candidates", "quiet", "json",
-    "help", "picture", "with", "then",
-}  # fmt: skip
+RESERVED = frozenset(
+    word(name) for name in (*Options.model_fields, *Extras.model_fields, "help", "picture", "with", "then")
+)
 """Names that belong to the run, on every edit command: no plugin's parameter may take them."""
 
 

@@ -1,0 +1,37 @@
+"""The options of an edit command itself, beside those of the run and of its plugins: where the result goes, what is
+said about it. Command line, help and the names that plugins must leave alone follow from these fields.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from editkit.plugin.params import Metavar, params
+
+File = Annotated[str, Metavar("FILE")]
+"""A file that is written."""
+
+
+class Extras(BaseModel):
+    """Where the result of an edit command goes and what is said about it."""
+
+    output: File | None = Field(None, description="Where the result goes; - is standard output.")
+    force: bool = Field(False, description="Overwrite an existing file.")
+    save_recipe: File | None = Field(None, description="Write the chain as a recipe, for editkit run.")
+    provenance: bool = Field(True, description="Keep in the file how it was made.")
+    preview: Annotated[str, Metavar("PATH")] | None = Field(
+        None, description="The estimate every few steps: a folder, or a .webp."
+    )
+    trace: File | None = Field(None, description="How it went, as a page (.html) or a sheet (.png).")
+    compare: File | None = Field(None, description="A sheet: before, mask, after, difference.")
+    candidates: int | None = Field(
+        None, ge=1, le=1000, description="Make so many, each with a seed of its own, and a sheet of them."
+    )
+    quiet: bool = Field(False, description="Say nothing but errors.")
+    json_: bool = Field(False, description="One line of JSON about the result on standard output.")
+
+
+NAMES_A_FILE = frozenset(p.name for p in params(Extras) if p.metavar in ("FILE", "PATH"))
+"""Those that name what is written: one command writes each of them once."""
