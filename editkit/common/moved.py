@@ -105,6 +105,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "editkit.shapes": ("editkit.pictures.shapes",),
     "editkit.sheets": ("editkit.editing.watching.sheets",),
     "editkit.smooth": ("editkit.pictures.filling",),
+    "editkit.space": ("editkit.diffusion.space",),
     "editkit.timing": ("editkit.editing.watching.time_left",),
     "editkit.training.residual": ("editkit.models.pocket.residual",),
     "editkit.windows": ("editkit.diffusion.windows",),

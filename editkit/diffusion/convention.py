@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from editkit.diffusion.noise import Noise, OneStream, Streams
 from editkit.diffusion.schedule import Discrete, Grid, Level, Schedule, Spacing
+from editkit.diffusion.space import space_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,7 +134,7 @@ class Diffusers:
 
     def before_first_step(self, inputs: Masked) -> None:
         """Its pipelines of latents encode the masked picture, whether the network is told it or not."""
-        if inputs.mask is not None and "prompt" in inputs.model.info.takes:
+        if inputs.mask is not None and not space_of(inputs.model).is_pixels:
             inputs.encode_masked()
 
 

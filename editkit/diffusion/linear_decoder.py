@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from editkit.diffusion.space import space_of
+
 if TYPE_CHECKING:
     from editkit.diffusion.model import Model
 
@@ -30,7 +32,7 @@ def linear_decoder(model: Model, shape: Sequence[int], known: Tensor | None) -> 
 
     A model whose space is pixels is decoded exactly: that is linear already.
     """
-    factor = 512 // model.shape(512, 512)[-1]
+    factor = space_of(model).factor
     if factor == 1:
         return model.decode
     generator = torch.Generator().manual_seed(0)

@@ -14,6 +14,7 @@ from editkit.diffusion.convention import CONVENTIONS
 from editkit.diffusion.model import Model, NoModel
 from editkit.diffusion.noise import Noise
 from editkit.diffusion.plan import Plan
+from editkit.diffusion.space import space_of
 from editkit.editing.settle import StagePlan, arrange, plan_stage, plan_stages
 from editkit.editing.stages import Left, Tell, Update, make_ready, run_stage
 from editkit.engine import loop
@@ -184,7 +185,7 @@ def sample(
         plan = plugin.plan(plan)
     if known is not None:
         known = known.to(device)
-        known = known.expand(shape[0], *known.shape[1:]) if "prompt" in model.info.takes else known.expand(*shape)
+        known = known.expand(*shape) if space_of(model).is_pixels else known.expand(shape[0], *known.shape[1:])
     if mask is not None:
         mask = mask.to(device)
     spec = chosen.sampler or "ddpm"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, field_validator
 
+from editkit.diffusion.space import space_of
 from editkit.errors import UsageError
 from editkit.plugin.params import MaskSource
 from editkit.plugin.protocol import Hooks, Plugin, Through
@@ -178,7 +179,7 @@ def _blank(run: Run) -> Picture:
 
     if run.inputs.whole is not None:
         return Picture(run.inputs.whole)
-    factor = max(1, 512 // run.model.shape(512, 512)[-1])
+    factor = space_of(run.model).factor
     height, width = (factor * side for side in run.shape[-2:])
     return Picture(np.zeros((height, width, 3), np.uint8))
 

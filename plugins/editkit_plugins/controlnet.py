@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field
 
 from editkit.common.spec import name_of
 from editkit.diffusion.control import Folded, Given, Residuals, TakesControl, cut_like
+from editkit.diffusion.space import space_of
 from editkit.errors import EditkitError, ModelError, UsageError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import find, load_network
@@ -188,7 +189,7 @@ def _check(name: str, config: Mapping[str, Any], model: TakesControl, run: Run) 
     unet, folded = model.unet.config, isinstance(model, Folded)
     pairs = {key: (_plain(config.get(key)), _plain(unet.get(key))) for key in COMPARED}
     pairs["in_channels"] = config.get("in_channels", 4), unet["in_channels"] if folded else run.shape[1]
-    side = _factor(run) * (model.unshuffle if isinstance(model, Folded) else 1)
+    side = space_of(run.model).factor * (model.unshuffle if isinstance(model, Folded) else 1)
     pairs["pixels a side of one value"] = 2 ** (len(_embedding(config)) - 1), side
     wrong = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
     if wrong:
@@ -214,18 +215,13 @@ def _family(width: Any) -> str:
     return f"{FAMILIES[width]}: " if width in FAMILIES else ""
 
 
-def _factor(run: Run) -> int:
-    """Pixels a side of one value of the model's space."""
-    return int(512 // run.model.shape(512, 512)[-1])
-
-
 def _placed(plugin: ControlNet, run: Run) -> Tensor:
     """The hint where the picture is, at its size: (batch, 3, H, W) in [0, 1]."""
     import torch
 
     from editkit.pictures.resizing import resize
 
-    size = tuple(_factor(run) * side for side in run.shape[-2:])
+    size = tuple(space_of(run.model).factor * side for side in run.shape[-2:])
     pictures = _hints(plugin, run)
     wanted = run.inputs.whole.shape[:2] if run.inputs.whole is not None else size
     height, width = pictures[0].shape[:2]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from editkit.diffusion.plan import Plan
+from editkit.diffusion.space import space_of
 from editkit.errors import ChainError, UsageError
 from editkit.pictures.masks import feather_inside, grow, read_mask
 from editkit.pictures.picture import Fill, Picture
@@ -107,7 +108,7 @@ class _ReplacingHooks(Hooks[Replacing]):
             raise ChainError(f"{plugin.name} needs a known sample and a mask; with sample(), give known= and mask=")
         self.region = region > 0
         self.conditioned = {"known", "mask"} <= run.model.info.takes
-        shared = run.convention.shares_noise("prompt" in run.model.info.takes)
+        shared = run.convention.shares_noise(not space_of(run.model).is_pixels)
         fixed = plugin.known_noise == "fixed" or (shared and plugin.method == "replace")
         if not self.conditioned:
             self.known = run.inputs.known

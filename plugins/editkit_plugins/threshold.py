@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from editkit.diffusion.space import space_of
 from editkit.errors import ChainError
 from editkit.plugin import Hooks, Plugin, Run, Step
 
@@ -39,7 +40,7 @@ class Threshold(Plugin):
 class _ThresholdHooks(Hooks[Threshold]):
     def __init__(self, plugin: Threshold, run: Run) -> None:
         super().__init__(plugin, run)
-        if "prompt" in run.model.info.takes and run.model.shape(64, 64)[-1] != 64:
+        if not space_of(run.model).is_pixels:
             raise ChainError(
                 f"threshold keeps pixels in range; {run.model.info.name} ({run.model.info.family}) works on latents, "
                 f"which have none; lower --guidance-scale or use `with cfg --rescale 0.7`"
