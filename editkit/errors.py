@@ -36,5 +36,9 @@ class ModelError(EditkitError):
     """A model that cannot be found or loaded, or that cannot take what it was given."""
 
 
+class ExtraError(EditkitError):
+    """A library that comes with an extra of the package is not installed."""
+
+
 class PictureError(EditkitError):
     """A picture or mask that cannot be read, used or written."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from editkit.cli.process import leave, settle
+from editkit.common.extras import missing
 from editkit.errors import EditkitError, UsageError
 
 INTERRUPTED = 130
@@ -38,6 +39,10 @@ def run(words: list[str]) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:
+        told = missing(error) if isinstance(error, ImportError) else None
+        if told is not None:
+            say(f"error: {told}")
+            return told.exit_code
         if os.environ.get("EDITKIT_TRACEBACK"):
             raise
         say(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from editkit.common.extras import explained
 from editkit.diffusion.conditioning import Conditioning
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.prediction import Prediction
@@ -60,8 +61,9 @@ def describe(name: str, *, offline: bool = False) -> ModelInfo:
     """
     from editkit.models.families import describe_folder, named
 
-    model = named(EMBEDDED_DEFAULT if name == "auto" else name)
-    return describe_folder(name, offline=offline) if model is None else model.info()
+    with explained():
+        model = named(EMBEDDED_DEFAULT if name == "auto" else name)
+        return describe_folder(name, offline=offline) if model is None else model.info()
 
 
 def folder_of(name: str) -> Path | None:
@@ -93,7 +95,7 @@ def load(
     from editkit.models.families import load_folder, named
 
     check(info, setup, device, offline)
-    with loading():
+    with explained(), loading():
         own = named(info.name)
         if own is None:
             model = load_folder(info.name, info, home(setup, device), dtype, offline=offline)

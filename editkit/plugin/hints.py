@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from editkit.common.entries import Group, Listed
+from editkit.common.extras import explained
 from editkit.common.spec import did_you_mean, field_and_reason, name_of, values_of
 from editkit.errors import EditkitError, HookError, UsageError
 from editkit.pictures.raster import Pixels
@@ -144,7 +145,8 @@ def ready(detector: Detector, *, offline: bool = False) -> Detect:
 def _named(detector: Detector) -> Iterator[None]:
     """Whatever it raises, it is named."""
     try:
-        yield
+        with explained():
+            yield
     except EditkitError:
         raise
     except Exception as error:

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import ConfigDict, Field, model_validator
 
+from editkit.common.extras import explained
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.plan import Move, Plan
 from editkit.errors import ChainError, EditkitError, HookError
@@ -228,9 +229,11 @@ def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where:
 
     Raises:
         HookError: the hook raised.
+        ExtraError: it needs a library that is not installed.
     """
     try:
-        return hook(*args)
+        with explained():
+            return hook(*args)
     except EditkitError:
         raise
     except Exception as error:

@@ -1,0 +1,53 @@
+"""Libraries that come with an extra of the package, and what to say where one is missing.
+
+`pip install editkit` alone runs `patches` and `pocket`; what diffusers, CLIP, classifiers and ControlNets' detectors
+need comes with `editkit[diffusers]`, `[clip]`, `[classifiers]`, `[hints]`, or all of it with `editkit[all]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from editkit.errors import ExtraError
+
+EXTRAS: dict[str, str] = {
+    "diffusers": "diffusers",
+    "transformers": "diffusers",
+    "accelerate": "diffusers",
+    "peft": "diffusers",
+    "huggingface_hub": "diffusers",
+    "open_clip": "clip",
+    "kornia": "clip",
+    "timm": "classifiers",
+    "torchvision": "classifiers",
+    "controlnet_aux": "hints",
+    "compel": "weights",
+    "spandrel": "upscalers",
+}
+"""Module -> the extra that brings it."""
+
+
+def missing(error: ImportError) -> ExtraError | None:
+    """The error for the user, where `error` is of a library that comes with an extra; else None."""
+    library = (error.name or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or library not in EXTRAS:
+        return None
+    extra = EXTRAS[library]
+    return ExtraError(f"this needs {library}, which is not installed: pip install 'editkit[{extra}]'")
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """A library of an extra that is missing within is an error with the command that installs it.
+
+    Raises:
+        ExtraError: it is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        told = missing(error)
+        if told is None:
+            raise
+        raise told from error
