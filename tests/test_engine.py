@@ -11,11 +11,12 @@ from editkit import sample
 from editkit.diffusion.multistep import DPMpp2M
 from editkit.diffusion.noise import Streams
 from editkit.diffusion.plan import Plan
-from editkit.diffusion.schedule import Cosine, Flow
+from editkit.diffusion.schedule import VE, Cosine, Flow
 from editkit.engine import loop
 from editkit.engine.binding import prepare
-from editkit.errors import HookError
+from editkit.errors import HookError, UsageError
 from editkit.models.leasing import Models
+from editkit.models.schedules import make_schedule
 from editkit.plugin import Hooks, Inputs, Opening, Plugin
 from editkit.plugin.options import Options
 from editkit.plugins import Inpaint
@@ -74,7 +75,7 @@ def test_one_backward_pass_however_many_energies(through, monkeypatch):
 
     plugins = [_plugin(f"e{k}", through, energy=energy) for k in range(3)]
     sample(model(Flow()), plugins, shape=(5, 4), sampler="ddim", steps=10)
-    assert len(passes) == 9  # at t = 1 alpha_t is 0 and there is no energy term
+    assert len(passes) == (9 if through == "x_t" else 10)  # at t = 1 alpha_t is 0, and x_t says nothing
 
 
 def test_energies_through_network_x0_and_x_t_share_the_pass(monkeypatch):
@@ -87,7 +88,7 @@ def test_energies_through_network_x0_and_x_t_share_the_pass(monkeypatch):
         _plugin("cheap", "x0", energy=lambda self, step, x0: x0.sum(1)),
     ]
     sample(model(), plugins, shape=(5, 4), sampler="ddim", steps=10)
-    assert len(passes) == 9
+    assert len(passes) == 10
 
 
 def test_the_gradient_rule_is_tweedies_formula_plus_the_score_term():
@@ -222,11 +223,11 @@ def test_decoding_happens_once_a_step_however_many_ask():
     exact.__class__ = Decoding
     ask = _plugin(energy=lambda self, step, x0: step.decode(x0).sum(1))
     sample(exact, [ask, ask, ask], shape=(1, 4), sampler="ddim", steps=10)
-    assert len(decoded) == 9
+    assert len(decoded) == 10
     decoded.clear()  # an estimate with a graph and one without are two, in whatever order they are asked for
     cheap = _plugin(through="x0", energy=lambda self, step, x0: step.decode(x0).sum(1))
     sample(exact, [ask, cheap, ask, cheap], shape=(1, 4), sampler="ddim", steps=10)
-    assert len(decoded) == 18
+    assert len(decoded) == 19  # at alpha 0 both are asked of the one without
 
 
 def test_1d_2d_and_3d_samples_run():
@@ -298,3 +299,20 @@ def test_the_opening_noise_is_the_same_for_everyone_and_kept_for_nobody(seeds):
     drawn = [fresh.normal((2, 3, 4)) for _ in range(3)]
     assert torch.equal(after, drawn[1])
     assert torch.equal(rest, drawn[2])  # drawing again leaves the stream where it was
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 7, 10])
+@pytest.mark.parametrize("at", [0.2, 0.5, 0.8])
+def test_windows_that_meet_share_no_step_and_leave_none_out(at, steps):
+    kind = type(_plugin())
+    one, two = kind(start=0.0, stop=at), kind(start=at, stop=1.0)
+    assert all(one.acts(k, steps) != two.acts(k, steps) for k in range(steps))
+
+
+def test_a_sampler_of_distilled_models_is_refused_where_there_are_no_trained_times():
+    with pytest.raises(UsageError, match="sampler lcm needs a model distilled at discrete times, and gaussian has VE"):
+        sample(model(VE()), shape=(2, 4), sampler="lcm", steps=4)
+    said = []
+    table = make_schedule({"_class_name": "DDPMScheduler", "num_train_timesteps": 1000})
+    sample(model(table), shape=(2, 4), sampler="lcm", steps=4, notify=said.append)
+    assert ["nothing says that gaussian was distilled" in line for line in said] == [True]

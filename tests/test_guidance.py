@@ -159,7 +159,7 @@ def test_energies_and_gradients_of_every_guided_move_are_told():
     sample(model(), twice, shape=(2, 4), sampler="ddim", steps=5, watch=states.append)
     assert [name for name, _ in states[-1].energies] == ["a", "a#2", "b"]
     assert [name for name, _ in states[-1].gradients] == ["a + a#2 + b"]
-    assert states[0].energies == ()  # alpha_t is 0 there
+    assert all(len(state.energies) == 3 for state in states)  # the first, at alpha 0, included
 
 
 def test_the_linear_decoder_is_near_a_linear_one_and_differentiable():
@@ -299,3 +299,25 @@ def test_the_example_of_the_docs_works(picture):
         return np.abs(np.diff(x, axis=1)[1:] * np.diff(x, axis=0)[:, 1:]).mean()
 
     assert tilted(_run(picture, level)) < 0.95 * tilted(_run(picture, None))
+
+
+@pytest.mark.parametrize("given", [{"weight": 0.0}, {"profile": "0"}])
+def test_where_a_guidance_is_neutral_the_network_runs_without_gradients(given):
+    from editkit.diffusion.plan import Plan
+    from editkit.diffusion.samplers import make_sampler
+    from editkit.editing.cost import cost
+    from editkit.plugins import Guide
+
+    assert cost(Plan.uniform(4), [Guide(**given)], make_sampler("ddim")).backward == 0
+    asked = []
+    exact = model()
+    plain = type(exact).__call__
+
+    class Watched(type(exact)):
+        def __call__(self, x_t, level, conds):
+            asked.append(torch.is_grad_enabled() or x_t.requires_grad)
+            return plain(self, x_t, level, conds)
+
+    exact.__class__ = Watched
+    sample(exact, Guide(**given), shape=(2, 4), sampler="ddim", steps=4)
+    assert asked == [False] * 4

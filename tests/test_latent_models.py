@@ -17,7 +17,9 @@ from PIL import Image
 from test_parity_latent import PROMPT, adapter, parts
 
 from editkit import edit, sample
+from editkit.diffusion.prediction import Prediction
 from editkit.diffusion.samplers import LCM
+from editkit.diffusion.schedule import Level
 from editkit.editing.api import stream
 from editkit.errors import ChainError, EditkitError, ModelError, UsageError
 from editkit.models import Conditioning, describe, load
@@ -351,3 +353,26 @@ def test_the_command_line_runs_a_hub_id_from_the_cache(
     assert "Traceback" not in said
     assert run(["models"]) == 0
     assert "someone/sd" in capsys.readouterr().out
+
+
+def test_rescaling_works_on_estimates_where_a_model_gives_no_output() -> None:
+    import dataclasses
+
+    from editkit_plugins.cfg import _CfgHooks
+
+    g = torch.Generator().manual_seed(0)
+    x0 = [torch.randn(2, 4, 3, 3, generator=g) for _ in range(3)]
+    said = [Prediction(x, torch.zeros_like(x)) for x in x0[:2]]
+
+    @dataclasses.dataclass
+    class Where:
+        x_t: torch.Tensor
+        t: Level
+
+    def combined(rescale: float) -> torch.Tensor:
+        hooks = object.__new__(_CfgHooks)
+        hooks.plugin, hooks.scale, hooks.idle = Cfg(scale=5.0, rescale=rescale), 5.0, False
+        return hooks.combine(Where(x0[2], Level(0.5, 0.8, 0.6)), said).x0  # type: ignore[arg-type]
+
+    torch.testing.assert_close(combined(1.0).std((1, 2, 3)), x0[1].std((1, 2, 3)))
+    assert not torch.allclose(combined(0.0).std((1, 2, 3)), x0[1].std((1, 2, 3)))

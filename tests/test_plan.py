@@ -70,3 +70,11 @@ def test_repaints_default_jump_is_the_papers_share_of_the_levels(steps, jump):
     plan = Plan.uniform(steps)
     assert Inpaint(method="repaint", repeats=3).plan(plan) == plan.travel(jump, 3)
     assert len(Inpaint(method="repaint").plan(Plan.uniform(250))) == 4570
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.3, 0.55, 0.9])
+def test_a_strength_after_travelling_never_climbs_above_its_start(strength):
+    plan = Plan.uniform(10).travel(5, 3).start_at(strength)
+    assert plan.top == plan.start == int(10 * strength)
+    assert plan.end == 0
+    assert all(a.s == b.t for a, b in zip(plan.moves, plan.moves[1:], strict=False))

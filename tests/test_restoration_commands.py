@@ -225,6 +225,8 @@ def test_purifying_changes_more_the_deeper_it_goes():
         (Restore(degradation="grey"), set(), "ddim", "heun", "heun"),
         (Purify(), set(), "ddim", None, "ddpm"),
         (Denoise(sigma=20), set(), "ddim", None, "ddim"),
+        (Denoise(sigma=20, sampled=True), set(), "ddim", None, "ddpm"),
+        (Denoise(sigma=20, sampled=True), set(), "euler", None, "euler"),
     ],
 )
 def test_methods_of_the_stochastic_process_walk_by_it_unless_asked_otherwise(plugin, takes, own, asked, walks):

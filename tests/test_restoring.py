@@ -3,15 +3,18 @@
 Every method here is affine in its noise, so its mean and covariance are exact numbers (`inverse.moments`).
 """
 
+import math
+
 import pytest
 import torch
 from inverse import SIZE, STD, D, correlated, errors, mean, moments, observation, operators, posterior
 
 from editkit import sample
-from editkit.diffusion.schedule import VE, Flow
+from editkit.diffusion.schedule import VE, Cosine, Flow
 from editkit.errors import ChainError
 from editkit.models import Gaussian
-from editkit_plugins.restoring.degradations import Quantise
+from editkit_plugins.restoring import kernels
+from editkit_plugins.restoring.degradations import Blur, Mask, Quantise
 from editkit_plugins.restoring.solving import Inverse
 
 OPERATORS = operators()
@@ -120,3 +123,31 @@ def test_a_process_that_starts_from_the_guess_is_nearer_in_fewer_calls():
     wanted = posterior(A, y, CORRELATED, 0.0)
     got = moments(Inverse(degradation=A, y=y, strength=0.5), CORRELATED, 100)
     assert errors(got, wanted)[0] < 0.4
+
+
+@pytest.mark.parametrize("table", [Cosine(), Flow()])
+def test_dps_pulls_as_far_by_heun_as_by_euler(table):
+    """Heun's second evaluation stands at the level the move goes to; the energy is the move's all the same."""
+    size = (1, 4, 4)
+    plugin = Inverse(method="dps", degradation=Mask(torch.ones(1), size), y=torch.full((1, *size), 0.9), zeta=0.3)
+    g, pull = Gaussian(torch.zeros(size), 0.25 * torch.eye(16), table), {}
+    for name in ("euler", "heun"):
+        run = {"shape": (64, *size), "sampler": name, "steps": 40, "seed": 1}
+        pull[name] = float((sample(g, plugin, **run) - sample(g, **run)).mean())
+    assert pull["heun"] == pytest.approx(pull["euler"], rel=0.2)
+
+
+def test_diffpir_stays_in_range_at_pure_noise():
+    """A noisy blur, 8 steps: the first estimate is not A^+ y with all its noise."""
+    size, generator = (1, 16, 16), torch.Generator().manual_seed(0)
+    A = Blur(kernels.gaussian(1.5), size)
+    x = 0.5 * torch.randn(1, *size, generator=generator)
+    y = A.forward(x) + 0.1 * torch.randn(1, *size, generator=generator)
+    sizes = []
+    made = sample(
+        Gaussian(torch.zeros(size), 0.25 * torch.eye(256)), Inverse(method="diffpir", degradation=A, y=y, sigma=0.1),
+        shape=(4, *size), steps=8,
+        watch=lambda state: sizes.append(float(state.x.std() / math.hypot(0.5 * state.level.alpha, state.level.sigma))),
+    )  # fmt: skip
+    assert max(sizes) < 1.5
+    assert float((made - x).square().mean().sqrt()) < 0.7

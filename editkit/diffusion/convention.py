@@ -1,16 +1,18 @@
 """Whose conventions a run follows where pictures depend on them: editkit's own, or diffusers'.
 
-Everything in which `--noise diffusers` differs is here: where random numbers come from, how levels are spaced, how a
-mask comes to the model's space, how a noise move is drawn, what is drawn before the first step. Nobody else asks.
+Everything in which `--noise diffusers` differs is here: where random numbers come from, how levels are spaced, how
+heun begins, how a mask comes to the model's space, how a noise move is drawn, what is drawn before the first step.
+Nobody else asks.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from editkit.diffusion.noise import Noise, OneStream, Streams
+from editkit.diffusion.samplers import Heun, Sampler
 from editkit.diffusion.schedule import Discrete, Grid, Level, Schedule, Spacing
 from editkit.diffusion.space import space_of
 
@@ -51,6 +53,10 @@ class Convention(Protocol):
         """How levels are laid, where the user wanted `wanted`."""
         ...
 
+    def walked(self, sampler: Sampler) -> Sampler:
+        """The rule by which a stage walks that wants `sampler`."""
+        ...
+
     def region(self, mask: Tensor, model: Model) -> Tensor:
         """A mask (b, 1, h, w), 1 = regenerate, in the model's space: (b, 1, h', w'), binary."""
         ...
@@ -83,6 +89,9 @@ class Own:
     def spacing(self, wanted: Spacing, schedule: Schedule, grid: Grid) -> Spacing:
         return wanted
 
+    def walked(self, sampler: Sampler) -> Sampler:
+        return sampler
+
     def region(self, mask: Tensor, model: Model) -> Tensor:
         """Whatever a mask touches is regenerated."""
         return model.encode_mask(mask)
@@ -112,6 +121,10 @@ class Diffusers:
     def spacing(self, wanted: Spacing, schedule: Schedule, grid: Grid) -> Spacing:
         """The configuration's by its name, since `auto` keeps a real stride here."""
         return schedule.resolve(wanted, grid) if isinstance(schedule, Discrete) else wanted
+
+    def walked(self, sampler: Sampler) -> Sampler:
+        """heun corrects wide moves as well, which drives states out of range."""
+        return replace(sampler, wide="karras") if isinstance(sampler, Heun) else sampler
 
     def region(self, mask: Tensor, model: Model) -> Tensor:
         """Binarised at a half, the nearest pixel taken."""

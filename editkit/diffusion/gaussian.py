@@ -32,7 +32,7 @@ class GaussianMixture:
         schedule: any table; its time is not used.
 
     Raises:
-        ModelError: shapes that do not fit, a covariance that is none.
+        ModelError: shapes that do not fit, a covariance that is none, a negative weight.
     """
 
     clip: float | None = None
@@ -45,8 +45,14 @@ class GaussianMixture:
                 f"a mixture of {len(means)} components of {d} values needs weights ({len(means)},) and covariances "
                 f"({len(means)}, {d}, {d}); got {tuple(weights.shape)} and {tuple(covariances.shape)}"
             )
-        values, vectors = torch.linalg.eigh(covariances.double())
-        if bool((values < -1e-8 * values.abs().max()).any()):
+        if bool((weights < 0.0).any()) or not float(weights.sum()) > 0.0:
+            raise ModelError(f"the weights of a mixture are {weights.tolist()}; none may be negative, nor all 0")
+        exact = covariances.double()
+        rounding = d * torch.finfo(torch.float32).eps * exact.abs().amax((1, 2))  # (K,): of a float32 matrix
+        if bool(((exact - exact.mT).abs().amax((1, 2)) > rounding).any()):
+            raise ModelError("a covariance is not symmetric; give (C + C^T) / 2")
+        values, vectors = torch.linalg.eigh(exact)
+        if bool((values < -rounding[:, None]).any()):
             raise ModelError("a covariance has a negative eigenvalue; it must be positive semi-definite")
         self.schedule: Schedule = schedule or Cosine()
         self.info = ModelInfo("gaussian", "exact Gaussian", sampler="ddpm", steps=100)
@@ -54,7 +60,7 @@ class GaussianMixture:
         self._means = means.reshape(len(means), d).float()
         self._values = values.clamp_min(0.0).float()
         self._vectors = vectors.float()
-        self.data_std = float(values.clamp_min(0.0).mean().sqrt())
+        self.data_std = float(_variance((weights / weights.sum()).double(), self._means.double(), values).sqrt())
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
         x = x_t.flatten(1)
@@ -85,6 +91,15 @@ class GaussianMixture:
 
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> GaussianMixture:
         return self
+
+
+def _variance(weights: Tensor, means: Tensor, values: Tensor) -> Tensor:
+    """The mean variance of a value of x0: within the components and between their means.
+
+    `weights` (K,) of sum 1, `means` (K, d), `values` (K, d) the eigenvalues of the covariances.
+    """
+    centred = means - weights @ means
+    return weights @ (values.clamp_min(0.0).mean(1) + centred.square().mean(1))
 
 
 class Gaussian(GaussianMixture):

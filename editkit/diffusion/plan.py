@@ -116,7 +116,8 @@ class Plan:
         if level == 0:
             return replace(self, moves=())
         first = next(k for k, move in enumerate(self.moves) if move.t <= level)
-        return replace(self, moves=self.moves[first:])
+        left = self.moves[first:]  # a way that climbs above the level, and comes back to it, is left out
+        return replace(self, moves=tuple(move for move in left if max(move.t, move.s) <= level))
 
     def travel(self, jump: int, repeats: int, first: int = 1) -> Plan:
         """Go back up `jump` levels and down again, so that every stretch is walked `repeats` times.

@@ -209,17 +209,35 @@ class EulerAncestral(OneCall):
         return s.alpha * pred.x0 + down * slope(x_t, t, pred) + up * normal(t, s), None
 
 
+WIDE = 10.0
+"""A move near pure noise in which sigma / alpha falls by more than this factor is wide."""
+
+
+def is_wide(t: Level, s: Level) -> bool:
+    """A move down from near pure noise (alpha_t < 0.1) to a state of another kind: r_t > `WIDE` r_s."""
+    return t.alpha < 0.1 and t.sigma * s.alpha > WIDE * t.alpha * s.sigma
+
+
 @dataclass(frozen=True)
 class Heun:
     """The second-order rule of Karras et al. 2022 (arXiv:2206.00364, Algorithm 1 without churn).
 
     In u = x / alpha and r = sigma / alpha the probability flow is du/dr = eps. One Euler step to s, then the mean of
     both slopes, written as a correction of the Euler step: x_s += alpha_s (r_s - r_t) (eps_s - eps_t) / 2. First order
-    in the last move, and where alpha_t = 0 (u is infinite there).
+    in the last move.
+    A `wide` move has r fall from thousands to a few, and the correction magnifies what the slopes differ by as often.
+    There the same rule in log-SNR, with e^-h = r_s / r_t, is bounded: x_s = (sigma_s / sigma_t) x_t +
+    alpha_s (1 - e^-h) (x0_t + x0_s) / 2 (Lu et al. 2022, arXiv:2211.01095, eq. 3.7). `wide="karras"` corrects there
+    too, as diffusers does, and goes out of range; only at alpha_t = 0, where u is infinite, it does not.
     """
 
     name: ClassVar[str] = "heun"
     grid: ClassVar[Grid] = KARRAS
+    wide: str = "bounded"
+
+    def __post_init__(self) -> None:
+        if self.wide not in ("bounded", "karras"):
+            raise UsageError(f"sampler heun: wide is {self.wide!r}; allowed: bounded, karras")
 
     @property
     def reversible(self) -> bool:
@@ -236,11 +254,14 @@ class Heun:
         euler = s.alpha * pred.x0 + s.sigma * first
         if s.index == 0:
             return euler, None
-        second = slope(euler, s, predict(euler, s))
+        there = predict(euler, s)
+        if self.wide == "bounded" and is_wide(t, s):
+            gone = 1.0 - t.alpha * s.sigma / (t.sigma * s.alpha)  # 1 - e^-h
+            return euler + (0.5 * s.alpha * gone) * (there.x0 - pred.x0), None
         if t.alpha == 0.0:
             return euler, None
         half = 0.5 * (s.sigma - s.alpha * t.sigma / t.alpha)
-        return euler + half * (second - first), None
+        return euler + half * (slope(euler, s, there) - first), None
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ import torch
 
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.convention import CONVENTIONS
-from editkit.diffusion.model import ModelInfo
+from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.noise import Noise, Stream
 from editkit.diffusion.plan import Plan
 from editkit.diffusion.samplers import Sampler, make_sampler
+from editkit.diffusion.schedule import Discrete
 from editkit.engine.energies import Bound
 from editkit.engine.loop import Process
-from editkit.errors import ChainError
+from editkit.errors import ChainError, UsageError
 from editkit.plugin.options import Options
 from editkit.plugin.protocol import Plugin, called
 from editkit.plugin.step import Handed, Inputs, Lends, Opening, Run
@@ -43,7 +44,9 @@ def prepare(
         ChainError: a plan that goes upward with a sampler that cannot, two plugins with a sampler of their own, a state
             from the stage before that is of another space.
     """
-    model, sampler, convention = inputs.model, make_sampler(sampler_spec), CONVENTIONS[options.noise]
+    model, convention = inputs.model, CONVENTIONS[options.noise]
+    sampler = convention.walked(make_sampler(sampler_spec))
+    _check_distilled(sampler, model, notify)
     spacing = convention.spacing(options.spacing, model.schedule, sampler.grid)
     options = options.model_copy(update={"spacing": spacing})
     levels = model.schedule.levels(plan.steps, spacing, sampler.grid)
@@ -86,6 +89,26 @@ def _bound(plugins: Sequence[Plugin], run: Run) -> tuple[Bound, ...]:
         seen[plugin.name] += 1
         bound.append(Bound(plugin, called(plugin, "bind", plugin.bind, own)))
     return tuple(bound)
+
+
+def _check_distilled(sampler: Sampler, model: Model, notify: Notify) -> None:
+    """A sampler of distilled models knows the trained times of a discrete table, and other models go wrong by it.
+
+    Raises:
+        UsageError: there are no such times.
+    """
+    if not sampler.grid.distilled:
+        return
+    if not isinstance(model.schedule, Discrete):
+        raise UsageError(
+            f"sampler {sampler.name} needs a model distilled at discrete times, and {model.info.name} has "
+            f"{type(model.schedule).__name__}; leave --sampler out"
+        )
+    if model.schedule.distilled is None:
+        notify(
+            f"nothing says that {model.info.name} was distilled for sampler {sampler.name} (a LoRA may have done it); "
+            f"by other models its results are wrong"
+        )
 
 
 def _walked_by(bound: Sequence[Bound], sampler: Sampler, noise: Noise) -> tuple[Sampler, Stream]:

@@ -15,8 +15,9 @@ from editkit.errors import HookError
 from editkit.plugin.protocol import Hooks, Plugin
 
 FAINT = 1e-3
-"""Energies are not asked where alpha_t is less: x_t says nothing of x0 there, and sigma_t^2 / alpha_t would magnify the
-errors of a learned gradient without bound (at alpha_t = 0 there is no such term at all)."""
+"""Where alpha_t is not more, every energy is taken of x0 in the bounded form: x_t says nothing of x0 there, and
+sigma_t^2 / alpha_t would magnify the errors of a learned gradient without bound. The limit of (sigma_t^2 / alpha_t)
+grad log p(y | x_t) is E[x0 | y] - E[x0], for isotropic data -s^2 dE/dx0 at the estimate."""
 
 RUNAWAY = 3.0
 """A state so many times larger than usual is out of the schedule's range."""
@@ -69,6 +70,18 @@ def gradient(
     return (grads[0], grads[1]) if x_t.requires_grad else (None, grads[0])
 
 
+def faint_gradient(group: Sequence[Energy], leaf: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """(None, dE/dx0) of the sum E of `group` at the estimate of a level that says almost nothing; see `FAINT`.
+
+    That estimate may be the data's mean, often a flat picture, where a loss with a norm or a root has no derivative:
+    such values pull nowhere yet.
+    """
+    with torch.enable_grad():
+        total = torch.stack([energy.value for energy in group]).sum()
+    (grad,) = torch.autograd.grad(total, (leaf,), retain_graph=True, allow_unused=True, materialize_grads=True)
+    return None, grad.nan_to_num(0.0, 0.0, 0.0)
+
+
 def _finite(grads: Sequence[Tensor | None]) -> bool:
     return all(grad is None or bool(torch.isfinite(grad.sum())) for grad in grads)
 
@@ -84,7 +97,8 @@ def moves(grads: Sequence[Tensor | None], level: Level, data_std: float) -> Tens
     dE/dx0, with s the data's standard deviation (the posterior's covariance for an isotropic Gaussian).
     """
     s2, sigma2 = data_std**2, level.sigma**2
-    factors = sigma2 / level.alpha, s2 * sigma2 / (s2 * level.alpha**2 + sigma2)
+    exact = sigma2 / level.alpha if level.alpha > FAINT else 0.0  # nothing is asked of x_t below
+    factors = exact, s2 * sigma2 / (s2 * level.alpha**2 + sigma2)
     parts = [-factor * grad for factor, grad in zip(factors, grads, strict=True) if grad is not None]
     return torch.stack(parts).sum(0)
 

@@ -22,7 +22,8 @@ from editkit.diffusion.model import Model
 from editkit.diffusion.prediction import Prediction
 from editkit.diffusion.schedule import Level, Levels
 from editkit.engine.acting import Acting, Where, finite, shaped, wrong
-from editkit.engine.energies import FAINT, Bound, Energy, Range, clamped, gradient, gradientless, moves
+from editkit.engine.energies import FAINT, Bound, Energy, Range, clamped, faint_gradient, gradient, gradientless, moves
+from editkit.plugin.protocol import Through
 from editkit.plugin.step import Run, Step
 
 Figures = tuple[tuple[str, float], ...]
@@ -77,8 +78,7 @@ class Predictor:
         """
         asked, clean = askable(level, self.run.levels), level.sigma == 0.0
         with torch.no_grad():
-            energies = self.acting.active("energy", where, silent) if asked.alpha > FAINT else ()
-            through = {b.plugin.through() for b in energies}
+            energies, through = _asked_of(self.acting.active("energy", where, silent), asked)
             x_t = x_t.detach().requires_grad_(bool(through & {"network", "x_t"}))
             step = self.step(where, asked, x_t, silent)
             with torch.set_grad_enabled("network" in through):
@@ -142,9 +142,12 @@ class Predictor:
         dx0, norms = torch.zeros_like(leaf, requires_grad=False), []
         for k, group in enumerate(groups):
             last = k == len(groups) - 1 and len(group) == 1  # else the graph is needed again, if only to blame someone
-            grads = self.acting.timed(
-                "energies", "backward", gradient, group, step.x_t, leaf, not last, str(where)
-            )
+            if step.alpha_t <= FAINT:
+                grads = self.acting.timed("energies", "backward", faint_gradient, group, leaf)
+            else:
+                grads = self.acting.timed(
+                    "energies", "backward", gradient, group, step.x_t, leaf, not last, str(where)
+                )
             norms.append(math.hypot(*(float(grad.norm()) for grad in grads if grad is not None)))
             moved = moves(grads, step.t, self.model.data_std)
             b = group[0].bound
@@ -163,7 +166,7 @@ class Predictor:
         seen: Counter[str] = Counter()
         for b in energies:
             seen[b.plugin.name] += 1
-            x0 = pred.x0 if b.plugin.through() == "network" else leaf
+            x0 = pred.x0 if b.plugin.through() == "network" and step.alpha_t > FAINT else leaf
             value = self.acting.call(b, "energy", where, b.hooks.energy, step.seen_by(b.hooks.run), x0)
             if value is None:
                 continue
@@ -171,11 +174,23 @@ class Predictor:
                 got, wanted = tuple(value.shape), (x0.shape[0],)
                 raise wrong(b, "energy", f"has shape {got}; one number an item is needed, shape {wanted}", where)
             if not value.requires_grad:
+                if step.alpha_t <= FAINT:
+                    continue  # it may read x_t alone, which is not asked here
                 raise wrong(b, "energy", gradientless(b), where)
             count = seen[b.plugin.name]
             name = b.plugin.name if count == 1 else f"{b.plugin.name}#{count}"
             said.append(Energy(b, name, finite(value, b, "energy", where)))
         return said
+
+
+def _asked_of(energies: Sequence[Bound], level: Level) -> tuple[Sequence[Bound], frozenset[Through]]:
+    """The energies that have a say at `level`, and what their gradients are taken through: where the signal is faint,
+    all through x0, but for those that read x_t, which says nothing of it.
+    """
+    if level.alpha <= FAINT:
+        energies = [b for b in energies if b.plugin.through() != "x_t"]
+        return energies, frozenset({"x0"} if energies else ())
+    return energies, frozenset(b.plugin.through() for b in energies)
 
 
 def askable(level: Level, levels: Levels) -> Level:

@@ -66,7 +66,11 @@ class Guidance(Plugin):
         return super().uses() if self.alone() else super().uses() - {"shift"}
 
     def acts(self, index: int, total: int) -> bool:
-        return index % self.every == 0 and super().acts(index, total)
+        return index % self.every == 0 and super().acts(index, total) and self.factor(index, total) != 0.0
+
+    def factor(self, index: int, total: int) -> float:
+        """What the loss is multiplied by in flow move `index` of `total`; where it is 0 nothing is asked."""
+        return self.strength() * weight(knots(self.profile), (index + 0.5) / max(total, 1))
 
     def strength(self) -> float:
         """The factor of the loss; 0 changes nothing."""
@@ -81,7 +85,6 @@ class GuidanceHooks(Hooks[G]):
 
     def __init__(self, plugin: G, run: Run) -> None:
         super().__init__(plugin, run)
-        self.knots = knots(plugin.profile)
         mask = None if plugin.mask is None or plugin.strength() == 0.0 else placed_mask(plugin.name, plugin.mask, run)
         self.region = None if mask is None else run.model.encode_mask(mask)
         looked_at = (mask if mask is not None else run.inputs.mask) if plugin.view == "region" else None
@@ -105,7 +108,7 @@ class GuidanceHooks(Hooks[G]):
         return image[..., rows, columns]
 
     def energy(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"] | None:
-        factor = self.plugin.strength() * weight(self.knots, (step.index + 0.5) / step.total)
+        factor = self.plugin.factor(step.index, step.total)
         return None if factor == 0.0 else factor * self.loss(step, x0)
 
     def shift(self, step: Step, dx0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:

@@ -199,9 +199,11 @@ class Plugin(Declaration):
         return 1
 
     def acts(self, index: int, total: int) -> bool:
-        """Whether it acts in flow move `index` of `total`: those within its window (as diffusers' ControlNets)."""
-        first, last = index / max(total, 1), (index + 1) / max(total, 1)
-        return first >= self.start and last <= self.stop
+        """Whether it acts in flow move `index` of `total`: those whose middle is in its window, `start` included and
+        `stop` not, so that windows that meet leave none out and share none.
+        """
+        middle = (index + 0.5) / max(total, 1)
+        return self.start <= middle < self.stop
 
     def __and__(self, other: Plugin | Chain) -> Chain:
         """`with`: both act in the same reverse process."""

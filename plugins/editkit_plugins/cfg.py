@@ -64,13 +64,17 @@ class _CfgHooks(Hooks[Cfg]):
             return predictions[0]
         without, wanted = predictions
         if without.output is None or wanted.output is None or wanted.kind is None:
-            x0 = without.x0 + self.scale * (wanted.x0 - without.x0)
+            x0 = self._rescaled(without.x0 + self.scale * (wanted.x0 - without.x0), wanted.x0)
             return wanted.with_x0(x0, step.x_t, step.t)
-        out = without.output + self.scale * (wanted.output - without.output)
-        if self.plugin.rescale:
-            r = self.plugin.rescale
-            out = r * (out * (_deviation(wanted.output) / _deviation(out))) + (1.0 - r) * out
+        out = self._rescaled(without.output + self.scale * (wanted.output - without.output), wanted.output)
         return replace(convert(out, step.x_t, step.t, wanted.kind), variance=wanted.variance)
+
+    def _rescaled(self, out: Tensor, wanted: Tensor) -> Tensor:
+        """`out` with the deviation of `wanted`, as far as `rescale`; items of one value have none to give back."""
+        r = self.plugin.rescale
+        if not r or out[0].numel() == 1:
+            return out
+        return r * (out * (_deviation(wanted) / _deviation(out))) + (1.0 - r) * out
 
 
 def _deviation(out: Tensor) -> Tensor:

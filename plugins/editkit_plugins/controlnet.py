@@ -90,6 +90,11 @@ class ControlNet(Plugin):
     scale: float = Field(1.0, ge=0.0, description="Strength; 0 changes nothing.")
     guess: bool = Field(False, description="Guess mode: the hint without the prompt's help; deep features count more.")
 
+    def acts(self, index: int, total: int) -> bool:
+        """Whole steps within the window only, as diffusers' ControlNets."""
+        first, last = index / max(total, 1), (index + 1) / max(total, 1)
+        return first >= self.start and last <= self.stop
+
     def hooks(self) -> type[Hooks[ControlNet]]:
         return _ControlNetHooks
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from editkit.plugin import ModelInfo
+
 LEAST = 0.25
 """Noise below this is none, in levels of 255."""
 
@@ -77,6 +79,10 @@ class Denoise(Plugin):
     def default_model(self) -> str:
         """A network: the picture's own patches are as noisy as it is."""
         return "pocket"
+
+    def default_sampler(self, info: ModelInfo) -> str | None:
+        """`sampled`: the stochastic process, on models that walk by ddim, by which seeds differ."""
+        return "ddpm" if self.sampled and info.sampler == "ddim" else None
 
     def hooks(self) -> type[Hooks[Denoise]]:
         return _DenoiseHooks

@@ -5,8 +5,8 @@ Every method sees x_t = alpha_t x + sigma_t eps and the network's x0 = E[x | x_t
 - `ddnm` (Wang et al. 2022, arXiv:2212.00490): x0 <- x0 + A^+(y - A x0), the nearest picture that explains y; with any
   sampler. With noise (DDNM+) only as much of y is taken as its noise allows, and the step adds that much less.
 - `ddrm` (Kawar et al. 2022, arXiv:2201.11793): the same in the singular vectors of A, y and x0 mixed by their noise.
-- `diffpir` (Zhu et al. 2023, arXiv:2305.08995): x0 <- argmin |y - A x|^2 / sigma_y^2 + lam alpha_t^2 / sigma_t^2
-  |x - x0|^2.
+- `diffpir` (Zhu et al. 2023, arXiv:2305.08995): x0 <- argmin |y - A x|^2 / sigma_y^2 + lam (alpha_t^2 / sigma_t^2
+  + 1 / s^2) |x - x0|^2, s the data's standard deviation.
 - `dps` (Chung et al. 2023, arXiv:2209.14687): x_s <- x_s - 2 zeta d|y - A x0|/dx_t, backward through the network.
 - `pigdm` (Song et al. 2023, "Pseudoinverse-guided diffusion models"): E = 1/2 r^T (r_t^2 A A^T + sigma_y^2)^-1 r with
   r = y - A x0 and r_t^2 = s^2 sigma_t^2 / (s^2 alpha_t^2 + sigma_t^2), s the data's standard deviation: exact for
@@ -242,8 +242,10 @@ class Ddrm(_Transition):
 class DiffPir(_Transition):
     """DiffPIR, Algorithm 1: the proximal estimate, and a step that renews the share zeta of the noise.
 
-    x0' = argmin |y - A x|^2 + q |x - x0|^2, q = lam sigma_y^2 alpha_t^2 / sigma_t^2; in the singular vectors
-    x0'_i = (s_i u_i + q x0_i) / (s_i^2 + q), u = U^T y.
+    x0' = argmin |y - A x|^2 + q |x - x0|^2, q = lam sigma_y^2 (alpha_t^2 / sigma_t^2 + 1 / s^2); in the singular
+    vectors x0'_i = (s_i u_i + q x0_i) / (s_i^2 + q), u = U^T y.
+    1 / s^2, with s the data's standard deviation, is not in the paper: without it q is 0 at pure noise, where x0' is
+    A^+ y with all its noise. With it and lam 1 the estimate is E[x | x_t, y] of isotropic Gaussians.
     x_s = alpha_s x0' + sigma_s (sqrt(1 - zeta) eps' + sqrt(zeta) z), eps' = (x_t - alpha_t x0') / sigma_t.
     """
 
@@ -252,7 +254,8 @@ class DiffPir(_Transition):
     def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         """The proximal estimate."""
         A, t = self.operator, step.t
-        q = max(self.plugin.lam * self.sigma**2 * t.alpha**2 / t.sigma**2, 1e-12)
+        precision = t.alpha**2 / t.sigma**2 + 1.0 / self.run.model.data_std**2
+        q = max(self.plugin.lam * self.sigma**2 * precision, 1e-12)
 
         def proximal(x0: Tensor, y: Tensor) -> Tensor:
             z = (A.singular * A.observe(y) + q * A.analyse(x0)) / (A.singular**2 + q)
@@ -291,7 +294,7 @@ class Dps(SolvingHooks):
         self.step_size = plugin.zeta / run.plan.steps * m**0.5 / s**2
 
     def energy(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"] | None:
-        t, s = step.t, self.run.levels[step.move.s]
+        t, s = (self.run.levels[index] for index in (step.move.t, step.move.s))  # of the move, wherever it is asked
         beta = t.sigma**2 - (t.alpha / s.alpha) ** 2 * s.sigma**2
         if beta <= 0.0:
             return None
