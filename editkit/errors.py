@@ -4,6 +4,15 @@ The command line prints the message and exits with `exit_code`; nothing here eve
 """
 
 
+def short(value: object, most: int = 80) -> str:
+    """`value` as a message shows it: a stranger's value may be as long as it likes."""
+    try:
+        shown = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits; a list in itself
+        shown = type(value).__name__
+    return shown if len(shown) <= most else shown[: most - 3] + "..."
+
+
 class EditkitError(Exception):
     """An edit that could not be done (exit code 1)."""
 

@@ -350,7 +350,7 @@ def test_killed_between_the_line_and_the_new_name_the_part_takes_its_place(here,
             journal.commit(Done("a.png", "a.png", 0, "", 0), b"whole", target)
     assert not target.exists()
     with opened(Path("out"), {}, resume=True) as journal:
-        assert journal.settle("a.png")
+        assert journal.settle("a.png", "a.png")
     assert target.read_bytes() == b"whole"
 
 

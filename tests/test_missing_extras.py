@@ -62,7 +62,8 @@ def test_what_needs_no_extra_works_without(tmp_path, photo, words):
     ("words", "extra"),
     [
         (["inpaint", "photo.png", "--mask", "box:10,10,20,20", "--model", "owner/name"], "diffusers"),
-        (["sdedit", "photo.png", "--model", "pocket", "with", "clip", "--text", "a", "--clip-model", "ViT-B-32:openai"], "clip"),
+        (["sdedit", "photo.png", "--model", "pocket", "with", "clip", "--text", "a", "--clip-model",
+          "ViT-B-32:openai"], "clip"),
         (["sdedit", "photo.png", "--model", "pocket", "with", "classifier", "--label", "tabby", "--classifier",
           "timm:resnet18"], "classifiers"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -81,7 +82,10 @@ def listing(folder: Path, leave_out: Path | None = None) -> Listing:
         for name in sorted(files):
             if name.startswith("."):
                 continue
-            if Path(name).suffix.lower() in PICTURES:
+            path = Path(at) / name
+            if Path(name).suffix.lower() in PICTURES and path.exists() and not path.is_file():
+                found.unreadable[(inside / name).as_posix()] = "is no regular file"  # a named pipe would be waited for
+            elif Path(name).suffix.lower() in PICTURES:
                 found.pictures.append(inside / name)
             else:
                 found.others.append((inside / name).as_posix())
@@ -178,14 +182,27 @@ def _own(picture: Path, source: Path, chosen: dict[Path, str]) -> bool:
 
 
 def _names(pictures: Sequence[Path], ending: str | None) -> list[Path]:
-    """The results' names: the stem with the ending; the whole name where two pictures would get the same."""
+    """The results' names: the stem with the ending; the whole name where two pictures would get the same, and a number
+    where that is taken as well. No two are the same, whatever a file system makes of capitals.
+    """
 
     def short(picture: Path) -> Path:
         own = picture.suffix if picture.suffix.lower() in EXTENSIONS else ".png"
         return picture.with_suffix(ending or own)
 
-    counted = Counter(short(p).as_posix().casefold() for p in pictures)
-    return [
-        short(p) if counted[short(p).as_posix().casefold()] == 1 else p.with_name(p.name + short(p).suffix)
-        for p in pictures
-    ]
+    def key(name: Path) -> str:
+        return unicodedata.normalize("NFC", name.as_posix()).casefold()
+
+    counted = Counter(key(short(p)) for p in pictures)
+    taken = {key(short(p)) for p in pictures if counted[key(short(p))] == 1}
+    names = []
+    for picture in pictures:
+        name, number = short(picture), 1
+        if counted[key(name)] > 1:
+            name = picture.with_name(picture.name + short(picture).suffix)
+            while key(name) in taken:
+                number += 1
+                name = picture.with_name(f"{picture.name}-{number}{short(picture).suffix}")
+            taken.add(key(name))
+        names.append(name)
+    return names

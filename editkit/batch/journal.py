@@ -41,6 +41,9 @@ class Failed:
     error: str
 
 
+_KINDS = {"picture": str, "output": str, "seed": int, "sha256": str, "bytes": int}
+
+
 class Journal:
     """An open journal; see `opened`."""
 
@@ -50,18 +53,20 @@ class Journal:
         self._handle = handle
         self._force = force
 
-    def settle(self, name: str) -> bool:
-        """Whether the picture is done, its result in place; puts it there if a kill came in between."""
+    def settle(self, name: str, output: str) -> bool:
+        """Whether the picture is done and its result, `output` of this folder, in place; puts it there if a kill came
+        in between. A journal is a file that anyone may have changed: a line that names another file counts for nothing.
+        """
         entry = self.done.get(name)
-        if entry is None:
+        if entry is None or entry.output != output:
             return False
-        target, part = self.folder / entry.output, self._part(name)
-        if part.exists():
+        target, part = self.folder / output, self._part(name)
+        if part.is_file() and not part.is_symlink():
             if hashlib.sha256(part.read_bytes()).hexdigest() == entry.sha256:
                 os.replace(part, target)
                 return True
             part.unlink()
-        return target.exists()
+        return target.is_file()
 
     def commit(self, entry: Done, data: bytes, target: Path) -> str | None:
         """Put `data` at `target` and into the journal, both or neither; what was wrong with this one, in one line.
@@ -77,7 +82,8 @@ class Journal:
             if target.is_dir():
                 return f"{target}: is a folder; move it away"
             part.parent.mkdir(exist_ok=True)
-            with part.open("wb") as file:
+            part.unlink(missing_ok=True)  # a link there would lead the bytes elsewhere
+            with part.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -148,6 +154,8 @@ def opened(folder: Path, run: Mapping[str, Any], *, resume: bool = False, force:
         raise UsageError(f"{path}: an earlier run was here; --resume goes on with it, --force begins anew")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink() or (folder / PARTS).is_symlink():
+            raise UsageError(f"{folder}: its journal is a link to somewhere else; move {NAME} and {PARTS} away")
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     except OSError as error:
         raise PictureError(f"{folder}: cannot be written to: {error.strerror}") from None
@@ -162,7 +170,7 @@ def opened(folder: Path, run: Mapping[str, Any], *, resume: bool = False, force:
 def _begun(
     folder: Path, handle: int, path: Path, run: Mapping[str, Any], resume: bool, force: bool
 ) -> Journal:
-    """The journal with its first line, and with every result in place that is done."""
+    """The journal with its first line."""
     _lock(handle, folder)
     try:
         if not resume:
@@ -171,8 +179,6 @@ def _begun(
         if os.fstat(handle).st_size == 0:
             os.write(handle, (json.dumps({"state": "run", **run}) + "\n").encode())
             os.fsync(handle)
-        for name in journal.done:
-            journal.settle(name)
     except OSError as error:
         raise PictureError(f"{folder}: cannot be written to: {error.strerror}") from None
     return journal
@@ -209,8 +215,10 @@ def _read(handle: int, path: Path, run: Mapping[str, Any]) -> dict[str, Done]:
                 )
             if state == "done":
                 entry = Done(**record)
+                if not all(isinstance(getattr(entry, key), kind) for key, kind in _KINDS.items()):
+                    raise TypeError
                 done[entry.picture] = entry
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise EditkitError(f"{path}: line {number} is damaged; --force begins anew") from None
     return done
 

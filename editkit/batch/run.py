@@ -61,7 +61,7 @@ class Work:
             return self._made(item)
         except EditkitError as error:
             reason = " ".join(str(error).split())
-        except (Exception, MemoryError) as error:
+        except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return Result(item, seed=seeded(self.chain, item.name).stages[0].options.seed, error=reason)
 
@@ -73,8 +73,8 @@ class Work:
         picture = Picture.read(item.source)
         chain = seeded(self.chain, item.name)
         if item.mask is not None:
-            if not is_words(item.mask) and not Path(item.mask).exists():
-                raise PictureError(f"its mask is missing: {item.mask}")
+            if not is_words(item.mask) and not Path(item.mask).is_file():  # a named pipe would be waited for
+                raise PictureError(f"its mask is missing or no file: {item.mask}")
             chain = masked(chain, item.mask)
         notices = list(picture.meta.notices)
         made = make(picture, chain, notify=notices.append, models=self.models)
@@ -248,7 +248,7 @@ def run(
     todo, before = [], 0
     summary = Summary(0, 0, {})
     for item in items:
-        if journal.settle(item.name):
+        if journal.settle(item.name, item.output):
             before += 1
         elif not force and Path(item.target).exists():
             reason = f"{item.target}: exists already and is not of this run; move it away, or give --force"

@@ -18,8 +18,9 @@ INTERRUPTED = 130
 
 def main(words: Sequence[str] | None = None) -> None:
     """The console script: run `words` (default: the process's own) and exit."""
-    settle()
-    code = run(sys.argv[1:] if words is None else list(words))
+    words = sys.argv[1:] if words is None else list(words)
+    settle(offline="--offline" in words or (words[:1] == ["rerun"] and "--download" not in words))
+    code = run(words)
     leave()
     sys.exit(code)
 

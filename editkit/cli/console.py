@@ -20,13 +20,20 @@ def err() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def printable(text: str, *, newlines: bool = True) -> str:
+    """`text` without what moves a terminal's cursor, hides or turns round what stands beside it: names of files,
+    recipes and provenance are strangers' words. `newlines`: line ends stay; else they are shown as such characters are.
+    """
+    return "".join(c if c.isprintable() or (newlines and c == "\n") else "?" for c in text)
+
+
 def say(message: str) -> None:
     """One line on standard error, whatever the terminal's width."""
-    sys.stderr.write(message.rstrip("\n") + "\n")
+    sys.stderr.write(printable(message.rstrip("\n"), newlines=False) + "\n")
     sys.stderr.flush()
 
 
 def write(line: str) -> None:
-    """One line on standard output, whatever the terminal's width."""
-    sys.stdout.write(line + "\n")
+    """Lines on standard output, whatever the terminal's width."""
+    sys.stdout.write(printable(line) + "\n")
     sys.stdout.flush()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -54,10 +55,10 @@ def make(line: Line) -> int:
 
     extras = line.extras
     target = target_of(line)
+    _distinct({"--output": target}, line)
     check_output(target, force=extras.force)
     if extras.compare is not None:
         check_output(extras.compare, force=extras.force)
-    _distinct(target, extras)
     watchers = _watchers(extras)
     picture = Picture.read(line.picture)
     began = time.perf_counter()
@@ -75,15 +76,33 @@ def make(line: Line) -> int:
     return 0
 
 
-def _distinct(target: str, extras: Extras) -> None:
-    """No two outputs of a command may have one name."""
-    given = {"--output": target, "--preview": extras.preview, "--trace": extras.trace, "--compare": extras.compare}
-    seen: dict[str, str] = {}
-    for flag, path in given.items():
-        if path is not None and path in seen:
-            raise UsageError(f"{seen[path]} and {flag} both name {path}; give them different names")
-        if path is not None:
-            seen[path] = flag
+def _distinct(results: Mapping[str, str | None], line: Line) -> None:
+    """No two outputs of a command may be one file, nor any but the result a file that is read; the recipe's place can
+    be written to.
+    """
+    from editkit.pictures.files.writing import check_apart, check_place
+
+    extras = line.extras
+    others = {
+        "--preview": extras.preview,
+        "--trace": extras.trace,
+        "--compare": extras.compare,
+        "--save-recipe": extras.save_recipe,
+    }
+    check_apart({**results, **others}, [line.picture, *_files(line.chain)], first=next(iter(results)))
+    if extras.save_recipe is not None:
+        check_place(extras.save_recipe, force=extras.force)
+
+
+def _files(chain: Chain) -> Iterator[str]:
+    """The files that the plugins' parameters name."""
+    for stage in chain.stages:
+        for plugin in stage.plugins:
+            for key in plugin.model_fields_set:
+                value = getattr(plugin, key)
+                for one in value if isinstance(value, (tuple, list)) else (value,):
+                    if isinstance(one, (str, Path)) and len(str(one)) < 4096 and os.path.isfile(one):
+                        yield str(one)
 
 
 def _watchers(extras: Extras) -> list[Preview | Trace]:
@@ -135,9 +154,11 @@ def _save_recipe(line: Line) -> None:
     if line.extras.save_recipe is None:
         return
     from editkit.editing import recipe
+    from editkit.pictures.files.atomic import save_bytes
 
     path = Path(line.extras.save_recipe)
-    path.write_text(recipe.to_yaml(line.chain, path.parent), encoding="utf-8")
+    text = recipe.to_yaml(line.chain, path.parent)
+    save_bytes(path, text.encode("utf-8", "surrogateescape"), force=line.extras.force)
 
 
 def _candidates(line: Line, count: int) -> int:
@@ -155,6 +176,8 @@ def _candidates(line: Line, count: int) -> int:
     seeds = [one.chain.stages[0].options.seed for one in lines]
     names = [str(path.with_name(f"{path.stem}.seed{seed}{path.suffix}")) for seed in seeds]
     overview = str(path.with_name(f"{path.stem}.sheet.png"))
+    results = {f"--seed {seed}": name for seed, name in zip(seeds, names, strict=True)}
+    _distinct({**results, "the sheet": overview}, line)
     for name in (*names, overview):
         check_output(name, force=extras.force)
     picture = Picture.read(line.picture)

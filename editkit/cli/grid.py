@@ -86,7 +86,7 @@ def _cut(words: list[str]) -> tuple[list[Axis], Path | None, list[str]]:
 def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
     from editkit.editing.watching import sheets
     from editkit.models.leasing import Models
-    from editkit.pictures.files.writing import check_output
+    from editkit.pictures.files.writing import check_apart, check_output
     from editkit.pictures.picture import Picture
 
     extras = line.extras
@@ -102,6 +102,7 @@ def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
     names = [] if cells is None else [cells / f"{k + 1:03}.png" for k in range(len(chains))]
     if cells is not None:
         cells.mkdir(parents=True, exist_ok=True)
+    check_apart({"--output": target, **{f"cell {k + 1}": name for k, name in enumerate(names)}}, [line.picture])
     for name in names:
         check_output(name, force=extras.force)
     picture = Picture.read(line.picture)

@@ -54,17 +54,16 @@ def mask(  # long: every parameter is an option with its help
     Several shapes are united; then --minus takes away, --invert turns round, --grow widens, --feather softens.
     """
     from editkit.cli.console import say
-    from editkit.pictures.files.writing import check_output
+    from editkit.pictures.files.writing import check_apart, check_output
     from editkit.pictures.masks import check, feather_inside, overlay
     from editkit.pictures.masks import grow as widen
     from editkit.pictures.picture import Picture
 
     target = _target(picture, output)
+    check_apart({"--output": target, "--show": show}, [picture])
     check_output(target, force=force)
     if show is not None:
         check_output(show, force=force)
-        if str(show) == target:
-            raise UsageError(f"--show and --output both name {show}; give them different names")
     united = [f"box:{value}" for value in box or ()]
     united += [f"ellipse:{value}" for value in ellipse or ()]
     united += [f"polygon:{value}" for value in polygon or ()]

@@ -10,8 +10,12 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """glibc's names of `mallopt`'s parameters (malloc.h)."""
 
 
-def settle() -> None:
-    """Threads sleep while they wait, garbage is looked for less often, and freed memory is kept for the next step."""
+def settle(*, offline: bool = False) -> None:
+    """Threads sleep while they wait, garbage is looked for less often, and freed memory is kept for the next step.
+    `offline`: whatever library is imported later, the hub is not asked.
+    """
+    if offline:  # huggingface_hub reads it once, when it is imported
+        os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
     # Threads that spin while they wait make an edit take twenty times as long on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Large arrays on pages of 2 MB: a processor finds its way in them more quickly (a UNet's call by 4 to 14 %).

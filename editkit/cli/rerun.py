@@ -19,15 +19,37 @@ def rerun(  # long: every parameter is an option with its help
     output: Annotated[str | None, typer.Option("--output", "-o", help="Where the result goes.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     allow_code: Annotated[bool, typer.Option("--allow-code", help="Allow code that the recipe names.")] = False,
+    download: Annotated[bool, typer.Option("--download", help="Fetch models that the recipe names.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no socket; so it is without --download.")] = False,
 ) -> int:
     """Make PICTURE again: the same recipe on the same picture gives the same bytes on the same machine.
 
     The picture it was made from must be at hand, and be the same by its hash; code that the recipe names is refused
-    without --allow-code, since provenance can be forged.
+    without --allow-code, since provenance can be forged. For the same reason nothing is fetched without --download, and
+    no file is read that does not lie beside the picture.
     """
+    from editkit.errors import EditkitError, UsageError
+
+    if download and offline:
+        raise UsageError("--download and --offline: give one of them")
+    try:
+        return _again(picture, source, output, force=force, allow_code=allow_code, offline=not download)
+    except EditkitError as error:
+        if download or offline or "--offline is on" not in str(error):
+            raise
+        asked = "rerun asks the hub with --download only"
+        said = str(error).replace("--offline is on, so the hub was not asked", asked)
+        raise type(error)(said.replace("--offline is on", asked)) from error
+
+
+def _again(
+    picture: str, source: str | None, output: str | None, *, force: bool, allow_code: bool, offline: bool
+) -> int:
+    """Check what the picture says of itself, and make it again."""
     from editkit.cli.console import say
     from editkit.cli.edit import make
     from editkit.cli.words import Line
+    from editkit.common import trust
     from editkit.editing import recipe
     from editkit.editing.made import hashes
     from editkit.editing.settle import plan_stage
@@ -36,12 +58,14 @@ def rerun(  # long: every parameter is an option with its help
     from editkit.models.files.fingerprint import fingerprint
     from editkit.pictures.files.provenance import hash_mask, hash_pixels, read_provenance
     from editkit.pictures.picture import Picture
+    from editkit.plugin.options import Options
     from editkit.plugin.outputs import Extras
     from editkit.plugin.protocol import plugins_of
 
     found = read_provenance(picture)
     if found is None:
         raise PictureError(f"{picture}: does not say how it was made (editkit show); nothing can be made again")
+    trust.beside(picture, found.picture if source is None else None, found.recipe)
     folder = Path(picture).parent
     if source is None:
         if found.picture is None:
@@ -54,6 +78,7 @@ def rerun(  # long: every parameter is an option with its help
         if used.hash is not None and fingerprint(describe(used.name, offline=True)) != used.hash:
             say(f"model {used.name} has other weights than those that made {picture}; the result may differ")
     chain = recipe.from_mapping(dict(found.recipe), base=folder, allow_code=allow_code)
+    chain = chain.with_options(Options(allow_code=allow_code, offline=offline))
     plugins = [plugin for stage in chain.stages for plugin in plugins_of(stage)]
     if hashes((e for plugin in plugins for e in plugin.examples(edited)), edited) != found.example_hashes:
         raise PictureError(f"{picture}: was made with another picture to learn from (--from) than there is now")

@@ -43,11 +43,13 @@ def _yaml(value: object) -> str:
     import yaml
 
     text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    if not text.replace("\n", "").isprintable():  # written as escapes, which read back as the same
+        text = yaml.safe_dump(value, sort_keys=False)
     return text.rstrip("\n")
 
 
 def _lines(found: Provenance) -> list[str]:
-    """For people; control characters that a forged file may hold are not sent to the terminal."""
+    """For people."""
     lines = ["recipe:", *(f"  {line}" for line in _yaml(dict(found.recipe)).splitlines())]
     lines += [f"model: {model.name}" + (f" ({model.hash})" if model.hash else "") for model in found.models]
     lines += [f"seed: {found.seed}"]
@@ -59,4 +61,4 @@ def _lines(found: Provenance) -> list[str]:
     lines += [f"another picture's pixels: {hash_}" for hash_ in found.example_hashes]
     if found.mask_hash is not None:
         lines.append(f"mask: {found.mask_hash}")
-    return ["".join(character if character.isprintable() else "?" for character in line) for line in lines]
+    return lines

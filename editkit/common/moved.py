@@ -108,6 +108,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "editkit.space": ("editkit.diffusion.space",),
     "editkit.timing": ("editkit.editing.watching.time_left",),
     "editkit.training.residual": ("editkit.models.pocket.residual",),
+    "editkit.trust": ("editkit.common.trust",),
     "editkit.windows": ("editkit.diffusion.windows",),
     "editkit.workers": ("editkit.batch.engines",),
     "editkit.writing": ("editkit.pictures.files.writing", "editkit.pictures.files.atomic"),

@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from editkit.errors import UsageError
+from editkit.errors import UsageError, short
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -60,7 +60,7 @@ def field_and_reason(error: ValidationError) -> tuple[str, str]:
     first = error.errors(include_url=False)[0]
     field = str(first["loc"][0]).rstrip("_") if first["loc"] else ""
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+    got = "" if first["type"] in ("missing", "value_error") else f", got {short(first['input'])}"
     return field, f"{message}{got}"
 
 

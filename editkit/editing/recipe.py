@@ -26,7 +26,7 @@ import yaml
 from pydantic import ValidationError
 
 from editkit.common.spec import did_you_mean, first_error
-from editkit.errors import EditkitError, RecipeError
+from editkit.errors import EditkitError, RecipeError, short
 from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
 from editkit.plugin.declaration import Declaration
@@ -36,6 +36,7 @@ from editkit.plugin.protocol import Plugin
 
 VERSION = 1
 MAX_BYTES = 1 << 20
+MAX_NODES = 20_000
 NOT_IN_RECIPES = frozenset({"allow_code", "offline"})
 """What only the person at the machine may say."""
 
@@ -85,11 +86,26 @@ def read(path: str | Path, *, allow_code: bool = False) -> Chain:
         raise RecipeError(f"{path}: {error}") from error
 
 
+class _Plain(yaml.SafeLoader):
+    """YAML without aliases, which a recipe does not need: a few of them in each other are gigabytes."""
+
+    nodes = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """One node; every one is counted."""
+        self.nodes += 1
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("has an alias (*name); write the value where it is needed")
+        if self.nodes > MAX_NODES:
+            raise yaml.YAMLError(f"has more than {MAX_NODES} values")
+        return super().compose_node(parent, index)
+
+
 def from_yaml(text: str, *, base: Path | None = None, allow_code: bool = False) -> Chain:
     """The chain that a recipe's text describes."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=_Plain)
+        data = yaml.load(text, Loader=_Plain)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""
@@ -119,7 +135,7 @@ def from_mapping(data: object, *, base: Path | None = None, allow_code: bool = F
         raise _Wrong(f"a recipe is a mapping with the keys editkit and stages, got {type(data).__name__}")
     _known_keys(data, ("editkit", "stages"))
     if data.get("editkit") != VERSION:
-        raise _Wrong(f"a recipe says `editkit: {VERSION}`, got {data.get('editkit')!r}", "editkit")
+        raise _Wrong(f"a recipe says `editkit: {VERSION}`, got {short(data.get('editkit'))}", "editkit")
     stages = data.get("stages")
     if not isinstance(stages, list) or not stages:
         raise _Wrong("stages must be a list with at least one stage", "stages")
@@ -149,13 +165,13 @@ def _plugin(data: object, base: Path | None, allow_code: bool, place: Place) -> 
         raise _Wrong(str(error), *place, name) from error
     values = {} if values is None else values
     if not isinstance(values, Mapping):
-        raise _Wrong(f"the parameters of {name} must be a mapping, got {values!r}", *place, name)
+        raise _Wrong(f"the parameters of {name} must be a mapping, got {short(values)}", *place, name)
     fields = {word(field): field for field in declaration.model_fields}
     _known_keys(values, tuple(fields), *place, name)
     given = {fields[str(k)]: _absolute(declaration, fields[str(k)], v, base) for k, v in values.items()}
     for key, value in given.items():
         if _marked(declaration, key, Code) and isinstance(value, str) and ":" in value and not allow_code:
-            raise _Wrong(f"{name}.{key} names code ({value}); add --allow-code if you trust it", *place, name, key)
+            raise _Wrong(f"{name}.{key} names code ({value[:80]}); add --allow-code if you trust it", *place, name, key)
     try:
         return declaration(**given)
     except ValidationError as error:
@@ -164,7 +180,7 @@ def _plugin(data: object, base: Path | None, allow_code: bool, place: Place) -> 
 
 def _options(data: object, place: Place) -> Options:
     if not isinstance(data, Mapping):
-        raise _Wrong(f"options must be a mapping, got {data!r}", *place)
+        raise _Wrong(f"options must be a mapping, got {short(data)}", *place)
     _known_keys(data, tuple(k for k in Options.model_fields if k not in NOT_IN_RECIPES), *place)
     try:
         return Options(**{str(k): v for k, v in data.items()})
@@ -177,7 +193,7 @@ def _known_keys(data: Mapping[Any, Any], known: Iterable[str], *place: str | int
     for key in data:
         if key not in known:
             hint = did_you_mean(str(key), known) or f"; allowed: {', '.join(known)}"
-            raise _Wrong(f"unknown key {key!r}{hint}", *place, key)
+            raise _Wrong(f"unknown key {short(key)}{hint}", *place, key)
 
 
 def _first(error: ValidationError) -> Place:

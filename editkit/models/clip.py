@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from editkit.common import trust
 from editkit.common.spec import nearest
 from editkit.diffusion.schedule import Level, Levels
 from editkit.errors import ModelError
@@ -92,7 +93,7 @@ def is_noisy(source: str) -> bool:
     """Whether the folder called `source` is noise-aware, by its configuration alone."""
     try:
         return "log_snr" in json.loads((Path(source).expanduser() / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
@@ -119,14 +120,30 @@ def _from_folder(source: str, folder: Path, device: torch.device) -> Clip:
 
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise ModelError(f"clip: {source}: {CONFIG} and {WEIGHTS} are needed in a folder; pickles are not read")
+    config = trust.clip_configuration(source, _json(source, folder / CONFIG), _tokenizer_configuration(source, folder))
+    words = bool(config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"))
+    local = {"trust_remote_code": False, "local_files_only": True} if words else {}
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         network = open_clip.create_model(f"local-dir:{folder}")
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **local)
     except Exception as error:  # open_clip raises whatever its parts raise
         raise ModelError(f"clip: {source} cannot be loaded: {_first(error)}") from error
-    low_high = config.get("log_snr")
-    return _made(source, network, tokenizer, config.get("preprocess_cfg", {}), device, low_high)
+    try:
+        return _made(source, network, tokenizer, config.get("preprocess_cfg", {}), device, config.get("log_snr"))
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+        raise ModelError(f"clip: {source}: log_snr or preprocess_cfg of {CONFIG} is no use: {_first(error)}") from error
+
+
+def _json(source: str, file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"clip: {source}: {file.name} cannot be read: {_first(error)}") from error
+
+
+def _tokenizer_configuration(source: str, folder: Path) -> Any:
+    file = folder / "tokenizer_config.json"
+    return _json(source, file) if file.is_file() else None
 
 
 def _from_list(source: str, name: str, tag: str, device: torch.device, offline: bool) -> Clip:
@@ -144,7 +161,9 @@ def _from_list(source: str, name: str, tag: str, device: torch.device, offline: 
     file = _fetched(source, str(config.get("hf_hub", "")), offline)
     try:
         network = open_clip.create_model(name, pretrained=str(file), force_quick_gelu=bool(config.get("quick_gelu")))
-        tokenizer = open_clip.get_tokenizer(name)
+        words = bool((open_clip.get_model_config(name) or {}).get("text_cfg", {}).get("hf_tokenizer_name"))
+        local = {"trust_remote_code": False, "local_files_only": offline} if words else {}
+        tokenizer = open_clip.get_tokenizer(name, **local)
     except Exception as error:
         raise ModelError(f"clip: {source} cannot be loaded: {_first(error)}") from error
     return _made(source, network, tokenizer, config, device, None)

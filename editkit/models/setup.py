@@ -17,6 +17,7 @@ from editkit.common.process import SILENCE
 from editkit.diffusion.capability import capability
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.errors import ModelError, UsageError
+from editkit.models.files.loading import nameable
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +94,7 @@ def lora_and_weight(word: str) -> tuple[Path, float]:
 def _readable(word: str) -> tuple[Path, float]:
     """As `lora_and_weight`, of a file that is there and no pickle."""
     file, weight = lora_and_weight(word)
-    if not file.is_file():
+    if not nameable(str(file)) or not file.is_file():
         raise UsageError(f"--lora {word}: there is no such file")
     if file.suffix != ".safetensors":
         raise ModelError(f"--lora {file.name}: only .safetensors is read as a LoRA; a pickle can run code")

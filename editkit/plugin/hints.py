@@ -149,7 +149,7 @@ def _named(detector: Detector) -> Iterator[None]:
             yield
     except EditkitError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise HookError(f"hint {detector.name} raised {type(error).__name__}: {error}") from error
 
 

@@ -238,7 +238,7 @@ def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where:
             return hook(*args)
     except EditkitError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a library in it that ends the process would end a whole batch
         message = f"plugin {plugin.name}: {name} raised {type(error).__name__}: {error}{where}"
         raise HookError(message) from error
 

@@ -26,6 +26,7 @@ from editkit.errors import EditkitError
 from editkit.models.classifiers.kinds import OWN
 from editkit.models.classifiers.network import Network
 from editkit.pictures.picture import Picture
+from editkit.pictures.raster import at_depth
 from editkit.pictures.tensors import to_unit
 from editkit.training.network import write_atomically
 from editkit.training.settings import ClassifierSettings
@@ -73,7 +74,7 @@ def _square(file: Path, size: int) -> Tensor:
     """(1, 3, size, size): the middle square, resized."""
     from editkit.pictures.resizing import resize
 
-    image = to_unit(Picture.read(file).pixels.astype(np.uint8, copy=False))
+    image = to_unit(at_depth(Picture.read(file).pixels, np.uint8))
     height, width = image.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

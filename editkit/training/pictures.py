@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Generator, Tensor
 
 from editkit.errors import EditkitError
+from editkit.pictures.picture import Picture
+from editkit.pictures.raster import at_depth
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 TWIN = 0.95
@@ -110,6 +112,17 @@ def likeness(a: Tensor, b: Tensor) -> float:
     return max(float((a * b).sum()), float((a * b.flip(1)).sum()))
 
 
+def _rgb(path: Path) -> Image.Image:
+    """A picture as every edit reads it: the same formats, the same bounds, upright.
+
+    Raises:
+        EditkitError: it cannot be read, or is no regular file.
+    """
+    if not path.is_file():
+        raise EditkitError(f"{path}: is no regular file")
+    return Image.fromarray(at_depth(Picture.read(path).pixels, np.uint8))
+
+
 def load_collection(folder: Path, window: int, heldout: Path | None = None) -> Collection:
     """Read every picture of a folder; held-back ones and their near-duplicates are kept out of training.
 
@@ -152,9 +165,8 @@ def _read_all(
     skipped: list[Skipped] = []
     for path in paths:
         try:
-            with Image.open(path) as file:
-                picture = ImageOps.exif_transpose(file).convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            picture = _rgb(path)
+        except (EditkitError, MemoryError) as error:
             skipped.append(Skipped(path.name, f"unreadable ({error})"))
             continue
         if min(picture.size) < window:

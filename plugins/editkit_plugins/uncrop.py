@@ -16,6 +16,7 @@ from editkit.errors import UsageError
 from editkit.pictures.masks import feather_inside
 from editkit.plugin import Notify, Slot
 from editkit_plugins.inpaint import Replacing
+from editkit_plugins.restoring.memory import afford
 
 if TYPE_CHECKING:
     from editkit.pictures.picture import Picture
@@ -49,6 +50,8 @@ class Uncrop(Replacing):
                 "uncrop has nothing to add: give --left, --right, --top, --bottom or an --aspect other than the "
                 f"picture's own {picture.width}:{picture.height}"
             )
+        width, height = left + picture.width + right, top + picture.height + bottom
+        afford(f"uncrop to {width}x{height}", width, height)
         borders = ((top, bottom), (left, right))
         grown = picture.with_pixels(np.pad(picture.pixels, (*borders, (0, 0)), mode="edge"))
         if picture.alpha is not None:

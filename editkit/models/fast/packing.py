@@ -37,7 +37,9 @@ class _Kept(nn.Module):
             return plain
         assert self.blocks is not None
         with torch.inference_mode(False):
-            return torch.cat([part.to_dense() for part in self.blocks])
+            weight = torch.cat([part.to_dense() for part in self.blocks])
+            # as it lay before it was packed: another order of the same numbers is another rounding of gradients
+            return weight.to(memory_format=torch.channels_last) if weight.ndim == 4 else weight
 
     def keep(self, order: Callable[[Tensor], Tensor], parts: int = 1) -> tuple[Tensor, ...]:
         """The blocks, made by `order` at the first call."""

@@ -46,7 +46,7 @@ class Layout:
     def has(self, component: str) -> bool:
         """True when the folder has this component, by its index or by its files."""
         listed = self.index.get(component)
-        if isinstance(listed, list) and listed[0] is None:
+        if isinstance(listed, list) and (not listed or listed[0] is None):
             return False
         return listed is not None or (self.path / component).is_dir()
 
@@ -70,7 +70,7 @@ class Layout:
         """
         try:
             values = json.loads((self.path / file).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ModelError(f"{self.name}: {file} cannot be read: {error}") from error
         if not isinstance(values, dict):
             raise ModelError(f"{self.name}: {file} is no JSON object")

@@ -6,11 +6,13 @@ torch nor diffusers.
 
 from __future__ import annotations
 
+import os
 import re
 from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from editkit.common import trust
 from editkit.errors import ModelError
 from editkit.models.files import single_file
 from editkit.models.files.layout import Layout
@@ -35,6 +37,8 @@ def find(name: str, *, offline: bool, weights: bool = False) -> Layout:
     Raises:
         ModelError: it is nowhere, or without what was asked for; says where it was looked for.
     """
+    if not nameable(name):
+        raise ModelError(f"model {name[:80]!r}... was not found: no file has a name of {len(name)} characters")
     where, variant = name_and_variant(name)
     path = Path(where).expanduser()
     if path.suffix.lower() in PICKLES and path.is_file():
@@ -52,6 +56,12 @@ def find(name: str, *, offline: bool, weights: bool = False) -> Layout:
         raise ModelError(f"model {name!r} was not found: there is no such folder, and it is no hub id (owner/name)")
     layout = Layout(name, _from_hub(where, offline, weights, variant), variant=variant)
     return _whole(layout, "; --offline is on, so the hub was not asked" if offline else "") if weights else layout
+
+
+def nameable(name: str) -> bool:
+    """Whether a file could be called so, that is, whether it can be looked for: no part is too long."""
+    parts = os.fsencode(name).split(b"/")
+    return "\0" not in name and len(os.fsencode(name)) < 4096 and max(map(len, parts)) < 256
 
 
 def name_and_variant(name: str) -> tuple[str, str | None]:
@@ -155,7 +165,8 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
     from editkit.models.fast.packing import pack
 
     if layout.file is not None:
-        network = single_file.component(layout, component, dtype).to(device, memory_format=torch.channels_last)
+        network = single_file.component(layout, component, dtype, (kind.__name__,))
+        network = network.to(device, memory_format=torch.channels_last)
         network = network.eval().requires_grad_(False)
         return pack(network) if device.type == "cpu" else network
     file, _ = weight_files(layout, component)
@@ -206,23 +217,27 @@ def load_text_encoder(
     from transformers.utils import logging
 
     if layout.file is not None:
-        network = single_file.component(layout, encoder, dtype).to(device).eval().requires_grad_(False)
-        return single_file.component(layout, tokenizer, dtype), network
+        network = single_file.component(layout, encoder, dtype, ("CLIPText*", "T5Encoder*"))
+        words = single_file.component(layout, tokenizer, dtype, trust.TOKENIZERS)
+        return words, network.to(device).eval().requires_grad_(False)
     _, variant = weight_files(layout, encoder)
     named = layout.config(encoder).get("architectures") or ["CLIPTextModel"]
-    kind = getattr(transformers, str(named[0]), None)
-    if kind is None or not str(named[0]).startswith(("CLIPText", "T5Encoder")):
-        raise ModelError(f"model {layout.name}: {encoder} is a {named[0]}; known are CLIP and T5 text encoders")
-    listed = layout.index.get(tokenizer) or ["transformers", "CLIPTokenizer"]
+    first = str(named[0] if isinstance(named, list) else named)[:80]
+    kind = getattr(transformers, first, None)
+    if kind is None or not first.startswith(("CLIPText", "T5Encoder")):
+        raise ModelError(f"model {layout.name}: {encoder} is a {first}; known are CLIP and T5 text encoders")
+    listed = layout.index.get(tokenizer, ["transformers", "CLIPTokenizer"])
+    reader = getattr(transformers, trust.component(layout.name, tokenizer, listed, trust.TOKENIZERS))
     shown = logging.is_progress_bar_enabled()
     if layout.texts_on_disk:
         getLogger("accelerate.big_modeling").setLevel("ERROR")  # says what was asked for
     logging.disable_progress_bar()  # the command line has its own; transformers' would be in the way of --json
     try:
-        words = getattr(transformers, str(listed[1])).from_pretrained(layout.path / tokenizer, local_files_only=True)
+        words = reader.from_pretrained(layout.path / tokenizer, local_files_only=True, trust_remote_code=False)
         network, report = _as_number(kind, dtype).from_pretrained(
             layout.path / encoder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True,
-            output_loading_info=True, device_map={"": "disk"} if layout.texts_on_disk else None,
+            output_loading_info=True, trust_remote_code=False,
+            device_map={"": "disk"} if layout.texts_on_disk else None,
         )  # fmt: skip
     except (OSError, ValueError, RuntimeError, AttributeError, TypeError) as error:
         raise ModelError(f"model {layout.name}: {tokenizer} or {encoder} cannot be loaded: {_first(error)}") from error

@@ -10,11 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from editkit.common import trust
 from editkit.errors import ModelError
 from editkit.models.files.weights import shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     import torch
 
@@ -43,11 +44,12 @@ def configuration(file: Path, fetch: Callable[[str], Path]) -> Path:
         ) from error
 
 
-def component(layout: Layout, name: str, dtype: torch.dtype) -> Any:
-    """One network of what `layout.file` holds, in `dtype`, or a tokenizer of its configuration.
+def component(layout: Layout, name: str, dtype: torch.dtype, classes: Collection[str]) -> Any:
+    """One network of what `layout.file` holds, in `dtype`, or a tokenizer of its configuration; of one of `classes`, as
+    `trust.component` has them. diffusers would import whatever module the configuration names.
 
     Raises:
-        ModelError: diffusers cannot read it by that configuration.
+        ModelError: it names another class, or diffusers cannot read it by that configuration.
     """
     import diffusers
     from diffusers.loaders.single_file_utils import SingleFileComponentError
@@ -56,7 +58,10 @@ def component(layout: Layout, name: str, dtype: torch.dtype) -> Any:
     kind = getattr(diffusers, named, None)
     if kind is None or not hasattr(kind, "from_single_file"):
         raise ModelError(f"model {layout.name}: diffusers reads no {named} from a single file")
-    others = {part: None for part, value in layout.index.items() if isinstance(value, list) and part != name}
+    trust.component(layout.name, name, layout.index.get(name), classes)
+    plain = (bool, int, float, type(None))
+    others = {part: None for part, value in layout.index.items() if not isinstance(value, plain) and part[:1] != "_"}
+    others.pop(name, None)
     try:
         pipe = kind.from_single_file(
             str(layout.file), config=str(layout.path), torch_dtype=dtype, local_files_only=True, **others

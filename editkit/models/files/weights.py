@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from editkit.common import trust
 from editkit.errors import ModelError
 
 if TYPE_CHECKING:
@@ -85,9 +86,11 @@ def _shards(name: str, file: Path) -> list[Path]:
     if file.suffix != ".json":
         return [file]
     try:
-        return [file.parent / part for part in sorted(set(json.loads(file.read_text())["weight_map"].values()))]
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"model {name}: {file.name} cannot be read: {error}") from error
+        words = list(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"model {name}: {file.name} cannot be read as an index of shards: {error}") from error
+    parts = {trust.inside(name, file.name, word, ".safetensors") for word in words}
+    return [file.parent / part for part in sorted(parts)]
 
 
 def shapes(name: str, file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:

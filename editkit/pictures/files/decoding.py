@@ -140,7 +140,7 @@ def _declared(image: Any, data: bytes, format_: str | None, name: str) -> tuple[
 def _depth(data: bytes, format_: str | None) -> int:
     """Bits a channel of a file that Pillow reads as 8 without a word."""
     if format_ == "PPM":
-        found = re.match(rb"P[36]\s+(?:#.*\s+)*\d+\s+(?:#.*\s+)*\d+\s+(?:#.*\s+)*(\d+)\s", data[:1000])
+        found = re.match(rb"P[36]\s+\d+\s+\d+\s+(\d+)\s", re.sub(rb"#[^\r\n]*[\r\n]?", b"", data[:1000]))
         return 16 if found and int(found[1]) > 255 else 8
     if format_ == "JPEG2000":
         at = data.find(b"\xff\x4f\xff\x51") + 42  # the first component's depth in the marker SIZ

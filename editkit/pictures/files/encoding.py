@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editkit.errors import PictureError
-from editkit.pictures.files.metadata import Metadata
+from editkit.pictures.files.metadata import LAYOUT, Metadata
 from editkit.pictures.files.png import PNG_SIGNATURE, png_chunk, png_chunks, png_text
 from editkit.pictures.raster import Raster, at_depth
 
@@ -76,15 +76,17 @@ def encode(
         meta = _short_enough(meta, notices)
     picture = replace(picture, meta=meta)
     try:
-        match format:
+        match format:  # what is written here is read back before it is put into place (`writing.to_bytes`)
             case "PNG":
                 data = _png(picture, text)
             case "TIFF":
                 data = _tiff(picture)
             case _:
                 data = _by_pillow(picture, format, quality)
-    except (OSError, ValueError) as error:
-        raise PictureError(f"the picture cannot be encoded as {format}: {error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises anything where metadata has values of odd types
+        raise PictureError(f"the picture cannot be encoded as {format}: {error or type(error).__name__}") from None
     lossless = format in ("PNG", "TIFF") or (format == "WEBP" and _webp_lossless(picture, quality))
     return Encoded(data, picture, lossless)
 
@@ -209,6 +211,8 @@ def _tiff(picture: Raster) -> bytes:
         exif = Image.Exif()
         exif.load(meta.exif)
         for tag in exif:
+            if tag in _NOT_FROM_EXIF:
+                continue
             value = exif.get_ifd(tag) if tag in (0x8769, 0x8825) else exif[tag]
             directory[tag] = value
     rows = max(1, (1 << 18) // (width * count * bits // 8))
@@ -240,6 +244,12 @@ def _tiff(picture: Raster) -> bytes:
     buffer = io.BytesIO()
     directory.save(buffer)
     return buffer.getvalue() + b"".join(strips)
+
+
+_NOT_FROM_EXIF = LAYOUT - {282, 283, 296, 301, 318, 319, 531, 532}
+"""Tags that EXIF from elsewhere may not set in a TIFF: they say how its pixels lie. Those that are taken out here are
+about resolution and colour.
+"""
 
 
 def _strip(channels: NDArray[Any]) -> bytes:

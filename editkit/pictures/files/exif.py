@@ -37,17 +37,25 @@ def _upright(exif: bytes) -> bytes:
     (second,) = struct.unpack_from(order + "L", data, link)
     if second:
         struct.pack_into(order + "L", data, link, 0)
-        _blank_thumbnail(data, order, second)
+        _blank_thumbnail(data, order, second, (first, link + 4))
     return bytes(data)
 
 
-def _blank_thumbnail(data: bytearray, order: str, directory: int) -> None:
-    """Zero the thumbnail that the second directory points at."""
+def _blank_thumbnail(data: bytearray, order: str, directory: int, main: tuple[int, int]) -> None:
+    """Zero the thumbnail that the second directory points at; `main` is where the first directory lies.
+
+    Raises:
+        ValueError: it would cover the header or a directory, which no thumbnail does.
+    """
     (count,) = struct.unpack_from(order + "H", data, directory)
     values = {}
     for index in range(count):
         tag, _, _, value = struct.unpack_from(order + "HHLL", data, directory + 2 + 12 * index)
         values[tag] = value
     start, length = values.get(0x0201), values.get(0x0202)
-    if start is not None and length is not None and start + length <= len(data):
-        data[start : start + length] = bytes(length)
+    if start is not None and length is not None and start < len(data):
+        end = min(start + length, len(data))
+        for low, high in ((0, 8), main, (directory, directory + 2 + 12 * count)):
+            if start < high and low < end:
+                raise ValueError("the EXIF thumbnail covers the EXIF itself")
+        data[start:end] = bytes(end - start)

@@ -127,7 +127,7 @@ def _exif(image: Any, format_: str | None, notices: list[str], name: str) -> byt
             # A TIFF is its own EXIF: what describes the layout of this very file must not travel.
             kept, own = Image.Exif(), image.getexif()
             for tag, value in own.items():
-                if tag not in _LAYOUT and tag not in (0x8769, 0x8825):
+                if tag not in LAYOUT and tag not in (0x8769, 0x8825):
                     kept[tag] = value
             for group in (0x8769, 0x8825):
                 directory = own.get_ifd(group)
@@ -145,7 +145,7 @@ def _exif(image: Any, format_: str | None, notices: list[str], name: str) -> byt
         return None
 
 
-_LAYOUT = frozenset(
+LAYOUT = frozenset(
     tag
     for first, last in ((254, 259), (262, 266), (273, 284), (290, 297), (301, 301), (317, 341), (347, 347), (512, 532))
     for tag in range(first, last + 1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
@@ -97,7 +98,7 @@ class Provenance(BaseModel):
             models=tuple(UsedModel(name=_without_folders(model), hash=hash_) for model, hash_ in pairs),
             seed=seed,
             versions=versions(),
-            picture=None if name is None or str(name) == "-" else Path(name).name,
+            picture=None if name is None or str(name) == "-" else _readable(Path(name).name),
             picture_hash=None if picture is None else hash_pixels(picture),
             mask_hash=None if mask is None else hash_mask(mask),
             example_hashes=tuple(examples),
@@ -154,12 +155,14 @@ def versions() -> dict[str, str]:
 
 
 def _without_folders(value: Any) -> Any:
-    """`value` with absolute paths cut to their last part: they say where its author's files lie."""
+    """`value` with absolute paths, paths that climb out of the result's folder, and folders of models below the present
+    one cut to their last part: they say where its author's files lie.
+    """
     match value:
         case Path():
             return _without_folders(str(value))
         case str():
-            return next((kind(value).name for kind in (PurePosixPath, PureWindowsPath) if _is_file(kind(value))), value)
+            return _readable(_name_of(value))
         case Mapping():
             return {str(key): _without_folders(inner) for key, inner in value.items()}
         case list() | tuple():
@@ -168,12 +171,30 @@ def _without_folders(value: Any) -> Any:
             return value
 
 
+def _readable(text: str) -> str:
+    """`text`, with what is no UTF-8 in the name of a file replaced: the record is UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _name_of(text: str) -> str:
+    for kind in (PurePosixPath, PureWindowsPath):
+        if _is_file(kind(text)):
+            return kind(text).name
+    word, colon, rest = text.partition(":")
+    if colon and re.fullmatch(r"[a-z][a-z_-]+", word) and rest[:1] in ("/", "\\", "."):  # kernel:/a/b.png
+        return f"{word}:{_name_of(rest)}"
+    return text
+
+
 def _is_file(path: PurePath) -> bool:
-    """Whether text is a path rather than, say, a prompt that begins with a slash."""
-    if not path.is_absolute() or not path.name:
+    """Whether text is a path that is to be cut rather than, say, a prompt that begins with a slash."""
+    if not path.name or len(path.parts) < 2:
         return False
     try:
-        return (len(path.parts) > 2 and path.suffix != "") or Path(path).exists()
+        if path.is_absolute():
+            return (len(path.parts) > 2 and path.suffix != "") or Path(path).exists()
+        models = Path(path).is_dir() or (path.suffix == ".safetensors" and Path(path).exists())
+        return path.parts[0] == ".." or (len(path.parts) > 2 and models)
     except (OSError, ValueError):
         return False
 

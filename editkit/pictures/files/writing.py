@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from editkit.errors import PictureError
+from editkit.errors import PictureError, UsageError
 from editkit.pictures.files.atomic import save_bytes
-from editkit.pictures.files.encoding import encode
+from editkit.pictures.files.encoding import Encoded, encode
+from editkit.pictures.files.metadata import Metadata
 from editkit.pictures.files.reading import decode
 from editkit.pictures.raster import Raster
 
@@ -66,10 +67,20 @@ def check_output(path: str | Path, *, force: bool = False) -> str:
     """
     if str(path) == "-":
         return "PNG"
+    format_ = format_of(Path(path))
+    check_place(path, force=force)
+    return format_
+
+
+def check_place(path: str | Path, *, force: bool = False) -> None:
+    """As `check_output`, for a file of any ending.
+
+    Raises:
+        PictureError: existing file without `force`, a folder, missing or read-only folder.
+    """
     path = Path(path)
-    format_ = format_of(path)
-    folder = path.parent
     try:
+        folder = Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent
         if path.is_dir():
             raise PictureError(f"{path}: is a folder; name a file in it, such as {path / 'out.png'}")
         if path.exists():
@@ -81,11 +92,42 @@ def check_output(path: str | Path, *, force: bool = False) -> str:
             raise PictureError(f"{folder}: no such folder; make it first (mkdir -p {folder})")
         if not folder.is_dir():
             raise PictureError(f"{folder}: is not a folder; name an output in one")
-    except OSError as error:  # too long a name, a loop of links, a folder that cannot be looked into
-        raise PictureError(f"{path}: cannot be written: {error.strerror}") from None
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, a loop of links, an unreadable folder
+        raise PictureError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PictureError(f"{folder}: no permission to write in this folder; name an output elsewhere")
-    return format_
+
+
+def check_apart(outputs: Mapping[str, str | Path | None], inputs: Iterable[str | Path] = (), first: str = "") -> None:
+    """Refuse outputs of one command that are the same file, under whatever names, or one of its `inputs`.
+
+    Args:
+        outputs: option (as the user knows it) to path; None and "-" are left out.
+        first: the option of the result itself, which may take the place of an input (with --force).
+
+    Raises:
+        UsageError: two are one; says which.
+    """
+    read = {_identity(path): str(path) for path in inputs if str(path) != "-"}
+    seen: dict[tuple[object, ...], str] = {}
+    for flag, path in outputs.items():
+        if path is None or str(path) == "-":
+            continue
+        identity = _identity(path)
+        if identity in seen:
+            raise UsageError(f"{seen[identity]} and {flag} both name {path}; give them different names")
+        if identity in read and flag != first:
+            raise UsageError(f"{flag} {path}: is what is read ({read[identity]}); give another name")
+        seen[identity] = flag
+
+
+def _identity(path: str | Path) -> tuple[object, ...]:
+    """The same for all names of a file, links included, whether it is there or not."""
+    try:
+        state = os.stat(path)
+        return state.st_dev, state.st_ino
+    except (OSError, ValueError):
+        return (os.path.realpath(str(path).replace("\0", "")),)
 
 
 def format_of(path: Path) -> str:
@@ -107,16 +149,60 @@ def to_bytes(
     text: str | None = None,
     quality: int | None = None,
 ) -> tuple[bytes, int, int | None]:
-    """The bytes of a file, the largest deviation, and that over the pixels whose `mask` is 0 (see `Written`)."""
-    encoded = encode(raster, format, notices, text=text, quality=quality)
-    if encoded.lossless:
+    """The bytes of a file, the largest deviation, and that over the pixels whose `mask` is 0 (see `Written`).
+
+    A file that could not be opened again is made once more without the metadata that came with the picture, and with a
+    notice: whatever a stranger put there, a finished edit is not lost to it.
+    """
+    try:
+        said = list(notices)
+        encoded, back = _seen_again(raster, format, said, text, quality)
+    except PictureError:
+        bare = replace(raster, meta=_without_metadata(raster.meta))
+        if bare.meta == raster.meta:
+            raise
+        said = list(notices)
+        encoded, back = _seen_again(bare, format, said, text, quality)
+        said.append(f"its metadata (EXIF, XMP, ICC profile) cannot be put into {format} and is left out")
+    notices[:] = said
+    if encoded.lossless or back is None:
         return encoded.data, 0, None if mask is None else 0
-    return encoded.data, *_deviation(encoded.raster, mask, encoded.data)
+    return encoded.data, *_deviation(encoded.raster, mask, back)
 
 
-def _deviation(raster: Raster, mask: NDArray[Any] | None, data: bytes) -> tuple[int, int | None]:
+def _without_metadata(meta: Metadata) -> Metadata:
+    return replace(meta, exif=None, xmp=None, icc=None, chunks=(), text=())
+
+
+def _seen_again(
+    raster: Raster, format: str, notices: list[str], text: str | None, quality: int | None
+) -> tuple[Encoded, NDArray[Any] | None]:
+    """The bytes of a file, and its pixels as it decodes; None for a lossless file without metadata, which nothing can
+    have spoilt.
+
+    Raises:
+        PictureError: it cannot be made, or does not decode to what went in.
+    """
+    encoded = encode(raster, format, notices, text=text, quality=quality)
+    if encoded.lossless and raster.meta == _without_metadata(raster.meta):
+        return encoded, None
+    back = decode(encoded.data, "the written file").pixels
+    if back.shape != encoded.raster.pixels.shape or (encoded.lossless and _differ(back, encoded.raster.pixels)):
+        raise PictureError("the written file: does not decode to the picture that went in")
+    return encoded, back
+
+
+def _differ(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """In bands, without an array of their size."""
+    return a.dtype != b.dtype or any(not np.array_equal(a[at : at + BAND], b[at : at + BAND]) for at in _bands(a))
+
+
+def _bands(array: NDArray[Any]) -> range:
+    return range(0, len(array), BAND)
+
+
+def _deviation(raster: Raster, mask: NDArray[Any] | None, back: NDArray[Any]) -> tuple[int, int | None]:
     """The largest difference that a lossy format made, over all pixels and over those the mask keeps."""
-    back = decode(data, "the written file").pixels
     largest, kept = 0, 0
     for at in range(0, raster.height, BAND):
         rows = slice(at, at + BAND)

@@ -10,7 +10,18 @@ def upright_xmp(xmp: bytes) -> bytes:
     """XMP with its orientation set to 1 and its thumbnails left out."""
     xmp = re.sub(rb'(tiff:Orientation=["\'])\d+(["\'])', rb"\g<1>1\g<2>", xmp)
     xmp = re.sub(rb"(<tiff:Orientation>)\d+(</tiff:Orientation>)", rb"\g<1>1\g<2>", xmp)
-    return re.sub(rb"<xmp:Thumbnails>.*?</xmp:Thumbnails>", b"", xmp, flags=re.DOTALL)
+    return _without_thumbnails(xmp)
+
+
+def _without_thumbnails(xmp: bytes) -> bytes:
+    """Each byte is looked at once, whatever it is: an expression would begin anew at every opening without an end."""
+    begin, end = b"<xmp:Thumbnails>", b"</xmp:Thumbnails>"
+    kept, at = [], 0
+    while (start := xmp.find(begin, at)) >= 0 and (stop := xmp.find(end, start)) >= 0:
+        kept.append(xmp[at:start])
+        at = stop + len(end)
+    return b"".join([*kept, xmp[at:]])
+
 
 MAX_TEXT = 1 << 18
 """The most bytes of provenance that are written or read."""

@@ -1,0 +1,202 @@
+"""What files that come from strangers may name.
+
+A model's folder says which shapes its networks have, and nothing else. It chooses no module that is imported, no class
+beyond a known list, no file outside of itself, and no option of a library. A picture's provenance names files beside
+the picture, and no others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from editkit.errors import ModelError, PictureError
+
+TOKENIZERS = (
+    "CLIPTokenizer",
+    "CLIPTokenizerFast",
+    "T5Tokenizer",
+    "T5TokenizerFast",
+    "PreTrainedTokenizerFast",
+    "TokenizersBackend",
+)
+"""Tokenizers of transformers that read files alone. Its Auto classes run a folder's own code when they are let."""
+CLIP_TOKENIZERS = (
+    *TOKENIZERS, "BertTokenizer", "BertTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast", "NllbTokenizer",
+    "NllbTokenizerFast", "RobertaTokenizer", "RobertaTokenizerFast", "SiglipTokenizer", "XLMRobertaTokenizer",
+    "XLMRobertaTokenizerFast",
+)  # fmt: skip
+"""Those that open_clip's models have."""
+_LIBRARIES = ("diffusers", "transformers")
+
+_TOWER = {
+    "layers", "width", "mlp_ratio", "ls_init_value", "final_ln_after_pool", "pool_type", "output_tokens", "act_kwargs",
+    "norm_kwargs", "block_type", "qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn",
+    "scale_fc",
+}  # fmt: skip
+_CLIP: dict[str, set[str]] = {
+    "": {
+        "embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg", "quick_gelu", "custom_text", "init_logit_scale",
+        "init_logit_bias", "nonscalar_logit_scale",
+    },
+    "vision_cfg": _TOWER | {
+        "head_width", "patch_size", "image_size", "patch_dropout", "attentional_pool", "attn_pooler_queries",
+        "attn_pooler_heads", "no_ln_pre", "pos_embed_type", "timm_model_name", "timm_model_pretrained", "timm_pool",
+        "timm_proj", "timm_proj_bias", "timm_drop", "timm_drop_path",
+    },
+    "text_cfg": _TOWER | {
+        "context_length", "vocab_size", "heads", "embed_cls", "pad_id", "eos_id", "no_causal_mask", "proj_bias",
+        "proj_type", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs",
+    },
+    "tokenizer_kwargs": {"clean", "strip_sep_token", "language"},
+}  # fmt: skip
+"""Keys of open_clip's configurations that say how a network is built or a text is cleaned. Others name code or places
+on the hub, as hf_model_name does.
+"""
+_CLIP["multimodal_cfg"] = _CLIP["text_cfg"] | {"dim_head", "n_queries", "attn_pooler_heads"}
+
+
+def component(name: str, part: str, listed: Any, classes: Collection[str]) -> str:
+    """The class that model_index.json names for `part` of the model called `name`: one of `classes`; those that end in
+    `*` say how its name begins.
+
+    Raises:
+        ModelError: it is another one, of another library, or no pair of words at all.
+    """
+    if not (isinstance(listed, list) and len(listed) == 2 and all(isinstance(word, str) for word in listed)):
+        raise ModelError(
+            f"model {name}: model_index.json has {str(listed)[:80]!r} for {part}; a library and a class are needed"
+        )
+    library, kind = listed
+    known = any(kind == word or (word[-1:] == "*" and kind.startswith(word[:-1])) for word in classes)
+    if library not in _LIBRARIES or not known:
+        raise ModelError(
+            f"model {name}: {part} is a {library[:80]}.{kind[:80]}; known are {', '.join(classes)} of "
+            f"{' and '.join(_LIBRARIES)}, since other classes can run code"
+        )
+    return str(kind)
+
+
+def inside(name: str, file: str, word: Any, ending: str) -> str:
+    """`word`, which `file` of the model called `name` gives as the name of a file beside it.
+
+    Raises:
+        ModelError: it has a folder in it, another ending, or is no text.
+    """
+    if not isinstance(word, str) or not word.endswith(ending) or re.search(r"[/\\\x00]", word) or word.startswith("."):
+        raise ModelError(
+            f"model {name}: {file} lists {str(word)[:80]!r}; the name of a {ending} file beside it, without folders, "
+            f"is needed"
+        )
+    return word
+
+
+def clip_configuration(source: str, config: Any, tokenizer: Any) -> Mapping[str, Any]:
+    """open_clip_config.json, looked through before open_clip reads it; `tokenizer` is tokenizer_config.json, None where
+    there is none.
+
+    Raises:
+        ModelError: it has a key that is not known, or names a model of the hub or a class of tokenizer not known.
+    """
+    model = config.get("model_cfg") if isinstance(config, dict) else None
+    if not isinstance(model, dict):
+        raise ModelError(f"clip: {source}: its configuration has no model_cfg")
+    _known(source, "", model)
+    for group in ("vision_cfg", "text_cfg"):
+        if not isinstance(model.get(group), dict):
+            raise ModelError(f"clip: {source}: its configuration has no {group}")
+    for group in ("vision_cfg", "text_cfg", "multimodal_cfg"):
+        _known(source, group, model.get(group, {}))
+    timm = model["vision_cfg"].get("timm_model_name", "")
+    if timm is not None and not (isinstance(timm, str) and re.fullmatch(r"[\w.]*", timm)):
+        raise ModelError(f"clip: {source}: timm_model_name is {str(timm)[:80]!r}; a plain name is needed, not a place")
+    named = tokenizer.get("tokenizer_class", TOKENIZERS[0]) if isinstance(tokenizer, dict) else TOKENIZERS[0]
+    if named not in CLIP_TOKENIZERS or (tokenizer is not None and not isinstance(tokenizer, dict)):
+        raise ModelError(
+            f"clip: {source}: its tokenizer is a {str(named)[:80]!r}; known are {', '.join(CLIP_TOKENIZERS)}"
+        )
+    return config  # type: ignore[no-any-return]  # a dictionary, as was seen above
+
+
+def _known(source: str, group: str, given: Any) -> None:
+    if not isinstance(given, dict):
+        raise ModelError(f"clip: {source}: {group} is {str(given)[:80]!r}; keys and values are needed")
+    for key, value in given.items():
+        where = f"{group}.{key}" if group else key
+        if key not in _CLIP[group]:
+            raise ModelError(
+                f"clip: {source}: its configuration has {where[:80]!r}, which is not known and may run code or ask the "
+                f"hub; known are {', '.join(sorted(_CLIP[group]))}"
+            )
+        if key == "tokenizer_kwargs":
+            _known(source, key, value or {})
+        elif not (key.endswith("_cfg") or _plain(value, key.endswith("_kwargs"))):
+            raise ModelError(f"clip: {source}: {where} is {str(value)[:80]!r}; a number, a word or a list is needed")
+
+
+def _plain(value: Any, keyed: bool) -> bool:
+    if isinstance(value, dict):
+        return keyed and all(_plain(inner, False) for inner in value.values())
+    if isinstance(value, list):
+        return all(isinstance(inner, (bool, int, float)) for inner in value)
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+_WORDS_OF_PEOPLE = ("prompt", "negative", "text", "avoid")
+"""Keys of a recipe whose values are language, where a slash is no folder."""
+
+
+def leads_out(text: str) -> bool:
+    """Whether `text`, or what stands behind a word and a colon in it (`kernel:/x/y.png`), is a path that is absolute or
+    climbs.
+    """
+    for part in (text, text.partition(":")[2]):
+        for kind in (PurePosixPath, PureWindowsPath):
+            path = kind(part)
+            if ".." in path.parts or path.is_absolute() or path.anchor or part.startswith("~"):
+                return True
+    return False
+
+
+def beside(picture: str, name: str | None, recipe: Mapping[str, Any]) -> None:
+    """Refuse provenance of the file `picture` that names files elsewhere than in its folder or below: it can be forged,
+    and what it names would be read and copied into a result. `name`: the picture it says it was made from.
+
+    Raises:
+        PictureError: it does; says what to do instead.
+    """
+    folder = Path(picture).parent
+    how = "rerun reads only what lies beside the picture; read it (editkit show --recipe), then use editkit run"
+    if name is not None and (re.search(r"[/\\\x00]", name) or name in ("", ".", "..")):
+        raise PictureError(f"{picture}: says it was made from {name[:80]!r}; give the picture with --picture")
+    for text in [] if name is None else [name]:
+        if not _inside(folder, text):
+            raise PictureError(f"{picture}: {text[:80]!r} is a link out of its folder; give it with --picture")
+    for text in _texts(recipe):
+        if leads_out(text) or not (_inside(folder, text) and _inside(folder, text.partition(":")[2])):
+            raise PictureError(f"{picture}: its recipe names {text[:80]!r}, which lies elsewhere; {how}")
+
+
+def _inside(folder: Path, text: str) -> bool:
+    """Whether `text` names no file, or one that lies in `folder` or below when all links are followed."""
+    try:
+        path = folder / text
+        return not path.exists() or path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # too long for a name, a loop of links
+        return True
+
+
+def _texts(value: Any, key: str = "") -> Iterator[str]:
+    """The texts of a recipe that may be files."""
+    match value:
+        case str():
+            if key not in _WORDS_OF_PEOPLE:
+                yield value
+        case Mapping():
+            for inner, one in value.items():
+                yield from _texts(one, str(inner))
+        case list() | tuple():
+            for one in value:
+                yield from _texts(one, key)
