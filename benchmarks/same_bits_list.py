@@ -10,7 +10,7 @@ from typing import Any
 COMMON = "--device cpu --dtype fp32 --offline --quiet --force"
 SAMPLERS = (
     "ddpm", "ddpm:variance=large", "ddim", "ddim:eta=1", "euler", "euler-ancestral", "heun", "dpm++2m", "dpm++2m-sde",
-    "unipc", "lcm",
+    "unipc",
 )  # fmt: skip
 SHAPES = "--clip-model ./models/shapes"
 LABEL = "classifier --label 1 --classifier ./models/timm"

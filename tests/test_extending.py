@@ -1,0 +1,50 @@
+"""docs/extending.md: its code is a package that installs and works."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_door import editkit
+
+from editkit.cli import run
+
+PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """The page's code as an installed package."""
+    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
+    (tmp_path / "mine.py").write_text(code)
+    (toml,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    groups = re.findall(r'\[project\.entry-points\."([\w.]+)"\]\n(\w+) = "(\S+)"', toml)
+    assert [group for group, _, _ in groups] == ["editkit.samplers", "editkit.models", "editkit.masks", "editkit.engines"]
+    info = tmp_path / "editkit_mine-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: editkit-mine\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("\n".join(f"[{g}]\n{name} = {what}\n" for g, name, what in groups))
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 44, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    sys.modules.pop("mine", None)
+
+
+def test_all_of_it_makes_an_edit(mine):
+    done = editkit(
+        mine, "inpaint", "photo.png", "--mask", "circle:20,20,9", "--model", "flat", "--sampler", "lazy:share=0.5",
+        "-o", "out.png",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    before, after = (np.asarray(Image.open(mine / name)) for name in ("photo.png", "out.png"))
+    rows, columns = np.mgrid[:40, :44] + 0.5
+    inside = (columns - 20) ** 2 + (rows - 20) ** 2 <= 81
+    assert (before[~inside] == after[~inside]).all()
+    assert (before[inside] != after[inside]).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["lazy", "flat", "circle", "backwards"])
+def test_each_keeps_the_contract_of_its_kind(mine, name, capsys):
+    assert run(["plugins", "check", name]) == 0, capsys.readouterr().out
