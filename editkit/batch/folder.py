@@ -11,11 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from editkit.errors import UsageError
-from editkit.pictures.files.writing import EXTENSIONS
+from editkit.pictures.files.formats import PICTURES, PNG, WRITABLE
 from editkit.pictures.shapes import is_words
-
-PICTURES = frozenset(EXTENSIONS) | {".heic", ".heif", ".bmp", ".gif", ".ppm", ".pgm", ".pnm", ".jp2", ".j2k"}
-"""The endings, in lower case, of what is taken for a picture; what it really is shows when it is read."""
 
 BESIDE = ("{stem}.mask.png",)
 """Where a picture's mask is looked for in its own folder, where no pattern is given."""
@@ -187,7 +184,7 @@ def _names(pictures: Sequence[Path], ending: str | None) -> list[Path]:
     """
 
     def short(picture: Path) -> Path:
-        own = picture.suffix if picture.suffix.lower() in EXTENSIONS else ".png"
+        own = picture.suffix if picture.suffix.lower() in WRITABLE else PNG.endings[0]
         return picture.with_suffix(ending or own)
 
     def key(name: Path) -> str:

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editkit.batch.engines import Engine, Result, serial
-from editkit.batch.folder import PICTURES, Item, Listing, Masks, check_folders, items, listing
+from editkit.batch.folder import Item, Listing, Masks, check_folders, items, listing
 from editkit.batch.journal import Done, Failed, Journal, opened
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.samplers import make_sampler
 from editkit.editing.settle import arrange, model_name, suited
 from editkit.errors import EditkitError, PictureError, RecipeError, UsageError
+from editkit.pictures.files.formats import PICTURES
 from editkit.pictures.shapes import is_words
 from editkit.plugin.chain import Chain
 from editkit.plugin.declaration import Declaration

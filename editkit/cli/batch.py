@@ -13,7 +13,7 @@ from editkit.batch.run import Summary, batch
 from editkit.cli.console import err, say, write
 from editkit.cli.words import HelpShown, given_by, options_of, typed_command
 from editkit.errors import UsageError
-from editkit.pictures.files.writing import EXTENSIONS
+from editkit.pictures.files.formats import WRITABLE
 from editkit.plugin.chain import Chain
 from editkit.plugin.options import Options
 from editkit.plugin.params import Param, params
@@ -100,8 +100,8 @@ def _masks(pattern: str | None, folder: str | None) -> Masks | None:
 def _ending(given: str) -> str | None:
     """.png for png; None for keep."""
     ending = "." + given.lower().removeprefix(".")
-    if ending != ".keep" and ending not in EXTENSIONS:
-        raise UsageError(f"--format: must be keep or one of {' '.join(EXTENSIONS)}, got {given!r}")
+    if ending != ".keep" and ending not in WRITABLE:
+        raise UsageError(f"--format: must be keep or one of {' '.join(WRITABLE)}, got {given!r}")
     return None if ending == ".keep" else ending
 
 

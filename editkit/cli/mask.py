@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-LOSSLESS = (".png", ".tif", ".tiff", ".webp")
-
 
 @app.command()
 def mask(  # long: every parameter is an option with its help
@@ -96,8 +94,10 @@ def _target(picture: str, output: str | None) -> str:
         if picture == "-":
             raise UsageError("a picture from standard input has no name; say with -o where the mask goes")
         return str(Path(picture).with_name(f"{Path(picture).stem}.mask.png"))
-    if output != "-" and Path(output).suffix.lower() not in LOSSLESS:
-        raise UsageError(f"{output}: a mask needs a lossless file; use one of {' '.join(LOSSLESS)}")
+    from editkit.pictures.files.formats import EXACT
+
+    if output != "-" and Path(output).suffix.lower() not in EXACT:
+        raise UsageError(f"{output}: a mask needs a lossless file; use one of {' '.join(EXACT)}")
     return output
 
 

@@ -116,7 +116,7 @@ def given_by(command: Any, name: str, words: list[str]) -> dict[str, Any]:
     except Exception as error:
         # Typer's own copy of Click is private: its usage errors are known by this method alone.
         if hasattr(error, "format_message"):
-            text = " ".join(error.format_message().split()).replace("Value error, ", "")
+            text = " ".join(error.format_message().split())
             raise UsageError(f"{name}: {text[:1].lower()}{text[1:]}".rstrip(".")) from error
         raise
     return {name: value for name, value in given.items() if value is not None and value != []}

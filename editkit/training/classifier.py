@@ -25,6 +25,7 @@ from editkit.diffusion.model import Model
 from editkit.errors import EditkitError
 from editkit.models.classifiers.kinds import OWN
 from editkit.models.classifiers.network import Network
+from editkit.pictures.files.formats import PHOTOGRAPHS
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import at_depth
 from editkit.pictures.tensors import to_unit
@@ -33,7 +34,6 @@ from editkit.training.settings import ClassifierSettings
 
 log = logging.getLogger("editkit.training")
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 LEVELS = 1000
 LOG_SNR = 10.0
 """Beyond this the noise is below what 8 bits resolve."""
@@ -62,9 +62,9 @@ def read_folders(folder: Path, size: int) -> Labelled:
         raise EditkitError(f"{folder}: has {len(labels)} folders; --images needs one folder a label, two or more")
     pictures, classes = [], []
     for number, label in enumerate(labels):
-        files = sorted(f for f in (folder / label).iterdir() if f.suffix.lower() in ENDINGS)
+        files = sorted(f for f in (folder / label).iterdir() if f.suffix.lower() in PHOTOGRAPHS)
         if not files:
-            raise EditkitError(f"{folder / label}: has no pictures ({', '.join(ENDINGS)})")
+            raise EditkitError(f"{folder / label}: has no pictures ({', '.join(PHOTOGRAPHS)})")
         pictures += [_square(file, size) for file in files]
         classes += [number] * len(files)
     return Labelled(torch.cat(pictures), torch.tensor(classes), tuple(labels))

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from editkit.errors import EditkitError
+from editkit.pictures.files.formats import PHOTOGRAPHS
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import at_depth
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 TWIN = 0.95
 """Correlation of two 24x24 thumbnails above which two pictures count as the same photograph (measured on 229
 photographs: three pairs of true twins at 0.999 and above, the next pair, two different places, at 0.89).
@@ -130,9 +130,9 @@ def load_collection(folder: Path, window: int, heldout: Path | None = None) -> C
     """
     if not folder.is_dir():
         raise EditkitError(f"{folder}: is no folder")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in PHOTOGRAPHS)
     if not paths:
-        raise EditkitError(f"{folder}: holds no picture ({', '.join(sorted(SUFFIXES))})")
+        raise EditkitError(f"{folder}: holds no picture ({', '.join(PHOTOGRAPHS)})")
     names, facts = _read_list(heldout), _read_facts(folder)
     missing = sorted(set(names) - {p.name for p in paths})
     if missing:

@@ -7,7 +7,6 @@ again by OpenCV, and believed only where their upper bytes are Pillow's. What is
 from __future__ import annotations
 
 import io
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from editkit.common.process import SILENCE
 from editkit.errors import PictureError
 from editkit.pictures.files.exif import upright
+from editkit.pictures.files.formats import PNG, TIFF, Format, of_image
 from editkit.pictures.files.metadata import Metadata, describe
 from editkit.pictures.raster import Raster
 
@@ -41,24 +41,24 @@ def from_array(array: NDArray[Any]) -> Raster:
 def from_image(image: Any, data: bytes, name: str) -> Raster:
     """`image` as Pillow opened it, with everything the file says; no `data` for an image that a caller opened."""
     notices: list[str] = []
-    format_ = "JPEG" if image.format == "MPO" else image.format
-    frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+    row = of_image(image.format)
+    frames = 1 if row is not None and image.format in row.also else int(getattr(image, "n_frames", 1))
     if frames > 1 and data:
         notices.append(f"{name}: only the first of its {frames} frames is read")
-    mode, bits = _declared(image, data, format_, name)
+    mode, bits = _declared(image, data, row, name)
     orientation = _orientation(image)
     image.load()
     if bits == 16 and mode == "RGB" and data:
         image.info.pop("transparency", None)  # a 16-bit colour key, meaningless for Pillow's 8 bits; OpenCV heeds it
-    applied = format_ == "TIFF"  # Pillow turns TIFF while loading, and no other format
+    applied = row is not None and row.turned
     if not applied:
         orientation = _orientation(image)  # a PNG may say it behind the pixels
-    meta = describe(image, data, format_, mode, bits, orientation, name)
+    meta = describe(image, data, row, mode, bits, orientation, name)
     picture = _from_pillow(image, meta, name, notices)
     if not applied:
         picture = _turned(picture, orientation)
     if bits > 8 and picture.pixels.dtype == np.uint8:
-        picture = _deep(picture, data, format_, notices, name)
+        picture = _deep(picture, data, row, notices, name)
     meta = replace(picture.meta, notices=(*picture.meta.notices, *notices))
     return Raster(picture.pixels, picture.alpha, meta)
 
@@ -116,14 +116,14 @@ def _from_cmyk(image: Any) -> Any:
     return image.convert("RGB")
 
 
-def _declared(image: Any, data: bytes, format_: str | None, name: str) -> tuple[str, int]:
+def _declared(image: Any, data: bytes, row: Format | None, name: str) -> tuple[str, int]:
     """The file's own mode and depth, which Pillow's mode may hide."""
     mode: str = image.mode
-    if format_ == "PNG" and data[24:25] == b"\x10":
+    if row is PNG and data[24:25] == b"\x10":
         return {0: "L", 2: "RGB", 4: "LA", 6: "RGBA"}.get(data[25], mode), 16
     if mode.startswith("I"):
         return "L", 16
-    if format_ == "TIFF":
+    if row is TIFF:
         tags = image.tag_v2
         depths = tags.get(258, (1,))
         if tags.get(339, (1,))[0] == 3:
@@ -134,22 +134,7 @@ def _declared(image: Any, data: bytes, format_: str | None, name: str) -> tuple[
                     f"{name}: 16-bit TIFF in separate planes is not read; save it with interleaved channels"
                 )
             return ("RGBA" if mode in ("RGBX", "RGBa") else mode), 16
-    return mode, _depth(data, format_)
-
-
-def _depth(data: bytes, format_: str | None) -> int:
-    """Bits a channel of a file that Pillow reads as 8 without a word."""
-    if format_ == "PPM":
-        found = re.match(rb"P[36]\s+\d+\s+\d+\s+(\d+)\s", re.sub(rb"#[^\r\n]*[\r\n]?", b"", data[:1000]))
-        return 16 if found and int(found[1]) > 255 else 8
-    if format_ == "JPEG2000":
-        at = data.find(b"\xff\x4f\xff\x51") + 42  # the first component's depth in the marker SIZ
-        return (data[at] & 0x7F) + 1 if 42 <= at < len(data) else 8
-    if format_ == "AVIF":
-        at = data.find(b"av1C") + 6  # of the flags there, one says more than 8 bits and one 12
-        flags = data[at] if 6 <= at < len(data) else 0
-        return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
-    return 8
+    return mode, 8 if row is None else row.depth(data)
 
 
 def _orientation(image: Any) -> int:
@@ -209,13 +194,13 @@ def _by_opencv(data: bytes) -> NDArray[Any] | None:
             cv2.utils.logging.setLogLevel(level)
 
 
-def _deep(picture: Raster, data: bytes, format_: str | None, notices: list[str], name: str) -> Raster:
+def _deep(picture: Raster, data: bytes, row: Format | None, notices: list[str], name: str) -> Raster:
     """`picture`, which Pillow cut to 8 bits, with the 16 bits of its file."""
     doubt = f"{name}: its {picture.meta.bits} bits a channel could not be read; 8 are kept"
-    if format_ not in ("PNG", "TIFF") or picture.meta.mode not in ("L", "LA", "RGB", "RGBA") or not data:
+    if row is None or not row.deep or picture.meta.mode not in ("L", "LA", "RGB", "RGBA") or not data:
         notices.append(doubt)
         return picture
-    if format_ == "TIFF":
+    if row is TIFF:
         try:
             data = upright(data)  # OpenCV would turn some orientations and not others
         except ValueError:

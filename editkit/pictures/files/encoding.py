@@ -18,20 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editkit.errors import PictureError
+from editkit.pictures.files.formats import AVIF, JPEG, PNG, TIFF, WEBP, Format, endings, to_write
 from editkit.pictures.files.metadata import LAYOUT, Metadata
 from editkit.pictures.files.png import PNG_SIGNATURE, png_chunk, png_chunks, png_text
 from editkit.pictures.raster import Raster, at_depth
-
-LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_536}
 
 QUALITY = 90
 """Of lossy WebP and AVIF where none was asked for."""
 
 BAND = 64
 """Rows that are worked on at once where a whole picture would need much memory."""
-
-JPEG_SEGMENT = 65_000
-"""The most bytes of EXIF or XMP that a JPEG can hold, rounded down."""
 
 
 class Encoded(NamedTuple):
@@ -55,99 +51,106 @@ def encode(
     Raises:
         PictureError: the format cannot hold it.
     """
-    if (limit := LARGEST_SIDE.get(format)) and max(picture.size) > limit:
+    row = to_write(format)
+    if (limit := row.largest_side) and max(picture.size) > limit:
         raise PictureError(
-            f"{format} holds at most {limit} pixels a side, the picture is {picture.width}x{picture.height}; "
-            "use .png or .tif"
+            f"{row.name} holds at most {limit} pixels a side, the picture is {picture.width}x{picture.height}; "
+            f"use {endings(lambda able: able.largest_side is None, 'or')}"
         )
     if quality is not None and not 1 <= quality <= 100:
         raise PictureError(f"quality must be 1 to 100, got {quality}")
-    picture = _fitted(picture, format, notices)
+    picture = _fitted(picture, row, notices)
     meta = picture.meta
-    if text is not None and format != "PNG":
-        from editkit.pictures.files.xmp import into_xmp
-
-        with_text = into_xmp(meta.xmp, text)
-        if format == "JPEG" and len(with_text) > JPEG_SEGMENT:
-            notices.append(f"the provenance of {len(text)} bytes is too long for JPEG and is left out; .png keeps it")
-        else:
-            meta = replace(meta, xmp=with_text)
-    if format == "JPEG":
-        meta = _short_enough(meta, notices)
+    if text is not None and not row.own_text:
+        meta = _with_text(meta, text, row, notices)
+    if row.longest is not None:
+        meta = _short_enough(meta, row.title, row.longest, notices)
     picture = replace(picture, meta=meta)
     try:
-        match format:  # what is written here is read back before it is put into place (`writing.to_bytes`)
-            case "PNG":
-                data = _png(picture, text)
-            case "TIFF":
-                data = _tiff(picture)
-            case _:
-                data = _by_pillow(picture, format, quality)
+        if row is PNG:  # what is written here is read back before it is put into place (`writing.to_bytes`)
+            data = _png(picture, text)
+        elif row is TIFF:
+            data = _tiff(picture)
+        else:
+            data = _by_pillow(picture, row, quality)
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises anything where metadata has values of odd types
-        raise PictureError(f"the picture cannot be encoded as {format}: {error or type(error).__name__}") from None
-    lossless = format in ("PNG", "TIFF") or (format == "WEBP" and _webp_lossless(picture, quality))
-    return Encoded(data, picture, lossless)
+        raise PictureError(f"the picture cannot be encoded as {row.name}: {error or type(error).__name__}") from None
+    return Encoded(data, picture, row.is_exact(meta.lossless, quality))
 
 
-def _fitted(picture: Raster, format: str, notices: list[str]) -> Raster:
+def _fitted(picture: Raster, row: Format, notices: list[str]) -> Raster:
     """What the format can hold of it."""
-    if picture.pixels.dtype == np.uint16 and format not in ("PNG", "TIFF"):
-        notices.append(f"{format} holds 8 bits a channel: the picture's 16 are rounded; .png and .tif keep them")
+    if picture.pixels.dtype == np.uint16 and not row.deep:
+        deep = endings(lambda able: able.deep)
+        notices.append(f"{row.name} holds 8 bits a channel: the picture's 16 are rounded; {deep} keep them")
         alpha = None if picture.alpha is None else at_depth(picture.alpha, np.uint8)
         picture = replace(picture, pixels=at_depth(picture.pixels, np.uint8), alpha=alpha)
-    if picture.alpha is not None and format == "JPEG":
+    if picture.alpha is not None and not row.alpha:
         if (picture.alpha != 255).any():
-            notices.append("JPEG holds no transparency: it is left out; .png, .webp and .tif keep it")
+            able = endings(lambda able: able.alpha)
+            notices.append(f"{row.name} holds no transparency: it is left out; {able} keep it")
         picture = replace(picture, alpha=None)
     if picture.meta.icc is not None:
         space = picture.meta.icc[16:20]
-        if space == b"GRAY" and not _as_grey(picture, format):
+        if space == b"GRAY" and not _as_grey(picture, row):
             notices.append("the greyscale ICC profile does not fit a result in colour and is left out")
             picture = replace(picture, meta=replace(picture.meta, icc=None))
     return picture
 
 
-def _as_grey(picture: Raster, format: str) -> bool:
+def _as_grey(picture: Raster, row: Format) -> bool:
     """Whether the picture is written with one channel of colour."""
-    if not picture.meta.grey or format not in ("PNG", "TIFF", "JPEG"):
+    if not picture.meta.grey or not row.grey:
         return False
-    if format == "TIFF" and picture.alpha is not None and picture.pixels.dtype == np.uint16:
+    if row is TIFF and picture.alpha is not None and picture.pixels.dtype == np.uint16:
         return False  # Pillow cannot open 16-bit grey with alpha in a TIFF
     red, green, blue = (picture.pixels[..., k] for k in range(3))
     return np.array_equal(red, green) and np.array_equal(green, blue)
 
 
-def _channels(picture: Raster, format: str) -> NDArray[Any]:
+def _channels(picture: Raster, row: Format) -> NDArray[Any]:
     """(H, W, 1 to 4) as the file will hold it: grey, grey and alpha, RGB, RGB and alpha."""
-    colour = picture.pixels[..., :1] if _as_grey(picture, format) else picture.pixels
+    colour = picture.pixels[..., :1] if _as_grey(picture, row) else picture.pixels
     if picture.alpha is None:
         return colour
     return np.concatenate([colour, picture.alpha[..., None]], axis=2)
 
 
-def _short_enough(meta: Metadata, notices: list[str]) -> Metadata:
-    """JPEG's segments hold 64 kB."""
-    if meta.exif is not None and len(meta.exif) > JPEG_SEGMENT:
-        notices.append(f"the EXIF of {len(meta.exif)} bytes is too long for JPEG and is left out")
+def _with_text(meta: Metadata, text: str, row: Format, notices: list[str]) -> Metadata:
+    """With how the picture was made in its XMP, where the format holds that much."""
+    from editkit.pictures.files.xmp import into_xmp
+
+    xmp = into_xmp(meta.xmp, text)
+    if row.longest is None or len(xmp) <= row.longest:
+        return replace(meta, xmp=xmp)
+    what = f"the provenance of {len(text)} bytes"
+    notices.append(f"{what} is too long for {row.title} and is left out; .png keeps it")
+    return meta
+
+
+def _short_enough(meta: Metadata, title: str, longest: int, notices: list[str]) -> Metadata:
+    """Without the EXIF or XMP that has more than `longest` bytes."""
+    if meta.exif is not None and len(meta.exif) > longest:
+        notices.append(f"the EXIF of {len(meta.exif)} bytes is too long for {title} and is left out")
         meta = replace(meta, exif=None)
-    if meta.xmp is not None and len(meta.xmp) > JPEG_SEGMENT:
-        notices.append(f"the XMP of {len(meta.xmp)} bytes is too long for JPEG and is left out; .png keeps it")
+    if meta.xmp is not None and len(meta.xmp) > longest:
+        notices.append(f"the XMP of {len(meta.xmp)} bytes is too long for {title} and is left out; .png keeps it")
         meta = replace(meta, xmp=None)
     return meta
 
 
 def _png(picture: Raster, provenance: str | None) -> bytes:
     """A PNG file. Pillow compresses 8 bits; 16 bits, of which it has only greyscale, are filtered here."""
-    channels = _channels(picture, "PNG")
+    channels = _channels(picture, PNG)
     height, width, count = channels.shape
     if channels.dtype == np.uint8:
         from PIL import Image
 
         buffer = io.BytesIO()
         squeezed = channels[..., 0] if count == 1 else channels
-        Image.fromarray(np.ascontiguousarray(squeezed)).save(buffer, "PNG")
+        Image.fromarray(np.ascontiguousarray(squeezed)).save(buffer, PNG.name)
         header, *rest = [(kind, body) for kind, body in png_chunks(buffer.getvalue()) if kind in _PIXEL_CHUNKS]
     else:
         colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[count]
@@ -202,7 +205,7 @@ def _tiff(picture: Raster) -> bytes:
     from PIL import Image
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-    channels = _channels(picture, "TIFF")
+    channels = _channels(picture, TIFF)
     height, width, count = channels.shape
     bits = channels.dtype.itemsize * 8
     meta = picture.meta
@@ -259,27 +262,24 @@ def _strip(channels: NDArray[Any]) -> bytes:
     return zlib.compress(differences.astype(differences.dtype.newbyteorder("<")).tobytes(), 6)
 
 
-def _webp_lossless(picture: Raster, quality: int | None) -> bool:
-    return quality is None and picture.meta.lossless
-
-
-def _by_pillow(picture: Raster, format: str, quality: int | None) -> bytes:
+def _by_pillow(picture: Raster, row: Format, quality: int | None) -> bytes:
     """JPEG, WebP, AVIF."""
     from PIL import Image, features
 
-    if format == "AVIF" and not features.check("avif"):
-        raise PictureError("this Pillow was built without AVIF; use .png, .webp or .tif")
-    channels = _channels(picture, format)
+    if row is AVIF and not features.check("avif"):
+        others = endings(lambda able: able.alpha and able is not AVIF, "or")
+        raise PictureError(f"this Pillow was built without AVIF; use {others}")
+    channels = _channels(picture, row)
     image = Image.fromarray(np.ascontiguousarray(channels[..., 0] if channels.shape[2] == 1 else channels))
     meta = picture.meta
     options: dict[str, Any] = {}
     if meta.icc is not None:
         options["icc_profile"] = meta.icc
     if meta.exif is not None:
-        options["exif"] = b"Exif\0\0" + meta.exif if format == "JPEG" else meta.exif
+        options["exif"] = b"Exif\0\0" + meta.exif if row is JPEG else meta.exif
     if meta.xmp is not None:
         options["xmp"] = meta.xmp
-    if format == "JPEG":
+    if row is JPEG:
         if meta.dpi is not None:
             options["dpi"] = tuple(round(value) for value in meta.dpi)
         options["progressive"] = meta.progressive
@@ -287,12 +287,12 @@ def _by_pillow(picture: Raster, format: str, quality: int | None) -> bytes:
             options |= {"qtables": meta.quantization, "subsampling": meta.subsampling}
         else:
             options |= {"quality": 95 if quality is None else quality, "subsampling": 0}
-    elif format == "WEBP":
-        lossless = _webp_lossless(picture, quality)
+    elif row is WEBP:
+        lossless = row.is_exact(meta.lossless, quality)
         options |= {"lossless": lossless, "exact": True, "method": 4}
         options["quality"] = 75 if lossless else (quality or QUALITY)
     else:
         options |= {"quality": quality or QUALITY, "subsampling": "4:4:4"}
     buffer = io.BytesIO()
-    image.save(buffer, format, **options)
+    image.save(buffer, row.name, **options)
     return buffer.getvalue()

@@ -7,11 +7,11 @@ and the embedded thumbnail, which would still show what was edited away.
 from __future__ import annotations
 
 import re
-import struct
 from dataclasses import dataclass
 from typing import Any
 
 from editkit.pictures.files.exif import upright
+from editkit.pictures.files.formats import JPEG, PNG, TIFF, Format
 from editkit.pictures.files.png import png_chunks
 from editkit.pictures.files.xmp import upright_xmp, without_provenance
 
@@ -66,64 +66,39 @@ class Metadata:
         return self.mode in {"1", "L", "LA", "I"}
 
 
-def webp_is_lossless(data: bytes) -> bool:
-    """True for a WebP file whose first frame is coded without loss (VP8L)."""
-    at = 12
-    while at + 8 <= len(data):
-        kind = data[at : at + 4]
-        (length,) = struct.unpack_from("<L", data, at + 4)
-        if kind in (b"VP8L", b"VP8 "):
-            return kind == b"VP8L"
-        # an animation's first frame lies inside ANMF, behind 16 bytes of its own
-        at += 24 if kind == b"ANMF" else 8 + length + length % 2
-    return False
-
-
 # --------------------------------------------------------------------------------- what Pillow's image says
 
 
 def describe(
-    image: Any, data: bytes, format_: str | None, mode: str, bits: int, orientation: int, name: str
+    image: Any, data: bytes, row: Format | None, mode: str, bits: int, orientation: int, name: str
 ) -> Metadata:
     """What a loaded Pillow image and the bytes it came from say; damaged EXIF becomes a notice."""
     notices: list[str] = []
     return Metadata(
-        format=format_,
+        format=image.format if row is None else row.name,
         mode=mode,
         bits=bits,
-        lossless=_is_lossless(image, data, format_),
+        lossless=row is not None and row.kept(image.info, data),
         icc=image.info.get("icc_profile") or None,
-        exif=_exif(image, format_, notices, name),
+        exif=_exif(image, row, notices, name),
         xmp=_xmp(image),
-        dpi=_dpi(image),
+        dpi=_dpi(image, row),
         orientation=orientation,
-        quantization=_tables(image, format_),
-        subsampling=_sampling(image, format_),
+        quantization=_tables(image, row),
+        subsampling=_sampling(image, row),
         progressive=bool(image.info.get("progressive")),
-        chunks=_colour_chunks(data, format_),
-        text=_text(image, format_),
+        chunks=_colour_chunks(data, row),
+        text=_text(image, row),
         notices=tuple(notices),
     )
 
 
-def _is_lossless(image: Any, data: bytes, format_: str | None) -> bool:
-    match format_:
-        case "PNG" | "BMP" | "GIF" | "PPM":
-            return True
-        case "WEBP":
-            return webp_is_lossless(data)
-        case "TIFF":
-            return image.info.get("compression") not in ("jpeg", "tiff_jpeg", "webp")
-        case _:
-            return False
-
-
-def _exif(image: Any, format_: str | None, notices: list[str], name: str) -> bytes | None:
+def _exif(image: Any, row: Format | None, notices: list[str], name: str) -> bytes | None:
     """EXIF as a TIFF structure, upright and without thumbnail; damaged EXIF is left out with a notice."""
     from PIL import Image
 
     try:
-        if format_ == "TIFF":
+        if row is TIFF:
             # A TIFF is its own EXIF: what describes the layout of this very file must not travel.
             kept, own = Image.Exif(), image.getexif()
             for tag, value in own.items():
@@ -164,8 +139,8 @@ def _xmp(image: Any) -> bytes | None:
     return upright_xmp(raw)
 
 
-def _dpi(image: Any) -> tuple[float, float] | None:
-    if image.format == "TIFF" and 282 not in image.tag_v2:
+def _dpi(image: Any, row: Format | None) -> tuple[float, float] | None:
+    if row is TIFF and 282 not in image.tag_v2:
         return None  # Pillow says 1 where the file says nothing
     try:
         x, y = (float(value) for value in image.info["dpi"])
@@ -174,30 +149,30 @@ def _dpi(image: Any) -> tuple[float, float] | None:
     return (x, y) if 0.0 < x < 1e6 and 0.0 < y < 1e6 else None
 
 
-def _tables(image: Any, format_: str | None) -> tuple[tuple[int, ...], ...] | None:
-    tables = getattr(image, "quantization", None) if format_ == "JPEG" else None
+def _tables(image: Any, row: Format | None) -> tuple[tuple[int, ...], ...] | None:
+    tables = getattr(image, "quantization", None) if row is JPEG else None
     if not tables or any(len(table) != 64 for table in tables.values()):
         return None
     return tuple(tuple(tables[key]) for key in sorted(tables))
 
 
-def _sampling(image: Any, format_: str | None) -> int:
+def _sampling(image: Any, row: Format | None) -> int:
     """Pillow's number for the chroma subsampling: 0 is 4:4:4, 1 is 4:2:2, 2 is 4:2:0."""
-    if format_ != "JPEG":
+    if row is not JPEG:
         return 0
     from PIL import JpegImagePlugin
 
     return max(0, JpegImagePlugin.get_sampling(image))
 
 
-def _colour_chunks(data: bytes, format_: str | None) -> tuple[tuple[bytes, bytes], ...]:
-    if format_ != "PNG":
+def _colour_chunks(data: bytes, row: Format | None) -> tuple[tuple[bytes, bytes], ...]:
+    if row is not PNG:
         return ()
     return tuple((kind, body) for kind, body in png_chunks(data) if kind in PNG_COLOUR)
 
 
-def _text(image: Any, format_: str | None) -> tuple[tuple[str, str], ...]:
-    if format_ != "PNG":
+def _text(image: Any, row: Format | None) -> tuple[tuple[str, str], ...]:
+    if row is not PNG:
         return ()
     texts = getattr(image, "text", {})
     kept = ((key, str(texts[key])) for key in PNG_TEXT if key in texts)

@@ -19,7 +19,7 @@ from editkit.common.process import SILENCE
 from editkit.common.spec import nearest
 from editkit.errors import PictureError
 from editkit.pictures.files.decoding import from_array, from_image
-from editkit.pictures.files.png import PNG_SIGNATURE
+from editkit.pictures.files.formats import FORMATS, readable
 from editkit.pictures.raster import Pixels, Raster
 
 if TYPE_CHECKING:
@@ -31,11 +31,6 @@ at most some 32 bytes of memory a pixel (16-bit with alpha; 12 for 8-bit RGB), b
 
 MAX_BYTES = 1 << 30
 """The largest file that is read, in bytes."""
-
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "AVIF", "HEIF", "BMP", "GIF", "PPM", "JPEG2000")
-"""What may be decoded. Pillow knows more, some of which runs other programs (EPS)."""
-
-READABLE = "PNG, JPEG, WebP, TIFF, AVIF, BMP, GIF, PPM, JPEG 2000; HEIC with pillow-heif installed"
 
 
 def read(source: str | Path | Pixels | Image.Image | BinaryIO) -> Raster:
@@ -152,7 +147,7 @@ def _known_formats() -> list[str]:
     from PIL import Image
 
     Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
+    return [name for row in FORMATS for name in (row.name, *row.also) if name in Image.OPEN]
 
 
 def _register_heif() -> None:
@@ -163,16 +158,11 @@ def _register_heif() -> None:
 
 def _unknown(data: bytes, name: str) -> str:
     """Why nothing could decode this."""
-    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
-        return f"{name}: HEIC is read where pillow-heif is installed (pip install pillow-heif); or convert it to JPEG"
-    starts = (
-        (PNG_SIGNATURE[:4], "PNG"),
-        (b"\xff\xd8", "JPEG"),
-        (b"RIFF", "WebP"),
-        (b"II*\0", "TIFF"),
-        (b"MM\0*", "TIFF"),
-    )
-    for start, kind in starts:
-        if data.startswith(start):
-            return f"{name}: starts like {kind} but is damaged, truncated or of a kind that is not read"
-    return f"{name}: is not a picture that editkit reads ({READABLE})"
+    for row in FORMATS:
+        if not row.begins(data):
+            continue
+        if row.needs is not None:
+            where = f"where {row.needs} is installed (pip install {row.needs})"
+            return f"{name}: {row.title} is read {where}; or convert it to JPEG"
+        return f"{name}: starts like {row.title} but is damaged, truncated or of a kind that is not read"
+    return f"{name}: is not a picture that editkit reads ({readable()})"

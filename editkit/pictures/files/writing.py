@@ -16,25 +16,13 @@ from numpy.typing import NDArray
 from editkit.errors import PictureError, UsageError
 from editkit.pictures.files.atomic import save_bytes
 from editkit.pictures.files.encoding import Encoded, encode
+from editkit.pictures.files.formats import PNG, WRITABLE, to_write
 from editkit.pictures.files.metadata import Metadata
 from editkit.pictures.files.reading import decode
 from editkit.pictures.raster import Raster
 
 BAND = 64
 """Rows that are compared at once."""
-
-EXTENSIONS = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".jpe": "JPEG",
-    ".jfif": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".avif": "AVIF",
-}
-"""What can be written, by the name's end."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +54,7 @@ def check_output(path: str | Path, *, force: bool = False) -> str:
         PictureError: unknown ending, existing file without `force`, a folder, missing or read-only folder.
     """
     if str(path) == "-":
-        return "PNG"
+        return PNG.name
     format_ = format_of(Path(path))
     check_place(path, force=force)
     return format_
@@ -133,9 +121,9 @@ def _identity(path: str | Path) -> tuple[object, ...]:
 def format_of(path: Path) -> str:
     """The format a name's ending stands for."""
     try:
-        return EXTENSIONS[path.suffix.lower()]
+        return WRITABLE[path.suffix.lower()].name
     except KeyError:
-        known = " ".join(EXTENSIONS)
+        known = " ".join(WRITABLE)
         got = f"the ending {path.suffix!r} is not one that can be written" if path.suffix else "the name has no ending"
         raise PictureError(f"{path}: {got}; use one of {known}") from None
 
@@ -239,11 +227,7 @@ def write(
     """
     known = check_output(path, force=force)
     if str(path) == "-" and format is not None:
-        known = format.upper()
-        if known not in EXTENSIONS.values():
-            raise PictureError(
-                f"format {format!r} cannot be written; use one of {', '.join(sorted(set(EXTENSIONS.values())))}"
-            )
+        known = to_write(format).name
     notices: list[str] = []
     data, deviation, kept = to_bytes(raster, known, notices, mask=mask, text=text, quality=quality)
     if str(path) == "-":
