@@ -21,7 +21,8 @@ def mine(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(code)
     (toml,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     groups = re.findall(r'\[project\.entry-points\."([\w.]+)"\]\n(\w+) = "(\S+)"', toml)
-    assert [group for group, _, _ in groups] == ["editkit.samplers", "editkit.models", "editkit.masks", "editkit.engines"]
+    kinds = ["samplers", "models", "masks", "engines"]
+    assert [group for group, _, _ in groups] == [f"editkit.{kind}" for kind in kinds]
     info = tmp_path / "editkit_mine-0.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: editkit-mine\nVersion: 0.1\n")

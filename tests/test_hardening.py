@@ -20,8 +20,8 @@ from editkit.editing import recipe
 from editkit.errors import HookError, ModelError, PictureError, RecipeError, UsageError, short
 from editkit.models.clip import load_clip
 from editkit.models.files.weights import shapes
-from editkit.pictures.files.decoding import _depth
 from editkit.pictures.files.exif import upright
+from editkit.pictures.files.formats import PPM
 from editkit.pictures.files.provenance import Provenance, read_provenance
 from editkit.pictures.files.writing import check_apart, check_place
 from editkit.pictures.files.xmp import upright_xmp
@@ -343,9 +343,9 @@ def test_thumbnails_of_xmp_are_left_out_whatever_is_open():
 
 
 def test_comments_in_a_ppm_header_are_left_out():
-    assert _depth(b"P6\n# a\n2 #b\n2\n65535\n", "PPM") == 16
-    assert _depth(b"P6\n2 2\n# 65535\n255\n", "PPM") == 8
-    assert _depth(b"P6\n" + b"# " * 400 + b"\n2 2 2#x\n55\n", "PPM") == 8  # with an expression: for ever
+    assert PPM.depth(b"P6\n# a\n2 #b\n2\n65535\n") == 16
+    assert PPM.depth(b"P6\n2 2\n# 65535\n255\n") == 8
+    assert PPM.depth(b"P6\n" + b"# " * 400 + b"\n2 2 2#x\n55\n") == 8  # with an expression: for ever
 
 
 # ----------------------------------------------------------------------------------------------- recipes, terminal

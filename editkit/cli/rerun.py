@@ -42,6 +42,7 @@ def rerun(  # long: every parameter is an option with its help
         raise type(error)(said.replace("--offline is on", asked)) from error
 
 
+# long: one check of the picture after the other, each with its own line
 def _again(
     picture: str, source: str | None, output: str | None, *, force: bool, allow_code: bool, offline: bool
 ) -> int:
