@@ -186,7 +186,7 @@ def test_a_grid_lays_out_every_pair_of_values(here, capsys):
         ([*EDIT, "--candidates", "0"], "--candidates: must be greater"),
         ([*EDIT, "--candidates", "2", "--trace", "t.png"], "--candidates writes several pictures"),
         ([*EDIT, "--trace", "t.txt"], "ends in .html or .png"),
-        ([*EDIT, "--trace", "photo.png"], "exists already"),
+        ([*EDIT, "--trace", "photo.png"], "is what is read"),
         ([*EDIT, "--preview", "p.gif"], "give a folder, or a name that ends in .webp"),
         ([*EDIT, "-o", "a.png", "--compare", "a.png"], "both name a.png"),
         ([*EDIT, "--compare", "a.png", "then", "sdedit", "--compare", "b.png"], "--compare is given twice"),

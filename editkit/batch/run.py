@@ -75,7 +75,8 @@ class Work:
         chain = seeded(self.chain, item.name)
         if item.mask is not None:
             if not is_words(item.mask) and not Path(item.mask).is_file():  # a named pipe would be waited for
-                raise PictureError(f"its mask is missing or no file: {item.mask}")
+                wrong = "no regular file" if Path(item.mask).exists() else "missing"
+                raise PictureError(f"its mask is {wrong}: {item.mask}")
             chain = masked(chain, item.mask)
         notices = list(picture.meta.notices)
         made = make(picture, chain, notify=notices.append, models=self.models)
