@@ -21,6 +21,8 @@ from editkit.errors import EditkitError
 from editkit.models.leasing import Models
 from editkit.plugins import Cfg, Inpaint, SDEdit, Threshold
 
+pytestmark = pytest.mark.slow
+
 PARTS: dict[str, Any] = {
     "inpaint": Inpaint(mask="box:8,8,20,18"), "sdedit": SDEdit(strength=0.5), "cfg": Cfg(scale=3.0),
     "threshold": Threshold(),

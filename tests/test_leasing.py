@@ -41,6 +41,8 @@ from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Chain
 from editkit.plugins import Guide, Inpaint
 
+pytestmark = pytest.mark.slow
+
 CPU, FP32 = torch.device("cpu"), torch.float32
 MASK = "box:10,10,44,40"
 HOW: dict[str, Any] = {"dtype": "fp32", "device": "cpu", "offline": True}

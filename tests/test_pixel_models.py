@@ -97,9 +97,7 @@ def as_near_as_the_pipeline(found: Tensor, kind: Any, path: Path, **given: Any) 
     assert theirs < 1e-4
 
 
-def single_draws(
-    shape: Any, generator: torch.Generator, *, as_dtype: torch.dtype, **where: Any
-) -> Tensor:
+def single_draws(shape: Any, generator: torch.Generator, *, as_dtype: torch.dtype, **where: Any) -> Tensor:
     """diffusers' randn_tensor, drawing in float32 whatever the pipeline's dtype."""
     return torch.randn(tuple(shape), generator=generator).to(as_dtype)
 

@@ -134,7 +134,8 @@ def test_a_task_it_does_not_have_is_named(saved, given):
 @pytest.mark.parametrize(
     "shape",
     [
-        Architecture(), Architecture(channels=(32, 64), layers=2, groups=8, head=16),
+        Architecture(),
+        Architecture(channels=(32, 64), layers=2, groups=8, head=16),
         Architecture(channels=(32,), groups=8),
     ],
 )

@@ -130,7 +130,10 @@ class From(Inverse):
 
 @pytest.mark.parametrize("name", ["mask", "blur"])
 def test_diffpir(name, monkeypatch):
-    """deepinv's prox weighs with 2 rho and its sigma is in [0, 1]: our lam is half of its lambda."""
+    """deepinv's prox weighs with 2 rho and its sigma is in [0, 1]: our lam is half of its lambda.
+
+    The paper's prior says nothing of the data's deviation; ours is the paper's where that is endless.
+    """
     sigma, lam = 0.1, 2.0
     ours, theirs = problem(name)
     theirs.noise_model = deepinv.physics.GaussianNoise(sigma / 2.0)
@@ -151,7 +154,7 @@ def test_diffpir(name, monkeypatch):
     x = 2.0 * theirs.A_adjoint(theirs_y) - 1.0
     x_t = (x + (top**2 - 4.0 * (sigma / 2.0) ** 2) ** 0.5 * first.like(x)) * float(their.sqrt_alphas_cumprod[-1])
     model.schedule = Table(tuple(pairs))
-    model.clip = 1.0
+    model.clip, model.data_std = 1.0, math.inf
     plugin = From(method="diffpir", degradation=ours, y=y, sigma=sigma, lam=lam / 2.0, renew=0.3, x_t=x_t)
     states = []
     sample(

@@ -32,6 +32,8 @@ from editkit.training.pictures import load_collection
 from editkit.training.prior import PriorLesson
 from editkit.training.settings import Architecture, PriorSettings
 
+pytestmark = pytest.mark.slow
+
 TINY = Architecture(window=16, unshuffle=2, channels=(8, 16), layers=1, head=8, groups=4)
 
 
@@ -56,8 +58,7 @@ def photos(tmp_path: Path) -> Path:
     for i in range(5):
         paint(folder / f"p{i}.png", i)
     rows = [
-        {"file": f"p{i}.png", "author": f"A|uthor {i}", "licence": "CC0-1.0", "package": "painted"}
-        for i in range(5)
+        {"file": f"p{i}.png", "author": f"A|uthor {i}", "licence": "CC0-1.0", "package": "painted"} for i in range(5)
     ]
     (folder / "manifest.json").write_text(json.dumps(rows))
     (tmp_path / "heldout.txt").write_text("# held back\np0.png\n")
@@ -195,9 +196,7 @@ def test_faster_operations_give_the_same_values_and_gradients(dtype: torch.dtype
         net.unet.to(dtype=dtype, memory_format=torch.channels_last)
         v = net(x_t, *told)
         v.square().mean().backward()
-        found.append(
-            (v.detach(), {n: p.grad.float() for n, p in net.named_parameters() if p.grad is not None})
-        )
+        found.append((v.detach(), {n: p.grad.float() for n, p in net.named_parameters() if p.grad is not None}))
     (v, slow), (w, quick) = found
     bound = 1e-4 if dtype == torch.float32 else 0.1
     assert (v - w).norm() < bound * v.norm()
@@ -386,9 +385,7 @@ def test_another_architecture_or_a_damaged_checkpoint_is_refused(photos: Path) -
 
 @pytest.mark.usefixtures("no_sheets")
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_full_disk_leaves_the_old_checkpoint_whole(
-    photos: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_a_full_disk_leaves_the_old_checkpoint_whole(photos: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     made = settings(photos, steps=1)
     run = prior_run(made)
     run.run()
@@ -422,9 +419,7 @@ def test_step_seeds_do_not_meet() -> None:
 def _cli(*words: str) -> subprocess.CompletedProcess[str]:
     code = "import sys; from editkit.cli.train import app; app(sys.argv[1:])"
     environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1]))
-    return subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment
-    )
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment)
 
 
 def test_resume_and_init_from_exclude_each_other(photos: Path) -> None:

@@ -18,6 +18,8 @@ from editkit.training.network import build_unet, export, load
 from editkit.training.pictures import crop, load_collection
 from editkit.training.settings import ControlSettings
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["photos"]
 
 

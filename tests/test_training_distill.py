@@ -19,6 +19,8 @@ from editkit.training.loop import Run
 from editkit.training.network import build_unet, export
 from editkit.training.settings import DistillSettings
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["photos"]
 
 

@@ -118,9 +118,7 @@ def _pooled(
     from multiprocessing import active_children, get_context
 
     others = set(active_children())
-    pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(share,)
-    )
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(share,))
     try:
         while queue or pending:
             while queue and len(pending) < 2 * workers:
@@ -158,7 +156,6 @@ def _start_worker(share: int) -> None:
         import torch
 
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // share))
-
 
 
 def _bare(name: str, argument: str) -> None:

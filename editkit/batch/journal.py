@@ -167,9 +167,7 @@ def opened(folder: Path, run: Mapping[str, Any], *, resume: bool = False, force:
         os.close(handle)
 
 
-def _begun(
-    folder: Path, handle: int, path: Path, run: Mapping[str, Any], resume: bool, force: bool
-) -> Journal:
+def _begun(folder: Path, handle: int, path: Path, run: Mapping[str, Any], resume: bool, force: bool) -> Journal:
     """The journal with its first line."""
     _lock(handle, folder)
     try:

@@ -39,8 +39,15 @@ PARAMS = [
     Param("mask", "text", "Each picture's mask: {stem}.mask.png, a file for all, or words.", None, False, (), "MASK"),
     Param("masks", "text", "The folder the masks are in; default: beside the pictures.", None, False, (), "DIR"),
     Param("workers", "int", "Processes that work side by side.", 1, False),
-    Param("engine", "text", "Where the work is done (see editkit plugins); default: serial, or processes for several "
-          "workers.", None, False, (), "NAME[:ARGUMENT]"),
+    Param(
+        "engine",
+        "text",
+        "Where the work is done (see editkit plugins); default: serial, or processes for several workers.",
+        None,
+        False,
+        (),
+        "NAME[:ARGUMENT]",
+    ),
     Param("resume", "flag", "Go on with the run whose journal is in OUT.", None, False),
     Param("force", "flag", "Begin anew and replace results that are there.", None, False),
     Param("format", "text", "Ending of the results' names; keep: each picture's own.", ".png", False),

@@ -147,9 +147,7 @@ def report(
     model: Annotated[Path, typer.Option(help="Folder of an exported network.")],
     images: Annotated[Path, typer.Option(help="Folder of the photographs.")],
     output: Annotated[Path, typer.Option(help="Folder for the sheets and figures.json.")],
-    heldout: Annotated[
-        Path | None, typer.Option(help="List of held-back names (default: the one in --model).")
-    ] = None,
+    heldout: Annotated[Path | None, typer.Option(help="List of held-back names (default: the one in --model).")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 20,
     samples: Annotated[int, typer.Option(min=1, help="Samples a picture for the means.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Seed of crops and noise.")] = 0,

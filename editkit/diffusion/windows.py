@@ -159,10 +159,7 @@ class Windowed:
             size = min(self.window, length)
             shares = weights(begins, self.window, length)
             axes.append([(slice(b, b + size), share) for b, share in zip(begins, shares, strict=True)])
-        found = [
-            _Window(rows, columns, down, along)
-            for (rows, down), (columns, along) in itertools.product(*axes)
-        ]
+        found = [_Window(rows, columns, down, along) for (rows, down), (columns, along) in itertools.product(*axes)]
         if self.region is None:
             return found
         touching = [w for w in found if bool((self.region[..., w.rows, w.columns] > 0).any())]

@@ -146,8 +146,16 @@ def _sample(
     for k, part in enumerate(settled.passes):
         before = None if image is None or part.at.strength == 1.0 else settled.passes[k - 1]
         inputs = canvas.inputs(
-            picture, part.at, lease.model, noise.stream("encode"), device, settled.source, convention,
-            settled.examples, None if before is None else before.at, settled.small,
+            picture,
+            part.at,
+            lease.model,
+            noise.stream("encode"),
+            device,
+            settled.source,
+            convention,
+            settled.examples,
+            None if before is None else before.at,
+            settled.small,
         )
         own = convention.again(noise, seed, number, part.attempt) if part.attempt else noise
         process = _prepare(inputs, settled, part.plan, own, number, notify, lease, handed.get(part.at.box))

@@ -145,9 +145,7 @@ class Predictor:
             if step.alpha_t <= FAINT:
                 grads = self.acting.timed("energies", "backward", faint_gradient, group, leaf)
             else:
-                grads = self.acting.timed(
-                    "energies", "backward", gradient, group, step.x_t, leaf, not last, str(where)
-                )
+                grads = self.acting.timed("energies", "backward", gradient, group, step.x_t, leaf, not last, str(where))
             norms.append(math.hypot(*(float(grad.norm()) for grad in grads if grad is not None)))
             moved = moves(grads, step.t, self.model.data_std)
             b = group[0].bound

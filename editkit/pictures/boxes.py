@@ -157,6 +157,7 @@ def integral(flags: np.ndarray) -> np.ndarray:
 
     return np.asarray(cv2.integral(flags.astype(np.uint8)))  # 32 bits: up to 46,340 x 46,340 pixels
 
+
 WIDE = 1 / 16
 """A hole is wide where a disc of this radius, in sides of the crop, fits into it; strokes are not."""
 

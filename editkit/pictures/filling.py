@@ -22,6 +22,7 @@ def depth_in(unknown: Tensor) -> Tensor:
     distance = cv2.distanceTransform(unknown.byte().cpu().numpy(), cv2.DIST_C, 3)
     return torch.from_numpy(distance).to(unknown.device)
 
+
 CYCLES = 8
 SWEEPS = 4
 """V-cycles, and Jacobi's sweeps before and after each coarser level of one."""

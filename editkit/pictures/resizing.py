@@ -63,5 +63,6 @@ def pad(image: Tensor, multiple: int) -> Tensor:
     down, right = -height % multiple, -width % multiple
     return F.pad(image, (0, right, 0, down), mode="replicate") if down or right else image
 
+
 HIDDEN = 0.75
 """A pixel of a smaller picture is unknown when more than this share of it is."""

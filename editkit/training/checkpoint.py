@@ -27,22 +27,16 @@ class Progress:
     seconds: float = 0.0
 
 
-def save_checkpoint(
-    folder: Path, settings: Settings, progress: Progress, tensors: dict[str, Tensor]
-) -> Path:
+def save_checkpoint(folder: Path, settings: Settings, progress: Progress, tensors: dict[str, Tensor]) -> Path:
     """Write `folder/checkpoint.safetensors`. A full disk raises EditkitError and leaves the old one whole."""
     from safetensors.torch import save
 
     metadata = {
         "settings": settings.model_dump_json(),
-        "progress": json.dumps(
-            {"step": progress.step, "pictures": progress.pictures, "seconds": progress.seconds}
-        ),
+        "progress": json.dumps({"step": progress.step, "pictures": progress.pictures, "seconds": progress.seconds}),
     }
     path = folder / FILE
-    write_atomically(
-        path, save({name: value.detach().contiguous() for name, value in tensors.items()}, metadata)
-    )
+    write_atomically(path, save({name: value.detach().contiguous() for name, value in tensors.items()}, metadata))
     return path
 
 

@@ -39,9 +39,7 @@ def blurred(x0: Tensor, factors: Tensor, area: bool = False) -> Tensor:
         if area:
             low = F.interpolate(picture, size=(small, small), mode="area")
         else:
-            low = F.interpolate(
-                picture, size=(small, small), mode="bicubic", antialias=True, align_corners=False
-            )
+            low = F.interpolate(picture, size=(small, small), mode="bicubic", antialias=True, align_corners=False)
         rows.append(F.interpolate(low, size=(size, size), mode="bicubic", align_corners=False))
     return torch.cat(rows).clamp(-1, 1)
 
@@ -97,9 +95,7 @@ def upscale_condition(x0: Tensor, generator: Generator) -> tuple[Tensor, Tensor]
         if bool((area == kind).any()):
             low[area == kind] = blurred(x0[area == kind], factors[area == kind], area=kind)
     noise = (
-        torch.randn(x0.shape, generator=generator)
-        * _between(0, 0.04, batch, generator)
-        * _some(0.4, batch, generator)
+        torch.randn(x0.shape, generator=generator) * _between(0, 0.04, batch, generator) * _some(0.4, batch, generator)
     )
     return low + noise, torch.ones_like(x0[:, :1])
 

@@ -88,9 +88,7 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 """(x_t, t) -> x0."""
 
 
-def sample(
-    predict: Predict, shape: tuple[int, ...], steps: int, generator: Generator, eta: float = 0.0
-) -> Tensor:
+def sample(predict: Predict, shape: tuple[int, ...], steps: int, generator: Generator, eta: float = 0.0) -> Tensor:
     """DDIM (Song et al. 2021, arXiv:2010.02502, equation 12) with trailing spacing and x0 clipped to [-1, 1];
     the result is x0.
     """

@@ -119,5 +119,3 @@ class DistillLesson(PriorLesson):
         super().export(folder, weights)
         wiring = json.loads((folder / "pocket.json").read_text()) | {"steps": self.student_steps}
         write_atomically(folder / "pocket.json", (json.dumps(wiring, indent=2) + "\n").encode())
-
-

@@ -95,10 +95,7 @@ class PlainAttention:
     def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         b, c, h, w = hidden_states.shape
         tokens = attn.group_norm(hidden_states.flatten(2)).transpose(1, 2)
-        q, k, v = (
-            p(tokens).view(b, h * w, attn.heads, -1).transpose(1, 2)
-            for p in (attn.to_q, attn.to_k, attn.to_v)
-        )
+        q, k, v = (p(tokens).view(b, h * w, attn.heads, -1).transpose(1, 2) for p in (attn.to_q, attn.to_k, attn.to_v))
         mixed = torch.softmax(q @ k.transpose(-1, -2) * attn.scale, dim=-1) @ v
         out = attn.to_out[0](mixed.transpose(1, 2).reshape(b, h * w, c)).transpose(1, 2).reshape(b, c, h, w)
         result: Tensor = (out + hidden_states) / attn.rescale_output_factor

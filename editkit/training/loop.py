@@ -169,9 +169,7 @@ class Run:
             ) from error
         old, new = before.model_dump(), self.settings.model_dump()
         changed = [f"{key} {old[key]} -> {new[key]}" for key in new if old[key] != new[key]]
-        log.info(
-            "resumed at step %d%s", self.progress.step, f"; changed: {', '.join(changed)}" if changed else ""
-        )
+        log.info("resumed at step %d%s", self.progress.step, f"; changed: {', '.join(changed)}" if changed else "")
 
     def step(self, pool: Executor, drawn: Future[Batch]) -> dict[str, float]:
         """One step of Algorithm 1; returns what it measured. Each worker takes its part of the batch."""
@@ -187,9 +185,7 @@ class Run:
 
         list(pool.map(work, self.replicas, parts))
         if not bool(torch.isfinite(each).all()):
-            raise EditkitError(
-                f"step {self.progress.step}: the loss is not finite; lower --learning-rate and resume"
-            )
+            raise EditkitError(f"step {self.progress.step}: the loss is not finite; lower --learning-rate and resume")
         norm = self.trainer.update(self.progress.step, pool)
         found = {"loss": float(each.mean()), "gradient": norm}
         for index, name in enumerate(TASKS):
@@ -218,9 +214,7 @@ class Run:
                 )
                 last = ended or step == settings.steps
                 if step % 25 == 0 or last:
-                    self._record(
-                        {name: sum(values) / len(values) for name, values in recent.items()}, "train"
-                    )
+                    self._record({name: sum(values) / len(values) for name, values in recent.items()}, "train")
                     recent.clear()
                 if self.lesson.collection.heldout and (step % settings.measure_every == 0 or last):
                     self._measure(pool)
@@ -263,9 +257,7 @@ class Run:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            with ThreadPoolExecutor(
-                self.workers + 1, initializer=torch.set_num_threads, initargs=(1,)
-            ) as pool:
+            with ThreadPoolExecutor(self.workers + 1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 yield pool
         finally:
             torch.set_num_threads(threads)

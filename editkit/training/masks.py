@@ -62,9 +62,7 @@ def blob(batch: int, size: int, generator: Generator) -> Tensor:
 def strokes(batch: int, size: int, generator: Generator, segments: int = 6) -> Tensor:
     """A brush's walk: a chain of thick segments, thickness 3-14 % of the window."""
     start = torch.rand((batch, 1, 2), generator=generator)
-    turns = _uniform(-1.2, 1.2, (batch, segments), generator).cumsum(1) + _uniform(
-        0, 6.2832, (batch, 1), generator
-    )
+    turns = _uniform(-1.2, 1.2, (batch, segments), generator).cumsum(1) + _uniform(0, 6.2832, (batch, 1), generator)
     length = _uniform(0.05, 0.35, (batch, segments), generator)
     moves = torch.stack([turns.cos() * length, turns.sin() * length], dim=-1)
     points = torch.cat([start, start + moves.cumsum(1)], dim=1)

@@ -138,9 +138,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
-        raise EditkitError(
-            f"{path}: cannot be written ({error.strerror or error}); nothing was changed"
-        ) from error
+        raise EditkitError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from error
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -190,9 +188,7 @@ def load(folder: Path) -> Pocket:
         architecture = Architecture.model_validate(described["architecture"])
         weights = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     except FileNotFoundError as error:
-        raise EditkitError(
-            f"{folder}: is no exported network ({Path(error.filename).name} is missing)"
-        ) from error
+        raise EditkitError(f"{folder}: is no exported network ({Path(error.filename).name} is missing)") from error
     except (KeyError, ValueError) as error:
         raise EditkitError(f"{folder}: pocket.json or the weights cannot be read ({error})") from error
     network = Pocket(architecture)

@@ -47,22 +47,16 @@ def rate(settings: Settings, step: int) -> float:
 class Shard:
     """Some of the parameters with their optimizers: what one worker updates."""
 
-    def __init__(
-        self, masters: dict[str, Tensor], average: dict[str, Tensor], settings: Settings
-    ) -> None:
+    def __init__(self, masters: dict[str, Tensor], average: dict[str, Tensor], settings: Settings) -> None:
         self.settings, self.masters, self.average = settings, masters, average
-        hidden = [
-            name for name in masters if settings.optimizer == "muon" and _is_hidden(name, masters[name])
-        ]
+        hidden = [name for name in masters if settings.optimizer == "muon" and _is_hidden(name, masters[name])]
         # Muon takes matrices: it sees a view of the same memory.
         self.seen = {name: (m.view(m.shape[0], -1) if name in hidden else m) for name, m in masters.items()}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         rest = [self.seen[name] for name in masters if name not in hidden]
         lr = settings.learning_rate
         if rest:
-            self.optimizers["adamw"] = torch.optim.AdamW(
-                rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, foreach=True
-            )
+            self.optimizers["adamw"] = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, foreach=True)
         if hidden:
             matrices = [self.seen[name] for name in hidden]
             self.optimizers["muon"] = torch.optim.Muon(
@@ -121,9 +115,7 @@ class Shard:
             for name, seen in self.seen.items():
                 if id(seen) in mine:
                     found = {key: tensors.get(f"{kind}.{key}.{name}") for key in _MEMORY}
-                    optimizer.state[seen] = {
-                        key: value.clone() for key, value in found.items() if value is not None
-                    }
+                    optimizer.state[seen] = {key: value.clone() for key, value in found.items() if value is not None}
 
 
 class Trainer:
@@ -137,23 +129,16 @@ class Trainer:
 
     def __init__(self, network: nn.Module, settings: Settings, workers: int = 1) -> None:
         if settings.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
-            raise EditkitError(
-                "this PyTorch has no Muon optimizer (2.9 has); update it or use --optimizer adamw"
-            )
+            raise EditkitError("this PyTorch has no Muon optimizer (2.9 has); update it or use --optimizer adamw")
         self.settings = settings
         shapes = dict(network.named_parameters())
-        masters = {
-            name: p.detach().float().clone(memory_format=torch.contiguous_format)
-            for name, p in shapes.items()
-        }
+        masters = {name: p.detach().float().clone(memory_format=torch.contiguous_format) for name, p in shapes.items()}
         self.masters = masters
         self.average = {name: m.clone() for name, m in masters.items()}
         self.exponent = ema_exponent(settings.ema)
         self.shards = []
         for names in _split(masters, workers):
-            self.shards.append(
-                Shard({n: masters[n] for n in names}, {n: self.average[n] for n in names}, settings)
-            )
+            self.shards.append(Shard({n: masters[n] for n in names}, {n: self.average[n] for n in names}, settings))
         self.replicas: list[dict[str, nn.Parameter]] = []
 
     def update(self, step: int, pool: Executor) -> float:

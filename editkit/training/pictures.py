@@ -79,9 +79,7 @@ def _read_list(path: Path | None) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise EditkitError(
-            f"{path}: the list of held-back pictures cannot be read ({error.strerror})"
-        ) from error
+        raise EditkitError(f"{path}: the list of held-back pictures cannot be read ({error.strerror})") from error
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
@@ -91,9 +89,7 @@ def _read_facts(folder: Path) -> dict[str, dict[str, str]]:
         return {}
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            str(row["file"]): {key: str(value) for key, value in row.items() if key != "file"} for row in rows
-        }
+        return {str(row["file"]): {key: str(value) for key, value in row.items() if key != "file"} for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EditkitError(f"{path}: is not a list of objects with a 'file' ({error})") from error
 
@@ -151,9 +147,7 @@ def load_collection(folder: Path, window: int, heldout: Path | None = None) -> C
         else:
             training.append(photograph)
     if not training:
-        raise EditkitError(
-            f"{folder}: no picture is left to train on ({len(skipped)} skipped, {len(held)} held back)"
-        )
+        raise EditkitError(f"{folder}: no picture is left to train on ({len(skipped)} skipped, {len(held)} held back)")
     return Collection(tuple(training), held, tuple(skipped))
 
 
@@ -170,9 +164,7 @@ def _read_all(
             skipped.append(Skipped(path.name, f"unreadable ({error})"))
             continue
         if min(picture.size) < window:
-            skipped.append(
-                Skipped(path.name, f"{picture.width}x{picture.height} is smaller than a window of {window}")
-            )
+            skipped.append(Skipped(path.name, f"{picture.width}x{picture.height} is smaller than a window of {window}"))
             continue
         read.append(Photograph(path.name, _pyramid(picture, window), facts.get(path.name, {})))
     return read, skipped

@@ -153,9 +153,7 @@ class Report:
         thumbnails).
         """
         zeros = torch.zeros_like(self.x0[:16])
-        found = solve(
-            self.network, "prior", zeros, self.one[:16], Generator().manual_seed(self.seed), 2 * self.steps
-        )
+        found = solve(self.network, "prior", zeros, self.one[:16], Generator().manual_seed(self.seed), 2 * self.steps)
         generator = Generator().manual_seed(self.seed + 4)
         best = torch.full((len(found),), math.inf)
         nearest = torch.zeros_like(found)
@@ -196,9 +194,7 @@ def make_report(
     if not collection.heldout:
         raise EditkitError(f"{heldout}: names no picture to measure on")
     report = Report(network, collection.heldout, output, steps, samples, seed)
-    colours = torch.stack(
-        [p.levels[-1].float().mean(dim=(1, 2)) / 127.5 - 1 for p in collection.training]
-    ).mean(0)
+    colours = torch.stack([p.levels[-1].float().mean(dim=(1, 2)) / 127.5 - 1 for p in collection.training]).mean(0)
     mean_colour = (colours - (colours * torch.tensor(LUMA)).sum()).view(1, 3, 1, 1)
     figures = {
         "inpaint": report.inpainting(),

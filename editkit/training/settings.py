@@ -20,9 +20,7 @@ class Architecture(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     window: int = Field(64, ge=8, description="Side of the square windows, pixels.")
-    unshuffle: int = Field(
-        2, ge=1, description="Pixels per side that are folded into channels before the network."
-    )
+    unshuffle: int = Field(2, ge=1, description="Pixels per side that are folded into channels before the network.")
     channels: Annotated[tuple[int, ...], BeforeValidator(_numbers)] = Field(
         (64, 128, 256), description="Feature channels of each level, as 64,128,256."
     )
@@ -36,32 +34,20 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    images: Path = Field(
-        description="Folder of photographs (manifest.json in it gives licences and authors)."
-    )
-    output: Path = Field(
-        description="Folder of the run: checkpoint, log, sheets and, in export/, the network."
-    )
+    images: Path = Field(description="Folder of photographs (manifest.json in it gives licences and authors).")
+    output: Path = Field(description="Folder of the run: checkpoint, log, sheets and, in export/, the network.")
     heldout: Path | None = Field(None, description="List of file names never trained on; they only measure.")
-    steps: int = Field(
-        10_000, ge=1, description="Length of the run; the learning rate falls to 0 at its end."
-    )
+    steps: int = Field(10_000, ge=1, description="Length of the run; the learning rate falls to 0 at its end.")
     minutes: float | None = Field(None, gt=0, description="Stop (with a checkpoint) after so many minutes.")
     batch: int = Field(32, ge=1, description="Windows per step.")
     seed: int = Field(0, ge=0, description="Seed of weights, crops, masks and noise.")
-    learning_rate: float = Field(
-        1e-3, gt=0, description="Peak learning rate (root mean square of an update)."
-    )
-    optimizer: Literal["muon", "adamw"] = Field(
-        "muon", description="Rule for the matrices of the hidden layers."
-    )
+    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate (root mean square of an update).")
+    optimizer: Literal["muon", "adamw"] = Field("muon", description="Rule for the matrices of the hidden layers.")
     warmup: int = Field(200, ge=0, description="Steps of linear warm-up.")
     cooldown: float = Field(
         0.25, ge=0, le=1, description="Last fraction of the steps, in which the rate falls linearly."
     )
-    ema: float = Field(
-        0.1, gt=0, lt=0.29, description="Width of the weight average, as a fraction of the run."
-    )
+    ema: float = Field(0.1, gt=0, lt=0.29, description="Width of the weight average, as a fraction of the run.")
     dtype: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Arithmetic of the network (weights are kept in fp32)."
     )

@@ -44,9 +44,7 @@ class Guide(Guidance):
     palette: str = Field("", description="palette: the only colours wanted, as #102030,#c0a060.")
     symmetry: Literal["left-right", "top-bottom", "turned"] = Field("left-right", description="symmetry: which one.")
     sharpness: float = Field(0.2, ge=0.0, description="sharpness: the Laplacian's root mean square to reach.")
-    reference: PictureSource | None = Field(
-        None, description="reference, features: the picture to come near to."
-    )
+    reference: PictureSource | None = Field(None, description="reference, features: the picture to come near to.")
     network: str = Field(
         "", description="features: what sees them, as --classifier: timm:NAME, torchvision:NAME:FILE, a folder."
     )

@@ -143,9 +143,7 @@ def _symmetry(plugin: Wanted, run: Run, seen: Seen) -> Loss:
 
 
 def _smooth(plugin: Wanted, run: Run, seen: Seen) -> Loss:
-    return lambda image: (
-        image.diff(dim=-1).abs().flatten(1).mean(1) + image.diff(dim=-2).abs().flatten(1).mean(1)
-    )
+    return lambda image: image.diff(dim=-1).abs().flatten(1).mean(1) + image.diff(dim=-2).abs().flatten(1).mean(1)
 
 
 def _sharpness(plugin: Wanted, run: Run, seen: Seen) -> Loss:

@@ -121,9 +121,7 @@ def _made(library: str, name: str, tensors: Mapping[str, Tensor], source: str) -
 
 def _known(name: str, names: Sequence[str], source: str) -> None:
     if name.split(".")[0] not in names:
-        raise ModelError(
-            f"classifier {source}: no architecture is called {name!r}{did_you_mean(name, names, most=3)}"
-        )
+        raise ModelError(f"classifier {source}: no architecture is called {name!r}{did_you_mean(name, names, most=3)}")
 
 
 def _labels(config: Mapping[str, Any], classes: int) -> Sequence[str]:

@@ -40,6 +40,7 @@ class Ladder:
     def prior_scale(self, level: Level, spacing: Spacing = "auto", grid: Grid = ANY_GRID) -> float:
         return 1.0
 
+
 FACTOR = 1.6
 """Each pass of `ladder` is so many times as large as the one before."""
 

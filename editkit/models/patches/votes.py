@@ -51,9 +51,7 @@ class Voters:
         narrow = NARROW + (0.0 if guided else 4.0 * max(0.0, t - 0.2))
         sharp, calm = together(
             lambda: self._sums(patches, torch.exp(-square / (2.0 * narrow**2)), shape),
-            lambda: self._sums(
-                torch.cat([patches, patches.square()], -1), torch.exp(-square / (2.0 * WIDE**2)), shape
-            ),
+            lambda: self._sums(torch.cat([patches, patches.square()], -1), torch.exp(-square / (2.0 * WIDE**2)), shape),
         )
         mean, squares = calm[:, :channels], calm[:, channels:]
         v = (squares - mean.square()).clamp(min=0.0).mean(-1, keepdim=True)

@@ -48,6 +48,7 @@ def luma(x0: Tensor) -> Tensor:
     weights = torch.tensor(LUMA, dtype=x0.dtype, device=x0.device).view(3, 1, 1)
     return (x0 * weights).sum(dim=-3, keepdim=True).expand_as(x0)
 
+
 EXACT = 1e-3
 """Deviation of a known pixel: practically none, and no division by zero."""
 PRIOR, ROUGH = 0.53, 0.14

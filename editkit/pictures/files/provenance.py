@@ -288,6 +288,7 @@ def strip(path: str | Path, output: str | Path | None = None, *, force: bool = F
         PictureError: cannot be read or written; the file is then as it was.
     """
     from editkit.pictures.files.atomic import save_bytes
+
     if str(path) == "-" and output is None:
         raise PictureError("-: standard input cannot be changed in place; name an output with -o")
     data, name = read_bytes(path)
