@@ -129,7 +129,7 @@ EDITS: dict[str, tuple[str, str]] = {
         noise-aware classifier: sdedit tiny.png with classifier --label b --classifier ./models/noisy --scale 3
     """),
     "pixel": ("--model ./models/pixel --steps 4", "".join(f"""
-        {name}: sdedit deep.png --strength 0.8 --canvas full --sampler {name}""" for name in SAMPLERS) + """
+        {name}: sdedit deep.png --strength 0.8 --canvas full --sampler {name}""" for name in (*SAMPLERS, "lcm")) + """
         trailing: sdedit deep.png --strength 0.8 --canvas full --sampler ddim --spacing trailing
         repaint: inpaint deep.png --mask box:20,14,44,34 --method repaint --jump 1 --repeats 2
         repaint-diffusers: inpaint deep.png --mask box:20,14,44,34 --method repaint-diffusers --jump 2 --repeats 2 \
@@ -147,7 +147,7 @@ EDITS: dict[str, tuple[str, str]] = {
         score: sdedit deep.png --model ./models/score --canvas full --sampler euler
     """),
     "sd": ("--model ./models/sd --steps 4 --prompt 'a red door in a brick wall'", "".join(f"""
-        {name}: inpaint deep.png --mask box:20,14,44,34 --sampler {name}""" for name in SAMPLERS) + f"""
+        {name}: inpaint deep.png --mask box:20,14,44,34 --sampler {name}""" for name in (*SAMPLERS, "lcm")) + f"""
         sdedit: sdedit deep.png --strength 0.6 --negative blurry --guidance-scale 5
         rescale: sdedit deep.png --steps 8 with cfg --scale 6 --rescale 0.7 --start 0.2 --stop 0.9
         no guidance: sdedit deep.png --guidance-scale 1

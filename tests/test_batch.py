@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from editkit.batch import driver as batching
 from editkit.batch import journal as journals
-from editkit.batch import run as batching
+from editkit.batch.driver import Work, batch, masked, seeded
 from editkit.batch.engines import processes
 from editkit.batch.folder import Masks, items, listing
 from editkit.batch.journal import Done, opened
-from editkit.batch.run import Work, batch, masked, seeded
 from editkit.cli import run
 from editkit.errors import PictureError, UsageError
 from editkit.plugin.chain import Chain

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from editkit.batch.driver import Work
 from editkit.batch.folder import Item, Masks, items, listing
 from editkit.batch.journal import NAME, PARTS, Done, opened
-from editkit.batch.run import Work
 from editkit.cli import run
 from editkit.cli.console import printable
 from editkit.common import trust

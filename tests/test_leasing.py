@@ -24,7 +24,7 @@ from test_blocks import TEXT_FIRST
 from toy import Isotropic
 
 from editkit import edit
-from editkit.batch.run import batch
+from editkit.batch.driver import batch
 from editkit.common.process import Turn, begin_thread, own_threads
 from editkit.diffusion.capability import capability, leased, networks
 from editkit.diffusion.checkpointing import checkpointed

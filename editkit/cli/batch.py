@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from editkit.batch.driver import Summary, batch
 from editkit.batch.engines import Result, engine_of
 from editkit.batch.folder import Masks
-from editkit.batch.run import Summary, batch
 from editkit.cli.console import err, say, write
 from editkit.cli.words import HelpShown, given_by, options_of, typed_command
 from editkit.errors import UsageError

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 MOVED: dict[str, tuple[str, ...]] = {
-    "editkit.batch": ("editkit.batch.run",),
+    "editkit.batch": ("editkit.batch.driver",),
     "editkit.boxes": ("editkit.pictures.boxes",),
     "editkit.canvas": ("editkit.editing.canvas", "editkit.pictures.resizing"),
     "editkit.chain": ("editkit.plugin.chain", "editkit.editing.settle", "editkit.editing.cost"),

@@ -1,6 +1,6 @@
 """Masks: white (1) = regenerate, black (0) = keep, between = feathered; everywhere in editkit.
 
-A mask is a file, an array, a Pillow image, or words such as `box:120,80,300,240` (see `shapes.py`).
+A mask is a file, an array, a Pillow image, or words such as `box:120,80,300,240` (see `pictures/shapes.py`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def read_mask(
     invert: bool = False,
     notify: Callable[[str], None] = _quiet,
 ) -> Mask:
-    """The mask of `picture` from a file, an array, a Pillow image or words (see `shapes.py`).
+    """The mask of `picture` from a file, an array, a Pillow image or words (see `pictures/shapes.py`).
 
     Args:
         source: arrays are (H, W) bool, uint8, uint16, or floats in [0, 1]; also with channels, like a picture.

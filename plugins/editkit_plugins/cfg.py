@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from editkit.diffusion.prediction import Prediction, convert
-from editkit.plugin import Hooks, Plugin, Run, Step
+from editkit.plugin import Hooks, Plugin, Prediction, Run, Step, convert
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from editkit.diffusion.conditioning import Conditioning
+    from editkit.plugin import Conditioning
 
 
 class Cfg(Plugin):

@@ -15,12 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from editkit.errors import UsageError
 from editkit.models.classifiers import is_noisy, load_classifier, resolve
 from editkit.models.classifiers.kinds import Noisy
-from editkit.plugin import Hooks, Run, Step, Through
-from editkit.plugin.guidance import Guidance, GuidanceHooks
-from editkit.plugin.params import Metavar
+from editkit.plugin import Guidance, GuidanceHooks, Hooks, Metavar, Run, Step, Through, UsageError
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -17,13 +17,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from editkit.errors import UsageError
 from editkit.models.clip import is_noisy, load_clip
-from editkit.pictures.picture import Picture
-from editkit.pictures.tensors import to_unit
-from editkit.plugin import Hooks, Run, Step, Through
-from editkit.plugin.guidance import Guidance, GuidanceHooks
-from editkit.plugin.params import PictureSource
+from editkit.plugin import (
+    Guidance,
+    GuidanceHooks,
+    Hooks,
+    Picture,
+    PictureSource,
+    Run,
+    Step,
+    Through,
+    UsageError,
+    to_unit,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from editkit.pictures.picture import Picture
-from editkit.plugin import Notify, Run, Slot
+from editkit.plugin import Notify, Picture, Run, Slot
 from editkit_plugins.restoring.solving import Solver
 from editkit_plugins.upscale import observed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from editkit.diffusion.conditioning import Conditioning
+    from editkit.plugin import Conditioning
     from editkit_plugins.restoring.problem import Problem
 
 

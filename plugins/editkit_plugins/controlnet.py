@@ -17,22 +17,34 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field
 
 from editkit.common.spec import name_of
-from editkit.diffusion.control import Folded, Given, Residuals, TakesControl, cut_like
+from editkit.diffusion.control import Folded, TakesControl, cut_like
 from editkit.diffusion.space import space_of
-from editkit.errors import EditkitError, ModelError, UsageError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import find, load_network
-from editkit.pictures.picture import Picture
-from editkit.pictures.raster import Pixels
-from editkit.pictures.tensors import from_unit, to_unit
-from editkit.plugin import Hooks, Notify, Plugin, Run, Step, hints
-from editkit.plugin.params import Metavar
+from editkit.plugin import (
+    EditkitError,
+    Given,
+    Hooks,
+    Metavar,
+    ModelError,
+    Notify,
+    Picture,
+    Pixels,
+    Plugin,
+    Residuals,
+    Run,
+    Step,
+    UsageError,
+    from_unit,
+    hints,
+    to_unit,
+)
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from editkit.diffusion.conditioning import Conditioning
+    from editkit.plugin import Conditioning
 
 COMPARED = ("block_out_channels", "layers_per_block", "cross_attention_dim", "addition_embed_type")
 """What a ControlNet and a UNet must have in common, or their features do not fit."""
@@ -157,8 +169,8 @@ def _bound(plugin: ControlNet, run: Run) -> _Control:
     Raises:
         ModelError: not found, in a pickle, or of another family than the model.
     """
-    from editkit.diffusion.capability import capability
     from editkit.models.pocket.model import folder
+    from editkit.plugin import capability
 
     model, info = capability(run.model, TakesControl), run.model.info
     if model is None:
@@ -224,7 +236,7 @@ def _placed(plugin: ControlNet, run: Run) -> Tensor:
     """The hint where the picture is, at its size: (batch, 3, H, W) in [0, 1]."""
     import torch
 
-    from editkit.pictures.resizing import resize
+    from editkit.plugin import resize
 
     size = tuple(space_of(run.model).factor * side for side in run.shape[-2:])
     pictures = _hints(plugin, run)

@@ -17,12 +17,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from editkit.diffusion.conditioning import Conditioning
-from editkit.diffusion.plan import Plan
-from editkit.diffusion.schedule import Level, Levels, Schedule
-from editkit.pictures.picture import Picture
-from editkit.pictures.raster import largest
-from editkit.plugin import Hooks, Inputs, Notify, Plugin, Run, Step
+from editkit.plugin import (
+    Conditioning,
+    Hooks,
+    Inputs,
+    Level,
+    Levels,
+    Notify,
+    Picture,
+    Plan,
+    Plugin,
+    Run,
+    Schedule,
+    Step,
+    largest,
+)
 from editkit_plugins.restoring.memory import afford
 
 if TYPE_CHECKING:

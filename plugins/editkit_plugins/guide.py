@@ -14,10 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from editkit.common.spec import did_you_mean
-from editkit.errors import UsageError
-from editkit.plugin import Hooks, Run, Step
-from editkit.plugin.guidance import Guidance, GuidanceHooks
-from editkit.plugin.params import Code, PictureSource
+from editkit.plugin import Code, Guidance, GuidanceHooks, Hooks, PictureSource, Run, Step, UsageError
 from editkit_plugins.losses import LOSSES, Loss, rgb
 
 if TYPE_CHECKING:

@@ -19,19 +19,30 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from editkit.diffusion.plan import Plan
 from editkit.diffusion.space import space_of
-from editkit.errors import ChainError, UsageError
-from editkit.pictures.masks import feather_inside, grow, read_mask
-from editkit.pictures.picture import Fill, Picture
-from editkit.plugin import Hooks, Notify, Plugin, Run, Slot, Step
-from editkit.plugin.params import MaskSource, PictureSource
+from editkit.pictures.masks import feather_inside, grow
+from editkit.plugin import (
+    ChainError,
+    Fill,
+    Hooks,
+    MaskSource,
+    Notify,
+    Picture,
+    PictureSource,
+    Plan,
+    Plugin,
+    Run,
+    Slot,
+    Step,
+    UsageError,
+    read_mask,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from editkit.diffusion.conditioning import Conditioning
+    from editkit.plugin import Conditioning
 
 
 Grow = Annotated[int, Field(ge=0, le=1000)] | Literal["auto"]

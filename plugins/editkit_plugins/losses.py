@@ -17,15 +17,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from editkit.errors import UsageError
-from editkit.pictures.picture import Picture
-from editkit.pictures.tensors import to_unit
+from editkit.plugin import Picture, UsageError, to_unit
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from editkit.plugin import Run
-    from editkit.plugin.params import PictureSource
+    from editkit.plugin import PictureSource, Run
 
 Loss = Callable[["Tensor"], "Tensor"]
 """Pixels (batch, 3, h, w) -> (batch,)."""

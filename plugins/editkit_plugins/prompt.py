@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from editkit.diffusion.capability import capability
-from editkit.diffusion.model import ReadsText, ReadsWeights
-from editkit.errors import ModelError
-from editkit.plugin import Hooks, Plugin, Run, Slot, Step
+from editkit.plugin import Hooks, ModelError, Plugin, ReadsText, ReadsWeights, Run, Slot, Step, capability
 
 if TYPE_CHECKING:
-    from editkit.diffusion.conditioning import Conditioning, Prompt
+    from editkit.plugin import Conditioning, Prompt
 
 
 class PromptText(Plugin):

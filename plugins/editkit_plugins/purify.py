@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from editkit.diffusion.schedule import Levels
-from editkit.plugin import Hooks, Inputs, Plugin, Run
+from editkit.plugin import Hooks, Inputs, Levels, Plugin, Run
 from editkit_plugins.denoise import ladder_from
 from editkit_plugins.restoring.memory import afford
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from editkit.diffusion.model import ModelInfo
+    from editkit.plugin import ModelInfo
 
 
 class Purify(Plugin):

@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from editkit.errors import UsageError
-from editkit.pictures.masks import read_mask
-from editkit.pictures.picture import Picture
-from editkit.plugin import Notify, Run, Slot, silent
-from editkit.plugin.params import MaskSource
+from editkit.plugin import MaskSource, Notify, Picture, Run, Slot, UsageError, read_mask, silent
 from editkit_plugins.restoring.base import LITTLE
 from editkit_plugins.restoring.named import Named, parse
 from editkit_plugins.restoring.solving import Solver

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from editkit.diffusion.plan import Plan
-from editkit.plugin import Hooks, Plugin
+from editkit.plugin import Hooks, Plan, Plugin
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from editkit.errors import ModelError, UsageError
-from editkit.pictures.picture import Picture
-from editkit.plugin import Hooks, Notify, Plugin, Run, Slot
+from editkit.plugin import Hooks, ModelError, Notify, Picture, Plugin, Run, Slot, UsageError
 from editkit_plugins.restoring.memory import afford
 from editkit_plugins.upscale import observed
 
@@ -67,7 +65,7 @@ class _SpandrelHooks(Hooks[Spandrel]):
             run.notify(f"spandrel: the network enlarges {loaded.scale} times; {wanted}")
 
     def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        from editkit.pictures.resizing import resize
+        from editkit.plugin import resize
 
         source, (_, height, width) = observed(self.run)
         return resize(self._enlarged(source), height, width)

@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field, field_validator
 
-from editkit.pictures.picture import Picture
-from editkit.plugin import Hooks, Notify, Plugin, Slot
+from editkit.plugin import Hooks, Notify, Picture, Plugin, Slot
 from editkit_plugins.restoring.memory import afford
 
 LARGEST = 20_000

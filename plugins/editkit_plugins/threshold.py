@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from editkit.diffusion.space import space_of
-from editkit.errors import ChainError
-from editkit.plugin import Hooks, Plugin, Run, Step
+from editkit.plugin import ChainError, Hooks, Plugin, Run, Step
 
 if TYPE_CHECKING:
     from jaxtyping import Float

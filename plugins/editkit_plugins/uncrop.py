@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field, field_validator
 
-from editkit.errors import UsageError
 from editkit.pictures.masks import feather_inside
-from editkit.plugin import Notify, Slot
+from editkit.plugin import Notify, Slot, UsageError
 from editkit_plugins.inpaint import Replacing
 from editkit_plugins.restoring.memory import afford
 
 if TYPE_CHECKING:
-    from editkit.pictures.picture import Picture
+    from editkit.plugin import Picture
 
 
 class Uncrop(Replacing):

@@ -17,16 +17,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from editkit.errors import UsageError
-from editkit.pictures.picture import Picture
-from editkit.pictures.tensors import to_unit
-from editkit.plugin import Notify, Run, Slot
+from editkit.plugin import Notify, Picture, Run, Slot, UsageError, to_unit
 from editkit_plugins.restoring.solving import Solver
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from editkit.diffusion.conditioning import Conditioning
+    from editkit.plugin import Conditioning
     from editkit_plugins.restoring.problem import Problem
 
 
@@ -80,9 +77,8 @@ class Upscale(Solver):
         return Problem(A, y, self.sigma / 127.5)
 
     def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
-        from editkit.diffusion.capability import capability
         from editkit.diffusion.model import NoisesLowres, Sharpens
-        from editkit.pictures.resizing import resize
+        from editkit.plugin import capability, resize
 
         state = tuple(run.shape[-2:])
         lowres = y if tuple(y.shape[-2:]) == state else resize(run.inputs.place(y), *state)

@@ -1,4 +1,4 @@
-"""Writing pictures: whole or not at all. How they are encoded is in `encoding.py`."""
+"""Writing pictures: whole or not at all. How they are encoded is in `pictures/files/encoding.py`."""
 
 from __future__ import annotations
 

@@ -23,9 +23,7 @@ import numpy as np
 from pydantic import Field
 
 from editkit.common.process import SILENCE
-from editkit.errors import ModelError
-from editkit.pictures.raster import Pixels
-from editkit.plugin.hints import Detect, Detector
+from editkit.plugin import Detect, Detector, ModelError, Pixels
 
 ANNOTATORS = "lllyasviel/Annotators"
 

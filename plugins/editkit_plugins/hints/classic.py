@@ -10,8 +10,7 @@ from typing import ClassVar, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from editkit.pictures.raster import Pixels
-from editkit.plugin.hints import Detector
+from editkit.plugin import Detector, Pixels
 
 
 class Canny(Detector):

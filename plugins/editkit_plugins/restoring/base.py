@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from editkit.diffusion.plan import Plan
-from editkit.plugin import Plugin, Run
+from editkit.plugin import Plan, Plugin, Run
 from editkit_plugins.restoring.memory import BY_METHOD, afford
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from editkit.diffusion.conditioning import Conditioning
-    from editkit.diffusion.model import ModelInfo
+    from editkit.plugin import Conditioning, ModelInfo
     from editkit_plugins.restoring.problem import Problem
 
 LITTLE = 2.0

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editkit.errors import UsageError
+from editkit.plugin import UsageError
 from editkit_plugins.restoring.kernels import LUMA
 from editkit_plugins.restoring.pieces import STRIP, pieces
 

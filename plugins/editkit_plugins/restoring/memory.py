@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from editkit.errors import PictureError
+from editkit.plugin import PictureError
 
 COPIES = 14
 """States of the size of the result that a process holds at once: x_t, x0, eps, noise, coefficients and their kin."""

@@ -24,17 +24,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from editkit.diffusion.samplers import Memory, Normal, OneCall, Predict, Sampler
-from editkit.errors import ChainError
-from editkit.plugin import Hooks, Run, Step
+from editkit.diffusion.samplers import Memory, Normal, OneCall, Predict
+from editkit.plugin import ChainError, Hooks, Run, Sampler, Step
 from editkit_plugins.restoring.problem import Problem
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from editkit.diffusion.conditioning import Conditioning
-    from editkit.diffusion.schedule import Level
+    from editkit.plugin import Conditioning, Level
     from editkit_plugins.restoring.base import Solving
     from editkit_plugins.restoring.degradations import Linear
 

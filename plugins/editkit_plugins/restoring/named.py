@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from editkit.errors import PictureError
+from editkit.plugin import PictureError
 from editkit_plugins.restoring import kernels
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Named:
             return kernels.gaussian(*self.numbers)
         if self.kind == "motion":
             return kernels.motion(*self.numbers)
-        from editkit.pictures.picture import Picture
+        from editkit.plugin import Picture
 
         values = torch.from_numpy(Picture.read(self.file).pixels.astype(np.float64).mean(-1))
         if float(values.sum()) == 0.0:
