@@ -213,6 +213,17 @@ def test_a_method_may_bring_its_own_sampler_and_others_still_act():
         arrange(Stage((owner, _plugin("second", sampler=lambda self: Jump()))), model().info, has_picture=False)
 
 
+def test_a_sampler_that_only_lays_the_levels_is_said():
+    """A parameter of the user's is never passed over in silence."""
+    picture, said = Picture(np.full((12, 10, 3), 9, np.uint8)), []
+    owner = _plugin("owner", sampler=lambda self: Jump())
+    edit(picture, owner, model=Isotropic(), steps=3, sampler="heun", notify=said.append)
+    assert said == ["owner walks by steps of its own; --sampler heun lays the noise levels only"]
+    said.clear()
+    edit(picture, owner, model=Isotropic(), steps=3, notify=said.append)
+    assert said == []
+
+
 # -- asking for predictions
 
 

@@ -209,6 +209,9 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
         info = describe("pocket")
         plugins = arrange(stage, info, has_picture=True)
     spec = options.sampler or suited(plugins, info)
+    own = next((p.name for p in plugins if "sampler" in p.claims()), None)
+    if own is not None and options.sampler is not None:
+        notify(f"{own} walks by steps of its own; --sampler {options.sampler} lays the noise levels only")
     sampler = make_sampler(spec)
     begun = not any(p.diffuses for p in plugins) or any("begin" in p.claims() for p in plugins)
     told = "lowres" in info.takes and any("lowres" in plugin.offers for plugin in plugins)
