@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from functools import partial
+from typing import Any
 
 from gpu import Bench, Jobs, Row
 
@@ -14,6 +15,23 @@ SIZES: dict[str, tuple[int, tuple[int, ...], int]] = {
 }
 """Window, channels, blocks of a level."""
 TINY = {"tiny": (16, (32, 32), 1)}
+
+
+def waiting(run: Any) -> int:
+    """How often a step waits for the device, as PyTorch counts it: 0 is what the loop promises."""
+    import warnings
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+
+    with ThreadPoolExecutor(2) as pool, warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            run.step(pool, pool.submit(run.lesson.draw, 7))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(one.message) for one in found)
 
 
 def speed(bench: Bench, size: tuple[int, tuple[int, ...], int], batch: int, compiled: bool, steps: int) -> Row:
@@ -48,12 +66,13 @@ def speed(bench: Bench, size: tuple[int, tuple[int, ...], int], batch: int, comp
 
     peak = bench.memory(lambda: None if bench.tiny else step())
     seconds = bench.seconds(several)
+    waits = waiting(run) if bench.cuda else 0
     drawing = bench.seconds(lambda: run.lesson.draw(5), 3)
     shutil.rmtree(settings.output, ignore_errors=True)
     return {
         "windows_a_second": batch * steps / seconds, "step_ms": 1e3 * seconds / steps, "draw_ms": 1e3 * drawing,
         "first_two_s": first, "parameters_M": sum(p.numel() for p in run.lesson.network.parameters()) / 1e6,
-        "loss": run.gathered.read()["loss"], "peak_GiB": peak,
+        "loss": run.gathered.read()["loss"], "peak_GiB": peak, "waits": waits,
     }  # fmt: skip
 
 
