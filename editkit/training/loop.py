@@ -17,7 +17,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -250,10 +250,13 @@ class Run:
 
     @contextmanager
     def averaged(self) -> Iterator[Network]:
-        """The network with the averaged weights, within the block."""
+        """The network with the averaged weights, within the block; as it is, not compiled: for other batches than the
+        steps' it would be compiled anew.
+        """
         self.trainer.write_back(self.trainer.average)
         try:
-            yield self.lesson.network
+            with torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext():
+                yield self.lesson.network
         finally:
             self.trainer.write_back(self.trainer.masters)
 

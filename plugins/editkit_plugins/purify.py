@@ -40,9 +40,9 @@ class Purify(Plugin):
         """A network: the picture's own patches have the attack in them."""
         return "pocket"
 
-    def default_options(self, info: ModelInfo) -> Options:
+    def default_sampler(self, info: ModelInfo) -> str | None:
         """The stochastic process, on models that walk by ddim."""
-        return Options(sampler="ddpm") if info.sampler == "ddim" else Options()
+        return "ddpm" if info.sampler == "ddim" else None
 
     def levels(self, levels: Levels, inputs: Inputs) -> Levels:
         return ladder_from(inputs.model.schedule, self.sigma / 127.5, levels)
