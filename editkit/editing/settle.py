@@ -184,6 +184,13 @@ def _check_words(stage: Stage, info: ModelInfo) -> None:
             )
 
 
+def _say_who_walks(plugins: Sequence[Plugin], options: Options, notify: Notify) -> None:
+    """Say what a sampler that was asked for still does where a plugin brings steps of its own (ddrm, diffpir)."""
+    own = next((p.name for p in plugins if "sampler" in p.claims()), None)
+    if own is not None and options.sampler is not None:
+        notify(f"{own} walks by steps of its own; --sampler {options.sampler} lays the noise levels only")
+
+
 def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: ModelInfo | None = None) -> StagePlan:
     """Settle one stage on `picture`: order, conflicts, passes, cost. No weights, no torch.
 
@@ -209,10 +216,8 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
         info = describe("pocket")
         plugins = arrange(stage, info, has_picture=True)
     spec = options.sampler or suited(plugins, info)
-    own = next((p.name for p in plugins if "sampler" in p.claims()), None)
-    if own is not None and options.sampler is not None:
-        notify(f"{own} walks by steps of its own; --sampler {options.sampler} lays the noise levels only")
     sampler = make_sampler(spec)
+    _say_who_walks(plugins, options, notify)
     begun = not any(p.diffuses for p in plugins) or any("begin" in p.claims() for p in plugins)
     told = "lowres" in info.takes and any("lowres" in plugin.offers for plugin in plugins)
     found = passes(picture, info, options, not begun and not told, [example.size for example in examples])
