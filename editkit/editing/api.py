@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from editkit.common.device import pick_device, pick_dtype
 from editkit.common.notify import Notify, silent
-from editkit.diffusion.convention import CONVENTIONS
+from editkit.diffusion.convention import CONVENTIONS, NoiseName
 from editkit.diffusion.model import Model, NoModel
 from editkit.diffusion.noise import Noise
 from editkit.diffusion.plan import Plan
@@ -155,7 +155,7 @@ def sample(
     mask: Tensor | None = None,
     watch: Callable[[State], None] | None = None,
     notify: Notify = silent,
-    noise: Noise | Literal["streams", "diffusers"] = "streams",
+    noise: Noise | NoiseName = "streams",
     models: Models | None = None,
     **options: Any,
 ) -> Tensor:

@@ -137,27 +137,27 @@ class StagePlan:
     @property
     def calls(self) -> int:
         """Evaluations of the network."""
-        return len(self.options.seeds) * sum(part.cost.calls for part in self.passes)
+        return self.options.draws * sum(part.cost.calls for part in self.passes)
 
     @property
     def beside(self) -> int:
         """Evaluations of plugins' own networks (ControlNets) beside those."""
-        return len(self.options.seeds) * sum(part.cost.beside for part in self.passes)
+        return self.options.draws * sum(part.cost.beside for part in self.passes)
 
     @property
     def moves(self) -> int:
         """Moves of all passes, upward ones included."""
-        return len(self.options.seeds) * sum(len(part.plan) for part in self.passes)
+        return self.options.draws * sum(len(part.plan) for part in self.passes)
 
     @property
     def backward(self) -> int:
         """Backward passes for the energies, at most (an energy may sit a step out)."""
-        return len(self.options.seeds) * sum(part.cost.backward for part in self.passes)
+        return self.options.draws * sum(part.cost.backward for part in self.passes)
 
     @property
     def deep(self) -> int:
         """Those of them that go through the network."""
-        return len(self.options.seeds) * sum(part.cost.deep for part in self.passes)
+        return self.options.draws * sum(part.cost.deep for part in self.passes)
 
     def table(self) -> dict[str, tuple[str, ...]]:
         """Hook -> the names of the plugins that act through it, in order."""
