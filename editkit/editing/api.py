@@ -13,7 +13,7 @@ from editkit.common.notify import Notify, silent
 from editkit.diffusion.convention import CONVENTIONS, NoiseName
 from editkit.diffusion.model import Model, NoModel
 from editkit.diffusion.noise import Noise
-from editkit.diffusion.plan import Plan
+from editkit.diffusion.plan import Counting, Plan
 from editkit.diffusion.space import space_of
 from editkit.editing.settle import StagePlan, arrange, plan_stage, plan_stages
 from editkit.editing.stages import Left, Tell, Update, make_ready, run_stage
@@ -180,7 +180,7 @@ def sample(
     wanted = [plugins] if isinstance(plugins, Plugin) else list(plugins)
     ordered = arrange(Stage(tuple(wanted), chosen), model.info, has_picture=False)
     device = pick_device(chosen.device)
-    plan = Plan.uniform(chosen.steps or 100, model.info.rounds_up)
+    plan = Plan.uniform(chosen.steps or 100, Counting(model.info.rounds_up, chosen.floats))
     for plugin in ordered:
         plan = plugin.plan(plan)
     if known is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.model import ModelInfo
-from editkit.diffusion.plan import Plan
+from editkit.diffusion.plan import BELOW, Counting, Plan
 from editkit.diffusion.samplers import Sampler, make_sampler
 from editkit.editing.cost import Cost, cost
 from editkit.errors import ChainError, PluginError, UsageError
@@ -222,7 +222,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
             f"0.8` starts from the fill"
         )
     planned = tuple(
-        plan_pass(at, plugins, sampler, attempt, info.rounds_up)
+        plan_pass(at, plugins, sampler, attempt, Counting(info.rounds_up, options.floats))
         for at in found
         for attempt in range(_tries(at, picture, options))
     )
@@ -290,11 +290,11 @@ def _tries(at: Pass, picture: Picture, options: Options) -> int:
 
 
 def plan_pass(
-    at: Pass, plugins: Sequence[Plugin], sampler: Sampler, attempt: int = 0, rounds_up: bool = False
+    at: Pass, plugins: Sequence[Plugin], sampler: Sampler, attempt: int = 0, counting: Counting = BELOW
 ) -> PassPlan:
     """The trajectory of one pass after every plugin had its say, and what it costs."""
     diffuses = any(plugin.diffuses for plugin in plugins)
-    plan = own = at.plan(rounds_up) if diffuses else Plan.uniform(at.steps).start_at(0.0)
+    plan = own = at.plan(counting) if diffuses else Plan.uniform(at.steps).start_at(0.0)
     for plugin in plugins:
         plan = called(plugin, "plan", plugin.plan, plan)
     if at.repeats > 1 and plan == own:

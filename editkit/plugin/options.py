@@ -48,7 +48,10 @@ class Options(BaseModel):
     crop_padding: int | None = Field(
         None, ge=0, le=10_000, description="Crop to the mask and so many pixels around, enlarged to the model's size."
     )
-    spacing: Spacing = Field("auto", description="How the noise levels are laid; auto: the model's configuration.")
+    spacing: Spacing = Field(
+        "auto",
+        description="How the noise levels are laid; auto: as configured, or trailing if few.",
+    )
     noise: Literal["streams", "streams-1", "diffusers"] = Field(
         "streams",
         description="A noise stream for each plugin (-1: those of recipes that say `editkit: 1`), or one generator in "
@@ -65,6 +68,11 @@ class Options(BaseModel):
     def draws(self) -> int:
         """How many samples a stage is made of."""
         return self.samples if self.estimate == "mean" else 1
+
+    @property
+    def floats(self) -> bool:
+        """Whether strengths are counted in floats, as diffusers counts them."""
+        return self.noise == "diffusers"
 
     def merged(self, later: Options) -> Options:
         """These options with those that `later` sets itself."""
