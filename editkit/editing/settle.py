@@ -221,11 +221,9 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
             f"--fill {picture.fill} changes nothing: {info.name} starts the hole from noise; `with sdedit --strength "
             f"0.8` starts from the fill"
         )
-    planned = tuple(
-        plan_pass(at, plugins, sampler, attempt, Counting(info.rounds_up, options.floats))
-        for at in found
-        for attempt in range(_tries(at, picture, options))
-    )
+    counting = Counting(info.rounds_up, options.floats)
+    tried = [(at, attempt) for at in found for attempt in range(_tries(at, picture, options))]
+    planned = tuple(plan_pass(at, plugins, sampler, attempt, counting) for at, attempt in tried)
     if options.tries > 1 and len(planned) == len(found):
         notify(f"--tries {options.tries} has nothing to choose between: nothing is invented beside known pixels")
     return StagePlan(info, options, spec, plugins, picture, planned, source, tuple(examples))
