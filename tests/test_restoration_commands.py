@@ -149,7 +149,7 @@ def test_what_is_restored_explains_what_was_seen(degradation):
     assert told[0][2]["consistency_levels"] < 6.0  # clipping and rounding
 
 
-@pytest.mark.parametrize("method", ["auto", "ddnm", "ddrm", "diffpir", "dps", "pigdm"])
+@pytest.mark.parametrize("method", ["auto", "wiener", "ddnm", "ddrm", "diffpir", "dps", "pigdm"])
 def test_every_method_takes_noise_out(method):
     clean = np.full((24, 32, 3), 128, np.uint8)
     noisy = (clean + np.random.default_rng(0).normal(0, 20, clean.shape)).round().clip(0, 255).astype(np.uint8)
