@@ -292,13 +292,13 @@ def test_the_example_of_the_docs_works(picture):
     assert code.count("\n") <= 40
     made: dict = {"__name__": __name__}
     exec(code, made)
-    level = made["Level"](weight=2e4)
+    level = made["Level"](weight=2e3)
 
     def tilted(pixels):
         x = pixels.astype(float).mean(2)
         return np.abs(np.diff(x, axis=1)[1:] * np.diff(x, axis=0)[:, 1:]).mean()
 
-    assert tilted(_run(picture, level)) < 0.95 * tilted(_run(picture, None))
+    assert tilted(_run(picture, level)) < 0.5 * tilted(_run(picture, None))  # a fifth, whatever the seed
 
 
 @pytest.mark.parametrize("given", [{"weight": 0.0}, {"profile": "0"}])

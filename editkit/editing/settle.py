@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.model import ModelInfo
-from editkit.diffusion.plan import Plan
+from editkit.diffusion.plan import BELOW, Counting, Plan
 from editkit.diffusion.samplers import Sampler, make_sampler
 from editkit.editing.cost import Cost, cost
 from editkit.errors import ChainError, PluginError, UsageError
@@ -140,27 +140,27 @@ class StagePlan:
     @property
     def calls(self) -> int:
         """Evaluations of the network."""
-        return len(self.options.seeds) * sum(part.cost.calls for part in self.passes)
+        return self.options.draws * sum(part.cost.calls for part in self.passes)
 
     @property
     def beside(self) -> int:
         """Evaluations of plugins' own networks (ControlNets) beside those."""
-        return len(self.options.seeds) * sum(part.cost.beside for part in self.passes)
+        return self.options.draws * sum(part.cost.beside for part in self.passes)
 
     @property
     def moves(self) -> int:
         """Moves of all passes, upward ones included."""
-        return len(self.options.seeds) * sum(len(part.plan) for part in self.passes)
+        return self.options.draws * sum(len(part.plan) for part in self.passes)
 
     @property
     def backward(self) -> int:
         """Backward passes for the energies, at most (an energy may sit a step out)."""
-        return len(self.options.seeds) * sum(part.cost.backward for part in self.passes)
+        return self.options.draws * sum(part.cost.backward for part in self.passes)
 
     @property
     def deep(self) -> int:
         """Those of them that go through the network."""
-        return len(self.options.seeds) * sum(part.cost.deep for part in self.passes)
+        return self.options.draws * sum(part.cost.deep for part in self.passes)
 
     def table(self) -> dict[str, tuple[str, ...]]:
         """Hook -> the names of the plugins that act through it, in order."""
@@ -230,11 +230,9 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
             f"--fill {picture.fill} changes nothing: {info.name} starts the hole from noise; `with sdedit --strength "
             f"0.8` starts from the fill"
         )
-    planned = tuple(
-        plan_pass(at, plugins, sampler, attempt, info.rounds_up)
-        for at in found
-        for attempt in range(_tries(at, picture, options))
-    )
+    counting = Counting(info.rounds_up, options.floats)
+    tried = [(at, attempt) for at in found for attempt in range(_tries(at, picture, options))]
+    planned = tuple(plan_pass(at, plugins, sampler, attempt, counting) for at, attempt in tried)
     if options.tries > 1 and len(planned) == len(found):
         notify(f"--tries {options.tries} has nothing to choose between: nothing is invented beside known pixels")
     return StagePlan(info, options, options.sampler, plugins, picture, planned, source, tuple(examples))
@@ -299,11 +297,11 @@ def _tries(at: Pass, picture: Picture, options: Options) -> int:
 
 
 def plan_pass(
-    at: Pass, plugins: Sequence[Plugin], sampler: Sampler, attempt: int = 0, rounds_up: bool = False
+    at: Pass, plugins: Sequence[Plugin], sampler: Sampler, attempt: int = 0, counting: Counting = BELOW
 ) -> PassPlan:
     """The trajectory of one pass after every plugin had its say, and what it costs."""
     diffuses = any(plugin.diffuses for plugin in plugins)
-    plan = own = at.plan(rounds_up) if diffuses else Plan.uniform(at.steps).start_at(0.0)
+    plan = own = at.plan(counting) if diffuses else Plan.uniform(at.steps).start_at(0.0)
     for plugin in plugins:
         plan = called(plugin, "plan", plugin.plan, plan)
     if at.repeats > 1 and plan == own:

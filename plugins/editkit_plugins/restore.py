@@ -45,8 +45,8 @@ class Restore(Solver):
     taper: bool | None = Field(
         None, description="Blurs: fade the edges, which else ring, since a lens blurs past them; default: yes."
     )
-    method: Literal["auto", "ddnm", "ddrm", "diffpir", "dps", "pigdm"] = Field(
-        "auto", description="How it is solved; auto: ddnm, diffpir or ddrm where there is noise, dps on latents."
+    method: Literal["auto", "wiener", "ddnm", "ddrm", "diffpir", "dps", "pigdm"] = Field(
+        "auto", description="How it is solved; auto: ddnm; where there is noise wiener, or ddrm; dps on latents."
     )
 
     @field_validator("degradation")
@@ -84,6 +84,10 @@ class Restore(Solver):
         if self.sigma is not None:
             return self.sigma
         return ROUNDING if self.named.kind in BLURS else 0.0
+
+    def amplifies(self) -> float:
+        """A mean of n^2 pixels is spread over them again, by singular values of 1 / n."""
+        return self.named.reduces
 
     def claims(self) -> frozenset[Slot]:
         """A reduction undone changes everybody's mask."""

@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 LITTLE = 2.0
 """Noise below this is little, in levels of 255."""
 
+MUCH = 15.0
+"""Noise above this is much, in levels of 255 of the picture that is wanted."""
+
 
 class Solving(Plugin):
     """An edit whose picture is an observation y = A(x) + noise of the one that is wanted.
 
     `auto` conditions a model that takes what the edit offers. On others it takes ddnm where y has no noise, since it is
-    consistent and needs no gradient; diffpir where y has little noise of a known size, and ddrm where it has more
-    (measured with `pocket`, docs/restoration.md); and dps on models of latents, where A acts behind the decoder.
+    consistent and needs no gradient; wiener, which is ddnm for noisy observations, where y has noise of a known size;
+    ddrm where that is more than `MUCH` (measured with `pocket`, docs/restoration.md); and dps on models of latents,
+    where A acts behind the decoder.
     """
 
     order: ClassVar[int] = 100
@@ -43,7 +47,9 @@ class Solving(Plugin):
     )
     eta: float = Field(0.85, ge=0.0, le=1.0, description="ddrm: how much noise is renewed where nothing is observed.")
     eta_b: float = Field(1.0, ge=0.0, le=1.0, description="ddrm: how much of the observation is taken.")
-    lam: float = Field(7.0, gt=0.0, description="diffpir: weight of the prior.")
+    lam: float | None = Field(
+        None, gt=0.0, description="diffpir, wiener: weight of the prior; default 7 and 2, which suit photographs."
+    )
     renew: float = Field(0.3, ge=0.0, le=1.0, description="diffpir: share of the noise that is renewed (its zeta).")
 
     def problem(self, run: Run) -> Problem:
@@ -68,7 +74,11 @@ class Solving(Plugin):
         """What `auto` means on a model that is not told the observation."""
         if not self.noisy():
             return "ddnm"
-        return "diffpir" if self.noise() < LITTLE else "ddrm"
+        return "wiener" if self.noise() * self.amplifies() < MUCH else "ddrm"
+
+    def amplifies(self) -> float:
+        """How many times as large the observation's noise is in the picture that is wanted."""
+        return 1.0
 
     def default_options(self, info: ModelInfo) -> Options:
         """ddpm, on models that walk by ddim: these methods were derived for the ancestral process. Without its noise,
