@@ -56,8 +56,7 @@ class Upscale(Solver):
 
     def default_options(self, info: ModelInfo) -> Options:
         """One step of `pocket` that is told the small picture: its mean of all large ones, nearest to the truth."""
-        told = self.chosen() == "conditioned" and info.family == "pocket"
-        return Options(steps=1) if told and self.share() == 1.0 else super().default_options(info)
+        return Options(steps=1) if self.nearest(info) else super().default_options(info)
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         width, height = round(picture.width * self.scale), round(picture.height * self.scale)

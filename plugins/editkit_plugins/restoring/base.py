@@ -40,7 +40,7 @@ class Solving(Plugin):
     method: str
     project: bool = Field(True, description="conditioned: also hold the result to the observation, as ddnm does.")
     strength: float | None = Field(
-        None, gt=0.0, le=1.0, description="Share of the process: below 1 it starts from A^+ y; default 1 (JPEG: 0.3)."
+        None, gt=0.0, le=1.0, description="Share of the process: below 1 it starts from A^+ y; default 1 (JPEG: 0.15)."
     )
     zeta: float = Field(
         0.7, gt=0.0, description="dps: how far all steps together may move a value (black is -1, white 1)."
@@ -68,7 +68,7 @@ class Solving(Plugin):
         """The method, as far as the declaration decides it: `auto` conditions where there is something to offer."""
         if self.method != "auto":
             return self.method
-        return "conditioned" if self.offers else self.solved()
+        return "conditioned" if self.tells() else self.solved()
 
     def solved(self) -> str:
         """What `auto` means on a model that is not told the observation."""
@@ -80,11 +80,21 @@ class Solving(Plugin):
         """How many times as large the observation's noise is in the picture that is wanted."""
         return 1.0
 
+    def tells(self) -> frozenset[str]:
+        """What this declaration tells a model that takes it: what it `offers`, or less."""
+        return self.offers
+
     def default_options(self, info: ModelInfo) -> Options:
         """ddpm, on models that walk by ddim: these methods were derived for the ancestral process. Without its noise,
         what the observation leaves open keeps every error that was made of it (docs/restoration.md)."""
-        conditioned = self.chosen() == "conditioned" and self.offers <= info.takes
+        conditioned = self.chosen() == "conditioned" and self.tells() <= info.takes
         return Options(sampler="ddpm") if info.sampler == "ddim" and not conditioned else Options()
+
+    def nearest(self, info: ModelInfo) -> bool:
+        """Whether one step is nearest to the truth, and more change little: on a model of tasks, or of patches, that is
+        told y (benchmarks/defaults.py)."""
+        told = self.chosen() == "conditioned" and self.tells() <= info.takes
+        return told and ("task" in info.takes or info.own_picture) and self.share() == 1.0
 
     def share(self) -> float:
         """How much of the process is walked, 0 to 1."""

@@ -44,10 +44,10 @@ def bound(plugin: Solving, run: Run) -> SolvingHooks:
     """
     problem = plugin.problem(run)
     kind: type[SolvingHooks] = plugin.hooks()
-    able = plugin.offers <= run.model.info.takes
+    able = plugin.tells() <= run.model.info.takes
     if issubclass(kind, Conditioned) and not able:
         if plugin.method != "auto":
-            takes, wanted = ", ".join(sorted(run.model.info.takes)) or "nothing", " and ".join(sorted(plugin.offers))
+            takes, wanted = ", ".join(sorted(run.model.info.takes)) or "nothing", " and ".join(sorted(plugin.tells()))
             raise ChainError(f"{plugin.name}: {run.model.info.name} takes {takes}, not {wanted}; use --method auto")
         kind = hooks_for(plugin.solved(), plugin.noisy())
     latent = works_on_latents(run)
