@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from editkit.common.device import pick_device, pick_dtype
 from editkit.common.notify import Notify, silent
-from editkit.diffusion.convention import CONVENTIONS
+from editkit.diffusion.convention import CONVENTIONS, NoiseName
 from editkit.diffusion.model import Model, NoModel
 from editkit.diffusion.noise import Noise
-from editkit.diffusion.plan import Plan
+from editkit.diffusion.plan import Counting, Plan
 from editkit.diffusion.space import space_of
 from editkit.editing.settle import StagePlan, arrange, plan_stage, plan_stages
 from editkit.editing.stages import Left, Tell, Update, make_ready, run_stage
@@ -26,7 +26,7 @@ from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Chain, Edits, Stage
 from editkit.plugin.options import Options
 from editkit.plugin.params import PictureSource
-from editkit.plugin.protocol import Plugin
+from editkit.plugin.protocol import Figures, Plugin
 from editkit.plugin.step import Inputs
 
 
@@ -80,8 +80,9 @@ def stream(
     """
     notify = notify or silent
 
-    def told(stage: int, plugin: str, figures: Mapping[str, float]) -> None:
-        notify(f"{plugin}: " + ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items()))
+    def told(stage: int, plugin: str, figures: Figures) -> None:
+        said = {name: value if isinstance(value, str) else f"{value:.3g}" for name, value in figures.items()}
+        notify(f"{plugin}: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items()))
         if tell is not None:
             tell(stage, plugin, figures)
 
@@ -155,7 +156,7 @@ def sample(
     mask: Tensor | None = None,
     watch: Callable[[State], None] | None = None,
     notify: Notify = silent,
-    noise: Noise | Literal["streams", "diffusers"] = "streams",
+    noise: Noise | NoiseName = "streams",
     models: Models | None = None,
     **options: Any,
 ) -> Tensor:
@@ -180,7 +181,7 @@ def sample(
     wanted = [plugins] if isinstance(plugins, Plugin) else list(plugins)
     ordered = arrange(Stage(tuple(wanted), chosen), model.info, has_picture=False)
     device = pick_device(chosen.device)
-    plan = Plan.uniform(chosen.steps or 100, model.info.rounds_up)
+    plan = Plan.uniform(chosen.steps or 100, Counting(model.info.rounds_up, chosen.floats))
     for plugin in ordered:
         plan = plugin.plan(plan)
     if known is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -30,11 +31,11 @@ from editkit.pictures.filling import seamless
 from editkit.pictures.picture import Picture
 from editkit.pictures.resizing import pad, resize
 from editkit.pictures.tensors import from_unit, to_unit
-from editkit.plugin.protocol import Hooks, called
+from editkit.plugin.protocol import Figures, Hooks, called
 from editkit.plugin.step import Handed, Inputs
 
-Tell = Callable[[int, str, Mapping[str, float]], None]
-"""Is told figures about a result: (stage, plugin, name -> number)."""
+Tell = Callable[[int, str, Figures], None]
+"""Is told figures about a result: (stage, plugin, name -> value)."""
 
 Left = dict[Box, Handed]
 """The noisy states that a stage leaves to the next, by the part of the picture they are of."""
@@ -84,12 +85,12 @@ def run_stage(
     Where a mean is asked for it is taken of the samples before they are finished and rounded. `handed`: what the stage
     before left; what this one leaves comes back beside the picture.
     """
-    picture, seeds = settled.picture, settled.options.seeds
+    picture = settled.picture
     _check_hand_over(settled, handed)
     made: dict[Box, tuple[Tensor, Process]] = {}
     left: Left = {}
-    for draw, seed in enumerate(seeds):
-        drawn, left = yield from _sample(settled, lease, number, stages, draw, seed, notify, handed)
+    for draw in range(settled.options.draws):
+        drawn, left = yield from _sample(settled, lease, number, stages, draw, notify, handed)
         for box, (image, process) in drawn.items():
             mean = image if draw == 0 else made[box][0] + (image - made[box][0]) / (draw + 1)
             made[box] = mean, process
@@ -123,33 +124,36 @@ def _check_hand_over(settled: StagePlan, handed: Left) -> None:
             raise ChainError(
                 f"{names} ends at noise, and {settled.info.name} works in several passes, which hand on pictures only"
             )
-        if len(settled.options.seeds) > 1:
+        if settled.options.draws > 1:
             raise ChainError(f"{names} ends at noise, of which there is no mean; leave --estimate mean out")
 
 
 # long: a generator that yields every step of every pass; what goes from one pass to the next is seen in one place
 def _sample(
-    settled: StagePlan, lease: Lease, number: int, stages: int, draw: int, seed: int, notify: Notify, handed: Left
+    settled: StagePlan, lease: Lease, number: int, stages: int, draw: int, notify: Notify, handed: Left
 ) -> Generator[Update, None, tuple[dict[Box, tuple[Tensor, Process]], Left]]:
     """One sample of a stage: for each box its pixels (1, 3, h, w) at their own resolution, and the last process; and
     the states of boxes whose process ends at noise.
     """
-    options, picture = settled.options.model_copy(update={"seed": seed}), settled.picture
-    settled = replace(settled, options=options)
+    options, picture = settled.options, settled.picture
     device = pick_device(options.device)
     convention = CONVENTIONS[options.noise]
-    noise = convention.noise(seed, number)
+    noise = convention.noise(options.seed, number, draw)
+    boxes = list(dict.fromkeys(part.at.box for part in settled.passes))
+    own_noise = cache(lambda box, attempt: convention.of_pass(noise, options.seed, number, draw, box, attempt))
     made: dict[Box, tuple[Tensor, Process]] = {}
     left: Left = {}
     image: Tensor | None = None  # pixels of the last pass over this box; None until one has moved
     tried: list[tuple[float, Tensor, Process]] = []
     for k, part in enumerate(settled.passes):
         before = None if image is None or part.at.strength == 1.0 else settled.passes[k - 1]
+        box = part.at.box
+        own = own_noise(boxes.index(box), part.attempt)
         inputs = canvas.inputs(
             picture,
             part.at,
             lease.model,
-            noise.stream("encode"),
+            own.stream("encode"),
             device,
             settled.source,
             convention,
@@ -157,8 +161,7 @@ def _sample(
             None if before is None else before.at,
             settled.small,
         )
-        own = convention.again(noise, seed, number, part.attempt) if part.attempt else noise
-        process = _prepare(inputs, settled, part.plan, own, number, notify, lease, handed.get(part.at.box))
+        process = _prepare(inputs, settled, part.plan, own, number, notify, lease, handed.get(box))
         if before is not None and image is not None:
             process = _refine(process, part, before, image)
         x: Tensor | None = None
@@ -167,7 +170,7 @@ def _sample(
             yield Update(number, stages, k, settled, state, process.model, draw)
             del state  # or its estimate would live through the next step
         if x is not None and part.plan.end > 0:
-            left[part.at.box] = Handed(x, process.levels[part.plan.end], process.model.info.family)
+            left[box] = Handed(x, process.levels[part.plan.end], process.model.info.family)
         elif x is not None:
             image = process.model.decode(x)
         after = settled.passes[k + 1] if k + 1 < len(settled.passes) else None
@@ -178,7 +181,6 @@ def _sample(
                 continue
             _, image, process = min(tried, key=lambda one: one[0])
             tried = []
-        box = part.at.box
         if image is not None and (after is None or after.at.box != box):
             made[box] = canvas.native(image, part.at), process
             image = None
