@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 from toy import Isotropic, Quadratic, model
 
 from editkit import edit, sample
 from editkit.diffusion.model import PixelSpace
 from editkit.diffusion.prediction import Prediction
 from editkit.editing.settle import plan_stage
-from editkit.errors import EditkitError, HookError, UsageError
+from editkit.errors import EditkitError, HookError, ParameterError, UsageError
 from editkit.models import Gaussian
 from editkit.pictures.picture import Picture
 from editkit.plugin import Hooks, Plugin
@@ -43,7 +42,7 @@ def test_the_profile_is_linear_between_its_knots():
 
 @pytest.mark.parametrize("profile", ["", "a", "0:1,0:2", "0.5:1,0.2:1", "0:1,2:1", "1:2:3"])
 def test_a_profile_that_cannot_be_read_is_refused(profile):
-    with pytest.raises(ValidationError, match="pairs fraction:weight in ascending order"):
+    with pytest.raises(ParameterError, match="pairs fraction:weight in ascending order"):
         Guide(profile=profile)
 
 
@@ -277,9 +276,9 @@ def test_a_loss_that_misses_something_says_what(picture, plugin, message):
 
 
 def test_a_misspelt_loss_and_a_wrong_colour_are_refused():
-    with pytest.raises(ValidationError, match="did you mean symmetry"):
+    with pytest.raises(ParameterError, match="did you mean symmetry"):
         Guide(loss="symetry")
-    with pytest.raises(ValidationError, match="write it as #rrggbb"):
+    with pytest.raises(ParameterError, match="write it as #rrggbb"):
         Guide(palette="#102030,red")
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pydantic import ValidationError
 from toy import Isotropic
 
 from editkit import edit
@@ -18,7 +17,7 @@ from editkit.diffusion.schedule import Cosine
 from editkit.editing.api import stream
 from editkit.editing.contract import ExactModel
 from editkit.editing.settle import plan_stage
-from editkit.errors import ChainError, EditkitError, PictureError, UsageError
+from editkit.errors import ChainError, EditkitError, ParameterError, PictureError, UsageError
 from editkit.pictures.picture import Picture
 from editkit.pictures.tensors import from_unit, to_unit
 from editkit.plugin.chain import Stage
@@ -282,7 +281,7 @@ def test_methods_combine_with_others_or_say_why_not():
 
 @pytest.mark.parametrize("scale", [1, 0.5, 0, -2])
 def test_a_scale_of_one_or_less_is_refused(scale):
-    with pytest.raises(ValidationError, match="greater than 1"):
+    with pytest.raises(ParameterError, match="greater than 1"):
         Upscale(scale=scale)
 
 

@@ -13,7 +13,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 
-from editkit.cli.words import explain, with_options
+from editkit.cli.words import option, with_options
+from editkit.common.spec import field_and_reason
 from editkit.errors import EditkitError, UsageError
 from editkit.plugin.params import Param, params
 from editkit.training.settings import (
@@ -81,7 +82,8 @@ def _told_in_words(given: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        raise UsageError(explain(error)) from error
+        field, reason = field_and_reason(error)
+        raise UsageError(f"{option(field) if field else 'the parameters'}: {reason}") from error
     except OSError as error:
         raise EditkitError(f"{error.filename or given['output']}: {error.strerror or error}") from error
 

@@ -14,15 +14,13 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import ValidationError
 
-from editkit.common.spec import field_and_reason
-from editkit.errors import UsageError
+from editkit.errors import ParameterError, UsageError
 from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
 from editkit.plugin.options import Options
 from editkit.plugin.outputs import NAMES_A_FILE, Extras
-from editkit.plugin.params import Param, params
+from editkit.plugin.params import Param, params, word
 from editkit.plugin.protocol import Plugin
 
 _TYPES = {"int": int, "float": float, "text": str, "flag": bool}
@@ -201,14 +199,14 @@ def _declare(plugin: type[Plugin], values: dict[str, Any]) -> Plugin:
     """The declaration, its errors in one line."""
     try:
         return plugin(**values)
-    except ValidationError as error:
+    except ParameterError as error:
         raise UsageError(f"{plugin.name}: {explain(error)}") from error
 
 
 def _extras(values: dict[str, Any]) -> Extras:
     try:
         return Extras(**{key: value for key, value in values.items() if key in Extras.model_fields})
-    except ValidationError as error:
+    except ParameterError as error:
         raise UsageError(explain(error)) from error
 
 
@@ -216,12 +214,15 @@ def options_of(values: dict[str, Any]) -> Options:
     """The options of the run among `values`, their errors in one line."""
     try:
         return Options(**{key: value for key, value in values.items() if key in Options.model_fields})
-    except ValidationError as error:
+    except ParameterError as error:
         raise UsageError(explain(error)) from error
 
 
-def explain(error: ValidationError) -> str:
-    """The first thing pydantic found wrong, in one line: option, what is allowed, what was got."""
-    field, reason = field_and_reason(error)
-    where = "--" + field.replace("_", "-") if field else "the parameters"
-    return f"{where}: {reason}"
+def explain(error: ParameterError) -> str:
+    """What is wrong with a parameter, in one line: option, what is allowed, what was got."""
+    return f"{option(error.field) if error.field else 'the parameters'}: {error.reason}"
+
+
+def option(field: str) -> str:
+    """A field's name as an option."""
+    return "--" + word(field).replace("_", "-")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from editkit.diffusion.schedule import Spacing
+from editkit.plugin.declaration import Checked
 from editkit.plugin.params import Metavar
 
 
-class Options(BaseModel):
+class Options(Checked):
     """How a stage is run. Frozen; unset values are the model's own. Inherited by the stages after it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

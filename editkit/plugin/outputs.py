@@ -6,15 +6,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from editkit.plugin.declaration import Checked
 from editkit.plugin.params import Metavar, params
 
 File = Annotated[str, Metavar("FILE")]
 """A file that is written."""
 
 
-class Extras(BaseModel):
+class Extras(Checked):
     """Where the result of an edit command goes and what is said about it."""
 
     output: File | None = Field(None, description="Where the result goes; - is standard output.")

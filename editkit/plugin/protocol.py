@@ -35,7 +35,7 @@ from pydantic import ConfigDict, Field, model_validator
 from editkit.common.extras import explained
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.plan import Move, Plan
-from editkit.errors import ChainError, EditkitError, HookError
+from editkit.errors import ChainError, EditkitError, HookError, short
 from editkit.plugin.chain import Chain, Stage
 from editkit.plugin.declaration import Declaration
 from editkit.plugin.step import Inputs, Opening, Run, Step
@@ -77,6 +77,16 @@ HOOKS = (
     "begin", "sampler", "condition", "branches", "combine", "energy", "shift", "clean", "after", "finish", "measure",
 )  # fmt: skip
 """The hooks of `Hooks`, in the order the engine calls them."""
+
+
+GIVES = {
+    "open": "Picture", "plan": "Plan", "levels": "tuple", "bind": "Hooks", "begin": "Tensor",
+    "condition": "Conditioning", "combine": "Prediction", "energy": "Tensor", "shift": "Tensor", "clean": "Tensor",
+    "after": "Tensor", "finish": "Tensor",
+}  # fmt: skip
+"""The class of what a hook returns, by its name: looking by name needs no torch."""
+
+MAY_GIVE_NONE = frozenset({"begin", "energy"})
 
 
 class Plugin(Declaration):
@@ -230,17 +240,24 @@ def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where:
     """`hook(*args)`; what it raises, other than an error for the user, names the plugin and the hook.
 
     Raises:
-        HookError: the hook raised.
+        HookError: the hook raised, or returned something of another kind.
         ExtraError: it needs a library that is not installed.
     """
     try:
         with explained():
-            return hook(*args)
+            made = hook(*args)
     except EditkitError:
         raise
     except (Exception, SystemExit) as error:  # a library in it that ends the process would end a whole batch
         message = f"plugin {plugin.name}: {name} raised {type(error).__name__}: {error}{where}"
         raise HookError(message) from error
+    wanted = GIVES.get(name)
+    if wanted is not None and not (made is None and name in MAY_GIVE_NONE):
+        kinds = {kind.__name__ for kind in type(made).__mro__}
+        if wanted not in kinds:
+            got = "nothing (is a `return` missing?)" if made is None else f"{short(made)} ({type(made).__name__})"
+            raise HookError(f"plugin {plugin.name}: {name} returned {got}; a {wanted} is needed{where}")
+    return made
 
 
 P = TypeVar("P", bound=Plugin, covariant=True)
