@@ -62,7 +62,7 @@ def test_the_research_example_prints_what_it_says():
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch):
-    code = next(block for block in BLOCKS["python"] if "picture.write" in block)
+    code = next(block for block in BLOCKS["python"] if "from editkit.plugins import Guide" in block)
     rng = np.random.default_rng(0)
     mask = np.zeros((48, 64), np.uint8)
     mask[18:28, 20:34] = 255

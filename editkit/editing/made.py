@@ -19,7 +19,7 @@ from editkit.pictures.shapes import Mask
 from editkit.plugin.chain import Chain
 
 if TYPE_CHECKING:
-    from editkit.diffusion.model import ModelInfo
+    from editkit.diffusion.model import Model, ModelInfo
     from editkit.editing.stages import Update
     from editkit.models.leasing import Models
     from editkit.pictures.files.provenance import Provenance
@@ -100,6 +100,11 @@ class Made:
         return self.picture.with_mask(self.changeable)
 
 
+def measured(plugin: str, figures: Mapping[str, float]) -> str:
+    """What a plugin measured of the result, in one line."""
+    return f"{plugin}: " + ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())
+
+
 def hashes(examples: Iterable[Picture], source: Picture) -> tuple[str, ...]:
     """Of the `examples` of a stage, apart from its own picture."""
     from editkit.pictures.files.provenance import hash_pixels
@@ -114,13 +119,14 @@ def make(
     watch: Watch | Sequence[Watch] = (),
     notify: Notify = silent,
     models: Models | None = None,
+    own: Model | None = None,
 ) -> Made:
-    """Edit `picture`.
+    """Edit `picture`, by the model `own` where one is at hand.
 
     Raises:
         EditkitError: with one line that says how to mend it.
     """
-    from editkit.editing.api import stream
+    from editkit.editing.running import run_chain
 
     watchers = (watch,) if callable(watch) else tuple(watch)
     chain = chain.inherited()
@@ -128,8 +134,9 @@ def make(
 
     def tell(stage: int, plugin: str, figures: Mapping[str, float]) -> None:
         made.figures.append((stage, plugin, dict(figures)))
+        notify(measured(plugin, figures))
 
-    making = stream(picture, chain, notify=notify, models=models, tell=tell)
+    making = run_chain(picture, chain, own, notify, models, tell)
     before, current = 0, (-1, 0, 0)
     while True:
         try:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from editkit.errors import EditkitError as EditkitError
     from editkit.errors import HookError as HookError
     from editkit.errors import ModelError as ModelError
+    from editkit.errors import ParameterError as ParameterError
     from editkit.errors import PictureError as PictureError
     from editkit.errors import PluginError as PluginError
     from editkit.errors import UsageError as UsageError
@@ -109,7 +110,7 @@ _HOMES = {
     "Mask": "pictures.shapes", "MaskSource": "plugin.params", "Metavar": "plugin.params", "Model": "diffusion.model",
     "ModelError": "errors", "ModelInfo": "diffusion.model", "Move": "diffusion.plan", "Noise": "diffusion.noise",
     "Notify": "common.notify", "Opening": "plugin.step", "Options": "plugin.options", "Param": "plugin.params",
-    "Pass": "diffusion.model", "Picture": "pictures.picture", "PictureError": "errors",
+    "ParameterError": "errors", "Pass": "diffusion.model", "Picture": "pictures.picture", "PictureError": "errors",
     "PictureSource": "plugin.params", "PixelSpace": "diffusion.model", "Pixels": "pictures.raster",
     "Plan": "diffusion.plan", "Plugin": "plugin.protocol", "PluginError": "errors",
     "Prediction": "diffusion.prediction", "PredictionType": "diffusion.prediction", "Prompt": "diffusion.conditioning",
@@ -126,6 +127,10 @@ _HOMES = {
 }  # fmt: skip
 
 __all__ = [*_HOMES]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
 
 
 def __getattr__(name: str) -> Any:

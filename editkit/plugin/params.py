@@ -34,7 +34,7 @@ def _source(value: Any) -> Any:
     """A path as text; other sources as they are; numbers and the like are refused."""
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, str) or hasattr(value, "shape") or hasattr(value, "size"):
+    if isinstance(value, str | bytes) or hasattr(value, "shape") or hasattr(value, "size"):
         return value
     raise ValueError(f"is {value!r}; a path, an array or a PIL image is needed")
 

@@ -75,7 +75,7 @@ def check_place(path: str | Path, *, force: bool = False) -> None:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise PictureError(f"{path}: is not a regular file; name another output")
             if not force:
-                raise PictureError(f"{path}: exists already; give --force to replace it, or another name")
+                raise PictureError(f"{path}: exists already; give another name, or `force` to replace it (--force)")
         if not folder.exists():
             raise PictureError(f"{folder}: no such folder; make it first (mkdir -p {folder})")
         if not folder.is_dir():
