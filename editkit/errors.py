@@ -25,7 +25,7 @@ class UsageError(EditkitError):
     exit_code = 2
 
 
-class ParameterError(UsageError):
+class ParameterError(UsageError, ValueError):
     """A parameter that is unknown, missing or out of range, in Python's words.
 
     Args:

@@ -29,9 +29,7 @@ from editkit.errors import EditkitError, PictureError, RecipeError, UsageError
 from editkit.pictures.files.formats import PICTURES
 from editkit.pictures.shapes import is_words
 from editkit.plugin.chain import Chain
-from editkit.plugin.declaration import Declaration
-from editkit.plugin.params import params
-from editkit.plugin.protocol import plugins_of
+from editkit.plugin.masking import masked, needs_mask
 
 if TYPE_CHECKING:
     from editkit.models.leasing import Models
@@ -97,29 +95,6 @@ def seeded(chain: Chain, name: str) -> Chain:
         return int.from_bytes(digest[:8], "big") >> 1
 
     return chain.with_seed(own)
-
-
-def masked(chain: Chain, mask: str) -> Chain:
-    """`chain` with `mask` given to the first plugin that takes one.
-
-    Raises:
-        UsageError: none does.
-    """
-    for plugin in (plugin for stage in chain.stages for plugin in stage.plugins):
-        field = _mask_field(plugin)
-        if field is not None:
-            return chain.with_field(plugin, field, mask)
-    raise UsageError("masks are given, but no plugin of the recipe takes one; leave --mask and --masks out")
-
-
-def needs_mask(chain: Chain) -> bool:
-    """Whether a plugin that sets the mask was given none."""
-    plugins = [plugin for stage in chain.stages for plugin in plugins_of(stage) if "mask" in plugin.claims()]
-    return any(getattr(p, field) is None for p in plugins if (field := _mask_field(p)) is not None)
-
-
-def _mask_field(plugin: Declaration) -> str | None:
-    return next((p.name for p in params(type(plugin)) if p.metavar == "MASK"), None)
 
 
 @dataclass

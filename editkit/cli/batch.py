@@ -11,7 +11,8 @@ from editkit.batch.driver import Summary, batch
 from editkit.batch.engines import Result, engine_of
 from editkit.batch.folder import Masks
 from editkit.cli.console import err, say, write
-from editkit.cli.words import HelpShown, given_by, options_of, typed_command
+from editkit.cli.options import HelpShown, given_by, typed_command
+from editkit.cli.words import options_of
 from editkit.errors import UsageError
 from editkit.pictures.files.formats import WRITABLE
 from editkit.plugin.chain import Chain

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from editkit.cli.console import say, write
-from editkit.cli.edit import edited, notices, target_of
-from editkit.cli.words import HelpShown, Line, explain, options_of, parse
+from editkit.cli.edit import edited, notices
+from editkit.cli.options import HelpShown
+from editkit.cli.targets import target_of
+from editkit.cli.words import Line, explain, options_of, parse
 from editkit.errors import ParameterError, UsageError
 from editkit.plugin.chain import Chain
 from editkit.plugin.options import Options

@@ -10,7 +10,7 @@ from editkit.errors import EditkitError, ParameterError
 from editkit.plugin.declaration import Checked
 from editkit.plugin.params import Param, params
 
-OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z0-9-]*)(?:[ =]([^\s,;:()]+))?")
+OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z0-9-]*)(?:[ =]([^\s,;:()`]+))?")
 
 
 @contextmanager
@@ -30,23 +30,27 @@ def in_python(function: str) -> Iterator[None]:
 
 def words(text: str) -> str:
     """`text` with every option of a run or of a loaded plugin as a keyword: `--steps 30` is `steps=30`."""
-    known = {param.flag: param for kind in _kinds(Checked) for param in params(kind)} if "--" in text else {}
+    known: dict[str, list[Param]] = {}
+    for kind in _kinds(Checked) if "--" in text else ():
+        for param in params(kind):
+            known.setdefault(param.flag, []).append(param)
 
     def keyword(found: re.Match[str]) -> str:
-        param = known.get(found[1])
-        return found[0] if param is None else _keyword(param, found[2])
+        return _keyword(known[found[1]], found[2]) if found[1] in known else found[0]
 
     return OPTION.sub(keyword, text)
 
 
-def _keyword(param: Param, value: str | None) -> str:
-    if param.kind == "flag":
-        return f"{param.name}=True" + ("" if value is None else f" {value}")
+def _keyword(meant: list[Param], value: str | None) -> str:
+    """As a keyword of the parameters, of one name, that may be meant."""
+    name = meant[0].name
+    if all(param.kind == "flag" for param in meant):
+        return f"{name}=True" + ("" if value is None else f" {value}")
     if value is None:
-        return f"{param.name}="
-    if value in param.choices:
-        return f'{param.name}="{value}"'
-    return f"{param.name}={value}" if re.fullmatch(r"-?\d+(\.\d+)?", value) else f"{param.name}= {value}"
+        return f"{name}="
+    if any(value in param.choices for param in meant):
+        return f'{name}="{value}"'
+    return f"{name}={value}" if re.fullmatch(r"-?\d+(\.\d+)?", value) else f"{name}= {value}"
 
 
 def _kinds(kind: type[Checked]) -> Iterator[type[Checked]]:

@@ -91,9 +91,11 @@ class Made:
             examples=itertools.chain.from_iterable(self.examples.values()),
         )
 
-    def write(self, path: str | Path, *, force: bool = False, provenance: Provenance | None = None) -> Written:
+    def write(
+        self, path: str | Path, *, force: bool = False, provenance: Provenance | None = None, quality: int | None = None
+    ) -> Written:
         """Write the result whole or not at all; see `editkit.pictures.files.writing.write`."""
-        return self.to_write().write(path, force=force, provenance=provenance)
+        return self.to_write().write(path, force=force, provenance=provenance, quality=quality)
 
     def to_write(self) -> Picture:
         """The result with what could change as its mask, so that a lossy file's effect on the rest is measured."""

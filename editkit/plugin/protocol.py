@@ -64,6 +64,9 @@ API = 1
 Slot = Literal["begin", "combine", "mask", "prompt", "sampler", "size"]
 """What only one plugin of a stage may hold."""
 
+Section = Literal["repair", "grow", "restore", "steer", "advanced", "other"]
+"""The headings of the general help, in its order."""
+
 OVERRIDDEN: tuple[Slot, ...] = ("begin", "combine", "sampler")
 """The slots that are hooks: whoever overrides one holds it."""
 
@@ -107,6 +110,8 @@ class Plugin(Declaration):
             another plugin claims `begin`. Other edits of a picture start from the picture, by `sdedit`.
         diffuses: False for a plugin that works on pixels alone, in `finish`: a stage of such loads no model.
         needs_picture: True for a plugin that cannot work in `editkit.sample`, where there is no picture.
+        group: under which heading the general help has it.
+        usage: three commands with it, as examples in its help, without the word `editkit`.
         example: parameters of a small edit that works, for the contract suite; none are needed if all have defaults.
         neutral: parameters with which the plugin changes nothing; None where there are none.
     """
@@ -123,6 +128,8 @@ class Plugin(Declaration):
     fresh: ClassVar[bool] = False
     diffuses: ClassVar[bool] = True
     needs_picture: ClassVar[bool] = False
+    group: ClassVar[Section] = "other"
+    usage: ClassVar[tuple[str, ...]] = ()
     example: ClassVar[Mapping[str, Any]] = {}
     neutral: ClassVar[Mapping[str, Any] | None] = None
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from editkit.common.spec import did_you_mean
+from editkit.pictures.colors import rgb
 from editkit.plugin import Code, Guidance, GuidanceHooks, Hooks, PictureSource, Run, Step, UsageError
-from editkit_plugins.losses import LOSSES, Loss, rgb
+from editkit_plugins.losses import LOSSES, Loss
 
 if TYPE_CHECKING:
     from jaxtyping import Float
