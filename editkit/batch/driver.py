@@ -48,11 +48,13 @@ class Work:
     Args:
         chain: what is done to every picture; its seeds are the run's.
         provenance: keep in each result how it was made.
+        quality: of JPEG, WebP and AVIF; None: as each picture came.
         models: what was loaded for all of them.
     """
 
     chain: Chain
     provenance: bool = True
+    quality: int | None = None
     models: Models = field(default_factory=_models, compare=False)
 
     def __call__(self, item: Item) -> Result:
@@ -81,7 +83,9 @@ class Work:
         target = Path(item.target)
         origin = made.provenance(item.source, target.parent) if self.provenance else None
         result, text = made.to_write(), None if origin is None else origin.to_text()
-        data, deviation, _ = to_bytes(result, format_of(target), notices, mask=result.mask, text=text)
+        data, deviation, _ = to_bytes(
+            result, format_of(target), notices, mask=result.mask, text=text, quality=self.quality
+        )
         return Result(item, data, chain.stages[0].options.seed, made.calls, deviation, tuple(notices))
 
 
@@ -119,6 +123,7 @@ def batch(
     masks: Masks | None = None,
     ending: str | None = ".png",
     provenance: bool = True,
+    quality: int | None = None,
     engine: Engine | None = None,
     models: Models | None = None,
     resume: bool = False,
@@ -133,6 +138,7 @@ def batch(
         masks: where each picture's mask is; None: what the chain says, for all, and where that says none, beside them.
         ending: of the results' names, which says the format; None: each picture's own.
         provenance: keep in each result how it was made.
+        quality: of results that are JPEG, WebP or AVIF; None: as each picture came.
         engine: where the work is done; default: `serial`.
         models: what is loaded already; in other processes each loads its own.
         resume: go on with a run that was broken off; what is done is not done again, what failed is tried again.
@@ -153,13 +159,15 @@ def batch(
     _settle(chain)
     found = listing(source, leave_out=target)
     _tell(found, source, notify)
-    work = Work(chain, provenance, models or _models())
+    work = Work(chain, provenance, quality, models or _models())
     todo = items(found, source, target, masks, ending)
     if not todo and not found.unreadable:
         raise UsageError(f"{source}: holds no pictures; their names end in {' '.join(sorted(PICTURES))}")
     if begin is not None:
         begin(len(todo))
-    with opened(target, _identity(chain, target, masks, ending, provenance), resume=resume, force=force) as journal:
+    with opened(
+        target, _identity(chain, target, masks, ending, provenance, quality), resume=resume, force=force
+    ) as journal:
         summary = run(work, todo, journal, engine or serial, force=force, watch=watch)
     for name, error in found.unreadable.items():
         summary.failed[name] = error
@@ -188,7 +196,7 @@ def _tell(found: Listing, source: Path, notify: Notify) -> None:
 
 
 def _identity(
-    chain: Chain, target: Path, masks: Masks | None, ending: str | None, provenance: bool
+    chain: Chain, target: Path, masks: Masks | None, ending: str | None, provenance: bool, quality: int | None
 ) -> dict[str, str | int]:
     """What the results depend on besides the pictures: a run is resumed only with the same."""
     from editkit.editing.recipe import to_yaml
@@ -199,6 +207,7 @@ def _identity(
         text = ""
     where = "" if masks is None or masks.folder is None else str(masks.folder.resolve())
     said = "\0".join((text, where, "" if masks is None else str(masks.pattern), str(ending), str(provenance)))
+    said += "" if quality is None else f"\0{quality}"
     return {"editkit": 1, "run": hashlib.sha256(said.encode("utf-8", "surrogateescape")).hexdigest()}
 
 

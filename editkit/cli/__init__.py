@@ -54,11 +54,13 @@ def run(words: list[str]) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
+    if words[:1] == ["help"] and len(words) > 1:
+        words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         from editkit.cli.listing import overview
 
         return overview()
-    if words[0] == "--version":
+    if words[0] in ("-V", "--version", "version"):
         from editkit.cli.listing import version
 
         return version()

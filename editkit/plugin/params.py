@@ -106,6 +106,8 @@ def param(name: str, info: FieldInfo) -> Param:
     """One field as a `Param`."""
     kind, choices, repeated = _kind(info.annotation)
     marker = next((m for m in info.metadata if isinstance(m, Metavar)), None) or _nested_metavar(info)
+    if marker is not None and kind in ("int", "float"):
+        kind = "text"  # a number that may be said in words, as 4x
     text = " ".join(filter(None, (info.description, _bounds(info))))
     default = None if info.is_required() else info.get_default(call_default_factory=True)
     metavar, several = (None, False) if marker is None else (marker.name, marker.repeated)

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from editkit.plugin import Hooks, ModelError, Notify, Picture, Plugin, Run, Slot, UsageError
 from editkit_plugins.restoring.memory import afford
+from editkit_plugins.sizes import Times
 from editkit_plugins.upscale import observed
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Spandrel(Plugin):
     diffuses: ClassVar[bool] = False
 
     weights: str = Field("", description="The network: a .safetensors file.")
-    scale: float = Field(4.0, gt=0.0, le=64.0, description="How many times as large.")
+    scale: Times = Field(4.0, gt=0.0, le=64.0, description="How many times as large.")
     tile: int = Field(192, ge=16, le=4096, description="Side of the tiles it works on, in pixels.")
 
     def hooks(self) -> type[Hooks[Spandrel]]:
