@@ -96,11 +96,6 @@ def commands() -> dict[str, Callable[[], Command]]:
 
         return plugins_command
 
-    def models() -> Command:
-        from editkit.cli.listing import models_command
-
-        return models_command
-
     def folder() -> Command:
         from editkit.cli.batch import batch_command
 
@@ -127,7 +122,8 @@ def commands() -> dict[str, Callable[[], Command]]:
         "batch": folder,
         "grid": grid,
         "plugins": plugins,
-        "models": models,
+        "models": typer_app("models"),
+        "doctor": typer_app("doctor"),
         "train": typer_app("train"),
         "mask": typer_app("mask"),
         "hint": typer_app("hint"),

@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     from editkit.plugin.protocol import Through as Through
     from editkit.plugin.protocol import called as called
     from editkit.plugin.protocol import plugins_of as plugins_of
+    from editkit.plugin.sections import Section as Section
     from editkit.plugin.step import Ask as Ask
     from editkit.plugin.step import Handed as Handed
     from editkit.plugin.step import Inputs as Inputs
@@ -116,7 +117,8 @@ _HOMES = {
     "Prediction": "diffusion.prediction", "PredictionType": "diffusion.prediction", "Prompt": "diffusion.conditioning",
     "Raster": "pictures.raster", "ReadsText": "diffusion.model", "ReadsWeights": "diffusion.model",
     "Residuals": "diffusion.control", "Run": "plugin.step", "Sampler": "diffusion.samplers",
-    "Schedule": "diffusion.schedule", "Slot": "plugin.protocol", "Spacing": "diffusion.schedule",
+    "Schedule": "diffusion.schedule", "Section": "plugin.sections", "Slot": "plugin.protocol",
+    "Spacing": "diffusion.schedule",
     "Stage": "plugin.chain", "Step": "plugin.step", "Stream": "diffusion.noise", "TakesExamples": "diffusion.model",
     "Through": "plugin.protocol", "UsageError": "errors", "Wraps": "diffusion.capability",
     "at_depth": "pictures.raster", "called": "plugin.protocol", "capability": "diffusion.capability",

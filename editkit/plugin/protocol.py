@@ -38,6 +38,7 @@ from editkit.diffusion.plan import Move, Plan
 from editkit.errors import ChainError, EditkitError, HookError, short
 from editkit.plugin.chain import Chain, Stage
 from editkit.plugin.declaration import Declaration
+from editkit.plugin.sections import Section
 from editkit.plugin.step import Inputs, Opening, Run, Step
 
 if TYPE_CHECKING:
@@ -63,9 +64,6 @@ API = 1
 
 Slot = Literal["begin", "combine", "mask", "prompt", "sampler", "size"]
 """What only one plugin of a stage may hold."""
-
-Section = Literal["repair", "grow", "restore", "steer", "advanced", "other"]
-"""The headings of the general help, in its order."""
 
 OVERRIDDEN: tuple[Slot, ...] = ("begin", "combine", "sampler")
 """The slots that are hooks: whoever overrides one holds it."""

@@ -32,6 +32,7 @@ from editkit.plugin import (
     Plan,
     Plugin,
     Run,
+    Section,
     Slot,
     Step,
     UsageError,
@@ -96,6 +97,12 @@ class Inpaint(Replacing):
     """
 
     name: ClassVar[str] = "inpaint"
+    group: ClassVar[Section] = "repair"
+    usage: ClassVar[tuple[str, ...]] = (
+        "inpaint photo.png --mask mask.png",
+        'inpaint photo.png --mask "color:white&box:0,80%,100%,100%" --grow 2',
+        'inpaint photos/ --mask "{stem}.mask.png" -o repaired/',
+    )
     example: ClassVar[Mapping[str, Any]] = {"mask": "box:40%,40%,60%,60%"}
 
     mask: MaskSource | None = Field(

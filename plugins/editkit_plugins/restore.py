@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from editkit.plugin import MaskSource, Notify, Picture, Run, Slot, UsageError, read_mask, silent
+from editkit.plugin import MaskSource, Notify, Picture, Run, Section, Slot, UsageError, read_mask, silent
 from editkit_plugins.restoring.base import LITTLE
 from editkit_plugins.restoring.named import Named, parse
 from editkit_plugins.restoring.solving import Solver
@@ -35,6 +35,12 @@ class Restore(Solver):
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"size"})
     name: ClassVar[str] = "restore"
+    group: ClassVar[Section] = "restore"
+    usage: ClassVar[tuple[str, ...]] = (
+        "restore blurred.png --degradation gaussian:1.5 --taper",
+        "restore small.jpg --degradation jpeg:30",
+        "restore holes.png --degradation mask --mask lost.png",
+    )
     needs_picture: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {"degradation": "gaussian:1"}
 

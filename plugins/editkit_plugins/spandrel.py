@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from editkit.plugin import Hooks, ModelError, Notify, Picture, Plugin, Run, Slot, UsageError
+from editkit.plugin import Hooks, ModelError, Notify, Picture, Plugin, Run, Section, Slot, UsageError
 from editkit_plugins.restoring.memory import afford
 from editkit_plugins.sizes import Times
 from editkit_plugins.upscale import observed
@@ -31,6 +31,12 @@ class Spandrel(Plugin):
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"mask", "size"})
     name: ClassVar[str] = "spandrel"
+    group: ClassVar[Section] = "grow"
+    usage: ClassVar[tuple[str, ...]] = (
+        "spandrel small.png --weights esrgan.safetensors",
+        "spandrel small.png --weights esrgan.safetensors --scale 2",
+        "spandrel small.png --weights esrgan.safetensors then sdedit --strength 0.2",
+    )
     needs_picture: ClassVar[bool] = True
     diffuses: ClassVar[bool] = False
 

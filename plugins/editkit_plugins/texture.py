@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field, field_validator
 
-from editkit.plugin import Hooks, Notify, Picture, Plugin, Slot
+from editkit.plugin import Hooks, Notify, Picture, Plugin, Section, Slot
 from editkit_plugins.restoring.memory import afford
 from editkit_plugins.sizes import sides
 
@@ -22,6 +22,12 @@ class Texture(Plugin):
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"mask", "size"})
     name: ClassVar[str] = "texture"
+    group: ClassVar[Section] = "grow"
+    usage: ClassVar[tuple[str, ...]] = (
+        "texture grass.jpg --size 1024x768",
+        "texture grass.jpg --size 512x512 --seed 3 -o lawn.png",
+        "texture wall.jpg --size 800x600 then upscale --scale 2",
+    )
     fresh: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"examples"})
     needs_picture: ClassVar[bool] = True

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from editkit.pictures.masks import feather_inside
-from editkit.plugin import Notify, Slot, UsageError
+from editkit.plugin import Notify, Section, Slot, UsageError
 from editkit_plugins.inpaint import Replacing
 from editkit_plugins.restoring.memory import afford
 from editkit_plugins.sizes import Border, pixels, ratio, sides
@@ -27,6 +27,12 @@ class Uncrop(Replacing):
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"mask", "size"})
     name: ClassVar[str] = "uncrop"
+    group: ClassVar[Section] = "grow"
+    usage: ClassVar[tuple[str, ...]] = (
+        "uncrop photo.png --aspect 16:9",
+        "uncrop photo.png --left 10% --right 10%",
+        "uncrop photo.png --size 1920x1080",
+    )
     example: ClassVar[Mapping[str, Any]] = {"right": 6}
 
     left: Border = Field(0, description="Pixels to add on the left, or per cent of the width, as 10%.")

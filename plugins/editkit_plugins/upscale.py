@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from editkit.plugin import Notify, Picture, Run, Slot, UsageError, to_unit
+from editkit.plugin import Notify, Picture, Run, Section, Slot, UsageError, to_unit
 from editkit_plugins.restoring.solving import Solver
 from editkit_plugins.sizes import Times, sides
 
@@ -37,6 +37,12 @@ class Upscale(Solver):
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"mask", "size"})
     name: ClassVar[str] = "upscale"
+    group: ClassVar[Section] = "grow"
+    usage: ClassVar[tuple[str, ...]] = (
+        "upscale small.png --scale 2",
+        "upscale small.png --size 1920x1080 --model pocket",
+        "upscale small.png --scale 2 --model pocket --estimate mean --samples 8",
+    )
     offers: ClassVar[frozenset[str]] = frozenset({"lowres"})
     needs_picture: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {"scale": 2}
