@@ -19,10 +19,23 @@ INTERRUPTED = 130
 def main(words: Sequence[str] | None = None) -> None:
     """The console script: run `words` (default: the process's own) and exit."""
     words = sys.argv[1:] if words is None else list(words)
-    settle(offline="--offline" in words or (words[:1] == ["rerun"] and "--download" not in words))
+    settle(offline="--offline" in words or (words[:1] == ["rerun"] and "--download" not in words) or _set_offline())
     code = run(words)
     leave()
     sys.exit(code)
+
+
+def _set_offline() -> bool:
+    """Whether the user's settings say so. What is wrong with them is said when they are used."""
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    if "EDITKIT_OFFLINE" not in os.environ and not os.path.isfile(os.path.join(home, "editkit", "config.toml")):
+        return False  # nothing is imported to know this
+    from editkit.cli.settings import read
+
+    try:
+        return bool(read().values.get("offline"))
+    except EditkitError:
+        return False
 
 
 def run(words: list[str]) -> int:
@@ -123,6 +136,7 @@ def commands() -> dict[str, Callable[[], Command]]:
         "grid": grid,
         "plugins": plugins,
         "models": typer_app("models"),
+        "config": typer_app("config"),
         "doctor": typer_app("doctor"),
         "train": typer_app("train"),
         "mask": typer_app("mask"),

@@ -13,6 +13,8 @@ from editkit.batch.engines import Result, engine_of
 from editkit.batch.folder import Masks
 from editkit.cli.console import err, say, write
 from editkit.cli.options import HelpShown, given_by, typed_command
+from editkit.cli.settings import Settings
+from editkit.cli.settings import read as read_settings
 from editkit.cli.words import option, options_of, parse
 from editkit.errors import UsageError
 from editkit.pictures.files.formats import WRITABLE
@@ -76,13 +78,14 @@ def batch_command(words: list[str]) -> int:
         given = given_by(command, "batch", words[:at])
     except HelpShown:
         return 0
-    options = options_of(given)
+    settings = read_settings()
+    options = options_of(settings.resolved(given))
     workers = given.get("workers", 1)
     if not 1 <= workers <= MOST_WORKERS:
         raise UsageError(f"--workers: must be 1 to {MOST_WORKERS}, got {workers}")
     if given.get("resume") and given.get("force"):
         raise UsageError("--resume goes on with a run, --force begins anew; give one of them")
-    chain, pattern = _asked(given, inline, options)
+    chain, pattern = _asked(given, inline, settings, options)
     engine = engine_of(given.get("engine") or ("serial" if workers == 1 else "processes"), workers)
     masks = _masks(given.get("mask", pattern), given.get("masks"))
     report = _Report(given.get("quiet", False), given.get("json_", False))
@@ -112,18 +115,22 @@ def batch_command(words: list[str]) -> int:
 def _inline(words: list[str]) -> Chain:
     """The edit behind `--`; where results go is the batch's business."""
     line = parse(words, pictured=False)
-    if line.extras.model_fields_set:
-        name = min(line.extras.model_fields_set)
+    said = line.extras.model_fields_set - read_settings().values.keys()
+    if said:
+        name = min(said)
         raise UsageError(f"{option(name)}: does not belong behind --, where the edit stands; see editkit batch --help")
     return line.chain
 
 
-def _asked(given: dict[str, Any], inline: Chain | None, options: Options) -> tuple[Chain, str | None]:
+def _asked(
+    given: dict[str, Any], inline: Chain | None, settings: Settings, options: Options
+) -> tuple[Chain, str | None]:
     """What is done to every picture, and the pattern of their masks where the edit has one."""
     from editkit.editing import recipe
 
     if inline is None:
-        return recipe.read(given["recipe"], allow_code=options.allow_code).with_options(options), None
+        chain = settings.under_chain(recipe.read(given["recipe"], allow_code=options.allow_code))
+        return chain.with_options(options), None
     patterns: list[str] = []
 
     def taken(mask: object) -> object:

@@ -35,6 +35,7 @@ COMMANDS = (
     ("show", "how a picture was made"),
     ("strip", "remove that from a picture"),
     ("train", "train the embedded networks"),
+    ("config", "your own defaults and names of models, and where each comes from"),
     ("doctor", "what this installation is: torch, device, memory, extras, broken plugins"),
 )
 

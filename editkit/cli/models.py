@@ -33,11 +33,12 @@ def info(
 ) -> None:
     """What one model is: family, conditions it takes, size, sampler, where its weights lie."""
     from editkit.cli.console import write
+    from editkit.cli.settings import read
     from editkit.errors import ModelError
     from editkit.models import describe, folder_of
     from editkit.models.files.fingerprint import fingerprint
 
-    found = describe(name, offline=offline)
+    found = describe(read().models.get(name, name), offline=offline)
     try:
         place = folder_of(found.name)
         files = [] if place is None else [place] if place.is_file() else sorted(place.rglob("*.safetensors"))
@@ -57,13 +58,14 @@ def info(
 def download(name: Annotated[str, typer.Argument(help="OWNER/NAME[@REVISION][:VARIANT]", metavar="MODEL")]) -> None:
     """Fetch a model of the hub with its weights, so that --offline finds it."""
     from editkit.cli.console import say
+    from editkit.cli.settings import read
     from editkit.errors import UsageError
     from editkit.models.families import named
     from editkit.models.files.loading import find
 
     if named(name) is not None:
         raise UsageError(f"models: {name} is here already, it came with its package")
-    layout = find(name, offline=False, weights=True)
+    layout = find(read().models.get(name, name), offline=False, weights=True)
     say(f"{name}: {layout.file or layout.path}")
 
 

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, Literal
 
 from editkit.cli.options import HELP_ALL, flags, given_by, typed_command
+from editkit.cli.settings import read as own_settings
 from editkit.errors import ParameterError, UsageError
 from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
@@ -69,7 +70,7 @@ def parse(words: Sequence[str], *, pictured: bool = True) -> Line:
     Raises:
         UsageError: in one line what is wrong and what is allowed. `HelpShown`: a part asked for --help.
     """
-    parts = _cut(list(words))
+    parts, settings = _cut(list(words)), own_settings()
     stages: list[Stage] = []
     pictures: list[str] = []
     extras: dict[str, Any] = {}
@@ -77,7 +78,7 @@ def parse(words: Sequence[str], *, pictured: bool = True) -> Line:
         given = _parse_part(part, first=part.joint == "" and pictured)
         pictures += given.pop("picture", [])
         plugin = _declare(part.plugin, {k: v for k, v in given.items() if k in part.plugin.model_fields})
-        options = options_of(given)
+        options = options_of(settings.resolved(given) if stages else settings.under(given))
         for name in Extras.model_fields:
             if name in given:
                 if name in extras and name in NAMES_A_FILE:
@@ -88,7 +89,7 @@ def parse(words: Sequence[str], *, pictured: bool = True) -> Line:
             stages[-1] = Stage((*last.plugins, plugin), last.options.merged(options))
         else:
             stages.append(Stage((plugin,), options))
-    return Line(tuple(pictures), Chain(tuple(stages)).inherited(), _extras(extras))
+    return Line(tuple(pictures), Chain(tuple(stages)).inherited(), _extras(settings.under(extras)))
 
 
 def _cut(words: list[str]) -> list[_Part]:
@@ -180,11 +181,12 @@ def parse_run(words: Sequence[str]) -> Line:
     groups = {"run": [MASK], "the run": _run_params()}
     command = typed_command("run", "Run a recipe on a picture.", arguments, groups, several="picture")
     given = given_by(command, "run", list(words))
-    options = options_of(given)
-    chain = recipe.read(given["recipe"], allow_code=options.allow_code).with_options(options)
+    settings = own_settings()
+    options = options_of(settings.resolved(given))
+    chain = settings.under_chain(recipe.read(given["recipe"], allow_code=options.allow_code)).with_options(options)
     if "mask" in given:
         chain = masked(chain, given["mask"])
-    return Line(tuple(given["picture"]), chain, _extras(given))
+    return Line(tuple(given["picture"]), chain, _extras(settings.under(given)))
 
 
 def _run_params() -> list[Param]:
