@@ -45,7 +45,7 @@ def test_the_plugin_is_under_forty_lines_and_does_what_it_says(tmp_path):
         picture = np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8)
         results = [
             edit(picture, SDEdit(strength=0.8) & Mirror(weight=w), model=Isotropic(), steps=20).pixels.astype(float)
-            for w in (0.0, 2000.0)
+            for w in (0.0, 1.0)
         ]
         plain, mirrored = (np.abs(p - p[:, ::-1]).mean() for p in results)
         assert mirrored < 0.4 * plain

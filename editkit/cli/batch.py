@@ -68,6 +68,7 @@ PARAMS = [
 ]
 
 
+# long: every option goes to one parameter
 def batch_command(words: list[str]) -> int:
     """`editkit batch RECIPE IN OUT [options]`, or with the edit behind `--` instead of RECIPE."""
     groups = {"the batch": PARAMS, "the run": params(Options)}
