@@ -109,6 +109,16 @@ def commands() -> dict[str, Callable[[], Command]]:
 
         return plugins_command
 
+    def completion() -> Command:
+        from editkit.cli.completion import completion_command
+
+        return completion_command
+
+    def complete() -> Command:
+        from editkit.cli.completion import complete_command
+
+        return complete_command
+
     def folder() -> Command:
         from editkit.cli.batch import batch_command
 
@@ -136,6 +146,8 @@ def commands() -> dict[str, Callable[[], Command]]:
         "grid": grid,
         "plugins": plugins,
         "models": typer_app("models"),
+        "completion": completion,
+        "complete": complete,
         "config": typer_app("config"),
         "doctor": typer_app("doctor"),
         "train": typer_app("train"),

@@ -35,6 +35,7 @@ COMMANDS = (
     ("show", "how a picture was made"),
     ("strip", "remove that from a picture"),
     ("train", "train the embedded networks"),
+    ("completion", "a script that completes words at a tab, for bash, zsh or fish"),
     ("config", "your own defaults and names of models, and where each comes from"),
     ("doctor", "what this installation is: torch, device, memory, extras, broken plugins"),
 )

@@ -101,7 +101,7 @@ def _cut(words: list[str]) -> list[_Part]:
             got = f", got {words[0]!r}" if words else ""
             raise UsageError(f"`{joint}` needs a plugin behind it{got}; editkit plugins lists them")
         plugin = registry.load(words[0])
-        valued = {flag for p in _all_params(plugin) if p.takes_value for flag in flags(p)}
+        valued = {flag for p in options_behind(plugin) if p.takes_value for flag in flags(p)}
         k = 1
         while k < len(words) and words[k] not in ("with", "then"):
             k += 2 if words[k] in valued else 1
@@ -195,7 +195,8 @@ def _run_params() -> list[Param]:
     return [*own[:4], *params(Options), *own[4:]]
 
 
-def _all_params(plugin: type[Plugin]) -> list[Param]:
+def options_behind(plugin: type[Plugin]) -> list[Param]:
+    """The options that may stand behind a plugin's name."""
     return [*params(plugin), *_run_params()]
 
 
