@@ -46,6 +46,8 @@ def files(packages: Mapping[str, Path] = PACKAGES) -> dict[str, Path]:
     found = {}
     for package, folder in packages.items():
         for path in sorted(folder.rglob("*.py")):
+            if path.stem == "__main__":  # the command line by another name
+                continue
             parts = [package, *path.relative_to(folder).with_suffix("").parts]
             found[".".join(parts).removesuffix(".__init__")] = path
     return found

@@ -41,6 +41,10 @@ _HOMES = {
 __all__ = ["EditkitError", *_HOMES]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
 def __getattr__(name: str) -> Any:
     """Import on first use."""
     if name in _HOMES:

@@ -25,6 +25,23 @@ class UsageError(EditkitError):
     exit_code = 2
 
 
+class ParameterError(UsageError, ValueError):
+    """A parameter that is unknown, missing or out of range, in Python's words.
+
+    Args:
+        owner: what has the parameter, as "Inpaint".
+        field: the parameter; "" for all of them.
+        reason: what is allowed and what was got.
+    """
+
+    def __init__(self, owner: str, field: str, reason: str) -> None:
+        super().__init__(owner, field, reason)  # so that it can be sent to another process
+        self.owner, self.field, self.reason = owner, field, reason
+
+    def __str__(self) -> str:
+        return f"{self.owner}({self.field + '=...' if self.field else ''}): {self.reason}"
+
+
 class ChainError(UsageError):
     """Plugins that cannot stand together; found before any weight is loaded."""
 

@@ -1,5 +1,6 @@
 """Shared by all tests: one thread, no network."""
 
+import os
 import socket
 
 import pytest
@@ -11,6 +12,14 @@ torch.set_num_threads(1)
 # No timing assertions: how long an example takes is the machine's business.
 settings.register_profile("editkit", deadline=None)
 settings.load_profile("editkit")
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch, tmp_path_factory):
+    """Whoever runs the tests may have settings of editkit's; no test sees them."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-settings"))
+    for name in [name for name in os.environ if name.startswith("EDITKIT_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
 
+from editkit.errors import ParameterError
 from editkit.plugin.chain import Chain
 from editkit.plugin.options import Options
 from editkit.plugins import Inpaint, SDEdit
@@ -41,7 +41,7 @@ def test_one_parameter_of_one_plugin_is_changed() -> None:
 
 
 def test_what_cannot_be_set_is_refused() -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(ParameterError):
         chain().with_field(SECOND, "strength", 7)
     with pytest.raises(ValueError, match="sdedit is not in this chain"):
         chain().with_field(SDEdit(strength=0.3), "strength", 0.5)

@@ -90,7 +90,7 @@ def test_standard_input_and_output(here, monkeypatch, capfdbinary):
         (["inpaint", "photo.png", "--mask", MASK, "--sampler", "dpmm"], 2, "no sampler is called 'dpmm'"),
         (["inpaint", "photo.png", "--mask", MASK, "--sampler", "ddim:eta=2"], 2, "allowed: 0 to 1"),
         (["inpaint", "photo.png", "--mask", MASK, "--maks", "x"], 2, "--maks"),
-        (["inpaint", "photo.png", "extra.png", "--mask", MASK], 2, "extra"),
+        (["plan", "inpaint", "photo.png", "extra.png", "--mask", MASK], 2, "extra"),
         (["inpaint", "photo.png", "--mask", MASK, "with"], 2, "`with` needs a plugin"),
         (["inpaint", "photo.png", "--mask", MASK, "then"], 2, "`then` needs a plugin"),
         (["inpaint", "photo.png", "--mask", MASK, "then", "inpiant"], 2, "did you mean inpaint?"),
@@ -102,7 +102,7 @@ def test_standard_input_and_output(here, monkeypatch, capfdbinary):
         (["inpaint", "photo.png", "--mask", MASK, "--device", "cuda:9"], 2, "this machine has"),
         (["guide", "photo.png", "--loss", "os:getcwd"], 2, "--allow-code"),
         (["guide", "photo.png", "--loss", "no_such:thing", "--allow-code"], 2, "cannot be imported"),
-        (["guide", "photo.png", "--color", "red"], 2, "#rrggbb"),
+        (["guide", "photo.png", "--color", "rde"], 2, "#rrggbb"),
         (["--nonsense"], 2, "editkit --help"),
     ],
 )
@@ -163,7 +163,7 @@ def _computing(pid: int) -> bool:
 
 def test_help_of_a_plugin_names_its_fields_and_the_runs(here, capsys):
     os.environ["COLUMNS"] = "120"
-    assert run(["inpaint", "--help"]) == 0
+    assert run(["inpaint", "--help-all"]) == 0
     shown = capsys.readouterr().out
     for flag in ("--mask", "--feather", "--repeats", "--steps", "--sampler", "--seed", "--canvas", "--json"):
         assert flag in shown

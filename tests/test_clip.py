@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 from toy import Isotropic
 
 from editkit import edit, sample
-from editkit.errors import ModelError, UsageError
+from editkit.errors import ModelError, ParameterError, UsageError
 from editkit.models import describe, load
 from editkit.models.clip import load_clip
 from editkit.pictures.picture import Picture
@@ -150,7 +149,7 @@ def test_where_each_kind_of_model_is_asked():
     ],
 )
 def test_an_empty_wish_is_refused(wish, message):
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(ParameterError, match=message):
         Clip(**wish)
 
 

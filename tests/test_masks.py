@@ -108,10 +108,10 @@ def test_compression_noise_is_no_mask(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
-    Image.fromarray(half(30, 20)).save(tmp_path / "small.png")
+    Image.fromarray(half(30, 24)).save(tmp_path / "small.png")
     (tmp_path / "text.png").write_text("no mask")
     cases: list[tuple[Any, str]] = [
-        (tmp_path / "small.png", r"is 30x20, the picture is 60x40.*resize the mask to 60x40"),
+        (tmp_path / "small.png", r"is 30x24, the picture is 60x40.*resize the mask to 60x40"),
         (tmp_path / "smal.png", r"did you mean .*small\.png"),
         (tmp_path / "text.png", r"not a picture"),
         (np.zeros((40, 60), np.uint8), r"empty.*--invert-mask"),
@@ -220,7 +220,7 @@ def test_union_and_difference_from_left_to_right() -> None:
         ("polygon:1,1,2,2", "three points"),
         ("polygon:1,1,2,2,3", "three points"),
         ("polygon:1,1,2,1,3,1", "no area"),
-        ("color:red", "#rrggbb"),
+        ("color:rde", "#rrggbb or as a name such as white; did you mean red"),
         ("color:#00ff00~-3", "tolerance"),
         ("border:0", "1 or more"),
         ("border:2.5", "1 or more"),

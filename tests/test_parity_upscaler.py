@@ -160,5 +160,5 @@ def test_the_plugin_upscale_gives_the_pipelines_picture(tmp_path: Path) -> None:
     assert not np.array_equal(held, made)
     for scale, side in ((2, 32), (3.3, 53)):
         assert edit(small, Upscale(scale=scale), **how).pixels.shape == (side, side, 3)
-    with pytest.raises(UsageError, match="--noise-level is 100; this model has 0 to 99"):
+    with pytest.raises(UsageError, match="noise_level= is 100; this model has 0 to 99"):
         edit(small, Upscale(scale=4, noise_level=100), **how)

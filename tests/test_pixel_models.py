@@ -349,6 +349,7 @@ def test_a_variant_is_fetched_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return str(path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr("editkit.common.hub.unreachable", lambda: None)
     load(describe("someone/model@v2:fp16"), CPU, torch.float32)
     assert fetched == ["unet/diffusion_pytorch_model.fp16.safetensors"]
 
@@ -372,6 +373,7 @@ def test_only_what_is_loaded_is_fetched(tmp_path: Path, monkeypatch: pytest.Monk
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr("editkit.common.hub.unreachable", lambda: None)
     info = describe("someone/model@v2")
     assert not any(f.endswith("safetensors") for f in fetched)
     load(info, CPU, torch.float32)

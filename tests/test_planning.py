@@ -44,7 +44,7 @@ def test_it_says_what_edit_would_say() -> None:
     lines: list[str] = []
     (planned,) = plan(photo(), SDEdit(strength=0.5), notify=lines.append, steps=10, tries=3)
     assert planned.calls == 5
-    assert any("--tries 3" in line for line in lines)
+    assert any("tries=3" in line for line in lines)
 
 
 def test_what_edit_refuses_is_refused() -> None:

@@ -106,5 +106,5 @@ def test_weights_are_read_only_where_asked_for() -> None:
 def test_a_model_without_weights_for_words_refuses_them() -> None:
     model = adapter(4, EPSILON)
     model.__class__ = type("Plain", (type(model),), {"encode_weighted": None})
-    with pytest.raises(ModelError, match="prompt --weights is for Stable Diffusion"):
+    with pytest.raises(ModelError, match="prompt weights=.* is for Stable Diffusion"):
         sample(model, PromptText(weights=True), shape=(1, 4, 8, 8), steps=1, prompt="x", device="cpu")

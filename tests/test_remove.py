@@ -3,11 +3,11 @@
 import cv2
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
 from editkit import edit
 from editkit.cli.words import parse
 from editkit.editing import recipe
+from editkit.errors import ParameterError
 from editkit.pictures.masks import grow_rim
 from editkit.pictures.picture import Picture
 from editkit.plugin import silent
@@ -67,5 +67,5 @@ def test_it_is_said_in_words_and_recipes():
         assert recipe.from_yaml(recipe.to_yaml(chain)).stages[0].plugins == chain.stages[0].plugins
     assert recipe.from_mapping(recipe.to_mapping(Chain.of(Inpaint(grow="auto")))).stages[0].plugins[0].grow == "auto"
     for wrong in (-1, 1001, "much"):
-        with pytest.raises(ValidationError):
+        with pytest.raises(ParameterError):
             Inpaint(grow=wrong)

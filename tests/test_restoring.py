@@ -114,7 +114,7 @@ def test_what_a_jpeg_or_a_quantised_picture_says_holds_after_ddnm():
     y = A.forward((mean() + truth.reshape(SIZE))[None])
     x = sample(Gaussian(mean(), CORRELATED), Inverse(degradation=A, y=y), shape=(20, *SIZE), steps=20)
     torch.testing.assert_close(A.forward(x), y.expand(20, *SIZE), atol=1e-5, rtol=0)
-    with pytest.raises(ChainError, match="needs a linear degradation; use --method ddnm or dps"):
+    with pytest.raises(ChainError, match="needs a linear degradation; use method=.ddnm. or dps"):
         sample(Gaussian(mean(), CORRELATED), Inverse(method="ddrm", degradation=A, y=y), shape=(1, *SIZE), steps=2)
 
 

@@ -115,7 +115,7 @@ def test_loras_that_do_not_fit_are_refused(
     for word, error in ((str(tmp_path / "missing.safetensors"), UsageError), (str(tmp_path / "old.ckpt"), ModelError)):
         with pytest.raises(error):  # before any weight is loaded
             Setup.of(Options(lora=(word,)))
-    with pytest.raises(ModelError, match="--lora is for models that diffusers has a pipeline of"):
+    with pytest.raises(ModelError, match="lora= is for models that diffusers has a pipeline of"):
         edit(torch.zeros(32, 32, 3).byte().numpy(), SDEdit(), model="patches", lora=(str(lora(tmp_path, 1)),))
 
 
@@ -141,7 +141,7 @@ def test_compile_and_offload(sd: Path) -> None:
     assert model.unet._compiled_call_impl is not None
     with pytest.raises(UsageError, match="this run is on the CPU; leave it out"):
         load(describe(str(sd)), CPU, torch.float32, setup=Setup(offload="model"))
-    with pytest.raises(ModelError, match="--compile is for models that diffusers has a pipeline of"):
+    with pytest.raises(ModelError, match="compile=True is for models that diffusers has a pipeline of"):
         load(describe("patches"), CPU, torch.float32, setup=Setup(compile=True))
 
 

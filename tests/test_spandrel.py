@@ -60,7 +60,7 @@ def test_it_chains(weights, monkeypatch):
 
 
 def test_what_is_no_upscaler_is_refused(weights, tmp_path):
-    with pytest.raises(ModelError, match="needs --weights"):
+    with pytest.raises(ModelError, match="needs weights="):
         edit(picture(), Spandrel())
     with pytest.raises(ModelError, match="safetensors only"):
         edit(picture(), Spandrel(weights="x.pth"))

@@ -29,9 +29,7 @@ from editkit.errors import EditkitError, PictureError, RecipeError, UsageError
 from editkit.pictures.files.formats import PICTURES
 from editkit.pictures.shapes import is_words
 from editkit.plugin.chain import Chain
-from editkit.plugin.declaration import Declaration
-from editkit.plugin.params import params
-from editkit.plugin.protocol import plugins_of
+from editkit.plugin.masking import masked, needs_mask
 
 if TYPE_CHECKING:
     from editkit.models.leasing import Models
@@ -50,11 +48,13 @@ class Work:
     Args:
         chain: what is done to every picture; its seeds are the run's.
         provenance: keep in each result how it was made.
+        quality: of JPEG, WebP and AVIF; None: as each picture came.
         models: what was loaded for all of them.
     """
 
     chain: Chain
     provenance: bool = True
+    quality: int | None = None
     models: Models = field(default_factory=_models, compare=False)
 
     def __call__(self, item: Item) -> Result:
@@ -83,7 +83,9 @@ class Work:
         target = Path(item.target)
         origin = made.provenance(item.source, target.parent) if self.provenance else None
         result, text = made.to_write(), None if origin is None else origin.to_text()
-        data, deviation, _ = to_bytes(result, format_of(target), notices, mask=result.mask, text=text)
+        data, deviation, _ = to_bytes(
+            result, format_of(target), notices, mask=result.mask, text=text, quality=self.quality
+        )
         return Result(item, data, chain.stages[0].options.seed, made.calls, deviation, tuple(notices))
 
 
@@ -97,29 +99,6 @@ def seeded(chain: Chain, name: str) -> Chain:
         return int.from_bytes(digest[:8], "big") >> 1
 
     return chain.with_seed(own)
-
-
-def masked(chain: Chain, mask: str) -> Chain:
-    """`chain` with `mask` given to the first plugin that takes one.
-
-    Raises:
-        UsageError: none does.
-    """
-    for plugin in (plugin for stage in chain.stages for plugin in stage.plugins):
-        field = _mask_field(plugin)
-        if field is not None:
-            return chain.with_field(plugin, field, mask)
-    raise UsageError("masks are given, but no plugin of the recipe takes one; leave --mask and --masks out")
-
-
-def needs_mask(chain: Chain) -> bool:
-    """Whether a plugin that sets the mask was given none."""
-    plugins = [plugin for stage in chain.stages for plugin in plugins_of(stage) if "mask" in plugin.claims()]
-    return any(getattr(p, field) is None for p in plugins if (field := _mask_field(p)) is not None)
-
-
-def _mask_field(plugin: Declaration) -> str | None:
-    return next((p.name for p in params(type(plugin)) if p.metavar == "MASK"), None)
 
 
 @dataclass
@@ -144,6 +123,7 @@ def batch(
     masks: Masks | None = None,
     ending: str | None = ".png",
     provenance: bool = True,
+    quality: int | None = None,
     engine: Engine | None = None,
     models: Models | None = None,
     resume: bool = False,
@@ -158,6 +138,7 @@ def batch(
         masks: where each picture's mask is; None: what the chain says, for all, and where that says none, beside them.
         ending: of the results' names, which says the format; None: each picture's own.
         provenance: keep in each result how it was made.
+        quality: of results that are JPEG, WebP or AVIF; None: as each picture came.
         engine: where the work is done; default: `serial`.
         models: what is loaded already; in other processes each loads its own.
         resume: go on with a run that was broken off; what is done is not done again, what failed is tried again.
@@ -178,13 +159,15 @@ def batch(
     _settle(chain)
     found = listing(source, leave_out=target)
     _tell(found, source, notify)
-    work = Work(chain, provenance, models or _models())
+    work = Work(chain, provenance, quality, models or _models())
     todo = items(found, source, target, masks, ending)
     if not todo and not found.unreadable:
         raise UsageError(f"{source}: holds no pictures; their names end in {' '.join(sorted(PICTURES))}")
     if begin is not None:
         begin(len(todo))
-    with opened(target, _identity(chain, target, masks, ending, provenance), resume=resume, force=force) as journal:
+    with opened(
+        target, _identity(chain, target, masks, ending, provenance, quality), resume=resume, force=force
+    ) as journal:
         summary = run(work, todo, journal, engine or serial, force=force, watch=watch)
     for name, error in found.unreadable.items():
         summary.failed[name] = error
@@ -213,7 +196,7 @@ def _tell(found: Listing, source: Path, notify: Notify) -> None:
 
 
 def _identity(
-    chain: Chain, target: Path, masks: Masks | None, ending: str | None, provenance: bool
+    chain: Chain, target: Path, masks: Masks | None, ending: str | None, provenance: bool, quality: int | None
 ) -> dict[str, str | int]:
     """What the results depend on besides the pictures: a run is resumed only with the same."""
     from editkit.editing.recipe import to_yaml
@@ -224,6 +207,7 @@ def _identity(
         text = ""
     where = "" if masks is None or masks.folder is None else str(masks.folder.resolve())
     said = "\0".join((text, where, "" if masks is None else str(masks.pattern), str(ending), str(provenance)))
+    said += "" if quality is None else f"\0{quality}"
     return {"editkit": 1, "run": hashlib.sha256(said.encode("utf-8", "surrogateescape")).hexdigest()}
 
 

@@ -19,10 +19,23 @@ INTERRUPTED = 130
 def main(words: Sequence[str] | None = None) -> None:
     """The console script: run `words` (default: the process's own) and exit."""
     words = sys.argv[1:] if words is None else list(words)
-    settle(offline="--offline" in words or (words[:1] == ["rerun"] and "--download" not in words))
+    settle(offline="--offline" in words or (words[:1] == ["rerun"] and "--download" not in words) or _set_offline())
     code = run(words)
     leave()
     sys.exit(code)
+
+
+def _set_offline() -> bool:
+    """Whether the user's settings say so. What is wrong with them is said when they are used."""
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    if "EDITKIT_OFFLINE" not in os.environ and not os.path.isfile(os.path.join(home, "editkit", "config.toml")):
+        return False  # nothing is imported to know this
+    from editkit.cli.settings import read
+
+    try:
+        return bool(read().values.get("offline"))
+    except EditkitError:
+        return False
 
 
 def run(words: list[str]) -> int:
@@ -54,11 +67,13 @@ def run(words: list[str]) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
+    if words[:1] == ["help"] and len(words) > 1:
+        words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         from editkit.cli.listing import overview
 
         return overview()
-    if words[0] == "--version":
+    if words[0] in ("-V", "--version", "version"):
         from editkit.cli.listing import version
 
         return version()
@@ -94,10 +109,15 @@ def commands() -> dict[str, Callable[[], Command]]:
 
         return plugins_command
 
-    def models() -> Command:
-        from editkit.cli.listing import models_command
+    def completion() -> Command:
+        from editkit.cli.completion import completion_command
 
-        return models_command
+        return completion_command
+
+    def complete() -> Command:
+        from editkit.cli.completion import complete_command
+
+        return complete_command
 
     def folder() -> Command:
         from editkit.cli.batch import batch_command
@@ -125,7 +145,11 @@ def commands() -> dict[str, Callable[[], Command]]:
         "batch": folder,
         "grid": grid,
         "plugins": plugins,
-        "models": models,
+        "models": typer_app("models"),
+        "completion": completion,
+        "complete": complete,
+        "config": typer_app("config"),
+        "doctor": typer_app("doctor"),
         "train": typer_app("train"),
         "mask": typer_app("mask"),
         "hint": typer_app("hint"),

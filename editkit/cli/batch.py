@@ -1,4 +1,4 @@
-"""`editkit batch RECIPE IN OUT`: a folder of pictures through one recipe."""
+"""`editkit batch RECIPE IN OUT`, `editkit batch IN OUT -- PLUGIN ...`: a folder of pictures through one edit."""
 
 from __future__ import annotations
 
@@ -6,22 +6,29 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from editkit.batch.driver import Summary, batch
 from editkit.batch.engines import Result, engine_of
 from editkit.batch.folder import Masks
 from editkit.cli.console import err, say, write
-from editkit.cli.words import HelpShown, given_by, options_of, typed_command
+from editkit.cli.options import HelpShown, given_by, typed_command
+from editkit.cli.settings import Settings
+from editkit.cli.settings import read as read_settings
+from editkit.cli.words import option, options_of, parse
 from editkit.errors import UsageError
 from editkit.pictures.files.formats import WRITABLE
 from editkit.plugin.chain import Chain
+from editkit.plugin.masking import each_mask
 from editkit.plugin.options import Options
 from editkit.plugin.params import Param, params
 
 INTERRUPTED = 130
 MOST_WORKERS = 256
 
-DOC = """Run a recipe on every picture of a folder.
+DOC = """Run a recipe, or the edit behind --, on every picture of a folder.
+
+editkit batch photos/ repaired/ -- inpaint --mask '{stem}.mask.png' --grow 3
 
 One bad picture is named and does not stop the rest. A journal in OUT says what is done: after a kill or a mended
 mistake, --resume goes on and makes nothing twice. Each picture has a seed of its own, from --seed and its name.
@@ -34,6 +41,9 @@ ARGUMENTS = {
     "source": "The folder of pictures, with its subfolders.",
     "target": "The folder for the results.",
 }
+
+INLINE = {name: ARGUMENTS[name] for name in ("source", "target")}
+"""Where the edit stands behind `--`."""
 
 PARAMS = [
     Param("mask", "text", "Each picture's mask: {stem}.mask.png, a file for all, or words.", None, False, (), "MASK"),
@@ -51,30 +61,34 @@ PARAMS = [
     Param("resume", "flag", "Go on with the run whose journal is in OUT.", None, False),
     Param("force", "flag", "Begin anew and replace results that are there.", None, False),
     Param("format", "text", "Ending of the results' names; keep: each picture's own.", ".png", False),
+    Param("quality", "int", "Of JPEG, WebP and AVIF results, 1 to 100.", None, False),
     Param("provenance", "flag", "Keep in each result how it was made.", True, False),
     Param("quiet", "flag", "Say nothing but errors.", None, False),
     Param("json_", "flag", "One line of JSON about the run on standard output.", None, False),
 ]
 
 
+# long: every option goes to one parameter
 def batch_command(words: list[str]) -> int:
-    """`editkit batch RECIPE IN OUT [options]`."""
-    from editkit.editing import recipe
-
+    """`editkit batch RECIPE IN OUT [options]`, or with the edit behind `--` instead of RECIPE."""
     groups = {"the batch": PARAMS, "the run": params(Options)}
+    at = words.index("--") if "--" in words else None
     try:
-        given = given_by(typed_command("batch", DOC, ARGUMENTS, groups), "batch", words)
+        inline = None if at is None else _inline(words[at + 1 :])
+        command = typed_command("batch", DOC, ARGUMENTS if at is None else INLINE, groups)
+        given = given_by(command, "batch", words[:at])
     except HelpShown:
         return 0
-    options = options_of(given)
+    settings = read_settings()
+    options = options_of(settings.resolved(given))
     workers = given.get("workers", 1)
     if not 1 <= workers <= MOST_WORKERS:
         raise UsageError(f"--workers: must be 1 to {MOST_WORKERS}, got {workers}")
     if given.get("resume") and given.get("force"):
         raise UsageError("--resume goes on with a run, --force begins anew; give one of them")
-    chain = recipe.read(given["recipe"], allow_code=options.allow_code).with_options(options)
+    chain, pattern = _asked(given, inline, settings, options)
     engine = engine_of(given.get("engine") or ("serial" if workers == 1 else "processes"), workers)
-    masks = _masks(given.get("mask"), given.get("masks"))
+    masks = _masks(given.get("mask", pattern), given.get("masks"))
     report = _Report(given.get("quiet", False), given.get("json_", False))
     with report.bar():
         try:
@@ -85,6 +99,7 @@ def batch_command(words: list[str]) -> int:
                 masks=masks,
                 ending=_ending(given.get("format", ".png")),
                 provenance=given.get("provenance", True),
+                quality=given.get("quality"),
                 engine=engine,
                 resume=given.get("resume", False),
                 force=given.get("force", False),
@@ -96,6 +111,39 @@ def batch_command(words: list[str]) -> int:
             say(f"interrupted; {report.made} results are written and whole, --resume goes on")
             return INTERRUPTED
     return _end(summary, chain, given["target"], report)
+
+
+def _inline(words: list[str]) -> Chain:
+    """The edit behind `--`; where results go is the batch's business."""
+    line = parse(words, pictured=False)
+    said = line.extras.model_fields_set - read_settings().values.keys()
+    if said:
+        name = min(said)
+        raise UsageError(f"{option(name)}: does not belong behind --, where the edit stands; see editkit batch --help")
+    return line.chain
+
+
+def _asked(
+    given: dict[str, Any], inline: Chain | None, settings: Settings, options: Options
+) -> tuple[Chain, str | None]:
+    """What is done to every picture, and the pattern of their masks where the edit has one."""
+    from editkit.editing import recipe
+
+    if inline is None:
+        chain = settings.under_chain(recipe.read(given["recipe"], allow_code=options.allow_code))
+        return chain.with_options(options), None
+    patterns: list[str] = []
+
+    def taken(mask: object) -> object:
+        if isinstance(mask, str) and "{" in mask:
+            patterns.append(mask)
+            return None
+        return mask
+
+    chain = each_mask(inline, taken).with_options(options)
+    if len(patterns) > 1:
+        raise UsageError(f"one pattern of masks is allowed in a batch, got {' and '.join(patterns)}")
+    return chain, next(iter(patterns), None)
 
 
 def _masks(pattern: str | None, folder: str | None) -> Masks | None:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import sys
 from functools import cache
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @cache
 def out() -> Console:
     """Tables and answers."""
+    from rich.console import Console
+
     return Console(highlight=False)
 
 
 @cache
 def err() -> Console:
     """Progress, notices, errors: never mixed with a picture on standard output."""
+    from rich.console import Console
+
     return Console(stderr=True, highlight=False)
 
 

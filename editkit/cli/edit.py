@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editkit.cli.console import err, say, write
-from editkit.cli.words import HelpShown, Line, parse, parse_run
+from editkit.cli.options import HelpShown
+from editkit.cli.targets import check_targets, lines_of, target_of
+from editkit.cli.words import Line, parse, parse_run
 from editkit.common.notify import Notify, silent
-from editkit.errors import UsageError
+from editkit.errors import EditkitError, UsageError
 from editkit.plugin.chain import Chain
 from editkit.plugin.outputs import Extras
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def edit_command(words: list[str]) -> int:
-    """`editkit PLUGIN PICTURE [options] [with PLUGIN ...] [then PLUGIN ...]`."""
+    """`editkit PLUGIN PICTURE... [options] [with PLUGIN ...] [then PLUGIN ...]`."""
     try:
         return make(parse(words))
     except HelpShown:
@@ -39,7 +41,7 @@ def edit_command(words: list[str]) -> int:
 
 
 def run_command(words: list[str]) -> int:
-    """`editkit run RECIPE PICTURE [options]`."""
+    """`editkit run RECIPE PICTURE... [options]`."""
     try:
         return make(parse_run(words))
     except HelpShown:
@@ -47,22 +49,31 @@ def run_command(words: list[str]) -> int:
 
 
 def make(line: Line) -> int:
-    """Do what a line says: check, edit, write, report."""
-    if line.extras.candidates is not None:
-        return _candidates(line, line.extras.candidates)
+    """Do what a line says, for every picture of it."""
+    lines = lines_of(line)
+    if line.extras.candidates is not None and len(lines) == 1:
+        return _candidates(lines[0], line.extras.candidates)
+    targets = check_targets(lines)
+    if len(lines) == 1:
+        one(lines[0], targets[0])
+        return 0
+    return _many(lines, targets)
+
+
+def one(line: Line, target: str, models: Models | None = None, notify: Notify | None = None) -> None:
+    """Edit one picture: check, edit, write, report."""
     from editkit.pictures.files.writing import check_output
     from editkit.pictures.picture import Picture
 
     extras = line.extras
-    target = target_of(line)
     _distinct({"--output": target}, line)
-    check_output(target, force=extras.force)
+    check_output(target, force=extras.force or extras.backup, quality=extras.quality)
     if extras.compare is not None:
         check_output(extras.compare, force=extras.force)
     watchers = _watchers(extras)
     picture = Picture.read(line.picture)
     began = time.perf_counter()
-    made = edited(picture, line.chain, extras, watchers)
+    made = edited(picture, line.chain, extras, watchers, models, notify)
     seconds = time.perf_counter() - began
     written = _written(line, made, target)
     for watcher in watchers:
@@ -71,9 +82,28 @@ def make(line: Line) -> int:
         from editkit.editing.watching import sheets
 
         sheets.save(sheets.compare(picture, made.picture, made.changeable), extras.compare, force=extras.force)
-    _save_recipe(line)
+    save_recipe(line)
     _report(line, written, made, seconds)
-    return 0
+
+
+def _many(lines: Sequence[Line], targets: Sequence[str]) -> int:
+    """Several pictures, each as if it were alone; one that fails is named and does not stop the rest."""
+    from editkit.models.leasing import Models
+
+    extras = lines[0].extras
+    for name in ("preview", "trace", "compare", "candidates", "save_recipe"):
+        if getattr(extras, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} is for one picture, got {len(lines)}")
+    models, notify, failed = Models(), notices(extras), 0
+    for line, target in zip(lines, targets, strict=True):
+        try:
+            one(line, target, models, notify)
+        except EditkitError as error:
+            failed += 1
+            say(f"failed: {line.picture}: {' '.join(str(error).split())}")
+    if failed or not (extras.quiet or extras.json_):
+        say(f"{len(lines) - failed} of {len(lines)} made" + (f", {failed} failed (named above)" if failed else ""))
+    return 1 if failed else 0
 
 
 def _distinct(results: Mapping[str, str | None], line: Line) -> None:
@@ -145,12 +175,19 @@ def notices(extras: Extras) -> Notify:
 
 def _written(line: Line, made: Made, target: str) -> Written:
     """Write the result; paths in its provenance are relative to where it lies."""
-    base = Path() if target == "-" else Path(target).parent
-    origin = made.provenance(line.picture, base) if line.extras.provenance else None
-    return made.write(target, force=line.extras.force, provenance=origin)
+    extras = line.extras
+    base, source = Path() if target == "-" else Path(target).parent, line.picture
+    if extras.backup and os.path.lexists(target):
+        from editkit.pictures.files.atomic import keep
+
+        kept = keep(Path(target))
+        source = str(kept) if os.path.realpath(source) == os.path.realpath(target) else source
+    origin = made.provenance(source, base) if extras.provenance else None
+    return made.write(target, force=extras.force or extras.backup, provenance=origin, quality=extras.quality)
 
 
-def _save_recipe(line: Line) -> None:
+def save_recipe(line: Line) -> None:
+    """Write the chain to --save-recipe, where that is given."""
     if line.extras.save_recipe is None:
         return
     from editkit.editing import recipe
@@ -179,7 +216,7 @@ def _candidates(line: Line, count: int) -> int:
     results = {f"--seed {seed}": name for seed, name in zip(seeds, names, strict=True)}
     _distinct({**results, "the sheet": overview}, line)
     for name in (*names, overview):
-        check_output(name, force=extras.force)
+        check_output(name, force=extras.force or extras.backup, quality=extras.quality)
     picture = Picture.read(line.picture)
     models, notify = Models(), notices(extras)
     tiles = []
@@ -189,7 +226,7 @@ def _candidates(line: Line, count: int) -> int:
         _report(one, _written(one, made, name), made, time.perf_counter() - began)
         tiles.append(sheets.Tile(f"seed {seed}", sheets.eight_bit(made.picture.pixels)))
     sheets.save(sheets.sheet(tiles), overview, force=extras.force)
-    _save_recipe(line)
+    save_recipe(line)
     if not extras.quiet and not extras.json_:
         say(f"wrote {overview} · {count} candidates")
     return 0
@@ -232,16 +269,6 @@ def _bar(extras: Extras) -> Iterator[_Show]:
     )  # fmt: skip
     with Progress(*columns, console=err(), transient=True) as progress:
         yield _Show(progress)
-
-
-def target_of(line: Line, edit: str | None = None) -> str:
-    """Where the result goes: beside the input as <stem>.<edit>.png unless said."""
-    if line.extras.output is not None:
-        return line.extras.output
-    if line.picture == "-":
-        return "-"
-    path = Path(line.picture)
-    return str(path.with_name(f"{path.stem}.{edit or line.chain.stages[0].plugins[0].name}.png"))
 
 
 def _report(line: Line, written: Written, made: Made, seconds: float) -> None:

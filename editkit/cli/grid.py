@@ -6,12 +6,12 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from editkit.cli.console import say, write
-from editkit.cli.edit import edited, notices, target_of
-from editkit.cli.words import HelpShown, Line, explain, options_of, parse
-from editkit.errors import UsageError
+from editkit.cli.edit import edited, notices
+from editkit.cli.options import HelpShown
+from editkit.cli.targets import target_of
+from editkit.cli.words import Line, explain, options_of, parse
+from editkit.errors import ParameterError, UsageError
 from editkit.plugin.chain import Chain
 from editkit.plugin.options import Options
 
@@ -144,5 +144,5 @@ def _with(chain: Chain, name: str, value: str) -> Chain:
         raise UsageError(f"--vary {name}: {found.name} has no parameter {field}; it has {known}")
     try:
         return chain.with_field(found, field, value)
-    except ValidationError as error:
+    except ParameterError as error:
         raise UsageError(f"--vary {name}={value}: {explain(error)}") from error

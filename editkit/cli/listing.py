@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from editkit.cli.console import out, write
 from editkit.common.entries import Listed
 from editkit.errors import UsageError
-from editkit.plugin import registry
-from editkit.plugin.params import params
+from editkit.plugin.sections import Section
+from editkit.plugin.summaries import summaries
 
 T = TypeVar("T")
 
@@ -28,25 +28,37 @@ COMMANDS = (
     ("grid", "an edit with one or two parameters varied, on a sheet"),
     ("plugins", "the installed plugins; with a name, its parameters; check NAME, its contract"),
     ("new-plugin", "write the package of a new plugin"),
-    ("models", "the models there are, and what each can take"),
+    ("models", "the models there are; info NAME, download NAME, suggest"),
     ("mask", "make a mask: boxes, ellipses, polygons, colours"),
     ("hint", "what a ControlNet will see of a picture: edges, lines, depth; --list shows the detectors"),
     ("rerun", "make a picture again from what it carries"),
     ("show", "how a picture was made"),
     ("strip", "remove that from a picture"),
     ("train", "train the embedded networks"),
+    ("completion", "a script that completes words at a tab, for bash, zsh or fish"),
+    ("config", "your own defaults and names of models, and where each comes from"),
+    ("doctor", "what this installation is: torch, device, memory, extras, broken plugins"),
 )
 
 
 def overview() -> int:
-    """`editkit --help`: names from metadata alone; no plugin is imported."""
+    """`editkit --help`: plugins in their groups; what they say of themselves is kept, so none is imported twice."""
     write(USAGE)
-    write("plugins: " + ", ".join(registry.names()))
-    write("         (editkit PLUGIN --help for each one's options)\n")
+    found = summaries()
+    others = sorted({row.group for row in found} - set(get_args(Section)))
+    for group in (*get_args(Section), *others):
+        for k, row in enumerate(row for row in found if row.group == group):
+            write(("" if k else f"{group}\n") + f"  editkit {row.name:<12}{_cut(row.line)}")
+    write("\nother commands")
     for name, text in COMMANDS:
         write(f"  editkit {name:<12}{text}")
+    write("\neditkit PLUGIN --help has its options and examples, editkit help COMMAND those of a command")
     write("\nexit codes: 0 done, 1 the edit failed, 2 wrong usage, 130 interrupted")
     return 0
+
+
+def _cut(text: str, most: int = 100) -> str:
+    return text if len(text) <= most else text[: most - 3].rstrip() + "..."
 
 
 def version() -> int:
@@ -75,7 +87,7 @@ def plugins_command(words: list[str]) -> int:
         raise UsageError(f"plugins takes one name at most, got {len(words)}")
     if words:
         return _one(words[0])
-    for kind, rows in _installed().items():
+    for kind, rows in installed().items():
         table = Table(kind, "from", "", box=None, pad_edge=False)
         for row in rows:
             text = row.kind if row.kind is not None else f"BROKEN: {row.broken}"
@@ -85,13 +97,13 @@ def plugins_command(words: list[str]) -> int:
     return 0
 
 
-def _installed() -> dict[str, list[Listed[str]]]:
+def installed() -> dict[str, list[Listed[str]]]:
     """Everything that came in through an entry point, by kind, with a line about each."""
     from editkit.batch import engines
     from editkit.diffusion import samplers
     from editkit.models import families
     from editkit.pictures import shapes
-    from editkit.plugin import hints
+    from editkit.plugin import hints, registry
 
     def lines(rows: Sequence[Listed[T]], about: Callable[[T], str]) -> list[Listed[str]]:
         return [Listed(r.name, r.distribution, None if r.kind is None else about(r.kind), r.broken) for r in rows]
@@ -108,8 +120,10 @@ def _installed() -> dict[str, list[Listed[str]]]:
 
 def _one(name: str) -> int:
     """The parameters of one plugin; a line about anything else of that name."""
+    from editkit.plugin import registry
+
     if name not in registry.names():
-        found = [(kind, row) for kind, rows in _installed().items() for row in rows if row.name == name]
+        found = [(kind, row) for kind, rows in installed().items() for row in rows if row.name == name]
         for kind, row in found:
             write(f"{kind} {name} (from {row.distribution}): {row.kind or f'BROKEN: {row.broken}'}")
         if found:
@@ -123,6 +137,9 @@ def _plugin(name: str) -> int:
 
     from rich.markup import escape
     from rich.table import Table
+
+    from editkit.plugin import registry
+    from editkit.plugin.params import params
 
     plugin = registry.load(name)
     write(f"{name}: {inspect.getdoc(plugin) or ''}\n")
@@ -138,19 +155,3 @@ def _summary(found: object) -> str:
     import inspect
 
     return (inspect.getdoc(found) or "").split("\n", 1)[0]
-
-
-def models_command(words: list[str]) -> int:
-    """`editkit models`: the embedded ones, and those in the hub's cache."""
-    from rich.table import Table
-
-    from editkit.models import embedded
-    from editkit.models.families import cached
-
-    if words:
-        raise UsageError(f"models takes no words, got {words[0]!r}")
-    table = Table("model", "kind", "takes", "sampler", "steps", box=None, pad_edge=False)
-    for info in (*embedded(), *cached()):
-        table.add_row(info.name, info.family, ", ".join(sorted(info.takes)) or "-", info.sampler, str(info.steps))
-    out().print(table)
-    return 0

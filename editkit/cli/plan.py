@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 from editkit.cli.console import out, say, write
-from editkit.cli.words import HelpShown, parse
+from editkit.cli.edit import save_recipe
+from editkit.cli.options import HelpShown
+from editkit.cli.words import parse
 from editkit.editing.settle import StagePlan, plan_stages
 
 
@@ -23,6 +25,7 @@ def plan_command(words: list[str]) -> int:
         return 0
     picture = Picture.read(line.picture)
     plans = plan_stages(line.chain, picture, say)
+    save_recipe(line)
     if line.extras.json_:
         write(json.dumps([_record(plan) for plan in plans]))
         return 0

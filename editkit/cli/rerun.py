@@ -16,6 +16,7 @@ def rerun(  # long: every parameter is an option with its help
     source: Annotated[
         str | None, typer.Option("--picture", help="The picture it was made from; default: its name, beside it.")
     ] = None,
+    mask: Annotated[list[str] | None, typer.Option(help="Another mask than it was made with.", metavar="MASK")] = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Where the result goes.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     allow_code: Annotated[bool, typer.Option("--allow-code", help="Allow code that the recipe names.")] = False,
@@ -33,7 +34,7 @@ def rerun(  # long: every parameter is an option with its help
     if download and offline:
         raise UsageError("--download and --offline: give one of them")
     try:
-        return _again(picture, source, output, force=force, allow_code=allow_code, offline=not download)
+        return _again(picture, source, mask, output, force=force, allow_code=allow_code, offline=not download)
     except EditkitError as error:
         if download or offline or "--offline is on" not in str(error):
             raise
@@ -44,7 +45,14 @@ def rerun(  # long: every parameter is an option with its help
 
 # long: one check of the picture after the other, each with its own line
 def _again(
-    picture: str, source: str | None, output: str | None, *, force: bool, allow_code: bool, offline: bool
+    picture: str,
+    source: str | None,
+    new_mask: list[str] | None,
+    output: str | None,
+    *,
+    force: bool,
+    allow_code: bool,
+    offline: bool,
 ) -> int:
     """Check what the picture says of itself, and make it again."""
     from editkit.cli.console import say
@@ -59,6 +67,7 @@ def _again(
     from editkit.models.files.fingerprint import fingerprint
     from editkit.pictures.files.provenance import hash_mask, hash_pixels, read_provenance
     from editkit.pictures.picture import Picture
+    from editkit.plugin.masking import masked
     from editkit.plugin.options import Options
     from editkit.plugin.outputs import Extras
     from editkit.plugin.protocol import plugins_of
@@ -66,7 +75,7 @@ def _again(
     found = read_provenance(picture)
     if found is None:
         raise PictureError(f"{picture}: does not say how it was made (editkit show); nothing can be made again")
-    trust.beside(picture, found.picture if source is None else None, found.recipe)
+    trust.beside(picture, found.picture if source is None else None, found.recipe)  # --mask is the user's own word
     folder = Path(picture).parent
     if source is None:
         if found.picture is None:
@@ -80,12 +89,13 @@ def _again(
             say(f"model {used.name} has other weights than those that made {picture}; the result may differ")
     chain = recipe.from_mapping(dict(found.recipe), base=folder, allow_code=allow_code)
     chain = chain.with_options(Options(allow_code=allow_code, offline=offline))
+    chain = masked(chain, new_mask) if new_mask else chain
     plugins = [plugin for stage in chain.stages for plugin in plugins_of(stage)]
     if hashes((e for plugin in plugins for e in plugin.examples(edited)), edited) != found.example_hashes:
         raise PictureError(f"{picture}: was made with another picture to learn from (--from) than there is now")
     mask = plan_stage(chain.inherited().stages[0], edited).picture.mask
-    if found.mask_hash is not None and (mask is None or hash_mask(mask) != found.mask_hash):
+    if not new_mask and found.mask_hash is not None and (mask is None or hash_mask(mask) != found.mask_hash):
         say(f"the mask is not the one that {picture} was made with; the result will differ")
     path = Path(picture)
     target = output or str(path.with_name(f"{path.stem}.rerun{path.suffix}"))
-    return make(Line(source, chain, Extras(output=target, force=force)))
+    return make(Line((source,), chain, Extras(output=target, force=force)))

@@ -48,7 +48,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from editkit import Hooks, Plugin
-from editkit.plugin import Step
+from editkit.plugin import Section, Step
 from pydantic import Field
 
 if TYPE_CHECKING:  # torch is imported where it is needed, so that `editkit --help` and `plan` answer at once
@@ -59,6 +59,12 @@ class @CLASS@(Plugin):
     """Draw the picture towards a warmer or a colder tone."""
 
     name: ClassVar[str] = "@NAME@"
+    group: ClassVar[Section] = "steer"  # where `editkit --help` has it
+    usage: ClassVar[tuple[str, ...]] = (  # examples in `editkit @NAME@ --help`
+        "@NAME@ photo.png --tone 0.4",
+        "inpaint photo.png --mask mask.png with @NAME@",
+        "sdedit photo.png --strength 0.5 with @NAME@ --tone -0.4",
+    )
     neutral: ClassVar[Mapping[str, Any] | None] = {"weight": 0.0}
 
     tone: float = Field(0.2, ge=-2.0, le=2.0, description="Red minus blue to reach: above 0 warm, below 0 cold.")

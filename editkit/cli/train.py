@@ -13,7 +13,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 
-from editkit.cli.words import explain, with_options
+from editkit.cli.options import with_options
+from editkit.cli.words import option
+from editkit.common.spec import field_and_reason
 from editkit.errors import EditkitError, UsageError
 from editkit.plugin.params import Param, params
 from editkit.training.settings import (
@@ -52,8 +54,8 @@ def _declared(settings: type[BaseModel], *more: Param) -> Callable[[Command], Co
             command({name: value for name, value in given.items() if value is not None})
 
         own = [p for p in params(settings) if p.name != "architecture"]
-        with_options(collect, {}, {"the run": [*own, *more]})
-        app.command(name=command.__name__, help=inspect.getdoc(command))(collect)
+        told = with_options(collect, {}, {"the run": [*own, *more]})
+        app.command(name=command.__name__, help=inspect.getdoc(command))(told)
         return command
 
     return register
@@ -81,7 +83,8 @@ def _told_in_words(given: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        raise UsageError(explain(error)) from error
+        field, reason = field_and_reason(error)
+        raise UsageError(f"{option(field) if field else 'the parameters'}: {reason}") from error
     except OSError as error:
         raise EditkitError(f"{error.filename or given['output']}: {error.strerror or error}") from error
 

@@ -1,40 +1,58 @@
 """From the words of a command line to a chain: cut at `with` and `then`, one Typer command for each plugin.
 
-Typer 0.26 and later carries its own Click and ignores `chain=True`, so nothing here builds on chain mode or imports
-click: words are cut where the parser expects no value (the arity of every option is known from the declarations), and
-each part is parsed by a command made from its plugin's fields.
+Typer ignores `chain=True` from 0.26 on, so nothing here builds on chain mode: words are cut where the parser expects no
+value (the arity of every option is known from the declarations), and each part is parsed by a command made from its
+plugin's fields (`editkit.cli.options`).
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import typer
-from pydantic import ValidationError
-
-from editkit.common.spec import field_and_reason
-from editkit.errors import UsageError
+from editkit.cli.options import HELP_ALL, flags, given_by, typed_command
+from editkit.cli.settings import read as own_settings
+from editkit.errors import ParameterError, UsageError
 from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
+from editkit.plugin.masking import masked
 from editkit.plugin.options import Options
 from editkit.plugin.outputs import NAMES_A_FILE, Extras
-from editkit.plugin.params import Param, params
+from editkit.plugin.params import Param, params, word
 from editkit.plugin.protocol import Plugin
 
-_TYPES = {"int": int, "float": float, "text": str, "flag": bool}
+COMMON = frozenset({"output", "force", "model", "prompt", "steps", "seed", "compare", "candidates"})
+"""The options of the run that `--help` shows."""
+
+AT_STEPS = frozenset({"condition", "branches", "combine", "energy", "shift", "clean", "after"})
+"""The hooks that a plugin's window (--start, --stop) is asked for."""
+
+
+MASK = Param("mask", "text", "Another mask than the recipe's.", None, False, metavar="MASK", repeated=True)
+"""For commands that read an edit from somewhere else."""
 
 
 @dataclass(frozen=True)
 class Line:
     """A whole edit command."""
 
-    picture: str
+    pictures: tuple[str, ...]
     chain: Chain
     extras: Extras
+
+    @property
+    def picture(self) -> str:
+        """The one picture.
+
+        Raises:
+            UsageError: several are given.
+        """
+        if len(self.pictures) != 1:
+            raise UsageError(f"one picture is needed here, got {len(self.pictures)}: {', '.join(self.pictures[:3])}")
+        return self.pictures[0]
 
 
 @dataclass(frozen=True)
@@ -46,22 +64,21 @@ class _Part:
     words: list[str]
 
 
-def parse(words: Sequence[str]) -> Line:
-    """`words` (plugin, picture, options, `with`/`then` parts) as a chain.
+def parse(words: Sequence[str], *, pictured: bool = True) -> Line:
+    """`words` (plugin, picture, options, `with`/`then` parts) as a chain. `pictured`: there are pictures in them.
 
     Raises:
         UsageError: in one line what is wrong and what is allowed. `HelpShown`: a part asked for --help.
     """
-    parts = _cut(list(words))
+    parts, settings = _cut(list(words)), own_settings()
     stages: list[Stage] = []
-    picture: str | None = None
+    pictures: list[str] = []
     extras: dict[str, Any] = {}
     for part in parts:
-        given = _parse_part(part, first=part.joint == "")
-        if part.joint == "":
-            picture = given.pop("picture")
+        given = _parse_part(part, first=part.joint == "" and pictured)
+        pictures += given.pop("picture", [])
         plugin = _declare(part.plugin, {k: v for k, v in given.items() if k in part.plugin.model_fields})
-        options = options_of(given)
+        options = options_of(settings.resolved(given) if stages else settings.under(given))
         for name in Extras.model_fields:
             if name in given:
                 if name in extras and name in NAMES_A_FILE:
@@ -72,12 +89,7 @@ def parse(words: Sequence[str]) -> Line:
             stages[-1] = Stage((*last.plugins, plugin), last.options.merged(options))
         else:
             stages.append(Stage((plugin,), options))
-    assert picture is not None
-    return Line(picture, Chain(tuple(stages)).inherited(), _extras(extras))
-
-
-class HelpShown(Exception):  # noqa: N818
-    """--help was asked for and answered."""
+    return Line(tuple(pictures), Chain(tuple(stages)).inherited(), _extras(settings.under(extras)))
 
 
 def _cut(words: list[str]) -> list[_Part]:
@@ -89,7 +101,7 @@ def _cut(words: list[str]) -> list[_Part]:
             got = f", got {words[0]!r}" if words else ""
             raise UsageError(f"`{joint}` needs a plugin behind it{got}; editkit plugins lists them")
         plugin = registry.load(words[0])
-        valued = {flag for p in _all_params(plugin) if p.takes_value for flag in _flags(p)}
+        valued = {flag for p in options_behind(plugin) if p.takes_value for flag in flags(p)}
         k = 1
         while k < len(words) and words[k] not in ("with", "then"):
             k += 2 if words[k] in valued else 1
@@ -102,98 +114,89 @@ def _cut(words: list[str]) -> list[_Part]:
 
 def _parse_part(part: _Part, first: bool) -> dict[str, Any]:
     """The values that one part's words give, by field; unset ones are absent."""
-    return given_by(_command(part.plugin, first), part.plugin.name, part.words)
-
-
-def given_by(command: Any, name: str, words: list[str]) -> dict[str, Any]:
-    """What `words` give to a Typer command, by name; unset ones are absent."""
-    try:
-        context = command.make_context(f"editkit {name}", list(words))
-        with context:
-            given: dict[str, Any] = context.command.invoke(context)
-    except typer.Exit as done:
-        raise HelpShown from done
-    except Exception as error:
-        # Typer's own copy of Click is private: its usage errors are known by this method alone.
-        if hasattr(error, "format_message"):
-            text = " ".join(error.format_message().split())
-            raise UsageError(f"{name}: {text[:1].lower()}{text[1:]}".rstrip(".")) from error
-        raise
-    return {name: value for name, value in given.items() if value is not None and value != []}
+    full = HELP_ALL in part.words
+    words = ["--help" if word == HELP_ALL else word for word in part.words]
+    return given_by(_command(part.plugin, first, full), part.plugin.name, words, after=_after_help(part.plugin, full))
 
 
 @cache
-def _command(plugin: type[Plugin], first: bool) -> Any:
-    """A Typer command whose options are the plugin's fields and those of the run; it returns what was given."""
-    arguments = {"picture": "The picture to edit; - reads standard input."} if first else {}
-    groups = {plugin.name: params(plugin), "the run": _run_params()}
-    return typed_command(plugin.name, inspect.getdoc(plugin) or "", arguments, groups)
+def _command(plugin: type[Plugin], first: bool, full: bool) -> Any:
+    """A Typer command whose options are the plugin's fields and those of the run."""
+    own = sorted(params(plugin), key=lambda p: _depth(plugin, p.name))  # before what it shares with others
+    pictures = "The picture to edit, or several, or a folder of them; - reads standard input."
+    groups = {plugin.name: own, "the run": _run_params()}
+    return typed_command(
+        plugin.name,
+        inspect.getdoc(plugin) or "",
+        {"picture": pictures} if first else {},
+        groups,
+        several="picture",
+        shown=None if full else _shown(plugin),
+    )
 
 
-def typed_command(name: str, doc: str, arguments: dict[str, str], groups: dict[str, list[Param]]) -> Any:
-    """A Typer command of required `arguments` (name to help) and options in titled groups; returns what was given."""
-
-    def collect(**given: Any) -> dict[str, Any]:
-        return given
-
-    with_options(collect, arguments, groups)
-    app = typer.Typer(add_completion=False)
-    app.command(name=name, help=doc, context_settings={"help_option_names": ["-h", "--help"]})(collect)
-    return typer.main.get_command(app)
+def _depth(plugin: type[Plugin], field: str) -> int:
+    """How many classes above `plugin` the field comes from."""
+    kinds = enumerate(plugin.__mro__)
+    return min(depth for depth, kind in kinds if field in vars(kind).get("__annotations__", {}))
 
 
-def with_options(function: Callable[..., Any], arguments: dict[str, str], groups: dict[str, list[Param]]) -> None:
-    """Give a function of **keywords the signature that Typer reads: `arguments`, then options in titled groups."""
-    signature = [
-        _keyword(key, Annotated[str, typer.Argument(help=text)], inspect.Parameter.empty)
-        for key, text in arguments.items()
-    ]
-    for title, group in groups.items():
-        signature.extend(_keyword(p.name, _annotated(p, title), None) for p in group)
-    function.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
-    function.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
+def _shown(plugin: type[Plugin]) -> set[str]:
+    """The options that are worth a look at first: the plugin's own, and the common ones that mean something for it."""
+    own = {p.name for p in params(plugin)}
+    if not steps_matter(plugin):
+        own -= {"start", "stop"}
+    return own | (COMMON if plugin.diffuses else COMMON - {*Options.model_fields})
+
+
+def steps_matter(plugin: type[Plugin]) -> bool:
+    """Whether the plugin acts at single steps, so that --start and --stop change something."""
+    try:
+        return bool(AT_STEPS & plugin(**plugin.example).uses())
+    except Exception:  # a stranger's example that does not work: nothing is left out
+        return True
+
+
+def _after_help(plugin: type[Plugin], full: bool) -> str:
+    lines = usage(plugin)
+    more = [] if full else [f"\n{HELP_ALL} shows every option: samplers, devices, noise, previews ..."]
+    return "\n".join(["Examples:", *(f"  editkit {line}" for line in lines), *more])
+
+
+def usage(plugin: type[Plugin]) -> tuple[str, ...]:
+    """Three commands with this plugin: its own, or made of its example."""
+    if plugin.usage:
+        return plugin.usage
+    given = {word(key).replace("_", "-"): value for key, value in plugin.example.items()}
+    options = "".join(f" --{key} {value}" for key, value in given.items())
+    first = f"{plugin.name} photo.png{options}"
+    return (first, f"plan {first}", f"sdedit photo.png with {plugin.name}{options}")
 
 
 def parse_run(words: Sequence[str]) -> Line:
     """`run RECIPE PICTURE [options of the run]`: the options given here win over the recipe's, in every stage."""
     from editkit.editing import recipe
 
-    arguments = {"recipe": "The recipe (YAML).", "picture": "The picture to edit; - reads standard input."}
-    doc = "Run a recipe on a picture."
-    given = given_by(typed_command("run", doc, arguments, {"the run": _run_params()}), "run", list(words))
-    options = options_of(given)
-    chain = recipe.read(given["recipe"], allow_code=options.allow_code)
-    return Line(given["picture"], chain.with_options(options), _extras(given))
-
-
-def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-def _annotated(p: Param, panel: str) -> Any:
-    """The Typer annotation of one parameter; every default is None, so that what was not given is known."""
-    shown = "" if p.default in (None, ()) or p.kind == "flag" else f" (default: {p.default})"
-    kind: Any = Literal[p.choices] if p.kind == "choice" else _TYPES[p.kind]
-    option = typer.Option(*_flags(p), help=p.help + shown, show_default=False, metavar=p.metavar, rich_help_panel=panel)
-    return Annotated[list[kind] | None if p.repeated else kind | None, option]
-
-
-def _flags(p: Param) -> tuple[str, ...]:
-    """The option's names."""
-    short = {"output": "-o", "quiet": "-q"}.get(p.name)
-    name = p.flag
-    if p.kind == "flag" and p.default is True:
-        name = f"{p.flag}/--no-{p.flag[2:]}"
-    return (name, short) if short else (name,)
+    arguments = {"recipe": "The recipe (YAML).", "picture": "The picture to edit, or several, or a folder of them."}
+    groups = {"run": [MASK], "the run": _run_params()}
+    command = typed_command("run", "Run a recipe on a picture.", arguments, groups, several="picture")
+    given = given_by(command, "run", list(words))
+    settings = own_settings()
+    options = options_of(settings.resolved(given))
+    chain = settings.under_chain(recipe.read(given["recipe"], allow_code=options.allow_code)).with_options(options)
+    if "mask" in given:
+        chain = masked(chain, given["mask"])
+    return Line(tuple(given["picture"]), chain, _extras(settings.under(given)))
 
 
 def _run_params() -> list[Param]:
     """The options of the run, on every edit command: where the result goes stands first."""
     own = params(Extras)
-    return [*own[:2], *params(Options), *own[2:]]
+    return [*own[:4], *params(Options), *own[4:]]
 
 
-def _all_params(plugin: type[Plugin]) -> list[Param]:
+def options_behind(plugin: type[Plugin]) -> list[Param]:
+    """The options that may stand behind a plugin's name."""
     return [*params(plugin), *_run_params()]
 
 
@@ -201,14 +204,14 @@ def _declare(plugin: type[Plugin], values: dict[str, Any]) -> Plugin:
     """The declaration, its errors in one line."""
     try:
         return plugin(**values)
-    except ValidationError as error:
+    except ParameterError as error:
         raise UsageError(f"{plugin.name}: {explain(error)}") from error
 
 
 def _extras(values: dict[str, Any]) -> Extras:
     try:
         return Extras(**{key: value for key, value in values.items() if key in Extras.model_fields})
-    except ValidationError as error:
+    except ParameterError as error:
         raise UsageError(explain(error)) from error
 
 
@@ -216,12 +219,15 @@ def options_of(values: dict[str, Any]) -> Options:
     """The options of the run among `values`, their errors in one line."""
     try:
         return Options(**{key: value for key, value in values.items() if key in Options.model_fields})
-    except ValidationError as error:
+    except ParameterError as error:
         raise UsageError(explain(error)) from error
 
 
-def explain(error: ValidationError) -> str:
-    """The first thing pydantic found wrong, in one line: option, what is allowed, what was got."""
-    field, reason = field_and_reason(error)
-    where = "--" + field.replace("_", "-") if field else "the parameters"
-    return f"{where}: {reason}"
+def explain(error: ParameterError) -> str:
+    """What is wrong with a parameter, in one line: option, what is allowed, what was got."""
+    return f"{option(error.field) if error.field else 'the parameters'}: {error.reason}"
+
+
+def option(field: str) -> str:
+    """A field's name as an option."""
+    return "--" + word(field).replace("_", "-")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from editkit.errors import ExtraError
 
@@ -35,6 +36,15 @@ def missing(error: ImportError) -> ExtraError | None:
         return None
     extra = EXTRAS[library]
     return ExtraError(f"this needs {library}, which is not installed: pip install 'editkit[{extra}]'")
+
+
+def installed() -> dict[str, list[str]]:
+    """Extra -> those of its libraries that are not installed; imports none of them."""
+    lacking: dict[str, list[str]] = {extra: [] for extra in EXTRAS.values()}
+    for library, extra in EXTRAS.items():
+        if find_spec(library) is None:
+            lacking[extra].append(library)
+    return lacking
 
 
 @contextmanager

@@ -58,13 +58,7 @@ def did_you_mean(word: str, known: Iterable[str], most: int = 1, cutoff: float =
 def field_and_reason(error: ValidationError) -> tuple[str, str]:
     """The first thing pydantic found wrong: the field ("" for all of them), and what is allowed and what was got."""
     first = error.errors(include_url=False)[0]
-    field = str(first["loc"][0]).rstrip("_") if first["loc"] else ""
+    field = str(first["loc"][0]) if first["loc"] else ""
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     got = "" if first["type"] in ("missing", "value_error") else f", got {short(first['input'])}"
     return field, f"{message}{got}"
-
-
-def first_error(error: ValidationError) -> str:
-    """The same in one line."""
-    field, reason = field_and_reason(error)
-    return f"{field}: {reason}" if field else reason

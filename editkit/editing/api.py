@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from pathlib import Path
+from typing import Any, Unpack
 
 from torch import Tensor
 
-from editkit.common.device import pick_device, pick_dtype
+from editkit.common.device import pick_device
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.convention import CONVENTIONS, NoiseName
-from editkit.diffusion.model import Model, NoModel
+from editkit.diffusion.model import Model
 from editkit.diffusion.noise import Noise
 from editkit.diffusion.plan import Counting, Plan
 from editkit.diffusion.space import space_of
-from editkit.editing.settle import StagePlan, arrange, plan_stage, plan_stages
-from editkit.editing.stages import Left, Tell, Update, make_ready, run_stage
+from editkit.editing.in_python import in_python, words
+from editkit.editing.made import make, measured
+from editkit.editing.running import run_chain
+from editkit.editing.settle import StagePlan, arrange, plan_stages
+from editkit.editing.stages import Tell, Update
 from editkit.engine import loop
 from editkit.engine.binding import prepare
 from editkit.engine.loop import State
-from editkit.models.leasing import Lease, Models
-from editkit.models.setup import Setup
+from editkit.errors import UsageError
+from editkit.models.leasing import Models
+from editkit.pictures.files.writing import check_output
 from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Chain, Edits, Stage
-from editkit.plugin.options import Options
+from editkit.plugin.options import Options, RunOptions
 from editkit.plugin.params import PictureSource
 from editkit.plugin.protocol import Figures, Plugin
 from editkit.plugin.step import Inputs
@@ -37,16 +41,22 @@ def edit(
     model: str | Model = "auto",
     notify: Notify | None = None,
     models: Models | None = None,
-    **options: Any,
+    progress: Callable[[Update], None] | None = None,
+    output: str | Path | None = None,
+    force: bool = False,
+    **options: Unpack[RunOptions],
 ) -> Picture:
     """Edit one picture: `edit("photo.png", Inpaint(mask="m.png") & Guide(...) | SDEdit(), steps=30)`.
 
     Args:
-        picture: a path, a PIL image, an array (h, w, 3) of uint8 or uint16, or a `Picture`.
+        picture: a path, a PIL image, the bytes of a file, an array (h, w, 3) of uint8 or uint16, or a `Picture`.
         edits: a plugin, a chain made with `&` (with) and `|` (then), or lists of plugins.
         model: a name as for `--model`, or a model of one's own (for all stages).
         notify: is called with what a user should know (one line each).
         models: where loaded models are kept, for many pictures, one after another or at once; None: for this one.
+        progress: is called after every step with an `Update`, which has `fraction` and `image`.
+        output: also write the result there, with how it was made; a file that is there is found before the work.
+        force: replace that file.
         options: those of `Options`, for all stages that do not set their own.
 
     Returns:
@@ -55,13 +65,16 @@ def edit(
     Raises:
         EditkitError: with one line that says how to mend it.
     """
-    making = stream(picture, edits, model=model, notify=notify, models=models, **options)
-    while True:
-        try:
-            next(making)
-        except StopIteration as done:
-            result: Picture = done.value
-            return result
+    with in_python("edit"):
+        if output is not None:
+            check_output(output, force=force)
+        chain = _asked(edits, model, options)
+        own = None if isinstance(model, str) else model
+        made = make(Picture.read(picture), chain, watch=progress or (), notify=_told(notify), models=models, own=own)
+        if output is not None:
+            name = picture if isinstance(picture, str | Path) else None
+            made.write(output, force=force, provenance=made.provenance(name, Path(output).parent))
+        return made.picture
 
 
 def stream(
@@ -72,34 +85,71 @@ def stream(
     notify: Notify | None = None,
     models: Models | None = None,
     tell: Tell | None = None,
-    **options: Any,
-) -> Generator[Update, None, Picture]:
-    """As `edit`, step by step: a generator of `Update`s that returns the result. Leave the loop to stop.
+    **options: Unpack[RunOptions],
+) -> Making:
+    """As `edit`, step by step: yields an `Update` after every step, and its `result` is the picture::
 
-    `tell` is given what plugins measure of the result (`Hooks.measure`).
+        making = stream("photo.png", SDEdit())
+        for update in making:
+            print(update.fraction)
+        making.result.write("out.png")
+
+    Leave the loop to stop. `tell` is given what plugins measure of the result (`Hooks.measure`).
     """
-    notify = notify or silent
+    said = _told(notify)
 
     def told(stage: int, plugin: str, figures: Figures) -> None:
-        said = {name: value if isinstance(value, str) else f"{value:.3g}" for name, value in figures.items()}
-        notify(f"{plugin}: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items()))
+        said(measured(plugin, figures))
         if tell is not None:
             tell(stage, plugin, figures)
 
+    def steps() -> Generator[Update, None, Picture]:
+        with in_python("stream"):
+            return (yield from run_chain(Picture.read(picture), chain, own, said, models, told))
+
+    with in_python("stream"):
+        chain = _asked(edits, model, options)
     own = None if isinstance(model, str) else model
-    chain = _asked(edits, model, options)
-    current = picture if isinstance(picture, Picture) else Picture.read(picture)
-    models = models or Models(most=1)
-    left: Left = {}
-    for number, stage in enumerate(chain.stages):
-        settled = plan_stage(stage, current, notify, None if own is None else own.info)
-        with _leased(models, settled, own) as lease:
-            if settled.diffuses:
-                make_ready(lease.model, settled, notify)
-            current, left = yield from run_stage(settled, lease, number, len(chain.stages), notify, told, left)
-    if left:
-        notify("the last stage ends at noise, which is no picture; `then` with an edit that goes on makes one of it")
-    return current
+    return Making(steps())
+
+
+class Making(Generator[Update, None, Picture]):
+    """The steps of an edit, and what comes of them."""
+
+    def __init__(self, steps: Generator[Update, None, Picture]) -> None:
+        self._steps = steps
+        self._result: Picture | None = None
+
+    @property
+    def result(self) -> Picture:
+        """The edited picture; what is not made yet is made.
+
+        Raises:
+            UsageError: the edit was stopped.
+        """
+        for _ in self:
+            pass
+        if self._result is None:
+            raise UsageError("this edit was stopped (or failed) before its end, so it has no result; stream it again")
+        return self._result
+
+    def send(self, value: None) -> Update:
+        try:
+            return self._steps.send(value)
+        except StopIteration as done:
+            self._result = done.value or self._result
+            raise StopIteration(self._result) from None
+
+    def throw(self, *error: Any) -> Update:
+        return self._steps.throw(*error)
+
+    def close(self) -> None:
+        self._steps.close()
+
+
+def _told(notify: Notify | None) -> Notify:
+    """`notify`, which is told in Python's words."""
+    return silent if notify is None else lambda message: notify(words(message))
 
 
 def plan(
@@ -108,7 +158,7 @@ def plan(
     *,
     model: str | Model = "auto",
     notify: Notify | None = None,
-    **options: Any,
+    **options: Unpack[RunOptions],
 ) -> tuple[StagePlan, ...]:
     """What `edit` would do with the same arguments, and what it would cost, stage by stage. Loads no weights.
 
@@ -123,8 +173,8 @@ def plan(
         EditkitError: `edit` would be refused; with one line that says how to mend it.
     """
     own = None if isinstance(model, str) else model.info
-    read = picture if isinstance(picture, Picture) else Picture.read(picture)
-    return plan_stages(_asked(edits, model, options), read, notify or silent, own)
+    with in_python("plan"):
+        return plan_stages(_asked(edits, model, options), Picture.read(picture), _told(notify), own)
 
 
 def _asked(edits: Edits, model: str | Model, options: Mapping[str, Any]) -> Chain:
@@ -133,18 +183,6 @@ def _asked(edits: Edits, model: str | Model, options: Mapping[str, Any]) -> Chai
     named = {"model": model} if isinstance(model, str) and model != "auto" else {}
     first = Stage(chain.stages[0].plugins, Options(**{**options, **named}).merged(chain.stages[0].options))
     return Chain((first, *chain.stages[1:])).inherited()
-
-
-def _leased(models: Models, settled: StagePlan, own: Model | None) -> AbstractContextManager[Lease]:
-    """The model of a stage: the caller's `own`, or a loaded one; none where nothing is denoised."""
-    if not settled.diffuses:
-        return models.borrow(NoModel(settled.info))
-    if own is not None:
-        return models.borrow(own)
-    options = settled.options
-    device = pick_device(options.device)
-    dtype = pick_dtype(options.dtype, device)
-    return models.lease(settled.info, device, dtype, Setup.of(options), offline=options.offline)
 
 
 def sample(
@@ -176,24 +214,25 @@ def sample(
     Returns:
         x_0 of `shape`, float32.
     """
-    mode = noise if isinstance(noise, str) else "streams"
-    chosen = Options(**{"sampler": "ddpm", "steps": 100, "noise": mode, **options})
-    wanted = [plugins] if isinstance(plugins, Plugin) else list(plugins)
-    ordered = arrange(Stage(tuple(wanted), chosen), model.info, has_picture=False)
-    device = pick_device(chosen.device)
-    plan = Plan.uniform(chosen.steps or 100, Counting(model.info.rounds_up, chosen.floats))
-    for plugin in ordered:
-        plan = plugin.plan(plan)
-    if known is not None:
-        known = known.to(device)
-        known = known.expand(*shape) if space_of(model).is_pixels else known.expand(shape[0], *known.shape[1:])
-    if mask is not None:
-        mask = mask.to(device)
-    spec = chosen.sampler or "ddpm"
-    convention = CONVENTIONS[chosen.noise]
-    source = convention.noise(chosen.seed) if isinstance(noise, str) else noise
-    with (models or Models(most=1)).borrow(model) as lease:
-        fitted = lease.model.attach(known, mask)
-        inputs = Inputs(fitted, known, mask, known, mask, source.stream("encode"), convention=convention)
-        process = prepare(inputs, ordered, plan, spec, chosen, source, tuple(shape), device, 0, notify, lease=lease)
-        return loop.run(process, watch)
+    with in_python("sample"):
+        mode = noise if isinstance(noise, str) else "streams"
+        chosen = Options(**{"sampler": "ddpm", "steps": 100, "noise": mode, **options})
+        wanted = [plugins] if isinstance(plugins, Plugin) else list(plugins)
+        ordered = arrange(Stage(tuple(wanted), chosen), model.info, has_picture=False)
+        device = pick_device(chosen.device)
+        plan = Plan.uniform(chosen.steps or 100, Counting(model.info.rounds_up, chosen.floats))
+        for plugin in ordered:
+            plan = plugin.plan(plan)
+        if known is not None:
+            known = known.to(device)
+            known = known.expand(*shape) if space_of(model).is_pixels else known.expand(shape[0], *known.shape[1:])
+        if mask is not None:
+            mask = mask.to(device)
+        spec = chosen.sampler or "ddpm"
+        convention = CONVENTIONS[chosen.noise]
+        source = convention.noise(chosen.seed) if isinstance(noise, str) else noise
+        with (models or Models(most=1)).borrow(model) as lease:
+            fitted = lease.model.attach(known, mask)
+            inputs = Inputs(fitted, known, mask, known, mask, source.stream("encode"), convention=convention)
+            process = prepare(inputs, ordered, plan, spec, chosen, source, tuple(shape), device, 0, notify, lease=lease)
+            return loop.run(process, watch)

@@ -94,8 +94,7 @@ def example(plugin: type[Plugin]) -> Plugin:
     try:
         return plugin(**plugin.example)
     except ValueError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ContractError(f"its example {dict(plugin.example)} is refused by its own fields: {reason}") from error
+        raise ContractError(f"its example {dict(plugin.example)} is refused by its own fields: {error}") from error
 
 
 def documented(plugin: type[Plugin]) -> None:

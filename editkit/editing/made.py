@@ -19,7 +19,7 @@ from editkit.pictures.shapes import Mask
 from editkit.plugin.chain import Chain
 
 if TYPE_CHECKING:
-    from editkit.diffusion.model import ModelInfo
+    from editkit.diffusion.model import Model, ModelInfo
     from editkit.editing.stages import Update
     from editkit.models.leasing import Models
     from editkit.pictures.files.provenance import Provenance
@@ -92,13 +92,21 @@ class Made:
             examples=itertools.chain.from_iterable(self.examples.values()),
         )
 
-    def write(self, path: str | Path, *, force: bool = False, provenance: Provenance | None = None) -> Written:
+    def write(
+        self, path: str | Path, *, force: bool = False, provenance: Provenance | None = None, quality: int | None = None
+    ) -> Written:
         """Write the result whole or not at all; see `editkit.pictures.files.writing.write`."""
-        return self.to_write().write(path, force=force, provenance=provenance)
+        return self.to_write().write(path, force=force, provenance=provenance, quality=quality)
 
     def to_write(self) -> Picture:
         """The result with what could change as its mask, so that a lossy file's effect on the rest is measured."""
         return self.picture.with_mask(self.changeable)
+
+
+def measured(plugin: str, figures: Figures) -> str:
+    """What a plugin measured of the result, in one line."""
+    said = {name: value if isinstance(value, str) else f"{value:.3g}" for name, value in figures.items()}
+    return f"{plugin}: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())
 
 
 def hashes(examples: Iterable[Picture], source: Picture) -> tuple[str, ...]:
@@ -115,13 +123,14 @@ def make(
     watch: Watch | Sequence[Watch] = (),
     notify: Notify = silent,
     models: Models | None = None,
+    own: Model | None = None,
 ) -> Made:
-    """Edit `picture`.
+    """Edit `picture`, by the model `own` where one is at hand.
 
     Raises:
         EditkitError: with one line that says how to mend it.
     """
-    from editkit.editing.api import stream
+    from editkit.editing.running import run_chain
 
     watchers = (watch,) if callable(watch) else tuple(watch)
     chain = chain.inherited()
@@ -129,8 +138,9 @@ def make(
 
     def tell(stage: int, plugin: str, figures: Figures) -> None:
         made.figures.append((stage, plugin, dict(figures)))
+        notify(measured(plugin, figures))
 
-    making = stream(picture, chain, notify=notify, models=models, tell=tell)
+    making = run_chain(picture, chain, own, notify, models, tell)
     before, current = 0, (-1, 0, 0)
     while True:
         try:

@@ -25,10 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
-from editkit.common.spec import did_you_mean, first_error
-from editkit.errors import EditkitError, RecipeError, short
+from editkit.common.spec import did_you_mean
+from editkit.errors import EditkitError, ParameterError, RecipeError, short
 from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
 from editkit.plugin.declaration import Declaration
@@ -79,7 +78,9 @@ def read(path: str | Path, *, allow_code: bool = False) -> Chain:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror or error}; editkit run needs a recipe file") from None
+        raise RecipeError(
+            f"{path}: {error.strerror or error}; a recipe file is needed, as --save-recipe writes one"
+        ) from None
     if len(data) > MAX_BYTES:
         raise RecipeError(f"{path}: is {len(data)} bytes; a recipe has at most {MAX_BYTES}")
     try:
@@ -189,8 +190,8 @@ def _plugin(data: object, base: Path | None, allow_code: bool, place: Place) -> 
             raise _Wrong(f"{name}.{key} names code ({value[:80]}); add --allow-code if you trust it", *place, name, key)
     try:
         return declaration(**given)
-    except ValidationError as error:
-        raise _Wrong(f"{name}: {first_error(error)}", *place, name, *_first(error)) from error
+    except ParameterError as error:
+        raise _Wrong(f"{name}: {_said(error)}", *place, name, *_key(error)) from error
 
 
 def _options(data: object, place: Place) -> Options:
@@ -199,8 +200,8 @@ def _options(data: object, place: Place) -> Options:
     _known_keys(data, tuple(k for k in Options.model_fields if k not in NOT_IN_RECIPES), *place)
     try:
         return Options(**{str(k): v for k, v in data.items()})
-    except ValidationError as error:
-        raise _Wrong(first_error(error), *place, *_first(error)) from error
+    except ParameterError as error:
+        raise _Wrong(_said(error), *place, *_key(error)) from error
 
 
 def _known_keys(data: Mapping[Any, Any], known: Iterable[str], *place: str | int) -> None:
@@ -211,8 +212,12 @@ def _known_keys(data: Mapping[Any, Any], known: Iterable[str], *place: str | int
             raise _Wrong(f"unknown key {short(key)}{hint}", *place, key)
 
 
-def _first(error: ValidationError) -> Place:
-    return error.errors()[0]["loc"][:1]
+def _said(error: ParameterError) -> str:
+    return f"{word(error.field)}: {error.reason}" if error.field else error.reason
+
+
+def _key(error: ParameterError) -> Place:
+    return (word(error.field),) if error.field else ()
 
 
 def _line(node: yaml.Node | None, place: Place) -> int | None:

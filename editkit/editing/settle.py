@@ -126,6 +126,12 @@ class StagePlan:
     source: Picture
     examples: tuple[Picture, ...] = ()
 
+    def __repr__(self) -> str:
+        names = " with ".join(plugin.name for plugin in self.plugins)
+        passes = f"{len(self.passes)} passes" if len(self.passes) != 1 else "one pass"
+        size = f"{self.picture.width}x{self.picture.height}"
+        return f"<{names} by {self.info.name}, {self.sampler}: {passes}, {self.calls} network calls, {size}>"
+
     @property
     def small(self) -> Picture | None:
         """The picture as it came, where plugins enlarged all of it (and masked nothing)."""

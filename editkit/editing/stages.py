@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,11 +30,14 @@ from editkit.models.leasing import Lease
 from editkit.models.memory import Tiles, available, settle
 from editkit.pictures.boxes import Box
 from editkit.pictures.filling import seamless
-from editkit.pictures.picture import Picture
+from editkit.pictures.picture import Picture, as_png
 from editkit.pictures.resizing import pad, resize
 from editkit.pictures.tensors import from_unit, to_unit
 from editkit.plugin.protocol import Figures, Hooks, called
 from editkit.plugin.step import Handed, Inputs
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Tell = Callable[[int, str, Figures], None]
 """Is told figures about a result: (stage, plugin, name -> value)."""
@@ -56,6 +61,34 @@ class Update:
     def preview(self) -> Tensor | None:
         """The current estimate of the result, (1, 3, h, w) in [-1, 1], at the size of the pass."""
         return None if self.state.x0 is None else self.model.decode(self.state.x0).clamp(-1, 1)
+
+    @property
+    def image(self) -> Image.Image | None:
+        """The same as a Pillow image; None before there is an estimate."""
+        from PIL import Image
+
+        seen = self.preview()
+        return None if seen is None else Image.fromarray(from_unit(seen.cpu(), np.dtype(np.uint8)))
+
+    @property
+    def fraction(self) -> float:
+        """How much of the edit is done, 0 to 1: of the moves in this stage, and every stage counts the same."""
+        passes = self.plan.passes
+        within = float(sum(len(part.plan) for part in passes[: self.pass_]))
+        within += len(passes[self.pass_].plan) * self.state.index / max(self.state.total, 1)
+        draws = self.plan.options.draws
+        whole = sum(len(part.plan) for part in passes)
+        return (self.stage + (self.draw + within / max(whole, 1)) / draws) / self.stages
+
+    def __repr__(self) -> str:
+        names = " with ".join(plugin.name for plugin in self.plan.plugins)
+        of = f", pass {self.pass_ + 1} of {len(self.plan.passes)}, stage {self.stage + 1} of {self.stages}"
+        return f"<{names}: step {self.state.index} of {self.state.total}{of}, {self.fraction:.0%}>"
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows."""
+        image = self.image
+        return None if image is None else as_png(image)
 
 
 def make_ready(model: Model, settled: StagePlan, notify: Notify) -> None:

@@ -104,6 +104,10 @@ def load(
         return prepared(model, setup, device, dtype, offline)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name in ("Gaussian", "GaussianMixture"):
         from editkit.diffusion import gaussian

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit.common import trust
+from editkit.common import hub, trust
 from editkit.common.spec import nearest
 from editkit.diffusion.schedule import Level, Levels
 from editkit.errors import ModelError
@@ -178,11 +178,14 @@ def _fetched(source: str, place: str, offline: bool) -> Path:
     if not repo:
         raise ModelError(f"clip: {source}: its weights are a pickle outside of the hub; only safetensors are loaded")
     try:
-        return Path(hf_hub_download(repo, file if file.endswith(".safetensors") else WEIGHTS, local_files_only=offline))
+        name = file if file.endswith(".safetensors") else WEIGHTS
+        return Path(hf_hub_download(repo, name, local_files_only=hub.local_only(offline)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         where = f"its weights are not in {constants.HF_HUB_CACHE}"
-        why = "--offline is on, so the hub was not asked" if offline else f"and the hub says: {_first(error)}"
-        raise ModelError(f"clip: {source}: {where}; {why}; give a folder with {CONFIG} and {WEIGHTS}") from error
+        raise ModelError(
+            f"clip: {source}: {where}; {hub.why(offline, error)}; give a folder with {CONFIG} and {WEIGHTS}, or fetch "
+            f"them where there is a network (hf download {repo})"
+        ) from error
 
 
 def _made(

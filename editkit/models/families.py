@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from editkit.common.entries import Group, Listed
+from editkit.common.spec import did_you_mean
 from editkit.diffusion.capability import capability
 from editkit.diffusion.model import Model, ModelInfo, Notifies
 from editkit.errors import ModelError
@@ -106,7 +107,11 @@ def describe_folder(name: str, *, offline: bool = False) -> ModelInfo:
     Raises:
         ModelError: not found (says where it was looked for), incomplete, or of a family that is not known.
     """
-    layout = find(name, offline=offline)
+    try:
+        layout = find(name, offline=offline)
+    except ModelError as error:
+        hint = "" if "/" in name else did_you_mean(name, FAMILIES.names())
+        raise ModelError(f"{error}{hint}") from error
     return _family(layout).describe(layout)
 
 

@@ -6,9 +6,9 @@ A mask is a file, an array, a Pillow image, or words such as `box:120,80,300,240
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,15 @@ from numpy.typing import NDArray
 from editkit.errors import PictureError
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import Pixels, at_depth, largest
-from editkit.pictures.shapes import Mask, ShapeError, as_mask, from_words, is_there, is_words, words
+from editkit.pictures.shapes import Mask, ShapeError, as_mask, brightness, from_words, is_there, is_words, words
 
 if TYPE_CHECKING:
     from PIL import Image
+
+Source: TypeAlias = "str | Path | NDArray[Any] | Image.Image | BinaryIO"
+
+COLOURFUL, MOST_COLOUR = 0.2, 0.02
+"""A pixel is colourful whose channels differ by more than this share of white; so many of them make no mask."""
 
 COMPRESSION = 16.0 / 255.0
 """How far from black or white the noise of a JPEG mask may lie; within it, black and white are meant."""
@@ -30,7 +35,7 @@ def _quiet(message: str) -> None:
 
 
 def read_mask(
-    source: str | Path | NDArray[Any] | Image.Image | BinaryIO,
+    source: Source | Sequence[Source],
     picture: Picture,
     *,
     invert: bool = False,
@@ -39,7 +44,8 @@ def read_mask(
     """The mask of `picture` from a file, an array, a Pillow image or words (see `pictures/shapes.py`).
 
     Args:
-        source: arrays are (H, W) bool, uint8, uint16, or floats in [0, 1]; also with channels, like a picture.
+        source: arrays are (H, W) bool, uint8, uint16, or floats in [0, 1]; also with channels, like a picture. Of a
+            list the union is taken. A picture of the same aspect in another size is resized, with a notice.
         invert: white = keep instead.
         notify: called with what the user should know: a full mask, one without any white.
 
@@ -47,10 +53,11 @@ def read_mask(
         (H, W) float32 in [0, 1], 1 = regenerate.
 
     Raises:
-        PictureError: cannot be read; another size than the picture; nothing in it to regenerate.
+        PictureError: cannot be read; another shape than the picture; in colours; nothing in it to regenerate.
     """
-    mask = load(source, picture, notify=notify)
-    name = source if isinstance(source, str) and is_words(source) else _name(source)
+    sources: Sequence[Source] = source if isinstance(source, list | tuple) else [cast(Source, source)]
+    mask: Mask = np.max([load(one, picture, notify=notify) for one in sources], axis=0)
+    name = " and ".join(one if isinstance(one, str) and is_words(one) else _name(one) for one in sources)
     if invert:
         mask = as_mask(1.0 - mask)
     check(mask, name, invert=invert, notify=notify)
@@ -58,7 +65,7 @@ def read_mask(
 
 
 def load(
-    source: str | Path | NDArray[Any] | Image.Image | BinaryIO,
+    source: Source,
     picture: Picture,
     *,
     notify: Callable[[str], None] = _quiet,
@@ -69,9 +76,32 @@ def load(
     if isinstance(source, str) and re.match(r"[a-z]+:", source) and not is_there(source):
         raise ShapeError(f"mask {source}: is neither a file nor a shape; shapes are {words()}")
     mask = _from_file(source, notify)
-    if mask.shape != picture.pixels.shape[:2]:
+    if mask.shape == picture.pixels.shape[:2]:
+        return mask
+    resized = _resized(mask, picture)
+    if resized is None:
         raise PictureError(_other_size(_name(source), mask, picture))
-    return mask
+    notify(
+        f"{_name(source)}: is {mask.shape[1]}x{mask.shape[0]} and was resized to the picture's "
+        f"{picture.width}x{picture.height}"
+    )
+    return resized
+
+
+def _resized(mask: Mask, picture: Picture) -> Mask | None:
+    """The mask at the picture's size, where the aspect is equal to a pixel; else None.
+
+    Of a mask of black and white every pixel that a bit of white falls into is white.
+    """
+    from PIL import Image
+
+    (height, width), (wide, high) = mask.shape, picture.size
+    if abs(width * high / height - wide) > 1.0 and abs(height * wide / width - high) > 1.0:
+        return None
+    hard = bool(np.isin(mask, (0.0, 1.0)).all())
+    how = Image.Resampling.BOX if hard else Image.Resampling.BILINEAR
+    resized = np.asarray(Image.fromarray(mask).resize((wide, high), how))
+    return as_mask(resized > 0.0) if hard else as_mask(resized.clip(0.0, 1.0))
 
 
 def _name(source: object) -> str:
@@ -102,7 +132,7 @@ def _other_size(name: str, mask: Mask, picture: Picture) -> str:
     return message + f"they must be equal: resize the mask to {picture.width}x{picture.height} (without smoothing)"
 
 
-def _from_file(source: str | Path | NDArray[Any] | Image.Image | BinaryIO, notify: Callable[[str], None]) -> Mask:
+def _from_file(source: Source, notify: Callable[[str], None]) -> Mask:
     """Brightness of a picture, times its alpha where that varies."""
     if isinstance(source, np.ndarray) and (source.dtype == np.bool_ or np.issubdtype(source.dtype, np.floating)):
         return _from_numbers(source)
@@ -110,16 +140,30 @@ def _from_file(source: str | Path | NDArray[Any] | Image.Image | BinaryIO, notif
     for notice in picture.meta.notices:
         notify(notice)
     top = float(largest(picture.pixels.dtype))
-    # whole numbers first: an equal grey stays what it is, so that white is exactly 1
-    red, green, blue = (picture.pixels[..., k] for k in range(3))
-    grey = red * np.int32(299) + green * np.int32(587) + blue * np.int32(114)
-    mask = grey / (1000.0 * top)
-    if picture.alpha is not None and (picture.alpha != picture.alpha.flat[0]).any():
-        mask = mask * (picture.alpha / top)
+    mask = brightness(picture)
+    varies = picture.alpha is not None and bool((picture.alpha != picture.alpha.flat[0]).any())
+    alpha = picture.alpha / top if picture.alpha is not None and varies else None
+    _check_grey(picture, alpha, source)
+    if alpha is not None:
+        mask = as_mask(mask * alpha)
     if not picture.meta.lossless and picture.meta.format is not None:
         # without this every pixel that the compression's ringing touched would be regenerated, not kept
         mask = np.where(mask < COMPRESSION, 0.0, np.where(mask > 1.0 - COMPRESSION, 1.0, mask))
     return as_mask(mask)
+
+
+def _check_grey(picture: Picture, alpha: NDArray[Any] | None, source: Source) -> None:
+    """Refuse what shows colours: a photograph that was taken for a mask, or a mask that was painted in a colour."""
+    spread = picture.pixels.max(axis=2) - picture.pixels.min(axis=2)
+    colourful = spread > COLOURFUL * largest(picture.pixels.dtype)
+    share = float(np.mean(colourful if alpha is None else colourful & (alpha > 0)))
+    if share > MOST_COLOUR:
+        file = source if isinstance(source, str | Path) else "FILE"
+        raise PictureError(
+            f"{_name(source)}: is in colours ({share:.0%} of it), so it is no mask; white = regenerate, black = keep. "
+            f"For one colour in it: editkit mask {file} --color red -o mask.png; for its brightness: "
+            f"editkit mask {file} --add brightness -o mask.png"
+        )
 
 
 def _from_numbers(array: NDArray[Any]) -> Mask:

@@ -6,13 +6,14 @@ Reading and writing are in `editkit.pictures.files`; no torch is imported before
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from editkit.errors import PictureError
 from editkit.pictures.raster import Pixels, Raster, at_depth, largest
@@ -27,7 +28,7 @@ Fill = Literal["smooth", "noise", "mean", "original"]
 """What lies in a hole to begin with: see `editkit.pictures.filling.filled`."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Picture(Raster):
     """A picture in memory, upright and RGB: a `Raster`, and what of it is to be made again.
 
@@ -48,8 +49,9 @@ class Picture(Raster):
             raise PictureError(f"the mask must be {self.pixels.shape[:2]} like the pixels, got {self.mask.shape}")
 
     @classmethod
-    def read(cls, source: str | Path | Pixels | Image.Image | BinaryIO | Picture) -> Picture:
-        """A picture from a file, "-" (standard input), an open binary file, an array or a Pillow image.
+    def read(cls, source: str | Path | bytes | Pixels | Image.Image | BinaryIO | Picture) -> Picture:
+        """A picture from a file, "-" (standard input), the bytes of one, an open binary file, an array or a
+        Pillow image.
 
         A `Picture` is given back as it is.
 
@@ -99,6 +101,27 @@ class Picture(Raster):
         alpha = np.maximum(self.alpha, np.rint(np.clip(mask, 0.0, 1.0) * float(top)).astype(self.alpha.dtype))
         return replace(self, alpha=None if (alpha == top).all() else alpha)
 
+    @property
+    def pil(self) -> Image.Image:
+        """This picture as a Pillow image of 8 bits: RGB, or RGBA where it has alpha."""
+        from PIL import Image
+
+        channels = [at_depth(self.pixels, np.uint8)]
+        channels += [] if self.alpha is None else [at_depth(self.alpha, np.uint8)[..., None]]
+        return Image.fromarray(np.concatenate(channels, axis=-1))
+
+    def show(self) -> None:
+        """Open it in the system's viewer, as Pillow does."""
+        self.pil.show()
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        return as_png(self.pil)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """`np.asarray(picture)`: the pixels, (H, W, 3), without alpha; a copy where `copy` or another `dtype` asks."""
+        return np.array(self.pixels, dtype) if copy else np.asarray(self.pixels, dtype)
+
     def write(
         self,
         path: str | Path,
@@ -122,6 +145,15 @@ class Picture(Raster):
             format=format,
             on_notice=on_notice,
         )
+
+    save = write
+
+
+def as_png(image: Image.Image) -> bytes:
+    """The bytes of a PNG file."""
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def _resize(values: NDArray[Any], width: int, height: int) -> NDArray[Any]:

@@ -15,7 +15,7 @@ Pixels = NDArray[Any]
 """(H, W, 3) uint8 or uint16, RGB."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Raster:
     """What a file holds, upright and RGB.
 
@@ -46,6 +46,10 @@ class Raster:
                 f"alpha must be {self.pixels.shape[:2]} of {self.pixels.dtype} like the pixels, "
                 f"got {self.alpha.shape} of {self.alpha.dtype}"
             )
+
+    def __repr__(self) -> str:
+        alpha = ", alpha" if self.alpha is not None else ""
+        return f"<{type(self).__name__} {self.width}x{self.height}, {8 * self.pixels.itemsize} bit{alpha}>"
 
     @property
     def height(self) -> int:

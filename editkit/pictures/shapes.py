@@ -3,11 +3,14 @@
     box:x0,y0,x1,y1        from pixel x0, y0 up to and without x1, y1; also in per cent: box:10%,10%,50%,50%
     ellipse:x0,y0,x1,y1    the ellipse in that box
     polygon:x0,y0,x1,y1,x2,y2 ...
-    color:#rrggbb~20       pixels whose channels all lie within 20 of 255 of that colour (16 where no ~ is given)
+    color:#rrggbb~20       pixels whose channels all lie within 20 of 255 of that colour (16 where no ~ is given); also
+                           by name: color:white
+    brightness             the photograph's own brightness: white = regenerate
     border:N               the outermost N pixels
     alpha                  where the photograph is transparent
 
-joined by `+` (also) and `-` (but not): `box:0,0,90,90-ellipse:10,10,40,40+border:8`. A pixel belongs to a shape when
+joined by `+` (also), `-` (but not) and `&` (only where also): `box:0,0,90,90-ellipse:10,10,40,40+border:8`, and "this
+colour within this box" is `color:white&box:0,0,50%,20%`. They count from left to right. A pixel belongs to a shape when
 its centre does. Further words come in through entry points (group `editkit.pictures.masks`), each a `Shape`.
 """
 
@@ -24,8 +27,9 @@ from numpy.typing import NDArray
 
 from editkit.common.entries import Group, Listed
 from editkit.errors import PictureError, PluginError
+from editkit.pictures.colors import rgb
 from editkit.pictures.picture import Picture
-from editkit.pictures.raster import largest
+from editkit.pictures.raster import Raster, largest
 
 Mask = NDArray[np.float32]
 """(H, W) in [0, 1], 1 = regenerate."""
@@ -76,7 +80,15 @@ def listed() -> list[Listed[Shape]]:
 
 def words() -> str:
     """The installed words, for messages."""
-    return f"{' '.join(f'{name}:' for name in MASKS.names())}, joined by + or -"
+    return f"{' '.join(f'{name}:' for name in MASKS.names())}, joined by + (also), - (but not), & (only where also)"
+
+
+JOINED: dict[str, Callable[[Mask, Mask], Mask]] = {
+    "+": np.maximum,
+    "-": lambda mask, other: np.minimum(mask, np.float32(1.0) - other),
+    "&": np.minimum,
+}
+"""What joins two masks."""
 
 
 class ShapeError(PictureError):
@@ -92,7 +104,7 @@ def as_mask(values: NDArray[Any]) -> Mask:
 
 def is_words(source: str) -> bool:
     """True for words, unless a file has that very name."""
-    return re.match(rf"{_any_word()}(?::|$|[+-])", source) is not None and not is_there(source)
+    return re.match(rf"{_any_word()}(?::|$|[+&-])", source) is not None and not is_there(source)
 
 
 def _any_word() -> str:
@@ -111,13 +123,13 @@ def is_there(path: str) -> bool:
 def from_words(words: str, picture: Picture) -> Mask:
     """A mask from words, (H, W) of 0 and 1 (`alpha` may lie between).
 
-    `+` is the union, max(a, b); `-` the difference, min(a, 1 - b); from left to right.
+    `+` is the union, max(a, b); `-` the difference, min(a, 1 - b); `&` the intersection, min(a, b); left to right.
     """
-    parts = re.split(rf"([+-])(?={_any_word()}(?::|$|[+-]))", words)
+    parts = re.split(rf"([+&-])(?={_any_word()}(?::|$|[+&-]))", words)
     mask = _word(parts[0], picture)
     for sign, part in zip(parts[1::2], parts[2::2], strict=True):
         other = _word(part, picture)
-        mask = np.maximum(mask, other) if sign == "+" else np.minimum(mask, 1.0 - other)
+        mask = JOINED[sign](mask, other)
     return as_mask(mask)
 
 
@@ -162,13 +174,13 @@ def _numbers(kind: str, values: str, picture: Picture, count: int | None) -> lis
 
 def _colour(values: str) -> tuple[tuple[int, int, int], float]:
     text = f"color:{values}"
-    found = re.fullmatch(r"#?([0-9a-fA-F]{6})(?:~(\d+(?:\.\d+)?))?", values.strip())
-    if not found:
-        raise ShapeError(
-            f"{text!r}: write color:#rrggbb or color:#rrggbb~tolerance (0 to 255), such as color:#00ff00~20"
-        )
-    red, green, blue = bytes.fromhex(found[1])
-    return (red, green, blue), float(found[2] or TOLERANCE)
+    name, tilde, tolerance = values.partition("~")
+    if tilde and not re.fullmatch(r"\d+(\.\d+)?", tolerance):
+        raise ShapeError(f"{text!r}: write the tolerance (0 to 255) behind ~, as in color:#00ff00~20")
+    try:
+        return rgb(name), float(tolerance or TOLERANCE)
+    except ValueError as error:
+        raise ShapeError(f"{text!r}: {error}, with ~20 behind it for a tolerance (0 to 255)") from None
 
 
 def _whole(values: str) -> int:
@@ -246,6 +258,19 @@ def _lies_inside(kind: str, picture: Picture, x0: float, y0: float, x1: float, y
         raise ShapeError(f"{got}: lies outside the picture of {picture.width}x{picture.height}")
 
 
+def brightness(picture: Raster) -> Mask:
+    """From 0, black, to 1, white. Whole numbers first: an equal grey stays what it is, so that white is exactly 1."""
+    red, green, blue = (picture.pixels[..., k] for k in range(3))
+    grey = red * np.int32(299) + green * np.int32(587) + blue * np.int32(114)
+    return as_mask(grey / (1000.0 * float(largest(picture.pixels.dtype))))
+
+
+def _brightness(picture: Picture, values: str) -> Mask:
+    if values:
+        raise ShapeError(f"'brightness:{values}': brightness takes nothing behind a colon")
+    return brightness(picture)
+
+
 def _alpha(picture: Picture, values: str) -> Mask:
     if values:
         raise ShapeError(f"'alpha:{values}': alpha takes nothing behind a colon")
@@ -268,9 +293,10 @@ POLYGON = Shape(
 )  # fmt: skip
 COLOR = Shape(
     "color", "color:#rrggbb~tolerance", lambda picture, values: color(picture, *_colour(values)),
-    "Pixels of about this colour.", "#808080~255",
+    "Pixels of about this colour; also by name, as color:white.", "#808080~255",
 )  # fmt: skip
 BORDER = Shape(
     "border", "border:N", lambda picture, values: border(picture, _whole(values)), "The outermost N pixels.", "4",
 )  # fmt: skip
 ALPHA = Shape("alpha", "alpha", _alpha, "Where the photograph is transparent.")
+BRIGHTNESS = Shape("brightness", "brightness", _brightness, "The photograph's own brightness: white = regenerate.")

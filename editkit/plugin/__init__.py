@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from editkit.errors import EditkitError as EditkitError
     from editkit.errors import HookError as HookError
     from editkit.errors import ModelError as ModelError
+    from editkit.errors import ParameterError as ParameterError
     from editkit.errors import PictureError as PictureError
     from editkit.errors import PluginError as PluginError
     from editkit.errors import UsageError as UsageError
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from editkit.plugin.protocol import Through as Through
     from editkit.plugin.protocol import called as called
     from editkit.plugin.protocol import plugins_of as plugins_of
+    from editkit.plugin.sections import Section as Section
     from editkit.plugin.step import Ask as Ask
     from editkit.plugin.step import Handed as Handed
     from editkit.plugin.step import Inputs as Inputs
@@ -112,13 +114,14 @@ _HOMES = {
     "Metadata": "pictures.files.metadata", "Metavar": "plugin.params", "Model": "diffusion.model",
     "ModelError": "errors", "ModelInfo": "diffusion.model", "Move": "diffusion.plan", "Noise": "diffusion.noise",
     "Notify": "common.notify", "Opening": "plugin.step", "Options": "plugin.options", "Param": "plugin.params",
-    "Pass": "diffusion.model", "Picture": "pictures.picture", "PictureError": "errors",
+    "ParameterError": "errors", "Pass": "diffusion.model", "Picture": "pictures.picture", "PictureError": "errors",
     "PictureSource": "plugin.params", "PixelSpace": "diffusion.model", "Pixels": "pictures.raster",
     "Plan": "diffusion.plan", "Plugin": "plugin.protocol", "PluginError": "errors",
     "Prediction": "diffusion.prediction", "PredictionType": "diffusion.prediction", "Prompt": "diffusion.conditioning",
     "Raster": "pictures.raster", "ReadsText": "diffusion.model", "ReadsWeights": "diffusion.model",
     "Residuals": "diffusion.control", "Run": "plugin.step", "Sampler": "diffusion.samplers",
-    "Schedule": "diffusion.schedule", "Slot": "plugin.protocol", "Spacing": "diffusion.schedule",
+    "Schedule": "diffusion.schedule", "Section": "plugin.sections", "Slot": "plugin.protocol",
+    "Spacing": "diffusion.schedule",
     "Stage": "plugin.chain", "Step": "plugin.step", "Stream": "diffusion.noise", "TakesExamples": "diffusion.model",
     "Through": "plugin.protocol", "UsageError": "errors", "Wraps": "diffusion.capability",
     "at_depth": "pictures.raster", "called": "plugin.protocol", "capability": "diffusion.capability",
@@ -129,6 +132,10 @@ _HOMES = {
 }  # fmt: skip
 
 __all__ = [*_HOMES]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
 
 
 def __getattr__(name: str) -> Any:

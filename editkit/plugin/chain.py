@@ -87,7 +87,7 @@ class Chain:
         """With one parameter of `plugin`, an object of this chain, set anew; the rest of it as it was given.
 
         Raises:
-            ValidationError: it does not take that value (pydantic's).
+            ParameterError: it does not take that value.
             ValueError: this chain does not have that plugin.
         """
         for number, stage in enumerate(self.stages):

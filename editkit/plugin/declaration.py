@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from editkit.common.spec import did_you_mean, field_and_reason
+from editkit.errors import ParameterError
 
 
-class Declaration(BaseModel):
+class Checked(BaseModel):
+    """Parameters that are checked when they are given: what is wrong with them is a `ParameterError`."""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _refused(type(self), error) from None
+
+
+def _refused(kind: type[BaseModel], error: ValidationError) -> ParameterError:
+    """The first thing that pydantic found wrong, in our words."""
+    first = error.errors(include_url=False)[0]
+    known = kind.model_fields
+    if first["type"] == "extra_forbidden":
+        name = str(first["loc"][0])
+        hint = did_you_mean(name, known) or f"; it has {', '.join(known)}"
+        return ParameterError(kind.__name__, name, f"there is no such parameter{hint}")
+    if first["type"] == "missing":
+        name = str(first["loc"][0])
+        about = known[name].description if name in known else None
+        return ParameterError(kind.__name__, name, f"is needed: {about}" if about else "is needed")
+    return ParameterError(kind.__name__, *field_and_reason(error))
+
+
+class Declaration(Checked):
     """What is wanted, with which parameters. Frozen; holds no tensors and no networks.
 
     Class attributes:

@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import ValidationError
 
 from editkit.common.entries import Group, Listed
 from editkit.common.extras import explained
-from editkit.common.spec import did_you_mean, field_and_reason, name_of, values_of
-from editkit.errors import EditkitError, HookError, UsageError
+from editkit.common.spec import did_you_mean, name_of, values_of
+from editkit.errors import EditkitError, HookError, ParameterError, UsageError
 from editkit.pictures.raster import Pixels
 from editkit.plugin.declaration import Declaration
 
@@ -111,9 +110,9 @@ def make(spec: str) -> Detector:
     values: dict[str, Any] = dict(values_of(spec, f"hint {name}", kind.model_fields))
     try:
         return kind(**values)
-    except ValidationError as error:
-        field, reason = field_and_reason(error)
-        raise UsageError(f"hint {name}: {field}{' ' if field else ''}{reason}") from error
+    except ParameterError as error:
+        space = " " if error.field else ""
+        raise UsageError(f"hint {name}: {error.field}{space}{error.reason}") from error
 
 
 def detect(detector: Detector, pixels: Pixels, *, offline: bool = False) -> Pixels:

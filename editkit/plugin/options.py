@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from editkit.diffusion.schedule import Spacing
+from editkit.plugin.declaration import Checked
 from editkit.plugin.params import Metavar
 
 
-class Options(BaseModel):
+class Options(Checked):
     """How a stage is run. Frozen; unset values are the model's own. Inherited by the stages after it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,3 +79,29 @@ class Options(BaseModel):
     def merged(self, later: Options) -> Options:
         """These options with those that `later` sets itself."""
         return self.model_copy(update=later.model_dump(exclude_unset=True))
+
+
+class RunOptions(TypedDict, total=False):
+    """The same as keywords of `edit` and `stream`, for editors that complete them; `model` is one of its own there."""
+
+    lora: Sequence[str]
+    refiner: str | None
+    prompt: str | None
+    negative: str | None
+    guidance_scale: float | None
+    steps: int | None
+    sampler: str | None
+    estimate: Literal["sample", "mean"]
+    samples: int
+    tries: int
+    seed: int
+    device: str
+    dtype: Literal["auto", "fp32", "bf16", "fp16"]
+    canvas: Literal["auto", "crop", "full"]
+    crop_padding: int | None
+    spacing: Spacing
+    noise: Literal["streams", "diffusers"]
+    compile: bool
+    offload: Literal["none", "model", "sequential"]
+    offline: bool
+    allow_code: bool

@@ -6,19 +6,28 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from editkit.plugin.declaration import Checked
 from editkit.plugin.params import Metavar, params
 
 File = Annotated[str, Metavar("FILE")]
 """A file that is written."""
 
 
-class Extras(BaseModel):
+class Extras(Checked):
     """Where the result of an edit command goes and what is said about it."""
 
-    output: File | None = Field(None, description="Where the result goes; - is standard output.")
+    output: File | None = Field(
+        None,
+        description="Where the result goes: a file, a folder (FOLDER/), a pattern ({stem}.fixed{suffix}), - (standard "
+        "output). Default: beside PICTURE, by its name with the first plugin's (photo.inpaint.png).",
+    )
     force: bool = Field(False, description="Overwrite an existing file.")
+    backup: bool = Field(False, description="Overwrite an existing file, and keep it as FILE~.")
+    quality: int | None = Field(
+        None, ge=1, le=100, description="Of a JPEG, WebP or AVIF; default: as the picture came."
+    )
     save_recipe: File | None = Field(None, description="Write the chain as a recipe, for editkit run.")
     provenance: bool = Field(True, description="Keep in the file how it was made.")
     preview: Annotated[str, Metavar("PATH")] | None = Field(

@@ -19,10 +19,14 @@ from pydantic.fields import FieldInfo
 
 @dataclass(frozen=True)
 class Metavar:
-    """How a parameter's value is called in help texts; `words` says which values of a picture's field are no paths."""
+    """How a parameter's value is called in help texts; `words` says which values of a picture's field are no paths.
+
+    `repeated`: it may be given several times, and is a tuple then.
+    """
 
     name: str
     words: Callable[[str], bool] | None = None
+    repeated: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ def _source(value: Any) -> Any:
     """A path as text; other sources as they are; numbers and the like are refused."""
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, str) or hasattr(value, "shape") or hasattr(value, "size"):
+    if isinstance(value, str | bytes) or hasattr(value, "shape") or hasattr(value, "size"):
         return value
     raise ValueError(f"is {value!r}; a path, an array or a PIL image is needed")
 
@@ -42,8 +46,18 @@ def _source(value: Any) -> Any:
 PictureSource = Annotated[Any, BeforeValidator(_source), Metavar("PICTURE")]
 """A picture: a path (`-`: standard input), a PIL image, an array (h, w, 3) of uint8 or uint16, or a `Picture`."""
 
-MaskSource = Annotated[Any, BeforeValidator(_source), Metavar("MASK")]
-"""A mask, white = regenerate: as `PictureSource`, or words as `box:x0,y0,x1,y1`."""
+
+def _sources(value: Any) -> Any:
+    """One source, or a tuple of several."""
+    if not isinstance(value, list | tuple):
+        return _source(value)
+    if not value:
+        raise ValueError("is an empty list; a mask or several are needed")
+    return _source(value[0]) if len(value) == 1 else tuple(_source(one) for one in value)
+
+
+MaskSource = Annotated[Any, BeforeValidator(_sources), Metavar("MASK", repeated=True)]
+"""A mask, white = regenerate: as `PictureSource`, words as `box:x0,y0,x1,y1`, or a list of them, whose union it is."""
 
 Kind = Literal["flag", "int", "float", "text", "choice"]
 
@@ -91,10 +105,13 @@ def params(declaration: type[BaseModel]) -> list[Param]:
 def param(name: str, info: FieldInfo) -> Param:
     """One field as a `Param`."""
     kind, choices, repeated = _kind(info.annotation)
-    metavar = next((m.name for m in info.metadata if isinstance(m, Metavar)), None)
+    marker = next((m for m in info.metadata if isinstance(m, Metavar)), None) or _nested_metavar(info)
+    if marker is not None and kind in ("int", "float"):
+        kind = "text"  # a number that may be said in words, as 4x
     text = " ".join(filter(None, (info.description, _bounds(info))))
     default = None if info.is_required() else info.get_default(call_default_factory=True)
-    return Param(name, kind, text, default, info.is_required(), choices, metavar or _nested_metavar(info), repeated)
+    metavar, several = (None, False) if marker is None else (marker.name, marker.repeated)
+    return Param(name, kind, text, default, info.is_required(), choices, metavar, repeated or several)
 
 
 def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:
@@ -114,13 +131,13 @@ def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:
     return kinds.get(annotation, "text"), (), False
 
 
-def _nested_metavar(info: FieldInfo) -> str | None:
-    """The metavar of an optional source, whose marker lies inside the union."""
+def _nested_metavar(info: FieldInfo) -> Metavar | None:
+    """The marker of an optional source, whose marker lies inside the union."""
     for member in get_args(info.annotation):
         if get_origin(member) is Annotated:
             for marker in get_args(member)[1:]:
                 if isinstance(marker, Metavar):
-                    return marker.name
+                    return marker
     return None
 
 

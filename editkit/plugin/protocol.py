@@ -35,10 +35,11 @@ from pydantic import ConfigDict, Field, model_validator
 from editkit.common.extras import explained
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.plan import Move, Plan
-from editkit.errors import ChainError, EditkitError, HookError
+from editkit.errors import ChainError, EditkitError, HookError, short
 from editkit.plugin.chain import Chain, Stage
 from editkit.plugin.declaration import Declaration
 from editkit.plugin.options import Options
+from editkit.plugin.sections import Section
 from editkit.plugin.step import Inputs, Opening, Run, Step
 
 if TYPE_CHECKING:
@@ -80,6 +81,16 @@ HOOKS = (
 """The hooks of `Hooks`, in the order the engine calls them."""
 
 
+GIVES = {
+    "open": "Picture", "plan": "Plan", "levels": "tuple", "bind": "Hooks", "begin": "Tensor",
+    "condition": "Conditioning", "combine": "Prediction", "energy": "Tensor", "shift": "Tensor", "clean": "Tensor",
+    "after": "Tensor", "finish": "Tensor",
+}  # fmt: skip
+"""The class of what a hook returns, by its name: looking by name needs no torch."""
+
+MAY_GIVE_NONE = frozenset({"begin", "energy"})
+
+
 class Plugin(Declaration):
     """A declaration: which method, with which parameters. Frozen; holds no tensors.
 
@@ -98,6 +109,8 @@ class Plugin(Declaration):
             another plugin claims `begin`. Other edits of a picture start from the picture, by `sdedit`.
         diffuses: False for a plugin that works on pixels alone, in `finish`: a stage of such loads no model.
         needs_picture: True for a plugin that cannot work in `editkit.sample`, where there is no picture.
+        group: under which heading the general help has it.
+        usage: three commands with it, as examples in its help, without the word `editkit`.
         example: parameters of a small edit that works, for the contract suite; none are needed if all have defaults.
         neutral: parameters with which the plugin changes nothing; None where there are none.
     """
@@ -114,6 +127,8 @@ class Plugin(Declaration):
     fresh: ClassVar[bool] = False
     diffuses: ClassVar[bool] = True
     needs_picture: ClassVar[bool] = False
+    group: ClassVar[Section] = "other"
+    usage: ClassVar[tuple[str, ...]] = ()
     example: ClassVar[Mapping[str, Any]] = {}
     neutral: ClassVar[Mapping[str, Any] | None] = None
 
@@ -232,17 +247,24 @@ def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where:
     """`hook(*args)`; what it raises, other than an error for the user, names the plugin and the hook.
 
     Raises:
-        HookError: the hook raised.
+        HookError: the hook raised, or returned something of another kind.
         ExtraError: it needs a library that is not installed.
     """
     try:
         with explained():
-            return hook(*args)
+            made = hook(*args)
     except EditkitError:
         raise
     except (Exception, SystemExit) as error:  # a library in it that ends the process would end a whole batch
         message = f"plugin {plugin.name}: {name} raised {type(error).__name__}: {error}{where}"
         raise HookError(message) from error
+    wanted = GIVES.get(name)
+    if wanted is not None and not (made is None and name in MAY_GIVE_NONE):
+        kinds = {kind.__name__ for kind in type(made).__mro__}
+        if wanted not in kinds:
+            got = "nothing (is a `return` missing?)" if made is None else f"{short(made)} ({type(made).__name__})"
+            raise HookError(f"plugin {plugin.name}: {name} returned {got}; a {wanted} is needed{where}")
+    return made
 
 
 P = TypeVar("P", bound=Plugin, covariant=True)

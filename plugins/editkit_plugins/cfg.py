@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from editkit.plugin import Hooks, Plugin, Prediction, Run, Step, convert
+from editkit.plugin import Hooks, Plugin, Prediction, Run, Section, Step, convert
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +32,12 @@ class Cfg(Plugin):
     """
 
     name: ClassVar[str] = "cfg"
+    group: ClassVar[Section] = "advanced"
+    usage: ClassVar[tuple[str, ...]] = (
+        'sdedit photo.png --model DIR --prompt "a barn" with cfg --rescale 0.7',
+        'inpaint photo.png --mask mask.png --model DIR --prompt "a barn" with cfg --start 0.2',
+        'plan sdedit photo.png --model DIR --prompt "a barn" with cfg',
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
     neutral: ClassVar[Mapping[str, Any] | None] = {"scale": 1.0}
 

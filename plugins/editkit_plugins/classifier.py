@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field
 
 from editkit.models.classifiers import is_noisy, load_classifier, resolve
 from editkit.models.classifiers.kinds import Noisy
-from editkit.plugin import Guidance, GuidanceHooks, Hooks, Metavar, Run, Step, Through, UsageError
+from editkit.plugin import Guidance, GuidanceHooks, Hooks, Metavar, Run, Section, Step, Through, UsageError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -41,6 +41,12 @@ class Classifier(Guidance):
     """
 
     name: ClassVar[str] = "classifier"
+    group: ClassVar[Section] = "steer"
+    usage: ClassVar[tuple[str, ...]] = (
+        "classifier photo.png --label tabby --classifier timm:resnet18",
+        "inpaint photo.png --mask mask.png with classifier --label tabby --classifier timm:resnet18 --view region",
+        "sdedit photo.png --strength 0.6 with classifier --label tabby --classifier timm:resnet18",
+    )
     neutral: ClassVar[Mapping[str, Any] | None] = {"scale": 0.0}
     example: ClassVar[Mapping[str, Any]] = {"label": "0", "classifier": "./classifier"}
 

@@ -25,6 +25,7 @@ from editkit.plugin import (
     Picture,
     PictureSource,
     Run,
+    Section,
     Step,
     Through,
     UsageError,
@@ -44,6 +45,12 @@ class Clip(Guidance):
     """
 
     name: ClassVar[str] = "clip"
+    group: ClassVar[Section] = "steer"
+    usage: ClassVar[tuple[str, ...]] = (
+        'clip photo.png --text "a red door"',
+        'inpaint photo.png --mask mask.png with clip --text "a red door"',
+        'sdedit photo.png --strength 0.6 with clip --text "a watercolour"',
+    )
     neutral: ClassVar[Mapping[str, Any] | None] = {"scale": 0.0}
     example: ClassVar[Mapping[str, Any]] = {"text": ("a red circle",), "clip_model": "./clip"}
 

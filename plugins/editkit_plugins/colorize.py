@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from editkit.plugin import Notify, Options, Picture, Run, Slot
+from editkit.plugin import Notify, Options, Picture, Run, Section, Slot
 from editkit_plugins.restoring.solving import Solver
 from editkit_plugins.upscale import observed
 
@@ -28,6 +28,12 @@ class Colorize(Solver):
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"size"})
     name: ClassVar[str] = "colorize"
+    group: ClassVar[Section] = "restore"
+    usage: ClassVar[tuple[str, ...]] = (
+        "colorize grey.png",
+        "colorize grey.png --candidates 4",
+        "colorize grey.png --estimate mean --samples 8",
+    )
     offers: ClassVar[frozenset[str]] = frozenset({"task"})
     needs_picture: ClassVar[bool] = True
 

@@ -33,6 +33,7 @@ from editkit.plugin import (
     Plugin,
     Residuals,
     Run,
+    Section,
     Step,
     UsageError,
     from_unit,
@@ -90,6 +91,12 @@ class ControlNet(Plugin):
     """
 
     name: ClassVar[str] = "controlnet"
+    group: ClassVar[Section] = "steer"
+    usage: ClassVar[tuple[str, ...]] = (
+        "controlnet photo.png --control canny --controlnet pocket-canny --model pocket",
+        "sdedit photo.png --model DIR --strength 0.8 with controlnet --control depth --controlnet DIR",
+        "inpaint photo.png --mask mask.png --model DIR with controlnet --control canny --controlnet DIR",
+    )
     offers: ClassVar[frozenset[str]] = frozenset({"control"})
     needs: ClassVar[frozenset[str]] = frozenset({"control"})
     neutral: ClassVar[Mapping[str, Any] | None] = {"scale": 0.0}

@@ -30,6 +30,7 @@ from editkit.plugin import (
     Plugin,
     Run,
     Schedule,
+    Section,
     Step,
     largest,
 )
@@ -79,6 +80,12 @@ class Denoise(Plugin):
     """
 
     name: ClassVar[str] = "denoise"
+    group: ClassVar[Section] = "restore"
+    usage: ClassVar[tuple[str, ...]] = (
+        "denoise grainy.png",
+        "denoise grainy.png --sigma 15",
+        "denoise grainy.png then upscale --scale 2",
+    )
     needs_picture: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {"sigma": 25}
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from editkit.common.spec import did_you_mean
-from editkit.plugin import Code, Figures, Guidance, GuidanceHooks, Hooks, PictureSource, Run, Step, UsageError
-from editkit_plugins.losses import LOSSES, Loss, hexed, rgb
+from editkit.pictures.colors import rgb
+from editkit.plugin import Code, Figures, Guidance, GuidanceHooks, Hooks, PictureSource, Run, Section, Step, UsageError
+from editkit_plugins.losses import LOSSES, Loss, hexed
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -30,6 +31,12 @@ class Guide(Guidance):
     """
 
     name: ClassVar[str] = "guide"
+    group: ClassVar[Section] = "steer"
+    usage: ClassVar[tuple[str, ...]] = (
+        "guide photo.png --loss brightness --brightness 0.7",
+        'inpaint photo.png --mask mask.png with guide --loss color --color "#a05030"',
+        'sdedit photo.png --strength 0.6 with guide --loss palette --palette "#102030,#c0a060"',
+    )
     neutral: ClassVar[Mapping[str, Any] | None] = {"weight": 0.0}
 
     view: Literal["whole", "region"] = Field(

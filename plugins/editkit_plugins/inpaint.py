@@ -32,6 +32,7 @@ from editkit.plugin import (
     Plan,
     Plugin,
     Run,
+    Section,
     Slot,
     Step,
     UsageError,
@@ -96,9 +97,19 @@ class Inpaint(Replacing):
     """
 
     name: ClassVar[str] = "inpaint"
+    group: ClassVar[Section] = "repair"
+    usage: ClassVar[tuple[str, ...]] = (
+        "inpaint photo.png --mask mask.png",
+        'inpaint photo.png --mask "color:white&box:0,80%,100%,100%" --grow 2',
+        'inpaint photos/ --mask "{stem}.mask.png" -o repaired/',
+    )
     example: ClassVar[Mapping[str, Any]] = {"mask": "box:40%,40%,60%,60%"}
 
-    mask: MaskSource | None = Field(None, description="White = regenerate. A picture, or words as box:10,10,80,60.")
+    mask: MaskSource | None = Field(
+        None,
+        description="White = regenerate. A picture, or words as box:10,10,80,60 (editkit plugins lists them) joined by "
+        "+ - &; several: give it again.",
+    )
     invert_mask: bool = Field(False, description="Black = regenerate.")
     grow: Grow = Field(0, description="Enlarge the mask by so many pixels first. " + AUTO)
     feather: int = Field(0, ge=0, le=1000, description="Blend over so many pixels inside the mask's edge.")

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from editkit.pictures.colors import rgb
 from editkit.plugin import Picture, UsageError, to_unit
 
 if TYPE_CHECKING:
@@ -57,21 +58,6 @@ class Wanted(Protocol):
 
     @property
     def network(self) -> str: ...
-
-
-def rgb(color: str) -> tuple[int, int, int]:
-    """The three bytes of #rrggbb.
-
-    Raises:
-        ValueError: it is written otherwise.
-    """
-    digits = color.strip().removeprefix("#")
-    try:
-        if len(digits) != 6:
-            raise ValueError
-        return int(digits[:2], 16), int(digits[2:4], 16), int(digits[4:], 16)
-    except ValueError:
-        raise ValueError(f"a colour is {color!r}; write it as #rrggbb") from None
 
 
 def hexed(colour: Tensor) -> str:

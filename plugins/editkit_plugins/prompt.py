@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from editkit.plugin import Hooks, ModelError, Plugin, ReadsText, ReadsWeights, Run, Slot, Step, capability
+from editkit.plugin import Hooks, ModelError, Plugin, ReadsText, ReadsWeights, Run, Section, Slot, Step, capability
 
 if TYPE_CHECKING:
     from editkit.plugin import Conditioning, Prompt
@@ -26,6 +26,12 @@ class PromptText(Plugin):
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"prompt"})
     name: ClassVar[str] = "prompt"
+    group: ClassVar[Section] = "advanced"
+    usage: ClassVar[tuple[str, ...]] = (
+        'sdedit photo.png --model DIR --prompt "a (red:1.3) barn" with prompt --weights',
+        'inpaint photo.png --mask mask.png --model DIR --prompt "a (red:1.3) barn" with prompt --weights',
+        'plan sdedit photo.png --model DIR --prompt "a barn" with prompt',
+    )
     order: ClassVar[int] = -50
     needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from editkit.plugin import Hooks, Inputs, Levels, Options, Plugin, Run
+from editkit.plugin import Hooks, Inputs, Levels, Options, Plugin, Run, Section
 from editkit_plugins.denoise import ladder_from
 from editkit_plugins.restoring.memory import afford
 
@@ -28,6 +28,12 @@ class Purify(Plugin):
     """Wash adversarial noise out of a picture: bury it in noise, and denoise that."""
 
     name: ClassVar[str] = "purify"
+    group: ClassVar[Section] = "advanced"
+    usage: ClassVar[tuple[str, ...]] = (
+        "purify photo.png",
+        "purify photo.png --candidates 4",
+        "plan purify photo.png",
+    )
     needs_picture: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {"sigma": 25}
 

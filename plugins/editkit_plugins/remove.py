@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from editkit.plugin import Section
 from editkit_plugins.inpaint import AUTO, Grow, Inpaint
 
 
@@ -20,5 +21,11 @@ class Remove(Inpaint):
     """
 
     name: ClassVar[str] = "remove"
+    group: ClassVar[Section] = "repair"
+    usage: ClassVar[tuple[str, ...]] = (
+        "remove photo.png --mask mask.png",
+        "remove photo.png --mask box:40%,40%,60%,60% --candidates 4",
+        "remove photo.png --mask mask.png then sdedit --strength 0.2",
+    )
 
     grow: Grow = Field("auto", description="Enlarge the mask by so many pixels first. " + AUTO)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from editkit.diffusion.space import space_of
-from editkit.plugin import MaskSource, Notify, Options, Picture, Plan, Run, Slot, UsageError, read_mask, silent
+from editkit.plugin import MaskSource, Notify, Options, Picture, Plan, Run, Section, Slot, UsageError, read_mask, silent
 from editkit_plugins.restoring.base import LITTLE
 from editkit_plugins.restoring.named import Named, parse
 from editkit_plugins.restoring.solving import Solver
@@ -41,6 +41,12 @@ class Restore(Solver):
     holds: ClassVar[frozenset[Slot]] = frozenset({"size"})
     name: ClassVar[str] = "restore"
     offers: ClassVar[frozenset[str]] = frozenset({"known", "mask"})
+    group: ClassVar[Section] = "restore"
+    usage: ClassVar[tuple[str, ...]] = (
+        "restore blurred.png --degradation gaussian:1.5",
+        "restore compressed.jpg --degradation jpeg",
+        "restore holes.png --degradation mask --mask lost.png",
+    )
     needs_picture: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {"degradation": "gaussian:1"}
 

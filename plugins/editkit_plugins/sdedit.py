@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from editkit.plugin import Hooks, Plan, Plugin
+from editkit.plugin import Hooks, Plan, Plugin, Section
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -26,6 +26,12 @@ class SDEdit(Plugin):
     """
 
     name: ClassVar[str] = "sdedit"
+    group: ClassVar[Section] = "steer"
+    usage: ClassVar[tuple[str, ...]] = (
+        "sdedit photo.png --strength 0.4",
+        'sdedit photo.png --strength 0.6 --model DIR --prompt "a watercolour"',
+        "inpaint photo.png --mask mask.png then sdedit --strength 0.2",
+    )
     order: ClassVar[int] = -10
 
     strength: float = Field(0.6, ge=0.0, le=1.0, description="How much of the process is walked: 0 nothing, 1 all.")

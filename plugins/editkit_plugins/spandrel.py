@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from editkit.plugin import Hooks, ModelError, Notify, Picture, Plugin, Run, Slot, UsageError
+from editkit.plugin import Hooks, ModelError, Notify, Picture, Plugin, Run, Section, Slot, UsageError
 from editkit_plugins.restoring.memory import afford
+from editkit_plugins.sizes import Times
 from editkit_plugins.upscale import observed
 
 if TYPE_CHECKING:
@@ -30,11 +31,17 @@ class Spandrel(Plugin):
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"mask", "size"})
     name: ClassVar[str] = "spandrel"
+    group: ClassVar[Section] = "grow"
+    usage: ClassVar[tuple[str, ...]] = (
+        "spandrel small.png --weights esrgan.safetensors",
+        "spandrel small.png --weights esrgan.safetensors --scale 2",
+        "spandrel small.png --weights esrgan.safetensors then sdedit --strength 0.2",
+    )
     needs_picture: ClassVar[bool] = True
     diffuses: ClassVar[bool] = False
 
     weights: str = Field("", description="The network: a .safetensors file.")
-    scale: float = Field(4.0, gt=0.0, le=64.0, description="How many times as large.")
+    scale: Times = Field(4.0, gt=0.0, le=64.0, description="How many times as large.")
     tile: int = Field(192, ge=16, le=4096, description="Side of the tiles it works on, in pixels.")
 
     def hooks(self) -> type[Hooks[Spandrel]]:

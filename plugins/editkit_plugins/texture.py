@@ -6,18 +6,15 @@ at once and coarse to fine, as Kwatra et al. 2005, "Texture optimization for exa
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from editkit.plugin import Hooks, Notify, Picture, Plugin, Slot
+from editkit.plugin import Hooks, Notify, Picture, Plugin, Section, Slot
 from editkit_plugins.restoring.memory import afford
-
-LARGEST = 20_000
-"""The longest side of a canvas."""
+from editkit_plugins.sizes import sides
 
 
 class Texture(Plugin):
@@ -25,6 +22,12 @@ class Texture(Plugin):
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"mask", "size"})
     name: ClassVar[str] = "texture"
+    group: ClassVar[Section] = "grow"
+    usage: ClassVar[tuple[str, ...]] = (
+        "texture grass.jpg --size 1024x768",
+        "texture grass.jpg --size 512x512 --seed 3 -o lawn.png",
+        "texture wall.jpg --size 800x600 then upscale --scale 2",
+    )
     fresh: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"examples"})
     needs_picture: ClassVar[bool] = True
@@ -35,26 +38,17 @@ class Texture(Plugin):
     @field_validator("size")
     @classmethod
     def _sides(cls, size: str) -> str:
-        _parse(size)
+        sides(size)
         return size
 
     def hooks(self) -> type[Hooks[Texture]]:
         return Hooks
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
-        width, height = _parse(self.size)
+        width, height = sides(self.size)
         afford(f"a texture of {width}x{height}", width, height)
         canvas = Picture(np.zeros((height, width, 3), picture.pixels.dtype), meta=picture.meta)
         return canvas.with_mask(np.ones((height, width), np.float32))
 
     def examples(self, picture: Picture) -> Sequence[Picture]:
         return (picture,)
-
-
-def _parse(size: str) -> tuple[int, int]:
-    """Width and height of a size."""
-    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
-    sides = (int(found[1]), int(found[2])) if found else (0, 0)
-    if min(sides) < 1 or max(sides) > LARGEST:
-        raise ValueError(f"size is {size!r}; write width x height in pixels, each 1 to {LARGEST}, as 1024x768")
-    return sides

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from editkit.diffusion.space import space_of
-from editkit.plugin import ChainError, Hooks, Plugin, Run, Step
+from editkit.plugin import ChainError, Hooks, Plugin, Run, Section, Step
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -27,6 +27,12 @@ class Threshold(Plugin):
     """
 
     name: ClassVar[str] = "threshold"
+    group: ClassVar[Section] = "advanced"
+    usage: ClassVar[tuple[str, ...]] = (
+        "sdedit photo.png with threshold",
+        "inpaint photo.png --mask mask.png --model pocket with threshold",
+        "plan sdedit photo.png with threshold",
+    )
     order: ClassVar[int] = 10
 
     percentile: float = Field(0.995, gt=0.0, le=1.0, description="The fraction of values that must be in range.")

@@ -13,9 +13,10 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from editkit.pictures.masks import feather_inside
-from editkit.plugin import Notify, Slot, UsageError
+from editkit.plugin import Notify, Section, Slot, UsageError
 from editkit_plugins.inpaint import Replacing
 from editkit_plugins.restoring.memory import afford
+from editkit_plugins.sizes import Border, pixels, ratio, sides
 
 if TYPE_CHECKING:
     from editkit.plugin import Picture
@@ -26,28 +27,44 @@ class Uncrop(Replacing):
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"mask", "size"})
     name: ClassVar[str] = "uncrop"
+    group: ClassVar[Section] = "grow"
+    usage: ClassVar[tuple[str, ...]] = (
+        "uncrop photo.png --aspect 16:9",
+        "uncrop photo.png --left 10% --right 10%",
+        "uncrop photo.png --size 1920x1080",
+    )
     example: ClassVar[Mapping[str, Any]] = {"right": 6}
 
-    left: int = Field(0, ge=0, le=20_000, description="Pixels to add on the left.")
-    right: int = Field(0, ge=0, le=20_000, description="Pixels to add on the right.")
-    top: int = Field(0, ge=0, le=20_000, description="Pixels to add above.")
-    bottom: int = Field(0, ge=0, le=20_000, description="Pixels to add below.")
-    aspect: str | None = Field(None, description="Instead: grow evenly to this ratio of width to height, as 16:9.")
+    left: Border = Field(0, description="Pixels to add on the left, or per cent of the width, as 10%.")
+    right: Border = Field(0, description="Pixels to add on the right.")
+    top: Border = Field(0, description="Pixels to add above.")
+    bottom: Border = Field(0, description="Pixels to add below.")
+    aspect: str | None = Field(
+        None, description="Instead: grow evenly to this ratio of width to height, as 16:9 or 1.777."
+    )
+    size: str | None = Field(None, description="Instead: grow evenly to this width and height, as 1920x1080.")
     overlap: int = Field(8, ge=0, le=500, description="Pixels of the picture's edge that may change, to hide the seam.")
 
     @field_validator("aspect")
     @classmethod
     def _ratio(cls, aspect: str | None) -> str | None:
         if aspect is not None:
-            _parse(aspect)
+            ratio(aspect)
         return aspect
+
+    @field_validator("size")
+    @classmethod
+    def _sides(cls, size: str | None) -> str | None:
+        if size is not None:
+            sides(size)
+        return size
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         left, right, top, bottom = self._borders(picture.width, picture.height)
         if not left + right + top + bottom:
             raise UsageError(
-                "uncrop has nothing to add: give --left, --right, --top, --bottom or an --aspect other than the "
-                f"picture's own {picture.width}:{picture.height}"
+                "uncrop has nothing to add: give --left, --right, --top, --bottom or an --aspect or --size other "
+                f"than the picture's own {picture.width}:{picture.height}"
             )
         width, height = left + picture.width + right, top + picture.height + bottom
         afford(f"uncrop to {width}x{height}", width, height)
@@ -68,23 +85,20 @@ class Uncrop(Replacing):
 
     def _borders(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Pixels to add (left, right, top, bottom) to a picture of `width` x `height`."""
-        if self.aspect is None:
-            return self.left, self.right, self.top, self.bottom
-        if self.left or self.right or self.top or self.bottom:
-            raise UsageError("uncrop takes --aspect or borders in pixels, not both")
-        wide, high = _parse(self.aspect)
-        across = max(0, round(height * wide / high) - width)
-        down = 0 if across else max(0, round(width * high / wide) - height)
+        borders = self.left, self.right, self.top, self.bottom
+        ways = [any(borders), self.aspect is not None, self.size is not None]
+        if sum(ways) > 1:
+            raise UsageError("uncrop takes borders, an --aspect or a --size, not both")
+        if self.size is not None:
+            wide, high = sides(self.size)
+            if wide < width or high < height:
+                raise UsageError(f"uncrop: --size {self.size} is smaller than the picture, {width}x{height}")
+            across, down = wide - width, high - height
+        elif self.aspect is not None:
+            wider, higher = ratio(self.aspect)
+            across = max(0, round(height * wider / higher) - width)
+            down = 0 if across else max(0, round(width * higher / wider) - height)
+        else:
+            left, right, top, bottom = borders
+            return pixels(left, width), pixels(right, width), pixels(top, height), pixels(bottom, height)
         return across // 2, across - across // 2, down // 2, down - down // 2
-
-
-def _parse(aspect: str) -> tuple[float, float]:
-    """Width and height of an aspect ratio."""
-    wide, _, high = aspect.partition(":")
-    try:
-        ratio = float(wide), float(high)
-        if min(ratio) <= 0.0 or max(ratio) / min(ratio) > 100.0:
-            raise ValueError
-    except ValueError:
-        raise ValueError(f"aspect is {aspect!r}; write width:height, as 16:9") from None
-    return ratio

@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from editkit.plugin import Notify, Options, Picture, Run, Slot, UsageError, to_unit
+from editkit.plugin import Notify, Options, Picture, Run, Section, Slot, UsageError, to_unit
 from editkit_plugins.restoring.solving import Solver
+from editkit_plugins.sizes import Times, sides
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,11 +37,18 @@ class Upscale(Solver):
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"mask", "size"})
     name: ClassVar[str] = "upscale"
+    group: ClassVar[Section] = "grow"
+    usage: ClassVar[tuple[str, ...]] = (
+        "upscale small.png --scale 2",
+        "upscale small.png --size 1920x1080 --model pocket",
+        "upscale small.png --scale 2 --model pocket --estimate mean --samples 8",
+    )
     offers: ClassVar[frozenset[str]] = frozenset({"lowres"})
     needs_picture: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {"scale": 2}
 
-    scale: float = Field(2.0, gt=1.0, le=64.0, description="How many times as large.")
+    scale: Times = Field(2.0, gt=1.0, le=64.0, description="How many times as large, as 4 or 4x.")
+    size: str | None = Field(None, description="Instead: as large as fits into this width and height, as 1920x1080.")
     method: Literal["auto", "conditioned", "ddnm", "ddrm", "diffpir", "dps", "pigdm"] = Field(
         "auto", description="Tell the model, or solve with it as prior; auto: what the model can."
     )
@@ -58,8 +66,30 @@ class Upscale(Solver):
         """One step of `pocket` that is told the small picture: its mean of all large ones, nearest to the truth."""
         return Options(steps=1) if self.nearest(info) else super().default_options(info)
 
+    @field_validator("size")
+    @classmethod
+    def _sides(cls, size: str | None) -> str | None:
+        if size is not None:
+            sides(size)
+        return size
+
+    def _larger(self, picture: Picture) -> tuple[int, int]:
+        """Width and height of the result."""
+        if self.size is None:
+            return round(picture.width * self.scale), round(picture.height * self.scale)
+        if "scale" in self.model_fields_set:
+            raise UsageError("upscale takes --scale or --size, not both")
+        if self.kernel == "average":
+            raise UsageError("upscale: --kernel average needs a whole --scale, not a --size; use --kernel bicubic")
+        wide, high = sides(self.size)
+        factor = min(wide / picture.width, high / picture.height)
+        if factor <= 1.0:
+            size = f"{picture.width}x{picture.height}"
+            raise UsageError(f"upscale: --size {self.size} is no larger than the picture, {size}")
+        return round(picture.width * factor), round(picture.height * factor)
+
     def open(self, picture: Picture, notify: Notify) -> Picture:
-        width, height = round(picture.width * self.scale), round(picture.height * self.scale)
+        width, height = self._larger(picture)
         if (width, height) == picture.size:
             raise UsageError(
                 f"upscale: {picture.width}x{picture.height} times {self.scale} is the same size; use a larger --scale"

@@ -12,7 +12,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit.common import trust
+from editkit.common import hub, trust
 from editkit.errors import ModelError
 from editkit.models.files import single_file
 from editkit.models.files.layout import Layout
@@ -109,18 +109,19 @@ def _from_hub(name: str, offline: bool, weights: bool, variant: str | None = Non
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repo, _, revision = name.partition("@")
+    alone = hub.local_only(offline)
 
     def fetch(patterns: list[str], but: tuple[str, ...] = ()) -> Path:
         return Path(
             snapshot_download(
                 repo, revision=revision or None, allow_patterns=patterns, ignore_patterns=list(but),
-                local_files_only=offline,
+                local_files_only=alone,
             )
         )  # fmt: skip
 
     try:
         path = fetch(["*.json", "*.txt"])
-        if offline or not weights:
+        if alone or not weights:
             return path
         parts = _parts(Layout(name, path))
 
@@ -140,11 +141,8 @@ def _from_hub(name: str, offline: bool, weights: bool, variant: str | None = Non
         return path
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         where = f"no folder {name!r}, nothing in {constants.HF_HUB_CACHE}"
-        if offline:
-            raise ModelError(
-                f"model {name!r} was not found: {where}; --offline is on, so the hub was not asked"
-            ) from None
-        raise ModelError(f"model {name!r} was not found: {where}, and the hub says: {_first(error)}") from error
+        how = "" if offline or not alone else f"; where there is a network: editkit models download {name}"
+        raise ModelError(f"model {name!r} was not found: {where}; {hub.why(offline, error)}{how}") from error
 
 
 def _parts(layout: Layout) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
+import shutil
 import stat
 from pathlib import Path
 
@@ -33,10 +35,29 @@ def save_bytes(path: Path, data: bytes, *, force: bool = False) -> None:
             with contextlib.suppress(FileNotFoundError):
                 temporary.unlink()
     except FileExistsError:
-        raise PictureError(f"{path}: exists already; give --force to replace it, or another name") from None
+        raise PictureError(f"{path}: exists already; give another name, or `force` to replace it (--force)") from None
     except OSError as error:
         old = "; the file that was there is as it was" if target.exists() else "; nothing was written"
         raise PictureError(f"{path}: cannot be written: {error.strerror}{old}") from None
+
+
+def keep(path: Path) -> Path:
+    """Give what lies at `path` another name, PATH~ (PATH~2 ... where that is taken), before it is replaced.
+
+    Raises:
+        PictureError: it cannot be kept; nothing has changed.
+    """
+    target = os.path.realpath(path)
+    names = (path.with_name(f"{path.name}~{'' if k == 1 else k}") for k in itertools.count(1))
+    kept = next(name for name in names if not os.path.lexists(name))
+    try:
+        try:
+            os.link(target, kept)
+        except OSError:  # a file system without hard links, or another one
+            shutil.copy2(target, kept)
+    except OSError as error:
+        raise PictureError(f"{kept}: cannot be written: {error.strerror}; {path} is as it was") from None
+    return kept
 
 
 def _put(temporary: Path, target: Path, force: bool) -> None:

@@ -33,8 +33,8 @@ MAX_BYTES = 1 << 30
 """The largest file that is read, in bytes."""
 
 
-def read(source: str | Path | Pixels | Image.Image | BinaryIO) -> Raster:
-    """A picture from a file, "-" for standard input, an open binary file, an array or a Pillow image.
+def read(source: str | Path | bytes | Pixels | Image.Image | BinaryIO) -> Raster:
+    """A picture from a file, "-" for standard input, the bytes of one, an open binary file, an array or a Pillow image.
 
     Arrays are (H, W), (H, W, 1), (H, W, 3) RGB, or with alpha (H, W, 2), (H, W, 4), of uint8 or uint16.
 
@@ -46,13 +46,25 @@ def read(source: str | Path | Pixels | Image.Image | BinaryIO) -> Raster:
     if isinstance(source, str | Path):
         data, name = read_bytes(source)
         return decode(data, name)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return decode(_bounded(io.BytesIO(source), "the bytes"), "the bytes")
     from PIL import Image
 
     if not isinstance(source, Image.Image):
+        if not hasattr(source, "read"):
+            raise PictureError(_no_picture(source))
         name = str(getattr(source, "name", "the open file"))
         return decode(_bounded(source, name), name)
     with _one_line("the image", b""):
         return from_image(source, b"", "the image")
+
+
+def _no_picture(source: object) -> str:
+    """What to do with what is neither a file nor an array."""
+    kinds = "a path, bytes, a Pillow image, an array (h, w, 3) of uint8 or uint16, or a Picture is needed"
+    if hasattr(source, "numpy"):
+        kinds += "; of a tensor (3, h, w) in [0, 1]: (x * 255).round().byte().permute(1, 2, 0).numpy()"
+    return f"{type(source).__name__} is no picture: {kinds}"
 
 
 def read_bytes(source: str | Path) -> tuple[bytes, str]:

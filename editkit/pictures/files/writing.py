@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from editkit.errors import PictureError, UsageError
 from editkit.pictures.files.atomic import save_bytes
 from editkit.pictures.files.encoding import Encoded, encode
-from editkit.pictures.files.formats import PNG, WRITABLE, to_write
+from editkit.pictures.files.formats import PNG, WRITABLE, endings, to_write
 from editkit.pictures.files.metadata import Metadata
 from editkit.pictures.files.reading import decode
 from editkit.pictures.raster import Raster
@@ -47,16 +47,19 @@ class Written:
     notices: tuple[str, ...] = ()
 
 
-def check_output(path: str | Path, *, force: bool = False) -> str:
+def check_output(path: str | Path, *, force: bool = False, quality: int | None = None) -> str:
     """Refuse before any work what could not be written after it; gives the format. "-" is always fine (PNG).
 
     Raises:
-        PictureError: unknown ending, existing file without `force`, a folder, missing or read-only folder.
+        PictureError: unknown ending, existing file without `force`, a folder, missing or read-only folder; a `quality`
+            for a format that has none.
     """
-    if str(path) == "-":
-        return PNG.name
-    format_ = format_of(Path(path))
-    check_place(path, force=force)
+    format_ = PNG.name if str(path) == "-" else format_of(Path(path))
+    if quality is not None and to_write(format_).exact == "always":
+        lossy = endings(lambda row: row.exact != "always", "or")
+        raise PictureError(f"{path}: {format_} keeps every pixel and has no quality; leave it out, or write {lossy}")
+    if str(path) != "-":
+        check_place(path, force=force)
     return format_
 
 
@@ -75,7 +78,7 @@ def check_place(path: str | Path, *, force: bool = False) -> None:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise PictureError(f"{path}: is not a regular file; name another output")
             if not force:
-                raise PictureError(f"{path}: exists already; give --force to replace it, or another name")
+                raise PictureError(f"{path}: exists already; give another name, or `force` to replace it (--force)")
         if not folder.exists():
             raise PictureError(f"{folder}: no such folder; make it first (mkdir -p {folder})")
         if not folder.is_dir():

@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from editkit.common import hub
 from editkit.common.process import SILENCE
 from editkit.plugin import Detect, Detector, ModelError, Pixels
 
@@ -53,8 +54,9 @@ class Aux(Detector):
             if find_spec(package) is None:
                 name = package.replace("_", "-")
                 raise ModelError(f"hint {self.name} needs the package {name}: pip install {name}")
-        if self.downloads and offline:
-            raise ModelError(f"hint {self.name} fetches its weights by itself, and --offline is on; use another one")
+        if self.downloads and hub.local_only(offline):
+            reason = "--offline is on" if offline else f"the hub cannot be reached ({hub.unreachable()})"
+            raise ModelError(f"hint {self.name} fetches its weights by itself, and {reason}; use another one")
         folder = self._folder(offline)
         return partial(self._detect, _loaded(self.source, folder, self.loading))
 
@@ -82,12 +84,12 @@ class Aux(Detector):
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         try:
-            paths = [hf_hub_download(self.repo, file, local_files_only=offline) for file in self.files]
+            paths = [hf_hub_download(self.repo, file, local_files_only=hub.local_only(offline)) for file in self.files]
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            why = "--offline is on, so the hub was not asked" if offline else f"the hub says: {error}".split("\n")[0]
             raise ModelError(
                 f"hint {self.name} needs {', '.join(self.files)} of the hub's {self.repo}, not found in "
-                f"{constants.HF_HUB_CACHE}; {why}. Fetch it once while online, or name a folder that has it: "
+                f"{constants.HF_HUB_CACHE}; {hub.why(offline, error)}. Fetch it once where there is a network (hf "
+                f"download {self.repo} {' '.join(self.files)}), or name a folder that has it: "
                 f"{self.name}:weights=DIR"
             ) from None
         return str(Path(paths[0]).parent)

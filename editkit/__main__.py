@@ -1,0 +1,5 @@
+"""`python -m editkit`: the command line."""
+
+from editkit.cli import main
+
+main()

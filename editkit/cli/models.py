@@ -1,0 +1,80 @@
+"""`editkit models`: what is here, what one can take, fetching, and what to fetch. Answers without importing torch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False)
+
+
+@app.callback(invoke_without_command=True)
+def models(context: typer.Context) -> None:
+    """The models there are, and what each can take: the embedded ones, and those in the hub's cache."""
+    if context.invoked_subcommand is not None:
+        return
+    from rich.table import Table
+
+    from editkit.cli.console import out
+    from editkit.models import embedded
+    from editkit.models.families import cached
+
+    table = Table("model", "kind", "takes", "sampler", "steps", box=None, pad_edge=False)
+    for info in (*embedded(), *cached()):
+        table.add_row(info.name, info.family, ", ".join(sorted(info.takes)) or "-", info.sampler, str(info.steps))
+    out().print(table)
+
+
+@app.command()
+def info(
+    name: Annotated[str, typer.Argument(help="As for --model.", metavar="MODEL")],
+    offline: Annotated[bool, typer.Option("--offline", help="Open no socket.")] = False,
+) -> None:
+    """What one model is: family, conditions it takes, size, sampler, where its weights lie."""
+    from editkit.cli.console import write
+    from editkit.cli.settings import read
+    from editkit.errors import ModelError
+    from editkit.models import describe, folder_of
+    from editkit.models.files.fingerprint import fingerprint
+
+    found = describe(read().models.get(name, name), offline=offline)
+    try:
+        place = folder_of(found.name)
+        files = [] if place is None else [place] if place.is_file() else sorted(place.rglob("*.safetensors"))
+        here = f"{place}, {sum(file.stat().st_size for file in files) / 1e9:.2f} GB" if place else "it needs none"
+    except ModelError:
+        here = f"not here yet; editkit models download {name}"
+    write(f"model: {found.name}\nfamily: {found.family}\ntakes: {', '.join(sorted(found.takes)) or 'no conditions'}")
+    write(f"sampler: {found.sampler}, {found.steps} steps")
+    write(f"works on: {f'{found.window} pixels at once' if found.window else 'pictures of any size'}")
+    write(f"weights: {here}")
+    digest = fingerprint(found)
+    if digest is not None:
+        write(f"hash: {digest}")
+
+
+@app.command()
+def download(name: Annotated[str, typer.Argument(help="OWNER/NAME[@REVISION][:VARIANT]", metavar="MODEL")]) -> None:
+    """Fetch a model of the hub with its weights, so that --offline finds it."""
+    from editkit.cli.console import say
+    from editkit.cli.settings import read
+    from editkit.errors import UsageError
+    from editkit.models.families import named
+    from editkit.models.files.loading import find
+
+    if named(name) is not None:
+        raise UsageError(f"models: {name} is here already, it came with its package")
+    layout = find(read().models.get(name, name), offline=False, weights=True)
+    say(f"{name}: {layout.file or layout.path}")
+
+
+@app.command()
+def suggest() -> None:
+    """Models worth fetching: what for, how large, under which licence."""
+    from editkit.cli.console import write
+    from editkit.models.suggested import SUGGESTED
+
+    for row in SUGGESTED:
+        write(f"{row.name}\n    {row.use}; about {row.gigabytes:.1f} GB; {row.licence}")
+    write("\neditkit models download MODEL fetches one. Its page on the hub has the licence that counts.")

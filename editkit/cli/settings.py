@@ -1,0 +1,125 @@
+"""The user's own defaults and names of models: a file, and the environment over it.
+
+`~/.config/editkit/config.toml` (or $XDG_CONFIG_HOME/editkit/config.toml)::
+
+    [defaults]
+    model = "sd15"
+    steps = 30
+
+    [models]
+    sd15 = "stable-diffusion-v1-5/stable-diffusion-v1-5:fp16"
+
+An option of the run, as EDITKIT_STEPS=20, wins over the file, and the command line over both. What comes from here is
+in recipes and provenance as if it had been typed. `rerun`, and everything in Python, looks at neither.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from editkit.common.spec import did_you_mean
+from editkit.errors import ParameterError, UsageError
+from editkit.plugin.chain import Chain
+from editkit.plugin.options import Options
+from editkit.plugin.outputs import Extras
+
+OF_THE_RUN = tuple(name for name in Options.model_fields if name != "allow_code")
+ABOUT_RESULTS = ("provenance", "quality", "backup", "quiet")
+KNOWN = (*OF_THE_RUN, *ABOUT_RESULTS)
+"""What may be set. Code is allowed at the command only, and so is replacing a file without a copy."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was found: option to value, and where each was; other names of models."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
+
+    def under(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """`given`, and what is set here where it says nothing."""
+        return self.resolved({**self.values, **given})
+
+    def resolved(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """`given` with the model that its name stands for."""
+        model = str(given.get("model"))
+        return {**given, "model": self.models[model]} if model in self.models else dict(given)
+
+    def under_chain(self, chain: Chain) -> Chain:
+        """`chain` with what is set here where its recipe says nothing."""
+        first, *rest = chain.stages
+        values = self.resolved({key: value for key, value in self.values.items() if key in OF_THE_RUN})
+        return Chain((replace(first, options=Options(**values).merged(first.options)), *rest))
+
+
+def place() -> Path:
+    """Where the file is looked for."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "editkit" / "config.toml"
+
+
+def read() -> Settings:
+    """What file and environment say.
+
+    Raises:
+        UsageError: what is wrong with it, with its line and the nearest name.
+    """
+    text = _text()
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{place()}: is not TOML: {error}") from None
+    _check(text, data, ("defaults", "models"))
+    for name, table in data.items():
+        if not isinstance(table, dict):
+            raise UsageError(f"{place()}: {name} is a table: [{name}] in a line, and below it what it holds")
+    defaults, models = data.get("defaults", {}), data.get("models", {})
+    _check(text, defaults, KNOWN)
+    for name, model in models.items():
+        if not isinstance(model, str):
+            raise UsageError(f"{_at(text, name)}: {name} must be the name of a model, got {model!r}")
+    values, places = dict(defaults), {name: _at(text, name) for name in defaults}
+    for name in KNOWN:
+        variable = f"EDITKIT_{name.upper()}"
+        if os.environ.get(variable):
+            values[name], places[name] = os.environ[variable], variable
+    return Settings({name: _right(name, values[name], places[name]) for name in values}, places, models)
+
+
+def _text() -> str:
+    try:
+        return place().read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{place()}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _check(text: str, data: Mapping[str, Any], known: Iterable[str]) -> None:
+    known = tuple(known)
+    for name in data:
+        if name not in known:
+            hint = did_you_mean(name, known) or f"; known are {', '.join(known)}"
+            raise UsageError(f"{_at(text, name)}: {name} is not known{hint}")
+
+
+def _at(text: str, name: str) -> str:
+    """The file and the line where `name` is set."""
+    pattern = re.compile(rf"""\s*\[?\s*["']?{re.escape(name)}["']?\s*[=\].]""")
+    line = next((k for k, line in enumerate(text.splitlines(), 1) if pattern.match(line)), None)
+    return f"{place()}" + ("" if line is None else f", line {line}")
+
+
+def _right(name: str, value: Any, where: str) -> Any:
+    """`value` as the option has it."""
+    try:
+        made = Options(**{name: value}) if name in OF_THE_RUN else Extras(**{name: value})
+    except ParameterError as error:
+        raise UsageError(f"{where}: {name}: {error.reason}") from None
+    return getattr(made, name)

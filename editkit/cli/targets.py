@@ -1,0 +1,131 @@
+"""Which pictures a command edits, and where each result goes."""
+
+from __future__ import annotations
+
+import os
+import string
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from editkit.batch.folder import Masks, listing
+from editkit.cli.words import Line
+from editkit.errors import UsageError
+from editkit.pictures.files.formats import PICTURES, PNG
+from editkit.plugin.chain import Chain
+from editkit.plugin.masking import each_mask
+
+
+def lines_of(line: Line) -> list[Line]:
+    """A line for every picture: folders are opened (not those in them), masks that are patterns become files.
+
+    A mask that lies in a folder beside its picture, and a result of the same command, is no picture.
+
+    Raises:
+        UsageError: no pictures in a folder.
+    """
+    pictures: list[str] = []
+    for name in line.pictures:
+        pictures += _inside(name) if name != "-" and os.path.isdir(name) else [name]
+    chains = [with_masks(line.chain, name) for name in pictures]
+    several = [replace(line, pictures=(name,), chain=chain) for name, chain in zip(pictures, chains, strict=True)]
+    if len(several) == 1:
+        return several
+    masks = {os.path.realpath(mask) for one in several for mask in _mask_files(one.chain)}
+    return [one for one in several if os.path.realpath(one.picture) not in masks]
+
+
+def _inside(folder: str) -> list[str]:
+    """The pictures of a folder."""
+    found = [str(Path(folder) / path) for path in listing(Path(folder)).pictures if len(path.parts) == 1]
+    if not found:
+        raise UsageError(f"{folder}: holds no pictures; their names end in {' '.join(sorted(PICTURES))}")
+    return found
+
+
+def with_masks(chain: Chain, picture: str) -> Chain:
+    """`chain` with patterns such as {stem}.mask.png as the masks of `picture`, beside it."""
+
+    def of_picture(mask: object) -> object:
+        if not isinstance(mask, str) or "{" not in mask or os.path.lexists(mask):
+            return mask
+        path = Path(picture)
+        return Masks(mask).of(Path(path.name), path.parent)[0]
+
+    return each_mask(chain, of_picture)
+
+
+def _mask_files(chain: Chain) -> Iterator[str]:
+    found: list[object] = []
+
+    def seen(mask: object) -> object:
+        found.append(mask)
+        return mask
+
+    each_mask(chain, seen)
+    yield from (mask for mask in found if isinstance(mask, str) and os.path.isfile(mask))
+
+
+def target_of(line: Line, edit: str | None = None) -> str:
+    """Where the result goes: beside the input as <stem>.<edit>.png unless said; .png where no ending is given.
+
+    Raises:
+        UsageError: a pattern that cannot be one.
+    """
+    output = line.extras.output
+    if output is None:
+        if line.picture == "-":
+            return "-"
+        path = Path(line.picture)
+        return str(path.with_name(f"{path.stem}.{edit or line.chain.stages[0].plugins[0].name}.png"))
+    if output == "-":
+        return output
+    if "{" in output:
+        output = _by_pattern(output, line.picture)
+    elif is_folder(output):
+        stem = "picture" if line.picture == "-" else Path(line.picture).stem
+        output = str(Path(output) / f"{stem}{PNG.endings[0]}")
+    return output if Path(output).suffix else output + PNG.endings[0]
+
+
+def is_folder(output: str) -> bool:
+    """Whether results are to go into this folder, which need not be there yet."""
+    return output.endswith(("/", os.sep)) or os.path.isdir(output)
+
+
+def _by_pattern(pattern: str, picture: str) -> str:
+    path = Path(picture)
+    words = {"stem": path.stem, "name": path.name, "suffix": path.suffix, "folder": str(path.parent)}
+    try:
+        fields = {name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None}
+        if fields - words.keys():
+            raise KeyError(min(fields - words.keys()))
+        made = pattern.format(**words)
+    except (ValueError, KeyError, IndexError) as error:
+        raise UsageError(
+            f"--output {pattern}: is no pattern ({error}); it may have {{stem}}, {{name}}, {{suffix}} and {{folder}}"
+        ) from None
+    return made if os.path.dirname(made) else str(path.parent / made)
+
+
+def check_targets(lines: Sequence[Line]) -> list[str]:
+    """Where the results of several pictures go; folders that are not there are made.
+
+    Raises:
+        UsageError: one place for two of them, or standard output for several.
+    """
+    output = lines[0].extras.output
+    targets = [target_of(line) for line in lines]
+    seen: dict[str, str] = {}
+    for line, target in zip(lines, targets, strict=True):
+        if target == "-" and len(lines) > 1:
+            raise UsageError(f"{len(lines)} pictures do not fit into standard output; name a folder: -o FOLDER/")
+        other = seen.setdefault(os.path.realpath(target), line.picture)
+        if other != line.picture:
+            raise UsageError(
+                f"{other} and {line.picture} would both become {target}; name a folder (-o FOLDER/) or a pattern "
+                f"(-o '{{folder}}/{{stem}}.fixed{{suffix}}') that keeps them apart"
+            )
+    if output is not None and output.endswith(("/", os.sep)):
+        Path(output).mkdir(parents=True, exist_ok=True)
+    return targets

@@ -1,0 +1,51 @@
+"""A chain on a picture, stage after stage: what every edit runs, from Python and from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import AbstractContextManager
+
+from editkit.common.device import pick_device, pick_dtype
+from editkit.common.notify import Notify
+from editkit.diffusion.model import Model, NoModel
+from editkit.editing.settle import StagePlan, plan_stage
+from editkit.editing.stages import Left, Tell, Update, make_ready, run_stage
+from editkit.models.leasing import Lease, Models
+from editkit.models.setup import Setup
+from editkit.pictures.picture import Picture
+from editkit.plugin.chain import Chain
+
+
+def run_chain(
+    picture: Picture, chain: Chain, own: Model | None, notify: Notify, models: Models | None, tell: Tell
+) -> Generator[Update, None, Picture]:
+    """Yields every step and returns the result.
+
+    Args:
+        chain: its options inherited already.
+        own: a model at hand, for all stages; None: those that the options name.
+        tell: is given what plugins measure of the result.
+    """
+    models = models or Models(most=1)
+    left: Left = {}
+    for number, stage in enumerate(chain.stages):
+        settled = plan_stage(stage, picture, notify, None if own is None else own.info)
+        with _leased(models, settled, own) as lease:
+            if settled.diffuses:
+                make_ready(lease.model, settled, notify)
+            picture, left = yield from run_stage(settled, lease, number, len(chain.stages), notify, tell, left)
+    if left:
+        notify("the last stage ends at noise, which is no picture; `then` with an edit that goes on makes one of it")
+    return picture
+
+
+def _leased(models: Models, settled: StagePlan, own: Model | None) -> AbstractContextManager[Lease]:
+    """The model of a stage: the caller's `own`, or a loaded one; none where nothing is denoised."""
+    if not settled.diffuses:
+        return models.borrow(NoModel(settled.info))
+    if own is not None:
+        return models.borrow(own)
+    options = settled.options
+    device = pick_device(options.device)
+    dtype = pick_dtype(options.dtype, device)
+    return models.lease(settled.info, device, dtype, Setup.of(options), offline=options.offline)

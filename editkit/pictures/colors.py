@@ -1,0 +1,25 @@
+"""Colours in words."""
+
+from __future__ import annotations
+
+import re
+
+from editkit.common.spec import did_you_mean
+
+
+def rgb(color: str) -> tuple[int, int, int]:
+    """The three bytes of `#rrggbb`, `#rgb` (the # may be left out) or a name such as white (those of CSS).
+
+    Raises:
+        ValueError: it is written otherwise; the nearest name is said.
+    """
+    from PIL import ImageColor
+
+    text = color.strip().lower()
+    if re.fullmatch(r"[0-9a-f]{6}|[0-9a-f]{3}", text):
+        text = f"#{text}"
+    if text not in ImageColor.colormap and not re.fullmatch(r"#([0-9a-f]{6}|[0-9a-f]{3})", text):
+        hint = did_you_mean(text, ImageColor.colormap)
+        raise ValueError(f"a colour is {color!r}; write it as #rrggbb or as a name such as white{hint}")
+    red, green, blue = ImageColor.getrgb(text)[:3]
+    return red, green, blue

@@ -1,0 +1,86 @@
+"""What the general help says of each plugin: its group and a line. Kept between runs, so that help imports no plugin.
+
+The file in the user's cache folder is believed for an entry point of the same value, version and source file; anything
+else is asked of the declaration itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import os
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+from editkit.errors import EditkitError
+
+GROUP = "editkit.plugins"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One plugin, as the general help shows it."""
+
+    name: str
+    group: str
+    line: str
+
+
+def summaries() -> list[Summary]:
+    """Every installed plugin, by name; a broken one is in the group `broken`, with its reason."""
+    known, found = _read(), {}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        key = _key(point)
+        found[key] = known.get(key) or _asked(point.name)
+    if found.keys() - known.keys():
+        _write({key: row for key, row in found.items() if row[1] != "broken"})
+    return [Summary(*row) for row in found.values()]
+
+
+def _asked(name: str) -> list[str]:
+    from editkit.plugin import registry
+
+    try:
+        plugin = registry.load(name)
+    except EditkitError as error:
+        return [name, "broken", " ".join(str(error).split())]
+    return [name, plugin.group, (inspect.getdoc(plugin) or "").split("\n", 1)[0]]
+
+
+def _key(point: EntryPoint) -> str:
+    """Changes when the plugin does: its place, its version, and when its source was written."""
+    try:
+        spec = find_spec(point.module)
+        written = 0 if spec is None or spec.origin is None else os.stat(spec.origin).st_mtime_ns
+    except (ImportError, ValueError, OSError):
+        written = 0
+    version = point.dist.version if point.dist is not None else ""
+    return f"{point.name}={point.value} {version} {written}"
+
+
+def _file() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "editkit" / "plugins.json"
+
+
+def _read() -> dict[str, list[str]]:
+    """What is kept; nothing where it cannot be read or is of another shape."""
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        kept = json.loads(_file().read_text(encoding="utf-8"))
+        if isinstance(kept, dict):
+            return {key: row for key, row in kept.items() if _is_row(row)}
+    return {}
+
+
+def _is_row(row: object) -> bool:
+    return isinstance(row, list) and len(row) == 3 and all(isinstance(text, str) for text in row)
+
+
+def _write(rows: dict[str, list[str]]) -> None:
+    from editkit.pictures.files.atomic import save_bytes
+
+    with contextlib.suppress(OSError, EditkitError, RuntimeError):
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        save_bytes(_file(), json.dumps(rows).encode(), force=True)

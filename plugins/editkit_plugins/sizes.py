@@ -1,0 +1,72 @@
+"""Sizes, factors and borders in words: 1920x1080, 4x, 10%, 16:9."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+from editkit.plugin import Metavar
+
+LARGEST = 20_000
+"""The longest side of a canvas."""
+
+
+def sides(size: str) -> tuple[int, int]:
+    """Width and height of WIDTHxHEIGHT.
+
+    Raises:
+        ValueError: it is written otherwise, or too large.
+    """
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
+    both = (int(found[1]), int(found[2])) if found else (0, 0)
+    if min(both) < 1 or max(both) > LARGEST:
+        raise ValueError(f"size is {size!r}; write width x height in pixels, each 1 to {LARGEST}, as 1024x768")
+    return both
+
+
+def ratio(aspect: str) -> tuple[float, float]:
+    """Width and height of an aspect ratio: 16:9, 16/9 or 1.777.
+
+    Raises:
+        ValueError: it is written otherwise, or more than 100 to 1.
+    """
+    wide, sign, high = aspect.replace("/", ":").partition(":")
+    try:
+        both = float(wide), float(high) if sign else 1.0
+        if not (min(both) > 0.0 and max(both) / min(both) <= 100.0):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"aspect is {aspect!r}; write width:height, as 16:9, or a number, as 1.777") from None
+    return both
+
+
+def _times(value: object) -> object:
+    return value.strip().removesuffix("x") if isinstance(value, str) else value
+
+
+def _border(value: object) -> object:
+    text = str(value).strip()
+    share = re.fullmatch(r"(\d+(?:\.\d+)?)%", text)
+    if share and float(share[1]) <= 1000.0:
+        return text
+    if re.fullmatch(r"\d{1,6}", text) and int(text) <= LARGEST:
+        return int(text)
+    raise ValueError(f"is {value!r}; write pixels, 0 to {LARGEST}, or per cent of the picture, as 10%")
+
+
+def pixels(border: int | str, extent: int) -> int:
+    """A border in pixels, beside a picture of `extent` pixels."""
+    return border if isinstance(border, int) else round(float(border[:-1]) * extent / 100.0)
+
+
+def _no_path(text: str) -> bool:
+    return True
+
+
+Times = Annotated[float, BeforeValidator(_times), Metavar("X", words=_no_path)]
+"""A factor: 4, or 4x."""
+
+Border = Annotated[int | str, BeforeValidator(_border), Metavar("PIXELS|%", words=_no_path)]
+"""Pixels, or per cent of the picture's width or height."""
