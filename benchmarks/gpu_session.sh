@@ -28,12 +28,18 @@ measure)
     ;;
 train)
     run=${RUN:-/tmp/editkit-run}
+    usual=(--device "$DEVICE" --images "$photos" --output "$run" --heldout assets/pocket/heldout.txt --steps 1000000
+        --minutes "${minutes:-6}" --warmup 100 --cooldown 0.35 --report-every 50 --measure-every 400
+        --checkpoint-every 400 --sheet-every 100000)
     shape=(--window 128 --channels 96,160,256,288 --batch 512 --learning-rate 1.5e-3)
     [ -z "${TINY:-}" ] || shape=(--window 16 --channels 32,32 --batch 4)
+    usual+=("${shape[@]}")
+    words=()
+    for ((k = 0; k < ${#usual[@]}; k += 2)); do # what is given here wins, and no option may be given twice
+        [[ " $* " == *" ${usual[k]} "* ]] || words+=("${usual[@]:k:2}")
+    done
     "$PYTHON" -W ignore -c 'import sys; from editkit.cli.train import app; app(sys.argv[1:])' prior \
-        --device "$DEVICE" --images "$photos" --output "$run" --heldout assets/pocket/heldout.txt \
-        --steps 1000000 --minutes "${minutes:-6}" --warmup 100 --cooldown 0.35 --report-every 50 --measure-every 400 \
-        --checkpoint-every 400 --sheet-every 100000 "${shape[@]}" "$@" 2>&1 | tee "$OUT/train.log"
+        "${words[@]}" "$@" 2>&1 | tee "$OUT/train.log"
     cp "$run/log.jsonl" "$OUT/"
     cp "$run"/sheets/step*.png "$OUT/sheet.png"
     # 8 files of 16 MiB come back: the network in at most four parts. cat export.tar.* | tar x
