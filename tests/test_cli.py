@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -57,7 +58,8 @@ def test_with_and_then_and_one_line_of_json(here, capsys):
     record = json.loads(out)
     assert record["stages"] == [["inpaint", "guide"], ["sdedit"]]
     assert record["output"] == "out.png"
-    assert err == ""
+    assert [line.partition(",")[0] for line in err.splitlines()] == ["by pocket", ANY]
+    assert record["measured"] == [{"stage": 0, "plugin": "guide", "brightness": ANY, "wanted": 0.9}]
     assert run(["plan", *words, "then", "sdedit", "--strength", "0.5", "--json"]) == 0
     plans = json.loads(capsys.readouterr().out)
     assert sum(p["network_calls"] for p in plans) == record["network_calls"]
@@ -100,8 +102,8 @@ def test_standard_input_and_output(here, monkeypatch, capfdbinary):
         (["inpaint", "photo.png", "--mask", MASK, "-o", "a.png", "then", "sdedit", "-o", "b.png"], 2, "given twice"),
         (["inpaint", "photo.png", "--mask", MASK, "--dtype", "fp16"], 2, "bf16"),
         (["inpaint", "photo.png", "--mask", MASK, "--device", "cuda:9"], 2, "this machine has"),
-        (["guide", "photo.png", "--loss", "os:getcwd"], 2, "--allow-code"),
-        (["guide", "photo.png", "--loss", "no_such:thing", "--allow-code"], 2, "cannot be imported"),
+        (["guide", "photo.png", "--model", "pocket", "--loss", "os:getcwd"], 2, "--allow-code"),
+        (["guide", "photo.png", "--model", "pocket", "--loss", "no_such:thing", "--allow-code"], 2, "cannot be imported"),
         (["guide", "photo.png", "--color", "rde"], 2, "#rrggbb"),
         (["--nonsense"], 2, "editkit --help"),
     ],
