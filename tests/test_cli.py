@@ -103,7 +103,7 @@ def test_standard_input_and_output(here, monkeypatch, capfdbinary):
         (["inpaint", "photo.png", "--mask", MASK, "--dtype", "fp16"], 2, "bf16"),
         (["inpaint", "photo.png", "--mask", MASK, "--device", "cuda:9"], 2, "this machine has"),
         (["guide", "photo.png", "--model", "pocket", "--loss", "os:getcwd"], 2, "--allow-code"),
-        (["guide", "photo.png", "--model", "pocket", "--loss", "no_such:thing", "--allow-code"], 2, "cannot be imported"),
+        (["guide", "photo.png", "--model", "pocket", "--loss", "no_such:x", "--allow-code"], 2, "cannot be imported"),
         (["guide", "photo.png", "--color", "rde"], 2, "#rrggbb"),
         (["--nonsense"], 2, "editkit --help"),
     ],
