@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -285,3 +288,38 @@ def test_the_version_and_the_help_by_all_their_names(capsys) -> None:
     assert "--mask" in capsys.readouterr().out
     done = subprocess.run([sys.executable, "-m", "editkit", "-V"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("editkit ")
+
+
+def test_an_edit_that_watches_is_made_again_when_the_mask_changes(here: Path) -> None:
+    def mask(x: int) -> None:
+        values = np.zeros((32, 40), np.uint8)
+        values[8:16, x : x + 8] = 255
+        Image.fromarray(values).save("new.png")
+        Path("new.png").replace("mask.png")
+
+    def until(true: Callable[[], bool]) -> None:
+        end = time.monotonic() + 60
+        while not true():
+            assert time.monotonic() < end, "nothing happened"
+            assert process.poll() is None
+            time.sleep(0.1)
+
+    mask(4)
+    words = ["inpaint", "a.png", "--mask", "mask.png", "--steps", "2", "-o", "out.png", "-w"]
+    process = subprocess.Popen([sys.executable, "-m", "editkit", *words], stderr=subprocess.PIPE, text=True)
+    try:
+        until(Path("out.png").exists)
+        first = Path("out.png").read_bytes()
+        mask(24)
+        until(lambda: Path("out.png").read_bytes() != first)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+    assert "watching" in process.communicate()[1]
+    assert (pixels("out.png")[:, :20] == pixels("a.png")[:, :20]).all()
+
+
+def test_what_comes_once_cannot_be_watched(here: Path, capsys) -> None:
+    assert edit("a.png", "--mask", MASK, "-o", "-", "--watch") == 2
+    assert "--watch is for files" in capsys.readouterr().err
