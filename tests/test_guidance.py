@@ -55,7 +55,7 @@ def test_every_second_step_and_the_window_are_planned_and_kept(picture):
     acted = []
     guide = Guide(loss=lambda x: acted.append(1) or x.flatten(1).mean(1), every=3, start=0.25)
     _run(picture, guide, steps=12)
-    assert len(acted) == 3  # moves 3, 6 and 9 of 0..11
+    assert len(acted) == 3 + 2  # moves 3, 6 and 9 of 0..11; what went in and what came out, to be told
     settled = plan_stage(Chain.of(SDEdit(strength=1.0) & guide).using(steps=12).stages[0], picture, info=Isotropic.info)
     assert (settled.calls, settled.backward, settled.deep) == (12, 3, 3)
 
@@ -291,13 +291,13 @@ def test_the_example_of_the_docs_works(picture):
     assert code.count("\n") <= 40
     made: dict = {"__name__": __name__}
     exec(code, made)
-    level = made["Level"](weight=2e4)
+    level = made["Level"](weight=2e3)
 
     def tilted(pixels):
         x = pixels.astype(float).mean(2)
         return np.abs(np.diff(x, axis=1)[1:] * np.diff(x, axis=0)[:, 1:]).mean()
 
-    assert tilted(_run(picture, level)) < 0.95 * tilted(_run(picture, None))
+    assert tilted(_run(picture, level)) < 0.5 * tilted(_run(picture, None))  # a fifth, whatever the seed
 
 
 @pytest.mark.parametrize("given", [{"weight": 0.0}, {"profile": "0"}])

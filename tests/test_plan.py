@@ -1,12 +1,15 @@
 """Properties of plans: moves are adjacent, end at zero, and cost what is predicted."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editkit.diffusion.plan import Move, Plan
+from editkit.diffusion.plan import Counting, Move, Plan
 from editkit.diffusion.samplers import make_sampler
 from editkit.editing.cost import Cost, cost
+from editkit.plugin.options import Options
 
 plans = st.builds(
     lambda steps, strength, jump, repeats: Plan.uniform(steps).start_at(strength).travel(jump, repeats),
@@ -49,8 +52,23 @@ def test_a_small_travel_written_out():
 @pytest.mark.parametrize(("strength", "left"), [(1.0, 50), (0.75, 37), (0.3, 15), (0.01, 0), (0.0, 0)])
 def test_strength_counts_as_diffusers_counts_it(strength, left):
     assert len(Plan.uniform(50).start_at(strength)) == left == int(50 * strength)
-    up = Plan.uniform(50, rounds_up=True)
+    up = Plan.uniform(50, Counting(up=True))
     assert len(up.start_at(strength)) == 50 - int(50 - 50 * strength)
+
+
+@pytest.mark.parametrize("steps", [10, 50, 100, 1000])
+@pytest.mark.parametrize("up", [False, True])
+def test_a_strength_in_decimals_is_not_rounded_down_by_a_float(steps, up):
+    """0.29 * 100 is 28.999999999999996; diffusers starts at 28, and --noise diffusers with it."""
+    for k in range(101):
+        exact = k * steps / 100
+        expected = math.ceil(exact) if up else math.floor(exact)
+        assert len(Plan.uniform(steps, Counting(up)).start_at(k / 100)) == expected
+        walked = steps * (k / 100)
+        floats = steps - int(steps - walked) if up else int(walked)
+        assert len(Plan.uniform(steps, Counting(up, floats=True)).start_at(k / 100)) == floats
+    assert Options(noise="diffusers").floats
+    assert not Options().floats
 
 
 @given(plans)

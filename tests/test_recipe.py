@@ -82,7 +82,7 @@ def test_paths_are_relative_to_the_recipe(tmp_path, monkeypatch):
     assert "box:1,2,3,4" in words
 
 
-HEAD = "editkit: 1\nstages:\n  - plugins:\n"
+HEAD = "editkit: 2\nstages:\n  - plugins:\n"
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,9 @@ HEAD = "editkit: 1\nstages:\n  - plugins:\n"
     [
         ("[1, 2]", "a recipe is a mapping"),
         ("a: [", "line 1: is not YAML"),
-        ("stages: []", "a recipe says `editkit: 1`, got None"),
-        ("editkit: 1\nstages: []", "line 2: stages must be a list"),
-        ("editkit: 1\nstagse: []", "line 2: unknown key 'stagse'; did you mean stages?"),
+        ("stages: []", "a recipe says `editkit: 2`, got None"),
+        ("editkit: 2\nstages: []", "line 2: stages must be a list"),
+        ("editkit: 2\nstagse: []", "line 2: unknown key 'stagse'; did you mean stages?"),
         (HEAD + "      - inpaint: {maks: m.png}", "line 4: unknown key 'maks'; did you mean mask?"),
         (HEAD + "      - sdedit:\n          strength: 3", "line 5: sdedit: strength: must be less than or equal to 1"),
         (HEAD + "      - nothere: {}", "line 4: no plugin is called 'nothere'"),

@@ -4,6 +4,7 @@ Every method here is affine in its noise, so its mean and covariance are exact n
 """
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from editkit import sample
 from editkit.diffusion.schedule import VE, Cosine, Flow
 from editkit.errors import ChainError
 from editkit.models import Gaussian
+from editkit.plugins import Restore
 from editkit_plugins.restoring import kernels
-from editkit_plugins.restoring.degradations import Blur, Mask, Quantise
+from editkit_plugins.restoring.degradations import Blur, Grey, Mask, Quantise
 from editkit_plugins.restoring.solving import Inverse
 
 OPERATORS = operators()
@@ -151,3 +153,86 @@ def test_diffpir_stays_in_range_at_pure_noise():
     )  # fmt: skip
     assert max(sizes) < 1.5
     assert float((made - x).square().mean().sqrt()) < 0.7
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.1])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_wiener_is_within_two_percent_on_isotropic_gaussians_and_gains_by_steps(name, sigma):
+    A = OPERATORS[name]
+    y = observation(A, ISOTROPIC, sigma)
+    plugin, wanted = Inverse(method="wiener", degradation=A, y=y, sigma=sigma), posterior(A, y, ISOTROPIC, sigma)
+    few, many = (errors(moments(plugin, ISOTROPIC, steps, "dpm++2m"), wanted) for steps in (20, 100))
+    assert max(many) < 0.02
+    assert max(many) <= max(few) + 1e-6
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "heun"])
+def test_wiener_is_exact_as_the_steps_grow_with_any_sampler(sampler):
+    A = OPERATORS["average"]
+    y = observation(A, ISOTROPIC, 0.1)
+    plugin, wanted = Inverse(degradation=A, y=y, sigma=0.1), posterior(A, y, ISOTROPIC, 0.1)
+    found = [errors(moments(plugin, ISOTROPIC, steps, sampler), wanted) for steps in (25, 50, 100)]
+    assert max(found[-1]) < 0.1  # of first order: ddpm and ddim
+    assert all(max(b) < 0.7 * max(a) for a, b in pairwise(found))
+
+
+def test_without_noise_wiener_is_ddnm():
+    A = OPERATORS["bicubic"]
+    y = observation(A, CORRELATED, 0.0)
+    run = {"shape": (8, *SIZE), "steps": 20}
+    one, two = (
+        sample(Gaussian(mean(), CORRELATED), Inverse(method=method, degradation=A, y=y), **run)
+        for method in ("ddnm", "wiener")
+    )
+    torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["auto", "wiener"])
+def test_a_weak_observation_with_noise_does_not_run_away(method):
+    """s = 0.02, sigma_y = 0.1, y = 2 sigma_y: the posterior is 0.10 +- 0.50; 1,000 steps of DDNM+ give 8.4 +- 0.06."""
+    s, sigma = 0.02, 0.1
+    A, y = Grey((3, 1, 1), (s, 0.0, 0.0)), torch.full((1, 1, 1, 1), 2 * sigma)
+    prior = Gaussian(torch.zeros(3, 1, 1), 0.25 * torch.eye(3))
+    wanted = 0.25 * s / (s * s * 0.25 + sigma**2) * 2 * sigma
+    for steps in (8, 100):
+        plugin = Inverse(method=method, degradation=A, y=y, sigma=sigma)
+        x = sample(prior, plugin, shape=(3000, 3, 1, 1), steps=steps)[:, 0]
+        assert abs(float(x.mean()) - wanted) < 5.0 * 0.5 / math.sqrt(3000)
+    assert abs(float(x.std()) - 0.5) < 0.04
+
+
+@pytest.mark.parametrize(
+    ("method", "sigma", "steps", "said"),
+    [
+        ("ddnm", 0.1, 8, "ddnm takes the observation's noise for new noise at every step"),
+        ("ddnm", 0.0, 8, None),
+        ("ddrm", 0.1, 21, "ddrm was made for about 20 steps"),
+        ("ddrm", 0.1, 20, None),
+        ("ddrm", 0.0, 100, None),
+        ("wiener", 0.1, 100, None),
+        ("auto", 0.1, 8, "inverse: method wiener"),
+        ("auto", 0.0, 8, "inverse: method ddnm"),
+    ],
+)
+def test_who_asks_for_what_steps_make_worse_is_told(method, sigma, steps, said):
+    A, told = OPERATORS["grey"], []
+    plugin = Inverse(method=method, degradation=A, y=observation(A, ISOTROPIC, sigma), sigma=sigma)
+    sample(Gaussian(mean(), ISOTROPIC), plugin, shape=(1, *SIZE), steps=steps, notify=told.append)
+    assert (said is None and told == []) or any(said in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("given", "method"),
+    [
+        ({"degradation": "noise", "sigma": 10}, "wiener"),
+        ({"degradation": "noise", "sigma": 20}, "ddrm"),
+        ({"degradation": "average:2", "sigma": 5}, "wiener"),
+        ({"degradation": "average:2", "sigma": 10}, "ddrm"),
+        ({"degradation": "gaussian:1.5"}, "wiener"),
+        ({"degradation": "gaussian:1.5", "sigma": 5}, "wiener"),
+        ({"degradation": "average:2"}, "ddnm"),
+        ({"degradation": "jpeg:30"}, "ddnm"),
+    ],
+)
+def test_what_auto_takes(given, method):
+    assert Restore(**given).solved() == method

@@ -22,7 +22,8 @@ from editkit.models.pocket.residual import EXACT, PRIOR, ROUGH, TASKS, Residual,
 from editkit.pictures.filling import smooth_fill
 from editkit.training import diffusion, loop, network
 from editkit.training.checkpoint import FILE, load_checkpoint
-from editkit.training.conditions import SHARES, blurred, conditions, deal_tasks, inpaint_condition, rough
+from editkit.training.conditions import SHARES, blurred, inpaint_condition, rough, told
+from editkit.training.draws import Draws, shared
 from editkit.training.fast import hasten
 from editkit.training.loop import Run
 from editkit.training.masks import random_masks
@@ -39,6 +40,10 @@ TINY = Architecture(window=16, unshuffle=2, channels=(8, 16), layers=1, head=8, 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def draws(*key: int) -> Draws:
+    return Draws(key or (0,), torch.device("cpu"))
 
 
 def paint(path: Path, seed: int, size: tuple[int, int] = (48, 40)) -> None:
@@ -103,10 +108,10 @@ def test_a_stopped_and_resumed_run_gives_the_uninterrupted_weights(
     whole.run()
     step = Run.step
 
-    def stopping(self: Run, *args: Any) -> dict[str, float]:
+    def stopping(self: Run, *args: Any) -> None:
         if self.progress.step == 2:
             signal.raise_signal(signal.SIGTERM)
-        return step(self, *args)
+        step(self, *args)
 
     monkeypatch.setattr(Run, "step", stopping)
     first = prior_run(settings(photos, "parts", **changes))
@@ -127,7 +132,9 @@ def test_training_learns_and_leaves_log_export_and_attribution(photos: Path) -> 
     rows = [json.loads(line) for line in (run.settings.output / "log.jsonl").read_text().splitlines()]
     measured = [row for row in rows if row["kind"] == "validation"]
     assert len(measured) == 3
-    assert measured[-1]["inpaint"] < measured[0]["inpaint"]  # by how much depends on the processor's rounding
+    losses = [row["loss"] for row in rows if row["kind"] == "train"]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]  # means of 300 windows; by how much depends on the processor's rounding
     assert set(TASKS) <= measured[0].keys()
     folder = run.settings.output / "export"
     text = (folder / "ATTRIBUTION.md").read_text()
@@ -269,7 +276,7 @@ def test_weights_and_times() -> None:
     sigma = torch.linspace(0, 1, 100)
     assert bool((diffusion.weight(sigma).diff() >= 0).all())
     assert float(diffusion.weight(torch.tensor([1.0]))) == 1
-    t = diffusion.stratified_times(1000, generator())
+    t = diffusion.stratified_times(1000, draws())
     moved = diffusion.residual_times(t, torch.full((1000,), 0.1))
     assert torch.equal(moved[::2], t[::2])
     alpha_t, sigma_t = diffusion.tables()
@@ -283,7 +290,7 @@ def test_weights_and_times() -> None:
 
 def test_the_times_of_a_hint_lie_in_the_middle():
     """Of the density pi / 2 sin(pi t), cos(pi / 4) lies between 1/4 and 3/4, and 1/2 (1 - cos(pi / 10)) below 1/10."""
-    t = diffusion.middle_times(diffusion.stratified_times(1000, generator()), torch.ones(1000))
+    t = diffusion.middle_times(diffusion.stratified_times(1000, draws()), torch.ones(1000))
     assert float(((t >= 250) & (t < 750)).float().mean()) == pytest.approx(0.7071, abs=0.005)
     assert float((t < 100).float().mean()) == pytest.approx(0.0245, abs=0.005)
     assert t.min() >= 0
@@ -292,7 +299,7 @@ def test_the_times_of_a_hint_lie_in_the_middle():
 
 def test_smooth_fill_keeps_the_known_and_ignores_the_hole() -> None:
     x0 = torch.rand((6, 3, 40, 28), generator=generator()) * 2 - 1
-    mask = random_masks(6, 40, generator(1))[..., :28]
+    mask = random_masks(6, 40, draws(1))[..., :28]
     mask[0] = 0
     filled = smooth_fill(x0, mask)
     assert torch.equal(filled[mask.expand_as(x0) == 0], x0[mask.expand_as(x0) == 0])
@@ -305,26 +312,29 @@ def test_smooth_fill_keeps_the_known_and_ignores_the_hole() -> None:
 
 
 def test_masks_and_conditions() -> None:
-    masks = random_masks(200, 32, generator())
+    masks = random_masks(200, 32, draws())
     assert set(masks.unique().tolist()) == {0.0, 1.0}
     assert bool((masks.mean(dim=(1, 2, 3)) > 0).all())
     assert 0.15 < float(masks.mean()) < 0.5
-    assert torch.equal(masks, random_masks(200, 32, generator()))
+    assert torch.equal(masks, random_masks(200, 32, draws()))
     x0 = torch.rand((64, 3, 32, 32), generator=generator()) * 2 - 1
     before = x0.clone()
-    task = deal_tasks(64, generator(), SHARES)
-    assert torch.bincount(task, minlength=4).tolist()[1] in range(30, 33)
-    condition, mask = conditions(x0, task, generator())
+    counts = shared(64, SHARES, draws())
+    assert sum(counts) == 64
+    assert counts[1] in range(30, 33)
+    task, condition, mask, s = told(x0, counts, draws())
+    assert torch.bincount(task, minlength=4).tolist() == counts
     assert torch.equal(x0, before)
+    torch.testing.assert_close(s, deviation(task, condition, mask))
     assert float(condition[task == 0].abs().max()) == 0
     torch.testing.assert_close(condition[task == 3], luma(x0[task == 3]))
     known = (mask == 0).expand_as(x0)
     assert torch.equal(condition[known], x0[known])
     assert bool((mask[task != 1] == 1).all())
-    _, mask = inpaint_condition(x0, generator())
+    _, mask = inpaint_condition(x0, draws())
     assert set(mask.unique().tolist()) == {0.0, 0.5, 1.0}
-    coarser = rough(x0, generator())
-    assert torch.equal(coarser, rough(x0, generator()))
+    coarser = rough(x0, draws())
+    assert torch.equal(coarser, rough(x0, draws()))
     fine, coarse = ((z - blurred(z, torch.full((64,), 8.0))).square().mean() for z in (x0, coarser))
     assert coarse < 0.4 * fine  # texture is gone
     tones = (torch.nn.functional.avg_pool2d(z, 8) for z in (x0, coarser))
@@ -411,9 +421,44 @@ def test_rate_and_average() -> None:
     assert ema_exponent(0.1) == pytest.approx(6.94, abs=0.01)  # Karras et al. 2024, section 3.1
 
 
-def test_step_seeds_do_not_meet() -> None:
-    seen = {loop.generator_of(s, n).initial_seed() for s in range(5) for n in range(2000)}
-    assert len(seen) == 10_000
+def test_the_rate_is_0_when_the_minutes_are_over() -> None:
+    made = PriorSettings(images=Path(), output=Path(), steps=10**9, minutes=10, warmup=10, cooldown=0.25)
+    assert rate(made, 500, 440) == 1
+    assert rate(made, 500, 525) == pytest.approx(0.5)
+    assert rate(made, 500, 600) == rate(made, 500, 700) == 0
+    assert rate(made.model_copy(update={"steps": 1000}), 999, 10) == pytest.approx(1 / 250)  # whichever ends first
+    assert rate(made.model_copy(update={"steps": 1000}), 1000, 10) == 0
+
+
+@pytest.mark.usefixtures("no_sheets")
+def test_a_run_ends_with_its_minutes_at_a_rate_near_0(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, rates = [0.0], []
+
+    def clock() -> float:
+        now[0] += 0.25
+        return now[0]
+
+    def noted(*args: Any) -> float:
+        rates.append(rate(*args))
+        return rates[-1]
+
+    monkeypatch.setattr(loop.time, "monotonic", clock)
+    monkeypatch.setattr(loop, "rate", noted)
+    run = prior_run(settings(photos, steps=10_000, minutes=0.2, warmup=1, cooldown=0.5))
+    assert run.run().step == len(rates) == 24  # 12 seconds of two looks at the clock a step
+    assert rates[:10] == [1.0] * 10
+    assert rates[-1] < 0.1
+    assert (run.settings.output / FILE).exists()
+
+
+@pytest.mark.usefixtures("no_sheets")
+def test_a_loss_that_is_not_finite_ends_the_run_before_anything_is_written(photos: Path) -> None:
+    run = prior_run(settings(photos, steps=3))
+    with torch.no_grad():
+        next(run.lesson.network.parameters()).fill_(float("nan"))
+    with pytest.raises(EditkitError, match="the loss was not finite"):
+        run.run()
+    assert not (run.settings.output / FILE).exists()
 
 
 def _cli(*words: str) -> subprocess.CompletedProcess[str]:

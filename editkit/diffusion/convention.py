@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from editkit.diffusion.noise import Noise, OneStream, Streams
+from editkit.diffusion.noise import Apart, MersenneStreams, Noise, OneStream, Streams
 from editkit.diffusion.samplers import Heun, Sampler
 from editkit.diffusion.schedule import Discrete, Grid, Level, Schedule, Spacing
 from editkit.diffusion.space import space_of
@@ -41,12 +41,15 @@ class Masked(Protocol):
 class Convention(Protocol):
     """What a run asks where the two differ."""
 
-    def noise(self, seed: int, stage: int = 0) -> Noise:
-        """Where the random numbers of one sample of a stage come from."""
+    def noise(self, seed: int, stage: int = 0, draw: int = 0) -> Noise:
+        """Where the random numbers of a stage come from: of the sample `draw` where a mean is taken."""
         ...
 
-    def again(self, noise: Noise, seed: int, stage: int, attempt: int) -> Noise:
-        """Those of another start of the same pass."""
+    def of_pass(self, noise: Noise, seed: int, stage: int, draw: int, box: int, attempt: int) -> Noise:
+        """Those of a pass over the part `box` of the picture, and of another start (`attempt`) of it.
+
+        `noise`: what `noise` gave for the same sample. Passes over one part share their streams.
+        """
         ...
 
     def spacing(self, wanted: Spacing, schedule: Schedule, grid: Grid) -> Spacing:
@@ -80,11 +83,11 @@ class Convention(Protocol):
 class Own:
     """editkit's: a stream for every owner, so that adding a plugin changes nobody's noise."""
 
-    def noise(self, seed: int, stage: int = 0) -> Noise:
-        return Streams((seed,), stage)
+    def noise(self, seed: int, stage: int = 0, draw: int = 0) -> Noise:
+        return Streams((seed,), stage, draw)
 
-    def again(self, noise: Noise, seed: int, stage: int, attempt: int) -> Noise:
-        return Streams((seed,), stage, attempt)
+    def of_pass(self, noise: Noise, seed: int, stage: int, draw: int, box: int, attempt: int) -> Noise:
+        return Streams((seed,), stage, draw, box, attempt) if box or attempt else noise
 
     def spacing(self, wanted: Spacing, schedule: Schedule, grid: Grid) -> Spacing:
         return wanted
@@ -109,13 +112,27 @@ class Own:
 
 
 @dataclass(frozen=True)
+class Before(Own):
+    """editkit's own with the streams of recipes that say `editkit: 1`."""
+
+    def noise(self, seed: int, stage: int = 0, draw: int = 0) -> Noise:
+        return MersenneStreams((seed + draw,), stage)
+
+    def of_pass(self, noise: Noise, seed: int, stage: int, draw: int, box: int, attempt: int) -> Noise:
+        if not attempt:
+            return noise
+        return Apart(noise, MersenneStreams((seed + draw,), stage, attempt), "encode")
+
+
+@dataclass(frozen=True)
 class Diffusers:
     """Its pipelines': one generator that all draw from in turn, in their order."""
 
-    def noise(self, seed: int, stage: int = 0) -> Noise:
-        return OneStream.seeded(seed)
+    def noise(self, seed: int, stage: int = 0, draw: int = 0) -> Noise:
+        """A mean is that of the pictures which its pipelines give for the seeds from `seed` on."""
+        return OneStream.seeded(seed + draw)
 
-    def again(self, noise: Noise, seed: int, stage: int, attempt: int) -> Noise:
+    def of_pass(self, noise: Noise, seed: int, stage: int, draw: int, box: int, attempt: int) -> Noise:
         return noise
 
     def spacing(self, wanted: Spacing, schedule: Schedule, grid: Grid) -> Spacing:
@@ -151,7 +168,9 @@ class Diffusers:
             inputs.encode_masked()
 
 
-CONVENTIONS: dict[Literal["streams", "diffusers"], Convention] = {"streams": Own(), "diffusers": Diffusers()}
+NoiseName = Literal["streams", "streams-1", "diffusers"]
+
+CONVENTIONS: dict[NoiseName, Convention] = {"streams": Own(), "streams-1": Before(), "diffusers": Diffusers()}
 """By the values of `--noise`."""
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from editkit.diffusion.conditioning import Conditioning, Prompt
-from editkit.diffusion.plan import Plan
+from editkit.diffusion.plan import BELOW, Counting, Plan
 from editkit.diffusion.prediction import Prediction
 from editkit.diffusion.schedule import Cosine, Level, Schedule
 from editkit.errors import ModelError
@@ -245,6 +245,6 @@ class Pass:
     hold: float = 1.0
     window: int | None = None
 
-    def plan(self, rounds_up: bool = False) -> Plan:
+    def plan(self, counting: Counting = BELOW) -> Plan:
         """The pass's own trajectory, before plugins change it."""
-        return Plan.uniform(self.steps, rounds_up).start_at(self.strength)
+        return Plan.uniform(self.steps, counting).start_at(self.strength)

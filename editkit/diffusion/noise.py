@@ -1,18 +1,43 @@
 """Randomness that belongs to someone: every plugin, the sampler and the start draw from streams of their own.
 
-A stream is seeded by (seed, stage, owner), so adding a plugin does not change the noise of the others. Noise is always
-drawn on the CPU in float32 and then moved, so that a picture does not depend on the device. There is no global seeding.
+A stream is keyed by (seed, stage, draw, box, try, owner), so adding a plugin does not change the noise of the others,
+and no two pictures share a sample. Noise is always drawn on the CPU in float32 and then moved, so that a picture does
+not depend on the device. There is no global seeding.
+
+A key is a digest of 128 bits, so all bits of a seed count. The bits come from Philox (Salmon et al. 2011, "Parallel
+random numbers: as easy as 1, 2, 3"), which numpy keeps the same from version to version. What numpy and torch make of
+bits may change between versions (their compatibility policies), so normal numbers are made of them here.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+G = TypeVar("G")
+
+CHUNK = 1 << 14
+"""Pairs of numbers that are made at once, so that what they are made of stays in the cache."""
+
+
+class Generator(Protocol):
+    """What a stream draws from, as far as drawing again goes; `torch.Generator` is one."""
+
+    def get_state(self) -> Any:
+        """Where it stands."""
+        ...
+
+    def set_state(self, state: Any) -> Any:
+        """Go back to where it stood."""
+        ...
 
 
 class Stream(Protocol):
@@ -23,23 +48,59 @@ class Stream(Protocol):
         ...
 
     @property
-    def generators(self) -> tuple[torch.Generator, ...]:
+    def generators(self) -> tuple[Generator, ...]:
         """One generator for the whole batch, or one for each item."""
         ...
 
 
-@dataclass(frozen=True)
-class _Stream:
-    generators: tuple[torch.Generator, ...]
+class Philox:
+    """Normal numbers from Philox4x64-10 under a key of 128 bits.
+
+    64 bits make two numbers (Box and Muller 1958): sqrt(-2 log u) (cos v, sin v), u of the upper 32 bits, v of the
+    lower ones. Computed in float64; the largest is 6.8.
+    """
+
+    def __init__(self, key: int) -> None:
+        self._bits = np.random.Philox(key=key)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        if len(self.generators) == 1:
-            return torch.randn(tuple(shape), generator=self.generators[0], dtype=torch.float32)
-        if len(self.generators) != shape[0]:
-            raise ValueError(
-                f"{len(self.generators)} seeds for a batch of {shape[0]}: one seed an item, or one for all"
-            )
-        return torch.cat([torch.randn((1, *shape[1:]), generator=g, dtype=torch.float32) for g in self.generators])
+        """N(0, 1), float32, of `shape`; an odd number of them leaves half a pair unused."""
+        count = math.prod(shape)
+        made = np.empty((count + 1) // 2 * 2, np.float32)
+        for at in range(0, len(made), 2 * CHUNK):
+            _pairs(self._bits, made[at : at + 2 * CHUNK])
+        return torch.from_numpy(made[:count]).reshape(tuple(shape))
+
+    def get_state(self) -> Any:
+        return self._bits.state
+
+    def set_state(self, state: Any) -> None:
+        self._bits.state = state
+
+
+def _pairs(bits: np.random.Philox, made: NDArray[np.float32]) -> None:
+    """Fill `made`, of even length, with normal numbers."""
+    raw = np.asarray(bits.random_raw(len(made) // 2))
+    radius = np.sqrt(-2.0 * np.log(((raw >> np.uint64(32)) + 0.5) * 2.0**-32))
+    angle = (raw & np.uint64(0xFFFFFFFF)) * (math.tau * 2.0**-32)
+    made[0::2], made[1::2] = radius * np.cos(angle), radius * np.sin(angle)
+
+
+@dataclass(frozen=True)
+class _Stream:
+    generators: tuple[Philox, ...]
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        return _by_item(self.generators, shape, Philox.normal)
+
+
+def _by_item(generators: Sequence[G], shape: Sequence[int], normal: Callable[[G, Sequence[int]], Tensor]) -> Tensor:
+    """`shape` by the one generator there is, or item by item from theirs."""
+    if len(generators) == 1:
+        return normal(generators[0], shape)
+    if len(generators) != shape[0]:
+        raise ValueError(f"{len(generators)} seeds for a batch of {shape[0]}: one seed an item, or one for all")
+    return torch.cat([normal(generator, (1, *shape[1:])) for generator in generators])
 
 
 class Noise(Protocol):
@@ -52,12 +113,50 @@ class Noise(Protocol):
 
 @dataclass(frozen=True)
 class Streams:
-    """A stream for every owner, seeded by (seed, stage, owner).
+    """A stream for every owner.
 
     Args:
         seeds: one seed for the whole batch, or one an item: then item k has the noise it would have alone.
         stage: the number of the stage in the chain.
-        attempt: other streams for another start of the same pass (`Options.tries`).
+        draw: of the samples that a mean is taken of (`Options.samples`).
+        box: the number of the part of the picture that is worked on.
+        attempt: another start of the same pass (`Options.tries`).
+    """
+
+    seeds: tuple[int, ...]
+    stage: int = 0
+    draw: int = 0
+    box: int = 0
+    attempt: int = 0
+    _made: dict[str, Stream] = field(default_factory=dict, repr=False, compare=False)
+
+    def stream(self, owner: str) -> Stream:
+        if owner not in self._made:
+            self._made[owner] = _Stream(tuple(Philox(self.key(seed, owner)) for seed in self.seeds))
+        return self._made[owner]
+
+    def key(self, seed: int, owner: str) -> int:
+        """128 bits of the seed and of all that a stream belongs to."""
+        said = f"{seed}/{self.stage}/{self.draw}/{self.box}/{self.attempt}/{owner}"
+        return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=16).digest(), "big")
+
+
+@dataclass(frozen=True)
+class _MersenneStream:
+    generators: tuple[torch.Generator, ...]
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        return _by_item(
+            self.generators, shape, lambda g, shape: torch.randn(tuple(shape), generator=g, dtype=torch.float32)
+        )
+
+
+@dataclass(frozen=True)
+class MersenneStreams:
+    """The streams of recipes and results that say `editkit: 1`, kept so that those are made again.
+
+    torch's generator keeps 32 bits of what it is seeded with, so that some seeds have one picture; the tries of two
+    boxes begin alike.
     """
 
     seeds: tuple[int, ...]
@@ -67,7 +166,7 @@ class Streams:
 
     def stream(self, owner: str) -> Stream:
         if owner not in self._made:
-            self._made[owner] = _Stream(tuple(self._generator(seed, owner) for seed in self.seeds))
+            self._made[owner] = _MersenneStream(tuple(self._generator(seed, owner) for seed in self.seeds))
         return self._made[owner]
 
     def _generator(self, seed: int, owner: str) -> torch.Generator:
@@ -76,6 +175,18 @@ class Streams:
         generator = torch.Generator("cpu")
         generator.manual_seed(int.from_bytes(digest, "big") >> 1)
         return generator
+
+
+@dataclass(frozen=True)
+class Apart:
+    """The streams of `rest`, but `owner`'s of `base`."""
+
+    base: Noise
+    rest: Noise
+    owner: str
+
+    def stream(self, owner: str) -> Stream:
+        return (self.base if owner == self.owner else self.rest).stream(owner)
 
 
 @dataclass(frozen=True)
@@ -90,4 +201,4 @@ class OneStream:
         return cls(torch.Generator("cpu").manual_seed(seed))
 
     def stream(self, owner: str) -> Stream:
-        return _Stream((self.generator,))
+        return _MersenneStream((self.generator,))

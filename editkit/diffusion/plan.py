@@ -47,21 +47,43 @@ class Move:
 
 
 @dataclass(frozen=True)
+class Counting:
+    """At which level a strength starts.
+
+    Args:
+        up: between two levels the upper one (`ModelInfo.rounds_up`), else the lower one.
+        floats: by the product of floats, as diffusers: 0.29 of 100 levels are 28.999999999999996, and so 28. Otherwise
+            a billionth of a level is no part of one, and they are 29.
+    """
+
+    up: bool = False
+    floats: bool = False
+
+    def level(self, steps: int, strength: float) -> int:
+        """The level of a ladder of `steps`."""
+        walked = min(steps * strength if self.floats else round(steps * strength, 9), steps)
+        return steps - int(steps - walked) if self.up else int(walked)
+
+
+BELOW = Counting()
+
+
+@dataclass(frozen=True)
 class Plan:
     """`moves` over a ladder of `steps + 1` levels; each begins where the one before it ended.
 
     A plan that ends above level 0 makes a noisy state, not a picture: the next stage goes on from there.
-    `rounds_up`: a strength that lies between two levels starts from the upper one (`ModelInfo.rounds_up`).
+    `counting`: where a strength starts.
     """
 
     steps: int
     moves: tuple[Move, ...]
-    rounds_up: bool = False
+    counting: Counting = BELOW
 
     @classmethod
-    def uniform(cls, steps: int, rounds_up: bool = False) -> Plan:
+    def uniform(cls, steps: int, counting: Counting = BELOW) -> Plan:
         """One move a level, from the noisiest to the clean one: `steps` moves."""
-        return cls(steps, _down(steps, 0), rounds_up)
+        return cls(steps, _down(steps, 0), counting)
 
     @property
     def start(self) -> int:
@@ -104,13 +126,12 @@ class Plan:
         return replace(self, moves=self.moves + other.moves)
 
     def start_at(self, strength: float) -> Plan:
-        """Drop everything above level floor(steps * strength), or the one above it for a plan that rounds up (SDEdit,
+        """Drop everything above level floor(steps * strength), or what `counting` makes of it (SDEdit,
         Meng et al. 2021, arXiv:2108.01073).
 
         A strength of 1 is the identity, of 0 the empty plan.
         """
-        walked = min(self.steps * strength, self.steps)
-        level = self.steps - int(self.steps - walked) if self.rounds_up else int(walked)
+        level = self.counting.level(self.steps, strength)
         if level >= self.start:
             return self
         if level == 0:

@@ -16,7 +16,14 @@ import numpy as np
 
 from editkit.errors import UsageError
 
-Spacing = Literal["auto", "leading", "trailing", "linspace"]
+Spacing = Literal["auto", "leading", "trailing", "linspace", "log-snr", "karras"]
+
+FEW = 20
+"""Below so many steps `auto` is `trailing`, whatever the configuration says: `leading` begins below the noisiest level,
+from noise alone, and loses brightness and low frequencies; `linspace` spends its last step on a level without noise."""
+
+QUIET, LOUD = 0.002, 80.0
+"""Between these sigma / alpha `log-snr` and `karras` lay their levels where the table is wider (Karras et al. 2022)."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,27 @@ class Schedule(Protocol):
         ...
 
 
+def is_even(spacing: Spacing) -> bool:
+    """It lays levels by what they say of the picture, whatever the table and the sampler."""
+    return spacing in ("log-snr", "karras")
+
+
+def ratios(steps: int, low: float, high: float, spacing: Spacing, loud: float = LOUD) -> np.ndarray:
+    """sigma / alpha of `steps` levels, ascending, the last one `high` (infinite: pure noise).
+
+    From `low` on evenly in log-SNR, or in (sigma / alpha)^(1/7) for `karras` (Karras et al. 2022, arXiv:2206.00364,
+    eq. 5); above `loud`, where the state is all noise, there is the last level alone.
+    """
+    top = min(high, loud)
+    within = steps - (top < high)
+    ramp = np.linspace(0.0, 1.0, within) if within != 1 or top < high else np.ones(1)
+    if spacing == "karras":
+        found = (low ** (1 / 7) + ramp * (top ** (1 / 7) - low ** (1 / 7))) ** 7
+    else:
+        found = low * (top / low) ** ramp
+    return found if top == high else np.append(found, high)
+
+
 def _ladder(levels: list[Level]) -> Levels:
     """`levels`, clean end first, with their indices."""
     return tuple(Level(v.t, v.alpha, v.sigma, i) for i, v in enumerate(levels))
@@ -119,18 +147,47 @@ class Discrete:
         return Level(float(t), alpha, sigma_over_alpha * alpha)
 
     def levels(self, steps: int, spacing: Spacing = "auto", grid: Grid = Grid()) -> Levels:
+        if is_even(spacing):
+            return self._even(steps, spacing, grid)
         times = [self.level(float(t)) for t in self._times(steps, spacing, grid)]
         if grid.finite:
             times = [Level(v.t, 2.0**-12, math.sqrt(1.0 - 2.0**-24)) if v.alpha == 0.0 else v for v in times]
         if self.karras and grid.finite:
-            times = self._spread(steps, times, grid)
+            times = self._karras(steps, times, grid)
         if grid.ends_clean or self.set_alpha_to_one:
             clean = Level(0.0, 1.0, 0.0)
         else:
             clean = self.level(0)
         return _ladder([clean, *times])
 
-    def _spread(self, steps: int, times: list[Level], grid: Grid) -> list[Level]:
+    def _even(self, steps: int, spacing: Spacing, grid: Grid) -> Levels:
+        """Levels of the whole table by their sigma / alpha, and sigma = 0.
+
+        Raises:
+            UsageError: a distilled model, which knows its trained times alone.
+        """
+        if grid.distilled:
+            raise UsageError(f"--spacing {spacing} lays levels that a distilled model does not know; leave it out")
+        r = ratios(steps, float(self._ratio(0)), float(self._ratio(len(self.alphas_cumprod) - 1)), spacing)
+        if grid.finite:
+            r = np.where(np.isinf(r), math.sqrt(2.0**24 - 1.0), r)
+        return _ladder([Level(0.0, 1.0, 0.0), *self._at(r, grid.real)])
+
+    def _ratio(self, index: int) -> float:
+        """sigma / alpha at a trained time."""
+        bar = float(self.alphas_cumprod[index])
+        return math.sqrt(1.0 / bar - 1.0) if bar > 0.0 else math.inf
+
+    def _at(self, r: np.ndarray, real: bool) -> list[Level]:
+        """The levels of these sigma / alpha; the network is told times between two trained ones where `real`."""
+        table = np.sqrt((1.0 - self.alphas_cumprod) / np.maximum(self.alphas_cumprod, 2.0**-24))
+        t = np.interp(np.log(np.minimum(r, table[-1])), np.log(table), np.arange(len(table)))
+        told = t if real else t.round()
+        alpha = 1.0 / np.sqrt(1.0 + r**2)
+        sigma = np.where(np.isinf(r), 1.0, np.where(np.isinf(r), 0.0, r) * alpha)
+        return [Level(float(a), float(b), float(c)) for a, b, c in zip(told, alpha, sigma, strict=True)]
+
+    def _karras(self, steps: int, times: list[Level], grid: Grid) -> list[Level]:
         """r = sigma / alpha from r_min to r_max, evenly in r^(1/7), ascending; as diffusers' `use_karras_sigmas`.
 
         The ends are those of `times` (euler, heun), or of the whole table, and the network is told a trained time
@@ -139,10 +196,7 @@ class Discrete:
         table = np.sqrt((1.0 - self.alphas_cumprod) / np.maximum(self.alphas_cumprod, 2.0**-24))
         low, high = (table[0], table[-1]) if grid.counts_clean else (v.sigma / v.alpha for v in (times[0], times[-1]))
         r = np.linspace(low ** (1 / 7), high ** (1 / 7), steps) ** 7 if steps > 1 else np.array([high])
-        t = np.interp(np.log(r), np.log(table), np.arange(len(table)))
-        alpha = 1.0 / np.sqrt(1.0 + r**2)
-        told = t.round() if grid.counts_clean else t
-        return [Level(float(a), float(b), float(c)) for a, b, c in zip(told, alpha, r * alpha, strict=True)]
+        return self._at(r, not grid.counts_clean)
 
     def resolve(self, spacing: Spacing, grid: Grid) -> Spacing:
         """`spacing` with `auto` settled: the model's configuration, then the sampler's default."""
@@ -163,6 +217,8 @@ class Discrete:
             times = trained[::-1][picked][::-1]
             return times
         auto, name = spacing == "auto", self.resolve(spacing, grid)
+        if auto and steps < FEW:
+            name = "trailing"
         if name == "trailing":
             times = np.arange(T, 0, -T / steps).round()[:steps][::-1] - 1
             return times
@@ -211,6 +267,9 @@ class Cosine:
         return Level(t, math.cos(math.pi * t / 2), math.sin(math.pi * t / 2))
 
     def levels(self, steps: int, spacing: Spacing = "auto", grid: Grid = Grid()) -> Levels:
+        if is_even(spacing):
+            found = ratios(steps, QUIET, math.inf, spacing)
+            return _ladder([self.level(0.0), *(self.level(2.0 / math.pi * math.atan(r)) for r in found)])
         return _ladder([self.level(k / steps) for k in range(steps + 1)])
 
     def prior_scale(self, level: Level, spacing: Spacing = "auto", grid: Grid = Grid()) -> float:
@@ -233,7 +292,9 @@ class VE:
 
     def levels(self, steps: int, spacing: Spacing = "auto", grid: Grid = Grid()) -> Levels:
         ramp = np.linspace(0.0, 1.0, steps) if steps > 1 else np.ones(1)
-        if self.rho == 0.0:
+        if is_even(spacing):
+            sigmas = ratios(steps, self.sigma_min, self.sigma_max, spacing, self.sigma_max)
+        elif self.rho == 0.0:
             sigmas = self.sigma_min * (self.sigma_max / self.sigma_min) ** ramp
         else:
             low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
@@ -265,6 +326,9 @@ class Flow:
         return Level(t, 1.0 - sigma, sigma)
 
     def levels(self, steps: int, spacing: Spacing = "auto", grid: Grid = Grid()) -> Levels:
+        if is_even(spacing):
+            found = ratios(steps, QUIET, math.inf, spacing)
+            return _ladder([self.level(0.0), *(self.level(self.scale * _share(r)) for r in found)])
         plain = np.arange(steps + 1) / steps
         if (self.spacing if spacing == "auto" else spacing) == "linspace":
             plain[1:] = np.linspace(1.0, self._shifted(1.0 / self.scale), steps)[::-1]
@@ -275,6 +339,11 @@ class Flow:
 
     def prior_scale(self, level: Level, spacing: Spacing = "auto", grid: Grid = Grid()) -> float:
         return 1.0
+
+
+def _share(r: float) -> float:
+    """sigma of a flow table whose sigma / alpha is r."""
+    return r / (1.0 + r) if math.isfinite(r) else 1.0
 
 
 def progress(level: Level, levels: Levels) -> float:

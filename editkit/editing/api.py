@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from editkit.common.device import pick_device
 from editkit.common.notify import Notify, silent
-from editkit.diffusion.convention import CONVENTIONS
+from editkit.diffusion.convention import CONVENTIONS, NoiseName
 from editkit.diffusion.model import Model
 from editkit.diffusion.noise import Noise
-from editkit.diffusion.plan import Plan
+from editkit.diffusion.plan import Counting, Plan
 from editkit.diffusion.space import space_of
 from editkit.editing.in_python import in_python, words
 from editkit.editing.made import make, measured
@@ -30,7 +30,7 @@ from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Chain, Edits, Stage
 from editkit.plugin.options import Options, RunOptions
 from editkit.plugin.params import PictureSource
-from editkit.plugin.protocol import Plugin
+from editkit.plugin.protocol import Figures, Plugin
 from editkit.plugin.step import Inputs
 
 
@@ -98,7 +98,7 @@ def stream(
     """
     said = _told(notify)
 
-    def told(stage: int, plugin: str, figures: Mapping[str, float]) -> None:
+    def told(stage: int, plugin: str, figures: Figures) -> None:
         said(measured(plugin, figures))
         if tell is not None:
             tell(stage, plugin, figures)
@@ -194,7 +194,7 @@ def sample(
     mask: Tensor | None = None,
     watch: Callable[[State], None] | None = None,
     notify: Notify = silent,
-    noise: Noise | Literal["streams", "diffusers"] = "streams",
+    noise: Noise | NoiseName = "streams",
     models: Models | None = None,
     **options: Any,
 ) -> Tensor:
@@ -220,7 +220,7 @@ def sample(
         wanted = [plugins] if isinstance(plugins, Plugin) else list(plugins)
         ordered = arrange(Stage(tuple(wanted), chosen), model.info, has_picture=False)
         device = pick_device(chosen.device)
-        plan = Plan.uniform(chosen.steps or 100, model.info.rounds_up)
+        plan = Plan.uniform(chosen.steps or 100, Counting(model.info.rounds_up, chosen.floats))
         for plugin in ordered:
             plan = plugin.plan(plan)
         if known is not None:

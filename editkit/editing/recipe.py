@@ -2,7 +2,7 @@
 
 ::
 
-    editkit: 1
+    editkit: 2
     stages:
       - plugins:
           - inpaint: {mask: mask.png, feather: 4}
@@ -11,14 +11,16 @@
       - plugins:
           - sdedit: {strength: 0.3}
 
-Only what was set is written, so nothing is lost and defaults may improve. Paths are relative to the recipe. A recipe is
-somebody's text: it is checked key by key, and code that it names is refused unless the caller allows it.
+Only what was set is written, so nothing is lost and defaults may improve. The version names the scheme that makes the
+noise: what says `editkit: 1` is made with the streams of then, to the same bytes. Paths are relative to the recipe. A
+recipe is somebody's text: it is checked key by key, and code that it names is refused unless the caller allows it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,9 @@ from editkit.plugin.options import Options
 from editkit.plugin.params import Code, Metavar, Param, params, word
 from editkit.plugin.protocol import Plugin
 
-VERSION = 1
+VERSION = 2
+"""1: noise by `streams-1`."""
+
 MAX_BYTES = 1 << 20
 MAX_NODES = 20_000
 NOT_IN_RECIPES = frozenset({"allow_code", "offline"})
@@ -135,12 +139,23 @@ def from_mapping(data: object, *, base: Path | None = None, allow_code: bool = F
     if not isinstance(data, Mapping):
         raise _Wrong(f"a recipe is a mapping with the keys editkit and stages, got {type(data).__name__}")
     _known_keys(data, ("editkit", "stages"))
-    if data.get("editkit") != VERSION:
-        raise _Wrong(f"a recipe says `editkit: {VERSION}`, got {short(data.get('editkit'))}", "editkit")
+    version = data.get("editkit")
+    if version not in (1, VERSION):
+        raise _Wrong(f"a recipe says `editkit: {VERSION}`, got {short(version)}", "editkit")
     stages = data.get("stages")
     if not isinstance(stages, list) or not stages:
         raise _Wrong("stages must be a list with at least one stage", "stages")
-    return Chain(tuple(_stage(stage, base, allow_code, ("stages", k)) for k, stage in enumerate(stages)))
+    made = tuple(_stage(stage, base, allow_code, ("stages", k)) for k, stage in enumerate(stages))
+    return Chain(made if version == VERSION else tuple(_with_noise_of_before(made)))
+
+
+def _with_noise_of_before(stages: Iterable[Stage]) -> Iterator[Stage]:
+    """`stages` with the streams that `editkit: 1` stands for; those after the first inherit it."""
+    for number, stage in enumerate(stages):
+        said = "noise" in stage.options.model_fields_set
+        if stage.options.noise == "streams" and (said or number == 0):
+            stage = replace(stage, options=stage.options.merged(Options(noise="streams-1")))
+        yield stage
 
 
 def _stage(data: object, base: Path | None, allow_code: bool, place: Place) -> Stage:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.model import ModelInfo
-from editkit.diffusion.plan import Plan
+from editkit.diffusion.plan import BELOW, Counting, Plan
 from editkit.diffusion.samplers import Sampler, make_sampler
 from editkit.editing.cost import Cost, cost
 from editkit.errors import ChainError, PluginError, UsageError
@@ -88,10 +88,13 @@ def _precedes(first: Plugin, second: Plugin) -> bool:
     return second.name in first.acts_before or first.name in second.acts_after
 
 
-def suited(plugins: Iterable[Plugin], info: ModelInfo) -> str:
-    """The sampler of a stage whose user names none: what a plugin's method was derived for, or the model's own."""
-    wanted = (called(plugin, "default_sampler", plugin.default_sampler, info) for plugin in plugins)
-    return next((spec for spec in wanted if spec is not None), info.sampler)
+def suited(plugins: Sequence[Plugin], info: ModelInfo, options: Options) -> Options:
+    """`options` with what its user left open as the plugins want it, and the sampler as the model does."""
+    wanted = Options(sampler=info.sampler)
+    for plugin in reversed(plugins):  # the first plugin of the stage has the last word
+        wanted = wanted.merged(called(plugin, "default_options", plugin.default_options, info))
+    asked = options.model_dump(exclude_unset=True)
+    return wanted.model_copy(update={name: value for name, value in asked.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -143,27 +146,27 @@ class StagePlan:
     @property
     def calls(self) -> int:
         """Evaluations of the network."""
-        return len(self.options.seeds) * sum(part.cost.calls for part in self.passes)
+        return self.options.draws * sum(part.cost.calls for part in self.passes)
 
     @property
     def beside(self) -> int:
         """Evaluations of plugins' own networks (ControlNets) beside those."""
-        return len(self.options.seeds) * sum(part.cost.beside for part in self.passes)
+        return self.options.draws * sum(part.cost.beside for part in self.passes)
 
     @property
     def moves(self) -> int:
         """Moves of all passes, upward ones included."""
-        return len(self.options.seeds) * sum(len(part.plan) for part in self.passes)
+        return self.options.draws * sum(len(part.plan) for part in self.passes)
 
     @property
     def backward(self) -> int:
         """Backward passes for the energies, at most (an energy may sit a step out)."""
-        return len(self.options.seeds) * sum(part.cost.backward for part in self.passes)
+        return self.options.draws * sum(part.cost.backward for part in self.passes)
 
     @property
     def deep(self) -> int:
         """Those of them that go through the network."""
-        return len(self.options.seeds) * sum(part.cost.deep for part in self.passes)
+        return self.options.draws * sum(part.cost.deep for part in self.passes)
 
     def table(self) -> dict[str, tuple[str, ...]]:
         """Hook -> the names of the plugins that act through it, in order."""
@@ -221,9 +224,10 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
         notify(f"nothing is left that {info.name} could learn from; pocket, a small network, fills the picture")
         info = describe("pocket")
         plugins = arrange(stage, info, has_picture=True)
-    spec = options.sampler or suited(plugins, info)
-    sampler = make_sampler(spec)
     _say_who_walks(plugins, options, notify)
+    options = suited(plugins, info, options)
+    assert options.sampler is not None
+    sampler = make_sampler(options.sampler)
     begun = not any(p.diffuses for p in plugins) or any("begin" in p.claims() for p in plugins)
     told = "lowres" in info.takes and any("lowres" in plugin.offers for plugin in plugins)
     found = passes(picture, info, options, not begun and not told, [example.size for example in examples])
@@ -232,14 +236,12 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
             f"--fill {picture.fill} changes nothing: {info.name} starts the hole from noise; `with sdedit --strength "
             f"0.8` starts from the fill"
         )
-    planned = tuple(
-        plan_pass(at, plugins, sampler, attempt, info.rounds_up)
-        for at in found
-        for attempt in range(_tries(at, picture, options))
-    )
+    counting = Counting(info.rounds_up, options.floats)
+    tried = [(at, attempt) for at in found for attempt in range(_tries(at, picture, options))]
+    planned = tuple(plan_pass(at, plugins, sampler, attempt, counting) for at, attempt in tried)
     if options.tries > 1 and len(planned) == len(found):
         notify(f"--tries {options.tries} has nothing to choose between: nothing is invented beside known pixels")
-    return StagePlan(info, options, spec, plugins, picture, planned, source, tuple(examples))
+    return StagePlan(info, options, options.sampler, plugins, picture, planned, source, tuple(examples))
 
 
 def plan_stages(
@@ -301,11 +303,11 @@ def _tries(at: Pass, picture: Picture, options: Options) -> int:
 
 
 def plan_pass(
-    at: Pass, plugins: Sequence[Plugin], sampler: Sampler, attempt: int = 0, rounds_up: bool = False
+    at: Pass, plugins: Sequence[Plugin], sampler: Sampler, attempt: int = 0, counting: Counting = BELOW
 ) -> PassPlan:
     """The trajectory of one pass after every plugin had its say, and what it costs."""
     diffuses = any(plugin.diffuses for plugin in plugins)
-    plan = own = at.plan(rounds_up) if diffuses else Plan.uniform(at.steps).start_at(0.0)
+    plan = own = at.plan(counting) if diffuses else Plan.uniform(at.steps).start_at(0.0)
     for plugin in plugins:
         plan = called(plugin, "plan", plugin.plan, plan)
     if at.repeats > 1 and plan == own:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,14 +33,14 @@ from editkit.pictures.filling import seamless
 from editkit.pictures.picture import Picture, as_png
 from editkit.pictures.resizing import pad, resize
 from editkit.pictures.tensors import from_unit, to_unit
-from editkit.plugin.protocol import Hooks, called
+from editkit.plugin.protocol import Figures, Hooks, called
 from editkit.plugin.step import Handed, Inputs
 
 if TYPE_CHECKING:
     from PIL import Image
 
-Tell = Callable[[int, str, Mapping[str, float]], None]
-"""Is told figures about a result: (stage, plugin, name -> number)."""
+Tell = Callable[[int, str, Figures], None]
+"""Is told figures about a result: (stage, plugin, name -> value)."""
 
 Left = dict[Box, Handed]
 """The noisy states that a stage leaves to the next, by the part of the picture they are of."""
@@ -75,7 +76,7 @@ class Update:
         passes = self.plan.passes
         within = float(sum(len(part.plan) for part in passes[: self.pass_]))
         within += len(passes[self.pass_].plan) * self.state.index / max(self.state.total, 1)
-        draws = len(self.plan.options.seeds)
+        draws = self.plan.options.draws
         whole = sum(len(part.plan) for part in passes)
         return (self.stage + (self.draw + within / max(whole, 1)) / draws) / self.stages
 
@@ -117,12 +118,12 @@ def run_stage(
     Where a mean is asked for it is taken of the samples before they are finished and rounded. `handed`: what the stage
     before left; what this one leaves comes back beside the picture.
     """
-    picture, seeds = settled.picture, settled.options.seeds
+    picture = settled.picture
     _check_hand_over(settled, handed)
     made: dict[Box, tuple[Tensor, Process]] = {}
     left: Left = {}
-    for draw, seed in enumerate(seeds):
-        drawn, left = yield from _sample(settled, lease, number, stages, draw, seed, notify, handed)
+    for draw in range(settled.options.draws):
+        drawn, left = yield from _sample(settled, lease, number, stages, draw, notify, handed)
         for box, (image, process) in drawn.items():
             mean = image if draw == 0 else made[box][0] + (image - made[box][0]) / (draw + 1)
             made[box] = mean, process
@@ -156,33 +157,36 @@ def _check_hand_over(settled: StagePlan, handed: Left) -> None:
             raise ChainError(
                 f"{names} ends at noise, and {settled.info.name} works in several passes, which hand on pictures only"
             )
-        if len(settled.options.seeds) > 1:
+        if settled.options.draws > 1:
             raise ChainError(f"{names} ends at noise, of which there is no mean; leave --estimate mean out")
 
 
 # long: a generator that yields every step of every pass; what goes from one pass to the next is seen in one place
 def _sample(
-    settled: StagePlan, lease: Lease, number: int, stages: int, draw: int, seed: int, notify: Notify, handed: Left
+    settled: StagePlan, lease: Lease, number: int, stages: int, draw: int, notify: Notify, handed: Left
 ) -> Generator[Update, None, tuple[dict[Box, tuple[Tensor, Process]], Left]]:
     """One sample of a stage: for each box its pixels (1, 3, h, w) at their own resolution, and the last process; and
     the states of boxes whose process ends at noise.
     """
-    options, picture = settled.options.model_copy(update={"seed": seed}), settled.picture
-    settled = replace(settled, options=options)
+    options, picture = settled.options, settled.picture
     device = pick_device(options.device)
     convention = CONVENTIONS[options.noise]
-    noise = convention.noise(seed, number)
+    noise = convention.noise(options.seed, number, draw)
+    boxes = list(dict.fromkeys(part.at.box for part in settled.passes))
+    own_noise = cache(lambda box, attempt: convention.of_pass(noise, options.seed, number, draw, box, attempt))
     made: dict[Box, tuple[Tensor, Process]] = {}
     left: Left = {}
     image: Tensor | None = None  # pixels of the last pass over this box; None until one has moved
     tried: list[tuple[float, Tensor, Process]] = []
     for k, part in enumerate(settled.passes):
         before = None if image is None or part.at.strength == 1.0 else settled.passes[k - 1]
+        box = part.at.box
+        own = own_noise(boxes.index(box), part.attempt)
         inputs = canvas.inputs(
             picture,
             part.at,
             lease.model,
-            noise.stream("encode"),
+            own.stream("encode"),
             device,
             settled.source,
             convention,
@@ -190,8 +194,7 @@ def _sample(
             None if before is None else before.at,
             settled.small,
         )
-        own = convention.again(noise, seed, number, part.attempt) if part.attempt else noise
-        process = _prepare(inputs, settled, part.plan, own, number, notify, lease, handed.get(part.at.box))
+        process = _prepare(inputs, settled, part.plan, own, number, notify, lease, handed.get(box))
         if before is not None and image is not None:
             process = _refine(process, part, before, image)
         x: Tensor | None = None
@@ -200,7 +203,7 @@ def _sample(
             yield Update(number, stages, k, settled, state, process.model, draw)
             del state  # or its estimate would live through the next step
         if x is not None and part.plan.end > 0:
-            left[part.at.box] = Handed(x, process.levels[part.plan.end], process.model.info.family)
+            left[box] = Handed(x, process.levels[part.plan.end], process.model.info.family)
         elif x is not None:
             image = process.model.decode(x)
         after = settled.passes[k + 1] if k + 1 < len(settled.passes) else None
@@ -211,7 +214,6 @@ def _sample(
                 continue
             _, image, process = min(tried, key=lambda one: one[0])
             tried = []
-        box = part.at.box
         if image is not None and (after is None or after.at.box != box):
             made[box] = canvas.native(image, part.at), process
             image = None

@@ -37,7 +37,7 @@ class Options(Checked):
     estimate: Literal["sample", "mean"] = Field(
         "sample", description="One sample, or the mean of several: nearer to the truth on average, and smoother."
     )
-    samples: int = Field(8, ge=1, le=1000, description="How many the mean is taken of, with seeds from --seed on.")
+    samples: int = Field(8, ge=1, le=1000, description="How many the mean is taken of.")
     tries: int = Field(
         1, ge=1, le=100, description="Starts at the coarsest size; the one that fits what is known best goes on."
     )
@@ -50,9 +50,14 @@ class Options(Checked):
     crop_padding: int | None = Field(
         None, ge=0, le=10_000, description="Crop to the mask and so many pixels around, enlarged to the model's size."
     )
-    spacing: Spacing = Field("auto", description="How the noise levels are laid; auto: the model's configuration.")
-    noise: Literal["streams", "diffusers"] = Field(
-        "streams", description="A noise stream for each plugin, or one generator in the order of diffusers' pipelines."
+    spacing: Spacing = Field(
+        "auto",
+        description="How the noise levels are laid; auto: as configured, or trailing if few.",
+    )
+    noise: Literal["streams", "streams-1", "diffusers"] = Field(
+        "streams",
+        description="A noise stream for each plugin (-1: those of recipes that say `editkit: 1`), or one generator in "
+        "the order of diffusers' pipelines.",
     )
     compile: bool = Field(False, description="Compile the network: slow to start, faster steps (torch.compile).")
     offload: Literal["none", "model", "sequential"] = Field(
@@ -62,9 +67,14 @@ class Options(Checked):
     allow_code: bool = Field(False, description="Allow parameters that name Python code to import.")
 
     @property
-    def seeds(self) -> range:
-        """The seeds of the samples that a stage is made of."""
-        return range(self.seed, self.seed + (self.samples if self.estimate == "mean" else 1))
+    def draws(self) -> int:
+        """How many samples a stage is made of."""
+        return self.samples if self.estimate == "mean" else 1
+
+    @property
+    def floats(self) -> bool:
+        """Whether strengths are counted in floats, as diffusers counts them."""
+        return self.noise == "diffusers"
 
     def merged(self, later: Options) -> Options:
         """These options with those that `later` sets itself."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +18,34 @@ from editkit.training.settings import Architecture, Settings
 
 FILE = "checkpoint.safetensors"
 S = TypeVar("S", bound=Settings)
+
+
+class Aside:
+    """One thread beside the run that writes, job after job; an error is raised at the next, or at the end."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def put(self, job: Callable[[], None]) -> None:
+        """Have the job done when the one before is."""
+        self._wait()
+        self._last = self._pool.submit(job)
+
+    def _wait(self) -> None:
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+    def __enter__(self) -> Aside:
+        return self
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        try:
+            if kind is None:
+                self._wait()
+        finally:
+            self._pool.shutdown()
 
 
 @dataclass(frozen=True)

@@ -26,16 +26,18 @@ from torch import Generator, Tensor, nn
 from editkit.models.pocket.residual import TASKS
 from editkit.pictures.filling import smooth_fill
 from editkit.plugin import hints
-from editkit.training.conditions import deal_tasks
+from editkit.training.device import device_of
 from editkit.training.diffusion import middle_times
+from editkit.training.draws import Draws, Seeded, shared
 from editkit.training.fast import hasten
-from editkit.training.loop import Batch, generator_of
+from editkit.training.loop import Batch
 from editkit.training.masks import box
 from editkit.training.network import Pocket, load, write_atomically
-from editkit.training.pictures import Collection, Photograph, crop, draw_batch, halved, load_collection
-from editkit.training.prior import losses, seen, with_noise
+from editkit.training.pictures import Collection, Photograph, halved, load_collection, windows
+from editkit.training.prior import losses, only, seen, with_noise
 from editkit.training.settings import ControlSettings
 from editkit.training.sheets import grid, solve
+from editkit.training.store import Store
 
 SHARES = (0.30, 0.64, 0.0, 0.06)
 """Share of each task in a batch: edges matter where the picture leaves them open (upscaling does not)."""
@@ -121,44 +123,43 @@ class ControlLesson:
     """The hints' ControlNet; the network it steers is read from `settings.base` and stays as it is."""
 
     def __init__(self, settings: ControlSettings) -> None:
-        self.settings = settings
+        self.settings, self.device = settings, device_of(settings)
         pocket = load(settings.base)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.network = Steered(pocket)
-        hasten(pocket.unet)
-        hasten(self.network.controlnet)
+        if self.device.type == "cpu":
+            hasten(pocket.unet)
+            hasten(self.network.controlnet)
         window = settings.architecture.window
         self.collection = hinted(load_collection(settings.images, window, settings.heldout), settings.control)
+        self.store = Store(self.collection.training, window, self.device)
 
     def draw(self, step: int) -> Batch:
-        generator, settings = generator_of(self.settings.seed, step), self.settings
-        both = draw_batch(self.collection.training, settings.batch, settings.architecture.window, generator)
-        x0, hint = split(both)
-        batch = with_noise(x0, deal_tasks(settings.batch, generator, SHARES), generator, middle_times)
-        return replace(batch, hint=hint)
+        source, batch = Draws((self.settings.seed, step), self.device), self.settings.batch
+        x0, hint = split(self.store.draw(batch, source))
+        return replace(with_noise(x0, shared(batch, SHARES, source), source, middle_times), hint=hint)
 
     def losses(self, network: Steered, batch: Batch) -> Tensor:
         residual, z = seen(batch)
         return losses(batch, residual, network(z, batch.t, batch.task, batch.condition, batch.mask, batch.hint))
 
-    def windows(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    def windows(self, count: int, part: int) -> tuple[Tensor, Tensor]:
         """x0 and hint of random windows, one of each of the first held-back photographs."""
-        generator, window = generator_of(0, seed, stream=99), self.settings.architecture.window
-        shown = self.collection.heldout or self.collection.training
-        return split(torch.stack([crop(p, window, generator) for p in shown[:count]]))
+        shown = (self.collection.heldout or self.collection.training)[:count]
+        return split(windows(shown, self.settings.architecture.window, part))
 
     def validation(self) -> Iterator[Batch]:
         """Inpainting and the prior, on the same windows."""
+        x0, hint = (part.to(self.device) for part in self.windows(len(self.collection.heldout), 0))
         for name in ("inpaint", "prior"):
-            x0, hint = self.windows(len(self.collection.heldout), 0)
-            task = torch.full((len(x0),), TASKS.index(name))
-            yield replace(with_noise(x0, task, generator_of(0, 0, stream=int(task[0]) + 1)), hint=hint)
+            task = TASKS.index(name)
+            yield replace(with_noise(x0, only(task, len(x0)), Draws((0, 0, task + 1), self.device)), hint=hint)
 
     def sheet(self, network: Steered, columns: int = 16, steps: int = 10) -> Image.Image:
         """Rows: truth, hint, a hole filled without the hint and with it, the prior without and with it."""
         x0, hint = self.windows(columns, 7)
-        mask = box(len(x0), x0.shape[-1], Generator().manual_seed(7))
+        mask = box(len(x0), x0.shape[-1], Seeded(Generator().manual_seed(7)))
         filled, zero, one = smooth_fill(x0, mask), torch.zeros_like(x0), torch.ones_like(mask)
         rows = [x0, hint * 2 - 1]
         for task, condition, where in (("inpaint", filled, mask), ("prior", zero, one)):

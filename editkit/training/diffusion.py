@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from editkit.training.draws import Source
+
 TRAIN_STEPS = 1000
 GAMMA = 5.0
 SCHEDULER: dict[str, Any] = {
@@ -38,17 +40,25 @@ def tables() -> tuple[Tensor, Tensor]:
     return bar.sqrt().float(), (1 - bar).sqrt().float()
 
 
+@lru_cache(maxsize=4)
+def tables_on(device: torch.device) -> tuple[Tensor, Tensor]:
+    """`tables` on a device."""
+    alpha, sigma = tables()
+    return alpha.to(device), sigma.to(device)
+
+
 def at(table: Tensor, t: Tensor) -> Tensor:
     """The table's value at each t (B,), shaped to multiply pictures."""
     return table[t].view(-1, 1, 1, 1)
 
 
-def stratified_times(batch: int, generator: Generator) -> Tensor:
+def stratified_times(batch: int, source: Source) -> Tensor:
     """One t in each of B equal parts of 0..999, shuffled: less variance than independent draws (Kingma et al.
     2021).
     """
-    u = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-    return (u * TRAIN_STEPS).long().clamp(0, TRAIN_STEPS - 1)[torch.randperm(batch, generator=generator)]
+    u = (torch.arange(batch, device=source.device) + source.uniform(batch)) / batch
+    order = source.uniform(batch).argsort(stable=True)
+    return (u * TRAIN_STEPS).long().clamp(0, TRAIN_STEPS - 1)[order]
 
 
 def residual_times(t: Tensor, s: Tensor) -> Tensor:
@@ -58,7 +68,7 @@ def residual_times(t: Tensor, s: Tensor) -> Tensor:
     """
     angle = (t + 0.5) / TRAIN_STEPS * (torch.pi / 2)
     moved = (torch.atan(s * angle.tan()) * (2 / torch.pi) * TRAIN_STEPS).long().clamp(0, TRAIN_STEPS - 1)
-    return torch.where(torch.arange(len(t)) % 2 == 0, t, moved)
+    return torch.where(torch.arange(len(t), device=t.device) % 2 == 0, t, moved)
 
 
 def middle_times(t: Tensor, s: Tensor) -> Tensor:

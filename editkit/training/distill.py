@@ -24,8 +24,9 @@ from torch import Tensor
 from editkit.models.pocket.residual import Residual
 from editkit.training import diffusion
 from editkit.training.device import has_bf16
+from editkit.training.draws import Draws
 from editkit.training.fast import hasten
-from editkit.training.loop import Batch, generator_of
+from editkit.training.loop import Batch
 from editkit.training.network import Pocket, load, to_dtype, write_atomically
 from editkit.training.prior import PriorLesson, losses
 from editkit.training.settings import DistillSettings
@@ -35,14 +36,14 @@ Estimate = Callable[[Tensor, Tensor], Tensor]
 """(x_t, t) -> x0."""
 
 
-def grid(steps: int) -> Tensor:
+def grid(steps: int, device: torch.device | None = None) -> Tensor:
     """The sampler's times, (steps + 1,): from 999 down to -1, which is clean."""
-    return torch.linspace(diffusion.TRAIN_STEPS - 1, -1, steps + 1).round().long()
+    return torch.linspace(diffusion.TRAIN_STEPS - 1, -1, steps + 1, device=device).round().long()
 
 
 def levels(t: Tensor) -> tuple[Tensor, Tensor]:
     """alpha and sigma at each t (B,), 1 and 0 where t = -1; shaped to multiply pictures."""
-    alpha, sigma = diffusion.tables()
+    alpha, sigma = diffusion.tables_on(t.device)
     clean = (t < 0).view(-1, 1, 1, 1)
     at = t.clamp_min(0)
     return torch.where(clean, 1.0, diffusion.at(alpha, at)), torch.where(clean, 0.0, diffusion.at(sigma, at))
@@ -70,20 +71,22 @@ class DistillLesson(PriorLesson):
         super().__init__(settings, settings.base)
         self.student_steps = settings.student_steps
         self.teacher: Pocket = load(settings.base).requires_grad_(False)
-        hasten(self.teacher.unet)
-        to_dtype(self.teacher, torch.bfloat16 if settings.in_bf16(has_bf16()) else torch.float32)
+        if self.device.type == "cpu":
+            hasten(self.teacher.unet)
+        dtype = torch.bfloat16 if settings.in_bf16(has_bf16(self.device)) else torch.float32
+        to_dtype(self.teacher, dtype, self.device)
 
     def at_levels(self, batch: Batch, step: int) -> Batch:
         """With times from the student's grid, each as often as any other."""
-        generator = generator_of(self.settings.seed, step, stream=7)
-        row = torch.randint(0, self.student_steps, (len(batch.t),), generator=generator)
-        return replace(batch, t=grid(self.student_steps)[row])
+        source = Draws((self.settings.seed, step, 7), self.device)
+        row = (self.student_steps * source.uniform(len(batch.t))).long()
+        return replace(batch, t=grid(self.student_steps, self.device)[row])
 
     def draw(self, step: int) -> Batch:
         return self.at_levels(super().draw(step), step)
 
     def losses(self, network: Pocket, batch: Batch) -> Tensor:
-        alpha_t, sigma_t = levels(batch.t.cpu())
+        alpha_t, sigma_t = levels(batch.t)
         x_t = alpha_t * batch.x0 + sigma_t * batch.eps
         with torch.no_grad():
             x0 = one_step_for_two(self.estimate(batch), x_t, *self.spans(batch.t))
@@ -94,7 +97,7 @@ class DistillLesson(PriorLesson):
 
     def spans(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """t, the teacher's level between, and the student's next."""
-        fine = grid(2 * self.student_steps)
+        fine = grid(2 * self.student_steps, self.device)
         row = (fine.unsqueeze(0) - t.unsqueeze(1)).abs().argmin(dim=1)
         return t, fine[row + 1], fine[row + 2]
 

@@ -1,7 +1,9 @@
 """The loop that all trainings share: workers, optimizer steps, log, validation, checkpoints, signals.
 
-What is learned is said by a `Lesson`. Everything random in step n comes from a generator seeded by (seed, n): a run
-that was killed and resumed gives the weights of one that was not, and nothing but weights and optimizer has to be kept.
+What is learned is said by a `Lesson`. Everything random in step n is a function of (seed, n): a run that was killed and
+resumed gives the weights of one that was not, and nothing but weights and optimizer has to be kept. On a processor each
+worker takes a part of the batch; on a GPU there is one, and within a step nothing waits for the device: what is
+measured is summed up there and read at a report, and checkpoints are copied there and written aside.
 """
 
 from __future__ import annotations
@@ -9,28 +11,29 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
 from PIL import Image
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from editkit.errors import EditkitError
 from editkit.models.pocket.residual import TASKS
 from editkit.training.attribution import attribution
-from editkit.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from editkit.training.device import has_bf16
+from editkit.training.checkpoint import Aside, Progress, load_checkpoint, save_checkpoint
+from editkit.training.device import device_of, has_bf16
+from editkit.training.gathered import Gathered
 from editkit.training.network import to_dtype, write_atomically
-from editkit.training.optimizer import Trainer
+from editkit.training.optimizer import Trainer, rate
 from editkit.training.pictures import Collection
 from editkit.training.settings import Settings
 from editkit.training.stopping import stop_signals
@@ -51,10 +54,10 @@ class Batch:
     s: Tensor
     hint: Tensor | None = None
 
-    def take(self, rows: Tensor, device: torch.device) -> Batch:
-        """Some of its samples, on a device."""
-        chosen = {name: value[rows].to(device) for name, value in vars(self).items() if value is not None}
-        return replace(self, **chosen)
+    def part(self, first: int, workers: int) -> Batch:
+        """Every `workers`-th of its samples."""
+        rows = slice(first, None, workers)
+        return replace(self, **{name: value[rows] for name, value in vars(self).items() if value is not None})
 
 
 class Network(Protocol):
@@ -105,11 +108,6 @@ def _replica(network: Network) -> Network:
     return twin
 
 
-def generator_of(seed: int, step: int, stream: int = 0) -> Generator:
-    """The generator of one step. The odd multipliers keep (seed, step, stream) apart."""
-    return Generator().manual_seed((seed * 1_000_003 + step * 7_919 + stream * 104_729) % (2**63))
-
-
 def describe(collection: Collection) -> None:
     """Log what is used, with licences, and what is not."""
     licences: dict[str, int] = defaultdict(int)
@@ -142,22 +140,26 @@ class Run:
     """One training run in a folder: `run()` goes to the last step, or to the time limit, or to a signal."""
 
     def __init__(self, settings: Settings, lesson: Lesson, resume: bool = False) -> None:
-        self.settings, self.lesson = settings, lesson
-        self.workers = min(settings.threads or torch.get_num_threads(), settings.batch)
-        if torch.cuda.is_available():
-            self.workers = 1
-        self.accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+        self.settings, self.lesson, self.device = settings, lesson, device_of(settings)
+        cores = min(settings.threads or torch.get_num_threads(), settings.batch)
+        self.workers = cores if self.device.type == "cpu" else 1
         network = lesson.network
+        dtype = torch.bfloat16 if settings.in_bf16(has_bf16(self.device)) else torch.float32
+        nn.Module.to(network.learner, device=self.device)  # the masters lie where the network does
         self.trainer = Trainer(network.learner, settings, self.workers)
-        to_dtype(network, torch.bfloat16 if settings.in_bf16(has_bf16()) else torch.float32, self.accelerator.device)
+        to_dtype(network, dtype, self.device)
         self.replicas = [network, *(_replica(network) for _ in range(self.workers - 1))]
         self.trainer.replicas = [dict(replica.learner.named_parameters()) for replica in self.replicas]
+        self.gathered = Gathered(self.device)
         self.progress = Progress()
         describe(lesson.collection)
         if resume:
             self._resume()
+        if settings.compile:
+            for replica in self.replicas:
+                replica.learner.compile()
         count = sum(p.numel() for p in network.learner.parameters())
-        log.info("%.1f M parameters to train, %d threads", count / 1e6, self.workers)
+        log.info("%.1f M parameters to train, %d workers on %s", count / 1e6, self.workers, self.device)
 
     def _resume(self) -> None:
         self.progress, tensors, before = load_checkpoint(self.settings)
@@ -171,61 +173,67 @@ class Run:
         changed = [f"{key} {old[key]} -> {new[key]}" for key in new if old[key] != new[key]]
         log.info("resumed at step %d%s", self.progress.step, f"; changed: {', '.join(changed)}" if changed else "")
 
-    def step(self, pool: Executor, drawn: Future[Batch]) -> dict[str, float]:
-        """One step of Algorithm 1; returns what it measured. Each worker takes its part of the batch."""
+    def step(self, pool: Executor, drawn: Future[Batch], seconds: float = 0.0) -> None:
+        """One step of Algorithm 1, `seconds` after the run began. Each worker takes its part of the batch."""
         batch = drawn.result()
-        parts = [torch.arange(self.settings.batch)[i :: self.workers] for i in range(self.workers)]
-        each = torch.empty(self.settings.batch)
+        each = torch.empty(self.settings.batch, device=self.device)
 
-        def work(replica: Network, rows: Tensor) -> None:
-            part = batch.take(rows, self.accelerator.device)
-            lost = self.lesson.losses(replica, part)
-            self.accelerator.backward(lost.sum() / self.settings.batch)
-            each[rows] = lost.detach().cpu()
+        def work(first: int) -> None:
+            lost = self.lesson.losses(self.replicas[first], batch.part(first, self.workers))
+            torch.autograd.backward(lost.sum() / self.settings.batch)
+            each[first :: self.workers] = lost.detach()
 
-        list(pool.map(work, self.replicas, parts))
-        if not bool(torch.isfinite(each).all()):
-            raise EditkitError(f"step {self.progress.step}: the loss is not finite; lower --learning-rate and resume")
-        norm = self.trainer.update(self.progress.step, pool)
-        found = {"loss": float(each.mean()), "gradient": norm}
-        for index, name in enumerate(TASKS):
-            if bool((batch.task == index).any()):
-                found[name] = float(each[batch.task == index].mean())
-        return found
+        if self.workers == 1:
+            work(0)
+        else:
+            list(pool.map(work, range(self.workers)))
+        norm = self.trainer.update(rate(self.settings, self.progress.step, seconds), self.progress.step, pool)
+        self.gathered.add(each, batch.task, norm)
 
     def run(self) -> Progress:
         """Train to the end; the folder then holds checkpoint, log, sheets and export/."""
         settings = self.settings
         settings.output.mkdir(parents=True, exist_ok=True)
         begun, before = time.monotonic(), self.progress.seconds
-        recent: dict[str, list[float]] = defaultdict(list)
-        with stop_signals() as signals, self._pool() as pool:
+        limit = math.inf if settings.minutes is None else 60 * settings.minutes
+        with stop_signals() as signals, self._pool() as pool, Aside() as aside:
             following = pool.submit(self.lesson.draw, self.progress.step)
             while self.progress.step < settings.steps:
                 drawn = following
                 following = pool.submit(self.lesson.draw, self.progress.step + 1)
-                for name, value in self.step(pool, drawn).items():
-                    recent[name].append(value)
-                seconds = before + time.monotonic() - begun
-                step = self.progress.step + 1
-                self.progress = Progress(step, self.progress.pictures + settings.batch, seconds)
-                ended = bool(signals) or (
-                    settings.minutes is not None and time.monotonic() - begun > settings.minutes * 60
-                )
+                self.step(pool, drawn, time.monotonic() - begun)
+                seconds, step = time.monotonic() - begun, self.progress.step + 1
+                self.progress = Progress(step, self.progress.pictures + settings.batch, before + seconds)
+                ended = bool(signals) or seconds >= limit
                 last = ended or step == settings.steps
-                if step % 25 == 0 or last:
-                    self._record({name: sum(values) / len(values) for name, values in recent.items()}, "train")
-                    recent.clear()
-                if self.lesson.collection.heldout and (step % settings.measure_every == 0 or last):
-                    self._measure(pool)
-                if step % settings.checkpoint_every == 0 or last:
-                    self.save()
-                if step % settings.sheet_every == 0 or last:
-                    self._sheet()
+                self._report(pool, aside, last)
                 if ended:
                     log.info("stopped at step %d (%s)", step, signals[0] if signals else "time limit")
                     break
         return self.progress
+
+    def _report(self, pool: Executor, aside: Aside, last: bool) -> None:
+        """What is due after this step: figures, losses on held-back pictures, a checkpoint, a sheet."""
+        step, settings = self.progress.step, self.settings
+        saves = last or step % settings.checkpoint_every == 0
+        if last or saves or step % settings.report_every == 0:
+            self._record(self._read(), "train")
+        if self.lesson.collection.heldout and (last or step % settings.measure_every == 0):
+            self._measure(pool)
+        if saves:
+            aside.put(self.snapshot())
+        if last or step % settings.sheet_every == 0:
+            self._sheet()
+
+    def _read(self) -> dict[str, float]:
+        """What was measured since it was read last. Raises EditkitError where a loss was not finite."""
+        found = self.gathered.read()
+        if not math.isfinite(found["loss"]):
+            raise EditkitError(
+                f"step {self.progress.step}: the loss was not finite since the last report; "
+                "lower --learning-rate and resume"
+            )
+        return found
 
     def _record(self, figures: dict[str, float], kind: str) -> None:
         p = self.progress
@@ -242,10 +250,13 @@ class Run:
 
     @contextmanager
     def averaged(self) -> Iterator[Network]:
-        """The network with the averaged weights, within the block."""
+        """The network with the averaged weights, within the block; as it is, not compiled: for other batches than the
+        steps' it would be compiled anew.
+        """
         self.trainer.write_back(self.trainer.average)
         try:
-            yield self.lesson.network
+            with torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext():
+                yield self.lesson.network
         finally:
             self.trainer.write_back(self.trainer.masters)
 
@@ -276,17 +287,22 @@ class Run:
         sheet.save(path)
 
     def save(self) -> None:
-        """Checkpoint and export."""
-        settings = self.settings
-        save_checkpoint(settings.output, settings, self.progress, self.trainer.state())
-        folder = settings.output / "export"
-        self.lesson.export(folder, self.trainer.average)
-        write_atomically(folder / "ATTRIBUTION.md", attribution(self.lesson.collection).encode())
-        if settings.heldout is not None:
-            write_atomically(folder / "heldout.txt", settings.heldout.read_bytes())
-        log.info(
-            "checkpoint and export at step %d in %s (process %d)",
-            self.progress.step,
-            settings.output,
-            os.getpid(),
-        )
+        """Checkpoint and export, at once."""
+        self.snapshot()()
+
+    def snapshot(self) -> Callable[[], None]:
+        """What writes checkpoint and export as they are now, whatever the run does meanwhile."""
+        settings, progress, trainer = self.settings, self.progress, self.trainer
+        tensors = {name: value.detach().clone() for name, value in trainer.state().items()}
+
+        def write() -> None:
+            kept = {name: value.cpu() for name, value in tensors.items()}
+            save_checkpoint(settings.output, settings, progress, kept)
+            folder = settings.output / "export"
+            self.lesson.export(folder, {name: kept[f"average.{name}"] for name in trainer.average})
+            write_atomically(folder / "ATTRIBUTION.md", attribution(self.lesson.collection).encode())
+            if settings.heldout is not None:
+                write_atomically(folder / "heldout.txt", settings.heldout.read_bytes())
+            log.info("checkpoint and export of step %d in %s (process %d)", progress.step, settings.output, os.getpid())
+
+        return write

@@ -9,7 +9,7 @@ however long that is.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from concurrent.futures import Executor
 
 import torch
@@ -36,12 +36,19 @@ def ema_exponent(width: float) -> float:
     return (low + high) / 2
 
 
-def rate(settings: Settings, step: int) -> float:
-    """Factor on the learning rate at a step: linear warm-up, constant, linear fall to 0 at the end of the
-    run.
+def rate(settings: Settings, step: int, seconds: float = 0.0) -> float:
+    """Factor on the learning rate at a step, `seconds` after the run began: linear warm-up, constant, linear fall to 0
+    at the end of the run, by its steps or by its minutes, whichever is nearer to its end.
     """
-    cooldown = max(1.0, settings.cooldown * settings.steps)
-    return min(1.0, (step + 1) / max(1, settings.warmup), max(0.0, (settings.steps - step) / cooldown))
+    left = (settings.steps - step) / max(1.0, settings.cooldown * settings.steps)
+    if settings.minutes is not None:
+        left = min(left, (1.0 - seconds / (60 * settings.minutes)) / max(1e-6, settings.cooldown))
+    return min(1.0, (step + 1) / max(1, settings.warmup), max(0.0, left))
+
+
+def norm_of(norms: Sequence[Tensor]) -> Tensor:
+    """The norm of what has these norms in its parts."""
+    return torch.stack(list(norms)).square().sum().sqrt()
 
 
 class Shard:
@@ -56,7 +63,7 @@ class Shard:
         rest = [self.seen[name] for name in masters if name not in hidden]
         lr = settings.learning_rate
         if rest:
-            self.optimizers["adamw"] = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, foreach=True)
+            self.optimizers["adamw"] = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
         if hidden:
             matrices = [self.seen[name] for name in hidden]
             self.optimizers["muon"] = torch.optim.Muon(
@@ -64,22 +71,21 @@ class Shard:
             )
 
     @torch.no_grad()
-    def gather(self, replicas: list[dict[str, nn.Parameter]]) -> float:
-        """Sum the replicas' gradients in fp32 and clear them; returns the squared norm."""
-        total = 0.0
+    def gather(self, replicas: list[dict[str, nn.Parameter]]) -> Tensor:
+        """Sum the replicas' gradients in fp32 and clear them; returns the norm, which stays on the device."""
         for name, seen in self.seen.items():
-            gradient = torch.zeros_like(self.masters[name])
+            whole = torch.zeros_like(seen)
             for parameters in replicas:
                 found = parameters[name].grad
                 if found is not None:
-                    gradient += found
+                    whole += found.reshape(seen.shape)
                 parameters[name].grad = None
-            seen.grad = gradient.view(seen.shape)
-            total += float(gradient.square().sum())
-        return total
+            seen.grad = whole
+        norms = torch._foreach_norm([seen.grad for seen in self.seen.values() if seen.grad is not None])
+        return norm_of(norms)
 
     @torch.no_grad()
-    def step(self, shrink: float, factor: float, forget: float, network: dict[str, nn.Parameter]) -> None:
+    def step(self, shrink: Tensor, factor: float, forget: float, network: dict[str, nn.Parameter]) -> None:
         """Scale the gradients by `shrink`, update with the learning rate times `factor`, average, write into
         the network.
         """
@@ -89,9 +95,9 @@ class Shard:
                 group["lr"] = self.settings.learning_rate * factor
             optimizer.step()
         torch._foreach_lerp_(list(self.average.values()), list(self.masters.values()), forget)
-        for name, seen in self.seen.items():
+        for seen in self.seen.values():
             seen.grad = None
-            network[name].copy_(self.masters[name])
+        torch._foreach_copy_([network[name] for name in self.masters], list(self.masters.values()))
 
     def state(self) -> dict[str, Tensor]:
         """Masters, average and the optimizers' memory, by name."""
@@ -115,7 +121,7 @@ class Shard:
             for name, seen in self.seen.items():
                 if id(seen) in mine:
                     found = {key: tensors.get(f"{kind}.{key}.{name}") for key in _MEMORY}
-                    optimizer.state[seen] = {key: value.clone() for key, value in found.items() if value is not None}
+                    optimizer.state[seen] = {k: v.to(seen.device, copy=True) for k, v in found.items() if v is not None}
 
 
 class Trainer:
@@ -141,13 +147,13 @@ class Trainer:
             self.shards.append(Shard({n: masters[n] for n in names}, {n: self.average[n] for n in names}, settings))
         self.replicas: list[dict[str, nn.Parameter]] = []
 
-    def update(self, step: int, pool: Executor) -> float:
-        """One update from the gradients that lie in the replicas; returns their norm before clipping (at
-        1).
+    def update(self, factor: float, step: int, pool: Executor) -> Tensor:
+        """One update from the gradients that lie in the replicas, with the learning rate times `factor`; returns their
+        norm before clipping (at 1), which stays on the device.
         """
-        norm = math.sqrt(sum(pool.map(lambda shard: shard.gather(self.replicas), self.shards)))
-        shrink = min(1.0, 1.0 / (norm + 1e-6))
-        factor = rate(self.settings, step)
+        norms = list(pool.map(lambda shard: shard.gather(self.replicas), self.shards))
+        norm = norm_of(norms)
+        shrink = (1.0 / (norm + 1e-6)).clamp(max=1.0)
         forget = 1 - (1 - 1 / (step + 1)) ** (self.exponent + 1)
         list(pool.map(lambda shard: shard.step(shrink, factor, forget, self.replicas[0]), self.shards))
         return norm

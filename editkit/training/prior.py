@@ -9,41 +9,49 @@ window: halfway between the error of x0 (s^2) and that of F (1); known pixels (s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Generator, Tensor
+from torch import Tensor
 
 from editkit.errors import EditkitError
-from editkit.models.pocket.residual import TASKS, Residual, deviation
+from editkit.models.pocket.residual import TASKS, Residual
 from editkit.training import diffusion
-from editkit.training.conditions import SHARES, conditions, deal_tasks
+from editkit.training.conditions import SHARES, told
+from editkit.training.device import device_of
+from editkit.training.draws import Draws, Source, shared
 from editkit.training.fast import hasten
-from editkit.training.loop import Batch, generator_of
+from editkit.training.loop import Batch
 from editkit.training.network import Pocket, export, load
-from editkit.training.pictures import crop, draw_batch, load_collection
+from editkit.training.pictures import load_collection, windows
 from editkit.training.settings import PriorSettings
 from editkit.training.sheets import training_sheet
+from editkit.training.store import Store
 
 
 def with_noise(
-    x0: Tensor, task: Tensor, generator: Generator, moved: diffusion.Move = diffusion.residual_times
+    x0: Tensor, counts: Sequence[int], source: Source, moved: diffusion.Move = diffusion.residual_times
 ) -> Batch:
-    """A batch of clean pictures (B, 3, H, W) and tasks (B,), with what the network is told, times (`moved` to where
-    they count) and noise.
+    """A batch of clean pictures (B, 3, H, W), the first counts[0] of them for the first task and so on, with what the
+    network is told, times (`moved` to where they count) and noise.
     """
-    condition, mask = conditions(x0, task, generator)
-    s = deviation(task, condition, mask)
-    t = diffusion.stratified_times(len(x0), generator)
+    task, condition, mask, s = told(x0, counts, source)
+    t = diffusion.stratified_times(len(x0), source)
     t = moved(t, s.square().sum((1, 2, 3)) / s.sum((1, 2, 3)))
-    return Batch(x0, t, torch.randn(x0.shape, generator=generator), task, condition, mask, s)
+    return Batch(x0, t, source.normal(*x0.shape), task, condition, mask, s)
+
+
+def only(task: int, count: int) -> list[int]:
+    """`counts` of a batch of one task."""
+    return [count if index == task else 0 for index in range(len(TASKS))]
 
 
 def seen(batch: Batch) -> tuple[Residual, Tensor]:
     """The residual of a batch, and z."""
-    alpha_t, sigma_t = (diffusion.at(table, batch.t.cpu()).to(batch.t.device) for table in diffusion.tables())
+    alpha_t, sigma_t = (diffusion.at(table, batch.t) for table in diffusion.tables_on(batch.t.device))
     residual = Residual(batch.condition, batch.s, alpha_t, sigma_t)
     return residual, residual.seen(alpha_t * batch.x0 + sigma_t * batch.eps)
 
@@ -60,7 +68,7 @@ class PriorLesson:
     """All tasks on all photographs; the whole UNet is trained, afresh or from an exported folder's weights."""
 
     def __init__(self, settings: PriorSettings, init_from: Path | None = None) -> None:
-        self.settings = settings
+        self.settings, self.device = settings, device_of(settings)
         self.collection = load_collection(settings.images, settings.architecture.window, settings.heldout)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
@@ -69,25 +77,29 @@ class PriorLesson:
             raise EditkitError(
                 f"{init_from}: is of another architecture than this run's; leave out the options that differ"
             )
-        hasten(self.network.unet)
+        if self.device.type == "cpu":
+            hasten(self.network.unet)
+        self.store = Store(self.collection.training, settings.architecture.window, self.device)
 
     def draw(self, step: int) -> Batch:
-        generator, settings = generator_of(self.settings.seed, step), self.settings
-        x0 = draw_batch(self.collection.training, settings.batch, settings.architecture.window, generator)
-        return with_noise(x0, deal_tasks(settings.batch, generator, SHARES), generator)
+        source, batch = Draws((self.settings.seed, step), self.device), self.settings.batch
+        return with_noise(self.store.draw(batch, source), shared(batch, SHARES, source), source)
 
     def losses(self, network: Pocket, batch: Batch) -> Tensor:
         residual, z = seen(batch)
         return losses(batch, residual, network(z, batch.t, batch.task, batch.condition, batch.mask))
 
+    @cached_property
+    def measured(self) -> list[Tensor]:
+        """Two windows of each held-back photograph, (photographs, 3, window, window) each."""
+        held, window = self.collection.heldout, self.settings.architecture.window
+        return [windows(held, window, part).to(self.device) for part in range(2)]
+
     def validation(self) -> Iterator[Batch]:
-        """Each task at the same times."""
-        window = self.settings.architecture.window
+        """Each task on the same windows."""
         for task in range(len(TASKS)):
-            for part in range(2):
-                generator, crops = generator_of(0, part, stream=task + 1), generator_of(0, part, stream=99)
-                x0 = torch.stack([crop(p, window, crops) for p in self.collection.heldout])
-                yield with_noise(x0, torch.full((len(x0),), task), generator)
+            for part, x0 in enumerate(self.measured):
+                yield with_noise(x0, only(task, len(x0)), Draws((0, part, task + 1), self.device))
 
     def sheet(self, network: Pocket) -> Image.Image:
         return training_sheet(network, self.collection.heldout or self.collection.training)

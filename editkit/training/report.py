@@ -20,6 +20,7 @@ from editkit.models.pocket.residual import HOLE, LUMA, luma
 from editkit.pictures.filling import smooth_fill
 from editkit.training.conditions import blurred
 from editkit.training.device import has_bf16
+from editkit.training.draws import Seeded
 from editkit.training.fast import hasten
 from editkit.training.masks import box, ellipse, strokes
 from editkit.training.network import Pocket, load, to_dtype
@@ -84,9 +85,9 @@ class Report:
 
     def inpainting(self) -> Figures:
         """Holes of 25-60 % of the side; sample and mean against the smooth fill, inside the hole."""
-        generator = Generator().manual_seed(self.seed + 2)
+        source = Seeded(Generator().manual_seed(self.seed + 2))
         size, count = self.x0.shape[-1], len(self.x0)
-        drawn = torch.stack([f(count, size, generator) for f in (box, ellipse, strokes)])
+        drawn = torch.stack([f(count, size, source) for f in (box, ellipse, strokes)])
         mask = drawn[torch.arange(count) % 3, torch.arange(count)]
         condition = smooth_fill(self.x0, mask)
         found = self.draw("inpaint", condition, mask)
@@ -105,8 +106,7 @@ class Report:
 
     def refining(self) -> Figures:
         """Holes that hold an enlarged coarser picture (mask 0.5)."""
-        generator = Generator().manual_seed(self.seed + 3)
-        mask = box(len(self.x0), self.x0.shape[-1], generator) * 0.5
+        mask = box(len(self.x0), self.x0.shape[-1], Seeded(Generator().manual_seed(self.seed + 3))) * 0.5
         coarse = blurred(self.x0, torch.full((len(self.x0),), 2.0))
         condition = torch.where(mask > 0, coarse, self.x0)
         found = self.draw("inpaint", condition, mask)
@@ -188,7 +188,7 @@ def make_report(
     """
     network = load(model)
     hasten(network.unet)
-    to_dtype(network, torch.bfloat16 if has_bf16() else torch.float32)
+    to_dtype(network, torch.bfloat16 if has_bf16(torch.device("cpu")) else torch.float32)
     network.eval()
     collection = load_collection(images, network.architecture.window, heldout)
     if not collection.heldout:

@@ -38,7 +38,9 @@ class Settings(BaseModel):
     output: Path = Field(description="Folder of the run: checkpoint, log, sheets and, in export/, the network.")
     heldout: Path | None = Field(None, description="List of file names never trained on; they only measure.")
     steps: int = Field(10_000, ge=1, description="Length of the run; the learning rate falls to 0 at its end.")
-    minutes: float | None = Field(None, gt=0, description="Stop (with a checkpoint) after so many minutes.")
+    minutes: float | None = Field(
+        None, gt=0, description="End after so many minutes at the latest; the learning rate falls to 0 by then."
+    )
     batch: int = Field(32, ge=1, description="Windows per step.")
     seed: int = Field(0, ge=0, description="Seed of weights, crops, masks and noise.")
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate (root mean square of an update).")
@@ -51,8 +53,13 @@ class Settings(BaseModel):
     dtype: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Arithmetic of the network (weights are kept in fp32)."
     )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where it computes; auto: a GPU if there is one."
+    )
+    compile: bool = Field(False, description="Compile the network (torch.compile): a minute or two before step 1.")
     threads: int | None = Field(None, ge=1, description="Processor threads.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.")
+    report_every: int = Field(25, ge=1, description="Steps between training losses in the log.")
     measure_every: int = Field(500, ge=1, description="Steps between validation losses.")
     sheet_every: int = Field(2000, ge=1, description="Steps between sample sheets.")
     architecture: Architecture = Architecture()

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from editkit.models.pocket.residual import TASKS, Residual, deviation, luma
 from editkit.training import diffusion
 from editkit.training.conditions import blurred, inpaint_condition
+from editkit.training.draws import Seeded
 from editkit.training.network import Pocket
 from editkit.training.pictures import Photograph, crop
 
@@ -77,7 +78,7 @@ def training_sheet(
     window = network.architecture.window
     x0 = torch.stack([crop(photographs[i % len(photographs)], window, crops) for i in range(columns)])
     one = torch.ones_like(x0[:, :1])
-    condition, mask = inpaint_condition(x0, generator)
+    condition, mask = inpaint_condition(x0, Seeded(generator))
     shown = torch.where(mask > 0, condition, x0)
     rows = [x0, shown, solve(network, "inpaint", condition, mask, generator, steps)]
     for factor in (2.0, 4.0):

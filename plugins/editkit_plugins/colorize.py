@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from editkit.plugin import Notify, Picture, Run, Section, Slot
+from editkit.plugin import Notify, Options, Picture, Run, Section, Slot
 from editkit_plugins.restoring.solving import Solver
 from editkit_plugins.upscale import observed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from editkit.plugin import Conditioning
+    from editkit.plugin import Conditioning, ModelInfo
     from editkit_plugins.restoring.problem import Problem
 
 
@@ -45,6 +45,10 @@ class Colorize(Solver):
         """A network: a grey picture's own patches have no colours."""
         return "pocket"
 
+    def default_options(self, info: ModelInfo) -> Options:
+        """One step of `pocket`: the mean of all colours, faint, where one sample is bold and wrong in patches."""
+        return Options(steps=1) if self.nearest(info) else super().default_options(info)
+
     def open(self, picture: Picture, notify: Notify) -> Picture:
         if not (picture.pixels == picture.pixels[..., :1]).all():
             notify("colorize: the picture has colours; they are left out, its luma is given new ones")
@@ -60,5 +64,10 @@ class Colorize(Solver):
         return Problem(A, A.forward(source))
 
     def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
+        if run.model.info.name == "pocket":
+            run.notify(
+                "colorize: pocket is small and knows few colours: expect a faint tone; with --steps 10 bolder ones, "
+                "many of them wrong"
+            )
         grey = run.inputs.place(y.expand(-1, 3, -1, -1))
         return lambda cond: replace(cond, known=grey, task="colorize")

@@ -6,18 +6,23 @@ inverted is in `editkit_plugins.restoring`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from editkit.plugin import MaskSource, Notify, Picture, Run, Section, Slot, UsageError, read_mask, silent
+from editkit.diffusion.space import space_of
+from editkit.plugin import MaskSource, Notify, Options, Picture, Plan, Run, Section, Slot, UsageError, read_mask, silent
 from editkit_plugins.restoring.base import LITTLE
 from editkit_plugins.restoring.named import Named, parse
 from editkit_plugins.restoring.solving import Solver
 from editkit_plugins.upscale import observed
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from editkit.plugin import Conditioning, ModelInfo
     from editkit_plugins.restoring.problem import Problem
 
 BLURS = ("gaussian", "motion", "kernel")
@@ -30,26 +35,31 @@ class Restore(Solver):
     """Undo a known degradation: blur, reduction, lost pixels, JPEG, quantisation, noise, lost colour.
 
     noise, mask (with --mask, white = lost), grey, average:N, bicubic:N, gaussian:SIGMA, motion:LENGTH,ANGLE,
-    kernel:FILE, jpeg:QUALITY, quantise:LEVELS.
+    kernel:FILE, jpeg (by the file's own tables) or jpeg:QUALITY, quantise:LEVELS.
     """
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"size"})
     name: ClassVar[str] = "restore"
+    offers: ClassVar[frozenset[str]] = frozenset({"known", "mask"})
     group: ClassVar[Section] = "restore"
     usage: ClassVar[tuple[str, ...]] = (
-        "restore blurred.png --degradation gaussian:1.5 --taper",
-        "restore small.jpg --degradation jpeg:30",
+        "restore blurred.png --degradation gaussian:1.5",
+        "restore compressed.jpg --degradation jpeg",
         "restore holes.png --degradation mask --mask lost.png",
     )
     needs_picture: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {"degradation": "gaussian:1"}
 
-    degradation: str = Field("noise", description="What the picture went through, as gaussian:2, jpeg:30, average:4.")
+    degradation: str = Field("noise", description="What the picture went through, as gaussian:2, jpeg, average:4.")
     sigma: float | None = Field(None, ge=0.0, le=255.0, description="Noise, in levels of 255; default 0 (blurs: 0.29).")
     mask: MaskSource | None = Field(None, description="mask: the lost pixels, white; a picture or words.")
-    taper: bool = Field(False, description="Blurs: fade the edges, which else ring, since a lens blurs past them.")
-    method: Literal["auto", "ddnm", "ddrm", "diffpir", "dps", "pigdm"] = Field(
-        "auto", description="How it is solved; auto: ddnm, diffpir or ddrm where there is noise, dps on latents."
+    taper: bool | None = Field(
+        None, description="Blurs: fade the edges, which else ring, since a lens blurs past them; default: yes."
+    )
+    method: Literal["auto", "conditioned", "wiener", "ddnm", "ddrm", "diffpir", "dps", "pigdm"] = Field(
+        "auto",
+        description="How it is solved; auto: ddnm; where there is noise wiener, or ddrm; dps on latents; lost pixels: "
+        "told to a model that takes a mask.",
     )
 
     @field_validator("degradation")
@@ -68,6 +78,32 @@ class Restore(Solver):
         clean = self.noise() < LITTLE and self.named.kind in ("average", "bicubic", *BLURS)
         return None if clean else "pocket"
 
+    def default_options(self, info: ModelInfo) -> Options:
+        """JPEG: the mean of eight samples, since one is farther from the truth than the file (docs/restoration.md)."""
+        wanted = Options(steps=1) if self.nearest(info) else super().default_options(info)
+        return wanted.merged(Options(estimate="mean")) if self.named.kind == "jpeg" else wanted
+
+    def tells(self) -> frozenset[str]:
+        """Where pixels are lost: which, and the others. An inpainting model knows what to do."""
+        return self.offers if self.named.kind == "mask" and not self.sigma else frozenset()
+
+    def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
+        model, place = run.model, run.inputs.place
+        known, lost = place(y), place(self._lost(run))
+        if not space_of(model).is_pixels:
+            known = model.encode(known, run.inputs.stream)
+        lost = model.encode_mask(lost)
+        return lambda cond: replace(cond, known=known, mask=lost)
+
+    def share(self) -> float:
+        """JPEG: 0.15, from the decoded file on; what it lost is little."""
+        if self.strength is None:
+            return 0.15 if self.named.kind == "jpeg" else 1.0
+        return self.strength
+
+    def plan(self, plan: Plan) -> Plan:
+        return plan.start_at(max(self.share(), 1.0 / plan.steps) if self.strength is None else self.strength)
+
     def noisy(self) -> bool:
         return self.noise() > 0.0 and self.named.linear
 
@@ -76,6 +112,10 @@ class Restore(Solver):
         if self.sigma is not None:
             return self.sigma
         return ROUNDING if self.named.kind in BLURS else 0.0
+
+    def amplifies(self) -> float:
+        """A mean of n^2 pixels is spread over them again, by singular values of 1 / n."""
+        return self.named.reduces
 
     def claims(self) -> frozenset[Slot]:
         """A reduction undone changes everybody's mask."""
@@ -89,6 +129,11 @@ class Restore(Solver):
             raise UsageError("restore takes --mask with --degradation mask, and that needs it: white = lost")
         if self.mask is not None:
             read_mask(self.mask, picture, notify=notify)
+        if self.method == "conditioned" and not self.tells():
+            raise UsageError(
+                f"restore: --method conditioned tells a model which pixels are lost; it is for --degradation mask "
+                f"without --sigma, not for {self.degradation}"
+            )
         if self.taper and named.kind not in BLURS:
             raise UsageError(f"restore: --taper is for blurs ({', '.join(BLURS)}), not for {named.kind}; leave it out")
         if self.sigma and not named.linear:
@@ -107,13 +152,19 @@ class Restore(Solver):
         from editkit_plugins.restoring.problem import Problem
 
         y, size = observed(run)
-        keep = None
-        if self.mask is not None:
-            assert run.inputs.source is not None
-            keep = read_mask(self.mask, Picture(run.inputs.source), notify=silent) == 0
-        A = self.named.made(size, (int(y.shape[-2]), int(y.shape[-1])), keep)
+        keep = None if self.mask is None else self._lost(run)[0, 0].cpu().numpy() == 0
+        A = self.named.made(size, (int(y.shape[-2]), int(y.shape[-1])), keep, run.inputs.file)
         if self.named.kind in ("grey", "mask"):
             y = A.forward(y)  # what a file holds in lost pixels, or of colour, is no observation
-        if self.taper and isinstance(A, Blur):
+        if self.taper is not False and isinstance(A, Blur):
             y = A.tapered(y)
         return Problem(A, y, self.noise() / 127.5)
+
+    def _lost(self, run: Run) -> Tensor:
+        """The lost pixels of the whole picture, (1, 1, H, W): 1 where --mask is not black."""
+        import torch
+
+        assert run.inputs.source is not None
+        assert self.mask is not None
+        mask = read_mask(self.mask, Picture(run.inputs.source), notify=silent)
+        return torch.from_numpy((mask > 0).astype("float32"))[None, None].to(run.device)

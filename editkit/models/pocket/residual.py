@@ -101,10 +101,22 @@ class Residual:
 
 def depth(mask: Tensor) -> Tensor:
     """How many pixels inside the hole (mask > 0) each pixel lies, 0 on known ones: steps of a king to the nearest known
-    pixel (`fit.depth_in`). Without any known pixel it is the picture's longer side.
+    pixel (`filling.depth_in`). Without any known pixel it is the picture's longer side.
     """
+    if mask.device.type != "cpu":
+        return eroded_depth(mask)  # the same, and nothing waits for the device
     found = torch.stack([depth_in(hole) for hole in mask[:, 0] > 0])[:, None]
     return found.clamp(max=max(mask.shape[-2:])).to(mask.dtype)
+
+
+def eroded_depth(mask: Tensor) -> Tensor:
+    """`depth` by as many erosions of the hole as there may be pixels to count."""
+    hole = (mask > 0).to(mask.dtype)
+    found = hole
+    for _ in range(max(mask.shape[-2:]) - 1):
+        hole = -F.max_pool2d(-hole, 3, 1, 1)  # what lies beyond the border is not known
+        found = found + hole
+    return found
 
 
 def activity(c: Tensor) -> Tensor:
@@ -114,18 +126,23 @@ def activity(c: Tensor) -> Tensor:
     return F.avg_pool2d(energy, 5, 1).sqrt()
 
 
+def deviation_of(name: str, condition: Tensor, mask: Tensor) -> Tensor:
+    """s of every pixel, (B, 1, H, W), by the table above, for samples of one task."""
+    if name == "inpaint":
+        hole = (0.16 * depth(mask).pow(1 / 3)).clamp(EXACT, PRIOR)
+        return hole.where(mask != COARSE, ROUGH)
+    if name == "upscale":
+        return 0.02 + 0.5 * activity(condition).sqrt()
+    if name == "colorize":
+        return 0.02 + 0.24 * (1 - condition[:, :1].square()).clamp_min(0)
+    return torch.full_like(mask, PRIOR)
+
+
 def deviation(task: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
-    """s of every pixel, (B, 1, H, W), by the table above, from task (B,), condition (B, 3, H, W), mask (B, 1, H, W)."""
+    """`deviation_of` each sample's task (B,), an index into `TASKS`."""
     s = torch.full_like(mask, PRIOR)
     for index, name in enumerate(TASKS):
         rows = task == index
-        if name == "prior" or not bool(rows.any()):
-            continue
-        if name == "inpaint":
-            hole = (0.16 * depth(mask[rows]).pow(1 / 3)).clamp(EXACT, PRIOR)
-            s[rows] = hole.where(mask[rows] != COARSE, ROUGH)
-        elif name == "upscale":
-            s[rows] = 0.02 + 0.5 * activity(condition[rows]).sqrt()
-        else:
-            s[rows] = 0.02 + 0.24 * (1 - condition[rows][:, :1].square()).clamp_min(0)
+        if name != "prior" and bool(rows.any()):
+            s[rows] = deviation_of(name, condition[rows], mask[rows])
     return s

@@ -14,18 +14,16 @@ Every method sees x_t = alpha_t x + sigma_t eps and the network's x0 = E[x | x_t
   every Gaussian.
 
 `ddnm` with noise, `ddrm` and `diffpir` bring transitions x_t -> x_s of their own: samplers bound to the problem
-(`Hooks.sampler`), whose x_s other plugins act on as on any other's.
+(`Hooks.sampler`, `editkit_plugins.restoring.transitions`), whose x_s other plugins act on as on any other's.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from editkit.diffusion.samplers import Memory, Normal, OneCall, Predict
-from editkit.plugin import ChainError, Hooks, Run, Sampler, Step
+from editkit.diffusion.space import space_of
+from editkit.plugin import ChainError, Hooks, Run, Step
 from editkit_plugins.restoring.problem import Problem
 
 if TYPE_CHECKING:
@@ -43,6 +41,8 @@ class SolvingHooks(Hooks["Solving"]):
     needs_linear: ClassVar[bool] = False
     says: ClassVar[str]
     """How a user is told of it."""
+    weight: ClassVar[float] = 1.0
+    """Of the prior, unless `lam` is given."""
 
     def __init__(self, plugin: Solving, run: Run, problem: Problem) -> None:
         from editkit_plugins.restoring.cropped import fitted
@@ -54,12 +54,27 @@ class SolvingHooks(Hooks["Solving"]):
         if self.needs_linear and not self.A.linear:
             raise ChainError(f"{plugin.name}: this method needs a linear degradation; use --method ddnm or dps")
 
+    @property
+    def lam(self) -> float:
+        """The weight of the prior."""
+        return self.weight if self.plugin.lam is None else self.plugin.lam
+
+    def warn(self) -> str | None:
+        """What whoever asks for this method should know of it in this run."""
+        return None
+
     def begin(self) -> Float[Tensor, "b c *size"] | None:
         """The noised guess A^+ y where the process starts below the top (Chung et al. 2022, arXiv:2112.05146)."""
-        if self.plugin.strength == 1.0:
+        if self.plugin.share() == 1.0:
             return None
         level = self.run.levels[self.run.plan.start]
-        return level.alpha * self.A.guess(self.y).expand(self.run.shape) + level.sigma * self.run.opening.noise
+        return level.alpha * self._guess().expand(self.run.shape) + level.sigma * self.run.opening.noise
+
+    def _guess(self) -> Float[Tensor, "b c *size"]:
+        """A^+ y in the model's space."""
+        model, inputs = self.run.model, self.run.inputs
+        guess = self.A.guess(self.y)
+        return guess if space_of(model).is_pixels else model.encode(guess, inputs.stream)
 
     def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """The nearest picture that explains an observation without noise, whatever a decoder made of the state."""
@@ -87,6 +102,56 @@ def consistency(image: Tensor, problem: Problem) -> dict[str, float]:
         residual = image - A.project(image, y)
     relative = float(residual.norm() / problem.y.expand_as(residual).norm().clamp_min(1e-12))
     return {"consistency_levels": 127.5 * float(residual.square().mean().sqrt()), "consistency": relative}
+
+
+class LinearHooks(SolvingHooks):
+    """What the methods share that work on singular vectors.
+
+    Where all channels are degraded alike they are moved one after the other, so that there are coefficients of one.
+    """
+
+    needs_linear = True
+
+    def __init__(self, plugin: Solving, run: Run, problem: Problem) -> None:
+        super().__init__(plugin, run, problem)
+        self.operator = cast("Linear", self.A)
+
+    def channelwise(self, function: Callable[..., Tensor], *pictures: Tensor) -> Tensor:
+        from editkit_plugins.restoring.pieces import pieces
+
+        return pieces(function, -3, 1 if self.operator.alike else pictures[0].shape[1], *pictures)
+
+    def bar(self, y: Tensor) -> Tensor:
+        """S^+ U^T y: the coefficients that explain y."""
+        return self.operator.inverse * self.operator.observe(y)
+
+
+def spread(run: Run, t: Level) -> float:
+    """r_t^2 = s^2 sigma_t^2 / (s^2 alpha_t^2 + sigma_t^2): Var[x | x_t] of a value, s the data's deviation."""
+    s2 = run.model.data_std**2
+    return s2 * t.sigma**2 / (s2 * t.alpha**2 + t.sigma**2)
+
+
+class Wiener(LinearHooks):
+    """x0 <- x0 + V r^2 S (r^2 S^2 + lam sigma_y^2)^-1 (U^T y - S V^T x0), with pigdm's r^2 = `spread` and no gradient.
+
+    Wiener's filter of the residual y - A x0, where x | x_t ~ N(x0, r^2 I): E[x | x_t, y] of isotropic Gaussians, so
+    exact for these at lam 1 as the steps grow, with any sampler. Without noise it is ddnm. Of other data x | x_t is
+    narrower than r in most directions, so that less of y is to be taken: `lam` above 1.
+    """
+
+    says = "wiener"
+    weight = 2.0
+
+    def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        A, r2 = self.operator, spread(self.run, step.t)
+        gain = r2 * A.singular / (r2 * A.singular**2 + self.lam * self.sigma**2).clamp_min(1e-12) * A.kept
+
+        def filtered(x0: Tensor, y: Tensor) -> Tensor:
+            own = A.analyse(x0)
+            return A.with_coefficients(x0, own + gain * (A.observe(y) - A.singular * own))
+
+        return self.channelwise(filtered, x0, self.y)
 
 
 class Ddnm(SolvingHooks):
@@ -122,150 +187,6 @@ class Conditioned(Ddnm):
         if self.projects:
             return super().finish(image)
         return SolvingHooks.finish(self, image) if self.plugin.project else image
-
-
-class _Transition(SolvingHooks):
-    """A method with its own x_t -> x_s: the sampler of its process.
-
-    Where all channels are degraded alike they are moved one after the other, so that there are coefficients of one.
-    """
-
-    needs_linear = True
-
-    def __init__(self, plugin: Solving, run: Run, problem: Problem) -> None:
-        super().__init__(plugin, run, problem)
-        self.operator = cast("Linear", self.A)
-
-    def sampler(self) -> Sampler:
-        return Walk(self)
-
-    def transition(self, t: Level, s: Level, x_t: Tensor, x0: Tensor, z: Tensor) -> Tensor:
-        """x_s from x_t, the estimate x0 and noise z, all (batch, channels, h, w)."""
-        return self._channelwise(lambda *parts: self.moved(t, s, *parts), x_t, x0, self.y, z)
-
-    def _channelwise(self, function: Callable[..., Tensor], *pictures: Tensor) -> Tensor:
-        from editkit_plugins.restoring.pieces import pieces
-
-        return pieces(function, -3, 1 if self.operator.alike else pictures[0].shape[1], *pictures)
-
-    def bar(self, y: Tensor) -> Tensor:
-        """S^+ U^T y: the coefficients that explain y."""
-        return self.operator.inverse * self.operator.observe(y)
-
-    @abstractmethod
-    def moved(self, t: Level, s: Level, x_t: Tensor, x0: Tensor, y: Tensor, z: Tensor) -> Tensor:
-        """x_s from x_t, the estimate x0, the observation, and noise z."""
-
-
-@dataclass(frozen=True, eq=False)
-class Walk(OneCall):
-    """A method's transition as a sampler, bound to its problem."""
-
-    method: _Transition
-
-    @property
-    def name(self) -> str:
-        return self.method.says
-
-    def step(
-        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
-    ) -> tuple[Tensor, Memory]:
-        x0 = predict(x_t, t).x0
-        return self.method.transition(t, s, x_t, x0, normal(t, s)), None
-
-
-class DdnmPlus(_Transition):
-    """DDNM+ (section 3.3 and appendix E): the ancestral step, with its noise lowered by what y brings along.
-
-    x_s = a x0' + b x_t + noise, a = alpha_s beta / sigma_t^2, b = alpha_t sigma_s^2 / (alpha_s sigma_t^2),
-    beta = sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2, and v = beta sigma_s^2 / sigma_t^2 the step's variance. For each
-    singular value s_i: x0'_i = x0_i + l_i (y_i / s_i - x0_i), l_i = min(1, sqrt(v) s_i / (a sigma_y)), and the noise
-    that is added has variance v - (a l_i sigma_y / s_i)^2.
-    """
-
-    says = "ddnm for noisy observations"
-
-    def moved(self, t: Level, s: Level, x_t: Tensor, x0: Tensor, y: Tensor, z: Tensor) -> Tensor:
-        beta = max(t.sigma**2 - (t.alpha / s.alpha) ** 2 * s.sigma**2, 0.0)
-        a, b = s.alpha * beta / t.sigma**2, t.alpha * s.sigma**2 / (s.alpha * t.sigma**2)
-        v = beta * s.sigma**2 / t.sigma**2
-        A = self.operator
-        y_std = (a * self.sigma * A.inverse).clamp_min(1e-12)
-        share = (v**0.5 / y_std).clamp_max(1.0)
-        left = (v - (share * y_std) ** 2).clamp_min(0.0).sqrt()
-        own = A.analyse(x0)
-        x0 = A.with_coefficients(x0, own + share * (self.bar(y) - own))
-        noise = A.with_coefficients(v**0.5 * z, left * A.analyse(z))
-        return a * x0 + b * x_t + noise
-
-
-class Ddrm(_Transition):
-    """DDRM, equation 4 (x / alpha has noise sigma / alpha): with c = sqrt(1 - eta^2), rho = sigma / alpha at s and t,
-
-    unseen:             x0 + c rho_s (x_t - x0) / rho_t + eta rho_s z
-    rho_s < sigma_y/s_i: x0 + c rho_s (y_i - x0) / (sigma_y / s_i) + eta rho_s z
-    otherwise:          (1 - eta_b) x0 + eta_b y_i + sqrt(rho_s^2 - eta_b^2 sigma_y^2 / s_i^2) z
-    """
-
-    says = "ddrm"
-
-    def begin(self) -> Float[Tensor, "b c *size"] | None:
-        """Equation 4's start: observed coefficients from N(y_i, rho_T^2 - sigma_y^2 / s_i^2), the others from noise."""
-        level = self.run.levels[self.run.plan.start]
-        if self.plugin.strength < 1.0 or level.alpha < 1e-3:
-            return super().begin()
-        A, rho = self.operator, level.sigma / level.alpha
-        spread = (rho**2 - (self.sigma * A.inverse) ** 2).clamp_min(0.0).sqrt()
-        return self._channelwise(
-            lambda noise, y: level.alpha * A.with_coefficients(rho * noise, self.bar(y) + spread * A.analyse(noise)),
-            self.run.opening.noise, self.y,
-        )  # fmt: skip
-
-    def moved(self, t: Level, s: Level, x_t: Tensor, x0: Tensor, y: Tensor, z: Tensor) -> Tensor:
-        A, eta, eta_b = self.operator, self.plugin.eta, self.plugin.eta_b
-        c = (1.0 - eta**2) ** 0.5
-        rho_t, rho_s = t.sigma / max(t.alpha, 1e-6), s.sigma / s.alpha
-        noise, own, bar = A.analyse(z), A.analyse(x0), self.bar(y)
-        y_std = self.sigma * A.inverse
-        spread = (rho_s**2 - (eta_b * y_std) ** 2).clamp_min(0.0).sqrt()
-        seen = (1.0 - eta_b) * own + eta_b * bar + spread * noise
-        if self.sigma > 0.0:
-            quiet = own + c * rho_s * (bar - own) / y_std.clamp_min(1e-12) + eta * rho_s * noise
-            seen = quiet.where(rho_s < y_std, seen)
-        del noise, own, bar  # each as large as the picture
-        free = x0 + c * rho_s / rho_t * (x_t / max(t.alpha, 1e-6) - x0) + eta * rho_s * z
-        return s.alpha * A.with_coefficients(free, seen)
-
-
-class DiffPir(_Transition):
-    """DiffPIR, Algorithm 1: the proximal estimate, and a step that renews the share zeta of the noise.
-
-    x0' = argmin |y - A x|^2 + q |x - x0|^2, q = lam sigma_y^2 (alpha_t^2 / sigma_t^2 + 1 / s^2); in the singular
-    vectors x0'_i = (s_i u_i + q x0_i) / (s_i^2 + q), u = U^T y.
-    1 / s^2, with s the data's standard deviation, is not in the paper: without it q is 0 at pure noise, where x0' is
-    A^+ y with all its noise. With it and lam 1 the estimate is E[x | x_t, y] of isotropic Gaussians.
-    x_s = alpha_s x0' + sigma_s (sqrt(1 - zeta) eps' + sqrt(zeta) z), eps' = (x_t - alpha_t x0') / sigma_t.
-    """
-
-    says = "diffpir"
-
-    def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
-        """The proximal estimate."""
-        A, t = self.operator, step.t
-        precision = t.alpha**2 / t.sigma**2 + 1.0 / self.run.model.data_std**2
-        q = max(self.plugin.lam * self.sigma**2 * precision, 1e-12)
-
-        def proximal(x0: Tensor, y: Tensor) -> Tensor:
-            z = (A.singular * A.observe(y) + q * A.analyse(x0)) / (A.singular**2 + q)
-            return A.with_coefficients(x0, z)
-
-        return self._channelwise(proximal, x0, self.y)
-
-    def moved(self, t: Level, s: Level, x_t: Tensor, x0: Tensor, y: Tensor, z: Tensor) -> Tensor:
-        renewed = self.plugin.renew
-        eps = (x_t - t.alpha * x0) / t.sigma
-        mixed: Tensor = (1.0 - renewed) ** 0.5 * eps + renewed**0.5 * z
-        return s.alpha * x0 + s.sigma * mixed
 
 
 class Dps(SolvingHooks):
@@ -313,8 +234,7 @@ class PiGdm(SolvingHooks):
     needs_linear = True
 
     def energy(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"] | None:
-        A, t, s2 = cast("Linear", self.A), step.t, self.run.model.data_std**2
-        r2 = s2 * t.sigma**2 / (s2 * t.alpha**2 + t.sigma**2)
+        A, r2 = cast("Linear", self.A), spread(self.run, step.t)
         residual = A.observe(self.y) - A.singular * A.analyse(x0)
         weight = (r2 * A.singular**2 + self.sigma**2).where(A.kept, A.singular.new_ones(())).rsqrt() * A.kept
         return 0.5 * A.render(weight * residual).square().flatten(1).sum(1)
@@ -345,47 +265,6 @@ class PiGdmGiven(SolvingHooks):
         return 0.5 * torch.einsum("bi,ij,bj->b", r, precision, r)
 
 
-METHODS: Mapping[str, type[SolvingHooks]] = {
-    "conditioned": Conditioned, "ddnm": Ddnm, "ddrm": Ddrm, "diffpir": DiffPir, "dps": Dps, "pigdm": PiGdm,
-}  # fmt: skip
-
-
-def hooks_for(method: str, noisy: bool, covariance: bool = False) -> type[SolvingHooks]:
-    """The hooks of a method: ddnm has another form with noise, pigdm another one given a covariance."""
-    if method == "ddnm" and noisy:
-        return DdnmPlus
-    if method == "pigdm" and covariance:
-        return PiGdmGiven
-    return METHODS[method]
-
-
 def works_on_latents(run: Run) -> bool:
     """True where the model's space is not pixels."""
     return run.inputs.picture is not None and run.shape[1:] != tuple(run.inputs.picture.shape[1:])
-
-
-def bound(plugin: Solving, run: Run) -> SolvingHooks:
-    """The hooks of a run; what `auto` picked is said.
-
-    Raises:
-        ChainError: the method works in pixels and the model does not.
-    """
-    problem = plugin.problem(run)
-    kind: type[SolvingHooks] = plugin.hooks()
-    able = plugin.offers <= run.model.info.takes
-    if issubclass(kind, Conditioned) and not able:
-        if plugin.method != "auto":
-            takes, wanted = ", ".join(sorted(run.model.info.takes)) or "nothing", " and ".join(sorted(plugin.offers))
-            raise ChainError(f"{plugin.name}: {run.model.info.name} takes {takes}, not {wanted}; use --method auto")
-        kind = hooks_for(plugin.solved(), plugin.noisy())
-    latent = works_on_latents(run)
-    if latent and plugin.method == "auto" and not issubclass(kind, Conditioned):
-        kind = Dps
-    elif latent and not issubclass(kind, Dps | Conditioned):
-        raise ChainError(
-            f"{plugin.name}: {plugin.method} works on pixels, {run.model.info.name} ({run.model.info.family}) on "
-            "latents; use --method dps"
-        )
-    if plugin.method == "auto":
-        run.notify(f"{plugin.name}: method {kind.says}")
-    return kind(plugin, run, problem)

@@ -15,12 +15,12 @@ class Solver(Solving):
     """A `Solving` with the methods of `editkit_plugins.restoring.methods`."""
 
     def hooks(self) -> type[Any]:
-        from editkit_plugins.restoring.methods import hooks_for
+        from editkit_plugins.restoring.choosing import hooks_for
 
         return hooks_for(self.chosen(), self.noisy())
 
     def bind(self, run: Run) -> Hooks[Any]:
-        from editkit_plugins.restoring.methods import bound
+        from editkit_plugins.restoring.choosing import bound
 
         return bound(self, run)
 
@@ -35,7 +35,8 @@ class Inverse(Solver):
 
     name: ClassVar[str] = "inverse"
 
-    method: str = "ddnm"
+    method: str = "auto"
+    lam: float | None = 1.0  # exact for isotropic Gaussians
     degradation: Any
     y: Any
     sigma: float = 0.0
@@ -47,12 +48,12 @@ class Inverse(Solver):
         return Problem(self.degradation, self.y, self.sigma, self.covariance)
 
     def noise(self) -> float:
-        return 127.5 * self.sigma
+        return 0.0  # `MUCH` is for photographs and a network of theirs
 
     def noisy(self) -> bool:
         return self.sigma > 0.0 and bool(self.degradation.linear)
 
     def hooks(self) -> type[Any]:
-        from editkit_plugins.restoring.methods import hooks_for
+        from editkit_plugins.restoring.choosing import hooks_for
 
         return hooks_for(self.chosen(), self.noisy(), covariance=self.covariance is not None)

@@ -1,0 +1,128 @@
+"""Numbers that are drawn where they are used: the same on a processor and on a GPU.
+
+Number i of call k at (seed, step, ...) is a hash of these integers and nothing else (a counter-based generator: Salmon
+et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; the hash is SplitMix64's finaliser: Steele, Lea & Flood
+2014). So nothing has to be kept to resume, and nothing is copied between devices. Uniform numbers are equal to the bit
+everywhere, normal ones to the rounding of log, sin and cos.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+_GOLDEN, _A, _B = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_WORD = 2**64 - 1
+
+
+class Source(Protocol):
+    """Where random numbers come from."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def uniform(self, *shape: int) -> Tensor:
+        """[0, 1), fp32, multiples of 2^-24."""
+        ...
+
+    def normal(self, *shape: int) -> Tensor:
+        """N(0, 1), fp32."""
+        ...
+
+    def lot(self) -> float:
+        """One number in [0, 1), known at once on the host."""
+        ...
+
+
+def _signed(word: int) -> int:
+    """The 64-bit word as torch's int64 has it."""
+    return word - 2**64 if word >= 2**63 else word
+
+
+def _mixed(z: int) -> int:
+    z = ((z ^ (z >> 30)) * _A) & _WORD
+    z = ((z ^ (z >> 27)) * _B) & _WORD
+    return z ^ (z >> 31)
+
+
+def _shifted(z: Tensor, by: int) -> Tensor:
+    """z >> by, zeros coming in: torch's own shift repeats the sign."""
+    shifted: Tensor = (z >> by) & (2 ** (64 - by) - 1)
+    return shifted
+
+
+def _hashed(z: Tensor) -> Tensor:
+    """`_mixed` of every int64; products wrap around."""
+    z = (z ^ _shifted(z, 30)) * _signed(_A)
+    z = (z ^ _shifted(z, 27)) * _signed(_B)
+    return z ^ _shifted(z, 31)
+
+
+class Draws:
+    """A `Source` that is a function of its key, as (seed, step, stream), and of how often it was asked before."""
+
+    def __init__(self, key: Sequence[int], device: torch.device) -> None:
+        self.device = device
+        self.key = 0
+        for number in key:
+            self.key = _mixed((self.key + (number + 1) * _GOLDEN) & _WORD)
+        self._calls = 0
+
+    def _next(self) -> int:
+        self._calls += 1
+        return _mixed((self.key + self._calls * _GOLDEN) & _WORD)
+
+    def _bits(self, count: int) -> Tensor:
+        index = torch.arange(1, count + 1, device=self.device)
+        return _hashed(index * _signed(_GOLDEN) + _signed(self._next()))
+
+    def uniform(self, *shape: int) -> Tensor:
+        return _shifted(self._bits(math.prod(shape)), 40).float().mul(2.0**-24).view(shape)
+
+    def normal(self, *shape: int) -> Tensor:
+        """By Box and Muller: two numbers of each 64 bits."""
+        count = math.prod(shape)
+        bits = self._bits((count + 1) // 2)
+        radius = ((_shifted(bits, 32) + 1).float() * 2.0**-32).log().mul(-2.0).sqrt()
+        angle = ((bits >> 8) & (2**24 - 1)).float() * (2.0 * math.pi * 2.0**-24)
+        return torch.cat([radius * angle.cos(), radius * angle.sin()])[:count].view(shape)
+
+    def lot(self) -> float:
+        return (self._next() >> 40) * 2.0**-24
+
+
+class Seeded:
+    """A `Source` on the host, from torch's generator."""
+
+    def __init__(self, generator: Generator) -> None:
+        self.device = torch.device("cpu")
+        self._generator = generator
+
+    def uniform(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self._generator)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self._generator)
+
+    def lot(self) -> float:
+        return float(torch.rand((), generator=self._generator))
+
+
+def between(low: float, high: float, source: Source, *shape: int) -> Tensor:
+    """Uniform in [low, high)."""
+    return low + (high - low) * source.uniform(*shape)
+
+
+def shared(count: int, shares: Sequence[float], source: Source) -> list[int]:
+    """How many of `count` each share gets: within one of share * count, and that in the mean (systematic sampling)."""
+    lot, reached, ends = source.lot(), 0.0, [0]
+    for share in shares:
+        reached += share
+        ends.append(max(0, math.ceil(reached / sum(shares) * count - lot - 1e-9)))
+    ends[-1] = count
+    return [b - a for a, b in pairwise(ends)]

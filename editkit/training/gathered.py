@@ -1,0 +1,31 @@
+"""What the steps measured, summed up on the device until somebody reads it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from editkit.models.pocket.residual import TASKS
+
+_NAMES = ("loss", "gradient", *TASKS)
+
+
+class Gathered:
+    """Sums and counts of the loss, of the gradient's norm, and of each task's loss."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._found = torch.zeros(2, len(_NAMES), dtype=torch.float64, device=device)
+
+    def add(self, each: Tensor, task: Tensor, norm: Tensor) -> None:
+        """Of one step: the loss of each sample (B,), its task (B,), the gradient's norm. Nothing is read here."""
+        sums = torch.zeros(len(TASKS), dtype=torch.float64, device=each.device).index_add_(0, task, each.double())
+        counts = torch.zeros_like(sums).index_add_(0, task, torch.ones_like(each, dtype=torch.float64))
+        one = torch.ones((), dtype=torch.float64, device=each.device)
+        self._found[0] += torch.cat([torch.stack([each.double().mean(), norm.double()]), sums])
+        self._found[1] += torch.cat([torch.stack([one, one]), counts])
+
+    def read(self) -> dict[str, float]:
+        """The means since the last reading, of what there was."""
+        sums, counts = self._found.tolist()
+        self._found.zero_()
+        return {name: s / n for name, s, n in zip(_NAMES, sums, counts, strict=True) if n}

@@ -1,0 +1,65 @@
+"""Which method solves a problem, and its hooks for a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from editkit.plugin import ChainError, Run
+from editkit_plugins.restoring.methods import (
+    Conditioned,
+    Ddnm,
+    Dps,
+    PiGdm,
+    PiGdmGiven,
+    SolvingHooks,
+    Wiener,
+    works_on_latents,
+)
+from editkit_plugins.restoring.transitions import DdnmPlus, Ddrm, DiffPir
+
+if TYPE_CHECKING:
+    from editkit_plugins.restoring.base import Solving
+
+METHODS: Mapping[str, type[SolvingHooks]] = {
+    "conditioned": Conditioned, "ddnm": Ddnm, "ddrm": Ddrm, "diffpir": DiffPir, "dps": Dps, "pigdm": PiGdm,
+    "wiener": Wiener,
+}  # fmt: skip
+
+
+def hooks_for(method: str, noisy: bool, covariance: bool = False) -> type[SolvingHooks]:
+    """The hooks of a method: ddnm has another form with noise, pigdm another one given a covariance."""
+    if method == "ddnm" and noisy:
+        return DdnmPlus
+    if method == "pigdm" and covariance:
+        return PiGdmGiven
+    return METHODS[method]
+
+
+def bound(plugin: Solving, run: Run) -> SolvingHooks:
+    """The hooks of a run; what `auto` picked is said.
+
+    Raises:
+        ChainError: the method works in pixels and the model does not.
+    """
+    problem = plugin.problem(run)
+    kind: type[SolvingHooks] = plugin.hooks()
+    able = plugin.tells() <= run.model.info.takes
+    if issubclass(kind, Conditioned) and not able:
+        if plugin.method != "auto":
+            takes, wanted = ", ".join(sorted(run.model.info.takes)) or "nothing", " and ".join(sorted(plugin.tells()))
+            raise ChainError(f"{plugin.name}: {run.model.info.name} takes {takes}, not {wanted}; use --method auto")
+        kind = hooks_for(plugin.solved(), plugin.noisy())
+    latent = works_on_latents(run)
+    if latent and plugin.method == "auto" and not issubclass(kind, Conditioned):
+        kind = Dps
+    elif latent and not issubclass(kind, Dps | Conditioned):
+        raise ChainError(
+            f"{plugin.name}: {plugin.method} works on pixels, {run.model.info.name} ({run.model.info.family}) on "
+            "latents; use --method dps"
+        )
+    made = kind(plugin, run, problem)
+    said = f"method {kind.says}" if plugin.method == "auto" else made.warn()
+    if said is not None:
+        run.notify(f"{plugin.name}: {said}")
+    return made
