@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from editkit.pictures.masks import load, read_mask
 from editkit.pictures.picture import Picture
 from editkit.pictures.shapes import from_words
 from editkit.plugins import Inpaint, Uncrop, Upscale
+from editkit_plugins.tiling import cheapest_path, tileable
 
 MASK = "box:8,8,16,16"
 RNG = np.random.default_rng(0)
@@ -245,6 +249,53 @@ def test_a_plan_writes_its_recipe(here: Path) -> None:
 # ------------------------------------------------------------------------------------------------- sizes and the help
 
 
+def test_the_cheapest_path_is_the_cheapest_of_all_that_close() -> None:
+    cost = RNG.random((5, 4)).astype(np.float32)
+    begin = int(cost[0].argmin())
+
+    def paths(at: int, rows: int) -> Iterator[tuple[int, ...]]:
+        if rows == 0:
+            yield ()
+            return
+        for aside in (-1, 0, 1):
+            if 0 <= at + aside < 4:
+                yield from ((at + aside, *rest) for rest in paths(at + aside, rows - 1))
+
+    closed = [path for rest in paths(begin, 4) if abs((path := (begin, *rest))[-1] - begin) <= 1]
+    costs = {path: sum(float(cost[y, x]) for y, x in enumerate(path)) for path in closed}
+    assert tuple(cheapest_path(cost)) == min(costs, key=lambda path: costs[path])
+
+
+def test_a_tile_has_no_seam_and_is_made_of_the_texture() -> None:
+    waves = RNG.normal(size=(64, 80, 3)).astype(np.float32)
+    for axis in (0, 1):
+        for _ in range(6):  # smooth, and not periodic
+            waves = (waves[:-1] + waves[1:]) / 2 if axis == 0 else (waves[:, :-1] + waves[:, 1:]) / 2
+
+    def steps(texture: np.ndarray) -> np.ndarray:
+        """How much the wrapped edges differ, beside how much neighbours within do."""
+        within = [np.abs(np.diff(texture, axis=axis)).mean() for axis in (0, 1)]
+        wrapped = [np.abs(texture[0] - texture[-1]).mean(), np.abs(texture[:, 0] - texture[:, -1]).mean()]
+        return np.array(wrapped) / within
+
+    made = tileable(waves)
+    assert made.shape == waves.shape
+    assert (steps(waves) > 2.0).all()  # two pixels that are far apart
+    assert (steps(made) < 1.25).all()
+    assert np.isin(made, waves).all()
+    seams = [np.abs(np.diff(made, axis=axis)).mean() for axis in (0, 1)]
+    assert max(seams) < 1.2 * max(np.abs(np.diff(waves, axis=axis)).mean() for axis in (0, 1))
+
+
+def test_the_command_makes_a_tile(here: Path, capsys) -> None:
+    for words in ([], ["--tile"]):
+        assert run(["texture", "a.png", "--size", "32x24", "--steps", "2", "-o", f"t{len(words)}.png", *words]) == 0
+    assert pixels("t1.png").shape == pixels("t0.png").shape
+    assert (pixels("t1.png") != pixels("t0.png")).any()
+    assert run(["texture", "a.png", "--size", "32x12", "--tile"]) == 2
+    assert "needs at least 16x16 pixels" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("plugin", "size"),
     [
@@ -285,3 +336,38 @@ def test_the_version_and_the_help_by_all_their_names(capsys) -> None:
     assert "--mask" in capsys.readouterr().out
     done = subprocess.run([sys.executable, "-m", "editkit", "-V"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("editkit ")
+
+
+def test_an_edit_that_watches_is_made_again_when_the_mask_changes(here: Path) -> None:
+    def mask(x: int) -> None:
+        values = np.zeros((32, 40), np.uint8)
+        values[8:16, x : x + 8] = 255
+        Image.fromarray(values).save("new.png")
+        Path("new.png").replace("mask.png")
+
+    def until(true: Callable[[], bool]) -> None:
+        end = time.monotonic() + 60
+        while not true():
+            assert time.monotonic() < end, "nothing happened"
+            assert process.poll() is None
+            time.sleep(0.1)
+
+    mask(4)
+    words = ["inpaint", "a.png", "--mask", "mask.png", "--steps", "2", "-o", "out.png", "-w"]
+    process = subprocess.Popen([sys.executable, "-m", "editkit", *words], stderr=subprocess.PIPE, text=True)
+    try:
+        until(Path("out.png").exists)
+        first = Path("out.png").read_bytes()
+        mask(24)
+        until(lambda: Path("out.png").read_bytes() != first)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+    assert "watching" in process.communicate()[1]
+    assert (pixels("out.png")[:, :20] == pixels("a.png")[:, :20]).all()
+
+
+def test_what_comes_once_cannot_be_watched(here: Path, capsys) -> None:
+    assert edit("a.png", "--mask", MASK, "-o", "-", "--watch") == 2
+    assert "--watch is for files" in capsys.readouterr().err

@@ -54,6 +54,8 @@ def make(line: Line) -> int:
     if line.extras.candidates is not None and len(lines) == 1:
         return _candidates(lines[0], line.extras.candidates)
     targets = check_targets(lines)
+    if line.extras.watch:
+        return _watched(lines, targets)
     if len(lines) == 1:
         one(lines[0], targets[0])
         return 0
@@ -84,6 +86,24 @@ def one(line: Line, target: str, models: Models | None = None, notify: Notify | 
         sheets.save(sheets.compare(picture, made.picture, made.changeable), extras.compare, force=extras.force)
     save_recipe(line)
     _report(line, written, made, seconds)
+
+
+def _watched(lines: Sequence[Line], targets: Sequence[str]) -> int:
+    """Each edit again and again; after the first time its own result is replaced."""
+    from editkit.cli.watching import again_and_again
+    from editkit.models.leasing import Models
+
+    if any("-" in (line.picture, target) for line, target in zip(lines, targets, strict=True)):
+        raise UsageError("--watch is for files; standard input and output come once")
+    models, notify = Models(), notices(lines[0].extras)
+
+    def job(line: Line, target: str, first: bool) -> None:
+        extras = line.extras if first else line.extras.model_copy(update={"force": True, "backup": False})
+        one(replace(line, extras=extras), target, models, notify)
+
+    pairs = zip(lines, targets, strict=True)
+    jobs = [([line.picture, *_files(line.chain)], functools.partial(job, line, target)) for line, target in pairs]
+    return again_and_again(jobs)
 
 
 def _many(lines: Sequence[Line], targets: Sequence[str]) -> int:

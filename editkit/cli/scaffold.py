@@ -68,7 +68,7 @@ class @CLASS@(Plugin):
     neutral: ClassVar[Mapping[str, Any] | None] = {"weight": 0.0}
 
     tone: float = Field(0.2, ge=-2.0, le=2.0, description="Red minus blue to reach: above 0 warm, below 0 cold.")
-    weight: float = Field(1000.0, ge=0.0, description="How hard it draws; 0 changes nothing.")
+    weight: float = Field(1.0, ge=0.0, description="How hard it draws at a pixel; 0 changes nothing.")
 
     def hooks(self) -> type[Hooks[@CLASS@]]:
         return _@CLASS@Hooks
@@ -80,8 +80,10 @@ class _@CLASS@Hooks(Hooks[@CLASS@]):
     def energy(self, step: Step, x0: Tensor) -> Tensor | None:
         if self.plugin.weight == 0.0:
             return None
-        red, _, blue = step.decode(x0).mean((2, 3)).unbind(1)
-        return self.plugin.weight * (red - blue - self.plugin.tone) ** 2
+        image = step.decode(x0)
+        red, _, blue = image.mean((2, 3)).unbind(1)
+        pixels = image[0, 0].numel()  # so that a weight does the same to pictures of any size
+        return self.plugin.weight * pixels * (red - blue - self.plugin.tone) ** 2
 '''
 
 TEST = '''"""The contract that every plugin keeps, and what this one does."""
@@ -120,7 +122,7 @@ README = """# editkit-@NAME@
 A plugin for [editkit](https://pypi.org/project/editkit/).
 
     pip install -e .
-    editkit @NAME@ photo.png --tone 0.3
+    editkit @NAME@ photo.png --tone 0.4 --model pocket
     editkit inpaint photo.png --mask mask.png with @NAME@ --tone -0.2
 
 It is one declaration (`@CLASS@` in `@MODULE@/__init__.py`): its fields are the options of the command, the keys of

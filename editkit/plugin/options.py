@@ -100,7 +100,7 @@ class RunOptions(TypedDict, total=False):
     canvas: Literal["auto", "crop", "full"]
     crop_padding: int | None
     spacing: Spacing
-    noise: Literal["streams", "diffusers"]
+    noise: Literal["streams", "streams-1", "diffusers"]
     compile: bool
     offload: Literal["none", "model", "sequential"]
     offline: bool

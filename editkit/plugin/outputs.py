@@ -38,6 +38,7 @@ class Extras(Checked):
     candidates: int | None = Field(
         None, ge=1, le=1000, description="Make so many, each with a seed of its own, and a sheet of them."
     )
+    watch: bool = Field(False, description="Make it again whenever the picture or a mask changes; Ctrl-C ends it.")
     quiet: bool = Field(False, description="Say nothing but errors.")
     json_: bool = Field(False, description="One line of JSON about the result on standard output.")
 
