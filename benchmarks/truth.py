@@ -334,7 +334,8 @@ def page(steps: Sequence[int]) -> str:
         "\n## Data far from unit deviation\n\nThe variance that is left in 50 steps, of 1, by the data's deviation.",
         ladders(50),
         "\n## Order\n\nlog2 of the covariance's errors at 80 and 160 steps, data of deviation 1/2. First and last "
-        "moves of tables with infinite log-SNR are of first order; where an error changes its sign, so does its order.\n",
+        "moves of tables with infinite log-SNR are of first order; "
+        "where an error changes its sign, so does its order.\n",
         grid("sampler", list(tables()), orders),
         "\n## Inverse problems\n\nFour of six values are seen. `lam` is 1.",
         inverse(steps),
