@@ -99,6 +99,8 @@ class DDPM(OneCall):
 
     x_s = (alpha_t sigma_s^2 / (alpha_s sigma_t^2)) x_t + (alpha_s beta / sigma_t^2) x0 + sqrt(var) z, with `var` the
     posterior's (`variance="small"`), the forward kernel's (`"large"`), or what the network has learned, if it has.
+    The forward kernel's is that of data of unit deviation on VP tables; on VE it is Score SDE's predictor (Song et al.
+    2021), for a thousand steps: a wide step of it leaves the range.
     """
 
     name: ClassVar[str] = "ddpm"
@@ -210,12 +212,12 @@ class EulerAncestral(OneCall):
 
 
 WIDE = 10.0
-"""A move near pure noise in which sigma / alpha falls by more than this factor is wide."""
+"""A move from a state that is mostly noise, in which sigma / alpha falls by more than this factor, is wide."""
 
 
 def is_wide(t: Level, s: Level) -> bool:
-    """A move down from near pure noise (alpha_t < 0.1) to a state of another kind: r_t > `WIDE` r_s."""
-    return t.alpha < 0.1 and t.sigma * s.alpha > WIDE * t.alpha * s.sigma
+    """A move down from a state that is mostly noise, r_t > 1, to one of another kind: r_t > `WIDE` r_s."""
+    return t.sigma > t.alpha and t.sigma * s.alpha > WIDE * t.alpha * s.sigma
 
 
 @dataclass(frozen=True)

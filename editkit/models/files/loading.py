@@ -160,13 +160,14 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
     """
     import torch
 
+    from editkit.models.fast.norms import steady
     from editkit.models.fast.packing import pack
 
     if layout.file is not None:
         network = single_file.component(layout, component, dtype, (kind.__name__,))
         network = network.to(device, memory_format=torch.channels_last)
         network = network.eval().requires_grad_(False)
-        return pack(network) if device.type == "cpu" else network
+        return pack(steady(network)) if device.type == "cpu" else network
     file, _ = weight_files(layout, component)
     config = dict(layout.config(component))
     try:
@@ -195,7 +196,7 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
     for buffer in (b for b in skeleton.buffers() if b.is_floating_point()):
         buffer.data = buffer.data.to(dtype)
     network = skeleton.to(device).eval().requires_grad_(False)
-    return pack(network) if device.type == "cpu" else network
+    return pack(steady(network)) if device.type == "cpu" else network
 
 
 def _first(error: Exception) -> str:
