@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from editkit.plugin import Step as Step
     from editkit.plugin.chain import Chain as Chain
 
-__version__ = "0.1.0"
-
 _HOMES = {
     "Chain": "plugin.chain", "Hooks": "plugin.protocol", "Picture": "pictures.picture", "Plan": "diffusion.plan",
     "Plugin": "plugin.protocol", "Run": "plugin.step", "Step": "plugin.step", "edit": "editing.api",
@@ -47,6 +45,8 @@ def __getattr__(name: str) -> Any:
     """Import on first use."""
     if name in _HOMES:
         return getattr(import_module(f"editkit.{_HOMES[name]}"), name)
+    if name == "__version__":
+        return import_module("importlib.metadata").version("editkit")
     raise AttributeError(f"module 'editkit' has no attribute {name!r}")
 
 

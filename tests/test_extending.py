@@ -1,6 +1,8 @@
 """docs/extending.md: its code is a package that installs and works."""
 
 import re
+import shutil
+import struct
 import sys
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image
 from test_door import editkit
 
+import editkit as package
 from editkit.cli import run
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
@@ -49,3 +52,35 @@ def test_all_of_it_makes_an_edit(mine):
 @pytest.mark.parametrize("name", ["lazy", "flat", "circle", "backwards"])
 def test_each_keeps_the_contract_of_its_kind(mine, name, capsys):
     assert run(["plugins", "check", name]) == 0, capsys.readouterr().out
+
+
+def _qoi(height: int, width: int) -> tuple[bytes, np.ndarray]:
+    """A QOI file that has each pixel in full (tag 0xFE), and its pixels (height, width, 3)."""
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    body = b"".join(b"\xfe" + bytes(pixel) for pixel in pixels.reshape(-1, 3))
+    return b"qoif" + struct.pack(">IIBB", width, height, 3, 0) + body + bytes(7) + b"\1", pixels
+
+
+def test_a_file_format_is_one_row_of_one_file(tmp_path):
+    """The page's change, made to a copy of editkit: the format is read, and the edit keeps its pixels."""
+    (change,) = re.findall(r"```diff\n(.*?)```", PAGE, re.DOTALL)
+    old, new = ("".join(f"{line[1:]}\n" for line in change.splitlines() if line[0] == sign) for sign in "-+")
+    source = Path(package.__file__).parent
+    shutil.copytree(source, tmp_path / "editkit", ignore=shutil.ignore_patterns("_assets", "*.pyc"))
+    table = tmp_path / "editkit" / "pictures" / "files" / "formats.py"
+    before = table.read_text()
+    assert before.count(old) == 1
+    data, pixels = _qoi(20, 24)
+    (tmp_path / "photo.qoi").write_bytes(data)
+    words = ["inpaint", "photo.qoi", "--mask", "box:8,8,14,14", "-o", "out.png"]
+    refused = editkit(tmp_path, *words)
+    assert refused.returncode == 1
+    assert "is not a picture that editkit reads" in refused.stderr
+    table.write_text(before.replace(old, new))
+    assert len(new.splitlines()) - len(old.splitlines()) <= 3
+    done = editkit(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    made = np.asarray(Image.open(tmp_path / "out.png"))
+    outside = np.ones((20, 24), bool)
+    outside[8:14, 8:14] = False
+    assert np.array_equal(made[outside], pixels[outside])

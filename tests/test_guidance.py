@@ -56,7 +56,7 @@ def test_every_second_step_and_the_window_are_planned_and_kept(picture):
     acted = []
     guide = Guide(loss=lambda x: acted.append(1) or x.flatten(1).mean(1), every=3, start=0.25)
     _run(picture, guide, steps=12)
-    assert len(acted) == 3  # moves 3, 6 and 9 of 0..11
+    assert len(acted) == 3 + 2  # moves 3, 6 and 9 of 0..11; what went in and what came out, to be told
     settled = plan_stage(Chain.of(SDEdit(strength=1.0) & guide).using(steps=12).stages[0], picture, info=Isotropic.info)
     assert (settled.calls, settled.backward, settled.deep) == (12, 3, 3)
 

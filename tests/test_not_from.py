@@ -37,6 +37,13 @@ def reds(pixels: np.ndarray) -> int:
     return int((pixels[..., 0].astype(int) - pixels[..., 1] > 60).sum())
 
 
+def run(words: list[str]) -> int:
+    """The exit code of a command."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    return int(ended.value.code or 0)
+
+
 def test_what_is_barred_is_not_copied_and_stays_as_it_is():
     picture, mask, barred = meadow()
     with_, without = (
@@ -87,13 +94,13 @@ def test_words_name_it_on_the_command_line_and_the_recipe_keeps_it(tmp_path: Pat
     Image.fromarray(mask).save(tmp_path / "mask.png")
     out = tmp_path / "out.png"
     words = ["inpaint", str(tmp_path / "photo.png"), "--mask", str(tmp_path / "mask.png")]
-    assert main([*words, "--not-from", "box:73,18,97,77", "-o", str(out)]) == 0
+    assert run([*words, "--not-from", "box:73,18,97,77", "-o", str(out)]) == 0
     assert reds(np.asarray(Image.open(out))[mask > 0]) == 0
     capsys.readouterr()
-    assert main(["show", str(out), "--json"]) == 0
+    assert run(["show", str(out), "--json"]) == 0
     assert "box:73,18,97,77" in json.dumps(json.loads(capsys.readouterr().out))
     again = tmp_path / "again.png"
-    assert main(["rerun", str(out), "-o", str(again)]) == 0
+    assert run(["rerun", str(out), "-o", str(again)]) == 0
     assert np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(again)))
 
 

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from editkit import edit
 from editkit.cli.words import parse
 from editkit.editing import recipe
+from editkit.pictures.masks import grow_rim
 from editkit.pictures.picture import Picture
 from editkit.plugin import silent
 from editkit.plugin.chain import Chain
@@ -34,16 +35,29 @@ def test_no_halo_is_left():
     assert (whole[far] == pixels[far]).all()
 
 
-@pytest.mark.parametrize(("side", "rim"), [(100, 2), (640, 5), (4000, 22)])
-def test_the_rim_follows_the_pictures_size(side, rim):
+@pytest.mark.parametrize(
+    ("thick", "side", "rim"), [(1, 4000, 2), (13, 4000, 2), (61, 100, 2), (61, 640, 5), (61, 4000, 10)]
+)
+def test_the_rim_follows_the_objects_thickness_and_the_pictures_size(thick, side, rim):
+    """A 6th of the thickness, from 2 pixels to 2 and a 200th of the longer side."""
     picture = Picture(np.zeros((100, side, 3), np.uint8))
     mask = np.zeros((100, side), np.uint8)
-    mask[50, 50] = 255
+    half = thick // 2
+    mask[50 - half : 51 + half, 50 - half : 51 + half] = 255
     auto, asked, none = (
         np.flatnonzero(plugin.open(picture, silent).mask[50]).size
         for plugin in (Remove(mask=mask), Remove(mask=mask, grow=9), Inpaint(mask=mask))
     )
-    assert (auto, asked, none) == (2 * rim + 1, 19, 1)
+    assert (auto, asked, none) == (2 * rim + thick, 18 + thick, thick)
+
+
+def test_each_piece_of_a_mask_has_a_rim_of_its_own():
+    mask = np.zeros((200, 1200), np.float32)
+    mask[100, 20:500] = 1.0  # a scratch
+    mask[60:140, 700:780] = 1.0  # an object
+    grown = grow_rim(mask, 8)
+    assert np.flatnonzero(grown[:, 200]).tolist() == list(range(98, 103))
+    assert np.flatnonzero(grown[100, 600:]).tolist() == list(range(92, 188))
 
 
 def test_it_is_said_in_words_and_recipes():

@@ -363,7 +363,7 @@ def test_purify_asks_for_memory_too(monkeypatch):
         edit(photo(), Purify(), model=Isotropic(), steps=2)
 
 
-@pytest.mark.parametrize("plugin", [Denoise(sigma=20), Colorize(), Purify()])
+@pytest.mark.parametrize("plugin", [Denoise(sigma=20), Colorize(), Purify(), Upscale()])
 def test_tasks_that_the_pictures_own_patches_cannot_do_are_a_networks_unless_asked_otherwise(plugin):
     said = []
     settled = plan_stage(Stage((plugin,), Options()), Picture(photo()), said.append)
@@ -372,7 +372,7 @@ def test_tasks_that_the_pictures_own_patches_cannot_do_are_a_networks_unless_ask
         line.startswith("by pocket, which serves this better than patches; --model takes another") for line in said
     )
     assert plan_stage(Stage((plugin,), Options(model="patches")), Picture(photo())).info.name == "patches"
-    assert plan_stage(Stage((Upscale(),), Options()), Picture(photo())).info.name == "patches"
+    assert plan_stage(Stage((Restore(degradation="gaussian:2"),), Options()), Picture(photo())).info.name == "patches"
 
 
 def test_the_command_line_says_and_prints_consistency(tmp_path, capsys):

@@ -200,7 +200,7 @@ def _settle(chain: Chain) -> None:
     for stage in chain.inherited().stages:
         info = describe(model_name(stage), offline=stage.options.offline)
         plugins = arrange(stage, info, has_picture=True)
-        make_sampler(stage.options.sampler or suited(plugins, info))
+        make_sampler(suited(plugins, info, stage.options).sampler or info.sampler)
 
 
 def _tell(found: Listing, source: Path, notify: Notify) -> None:

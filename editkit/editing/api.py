@@ -26,7 +26,7 @@ from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Chain, Edits, Stage
 from editkit.plugin.options import Options
 from editkit.plugin.params import PictureSource
-from editkit.plugin.protocol import Plugin
+from editkit.plugin.protocol import Figures, Plugin
 from editkit.plugin.step import Inputs
 
 
@@ -80,8 +80,9 @@ def stream(
     """
     notify = notify or silent
 
-    def told(stage: int, plugin: str, figures: Mapping[str, float]) -> None:
-        notify(f"{plugin}: " + ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items()))
+    def told(stage: int, plugin: str, figures: Figures) -> None:
+        said = {name: value if isinstance(value, str) else f"{value:.3g}" for name, value in figures.items()}
+        notify(f"{plugin}: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items()))
         if tell is not None:
             tell(stage, plugin, figures)
 

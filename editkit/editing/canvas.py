@@ -64,7 +64,7 @@ def inputs(
     shown, mask_shown = _shown(original, mask, at, model.info, picture.fill)
     return Inputs(
         model=model.attach(shown, mask_shown), picture=shown, mask=mask_shown, original=original, original_mask=mask,
-        stream=stream, place=place, convention=convention, whole=picture.pixels, source=source.pixels,
+        stream=stream, place=place, convention=convention, whole=picture.pixels, source=source.pixels, file=source.meta,
         fill=None if mask is None else picture.fill,
     )  # fmt: skip
 

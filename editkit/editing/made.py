@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from editkit.models.leasing import Models
     from editkit.pictures.files.provenance import Provenance
     from editkit.pictures.files.writing import Written
+    from editkit.plugin.protocol import Figures
 
 Watch = Callable[["Update"], None]
 """Is called after every move of an edit."""
@@ -41,7 +42,7 @@ class Made:
         models: what made it, by stage.
         masks: what each stage could change, by stage; None: everything.
         examples: hashes of the other pictures that were learned from, by stage.
-        figures: what plugins measured of the result: (stage, plugin, name -> number).
+        figures: what plugins measured of the result: (stage, plugin, name -> value).
     """
 
     source: Picture
@@ -51,7 +52,7 @@ class Made:
     models: dict[int, ModelInfo] = field(default_factory=dict)
     masks: dict[int, Mask | None] = field(default_factory=dict)
     examples: dict[int, tuple[str, ...]] = field(default_factory=dict)
-    figures: list[tuple[int, str, dict[str, float]]] = field(default_factory=list)
+    figures: list[tuple[int, str, dict[str, float | str]]] = field(default_factory=list)
 
     @property
     def changeable(self) -> Mask | None:
@@ -126,7 +127,7 @@ def make(
     chain = chain.inherited()
     made = Made(picture, chain, picture)
 
-    def tell(stage: int, plugin: str, figures: Mapping[str, float]) -> None:
+    def tell(stage: int, plugin: str, figures: Figures) -> None:
         made.figures.append((stage, plugin, dict(figures)))
 
     making = stream(picture, chain, notify=notify, models=models, tell=tell)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
@@ -88,10 +88,13 @@ def _precedes(first: Plugin, second: Plugin) -> bool:
     return second.name in first.acts_before or first.name in second.acts_after
 
 
-def suited(plugins: Iterable[Plugin], info: ModelInfo) -> str:
-    """The sampler of a stage whose user names none: what a plugin's method was derived for, or the model's own."""
-    wanted = (called(plugin, "default_sampler", plugin.default_sampler, info) for plugin in plugins)
-    return next((spec for spec in wanted if spec is not None), info.sampler)
+def suited(plugins: Sequence[Plugin], info: ModelInfo, options: Options) -> Options:
+    """`options` with what its user left open as the plugins want it, and the sampler as the model does."""
+    wanted = Options(sampler=info.sampler)
+    for plugin in reversed(plugins):  # the first plugin of the stage has the last word
+        wanted = wanted.merged(called(plugin, "default_options", plugin.default_options, info))
+    asked = options.model_dump(exclude_unset=True)
+    return wanted.model_copy(update={name: value for name, value in asked.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,13 @@ def _check_words(stage: Stage, info: ModelInfo) -> None:
             )
 
 
+def _say_who_walks(plugins: Sequence[Plugin], options: Options, notify: Notify) -> None:
+    """Say what a sampler that was asked for still does where a plugin brings steps of its own (ddrm, diffpir)."""
+    own = next((p.name for p in plugins if "sampler" in p.claims()), None)
+    if own is not None and options.sampler is not None:
+        notify(f"{own} walks by steps of its own; --sampler {options.sampler} lays the noise levels only")
+
+
 def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: ModelInfo | None = None) -> StagePlan:
     """Settle one stage on `picture`: order, conflicts, passes, cost. No weights, no torch.
 
@@ -208,11 +218,10 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
         notify(f"nothing is left that {info.name} could learn from; pocket, a small network, fills the picture")
         info = describe("pocket")
         plugins = arrange(stage, info, has_picture=True)
-    spec = options.sampler or suited(plugins, info)
-    own = next((p.name for p in plugins if "sampler" in p.claims()), None)
-    if own is not None and options.sampler is not None:
-        notify(f"{own} walks by steps of its own; --sampler {options.sampler} lays the noise levels only")
-    sampler = make_sampler(spec)
+    _say_who_walks(plugins, options, notify)
+    options = suited(plugins, info, options)
+    assert options.sampler is not None
+    sampler = make_sampler(options.sampler)
     begun = not any(p.diffuses for p in plugins) or any("begin" in p.claims() for p in plugins)
     told = "lowres" in info.takes and any("lowres" in plugin.offers for plugin in plugins)
     found = passes(picture, info, options, not begun and not told, [example.size for example in examples])
@@ -228,7 +237,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     )
     if options.tries > 1 and len(planned) == len(found):
         notify(f"--tries {options.tries} has nothing to choose between: nothing is invented beside known pixels")
-    return StagePlan(info, options, spec, plugins, picture, planned, source, tuple(examples))
+    return StagePlan(info, options, options.sampler, plugins, picture, planned, source, tuple(examples))
 
 
 def plan_stages(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,11 +30,11 @@ from editkit.pictures.filling import seamless
 from editkit.pictures.picture import Picture
 from editkit.pictures.resizing import pad, resize
 from editkit.pictures.tensors import from_unit, to_unit
-from editkit.plugin.protocol import Hooks, called
+from editkit.plugin.protocol import Figures, Hooks, called
 from editkit.plugin.step import Handed, Inputs
 
-Tell = Callable[[int, str, Mapping[str, float]], None]
-"""Is told figures about a result: (stage, plugin, name -> number)."""
+Tell = Callable[[int, str, Figures], None]
+"""Is told figures about a result: (stage, plugin, name -> value)."""
 
 Left = dict[Box, Handed]
 """The noisy states that a stage leaves to the next, by the part of the picture they are of."""

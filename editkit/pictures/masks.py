@@ -169,6 +169,26 @@ def grow(mask: Mask, pixels: int) -> Mask:
     return grown
 
 
+def grow_rim(mask: Mask, most: int) -> Mask:
+    """The mask with a rim: every connected piece of it widened by a 6th of its thickness, from 2 to `most` pixels.
+
+    A thin stroke has a thin rim; seven pixels around a scratch would swallow what lies beside it. Thickness is that of
+    the largest disc that the piece holds.
+    """
+    import cv2
+
+    pieces, labels = cv2.connectedComponents((mask > 0).astype(np.uint8), connectivity=8)
+    within = cv2.distanceTransform((mask > 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    reach = np.zeros(pieces, np.float32)
+    np.maximum.at(reach, labels.ravel(), within.ravel())
+    rims = np.clip(np.round(reach / 3.0).astype(int), 2, max(2, most))
+    rims[0] = 0
+    grown = mask.copy()
+    for rim in np.unique(rims[1:]):
+        grown = np.maximum(grown, grow(as_mask(mask * (rims == rim)[labels]), int(rim)))
+    return as_mask(grown)
+
+
 def feather_inside(mask: Mask, pixels: int) -> Mask:
     """The mask with a soft edge of `pixels` that lies inside it: what was 0 stays exactly 0.
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from editkit.errors import PictureError as PictureError
     from editkit.errors import PluginError as PluginError
     from editkit.errors import UsageError as UsageError
+    from editkit.pictures.files.metadata import Metadata as Metadata
     from editkit.pictures.masks import read_mask as read_mask
     from editkit.pictures.picture import Fill as Fill
     from editkit.pictures.picture import Picture as Picture
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     from editkit.plugin.protocol import API as API
     from editkit.plugin.protocol import DECLARED as DECLARED
     from editkit.plugin.protocol import HOOKS as HOOKS
+    from editkit.plugin.protocol import Figures as Figures
     from editkit.plugin.protocol import Hooks as Hooks
     from editkit.plugin.protocol import Plugin as Plugin
     from editkit.plugin.protocol import Slot as Slot
@@ -102,11 +104,12 @@ _HOMES = {
     "Code": "plugin.params", "Conditioning": "diffusion.conditioning", "Control": "diffusion.control",
     "Convention": "diffusion.convention", "Cosine": "diffusion.schedule", "DECLARED": "plugin.protocol",
     "Declaration": "plugin.declaration", "Detect": "plugin.hints", "Detector": "plugin.hints", "EditkitError": "errors",
-    "Edits": "plugin.chain", "Example": "diffusion.model", "Fill": "pictures.picture", "Given": "diffusion.control",
-    "Grid": "diffusion.schedule", "Guidance": "plugin.guidance", "GuidanceHooks": "plugin.guidance",
-    "HOOKS": "plugin.protocol", "Handed": "plugin.step", "HookError": "errors", "Hooks": "plugin.protocol",
-    "Inputs": "plugin.step", "Lends": "plugin.step", "Level": "diffusion.schedule", "Levels": "diffusion.schedule",
-    "Mask": "pictures.shapes", "MaskSource": "plugin.params", "Metavar": "plugin.params", "Model": "diffusion.model",
+    "Edits": "plugin.chain", "Example": "diffusion.model", "Figures": "plugin.protocol", "Fill": "pictures.picture",
+    "Given": "diffusion.control", "Grid": "diffusion.schedule", "Guidance": "plugin.guidance",
+    "GuidanceHooks": "plugin.guidance", "HOOKS": "plugin.protocol", "Handed": "plugin.step", "HookError": "errors",
+    "Hooks": "plugin.protocol", "Inputs": "plugin.step", "Lends": "plugin.step", "Level": "diffusion.schedule",
+    "Levels": "diffusion.schedule", "Mask": "pictures.shapes", "MaskSource": "plugin.params",
+    "Metadata": "pictures.files.metadata", "Metavar": "plugin.params", "Model": "diffusion.model",
     "ModelError": "errors", "ModelInfo": "diffusion.model", "Move": "diffusion.plan", "Noise": "diffusion.noise",
     "Notify": "common.notify", "Opening": "plugin.step", "Options": "plugin.options", "Param": "plugin.params",
     "Pass": "diffusion.model", "Picture": "pictures.picture", "PictureError": "errors",

@@ -6,7 +6,7 @@ table of hooks, in the order the engine calls them::
 
     open       (picture, notify) -> picture  on the declaration: set the mask, grow the canvas
     examples   (picture) -> pictures         on the declaration: what `patches` may learn from besides the picture
-    default_sampler (info) -> name or None   on the declaration: what the method was derived for, if the user names none
+    default_options (info) -> options        on the declaration: what the method wants of a run whose user is silent
     plan       (plan) -> plan                on the declaration: SDEdit starts lower, RePaint travels
     levels     (levels, inputs) -> levels    on the declaration: another ladder of noise levels, as `denoise` lays one
     bind       (run) -> Hooks                borrow networks (run.lease), encode pictures; alone has side effects
@@ -20,7 +20,7 @@ table of hooks, in the order the engine calls them::
     clean      (step, x0) -> x0              thresholding, projections
     after      (step, x_s) -> x_s            once a flow move, at its end: put known regions back
     finish     (image) -> image              pixels -> pixels, at the picture's own resolution
-    measure    (image) -> {name: number}     what is told of the result: how well it explains an observation
+    measure    (image) -> {name: value}      what is told of the result: how well it explains an observation
 
 A plugin uses a hook by overriding it. Nothing else needs to be said: `editkit plan` reads it off the class.
 """
@@ -38,6 +38,7 @@ from editkit.diffusion.plan import Move, Plan
 from editkit.errors import ChainError, EditkitError, HookError
 from editkit.plugin.chain import Chain, Stage
 from editkit.plugin.declaration import Declaration
+from editkit.plugin.options import Options
 from editkit.plugin.step import Inputs, Opening, Run, Step
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ OVERRIDDEN: tuple[Slot, ...] = ("begin", "combine", "sampler")
 Through = Literal["network", "x0", "x_t"]
 """Where an energy's gradient is taken; see `Hooks.through`."""
 
-DECLARED = ("open", "examples", "default_sampler", "plan", "levels")
+DECLARED = ("open", "examples", "default_options", "plan", "levels")
 """The hooks of `Plugin` itself."""
 
 HOOKS = (
@@ -155,12 +156,13 @@ class Plugin(Declaration):
         """Other pictures that a model which takes `examples` learns from. `picture`: the stage's, as it came."""
         return ()
 
-    def default_sampler(self, info: ModelInfo) -> str | None:
-        """The sampler its method was derived for, on this model; None: the model's own serves.
+    def default_options(self, info: ModelInfo) -> Options:
+        """What its method wants of the run on this model, where the user says nothing: `Options(sampler="ddpm")`.
 
-        Asked where the user names none; the first plugin of the stage that has one decides.
+        Only what it sets counts; of two plugins that set the same, the first of the stage decides. Not the model, which
+        `default_model` names.
         """
-        return None
+        return Options()
 
     def default_model(self) -> str | None:
         """The embedded model that `--model auto` means where this plugin acts; None: the usual one serves.
@@ -246,6 +248,10 @@ def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where:
 P = TypeVar("P", bound=Plugin, covariant=True)
 
 
+Figures = Mapping[str, float | str]
+"""What is said of a result: name -> number, or words."""
+
+
 class Hooks(Generic[P]):
     """What a plugin does during one run. Override what is needed; load and encode in `__init__`.
 
@@ -304,6 +310,6 @@ class Hooks(Generic[P]):
         """The finished picture in [-1, 1], at the resolution of `run.inputs.original`."""
         return image
 
-    def measure(self, image: Float[Tensor, "b 3 h w"]) -> Mapping[str, float]:
-        """Figures about the result, rounded as it will be written; they are said after the run and in --json."""
+    def measure(self, image: Float[Tensor, "b 3 h w"]) -> Figures:
+        """What is to be said of the result, rounded as it will be written; after the run and in --json."""
         return {}

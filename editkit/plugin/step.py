@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from editkit.diffusion.model import Model
     from editkit.diffusion.noise import Noise, Stream
     from editkit.diffusion.prediction import Prediction
+    from editkit.pictures.files.metadata import Metadata
     from editkit.pictures.picture import Fill
     from editkit.pictures.raster import Pixels
     from editkit.plugin.options import Options
@@ -50,6 +51,7 @@ class Inputs:
         whole: the whole edited picture, (H, W, 3) of uint8 or uint16, for detectors of hints; None where there is none.
         source: the same before any plugin opened it: what the user gave to this stage.
         fill: what lies under the mask where the process starts from the picture; None: the picture.
+        file: what the file of `source` said besides its pixels; None where there is no picture.
     """
 
     model: Model
@@ -63,6 +65,7 @@ class Inputs:
     whole: Pixels | None = None
     source: Pixels | None = None
     fill: Fill | None = None
+    file: Metadata | None = None
 
     @cached_property
     def known(self) -> Tensor | None:

@@ -24,6 +24,7 @@ from editkit.plugin import (
     Level,
     Levels,
     Notify,
+    Options,
     Picture,
     Plan,
     Plugin,
@@ -89,9 +90,9 @@ class Denoise(Plugin):
         """A network: the picture's own patches are as noisy as it is."""
         return "pocket"
 
-    def default_sampler(self, info: ModelInfo) -> str | None:
+    def default_options(self, info: ModelInfo) -> Options:
         """`sampled`: the stochastic process, on models that walk by ddim, by which seeds differ."""
-        return "ddpm" if self.sampled and info.sampler == "ddim" else None
+        return Options(sampler="ddpm") if self.sampled and info.sampler == "ddim" else Options()
 
     def hooks(self) -> type[Hooks[Denoise]]:
         return _DenoiseHooks

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from editkit.common.spec import did_you_mean
-from editkit.plugin import Code, Guidance, GuidanceHooks, Hooks, PictureSource, Run, Step, UsageError
-from editkit_plugins.losses import LOSSES, Loss, rgb
+from editkit.plugin import Code, Figures, Guidance, GuidanceHooks, Hooks, PictureSource, Run, Step, UsageError
+from editkit_plugins.losses import LOSSES, Loss, hexed, rgb
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -32,10 +32,16 @@ class Guide(Guidance):
     name: ClassVar[str] = "guide"
     neutral: ClassVar[Mapping[str, Any] | None] = {"weight": 0.0}
 
+    view: Literal["whole", "region"] = Field(
+        "region", description="What it looks at: the box around its (else the edit's) mask, where there is one; or all."
+    )
     loss: Annotated[str | Callable[..., Any], Code()] = Field(
         "brightness", description=f"{', '.join(LOSSES)}, module:function."
     )
-    weight: float = Field(100.0, description="Factor of the loss; 0 changes nothing.")
+    weight: float | None = Field(
+        None, description="Factor of the loss; 0 changes nothing. Default: --amount for every pixel that is looked at."
+    )
+    amount: float = Field(1.0, ge=0.0, description="How strongly, whatever the picture's size; for --weight's default.")
     brightness: float = Field(0.5, ge=0.0, le=1.0, description="brightness: the mean to reach, 0 black to 1 white.")
     color: str = Field("#808080", description="color: the mean colour to reach, as #rrggbb.")
     palette: str = Field("", description="palette: the only colours wanted, as #102030,#c0a060.")
@@ -72,13 +78,17 @@ class Guide(Guidance):
         return _GuideHooks
 
     def strength(self) -> float:
-        return self.weight
+        return self.amount if self.weight is None else self.weight
+
+    def default_model(self) -> str:
+        """A network: patches can only show what the picture has already."""
+        return "pocket"
 
 
 class _GuideHooks(GuidanceHooks[Guide]):
     def __init__(self, plugin: Guide, run: Run) -> None:
         super().__init__(plugin, run)
-        self.of: Loss | None = None if plugin.weight == 0.0 else self._made(plugin, run)
+        self.of: Loss | None = None if plugin.strength() == 0.0 else self._made(plugin, run)
 
     def _made(self, plugin: Guide, run: Run) -> Loss:
         if not isinstance(plugin.loss, str):
@@ -89,7 +99,30 @@ class _GuideHooks(GuidanceHooks[Guide]):
 
     def loss(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"]:
         assert self.of is not None
-        return self.of(self.pixels(step, x0))
+        image = self.pixels(step, x0)
+        loss = self.of(image)
+        return loss if self.plugin.weight is not None else loss * float(image[0, 0].numel())
+
+    def measure(self, image: Float[Tensor, "b 3 h w"]) -> Figures:
+        """What it came to, beside what was wanted, in words for a colour and a brightness."""
+        plugin, run = self.plugin, self.run
+        if self.of is None:
+            return {}
+        seen = self.seen(self._sized(image))
+        if plugin.loss == "color":
+            return {"mean_colour": hexed(seen[0].mean((1, 2))), "wanted": plugin.color}
+        if plugin.loss == "brightness":
+            return {"brightness": (float(seen.mean()) + 1.0) / 2.0, "wanted": plugin.brightness}
+        before = run.inputs.original
+        figures = {} if before is None else {"loss_before": float(self.of(self.seen(self._sized(before))).mean())}
+        return {**figures, "loss": float(self.of(seen).mean())}
+
+    def _sized(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 H W"]:
+        """At the size of this pass, which is the loss's."""
+        from editkit.plugin import resize
+
+        size = self.run.inputs.picture.shape[-2:] if self.run.inputs.picture is not None else image.shape[-2:]
+        return image if image.shape[-2:] == size else resize(image, *size)
 
 
 def _imported(path: str, allowed: bool) -> Loss:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from editkit.diffusion.space import space_of
-from editkit.pictures.masks import feather_inside, grow, load
+from editkit.pictures.masks import feather_inside, grow, grow_rim, load
 from editkit.plugin import (
     ChainError,
     Fill,
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 Grow = Annotated[int, Field(ge=0, le=1000)] | Literal["auto"]
 """By how many pixels a mask is enlarged."""
 
-AUTO = "auto: an object's rim, 2 and a 200th of the picture's longer side."
+AUTO = "auto: a rim of a 6th of each piece's thickness, at least 2, at most 2 and a 200th of the longer side."
 
 
 class Replacing(Plugin):
@@ -132,8 +132,9 @@ class Inpaint(Replacing):
         if self.mask is None:
             raise UsageError(f"{self.name} needs --mask: a picture (white = regenerate) or words as box:10,10,80,60")
         mask = read_mask(self.mask, picture, invert=self.invert_mask, notify=notify)
-        rim = 2 + round(max(picture.size) / 200) if self.grow == "auto" else self.grow
-        return picture.with_mask(feather_inside(grow(mask, rim), self.feather), self.fill, self.barred(picture, notify))
+        most = 2 + round(max(picture.size) / 200)
+        grown = grow_rim(mask, most) if self.grow == "auto" else grow(mask, self.grow)
+        return picture.with_mask(feather_inside(grown, self.feather), self.fill, self.barred(picture, notify))
 
 
 class _ReplacingHooks(Hooks[Replacing]):

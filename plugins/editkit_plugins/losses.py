@@ -74,6 +74,12 @@ def rgb(color: str) -> tuple[int, int, int]:
         raise ValueError(f"a colour is {color!r}; write it as #rrggbb") from None
 
 
+def hexed(colour: Tensor) -> str:
+    """#rrggbb of three values in [-1, 1]."""
+    r, g, b = (round(127.5 * (min(max(float(value), -1.0), 1.0) + 1.0)) for value in colour)
+    return f"#{r:02x}{g:02x}{b:02x}"
+
+
 def _brightness(plugin: Wanted, run: Run, seen: Seen) -> Loss:
     wanted = 2.0 * plugin.brightness - 1.0
     return lambda image: (image.flatten(1).mean(1) - wanted) ** 2

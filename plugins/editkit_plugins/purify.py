@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from editkit.plugin import Hooks, Inputs, Levels, Plugin, Run
+from editkit.plugin import Hooks, Inputs, Levels, Options, Plugin, Run
 from editkit_plugins.denoise import ladder_from
 from editkit_plugins.restoring.memory import afford
 
@@ -40,9 +40,9 @@ class Purify(Plugin):
         """A network: the picture's own patches have the attack in them."""
         return "pocket"
 
-    def default_sampler(self, info: ModelInfo) -> str | None:
+    def default_options(self, info: ModelInfo) -> Options:
         """The stochastic process, on models that walk by ddim."""
-        return "ddpm" if info.sampler == "ddim" else None
+        return Options(sampler="ddpm") if info.sampler == "ddim" else Options()
 
     def levels(self, levels: Levels, inputs: Inputs) -> Levels:
         return ladder_from(inputs.model.schedule, self.sigma / 127.5, levels)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from editkit.plugin import MaskSource, Notify, Picture, Run, Slot, UsageError, read_mask, silent
+from editkit.plugin import MaskSource, Notify, Options, Picture, Run, Slot, UsageError, read_mask, silent
 from editkit_plugins.restoring.base import LITTLE
 from editkit_plugins.restoring.named import Named, parse
 from editkit_plugins.restoring.solving import Solver
 from editkit_plugins.upscale import observed
 
 if TYPE_CHECKING:
+    from editkit.plugin import ModelInfo
     from editkit_plugins.restoring.problem import Problem
 
 BLURS = ("gaussian", "motion", "kernel")
@@ -30,7 +31,7 @@ class Restore(Solver):
     """Undo a known degradation: blur, reduction, lost pixels, JPEG, quantisation, noise, lost colour.
 
     noise, mask (with --mask, white = lost), grey, average:N, bicubic:N, gaussian:SIGMA, motion:LENGTH,ANGLE,
-    kernel:FILE, jpeg:QUALITY, quantise:LEVELS.
+    kernel:FILE, jpeg (by the file's own tables) or jpeg:QUALITY, quantise:LEVELS.
     """
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"size"})
@@ -38,10 +39,12 @@ class Restore(Solver):
     needs_picture: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {"degradation": "gaussian:1"}
 
-    degradation: str = Field("noise", description="What the picture went through, as gaussian:2, jpeg:30, average:4.")
+    degradation: str = Field("noise", description="What the picture went through, as gaussian:2, jpeg, average:4.")
     sigma: float | None = Field(None, ge=0.0, le=255.0, description="Noise, in levels of 255; default 0 (blurs: 0.29).")
     mask: MaskSource | None = Field(None, description="mask: the lost pixels, white; a picture or words.")
-    taper: bool = Field(False, description="Blurs: fade the edges, which else ring, since a lens blurs past them.")
+    taper: bool | None = Field(
+        None, description="Blurs: fade the edges, which else ring, since a lens blurs past them; default: yes."
+    )
     method: Literal["auto", "ddnm", "ddrm", "diffpir", "dps", "pigdm"] = Field(
         "auto", description="How it is solved; auto: ddnm, diffpir or ddrm where there is noise, dps on latents."
     )
@@ -61,6 +64,17 @@ class Restore(Solver):
         """A network, but where the picture's own patches are what is wanted at another scale (docs/restoration.md)."""
         clean = self.noise() < LITTLE and self.named.kind in ("average", "bicubic", *BLURS)
         return None if clean else "pocket"
+
+    def default_options(self, info: ModelInfo) -> Options:
+        """JPEG: the mean of eight samples, since one is farther from the truth than the file (docs/restoration.md)."""
+        wanted = super().default_options(info)
+        return wanted.merged(Options(estimate="mean")) if self.named.kind == "jpeg" else wanted
+
+    def share(self) -> float:
+        """JPEG: 0.3, from the decoded file on; what it lost is little."""
+        if self.strength is None:
+            return 0.3 if self.named.kind == "jpeg" else 1.0
+        return self.strength
 
     def noisy(self) -> bool:
         return self.noise() > 0.0 and self.named.linear
@@ -105,9 +119,9 @@ class Restore(Solver):
         if self.mask is not None:
             assert run.inputs.source is not None
             keep = read_mask(self.mask, Picture(run.inputs.source), notify=silent) == 0
-        A = self.named.made(size, (int(y.shape[-2]), int(y.shape[-1])), keep)
+        A = self.named.made(size, (int(y.shape[-2]), int(y.shape[-1])), keep, run.inputs.file)
         if self.named.kind in ("grey", "mask"):
             y = A.forward(y)  # what a file holds in lost pixels, or of colour, is no observation
-        if self.taper and isinstance(A, Blur):
+        if self.taper is not False and isinstance(A, Blur):
             y = A.tapered(y)
         return Problem(A, y, self.noise() / 127.5)

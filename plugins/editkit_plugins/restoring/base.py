@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from editkit.plugin import Plan, Plugin, Run
+from editkit.plugin import Options, Plan, Plugin, Run
 from editkit_plugins.restoring.memory import BY_METHOD, afford
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ class Solving(Plugin):
 
     method: str
     project: bool = Field(True, description="conditioned: also hold the result to the observation, as ddnm does.")
-    strength: float = Field(1.0, gt=0.0, le=1.0, description="Share of the process: below 1 it starts from A^+ y.")
+    strength: float | None = Field(
+        None, gt=0.0, le=1.0, description="Share of the process: below 1 it starts from A^+ y; default 1 (JPEG: 0.3)."
+    )
     zeta: float = Field(
         0.7, gt=0.0, description="dps: how far all steps together may move a value (black is -1, white 1)."
     )
@@ -68,11 +70,15 @@ class Solving(Plugin):
             return "ddnm"
         return "diffpir" if self.noise() < LITTLE else "ddrm"
 
-    def default_sampler(self, info: ModelInfo) -> str | None:
+    def default_options(self, info: ModelInfo) -> Options:
         """ddpm, on models that walk by ddim: these methods were derived for the ancestral process. Without its noise,
         what the observation leaves open keeps every error that was made of it (docs/restoration.md)."""
         conditioned = self.chosen() == "conditioned" and self.offers <= info.takes
-        return "ddpm" if info.sampler == "ddim" and not conditioned else None
+        return Options(sampler="ddpm") if info.sampler == "ddim" and not conditioned else Options()
+
+    def share(self) -> float:
+        """How much of the process is walked, 0 to 1."""
+        return 1.0 if self.strength is None else self.strength
 
     def noise(self) -> float:
         """The observation's noise in levels of 255."""
@@ -88,4 +94,4 @@ class Solving(Plugin):
         afford(f"{self.name} to {width}x{height}", width, height, max(BY_METHOD[method] for method in methods))
 
     def plan(self, plan: Plan) -> Plan:
-        return plan.start_at(self.strength)
+        return plan.start_at(self.share())

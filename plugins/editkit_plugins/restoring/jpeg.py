@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from editkit.plugin import Metadata, UsageError
 from editkit_plugins.restoring.degradations import Degradation, Size
 from editkit_plugins.restoring.pieces import STRIP, pieces
 
@@ -36,6 +37,22 @@ def tables(quality: int) -> Tensor:
     return ((base * scale + 50) // 100).clamp(1, 255).float()
 
 
+def of_file(file: Metadata | None) -> Tensor:
+    """The quantisation steps that a JPEG file itself has: (3, 8, 8).
+
+    Raises:
+        UsageError: it is no JPEG.
+    """
+    if file is None or not file.quantization:
+        raise UsageError(
+            "restore: --degradation jpeg reads the tables of a JPEG file, and the picture came from none; say the "
+            "quality, as jpeg:30"
+        )
+    luma, *others = file.quantization
+    chroma = others[0] if others else luma
+    return torch.tensor([luma, chroma, chroma], dtype=torch.float32).reshape(3, 8, 8)
+
+
 def _dct() -> Tensor:
     """The orthonormal DCT-II of 8 values, (8, 8)."""
     k, n = torch.arange(8.0)[:, None], torch.arange(8.0)[None, :]
@@ -45,11 +62,11 @@ def _dct() -> Tensor:
 
 
 class Jpeg(Degradation):
-    """y = the picture as JPEG of `quality` shows it, for pictures of three channels in [-1, 1]."""
+    """y = the picture as JPEG shows it, for pictures of three channels in [-1, 1]; `steps` (3, 8, 8) as of `tables`."""
 
-    def __init__(self, quality: int, size: Size) -> None:
+    def __init__(self, steps: Tensor, size: Size) -> None:
         super().__init__(size, size)
-        self.steps = tables(quality)[:, None, None, :, :]
+        self.steps = steps[:, None, None, :, :]
         self._dct = _dct()
         self._ycc = torch.tensor(_YCC)
         self._rgb = torch.linalg.inv(self._ycc.double()).float()

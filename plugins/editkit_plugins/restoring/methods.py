@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from editkit.diffusion.samplers import Memory, Normal, OneCall, Predict
+from editkit.diffusion.space import space_of
 from editkit.plugin import ChainError, Hooks, Run, Sampler, Step
 from editkit_plugins.restoring.problem import Problem
 
@@ -56,10 +57,16 @@ class SolvingHooks(Hooks["Solving"]):
 
     def begin(self) -> Float[Tensor, "b c *size"] | None:
         """The noised guess A^+ y where the process starts below the top (Chung et al. 2022, arXiv:2112.05146)."""
-        if self.plugin.strength == 1.0:
+        if self.plugin.share() == 1.0:
             return None
         level = self.run.levels[self.run.plan.start]
-        return level.alpha * self.A.guess(self.y).expand(self.run.shape) + level.sigma * self.run.opening.noise
+        return level.alpha * self._guess().expand(self.run.shape) + level.sigma * self.run.opening.noise
+
+    def _guess(self) -> Float[Tensor, "b c *size"]:
+        """A^+ y in the model's space."""
+        model, inputs = self.run.model, self.run.inputs
+        guess = self.A.guess(self.y)
+        return guess if space_of(model).is_pixels else model.encode(guess, inputs.stream)
 
     def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """The nearest picture that explains an observation without noise, whatever a decoder made of the state."""
@@ -212,7 +219,7 @@ class Ddrm(_Transition):
     def begin(self) -> Float[Tensor, "b c *size"] | None:
         """Equation 4's start: observed coefficients from N(y_i, rho_T^2 - sigma_y^2 / s_i^2), the others from noise."""
         level = self.run.levels[self.run.plan.start]
-        if self.plugin.strength < 1.0 or level.alpha < 1e-3:
+        if self.plugin.share() < 1.0 or level.alpha < 1e-3:
             return super().begin()
         A, rho = self.operator, level.sigma / level.alpha
         spread = (rho**2 - (self.sigma * A.inverse) ** 2).clamp_min(0.0).sqrt()

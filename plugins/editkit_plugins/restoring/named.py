@@ -14,6 +14,7 @@ from editkit_plugins.restoring import kernels
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from editkit.plugin import Metadata
     from editkit_plugins.restoring.degradations import Degradation, Size
 
 NUMBERS: dict[str, tuple[str, ...]] = {
@@ -25,7 +26,7 @@ NUMBERS: dict[str, tuple[str, ...]] = {
     "gaussian": ("SIGMA",),
     "motion": ("LENGTH", "ANGLE"),
     "kernel": ("FILE",),
-    "jpeg": ("QUALITY",),
+    "jpeg": ("QUALITY",),  # or none: the file's own tables
     "quantise": ("LEVELS",),
 }
 """What each kind takes behind its colon."""
@@ -64,12 +65,17 @@ class Named:
             case _:
                 return 0
 
-    def made(self, size: Size, observed: tuple[int, int], keep: np.ndarray | None = None) -> Degradation:
-        """The degradation for pictures of `size`, observed at (height, width); `keep` (h, w): pixels a mask leaves."""
+    def made(
+        self, size: Size, observed: tuple[int, int], keep: np.ndarray | None = None, file: Metadata | None = None
+    ) -> Degradation:
+        """The degradation for pictures of `size`, observed at (height, width).
+
+        `keep` (h, w): pixels that a mask leaves. `file`: what the observation's file says of itself.
+        """
         import torch
 
         from editkit_plugins.restoring import degradations as d
-        from editkit_plugins.restoring.jpeg import Jpeg
+        from editkit_plugins.restoring.jpeg import Jpeg, of_file, tables
 
         match self.kind:
             case "noise":
@@ -84,7 +90,7 @@ class Named:
             case "bicubic":
                 return d.bicubic(size, *observed)
             case "jpeg":
-                return Jpeg(int(self.numbers[0]), size)
+                return Jpeg(tables(int(self.numbers[0])) if self.numbers else of_file(file), size)
             case "quantise":
                 return d.Quantise(int(self.numbers[0]), size)
             case _:
@@ -125,13 +131,13 @@ def parse(text: str) -> Named:
         raise ValueError(f"degradation is {text!r}; write {_form(kind)} with numbers") from None
     if not all(map(math.isfinite, numbers)):
         raise ValueError(f"degradation is {text!r}; its numbers must be finite")
-    if len(numbers) != len(NUMBERS[kind]):
+    if len(numbers) != len(NUMBERS[kind]) and text != "jpeg":
         raise ValueError(f"degradation is {text!r}; write {_form(kind)}")
     low, high = _LIMITS.get(kind, (0, 0))
     if numbers and not low <= numbers[0] <= high:
         what = "above 1" if kind == "bicubic" else f"{low} or more"
         raise ValueError(f"degradation is {text!r}; its first number must be {what} and {high} or less")
-    if kind in _WHOLE and numbers[0] != int(numbers[0]):
+    if kind in _WHOLE and numbers and numbers[0] != int(numbers[0]):
         raise ValueError(f"degradation is {text!r}; it takes a whole number")
     return Named(kind, numbers)
 
