@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 PICTURES = (
     "monument-egypt__redPyramid.jpg",  # of a user, who got sand for a sky
-    "monument-france__montStMichel.jpg", "monument-germany__berlinCathedral.jpg", "monument-usa__lincolnMemorial.jpg",
+    "monument-germany__berlinCathedral.jpg", "monument-usa__canyondeChelly.jpg", "sea__sea2.jpg",
     "cat-monuments__operaHouse.jpg", "world__giraffe.jpg", "farm__cow.jpg", "world__kangaroo.jpg",
 )  # fmt: skip
 
