@@ -2,6 +2,10 @@
 
     python benchmarks/holes.py --photos ../shared/photos
     python benchmarks/holes.py --photos ../shared/photos --fillers telea,ns,patches --sheet docs/holes
+    python benchmarks/holes.py --photos ../shared/photos --what sizes,uncrops
+
+Three things are measured, each of which `--what` can name alone: holes of three sizes and shapes (below), one hole at
+five sizes of the picture (hole_sizes.py), pictures grown to 16:9 (hole_uncrops.py).
 
 32 photographs fixed by name (assets/pocket/heldout.txt), scaled to a largest side of 384. Each gets a hole of 5, 15 and
 30 % of its area; the shape (box, ellipse, strokes) changes with picture and size so that each occurs equally often
@@ -15,12 +19,15 @@ import argparse
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import hole_sizes
+import hole_uncrops
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
@@ -222,7 +229,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--list", type=Path, default=ROOT / "assets" / "pocket" / "heldout.txt")
-    parser.add_argument("--fillers", default="telea,ns,biharmonic,criminisi,patches")
+    parser.add_argument("--fillers", default="telea,ns,biharmonic,criminisi,matchpatch,patchmatch,patches")
+    parser.add_argument("--what", default="holes,sizes,uncrops", help="what to measure, of these three")
+    parser.add_argument("--sizes-side", type=int, default=256, help="the longest side that is taken 0.5 to 6 times")
+    parser.add_argument("--sizes-subset", type=int, default=4, help="photographs of which that is done")
+    parser.add_argument("--uncrops-side", type=int, default=1024, help="the longest side of what is grown")
     parser.add_argument("--side", type=int, default=384)
     parser.add_argument("--subset", type=int, help="only the first N photographs")
     parser.add_argument("--full", action="store_true", help="every shape with every size")
@@ -234,7 +245,30 @@ def main() -> None:
 
     lines = arguments.list.read_text().splitlines()
     photos = [line.strip() for line in lines if line.strip() and not line.startswith("#")][: arguments.subset]
-    fillers = arguments.fillers.split(",")
+    fillers = there(arguments.fillers.split(","))
+    what = arguments.what.split(",")
+    if "holes" in what:
+        measure_holes(arguments, photos, fillers)
+    if "sizes" in what:
+        chosen = photos[: arguments.sizes_subset]
+        print(hole_sizes.run(arguments.photos, chosen, fillers, arguments.sizes_side, arguments.keep), end="\n\n")
+    if "uncrops" in what:
+        print(hole_uncrops.run(arguments.photos, arguments.uncrops_side, arguments.sheet))
+
+
+def there(fillers: list[str]) -> list[str]:
+    """Those whose program or package is installed; what the others need is said."""
+    from fillers import MISSING
+
+    needs = {f: MISSING[f]() if f in MISSING else None for f in fillers}
+    for filler, need in needs.items():
+        if need is not None:
+            print(f"{filler} is left out: it needs {need}", file=sys.stderr)
+    return [f for f, need in needs.items() if need is None]
+
+
+def measure_holes(arguments: argparse.Namespace, photos: list[str], fillers: list[str]) -> None:
+    """The holes of three sizes and shapes: two tables, the scores as a file, the sheets."""
     todo = list(cases(photos, arguments.side, arguments.full))
     keep = arguments.keep or (arguments.sheet and Path("/tmp") / f"holes-{os.getpid()}")
     results = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -34,6 +36,39 @@ def test_a_membrane_is_the_harmonic_function_of_its_rim():
         made = membrane(torn[None], calm[None, None].float())[0]
         assert torch.equal(made[:, ~calm], truth[:, ~calm])
         assert float((made - truth).abs().max()) < 0.004, size  # half a grey level
+
+
+def one_sided(height: int, width: int, waves: int) -> torch.Tensor:
+    """cos(k (y + 1/2)) cosh(m (width - 1/2 - x)), scaled to 1 at x = 0: on a grid that goes on as it ends, the harmonic
+    function of its first column if cosh m = 2 - cos k, k = pi waves / height.
+    """
+    k = math.pi * waves / height
+    m = math.acosh(2 - math.cos(k))
+    x = torch.arange(width, dtype=torch.float64)
+    far = torch.exp(-m * (2 * width - 1 - 2 * x)).add(1.0) / (1.0 + math.exp(-m * (2 * width - 1)))
+    across = torch.exp(-m * x) * far
+    return (torch.cos(k * (torch.arange(height).double() + 0.5))[:, None] * across).float()
+
+
+def test_a_membrane_with_one_known_side_is_the_harmonic_function_too():
+    """As where a picture grows: the other three sides are the picture's border. Odd sizes ran away from there once."""
+    for height, width in ((60, 60), (61, 63), (28, 107), (107, 28), (201, 155), (300, 401), (5, 90)):
+        truth, calm = one_sided(height, width, 1), torch.ones(height, width)
+        calm[:, 0] = 0.0
+        for turn in range(4):
+            wanted, free = (v.rot90(turn)[None, None] for v in (truth, calm))
+            made = membrane(wanted * (1 - free) + 7.0 * free, free)
+            assert float((made - wanted).abs().max()) < 0.004, (height, width, turn)
+
+
+def test_a_step_beside_a_wide_hole_stays_between_its_two_sides():
+    for height, width in ((61, 63), (201, 155), (403, 805)):
+        x = torch.full((1, 1, height, width), -0.5)
+        x[..., : height // 2, :] = 0.5
+        free = torch.ones_like(x)
+        free[..., :5] = 0.0
+        made = membrane(x, free)
+        assert float(made.abs().max()) < 0.51, (height, width)
 
 
 def test_a_membrane_does_not_depend_on_what_lies_far_from_its_rim():

@@ -140,8 +140,10 @@ class Example:
 class TakesExamples(Protocol):
     """A model that takes `examples`: it learns from other pictures beside the one it is attached to."""
 
-    def given(self, examples: Sequence[Example], fill: Fill | None) -> Model:
-        """This model, to be attached with these, and with what lies in the hole to begin with."""
+    def given(self, examples: Sequence[Example], fill: Fill | None, barred: Tensor | None = None) -> Model:
+        """This model, to be attached with these, with what lies in the hole to begin with, and with what of the picture
+        it is not to learn from: (1, 1, h, w), > 0.
+        """
         ...
 
     def afford(self, height: int, width: int, examples: Sequence[tuple[int, int]]) -> None:

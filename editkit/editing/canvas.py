@@ -50,7 +50,8 @@ def inputs(
         sharp, scale = to_unit(small.pixels).to(device), picture.width / small.width
         model = changed(model, Enlarges, lambda one: one.enlarging(sharp, scale))
     learned = [example(other, at, before, device) for other in examples]
-    model = changed(model, TakesExamples, lambda one: one.given(learned, picture.fill))
+    barred = _barred(picture, at, device)
+    model = changed(model, TakesExamples, lambda one: one.given(learned, picture.fill, barred))
 
     def place(whole: Tensor) -> Tensor:
         whole = resize(whole, picture.height, picture.width)[..., rows, columns]
@@ -82,6 +83,16 @@ def _shown(
         known, small_mask = shrink(original, mask, *size)
         return (shown.where(small_mask > 0, known) if fill == "original" else known), small_mask
     return shown, pad(resize_mask(mask, *size), info.multiple)
+
+
+def _barred(picture: Picture, at: Pass, device: torch.device) -> Tensor | None:
+    """(1, 1, h, w): where of pass `at` nothing is to be learned, a pixel that is barred in part included."""
+    import torch
+
+    if picture.barred is None or not picture.barred.any():
+        return None
+    within = torch.from_numpy(picture.barred[at.box.rows, at.box.columns].astype("float32"))[None, None].to(device)
+    return resize_mask(within, at.height, at.width)
 
 
 def example(other: Picture, at: Pass, before: Pass | None, device: torch.device) -> Example:

@@ -219,7 +219,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     source = picture
     examples = _examples(plugins, picture, info)
     for plugin in plugins:
-        picture = _opened(plugin, picture, notify)
+        picture = _opened(plugin, picture, notify, info)
     if unasked and info.own_picture and not examples and picture.mask is not None and bool(picture.mask.all()):
         notify(f"nothing is left that {info.name} could learn from; pocket, a small network, fills the picture")
         info = describe("pocket")
@@ -278,10 +278,11 @@ def _examples(plugins: Sequence[Plugin], picture: Picture, info: ModelInfo) -> l
     return found
 
 
-def _opened(plugin: Plugin, picture: Picture, notify: Notify) -> Picture:
+def _opened(plugin: Plugin, picture: Picture, notify: Notify, info: ModelInfo) -> Picture:
     """`picture` as `plugin` opens it.
 
     Raises:
+        ChainError: it bars a part of the picture, and the model learns nothing from it.
         PluginError: it sets a mask or another size and does not say so, so that a conflict was not seen.
     """
     opened: Picture = called(plugin, "open", plugin.open, picture, notify)
@@ -292,6 +293,11 @@ def _opened(plugin: Plugin, picture: Picture, notify: Notify) -> Picture:
                 f"plugin {plugin.name}: open sets the {slot} without saying so; its class needs "
                 f'`holds = frozenset({{"{slot}"}})`'
             )
+    if opened.barred is not None and not info.own_picture:
+        raise ChainError(
+            f"{plugin.name} --not-from says what is not to be copied, and {info.name} ({info.family}) does not learn "
+            "from the picture; leave it out, or use --model patches"
+        )
     return opened
 
 

@@ -23,9 +23,12 @@ def depth_in(unknown: Tensor) -> Tensor:
     return torch.from_numpy(distance).to(unknown.device)
 
 
-CYCLES = 8
+CYCLES = 6
 SWEEPS = 4
 """V-cycles, and Jacobi's sweeps before and after each coarser level of one."""
+
+TINY = 1e-30
+"""Divided by instead of 0."""
 
 DAMPING = 0.8
 """Of Jacobi's sweeps: undamped they leave a checkerboard as it is."""
@@ -66,8 +69,9 @@ def membrane(x0: Tensor, mask: Tensor) -> Tensor:
 
         x_p = mean of x_q over the four neighbours q of p,
 
-    beyond the picture's border it goes on as it ends. Solved by multigrid (Briggs, Henson & McCormick 2000, "A
-    multigrid tutorial") from `smooth_fill` on: the time follows the number of pixels around the hole. Without known
+    beyond the picture's border it goes on as it ends. Solved from `smooth_fill` on by conjugate gradients (flexible:
+    Notay 2000), preconditioned by multigrid (Briggs, Henson & McCormick 2000, "A multigrid tutorial"): the time follows
+    the number of pixels around the hole, and no cycle makes it worse, whatever the sides and borders. Without known
     pixels it is 0.
     """
     free = (mask >= 0.5).to(x0.dtype)
@@ -76,8 +80,16 @@ def membrane(x0: Tensor, mask: Tensor) -> Tensor:
     part = _with_rim(free)
     image, free = x0[part], free[part]
     fill = smooth_fill(image, free)
+    residual = (_around(fill) - fill) * free
+    along, slope = torch.zeros_like(residual), 1.0 + torch.zeros_like(residual[..., :1, :1])
+    before = residual
     for _ in range(CYCLES):
-        fill = fill + _correction((_around(fill) - fill) * free, free)
+        step = _correction(residual, free)
+        along = step + along * (_dot(step, residual - before) / slope).clamp(min=0.0)
+        change = (along - _around(along)) * free
+        slope, before = _dot(step, residual).clamp(min=TINY), residual
+        rate = _dot(along, residual) / _dot(along, change).clamp(min=TINY)
+        fill, residual = fill + rate * along, residual - rate * change
     made = x0.clone()
     made[part] = torch.where(free > 0, fill, image)
     return made
@@ -89,6 +101,11 @@ def seamless(image: Tensor, known: Tensor, mask: Tensor) -> Tensor:
     """
     hole = (mask > 0).to(image.dtype)
     return known.where(hole == 0, image + membrane((known - image) * (1.0 - hole), hole))
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """The inner product of each picture's channel: (b, c, 1, 1)."""
+    return (a * b).sum((-2, -1), keepdim=True)
 
 
 def _with_rim(free: Tensor) -> tuple[EllipsisType, slice, slice]:
@@ -103,12 +120,18 @@ def _with_rim(free: Tensor) -> tuple[EllipsisType, slice, slice]:
 def _correction(residual: Tensor, free: Tensor) -> Tensor:
     """About the e with e - mean(e) = `residual` where `free` (b or 1, 1, h, w) is 1 and e = 0 elsewhere: a V-cycle."""
     e = _swept(torch.zeros_like(residual), residual, free)
-    if min(e.shape[-2:]) >= 4:
+    height, width = e.shape[-2:]
+    if max(height, width) > 2:
+        block = (min(2, height), min(2, width))
         left = (residual - e + _around(e)) * free
-        coarse, inside = (F.avg_pool2d(v, 2, ceil_mode=True) for v in (left, free))
+        # A pixel that lies half beyond the border has half of what a whole one is to spread, or too much is corrected.
+        coarse = F.avg_pool2d(left, block, ceil_mode=True, divisor_override=block[0] * block[1])
+        inside = F.avg_pool2d(free, block, ceil_mode=True)
         # The operator is the Laplacian times -h^2 / 4: on pixels twice as large the same function has four times of it.
         coarse = _correction(4.0 * coarse, (inside == 1).to(free))
-        finer = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+        finer = F.interpolate(
+            coarse, scale_factor=(float(block[0]), float(block[1])), mode="bilinear", align_corners=False
+        )
         e = e + finer[..., : e.shape[-2], : e.shape[-1]] * free
         e = _swept(e, residual, free)
     return e

@@ -35,6 +35,7 @@ class Picture(Raster):
     Args:
         mask: (H, W) float32 in [0, 1], 1 = regenerate; None: everything may change.
         fill: what lies under the mask where something must; None: as the model and the start have it.
+        barred: (H, W) bool, what a model that learns from the picture is not to learn from; None: nothing.
 
     Raises:
         PictureError: shapes or types that do not fit together.
@@ -42,11 +43,16 @@ class Picture(Raster):
 
     mask: NDArray[np.float32] | None = None
     fill: Fill | None = None
+    barred: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.mask is not None and self.mask.shape != self.pixels.shape[:2]:
             raise PictureError(f"the mask must be {self.pixels.shape[:2]} like the pixels, got {self.mask.shape}")
+        if self.barred is not None and self.barred.shape != self.pixels.shape[:2]:
+            raise PictureError(
+                f"what is barred must be {self.pixels.shape[:2]} like the pixels, got {self.barred.shape}"
+            )
 
     @classmethod
     def read(cls, source: str | Path | bytes | Pixels | Image.Image | BinaryIO | Picture) -> Picture:
@@ -65,21 +71,24 @@ class Picture(Raster):
         raster = read(source)
         return cls(raster.pixels, raster.alpha, raster.meta)
 
-    def with_mask(self, mask: NDArray[Any] | None, fill: Fill | None = None) -> Picture:
-        """This picture with `mask`, (H, W) in [0, 1], 1 = regenerate, and what lies there to begin with."""
-        return replace(self, mask=None if mask is None else np.asarray(mask, dtype=np.float32), fill=fill)
+    def with_mask(
+        self, mask: NDArray[Any] | None, fill: Fill | None = None, barred: NDArray[np.bool_] | None = None
+    ) -> Picture:
+        """This picture with `mask`, (H, W) in [0, 1], 1 = regenerate, what lies there to begin with, and `barred`."""
+        mask = None if mask is None else np.asarray(mask, dtype=np.float32)
+        return replace(self, mask=mask, fill=fill, barred=barred)
 
     def with_pixels(self, pixels: Pixels) -> Picture:
         """This picture with other `pixels`, of any size and of either depth.
 
-        Alpha follows: resized where the size is another. The mask stays only where the size does.
+        Alpha follows: resized where the size is another. The mask and what is barred stay only where the size does.
         """
         alpha = None if self.alpha is None else at_depth(self.alpha, pixels.dtype)
         if pixels.shape[:2] == self.pixels.shape[:2]:
             return replace(self, pixels=pixels, alpha=alpha)
         if alpha is not None:
             alpha = _resize(alpha, int(pixels.shape[1]), int(pixels.shape[0]))
-        return replace(self, pixels=pixels, alpha=alpha, mask=None)
+        return replace(self, pixels=pixels, alpha=alpha, mask=None, barred=None)
 
     def resized(self, width: int, height: int) -> Picture:
         """This picture at another size, bicubic; alpha follows, the mask is left out."""

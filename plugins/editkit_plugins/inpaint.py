@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from editkit.diffusion.space import space_of
-from editkit.pictures.masks import feather_inside, grow, grow_rim
+from editkit.pictures.masks import feather_inside, grow, grow_rim, load
 from editkit.plugin import (
     ChainError,
     Fill,
@@ -40,7 +40,9 @@ from editkit.plugin import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     from jaxtyping import Float
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from editkit.plugin import Conditioning
@@ -76,6 +78,29 @@ class Replacing(Plugin):
     from_: tuple[PictureSource, ...] = Field(
         (), description="Another picture that patches may be taken from (--model patches); several: give it again."
     )
+
+    not_from: MaskSource | None = Field(
+        None, description="White = copy nothing from here (models that learn from the picture, as patches)."
+    )
+
+    def barred(self, picture: Picture, notify: Notify) -> NDArray[np.bool_] | None:
+        """(H, W): what of `picture` nothing is copied from; None: of all of it something may be.
+
+        Raises:
+            PictureError: `not_from` cannot be read, or is of another size.
+            UsageError: it covers the whole picture, and there is no other one.
+        """
+        if self.not_from is None:
+            return None
+        barred = load(self.not_from, picture, notify=notify) > 0
+        if not barred.any():
+            notify("--not-from marks nothing: everything that is known may be copied (white is what is barred)")
+        if barred.all() and not self.from_:
+            raise UsageError(
+                "--not-from covers the whole picture, so that there is nothing to copy: mark less, or give another "
+                "picture with --from"
+            )
+        return barred
 
     def hooks(self) -> type[Hooks[Any]]:
         return _ReplacingHooks
@@ -120,7 +145,7 @@ class Inpaint(Replacing):
         mask = read_mask(self.mask, picture, invert=self.invert_mask, notify=notify)
         most = 2 + round(max(picture.size) / 200)
         grown = grow_rim(mask, most) if self.grow == "auto" else grow(mask, self.grow)
-        return picture.with_mask(feather_inside(grown, self.feather), self.fill)
+        return picture.with_mask(feather_inside(grown, self.feather), self.fill, self.barred(picture, notify))
 
 
 class _ReplacingHooks(Hooks[Replacing]):

@@ -81,7 +81,10 @@ class Uncrop(Replacing):
                 if count:
                     kept[tuple(edges)] = 1.0
         mask = np.pad(kept, borders, constant_values=1.0)
-        return grown.with_mask(feather_inside(mask, inset), self.fill)
+        barred = self.barred(picture, notify)
+        return grown.with_mask(
+            feather_inside(mask, inset), self.fill, None if barred is None else np.pad(barred, borders)
+        )
 
     def _borders(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Pixels to add (left, right, top, bottom) to a picture of `width` x `height`."""

@@ -3,6 +3,11 @@
 Copied pieces of a smooth background join with steps of a grey level or two, and their averages mottle it. A hole's
 pixels around which there is less than `FLAT` of detail get the `membrane` instead that the pixels beside them hold, and
 keep their grain.
+
+Detail is of every size. A soft picture has none between its smallest pixels and is not calm: what it shows is coarser.
+And a horizon is a line: of the pixels around it the fewer see it the smaller they are. So it is asked at the picture's
+own size and at each half of it, over surroundings that are the same part of the picture: how large a picture is made,
+and how sharp it is then, says nothing about what is in it.
 """
 
 from __future__ import annotations
@@ -25,6 +30,9 @@ REACH = 6
 AROUND = 8
 """Detail is averaged over a square of the picture's longer side divided by this."""
 
+SMALLEST = AROUND * (2 * REACH + 1)
+"""The longer side of the smallest picture that is asked: surroundings are to be as wide as what a blur reaches."""
+
 
 def calmed(x: Tensor, region: Tensor) -> Tensor:
     """`x` (c, h, w) with a membrane and its own grain over the calm pixels of `region` (h, w), bool:
@@ -33,16 +41,33 @@ def calmed(x: Tensor, region: Tensor) -> Tensor:
 
     The others are given back.
     """
-    grain = x - _blurred(x)
-    own = _around(grain.square().mean(0))
-    wide = 2 * REACH + 1  # the blur reaches over the rim
-    unclear = F.max_pool2d(region[None, None].to(x.dtype), (wide, 1), 1, (REACH, 0))
-    unclear = F.max_pool2d(unclear, (1, wide), 1, (0, REACH))
-    known = smooth_fill(own[None, None], unclear)[0, 0]
-    calm = region & (torch.maximum(own, known) < FLAT**2)
+    calm = region & (detail(x, region) < FLAT**2)
     if not bool(calm.any()) or bool(calm.all()):
         return x
-    return torch.where(calm, membrane(x[None], calm[None, None].to(x.dtype))[0] + grain, x)
+    return torch.where(calm, membrane(x[None], calm[None, None].to(x.dtype))[0] + x - _blurred(x), x)
+
+
+def detail(x: Tensor, region: Tensor) -> Tensor:
+    """(h, w): the most detail of any size, mean square, around each pixel of `x` (c, h, w) or of what is known around
+    `region` (h, w), continued there:
+
+        max over k of mean over surroundings of (x_k - blur(x_k))^2,  x_k of a 2^k-th of the size.
+    """
+    image, unknown = x[None], region[None, None].to(x.dtype)
+    most = _once(image, unknown)
+    while max(image.shape[-2:]) >= 2 * SMALLEST and min(image.shape[-2:]) >= 2:
+        image, unknown = F.avg_pool2d(image, 2, ceil_mode=True), F.max_pool2d(unknown, 2, ceil_mode=True)
+        coarser = F.interpolate(_once(image, unknown), x.shape[-2:], mode="bilinear", align_corners=False)
+        most = torch.maximum(most, coarser)
+    return most[0, 0]
+
+
+def _once(image: Tensor, unknown: Tensor) -> Tensor:
+    """(1, 1, h, w): the detail that is as small as the pixels of `image` (1, c, h, w) are."""
+    own = _around((image - _blurred(image[0])).square().mean(1, keepdim=True))
+    wide = 2 * REACH + 1  # the blur reaches over the rim
+    unclear = F.max_pool2d(F.max_pool2d(unknown, (wide, 1), 1, (REACH, 0)), (1, wide), 1, (0, REACH))
+    return torch.maximum(own, smooth_fill(own, unclear))
 
 
 def _blurred(x: Tensor) -> Tensor:
@@ -55,7 +80,7 @@ def _blurred(x: Tensor) -> Tensor:
 
 
 def _around(energy: Tensor) -> Tensor:
-    """The mean of `energy` (h, w) over each place's surroundings."""
+    """The mean of `energy` (1, 1, h, w) over each place's surroundings."""
     half = max(1, max(energy.shape) // AROUND // 2)
-    padded = F.pad(energy[None, None], (half,) * 4, mode="replicate")
-    return F.avg_pool2d(F.avg_pool2d(padded, (2 * half + 1, 1), 1), (1, 2 * half + 1), 1)[0, 0]
+    padded = F.pad(energy, (half,) * 4, mode="replicate")
+    return F.avg_pool2d(F.avg_pool2d(padded, (2 * half + 1, 1), 1), (1, 2 * half + 1), 1)

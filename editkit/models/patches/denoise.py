@@ -95,12 +95,15 @@ class Settings:
 class Bound:
     """The model for one picture (3, h, w); `region` (h, w): what is to be estimated, the rest is given back.
 
+    `barred` (h, w) is known, and neither copied nor continued: no source, of no weight, `seen` as what is around it.
     `examples` are other pictures whose patches are sources too.
     """
 
     settings: Settings
     picture: Tensor
+    seen: Tensor
     region: Tensor
+    barred: Tensor
     atlas: Atlas
     grid: Tensor
     corners: Tensor
@@ -122,8 +125,12 @@ class Bound:
         settings: Settings,
         examples: Sequence[Example] = (),
         fill: Fill | None = None,
+        barred: Tensor | None = None,
     ) -> Bound:
-        """`unknown` (h, w), bool; None: all is known, and all is estimated. `fill`: the first guide; noise: none."""
+        """`unknown`, `barred` (h, w), bool; None: all is known, and all is estimated; nothing is barred.
+
+        `fill`: the first guide; noise: none.
+        """
         side = settings.side
         height, width = picture.shape[-2:]
         if min(height, width) < side:
@@ -134,14 +141,11 @@ class Bound:
         known = picture.new_ones(height, width, dtype=torch.bool) if unknown is None else ~unknown
         region = torch.ones_like(known) if unknown is None else unknown
         pictures = [picture, *(example.image for example in examples)]
-        flags = [known, *(known.new_ones(one.shape[-2:]) for one in pictures[1:])]
+        kept = known if barred is None else known & ~barred
+        flags = [kept, *(known.new_ones(one.shape[-2:]) for one in pictures[1:])]
         atlas = Atlas.of(_views(pictures, settings), _views(flags, settings), side)
         if len(atlas.corners) == 0:
-            raise ModelError(
-                f"the mask leaves no known square of {side}x{side} pixels to learn from ({int(region.sum())} of "
-                f"{region.numel()} pixels are masked): use a smaller mask, give another picture with --from, or use "
-                "another --model"
-            )
+            raise ModelError(_nothing_left(side, region, known & ~kept))
         nothing = not bool(known.any())
         depth = torch.zeros_like(picture[0]) if unknown is None or nothing else depth_in(unknown)
         stride = 1
@@ -155,8 +159,10 @@ class Bound:
         if nothing:  # no rim to grow from, and nothing near it to be trusted more
             deep = depth_in(_unseeded(height, width)).to(picture)[corners // atlas.width, corners % atlas.width]
             slack = torch.full_like(deep, settings.kappa)
+        barred = known & ~kept if bool(kept.any()) else torch.zeros_like(known)
         return cls(
-            settings, picture, region, atlas, atlas.some(settings.most), corners, neighbours, steps,
+            settings, picture, _unseen(picture, barred, region), region, barred, atlas, atlas.some(settings.most),
+            corners, neighbours, steps,
             settings.fade ** -depth.clamp(max=DEEPEST), deep, slack, Voters(corners, atlas, stride, confidence),
             _spots(atlas.offsets.view(side, side)), None if nothing or unknown is None else fill or "smooth",
             tuple(examples),
@@ -167,12 +173,13 @@ class Bound:
         """(3, h, w), what guides where no coarser pass does; None: nothing."""
         if self.fill is None or self.fill == "noise":
             return None
-        return filled(self.picture[None], self.region[None, None].to(self.picture.dtype), self.fill)[0]
+        return filled(self.seen[None], self.region[None, None].to(self.picture.dtype), self.fill)[0]
 
     def denoise(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Tensor:
         """E[x | x_t, what is known, lowres], (3, h, w); all three pictures of this size."""
         if len(self.corners) == 0:
             return self.picture
+        lowres = None if lowres is None else _unseen(lowres, self.barred, torch.zeros_like(self.barred))
         queries, sources = self._asked(x_t, level, lowres), self._sources(lowres)
         if len(queries) * len(self.atlas.corners) <= self.settings.exact:
             patches = everything(queries, sources)
@@ -186,10 +193,10 @@ class Bound:
             if lowres is not None:
                 patches = self._copied(queries, sources, source) + patches - patches.detach()
         voted = self.voters.mean(patches, level.t, self.picture.shape, lowres is not None)
-        made = voted.where(self.region, self.picture)
+        made = voted.where(self.region, self.seen)
         if lowres is not None and level.sigma < QUIET * level.alpha:
             made = made + (calmed(made.detach(), self.region) - made.detach())
-        return made
+        return made.where(self.region, self.picture)
 
     def _grown(self, queries: Queries, sources: Sources, corners: Tensor, lowres: Tensor) -> Tensor:
         """Coherent matches (Q,), where the guide leaves a choice.
@@ -197,7 +204,7 @@ class Bound:
         It lacks detail of variance |x - L(x)|^2, measured where x is known and continued into the hole. Sources whose
         guides differ by no more than that, at each of the compared pixels, are equally good; by at most twice tau.
         """
-        lost = (self.picture - lowres).square().mean(0, keepdim=True)
+        lost = (self.seen - lowres).square().mean(0, keepdim=True)
         lost = smooth_fill(lost[None], self.region[None, None].to(lost.dtype))[0]
         middle = self.corners + self.atlas.offsets[self.settings.side**2 // 2]
         compared = len(self.spots) * self.picture.shape[0]
@@ -217,9 +224,10 @@ class Bound:
         ratio = level.sigma / max(level.alpha, 1e-3)
         noisy = max(ratio, FLOOR)
         tau = max(self.settings.tau * noisy, min(0.1, noisy))
-        flat = self._layout((x_t / max(level.alpha, 1e-3)).where(self.region, self.picture))
+        flat = self._layout((x_t / max(level.alpha, 1e-3)).where(self.region, self.seen))
         region = self._layout(self.region[None])[:, 0]
         weights = torch.where(region, self.precision / noisy**2, 1.0 / tau**2).to(flat.dtype)
+        weights = weights.masked_fill(self._layout(self.barred[None])[:, 0], 0.0)
         index = self.corners[:, None] + self.atlas.offsets
         told = self.smooth if lowres is None else lowres
         guide = None if told is None else self._layout(told)[self.corners[:, None] + self.spots]
@@ -239,6 +247,24 @@ class Bound:
         """A picture of this size (c, h, w) as it lies in the atlas, `beside` it examples or nothing: (pixels, c)."""
         laid = side_by_side(_views([image, *beside], self.settings))
         return F.pad(laid, (0, self.atlas.width - laid.shape[-1])).flatten(1).T.contiguous()
+
+
+def _nothing_left(side: int, region: Tensor, barred: Tensor) -> str:
+    """Why there is no patch to learn from, and what helps."""
+    also = f", of {int(barred.sum())} more nothing may be copied" if bool(barred.any()) else ""
+    return (
+        f"the mask leaves no known square of {side}x{side} pixels to learn from ({int(region.sum())} of "
+        f"{region.numel()} pixels are masked{also}): use a smaller mask, {'bar less, ' * bool(also)}give another "
+        "picture with --from, or use another --model"
+    )
+
+
+def _unseen(picture: Tensor, barred: Tensor, unknown: Tensor) -> Tensor:
+    """`picture` (c, h, w) with what is known and not `barred` (h, w) continued smoothly over what is."""
+    if not bool(barred.any()):
+        return picture
+    hidden = (barred | unknown)[None, None].to(picture.dtype)
+    return smooth_fill(picture[None], hidden)[0].where(barred, picture)
 
 
 def _views(pictures: Sequence[Tensor], settings: Settings) -> list[Tensor]:

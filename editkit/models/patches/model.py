@@ -47,11 +47,13 @@ class Patches(PixelSpace):
         settings: sizes and precisions; the defaults are what benchmarks/holes.py was run with.
         examples: other pictures to learn from.
         fill: what guides where no coarser pass does; None: smooth.
+        barred: (1, 1, h, w), > 0 where nothing is learned of the picture; None: nowhere.
     """
 
     settings: Settings = field(default_factory=Settings)
     examples: Sequence[Example] = ()
     fill: Fill | None = None
+    barred: Tensor | None = None
     _bound: tuple[Bound, ...] = ()
 
     @property
@@ -62,9 +64,9 @@ class Patches(PixelSpace):
     def schedule(self) -> Ladder:
         return Ladder()
 
-    def given(self, examples: Sequence[Example], fill: Fill | None) -> Patches:
-        """This model with the patches of other pictures as well, and another first guide."""
-        return replace(self, examples=tuple(examples), fill=fill)
+    def given(self, examples: Sequence[Example], fill: Fill | None, barred: Tensor | None = None) -> Patches:
+        """This model with the patches of other pictures as well, another first guide, and without what is `barred`."""
+        return replace(self, examples=tuple(examples), fill=fill, barred=barred)
 
     def afford(self, height: int, width: int, examples: Sequence[tuple[int, int]]) -> None:
         """Refuse what does not fit into memory."""
@@ -98,7 +100,8 @@ class Patches(PixelSpace):
         flags = None if mask is None else (mask > 0).expand(len(picture), 1, *picture.shape[-2:])[:, 0]
         unknown = [None if flags is None else flags[k] for k in range(len(picture))]
         pairs = zip(picture, unknown, strict=True)
-        bound = tuple(Bound.of(p, u, self.settings, self.examples, self.fill) for p, u in pairs)
+        barred = None if self.barred is None else self.barred[0, 0] > 0
+        bound = tuple(Bound.of(p, u, self.settings, self.examples, self.fill, barred) for p, u in pairs)
         return replace(self, _bound=bound)
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
