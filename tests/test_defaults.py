@@ -2,6 +2,7 @@
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,8 @@ from editkit.errors import EditkitError, UsageError
 from editkit.pictures.picture import Picture
 from editkit.plugin import Options, Plugin
 from editkit.plugin.chain import Stage
-from editkit.plugins import Colorize, Guide, Restore, SDEdit, Upscale
+from editkit.plugins import Colorize, Denoise, Guide, Restore, SDEdit, Upscale
+from editkit_plugins.denoise import coarse_noise, estimated_noise
 from editkit_plugins.restoring.jpeg import of_file, tables
 
 INFO = ModelInfo("toy", "toy", sampler="ddim", steps=7)
@@ -139,3 +141,31 @@ def test_lost_pixels_are_told_to_a_network_and_the_others_are_kept():
 def test_only_lost_pixels_can_be_told():
     with pytest.raises(EditkitError, match="tells a model which pixels are lost; .*, not for gaussian:1"):
         edit(np.zeros((16, 16, 3), np.uint8), Restore(degradation="gaussian:1", method="conditioned"), model="pocket")
+
+
+def test_denoise_says_where_noise_hides_from_the_finest_details():
+    """White noise is as large at half the size (times 2); blurred noise is larger there, and is told."""
+    rng = np.random.default_rng(0)
+    white = rng.normal(0.0, 12.0, (256, 256, 3))
+    blurred = cv2.GaussianBlur(white, (0, 0), 1.2)
+    coarse = blurred * (12.0 / blurred.std())
+    for noise, told in ((white, False), (coarse, True)):
+        said = []
+        pixels = (128.0 + noise).round().clip(0, 255).astype(np.uint8)
+        Denoise().open(Picture(pixels), said.append)
+        assert any("grain or texture coarser than a pixel" in line for line in said) == told
+        if not told:  # the median over 49,152 coefficients and a quarter of them: one per cent and two
+            assert coarse_noise(pixels) == pytest.approx(estimated_noise(pixels), rel=0.08)
+            assert coarse_noise(pixels.astype(np.uint16) * 257) == pytest.approx(coarse_noise(pixels), rel=1e-6)
+
+
+def test_a_result_that_does_not_explain_its_picture_is_told():
+    said = []
+    pixels = np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8)
+    blurred = Restore(degradation="gaussian:3", method="dps", sigma=0.3, zeta=1e-6)
+    edit(pixels, blurred, model=Isotropic(), steps=2, notify=said.append)
+    assert any("does not explain the picture" in line for line in said)
+    said.clear()
+    smooth = cv2.GaussianBlur(pixels, (0, 0), 3.0)
+    edit(smooth, Restore(degradation="noise", sigma=2), model=Isotropic(), steps=2, notify=said.append)
+    assert not any("does not explain the picture" in line for line in said)

@@ -204,4 +204,4 @@ def test_the_plan_of_a_texture_counts_its_passes():
     settled = plan_stage(stage, Picture(noise(60, 60)))
     assert settled.table()["examples"] == ("texture",)
     assert (settled.picture.width, settled.picture.height) == (200, 100)
-    assert settled.options == Options()
+    assert settled.options == Options(sampler=settled.info.sampler)

@@ -32,6 +32,8 @@ def _is_an_operator(name: str) -> bool:
 PRIVATE: dict[str, Callable[[str], bool]] = {
     "_foreach_mul_": lambda name: hasattr(torch, name),
     "_foreach_lerp_": lambda name: hasattr(torch, name),
+    "_foreach_copy_": lambda name: hasattr(torch, name),
+    "_foreach_norm": lambda name: hasattr(torch, name),
     "_reorder_convolution_weight": _is_an_operator,
     "_reorder_linear_weight": _is_an_operator,
     "_convolution_pointwise": _is_an_operator,

@@ -141,7 +141,7 @@ def test_compile_and_offload(sd: Path) -> None:
     assert model.unet._compiled_call_impl is not None
     with pytest.raises(UsageError, match="this run is on the CPU; leave it out"):
         load(describe(str(sd)), CPU, torch.float32, setup=Setup(offload="model"))
-    with pytest.raises(ModelError, match="compile=True is for models that diffusers has a pipeline of"):
+    with pytest.raises(ModelError, match="--compile is for models that diffusers has a pipeline of"):
         load(describe("patches"), CPU, torch.float32, setup=Setup(compile=True))
 
 

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
     from editkit.plugin import ModelInfo
 
+COARSE = 1.5
+"""How many times as large coarse noise must be as fine, to be told."""
+
 LEAST = 0.25
 """Noise below this is none, in levels of 255."""
 
@@ -61,16 +64,27 @@ def ladder_from(schedule: Schedule, ratio: float, levels: Levels) -> Levels:
     return tuple(Level(v.t, v.alpha, v.sigma, k) for k, v in enumerate(made))
 
 
-def estimated_noise(pixels: np.ndarray) -> float:
+def estimated_noise(pixels: np.ndarray, top: float | None = None) -> float:
     """The standard deviation of a picture's noise in levels of 255, from its finest diagonal details.
 
     median |d| / 0.6745 of the diagonal Haar coefficients (Donoho & Johnstone 1994): half of them are smaller than what
-    edges make. Texture as fine as noise is counted as noise.
+    edges make. Texture as fine as noise is counted as noise. `top`: white; else the largest value of the type.
     """
     height, width = (n // 2 * 2 for n in pixels.shape[:2])
-    x = pixels[:height, :width].astype(np.float64) * (255.0 / largest(pixels.dtype))
+    x = pixels[:height, :width].astype(np.float64) * (255.0 / (top or largest(pixels.dtype)))
     d = (x[::2, ::2] - x[1::2, ::2] - x[::2, 1::2] + x[1::2, 1::2]) / 2.0
     return float(np.median(np.abs(d)) / 0.6745) if d.size else 0.0
+
+
+def coarse_noise(pixels: np.ndarray) -> float:
+    """The noise of the picture at half its size, times 2: as `estimated_noise` where noise is white.
+
+    A camera's noise, demosaicked, smoothed and compressed, is correlated over some pixels: it hides from the finest
+    details, and halving the size lowers it by less than half.
+    """
+    height, width = (n // 2 * 2 for n in pixels.shape[:2])
+    halves = pixels[:height, :width].reshape(height // 2, 2, width // 2, 2, -1).mean((1, 3))
+    return 2.0 * estimated_noise(halves * (255.0 / largest(pixels.dtype)), 255.0)
 
 
 class Denoise(Plugin):
@@ -111,7 +125,13 @@ class Denoise(Plugin):
     def open(self, picture: Picture, notify: Notify) -> Picture:
         afford(f"denoise of {picture.width}x{picture.height}", *picture.size)
         if self.sigma is None:
-            notify(f"denoise: noise of {self.noise(picture.pixels):.1f} levels of 255 (estimated; --sigma sets it)")
+            fine, coarse = self.noise(picture.pixels), coarse_noise(picture.pixels)
+            notify(f"denoise: noise of {fine:.1f} levels of 255 (estimated; --sigma sets it)")
+            if coarse > COARSE * max(fine, LEAST):
+                notify(
+                    f"denoise: grain or texture coarser than a pixel is there too; if blotches are left, --sigma "
+                    f"{coarse:.0f} takes them out, with some of the finest detail"
+                )
         return picture
 
     def plan(self, plan: Plan) -> Plan:

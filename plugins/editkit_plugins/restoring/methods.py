@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from editkit_plugins.restoring.degradations import Linear
 
 
+DOUBTFUL = 3.0
+"""Levels of 255 by which a result may fail to explain its observation before that is told; noise comes on top."""
+
+
 class SolvingHooks(Hooks["Solving"]):
     """What all methods share: the problem, where to begin, what is measured at the end."""
 
@@ -83,7 +87,13 @@ class SolvingHooks(Hooks["Solving"]):
         return self.problem.A.within(self.problem.A.project(image, self.y), self.y)
 
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Mapping[str, float]:
-        return consistency(image, self.problem)
+        figures = consistency(image, self.problem)
+        if self.problem.A.linear and figures["consistency_levels"] > DOUBTFUL + 2.0 * 127.5 * self.sigma:
+            self.run.notify(
+                f"{self.plugin.name}: the result does not explain the picture (by {figures['consistency_levels']:.1f} "
+                "levels) and may be worse than what went in; compare them, and try another --method or a larger --sigma"
+            )
+        return figures
 
 
 def consistency(image: Tensor, problem: Problem) -> dict[str, float]:
