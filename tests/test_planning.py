@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from editkit.editing.api import plan, stream
+from editkit.editing.settle import plan_stage
 from editkit.errors import ChainError, UsageError
 from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Chain
-from editkit.plugins import Inpaint, SDEdit, Uncrop
+from editkit.plugins import Guide, Inpaint, SDEdit, Uncrop
 
 
 def photo() -> Picture:
@@ -52,3 +53,14 @@ def test_what_edit_refuses_is_refused() -> None:
         plan(photo(), SDEdit(), model="pocket", prompt="a cat")
     with pytest.raises(ChainError, match="both set the mask"):
         plan(photo(), Inpaint(mask="box:0,0,4,4") & Inpaint(mask="box:0,0,4,4"))
+
+
+def test_a_window_that_holds_no_step_is_said():
+    """Middles of 4 steps: 0.125, 0.375, 0.625, 0.875."""
+    picture = Picture(np.zeros((16, 16, 3), np.uint8))
+    for start, stop, idle in ((0.4, 0.6, True), (0.3, 0.6, False), (0.9, 1.0, True), (0.0, 1.0, False)):
+        said = []
+        stage = (SDEdit(strength=1.0) & Guide(start=start, stop=stop)).using(steps=4, model="pocket").stages[0]
+        plan_stage(stage, picture, said.append)
+        told = [line for line in said if line.startswith("guide does nothing: no step of 4 has its middle")]
+        assert bool(told) == idle, (start, stop, said)

@@ -200,6 +200,18 @@ def _say_who_walks(plugins: Sequence[Plugin], options: Options, notify: Notify) 
         notify(f"{own} walks by steps of its own; --sampler {options.sampler} lays the noise levels only")
 
 
+def _say_who_never_acts(plugins: Sequence[Plugin], passes: Sequence[PassPlan], notify: Notify) -> None:
+    """Say whose window (--start, --stop) lies between two steps."""
+    flows = [len(part.plan.flow) for part in passes]
+    for plugin in plugins:
+        whole = plugin.start <= 0.0 and plugin.stop >= 1.0
+        if any(flows) and not whole and not any(plugin.acts(k, n) for n in flows for k in range(n)):
+            notify(
+                f"{plugin.name} does nothing: no step of {max(flows)} has its middle from --start {plugin.start:g} to "
+                f"--stop {plugin.stop:g}; widen them, or take more --steps"
+            )
+
+
 def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: ModelInfo | None = None) -> StagePlan:
     """Settle one stage on `picture`: order, conflicts, passes, cost. No weights, no torch.
 
@@ -241,6 +253,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     planned = tuple(plan_pass(at, plugins, sampler, attempt, counting) for at, attempt in tried)
     if options.tries > 1 and len(planned) == len(found):
         notify(f"--tries {options.tries} has nothing to choose between: nothing is invented beside known pixels")
+    _say_who_never_acts(plugins, planned, notify)
     return StagePlan(info, options, options.sampler, plugins, picture, planned, source, tuple(examples))
 
 
