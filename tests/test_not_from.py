@@ -64,7 +64,7 @@ def test_nothing_barred_changes_nothing():
     plain = editkit.edit(picture, Inpaint(mask=mask), model="patches").pixels
     empty = editkit.edit(picture, Inpaint(mask=mask, not_from=0 * barred), model="patches", notify=said.append).pixels
     assert np.array_equal(plain, empty)
-    assert any("--not-from marks nothing" in line for line in said)
+    assert any("not_from= marks nothing" in line for line in said)
 
 
 def test_sources_are_the_known_patches_that_are_not_barred():
@@ -108,12 +108,12 @@ def test_mistakes_are_said():
     picture, mask, barred = meadow()
     for wrong, error, words in (
         (barred[:50], PictureError, "is 120x50, the picture is 120x96"),
-        (255 + 0 * barred, UsageError, "--not-from covers the whole picture"),
+        (255 + 0 * barred, UsageError, "not_from= covers the whole picture"),
         (255 - mask, ModelError, "no known square of 7x7 pixels to learn from .* of .* more nothing may be copied"),
     ):
         with pytest.raises(error, match=words):
             editkit.edit(picture, Inpaint(mask=mask, not_from=wrong), model="patches")
-    with pytest.raises(ChainError, match="--not-from .* pocket .* does not learn from the picture"):
+    with pytest.raises(ChainError, match="not_from= .* pocket .* does not learn from the picture"):
         editkit.edit(picture, Inpaint(mask=mask, not_from=barred), model="pocket")
 
 

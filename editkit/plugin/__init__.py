@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from editkit.plugin.hints import Detect as Detect
     from editkit.plugin.hints import Detector as Detector
     from editkit.plugin.options import Options as Options
+    from editkit.plugin.params import AreaSource as AreaSource
     from editkit.plugin.params import Code as Code
     from editkit.plugin.params import MaskSource as MaskSource
     from editkit.plugin.params import Metavar as Metavar
@@ -102,33 +103,32 @@ if TYPE_CHECKING:
     from editkit.plugin.step import Step as Step
 
 _HOMES = {
-    "API": "plugin.protocol", "Ask": "plugin.step", "Chain": "plugin.chain", "ChainError": "errors",
-    "Code": "plugin.params", "Conditioning": "diffusion.conditioning", "Control": "diffusion.control",
-    "Convention": "diffusion.convention", "Cosine": "diffusion.schedule", "DECLARED": "plugin.protocol",
-    "Declaration": "plugin.declaration", "Detect": "plugin.hints", "Detector": "plugin.hints", "EditkitError": "errors",
-    "Edits": "plugin.chain", "Example": "diffusion.model", "Figures": "plugin.protocol", "Fill": "pictures.picture",
-    "Given": "diffusion.control", "Grid": "diffusion.schedule", "Guidance": "plugin.guidance",
-    "GuidanceHooks": "plugin.guidance", "HOOKS": "plugin.protocol", "Handed": "plugin.step", "HookError": "errors",
-    "Hooks": "plugin.protocol", "Inputs": "plugin.step", "Lends": "plugin.step", "Level": "diffusion.schedule",
-    "Levels": "diffusion.schedule", "Mask": "pictures.shapes", "MaskSource": "plugin.params",
-    "Metadata": "pictures.files.metadata", "Metavar": "plugin.params", "Model": "diffusion.model",
-    "ModelError": "errors", "ModelInfo": "diffusion.model", "Move": "diffusion.plan", "Noise": "diffusion.noise",
-    "Notify": "common.notify", "Opening": "plugin.step", "Options": "plugin.options", "Param": "plugin.params",
-    "ParameterError": "errors", "Pass": "diffusion.model", "Picture": "pictures.picture", "PictureError": "errors",
-    "PictureSource": "plugin.params", "PixelSpace": "diffusion.model", "Pixels": "pictures.raster",
-    "Plan": "diffusion.plan", "Plugin": "plugin.protocol", "PluginError": "errors",
-    "Prediction": "diffusion.prediction", "PredictionType": "diffusion.prediction", "Prompt": "diffusion.conditioning",
-    "Raster": "pictures.raster", "ReadsText": "diffusion.model", "ReadsWeights": "diffusion.model",
-    "Residuals": "diffusion.control", "Run": "plugin.step", "Sampler": "diffusion.samplers",
-    "Schedule": "diffusion.schedule", "Section": "plugin.sections", "Slot": "plugin.protocol",
-    "Spacing": "diffusion.schedule",
-    "Stage": "plugin.chain", "Step": "plugin.step", "Stream": "diffusion.noise", "TakesExamples": "diffusion.model",
-    "Through": "plugin.protocol", "UsageError": "errors", "Wraps": "diffusion.capability",
-    "at_depth": "pictures.raster", "called": "plugin.protocol", "capability": "diffusion.capability",
-    "convert": "diffusion.prediction", "from_unit": "pictures.tensors", "largest": "pictures.raster",
-    "make_sampler": "diffusion.samplers", "pad": "pictures.resizing", "plugins_of": "plugin.protocol",
-    "read_mask": "pictures.masks", "resize": "pictures.resizing", "resize_mask": "pictures.resizing",
-    "silent": "common.notify", "to_unit": "pictures.tensors",
+    "API": "plugin.protocol", "AreaSource": "plugin.params", "Ask": "plugin.step", "Chain": "plugin.chain",
+    "ChainError": "errors", "Code": "plugin.params", "Conditioning": "diffusion.conditioning",
+    "Control": "diffusion.control", "Convention": "diffusion.convention", "Cosine": "diffusion.schedule",
+    "DECLARED": "plugin.protocol", "Declaration": "plugin.declaration", "Detect": "plugin.hints",
+    "Detector": "plugin.hints", "EditkitError": "errors", "Edits": "plugin.chain", "Example": "diffusion.model",
+    "Figures": "plugin.protocol", "Fill": "pictures.picture", "Given": "diffusion.control",
+    "Grid": "diffusion.schedule", "Guidance": "plugin.guidance", "GuidanceHooks": "plugin.guidance",
+    "HOOKS": "plugin.protocol", "Handed": "plugin.step", "HookError": "errors", "Hooks": "plugin.protocol",
+    "Inputs": "plugin.step", "Lends": "plugin.step", "Level": "diffusion.schedule", "Levels": "diffusion.schedule",
+    "Mask": "pictures.shapes", "MaskSource": "plugin.params", "Metadata": "pictures.files.metadata",
+    "Metavar": "plugin.params", "Model": "diffusion.model", "ModelError": "errors", "ModelInfo": "diffusion.model",
+    "Move": "diffusion.plan", "Noise": "diffusion.noise", "Notify": "common.notify", "Opening": "plugin.step",
+    "Options": "plugin.options", "Param": "plugin.params", "ParameterError": "errors", "Pass": "diffusion.model",
+    "Picture": "pictures.picture", "PictureError": "errors", "PictureSource": "plugin.params",
+    "PixelSpace": "diffusion.model", "Pixels": "pictures.raster", "Plan": "diffusion.plan", "Plugin": "plugin.protocol",
+    "PluginError": "errors", "Prediction": "diffusion.prediction", "PredictionType": "diffusion.prediction",
+    "Prompt": "diffusion.conditioning", "Raster": "pictures.raster", "ReadsText": "diffusion.model",
+    "ReadsWeights": "diffusion.model", "Residuals": "diffusion.control", "Run": "plugin.step",
+    "Sampler": "diffusion.samplers", "Schedule": "diffusion.schedule", "Section": "plugin.sections",
+    "Slot": "plugin.protocol", "Spacing": "diffusion.schedule", "Stage": "plugin.chain", "Step": "plugin.step",
+    "Stream": "diffusion.noise", "TakesExamples": "diffusion.model", "Through": "plugin.protocol",
+    "UsageError": "errors", "Wraps": "diffusion.capability", "at_depth": "pictures.raster", "called": "plugin.protocol",
+    "capability": "diffusion.capability", "convert": "diffusion.prediction", "from_unit": "pictures.tensors",
+    "largest": "pictures.raster", "make_sampler": "diffusion.samplers", "pad": "pictures.resizing",
+    "plugins_of": "plugin.protocol", "read_mask": "pictures.masks", "resize": "pictures.resizing",
+    "resize_mask": "pictures.resizing", "silent": "common.notify", "to_unit": "pictures.tensors",
 }  # fmt: skip
 
 __all__ = [*_HOMES]

@@ -59,6 +59,9 @@ def _sources(value: Any) -> Any:
 MaskSource = Annotated[Any, BeforeValidator(_sources), Metavar("MASK", repeated=True)]
 """A mask, white = regenerate: as `PictureSource`, words as `box:x0,y0,x1,y1`, or a list of them, whose union it is."""
 
+AreaSource = Annotated[Any, BeforeValidator(_sources), Metavar("AREA", repeated=True)]
+"""As `MaskSource`, where what it marks is not what the plugin's mask is: `--not-from`."""
+
 Kind = Literal["flag", "int", "float", "text", "choice"]
 
 

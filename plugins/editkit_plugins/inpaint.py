@@ -22,6 +22,7 @@ from pydantic import Field
 from editkit.diffusion.space import space_of
 from editkit.pictures.masks import feather_inside, grow, grow_rim, load
 from editkit.plugin import (
+    AreaSource,
     ChainError,
     Fill,
     Hooks,
@@ -79,7 +80,7 @@ class Replacing(Plugin):
         (), description="Another picture that patches may be taken from (--model patches); several: give it again."
     )
 
-    not_from: MaskSource | None = Field(
+    not_from: AreaSource | None = Field(
         None, description="White = copy nothing from here (models that learn from the picture, as patches)."
     )
 
