@@ -130,18 +130,24 @@ class Notifies(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """Another picture to learn from: `image` (3, h, w) at the scale of a pass, `lowres` as the coarser one shows it."""
+    """Another picture to learn from: `image` (3, h, w) at the scale of a pass, `lowres` as the coarser one shows it.
+    `unseen` (h, w), bool: where it is transparent and nothing is to be learned.
+    """
 
     image: Tensor
     lowres: Tensor | None = None
+    unseen: Tensor | None = None
 
 
 @runtime_checkable
 class TakesExamples(Protocol):
     """A model that takes `examples`: it learns from other pictures beside the one it is attached to."""
 
-    def given(self, examples: Sequence[Example], fill: Fill | None) -> Model:
-        """This model, to be attached with these, and with what lies in the hole to begin with."""
+    def given(self, examples: Sequence[Example], fill: Fill | None, unseen: Tensor | None = None) -> Model:
+        """This model, to be attached with these, and with what lies in the hole to begin with.
+
+        `unseen` (h, w), bool: where the picture itself is transparent and nothing is to be learned.
+        """
         ...
 
     def afford(self, height: int, width: int, examples: Sequence[tuple[int, int]]) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
+import numpy as np
+
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.model import ModelInfo
 from editkit.diffusion.plan import BELOW, Counting, Plan
@@ -224,6 +226,8 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
         notify(f"nothing is left that {info.name} could learn from; pocket, a small network, fills the picture")
         info = describe("pocket")
         plugins = arrange(stage, info, has_picture=True)
+    if info.own_picture and not examples and _scattered(picture):
+        notify("no square of pixels is known that could be learned from: holes are filled smoothly from around them")
     _say_who_walks(plugins, options, notify)
     options = suited(plugins, info, options)
     assert options.sampler is not None
@@ -258,6 +262,18 @@ def plan_stages(
         if picture.mask is not None:
             picture = picture.opaque_where(picture.mask).with_mask(None)
     return tuple(plans)
+
+
+def _scattered(picture: Picture) -> bool:
+    """Whether pixels are known, and no square that patches could be taken from."""
+    from editkit.models.patches.info import PATCH
+
+    if picture.mask is None or bool((picture.mask > 0).all()) or min(picture.size) < PATCH:
+        return False
+    import cv2
+
+    known = (picture.mask == 0).astype(np.uint8)
+    return not bool(cv2.erode(known, np.ones((PATCH, PATCH), np.uint8), borderValue=0).any())
 
 
 def _examples(plugins: Sequence[Plugin], picture: Picture, info: ModelInfo) -> list[Picture]:

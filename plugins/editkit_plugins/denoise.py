@@ -111,7 +111,7 @@ class Denoise(Plugin):
     def open(self, picture: Picture, notify: Notify) -> Picture:
         afford(f"denoise of {picture.width}x{picture.height}", *picture.size)
         if self.sigma is None:
-            notify(f"denoise: noise of {self.noise(picture.pixels):.1f} levels of 255 (estimated; --sigma sets it)")
+            notify(f"denoise: noise of {self.noise(picture.visible):.1f} levels of 255 (estimated; --sigma sets it)")
         return picture
 
     def plan(self, plan: Plan) -> Plan:

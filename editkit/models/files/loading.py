@@ -204,6 +204,7 @@ def _first(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
+# long: each thing that can be wrong with a text encoder has its line
 def load_text_encoder(
     layout: Layout, tokenizer: str, encoder: str, dtype: torch.dtype, device: torch.device
 ) -> tuple[Any, Any]:

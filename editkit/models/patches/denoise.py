@@ -17,7 +17,7 @@ from editkit.models.patches.atlas import Atlas, side_by_side
 from editkit.models.patches.calm import calmed
 from editkit.models.patches.search import Queries, Sources, everything, grow, improve, shortlist
 from editkit.models.patches.votes import Voters
-from editkit.pictures.filling import depth_in, filled, smooth_fill
+from editkit.pictures.filling import depth_in, filled, membrane, smooth_fill
 from editkit.pictures.picture import Fill
 
 DEEPEST = 30.0
@@ -122,8 +122,11 @@ class Bound:
         settings: Settings,
         examples: Sequence[Example] = (),
         fill: Fill | None = None,
+        unseen: Tensor | None = None,
     ) -> Bound:
-        """`unknown` (h, w), bool; None: all is known, and all is estimated. `fill`: the first guide; noise: none."""
+        """`unknown` (h, w), bool; None: all is known, and all is estimated. `fill`: the first guide; noise: none.
+        `unseen` (h, w), bool: no patch is taken from there.
+        """
         side = settings.side
         height, width = picture.shape[-2:]
         if min(height, width) < side:
@@ -134,7 +137,8 @@ class Bound:
         known = picture.new_ones(height, width, dtype=torch.bool) if unknown is None else ~unknown
         region = torch.ones_like(known) if unknown is None else unknown
         pictures = [picture, *(example.image for example in examples)]
-        flags = [known, *(known.new_ones(one.shape[-2:]) for one in pictures[1:])]
+        flags = [known if unseen is None else known & ~unseen]
+        flags += [known.new_ones(e.image.shape[-2:]) if e.unseen is None else ~e.unseen for e in examples]
         atlas = Atlas.of(_views(pictures, settings), _views(flags, settings), side)
         if len(atlas.corners) == 0:
             raise ModelError(
@@ -239,6 +243,34 @@ class Bound:
         """A picture of this size (c, h, w) as it lies in the atlas, `beside` it examples or nothing: (pixels, c)."""
         laid = side_by_side(_views([image, *beside], self.settings))
         return F.pad(laid, (0, self.atlas.width - laid.shape[-1])).flatten(1).T.contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class Smooth:
+    """In the place of `Bound` where no whole patch is known: whatever x_t is, the membrane of what is."""
+
+    picture: Tensor
+
+    def denoise(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Tensor:
+        """The picture, (3, h, w)."""
+        return self.picture
+
+
+def bind(
+    picture: Tensor,
+    unknown: Tensor | None,
+    settings: Settings,
+    examples: Sequence[Example] = (),
+    fill: Fill | None = None,
+    unseen: Tensor | None = None,
+) -> Bound | Smooth:
+    """`Bound.of` these, or `Smooth` where pixels are known and no whole patch is."""
+    if unknown is not None and not examples and not bool(unknown.all()):
+        known = ~unknown if unseen is None else ~unknown & ~unseen
+        side = settings.side
+        if min(known.shape) >= side and bool((F.max_pool2d((~known)[None].float(), side, 1) > 0).all()):
+            return Smooth(membrane(picture[None], unknown[None, None].to(picture.dtype))[0])
+    return Bound.of(picture, unknown, settings, examples, fill, unseen)
 
 
 def _views(pictures: Sequence[Tensor], settings: Settings) -> list[Tensor]:

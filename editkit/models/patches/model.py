@@ -29,7 +29,7 @@ from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
 from editkit.models.memory import available
 from editkit.models.patches.crew import crew
-from editkit.models.patches.denoise import Bound, Settings
+from editkit.models.patches.denoise import Bound, Settings, Smooth, bind
 from editkit.models.patches.info import PATCHES, Ladder
 from editkit.pictures.picture import Fill
 
@@ -47,12 +47,14 @@ class Patches(PixelSpace):
         settings: sizes and precisions; the defaults are what benchmarks/holes.py was run with.
         examples: other pictures to learn from.
         fill: what guides where no coarser pass does; None: smooth.
+        unseen: (h, w), bool, where the picture is transparent: no patch is taken from there.
     """
 
     settings: Settings = field(default_factory=Settings)
     examples: Sequence[Example] = ()
     fill: Fill | None = None
-    _bound: tuple[Bound, ...] = ()
+    unseen: Tensor | None = None
+    _bound: tuple[Bound | Smooth, ...] = ()
 
     @property
     def info(self) -> ModelInfo:
@@ -62,9 +64,9 @@ class Patches(PixelSpace):
     def schedule(self) -> Ladder:
         return Ladder()
 
-    def given(self, examples: Sequence[Example], fill: Fill | None) -> Patches:
-        """This model with the patches of other pictures as well, and another first guide."""
-        return replace(self, examples=tuple(examples), fill=fill)
+    def given(self, examples: Sequence[Example], fill: Fill | None, unseen: Tensor | None = None) -> Patches:
+        """This model with the patches of other pictures as well, another first guide, and without what is `unseen`."""
+        return replace(self, examples=tuple(examples), fill=fill, unseen=unseen)
 
     def afford(self, height: int, width: int, examples: Sequence[tuple[int, int]]) -> None:
         """Refuse what does not fit into memory."""
@@ -86,10 +88,11 @@ class Patches(PixelSpace):
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> Patches:
         """This model with the known patches of `picture` (b, 3, h, w), `mask` (b, 1, h, w), 1 = unknown.
 
-        Without a mask every patch is known, and every pixel is still estimated from x_t.
+        Without a mask every patch is known, and every pixel is still estimated from x_t. Where pixels are known and no
+        whole patch (dust, a mesh), what is unknown is the membrane between them.
 
         Raises:
-            ModelError: no patch is known, the picture is smaller than a patch, or memory is short.
+            ModelError: nothing is known, the picture is smaller than a patch, or memory is short.
         """
         if picture is None:
             raise ModelError("patches takes its prior from a picture, and there is none: give one, or another --model")
@@ -98,7 +101,7 @@ class Patches(PixelSpace):
         flags = None if mask is None else (mask > 0).expand(len(picture), 1, *picture.shape[-2:])[:, 0]
         unknown = [None if flags is None else flags[k] for k in range(len(picture))]
         pairs = zip(picture, unknown, strict=True)
-        bound = tuple(Bound.of(p, u, self.settings, self.examples, self.fill) for p, u in pairs)
+        bound = tuple(bind(p, u, self.settings, self.examples, self.fill, self.unseen) for p, u in pairs)
         return replace(self, _bound=bound)
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:

@@ -122,7 +122,7 @@ def profile(
         curve: number in [0, 1] -> light in [0, 1].
     """
     xy = np.asarray(corners, np.float64).reshape(4, 2)
-    if (xy[:, 1] <= 1e-4).any():
+    if (xy[:, 1] < 5e-5).any():
         return None
     xyz = np.stack([xy[:, 0] / xy[:, 1], np.ones(4), (1.0 - xy.sum(1)) / xy[:, 1]], 1).T
     bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
