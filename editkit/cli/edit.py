@@ -306,7 +306,8 @@ def _report(line: Line, written: Written, made: Made, seconds: float) -> None:
             "measured": [{"stage": stage, "plugin": plugin, **figures} for stage, plugin, figures in made.figures],
             "seconds": round(seconds, 2),
         }
-        write(json.dumps(record))
+        tell = say if written.path == "-" else write  # standard output is the picture's alone
+        tell(json.dumps(record))
         return
     if line.extras.quiet:
         return

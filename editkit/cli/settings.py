@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from editkit.common import places as folders
 from editkit.common.spec import did_you_mean
 from editkit.errors import ParameterError, UsageError
 from editkit.plugin.chain import Chain
@@ -61,7 +62,7 @@ class Settings:
 
 def place() -> Path:
     """Where the file is looked for."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "editkit" / "config.toml"
+    return folders.settings() / "config.toml"
 
 
 def read() -> Settings:
@@ -97,6 +98,10 @@ def _text() -> str:
         return place().read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return ""
+    except PermissionError as error:  # a user without a home of its own, who has another's HOME
+        if not os.access(place().parent, os.X_OK):
+            return ""
+        raise UsageError(f"{place()}: cannot be read: {error.strerror}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{place()}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 

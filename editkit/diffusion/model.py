@@ -130,10 +130,13 @@ class Notifies(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """Another picture to learn from: `image` (3, h, w) at the scale of a pass, `lowres` as the coarser one shows it."""
+    """Another picture to learn from: `image` (3, h, w) at the scale of a pass, `lowres` as the coarser one shows it.
+    `unseen` (h, w), bool: where it is transparent and nothing is to be learned.
+    """
 
     image: Tensor
     lowres: Tensor | None = None
+    unseen: Tensor | None = None
 
 
 @runtime_checkable

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from editkit.diffusion.capability import capability, changed
 from editkit.diffusion.model import Enlarges, Example, Model, ModelInfo, Pass, TakesExamples
 from editkit.editing.passes import OVERLAP
@@ -16,6 +18,7 @@ from editkit.plugin.step import Inputs
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from editkit.diffusion.convention import Convention
@@ -47,7 +50,7 @@ def inputs(
     if at.window is not None:
         model = _windowed(model, at.window)
     if small is not None:
-        sharp, scale = to_unit(small.pixels).to(device), picture.width / small.width
+        sharp, scale = to_unit(small.visible).to(device), picture.width / small.width
         model = changed(model, Enlarges, lambda one: one.enlarging(sharp, scale))
     learned = [example(other, at, before, device) for other in examples]
     barred = _barred(picture, at, device)
@@ -57,15 +60,15 @@ def inputs(
         whole = resize(whole, picture.height, picture.width)[..., rows, columns]
         return pad(resize(whole, at.height, at.width), multiple)
 
-    original = to_unit(picture.pixels[rows, columns]).to(device)
+    original = to_unit(picture.visible[rows, columns]).to(device)
     mask = None
     if picture.mask is not None:
         mask = torch.from_numpy(picture.mask[rows, columns].copy())[None, None].to(device)
     shown, mask_shown = _shown(original, mask, at, model.info, picture.fill)
     return Inputs(
         model=model.attach(shown, mask_shown), picture=shown, mask=mask_shown, original=original, original_mask=mask,
-        stream=stream, place=place, convention=convention, whole=picture.pixels, source=source.pixels, file=source.meta,
-        fill=None if mask is None else picture.fill,
+        stream=stream, place=place, convention=convention, whole=picture.visible, source=source.visible,
+        file=source.meta, fill=None if mask is None else picture.fill,
     )  # fmt: skip
 
 
@@ -86,12 +89,14 @@ def _shown(
 
 
 def _barred(picture: Picture, at: Pass, device: torch.device) -> Tensor | None:
-    """(1, 1, h, w): where of pass `at` nothing is to be learned, a pixel that is barred in part included."""
+    """(1, 1, h, w): where of pass `at` nothing is learned: what is barred, in part too, and what is transparent."""
     import torch
 
-    if picture.barred is None or not picture.barred.any():
+    areas = [area > 0 for area in (picture.barred, picture.hidden) if area is not None and area.any()]
+    if not areas:
         return None
-    within = torch.from_numpy(picture.barred[at.box.rows, at.box.columns].astype("float32"))[None, None].to(device)
+    area = np.logical_or.reduce(areas)[at.box.rows, at.box.columns]
+    within = torch.from_numpy(area.astype("float32"))[None, None].to(device)
     return resize_mask(within, at.height, at.width)
 
 
@@ -99,14 +104,23 @@ def example(other: Picture, at: Pass, before: Pass | None, device: torch.device)
     """Another picture as large beside pass `at` as it is beside the whole one, and as the pass `before` shows it."""
     import torch.nn.functional as F
 
-    image = to_unit(other.pixels).to(device)
+    image = to_unit(other.visible).to(device)
 
     def seen(part: Pass) -> Tensor:
         width, height = beside(part, other.size)
         return image if (height, width) == image.shape[-2:] else F.interpolate(image, (height, width), mode="area")
 
     here = seen(at)
-    return Example(here[0], None if before is None else resize(seen(before), *here.shape[-2:])[0])
+    unseen = None if other.hidden is None else _small(other.hidden, *here.shape[-2:])[0, 0].to(device) > 0
+    return Example(here[0], None if before is None else resize(seen(before), *here.shape[-2:])[0], unseen)
+
+
+def _small(hidden: NDArray[np.bool_], height: int, width: int) -> Tensor:
+    """(1, 1, height, width), above 0 where a pixel at this size has a bit of what is hidden."""
+    import torch
+    import torch.nn.functional as F
+
+    return F.interpolate(torch.from_numpy(hidden.astype(np.float32))[None, None], (height, width), mode="area")
 
 
 def beside(at: Pass, size: tuple[int, int]) -> tuple[int, int]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
+import numpy as np
+
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.model import ModelInfo
 from editkit.diffusion.plan import BELOW, Counting, Plan
@@ -200,8 +202,12 @@ def _say_who_walks(plugins: Sequence[Plugin], options: Options, notify: Notify) 
         notify(f"{own} walks by steps of its own; --sampler {options.sampler} lays the noise levels only")
 
 
-def _say_who_never_acts(plugins: Sequence[Plugin], passes: Sequence[PassPlan], notify: Notify) -> None:
-    """Say whose window (--start, --stop) lies between two steps."""
+def _say_what_is_idle(
+    plugins: Sequence[Plugin], passes: Sequence[PassPlan], options: Options, notify: Notify
+) -> None:
+    """Say whose window (--start, --stop) lies between two steps, and that --tries changes nothing where it does."""
+    if options.tries > 1 and not any(part.attempt for part in passes):
+        notify(f"--tries {options.tries} has nothing to choose between: nothing is invented beside known pixels")
     flows = [len(part.plan.flow) for part in passes]
     for plugin in plugins:
         whole = plugin.start <= 0.0 and plugin.stop >= 1.0
@@ -236,6 +242,8 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
         notify(f"nothing is left that {info.name} could learn from; pocket, a small network, fills the picture")
         info = describe("pocket")
         plugins = arrange(stage, info, has_picture=True)
+    if info.own_picture and not examples and _scattered(picture):
+        notify("no square of pixels is known that could be learned from: holes are filled smoothly from around them")
     _say_who_walks(plugins, options, notify)
     options = suited(plugins, info, options)
     assert options.sampler is not None
@@ -251,9 +259,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     counting = Counting(info.rounds_up, options.floats)
     tried = [(at, attempt) for at in found for attempt in range(_tries(at, picture, options))]
     planned = tuple(plan_pass(at, plugins, sampler, attempt, counting) for at, attempt in tried)
-    if options.tries > 1 and len(planned) == len(found):
-        notify(f"--tries {options.tries} has nothing to choose between: nothing is invented beside known pixels")
-    _say_who_never_acts(plugins, planned, notify)
+    _say_what_is_idle(plugins, planned, options, notify)
     return StagePlan(info, options, options.sampler, plugins, picture, planned, source, tuple(examples))
 
 
@@ -271,6 +277,18 @@ def plan_stages(
         if picture.mask is not None:
             picture = picture.opaque_where(picture.mask).with_mask(None)
     return tuple(plans)
+
+
+def _scattered(picture: Picture) -> bool:
+    """Whether pixels are known, and no square that patches could be taken from."""
+    from editkit.models.patches.info import PATCH
+
+    if picture.mask is None or bool((picture.mask > 0).all()) or min(picture.size) < PATCH:
+        return False
+    import cv2
+
+    known = (picture.mask == 0).astype(np.uint8)
+    return not bool(cv2.erode(known, np.ones((PATCH, PATCH), np.uint8), borderValue=0).any())
 
 
 def _examples(plugins: Sequence[Plugin], picture: Picture, info: ModelInfo) -> list[Picture]:

@@ -138,6 +138,9 @@ def run_stage(
             if type(bound.hooks).measure is not Hooks.measure:
                 rounded = to_unit(whole[box.rows, box.columns]).to(image.device)
                 tell(number, bound.plugin.name, called(bound.plugin, "measure", bound.hooks.measure, rounded))
+    if picture.hidden is not None:  # it was no part of what was edited: neither shown to anybody nor changed
+        kept = picture.hidden if picture.mask is None else picture.hidden & (picture.mask == 0)
+        whole[kept] = picture.pixels[kept]
     result = picture.with_pixels(whole)
     return (result if picture.mask is None else result.opaque_where(picture.mask).with_mask(None)), left
 

@@ -13,6 +13,7 @@ from editkit.diffusion.conditioning import Conditioning
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.prediction import Prediction
 from editkit.errors import ModelError
+from editkit.models.files.layout import understandable
 from editkit.models.setup import Setup, check, home, prepared
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def describe(name: str, *, offline: bool = False) -> ModelInfo:
     """
     from editkit.models.families import describe_folder, named
 
-    with explained():
+    with explained(), understandable(name):
         model = named(EMBEDDED_DEFAULT if name == "auto" else name)
         return describe_folder(name, offline=offline) if model is None else model.info()
 
@@ -95,7 +96,7 @@ def load(
     from editkit.models.families import load_folder, named
 
     check(info, setup, device, offline)
-    with explained(), loading():
+    with explained(), loading(), understandable(info.name):
         own = named(info.name)
         if own is None:
             model = load_folder(info.name, info, home(setup, device), dtype, offline=offline)

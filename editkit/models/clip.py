@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.common import hub, trust
+from editkit.common.places import expanded
 from editkit.common.spec import nearest
 from editkit.diffusion.schedule import Level, Levels
 from editkit.errors import ModelError
@@ -92,7 +93,7 @@ class Clip:
 def is_noisy(source: str) -> bool:
     """Whether the folder called `source` is noise-aware, by its configuration alone."""
     try:
-        return "log_snr" in json.loads((Path(source).expanduser() / CONFIG).read_text(encoding="utf-8"))
+        return "log_snr" in json.loads((expanded(source) / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 
@@ -105,7 +106,7 @@ def load_clip(source: str, device: torch.device, *, offline: bool = False) -> Cl
     """
     from editkit.common.process import loading
 
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     with loading():  # open_clip draws the weights that are then replaced
         if folder.is_dir():
             return _from_folder(source, folder, device)

@@ -33,8 +33,22 @@ SAMPLERS = {
     "RePaintScheduler": "ddim",
     "ScoreSdeVeScheduler": "ddpm:variance=large",
     "FlowMatchEulerDiscreteScheduler": "euler",
+    "FlowMatchHeunDiscreteScheduler": "heun",
+    "DEISMultistepScheduler": "dpm++2m",
+    "DPMSolverSDEScheduler": "euler-ancestral",
+    "KDPM2DiscreteScheduler": "heun",
+    "KDPM2AncestralDiscreteScheduler": "euler-ancestral",
+    "SASolverScheduler": "unipc",
+    "DDIMInverseScheduler": "ddim",
+    "IPNDMScheduler": "ddim",
 }
-"""Scheduler class -> the default sampler; PNDM and LMS give way to the nearest deterministic one."""
+"""Scheduler class -> the default sampler; those that are not here give way to the nearest, by order and kind."""
+
+OF_BETAS = ("beta_schedule", "beta_start", "trained_betas")
+"""A configuration with one of these has the usual table, whoever's class it is."""
+
+MOST_LEVELS = 100_000
+"""Of a training; 1000 are usual."""
 
 OTHER_LADDERS = ("use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas")
 """Ways to spread noise levels that diffusers has and this does not; they are refused rather than passed over."""
@@ -47,6 +61,10 @@ _PREDICTIONS: dict[str, PredictionType] = {
 }
 
 
+def _flows(config: Mapping[str, Any]) -> bool:
+    return str(config.get("_class_name")) in ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+
+
 def default_sampler(config: Mapping[str, Any]) -> str:
     """The sampler that a scheduler configuration asks for.
 
@@ -54,9 +72,9 @@ def default_sampler(config: Mapping[str, Any]) -> str:
         ModelError: the scheduler's class is not known.
     """
     name = str(config.get("_class_name", "DDPMScheduler"))
-    if name not in SAMPLERS:
-        raise ModelError(f"scheduler {name} is not known; known are: {', '.join(SAMPLERS)}")
-    sampler = SAMPLERS[name]
+    if name not in SAMPLERS and not any(key in config for key in OF_BETAS):
+        raise ModelError(f"scheduler {name[:80]} is not known; known are: {', '.join(SAMPLERS)}")
+    sampler = SAMPLERS.get(name, "ddim")
     large = str(config.get("variance_type", "")).startswith("fixed_large")
     return "ddpm:variance=large" if sampler == "ddpm" and large else sampler
 
@@ -64,7 +82,7 @@ def default_sampler(config: Mapping[str, Any]) -> str:
 def prediction_type(config: Mapping[str, Any]) -> PredictionType:
     """What the network's output means, by the scheduler's configuration; a score is epsilon here."""
     name = str(config.get("prediction_type", "epsilon"))
-    if config.get("_class_name") == "FlowMatchEulerDiscreteScheduler":
+    if _flows(config):
         return "flow_prediction"
     if name not in _PREDICTIONS:
         raise ModelError(f"prediction type {name!r} is not known; known are: {', '.join(_PREDICTIONS)}")
@@ -86,14 +104,17 @@ def make_schedule(config: Mapping[str, Any]) -> Schedule:
     for ladder in OTHER_LADDERS:
         if config.get(ladder):
             raise ModelError(f"a scheduler with {ladder} is not known; without it in scheduler_config.json it is")
+    times = config.get("num_train_timesteps", 1000)
+    if not isinstance(times, int) or not 1 <= times <= MOST_LEVELS:
+        raise ModelError(f"a scheduler with num_train_timesteps = {str(times)[:40]}; 1 to {MOST_LEVELS} are known")
     match config.get("_class_name"):
         case "ScoreSdeVeScheduler":
             return VE(float(config.get("sigma_min", 0.01)), float(config.get("sigma_max", 1348.0)), rho=0.0)
-        case "FlowMatchEulerDiscreteScheduler" if config.get("use_karras_sigmas"):
+        case _ if _flows(config) and config.get("use_karras_sigmas"):
             raise ModelError("use_karras_sigmas is not known for flow matching")
-        case "FlowMatchEulerDiscreteScheduler" if config.get("use_dynamic_shifting"):
+        case _ if _flows(config) and config.get("use_dynamic_shifting"):
             raise ModelError("a noise schedule that shifts with the picture's size (use_dynamic_shifting) is not known")
-        case "FlowMatchEulerDiscreteScheduler":
+        case _ if _flows(config):
             return Flow(float(config.get("shift", 1.0)), float(config.get("num_train_timesteps", 1000)), "linspace")
     changed = config.get("trained_betas") is not None or config.get("rescale_betas_zero_snr")
     if config.get("beta_schedule") == "squaredcos_cap_v2" and not changed:

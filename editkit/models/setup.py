@@ -5,19 +5,23 @@ All of it is done by diffusers, peft and accelerate themselves, on the pipeline 
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import CRITICAL, getLogger
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from editkit.common.places import expanded
 from editkit.common.process import SILENCE
 from editkit.diffusion.capability import capability
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.errors import ModelError, UsageError
 from editkit.models.files.loading import nameable
+from editkit.models.files.weights import shapes
 
 if TYPE_CHECKING:
     import torch
@@ -86,9 +90,9 @@ def lora_and_weight(word: str) -> tuple[Path, float]:
         UsageError: a weight that is no number.
     """
     name, colon, weight = word.rpartition(":")
-    if not colon or "/" in weight or weight.endswith(".safetensors"):
-        return Path(word).expanduser(), 1.0
-    return Path(name).expanduser(), _number(weight, f"--lora {word}: the weight")
+    if not colon or "/" in weight or weight.lower().endswith(".safetensors"):
+        return expanded(word), 1.0
+    return expanded(name), _number(weight, f"--lora {word}: the weight")
 
 
 def _readable(word: str) -> tuple[Path, float]:
@@ -96,7 +100,7 @@ def _readable(word: str) -> tuple[Path, float]:
     file, weight = lora_and_weight(word)
     if not nameable(str(file)) or not file.is_file():
         raise UsageError(f"--lora {word}: there is no such file")
-    if file.suffix != ".safetensors":
+    if file.suffix.lower() != ".safetensors":
         raise ModelError(f"--lora {file.name}: only .safetensors is read as a LoRA; a pickle can run code")
     return file, weight
 
@@ -223,16 +227,67 @@ def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> None:
             swap(layer, kind)
 
 
+OTHER_KINDS = {
+    "hada_w1": "a LoHa (LyCORIS)", "lokr_w": "a LoKr (LyCORIS)", "lora_mid": "a LoCon in Tucker's form (LyCORIS)",
+    "oft_": "an OFT (LyCORIS)", "boft_": "a BOFT", "glora_": "a GLoRA", "ia3_": "an IA3",
+    "on_input": "an IA3 (LyCORIS)",
+    ".diff": "whole weights' differences (LyCORIS full)", "emb_params": "a textual inversion",
+    "clip_l": "a textual inversion", "down_blocks.0.resnets.0.conv1.weight": "a whole UNet",
+    "model.diffusion_model": "a whole checkpoint",
+}  # fmt: skip
+"""What stands in the names of tensors of files that are taken for a LoRA."""
+
+
+def _check_kind(file: Path) -> None:
+    """Refuse what is no LoRA, by its name.
+
+    Raises:
+        ModelError: it is something else, or cannot be read.
+    """
+    try:
+        keys = [key for key, _ in shapes("", file)]
+    except ModelError as error:
+        raise ModelError(f"--lora {str(error).removeprefix('model : ')}") from error
+    pairs = any(mark in key for key in keys for mark in ("lora_down", "lora_up", "lora_A", "lora_B", "lora.down"))
+    for mark, what in OTHER_KINDS.items():
+        found = [key for key in keys if mark in key]
+        if found and (mark == "lora_mid" or not pairs):
+            raise ModelError(
+                f"--lora {file.name}: is {what}, by its tensor {found[0][:80]}; plain LoRA files (lora_down "
+                "and lora_up, or lora_A and lora_B) are read"
+            )
+
+
+@contextmanager
+def _lower_case(file: Path) -> Iterator[Path]:
+    """`file` under a name that ends in .safetensors: by another ending diffusers would take it for a pickle."""
+    if file.suffix == ".safetensors":
+        yield file
+        return
+    with TemporaryDirectory() as folder:
+        there = Path(folder) / "lora.safetensors"
+        try:
+            there.symlink_to(file.resolve())
+        except OSError:
+            shutil.copyfile(file, there)
+        yield there
+
+
 def _load_lora(pipe: Any, adapter: str, name: str, word: str) -> float:
     """One file into the pipeline of the model called `name`; its weight."""
     from safetensors import SafetensorError
 
     file, weight = _readable(word)
+    _check_kind(file)
     try:
-        pipe.load_lora_weights(str(file.parent), adapter_name=adapter, weight_name=file.name, local_files_only=True)
+        with _lower_case(file) as lower:
+            pipe.load_lora_weights(
+                str(lower.parent), adapter_name=adapter, weight_name=lower.name, local_files_only=True
+            )
     except (RuntimeError, ValueError, KeyError, OSError, SafetensorError, AttributeError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"--lora {file.name} does not fit model {name}: {' '.join(lines[:2])[:300]}") from error
+        said = " ".join(lines).removesuffix(":")[:300]
+        raise ModelError(f"--lora {file.name} does not fit model {name}: {said}") from error
     if not any(adapter in names for names in pipe.get_list_adapters().values()):
         raise ModelError(f"--lora {file.name} does not fit model {name}: it has no weights for any of its networks")
     return weight

@@ -26,6 +26,9 @@ Source: TypeAlias = "str | Path | NDArray[Any] | Image.Image | BinaryIO"
 COLOURFUL, MOST_COLOUR = 0.2, 0.02
 """A pixel is colourful whose channels differ by more than this share of white; so many of them make no mask."""
 
+DARK = 1.0 / 8.0
+"""A mask without anything brighter means something else than brightness."""
+
 COMPRESSION = 16.0 / 255.0
 """How far from black or white the noise of a JPEG mask may lie; within it, black and white are meant."""
 
@@ -144,6 +147,13 @@ def _from_file(source: Source, notify: Callable[[str], None]) -> Mask:
     varies = picture.alpha is not None and bool((picture.alpha != picture.alpha.flat[0]).any())
     alpha = picture.alpha / top if picture.alpha is not None and varies else None
     _check_grey(picture, alpha, source)
+    if alpha is not None and float((mask * alpha).max()) < DARK:
+        raise PictureError(
+            f"{_name(source)}: is black wherever it is not transparent, so nothing of it is white; to regenerate what "
+            f"is transparent: editkit mask {_file(source)} --from-alpha -o mask.png; what is painted: the same with "
+            "--invert"
+        )
+    mask = _scaled(mask, picture, source, notify)
     if alpha is not None:
         mask = as_mask(mask * alpha)
     if not picture.meta.lossless and picture.meta.format is not None:
@@ -152,17 +162,42 @@ def _from_file(source: Source, notify: Callable[[str], None]) -> Mask:
     return as_mask(mask)
 
 
+def _scaled(mask: Mask, picture: Picture, source: Source, notify: Callable[[str], None]) -> Mask:
+    """A mask of 0 and one number near it (1, or 255 of 65535) as 0 and 1: nothing else can be meant by it.
+
+    Raises:
+        PictureError: it has several such numbers, as a map of labels has.
+    """
+    top = int(picture.pixels.max())
+    if not picture.meta.lossless or not 0 < top < DARK * largest(picture.pixels.dtype):
+        return mask
+    levels = np.unique(picture.pixels[..., 0])
+    if len(levels[levels > 0]) == 1:
+        notify(f"{_name(source)}: is of nothing brighter than {top}, so {top} is taken for white (regenerate)")
+        return as_mask(mask > 0)
+    raise PictureError(
+        f"{_name(source)}: has {len(levels)} levels from {levels[0]} to {top} of {largest(picture.pixels.dtype)}, as a "
+        f"map of labels has; say which are to be regenerated, each with a --color: "
+        f"editkit mask {_file(source)} --color '#010101~0' -o mask.png"
+    )
+
+
+def _file(source: Source) -> str:
+    return str(source) if isinstance(source, str | Path) else "FILE"
+
+
 def _check_grey(picture: Picture, alpha: NDArray[Any] | None, source: Source) -> None:
     """Refuse what shows colours: a photograph that was taken for a mask, or a mask that was painted in a colour."""
     spread = picture.pixels.max(axis=2) - picture.pixels.min(axis=2)
     colourful = spread > COLOURFUL * largest(picture.pixels.dtype)
     share = float(np.mean(colourful if alpha is None else colourful & (alpha > 0)))
     if share > MOST_COLOUR:
-        file = source if isinstance(source, str | Path) else "FILE"
+        file = _file(source)
+        see_through = "" if alpha is None else f"; for what is transparent in it: editkit mask {file} --from-alpha"
         raise PictureError(
             f"{_name(source)}: is in colours ({share:.0%} of it), so it is no mask; white = regenerate, black = keep. "
             f"For one colour in it: editkit mask {file} --color red -o mask.png; for its brightness: "
-            f"editkit mask {file} --add brightness -o mask.png"
+            f"editkit mask {file} --add brightness -o mask.png{see_through}"
         )
 
 

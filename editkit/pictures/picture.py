@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -21,6 +22,7 @@ from editkit.pictures.raster import Pixels, Raster, at_depth, largest
 if TYPE_CHECKING:
     from PIL import Image
 
+    from editkit.pictures.files.metadata import Metadata
     from editkit.pictures.files.provenance import Provenance
     from editkit.pictures.files.writing import Written
 
@@ -92,7 +94,7 @@ class Picture(Raster):
 
     def resized(self, width: int, height: int) -> Picture:
         """This picture at another size, bicubic; alpha follows, the mask is left out."""
-        channels = [_resize(self.pixels[..., k], width, height) for k in range(3)]
+        channels = [_resize(self.visible[..., k], width, height) for k in range(3)]
         return self.with_pixels(np.stack(channels, axis=-1))
 
     def with_alpha(self, alpha: NDArray[Any] | None) -> Picture:
@@ -109,6 +111,37 @@ class Picture(Raster):
         top = largest(self.alpha.dtype)
         alpha = np.maximum(self.alpha, np.rint(np.clip(mask, 0.0, 1.0) * float(top)).astype(self.alpha.dtype))
         return replace(self, alpha=None if (alpha == top).all() else alpha)
+
+    @cached_property
+    def visible(self) -> Pixels:
+        """The pixels, and under full transparency the colour of the nearest one that is to be seen: what lies there in
+        the file is no picture. The very array where nothing is hidden, or everything is.
+        """
+        hidden = None if self.alpha is None else self.alpha == 0
+        if hidden is None or not hidden.any() or hidden.all():
+            return self.pixels
+        import cv2
+
+        _, labels = cv2.distanceTransformWithLabels(
+            hidden.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+        )
+        nearest = np.zeros(int(labels.max()) + 1, np.int64)
+        nearest[labels[~hidden]] = np.flatnonzero(~hidden)
+        pixels = self.pixels.copy()
+        pixels[hidden] = self.pixels.reshape(-1, 3)[nearest[labels[hidden]]]
+        return pixels
+
+    @property
+    def hidden(self) -> NDArray[np.bool_] | None:
+        """(H, W), where it is fully transparent; None: nowhere, or everywhere, when nothing else is to be seen."""
+        return None if self.visible is self.pixels or self.alpha is None else self.alpha == 0
+
+    def coloured_as(self, meta: Metadata | None) -> Picture:
+        """This picture in the colour profile of a file that said `meta`, None: sRGB; see `profiles.converted`."""
+        from editkit.pictures.profiles import converted
+
+        pixels = converted(self.pixels, self.meta, meta)
+        return self if pixels is self.pixels else replace(self, pixels=pixels)
 
     @property
     def pil(self) -> Image.Image:

@@ -226,7 +226,12 @@ def color(picture: Picture, rgb: tuple[int, int, int], tolerance: float = TOLERA
     scale = largest(picture.pixels.dtype) / 255.0
     wanted = np.array(rgb, dtype=np.float32) * scale
     near = np.abs(picture.pixels.astype(np.float32) - wanted).max(axis=2) <= tolerance * scale
-    return as_mask(near)
+    return as_mask(near & seen(picture))
+
+
+def seen(picture: Raster) -> NDArray[np.bool_] | np.bool_:
+    """Where something of it is to be seen: what lies under full transparency is no picture."""
+    return np.bool_(True) if picture.alpha is None else picture.alpha > 0
 
 
 def border(picture: Picture, pixels: int) -> Mask:
@@ -268,7 +273,7 @@ def brightness(picture: Raster) -> Mask:
 def _brightness(picture: Picture, values: str) -> Mask:
     if values:
         raise ShapeError(f"'brightness:{values}': brightness takes nothing behind a colon")
-    return brightness(picture)
+    return as_mask(brightness(picture) * seen(picture))
 
 
 def _alpha(picture: Picture, values: str) -> Mask:

@@ -15,6 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
+from editkit.common import places
 from editkit.errors import EditkitError
 
 GROUP = "editkit.plugins"
@@ -62,7 +63,7 @@ def _key(point: EntryPoint) -> str:
 
 
 def _file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "editkit" / "plugins.json"
+    return places.cache() / "plugins.json"
 
 
 def _read() -> dict[str, list[str]]:

@@ -74,7 +74,7 @@ def _square(file: Path, size: int) -> Tensor:
     """(1, 3, size, size): the middle square, resized."""
     from editkit.pictures.resizing import resize
 
-    image = to_unit(at_depth(Picture.read(file).pixels, np.uint8))
+    image = to_unit(at_depth(Picture.read(file).coloured_as(None).visible, np.uint8))
     height, width = image.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

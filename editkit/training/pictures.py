@@ -116,7 +116,7 @@ def _rgb(path: Path) -> Image.Image:
     """
     if not path.is_file():
         raise EditkitError(f"{path}: is no regular file")
-    return Image.fromarray(at_depth(Picture.read(path).pixels, np.uint8))
+    return Image.fromarray(at_depth(Picture.read(path).coloured_as(None).visible, np.uint8))
 
 
 def load_collection(folder: Path, window: int, heldout: Path | None = None) -> Collection:

@@ -123,7 +123,7 @@ class _ClipHooks(GuidanceHooks[Clip]):
         targets = [self.clip.texts([text for text, _ in wishes], run.device)] if wishes else []
         weights = [weight for _, weight in wishes]
         if plugin.image is not None:
-            picture = to_unit(Picture.read(plugin.image).pixels).to(run.device)
+            picture = to_unit(Picture.read(plugin.image).coloured_as(None).visible).to(run.device)
             with torch.no_grad():
                 targets.append(self.clip.images(picture))
             weights.append(plugin.image_weight)

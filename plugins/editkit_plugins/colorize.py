@@ -50,7 +50,7 @@ class Colorize(Solver):
         return Options(steps=1) if self.nearest(info) else super().default_options(info)
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
-        if not (picture.pixels == picture.pixels[..., :1]).all():
+        if not (picture.visible == picture.visible[..., :1]).all():
             notify("colorize: the picture has colours; they are left out, its luma is given new ones")
         self.afford(*picture.size)
         return picture

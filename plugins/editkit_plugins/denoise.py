@@ -125,7 +125,7 @@ class Denoise(Plugin):
     def open(self, picture: Picture, notify: Notify) -> Picture:
         afford(f"denoise of {picture.width}x{picture.height}", *picture.size)
         if self.sigma is None:
-            fine, coarse = self.noise(picture.pixels), coarse_noise(picture.pixels)
+            fine, coarse = self.noise(picture.visible), coarse_noise(picture.visible)
             notify(f"denoise: noise of {fine:.1f} levels of 255 (estimated; --sigma sets it)")
             if coarse > COARSE * max(fine, LEAST):
                 notify(

@@ -107,7 +107,7 @@ class Replacing(Plugin):
         return _ReplacingHooks
 
     def examples(self, picture: Picture) -> Sequence[Picture]:
-        return tuple(Picture.read(source) for source in self.from_)
+        return tuple(Picture.read(source).coloured_as(picture.meta) for source in self.from_)
 
     def plan(self, plan: Plan) -> Plan:
         if self.method == "replace":

@@ -97,7 +97,8 @@ def _target(plugin: Wanted, run: Run, seen: Seen) -> Tensor:
     """The reference where the edited picture is, and as much of it as is looked at: (1, 3, h, w)."""
     if plugin.reference is None:
         raise UsageError(f"guide: the loss `{plugin.loss}` needs --reference, the picture to come near to")
-    return seen(run.inputs.place(to_unit(Picture.read(plugin.reference).pixels).to(run.device)))
+    reference = Picture.read(plugin.reference).coloured_as(run.inputs.file)
+    return seen(run.inputs.place(to_unit(reference.visible).to(run.device)))
 
 
 def _reference(plugin: Wanted, run: Run, seen: Seen) -> Loss:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from editkit.common.places import expanded
 from editkit.common.spec import nearest
 from editkit.errors import UsageError
 from editkit.models.classifiers.kinds import Clean, NoiseAware
@@ -26,7 +26,7 @@ def is_noisy(source: Any) -> bool:
     """Whether a classifier's source is noise-aware, by its configuration alone; reads no weights."""
     if not isinstance(source, str):
         return hasattr(source, "at")
-    file = Path(source).expanduser() / "config.json"
+    file = expanded(source) / "config.json"
     try:
         return "log_snr" in json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

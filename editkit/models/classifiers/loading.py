@@ -9,19 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from editkit.common.places import expanded
 from editkit.common.spec import did_you_mean
 from editkit.errors import ModelError
 from editkit.models.classifiers.kinds import KINDS, OWN, Clean, NoiseAware
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import find
-from editkit.models.files.weights import PICKLES, weight_files
+from editkit.models.files.weights import PICKLES, unreadable, weight_files
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def from_folder(source: str, device: torch.device, *, offline: bool) -> Clean | NoiseAware:
     """What `editkit train classifier` saved, or timm's layout: config.json and model.safetensors."""
-    if source.count("/") != 1 and not Path(source).expanduser().exists():
+    if source.count("/") != 1 and not expanded(source).exists():
         raise ModelError(f"classifier {source!r} was not found; it can be {KINDS}")
     try:
         layout = find(source, offline=offline, weights=True)
@@ -45,7 +46,7 @@ def by_architecture(library: str, name: str, file: str, device: torch.device, *,
     """An architecture by name, with weights from a file, or from the hub for timm."""
     source = f"{library}:{name}" + (f":{file}" if file else "")
     if file:
-        path = Path(file).expanduser()
+        path = expanded(file)
         if path.suffix.lower() in PICKLES:
             raise ModelError(
                 f"classifier {source}: a pickle can run code when it is read; convert it once, if you trust it: "
@@ -149,7 +150,7 @@ def _tensors(source: str, file: Path) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = load_file(file)
         return tensors
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"classifier {source}: {file} cannot be read: {error}") from error
+        raise ModelError(f"classifier {source}: {file} {unreadable(file, error)}") from error
 
 
 def _fill(network: Any, tensors: dict[str, Tensor], source: str) -> None:

@@ -11,6 +11,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+from editkit.common import places
 from editkit.diffusion.model import ModelInfo
 from editkit.errors import ModelError
 
@@ -79,4 +80,4 @@ def _read(file: Path) -> str:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "editkit" / "hashes"
+    return places.cache() / "hashes"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from editkit.errors import ModelError
+from editkit.errors import EditkitError, ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,41 @@ class ReadsAhead(Protocol):
     def take(self, component: str, dtype: torch.dtype) -> dict[str, Tensor] | None:
         """All tensors of a component, once; None where it was not read ahead in this `dtype`."""
         ...
+
+
+def mistaken(file: Path) -> str | None:
+    """What a file is in place of weights or a configuration, and what to do: a pointer of Git LFS, a web page, empty;
+    None: none of these.
+    """
+    try:
+        with file.open("rb") as data:
+            begin = data.read(512).lstrip(b"\xef\xbb\xbf \t\r\n")
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if begin.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer in place of the file; run `git lfs pull` in its folder"
+    if begin[:1] == b"<":
+        return "is a web page (HTML or XML), perhaps a login page that was saved; fetch it again"
+    return None if begin else "is empty; fetch it again"
+
+
+@contextmanager
+def understandable(name: str) -> Iterator[None]:
+    """Whatever a library or a table raises where a model's configuration makes no sense is an error for the user.
+
+    Raises:
+        ModelError: it did.
+    """
+    try:
+        yield
+    except (EditkitError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # libraries have errors of their own
+        said = " ".join(str(error).split())[:160] or "no reason given"
+        raise ModelError(
+            f"model {name}: nothing can be made of its configuration ({type(error).__name__}: {said}); is the folder "
+            "whole, and of one model?"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -71,7 +107,9 @@ class Layout:
         try:
             values = json.loads((self.path / file).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise ModelError(f"{self.name}: {file} cannot be read: {error}") from error
+            raise ModelError(
+                f"{self.name}: {file} {mistaken(self.path / file) or f'cannot be read: {error}'}"
+            ) from error
         if not isinstance(values, dict):
             raise ModelError(f"{self.name}: {file} is no JSON object")
         return values

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.common import hub, trust
+from editkit.common.places import expanded
 from editkit.errors import ModelError
 from editkit.models.files import single_file
 from editkit.models.files.layout import Layout
-from editkit.models.files.weights import PICKLES, check, pickled, read, weight_files
+from editkit.models.files.weights import PICKLES, bounded, check, pickled, read, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ def find(name: str, *, offline: bool, weights: bool = False) -> Layout:
     if not nameable(name):
         raise ModelError(f"model {name[:80]!r}... was not found: no file has a name of {len(name)} characters")
     where, variant = name_and_variant(name)
-    path = Path(where).expanduser()
+    path = expanded(where)
     if path.suffix.lower() in PICKLES and path.is_file():
         raise ModelError(pickled(name, path))
     if path.is_dir():
@@ -67,7 +68,7 @@ def nameable(name: str) -> bool:
 def name_and_variant(name: str) -> tuple[str, str | None]:
     """`MODEL[:VARIANT]` as the model and the variant, which has no slash or dot; a path that is there has none."""
     model, colon, variant = name.rpartition(":")
-    if not colon or not re.fullmatch(r"\w{2,}", variant) or Path(name).expanduser().exists():
+    if not colon or not re.fullmatch(r"\w{2,}", variant) or expanded(name).exists():
         return name, None
     return model, variant
 
@@ -165,11 +166,11 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
 
     if layout.file is not None:
         network = single_file.component(layout, component, dtype, (kind.__name__,))
-        network = network.to(device, memory_format=torch.channels_last)
-        network = network.eval().requires_grad_(False)
+        network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
         return pack(steady(network)) if device.type == "cpu" else network
     file, _ = weight_files(layout, component)
     config = dict(layout.config(component))
+    bounded(layout.name, component, config, file)
     try:
         with torch.device("meta"):  # this thread's alone; accelerate's way would change torch for all
             skeleton = kind.from_config(config)
@@ -203,6 +204,7 @@ def _first(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
+# long: each thing that can be wrong with a text encoder has its line
 def load_text_encoder(
     layout: Layout, tokenizer: str, encoder: str, dtype: torch.dtype, device: torch.device
 ) -> tuple[Any, Any]:
@@ -219,7 +221,8 @@ def load_text_encoder(
         network = single_file.component(layout, encoder, dtype, ("CLIPText*", "T5Encoder*"))
         words = single_file.component(layout, tokenizer, dtype, trust.TOKENIZERS)
         return words, network.to(device).eval().requires_grad_(False)
-    _, variant = weight_files(layout, encoder)
+    weights, variant = weight_files(layout, encoder)
+    bounded(layout.name, encoder, layout.config(encoder), weights)
     named = layout.config(encoder).get("architectures") or ["CLIPTextModel"]
     first = str(named[0] if isinstance(named, list) else named)[:80]
     kind = getattr(transformers, first, None)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.common import trust
 from editkit.errors import ModelError
+from editkit.models.files.layout import mistaken
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +104,45 @@ def shapes(name: str, file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
                 for key in tensors.keys():  # noqa: SIM118 - not a dictionary
                     yield key, tuple(tensors.get_slice(key).get_shape())
         except (OSError, SafetensorError) as error:
-            raise ModelError(f"model {name}: {part.name} is missing or damaged: {error}") from error
+            raise ModelError(f"model {name}: {part.name} {unreadable(part, error)}") from error
+
+
+def unreadable(file: Path, error: Exception) -> str:
+    """Why a file of weights could not be read."""
+    if not file.exists():
+        return "is missing"
+    return mistaken(file) or f"is damaged or no safetensors file ({error}); fetch it again"
+
+
+def bounded(name: str, component: str, config: Mapping[str, Any], file: Path) -> None:
+    """Refuse, before anything is built, a configuration whose sizes its own weights do not have.
+
+    Raises:
+        ModelError: a number of layers beyond the number of tensors, or a size far beyond the largest of them.
+    """
+    found = [shape for _, shape in shapes(name, file)]
+    longest = max((side for shape in found for side in shape), default=0)
+    for key, value in _sizes(config):
+        most = len(found) if "layer" in key else max(1 << 16, 8 * longest)
+        if value > most:
+            raise ModelError(
+                f"model {name}: {component or 'its network'}: its configuration says {key} = {value}, and its weights "
+                f"are {len(found)} tensors with sides of {longest} at most"
+            )
+
+
+def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Whole numbers of a configuration, and the lengths of its lists, with their keys."""
+    waiting: list[tuple[str, Any]] = list(config.items())
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += value.items()
+        elif isinstance(value, list):
+            yield f"layers of {key}", len(value)
+            waiting += [(key, inner) for inner in value]
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield key, value
 
 
 def read(name: str, file: Path, dtype: Callable[[str], torch.dtype]) -> Iterator[tuple[str, Tensor]]:

@@ -17,7 +17,7 @@ from editkit.models.patches.atlas import Atlas, side_by_side
 from editkit.models.patches.calm import calmed
 from editkit.models.patches.search import Queries, Sources, everything, grow, improve, shortlist
 from editkit.models.patches.votes import Voters
-from editkit.pictures.filling import depth_in, filled, smooth_fill
+from editkit.pictures.filling import depth_in, filled, membrane, smooth_fill
 from editkit.pictures.picture import Fill
 
 DEEPEST = 30.0
@@ -142,7 +142,8 @@ class Bound:
         region = torch.ones_like(known) if unknown is None else unknown
         pictures = [picture, *(example.image for example in examples)]
         kept = known if barred is None else known & ~barred
-        flags = [kept, *(known.new_ones(one.shape[-2:]) for one in pictures[1:])]
+        flags = [kept]
+        flags += [known.new_ones(e.image.shape[-2:]) if e.unseen is None else ~e.unseen for e in examples]
         atlas = Atlas.of(_views(pictures, settings), _views(flags, settings), side)
         if len(atlas.corners) == 0:
             raise ModelError(_nothing_left(side, region, known & ~kept))
@@ -265,6 +266,33 @@ def _unseen(picture: Tensor, barred: Tensor, unknown: Tensor) -> Tensor:
         return picture
     hidden = (barred | unknown)[None, None].to(picture.dtype)
     return smooth_fill(picture[None], hidden)[0].where(barred, picture)
+
+
+@dataclass(frozen=True, eq=False)
+class Smooth:
+    """In the place of `Bound` where no whole patch is known: whatever x_t is, the membrane of what is."""
+
+    picture: Tensor
+
+    def denoise(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Tensor:
+        """The picture, (3, h, w)."""
+        return self.picture
+
+
+def bind(
+    picture: Tensor,
+    unknown: Tensor | None,
+    settings: Settings,
+    examples: Sequence[Example] = (),
+    fill: Fill | None = None,
+    barred: Tensor | None = None,
+) -> Bound | Smooth:
+    """`Bound.of` these, or `Smooth` where pixels are known and no whole patch is."""
+    if unknown is not None and not examples and not bool(unknown.all()):
+        known, side = ~unknown, settings.side
+        if min(known.shape) >= side and bool((F.max_pool2d((~known)[None].float(), side, 1) > 0).all()):
+            return Smooth(membrane(picture[None], unknown[None, None].to(picture.dtype))[0])
+    return Bound.of(picture, unknown, settings, examples, fill, barred)
 
 
 def _views(pictures: Sequence[Tensor], settings: Settings) -> list[Tensor]:

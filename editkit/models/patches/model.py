@@ -29,7 +29,7 @@ from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
 from editkit.models.memory import available
 from editkit.models.patches.crew import crew
-from editkit.models.patches.denoise import Bound, Settings
+from editkit.models.patches.denoise import Bound, Settings, Smooth, bind
 from editkit.models.patches.info import PATCHES, Ladder
 from editkit.pictures.picture import Fill
 
@@ -54,7 +54,7 @@ class Patches(PixelSpace):
     examples: Sequence[Example] = ()
     fill: Fill | None = None
     barred: Tensor | None = None
-    _bound: tuple[Bound, ...] = ()
+    _bound: tuple[Bound | Smooth, ...] = ()
 
     @property
     def info(self) -> ModelInfo:
@@ -88,10 +88,11 @@ class Patches(PixelSpace):
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> Patches:
         """This model with the known patches of `picture` (b, 3, h, w), `mask` (b, 1, h, w), 1 = unknown.
 
-        Without a mask every patch is known, and every pixel is still estimated from x_t.
+        Without a mask every patch is known, and every pixel is still estimated from x_t. Where pixels are known and no
+        whole patch (dust, a mesh), what is unknown is the membrane between them.
 
         Raises:
-            ModelError: no patch is known, the picture is smaller than a patch, or memory is short.
+            ModelError: nothing is known, the picture is smaller than a patch, or memory is short.
         """
         if picture is None:
             raise ModelError("patches takes its prior from a picture, and there is none: give one, or another --model")
@@ -101,7 +102,7 @@ class Patches(PixelSpace):
         unknown = [None if flags is None else flags[k] for k in range(len(picture))]
         pairs = zip(picture, unknown, strict=True)
         barred = None if self.barred is None else self.barred[0, 0] > 0
-        bound = tuple(Bound.of(p, u, self.settings, self.examples, self.fill, barred) for p, u in pairs)
+        bound = tuple(bind(p, u, self.settings, self.examples, self.fill, barred) for p, u in pairs)
         return replace(self, _bound=bound)
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:

@@ -18,6 +18,7 @@ from editkit.errors import PictureError
 from editkit.pictures.files.exif import upright
 from editkit.pictures.files.formats import PNG, TIFF, Format, of_image
 from editkit.pictures.files.metadata import Metadata, describe
+from editkit.pictures.files.png import png_chunks
 from editkit.pictures.raster import Raster
 
 
@@ -45,11 +46,15 @@ def from_image(image: Any, data: bytes, name: str) -> Raster:
     frames = 1 if row is not None and image.format in row.also else int(getattr(image, "n_frames", 1))
     if frames > 1 and data:
         notices.append(f"{name}: only the first of its {frames} frames is read")
+    if "Multi-Frame" in str(getattr(image, "mpinfo", "")):  # two eyes, a panorama; not a preview or a gain map
+        notices.append(f"{name}: only the first of its {image.n_frames} pictures is read")
     mode, bits = _declared(image, data, row, name)
     orientation = _orientation(image)
     image.load()
     if bits == 16 and mode == "RGB" and data:
         image.info.pop("transparency", None)  # a 16-bit colour key, meaningless for Pillow's 8 bits; OpenCV heeds it
+    _scale_key(image, data, row)
+    _tell_extra(image, row, name, notices)
     applied = row is not None and row.turned
     if not applied:
         orientation = _orientation(image)  # a PNG may say it behind the pixels
@@ -61,6 +66,24 @@ def from_image(image: Any, data: bytes, name: str) -> Raster:
         picture = _deep(picture, data, row, notices, name)
     meta = replace(picture.meta, notices=(*picture.meta.notices, *notices))
     return Raster(picture.pixels, picture.alpha, meta)
+
+
+def _scale_key(image: Any, data: bytes, row: Format | None) -> None:
+    """The transparent level of a grey PNG of 1 to 8 bits in units of 8: Pillow gives the file's own number, of which
+    only the lowest bits count."""
+    if row is not PNG or len(data) < 26 or data[24] > 8 or data[25] != 0 or "transparency" not in image.info:
+        return
+    top = (1 << data[24]) - 1
+    key = next((body for kind, body in png_chunks(data) if kind == b"tRNS"), b"\0\0")
+    image.info["transparency"] = (int.from_bytes(key[:2], "big") & top) * (255 // top)
+
+
+def _tell_extra(image: Any, row: Format | None, name: str, notices: list[str]) -> None:
+    """A TIFF's channels beyond colour that nobody calls transparency are not read, and that is said."""
+    extra = image.tag_v2.get(338, ()) if row is TIFF else ()
+    left = sum(kind == 0 for kind in (extra if isinstance(extra, tuple) else (extra,)))
+    if left:
+        notices.append(f"{name}: {left} of its channels are of no said meaning (not marked as alpha) and are left out")
 
 
 def _from_pillow(image: Any, meta: Metadata, name: str, notices: list[str]) -> Raster:
@@ -96,10 +119,18 @@ def _wide_grey(image: Any, meta: Metadata, name: str) -> Raster:
         raise PictureError(
             f"{name}: its values reach from {low} to {high}; 0 to 65535 (16 bits) can be kept: convert it to 16 bits"
         )
-    values = values.astype(np.uint16)
+    values = _to_sixteen(values.astype(np.uint16), image)
     key = image.info.get("transparency")
     alpha = np.where(values == key, 0, 65_535).astype(np.uint16) if isinstance(key, int) else None
     return Raster(np.repeat(values[..., None], 3, axis=2), alpha, meta)
+
+
+def _to_sixteen(values: NDArray[Any], image: Any) -> NDArray[Any]:
+    """Levels of a TIFF of 12 or 16 bits, where 0 may be white, as 16 bits with 65535 = white: Pillow does it for 8."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(258, (16,))[0] == 12:
+        values = values << 4 | values >> 8
+    return 65_535 - values if tags.get(262) == 0 else values
 
 
 def _from_cmyk(image: Any) -> Any:
@@ -213,6 +244,8 @@ def _deep(picture: Raster, data: bytes, row: Format | None, notices: list[str], 
     wide = turn(wide, picture.meta.orientation)
     pixels = np.ascontiguousarray(wide[..., 2::-1])
     alpha = np.ascontiguousarray(wide[..., 3]) if wide.shape[2] == 4 else None
+    if row is TIFF and picture.alpha is None:
+        alpha = None  # a fourth channel, and not of transparency
     seen = [(pixels, picture.pixels)]
     if picture.alpha is not None and alpha is not None and "A" in picture.meta.mode:
         seen.append((alpha, picture.alpha))

@@ -18,9 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editkit.errors import PictureError
+from editkit.pictures.files.colours import meaning
+from editkit.pictures.files.exif import sized
 from editkit.pictures.files.formats import AVIF, JPEG, PNG, TIFF, WEBP, Format, endings, to_write
+from editkit.pictures.files.jpeg import LONGEST, with_iptc
 from editkit.pictures.files.metadata import LAYOUT, Metadata
 from editkit.pictures.files.png import PNG_SIGNATURE, png_chunk, png_chunks, png_text
+from editkit.pictures.files.xmp import sized_xmp
 from editkit.pictures.raster import Raster, at_depth
 
 QUALITY = 90
@@ -97,7 +101,33 @@ def _fitted(picture: Raster, row: Format, notices: list[str]) -> Raster:
         if space == b"GRAY" and not _as_grey(picture, row):
             notices.append("the greyscale ICC profile does not fit a result in colour and is left out")
             picture = replace(picture, meta=replace(picture.meta, icc=None))
-    return picture
+    return replace(picture, meta=_said(picture, row, notices))
+
+
+def _said(picture: Raster, row: Format, notices: list[str]) -> Metadata:
+    """What the file will say of its colours, its size and its caption, in words that its format has."""
+    meta = picture.meta
+    means = meaning(meta.chunks) if meta.icc is None and not (row is PNG and meta.format == PNG.name) else None
+    if means is not None:
+        name, icc = means
+        if icc is not None and not _as_grey(picture, row):
+            meta = replace(meta, icc=icc)
+            notices.append(f"its colours are {name}, and an ICC profile in the file says so")
+        elif row is not PNG:
+            notices.append(f"{row.name} cannot say that its colours are {name}: they will look different; .png says it")
+    exif = None if meta.exif is None else sized(meta.exif, picture.size)
+    meta = replace(meta, exif=exif, xmp=None if meta.xmp is None else sized_xmp(meta.xmp, picture.size))
+    if meta.iptc is not None and (row not in (JPEG, TIFF) or len(meta.iptc) > LONGEST):
+        notices.append(f"the caption and author (IPTC) do not fit into {row.name} and are left out; .tif keeps them")
+        meta = replace(meta, iptc=None)
+    if meta.comment is not None and row is PNG:
+        text = meta.comment.strip(b"\0").decode("utf-8", "replace")
+        known = any(key == "Comment" for key, _ in meta.text) or "\0" in text
+        meta = replace(meta, text=meta.text if known else (*meta.text, ("Comment", text)), comment=None)
+    elif meta.comment is not None and row is not JPEG:
+        notices.append(f"the comment in the file has no place in {row.name} and is left out; .png and .jpg keep it")
+        meta = replace(meta, comment=None)
+    return meta
 
 
 def _as_grey(picture: Raster, row: Format) -> bool:
@@ -237,6 +267,9 @@ def _tiff(picture: Raster) -> bytes:
     if meta.icc is not None:
         directory[34675] = meta.icc
         directory.tagtype[34675] = 7
+    if meta.iptc is not None:
+        directory[33723] = meta.iptc
+        directory.tagtype[33723] = 7
     if meta.xmp is not None:
         directory[700] = meta.xmp
         directory.tagtype[700] = 1
@@ -283,6 +316,8 @@ def _by_pillow(picture: Raster, row: Format, quality: int | None) -> bytes:
         if meta.dpi is not None:
             options["dpi"] = tuple(round(value) for value in meta.dpi)
         options["progressive"] = meta.progressive
+        if meta.comment is not None:
+            options["comment"] = meta.comment
         if quality is None and meta.quantization is not None:
             options |= {"qtables": meta.quantization, "subsampling": meta.subsampling}
         else:
@@ -295,4 +330,5 @@ def _by_pillow(picture: Raster, row: Format, quality: int | None) -> bytes:
         options |= {"quality": quality or QUALITY, "subsampling": "4:4:4"}
     buffer = io.BytesIO()
     image.save(buffer, row.name, **options)
-    return buffer.getvalue()
+    data = buffer.getvalue()
+    return data if meta.iptc is None or row is not JPEG else with_iptc(data, meta.iptc)

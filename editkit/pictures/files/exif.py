@@ -1,4 +1,4 @@
-"""The few bytes of EXIF that an edit makes untrue: the orientation and the thumbnail."""
+"""The few bytes of EXIF that an edit makes untrue: the orientation, the thumbnail and the size."""
 
 from __future__ import annotations
 
@@ -59,3 +59,37 @@ def _blank_thumbnail(data: bytearray, order: str, directory: int, main: tuple[in
             if start < high and low < end:
                 raise ValueError("the EXIF thumbnail covers the EXIF itself")
         data[start:end] = bytes(end - start)
+
+
+_SIZES = {0x0100: 0, 0x0101: 1, 0xA002: 0, 0xA003: 1}
+"""Tags that say the width (0) or the height (1)."""
+
+
+def sized(exif: bytes, size: tuple[int, int]) -> bytes:
+    """EXIF whose tags of the picture's size say `size`, (width, height), where it has them; damaged EXIF as it is."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return exif
+    data = bytearray(exif)
+    try:
+        (first,) = struct.unpack_from(order + "L", data, 4)
+        for directory in (first, _set_sizes(data, order, first, size)):
+            if directory:
+                _set_sizes(data, order, directory, size)
+    except struct.error:
+        return exif
+    return bytes(data)
+
+
+def _set_sizes(data: bytearray, order: str, directory: int, size: tuple[int, int]) -> int:
+    """Set them in one directory; gives the place of the one for EXIF, 0 where it has none."""
+    (count,) = struct.unpack_from(order + "H", data, directory)
+    below = 0
+    for index in range(count):
+        at = directory + 2 + 12 * index
+        tag, kind, many, value = struct.unpack_from(order + "HHLL", data, at)
+        if tag == 0x8769:
+            below = value
+        elif tag in _SIZES and kind in (3, 4) and many == 1:
+            struct.pack_into(order + "HHLL", data, at, tag, 4, 1, size[_SIZES[tag]])
+    return int(below)

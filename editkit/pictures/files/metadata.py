@@ -7,11 +7,15 @@ and the embedded thumbnail, which would still show what was edited away.
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import dataclass
 from typing import Any
 
+from editkit.pictures.files.beside import lost, without_claims
+from editkit.pictures.files.colours import code_points
 from editkit.pictures.files.exif import upright
-from editkit.pictures.files.formats import JPEG, PNG, TIFF, Format
+from editkit.pictures.files.formats import AVIF, HEIF, JPEG, PNG, TIFF, Format
+from editkit.pictures.files.jpeg import LONGEST, in_resources, iptc
 from editkit.pictures.files.png import png_chunks
 from editkit.pictures.files.xmp import upright_xmp, without_provenance
 
@@ -36,6 +40,8 @@ class Metadata:
         bits: bits a channel of the file, 8 or 16 (1 is counted as 8).
         lossless: whether the file's format kept the pixels exactly.
         icc, exif, xmp: as in the file; EXIF as a TIFF structure, its orientation 1 and without thumbnail.
+        iptc: caption, author, copyright of a JPEG or TIFF, as IPTC-NAA records.
+        comment: of a JPEG or GIF.
         dpi: horizontal and vertical resolution.
         orientation: the EXIF orientation that has been applied, 1 to 8.
         quantization, subsampling, progressive: how a JPEG was compressed (Pillow's tables and sampling number).
@@ -51,6 +57,8 @@ class Metadata:
     icc: bytes | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
+    iptc: bytes | None = None
+    comment: bytes | None = None
     dpi: tuple[float, float] | None = None
     orientation: int = 1
     quantization: tuple[tuple[int, ...], ...] | None = None
@@ -74,6 +82,11 @@ def describe(
 ) -> Metadata:
     """What a loaded Pillow image and the bytes it came from say; damaged EXIF becomes a notice."""
     notices: list[str] = []
+    xmp = _xmp(image)
+    beside = lost(data if row in (JPEG, AVIF, HEIF) else b"", xmp)
+    if beside:
+        notices.append(f"{name}: its {' and '.join(beside)} will not be in the result")
+        xmp = None if xmp is None else without_claims(xmp)
     return Metadata(
         format=image.format if row is None else row.name,
         mode=mode,
@@ -81,13 +94,15 @@ def describe(
         lossless=row is not None and row.kept(image.info, data),
         icc=image.info.get("icc_profile") or None,
         exif=_exif(image, row, notices, name),
-        xmp=_xmp(image),
+        xmp=xmp,
+        iptc=iptc(data) if row is JPEG else _iptc_of_tiff(image, data) if row is TIFF else None,
+        comment=_comment(image),
         dpi=_dpi(image, row),
         orientation=orientation,
         quantization=_tables(image, row),
         subsampling=_sampling(image, row),
         progressive=bool(image.info.get("progressive")),
-        chunks=_colour_chunks(data, row),
+        chunks=_colour_chunks(data, row, image),
         text=_text(image, row),
         notices=tuple(notices),
     )
@@ -139,6 +154,24 @@ def _xmp(image: Any) -> bytes | None:
     return upright_xmp(raw)
 
 
+def _iptc_of_tiff(image: Any, data: bytes) -> bytes | None:
+    """From the tag of its own, or from Photoshop's resources."""
+    value, resources = image.tag_v2.get(33723), image.tag_v2.get(34377)
+    if isinstance(value, tuple) and all(isinstance(word, int) and 0 <= word < 1 << 32 for word in value):
+        value = struct.pack(
+            f"{'<' if data[:2] == b'II' else '>'}{len(value)}L", *value
+        )  # some writers say 32-bit words
+    if isinstance(value, bytes) and value:
+        return value
+    return in_resources(resources) if isinstance(resources, bytes) else None
+
+
+def _comment(image: Any) -> bytes | None:
+    comment = image.info.get("comment")
+    known = isinstance(comment, bytes) and 0 < len(comment) <= LONGEST
+    return comment if known else None
+
+
 def _dpi(image: Any, row: Format | None) -> tuple[float, float] | None:
     if row is TIFF and 282 not in image.tag_v2:
         return None  # Pillow says 1 where the file says nothing
@@ -165,10 +198,14 @@ def _sampling(image: Any, row: Format | None) -> int:
     return max(0, JpegImagePlugin.get_sampling(image))
 
 
-def _colour_chunks(data: bytes, row: Format | None) -> tuple[tuple[bytes, bytes], ...]:
-    if row is not PNG:
-        return ()
-    return tuple((kind, body) for kind, body in png_chunks(data) if kind in PNG_COLOUR)
+def _colour_chunks(data: bytes, row: Format | None, image: Any) -> tuple[tuple[bytes, bytes], ...]:
+    """What says how the numbers are meant, as PNG chunks whatever the format: those of a PNG, an AVIF's code points."""
+    if row is PNG:
+        return tuple((kind, body) for kind, body in png_chunks(data) if kind in PNG_COLOUR)
+    if row in (AVIF, HEIF) and not image.info.get("icc_profile"):
+        code = code_points(data)
+        return () if code is None else ((b"cICP", code),)
+    return ()
 
 
 def _text(image: Any, row: Format | None) -> tuple[tuple[str, str], ...]:

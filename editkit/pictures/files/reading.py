@@ -18,6 +18,7 @@ import numpy as np
 from editkit.common.process import SILENCE
 from editkit.common.spec import nearest
 from editkit.errors import PictureError
+from editkit.pictures.files import raw
 from editkit.pictures.files.decoding import from_array, from_image
 from editkit.pictures.files.formats import FORMATS, readable
 from editkit.pictures.raster import Pixels, Raster
@@ -120,6 +121,7 @@ def decode(data: bytes, name: str) -> Raster:
     from PIL import Image
 
     _register_heif()
+    raw.refuse(data, name)
     with _one_line(name, data):
         image = Image.open(io.BytesIO(data), formats=_known_formats())
         if image.width * image.height > MAX_PIXELS:

@@ -162,7 +162,7 @@ def to_bytes(
 
 
 def _without_metadata(meta: Metadata) -> Metadata:
-    return replace(meta, exif=None, xmp=None, icc=None, chunks=(), text=())
+    return replace(meta, exif=None, xmp=None, icc=None, iptc=None, comment=None, chunks=(), text=())
 
 
 def _seen_again(

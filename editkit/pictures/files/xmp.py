@@ -13,6 +13,18 @@ def upright_xmp(xmp: bytes) -> bytes:
     return _without_thumbnails(xmp)
 
 
+_SIZES = (b"tiff:ImageWidth", b"exif:PixelXDimension"), (b"tiff:ImageLength", b"exif:PixelYDimension")
+
+
+def sized_xmp(xmp: bytes, size: tuple[int, int]) -> bytes:
+    """XMP that says `size`, (width, height), where it says one."""
+    for names, number in zip(_SIZES, size, strict=True):
+        word, new = b"(?:" + b"|".join(names) + b")", rb"\g<1>%d\g<2>" % number
+        xmp = re.sub(b"(" + word + rb"=[\"\'])\d+([\"\'])", new, xmp)
+        xmp = re.sub(b"(<" + word + rb">)\d+(</" + word + b">)", new, xmp)
+    return xmp
+
+
 def _without_thumbnails(xmp: bytes) -> bytes:
     """Each byte is looked at once, whatever it is: an expression would begin anew at every opening without an end."""
     begin, end = b"<xmp:Thumbnails>", b"</xmp:Thumbnails>"

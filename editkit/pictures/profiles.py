@@ -1,0 +1,55 @@
+"""Pixels of one colour profile in the numbers of another: what is learned from another picture must mean the same."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+
+from editkit.errors import PictureError
+from editkit.pictures.files.colours import meaning
+from editkit.pictures.files.metadata import Metadata
+from editkit.pictures.raster import Pixels, at_depth
+
+
+def profile_of(meta: Metadata) -> bytes | None:
+    """The ICC profile that the file had, or that says what its code points or gamma said; None: sRGB."""
+    if meta.icc is not None:
+        return meta.icc
+    said = meaning(meta.chunks)
+    return None if said is None else said[1]
+
+
+def converted(pixels: Pixels, have: Metadata, want: Metadata | None) -> Pixels:
+    """(H, W, 3) in the profile of `have` as the numbers that the profile of `want` (None: sRGB) has for those colours.
+
+    The same array where both are the same, or cannot be compared (a profile of another kind than grey or RGB). Between
+    profiles 16 bits are converted at 8.
+
+    Raises:
+        PictureError: the picture's numbers are HDR, which no such profile says.
+    """
+    source, target = profile_of(have), None if want is None else profile_of(want)
+    said = meaning(have.chunks) if have.icc is None else None
+    if said is not None and said[1] is None and (want is None or have.chunks != want.chunks):
+        raise PictureError(
+            f"a picture whose colours are {said[0]} cannot be converted; save it as sRGB or with a profile"
+        )
+    if target is not None and target[16:20] != b"RGB ":
+        target = None
+    if source == target:
+        return pixels
+    from PIL import Image, ImageCms
+
+    try:
+        grey = source is not None and source[16:20] == b"GRAY"
+        eight = at_depth(pixels, np.uint8)
+        image = Image.fromarray(np.ascontiguousarray(eight[..., 0] if grey else eight))
+        profiles = [
+            ImageCms.ImageCmsProfile(io.BytesIO(one)) if one is not None else ImageCms.createProfile("sRGB")
+            for one in (source, target)
+        ]
+        made = ImageCms.profileToProfile(image, profiles[0], profiles[1], outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return pixels  # a profile that cannot be used is the same as none
+    return at_depth(np.asarray(made), pixels.dtype)
