@@ -124,7 +124,7 @@ def test_who_cannot_walk_up_says_so(name):
     if can:
         assert torch.isfinite(sample(model(), ROUND, **run)).all()
     else:
-        with pytest.raises(ChainError, match=f"{name.replace('+', '.')}.* cannot; use --sampler ddim"):
+        with pytest.raises(ChainError, match=f"{name.replace('+', '.')}.* cannot; use sampler= ddim"):
             sample(model(), ROUND, **run)
     assert not make_sampler("ddim:eta=0.5").reversible
 
@@ -218,7 +218,7 @@ def test_a_sampler_that_only_lays_the_levels_is_said():
     picture, said = Picture(np.full((12, 10, 3), 9, np.uint8)), []
     owner = _plugin("owner", sampler=lambda self: Jump())
     edit(picture, owner, model=Isotropic(), steps=3, sampler="heun", notify=said.append)
-    assert said == ["owner walks by steps of its own; --sampler heun lays the noise levels only"]
+    assert said == ["owner walks by steps of its own; sampler= heun lays the noise levels only"]
     said.clear()
     edit(picture, owner, model=Isotropic(), steps=3, notify=said.append)
     assert said == []
