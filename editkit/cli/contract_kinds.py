@@ -76,7 +76,8 @@ def walks(name: str) -> None:
 
 def remembers_nothing(name: str) -> None:
     """What it must remember goes in and comes out: one object walks twice and makes the same, and x_t is as it was."""
-    sampler, levels = samplers.make_sampler(name), Cosine().levels(6, grid=samplers.load(name).grid)
+    sampler = samplers.make_sampler(name)
+    levels = Cosine().levels(6, grid=sampler.grid)
     first, second = (_walked(sampler, levels)[0] for _ in range(2))
     require(bool((first == second).all()), "the same object makes something else the second time; hand memory on")
 

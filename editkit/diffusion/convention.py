@@ -1,8 +1,8 @@
 """Whose conventions a run follows where pictures depend on them: editkit's own, or diffusers'.
 
 Everything in which `--noise diffusers` differs is here: where random numbers come from, how levels are spaced, how
-heun begins, how a mask comes to the model's space, how a noise move is drawn, what is drawn before the first step.
-Nobody else asks.
+heun begins, what ddim is told upward, how a mask comes to the model's space, how a noise move is drawn, what is drawn
+before the first step. Nobody else asks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from editkit.diffusion.noise import Apart, MersenneStreams, Noise, OneStream, Streams
-from editkit.diffusion.samplers import Heun, Sampler
+from editkit.diffusion.samplers import DDIM, Heun, Sampler
 from editkit.diffusion.schedule import Discrete, Grid, Level, Schedule, Spacing
 from editkit.diffusion.space import space_of
 
@@ -140,7 +140,9 @@ class Diffusers:
         return schedule.resolve(wanted, grid) if isinstance(schedule, Discrete) else wanted
 
     def walked(self, sampler: Sampler) -> Sampler:
-        """heun corrects wide moves as well, which drives states out of range."""
+        """heun corrects wide moves as well, which drives states out of range; ddim upward is told where it goes to."""
+        if isinstance(sampler, DDIM) and sampler.reversible:
+            return replace(sampler, told="to")
         return replace(sampler, wide="karras") if isinstance(sampler, Heun) else sampler
 
     def region(self, mask: Tensor, model: Model) -> Tensor:

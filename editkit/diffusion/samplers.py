@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import Field, dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from editkit.common.entries import Group, Listed
@@ -35,12 +35,12 @@ Memory = Any
 
 
 class Sampler(Protocol):
-    """A rule x_t -> x_s.
+    """A rule x_t -> x_s."""
 
-    `grid` says how its levels are laid.
-    """
-
-    grid: ClassVar[Grid]
+    @property
+    def grid(self) -> Grid:
+        """How its levels are laid; of a registered one an attribute of the class."""
+        ...
 
     @property
     def name(self) -> str:
@@ -132,11 +132,14 @@ class DDIM(OneCall):
     """x_s = alpha_s x0 + sqrt(sigma_s^2 - w^2) eps + w z, w = eta sqrt(var) (Song et al. 2021, eq. 12).
 
     arXiv:2010.02502. `eta` 0 is deterministic, and walks upward too (section 5.4); 1 has the variance of ddpm.
+    On the way up the network is told the time of the level it leaves, or with `told="to"` of the one it goes to, as by
+    diffusers' DDIMInverseScheduler.
     """
 
     name: ClassVar[str] = "ddim"
     grid: ClassVar[Grid] = Grid(ends_clean=False)
     eta: float = 0.0
+    told: str = "from"
 
     @property
     def reversible(self) -> bool:
@@ -145,11 +148,14 @@ class DDIM(OneCall):
     def __post_init__(self) -> None:
         if not 0.0 <= self.eta <= 1.0:
             raise UsageError(f"sampler ddim: eta is {self.eta}; allowed: 0 to 1")
+        if self.told not in ("from", "to"):
+            raise UsageError(f"sampler ddim: told is {self.told!r}; allowed: from, to")
 
     def step(
         self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
     ) -> tuple[Tensor, Memory]:
-        pred = predict(x_t, t)
+        ahead = self.told == "to" and s.index > t.index
+        pred = predict(x_t, replace(t, t=s.t) if ahead else t)
         if self.eta == 0.0:
             return (s.alpha * pred.x0).add_(s.sigma * pred.eps), None  # one picture less at a time, the same rounding
         w = self.eta * math.sqrt(posterior_variance(t, s)[0])

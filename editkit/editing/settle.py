@@ -248,6 +248,8 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     options = suited(plugins, info, options)
     assert options.sampler is not None
     sampler = make_sampler(options.sampler)
+    for plugin in plugins:
+        sampler = called(plugin, "walk", plugin.walk, sampler)
     begun = not any(p.diffuses for p in plugins) or any("begin" in p.claims() for p in plugins)
     told = "lowres" in info.takes and any("lowres" in plugin.offers for plugin in plugins)
     found = passes(picture, info, options, not begun and not told, [example.size for example in examples])

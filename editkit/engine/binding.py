@@ -13,7 +13,7 @@ from editkit.diffusion.convention import CONVENTIONS
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.noise import Noise, Stream
 from editkit.diffusion.plan import Plan
-from editkit.diffusion.samplers import Sampler, make_sampler
+from editkit.diffusion.samplers import SAMPLERS, Sampler, make_sampler
 from editkit.diffusion.schedule import Discrete
 from editkit.engine.energies import Bound
 from editkit.engine.loop import Process
@@ -60,15 +60,20 @@ def prepare(
     )  # fmt: skip
     bound = _bound(plugins, run)
     sampler, stream = _walked_by(bound, sampler, noise)
-    if any(move.up for move in plan.flow) and not sampler.reversible:
-        raise ChainError(
-            f"this goes from a picture to its noise, which sampler {sampler.name} cannot; use --sampler ddim, euler or "
-            f"heun"
-        )
+    _check_up(plan, sampler)
     return Process(
         model=model, sampler=sampler, plan=plan, levels=levels, bound=bound, run=run, shape=shape,
         convention=convention, sampler_stream=stream, travel_stream=noise.stream("travel"),
     )  # fmt: skip
+
+
+def _check_up(plan: Plan, sampler: Sampler) -> None:
+    """A plan that goes upward needs a rule that can."""
+    if any(move.up for move in plan.flow) and not sampler.reversible:
+        names = " or ".join(name for name in SAMPLERS.names() if make_sampler(name).reversible)
+        raise ChainError(
+            f"this goes from a picture to its noise, which sampler {sampler.name} cannot; use --sampler {names}"
+        )
 
 
 def _check_space(handed: Handed | None, info: ModelInfo, shape: tuple[int, ...]) -> None:
@@ -112,7 +117,8 @@ def _check_distilled(sampler: Sampler, model: Model, notify: Notify) -> None:
 
 
 def _walked_by(bound: Sequence[Bound], sampler: Sampler, noise: Noise) -> tuple[Sampler, Stream]:
-    """The sampler of a process and the stream it draws from: a plugin's own one, or the stage's.
+    """The sampler of a process and the stream it draws from: a plugin's own one, or the stage's as
+    plugins walk it.
 
     Raises:
         ChainError: two plugins have one.
@@ -121,4 +127,8 @@ def _walked_by(bound: Sequence[Bound], sampler: Sampler, noise: Noise) -> tuple[
     if len(own) > 1:
         names = " and ".join(b.plugin.name for b, _ in own)
         raise ChainError(f"{names} both walk by a sampler of their own; put `then` between them, or leave one out")
-    return (own[0][1], own[0][0].hooks.run.stream) if own else (sampler, noise.stream("sampler"))
+    if own:
+        return own[0][1], own[0][0].hooks.run.stream
+    for b in bound:
+        sampler = called(b.plugin, "walk", b.plugin.walk, sampler)
+    return sampler, noise.stream("sampler")

@@ -8,6 +8,7 @@ table of hooks, in the order the engine calls them::
     examples   (picture) -> pictures         on the declaration: what `patches` may learn from besides the picture
     default_options (info) -> options        on the declaration: what the method wants of a run whose user is silent
     plan       (plan) -> plan                on the declaration: SDEdit starts lower, RePaint travels
+    walk       (sampler) -> sampler          on the declaration: how the stage's rule is walked, as `invert` refines it
     levels     (levels, inputs) -> levels    on the declaration: another ladder of noise levels, as `denoise` lays one
     bind       (run) -> Hooks                borrow networks (run.lease), encode pictures; alone has side effects
     begin      () -> x_t or None             the starting state                                     (slot)
@@ -72,7 +73,7 @@ OVERRIDDEN: tuple[Slot, ...] = ("begin", "combine", "sampler")
 Through = Literal["network", "x0", "x_t"]
 """Where an energy's gradient is taken; see `Hooks.through`."""
 
-DECLARED = ("open", "examples", "default_options", "plan", "levels")
+DECLARED = ("open", "examples", "default_options", "plan", "walk", "levels")
 """The hooks of `Plugin` itself."""
 
 HOOKS = (
@@ -152,6 +153,13 @@ class Plugin(Declaration):
     def plan(self, plan: Plan) -> Plan:
         """Change the trajectory. Pure: no weights, no pictures."""
         return plan
+
+    def walk(self, sampler: Sampler) -> Sampler:
+        """Change how the stage's rule is walked: another rule made of `sampler`, which counts its own calls.
+
+        Pure. A rule that belongs to the method and needs the run is `Hooks.sampler`.
+        """
+        return sampler
 
     def levels(self, levels: Levels, inputs: Inputs) -> Levels:
         """Change the ladder that the plan's indices speak of: as many levels, from the clean one (index 0) up.

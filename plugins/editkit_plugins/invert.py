@@ -1,0 +1,263 @@
+"""Inversion: a picture to its noise by the deterministic flow, and back.
+
+Every reversible rule walks upward as well (DDIM inversion, Song et al. 2020, arXiv:2010.02502, section 5.4): the noise
+that a picture comes from is where its own flow ends. The way up asks the network at the level it leaves, the way down
+at the one it leaves, so there and back differ by the rule's order.
+
+`refine` N solves for the state from which the way down comes back exactly (AIDI, Pan et al. 2023, arXiv:2309.04907;
+ReNoise, Garibi et al. 2024, arXiv:2403.14602), by N fixed-point iterations a move,
+
+    x_s <- x_s + c (x_t - down(x_s)),   c^2 = (d^2 alpha_s^2 + sigma_s^2) / (d^2 alpha_t^2 + sigma_t^2),
+
+where down is the rule's own move from s to t and d the deviation of clean data, so that on N(0, d^2) one iteration is
+nearly enough. With c = alpha_s / alpha_t and ddim that is AIDI's iteration, which stands still at alpha_s = 0.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from editkit.diffusion.samplers import Memory, Normal, Predict
+from editkit.plugin import (
+    ChainError,
+    Grid,
+    Hooks,
+    Level,
+    Metavar,
+    Move,
+    Options,
+    Plan,
+    Plugin,
+    Run,
+    Sampler,
+    Section,
+    Step,
+    UsageError,
+    make_sampler,
+)
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from editkit.plugin import ModelInfo
+
+VERSION = "1"
+"""Of files of noise."""
+
+DEVIATION = 0.5
+"""Of clean data, for the size of a fixed-point step; only its speed depends on it."""
+
+
+@dataclass(frozen=True)
+class Refined:
+    """`inner`, whose upward moves are solved for: the state at s from which `inner` comes back to x_t."""
+
+    inner: Sampler
+    iterations: int
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def grid(self) -> Grid:
+        return self.inner.grid
+
+    @property
+    def reversible(self) -> bool:
+        return self.inner.reversible
+
+    def calls(self, move: Move) -> int:
+        back = self.iterations * self.inner.calls(Move(move.s, move.t)) if move.up else 0
+        return self.inner.calls(move) + back
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        x_s, kept = self.inner.step(x_t, t, s, predict, normal, memory)
+        if s.index < t.index:
+            return x_s, kept
+        c = math.sqrt(_variance(s) / _variance(t))
+        for _ in range(self.iterations):
+            x_s = x_s + c * (x_t - self.inner.step(x_s, s, t, predict, normal, None)[0])
+        return x_s, None
+
+
+def _variance(level: Level) -> float:
+    return DEVIATION**2 * level.alpha**2 + level.sigma**2
+
+
+def walks_both_ways(info: ModelInfo) -> Options:
+    """A rule that walks upward, on models that walk by another: ddim."""
+    return Options() if make_sampler(info.sampler).reversible else Options(sampler="ddim")
+
+
+class Invert(Plugin):
+    """Carry the picture to its noise by the deterministic flow, and back; how well it comes back is said (PSNR).
+
+    `--way up` ends at the noise, from which a stage `then invert --way down` goes on: by another prompt or another
+    model it is a translation. --save-noise keeps the noise in a file, --from-noise starts there.
+    """
+
+    name: ClassVar[str] = "invert"
+    group: ClassVar[Section] = "advanced"
+    usage: ClassVar[tuple[str, ...]] = (
+        "invert photo.png --steps 50 --refine 3",
+        "invert photo.png --save-noise photo.safetensors",
+        "invert photo.png --way up --model DIR then invert --way down --model OTHER",
+    )
+
+    way: Literal["both", "up", "down"] = Field("both", description="There and back, or one way.")
+    strength: float = Field(1.0, ge=0.0, le=1.0, description="How far up: 1 is pure noise.")
+    refine: int = Field(0, ge=0, le=1000, description="Fixed-point iterations for every move up (AIDI, ReNoise).")
+    save_noise: Annotated[str, Metavar("FILE")] | None = Field(
+        None, description="Keep the noise, and what it belongs to (.safetensors)."
+    )
+    from_noise: Annotated[str, Metavar("FILE")] | None = Field(
+        None, description="Start from the noise in this file; the picture gives the size, and what PSNR is against."
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Invert:
+        if self.from_noise is not None and (self.save_noise is not None or self.way == "up"):
+            raise ValueError("--from-noise is the way down; leave --save-noise and --way up out")
+        return self
+
+    @property
+    def climbs(self) -> bool:
+        """Whether there is a way up in it."""
+        return self.way != "down" and self.from_noise is None
+
+    def hooks(self) -> type[Hooks[Invert]]:
+        return _SavingHooks if self.save_noise is not None else _InvertHooks
+
+    def default_options(self, info: ModelInfo) -> Options:
+        return walks_both_ways(info)
+
+    def plan(self, plan: Plan) -> Plan:
+        plan = plan.start_at(self.strength)
+        if not self.climbs:
+            return plan
+        return plan.encode() if self.way == "up" else plan.encode() + plan
+
+    def walk(self, sampler: Sampler) -> Sampler:
+        return Refined(sampler, self.refine) if self.refine and self.climbs else sampler
+
+
+class _InvertHooks(Hooks[Invert]):
+    def begin(self) -> Float[Tensor, "b c *size"] | None:
+        """The picture where the way begins at the clean level, else the noise: what was handed on, or kept in a file.
+
+        Raises:
+            ChainError: there is none.
+        """
+        run = self.run
+        if self.plugin.from_noise is not None:
+            return loaded(self.plugin.from_noise, run)
+        if run.handed is None and run.plan.start > 0 and not self.plugin.climbs:
+            raise ChainError("invert --way down goes on from noise, and no stage before ends there (invert --way up)")
+        known = run.inputs.known
+        if run.handed is not None or known is None:
+            return None
+        if run.plan.start == 0:  # also where a model's last level is not quite clean
+            return known.expand(run.shape)
+        return run.levels[run.plan.start].alpha * known + run.levels[run.plan.start].sigma * run.opening.noise
+
+    def measure(self, image: Float[Tensor, "b 3 h w"]) -> Mapping[str, float | str]:
+        """The peak signal-to-noise ratio of the result against the picture, in decibels."""
+        original = self.run.inputs.original
+        assert original is not None
+        error = float((image - original).double().square().mean())
+        return {"psnr": f"{10.0 * math.log10(4.0 / error):.2f} dB" if error > 0.0 else "the same picture"}
+
+
+class _SavingHooks(_InvertHooks):
+    def __init__(self, plugin: Invert, run: Run) -> None:
+        super().__init__(plugin, run)
+        assert plugin.save_noise is not None
+        if os.path.lexists(plugin.save_noise):
+            raise UsageError(f"--save-noise {plugin.save_noise}: exists already; give another name")
+
+    def after(self, step: Step, x_s: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        if step.move.up and step.move.s == self.run.plan.top:
+            assert self.plugin.save_noise is not None
+            save(self.plugin.save_noise, x_s, self.run)
+        return x_s
+
+
+# -- files of noise
+
+
+def belongs(run: Run) -> dict[str, Any]:
+    """What noise belongs to: without one of these it does not come back."""
+    from editkit.models.files.fingerprint import fingerprint
+
+    original = run.inputs.original
+    level = run.levels[run.plan.top]
+    return {
+        "version": VERSION,
+        "model": run.model.info.name,
+        "weights": fingerprint(run.model.info),
+        "size": None if original is None else [original.shape[-1], original.shape[-2]],
+        "shape": list(run.shape),
+        "steps": run.plan.steps,
+        "level": run.plan.top,
+        "ratio": math.atan2(level.sigma, level.alpha),
+        "sampler": run.options.sampler,
+        "spacing": run.options.spacing,
+        "prompt": run.options.prompt,
+    }
+
+
+SAID = {"model": "model", "weights": "weights", "size": "size", "shape": "shape", "steps": "--steps",
+        "level": "--strength", "sampler": "--sampler", "spacing": "--spacing"}  # fmt: skip
+"""What must be the same, and how it is called; the prompt may be another one."""
+
+
+def save(path: str, x: Tensor, run: Run) -> None:
+    """Write the state `x` (batch, channels, ...) at the top of the run's plan, whole or not at all.
+
+    Raises:
+        PictureError: it cannot be written, or something lies there.
+    """
+    from safetensors.torch import save as as_bytes
+
+    from editkit.pictures.files.atomic import save_bytes
+
+    save_bytes(Path(path), as_bytes({"x": x.detach().cpu().contiguous()}, {"editkit-noise": json.dumps(belongs(run))}))
+
+
+def loaded(path: str, run: Run) -> Tensor:
+    """The noise of a file, on the run's device.
+
+    Raises:
+        UsageError: it is no such file, or of another model, size, plan or version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            told = json.loads((file.metadata() or {}).get("editkit-noise", "null"))
+            x: Tensor | None = file.get_tensor("x") if told is not None else None
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UsageError(f"--from-noise {path}: cannot be read: {error}") from None
+    if told is None or x is None:
+        raise UsageError(f"--from-noise {path}: not a file of noise; invert --save-noise writes one")
+    here = belongs(run)
+    if told["version"] != VERSION:
+        raise UsageError(f"--from-noise {path}: of version {told['version']}, and this editkit reads {VERSION}")
+    for key, word in SAID.items():
+        if told[key] != here[key]:
+            raise UsageError(f"--from-noise {path}: its {word} is {told[key]}, and here it is {here[key]}")
+    if abs(told["ratio"] - here["ratio"]) > 1e-4:
+        raise UsageError(f"--from-noise {path}: its noise is that of another level; keep --spacing and the model")
+    return x.to(run.device)
