@@ -115,9 +115,11 @@ def check(mask: Mask, name: str, *, invert: bool = False, notify: Callable[[str]
     """An empty mask is an error; a full one, and one that is nowhere half white, a notice."""
     top = float(mask.max())
     if top == 0.0:
-        hint = (
-            "it is inverted: leave --invert-mask out" if invert else "white is what is regenerated, see --invert-mask"
-        )
+        hint = "white is what is regenerated, see --invert-mask"
+        if invert:
+            hint = "it is inverted: leave --invert-mask out"
+        elif is_words(name):
+            hint = "nothing of that kind was found in the picture"
         raise PictureError(f"{name}: is empty, nothing is to be regenerated ({hint})")
     if mask.min() == 1.0:
         notify(f"{name}: covers the whole picture; nothing of it is kept")

@@ -9,9 +9,15 @@
     border:N               the outermost N pixels
     alpha                  where the photograph is transparent
 
+    flood:x,y~20           what is joined to pixel x, y by about its colour
+    brush:x,y,x,y...:r     a stroke of radius r
+    subject:x0,y0,x1,y1    what stands in that box, by OpenCV's GrabCut
+    scratches  spots  timestamp  watermark:example.png    what is found in the picture
+
 joined by `+` (also), `-` (but not) and `&` (only where also): `box:0,0,90,90-ellipse:10,10,40,40+border:8`, and "this
 colour within this box" is `color:white&box:0,0,50%,20%`. They count from left to right. A pixel belongs to a shape when
-its centre does. Further words come in through entry points (group `editkit.pictures.masks`), each a `Shape`.
+its centre does. Further words come in through entry points (group `editkit.masks`), each a `Shape`; those of the last
+four lines are in `editkit_plugins.masks`.
 """
 
 from __future__ import annotations
@@ -51,7 +57,9 @@ class Shape:
         draw: (picture, what stands behind the colon, "" for nothing) -> (H, W) in [0, 1], 1 = regenerate. Raises
             ShapeError where the words make no sense.
         summary: a line for `editkit plugins`.
-        example: what may stand behind the colon for a picture of 64x48, for the contract's checks.
+        example: what may stand behind the colon for a picture of 64x48, for the contract's checks; None: it needs a
+            file of the user's.
+        finds: it looks for something, so that its mask may be empty.
         api: the version of this protocol.
     """
 
@@ -59,7 +67,8 @@ class Shape:
     form: str
     draw: Callable[[Picture, str], Mask]
     summary: str = ""
-    example: str = ""
+    example: str | None = ""
+    finds: bool = False
     api: int = 1
 
 
@@ -151,9 +160,12 @@ def _word(text: str, picture: Picture) -> Mask:
     return as_mask(mask)
 
 
-def _numbers(kind: str, values: str, picture: Picture, count: int | None) -> list[float]:
-    """Coordinates in pixels: x, y, x, y ...; with % of the width or height."""
-    text = f"{kind}:{values}"
+def coordinates(kind: str, values: str, picture: Picture) -> list[float]:
+    """Coordinates of the word `kind`, in pixels: x, y, x, y ...; those with % are of the width or height.
+
+    Raises:
+        ShapeError: one is no number.
+    """
     numbers = []
     for index, value in enumerate(values.split(",")):
         extent = picture.height if index % 2 else picture.width
@@ -163,8 +175,15 @@ def _numbers(kind: str, values: str, picture: Picture, count: int | None) -> lis
         except ValueError:
             number = np.nan
         if not np.isfinite(number):
-            raise ShapeError(f"{text!r}: {value.strip()!r} is not a number; write {kind}:x,y,x,y")
+            raise ShapeError(f"{f'{kind}:{values}'!r}: {value.strip()!r} is not a number; write {kind}:x,y,x,y")
         numbers.append(number)
+    return numbers
+
+
+def _numbers(kind: str, values: str, picture: Picture, count: int | None) -> list[float]:
+    """`count` coordinates; None: those of three points or more."""
+    text = f"{kind}:{values}"
+    numbers = coordinates(kind, values, picture)
     if count is not None and len(numbers) != count:
         raise ShapeError(f"{text!r}: {count} numbers x0,y0,x1,y1 are needed, got {len(numbers)}")
     if count is None and (len(numbers) < 6 or len(numbers) % 2):

@@ -1,0 +1,223 @@
+"""`scratches`: lines that are brighter or darker than what lies on both sides of them, hairs and folds included.
+
+Along each of 16 directions the mean over a short stroke is compared with the strokes beside it: what exceeds both is a
+ridge, so that an edge, which exceeds one, is none. Ridges are kept that continue for long, straight or bent, as a path
+of pixels each of which goes on in about the direction of the last (path openings: Talbot & Appleton 2007), and that
+stand well above the ridges the picture has around there. All of it at full size, and at a half, a quarter, an eighth.
+
+A wire, a mast or a stalk of grass is a line as well: look at what was found (`editkit mask photo.png --add scratches
+--show seen.png`) and take away what is none, or keep to a part: `scratches&box:0,0,50%,100%`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editkit.pictures.picture import Picture
+from editkit.pictures.raster import largest
+from editkit.pictures.shapes import Mask, Shape, ShapeError, as_mask
+
+Grey = NDArray[np.float32]
+"""(H, W) in levels of 255."""
+
+STROKE = 25
+"""The length of a stroke in pixels."""
+
+BESIDE = 3.0
+"""How far the strokes beside it lie from a stroke, in pixels."""
+
+WEAKEST, LEAST = 4.0, 9.0
+"""The contrast of a pixel on a path, and of the path's better half, in levels of 255."""
+
+ABOVE_WEAK, ABOVE = 2.0, 3.5
+"""The same in mean ridges of the surroundings."""
+
+SHARE = 0.3
+"""Of a path's pixels that are strong, in the surroundings of each."""
+
+OUT = 1.0
+"""How far beyond the mean of the surroundings a line lies, in their deviations: what is damaged is out of place."""
+
+WEAK = 0.3
+"""What of its ridge a pixel of a line has at least."""
+
+AROUND = 61
+"""The side of the surroundings, in pixels."""
+
+LENGTH, SHORTEST = 0.08, 32
+"""The least length of a path: in longer sides of the picture, and in pixels where the picture is made small."""
+
+
+def scratches(picture: Picture, eager: float = 1.0) -> Mask:
+    """(H, W) of 0 and 1: 1 where a scratch, a hair or a fold lies, of 1 to about 8 pixels (more on large pictures).
+
+    `eager`: 2 finds what stands out half as much, and more that is none.
+    """
+    import cv2
+
+    height, width = picture.height, picture.width
+    found = np.zeros((height, width), np.uint8)
+    for tone in tones(picture):
+        for scale in (1, 2, 4, 8):
+            if min(tone.shape) < 2 * STROKE or (scale == 8 and max(height, width) < 2500):
+                break
+            lines = _lines(tone, eager, max(round(LENGTH * max(height, width) / scale), SHORTEST))
+            lines = cv2.dilate(lines, np.ones((3, 3), np.uint8))
+            lines = cv2.resize(lines, (width, height), interpolation=cv2.INTER_NEAREST)
+            found |= lines if scale == 1 else _new(lines, found, scale)
+            tone = cv2.resize(tone, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return as_mask(found)
+
+
+def tones(picture: Picture) -> tuple[Grey, Grey]:
+    """What white damage raises most, the least channel, and what black lowers most, the largest, turned round.
+
+    What has a colour stands out less in them than white or black does.
+    """
+    pixels = picture.pixels.astype(np.float32) * np.float32(255.0 / largest(picture.pixels.dtype))
+    return pixels.min(axis=2), 255.0 - pixels.max(axis=2)
+
+
+def _lines(grey: Grey, eager: float, least: int) -> NDArray[np.uint8]:
+    """1 where a bright line lies that is at least so many pixels long."""
+    import cv2
+
+    angles = [np.pi * k / 16 for k in range(16)]
+    ridges = [ridge(grey, angle) for angle in angles]
+    best = np.max(ridges, axis=0)
+    usual = cv2.blur(np.maximum(best, 0.0), (AROUND, AROUND), borderType=cv2.BORDER_REFLECT)
+    over = np.maximum(WEAKEST, ABOVE_WEAK * usual) / eager
+    strong = best > np.maximum(LEAST, ABOVE * usual) / eager
+    strong &= out_of_place(grey, AROUND, OUT / eager)
+    found = np.zeros(grey.shape, np.uint8)
+    for k in range(0, 16, 4):  # a path goes on within 45 degrees of an axis or a diagonal
+        near = np.max([ridges[(k + d) % 16] for d in (-2, -1, 0, 1, 2)], axis=0)
+        path = paths((near > over).astype(np.uint8), k // 4, least)
+        share = _share(strong & (path > 0), path > 0, least)
+        found |= paths((share > SHARE).astype(np.uint8) & path, k // 4, least)
+    # a stroke is wider than a thin line: of the ridge only what has a good part of its height itself
+    hat = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
+    high = cv2.dilate(np.where(found > 0, best, np.float32(0.0)), np.ones((3, 3), np.uint8))
+    return np.asarray((found > 0) & (hat > WEAK * high), dtype=np.uint8)
+
+
+def _new(lines: NDArray[np.uint8], found: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """The pieces of `lines`, of a smaller picture, that lie for the most part away from what is `found`.
+
+    Between a line and an edge there is something that looks like a wider line.
+    """
+    import cv2
+
+    known = cv2.dilate(found, np.ones((12 * scale + 1, 12 * scale + 1), np.uint8)) > 0
+    count, labels = cv2.connectedComponents(lines, connectivity=8)
+    whole, covered = (np.bincount(labels[where], minlength=count) for where in (lines > 0, (lines > 0) & known))
+    return np.asarray((covered < 0.5 * whole)[labels] & (lines > 0), dtype=np.uint8)
+
+
+def _share(part: NDArray[np.bool_], whole: NDArray[np.bool_], side: int) -> Grey:
+    """What of `whole` is `part` in the square around each pixel."""
+    import cv2
+
+    counted = (cv2.blur(values.astype(np.float32), (side | 1, side | 1)) for values in (part, whole))
+    of, all_ = counted
+    return np.asarray(of / np.maximum(all_, 1e-6), dtype=np.float32)
+
+
+def out_of_place(grey: Grey, side: int, deviations: float) -> NDArray[np.bool_]:
+    """True where a pixel is so many deviations brighter than the mean of the square around it."""
+    import cv2
+
+    mean = cv2.blur(grey, (side, side), borderType=cv2.BORDER_REFLECT)
+    square = cv2.blur(grey * grey, (side, side), borderType=cv2.BORDER_REFLECT)
+    deviation = np.sqrt(np.maximum(square - mean * mean, 0.0))
+    return np.asarray(cv2.GaussianBlur(grey, (0, 0), 0.7) > mean + deviations * deviation)
+
+
+def ridge(grey: Grey, angle: float) -> Grey:
+    """How far the mean of a stroke at this angle through each pixel lies above those of both strokes beside it."""
+    import cv2
+
+    along = np.array([np.cos(angle), np.sin(angle)])
+    across = np.array([-along[1], along[0]])
+    stroke = cv2.filter2D(grey, -1, _stroke(along), borderType=cv2.BORDER_REFLECT)
+    made: Grey = stroke - np.maximum(_moved(stroke, BESIDE * across), _moved(stroke, -BESIDE * across))
+    return made
+
+
+def _stroke(along: NDArray[np.float64]) -> Grey:
+    """A line through the middle of a square, of weight 1, about a pixel and a half wide."""
+    reach = STROKE // 2 + 1
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    on, off = x * along[0] + y * along[1], y * along[0] - x * along[1]
+    weight = np.exp(-(off**2) / (2.0 * 0.6**2)) * (np.abs(on) <= STROKE / 2.0)
+    return np.asarray(weight / weight.sum(), dtype=np.float32)
+
+
+def _moved(values: Grey, by: NDArray[np.float64]) -> Grey:
+    """values(p + by), bilinear."""
+    import cv2
+
+    matrix = np.array([[1.0, 0.0, by[0]], [0.0, 1.0, by[1]]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    made: Grey = cv2.warpAffine(values, matrix, values.shape[::-1], flags=flags, borderMode=cv2.BORDER_REFLECT)
+    return made
+
+
+def paths(on: NDArray[np.uint8], turn: int, least: int) -> NDArray[np.uint8]:
+    """1 for the pixels of `on` through which a path of at least `least` pixels goes, within 45 degrees of `turn` times
+    45 degrees from the x axis to the y axis (which points down). Gaps of a pixel or two are bridged.
+    """
+    import cv2
+
+    if turn == 2:
+        return _downwards(on, least)
+    if turn == 0:
+        return np.ascontiguousarray(_downwards(np.ascontiguousarray(on.T), least).T)
+    height, width = on.shape
+    side = height + width  # holds the picture turned by any angle
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), 45.0 * turn - 90.0, 1.0)
+    matrix[:, 2] += (side - width) / 2, (side - height) / 2
+    upright = cv2.warpAffine(255 * on, matrix, (side, side), flags=cv2.INTER_LINEAR) > 80  # a line has no holes so
+    long = 255 * _downwards(upright.astype(np.uint8), least)
+    back = cv2.warpAffine(long, matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return np.asarray((back > 0) & (on > 0), dtype=np.uint8)
+
+
+def _downwards(on: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
+    """1 for the pixels of `on` through which a path from top to bottom of at least `least` rows goes."""
+    import cv2
+
+    bridged = cv2.morphologyEx(on, cv2.MORPH_CLOSE, np.ones((3, 1), np.uint8))
+    both = _reaching(bridged) + _reaching(bridged[::-1])[::-1]
+    return np.asarray((both > least) & (on > 0), dtype=np.uint8)
+
+
+def _reaching(on: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """How many rows a path from the top to each pixel has, each pixel of it below or beside below the one before."""
+    reached = np.zeros((on.shape[0], on.shape[1] + 2), np.int32)
+    for y in range(on.shape[0]):
+        above = reached[y - 1] if y else np.zeros_like(reached[0])
+        reached[y, 1:-1] = (np.maximum(np.maximum(above[:-2], above[2:]), above[1:-1]) + 1) * on[y]
+    return reached[:, 1:-1]
+
+
+def eagerness(word: str, values: str) -> float:
+    """The number behind the colon of `word`; 1 where there is none.
+
+    Raises:
+        ShapeError: it is none between 0.1 and 10.
+    """
+    try:
+        number = float(values or 1.0)
+    except ValueError:
+        number = np.nan
+    if not 0.1 <= number <= 10.0:
+        raise ShapeError(f"'{word}:{values}': write {word}, or {word}:2 to find more (0.1 to 10)")
+    return number
+
+
+SCRATCHES = Shape(
+    "scratches", "scratches:eagerness", lambda picture, values: scratches(picture, eagerness("scratches", values)),
+    "Scratches, hairs and folds that are found; scratches:2 finds more.", finds=True,
+)  # fmt: skip

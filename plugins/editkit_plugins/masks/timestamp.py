@@ -1,0 +1,149 @@
+"""`timestamp`: the date that a camera exposed near a corner, in orange, red, yellow or white.
+
+In a strip along the upper and the lower edge, thin strokes are looked for that are brighter than their surroundings
+and of such a colour; a date is a row of them: several of about one height, side by side on one line. The strip is
+searched for one colour at a time. The best row is taken, if it has enough pieces.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editkit.pictures.picture import Picture
+from editkit.pictures.raster import largest
+from editkit.pictures.shapes import Mask, Shape, ShapeError, as_mask
+
+STRIP = 0.2
+"""The height of the strips, in heights of the picture."""
+
+HIGH = (0.012, 0.07)
+"""The least and the largest height of a sign, in heights of the picture."""
+
+CONTRAST = 30.0
+"""Of a stroke with its surroundings, in levels of 255."""
+
+PIECES, LEAST = 5.0, 4.0
+"""The least number of signs, and that number over 1 + 5 times the relative spread of their heights."""
+
+MIDDLE = 0.3
+"""A date lies in the left or the right half; its middle at least so far from the picture's, in halves of its width."""
+
+
+def timestamp(picture: Picture) -> Mask:
+    """(H, W) of 0 and 1: 1 for the signs and a rim of a few pixels; nowhere, where no date is found."""
+    import cv2
+
+    rgb = picture.pixels.astype(np.float32) * np.float32(255.0 / largest(picture.pixels.dtype))
+    height = picture.height
+    mask = np.zeros((height, picture.width), np.uint8)
+    strip = max(1, round(STRIP * height))
+    best = 0.0
+    for rows in (slice(0, strip), slice(height - strip, height)):
+        for strokes in _colours(rgb[rows], height):
+            score, found = _row(strokes, height)
+            if score > best:
+                best = score
+                mask[:] = 0
+                mask[rows] = found
+    rim = max(1, round(0.003 * height))
+    return as_mask(cv2.dilate(mask, np.ones((2 * rim + 1, 2 * rim + 1), np.uint8)))
+
+
+def _colours(rgb: NDArray[np.float32], height: int) -> list[NDArray[np.uint8]]:
+    """1 for strokes of the colours of a diode (orange, red, yellow), and for white ones."""
+    import cv2
+
+    wide = max(3, round(0.02 * height)) | 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (wide, wide))
+    red, green, blue = (rgb[..., k] for k in range(3))
+    warm = np.minimum(red, 3.0 * (red - blue))  # as bright as it is warm
+    diode = (red > 130) & (red - blue > 50) & (red >= green - 10) & (green > blue - 30)
+    white = (rgb.min(axis=2) > 170) & (rgb.max(axis=2) - rgb.min(axis=2) < 40)
+    made = []
+    for tone, colour in ((np.ascontiguousarray(warm), diode), (np.ascontiguousarray(rgb.min(axis=2)), white)):
+        hat = cv2.morphologyEx(tone, cv2.MORPH_TOPHAT, disc)
+        made.append(((hat > CONTRAST) & colour).astype(np.uint8))
+    return made
+
+
+def _row(strokes: NDArray[np.uint8], height: int) -> tuple[float, NDArray[np.uint8]]:
+    """The best row of signs: how well it stands out (0: there is none), and its pixels."""
+    import cv2
+
+    nothing = 0.0, np.zeros_like(strokes)
+    low, high = (share * height for share in HIGH)
+    # pieces of one sign (the segments of a digit) are joined; where signs are, too, a piece counts by its width
+    down, across = (max(1, round(share * height)) for share in (0.006, 0.002))
+    signs = cv2.morphologyEx(strokes, cv2.MORPH_CLOSE, np.ones((2 * down + 1, 2 * across + 1), np.uint8))
+    count, labels, stats, centres = cv2.connectedComponentsWithStats(signs, connectivity=8)
+    tall = stats[:, cv2.CC_STAT_HEIGHT]
+    filled = stats[:, cv2.CC_STAT_AREA] / np.maximum(tall * stats[:, cv2.CC_STAT_WIDTH], 1)
+    signlike = (stats[:, cv2.CC_STAT_WIDTH] <= 1.2 * tall) | ((filled > 0.2) & (filled < 0.75))
+    kept = np.flatnonzero((tall >= low) & (tall <= high) & signlike & (np.arange(count) > 0))
+    counted = np.maximum(1.0, stats[:, cv2.CC_STAT_WIDTH] / (0.8 * tall))
+    best: tuple[float, list[int]] = 0.0, []
+    for first in kept:
+        row = _on_line(int(first), kept, stats, centres)
+        number = float(counted[row].sum())
+        score = number / (1.0 + 5.0 * float(np.std(tall[row]) / np.mean(tall[row])))
+        if number >= PIECES and score > max(LEAST, best[0]):
+            best = score, row
+    if not best[1]:
+        return nothing
+    left = stats[best[1], cv2.CC_STAT_LEFT].min()
+    right = (stats[best[1], cv2.CC_STAT_LEFT] + stats[best[1], cv2.CC_STAT_WIDTH]).max()
+    half = strokes.shape[1] / 2.0
+    if abs((left + right) / 2.0 - half) < MIDDLE * half:
+        return nothing
+    return best[0], _within(signs, labels, stats, best[1])
+
+
+def _on_line(first: int, kept: NDArray[np.intp], stats: NDArray[np.int32], centres: NDArray[np.float64]) -> list[int]:
+    """The signs of about the height of `first` and on its line, as far as one follows the other."""
+    import cv2
+
+    tall = stats[first, cv2.CC_STAT_HEIGHT]
+    alike = [
+        int(k)
+        for k in kept
+        if 0.7 * tall <= stats[k, cv2.CC_STAT_HEIGHT] <= 1.4 * tall
+        and abs(centres[k, 1] - centres[first, 1]) < 0.3 * tall
+    ]
+    alike.sort(key=lambda k: int(stats[k, cv2.CC_STAT_LEFT]))
+    runs: list[list[int]] = [[]]
+    for k in alike:
+        if runs[-1]:
+            last = runs[-1][-1]
+            gap = stats[k, cv2.CC_STAT_LEFT] - stats[last, cv2.CC_STAT_LEFT] - stats[last, cv2.CC_STAT_WIDTH]
+            if gap > 2.5 * tall:
+                runs.append([])
+        runs[-1].append(k)
+    return next(run for run in runs if first in run)
+
+
+def _within(
+    signs: NDArray[np.uint8], labels: NDArray[np.int32], stats: NDArray[np.int32], row: list[int]
+) -> NDArray[np.uint8]:
+    """The pixels of the row's signs, and of what lies between them: dots, dashes, an apostrophe."""
+    import cv2
+
+    tall = float(np.mean(stats[row, cv2.CC_STAT_HEIGHT]))
+    top = stats[row, cv2.CC_STAT_TOP].min() - 0.15 * tall
+    bottom = (stats[row, cv2.CC_STAT_TOP] + stats[row, cv2.CC_STAT_HEIGHT]).max() + 0.15 * tall
+    left = stats[row, cv2.CC_STAT_LEFT].min() - 1.5 * tall
+    right = (stats[row, cv2.CC_STAT_LEFT] + stats[row, cv2.CC_STAT_WIDTH]).max() + 1.5 * tall
+    y0, x0 = stats[:, cv2.CC_STAT_TOP], stats[:, cv2.CC_STAT_LEFT]
+    y1, x1 = y0 + stats[:, cv2.CC_STAT_HEIGHT], x0 + stats[:, cv2.CC_STAT_WIDTH]
+    inside = (y0 >= top) & (y1 <= bottom) & (x0 >= left) & (x1 <= right)
+    inside[0] = False
+    return np.asarray(signs & inside[labels], dtype=np.uint8)
+
+
+def _draw(picture: Picture, values: str) -> Mask:
+    if values:
+        raise ShapeError(f"'timestamp:{values}': timestamp takes nothing behind a colon")
+    return timestamp(picture)
+
+
+TIMESTAMP = Shape("timestamp", "timestamp", _draw, "The date of a camera near a corner.", finds=True)

@@ -1,0 +1,161 @@
+"""`watermark:example.png`: where a mark that one has as a picture lies in a photograph, once or many times.
+
+The example is the mark alone: on a transparent ground, or on one of a single colour (that of its corners). It is looked
+for by its edges, whose direction is compared and whose strength is bounded, so that the photograph's own do not drown
+it, at sizes from a half to twice its own; of what matches nearly as well as the best all are taken.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editkit.pictures.picture import Picture
+from editkit.pictures.raster import largest
+from editkit.pictures.shapes import Mask, Shape, ShapeError, as_mask, brightness
+
+Grey = NDArray[np.float32]
+
+SIDE = 1024
+"""Larger photographs are searched at this size."""
+
+SCALES = tuple(2.0 ** (k / 8) for k in range(-8, 9))
+FINER = tuple(2.0 ** (k / 200) for k in range(-14, 15))
+"""Sizes beside the example's own, and beside the best of those."""
+
+BOUND = 12.0
+"""Edges much stronger than so many levels of 255 count alike."""
+
+LEAST, ABOVE, NEARLY = 0.12, 13.0, 0.6
+"""The least correlation of a match, the same in deviations of all places, and what of the best others have.
+
+In photographs without the mark the best place was 8 to 10 deviations above, with it 17 to 50 (benchmarks/masks.py)."""
+
+OPAQUE = 0.08
+"""Of the example: less opaque pixels are no part of the mark."""
+
+
+def watermark(picture: Picture, example: Picture) -> Mask:
+    """(H, W) of 0 and 1: 1 where the mark of `example` lies; nowhere, where nothing matches.
+
+    Raises:
+        ShapeError: the example shows nothing, or is larger than the photograph at every size.
+    """
+    cover = _cover(example)
+    shrunk = min(1.0, SIDE / max(picture.size))
+    grey = _resized(np.asarray(brightness(picture) * np.float32(255.0), dtype=np.float32), shrunk)
+    wanted = _edges(grey)
+    tried = [_match(wanted, cover, shrunk * scale) for scale in SCALES]
+    fitting = [(float(found.max()), scale) for found, scale in zip(tried, SCALES, strict=True) if found is not None]
+    if not fitting:
+        raise ShapeError(f"watermark: the example of {example.width}x{example.height} does not fit into the photograph")
+    scale = _finer(wanted, cover, shrunk, max(fitting)[1])
+    found = _match(wanted, cover, shrunk * scale)
+    assert found is not None
+    best = float(found.max())
+    mask = np.zeros((picture.height, picture.width), np.float32)
+    if best < max(LEAST, ABOVE * float(found.std())):
+        return mask
+    part = _resized(cover, scale)
+    for y, x in _peaks(found, NEARLY * best, np.array(part.shape) * shrunk):
+        _laid(mask, part, round(y / shrunk), round(x / shrunk))
+    return as_mask(mask > OPAQUE)
+
+
+def _cover(example: Picture) -> Grey:
+    """How much of the mark each pixel has, in [0, 1]: alpha, or the distance from the colour of the corners."""
+    alpha = example.alpha
+    if alpha is not None and bool((alpha != alpha.flat[0]).any()):
+        cover = alpha / np.float32(largest(alpha.dtype))
+    else:
+        pixels = example.pixels.astype(np.float32)
+        ground = np.median(pixels[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0)
+        away = np.abs(pixels - ground).max(axis=2)
+        cover = away / max(float(away.max()), 1e-6)
+    if not (cover > OPAQUE).any() or (cover > OPAQUE).all():
+        raise ShapeError("watermark: the example shows no mark; it needs one on a transparent or one-coloured ground")
+    rows, columns = (np.flatnonzero((cover > OPAQUE).any(axis=axis)) for axis in (1, 0))
+    part = cover[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return np.asarray(np.pad(part, 2), dtype=np.float32)
+
+
+def _edges(values: Grey) -> Grey:
+    """(H, W, 2): slopes in x and y, bounded."""
+    import cv2
+
+    soft = cv2.GaussianBlur(values, (0, 0), 0.8)
+    slopes = np.stack([cv2.Sobel(soft, cv2.CV_32F, *d, ksize=3) / 4.0 for d in ((1, 0), (0, 1))], axis=-1)
+    return np.asarray(slopes / (BOUND + np.hypot(slopes[..., :1], slopes[..., 1:])), dtype=np.float32)
+
+
+def _match(wanted: Grey, cover: Grey, scale: float) -> Grey | None:
+    """The correlation of the edges of `cover`, `scale` times its size, at every place; None where it does not fit.
+
+    A mark darker than the photograph has its edges the other way round.
+    """
+    import cv2
+
+    part = _resized(cover, scale)
+    if min(part.shape) < 6 or part.shape[0] > wanted.shape[0] or part.shape[1] > wanted.shape[1]:
+        return None
+    found = np.abs(cv2.matchTemplate(wanted, _edges(255.0 * part), cv2.TM_CCORR_NORMED))
+    return np.asarray(np.nan_to_num(found, nan=0.0, posinf=0.0), dtype=np.float32)
+
+
+def _finer(wanted: Grey, cover: Grey, shrunk: float, scale: float) -> float:
+    """The best size within 5 % of `scale`, looked for around the place that matches best."""
+    found = _match(wanted, cover, shrunk * scale)
+    assert found is not None
+    y, x = (int(n) for n in np.unravel_index(int(found.argmax()), found.shape))
+    high, wide = (round(n * shrunk * scale) for n in cover.shape)
+    room = 4 + round(0.1 * max(high, wide))
+    near = wanted[max(0, y - room) : y + high + room, max(0, x - room) : x + wide + room]
+    best = [
+        (float(match.max()), scale * f) for f in FINER if (match := _match(near, cover, shrunk * scale * f)) is not None
+    ]
+    return max(best)[1] if best else scale
+
+
+def _peaks(found: Grey, least: float, size: NDArray[np.float64]) -> list[tuple[int, int]]:
+    """The places (y, x) of the best matches above `least`, none of which covers half of another."""
+    left, places = found.copy(), list[tuple[int, int]]()
+    high, wide = (max(1, int(n / 2)) for n in size)
+    while left.max() >= least:
+        y, x = (int(n) for n in np.unravel_index(int(left.argmax()), left.shape))
+        places.append((y, x))
+        left[max(0, y - high) : y + high + 1, max(0, x - wide) : x + wide + 1] = 0.0
+    return places
+
+
+def _laid(mask: Grey, part: Grey, y: int, x: int) -> None:
+    """The larger of `part` at (y, x) and what is there, in place."""
+    there = mask[y : y + part.shape[0], x : x + part.shape[1]]
+    np.maximum(there, part[: there.shape[0], : there.shape[1]], out=there)
+
+
+def _resized(values: Grey, scale: float) -> Grey:
+    import cv2
+
+    if scale == 1.0:
+        return values
+    size = tuple(max(1, round(n * scale)) for n in values.shape[::-1])
+    how = cv2.INTER_AREA if scale < 1.0 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(values, size, interpolation=how), dtype=np.float32)
+
+
+def _draw(picture: Picture, values: str) -> Mask:
+    if not values:
+        raise ShapeError("watermark: write watermark:example.png, a picture of the mark alone")
+    return watermark(picture, Picture.read(Path(values)))
+
+
+WATERMARK = Shape(
+    "watermark",
+    "watermark:example.png",
+    _draw,
+    "A mark that is given as a picture, wherever it lies.",
+    None,
+    finds=True,
+)
