@@ -68,7 +68,7 @@ def refusal(family: str, names: tuple[str, ...]) -> str | None:
     if family == "upscaler":
         return "threshold keeps pixels in range|use the plugin upscale"
     if "cfg" in names and family not in TEXT:
-        return "cfg needs a model that takes prompt; .* choose another --model"
+        return "cfg needs a model that takes prompt; .* choose another model="
     if "threshold" in names and family in TEXT:
         return "works on latents, which have none; lower --guidance-scale or use"
     return None
