@@ -1,8 +1,8 @@
-"""A result and a recipe that were made before the modules moved (commit 6ecc512): they rerun and run to the same picture.
+"""A result and a recipe from before the modules moved (commit 6ecc512): they rerun and run to the same picture.
 
-By `pocket`, whose arithmetic has since been made independent of the number of threads: a rounding of 8 bits may fall the
-other way. (`patches` fills otherwise since its holes in large soft pictures were mended; CHANGELOG.md.) The noise is that
-of the scheme of then, which the record's `editkit: 1` stands for.
+By `pocket`, whose arithmetic has since been made independent of the number of threads: a rounding of 8 bits may fall
+the other way. (`patches` fills otherwise since its holes in large soft pictures were mended; CHANGELOG.md.) The noise
+is that of the scheme of then, which the record's `editkit: 1` stands for.
 """
 
 import shutil

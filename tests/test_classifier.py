@@ -279,7 +279,7 @@ def test_a_classifier_that_does_not_fit_says_why(tmp_path, given, plugin, messag
     ("source", "message"),
     [
         ("nowhere", "was not found; it can be a folder"),
-        ("torchvision:resnet1:w.safetensors", "w.safetensors cannot be read"),
+        ("torchvision:resnet1:w.safetensors", "w.safetensors is missing"),
         ("torchvision:resnet18:w.pth", "a pickle can run code"),
         ("torchvision:resnet18", "torchvision's weights are pickles"),
         ("timm:resnot18", "no architecture is called 'resnot18'; did you mean resnet18"),

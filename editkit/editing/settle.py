@@ -202,9 +202,7 @@ def _say_who_walks(plugins: Sequence[Plugin], options: Options, notify: Notify) 
         notify(f"{own} walks by steps of its own; --sampler {options.sampler} lays the noise levels only")
 
 
-def _say_what_is_idle(
-    plugins: Sequence[Plugin], passes: Sequence[PassPlan], options: Options, notify: Notify
-) -> None:
+def _say_what_is_idle(plugins: Sequence[Plugin], passes: Sequence[PassPlan], options: Options, notify: Notify) -> None:
     """Say whose window (--start, --stop) lies between two steps, and that --tries changes nothing where it does."""
     if options.tries > 1 and not any(part.attempt for part in passes):
         notify(f"--tries {options.tries} has nothing to choose between: nothing is invented beside known pixels")
