@@ -235,6 +235,7 @@ def grow(mask: Mask, pixels: int) -> Mask:
         return mask.copy()
     import cv2
 
+    pixels = min(pixels, sum(mask.shape))  # beyond that all of it is reached
     if np.isin(mask, (0.0, 1.0)).all():
         # the distance to the nearest 1; a large ellipse as a kernel would cost its area for every pixel
         distance = cv2.distanceTransform((mask == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
