@@ -77,7 +77,7 @@ def load(
     if isinstance(source, str) and is_words(source):
         return from_words(source, picture)
     if isinstance(source, str) and re.match(r"[a-z]+:", source) and not is_there(source):
-        raise ShapeError(f"mask {source}: is neither a file nor a shape; shapes are {words()}")
+        raise ShapeError(f"mask {source[:80]}: is neither a file nor a shape; shapes are {words()}")
     mask = _from_file(source, notify)
     if mask.shape == picture.pixels.shape[:2]:
         return mask
