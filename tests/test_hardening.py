@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,11 @@ from editkit.models.clip import load_clip
 from editkit.models.files.weights import shapes
 from editkit.pictures.files.exif import upright
 from editkit.pictures.files.formats import PPM
-from editkit.pictures.files.provenance import Provenance, read_provenance
+from editkit.pictures.files.png import PNG_SIGNATURE, png_chunk, png_chunks, png_text
+from editkit.pictures.files.provenance import Provenance, read_provenance, strip, stripped
 from editkit.pictures.files.writing import check_apart, check_place
-from editkit.pictures.files.xmp import upright_xmp
+from editkit.pictures.files.xmp import into_xmp, upright_xmp
+from editkit.pictures.masks import grow
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import Raster
 from editkit.plugin import called
@@ -415,3 +418,93 @@ def test_a_name_longer_than_a_file_can_have_is_not_found(name):
 
     with pytest.raises(ModelError, match="not found"):
         describe(name, offline=True)
+
+
+# ---------------------------------------------------------------------------------------- strip, hooks, memory, links
+
+
+def _png_of(here, *chunks):
+    data = (here / "x.png").read_bytes()
+    return data[:33] + b"".join(chunks) + data[33:]
+
+
+@pytest.mark.parametrize("tail", [b"", b"T" * 1000, b"\x89PNG\r\n\x1a\n" + bytes(40)])
+def test_strip_takes_what_it_owns_and_keeps_every_other_byte(here, tail):
+    said = json.dumps({"format": 1})
+    wrong = bytearray(png_text("Comment", "a"))
+    wrong[-1] ^= 1  # a checksum that is wrong stays wrong
+    plain = _png_of(here, bytes(wrong)) + tail
+    for own in ([], [png_text("editkit", said)], [png_text("editkit", said)] * 2,
+                [png_chunk(b"zTXt", b"editkit\0\0" + zlib.compress(said.encode()))]):  # fmt: skip
+        assert stripped(_png_of(here, bytes(wrong), *own) + tail) == plain
+        (here / "y.png").write_bytes(_png_of(here, bytes(wrong), *own) + tail)
+        assert strip(here / "y.png") is bool(own)
+        assert (here / "y.png").read_bytes() == plain
+
+
+@pytest.mark.parametrize("other", [b"", b"<rdf:Description>kept</rdf:Description>"])
+def test_strip_looks_into_compressed_xmp(here, other):
+    xmp = into_xmp(None, "a secret")
+    xmp = xmp.replace(b"</rdf:RDF>", other + b"</rdf:RDF>")
+    left = stripped(_png_of(here, png_text("XML:com.adobe.xmp", xmp.decode(), compress=True)))
+    body = next(body for kind, body in png_chunks(left) if kind == b"iTXt")
+    assert b"secret" not in zlib.decompress(body[22:])
+    assert other in zlib.decompress(body[22:])
+    for broken in (b"XML:com.adobe.xmp\0\1\0", b"XML:com.adobe.xmp\0\1\0\0\0junk"):
+        file = _png_of(here, png_chunk(b"iTXt", broken))
+        assert stripped(file) == file
+
+
+@pytest.mark.parametrize("hook", ["examples", "branches", "measure", "plan", "clean", "finish", "condition"])
+def test_a_hook_that_returns_nothing_is_named(hook):
+    plugin = Inpaint(mask="box:0,0,4,4")
+    with pytest.raises(HookError, match=f"inpaint: {hook} returned nothing .*return"):
+        called(plugin, hook, lambda: None)
+    for right, made in {"examples": (), "branches": [1], "measure": {}}.items():
+        assert called(plugin, right, lambda made=made: made) == made
+
+
+def test_a_small_file_of_a_large_picture_is_refused_before_memory_is_taken(here, monkeypatch):
+    class Free:
+        available = 100 << 20
+
+    monkeypatch.setattr("psutil.virtual_memory", lambda: Free)
+    for bits, count in ((1, 0), (8, 2), (16, 6)):
+        header = struct.pack(">LLBBBBB", 8000, 8000, bits, count, 0, 0, 0)
+        data = PNG_SIGNATURE + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
+        with pytest.raises(PictureError, match=r"8000x8000 pixels need about [12]\.\d GB .*free"):
+            Picture.read(data)
+    assert Picture.read(here / "x.png").size == (24, 20)
+
+
+def test_links_that_lead_out_of_a_folder_are_told(here):
+    (here / "in" / "deep").mkdir(parents=True)
+    (here / "home").mkdir()
+    for name in ("in/a.png", "home/private.png"):
+        (here / name).write_bytes((here / "x.png").read_bytes())
+    (here / "in" / "more").symlink_to(here / "home")
+    (here / "in" / "b.png").symlink_to(here / "home" / "private.png")
+    (here / "in" / "c.png").symlink_to("a.png")
+    (here / "in" / "deep" / "d.png").symlink_to("../a.png")
+    assert sorted(listing(here / "in").outside) == ["b.png", "more"]
+
+
+def test_growing_by_more_than_the_picture_ends():
+    soft = np.zeros((20, 30), np.float32)
+    soft[5, 5] = 0.5
+    np.testing.assert_array_equal(grow(soft, 10**9), np.full((20, 30), 0.5, np.float32))
+    np.testing.assert_array_equal(grow(np.ceil(soft), 10**9), np.ones((20, 30), np.float32))
+
+
+def test_what_a_plugin_prints_is_no_part_of_the_result(here, monkeypatch, capsysbinary):
+    finish = Inpaint.hooks(Inpaint(mask="box:1,1,5,5")).finish
+
+    def talkative(self, image):
+        print("hello")  # noqa: T201 - it is what is tested
+        return finish(self, image)
+
+    monkeypatch.setattr(Inpaint.hooks(Inpaint(mask="box:1,1,5,5")), "finish", talkative)
+    assert run(["inpaint", "x.png", "--mask", "box:1,1,5,5", "-o", "o.png", "--json"]) == 0
+    out, err = capsysbinary.readouterr()
+    assert json.loads(out)["output"] == "o.png"
+    assert b"hello" in err

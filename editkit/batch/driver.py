@@ -191,6 +191,8 @@ def _tell(found: Listing, source: Path, notify: Notify) -> None:
     if found.others:
         more = f" and {len(found.others) - 3} more" if len(found.others) > 3 else ""
         notify(f"{source}: no pictures by their names, left out: {', '.join(found.others[:3])}{more}")
+    for link in found.outside:
+        notify(f"{link}: is a link that leads out of {source}; it is followed")
     for loop in found.loops:
         notify(f"{loop}: leads to a folder that is worked on already; left out")
 

@@ -41,11 +41,13 @@ class Item:
 
 @dataclass
 class Listing:
-    """What a folder holds: pictures (relative paths, sorted), other files, links that lead back, unreadable folders."""
+    """What a folder holds: pictures (relative paths, sorted), other files, links that lead back, links that lead out
+    of it (which are followed), unreadable folders."""
 
     pictures: list[Path] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     loops: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
@@ -57,7 +59,7 @@ def listing(folder: Path, leave_out: Path | None = None) -> Listing:
     """
     found = Listing()
     left_out = None if leave_out is None or not leave_out.exists() else _identity(leave_out)
-    seen = {_identity(folder)}
+    seen, root = {_identity(folder)}, folder.resolve()
 
     def unreadable(error: OSError) -> None:
         name = os.path.relpath(error.filename or folder, folder)
@@ -75,6 +77,8 @@ def listing(folder: Path, leave_out: Path | None = None) -> Listing:
                 found.loops.append((inside / name).as_posix())
             else:
                 seen.add(identity)
+                if path.is_symlink() and not path.resolve().is_relative_to(root):
+                    found.outside.append((inside / name).as_posix())
         folders.sort()
         for name in sorted(files):
             if name.startswith("."):
@@ -84,6 +88,8 @@ def listing(folder: Path, leave_out: Path | None = None) -> Listing:
                 found.unreadable[(inside / name).as_posix()] = "is no regular file"  # a named pipe would be waited for
             elif Path(name).suffix.lower() in PICTURES:
                 found.pictures.append(inside / name)
+                if path.is_symlink() and not path.resolve().is_relative_to(root):
+                    found.outside.append((inside / name).as_posix())
             else:
                 found.others.append((inside / name).as_posix())
     return found

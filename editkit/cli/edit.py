@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -184,7 +185,8 @@ def edited(
     notify = notify or notices(extras)
     for notice in picture.meta.notices:
         notify(notice)
-    with _bar(extras) as show:
+    # what a plugin prints is not a part of the picture or the JSON that may go to standard output
+    with _bar(extras) as show, redirect_stdout(sys.stderr):
         return make_one(picture, chain, watch=[show, TimeLeft(notify), *watchers], notify=notify, models=models)
 
 

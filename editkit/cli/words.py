@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from editkit.cli.options import HELP_ALL, flags, given_by, typed_command
 from editkit.cli.settings import read as own_settings
-from editkit.errors import ParameterError, UsageError
+from editkit.errors import ParameterError, UsageError, short
 from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
 from editkit.plugin.masking import masked
@@ -98,7 +98,7 @@ def _cut(words: list[str]) -> list[_Part]:
     joint: Literal["", "with", "then"] = ""
     while True:
         if not words or words[0].startswith("-"):
-            got = f", got {words[0]!r}" if words else ""
+            got = f", got {short(words[0])}" if words else ""
             raise UsageError(f"`{joint}` needs a plugin behind it{got}; editkit plugins lists them")
         plugin = registry.load(words[0])
         valued = {flag for p in options_behind(plugin) if p.takes_value for flag in flags(p)}

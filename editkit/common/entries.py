@@ -5,7 +5,9 @@ Listing names imports nothing. Loading imports one object. Two distributions wit
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
@@ -60,7 +62,8 @@ class Group:
             owners = self.owner(name)
             raise PluginError(f"{self.kind} {name}: {owners} both have one of that name; uninstall one of them")
         try:
-            loaded: object = points[0].load()
+            with redirect_stdout(sys.stderr):  # a result may be on its way to standard output
+                loaded: object = points[0].load()
         except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {error}"
             raise PluginError(f"{self.kind} {name} (from {_owner(points[0])}) does not import: {reason}") from error

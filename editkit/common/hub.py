@@ -13,7 +13,15 @@ SECONDS = 3.0
 
 
 def local_only(offline: bool) -> bool:
-    """Whether to look into the cache alone: because the user says so (`--offline`), or because nobody answers."""
+    """Whether to look into the cache alone: because the user says so (`--offline`), or because nobody answers.
+
+    Offline, huggingface_hub is told to send no telemetry from now on: with every look into the cache it would ask the
+    hub which programs it is to name in that.
+    """
+    if offline:
+        from huggingface_hub import constants
+
+        constants.HF_HUB_DISABLE_TELEMETRY = True
     return offline or unreachable() is not None
 
 

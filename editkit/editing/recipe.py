@@ -114,7 +114,8 @@ def from_yaml(text: str, *, base: Path | None = None, allow_code: bool = False) 
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""
-        raise RecipeError(f"{where}is not YAML: {getattr(error, 'problem', None) or error}") from None
+        said = " ".join(str(getattr(error, "problem", None) or error).split())[:160]
+        raise RecipeError(f"{where}is not YAML: {said}") from None
     try:
         return from_mapping(data, base=base, allow_code=allow_code)
     except _Wrong as wrong:

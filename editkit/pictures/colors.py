@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from editkit.common.spec import did_you_mean
+from editkit.errors import short
 
 
 def rgb(color: str) -> tuple[int, int, int]:
@@ -20,6 +21,6 @@ def rgb(color: str) -> tuple[int, int, int]:
         text = f"#{text}"
     if text not in ImageColor.colormap and not re.fullmatch(r"#([0-9a-f]{6}|[0-9a-f]{3})", text):
         hint = did_you_mean(text, ImageColor.colormap)
-        raise ValueError(f"a colour is {color!r}; write it as #rrggbb or as a name such as white{hint}")
+        raise ValueError(f"a colour is {short(color)}; write it as #rrggbb or as a name such as white{hint}")
     red, green, blue = ImageColor.getrgb(text)[:3]
     return red, green, blue

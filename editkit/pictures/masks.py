@@ -77,7 +77,7 @@ def load(
     if isinstance(source, str) and is_words(source):
         return from_words(source, picture)
     if isinstance(source, str) and re.match(r"[a-z]+:", source) and not is_there(source):
-        raise ShapeError(f"mask {source}: is neither a file nor a shape; shapes are {words()}")
+        raise ShapeError(f"mask {source[:80]}: is neither a file nor a shape; shapes are {words()}")
     mask = _from_file(source, notify)
     if mask.shape == picture.pixels.shape[:2]:
         return mask
@@ -237,6 +237,7 @@ def grow(mask: Mask, pixels: int) -> Mask:
         return mask.copy()
     import cv2
 
+    pixels = min(pixels, sum(mask.shape))  # beyond that all of it is reached
     if np.isin(mask, (0.0, 1.0)).all():
         # the distance to the nearest 1; a large ellipse as a kernel would cost its area for every pixel
         distance = cv2.distanceTransform((mask == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editkit.common.entries import Group, Listed
-from editkit.errors import PictureError, PluginError
+from editkit.errors import PictureError, PluginError, short
 from editkit.pictures.colors import rgb
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import Raster, largest
@@ -151,7 +151,7 @@ def _word(text: str, picture: Picture) -> Mask:
     """
     name, _, values = text.partition(":")
     if name not in MASKS.names():
-        raise ShapeError(f"{text!r}: is not a shape; use {words()}")
+        raise ShapeError(f"{short(text)}: is not a shape; use {words()}")
     mask = load(name).draw(picture, values)
     size = (picture.height, picture.width)
     fits = isinstance(mask, np.ndarray) and mask.shape == size and bool(np.isfinite(mask).all())
@@ -175,7 +175,8 @@ def coordinates(kind: str, values: str, picture: Picture) -> list[float]:
         except ValueError:
             number = np.nan
         if not np.isfinite(number):
-            raise ShapeError(f"{f'{kind}:{values}'!r}: {value.strip()!r} is not a number; write {kind}:x,y,x,y")
+            said = short(f"{kind}:{values}")
+            raise ShapeError(f"{said}: {short(value.strip())} is not a number; write {kind}:x,y,x,y")
         numbers.append(number)
     return numbers
 
@@ -185,9 +186,9 @@ def _numbers(kind: str, values: str, picture: Picture, count: int | None) -> lis
     text = f"{kind}:{values}"
     numbers = coordinates(kind, values, picture)
     if count is not None and len(numbers) != count:
-        raise ShapeError(f"{text!r}: {count} numbers x0,y0,x1,y1 are needed, got {len(numbers)}")
+        raise ShapeError(f"{short(text)}: {count} numbers x0,y0,x1,y1 are needed, got {len(numbers)}")
     if count is None and (len(numbers) < 6 or len(numbers) % 2):
-        raise ShapeError(f"{text!r}: a polygon needs x,y of three points or more, got {len(numbers)} numbers")
+        raise ShapeError(f"{short(text)}: a polygon needs x,y of three points or more, got {len(numbers)} numbers")
     return numbers
 
 
@@ -195,17 +196,17 @@ def _colour(values: str) -> tuple[tuple[int, int, int], float]:
     text = f"color:{values}"
     name, tilde, tolerance = values.partition("~")
     if tilde and not re.fullmatch(r"\d+(\.\d+)?", tolerance):
-        raise ShapeError(f"{text!r}: write the tolerance (0 to 255) behind ~, as in color:#00ff00~20")
+        raise ShapeError(f"{short(text)}: write the tolerance (0 to 255) behind ~, as in color:#00ff00~20")
     try:
         return rgb(name), float(tolerance or TOLERANCE)
     except ValueError as error:
-        raise ShapeError(f"{text!r}: {error}, with ~20 behind it for a tolerance (0 to 255)") from None
+        raise ShapeError(f"{short(text)}: {error}, with ~20 behind it for a tolerance (0 to 255)") from None
 
 
 def _whole(values: str) -> int:
     text = f"border:{values}"
     if not re.fullmatch(r"0*[1-9]\d{0,8}", values.strip()):
-        raise ShapeError(f"{text!r}: write border:N with N pixels, 1 or more")
+        raise ShapeError(f"{short(text)}: write border:N with N pixels, 1 or more")
     return int(values)
 
 

@@ -16,6 +16,8 @@ import annotated_types as at
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
+from editkit.errors import short
+
 
 @dataclass(frozen=True)
 class Metavar:
@@ -40,7 +42,7 @@ def _source(value: Any) -> Any:
         return str(value)
     if isinstance(value, str | bytes) or hasattr(value, "shape") or hasattr(value, "size"):
         return value
-    raise ValueError(f"is {value!r}; a path, an array or a PIL image is needed")
+    raise ValueError(f"is {short(value)}; a path, an array or a PIL image is needed")
 
 
 PictureSource = Annotated[Any, BeforeValidator(_source), Metavar("PICTURE")]

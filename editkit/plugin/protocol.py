@@ -85,9 +85,9 @@ HOOKS = (
 GIVES = {
     "open": "Picture", "plan": "Plan", "levels": "tuple", "bind": "Hooks", "begin": "Tensor",
     "condition": "Conditioning", "combine": "Prediction", "energy": "Tensor", "shift": "Tensor", "clean": "Tensor",
-    "after": "Tensor", "finish": "Tensor",
+    "after": "Tensor", "finish": "Tensor", "examples": "list or tuple", "branches": "list or tuple", "measure": "dict",
 }  # fmt: skip
-"""The class of what a hook returns, by its name: looking by name needs no torch."""
+"""The class, or the classes, of what a hook returns, by its name: looking by name needs no torch."""
 
 MAY_GIVE_NONE = frozenset({"begin", "energy"})
 
@@ -269,7 +269,7 @@ def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where:
     wanted = GIVES.get(name)
     if wanted is not None and not (made is None and name in MAY_GIVE_NONE):
         kinds = {kind.__name__ for kind in type(made).__mro__}
-        if wanted not in kinds:
+        if kinds.isdisjoint(wanted.split(" or ")):
             got = "nothing (is a `return` missing?)" if made is None else f"{short(made)} ({type(made).__name__})"
             raise HookError(f"plugin {plugin.name}: {name} returned {got}; a {wanted} is needed{where}")
     return made

@@ -69,7 +69,7 @@ class Replacing(Plugin):
     jump: int | None = Field(
         None, ge=1, description="repaint: levels to travel back up; default: one in 25 (10 of 250, as in the paper)."
     )
-    repeats: int = Field(10, ge=1, description="repaint: how often every stretch is walked.")
+    repeats: int = Field(10, ge=1, le=1000, description="repaint: how often every stretch is walked.")
     known_noise: Literal["fresh", "fixed"] = Field("fresh", description="Noise of the known part: new or one for all.")
     fill: Fill | None = Field(
         None,

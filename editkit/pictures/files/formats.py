@@ -131,7 +131,7 @@ TIFF = Format(
     "TIFF", "TIFF", (".tif", ".tiff"), marks=((0, b"II*\0"), (0, b"MM\0*")), kept=_tiff_kept, turned=True,
     written=True, exact="always", deep=True, grey=True,
 )  # fmt: skip
-AVIF = Format("AVIF", "AVIF", (".avif",), depth=_avif_depth, written=True, largest_side=65_536)
+AVIF = Format("AVIF", "AVIF", (".avif",), depth=_avif_depth, written=True, largest_side=32_768)
 HEIF = Format(
     "HEIF", "HEIC", (".heic", ".heif"), needs="pillow-heif",
     marks=tuple((4, b"ftyp" + brand) for brand in (b"heic", b"heix", b"mif1", b"msf1", b"hevc")),

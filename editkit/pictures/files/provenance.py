@@ -271,14 +271,41 @@ def stripped(data: bytes, name: str = "the picture") -> bytes:
     """
     if not data.startswith(PNG_SIGNATURE):
         return blanked(data)
-    parts = [PNG_SIGNATURE]
+    parts, at = [PNG_SIGNATURE], len(PNG_SIGNATURE)
     for kind, body in png_chunks(data, name):
+        whole = data[at : at + 12 + len(body)]
+        at += len(whole)
         if kind in (b"iTXt", b"tEXt", b"zTXt"):
             if body.startswith(KEYWORD + b"\0"):
                 continue
-            body = without_provenance(body)
-        parts.append(png_chunk(kind, body))
-    return b"".join(parts)
+            clean = _without(kind, body)
+            whole = whole if clean == body else png_chunk(kind, clean)
+        parts.append(whole)
+    return b"".join([*parts, data[at:]])  # with whatever lies behind the end
+
+
+def _without(kind: bytes, body: bytes) -> bytes:
+    """The body of a PNG's text chunk without provenance in it; XMP may be compressed."""
+    if kind != b"iTXt" or not body.startswith(_COMPRESSED_XMP):
+        return without_provenance(body)
+    head, rest = body[: len(_COMPRESSED_XMP) + 1], body[len(_COMPRESSED_XMP) + 1 :]
+    language, *more = rest.split(b"\0", 2)
+    if len(more) != 2:
+        return body
+    try:
+        unpacker = zlib.decompressobj()
+        xmp = unpacker.decompress(more[1], MOST_XMP)
+    except zlib.error:
+        return body
+    clean = without_provenance(xmp)
+    if clean == xmp or unpacker.unconsumed_tail:
+        return body
+    return head + language + b"\0" + more[0] + b"\0" + zlib.compress(clean, 9)
+
+
+_COMPRESSED_XMP = b"XML:com.adobe.xmp\0\1"
+MOST_XMP = 1 << 24
+"""No XMP that unpacks to more bytes is looked into."""
 
 
 def strip(path: str | Path, output: str | Path | None = None, *, force: bool = False) -> bool:

@@ -126,7 +126,33 @@ def decode(data: bytes, name: str) -> Raster:
         image = Image.open(io.BytesIO(data), formats=_known_formats())
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
+        _afford(image, data, name)
         return from_image(image, data, name)
+
+
+LARGE = 1 << 24
+"""Pixels from which on memory is asked about before it is taken."""
+
+
+def _afford(image: Image.Image, data: bytes, name: str) -> None:
+    """Refuse a picture that the free memory does not hold, before it is decoded: a small file may claim a large one.
+
+    Raises:
+        PictureError: with what is needed and what there is.
+    """
+    pixels = image.width * image.height
+    if pixels < LARGE:
+        return
+    import psutil
+
+    tags = getattr(image, "tag_v2", {})
+    deep = (data[:4] == b"\x89PNG" and data[24:25] == b"\x10") or 16 in tags.get(258, ()) or image.mode[:1] == "I"
+    needed, free = pixels * (32 if deep else 16), int(psutil.virtual_memory().available)
+    if needed > free:
+        raise PictureError(
+            f"{name}: its {image.width}x{image.height} pixels need about {needed / 1e9:.1f} GB to be read, and "
+            f"{free / 1e9:.1f} GB are free; make it smaller first, or close other programs"
+        )
 
 
 @contextlib.contextmanager
