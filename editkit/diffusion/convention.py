@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from editkit.diffusion.noise import Apart, MersenneStreams, Noise, OneStream, Streams
 from editkit.diffusion.samplers import DDIM, Heun, Sampler
-from editkit.diffusion.score import PredictorCorrector
 from editkit.diffusion.schedule import Discrete, Grid, Level, Schedule, Spacing
+from editkit.diffusion.score import PredictorCorrector
 from editkit.diffusion.space import space_of
 
 if TYPE_CHECKING:
