@@ -32,7 +32,8 @@ class Conditioning:
         control: ControlNets, which the model evaluates (`editkit.diffusion.control`); their residuals are summed.
         label: (batch,) class numbers.
         task: the name of the task, for a network that has several.
-        guidance: the scale of classifier-free guidance, for a network that was distilled from it.
+        guidance: the scale of classifier-free guidance that is wanted here; a network that was distilled from it is
+            told it. None: the run's.
     """
 
     prompt: Prompt | None = None

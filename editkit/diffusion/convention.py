@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from editkit.diffusion.noise import Apart, MersenneStreams, Noise, OneStream, Streams
 from editkit.diffusion.samplers import DDIM, Heun, Sampler
 from editkit.diffusion.schedule import Discrete, Grid, Level, Schedule, Spacing
+from editkit.diffusion.score import PredictorCorrector
 from editkit.diffusion.space import space_of
 
 if TYPE_CHECKING:
@@ -140,9 +141,13 @@ class Diffusers:
         return schedule.resolve(wanted, grid) if isinstance(schedule, Discrete) else wanted
 
     def walked(self, sampler: Sampler) -> Sampler:
-        """heun corrects wide moves as well, which drives states out of range; ddim upward is told where it goes to."""
+        """heun corrects wide moves as well, which drives states out of range; ddim upward is told where it goes to; pc
+        takes the norms that it meets.
+        """
         if isinstance(sampler, DDIM) and sampler.reversible:
             return replace(sampler, told="to")
+        if isinstance(sampler, PredictorCorrector):
+            return replace(sampler, norms="measured")
         return replace(sampler, wide="karras") if isinstance(sampler, Heun) else sampler
 
     def region(self, mask: Tensor, model: Model) -> Tensor:

@@ -56,22 +56,24 @@ class _CfgHooks(Hooks[Cfg]):
         chosen = plugin.scale if plugin.scale is not None else run.options.guidance_scale
         self.scale = run.model.info.guidance if chosen is None else chosen
         self.tells = "guidance" in run.model.info.takes
-        self.idle = self.scale == 1.0 or self.tells
+        self.now = self.scale
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
-        return replace(cond, guidance=self.scale) if self.tells else cond
+        return replace(cond, guidance=self.scale) if self.tells and cond.guidance is None else cond
 
     def branches(self, step: Step, cond: Conditioning) -> Sequence[Conditioning]:
-        return (cond,) if self.idle else (replace(cond, prompt=cond.negative), cond)
+        """Another plugin may have said a scale of its own for this prediction (`Conditioning.guidance`)."""
+        self.now = self.scale if cond.guidance is None else cond.guidance
+        return (cond,) if self.now == 1.0 or self.tells else (replace(cond, prompt=cond.negative), cond)
 
     def combine(self, step: Step, predictions: Sequence[Prediction]) -> Prediction:
-        if self.idle:
+        if len(predictions) == 1:
             return predictions[0]
         without, wanted = predictions
         if without.output is None or wanted.output is None or wanted.kind is None:
-            x0 = self._rescaled(without.x0 + self.scale * (wanted.x0 - without.x0), wanted.x0)
+            x0 = self._rescaled(without.x0 + self.now * (wanted.x0 - without.x0), wanted.x0)
             return wanted.with_x0(x0, step.x_t, step.t)
-        out = self._rescaled(without.output + self.scale * (wanted.output - without.output), wanted.output)
+        out = self._rescaled(without.output + self.now * (wanted.output - without.output), wanted.output)
         return replace(convert(out, step.x_t, step.t, wanted.kind), variance=wanted.variance)
 
     def _rescaled(self, out: Tensor, wanted: Tensor) -> Tensor:

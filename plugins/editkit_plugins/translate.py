@@ -1,0 +1,242 @@
+"""Translation: a picture that one text describes becomes one that another describes, and stays itself in the rest.
+
+`ddib` goes up by the source's flow and down by the target's (Su et al. 2022, arXiv:2203.08382): between two Gaussians
+that is the optimal transport map. `cycle` (DPM-Encoder, Wu & De la Torre 2022, arXiv:2210.05559) records the noise of
+every stochastic step by which the source's process arrives at the picture, and replays it in the target's. So does
+`edit-friendly` (Huberman-Spiegelglas et al. 2023, arXiv:2304.06140), whose states are noised independently of each
+other. With mu the mean of a step of ddpm, x_t the source's state and y_t the target's,
+
+    y_s = mu(y_t; target) + (x_s - mu(x_t; source)),   x_s ~ q(x_s | x_t, x0)   or   x_s = alpha_s x0 + sigma_s e_s.
+
+`flowedit` (Kulikov et al. 2024, arXiv:2412.08629), for models of flow matching, walks the picture itself by the
+difference of both velocities at states with one noise: z += (s - t) (v(z + x_t - x0; target) - v(x_t; source)).
+
+With equal texts the last three give the picture back, whatever the guidance; `ddib` does to the order of its rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from editkit.diffusion.samplers import Memory, Normal, Predict, posterior_variance
+from editkit.diffusion.schedule import Flow
+from editkit.plugin import (
+    ChainError,
+    Conditioning,
+    Grid,
+    Hooks,
+    Level,
+    MaskSource,
+    ModelError,
+    Move,
+    Notify,
+    Options,
+    Picture,
+    Plan,
+    Plugin,
+    ReadsText,
+    Run,
+    Sampler,
+    Section,
+    Slot,
+    Step,
+    capability,
+    read_mask,
+)
+from editkit_plugins.invert import walks_both_ways
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from editkit.plugin import ModelInfo, Prediction
+
+Method = Literal["ddib", "cycle", "edit-friendly", "flowedit"]
+
+
+class Translate(Plugin):
+    """Make of what --source describes (the picture as it is) what --prompt describes.
+
+    With a mask only what lies inside is translated. Between two models: `invert --way up --model A then invert --way
+    down --model B`.
+    """
+
+    name: ClassVar[str] = "translate"
+    group: ClassVar[Section] = "steer"
+    usage: ClassVar[tuple[str, ...]] = (
+        'translate cat.png --model DIR --source "a cat" --prompt "a dog"',
+        'translate cat.png --model DIR --source "a cat" --prompt "a dog" --method edit-friendly --skip 18 --steps 50',
+        'translate cat.png --model DIR --source "a cat" --prompt "a dog" --mask box:20%,20%,80%,80%',
+    )
+    holds: ClassVar[frozenset[Slot]] = frozenset({"mask"})
+    needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
+    order: ClassVar[int] = -20
+    example: ClassVar[Mapping[str, Any]] = {"source": "a cat"}
+
+    method: Method = Field("cycle", description="How; flowedit is for models of flow matching.")
+    source: str = Field("", description="What the picture shows.")
+    source_guidance: float | None = Field(
+        None, ge=0.0, description="Strength of guidance by --source; default: as by --prompt."
+    )
+    strength: float = Field(1.0, ge=0.0, le=1.0, description="How much of the process is walked: 0 nothing, 1 all.")
+    skip: int = Field(0, ge=0, description="Steps left out at the noisy end: the more, the nearer to the picture.")
+    mask: MaskSource | None = Field(None, description="White = translate; a picture, or words as box:10,10,80,60.")
+
+    def hooks(self) -> type[Hooks[Translate]]:
+        return {"ddib": _Hooks, "flowedit": _FlowEdit}.get(self.method, _Replaying)
+
+    def default_options(self, info: ModelInfo) -> Options:
+        return walks_both_ways(info) if self.method == "ddib" else Options()
+
+    def open(self, picture: Picture, notify: Notify) -> Picture:
+        return picture if self.mask is None else picture.with_mask(read_mask(self.mask, picture, notify=notify))
+
+    def plan(self, plan: Plan) -> Plan:
+        plan = plan.start_at(self.strength)
+        plan = replace(plan, moves=plan.moves[self.skip :])
+        return plan.encode() + plan if self.method == "ddib" else plan
+
+    def calls(self, move: Move) -> int:
+        return 2
+
+
+class _Hooks(Hooks[Translate]):
+    """`ddib`: which text is meant follows from the direction."""
+
+    def __init__(self, plugin: Translate, run: Run) -> None:
+        super().__init__(plugin, run)
+        reads = capability(run.model, ReadsText)
+        if reads is None:
+            raise ModelError(f"model {run.model.info.name} says that it takes text, but has no encode_text")
+        self.source, dropped = reads.encode_text(plugin.source)
+        if dropped:
+            run.notify(f"--source is longer than the model can read; left out: {dropped}")
+        if run.inputs.known is None:
+            raise ChainError("translate works on a picture, and there is none; with sample(), give known=")
+        self.picture = run.inputs.known.expand(run.shape).float()
+
+    def of_source(self, step: Step) -> bool:
+        """Whether the source's prediction is being asked for."""
+        return step.move.up
+
+    def condition(self, step: Step, cond: Conditioning) -> Conditioning:
+        if not self.of_source(step):
+            return cond
+        scale = self.plugin.source_guidance
+        return replace(cond, prompt=self.source, guidance=cond.guidance if scale is None else scale)
+
+    def begin(self) -> Float[Tensor, "b c *size"] | None:
+        level = self.run.levels[self.run.plan.start]
+        if self.run.plan.start == 0:
+            return self.picture
+        return level.alpha * self.picture + level.sigma * self.run.opening.noise
+
+    def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        original, mask = self.run.inputs.original, self.run.inputs.original_mask
+        if original is None or mask is None:
+            return image
+        return original.where(mask == 0, original + mask * (image.clamp(-1, 1) - original))
+
+
+class _Both(_Hooks):
+    """Both predictions in every move: the sampler says which one it asks for."""
+
+    def __init__(self, plugin: Translate, run: Run) -> None:
+        super().__init__(plugin, run)
+        self.asking = False
+
+    def of_source(self, step: Step) -> bool:
+        return self.asking
+
+    def of(self, predict: Predict, x: Tensor, level: Level, source: bool) -> Prediction:
+        """What the source's or the target's process says of x."""
+        self.asking = source
+        try:
+            return predict(x, level)
+        finally:
+            self.asking = False
+
+    def inside(self, difference: Tensor) -> Tensor:
+        """What may differ from the source's own way: inside the mask only."""
+        region = self.run.inputs.region
+        return difference if region is None else difference * (region > 0)
+
+
+class _Replaying(_Both):
+    def sampler(self) -> Sampler:
+        return Replayed(self)
+
+
+class Replayed:
+    """`cycle` and `edit-friendly`; what it remembers is the source's state."""
+
+    name, grid, reversible = "replayed", Grid(), False
+
+    def __init__(self, hooks: _Both) -> None:
+        self.hooks = hooks
+
+    def calls(self, move: Move) -> int:
+        return 2
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        """(y_s, x_s) from y_t and, in memory, x_t, from which it starts."""
+        hooks, ours = self.hooks, x_t if memory is None else memory
+        if s.sigma == 0.0:
+            theirs = s.alpha * hooks.picture
+        elif hooks.plugin.method == "cycle":
+            theirs = mean(ours, hooks.picture, t, s) + posterior_variance(t, s)[0] ** 0.5 * normal(t, s)
+        else:
+            theirs = s.alpha * hooks.picture + s.sigma * normal(t, s)
+        wanted = mean(x_t, hooks.of(predict, x_t, t, source=False).x0, t, s)
+        came = mean(ours, hooks.of(predict, ours, t, source=True).x0, t, s)
+        return theirs + hooks.inside(wanted - came), theirs
+
+
+def mean(x_t: Tensor, x0: Tensor, t: Level, s: Level) -> Tensor:
+    """E[x_s | x_t, x0] = (alpha_t sigma_s^2 / (alpha_s sigma_t^2)) x_t + (alpha_s beta / sigma_t^2) x0."""
+    beta = posterior_variance(t, s)[1]
+    return (t.alpha * s.sigma**2 / (s.alpha * t.sigma**2)) * x_t + (s.alpha * beta / t.sigma**2) * x0
+
+
+class _FlowEdit(_Both):
+    def __init__(self, plugin: Translate, run: Run) -> None:
+        super().__init__(plugin, run)
+        if not isinstance(run.model.schedule, Flow):
+            raise ChainError(
+                f"translate --method flowedit is for models of flow matching (SD 3, FLUX), and {run.model.info.name} "
+                f"is none; use --method cycle"
+            )
+
+    def begin(self) -> Float[Tensor, "b c *size"] | None:
+        return self.picture
+
+    def sampler(self) -> Sampler:
+        return Velocities(self)
+
+
+class Velocities:
+    """`flowedit`: the state is a picture at every level."""
+
+    name, grid, reversible = "velocities", Grid(), False
+
+    def __init__(self, hooks: _FlowEdit) -> None:
+        self.hooks = hooks
+
+    def calls(self, move: Move) -> int:
+        return 2
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        hooks = self.hooks
+        came = t.alpha * hooks.picture + t.sigma * normal(t, s)
+        wanted = came + (x_t - hooks.picture)
+        to, of = hooks.of(predict, wanted, t, source=False), hooks.of(predict, came, t, source=True)
+        difference = (to.eps - of.eps) - (to.x0 - of.x0)
+        return x_t + hooks.inside((s.sigma - t.sigma) * difference), None

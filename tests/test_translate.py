@@ -1,0 +1,197 @@
+"""Translation between Gaussians that a text names, in closed form; the same text gives the picture back."""
+
+import numpy as np
+import pytest
+import torch
+from toy import Isotropic
+
+from editkit import edit, sample
+from editkit.diffusion.conditioning import Prompt
+from editkit.diffusion.model import ModelInfo
+from editkit.diffusion.prediction import Prediction
+from editkit.diffusion.schedule import VE, Cosine, Flow
+from editkit.editing.api import plan as planned
+from editkit.errors import ChainError
+from editkit.pictures.picture import Picture
+from editkit.plugins import Inpaint, Translate
+
+TABLES = {"VE": VE(0.02, 20.0), "VP": Cosine(), "flow": Flow()}
+METHODS = ("cycle", "edit-friendly", "flowedit")
+TURN = torch.linalg.qr(torch.randn((4, 4), generator=torch.Generator().manual_seed(5), dtype=torch.float64))[0]
+LAWS = {
+    "cat": (torch.tensor([0.6, -0.4, 0.2, -0.8]), torch.tensor([1.5, 0.6, 0.3, 0.2])),
+    "dog": (torch.tensor([-0.5, 0.3, 0.9, 0.1]), torch.tensor([0.4, 0.9, 0.5, 0.1])),
+    "far cat": (torch.tensor([1.6, 0.6, 0.2, -0.8]), torch.tensor([1.5, 0.6, 0.3, 0.2])),
+    "": (torch.zeros(4), torch.ones(4)),
+}
+"""Text -> mean, and the variances along the axes TURN."""
+
+
+class Prompted:
+    """x0 ~ N(m, C) of the text, in 4-D; covariances commute."""
+
+    clip, data_std = None, 1.0
+
+    def __init__(self, schedule, guidance=1.0):
+        self.schedule = schedule
+        takes = frozenset({"prompt"})
+        self.info = ModelInfo("prompted", "exact Gaussians", takes=takes, sampler="ddim", guidance=guidance)
+
+    def __call__(self, x_t, level, conds):
+        made = []
+        for cond in conds:
+            text = "" if cond.prompt is None else list(LAWS)[int(cond.prompt.embeds[0, 0, 0])]
+            mean, values = (v.double() for v in LAWS[text])
+            gain = TURN @ torch.diag(level.alpha * values / (level.alpha**2 * values + level.sigma**2)) @ TURN.T
+            x0 = (mean + (x_t.double() - level.alpha * mean) @ gain).float()
+            made.append(Prediction(x0, (x_t - level.alpha * x0) / max(level.sigma, 1e-12)))
+        return tuple(made)
+
+    def encode_text(self, text):
+        return Prompt(torch.full((1, 1, 1), float(list(LAWS).index(text)))), ""
+
+    def shape(self, height, width):
+        return (4,)
+
+    def encode(self, image, stream=None):
+        return image
+
+    encode_mask = decode = encode
+
+    def attach(self, picture, mask):
+        return self
+
+
+def data(text, n=64):
+    mean, values = LAWS[text]
+    z = torch.randn((n, 4), generator=torch.Generator().manual_seed(1))
+    return mean + ((z * values.sqrt()).double() @ TURN.T).float()
+
+
+def translated(table, source, target, *, guidance=1.0, steps=20, known=None, **given):
+    exact = Prompted(TABLES[table], guidance)
+    x = data("cat") if known is None else known
+    sampler = given.pop("sampler", "ddim")
+    return sample(
+        exact, Translate(source=source, **given), shape=(len(x), 4), known=x, steps=steps, sampler=sampler,
+        prompt=target,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_ddib_is_the_optimal_transport_map(table):
+    """x -> m_B + C_B^1/2 C_A^-1/2 (x - m_A), for covariances that commute; at the rule's order. A table that ends at
+    sigma, with the picture still in it, has (C_A + sigma^2)^1/2 C_A^-1/2 up and the inverse of B's down instead.
+    """
+    (m_a, v_a), (m_b, v_b) = LAWS["cat"], LAWS["dog"]
+    x, noise = data("cat"), 20.0**2 if table == "VE" else 1e12
+
+    def scaled(x, values):
+        return (x.double() @ TURN @ torch.diag(values.double().sqrt()) @ TURN.T).float()
+
+    top = m_a + scaled(x - m_a, (v_a + noise) / v_a)
+    exact = m_b + scaled(top - (m_b if table == "VE" else m_a), v_b / (v_b + noise))
+    errors = [
+        float((translated(table, "cat", "dog", method="ddib", steps=n, sampler="heun") - exact).abs().mean())
+        for n in (40, 80, 160)
+    ]
+    assert errors[2] < 2e-3, errors
+    assert errors[0] > 1.7 * errors[1], errors
+    back = translated(
+        table, "dog", "cat", method="ddib", steps=160, sampler="heun",
+        known=translated(table, "cat", "dog", method="ddib", steps=160, sampler="heun"),
+    )  # fmt: skip
+    assert float((back - x).abs().max()) < 5e-3
+
+
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+@pytest.mark.parametrize(
+    ("method", "table"), [(m, t) for m in METHODS for t in TABLES if m != "flowedit" or t == "flow"]
+)
+def test_the_same_text_gives_the_picture_back(method, table, guidance):
+    made = translated(table, "cat", "cat", method=method, guidance=guidance)
+    if method == "flowedit":
+        assert torch.equal(made, data("cat"))
+    assert float((made - data("cat")).abs().max()) < 1e-5
+    other = translated(table, "cat", "cat", method=method, guidance=guidance, source_guidance=2.0)
+    assert float((other - data("cat")).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("steps", [3, 20])
+@pytest.mark.parametrize(
+    ("method", "table"), [(m, t) for m in METHODS for t in TABLES if m != "flowedit" or t == "flow"]
+)
+def test_another_mean_is_a_shift_in_any_number_of_steps(method, table, steps):
+    """With equal covariances the result is exactly x + m_B - m_A; VE starts where alpha m is still to be seen."""
+    shift = LAWS["far cat"][0] - LAWS["cat"][0]
+    made = translated(table, "cat", "far cat", method=method, steps=steps)
+    if table == "VE":  # x_T is of the picture, and keeps its share C / (C + sigma^2) of the old mean
+        share = float(LAWS["cat"][1].max() / (LAWS["cat"][1].max() + 20.0**2))
+        assert float((made - data("cat") - shift).abs().max()) < 2.0 * share * float(shift.norm())
+    else:
+        assert float((made - data("cat") - shift).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_more_is_skipped_the_nearer_to_the_picture(method):
+    x = data("cat")
+    moved = [
+        float((translated("flow", "cat", "dog", method=method, skip=skip) - x).abs().mean()) for skip in (0, 8, 16, 20)
+    ]
+    assert moved[0] > moved[1] > moved[2] > moved[3] == 0.0
+
+
+@pytest.mark.parametrize(("method", "calls"), [("ddib", 1), ("cycle", 2), ("edit-friendly", 2), ("flowedit", 2)])
+def test_calls_are_counted(method, calls):
+    states = []
+    sample(
+        Prompted(Flow()), Translate(source="cat", method=method), shape=(1, 4), known=data("cat", 1), steps=5,
+        sampler="ddim", prompt="dog", watch=states.append,
+    )  # fmt: skip
+    assert states[-1].calls == 5 * 2
+    assert states[-1].calls == calls * len(states)
+
+
+class Words(Isotropic):
+    """Pictures of a brightness that the text says."""
+
+    info = ModelInfo("words", "exact Gaussian", takes=frozenset({"prompt"}), sampler="ddim", steps=6, guidance=1.0)
+    schedule = Flow()
+
+    def encode_text(self, text):
+        return Prompt(torch.full((1, 1, 1), len(text) / 20.0)), ""
+
+    def __call__(self, x_t, level, conds):
+        made = []
+        for cond in conds:
+            m = 0.0 if cond.prompt is None else cond.prompt.embeds
+            (plain,) = super().__call__(x_t - level.alpha * m, level, (cond,))
+            made.append(Prediction(plain.x0 + m, plain.eps))
+        return tuple(made)
+
+
+@pytest.mark.parametrize("method", ["ddib", *METHODS])
+def test_with_a_mask_only_inside_it(method):
+    photo = Picture(np.random.default_rng(0).integers(60, 190, (12, 10, 3), dtype=np.uint8))
+    plugin = Translate(source="a", method=method, mask="box:2,2,6,6")
+    made = edit(photo, plugin, model=Words(), prompt="a longer text").pixels.astype(int) - photo.pixels
+    inside = made[2:6, 2:6].copy()
+    made[2:6, 2:6] = 0
+    assert not made.any()
+    wanted = 127.5 * (len("a longer text") - 1) / 20.0
+    assert abs(float(inside.mean()) - wanted) < (8.0 if method == "ddib" else 1.0)
+    assert planned(photo, plugin, model=Words(), prompt="b")[0].calls == 12
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ChainError, match="translate needs a model that takes prompt"):
+        edit(Picture(np.zeros((8, 8, 3), np.uint8)), Translate(source="a"), model=Isotropic())
+    with pytest.raises(ChainError, match="flowedit.* is for models of flow matching .* prompted is none"):
+        translated("VP", "cat", "dog", method="flowedit")
+    with pytest.raises(ChainError, match="there is none; with sample"):
+        sample(Prompted(Flow()), Translate(source="cat"), shape=(1, 4), prompt="dog")
+    with pytest.raises(ChainError, match="both set the mask"):
+        edit(
+            Picture(np.zeros((8, 8, 3), np.uint8)), Translate(source="a") & Inpaint(mask="box:1,1,4,4"), model=Words(),
+            prompt="b",
+        )  # fmt: skip
