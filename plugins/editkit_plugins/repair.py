@@ -54,7 +54,8 @@ class Repair(Replacing):
         "repair scan.jpg --no-cast --no-fading --save-mask found.png",
         "repair scan.jpg --eagerness 2",
     )
-    example: ClassVar[Mapping[str, Any]] = {"eagerness": 3}
+    # What is found is known of a picture that is there: the plan of a stage behind `then` cannot count it.
+    example: ClassVar[Mapping[str, Any]] = {"scratches": False, "spots": False}
 
     scratches: bool = Field(True, description="Find scratches, hairs and folds, and fill them.")
     spots: bool = Field(True, description="Find dust and blots, and fill them.")
@@ -84,8 +85,8 @@ class Repair(Replacing):
         toned = self.toned(picture, mask, notify)
         if toned is picture and not mask.any():
             notify(
-                "repair: found nothing to mend, and the picture stays as it is; --eagerness 2 finds fainter things, and "
-                "inpaint --mask fills what you mark"
+                "repair: found nothing to mend, and the picture stays as it is; --eagerness 2 finds fainter things, "
+                "and inpaint --mask fills what you mark"
             )
         if self.save_mask is not None:
             self._may_be_saved(Path(self.save_mask), mask)
