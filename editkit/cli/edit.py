@@ -330,6 +330,8 @@ def _kept_text(written: Written, made: Made) -> str:
     kept = _kept(written, made)
     if kept == 0:
         return " · pixels outside the mask: identical"
+    if made.kept_deviation:
+        return f" · pixels outside the mask: changed by up to {kept} by the edit"
     if kept is not None:
         return f" · {written.format} changed pixels outside the mask by up to {kept}"
     return f" · {written.format} changed pixels by up to {written.deviation}" if written.deviation else ""

@@ -50,6 +50,8 @@ def passes(
     `examples`: (width, height) of other pictures that are learned from.
     """
     steps = options.steps or info.steps
+    if picture.mask is not None and not picture.mask.any():
+        return ()  # nothing is to be made again
     if options.crop_padding is not None and picture.mask is not None:
         return (_enlarged(picture.mask, info, options, steps),)
     found: list[Pass] = []

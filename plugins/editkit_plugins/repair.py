@@ -1,0 +1,153 @@
+"""Repair of a scan: scratches, folds and spots are found and filled, a cast and fading are undone.
+
+What is found is what the mask words `scratches` and `spots` find; it is filled as `inpaint` fills a mask. A print fades
+by about a straight line in each channel, y = b + x (w - b) / 255 with its black b and white w. These are read from the
+darkest and the brightest thousandths of what is not damaged, and the line is undone,
+
+    x = 255 (y - b) / (w - b).
+
+Fading is what all channels have in common, the darkest black and the brightest white; the cast is where the others
+differ from these. Each is undone by itself where the other is off. Channels that differ by more than `MOST` are the
+picture's own colours (a sunset), and no cast is undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from editkit.pictures.files.writing import check_output
+from editkit.pictures.masks import grow
+from editkit.plugin import Hooks, Mask, Metavar, Notify, Picture, Run, Section, largest, silent
+from editkit_plugins.inpaint import Replacing
+from editkit_plugins.masks.scratches import scratches
+from editkit_plugins.masks.spots import spots
+
+TAIL = 0.001
+"""What of the pixels is darker than black, and brighter than white."""
+
+MOST = 45.0
+"""How far apart the channels' blacks or whites may lie, in levels of 255, to be a cast."""
+
+SLACK = 12.0
+"""A picture whose black and white are within so many levels of 0 and 255 has not faded; within half, has no cast."""
+
+LEAST_RANGE = 64.0
+"""A picture of fewer levels between black and white is no faded photograph but a flat one: it is left as it is."""
+
+
+class Repair(Replacing):
+    """Mend a scan: find scratches, folds and spots and fill them, undo its cast and fading. Every step can be left out.
+
+    Pixels outside of what was found change by the cast and the fading alone; without these they are kept bit for bit.
+    """
+
+    name: ClassVar[str] = "repair"
+    group: ClassVar[Section] = "repair"
+    usage: ClassVar[tuple[str, ...]] = (
+        "repair scan.jpg",
+        "repair scan.jpg --no-cast --no-fading --save-mask found.png",
+        "repair scan.jpg --eagerness 2",
+    )
+    # What is found is known of a picture that is there: the plan of a stage behind `then` cannot count it.
+    example: ClassVar[Mapping[str, Any]] = {"scratches": False, "spots": False}
+
+    scratches: bool = Field(True, description="Find scratches, hairs and folds, and fill them.")
+    spots: bool = Field(True, description="Find dust and blots, and fill them.")
+    cast: bool = Field(True, description="Undo a colour that lies over everything.")
+    fading: bool = Field(True, description="Undo what made black grey and white dull.")
+    eagerness: float = Field(1.0, ge=0.1, le=10.0, description="2 finds what stands out half as much, and more.")
+    grow: int = Field(1, ge=0, le=1000, description="Enlarge what was found by so many pixels.")
+    save_mask: Annotated[str, Metavar("FILE")] | None = Field(
+        None, description="Write what is filled as a mask, for inpaint --mask."
+    )
+
+    def found(self, picture: Picture, notify: Notify) -> Mask:
+        """(H, W) of 0 and 1: what is to be filled, grown."""
+        mask = np.zeros((picture.height, picture.width), np.float32)
+        said = []
+        for name, wanted, find in (("scratches", self.scratches, scratches), ("spots", self.spots, spots)):
+            if wanted:
+                part = find(picture, self.eagerness)
+                said.append(f"{name} {float(part.mean()):.2%}")
+                mask = np.maximum(mask, part)
+        if said:
+            notify(f"repair: found {' and '.join(said)} of the picture")
+        return grow(mask, self.grow)
+
+    def open(self, picture: Picture, notify: Notify) -> Picture:
+        mask = self.found(picture, notify)
+        toned = self.toned(picture, mask, notify)
+        if toned is picture and not mask.any():
+            notify(
+                "repair: found nothing to mend, and the picture stays as it is; --eagerness 2 finds fainter things, "
+                "and inpaint --mask fills what you mark"
+            )
+        if self.save_mask is not None:
+            self._may_be_saved(Path(self.save_mask), mask)
+        return toned.with_mask(mask, self.fill)
+
+    def _may_be_saved(self, path: Path, mask: Mask) -> None:
+        """Raise where something else would be overwritten, before the work."""
+        if not path.exists():
+            check_output(path)
+        elif not np.array_equal(as_levels(mask), Picture.read(path).pixels[..., 0]):
+            check_output(path, force=False)
+
+    def toned(self, picture: Picture, damaged: Mask, notify: Notify) -> Picture:
+        """`picture` with cast and fading undone where they are wanted; itself where there are none."""
+        top = float(largest(picture.pixels.dtype))
+        levels = picture.pixels.astype(np.float32) * np.float32(255.0 / top)
+        black, white = ends(levels[damaged == 0])
+        to_black, to_white = self._aims(black, white)
+        if np.allclose(black, to_black) and np.allclose(white, to_white):
+            return picture
+        notify(
+            f"repair: black {_hex(black)} becomes {_hex(to_black)}, white {_hex(white)} becomes {_hex(to_white)}, "
+            f"everywhere (--no-cast, --no-fading leave it)"
+        )
+        undone = to_black + (levels - black) * ((to_white - to_black) / (white - black))
+        return picture.with_pixels(np.rint(np.clip(undone, 0.0, 255.0) * (top / 255.0)).astype(picture.pixels.dtype))
+
+    def _aims(self, black: NDArray[np.float64], white: NDArray[np.float64]) -> tuple[Any, Any]:
+        """What the channels' `black` and `white` are to become."""
+        darkest, brightest = float(black.min()), float(white.max())
+        if brightest - darkest < LEAST_RANGE or (white - black).min() < LEAST_RANGE / 2:
+            return black, white
+        off = max(float(np.ptp(black)), float(np.ptp(white)))
+        to_black, to_white = black, white
+        if self.cast and SLACK / 2 <= off <= MOST:
+            to_black, to_white = np.full(3, darkest), np.full(3, brightest)
+        if self.fading and (darkest > SLACK or brightest < 255.0 - SLACK):
+            scale = 255.0 / (brightest - darkest)
+            to_black, to_white = ((v - darkest) * scale for v in (to_black, to_white))
+        return to_black, to_white
+
+    def bind(self, run: Run) -> Hooks[Any]:
+        path = None if self.save_mask is None else Path(self.save_mask)
+        if path is not None and not path.exists() and run.inputs.source is not None:
+            mask = as_levels(self.found(Picture(run.inputs.source), silent))
+            Picture(np.repeat(mask[..., None], 3, axis=-1)).write(path)
+        return super().bind(run)
+
+
+def ends(levels: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Black and white of each channel of (N, 3)."""
+    if not len(levels):
+        return np.zeros(3), np.full(3, 255.0)
+    black, white = np.quantile(levels, (TAIL, 1.0 - TAIL), axis=0)
+    return black, white
+
+
+def as_levels(mask: Mask) -> NDArray[np.uint8]:
+    """A mask of 0 and 1 as a file has it."""
+    return np.where(mask > 0, 255, 0).astype(np.uint8)
+
+
+def _hex(levels: NDArray[np.float64]) -> str:
+    return "#" + "".join(f"{int(v):02x}" for v in np.clip(np.rint(levels), 0, 255))
