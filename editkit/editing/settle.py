@@ -202,6 +202,15 @@ def _say_who_walks(plugins: Sequence[Plugin], options: Options, notify: Notify) 
         notify(f"{own} walks by steps of its own; --sampler {options.sampler} lays the noise levels only")
 
 
+def _say_what_fill_is_for(picture: Picture, info: ModelInfo, notify: Notify) -> None:
+    """Say that --fill changes nothing for a model that starts from noise."""
+    if picture.fill is not None and not info.own_picture:
+        notify(
+            f"--fill {picture.fill} changes nothing: {info.name} starts the hole from noise; `with sdedit --strength "
+            f"0.8` starts from the fill"
+        )
+
+
 def _say_what_is_idle(plugins: Sequence[Plugin], passes: Sequence[PassPlan], options: Options, notify: Notify) -> None:
     """Say whose window (--start, --stop) lies between two steps, and that --tries changes nothing where it does."""
     if options.tries > 1 and not any(part.attempt for part in passes):
@@ -251,11 +260,8 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     begun = not any(p.diffuses for p in plugins) or any("begin" in p.claims() for p in plugins)
     told = "lowres" in info.takes and any("lowres" in plugin.offers for plugin in plugins)
     found = passes(picture, info, options, not begun and not told, [example.size for example in examples])
-    if picture.fill is not None and not begun and not info.own_picture:
-        notify(
-            f"--fill {picture.fill} changes nothing: {info.name} starts the hole from noise; `with sdedit --strength "
-            f"0.8` starts from the fill"
-        )
+    if not begun:
+        _say_what_fill_is_for(picture, info, notify)
     counting = Counting(info.rounds_up, options.floats)
     tried = [(at, attempt) for at in found for attempt in range(_tries(at, picture, options))]
     planned = tuple(plan_pass(at, plugins, sampler, attempt, counting) for at, attempt in tried)

@@ -53,9 +53,7 @@ class Restore(Solver):
     degradation: str = Field("noise", description="What the picture went through, as gaussian:2, jpeg, average:4.")
     sigma: float | None = Field(None, ge=0.0, le=255.0, description="Noise, in levels of 255; default 0 (blurs: 0.29).")
     mask: MaskSource | None = Field(None, description="mask: the lost pixels, white; a picture or words.")
-    taper: bool | None = Field(
-        None, description="Blurs: fade the edges, which else ring, since a lens blurs past them; default: yes."
-    )
+    taper: bool = Field(True, description="Blurs: fade the edges, which else ring, since a lens blurs past them.")
     method: Literal["auto", "conditioned", "wiener", "ddnm", "ddrm", "diffpir", "dps", "pigdm"] = Field(
         "auto",
         description="How it is solved; auto: ddnm; where there is noise wiener, or ddrm; dps on latents; lost pixels: "
@@ -134,7 +132,7 @@ class Restore(Solver):
                 f"restore: --method conditioned tells a model which pixels are lost; it is for --degradation mask "
                 f"without --sigma, not for {self.degradation}"
             )
-        if self.taper and named.kind not in BLURS:
+        if self.taper and "taper" in self.model_fields_set and named.kind not in BLURS:
             raise UsageError(f"restore: --taper is for blurs ({', '.join(BLURS)}), not for {named.kind}; leave it out")
         if self.sigma and not named.linear:
             raise UsageError(f"restore: --sigma cannot be used with {named.kind}, whose own error is bounded already")
@@ -156,7 +154,7 @@ class Restore(Solver):
         A = self.named.made(size, (int(y.shape[-2]), int(y.shape[-1])), keep, run.inputs.file)
         if self.named.kind in ("grey", "mask"):
             y = A.forward(y)  # what a file holds in lost pixels, or of colour, is no observation
-        if self.taper is not False and isinstance(A, Blur):
+        if self.taper and isinstance(A, Blur):
             y = A.tapered(y)
         return Problem(A, y, self.noise() / 127.5)
 
