@@ -50,8 +50,6 @@ def passes(
     `examples`: (width, height) of other pictures that are learned from.
     """
     steps = options.steps or info.steps
-    if picture.mask is not None and not picture.mask.any():
-        return ()  # nothing is to be made again
     if options.crop_padding is not None and picture.mask is not None:
         return (_enlarged(picture.mask, info, options, steps),)
     found: list[Pass] = []
@@ -82,6 +80,8 @@ def _boxes(picture: Picture, info: ModelInfo, options: Options) -> tuple[Box, ..
     cropped = options.canvas == "crop" or (options.canvas == "auto" and (info.window or info.own_picture))
     if picture.mask is None or not cropped:
         return (Box(0, 0, picture.width, picture.height),)
+    if not picture.mask.any():
+        return ()  # nothing is to be made again
     if info.own_picture:
         return crops(picture.mask, CONTEXT, LEAST)
     return crops(picture.mask, NEAR, info.least or info.window or 0)

@@ -54,8 +54,7 @@ class Repair(Replacing):
         "repair scan.jpg --no-cast --no-fading --save-mask found.png",
         "repair scan.jpg --eagerness 2",
     )
-    # What is found is known of a picture that is there: the plan of a stage behind `then` cannot count it.
-    example: ClassVar[Mapping[str, Any]] = {"scratches": False, "spots": False}
+    example: ClassVar[Mapping[str, Any]] = {"eagerness": 10, "grow": 3}
 
     scratches: bool = Field(True, description="Find scratches, hairs and folds, and fill them.")
     spots: bool = Field(True, description="Find dust and blots, and fill them.")
