@@ -485,6 +485,8 @@ def test_links_that_lead_out_of_a_folder_are_told(here):
     (here / "in" / "more").symlink_to(here / "home")
     (here / "in" / "b.png").symlink_to(here / "home" / "private.png")
     (here / "in" / "c.png").symlink_to("a.png")
+    (here / "in" / "loop.png").symlink_to("loop.png")
+    (here / "in" / "nowhere.png").symlink_to("nothing.png")
     (here / "in" / "deep" / "d.png").symlink_to("../a.png")
     assert sorted(listing(here / "in").outside) == ["b.png", "more"]
 

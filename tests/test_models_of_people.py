@@ -113,6 +113,22 @@ def test_a_lora_is_one_whatever_its_capitals_and_dots(sd, tmp_path, name):
     np.testing.assert_array_equal(seen[0], seen[2])
 
 
+@pytest.mark.parametrize("more", [0, 3])
+def test_a_lora_that_fits_in_part_is_told(sd, tmp_path, more):
+    unet = load_file(sd / "unet" / "diffusion_pytorch_model.safetensors")
+    key = next(key for key in unet if key.endswith("attn1.to_q.weight"))
+    stem, (rows, columns) = "lora_unet_" + key.removesuffix(".weight").replace(".", "_"), unet[key].shape
+    tensors = {}
+    for name in [stem, *(stem.replace("blocks_0", f"blocks_{7 + k}").replace("blocks_1", f"blocks_{7 + k}")
+                         for k in range(more))]:  # fmt: skip
+        tensors |= {f"{name}.lora_down.weight": torch.ones(2, columns), f"{name}.lora_up.weight": torch.ones(rows, 2)}
+        tensors[f"{name}.alpha"] = torch.tensor(2.0)
+    save_file(tensors, tmp_path / "half.safetensors")
+    said = " ".join(loaded(sd, lora=(str(tmp_path / "half.safetensors"),)).chosen)
+    assert ("fits model" in said) is bool(more)
+    assert not more or f"{more} of its {more + 1} layers" in said
+
+
 @pytest.mark.parametrize("name", ["DEISMultistepScheduler", "KDPM2DiscreteScheduler", "SomebodysOwnScheduler"])
 def test_a_scheduler_that_is_not_here_gives_its_table(sd, name):
     file = sd / "scheduler" / "scheduler_config.json"

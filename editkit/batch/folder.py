@@ -59,7 +59,7 @@ def listing(folder: Path, leave_out: Path | None = None) -> Listing:
     """
     found = Listing()
     left_out = None if leave_out is None or not leave_out.exists() else _identity(leave_out)
-    seen, root = {_identity(folder)}, folder.resolve()
+    seen, root = {_identity(folder)}, _real(folder)
 
     def unreadable(error: OSError) -> None:
         name = os.path.relpath(error.filename or folder, folder)
@@ -77,7 +77,7 @@ def listing(folder: Path, leave_out: Path | None = None) -> Listing:
                 found.loops.append((inside / name).as_posix())
             else:
                 seen.add(identity)
-                if path.is_symlink() and not path.resolve().is_relative_to(root):
+                if path.is_symlink() and not _real(path).is_relative_to(root):
                     found.outside.append((inside / name).as_posix())
         folders.sort()
         for name in sorted(files):
@@ -88,11 +88,16 @@ def listing(folder: Path, leave_out: Path | None = None) -> Listing:
                 found.unreadable[(inside / name).as_posix()] = "is no regular file"  # a named pipe would be waited for
             elif Path(name).suffix.lower() in PICTURES:
                 found.pictures.append(inside / name)
-                if path.is_symlink() and not path.resolve().is_relative_to(root):
+                if path.is_symlink() and not _real(path).is_relative_to(root):
                     found.outside.append((inside / name).as_posix())
             else:
                 found.others.append((inside / name).as_posix())
     return found
+
+
+def _real(path: Path) -> Path:
+    """Where links lead in the end; of links that lead in a circle, one of them."""
+    return Path(os.path.realpath(path))
 
 
 def _identity(path: Path) -> tuple[int, int]:

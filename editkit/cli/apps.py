@@ -21,7 +21,7 @@ def runner(app: typer.Typer, name: str) -> Callable[[list[str]], int]:
             raise KeyboardInterrupt from None
         except Exception as error:
             if hasattr(error, "format_message"):
-                raise UsageError(" ".join(error.format_message().split())) from error
+                raise UsageError(" ".join(error.format_message()[:600].split())) from error
             raise
         return code if isinstance(code, int) else 0
 

@@ -44,7 +44,7 @@ def given_by(command: Any, name: str, words: Sequence[str], after: str = "") -> 
     except Exception as error:
         # Typer's own copy of Click is private: its usage errors are known by this method alone.
         if hasattr(error, "format_message"):
-            text = " ".join(error.format_message().split())
+            text = " ".join(error.format_message()[:600].split())
             raise UsageError(f"{name}: {text[:1].lower()}{text[1:]}".rstrip(".")) from error
         raise
     return {name: value for name, value in given.items() if value is not None and value != []}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from editkit.common.places import expanded
 from editkit.common.process import SILENCE
 from editkit.diffusion.capability import capability
-from editkit.diffusion.model import Model, ModelInfo
+from editkit.diffusion.model import Model, ModelInfo, Notifies
 from editkit.errors import ModelError, UsageError
 from editkit.models.files.loading import nameable
 from editkit.models.files.weights import shapes
@@ -163,7 +163,9 @@ def prepared(model: Model, setup: Setup, device: torch.device, dtype: torch.dtyp
         return model
     experts: Sequence[Model] = (model,)
     if setup.lora:
-        _add_lora(_as_pipeline(model, "--lora"), model.info.name, setup.lora)
+        said, told = _add_lora(_as_pipeline(model, "--lora"), model.info.name, setup.lora), capability(model, Notifies)
+        if told is not None:
+            told.chosen = (*told.chosen, *said)
     if setup.refiner is not None:
         from editkit.models.latent.refiner import joined
 
@@ -201,8 +203,10 @@ def _offload(model: FromPipeline, how: Offload, device: torch.device) -> None:
     move(device=device)
 
 
-def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> None:
-    """Every file with its weight, fused into the networks' own weights: a step costs what it did before."""
+def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> list[str]:
+    """Every file with its weight, fused into the networks' own weights: a step costs what it did before. What the user
+    should know: files that fit in part.
+    """
     import torch
 
     from editkit.models.fast.packing import swap, unpack
@@ -218,6 +222,7 @@ def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> None:
     try:
         with torch.no_grad(), _silent("diffusers"):
             weights = [_load_lora(pipe, f"lora{k}", name, word) for k, word in enumerate(words)]
+            said = [line for k, word in enumerate(words) for line in _in_part(pipe, f"lora{k}", name, word)]
             pipe.set_adapters([f"lora{k}" for k in range(len(words))], weights)
             there = [part for part in pipe._lora_loadable_modules if getattr(pipe, part, None) is not None]
             pipe.fuse_lora(components=there)
@@ -225,6 +230,24 @@ def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> None:
     finally:
         for layer, kind in packed:
             swap(layer, kind)
+    return said
+
+
+def _in_part(pipe: Any, adapter: str, name: str, word: str) -> Iterator[str]:
+    """A line, where a file has matrices for layers that the networks do not have: diffusers leaves them out."""
+    import torch
+
+    file, _ = lora_and_weight(word)
+    pairs = sum(any(mark in key for mark in DOWN) for key, _ in shapes(file.name, file))
+    networks = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    there = sum(adapter in getattr(layer, "lora_A", ()) for network in networks for layer in network.modules())
+    if there < pairs:
+        left = f"{pairs - there} of its {pairs} layers are not in the model"
+        yield f"--lora {file.name} fits model {name} in part: {left}"
+
+
+DOWN = ("lora_down.", "lora_A.", "lora.down.", "lora_linear_layer.down.")
+"""What stands in the name of the first matrix of each pair."""
 
 
 OTHER_KINDS = {
