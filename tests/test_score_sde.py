@@ -36,8 +36,8 @@ def test_mean_and_covariance_within_one_per_cent(spec, table, steps):
 
 @pytest.mark.parametrize("table", TABLES)
 def test_corrections_are_worth_more_than_steps(table):
-    """160 moves with a correction each are nearer than 320 moves, the same calls. (20 with 3 are not nearer than 80
-    everywhere: corrections cannot mend what large moves lose of the mean, and on VE of the covariance.)
+    """160 moves with a correction each are nearer than 320 moves, the same calls. (20 with 3 are not nearer than 80 on
+    any of the three: docs/directions.md.)
     """
     rule = make_sampler("pc")
     assert sum(rule.calls(Move(k + 1, k)) for k in range(160)) == 320
