@@ -63,9 +63,9 @@ def looping(path: Path) -> None:
     path.symlink_to(path.name)
 
 
-def tiny(path: Path) -> None:
-    """A picture that is smaller than a patch, and not all of it masked."""
-    Image.new("RGB", (9, 3)).save(path)
+def raw(path: Path) -> None:
+    """A camera raw file's first bytes under a picture's name."""
+    path.write_bytes(b"FUJIFILMCCD-RAW 0201" + bytes(200))
 
 
 def locked(path: Path) -> None:
@@ -75,7 +75,7 @@ def locked(path: Path) -> None:
 
 def ways() -> list[Callable[[Path], None]]:
     """The ways to break a picture; for root, nothing is locked."""
-    return [truncated, empty, text, bomb, dangling, looping, tiny, *([locked] if os.geteuid() else [])]
+    return [truncated, empty, text, bomb, dangling, looping, raw, *([locked] if os.geteuid() else [])]
 
 
 def fill(folder: Path, pictures: int, broken: int) -> set[str]:
