@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 import editkit
 from editkit.diffusion.prediction import Prediction
 from editkit.editing.passes import DEEP, NEAR, REDRAW, SLACK, by_windows, passes
-from editkit.errors import ModelError
 from editkit.models import Gaussian
 from editkit.models.patches.info import COARSEST, ladder
 from editkit.pictures.boxes import GAIN, Box, around, coverage, crops
@@ -134,12 +133,12 @@ def test_a_hole_is_filled_with_what_surrounds_it_wherever_it_lies(region):
     mask[top:bottom, left:right] = 255
     hidden = truth.copy()
     hidden[mask > 0] = 255
-    if region == (4, 4, 60, 76):  # squares of seven do not fit into the rim
-        with pytest.raises(ModelError, match="leaves no known square of 7x7 pixels"):
-            editkit.edit(hidden, Inpaint(mask=mask), model="patches")
-        return
     made = editkit.edit(hidden, Inpaint(mask=mask), model="patches", seed=1).pixels
     assert (made[mask == 0] == truth[mask == 0]).all()
+    if region == (4, 4, 60, 76):  # squares of seven do not fit into the rim: a membrane, within what the rim has
+        assert made[mask > 0].min() >= 60
+        assert made[mask > 0].max() <= 190
+        return
     assert np.abs(made[mask > 0].astype(int) - truth[mask > 0]).mean() < 13  # a tenth of their contrast
 
 
