@@ -48,8 +48,10 @@ def tables() -> dict[str, Schedule]:
 
 
 def samplers() -> list[str]:
-    """All of them on Gaussians; lcm is for distilled models alone."""
-    return [name for name in SAMPLERS.names() if name != "lcm"] + ["ddim:eta=1", "ddpm:variance=large"]
+    """All of them on Gaussians but lcm, which is for distilled models alone, and those of the score SDE, which need
+    hundreds of steps (docs/directions.md, tests/test_score_sde.py)."""
+    apart = ("lcm", "sde", "pc", "langevin")
+    return [name for name in SAMPLERS.names() if name not in apart] + ["ddim:eta=1", "ddpm:variance=large"]
 
 
 def spectra() -> dict[str, tuple[Tensor, Tensor]]:

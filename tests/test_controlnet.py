@@ -415,7 +415,7 @@ def test_what_is_refused(sd: str, folder: Path, tmp_path: Path) -> None:
 
     fails(UsageError, "there is no such file", control="missing.png", controlnet=good)
     fails(ModelError, "controlnet: .*was not found", control="canny", controlnet=str(tmp_path / "none"))
-    fails(ModelError, "--offline is on", control="canny", controlnet="nobody/nothing")
+    fails(ModelError, "offline=True is on", control="canny", controlnet="nobody/nothing")
     fails(ChainError, "needs a model that takes control", control="canny", controlnet=good, model="patches")
     pickled = tmp_path / "pickled"
     shutil.copytree(good, pickled)

@@ -15,8 +15,8 @@ import torch
 import editkit
 import editkit_plugins
 
-PUBLIC = {"_class_name"}
-"""Keys of files: the part of a model folder's format that says of which class it is."""
+PUBLIC = {"_class_name", "_replace"}
+"""Documented: the key of a model folder's files that says of which class it is, and what named tuples have."""
 
 
 def _is_in(module: str, name: str) -> bool:

@@ -101,7 +101,7 @@ def test_no_patch_is_taken_from_what_is_hidden():
     picture = torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(0))
     unknown, unseen = torch.zeros(20, 30, dtype=torch.bool), torch.zeros(20, 30, dtype=torch.bool)
     unknown[8:10, 4:6], unseen[:, 15:] = True, True
-    bound = bind(picture, unknown, Settings(), unseen=unseen)
+    bound = bind(picture, unknown, Settings(), barred=unseen)
     assert isinstance(bound, Bound)
     assert (bound.atlas.corners % 30).max() == 15 - 7
 
