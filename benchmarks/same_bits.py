@@ -30,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,12 @@ def edits() -> dict[str, Callable[[], dict[str, str]]]:
 
 
 def one(name: str, words: str, first: str) -> dict[str, str]:
-    """An edit command, with what stands `first` behind its picture."""
+    """An edit command, with what stands `first` behind its picture where it does not say the same option itself."""
     plugin, picture, rest = words.split(" ", 2) if words.count(" ") > 1 else (*words.split(" "), "")
-    return several(name, (f"{plugin} {picture} {COMMON} -o OUT.png {first} {rest}",))
+    before = shlex.split(f"{COMMON} {first}")
+    own = {word for word in takewhile(lambda word: word not in ("with", "then"), shlex.split(rest)) if word[:2] == "--"}
+    kept = [word for k, word in enumerate(before) if not own & {word, before[k - 1] if word[:2] != "--" else ""}]
+    return several(name, (f"{plugin} {picture} {shlex.join(kept)} -o OUT.png {rest}",))
 
 
 def several(name: str, commands: tuple[str, ...]) -> dict[str, str]:
