@@ -5,10 +5,12 @@ Listing names imports nothing. Loading imports one object. Two distributions wit
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Generic, TypeVar
@@ -45,7 +47,7 @@ class Group:
 
     def names(self) -> list[str]:
         """Sorted; read from metadata alone."""
-        return sorted({point.name for point in entry_points(group=self.name)})
+        return sorted({point.name for point in _registered(self.name)})
 
     def load(self, name: str) -> object:
         """What the entry point called `name` points to.
@@ -131,10 +133,29 @@ class Group:
     def _distinct(self, name: str) -> list[EntryPoint]:
         """The entry points called `name`; one distribution seen twice on the path counts once."""
         found: dict[tuple[str, str], EntryPoint] = {}
-        for point in entry_points(group=self.name):
+        for point in _registered(self.name):
             if point.name == name:
                 found.setdefault((_owner(point), point.value), point)
         return list(found.values())
+
+
+def _registered(group: str) -> tuple[EntryPoint, ...]:
+    """What is registered under `group` now. Read anew only where a folder of the path has changed: an edit asks often,
+    and reading every installed package's metadata takes longer than all else that the engine does."""
+    return _read(group, tuple((folder, _changed(folder)) for folder in sys.path))
+
+
+@lru_cache(maxsize=64)
+def _read(group: str, path: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=group))
+
+
+def _changed(folder: str) -> int:
+    """When something was last installed there or taken away, in nanoseconds; 0: there is no such folder."""
+    try:
+        return os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _owner(point: EntryPoint) -> str:
