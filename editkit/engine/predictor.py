@@ -92,7 +92,7 @@ class Predictor:
                 pred = pred.with_x0(x0, x_t.detach(), asked)
             if clean:
                 pred = replace(pred, x0=x_t.detach())
-            return replace(guided, prediction=pred)
+            return Guided(pred, guided.energies, guided.gradients)
 
     def _network(self, where: Where, step: Step, conds: Sequence[Conditioning]) -> Sequence[Prediction]:
         predictions = self.acting.timed("model", "network", self.model, step.x_t, step.t, conds)

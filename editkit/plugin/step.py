@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
@@ -309,4 +309,4 @@ class Step:
 
     def seen_by(self, run: Run) -> Step:
         """This step with another plugin's `run`."""
-        return replace(self, run=run)
+        return Step(run, self.move, self.t, self.x_t, self.index, self.total, self.ask, self._decoded)
