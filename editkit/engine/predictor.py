@@ -110,6 +110,7 @@ class Predictor:
             conds = acting.call(b, "branches", where, b.hooks.branches, step.seen_by(b.hooks.run), cond)
         predictions = self._network(where, step, conds)
         for b in acting.active("combine", where, silent):
+            step = replace(step, told=tuple(conds))
             return acting.call(b, "combine", where, b.hooks.combine, step.seen_by(b.hooks.run), predictions)
         return predictions[0]
 
