@@ -21,7 +21,7 @@ from editkit.editing.running import run_chain
 from editkit.editing.settle import StagePlan, arrange, plan_stages
 from editkit.editing.stages import Tell, Update
 from editkit.engine import loop
-from editkit.engine.binding import prepare
+from editkit.engine.binding import Around, prepare
 from editkit.engine.loop import State
 from editkit.errors import UsageError
 from editkit.models.leasing import Models
@@ -216,7 +216,7 @@ def sample(
     """
     with in_python("sample"):
         mode = noise if isinstance(noise, str) else "streams"
-        chosen = Options(**{"sampler": "ddpm", "steps": 100, "noise": mode, **options})
+        chosen = Options(**{"steps": 100, "noise": mode, **options, "sampler": options.get("sampler") or "ddpm"})
         wanted = [plugins] if isinstance(plugins, Plugin) else list(plugins)
         ordered = arrange(Stage(tuple(wanted), chosen), model.info, has_picture=False)
         device = pick_device(chosen.device)
@@ -228,11 +228,11 @@ def sample(
             known = known.expand(*shape) if space_of(model).is_pixels else known.expand(shape[0], *known.shape[1:])
         if mask is not None:
             mask = mask.to(device)
-        spec = chosen.sampler or "ddpm"
         convention = CONVENTIONS[chosen.noise]
         source = convention.noise(chosen.seed) if isinstance(noise, str) else noise
         with (models or Models(most=1)).borrow(model) as lease:
             fitted = lease.model.attach(known, mask)
             inputs = Inputs(fitted, known, mask, known, mask, source.stream("encode"), convention=convention)
-            process = prepare(inputs, ordered, plan, spec, chosen, source, tuple(shape), device, 0, notify, lease=lease)
+            around = Around(source, device, lease, notify=notify)
+            process = prepare(inputs, ordered, plan, chosen, tuple(shape), around)
             return loop.run(process, watch)
