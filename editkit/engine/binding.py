@@ -10,6 +10,7 @@ import torch
 
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.convention import CONVENTIONS
+from editkit.diffusion.distilling import OfPictures
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.noise import Noise, Stream
 from editkit.diffusion.plan import Plan
@@ -61,6 +62,7 @@ def prepare(
     bound = _bound(plugins, run)
     sampler, stream = _walked_by(bound, sampler, noise)
     _check_up(plan, sampler)
+    _check_clean(plan, sampler, plugins)
     return Process(
         model=model, sampler=sampler, plan=plan, levels=levels, bound=bound, run=run, shape=shape,
         convention=convention, sampler_stream=stream, travel_stream=noise.stream("travel"),
@@ -74,6 +76,18 @@ def _check_up(plan: Plan, sampler: Sampler) -> None:
         raise ChainError(
             f"this goes from a picture to its noise, which sampler {sampler.name} cannot; use --sampler {names}"
         )
+
+
+def _check_clean(plan: Plan, sampler: Sampler, plugins: Sequence[Plugin]) -> None:
+    """A sampler whose state is a clean picture cannot walk moves that add noise."""
+    if not isinstance(sampler, OfPictures) or all(move.flows and not move.up for move in plan):
+        return
+    plain = Plan.uniform(plan.steps, plan.counting)
+    adding = [p.name for p in plugins if any(m.up or not m.flows for m in called(p, "plan", p.plan, plain))]
+    raise ChainError(
+        f"sampler {sampler.name} moves a clean picture, and {' and '.join(adding) or 'this plan'} needs noisy states "
+        f"to go up from; use another --sampler"
+    )
 
 
 def _check_space(handed: Handed | None, info: ModelInfo, shape: tuple[int, ...]) -> None:
