@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 from editkit.cli.console import err, say, write
 from editkit.cli.options import HelpShown
 from editkit.cli.targets import check_targets, lines_of, target_of
+from editkit.cli.video import check_for_videos, edit_clip
 from editkit.cli.words import Line, parse, parse_run
 from editkit.common.notify import Notify, silent
 from editkit.errors import EditkitError, UsageError
+from editkit.pictures.files.clips import is_clip
 from editkit.plugin.chain import Chain
 from editkit.plugin.outputs import Extras
 
@@ -52,6 +54,7 @@ def run_command(words: list[str]) -> int:
 def make(line: Line) -> int:
     """Do what a line says, for every picture of it."""
     lines = lines_of(line)
+    check_for_videos(lines)
     if line.extras.candidates is not None and len(lines) == 1:
         return _candidates(lines[0], line.extras.candidates)
     targets = check_targets(lines)
@@ -69,6 +72,9 @@ def one(line: Line, target: str, models: Models | None = None, notify: Notify | 
     from editkit.pictures.picture import Picture
 
     extras = line.extras
+    if is_clip(line.picture):
+        edit_clip(line, target, models, notify or notices(extras))
+        return save_recipe(line)
     _distinct({"--output": target}, line)
     check_output(target, force=extras.force or extras.backup, quality=extras.quality)
     if extras.compare is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from editkit.batch.folder import Masks, listing
 from editkit.cli.words import Line
 from editkit.errors import UsageError
+from editkit.pictures.files.clips import WRITTEN, is_clip
 from editkit.pictures.files.formats import PICTURES, PNG
 from editkit.plugin.chain import Chain
 from editkit.plugin.masking import each_mask
@@ -77,15 +78,22 @@ def target_of(line: Line, edit: str | None = None) -> str:
         if line.picture == "-":
             return "-"
         path = Path(line.picture)
-        return str(path.with_name(f"{path.stem}.{edit or line.chain.stages[0].plugins[0].name}.png"))
+        return str(path.with_name(f"{path.stem}.{edit or line.chain.stages[0].plugins[0].name}{_ending(path)}"))
     if output == "-":
         return output
     if "{" in output:
         output = _by_pattern(output, line.picture)
     elif is_folder(output):
         stem = "picture" if line.picture == "-" else Path(line.picture).stem
-        output = str(Path(output) / f"{stem}{PNG.endings[0]}")
-    return output if Path(output).suffix else output + PNG.endings[0]
+        output = str(Path(output) / f"{stem}{_ending(Path(line.picture))}")
+    return output if Path(output).suffix else output + _ending(Path(line.picture))
+
+
+def _ending(source: Path) -> str:
+    """Of the result of `source` where nobody says: a video's stays what it is if that is written."""
+    if not is_clip(source):
+        return PNG.endings[0]
+    return source.suffix.lower() if source.suffix.lower() in WRITTEN else WRITTEN[0]
 
 
 def is_folder(output: str) -> bool:

@@ -25,6 +25,7 @@ EXTRAS: dict[str, str] = {
     "controlnet_aux": "hints",
     "compel": "weights",
     "spandrel": "upscalers",
+    "av": "video",
 }
 """Module -> the extra that brings it."""
 

@@ -39,6 +39,18 @@ class Extras(Checked):
         None, ge=1, le=1000, description="Make so many, each with a seed of its own, and a sheet of them."
     )
     watch: bool = Field(False, description="Make it again whenever the picture or a mask changes; Ctrl-C ends it.")
+    range: Annotated[str, Metavar("SPAN")] | None = Field(
+        None, description="Of a video: from when to when, as 10s-14s or 0:10-0:14."
+    )
+    stride: int = Field(1, ge=1, description="Of a video: only every so many-th frame.")
+    track: bool = Field(False, description="Of a video: the mask is of the first frame, and follows what it marks.")
+    follow: float | None = Field(
+        None,
+        ge=0.0,
+        le=1.0,
+        description="Of a video: share of the frame before's change that a frame starts with; "
+        "default 0.5 for edits that steer, else 0.",
+    )
     quiet: bool = Field(False, description="Say nothing but errors.")
     json_: bool = Field(False, description="One line of JSON about the result on standard output.")
 
