@@ -20,6 +20,9 @@ from editkit.errors import PluginError, UsageError
 
 T = TypeVar("T")
 
+Path = tuple[tuple[str, int], ...]
+"""Folders where packages may lie, each with when it last changed."""
+
 
 @dataclass(frozen=True)
 class Listed(Generic[T]):
@@ -130,24 +133,34 @@ class Group:
         """The distribution that brings `name`; several are joined by "and"."""
         return " and ".join(sorted(_owner(point) for point in self._distinct(name)))
 
-    def _distinct(self, name: str) -> list[EntryPoint]:
+    def _distinct(self, name: str) -> tuple[EntryPoint, ...]:
         """The entry points called `name`; one distribution seen twice on the path counts once."""
-        found: dict[tuple[str, str], EntryPoint] = {}
-        for point in _registered(self.name):
-            if point.name == name:
-                found.setdefault((_owner(point), point.value), point)
-        return list(found.values())
+        return _called(self.name, name, _path())
 
 
 def _registered(group: str) -> tuple[EntryPoint, ...]:
     """What is registered under `group` now. Read anew only where a folder of the path has changed: an edit asks often,
     and reading every installed package's metadata takes longer than all else that the engine does."""
-    return _read(group, tuple((folder, _changed(folder)) for folder in sys.path))
+    return _read(group, _path())
+
+
+def _path() -> Path:
+    return tuple((folder, _changed(folder)) for folder in sys.path)
 
 
 @lru_cache(maxsize=64)
-def _read(group: str, path: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+def _read(group: str, path: Path) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=group))
+
+
+@lru_cache(maxsize=256)
+def _called(group: str, name: str, path: Path) -> tuple[EntryPoint, ...]:
+    """Those of one name, each distribution's once; a distribution's own name is in metadata that is slow to parse."""
+    found: dict[tuple[str, str], EntryPoint] = {}
+    for point in _read(group, path):
+        if point.name == name:
+            found.setdefault((_owner(point), point.value), point)
+    return tuple(found.values())
 
 
 def _changed(folder: str) -> int:

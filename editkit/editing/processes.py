@@ -16,7 +16,7 @@ from editkit.diffusion.noise import Noise
 from editkit.diffusion.plan import Counting, Plan
 from editkit.diffusion.space import space_of
 from editkit.editing.settle import arrange
-from editkit.engine.binding import prepare
+from editkit.engine.binding import Around, prepare
 from editkit.engine.loop import Process
 from editkit.models.leasing import Models
 from editkit.plugin.chain import Stage
@@ -39,7 +39,7 @@ def process_of(
 ) -> Iterator[Process]:
     """A process ready to run; what it has on loan is given back at the end. The arguments are those of `sample`."""
     mode = noise if isinstance(noise, str) else "streams"
-    chosen = Options(**{"sampler": "ddpm", "steps": 100, "noise": mode, **options})
+    chosen = Options(**{"steps": 100, "noise": mode, **options, "sampler": options.get("sampler") or "ddpm"})
     wanted = [plugins] if isinstance(plugins, Plugin) else list(plugins)
     ordered = arrange(Stage(tuple(wanted), chosen), model.info, has_picture=False)
     device = pick_device(chosen.device)
@@ -51,10 +51,10 @@ def process_of(
         known = known.expand(*shape) if space_of(model).is_pixels else known.expand(shape[0], *known.shape[1:])
     if mask is not None:
         mask = mask.to(device)
-    spec = chosen.sampler or "ddpm"
     convention = CONVENTIONS[chosen.noise]
     source = convention.noise(chosen.seed) if isinstance(noise, str) else noise
     with (models or Models(most=1)).borrow(model) as lease:
         fitted = lease.model.attach(known, mask)
         inputs = Inputs(fitted, known, mask, known, mask, source.stream("encode"), convention=convention)
-        yield prepare(inputs, ordered, plan, spec, chosen, source, tuple(shape), device, 0, notify, lease=lease)
+        around = Around(source, device, lease, notify=notify)
+        yield prepare(inputs, ordered, plan, chosen, tuple(shape), around)

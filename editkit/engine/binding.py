@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -24,40 +24,52 @@ from editkit.plugin.protocol import Plugin, called
 from editkit.plugin.step import Handed, Inputs, Lends, Opening, Run
 
 
+@dataclass(frozen=True, eq=False)
+class Around:
+    """What a process is given by whoever runs it: its noise, where it computes, what it borrows, the number of its
+    stage, whom it tells, and the state that the stage before left (None: a picture, or nothing).
+    """
+
+    noise: Noise
+    device: torch.device
+    lease: Lends
+    stage: int = 0
+    notify: Notify = silent
+    handed: Handed | None = None
+
+
 def prepare(
-    inputs: Inputs,
-    plugins: Sequence[Plugin],
-    plan: Plan,
-    sampler_spec: str,
-    options: Options,
-    noise: Noise,
-    shape: tuple[int, ...],
-    device: torch.device,
-    stage: int = 0,
-    notify: Notify = silent,
-    *,
-    lease: Lends,
-    handed: Handed | None = None,
+    inputs: Inputs, plugins: Sequence[Plugin], plan: Plan, options: Options, shape: tuple[int, ...], around: Around
 ) -> Process:
     """A process ready to run: levels laid, every plugin bound with a noise stream of its own.
+
+    Args:
+        inputs: what it edits, with the model.
+        plugins: in the order they act.
+        plan: the trajectory, in indices of the ladder.
+        options: the run's; its sampler is said.
+        shape: of the state: (batch, channels, ...) in the model's space.
+        around: what whoever runs it gives.
 
     Raises:
         ChainError: a plan that goes upward with a sampler that cannot, two plugins with a sampler of their own, a state
             from the stage before that is of another space.
     """
-    model, convention = inputs.model, CONVENTIONS[options.noise]
-    sampler = convention.walked(make_sampler(sampler_spec))
-    _check_distilled(sampler, model, notify)
+    assert options.sampler is not None
+    model, convention, noise = inputs.model, CONVENTIONS[options.noise], around.noise
+    sampler = convention.walked(make_sampler(options.sampler))
+    _check_distilled(sampler, model, around.notify)
     spacing = convention.spacing(options.spacing, model.schedule, sampler.grid)
     options = options.model_copy(update={"spacing": spacing})
     levels = model.schedule.levels(plan.steps, spacing, sampler.grid)
     for plugin in plugins:
         levels = called(plugin, "levels", plugin.levels, levels, inputs)
-    _check_space(handed, model.info, shape)
+    _check_space(around.handed, model.info, shape)
     run = Run(
         model=model, levels=levels, plan=plan, inputs=inputs, options=options, noise=noise,
-        stream=noise.stream("start"), device=device, shape=shape, stage=stage, notify=notify,
-        opening=Opening(noise.stream("start"), shape, device), convention=convention, lease=lease, handed=handed,
+        stream=noise.stream("start"), device=around.device, shape=shape, stage=around.stage, notify=around.notify,
+        opening=Opening(noise.stream("start"), shape, around.device), convention=convention, lease=around.lease,
+        handed=around.handed,
     )  # fmt: skip
     bound = _bound(plugins, run)
     sampler, stream = _walked_by(bound, sampler, noise)

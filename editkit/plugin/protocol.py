@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import ConfigDict, Field, model_validator
 
-from editkit.common.extras import explained
+from editkit.common.extras import missing
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.plan import Move, Plan
 from editkit.errors import ChainError, EditkitError, HookError, short
@@ -82,10 +82,11 @@ HOOKS = (
 """The hooks of `Hooks`, in the order the engine calls them."""
 
 
-GIVES = {
-    "open": "Picture", "plan": "Plan", "levels": "tuple", "bind": "Hooks", "begin": "Tensor",
-    "condition": "Conditioning", "combine": "Prediction", "energy": "Tensor", "shift": "Tensor", "clean": "Tensor",
-    "after": "Tensor", "finish": "Tensor", "examples": "list or tuple", "branches": "list or tuple", "measure": "dict",
+GIVES: dict[str, tuple[str, ...]] = {
+    "open": ("Picture",), "plan": ("Plan",), "levels": ("tuple",), "bind": ("Hooks",), "begin": ("Tensor",),
+    "condition": ("Conditioning",), "combine": ("Prediction",), "energy": ("Tensor",), "shift": ("Tensor",),
+    "clean": ("Tensor",), "after": ("Tensor",), "finish": ("Tensor",), "examples": ("list", "tuple"),
+    "branches": ("list", "tuple"), "measure": ("dict",),
 }  # fmt: skip
 """The class, or the classes, of what a hook returns, by its name: looking by name needs no torch."""
 
@@ -251,28 +252,34 @@ def plugins_of(stage: Stage) -> tuple[Plugin, ...]:
     return tuple(made for made in stage.plugins if isinstance(made, Plugin))
 
 
-def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where: str = "") -> R:
-    """`hook(*args)`; what it raises, other than an error for the user, names the plugin and the hook.
+def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where: object = None) -> R:
+    """`hook(*args)`; what it raises, other than an error for the user, names the plugin, the hook, and `where` it was.
 
     Raises:
         HookError: the hook raised, or returned something of another kind.
         ExtraError: it needs a library that is not installed.
     """
     try:
-        with explained():
-            made = hook(*args)
+        made = hook(*args)
     except EditkitError:
         raise
     except (Exception, SystemExit) as error:  # a library in it that ends the process would end a whole batch
-        message = f"plugin {plugin.name}: {name} raised {type(error).__name__}: {error}{where}"
-        raise HookError(message) from error
-    wanted = GIVES.get(name)
-    if wanted is not None and not (made is None and name in MAY_GIVE_NONE):
-        kinds = {kind.__name__ for kind in type(made).__mro__}
-        if kinds.isdisjoint(wanted.split(" or ")):
-            got = "nothing (is a `return` missing?)" if made is None else f"{short(made)} ({type(made).__name__})"
-            raise HookError(f"plugin {plugin.name}: {name} returned {got}; a {wanted} is needed{where}")
-    return made
+        if isinstance(error, ImportError) and (extra := missing(error)) is not None:
+            raise extra from error
+        raise HookError(
+            f"plugin {plugin.name}: {name} raised {type(error).__name__}: {error}{_placed(where)}"
+        ) from error
+    wanted = GIVES.get(name, ())
+    if not wanted or any(base.__name__ in wanted for base in type(made).__mro__):
+        return made
+    if made is None and name in MAY_GIVE_NONE:
+        return made
+    got = "nothing (is a `return` missing?)" if made is None else f"{short(made)} ({type(made).__name__})"
+    raise HookError(f"plugin {plugin.name}: {name} returned {got}; a {' or '.join(wanted)} is needed{_placed(where)}")
+
+
+def _placed(where: object) -> str:
+    return "" if where is None else f" ({where})"
 
 
 P = TypeVar("P", bound=Plugin, covariant=True)

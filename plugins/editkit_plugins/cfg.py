@@ -56,25 +56,26 @@ class _CfgHooks(Hooks[Cfg]):
         chosen = plugin.scale if plugin.scale is not None else run.options.guidance_scale
         self.scale = run.model.info.guidance if chosen is None else chosen
         self.tells = "guidance" in run.model.info.takes
-        self.now = self.scale
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
         return replace(cond, guidance=self.scale) if self.tells and cond.guidance is None else cond
 
     def branches(self, step: Step, cond: Conditioning) -> Sequence[Conditioning]:
-        """Another plugin may have said a scale of its own for this prediction (`Conditioning.guidance`)."""
-        self.now = self.scale if cond.guidance is None else cond.guidance
-        return (cond,) if self.now == 1.0 or self.tells else (replace(cond, prompt=cond.negative), cond)
+        return (cond,) if self._wanted(cond) == 1.0 or self.tells else (replace(cond, prompt=cond.negative), cond)
 
     def combine(self, step: Step, predictions: Sequence[Prediction]) -> Prediction:
         if len(predictions) == 1:
             return predictions[0]
-        without, wanted = predictions
+        scale, (without, wanted) = self._wanted(step.told[-1]), predictions
         if without.output is None or wanted.output is None or wanted.kind is None:
-            x0 = self._rescaled(without.x0 + self.now * (wanted.x0 - without.x0), wanted.x0)
+            x0 = self._rescaled(without.x0 + scale * (wanted.x0 - without.x0), wanted.x0)
             return wanted.with_x0(x0, step.x_t, step.t)
-        out = self._rescaled(without.output + self.now * (wanted.output - without.output), wanted.output)
+        out = self._rescaled(without.output + scale * (wanted.output - without.output), wanted.output)
         return replace(convert(out, step.x_t, step.t, wanted.kind), variance=wanted.variance)
+
+    def _wanted(self, cond: Conditioning) -> float:
+        """The scale; another plugin may have said one of its own for this prediction (`Conditioning.guidance`)."""
+        return self.scale if cond.guidance is None else cond.guidance
 
     def _rescaled(self, out: Tensor, wanted: Tensor) -> Tensor:
         """`out` with the deviation of `wanted`, as far as `rescale`; items of one value have none to give back."""

@@ -109,11 +109,6 @@ class ControlNet(Plugin):
     scale: float = Field(1.0, ge=0.0, description="Strength; 0 changes nothing.")
     guess: bool = Field(False, description="Guess mode: the hint without the prompt's help; deep features count more.")
 
-    def acts(self, index: int, total: int) -> bool:
-        """Whole steps within the window only, as diffusers' ControlNets."""
-        first, last = index / max(total, 1), (index + 1) / max(total, 1)
-        return first >= self.start and last <= self.stop
-
     def hooks(self) -> type[Hooks[ControlNet]]:
         return _ControlNetHooks
 
@@ -135,7 +130,10 @@ class _ControlNetHooks(Hooks[ControlNet]):
             self.control = _bound(plugin, run)
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
-        return cond if self.control is None else cond.plus_control(self.control)
+        window = self.plugin.start, self.plugin.stop
+        if self.control is None or not self.run.convention.steers(*window, step.index, step.total):
+            return cond
+        return cond.plus_control(self.control)
 
 
 @dataclass(frozen=True, eq=False)
