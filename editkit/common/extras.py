@@ -25,6 +25,7 @@ EXTRAS: dict[str, str] = {
     "controlnet_aux": "hints",
     "compel": "weights",
     "spandrel": "upscalers",
+    "scipy": "ode",
 }
 """Module -> the extra that brings it."""
 

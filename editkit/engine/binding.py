@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from editkit.common.notify import Notify, silent
+from editkit.diffusion.adaptive import Adaptive
 from editkit.diffusion.convention import CONVENTIONS
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.noise import Noise, Stream
@@ -46,6 +47,8 @@ def prepare(
     """
     model, convention = inputs.model, CONVENTIONS[options.noise]
     sampler = convention.walked(make_sampler(sampler_spec))
+    if isinstance(sampler, Adaptive):
+        sampler = sampler.on(model.schedule)
     _check_distilled(sampler, model, notify)
     spacing = convention.spacing(options.spacing, model.schedule, sampler.grid)
     options = options.model_copy(update={"spacing": spacing})
