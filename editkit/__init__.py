@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from editkit.editing.api import plan as plan
     from editkit.editing.api import sample as sample
     from editkit.editing.api import stream as stream
+    from editkit.editing.between import interpolate as interpolate
     from editkit.editing.density import log_likelihood as log_likelihood
     from editkit.editing.density import variational_bound as variational_bound
     from editkit.pictures.picture import Picture as Picture
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "Chain": "plugin.chain", "Hooks": "plugin.protocol", "Picture": "pictures.picture", "Plan": "diffusion.plan",
     "Plugin": "plugin.protocol", "Run": "plugin.step", "Step": "plugin.step", "edit": "editing.api",
-    "log_likelihood": "editing.density", "plan": "editing.api", "sample": "editing.api", "stream": "editing.api",
-    "variational_bound": "editing.density",
+    "interpolate": "editing.between", "log_likelihood": "editing.density", "plan": "editing.api",
+    "sample": "editing.api", "stream": "editing.api", "variational_bound": "editing.density",
 }  # fmt: skip
 
 __all__ = ["EditkitError", *_HOMES]

@@ -26,6 +26,7 @@ COMMANDS = (
     ("run", "a recipe (YAML) on a picture"),
     ("batch", "a recipe on every picture of a folder"),
     ("grid", "an edit with one or two parameters varied, on a sheet"),
+    ("interpolate", "pictures between two pictures: A --to B; a strip, or a .webp that moves"),
     ("plugins", "the installed plugins; with a name, its parameters; check NAME, its contract"),
     ("new-plugin", "write the package of a new plugin"),
     ("models", "the models there are; info NAME, download NAME, suggest"),
