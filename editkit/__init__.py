@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from editkit.editing.between import interpolate as interpolate
     from editkit.editing.density import log_likelihood as log_likelihood
     from editkit.editing.density import variational_bound as variational_bound
+    from editkit.editing.likely import density as density
     from editkit.pictures.picture import Picture as Picture
     from editkit.plugin import Hooks as Hooks
     from editkit.plugin import Plugin as Plugin
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Chain": "plugin.chain", "Hooks": "plugin.protocol", "Picture": "pictures.picture", "Plan": "diffusion.plan",
-    "Plugin": "plugin.protocol", "Run": "plugin.step", "Step": "plugin.step", "edit": "editing.api",
-    "interpolate": "editing.between", "log_likelihood": "editing.density", "plan": "editing.api",
+    "Plugin": "plugin.protocol", "Run": "plugin.step", "Step": "plugin.step", "density": "editing.likely",
+    "edit": "editing.api", "interpolate": "editing.between", "log_likelihood": "editing.density", "plan": "editing.api",
     "sample": "editing.api", "stream": "editing.api", "variational_bound": "editing.density",
 }  # fmt: skip
 

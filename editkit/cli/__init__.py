@@ -158,6 +158,7 @@ def commands() -> dict[str, Callable[[], Command]]:
         "doctor": typer_app("doctor"),
         "train": typer_app("train"),
         "mask": typer_app("mask"),
+        "density": typer_app("density"),
         "hint": typer_app("hint"),
         "show": typer_app("show"),
         "strip": typer_app("strip"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Unpack
 
 import numpy as np
 
@@ -230,7 +230,8 @@ def _numbered(steps: Generator[Update, None, R], number: int, total: int) -> Gen
         try:
             update = next(steps)
         except StopIteration as done:
-            return done.value
+            made: R = done.value
+            return made
         yield replace(update, stage=number, stages=total)
 
 
@@ -269,7 +270,8 @@ def interpolate(
         said: Notify = silent if notify is None else lambda message: notify(words(message))
         own = None if isinstance(model, str) else model
         named = {"model": model} if isinstance(model, str) and model != "auto" else {}
-        walker = registry.load(WAY)(strength=strength, refine=refine)
+        walking: dict[str, Any] = {"strength": strength, "refine": refine}
+        walker = registry.load(WAY)(**walking)
         chain = Chain.of(walker) if not edits else Chain.of(walker) & Chain.of(edits)
         chain = chain.with_options(Options(**{**options, **named, **({"model": own.info.name} if own else {})}))
         asked = interpolation(
