@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from editkit.editing.api import plan as plan
     from editkit.editing.api import sample as sample
     from editkit.editing.api import stream as stream
+    from editkit.editing.between import interpolate as interpolate
     from editkit.editing.density import log_likelihood as log_likelihood
     from editkit.editing.density import variational_bound as variational_bound
     from editkit.editing.distilling import distill as distill
     from editkit.editing.video import edit_video as edit_video
+    from editkit.editing.likely import density as density
     from editkit.pictures.picture import Picture as Picture
     from editkit.plugin import Hooks as Hooks
     from editkit.plugin import Plugin as Plugin
@@ -38,8 +40,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Chain": "plugin.chain", "Hooks": "plugin.protocol", "Picture": "pictures.picture", "Plan": "diffusion.plan",
-    "Plugin": "plugin.protocol", "Run": "plugin.step", "Step": "plugin.step", "distill": "editing.distilling",
-    "edit": "editing.api", "edit_video": "editing.video", "log_likelihood": "editing.density", "plan": "editing.api",
+    "Plugin": "plugin.protocol", "Run": "plugin.step", "Step": "plugin.step", "density": "editing.likely",
+    "distill": "editing.distilling", "edit": "editing.api", "edit_video": "editing.video",
+    "interpolate": "editing.between", "log_likelihood": "editing.density", "plan": "editing.api",
     "sample": "editing.api", "stream": "editing.api", "variational_bound": "editing.density",
 }  # fmt: skip
 

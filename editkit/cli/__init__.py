@@ -129,6 +129,11 @@ def commands() -> dict[str, Callable[[], Command]]:
 
         return grid_command
 
+    def interpolate() -> Command:
+        from editkit.cli.interpolate import interpolate_command
+
+        return interpolate_command
+
     def typer_app(module: str) -> Callable[[], Command]:
         def load() -> Command:
             from importlib import import_module
@@ -144,6 +149,7 @@ def commands() -> dict[str, Callable[[], Command]]:
         "run": recipe,
         "batch": folder,
         "grid": grid,
+        "interpolate": interpolate,
         "plugins": plugins,
         "models": typer_app("models"),
         "completion": completion,
@@ -152,6 +158,7 @@ def commands() -> dict[str, Callable[[], Command]]:
         "doctor": typer_app("doctor"),
         "train": typer_app("train"),
         "mask": typer_app("mask"),
+        "density": typer_app("density"),
         "hint": typer_app("hint"),
         "show": typer_app("show"),
         "strip": typer_app("strip"),

@@ -27,7 +27,7 @@ from editkit.plugin.outputs import Extras
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from editkit.editing.made import Made
+    from editkit.editing.made import Made, Watch
     from editkit.editing.stages import Update
     from editkit.editing.watching.trace import Preview, Trace
     from editkit.models.leasing import Models
@@ -174,6 +174,16 @@ def _watchers(extras: Extras) -> list[Preview | Trace]:
     if extras.trace is not None:
         watchers.append(Trace(extras.trace, force=extras.force))
     return watchers
+
+
+@contextmanager
+def watching(extras: Extras) -> Iterator[list[Watch]]:
+    """Who is told of every step, of edits that are no plain chain; what plugins print is kept from standard output."""
+    watchers = _watchers(extras)
+    with _bar(extras) as show, redirect_stdout(sys.stderr):
+        yield [show, *watchers]
+    for watcher in watchers:
+        watcher.close()
 
 
 def edited(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from editkit.cli.console import out, say, write
 from editkit.cli.edit import save_recipe
+from editkit.cli.interpolate import plans as interpolated
 from editkit.cli.options import HelpShown
 from editkit.cli.words import parse
 from editkit.editing.settle import StagePlan, plan_stages
@@ -19,6 +21,8 @@ def plan_command(words: list[str]) -> int:
         write("usage: editkit plan PLUGIN PICTURE [options] [with PLUGIN ...] [then PLUGIN ...]")
         write("Shows the order of the hooks, the passes and the number of network calls, without loading weights.")
         return 0
+    if words[0] == "interpolate":
+        return _show(interpolated(words[1:], say), "--json" in words)
     try:
         line = parse(words)
     except HelpShown:
@@ -26,7 +30,11 @@ def plan_command(words: list[str]) -> int:
     picture = Picture.read(line.picture)
     plans = plan_stages(line.chain, picture, say)
     save_recipe(line)
-    if line.extras.json_:
+    return _show(plans, line.extras.json_)
+
+
+def _show(plans: Sequence[StagePlan], as_json: bool) -> int:
+    if as_json:
         write(json.dumps([_record(plan) for plan in plans]))
         return 0
     for number, plan in enumerate(plans):

@@ -26,6 +26,7 @@ EXTRAS: dict[str, str] = {
     "compel": "weights",
     "spandrel": "upscalers",
     "av": "video",
+    "scipy": "ode",
 }
 """Module -> the extra that brings it."""
 

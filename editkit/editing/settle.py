@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from editkit.common.notify import Notify, silent
+from editkit.diffusion.adaptive import Adaptive
 from editkit.diffusion.model import ModelInfo
 from editkit.diffusion.plan import BELOW, Counting, Plan
 from editkit.diffusion.samplers import Sampler, make_sampler
@@ -224,6 +225,8 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     options = suited(plugins, info, options)
     assert options.sampler is not None
     sampler = make_sampler(options.sampler)
+    if isinstance(sampler, Adaptive):
+        notify(f"sampler {sampler.name} calls the network as often as its tolerances need; the fewest are planned")
     for plugin in plugins:
         sampler = called(plugin, "walk", plugin.walk, sampler)
     begun = not any(p.diffuses for p in plugins) or any("begin" in p.claims() for p in plugins)

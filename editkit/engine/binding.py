@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from editkit.common.notify import Notify, silent
+from editkit.diffusion.adaptive import Adaptive
 from editkit.diffusion.convention import CONVENTIONS
 from editkit.diffusion.distilling import OfPictures
 from editkit.diffusion.model import Model, ModelInfo
@@ -58,6 +59,8 @@ def prepare(
     assert options.sampler is not None
     model, convention, noise = inputs.model, CONVENTIONS[options.noise], around.noise
     sampler = convention.walked(make_sampler(options.sampler))
+    if isinstance(sampler, Adaptive):
+        sampler = sampler.on(model.schedule)
     _check_distilled(sampler, model, around.notify)
     spacing = convention.spacing(options.spacing, model.schedule, sampler.grid)
     options = options.model_copy(update={"spacing": spacing})
