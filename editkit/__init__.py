@@ -14,12 +14,14 @@ Nothing heavy is imported here: torch comes with the first edit.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from editkit.common import moved
 from editkit.errors import EditkitError
 
+TYPE_CHECKING = False  # `typing` takes longer than all that is here
 if TYPE_CHECKING:
+    from typing import Any
+
     from editkit.diffusion.plan import Plan as Plan
     from editkit.editing.api import edit as edit
     from editkit.editing.api import plan as plan
