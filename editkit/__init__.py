@@ -14,12 +14,14 @@ Nothing heavy is imported here: torch comes with the first edit.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from editkit.common import moved
 from editkit.errors import EditkitError
 
+TYPE_CHECKING = False  # `typing` takes longer than all that is here
 if TYPE_CHECKING:
+    from typing import Any
+
     from editkit.diffusion.plan import Plan as Plan
     from editkit.editing.api import edit as edit
     from editkit.editing.api import plan as plan
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
     from editkit.editing.density import log_likelihood as log_likelihood
     from editkit.editing.density import variational_bound as variational_bound
     from editkit.editing.distilling import distill as distill
-    from editkit.editing.video import edit_video as edit_video
     from editkit.editing.likely import density as density
+    from editkit.editing.video import edit_video as edit_video
     from editkit.pictures.picture import Picture as Picture
     from editkit.plugin import Hooks as Hooks
     from editkit.plugin import Plugin as Plugin

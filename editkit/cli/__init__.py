@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from editkit.cli.process import leave, settle
+from editkit.cli.process import heed_ctrl_c, leave, settle
 from editkit.common.extras import missing
 from editkit.errors import EditkitError, UsageError
 
@@ -18,6 +18,7 @@ INTERRUPTED = 130
 
 def main(words: Sequence[str] | None = None) -> None:
     """The console script: run `words` (default: the process's own) and exit."""
+    heed_ctrl_c()
     words = sys.argv[1:] if words is None else list(words)
     settle(offline="--offline" in words or (words[:1] == ["rerun"] and "--download" not in words) or _set_offline())
     code = run(words)

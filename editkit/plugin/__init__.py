@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from editkit.plugin.params import Code as Code
     from editkit.plugin.params import MaskSource as MaskSource
     from editkit.plugin.params import Metavar as Metavar
+    from editkit.plugin.params import Output as Output
     from editkit.plugin.params import Param as Param
     from editkit.plugin.params import PictureSource as PictureSource
     from editkit.plugin.protocol import API as API
@@ -115,7 +116,8 @@ _HOMES = {
     "Mask": "pictures.shapes", "MaskSource": "plugin.params", "Metadata": "pictures.files.metadata",
     "Metavar": "plugin.params", "Model": "diffusion.model", "ModelError": "errors", "ModelInfo": "diffusion.model",
     "Move": "diffusion.plan", "Noise": "diffusion.noise", "Notify": "common.notify", "Opening": "plugin.step",
-    "Options": "plugin.options", "Param": "plugin.params", "ParameterError": "errors", "Pass": "diffusion.model",
+    "Options": "plugin.options", "Output": "plugin.params", "Param": "plugin.params", "ParameterError": "errors",
+    "Pass": "diffusion.model",
     "Picture": "pictures.picture", "PictureError": "errors", "PictureSource": "plugin.params",
     "PixelSpace": "diffusion.model", "Pixels": "pictures.raster", "Plan": "diffusion.plan", "Plugin": "plugin.protocol",
     "PluginError": "errors", "Prediction": "diffusion.prediction", "PredictionType": "diffusion.prediction",

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import numpy as np
 from pydantic import BeforeValidator, Field
 
 from editkit.common.spec import name_of
@@ -38,6 +39,7 @@ from editkit.plugin import (
     UsageError,
     from_unit,
     hints,
+    largest,
     to_unit,
 )
 
@@ -258,12 +260,20 @@ def _placed(plugin: ControlNet, run: Run) -> Tensor:
     return (hint.clamp(-1.0, 1.0) + 1.0) / 2.0
 
 
+def _on_black(hint: Picture) -> Pixels:
+    """The pixels of a hint's file, black where it is transparent: there is nothing to follow."""
+    if hint.alpha is None:
+        return hint.pixels
+    weight = hint.alpha[..., None] / float(largest(hint.alpha.dtype))
+    return np.rint(hint.pixels * weight).astype(hint.pixels.dtype)
+
+
 def _hints(plugin: ControlNet, run: Run) -> list[Pixels]:
     """The hint as pixels, for the whole picture; one for each item where there is a batch of pictures."""
     control = plugin.control
     if not (isinstance(control, str) and hints.is_words(control)):
         try:
-            return [Picture.read(control).pixels]
+            return [_on_black(Picture.read(control))]
         except EditkitError as error:
             raise UsageError(f"controlnet: the hint: {error}") from error
     detector, inputs = hints.make(control), run.inputs
