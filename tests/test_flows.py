@@ -150,7 +150,7 @@ def test_a_distilled_model_is_asked_once_and_what_is_idle_is_said() -> None:
     model = Model(info(distilled=True))
     said, _ = walk(model, Cfg(), negative="blurry", guidance_scale=5.0)
     assert {len(conds) for _, _, conds in model.asked} == {1}
-    assert said == ["--negative and --guidance-scale changes nothing: tiny was distilled and has no guidance"]
+    assert said == ["--negative and --guidance-scale: without effect, tiny was distilled and has no guidance"]
     assert walk(Model(info(distilled=True)), Cfg())[0] == []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import diffusers
 import pytest
@@ -11,42 +11,14 @@ import tiny_flow as tiny
 import torch
 from torch import Tensor
 
-from editkit import sample
-from editkit.diffusion.conditioning import Conditioning
 from editkit.diffusion.flows import Empirical
-from editkit.engine.loop import State
 from editkit.models import describe, load
 from editkit.models.latent import flux2
-from editkit.plugin import Hooks, Plugin, Run, Step, TakesReferences, capability
+from editkit.plugin import Plugin
 from editkit.plugins import Inpaint, SDEdit
 
-PROMPT = "a red door"
+PROMPT = tiny.PROMPT
 BOUND, SEEN = 1e-5, 1e-2
-
-
-class Look(Plugin):
-    """Shows the model pictures."""
-
-    name: ClassVar[str] = "look"
-    needs: ClassVar[frozenset[str]] = frozenset({"references"})
-    order: ClassVar[int] = -60
-    pictures: tuple[Any, ...] = ()
-
-    def hooks(self) -> type[Hooks[Look]]:
-        return _LookHooks
-
-
-class _LookHooks(Hooks[Look]):
-    def __init__(self, plugin: Look, run: Run) -> None:
-        super().__init__(plugin, run)
-        model = capability(run.model, TakesReferences)
-        assert model is not None
-        self.references = [model.refer(tiny.tensor(image)) for image in plugin.pictures]
-
-    def condition(self, step: Step, cond: Conditioning) -> Conditioning:
-        for reference in self.references:
-            cond = cond.plus_reference(reference)
-        return cond
 
 
 def parts(told: bool = False) -> dict[str, Any]:
@@ -74,12 +46,9 @@ def dev() -> dict[str, Any]:
     return {**parts(told=True), "tokenizer": processor, "text_encoder": encoder}
 
 
-def ours(model: Any, plugins: Sequence[Plugin] = (), size: tuple[int, int] = (64, 64), **options: Any) -> list[Tensor]:
+def ours(model: Any, plugins: Sequence[Plugin] = (), **options: Any) -> list[Tensor]:
     """The states as rows of tokens, as the pipeline has them."""
-    found: list[State] = []
-    how = {"sampler": "euler", "seed": 5, "noise": "diffusers", "prompt": PROMPT, "device": "cpu", "steps": 4}
-    sample(model, plugins, shape=(1, *model.shape(*size)), watch=found.append, **{**how, **options})
-    return [state.x.flatten(2).transpose(1, 2) for state in found]
+    return [x.flatten(2).transpose(1, 2) for x in tiny.walked(model, plugins, **options)]
 
 
 def test_text(models: dict[str, Any]) -> None:
@@ -102,26 +71,26 @@ def test_two_references_and_the_mistakes_that_would_be_seen(
     one, two, model = tiny.picture(), tiny.picture(96, 64, seed=9), models["klein"]
     pipe = diffusers.Flux2KleinPipeline(**parts(), is_distilled=True)
     theirs = tiny.states(pipe, prompt=PROMPT, image=[one, two], height=64, width=64, num_inference_steps=4)
-    assert tiny.distance(ours(model, [Look(pictures=(one, two))]), theirs) <= BOUND
+    assert tiny.distance(ours(model, [tiny.Look(pictures=(one, two))]), theirs) <= BOUND
     assert tiny.distance(ours(model), theirs) > SEEN, "no references"
-    assert tiny.distance(ours(model, [Look(pictures=(two, one))]), theirs) > SEEN, "another order"
+    assert tiny.distance(ours(model, [tiny.Look(pictures=(two, one))]), theirs) > SEEN, "another order"
     with monkeypatch.context() as m:
         m.setattr(flux2, "TIME", 1)
-        assert tiny.distance(ours(model, [Look(pictures=(one, two))]), theirs) > SEEN, "another time"
+        assert tiny.distance(ours(model, [tiny.Look(pictures=(one, two))]), theirs) > SEEN, "another time"
     with monkeypatch.context() as m:
         m.setattr(Empirical, "__call__", lambda self, tokens, steps: 1.15)
-        assert tiny.distance(ours(model, [Look(pictures=(one, two))]), theirs) > SEEN, "another mu"
+        assert tiny.distance(ours(model, [tiny.Look(pictures=(one, two))]), theirs) > SEEN, "another mu"
     with monkeypatch.context() as m:
         m.setattr(type(model), "normalised", lambda self, latent: torch.pixel_unshuffle(latent, 2))
-        assert tiny.distance(ours(model, [Look(pictures=(one, two))]), theirs) > SEEN, "not standardised"
+        assert tiny.distance(ours(model, [tiny.Look(pictures=(one, two))]), theirs) > SEEN, "not standardised"
 
 
 def test_dev_is_told_its_guidance_and_looks_too(models: dict[str, Any]) -> None:
     image = tiny.picture()
     pipe = diffusers.Flux2Pipeline(**dev())
     theirs = tiny.states(pipe, prompt=PROMPT, image=image, num_inference_steps=4, guidance_scale=2.5)
-    assert tiny.distance(ours(models["dev"], [Look(pictures=(image,))], guidance_scale=2.5), theirs) <= BOUND
-    assert tiny.distance(ours(models["dev"], [Look(pictures=(image,))], guidance_scale=4.0), theirs) > SEEN
+    assert tiny.distance(ours(models["dev"], [tiny.Look(pictures=(image,))], guidance_scale=2.5), theirs) <= BOUND
+    assert tiny.distance(ours(models["dev"], [tiny.Look(pictures=(image,))], guidance_scale=4.0), theirs) > SEEN
     info = models["dev"].info
     assert (info.steps, info.guidance, info.distilled) == (50, 4.0, False)
     assert info.takes == {"prompt", "references", "guidance"}
@@ -136,7 +105,7 @@ def test_inpainting(models: dict[str, Any], strength: float, references: bool) -
     theirs = tiny.states(
         pipe, prompt=PROMPT, image=image, mask_image=hole, strength=strength, num_inference_steps=5, **given
     )
-    looks = Look(pictures=(image, other) if references else (image,))
+    looks = tiny.Look(pictures=(image, other) if references else (image,))
     found = ours(
         models["klein"], [Inpaint(), SDEdit(strength=strength), looks], known=tiny.tensor(image),
         mask=tiny.tensor(hole), steps=5,

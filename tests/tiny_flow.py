@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import tiny_latent
 import torch
 from PIL import Image
 from tiny_latent import _bytes_to_unicode
 from torch import Tensor
+
+from editkit import sample
+from editkit.diffusion.conditioning import Conditioning
+from editkit.engine.loop import State
+from editkit.plugin import Hooks, Plugin, Run, Step, TakesReferences, capability
+
+PROMPT = "a red door"
 
 SPECIAL = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
@@ -133,6 +142,47 @@ def flux2_transformer(told: bool = False) -> Any:
     )  # fmt: skip
 
 
+@cache
+def t5_tokenizer() -> Any:
+    """T5's class over letters and a few pieces, without sentencepiece."""
+    from transformers import T5TokenizerFast
+
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'\"-()"
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0), *((letter, -3.0) for letter in letters)]
+    return T5TokenizerFast(vocab=[*pieces, ("\u2581a", -2.5), ("\u2581the", -2.5), ("ing", -2.6)], extra_ids=0)
+
+
+@cache
+def t5() -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(1)
+    return T5EncoderModel(T5Config(vocab_size=96, d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=3)).eval()
+
+
+@cache
+def flux_vae() -> Any:
+    return tiny_latent.vae(
+        latent_channels=16, shift_factor=0.1159, scaling_factor=0.3611, use_quant_conv=False, use_post_quant_conv=False
+    )
+
+
+@cache
+def flux_transformer(channels: int = 64, told: bool = True) -> Any:
+    from diffusers import FluxTransformer2DModel
+
+    return awake(
+        FluxTransformer2DModel(
+            patch_size=1, in_channels=channels, out_channels=64, num_layers=1, num_single_layers=1,
+            attention_head_dim=16, num_attention_heads=2, joint_attention_dim=24, pooled_projection_dim=32,
+            guidance_embeds=told, axes_dims_rope=(4, 4, 8),
+        )
+    )  # fmt: skip
+
+
+FLUX = {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096}
+
+
 def dynamic(**config: Any) -> Any:
     """A scheduler whose shift depends on the size."""
     from diffusers import FlowMatchEulerDiscreteScheduler
@@ -159,6 +209,41 @@ def tensor(image: Image.Image) -> Tensor:
     """(1, 3, h, w) in [-1, 1]; of a mask (1, 1, h, w) in [0, 1]."""
     values = torch.from_numpy(np.asarray(image).copy()).float() / 255
     return values[None, None] if values.ndim == 2 else 2 * values.permute(2, 0, 1)[None] - 1
+
+
+class Look(Plugin):
+    """Shows the model pictures."""
+
+    name: ClassVar[str] = "look"
+    needs: ClassVar[frozenset[str]] = frozenset({"references"})
+    order: ClassVar[int] = -60
+    pictures: tuple[Any, ...] = ()
+
+    def hooks(self) -> type[Hooks[Look]]:
+        return _LookHooks
+
+
+class _LookHooks(Hooks[Look]):
+    def __init__(self, plugin: Look, run: Run) -> None:
+        super().__init__(plugin, run)
+        model = capability(run.model, TakesReferences)
+        assert model is not None
+        self.references = [model.refer(tensor(image)) for image in plugin.pictures]
+
+    def condition(self, step: Step, cond: Conditioning) -> Conditioning:
+        for reference in self.references:
+            cond = cond.plus_reference(reference)
+        return cond
+
+
+def walked(
+    model: Any, plugins: Sequence[Plugin] = (), size: tuple[int, int] = (64, 64), **options: Any
+) -> list[Tensor]:
+    """The states of editkit's own walk, after each step, as diffusers would draw for it."""
+    found: list[State] = []
+    how = {"sampler": "euler", "seed": 5, "noise": "diffusers", "prompt": PROMPT, "device": "cpu", "steps": 4}
+    sample(model, plugins, shape=(1, *model.shape(*size)), watch=found.append, **{**how, **options})
+    return [state.x for state in found]
 
 
 def states(pipe: Any, seed: int = 5, **given: Any) -> list[Tensor]:

@@ -80,11 +80,11 @@ class _CfgHooks(Hooks[Cfg]):
             given["cfg --true-scale"] = plugin.true_scale
             idle = [word for word, value in given.items() if value is not None]
             if idle:
-                run.notify(f"{' and '.join(idle)} changes nothing: {name} was distilled and has no guidance")
+                run.notify(f"{' and '.join(idle)}: without effect, {name} was distilled and has no guidance")
         elif self.tells and self.scale == 1.0 and run.options.negative is not None:
-            run.notify(f"--negative changes nothing: {name} is told its guidance; `with cfg --true-scale 4` heeds it")
+            run.notify(f"--negative: without effect, {name} is told its guidance; `with cfg --true-scale 4` heeds it")
         elif not self.tells and plugin.true_scale is not None:
-            run.notify(f"cfg --true-scale changes nothing: {name} is not told its guidance; --guidance-scale is real")
+            run.notify(f"cfg --true-scale: without effect, {name} is not told its guidance; --guidance-scale is real")
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
         return replace(cond, guidance=self.told) if self.tells and cond.guidance is None else cond

@@ -20,7 +20,7 @@ from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
 from editkit.models.latent.language import Chat, side_by_side
 from editkit.models.latent.space import vae_factor
-from editkit.models.latent.tokens import alike, fitting, grid_ids, looked_at, rows, unrowed
+from editkit.models.latent.tokens import alike, fitting, grid_ids, looked_at, rows, told, unrowed
 from editkit.models.latent.vaes import PatchedSpace
 from editkit.models.schedules import default_sampler, make_flow
 
@@ -63,12 +63,12 @@ def describe(layout: Layout) -> ModelInfo:
             "kept); use FLUX.2 klein or klein-base"
         )
     transformer = layout.config("transformer")
-    told, distilled = bool(transformer.get("guidance_embeds", True)), bool(layout.index.get("is_distilled", False))
-    takes = {"prompt", "references"} | ({"guidance"} if told else set())
+    tells, distilled = bool(transformer.get("guidance_embeds", True)), bool(layout.index.get("is_distilled", False))
+    takes = {"prompt", "references"} | ({"guidance"} if tells else set())
     steps, guidance = (4, 1.0) if distilled else (50, 4.0)
     return ModelInfo(
         layout.name, KNOWN, frozenset(takes), default_sampler(layout.config("scheduler")), steps, WINDOW, LEAST,
-        2 * vae_factor(layout.config("vae")), guidance=guidance, distilled=distilled and not told, shifts=True,
+        2 * vae_factor(layout.config("vae")), guidance=guidance, distilled=distilled and not tells, shifts=True,
         references=MANY, rounds_up=True,
     )  # fmt: skip
 
@@ -122,7 +122,7 @@ class Flux2(PatchedSpace):
         out = self.transformer(
             hidden_states=tokens.to(dtype),
             timestep=torch.full((n * batch,), level.t, dtype=torch.float32, device=device) / 1000,
-            guidance=self._guidance(conds, batch, device),
+            guidance=told(conds, self.info, batch, device),
             encoder_hidden_states=words, txt_ids=text_ids.expand(n * batch, -1, -1),
             img_ids=ids.expand(n * batch, -1, -1), return_dict=False,
         )[0]  # fmt: skip
@@ -142,15 +142,6 @@ class Flux2(PatchedSpace):
         for k, reference in enumerate(conds[0].references):
             ids.append(grid_ids(reference.latent.shape[-2:], TIME * (k + 1), 4, x_t.device))
         return torch.cat(own), torch.cat(ids)
-
-    def _guidance(self, conds: Sequence[Conditioning], batch: int, device: torch.device) -> Tensor | None:
-        """What each item is told of guidance; None where the network is not told any."""
-        import torch
-
-        if "guidance" not in self.info.takes:
-            return None
-        told = [self.info.guidance if cond.guidance is None else cond.guidance for cond in conds]
-        return torch.tensor(told, dtype=torch.float32, device=device).repeat_interleave(batch)
 
     def refer(self, picture: Tensor) -> Reference:
         fitted = fitting(picture, self.info.multiple, AREA)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from editkit.diffusion.conditioning import Conditioning
+from editkit.diffusion.model import ModelInfo
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,31 @@ def unrowed(tokens: Tensor, height: int, width: int) -> Tensor:
     """The inverse of `rows`."""
     b, _, channels = tokens.shape
     return tokens.transpose(1, 2).reshape(b, channels, height, width)
+
+
+def packed(x: Tensor, patch: int = 2) -> Tensor:
+    """(b, c, h, w) as tokens of patch x patch values each, (b, h w / patch^2, patch^2 c): channel, row, column."""
+    import torch.nn.functional as F
+
+    return rows(F.pixel_unshuffle(x, patch))
+
+
+def unpacked(tokens: Tensor, height: int, width: int, patch: int = 2) -> Tensor:
+    """The inverse of `packed` for a state of `height` x `width`; what stands behind its tokens is left out."""
+    import torch.nn.functional as F
+
+    down, along = height // patch, width // patch
+    return F.pixel_shuffle(unrowed(tokens[:, : down * along], down, along), patch)
+
+
+def told(conds: Sequence[Conditioning], info: ModelInfo, batch: int, device: torch.device) -> Tensor | None:
+    """The scale of guidance that each item's network is told, (conds * batch,); None where it is told none."""
+    import torch
+
+    if "guidance" not in info.takes:
+        return None
+    scales = [info.guidance if cond.guidance is None else cond.guidance for cond in conds]
+    return torch.tensor(scales, dtype=torch.float32, device=device).repeat_interleave(batch)
 
 
 def grid_ids(size: Sequence[int], first: int, axes: int, device: torch.device) -> Tensor:
