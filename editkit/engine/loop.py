@@ -153,6 +153,7 @@ class _Walk:
         if isinstance(p.sampler, OfPictures):
             return self._picture(p.sampler)
         with torch.no_grad():
+            p.convention.before_start(p.run.inputs)
             for b in self.acting.users["begin"]:
                 x = self.acting.call(b, "begin", self.where, b.hooks.begin)
                 if x is not None:
