@@ -27,7 +27,7 @@ def plan_command(words: list[str]) -> int:
     plans = plan_stages(line.chain, picture, say)
     save_recipe(line)
     if line.extras.json_:
-        write(json.dumps([_record(plan) for plan in plans]))
+        write(json.dumps([record(plan) for plan in plans]))
         return 0
     for number, plan in enumerate(plans):
         _show_plan(plan, number, len(plans))
@@ -36,7 +36,7 @@ def plan_command(words: list[str]) -> int:
     return 0
 
 
-def _record(plan: StagePlan) -> dict[str, object]:
+def record(plan: StagePlan) -> dict[str, object]:
     return {
         "model": plan.info.name,
         "sampler": plan.sampler,

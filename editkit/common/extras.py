@@ -25,6 +25,10 @@ EXTRAS: dict[str, str] = {
     "controlnet_aux": "hints",
     "compel": "weights",
     "spandrel": "upscalers",
+    "fastapi": "studio",
+    "starlette": "studio",
+    "anyio": "studio",
+    "uvicorn": "studio",
 }
 """Module -> the extra that brings it."""
 

@@ -36,6 +36,11 @@ class Code:
     """Marks a field whose text may name code to import: a recipe that does is refused without --allow-code."""
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Marks a field whose text names weights to load, where no metavar says so: a server may allow some alone."""
+
+
 def _source(value: Any) -> Any:
     """A path as text; other sources as they are; numbers and the like are refused."""
     if isinstance(value, Path):
