@@ -163,6 +163,7 @@ def commands() -> dict[str, Callable[[], Command]]:
         "hint": typer_app("hint"),
         "show": typer_app("show"),
         "strip": typer_app("strip"),
+        "studio": typer_app("studio"),
         "rerun": typer_app("rerun"),
         "new-plugin": typer_app("new_plugin"),
     }

@@ -37,6 +37,7 @@ COMMANDS = (
     ("rerun", "make a picture again from what it carries"),
     ("show", "how a picture was made"),
     ("strip", "remove that from a picture"),
+    ("studio", "the engine in a browser, on this machine: a brush, live estimates, history"),
     ("train", "train the embedded networks"),
     ("completion", "a script that completes words at a tab, for bash, zsh or fish"),
     ("config", "your own defaults and names of models, and where each comes from"),

@@ -35,7 +35,7 @@ def plan_command(words: list[str]) -> int:
 
 def _show(plans: Sequence[StagePlan], as_json: bool) -> int:
     if as_json:
-        write(json.dumps([_record(plan) for plan in plans]))
+        write(json.dumps([record(plan) for plan in plans]))
         return 0
     for number, plan in enumerate(plans):
         _show_plan(plan, number, len(plans))
@@ -44,7 +44,7 @@ def _show(plans: Sequence[StagePlan], as_json: bool) -> int:
     return 0
 
 
-def _record(plan: StagePlan) -> dict[str, object]:
+def record(plan: StagePlan) -> dict[str, object]:
     return {
         "model": plan.info.name,
         "sampler": plan.sampler,

@@ -27,6 +27,10 @@ EXTRAS: dict[str, str] = {
     "spandrel": "upscalers",
     "av": "video",
     "scipy": "ode",
+    "fastapi": "studio",
+    "starlette": "studio",
+    "anyio": "studio",
+    "uvicorn": "studio",
 }
 """Module -> the extra that brings it."""
 

@@ -50,6 +50,11 @@ def outputs(declaration: type[BaseModel]) -> tuple[str, ...]:
     )
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Marks a field whose text names weights to load, where no metavar says so: a server may allow some alone."""
+
+
 def _source(value: Any) -> Any:
     """A path as text; other sources as they are; numbers and the like are refused."""
     if isinstance(value, Path):
