@@ -120,7 +120,7 @@ def test_there_and_back_is_the_identity_in_the_limit(sampler, ratio):
 @pytest.mark.parametrize("name", [name for name in SAMPLERS.names() if name != "lcm"])
 def test_who_cannot_walk_up_says_so(name):
     can = make_sampler(name).reversible
-    assert can == (name in ("ddim", "euler", "heun"))
+    assert can == (name in ("ddim", "euler", "heun", "ode"))
     run = dict(shape=(2, 4), known=MEAN, steps=4, sampler=name)
     if can:
         assert torch.isfinite(sample(model(), ROUND, **run)).all()

@@ -6,6 +6,7 @@ Listing names imports nothing. Loading imports one object. Two distributions wit
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -16,7 +17,7 @@ from types import ModuleType
 from typing import Generic, TypeVar
 
 from editkit.common.spec import did_you_mean
-from editkit.errors import PluginError, UsageError
+from editkit.errors import PluginError, UsageError, short
 
 T = TypeVar("T")
 
@@ -69,8 +70,10 @@ class Group:
         try:
             with redirect_stdout(sys.stderr):  # a result may be on its way to standard output
                 loaded: object = points[0].load()
-        except (Exception, SystemExit) as error:
-            reason = f"{type(error).__name__}: {error}"
+        except BaseException as error:  # whatever a stranger's module raises stops nobody else
+            if isinstance(error, KeyboardInterrupt) and _pressed():
+                raise
+            reason = f"{type(error).__name__}: {short(str(error), 400)}"
             raise PluginError(f"{self.kind} {name} (from {_owner(points[0])}) does not import: {reason}") from error
         return loaded
 
@@ -173,3 +176,8 @@ def _changed(folder: str) -> int:
 
 def _owner(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else "an unnamed distribution"
+
+
+def _pressed() -> bool:
+    """Whether somebody pressed Ctrl-C; a module can raise KeyboardInterrupt by itself. True where nobody counts."""
+    return bool(getattr(signal.getsignal(signal.SIGINT), "pressed", 1))

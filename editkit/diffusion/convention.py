@@ -33,6 +33,9 @@ class Masked(Protocol):
     @property
     def mask(self) -> Tensor | None: ...
 
+    @property
+    def known(self) -> Tensor | None: ...
+
     def encode_masked(self) -> Tensor | None:
         """The masked picture in the model's space, encoded now."""
         ...
@@ -78,6 +81,10 @@ class Convention(Protocol):
         """Whether a ControlNet acts in step `index` of `total`, whose middle is in its window."""
         ...
 
+    def before_start(self, inputs: Masked) -> None:
+        """What is encoded, and drawn for, before the noise that a process starts from."""
+        ...
+
     def before_first_step(self, inputs: Masked) -> None:
         """What is encoded, and drawn for, between the start and the first step."""
         ...
@@ -113,6 +120,9 @@ class Own:
 
     def steers(self, start: float, stop: float, index: int, total: int) -> bool:
         return True
+
+    def before_start(self, inputs: Masked) -> None:
+        """Nothing, as for `before_first_step`."""
 
     def before_first_step(self, inputs: Masked) -> None:
         """Nothing: what somebody needs is encoded when it is asked for, from a stream of its own."""
@@ -172,6 +182,11 @@ class Diffusers:
     def steers(self, start: float, stop: float, index: int, total: int) -> bool:
         """In whole steps within the window only."""
         return index / total >= start and (index + 1) / total <= stop
+
+    def before_start(self, inputs: Masked) -> None:
+        """FLUX.1 Fill's pipeline encodes the picture first, and needs it at strengths below 1 alone."""
+        if inputs.mask is not None and "fine mask" in inputs.model.info.takes:
+            _ = inputs.known
 
     def before_first_step(self, inputs: Masked) -> None:
         """Its pipelines of latents encode the masked picture, whether the network is told it or not."""

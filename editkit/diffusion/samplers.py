@@ -62,7 +62,7 @@ class Sampler(Protocol):
         ...
 
     def calls(self, move: Move) -> int:
-        """Network evaluations of one flow move."""
+        """Network evaluations of one flow move; of an adaptive rule (`editkit.diffusion.adaptive`) the fewest."""
         ...
 
     def step(

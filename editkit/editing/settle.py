@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from editkit.common.notify import Notify, silent
+from editkit.diffusion.adaptive import Adaptive
 from editkit.diffusion.model import ModelInfo
 from editkit.diffusion.plan import BELOW, Counting, Plan
 from editkit.diffusion.samplers import Sampler, make_sampler
@@ -194,6 +195,15 @@ def _check_words(stage: Stage, info: ModelInfo) -> None:
             )
 
 
+def _check_shift(stage: Stage, info: ModelInfo) -> None:
+    """A shift for a model whose levels have none is refused, unless it was said for an earlier stage."""
+    if stage.options.shift is not None and not info.shifts and "shift" not in stage.inherited:
+        raise UsageError(
+            f"--shift is given, and {info.name} ({info.family}) is no model of flow matching (SD 3, FLUX, Qwen-Image, "
+            f"Z-Image), whose levels have a shift; leave it out, or choose another --model"
+        )
+
+
 def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: ModelInfo | None = None) -> StagePlan:
     """Settle one stage on `picture`: order, conflicts, passes, cost. No weights, no torch.
 
@@ -209,6 +219,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
         notices.who_serves(name, describe("auto"), notify)
     info = info or describe(name, offline=options.offline)
     _check_words(stage, info)
+    _check_shift(stage, info)
     plugins = arrange(stage, info, has_picture=True)
     source = picture
     examples = _examples(plugins, picture, info)
@@ -218,12 +229,13 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
         notices.nothing_to_learn_from(info, notify)
         info = describe("pocket")
         plugins = arrange(stage, info, has_picture=True)
-    if info.own_picture and not examples:
-        notices.what_is_scattered(picture, notify)
+    notices.what_is_scattered(picture, info, bool(examples), notify)
     notices.who_walks(plugins, options, notify)
     options = suited(plugins, info, options)
     assert options.sampler is not None
     sampler = make_sampler(options.sampler)
+    if isinstance(sampler, Adaptive):
+        notify(f"sampler {sampler.name} calls the network as often as its tolerances need; the fewest are planned")
     for plugin in plugins:
         sampler = called(plugin, "walk", plugin.walk, sampler)
     begun = not any(p.diffuses for p in plugins) or any("begin" in p.claims() for p in plugins)

@@ -28,6 +28,7 @@ A plugin uses a hook by overriding it. Nothing else needs to be said: `editkit p
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
@@ -87,10 +88,16 @@ GIVES: dict[str, tuple[str, ...]] = {
     "condition": ("Conditioning",), "combine": ("Prediction",), "energy": ("Tensor",), "shift": ("Tensor",),
     "clean": ("Tensor",), "after": ("Tensor",), "finish": ("Tensor",), "examples": ("list", "tuple"),
     "branches": ("list", "tuple"), "measure": ("dict",),
+    "hooks": ("type",), "claims": ("frozenset", "set"), "uses": ("frozenset", "set"), "beside": ("int",),
+    "calls": ("int",), "alone": ("bool",), "through": ("str",), "default_model": ("str",),
+    "default_options": ("Options",),
 }  # fmt: skip
 """The class, or the classes, of what a hook returns, by its name: looking by name needs no torch."""
 
-MAY_GIVE_NONE = frozenset({"begin", "energy"})
+MAY_GIVE_NONE = frozenset({"begin", "energy", "default_model"})
+
+ASKED = ("hooks", "claims", "uses", "beside", "calls", "alone", "through", "default_model", "default_options")
+"""Methods of a declaration that are called wherever something is to be known of it. Whatever they raise names it."""
 
 
 class Plugin(Declaration):
@@ -142,6 +149,12 @@ class Plugin(Declaration):
         if self.start > self.stop:
             raise ValueError(f"start {self.start} lies after stop {self.stop}")
         return self
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        for name in ASKED:
+            if name in cls.__dict__:
+                setattr(cls, name, _asked(name, cls.__dict__[name]))
 
     def hooks(self) -> type[Hooks[Self]]:
         """The class whose overridden methods act at each step; by default one that does nothing."""
@@ -280,6 +293,16 @@ def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where:
 
 def _placed(where: object) -> str:
     return "" if where is None else f" ({where})"
+
+
+def _asked(name: str, method: Callable[..., R]) -> Callable[..., R]:
+    """`method` of a declaration, through `called`."""
+
+    @functools.wraps(method)
+    def asked(self: Plugin, *args: Any) -> R:
+        return called(self, name, method, self, *args)
+
+    return asked
 
 
 P = TypeVar("P", bound=Plugin, covariant=True)
