@@ -264,7 +264,6 @@ def test_distilled_differences_are_the_papers_steps(method):
     assert levels[-1].index == 10
 
 
-@pytest.mark.parametrize("method", ["ddib", *METHODS])
 @pytest.mark.parametrize("method", ["ddib", *METHODS, "rf"])
 def test_with_a_mask_only_inside_it(method):
     photo = Picture(np.random.default_rng(0).integers(60, 190, (12, 10, 3), dtype=np.uint8))

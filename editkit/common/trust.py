@@ -97,6 +97,32 @@ def inside(name: str, file: str, word: Any, ending: str) -> str:
     return word
 
 
+_CHOOSES_CODE = re.compile(r"auto_map|.*implementation(_internal)?|quantization_config|compression_config|use_kernels|"
+                           r"kernel_config|custom_pipelines?|trust_remote_code|megatron_\w+")  # fmt: skip
+"""Keys by which transformers, diffusers and peft are told which code to take, some of it from the hub."""
+
+
+def network_configuration(name: str, file: str, config: Mapping[str, Any]) -> None:
+    """Refuse a configuration of a network, a scheduler or an adapter that says more than sizes and numbers.
+
+    Raises:
+        ModelError: a key in it, however deep, chooses code.
+    """
+    left: list[Any] = [config]
+    while left:
+        value = left.pop()
+        if isinstance(value, Mapping):
+            for key in value:
+                if value[key] is not None and _CHOOSES_CODE.fullmatch(str(key).rpartition(".")[2]):
+                    raise ModelError(
+                        f"model {name}: {file} has {str(key)[:80]!r}, which can choose code; take it out of the file "
+                        f"if you trust the model"
+                    )
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+
+
 def clip_configuration(source: str, config: Any, tokenizer: Any) -> Mapping[str, Any]:
     """open_clip_config.json, looked through before open_clip reads it; `tokenizer` is tokenizer_config.json, None where
     there is none.
@@ -113,6 +139,8 @@ def clip_configuration(source: str, config: Any, tokenizer: Any) -> Mapping[str,
             raise ModelError(f"clip: {source}: its configuration has no {group}")
     for group in ("vision_cfg", "text_cfg", "multimodal_cfg"):
         _known(source, group, model.get(group, {}))
+    if model["vision_cfg"].get("timm_model_pretrained"):
+        raise ModelError(f"clip: {source}: timm_model_pretrained asks the hub for other weights; set it to false")
     timm = model["vision_cfg"].get("timm_model_name", "")
     if timm is not None and not (isinstance(timm, str) and re.fullmatch(r"[\w.]*", timm)):
         raise ModelError(f"clip: {source}: timm_model_name is {str(timm)[:80]!r}; a plain name is needed, not a place")
