@@ -25,6 +25,7 @@ EXTRAS: dict[str, str] = {
     "controlnet_aux": "hints",
     "compel": "weights",
     "spandrel": "upscalers",
+    "dlib": "masks",
 }
 """Module -> the extra that brings it."""
 
