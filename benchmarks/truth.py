@@ -49,8 +49,9 @@ def tables() -> dict[str, Schedule]:
 
 def samplers() -> list[str]:
     """All of them on Gaussians but lcm, which is for distilled models alone, and those of the score SDE, which need
-    hundreds of steps (docs/directions.md, tests/test_score_sde.py)."""
-    apart = ("lcm", "sde", "pc", "langevin")
+    hundreds of steps (docs/directions.md, tests/test_score_sde.py); nor ode, which has no order, and sds,
+    which looks for a mode."""
+    apart = ("lcm", "sde", "pc", "langevin", "ode", "sds")
     return [name for name in SAMPLERS.names() if name not in apart] + ["ddim:eta=1", "ddpm:variance=large"]
 
 

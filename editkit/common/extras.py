@@ -26,6 +26,12 @@ EXTRAS: dict[str, str] = {
     "compel": "weights",
     "spandrel": "upscalers",
     "dlib": "masks",
+    "av": "video",
+    "scipy": "ode",
+    "fastapi": "studio",
+    "starlette": "studio",
+    "anyio": "studio",
+    "uvicorn": "studio",
 }
 """Module -> the extra that brings it."""
 

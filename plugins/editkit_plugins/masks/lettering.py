@@ -28,7 +28,7 @@ SURE, SURE_LINE = 0.3, 0.6
 SIDE = 1280
 """Larger pictures are looked at in this size."""
 
-GROWN = 0.9
+GROWN = 1.4
 """How far a kernel is grown back, in its own half heights: a line shrunk by 0.4 of area over length (the paper's ratio)
 and grown by 1.5 of it (its authors' setting), for a long line.
 """
