@@ -167,7 +167,7 @@ def walls(levels: NDArray[np.float32]) -> tuple[bool, bool]:
     return bool((darker - dark).max() <= WALL), bool((light - lighter).max() <= WALL)
 
 
-def as_levels(mask: Mask) -> NDArray[np.uint8]:
+def as_levels(mask: NDArray[Any]) -> NDArray[np.uint8]:
     """A mask of 0 and 1 as a file has it."""
     return np.where(mask > 0, 255, 0).astype(np.uint8)
 
