@@ -40,7 +40,15 @@ def _show(plans: Sequence[StagePlan], as_json: bool) -> int:
     for number, plan in enumerate(plans):
         _show_plan(plan, number, len(plans))
     if len(plans) > 1:
-        write(f"total: {sum(p.calls for p in plans)} network calls, {sum(p.backward for p in plans)} backward passes")
+        guessed = any(plan.picture.mask is not None for plan in plans[1:])
+        write(
+            f"total: {'about ' if guessed else ''}{sum(p.calls for p in plans)} network calls, "
+            f"{sum(p.backward for p in plans)} backward passes"
+        )
+        if guessed:
+            write(
+                "a mask that a later stage finds in what comes before it is counted as it is found in what there is now"
+            )
     return 0
 
 

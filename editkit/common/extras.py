@@ -25,6 +25,7 @@ EXTRAS: dict[str, str] = {
     "controlnet_aux": "hints",
     "compel": "weights",
     "spandrel": "upscalers",
+    "dlib": "masks",
     "av": "video",
     "scipy": "ode",
     "fastapi": "studio",

@@ -176,6 +176,44 @@ def _plain(value: Any, keyed: bool) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
+_RUNS_CODE = ("auto_map", "custom_pipelines", "trust_remote_code")
+"""Keys of a configuration by which transformers imports a folder's own code."""
+_ASKS_THE_HUB = ("backbone", "use_timm_backbone", "use_pretrained_backbone")
+"""Keys by which a network fetches a part of itself."""
+
+
+def configuration(source: str, file: str, config: Any, kinds: Collection[str]) -> str:
+    """The `model_type` of a transformers folder's configuration, one of `kinds`, looked through before transformers
+    reads it; no key of it or of what lies in it names code or a part that would be fetched.
+
+    Raises:
+        ModelError: it is of another kind, or has such a key; `source` is the folder, `file` the configuration's name.
+    """
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ModelError(f"{source}: its {file} says it is a {str(kind)[:80]!r}; known are {', '.join(sorted(kinds))}")
+    settings(source, file, config)
+    return kind
+
+
+def settings(source: str, file: str, config: Any) -> None:
+    """Refuse a configuration that names code or a part that would be fetched, however deep.
+
+    Raises:
+        ModelError: it does.
+    """
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if key in _RUNS_CODE and value:
+                raise ModelError(f"{source}: its {file} has {key!r}, which would run code of the folder's: refused")
+            if key in _ASKS_THE_HUB and value:
+                raise ModelError(f"{source}: its {file} has {key!r}, which would fetch a part of the network: refused")
+            settings(source, file, value)
+    elif isinstance(config, list):
+        for value in config:
+            settings(source, file, value)
+
+
 _WORDS_OF_PEOPLE = ("prompt", "negative", "text", "avoid")
 """Keys of a recipe whose values are language, where a slash is no folder."""
 
