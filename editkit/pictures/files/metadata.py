@@ -159,7 +159,7 @@ def _iptc_of_tiff(image: Any, data: bytes) -> bytes | None:
     if not isinstance(value, bytes):  # some writers say 32-bit words, of which Pillow gives the first
         value = held(data, 33723)
     if value:
-        return value
+        return bytes(value)
     return in_resources(resources) if isinstance(resources, bytes) else None
 
 
