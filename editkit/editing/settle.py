@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
@@ -234,6 +235,20 @@ def _say_what_is_idle(plugins: Sequence[Plugin], passes: Sequence[PassPlan], opt
             )
 
 
+def _say_how_few(passes: Sequence[PassPlan], info: ModelInfo, notify: Notify) -> None:
+    """Say that a strength leaves a distilled model fewer levels than it was distilled to, and what gives it as many."""
+    walked = [(len(part.plan.flow), part.plan.steps) for part in passes if part.at.strength == 1.0 and part.plan.flow]
+    if not info.distilled or not walked:
+        return
+    flows, steps = min(walked)
+    if flows < min(info.steps, steps):
+        wanted = math.ceil(info.steps * steps / flows)
+        notify(
+            f"{flows} of {steps} noise levels are walked, and {info.name} was distilled to {info.steps}: coarse; "
+            f"--steps {wanted} walks about as many"
+        )
+
+
 def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: ModelInfo | None = None) -> StagePlan:
     """Settle one stage on `picture`: order, conflicts, passes, cost. No weights, no torch.
 
@@ -276,6 +291,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     tried = [(at, attempt) for at in found for attempt in range(_tries(at, picture, options))]
     planned = tuple(plan_pass(at, plugins, sampler, attempt, counting) for at, attempt in tried)
     _say_what_is_idle(plugins, planned, options, notify)
+    _say_how_few(planned, info, notify)
     return StagePlan(info, options, options.sampler, plugins, picture, planned, source, tuple(examples))
 
 
