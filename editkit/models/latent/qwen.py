@@ -214,9 +214,7 @@ class QwenEdit(Qwen):
         pictures = [seen(reference.picture, SEEN if several else None) for reference in references]
         shown = "".join(f"Picture {k + 1}: {PICTURE}" if several else PICTURE for k in range(len(pictures)))
         with READING:
-            given = self.reader(
-                text=[chat_of(ALTER, shown + text)], images=pictures or None, padding=True, return_tensors="pt"
-            )
+            given = self.reader(text=[chat_of(ALTER, shown + text)], images=pictures or None, return_tensors="pt")
         out = self.encoder(
             **{name: beside(given[name], self.encoder) for name in TOLD if given.get(name) is not None},
             output_hidden_states=True, use_cache=False, **last_alone(self.encoder),
