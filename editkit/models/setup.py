@@ -187,7 +187,8 @@ def _as_pipeline(model: Model, flag: str) -> FromPipeline:
     if found is not None:
         return found
     raise ModelError(
-        f"{flag} is for models that diffusers has a pipeline of (Stable Diffusion 1.x/2.x, XL, 3, the x4 upscaler); "
+        f"{flag} is for models that diffusers has a pipeline of (Stable Diffusion 1.x/2.x, XL, 3, the x4 upscaler, "
+        f"FLUX.1, FLUX.2, Z-Image, Qwen-Image); "
         f"{model.info.name} ({model.info.family}) is none"
     )
 
@@ -207,8 +208,8 @@ def _offload(model: FromPipeline, how: Offload, device: torch.device) -> None:
 
 
 def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> list[str]:
-    """Every file with its weight, fused into the networks' own weights: a step costs what it did before. What the user
-    should know: files that fit in part.
+    """Every file with its weight, fused into the networks' own weights: a step costs what it did before; beside them
+    where they are quantised. What the user should know: files that fit in part.
     """
     import torch
 
@@ -227,13 +228,23 @@ def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> list[str]
             weights = [_load_lora(pipe, f"lora{k}", name, word) for k, word in enumerate(words)]
             said = [line for k, word in enumerate(words) for line in _in_part(pipe, f"lora{k}", name, word)]
             pipe.set_adapters([f"lora{k}" for k in range(len(words))], weights)
-            there = [part for part in pipe._lora_loadable_modules if getattr(pipe, part, None) is not None]
-            pipe.fuse_lora(components=there)
-            pipe.unload_lora_weights()
+            there = {part: getattr(pipe, part, None) for part in pipe._lora_loadable_modules}
+            whole = [part for part, network in there.items() if network is not None and not quantised(network)]
+            if whole:
+                pipe.fuse_lora(components=whole)
+            if not any(quantised(network) for network in there.values()):
+                pipe.unload_lora_weights()
     finally:
         for layer, kind in packed:
             swap(layer, kind)
     return said
+
+
+def quantised(network: Any) -> bool:
+    """Its weights are packed in few bits (GGUF, torchao, bitsandbytes): nothing can be added to them, so that a LoRA
+    stays beside them and is computed at every step.
+    """
+    return getattr(network, "hf_quantizer", None) is not None or bool(getattr(network, "is_quantized", False))
 
 
 def _in_part(pipe: Any, adapter: str, name: str, word: str) -> Iterator[str]:
