@@ -21,8 +21,12 @@ TOKENIZERS = (
     "T5TokenizerFast",
     "PreTrainedTokenizerFast",
     "TokenizersBackend",
+    "Qwen2Tokenizer",
+    "Qwen2TokenizerFast",
 )
 """Tokenizers of transformers that read files alone. Its Auto classes run a folder's own code when they are let."""
+READERS = (*TOKENIZERS, "Qwen2VLProcessor", "Qwen2_5_VLProcessor", "PixtralProcessor")
+"""Those, and what reads texts and pictures for a text encoder that sees."""
 CLIP_TOKENIZERS = (
     *TOKENIZERS, "BertTokenizer", "BertTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast", "NllbTokenizer",
     "NllbTokenizerFast", "RobertaTokenizer", "RobertaTokenizerFast", "SiglipTokenizer", "XLMRobertaTokenizer",

@@ -34,6 +34,9 @@ class Masked(Protocol):
     @property
     def mask(self) -> Tensor | None: ...
 
+    @property
+    def known(self) -> Tensor | None: ...
+
     def encode_masked(self) -> Tensor | None:
         """The masked picture in the model's space, encoded now."""
         ...
@@ -75,6 +78,10 @@ class Convention(Protocol):
         """The known part is noised by what the process started from, on a model of latents or of pixels."""
         ...
 
+    def before_start(self, inputs: Masked) -> None:
+        """What is encoded, and drawn for, before the noise that a process starts from."""
+        ...
+
     def before_first_step(self, inputs: Masked) -> None:
         """What is encoded, and drawn for, between the start and the first step."""
         ...
@@ -107,6 +114,9 @@ class Own:
 
     def shares_noise(self, latent: bool) -> bool:
         return False
+
+    def before_start(self, inputs: Masked) -> None:
+        """Nothing, as for `before_first_step`."""
 
     def before_first_step(self, inputs: Masked) -> None:
         """Nothing: what somebody needs is encoded when it is asked for, from a stream of its own."""
@@ -168,6 +178,11 @@ class Diffusers:
 
     def shares_noise(self, latent: bool) -> bool:
         return latent
+
+    def before_start(self, inputs: Masked) -> None:
+        """FLUX.1 Fill's pipeline encodes the picture first, and needs it at strengths below 1 alone."""
+        if inputs.mask is not None and "fine mask" in inputs.model.info.takes:
+            _ = inputs.known
 
     def before_first_step(self, inputs: Masked) -> None:
         """Its pipelines of latents encode the masked picture, whether the network is told it or not."""

@@ -195,6 +195,15 @@ def _check_words(stage: Stage, info: ModelInfo) -> None:
             )
 
 
+def _check_shift(stage: Stage, info: ModelInfo) -> None:
+    """A shift for a model whose levels have none is refused, unless it was said for an earlier stage."""
+    if stage.options.shift is not None and not info.shifts and "shift" not in stage.inherited:
+        raise UsageError(
+            f"--shift is given, and {info.name} ({info.family}) is no model of flow matching (SD 3, FLUX, Qwen-Image, "
+            f"Z-Image), whose levels have a shift; leave it out, or choose another --model"
+        )
+
+
 def _say_who_walks(plugins: Sequence[Plugin], options: Options, notify: Notify) -> None:
     """Say what a sampler that was asked for still does where a plugin brings steps of its own (ddrm, diffpir)."""
     own = next((p.name for p in plugins if "sampler" in p.claims()), None)
@@ -240,6 +249,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
         notify(f"by {name}, which serves this better than {describe('auto').name}; --model takes another")
     info = info or describe(name, offline=options.offline)
     _check_words(stage, info)
+    _check_shift(stage, info)
     plugins = arrange(stage, info, has_picture=True)
     source = picture
     examples = _examples(plugins, picture, info)

@@ -9,12 +9,15 @@ from dataclasses import replace
 import torch
 
 from editkit.common.notify import Notify, silent
+from editkit.diffusion.capability import capability
 from editkit.diffusion.convention import CONVENTIONS
+from editkit.diffusion.flows import of_state
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.noise import Noise, Stream
 from editkit.diffusion.plan import Plan
 from editkit.diffusion.samplers import SAMPLERS, Sampler, make_sampler
-from editkit.diffusion.schedule import Discrete
+from editkit.diffusion.schedule import Discrete, Schedule
+from editkit.diffusion.windows import Windowed
 from editkit.engine.energies import Bound
 from editkit.engine.loop import Process
 from editkit.errors import ChainError, UsageError
@@ -49,7 +52,7 @@ def prepare(
     _check_distilled(sampler, model, notify)
     spacing = convention.spacing(options.spacing, model.schedule, sampler.grid)
     options = options.model_copy(update={"spacing": spacing})
-    levels = model.schedule.levels(plan.steps, spacing, sampler.grid)
+    levels = _table(model, shape, options).levels(plan.steps, spacing, sampler.grid)
     for plugin in plugins:
         levels = called(plugin, "levels", plugin.levels, levels, inputs)
     _check_space(handed, model.info, shape)
@@ -65,6 +68,15 @@ def prepare(
         model=model, sampler=sampler, plan=plan, levels=levels, bound=bound, run=run, shape=shape,
         convention=convention, sampler_stream=stream, travel_stream=noise.stream("travel"),
     )  # fmt: skip
+
+
+def _table(model: Model, shape: tuple[int, ...], options: Options) -> Schedule:
+    """The model's table for a state of `shape`, of which the network may see windows only."""
+    windowed = capability(model, Windowed)
+    height, width = shape[-2:] if len(shape) > 2 else (1, 1)
+    if windowed is not None:
+        height, width = min(height, windowed.window), min(width, windowed.window)
+    return of_state(model.schedule, height, width, options.shift)
 
 
 def _check_up(plan: Plan, sampler: Sampler) -> None:

@@ -149,6 +149,7 @@ class _Walk:
         p = self.process
         level = p.levels[p.plan.start]
         with torch.no_grad():
+            p.convention.before_start(p.run.inputs)
             for b in self.acting.users["begin"]:
                 x = self.acting.call(b, "begin", self.where, b.hooks.begin)
                 if x is not None:

@@ -3,7 +3,8 @@
 Zhang et al. 2023, "Adding Conditional Control to Text-to-Image Diffusion Models", arXiv:2302.05543. A copy of the
 UNet's encoder sees x_t and a hint c (edges, depth, a pose ...), and what it says is added to the UNet's own features
 through convolutions that were zero when training began: h_k <- h_k + scale z_k(x_t, t, c). Several add up, in any
-order. The model evaluates them (`editkit.diffusion.control`), so every branch of guidance is steered with its own
+order. A model that was trained on hints itself (FLUX.1 Canny, Depth) is shown the hint instead, in the model's own
+space. The model evaluates them (`editkit.diffusion.control`), so every branch of guidance is steered with its own
 prompt.
 """
 
@@ -31,6 +32,7 @@ from editkit.plugin import (
     Picture,
     Pixels,
     Plugin,
+    Reference,
     Residuals,
     Run,
     Section,
@@ -98,7 +100,7 @@ class ControlNet(Plugin):
         "inpaint photo.png --mask mask.png --model DIR with controlnet --control canny --controlnet DIR",
     )
     offers: ClassVar[frozenset[str]] = frozenset({"control"})
-    needs: ClassVar[frozenset[str]] = frozenset({"control"})
+    needs: ClassVar[frozenset[str]] = frozenset({"control", "hint"})
     neutral: ClassVar[Mapping[str, Any] | None] = {"scale": 0.0}
     example: ClassVar[Mapping[str, Any]] = {"control": "canny", "controlnet": "./controlnet"}
 
@@ -131,11 +133,30 @@ class _ControlNetHooks(Hooks[ControlNet]):
     def __init__(self, plugin: ControlNet, run: Run) -> None:
         super().__init__(plugin, run)
         self.control: _Control | None = None
-        if plugin.scale > 0.0:
+        self.shown: Reference | None = None
+        if plugin.scale > 0.0 and "hint" in run.model.info.takes:
+            self.shown = _shown(plugin, run)
+        elif plugin.scale > 0.0:
             self.control = _bound(plugin, run)
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
+        if self.shown is not None:
+            return replace(cond, references=(self.shown,))
         return cond if self.control is None else cond.plus_control(self.control)
+
+
+def _shown(plugin: ControlNet, run: Run) -> Reference:
+    """The hint in the space of a model that was trained on hints itself, drawn from its posterior; what of the plugin
+    then changes nothing is said.
+    """
+    idle = {"--controlnet": plugin.controlnet != EMBEDDED, "--scale": plugin.scale != 1.0, "--guess": plugin.guess}
+    words = [word for word, given in idle.items() if given]
+    if words:
+        run.notify(
+            f"{' and '.join(words)}: without effect, {run.model.info.name} was trained on hints and needs no ControlNet"
+        )
+    hint = 2.0 * _placed(plugin, run) - 1.0
+    return Reference(run.model.encode(hint, run.stream), hint)
 
 
 @dataclass(frozen=True, eq=False)

@@ -166,8 +166,10 @@ class _ReplacingHooks(Hooks[Replacing]):
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
         if not self.conditioned:
             return cond
-        masked = self.run.inputs.masked
-        return replace(cond, known=masked, mask=self.region.float())
+        inputs = self.run.inputs
+        fine = "fine mask" in self.run.model.info.takes and inputs.mask is not None
+        mask = (inputs.mask >= 0.5).float() if fine and inputs.mask is not None else self.region.float()
+        return replace(cond, known=inputs.masked, mask=mask)
 
     def after(self, step: Step, x_s: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         if self.conditioned or self.known is None:
