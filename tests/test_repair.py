@@ -11,6 +11,7 @@ from test_mask_words import damage, soft
 
 from editkit import edit
 from editkit.cli import run
+from editkit.pictures.files.provenance import read_provenance
 from editkit.pictures.picture import Picture
 from editkit.plugin import silent
 from editkit_plugins.repair import Repair, ends
@@ -126,14 +127,13 @@ def test_the_mask_is_saved_and_nothing_else_is_overwritten(tmp_path, capsys):
     saved = np.asarray(Image.open(found)) > 0
     expected = Repair(cast=False, fading=False).open(Picture(spoiled), silent).mask > 0
     assert (saved.reshape(*saved.shape[:2], -1)[..., 0] == expected).all()
-    again = str(tmp_path / "again.png")
-    assert run([*words, "-o", again]) == 0  # the same mask is there already
+    assert "save_mask" not in json.dumps(read_provenance(out).recipe)
+    assert run([*words, "-o", str(tmp_path / "again.png")]) == 1
+    assert "found.png: exists already" in capsys.readouterr().err
     other = str(tmp_path / "other.png")
     assert run(["inpaint", photo, "--mask", found, "--steps", "4", "-o", other]) == 0
     assert (np.asarray(Image.open(other)) == np.asarray(Image.open(out))).all()
-    assert run([*words, "--grow", "3", "-o", str(tmp_path / "third.png")]) == 1
-    assert "found.png" in capsys.readouterr().err
-    assert not (tmp_path / "third.png").exists()
+    assert not (tmp_path / "again.png").exists()
 
 
 def test_the_last_line_says_that_pixels_outside_changed(tmp_path, capsys):

@@ -6,14 +6,16 @@ import torch
 from toy import Isotropic
 
 from editkit import edit, sample
-from editkit.diffusion.conditioning import Prompt
+from editkit.diffusion.conditioning import Conditioning, Prompt
 from editkit.diffusion.model import ModelInfo
 from editkit.diffusion.prediction import Prediction
+from editkit.diffusion.samplers import posterior_variance
 from editkit.diffusion.schedule import VE, Cosine, Flow
 from editkit.editing.api import plan as planned
 from editkit.errors import ChainError
 from editkit.pictures.picture import Picture
 from editkit.plugins import Inpaint, Translate
+from editkit_plugins import translate as translating
 
 TABLES = {"VE": VE(0.02, 20.0), "VP": Cosine(), "flow": Flow()}
 METHODS = ("cycle", "edit-friendly", "flowedit")
@@ -168,6 +170,77 @@ class Words(Isotropic):
             (plain,) = super().__call__(x_t - level.alpha * m, level, (cond,))
             made.append(Prediction(plain.x0 + m, plain.eps))
         return tuple(made)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("method", ["dds", "pds"])
+def test_distilled_differences_are_nothing_between_equal_texts(method, table, guidance):
+    assert torch.equal(translated(table, "cat", "cat", method=method, guidance=guidance), data("cat"))
+
+
+@pytest.mark.parametrize("table", ["VP", "flow"])
+@pytest.mark.parametrize("method", ["dds", "pds"])
+def test_distilled_differences_end_at_the_shift(method, table):
+    """With equal covariances x - x_source has the fixed point m_B - m_A, whatever the noise: no variance is added."""
+    shift = LAWS["far cat"][0] - LAWS["cat"][0]
+    left = [
+        (translated(table, "cat", "far cat", method=method, steps=steps, rate=1.0) - data("cat") - shift).abs().max()
+        for steps in (20, 80)
+    ]
+    assert left[1] < 0.02 * float(shift.norm())
+    assert left[1] < left[0]
+
+
+@pytest.mark.parametrize("method", ["dds", "pds"])
+def test_distilled_differences_are_the_papers_steps(method):
+    """dds: x - rate w (eps_hat(x_t; target) - eps_hat(x_src_t; source)), w = sigma^2 on VP. pds: x - rate (z - z_src),
+    z = (x_s - mu(x_t)) / sqrt(var) with both noises shared, as long as that is no longer than D.
+    """
+    exact, table, rate = Prompted(TABLES["VP"]), TABLES["VP"], 0.3
+    levels = table.levels(10)
+    conds = {text: (Conditioning(prompt=exact.encode_text(text)[0]),) for text in ("cat", "dog")}
+    drawn = []
+
+    class Draws(Translate):
+        def hooks(self):
+            return _Draws
+
+    class _Draws(translating._Distilled):
+        def sampler(self):
+            rule = translating.Deltas(self)
+            step = rule.step
+
+            def told(x_t, t, s, predict, normal, memory):
+                drawn.append((x_t.double(), t, s, normal(t, s)))
+                return step(x_t, t, s, predict, lambda t, s: drawn[-1][3], memory)
+
+            rule.step = told
+            return rule
+
+    source = data("cat", 8)
+    states = []
+    sample(
+        exact, Draws(source="cat", method=method, rate=rate), shape=(8, 4), known=source, steps=10, sampler="ddim",
+        prompt="dog", watch=states.append,
+    )  # fmt: skip
+    assert len(drawn) == 10
+    for (x, t, s, eps), state in zip(drawn[:-1], states, strict=False):
+        x_t, src_t = (t.alpha * v + t.sigma * eps for v in (x, source))
+        to, of = (exact(v.float(), t, conds[text])[0] for v, text in ((x_t, "dog"), (src_t, "cat")))
+        if method == "dds":
+            wanted = x - rate * t.sigma**2 * (to.eps - of.eps)
+        else:
+            var, beta = posterior_variance(t, s)
+            other = torch.randn((8, 4), generator=torch.Generator().manual_seed(1))
+            z = [
+                (s.alpha * v + s.sigma * other - translating.mean(v_t, made.x0, t, s)) / var**0.5
+                for v, v_t, made in ((x, x_t, to), (source, src_t, of))
+            ]
+            capped = min(1.0, var**0.5 * t.sigma**2 / (s.alpha * beta))
+            wanted = x - rate * capped * (z[0] - z[1])
+        assert float((state.x - wanted).abs().max()) < 1e-4 * float(wanted.abs().max())
+    assert levels[-1].index == 10
 
 
 @pytest.mark.parametrize("method", ["ddib", *METHODS])

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from editkit.cli.console import say, write
-from editkit.cli.edit import edited, notices
+from editkit.cli.edit import edited, files, notices
 from editkit.cli.options import HelpShown
 from editkit.cli.targets import target_of
 from editkit.cli.words import Line, explain, options_of, parse
 from editkit.errors import ParameterError, UsageError
 from editkit.plugin.chain import Chain
 from editkit.plugin.options import Options
+from editkit.plugin.outputs import write_nothing_beside
 
 USAGE = """usage: editkit grid --vary NAME=V1,V2,... [--vary NAME=...] [--cells DIR] PLUGIN PICTURE [options] ...
 
@@ -92,6 +93,7 @@ def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
     extras = line.extras
     if extras.preview or extras.trace or extras.compare or extras.candidates or extras.save_recipe:
         raise UsageError("grid: leave --preview, --trace, --compare, --candidates and --save-recipe out")
+    write_nothing_beside(line.chain, "grid")
     target = target_of(line, "grid")
     combinations = list(itertools.product(*(axis.values for axis in axes)))
     if len(combinations) > MOST:
@@ -102,7 +104,10 @@ def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
     names = [] if cells is None else [cells / f"{k + 1:03}.png" for k in range(len(chains))]
     if cells is not None:
         cells.mkdir(parents=True, exist_ok=True)
-    check_apart({"--output": target, **{f"cell {k + 1}": name for k, name in enumerate(names)}}, [line.picture])
+    check_apart(
+        {"--output": target, **{f"cell {k + 1}": name for k, name in enumerate(names)}},
+        [line.picture, *files(line.chain)],
+    )
     for name in names:
         check_output(name, force=extras.force)
     picture = Picture.read(line.picture)

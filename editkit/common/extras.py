@@ -25,6 +25,12 @@ EXTRAS: dict[str, str] = {
     "controlnet_aux": "hints",
     "compel": "weights",
     "spandrel": "upscalers",
+    "av": "video",
+    "scipy": "ode",
+    "fastapi": "studio",
+    "starlette": "studio",
+    "anyio": "studio",
+    "uvicorn": "studio",
 }
 """Module -> the extra that brings it."""
 

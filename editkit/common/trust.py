@@ -152,11 +152,19 @@ _WORDS_OF_PEOPLE = ("prompt", "negative", "text", "avoid")
 """Keys of a recipe whose values are language, where a slash is no folder."""
 
 
-def leads_out(text: str) -> bool:
-    """Whether `text`, or what stands behind a word and a colon in it (`kernel:/x/y.png`), is a path that is absolute or
-    climbs.
+def named(text: str) -> Iterator[str]:
+    """What in `text` may be the name of a file: itself, what stands behind or before a colon (`kernel:/x/y.png`,
+    `lora.safetensors:0.7`), and the same of each word of a mask (`box:1,2,3,4+watermark:/x/y.png`).
     """
-    for part in (text, text.partition(":")[2]):
+    for whole in dict.fromkeys((text, *re.split(r"[+&-](?=[a-z_]+(?::|$|[+&-]))", text))):
+        colons = [k for k, sign in enumerate(whole) if sign == ":"][:20]
+        yield whole
+        yield from (part for k in colons for part in (whole[k + 1 :], whole[:k]) if part)
+
+
+def leads_out(text: str) -> bool:
+    """Whether `text`, or a name in it, is a path that is absolute or climbs."""
+    for part in named(text):
         for kind in (PurePosixPath, PureWindowsPath):
             path = kind(part)
             if ".." in path.parts or path.is_absolute() or path.anchor or part.startswith("~"):
@@ -179,7 +187,7 @@ def beside(picture: str, name: str | None, recipe: Mapping[str, Any]) -> None:
         if not _inside(folder, text):
             raise PictureError(f"{picture}: {text[:80]!r} is a link out of its folder; give it with --picture")
     for text in _texts(recipe):
-        if leads_out(text) or not (_inside(folder, text) and _inside(folder, text.partition(":")[2])):
+        if leads_out(text) or not all(_inside(folder, part) for part in named(text)):
             raise PictureError(f"{picture}: its recipe names {text[:80]!r}, which lies elsewhere; {how}")
 
 

@@ -1,20 +1,19 @@
 """Whose conventions a run follows where pictures depend on them: editkit's own, or diffusers'.
 
-Everything in which `--noise diffusers` differs is here: where random numbers come from, how levels are spaced, how
-heun begins, what ddim is told upward, how a mask comes to the model's space, how a noise move is drawn, what is drawn
-before the first step. Nobody else asks.
+Everything in which `--noise diffusers` differs is asked here: where random numbers come from, how levels are spaced,
+how a mask comes to the model's space, how a noise move is drawn, in which steps a ControlNet acts, what is drawn before
+the first step; and a sampler that diffusers walks otherwise knows how (`as_diffusers`). Nobody else asks.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from editkit.diffusion.noise import Apart, MersenneStreams, Noise, OneStream, Streams
-from editkit.diffusion.samplers import DDIM, Heun, Sampler
+from editkit.diffusion.samplers import DiffersFromDiffusers, Sampler
 from editkit.diffusion.schedule import Discrete, Grid, Level, Schedule, Spacing
-from editkit.diffusion.score import PredictorCorrector
 from editkit.diffusion.space import space_of
 
 if TYPE_CHECKING:
@@ -78,6 +77,10 @@ class Convention(Protocol):
         """The known part is noised by what the process started from, on a model of latents or of pixels."""
         ...
 
+    def steers(self, start: float, stop: float, index: int, total: int) -> bool:
+        """Whether a ControlNet acts in step `index` of `total`, whose middle is in its window."""
+        ...
+
     def before_start(self, inputs: Masked) -> None:
         """What is encoded, and drawn for, before the noise that a process starts from."""
         ...
@@ -115,6 +118,9 @@ class Own:
     def shares_noise(self, latent: bool) -> bool:
         return False
 
+    def steers(self, start: float, stop: float, index: int, total: int) -> bool:
+        return True
+
     def before_start(self, inputs: Masked) -> None:
         """Nothing, as for `before_first_step`."""
 
@@ -151,14 +157,8 @@ class Diffusers:
         return schedule.resolve(wanted, grid) if isinstance(schedule, Discrete) else wanted
 
     def walked(self, sampler: Sampler) -> Sampler:
-        """heun corrects wide moves as well, which drives states out of range; ddim upward is told where it goes to; pc
-        takes the norms that it meets.
-        """
-        if isinstance(sampler, DDIM) and sampler.reversible:
-            return replace(sampler, told="to")
-        if isinstance(sampler, PredictorCorrector):
-            return replace(sampler, norms="measured")
-        return replace(sampler, wide="karras") if isinstance(sampler, Heun) else sampler
+        """As the class walks that it has of the rule, where the rule knows of a difference."""
+        return sampler.as_diffusers() if isinstance(sampler, DiffersFromDiffusers) else sampler
 
     def region(self, mask: Tensor, model: Model) -> Tensor:
         """Binarised at a half, the nearest pixel taken."""
@@ -178,6 +178,10 @@ class Diffusers:
 
     def shares_noise(self, latent: bool) -> bool:
         return latent
+
+    def steers(self, start: float, stop: float, index: int, total: int) -> bool:
+        """In whole steps within the window only."""
+        return index / total >= start and (index + 1) / total <= stop
 
     def before_start(self, inputs: Masked) -> None:
         """FLUX.1 Fill's pipeline encodes the picture first, and needs it at strengths below 1 alone."""

@@ -7,7 +7,7 @@ The score is grad log p_t(x_t) = -eps / sigma_t, eps what the network says of (x
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from editkit.diffusion.plan import Move
@@ -80,6 +80,10 @@ class PredictorCorrector:
         if self.predictor.partition(":")[0] == self.name:
             raise UsageError("sampler pc: predictor is pc itself; name another sampler, as ddpm")
         _ = self._rule
+
+    def as_diffusers(self) -> PredictorCorrector:
+        """It takes the norms that it meets."""
+        return replace(self, norms="measured")
 
     @property
     def reversible(self) -> bool:

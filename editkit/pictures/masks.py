@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editkit.errors import PictureError
+from editkit.pictures.painted import painted
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import Pixels, at_depth, largest
 from editkit.pictures.shapes import Mask, ShapeError, as_mask, brightness, from_words, is_there, is_words, words
@@ -144,6 +145,10 @@ def _from_file(source: Source, notify: Callable[[str], None]) -> Mask:
     picture = Picture.read(source)
     for notice in picture.meta.notices:
         notify(notice)
+    coloured = painted(picture)
+    if coloured is not None:
+        notify(f"{_name(source)}: {coloured[1]}")
+        return coloured[0]
     top = float(largest(picture.pixels.dtype))
     mask = brightness(picture)
     varies = picture.alpha is not None and bool((picture.alpha != picture.alpha.flat[0]).any())
@@ -189,7 +194,7 @@ def _file(source: Source) -> str:
 
 
 def _check_grey(picture: Picture, alpha: NDArray[Any] | None, source: Source) -> None:
-    """Refuse what shows colours: a photograph that was taken for a mask, or a mask that was painted in a colour."""
+    """Refuse what shows colours: a photograph that was taken for a mask, or a mask that was painted in several."""
     spread = picture.pixels.max(axis=2) - picture.pixels.min(axis=2)
     colourful = spread > COLOURFUL * largest(picture.pixels.dtype)
     share = float(np.mean(colourful if alpha is None else colourful & (alpha > 0)))

@@ -152,12 +152,13 @@ def _word(text: str, picture: Picture) -> Mask:
     name, _, values = text.partition(":")
     if name not in MASKS.names():
         raise ShapeError(f"{short(text)}: is not a shape; use {words()}")
-    mask = load(name).draw(picture, values)
+    shape = load(name)
+    mask = shape.draw(picture, values)
     size = (picture.height, picture.width)
     fits = isinstance(mask, np.ndarray) and mask.shape == size and bool(np.isfinite(mask).all())
     if not fits or mask.min() < 0.0 or mask.max() > 1.0:
         raise PluginError(f"mask {name}: drew something that is no mask; (height, width) {size} in [0, 1] is needed")
-    return as_mask(mask)
+    return as_mask(mask * seen(picture)) if shape.finds else as_mask(mask)
 
 
 def coordinates(kind: str, values: str, picture: Picture) -> list[float]:

@@ -85,8 +85,10 @@ if TYPE_CHECKING:
     from editkit.plugin.params import Code as Code
     from editkit.plugin.params import MaskSource as MaskSource
     from editkit.plugin.params import Metavar as Metavar
+    from editkit.plugin.params import Output as Output
     from editkit.plugin.params import Param as Param
     from editkit.plugin.params import PictureSource as PictureSource
+    from editkit.plugin.params import Weights as Weights
     from editkit.plugin.protocol import API as API
     from editkit.plugin.protocol import DECLARED as DECLARED
     from editkit.plugin.protocol import HOOKS as HOOKS
@@ -119,7 +121,8 @@ _HOMES = {
     "Mask": "pictures.shapes", "MaskSource": "plugin.params", "Metadata": "pictures.files.metadata",
     "Metavar": "plugin.params", "Model": "diffusion.model", "ModelError": "errors", "ModelInfo": "diffusion.model",
     "Move": "diffusion.plan", "Noise": "diffusion.noise", "Notify": "common.notify", "Opening": "plugin.step",
-    "Options": "plugin.options", "Param": "plugin.params", "ParameterError": "errors", "Pass": "diffusion.model",
+    "Options": "plugin.options", "Output": "plugin.params", "Param": "plugin.params", "ParameterError": "errors",
+    "Pass": "diffusion.model",
     "Picture": "pictures.picture", "PictureError": "errors", "PictureSource": "plugin.params",
     "PixelSpace": "diffusion.model", "Pixels": "pictures.raster", "Plan": "diffusion.plan", "Plugin": "plugin.protocol",
     "PluginError": "errors", "Prediction": "diffusion.prediction", "PredictionType": "diffusion.prediction",
@@ -130,7 +133,8 @@ _HOMES = {
     "Sampler": "diffusion.samplers", "Schedule": "diffusion.schedule", "Section": "plugin.sections",
     "Slot": "plugin.protocol", "Spacing": "diffusion.schedule", "Stage": "plugin.chain", "Step": "plugin.step",
     "Stream": "diffusion.noise", "TakesExamples": "diffusion.model", "Through": "plugin.protocol",
-    "UsageError": "errors", "Wraps": "diffusion.capability", "at_depth": "pictures.raster", "called": "plugin.protocol",
+    "UsageError": "errors", "Weights": "plugin.params", "Wraps": "diffusion.capability", "at_depth": "pictures.raster",
+    "called": "plugin.protocol",
     "capability": "diffusion.capability", "convert": "diffusion.prediction", "from_unit": "pictures.tensors",
     "largest": "pictures.raster", "make_sampler": "diffusion.samplers", "pad": "pictures.resizing",
     "plugins_of": "plugin.protocol", "read_mask": "pictures.masks", "resize": "pictures.resizing",

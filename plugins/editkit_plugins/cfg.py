@@ -69,7 +69,6 @@ class _CfgHooks(Hooks[Cfg]):
         self.folds = capability(run.model, FoldsGuidance)
         if info.distilled:
             self.scale = 1.0
-        self.now = self.scale
         self._say_what_is_idle(chosen)
 
     def _say_what_is_idle(self, chosen: float | None) -> None:
@@ -90,24 +89,26 @@ class _CfgHooks(Hooks[Cfg]):
         return replace(cond, guidance=self.told) if self.tells and cond.guidance is None else cond
 
     def branches(self, step: Step, cond: Conditioning) -> Sequence[Conditioning]:
-        """Another plugin may have said a scale of its own for this prediction (`Conditioning.guidance`)."""
-        own = None if self.tells or self.run.model.info.distilled else cond.guidance
-        self.now = self.scale if own is None else own
-        return (cond,) if self.now == 1.0 else (replace(cond, prompt=cond.negative), cond)
+        return (cond,) if self._wanted(cond) == 1.0 else (replace(cond, prompt=cond.negative), cond)
 
     def combine(self, step: Step, predictions: Sequence[Prediction]) -> Prediction:
         if len(predictions) == 1:
             return predictions[0]
-        without, wanted = predictions
+        scale, (without, wanted) = self._wanted(step.told[-1]), predictions
         if without.output is None or wanted.output is None or wanted.kind is None:
-            x0 = self._rescaled(without.x0 + self.now * (wanted.x0 - without.x0), wanted.x0)
+            x0 = self._rescaled(without.x0 + scale * (wanted.x0 - without.x0), wanted.x0)
             return wanted.with_x0(x0, step.x_t, step.t)
         if self.folds is not None:
-            out = self.folds.fold(without.output, wanted.output, self.now)
+            out = self.folds.fold(without.output, wanted.output, scale)
         else:
-            out = without.output + self.now * (wanted.output - without.output)
+            out = without.output + scale * (wanted.output - without.output)
         out = self._rescaled(out, wanted.output)
         return replace(convert(out, step.x_t, step.t, wanted.kind), variance=wanted.variance)
+
+    def _wanted(self, cond: Conditioning) -> float:
+        """The scale; another plugin may have said one of its own for this prediction (`Conditioning.guidance`)."""
+        own = None if self.tells or self.run.model.info.distilled else cond.guidance
+        return self.scale if own is None else own
 
     def _rescaled(self, out: Tensor, wanted: Tensor) -> Tensor:
         """`out` with the deviation of `wanted`, as far as `rescale`; items of one value have none to give back."""

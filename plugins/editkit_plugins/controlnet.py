@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import numpy as np
 from pydantic import BeforeValidator, Field
 
 from editkit.common.spec import name_of
@@ -40,6 +41,7 @@ from editkit.plugin import (
     UsageError,
     from_unit,
     hints,
+    largest,
     to_unit,
 )
 
@@ -111,11 +113,6 @@ class ControlNet(Plugin):
     scale: float = Field(1.0, ge=0.0, description="Strength; 0 changes nothing.")
     guess: bool = Field(False, description="Guess mode: the hint without the prompt's help; deep features count more.")
 
-    def acts(self, index: int, total: int) -> bool:
-        """Whole steps within the window only, as diffusers' ControlNets."""
-        first, last = index / max(total, 1), (index + 1) / max(total, 1)
-        return first >= self.start and last <= self.stop
-
     def hooks(self) -> type[Hooks[ControlNet]]:
         return _ControlNetHooks
 
@@ -142,7 +139,10 @@ class _ControlNetHooks(Hooks[ControlNet]):
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
         if self.shown is not None:
             return replace(cond, references=(self.shown,))
-        return cond if self.control is None else cond.plus_control(self.control)
+        window = self.plugin.start, self.plugin.stop
+        if self.control is None or not self.run.convention.steers(*window, step.index, step.total):
+            return cond
+        return cond.plus_control(self.control)
 
 
 def _shown(plugin: ControlNet, run: Run) -> Reference:
@@ -281,12 +281,20 @@ def _placed(plugin: ControlNet, run: Run) -> Tensor:
     return (hint.clamp(-1.0, 1.0) + 1.0) / 2.0
 
 
+def _on_black(hint: Picture) -> Pixels:
+    """The pixels of a hint's file, black where it is transparent: there is nothing to follow."""
+    if hint.alpha is None:
+        return hint.pixels
+    weight = hint.alpha[..., None] / float(largest(hint.alpha.dtype))
+    return np.rint(hint.pixels * weight).astype(hint.pixels.dtype)
+
+
 def _hints(plugin: ControlNet, run: Run) -> list[Pixels]:
     """The hint as pixels, for the whole picture; one for each item where there is a batch of pictures."""
     control = plugin.control
     if not (isinstance(control, str) and hints.is_words(control)):
         try:
-            return [Picture.read(control).pixels]
+            return [_on_black(Picture.read(control))]
         except EditkitError as error:
             raise UsageError(f"controlnet: the hint: {error}") from error
     detector, inputs = hints.make(control), run.inputs

@@ -34,6 +34,7 @@ from editkit.plugin import (
     Metavar,
     Move,
     Options,
+    Output,
     Plan,
     Plugin,
     Run,
@@ -119,7 +120,7 @@ class Invert(Plugin):
     way: Literal["both", "up", "down"] = Field("both", description="There and back, or one way.")
     strength: float = Field(1.0, ge=0.0, le=1.0, description="How far up: 1 is pure noise.")
     refine: int = Field(0, ge=0, le=1000, description="Fixed-point iterations for every move up (AIDI, ReNoise).")
-    save_noise: Annotated[str, Metavar("FILE")] | None = Field(
+    save_noise: Annotated[str | None, Metavar("FILE"), Output()] = Field(
         None, description="Keep the noise, and what it belongs to (.safetensors)."
     )
     from_noise: Annotated[str, Metavar("FILE")] | None = Field(
@@ -253,11 +254,17 @@ def loaded(path: str, run: Run) -> Tensor:
     if told is None or x is None:
         raise UsageError(f"--from-noise {path}: not a file of noise; invert --save-noise writes one")
     here = belongs(run)
-    if told["version"] != VERSION:
-        raise UsageError(f"--from-noise {path}: of version {told['version']}, and this editkit reads {VERSION}")
+    if not isinstance(told, dict) or told.get("version") != VERSION:
+        version = str(told.get("version") if isinstance(told, dict) else told)[:80]
+        raise UsageError(f"--from-noise {path}: of version {version}, and this editkit reads {VERSION}")
     for key, word in SAID.items():
-        if told[key] != here[key]:
-            raise UsageError(f"--from-noise {path}: its {word} is {told[key]}, and here it is {here[key]}")
-    if abs(told["ratio"] - here["ratio"]) > 1e-4:
+        if told.get(key) != here[key]:
+            raise UsageError(
+                f"--from-noise {path}: its {word} is {str(told.get(key))[:80]}, and here it is {here[key]}"
+            )
+    if tuple(x.shape) != tuple(run.shape) or not (x.is_floating_point() and bool(x.isfinite().all())):
+        raise UsageError(f"--from-noise {path}: is damaged: numbers of shape {run.shape} are needed")
+    ratio = told.get("ratio")
+    if not isinstance(ratio, float) or not abs(ratio - here["ratio"]) <= 1e-4:
         raise UsageError(f"--from-noise {path}: its noise is that of another level; keep --spacing and the model")
     return x.to(run.device)

@@ -23,7 +23,8 @@ from pydantic import Field
 
 from editkit.pictures.files.writing import check_output
 from editkit.pictures.masks import grow
-from editkit.plugin import Hooks, Mask, Metavar, Notify, Picture, Run, Section, largest, silent
+from editkit.pictures.shapes import as_mask, seen
+from editkit.plugin import Hooks, Mask, Metavar, Notify, Output, Picture, Run, Section, largest
 from editkit_plugins.inpaint import Replacing
 from editkit_plugins.masks.scratches import scratches
 from editkit_plugins.masks.spots import spots
@@ -62,7 +63,7 @@ class Repair(Replacing):
     fading: bool = Field(True, description="Undo what made black grey and white dull.")
     eagerness: float = Field(1.0, ge=0.1, le=10.0, description="2 finds what stands out half as much, and more.")
     grow: int = Field(1, ge=0, le=1000, description="Enlarge what was found by so many pixels.")
-    save_mask: Annotated[str, Metavar("FILE")] | None = Field(
+    save_mask: Annotated[str | None, Metavar("FILE"), Output()] = Field(
         None, description="Write what is filled as a mask, for inpaint --mask."
     )
 
@@ -77,7 +78,7 @@ class Repair(Replacing):
                 mask = np.maximum(mask, part)
         if said:
             notify(f"repair: found {' and '.join(said)} of the picture")
-        return grow(mask, self.grow)
+        return grow(as_mask(mask * seen(picture)), self.grow)
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         mask = self.found(picture, notify)
@@ -87,22 +88,13 @@ class Repair(Replacing):
                 "repair: found nothing to mend, and the picture stays as it is; --eagerness 2 finds fainter things, "
                 "and inpaint --mask fills what you mark"
             )
-        if self.save_mask is not None:
-            self._may_be_saved(Path(self.save_mask), mask)
         return toned.with_mask(mask, self.fill)
-
-    def _may_be_saved(self, path: Path, mask: Mask) -> None:
-        """Raise where something else would be overwritten, before the work."""
-        if not path.exists():
-            check_output(path)
-        elif not np.array_equal(as_levels(mask), Picture.read(path).pixels[..., 0]):
-            check_output(path, force=False)
 
     def toned(self, picture: Picture, damaged: Mask, notify: Notify) -> Picture:
         """`picture` with cast and fading undone where they are wanted; itself where there are none."""
         top = float(largest(picture.pixels.dtype))
         levels = picture.pixels.astype(np.float32) * np.float32(255.0 / top)
-        black, white = ends(levels[damaged == 0])
+        black, white = ends(levels[(damaged == 0) & seen(picture)])
         to_black, to_white = self._aims(black, white)
         if np.allclose(black, to_black) and np.allclose(white, to_white):
             return picture
@@ -128,11 +120,22 @@ class Repair(Replacing):
         return to_black, to_white
 
     def bind(self, run: Run) -> Hooks[Any]:
-        path = None if self.save_mask is None else Path(self.save_mask)
-        if path is not None and not path.exists() and run.inputs.source is not None:
-            mask = as_levels(self.found(Picture(run.inputs.source), silent))
-            Picture(np.repeat(mask[..., None], 3, axis=-1)).write(path)
+        if self.save_mask is not None and run.inputs.source is not None:
+            hole = run.inputs.original_mask
+            found = np.zeros(run.inputs.source.shape[:2]) if hole is None else hole[0, 0].cpu().numpy()
+            self._saved(Path(self.save_mask), as_levels(found))
         return super().bind(run)
+
+    def _saved(self, path: Path, mask: NDArray[np.uint8]) -> None:
+        """Write the mask, whole; every pass of an edit has the same.
+
+        Raises:
+            PictureError: something else lies there.
+        """
+        if path.is_file() and np.array_equal(mask, Picture.read(path).pixels[..., 0]):
+            return
+        check_output(path)
+        Picture(np.repeat(mask[..., None], 3, axis=-1)).write(path)
 
 
 def ends(levels: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -143,7 +146,7 @@ def ends(levels: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.f
     return black, white
 
 
-def as_levels(mask: Mask) -> NDArray[np.uint8]:
+def as_levels(mask: NDArray[Any]) -> NDArray[np.uint8]:
     """A mask of 0 and 1 as a file has it."""
     return np.where(mask > 0, 255, 0).astype(np.uint8)
 

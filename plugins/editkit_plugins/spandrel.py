@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from editkit.plugin import Hooks, ModelError, Notify, Picture, Plugin, Run, Section, Slot, UsageError
+from editkit.plugin import Hooks, ModelError, Notify, Picture, Plugin, Run, Section, Slot, UsageError, Weights
 from editkit_plugins.restoring.memory import afford
 from editkit_plugins.sizes import Times
 from editkit_plugins.upscale import observed
@@ -40,7 +40,7 @@ class Spandrel(Plugin):
     needs_picture: ClassVar[bool] = True
     diffuses: ClassVar[bool] = False
 
-    weights: str = Field("", description="The network: a .safetensors file.")
+    weights: Annotated[str, Weights()] = Field("", description="The network: a .safetensors file.")
     scale: Times = Field(4.0, gt=0.0, le=64.0, description="How many times as large.")
     tile: int = Field(192, ge=16, le=4096, description="Side of the tiles it works on, in pixels.")
 

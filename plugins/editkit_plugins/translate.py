@@ -11,7 +11,12 @@ other. With mu the mean of a step of ddpm, x_t the source's state and y_t the ta
 `flowedit` (Kulikov et al. 2024, arXiv:2412.08629), for models of flow matching, walks the picture itself by the
 difference of both velocities at states with one noise: z += (s - t) (v(z + x_t - x0; target) - v(x_t; source)).
 
-With equal texts the last three give the picture back, whatever the guidance; `ddib` does to the order of its rule.
+`dds` (Hertz et al. 2023, arXiv:2304.07090) moves a picture against w (eps_hat(x_t; target) - eps_hat(x_t; source)),
+both with one noise: score distillation without what it does to any picture. `pds` (Koo et al. 2024, arXiv:2311.13831)
+moves it against the difference of the noise maps z = (x_s - mu(x_t)) / sqrt(var) of both. Algebra gives both the same
+direction, D = (x0_hat - x) of the target minus that of the source, with weights of their own (tests/test_distill.py).
+
+With equal texts the last five give the picture back, whatever the guidance; `ddib` does to the order of its rule.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from editkit.diffusion.distilling import OfPictures, pull
 from editkit.diffusion.samplers import Memory, Normal, Predict, posterior_variance
 from editkit.diffusion.schedule import Flow
 from editkit.plugin import (
@@ -55,7 +61,7 @@ if TYPE_CHECKING:
 
     from editkit.plugin import ModelInfo, Prediction
 
-Method = Literal["ddib", "cycle", "edit-friendly", "flowedit"]
+Method = Literal["ddib", "cycle", "edit-friendly", "flowedit", "dds", "pds"]
 
 
 class Translate(Plugin):
@@ -84,10 +90,12 @@ class Translate(Plugin):
     )
     strength: float = Field(1.0, ge=0.0, le=1.0, description="How much of the process is walked: 0 nothing, 1 all.")
     skip: int = Field(0, ge=0, description="Steps left out at the noisy end: the more, the nearer to the picture.")
+    rate: float = Field(0.5, gt=0.0, le=2.0, description="dds, pds: how far a step moves the picture.")
     mask: MaskSource | None = Field(None, description="White = translate; a picture, or words as box:10,10,80,60.")
 
     def hooks(self) -> type[Hooks[Translate]]:
-        return {"ddib": _Hooks, "flowedit": _FlowEdit}.get(self.method, _Replaying)
+        own = {"ddib": _Hooks, "flowedit": _FlowEdit, "dds": _Distilled, "pds": _Distilled}
+        return own.get(self.method, _Replaying)
 
     def default_options(self, info: ModelInfo) -> Options:
         return walks_both_ways(info) if self.method == "ddib" else Options()
@@ -240,3 +248,38 @@ class Velocities:
         to, of = hooks.of(predict, wanted, t, source=False), hooks.of(predict, came, t, source=True)
         difference = (to.eps - of.eps) - (to.x0 - of.x0)
         return x_t + hooks.inside((s.sigma - t.sigma) * difference), None
+
+
+class _Distilled(_Both):
+    def sampler(self) -> Sampler:
+        return Deltas(self)
+
+
+class Deltas(OfPictures):
+    """`dds` and `pds`: the state is the picture itself; levels fall, where the papers draw them at random."""
+
+    name, grid, reversible = "deltas", Grid(), False
+
+    def __init__(self, hooks: _Both) -> None:
+        self.hooks = hooks
+
+    def calls(self, move: Move) -> int:
+        return 2
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        """x + rate w D from the picture x, D the difference of both pulls at one noise."""
+        hooks, x, picture = self.hooks, x_t, self.hooks.picture
+        noise = t.sigma * normal(t, s)
+        to = hooks.of(predict, t.alpha * x + noise, t, source=False).x0
+        of = hooks.of(predict, t.alpha * picture + noise, t, source=True).x0
+        return x + hooks.inside((hooks.plugin.rate * self.pull(t, s)) * ((to - x) - (of - picture))), None
+
+    def pull(self, t: Level, s: Level) -> float:
+        """How far D is gone at rate 1. dds: as sds. pds: d(x_s - mu) / sqrt(var) = alpha_s beta / (sigma_t^2 sqrt(var))
+        of D, at most 1, since var falls to 0 in the last move."""
+        if self.hooks.plugin.method == "dds":
+            return pull(t, "paper")
+        small, beta = posterior_variance(t, s)
+        return 1.0 if small == 0.0 else min(1.0, s.alpha * beta / (t.sigma**2 * small**0.5))

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from editkit.pictures.picture import Picture
 from editkit.pictures.shapes import Mask, Shape, as_mask
-from editkit_plugins.masks.scratches import eagerness, out_of_place, tones
+from editkit_plugins.masks.scratches import HELD, eagerness, out_of_place, tones
+from editkit_plugins.restoring.memory import afford
 
 Grey = NDArray[np.float32]
 
@@ -36,6 +37,7 @@ def spots(picture: Picture, eager: float = 1.0) -> Mask:
     """(H, W) of 0 and 1: 1 where a spot lies. `eager`: as that of scratches."""
     import cv2
 
+    afford(f"looking for spots in {picture.width}x{picture.height}", picture.width, picture.height, HELD)
     found = np.zeros((picture.height, picture.width), bool)
     scale = max(1.0, max(picture.size) / 1024.0)
     for radius in (RADII[0], *(r * scale for r in RADII)) if scale > 1.5 else RADII:

@@ -34,7 +34,7 @@ def subject(picture: Picture, x0: float, y0: float, x1: float, y1: float) -> Mas
     inside = box(picture, x0, y0, x1, y1)
     scale = min(1.0, SIDE / max(picture.size))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    small = cv2.resize(at_depth(picture.pixels, np.uint8), size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(at_depth(picture.visible, np.uint8), size, interpolation=cv2.INTER_AREA)
     within = cv2.resize(inside, size, interpolation=cv2.INTER_AREA) > 0.5
     if min(within.sum(), (~within).sum()) < LEAST * LEAST:
         raise ShapeError(f"{written}: draw the box around the subject, with some of what lies around it left outside")
