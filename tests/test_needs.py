@@ -60,7 +60,7 @@ def test_the_fastest_way_that_fits_is_named() -> None:
     """klein 4B in bf16: 8 GB of network, 8 of text encoder."""
     found = Needs(network=8 * GB, readers=8 * GB, vae=GB // 5, steps=GB, decoding=GB)
     assert dict(cards(found)) == {
-        8: "--offload sequential", 12: "as it is, text encoders read from disk",
+        8: "--offload group", 12: "as it is, text encoders read from disk",
         16: "as it is, text encoders read from disk", 24: "as it is", 48: "as it is", 80: "as it is",
     }  # fmt: skip
     assert found.how(9.1 * GB) == "--offload model"
@@ -84,7 +84,7 @@ def test_it_is_said_in_three_lines(klein: Path) -> None:
         "memory, 2 bytes a number: network 8.0 GB, text encoders 8.0 GB, VAE 0.2 GB, while it works about 1.0 GB"
     )
     assert gpu == (
-        "GPU of 8 GB: --offload sequential; 12, 16 GB: as it is, text encoders read from disk; 24, 48, 80 GB: as it is"
+        "GPU of 8 GB: --offload group; 12, 16 GB: as it is, text encoders read from disk; 24, 48, 80 GB: as it is"
     )
     assert cpu.startswith("CPU, ")
 

@@ -25,7 +25,7 @@ ROOM = 0.92
 """Of a GPU's memory, what is left beside its driver and what else is on it."""
 
 LAYER = 1_000_000_000
-"""Bytes at most of the layers that lie on the GPU at once with `--offload sequential`."""
+"""Bytes at most of the layers that lie on the GPU at once with `--offload group`."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Needs:
             ("as it is", weights + self.readers + self.working),
             ("as it is, text encoders read from disk", weights + self.working),
             ("--offload model", max(self.network + self.steps, self.readers, self.vae + self.decoding)),
-            ("--offload sequential", LAYER + self.working),
+            ("--offload group", LAYER + self.working),
         )
 
     def how(self, room: float) -> str | None:
