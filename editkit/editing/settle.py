@@ -64,6 +64,7 @@ def arrange(stage: Stage, info: ModelInfo, has_picture: bool) -> tuple[Plugin, .
             raise ChainError(
                 f"{plugin.name} needs a model that takes {' or '.join(sorted(plugin.needs))}; "
                 f"{info.name} ({info.family}) takes {takes}; choose another --model"
+                + (f": {plugin.able}" if plugin.able else "")
             )
         if plugin.needs_picture and not has_picture:
             raise ChainError(f"{plugin.name} works on a picture, and there is none")

@@ -180,8 +180,14 @@ class Lease:
 
 
 def _moves(model: Model) -> bool:
-    """Its weights come and go while it works (accelerate)."""
-    return any("_hf_hook" in vars(module) for network in networks(model) for module in network.modules())
+    """Its weights come and go while it works (accelerate's hooks, or those of diffusers' group offloading)."""
+    modules = (module for network in networks(model) for module in network.modules())
+    return any("_hf_hook" in vars(module) or _in_groups(module) for module in modules)
+
+
+def _in_groups(module: torch.nn.Module) -> bool:
+    hooks = getattr(module, "_diffusers_hook", None)
+    return hooks is not None and hooks.get_hook("group_offloading") is not None
 
 
 SENT = 2

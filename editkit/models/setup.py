@@ -29,7 +29,7 @@ from editkit.models.files.weights import shapes
 if TYPE_CHECKING:
     import torch
 
-Offload = Literal["none", "model", "sequential"]
+Offload = Literal["none", "model", "group", "sequential"]
 
 
 class Asked(Protocol):
@@ -194,7 +194,9 @@ def _as_pipeline(model: Model, flag: str) -> FromPipeline:
 
 
 def _offload(model: FromPipeline, how: Offload, device: torch.device) -> None:
-    """Networks stay in main memory and are moved to the device for as long as each is used (accelerate)."""
+    """Networks stay in main memory and are moved to the device for as long as each is used (accelerate), or each of
+    their layers, by diffusers' group offloading while the layer before it works.
+    """
     import torch
 
     from editkit.models.fast.packing import unpack
@@ -203,6 +205,9 @@ def _offload(model: FromPipeline, how: Offload, device: torch.device) -> None:
     for network in pipe.components.values():
         if isinstance(network, torch.nn.Module):
             unpack(network)
+    if how == "group":
+        pipe.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
+        return
     move = pipe.enable_model_cpu_offload if how == "model" else pipe.enable_sequential_cpu_offload
     move(device=device)
 

@@ -105,7 +105,7 @@ def shapes(name: str, file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
 
     for part in _shards(name, file):
         try:
-            with safe_open(part, "pt") as tensors:
+            with safe_open(part, "np") as tensors:  # "pt" would import torch, for a header
                 for key in tensors.keys():  # noqa: SIM118 - not a dictionary
                     yield key, tuple(tensors.get_slice(key).get_shape())
         except (OSError, SafetensorError) as error:
