@@ -93,7 +93,7 @@ def test_every_answer_forbids_what_a_page_could_be_made_to_do(client):
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "unsafe" not in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
-        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["referrer-policy"] == "same-origin"
 
 
 PATHS = ["../outside.png", "/etc/passwd", "sub/../../outside.png", "..\\outside.png", "photo.png/../../outside.png",

@@ -10,10 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +18,15 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from studio_help import TOKEN, config, pixels, png
+from studio_help import TOKEN, pixels, png, served
 from test_door import SEPIA, distribution
 
 from editkit.cli import run
-from editkit.cli.studio import listening
 from editkit.errors import ParameterError
 from editkit.pictures.picture import Picture
 from editkit.plugin import registry
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
-uvicorn = pytest.importorskip("uvicorn", reason="the extra [studio] is not installed")
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = os.environ.get("EDITKIT_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
@@ -47,23 +42,6 @@ def browser():
         made = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield made
         made.close()
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """A studio of `folder` in a thread of this process; its address."""
-    from editkit.cli.studio.server import application
-
-    settings = config(folder, port=0)
-    sock = listening(settings)
-    server = uvicorn.Server(uvicorn.Config(application(settings), log_level="error", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{sock.getsockname()[1]}/{TOKEN}/"
-    finally:
-        server.should_exit = True
-        thread.join(15)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +84,7 @@ def opened(page: Any, address: str, path: str | None = None) -> None:
         page.click(f'[data-path="{path}"]')
         page.wait_for_selector("#studio:not([data-empty])")
         until(page, f"studio.state.root?.path === {path!r} && studio.view.mask !== null")
+        until(page, "Math.abs(studio.view.canvas.width / studio.view.ratio - studio.view.canvas.clientWidth) < 1")
 
 
 def until(page: Any, expression: str) -> None:
@@ -265,9 +244,9 @@ def test_a_stroke_lands_within_a_pixel_of_the_pointer(page, address, folder, wid
     opened(page, address, name)
     page.evaluate(f"studio.tools.size = 6; studio.view.zoomTo({zoom})")
     page.wait_for_timeout(60)
-    left, top, ox, oy, z, *_ = page.evaluate(PLACE)
+    left, top, ox, oy, z, wide, high = page.evaluate(PLACE)
     assert z == zoom
-    x, y = left + ox + width / 2 * z + 3, top + oy + height / 2 * z - 2
+    x, y = left + wide / 2 + 3, top + high / 2 - 2
     page.mouse.click(x, y)
     rows, columns = np.nonzero(mask_of(page))
     wanted = ((x - left - ox) / z, (y - top - oy) / z)
@@ -512,8 +491,11 @@ def test_every_form_sends_what_its_declaration_takes_and_shows_its_error(page, a
         page.evaluate("(name) => { studio.chain.stages = []; studio.chain.add(name, null); }", name)
         values = page.evaluate("studio.chain.recipe('box:1,1,9,9').stages[0].plugins[0]")[name]
         required = {f["key"] for f in row["fields"] if f["required"]}
-        if not required:
+        try:
             registry.load(name)(**values)
+        except ParameterError as error:  # it needs more than its defaults: the page says what
+            until(page, f"document.getElementById('panel').textContent.includes({error.reason!r})")
+            continue
         if bounded is None or required:
             continue
         wrong = bounded["low"] - 1
@@ -562,3 +544,57 @@ def test_a_killed_server_that_is_started_again_has_the_history(browser, tmp_path
         page.close()
         process.terminate()
         process.wait()
+
+
+def test_the_door_lets_in_whoever_knows_the_password(browser, folder):
+    with served(folder, password="correct horse") as address:
+        page = browser.new_page()
+        page.goto(address.replace(f"{TOKEN}/", ""))
+        page.fill("#password", "correct horse")
+        page.click("button")
+        page.wait_for_selector("html[data-ready]")
+        assert TOKEN in page.url
+        page.close()
+
+
+SHOTS = os.environ.get("EDITKIT_SCREENSHOTS")  # read here: no test sees EDITKIT_...
+PHOTOS = Path(__file__).parent.parent / "assets" / "photos"
+
+
+def test_how_it_looks(browser, tmp_path):
+    """The pictures of docs/studio.md: EDITKIT_SCREENSHOTS=docs/studio writes them there. Each shows what it should."""
+    folder, shots = tmp_path / "photos", Path(SHOTS or tmp_path)
+    shutil.copytree(PHOTOS, folder)
+    with served(folder) as address:
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+
+        def look(name: str, *seen: str) -> None:
+            for selector in seen:
+                assert page.is_visible(selector), selector
+            page.screenshot(path=shots / f"{name}.jpg", type="jpeg", quality=82)
+            assert np.asarray(Image.open(shots / f"{name}.jpg")).std() > 5
+
+        opened(page, address)
+        loaded = "[...document.images].every((image) => image.complete && image.naturalWidth > 0)"
+        until(page, f"document.images.length === 5 && {loaded}")
+        look("welcome", ".welcome-card", ".tile")
+        opened(page, address, "meadow.jpg")
+        drag(page, (232, 210), (268, 236), (330, 206))
+        method(page, "inpaint")
+        page.mouse.move(5, 400)
+        until(page, "document.querySelector('.cost').textContent.includes('network calls')")
+        look("painted", ".chip", "#go", "#mask-share")
+        page.emulate_media(color_scheme="dark")
+        page.click("#go")
+        until(page, "studio.state.estimates >= 2 && studio.state.running.size > 0")
+        look("running", "#progress", "#stop")
+        until(page, "document.getElementById('compare') !== null")
+        page.click("#compare")
+        page.click("#tab-history")
+        until(page, f"document.querySelectorAll('.node').length === 2 && {loaded}")
+        look("compared", ".labels", ".tree")
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.click("#tab-edit")
+        page.wait_for_timeout(100)
+        look("phone", "#go", "#tools")
+        page.close()

@@ -150,6 +150,7 @@ def listening(config: Config) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((config.host, config.port))
+        made.listen(128)  # whoever follows the address before the server is ready waits
     except OSError as error:
         made.close()
         raise UsageError(

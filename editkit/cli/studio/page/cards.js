@@ -97,10 +97,12 @@ export class Chain {
     for (const old of this.place.querySelectorAll(".wrong")) old.classList.remove("wrong");
     for (const old of this.place.querySelectorAll(".field-error")) { old.textContent = ""; old.hidden = true; }
     for (const old of this.place.querySelectorAll("[aria-invalid]")) old.removeAttribute("aria-invalid");
+    if (this.error) this.error.shown = false;
     if (!this.error?.place) return;
     const key = this.error.place.at(-1), scope = this._blamed() ? ".card-form" : ".options";
     const field = [...this.place.querySelectorAll(`${scope} .field`)].find((one) => one.dataset.key === String(key));
     if (!field) return;
+    this.error.shown = true;
     field.closest("details")?.setAttribute("open", "");
     field.classList.add("wrong");
     const said = field.querySelector(".field-error");
@@ -197,7 +199,7 @@ export class Chain {
     const model = this.models.find((one) => one.name === first.options.model), reads = model?.takes.includes("prompt");
     const seen = ["model", ...(reads ? ["prompt", "negative"] : [])], pair = ["steps", "seed"];
     const of = (keys) => keys.map((key) => this.options.find((field) => field.key === key)).filter(Boolean);
-    const drawn = (field) => this._field(field.key === "model" ? { ...field, kind: "model" } : field, first.options);
+    const drawn = (field) => this._field(field.key === "model" ? { ...field, kind: "model", help: "" } : field, first.options);
     const rest = this.options.filter((field) => ![...seen, ...pair].includes(field.key));
     return h("section", { class: "options" }, h("h2", {}, T.options), of(seen).map(drawn), h("div", { class: "pair" }, of(pair).map(drawn)),
       this._rest(rest, first.options));

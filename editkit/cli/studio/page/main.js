@@ -63,7 +63,7 @@ const open = tried(async (id, keep = true) => {
   if (made) await compare(made);
   history.root = state.root;
   history.seen = id;
-  delete $("studio").dataset.empty;
+  if ("empty" in $("studio").dataset) { delete $("studio").dataset.empty; scrollTo(0, 0); }
   $("file-name").textContent = state.root.name;
   document.title = `${state.root.name} · ${T.title}`;
   globalThis.history.replaceState(null, "", `#picture=${id}`);
@@ -184,7 +184,11 @@ const plan = settled(async () => {
   const turn = ++planning;
   try {
     const recipe = state.base && maskOf(state.base).data.length > 3e7 && state.mask?.version !== maskOf(state.base).version ? null : await wanted();
-    if (!recipe) { planned = null; drawRun(); drawWords(null); return; }
+    if (!recipe) {
+      planned = null; drawRun(); drawWords(null);
+      if (!chain.empty && state.base) { await post("said", { picture: state.base.id, recipe: chain.recipe() }); if (turn === planning) chain.forgive(); }
+      return;
+    }
     const asked = { picture: state.base.id, recipe };
     const [cost, said] = await Promise.all([post("plan", asked), post("said", asked)]);
     if (turn !== planning) return;
@@ -302,7 +306,7 @@ function drawTools() {
 
 function slider(id, text, given, oninput) {
   const out = h("output", { for: id }, String(given.value));
-  return h("div", { class: "knob" }, h("label", { for: id }, text), h("input", { id, type: "range", ...Object.fromEntries(Object.entries(given).map(([k, v]) => [k, String(v)])), oninput: (e) => { out.textContent = e.target.value; oninput(Number(e.target.value)); }, onchange: given.onchange }), out);
+  return h("div", { class: "knob" }, h("label", { for: id }, text), h("input", { id, type: "range", "aria-label": text, ...Object.fromEntries(Object.entries(given).map(([k, v]) => [k, String(v)])), oninput: (e) => { out.textContent = e.target.value; oninput(Number(e.target.value)); }, onchange: given.onchange }), out);
 }
 
 const check = (id, text, checked, put) => h("label", { class: "tick", for: id }, h("input", { id, type: "checkbox", checked, onchange: (e) => put(e.target.checked) }), text);
@@ -314,16 +318,19 @@ function drawSettings() {
   if (tool === "magic") parts.push(slider("tolerance", T.tolerance, { min: 0, max: 128, value: tools.tolerance }, (v) => { tools.tolerance = v; }), check("joined", T.joined, tools.joined, (v) => { tools.joined = v; }));
   if (["box", "ellipse", "lasso", "magic"].includes(tool)) parts.push(check("take-away", T.takeAway, tools.takeAway, (v) => { tools.takeAway = v; }));
   const share = view.mask.count / view.mask.data.length;
-  parts.push(h("button", { type: "button", class: "soft", id: "mask-menu", "aria-haspopup": "dialog", onclick: openMask }, icon("mask"), h("span", { id: "mask-share" }, view.mask.count ? T.maskOf(share) : T.maskEmpty)));
+  parts.push(h("button", { type: "button", class: "soft", id: "mask-menu", "aria-haspopup": "dialog", "aria-label": `${T.maskMenu}: ${view.mask.count ? T.maskOf(share) : T.maskEmpty}`, onclick: openMask }, icon("mask"), h("span", { id: "mask-share" }, view.mask.count ? T.maskOf(share) : T.maskEmpty)));
   const focus = document.activeElement?.id;
   $("settings").replaceChildren(...parts);
   if (focus) document.getElementById(focus)?.focus({ preventScroll: true });
 }
 
 function openMask() {
-  const sheet = $("sheet"), mask = view.mask, base = mask.data.slice();
+  const sheet = $("sheet"), mask = view.mask;
+  if (sheet.open) { sheet.close(); return; }
+  if (!view.showMask) { view.showMask = true; view.redraw(); }
+  const base = mask.data.slice();
   let by = 0, soft = 0;
-  const live = settled(() => { mask.undoing = true; mask.join(mask.grown(base, by, soft), "set"); mask.say("+", null); }, 30);
+  const live = settled(() => { mask.join(mask.grown(base, by, soft), "set"); mask.say("+", null); }, 30);
   const again = () => { mask.end(); stepped(); };
   const words = h("input", { id: "mask-words", type: "text", value: mask.words ?? "", placeholder: "box:10%,10%,50%,50%", spellcheck: "false", autocomplete: "off" });
   const file = h("input", { type: "file", accept: "image/*", hidden: true, onchange: (e) => { sheet.close(); if (e.target.files[0]) maskFile(e.target.files[0]); } });
@@ -340,8 +347,10 @@ function openMask() {
         h("button", { type: "button", class: "soft", disabled: !mask.count, onclick: async () => download(URL.createObjectURL(await mask.png()), "mask.png") }, T.maskOut), file),
       h("form", { class: "line", onsubmit: (e) => { e.preventDefault(); sheet.close(); if (words.value.trim()) wordsDrawn(words.value.trim()); } },
         h("label", { for: "mask-words" }, T.maskWords), words, h("button", { class: "soft" }, T.draw))));
-  sheet.onclose = again;
-  sheet.showModal();
+  sheet.classList.add("floating"); // beside the picture, on which its outline is seen to change
+  sheet.onkeydown = (e) => { if (e.key === "Escape") sheet.close(); };
+  sheet.onclose = () => { sheet.classList.remove("floating"); sheet.onkeydown = null; again(); };
+  sheet.show();
 }
 
 export function download(href, name) {
@@ -355,7 +364,7 @@ function drawAfter() {
   place.replaceChildren(...(done ? [
     iconButton("compare", T.compare, () => { view.divider = comparing ? null : 0.5; view.difference = false; view.redraw(); drawAfter(); if (!comparing) divider.focus(); }, { "aria-pressed": String(comparing), id: "compare" }),
     iconButton("difference", T.difference, () => { view.difference = !view.difference; view.divider = null; view.redraw(); drawAfter(); }, { "aria-pressed": String(view.difference), id: "difference", disabled: Boolean(state.compared && (state.compared.width !== view.width || state.compared.height !== view.height)) }),
-    h("button", { type: "button", class: "soft strong", id: "save", onclick: () => openSave(done, state, tried, say, download) }, icon("save"), h("span", {}, T.save)),
+    h("button", { type: "button", class: "soft strong", id: "save", "aria-label": T.save, onclick: () => openSave(done, state, tried, say, download) }, icon("save"), h("span", {}, T.save)),
   ] : []));
   divider.hidden = !comparing;
   $("labels").hidden = !comparing;
@@ -384,11 +393,11 @@ const masked = () => Boolean(state.base && maskOf(state.base).count);
 function drawRun() {
   const place = $("run"), going = [...state.running.values()].some((edit) => edit.picture === state.base?.id);
   const focus = document.activeElement?.id;
-  const error = chain.error && !chain.error.place ? chain.error.text : null;
+  const error = chain.error && !chain.error.shown ? chain.error.text : null;
   const passes = planned?.stages.reduce((sum, stage) => sum + stage.passes.length, 0);
   place.hidden = !state.picture || chain.empty;
   place.replaceChildren(
-    h("p", { class: error ? "cost bad" : "cost", role: error ? "alert" : null }, error ?? (planned ? T.cost(planned.calls, passes) : chain.paints && !masked() ? T.paintFirst : chain.error ? chain.error.text : T.planning)),
+    h("p", { class: error ? "cost bad" : "cost", role: error ? "alert" : null }, error ?? (planned ? T.cost(planned.calls, passes) : chain.paints && !masked() ? T.paintFirst : chain.error ? T.wrongAbove : T.planning)),
     history.edits.get(state.picture?.id) ? fromWhat() : "",
     h("div", { class: "run-row" },
       h("label", { class: "hidden", for: "candidates" }, T.candidates),
@@ -466,7 +475,7 @@ const typing = () => ["INPUT", "TEXTAREA", "SELECT"].includes(document.activeEle
 function keys(e) {
   const key = e.key.toLowerCase(), command = e.ctrlKey || e.metaKey;
   if (command && key === "enter") { e.preventDefault(); run(); return; }
-  if (typing() || !state.picture || document.querySelector("dialog[open]")) return;
+  if (typing() || !state.picture || document.querySelector("dialog[open]:not(.floating)")) return;
   if (command && key === "z") { e.preventDefault(); if (e.shiftKey) redo(); else undo(); return; }
   if (command && key === "y") { e.preventDefault(); redo(); return; }
   if (command || e.altKey) return;

@@ -29,9 +29,10 @@ export function openSave(edit, state, tried, say, download) {
       h("div", { class: "line" }, h("label", { for: "save-name" }, T.name), name),
       h("div", { class: "line" }, h("label", { for: "save-format" }, T.format), format),
       h("div", { class: "line", hidden: true }, h("label", { for: "save-quality" }, T.quality), quality),
+      h("div", { class: "links" },
+        inFolder ? h("button", { type: "button", class: "link", id: "save-over", onclick: () => save(root.path, true) }, T.overOriginal) : null,
+        h("button", { type: "button", class: "link", onclick: () => download(at(`edits/${edit.id}/recipe`), "recipe.yaml") }, T.recipe)),
       h("div", { class: "buttons end" },
-        inFolder ? h("button", { type: "button", class: "soft", id: "save-over", onclick: () => save(root.path, true) }, T.overOriginal) : null,
-        h("button", { type: "button", class: "soft", onclick: () => download(at(`edits/${edit.id}/recipe`), "recipe.yaml") }, T.recipe),
         h("button", { type: "button", class: "soft", onclick: () => download(at(`edits/${edit.id}/result?format=${format.value}${wanted() ? `&quality=${wanted()}` : ""}`), "") }, T.download),
         h("button", { class: "primary", id: "save-go" }, T.intoFolder))));
   sheet.onclose = null;

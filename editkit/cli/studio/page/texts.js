@@ -42,10 +42,11 @@ export const T = {
   // running
   run: "Run", stop: "Stop", again: "Run again",
   candidates: "Candidates",
-  from: "Start from", fromBefore: "What it was made of", fromThis: "This result",
+  from: "Start from", fromBefore: "From before", fromThis: "From this result",
   paintFirst: "Paint what is to change first.",
   cost: (calls, passes) => `${calls} network ${calls === 1 ? "call" : "calls"} · ${passes} ${passes === 1 ? "pass" : "passes"}`,
   planning: "…",
+  wrongAbove: "A field above needs another value.",
   states: { waiting: "Waiting", running: "Running", done: "Done", failed: "Failed", stopped: "Stopped", interrupted: "Interrupted" },
   before: (n) => (n === 0 ? "Next in turn" : `${n} before it`),
   left: (s) => (s < 1 ? "almost there" : s < 100 ? `${Math.round(s)} s left` : `${Math.round(s / 60)} min left`),
@@ -57,7 +58,7 @@ export const T = {
   beforeLabel: "Before", afterLabel: "After",
   save: "Save", saveAs: "Save result",
   name: "Name", format: "Format", quality: "Quality", asItCame: "as it came",
-  intoFolder: "Save to folder", download: "Download", overOriginal: "Replace the original, keep a copy", recipe: "Recipe",
+  intoFolder: "Save to folder", download: "Download", overOriginal: "Replace the original, keep a copy", recipe: "Download the recipe",
   saved: (path) => `Saved as ${path}`,
   cancel: "Cancel", close: "Close",
   // history

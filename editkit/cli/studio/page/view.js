@@ -110,12 +110,12 @@ export class View {
   }
 
   fit() {
+    this.auto = true; // a window of another size fits it anew
     const w = this.canvas.clientWidth, h = this.canvas.clientHeight, rim = Math.min(28, w / 24), foot = 72;
     if (!this.width || !w) return;
     this.z = Math.min((w - 2 * rim) / this.width, (h - rim - foot) / this.height, 8);
     this.x = (w - this.width * this.z) / 2;
     this.y = rim + (h - rim - foot - this.height * this.z) / 2;
-    this.auto = true; // a window of another size fits it anew
     this.redraw();
   }
 
@@ -198,8 +198,14 @@ export class View {
     if (this.peek && other) { other.draw(to, z, l, t, r, b); }
     else if (this.difference && other) {
       other.draw(to, z, l, t, r, b);
+      // whole first: its tiles lie over its preview, and only what is seen of both is taken off
+      const apart = new OffscreenCanvas(w, h), on = apart.getContext("2d");
+      on.setTransform(z, 0, 0, z, this.x * ratio, this.y * ratio);
+      this.shown.draw(on, z, l, t, r, b);
       to.globalCompositeOperation = "difference";
-      this.shown.draw(to, z, l, t, r, b);
+      to.setTransform(1, 0, 0, 1, 0, 0);
+      to.drawImage(apart, 0, 0);
+      place();
       to.globalCompositeOperation = "color-dodge"; // small differences are seen
       to.fillStyle = "#aaaaaa";
       to.fillRect(0, 0, this.width, this.height);
