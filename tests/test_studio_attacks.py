@@ -206,6 +206,8 @@ FORGED = [
     recipe({"inpaint": {"mask": "box:1,1,2,2", "from": ["../outside.png"]}}),
     recipe({"inpaint": {"mask": "box:1,1,2,2", "not_from": "../outside.png"}}),
     recipe({"inpaint": {"mask": "-"}}),
+    recipe({"inpaint": {"mask": "text:a dog", "mask_model": ["../sam"]}}),
+    recipe({"inpaint": {"mask": "text:a dog", "mask_model": ["sam"]}}),
     recipe({"repair": {"save_mask": "stolen.png"}}),
     recipe({"invert": {"save_noise": "stolen.safetensors"}}),
     recipe({"invert": {"from_noise": "../x.safetensors"}}),

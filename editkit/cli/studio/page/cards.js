@@ -258,7 +258,7 @@ export class Chain {
         return [well, box];
       }
       case "mask": return this._maskInputs(field, id, value, put);
-      case "weights": return [select(id, [["", field.default || T.none], ...this.models.filter((m) => !["auto", "patches", "pocket"].includes(m.name)).map((m) => [m.name, m.name])], value ?? "", (v) => put(v || undefined))];
+      case "weights": return [select(id, [["", (Array.isArray(field.default) ? "" : field.default) || T.none], ...this.models.filter((m) => !["auto", "patches", "pocket"].includes(m.name)).map((m) => [m.name, m.name])], (Array.isArray(value) ? value[0] : value) ?? "", (v) => put(!v ? undefined : field.repeated ? [v] : v))];
       default: return [this._text(field, id, value, put)];
     }
   }
