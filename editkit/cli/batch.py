@@ -11,6 +11,7 @@ from typing import Any
 from editkit.batch.driver import Summary, batch
 from editkit.batch.engines import Result, engine_of
 from editkit.batch.folder import Masks
+from editkit.batch.stores import is_address, scheme
 from editkit.cli.console import err, say, write
 from editkit.cli.options import HelpShown, given_by, typed_command
 from editkit.cli.settings import Settings
@@ -38,8 +39,8 @@ Exit code 1 where any picture failed.
 
 ARGUMENTS = {
     "recipe": "The recipe (YAML; see --save-recipe).",
-    "source": "The folder of pictures, with its subfolders.",
-    "target": "The folder for the results.",
+    "source": "The folder of pictures, with its subfolders; an address, archive or manifest (docs/scale.md).",
+    "target": "The folder for the results, or an address.",
 }
 
 INLINE = {name: ARGUMENTS[name] for name in ("source", "target")}
@@ -47,7 +48,9 @@ INLINE = {name: ARGUMENTS[name] for name in ("source", "target")}
 
 PARAMS = [
     Param("mask", "text", "Each picture's mask: {stem}.mask.png, a file for all, or words.", None, False, (), "MASK"),
-    Param("masks", "text", "The folder the masks are in; default: beside the pictures.", None, False, (), "DIR"),
+    Param(
+        "masks", "text", "The folder or address the masks are in; default: beside the pictures.", None, False, (), "DIR"
+    ),
     Param("workers", "int", "Processes that work side by side.", 1, False),
     Param(
         "engine",
@@ -60,6 +63,7 @@ PARAMS = [
     ),
     Param("resume", "flag", "Go on with the run whose journal is in OUT.", None, False),
     Param("force", "flag", "Begin anew and replace results that are there.", None, False),
+    Param("results", "text", "A table of what was made, in OUT: its name, .jsonl or .parquet.", None, False),
     Param("format", "text", "Ending of the results' names; keep: each picture's own.", ".png", False),
     Param("quality", "int", "Of JPEG, WebP and AVIF results, 1 to 100.", None, False),
     Param("provenance", "flag", "Keep in each result how it was made.", True, False),
@@ -94,8 +98,8 @@ def batch_command(words: list[str]) -> int:
         try:
             summary = batch(
                 chain,
-                Path(given["source"]),
-                Path(given["target"]),
+                given["source"],
+                given["target"],
                 masks=masks,
                 ending=_ending(given.get("format", ".png")),
                 provenance=given.get("provenance", True),
@@ -103,6 +107,7 @@ def batch_command(words: list[str]) -> int:
                 engine=engine,
                 resume=given.get("resume", False),
                 force=given.get("force", False),
+                results=given.get("results"),
                 begin=report.begin,
                 watch=report.watch,
                 notify=report.notice,
@@ -147,9 +152,12 @@ def _asked(
 
 
 def _masks(pattern: str | None, folder: str | None) -> Masks | None:
-    if folder is not None and not Path(folder).is_dir():
+    if folder is not None and not is_address(folder) and not Path(folder).is_dir():
         raise UsageError(f"--masks {folder}: is no folder")
-    return None if pattern is None and folder is None else Masks(pattern, None if folder is None else Path(folder))
+    if folder is None and pattern is not None and scheme(pattern) and "{" in pattern:
+        at = pattern.partition("{")[0].rpartition("/")[0]
+        folder, pattern = at, pattern[len(at) + 1 :]
+    return None if pattern is None and folder is None else Masks(pattern, folder)
 
 
 def _ending(given: str) -> str | None:

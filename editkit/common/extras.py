@@ -25,6 +25,10 @@ EXTRAS: dict[str, str] = {
     "controlnet_aux": "hints",
     "compel": "weights",
     "spandrel": "upscalers",
+    "fsspec": "stores",
+    "s3fs": "stores",
+    "pyarrow": "stores",
+    "ray": "ray",
 }
 """Module -> the extra that brings it."""
 
