@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ def dies(item: Item) -> Result:
     if item.name == "b.png":
         os._exit(9)
     return copy(item)
+
+
+def dies_slowly(item: Item) -> Result:
+    """The same, a little later."""
+    time.sleep(0.05)
+    return dies(item)
 
 
 def tells(item: Item) -> Result:
@@ -57,8 +64,13 @@ class Copies:
         except EditkitError as error:
             return Result(item, error=str(error))
 
+    size = 1
+
     def edit(self, opened: Any) -> Any:
         return opened
+
+    def edit_many(self, opened: Sequence[Any]) -> list[Any]:
+        return list(opened)
 
     def pack(self, edited: Any) -> Result:
         if isinstance(edited, Result):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -61,6 +62,16 @@ class Delivery:
     def edit(self, opened: Any) -> Any:
         """As the work does it."""
         return opened if isinstance(opened, Result) else self.work.edit(opened)
+
+    @property
+    def size(self) -> int:
+        """Of the work."""
+        return self.work.size
+
+    def edit_many(self, opened: Sequence[Any]) -> list[Any]:
+        """As the work does it."""
+        made = iter(self.work.edit_many([one for one in opened if not isinstance(one, Result)]))
+        return [one if isinstance(one, Result) else next(made) for one in opened]
 
     def pack(self, edited: Any) -> Result:
         """The result, in place."""

@@ -29,6 +29,7 @@ from editkit.batch.folder import Item, Listing, Masks, check_folders, items, lis
 from editkit.batch.journal import Done, Failed, Journal, opened
 from editkit.batch.manifest import ENDINGS
 from editkit.batch.sheet import Sheet
+from editkit.batch.sizes import most_at_once
 from editkit.batch.sources import cataloged, check_places, is_plain
 from editkit.batch.stores import is_address, local, store
 from editkit.batch.work import Work, new_models
@@ -73,6 +74,7 @@ def batch(
     resume: bool = False,
     force: bool = False,
     results: str | None = None,
+    size: int = 1,
     begin: Callable[[int], None] | None = None,
     watch: Callable[[Result], None] | None = None,
     notify: Notify = silent,
@@ -91,6 +93,7 @@ def batch(
         resume: go on with a run that was broken off; what is done is not done again, what failed is tried again.
         force: begin anew and replace results that are there.
         results: the name of a table of what was made, in `target`: .jsonl or .parquet.
+        size: pictures that are in the network at once; 0: as many as there is memory for.
         begin, watch: are told how many pictures there are, and each result.
         notify: is told what was left out.
 
@@ -111,7 +114,8 @@ def batch(
     if masks is not None:
         masked(chain, "")
     _settle(chain)
-    work = Work(chain, provenance, quality, models or new_models())
+    size = size or most_at_once(chain)
+    work = Work(chain, provenance, quality, models or new_models(size), size)
     identity = _identity(chain, Path(target), masks, ending, provenance, quality)
     with closing(Catalog()) as catalog, Sheet.of(results, target, offline) as sheet:
         if plain and is_plain(target):

@@ -50,6 +50,23 @@ is `ray.data.from_items([{"item": i} for i in items]).map(lambda row: {"result":
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where an engine on several machines is to work.
+
+    Args:
+        workers: as --workers says.
+        actors: how many at least and at most; None: as many as there is room for.
+        gpus_per_actor: None: one where the edit runs on a GPU.
+        device: as the edit's --device says.
+    """
+
+    workers: int = 1
+    actors: tuple[int, int] | None = None
+    gpus_per_actor: float | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
 class EngineKind:
     """What an entry point of the group points to.
 
@@ -58,6 +75,7 @@ class EngineKind:
         summary: a line for `editkit plugins`.
         make: (what stands behind the colon, "" for nothing; the number of workers asked for) -> an `Engine`. Raises
             UsageError where these make no sense.
+        placed: the same with all that is said of where it works; None: `make` is enough, and --actors is refused.
         api: the version of this protocol.
     """
 
@@ -65,6 +83,7 @@ class EngineKind:
     summary: str
     make: Callable[[str, int], Engine]
     api: int = 1
+    placed: Callable[[str, Places], Engine] | None = None
 
 
 GROUP = "editkit.engines"
@@ -86,21 +105,39 @@ def listed() -> list[Listed[EngineKind]]:
     return ENGINES.listed(load_engine)
 
 
-def engine_of(spec: str, workers: int) -> Engine:
-    """The engine that `NAME[:ARGUMENT]` asks for, with so many workers."""
+def engine_of(spec: str, places: Places) -> Engine:
+    """The engine that `NAME[:ARGUMENT]` asks for, in these places.
+
+    Raises:
+        UsageError: it has no actors, and some were asked for.
+    """
     name, _, argument = spec.partition(":")
-    return load_engine(name).make(argument, workers)
+    kind = load_engine(name)
+    if kind.placed is not None:
+        return kind.placed(argument, places)
+    if places.actors is not None or places.gpus_per_actor is not None:
+        raise UsageError(
+            f"--engine {name}: has no actors; leave --actors and --gpus-per-actor out, or use --engine ray"
+        )
+    return kind.make(argument, places.workers)
 
 
 @runtime_checkable
 class Staged(Protocol):
     """Work in three stages that may overlap: one picture is read and another's result is encoded while a third is in
     the network. What a stage gives goes into the next; the middle one runs in the engine's own thread.
+
+    `size`: how many pictures the network takes at once, by `edit_many`.
     """
+
+    @property
+    def size(self) -> int: ...
 
     def read(self, item: Item) -> Any: ...
 
     def edit(self, opened: Any) -> Any: ...
+
+    def edit_many(self, opened: Sequence[Any]) -> list[Any]: ...
 
     def pack(self, edited: Any) -> Result: ...
 
@@ -125,12 +162,13 @@ def overlapped(work: Staged, items: Iterable[Item]) -> Iterator[Result]:
     reading, packing = ThreadPoolExecutor(1), ThreadPoolExecutor(packers)
     try:
         while True:
-            opened.extend(reading.submit(work.read, item) for item in islice(left, AHEAD - len(opened)))
+            opened.extend(reading.submit(work.read, item) for item in islice(left, AHEAD + work.size - 1 - len(opened)))
             if opened:
-                packed.append(packing.submit(work.pack, work.edit(opened.popleft().result())))
+                for edited in _edited(work, [opened.popleft() for _ in range(min(work.size, len(opened)))]):
+                    packed.append(packing.submit(work.pack, edited))
             elif not packed:
                 return
-            while packed and (packed[0].done() or len(packed) > packers or not opened):
+            while packed and (packed[0].done() or len(packed) > packers + work.size - 1 or not opened):
                 yield packed.popleft().result()
                 if not opened:
                     break
@@ -141,6 +179,12 @@ def overlapped(work: Staged, items: Iterable[Item]) -> Iterator[Result]:
     finally:
         reading.shutdown(cancel_futures=True)
         packing.shutdown(cancel_futures=True)
+
+
+def _edited(work: Staged, opened: Sequence[Future[Any]]) -> list[Any]:
+    """What the network makes of some pictures; one alone goes the way it always went."""
+    ready = [one.result() for one in opened]
+    return [work.edit(ready[0])] if len(ready) == 1 else work.edit_many(ready)
 
 
 def processes(workers: int) -> Engine:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -33,11 +34,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def new_models() -> Models:
-    """What nothing is loaded into yet; torch is imported now."""
+def new_models(size: int = 1) -> Models:
+    """What nothing is loaded into yet, for so many pictures at once; torch is imported now."""
     from editkit.models.leasing import Models
+    from editkit.models.sharing import SharingLoad
 
-    return Models()
+    return Models() if size == 1 else Models(load=SharingLoad())
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,14 @@ class Work:
         provenance: keep in each result how it was made.
         quality: of JPEG, WebP and AVIF; None: as each picture came.
         models: what was loaded for all of them.
+        size: pictures that are in the network at once.
     """
 
     chain: Chain
     provenance: bool = True
     quality: int | None = None
     models: Models = field(default_factory=new_models, compare=False)
+    size: int = 1
 
     def __call__(self, item: Item) -> Result:
         return self.pack(self.edit(self.read(item)))
@@ -92,6 +96,24 @@ class Work:
         finally:
             if opened.aside is not None:
                 shutil.rmtree(opened.aside, ignore_errors=True)
+
+    def edit_many(self, opened: Sequence[Opened | Result]) -> list[Edited | Result]:
+        """The same for several pictures at once; calls of the network that are of one size are one (`size`)."""
+        from editkit.models.sharing import SharingLoad
+
+        load = self.models.load
+        ready = [one for one in opened if isinstance(one, Opened)]
+        if len(ready) < 2 or not isinstance(load, SharingLoad):
+            return [self.edit(one) for one in opened]
+
+        def one(each: Opened) -> Edited | Result:
+            with load.meeting.member():
+                return self.edit(each)
+
+        load.meeting.expect(len(ready))
+        with ThreadPoolExecutor(len(ready)) as pool:
+            made = pool.map(one, ready)
+            return [next(made) if isinstance(each, Opened) else each for each in opened]
 
     def pack(self, edited: Edited | Result) -> Result:
         """The file's bytes; a failure stays one."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from editkit.batch.driver import Summary, batch
-from editkit.batch.engines import Result, engine_of
+from editkit.batch.engines import Places, Result, engine_of
 from editkit.batch.folder import Masks
 from editkit.batch.stores import is_address, scheme
 from editkit.cli.console import err, say, write
@@ -26,6 +26,7 @@ from editkit.plugin.params import Param, params
 
 INTERRUPTED = 130
 MOST_WORKERS = 256
+MOST_AT_ONCE = 64
 
 DOC = """Run a recipe, or the edit behind --, on every picture of a folder.
 
@@ -61,6 +62,9 @@ PARAMS = [
         (),
         "NAME[:ARGUMENT]",
     ),
+    Param("batch_size", "text", "Pictures in the network at once: a number, or auto (by memory).", "1", False, (), "N"),
+    Param("actors", "text", "Of an engine on a cluster: how many work side by side.", None, False, (), "N[:MOST]"),
+    Param("gpus_per_actor", "float", "GPUs of each; default: one where the edit runs on a GPU.", None, False),
     Param("resume", "flag", "Go on with the run whose journal is in OUT.", None, False),
     Param("force", "flag", "Begin anew and replace results that are there.", None, False),
     Param("results", "text", "A table of what was made, in OUT: its name, .jsonl or .parquet.", None, False),
@@ -91,7 +95,9 @@ def batch_command(words: list[str]) -> int:
     if given.get("resume") and given.get("force"):
         raise UsageError("--resume goes on with a run, --force begins anew; give one of them")
     chain, pattern = _asked(given, inline, settings, options)
-    engine = engine_of(given.get("engine") or ("serial" if workers == 1 else "processes"), workers)
+    places = Places(workers, _actors(given.get("actors")), given.get("gpus_per_actor"), options.device)
+    engine = engine_of(given.get("engine") or ("serial" if workers == 1 else "processes"), places)
+    size = _size(given.get("batch_size", "1"), given.get("engine") or "", workers)
     masks = _masks(given.get("mask", pattern), given.get("masks"))
     report = _Report(given.get("quiet", False), given.get("json_", False))
     with report.bar():
@@ -108,6 +114,7 @@ def batch_command(words: list[str]) -> int:
                 resume=given.get("resume", False),
                 force=given.get("force", False),
                 results=given.get("results"),
+                size=size,
                 begin=report.begin,
                 watch=report.watch,
                 notify=report.notice,
@@ -149,6 +156,25 @@ def _asked(
     if len(patterns) > 1:
         raise UsageError(f"one pattern of masks is allowed in a batch, got {' and '.join(patterns)}")
     return chain, next(iter(patterns), None)
+
+
+def _size(given: str, engine: str, workers: int) -> int:
+    """`8`; 0 for auto."""
+    if given != "auto" and not (given.isdigit() and 1 <= int(given) <= MOST_AT_ONCE):
+        raise UsageError(f"--batch-size: must be 1 to {MOST_AT_ONCE}, or auto, got {given!r}")
+    if given != "1" and (engine.startswith("processes") or (not engine and workers > 1)):
+        raise UsageError("--batch-size: is for one process and for --engine ray; leave --workers out")
+    return 0 if given == "auto" else int(given)
+
+
+def _actors(given: str | None) -> tuple[int, int] | None:
+    """`4`, or `2:16` for a pool that grows."""
+    if given is None:
+        return None
+    least, colon, most = given.partition(":")
+    if not (least.isdigit() and (most.isdigit() if colon else True) and 1 <= int(least) <= int(most or least)):
+        raise UsageError(f"--actors: must be a number from 1, or two as 2:16, got {given!r}")
+    return int(least), int(most or least)
 
 
 def _masks(pattern: str | None, folder: str | None) -> Masks | None:
