@@ -465,7 +465,8 @@ def test_what_a_row_says_is_what_the_chain_would_say():
     changed = with_columns(chain, (("seed", 9), ("prompt", "x"), ("grow", 3), ("guide.brightness", 0.5)))
     assert changed.stages[0].plugins == (Inpaint(mask="box:0,0,7,7", grow=3), Guide(brightness=0.5))
     assert (changed.stages[0].options.seed, changed.stages[0].options.prompt) == (9, "x")
-    assert list(rows(b'\n{"picture": "a", "seed": null}\n', "m.jsonl", chain)) == [{"picture": "a"}]
+    table = io.BytesIO(b'\n{"picture": "a", "seed": null}\n')
+    assert list(rows(table, "m.jsonl", chain)) == [{"picture": "a"}]
 
 
 # --------------------------------------------------------------------------------------------- mistakes, secrets

@@ -112,14 +112,22 @@ class Catalog:
     def add(
         self, pictures: Iterable[tuple[str, str, str | None, str | None, Mapping[str, Any]]], ending: str | None
     ) -> None:
-        """Take pictures: name, address, mask, result's name (None: found later), and a manifest's columns."""
-        self._many(
-            "insert into picture (name, source, mask, output, key, columns) values (?, ?, ?, ?, ?, ?)",
-            (
-                (name, source, mask, output, _key(output or _short(name, ending)), json.dumps(columns))
-                for name, source, mask, output, columns in pictures
-            ),
-        )
+        """Take pictures: name, address, mask, result's name (None: found later), and a manifest's columns. One whose
+        name is there already is called name-2, and so on.
+        """
+        words = "insert or ignore into picture (name, source, mask, output, key, columns) values (?, ?, ?, ?, ?, ?)"
+        for name, source, mask, output, columns in pictures:
+            path, number, called = PurePosixPath(name), 1, name
+            while not self._insert(
+                words, called, source, mask, output, _key(output or _short(called, ending)), json.dumps(columns)
+            ):
+                number += 1
+                called = f"{path.with_suffix('')}-{number}{path.suffix}"
+
+    def _insert(self, words: str, *given: Any) -> bool:
+        """Whether a row was put in."""
+        with self._lock:
+            return self._base.execute(words, given).rowcount == 1
 
     def _settle_names(self, ending: str | None) -> None:
         """The results' names, as in a folder: the stem with the ending; the whole name where two pictures would get the

@@ -8,10 +8,9 @@ other option of a run, and every parameter of the chain's plugins, as `inpaint.g
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 from editkit.common.extras import explained
 from editkit.common.spec import did_you_mean
@@ -31,14 +30,14 @@ BARRED = ("allow_code", "offline")
 Columns = tuple[tuple[str, Any], ...]
 
 
-def rows(data: bytes, name: str, chain: Chain) -> Iterator[dict[str, Any]]:
-    """Every row of a manifest, without its empty values.
+def rows(file: IO[bytes], name: str, chain: Chain) -> Iterator[dict[str, Any]]:
+    """Every row of a manifest, an open file, without its empty values.
 
     Raises:
         UsageError: it is no manifest, has a column that nothing takes (the nearest is named), or no picture in a row.
     """
     known = {*OWN, *columns_of(chain)}
-    for number, row in enumerate(_read(data, name), 1):
+    for number, row in enumerate(_read(file, name), 1):
         if not isinstance(row, Mapping):
             raise UsageError(f'{name}: row {number} is no object; write {{"picture": "a.png", "seed": 3}}')
         for column in row:
@@ -54,18 +53,18 @@ def rows(data: bytes, name: str, chain: Chain) -> Iterator[dict[str, Any]]:
         yield given
 
 
-def _read(data: bytes, name: str) -> Iterator[Any]:
+def _read(file: IO[bytes], name: str) -> Iterator[Any]:
     if name.lower().endswith(".parquet"):
         with explained():
             import pyarrow
             import pyarrow.parquet
         try:
-            for batch in pyarrow.parquet.ParquetFile(io.BytesIO(data)).iter_batches(1000):
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(1000):
                 yield from batch.to_pylist()
         except pyarrow.ArrowException as error:
             raise UsageError(f"{name}: is no Parquet file that can be read ({type(error).__name__})") from None
         return
-    for number, line in enumerate(data.splitlines(), 1):
+    for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         try:

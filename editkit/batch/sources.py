@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -97,13 +98,20 @@ def _sound(names: Iterator[tuple[str, int]], found: Listing) -> Iterator[str]:
 
 def _rows(source: str, chain: Chain, masks: Masks | None, offline: bool) -> Iterator[Row]:
     """A manifest's pictures: name, address, mask, result's name, and what else the row says."""
+    folder = source.rpartition("/")[0] or "."
     if is_address(source):
-        store(source.rpartition("/")[0], offline=offline)
+        store(folder, offline=offline)
         data, name = read_from(source)
-    else:
-        data, name = Path(source).read_bytes(), source
-    folder, taken = source.rpartition("/")[0] or ".", dict[str, int]()
-    for row in rows(data, name, chain):
+        yield from _of_rows(rows(BytesIO(data), name, chain), name, folder, masks, offline)
+        return
+    with Path(source).open("rb") as file:
+        yield from _of_rows(rows(file, source, chain), source, folder, masks, offline)
+
+
+def _of_rows(
+    table: Iterator[dict[str, Any]], name: str, folder: str, masks: Masks | None, offline: bool
+) -> Iterator[Row]:
+    for row in table:
         picture, mask, output = row.pop("picture"), row.pop("mask", None), row.pop("output", None)
         known = shown(picture) if not scheme(picture) else shown(picture).partition("://")[2]
         known = known.lstrip("/")
@@ -111,9 +119,6 @@ def _rows(source: str, chain: Chain, masks: Masks | None, offline: bool) -> Iter
             raise UsageError(
                 f"{shown(name)}: {(output or known)[:80]!r} leads out of the folder of results; give an output"
             )
-        taken[known] = taken.get(known, 0) + 1
-        if taken[known] > 1:
-            known = f"{PurePosixPath(known).with_suffix('')}-{taken[known]}{PurePosixPath(known).suffix}"
         for address in (picture, mask or ""):
             if scheme(address):
                 store(address, offline=offline)
