@@ -1,7 +1,7 @@
 """From one picture at a time to many: overlap, pictures at once, the driver's memory and pace, a thousand workers.
 
-`python benchmarks/scale.py overlap|sizes|driver|simulate|kills [--pictures N]` prints a line of JSON for each figure.
-Ratios are of one run, one after the other in turns, since machines are busy. docs/scale.md has what came of it.
+`python benchmarks/scale.py overlap|sizes|workers|driver|simulate|kills [--pictures N]` prints a line of JSON for each
+figure. Ratios are of one run, in turns, since machines are busy. docs/scale.md has what came of it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
+import logging
 import os
 import random
 import resource
@@ -28,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from editkit.batch import lease, ledger
 from editkit.batch.catalog import Catalog
 from editkit.batch.driver import run_into
-from editkit.batch.engines import Result, serial
+from editkit.batch.engines import Result, processes, serial
 from editkit.batch.folder import Item, Masks, items, listing
 from editkit.batch.journal import Done
 from editkit.batch.sources import cataloged
@@ -111,6 +112,38 @@ def sizes(pictures: int, rounds: int = 3) -> None:
                 a_second=round(pictures / once, 2),
                 ratios=ratios,
             )
+
+
+def workers(pictures: int, rounds: int = 2) -> None:
+    """Two workers, each with half of the threads, against one process with all: pictures a second once both are at
+    work, of a cheap edit and of a costly one.
+    """
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "in").mkdir()
+        photo = Image.open(PHOTO).convert("RGB")
+        for k in range(pictures):
+            photo.crop((5 * k, 10, 5 * k + 160, 170)).save(root / "in" / f"{k:02}.png")
+        todo = items(listing(root / "in"), root / "in", root / "out")
+        for kind, steps in (("cheap", 1), ("costly", 30)):
+            work = Work(Chain.of(Inpaint(mask="box:50,50,90,90")).using(model="pocket", steps=steps))
+            ratios = []
+            for _ in range(rounds):
+                one, two = (pace(engine(work, todo), pictures) for engine in (serial, processes(2)))
+                ratios.append(two / one)
+            say(what="workers", kind=kind, steps=steps, two_to_one=[round(ratio, 2) for ratio in ratios])
+
+
+def pace(results: Iterator[Result], count: int) -> float:
+    """Pictures a second, from a quarter of them on."""
+    times = []
+    for result in results:
+        assert not result.error, result.error
+        times.append(time.perf_counter())
+    first = count // 4
+    return (count - 1 - first) / (times[-1] - times[first])
 
 
 class Void:
@@ -240,6 +273,7 @@ def kills(pictures: int, broken: int, worker_kills: int) -> None:
     from moto.server import ThreadedMotoServer
     from ray.cluster_utils import Cluster
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     service = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     service.start()
     os.environ |= {
@@ -307,7 +341,7 @@ def kills(pictures: int, broken: int, worker_kills: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["overlap", "sizes", "driver", "simulate", "kills"])
+    parser.add_argument("what", choices=["overlap", "sizes", "workers", "driver", "simulate", "kills"])
     parser.add_argument("--pictures", type=int)
     parser.add_argument("--broken", type=int, default=25)
     parser.add_argument("--kills", type=int, default=20)
@@ -318,6 +352,8 @@ def main() -> None:
             overlap(given.pictures or 8)
         case "sizes":
             sizes(given.pictures or 16)
+        case "workers":
+            workers(given.pictures or 16)
         case "driver":
             driver([given.pictures] if given.pictures else [1_000, 10_000, 100_000])
         case "simulate":

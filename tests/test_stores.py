@@ -515,7 +515,7 @@ def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch):
 
 def test_secrets_are_in_no_message_and_no_journal(here, capsys):
     assert shown("https://u:p@host/a/b.png?sig=sesame#x") == "https://host/a/b.png"
-    assert "sesame" not in repr(store("https://host/a?sig=sesame"))
+    assert "sesame" not in repr(stores.Remote("https://host/a?sig=sesame"))
     with pytest.raises(PictureError) as error:
         read_from("memory://in/a.png?sig=sesame")
     assert "sesame" not in str(error.value)
@@ -540,3 +540,11 @@ def test_a_bucket_that_vanishes_ends_the_run_with_one_line(memory, monkeypatch):
     monkeypatch.setattr(FaultyMemory, "pipe_file", gone)
     with pytest.raises(PictureError, match="memory://out: is not there any more; nothing can be written"):
         go(Copies())
+
+
+def test_an_object_that_is_larger_than_what_is_read_is_not_fetched(memory, monkeypatch):
+    put(a__png=b"x" * 100, b__png=b"y")
+    monkeypatch.setattr(stores, "MAX_BYTES", 50)
+    summary = go(Copies())
+    assert "larger than" in summary.failed["a.png"]
+    assert summary.made == 1

@@ -245,8 +245,6 @@ class Remote:
         def fetch() -> bytes:
             if archive_of(self.whole) is not None:
                 return _member(fs, path)
-            if scheme(self.whole) not in LISTED and int(fs.info(path).get("size") or 0) > MAX_BYTES:
-                raise PictureError(f"{self._at(name)}: larger than {MAX_BYTES >> 20} MiB, the most that is read")
             return bytes(fs.cat_file(path))
 
         try:
@@ -259,6 +257,8 @@ class Remote:
 
     def size(self, name: str) -> int | None:
         fs, _ = self._opened
+        if archive_of(self.whole) is not None:
+            return None
         try:
             return int(self._tried(name, lambda: fs.info(self._path(name)))["size"])
         except FileNotFoundError:
@@ -356,7 +356,10 @@ def read_from(address: str) -> tuple[bytes, str]:
         PictureError: there is none, or it is empty.
     """
     place, name = _split(address)
-    data = _reader(place).read(name)
+    reader = _reader(place)
+    if scheme(address) not in LISTED and (reader.size(name) or 0) > MAX_BYTES:
+        raise PictureError(f"{shown(address)}: larger than {MAX_BYTES >> 20} MiB, the most that is read")
+    data = reader.read(name)
     if data is None:
         raise PictureError(f"{shown(address)}: there is no such object")
     if not data:
