@@ -14,19 +14,25 @@ Nothing heavy is imported here: torch comes with the first edit.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from editkit.common import moved
 from editkit.errors import EditkitError
 
+TYPE_CHECKING = False  # `typing` takes longer than all that is here
 if TYPE_CHECKING:
+    from typing import Any
+
     from editkit.diffusion.plan import Plan as Plan
     from editkit.editing.api import edit as edit
     from editkit.editing.api import plan as plan
     from editkit.editing.api import sample as sample
     from editkit.editing.api import stream as stream
+    from editkit.editing.between import interpolate as interpolate
     from editkit.editing.density import log_likelihood as log_likelihood
     from editkit.editing.density import variational_bound as variational_bound
+    from editkit.editing.distilling import distill as distill
+    from editkit.editing.likely import density as density
+    from editkit.editing.video import edit_video as edit_video
     from editkit.pictures.picture import Picture as Picture
     from editkit.plugin import Hooks as Hooks
     from editkit.plugin import Plugin as Plugin
@@ -36,9 +42,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Chain": "plugin.chain", "Hooks": "plugin.protocol", "Picture": "pictures.picture", "Plan": "diffusion.plan",
-    "Plugin": "plugin.protocol", "Run": "plugin.step", "Step": "plugin.step", "edit": "editing.api",
-    "log_likelihood": "editing.density", "plan": "editing.api", "sample": "editing.api", "stream": "editing.api",
-    "variational_bound": "editing.density",
+    "Plugin": "plugin.protocol", "Run": "plugin.step", "Step": "plugin.step", "density": "editing.likely",
+    "distill": "editing.distilling", "edit": "editing.api", "edit_video": "editing.video",
+    "interpolate": "editing.between", "log_likelihood": "editing.density", "plan": "editing.api",
+    "sample": "editing.api", "stream": "editing.api", "variational_bound": "editing.density",
 }  # fmt: skip
 
 __all__ = ["EditkitError", *_HOMES]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from toy import COVARIANCE, MEAN
 
+from editkit.diffusion.adaptive import Adaptive
 from editkit.diffusion.prediction import Prediction
 from editkit.diffusion.samplers import Sampler, make_sampler
 from editkit.diffusion.schedule import Level, Schedule
@@ -58,6 +59,8 @@ def through(rule: Sampler, t: Level, s: Level, moments: Moments) -> Moments:
 def moments_of(spec: str, table: Schedule, steps: int) -> Moments:
     """Of what the sampler `spec` makes of the table's noise."""
     rule = make_sampler(spec)
+    if isinstance(rule, Adaptive):
+        rule = rule.on(table)
     levels = table.levels(steps, grid=rule.grid)
     now = torch.zeros(4, dtype=torch.float64), table.prior_scale(levels[-1]) ** 2 * EYE
     for t, s in pairwise(levels[::-1]):

@@ -18,7 +18,7 @@ from editkit.diffusion.samplers import DDIM, SAMPLERS, OneCall, make_sampler
 from editkit.diffusion.schedule import VE, Cosine, Flow
 from editkit.editing.settle import arrange, in_order
 from editkit.engine import loop
-from editkit.engine.binding import prepare
+from editkit.engine.binding import Around, prepare
 from editkit.errors import ChainError, PluginError, UsageError
 from editkit.pictures.picture import Picture
 from editkit.plugin import Hooks, Inputs, Plugin
@@ -82,7 +82,8 @@ def _encoded(table, sampler, steps, x0):
     exact = model(table)
     inputs = Inputs(exact.attach(x0, None), x0, None, x0)
     up = Plan.uniform(steps).encode()
-    process = prepare(inputs, (), up, sampler, Options(), Streams((0,)), tuple(x0.shape), x0.device, lease=LEASE)
+    around = Around(Streams((0,)), x0.device, LEASE)
+    process = prepare(inputs, (), up, Options(sampler=sampler), tuple(x0.shape), around)
     return loop.run(process), process.levels[-1]
 
 
@@ -119,7 +120,7 @@ def test_there_and_back_is_the_identity_in_the_limit(sampler, ratio):
 @pytest.mark.parametrize("name", [name for name in SAMPLERS.names() if name != "lcm"])
 def test_who_cannot_walk_up_says_so(name):
     can = make_sampler(name).reversible
-    assert can == (name in ("ddim", "euler", "heun"))
+    assert can == (name in ("ddim", "euler", "heun", "ode"))
     run = dict(shape=(2, 4), known=MEAN, steps=4, sampler=name)
     if can:
         assert torch.isfinite(sample(model(), ROUND, **run)).all()
@@ -146,7 +147,8 @@ def test_a_sampler_holds_nothing_between_runs(name):
     runs = []
     for seed in (0, 1):
         inputs = Inputs(model())
-        process = prepare(inputs, (), Plan.uniform(8), name, Options(), Streams((seed,)), (3, 4), CPU, lease=LEASE)
+        around = Around(Streams((seed,)), CPU, LEASE)
+        process = prepare(inputs, (), Plan.uniform(8), Options(sampler=name), (3, 4), around)
         runs.append(loop.steps(replace(process, sampler=shared)))
     for first, _ in zip(*runs, strict=True):
         last = first.x
@@ -181,7 +183,8 @@ def test_noise_is_asked_for_an_interval():
             return super().step(x_t, t, s, predict, told, memory)
 
     inputs = Inputs(model())
-    process = prepare(inputs, (), Plan.uniform(5), "ddim:eta=1", Options(), Streams((0,)), (3, 4), CPU, lease=LEASE)
+    around = Around(Streams((0,)), CPU, LEASE)
+    process = prepare(inputs, (), Plan.uniform(5), Options(sampler="ddim:eta=1"), (3, 4), around)
     loop.run(replace(process, sampler=Spy(eta=1.0)))
     assert asked == [(5, 4), (4, 3), (3, 2), (2, 1), (1, 0)]
 

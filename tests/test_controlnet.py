@@ -245,6 +245,19 @@ def test_outside_its_window_a_controlnet_is_not_called(folder: Path, monkeypatch
         assert cost(Plan.uniform(10), [plugin], make_sampler("ddim")).beside == len(expected)
 
 
+def test_windows_that_meet_are_the_whole_and_diffusers_leaves_out_the_step_between(folder: Path) -> None:
+    """Five steps: the middle one lies in [0.5, 1] by its middle, and wholly in neither."""
+
+    def made(noise: str, *windows: tuple[float, float]) -> Tensor:
+        return run([ControlNet(control=hint(), controlnet=saved(folder, 0), start=a, stop=b) for a, b in windows],
+                   steps=5, noise=noise)  # fmt: skip
+
+    halves, whole = ((0.0, 0.5), (0.5, 1.0)), ((0.0, 1.0),)
+    assert torch.equal(made("streams", *halves), made("streams", *whole))
+    assert not torch.equal(made("diffusers", *halves), made("diffusers", *whole))
+    assert torch.equal(made("diffusers", *halves), made("diffusers", (0.0, 0.4), (0.6, 1.0)))
+
+
 def test_with_guidance_of_text_in_a_window_the_batch_follows(folder: Path) -> None:
     made = run([ControlNet(control=hint(), controlnet=saved(folder, 0), start=0.3), Cfg(start=0.1, stop=0.6)])
     assert bool(torch.isfinite(made).all())

@@ -116,7 +116,9 @@ def test_a_mask_of_equal_aspect_is_resized_and_that_is_said(here: Path) -> None:
 
 @pytest.mark.parametrize("paint", [(255, 0, 0), (90, 140, 60)])
 def test_a_picture_in_colours_is_no_mask(here: Path, capsys: pytest.CaptureFixture[str], paint) -> None:
-    Image.new("RGB", (40, 32), paint).save("coloured.png")
+    coloured = Image.new("RGB", (40, 32), paint)
+    coloured.paste((20, 40, 200), (0, 0, 20, 32))  # one colour alone would be paint (tests/test_painted_masks.py)
+    coloured.save("coloured.png")
     assert edit("a.png", "--mask", "coloured.png") == 1
     said = capsys.readouterr().err
     assert "mask coloured.png: is in colours (100% of it), so it is no mask" in said

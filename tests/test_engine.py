@@ -13,7 +13,7 @@ from editkit.diffusion.noise import Streams
 from editkit.diffusion.plan import Plan
 from editkit.diffusion.schedule import VE, Cosine, Flow
 from editkit.engine import loop
-from editkit.engine.binding import prepare
+from editkit.engine.binding import Around, prepare
 from editkit.errors import HookError, UsageError
 from editkit.models.leasing import Models
 from editkit.models.schedules import make_schedule
@@ -31,10 +31,8 @@ def _plugin(name="made", through="network", **methods):
 def _process(plugins=(), steps=10, sampler="ddim", shape=(3, 4)):
     inputs = Inputs(model())
     with Models().borrow(inputs.model) as lease:
-        return prepare(
-            inputs, plugins, Plan.uniform(steps), sampler, Options(), Streams((0,)), shape, torch.device("cpu"),
-            lease=lease,
-        )  # fmt: skip
+        around = Around(Streams((0,)), torch.device("cpu"), lease)
+        return prepare(inputs, plugins, Plan.uniform(steps), Options(sampler=sampler), shape, around)
 
 
 def test_the_engine_is_a_generator_of_steps_that_can_be_left():

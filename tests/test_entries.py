@@ -4,6 +4,7 @@ import shutil
 
 from editkit.common import entries
 from editkit.common.entries import Group
+from editkit.diffusion.samplers import SAMPLERS
 
 
 def _install(folder, name):
@@ -32,3 +33,15 @@ def test_metadata_is_read_once_while_nothing_changes(monkeypatch):
     for _ in range(3):
         assert group.names() == []
     assert asked == ["editkit.never"]
+
+
+def test_whose_a_sampler_is_is_asked_once_while_nothing_changes(monkeypatch):
+    entries._called.cache_clear()
+    owner, asked = entries._owner, []
+    monkeypatch.setattr(entries, "_owner", lambda point: asked.append(point.name) or owner(point))
+    for _ in range(3):
+        SAMPLERS.load("heun")
+    assert set(asked) == {"heun"}
+    count = len(asked)
+    SAMPLERS.load("heun")
+    assert len(asked) == count

@@ -13,10 +13,10 @@ def test_those_that_name_what_is_written() -> None:
 
 
 def test_each_is_described_reserved_and_known_to_the_command_line() -> None:
-    given = {"text": ["x"], "int": ["2"], "flag": []}
+    given = {"text": ["x"], "int": ["2"], "flag": [], "float": ["1.0"]}
     for one in params(Extras):
         assert one.help
         assert one.key in RESERVED
         line = parse(["sdedit", "p.png", one.flag, *given[one.kind]])
-        assert getattr(line.extras, one.name) in ("x", 2, True)
+        assert getattr(line.extras, one.name) in ("x", 2, 1.0, True)
     assert {"help", "picture", "with", "then", "seed"} <= RESERVED

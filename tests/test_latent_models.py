@@ -368,10 +368,11 @@ def test_rescaling_works_on_estimates_where_a_model_gives_no_output() -> None:
     class Where:
         x_t: torch.Tensor
         t: Level
+        told: tuple[Conditioning, ...] = (Conditioning(), Conditioning())
 
     def combined(rescale: float) -> torch.Tensor:
         hooks = object.__new__(_CfgHooks)
-        hooks.plugin, hooks.scale, hooks.now = Cfg(scale=5.0, rescale=rescale), 5.0, 5.0
+        hooks.plugin, hooks.scale = Cfg(scale=5.0, rescale=rescale), 5.0
         return hooks.combine(Where(x0[2], Level(0.5, 0.8, 0.6)), said).x0  # type: ignore[arg-type]
 
     torch.testing.assert_close(combined(1.0).std((1, 2, 3)), x0[1].std((1, 2, 3)))

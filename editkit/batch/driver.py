@@ -40,6 +40,7 @@ from editkit.errors import RecipeError, UsageError
 from editkit.pictures.files.formats import PICTURES
 from editkit.plugin.chain import Chain
 from editkit.plugin.masking import masked, needs_mask
+from editkit.plugin.outputs import write_nothing_beside
 
 if TYPE_CHECKING:
     from editkit.models.leasing import Models
@@ -161,6 +162,7 @@ def _settle(chain: Chain) -> None:
     """Find once what would be wrong with every picture: plugins in conflict, no such model or sampler."""
     from editkit.models import describe
 
+    write_nothing_beside(chain, "a batch")
     for stage in chain.inherited().stages:
         info = describe(model_name(stage), offline=stage.options.offline)
         plugins = arrange(stage, info, has_picture=True)

@@ -145,7 +145,10 @@ class Masks:
         if self.pattern is None or is_words(self.pattern):
             return
         try:
-            fields = {name for _, name, _, _ in string.Formatter().parse(self.pattern) if name is not None}
+            parts = [part for part in string.Formatter().parse(self.pattern) if part[1] is not None]
+            fields = {name for _, name, _, _ in parts if name is not None}
+            if any(spec or turned for _, _, spec, turned in parts):
+                raise ValueError("nothing but a name may stand in braces")
         except ValueError as error:
             raise UsageError(f"--mask {self.pattern}: is no pattern ({error}); write it as {BESIDE[0]}") from None
         for name in fields - {"stem", "name", "suffix"}:
@@ -178,17 +181,55 @@ def items(
     """
     chosen: dict[Path, str] = {}
     taken: set[str] = set()
+    folders: dict[str, dict[str, list[str]]] = {}
     for picture in found.pictures if masks is not None else ():
         assert masks is not None
         tries = masks.of(picture, source)
-        chosen[picture] = next((mask for mask in tries if os.path.lexists(mask)), tries[0])
-        taken |= {os.path.realpath(mask) for mask in tries if os.path.lexists(mask)}
+        there = [name for mask in tries for name in _as_written(mask, folders)]
+        chosen[picture] = there[0] if there else tries[0]
+        taken |= {os.path.realpath(mask) for mask in there}
     pictures = [p for p in found.pictures if os.path.realpath(source / p) not in taken or _own(p, source, chosen)]
     names = _names(pictures, ending)
     return [
         Item(p.as_posix(), str(source / p), str(target / out), out.as_posix(), chosen.get(p))
         for p, out in zip(pictures, names, strict=True)
     ]
+
+
+def mask_of(masks: Masks, picture: Path, root: Path) -> str:
+    """The mask of one picture, whether it is there or not."""
+    tries = masks.of(picture, root)
+    folders: dict[str, dict[str, list[str]]] = {}
+    return next((found for mask in tries for found in _as_written(mask, folders)), tries[0])
+
+
+def _as_written(path: str, folders: dict[str, dict[str, list[str]]]) -> list[str]:
+    """The file `path`, or where there is none, that of the same name in another Unicode form (a Mac writes é as two
+    characters) or with its ending in other capitals. `folders`: what was found in each folder, filled here.
+
+    Raises:
+        UsageError: there are several.
+    """
+    if os.path.lexists(path) or is_words(path):
+        return [path] if os.path.lexists(path) else []
+    folder, name = os.path.split(path)
+    if folder not in folders:
+        names = folders.setdefault(folder, {})
+        try:
+            for one in sorted(os.listdir(folder or os.curdir)):
+                names.setdefault(_key(one), []).append(one)
+        except OSError:  # no such folder
+            pass
+    alike = folders[folder].get(_key(name), [])
+    if len(alike) > 1:
+        raise UsageError(f"{path}: is not there, and {' and '.join(alike)} could be meant; rename one of them")
+    return [os.path.join(folder, one) for one in alike]
+
+
+def _key(name: str) -> str:
+    """The same for all that people would call the same name."""
+    stem, ending = os.path.splitext(unicodedata.normalize("NFC", name))
+    return stem + ending.lower()
 
 
 def _own(picture: Path, source: Path, chosen: dict[Path, str]) -> bool:

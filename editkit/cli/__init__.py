@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from editkit.cli.process import leave, settle
+from editkit.cli.process import heed_ctrl_c, leave, settle
 from editkit.common.extras import missing
 from editkit.errors import EditkitError, UsageError
 
@@ -18,6 +18,7 @@ INTERRUPTED = 130
 
 def main(words: Sequence[str] | None = None) -> None:
     """The console script: run `words` (default: the process's own) and exit."""
+    heed_ctrl_c()
     words = sys.argv[1:] if words is None else list(words)
     settle(offline="--offline" in words or (words[:1] == ["rerun"] and "--download" not in words) or _set_offline())
     code = run(words)
@@ -129,6 +130,11 @@ def commands() -> dict[str, Callable[[], Command]]:
 
         return grid_command
 
+    def interpolate() -> Command:
+        from editkit.cli.interpolate import interpolate_command
+
+        return interpolate_command
+
     def typer_app(module: str) -> Callable[[], Command]:
         def load() -> Command:
             from importlib import import_module
@@ -144,6 +150,7 @@ def commands() -> dict[str, Callable[[], Command]]:
         "run": recipe,
         "batch": folder,
         "grid": grid,
+        "interpolate": interpolate,
         "plugins": plugins,
         "models": typer_app("models"),
         "completion": completion,
@@ -152,9 +159,11 @@ def commands() -> dict[str, Callable[[], Command]]:
         "doctor": typer_app("doctor"),
         "train": typer_app("train"),
         "mask": typer_app("mask"),
+        "density": typer_app("density"),
         "hint": typer_app("hint"),
         "show": typer_app("show"),
         "strip": typer_app("strip"),
+        "studio": typer_app("studio"),
         "rerun": typer_app("rerun"),
         "new-plugin": typer_app("new_plugin"),
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 
 @cache
@@ -31,6 +32,20 @@ def printable(text: str, *, newlines: bool = True) -> str:
     recipes and provenance are strangers' words. `newlines`: line ends stay; else they are shown as such characters are.
     """
     return "".join(c if c.isprintable() or (newlines and c == "\n") else "?" for c in text)
+
+
+def table(*heads: str) -> Table:
+    """A table to be printed to `out()`; its rows come by `row`."""
+    from rich.table import Table
+
+    return Table(*heads, box=None, pad_edge=False)
+
+
+def row(into: Table, *cells: str) -> None:
+    """One row of `into`, of strangers' words like everything else that is listed."""
+    from rich.markup import escape
+
+    into.add_row(*(escape(printable(cell, newlines=False)) for cell in cells))
 
 
 def say(message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import sys
@@ -16,16 +17,19 @@ from typing import TYPE_CHECKING
 from editkit.cli.console import err, say, write
 from editkit.cli.options import HelpShown
 from editkit.cli.targets import check_targets, lines_of, target_of
+from editkit.cli.video import check_for_videos, edit_clip
 from editkit.cli.words import Line, parse, parse_run
 from editkit.common.notify import Notify, silent
-from editkit.errors import EditkitError, UsageError
+from editkit.errors import EditkitError, PictureError, UsageError
+from editkit.pictures.files.clips import is_clip
 from editkit.plugin.chain import Chain
-from editkit.plugin.outputs import Extras
+from editkit.plugin.outputs import Extras, write_nothing_beside, written_by_plugins
+from editkit.plugin.params import outputs
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from editkit.editing.made import Made
+    from editkit.editing.made import Made, Watch
     from editkit.editing.stages import Update
     from editkit.editing.watching.trace import Preview, Trace
     from editkit.models.leasing import Models
@@ -52,8 +56,11 @@ def run_command(words: list[str]) -> int:
 def make(line: Line) -> int:
     """Do what a line says, for every picture of it."""
     lines = lines_of(line)
+    check_for_videos(lines)
     if line.extras.candidates is not None and len(lines) == 1:
         return _candidates(lines[0], line.extras.candidates)
+    if len(lines) > 1:
+        write_nothing_beside(line.chain, "this command")
     targets = check_targets(lines)
     if line.extras.watch:
         return _watched(lines, targets)
@@ -69,6 +76,9 @@ def one(line: Line, target: str, models: Models | None = None, notify: Notify | 
     from editkit.pictures.picture import Picture
 
     extras = line.extras
+    if is_clip(line.picture):
+        edit_clip(line, target, models, notify or notices(extras))
+        return save_recipe(line)
     _distinct({"--output": target}, line)
     check_output(target, force=extras.force or extras.backup, quality=extras.quality)
     if extras.compare is not None:
@@ -91,20 +101,32 @@ def one(line: Line, target: str, models: Models | None = None, notify: Notify | 
 
 def _watched(lines: Sequence[Line], targets: Sequence[str]) -> int:
     """Each edit again and again; after the first time its own result is replaced."""
-    from editkit.cli.watching import again_and_again
+    from editkit.cli.watching import Stamp, again_and_again, stamp
     from editkit.models.leasing import Models
+    from editkit.pictures.files.writing import check_apart
 
     if any("-" in (line.picture, target) for line, target in zip(lines, targets, strict=True)):
         raise UsageError("--watch is for files; standard input and output come once")
+    for line in lines:
+        write_nothing_beside(line.chain, "--watch")
     models, notify = Models(), notices(lines[0].extras)
+    own: dict[str, Stamp] = {}
 
     def job(line: Line, target: str, first: bool) -> None:
-        extras = line.extras if first else line.extras.model_copy(update={"force": True, "backup": False})
+        extras = line.extras
+        results = [path for path in (target, extras.preview, extras.trace, extras.compare, extras.save_recipe) if path]
+        if not first:
+            if stamp(results) != own[target]:
+                raise PictureError(f"{target}: was changed by another program meanwhile, and is not replaced")
+            extras = extras.model_copy(update={"force": True, "backup": False})
         one(replace(line, extras=extras), target, models, notify)
+        own[target] = stamp(results)
 
-    pairs = zip(lines, targets, strict=True)
-    jobs = [([line.picture, *_files(line.chain)], functools.partial(job, line, target)) for line, target in pairs]
-    return again_and_again(jobs)
+    pairs = list(zip(lines, targets, strict=True))
+    watched = [[line.picture, *files(line.chain)] for line in lines]
+    for target in targets:
+        check_apart({"--output": target}, itertools.chain(*watched))
+    return again_and_again([(read, functools.partial(job, *pair)) for read, pair in zip(watched, pairs, strict=True)])
 
 
 def _many(lines: Sequence[Line], targets: Sequence[str]) -> int:
@@ -140,17 +162,22 @@ def _distinct(results: Mapping[str, str | None], line: Line) -> None:
         "--compare": extras.compare,
         "--save-recipe": extras.save_recipe,
     }
-    check_apart({**results, **others}, [line.picture, *_files(line.chain)], first=next(iter(results)))
+    made = written_by_plugins(line.chain)
+    check_apart({**results, **others, **made}, [line.picture, *files(line.chain)], first=next(iter(results)))
     if extras.save_recipe is not None:
         check_place(extras.save_recipe, force=extras.force)
+    for path in made.values():
+        check_place(path)
 
 
-def _files(chain: Chain) -> Iterator[str]:
-    """The files that the plugins' parameters name."""
+def files(chain: Chain) -> Iterator[str]:
+    """The files that the plugins' parameters name and read."""
     for stage in chain.stages:
         for plugin in stage.plugins:
             for key in plugin.model_fields_set:
                 value = getattr(plugin, key)
+                if key in outputs(type(plugin)):
+                    continue
                 for one in value if isinstance(value, (tuple, list)) else (value,):
                     if isinstance(one, (str, Path)) and len(str(one)) < 4096 and os.path.isfile(one):
                         yield str(one)
@@ -168,6 +195,16 @@ def _watchers(extras: Extras) -> list[Preview | Trace]:
     if extras.trace is not None:
         watchers.append(Trace(extras.trace, force=extras.force))
     return watchers
+
+
+@contextmanager
+def watching(extras: Extras) -> Iterator[list[Watch]]:
+    """Who is told of every step, of edits that are no plain chain; what plugins print is kept from standard output."""
+    watchers = _watchers(extras)
+    with _bar(extras) as show, redirect_stdout(sys.stderr):
+        yield [show, *watchers]
+    for watcher in watchers:
+        watcher.close()
 
 
 def edited(
@@ -230,6 +267,7 @@ def _candidates(line: Line, count: int) -> int:
     extras, target = line.extras, target_of(line)
     if target == "-" or extras.preview or extras.trace or extras.compare:
         raise UsageError("--candidates writes several pictures: name a file, without --preview, --trace and --compare")
+    write_nothing_beside(line.chain, "--candidates")
     path = Path(target)
     lines = [replace(line, chain=_shifted(line.chain, k)) for k in range(count)]
     seeds = [one.chain.stages[0].options.seed for one in lines]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from editkit.cli.console import say, write
-from editkit.cli.edit import edited, notices
+from editkit.cli.edit import edited, files, notices
 from editkit.cli.options import HelpShown
 from editkit.cli.targets import target_of
 from editkit.cli.words import Line, explain, options_of, parse
 from editkit.errors import ParameterError, UsageError
 from editkit.plugin.chain import Chain
 from editkit.plugin.options import Options
+from editkit.plugin.outputs import write_nothing_beside
 
 USAGE = """usage: editkit grid --vary NAME=V1,V2,... [--vary NAME=...] [--cells DIR] PLUGIN PICTURE [options] ...
 
@@ -92,6 +94,7 @@ def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
     extras = line.extras
     if extras.preview or extras.trace or extras.compare or extras.candidates or extras.save_recipe:
         raise UsageError("grid: leave --preview, --trace, --compare, --candidates and --save-recipe out")
+    write_nothing_beside(line.chain, "grid")
     target = target_of(line, "grid")
     combinations = list(itertools.product(*(axis.values for axis in axes)))
     if len(combinations) > MOST:
@@ -102,23 +105,33 @@ def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
     names = [] if cells is None else [cells / f"{k + 1:03}.png" for k in range(len(chains))]
     if cells is not None:
         cells.mkdir(parents=True, exist_ok=True)
-    check_apart({"--output": target, **{f"cell {k + 1}": name for k, name in enumerate(names)}}, [line.picture])
+    check_apart(
+        {"--output": target, **{f"cell {k + 1}": name for k, name in enumerate(names)}},
+        [line.picture, *files(line.chain)],
+    )
     for name in names:
         check_output(name, force=extras.force)
     picture = Picture.read(line.picture)
     models, notify = Models(), notices(extras)
-    tiles = []
+    tiles, began = [], time.perf_counter()
     for k, (chain, label) in enumerate(zip(chains, labels, strict=True)):
         made = edited(picture, chain, extras, models=models, notify=notify)
+        _say_progress(line, k + 1, len(chains), label, time.perf_counter() - began)
         tiles.append(sheets.Tile(label, sheets.eight_bit(made.picture.pixels)))
         if names:
             origin = made.provenance(line.picture, names[k].parent) if extras.provenance else None
             made.write(names[k], force=extras.force, provenance=origin)
-    columns = len(axes[-1].values)
-    sheets.save(sheets.sheet(tiles, columns=columns), target, force=extras.force)
+    sheets.save(sheets.sheet(tiles, columns=len(axes[-1].values)), target, force=extras.force)
     if not extras.quiet:
         say(f"wrote {target} · {len(tiles)} results")
     return 0
+
+
+def _say_progress(line: Line, done: int, count: int, label: str, seconds: float) -> None:
+    """A line behind each cell: which it was, and about how long the others take, as the mean of those that are done."""
+    left = f", about {seconds / done * (count - done):.0f} s to go" if done < count else ""
+    if not (line.extras.quiet or line.extras.json_):
+        say(f"cell {done} of {count} ({label}): {seconds:.0f} s{left}")
 
 
 def _varied(chain: Chain, axes: list[Axis], values: tuple[str, ...]) -> Chain:

@@ -18,20 +18,17 @@ def _list(wanted: bool) -> None:
         return
     import inspect
 
-    from rich.markup import escape
-    from rich.table import Table
-
-    from editkit.cli.console import out
+    from editkit.cli.console import out, row, table
     from editkit.plugin import hints
 
-    table = Table("hint", "parameters", "from", "", box=None, pad_edge=False)
-    for row in hints.listed():
-        if row.kind is None:
-            table.add_row(row.name, "", row.distribution, escape(f"BROKEN: {row.broken}"))
+    made = table("hint", "parameters", "from", "")
+    for found in hints.listed():
+        if found.kind is None:
+            row(made, found.name, "", found.distribution, f"BROKEN: {found.broken}")
             continue
-        summary = (inspect.getdoc(row.kind) or "").split("\n", 1)[0]
-        table.add_row(row.name, ", ".join(row.kind.model_fields), row.distribution, escape(summary))
-    out().print(table)
+        summary = (inspect.getdoc(found.kind) or "").split("\n", 1)[0]
+        row(made, found.name, ", ".join(found.kind.model_fields), found.distribution, summary)
+    out().print(made)
     raise typer.Exit
 
 
@@ -66,7 +63,7 @@ def hint(
     photo = Picture.read(picture)
     for notice in photo.meta.notices:
         say(notice)
-    made = hints.detect(detector, photo.pixels, offline=offline)
+    made = hints.detect(detector, photo.visible, offline=offline)
     if hints.empty(made):
         say(f"the hint is empty: {detector.name} found nothing in {picture}")
     for notice in Picture(made).write(target, force=force).notices:

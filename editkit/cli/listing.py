@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar, get_args
 
-from editkit.cli.console import out, write
+from editkit.cli import console
+from editkit.cli.console import out, table, write
 from editkit.common.entries import Listed
 from editkit.errors import UsageError
 from editkit.plugin.sections import Section
@@ -26,14 +27,17 @@ COMMANDS = (
     ("run", "a recipe (YAML) on a picture"),
     ("batch", "a recipe on every picture of a folder"),
     ("grid", "an edit with one or two parameters varied, on a sheet"),
+    ("interpolate", "pictures between two pictures: A --to B; a strip, or a .webp that moves"),
     ("plugins", "the installed plugins; with a name, its parameters; check NAME, its contract"),
     ("new-plugin", "write the package of a new plugin"),
     ("models", "the models there are; info NAME, download NAME, suggest"),
     ("mask", "make a mask: boxes, ellipses, polygons, colours"),
+    ("density", "how likely a picture is to a model, in bits per dimension, and where it is not"),
     ("hint", "what a ControlNet will see of a picture: edges, lines, depth; --list shows the detectors"),
     ("rerun", "make a picture again from what it carries"),
     ("show", "how a picture was made"),
     ("strip", "remove that from a picture"),
+    ("studio", "the engine in a browser, on this machine: a brush, live estimates, history"),
     ("train", "train the embedded networks"),
     ("completion", "a script that completes words at a tab, for bash, zsh or fish"),
     ("config", "your own defaults and names of models, and where each comes from"),
@@ -70,9 +74,6 @@ def version() -> int:
 
 def plugins_command(words: list[str]) -> int:
     """`editkit plugins [NAME]`."""
-    from rich.markup import escape
-    from rich.table import Table
-
     if words and words[0] in ("-h", "--help"):
         write("usage: editkit plugins [NAME]\n       editkit plugins check NAME\n")
         write("Lists what is installed: plugins, samplers, models, mask words, batch engines, hint detectors. With a")
@@ -88,11 +89,15 @@ def plugins_command(words: list[str]) -> int:
     if words:
         return _one(words[0])
     for kind, rows in installed().items():
-        table = Table(kind, "from", "", box=None, pad_edge=False)
-        for row in rows:
-            text = row.kind if row.kind is not None else f"BROKEN: {row.broken}"
-            table.add_row(row.name, row.distribution, escape(text))
-        out().print(table)
+        made = table(kind, "from", "")
+        for found in rows:
+            console.row(
+                made,
+                found.name,
+                found.distribution,
+                found.kind if found.kind is not None else f"BROKEN: {found.broken}",
+            )
+        out().print(made)
         write("")
     return 0
 
@@ -135,19 +140,16 @@ def _plugin(name: str) -> int:
     """The parameters and hooks of one plugin."""
     import inspect
 
-    from rich.markup import escape
-    from rich.table import Table
-
     from editkit.plugin import registry
     from editkit.plugin.params import params
 
     plugin = registry.load(name)
     write(f"{name}: {inspect.getdoc(plugin) or ''}\n")
-    table = Table("option", "default", "", box=None, pad_edge=False)
+    made = table("option", "default", "")
     for p in params(plugin):
         choices = f" ({', '.join(p.choices)})" if p.choices else ""
-        table.add_row(p.flag, "" if p.default is None else str(p.default), escape(p.help + choices))
-    out().print(table)
+        console.row(made, p.flag, "" if p.default is None else str(p.default), p.help + choices)
+    out().print(made)
     return 0
 
 

@@ -14,16 +14,14 @@ def models(context: typer.Context) -> None:
     """The models there are, and what each can take: the embedded ones, and those in the hub's cache."""
     if context.invoked_subcommand is not None:
         return
-    from rich.table import Table
-
-    from editkit.cli.console import out
+    from editkit.cli.console import out, row, table
     from editkit.models import embedded
     from editkit.models.families import cached
 
-    table = Table("model", "kind", "takes", "sampler", "steps", box=None, pad_edge=False)
+    made = table("model", "kind", "takes", "sampler", "steps")
     for info in (*embedded(), *cached()):
-        table.add_row(info.name, info.family, ", ".join(sorted(info.takes)) or "-", info.sampler, str(info.steps))
-    out().print(table)
+        row(made, info.name, info.family, ", ".join(sorted(info.takes)) or "-", info.sampler, str(info.steps))
+    out().print(made)
 
 
 @app.command()
@@ -76,5 +74,9 @@ def suggest() -> None:
     from editkit.models.suggested import SUGGESTED
 
     for row in SUGGESTED:
-        write(f"{row.name}\n    {row.use}; about {row.gigabytes:.1f} GB; {row.licence}")
-    write("\neditkit models download MODEL fetches one. Its page on the hub has the licence that counts.")
+        sure = f"as in {row.checked}" if row.checked else "from memory, not checked"
+        write(f"{row.name}\n    {row.use}; about {row.gigabytes:.1f} GB; {row.licence} ({sure})")
+    write(
+        "\neditkit models download MODEL fetches one; for --mask-model: hf download MODEL --local-dir FOLDER. "
+        "Its page on the hub has the size and the licence that count."
+    )

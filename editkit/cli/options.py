@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from editkit.cli.console import write
+from editkit.cli.console import printable, write
 from editkit.errors import UsageError
 from editkit.plugin.params import Param
 
@@ -73,7 +73,7 @@ def typed_command(
 
     told = with_options(collect, arguments, groups, several=several, shown=shown)
     app = typer.Typer(add_completion=False)
-    app.command(name=name, help=escape(doc), context_settings={"help_option_names": ["-h", "--help"]})(told)
+    app.command(name=name, help=escape(printable(doc)), context_settings={"help_option_names": ["-h", "--help"]})(told)
     return typer.main.get_command(app)
 
 
@@ -132,8 +132,8 @@ def _annotated(p: Param, panel: str, hidden: bool) -> Any:
     default = "" if p.default in (None, (), "") or p.kind == "flag" else f" (default: {p.default})"
     kind: Any = Enum(p.name, {c: c for c in p.choices}) if p.kind == "choice" else _TYPES[p.kind]
     option = typer.Option(
-        *flags(p), help=escape(p.help + default), show_default=False, metavar=metavar(p), rich_help_panel=panel,
-        hidden=hidden,
+        *flags(p), help=escape(printable(p.help + default)), show_default=False, metavar=metavar(p),
+        rich_help_panel=panel, hidden=hidden,
     )  # fmt: skip
     return Annotated[list[kind] | None if p.takes_value else kind | None, option]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
-from editkit.cli.console import out, say, write
+from editkit.cli.console import out, row, say, table, write
 from editkit.cli.edit import save_recipe
+from editkit.cli.interpolate import plans as interpolated
 from editkit.cli.options import HelpShown
 from editkit.cli.words import parse
 from editkit.editing.settle import StagePlan, plan_stages
@@ -19,6 +21,8 @@ def plan_command(words: list[str]) -> int:
         write("usage: editkit plan PLUGIN PICTURE [options] [with PLUGIN ...] [then PLUGIN ...]")
         write("Shows the order of the hooks, the passes and the number of network calls, without loading weights.")
         return 0
+    if words[0] == "interpolate":
+        return _show(interpolated(words[1:], say), "--json" in words)
     try:
         line = parse(words)
     except HelpShown:
@@ -26,17 +30,29 @@ def plan_command(words: list[str]) -> int:
     picture = Picture.read(line.picture)
     plans = plan_stages(line.chain, picture, say)
     save_recipe(line)
-    if line.extras.json_:
-        write(json.dumps([_record(plan) for plan in plans]))
+    return _show(plans, line.extras.json_)
+
+
+def _show(plans: Sequence[StagePlan], as_json: bool) -> int:
+    if as_json:
+        write(json.dumps([record(plan) for plan in plans]))
         return 0
     for number, plan in enumerate(plans):
         _show_plan(plan, number, len(plans))
     if len(plans) > 1:
-        write(f"total: {sum(p.calls for p in plans)} network calls, {sum(p.backward for p in plans)} backward passes")
+        guessed = any(plan.picture.mask is not None for plan in plans[1:])
+        write(
+            f"total: {'about ' if guessed else ''}{sum(p.calls for p in plans)} network calls, "
+            f"{sum(p.backward for p in plans)} backward passes"
+        )
+        if guessed:
+            write(
+                "a mask that a later stage finds in what comes before it is counted as it is found in what there is now"
+            )
     return 0
 
 
-def _record(plan: StagePlan) -> dict[str, object]:
+def record(plan: StagePlan) -> dict[str, object]:
     return {
         "model": plan.info.name,
         "sampler": plan.sampler,
@@ -62,8 +78,6 @@ def _record(plan: StagePlan) -> dict[str, object]:
 
 def _show_plan(plan: StagePlan, number: int, total: int) -> None:
     """Print one stage's plan: hook x plugin, passes, cost."""
-    from rich.table import Table
-
     of = f"stage {number + 1} of {total}: " if total > 1 else ""
     write(f"{of}{plan.info.name} ({plan.info.family}), sampler {plan.sampler}")
     for box in dict.fromkeys(part.at.box for part in plan.passes):
@@ -71,17 +85,17 @@ def _show_plan(plan: StagePlan, number: int, total: int) -> None:
             f"works on {box.width}x{box.height} of {plan.picture.width}x{plan.picture.height} pixels, "
             f"from {box.left},{box.top}"
         )
-    hooks = Table("hook", *[plugin.name for plugin in plan.plugins], box=None, pad_edge=False)
+    hooks = table("hook", *[plugin.name for plugin in plan.plugins])
     for hook, names in plan.table().items():
-        hooks.add_row(hook, *["x" if plugin.name in names else "" for plugin in plan.plugins])
+        row(hooks, hook, *["x" if plugin.name in names else "" for plugin in plan.plugins])
     out().print(hooks)
-    passes = Table("pass", "size", "levels", "moves", "network calls", "backward passes", box=None, pad_edge=False)
+    passes = table("pass", "size", "levels", "moves", "network calls", "backward passes")
     for k, part in enumerate(plan.passes):
         size = f"{part.at.width}x{part.at.height}"
         if part.at.window is not None:
             size += f" by windows of {part.at.window}"
-        row = (k + 1, size, part.at.steps, len(part.plan), part.cost.calls, part.cost.backward)
-        passes.add_row(*[str(value) for value in row])
+        cells = (k + 1, size, part.at.steps, len(part.plan), part.cost.calls, part.cost.backward)
+        row(passes, *[str(cell) for cell in cells])
     out().print(passes)
     deep = f", {plan.deep} of them through the network" if plan.backward else ""
     beside = f" (and {plan.beside} of plugins' own networks)" if plan.beside else ""

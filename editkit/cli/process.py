@@ -2,12 +2,56 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+INTERRUPTED = 130
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """glibc's names of `mallopt`'s parameters (malloc.h)."""
+
+
+class CtrlC:
+    """What Ctrl-C does in a command: KeyboardInterrupt, the first time, but for where that does harm.
+
+    While a module is imported, the exception would end up in the middle of it: a traceback, a library that reports it
+    as its own failure, an abort. Nothing has been begun then, so the process ends at once, with one line. A second
+    Ctrl-C does not disturb what the first one lets clean up; a third ends the process in any case.
+
+    Args:
+        pressed: how often. Who catches a KeyboardInterrupt can tell by it whether somebody pressed a key.
+    """
+
+    def __init__(self) -> None:
+        self.pressed = 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.pressed += 1
+        if (self.pressed == 1 and _importing(frame)) or self.pressed > 2:
+            os.write(2, b"interrupted\n")
+            os._exit(INTERRUPTED)
+        if self.pressed == 1:
+            raise KeyboardInterrupt
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported in this frame or above it."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def heed_ctrl_c() -> None:
+    """Install `CtrlC`, unless the process was started to ignore it, as in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, CtrlC())
 
 
 def settle(*, offline: bool = False) -> None:
@@ -22,6 +66,8 @@ def settle(*, offline: bool = False) -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # Imports make half a million objects that stay: looking through them again and again takes a quarter of a start.
     gc.set_threshold(100_000, 50, 100)
+    import ctypes
+
     # Each step frees arrays of a megabyte and asks for them again: from the system they come as thousands of faults.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
@@ -30,5 +76,7 @@ def settle(*, offline: bool = False) -> None:
 
 
 def leave() -> None:
-    """Nothing is looked through once more when the process ends."""
+    """Nothing is looked through once more when the process ends, and Ctrl-C comes too late to stop anything."""
     gc.freeze()
+    if isinstance(signal.getsignal(signal.SIGINT), CtrlC):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -34,13 +37,41 @@ def rerun(  # long: every parameter is an option with its help
     if download and offline:
         raise UsageError("--download and --offline: give one of them")
     try:
-        return _again(picture, source, mask, output, force=force, allow_code=allow_code, offline=not download)
+        with _beside(picture, source, mask, output) as (picture, source, mask, output):
+            return _again(picture, source, mask, output, force=force, allow_code=allow_code, offline=not download)
     except EditkitError as error:
         if download or offline or "--offline is on" not in str(error):
             raise
         asked = "rerun asks the hub with --download only"
         said = str(error).replace("--offline is on, so the hub was not asked", asked)
         raise type(error)(said.replace("--offline is on", asked)) from error
+
+
+@contextmanager
+def _beside(
+    picture: str, source: str | None, masks: list[str] | None, output: str | None
+) -> Iterator[tuple[str, str | None, list[str] | None, str | None]]:
+    """Within it the picture's folder is the present one, and what the user named is named from there.
+
+    Names in provenance are relative to the picture: whatever a plugin makes of them, it must not find a file of that
+    name where the user happens to be.
+    """
+    from editkit.pictures.shapes import is_words
+
+    folder = os.path.dirname(picture)
+    if not os.path.isdir(folder) or os.path.samefile(folder, os.curdir):
+        yield picture, source, masks, output
+        return
+
+    def absolute(name: str) -> str:
+        return name if name == "-" or is_words(name) else os.path.abspath(name)
+
+    picture, source = absolute(picture), source and absolute(source)
+    if output is not None and not ("{" in output and not os.path.dirname(output)):  # a pattern is beside the picture
+        output = absolute(output) + ("/" if output.endswith("/") else "")
+    masks = None if masks is None else [absolute(mask) for mask in masks]
+    with chdir(folder):
+        yield picture, source, masks, output
 
 
 # long: one check of the picture after the other, each with its own line
@@ -87,7 +118,7 @@ def _again(
     for used in found.models:
         if used.hash is not None and fingerprint(describe(used.name, offline=True)) != used.hash:
             say(f"model {used.name} has other weights than those that made {picture}; the result may differ")
-    chain = recipe.from_mapping(dict(found.recipe), base=folder, allow_code=allow_code)
+    chain = recipe.from_mapping(recipe.without_outputs(found.recipe), base=folder, allow_code=allow_code)
     chain = chain.with_options(Options(allow_code=allow_code, offline=offline))
     chain = masked(chain, new_mask) if new_mask else chain
     plugins = [plugin for stage in chain.stages for plugin in plugins_of(stage)]

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from editkit.batch.folder import Masks, listing
+from editkit.batch.folder import Masks, listing, mask_of
 from editkit.cli.words import Line
 from editkit.errors import UsageError
+from editkit.pictures.files.clips import WRITTEN, is_clip
 from editkit.pictures.files.formats import PICTURES, PNG
 from editkit.plugin.chain import Chain
 from editkit.plugin.masking import each_mask
@@ -50,7 +51,7 @@ def with_masks(chain: Chain, picture: str) -> Chain:
         if not isinstance(mask, str) or "{" not in mask or os.path.lexists(mask):
             return mask
         path = Path(picture)
-        return Masks(mask).of(Path(path.name), path.parent)[0]
+        return mask_of(Masks(mask), Path(path.name), path.parent)
 
     return each_mask(chain, of_picture)
 
@@ -77,15 +78,22 @@ def target_of(line: Line, edit: str | None = None) -> str:
         if line.picture == "-":
             return "-"
         path = Path(line.picture)
-        return str(path.with_name(f"{path.stem}.{edit or line.chain.stages[0].plugins[0].name}.png"))
+        return str(path.with_name(f"{path.stem}.{edit or line.chain.stages[0].plugins[0].name}{_ending(path)}"))
     if output == "-":
         return output
     if "{" in output:
         output = _by_pattern(output, line.picture)
     elif is_folder(output):
         stem = "picture" if line.picture == "-" else Path(line.picture).stem
-        output = str(Path(output) / f"{stem}{PNG.endings[0]}")
-    return output if Path(output).suffix else output + PNG.endings[0]
+        output = str(Path(output) / f"{stem}{_ending(Path(line.picture))}")
+    return output if Path(output).suffix else output + _ending(Path(line.picture))
+
+
+def _ending(source: Path) -> str:
+    """Of the result of `source` where nobody says: a video's stays what it is if that is written."""
+    if not is_clip(source):
+        return PNG.endings[0]
+    return source.suffix.lower() if source.suffix.lower() in WRITTEN else WRITTEN[0]
 
 
 def is_folder(output: str) -> bool:
@@ -100,6 +108,8 @@ def _by_pattern(pattern: str, picture: str) -> str:
         fields = {name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None}
         if fields - words.keys():
             raise KeyError(min(fields - words.keys()))
+        if any(spec or turned for _, _, spec, turned in string.Formatter().parse(pattern)):
+            raise ValueError("nothing but a name may stand in braces")
         made = pattern.format(**words)
     except (ValueError, KeyError, IndexError) as error:
         raise UsageError(
@@ -125,6 +135,14 @@ def check_targets(lines: Sequence[Line]) -> list[str]:
             raise UsageError(
                 f"{other} and {line.picture} would both become {target}; name a folder (-o FOLDER/) or a pattern "
                 f"(-o '{{folder}}/{{stem}}.fixed{{suffix}}') that keeps them apart"
+            )
+    pictures = {os.path.realpath(line.picture): line.picture for line in lines if line.picture != "-"}
+    for line, target in zip(lines, targets, strict=True):
+        read = pictures.get(os.path.realpath(target))
+        if read is not None and read != line.picture:
+            raise UsageError(
+                f"the result of {line.picture} would take the place of {read}, which is to be edited too; name a "
+                f"folder (-o FOLDER/) or another pattern"
             )
     if output is not None and output.endswith(("/", os.sep)):
         Path(output).mkdir(parents=True, exist_ok=True)

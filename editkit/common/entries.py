@@ -6,6 +6,7 @@ Listing names imports nothing. Loading imports one object. Two distributions wit
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -16,9 +17,12 @@ from types import ModuleType
 from typing import Generic, TypeVar
 
 from editkit.common.spec import did_you_mean
-from editkit.errors import PluginError, UsageError
+from editkit.errors import PluginError, UsageError, short
 
 T = TypeVar("T")
+
+Path = tuple[tuple[str, int], ...]
+"""Folders where packages may lie, each with when it last changed."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,10 @@ class Group:
         try:
             with redirect_stdout(sys.stderr):  # a result may be on its way to standard output
                 loaded: object = points[0].load()
-        except (Exception, SystemExit) as error:
-            reason = f"{type(error).__name__}: {error}"
+        except BaseException as error:  # whatever a stranger's module raises stops nobody else
+            if isinstance(error, KeyboardInterrupt) and _pressed():
+                raise
+            reason = f"{type(error).__name__}: {short(str(error), 400)}"
             raise PluginError(f"{self.kind} {name} (from {_owner(points[0])}) does not import: {reason}") from error
         return loaded
 
@@ -130,24 +136,34 @@ class Group:
         """The distribution that brings `name`; several are joined by "and"."""
         return " and ".join(sorted(_owner(point) for point in self._distinct(name)))
 
-    def _distinct(self, name: str) -> list[EntryPoint]:
+    def _distinct(self, name: str) -> tuple[EntryPoint, ...]:
         """The entry points called `name`; one distribution seen twice on the path counts once."""
-        found: dict[tuple[str, str], EntryPoint] = {}
-        for point in _registered(self.name):
-            if point.name == name:
-                found.setdefault((_owner(point), point.value), point)
-        return list(found.values())
+        return _called(self.name, name, _path())
 
 
 def _registered(group: str) -> tuple[EntryPoint, ...]:
     """What is registered under `group` now. Read anew only where a folder of the path has changed: an edit asks often,
     and reading every installed package's metadata takes longer than all else that the engine does."""
-    return _read(group, tuple((folder, _changed(folder)) for folder in sys.path))
+    return _read(group, _path())
+
+
+def _path() -> Path:
+    return tuple((folder, _changed(folder)) for folder in sys.path)
 
 
 @lru_cache(maxsize=64)
-def _read(group: str, path: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+def _read(group: str, path: Path) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=group))
+
+
+@lru_cache(maxsize=256)
+def _called(group: str, name: str, path: Path) -> tuple[EntryPoint, ...]:
+    """Those of one name, each distribution's once; a distribution's own name is in metadata that is slow to parse."""
+    found: dict[tuple[str, str], EntryPoint] = {}
+    for point in _read(group, path):
+        if point.name == name:
+            found.setdefault((_owner(point), point.value), point)
+    return tuple(found.values())
 
 
 def _changed(folder: str) -> int:
@@ -160,3 +176,8 @@ def _changed(folder: str) -> int:
 
 def _owner(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else "an unnamed distribution"
+
+
+def _pressed() -> bool:
+    """Whether somebody pressed Ctrl-C; a module can raise KeyboardInterrupt by itself. True where nobody counts."""
+    return bool(getattr(signal.getsignal(signal.SIGINT), "pressed", 1))

@@ -29,6 +29,13 @@ EXTRAS: dict[str, str] = {
     "s3fs": "stores",
     "pyarrow": "stores",
     "ray": "ray",
+    "dlib": "masks",
+    "av": "video",
+    "scipy": "ode",
+    "fastapi": "studio",
+    "starlette": "studio",
+    "anyio": "studio",
+    "uvicorn": "studio",
 }
 """Module -> the extra that brings it."""
 

@@ -21,8 +21,12 @@ TOKENIZERS = (
     "T5TokenizerFast",
     "PreTrainedTokenizerFast",
     "TokenizersBackend",
+    "Qwen2Tokenizer",
+    "Qwen2TokenizerFast",
 )
 """Tokenizers of transformers that read files alone. Its Auto classes run a folder's own code when they are let."""
+READERS = (*TOKENIZERS, "Qwen2VLProcessor", "Qwen2_5_VLProcessor", "PixtralProcessor")
+"""Those, and what reads texts and pictures for a text encoder that sees."""
 CLIP_TOKENIZERS = (
     *TOKENIZERS, "BertTokenizer", "BertTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast", "NllbTokenizer",
     "NllbTokenizerFast", "RobertaTokenizer", "RobertaTokenizerFast", "SiglipTokenizer", "XLMRobertaTokenizer",
@@ -93,6 +97,32 @@ def inside(name: str, file: str, word: Any, ending: str) -> str:
     return word
 
 
+_CHOOSES_CODE = re.compile(r"auto_map|.*implementation(_internal)?|quantization_config|compression_config|use_kernels|"
+                           r"kernel_config|custom_pipelines?|trust_remote_code|megatron_\w+")  # fmt: skip
+"""Keys by which transformers, diffusers and peft are told which code to take, some of it from the hub."""
+
+
+def network_configuration(name: str, file: str, config: Mapping[str, Any]) -> None:
+    """Refuse a configuration of a network, a scheduler or an adapter that says more than sizes and numbers.
+
+    Raises:
+        ModelError: a key in it, however deep, chooses code.
+    """
+    left: list[Any] = [config]
+    while left:
+        value = left.pop()
+        if isinstance(value, Mapping):
+            for key in value:
+                if value[key] is not None and _CHOOSES_CODE.fullmatch(str(key).rpartition(".")[2]):
+                    raise ModelError(
+                        f"model {name}: {file} has {str(key)[:80]!r}, which can choose code; take it out of the file "
+                        f"if you trust the model"
+                    )
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+
+
 def clip_configuration(source: str, config: Any, tokenizer: Any) -> Mapping[str, Any]:
     """open_clip_config.json, looked through before open_clip reads it; `tokenizer` is tokenizer_config.json, None where
     there is none.
@@ -109,6 +139,8 @@ def clip_configuration(source: str, config: Any, tokenizer: Any) -> Mapping[str,
             raise ModelError(f"clip: {source}: its configuration has no {group}")
     for group in ("vision_cfg", "text_cfg", "multimodal_cfg"):
         _known(source, group, model.get(group, {}))
+    if model["vision_cfg"].get("timm_model_pretrained"):
+        raise ModelError(f"clip: {source}: timm_model_pretrained asks the hub for other weights; set it to false")
     timm = model["vision_cfg"].get("timm_model_name", "")
     if timm is not None and not (isinstance(timm, str) and re.fullmatch(r"[\w.]*", timm)):
         raise ModelError(f"clip: {source}: timm_model_name is {str(timm)[:80]!r}; a plain name is needed, not a place")
@@ -144,15 +176,61 @@ def _plain(value: Any, keyed: bool) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
+_RUNS_CODE = ("auto_map", "custom_pipelines", "trust_remote_code")
+"""Keys of a configuration by which transformers imports a folder's own code."""
+_ASKS_THE_HUB = ("backbone", "use_timm_backbone", "use_pretrained_backbone")
+"""Keys by which a network fetches a part of itself."""
+
+
+def configuration(source: str, file: str, config: Any, kinds: Collection[str]) -> str:
+    """The `model_type` of a transformers folder's configuration, one of `kinds`, looked through before transformers
+    reads it; no key of it or of what lies in it names code or a part that would be fetched.
+
+    Raises:
+        ModelError: it is of another kind, or has such a key; `source` is the folder, `file` the configuration's name.
+    """
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ModelError(f"{source}: its {file} says it is a {str(kind)[:80]!r}; known are {', '.join(sorted(kinds))}")
+    settings(source, file, config)
+    return kind
+
+
+def settings(source: str, file: str, config: Any) -> None:
+    """Refuse a configuration that names code or a part that would be fetched, however deep.
+
+    Raises:
+        ModelError: it does.
+    """
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if key in _RUNS_CODE and value:
+                raise ModelError(f"{source}: its {file} has {key!r}, which would run code of the folder's: refused")
+            if key in _ASKS_THE_HUB and value:
+                raise ModelError(f"{source}: its {file} has {key!r}, which would fetch a part of the network: refused")
+            settings(source, file, value)
+    elif isinstance(config, list):
+        for value in config:
+            settings(source, file, value)
+
+
 _WORDS_OF_PEOPLE = ("prompt", "negative", "text", "avoid")
 """Keys of a recipe whose values are language, where a slash is no folder."""
 
 
-def leads_out(text: str) -> bool:
-    """Whether `text`, or what stands behind a word and a colon in it (`kernel:/x/y.png`), is a path that is absolute or
-    climbs.
+def named(text: str) -> Iterator[str]:
+    """What in `text` may be the name of a file: itself, what stands behind or before a colon (`kernel:/x/y.png`,
+    `lora.safetensors:0.7`), and the same of each word of a mask (`box:1,2,3,4+watermark:/x/y.png`).
     """
-    for part in (text, text.partition(":")[2]):
+    for whole in dict.fromkeys((text, *re.split(r"[+&-](?=[a-z_]+(?::|$|[+&-]))", text))):
+        colons = [k for k, sign in enumerate(whole) if sign == ":"][:20]
+        yield whole
+        yield from (part for k in colons for part in (whole[k + 1 :], whole[:k]) if part)
+
+
+def leads_out(text: str) -> bool:
+    """Whether `text`, or a name in it, is a path that is absolute or climbs."""
+    for part in named(text):
         for kind in (PurePosixPath, PureWindowsPath):
             path = kind(part)
             if ".." in path.parts or path.is_absolute() or path.anchor or part.startswith("~"):
@@ -175,7 +253,7 @@ def beside(picture: str, name: str | None, recipe: Mapping[str, Any]) -> None:
         if not _inside(folder, text):
             raise PictureError(f"{picture}: {text[:80]!r} is a link out of its folder; give it with --picture")
     for text in _texts(recipe):
-        if leads_out(text) or not (_inside(folder, text) and _inside(folder, text.partition(":")[2])):
+        if leads_out(text) or not all(_inside(folder, part) for part in named(text)):
             raise PictureError(f"{picture}: its recipe names {text[:80]!r}, which lies elsewhere; {how}")
 
 

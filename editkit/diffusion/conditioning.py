@@ -14,10 +14,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Encoded text: `embeds` (batch, tokens, width); `pooled` (batch, width) where the model takes it."""
+    """Encoded text: `embeds` (batch, tokens, width); `pooled` (batch, width) where the model takes it; `mask` (batch,
+    tokens), True where a token is meant and not padding, for models that look past the padding (None: all are meant).
+    """
 
     embeds: Tensor
     pooled: Tensor | None = None
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A picture that a model looks at while it makes another one (`TakesReferences.refer` makes it).
+
+    Args:
+        latent: (batch or 1, channels, h, w) in the model's space, of a size of its own.
+        picture: (batch or 1, 3, H, W) in [-1, 1], for text encoders that see (`SeesPictures`).
+    """
+
+    latent: Tensor
+    picture: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +45,7 @@ class Conditioning:
         known, mask: the picture in the model's space and where to regenerate it (1), (batch, 1, ...).
         lowres: a low-resolution picture in [-1, 1]: enlarged to the model's size, or at the size of its latents.
         noise_level: how far `lowres` was noised, for a model that is told that (`NoisesLowres`).
+        references: pictures to look at, the first one first: what an instruction speaks of.
         control: ControlNets, which the model evaluates (`editkit.diffusion.control`); their residuals are summed.
         label: (batch,) class numbers.
         task: the name of the task, for a network that has several.
@@ -42,6 +59,7 @@ class Conditioning:
     mask: Tensor | None = None
     lowres: Tensor | None = None
     noise_level: int | None = None
+    references: tuple[Reference, ...] = ()
     control: tuple[Control, ...] = ()
     label: Tensor | None = None
     task: str | None = None
@@ -51,6 +69,10 @@ class Conditioning:
     def unwanted(self) -> bool:
         """True for the branch of classifier-free guidance that is given the negative prompt."""
         return self.prompt is self.negative
+
+    def plus_reference(self, reference: Reference) -> Conditioning:
+        """With one more picture to look at, behind those that are there."""
+        return replace(self, references=(*self.references, reference))
 
     def plus_control(self, control: Control) -> Conditioning:
         """With one more ControlNet: residuals add, so their order does not matter."""

@@ -1,20 +1,19 @@
 """Whose conventions a run follows where pictures depend on them: editkit's own, or diffusers'.
 
-Everything in which `--noise diffusers` differs is here: where random numbers come from, how levels are spaced, how
-heun begins, what ddim is told upward, how a mask comes to the model's space, how a noise move is drawn, what is drawn
-before the first step. Nobody else asks.
+Everything in which `--noise diffusers` differs is asked here: where random numbers come from, how levels are spaced,
+how a mask comes to the model's space, how a noise move is drawn, in which steps a ControlNet acts, what is drawn before
+the first step; and a sampler that diffusers walks otherwise knows how (`as_diffusers`). Nobody else asks.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from editkit.diffusion.noise import Apart, MersenneStreams, Noise, OneStream, Streams
-from editkit.diffusion.samplers import DDIM, Heun, Sampler
+from editkit.diffusion.samplers import DiffersFromDiffusers, Sampler
 from editkit.diffusion.schedule import Discrete, Grid, Level, Schedule, Spacing
-from editkit.diffusion.score import PredictorCorrector
 from editkit.diffusion.space import space_of
 
 if TYPE_CHECKING:
@@ -33,6 +32,9 @@ class Masked(Protocol):
 
     @property
     def mask(self) -> Tensor | None: ...
+
+    @property
+    def known(self) -> Tensor | None: ...
 
     def encode_masked(self) -> Tensor | None:
         """The masked picture in the model's space, encoded now."""
@@ -75,6 +77,14 @@ class Convention(Protocol):
         """The known part is noised by what the process started from, on a model of latents or of pixels."""
         ...
 
+    def steers(self, start: float, stop: float, index: int, total: int) -> bool:
+        """Whether a ControlNet acts in step `index` of `total`, whose middle is in its window."""
+        ...
+
+    def before_start(self, inputs: Masked) -> None:
+        """What is encoded, and drawn for, before the noise that a process starts from."""
+        ...
+
     def before_first_step(self, inputs: Masked) -> None:
         """What is encoded, and drawn for, between the start and the first step."""
         ...
@@ -107,6 +117,12 @@ class Own:
 
     def shares_noise(self, latent: bool) -> bool:
         return False
+
+    def steers(self, start: float, stop: float, index: int, total: int) -> bool:
+        return True
+
+    def before_start(self, inputs: Masked) -> None:
+        """Nothing, as for `before_first_step`."""
 
     def before_first_step(self, inputs: Masked) -> None:
         """Nothing: what somebody needs is encoded when it is asked for, from a stream of its own."""
@@ -141,14 +157,8 @@ class Diffusers:
         return schedule.resolve(wanted, grid) if isinstance(schedule, Discrete) else wanted
 
     def walked(self, sampler: Sampler) -> Sampler:
-        """heun corrects wide moves as well, which drives states out of range; ddim upward is told where it goes to; pc
-        takes the norms that it meets.
-        """
-        if isinstance(sampler, DDIM) and sampler.reversible:
-            return replace(sampler, told="to")
-        if isinstance(sampler, PredictorCorrector):
-            return replace(sampler, norms="measured")
-        return replace(sampler, wide="karras") if isinstance(sampler, Heun) else sampler
+        """As the class walks that it has of the rule, where the rule knows of a difference."""
+        return sampler.as_diffusers() if isinstance(sampler, DiffersFromDiffusers) else sampler
 
     def region(self, mask: Tensor, model: Model) -> Tensor:
         """Binarised at a half, the nearest pixel taken."""
@@ -168,6 +178,15 @@ class Diffusers:
 
     def shares_noise(self, latent: bool) -> bool:
         return latent
+
+    def steers(self, start: float, stop: float, index: int, total: int) -> bool:
+        """In whole steps within the window only."""
+        return index / total >= start and (index + 1) / total <= stop
+
+    def before_start(self, inputs: Masked) -> None:
+        """FLUX.1 Fill's pipeline encodes the picture first, and needs it at strengths below 1 alone."""
+        if inputs.mask is not None and "fine mask" in inputs.model.info.takes:
+            _ = inputs.known
 
     def before_first_step(self, inputs: Masked) -> None:
         """Its pipelines of latents encode the masked picture, whether the network is told it or not."""

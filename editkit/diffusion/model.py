@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from editkit.diffusion.conditioning import Conditioning, Prompt
+from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
 from editkit.diffusion.plan import BELOW, Counting, Plan
 from editkit.diffusion.prediction import Prediction
 from editkit.diffusion.schedule import Cosine, Level, Schedule
@@ -49,6 +49,9 @@ class ModelInfo:
         multiple: sides must be multiples of this many pixels.
         own_picture: its prior is the edited picture itself (`Model.attach` is needed).
         guidance: default scale of classifier-free guidance, or what a network distilled from it is told.
+        distilled: there is no guidance: one call gives what others need two for; a negative prompt has no branch.
+        shifts: its levels have a shift (flow matching), which `--shift` sets.
+        references: how many pictures it looks at, where it takes `references`.
         rounds_up: a strength between two levels starts from the upper one, as diffusers' pipelines for flow matching.
         passes: how it invents a box coarse to fine; None: as its window asks (`editkit.editing.passes`).
     """
@@ -63,6 +66,9 @@ class ModelInfo:
     multiple: int = 1
     own_picture: bool = False
     guidance: float = 7.5
+    distilled: bool = False
+    shifts: bool = False
+    references: int = 0
     rounds_up: bool = False
     passes: PlansPasses | None = None
 
@@ -117,6 +123,38 @@ class ReadsText(Protocol):
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
         """(`text` for `Conditioning.prompt`, batch 1; what of it did not fit and was left out)."""
+        ...
+
+
+@runtime_checkable
+class TakesReferences(Protocol):
+    """A model that takes `references`: pictures that it looks at while it makes another one."""
+
+    def refer(self, picture: Tensor) -> Reference:
+        """`picture` (batch, 3, h, w) in [-1, 1] as the model looks at it. One whose sides are multiples of
+        `info.multiple` and that is no larger than the model likes is encoded as it is; nothing is drawn for it, and
+        nothing is cut off.
+        """
+        ...
+
+
+@runtime_checkable
+class SeesPictures(Protocol):
+    """A model whose text encoder sees pictures: the same words are other embeddings beside another picture."""
+
+    def encode_seeing(self, text: str | None, references: Sequence[Reference]) -> tuple[Prompt, str]:
+        """As `ReadsText.encode_text`, beside `references`; None: the model's own "no text"."""
+        ...
+
+
+@runtime_checkable
+class FoldsGuidance(Protocol):
+    """A model whose guidance has a form of its own."""
+
+    def fold(self, without: Tensor, wanted: Tensor, scale: float) -> Tensor:
+        """What the network would have put out, guided: of its outputs (batch, channels, ...) without and with the
+        prompt. At a `scale` of 1 it is `wanted`.
+        """
         ...
 
 

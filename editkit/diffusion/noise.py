@@ -15,6 +15,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -61,7 +62,12 @@ class Philox:
     """
 
     def __init__(self, key: int) -> None:
-        self._bits = np.random.Philox(key=key)
+        self._key = key
+
+    @cached_property
+    def _bits(self) -> np.random.Philox:
+        """Made when it is first drawn from: most streams never are."""
+        return np.random.Philox(key=self._key)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """N(0, 1), float32, of `shape`; an odd number of them leaves half a pair unused."""

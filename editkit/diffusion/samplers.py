@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
 
 from editkit.common.entries import Group, Listed
 from editkit.common.spec import did_you_mean, name_of, values_of
@@ -34,6 +34,15 @@ Memory = Any
 """What a sampler remembers from one move to the next; None: nothing yet, or no longer (after a noise move)."""
 
 
+@runtime_checkable
+class DiffersFromDiffusers(Protocol):
+    """A rule that diffusers' class of it walks otherwise: what `--noise diffusers` asks for."""
+
+    def as_diffusers(self) -> Sampler:
+        """The same rule as it is there."""
+        ...
+
+
 class Sampler(Protocol):
     """A rule x_t -> x_s."""
 
@@ -53,7 +62,7 @@ class Sampler(Protocol):
         ...
 
     def calls(self, move: Move) -> int:
-        """Network evaluations of one flow move."""
+        """Network evaluations of one flow move; of an adaptive rule (`editkit.diffusion.adaptive`) the fewest."""
         ...
 
     def step(
@@ -151,6 +160,10 @@ class DDIM(OneCall):
         if self.told not in ("from", "to"):
             raise UsageError(f"sampler ddim: told is {self.told!r}; allowed: from, to")
 
+    def as_diffusers(self) -> DDIM:
+        """Upward it is told where it goes to."""
+        return replace(self, told="to") if self.reversible else self
+
     def step(
         self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
     ) -> tuple[Tensor, Memory]:
@@ -246,6 +259,10 @@ class Heun:
     def __post_init__(self) -> None:
         if self.wide not in ("bounded", "karras"):
             raise UsageError(f"sampler heun: wide is {self.wide!r}; allowed: bounded, karras")
+
+    def as_diffusers(self) -> Heun:
+        """It corrects wide moves as well, which drives states out of range."""
+        return replace(self, wide="karras")
 
     @property
     def reversible(self) -> bool:

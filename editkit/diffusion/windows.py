@@ -17,7 +17,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from editkit.diffusion.conditioning import Conditioning, Prompt
+from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
 from editkit.diffusion.control import Control, cut_like
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.noise import Stream
@@ -239,7 +239,16 @@ def _cut(
     def text(value: Prompt | None) -> Prompt | None:
         if value is None:
             return None
-        return replace(value, embeds=torch.cat([value.embeds] * len(group)), pooled=repeated(value.pooled))
+        embeds = torch.cat([value.embeds] * len(group))
+        return replace(value, embeds=embeds, pooled=repeated(value.pooled), mask=repeated(value.mask))
+
+    def beside(reference: Reference) -> Reference:
+        """A picture of the state's own size is cut like it; another one is seen whole by every window."""
+        latent = reference.latent
+        cut = latent.shape[-2:] == tuple(size)
+        return replace(
+            reference, latent=cut_like(latent, spots(group), size) if cut else torch.cat([latent] * len(group))
+        )
 
     return replace(
         cond,
@@ -249,5 +258,6 @@ def _cut(
         mask=spatial(cond.mask),
         lowres=spatial(cond.lowres),
         label=repeated(cond.label),
+        references=tuple(beside(reference) for reference in cond.references),
         control=tuple(controls[id(control)] for control in cond.control),
     )

@@ -8,20 +8,17 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from editkit.common.device import pick_device
 from editkit.common.notify import Notify, silent
-from editkit.diffusion.convention import CONVENTIONS, NoiseName
+from editkit.diffusion.convention import NoiseName
 from editkit.diffusion.model import Model
 from editkit.diffusion.noise import Noise
-from editkit.diffusion.plan import Counting, Plan
-from editkit.diffusion.space import space_of
 from editkit.editing.in_python import in_python, words
 from editkit.editing.made import make, measured
+from editkit.editing.processes import process_of
 from editkit.editing.running import run_chain
-from editkit.editing.settle import StagePlan, arrange, plan_stages
+from editkit.editing.settle import StagePlan, plan_stages
 from editkit.editing.stages import Tell, Update
 from editkit.engine import loop
-from editkit.engine.binding import prepare
 from editkit.engine.loop import State
 from editkit.errors import UsageError
 from editkit.models.leasing import Models
@@ -31,7 +28,6 @@ from editkit.plugin.chain import Chain, Edits, Stage
 from editkit.plugin.options import Options, RunOptions
 from editkit.plugin.params import PictureSource
 from editkit.plugin.protocol import Figures, Plugin
-from editkit.plugin.step import Inputs
 
 
 def edit(
@@ -204,8 +200,8 @@ def sample(
         model: anything that keeps the `Model` protocol, as `editkit.models.Gaussian`.
         plugins: one or several declarations (with).
         shape: (batch, channels, ...): 1-D, 2-D, 3-D, whatever the model takes.
-        known, mask: for plugins that need them: a clean sample, and where to regenerate it (1), broadcastable to
-            `shape`; pixels, for a model of latents.
+        known: for plugins that need it: a clean sample, broadcastable to `shape`; pixels, for a model of latents.
+        mask: where to regenerate it (1), broadcastable likewise.
         watch: is called with the engine's `State` after every move.
         models: where networks of plugins are kept.
         noise: where random numbers come from: as the option of that name, one draw for the whole batch; or a source.
@@ -214,25 +210,8 @@ def sample(
     Returns:
         x_0 of `shape`, float32.
     """
-    with in_python("sample"):
-        mode = noise if isinstance(noise, str) else "streams"
-        chosen = Options(**{"sampler": "ddpm", "steps": 100, "noise": mode, **options})
-        wanted = [plugins] if isinstance(plugins, Plugin) else list(plugins)
-        ordered = arrange(Stage(tuple(wanted), chosen), model.info, has_picture=False)
-        device = pick_device(chosen.device)
-        plan = Plan.uniform(chosen.steps or 100, Counting(model.info.rounds_up, chosen.floats))
-        for plugin in ordered:
-            plan = plugin.plan(plan)
-        if known is not None:
-            known = known.to(device)
-            known = known.expand(*shape) if space_of(model).is_pixels else known.expand(shape[0], *known.shape[1:])
-        if mask is not None:
-            mask = mask.to(device)
-        spec = chosen.sampler or "ddpm"
-        convention = CONVENTIONS[chosen.noise]
-        source = convention.noise(chosen.seed) if isinstance(noise, str) else noise
-        with (models or Models(most=1)).borrow(model) as lease:
-            fitted = lease.model.attach(known, mask)
-            inputs = Inputs(fitted, known, mask, known, mask, source.stream("encode"), convention=convention)
-            process = prepare(inputs, ordered, plan, spec, chosen, source, tuple(shape), device, 0, notify, lease=lease)
-            return loop.run(process, watch)
+    with (
+        in_python("sample"),
+        process_of(model, plugins, shape, known, mask, notify, noise, models, options) as process,
+    ):
+        return loop.run(process, watch)

@@ -85,8 +85,8 @@ def picture() -> Picture:
 
 
 def model_for(*plugins: type[Plugin]) -> ExactModel:
-    """An exact model that takes what these plugins need."""
-    return ExactModel(frozenset().union(*(plugin.needs for plugin in plugins)))
+    """An exact model that takes what these plugins need: of alternatives one, the first by name."""
+    return ExactModel(frozenset(min(plugin.needs) for plugin in plugins if plugin.needs))
 
 
 def example(plugin: type[Plugin]) -> Plugin:

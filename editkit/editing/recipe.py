@@ -11,7 +11,8 @@
       - plugins:
           - sdedit: {strength: 0.3}
 
-Only what was set is written, so nothing is lost and defaults may improve. The version names the scheme that makes the
+Only what was set is written, so nothing is lost and defaults may improve; but for names of files that plugins write,
+which a stranger's text may not say. The version names the scheme that makes the
 noise: what says `editkit: 1` is made with the streams of then, to the same bytes. Paths are relative to the recipe. A
 recipe is somebody's text: it is checked key by key, and code that it names is refused unless the caller allows it.
 """
@@ -19,7 +20,7 @@ recipe is somebody's text: it is checked key by key, and code that it names is r
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
 from editkit.plugin.declaration import Declaration
 from editkit.plugin.options import Options
-from editkit.plugin.params import Code, Metavar, Param, params, word
+from editkit.plugin.params import Code, Metavar, Param, outputs, params, word
 from editkit.plugin.protocol import Plugin
 
 VERSION = 2
@@ -54,12 +55,36 @@ def to_mapping(chain: Chain, base: Path | None = None) -> dict[str, Any]:
     """
     stages = []
     for stage in chain.stages:
-        entry: dict[str, Any] = {"plugins": [{p.name: _values(p, base)} for p in stage.plugins]}
+        entry: dict[str, Any] = {"plugins": [{p.name: _values(p, base, outputs(type(p)))} for p in stage.plugins]}
         options = stage.options.model_dump(exclude_unset=True, exclude=set(NOT_IN_RECIPES))
         if options:
             entry["options"] = options
         stages.append(entry)
     return {"editkit": VERSION, "stages": stages}
+
+
+def without_outputs(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a recipe without the files that plugins would write: once they were kept in provenance."""
+
+    def kept(entry: Any) -> Any:
+        if not isinstance(entry, Mapping) or len(entry) != 1:
+            return entry
+        name, values = next(iter(entry.items()))
+        if not isinstance(values, Mapping) or name not in registry.names():
+            return entry
+        written = {word(field) for field in outputs(registry.load(name))}
+        return {name: {key: value for key, value in values.items() if key not in written}}
+
+    stages = data.get("stages")
+    if not isinstance(stages, list):
+        return dict(data)
+    made = [
+        {**stage, "plugins": [kept(entry) for entry in stage["plugins"]]}
+        if isinstance(stage, Mapping) and isinstance(stage.get("plugins"), list)
+        else stage
+        for stage in stages
+    ]
+    return {**data, "stages": made}
 
 
 def to_yaml(chain: Chain, base: Path | None = None) -> str:
@@ -185,6 +210,10 @@ def _plugin(data: object, base: Path | None, allow_code: bool, place: Place) -> 
         raise _Wrong(f"the parameters of {name} must be a mapping, got {short(values)}", *place, name)
     fields = {word(field): field for field in declaration.model_fields}
     _known_keys(values, tuple(fields), *place, name)
+    for key in outputs(declaration):
+        if word(key) in values:
+            said = f"{name}.{word(key)} names a file to be written, and a recipe writes none"
+            raise _Wrong(f"{said}; give --{word(key).replace('_', '-')} where the edit is typed", *place, name, key)
     given = {fields[str(k)]: _absolute(declaration, fields[str(k)], v, base) for k, v in values.items()}
     for key, value in given.items():
         if _marked(declaration, key, Code) and isinstance(value, str) and ":" in value and not allow_code:
@@ -236,11 +265,11 @@ def _line(node: yaml.Node | None, place: Place) -> int | None:
     return None if node is None else node.start_mark.line + 1
 
 
-def _values(plugin: Declaration, base: Path | None) -> dict[str, Any]:
-    """The parameters that were set, as YAML values."""
+def _values(plugin: Declaration, base: Path | None, without: Container[str] = ()) -> dict[str, Any]:
+    """The parameters that were set, as YAML values, but for those named in `without`."""
     values: dict[str, Any] = {}
     for key in type(plugin).model_fields:
-        if key not in plugin.model_fields_set:
+        if key not in plugin.model_fields_set or key in without:
             continue
         value = getattr(plugin, key)
         if isinstance(value, tuple):

@@ -30,7 +30,7 @@ def run_chain(
     left: Left = {}
     for number, stage in enumerate(chain.stages):
         settled = plan_stage(stage, picture, notify, None if own is None else own.info)
-        with _leased(models, settled, own) as lease:
+        with leased(models, settled, own) as lease:
             if settled.diffuses:
                 make_ready(lease.model, settled, notify)
             picture, left = yield from run_stage(settled, lease, number, len(chain.stages), notify, tell, left)
@@ -39,7 +39,7 @@ def run_chain(
     return picture
 
 
-def _leased(models: Models, settled: StagePlan, own: Model | None) -> AbstractContextManager[Lease]:
+def leased(models: Models, settled: StagePlan, own: Model | None) -> AbstractContextManager[Lease]:
     """The model of a stage: the caller's `own`, or a loaded one; none where nothing is denoised."""
     if not settled.diffuses:
         return models.borrow(NoModel(settled.info))

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-import numpy as np
-
 from editkit.common.notify import Notify, silent
+from editkit.diffusion.adaptive import Adaptive
 from editkit.diffusion.model import ModelInfo
 from editkit.diffusion.plan import BELOW, Counting, Plan
 from editkit.diffusion.samplers import Sampler, make_sampler
+from editkit.editing import notices
 from editkit.editing.cost import Cost, cost
 from editkit.errors import ChainError, PluginError, UsageError
 from editkit.plugin import registry
@@ -195,34 +195,13 @@ def _check_words(stage: Stage, info: ModelInfo) -> None:
             )
 
 
-def _say_who_walks(plugins: Sequence[Plugin], options: Options, notify: Notify) -> None:
-    """Say what a sampler that was asked for still does where a plugin brings steps of its own (ddrm, diffpir)."""
-    own = next((p.name for p in plugins if "sampler" in p.claims()), None)
-    if own is not None and options.sampler is not None:
-        notify(f"{own} walks by steps of its own; --sampler {options.sampler} lays the noise levels only")
-
-
-def _say_what_fill_is_for(picture: Picture, info: ModelInfo, notify: Notify) -> None:
-    """Say that --fill changes nothing for a model that starts from noise."""
-    if picture.fill is not None and not info.own_picture:
-        notify(
-            f"--fill {picture.fill} changes nothing: {info.name} starts the hole from noise; `with sdedit --strength "
-            f"0.8` starts from the fill"
+def _check_shift(stage: Stage, info: ModelInfo) -> None:
+    """A shift for a model whose levels have none is refused, unless it was said for an earlier stage."""
+    if stage.options.shift is not None and not info.shifts and "shift" not in stage.inherited:
+        raise UsageError(
+            f"--shift is given, and {info.name} ({info.family}) is no model of flow matching (SD 3, FLUX, Qwen-Image, "
+            f"Z-Image), whose levels have a shift; leave it out, or choose another --model"
         )
-
-
-def _say_what_is_idle(plugins: Sequence[Plugin], passes: Sequence[PassPlan], options: Options, notify: Notify) -> None:
-    """Say whose window (--start, --stop) lies between two steps, and that --tries changes nothing where it does."""
-    if options.tries > 1 and not any(part.attempt for part in passes):
-        notify(f"--tries {options.tries} has nothing to choose between: nothing is invented beside known pixels")
-    flows = [len(part.plan.flow) for part in passes]
-    for plugin in plugins:
-        whole = plugin.start <= 0.0 and plugin.stop >= 1.0
-        if any(flows) and not whole and not any(plugin.acts(k, n) for n in flows for k in range(n)):
-            notify(
-                f"{plugin.name} does nothing: no step of {max(flows)} has its middle from --start {plugin.start:g} to "
-                f"--stop {plugin.stop:g}; widen them, or take more --steps"
-            )
 
 
 def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: ModelInfo | None = None) -> StagePlan:
@@ -237,35 +216,37 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     unasked = info is None and options.model == "auto"
     name = model_name(stage)
     if info is None and name != options.model:
-        notify(f"by {name}, which serves this better than {describe('auto').name}; --model takes another")
+        notices.who_serves(name, describe("auto"), notify)
     info = info or describe(name, offline=options.offline)
     _check_words(stage, info)
+    _check_shift(stage, info)
     plugins = arrange(stage, info, has_picture=True)
     source = picture
     examples = _examples(plugins, picture, info)
     for plugin in plugins:
         picture = _opened(plugin, picture, notify, info)
     if unasked and info.own_picture and not examples and picture.mask is not None and bool(picture.mask.all()):
-        notify(f"nothing is left that {info.name} could learn from; pocket, a small network, fills the picture")
+        notices.nothing_to_learn_from(info, notify)
         info = describe("pocket")
         plugins = arrange(stage, info, has_picture=True)
-    if info.own_picture and not examples and _scattered(picture):
-        notify("no square of pixels is known that could be learned from: holes are filled smoothly from around them")
-    _say_who_walks(plugins, options, notify)
+    notices.what_is_scattered(picture, info, bool(examples), notify)
+    notices.who_walks(plugins, options, notify)
     options = suited(plugins, info, options)
     assert options.sampler is not None
     sampler = make_sampler(options.sampler)
+    if isinstance(sampler, Adaptive):
+        notify(f"sampler {sampler.name} calls the network as often as its tolerances need; the fewest are planned")
     for plugin in plugins:
         sampler = called(plugin, "walk", plugin.walk, sampler)
     begun = not any(p.diffuses for p in plugins) or any("begin" in p.claims() for p in plugins)
     told = "lowres" in info.takes and any("lowres" in plugin.offers for plugin in plugins)
     found = passes(picture, info, options, not begun and not told, [example.size for example in examples])
     if not begun:
-        _say_what_fill_is_for(picture, info, notify)
+        notices.what_fill_is_for(picture, info, notify)
     counting = Counting(info.rounds_up, options.floats)
     tried = [(at, attempt) for at in found for attempt in range(_tries(at, picture, options))]
     planned = tuple(plan_pass(at, plugins, sampler, attempt, counting) for at, attempt in tried)
-    _say_what_is_idle(plugins, planned, options, notify)
+    notices.what_is_idle(plugins, planned, options, notify)
     return StagePlan(info, options, options.sampler, plugins, picture, planned, source, tuple(examples))
 
 
@@ -283,18 +264,6 @@ def plan_stages(
         if picture.mask is not None:
             picture = picture.opaque_where(picture.mask).with_mask(None)
     return tuple(plans)
-
-
-def _scattered(picture: Picture) -> bool:
-    """Whether pixels are known, and no square that patches could be taken from."""
-    from editkit.models.patches.info import PATCH
-
-    if picture.mask is None or bool((picture.mask > 0).all()) or min(picture.size) < PATCH:
-        return False
-    import cv2
-
-    known = (picture.mask == 0).astype(np.uint8)
-    return not bool(cv2.erode(known, np.ones((PATCH, PATCH), np.uint8), borderValue=0).any())
 
 
 def _examples(plugins: Sequence[Plugin], picture: Picture, info: ModelInfo) -> list[Picture]:

@@ -16,13 +16,12 @@ from editkit.common.notify import Notify
 from editkit.diffusion.capability import capability
 from editkit.diffusion.convention import CONVENTIONS
 from editkit.diffusion.model import Model, Notifies, TakesExamples
-from editkit.diffusion.noise import Noise
 from editkit.diffusion.plan import Plan
 from editkit.editing import canvas, cascade
 from editkit.editing.coherence import misfit
 from editkit.editing.settle import PassPlan, StagePlan
 from editkit.engine import loop
-from editkit.engine.binding import prepare
+from editkit.engine.binding import Around, prepare
 from editkit.engine.energies import Bound
 from editkit.engine.loop import Process, State
 from editkit.errors import ChainError, HookError
@@ -197,7 +196,8 @@ def _sample(
             None if before is None else before.at,
             settled.small,
         )
-        process = _prepare(inputs, settled, part.plan, own, number, notify, lease, handed.get(box))
+        around = Around(own, device, lease, number, notify, handed.get(box))
+        process = _prepare(inputs, settled, part.plan, around)
         if before is not None and image is not None:
             process = _refine(process, part, before, image)
         x: Tensor | None = None
@@ -237,18 +237,12 @@ def _finished(bound: Bound, image: Tensor) -> Tensor:
     return made
 
 
-def _prepare(
-    inputs: Inputs, settled: StagePlan, plan: Plan, noise: Noise, number: int, notify: Notify, lease: Lease,
-    handed: Handed | None,
-) -> Process:  # fmt: skip
+def _prepare(inputs: Inputs, settled: StagePlan, plan: Plan, around: Around) -> Process:
     """Bind the plugins of one pass and lay its levels."""
     picture = inputs.picture
     assert picture is not None
     shape = (picture.shape[0], *inputs.model.shape(*picture.shape[-2:]))
-    return prepare(
-        inputs, settled.plugins, plan, settled.sampler, settled.options, noise, shape, picture.device, number, notify,
-        lease=lease, handed=handed,
-    )  # fmt: skip
+    return prepare(inputs, settled.plugins, plan, settled.options, shape, around)
 
 
 def _refine(process: Process, part: PassPlan, before: PassPlan, coarse: Tensor) -> Process:

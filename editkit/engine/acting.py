@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-import torch
 from torch import Tensor
 
 from editkit.diffusion.plan import Move
@@ -17,6 +16,7 @@ from editkit.errors import HookError
 from editkit.plugin.protocol import HOOKS, Hooks, called
 from editkit.plugin.step import Run, Step
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 Seconds = dict[tuple[str, str], float]
@@ -49,6 +49,8 @@ class Acting:
 
     def active(self, name: str, where: Where, silent: frozenset[Run] = frozenset()) -> Sequence[Bound]:
         """The plugins that override the hook `name` and act in this move, without the `silent` ones."""
+        if not self.users[name]:
+            return ()
         return [b for b in self.users[name] if b.hooks.run not in silent and b.plugin.acts(where.index, where.total)]
 
     def fold(self, name: str, where: Where, step: Step, x: Tensor, silent: frozenset[Run] = frozenset()) -> Tensor:
@@ -64,12 +66,12 @@ class Acting:
 
     def call(self, b: Bound, name: str, where: Where, hook: Callable[..., T], *args: Any) -> T:
         """`hook(*args)`, timed; what it raises names the plugin, the hook and the step."""
-        return called(b.plugin, name, partial(self.timed, b.plugin.name, name, hook), *args, where=f" ({where})")
+        return self.timed(b.plugin.name, name, called, b.plugin, name, hook, *args, where=where)
 
-    def timed(self, who: str, name: str, function: Callable[..., T], *args: Any) -> T:
+    def timed(self, who: str, name: str, function: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
         """`function(*args)`, and how long it took."""
         began = time.perf_counter()
-        out = function(*args)
+        out = function(*args, **given)
         self.seconds[who, name] = self.seconds.get((who, name), 0.0) + time.perf_counter() - began
         return out
 
@@ -88,7 +90,7 @@ def shaped(x: Tensor, shape: Sequence[int], b: Bound, name: str, where: Where) -
 
 def finite(x: Tensor, b: Bound | None, name: str, where: Where) -> Tensor:
     """`x`, if there is no NaN and no infinity in it; `b` None: the model or the sampler made it."""
-    if bool(torch.isfinite(x.sum())):
+    if math.isfinite(float(x.detach().sum())):
         return x
     if b is not None:
         raise wrong(b, name, "made NaN or infinity", where)

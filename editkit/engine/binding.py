@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from editkit.common.notify import Notify, silent
+from editkit.diffusion.adaptive import Adaptive
+from editkit.diffusion.capability import capability
 from editkit.diffusion.convention import CONVENTIONS
+from editkit.diffusion.distilling import OfPictures
+from editkit.diffusion.flows import of_state
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.noise import Noise, Stream
 from editkit.diffusion.plan import Plan
 from editkit.diffusion.samplers import SAMPLERS, Sampler, make_sampler
-from editkit.diffusion.schedule import Discrete
+from editkit.diffusion.schedule import Discrete, Schedule
+from editkit.diffusion.windows import Windowed
 from editkit.engine.energies import Bound
 from editkit.engine.loop import Process
 from editkit.errors import ChainError, UsageError
@@ -23,48 +28,72 @@ from editkit.plugin.protocol import Plugin, called
 from editkit.plugin.step import Handed, Inputs, Lends, Opening, Run
 
 
+@dataclass(frozen=True, eq=False)
+class Around:
+    """What a process is given by whoever runs it: its noise, where it computes, what it borrows, the number of its
+    stage, whom it tells, and the state that the stage before left (None: a picture, or nothing).
+    """
+
+    noise: Noise
+    device: torch.device
+    lease: Lends
+    stage: int = 0
+    notify: Notify = silent
+    handed: Handed | None = None
+
+
 def prepare(
-    inputs: Inputs,
-    plugins: Sequence[Plugin],
-    plan: Plan,
-    sampler_spec: str,
-    options: Options,
-    noise: Noise,
-    shape: tuple[int, ...],
-    device: torch.device,
-    stage: int = 0,
-    notify: Notify = silent,
-    *,
-    lease: Lends,
-    handed: Handed | None = None,
+    inputs: Inputs, plugins: Sequence[Plugin], plan: Plan, options: Options, shape: tuple[int, ...], around: Around
 ) -> Process:
     """A process ready to run: levels laid, every plugin bound with a noise stream of its own.
+
+    Args:
+        inputs: what it edits, with the model.
+        plugins: in the order they act.
+        plan: the trajectory, in indices of the ladder.
+        options: the run's; its sampler is said.
+        shape: of the state: (batch, channels, ...) in the model's space.
+        around: what whoever runs it gives.
 
     Raises:
         ChainError: a plan that goes upward with a sampler that cannot, two plugins with a sampler of their own, a state
             from the stage before that is of another space.
     """
-    model, convention = inputs.model, CONVENTIONS[options.noise]
-    sampler = convention.walked(make_sampler(sampler_spec))
-    _check_distilled(sampler, model, notify)
+    assert options.sampler is not None
+    model, convention, noise = inputs.model, CONVENTIONS[options.noise], around.noise
+    sampler = convention.walked(make_sampler(options.sampler))
+    if isinstance(sampler, Adaptive):
+        sampler = sampler.on(model.schedule)
+    _check_distilled(sampler, model, around.notify)
     spacing = convention.spacing(options.spacing, model.schedule, sampler.grid)
     options = options.model_copy(update={"spacing": spacing})
-    levels = model.schedule.levels(plan.steps, spacing, sampler.grid)
+    levels = _table(model, shape, options).levels(plan.steps, spacing, sampler.grid)
     for plugin in plugins:
         levels = called(plugin, "levels", plugin.levels, levels, inputs)
-    _check_space(handed, model.info, shape)
+    _check_space(around.handed, model.info, shape)
     run = Run(
         model=model, levels=levels, plan=plan, inputs=inputs, options=options, noise=noise,
-        stream=noise.stream("start"), device=device, shape=shape, stage=stage, notify=notify,
-        opening=Opening(noise.stream("start"), shape, device), convention=convention, lease=lease, handed=handed,
+        stream=noise.stream("start"), device=around.device, shape=shape, stage=around.stage, notify=around.notify,
+        opening=Opening(noise.stream("start"), shape, around.device), convention=convention, lease=around.lease,
+        handed=around.handed,
     )  # fmt: skip
     bound = _bound(plugins, run)
     sampler, stream = _walked_by(bound, sampler, noise)
     _check_up(plan, sampler)
+    _check_clean(plan, sampler, plugins)
     return Process(
         model=model, sampler=sampler, plan=plan, levels=levels, bound=bound, run=run, shape=shape,
         convention=convention, sampler_stream=stream, travel_stream=noise.stream("travel"),
     )  # fmt: skip
+
+
+def _table(model: Model, shape: tuple[int, ...], options: Options) -> Schedule:
+    """The model's table for a state of `shape`, of which the network may see windows only."""
+    windowed = capability(model, Windowed)
+    height, width = shape[-2:] if len(shape) > 2 else (1, 1)
+    if windowed is not None:
+        height, width = min(height, windowed.window), min(width, windowed.window)
+    return of_state(model.schedule, height, width, options.shift)
 
 
 def _check_up(plan: Plan, sampler: Sampler) -> None:
@@ -74,6 +103,18 @@ def _check_up(plan: Plan, sampler: Sampler) -> None:
         raise ChainError(
             f"this goes from a picture to its noise, which sampler {sampler.name} cannot; use --sampler {names}"
         )
+
+
+def _check_clean(plan: Plan, sampler: Sampler, plugins: Sequence[Plugin]) -> None:
+    """A sampler whose state is a clean picture cannot walk moves that add noise."""
+    if not isinstance(sampler, OfPictures) or all(move.flows and not move.up for move in plan):
+        return
+    plain = Plan.uniform(plan.steps, plan.counting)
+    adding = [p.name for p in plugins if any(m.up or not m.flows for m in called(p, "plan", p.plan, plain))]
+    raise ChainError(
+        f"sampler {sampler.name} moves a clean picture, and {' and '.join(adding) or 'this plan'} needs noisy states "
+        f"to go up from; use another --sampler"
+    )
 
 
 def _check_space(handed: Handed | None, info: ModelInfo, shape: tuple[int, ...]) -> None:

@@ -83,7 +83,7 @@ def faint_gradient(group: Sequence[Energy], leaf: Tensor) -> tuple[Tensor | None
 
 
 def _finite(grads: Sequence[Tensor | None]) -> bool:
-    return all(grad is None or bool(torch.isfinite(grad.sum())) for grad in grads)
+    return all(grad is None or math.isfinite(float(grad.sum())) for grad in grads)
 
 
 def gradientless(b: Bound) -> str:

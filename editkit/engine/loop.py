@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from editkit.diffusion.convention import Convention
+from editkit.diffusion.distilling import OfPictures
 from editkit.diffusion.model import Model
 from editkit.diffusion.noise import Stream
 from editkit.diffusion.plan import Move, Plan
@@ -120,7 +121,8 @@ class _Walk:
             x_s, self.memory = p.sampler.step(self.x, t, s, self._predict, self._normal(p.sampler_stream), self.memory)
             self.x = finite(x_s, None, "sampler", self.where)
             if self.acting.users["after"]:
-                self.x = self.acting.fold("after", self.where, self.predictor.step(self.where, s, x_s), x_s)
+                stands = p.levels[0] if isinstance(p.sampler, OfPictures) else s
+                self.x = self.acting.fold("after", self.where, self.predictor.step(self.where, stands, x_s), x_s)
         if self.gradients:
             guides = [name for name, _ in self.gradients]
             self.predictor.range.check(x_s, s, guides, str(self.where), p.run.notify)
@@ -144,11 +146,14 @@ class _Walk:
 
     def _begin(self) -> Tensor:
         """What the plugin with `begin` starts from, else what the stage before left, else noise of the schedule's
-        scale, or the picture itself where the plan begins at the clean level.
+        scale, or the picture itself where the plan begins at the clean level. A sampler of pictures has its own start.
         """
         p = self.process
         level = p.levels[p.plan.start]
+        if isinstance(p.sampler, OfPictures):
+            return self._picture(p.sampler)
         with torch.no_grad():
+            p.convention.before_start(p.run.inputs)
             for b in self.acting.users["begin"]:
                 x = self.acting.call(b, "begin", self.where, b.hooks.begin)
                 if x is not None:
@@ -161,6 +166,13 @@ class _Walk:
             scale = p.model.schedule.prior_scale(level, p.run.options.spacing, p.sampler.grid)
             noise = p.run.opening.noise
             return noise if scale == 1.0 else scale * noise
+
+    def _picture(self, sampler: OfPictures) -> Tensor:
+        """The clean picture that a sampler of such starts from."""
+        p = self.process
+        known = p.run.inputs.start
+        known = None if known is None else known.expand(p.shape).float()
+        return sampler.start(known, lambda: p.model.data_std * p.run.opening.noise)
 
     def _normal(self, stream: Stream) -> Callable[[Level, Level], Tensor]:
         """Fresh noise of the state's shape for any interval."""

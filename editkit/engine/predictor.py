@@ -92,7 +92,7 @@ class Predictor:
                 pred = pred.with_x0(x0, x_t.detach(), asked)
             if clean:
                 pred = replace(pred, x0=x_t.detach())
-            return replace(guided, prediction=pred)
+            return Guided(pred, guided.energies, guided.gradients)
 
     def _network(self, where: Where, step: Step, conds: Sequence[Conditioning]) -> Sequence[Prediction]:
         predictions = self.acting.timed("model", "network", self.model, step.x_t, step.t, conds)
@@ -110,6 +110,7 @@ class Predictor:
             conds = acting.call(b, "branches", where, b.hooks.branches, step.seen_by(b.hooks.run), cond)
         predictions = self._network(where, step, conds)
         for b in acting.active("combine", where, silent):
+            step = replace(step, told=tuple(conds))
             return acting.call(b, "combine", where, b.hooks.combine, step.seen_by(b.hooks.run), predictions)
         return predictions[0]
 

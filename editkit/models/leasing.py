@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from threading import Lock
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 from uuid import uuid4
@@ -30,7 +31,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Load(Protocol):
+class Load(Hashable, Protocol):
     """Gives models their weights, as `editkit.models.load`."""
 
     def __call__(
@@ -183,12 +184,19 @@ def _moves(model: Model) -> bool:
     return any("_hf_hook" in vars(module) for network in networks(model) for module in network.modules())
 
 
-_THERE: dict[str, Models] = {}
-"""In a worker's process: what was loaded for the work that is sent to it, item by item, for as long as it lives."""
+SENT = 2
+"""Objects of other processes that a worker keeps: of the batch it works for, and of one more beside it."""
+
+
+@lru_cache(maxsize=SENT)
+def _made_here(name: str, most: int, load: Load) -> Models:
+    return Models(most, load=load)
 
 
 def _there(name: str, most: int, load: Load) -> Models:
+    """In a worker's process, its own `Models` of the object called `name` elsewhere. Items are sent one by one, by any
+    engine, so what lives between two of them is the process's; the last `SENT` stay, or a worker that serves many
+    batches would fill up.
+    """
     with LOADING:
-        if name not in _THERE:
-            _THERE[name] = Models(most, load=load)
-        return _THERE[name]
+        return _made_here(name, most, load)

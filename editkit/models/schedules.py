@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from editkit.diffusion.flows import Line, Mu, SizedFlow
 from editkit.diffusion.prediction import PredictionType
 from editkit.diffusion.schedule import VE, Discrete, Flow, Schedule, Spacing
 from editkit.errors import ModelError
@@ -137,6 +138,32 @@ def make_schedule(config: Mapping[str, Any]) -> Schedule:
         karras=bool(config.get("use_karras_sigmas", False)),
         distilled=config.get("original_inference_steps"),
     )
+
+
+def make_flow(config: Mapping[str, Any], patch: int, mu: Mu | None = None) -> SizedFlow:
+    """The table of a transformer whose pipelines lay their levels themselves, evenly from 1 to 1 / steps, and let the
+    scheduler shift them: what FLUX.1 and those after it do. `mu` in place of the configuration's line.
+
+    Raises:
+        ModelError: it spreads them in a way that is not known here, or is no scheduler of flow matching.
+    """
+    if not _flows(config):
+        raise ModelError(f"scheduler {str(config.get('_class_name'))[:80]} is none of flow matching, as its model is")
+    for ladder in (*OTHER_LADDERS, "use_karras_sigmas", "invert_sigmas", "stochastic_sampling"):
+        if config.get(ladder):
+            raise ModelError(f"a scheduler with {ladder} is not known; without it in scheduler_config.json it is")
+    if config.get("use_dynamic_shifting"):
+        mu = mu or Line(
+            int(config.get("base_image_seq_len") or 256), float(config.get("base_shift") or 0.5),
+            int(config.get("max_image_seq_len") or 4096), float(config.get("max_shift") or 1.15),
+        )  # fmt: skip
+    else:
+        mu = None
+    return SizedFlow(
+        float(config.get("shift", 1.0)), float(config.get("num_train_timesteps", 1000)), mu=mu,
+        terminal=float(config.get("shift_terminal") or 0.0), linear=config.get("time_shift_type") == "linear",
+        patch=patch,
+    )  # fmt: skip
 
 
 def cosine_table(steps: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,8 @@ All of it is done by diffusers, peft and accelerate themselves, on the pipeline 
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,11 +17,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from editkit.common import trust
 from editkit.common.places import expanded
 from editkit.common.process import SILENCE
 from editkit.diffusion.capability import capability
 from editkit.diffusion.model import Model, ModelInfo, Notifies
-from editkit.errors import ModelError, UsageError
+from editkit.errors import ModelError, UsageError, short
 from editkit.models.files.loading import nameable
 from editkit.models.files.weights import shapes
 
@@ -261,6 +264,13 @@ OTHER_KINDS = {
 """What stands in the names of tensors of files that are taken for a LoRA."""
 
 
+PEFT = "lora_adapter_metadata"
+"""Under this name a file of diffusers keeps peft's configuration."""
+
+NAME = re.compile(r"[\w.:/@ -]*")
+"""Words that mean themselves as regular expressions too."""
+
+
 def _check_kind(file: Path) -> None:
     """Refuse what is no LoRA, by its name.
 
@@ -279,6 +289,35 @@ def _check_kind(file: Path) -> None:
                 f"--lora {file.name}: is {what}, by its tensor {found[0][:80]}; plain LoRA files (lora_down "
                 "and lora_up, or lora_A and lora_B) are read"
             )
+
+
+def _check_words(file: Path) -> None:
+    """Refuse a LoRA whose names are more than names: peft takes them for regular expressions, and a stranger's may take
+    for ever.
+
+    Raises:
+        ModelError: names the first.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as tensors:
+            keys, told = list(tensors.keys()), (tensors.metadata() or {}).get(PEFT, "{}")
+            metadata = json.loads(told)
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise ModelError(f"--lora {file.name}: what it says of itself cannot be read: {error}") from error
+    if not isinstance(metadata, dict):
+        raise ModelError(f"--lora {file.name}: what it says of itself is no JSON object")
+    trust.network_configuration(file.name, PEFT, metadata)
+    left: list[Any] = [*keys, metadata]
+    while left:
+        match left.pop():
+            case str() as word if not NAME.fullmatch(word):
+                raise ModelError(f"--lora {file.name}: {short(word)} is no plain name of a layer, and is not read")
+            case list() as several:
+                left += several
+            case dict() as keyed:
+                left += [*keyed, *keyed.values()]
 
 
 @contextmanager
@@ -302,6 +341,7 @@ def _load_lora(pipe: Any, adapter: str, name: str, word: str) -> float:
 
     file, weight = _readable(word)
     _check_kind(file)
+    _check_words(file)
     try:
         with _lower_case(file) as lower:
             pipe.load_lora_weights(

@@ -19,18 +19,22 @@ if TYPE_CHECKING:
     from editkit.diffusion.capability import capability as capability
     from editkit.diffusion.conditioning import Conditioning as Conditioning
     from editkit.diffusion.conditioning import Prompt as Prompt
+    from editkit.diffusion.conditioning import Reference as Reference
     from editkit.diffusion.control import Control as Control
     from editkit.diffusion.control import Given as Given
     from editkit.diffusion.control import Residuals as Residuals
     from editkit.diffusion.convention import Convention as Convention
     from editkit.diffusion.model import Example as Example
+    from editkit.diffusion.model import FoldsGuidance as FoldsGuidance
     from editkit.diffusion.model import Model as Model
     from editkit.diffusion.model import ModelInfo as ModelInfo
     from editkit.diffusion.model import Pass as Pass
     from editkit.diffusion.model import PixelSpace as PixelSpace
     from editkit.diffusion.model import ReadsText as ReadsText
     from editkit.diffusion.model import ReadsWeights as ReadsWeights
+    from editkit.diffusion.model import SeesPictures as SeesPictures
     from editkit.diffusion.model import TakesExamples as TakesExamples
+    from editkit.diffusion.model import TakesReferences as TakesReferences
     from editkit.diffusion.noise import Noise as Noise
     from editkit.diffusion.noise import Stream as Stream
     from editkit.diffusion.plan import Move as Move
@@ -81,8 +85,10 @@ if TYPE_CHECKING:
     from editkit.plugin.params import Code as Code
     from editkit.plugin.params import MaskSource as MaskSource
     from editkit.plugin.params import Metavar as Metavar
+    from editkit.plugin.params import Output as Output
     from editkit.plugin.params import Param as Param
     from editkit.plugin.params import PictureSource as PictureSource
+    from editkit.plugin.params import Weights as Weights
     from editkit.plugin.protocol import API as API
     from editkit.plugin.protocol import DECLARED as DECLARED
     from editkit.plugin.protocol import HOOKS as HOOKS
@@ -115,16 +121,20 @@ _HOMES = {
     "Mask": "pictures.shapes", "MaskSource": "plugin.params", "Metadata": "pictures.files.metadata",
     "Metavar": "plugin.params", "Model": "diffusion.model", "ModelError": "errors", "ModelInfo": "diffusion.model",
     "Move": "diffusion.plan", "Noise": "diffusion.noise", "Notify": "common.notify", "Opening": "plugin.step",
-    "Options": "plugin.options", "Param": "plugin.params", "ParameterError": "errors", "Pass": "diffusion.model",
+    "Options": "plugin.options", "Output": "plugin.params", "Param": "plugin.params", "ParameterError": "errors",
+    "Pass": "diffusion.model",
     "Picture": "pictures.picture", "PictureError": "errors", "PictureSource": "plugin.params",
     "PixelSpace": "diffusion.model", "Pixels": "pictures.raster", "Plan": "diffusion.plan", "Plugin": "plugin.protocol",
     "PluginError": "errors", "Prediction": "diffusion.prediction", "PredictionType": "diffusion.prediction",
     "Prompt": "diffusion.conditioning", "Raster": "pictures.raster", "ReadsText": "diffusion.model",
-    "ReadsWeights": "diffusion.model", "Residuals": "diffusion.control", "Run": "plugin.step",
+    "ReadsWeights": "diffusion.model", "Reference": "diffusion.conditioning",
+    "SeesPictures": "diffusion.model", "TakesReferences": "diffusion.model", "FoldsGuidance": "diffusion.model",
+    "Residuals": "diffusion.control", "Run": "plugin.step",
     "Sampler": "diffusion.samplers", "Schedule": "diffusion.schedule", "Section": "plugin.sections",
     "Slot": "plugin.protocol", "Spacing": "diffusion.schedule", "Stage": "plugin.chain", "Step": "plugin.step",
     "Stream": "diffusion.noise", "TakesExamples": "diffusion.model", "Through": "plugin.protocol",
-    "UsageError": "errors", "Wraps": "diffusion.capability", "at_depth": "pictures.raster", "called": "plugin.protocol",
+    "UsageError": "errors", "Weights": "plugin.params", "Wraps": "diffusion.capability", "at_depth": "pictures.raster",
+    "called": "plugin.protocol",
     "capability": "diffusion.capability", "convert": "diffusion.prediction", "from_unit": "pictures.tensors",
     "largest": "pictures.raster", "make_sampler": "diffusion.samplers", "pad": "pictures.resizing",
     "plugins_of": "plugin.protocol", "read_mask": "pictures.masks", "resize": "pictures.resizing",

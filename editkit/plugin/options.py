@@ -31,6 +31,12 @@ class Options(Checked):
     negative: str | None = Field(None, description="What it should not show.")
     guidance_scale: float | None = Field(None, ge=0.0, description="Strength of classifier-free guidance.")
     steps: int | None = Field(None, ge=1, le=10_000, description="Noise levels of the process; default: the model's.")
+    shift: float | None = Field(
+        None,
+        gt=0.0,
+        le=1000.0,
+        description="How far levels lie to the noisy side (flow matching); default: by the picture's size.",
+    )
     sampler: str | None = Field(
         None, description="ddpm, ddim, euler, heun, dpm++2m, unipc, lcm ...; with parameters as ddim:eta=1."
     )
@@ -90,6 +96,7 @@ class RunOptions(TypedDict, total=False):
     negative: str | None
     guidance_scale: float | None
     steps: int | None
+    shift: float | None
     sampler: str | None
     estimate: Literal["sample", "mean"]
     samples: int

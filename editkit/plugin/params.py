@@ -36,6 +36,25 @@ class Code:
     """Marks a field whose text may name code to import: a recipe that does is refused without --allow-code."""
 
 
+@dataclass(frozen=True)
+class Output:
+    """Marks a field that names a file to be written. It is checked with the command's other outputs before the work,
+    and stands in no recipe and no provenance: a stranger's text may say what is done, not what is written.
+    """
+
+
+def outputs(declaration: type[BaseModel]) -> tuple[str, ...]:
+    """The fields of `declaration` that name files to be written."""
+    return tuple(
+        name for name, info in declaration.model_fields.items() if any(isinstance(m, Output) for m in info.metadata)
+    )
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Marks a field whose text names weights to load, where no metavar says so: a server may allow some alone."""
+
+
 def _source(value: Any) -> Any:
     """A path as text; other sources as they are; numbers and the like are refused."""
     if isinstance(value, Path):

@@ -28,12 +28,13 @@ A plugin uses a hook by overriding it. Nothing else needs to be said: `editkit p
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import ConfigDict, Field, model_validator
 
-from editkit.common.extras import explained
+from editkit.common.extras import missing
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.plan import Move, Plan
 from editkit.errors import ChainError, EditkitError, HookError, short
@@ -82,14 +83,21 @@ HOOKS = (
 """The hooks of `Hooks`, in the order the engine calls them."""
 
 
-GIVES = {
-    "open": "Picture", "plan": "Plan", "levels": "tuple", "bind": "Hooks", "begin": "Tensor",
-    "condition": "Conditioning", "combine": "Prediction", "energy": "Tensor", "shift": "Tensor", "clean": "Tensor",
-    "after": "Tensor", "finish": "Tensor", "examples": "list or tuple", "branches": "list or tuple", "measure": "dict",
+GIVES: dict[str, tuple[str, ...]] = {
+    "open": ("Picture",), "plan": ("Plan",), "levels": ("tuple",), "bind": ("Hooks",), "begin": ("Tensor",),
+    "condition": ("Conditioning",), "combine": ("Prediction",), "energy": ("Tensor",), "shift": ("Tensor",),
+    "clean": ("Tensor",), "after": ("Tensor",), "finish": ("Tensor",), "examples": ("list", "tuple"),
+    "branches": ("list", "tuple"), "measure": ("dict",),
+    "hooks": ("type",), "claims": ("frozenset", "set"), "uses": ("frozenset", "set"), "beside": ("int",),
+    "calls": ("int",), "alone": ("bool",), "through": ("str",), "default_model": ("str",),
+    "default_options": ("Options",),
 }  # fmt: skip
 """The class, or the classes, of what a hook returns, by its name: looking by name needs no torch."""
 
-MAY_GIVE_NONE = frozenset({"begin", "energy"})
+MAY_GIVE_NONE = frozenset({"begin", "energy", "default_model"})
+
+ASKED = ("hooks", "claims", "uses", "beside", "calls", "alone", "through", "default_model", "default_options")
+"""Methods of a declaration that are called wherever something is to be known of it. Whatever they raise names it."""
 
 
 class Plugin(Declaration):
@@ -141,6 +149,12 @@ class Plugin(Declaration):
         if self.start > self.stop:
             raise ValueError(f"start {self.start} lies after stop {self.stop}")
         return self
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        for name in ASKED:
+            if name in cls.__dict__:
+                setattr(cls, name, _asked(name, cls.__dict__[name]))
 
     def hooks(self) -> type[Hooks[Self]]:
         """The class whose overridden methods act at each step; by default one that does nothing."""
@@ -251,28 +265,44 @@ def plugins_of(stage: Stage) -> tuple[Plugin, ...]:
     return tuple(made for made in stage.plugins if isinstance(made, Plugin))
 
 
-def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where: str = "") -> R:
-    """`hook(*args)`; what it raises, other than an error for the user, names the plugin and the hook.
+def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where: object = None) -> R:
+    """`hook(*args)`; what it raises, other than an error for the user, names the plugin, the hook, and `where` it was.
 
     Raises:
         HookError: the hook raised, or returned something of another kind.
         ExtraError: it needs a library that is not installed.
     """
     try:
-        with explained():
-            made = hook(*args)
+        made = hook(*args)
     except EditkitError:
         raise
     except (Exception, SystemExit) as error:  # a library in it that ends the process would end a whole batch
-        message = f"plugin {plugin.name}: {name} raised {type(error).__name__}: {error}{where}"
-        raise HookError(message) from error
-    wanted = GIVES.get(name)
-    if wanted is not None and not (made is None and name in MAY_GIVE_NONE):
-        kinds = {kind.__name__ for kind in type(made).__mro__}
-        if kinds.isdisjoint(wanted.split(" or ")):
-            got = "nothing (is a `return` missing?)" if made is None else f"{short(made)} ({type(made).__name__})"
-            raise HookError(f"plugin {plugin.name}: {name} returned {got}; a {wanted} is needed{where}")
-    return made
+        if isinstance(error, ImportError) and (extra := missing(error)) is not None:
+            raise extra from error
+        raise HookError(
+            f"plugin {plugin.name}: {name} raised {type(error).__name__}: {error}{_placed(where)}"
+        ) from error
+    wanted = GIVES.get(name, ())
+    if not wanted or any(base.__name__ in wanted for base in type(made).__mro__):
+        return made
+    if made is None and name in MAY_GIVE_NONE:
+        return made
+    got = "nothing (is a `return` missing?)" if made is None else f"{short(made)} ({type(made).__name__})"
+    raise HookError(f"plugin {plugin.name}: {name} returned {got}; a {' or '.join(wanted)} is needed{_placed(where)}")
+
+
+def _placed(where: object) -> str:
+    return "" if where is None else f" ({where})"
+
+
+def _asked(name: str, method: Callable[..., R]) -> Callable[..., R]:
+    """`method` of a declaration, through `called`."""
+
+    @functools.wraps(method)
+    def asked(self: Plugin, *args: Any) -> R:
+        return called(self, name, method, self, *args)
+
+    return asked
 
 
 P = TypeVar("P", bound=Plugin, covariant=True)

@@ -11,7 +11,7 @@ from editkit.errors import PluginError
 from editkit.plugin.options import Options
 from editkit.plugin.outputs import Extras
 from editkit.plugin.params import word
-from editkit.plugin.protocol import API, Plugin
+from editkit.plugin.protocol import API, DECLARED, Plugin
 
 GROUP = "editkit.plugins"
 PLUGINS = Group(GROUP, "plugin", "editkit plugins")
@@ -53,4 +53,6 @@ def check(declaration: object, name: str) -> type[Plugin]:
     own = set(plugin.model_fields) - set(Plugin.model_fields)
     for taken in sorted(own & (RESERVED | set(dir(Plugin)))):
         raise PluginError(f"plugin {name}: a parameter may not be called {taken!r}, that name belongs to every edit")
+    if all(getattr(plugin, hook) is getattr(Plugin, hook) for hook in ("hooks", "bind", *DECLARED)):
+        raise PluginError(f"plugin {name}: has neither hooks nor any hook of its own, so it would do nothing")
     return plugin

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
@@ -238,7 +238,7 @@ class Step:
     """Where the process stands. `t` is the level of `x_t`; in `after` that is the end of the move.
 
     `index` counts flow moves from 0, of `total`. All of it is shared by the plugins but `run`, which is each one's own.
-    `ask` is the engine's: `predict` goes through it.
+    `ask` is the engine's: `predict` goes through it. `told` is, in `combine`, what each prediction was made for.
     """
 
     run: Run
@@ -248,6 +248,7 @@ class Step:
     index: int
     total: int
     ask: Ask | None = field(default=None, repr=False)
+    told: Sequence[Conditioning] = field(default=(), repr=False)
     _decoded: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
 
     @property
@@ -309,4 +310,4 @@ class Step:
 
     def seen_by(self, run: Run) -> Step:
         """This step with another plugin's `run`."""
-        return replace(self, run=run)
+        return Step(run, self.move, self.t, self.x_t, self.index, self.total, self.ask, self.told, self._decoded)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -29,6 +29,7 @@ from editkit.plugin import (
     Step,
     Through,
     UsageError,
+    Weights,
     to_unit,
 )
 
@@ -57,7 +58,7 @@ class Clip(Guidance):
     text: tuple[str, ...] = Field((), description="What is wanted; with a weight as `a red door:0.5`; repeatable.")
     image: PictureSource | None = Field(None, description="A picture whose content is wanted.")
     image_weight: float = Field(1.0, description="Its weight.")
-    clip_model: str = Field(
+    clip_model: Annotated[str, Weights()] = Field(
         "ViT-B-32:laion2b_s34b_b79k", min_length=1, description="open_clip's NAME:TAG, or a folder in its layout."
     )
     scale: float = Field(100.0, description="Strength; 0 changes nothing.")

@@ -3,7 +3,8 @@
 Zhang et al. 2023, "Adding Conditional Control to Text-to-Image Diffusion Models", arXiv:2302.05543. A copy of the
 UNet's encoder sees x_t and a hint c (edges, depth, a pose ...), and what it says is added to the UNet's own features
 through convolutions that were zero when training began: h_k <- h_k + scale z_k(x_t, t, c). Several add up, in any
-order. The model evaluates them (`editkit.diffusion.control`), so every branch of guidance is steered with its own
+order. A model that was trained on hints itself (FLUX.1 Canny, Depth) is shown the hint instead, in the model's own
+space. The model evaluates them (`editkit.diffusion.control`), so every branch of guidance is steered with its own
 prompt.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import numpy as np
 from pydantic import BeforeValidator, Field
 
 from editkit.common.spec import name_of
@@ -31,6 +33,7 @@ from editkit.plugin import (
     Picture,
     Pixels,
     Plugin,
+    Reference,
     Residuals,
     Run,
     Section,
@@ -38,6 +41,7 @@ from editkit.plugin import (
     UsageError,
     from_unit,
     hints,
+    largest,
     to_unit,
 )
 
@@ -93,12 +97,12 @@ class ControlNet(Plugin):
     name: ClassVar[str] = "controlnet"
     group: ClassVar[Section] = "steer"
     usage: ClassVar[tuple[str, ...]] = (
-        "controlnet photo.png --control canny --controlnet pocket-canny --model pocket",
+        "controlnet photo.png --control canny",
         "sdedit photo.png --model DIR --strength 0.8 with controlnet --control depth --controlnet DIR",
         "inpaint photo.png --mask mask.png --model DIR with controlnet --control canny --controlnet DIR",
     )
     offers: ClassVar[frozenset[str]] = frozenset({"control"})
-    needs: ClassVar[frozenset[str]] = frozenset({"control"})
+    needs: ClassVar[frozenset[str]] = frozenset({"control", "hint"})
     neutral: ClassVar[Mapping[str, Any] | None] = {"scale": 0.0}
     example: ClassVar[Mapping[str, Any]] = {"control": "canny", "controlnet": "./controlnet"}
 
@@ -109,10 +113,9 @@ class ControlNet(Plugin):
     scale: float = Field(1.0, ge=0.0, description="Strength; 0 changes nothing.")
     guess: bool = Field(False, description="Guess mode: the hint without the prompt's help; deep features count more.")
 
-    def acts(self, index: int, total: int) -> bool:
-        """Whole steps within the window only, as diffusers' ControlNets."""
-        first, last = index / max(total, 1), (index + 1) / max(total, 1)
-        return first >= self.start and last <= self.stop
+    def default_model(self) -> str | None:
+        """The embedded network is the only one that the embedded ControlNet fits."""
+        return "pocket" if self.controlnet == EMBEDDED else None
 
     def hooks(self) -> type[Hooks[ControlNet]]:
         return _ControlNetHooks
@@ -131,11 +134,33 @@ class _ControlNetHooks(Hooks[ControlNet]):
     def __init__(self, plugin: ControlNet, run: Run) -> None:
         super().__init__(plugin, run)
         self.control: _Control | None = None
-        if plugin.scale > 0.0:
+        self.shown: Reference | None = None
+        if plugin.scale > 0.0 and "hint" in run.model.info.takes:
+            self.shown = _shown(plugin, run)
+        elif plugin.scale > 0.0:
             self.control = _bound(plugin, run)
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
-        return cond if self.control is None else cond.plus_control(self.control)
+        if self.shown is not None:
+            return replace(cond, references=(self.shown,))
+        window = self.plugin.start, self.plugin.stop
+        if self.control is None or not self.run.convention.steers(*window, step.index, step.total):
+            return cond
+        return cond.plus_control(self.control)
+
+
+def _shown(plugin: ControlNet, run: Run) -> Reference:
+    """The hint in the space of a model that was trained on hints itself, drawn from its posterior; what of the plugin
+    then changes nothing is said.
+    """
+    idle = {"--controlnet": plugin.controlnet != EMBEDDED, "--scale": plugin.scale != 1.0, "--guess": plugin.guess}
+    words = [word for word, given in idle.items() if given]
+    if words:
+        run.notify(
+            f"{' and '.join(words)}: without effect, {run.model.info.name} was trained on hints and needs no ControlNet"
+        )
+    hint = 2.0 * _placed(plugin, run) - 1.0
+    return Reference(run.model.encode(hint, run.stream), hint)
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,12 +285,20 @@ def _placed(plugin: ControlNet, run: Run) -> Tensor:
     return (hint.clamp(-1.0, 1.0) + 1.0) / 2.0
 
 
+def _on_black(hint: Picture) -> Pixels:
+    """The pixels of a hint's file, black where it is transparent: there is nothing to follow."""
+    if hint.alpha is None:
+        return hint.pixels
+    weight = hint.alpha[..., None] / float(largest(hint.alpha.dtype))
+    return np.rint(hint.pixels * weight).astype(hint.pixels.dtype)
+
+
 def _hints(plugin: ControlNet, run: Run) -> list[Pixels]:
     """The hint as pixels, for the whole picture; one for each item where there is a batch of pictures."""
     control = plugin.control
     if not (isinstance(control, str) and hints.is_words(control)):
         try:
-            return [Picture.read(control).pixels]
+            return [_on_black(Picture.read(control))]
         except EditkitError as error:
             raise UsageError(f"controlnet: the hint: {error}") from error
     detector, inputs = hints.make(control), run.inputs

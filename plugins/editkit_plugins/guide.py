@@ -15,7 +15,19 @@ from pydantic import Field, field_validator
 
 from editkit.common.spec import did_you_mean
 from editkit.pictures.colors import rgb
-from editkit.plugin import Code, Figures, Guidance, GuidanceHooks, Hooks, PictureSource, Run, Section, Step, UsageError
+from editkit.plugin import (
+    Code,
+    Figures,
+    Guidance,
+    GuidanceHooks,
+    Hooks,
+    PictureSource,
+    Run,
+    Section,
+    Step,
+    UsageError,
+    Weights,
+)
 from editkit_plugins.losses import LOSSES, Loss, hexed
 
 if TYPE_CHECKING:
@@ -55,7 +67,7 @@ class Guide(Guidance):
     symmetry: Literal["left-right", "top-bottom", "turned"] = Field("left-right", description="symmetry: which one.")
     sharpness: float = Field(0.2, ge=0.0, description="sharpness: the Laplacian's root mean square to reach.")
     reference: PictureSource | None = Field(None, description="reference, features: the picture to come near to.")
-    network: str = Field(
+    network: Annotated[str, Weights()] = Field(
         "", description="features: what sees them, as --classifier: timm:NAME, torchvision:NAME:FILE, a folder."
     )
 

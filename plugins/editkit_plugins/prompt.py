@@ -11,10 +11,24 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from editkit.plugin import Hooks, ModelError, Plugin, ReadsText, ReadsWeights, Run, Section, Slot, Step, capability
+from editkit.plugin import (
+    Hooks,
+    ModelError,
+    Plugin,
+    ReadsText,
+    ReadsWeights,
+    Run,
+    Section,
+    SeesPictures,
+    Slot,
+    Step,
+    capability,
+)
 
 if TYPE_CHECKING:
-    from editkit.plugin import Conditioning, Prompt
+    from collections.abc import Sequence
+
+    from editkit.plugin import Conditioning, Prompt, Reference
 
 
 class PromptText(Plugin):
@@ -44,9 +58,16 @@ class PromptText(Plugin):
 class _PromptHooks(Hooks[PromptText]):
     def __init__(self, plugin: PromptText, run: Run) -> None:
         super().__init__(plugin, run)
+        self.seen: tuple[Reference, ...] | None = None
+        self.sees = None if plugin.weights else capability(run.model, SeesPictures)
+        self.prompt: Prompt | None = None
+        self.negative: Prompt | None = None
+        if self.sees is not None:
+            return  # it reads the texts beside the pictures that other plugins give, when these are there
         self.prompt = self._encoded(run.options.prompt or "")
         # without a negative prompt the model's own idea of "no text" stands (SDXL: zeros)
-        self.negative = None if run.options.negative is None else self._encoded(run.options.negative)
+        if run.options.negative is not None:
+            self.negative = self._encoded(run.options.negative)
 
     def _encoded(self, text: str) -> Prompt:
         model = self.run.model
@@ -66,5 +87,21 @@ class _PromptHooks(Hooks[PromptText]):
             self.run.notify(f"the prompt is longer than the model can read; left out: {dropped}")
         return prompt
 
+    def _beside(self, sees: SeesPictures, references: tuple[Reference, ...]) -> None:
+        """Both texts beside these pictures, once."""
+        if self.seen is not None and _same(self.seen, references):
+            return
+        self.seen = references
+        self.prompt, dropped = sees.encode_seeing(self.run.options.prompt or "", references)
+        self.negative, _ = sees.encode_seeing(self.run.options.negative, references)
+        if dropped:
+            self.run.notify(f"the prompt is longer than the model can read; left out: {dropped}")
+
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
+        if self.sees is not None:
+            self._beside(self.sees, cond.references)
         return replace(cond, prompt=self.prompt, negative=self.negative)
+
+
+def _same(one: Sequence[Reference], other: Sequence[Reference]) -> bool:
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))

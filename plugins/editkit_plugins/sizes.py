@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from editkit.plugin import Metavar
 
@@ -64,6 +64,14 @@ def pixels(border: int | str, extent: int) -> int:
 def _no_path(text: str) -> bool:
     return True
 
+
+def _sides(size: str) -> str:
+    sides(size)
+    return size
+
+
+Size = Annotated[str, AfterValidator(_sides)]
+"""Width x height in pixels."""
 
 Times = Annotated[float, BeforeValidator(_times), Metavar("X", words=_no_path)]
 """A factor: 4, or 4x."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from editkit.plugin import Hooks, ModelError, Notify, Picture, Plugin, Run, Section, Slot, UsageError
+from editkit.models.files.layout import mistaken
+from editkit.plugin import Hooks, ModelError, Notify, Picture, Plugin, Run, Section, Slot, UsageError, Weights
 from editkit_plugins.restoring.memory import afford
 from editkit_plugins.sizes import Times
 from editkit_plugins.upscale import observed
@@ -40,7 +41,7 @@ class Spandrel(Plugin):
     needs_picture: ClassVar[bool] = True
     diffuses: ClassVar[bool] = False
 
-    weights: str = Field("", description="The network: a .safetensors file.")
+    weights: Annotated[str, Weights()] = Field("", description="The network: a .safetensors file.")
     scale: Times = Field(4.0, gt=0.0, le=64.0, description="How many times as large.")
     tile: int = Field(192, ge=16, le=4096, description="Side of the tiles it works on, in pixels.")
 
@@ -125,7 +126,8 @@ def _loaded(weights: str, device: torch.device) -> Any:
         loaded = spandrel.ModelLoader(device=device).load_from_file(weights)
     except Exception as error:  # its own errors and those of the file's reader
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{weights}: is no upscaler that spandrel knows: {reason}") from error
+        wrong = mistaken(Path(weights))
+        raise ModelError(f"{weights}: {wrong or f'is no upscaler that spandrel knows: {reason}'}") from error
     if not isinstance(loaded, spandrel.ImageModelDescriptor) or loaded.input_channels != 3:
         raise ModelError(f"{weights}: {loaded.architecture.name} does not take a colour picture alone")
     return loaded.eval()

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from editkit.plugin import Hooks, Notify, Picture, Plugin, Section, Slot, UsageError
 from editkit_plugins.restoring.memory import afford
-from editkit_plugins.sizes import sides
+from editkit_plugins.sizes import Size, sides
 from editkit_plugins.tiling import tileable
 
 if TYPE_CHECKING:
@@ -41,14 +41,8 @@ class Texture(Plugin):
     needs_picture: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {"size": "20x16"}
 
-    size: str = Field("1024x1024", description="Width and height of the canvas in pixels, as 1024x768.")
+    size: Size = Field("1024x1024", description="Width and height of the canvas in pixels, as 1024x768.")
     tile: bool = Field(False, description="Make it so that copies side by side show no seam.")
-
-    @field_validator("size")
-    @classmethod
-    def _sides(cls, size: str) -> str:
-        sides(size)
-        return size
 
     def hooks(self) -> type[Hooks[Texture]]:
         return _TileHooks if self.tile else Hooks

@@ -16,7 +16,7 @@ from editkit.pictures.masks import feather_inside
 from editkit.plugin import Notify, Section, Slot, UsageError
 from editkit_plugins.inpaint import Replacing
 from editkit_plugins.restoring.memory import afford
-from editkit_plugins.sizes import Border, pixels, ratio, sides
+from editkit_plugins.sizes import Border, Size, pixels, ratio, sides
 
 if TYPE_CHECKING:
     from editkit.plugin import Picture
@@ -42,7 +42,7 @@ class Uncrop(Replacing):
     aspect: str | None = Field(
         None, description="Instead: grow evenly to this ratio of width to height, as 16:9 or 1.777."
     )
-    size: str | None = Field(None, description="Instead: grow evenly to this width and height, as 1920x1080.")
+    size: Size | None = Field(None, description="Instead: grow evenly to this width and height, as 1920x1080.")
     overlap: int = Field(8, ge=0, le=500, description="Pixels of the picture's edge that may change, to hide the seam.")
 
     @field_validator("aspect")
@@ -51,13 +51,6 @@ class Uncrop(Replacing):
         if aspect is not None:
             ratio(aspect)
         return aspect
-
-    @field_validator("size")
-    @classmethod
-    def _sides(cls, size: str | None) -> str | None:
-        if size is not None:
-            sides(size)
-        return size
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         left, right, top, bottom = self._borders(picture.width, picture.height)

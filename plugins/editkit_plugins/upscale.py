@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from editkit.plugin import Notify, Options, Picture, Run, Section, Slot, UsageError, to_unit
 from editkit_plugins.restoring.solving import Solver
-from editkit_plugins.sizes import Times, sides
+from editkit_plugins.sizes import Size, Times, sides
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,7 @@ class Upscale(Solver):
     example: ClassVar[Mapping[str, Any]] = {"scale": 2}
 
     scale: Times = Field(2.0, gt=1.0, le=64.0, description="How many times as large, as 4 or 4x.")
-    size: str | None = Field(None, description="Instead: as large as fits into this width and height, as 1920x1080.")
+    size: Size | None = Field(None, description="Instead: as large as fits into this width and height, as 1920x1080.")
     method: Literal["auto", "conditioned", "ddnm", "ddrm", "diffpir", "dps", "pigdm"] = Field(
         "auto", description="Tell the model, or solve with it as prior; auto: what the model can."
     )
@@ -65,13 +65,6 @@ class Upscale(Solver):
     def default_options(self, info: ModelInfo) -> Options:
         """One step of `pocket` that is told the small picture: its mean of all large ones, nearest to the truth."""
         return Options(steps=1) if self.nearest(info) else super().default_options(info)
-
-    @field_validator("size")
-    @classmethod
-    def _sides(cls, size: str | None) -> str | None:
-        if size is not None:
-            sides(size)
-        return size
 
     def _larger(self, picture: Picture) -> tuple[int, int]:
         """Width and height of the result."""

@@ -11,6 +11,7 @@ import html
 import io
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,12 +107,19 @@ class Preview:
         """Write the moving picture; every frame at the size of the largest."""
         if not self.frames:
             return
-        size = max(f.width for f in self.frames), max(f.height for f in self.frames)
-        first, *rest = (frame.resize(size, Image.Resampling.BILINEAR) for frame in self.frames)
-        durations = [MILLISECONDS] * len(rest) + [10 * MILLISECONDS]
-        data = io.BytesIO()
-        first.save(data, "WEBP", save_all=True, append_images=rest, duration=durations, loop=0, quality=85)
-        save_bytes(self.path, data.getvalue(), force=self.force)
+        save_bytes(self.path, moving(self.frames), force=self.force)
+
+
+def moving(frames: Sequence[Image.Image], back: bool = False) -> bytes:
+    """A WebP that shows `frames`, each at the size of the largest, the last for longer; with `back` there and back."""
+    size = max(f.width for f in frames), max(f.height for f in frames)
+    shown = [frame.resize(size, Image.Resampling.BILINEAR) for frame in frames]
+    durations = [MILLISECONDS] * (len(shown) - 1) + [10 * MILLISECONDS]
+    if back:
+        shown, durations = shown + shown[-2:0:-1], durations + [MILLISECONDS] * (len(shown) - 2)
+    data = io.BytesIO()
+    shown[0].save(data, "WEBP", save_all=True, append_images=shown[1:], duration=durations, loop=0, quality=85)
+    return data.getvalue()
 
 
 @dataclass(frozen=True)

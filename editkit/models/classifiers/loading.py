@@ -17,6 +17,9 @@ from editkit.models.files.layout import Layout
 from editkit.models.files.loading import find
 from editkit.models.files.weights import PICKLES, unreadable, weight_files
 
+MOST_STAGES, MOST_SIDE = 16, 1 << 16
+"""Of a network of our own, whose stages each halve the picture."""
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -31,15 +34,19 @@ def from_folder(source: str, device: torch.device, *, offline: bool) -> Clean | 
     except ModelError as error:
         raise ModelError(f"classifier {source}: {_plain(error, source)}") from error
     tensors = _tensors(source, file)
-    if config.get("_class_name") == OWN:
-        return _own(layout, config, tensors, device)
-    if "architecture" not in config:
+    if config.get("_class_name") != OWN and "architecture" not in config:
         raise ModelError(
             f"classifier {source}: its config.json names no architecture; known are timm's layout and what "
             f"`editkit train classifier` saves"
         )
-    library = str(config.get("library", "timm"))
-    return _ready(library, str(config["architecture"]), tensors, config.get("pretrained_cfg") or config, source, device)
+    try:
+        if config.get("_class_name") == OWN:
+            return _own(layout, config, tensors, device)
+        library, given = str(config.get("library", "timm")), config.get("pretrained_cfg") or config
+        return _ready(library, str(config["architecture"]), tensors, given, source, device)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
+        wrong = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise ModelError(f"classifier {source}: its config.json is damaged ({wrong}); fetch it again") from error
 
 
 def by_architecture(library: str, name: str, file: str, device: torch.device, *, offline: bool) -> Clean:
@@ -72,7 +79,12 @@ def _own(
     from editkit.models.classifiers.network import Network
 
     labels, channels, size = tuple(config["labels"]), int(config["channels"]), int(config["size"])
-    network = Network(channels, len(labels), int(config["width"]), int(config["stages"]))
+    width, stages = int(config["width"]), int(config["stages"])
+    if not (0 < stages <= MOST_STAGES and width > 0 and channels > 0 and 0 < size <= MOST_SIDE):
+        raise ValueError(f"width {width}, stages {stages}, channels {channels}, size {size}")
+    with torch.device("meta"):  # what it says is compared with the file's tensors before anything is allocated
+        _fitting(Network(channels, len(labels), width, stages), tensors, layout.name)
+    network = Network(channels, len(labels), width, stages)
     _fill(network, tensors, layout.name)
     network.to(device).eval().requires_grad_(False)
     if "log_snr" in config:
@@ -116,6 +128,8 @@ def _made(library: str, name: str, tensors: Mapping[str, Tensor], source: str) -
     with torch.device("meta"):
         heads = [key for key, part in build(1000).named_modules() if isinstance(part, torch.nn.Linear)]
     head = tensors.get(f"{heads[-1]}.weight") if heads else None
+    if head is not None and head.ndim != 2:
+        raise ModelError(f"classifier {source}: its last layer has the shape {tuple(head.shape)}; no classes are in it")
     classes = 1000 if head is None else len(head)
     return classes, build(classes)
 
@@ -154,7 +168,17 @@ def _tensors(source: str, file: Path) -> dict[str, Tensor]:
 
 
 def _fill(network: Any, tensors: dict[str, Tensor], source: str) -> None:
-    wanted = network.state_dict()
+    wanted = _fitting(network, tensors, source)
+    network.load_state_dict({key: tensors[key] for key in wanted if key in tensors}, strict=False)
+
+
+def _fitting(network: Any, tensors: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+    """The network's own tensors, where the file has all of them in the same shapes.
+
+    Raises:
+        ModelError: it has not.
+    """
+    wanted: Mapping[str, Tensor] = network.state_dict()
     missing = [key for key in wanted if key not in tensors and not key.endswith("num_batches_tracked")]
     if missing:
         raise ModelError(
@@ -166,7 +190,7 @@ def _fill(network: Any, tensors: dict[str, Tensor], source: str) -> None:
         raise ModelError(
             f"classifier {source}: {wrong[0]} is {got} instead of {needed}; the weights are of another architecture"
         )
-    network.load_state_dict({key: tensors[key] for key in wanted if key in tensors}, strict=False)
+    return wanted
 
 
 def _plain(error: ModelError, source: str) -> str:

@@ -17,12 +17,12 @@ from editkit.common.places import expanded
 from editkit.errors import ModelError
 from editkit.models.files import single_file
 from editkit.models.files.layout import Layout
-from editkit.models.files.weights import PICKLES, bounded, check, pickled, read, weight_files
+from editkit.models.files.weights import PICKLES, bounded, check, is_statistic, pickled, read, weight_files
 
 if TYPE_CHECKING:
     import torch
 
-_FILES = ("*.json", "*.txt", "*.model", "diffusion_pytorch_model*.safetensors", "model*.safetensors")
+_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "diffusion_pytorch_model*.safetensors", "model*.safetensors")
 """What is fetched of a component: not the single-file checkpoints that lie beside the folders."""
 _OTHERS = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*.non_ema.*", "*.ema_only.*")
 """Further copies of the weights."""
@@ -194,10 +194,16 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
     for name in computed:
         owner, _, last = name.rpartition(".")
         setattr(skeleton.get_submodule(owner), last, whole[name])
-    for buffer in (b for b in skeleton.buffers() if b.is_floating_point()):
+    for buffer in (b for name, b in skeleton.named_buffers() if b.is_floating_point() and not is_statistic(name)):
         buffer.data = buffer.data.to(dtype)
     network = skeleton.to(device).eval().requires_grad_(False)
     return pack(steady(network)) if device.type == "cpu" else network
+
+
+LANGUAGE_MODELS = (
+    "Qwen3ForCausalLM", "Qwen3Model", "Qwen2_5_VLForConditionalGeneration", "Mistral3ForConditionalGeneration",
+)  # fmt: skip
+"""Of transformers, whose hidden states are a text's embeddings."""
 
 
 def _first(error: Exception) -> str:
@@ -226,10 +232,11 @@ def load_text_encoder(
     named = layout.config(encoder).get("architectures") or ["CLIPTextModel"]
     first = str(named[0] if isinstance(named, list) else named)[:80]
     kind = getattr(transformers, first, None)
-    if kind is None or not first.startswith(("CLIPText", "T5Encoder")):
-        raise ModelError(f"model {layout.name}: {encoder} is a {first}; known are CLIP and T5 text encoders")
+    if kind is None or not (first.startswith(("CLIPText", "T5Encoder")) or first in LANGUAGE_MODELS):
+        known = f"CLIP's, T5's, {', '.join(LANGUAGE_MODELS)}"
+        raise ModelError(f"model {layout.name}: {encoder} is a {first}; text encoders that are known: {known}")
     listed = layout.index.get(tokenizer, ["transformers", "CLIPTokenizer"])
-    reader = getattr(transformers, trust.component(layout.name, tokenizer, listed, trust.TOKENIZERS))
+    reader = getattr(transformers, trust.component(layout.name, tokenizer, listed, trust.READERS))
     shown = logging.is_progress_bar_enabled()
     if layout.texts_on_disk:
         getLogger("accelerate.big_modeling").setLevel("ERROR")  # says what was asked for

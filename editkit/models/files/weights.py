@@ -75,6 +75,11 @@ def _same(found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return found == expected or (found[:2] == expected[:2] and {*found[2:], *expected[2:]} <= {1})
 
 
+def is_statistic(name: str) -> bool:
+    """A mean or variance that was measured: it keeps its digits in half precision too."""
+    return name.endswith((".running_mean", ".running_var"))
+
+
 def _modern(key: str) -> str:
     parts = key.split(".")
     if "attentions" in parts and len(parts) > 2 and parts[-2] in _OLD_ATTENTION:
@@ -141,7 +146,7 @@ def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
         elif isinstance(value, list):
             yield f"layers of {key}", len(value)
             waiting += [(key, inner) for inner in value]
-        elif isinstance(value, int) and not isinstance(value, bool):
+        elif isinstance(value, int) and not isinstance(value, bool) and not key.endswith("theta"):
             yield key, value
 
 
@@ -179,6 +184,7 @@ def read(name: str, file: Path, dtype: Callable[[str], torch.dtype]) -> Iterator
                     got += count
                 tensor = raw.view(kinds[entry["dtype"]]).view(entry["shape"])
                 wanted = dtype(_modern(key)) if tensor.is_floating_point() else tensor.dtype
+                wanted = torch.float32 if is_statistic(key) else wanted
                 layout = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
                 yield _modern(key), tensor.to(wanted).to(memory_format=layout)  # faster than both at once
 

@@ -59,7 +59,7 @@ def describe(layout: Layout) -> ModelInfo:
     sampler = default_sampler(layout.config("scheduler"))
     return ModelInfo(
         layout.name, KNOWN, frozenset(takes), sampler, STEPS, window, 3 * window // 4, factor * patch,
-        guidance=GUIDANCE, rounds_up=True,
+        guidance=GUIDANCE, rounds_up=True, shifts=True,
     )  # fmt: skip
 
 

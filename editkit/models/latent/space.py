@@ -64,9 +64,17 @@ class LatentSpace:
         mean = posterior.mean.float()
         if stream is not None:
             mean = mean + posterior.std.float() * stream.normal(mean.shape).to(mean.device)
-        shift, scale = self._shift_and_scale(mean)
-        scaled: Tensor = (mean - shift) * scale
-        return scaled
+        return self.normalised(mean)
+
+    def normalised(self, latent: Tensor) -> Tensor:
+        """What the network works on, of the VAE's latents."""
+        shift, scale = self._shift_and_scale(latent)
+        return (latent - shift) * scale
+
+    def denormalised(self, x0: Tensor) -> Tensor:
+        """The VAE's latents, of what the network works on."""
+        shift, scale = self._shift_and_scale(x0)
+        return x0 / scale + shift
 
     def _shift_and_scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Latents for the UNet are (VAE's - shift) * scale; by channel where the VAE says so."""
@@ -100,8 +108,7 @@ class LatentSpace:
         Raises:
             ModelError: there is NaN or infinity in them all the same.
         """
-        shift, scale = self._shift_and_scale(x0)
-        latents = x0 / scale + shift
+        latents = self.denormalised(x0)
         image: Tensor = self._finite(
             lambda vae: vae.decode(latents.to(vae.dtype)).sample.float(), lambda made: made, "finite latents"
         )
@@ -143,7 +150,8 @@ def in_float32(vae: Any, device: torch.device) -> Any:
         weights = get_state_dict_offloaded_model(vae)
     else:
         weights = vae.state_dict()
-    made.load_state_dict({name: weight.to(device, torch.float32) for name, weight in weights.items()}, assign=True)
+    wide = {name: torch.float32 if weight.is_floating_point() else weight.dtype for name, weight in weights.items()}
+    made.load_state_dict({name: weight.to(device, wide[name]) for name, weight in weights.items()}, assign=True)
     made.use_tiling, made.use_slicing = vae.use_tiling, vae.use_slicing
     return made.eval().requires_grad_(False)
 

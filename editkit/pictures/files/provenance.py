@@ -180,10 +180,11 @@ def _name_of(text: str) -> str:
     for kind in (PurePosixPath, PureWindowsPath):
         if _is_file(kind(text)):
             return kind(text).name
-    word, colon, rest = text.partition(":")
-    if colon and re.fullmatch(r"[a-z][a-z_-]+", word) and rest[:1] in ("/", "\\", "."):  # kernel:/a/b.png
-        return f"{word}:{_name_of(rest)}"
-    return text
+    parts = re.split(r"([+&-])(?=[a-z_]+:)", text)  # box:1,2,3,4+watermark:/a/b.png
+    if len(parts) > 1:
+        return "".join(part if k % 2 else _name_of(part) for k, part in enumerate(parts))
+    behind = re.match(r"[a-z][\w:-]+?:(?=[/\\.])", text)  # kernel:/a/b.png, timm:resnet18:/a/b.safetensors
+    return text if behind is None else behind[0] + _name_of(text[behind.end() :])
 
 
 def _is_file(path: PurePath) -> bool:

@@ -133,6 +133,9 @@ def decode(data: bytes, name: str) -> Raster:
 LARGE = 1 << 24
 """Pixels from which on memory is asked about before it is taken."""
 
+MUCH, MOST_PRESSED = 2 << 30, 500
+"""Bytes of memory that a file is not given which is so many times smaller than its pixels: no photograph is."""
+
 
 def _afford(image: Image.Image, data: bytes, name: str) -> None:
     """Refuse a picture that the free memory does not hold, before it is decoded: a small file may claim a large one.
@@ -148,6 +151,11 @@ def _afford(image: Image.Image, data: bytes, name: str) -> None:
     tags = getattr(image, "tag_v2", {})
     deep = (data[:4] == b"\x89PNG" and data[24:25] == b"\x10") or 16 in tags.get(258, ()) or image.mode[:1] == "I"
     needed, free = pixels * (32 if deep else 16), int(psutil.virtual_memory().available)
+    if needed > MUCH and pixels * (8 if deep else 4) > MOST_PRESSED * len(data):
+        raise PictureError(
+            f"{name}: its {len(data)} bytes claim {image.width}x{image.height} pixels, as a decompression bomb does; "
+            f"if they are meant, save them without compression (.tif, .bmp)"
+        )
     if needed > free:
         raise PictureError(
             f"{name}: its {image.width}x{image.height} pixels need about {needed / 1e9:.1f} GB to be read, and "

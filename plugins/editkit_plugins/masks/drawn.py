@@ -10,7 +10,10 @@ import re
 import numpy as np
 
 from editkit.pictures.picture import Picture
-from editkit.pictures.shapes import TOLERANCE, Mask, Shape, ShapeError, as_mask, coordinates
+from editkit.pictures.shapes import TOLERANCE, Mask, Shape, ShapeError, as_mask, coordinates, seen
+
+ROWS = 256
+"""So many rows are drawn at once, whatever the size of the picture."""
 
 
 def flood(picture: Picture, x: float, y: float, tolerance: float = TOLERANCE) -> Mask:
@@ -25,8 +28,11 @@ def flood(picture: Picture, x: float, y: float, tolerance: float = TOLERANCE) ->
     column, row = int(np.floor(x)), int(np.floor(y))
     if not (0 <= column < picture.width and 0 <= row < picture.height):
         raise ShapeError(f"flood:{x:g},{y:g}: lies outside the picture of {picture.width}x{picture.height}")
+    shown = np.broadcast_to(seen(picture), (picture.height, picture.width))
     near = np.abs(picture.pixels.astype(np.int32) - picture.pixels[row, column]).max(axis=2)
     within = near <= tolerance * float(np.iinfo(picture.pixels.dtype).max) / 255.0
+    # what lies under full transparency has no colour: it is joined to itself
+    within = within & shown if shown[row, column] else ~shown
     _, labels = cv2.connectedComponents(within.astype(np.uint8), connectivity=4)
     return as_mask(labels == labels[row, column])
 
@@ -34,13 +40,18 @@ def flood(picture: Picture, x: float, y: float, tolerance: float = TOLERANCE) ->
 def brush(picture: Picture, points: list[tuple[float, float]], radius: float) -> Mask:
     """1 for the pixels whose centre is at most `radius` from the line through `points`; of one point a disc."""
     made = np.zeros((picture.height, picture.width), bool)
-    for (xa, ya), (xb, yb) in zip(points, points[1:] or points, strict=False):
+    for (xa, ya), (xb, yb) in dict.fromkeys(zip(points, points[1:] or points, strict=False)):
         left, right = (int(np.clip(v, 0, picture.width)) for v in (min(xa, xb) - radius, max(xa, xb) + radius + 1))
         top, bottom = (int(np.clip(v, 0, picture.height)) for v in (min(ya, yb) - radius, max(ya, yb) + radius + 1))
-        y, x = np.mgrid[top:bottom, left:right] + 0.5
+        x = np.arange(left, right)[None, :] + 0.5
         dx, dy = xb - xa, yb - ya
-        t = np.clip(((x - xa) * dx + (y - ya) * dy) / max(dx * dx + dy * dy, 1e-12), 0.0, 1.0)
-        made[top:bottom, left:right] |= (x - xa - t * dx) ** 2 + (y - ya - t * dy) ** 2 <= radius**2
+        for first in range(top, bottom, ROWS):
+            part = made[first : min(first + ROWS, bottom), left:right]
+            if part.all():  # a wide brush goes over the same pixels again and again
+                continue
+            y = np.arange(first, first + len(part))[:, None] + 0.5
+            t = np.clip(((x - xa) * dx + (y - ya) * dy) / max(dx * dx + dy * dy, 1e-12), 0.0, 1.0)
+            part |= np.hypot(x - xa - t * dx, y - ya - t * dy) <= radius
     return as_mask(made)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import largest
 from editkit.pictures.shapes import Mask, Shape, ShapeError, as_mask
+from editkit_plugins.restoring.memory import afford
 
 Grey = NDArray[np.float32]
 """(H, W) in levels of 255."""
@@ -49,6 +50,10 @@ LENGTH, SHORTEST = 0.08, 32
 """The least length of a path: in longer sides of the picture, and in pixels where the picture is made small."""
 
 
+HELD = 12
+"""States of three numbers a pixel that are held at once, among them the ridges of 16 directions."""
+
+
 def scratches(picture: Picture, eager: float = 1.0) -> Mask:
     """(H, W) of 0 and 1: 1 where a scratch, a hair or a fold lies, of 1 to about 8 pixels (more on large pictures).
 
@@ -57,6 +62,7 @@ def scratches(picture: Picture, eager: float = 1.0) -> Mask:
     import cv2
 
     height, width = picture.height, picture.width
+    afford(f"looking for scratches in {width}x{height}", width, height, HELD)
     found = np.zeros((height, width), np.uint8)
     for tone in tones(picture):
         for scale in (1, 2, 4, 8):
@@ -75,7 +81,7 @@ def tones(picture: Picture) -> tuple[Grey, Grey]:
 
     What has a colour stands out less in them than white or black does.
     """
-    pixels = picture.pixels.astype(np.float32) * np.float32(255.0 / largest(picture.pixels.dtype))
+    pixels = picture.visible.astype(np.float32) * np.float32(255.0 / largest(picture.pixels.dtype))
     return pixels.min(axis=2), 255.0 - pixels.max(axis=2)
 
 

@@ -50,6 +50,7 @@ class Solving(Plugin):
     lam: float | None = Field(
         None, gt=0.0, description="diffpir, wiener: weight of the prior; default 7 and 2, which suit photographs."
     )
+    rate: float = Field(0.3, gt=0.0, le=1.0, description="point: how far a step moves the picture.")
     renew: float = Field(0.3, ge=0.0, le=1.0, description="diffpir: share of the noise that is renewed (its zeta).")
 
     def problem(self, run: Run) -> Problem:

@@ -12,6 +12,7 @@ from editkit_plugins.restoring.methods import (
     Dps,
     PiGdm,
     PiGdmGiven,
+    Point,
     SolvingHooks,
     Wiener,
     works_on_latents,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 METHODS: Mapping[str, type[SolvingHooks]] = {
     "conditioned": Conditioned, "ddnm": Ddnm, "ddrm": Ddrm, "diffpir": DiffPir, "dps": Dps, "pigdm": PiGdm,
-    "wiener": Wiener,
+    "point": Point, "wiener": Wiener,
 }  # fmt: skip
 
 

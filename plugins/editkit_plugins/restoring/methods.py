@@ -20,10 +20,12 @@ Every method sees x_t = alpha_t x + sigma_t eps and the network's x0 = E[x | x_t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from editkit.diffusion.distilling import SDS
 from editkit.diffusion.space import space_of
-from editkit.plugin import ChainError, Hooks, Run, Step
+from editkit.plugin import ChainError, Hooks, Run, Sampler, Step
 from editkit_plugins.restoring.problem import Problem
 
 if TYPE_CHECKING:
@@ -72,7 +74,11 @@ class SolvingHooks(Hooks["Solving"]):
         if self.plugin.share() == 1.0:
             return None
         level = self.run.levels[self.run.plan.start]
-        return level.alpha * self._guess().expand(self.run.shape) + level.sigma * self.run.opening.noise
+        return level.alpha * self.starting() + level.sigma * self.run.opening.noise
+
+    def starting(self) -> Float[Tensor, "b c *size"]:
+        """A^+ y, of the state's shape."""
+        return self._guess().expand(self.run.shape).float()
 
     def _guess(self) -> Float[Tensor, "b c *size"]:
         """A^+ y in the model's space."""
@@ -162,6 +168,36 @@ class Wiener(LinearHooks):
             return A.with_coefficients(x0, own + gain * (A.observe(y) - A.singular * own))
 
         return self.channelwise(filtered, x0, self.y)
+
+
+class Point(Wiener):
+    """A point estimate under the prior (Graikos et al. 2022, arXiv:2206.09012, Algorithm 1), levels falling as there.
+
+    x <- x + rate (E[x0 | x_t, y] - x), x_t = alpha_t x + sigma_t eps: score distillation (`sds`), held to y by the
+    estimate's filter (`Wiener`), not by a second gradient. The paper differentiates |eps - eps_hat(x_t)|^2 through the
+    network and moves x by Adam; here, as in DreamFusion, the network's own derivative is left out, and a step is so
+    long as the posterior asks. Of Gaussian data x ends at the mode of p(x | y).
+    """
+
+    says = "point"
+    weight = 1.0
+
+    def sampler(self) -> Sampler:
+        return PointEstimate(self.plugin.rate, "even", self)
+
+    def warn(self) -> str | None:
+        return "point looks for one likely picture and does not sample: what y leaves open comes out smooth"
+
+
+@dataclass(frozen=True)
+class PointEstimate(SDS):
+    """`sds` from the picture A^+ y."""
+
+    method: Point | None = None
+
+    def start(self, known: Tensor | None, noise: Callable[[], Tensor]) -> Tensor:
+        assert self.method is not None
+        return self.method.starting()
 
 
 class Ddnm(SolvingHooks):

@@ -1,0 +1,76 @@
+"""`editkit density`: how likely a picture is to a model, and where it is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from editkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from editkit.editing.likely import Density
+    from editkit.plugin.options import RunOptions
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def density(  # long: every parameter is an option with its help
+    picture: Annotated[str, typer.Argument(help="The photograph; - is standard input.")],
+    model: Annotated[str, typer.Option(help="As for every edit; auto: pocket.")] = "auto",
+    prompt: Annotated[str | None, typer.Option(help="What a model that takes text is told.")] = None,
+    steps: Annotated[int, typer.Option(min=4, max=10_000, help="Noise levels of the flow.")] = 50,
+    probes: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Random signs a trace; the error falls by 1 / sqrt.")
+    ] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the probes, and of where in its level a pixel lies.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps; auto: the fastest there is.")] = "auto",
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="The map; default: PICTURE's name with .density.png.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing map.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no socket.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="One line of JSON on standard output.")] = False,
+) -> None:
+    """Say how likely PICTURE is to a model, in bits per dimension, and draw where it is unlikely.
+
+    The less bits, the likelier; a picture of independent pixels has 8. A dimension is one channel of one pixel. The
+    map is white where the model would move a pixel far and surely: what does not fit with what lies around it.
+    """
+    from editkit.cli.console import say, write
+    from editkit.editing.likely import density as judged
+    from editkit.pictures.files.writing import check_apart, check_output
+    from editkit.pictures.picture import Picture
+
+    target = _target(picture, output)
+    check_apart({"--output": target}, [picture])
+    check_output(target, force=force)
+    photo = Picture.read(picture)
+    options: RunOptions = {"steps": steps, "seed": seed, "device": device, "offline": offline}
+    if prompt is not None:
+        options["prompt"] = prompt
+    found = judged(photo, model=model, probes=probes, notify=say, **options)
+    found.picture().write(target, force=force)
+    if json_:
+        write(json.dumps({"bits_per_dimension": found.bits, "standard_error": found.error, "values": list(found.size),
+                          "latent": found.latent, "map": target}))  # fmt: skip
+        return
+    say(f"{spoken(found)} · map in {target}")
+
+
+def spoken(found: Density) -> str:
+    """In one line: bits with their standard error, of what."""
+    error = "" if found.error is None else f" +- {found.error:.3f}"
+    of = "latent values" if found.latent else "pixel values"
+    return f"{found.bits:.3f}{error} bits per dimension, of {' x '.join(str(n) for n in found.size)} {of}"
+
+
+def _target(picture: str, output: str | None) -> str:
+    if output is not None:
+        return output
+    if picture == "-":
+        raise UsageError("a picture from standard input has no name; say with -o where the map goes")
+    return str(Path(picture).with_name(f"{Path(picture).stem}.density.png"))

@@ -1,0 +1,146 @@
+"""`editkit interpolate A --to B`: pictures between two pictures, as a strip or a moving picture."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from editkit.cli.console import say, write
+from editkit.cli.edit import notices, watching
+from editkit.cli.options import HelpShown
+from editkit.cli.targets import target_of
+from editkit.cli.words import Line, parse
+from editkit.common.notify import Notify
+from editkit.common.spec import did_you_mean
+from editkit.editing.between import WAY, Mix, interpolation
+from editkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from editkit.editing.between import Interpolation
+    from editkit.editing.settle import StagePlan
+
+USAGE = """usage: editkit interpolate A --to B [--frames N] [--prompt-to TEXT] [--lerp] [options] [with ...] [then ...]
+
+Carries both pictures to their noise, and what lies between the two noises down again: N pictures (9), from A to B.
+They are written side by side, or one after another where the name ends in .webp. Not every model finds a picture
+between two: a small one fades from one to the other.
+
+  --to B            the other picture
+  --frames N        how many, A and B as they come back among them (default: 9)
+  --prompt-to TEXT  what describes B, where --prompt describes A; texts between them are told on the way down
+  --lerp            a straight line between the noises, not along the sphere they lie on: faint half way
+  --refine N        fixed-point iterations for every move up, --strength X how far up: as of `editkit invert`
+
+  editkit interpolate a.png --to b.png --frames 9
+  editkit interpolate a.png --to b.png --model DIR --prompt "a cat" --prompt-to "a dog" -o between.webp
+  editkit plan interpolate a.png --to b.png --steps 50
+
+Options of the run (--steps, --sampler, --seed, -o ...) are those of every edit."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command's own options."""
+
+    to: str
+    frames: int = 9
+    prompt_to: str | None = None
+    mix: Mix = "slerp"
+
+
+def interpolate_command(words: list[str]) -> int:
+    """`editkit interpolate A --to B [options] [with PLUGIN ...] [then PLUGIN ...]`."""
+    if not words or "-h" in words or "--help" in words:
+        write(USAGE)
+        return 0
+    try:
+        own, line = _read(words)
+    except HelpShown:
+        return 0
+    return _make(own, line)
+
+
+def plans(words: list[str], notify: Notify) -> list[StagePlan]:
+    """What `editkit plan interpolate` shows."""
+    own, line = _read(words)
+    return _asked(own, line, notify).plans(notify)
+
+
+def _read(words: list[str]) -> tuple[Asked, Line]:
+    """The command's own options, which stand before the first `with` or `then`, and the rest as an inversion."""
+    end = next((k for k, word in enumerate(words) if word in ("with", "then")), len(words))
+    first, found, rest = list(words[:end]), dict[str, str](), list[str]()
+    while first:
+        flag, equals, value = first.pop(0).partition("=")
+        if flag == "--lerp":
+            found[flag] = "lerp"
+        elif flag in ("--to", "--frames", "--prompt-to"):
+            if flag in found:
+                raise UsageError(f"interpolate: {flag} is given twice")
+            if not equals and not first:
+                raise UsageError(f"interpolate: {flag} needs a value")
+            found[flag] = value if equals else first.pop(0)
+        else:
+            rest.append(flag + equals + value)
+    for flag in ("--way", "--save-noise", "--from-noise"):
+        if any(word.partition("=")[0] == flag for word in rest):
+            raise UsageError(f"interpolate: {flag} is for `editkit {WAY}`; leave it out")
+    if "--to" not in found:
+        raise UsageError(f"interpolate needs a second picture: --to B{did_you_mean('--to', rest) or ''}")
+    if not found.get("--frames", "9").isdigit():
+        raise UsageError(f"interpolate: --frames is {found['--frames']}; a whole number of 2 or more is needed")
+    own = Asked(
+        found["--to"],
+        int(found.get("--frames", "9")),
+        found.get("--prompt-to"),
+        "lerp" if "--lerp" in found else "slerp",
+    )
+    return own, parse([WAY, *rest, *words[end:]])
+
+
+def _asked(own: Asked, line: Line, notify: Notify) -> Interpolation:
+    from editkit.pictures.picture import Picture
+
+    pictures = Picture.read(line.picture), Picture.read(own.to)
+    return interpolation(*pictures, line.chain, frames=own.frames, prompt_to=own.prompt_to, mix=own.mix, notify=notify)
+
+
+def _make(own: Asked, line: Line) -> int:
+    from editkit.editing.between import strip, walk
+    from editkit.editing.watching.trace import moving
+    from editkit.models.leasing import Models
+    from editkit.pictures.files.atomic import save_bytes
+    from editkit.pictures.files.writing import check_apart, check_output
+
+    extras, target = line.extras, target_of(line, "interpolate")
+    for name in ("compare", "candidates", "save_recipe", "preview"):
+        if getattr(extras, name) is not None:
+            raise UsageError(f"interpolate: leave --{name.replace('_', '-')} out")
+    if target == "-":
+        raise UsageError("interpolate: name a file with -o; standard output is for one picture")
+    check_output(target, force=extras.force)
+    check_apart({"--output": target, "--trace": extras.trace}, [line.picture, own.to], first="--output")
+    notify, began, calls = notices(extras), time.perf_counter(), 0
+    asked = _asked(own, line, notify)
+    with watching(extras) as watchers:
+        making, before = walk(asked, Models(), notify), (0, 0)
+        while True:
+            try:
+                update = next(making)
+            except StopIteration as done:
+                frames = done.value
+                break
+            now = (update.stage, update.state.calls)
+            calls += now[1] - (before[1] if now[0] == before[0] and now[1] >= before[1] else 0)
+            before = now
+            for each in watchers:
+                each(update)
+    if Path(target).suffix.lower() == ".webp":
+        save_bytes(Path(target), moving([frame.pil for frame in frames], back=True), force=extras.force)
+    else:
+        strip(frames).write(target, force=extras.force)
+    if not extras.quiet:
+        say(f"wrote {target} · {len(frames)} pictures · {calls} network calls · {time.perf_counter() - began:.1f} s")
+    return 0

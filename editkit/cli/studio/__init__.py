@@ -1,0 +1,158 @@
+"""`editkit studio`: the engine in a browser, on this machine.
+
+It is a room of the command line, not of the engine: another way to give the words of an edit, which reads and writes
+them as a command (`said`) and runs them as every command does (`editing.made.make`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from editkit.cli.studio.config import Config
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def studio(  # long: every parameter is an option with its help
+    place: Annotated[str, typer.Argument(help="A folder of pictures, or a picture to begin with.")] = ".",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8765,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; others than this machine's own need a secret.")
+    ] = "127.0.0.1",
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    password: Annotated[
+        str | None, typer.Option(help="Let in from other machines whoever knows it; - asks for it.")
+    ] = None,
+    token_file: Annotated[Path | None, typer.Option(help="A file with the token, in place of one made anew.")] = None,
+    allow_model: Annotated[
+        list[str] | None,
+        typer.Option(help="A model, LoRA or other network that recipes may name; several: give it again."),
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch allowed models that are not here.")] = False,
+    max_megabytes: Annotated[int, typer.Option(min=1, max=1024, help="Of an uploaded file.")] = 512,
+    max_megapixels: Annotated[float, typer.Option(min=0.01, max=178, help="Of a picture.")] = 178,
+) -> None:
+    """Open a page in which pictures of FOLDER are edited with a brush, by everything that editkit has.
+
+    Only this machine can come in, and only with the token in the address that is printed. Nothing is read or written
+    outside of FOLDER; results wait in FOLDER/.editkit-studio until they are saved. Nothing is fetched without
+    --download.
+    """
+    from editkit.cli.studio.config import MIB, Bounds, Config, is_loopback
+    from editkit.errors import UsageError
+
+    folder, picture = _place(place)
+    if password == "-":
+        password = typer.prompt("password", hide_input=True)
+    if password is not None and len(password) < 8:
+        raise UsageError("--password: at least 8 characters are needed, others may try to guess it")
+    given = {} if token_file is None else {"token": _token(token_file)}
+    if not is_loopback(host) and password is None and token_file is None:
+        raise UsageError(
+            f"--host {host} lets other machines in: whoever knows the secret can read and edit the pictures of "
+            f"{folder.name}/, and what is sent is not encrypted; add --password - or --token-file FILE, or stay on "
+            f"127.0.0.1 and use ssh -L"
+        )
+    bounds = Bounds(upload=max_megabytes * MIB, pixels=int(max_megapixels * 1e6))
+    config = Config(
+        folder=folder, password=password, host=host, port=port, models=tuple(allow_model or ()), online=download,
+        bounds=bounds, **given,
+    )  # fmt: skip
+    os.chdir(folder)  # words that name a file mean one of the folder
+    serve(config, picture, open_)
+
+
+def _place(place: str) -> tuple[Path, str | None]:
+    """The folder, links followed, and the picture to begin with.
+
+    Raises:
+        UsageError: there is no such place.
+    """
+    from editkit.errors import UsageError
+
+    path = Path(place).expanduser()
+    if path.is_file():
+        return path.parent.resolve(), path.name
+    if not path.is_dir():
+        raise UsageError(f"{place}: no such folder or picture")
+    return path.resolve(), None
+
+
+def _token(file: Path) -> str:
+    """The token in a file.
+
+    Raises:
+        UsageError: there is none, or it is no word of an address.
+    """
+    import re
+
+    from editkit.errors import UsageError
+
+    try:
+        word = file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not re.fullmatch(r"[A-Za-z0-9_-]{20,200}", word):
+        raise UsageError(f"{file}: a token is a word of 20 to 200 letters, digits, - and _")
+    return word
+
+
+def serve(config: Config, picture: str | None = None, show: bool = False) -> None:
+    """Serve until Ctrl-C."""
+    from urllib.parse import quote
+
+    from editkit.cli.console import say, write
+    from editkit.common.extras import explained
+
+    with explained():
+        import uvicorn
+
+        from editkit.cli.studio.server import application
+    listening = _listening(config)
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    address = f"http://{host}:{listening.getsockname()[1]}/{config.token}/"
+    address += f"#open={quote(picture)}" if picture is not None else ""
+    if not config.is_loopback:
+        say("other machines can come in; what is sent is not encrypted, and whoever knows the secret may edit")
+    write(f"studio of {config.folder.name}/: {address}")
+    say("whoever has this address can edit; Ctrl-C ends it")
+    if show:
+        import webbrowser
+
+        webbrowser.open(address)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application(config), log_level="error", access_log=False, server_header=False, date_header=False,
+            proxy_headers=False, timeout_graceful_shutdown=3, limit_concurrency=400,
+            h11_max_incomplete_event_size=16_384,
+        )
+    )  # fmt: skip
+    server.run(sockets=[listening])
+
+
+def _listening(config: Config) -> socket.socket:
+    """A socket at the address; the next free port where the usual one is taken.
+
+    Raises:
+        UsageError: it cannot be listened at.
+    """
+    from editkit.errors import UsageError
+
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((config.host, config.port))
+    except OSError as error:
+        made.close()
+        raise UsageError(
+            f"{config.host}:{config.port}: cannot be listened at: {error.strerror}; try --port 0"
+        ) from None
+    return made

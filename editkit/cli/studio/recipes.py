@@ -1,0 +1,188 @@
+"""Recipes that come from a page: looked through before anything of them is used.
+
+A recipe may name masks and pictures of the studio's folder, and models that the studio was started with. It may name no
+code, no other file or folder, no hub id, and nothing that is to be written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from editkit.cli.studio.config import Config
+from editkit.common.spec import name_of
+from editkit.common.trust import leads_out
+from editkit.editing import recipe
+from editkit.errors import EditkitError, RecipeError
+from editkit.models.families import named
+from editkit.pictures.shapes import is_words
+from editkit.plugin.chain import Chain
+from editkit.plugin.declaration import Declaration
+from editkit.plugin.options import Options
+from editkit.plugin.params import Param, Weights, params
+
+PICTURES = ("PICTURE", "MASK", "AREA", "HINT")
+"""What parameters that name pictures to be read are called."""
+
+WEIGHTS = ("CLASSIFIER", "DIR_OR_ID")
+"""What parameters that name networks are called; others are marked (`Weights`)."""
+
+WRITTEN = ("FILE",)
+"""What parameters that name files to be written, or read without being pictures, are called."""
+
+LANGUAGE = ("prompt", "negative", "text", "avoid")
+"""Keys whose values are language."""
+
+
+class NotAllowed(RecipeError):  # noqa: N818
+    """Something in a recipe that a page may not ask for. `place`: where in the mapping."""
+
+    def __init__(self, message: str, *place: str | int) -> None:
+        super().__init__(message)
+        self.place = place
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A chain that may be run.
+
+    Args:
+        said: with paths relative to the studio's folder, as the command run there would say it.
+        real: with absolute paths.
+    """
+
+    said: Chain
+    real: Chain
+
+    @property
+    def summary(self) -> str:
+        """`inpaint with guide then sdedit`."""
+        return " then ".join(" with ".join(p.name for p in stage.plugins) for stage in self.said.stages)
+
+    @property
+    def mapping(self) -> dict[str, Any]:
+        """As a recipe."""
+        return recipe.to_mapping(self.said)
+
+
+def wanted(data: object, config: Config) -> Wanted:
+    """The chain that `data`, a recipe's mapping, describes.
+
+    Raises:
+        RecipeError: it describes none. NotAllowed: it names what a page may not name.
+    """
+    said = recipe.from_mapping(data)
+    for number, stage in enumerate(said.stages):
+        for k, plugin in enumerate(stage.plugins):
+            place = ("stages", number, "plugins", k, plugin.name)
+            for param in params(type(plugin)):
+                if param.name in plugin.model_fields_set:
+                    _check(param, getattr(plugin, param.name), config, (*place, param.key), plugin)
+        _check_options(stage.options, config, ("stages", number, "options"))
+    real = recipe.from_mapping(data, base=config.folder)
+    fetch = Options(offline=not config.online)
+    return Wanted(said, real.with_options(fetch))
+
+
+def _check(param: Param, value: Any, config: Config, place: tuple[str | int, ...], plugin: Declaration) -> None:
+    """One parameter.
+
+    Raises:
+        NotAllowed: it names what a page may not name.
+    """
+    texts = list(_texts(value))
+    if not texts or param.kind == "choice" or value == param.default:
+        return
+    for text in texts:
+        if param.metavar in WRITTEN:
+            raise NotAllowed(f"{plugin.name}.{param.key} names a file beside the result, which a page may not", *place)
+        if names_weights(param, type(plugin)):
+            _check_weights(f"{plugin.name}.{param.key}", text, config, place)
+        elif param.metavar in PICTURES:
+            _check_picture(f"{plugin.name}.{param.key}", text, config, place)
+        elif param.key not in LANGUAGE:
+            _check_text(f"{plugin.name}.{param.key}", text, config, place)
+
+
+def names_weights(param: Param, kind: type[BaseModel]) -> bool:
+    """Whether a parameter names weights to load."""
+    return param.metavar in WEIGHTS or any(isinstance(m, Weights) for m in kind.model_fields[param.name].metadata)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str | Path):
+        yield str(value)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
+
+
+def _check_picture(name: str, text: str, config: Config, place: tuple[str | int, ...]) -> None:
+    if text == "-" or leads_out(text):
+        raise NotAllowed(f"{name} names {text[:80]!r}; only pictures of the studio's folder can be read", *place)
+    if is_words(text) or not _is_file(config.folder / text):
+        _check_text(name, text, config, place)  # words, or a file that is not there, which is said when it is read
+    elif not (config.folder / text).resolve().is_relative_to(config.folder):
+        raise NotAllowed(f"{name} names {text[:80]!r}, a link out of the studio's folder", *place)
+
+
+def _check_text(name: str, text: str, config: Config, place: tuple[str | int, ...]) -> None:
+    """A value that is no language, and may be anything that its plugin makes of it."""
+    parts = [text, *text.split(":"), *text.split(",")]
+    known = config.allows(text)
+    if not known and (leads_out(text) or any("/" in part or "\\" in part for part in parts) or _is_there(parts)):
+        raise NotAllowed(
+            f"{name} names {text[:80]!r}, a file, a folder or a hub id; start the studio with --allow-model "
+            f"{text[:80]!r} to allow it",
+            *place,
+        )
+
+
+def _is_there(parts: list[str]) -> bool:
+    """Whether any of them is a file or folder where the server runs."""
+    return any(part.strip(". ") and os.path.lexists(part) for part in parts if "\0" not in part and len(part) < 4096)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _check_weights(name: str, text: str, config: Config, place: tuple[str | int, ...]) -> None:
+    if not config.allows(text):
+        raise NotAllowed(
+            f"{name} names the network {text[:80]!r}; start the studio with --allow-model {text[:80]!r} to allow it",
+            *place,
+        )
+
+
+def _check_options(options: Options, config: Config, place: tuple[str | int, ...]) -> None:
+    """The options that name weights.
+
+    Raises:
+        NotAllowed: weights that the studio was not started with.
+    """
+    if options.model != "auto" and not _is_embedded(options.model):
+        _check_weights("model", options.model, config, (*place, "model"))
+    refiner = options.refiner
+    if refiner is not None and not config.allows(refiner):
+        _check_weights("refiner", refiner.rpartition(":")[0] or refiner, config, (*place, "refiner"))
+    for lora in options.lora:
+        if not config.allows(lora):
+            _check_weights("lora", lora.rpartition(":")[0] or lora, config, (*place, "lora"))
+    if options.sampler is not None and leads_out(options.sampler):
+        raise NotAllowed(f"sampler {name_of(options.sampler)[:80]!r} is none", *place, "sampler")
+
+
+def _is_embedded(name: str) -> bool:
+    try:
+        return named(name) is not None
+    except EditkitError:
+        return False

@@ -1,0 +1,340 @@
+"""The addresses of a studio, documented by OpenAPI (`/openapi.json`)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import StreamingResponse
+
+from editkit.cli.studio import forms, said
+from editkit.cli.studio.board import Event
+from editkit.cli.studio.config import Refused
+from editkit.cli.studio.records import ENDED
+from editkit.cli.studio.studio import Studio
+from editkit.editing import recipe
+
+T = TypeVar("T")
+
+PAUSE = 0.05
+"""Seconds between two looks at the board."""
+
+HEARTBEAT = 10.0
+"""Seconds after which a silent stream says that it is there."""
+
+Id = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+Tab = Annotated[str, Field(pattern=r"^[\w-]{1,64}$")]
+
+
+class Asked(BaseModel):
+    """An edit: what of, and what. `recipe` is the mapping that a recipe's YAML says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    picture: Id
+    recipe: dict[str, Any]
+    mask: Id | None = None
+
+
+class AskedFor(Asked):
+    """An edit that is to be made. `candidates`: with so many seeds, from its own on. `tab`: who asks."""
+
+    candidates: int = Field(1, ge=1, le=16)
+    tab: Tab | None = None
+
+
+class Words(BaseModel):
+    """A mask in words, as `--mask` takes them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    picture: Id
+    words: str = Field(max_length=200_000)
+
+
+class Text(BaseModel):
+    """A command line, Python or YAML."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str = Field(max_length=said.MOST)
+
+
+class Place(BaseModel):
+    """A path in the studio's folder."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(min_length=1, max_length=1000)
+
+
+class Saved(Place):
+    """Where a result goes. `over`: what is there is kept as FILE~."""
+
+    quality: int | None = Field(None, ge=1, le=100)
+    over: bool = False
+
+
+class Calls:
+    """Runs what decodes, plans or writes in threads: a few at once, so that memory is bounded."""
+
+    def __init__(self) -> None:
+        self.heavy = CapacityLimiter(2)
+        self.uploads = asyncio.Semaphore(2)
+
+    async def __call__(self, function: Callable[..., T], *args: Any) -> T:
+        return await to_thread.run_sync(lambda: function(*args), limiter=self.heavy)
+
+
+# long: a table of addresses
+def pictures(studio: Studio, calls: Calls) -> APIRouter:
+    """Pictures of the folder, pictures that are sent, and how they look."""
+    router = APIRouter(tags=["pictures"])
+
+    @router.get("/folder")
+    async def listing() -> list[dict[str, Any]]:
+        """The pictures of the studio's folder."""
+        return [dict(row) for row in await calls(studio.store.listing)]
+
+    @router.get("/folder/thumb")
+    async def thumb(path: Annotated[str, Query(max_length=1000)]) -> Response:
+        """A small picture of one of them."""
+        return _image(await calls(studio.views.thumb, path))
+
+    @router.post("/pictures", status_code=201)
+    async def send(request: Request, name: Annotated[str, Query(max_length=1000)] = "picture") -> dict[str, Any]:
+        """Send a picture: the file is the body, and is kept as it came."""
+        async with calls.uploads:
+            data = await request.body()
+            return (await calls(studio.store.add, name, data)).model_dump()
+
+    @router.post("/pictures/open")
+    async def opened(place: Place) -> dict[str, Any]:
+        """Take a picture of the folder."""
+        return (await calls(studio.store.open, place.path)).model_dump()
+
+    @router.get("/pictures/{picture}")
+    async def one(picture: Id) -> dict[str, Any]:
+        """What is known of a picture; a result is one by the name of its edit."""
+        return studio.store.picture(picture).model_dump()
+
+    @router.get("/pictures/{picture}/preview")
+    async def preview(picture: Id) -> Response:
+        """All of it, 2048 pixels at most, 8 bits, sRGB."""
+        return _image(await calls(studio.views.preview, picture))
+
+    @router.get("/pictures/{picture}/tiles/{level}/{column}/{row}")
+    async def tile(picture: Id, level: int, column: int, row: int) -> Response:
+        """512 pixels of it, each the mean of 2^level a side."""
+        return _image(await calls(studio.views.tile, picture, level, column, row))
+
+    return router
+
+
+def masks(studio: Studio, calls: Calls) -> APIRouter:
+    """Masks: white = regenerate."""
+    router = APIRouter(tags=["masks"])
+
+    @router.post("/masks", status_code=201)
+    async def send(request: Request, picture: Annotated[Id, Query()]) -> dict[str, Any]:
+        """Send a mask of a picture: a PNG (or another picture) of its size is the body."""
+        async with calls.uploads:
+            data = await request.body()
+            return await calls(studio.add_mask, picture, data)
+
+    @router.post("/masks/words", status_code=201)
+    async def worded(asked: Words) -> dict[str, Any]:
+        """Draw a mask in words, as `box:10,10,80,60+color:#ffffff~20`."""
+        return await calls(studio.add_mask, asked.picture, asked.words)
+
+    @router.get("/masks/{mask}")
+    async def one(mask: Id) -> Response:
+        """A mask as PNG."""
+        return _image(await calls(studio.store.mask(mask).read_bytes))
+
+    @router.get("/masks/{mask}/raw")
+    async def raw(mask: Id) -> Response:
+        """Its bytes row by row, 0 to 255."""
+        return Response(await calls(studio.raw_mask, mask), media_type="application/octet-stream")
+
+    return router
+
+
+# long: a table of addresses
+def edits(studio: Studio, calls: Calls) -> APIRouter:
+    """Edits: asked for, watched, stopped, saved."""
+    router = APIRouter(tags=["edits"])
+
+    @router.post("/edits", status_code=202)
+    async def ask(asked: AskedFor) -> list[dict[str, Any]]:
+        """Ask for an edit; it waits for its turn."""
+        made = await calls(studio.ask, asked.picture, asked.recipe, asked.mask, asked.tab, asked.candidates)
+        return [edit.told() for edit in made]
+
+    @router.get("/edits")
+    async def all_of_them() -> list[dict[str, Any]]:
+        """Every edit of the folder, as they were asked for."""
+        return [edit.told() for edit in studio.store.edits()]
+
+    @router.get("/edits/{edit}")
+    async def one(edit: Id) -> dict[str, Any]:
+        """One edit. `before`: how many are made before it."""
+        return {**studio.store.edit(edit).told(), "before": studio.queue.before(edit)}
+
+    @router.post("/edits/{edit}/cancel")
+    async def cancel(edit: Id) -> dict[str, Any]:
+        """Take it out of the queue, or stop it at its next step."""
+        studio.store.edit(edit)
+        await calls(studio.queue.cancel, edit)
+        return studio.store.edit(edit).told()
+
+    @router.delete("/edits/{edit}", status_code=204)
+    async def forget(edit: Id) -> None:
+        """Take an ended edit away, with its result."""
+        await calls(studio.store.forget, edit)
+        studio.board.tell(edit, "gone")
+
+    @router.get("/edits/{edit}/events")
+    async def events(edit: Id, request: Request) -> StreamingResponse:
+        """Server-sent events of one edit until it ends: state, progress, notice, estimate."""
+        studio.store.edit(edit)
+        return _streamed(studio, request, f"of:{edit}", edit)
+
+    @router.get("/edits/{edit}/estimates/{number}")
+    async def estimate(edit: Id, number: int) -> Response:
+        """The picture of one of the last estimates; it covers `box` of its event."""
+        found = studio.board.estimate(edit, number)
+        if found is None:
+            raise Refused(404, "this estimate is no longer kept")
+        return _image(found)
+
+    @router.get("/edits/{edit}/result")
+    async def result(
+        edit: Id,
+        format: Annotated[str, Query(max_length=16)] = "png",
+        quality: Annotated[int | None, Query(ge=1, le=100)] = None,
+    ) -> Response:
+        """The result as a file: png, jpeg, tiff, webp."""
+        data, name = await calls(studio.download, edit, format, quality)
+        return _file(data, name)
+
+    @router.post("/edits/{edit}/save")
+    async def save(edit: Id, asked: Saved) -> dict[str, Any]:
+        """Write the result into the studio's folder; the name's ending says the format."""
+        return await calls(studio.save, edit, asked.path, asked.quality, asked.over)
+
+    @router.get("/edits/{edit}/recipe")
+    async def text(edit: Id) -> Response:
+        """Its recipe, for `editkit run`."""
+        found = studio.store.edit(edit)
+        words = recipe.to_yaml(recipe.from_mapping(found.recipe))
+        return _file(words.encode(), "recipe.yaml")
+
+    return router
+
+
+# long: a table of addresses
+def about(studio: Studio, calls: Calls) -> APIRouter:
+    """What there is, what an edit would do, and how it is said."""
+    router = APIRouter(tags=["about"])
+
+    @router.get("/plugins")
+    async def plugins() -> dict[str, Any]:
+        """The plugins with their fields, the options of a run, and the words for masks: from their declarations."""
+        return {"plugins": await calls(forms.plugins), "options": forms.options(), "words": forms.words()}
+
+    @router.get("/models")
+    async def models() -> list[dict[str, Any]]:
+        """The models that may be named here."""
+        return await calls(forms.models, studio.config)
+
+    @router.get("/status")
+    async def status() -> dict[str, Any]:
+        """The studio itself."""
+        return await calls(forms.status, studio.config)
+
+    @router.post("/plan")
+    async def plan(asked: Asked) -> dict[str, Any]:
+        """What an edit would do and cost; an error says where in the recipe it is."""
+        return await calls(studio.plan, asked.picture, asked.recipe, asked.mask)
+
+    @router.post("/said")
+    async def written(asked: Asked) -> dict[str, Any]:
+        """An edit as a command line, as Python and as YAML."""
+        return await calls(studio.said, asked.picture, asked.recipe, asked.mask)
+
+    @router.post("/read")
+    async def read(asked: Text) -> dict[str, Any]:
+        """A command line, Python or YAML as a recipe's mapping."""
+        return await calls(said.read, asked.text)
+
+    @router.get("/events")
+    async def events(request: Request, tab: Annotated[Tab, Query()]) -> StreamingResponse:
+        """Server-sent events of all edits, for as long as a tab is open; `Last-Event-ID` goes on."""
+        return _streamed(studio, request, tab, None)
+
+    return router
+
+
+def _streamed(studio: Studio, request: Request, tab: str, edit: str | None) -> StreamingResponse:
+    """A stream; counted, so that there are not too many."""
+    if len(studio.tabs) >= studio.config.bounds.streams:
+        raise Refused(503, f"{studio.config.bounds.streams} streams are open already; close a tab")
+    last = request.headers.get("last-event-id", "")
+    begin = int(last) if last.isdigit() and len(last) < 16 else (0 if edit is not None else studio.board.last)
+    stream = _events(studio, tab, begin, edit)
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+
+async def _events(studio: Studio, tab: str, last: int, edit: str | None) -> AsyncIterator[str]:
+    """Events after number `last`, as text, until the edit ends or the reader goes."""
+    studio.tabs.come(tab)
+    silent = time.monotonic()
+    try:
+        yield ": here\n\n"
+        while True:
+            ended = edit is not None and (edit not in _ids(studio) or studio.store.edit(edit).state in ENDED)
+            found, lost = studio.board.since(last, edit)
+            if lost:
+                yield f"id: {studio.board.last}\nevent: lost\ndata: {{}}\n\n"
+            for event in found:
+                yield _text(event)
+            last = found[-1].number if found else (studio.board.last if lost else last)
+            if ended:
+                return
+            if found:
+                silent = time.monotonic()
+            elif time.monotonic() - silent > HEARTBEAT:
+                silent = time.monotonic()
+                yield ": here\n\n"
+            await asyncio.sleep(PAUSE)
+    finally:
+        studio.tabs.go(tab, time.monotonic())
+
+
+def _ids(studio: Studio) -> frozenset[str]:
+    return frozenset(edit.id for edit in studio.store.edits())
+
+
+def _text(event: Event) -> str:
+    data = json.dumps({**event.data, "edit": event.edit, "number": event.number})
+    return f"id: {event.number}\nevent: {event.kind}\ndata: {data}\n\n"
+
+
+def _image(data: bytes) -> Response:
+    kind = "image/webp" if data[:4] == b"RIFF" else "image/png"
+    return Response(data, media_type=kind, headers={"cache-control": "private, max-age=3600"})
+
+
+def _file(data: bytes, name: str) -> Response:
+    """A download. Names come from `safe_name` or the folder: what is no ASCII is left out of the header."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_. ") else "_" for c in name)
+    headers = {"content-disposition": f'attachment; filename="{plain}"'}
+    return Response(data, media_type="application/octet-stream", headers=headers)

@@ -1,0 +1,307 @@
+"""What a studio keeps in its folder, so that a killed server finds it again.
+
+::
+
+    FOLDER/photo.jpg                        pictures that were there
+    FOLDER/.editkit-studio/pictures/ID/     about.json, and the file as it was sent
+    FOLDER/.editkit-studio/masks/ID.png     masks, at their picture's size
+    FOLDER/.editkit-studio/edits/ID/        edit.json, result.png, kept.png (what could change, white)
+
+Every file is written whole or not at all. Names in it come from here, never from a request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Lock
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from editkit.cli.studio.config import Bounds, Refused
+from editkit.cli.studio.records import ENDED, ID, EditRecord, PictureRecord, new_id
+from editkit.errors import EditkitError
+from editkit.pictures.files.atomic import save_bytes
+from editkit.pictures.files.formats import PICTURES
+from editkit.pictures.picture import Picture
+
+R = TypeVar("R", bound=BaseModel)
+
+OWN = ".editkit-studio"
+
+MOST_LISTED = 2000
+"""Pictures of the folder that are shown."""
+
+
+class Store:
+    """The studio's folder.
+
+    Args:
+        folder: absolute, links followed.
+    """
+
+    def __init__(self, folder: Path, bounds: Bounds) -> None:
+        self.folder, self.bounds = folder, bounds
+        self.own = folder / OWN
+        self._lock = Lock()
+        for part in ("pictures", "masks", "edits"):
+            (self.own / part).mkdir(parents=True, exist_ok=True)
+        ignore = self.own / ".gitignore"
+        if not ignore.exists():
+            save_bytes(ignore, b"*\n", force=True)
+        self._edits = {edit.id: edit for edit in self._found()}
+
+    # pictures
+
+    def listing(self) -> list[dict[str, str | int]]:
+        """The pictures of the folder and of the folders in it, by name; hidden ones left out."""
+        found: list[dict[str, str | int]] = []
+        for place, folders, files in os.walk(self.folder):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(files):
+                path = Path(place, name)
+                if name.startswith(".") or path.suffix.lower() not in PICTURES:
+                    continue
+                with contextlib.suppress(OSError, Refused):
+                    self.inside(path.relative_to(self.folder).as_posix())
+                    found.append({"path": path.relative_to(self.folder).as_posix(), "bytes": path.stat().st_size})
+                if len(found) >= MOST_LISTED:
+                    return found
+        return found
+
+    def inside(self, path: str) -> Path:
+        """A file of the folder, by its path in it.
+
+        Raises:
+            Refused: it is no file there, links followed.
+        """
+        try:
+            real = (self.folder / path).resolve(strict=True)
+            fits = real.is_file() and real.is_relative_to(self.folder) and not Path(path).is_absolute()
+        except (OSError, ValueError, RuntimeError):
+            fits = False
+        if not fits:
+            raise Refused(404, "there is no such file in the studio's folder")
+        return real
+
+    def open(self, path: str) -> PictureRecord:
+        """A picture of the folder.
+
+        Raises:
+            Refused: it is not there. EditkitError: it cannot be read.
+        """
+        file = self.inside(path)
+        if file.suffix.lower() not in PICTURES:
+            raise Refused(404, "there is no such picture in the studio's folder")
+        name = file.relative_to(self.folder).as_posix()
+        for known in self._pictures():
+            if known.path == name and OWN not in Path(name).parts:
+                self._forget_picture(known.id)
+        return self._keep_picture(new_id(), Path(name).name, name, Picture.read(file))
+
+    def add(self, name: str, data: bytes) -> PictureRecord:
+        """A picture that was sent; the file stays as it came.
+
+        Raises:
+            EditkitError: it is none, or too large.
+        """
+        if self._count("pictures") >= self.bounds.pictures:
+            raise Refused(507, "the studio holds as many pictures as it may; take some away")
+        picture = self.read(data)
+        id_ = new_id()
+        place = self.own / "pictures" / id_
+        place.mkdir()
+        file = place / safe_name(name, (picture.meta.format or "png").lower())
+        try:
+            save_bytes(file, data)
+            path = file.relative_to(self.folder).as_posix()
+            return self._keep_picture(id_, file.name, path, picture)
+        except EditkitError:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+
+    def read(self, data: bytes) -> Picture:
+        """A picture from bytes, no larger than the studio takes.
+
+        Raises:
+            EditkitError: it is none, or too large.
+        """
+        import io
+
+        from PIL import Image
+
+        pixels = 0
+        with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as seen:  # what is wrong is said below
+            pixels = seen.width * seen.height
+        if pixels > self.bounds.pixels:
+            raise Refused(413, f"a picture of {pixels} pixels; at most {self.bounds.pixels} are taken here")
+        return Picture.read(data)
+
+    def _keep_picture(self, id_: str, name: str, path: str, picture: Picture) -> PictureRecord:
+        record = described(id_, name, path, picture)
+        place = self.own / "pictures" / id_
+        place.mkdir(exist_ok=True)
+        _write(place / "about.json", record)
+        return record
+
+    def picture(self, id_: str) -> PictureRecord:
+        """A picture, or the result of an edit.
+
+        Raises:
+            Refused: there is none of that name.
+        """
+        edit = self._edits.get(id_)
+        if edit is not None and edit.result is not None:
+            return edit.result
+        found = _read(self._place("pictures", id_) / "about.json", PictureRecord)
+        if found is None:
+            raise Refused(404, "there is no such picture")
+        return found
+
+    def file(self, picture: PictureRecord) -> Path:
+        """Where a picture lies.
+
+        Raises:
+            Refused: it was taken away.
+        """
+        return self.inside(picture.path)
+
+    def _pictures(self) -> Iterator[PictureRecord]:
+        for place in (self.own / "pictures").iterdir():
+            found = _read(place / "about.json", PictureRecord)
+            if found is not None:
+                yield found
+
+    def _forget_picture(self, id_: str) -> None:
+        """A picture of the folder was opened before: what was edited of it keeps its name."""
+        if not any(edit.picture == id_ for edit in self._edits.values()):
+            shutil.rmtree(self.own / "pictures" / id_, ignore_errors=True)
+
+    # masks
+
+    def add_mask(self, data: bytes) -> str:
+        """Keep a mask, a PNG file, and give its name."""
+        if self._count("masks") >= self.bounds.masks:
+            raise Refused(507, "the studio holds as many masks as it may; take some away")
+        id_ = new_id()
+        save_bytes(self.own / "masks" / f"{id_}.png", data)
+        return id_
+
+    def mask(self, id_: str) -> Path:
+        """Where a mask lies.
+
+        Raises:
+            Refused: there is none of that name.
+        """
+        if not ID.fullmatch(id_) or not (self.own / "masks" / f"{id_}.png").is_file():
+            raise Refused(404, "there is no such mask")
+        return self.own / "masks" / f"{id_}.png"
+
+    # edits
+
+    def edits(self) -> list[EditRecord]:
+        """All edits, as they were asked for."""
+        with self._lock:
+            return sorted(self._edits.values(), key=lambda edit: (edit.created, edit.id))
+
+    def edit(self, id_: str) -> EditRecord:
+        """One edit.
+
+        Raises:
+            Refused: there is none of that name.
+        """
+        found = self._edits.get(id_)
+        if found is None:
+            raise Refused(404, "there is no such edit")
+        return found
+
+    def keep_edit(self, edit: EditRecord) -> None:
+        """Write an edit as it is now."""
+        place = self.own / "edits" / edit.id
+        with self._lock:
+            if edit.id not in self._edits:
+                if len(self._edits) >= self.bounds.edits:
+                    raise Refused(507, "the studio holds as many edits as it may; take some away")
+                place.mkdir()
+            _write(place / "edit.json", edit)
+            self._edits[edit.id] = edit
+
+    def forget(self, id_: str) -> None:
+        """Take an edit away, with its result.
+
+        Raises:
+            Refused: it goes on, or others were made of its result.
+        """
+        edit = self.edit(id_)
+        if edit.state not in ENDED:
+            raise Refused(409, "this edit goes on; stop it first")
+        if any(other.picture == id_ for other in self._edits.values()):
+            raise Refused(409, "other edits were made of this result; take those away first")
+        with self._lock:
+            del self._edits[id_]
+        shutil.rmtree(self.own / "edits" / id_, ignore_errors=True)
+
+    def result_place(self, id_: str) -> Path:
+        """The folder of an edit."""
+        return self.own / "edits" / id_
+
+    def _found(self) -> Iterator[EditRecord]:
+        """The edits of an earlier server; those that it did not end were interrupted."""
+        for place in (self.own / "edits").iterdir():
+            edit = _read(place / "edit.json", EditRecord)
+            if edit is None or edit.id != place.name:
+                continue
+            if edit.state not in ENDED:
+                edit = edit.model_copy(update={"state": "interrupted", "error": "the server ended before the edit"})
+                _write(place / "edit.json", edit)
+            yield edit
+
+    def _place(self, part: str, id_: str) -> Path:
+        if not ID.fullmatch(id_):
+            raise Refused(404, "there is nothing of that name")
+        return self.own / part / id_
+
+    def _count(self, part: str) -> int:
+        return sum(1 for _ in (self.own / part).iterdir())
+
+
+def described(id_: str, name: str, path: str, picture: Picture) -> PictureRecord:
+    """What the page is told of a picture."""
+    return PictureRecord(
+        id=id_,
+        name=name,
+        path=path,
+        width=picture.width,
+        height=picture.height,
+        depth=8 * picture.pixels.itemsize,
+        alpha=picture.alpha is not None,
+        format=picture.meta.format,
+        notices=tuple(picture.meta.notices),
+    )
+
+
+def safe_name(name: str, ending: str) -> str:
+    """A file's name made of letters, digits, dashes and points of the last part of `name`."""
+    last = re.split(r"[/\\]", name)[-1]
+    stem, _, suffix = last.rpartition(".")
+    if f".{suffix.lower()}" not in PICTURES:
+        stem, suffix = last, ending
+    stem = re.sub(r"[^\w-]+", "-", stem, flags=re.ASCII).strip("-._")[:60]
+    return f"{stem or 'picture'}.{suffix.lower()}"
+
+
+def _write(path: Path, record: BaseModel) -> None:
+    save_bytes(path, record.model_dump_json().encode(), force=True)
+
+
+def _read(path: Path, kind: type[R]) -> R | None:
+    """A record; None where there is none, or half of one."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError, ValueError):
+        return None

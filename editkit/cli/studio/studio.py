@@ -1,0 +1,258 @@
+"""A studio: what the routes ask of it. Everything that reads, decodes or plans runs in threads, a few at once."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from editkit.cli.plan import record as planned
+from editkit.cli.studio import said
+from editkit.cli.studio.board import Board
+from editkit.cli.studio.config import Config, Refused
+from editkit.cli.studio.queue import Queue
+from editkit.cli.studio.recipes import Wanted, wanted
+from editkit.cli.studio.records import EditRecord, PictureRecord, new_id
+from editkit.cli.studio.store import OWN, Store
+from editkit.cli.studio.views import Views
+from editkit.cli.studio.work import Maker
+from editkit.editing import recipe
+from editkit.editing.settle import plan_stages
+from editkit.errors import EditkitError, UsageError
+from editkit.pictures import masks, shapes
+from editkit.pictures.files.atomic import keep
+from editkit.pictures.files.formats import to_write
+from editkit.pictures.files.writing import check_output, format_of, to_bytes, write
+from editkit.pictures.picture import Picture, as_png
+from editkit.pictures.raster import Raster
+from editkit.plugin.chain import Chain
+from editkit.plugin.masking import masked
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from editkit.models.leasing import Models
+
+ALONE = "alone:"
+"""Before the name of an edit that nobody's tab asked for: it takes turns by itself."""
+
+
+class Studio:
+    """One folder, its edits, and who makes them."""
+
+    def __init__(self, config: Config, models: Models | None = None) -> None:
+        from editkit.models.leasing import Models as Loaded
+
+        self.config = config
+        self.store = Store(config.folder, config.bounds)
+        self.board = Board()
+        self.views = Views(self.store, config.bounds.decoded)
+        self.maker = Maker(config, self.store, self.board, models or Loaded())
+        self.queue = Queue(config.bounds, self.maker, self.maker.dropped)
+        self.tabs = Tabs(config.bounds.away)
+
+    # asking for edits
+
+    def ask(self, picture: str, data: object, mask: str | None, tab: str | None, candidates: int) -> list[EditRecord]:
+        """Put an edit, or several with seeds of their own, into the queue.
+
+        Raises:
+            EditkitError: what is asked for makes no sense. Refused: it may not be asked for, or too many wait.
+        """
+        source = self.store.picture(picture)
+        asked = self._asked(data, mask)
+        group = new_id() if candidates > 1 else None
+        edits = []
+        for k in range(candidates):
+            chain = _shifted(asked.said, k) if k else asked.said
+            edit = EditRecord(
+                id=new_id(), picture=picture, parent=picture if source.id in self._made() else None,
+                recipe=recipe.to_mapping(chain), tab=tab, group=group, created=time.time(),
+                seed=chain.stages[0].options.seed, summary=asked.summary,
+            )  # fmt: skip
+            self.store.keep_edit(edit)
+            try:
+                self.queue.add(edit.id, tab or ALONE + edit.id)
+            except Refused:
+                self.maker.dropped(edit.id)
+                self.store.forget(edit.id)
+                raise
+            self.board.tell(edit.id, "state", **edit.told())
+            edits.append(edit)
+        return edits
+
+    def _made(self) -> frozenset[str]:
+        return frozenset(edit.id for edit in self.store.edits())
+
+    def _asked(self, data: object, mask: str | None) -> Wanted:
+        if mask is not None:
+            path = self.store.mask(mask).relative_to(self.config.folder).as_posix()
+            data = recipe.to_mapping(masked(recipe.from_mapping(data), path))
+        return wanted(data, self.config)
+
+    def plan(self, picture: str, data: object, mask: str | None) -> dict[str, Any]:
+        """What an edit would do and cost; loads no weights."""
+        notices: list[str] = []
+        asked = self._asked(data, mask)
+        plans = plan_stages(asked.real.inherited(), self.maker.source(picture), notices.append)
+        return {
+            "stages": [planned(plan) for plan in plans],
+            "calls": sum(plan.calls for plan in plans),
+            "size": [plans[-1].picture.width, plans[-1].picture.height],
+            "notices": notices,
+        }
+
+    def said(self, picture: str, data: object, mask: str | None) -> dict[str, Any]:
+        """The same as a command line, as Python and as YAML, for the studio's folder."""
+        source = self.store.picture(picture)
+        asked = self._asked(data, mask)
+        name = f"{Path(source.name).stem}.{asked.said.stages[0].plugins[0].name}.png"
+        return {**said.said(asked.said, source.path, name), "recipe": asked.mapping}
+
+    # masks
+
+    def add_mask(self, picture: str, source: bytes | str) -> dict[str, Any]:
+        """A mask of a picture, from the bytes of a file or from words, as `--mask` takes them."""
+        if isinstance(source, str) and not shapes.is_words(source):
+            raise UsageError(f"{source[:80]!r} are no words for a mask; write them as {shapes.words()[:300]}")
+        if isinstance(source, str):
+            wanted({"editkit": 2, "stages": [{"plugins": [{"inpaint": {"mask": source}}]}]}, self.config)
+        notices: list[str] = []
+        given = source if isinstance(source, str) else io.BytesIO(source)
+        mask = masks.load(given, self.maker.source(picture), notify=notices.append)
+        eight = np.rint(mask * 255.0).astype(np.uint8)
+        id_ = self.store.add_mask(as_png(Image.fromarray(eight)))
+        path = self.store.mask(id_).relative_to(self.config.folder).as_posix()
+        share = float(np.count_nonzero(eight)) / eight.size
+        return {
+            "id": id_,
+            "path": path,
+            "width": eight.shape[1],
+            "height": eight.shape[0],
+            "share": share,
+            "notices": notices,
+        }
+
+    def raw_mask(self, id_: str) -> bytes:
+        """The bytes of a mask, row by row, 0 to 255."""
+        with Image.open(self.store.mask(id_)) as image:
+            return np.asarray(image.convert("L")).tobytes()
+
+    # results
+
+    def result(self, id_: str) -> tuple[EditRecord, PictureRecord]:
+        """An edit and what came of it.
+
+        Raises:
+            Refused: nothing did.
+        """
+        edit = self.store.edit(id_)
+        if edit.result is None:
+            raise Refused(409, "this edit has no result")
+        return edit, edit.result
+
+    def _as_made(self, edit: EditRecord, result: PictureRecord) -> tuple[Raster, NDArray[np.bool_] | None]:
+        """A result with what its source said besides its pixels, and what could change: as the command has it."""
+        picture = Picture.read(self.store.file(result))
+        with contextlib.suppress(EditkitError):  # where the source is gone the result speaks for itself
+            picture = replace(picture, meta=self.maker.source(edit.picture).meta)
+        kept = self.store.result_place(edit.id) / "kept.png"
+        if not kept.is_file():
+            return picture, None
+        with Image.open(kept) as image:
+            return picture, np.asarray(image) > 0
+
+    def download(self, id_: str, format: str, quality: int | None) -> tuple[bytes, str]:
+        """A result in a format, and a name for it."""
+        edit, result = self.result(id_)
+        row = to_write(format)
+        picture, mask = self._as_made(edit, result)
+        data, _, _ = to_bytes(picture, row.name, [], mask=mask, text=edit.provenance, quality=quality)
+        return data, Path(result.name).stem + row.endings[0]
+
+    def save(self, id_: str, path: str, quality: int | None, over: bool) -> dict[str, Any]:
+        """Write a result into the folder. `over`: what is there is kept as FILE~.
+
+        Raises:
+            Refused: the place is none in the folder. EditkitError: it cannot be written.
+        """
+        edit, result = self.result(id_)
+        target = self._target(path)
+        format_of(target)
+        check_output(target, force=over, quality=quality)
+        picture, mask = self._as_made(edit, result)
+        if over and os.path.lexists(target):
+            keep(target)
+        done = write(picture, target, mask=mask, force=over, text=edit.provenance, quality=quality)
+        return {
+            "path": path, "bytes": done.bytes, "format": done.format, "deviation": done.deviation,
+            "kept": done.kept_deviation, "notices": list(done.notices),
+        }  # fmt: skip
+
+    def _target(self, path: str) -> Path:
+        """A place in the folder for a new file.
+
+        Raises:
+            Refused: it is none.
+        """
+        parts = path.split("/")
+        hidden = any(part.startswith(".") or not part or "\\" in part or "\0" in part for part in parts)
+        target = self.config.folder / path
+        inside = not hidden and target.parent.is_dir() and target.parent.resolve().is_relative_to(self.config.folder)
+        if not inside or OWN in parts or target.is_symlink():
+            raise Refused(403, "results are written into the studio's folder; give a name, or FOLDER/NAME in it")
+        return target
+
+
+def _shifted(chain: Chain, by: int) -> Chain:
+    """`chain` with `by` added to every seed."""
+    return chain.with_seed(lambda seed: (seed + by) % 2**63)
+
+
+class Tabs:
+    """Which tabs look on, so that one that was closed gives its places free.
+
+    Args:
+        away: seconds without a stream after which a tab counts as closed; a reload takes one.
+    """
+
+    def __init__(self, away: float) -> None:
+        self.away = away
+        self._streams: dict[str, int] = {}
+        self._left: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return sum(self._streams.values())
+
+    def come(self, tab: str) -> None:
+        """A stream of `tab` begins."""
+        self._streams[tab] = self._streams.get(tab, 0) + 1
+        self._left.pop(tab, None)
+
+    def go(self, tab: str, now: float) -> None:
+        """A stream of `tab` ended."""
+        self._streams[tab] -= 1
+        if not self._streams[tab]:
+            del self._streams[tab]
+            self._left[tab] = now
+
+    def closed(self, now: float) -> list[str]:
+        """The tabs that have been away too long; each is told once."""
+        gone = [tab for tab, since in self._left.items() if now - since >= self.away]
+        for tab in gone:
+            del self._left[tab]
+        return gone
+
+
+def one_line(error: BaseException) -> dict[str, Any]:
+    """What is said of an error: one line, and where in the recipe it is, if that is known."""
+    place = getattr(error, "place", None)
+    told: dict[str, Any] = {"error": " ".join(str(error).split())[:2000]}
+    return {**told, "place": list(place)} if isinstance(place, tuple) else told

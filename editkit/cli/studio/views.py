@@ -1,0 +1,148 @@
+"""What the browser sees of a picture: a preview of bounded size, and tiles of it at any size for whoever comes near.
+
+Both are in sRGB and of 8 bits; the file itself is what is edited. Decoded pictures are kept while they fit into memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import OrderedDict
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editkit.cli.studio.config import Refused
+from editkit.cli.studio.store import Store
+from editkit.errors import PictureError
+from editkit.pictures.picture import Picture
+from editkit.pictures.raster import at_depth
+
+SIDE = 2048
+"""Pixels of a preview's longer side, at most."""
+
+THUMB = 320
+"""Pixels of the longer side of a picture in the list of the folder."""
+
+TILE = 512
+"""Pixels of a tile's side."""
+
+LEVELS = 12
+"""Level k shows a picture by tiles of which each pixel is 2^k of its pixels a side."""
+
+
+class Views:
+    """Previews and tiles. `most`: bytes of decoded pictures that are kept."""
+
+    def __init__(self, store: Store, most: int) -> None:
+        self.store, self.most = store, most
+        self._lock = Lock()
+        self._kept: OrderedDict[tuple[str, int], NDArray[np.uint8]] = OrderedDict()
+        self._thumbs: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._previews: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+
+    def preview(self, id_: str) -> bytes:
+        """A file of the whole picture, `SIDE` at most."""
+        key = self._key(id_)
+        with self._lock:
+            known = self._previews.get(key)
+        if known is None:
+            pixels = self._pixels(key)
+            scale = min(1.0, SIDE / max(pixels.shape[:2]))
+            size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
+            known = encoded(shrunk(pixels, size))
+            with self._lock:
+                self._previews[key] = known
+                while sum(map(len, self._previews.values())) > self.most // 8:
+                    self._previews.popitem(last=False)
+        return known
+
+    def thumb(self, path: str) -> bytes:
+        """A small picture of a file of the folder.
+
+        Raises:
+            Refused: it is not there. EditkitError: it cannot be read.
+        """
+        file = self.store.inside(path)
+        key = (path, file.stat().st_mtime_ns)
+        with self._lock:
+            known = self._thumbs.get(key)
+        if known is None:
+            pixels = seen(Picture.read(file))
+            scale = min(1.0, THUMB / max(pixels.shape[:2]))
+            size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
+            known = encoded(shrunk(pixels, size))
+            with self._lock:
+                self._thumbs[key] = known
+                while len(self._thumbs) > 500:
+                    self._thumbs.popitem(last=False)
+        return known
+
+    def tile(self, id_: str, level: int, column: int, row: int) -> bytes:
+        """A file of one tile.
+
+        Raises:
+            Refused: there is no such tile.
+        """
+        key = self._key(id_)
+        if not 0 <= level <= LEVELS or column < 0 or row < 0:
+            raise Refused(404, "there is no such tile")
+        pixels = self._pixels(key)
+        side = TILE << level
+        part = pixels[row * side : (row + 1) * side, column * side : (column + 1) * side]
+        if not part.size:
+            raise Refused(404, "there is no such tile")
+        size = max(1, -(-part.shape[1] >> level)), max(1, -(-part.shape[0] >> level))
+        return encoded(shrunk(part, size))
+
+    def _key(self, id_: str) -> tuple[str, int]:
+        file = self.store.file(self.store.picture(id_))
+        return id_, file.stat().st_mtime_ns
+
+    def _pixels(self, key: tuple[str, int]) -> NDArray[np.uint8]:
+        """(H, W, 3 or 4) uint8, sRGB."""
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+                return found
+            picture = Picture.read(self.store.file(self.store.picture(key[0])))
+            pixels = seen(picture)
+            self._kept[key] = pixels
+            while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > self.most:
+                self._kept.popitem(last=False)
+            return pixels
+
+
+def seen(picture: Picture) -> NDArray[np.uint8]:
+    """(H, W, 3 or 4) uint8, in sRGB where that can be."""
+    with contextlib.suppress(PictureError):  # HDR: its numbers as they are
+        picture = picture.coloured_as(None)
+    channels: list[NDArray[Any]] = [at_depth(picture.pixels, np.uint8)]
+    if picture.alpha is not None:
+        channels.append(at_depth(picture.alpha, np.uint8)[..., None])
+    return np.ascontiguousarray(np.concatenate(channels, axis=-1))
+
+
+def shrunk(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """At `size` (width, height), each pixel the mean of what it covers."""
+    import cv2
+
+    if size == (pixels.shape[1], pixels.shape[0]):
+        return pixels
+    made: NDArray[np.uint8] = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return made
+
+
+def encoded(pixels: NDArray[np.uint8]) -> bytes:
+    """A PNG of little effort: the very pixels, quickly."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    if pixels.shape[0] * pixels.shape[1] > TILE * TILE:
+        Image.fromarray(pixels).save(file, "WEBP", quality=90, method=1)
+    else:
+        Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()

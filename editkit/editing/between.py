@@ -1,0 +1,294 @@
+"""Between two pictures: both are carried to their noise, and what lies between the noises is carried down.
+
+Noise of a diffusion model is N(0, s^2 I), nearly all of it on a sphere, and so is what `slerp` finds between two of it
+(Song et al. 2020, arXiv:2010.02502, section 5.3): with w the angle between z_a and z_b,
+
+    z = (sin((1 - share) w) z_a + sin(share w) z_b) / sin w.
+
+The straight line (`lerp`) goes through the ball: half way its variance is half. Texts go straight, in the encoder's
+space. The ways up and down are those of the plugin `invert`; others act in all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Unpack
+
+import numpy as np
+
+from editkit.common.notify import Notify, silent
+from editkit.diffusion.capability import capability
+from editkit.diffusion.conditioning import Conditioning, Prompt
+from editkit.diffusion.model import ModelInfo, ReadsText
+from editkit.editing.in_python import in_python, words
+from editkit.editing.settle import StagePlan, plan_stage
+from editkit.errors import ChainError, UsageError
+from editkit.pictures.picture import Picture
+from editkit.plugin import registry
+from editkit.plugin.chain import Chain, Edits, Stage
+from editkit.plugin.options import Options, RunOptions
+from editkit.plugin.params import PictureSource
+from editkit.plugin.protocol import Hooks, Plugin, Slot
+from editkit.plugin.step import Run, Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from editkit.diffusion.model import Model
+    from editkit.editing.stages import Left, Update
+    from editkit.models.leasing import Models
+
+WAY = "invert"
+"""The registered plugin that walks up and down."""
+
+DEFAULT_MODEL = "pocket"
+"""What `--model auto` means here: a prior learned from one picture knows no other."""
+
+R = TypeVar("R")
+
+Mix = Literal["slerp", "lerp"]
+
+
+def between(a: Tensor, b: Tensor, share: float, mix: Mix = "slerp") -> Tensor:
+    """The state at `share` of the way from a to b, (batch, ...), item by item."""
+    import torch
+
+    if mix == "lerp":
+        return torch.lerp(a, b, share)
+    first, second = a.flatten(1).double(), b.flatten(1).double()
+    cosine = (first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1)).clamp_min(1e-30)
+    w = torch.acos(cosine.clamp(-1.0, 1.0))[:, None]
+    near = torch.sin(w) < 1e-6  # one direction, or opposite ones, between which there is no one way
+    u = torch.where(near, 1.0 - share, torch.sin((1.0 - share) * w) / torch.sin(w).clamp_min(1e-12))
+    v = torch.where(near, share, torch.sin(share * w) / torch.sin(w).clamp_min(1e-12))
+    return (u * first + v * second).reshape(a.shape).to(a.dtype)
+
+
+class Blend(Plugin):
+    """Give the model what lies between two texts: the way to the second is walked as far as `share` says."""
+
+    name: ClassVar[str] = "blend"
+    holds: ClassVar[frozenset[Slot]] = frozenset({"prompt"})
+    needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
+    order: ClassVar[int] = -50
+    second: str = ""
+    share: float = 0.0
+
+    def hooks(self) -> type[Hooks[Blend]]:
+        return _BlendHooks
+
+
+class _BlendHooks(Hooks[Blend]):
+    def __init__(self, plugin: Blend, run: Run) -> None:
+        super().__init__(plugin, run)
+        first, second = (self._encoded(text) for text in (run.options.prompt or "", plugin.second))
+        self.prompt = self._mixed(first, second)
+        self.negative = None if run.options.negative is None else self._encoded(run.options.negative)
+
+    def _encoded(self, text: str) -> Prompt:
+        reads = capability(self.run.model, ReadsText)
+        if reads is None:
+            raise ChainError(f"{self.run.model.info.name} says that it takes text, but has no encode_text")
+        prompt, dropped = reads.encode_text(text)
+        if dropped:
+            self.run.notify(f"the prompt is longer than the model can read; left out: {dropped}")
+        return prompt
+
+    def _mixed(self, first: Prompt, second: Prompt) -> Prompt:
+        import torch
+
+        share = self.plugin.share
+        pooled = None
+        if first.pooled is not None and second.pooled is not None:
+            pooled = torch.lerp(first.pooled, second.pooled, share)
+        return Prompt(torch.lerp(first.embeds, second.embeds, share), pooled)
+
+    def condition(self, step: Step, cond: Conditioning) -> Conditioning:
+        return replace(cond, prompt=self.prompt, negative=self.negative)
+
+
+@dataclass(frozen=True, eq=False)
+class Interpolation:
+    """What is to be made.
+
+    Args:
+        a, b: the pictures, of one size.
+        chain: its first stage begins with the plugin `invert`, whose strength and refinement count; more plugins in it
+            act on all ways up and down, later stages on every frame.
+        frames: how many pictures, `a` and `b` as they come back among them.
+        prompt_to: what describes b; None: the prompt, for both.
+        mix: what lies between two noises.
+    """
+
+    a: Picture
+    b: Picture
+    chain: Chain
+    frames: int = 9
+    prompt_to: str | None = None
+    mix: Mix = "slerp"
+
+    def shares(self) -> list[float]:
+        """Where each frame lies, 0 to 1."""
+        return [k / (self.frames - 1) for k in range(self.frames)]
+
+    def up(self, share: float) -> Stage:
+        """The way of one of the pictures (0 or 1) to its noise."""
+        return self._way("up", share)
+
+    def down(self, share: float) -> Stage:
+        """The way of one frame."""
+        return self._way("down", share)
+
+    def _way(self, way: str, share: float) -> Stage:
+        first = self.chain.stages[0]
+        walker, *others = first.plugins
+        walking = walker.model_copy(update={"way": way, "refine": getattr(walker, "refine", 0) if way == "up" else 0})
+        told = () if self.prompt_to is None else (Blend(second=self.prompt_to, share=share),)
+        return replace(first, plugins=(walking, *told, *others))
+
+    def plans(self, notify: Notify = silent, info: ModelInfo | None = None) -> list[StagePlan]:
+        """Both ways up, every way down, and the later stages of every frame; loads no weights."""
+        stages = [(self.up(0.0), self.a), (self.up(1.0), self.b)]
+        for share in self.shares():
+            stages += [(stage, self.a) for stage in (self.down(share), *self.chain.stages[1:])]
+        return [plan_stage(stage, picture, notify, info) for stage, picture in stages]
+
+
+def interpolation(
+    a: Picture, b: Picture, chain: Chain, *, frames: int = 9, prompt_to: str | None = None, mix: Mix = "slerp",
+    notify: Notify = silent,
+) -> Interpolation:  # fmt: skip
+    """An `Interpolation` that can be: `b` at the size of `a`, a model that knows both.
+
+    Raises:
+        UsageError: fewer than 2 frames, a first plugin that does not walk both ways.
+        ChainError: a model that learns from one picture.
+    """
+    if frames < 2:
+        raise UsageError(f"an interpolation has 2 frames or more, got {frames}")
+    first = chain.inherited().stages[0]
+    if first.plugins[0].name != WAY:
+        raise UsageError(f"an interpolation walks by {WAY}, and its chain begins with {first.plugins[0].name}")
+    if first.options.model == "auto":
+        notify(f"by {DEFAULT_MODEL}; --model takes another")
+        chain = chain.with_options(Options(model=DEFAULT_MODEL))
+    if first.options.model == "patches":
+        raise ChainError("patches learns from one picture, and knows nothing between two; use --model pocket")
+    return Interpolation(a, _fitted(b, a, notify), chain.inherited(), frames, prompt_to, mix)
+
+
+def _fitted(b: Picture, a: Picture, notify: Notify) -> Picture:
+    """`b` at the size of `a`: cut around its middle to the same shape, and resized."""
+    if b.size == a.size:
+        return b
+    scale = min(b.width / a.width, b.height / a.height)
+    width, height = max(1, round(a.width * scale)), max(1, round(a.height * scale))
+    left, top = (b.width - width) // 2, (b.height - height) // 2
+    notify(f"--to is {b.width}x{b.height}: its middle, {width}x{height}, is brought to {a.width}x{a.height}")
+    return Picture(b.visible[top : top + height, left : left + width].copy()).resized(a.width, a.height)
+
+
+def walk(
+    asked: Interpolation, models: Models, notify: Notify = silent, own: Model | None = None
+) -> Generator[Update, None, list[Picture]]:
+    """Yields every step, and returns the frames.
+
+    Raises:
+        EditkitError: as an edit does.
+    """
+    from editkit.editing.running import leased, run_chain
+    from editkit.editing.stages import make_ready, run_stage
+
+    total, later = 2 + asked.frames, Chain(asked.chain.stages[1:])
+
+    def staged(
+        stage: Stage, picture: Picture, number: int, handed: Left
+    ) -> Generator[Update, None, tuple[Picture, Left]]:
+        settled = plan_stage(stage, picture, notify, None if own is None else own.info)
+        with leased(models, settled, own) as lease:
+            make_ready(lease.model, settled, notify)
+            steps = run_stage(settled, lease, 0, 1, notify, lambda *_: None, handed)
+            return (yield from _numbered(steps, number, total))
+
+    _, first = yield from staged(asked.up(0.0), asked.a, 0, {})
+    _, second = yield from staged(asked.up(1.0), asked.b, 1, {})
+    frames = []
+    for k, share in enumerate(asked.shares()):
+        handed = {box: replace(z, x=between(z.x, second[box].x, share, asked.mix)) for box, z in first.items()}
+        shown = asked.a if share < 0.5 else asked.b
+        frame, _ = yield from staged(asked.down(share), shown, 2 + k, handed)
+        if later.stages:
+            frame = yield from _numbered(run_chain(frame, later, own, notify, models, lambda *_: None), 2 + k, total)
+        frames.append(frame)
+    return frames
+
+
+def _numbered(steps: Generator[Update, None, R], number: int, total: int) -> Generator[Update, None, R]:
+    """The same steps as stage `number` of `total`."""
+    while True:
+        try:
+            update = next(steps)
+        except StopIteration as done:
+            made: R = done.value
+            return made
+        yield replace(update, stage=number, stages=total)
+
+
+def interpolate(
+    a: PictureSource,
+    b: PictureSource,
+    edits: Edits = (),
+    *,
+    frames: int = 9,
+    prompt_to: str | None = None,
+    mix: Mix = "slerp",
+    strength: float = 1.0,
+    refine: int = 0,
+    model: str | Model = "auto",
+    notify: Notify | None = None,
+    models: Models | None = None,
+    progress: Callable[[Update], None] | None = None,
+    **options: Unpack[RunOptions],
+) -> list[Picture]:
+    """Pictures between `a` and `b`: `interpolate("a.png", "b.png", frames=9, steps=50)`.
+
+    Args:
+        edits: plugins that act on every way up and down.
+        frames: how many, `a` and `b` as they come back among them.
+        prompt_to: what describes b, where `prompt` describes a; texts between them are told on the way down.
+        mix: slerp, or lerp, whose frames are faint.
+        strength, refine: of the plugin `invert`.
+        model, notify, models, progress, options: as `editkit.edit` takes them.
+
+    Raises:
+        EditkitError: with one line that says how to mend it.
+    """
+    from editkit.models.leasing import Models
+
+    with in_python("interpolate"):
+        said: Notify = silent if notify is None else lambda message: notify(words(message))
+        own = None if isinstance(model, str) else model
+        named = {"model": model} if isinstance(model, str) and model != "auto" else {}
+        walking: dict[str, Any] = {"strength": strength, "refine": refine}
+        walker = registry.load(WAY)(**walking)
+        chain = Chain.of(walker) if not edits else Chain.of(walker) & Chain.of(edits)
+        chain = chain.with_options(Options(**{**options, **named, **({"model": own.info.name} if own else {})}))
+        asked = interpolation(
+            Picture.read(a), Picture.read(b), chain, frames=frames, prompt_to=prompt_to, mix=mix, notify=said
+        )
+        making = walk(asked, models or Models(most=1), said, own)
+        while True:
+            try:
+                update = next(making)
+            except StopIteration as done:
+                return list(done.value)
+            if progress is not None:
+                progress(update)
+
+
+def strip(frames: Sequence[Picture]) -> Picture:
+    """The frames side by side, 8 bits a channel, each at the height of the first."""
+    from editkit.editing.watching.sheets import eight_bit
+
+    return Picture(np.concatenate([eight_bit(frame.pixels) for frame in frames], axis=1))

@@ -1,0 +1,146 @@
+"""Something else than a sample moved under a diffusion prior: score distillation through any generator.
+
+Poole et al. 2022 (DreamFusion, arXiv:2209.14988, eq. 3): the parameters theta of a differentiable generator x(theta)
+descend along E[w(t) (eps_hat(x_t) - eps) dx/dtheta], x_t = alpha_t x + sigma_t eps, and the network is not
+differentiated. eps_hat - eps = (alpha_t / sigma_t)(x - x0_hat), with the estimate that plugins have guided and cleaned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from editkit.common.notify import Notify, silent
+from editkit.diffusion.conditioning import Conditioning
+from editkit.diffusion.distilling import pull
+from editkit.diffusion.model import Model
+from editkit.diffusion.schedule import Level
+from editkit.editing.in_python import in_python
+from editkit.editing.processes import process_of
+from editkit.engine.acting import Acting, Where
+from editkit.engine.loop import Process
+from editkit.engine.predictor import Predictor
+from editkit.errors import ModelError, UsageError
+from editkit.models.leasing import Models
+from editkit.plugin.protocol import Plugin
+
+Order = Literal["annealed", "random"]
+
+
+@dataclass(frozen=True, eq=False)
+class Distilling:
+    """Where a distillation stands: step `index` of `total`, at `level`; what was generated, and what the prior makes
+    of it, (batch, channels, ...).
+    """
+
+    index: int
+    total: int
+    level: Level
+    x: Tensor
+    x0: Tensor
+
+
+def distill(  # long: its arguments, and one loop
+    model: Model,
+    generator: nn.Module,
+    plugins: Plugin | Sequence[Plugin] = (),
+    *,
+    steps: int = 500,
+    seed: int = 0,
+    optimizer: torch.optim.Optimizer | None = None,
+    rate: float = 0.01,
+    order: Order = "annealed",
+    window: tuple[float, float] = (0.02, 0.98),
+    weight: Literal["paper", "even"] = "paper",
+    told: Callable[[int], Conditioning | None] | None = None,
+    known: Tensor | None = None,
+    mask: Tensor | None = None,
+    watch: Callable[[Distilling], None] | None = None,
+    notify: Notify = silent,
+    models: Models | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Move the parameters of `generator` until what it makes is likely to `model`, guided by `plugins`.
+
+    Args:
+        model: the prior; any that keeps the `Model` protocol. Its space is the generator's.
+        generator: a module; `generator(k)` at step k gives (batch, channels, ...), differentiable in its parameters.
+            A scene draws its view from k.
+        plugins: declarations that act on the estimate as in `sample`: cfg, guide, clip, restore, masks ...
+        steps: of the optimizer, one network evaluation each.
+        optimizer: over the generator's parameters; None: Adam with learning rate `rate`.
+        order: of the noise levels: falling (`annealed`), or drawn anew at every step (`random`, as the paper).
+        window: the share of the ladder that is used, from the clean end (0) to the noisy one (1).
+        weight: `paper`: w = sigma_t^2; `even`: w = sigma_t / alpha_t, a gradient of x - x0_hat.
+        told: the conditioning of step k, instead of the plugins'; as of the view the generator draws at k.
+        known, mask, notify, models, options: as for `sample`.
+        watch: is called after every step.
+
+    Returns:
+        `generator`, changed in place.
+
+    Raises:
+        UsageError: there is nothing to train, or a window that holds no level.
+        ModelError: the generator returns another shape than at first, NaN or infinity, or what has no gradient.
+    """
+    with in_python("distill"):
+        trained = [p for p in generator.parameters() if p.requires_grad]
+        if not trained:
+            raise UsageError("distill: the generator has no parameter to train; one with requires_grad is needed")
+        ours = optimizer or torch.optim.Adam(trained, lr=rate)
+        with torch.no_grad():
+            shape = tuple(_checked(generator(0), None, 0).shape)
+        asked = {"steps": steps, "seed": seed, **options}
+        with process_of(model, plugins, shape, known, mask, notify, "streams", models, asked) as process:
+            prior = Predictor(process.model, process.run, Acting(process.bound))
+            levels = _levels(process, order, window)
+            for k, t in enumerate(levels):
+                x = _checked(generator(k), shape, k)
+                if not x.requires_grad:
+                    raise ModelError("distill: what the generator returns has no gradient; is it detached?")
+                x0 = _estimate(process, prior, x.detach().float(), t, k, None if told is None else told(k))
+                ours.zero_grad()
+                gradient = pull(t, weight) * (x.detach().float() - x0)
+                torch.autograd.backward(x, gradient.to(x.dtype))
+                ours.step()
+                if watch is not None:
+                    watch(Distilling(k, steps, t, x.detach(), x0))
+    return generator
+
+
+def _estimate(process: Process, prior: Predictor, x: Tensor, t: Level, k: int, told: Conditioning | None) -> Tensor:
+    """x0_hat(alpha_t x + sigma_t eps), guided and cleaned, at step k."""
+    eps = process.sampler_stream.normal(x.shape).to(x.device)
+    where = Where(process.plan.flow[k], k, process.plan.steps)
+    return prior.at(where, t.alpha * x + t.sigma * eps, t, told).prediction.x0
+
+
+def _levels(process: Process, order: Order, window: tuple[float, float]) -> list[Level]:
+    """The level of every step: the ladder's inside of `window`, falling, or drawn from it."""
+    n = process.plan.steps
+    low, high = (round(share * n, 9) for share in window)
+    inside = [k for k in range(1, n + 1) if low <= k - 0.5 < high or (k == n and high == n)]
+    if not inside:
+        raise UsageError(f"distill: window {window} holds none of {n} levels; widen it or take more steps")
+    if order == "random":
+        draws = process.run.noise.stream("levels").normal((n,))
+        chosen = torch.special.ndtr(draws.double()) * len(inside)
+        return [process.levels[inside[min(int(v), len(inside) - 1)]] for v in chosen]
+    return [process.levels[inside[len(inside) - 1 - k * len(inside) // n]] for k in range(n)]
+
+
+def _checked(x: Any, shape: tuple[int, ...] | None, k: int) -> Tensor:
+    """What a generator gave."""
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
+        got = f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+        raise ModelError(f"distill: the generator returned {got} at step {k}; a float tensor (batch, channels, ...) "
+                         "is needed")  # fmt: skip
+    if shape is not None and tuple(x.shape) != shape:
+        raise ModelError(f"distill: the generator returned shape {tuple(x.shape)} at step {k} and {shape} before")
+    if not bool(torch.isfinite(x.detach().sum())):
+        raise ModelError(f"distill: the generator returned NaN or infinity at step {k}; a smaller rate may help")
+    return x

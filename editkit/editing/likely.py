@@ -1,0 +1,168 @@
+"""How likely a picture is to a model, in bits per dimension, and where it is unlikely.
+
+A picture of 8 bits is a cube of side 2 / 255, in which a value is drawn, so that a density stands for a probability
+(Theis et al. 2016, arXiv:1511.01844). The map is the norm of the score at each pixel, which says how far, and how
+surely, the model would move it: sigma |score(x)| = |eps(x)|, root mean square over channels and over noise levels from
+sigma / alpha = 0.05 to 1 (Mahmood et al. 2021, arXiv:2010.13132). On N(m, s^2) that is r |x - m| / (r^2 + s^2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Unpack
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from editkit.common.device import pick_device, pick_dtype
+from editkit.common.notify import Notify, silent
+from editkit.diffusion.capability import capability
+from editkit.diffusion.conditioning import Conditioning
+from editkit.diffusion.model import Model, ReadsText
+from editkit.diffusion.noise import Streams
+from editkit.diffusion.space import space_of
+from editkit.editing.density import LEVELS, Likelihood, log_likelihood
+from editkit.editing.in_python import in_python
+from editkit.errors import ModelError, UsageError
+from editkit.models import describe
+from editkit.models.leasing import Models
+from editkit.models.setup import Setup
+from editkit.pictures.picture import Picture
+from editkit.pictures.tensors import to_unit
+from editkit.plugin.options import Options, RunOptions
+from editkit.plugin.params import PictureSource
+
+DEFAULT_MODEL = "pocket"
+"""What `--model auto` means here: to a prior that is the picture itself, every picture is the likeliest."""
+
+SCALES = (0.05, 1.0)
+"""Between these sigma / alpha the map looks."""
+
+
+@dataclass(frozen=True, eq=False)
+class Density:
+    """What a model says of a picture.
+
+    Args:
+        bits: -log2 p a value: of pixels, of 256 levels; of latents, of a continuous value.
+        error: the standard error of that by the probes; None: of one there is none.
+        size: how many values, (channels, h, w), the density is of.
+        latent: it is the density of the model's latent, not of the picture.
+        map: (H, W) float32, the norm of the score at each pixel, over noise levels.
+    """
+
+    bits: float
+    error: float | None
+    size: tuple[int, ...]
+    latent: bool
+    map: NDArray[np.float32]
+
+    def picture(self) -> Picture:
+        """The map in grey: black likely, white what one pixel in 200 exceeds."""
+        top = max(float(np.quantile(self.map, 0.995)), 1e-12)
+        grey = np.rint(np.clip(self.map / top, 0.0, 1.0) * 255.0).astype(np.uint8)
+        return Picture(np.repeat(grey[..., None], 3, axis=2))
+
+
+def density(
+    picture: PictureSource,
+    *,
+    model: str | Model = "auto",
+    probes: int = 4,
+    notify: Notify = silent,
+    models: Models | None = None,
+    **options: Unpack[RunOptions],
+) -> Density:
+    """How likely `picture` is: `density("photo.png", steps=50)`.
+
+    Args:
+        model: a name as for `--model`, or a model of one's own; auto: `pocket`.
+        probes: random signs a trace.
+        notify: is told what a user should know.
+        options: `steps` (noise levels, 50), `prompt`, `seed`, `device`, `offline` count.
+
+    Raises:
+        ModelError: a prior that is the picture itself.
+        UsageError: fewer than 4 steps, or no probes.
+    """
+    with in_python("density"):
+        chosen, photo = Options(**options), Picture.read(picture)
+        models, device = models or Models(most=1), pick_device(chosen.device)
+        if not isinstance(model, str):
+            with models.borrow(model) as lease:
+                return _said(lease.model, photo, chosen, probes, device, notify)
+        info = describe(DEFAULT_MODEL if model == "auto" else model, offline=chosen.offline)
+        if info.own_picture:
+            raise ModelError(f"{info.name} learns from the picture itself, to which it is the likeliest; use pocket")
+        dtype = pick_dtype("fp32", device)  # a trace of rounded numbers is none
+        with models.lease(info, device, dtype, Setup.of(chosen), offline=chosen.offline) as lease:
+            return _said(lease.model, photo, chosen, probes, device, notify)
+
+
+def _said(model: Model, photo: Picture, options: Options, probes: int, device: torch.device, notify: Notify) -> Density:
+    image = _whole(to_unit(photo.visible).to(device), model.info.multiple, notify)
+    latent = not space_of(model).is_pixels
+    if not latent:
+        draw = Streams((options.seed,)).stream("cube").normal(image.shape)
+        image = image + (2.0 * torch.special.ndtr(draw).to(device) - 1.0) / 255.0
+    with torch.no_grad():
+        x = model.encode(image, Streams((options.seed,)).stream("encode")).float()
+    told = _told(model, options, notify)
+    model = model.attach(None, None)
+    found = log_likelihood(model, x, steps=options.steps or 50, probes=probes, seed=options.seed, told=told)
+    if latent:
+        shape = " x ".join(str(n) for n in x.shape[1:])
+        notify(f"{model.info.name} works on latents: this is the density of the latent, {shape} values, not of pixels")
+    bits, error = _in_bits(found, latent)
+    return Density(
+        bits, error, tuple(x.shape[1:]), latent, _map(model, x, told, photo, (image.shape[-2], image.shape[-1]))
+    )
+
+
+def _in_bits(found: Likelihood, latent: bool) -> tuple[float, float | None]:
+    """Of one item: (bits a value, their standard error). Latents have no levels, whose 7 bits are not theirs."""
+    error = float(found.error[0]) / (found.size * np.log(2.0))
+    return float(found.bits_per_dim[0]) - (7.0 if latent else 0.0), None if np.isnan(error) else error
+
+
+def _told(model: Model, options: Options, notify: Notify) -> Conditioning:
+    if "prompt" not in model.info.takes:
+        if options.prompt is not None:
+            raise UsageError(f"--prompt is given, but {model.info.name} takes no text; choose another --model")
+        return Conditioning()
+    reads = capability(model, ReadsText)
+    if reads is None:
+        raise ModelError(f"model {model.info.name} says that it takes text, but has no encode_text")
+    prompt, dropped = reads.encode_text(options.prompt or "")
+    if dropped:
+        notify(f"the prompt is longer than the model can read; left out: {dropped}")
+    return Conditioning(prompt=prompt)
+
+
+def _whole(image: Tensor, multiple: int, notify: Notify) -> Tensor:
+    """`image` as far as the model's multiple goes: pixels that were made up would count."""
+    height, width = image.shape[-2:]
+    kept = height // multiple * multiple, width // multiple * multiple
+    if not all(kept):
+        raise UsageError(f"the picture is {width}x{height}, and the model works on multiples of {multiple} pixels")
+    if kept != (height, width):
+        notify(f"{kept[1]}x{kept[0]} of {width}x{height} pixels count: the model works on multiples of {multiple}")
+    return image[..., : kept[0], : kept[1]]
+
+
+def _map(model: Model, x: Tensor, told: Conditioning, photo: Picture, size: tuple[int, int]) -> NDArray[np.float32]:
+    """(H, W) of the picture; where it is unlikely. `size`: of what of it counts."""
+    levels = model.schedule.levels(24, "log-snr", LEVELS)
+    within = [v for v in levels if v.sigma > 0.0 and SCALES[0] <= v.sigma / max(v.alpha, 1e-9) <= SCALES[1]]
+    squares = torch.zeros(x.shape[-2:], dtype=torch.float64, device=x.device)
+    with torch.no_grad():
+        for level in within:
+            squares += model(level.alpha * x, level, (told,))[0].eps[0].double().square().mean(0)
+    norm = (squares / len(within)).sqrt()[None, None].float()
+    if norm.shape[-2:] != size:
+        norm = torch.nn.functional.interpolate(norm, size, mode="nearest")
+    beyond = (0, photo.width - size[1], 0, photo.height - size[0])
+    made: NDArray[np.float32] = torch.nn.functional.pad(norm, beyond, mode="replicate")[0, 0].cpu().numpy()
+    return made

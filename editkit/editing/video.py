@@ -1,0 +1,294 @@
+"""An edit of a video, frame after frame: what every frame needs of the others, and what is kept if it is interrupted.
+
+Every frame is edited by the same chain with the same noise. Three things make one video of the frames. Where the model
+has only the picture to learn from and a mask is to be filled, other frames show what lies behind it
+(`editkit.editing.frames`); only what none of them shows is invented, once. Where the edit starts from the picture, a
+frame may start with a share of what was changed in the one before, moved along the optical flow. A mask may be a video
+itself, a folder of frames, or follow what it marks in the first frame.
+
+Finished frames lie in a folder beside the result until it is written whole; the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from editkit.common.notify import Notify, silent
+from editkit.editing.frames import Around, Shown, uncovered
+from editkit.editing.made import make
+from editkit.editing.settle import model_name
+from editkit.editing.workplace import Workplace
+from editkit.errors import PictureError, UsageError
+from editkit.models import describe
+from editkit.models.leasing import Models
+from editkit.pictures.files.clips import Clip, Frame, Span, is_clip, write_clip
+from editkit.pictures.files.formats import PICTURES
+from editkit.pictures.masks import read_mask
+from editkit.pictures.motion import camera, carried, flow, followed, grey, rounded
+from editkit.pictures.picture import Picture
+from editkit.plugin.chain import Chain, Edits
+from editkit.plugin.masking import each_mask, mask_field
+from editkit.plugin.protocol import Plugin, called, plugins_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from editkit.pictures.motion import Homography, Where
+    from editkit.pictures.raster import Pixels
+
+
+@dataclass(frozen=True)
+class Together:
+    """How the frames of a video hang together.
+
+    Args:
+        copy: fill masks from other frames that show what is behind; None: where the model learns from the picture.
+        follow: share of the change of the frame before that a frame starts with; None: 0.5 for edits that steer.
+        track: the mask is of the first frame, and follows what it marks.
+    """
+
+    copy: bool | None = None
+    follow: float | None = None
+    track: bool = False
+
+
+@dataclass(frozen=True)
+class Told:
+    """How far it is: `done` frames; how many pixels of the last one were shown by others, and how many invented."""
+
+    done: int
+    shown: int
+    invented: int
+
+
+def edit_video(
+    source: str | Path,
+    edits: Edits,
+    target: str | Path,
+    *,
+    span: Span | None = None,
+    together: Together | None = None,
+    quality: int | None = None,
+    force: bool = False,
+    notify: Notify = silent,
+    models: Models | None = None,
+    watch: Callable[[Told], None] | None = None,
+) -> int:
+    """Edit the video `source` by `edits` (as for `edit`) and write it to `target`, whole or not at all.
+
+    What is done lies in `TARGET.frames/` meanwhile; the same call goes on with it, to the same bytes. Memory does not
+    grow with the video's length.
+
+    Returns:
+        How many frames were made.
+
+    Raises:
+        EditkitError: with one line that says how to mend it.
+    """
+    span, together = span or Span(), together or Together()
+    chain = Chain.of(edits).inherited()
+    clip = Clip.open(source)
+    place = Workplace.at(Path(target), clip, chain, (span, together, quality), force=force)
+    work = _Work(clip, chain, span, together, place, functools.cache(notify), models or Models(), watch)
+    with place.or_nothing():
+        count = work.frames()
+    with place.written() as path:
+        write_clip(path, place.finished(count), clip, span, quality)
+    return count
+
+
+@dataclass
+class _Work:
+    """One video being edited."""
+
+    clip: Clip
+    chain: Chain
+    span: Span
+    together: Together
+    place: Workplace
+    notify: Notify
+    models: Models
+    watch: Callable[[Told], None] | None
+    last: tuple[Frame, Pixels] | None = field(default=None)
+    """The frame before, and what came of it."""
+
+    def frames(self) -> int:
+        """Edit all of them that are not done; how many there are."""
+        count = 0
+        for frame in self._copying() if self._copies() else self._plain():
+            count = frame.index + 1
+        if not count:
+            raise PictureError(f"{self.clip.path}: no frames in the range that was asked for")
+        return count
+
+    def _copies(self) -> bool:
+        """Whether other frames are asked what a mask hides: where one plugin fills a mask by what the picture is."""
+        plugin = _filler(self.chain)
+        able = plugin is not None and describe(model_name(self.chain.stages[0])).own_picture
+        if self.together.copy and not able:
+            raise UsageError("--copy is for one plugin that fills a mask, by a model that learns from the picture")
+        return able if self.together.copy is None else self.together.copy
+
+    def _plain(self) -> Iterator[Frame]:
+        """Frame after frame, each for itself but for what it starts with."""
+        follow = self._follow()
+        masks = Masks(self.chain, self.clip, self.span, self.together.track, self.notify)
+        for frame in self.clip.frames(self.span):
+            chain = masks.of(frame)
+            made = self.place.frame(frame.index)
+            if made is None:
+                made = self._made(self._started(frame, follow), chain)
+                self.place.keep(frame.index, frame.time, made)
+                self._tell(frame, 0, 0)
+            self.last = (frame, made)
+            yield frame
+
+    def _follow(self) -> float:
+        if self.together.follow is not None:
+            return self.together.follow
+        plugins = [plugin for stage in self.chain.stages for plugin in plugins_of(stage)]
+        return 0.5 if any(plugin.group == "steer" for plugin in plugins) else 0.0
+
+    def _started(self, frame: Frame, follow: float) -> Picture:
+        """The frame with a share of what was changed in the one before, where that was there."""
+        if not follow or self.last is None or self.last[0].pixels.shape != self.last[1].shape:
+            return Picture(frame.pixels)
+        before, made = self.last
+        by = flow(grey(before.pixels), grey(frame.pixels))
+        change = made.astype(np.float32) - before.pixels
+        moved = carried(change, by)
+        seen = np.abs(carried(before.pixels.astype(np.float32), by) - frame.pixels).mean(2, keepdims=True)
+        trust = np.exp(-seen / (8.0 * (257.0 if self.clip.deep else 1.0)))
+        return Picture(rounded(frame.pixels + follow * trust * moved, frame.pixels.dtype))
+
+    def _copying(self) -> Iterator[Frame]:
+        """Frame after frame, its hole filled from those around it first, and from what was invented before."""
+        anchors: list[Shown] = []
+        times: dict[int, Fraction] = {}
+        around = Around.over(self._shown(times), float(self.clip.rate), self.clip.size, self.clip.deep)
+        for shown, others in around:
+            frame = Frame(shown.index, times.pop(shown.index), shown.pixels)
+            made, invented = self.place.frame(shown.index), self.place.invented(shown.index)
+            if made is None:
+                hole = shown.hidden
+                pixels, left = uncovered(shown, others, hole)
+                pixels, rest = uncovered(Shown.of(shown.index, pixels, left, shown.camera), anchors, left)
+                made = self._filled(pixels, rest, frame)
+                invented = bool(rest.any())
+                self.place.keep(shown.index, frame.time, made, invented=invented)
+                self._tell(frame, int(hole.sum() - rest.sum()), int(rest.sum()))
+            if invented and made.shape == shown.pixels.shape:
+                whole = np.zeros_like(shown.hidden)
+                anchors = [Shown.of(shown.index, made, whole, shown.camera)]
+            yield frame
+
+    def _shown(self, times: dict[int, Fraction]) -> Iterator[Shown]:
+        """Every frame with what of it is to be filled and where the camera stood."""
+        masks = Masks(self.chain, self.clip, self.span, self.together.track, self.notify)
+        stands: Homography = np.eye(3)
+        before: tuple[NDArray[np.uint8], Where] | None = None
+        for frame in self.clip.frames(self.span):
+            plugin = cast(Plugin, _filler(masks.of(frame)))
+            opened: Picture = called(plugin, "open", plugin.open, Picture(frame.pixels), self.notify)
+            assert opened.mask is not None
+            hidden, seen = opened.mask > 0, grey(frame.pixels)
+            if before is not None:
+                stands = camera(before[0], seen, before[1]) @ stands
+            before = seen, hidden
+            times[frame.index] = frame.time
+            yield Shown(frame.index, frame.pixels, seen, hidden, stands)
+
+    def _filled(self, pixels: Pixels, rest: Where, frame: Frame) -> Pixels:
+        """What is left of the hole invented, and the stages after the first."""
+        chain = self.chain
+        if not rest.any():
+            later = Chain(chain.stages[1:])
+            return self._made(Picture(pixels), later) if later.stages else pixels
+        plugin = cast(Plugin, _filler(chain))
+        for name, value in (("mask", rest), ("grow", 0), ("feather", 0), ("invert_mask", False)):
+            if name in type(plugin).model_fields:
+                chain = chain.with_field(plugin, name, value)
+                plugin = cast(Plugin, _filler(chain))
+        return self._made(Picture(pixels), chain)
+
+    def _made(self, picture: Picture, chain: Chain) -> Pixels:
+        return make(picture, chain, notify=self.notify, models=self.models).picture.pixels
+
+    def _tell(self, frame: Frame, shown: int, invented: int) -> None:
+        if self.watch is not None:
+            self.watch(Told(frame.index + 1, shown, invented))
+
+
+def _filler(chain: Chain) -> Plugin | None:
+    """The plugin that fills a mask, where it is alone in the first stage."""
+    plugins = plugins_of(chain.stages[0])
+    alone = len(plugins) == 1 and plugins[0].fresh and "mask" in plugins[0].claims()
+    return plugins[0] if alone and mask_field(plugins[0]) is not None else None
+
+
+class Masks:
+    """The chain of every frame, with its masks: the same words for all, a video's or a folder's frame, or one that
+    follows.
+    """
+
+    def __init__(self, chain: Chain, clip: Clip, span: Span, track: bool, notify: Notify) -> None:
+        self.chain, self.clip, self.notify, self.track = chain, clip, notify, track
+        self.moving: NDArray[np.float32] | None = None
+        self.seen: NDArray[np.uint8] | None = None
+        self.given: dict[str, Iterator[NDArray[Any]]] = {}
+
+        def begun(mask: Any) -> Any:
+            if isinstance(mask, str) and mask not in self.given and (is_clip(mask) or Path(mask).is_dir()):
+                self.given[mask] = _frames_of(mask, span)
+            return mask
+
+        each_mask(chain, begun)
+        if track and self.given:
+            raise UsageError("--track follows the mask of the first frame, and the mask given has one for every frame")
+
+    def of(self, frame: Frame) -> Chain:
+        """The chain for `frame`; frames come in order."""
+        if self.track:
+            return each_mask(self.chain, lambda mask: self._followed(mask, frame))
+        now = {name: self._next(name, masks, frame) for name, masks in self.given.items()}
+        return each_mask(self.chain, lambda mask: now.get(mask, mask) if isinstance(mask, str) else mask)
+
+    def _followed(self, mask: Any, frame: Frame) -> NDArray[np.float32]:
+        seen = grey(frame.pixels)
+        if self.moving is None or self.seen is None:
+            self.moving = read_mask(mask, Picture(frame.pixels), notify=self.notify)
+        elif seen is not self.seen:
+            self.moving = followed(self.moving, self.seen, seen)
+            if not (self.moving > 0.5).any():
+                raise PictureError(f"--track lost what the mask marks at frame {frame.index}; end before it (--range)")
+        self.seen = seen
+        return (self.moving > 0.5).astype(np.float32)
+
+    def _next(self, name: str, masks: Iterator[NDArray[Any]], frame: Frame) -> NDArray[Any]:
+        mask = next(masks, None)
+        if mask is None:
+            raise PictureError(
+                f"{name}: has {frame.index} frames, and {self.clip.path} more; a mask is needed for each"
+            )
+        if mask.shape[:2] != frame.pixels.shape[:2]:
+            got, wanted = (f"{s[1]}x{s[0]}" for s in (mask.shape, frame.pixels.shape))
+            raise PictureError(f"{name}: its frames are {got}, and the video's {wanted}")
+        return mask
+
+
+def _frames_of(name: str, span: Span) -> Iterator[NDArray[Any]]:
+    """The masks of a video or a folder, for the frames in `span`."""
+    if is_clip(name):
+        for frame in Clip.open(name).frames(span):
+            yield grey(frame.pixels) > 127
+        return
+    files = sorted(path for path in Path(name).iterdir() if path.suffix.lower() in PICTURES)
+    for path in files:
+        yield grey(Picture.read(path).pixels) > 127

@@ -1,0 +1,136 @@
+"""The folder in which the frames of a video lie until it is written: what a second run goes on with.
+
+`TARGET.frames/` holds `edit.json`, which says of what edit they are, `000000.png` and so on, whole each, with
+`000000.json` beside it: its time, and whether something was invented in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from editkit.editing import recipe
+from editkit.errors import PictureError, UsageError
+from editkit.pictures.files.atomic import save_bytes
+from editkit.pictures.files.clips import WRITTEN, Clip
+from editkit.pictures.files.writing import check_place
+from editkit.pictures.raster import Pixels
+from editkit.plugin.chain import Chain
+
+SAYS = "edit.json"
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where the frames of one edit lie. `target`: the video that comes of them."""
+
+    target: Path
+    folder: Path
+    force: bool
+
+    @classmethod
+    def at(cls, target: Path, clip: Clip, chain: Chain, rest: tuple[Any, ...], *, force: bool) -> Workplace:
+        """The place for an edit, new or as an interrupted run left it.
+
+        Raises:
+            UsageError: the result's name is that of no video that is written, or of the source itself.
+            PictureError: it exists already, or the frames beside it are of another edit.
+        """
+        if target.suffix.lower() not in WRITTEN:
+            raise UsageError(f"{target}: videos are written as {', '.join(WRITTEN)} (.mkv: lossless); name such a file")
+        if os.path.realpath(target) == os.path.realpath(clip.path):
+            raise UsageError(f"{target}: is the video that is read; give the result another name")
+        check_place(target, force=force)
+        place = cls(target, target.with_name(target.name + ".frames"), force)
+        says = json.dumps({"edit": _digest(clip, chain, target.parent, rest)}).encode()
+        known = place.folder / SAYS
+        if known.exists():
+            if known.read_bytes() != says:
+                raise PictureError(f"{place.folder}: holds frames of another edit; remove it, or name another result")
+        else:
+            try:
+                place.folder.mkdir()
+            except FileExistsError:
+                raise PictureError(f"{place.folder}: exists, and is none of editkit's; name another result") from None
+            save_bytes(known, says)
+        return place
+
+    def frame(self, index: int) -> Pixels | None:
+        """A finished frame, if it is."""
+        path = self._path(index)
+        if not (path.exists() and path.with_suffix(".json").exists()):
+            return None
+        made = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+        if made is None:
+            raise PictureError(f"{path}: is broken; remove it, and run the same command again")
+        return np.ascontiguousarray(made[..., ::-1])
+
+    def invented(self, index: int) -> bool:
+        """Whether something in a finished frame was shown by no other."""
+        says = self._path(index).with_suffix(".json")
+        return bool(json.loads(says.read_bytes())["invented"]) if says.exists() else False
+
+    def keep(self, index: int, time: Fraction, pixels: Pixels, *, invented: bool = False) -> None:
+        """Finish a frame."""
+        path = self._path(index)
+        fine, encoded = cv2.imencode(".png", pixels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        assert fine
+        save_bytes(path, encoded.tobytes(), force=True)
+        says = {"time": [time.numerator, time.denominator], "invented": invented}
+        save_bytes(path.with_suffix(".json"), json.dumps(says).encode(), force=True)
+
+    def finished(self, count: int) -> Iterator[tuple[Fraction, Pixels]]:
+        """(time, pixels) of all frames."""
+        for index in range(count):
+            pixels = self.frame(index)
+            assert pixels is not None
+            time = json.loads(self._path(index).with_suffix(".json").read_bytes())["time"]
+            yield Fraction(*time), pixels
+
+    @contextmanager
+    def or_nothing(self) -> Iterator[None]:
+        """The work; where it fails before a frame is finished, nothing is left of it."""
+        try:
+            yield
+        except BaseException:
+            if not any(self.folder.glob("*.png")):
+                shutil.rmtree(self.folder)
+            raise
+
+    @contextmanager
+    def written(self) -> Iterator[Path]:
+        """A file to write the video to, which then takes its place; the frames go."""
+        part = self.folder / f"whole{self.target.suffix.lower()}"
+        yield part
+        if self.force:
+            os.replace(part, self.target)
+        else:
+            try:
+                os.link(part, self.target)
+            except FileExistsError:
+                raise PictureError(f"{self.target}: exists already; --force replaces it") from None
+            except OSError:  # a file system without hard links
+                os.rename(part, self.target)
+        shutil.rmtree(self.folder)
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"{index:06}.png"
+
+
+def _digest(clip: Clip, chain: Chain, base: Path, rest: tuple[Any, ...]) -> str:
+    """Of everything that frames depend on."""
+    with open(clip.path, "rb") as file:
+        source = hashlib.file_digest(file, "sha256").hexdigest()
+    said = json.dumps(recipe.to_mapping(chain, base), sort_keys=True, default=str)
+    return hashlib.sha256(f"{source} {said} {rest!r}".encode()).hexdigest()

@@ -1,0 +1,189 @@
+"""FLUX.2 (Black Forest Labs 2025): a transformer on latents in patches that looks at pictures beside the text.
+
+`klein` was distilled to a few steps without guidance, `klein-base` was not, `dev` is told its guidance. References are
+tokens behind the noise's, the k-th at time 10 k. The text is three hidden layers of a language model side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
+from editkit.diffusion.flows import Empirical
+from editkit.diffusion.model import Model, ModelInfo
+from editkit.diffusion.prediction import Prediction, convert
+from editkit.diffusion.schedule import Level, Schedule
+from editkit.errors import ModelError
+from editkit.models.files.layout import Layout
+from editkit.models.files.loading import load_network, load_text_encoder
+from editkit.models.latent.language import Chat, side_by_side
+from editkit.models.latent.space import vae_factor
+from editkit.models.latent.tokens import alike, fitting, grid_ids, looked_at, rows, told, unrowed
+from editkit.models.latent.vaes import PatchedSpace
+from editkit.models.schedules import default_sampler, make_flow
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+KNOWN = "FLUX.2 (Flux2Transformer2DModel, AutoencoderKLFlux2)"
+WINDOW, LEAST = 1024, 512
+"""Pixels a side; above 1.1 megapixels its ladder is another one (`flows.JUMP`)."""
+AREA = 1024 * 1024
+"""Pixels of a reference, at most."""
+TIME = 10
+"""Between the times of references."""
+QWEN_LAYERS, MISTRAL_LAYERS = (9, 18, 27), (10, 20, 30)
+SYSTEM = (
+    "You are an AI that reasons about image descriptions. You give structured responses focusing on object "
+    "relationships, object\nattribution and actions without speculation."
+)
+"""What dev's language model is told it is; its line break was there when it was trained."""
+MANY = 10
+"""References at most, as its makers say of dev."""
+
+
+def matches(layout: Layout) -> bool:
+    """A pipeline with a Flux2Transformer2DModel."""
+    if not layout.index or not layout.has("transformer"):
+        return False
+    return layout.config("transformer").get("_class_name") == "Flux2Transformer2DModel"
+
+
+def describe(layout: Layout) -> ModelInfo:
+    """What it is by the transformer's guidance and the index's `is_distilled`."""
+    missing = [part for part in ("vae", "text_encoder", "tokenizer", "scheduler") if not layout.has(part)]
+    if missing:
+        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    if layout.index.get("_class_name") == "Flux2KleinKVPipeline":
+        raise ModelError(
+            f"model {layout.name}: is FLUX.2 klein KV, which is trained for another loop (its references' keys are "
+            "kept); use FLUX.2 klein or klein-base"
+        )
+    transformer = layout.config("transformer")
+    tells, distilled = bool(transformer.get("guidance_embeds", True)), bool(layout.index.get("is_distilled", False))
+    takes = {"prompt", "references"} | ({"guidance"} if tells else set())
+    steps, guidance = (4, 1.0) if distilled else (50, 4.0)
+    return ModelInfo(
+        layout.name, KNOWN, frozenset(takes), default_sampler(layout.config("scheduler")), steps, WINDOW, LEAST,
+        2 * vae_factor(layout.config("vae")), guidance=guidance, distilled=distilled and not tells, shifts=True,
+        references=MANY, rounds_up=True,
+    )  # fmt: skip
+
+
+def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
+    """Networks in `dtype`."""
+    from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
+
+    transformer = load_network(layout, "transformer", Flux2Transformer2DModel, dtype, device)
+    vae = load_network(layout, "vae", AutoencoderKLFlux2, dtype, device)
+    tokenizer, encoder = load_text_encoder(layout, "tokenizer", "text_encoder", dtype, device)
+    schedule = make_flow(layout.config("scheduler"), patch=1, mu=Empirical())
+    return Flux2(info, transformer, vae, tokenizer, encoder, schedule)
+
+
+class Flux2(PatchedSpace):
+    """A Flux2Transformer2DModel behind an AutoencoderKLFlux2 as a `Model`.
+
+    Args:
+        info: what `describe` said.
+        transformer, vae, encoder: on their device, in their dtype.
+        tokenizer: of the language model `encoder`.
+        schedule: its ladder.
+    """
+
+    clip: float | None = None
+
+    def __init__(
+        self, info: ModelInfo, transformer: Any, vae: Any, tokenizer: Any, encoder: Any, schedule: Schedule
+    ) -> None:
+        super().__init__(vae)
+        self.info, self.transformer, self.schedule = info, transformer, schedule
+        self.tokenizer, self.encoder = tokenizer, encoder
+
+    def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
+        def ask(conds: Sequence[Conditioning]) -> Sequence[Tensor]:
+            return self._velocities(x_t, level, conds)
+
+        return tuple(convert(out, x_t, level, "flow_prediction") for out in alike(conds, looked_at, ask))
+
+    def _velocities(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> Sequence[Tensor]:
+        """What the network says under `conds`, whose references are of the same sizes, in one call."""
+        import torch
+
+        n, batch, device, dtype = len(conds), len(x_t), x_t.device, self.transformer.dtype
+        prompts = [self._no_words if cond.prompt is None else cond.prompt for cond in conds]
+        words = torch.cat([prompt.embeds.expand(batch, -1, -1) for prompt in prompts]).to(device, dtype)
+        tokens, ids = self._pictures(x_t, conds)
+        text_ids = torch.zeros(words.shape[1], 4, dtype=torch.int64, device=device)
+        text_ids[:, 3] = torch.arange(words.shape[1], device=device)
+        out = self.transformer(
+            hidden_states=tokens.to(dtype),
+            timestep=torch.full((n * batch,), level.t, dtype=torch.float32, device=device) / 1000,
+            guidance=told(conds, self.info, batch, device),
+            encoder_hidden_states=words, txt_ids=text_ids.expand(n * batch, -1, -1),
+            img_ids=ids.expand(n * batch, -1, -1), return_dict=False,
+        )[0]  # fmt: skip
+        height, width = x_t.shape[-2:]
+        return unrowed(out[:, : height * width], height, width).to(x_t.dtype).chunk(n)
+
+    def _pictures(self, x_t: Tensor, conds: Sequence[Conditioning]) -> tuple[Tensor, Tensor]:
+        """(the noise's tokens and those of the references behind them, (n batch, tokens, c); their positions)."""
+        import torch
+
+        batch = len(x_t)
+        own = [
+            torch.cat([rows(x_t), *(rows(r.latent.to(x_t)).expand(batch, -1, -1) for r in cond.references)], dim=1)
+            for cond in conds
+        ]
+        ids = [grid_ids(x_t.shape[-2:], 0, 4, x_t.device)]
+        for k, reference in enumerate(conds[0].references):
+            ids.append(grid_ids(reference.latent.shape[-2:], TIME * (k + 1), 4, x_t.device))
+        return torch.cat(own), torch.cat(ids)
+
+    def refer(self, picture: Tensor) -> Reference:
+        fitted = fitting(picture, self.info.multiple, AREA)
+        return Reference(self.encode(fitted), fitted)
+
+    @cached_property
+    def _no_words(self) -> Prompt:
+        return self.encode_text("")[0]
+
+    def encode_text(self, text: str) -> tuple[Prompt, str]:
+        """Three hidden layers of the language model side by side, (1, 512, 3 width); the padding is seen too."""
+        mistral = type(self.encoder).__name__.startswith("Mistral")
+        states, _, dropped = Chat(self.tokenizer, self.encoder, self._as_dev if mistral else self._as_klein).read(text)
+        return Prompt(side_by_side(states, MISTRAL_LAYERS if mistral else QWEN_LAYERS)), dropped
+
+    def _as_klein(self, text: str) -> str:
+        said: str = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        return said
+
+    def _as_dev(self, text: str) -> str:
+        chat = [
+            {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
+            {"role": "user", "content": [{"type": "text", "text": text.replace("[IMG]", "")}]},
+        ]
+        said: str = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=False)
+        return said
+
+    @property
+    def denoiser(self) -> Any:
+        return self.transformer
+
+    def pipeline(self) -> Any:
+        """A diffusers pipeline of these networks."""
+        from diffusers import FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Pipeline
+
+        kind = Flux2Pipeline if "guidance" in self.info.takes else Flux2KleinPipeline
+        return kind(
+            transformer=self.transformer, vae=self.vae, text_encoder=self.encoder, tokenizer=self.tokenizer,
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+        )  # fmt: skip
+
+    def attach(self, picture: Tensor | None, mask: Tensor | None) -> Flux2:
+        return self

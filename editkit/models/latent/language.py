@@ -1,0 +1,67 @@
+"""Language models as text encoders: the hidden states of some layers, of a chat in which the prompt is a message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from editkit.common.process import READING
+from editkit.models.latent.space import beside
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Chat:
+    """A language model that reads a prompt within a chat of `length` tokens, padded behind.
+
+    Args:
+        tokenizer, encoder: the encoder on its device; a processor is as good as its tokenizer.
+        said: the chat with a prompt in it, as the tokenizer's template writes it.
+        length: tokens that are read; what is longer is cut off at the end.
+    """
+
+    tokenizer: Any
+    encoder: Any
+    said: Callable[[str], str]
+    length: int = 512
+
+    def read(self, text: str) -> tuple[Sequence[Tensor], Tensor, str]:
+        """(the hidden states, one (1, length, width) a layer, the embedding first; the mask of what is no padding,
+        (1, length); what of `text` was cut off).
+        """
+        chat, words = self.said(text), getattr(self.tokenizer, "tokenizer", self.tokenizer)
+        begins = bool(words.bos_token) and chat.startswith(words.bos_token)  # by the template, and not once more
+        with READING:
+            ids = words(
+                chat, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt",
+                add_special_tokens=not begins,
+            )  # fmt: skip
+            whole = words(chat, verbose=False, add_special_tokens=not begins).input_ids
+            rest = words.decode(whole[self.length :]) if len(whole) > self.length else ""
+        tokens, mask = (beside(ids[name], self.encoder) for name in ("input_ids", "attention_mask"))
+        out = self.encoder(
+            input_ids=tokens, attention_mask=mask, output_hidden_states=True, use_cache=False,
+            **last_alone(self.encoder),
+        )  # fmt: skip
+        return out.hidden_states, ids["attention_mask"], of_prompt(rest, chat, text)
+
+
+def last_alone(encoder: Any) -> dict[str, int]:
+    """The logits are not needed; a model that makes some makes those of one token."""
+    return {"logits_to_keep": 1} if hasattr(encoder, "lm_head") else {}
+
+
+def of_prompt(rest: str, chat: str, text: str) -> str:
+    """Of what was cut off a chat, that which is the prompt's."""
+    behind = chat.rpartition(text)[2] if text else chat
+    return rest.removesuffix(behind).strip() if len(rest) > len(behind) else ""
+
+
+def side_by_side(states: Sequence[Tensor], layers: Sequence[int]) -> Tensor:
+    """(1, length, layers * width): the states of these layers, each token's one behind the other."""
+    import torch
+
+    return torch.cat([states[layer] for layer in layers], dim=-1)

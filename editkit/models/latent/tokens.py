@@ -1,0 +1,100 @@
+"""What transformers on tokens share: states as rows of tokens, references behind them, branches in as few calls as can
+be, and pictures brought to a size that a model looks at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING
+
+from editkit.diffusion.conditioning import Conditioning
+from editkit.diffusion.model import ModelInfo
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Answers = Callable[[Sequence[Conditioning]], Sequence["Tensor"]]
+"""What a network says under several conditions, in one call."""
+
+
+def rows(x: Tensor) -> Tensor:
+    """(b, c, h, w) as (b, h w, c): a token a value, row by row."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def unrowed(tokens: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of `rows`."""
+    b, _, channels = tokens.shape
+    return tokens.transpose(1, 2).reshape(b, channels, height, width)
+
+
+def packed(x: Tensor, patch: int = 2) -> Tensor:
+    """(b, c, h, w) as tokens of patch x patch values each, (b, h w / patch^2, patch^2 c): channel, row, column."""
+    import torch.nn.functional as F
+
+    return rows(F.pixel_unshuffle(x, patch))
+
+
+def unpacked(tokens: Tensor, height: int, width: int, patch: int = 2) -> Tensor:
+    """The inverse of `packed` for a state of `height` x `width`; what stands behind its tokens is left out."""
+    import torch.nn.functional as F
+
+    down, along = height // patch, width // patch
+    return F.pixel_shuffle(unrowed(tokens[:, : down * along], down, along), patch)
+
+
+def told(conds: Sequence[Conditioning], info: ModelInfo, batch: int, device: torch.device) -> Tensor | None:
+    """The scale of guidance that each item's network is told, (conds * batch,); None where it is told none."""
+    import torch
+
+    if "guidance" not in info.takes:
+        return None
+    scales = [info.guidance if cond.guidance is None else cond.guidance for cond in conds]
+    return torch.tensor(scales, dtype=torch.float32, device=device).repeat_interleave(batch)
+
+
+def grid_ids(size: Sequence[int], first: int, axes: int, device: torch.device) -> Tensor:
+    """(h w, axes) positions of the tokens of a picture of `size` (h, w): (first, row, column, 0 ...), int64."""
+    import torch
+
+    height, width = size
+    ids = torch.zeros(height, width, axes, dtype=torch.int64, device=device)
+    ids[..., 0] = first
+    ids[..., 1] = torch.arange(height, device=device)[:, None]
+    ids[..., 2] = torch.arange(width, device=device)
+    return ids.reshape(-1, axes)
+
+
+def alike(conds: Sequence[Conditioning], key: Callable[[Conditioning], Hashable], ask: Answers) -> list[Tensor]:
+    """The network's answer to each of `conds`, in their order; those with the same `key` are asked in one call."""
+    groups: dict[Hashable, list[int]] = {}
+    for k, cond in enumerate(conds):
+        groups.setdefault(key(cond), []).append(k)
+    found: dict[int, Tensor] = {}
+    for members in groups.values():
+        found.update(zip(members, ask([conds[k] for k in members]), strict=True))
+    return [found[k] for k in range(len(conds))]
+
+
+def looked_at(cond: Conditioning) -> Hashable:
+    """The sizes of the references: conditions with the same ones fit into one call."""
+    return tuple(tuple(reference.latent.shape[-3:]) for reference in cond.references)
+
+
+def fitting(picture: Tensor, multiple: int, area: int) -> Tensor:
+    """`picture` (b, 3, h, w) with sides that are multiples of `multiple`, of at most `area` pixels: itself where it is
+    so, else as near to that in size and shape as can be. Scaled, never cut.
+    """
+    from editkit.pictures.resizing import resize
+
+    height, width = picture.shape[-2:]
+    scale = min(1.0, math.sqrt(area / (height * width)))
+    wanted = [max(multiple, round(side * scale / multiple) * multiple) for side in (height, width)]
+    while wanted[0] * wanted[1] > area and max(wanted) > multiple:
+        longer = 0 if wanted[0] >= wanted[1] else 1
+        wanted[longer] -= multiple
+    if wanted == [height, width]:
+        return picture
+    return resize(picture, *wanted)

@@ -1,0 +1,286 @@
+"""Video files through PyAV: frames in and out one at a time, sound copied as it is.
+
+A clip's frames keep their times, so that a variable rate stays as it is, and its colour tags. What comes out is H.264
+(.mp4, .mov), or lossless FFV1 in RGB (.mkv): there every pixel is what was given.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from editkit.errors import PictureError, UsageError
+from editkit.pictures.raster import Pixels
+
+ENDINGS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".ogv")
+"""Names of video files end so."""
+
+WRITTEN = (".mp4", ".mov", ".mkv")
+"""What is written."""
+
+CRF = 16
+"""Of H.264 where no --quality is given: hardly to be told from the frames."""
+
+TAGS = ("colorspace", "color_primaries", "color_trc", "color_range")
+
+
+def is_clip(name: str | Path) -> bool:
+    """Whether a name is that of a video file."""
+    return Path(name).suffix.lower() in ENDINGS
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which frames are taken: from `first` seconds on, up to `last` (None: the end), every `every`-th of these."""
+
+    first: Fraction = Fraction(0)
+    last: Fraction | None = None
+    every: int = 1
+
+    @classmethod
+    def of(cls, text: str | None, every: int = 1) -> Span:
+        """From words as `10s-14s`, `0:10-0:14`, `10-` (to the end).
+
+        Raises:
+            UsageError: they are none.
+        """
+        if text is None:
+            return cls(every=every)
+        begin, dash, end = text.partition("-")
+        try:
+            first = _seconds(begin) if begin.strip() else Fraction(0)
+            last = _seconds(end) if end.strip() else None
+            if not dash:
+                raise ValueError
+        except (ValueError, ZeroDivisionError):
+            raise UsageError(
+                f"--range {text}: two times are needed, as 10s-14s, 0:10-0:14 or 10- (to the end)"
+            ) from None
+        if last is not None and last <= first:
+            raise UsageError(f"--range {text}: ends before it begins")
+        return cls(first, last, every)
+
+
+def _seconds(text: str) -> Fraction:
+    total = Fraction(0)
+    for part in text.strip().removesuffix("s").split(":"):
+        total = 60 * total + Fraction(part)
+    return total
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame: its `pixels`, (H, W, 3) uint8 or uint16, upright, and its `time` in seconds from the clip's begin."""
+
+    index: int
+    time: Fraction
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video file that can be read, as often as is asked.
+
+    Args:
+        path: where it lies.
+        size: (width, height), upright.
+        rate: frames a second, the mean.
+        time_base: of the frames' times, in seconds.
+        deep: it has more than 8 bits a channel.
+        sound: it has sound.
+        tags: its colour tags, by PyAV's numbers.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    rate: Fraction
+    time_base: Fraction
+    deep: bool
+    sound: bool
+    tags: dict[str, int]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Clip:
+        """A look at the file `path`.
+
+        Raises:
+            PictureError: it is none, cannot be decoded, or has no picture.
+        """
+        path = Path(path)
+        with _reading(path) as container:
+            stream = container.streams.video[0]
+            frame = _first(container, stream, path)
+            turned = frame.rotation % 180 != 0
+            size = (frame.height, frame.width) if turned else (frame.width, frame.height)
+            tags = {name: int(getattr(stream.codec_context, name) or 0) for name in TAGS}
+            rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+            deep = any(component.bits > 8 for component in frame.format.components)
+            return cls(path, size, rate, Fraction(stream.time_base), deep, bool(container.streams.audio), tags)
+
+    def frames(self, span: Span | None = None) -> Iterator[Frame]:
+        """Its frames within `span`, counted from 0 in what is taken.
+
+        Raises:
+            PictureError: it cannot be decoded to the end, or its frames change size.
+        """
+        span = span or Span()
+        taken = met = 0
+        with _reading(self.path) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            begin: Fraction | None = None
+            for frame in container.decode(stream):
+                at = _time(frame, met, self)
+                begin = at if begin is None else begin
+                time = at - begin
+                met += 1
+                if time < span.first:
+                    continue
+                if span.last is not None and time >= span.last:
+                    return
+                if taken % span.every == 0:
+                    yield Frame(taken // span.every, time, self._pixels(frame))
+                taken += 1
+
+    def _pixels(self, frame: Any) -> Pixels:
+        kind = "rgb48le" if self.deep else "rgb24"
+        pixels = np.rot90(frame.to_ndarray(format=kind), (frame.rotation // 90) % 4)
+        if pixels.shape[1::-1] != self.size:
+            got, wanted = (f"{w}x{h}" for w, h in (pixels.shape[1::-1], self.size))
+            raise PictureError(
+                f"{self.path}: its frames change from {wanted} to {got}; cut it there, and edit the parts"
+            )
+        return np.ascontiguousarray(pixels)
+
+
+def _time(frame: Any, met: int, clip: Clip) -> Fraction:
+    return Fraction(met) / clip.rate if frame.pts is None else frame.pts * Fraction(frame.time_base)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """The open container; what the library says is one line."""
+    import av
+
+    if not path.exists():
+        raise PictureError(f"{path}: no such file")
+    try:
+        with av.open(os.fspath(path)) as container:
+            if not container.streams.video:
+                raise PictureError(f"{path}: has no picture, only sound")
+            yield container
+    except av.FFmpegError as error:
+        raise PictureError(f"{path}: cannot be decoded as a video: {' '.join(str(error).split())}") from None
+
+
+def _first(container: Any, stream: Any, path: Path) -> Any:
+    for frame in container.decode(stream):
+        return frame
+    raise PictureError(f"{path}: holds no frame that can be decoded")
+
+
+@dataclass(frozen=True)
+class Times:
+    """When a frame is seen: from `time` on, in seconds."""
+
+    time: Fraction
+
+
+def write_clip(
+    path: Path, frames: Iterator[tuple[Fraction, Pixels]], source: Clip, span: Span, quality: int | None = None
+) -> None:
+    """Write frames and what of the source's sound lies in `span` to `path`, which is replaced; not as one step.
+
+    Args:
+        frames: (seconds since the source's begin, pixels); all of one size.
+        quality: 1 to 100, of H.264; None: hardly to be told apart. FFV1 keeps everything.
+
+    Raises:
+        PictureError: there are no frames, or they cannot be encoded.
+    """
+    import av
+
+    first = next(frames, None)
+    if first is None:
+        raise PictureError(f"{source.path}: no frames in the range that was asked for")
+    try:
+        exact = {"fflags": "+bitexact"}  # no time of day and no random number in the file
+        with av.open(os.fspath(path), "w", options=exact) as out, av.open(os.fspath(source.path)) as sound:
+            video = _stream(out, path, first[1], source, quality)
+            heard = [(s, out.add_stream_from_template(s)) for s in sound.streams.audio]
+            begin = first[0]
+            for time, pixels in _again(first, frames):
+                for packet in video.encode(_frame(pixels, time - begin, video, source)):
+                    out.mux(packet)
+            for packet in video.encode(None):
+                out.mux(packet)
+            for old, new in heard:
+                _copy(out, sound, old, new, span, begin)
+    except av.FFmpegError as error:
+        raise PictureError(f"{path}: cannot be encoded: {' '.join(str(error).split())}") from None
+
+
+def _again(
+    first: tuple[Fraction, Pixels], rest: Iterator[tuple[Fraction, Pixels]]
+) -> Iterator[tuple[Fraction, Pixels]]:
+    yield first
+    yield from rest
+
+
+def _stream(out: Any, path: Path, pixels: Pixels, source: Clip, quality: int | None) -> Any:
+    """The video stream of a new file."""
+    height, width = pixels.shape[:2]
+    deep = pixels.dtype == np.uint16
+    if path.suffix.lower() == ".mkv":
+        video = out.add_stream("ffv1", rate=source.rate)
+        video.pix_fmt = "gbrp16le" if deep else "bgr0"
+        video.options = {"level": "3", "slicecrc": "1"}
+        video.codec_context.color_range = 2
+    else:
+        whole = width % 2 == 0 and height % 2 == 0
+        video = out.add_stream("libx264", rate=source.rate)
+        video.pix_fmt = ("yuv420p" if whole else "yuv444p") + ("10le" if deep else "")
+        crf = CRF if quality is None else round(51 * (100 - quality) / 100)
+        video.options = {"crf": str(crf), "preset": "medium"}
+        for name in TAGS:
+            setattr(video.codec_context, name, source.tags[name])
+    video.width, video.height = width, height
+    video.codec_context.time_base = source.time_base
+    return video
+
+
+def _frame(pixels: Pixels, time: Fraction, video: Any, source: Clip) -> Any:
+    import av
+
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgb48le" if pixels.dtype == np.uint16 else "rgb24")
+    if "yuv" in video.pix_fmt:
+        frame = frame.reformat(format=video.pix_fmt, dst_colorspace=source.tags["colorspace"] or None)
+    else:
+        frame = frame.reformat(format=video.pix_fmt)
+    frame.pts = round(time / source.time_base)
+    frame.time_base = source.time_base
+    return frame
+
+
+def _copy(out: Any, sound: Any, old: Any, new: Any, span: Span, begin: Fraction) -> None:
+    """The packets of one sound stream that lie in `span`, as they are, from `begin` on."""
+    base = Fraction(old.time_base)
+    start = (old.start_time or 0) * base
+    sound.seek(0)
+    for packet in sound.demux(old):
+        if packet.pts is None:
+            continue
+        time = packet.pts * base - min(start, Fraction(0))
+        if time < begin or (span.last is not None and time >= span.last):
+            continue
+        packet.pts -= round(begin / base)
+        packet.dts = packet.pts
+        packet.stream = new
+        out.mux(packet)

@@ -1,0 +1,144 @@
+"""How one frame lies in another: the camera's motion as a homography, what moves by dense optical flow.
+
+A homography H takes points (x, y, 1) of one frame to another's. Kanade-Lucas-Tomasi points with RANSAC give it between
+neighbours; enhanced correlation (Evangelidis & Psarakis 2008) refines it between distant ones; DIS flow (Kroeger et al.
+2016, arXiv:1603.03590) follows what does not move with the camera. All by OpenCV.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from editkit.pictures.raster import Pixels, largest
+
+Homography = NDArray[np.float64]
+"""(3, 3)."""
+
+Grey = NDArray[np.uint8]
+Where = NDArray[np.bool_]
+
+POINTS = 600
+"""That are followed from a frame to the next."""
+
+FEWEST = 12
+"""Points, with fewer of which a frame counts as standing still."""
+
+
+def grey(pixels: Pixels) -> Grey:
+    """(H, W) uint8 of (H, W, 3) of either depth."""
+    eight = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+    return np.asarray(cv2.cvtColor(eight, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def camera(before: Grey, after: Grey, moving: Where) -> Homography:
+    """The homography from `before` to `after` of all that is not `moving` (as seen in `before`)."""
+    still = (~moving).astype(np.uint8)
+    points = cv2.goodFeaturesToTrack(before, POINTS, 0.005, 5, mask=still)
+    if points is None or len(points) < FEWEST:
+        return np.eye(3)
+    there, good = _tracked(before, after, points)
+    if good.sum() < FEWEST:
+        return np.eye(3)
+    H, _ = cv2.findHomography(points[good], there[good], cv2.USAC_MAGSAC, 0.5, maxIters=2000, confidence=0.999)
+    return np.eye(3) if H is None or not np.isfinite(H).all() else np.asarray(H, np.float64)
+
+
+def refined(H: Homography, of: Grey, into: Grey, valid: Where) -> Homography:
+    """`H` from frame `of` to frame `into`, fitted to a fraction of a pixel where `of` is `valid`; as it was where that
+    does not converge.
+    """
+    back = np.linalg.inv(H)
+    try:
+        _, found = cv2.findTransformECC(
+            into, of, (back / back[2, 2]).astype(np.float32), cv2.MOTION_HOMOGRAPHY,
+            (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-5), valid.astype(np.uint8), 5,
+        )  # fmt: skip
+        made = np.linalg.inv(found.astype(np.float64))
+    except (cv2.error, np.linalg.LinAlgError):
+        return H
+    return made if np.isfinite(made).all() else H
+
+
+def warped(image: NDArray[Any], H: Homography, size: tuple[int, int]) -> NDArray[Any]:
+    """`image` in the frame that `H` takes it to, `size` (width, height); bicubic, 0 beyond its edges."""
+    made = cv2.warpPerspective(image, H, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_CONSTANT)
+    return np.asarray(made)
+
+
+def warped_where(where: Where, H: Homography, size: tuple[int, int], beyond: bool) -> Where:
+    """The same of a yes and no; `beyond`: what lies beyond the edges is. A pixel that is partly so is."""
+    soft = where.astype(np.float32)
+    made = cv2.warpPerspective(soft, H, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
+                               borderValue=float(beyond))  # fmt: skip
+    return np.asarray(made > 1e-3)
+
+
+def flow(of: Grey, into: Grey) -> NDArray[np.float32]:
+    """(H, W, 2): where each pixel of `into` lies in `of`, as an offset, by DIS."""
+    made = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(into, of, None)
+    return np.asarray(made, np.float32)
+
+
+def carried(image: NDArray[Any], by: NDArray[np.float32]) -> NDArray[Any]:
+    """`image` of the one frame in the other, by the `flow` between them; bicubic, its edges repeated."""
+    h, w = by.shape[:2]
+    x, y = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
+    made = cv2.remap(image, x + by[..., 0], y + by[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(made)
+
+
+def followed(mask: NDArray[np.float32], before: Grey, after: Grey) -> NDArray[np.float32]:
+    """`mask` of `before` in `after`, moved with what it marks: by the similarity of the points well within it that do
+    not move with the camera, where enough do not; shifted by its median flow where there are few points.
+    """
+    inside = mask > 0.5
+    if not inside.any():
+        return mask
+    core = _core(inside)
+    A = _similarity(core, before, after, camera(before, after, inside))
+    if A is None:
+        shift = np.median(flow(after, before)[core], axis=0)
+        A = np.array([[1.0, 0.0, shift[0]], [0.0, 1.0, shift[1]]])
+    return np.asarray(cv2.warpAffine(mask, A, mask.shape[::-1], flags=cv2.INTER_LINEAR), np.float32)
+
+
+def _core(inside: Where) -> Where:
+    """What lies deeper in a mask than a third of its depth: a box's corners are no part of the thing."""
+    depth = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(depth > depth.max() / 3.0)
+
+
+def _similarity(inside: Where, before: Grey, after: Grey, still: Homography) -> NDArray[np.float64] | None:
+    """(2, 3): turn, scale and shift of the points `inside`; None where too few are found."""
+    points = cv2.goodFeaturesToTrack(before, 300, 0.002, 2, mask=inside.astype(np.uint8))
+    if points is None or len(points) < FEWEST:
+        return None
+    there, good = _tracked(before, after, points, 13)
+    points, there = points[good], there[good]
+    moves = np.linalg.norm(cv2.perspectiveTransform(points, still) - there, axis=2)[:, 0] > 0.7
+    if moves.sum() >= FEWEST:
+        points, there = points[moves], there[moves]
+    if len(points) < FEWEST:
+        return None
+    A, kept = cv2.estimateAffinePartial2D(points, there, ransacReprojThreshold=1.0)
+    return None if A is None or kept.sum() < FEWEST / 2 else np.asarray(A, np.float64)
+
+
+def _tracked(
+    before: Grey, after: Grey, points: NDArray[np.float32], window: int = 21
+) -> tuple[NDArray[np.float32], Where]:
+    """(where points go, whether they come back), by Lucas-Kanade on pyramids."""
+    size = (window, window)
+    there, found, _ = cv2.calcOpticalFlowPyrLK(before, after, points, None, winSize=size, maxLevel=4)
+    back, again, _ = cv2.calcOpticalFlowPyrLK(after, before, there, None, winSize=size, maxLevel=4)
+    near = np.linalg.norm(back - points, axis=2)[:, 0] < 0.5
+    return there, np.asarray((found[:, 0] == 1) & (again[:, 0] == 1) & near)
+
+
+def rounded(values: NDArray[np.float32], dtype: np.dtype[Any]) -> Pixels:
+    """Values back in a picture's depth."""
+    return np.rint(np.clip(values, 0.0, float(largest(dtype)))).astype(dtype)

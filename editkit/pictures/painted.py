@@ -1,0 +1,75 @@
+"""Masks that were painted in a colour: pure red on black, on white, on nothing.
+
+What is painted is what is to be regenerated. A picture is such a mask where all that is to be seen in it are one colour
+c and one ground b, black or white, and what lies between the two at the edge of a stroke:
+
+    pixel = b + t (c - b),  t in [0, 1],
+
+and t is the mask. Most pixels must be ground or paint themselves: a photograph in one tint lies on such a line too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editkit.pictures.raster import Raster, largest
+from editkit.pictures.shapes import Mask, as_mask
+
+OFF = 3.0 / 255.0
+"""How far a pixel may lie from the line: rounding."""
+
+OFF_LOSSY, SHARE_LOSSY = 32.0 / 255.0, 0.8
+"""The same in a lossy file, and for how much of what is painted: at its edges colours are smeared."""
+
+PLAIN = 0.75
+"""How much of the picture must be ground or paint, not between."""
+
+NEAR = 0.1
+"""What is so near to one of them (in t) counts as that."""
+
+SATURATED = 0.2
+"""The channels of a colour differ by more than this share of white; else it is a grey."""
+
+
+def painted(picture: Raster) -> tuple[Mask, str] | None:
+    """The mask that `picture` is, and how it was read, in words; None where it was not painted in one colour."""
+    if (picture.pixels == picture.pixels[..., :1]).all():
+        return None
+    pixels = picture.pixels.astype(np.float32) / np.float32(largest(picture.pixels.dtype))
+    alpha = None if picture.alpha is None else picture.alpha / np.float32(largest(picture.alpha.dtype))
+    shown = np.ones(pixels.shape[:2], bool) if alpha is None else alpha > 0
+    varies = alpha is not None and bool((alpha != alpha.flat[0]).any())
+    if not shown.any():
+        return None
+    lossy = not picture.meta.lossless and picture.meta.format is not None
+    for name, ground in (("black", 0.0), ("white", 1.0)):
+        t = _along(pixels, shown, np.float32(ground), lossy)
+        if t is None or (varies and ground == 1.0 and bool((t[shown] < NEAR).any())):
+            continue  # white beside transparency: neither is surely the ground
+        on = "" if t[shown].min() > 1.0 - NEAR else f" on {name}"
+        said = f"is painted in one colour{on}{' on transparency' if varies else ''}; what is painted is regenerated"
+        return as_mask(t * alpha if varies else np.where(shown, t, 0.0)), said
+    return None
+
+
+def _along(pixels: NDArray[Any], shown: NDArray[np.bool_], ground: np.float32, lossy: bool) -> NDArray[Any] | None:
+    """t of each pixel on the line from `ground` to the colour farthest from it; None where they lie on no such line."""
+    away = np.abs(pixels - ground).max(axis=2)
+    far = float(away[shown].max())
+    if far == 0.0:
+        return None
+    paint = np.median(pixels[shown & (away >= (0.8 if lossy else 1.0) * far)], axis=0)
+    if np.ptp(paint) <= SATURATED:
+        return None
+    line = paint - ground
+    t = ((pixels - ground) @ line / float(line @ line)).clip(0.0, 1.0)
+    off = np.abs(pixels - ground - t[..., None] * line).max(axis=2)
+    stroke = shown & (t > NEAR)
+    on_line = (off[stroke] <= OFF_LOSSY).mean() >= SHARE_LOSSY if lossy else (off[shown] <= OFF).all()
+    plain = ((t < NEAR) | (t > 1.0 - NEAR))[shown].mean() >= PLAIN
+    if not (on_line and plain and (not lossy or (off[shown & ~stroke] <= OFF_LOSSY).mean() >= 0.99)):
+        return None
+    return np.asarray(t >= 0.5, dtype=np.float32) if lossy else t
