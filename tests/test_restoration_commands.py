@@ -204,6 +204,22 @@ def test_one_step_from_the_right_level_is_the_posterior_mean():
     assert sampled.pixels.shape == y.shape
 
 
+@pytest.mark.parametrize("sampler", [None, "ddim"])
+def test_a_sampled_denoising_has_the_spread_of_the_posterior(sampler):
+    """N(y s^2 / (s^2 + sigma^2), s^2 sigma^2 / (s^2 + sigma^2)), of 4,800 independent values."""
+    model, sigma = Isotropic(), 60 / 127.5
+    y = np.full((40, 40, 3), 150, np.uint8)
+    run = {} if sampler is None else {"sampler": sampler}
+    made = edit(y, Denoise(sigma=60, sampled=True), model=model, steps=60, **run).pixels.astype(float)
+    s2 = model.data_std**2
+    spread = 127.5 * (s2 * sigma**2 / (s2 + sigma**2)) ** 0.5
+    if sampler is None:  # ddpm
+        assert abs(made.mean() - (127.5 + 22.5 * s2 / (s2 + sigma**2))) < 5.0 * spread / 4800**0.5 + 1.0
+        assert made.std() == pytest.approx(spread, rel=0.1)
+    else:  # a deterministic rule has one end, whatever is drawn
+        assert made.std() < 1.0
+
+
 def test_a_ladder_ends_at_the_asked_noise():
     levels = ladder_from(Cosine(), 0.3, Cosine().levels(5))
     assert len(levels) == 6

@@ -6,6 +6,7 @@ cut no sum by it but in one convolution (ARCHITECTURE.md, Threads); so a network
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +15,16 @@ import pytest
 import tiny_latent
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from editkit import edit
+from editkit.batch.driver import Work
+from editkit.batch.engines import processes, serial
+from editkit.batch.folder import items, listing
 from editkit.models.fast.norms import SteadyGroupNorm, steady
 from editkit.models.leasing import Models
+from editkit.plugin.chain import Chain
 from editkit.plugins import Inpaint, SDEdit
 
 THREADS = (1, 2, 3, 4)
@@ -109,3 +115,22 @@ def test_an_edit_by_patches_is_the_same_bytes():
         torch.set_num_threads(threads)
         made.append(edit(striped(72), Inpaint(mask="ellipse:25,25,45,45"), model="patches", steps=3).pixels)
     assert all(np.array_equal(made[0], other) for other in made)
+
+
+@pytest.mark.slow
+def test_a_batch_is_the_same_by_two_workers_of_two_threads_as_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """To a level, on any processor; benchmarks/workers.py has more workers, threads, models and fp32."""
+    for k in range(2):
+        Image.fromarray(striped(48 + 8 * k)).save(tmp_path / f"{k}.png")
+    work = Work(Chain.of(SDEdit()).using(model="pocket", steps=2, dtype="bf16"))
+    todo = items(listing(tmp_path), tmp_path, tmp_path / "out")
+    torch.set_num_threads(1)
+    alone = {result.item.name: pixels(result.data) for result in serial(work, todo)}
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    shared = {result.item.name: pixels(result.data) for result in processes(2)(work, todo)}
+    assert set(alone) == set(shared) == {"0.png", "1.png"}
+    assert all(int(np.abs(alone[name] - shared[name]).max()) <= 1 for name in alone)
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data))).astype(int)

@@ -27,9 +27,9 @@ def nothing_to_learn_from(info: ModelInfo, notify: Notify) -> None:
     notify(f"nothing is left that {info.name} could learn from; pocket, a small network, fills the picture")
 
 
-def what_is_scattered(picture: Picture, notify: Notify) -> None:
-    """Say that the known pixels lie too far apart to be learned from, where they do."""
-    if _scattered(picture):
+def what_is_scattered(picture: Picture, info: ModelInfo, examples: bool, notify: Notify) -> None:
+    """Say that the known pixels lie too far apart to be learned from, where nothing else is learned from."""
+    if info.own_picture and not examples and _scattered(picture):
         notify("no square of pixels is known that could be learned from: holes are filled smoothly from around them")
 
 

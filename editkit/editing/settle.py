@@ -229,8 +229,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
         notices.nothing_to_learn_from(info, notify)
         info = describe("pocket")
         plugins = arrange(stage, info, has_picture=True)
-    if info.own_picture and not examples:
-        notices.what_is_scattered(picture, notify)
+    notices.what_is_scattered(picture, info, bool(examples), notify)
     notices.who_walks(plugins, options, notify)
     options = suited(plugins, info, options)
     assert options.sampler is not None
