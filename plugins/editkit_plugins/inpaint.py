@@ -167,6 +167,11 @@ class _ReplacingHooks(Hooks[Replacing]):
         shared = run.convention.shares_noise(not space_of(run.model).is_pixels)
         fixed = plugin.known_noise == "fixed" or (shared and plugin.method == "replace")
         if not self.conditioned:
+            if run.options.sampler == "ddim" and plugin.method == "replace" and run.options.noise != "diffusers":
+                run.notify(
+                    f"{plugin.name}: {run.model.info.name} is not told what is known, it is put back after each step; "
+                    "--sampler ddpm heeds it better than ddim"
+                )
             self.known = run.inputs.known
             self.noise = run.opening.noise if fixed else None
 
