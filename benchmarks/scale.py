@@ -97,21 +97,20 @@ def sizes(pictures: int, rounds: int = 3) -> None:
             chain = Chain.of(Inpaint(mask="box:50,50,90,90")).using(model=str(model), seed=3, dtype=dtype, steps=8)
             works = {n: Work(chain, models=new_models(n), size=n) for n in (1, 2, 4, 8)}
             took: dict[int, list[float]] = {n: [] for n in works}
+            busy: dict[int, list[float]] = {n: [] for n in works}  # what neighbours on the machine do not change
             for work in works.values():
                 made = list(serial(work, todo[: work.size]))
                 assert not made[0].error, made[0].error
             for _ in range(rounds):
                 for n, work in works.items():
+                    began = time.process_time()
                     took[n].append(seconds(lambda work=work: list(serial(work, todo))))
+                    busy[n].append(time.process_time() - began)
             once = statistics.median(took[1])
             ratios = {n: round(once / statistics.median(each), 2) for n, each in took.items()}
-            say(
-                what="sizes",
-                model=Path(str(model)).name,
-                dtype=dtype,
-                a_second=round(pictures / once, 2),
-                ratios=ratios,
-            )
+            processor = {n: round(min(busy[1]) / min(each), 2) for n, each in busy.items()}
+            say(what="sizes", model=Path(str(model)).name, dtype=dtype, a_second=round(pictures / once, 2),
+                ratios=ratios, processor_time=processor)  # fmt: skip
 
 
 def workers(pictures: int, rounds: int = 2) -> None:
