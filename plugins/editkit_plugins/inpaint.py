@@ -167,7 +167,8 @@ class _ReplacingHooks(Hooks[Replacing]):
         shared = run.convention.shares_noise(not space_of(run.model).is_pixels)
         fixed = plugin.known_noise == "fixed" or (shared and plugin.method == "replace")
         if not self.conditioned:
-            if run.options.sampler == "ddim" and plugin.method == "replace" and run.options.noise != "diffusers":
+            put_back = plugin.method == "replace" and not run.model.info.own_picture
+            if put_back and run.options.sampler == "ddim" and run.options.noise != "diffusers":
                 run.notify(
                     f"{plugin.name}: {run.model.info.name} is not told what is known, it is put back after each step; "
                     "--sampler ddpm heeds it better than ddim"

@@ -63,8 +63,9 @@ def scratches(picture: Picture, eager: float = 1.0) -> Mask:
 
     height, width = picture.height, picture.width
     afford(f"looking for scratches in {width}x{height}", width, height, HELD)
-    found = np.zeros((height, width), np.uint8)
-    for tone in tones(picture):
+    all_ = np.zeros((height, width), np.uint8)
+    for whole in tones(picture):
+        found, tone = np.zeros((height, width), np.uint8), whole
         for scale in (1, 2, 4, 8):
             if min(tone.shape) < 2 * STROKE or (scale == 8 and max(height, width) < 2500):
                 break
@@ -73,7 +74,8 @@ def scratches(picture: Picture, eager: float = 1.0) -> Mask:
             lines = cv2.resize(lines, (width, height), interpolation=cv2.INTER_NEAREST)
             found |= lines if scale == 1 else _new(lines, found, scale)
             tone = cv2.resize(tone, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    return as_mask(found)
+        all_ |= completed(found, whole, max(LENGTH * max(height, width), SHORTEST))
+    return as_mask(all_)
 
 
 def tones(picture: Picture) -> tuple[Grey, Grey]:
@@ -106,6 +108,95 @@ def _lines(grey: Grey, eager: float, least: int) -> NDArray[np.uint8]:
     hat = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
     high = cv2.dilate(np.where(found > 0, best, np.float32(0.0)), np.ones((3, 3), np.uint8))
     return np.asarray((found > 0) & (hat > WEAK * high), dtype=np.uint8)
+
+
+def completed(found: NDArray[np.uint8], grey: Grey, least: float) -> NDArray[np.uint8]:
+    """`found`, its straight lines as wide as they are in `grey`, and as long as they go on there.
+
+    A line is wide where the mean across it lies `EDGE` of its height above both sides; it goes on where a stroke of it
+    has `GOES_ON` of the height, over gaps of a stroke.
+    """
+    import cv2
+
+    strips = np.zeros_like(found)
+    lines = cv2.HoughLinesP(found, 1, np.pi / 720, round(0.5 * least), minLineLength=least, maxLineGap=STROKE // 2)
+    ends = [] if lines is None else lines.reshape(-1, 2, 2).astype(np.float64)
+    for begin, end in sorted(ends, key=lambda line: -float(np.hypot(*(line[1] - line[0])))):
+        length = float(np.hypot(*(end - begin)))
+        along = (end - begin) / length
+        on = np.rint(begin + np.arange(0.0, length)[:, None] * along).astype(int)
+        if strips[on[:, 1], on[:, 0]].mean() > SEEN:
+            continue  # another line of the same scratch
+        middle, half = (begin + end) / 2.0, length / 2.0
+        for corners in _strips(grey, middle, along, np.array([-along[1], along[0]]), (-half, half)):
+            cv2.fillConvexPoly(strips, corners, 1)
+    return found | strips
+
+
+SEEN = 0.7
+"""Of a line, above which it belongs to one that is completed already."""
+
+EDGE, GOES_ON, STANDS_OUT = 0.2, 0.4, 16.0
+"""See `completed`."""
+
+HALF, FAR = 9, 15
+"""How far from its middle a line may reach, and where its sides are looked at, in pixels."""
+
+
+def _strips(
+    grey: Grey, middle: NDArray[np.float64], along: NDArray[np.float64], across: NDArray[np.float64],
+    ends: tuple[float, float],
+) -> list[NDArray[np.int32]]:  # fmt: skip
+    """What a straight line covers, in pieces of three strokes, the corners of each (4, 2) as x, y; none where it does
+    not stand out.
+    """
+    import cv2
+
+    beyond = 0.5 * (ends[1] - ends[0])
+    t, d = np.arange(ends[0] - beyond, ends[1] + beyond), np.arange(-FAR, FAR + 1.0)
+    at = middle + t[:, None, None] * along + d[None, :, None] * across
+    there = ((at >= 0) & (at <= (grey.shape[1] - 1, grey.shape[0] - 1))).all(2).all(1)
+    x, y = (at[..., k].astype(np.float32) for k in (0, 1))
+    seen = cv2.blur(cv2.remap(grey, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), (1, STROKE))
+    sides = np.maximum(seen[:, d < -HALF].mean(1), seen[:, d > HALF].mean(1))
+    excess = seen - sides[:, None]
+    inside = np.flatnonzero((t >= ends[0]) & (t <= ends[1]))
+    usual = np.median(excess[inside], axis=0)
+    low, high, height = _wide(usual)
+    if height < STANDS_OUT:
+        return []
+    on = there & (excess[:, max(low, FAR - 2) : max(min(high + 1, FAR + 3), FAR - 1)].mean(1) > GOES_ON * height)
+    first, last = _as_far(on, int(inside[0]), int(inside[-1]))
+    made = []
+    for begin in range(first, last, 3 * STROKE):
+        end = min(begin + 3 * STROKE, last)
+        left, right, here = _wide(np.median(excess[begin : end + 1], axis=0))
+        if here < GOES_ON * height:
+            left, right = low, high
+        pairs = ((begin, d[left] - 1), (end, d[left] - 1), (end, d[right] + 1), (begin, d[right] + 1))
+        made.append(np.rint(np.array([middle + t[k] * along + o * across for k, o in pairs])).astype(np.int32))
+    return made
+
+
+def _wide(profile: Grey) -> tuple[int, int, float]:
+    """(from where, to where, how high) a line is, of its `profile` across."""
+    near = profile[FAR - 4 : FAR + 5]
+    centre, height = FAR - 4 + int(near.argmax()), float(near.max())
+    low, high = centre, centre
+    while low > FAR - HALF and profile[low - 1] > EDGE * height:
+        low -= 1
+    while high < FAR + HALF and profile[high + 1] > EDGE * height:
+        high += 1
+    return low, high, height
+
+
+def _as_far(on: NDArray[np.bool_], first: int, last: int) -> tuple[int, int]:
+    """The ends of a line that goes on while it is `on`, over gaps of a stroke."""
+    while first > 0 and on[max(first - STROKE, 0) : first].any():
+        first = max(first - STROKE, 0) + int(on[max(first - STROKE, 0) : first].argmax())
+    while last < len(on) - 1 and on[last + 1 : last + 1 + STROKE].any():
+        last += 1 + int(np.flatnonzero(on[last + 1 : last + 1 + STROKE])[-1])
+    return first, last
 
 
 def _new(lines: NDArray[np.uint8], found: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
