@@ -27,6 +27,8 @@ EXTRAS: dict[str, str] = {
     "spandrel": "upscalers",
     "av": "video",
     "scipy": "ode",
+    "torchmetrics": "score",
+    "torch_fidelity": "score",
     "fastapi": "studio",
     "starlette": "studio",
     "anyio": "studio",
