@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 
 from editkit.diffusion.samplers import listed as samplers
+from editkit.pictures import shapes
 from editkit.plugin import hints, registry
 from editkit.plugin.options import Options
 from editkit.plugin.params import Param, params
@@ -28,6 +29,8 @@ def reference() -> str:
     parts += [table(params(Options))]
     parts += ["## Hints\n", "For `controlnet --control NAME[:PARAMETER=VALUE,...]` and `editkit hint`.\n"]
     parts += [*(hint(name) for name in hints.names()), ""]
+    parts += ["## Mask words\n", "For `--mask`, joined by `+`, `-` and `&`; `editkit mask` shows them.\n"]
+    parts += [*(f"- `{row.form}`: {row.summary}" for row in map(shapes.load, shapes.MASKS.names())), ""]
     parts += ["## Samplers\n", *(f"- `{row.name}`: {summary(row.kind)}" for row in samplers() if row.kind is not None)]
     return "\n".join(parts).rstrip() + "\n"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-for library in ("fastapi", "httpx"):
+for library in ("fastapi", "uvicorn", "httpx"):
     pytest.importorskip(library, reason="the extra [studio] and httpx are not installed")
 
+import uvicorn  # noqa: E402
 from starlette.testclient import TestClient  # noqa: E402
 
+from editkit.cli.studio import listening  # noqa: E402
 from editkit.cli.studio.config import Bounds, Config  # noqa: E402
 from editkit.cli.studio.server import application  # noqa: E402
 
@@ -86,3 +89,18 @@ def ended(client: TestClient, edit: str) -> dict[str, Any]:
     """An edit, once it has ended."""
     events(client, edit)
     return dict(client.get(f"/edits/{edit}").json())
+
+
+@contextmanager
+def served(folder: Path, **given: Any) -> Iterator[str]:
+    """A studio of `folder` at a port of this machine, in a thread of this process; its address."""
+    settings = config(folder, port=0, **given)
+    sock = listening(settings)
+    server = uvicorn.Server(uvicorn.Config(application(settings), log_level="error", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}/{TOKEN}/"
+    finally:
+        server.should_exit = True
+        thread.join(15)

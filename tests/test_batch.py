@@ -17,10 +17,11 @@ from PIL import Image
 
 from editkit.batch import driver as batching
 from editkit.batch import journal as journals
-from editkit.batch.driver import Work, batch, masked, seeded
+from editkit.batch.driver import batch, masked
 from editkit.batch.engines import processes
 from editkit.batch.folder import Masks, items, listing
 from editkit.batch.journal import Done, opened
+from editkit.batch.work import Work, seeded
 from editkit.cli import run
 from editkit.errors import PictureError, UsageError
 from editkit.plugin.chain import Chain
@@ -364,14 +365,14 @@ def test_a_damaged_journal_and_a_second_run_in_the_same_folder_are_refused(here)
 
 def test_interrupted_the_run_says_how_to_go_on(here, capsys, monkeypatch):
     pictures("in", "a.png", "b.png")
-    real = Work.__call__
+    real = Work.read
 
     def interrupted(self, item):
         if item.name == "b.png":
             raise KeyboardInterrupt
         return real(self, item)
 
-    monkeypatch.setattr(batching.Work, "__call__", interrupted)
+    monkeypatch.setattr(Work, "read", interrupted)
     assert run(["batch", "r.yaml", "in", "out"]) == 130
     assert "1 results are written and whole, --resume goes on" in capsys.readouterr().err
 

@@ -71,7 +71,7 @@ class Sepia(Plugin):
 '''
     distribution(tmp_path, "editkit-sepia", code, "sepia = editkit_sepia:Sepia")
     shown = editkit(tmp_path, "--help").stdout
-    assert "  editkit sepia       Brown it [a bit]." in shown.split("\nother\n")[1]
+    assert "  editkit sepia        Brown it [a bit]." in shown.split("\nother\n")[1]
     helped = editkit(tmp_path, "sepia", "--help").stdout
     assert "Brown it [a bit]." in helped
     assert "[bold]brown[/bold]" in helped  # what a stranger writes is shown, not obeyed

@@ -12,12 +12,13 @@ from toy import _ROOT, MEAN, Isotropic, model
 
 from editkit import edit, sample, stream
 from editkit.diffusion.samplers import SAMPLERS, make_sampler
-from editkit.diffusion.schedule import VE, Cosine, Flow
+from editkit.diffusion.schedule import VE, Cosine, Flow, Level
 from editkit.errors import ChainError, EditkitError, ParameterError, UsageError
 from editkit.models import GaussianMixture
 from editkit.pictures.picture import Picture
 from editkit.plugin import Move
 from editkit.plugins import Inpaint, Invert
+from editkit_plugins.invert import Refined
 
 DATA = MEAN + torch.randn((64, 4), generator=torch.Generator().manual_seed(1)) @ _ROOT.T
 TABLES = {"VE": VE(0.02, 20.0), "VP": Cosine(), "flow": Flow()}
@@ -95,6 +96,28 @@ def test_who_cannot_walk_up_is_refused_by_the_names_of_those_who_can(name):
     able = " or ".join(n for n in SAMPLERS.names() if make_sampler(n).reversible)
     with pytest.raises(ChainError, match=re.escape(f"sampler {name} cannot; use sampler= {able}")):
         came_back(model(), 4, name)
+
+
+def test_where_the_iteration_does_not_contract_the_best_iterate_is_kept():
+    """Down is x -> x + 2.5 sin(3 x): plain iterations x + (y - down(x)) run away from most of y, these come nearer."""
+    y = torch.linspace(-2.0, 2.0, 41)[:, None]
+    t, s = Level(0.1, 1.0, 0.0, 1), Level(0.2, 1.0, 0.0, 2)  # equal deviations, so that c is 1
+
+    class Wild:
+        name, grid, reversible = "wild", None, True
+
+        def step(self, x, a, b, predict, normal, memory):
+            return (x + 2.5 * torch.sin(3.0 * x) if b.index < a.index else x), None
+
+    def missed(x):
+        return (y - x - 2.5 * torch.sin(3.0 * x)).abs()
+
+    plain = y
+    for _ in range(12):
+        plain = plain + (y - plain - 2.5 * torch.sin(3.0 * plain))
+    kept = Refined(Wild(), 12).step(y, t, s, None, None, None)[0]
+    assert float(missed(kept).mean()) < 0.5 * min(float(missed(plain).mean()), float(missed(y).mean()))
+    assert float((missed(kept) <= missed(y) + 1e-6).float().mean()) > 0.95
 
 
 def test_the_plan_counts_what_refining_calls():

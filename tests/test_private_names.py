@@ -41,6 +41,9 @@ PRIVATE: dict[str, Callable[[str], bool]] = {
     "_is_avx512_bf16_supported": lambda name: hasattr(torch.cpu, name),
     "_IMAGENET_CATEGORIES": lambda name: _is_in("torchvision.models._meta", name),
     "_hf_hook": lambda name: _is_in("accelerate.hooks", name),
+    "_diffusers_hook": lambda name: (
+        _is_in("diffusers.hooks.hooks", name) and _is_in("diffusers.hooks.group_offloading", "_GROUP_OFFLOADING")
+    ),
     "_supports_gradient_checkpointing": lambda name: _is_in("diffusers.models.modeling_utils", name),
     "_gradient_checkpointing_func": lambda name: _is_in("diffusers.models.modeling_utils", name),
     "_keep_in_fp32_modules": lambda name: _is_in("diffusers.models.modeling_utils", name),

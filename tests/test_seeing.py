@@ -162,11 +162,34 @@ def test_a_grid_lays_out_every_pair_of_values(here, capsys):
     vary = ["--vary", "guide.weight=0,80,160", "--vary", "seed=1,2", "--cells", "cells"]
     words = ["inpaint", "photo.png", "--mask", MASK, "--steps", "2", "-o", "g.png", "with", "guide"]
     assert run(["grid", *vary, *words]) == 0
-    assert "wrote g.png · 6 results" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "wrote g.png · 6 results" in said
+    cells = [line for line in said.splitlines() if line.startswith("cell ")]
+    assert [line.partition(":")[0] for line in cells][::5] == [
+        "cell 1 of 6 (guide.weight 0, seed 1)", "cell 6 of 6 (guide.weight 160, seed 2)",
+    ]  # fmt: skip
+    assert all(line.endswith("to go") for line in cells[:-1])
+    assert not cells[-1].endswith("to go")
     assert len(list(Path("cells").glob("*.png"))) == 6
     alone = ["inpaint", "photo.png", "--mask", MASK, "--steps", "2", "--seed", "2", "-o", "a.png"]
     assert run([*alone, "with", "guide", "--weight", "80"]) == 0
     assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(Image.open("cells/004.png")))
+
+
+def test_a_quiet_grid_says_nothing(here, capsys):
+    assert run(["grid", "--vary", "seed=1,2", "inpaint", "photo.png", "--mask", MASK, "--steps", "2", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_plan_says_where_its_count_may_differ(here, capsys):
+    """A mask that is found in the result of the stage before is not there yet."""
+    first = ["plan", "inpaint", "photo.png", "--mask", MASK, "--steps", "2"]
+    assert run([*first, "then", "repair"]) == 0
+    found = capsys.readouterr().out
+    assert "total: about " in found
+    assert "is counted as it is found in what there is now" in found
+    assert run([*first, "then", "upscale", "--scale", "2"]) == 0
+    assert "total: about" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

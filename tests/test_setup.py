@@ -159,6 +159,24 @@ def test_offload_is_diffusers_own(sd: Path, monkeypatch: pytest.MonkeyPatch, how
     assert seen[0][1].type == "cuda"
 
 
+def test_groups_of_layers_that_rest_elsewhere_give_the_same_bits(sd: Path) -> None:
+    """The CPU in the place of the GPU; a model whose layers move is lent to one thread at a time."""
+    from editkit.models import leasing, setup
+    from editkit.models.fast.packing import unpack
+
+    model: Any = load(describe(str(sd)), CPU, torch.float32)
+    for network in (model.unet, model.vae, model.text_encoder):
+        unpack(network)
+    expected = latents(model)
+    picture = model.decode(expected)
+    assert not leasing._moves(model)
+    setup.prepared(model, Setup(offload="group"), CPU, torch.float32, True)
+    assert leasing._moves(model)
+    found = latents(model)
+    assert torch.equal(found, expected)
+    assert torch.equal(model.decode(found), picture)
+
+
 def test_networks_that_rest_elsewhere_layer_by_layer_give_the_same(sd: Path) -> None:
     """accelerate's hooks, which sequential offloading puts on every network, with the CPU in the place of the GPU."""
     from accelerate import cpu_offload

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shlex
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from studio_help import asked, client_of, config, ended, events, opened, pixels, png, recipe
+from studio_help import asked, client_of, config, ended, events, opened, pixels, png, recipe, served
 from test_door import SEPIA, distribution
 
 from editkit.cli import run
@@ -43,6 +47,15 @@ def test_the_folders_pictures_are_listed_and_hidden_ones_are_not(client, folder)
     (folder / ".secret.png").write_bytes(b"x")
     (folder / "notes.txt").write_text("x")
     assert [row["path"] for row in client.get("/folder").json()] == ["photo.png", "sub/b.jpg"]
+
+
+def test_a_picture_of_the_folder_has_one_name_in_all_tabs_until_it_changes(client, folder):
+    first = opened(client, "photo.png")
+    assert opened(client, "photo.png") == first
+    (folder / "photo.png").write_bytes(png(pixels(seed=1)))
+    os.utime(folder / "photo.png", (time.time() + 9, time.time() + 9))
+    assert opened(client, "photo.png") != first
+    assert client.get(f"/pictures/{first}").status_code == 200
 
 
 def test_a_sent_picture_is_kept_as_it_came_and_seen_at_bounded_size(client, folder):
@@ -361,3 +374,20 @@ def test_the_help_names_the_command_and_what_it_needs(capsys, tmp_path):
     short.write_text("short\n")
     assert run(["studio", str(tmp_path), "--token-file", str(short)]) == 2
     assert Path.cwd() != tmp_path
+
+
+CLIENT = Path(__file__).parent.parent / "docs" / "studio_client.py"
+
+
+def test_the_client_of_the_docs_edits_a_picture_in_forty_lines(folder, tmp_path):
+    code = CLIENT.read_text().partition("class Studio")[2]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 40
+    with served(folder) as address:
+        words = [sys.executable, str(CLIENT), address, str(folder / "photo.png"), "box:10,10,20,20", "out.png"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.split()[-1] == "done"
+        assert Image.open(tmp_path / "out.png").size == (64, 48)
+        words[4] = "box:nonsense"
+        wrong = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        assert wrong.returncode != 0

@@ -93,7 +93,7 @@ def test_every_answer_forbids_what_a_page_could_be_made_to_do(client):
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "unsafe" not in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
-        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["referrer-policy"] == "same-origin"
 
 
 PATHS = ["../outside.png", "/etc/passwd", "sub/../../outside.png", "..\\outside.png", "photo.png/../../outside.png",
@@ -206,6 +206,8 @@ FORGED = [
     recipe({"inpaint": {"mask": "box:1,1,2,2", "from": ["../outside.png"]}}),
     recipe({"inpaint": {"mask": "box:1,1,2,2", "not_from": "../outside.png"}}),
     recipe({"inpaint": {"mask": "-"}}),
+    recipe({"inpaint": {"mask": "text:a dog", "mask_model": ["../sam"]}}),
+    recipe({"inpaint": {"mask": "text:a dog", "mask_model": ["sam"]}}),
     recipe({"repair": {"save_mask": "stolen.png"}}),
     recipe({"invert": {"save_noise": "stolen.safetensors"}}),
     recipe({"invert": {"from_noise": "../x.safetensors"}}),

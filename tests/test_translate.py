@@ -14,7 +14,7 @@ from editkit.diffusion.schedule import VE, Cosine, Flow
 from editkit.editing.api import plan as planned
 from editkit.errors import ChainError
 from editkit.pictures.picture import Picture
-from editkit.plugins import Inpaint, Translate
+from editkit.plugins import Inpaint, Invert, Translate
 from editkit_plugins import translate as translating
 
 TABLES = {"VE": VE(0.02, 20.0), "VP": Cosine(), "flow": Flow()}
@@ -143,7 +143,9 @@ def test_the_more_is_skipped_the_nearer_to_the_picture(method):
     assert moved[0] > moved[1] > moved[2] > moved[3] == 0.0
 
 
-@pytest.mark.parametrize(("method", "calls"), [("ddib", 1), ("cycle", 2), ("edit-friendly", 2), ("flowedit", 2)])
+@pytest.mark.parametrize(
+    ("method", "calls"), [("ddib", 1), ("cycle", 2), ("edit-friendly", 2), ("flowedit", 2), ("rf", 1)]
+)
 def test_calls_are_counted(method, calls):
     states = []
     sample(
@@ -152,6 +154,25 @@ def test_calls_are_counted(method, calls):
     )  # fmt: skip
     assert states[-1].calls == 5 * 2
     assert states[-1].calls == calls * len(states)
+
+
+def test_the_picture_s_own_text_in_place_of_none_undoes_guidance_on_the_way_back():
+    """`invert --source`: by the same text as if there were no guidance; without it guidance spoils the way back."""
+    x = data("cat")
+
+    def back(guidance, prompt="cat", **given):
+        return sample(
+            Prompted(Cosine(), guidance), Invert(**given), shape=(64, 4), known=x, steps=40, sampler="ddim",
+            prompt=prompt,
+        )  # fmt: skip
+
+    plain = back(1.0)
+    torch.testing.assert_close(back(7.5, source="cat"), plain, rtol=1e-5, atol=1e-5)
+    assert float((back(7.5) - x).abs().mean()) > 3.0 * float((plain - x).abs().mean())
+    up, down = data("cat"), back(3.0, prompt="dog", source="cat")
+    assert float((down - up).abs().mean()) > 0.3  # towards the dog, away from the cat
+    with pytest.raises(ChainError, match="isotropic .* takes no text"):
+        edit(Picture(np.zeros((8, 8, 3), np.uint8)), Invert(source="a"), model=Isotropic())
 
 
 class Words(Isotropic):
@@ -243,24 +264,87 @@ def test_distilled_differences_are_the_papers_steps(method):
     assert levels[-1].index == 10
 
 
-@pytest.mark.parametrize("method", ["ddib", *METHODS])
+@pytest.mark.parametrize("method", ["ddib", *METHODS, "rf"])
 def test_with_a_mask_only_inside_it(method):
     photo = Picture(np.random.default_rng(0).integers(60, 190, (12, 10, 3), dtype=np.uint8))
-    plugin = Translate(source="a", method=method, mask="box:2,2,6,6")
+    free = {"gamma": 0.0, "hold": 0.0} if method == "rf" else {}
+    plugin = Translate(source="a", method=method, mask="box:2,2,6,6", **free)
     made = edit(photo, plugin, model=Words(), prompt="a longer text").pixels.astype(int) - photo.pixels
     inside = made[2:6, 2:6].copy()
     made[2:6, 2:6] = 0
     assert not made.any()
     wanted = 127.5 * (len("a longer text") - 1) / 20.0
-    assert abs(float(inside.mean()) - wanted) < (8.0 if method == "ddib" else 1.0)
+    assert abs(float(inside.mean()) - wanted) < (8.0 if method in ("ddib", "rf") else 1.0)
     assert planned(photo, plugin, model=Words(), prompt="b")[0].calls == 12
+
+
+def test_rf_without_a_pull_is_ddib():
+    """Euler steps of the velocity are ddim's, upward and downward."""
+    alone = translated("flow", "cat", "dog", method="rf", gamma=0.0, hold=0.0)
+    torch.testing.assert_close(alone, translated("flow", "cat", "dog", method="ddib"), rtol=1e-5, atol=1e-5)
+
+
+def test_rf_held_to_the_end_gives_the_picture_back_and_less_far_the_further():
+    x = data("cat")
+    made = translated("flow", "cat", "dog", method="rf", hold=1.0, hold_until=1.0)
+    assert float((made - x).abs().max()) < 1e-5
+    moved = [float((translated("flow", "cat", "dog", method="rf", hold=h) - x).abs().mean()) for h in (0.0, 0.5, 0.9)]
+    assert moved[0] > moved[1] > moved[2] > 0.0
+    longer = float((translated("flow", "cat", "dog", method="rf", hold=0.9, hold_until=0.7) - x).abs().mean())
+    assert longer < moved[2]
+
+
+def test_rf_drawn_wholly_ends_at_its_noise_whatever_the_picture():
+    tops = []
+    for known in (data("cat", 3), data("dog", 3)):
+        states = []
+        sample(
+            Prompted(Flow()), Translate(source="cat", method="rf", gamma=1.0), shape=(3, 4), known=known, steps=10,
+            sampler="ddim", prompt="dog", watch=states.append,
+        )  # fmt: skip
+        assert [state.move.up for state in states] == [True] * 10 + [False] * 10
+        tops.append(states[9].x)
+    torch.testing.assert_close(tops[0], tops[1], rtol=1e-5, atol=1e-5)
+    assert 0.3 < float(tops[0].std()) < 2.0
+
+
+def test_rf_is_its_own_recursion_on_a_gaussian():
+    """Along each axis the controlled flow is affine; by hand in float64, with one noise z."""
+    states = []
+    x = data("cat", 2)
+    made = sample(
+        Prompted(Flow()), Translate(source="cat", method="rf", gamma=0.4, hold=0.8, hold_until=0.5), shape=(2, 4),
+        known=x, steps=8, sampler="ddim", prompt="dog", watch=states.append,
+    )  # fmt: skip
+    levels = Flow().levels(8)
+
+    def velocity(y, level, text):
+        asked = levels[1] if level.sigma == 0.0 else level
+        mean, values = (v.double() for v in LAWS[text])
+        gain = TURN @ torch.diag(asked.alpha * values / (asked.alpha**2 * values + asked.sigma**2)) @ TURN.T
+        x0 = mean + (y - asked.alpha * mean) @ gain
+        eps = (y - asked.alpha * x0) / asked.sigma
+        return eps - (y if level.sigma == 0.0 else x0)
+
+    y = x.double()
+    t, s = levels[0], levels[1]
+    v = velocity(y, t, "cat")  # the first state tells the noise: x_1 = x + dt (0.6 v + 0.4 (z - x))
+    z = y + ((states[0].x.double() - y) / s.sigma - 0.6 * v) / 0.4
+    for t, s in zip(levels[:-1], levels[1:], strict=True):
+        v = velocity(y, t, "cat")
+        y = y + (s.sigma - t.sigma) * (0.6 * v + 0.4 * (z - y) / t.alpha)
+    for k, (t, s) in enumerate(zip(levels[:0:-1], levels[-2::-1], strict=True)):
+        v, hold = velocity(y, t, "dog"), 0.8 if k < 4 else 0.0
+        y = y + (s.sigma - t.sigma) * ((1.0 - hold) * v + hold * (y - x.double()) / t.sigma)
+    torch.testing.assert_close(made.double(), y, rtol=1e-3, atol=1e-3)
 
 
 def test_what_cannot_be_is_refused():
     with pytest.raises(ChainError, match="translate needs a model that takes prompt"):
         edit(Picture(np.zeros((8, 8, 3), np.uint8)), Translate(source="a"), model=Isotropic())
-    with pytest.raises(ChainError, match="flowedit.* is for models of flow matching .* prompted is none"):
-        translated("VP", "cat", "dog", method="flowedit")
+    for method in ("flowedit", "rf"):
+        with pytest.raises(ChainError, match=f"{method}.* is for models of flow matching .* prompted is none"):
+            translated("VP", "cat", "dog", method=method)
     with pytest.raises(ChainError, match="there is none; with sample"):
         sample(Prompted(Flow()), Translate(source="cat"), shape=(1, 4), prompt="dog")
     with pytest.raises(ChainError, match="both set the mask"):

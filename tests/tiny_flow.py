@@ -180,6 +180,82 @@ def flux_transformer(channels: int = 64, told: bool = True) -> Any:
     )  # fmt: skip
 
 
+@cache
+def zimage_transformer() -> Any:
+    """`awake` also sets the pad tokens, which diffusers leaves uninitialised."""
+    from diffusers import ZImageTransformer2DModel
+
+    return awake(
+        ZImageTransformer2DModel(
+            all_patch_size=(2,), all_f_patch_size=(1,), in_channels=16, dim=32, n_layers=2, n_refiner_layers=1,
+            n_heads=2, n_kv_heads=2, qk_norm=True, cap_feat_dim=24, rope_theta=256.0, t_scale=1000.0,
+            axes_dims=[4, 4, 8], axes_lens=[1024, 64, 64],
+        )
+    )  # fmt: skip
+
+
+@cache
+def qwen_vae() -> Any:
+    from diffusers import AutoencoderKLQwenImage
+
+    torch.manual_seed(2)
+    return AutoencoderKLQwenImage(
+        base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, attn_scales=[],
+        temperal_downsample=[False, True, True], latents_mean=[0.1 * k - 0.8 for k in range(16)],
+        latents_std=[1.0 + 0.05 * k for k in range(16)],
+    ).eval()  # fmt: skip
+
+
+@cache
+def qwen_transformer(fresh: bool = False) -> Any:
+    """`fresh`: of the 2511 kind, whose references are told t = 0."""
+    from diffusers import QwenImageTransformer2DModel
+
+    return awake(
+        QwenImageTransformer2DModel(
+            patch_size=2, in_channels=64, out_channels=16, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=24, guidance_embeds=False, axes_dims_rope=(4, 4, 8), zero_cond_t=fresh,
+        )
+    )  # fmt: skip
+
+
+@cache
+def qwen_seeing() -> Any:
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    torch.manual_seed(1)
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": 288, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 4096,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 1000000.0},
+            "tie_word_embeddings": True,
+        },
+        vision_config={
+            "depth": 2, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "out_hidden_size": 24,
+            "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 56,
+            "fullatt_block_indexes": [1],
+        },
+        image_token_id=268, video_token_id=269, vision_start_token_id=265, vision_end_token_id=266,
+    )  # fmt: skip
+    return awake(Qwen2_5_VLForConditionalGeneration(config))
+
+
+@cache
+def qwen_processor() -> Any:
+    from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
+
+    images = Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=112 * 112)
+    words = qwen_tokenizer()
+    return Qwen2VLProcessor(
+        image_processor=images, tokenizer=words, video_processor=Qwen2VLVideoProcessor(), chat_template=TEMPLATE
+    )
+
+
+QWEN = {
+    "shift": 1.0, "base_shift": 0.5, "max_shift": 0.9, "base_image_seq_len": 256, "max_image_seq_len": 8192,
+    "shift_terminal": 0.02, "time_shift_type": "exponential",
+}  # fmt: skip
 FLUX = {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096}
 
 

@@ -1,9 +1,10 @@
 """Whole folders: every picture of one folder through one recipe into another.
 
 The work on one picture is a pure function, `Work`: an `Item` in, a `Result` with the file's bytes out; it writes
-nothing and raises nothing. A small driver, `run`, hands items to an engine (`serial` and `processes` in workers.py, or
-anyone's function of the same type, such as one on Ray Data) and puts what comes back into place. Only the driver
-writes.
+nothing and raises nothing. A small driver, `run`, hands items to an engine (`serial` and `processes` in engines.py, or
+anyone's function of the same type, such as the one on Ray Data) and puts what comes back into place. In a folder of
+this machine only the driver writes; in a store (`stores`) whoever does the work writes it there (`delivery`), and the
+driver is told names.
 
 A result gets into place in three steps: its bytes into a file of its own aside, one line in the journal (append-only
 JSON lines, synced), then the file's name is changed to the result's. The line is what counts: with it, the picture is
@@ -14,92 +15,35 @@ nothing is ever half there, and nothing that is done is done again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from editkit.batch.engines import Engine, Result, serial
+from editkit.batch import ledger
+from editkit.batch.catalog import Catalog
+from editkit.batch.delivery import Delivery
+from editkit.batch.engines import Engine, Result, Staged, serial
 from editkit.batch.folder import Item, Listing, Masks, check_folders, items, listing
 from editkit.batch.journal import Done, Failed, Journal, opened
+from editkit.batch.manifest import ENDINGS
+from editkit.batch.sheet import Sheet
+from editkit.batch.sizes import most_at_once
+from editkit.batch.sources import cataloged, check_places, is_plain
+from editkit.batch.stores import is_address, local, store
+from editkit.batch.work import Work, new_models
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.samplers import make_sampler
 from editkit.editing.settle import arrange, model_name, suited
-from editkit.errors import EditkitError, PictureError, RecipeError, UsageError
+from editkit.errors import RecipeError, UsageError
 from editkit.pictures.files.formats import PICTURES
-from editkit.pictures.shapes import is_words
 from editkit.plugin.chain import Chain
 from editkit.plugin.masking import masked, needs_mask
 from editkit.plugin.outputs import write_nothing_beside
 
 if TYPE_CHECKING:
     from editkit.models.leasing import Models
-
-
-def _models() -> Models:
-    from editkit.models.leasing import Models
-
-    return Models()
-
-
-@dataclass(frozen=True)
-class Work:
-    """The pure function: one item to one result. Can be sent to other processes; models are loaded once in each.
-
-    Args:
-        chain: what is done to every picture; its seeds are the run's.
-        provenance: keep in each result how it was made.
-        quality: of JPEG, WebP and AVIF; None: as each picture came.
-        models: what was loaded for all of them.
-    """
-
-    chain: Chain
-    provenance: bool = True
-    quality: int | None = None
-    models: Models = field(default_factory=_models, compare=False)
-
-    def __call__(self, item: Item) -> Result:
-        try:
-            return self._made(item)
-        except EditkitError as error:
-            reason = " ".join(str(error).split())
-        except (Exception, SystemExit) as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return Result(item, seed=seeded(self.chain, item.name).stages[0].options.seed, error=reason)
-
-    def _made(self, item: Item) -> Result:
-        from editkit.editing.made import make
-        from editkit.pictures.files.writing import format_of, to_bytes
-        from editkit.pictures.picture import Picture
-
-        picture = Picture.read(item.source)
-        chain = seeded(self.chain, item.name)
-        if item.mask is not None:
-            if not is_words(item.mask) and not Path(item.mask).is_file():  # a named pipe would be waited for
-                wrong = "no regular file" if Path(item.mask).exists() else "missing"
-                raise PictureError(f"its mask is {wrong}: {item.mask}")
-            chain = masked(chain, item.mask)
-        notices = list(picture.meta.notices)
-        made = make(picture, chain, notify=notices.append, models=self.models)
-        target = Path(item.target)
-        origin = made.provenance(item.source, target.parent) if self.provenance else None
-        result, text = made.to_write(), None if origin is None else origin.to_text()
-        data, deviation, _ = to_bytes(
-            result, format_of(target), notices, mask=result.mask, text=text, quality=self.quality
-        )
-        return Result(item, data, chain.stages[0].options.seed, made.calls, deviation, tuple(notices))
-
-
-def seeded(chain: Chain, name: str) -> Chain:
-    """`chain` with a seed of its own for the picture called `name`: of the run's seed and the name alone, so that the
-    same picture gets the same noise whatever else lies in the folder, and however often the run was broken off.
-    """
-
-    def own(seed: int) -> int:
-        digest = hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogateescape")).digest()
-        return int.from_bytes(digest[:8], "big") >> 1
-
-    return chain.with_seed(own)
 
 
 @dataclass
@@ -116,10 +60,11 @@ class Summary:
         return self.made + self.before + len(self.failed)
 
 
+# long: every way of going through a folder is a parameter
 def batch(
     chain: Chain,
-    source: Path,
-    target: Path,
+    source: Path | str,
+    target: Path | str,
     *,
     masks: Masks | None = None,
     ending: str | None = ".png",
@@ -129,6 +74,8 @@ def batch(
     models: Models | None = None,
     resume: bool = False,
     force: bool = False,
+    results: str | None = None,
+    size: int = 1,
     begin: Callable[[int], None] | None = None,
     watch: Callable[[Result], None] | None = None,
     notify: Notify = silent,
@@ -136,6 +83,8 @@ def batch(
     """Every picture of the folder `source` through `chain` into `target`.
 
     Args:
+        source: a folder, an address (`stores`) or a manifest (`manifest`).
+        target: a folder or an address.
         masks: where each picture's mask is; None: what the chain says, for all, and where that says none, beside them.
         ending: of the results' names, which says the format; None: each picture's own.
         provenance: keep in each result how it was made.
@@ -144,6 +93,8 @@ def batch(
         models: what is loaded already; in other processes each loads its own.
         resume: go on with a run that was broken off; what is done is not done again, what failed is tried again.
         force: begin anew and replace results that are there.
+        results: the name of a table of what was made, in `target`: .jsonl or .parquet.
+        size: pictures that are in the network at once; 0: as many as there is memory for.
         begin, watch: are told how many pictures there are, and each result.
         notify: is told what was left out.
 
@@ -152,29 +103,59 @@ def batch(
         ModelError: there is no such model.
         PictureError: the folder cannot be written to.
     """
-    check_folders(source, target)
-    if masks is None and needs_mask(chain):
+    source, target = local(str(source)), local(str(target))
+    offline = any(stage.options.offline for stage in chain.inherited().stages)
+    plain = is_plain(source)
+    if plain and is_plain(target):
+        check_folders(Path(source), Path(target))
+    else:
+        check_places(source, target, offline)
+    if masks is None and needs_mask(chain) and not source.endswith(ENDINGS):
         masks = Masks()
     if masks is not None:
         masked(chain, "")
     _settle(chain)
-    found = listing(source, leave_out=target)
-    _tell(found, source, notify)
-    work = Work(chain, provenance, quality, models or _models())
-    todo = items(found, source, target, masks, ending)
-    if not todo and not found.unreadable:
-        raise UsageError(f"{source}: holds no pictures; their names end in {' '.join(sorted(PICTURES))}")
-    if begin is not None:
-        begin(len(todo))
-    with opened(
-        target, _identity(chain, target, masks, ending, provenance, quality), resume=resume, force=force
-    ) as journal:
-        summary = run(work, todo, journal, engine or serial, force=force, watch=watch)
-    for name, error in found.unreadable.items():
-        summary.failed[name] = error
-        if watch is not None:
-            watch(Result(Item(name, "", "", ""), error=error))
+    size = size or most_at_once(chain)
+    work = Work(chain, provenance, quality, models or new_models(size), size)
+    identity = _identity(chain, Path(target), masks, ending, provenance, quality)
+    with closing(Catalog()) as catalog, Sheet.of(results, target, offline) as sheet:
+        if plain and is_plain(target):
+            found = listing(Path(source), leave_out=Path(target))
+            todo: Sequence[Item] = items(found, Path(source), Path(target), masks, ending)
+        else:
+            found = cataloged(catalog, chain, source, target, masks, ending, offline)
+            todo = catalog.items(target)
+        _tell(found, source, notify)
+        if not todo and not found.unreadable:
+            raise UsageError(f"{source}: holds no pictures; their names end in {' '.join(sorted(PICTURES))}")
+        if begin is not None:
+            begin(len(todo))
+        told = _both(watch, sheet.take)
+        if is_plain(target):
+            with opened(Path(target), identity, resume=resume, force=force) as journal:
+                summary = run(work, todo, journal, engine or serial, force=force, watch=told)
+                sheet.before(journal.done.values())
+        else:
+            at = store(target, offline=offline, results=True)
+            with ledger.opened(at, catalog, identity, resume=resume, force=force) as book:
+                summary = run_into(
+                    work, catalog, book, engine or serial, target, fresh=not (resume or force), force=force, watch=told
+                )
+                book.flush()
+                sheet.before(catalog.done())
+        for name, error in found.unreadable.items():
+            summary.failed[name] = error
+            told(Result(Item(name, "", "", ""), error=error))
     return summary
+
+
+def _both(watch: Callable[[Result], None] | None, also: Callable[[Result], None]) -> Callable[[Result], None]:
+    def told(result: Result) -> None:
+        also(result)
+        if watch is not None:
+            watch(result)
+
+    return told
 
 
 def _settle(chain: Chain) -> None:
@@ -188,7 +169,7 @@ def _settle(chain: Chain) -> None:
         make_sampler(suited(plugins, info, stage.options).sampler or info.sampler)
 
 
-def _tell(found: Listing, source: Path, notify: Notify) -> None:
+def _tell(found: Listing, source: str, notify: Notify) -> None:
     """What is no picture, and what leads back."""
     if found.others:
         more = f" and {len(found.others) - 3} more" if len(found.others) > 3 else ""
@@ -209,7 +190,8 @@ def _identity(
         text = to_yaml(chain.inherited(), target)
     except RecipeError:  # a callable or an array: from Python only, where the caller knows
         text = ""
-    where = "" if masks is None or masks.folder is None else str(masks.folder.resolve())
+    folder = None if masks is None else masks.folder
+    where = "" if folder is None else str(folder if is_address(str(folder)) else Path(folder).resolve())
     said = "\0".join((text, where, "" if masks is None else str(masks.pattern), str(ending), str(provenance)))
     said += "" if quality is None else f"\0{quality}"
     return {"editkit": 1, "run": hashlib.sha256(said.encode("utf-8", "surrogateescape")).hexdigest()}
@@ -246,15 +228,68 @@ def run(
         else:
             todo.append(item)
     summary.before = before
-    results = engine(work, todo)
-    try:
+    with _from(engine, work, todo) as results:
         for result in results:
             _take(journal, summary, result, watch)
+    return summary
+
+
+def run_into(
+    work: Staged,
+    catalog: Catalog,
+    book: ledger.Ledger,
+    engine: Engine,
+    target: str,
+    *,
+    fresh: bool = True,
+    force: bool = False,
+    watch: Callable[[Result], None] | None = None,
+) -> Summary:
+    """The same into a store, where whoever does the work puts the result into place.
+
+    Args:
+        fresh: what lies at a result's name was there before the run.
+
+    Raises:
+        PictureError: the store cannot be written to any more, or another run has taken it over.
+    """
+    summary = Summary(0, 0, {})
+    catalog.is_there(name for name, _ in book.store.names() if not name.startswith(".editkit/"))
+    summary.before = catalog.settle()
+    if fresh:
+        for name, output in catalog.refused():
+            reason = f"{output}: exists already and is not of this run; move it away, or give --force"
+            _noted(book, summary, Result(Item(name, "", "", output), error=reason), watch)
+    delivery = Delivery(work, book.store, book.lease.number, force)
+    with _from(engine, delivery, catalog.items(target)) as results:
+        for result in results:
+            _noted(book, summary, result, watch)
+    return summary
+
+
+def _noted(book: ledger.Ledger, summary: Summary, result: Result, watch: Callable[[Result], None] | None) -> None:
+    book.take(result)
+    if result.error is not None:
+        summary.failed[result.item.name] = result.error
+    elif result.before:
+        summary.before += 1
+    else:
+        summary.made += 1
+        summary.calls += result.calls
+    if watch is not None:
+        watch(result)
+
+
+@contextmanager
+def _from(engine: Engine, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Iterator[Result]]:
+    """An engine's results; its workers do not outlive a run that was broken off."""
+    results = engine(work, items)
+    try:
+        yield results
     finally:
         close = getattr(results, "close", None)
         if close is not None:
-            close()  # workers must not outlive a run that was broken off
-    return summary
+            close()
 
 
 def _take(journal: Journal, summary: Summary, result: Result, watch: Callable[[Result], None] | None) -> None:
@@ -267,6 +302,7 @@ def _take(journal: Journal, summary: Summary, result: Result, watch: Callable[[R
         journal.failed(Failed(item.name, result.error))
         summary.failed[item.name] = result.error
     else:
+        result = replace(result, done=journal.done[item.name])
         summary.made += 1
         summary.calls += result.calls
     if watch is not None:

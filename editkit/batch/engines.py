@@ -4,18 +4,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any, cast
+from itertools import islice
+from typing import Any, Protocol, cast, runtime_checkable
 
 from editkit.batch.folder import Item
+from editkit.batch.journal import Done
 from editkit.common.entries import Group, Listed
 from editkit.errors import UsageError
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one item: the bytes of a file, or one line of what was wrong."""
+    """What came of one item: the bytes of a file, or one line of what was wrong.
+
+    Args:
+        figures: what plugins measured of it, by `plugin.name`.
+        done: whoever made it has put it into place already; `data` is empty then.
+        before: it was made by an earlier run, or by a worker that was lost.
+    """
 
     item: Item
     data: bytes = b""
@@ -24,6 +36,9 @@ class Result:
     deviation: int = 0
     notices: tuple[str, ...] = ()
     error: str | None = None
+    figures: tuple[tuple[str, float | str], ...] = ()
+    done: Done | None = None
+    before: bool = False
 
 
 Engine = Callable[[Callable[[Item], Result], Sequence[Item]], Iterator[Result]]
@@ -35,6 +50,23 @@ is `ray.data.from_items([{"item": i} for i in items]).map(lambda row: {"result":
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where an engine on several machines is to work.
+
+    Args:
+        workers: as --workers says.
+        actors: how many at least and at most; None: as many as there is room for.
+        gpus_per_actor: None: one where the edit runs on a GPU.
+        device: as the edit's --device says.
+    """
+
+    workers: int = 1
+    actors: tuple[int, int] | None = None
+    gpus_per_actor: float | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
 class EngineKind:
     """What an entry point of the group points to.
 
@@ -43,6 +75,7 @@ class EngineKind:
         summary: a line for `editkit plugins`.
         make: (what stands behind the colon, "" for nothing; the number of workers asked for) -> an `Engine`. Raises
             UsageError where these make no sense.
+        placed: the same with all that is said of where it works; None: `make` is enough, and --actors is refused.
         api: the version of this protocol.
     """
 
@@ -50,6 +83,7 @@ class EngineKind:
     summary: str
     make: Callable[[str, int], Engine]
     api: int = 1
+    placed: Callable[[str, Places], Engine] | None = None
 
 
 GROUP = "editkit.engines"
@@ -71,36 +105,103 @@ def listed() -> list[Listed[EngineKind]]:
     return ENGINES.listed(load_engine)
 
 
-def engine_of(spec: str, workers: int) -> Engine:
-    """The engine that `NAME[:ARGUMENT]` asks for, with so many workers."""
+def engine_of(spec: str, places: Places) -> Engine:
+    """The engine that `NAME[:ARGUMENT]` asks for, in these places.
+
+    Raises:
+        UsageError: it has no actors, and some were asked for.
+    """
     name, _, argument = spec.partition(":")
-    return load_engine(name).make(argument, workers)
+    kind = load_engine(name)
+    if kind.placed is not None:
+        return kind.placed(argument, places)
+    if places.actors is not None or places.gpus_per_actor is not None:
+        raise UsageError(
+            f"--engine {name}: has no actors; leave --actors and --gpus-per-actor out, or use --engine ray"
+        )
+    return kind.make(argument, places.workers)
 
 
-def serial(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """An engine: one after another, in this process."""
+@runtime_checkable
+class Staged(Protocol):
+    """Work in three stages that may overlap: one picture is read and another's result is encoded while a third is in
+    the network. What a stage gives goes into the next; the middle one runs in the engine's own thread.
+
+    `size`: how many pictures the network takes at once, by `edit_many`.
+    """
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, item: Item) -> Any: ...
+
+    def edit(self, opened: Any) -> Any: ...
+
+    def edit_many(self, opened: Sequence[Any]) -> list[Any]: ...
+
+    def pack(self, edited: Any) -> Result: ...
+
+
+AHEAD = 2
+"""Pictures that are read before the network has time for them."""
+
+
+def serial(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """An engine: one after another, in this process; what is `Staged` overlaps."""
+    if isinstance(function, Staged):
+        yield from overlapped(function, items)
+        return
     for item in items:
         yield function(item)
+
+
+def overlapped(work: Staged, items: Iterable[Item]) -> Iterator[Result]:
+    """Results in the order of `items`; few pictures are held at once, whichever stage is the slowest."""
+    packers = max(1, min(4, os.cpu_count() or 1))
+    left, opened, packed = iter(items), deque[Future[Any]](), deque[Future[Result]]()
+    reading, packing = ThreadPoolExecutor(1), ThreadPoolExecutor(packers)
+    try:
+        while True:
+            opened.extend(reading.submit(work.read, item) for item in islice(left, AHEAD + work.size - 1 - len(opened)))
+            if opened:
+                for edited in _edited(work, [opened.popleft() for _ in range(min(work.size, len(opened)))]):
+                    packed.append(packing.submit(work.pack, edited))
+            elif not packed:
+                return
+            while packed and (packed[0].done() or len(packed) > packers + work.size - 1 or not opened):
+                yield packed.popleft().result()
+                if not opened:
+                    break
+    except KeyboardInterrupt:  # what was made is not thrown away
+        while packed:
+            yield packed.popleft().result()
+        raise
+    finally:
+        reading.shutdown(cancel_futures=True)
+        packing.shutdown(cancel_futures=True)
+
+
+def _edited(work: Staged, opened: Sequence[Future[Any]]) -> list[Any]:
+    """What the network makes of some pictures; one alone goes the way it always went."""
+    ready = [one.result() for one in opened]
+    return [work.edit(ready[0])] if len(ready) == 1 else work.edit_many(ready)
 
 
 def processes(workers: int) -> Engine:
     """An engine of `workers` processes, each with its own models and its share of the processor's threads."""
 
     def engine(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        from concurrent.futures.process import BrokenProcessPool
-
-        queue, suspects = list(items)[::-1], list[Item]()
-        while queue:
-            batch, queue = queue, []
+        left, suspects, ended = iter(items), list[Item](), False
+        while not ended:
             pending: dict[Any, Item] = {}
             try:
-                yield from _pooled(workers, workers, function, batch, pending)
+                yield from _pooled(workers, workers, function, left, pending)
+                ended = True
             except BrokenProcessPool:
                 suspects = list(pending.values())
-                queue = batch
             for item in suspects:  # one of them ended its process: each gets one of its own, to see which
                 try:
-                    yield from _pooled(1, workers, function, [item], {})
+                    yield from _pooled(1, workers, function, iter([item]), {})
                 except BrokenProcessPool:
                     yield Result(item, error="its process ended without a word (out of memory?); nothing was written")
             suspects = []
@@ -109,21 +210,22 @@ def processes(workers: int) -> Engine:
 
 
 def _pooled(
-    workers: int, share: int, function: Callable[[Item], Result], queue: list[Item], pending: dict[Any, Item]
+    workers: int, share: int, function: Callable[[Item], Result], left: Iterator[Item], pending: dict[Any, Item]
 ) -> Iterator[Result]:
     """Results of a pool of `workers`, each with one of `share` equal parts of the threads (another number of threads
-    may round otherwise); takes from the end of `queue`, a few at a time, so that results do not pile up.
+    may round otherwise); takes a few of what is left at a time, so that results do not pile up.
     """
-    from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+    from concurrent.futures import FIRST_COMPLETED, wait
     from multiprocessing import active_children, get_context
 
     others = set(active_children())
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(share,))
     try:
-        while queue or pending:
-            while queue and len(pending) < 2 * workers:
-                pending[pool.submit(function, queue[-1])] = queue[-1]
-                queue.pop()
+        while True:
+            for item in islice(left, 2 * workers - len(pending)):
+                pending[_submitted(pool, function, item, pending)] = item
+            if not pending:
+                return
             done, _ = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
                 result = future.result()
@@ -136,9 +238,19 @@ def _pooled(
         pool.shutdown(wait=not pending, cancel_futures=True)
 
 
+def _submitted(
+    pool: ProcessPoolExecutor, function: Callable[[Item], Result], item: Item, pending: dict[Any, Item]
+) -> Future[Result]:
+    """An item given to a pool; where the pool is broken the item is pending all the same, and is tried again."""
+    try:
+        return pool.submit(function, item)
+    except BrokenProcessPool:
+        pending[object()] = item
+        raise
+
+
 def _start_worker(share: int) -> None:
     """Share the threads; leave interrupts to the driver; end when the driver does, however it ended."""
-    import os
     import signal
     import threading
     from multiprocessing import connection, parent_process

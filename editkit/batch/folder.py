@@ -8,7 +8,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 from editkit.errors import UsageError
 from editkit.pictures.files.formats import PICTURES, PNG, WRITABLE
@@ -29,7 +30,8 @@ class Item:
         name: relative to the input folder, with slashes; what journal and messages call it.
         source, target: the files read and written.
         output: the target, relative to the output folder, with slashes.
-        mask: a file or words; None: what the recipe says.
+        mask: a file, an address or words; None: what the recipe says.
+        columns: what a manifest says of this picture alone, by option or parameter.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Item:
     target: str
     output: str
     mask: str | None = None
+    columns: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass
@@ -132,11 +135,11 @@ class Masks:
     Args:
         pattern: `{stem}.mask.png`, with {stem}, {name} (with its ending) and {suffix}; a file for all, without any; or
             words such as box:10%,10%,50%,50%. None: the usual names.
-        folder: where masks are, in the same subfolders as the pictures; None: beside the pictures.
+        folder: where masks are, a folder or an address, in the same subfolders as the pictures; None: beside them.
     """
 
     pattern: str | None = None
-    folder: Path | None = None
+    folder: Path | str | None = None
 
     def __post_init__(self) -> None:
         if self.pattern is None or is_words(self.pattern):
@@ -154,12 +157,17 @@ class Masks:
     def of(self, picture: Path, root: Path) -> list[str]:
         """The files or words that may be the mask of `picture` (relative to `root`), the first that exists counts."""
         if self.pattern is not None and (is_words(self.pattern) or "{" not in self.pattern):
-            alone = self.pattern if self.folder is None or is_words(self.pattern) else str(self.folder / self.pattern)
-            return [alone]
+            apart = self.folder is not None and not is_words(self.pattern)
+            return [str(Path(self.folder or "") / self.pattern) if apart else self.pattern]
+        return [str(Path(self.folder or root) / name) for name in self.names(picture)]
+
+    def names(self, picture: PurePath) -> list[str]:
+        """The names that the mask of `picture` may have, relative to the folder of masks."""
+        if self.pattern is not None and "{" not in self.pattern:
+            return [self.pattern]
         patterns = (BESIDE if self.folder is None else APART) if self.pattern is None else (self.pattern,)
-        folder = (root if self.folder is None else self.folder) / picture.parent
         words = {"stem": picture.stem, "name": picture.name, "suffix": picture.suffix}
-        return [str(folder / pattern.format(**words)) for pattern in patterns]
+        return [(picture.parent / pattern.format(**words)).as_posix() for pattern in patterns]
 
 
 def items(

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from editkit.batch.driver import Summary, batch
-from editkit.batch.engines import Result, engine_of
+from editkit.batch.engines import Places, Result, engine_of
 from editkit.batch.folder import Masks
+from editkit.batch.stores import is_address, scheme
 from editkit.cli.console import err, say, write
 from editkit.cli.options import HelpShown, given_by, typed_command
 from editkit.cli.settings import Settings
@@ -25,6 +26,7 @@ from editkit.plugin.params import Param, params
 
 INTERRUPTED = 130
 MOST_WORKERS = 256
+MOST_AT_ONCE = 64
 
 DOC = """Run a recipe, or the edit behind --, on every picture of a folder.
 
@@ -38,8 +40,8 @@ Exit code 1 where any picture failed.
 
 ARGUMENTS = {
     "recipe": "The recipe (YAML; see --save-recipe).",
-    "source": "The folder of pictures, with its subfolders.",
-    "target": "The folder for the results.",
+    "source": "The folder of pictures, with its subfolders; an address, archive or manifest (docs/scale.md).",
+    "target": "The folder for the results, or an address.",
 }
 
 INLINE = {name: ARGUMENTS[name] for name in ("source", "target")}
@@ -47,7 +49,9 @@ INLINE = {name: ARGUMENTS[name] for name in ("source", "target")}
 
 PARAMS = [
     Param("mask", "text", "Each picture's mask: {stem}.mask.png, a file for all, or words.", None, False, (), "MASK"),
-    Param("masks", "text", "The folder the masks are in; default: beside the pictures.", None, False, (), "DIR"),
+    Param(
+        "masks", "text", "The folder or address the masks are in; default: beside the pictures.", None, False, (), "DIR"
+    ),
     Param("workers", "int", "Processes that work side by side.", 1, False),
     Param(
         "engine",
@@ -58,8 +62,12 @@ PARAMS = [
         (),
         "NAME[:ARGUMENT]",
     ),
+    Param("batch_size", "text", "Pictures in the network at once: a number, or auto (by memory).", "1", False, (), "N"),
+    Param("actors", "text", "Of an engine on a cluster: how many work side by side.", None, False, (), "N[:MOST]"),
+    Param("gpus_per_actor", "float", "GPUs of each; default: one where the edit runs on a GPU.", None, False),
     Param("resume", "flag", "Go on with the run whose journal is in OUT.", None, False),
     Param("force", "flag", "Begin anew and replace results that are there.", None, False),
+    Param("results", "text", "A table of what was made, in OUT: its name, .jsonl or .parquet.", None, False),
     Param("format", "text", "Ending of the results' names; keep: each picture's own.", ".png", False),
     Param("quality", "int", "Of JPEG, WebP and AVIF results, 1 to 100.", None, False),
     Param("provenance", "flag", "Keep in each result how it was made.", True, False),
@@ -87,15 +95,17 @@ def batch_command(words: list[str]) -> int:
     if given.get("resume") and given.get("force"):
         raise UsageError("--resume goes on with a run, --force begins anew; give one of them")
     chain, pattern = _asked(given, inline, settings, options)
-    engine = engine_of(given.get("engine") or ("serial" if workers == 1 else "processes"), workers)
+    places = Places(workers, _actors(given.get("actors")), given.get("gpus_per_actor"), options.device)
+    engine = engine_of(given.get("engine") or ("serial" if workers == 1 else "processes"), places)
+    size = _size(given.get("batch_size", "1"), given.get("engine") or "", workers)
     masks = _masks(given.get("mask", pattern), given.get("masks"))
     report = _Report(given.get("quiet", False), given.get("json_", False))
     with report.bar():
         try:
             summary = batch(
                 chain,
-                Path(given["source"]),
-                Path(given["target"]),
+                given["source"],
+                given["target"],
                 masks=masks,
                 ending=_ending(given.get("format", ".png")),
                 provenance=given.get("provenance", True),
@@ -103,6 +113,8 @@ def batch_command(words: list[str]) -> int:
                 engine=engine,
                 resume=given.get("resume", False),
                 force=given.get("force", False),
+                results=given.get("results"),
+                size=size,
                 begin=report.begin,
                 watch=report.watch,
                 notify=report.notice,
@@ -146,10 +158,32 @@ def _asked(
     return chain, next(iter(patterns), None)
 
 
+def _size(given: str, engine: str, workers: int) -> int:
+    """`8`; 0 for auto."""
+    if given != "auto" and not (given.isdigit() and 1 <= int(given) <= MOST_AT_ONCE):
+        raise UsageError(f"--batch-size: must be 1 to {MOST_AT_ONCE}, or auto, got {given!r}")
+    if given != "1" and (engine.startswith("processes") or (not engine and workers > 1)):
+        raise UsageError("--batch-size: is for one process and for --engine ray; leave --workers out")
+    return 0 if given == "auto" else int(given)
+
+
+def _actors(given: str | None) -> tuple[int, int] | None:
+    """`4`, or `2:16` for a pool that grows."""
+    if given is None:
+        return None
+    least, colon, most = given.partition(":")
+    if not (least.isdigit() and (most.isdigit() if colon else True) and 1 <= int(least) <= int(most or least)):
+        raise UsageError(f"--actors: must be a number from 1, or two as 2:16, got {given!r}")
+    return int(least), int(most or least)
+
+
 def _masks(pattern: str | None, folder: str | None) -> Masks | None:
-    if folder is not None and not Path(folder).is_dir():
+    if folder is not None and not is_address(folder) and not Path(folder).is_dir():
         raise UsageError(f"--masks {folder}: is no folder")
-    return None if pattern is None and folder is None else Masks(pattern, None if folder is None else Path(folder))
+    if folder is None and pattern is not None and scheme(pattern) and "{" in pattern:
+        at = pattern.partition("{")[0].rpartition("/")[0]
+        folder, pattern = at, pattern[len(at) + 1 :]
+    return None if pattern is None and folder is None else Masks(pattern, folder)
 
 
 def _ending(given: str) -> str | None:

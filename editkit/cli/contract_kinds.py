@@ -20,6 +20,7 @@ import numpy as np
 from editkit.batch import engines
 from editkit.batch.folder import Item
 from editkit.diffusion import samplers
+from editkit.diffusion.adaptive import Adaptive
 from editkit.diffusion.conditioning import Conditioning
 from editkit.diffusion.plan import Move
 from editkit.diffusion.prediction import Prediction
@@ -60,7 +61,9 @@ def documented_sampler(name: str) -> None:
 
 
 def walks(name: str) -> None:
-    """From every table's noise to something finite, in 1, 4 and 20 steps, with as many calls as it says."""
+    """From every table's noise to something finite, in 1, 4 and 20 steps, with as many calls as it says; an adaptive
+    one makes as many or more.
+    """
     for table, schedule in TABLES.items():
         for steps in (1, 4, 20):
             sampler = samplers.make_sampler(name)
@@ -68,10 +71,12 @@ def walks(name: str) -> None:
                 levels = schedule.levels(steps, grid=sampler.grid)
             except UsageError as error:
                 raise NotChecked(f"it cannot lay levels on a {table} table: {error}") from error
-            made, calls = _walked(sampler, levels)
+            on = sampler.on(schedule) if isinstance(sampler, Adaptive) else sampler
+            made, calls = _walked(on, levels)
             planned = sum(sampler.calls(Move(k, k - 1)) for k in range(steps, 0, -1))
             require(math.isfinite(float(made.sum())), f"it makes NaN or infinity on the {table} table in {steps} steps")
-            require(calls == planned, f"it says {planned} network calls and makes {calls} ({table}, {steps} steps)")
+            right = calls == planned or (calls > planned and on is not sampler)
+            require(right, f"it says {planned} network calls and makes {calls} ({table}, {steps} steps)")
 
 
 def remembers_nothing(name: str) -> None:

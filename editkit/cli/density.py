@@ -12,6 +12,7 @@ from editkit.errors import UsageError
 
 if TYPE_CHECKING:
     from editkit.editing.likely import Density
+    from editkit.plugin.options import RunOptions
 
 app = typer.Typer(add_completion=False)
 
@@ -48,10 +49,10 @@ def density(  # long: every parameter is an option with its help
     check_apart({"--output": target}, [picture])
     check_output(target, force=force)
     photo = Picture.read(picture)
-    found = judged(
-        photo, model=model, probes=probes, notify=say, steps=steps, seed=seed, device=device, offline=offline,
-        **({} if prompt is None else {"prompt": prompt}),
-    )  # fmt: skip
+    options: RunOptions = {"steps": steps, "seed": seed, "device": device, "offline": offline}
+    if prompt is not None:
+        options["prompt"] = prompt
+    found = judged(photo, model=model, probes=probes, notify=say, **options)
     found.picture().write(target, force=force)
     if json_:
         write(json.dumps({"bits_per_dimension": found.bits, "standard_error": found.error, "values": list(found.size),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,18 +113,25 @@ def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
         check_output(name, force=extras.force)
     picture = Picture.read(line.picture)
     models, notify = Models(), notices(extras)
-    tiles = []
+    tiles, began = [], time.perf_counter()
     for k, (chain, label) in enumerate(zip(chains, labels, strict=True)):
         made = edited(picture, chain, extras, models=models, notify=notify)
+        _say_progress(line, k + 1, len(chains), label, time.perf_counter() - began)
         tiles.append(sheets.Tile(label, sheets.eight_bit(made.picture.pixels)))
         if names:
             origin = made.provenance(line.picture, names[k].parent) if extras.provenance else None
             made.write(names[k], force=extras.force, provenance=origin)
-    columns = len(axes[-1].values)
-    sheets.save(sheets.sheet(tiles, columns=columns), target, force=extras.force)
+    sheets.save(sheets.sheet(tiles, columns=len(axes[-1].values)), target, force=extras.force)
     if not extras.quiet:
         say(f"wrote {target} · {len(tiles)} results")
     return 0
+
+
+def _say_progress(line: Line, done: int, count: int, label: str, seconds: float) -> None:
+    """A line behind each cell: which it was, and about how long the others take, as the mean of those that are done."""
+    left = f", about {seconds / done * (count - done):.0f} s to go" if done < count else ""
+    if not (line.extras.quiet or line.extras.json_):
+        say(f"cell {done} of {count} ({label}): {seconds:.0f} s{left}")
 
 
 def _varied(chain: Chain, axes: list[Axis], values: tuple[str, ...]) -> Chain:

@@ -53,10 +53,10 @@ def overview() -> int:
     others = sorted({row.group for row in found} - set(get_args(Section)))
     for group in (*get_args(Section), *others):
         for k, row in enumerate(row for row in found if row.group == group):
-            write(("" if k else f"{group}\n") + f"  editkit {row.name:<12}{_cut(row.line)}")
+            write(("" if k else f"{group}\n") + f"  editkit {row.name:<13}{_cut(row.line)}")
     write("\nother commands")
     for name, text in COMMANDS:
-        write(f"  editkit {name:<12}{text}")
+        write(f"  editkit {name:<13}{text}")
     write("\neditkit PLUGIN --help has its options and examples, editkit help COMMAND those of a command")
     write("\nexit codes: 0 done, 1 the edit failed, 2 wrong usage, 130 interrupted")
     return 0

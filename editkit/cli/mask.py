@@ -38,11 +38,19 @@ def mask(  # long: every parameter is an option with its help
     minus: Annotated[
         list[str] | None, typer.Option(help="Take away: a file, or words such as ellipse:9,9,40,40.", metavar="MASK")
     ] = None,
+    mask_model: Annotated[
+        list[str] | None,
+        typer.Option(help="A network that words ask: its folder; several: give it again.", metavar="DIR"),
+    ] = None,
     invert: Annotated[bool, typer.Option("--invert", help="Regenerate what is outside instead.")] = False,
     grow: Annotated[int, typer.Option(min=0, help="Widen by so many pixels.")] = 0,
     feather: Annotated[int, typer.Option(min=0, help="A soft edge inside the mask, so many pixels wide.")] = 0,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Default: PICTURE's name with .mask.png; - is standard output.")
+    ] = None,
+    each: Annotated[
+        Path | None,
+        typer.Option(help="Write every separate piece into this folder, transparent around it.", metavar="DIR"),
     ] = None,
     show: Annotated[Path | None, typer.Option(help="Draw the mask over the photograph into this file.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
@@ -62,6 +70,7 @@ def mask(  # long: every parameter is an option with its help
     check_output(target, force=force)
     if show is not None:
         check_output(show, force=force)
+    _check_folder(each, force)
     united = [f"box:{value}" for value in box or ()]
     united += [f"ellipse:{value}" for value in ellipse or ()]
     united += [f"polygon:{value}" for value in polygon or ()]
@@ -75,7 +84,7 @@ def mask(  # long: every parameter is an option with its help
             "several for their union"
         )
     photo = Picture.read(picture)
-    made = _combined(photo, united, minus or [])
+    made = _combined(photo, united, minus or [], mask_model or [])
     if invert:
         made = 1.0 - made
     check(made, "the mask", notify=say)
@@ -84,6 +93,10 @@ def mask(  # long: every parameter is an option with its help
         say(notice)
     if show is not None:
         Picture.read(overlay(photo, made)).write(show, force=force)
+    if each is not None:
+        say(
+            f"{each}: {_cut_out(photo, made, each, Path(target).stem if picture == '-' else Path(picture).stem, force)}"
+        )
     share = float((made > 0).mean())
     where = "standard output" if target == "-" else target
     say(f"{where}: {photo.width}x{photo.height}, {share:.2%} is to be regenerated")
@@ -101,23 +114,51 @@ def _target(picture: str, output: str | None) -> str:
     return output
 
 
-def _combined(photo: Picture, united: list[str], minus: list[str]) -> Mask:
+def _check_folder(each: Path | None, force: bool) -> None:
+    """Raise where the pieces cannot be written, before the work."""
+    if each is not None and each.exists() and not each.is_dir():
+        raise UsageError(f"--each {each}: is a file; give a folder for the pieces")
+    if each is not None and each.is_dir() and any(each.iterdir()) and not force:
+        raise UsageError(f"--each {each}: is not empty; give another folder, or --force")
+
+
+def _cut_out(photo: Picture, mask: Mask, folder: Path, stem: str, force: bool) -> str:
+    """Write each connected piece of `mask` as STEM.N.png into `folder`, cut close, the largest first; says how many."""
+    import numpy as np
+
+    from editkit.pictures.masks import pieces
+    from editkit.pictures.picture import Picture
+    from editkit.pictures.raster import largest
+
+    folder.mkdir(parents=True, exist_ok=True)
+    found = pieces(mask)
+    for number, piece in enumerate(found, 1):
+        rows, columns = np.flatnonzero(piece.any(axis=1)), np.flatnonzero(piece.any(axis=0))
+        cut = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        top = largest(photo.pixels.dtype)
+        own = np.full(photo.pixels.shape[:2], top, photo.pixels.dtype) if photo.alpha is None else photo.alpha
+        alpha = np.rint(piece[cut] * own[cut]).astype(photo.pixels.dtype)
+        Picture(photo.pixels[cut].copy(), alpha).write(folder / f"{stem}.{number}.png", force=force)
+    return f"{len(found)} piece{'s' if len(found) != 1 else ''}"
+
+
+def _combined(photo: Picture, united: list[str], minus: list[str], models: list[str]) -> Mask:
     """The union of `united` without `minus`."""
     import numpy as np
 
-    made = _one(photo, united[0])
+    made = _one(photo, united[0], models)
     for source in united[1:]:
-        made = np.maximum(made, _one(photo, source))
+        made = np.maximum(made, _one(photo, source, models))
     for source in minus:
-        made = np.minimum(made, 1.0 - _one(photo, source))
+        made = np.minimum(made, 1.0 - _one(photo, source, models))
     return made
 
 
-def _one(photo: Picture, source: str) -> Mask:
+def _one(photo: Picture, source: str, models: list[str]) -> Mask:
     """One shape or file. Empty is allowed here: the union of all is what must hold something."""
     from editkit.pictures.masks import load
 
-    return load(source, photo)
+    return load(source, photo, models=models)
 
 
 def _as_picture(mask: Mask) -> Picture:

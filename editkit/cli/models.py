@@ -74,5 +74,9 @@ def suggest() -> None:
     from editkit.models.suggested import SUGGESTED
 
     for row in SUGGESTED:
-        write(f"{row.name}\n    {row.use}; about {row.gigabytes:.1f} GB; {row.licence}")
-    write("\neditkit models download MODEL fetches one. Its page on the hub has the licence that counts.")
+        sure = f"as in {row.checked}" if row.checked else "from memory, not checked"
+        write(f"{row.name}\n    {row.use}; about {row.gigabytes:.1f} GB; {row.licence} ({sure})")
+    write(
+        "\neditkit models download MODEL fetches one; for --mask-model: hf download MODEL --local-dir FOLDER. "
+        "Its page on the hub has the size and the licence that count."
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from editkit.cli.console import out, row, say, table, write
 from editkit.cli.edit import save_recipe
@@ -11,6 +12,7 @@ from editkit.cli.interpolate import plans as interpolated
 from editkit.cli.options import HelpShown
 from editkit.cli.words import parse
 from editkit.editing.settle import StagePlan, plan_stages
+from editkit.models.needs import Needs, bytes_of, cards, lines, needs
 
 
 def plan_command(words: list[str]) -> int:
@@ -40,11 +42,20 @@ def _show(plans: Sequence[StagePlan], as_json: bool) -> int:
     for number, plan in enumerate(plans):
         _show_plan(plan, number, len(plans))
     if len(plans) > 1:
-        write(f"total: {sum(p.calls for p in plans)} network calls, {sum(p.backward for p in plans)} backward passes")
+        guessed = any(plan.picture.mask is not None for plan in plans[1:])
+        write(
+            f"total: {'about ' if guessed else ''}{sum(p.calls for p in plans)} network calls, "
+            f"{sum(p.backward for p in plans)} backward passes"
+        )
+        if guessed:
+            write(
+                "a mask that a later stage finds in what comes before it is counted as it is found in what there is now"
+            )
     return 0
 
 
 def record(plan: StagePlan) -> dict[str, object]:
+    found = _needs(plan)
     return {
         "model": plan.info.name,
         "sampler": plan.sampler,
@@ -65,7 +76,15 @@ def record(plan: StagePlan) -> dict[str, object]:
         "network_calls_beside": plan.beside,
         "backward_passes": plan.backward,
         "backward_passes_through_network": plan.deep,
+        "memory": None if found is None else {**asdict(found), "gpus": {f"{card}": way for card, way in cards(found)}},
     }
+
+
+def _needs(plan: StagePlan) -> Needs | None:
+    """What its model needs of memory; None where that is not known beforehand, or nothing to speak of."""
+    if not plan.diffuses:
+        return None
+    return needs(plan.info.name, [part.at for part in plan.passes], bytes_of(plan.options.dtype))
 
 
 def _show_plan(plan: StagePlan, number: int, total: int) -> None:
@@ -91,4 +110,7 @@ def _show_plan(plan: StagePlan, number: int, total: int) -> None:
     out().print(passes)
     deep = f", {plan.deep} of them through the network" if plan.backward else ""
     beside = f" (and {plan.beside} of plugins' own networks)" if plan.beside else ""
+    found = _needs(plan)
+    for line in () if found is None else lines(found, bytes_of(plan.options.dtype)):
+        write(line)
     write(f"{plan.calls} network calls{beside}, {plan.backward} backward passes{deep}")

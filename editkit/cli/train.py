@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -74,7 +75,7 @@ def _log_to_console() -> None:
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False)
     logger = logging.getLogger("editkit.training")
     logger.handlers[:] = [handler]
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)  # the first one speaks
 
 
 @contextmanager
@@ -108,10 +109,14 @@ def prior(given: dict[str, Any]) -> None:
         base = architecture_of(Path(before)) if before else {}
         settings = _settings(PriorSettings, Architecture.model_validate(base | shape), given)
         _log_to_console()
+        from editkit.training.device import device_of
         from editkit.training.loop import Run
         from editkit.training.prior import PriorLesson
+        from editkit.training.together import together
 
-        Run(settings, PriorLesson(settings, Path(init_from) if init_from else None), resume=resume).run()
+        with together(settings.batch, device_of(settings)) as place:
+            lesson = PriorLesson(settings, Path(init_from) if init_from else None)
+            Run(settings, lesson, resume=resume, together=place).run()
 
 
 @_declared(DistillSettings, RESUME)

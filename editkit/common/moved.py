@@ -125,7 +125,7 @@ class Finder:
     """A meta path finder and loader for the names in `MOVED`; the classes of `importlib.abc` take 14 ms to import."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
-        return ModuleSpec(name, self) if name in MOVED else None
+        return _spec(name, self) if name in MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return Moved(spec.name, spec)
@@ -140,6 +140,10 @@ class Finder:
         if len(homes) == 1 and not hasattr(now, "__path__"):
             _warn(module.__name__, homes[0])
             sys.modules[module.__name__] = now
+
+
+def _spec(name: str, loader: Any) -> ModuleSpec:
+    return ModuleSpec(name, loader)
 
 
 class Moved(ModuleType):
@@ -179,7 +183,7 @@ def install() -> None:
         finder = Finder()
         sys.meta_path.append(finder)
     for name in SHADOWED:
-        sys.modules.setdefault(name, Moved(name, ModuleSpec(name, finder)))
+        sys.modules.setdefault(name, Moved(name, _spec(name, finder)))
 
 
 def _warn(old: str, new: str) -> None:

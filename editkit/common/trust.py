@@ -97,6 +97,32 @@ def inside(name: str, file: str, word: Any, ending: str) -> str:
     return word
 
 
+_CHOOSES_CODE = re.compile(r"auto_map|.*implementation(_internal)?|quantization_config|compression_config|use_kernels|"
+                           r"kernel_config|custom_pipelines?|trust_remote_code|megatron_\w+")  # fmt: skip
+"""Keys by which transformers, diffusers and peft are told which code to take, some of it from the hub."""
+
+
+def network_configuration(name: str, file: str, config: Mapping[str, Any]) -> None:
+    """Refuse a configuration of a network, a scheduler or an adapter that says more than sizes and numbers.
+
+    Raises:
+        ModelError: a key in it, however deep, chooses code.
+    """
+    left: list[Any] = [config]
+    while left:
+        value = left.pop()
+        if isinstance(value, Mapping):
+            for key in value:
+                if value[key] is not None and _CHOOSES_CODE.fullmatch(str(key).rpartition(".")[2]):
+                    raise ModelError(
+                        f"model {name}: {file} has {str(key)[:80]!r}, which can choose code; take it out of the file "
+                        f"if you trust the model"
+                    )
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+
+
 def clip_configuration(source: str, config: Any, tokenizer: Any) -> Mapping[str, Any]:
     """open_clip_config.json, looked through before open_clip reads it; `tokenizer` is tokenizer_config.json, None where
     there is none.
@@ -113,6 +139,8 @@ def clip_configuration(source: str, config: Any, tokenizer: Any) -> Mapping[str,
             raise ModelError(f"clip: {source}: its configuration has no {group}")
     for group in ("vision_cfg", "text_cfg", "multimodal_cfg"):
         _known(source, group, model.get(group, {}))
+    if model["vision_cfg"].get("timm_model_pretrained"):
+        raise ModelError(f"clip: {source}: timm_model_pretrained asks the hub for other weights; set it to false")
     timm = model["vision_cfg"].get("timm_model_name", "")
     if timm is not None and not (isinstance(timm, str) and re.fullmatch(r"[\w.]*", timm)):
         raise ModelError(f"clip: {source}: timm_model_name is {str(timm)[:80]!r}; a plain name is needed, not a place")
@@ -146,6 +174,44 @@ def _plain(value: Any, keyed: bool) -> bool:
     if isinstance(value, list):
         return all(isinstance(inner, (bool, int, float)) for inner in value)
     return value is None or isinstance(value, (bool, int, float, str))
+
+
+_RUNS_CODE = ("auto_map", "custom_pipelines", "trust_remote_code")
+"""Keys of a configuration by which transformers imports a folder's own code."""
+_ASKS_THE_HUB = ("backbone", "use_timm_backbone", "use_pretrained_backbone")
+"""Keys by which a network fetches a part of itself."""
+
+
+def configuration(source: str, file: str, config: Any, kinds: Collection[str]) -> str:
+    """The `model_type` of a transformers folder's configuration, one of `kinds`, looked through before transformers
+    reads it; no key of it or of what lies in it names code or a part that would be fetched.
+
+    Raises:
+        ModelError: it is of another kind, or has such a key; `source` is the folder, `file` the configuration's name.
+    """
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ModelError(f"{source}: its {file} says it is a {str(kind)[:80]!r}; known are {', '.join(sorted(kinds))}")
+    settings(source, file, config)
+    return kind
+
+
+def settings(source: str, file: str, config: Any) -> None:
+    """Refuse a configuration that names code or a part that would be fetched, however deep.
+
+    Raises:
+        ModelError: it does.
+    """
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if key in _RUNS_CODE and value:
+                raise ModelError(f"{source}: its {file} has {key!r}, which would run code of the folder's: refused")
+            if key in _ASKS_THE_HUB and value:
+                raise ModelError(f"{source}: its {file} has {key!r}, which would fetch a part of the network: refused")
+            settings(source, file, value)
+    elif isinstance(config, list):
+        for value in config:
+            settings(source, file, value)
 
 
 _WORDS_OF_PEOPLE = ("prompt", "negative", "text", "avoid")

@@ -14,13 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Encoded text: `embeds` (batch, tokens, width); `pooled` (batch, width) where the model takes it; `mask` (batch,
-    tokens), True where a token is meant and not padding, for models that look past the padding (None: all are meant).
-    """
+    """Encoded text: `embeds` (batch, tokens, width); `pooled` (batch, width) where the model takes it."""
 
     embeds: Tensor
     pooled: Tensor | None = None
-    mask: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -200,8 +200,8 @@ def sample(
         model: anything that keeps the `Model` protocol, as `editkit.models.Gaussian`.
         plugins: one or several declarations (with).
         shape: (batch, channels, ...): 1-D, 2-D, 3-D, whatever the model takes.
-        known, mask: for plugins that need them: a clean sample, and where to regenerate it (1), broadcastable to
-            `shape`; pixels, for a model of latents.
+        known: for plugins that need it: a clean sample, broadcastable to `shape`; pixels, for a model of latents.
+        mask: where to regenerate it (1), broadcastable likewise.
         watch: is called with the engine's `State` after every move.
         models: where networks of plugins are kept.
         noise: where random numbers come from: as the option of that name, one draw for the whole batch; or a source.

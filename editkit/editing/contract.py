@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from editkit.diffusion.conditioning import Conditioning, Prompt
+from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
 from editkit.diffusion.model import ModelInfo, PixelSpace
 from editkit.diffusion.prediction import Prediction
 from editkit.diffusion.schedule import Cosine, Level, Schedule
@@ -77,6 +77,10 @@ class ExactModel(PixelSpace):
         import torch
 
         return Prompt(torch.zeros(1, 4, 8)), ""
+
+    def refer(self, picture: Tensor) -> Reference:
+        """The picture itself."""
+        return Reference(picture, picture)
 
 
 def picture() -> Picture:

@@ -8,7 +8,7 @@ anew; what stays hidden in all of them is invented once, and carried along from 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -100,14 +100,24 @@ class Around:
         return frame, [other for other in self.held if other.index != frame.index]
 
 
-def uncovered(frame: Shown, others: list[Shown], hole: Where) -> tuple[Pixels, Where]:
-    """(`frame` with what `others` show of `hole`, what of it they do not show)."""
-    left, made = hole.copy(), frame.pixels.copy()
+LOYAL = 1.3
+"""How much more another frame must show than one that the frame before was filled from: two fit differently."""
+
+
+def uncovered(
+    frame: Shown, others: list[Shown], hole: Where, before: Sequence[int] = ()
+) -> tuple[Pixels, Where, list[int]]:
+    """(`frame` with what `others` show of `hole`, what of it they do not show, which were used).
+
+    Args:
+        before: which the frame before was filled from.
+    """
+    left, made, used = hole.copy(), frame.pixels.copy(), list[int]()
     rest = list(others)
     for _ in range(MOST):
         if not left.any() or not rest:
             break
-        best = max(rest, key=lambda other: _shows(other, frame, left))
+        best = max(rest, key=lambda other: _shows(other, frame, left) * (LOYAL if other.index in before else 1.0))
         rest.remove(best)
         if _shows(best, frame, left) <= 0.0:
             break
@@ -118,7 +128,8 @@ def uncovered(frame: Shown, others: list[Shown], hole: Where) -> tuple[Pixels, W
         take = left & ~hidden
         made[take] = pixels[take]
         left &= ~take
-    return made, left
+        used.append(best.index)
+    return made, left, used
 
 
 COARSE = 8

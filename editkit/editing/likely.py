@@ -116,7 +116,9 @@ def _said(model: Model, photo: Picture, options: Options, probes: int, device: t
         shape = " x ".join(str(n) for n in x.shape[1:])
         notify(f"{model.info.name} works on latents: this is the density of the latent, {shape} values, not of pixels")
     bits, error = _in_bits(found, latent)
-    return Density(bits, error, tuple(x.shape[1:]), latent, _map(model, x, told, photo, image.shape[-2:]))
+    return Density(
+        bits, error, tuple(x.shape[1:]), latent, _map(model, x, told, photo, (image.shape[-2], image.shape[-1]))
+    )
 
 
 def _in_bits(found: Likelihood, latent: bool) -> tuple[float, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -83,3 +84,14 @@ def _scattered(picture: Picture) -> bool:
 
     known = (picture.mask == 0).astype(np.uint8)
     return not bool(cv2.erode(known, np.ones((PATCH, PATCH), np.uint8), borderValue=0).any())
+
+
+def how_few(passes: Sequence[Planned], info: ModelInfo, notify: Notify) -> None:
+    """Say that a strength leaves a distilled model fewer levels than it was distilled to, and what gives it as many."""
+    flows, steps = max(((len(part.plan.flow), part.plan.steps) for part in passes), default=(0, 0))
+    if info.distilled and 0 < flows < min(info.steps, steps):
+        wanted = math.ceil(info.steps * steps / flows)
+        notify(
+            f"{flows} of {steps} noise levels are walked, and {info.name} was distilled to {info.steps}: coarse; "
+            f"--steps {wanted} walks about as many"
+        )

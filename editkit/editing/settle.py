@@ -64,6 +64,7 @@ def arrange(stage: Stage, info: ModelInfo, has_picture: bool) -> tuple[Plugin, .
             raise ChainError(
                 f"{plugin.name} needs a model that takes {' or '.join(sorted(plugin.needs))}; "
                 f"{info.name} ({info.family}) takes {takes}; choose another --model"
+                + (f": {plugin.able}" if plugin.able else "")
             )
         if plugin.needs_picture and not has_picture:
             raise ChainError(f"{plugin.name} works on a picture, and there is none")
@@ -184,8 +185,10 @@ def model_name(stage: Stage) -> str:
     return next((wish for plugin in plugins_of(stage) if (wish := plugin.default_model()) is not None), "auto")
 
 
-def _check_words(stage: Stage, info: ModelInfo) -> None:
-    """Text for a model that takes none is refused, unless it was said for an earlier stage."""
+def _check_options(stage: Stage, info: ModelInfo) -> None:
+    """Text for a model that takes none, and a shift for one whose levels have none, are refused, unless they were said
+    for an earlier stage.
+    """
     for word in ("prompt", "negative", "guidance_scale"):
         asked = getattr(stage.options, word) is not None and word not in stage.inherited
         if asked and "prompt" not in info.takes:
@@ -193,10 +196,6 @@ def _check_words(stage: Stage, info: ModelInfo) -> None:
                 f"--{word.replace('_', '-')} is given, but {info.name} ({info.family}) takes no text; choose another "
                 f"--model"
             )
-
-
-def _check_shift(stage: Stage, info: ModelInfo) -> None:
-    """A shift for a model whose levels have none is refused, unless it was said for an earlier stage."""
     if stage.options.shift is not None and not info.shifts and "shift" not in stage.inherited:
         raise UsageError(
             f"--shift is given, and {info.name} ({info.family}) is no model of flow matching (SD 3, FLUX, Qwen-Image, "
@@ -218,8 +217,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     if info is None and name != options.model:
         notices.who_serves(name, describe("auto"), notify)
     info = info or describe(name, offline=options.offline)
-    _check_words(stage, info)
-    _check_shift(stage, info)
+    _check_options(stage, info)
     plugins = arrange(stage, info, has_picture=True)
     source = picture
     examples = _examples(plugins, picture, info)
@@ -247,6 +245,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     tried = [(at, attempt) for at in found for attempt in range(_tries(at, picture, options))]
     planned = tuple(plan_pass(at, plugins, sampler, attempt, counting) for at, attempt in tried)
     notices.what_is_idle(plugins, planned, options, notify)
+    notices.how_few(planned, info, notify)
     return StagePlan(info, options, options.sampler, plugins, picture, planned, source, tuple(examples))
 
 

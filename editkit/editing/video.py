@@ -171,22 +171,24 @@ class _Work:
     def _copying(self) -> Iterator[Frame]:
         """Frame after frame, its hole filled from those around it first, and from what was invented before."""
         anchors: list[Shown] = []
+        before: list[int] = []
         times: dict[int, Fraction] = {}
         around = Around.over(self._shown(times), float(self.clip.rate), self.clip.size, self.clip.deep)
         for shown, others in around:
             frame = Frame(shown.index, times.pop(shown.index), shown.pixels)
-            made, invented = self.place.frame(shown.index), self.place.invented(shown.index)
+            made, invented, used = self.place.finished_so_far(shown.index)
             if made is None:
                 hole = shown.hidden
-                pixels, left = uncovered(shown, others, hole)
-                pixels, rest = uncovered(Shown.of(shown.index, pixels, left, shown.camera), anchors, left)
+                pixels, left, used = uncovered(shown, others, hole, before)
+                pixels, rest, _ = uncovered(Shown.of(shown.index, pixels, left, shown.camera), anchors, left)
                 made = self._filled(pixels, rest, frame)
                 invented = bool(rest.any())
-                self.place.keep(shown.index, frame.time, made, invented=invented)
+                self.place.keep(shown.index, frame.time, made, invented=invented, used=used)
                 self._tell(frame, int(hole.sum() - rest.sum()), int(rest.sum()))
             if invented and made.shape == shown.pixels.shape:
                 whole = np.zeros_like(shown.hidden)
                 anchors = [Shown.of(shown.index, made, whole, shown.camera)]
+            before = used
             yield frame
 
     def _shown(self, times: dict[int, Fraction]) -> Iterator[Shown]:

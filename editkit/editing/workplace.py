@@ -1,7 +1,7 @@
 """The folder in which the frames of a video lie until it is written: what a second run goes on with.
 
 `TARGET.frames/` holds `edit.json`, which says of what edit they are, `000000.png` and so on, whole each, with
-`000000.json` beside it: its time, and whether something was invented in it.
+`000000.json` beside it: its time, whether something was invented in it, which frames it was filled from.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -76,18 +76,23 @@ class Workplace:
             raise PictureError(f"{path}: is broken; remove it, and run the same command again")
         return np.ascontiguousarray(made[..., ::-1])
 
-    def invented(self, index: int) -> bool:
-        """Whether something in a finished frame was shown by no other."""
-        says = self._path(index).with_suffix(".json")
-        return bool(json.loads(says.read_bytes())["invented"]) if says.exists() else False
+    def finished_so_far(self, index: int) -> tuple[Pixels | None, bool, list[int]]:
+        """(a finished frame, whether something in it was shown by no other, which others it was filled from)."""
+        made = self.frame(index)
+        if made is None:
+            return None, False, []
+        says = json.loads(self._path(index).with_suffix(".json").read_bytes())
+        return made, bool(says["invented"]), [int(k) for k in says["used"]]
 
-    def keep(self, index: int, time: Fraction, pixels: Pixels, *, invented: bool = False) -> None:
+    def keep(
+        self, index: int, time: Fraction, pixels: Pixels, *, invented: bool = False, used: Sequence[int] = ()
+    ) -> None:
         """Finish a frame."""
         path = self._path(index)
         fine, encoded = cv2.imencode(".png", pixels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
         assert fine
         save_bytes(path, encoded.tobytes(), force=True)
-        says = {"time": [time.numerator, time.denominator], "invented": invented}
+        says = {"time": [time.numerator, time.denominator], "invented": invented, "used": list(used)}
         save_bytes(path.with_suffix(".json"), json.dumps(says).encode(), force=True)
 
     def finished(self, count: int) -> Iterator[tuple[Fraction, Pixels]]:

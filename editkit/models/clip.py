@@ -18,6 +18,7 @@ from editkit.common.places import expanded
 from editkit.common.spec import nearest
 from editkit.diffusion.schedule import Level, Levels
 from editkit.errors import ModelError
+from editkit.models.files.layout import mistaken
 
 if TYPE_CHECKING:
     import torch
@@ -128,7 +129,9 @@ def _from_folder(source: str, folder: Path, device: torch.device) -> Clip:
         network = open_clip.create_model(f"local-dir:{folder}")
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **local)
     except Exception as error:  # open_clip raises whatever its parts raise
-        raise ModelError(f"clip: {source} cannot be loaded: {_first(error)}") from error
+        wrong = mistaken(folder / WEIGHTS)
+        said = f"{WEIGHTS} {wrong}" if wrong else f"cannot be loaded: {_first(error)}"
+        raise ModelError(f"clip: {source}: {said}") from error
     try:
         return _made(source, network, tokenizer, config.get("preprocess_cfg", {}), device, config.get("log_snr"))
     except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
@@ -139,7 +142,9 @@ def _json(source: str, file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"clip: {source}: {file.name} cannot be read: {_first(error)}") from error
+        raise ModelError(
+            f"clip: {source}: {file.name} {mistaken(file) or f'cannot be read: {_first(error)}'}"
+        ) from error
 
 
 def _tokenizer_configuration(source: str, folder: Path) -> Any:

@@ -107,7 +107,7 @@ class Models:
     """
 
     def __init__(self, most: int = 4, *, load: Load = load_model) -> None:
-        self._load = load
+        self.load = load
         self._models, self._networks = _Shelf(most), _Shelf(most)
         self._name = uuid4()
 
@@ -129,7 +129,7 @@ class Models:
             ModelError: weights missing, misshapen, or in a pickle.
         """
         key = (info, device, dtype, setup, offline)
-        held = self._models.take(key, lambda: self._load(info, device, dtype, offline=offline, setup=setup))
+        held = self._models.take(key, lambda: self.load(info, device, dtype, offline=offline, setup=setup))
         try:
             with ExitStack() as stack:
                 if _moves(held.value):
@@ -152,7 +152,7 @@ class Models:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Sent to another process it is that process's own one of this name: networks are not sent."""
-        return _there, (self._name.hex, self._models.most, self._load)
+        return _there, (self._name.hex, self._models.most, self.load)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,8 +180,14 @@ class Lease:
 
 
 def _moves(model: Model) -> bool:
-    """Its weights come and go while it works (accelerate)."""
-    return any("_hf_hook" in vars(module) for network in networks(model) for module in network.modules())
+    """Its weights come and go while it works (accelerate's hooks, or those of diffusers' group offloading)."""
+    modules = (module for network in networks(model) for module in network.modules())
+    return any("_hf_hook" in vars(module) or _in_groups(module) for module in modules)
+
+
+def _in_groups(module: torch.nn.Module) -> bool:
+    hooks = getattr(module, "_diffusers_hook", None)
+    return hooks is not None and hooks.get_hook("group_offloading") is not None
 
 
 SENT = 2

@@ -27,7 +27,7 @@ DECODER = {2: 1_000, 4: 3_500}
 DENOISER = {2: 1_200, 4: 2_400}
 """Bytes a pixel while a latent UNet looks at both halves of guidance."""
 
-_NETWORKS = ("unet", "transformer", "vae")
+_DENOISERS = ("unet", "transformer")
 _READERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
@@ -57,13 +57,8 @@ def weigh(layout: Layout, itemsize: int, free: int, beside: int = 0, gpu: bool =
     Raises:
         ModelError: they do not; says what is needed, what there is, and what helps.
     """
-    if layout.file is not None:
-        needed, readers = itemsize * _count(layout.name, layout.file), 0
-    else:
-        needed, readers = (
-            itemsize * sum(_count(layout.name, weight_files(layout, part)[0]) for part in parts if layout.has(part))
-            for parts in (_NETWORKS if layout.index else ("",), _READERS)
-        )
+    network, readers, vae = (itemsize * count for count in numbers(layout))
+    needed = network + vae
     if needed + readers + (beside if readers else 0) <= free:
         return False
     if readers and needed <= free:
@@ -73,6 +68,22 @@ def weigh(layout: Layout, itemsize: int, free: int, beside: int = 0, gpu: bool =
         f"model {layout.name}: its weights need {_gb(needed)} of memory{of_what}, and {_gb(free)} are free; "
         f"what helps: {_ways(itemsize, gpu)}a smaller --model, closing other programs"
     )
+
+
+def numbers(layout: Layout) -> tuple[int, int, int]:
+    """How many numbers the denoiser has, the text encoders, and the VAE, from the headers of their files; of a single
+    file all of them count as the denoiser's.
+
+    Raises:
+        ModelError: there are no weights, or they cannot be read.
+    """
+    if layout.file is not None:
+        return _count(layout.name, layout.file), 0, 0
+
+    def of(parts: Sequence[str]) -> int:
+        return sum(_count(layout.name, weight_files(layout, part)[0]) for part in parts if layout.has(part))
+
+    return (of(_DENOISERS), of(_READERS), of(("vae",))) if layout.index else (of(("",)), 0, 0)
 
 
 def _ways(itemsize: int, gpu: bool) -> str:

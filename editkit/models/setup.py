@@ -5,6 +5,8 @@ All of it is done by diffusers, peft and accelerate themselves, on the pipeline 
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,18 +17,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from editkit.common import trust
 from editkit.common.places import expanded
 from editkit.common.process import SILENCE
 from editkit.diffusion.capability import capability
 from editkit.diffusion.model import Model, ModelInfo, Notifies
-from editkit.errors import ModelError, UsageError
+from editkit.errors import ModelError, UsageError, short
 from editkit.models.files.loading import nameable
 from editkit.models.files.weights import shapes
 
 if TYPE_CHECKING:
     import torch
 
-Offload = Literal["none", "model", "sequential"]
+Offload = Literal["none", "model", "group", "sequential"]
 
 
 class Asked(Protocol):
@@ -184,13 +187,16 @@ def _as_pipeline(model: Model, flag: str) -> FromPipeline:
     if found is not None:
         return found
     raise ModelError(
-        f"{flag} is for models that diffusers has a pipeline of (Stable Diffusion 1.x/2.x, XL, 3, the x4 upscaler); "
+        f"{flag} is for models that diffusers has a pipeline of (Stable Diffusion 1.x/2.x, XL, 3, the x4 upscaler, "
+        f"FLUX.1, FLUX.2, Z-Image, Qwen-Image); "
         f"{model.info.name} ({model.info.family}) is none"
     )
 
 
 def _offload(model: FromPipeline, how: Offload, device: torch.device) -> None:
-    """Networks stay in main memory and are moved to the device for as long as each is used (accelerate)."""
+    """Networks stay in main memory and are moved to the device for as long as each is used (accelerate), or each of
+    their layers, by diffusers' group offloading while the layer before it works.
+    """
     import torch
 
     from editkit.models.fast.packing import unpack
@@ -199,13 +205,16 @@ def _offload(model: FromPipeline, how: Offload, device: torch.device) -> None:
     for network in pipe.components.values():
         if isinstance(network, torch.nn.Module):
             unpack(network)
+    if how == "group":
+        pipe.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
+        return
     move = pipe.enable_model_cpu_offload if how == "model" else pipe.enable_sequential_cpu_offload
     move(device=device)
 
 
 def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> list[str]:
-    """Every file with its weight, fused into the networks' own weights: a step costs what it did before. What the user
-    should know: files that fit in part.
+    """Every file with its weight, fused into the networks' own weights: a step costs what it did before; beside them
+    where they are quantised. What the user should know: files that fit in part.
     """
     import torch
 
@@ -224,13 +233,23 @@ def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> list[str]
             weights = [_load_lora(pipe, f"lora{k}", name, word) for k, word in enumerate(words)]
             said = [line for k, word in enumerate(words) for line in _in_part(pipe, f"lora{k}", name, word)]
             pipe.set_adapters([f"lora{k}" for k in range(len(words))], weights)
-            there = [part for part in pipe._lora_loadable_modules if getattr(pipe, part, None) is not None]
-            pipe.fuse_lora(components=there)
-            pipe.unload_lora_weights()
+            there = {part: getattr(pipe, part, None) for part in pipe._lora_loadable_modules}
+            whole = [part for part, network in there.items() if network is not None and not quantised(network)]
+            if whole:
+                pipe.fuse_lora(components=whole)
+            if not any(quantised(network) for network in there.values()):
+                pipe.unload_lora_weights()
     finally:
         for layer, kind in packed:
             swap(layer, kind)
     return said
+
+
+def quantised(network: Any) -> bool:
+    """Its weights are packed in few bits (GGUF, torchao, bitsandbytes): nothing can be added to them, so that a LoRA
+    stays beside them and is computed at every step.
+    """
+    return getattr(network, "hf_quantizer", None) is not None or bool(getattr(network, "is_quantized", False))
 
 
 def _in_part(pipe: Any, adapter: str, name: str, word: str) -> Iterator[str]:
@@ -261,6 +280,13 @@ OTHER_KINDS = {
 """What stands in the names of tensors of files that are taken for a LoRA."""
 
 
+PEFT = "lora_adapter_metadata"
+"""Under this name a file of diffusers keeps peft's configuration."""
+
+NAME = re.compile(r"[\w.:/@ -]*")
+"""Words that mean themselves as regular expressions too."""
+
+
 def _check_kind(file: Path) -> None:
     """Refuse what is no LoRA, by its name.
 
@@ -279,6 +305,35 @@ def _check_kind(file: Path) -> None:
                 f"--lora {file.name}: is {what}, by its tensor {found[0][:80]}; plain LoRA files (lora_down "
                 "and lora_up, or lora_A and lora_B) are read"
             )
+
+
+def _check_words(file: Path) -> None:
+    """Refuse a LoRA whose names are more than names: peft takes them for regular expressions, and a stranger's may take
+    for ever.
+
+    Raises:
+        ModelError: names the first.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as tensors:
+            keys, told = list(tensors.keys()), (tensors.metadata() or {}).get(PEFT, "{}")
+            metadata = json.loads(told)
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise ModelError(f"--lora {file.name}: what it says of itself cannot be read: {error}") from error
+    if not isinstance(metadata, dict):
+        raise ModelError(f"--lora {file.name}: what it says of itself is no JSON object")
+    trust.network_configuration(file.name, PEFT, metadata)
+    left: list[Any] = [*keys, metadata]
+    while left:
+        match left.pop():
+            case str() as word if not NAME.fullmatch(word):
+                raise ModelError(f"--lora {file.name}: {short(word)} is no plain name of a layer, and is not read")
+            case list() as several:
+                left += several
+            case dict() as keyed:
+                left += [*keyed, *keyed.values()]
 
 
 @contextmanager
@@ -302,6 +357,7 @@ def _load_lora(pipe: Any, adapter: str, name: str, word: str) -> float:
 
     file, weight = _readable(word)
     _check_kind(file)
+    _check_words(file)
     try:
         with _lower_case(file) as lower:
             pipe.load_lora_weights(

@@ -44,6 +44,7 @@ def read_mask(
     *,
     invert: bool = False,
     notify: Callable[[str], None] = _quiet,
+    models: Sequence[str] = (),
 ) -> Mask:
     """The mask of `picture` from a file, an array, a Pillow image or words (see `pictures/shapes.py`).
 
@@ -52,6 +53,7 @@ def read_mask(
             list the union is taken. A picture of the same aspect in another size is resized, with a notice.
         invert: white = keep instead.
         notify: called with what the user should know: a full mask, one without any white.
+        models: networks that words as `text:the dog` may ask, folders or files.
 
     Returns:
         (H, W) float32 in [0, 1], 1 = regenerate.
@@ -60,7 +62,7 @@ def read_mask(
         PictureError: cannot be read; another shape than the picture; in colours; nothing in it to regenerate.
     """
     sources: Sequence[Source] = source if isinstance(source, list | tuple) else [cast(Source, source)]
-    mask: Mask = np.max([load(one, picture, notify=notify) for one in sources], axis=0)
+    mask: Mask = np.max([load(one, picture, notify=notify, models=models) for one in sources], axis=0)
     name = " and ".join(one if isinstance(one, str) and is_words(one) else _name(one) for one in sources)
     if invert:
         mask = as_mask(1.0 - mask)
@@ -73,10 +75,11 @@ def load(
     picture: Picture,
     *,
     notify: Callable[[str], None] = _quiet,
+    models: Sequence[str] = (),
 ) -> Mask:
     """The mask as `read_mask` reads it, but it may be empty."""
     if isinstance(source, str) and is_words(source):
-        return from_words(source, picture)
+        return from_words(source, picture, models)
     if isinstance(source, str) and re.match(r"[a-z]+:", source) and not is_there(source):
         raise ShapeError(f"mask {source[:80]}: is neither a file nor a shape; shapes are {words()}")
     mask = _from_file(source, notify)
@@ -120,7 +123,7 @@ def check(mask: Mask, name: str, *, invert: bool = False, notify: Callable[[str]
         if invert:
             hint = "it is inverted: leave --invert-mask out"
         elif is_words(name):
-            hint = "nothing of that kind was found in the picture"
+            hint = "nothing of that kind was found in the picture; docs/troubleshooting.md#nothing-found"
         raise PictureError(f"{name}: is empty, nothing is to be regenerated ({hint})")
     if mask.min() == 1.0:
         notify(f"{name}: covers the whole picture; nothing of it is kept")
@@ -274,6 +277,19 @@ def grow_rim(mask: Mask, most: int) -> Mask:
     for rim in np.unique(rims[1:]):
         grown = np.maximum(grown, grow(as_mask(mask * (rims == rim)[labels]), int(rim)))
     return as_mask(grown)
+
+
+def pieces(mask: Mask) -> list[Mask]:
+    """Its connected pieces, over sides and corners, the largest first. Crumbs of less than a hundredth of the largest
+    are left out: they are an edge's, not things of their own.
+    """
+    import cv2
+
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((mask > 0).astype(np.uint8), connectivity=8)
+    areas = {label: int(stats[label, cv2.CC_STAT_AREA]) for label in range(1, count)}
+    least = 0.01 * max(areas.values(), default=0)
+    kept = sorted((label for label, area in areas.items() if area >= least), key=lambda label: -areas[label])
+    return [as_mask(mask * (labels == label)) for label in kept]
 
 
 def feather_inside(mask: Mask, pixels: int) -> Mask:

@@ -11,20 +11,21 @@
 
     flood:x,y~20           what is joined to pixel x, y by about its colour
     brush:x,y,x,y...:r     a stroke of radius r
-    subject:x0,y0,x1,y1    what stands in that box, by OpenCV's GrabCut
-    scratches  spots  timestamp  watermark:example.png    what is found in the picture
+    subject:x0,y0,x1,y1    what stands in that box, by OpenCV's GrabCut; background: what does not
+    scratches  spots  timestamp  watermark:example.png  faces  lettering    what is found in the picture
+    text:the dog  point:x,y    by a network that `--mask-model` names
 
 joined by `+` (also), `-` (but not) and `&` (only where also): `box:0,0,90,90-ellipse:10,10,40,40+border:8`, and "this
 colour within this box" is `color:white&box:0,0,50%,20%`. They count from left to right. A pixel belongs to a shape when
 its centre does. Further words come in through entry points (group `editkit.masks`), each a `Shape`; those of the last
-four lines are in `editkit_plugins.masks`.
+five lines are in `editkit_plugins.masks`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -70,6 +71,17 @@ class Shape:
     example: str | None = ""
     finds: bool = False
     api: int = 1
+
+
+@dataclass(frozen=True)
+class Asking(Shape):
+    """A word that can ask a network which the user fetched.
+
+    Args:
+        ask: as `draw`, and what `--mask-model` names: folders or files. `draw` is what it draws where none is named.
+    """
+
+    ask: Callable[[Picture, str, Sequence[str]], Mask] = field(kw_only=True)
 
 
 def load(name: str) -> Shape:
@@ -129,20 +141,29 @@ def is_there(path: str) -> bool:
         return False
 
 
-def from_words(words: str, picture: Picture) -> Mask:
-    """A mask from words, (H, W) of 0 and 1 (`alpha` may lie between).
+def from_words(words: str, picture: Picture, models: Sequence[str] = ()) -> Mask:
+    """A mask from words, (H, W) of 0 and 1 (`alpha` and what a network found may lie between).
 
     `+` is the union, max(a, b); `-` the difference, min(a, 1 - b); `&` the intersection, min(a, b); left to right.
+    `models`: what `--mask-model` names, for words that ask a network.
+
+    Raises:
+        PictureError: what was looked for is everywhere.
     """
     parts = re.split(rf"([+&-])(?={_any_word()}(?::|$|[+&-]))", words)
-    mask = _word(parts[0], picture)
+    mask = _word(parts[0], picture, models)
     for sign, part in zip(parts[1::2], parts[2::2], strict=True):
-        other = _word(part, picture)
+        other = _word(part, picture, models)
         mask = JOINED[sign](mask, other)
+    if mask.min() >= 1.0 and any(load(part.partition(":")[0]).finds for part in parts[0::2]):
+        raise PictureError(
+            f"{short(words)}: marks the whole picture, so nothing was told from anything; take another word, or only a "
+            f"part of the picture, with &box:0,0,50%,100% behind it (docs/troubleshooting.md#everything-found)"
+        )
     return as_mask(mask)
 
 
-def _word(text: str, picture: Picture) -> Mask:
+def _word(text: str, picture: Picture, models: Sequence[str]) -> Mask:
     """What one word draws.
 
     Raises:
@@ -153,7 +174,8 @@ def _word(text: str, picture: Picture) -> Mask:
     if name not in MASKS.names():
         raise ShapeError(f"{short(text)}: is not a shape; use {words()}")
     shape = load(name)
-    mask = shape.draw(picture, values)
+    asks = models and isinstance(shape, Asking)
+    mask = cast(Asking, shape).ask(picture, values, models) if asks else shape.draw(picture, values)
     size = (picture.height, picture.width)
     fits = isinstance(mask, np.ndarray) and mask.shape == size and bool(np.isfinite(mask).all())
     if not fits or mask.min() < 0.0 or mask.max() > 1.0:

@@ -188,8 +188,10 @@ def _blank(run: Run) -> Picture:
 
 
 def _box(mask: Tensor) -> tuple[slice, slice]:
-    """Rows and columns of the box around what is white in (1 or b, 1, h, w)."""
+    """Rows and columns of the box around what is white in (1 or b, 1, h, w); all of them where nothing is."""
     white = (mask > 0).flatten(0, 1).any(0)
+    if not bool(white.any()):
+        return slice(None), slice(None)  # as `repair` that found nothing
     rows, columns = (white.any(axis).nonzero()[:, 0] for axis in (1, 0))
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 

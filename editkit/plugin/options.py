@@ -66,8 +66,10 @@ class Options(Checked):
         "the order of diffusers' pipelines.",
     )
     compile: bool = Field(False, description="Compile the network: slow to start, faster steps (torch.compile).")
-    offload: Literal["none", "model", "sequential"] = Field(
-        "none", description="On a GPU: keep networks in main memory while they rest; sequential: layer by layer."
+    offload: Literal["none", "model", "group", "sequential"] = Field(
+        "none",
+        description="On a GPU: keep networks in main memory while they rest; group: layer by layer, each fetched while "
+        "another works; sequential: one after the other.",
     )
     offline: bool = Field(False, description="Open no socket.")
     allow_code: bool = Field(False, description="Allow parameters that name Python code to import.")
@@ -109,6 +111,6 @@ class RunOptions(TypedDict, total=False):
     spacing: Spacing
     noise: Literal["streams", "streams-1", "diffusers"]
     compile: bool
-    offload: Literal["none", "model", "sequential"]
+    offload: Literal["none", "model", "group", "sequential"]
     offline: bool
     allow_code: bool

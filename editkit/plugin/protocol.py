@@ -114,6 +114,7 @@ class Plugin(Declaration):
             where it sets the picture's size or needs the one that came, `prompt` where it says the text.
         offers: the named conditions this plugin can give to a model (`known`, `mask`, `lowres`, `control` ...).
         needs: those of them without which it cannot work: a model that takes none of them is refused.
+        able: which families take what it needs, for that refusal: "FLUX.2 does".
         fresh: True for an edit that replaces what it works on, so that the process starts from pure noise unless
             another plugin claims `begin`. Other edits of a picture start from the picture, by `sdedit`.
         diffuses: False for a plugin that works on pixels alone, in `finish`: a stage of such loads no model.
@@ -133,6 +134,7 @@ class Plugin(Declaration):
     holds: ClassVar[frozenset[Slot]] = frozenset()
     offers: ClassVar[frozenset[str]] = frozenset()
     needs: ClassVar[frozenset[str]] = frozenset()
+    able: ClassVar[str] = ""
     fresh: ClassVar[bool] = False
     diffuses: ClassVar[bool] = True
     needs_picture: ClassVar[bool] = False

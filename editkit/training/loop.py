@@ -20,7 +20,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from PIL import Image
@@ -37,6 +37,7 @@ from editkit.training.optimizer import Trainer, rate
 from editkit.training.pictures import Collection
 from editkit.training.settings import Settings
 from editkit.training.stopping import stop_signals
+from editkit.training.together import ALONE, Together
 
 log = logging.getLogger(__name__)
 
@@ -139,9 +140,10 @@ def validate(lesson: Lesson, network: Network, pool: Executor) -> dict[str, floa
 class Run:
     """One training run in a folder: `run()` goes to the last step, or to the time limit, or to a signal."""
 
-    def __init__(self, settings: Settings, lesson: Lesson, resume: bool = False) -> None:
+    def __init__(self, settings: Settings, lesson: Lesson, resume: bool = False, together: Together = ALONE) -> None:
         self.settings, self.lesson, self.device = settings, lesson, device_of(settings)
-        cores = min(settings.threads or torch.get_num_threads(), settings.batch)
+        self.together = together
+        cores = min(settings.threads or torch.get_num_threads(), settings.batch // together.count)
         self.workers = cores if self.device.type == "cpu" else 1
         network = lesson.network
         dtype = torch.bfloat16 if settings.in_bf16(has_bf16(self.device)) else torch.float32
@@ -151,7 +153,7 @@ class Run:
         self.replicas = [network, *(_replica(network) for _ in range(self.workers - 1))]
         self.trainer.replicas = [dict(replica.learner.named_parameters()) for replica in self.replicas]
         self.gathered = Gathered(self.device)
-        self.progress = Progress()
+        self.progress, self.seconds = Progress(), 0.0
         describe(lesson.collection)
         if resume:
             self._resume()
@@ -159,10 +161,12 @@ class Run:
             for replica in self.replicas:
                 replica.learner.compile()
         count = sum(p.numel() for p in network.learner.parameters())
-        log.info("%.1f M parameters to train, %d workers on %s", count / 1e6, self.workers, self.device)
+        beside = f", process {together.place + 1} of {together.count}" if together.count > 1 else ""
+        log.info("%.1f M parameters to train, %d workers on %s%s", count / 1e6, self.workers, self.device, beside)
 
     def _resume(self) -> None:
-        self.progress, tensors, before = load_checkpoint(self.settings)
+        found = load_checkpoint(self.settings) if self.together.first else None
+        self.progress, tensors, before = cast(Any, self.together.from_first(found))
         try:
             self.trainer.restore(tensors)
         except KeyError as error:
@@ -173,22 +177,32 @@ class Run:
         changed = [f"{key} {old[key]} -> {new[key]}" for key in new if old[key] != new[key]]
         log.info("resumed at step %d%s", self.progress.step, f"; changed: {', '.join(changed)}" if changed else "")
 
-    def step(self, pool: Executor, drawn: Future[Batch], seconds: float = 0.0) -> None:
-        """One step of Algorithm 1, `seconds` after the run began. Each worker takes its part of the batch."""
-        batch = drawn.result()
-        each = torch.empty(self.settings.batch, device=self.device)
+    def step(self, pool: Executor, drawn: Future[Batch], seconds: float = 0.0, stop: bool = False) -> bool:
+        """One step of Algorithm 1, `seconds` after the run began. Each worker of each process takes its part of the
+        batch. Whether any process was told to stop.
+        """
+        batch, place, count = drawn.result(), self.together.place, self.together.count
+        each = torch.zeros(self.settings.batch, device=self.device)
 
         def work(first: int) -> None:
-            lost = self.lesson.losses(self.replicas[first], batch.part(first, self.workers))
+            begin, stride = place + first * count, count * self.workers
+            lost = self.lesson.losses(self.replicas[first], batch.part(begin, stride))
             torch.autograd.backward(lost.sum() / self.settings.batch)
-            each[first :: self.workers] = lost.detach()
+            each[begin::stride] = lost.detach()
 
         if self.workers == 1:
             work(0)
         else:
             list(pool.map(work, range(self.workers)))
+        gradients = self.trainer.gather(pool)
+        if count > 1:
+            said = torch.tensor([float(stop), seconds if self.together.first else 0.0], device=self.device)
+            self.together.add_up([*gradients, each, said])
+            stop, seconds = bool(said[0] > 0), float(said[1])
         norm = self.trainer.update(rate(self.settings, self.progress.step, seconds), self.progress.step, pool)
         self.gathered.add(each, batch.task, norm)
+        self.seconds = seconds
+        return stop
 
     def run(self) -> Progress:
         """Train to the end; the folder then holds checkpoint, log, sheets and export/."""
@@ -201,14 +215,18 @@ class Run:
             while self.progress.step < settings.steps:
                 drawn = following
                 following = pool.submit(self.lesson.draw, self.progress.step + 1)
-                self.step(pool, drawn, time.monotonic() - begun)
+                stop = self.step(pool, drawn, time.monotonic() - begun, bool(signals))
                 seconds, step = time.monotonic() - begun, self.progress.step + 1
                 self.progress = Progress(step, self.progress.pictures + settings.batch, before + seconds)
-                ended = bool(signals) or seconds >= limit
+                # with others the run ends where all know of it
+                ended = (
+                    stop or self.seconds >= limit or (self.together.count == 1 and (bool(signals) or seconds >= limit))
+                )
                 last = ended or step == settings.steps
                 self._report(pool, aside, last)
                 if ended:
-                    log.info("stopped at step %d (%s)", step, signals[0] if signals else "time limit")
+                    why = signals[0] if signals else "another process" if stop else "time limit"
+                    log.info("stopped at step %d (%s)", step, why)
                     break
         return self.progress
 
@@ -218,6 +236,8 @@ class Run:
         saves = last or step % settings.checkpoint_every == 0
         if last or saves or step % settings.report_every == 0:
             self._record(self._read(), "train")
+        if not self.together.first:
+            return
         if self.lesson.collection.heldout and (last or step % settings.measure_every == 0):
             self._measure(pool)
         if saves:
@@ -236,6 +256,8 @@ class Run:
         return found
 
     def _record(self, figures: dict[str, float], kind: str) -> None:
+        if not self.together.first:
+            return
         p = self.progress
         row = {"kind": kind, "step": p.step, "pictures": p.pictures, "seconds": round(p.seconds, 1)}
         row |= {name: round(value, 6) for name, value in figures.items()}

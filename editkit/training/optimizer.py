@@ -71,8 +71,8 @@ class Shard:
             )
 
     @torch.no_grad()
-    def gather(self, replicas: list[dict[str, nn.Parameter]]) -> Tensor:
-        """Sum the replicas' gradients in fp32 and clear them; returns the norm, which stays on the device."""
+    def gather(self, replicas: list[dict[str, nn.Parameter]]) -> None:
+        """Sum the replicas' gradients in fp32 and clear them."""
         for name, seen in self.seen.items():
             whole = torch.zeros_like(seen)
             for parameters in replicas:
@@ -81,15 +81,18 @@ class Shard:
                     whole += found.reshape(seen.shape)
                 parameters[name].grad = None
             seen.grad = whole
-        norms = torch._foreach_norm([seen.grad for seen in self.seen.values() if seen.grad is not None])
-        return norm_of(norms)
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        """What was gathered."""
+        return [seen.grad for seen in self.seen.values() if seen.grad is not None]
 
     @torch.no_grad()
     def step(self, shrink: Tensor, factor: float, forget: float, network: dict[str, nn.Parameter]) -> None:
         """Scale the gradients by `shrink`, update with the learning rate times `factor`, average, write into
         the network.
         """
-        torch._foreach_mul_([seen.grad for seen in self.seen.values() if seen.grad is not None], shrink)
+        torch._foreach_mul_(self.gradients, shrink)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = self.settings.learning_rate * factor
@@ -147,11 +150,16 @@ class Trainer:
             self.shards.append(Shard({n: masters[n] for n in names}, {n: self.average[n] for n in names}, settings))
         self.replicas: list[dict[str, nn.Parameter]] = []
 
+    def gather(self, pool: Executor) -> list[Tensor]:
+        """Sum up the gradients that lie in the replicas; those of all parameters, to be changed in place."""
+        list(pool.map(lambda shard: shard.gather(self.replicas), self.shards))
+        return [gradient for shard in self.shards for gradient in shard.gradients]
+
     def update(self, factor: float, step: int, pool: Executor) -> Tensor:
-        """One update from the gradients that lie in the replicas, with the learning rate times `factor`; returns their
-        norm before clipping (at 1), which stays on the device.
+        """One update from the gradients that were gathered, with the learning rate times `factor`; returns their norm
+        before clipping (at 1), which stays on the device.
         """
-        norms = list(pool.map(lambda shard: shard.gather(self.replicas), self.shards))
+        norms = list(pool.map(lambda shard: norm_of(torch._foreach_norm(shard.gradients)), self.shards))
         norm = norm_of(norms)
         shrink = (1.0 / (norm + 1e-6)).clamp(max=1.0)
         forget = 1 - (1 - 1 / (step + 1)) ** (self.exponent + 1)

@@ -97,7 +97,7 @@ class ControlNet(Plugin):
     name: ClassVar[str] = "controlnet"
     group: ClassVar[Section] = "steer"
     usage: ClassVar[tuple[str, ...]] = (
-        "controlnet photo.png --control canny --controlnet pocket-canny --model pocket",
+        "controlnet photo.png --control canny",
         "sdedit photo.png --model DIR --strength 0.8 with controlnet --control depth --controlnet DIR",
         "inpaint photo.png --mask mask.png --model DIR with controlnet --control canny --controlnet DIR",
     )
@@ -112,6 +112,10 @@ class ControlNet(Plugin):
     )
     scale: float = Field(1.0, ge=0.0, description="Strength; 0 changes nothing.")
     guess: bool = Field(False, description="Guess mode: the hint without the prompt's help; deep features count more.")
+
+    def default_model(self) -> str | None:
+        """The embedded network is the only one that the embedded ControlNet fits."""
+        return "pocket" if self.controlnet == EMBEDDED else None
 
     def hooks(self) -> type[Hooks[ControlNet]]:
         return _ControlNetHooks

@@ -27,6 +27,7 @@ from editkit.plugin import (
     Fill,
     Hooks,
     MaskSource,
+    Metavar,
     Notify,
     Picture,
     PictureSource,
@@ -84,6 +85,12 @@ class Replacing(Plugin):
         None, description="White = copy nothing from here (models that learn from the picture, as patches)."
     )
 
+    mask_model: tuple[Annotated[str, Metavar("DIR")], ...] = Field(
+        (),
+        description="A network that mask words ask (text:the dog, point:x,y): the folder of SAM 3, Grounding DINO, SAM "
+        "2, CLIPSeg, ViTMatte; several: give it again.",
+    )
+
     def barred(self, picture: Picture, notify: Notify) -> NDArray[np.bool_] | None:
         """(H, W): what of `picture` nothing is copied from; None: of all of it something may be.
 
@@ -93,7 +100,7 @@ class Replacing(Plugin):
         """
         if self.not_from is None:
             return None
-        barred = load(self.not_from, picture, notify=notify) > 0
+        barred = load(self.not_from, picture, notify=notify, models=self.mask_model) > 0
         if not barred.any():
             notify("--not-from marks nothing: everything that is known may be copied (white is what is barred)")
         if barred.all() and not self.from_:
@@ -143,7 +150,7 @@ class Inpaint(Replacing):
     def open(self, picture: Picture, notify: Notify) -> Picture:
         if self.mask is None:
             raise UsageError(f"{self.name} needs --mask: a picture (white = regenerate) or words as box:10,10,80,60")
-        mask = read_mask(self.mask, picture, invert=self.invert_mask, notify=notify)
+        mask = read_mask(self.mask, picture, invert=self.invert_mask, notify=notify, models=self.mask_model)
         most = 2 + round(max(picture.size) / 200)
         grown = grow_rim(mask, most) if self.grow == "auto" else grow(mask, self.grow)
         return picture.with_mask(feather_inside(grown, self.feather), self.fill, self.barred(picture, notify))
@@ -160,6 +167,11 @@ class _ReplacingHooks(Hooks[Replacing]):
         shared = run.convention.shares_noise(not space_of(run.model).is_pixels)
         fixed = plugin.known_noise == "fixed" or (shared and plugin.method == "replace")
         if not self.conditioned:
+            if run.options.sampler == "ddim" and plugin.method == "replace" and run.options.noise != "diffusers":
+                run.notify(
+                    f"{plugin.name}: {run.model.info.name} is not told what is known, it is put back after each step; "
+                    "--sampler ddpm heeds it better than ddim"
+                )
             self.known = run.inputs.known
             self.noise = run.opening.noise if fixed else None
 

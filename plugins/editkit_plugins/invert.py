@@ -10,7 +10,14 @@ ReNoise, Garibi et al. 2024, arXiv:2403.14602), by N fixed-point iterations a mo
     x_s <- x_s + c (x_t - down(x_s)),   c^2 = (d^2 alpha_s^2 + sigma_s^2) / (d^2 alpha_t^2 + sigma_t^2),
 
 where down is the rule's own move from s to t and d the deviation of clean data, so that on N(0, d^2) one iteration is
-nearly enough. With c = alpha_s / alpha_t and ddim that is AIDI's iteration, which stands still at alpha_s = 0.
+nearly enough. With c = alpha_s / alpha_t and ddim that is AIDI's iteration, which stands still at alpha_s = 0. On a
+network the iteration need not contract: an iterate that comes back less well than the best one before it is dropped,
+and c halved.
+
+Guidance multiplies what differs between a text and none, and with it the error of every move. Null-text inversion
+(Mokady et al. 2023, arXiv:2211.09794) learns in place of "no text" what keeps the way back; `source` takes the text of
+the picture itself for that, without learning (negative-prompt inversion, Miyake et al. 2023, arXiv:2305.16807): by the
+picture's own text guidance then changes nothing, by another one it goes from the one to the other.
 """
 
 from __future__ import annotations
@@ -18,8 +25,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -28,6 +35,7 @@ from pydantic import Field, model_validator
 from editkit.diffusion.samplers import Memory, Normal, Predict
 from editkit.plugin import (
     ChainError,
+    Conditioning,
     Grid,
     Hooks,
     Level,
@@ -37,11 +45,13 @@ from editkit.plugin import (
     Output,
     Plan,
     Plugin,
+    ReadsText,
     Run,
     Sampler,
     Section,
     Step,
     UsageError,
+    capability,
     make_sampler,
 )
 
@@ -87,10 +97,22 @@ class Refined:
         x_s, kept = self.inner.step(x_t, t, s, predict, normal, memory)
         if s.index < t.index:
             return x_s, kept
-        c = math.sqrt(_variance(s) / _variance(t))
+        return self._solved(x_s, x_t, lambda x: self.inner.step(x, s, t, predict, normal, None)[0], s, t), None
+
+    def _solved(self, x_s: Tensor, x_t: Tensor, down: Callable[[Tensor], Tensor], s: Level, t: Level) -> Tensor:
+        """The last iterate where the one before it was the best so far, else the best; item by item."""
+        each = (-1, *(1,) * (x_t.ndim - 1))
+        c = x_t.new_full((len(x_t),), math.sqrt(_variance(s) / _variance(t))).reshape(each)
+        best, missed, least = x_s, x_t.new_zeros(x_t.shape), x_t.new_full((len(x_t),), math.inf).reshape(each)
+        better = least > 0.0
         for _ in range(self.iterations):
-            x_s = x_s + c * (x_t - self.inner.step(x_s, s, t, predict, normal, None)[0])
-        return x_s, None
+            off = x_t - down(x_s)
+            size = off.flatten(1).norm(dim=1).reshape(each)
+            better = size < least
+            best, missed, least = x_s.where(better, best), off.where(better, missed), size.where(better, least)
+            c = c.where(better, 0.5 * c)
+            x_s = best + c * missed
+        return x_s.where(better, best)
 
 
 def _variance(level: Level) -> float:
@@ -120,6 +142,9 @@ class Invert(Plugin):
     way: Literal["both", "up", "down"] = Field("both", description="There and back, or one way.")
     strength: float = Field(1.0, ge=0.0, le=1.0, description="How far up: 1 is pure noise.")
     refine: int = Field(0, ge=0, le=1000, description="Fixed-point iterations for every move up (AIDI, ReNoise).")
+    source: str | None = Field(
+        None, description="What the picture shows: the way up, and what guidance leads away from on the way down."
+    )
     save_noise: Annotated[str | None, Metavar("FILE"), Output()] = Field(
         None, description="Keep the noise, and what it belongs to (.safetensors)."
     )
@@ -139,6 +164,8 @@ class Invert(Plugin):
         return self.way != "down" and self.from_noise is None
 
     def hooks(self) -> type[Hooks[Invert]]:
+        if self.source is not None:
+            return _SavingSourceHooks if self.save_noise is not None else _SourceHooks
         return _SavingHooks if self.save_noise is not None else _InvertHooks
 
     def default_options(self, info: ModelInfo) -> Options:
@@ -193,6 +220,30 @@ class _SavingHooks(_InvertHooks):
             assert self.plugin.save_noise is not None
             save(self.plugin.save_noise, x_s, self.run)
         return x_s
+
+
+class _SourceHooks(_InvertHooks):
+    """Guidance with what the picture shows in place of no text."""
+
+    def __init__(self, plugin: Invert, run: Run) -> None:
+        super().__init__(plugin, run)
+        reads = capability(run.model, ReadsText) if "prompt" in run.model.info.takes else None
+        if reads is None:
+            raise ChainError(
+                f"invert --source is a text, and {run.model.info.name} ({run.model.info.family}) takes no text; leave "
+                "it out, or choose another --model"
+            )
+        self.source, dropped = reads.encode_text(plugin.source or "")
+        if dropped:
+            run.notify(f"--source is longer than the model can read; left out: {dropped}")
+
+    def condition(self, step: Step, cond: Conditioning) -> Conditioning:
+        prompt = self.source if step.move.up else cond.prompt
+        return replace(cond, prompt=prompt, negative=self.source)
+
+
+class _SavingSourceHooks(_SourceHooks, _SavingHooks):
+    pass
 
 
 # -- files of noise

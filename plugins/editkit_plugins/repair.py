@@ -4,11 +4,14 @@ What is found is what the mask words `scratches` and `spots` find; it is filled 
 by about a straight line in each channel, y = b + x (w - b) / 255 with its black b and white w. These are read from the
 darkest and the brightest thousandths of what is not damaged, and the line is undone,
 
-    x = 255 (y - b) / (w - b).
+    x = b' + (y - b) (w' - b') / (w - b).
 
-Fading is what all channels have in common, the darkest black and the brightest white; the cast is where the others
-differ from these. Each is undone by itself where the other is off. Channels that differ by more than `MOST` are the
-picture's own colours (a sunset), and no cast is undone.
+Undoing is worse than leaving where a picture has no black of its own (fog, a page, a close-up of grass), so it is done
+only on strong evidence: black *and* white of every channel lie where old prints have theirs, none is touched otherwise,
+and at one end at least the pixels stop as at a wall, as they do where black was black before it faded; where a scene
+only thins out towards its darkest thing there is none. The end with a wall becomes black or white, the other nearly.
+Fading is what the channels have in common; the cast is where they differ from that, and is undone unless they differ by
+more than `MOST`, which is the picture's own (a sunset).
 """
 
 from __future__ import annotations
@@ -32,14 +35,24 @@ from editkit_plugins.masks.spots import spots
 TAIL = 0.001
 """What of the pixels is darker than black, and brighter than white."""
 
-MOST = 45.0
+BLACKS, WHITES = (20.0, 75.0), (170.0, 240.0)
+"""Where the black and the white of a faded print lie, in levels of 255."""
+
+WALL, NEAR = 6.0, 0.01
+"""At a wall the darkest (brightest) hundredth of a channel lies within so many levels."""
+
+MADE, LESS = 2.0, 8.0
+"""How far from 0 and 255 an end becomes that has a wall, and one that has none."""
+
+MOST = 30.0
 """How far apart the channels' blacks or whites may lie, in levels of 255, to be a cast."""
 
-SLACK = 12.0
-"""A picture whose black and white are within so many levels of 0 and 255 has not faded; within half, has no cast."""
+LEAST_RANGE = 90.0
+"""Fewer levels between black and white are no faded photograph's but a flat picture's: it is left as it is."""
 
-LEAST_RANGE = 64.0
-"""A picture of fewer levels between black and white is no faded photograph but a flat one: it is left as it is."""
+
+Ends = NDArray[np.float64]
+"""(3,): a level of each channel."""
 
 
 class Repair(Replacing):
@@ -59,8 +72,8 @@ class Repair(Replacing):
 
     scratches: bool = Field(True, description="Find scratches, hairs and folds, and fill them.")
     spots: bool = Field(True, description="Find dust and blots, and fill them.")
-    cast: bool = Field(True, description="Undo a colour that lies over everything.")
-    fading: bool = Field(True, description="Undo what made black grey and white dull.")
+    cast: bool = Field(True, description="Undo a colour that lies over everything, where a print has clearly faded.")
+    fading: bool = Field(True, description="Undo what made black grey and white dull, where it clearly did.")
     eagerness: float = Field(1.0, ge=0.1, le=10.0, description="2 finds what stands out half as much, and more.")
     grow: int = Field(1, ge=0, le=1000, description="Enlarge what was found by so many pixels.")
     save_mask: Annotated[str | None, Metavar("FILE"), Output()] = Field(
@@ -94,8 +107,9 @@ class Repair(Replacing):
         """`picture` with cast and fading undone where they are wanted; itself where there are none."""
         top = float(largest(picture.pixels.dtype))
         levels = picture.pixels.astype(np.float32) * np.float32(255.0 / top)
-        black, white = ends(levels[(damaged == 0) & seen(picture)])
-        to_black, to_white = self._aims(black, white)
+        kept = levels[(damaged == 0) & seen(picture)]
+        black, white = ends(kept)
+        to_black, to_white = self._aims(black, white, walls(kept))
         if np.allclose(black, to_black) and np.allclose(white, to_white):
             return picture
         notify(
@@ -105,19 +119,18 @@ class Repair(Replacing):
         undone = to_black + (levels - black) * ((to_white - to_black) / (white - black))
         return picture.with_pixels(np.rint(np.clip(undone, 0.0, 255.0) * (top / 255.0)).astype(picture.pixels.dtype))
 
-    def _aims(self, black: NDArray[np.float64], white: NDArray[np.float64]) -> tuple[Any, Any]:
-        """What the channels' `black` and `white` are to become."""
-        darkest, brightest = float(black.min()), float(white.max())
-        if brightest - darkest < LEAST_RANGE or (white - black).min() < LEAST_RANGE / 2:
+    def _aims(self, black: Ends, white: Ends, wall: tuple[bool, bool]) -> tuple[Ends, Ends]:
+        """What the channels' `black` and `white` are to become; themselves without strong evidence."""
+        there = all(low <= v.min() and v.max() <= high for v, (low, high) in ((black, BLACKS), (white, WHITES)))
+        if not (there and any(wall)) or (white - black).min() < LEAST_RANGE:
             return black, white
-        off = max(float(np.ptp(black)), float(np.ptp(white)))
-        to_black, to_white = black, white
-        if self.cast and SLACK / 2 <= off <= MOST:
-            to_black, to_white = np.full(3, darkest), np.full(3, brightest)
-        if self.fading and (darkest > SLACK or brightest < 255.0 - SLACK):
-            scale = 255.0 / (brightest - darkest)
-            to_black, to_white = ((v - darkest) * scale for v in (to_black, to_white))
-        return to_black, to_white
+        cast = self.cast and max(float(np.ptp(black)), float(np.ptp(white))) <= MOST
+        dark, light = (MADE if wall[0] else LESS), 255.0 - (MADE if wall[1] else LESS)
+        if self.fading and cast:
+            return np.full(3, dark), np.full(3, light)
+        if self.fading:
+            return dark + (black - black.min()), light + (white - white.max())
+        return (np.full(3, black.mean()), np.full(3, white.mean())) if cast else (black, white)
 
     def bind(self, run: Run) -> Hooks[Any]:
         if self.save_mask is not None and run.inputs.source is not None:
@@ -138,12 +151,20 @@ class Repair(Replacing):
         Picture(np.repeat(mask[..., None], 3, axis=-1)).write(path)
 
 
-def ends(levels: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def ends(levels: NDArray[np.float32]) -> tuple[Ends, Ends]:
     """Black and white of each channel of (N, 3)."""
     if not len(levels):
         return np.zeros(3), np.full(3, 255.0)
     black, white = np.quantile(levels, (TAIL, 1.0 - TAIL), axis=0)
     return black, white
+
+
+def walls(levels: NDArray[np.float32]) -> tuple[bool, bool]:
+    """Whether the pixels stop as at a wall in the dark, and in the light, in every channel."""
+    if not len(levels):
+        return False, False
+    dark, darker, lighter, light = np.quantile(levels, (TAIL, NEAR, 1.0 - NEAR, 1.0 - TAIL), axis=0)
+    return bool((darker - dark).max() <= WALL), bool((light - lighter).max() <= WALL)
 
 
 def as_levels(mask: NDArray[Any]) -> NDArray[np.uint8]:

@@ -10,13 +10,18 @@ other. With mu the mean of a step of ddpm, x_t the source's state and y_t the ta
 
 `flowedit` (Kulikov et al. 2024, arXiv:2412.08629), for models of flow matching, walks the picture itself by the
 difference of both velocities at states with one noise: z += (s - t) (v(z + x_t - x0; target) - v(x_t; source)).
+`rf` (RF-inversion, Rout et al. 2024, arXiv:2410.10792), for the same models, goes up and down as `ddib`, drawn to one
+noise z on the way up and to the picture y on the first part of the way down:
+
+    dx/dt = (1 - gamma) v(x; source) + gamma (z - x) / (1 - t),   dx/dt = (1 - hold) v(x; target) + hold (x - y) / t.
 
 `dds` (Hertz et al. 2023, arXiv:2304.07090) moves a picture against w (eps_hat(x_t; target) - eps_hat(x_t; source)),
 both with one noise: score distillation without what it does to any picture. `pds` (Koo et al. 2024, arXiv:2311.13831)
 moves it against the difference of the noise maps z = (x_s - mu(x_t)) / sqrt(var) of both. Algebra gives both the same
 direction, D = (x0_hat - x) of the target minus that of the source, with weights of their own (tests/test_distill.py).
 
-With equal texts the last five give the picture back, whatever the guidance; `ddib` does to the order of its rule.
+With equal texts `cycle`, `edit-friendly`, `flowedit`, `dds` and `pds` give the picture back, whatever the guidance;
+`ddib` does to the order of its rule, `rf` where it is held to the end.
 """
 
 from __future__ import annotations
@@ -61,7 +66,10 @@ if TYPE_CHECKING:
 
     from editkit.plugin import ModelInfo, Prediction
 
-Method = Literal["ddib", "cycle", "edit-friendly", "flowedit", "dds", "pds"]
+Method = Literal["ddib", "cycle", "edit-friendly", "flowedit", "rf", "dds", "pds"]
+
+BOTH_WAYS: tuple[Method, ...] = ("ddib", "rf")
+"""Those that carry the picture to noise first."""
 
 
 class Translate(Plugin):
@@ -83,7 +91,7 @@ class Translate(Plugin):
     order: ClassVar[int] = -20
     example: ClassVar[Mapping[str, Any]] = {"source": "a cat"}
 
-    method: Method = Field("cycle", description="How; flowedit is for models of flow matching.")
+    method: Method = Field("cycle", description="How; flowedit and rf are for models of flow matching.")
     source: str = Field("", description="What the picture shows.")
     source_guidance: float | None = Field(
         None, ge=0.0, description="Strength of guidance by --source; default: as by --prompt."
@@ -91,10 +99,15 @@ class Translate(Plugin):
     strength: float = Field(1.0, ge=0.0, le=1.0, description="How much of the process is walked: 0 nothing, 1 all.")
     skip: int = Field(0, ge=0, description="Steps left out at the noisy end: the more, the nearer to the picture.")
     rate: float = Field(0.5, gt=0.0, le=2.0, description="dds, pds: how far a step moves the picture.")
+    gamma: float = Field(0.5, ge=0.0, le=1.0, description="rf: how far one noise draws the way up; 0: the flow alone.")
+    hold: float = Field(0.9, ge=0.0, le=1.0, description="rf: how far the picture draws the way down; 1: wholly.")
+    hold_until: float = Field(0.3, ge=0.0, le=1.0, description="rf: up to which part of the way down.")
     mask: MaskSource | None = Field(None, description="White = translate; a picture, or words as box:10,10,80,60.")
 
     def hooks(self) -> type[Hooks[Translate]]:
-        own = {"ddib": _Hooks, "flowedit": _FlowEdit, "dds": _Distilled, "pds": _Distilled}
+        own: dict[str, type[Hooks[Translate]]] = {
+            "ddib": _Hooks, "flowedit": _FlowEdit, "rf": _Drawn, "dds": _Distilled, "pds": _Distilled,
+        }  # fmt: skip
         return own.get(self.method, _Replaying)
 
     def default_options(self, info: ModelInfo) -> Options:
@@ -106,10 +119,10 @@ class Translate(Plugin):
     def plan(self, plan: Plan) -> Plan:
         plan = plan.start_at(self.strength)
         plan = replace(plan, moves=plan.moves[self.skip :])
-        return plan.encode() + plan if self.method == "ddib" else plan
+        return plan.encode() + plan if self.method in BOTH_WAYS else plan
 
     def calls(self, move: Move) -> int:
-        return 2
+        return 1 if self.method == "rf" else 2
 
 
 class _Hooks(Hooks[Translate]):
@@ -174,29 +187,40 @@ class _Both(_Hooks):
         return difference if region is None else difference * (region > 0)
 
 
+class Walk:
+    """What the rules of these methods share: they are bound to their hooks, and ask for both predictions in a move."""
+
+    name: ClassVar[str]
+    grid: ClassVar[Grid] = Grid()
+
+    def __init__(self, hooks: _Both) -> None:
+        self.hooks = hooks
+
+    @property
+    def reversible(self) -> bool:
+        return False
+
+    def calls(self, move: Move) -> int:
+        return 2
+
+
 class _Replaying(_Both):
     def sampler(self) -> Sampler:
         return Replayed(self)
 
 
-class Replayed:
+class Replayed(Walk):
     """`cycle` and `edit-friendly`; what it remembers is the source's state."""
 
-    name, grid, reversible = "replayed", Grid(), False
-
-    def __init__(self, hooks: _Both) -> None:
-        self.hooks = hooks
-
-    def calls(self, move: Move) -> int:
-        return 2
+    name = "replayed"
 
     def step(
         self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
     ) -> tuple[Tensor, Memory]:
         """(y_s, x_s) from y_t and, in memory, x_t, from which it starts."""
         hooks, ours = self.hooks, x_t if memory is None else memory
-        if s.sigma == 0.0:
-            theirs = s.alpha * hooks.picture
+        if s.index == 0:  # the picture itself, also where a model's last level is not quite clean
+            theirs = hooks.picture
         elif hooks.plugin.method == "cycle":
             theirs = mean(ours, hooks.picture, t, s) + posterior_variance(t, s)[0] ** 0.5 * normal(t, s)
         else:
@@ -212,32 +236,30 @@ def mean(x_t: Tensor, x0: Tensor, t: Level, s: Level) -> Tensor:
     return (t.alpha * s.sigma**2 / (s.alpha * t.sigma**2)) * x_t + (s.alpha * beta / t.sigma**2) * x0
 
 
-class _FlowEdit(_Both):
+class _Flowing(_Both):
+    """Of models of flow matching."""
+
     def __init__(self, plugin: Translate, run: Run) -> None:
         super().__init__(plugin, run)
         if not isinstance(run.model.schedule, Flow):
             raise ChainError(
-                f"translate --method flowedit is for models of flow matching (SD 3, FLUX), and {run.model.info.name} "
-                f"is none; use --method cycle"
+                f"translate --method {plugin.method} is for models of flow matching (SD 3, FLUX), and "
+                f"{run.model.info.name} is none; use --method cycle"
             )
 
     def begin(self) -> Float[Tensor, "b c *size"] | None:
         return self.picture
 
+
+class _FlowEdit(_Flowing):
     def sampler(self) -> Sampler:
         return Velocities(self)
 
 
-class Velocities:
+class Velocities(Walk, OfPictures):
     """`flowedit`: the state is a picture at every level."""
 
-    name, grid, reversible = "velocities", Grid(), False
-
-    def __init__(self, hooks: _FlowEdit) -> None:
-        self.hooks = hooks
-
-    def calls(self, move: Move) -> int:
-        return 2
+    name = "velocities"
 
     def step(
         self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
@@ -250,21 +272,61 @@ class Velocities:
         return x_t + hooks.inside((s.sigma - t.sigma) * difference), None
 
 
+class _Drawn(_Flowing):
+    def __init__(self, plugin: Translate, run: Run) -> None:
+        super().__init__(plugin, run)
+        self.noise = run.opening.noise
+
+    def sampler(self) -> Sampler:
+        return Controlled(self)
+
+    def held(self, t: Level) -> Tensor | float:
+        """How far the picture draws the way down from t: wholly outside of the mask."""
+        plugin, plan, region = self.plugin, self.run.plan, self.run.inputs.region
+        early = plan.top - t.index < plugin.hold_until * plan.top
+        hold = plugin.hold if early else 0.0
+        return hold if region is None else (region > 0) * (hold - 1.0) + 1.0
+
+
+class Controlled(Walk):
+    """`rf`: Euler steps of a flow that is drawn to one noise, and back to the picture."""
+
+    name = "controlled"
+
+    def __init__(self, hooks: _Drawn) -> None:
+        super().__init__(hooks)
+        self.drawn = hooks
+
+    @property
+    def reversible(self) -> bool:
+        return True
+
+    def calls(self, move: Move) -> int:
+        return 1
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        up = s.index > t.index
+        pred = self.drawn.of(predict, x_t, t, source=up)
+        v = pred.eps - pred.x0
+        if up:
+            share: Tensor | float = self.drawn.plugin.gamma
+            drawn = (self.drawn.noise - x_t) / t.alpha
+        else:
+            share, drawn = self.drawn.held(t), (x_t - self.drawn.picture) / t.sigma
+        return x_t + (s.sigma - t.sigma) * (v + share * (drawn - v)), None
+
+
 class _Distilled(_Both):
     def sampler(self) -> Sampler:
         return Deltas(self)
 
 
-class Deltas(OfPictures):
+class Deltas(Walk, OfPictures):
     """`dds` and `pds`: the state is the picture itself; levels fall, where the papers draw them at random."""
 
-    name, grid, reversible = "deltas", Grid(), False
-
-    def __init__(self, hooks: _Both) -> None:
-        self.hooks = hooks
-
-    def calls(self, move: Move) -> int:
-        return 2
+    name = "deltas"
 
     def step(
         self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory

@@ -115,9 +115,9 @@ def serve(config: Config, picture: str | None = None, show: bool = False) -> Non
         import uvicorn
 
         from editkit.cli.studio.server import application
-    listening = _listening(config)
+    sock = listening(config)
     host = f"[{config.host}]" if ":" in config.host else config.host
-    address = f"http://{host}:{listening.getsockname()[1]}/{config.token}/"
+    address = f"http://{host}:{sock.getsockname()[1]}/{config.token}/"
     address += f"#open={quote(picture)}" if picture is not None else ""
     if not config.is_loopback:
         say("other machines can come in; what is sent is not encrypted, and whoever knows the secret may edit")
@@ -134,10 +134,10 @@ def serve(config: Config, picture: str | None = None, show: bool = False) -> Non
             h11_max_incomplete_event_size=16_384,
         )
     )  # fmt: skip
-    server.run(sockets=[listening])
+    server.run(sockets=[sock])
 
 
-def _listening(config: Config) -> socket.socket:
+def listening(config: Config) -> socket.socket:
     """A socket at the address; the next free port where the usual one is taken.
 
     Raises:
@@ -150,6 +150,7 @@ def _listening(config: Config) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((config.host, config.port))
+        made.listen(128)  # whoever follows the address before the server is ready waits
     except OSError as error:
         made.close()
         raise UsageError(

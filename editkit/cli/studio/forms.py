@@ -41,7 +41,7 @@ def _plugin(name: str, kind: type[Plugin] | None, distribution: str, broken: str
         "help": inspect.getdoc(kind) or "",
         "masks": "mask" in kind.holds,
         "fields": [
-            {**row, "own": row["name"] in own or row["required"] or row["kind"] == "mask"} for row in fields(kind)
+            {**row, "own": row["name"] in own or row["required"] or row["key"] == "mask"} for row in fields(kind)
         ],
     }
 

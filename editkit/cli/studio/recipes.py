@@ -29,7 +29,7 @@ from editkit.plugin.params import Param, Weights, params
 PICTURES = ("PICTURE", "MASK", "AREA", "HINT")
 """What parameters that name pictures to be read are called."""
 
-WEIGHTS = ("CLASSIFIER", "DIR_OR_ID")
+WEIGHTS = ("CLASSIFIER", "DIR_OR_ID", "DIR")
 """What parameters that name networks are called; others are marked (`Weights`)."""
 
 WRITTEN = ("FILE",)

@@ -13,6 +13,7 @@ Every file is written whole or not at all. Names in it come from here, never fro
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -36,6 +37,9 @@ OWN = ".editkit-studio"
 
 MOST_LISTED = 2000
 """Pictures of the folder that are shown."""
+
+MOST_LOOKED_AT = 100_000
+"""Files that are looked at for them: a folder may be a whole disk."""
 
 
 class Store:
@@ -61,7 +65,11 @@ class Store:
     def listing(self) -> list[dict[str, str | int]]:
         """The pictures of the folder and of the folders in it, by name; hidden ones left out."""
         found: list[dict[str, str | int]] = []
+        looked = 0
         for place, folders, files in os.walk(self.folder):
+            looked += len(files) + 1
+            if looked > MOST_LOOKED_AT:
+                return found
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(files):
                 path = Path(place, name)
@@ -100,8 +108,9 @@ class Store:
             raise Refused(404, "there is no such picture in the studio's folder")
         name = file.relative_to(self.folder).as_posix()
         for known in self._pictures():
-            if known.path == name and OWN not in Path(name).parts:
-                self._forget_picture(known.id)
+            about = self.own / "pictures" / known.id / "about.json"
+            if known.path == name and about.stat().st_mtime_ns > file.stat().st_mtime_ns:
+                return known  # as another tab has it, and not changed since
         return self._keep_picture(new_id(), Path(name).name, name, Picture.read(file))
 
     def add(self, name: str, data: bytes) -> PictureRecord:
@@ -177,19 +186,16 @@ class Store:
             if found is not None:
                 yield found
 
-    def _forget_picture(self, id_: str) -> None:
-        """A picture of the folder was opened before: what was edited of it keeps its name."""
-        if not any(edit.picture == id_ for edit in self._edits.values()):
-            shutil.rmtree(self.own / "pictures" / id_, ignore_errors=True)
-
     # masks
 
     def add_mask(self, data: bytes) -> str:
-        """Keep a mask, a PNG file, and give its name."""
-        if self._count("masks") >= self.bounds.masks:
-            raise Refused(507, "the studio holds as many masks as it may; take some away")
-        id_ = new_id()
-        save_bytes(self.own / "masks" / f"{id_}.png", data)
+        """Keep a mask, a PNG file, and give its name: of equal masks the same, so that equal edits say equal words."""
+        id_ = hashlib.sha256(data).hexdigest()[:16]
+        file = self.own / "masks" / f"{id_}.png"
+        if not file.exists():
+            if self._count("masks") >= self.bounds.masks:
+                raise Refused(507, "the studio holds as many masks as it may; take some away")
+            save_bytes(file, data, force=True)
         return id_
 
     def mask(self, id_: str) -> Path:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from editkit.common import trust
 from editkit.errors import EditkitError, ModelError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Layout:
         """One file of the folder.
 
         Raises:
-            ModelError: it cannot be read.
+            ModelError: it cannot be read, or a key in it chooses code.
         """
         try:
             values = json.loads((self.path / file).read_text(encoding="utf-8"))
@@ -112,4 +113,5 @@ class Layout:
             ) from error
         if not isinstance(values, dict):
             raise ModelError(f"{self.name}: {file} is no JSON object")
+        trust.network_configuration(self.name, str(file), values)
         return values

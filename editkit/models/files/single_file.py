@@ -59,6 +59,8 @@ def component(layout: Layout, name: str, dtype: torch.dtype, classes: Collection
     if kind is None or not hasattr(kind, "from_single_file"):
         raise ModelError(f"model {layout.name}: diffusers reads no {named} from a single file")
     trust.component(layout.name, name, layout.index.get(name), classes)
+    if (layout.path / name / "config.json").is_file():
+        layout.config(name)  # looked through here, since diffusers reads it again by itself
     plain = (bool, int, float, type(None))
     others = {part: None for part, value in layout.index.items() if not isinstance(value, plain) and part[:1] != "_"}
     others.pop(name, None)

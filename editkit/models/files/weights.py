@@ -105,7 +105,7 @@ def shapes(name: str, file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
 
     for part in _shards(name, file):
         try:
-            with safe_open(part, "pt") as tensors:
+            with safe_open(part, "np") as tensors:  # "pt" would import torch, for a header
                 for key in tensors.keys():  # noqa: SIM118 - not a dictionary
                     yield key, tuple(tensors.get_slice(key).get_shape())
         except (OSError, SafetensorError) as error:
@@ -136,6 +136,11 @@ def bounded(name: str, component: str, config: Mapping[str, Any], file: Path) ->
             )
 
 
+NO_SIZES = ("rope_theta", "max_window_layers", "_token_id")
+"""Whole numbers in configurations of language models that nothing is as large as: an angle's base, from which layer on
+attention would slide, which it does not, and what a token is called."""
+
+
 def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     """Whole numbers of a configuration, and the lengths of its lists, with their keys."""
     waiting: list[tuple[str, Any]] = list(config.items())
@@ -146,7 +151,7 @@ def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
         elif isinstance(value, list):
             yield f"layers of {key}", len(value)
             waiting += [(key, inner) for inner in value]
-        elif isinstance(value, int) and not isinstance(value, bool) and not key.endswith("theta"):
+        elif isinstance(value, int) and not isinstance(value, bool) and not key.endswith(NO_SIZES):
             yield key, value
 
 

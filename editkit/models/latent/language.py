@@ -21,12 +21,14 @@ class Chat:
         tokenizer, encoder: the encoder on its device; a processor is as good as its tokenizer.
         said: the chat with a prompt in it, as the tokenizer's template writes it.
         length: tokens that are read; what is longer is cut off at the end.
+        padded: shorter chats are filled up to it.
     """
 
     tokenizer: Any
     encoder: Any
     said: Callable[[str], str]
     length: int = 512
+    padded: bool = True
 
     def read(self, text: str) -> tuple[Sequence[Tensor], Tensor, str]:
         """(the hidden states, one (1, length, width) a layer, the embedding first; the mask of what is no padding,
@@ -36,8 +38,8 @@ class Chat:
         begins = bool(words.bos_token) and chat.startswith(words.bos_token)  # by the template, and not once more
         with READING:
             ids = words(
-                chat, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt",
-                add_special_tokens=not begins,
+                chat, padding="max_length" if self.padded else False, truncation=True, max_length=self.length,
+                return_tensors="pt", add_special_tokens=not begins,
             )  # fmt: skip
             whole = words(chat, verbose=False, add_special_tokens=not begins).input_ids
             rest = words.decode(whole[self.length :]) if len(whole) > self.length else ""

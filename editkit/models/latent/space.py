@@ -38,16 +38,17 @@ class LatentSpace:
 
     Args:
         vae: on its device, in its dtype.
+        channels, factor: of its latents, and pixels a side of one, where its configuration says them in another way.
     """
 
     data_std: float = 1.0
 
-    def __init__(self, vae: Any) -> None:
+    def __init__(self, vae: Any, channels: int | None = None, factor: int | None = None) -> None:
         self.vae = vae
         self.chosen: Sequence[str] = ()
         self.notify: Notify = silent
-        self.channels = int(vae.config.latent_channels)
-        self.factor = vae_factor(vae.config)
+        self.channels = int(vae.config.latent_channels) if channels is None else channels
+        self.factor = vae_factor(vae.config) if factor is None else factor
 
     def leased(self) -> Self:
         """A copy for one edit: whom it tells, its tiles and its VAE are its own, the networks everybody's."""

@@ -1,10 +1,13 @@
-"""The spaces of newer VAEs, as `LatentSpace` has that of AutoencoderKL: FLUX.2's, whose latents come in patches."""
+"""The spaces of newer VAEs, as `LatentSpace` has that of AutoencoderKL: FLUX.2's, whose latents come in patches, and
+Qwen-Image's, which was made for films and is given one frame.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from editkit.models.latent.space import LatentSpace
+from editkit.models.latent.space import LatentSpace, vae_factor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,8 +21,7 @@ class PatchedSpace(LatentSpace):
     """
 
     def __init__(self, vae: Any) -> None:
-        super().__init__(vae)
-        self.channels, self.factor = 4 * self.channels, 2 * self.factor
+        super().__init__(vae, 4 * int(vae.config.latent_channels), 2 * vae_factor(vae.config))
 
     def encode(self, image: Tensor, stream: Stream | None = None) -> Tensor:
         """The posterior's mode: nothing is drawn, as in diffusers' pipelines."""
@@ -44,3 +46,48 @@ class PatchedSpace(LatentSpace):
             s.reshape(1, -1, 1, 1).to(like.device, like.dtype) for s in (norm.running_mean, norm.running_var)
         )
         return mean, (variance + self.vae.config.batch_norm_eps).sqrt()
+
+
+def film_factor(vae: Mapping[str, Any]) -> int:
+    """Pixels a side of one latent value of an AutoencoderKLQwenImage."""
+    return int(2 ** len(vae.get("temperal_downsample", (False, True, True))))
+
+
+class FilmSpace(LatentSpace):
+    """The space of AutoencoderKLQwenImage: one frame, standardised channel by channel."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__(vae, int(vae.config.z_dim), film_factor(vae.config))
+
+    def encode(self, image: Tensor, stream: Stream | None = None) -> Tensor:
+        posterior = self._finite(
+            lambda vae: vae.encode(image[:, :, None].to(vae.dtype)).latent_dist, lambda made: made.mean, "a picture"
+        )
+        mean = posterior.mean[:, :, 0].float()
+        if stream is not None:
+            mean = mean + posterior.std[:, :, 0].float() * stream.normal(mean.shape).to(mean.device)
+        return self.normalised(mean)
+
+    def normalised(self, latent: Tensor) -> Tensor:
+        mean, std = self._statistics(latent)
+        return (latent - mean) * (1.0 / std)
+
+    def denormalised(self, x0: Tensor) -> Tensor:
+        mean, std = self._statistics(x0)
+        return x0 / (1.0 / std) + mean
+
+    def decode(self, x0: Tensor) -> Tensor:
+        latents = self.denormalised(x0)[:, :, None]
+        image: Tensor = self._finite(
+            lambda vae: vae.decode(latents.to(vae.dtype)).sample[:, :, 0].float(), lambda made: made, "finite latents"
+        )
+        return image
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        config = self.vae.config
+        mean, std = (like.new_tensor(v).reshape(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std))
+        return mean, std
+
+    @property
+    def tile_side(self) -> int:
+        return int(self.vae.tile_sample_min_height)

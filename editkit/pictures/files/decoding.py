@@ -231,7 +231,7 @@ def _deep(picture: Raster, data: bytes, row: Format | None, notices: list[str], 
     if row is None or not row.deep or picture.meta.mode not in ("L", "LA", "RGB", "RGBA") or not data:
         notices.append(doubt)
         return picture
-    if row is TIFF:
+    if row is TIFF and not (data[:4] == b"II+\0" and picture.meta.orientation == 1):
         try:
             data = upright(data)  # OpenCV would turn some orientations and not others
         except ValueError:

@@ -93,3 +93,24 @@ def _set_sizes(data: bytearray, order: str, directory: int, size: tuple[int, int
         elif tag in _SIZES and kind in (3, 4) and many == 1:
             struct.pack_into(order + "HHLL", data, at, tag, 4, 1, size[_SIZES[tag]])
     return int(below)
+
+
+def held(tiff: bytes, tag: int) -> bytes | None:
+    """The bytes that the first directory of a classic TIFF has under `tag`, as they stand in the file; None where it is
+    not there, or damaged.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return None
+    try:
+        (at,) = struct.unpack_from(order + "L", tiff, 4)
+        (count,) = struct.unpack_from(order + "H", tiff, at)
+        for place in range(at + 2, at + 2 + 12 * count, 12):
+            found, kind, many = struct.unpack_from(order + "HHL", tiff, place)
+            if found == tag:
+                size = many * {3: 2, 4: 4}.get(kind, 1)
+                (place,) = struct.unpack_from(order + "L", tiff, place + 8) if size > 4 else (place + 8,)
+                return tiff[place : place + size] if place + size <= len(tiff) else None
+    except struct.error:
+        pass
+    return None

@@ -7,13 +7,12 @@ and the embedded thumbnail, which would still show what was edited away.
 from __future__ import annotations
 
 import re
-import struct
 from dataclasses import dataclass
 from typing import Any
 
 from editkit.pictures.files.beside import lost, without_claims
 from editkit.pictures.files.colours import code_points
-from editkit.pictures.files.exif import upright
+from editkit.pictures.files.exif import held, upright
 from editkit.pictures.files.formats import AVIF, HEIF, JPEG, PNG, TIFF, Format
 from editkit.pictures.files.jpeg import LONGEST, in_resources, iptc
 from editkit.pictures.files.png import png_chunks
@@ -157,12 +156,10 @@ def _xmp(image: Any) -> bytes | None:
 def _iptc_of_tiff(image: Any, data: bytes) -> bytes | None:
     """From the tag of its own, or from Photoshop's resources."""
     value, resources = image.tag_v2.get(33723), image.tag_v2.get(34377)
-    if isinstance(value, tuple) and all(isinstance(word, int) and 0 <= word < 1 << 32 for word in value):
-        value = struct.pack(
-            f"{'<' if data[:2] == b'II' else '>'}{len(value)}L", *value
-        )  # some writers say 32-bit words
-    if isinstance(value, bytes) and value:
-        return value
+    if not isinstance(value, bytes):  # some writers say 32-bit words, of which Pillow gives the first
+        value = held(data, 33723)
+    if value:
+        return bytes(value)
     return in_resources(resources) if isinstance(resources, bytes) else None
 
 

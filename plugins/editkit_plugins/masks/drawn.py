@@ -28,7 +28,7 @@ def flood(picture: Picture, x: float, y: float, tolerance: float = TOLERANCE) ->
     column, row = int(np.floor(x)), int(np.floor(y))
     if not (0 <= column < picture.width and 0 <= row < picture.height):
         raise ShapeError(f"flood:{x:g},{y:g}: lies outside the picture of {picture.width}x{picture.height}")
-    shown = seen(picture) if picture.alpha is not None else np.ones((picture.height, picture.width), bool)
+    shown = np.broadcast_to(seen(picture), (picture.height, picture.width))
     near = np.abs(picture.pixels.astype(np.int32) - picture.pixels[row, column]).max(axis=2)
     within = near <= tolerance * float(np.iinfo(picture.pixels.dtype).max) / 255.0
     # what lies under full transparency has no colour: it is joined to itself

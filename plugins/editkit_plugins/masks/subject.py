@@ -1,4 +1,5 @@
-"""`subject:x0,y0,x1,y1`: what stands in a box, told from what lies outside of it (GrabCut: Rother et al. 2004).
+"""`subject:x0,y0,x1,y1`: what stands in a box, told from what lies outside of it (GrabCut: Rother et al. 2004);
+`background:x0,y0,x1,y1`: all else. Where ViTMatte is given (`--mask-model`), with its soft edge.
 
 Two mixtures of Gaussians of colours, of what lies outside of the box and of what does not, and a cut between them where
 the picture has edges, five times over, by OpenCV. It needs a subject whose colours are not those around it.
@@ -6,11 +7,15 @@ the picture has edges, five times over, by OpenCV. It needs a subject whose colo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from editkit.errors import PictureError
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import at_depth
-from editkit.pictures.shapes import Mask, Shape, ShapeError, as_mask, box, coordinates
+from editkit.pictures.shapes import Asking, Mask, ShapeError, as_mask, box, coordinates
+from editkit_plugins.masks.asked import soft
 
 SIDE = 640
 """Larger pictures are cut at this size; the edge is as fine as its pixels."""
@@ -54,6 +59,29 @@ def _draw(picture: Picture, values: str) -> Mask:
     return subject(picture, *numbers)
 
 
-SUBJECT = Shape(
-    "subject", "subject:x0,y0,x1,y1", _draw, "What stands in that box (GrabCut).", "16,12,48,36", finds=True
-)
+def _ask(picture: Picture, values: str, models: Sequence[str]) -> Mask:
+    return soft(picture, _draw(picture, values), models)
+
+
+def _rest(picture: Picture, values: str, models: Sequence[str]) -> Mask:
+    """What the subject is not.
+
+    Raises:
+        PictureError: there is no subject: the whole picture would be its background.
+    """
+    try:
+        found = _ask(picture, values, models)
+    except ShapeError as error:
+        raise ShapeError(str(error).replace("subject:", "background:")) from None
+    if not found.any():
+        raise PictureError(f"background:{values}: no subject was found in that box, so all would be background")
+    return as_mask(1.0 - found)
+
+
+SUBJECT = Asking(
+    "subject", "subject:x0,y0,x1,y1", _draw, "What stands in that box (GrabCut).", "16,12,48,36", True, ask=_ask,
+)  # fmt: skip
+BACKGROUND = Asking(
+    "background", "background:x0,y0,x1,y1", lambda picture, values: _rest(picture, values, ()),
+    "What does not stand in that box.", None, True, ask=_rest,
+)  # fmt: skip

@@ -1,0 +1,44 @@
+"""What a service's library raises, in one line: which address, and nothing that could be a secret."""
+
+from __future__ import annotations
+
+from editkit.errors import EditkitError, PictureError
+
+LASTING = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
+"""Errors that mean something to whoever asked."""
+
+
+class Passing(Exception):  # noqa: N818
+    """Something that may pass: a service that is busy, a line that broke."""
+
+
+class Gone(PictureError):  # noqa: N818
+    """The store itself is not there any more."""
+
+
+class Explained:
+    """What a service's library raises, in one line: which address, and nothing that could be a secret."""
+
+    def __init__(self, at: str) -> None:
+        self._at = at
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or not isinstance(error, Exception) or isinstance(error, (*LASTING[:1], EditkitError)):
+            return
+        if isinstance(error, LASTING[2:]):
+            return
+        name = type(error).__name__
+        refused = isinstance(error, PermissionError) or getattr(error, "status", 0) in (401, 403)
+        if refused or "Credential" in name or "Token" in name:
+            raise PictureError(
+                f"{self._at}: access is refused, or no credentials were found ({name}); give them by the environment, "
+                f"as docs/scale.md says"
+            ) from None
+        if isinstance(error, (OSError, TimeoutError)) or "Timeout" in name or "Connection" in name:
+            raise Passing(f"does not answer as it should ({name})") from None
+        if type(error).__module__.split(".")[0] in ("aiohttp", "botocore", "aiobotocore", "s3fs"):
+            raise Passing(f"does not answer as it should ({name})") from None
+        raise PictureError(f"{self._at}: cannot be read or written ({name})") from None

@@ -1,0 +1,277 @@
+"""What a batch knows of its pictures while it runs: in a file of its own (SQLite), not in memory, so that the driver of
+a million pictures is as large as that of a thousand.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import tempfile
+import threading
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, overload
+
+from editkit.batch.folder import Item, Masks
+from editkit.batch.journal import Done
+from editkit.pictures.files.formats import PICTURES, PNG, WRITABLE
+from editkit.pictures.shapes import is_words
+
+TABLES = """
+create table picture (place integer primary key, name text unique, source text, mask text, output text, key text,
+                      columns text, state text default 'todo');
+create index by_key on picture (key);
+create table listed (name text primary key) without rowid;
+create table masks (name text primary key) without rowid;
+create table taken (name text, of text);
+create index by_name on taken (name);
+create table there (name text primary key) without rowid;
+create table line (picture text primary key, state text, output text, record text);
+"""
+CHUNK = 500
+
+
+class Catalog:
+    """The pictures of a run, what lies at its target, and the lines of its journal."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="editkit-batch-")
+        self._base = sqlite3.connect(Path(self._folder.name) / "catalog", check_same_thread=False)
+        self._lock = threading.Lock()
+        self._base.executescript("pragma journal_mode = off; pragma synchronous = off;" + TABLES)
+
+    def close(self) -> None:
+        """Forget all of it."""
+        self._base.close()
+        self._folder.cleanup()
+
+    # -------------------------------------------------------------------------------------------------- pictures
+
+    def take(self, names: Iterable[str]) -> list[str]:
+        """Take the names of a folder that is no manifest; the first few that are no pictures come back."""
+        others: list[str] = []
+
+        def pictures() -> Iterator[tuple[str]]:
+            for name in names:
+                if PurePosixPath(name).suffix.lower() in PICTURES:
+                    yield (name,)
+                elif len(others) < 1000:
+                    others.append(name)
+
+        self._many("insert or ignore into listed values (?)", pictures())
+        return others
+
+    def fill(self, source: str, target: str, masks: Masks | None, ending: str | None) -> None:
+        """Make the run's pictures of what was listed: masks found, what is another's mask left out, results named."""
+        if masks is not None and not (masks.pattern is not None and is_words(masks.pattern)):
+            self._masks(source, masks)
+        at, rows = "", self._ask("select name from listed order by name limit ?", CHUNK)
+        alone = "exists (select 1 from taken where name = ? and of != ?)"
+        while rows:
+            kept = [name for (name,) in rows if not self._ask(f"select {alone}", name, name)[0][0]]
+            found = [
+                (name, f"{source}/{name}", None if masks is None else self._mask(name, source, masks)) for name in kept
+            ]
+            self.add([(name, address, mask, None, {}) for name, address, mask in found], ending)
+            at = rows[-1][0]
+            rows = self._ask("select name from listed where name > ? order by name limit ?", at, CHUNK)
+        self._settle_names(ending)
+
+    def _masks(self, source: str, masks: Masks) -> None:
+        """Note which pictures are masks of others."""
+        if masks.folder is not None:
+            return
+        with self._lock:
+            self._base.execute("insert into masks select name from listed")
+        at, rows = "", self._ask("select name from listed order by name limit ?", CHUNK)
+        while rows:
+            tries = [(mask, name) for (name,) in rows for mask in masks.names(PurePosixPath(name))]
+            self._many(
+                "insert into taken select ?, ? where exists (select 1 from masks where name = ?)",
+                [(mask, name, mask) for mask, name in tries],
+            )
+            at = rows[-1][0]
+            rows = self._ask("select name from listed where name > ? order by name limit ?", at, CHUNK)
+
+    def know_masks(self, names: Iterable[str]) -> None:
+        """What lies in a folder of masks."""
+        self._many("insert or ignore into masks values (?)", ((name,) for name in names))
+
+    def _mask(self, name: str, source: str, masks: Masks) -> str:
+        """Where the mask of a picture is: of the places where it may be the first that exists."""
+        if masks.pattern is not None and (
+            is_words(masks.pattern) or (masks.folder is None and "{" not in masks.pattern)
+        ):
+            return masks.pattern
+        folder = source if masks.folder is None else str(masks.folder)
+        tries = masks.names(PurePosixPath(name))
+        found = (mask for mask in tries if self._ask("select 1 from masks where name = ?", mask))
+        return f"{folder.rstrip('/')}/{next(found, tries[0])}"
+
+    def add(
+        self, pictures: Iterable[tuple[str, str, str | None, str | None, Mapping[str, Any]]], ending: str | None
+    ) -> None:
+        """Take pictures: name, address, mask, result's name (None: found later), and a manifest's columns. One whose
+        name is there already is called name-2, and so on.
+        """
+        words = "insert or ignore into picture (name, source, mask, output, key, columns) values (?, ?, ?, ?, ?, ?)"
+        for name, source, mask, output, columns in pictures:
+            path, number, called = PurePosixPath(name), 1, name
+            while not self._insert(
+                words, called, source, mask, output, _key(output or _short(called, ending)), json.dumps(columns)
+            ):
+                number += 1
+                called = f"{path.with_suffix('')}-{number}{path.suffix}"
+
+    def _insert(self, words: str, *given: Any) -> bool:
+        """Whether a row was put in."""
+        with self._lock:
+            return self._base.execute(words, given).rowcount == 1
+
+    def _settle_names(self, ending: str | None) -> None:
+        """The results' names, as in a folder: the stem with the ending; the whole name where two pictures would get the
+        same, and a number where that is taken as well.
+        """
+        alone = "key in (select key from picture group by key having count(*) = 1)"
+        rest = self._ask(f"select place, name, output from picture where not {alone} order by name")
+        self._many("update picture set key = null where place = ?", [(place,) for place, *_ in rest])
+        for place, name, said in rest:
+            suffix, number = PurePosixPath(_short(name, ending)).suffix, 1
+            output = said or name + suffix
+            while self._ask("select 1 from picture where key = ?", _key(output)):
+                number += 1
+                output = f"{name}-{number}{suffix}"
+            self._many("update picture set output = ?, key = ? where place = ?", [(output, _key(output), place)])
+        at, rows = -1, self._ask("select place, name from picture where output is null limit ?", CHUNK)
+        while rows:
+            at = rows[-1][0]
+            self._many("update picture set output = ? where place = ?", [(_short(n, ending), p) for p, n in rows])
+            rows = self._ask("select place, name from picture where output is null and place > ? limit ?", at, CHUNK)
+
+    def settle_names(self, ending: str | None) -> None:
+        """Name the results of a manifest's pictures that it has no names for."""
+        self._settle_names(ending)
+
+    @property
+    def count(self) -> int:
+        """Pictures of the run."""
+        return int(self._ask("select count(*) from picture")[0][0])
+
+    def settle(self) -> int:
+        """Set aside what the journal says is done and whose result is there; how many."""
+        line = "line.picture = picture.name and line.state = 'done' and line.output = picture.output"
+        done = f"exists (select 1 from line where {line}) and output in (select name from there)"
+        with self._lock:
+            return self._base.execute(f"update picture set state = 'before' where {done}").rowcount
+
+    def refused(self) -> Iterator[tuple[str, str]]:
+        """Set aside those at whose result's name something lies: name and result's name. For a run that begins; where
+        one is resumed, an earlier part of it may have made it without a word, and whoever does the work looks.
+        """
+        with self._lock:
+            self._base.execute(
+                "update picture set state = 'refused' where state = 'todo' and output in (select name from there)"
+            )
+        at = -1
+        words = "select place, name, output from picture where state = 'refused' and place > ? order by place limit ?"
+        while rows := self._ask(words, at, CHUNK):
+            yield from ((name, output) for _, name, output in rows)
+            at = rows[-1][0]
+
+    def items(self, target: str) -> Items:
+        """What is left to do."""
+        return Items(self, target)
+
+    # --------------------------------------------------------------------------------------- target and journal
+
+    def is_there(self, names: Iterable[str]) -> None:
+        """What lies at the target."""
+        self._many("insert or ignore into there values (?)", ((name,) for name in names))
+
+    def keep(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Lines of the journal; a later one of a picture counts."""
+        rows = ((r["picture"], r["state"], r.get("output"), json.dumps(r)) for r in records)
+        self._many("insert or replace into line values (?, ?, ?, ?)", rows)
+
+    def lines(self) -> Iterator[str]:
+        """All of them."""
+        at, words = "", "select picture, record from line where picture > ? order by picture limit ?"
+        while rows := self._ask(words, at, CHUNK):
+            yield from (record for _, record in rows)
+            at = rows[-1][0]
+
+    def done(self) -> Iterator[Done]:
+        """The pictures that are done."""
+        for line in self.lines():
+            record = json.loads(line)
+            if record.pop("state") == "done":
+                yield Done(**record)
+
+    # ---------------------------------------------------------------------------------------------------- SQLite
+
+    def _many(self, words: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        with self._lock:
+            self._base.executemany(words, rows)
+
+    def _ask(self, words: str, *given: Any) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._base.execute(words, given).fetchall()
+
+    def rows(self, first: int, most: int) -> list[tuple[Any, ...]]:
+        """Pictures that are left to do, from a place on."""
+        words = "select place, name, source, mask, output, columns from picture where state = 'todo' and place >= ?"
+        return self._ask(f"{words} order by place limit ?", first, most)
+
+    def left(self) -> int:
+        """Pictures that are left to do."""
+        return int(self._ask("select count(*) from picture where state = 'todo'")[0][0])
+
+    def nth(self, index: int) -> list[tuple[Any, ...]]:
+        """One of those that are left to do."""
+        words = "select place, name, source, mask, output, columns from picture where state = 'todo'"
+        return self._ask(f"{words} order by place limit 1 offset ?", index)
+
+
+class Items(Sequence[Item]):
+    """The pictures that are left to do, read as they are asked for."""
+
+    def __init__(self, catalog: Catalog, target: str) -> None:
+        self._catalog, self._target, self._count = catalog, target, catalog.left()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Item]:
+        first = 0
+        while rows := self._catalog.rows(first, CHUNK):
+            yield from map(self._item, rows)
+            first = rows[-1][0] + 1
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(self._count))]
+        rows = self._catalog.nth(index + self._count if index < 0 else index)
+        if not rows or index < -self._count:
+            raise IndexError(index)
+        return self._item(rows[0])
+
+    def _item(self, row: tuple[Any, ...]) -> Item:
+        _, name, source, mask, output, columns = row
+        said = tuple(json.loads(columns).items())
+        return Item(name, source, f"{self._target.rstrip('/')}/{output}", output, mask, said)
+
+
+def _short(name: str, ending: str | None) -> str:
+    path = PurePosixPath(name)
+    own = path.suffix if path.suffix.lower() in WRITABLE else PNG.endings[0]
+    return path.with_suffix(ending or own).as_posix()
+
+
+def _key(name: str) -> str:
+    """What no two results may share, whatever a file system makes of capitals."""
+    return unicodedata.normalize("NFC", name).casefold()

@@ -1,0 +1,171 @@
+"""The journal of a batch in a store: parts by writer while it runs, one file in the end.
+
+What counts are the markers that workers put (`delivery`). The driver writes down what it is told, some hundred lines an
+object, `.editkit/journal/NUMBER-PART.jsonl`, and when the run has ended it joins all parts, its own and those of runs
+that were cut off, to `editkit-batch.jsonl`, the same lines that a batch in a folder writes; then markers and parts go.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from editkit.batch.catalog import Catalog
+from editkit.batch.delivery import DONE, PARTS
+from editkit.batch.engines import Result
+from editkit.batch.journal import NAME, Done, Failed
+from editkit.batch.lease import Lease, held
+from editkit.batch.stores import Store
+from editkit.errors import EditkitError, PictureError, UsageError
+
+RUN, JOURNAL = ".editkit/run.json", ".editkit/journal"
+LINES, SECONDS = 500, 20.0
+"""So many lines, or lines of so many seconds, are put at once: a driver that is killed loses them, the markers stay."""
+
+
+class Ledger:
+    """An open journal in a store; see `opened`."""
+
+    def __init__(self, store: Store, catalog: Catalog, lease: Lease, run: Mapping[str, Any]) -> None:
+        self.store, self.catalog, self.lease, self.run = store, catalog, lease, run
+        self._waiting: list[dict[str, Any]] = []
+        self._parts, self._since = 0, time.monotonic()
+
+    def take(self, result: Result) -> None:
+        """Note a result that is in place, or that failed.
+
+        Raises:
+            PictureError: another run has taken over, or nothing can be written any more.
+        """
+        if self.lease.lost:
+            raise PictureError(
+                f"{self.store.address}: this run's hold was lost (cut off for long, or another run has taken over); "
+                "what is done stays done, --resume goes on"
+            )
+        if result.error is not None:
+            record = {"state": "failed", **asdict(Failed(result.item.name, result.error))}
+        else:
+            assert result.done is not None
+            record = {"state": "done", **asdict(result.done)}
+        self._waiting.append(record)
+        if len(self._waiting) >= LINES or time.monotonic() - self._since > SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Put what was noted."""
+        if self._waiting:
+            self.catalog.keep(self._waiting)
+            lines = "".join(json.dumps(record) + "\n" for record in self._waiting)
+            self.store.replace(f"{JOURNAL}/{self.lease.number:08}-{self._parts:06}.jsonl", lines.encode())
+            self._parts += 1
+            self._waiting = []
+        self._since = time.monotonic()
+
+    def join(self) -> None:
+        """One journal of all parts; what is not needed any more goes."""
+        self.flush()
+        handle, path = tempfile.mkstemp(prefix="editkit-journal-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(json.dumps({"state": "run", **self.run}) + "\n")
+                for line in self.catalog.lines():
+                    file.write(line + "\n")
+            self.store.put(NAME, path)
+        finally:
+            os.unlink(path)
+        for folder in (JOURNAL, DONE, PARTS):
+            for some in _in_groups(name for name, _ in self.store.names(folder)):
+                self.store.remove(some)
+
+    def done_before(self) -> None:
+        """Read what earlier runs noted.
+
+        Raises:
+            UsageError: it is of another run.
+            EditkitError: it is damaged.
+        """
+        names = [NAME, *sorted(name for name, _ in self.store.names(JOURNAL))]
+        for name in names:
+            self.catalog.keep(self._records(name))
+
+    def _records(self, name: str) -> Iterator[dict[str, Any]]:
+        for number, line in enumerate((self.store.read(name) or b"").splitlines(), 1):
+            try:
+                record = json.loads(line)
+                if record["state"] == "run":
+                    continue
+                (Done if record["state"] == "done" else Failed)(**{k: v for k, v in record.items() if k != "state"})
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise EditkitError(
+                    f"{self.store.address}/{name}: line {number} is damaged; --force begins anew"
+                ) from None
+            yield record
+
+
+def _in_groups(names: Iterator[str]) -> Iterator[list[str]]:
+    some: list[str] = []
+    for name in names:
+        some.append(name)
+        if len(some) == 1000:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+@contextmanager
+def opened(
+    store: Store, catalog: Catalog, run: Mapping[str, Any], *, resume: bool = False, force: bool = False
+) -> Iterator[Ledger]:
+    """The journal of a store, held by this run alone.
+
+    Args:
+        run: what the results depend on; a run that is resumed must be the same.
+        resume: go on with the journal that is there; without one, begin.
+        force: begin anew, though there is one.
+
+    Raises:
+        UsageError: there is a journal and neither `resume` nor `force`; another run's; another process is at it.
+        PictureError: the store cannot be written to.
+    """
+    before = store.read(RUN)
+    if before is not None and not resume and not force:
+        raise UsageError(
+            f"{store.address}/{NAME}: an earlier run was here; --resume goes on with it, --force begins anew"
+        )
+    text = json.dumps(dict(run)).encode()
+    with held(store) as lease:
+        ledger = Ledger(store, catalog, lease, run)
+        if force and before is not None:
+            ledger_names = [NAME, RUN]
+            for folder in (JOURNAL, DONE, PARTS):
+                ledger_names += [name for name, _ in store.names(folder)]
+            store.remove(ledger_names)
+        if not store.create(RUN, text):
+            raise UsageError(
+                f"{store.address}/{NAME}: is of a run with another recipe or other options; give those, or --force to "
+                "begin anew"
+            )
+        if resume:
+            ledger.done_before()
+        try:
+            yield ledger
+        except BaseException:
+            if not lease.lost:
+                _try_to(ledger)
+            raise
+        ledger.join()
+
+
+def _try_to(ledger: Ledger) -> None:
+    """Note what is known although the run was broken off."""
+    try:
+        ledger.flush()
+    except EditkitError:
+        return

@@ -1,0 +1,110 @@
+"""Manifests: a table that says what is done, a row for each picture.
+
+`.jsonl` (an object a line) or `.parquet`. The column `picture` is needed: a name relative to the manifest, or an
+address. Others are `mask` (a name, an address, or words), `output` (the result's name), `seed`, `prompt` and every
+other option of a run, and every parameter of the chain's plugins, as `inpaint.grow` or, where one plugin alone has it,
+`grow`. An empty value means that the recipe's counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+from editkit.common.extras import explained
+from editkit.common.spec import did_you_mean
+from editkit.errors import UsageError
+from editkit.plugin.chain import Chain
+from editkit.plugin.declaration import Declaration
+from editkit.plugin.options import Options
+from editkit.plugin.params import Code, params
+
+ENDINGS = (".jsonl", ".parquet")
+OWN = ("picture", "mask", "output")
+"""Columns that are no option."""
+
+BARRED = ("allow_code", "offline")
+"""Options that only the person at the machine may set."""
+
+Columns = tuple[tuple[str, Any], ...]
+
+
+def rows(file: IO[bytes], name: str, chain: Chain) -> Iterator[dict[str, Any]]:
+    """Every row of a manifest, an open file, without its empty values.
+
+    Raises:
+        UsageError: it is no manifest, has a column that nothing takes (the nearest is named), or no picture in a row.
+    """
+    known = {*OWN, *columns_of(chain)}
+    for number, row in enumerate(_read(file, name), 1):
+        if not isinstance(row, Mapping):
+            raise UsageError(f'{name}: row {number} is no object; write {{"picture": "a.png", "seed": 3}}')
+        for column in row:
+            if column not in known:
+                raise UsageError(
+                    f"{name}: row {number} has the column {str(column)[:80]!r}, which the edit does not take"
+                    f"{did_you_mean(str(column), sorted(known))}"
+                )
+        given = {column: value for column, value in row.items() if value is not None and value != ""}
+        wrong = next((c for c in OWN if c in given and not isinstance(given[c], str)), None)
+        if "picture" not in given or wrong is not None:
+            raise UsageError(f"{name}: row {number} has no name or address in {wrong or 'picture'}")
+        yield given
+
+
+def _read(file: IO[bytes], name: str) -> Iterator[Any]:
+    if name.lower().endswith(".parquet"):
+        with explained():
+            import pyarrow
+            import pyarrow.parquet
+        try:
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(1000):
+                yield from batch.to_pylist()
+        except pyarrow.ArrowException as error:
+            raise UsageError(f"{name}: is no Parquet file that can be read ({type(error).__name__})") from None
+        return
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except (ValueError, RecursionError):
+            raise UsageError(f"{name}: line {number} is not JSON; a manifest has one object a line") from None
+
+
+def columns_of(chain: Chain) -> list[str]:
+    """The columns that set something of `chain`."""
+    kinds = [type(plugin) for stage in chain.stages for plugin in stage.plugins]
+    fields = [(kind.name, p.name) for kind in kinds for p in params(kind) if not _names_code(kind, p.name)]
+    alone = [field for _, field in fields if sum(field == other for _, other in fields) == 1]
+    options = [option for option in Options.model_fields if option not in BARRED]
+    return [*options, *dict.fromkeys(f"{name}.{field}" for name, field in fields), *alone]
+
+
+def with_columns(chain: Chain, columns: Columns) -> Chain:
+    """`chain` with what a row says.
+
+    Raises:
+        ParameterError: a value out of range.
+    """
+    said = {name: value for name, value in columns if name in Options.model_fields and name not in BARRED}
+    if said:
+        chain = chain.with_options(Options(**{name: _plain(value) for name, value in said.items()}))
+    for name, value in columns:
+        if name in said:
+            continue
+        owner, _, field = name.rpartition(".")
+        plugins = [plugin for stage in chain.stages for plugin in stage.plugins]
+        plugin = next(p for p in plugins if owner in ("", p.name) and field in type(p).model_fields)
+        chain = chain.with_field(plugin, field, _plain(value))
+    return chain
+
+
+def _names_code(kind: type[Declaration], name: str) -> bool:
+    return any(isinstance(one, Code) for one in kind.model_fields[name].metadata)
+
+
+def _plain(value: Any) -> Any:
+    """Lists as tuples, as declarations have them."""
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,275 @@
+"""An engine on a cluster: Ray Data's `map_batches` over the pictures' names, by a pool of actors that keep models.
+
+`--engine ray` starts Ray on this machine, `ray:auto` or `ray:HOST:PORT` goes to a cluster that runs. Names come from
+the driver a few at a time and results go back as they are made (Ray Data streams blocks, and holds names back where
+actors are busy), so neither side grows with the folder. A node that is lost is no error: Ray gives its names to others,
+and whoever had put a result into a store already finds it there (`delivery`). Names whose actor died several times over
+are tried alone in the end; the one that ends its process again is named.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+from editkit.batch.engines import Engine, EngineKind, Places, Result, serial
+from editkit.batch.folder import Item
+from editkit.common.extras import explained
+from editkit.errors import UsageError
+from editkit.pictures.files.provenance import versions
+
+SLICE = 512
+"""Names that one task of the driver's hands out."""
+
+AT_ONCE = 4
+"""Names that an actor is given at once: it reads one and encodes another while a third is in the network."""
+
+RETRIES = 2
+
+
+class Actor:
+    """One process of the pool: the work with its models, which are loaded once."""
+
+    def __init__(self, work: Callable[[Item], Result]) -> None:
+        self._work = work
+
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Every result as it is made."""
+        import numpy as np
+
+        places = {}
+        for place, item in zip(batch["place"], map(pickle.loads, batch["item"]), strict=True):
+            places[item.name] = (int(place), item)
+        for result in serial(self._work, [item for _, item in places.values()]):
+            packed = np.empty(1, dtype=object)
+            packed[0] = pickle.dumps(result)
+            yield {"place": np.array([places[result.item.name][0]]), "result": packed}
+
+
+def on_ray(address: str, places: Places) -> Engine:
+    """The engine at a cluster's address; "" starts one here."""
+
+    def engine(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        with _connected(address), _quiet():
+            gpus = _checked(places)
+            made = bytearray(len(items))
+            for place, result in _streamed(function, items, places, gpus):
+                if not made[place]:
+                    made[place] = 1
+                    yield result
+            for place, done in enumerate(made):
+                if not done:
+                    yield _alone(function, items[place], gpus)
+
+    return engine
+
+
+def _streamed(
+    function: Callable[[Item], Result], items: Sequence[Item], places: Places, gpus: float
+) -> Iterator[tuple[int, Result]]:
+    """What Ray Data makes of the items; some may be missing where their actors died."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1
+    context.target_max_block_size = 1  # every result is handed on by itself, and not when a hundred megabytes are
+    least, most = places.actors or (1, max(1, _room(gpus)))
+    data = ray.data.read_datasource(_source()(items), override_num_blocks=max(1, -(-len(items) // SLICE)), num_cpus=0)
+    with warnings.catch_warnings():  # Ray has no other word yet for how often a task is tried again
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+        data = data.map_batches(
+            Actor,
+            fn_constructor_args=(function,),
+            batch_size=max(AT_ONCE, getattr(function, "size", 1)),
+            concurrency=(least, max(least, min(most, len(items)))),
+            num_cpus=0 if gpus else 1,
+            num_gpus=gpus or None,
+            max_restarts=-1,
+            max_task_retries=RETRIES,
+        )
+    for batch in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+        for place, result in zip(batch["place"], batch["result"], strict=True):
+            yield int(place), pickle.loads(result)
+
+
+def _source() -> type[Any]:
+    """Ray's own kind of source: it is there where Ray is."""
+    from ray.data.block import BlockMetadata
+    from ray.data.datasource import Datasource, ReadTask
+
+    class Names(Datasource):  # type: ignore[misc]
+        """The items, packed by slices; they are handed out one by one."""
+
+        def __init__(self, items: Sequence[Item]) -> None:
+            super().__init__()
+            self._items = items
+
+        def estimate_inmemory_data_size(self) -> int | None:
+            return 200 * len(self._items)
+
+        def get_read_tasks(self, parallelism: int, *given: Any, **named: Any) -> list[ReadTask]:
+            tasks, left, first = [], iter(self._items), 0
+            while some := list(islice(left, SLICE)):
+                packed, begin, count = zlib.compress(pickle.dumps(some)), first, len(some)
+                facts = BlockMetadata(num_rows=count, size_bytes=200 * count, exec_stats=None)
+                tasks.append(ReadTask(lambda packed=packed, begin=begin: _rows(packed, begin), facts))
+                first += count
+            return tasks
+
+    return Names
+
+
+def _rows(packed: bytes, first: int) -> Iterable[Any]:
+    """A slice of items as blocks of a few."""
+    import pyarrow
+
+    some = pickle.loads(zlib.decompress(packed))
+    for k in range(0, len(some), AT_ONCE):
+        part = some[k : k + AT_ONCE]
+        places = list(range(first + k, first + k + len(part)))
+        yield pyarrow.table({"place": places, "item": pyarrow.array([pickle.dumps(i) for i in part], pyarrow.binary())})
+
+
+def _alone(function: Callable[[Item], Result], item: Item, gpus: float) -> Result:
+    """One item in a process of its own."""
+    import ray
+
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(_run_one)
+    try:
+        made: Result = ray.get(task.remote(function, item))
+    except ray.exceptions.RayError as error:
+        why = "its process ended without a word (out of memory?); nothing was written"
+        return Result(item, error=f"{why} ({type(error).__name__})")
+    return made
+
+
+def _run_one(function: Callable[[Item], Result], item: Item) -> Result:
+    return function(item)
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[None]:
+    """Ray, as it runs in this process already, at the address, or started here and ended with the run.
+
+    Raises:
+        ExtraError: it is not installed.
+        UsageError: nobody answers.
+    """
+    with explained():
+        import ray
+        import ray.data
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, address="local")
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        said = f" ({first[:160]})"
+        where = f"no cluster answers at {address}" if address else "Ray cannot be started here"
+        raise UsageError(f"--engine ray: {where}{said}; ray status says whether one runs") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray Data says nothing but errors."""
+    log = logging.getLogger("ray.data")
+    before = log.level
+    log.setLevel(logging.CRITICAL)  # what is lost is tried again, and named where it stays lost
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+def _room(gpus: float) -> int:
+    """How many actors the cluster holds."""
+    import ray
+
+    has = ray.cluster_resources()
+    return int(has.get("GPU", 0) / gpus) if gpus else int(has.get("CPU", 1))
+
+
+def _checked(places: Places) -> float:
+    """The GPUs of an actor, once the cluster was looked at.
+
+    Raises:
+        UsageError: a node has other versions, or lacks editkit; no node has the GPUs that are needed.
+    """
+    import ray
+
+    has = ray.cluster_resources().get("GPU", 0)
+    gpus = places.gpus_per_actor
+    if gpus is None:
+        gpus = 1.0 if places.device.startswith("cuda") or (places.device == "auto" and has >= 1) else 0.0
+    if gpus > 0 and not any(node["Resources"].get("GPU", 0) >= gpus for node in ray.nodes() if node["Alive"]):
+        raise UsageError(
+            f"--engine ray: no node has {gpus:g} GPU for an actor (the cluster has {has:g}); add one, or give "
+            "--device cpu"
+        )
+    if gpus == 0 and places.device.startswith("cuda"):
+        raise UsageError(f"--gpus-per-actor 0: the edit is to run with --device {places.device}, and gets no GPU")
+    mine = versions()
+    for node, found in _of_nodes(ray):
+        other = [f"{name} {found.get(name)} (here {mine[name]})" for name in mine if found.get(name) != mine[name]]
+        if other:
+            raise UsageError(
+                f"--engine ray: node {node} has {', '.join(other)}; results would differ from node to node: "
+                "install the same versions everywhere"
+            )
+    return gpus
+
+
+def _of_nodes(ray: Any) -> Iterator[tuple[str, dict[str, str]]]:
+    """What is installed, node by node."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    asked = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            task = ray.remote(num_cpus=0, scheduling_strategy=strategy, max_retries=2)(installed)
+            asked.append((node, task.remote()))
+    for node, answer in asked:
+        name = str(node["NodeManagerAddress"])
+        try:
+            yield name, ray.get(answer)
+        except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
+            continue  # it was lost meanwhile, which is no error
+        except ray.exceptions.RayError as error:
+            raise UsageError(
+                f"--engine ray: node {name} cannot work ({type(error).__name__}: editkit may not be installed there); "
+                "install the same versions everywhere"
+            ) from None
+
+
+def installed() -> dict[str, str]:
+    """The versions that decide a result, where this runs."""
+    return versions()
+
+
+def _bare(argument: str, workers: int) -> Engine:
+    return _placed(argument, Places(workers))
+
+
+def _placed(argument: str, places: Places) -> Engine:
+    if places.workers > 1 and places.actors is None:
+        places = Places(places.workers, (places.workers, places.workers), places.gpus_per_actor, places.device)
+    return on_ray(argument, places)
+
+
+RAY = EngineKind("ray", "A cluster, by Ray Data: ray:ADDRESS, or one started here.", _bare, placed=_placed)

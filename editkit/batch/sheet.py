@@ -1,0 +1,115 @@
+"""The table of what a batch made: a row a picture with its result's name, hash, size, seed, figures, or what was wrong.
+
+JSON lines or Parquet, written when the run has ended. While it runs the rows lie in a file of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from editkit.batch.engines import Result
+from editkit.batch.journal import Done
+from editkit.batch.manifest import ENDINGS
+from editkit.batch.sources import is_plain
+from editkit.batch.stores import store
+from editkit.common.extras import explained
+from editkit.errors import UsageError
+from editkit.pictures.files.atomic import save_bytes
+
+COLUMNS = ("picture", "output", "seed", "sha256", "bytes", "network_calls", "deviation", "figures", "error")
+
+
+class Sheet:
+    """Rows of the table; `file`: None keeps none."""
+
+    def __init__(self, file: IO[str] | None) -> None:
+        self._file = file
+        self._seen: set[int] = set()
+
+    @classmethod
+    @contextmanager
+    def of(cls, name: str | None, target: str, offline: bool) -> Iterator[Sheet]:
+        """The table called `name` in `target`, written when the block ends well.
+
+        Raises:
+            UsageError: it has another ending, or names a folder.
+            ExtraError: it is to be Parquet, and pyarrow is not installed.
+        """
+        if name is None:
+            yield cls(None)
+            return
+        if not name.lower().endswith(ENDINGS) or "/" in name or "\\" in name or name.startswith("."):
+            raise UsageError(f"--results {name}: must be a name that ends in {' or '.join(ENDINGS)}, in OUT itself")
+        if name.lower().endswith(".parquet"):
+            with explained():
+                import pyarrow.parquet as _  # noqa: F401  # before anything is done
+        with tempfile.TemporaryDirectory(prefix="editkit-results-") as folder:
+            path = Path(folder) / "rows.jsonl"
+            with path.open("w", encoding="utf-8") as file:
+                yield cls(file)
+            _put(path if name.lower().endswith(".jsonl") else _as_parquet(path), name, target, offline)
+
+    def take(self, result: Result) -> None:
+        """One result."""
+        done = result.done
+        self._row(
+            picture=result.item.name,
+            output=result.item.output if result.error is None else None,
+            seed=result.seed,
+            sha256=None if done is None else done.sha256,
+            bytes=None if done is None else done.bytes,
+            network_calls=result.calls,
+            deviation=result.deviation,
+            figures=dict(result.figures),
+            error=result.error,
+        )
+
+    def before(self, done: Iterable[Done]) -> None:
+        """What earlier runs made."""
+        if self._file is None:
+            return
+        for entry in done:
+            if hash(entry.picture) not in self._seen:
+                self._row(
+                    picture=entry.picture, output=entry.output, seed=entry.seed, sha256=entry.sha256, bytes=entry.bytes
+                )
+
+    def _row(self, **values: Any) -> None:
+        if self._file is not None:
+            self._seen.add(hash(values["picture"]))
+            self._file.write(json.dumps({name: values.get(name) for name in COLUMNS}) + "\n")
+
+
+def _put(path: Path, name: str, target: str, offline: bool) -> None:
+    if is_plain(target):
+        save_bytes(Path(target) / name, path.read_bytes(), force=True)
+    else:
+        store(target, offline=offline, results=True).put(name, str(path))
+
+
+def _as_parquet(path: Path) -> Path:
+    """The same rows; figures as their JSON, since each edit has others."""
+    import pyarrow
+    import pyarrow.parquet
+
+    whole = ("seed", "bytes", "network_calls", "deviation")
+    kinds = [(name, pyarrow.int64() if name in whole else pyarrow.string()) for name in COLUMNS]
+    schema, to = pyarrow.schema(kinds), path.with_suffix(".parquet")
+    with path.open(encoding="utf-8") as file, pyarrow.parquet.ParquetWriter(to, schema) as writer:
+        while rows := [json.loads(line) for line in _some(file)]:
+            for row in rows:
+                row["figures"] = json.dumps(row["figures"])
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema))
+    return to
+
+
+def _some(file: IO[str], most: int = 1000) -> Iterator[str]:
+    with contextlib.suppress(StopIteration):
+        for _ in range(most):
+            yield next(file)

@@ -1,0 +1,146 @@
+"""What a batch finds at an address: a folder's pictures, an archive's, a manifest's rows; and what it refuses there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from editkit.batch.catalog import Catalog
+from editkit.batch.folder import Listing, Masks, listing
+from editkit.batch.manifest import ENDINGS, rows
+from editkit.batch.stores import archive_of, is_address, read_from, scheme, shown, store
+from editkit.errors import UsageError
+from editkit.pictures.shapes import is_words
+from editkit.plugin.chain import Chain
+
+Row = tuple[str, str, str | None, str | None, Mapping[str, Any]]
+
+
+def is_manifest(text: str) -> bool:
+    """Whether an address or a path is a table of pictures."""
+    return shown(text).lower().endswith(ENDINGS)
+
+
+def is_plain(text: str) -> bool:
+    """Whether it is a folder of this machine."""
+    return not is_address(text) and not is_manifest(text)
+
+
+def check_places(source: str, target: str, offline: bool) -> None:
+    """Refuse what cannot be an input and its output.
+
+    Raises:
+        UsageError: no such file or folder, the same place, the output within the input or around it.
+    """
+    if is_manifest(target):
+        raise UsageError(
+            f"{shown(target)}: is a manifest; results go into a folder or a bucket (--results names a table there)"
+        )
+    if is_address(target):
+        store(target, offline=offline, results=True)
+    elif Path(target).exists() and not Path(target).is_dir():
+        raise UsageError(f"{target}: is no folder; results go into a folder")
+    if is_address(source):
+        store(source, offline=offline)
+    elif is_manifest(source) and not Path(source).is_file():
+        raise UsageError(f"{source}: there is no such manifest")
+    elif not is_manifest(source) and not Path(source).is_dir():
+        raise UsageError(
+            f"{source}: is no folder; editkit batch RECIPE IN OUT takes a folder, an address or a manifest"
+        )
+    inner, outer = source.rstrip("/") + "/", target.rstrip("/") + "/"
+    if inner == outer or (inner.startswith(outer) and not is_manifest(source)) or outer.startswith(inner):
+        raise UsageError(f"{shown(source)} and {shown(target)} lie in each other; name another place for the results")
+
+
+def cataloged(
+    catalog: Catalog, chain: Chain, source: str, target: str, masks: Masks | None, ending: str | None, offline: bool
+) -> Listing:
+    """Fill the catalog with the pictures at an address; what was left out comes back.
+
+    Raises:
+        UsageError: nothing is there, a manifest that is none, a place that is refused.
+        PictureError: it cannot be looked into.
+    """
+    found = Listing()
+    if is_manifest(source):
+        catalog.add(_rows(source, chain, masks, offline), ending)
+        catalog.settle_names(ending)
+        return found
+    if masks is not None and is_address(str(masks.folder or "")):
+        catalog.know_masks(name for name, _ in store(str(masks.folder), offline=offline).names())
+    elif masks is not None and masks.folder is not None:
+        folder = Path(masks.folder)
+        catalog.know_masks(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    if is_address(source):
+        inside = store(source, offline=offline)
+        found.others = catalog.take(_sound(inside.names(), found))
+        base = source.rstrip("/") if archive_of(source) is None else f"{source}::"
+    else:
+        found = listing(Path(source))
+        catalog.take([*(p.as_posix() for p in found.pictures), *found.others])
+        base = source
+    catalog.fill(base, target, masks, ending)
+    return found
+
+
+def _sound(names: Iterator[tuple[str, int]], found: Listing) -> Iterator[str]:
+    """Names that can be a result's as well; hidden ones are left out, as in a folder."""
+    for name, _ in names:
+        parts = PurePosixPath(name).parts
+        if ".." in parts or name.startswith("/") or "\\" in name or not name:
+            found.unreadable[name] = "its name leads out of the folder"
+        elif not any(part.startswith(".") for part in parts):
+            yield name
+
+
+def _rows(source: str, chain: Chain, masks: Masks | None, offline: bool) -> Iterator[Row]:
+    """A manifest's pictures: name, address, mask, result's name, and what else the row says."""
+    folder = source.rpartition("/")[0] or "."
+    if is_address(source):
+        store(folder, offline=offline)
+        data, name = read_from(source)
+        yield from _of_rows(rows(BytesIO(data), name, chain), name, folder, masks, offline)
+        return
+    with Path(source).open("rb") as file:
+        yield from _of_rows(rows(file, source, chain), source, folder, masks, offline)
+
+
+def _of_rows(
+    table: Iterator[dict[str, Any]], name: str, folder: str, masks: Masks | None, offline: bool
+) -> Iterator[Row]:
+    for row in table:
+        picture, mask, output = row.pop("picture"), row.pop("mask", None), row.pop("output", None)
+        known = shown(picture) if not scheme(picture) else shown(picture).partition("://")[2]
+        known = known.lstrip("/")
+        if ".." in PurePosixPath(output or known).parts or "\\" in (output or known) or (output or "").startswith("/"):
+            raise UsageError(
+                f"{shown(name)}: {(output or known)[:80]!r} leads out of the folder of results; give an output"
+            )
+        for address in (picture, mask or ""):
+            if scheme(address):
+                store(address, offline=offline)
+        if mask is None and masks is not None:
+            mask = _beside(picture, masks)
+        yield known, _joined(folder, picture), None if mask is None else _placed(folder, mask), output, row
+
+
+def _beside(picture: str, masks: Masks) -> str:
+    """What a pattern says of a picture's mask."""
+    if masks.pattern is not None and is_words(masks.pattern):
+        return masks.pattern
+    place, _, name = picture.rpartition("/")
+    mask = masks.names(PurePosixPath(name))[0]
+    folder = place if masks.folder is None else str(masks.folder)
+    return f"{folder}/{mask}" if folder else mask
+
+
+def _placed(folder: str, mask: str) -> str:
+    return mask if is_words(mask) else _joined(folder, mask)
+
+
+def _joined(folder: str, name: str) -> str:
+    """A name of a manifest, which may be an address or a whole path, seen from the manifest's folder."""
+    return name if scheme(name) or name.startswith("/") else f"{folder}/{name}"

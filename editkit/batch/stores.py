@@ -1,0 +1,382 @@
+"""Where pictures lie and results go, by address: `s3://bucket/photos`, `gs://`, `memory://`, `https://host/photos/`,
+archives (`photos.zip`, `s3://bucket/photos.tar`). What is no address is a folder of this machine.
+
+A `Store` is the little that a batch asks of one. An object is put there whole or not at all, and `create` puts it only
+where nothing lies: these two are all that the journal in a store rests on (`editkit.batch.ledger`). fsspec knows the
+services. Access is given by the environment, as the services' own tools take it, and never by an address: addresses are
+written into journals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
+from typing import Any, Protocol, TypeVar
+
+from editkit.batch.answers import Explained, Gone, Passing
+from editkit.common.extras import explained
+from editkit.common.spec import did_you_mean
+from editkit.errors import ExtraError, PictureError, UsageError
+from editkit.pictures.files.reading import MAX_BYTES
+
+T = TypeVar("T")
+
+ARCHIVES = {".zip": "zip", ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", ".tar.bz2": "tar", ".tar.xz": "tar"}
+KEEPING = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
+"""Services that put an object whole or not at all, and on condition that nothing is there: results may go there."""
+
+LISTED = ("http", "https")
+TRIES = 6
+"""How often what may pass (a 503, a timeout) is asked for, with pauses of 0.1, 0.2, 0.4 ... seconds."""
+
+PAUSE = 0.1
+
+
+class Store(Protocol):
+    """A folder somewhere. Names are relative to it, with slashes.
+
+    Every method raises PictureError for what does not pass by itself, with the address and without secrets.
+    """
+
+    @property
+    def address(self) -> str:
+        """As it may be shown and written down."""
+        ...
+
+    def names(self, under: str = "") -> Iterator[tuple[str, int]]:
+        """Every object below `under` with its size in bytes, -1 where nobody says; folder by folder."""
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """All of an object; None: there is none."""
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Of an object, in bytes; None: there is none."""
+        ...
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Put an object where none is. Whether `data` lies there now: True also where it lay there before, which is
+        what an answer that was lost after a successful write looks like.
+        """
+        ...
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Put an object, whatever is there."""
+        ...
+
+    def put(self, name: str, path: str) -> None:
+        """Put a file of this machine there, whatever is there."""
+        ...
+
+    def remove(self, names: list[str]) -> None:
+        """Those of `names` that are there."""
+        ...
+
+
+def is_address(text: str) -> bool:
+    """Whether it is not simply a folder of this machine."""
+    inside = "::" in text and archive_of(text.partition("::")[0]) is not None
+    return inside or scheme(text) not in ("", "file", "local") or archive_of(text) is not None
+
+
+def scheme(text: str) -> str:
+    """`s3` of `s3://bucket`; "" where there is none."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text)
+    return found.group(1).lower() if found else ""
+
+
+def local(text: str) -> str:
+    """`file:///photos` as a path; anything else as it is."""
+    return re.sub(r"^(file|local)://", "", text)
+
+
+def archive_of(text: str) -> str | None:
+    """The kind of archive that an address names, by its ending."""
+    lower = shown(text).lower().rstrip("/")
+    return next((kind for ending, kind in ARCHIVES.items() if lower.endswith(ending)), None)
+
+
+def shown(address: str) -> str:
+    """An address as it may be written down: without what stands before an @, and without a query."""
+    kind = scheme(address)
+    if not kind:
+        return address
+    rest = address[len(kind) + 3 :]
+    host, slash, path = rest.partition("/")
+    return f"{kind}://{host.rpartition('@')[2]}{slash}{re.split(r'[?#]', path, maxsplit=1)[0]}"
+
+
+def store(address: str, *, offline: bool = False, results: bool = False) -> Store:
+    """The store at an address.
+
+    Args:
+        offline: open no socket.
+        results: it is written to.
+
+    Raises:
+        UsageError: no such kind of address; a secret in it; it cannot keep results; it needs a network that is barred.
+        ExtraError: what reads it is not installed.
+    """
+    kind, archive = scheme(address), archive_of(address)
+    if kind and "@" in address[len(kind) + 3 :].partition("/")[0]:
+        raise UsageError(
+            f"{shown(address)}: has a name or a password before an @, which would be written into journals; give them "
+            f"by the environment (for s3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile), see docs/scale.md"
+        )
+    if offline and kind not in ("", "file", "local", "memory"):
+        raise UsageError(
+            f"{shown(address)}: lies behind a network, and --offline opens no socket; leave one of them out"
+        )
+    if results and (archive is not None or kind not in KEEPING):
+        why = "is an archive, which a kill would leave damaged" if archive else f"cannot keep results ({kind}://)"
+        raise UsageError(f"{shown(address)}: {why}; name a folder, or one of {' '.join(k + '://' for k in KEEPING)}")
+    _check_kind(kind, address)
+    return Remote(address)
+
+
+def _check_kind(kind: str, address: str) -> None:
+    with explained():
+        import fsspec
+        from fsspec.registry import known_implementations
+    if not kind:
+        return
+    if kind not in known_implementations and kind not in fsspec.available_protocols():
+        near = did_you_mean(kind, [*KEEPING, *LISTED])
+        raise UsageError(f"{shown(address)}: {kind}:// is no kind of address that is known{near}")
+    try:
+        fsspec.get_filesystem_class(kind)
+    except ImportError as error:
+        what = "pip install 'editkit[stores]'" if kind in ("s3", "s3a", *LISTED) else str(error)
+        raise ExtraError(f"{shown(address)}: {kind}:// needs a library that is not installed: {what}") from None
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A store by fsspec. Sent to another process, it connects there anew."""
+
+    whole: str = field(repr=False)
+    """The address with its query, which may be a secret."""
+
+    @property
+    def address(self) -> str:
+        return shown(self.whole)
+
+    @cached_property
+    def _opened(self) -> tuple[Any, str]:
+        """The file system and the root in it."""
+        import fsspec
+
+        archive = archive_of(self.whole)
+        with self._explained(""):
+            if archive is None:
+                fs, root = fsspec.core.url_to_fs(self.whole, **_options(scheme(self.whole)))
+                return fs, str(root).rstrip("/")
+            outer, path = fsspec.core.url_to_fs(self.whole, **_options(scheme(self.whole)))
+            return fsspec.filesystem(archive, fo=outer.open(path, "rb"), skip_instance_cache=True), ""
+
+    @cached_property
+    def _turn(self) -> threading.Lock | None:
+        """An archive is one file with one place to read from."""
+        return None if archive_of(self.whole) is None else threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Remote, (self.whole,)
+
+    def names(self, under: str = "") -> Iterator[tuple[str, int]]:
+        fs, root = self._opened
+        if "s3" in _protocols(fs):
+            yield from self._pages(fs, root, under)
+            return
+        try:
+            with self._explained(under):
+                if archive_of(self.whole) is not None:
+                    found = fs.find(under, detail=True)
+                    yield from ((_plain_name(name), int(entry.get("size") or -1)) for name, entry in found.items())
+                    return
+                yield from self._below(fs, f"{root}/{under}".rstrip("/"), root)
+        except FileNotFoundError:
+            if not under:
+                raise UsageError(f"{self.address}: there is nothing of that name; look at the address") from None
+
+    def _below(self, fs: Any, at: str, root: str) -> Iterator[tuple[str, int]]:
+        """What lies in a folder and those below it; links of an HTTP listing that lead elsewhere are not followed."""
+        entries = fs.ls(f"{at}/" if scheme(self.whole) in LISTED else at, detail=True)
+        for entry in sorted(entries, key=lambda entry: str(entry["name"])):
+            path = str(entry["name"]).rstrip("/")
+            if not path.startswith(f"{at}/") or path == at:
+                continue
+            if entry["type"] == "directory":
+                yield from self._below(fs, path, root)
+            elif "?" not in path:
+                yield self._relative(path, root), int(entry.get("size") or -1)
+
+    def _pages(self, fs: Any, root: str, under: str) -> Iterator[tuple[str, int]]:
+        """A listing as it comes, page by page: fsspec would hold all of it."""
+        bucket, _, prefix = root.partition("/")
+        prefix = "/".join(part for part in (prefix, under.strip("/")) if part)
+        asked = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else ""}
+        while True:
+            try:
+                page = self._tried(under, lambda: fs.call_s3("list_objects_v2", **asked))
+            except FileNotFoundError:
+                raise UsageError(f"{self.address}: there is no such bucket; look at the address") from None
+            for entry in page.get("Contents", ()):
+                if not entry["Key"].endswith("/"):
+                    yield self._relative(f"{bucket}/{entry['Key']}", root), int(entry["Size"])
+            if not page.get("IsTruncated"):
+                return
+            asked["ContinuationToken"] = page["NextContinuationToken"]
+
+    def _relative(self, path: str, root: str) -> str:
+        return (
+            path.lstrip("/") if not root.strip("/") else path[path.index(root.strip("/")) + len(root.strip("/")) + 1 :]
+        )
+
+    def read(self, name: str) -> bytes | None:
+        fs, _ = self._opened
+        path = self._path(name)
+
+        def fetch() -> bytes:
+            if archive_of(self.whole) is not None:
+                return _member(fs, path)
+            return bytes(fs.cat_file(path))
+
+        try:
+            if self._turn is None:
+                return self._tried(name, fetch)
+            with self._turn:
+                return self._tried(name, fetch)
+        except (FileNotFoundError, IsADirectoryError):
+            return None
+
+    def size(self, name: str) -> int | None:
+        fs, _ = self._opened
+        if archive_of(self.whole) is not None:
+            return None
+        try:
+            return int(self._tried(name, lambda: fs.info(self._path(name)))["size"])
+        except FileNotFoundError:
+            return None
+
+    def create(self, name: str, data: bytes) -> bool:
+        fs, _ = self._opened
+
+        def put() -> bool:
+            try:
+                fs.pipe_file(self._path(name), data, mode="create")
+            except FileExistsError:
+                return False
+            except OSError as error:  # services that do not say on what condition
+                if "PreconditionFailed" in str(error.__cause__):
+                    return False
+                raise
+            return True
+
+        try:
+            return self._tried(name, put) or self.read(name) == data
+        except FileNotFoundError:
+            raise Gone(f"{self.address}: is not there any more; nothing can be written") from None
+
+    def replace(self, name: str, data: bytes) -> None:
+        fs, _ = self._opened
+        try:
+            self._tried(name, lambda: fs.pipe_file(self._path(name), data))
+        except FileNotFoundError:
+            raise Gone(f"{self.address}: is not there any more; nothing can be written") from None
+
+    def put(self, name: str, path: str) -> None:
+        fs, _ = self._opened
+        self._tried(name, lambda: fs.put_file(path, self._path(name)))
+
+    def remove(self, names: list[str]) -> None:
+        fs, _ = self._opened
+        for first in range(0, len(names), 1000):
+            paths = [self._path(name) for name in names[first : first + 1000]]
+            if "s3" in _protocols(fs):  # a thousand in one call; what is not there is no error
+                self._tried("", partial(fs.rm, paths))
+                continue
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError):
+                    self._tried("", partial(fs.rm_file, path))
+
+    def _path(self, name: str) -> str:
+        _, root = self._opened
+        return f"{root}/{name}" if root or archive_of(self.whole) is None else name
+
+    def _at(self, name: str) -> str:
+        return f"{self.address.rstrip('/')}/{shown(name)}" if name else self.address
+
+    def _tried(self, name: str, ask: Callable[[], T]) -> T:
+        """What `ask` gives; asked again while what is wrong may pass."""
+        for k in range(TRIES):
+            try:
+                with self._explained(name):
+                    return ask()
+            except Passing as error:
+                if k == TRIES - 1:
+                    raise PictureError(f"{self._at(name)}: {error} ({TRIES} times)") from None
+                time.sleep(PAUSE * 2**k)
+        raise AssertionError
+
+    def _explained(self, name: str) -> Explained:
+        return Explained(self._at(name))
+
+
+def _member(fs: Any, path: str) -> bytes:
+    """One file of an archive; some archives have all names as ./name."""
+    at = path if fs.exists(path) else f"./{path}"
+    if int(fs.info(at).get("size") or 0) > MAX_BYTES:
+        raise PictureError(f"{path}: larger than {MAX_BYTES >> 20} MiB, the most that is read")
+    return bytes(fs.cat_file(at))
+
+
+def _plain_name(name: str) -> str:
+    return name.removeprefix("./")
+
+
+def _options(kind: str) -> dict[str, Any]:
+    """What keeps fsspec from remembering listings, which others change meanwhile."""
+    return {"use_listings_cache": False} if kind in ("s3", "s3a", "gs", "gcs", *LISTED) else {}
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def read_from(address: str) -> tuple[bytes, str]:
+    """The bytes of one object by its whole address, and its name for messages.
+
+    Raises:
+        PictureError: there is none, or it is empty.
+    """
+    place, name = _split(address)
+    reader = _reader(place)
+    if scheme(address) not in LISTED and (reader.size(name) or 0) > MAX_BYTES:
+        raise PictureError(f"{shown(address)}: larger than {MAX_BYTES >> 20} MiB, the most that is read")
+    data = reader.read(name)
+    if data is None:
+        raise PictureError(f"{shown(address)}: there is no such object")
+    if not data:
+        raise PictureError(f"{shown(address)}: is empty (zero bytes); a picture was expected")
+    return data, shown(address)
+
+
+def _split(address: str) -> tuple[str, str]:
+    """The store that an object lies in, and its name there; of an archive the archive."""
+    if "::" in address:  # archive::name
+        place, _, name = address.partition("::")
+        return place, name.lstrip("/")
+    place, _, name = address.rpartition("/")
+    return place, name
+
+
+@lru_cache(maxsize=8)
+def _reader(address: str) -> Remote:
+    """A connection is kept for as long as the process reads from there."""
+    return Remote(address)

@@ -1,0 +1,247 @@
+"""Qwen-Image (Wu et al. 2025, arXiv:2508.02324), -Edit and -Edit-Plus (2509, 2511): a transformer beside a language
+model that sees.
+
+References are tokens behind the noise's, told apart by their sizes; the edit models' text is read beside the same
+pictures. Guidance gives every token (2 x 2 latents) the length that it has with the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from editkit.common.process import READING
+from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
+from editkit.diffusion.model import Model, ModelInfo
+from editkit.diffusion.prediction import Prediction, convert
+from editkit.diffusion.schedule import Level, Schedule
+from editkit.errors import ModelError
+from editkit.models.files.layout import Layout
+from editkit.models.files.loading import load_network, load_text_encoder
+from editkit.models.latent.language import Chat, last_alone
+from editkit.models.latent.space import beside
+from editkit.models.latent.tokens import alike, fitting, looked_at, packed, unpacked
+from editkit.models.latent.vaes import FilmSpace, film_factor
+from editkit.models.schedules import default_sampler, make_flow
+from editkit.pictures.tensors import from_unit
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor
+
+KNOWN = "Qwen-Image, -Edit and -Edit-Plus (QwenImageTransformer2DModel, AutoencoderKLQwenImage)"
+PATCH = 2
+WINDOW, LEAST = 1024, 512
+"""Pixels a side."""
+AREA = 1024 * 1024
+"""Pixels of a reference, at most."""
+SEEN = 384 * 384
+"""Pixels of a picture as the language model of -Edit-Plus sees it; -Edit's sees all of them."""
+GUIDANCE = 4.0
+NO_WORDS = " "
+"""What the makers give for no negative prompt."""
+LENGTH = 1024
+"""Tokens of the prompt that are read."""
+
+DESCRIBE = (
+    "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the "
+    "objects and background:"
+)
+ALTER = (
+    "Describe the key features of the input image (color, shape, size, texture, objects, background), then explain "
+    "how the user's text instruction should alter or modify the image. Generate a new image that meets the user's "
+    "requirements while maintaining consistency with the original input where appropriate."
+)
+"""What the language model is told to do, as in training."""
+CUT = {DESCRIBE: 34, ALTER: 64}
+"""Tokens of that which are not part of the text."""
+PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
+
+
+def matches(layout: Layout) -> bool:
+    """A pipeline with a QwenImageTransformer2DModel."""
+    if not layout.index or not layout.has("transformer"):
+        return False
+    return layout.config("transformer").get("_class_name") == "QwenImageTransformer2DModel"
+
+
+def describe(layout: Layout) -> ModelInfo:
+    """What it is by the index's class alone: the networks are the same."""
+    kind = str(layout.index.get("_class_name"))
+    edits, several = kind.startswith("QwenImageEdit"), kind.startswith("QwenImageEditPlus")
+    needed = ("vae", "text_encoder", "processor" if edits else "tokenizer", "scheduler")
+    missing = [part for part in needed if not layout.has(part)]
+    if missing:
+        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    transformer = layout.config("transformer")
+    if "Layered" in kind or transformer.get("use_additional_t_cond") or transformer.get("guidance_embeds"):
+        raise ModelError(
+            f"model {layout.name}: is a {kind} with another loop (layers, or a told scale); known are {KNOWN}"
+        )
+    takes = {"prompt"} | ({"references"} if edits else set())
+    return ModelInfo(
+        layout.name, KNOWN, frozenset(takes), default_sampler(layout.config("scheduler")), 40 if several else 50,
+        WINDOW, LEAST, PATCH * film_factor(layout.config("vae")), guidance=GUIDANCE, shifts=True,
+        references=3 if several else 1 if edits else 0, rounds_up=True,
+    )  # fmt: skip
+
+
+def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
+    """Networks in `dtype`."""
+    from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+
+    transformer = load_network(layout, "transformer", QwenImageTransformer2DModel, dtype, device)
+    place = transformer.pos_embed  # its tables are no buffers: they were not made with the weights
+    transformer.pos_embed = type(place)(theta=place.theta, axes_dim=place.axes_dim, scale_rope=place.scale_rope)
+    vae = load_network(layout, "vae", AutoencoderKLQwenImage, dtype, device)
+    edits = "references" in info.takes
+    reader, encoder = load_text_encoder(layout, "processor" if edits else "tokenizer", "text_encoder", dtype, device)
+    schedule = make_flow(layout.config("scheduler"), PATCH)
+    return (QwenEdit if edits else Qwen)(info, transformer, vae, reader, encoder, schedule)
+
+
+class Qwen(FilmSpace):
+    """A QwenImageTransformer2DModel behind an AutoencoderKLQwenImage as a `Model`.
+
+    Args:
+        info: what `describe` said.
+        transformer, vae, encoder: on their device, in their dtype.
+        reader: the tokenizer of the language model `encoder`, or its processor.
+        schedule: its ladder.
+    """
+
+    clip: float | None = None
+
+    def __init__(
+        self, info: ModelInfo, transformer: Any, vae: Any, reader: Any, encoder: Any, schedule: Schedule
+    ) -> None:
+        super().__init__(vae)
+        self.info, self.transformer, self.schedule = info, transformer, schedule
+        self.reader, self.encoder = reader, encoder
+
+    def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
+        def key(cond: Conditioning) -> Hashable:
+            """Texts of different length are not padded: that rounds otherwise, and saves nothing."""
+            return looked_at(cond), self._words(cond).embeds.shape[1]
+
+        def ask(conds: Sequence[Conditioning]) -> Sequence[Tensor]:
+            return self._velocities(x_t, level, conds)
+
+        return tuple(convert(out, x_t, level, "flow_prediction") for out in alike(conds, key, ask))
+
+    def _words(self, cond: Conditioning) -> Prompt:
+        return self._no_words if cond.prompt is None else cond.prompt
+
+    def _velocities(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> Sequence[Tensor]:
+        """What the network says under `conds`, whose texts and references are of the same sizes, in one call."""
+        import torch
+
+        n, batch, device, dtype = len(conds), len(x_t), x_t.device, self.transformer.dtype
+        looked = [[reference.latent.to(x_t) for reference in cond.references] for cond in conds]
+        tokens = [torch.cat([packed(x_t), *(packed(r).expand(batch, -1, -1) for r in refs)], 1) for refs in looked]
+        words = torch.cat([self._words(cond).embeds.expand(batch, -1, -1) for cond in conds])
+        sizes = [(1, *(side // PATCH for side in part.shape[-2:])) for part in (x_t, *looked[0])]
+        out = self.transformer(
+            hidden_states=torch.cat(tokens).to(dtype),
+            timestep=torch.full((n * batch,), level.t, dtype=torch.float32, device=device) / 1000,
+            encoder_hidden_states=words.to(device, dtype), img_shapes=[sizes] * (n * batch), return_dict=False,
+        )[0]  # fmt: skip
+        return unpacked(out, *x_t.shape[-2:]).to(x_t.dtype).chunk(n)
+
+    def fold(self, without: Tensor, wanted: Tensor, scale: float) -> Tensor:
+        """out = w |p| / |w| with w = n + scale (p - n), the lengths being those of a token's values."""
+        import torch
+
+        p, n = packed(wanted), packed(without)
+        mixed = n + scale * (p - n)
+        length = torch.linalg.vector_norm(mixed, dim=-1, keepdim=True).clamp(min=1e-12)
+        folded = mixed * (torch.linalg.vector_norm(p, dim=-1, keepdim=True) / length)
+        return unpacked(folded, *wanted.shape[-2:])
+
+    @cached_property
+    def _no_words(self) -> Prompt:
+        return self.encode_text(NO_WORDS)[0]
+
+    def encode_text(self, text: str) -> tuple[Prompt, str]:
+        """The language model's last hidden state, (1, tokens, width), at most 1024 of them."""
+        cut = CUT[DESCRIBE]
+        chat = Chat(self.reader, self.encoder, lambda words: chat_of(DESCRIBE, words), LENGTH + cut, padded=False)
+        states, _, dropped = chat.read(text)
+        return Prompt(states[-1][:, cut:]), dropped
+
+    @property
+    def denoiser(self) -> Any:
+        return self.transformer
+
+    def pipeline(self) -> Any:
+        """A diffusers pipeline of these networks."""
+        from diffusers import FlowMatchEulerDiscreteScheduler, QwenImagePipeline
+
+        return QwenImagePipeline(
+            transformer=self.transformer, vae=self.vae, text_encoder=self.encoder,
+            tokenizer=getattr(self.reader, "tokenizer", self.reader), scheduler=FlowMatchEulerDiscreteScheduler(),
+        )  # fmt: skip
+
+    def attach(self, picture: Tensor | None, mask: Tensor | None) -> Qwen:
+        return self
+
+
+class QwenEdit(Qwen):
+    """-Edit and -Edit-Plus: with references, which the text is read beside."""
+
+    def refer(self, picture: Tensor) -> Reference:
+        fitted = fitting(picture, self.info.multiple, AREA)
+        return Reference(self.encode(fitted), fitted)
+
+    def _words(self, cond: Conditioning) -> Prompt:
+        return self.encode_seeing(None, cond.references)[0] if cond.prompt is None else cond.prompt
+
+    def encode_text(self, text: str) -> tuple[Prompt, str]:
+        """As `encode_seeing`, beside no picture."""
+        return self.encode_seeing(text, ())
+
+    def encode_seeing(self, text: str | None, references: Sequence[Reference]) -> tuple[Prompt, str]:
+        """The last hidden state of the language model that sees the pictures, (1, tokens, width); all is read."""
+        text = NO_WORDS if text is None else text
+        several = self.info.references > 1
+        if len(references) > self.info.references:
+            raise ModelError(
+                f"model {self.info.name} looks at {self.info.references} pictures at most, and was given "
+                f"{len(references)}; leave some out, or choose another --model (-Edit-Plus, FLUX.2)"
+            )
+        pictures = [seen(reference.picture, SEEN if several else None) for reference in references]
+        shown = "".join(f"Picture {k + 1}: {PICTURE}" if several else PICTURE for k in range(len(pictures)))
+        with READING:
+            given = self.reader(text=[chat_of(ALTER, shown + text)], images=pictures or None, return_tensors="pt")
+        out = self.encoder(
+            **{name: beside(given[name], self.encoder) for name in TOLD if given.get(name) is not None},
+            output_hidden_states=True, use_cache=False, **last_alone(self.encoder),
+        )  # fmt: skip
+        return Prompt(out.hidden_states[-1][:, CUT[ALTER] :]), ""
+
+
+TOLD = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw", "mm_token_type_ids")
+"""What the language model is told of what its processor says. By the last it knows the rows and columns of a picture's
+tokens; diffusers 0.42's pipelines leave it out, and with transformers 5 the tokens then stand in one line
+(huggingface/diffusers issue 14194).
+"""
+
+
+def chat_of(task: str, words: str) -> str:
+    """The prompt as the makers write it, whatever template the folder has."""
+    system, user = f"<|im_start|>system\n{task}<|im_end|>\n", f"<|im_start|>user\n{words}<|im_end|>\n"
+    return f"{system}{user}<|im_start|>assistant\n"
+
+
+def seen(picture: Tensor, area: int | None) -> Image.Image:
+    """`picture` (1, 3, h, w) in [-1, 1] for a language model: of about `area` pixels, its sides multiples of 32."""
+    from PIL import Image
+
+    image = Image.fromarray(from_unit(picture[:1].cpu(), "uint8"))
+    if area is None:
+        return image
+    width = (area * image.width / image.height) ** 0.5
+    sides = [max(32, round(side / 32) * 32) for side in (width, width * image.height / image.width)]
+    return image.resize((sides[0], sides[1]), Image.Resampling.LANCZOS)

@@ -1,0 +1,132 @@
+"""Z-Image (Alibaba 2025): a transformer on FLUX.1's latents and a text in one row of tokens.
+
+The network is told 1 - sigma and says x0 - eps, the negative of what others say. Turbo was distilled to a few steps
+without guidance, the base model was not; both are of one class, and the scheduler's shift tells them apart. Scales of
+guidance are editkit's: diffusers' pipelines count from 0, so that their g is g + 1 here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from editkit.diffusion.conditioning import Conditioning, Prompt
+from editkit.diffusion.model import Model, ModelInfo
+from editkit.diffusion.prediction import Prediction, convert
+from editkit.diffusion.schedule import Level, Schedule
+from editkit.errors import ModelError
+from editkit.models.files.layout import Layout
+from editkit.models.files.loading import load_network, load_text_encoder
+from editkit.models.latent.language import Chat
+from editkit.models.latent.space import LatentSpace, load_vae, vae_factor
+from editkit.models.schedules import default_sampler, make_flow
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+KNOWN = "Z-Image and Z-Image-Turbo (ZImageTransformer2DModel, AutoencoderKL)"
+PATCH = 2
+WINDOW, LEAST = 1024, 512
+"""Pixels a side."""
+TURBO = 3.0
+"""The shift of Turbo's scheduler; a larger one is the base model's."""
+
+
+def matches(layout: Layout) -> bool:
+    """A pipeline with a ZImageTransformer2DModel."""
+    if not layout.index or not layout.has("transformer"):
+        return False
+    return layout.config("transformer").get("_class_name") == "ZImageTransformer2DModel"
+
+
+def describe(layout: Layout) -> ModelInfo:
+    """Turbo's steps and guidance where the scheduler shifts as Turbo's does, else the base model's."""
+    missing = [part for part in ("vae", "text_encoder", "tokenizer", "scheduler") if not layout.has(part)]
+    if missing:
+        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    if layout.has("siglip"):
+        raise ModelError(
+            f"model {layout.name}: is a Z-Image-Omni, which looks at pictures by SigLIP; known are Z-Image and "
+            "Z-Image-Turbo"
+        )
+    scheduler = layout.config("scheduler")
+    steps, guidance = (9, 1.0) if float(scheduler.get("shift", 1.0)) <= TURBO else (50, 5.0)
+    return ModelInfo(
+        layout.name, KNOWN, frozenset({"prompt"}), default_sampler(scheduler), steps, WINDOW, LEAST,
+        PATCH * vae_factor(layout.config("vae")), guidance=guidance, shifts=True, rounds_up=True,
+    )  # fmt: skip
+
+
+def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
+    """Networks in `dtype`."""
+    from diffusers import ZImageTransformer2DModel
+
+    transformer = load_network(layout, "transformer", ZImageTransformer2DModel, dtype, device)
+    vae = load_vae(layout, dtype, device)
+    tokenizer, encoder = load_text_encoder(layout, "tokenizer", "text_encoder", dtype, device)
+    return ZImage(info, transformer, vae, tokenizer, encoder, make_flow(layout.config("scheduler"), PATCH))
+
+
+class ZImage(LatentSpace):
+    """A ZImageTransformer2DModel behind an AutoencoderKL as a `Model`.
+
+    Args:
+        info: what `describe` said.
+        transformer, vae, encoder: on their device, in their dtype.
+        tokenizer: of the language model `encoder`.
+        schedule: its ladder.
+    """
+
+    clip: float | None = None
+
+    def __init__(
+        self, info: ModelInfo, transformer: Any, vae: Any, tokenizer: Any, encoder: Any, schedule: Schedule
+    ) -> None:
+        super().__init__(vae)
+        self.info, self.transformer, self.schedule = info, transformer, schedule
+        self.tokenizer, self.encoder = tokenizer, encoder
+
+    def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
+        import torch
+
+        n, batch, dtype = len(conds), len(x_t), self.transformer.dtype
+        prompts = [self._no_words if cond.prompt is None else cond.prompt for cond in conds]
+        words = [text for prompt in prompts for text in prompt.embeds.to(x_t.device, dtype).expand(batch, -1, -1)]
+        t = torch.full((n * batch,), level.t, dtype=torch.float32, device=x_t.device)
+        states = list(x_t.to(dtype)[:, :, None]) * n
+        out = self.transformer(states, (1000 - t) / 1000, words, return_dict=False)[0]  # in this order, in float32
+        velocities = -torch.stack([part.to(x_t.dtype) for part in out])[:, :, 0]
+        return tuple(convert(part, x_t, level, "flow_prediction") for part in velocities.chunk(n))
+
+    @cached_property
+    def _no_words(self) -> Prompt:
+        return self.encode_text("")[0]
+
+    def encode_text(self, text: str) -> tuple[Prompt, str]:
+        """The last hidden layer but one of the language model, (1, tokens, width), at most 512 of them."""
+        states, _, dropped = Chat(self.tokenizer, self.encoder, self._said, padded=False).read(text)
+        return Prompt(states[-2]), dropped
+
+    def _said(self, text: str) -> str:
+        said: str = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, enable_thinking=True
+        )
+        return said
+
+    @property
+    def denoiser(self) -> Any:
+        return self.transformer
+
+    def pipeline(self) -> Any:
+        """A diffusers pipeline of these networks."""
+        from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline
+
+        return ZImagePipeline(
+            transformer=self.transformer, vae=self.vae, text_encoder=self.encoder, tokenizer=self.tokenizer,
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+        )  # fmt: skip
+
+    def attach(self, picture: Tensor | None, mask: Tensor | None) -> ZImage:
+        return self

@@ -1,0 +1,114 @@
+"""What a model needs of memory, part by part, from the headers of its files: for `editkit plan`, before weights load.
+
+No torch. Weights are counted in the numbers they will be computed in; what networks need while they run is the estimate
+of `editkit.models.memory`, measured with the networks of Stable Diffusion 1.5: for other families it is a rough one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from editkit.errors import ModelError
+from editkit.models.families import named
+from editkit.models.files.loading import find
+from editkit.models.memory import DECODER, DENOISER, numbers
+
+if TYPE_CHECKING:
+    from editkit.diffusion.model import Pass
+
+CARDS = (8, 12, 16, 24, 48, 80)
+"""GB of memory that GPUs have."""
+
+ROOM = 0.92
+"""Of a GPU's memory, what is left beside its driver and what else is on it."""
+
+LAYER = 1_000_000_000
+"""Bytes at most of the layers that lie on the GPU at once with `--offload group`."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes: of the network that is called at every step, the text encoders, the VAE; and beside them while the network
+    and while the decoder work.
+    """
+
+    network: int
+    readers: int
+    vae: int
+    steps: int
+    decoding: int
+
+    @property
+    def working(self) -> int:
+        """The more of the two that are needed beside weights."""
+        return max(self.steps, self.decoding)
+
+    def ways(self) -> tuple[tuple[str, int], ...]:
+        """(what to do, bytes that are then needed), from the fastest on."""
+        weights = self.network + self.vae
+        return (
+            ("as it is", weights + self.readers + self.working),
+            ("as it is, text encoders read from disk", weights + self.working),
+            ("--offload model", max(self.network + self.steps, self.readers, self.vae + self.decoding)),
+            ("--offload group", LAYER + self.working),
+        )
+
+    def how(self, room: float) -> str | None:
+        """The fastest way that `room` bytes are enough for; None: they are for none."""
+        return next((way for way, needed in self.ways() if needed <= room), None)
+
+
+def needs(name: str, passes: Sequence[Pass], itemsize: int) -> Needs | None:
+    """What the model called `name` needs for `passes` in numbers of `itemsize` bytes; None: it comes with editkit,
+    works on pixels, or its weights are not on this machine. Opens no socket.
+    """
+    if named(name) is not None:
+        return None
+    try:
+        layout = find(name, offline=True)
+        if not layout.has("vae"):
+            return None
+        network, readers, vae = (itemsize * count for count in numbers(layout))
+    except ModelError:
+        return None
+    seen = max((at.window**2 if at.window else at.height * at.width for at in passes), default=0)
+    pixels = max((at.height * at.width for at in passes), default=0)
+    return Needs(network, readers, vae, seen * DENOISER[itemsize], pixels * DECODER[itemsize])
+
+
+def cards(found: Needs) -> list[tuple[int, str | None]]:
+    """(GB of a GPU, the fastest way that fits; None: none does)."""
+    return [(card, found.how(ROOM * card * 1e9)) for card in CARDS]
+
+
+def bytes_of(dtype: str) -> int:
+    """Of a number, by the option --dtype; `auto` is what GPUs do."""
+    return 4 if dtype == "fp32" else 2
+
+
+def lines(found: Needs, itemsize: int) -> list[str]:
+    """What `editkit plan` says of it."""
+    import psutil
+
+    parts = {
+        "network": found.network, "text encoders": found.readers, "VAE": found.vae,
+        "while it works about": found.working,
+    }  # fmt: skip
+    listed = ", ".join(f"{what} {gb(size)}" for what, size in parts.items() if size)
+    ways: dict[str, list[str]] = {}
+    for card, way in cards(found):
+        ways.setdefault(way or "too small", []).append(f"{card}")
+    free = int(psutil.virtual_memory().available)
+    fits = found.network + found.vae + found.working <= free
+    return [
+        f"memory, {itemsize} bytes a number: {listed}",
+        "GPU of " + "; ".join(f"{', '.join(sizes)} GB: {way}" for way, sizes in ways.items()),
+        f"CPU, {gb(free)} of memory free: {'as it is' if fits else 'too little'}",
+    ]
+
+
+def gb(number: int) -> str:
+    """Bytes in GB, at least a tenth."""
+    return f"{max(number / 1e9, 0.1):.1f} GB"

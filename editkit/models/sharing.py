@@ -1,0 +1,181 @@
+"""Several edits, one call of the network: edits that run side by side in threads meet where their networks are called.
+
+Each edit stays what it is, with its own plan, plugins and noise. A call waits until every other edit of the group has
+called too; calls of equal shape are then one call of the network, and each edit gets its rows. Values are those of the
+edit alone but for the rounding of larger matrices. What needs gradients is called at once and alone, since one edit's
+backward pass would go through the others.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from editkit.diffusion.model import Model, ModelInfo
+from editkit.models import PLAIN, load
+from editkit.models.setup import Setup
+
+PATIENCE = 30.0
+"""Seconds after which a call no longer waits: who does not come may be waiting for something that the caller holds."""
+
+
+@dataclass(eq=False)
+class _Call:
+    """One edit's call: what it gives the network, and what came of it."""
+
+    forward: Callable[..., Any]
+    given: tuple[Any, ...]
+    named: dict[str, Any]
+    out: Any = None
+    error: BaseException | None = None
+    done: bool = False
+
+
+@dataclass(eq=False)
+class Meeting:
+    """Where the calls of one process meet."""
+
+    _condition: threading.Condition = field(default_factory=threading.Condition)
+    _members: set[int] = field(default_factory=set)
+    _waiting: list[_Call] = field(default_factory=list)
+    _expected: int = 0
+
+    def expect(self, count: int) -> None:
+        """So many edits are about to begin, each of which will be a `member`."""
+        with self._condition:
+            self._expected += count
+
+    @contextmanager
+    def member(self) -> Iterator[None]:
+        """This thread is one of them, until its edit ends."""
+        me = threading.get_ident()
+        with self._condition:
+            self._members.add(me)
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._members.discard(me)
+                self._expected -= 1
+                self._condition.notify_all()
+
+    def call(self, forward: Callable[..., Any], given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """What `forward(*given, **named)` gives, alone or with others."""
+        if torch.is_grad_enabled() or threading.get_ident() not in self._members:
+            return forward(*given, **named)
+        mine = _Call(forward, given, named)
+        with self._condition:
+            self._waiting.append(mine)
+            self._condition.notify_all()
+            self._condition.wait_for(lambda: mine.done or len(self._waiting) >= self._expected, PATIENCE)
+            calls, self._waiting = ([], self._waiting) if mine.done else (self._waiting, [])
+        if calls:
+            _answer(calls)
+            with self._condition:
+                for one in calls:
+                    one.done = True
+                self._condition.notify_all()
+        with self._condition:
+            self._condition.wait_for(lambda: mine.done)  # another has it in hand
+        if mine.error is not None:
+            raise mine.error
+        return mine.out
+
+
+def _answer(calls: Sequence[_Call]) -> None:
+    """Call each network once for all calls of equal shape."""
+    groups: dict[Any, list[_Call]] = defaultdict(list)
+    for one in calls:
+        groups[(id(one.forward), _shape((one.given, one.named)))].append(one)
+    for group in groups.values():
+        try:
+            first = group[0]
+            if len(group) == 1:
+                first.out = first.forward(*first.given, **first.named)
+                continue
+            copies = int((first.named.get("cross_attention_kwargs") or {}).get("copies", 1))
+            rows = len(first.given[0])
+            given, named = _joined([(one.given, one.named) for one in group], rows, copies)
+            out = first.forward(*given, **named)
+            for k, one in enumerate(group):
+                one.out = _rows(out, k, len(group), rows, copies)
+        except BaseException as error:
+            for one in group:
+                one.error = error
+
+
+def _shape(value: Any) -> Any:
+    """What must be equal for two calls to be one."""
+    match value:
+        case Tensor():
+            return tuple(value.shape), value.dtype, value.device
+        case dict():
+            return tuple((key, _shape(one)) for key, one in value.items())
+        case list() | tuple():
+            return tuple(_shape(one) for one in value)
+    return value if isinstance(value, str | int | float | bool | type(None)) else id(value)
+
+
+def _joined(values: Sequence[Any], rows: int, copies: int) -> Any:
+    """The calls' values as those of one: rows are joined within each of the `copies` that a call has of its batch."""
+    first = values[0]
+    match first:
+        case Tensor():
+            if first.ndim == 0 or len(first) != rows:
+                return first
+            parts = [value.unflatten(0, (copies, rows // copies)) for value in values]
+            return torch.cat(parts, dim=1).flatten(0, 1)
+        case dict():
+            return {key: _joined([value[key] for value in values], rows, copies) for key in first}
+        case list() | tuple():
+            return type(first)(_joined([value[k] for value in values], rows, copies) for k in range(len(first)))
+    return first
+
+
+def _rows(out: Any, k: int, calls: int, rows: int, copies: int) -> Any:
+    """The rows of call `k`."""
+    if isinstance(out, list | tuple):
+        return type(out)(_rows(one, k, calls, rows, copies) for one in out)
+    if not isinstance(out, Tensor):
+        return out
+    each = rows // copies
+    return out.unflatten(0, (copies, calls, each))[:, k].flatten(0, 1)  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class SharingLoad:
+    """Gives models their weights, as `editkit.models.load`, and lets the calls of their denoising network meet.
+
+    Sent to another process it has a meeting of that process's own.
+    """
+
+    meeting: Meeting = field(default_factory=Meeting, compare=False)
+
+    def __call__(
+        self, info: ModelInfo, device: torch.device, dtype: torch.dtype, *, offline: bool = False, setup: Setup = PLAIN
+    ) -> Model:
+        model = load(info, device, dtype, offline=offline, setup=setup)
+        network = getattr(model, "unet", None)
+        if isinstance(network, torch.nn.Module) and not any("_hf_hook" in vars(m) for m in network.modules()):
+            network.forward = _Meeting(network.forward, self.meeting)
+        return model
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SharingLoad, ()
+
+
+class _Meeting:
+    """A network's forward pass at a meeting."""
+
+    def __init__(self, forward: Callable[..., Any], meeting: Meeting) -> None:
+        self._forward, self._meeting = forward, meeting
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        return self._meeting.call(self._forward, given, named)

@@ -1,0 +1,139 @@
+"""Editing by instruction: the model looks at the picture, and makes it anew as the text says.
+
+The picture, and others beside it, stand in what the model is told (`Conditioning.references`); the process starts from
+noise alone. What comes of it keeps the picture's own size: sides that do not fit are continued at the right and below,
+and cut off again, so nothing is cropped, moved or rescaled, and the picture that the model looks at is as large as the
+one that it makes. With a mask (`inpaint ... with edit`) only what lies inside is made anew.
+
+`--only-changes` puts into the picture only what the edit changed (see `only_changes.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from editkit.plugin import (
+    ChainError,
+    Figures,
+    Hooks,
+    ModelError,
+    ModelInfo,
+    Options,
+    Picture,
+    PictureSource,
+    Plugin,
+    Reference,
+    Run,
+    Section,
+    Step,
+    TakesReferences,
+    UsageError,
+    capability,
+    to_unit,
+)
+from editkit_plugins.only_changes import figures, only_changes
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from editkit.pictures.changes import Changes
+    from editkit.plugin import Conditioning
+
+
+class Edit(Plugin):
+    """Change a picture as --prompt says (`make it winter`), with a model that looks at pictures.
+
+    With a mask only inside it: `inpaint photo.png --mask mask.png --model DIR --prompt "a red door" with edit`.
+    """
+
+    name: ClassVar[str] = "edit"
+    group: ClassVar[Section] = "steer"
+    usage: ClassVar[tuple[str, ...]] = (
+        'edit photo.png --model DIR --prompt "make it winter" --only-changes',
+        'edit photo.png --model DIR --prompt "the man wears this hat" --reference hat.png',
+        'inpaint photo.png --mask mask.png --model DIR --prompt "a red door" with edit',
+    )
+    order: ClassVar[int] = -60
+    needs: ClassVar[frozenset[str]] = frozenset({"references"})
+    able: ClassVar[str] = "FLUX.2 and FLUX.1 Kontext do"
+    fresh: ClassVar[bool] = True
+
+    reference: tuple[PictureSource, ...] = Field(
+        (), description="Another picture that the instruction speaks of; several: give it again."
+    )
+    only_changes: bool = Field(
+        False, description="Keep every pixel that the edit did not change, bit for bit, and say what it moved."
+    )
+
+    def hooks(self) -> type[Hooks[Any]]:
+        return _OnlyChanges if self.only_changes else _EditHooks
+
+    def default_options(self, info: ModelInfo) -> Options:
+        """Nothing of its own; it is where a model is known and no weights are loaded yet.
+
+        Raises:
+            UsageError: it looks at fewer pictures than there are.
+        """
+        looked = 1 + len(self.reference)
+        if info.references and looked > info.references:
+            raise UsageError(
+                f"edit shows the picture and {len(self.reference)} --reference, and {info.name} looks at "
+                f"{info.references} in all; give fewer"
+            )
+        return Options()
+
+
+class _EditHooks(Hooks[Edit]):
+    def __init__(self, plugin: Edit, run: Run) -> None:
+        super().__init__(plugin, run)
+        model, picture = capability(run.model, TakesReferences), run.inputs.picture
+        if model is None:
+            raise ModelError(f"model {run.model.info.name} says that it looks at pictures, but has no `refer`")
+        if picture is None:
+            raise ChainError("edit works on a picture, and there is none; with sample(), give known=")
+        if run.options.prompt is None:
+            run.notify("edit has no --prompt, so the model is asked for nothing; say what is to change")
+        self._say_the_size(picture)
+        own = model.refer(picture)
+        if own.picture.shape != picture.shape:  # scaled down: what is made would be of another scale than what is seen
+            own = replace(own, latent=run.model.encode(picture), picture=picture)
+        self.references: list[Reference] = [own, *(model.refer(self._other(one)) for one in plugin.reference)]
+
+    def _other(self, source: PictureSource) -> Tensor:
+        """(1, 3, h, w) in [-1, 1], in the colours of the edited picture."""
+        other = Picture.read(source).coloured_as(self.run.inputs.file)
+        return to_unit(other.visible).to(self.run.device)
+
+    def _say_the_size(self, picture: Tensor) -> None:
+        original = self.run.inputs.original
+        if original is None or original.shape[-2:] == picture.shape[-2:]:
+            return
+        (height, width), (h, w) = picture.shape[-2:], original.shape[-2:]
+        multiple = self.run.model.info.multiple
+        if (height, width) == (h + -h % multiple, w + -w % multiple):
+            self.run.notify(
+                f"edit: {w}x{h} is continued to {width}x{height}, multiples of {multiple}, and cut back to its own size"
+            )
+
+    def condition(self, step: Step, cond: Conditioning) -> Conditioning:
+        for reference in self.references:
+            cond = cond.plus_reference(reference)
+        return cond
+
+
+class _OnlyChanges(_EditHooks):
+    found: Changes | None = None
+
+    def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        original = self.run.inputs.original
+        if original is None:
+            return image
+        result, self.found = only_changes(original, image, original, self.run.notify)
+        return result
+
+    def measure(self, image: Float[Tensor, "b 3 h w"]) -> Figures:
+        return {} if self.found is None else figures(self.found)

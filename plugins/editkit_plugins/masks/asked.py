@@ -1,0 +1,74 @@
+"""`text:the dog` and `point:x,y`: what a network says is there, which the user fetched (`--mask-model`).
+
+`text` is SAM 3's, else Grounding DINO's boxes with SAM 2's masks, else CLIPSeg's, by what the folders are. Where
+ViTMatte is among them the mask's edge is its alpha.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from editkit.pictures.picture import Picture
+from editkit.pictures.shapes import Asking, Mask, ShapeError, as_mask, coordinates
+from editkit_plugins.masks import networks
+
+
+def by_text(picture: Picture, values: str, models: Sequence[str]) -> Mask:
+    """(H, W) in [0, 1]: 1 where what the words name is; nothing where it is not.
+
+    Raises:
+        UsageError: no network for it is among `models`.
+        ShapeError: there are no words.
+    """
+    import numpy as np
+
+    if not values.strip():
+        raise ShapeError("'text:': write what is to be found behind it, as text:the dog")
+    there = networks.found(models)
+    if "SAM 3" in there:
+        mask = networks.by_sam3(there["SAM 3"], picture, values)
+    elif {"Grounding DINO", "SAM 2"} <= set(there):
+        found = networks.boxes(there["Grounding DINO"], picture, values)
+        empty = as_mask(np.zeros((picture.height, picture.width)))
+        mask = networks.by_sam2(there["SAM 2"], picture, input_boxes=[found.tolist()]) if len(found) else empty
+    elif "CLIPSeg" in there:
+        mask = networks.by_clipseg(there["CLIPSeg"], picture, values)
+    elif "Grounding DINO" in there:
+        raise networks.needed(f"text:{values}", ["SAM 2"], list(there))
+    else:
+        raise networks.needed(f"text:{values}", ["SAM 3", "Grounding DINO", "CLIPSeg"], list(there))
+    return soft(picture, mask, models)
+
+
+def by_point(picture: Picture, values: str, models: Sequence[str]) -> Mask:
+    """(H, W) in [0, 1]: the thing at x, y; several points (x,y,x,y) are of one thing.
+
+    Raises:
+        UsageError: SAM 2 is not among `models`.
+        ShapeError: a point is none, or outside.
+    """
+    numbers = coordinates("point", values, picture)
+    points = list(zip(numbers[0::2], numbers[1::2], strict=False))
+    if len(numbers) % 2 or not all(0 <= x < picture.width and 0 <= y < picture.height for x, y in points):
+        raise ShapeError(f"'point:{values}': write point:x,y within the picture of {picture.width}x{picture.height}")
+    there = networks.found(models)
+    if "SAM 2" not in there:
+        raise networks.needed(f"point:{values}", ["SAM 2"], list(there))
+    given = {"input_points": [[[list(p) for p in points]]], "input_labels": [[[1] * len(points)]]}
+    return soft(picture, networks.by_sam2(there["SAM 2"], picture, **given), models)
+
+
+def soft(picture: Picture, mask: Mask, models: Sequence[str]) -> Mask:
+    """`mask` with ViTMatte's edge where it is among `models`; else itself."""
+    folder = networks.found(models).get("ViTMatte")
+    return mask if folder is None else networks.matted(folder, picture, mask)
+
+
+TEXT = Asking(
+    "text", "text:words", lambda picture, values: by_text(picture, values, ()),
+    "What the words name, found by a network (--mask-model).", None, True, ask=by_text,
+)  # fmt: skip
+POINT = Asking(
+    "point", "point:x,y", lambda picture, values: by_point(picture, values, ()),
+    "The thing at a point, by SAM 2 (--mask-model).", None, True, ask=by_point,
+)  # fmt: skip

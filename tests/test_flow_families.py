@@ -1,0 +1,182 @@
+"""Every edit on every family of today's transformers: it runs, keeps what it promises, or is refused with what can."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import test_parity_flux
+import test_parity_flux2
+import test_parity_qwen
+import test_parity_zimage
+import tiny_flow as tiny
+import torch
+from diffusers import Flux2KleinPipeline
+
+from editkit import edit
+from editkit.editing.settle import plan_stages
+from editkit.errors import ChainError, EditkitError, UsageError
+from editkit.models import describe, load
+from editkit.models.leasing import Models
+from editkit.models.setup import Setup
+from editkit.plugin import Chain, Picture
+from editkit.plugins import Cfg, Inpaint, PromptText, SDEdit, Translate
+
+NAMES = ["flux2", "flux", "fill", "kontext", "z-image", "qwen", "qwen-plus"]
+MODELS = Models(most=len(NAMES))
+
+
+def pipe(name: str) -> Any:
+    match name:
+        case "flux2":
+            return Flux2KleinPipeline(**test_parity_flux2.parts(), is_distilled=False)
+        case "z-image":
+            return test_parity_zimage.pipe()
+        case "qwen" | "qwen-plus":
+            return test_parity_qwen.pipe("text" if name == "qwen" else "plus", whole=False)
+        case _:
+            return test_parity_flux.pipe("dev" if name == "flux" else name)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    @cache
+    def saved(name: str) -> str:
+        path = tmp_path_factory.mktemp("models") / name
+        pipe(name).save_pretrained(path)
+        return str(path)
+
+    return saved
+
+
+PHOTO = np.asarray(tiny.picture(70, 52))
+"""No side is a multiple of what the models take."""
+
+
+def done(folder: str, plugins: Any, **options: Any) -> np.ndarray:
+    how = {"steps": 2, "prompt": "a red door", "seed": 3, "device": "cpu", "offline": True}
+    return np.asarray(edit(PHOTO, plugins, model=folder, models=MODELS, **{**how, **options}).pixels)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_hole_is_filled_and_the_rest_is_as_it_was(folder: Any, name: str) -> None:
+    made = done(folder(name), Inpaint(mask="box:20,11,47,40") & Cfg(), negative="blurry")
+    inside = np.zeros(PHOTO.shape[:2], bool)
+    inside[11:40, 20:47] = True
+    assert made.shape == PHOTO.shape
+    assert np.array_equal(made[~inside], PHOTO[~inside])
+    assert not np.array_equal(made[inside], PHOTO[inside])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_picture_is_redrawn_at_its_own_size(folder: Any, name: str) -> None:
+    little, much = (done(folder(name), SDEdit(strength=s)) for s in (0.5, 1.0))
+    assert little.shape == much.shape == PHOTO.shape
+    assert not np.array_equal(little, much)
+    assert np.array_equal(little, done(folder(name), SDEdit(strength=0.5))), "the same seed gives the same bytes"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_picture_is_translated_and_equal_texts_give_it_back(folder: Any, name: str) -> None:
+    """As far as the VAE does: by one step and by three."""
+    same = [
+        done(folder(name), Translate(source="a red door", method="flowedit"), steps=steps, guidance_scale=1.0)
+        for steps in (1, 3)
+    ]
+    other = done(folder(name), Translate(source="a dog", method="flowedit"), steps=3, guidance_scale=1.0)
+    assert np.abs(same[0].astype(int) - same[1]).max() <= 1
+    assert np.abs(same[0].astype(int) - other).max() > 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lora_is_fused_as_the_pipeline_does(folder: Any, name: str, tmp_path: Path) -> None:
+    file = lora(name, tmp_path)
+    fused = load(describe(folder(name)), torch.device("cpu"), torch.float32, setup=Setup(lora=(f"{file}:0.5",)))
+    live, own = pipe(name), pipe(name)
+    live.transformer = deepcopy(live.transformer)
+    live.load_lora_weights(str(tmp_path), weight_name=file.name, adapter_name="a")
+    live.set_adapters(["a"], [0.5])
+    layer = "transformer_blocks.0.attn.to_q" if name != "z-image" else "layers.0.attention.to_q"
+    x = torch.randn(3, own.transformer.get_submodule(layer).in_features, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = live.transformer.get_submodule(layer)(x)
+        found = fused.transformer.get_submodule(layer)(x)
+        plain = own.transformer.get_submodule(layer)(x)
+    assert float((found - expected).abs().max()) <= 1e-5
+    assert float((found - plain).abs().max()) > 1e-2
+
+
+def lora(name: str, folder: Path) -> Path:
+    """A LoRA of the first attention's queries."""
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    made = pipe(name)
+    donor = deepcopy(made.transformer)
+    torch.manual_seed(8)
+    donor.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    layers = get_peft_model_state_dict(donor)
+    made.save_lora_weights(folder, transformer_lora_layers=layers, weight_name="one.safetensors")
+    return folder / "one.safetensors"
+
+
+def test_a_lora_stays_beside_quantised_weights(folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be added to them; the result is that of the fused one."""
+    import editkit.models.setup as setup
+
+    file = lora("flux2", tmp_path)
+    asked = Setup(lora=(str(file),))
+    info = describe(folder("flux2"))
+    fused: Any = load(info, torch.device("cpu"), torch.float32, setup=asked)
+    with monkeypatch.context() as m:
+        m.setattr(setup, "quantised", lambda network: type(network).__name__ == "Flux2Transformer2DModel")
+        beside: Any = load(info, torch.device("cpu"), torch.float32, setup=asked)
+    assert not any("lora" in key for key in fused.transformer.state_dict())
+    assert any("lora" in key for key in beside.transformer.state_dict())
+    one, two = (tiny.walked(model) for model in (fused, beside))
+    assert tiny.distance(one, two) <= 6e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_family_has_not_is_refused_with_what_can(folder: Any, name: str) -> None:
+    with pytest.raises(EditkitError, match="has no weights for words"):
+        done(folder(name), SDEdit() & PromptText(weights=True))
+    if name not in ("flux2", "kontext", "qwen-plus"):
+        with pytest.raises(ChainError, match="needs a model that takes references"):
+            done(folder(name), SDEdit() & tiny.Look(pictures=()))
+
+
+def test_a_shift_is_for_models_of_flow_matching(folder: Any) -> None:
+    with pytest.raises(UsageError, match="is no model of flow matching"):
+        edit(PHOTO, SDEdit(), model="pocket", shift=3.0, device="cpu", steps=2)
+    one, two = (done(folder("flux"), SDEdit(strength=0.5), shift=shift) for shift in (1.0, 6.0))
+    assert not np.array_equal(one, two)
+
+
+def test_half_precision_keeps_what_was_measured(folder: Any) -> None:
+    """FLUX.2's statistics of latents are float32 in bf16 too, and a counter stays a whole number."""
+    model: Any = load(describe(folder("flux2")), torch.device("cpu"), torch.bfloat16)
+    norm, own = model.vae.bn, tiny.flux2_vae().bn
+    assert norm.running_mean.dtype == norm.running_var.dtype == torch.float32
+    assert norm.running_var.equal(own.running_var)
+    assert norm.num_batches_tracked.dtype == torch.int64
+    assert model.vae.encoder.conv_in.weight.dtype == torch.bfloat16
+    wide = model.encode(tiny.tensor(tiny.picture()))
+    assert wide.dtype == torch.float32
+    assert wide.shape == (1, 32, 4, 4)
+
+
+def test_a_strength_that_leaves_a_distilled_model_few_levels_is_said(folder: Any, tmp_path: Path) -> None:
+    Flux2KleinPipeline(**test_parity_flux2.parts(), is_distilled=True).save_pretrained(tmp_path)
+    said: dict[float, list[str]] = {}
+    for strength in (0.3, 1.0):
+        chain = Chain.of(SDEdit(strength=strength)).using(model=str(tmp_path), prompt="a door")
+        told = said.setdefault(strength, [])
+        plan_stages(chain, Picture.read(PHOTO), told.append)
+    assert [line.partition(",")[0] for line in said[0.3]] == ["2 of 4 noise levels are walked"]
+    assert "--steps 8 " in said[0.3][0]
+    assert said[1.0] == []
