@@ -195,8 +195,9 @@ def _state(path: str, metric: str) -> Mapping[str, Any]:
         if path.endswith(".safetensors"):
             from safetensors.torch import load_file
 
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever a damaged file makes it raise
         raise ModelError(f"{metric}: {path}: cannot be read as weights ({type(error).__name__})") from error
     if not isinstance(state, Mapping):

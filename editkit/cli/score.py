@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,9 @@ app = typer.Typer(add_completion=False)
 
 MOST = 6
 """Pictures of a category on the sheet: its worst, by the first metric."""
+
+SIDE = 240
+"""Of a picture on the sheet, in pixels."""
 
 
 @app.command()
@@ -47,7 +51,7 @@ def score(  # long: every parameter is an option with its help
 ) -> None:
     """Say how near RESULTS come to their references and prompts, with 95 % confidence intervals.
 
-    Nothing is downloaded: a metric that needs weights says which file it wants. Needs pip install 'editkit[score]'.
+    Nothing is downloaded: a metric that needs weights says which file it wants. Needs the extra `score` of the package.
     """
     from editkit.batch.metrics import Files
     from editkit.batch.scoring import score as judged
@@ -131,9 +135,10 @@ def _sheet(scores: Scores) -> Image:
     from editkit.pictures.picture import Picture
 
     first = next(iter(scores.rows[0].figures), None)
-    tiles, columns = [], MOST * (2 if scores.rows[0].reference is not None else 1)
-    blank = np.full((8, 8, 3), 255, np.uint8)
-    for category in sorted({row.category for row in scores.rows}):
+    categories = Counter(row.category for row in scores.rows)
+    tiles, columns = [], min(MOST, max(categories.values())) * (2 if scores.rows[0].reference is not None else 1)
+    blank = np.full((1, SIDE, 3), 255, np.uint8)
+    for category in sorted(categories):
         rows = [row for row in scores.rows if row.category == category]
         if first is not None:
             worst = BETTER[first] == "lower"
@@ -146,4 +151,4 @@ def _sheet(scores: Scores) -> Image:
             if row.reference is not None:
                 made.append(Tile("reference", eight_bit(Picture.read(row.reference).pixels)))
         tiles += [*made, *[Tile("", blank)] * (columns - len(made))]
-    return sheet(tiles, columns, side=240, title=f"the worst of each category by {first}" if first else "")
+    return sheet(tiles, columns, side=SIDE, title=f"the worst of each category by {first}" if first else "")
