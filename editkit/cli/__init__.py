@@ -160,6 +160,7 @@ def commands() -> dict[str, Callable[[], Command]]:
         "train": typer_app("train"),
         "mask": typer_app("mask"),
         "density": typer_app("density"),
+        "score": typer_app("score"),
         "hint": typer_app("hint"),
         "show": typer_app("show"),
         "strip": typer_app("strip"),

@@ -33,6 +33,7 @@ COMMANDS = (
     ("models", "the models there are; info NAME, download NAME, suggest"),
     ("mask", "make a mask: boxes, ellipses, polygons, colours"),
     ("density", "how likely a picture is to a model, in bits per dimension, and where it is not"),
+    ("score", "how near results come to references and prompts: psnr, ssim, lpips, clip, fid, kid"),
     ("hint", "what a ControlNet will see of a picture: edges, lines, depth; --list shows the detectors"),
     ("rerun", "make a picture again from what it carries"),
     ("show", "how a picture was made"),

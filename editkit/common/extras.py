@@ -32,6 +32,8 @@ EXTRAS: dict[str, str] = {
     "dlib": "masks",
     "av": "video",
     "scipy": "ode",
+    "torchmetrics": "score",
+    "torch_fidelity": "score",
     "fastapi": "studio",
     "starlette": "studio",
     "anyio": "studio",

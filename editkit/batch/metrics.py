@@ -1,0 +1,210 @@
+"""Figures of results beside references, by torchmetrics (`editkit[score]`).
+
+Nothing is downloaded: what needs weights reads a file of the user's. psnr and ssim need none. `lpips` (Zhang et al.
+2018) takes the linear layers that come with torchmetrics, and AlexNet's convolutions from a file; `clip` (Hessel et al.
+2021) a folder of open_clip's; `fid` (Heusel et al. 2017) and `kid` (Binkowski et al. 2018) the Inception network of the
+FID's authors, by torch-fidelity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from editkit.errors import ModelError, UsageError
+from editkit.pictures.picture import Picture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS: Mapping[str, tuple[str, str]] = {
+    "lpips": ("--lpips-weights", "torchvision's alexnet-owt-7be5be79.pth"),
+    "clip": ("--clip-model", "a folder with open_clip_config.json and open_clip_model.safetensors"),
+    "fid": ("--inception", "torch-fidelity's weights-inception-2015-12-05-6726825d.pth"),
+    "kid": ("--inception", "torch-fidelity's weights-inception-2015-12-05-6726825d.pth"),
+}
+"""Metric -> the option that names its weights, and which file that is."""
+
+EACH = ("psnr", "ssim", "lpips", "clip")
+"""Those that are a figure of each picture."""
+
+ALL = ("fid", "kid")
+"""Those that compare two sets."""
+
+METRICS = (*EACH, *ALL)
+
+BETTER = {"psnr": "higher", "ssim": "higher", "lpips": "lower", "clip": "higher", "fid": "lower", "kid": "lower"}
+
+LEAST = {"ssim": 11, "lpips": 32}
+"""The shortest side of a picture that they can judge, in pixels."""
+
+One = Callable[[Picture, Picture | None, str | None], float]
+"""(result, reference, prompt) -> figure."""
+
+Seen = Callable[[Picture], "Tensor"]
+"""A picture's features (width,)."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the weights are: paths of the user's."""
+
+    lpips: str | None = None
+    clip: str | None = None
+    inception: str | None = None
+
+    def of(self, metric: str) -> str:
+        """The path for `metric`, checked.
+
+        Raises:
+            UsageError: none was given; which file is wanted, and by which option.
+        """
+        path = {"lpips": self.lpips, "clip": self.clip, "fid": self.inception, "kid": self.inception}[metric]
+        option, what = WEIGHTS[metric]
+        if path is None:
+            raise UsageError(f"{metric} needs weights, which are not downloaded: {option} FILE, {what}")
+        if not Path(path).expanduser().exists():
+            raise UsageError(f"{option} {path}: is not there; {metric} needs {what}")
+        return str(Path(path).expanduser())
+
+
+def each(metric: str, files: Files) -> One:
+    """The figure of one picture that is called `metric`.
+
+    Raises:
+        ExtraError: torchmetrics is not installed.
+        UsageError, ModelError: weights that were not given, or cannot be loaded.
+    """
+    made: dict[str, Callable[[], One]] = {
+        "psnr": _psnr,
+        "ssim": _ssim,
+        "lpips": lambda: _lpips(files.of("lpips")),
+        "clip": lambda: _clip(files.of("clip")),
+    }
+    return made[metric]()
+
+
+def _unit(picture: Picture) -> Tensor:
+    """(1, 3, h, w) in [0, 1], as a picture without its transparency."""
+    import numpy as np
+    import torch
+
+    most = np.iinfo(picture.pixels.dtype).max
+    return torch.from_numpy(picture.pixels.astype(np.float32) / most).permute(2, 0, 1)[None]
+
+
+def _pair(result: Picture, reference: Picture | None) -> tuple[Tensor, Tensor]:
+    assert reference is not None  # `scoring` asks for one
+    return _unit(result), _unit(reference)
+
+
+def _psnr() -> One:
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    return lambda result, reference, prompt: float(peak_signal_noise_ratio(*_pair(result, reference), data_range=1.0))
+
+
+def _ssim() -> One:
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+    return lambda result, reference, prompt: float(ssim(*_pair(result, reference), data_range=1.0))
+
+
+def _lpips(path: str) -> One:
+    from torchmetrics.functional.image.lpips import _LPIPS
+
+    network = _LPIPS(pretrained=True, net="alex", pnet_rand=True)
+    state = _state(path, "lpips")
+    for name, value in network.net.state_dict().items():  # slice1.0.weight is features.0.weight
+        theirs = f"features.{name.partition('.')[2]}"
+        if theirs not in state or state[theirs].shape != value.shape:
+            raise ModelError(f"lpips: {path} has no {theirs} of shape {tuple(value.shape)}; {WEIGHTS['lpips'][1]} has")
+        value.copy_(state[theirs])
+    network.requires_grad_(False).eval()
+
+    def figure(result: Picture, reference: Picture | None, prompt: str | None) -> float:
+        one, two = _pair(result, reference)
+        return float(network(2.0 * one - 1.0, 2.0 * two - 1.0))
+
+    return figure
+
+
+def _clip(path: str) -> One:
+    import torch
+
+    from editkit.models.clip import load_clip
+
+    model = load_clip(path, torch.device("cpu"), offline=True)
+
+    @torch.no_grad()
+    def figure(result: Picture, reference: Picture | None, prompt: str | None) -> float:
+        assert prompt is not None  # `scoring` asks for one
+        cosine = model.images(2.0 * _unit(result) - 1.0) @ model.texts([prompt], torch.device("cpu")).T
+        return 100.0 * max(float(cosine), 0.0)
+
+    return figure
+
+
+def inception(path: str) -> Seen:
+    """Features (2048,) by the network that FID and KID are defined with."""
+    import tempfile
+
+    import torch
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    state = _state(path, "fid")
+    with tempfile.TemporaryDirectory() as folder:  # torch-fidelity would run a pickle's code: it gets what we read
+        copy = str(Path(folder) / "inception.pth")
+        torch.save(dict(state), copy)
+        try:
+            network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=copy)
+        except RuntimeError as error:
+            raise ModelError(f"--inception {path}: is of another network; {WEIGHTS['fid'][1]} is needed") from error
+
+    @torch.no_grad()
+    def features(picture: Picture) -> Tensor:
+        seen: Tensor = network((255.0 * _unit(picture)).round().byte())[0][0]
+        return seen.double()
+
+    return features
+
+
+def between(metric: str, results: Tensor, references: Tensor) -> float:
+    """`fid` or `kid` of features (n, width) and (m, width); the library's own figures, by a way that resampling can
+    afford: tr (S1 S2)^1/2 is the sum of the singular values of X1 X2^T, centred, by the root of (n - 1)(m - 1).
+    """
+    if metric == "kid":
+        from torchmetrics.image.kid import poly_mmd
+
+        return float(poly_mmd(references, results))
+    import torch
+
+    one, two = ((x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (results, references))
+    apart = (results.mean(0) - references.mean(0)).square().sum()
+    common = torch.linalg.svdvals(one @ two.T).sum()
+    return float(apart + one.square().sum() + two.square().sum() - 2.0 * common)
+
+
+def _state(path: str, metric: str) -> Mapping[str, Any]:
+    """Tensors of a file, by name; no code of a pickle is run."""
+    import torch
+
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises whatever a damaged file makes it raise
+        raise ModelError(f"{metric}: {path}: cannot be read as weights ({type(error).__name__})") from error
+    if not isinstance(state, Mapping):
+        raise ModelError(f"{metric}: {path}: holds {type(state).__name__}, not weights by name")
+    return state
+
+
+def needs_reference(metrics: Sequence[str]) -> list[str]:
+    """Those of `metrics` that compare a result with a reference of its own."""
+    return [metric for metric in metrics if metric in ("psnr", "ssim", "lpips")]
