@@ -16,7 +16,7 @@ from editkit.diffusion.schedule import VE, Cosine, Flow, Level
 from editkit.errors import ChainError, EditkitError, ParameterError, UsageError
 from editkit.models import GaussianMixture
 from editkit.pictures.picture import Picture
-from editkit.plugin import Move
+from editkit.plugin import Hooks, Move, Plugin
 from editkit.plugins import Inpaint, Invert
 from editkit_plugins.invert import Refined
 
@@ -118,6 +118,39 @@ def test_where_the_iteration_does_not_contract_the_best_iterate_is_kept():
     kept = Refined(Wild(), 12).step(y, t, s, None, None, None)[0]
     assert float(missed(kept).mean()) < 0.5 * min(float(missed(plain).mean()), float(missed(y).mean()))
     assert float((missed(kept) <= missed(y) + 1e-6).float().mean()) > 0.95
+
+
+class _Stiff(Plugin):
+    """Put on the network's estimate what no fixed-point iteration of full steps contracts on."""
+
+    name = "stiff"
+    gain: float = 0.0
+
+    def hooks(self):
+        return _StiffHooks
+
+
+class _StiffHooks(Hooks):
+    def clean(self, step, x0):
+        return x0 + self.plugin.gain * torch.sin(8.0 * step.x_t)
+
+
+@pytest.mark.parametrize("way", ["both", "up"])
+def test_where_refining_does_not_contract_it_is_said_once(way):
+    def said(gain, steps=6):
+        heard = []
+        sample(
+            model(), [Invert(refine=4, way=way), _Stiff(gain=gain)], shape=(2, 4), known=DATA[:2], steps=steps,
+            sampler="ddim", notify=heard.append,
+        )  # fmt: skip
+        return [line for line in heard if "contract" in line]
+
+    assert said(0.0) == []
+    assert said(0.0, steps=60) == []  # rounding alone is none
+    (line,) = said(1.0)
+    told = re.fullmatch(r"--refine 4 does not contract in (\d) of 6 moves up; the best iterate of each is kept", line)
+    assert told is not None, line
+    assert 1 <= int(told[1]) <= 6
 
 
 def test_the_plan_counts_what_refining_calls():

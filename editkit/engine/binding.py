@@ -171,5 +171,5 @@ def _walked_by(bound: Sequence[Bound], sampler: Sampler, noise: Noise) -> tuple[
     if own:
         return own[0][1], own[0][0].hooks.run.stream
     for b in bound:
-        sampler = called(b.plugin, "walk", b.plugin.walk, sampler)
+        sampler = called(b.plugin, "walk", b.hooks.walk, sampler)
     return sampler, noise.stream("sampler")

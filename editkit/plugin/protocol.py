@@ -340,6 +340,10 @@ class Hooks(Generic[P]):
         """
         return None
 
+    def walk(self, sampler: Sampler) -> Sampler:
+        """`Plugin.walk`, for a rule that tells this run something: as many calls, and the same states."""
+        return self.plugin.walk(sampler)
+
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
         """`cond` with what this plugin gives to the model."""
         return cond

@@ -28,7 +28,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field, model_validator
 
@@ -67,6 +67,15 @@ VERSION = "1"
 DEVIATION = 0.5
 """Of clean data, for the size of a fixed-point step; only its speed depends on it."""
 
+ROUNDINGS = 100
+"""An iterate that misses by no more of them has come back: what is less well than it is rounding."""
+
+
+class Heard(Protocol):
+    """Is told of every move up to s whether an iterate of an item came back less well than the one before it."""
+
+    def __call__(self, s: Level, worse: bool) -> None: ...
+
 
 @dataclass(frozen=True)
 class Refined:
@@ -74,6 +83,7 @@ class Refined:
 
     inner: Sampler
     iterations: int
+    heard: Heard | None = None
 
     @property
     def name(self) -> str:
@@ -101,17 +111,23 @@ class Refined:
 
     def _solved(self, x_s: Tensor, x_t: Tensor, down: Callable[[Tensor], Tensor], s: Level, t: Level) -> Tensor:
         """The last iterate where the one before it was the best so far, else the best; item by item."""
+        import torch
+
         each = (-1, *(1,) * (x_t.ndim - 1))
         c = x_t.new_full((len(x_t),), math.sqrt(_variance(s) / _variance(t))).reshape(each)
         best, missed, least = x_s, x_t.new_zeros(x_t.shape), x_t.new_full((len(x_t),), math.inf).reshape(each)
-        better = least > 0.0
+        better, worse = least > 0.0, least < 0.0
+        rounded = ROUNDINGS * torch.finfo(x_t.dtype).eps * x_t.flatten(1).norm(dim=1).reshape(each)
         for _ in range(self.iterations):
             off = x_t - down(x_s)
             size = off.flatten(1).norm(dim=1).reshape(each)
             better = size < least
+            worse = worse | (~better & (least > rounded))
             best, missed, least = x_s.where(better, best), off.where(better, missed), size.where(better, least)
             c = c.where(better, 0.5 * c)
             x_s = best + c * missed
+        if self.heard is not None:
+            self.heard(s, bool(worse.any()))
         return x_s.where(better, best)
 
 
@@ -182,6 +198,24 @@ class Invert(Plugin):
 
 
 class _InvertHooks(Hooks[Invert]):
+    def __init__(self, plugin: Invert, run: Run) -> None:
+        super().__init__(plugin, run)
+        self.worse = 0
+
+    def walk(self, sampler: Sampler) -> Sampler:
+        walked = super().walk(sampler)
+        return replace(walked, heard=self.heard) if isinstance(walked, Refined) else walked
+
+    def heard(self, s: Level, worse: bool) -> None:
+        """Count the moves in which refining did not contract; at the top say of how many that is so."""
+        top = self.run.plan.top
+        self.worse += worse
+        if s.index == top and self.worse:
+            self.run.notify(
+                f"--refine {self.plugin.refine} does not contract in {self.worse} of {top} moves up; the best iterate "
+                "of each is kept"
+            )
+
     def begin(self) -> Float[Tensor, "b c *size"] | None:
         """The picture where the way begins at the clean level, else the noise: what was handed on, or kept in a file.
 
