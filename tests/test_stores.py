@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import os
 import sys
 import tarfile
 import zipfile
@@ -438,6 +439,12 @@ def test_a_manifest_in_a_store_names_what_lies_beside_it_and_elsewhere(here):
         ('{"picture": "../a.png"}', "leads out of the folder of results"),
         ('{"picture": "a.png", "output": "/b.png"}', "leads out of the folder of results"),
         ('{"picture": "nope://a/b.png"}', "nope:// is no kind of address"),
+        ('{"picture": "a.png", "output": ".editkit/done/b.png"}', "is hidden or no file"),
+        ('{"picture": "a.png", "output": "."}', "is hidden or no file"),
+        ('{"picture": "a.png", "output": "a\\u0000.png"}', "holds a character that no name has"),
+        ('{"picture": "a.png", "output": "\\ud800.png"}', "holds a character that no name has"),
+        ('{"picture": "\\udcff.png"}', "holds a character that no name has"),
+        ('{"picture": "a.png", "mask": "\\ud800"}', "holds a character that no name has"),
     ],
 )
 def test_a_wrong_manifest_is_one_line_before_anything_is_made(here, capsys, line, said):
@@ -447,6 +454,76 @@ def test_a_wrong_manifest_is_one_line_before_anything_is_made(here, capsys, line
     assert said in err
     assert len(err.strip().splitlines()) == 1
     assert not Path("out").exists()
+
+
+def test_no_row_names_a_file_to_be_written(here, capsys):
+    picture(here / "a.png", 0)
+    for column in ("save_noise", "invert.save_noise"):
+        write_rows("m.jsonl", [{"picture": "a.png", column: str(here / "theirs.noise")}])
+        assert run(["batch", "m.jsonl", "out", "--", "invert", "--steps", "2"]) == 2
+        assert f"has the column '{column}', which the edit does not take" in capsys.readouterr().err
+    assert [path.name for path in sorted(here.iterdir())] == ["a.png", "m.jsonl", "r.yaml"]
+
+
+def test_a_whole_path_may_be_written_as_an_address(here):
+    picture(here / "a.png", 0)
+    write_rows("m.jsonl", [{"picture": f"file://{here}/a.png", "output": "b.png"}])
+    assert run(["batch", "r.yaml", "m.jsonl", "out"]) == 0
+    assert Path("out/b.png").is_file()
+
+
+def test_force_replaces_no_mask_of_a_folder(here, capsys):
+    for folder in ("in", "masks"):
+        Path(folder).mkdir()
+        picture(here / folder / "a.png", 0)
+    before = Path("masks/a.png").read_bytes()
+    words = ["batch", "in", "masks", "--masks", "masks", "--force", "--", "inpaint", "--steps", "2"]
+    assert run(words) == 2
+    assert "are the same folder" in capsys.readouterr().err
+    assert Path("masks/a.png").read_bytes() == before
+
+
+def test_force_replaces_no_picture_and_no_mask_of_a_manifest(here, capsys):
+    picture(here / "a.png", 0)
+    Path("out").mkdir()
+    picture(here / "out" / "m.png", 1)
+    (here / "link").symlink_to(here, target_is_directory=True)
+    before = [Path(name).read_bytes() for name in ("a.png", "out/m.png")]
+    for row, target in (
+        ({"picture": "a.png"}, "."),
+        ({"picture": "a.png"}, str(here / "link")),
+        ({"picture": "a.png", "mask": "out/m.png", "output": "m.png"}, "out"),
+    ):
+        write_rows("m.jsonl", [row])
+        assert run(["batch", "m.jsonl", target, "--force", "--", "inpaint", "--steps", "2"]) == 2
+        assert "where --force would let a result take its place" in capsys.readouterr().err
+    MemoryFileSystem().pipe_file("/b/a.png", before[0])
+    write_rows("m.jsonl", [{"picture": "memory://b/a.png", "mask": "box:0,0,3,3", "output": "a.png"}])
+    assert run(["batch", "m.jsonl", "memory://b", "--force", "--", "inpaint", "--steps", "2"]) == 2
+    assert [*before, before[0]] == [
+        Path("a.png").read_bytes(), Path("out/m.png").read_bytes(), MemoryFileSystem().cat_file("/b/a.png"),
+    ]  # fmt: skip
+
+
+def test_a_name_that_cannot_be_is_one_pictures_failure(here, capsys):
+    picture(here / "a.png", 0)
+    write_rows("m.jsonl", [{"picture": "a.png", "output": "x" * 300 + ".png"}, {"picture": "a.png"}])
+    assert run(["batch", "r.yaml", "m.jsonl", "out"]) == 1
+    err = capsys.readouterr().err
+    assert "failed: a.png: " in err
+    assert "this should not happen" not in err
+    assert [p.name for p in Path("out").glob("*.png")] == ["a-2.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there")
+def test_a_name_that_is_not_utf8_goes_into_no_store(here, capsys):
+    Path("in").mkdir()
+    picture(here / "in" / "a.png", 0)
+    os.rename("in/a.png", b"in/\xff.png")
+    picture(here / "in" / "b.png", 1)
+    assert run(["batch", "r.yaml", "in", "memory://out"]) == 1
+    assert "its name is not UTF-8" in capsys.readouterr().err
+    assert list(results()) == ["b.png"]
 
 
 def test_a_value_out_of_range_fails_for_its_picture_alone(here, capsys):
@@ -529,6 +606,17 @@ def test_secrets_are_in_no_message_and_no_journal(here, capsys):
     written = [*files("out").items(), *((str(p), p.read_bytes()) for p in Path("out").rglob("*") if p.is_file())]
     assert len(written) > 5
     assert not [name for name, data in written if b"sesame" in data or "sesame" in name]
+
+
+def test_no_secret_is_said_of_a_service_that_never_answers(memory, monkeypatch):
+    def busy(self, path, *args, **kwargs):
+        raise TimeoutError(path)
+
+    monkeypatch.setattr(FaultyMemory, "cat_file", busy)
+    monkeypatch.setattr(stores, "PAUSE", 0.0)
+    with pytest.raises(PictureError, match="memory://in/a.png: does not answer as it should") as error:
+        read_from("memory://in/a.png?sig=sesame")
+    assert "sesame" not in str(error.value)
 
 
 def test_a_bucket_that_vanishes_ends_the_run_with_one_line(memory, monkeypatch):

@@ -1,6 +1,7 @@
 """Videos: true removal, masks that move, frames' times, sound, interruption, what cannot be decoded."""
 
 import json
+import os
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -204,7 +205,7 @@ def test_ten_bits_stay_ten_bits(tmp_path):
 def test_odd_sizes_and_colour_tags_come_back(tmp_path):
     clip = written(tmp_path / "in.mp4", [f[:91, :121] for f in TRUTH[:2]], codec="libx264", pix_fmt="yuv444p")
     source = Clip.open(clip)
-    tagged = Clip(source.path, source.size, source.rate, source.time_base, False, False,
+    tagged = Clip(source.path, source.size, source.rate, source.time_base, False, False, False,
                   {"colorspace": 1, "color_primaries": 1, "color_trc": 1, "color_range": 1})  # fmt: skip
     frames = [(f.time, f.pixels) for f in source.frames()]
     write_clip(tmp_path / "out.mp4", iter(frames), tagged, Span())
@@ -323,7 +324,100 @@ def test_from_the_command_line(clip, masked, tmp_path, capsys):
     assert Clip.open(out).size == (W, H)
 
 
-@pytest.mark.parametrize("text", ["", "a-b", "1:x-2", "1/0-2"])
+@pytest.mark.parametrize("text", ["", "a-b", "1:x-2", "1/0-2", "1e999999999-", "-1e9", "nan-", "٣-"])
 def test_ranges_that_are_none(text):
     with pytest.raises(UsageError, match="two times are needed"):
         Span.of(text)
+
+
+def test_a_video_names_no_other_files(clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.mkv").write_bytes(Path(clip).read_bytes())
+    Path("list.mp4").write_text("ffconcat version 1.0\nfile a.mkv\nfile a.mkv\n")
+    Path("self.mp4").write_text("ffconcat version 1.0\nfile self.mp4\n")
+    Path("hls.mp4").write_text("#EXTM3U\n#EXTINF:1.0,\na.mkv\n#EXT-X-ENDLIST\n")
+    for name in ("list.mp4", "self.mp4", "hls.mp4"):
+        with pytest.raises(PictureError, match="cannot be decoded as a video"):
+            Clip.open(name)
+    Path("concat:a").mkdir()
+    Path("concat:a/b.mkv").write_bytes(Path(clip).read_bytes())
+    assert Clip.open("concat:a/b.mkv").size == (W, H)
+
+
+def test_frames_larger_than_what_is_read_are_refused(clip, monkeypatch, tmp_path):
+    monkeypatch.setattr("editkit.pictures.files.clips.MAX_PIXELS", W * H - 1)
+    with pytest.raises(PictureError, match=f"its frames are {W}x{H}; at most"):
+        Clip.open(clip)
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(PictureError, match="is no file"):
+        Clip.open(tmp_path / "pipe.mp4")
+
+
+@pytest.mark.parametrize("kind", ["clip", "folder"])
+def test_no_mask_is_replaced(clip, masked, tmp_path, kind):
+    target = tmp_path / "m.mkv"
+    target.write_bytes(Path(masked).read_bytes())
+    mask = str(target) if kind == "clip" else str(tmp_path)
+    with pytest.raises(UsageError, match="is what is read"):
+        edit_video(clip, Remove(mask=mask), target, force=True)
+    assert target.read_bytes() == Path(masked).read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["m.mkv"]
+
+
+def test_frames_of_another_mask_of_that_name_are_not_gone_on_with(clip, masked, tmp_path):
+    def stop(told):
+        raise StopNow
+
+    mask = tmp_path / "m.mkv"
+    mask.write_bytes(Path(masked).read_bytes())
+    with pytest.raises(StopNow):
+        edit_video(clip, Remove(mask=str(mask)), tmp_path / "out.mkv", watch=stop)
+    written(mask, shown(MASKS[::-1]))
+    with pytest.raises(PictureError, match="holds frames of another edit"):
+        edit_video(clip, Remove(mask=str(mask)), tmp_path / "out.mkv")
+
+
+def test_an_array_is_a_mask_and_another_is_another_edit(clip, tmp_path):
+    def stop(told):
+        raise StopNow
+
+    mask = np.zeros((H, W), bool)
+    mask[9:40, 9:40] = True
+    span, out = Span(last=Fraction(1, 10)), tmp_path / "out.mkv"
+    with pytest.raises(StopNow):
+        edit_video(clip, Inpaint(mask=mask), out, span=span, watch=stop)
+    with pytest.raises(PictureError, match="holds frames of another edit"):
+        edit_video(clip, Inpaint(mask=mask[::-1]), out, span=span)
+    assert edit_video(clip, Inpaint(mask=mask.copy()), out, span=span) == 3
+    edit_video(clip, Inpaint(mask="box:9,9,40,40"), tmp_path / "words.mkv", span=span)
+    assert all((a == b).all() for a, b in zip(read(out), read(tmp_path / "words.mkv"), strict=True))
+
+
+def test_two_runs_at_one_place_are_refused_and_a_kill_at_its_begin_is_gone_on_from(clip, tmp_path):
+    span, out = Span(last=Fraction(1, 10)), tmp_path / "out.mkv"
+
+    def again(told):
+        edit_video(clip, Inpaint(mask="box:9,9,40,40"), out, span=span)
+
+    with pytest.raises(PictureError, match="another run works there"):
+        edit_video(clip, Inpaint(mask="box:9,9,40,40"), out, span=span, watch=again)
+    assert edit_video(clip, Inpaint(mask="box:9,9,40,40"), out, span=span) == 3
+    (tmp_path / "new.mkv.frames").mkdir()
+    assert edit_video(clip, Inpaint(mask="box:9,9,40,40"), tmp_path / "new.mkv", span=span) == 3
+
+
+def test_transparency_that_is_left_out_is_said(clip, tmp_path):
+    frames = read(clip)[:2]
+    path, said = written(tmp_path / "clear.mkv", frames, pix_fmt="bgra"), []
+    edit_video(path, Inpaint(mask="box:9,9,20,20"), tmp_path / "out.mkv", notify=said.append)
+    assert sum("transparent; that is left out" in line for line in said) == 1
+    edit_video(clip, Inpaint(mask="box:9,9,20,20"), tmp_path / "o.mkv", span=Span(last=Fraction(1, 25)),
+               notify=(opaque := []).append)  # fmt: skip
+    assert not any("transparent" in line for line in opaque)
+
+
+def test_a_mask_of_any_length_is_one_line(clip, tmp_path, capsys):
+    assert run(["inpaint", clip, "--mask", "x" * 5000, "-o", str(tmp_path / "out.mkv")]) in (1, 2)
+    said = capsys.readouterr().err
+    assert "this should not happen" not in said
+    assert len(said.strip().splitlines()) == 1

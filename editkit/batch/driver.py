@@ -38,6 +38,7 @@ from editkit.diffusion.samplers import make_sampler
 from editkit.editing.settle import arrange, model_name, suited
 from editkit.errors import RecipeError, UsageError
 from editkit.pictures.files.formats import PICTURES
+from editkit.pictures.shapes import is_there
 from editkit.plugin.chain import Chain
 from editkit.plugin.masking import masked, needs_mask
 from editkit.plugin.outputs import write_nothing_beside
@@ -107,7 +108,8 @@ def batch(
     offline = any(stage.options.offline for stage in chain.inherited().stages)
     plain = is_plain(source)
     if plain and is_plain(target):
-        check_folders(Path(source), Path(target))
+        apart = masks.folder if masks is not None and force and not is_address(str(masks.folder or "")) else None
+        check_folders(Path(source), Path(target), None if apart is None else Path(apart))
     else:
         check_places(source, target, offline)
     if masks is None and needs_mask(chain) and not source.endswith(ENDINGS):
@@ -123,7 +125,7 @@ def batch(
             found = listing(Path(source), leave_out=Path(target))
             todo: Sequence[Item] = items(found, Path(source), Path(target), masks, ending)
         else:
-            found = cataloged(catalog, chain, source, target, masks, ending, offline)
+            found = cataloged(catalog, chain, source, target, masks, ending, offline, force)
             todo = catalog.items(target)
         _tell(found, source, notify)
         if not todo and not found.unreadable:
@@ -222,7 +224,7 @@ def run(
     for item in items:
         if journal.settle(item.name, item.output):
             before += 1
-        elif not force and Path(item.target).exists():
+        elif not force and is_there(item.target):
             reason = f"{item.target}: exists already and is not of this run; move it away, or give --force"
             _take(journal, summary, Result(item, error=reason), watch)
         else:

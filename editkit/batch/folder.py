@@ -108,12 +108,17 @@ def _identity(path: Path) -> tuple[int, int]:
     return state.st_dev, state.st_ino
 
 
-def check_folders(source: Path, target: Path) -> None:
+def check_folders(source: Path, target: Path, masks: Path | None = None) -> None:
     """Refuse folders that cannot be an input and its output.
+
+    Args:
+        masks: a folder of masks, which are read as pictures are.
 
     Raises:
         UsageError: no folder, the same, or the output around the input.
     """
+    if masks is not None and masks.is_dir() and target.is_dir():
+        check_folders(masks, target)
     try:
         if not source.is_dir():
             raise UsageError(f"{source}: is no folder; editkit batch RECIPE IN OUT takes a folder of pictures")

@@ -3,7 +3,7 @@
 `.jsonl` (an object a line) or `.parquet`. The column `picture` is needed: a name relative to the manifest, or an
 address. Others are `mask` (a name, an address, or words), `output` (the result's name), `seed`, `prompt` and every
 other option of a run, and every parameter of the chain's plugins, as `inpaint.grow` or, where one plugin alone has it,
-`grow`. An empty value means that the recipe's counts.
+`grow`; but none that names code, or a file to be written. An empty value means that the recipe's counts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from editkit.errors import UsageError
 from editkit.plugin.chain import Chain
 from editkit.plugin.declaration import Declaration
 from editkit.plugin.options import Options
-from editkit.plugin.params import Code, params
+from editkit.plugin.params import Code, outputs, params
 
 ENDINGS = (".jsonl", ".parquet")
 OWN = ("picture", "mask", "output")
@@ -76,7 +76,7 @@ def _read(file: IO[bytes], name: str) -> Iterator[Any]:
 def columns_of(chain: Chain) -> list[str]:
     """The columns that set something of `chain`."""
     kinds = [type(plugin) for stage in chain.stages for plugin in stage.plugins]
-    fields = [(kind.name, p.name) for kind in kinds for p in params(kind) if not _names_code(kind, p.name)]
+    fields = [(kind.name, p.name) for kind in kinds for p in params(kind) if not _barred(kind, p.name)]
     alone = [field for _, field in fields if sum(field == other for _, other in fields) == 1]
     options = [option for option in Options.model_fields if option not in BARRED]
     return [*options, *dict.fromkeys(f"{name}.{field}" for name, field in fields), *alone]
@@ -101,8 +101,9 @@ def with_columns(chain: Chain, columns: Columns) -> Chain:
     return chain
 
 
-def _names_code(kind: type[Declaration], name: str) -> bool:
-    return any(isinstance(one, Code) for one in kind.model_fields[name].metadata)
+def _barred(kind: type[Declaration], name: str) -> bool:
+    """Whether a parameter names code to import, or a file to be written: no table says that, as no recipe does."""
+    return name in outputs(kind) or any(isinstance(one, Code) for one in kind.model_fields[name].metadata)
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -10,7 +11,7 @@ from typing import Any
 from editkit.batch.catalog import Catalog
 from editkit.batch.folder import Listing, Masks, listing
 from editkit.batch.manifest import ENDINGS, rows
-from editkit.batch.stores import archive_of, is_address, read_from, scheme, shown, store
+from editkit.batch.stores import archive_of, is_address, local, read_from, scheme, shown, store
 from editkit.errors import UsageError
 from editkit.pictures.shapes import is_words
 from editkit.plugin.chain import Chain
@@ -56,9 +57,19 @@ def check_places(source: str, target: str, offline: bool) -> None:
 
 
 def cataloged(
-    catalog: Catalog, chain: Chain, source: str, target: str, masks: Masks | None, ending: str | None, offline: bool
+    catalog: Catalog,
+    chain: Chain,
+    source: str,
+    target: str,
+    masks: Masks | None,
+    ending: str | None,
+    offline: bool,
+    force: bool = False,
 ) -> Listing:
     """Fill the catalog with the pictures at an address; what was left out comes back.
+
+    Args:
+        force: results replace what is there, so no picture and no mask of a manifest may lie among them.
 
     Raises:
         UsageError: nothing is there, a manifest that is none, a place that is refused.
@@ -66,21 +77,26 @@ def cataloged(
     """
     found = Listing()
     if is_manifest(source):
-        catalog.add(_rows(source, chain, masks, offline), ending)
+        table = _rows(source, chain, masks, offline)
+        catalog.add(_apart(table, target) if force else table, ending)
         catalog.settle_names(ending)
         return found
     if masks is not None and is_address(str(masks.folder or "")):
         catalog.know_masks(name for name, _ in store(str(masks.folder), offline=offline).names())
     elif masks is not None and masks.folder is not None:
         folder = Path(masks.folder)
-        catalog.know_masks(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+        found_masks = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+        catalog.know_masks(filter(_is_name, found_masks))
     if is_address(source):
         inside = store(source, offline=offline)
         found.others = catalog.take(_sound(inside.names(), found))
         base = source.rstrip("/") if archive_of(source) is None else f"{source}::"
     else:
         found = listing(Path(source))
-        catalog.take([*(p.as_posix() for p in found.pictures), *found.others])
+        names = [*(p.as_posix() for p in found.pictures), *found.others]
+        for name in (name for name in names if not _is_name(name)):
+            found.unreadable[name] = "its name is not UTF-8, as names in a store are; call it otherwise"
+        catalog.take(filter(_is_name, names))
         base = source
     catalog.fill(base, target, masks, ending)
     return found
@@ -108,6 +124,23 @@ def _rows(source: str, chain: Chain, masks: Masks | None, offline: bool) -> Iter
         yield from _of_rows(rows(file, source, chain), source, folder, masks, offline)
 
 
+def _apart(table: Iterator[Row], target: str) -> Iterator[Row]:
+    """The rows, none of which reads what lies at the target."""
+    for row in table:
+        for read in row[1:3]:
+            if read is not None and not is_words(read) and _place(read).startswith(_place(target) + "/"):
+                raise UsageError(
+                    f"{shown(read)}: lies in {shown(target)}, where --force would let a result take its place; "
+                    f"name another place for the results, or leave --force out"
+                )
+        yield row
+
+
+def _place(text: str) -> str:
+    """The same for all names of a place."""
+    return shown(text).rstrip("/") if scheme(text) not in ("", "file", "local") else os.path.realpath(local(text))
+
+
 def _of_rows(
     table: Iterator[dict[str, Any]], name: str, folder: str, masks: Masks | None, offline: bool
 ) -> Iterator[Row]:
@@ -115,16 +148,40 @@ def _of_rows(
         picture, mask, output = row.pop("picture"), row.pop("mask", None), row.pop("output", None)
         known = shown(picture) if not scheme(picture) else shown(picture).partition("://")[2]
         known = known.lstrip("/")
-        if ".." in PurePosixPath(output or known).parts or "\\" in (output or known) or (output or "").startswith("/"):
-            raise UsageError(
-                f"{shown(name)}: {(output or known)[:80]!r} leads out of the folder of results; give an output"
-            )
+        _check_name(output or known, shown(name))
+        output = None if output is None else PurePosixPath(output).as_posix()
         for address in (picture, mask or ""):
+            _check_text(address, shown(name))
             if scheme(address):
                 store(address, offline=offline)
         if mask is None and masks is not None:
             mask = _beside(picture, masks)
         yield known, _joined(folder, picture), None if mask is None else _placed(folder, mask), output, row
+
+
+def _check_name(output: str, manifest: str) -> None:
+    """Refuse a result's name that leads elsewhere, or to where a run keeps its books."""
+    _check_text(output, manifest)
+    parts = PurePosixPath(output).parts
+    if ".." in parts or "\\" in output or output.startswith("/"):
+        raise UsageError(f"{manifest}: {output[:80]!r} leads out of the folder of results; give an output")
+    if not parts or any(part.startswith(".") for part in parts):
+        raise UsageError(f"{manifest}: {output[:80]!r} is hidden or no file; give an output without a leading dot")
+
+
+def _check_text(text: str, manifest: str) -> None:
+    """Refuse what no name of a file can be."""
+    if not _is_name(text) or "\0" in text:
+        raise UsageError(f"{manifest}: {text[:80]!r} holds a character that no name has; write it as it is called")
+
+
+def _is_name(text: str) -> bool:
+    """Whether it is text that can be kept, and an object's name: UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _beside(picture: str, masks: Masks) -> str:
@@ -143,4 +200,4 @@ def _placed(folder: str, mask: str) -> str:
 
 def _joined(folder: str, name: str) -> str:
     """A name of a manifest, which may be an address or a whole path, seen from the manifest's folder."""
-    return name if scheme(name) or name.startswith("/") else f"{folder}/{name}"
+    return local(name) if scheme(name) or name.startswith("/") else f"{folder}/{name}"

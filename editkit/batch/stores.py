@@ -310,7 +310,8 @@ class Remote:
         return f"{root}/{name}" if root or archive_of(self.whole) is None else name
 
     def _at(self, name: str) -> str:
-        return f"{self.address.rstrip('/')}/{shown(name)}" if name else self.address
+        whole = f"{self.address.rstrip('/')}/{name}" if name else self.address
+        return shown(whole) if "?" in name else whole  # what stands behind a ? signs an address
 
     def _tried(self, name: str, ask: Callable[[], T]) -> T:
         """What `ask` gives; asked again while what is wrong may pass."""

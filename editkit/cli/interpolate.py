@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from editkit.errors import UsageError
 if TYPE_CHECKING:
     from editkit.editing.between import Interpolation
     from editkit.editing.settle import StagePlan
+
+MOST = 1000
+"""Pictures, all of which are in the network at once or after another, and in memory in the end."""
 
 USAGE = """usage: editkit interpolate A --to B [--frames N] [--prompt-to TEXT] [--lerp] [options] [with ...] [then ...]
 
@@ -89,11 +93,11 @@ def _read(words: list[str]) -> tuple[Asked, Line]:
             raise UsageError(f"interpolate: {flag} is for `editkit {WAY}`; leave it out")
     if "--to" not in found:
         raise UsageError(f"interpolate needs a second picture: --to B{did_you_mean('--to', rest) or ''}")
-    if not found.get("--frames", "9").isdigit():
-        raise UsageError(f"interpolate: --frames is {found['--frames']}; a whole number of 2 or more is needed")
+    if re.fullmatch("[0-9]{1,9}", frames := found.get("--frames", "9")) is None or not 2 <= int(frames) <= MOST:
+        raise UsageError(f"interpolate: --frames is {frames[:80]}; a whole number from 2 to {MOST} is needed")
     own = Asked(
         found["--to"],
-        int(found.get("--frames", "9")),
+        int(frames),
         found.get("--prompt-to"),
         "lerp" if "--lerp" in found else "slerp",
     )
@@ -121,7 +125,7 @@ def _make(own: Asked, line: Line) -> int:
     if target == "-":
         raise UsageError("interpolate: name a file with -o; standard output is for one picture")
     check_output(target, force=extras.force)
-    check_apart({"--output": target, "--trace": extras.trace}, [line.picture, own.to], first="--output")
+    check_apart({"--output": target, "--trace": extras.trace}, [line.picture, own.to])
     notify, began, calls = notices(extras), time.perf_counter(), 0
     asked = _asked(own, line, notify)
     with watching(extras) as watchers:

@@ -12,6 +12,7 @@ Finished frames lie in a folder beside the result until it is written whole; the
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -95,12 +96,15 @@ def edit_video(
     span, together = span or Span(), together or Together()
     chain = Chain.of(edits).inherited()
     clip = Clip.open(source)
+    if clip.alpha:
+        notify(f"{source}: its frames can be transparent; that is left out, and the result is opaque")
     place = Workplace.at(Path(target), clip, chain, (span, together, quality), force=force)
     work = _Work(clip, chain, span, together, place, functools.cache(notify), models or Models(), watch)
-    with place.or_nothing():
-        count = work.frames()
-    with place.written() as path:
-        write_clip(path, place.finished(count), clip, span, quality)
+    with place.alone():
+        with place.or_nothing():
+            count = work.frames()
+        with place.written() as path:
+            write_clip(path, place.finished(count), clip, span, quality)
     return count
 
 
@@ -247,7 +251,7 @@ class Masks:
         self.given: dict[str, Iterator[NDArray[Any]]] = {}
 
         def begun(mask: Any) -> Any:
-            if isinstance(mask, str) and mask not in self.given and (is_clip(mask) or Path(mask).is_dir()):
+            if isinstance(mask, str) and mask not in self.given and (is_clip(mask) or os.path.isdir(mask)):
                 self.given[mask] = _frames_of(mask, span)
             return mask
 

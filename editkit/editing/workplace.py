@@ -20,13 +20,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from editkit.editing import recipe
 from editkit.errors import PictureError, UsageError
 from editkit.pictures.files.atomic import save_bytes
 from editkit.pictures.files.clips import WRITTEN, Clip
-from editkit.pictures.files.writing import check_place
+from editkit.pictures.files.writing import check_apart, check_place
 from editkit.pictures.raster import Pixels
 from editkit.plugin.chain import Chain
+from editkit.plugin.declaration import Declaration
+from editkit.plugin.params import params
 
 SAYS = "edit.json"
 
@@ -51,9 +52,10 @@ class Workplace:
             raise UsageError(f"{target}: videos are written as {', '.join(WRITTEN)} (.mkv: lossless); name such a file")
         if os.path.realpath(target) == os.path.realpath(clip.path):
             raise UsageError(f"{target}: is the video that is read; give the result another name")
+        check_apart({"--output": target}, [file for value in _sources(chain) for file in _files(value)])
         check_place(target, force=force)
         place = cls(target, target.with_name(target.name + ".frames"), force)
-        says = json.dumps({"edit": _digest(clip, chain, target.parent, rest)}).encode()
+        says = json.dumps({"edit": _digest(clip, chain, rest)}).encode()
         known = place.folder / SAYS
         if known.exists():
             if known.read_bytes() != says:
@@ -62,7 +64,10 @@ class Workplace:
             try:
                 place.folder.mkdir()
             except FileExistsError:
-                raise PictureError(f"{place.folder}: exists, and is none of editkit's; name another result") from None
+                if not place.folder.is_dir() or any(place.folder.iterdir()):  # empty: killed as it began
+                    raise PictureError(
+                        f"{place.folder}: exists, and is none of editkit's; name another result"
+                    ) from None
             save_bytes(known, says)
         return place
 
@@ -104,6 +109,24 @@ class Workplace:
             yield Fraction(*time), pixels
 
     @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Held by this process; released when it ends, however it does.
+
+        Raises:
+            PictureError: another one works there.
+        """
+        with open(self.folder / SAYS, "rb") as file:
+            try:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except ImportError:  # no such lock on this system
+                pass
+            except BlockingIOError:
+                raise PictureError(f"{self.folder}: another run works there; wait for it") from None
+            yield
+
+    @contextmanager
     def or_nothing(self) -> Iterator[None]:
         """The work; where it fails before a frame is finished, nothing is left of it."""
         try:
@@ -133,9 +156,50 @@ class Workplace:
         return self.folder / f"{index:06}.png"
 
 
-def _digest(clip: Clip, chain: Chain, base: Path, rest: tuple[Any, ...]) -> str:
-    """Of everything that frames depend on."""
-    with open(clip.path, "rb") as file:
-        source = hashlib.file_digest(file, "sha256").hexdigest()
-    said = json.dumps(recipe.to_mapping(chain, base), sort_keys=True, default=str)
-    return hashlib.sha256(f"{source} {said} {rest!r}".encode()).hexdigest()
+def _sources(chain: Chain) -> Iterator[Any]:
+    """Every picture and mask that the chain's plugins read, as it was given."""
+    for stage in chain.stages:
+        for plugin in stage.plugins:
+            for param in params(type(plugin)):
+                if param.metavar in ("MASK", "AREA", "PICTURE"):
+                    value = getattr(plugin, param.name)
+                    yield from value if isinstance(value, tuple) else (value,)
+
+
+def _files(source: Any) -> list[Path]:
+    """The files that a picture or a mask is, or a folder of them holds; none for words and arrays."""
+    if not isinstance(source, str | Path) or not os.path.exists(source):
+        return []
+    if os.path.isdir(source):
+        return sorted(path for path in Path(source).iterdir() if path.is_file())
+    return [Path(source)]
+
+
+def _digest(clip: Clip, chain: Chain, rest: tuple[Any, ...]) -> str:
+    """Of everything that frames depend on: of files and arrays what is in them."""
+    total = hashlib.sha256(_of_file(clip.path))
+    for source in _sources(chain):
+        files = _files(source)
+        for path in files:
+            total.update(_of_file(path))
+        if not files and source is not None and not isinstance(source, str):
+            pixels = np.asarray(getattr(source, "pixels", source))
+            total.update(f"{pixels.shape} {pixels.dtype} ".encode() + pixels.tobytes())
+    stages = [
+        [stage.options.model_dump(exclude_unset=True), [(p.name, _said(p)) for p in stage.plugins]]
+        for stage in chain.stages
+    ]
+    said = json.dumps(stages, sort_keys=True, default=repr)
+    total.update(f"{said} {rest!r}".encode("utf-8", "surrogateescape"))
+    return total.hexdigest()
+
+
+def _said(plugin: Declaration) -> dict[str, Any]:
+    """What was set of a plugin, as text; arrays have been looked at."""
+    said = {key: getattr(plugin, key) for key in sorted(plugin.model_fields_set)}
+    return {key: "" if hasattr(value, "shape") or hasattr(value, "size") else value for key, value in said.items()}
+
+
+def _of_file(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

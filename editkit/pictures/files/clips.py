@@ -7,6 +7,7 @@ A clip's frames keep their times, so that a variable rate stays as it is, and it
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from editkit.errors import PictureError, UsageError
+from editkit.pictures.files.reading import MAX_PIXELS
 from editkit.pictures.raster import Pixels
 
 ENDINGS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".ogv")
@@ -27,6 +29,10 @@ WRITTEN = (".mp4", ".mov", ".mkv")
 
 CRF = 16
 """Of H.264 where no --quality is given: hardly to be told from the frames."""
+
+KINDS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,ogg,flv"
+"""Containers that are read. Others are lists of further files and addresses (concat, HLS, DASH), whoever wrote them."""
+READ = {"format_whitelist": KINDS, "protocol_whitelist": "file"}
 
 TAGS = ("colorspace", "color_primaries", "color_trc", "color_range")
 
@@ -59,7 +65,7 @@ class Span:
             last = _seconds(end) if end.strip() else None
             if not dash:
                 raise ValueError
-        except (ValueError, ZeroDivisionError):
+        except ValueError:
             raise UsageError(
                 f"--range {text}: two times are needed, as 10s-14s, 0:10-0:14 or 10- (to the end)"
             ) from None
@@ -71,6 +77,8 @@ class Span:
 def _seconds(text: str) -> Fraction:
     total = Fraction(0)
     for part in text.strip().removesuffix("s").split(":"):
+        if re.fullmatch(r"[0-9]{1,9}([.][0-9]{1,9})?", part.strip(), re.ASCII) is None:
+            raise ValueError  # an exponent can be a number of gigabytes
         total = 60 * total + Fraction(part)
     return total
 
@@ -95,6 +103,7 @@ class Clip:
         time_base: of the frames' times, in seconds.
         deep: it has more than 8 bits a channel.
         sound: it has sound.
+        alpha: its frames can be transparent, which is not read.
         tags: its colour tags, by PyAV's numbers.
     """
 
@@ -104,6 +113,7 @@ class Clip:
     time_base: Fraction
     deep: bool
     sound: bool
+    alpha: bool
     tags: dict[str, int]
 
     @classmethod
@@ -122,7 +132,9 @@ class Clip:
             tags = {name: int(getattr(stream.codec_context, name) or 0) for name in TAGS}
             rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
             deep = any(component.bits > 8 for component in frame.format.components)
-            return cls(path, size, rate, Fraction(stream.time_base), deep, bool(container.streams.audio), tags)
+            alpha = any(component.is_alpha for component in frame.format.components)
+            sound = bool(container.streams.audio)
+            return cls(path, size, rate, Fraction(stream.time_base), deep, sound, alpha, tags)
 
     def frames(self, span: Span | None = None) -> Iterator[Frame]:
         """Its frames within `span`, counted from 0 in what is taken.
@@ -169,15 +181,29 @@ def _reading(path: Path) -> Iterator[Any]:
     """The open container; what the library says is one line."""
     import av
 
-    if not path.exists():
-        raise PictureError(f"{path}: no such file")
+    if not os.path.isfile(path):
+        raise PictureError(f"{path}: {'is no file' if os.path.exists(path) else 'no such file'}")
     try:
-        with av.open(os.fspath(path)) as container:
+        with av.open(_url(path), options=READ) as container:
             if not container.streams.video:
                 raise PictureError(f"{path}: has no picture, only sound")
+            codec = container.streams.video[0].codec_context
+            if codec.width * codec.height > MAX_PIXELS:
+                size = f"{codec.width}x{codec.height}"
+                raise PictureError(f"{path}: its frames are {size}; at most {MAX_PIXELS:,} pixels are read")
+            codec.options = {"max_pixels": str(MAX_PIXELS)}
             yield container
     except av.FFmpegError as error:
-        raise PictureError(f"{path}: cannot be decoded as a video: {' '.join(str(error).split())}") from None
+        raise PictureError(f"{path}: cannot be decoded as a video: {_said(error)}") from None
+
+
+def _url(path: Path) -> str:
+    """As the library takes it to be a file, whatever its name begins with."""
+    return f"file:{os.fspath(path)}"
+
+
+def _said(error: Any) -> str:
+    return " ".join(str(error.strerror or error).split())
 
 
 def _first(container: Any, stream: Any, path: Path) -> Any:
@@ -212,7 +238,7 @@ def write_clip(
         raise PictureError(f"{source.path}: no frames in the range that was asked for")
     try:
         exact = {"fflags": "+bitexact"}  # no time of day and no random number in the file
-        with av.open(os.fspath(path), "w", options=exact) as out, av.open(os.fspath(source.path)) as sound:
+        with av.open(_url(path), "w", options=exact) as out, av.open(_url(source.path), options=READ) as sound:
             video = _stream(out, path, first[1], source, quality)
             heard = [(s, out.add_stream_from_template(s)) for s in sound.streams.audio]
             begin = first[0]
@@ -224,7 +250,7 @@ def write_clip(
             for old, new in heard:
                 _copy(out, sound, old, new, span, begin)
     except av.FFmpegError as error:
-        raise PictureError(f"{path}: cannot be encoded: {' '.join(str(error).split())}") from None
+        raise PictureError(f"{path}: cannot be encoded: {_said(error)}") from None
 
 
 def _again(
