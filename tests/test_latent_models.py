@@ -357,6 +357,7 @@ def test_the_command_line_runs_a_hub_id_from_the_cache(
 
 def test_rescaling_works_on_estimates_where_a_model_gives_no_output() -> None:
     import dataclasses
+    import types
 
     from editkit_plugins.cfg import _CfgHooks
 
@@ -372,7 +373,9 @@ def test_rescaling_works_on_estimates_where_a_model_gives_no_output() -> None:
 
     def combined(rescale: float) -> torch.Tensor:
         hooks = object.__new__(_CfgHooks)
-        hooks.plugin, hooks.scale = Cfg(scale=5.0, rescale=rescale), 5.0
+        hooks.plugin, hooks.scale, hooks.tells, hooks.folds = Cfg(scale=5.0, rescale=rescale), 5.0, False, None
+        info = types.SimpleNamespace(distilled=False)
+        hooks.run = types.SimpleNamespace(model=types.SimpleNamespace(info=info))  # type: ignore[assignment]
         return hooks.combine(Where(x0[2], Level(0.5, 0.8, 0.6)), said).x0  # type: ignore[arg-type]
 
     torch.testing.assert_close(combined(1.0).std((1, 2, 3)), x0[1].std((1, 2, 3)))

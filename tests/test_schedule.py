@@ -153,7 +153,7 @@ def test_progress_is_linear_in_log_snr_and_clipped() -> None:
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), VE(), VE(0.002, 80, 0.0), Flow(), Flow(3.0)])
-@pytest.mark.parametrize("sampler", [name for name in SAMPLERS.names() if name != "lcm"])
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS.names() if name not in ("lcm", "sds")])
 def test_every_sampler_on_every_family_finds_the_gaussian(schedule: object, sampler: str) -> None:
     """x0 ~ N(0.5, 0.2^2), exact denoiser, 300 steps: mean and deviation to a few per cent. (lcm is no solver of it: its
     network is a distilled one.)"""

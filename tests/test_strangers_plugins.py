@@ -93,15 +93,19 @@ class Point:
         raise self.raised
 
 
+def registered(monkeypatch, points):
+    """`points` as what is installed."""
+    monkeypatch.setattr(entries, "_read", lambda group, path: tuple(points) if group == registry.GROUP else ())
+    monkeypatch.setattr(entries, "_called", entries._called.__wrapped__)
+
+
 @pytest.mark.parametrize(
     "raised", [GeneratorExit(), KeyboardInterrupt(), SystemExit(7), RecursionError(), RuntimeError("x" * 100_000),
                type("Own", (BaseException,), {})("\x1b[2J")],
 )  # fmt: skip
 def test_whatever_a_module_raises_when_it_is_imported_stops_nobody_else(monkeypatch, raised, capsys):
     others = list(entries._registered(registry.GROUP))
-    monkeypatch.setattr(
-        entries, "_registered", lambda group: [*others, Point(raised)] if group == registry.GROUP else []
-    )
+    registered(monkeypatch, [*others, Point(raised)])
     before = signal.signal(signal.SIGINT, process.CtrlC())
     try:
         rows = registry.listed()
@@ -119,7 +123,7 @@ def test_whatever_a_module_raises_when_it_is_imported_stops_nobody_else(monkeypa
 
 
 def test_ctrl_c_while_a_plugin_is_imported_is_ctrl_c(monkeypatch):
-    monkeypatch.setattr(entries, "_registered", lambda group: [Point(KeyboardInterrupt())])
+    registered(monkeypatch, [Point(KeyboardInterrupt())])
     pressed = process.CtrlC()
     pressed.pressed = 1
     before = signal.signal(signal.SIGINT, pressed)

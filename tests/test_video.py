@@ -101,7 +101,7 @@ def test_what_passes_is_truly_removed(clip, masked, tmp_path):
     for k in range(N):
         kept = cv2.dilate(MASKS[k].astype(np.uint8), rim) == 0
         assert (made[k][kept] == FRAMES[k][kept]).all()
-    assert sum(t.shown for t in told) > 50 * sum(t.invented for t in told)
+    assert sum(t.shown for t in told) > 20 * sum(t.invented for t in told)
     assert not (tmp_path / "out.mkv.frames").exists()
 
 

@@ -27,7 +27,7 @@ from editkit.diffusion.model import ModelInfo, PixelSpace
 from editkit.diffusion.prediction import Prediction
 from editkit.diffusion.schedule import Cosine, Level, Schedule
 from editkit.editing.settle import START_FROM_PICTURE, plan_stage
-from editkit.errors import ChainError, EditkitError, ModelError, RecipeError
+from editkit.errors import ChainError, EditkitError, ExtraError, ModelError, RecipeError
 from editkit.pictures.picture import Picture
 from editkit.plugin import registry
 from editkit.plugin.chain import Chain
@@ -279,7 +279,7 @@ def verdicts(checked: T, checks: Mapping[str, Callable[[T], None]]) -> Iterator[
     for name, check in checks.items():
         try:
             check(checked)
-        except NotChecked as error:
+        except (NotChecked, ExtraError) as error:
             yield Verdict(name, None, str(error))
         except EditkitError as error:
             yield Verdict(name, False, str(error))

@@ -171,7 +171,7 @@ class _ReplacingHooks(Hooks[Replacing]):
             if put_back and run.options.sampler == "ddim" and run.options.noise != "diffusers":
                 run.notify(
                     f"{plugin.name}: {run.model.info.name} is not told what is known, it is put back after each step; "
-                    "--sampler ddpm heeds it better than ddim"
+                    "sampler ddpm heeds it better than ddim"
                 )
             self.known = run.inputs.known
             self.noise = run.opening.noise if fixed else None

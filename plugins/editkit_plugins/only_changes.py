@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from editkit.pictures.changes import Changes
-    from editkit.plugin import Notify
+    from editkit.plugin import Notify, Picture
 
 STRETCH = 0.03
 """How far the ratio of an edited picture's sides may be from the picture's: some programs round sides."""
@@ -54,6 +54,11 @@ class OnlyChanges(Plugin):
         """An edit from a file is one of the whole picture, and is begun by nobody else."""
         held: frozenset[Slot] = frozenset() if self.edited is None else frozenset({"begin", "mask", "size"})
         return super().claims() | held
+
+    def open(self, picture: Picture, notify: Notify) -> Picture:
+        if self.edited is not None:
+            fitting(type(picture).read(self.edited).size, picture.size)
+        return picture
 
     def hooks(self) -> type[Hooks[OnlyChanges]]:
         return _OnlyChangesHooks
@@ -91,16 +96,22 @@ class _OnlyChangesHooks(Hooks[OnlyChanges]):
         edited = Picture.read(self.plugin.edited).coloured_as(self.run.inputs.file)
         height, width = original.shape[-2:]
         if edited.size != (width, height):
-            apart = (edited.width / edited.height) / (width / height)
+            fitting(edited.size, (width, height))
             size = f"{edited.width}x{edited.height}"
-            if not 1.0 / (1.0 + STRETCH) <= apart <= 1.0 + STRETCH:
-                raise UsageError(
-                    f"only-changes: the edited picture is {size} and the picture {width}x{height}, of other shape; "
-                    f"give the two uncropped"
-                )
             self.run.notify(f"only-changes: the edited picture, {size}, is resized to {width}x{height}")
             edited = edited.resized(width, height)
         return to_unit(edited.visible).to(original.device)
+
+
+def fitting(edited: tuple[int, int], picture: tuple[int, int]) -> None:
+    """Refuses an edit of other aspect than the picture; both sizes (width, height)."""
+    apart = (edited[0] / edited[1]) / (picture[0] / picture[1])
+    if not 1.0 / (1.0 + STRETCH) <= apart <= 1.0 + STRETCH:
+        sizes = [f"{width}x{height}" for width, height in (edited, picture)]
+        raise UsageError(
+            f"only-changes: the edited picture is {sizes[0]} and the picture {sizes[1]}, of other shape; "
+            f"give the two uncropped"
+        )
 
 
 def only_changes(original: Tensor, edited: Tensor, onto: Tensor, notify: Notify) -> tuple[Tensor, Changes]:

@@ -68,7 +68,7 @@ class Repair(Replacing):
         "repair scan.jpg --no-cast --no-fading --save-mask found.png",
         "repair scan.jpg --eagerness 2",
     )
-    example: ClassVar[Mapping[str, Any]] = {"eagerness": 10, "grow": 3}
+    example: ClassVar[Mapping[str, Any]] = {"grow": 3}
 
     scratches: bool = Field(True, description="Find scratches, hairs and folds, and fill them.")
     spots: bool = Field(True, description="Find dust and blots, and fill them.")
