@@ -27,7 +27,7 @@ from editkit.diffusion.model import ModelInfo, PixelSpace
 from editkit.diffusion.prediction import Prediction
 from editkit.diffusion.schedule import Cosine, Level, Schedule
 from editkit.editing.settle import START_FROM_PICTURE, plan_stage
-from editkit.errors import ChainError, EditkitError, ExtraError, ModelError, RecipeError
+from editkit.errors import ChainError, EditkitError, ExtraError, ModelError, RecipeError, UsageError
 from editkit.pictures.picture import Picture
 from editkit.plugin import registry
 from editkit.plugin.chain import Chain
@@ -222,7 +222,7 @@ def combines(plugin: type[Plugin]) -> None:
             except ChainError as error:
                 named = plugin.name in str(error) and name in str(error)
                 require(named, f"with {name}: the conflict does not name both: {error}")
-            except (ModelError, NotChecked):
+            except (ModelError, NotChecked, UsageError):  # the two examples do not fit, as by their sizes
                 continue
             except ContractError as error:
                 raise ContractError(f"with {name}: {error}") from error
