@@ -155,7 +155,7 @@ def _strips(
     beyond = 0.5 * (ends[1] - ends[0])
     t, d = np.arange(ends[0] - beyond, ends[1] + beyond), np.arange(-FAR, FAR + 1.0)
     at = middle + t[:, None, None] * along + d[None, :, None] * across
-    there = ((at >= 0) & (at <= (grey.shape[1] - 1, grey.shape[0] - 1))).all(2).all(1)
+    there = np.all((at >= 0) & (at <= (grey.shape[1] - 1, grey.shape[0] - 1)), axis=(1, 2))
     x, y = (at[..., k].astype(np.float32) for k in (0, 1))
     seen = cv2.blur(cv2.remap(grey, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), (1, STROKE))
     sides = np.maximum(seen[:, d < -HALF].mean(1), seen[:, d > HALF].mean(1))
