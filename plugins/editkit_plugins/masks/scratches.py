@@ -72,7 +72,7 @@ def scratches(picture: Picture, eager: float = 1.0) -> Mask:
             lines = _lines(tone, eager, max(round(LENGTH * max(height, width) / scale), SHORTEST))
             lines = cv2.dilate(lines, np.ones((3, 3), np.uint8))
             lines = cv2.resize(lines, (width, height), interpolation=cv2.INTER_NEAREST)
-            found |= lines if scale == 1 else _new(lines, found, scale)
+            found |= lines if scale == 1 else _new(lines, found | all_, scale)
             tone = cv2.resize(tone, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         all_ |= completed(found, whole, max(LENGTH * max(height, width), SHORTEST))
     return as_mask(all_)
@@ -136,7 +136,7 @@ def completed(found: NDArray[np.uint8], grey: Grey, least: float) -> NDArray[np.
 SEEN = 0.7
 """Of a line, above which it belongs to one that is completed already."""
 
-EDGE, GOES_ON, STANDS_OUT = 0.2, 0.4, 16.0
+EDGE, GOES_ON, STANDS_OUT = 0.2, 0.4, 40.0
 """See `completed`."""
 
 HALF, FAR = 9, 15
