@@ -11,7 +11,6 @@ import re
 import runpy
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -190,4 +189,3 @@ def test_the_demonstration_files_are_damaged_where_they_say(laid):
     )
     assert (np.abs(damaged - another).max(axis=2) > 40).mean() > 0.005
     assert np.asarray(Image.open(laid / "turned.png"))[0, 0, 3] == 0
-    assert sys.modules.get("damage") is None
