@@ -212,13 +212,6 @@ def _first(container: Any, stream: Any, path: Path) -> Any:
     raise PictureError(f"{path}: holds no frame that can be decoded")
 
 
-@dataclass(frozen=True)
-class Times:
-    """When a frame is seen: from `time` on, in seconds."""
-
-    time: Fraction
-
-
 def write_clip(
     path: Path, frames: Iterator[tuple[Fraction, Pixels]], source: Clip, span: Span, quality: int | None = None
 ) -> None:
