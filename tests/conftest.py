@@ -1,8 +1,10 @@
-"""Shared by all tests: one thread, no network."""
+"""Shared by all tests: one thread, no network, no module left behind."""
 
 import functools
 import os
 import socket
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +23,18 @@ def no_settings(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-settings"))
     for name in [name for name in os.environ if name.startswith("EDITKIT_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def no_module_left(tmp_path_factory):
+    """A module that a test wrote and imported goes with the test: the next may write another of that name."""
+    before = set(sys.modules)
+    yield
+    temporary = tmp_path_factory.getbasetemp()
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and Path(file).is_relative_to(temporary):
+            del sys.modules[name]
 
 
 @pytest.fixture(autouse=True)

@@ -113,10 +113,8 @@ def test_two_distributions_with_one_name_are_an_error_naming_both(tmp_path, monk
 def test_a_declaration_that_breaks_the_protocol_is_refused(tmp_path, monkeypatch, code, message):
     distribution(tmp_path, "my-sepia", code, "sepia = my_sepia:Sepia")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "my_sepia", raising=False)
     with pytest.raises(PluginError, match=message):
         registry.load("sepia")
-    monkeypatch.delitem(sys.modules, "my_sepia", raising=False)
 
 
 def test_an_unknown_plugin_names_the_nearest():

@@ -302,7 +302,6 @@ def test_a_strangers_plugin_has_a_form_and_edits(folder, tmp_path, monkeypatch):
     place.mkdir()
     distribution(place, "my-sepia", SEPIA, "sepia = my_sepia:Sepia")
     monkeypatch.syspath_prepend(str(place))
-    monkeypatch.delitem(sys.modules, "my_sepia", raising=False)  # another test's, of that name
     with client_of(config(folder)) as client:
         rows = {row["name"]: row for row in client.get("/plugins").json()["plugins"]}
         tint = next(field for field in rows["sepia"]["fields"] if field["key"] == "strength_of_tint")
