@@ -201,7 +201,8 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
 
 
 LANGUAGE_MODELS = (
-    "Qwen3ForCausalLM", "Qwen3Model", "Qwen2_5_VLForConditionalGeneration", "Mistral3ForConditionalGeneration",
+    "Qwen3ForCausalLM", "Qwen3Model", "Qwen3VLModel", "Qwen2_5_VLForConditionalGeneration",
+    "Mistral3ForConditionalGeneration",
 )  # fmt: skip
 """Of transformers, whose hidden states are a text's embeddings."""
 
