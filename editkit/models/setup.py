@@ -188,7 +188,7 @@ def _as_pipeline(model: Model, flag: str) -> FromPipeline:
         return found
     raise ModelError(
         f"{flag} is for models that diffusers has a pipeline of (Stable Diffusion 1.x/2.x, XL, 3, the x4 upscaler, "
-        f"FLUX.1, FLUX.2, Z-Image, Qwen-Image); "
+        f"FLUX.1, FLUX.2, Z-Image, Qwen-Image, Chroma, Krea 2, LongCat-Image); "
         f"{model.info.name} ({model.info.family}) is none"
     )
 
@@ -221,6 +221,11 @@ def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> list[str]
     from editkit.models.fast.packing import swap, unpack
 
     pipe = model.pipeline()
+    if not hasattr(pipe, "load_lora_weights"):
+        raise ModelError(
+            f"--lora: model {name} is of a family that diffusers adds no LoRA to ({type(pipe).__name__}); leave it "
+            "out, or choose another --model: FLUX.1, FLUX.2, Z-Image, Qwen-Image, Chroma, Krea 2, Stable Diffusion"
+        )
     networks: list[Any] = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     if any(network.device.type == "meta" for network in networks):
         raise ModelError(
