@@ -22,6 +22,8 @@ from studio_help import TOKEN, pixels, png, served
 from test_door import SEPIA, distribution
 
 from editkit.cli import run
+from editkit.cli.studio import work
+from editkit.cli.studio.work import Watcher
 from editkit.errors import ParameterError
 from editkit.pictures.picture import Picture
 from editkit.plugin import registry
@@ -161,8 +163,23 @@ def saved(page: Any, folder: Path, name: str) -> Path:
     return folder / name
 
 
+@pytest.fixture
+def unhurried(monkeypatch):
+    """Edits take a while whatever the machine, so that somebody can watch them."""
+    real = Watcher.__call__
+
+    def slow(self, update):
+        real(self, update)
+        time.sleep(0.08)
+
+    monkeypatch.setattr(Watcher, "__call__", slow)
+    monkeypatch.setattr(work, "SHARE", 1.0)
+
+
 @pytest.mark.parametrize("name", ["photo.png", "deep.png", "turned.jpg"])
-def test_painting_at_two_zooms_runs_shows_estimates_compares_and_saves_every_other_pixel(page, address, folder, name):
+def test_painting_at_two_zooms_runs_shows_estimates_compares_and_saves_every_other_pixel(
+    page, address, folder, unhurried, name
+):
     opened(page, address, name)
     method(page, "inpaint")
     drag(page, (30, 30), (50, 40))
@@ -171,7 +188,7 @@ def test_painting_at_two_zooms_runs_shows_estimates_compares_and_saves_every_oth
     drag(page, (55, 60), (70, 62))
     marked = mask_of(page)
     assert marked[30, 30] == marked[60, 60] == 255
-    fill(page, "steps", "40", ".options")
+    fill(page, "steps", "20", ".options")
     ran(page)
     assert page.evaluate("studio.state.estimates") >= 3
     page.click("#compare")
@@ -561,7 +578,7 @@ SHOTS = os.environ.get("EDITKIT_SCREENSHOTS")  # read here: no test sees EDITKIT
 PHOTOS = Path(__file__).parent.parent / "assets" / "photos"
 
 
-def test_how_it_looks(browser, tmp_path):
+def test_how_it_looks(browser, unhurried, tmp_path):
     """The pictures of docs/studio.md: EDITKIT_SCREENSHOTS=docs/studio writes them there. Each shows what it should."""
     folder, shots = tmp_path / "photos", Path(SHOTS or tmp_path)
     shutil.copytree(PHOTOS, folder)
