@@ -292,6 +292,21 @@ NAME = re.compile(r"[\w.:/@ -]*")
 """Words that mean themselves as regular expressions too."""
 
 
+PAIRS = ("lora_down", "lora_up", "lora_A", "lora_B", "lora.down")
+"""What the tensors of a plain LoRA have in their names."""
+
+
+def is_lora(name: str) -> bool:
+    """Whether `name` is a file whose tensors are a LoRA's, by its header alone."""
+    file = expanded(name)
+    if not nameable(str(file)) or not file.is_file() or file.suffix.lower() != ".safetensors":
+        return False
+    try:
+        return any(mark in key for key, _ in shapes(name, file) for mark in PAIRS)
+    except ModelError:
+        return False
+
+
 def _check_kind(file: Path) -> None:
     """Refuse what is no LoRA, by its name.
 
@@ -302,7 +317,7 @@ def _check_kind(file: Path) -> None:
         keys = [key for key, _ in shapes("", file)]
     except ModelError as error:
         raise ModelError(f"--lora {str(error).removeprefix('model : ')}") from error
-    pairs = any(mark in key for key in keys for mark in ("lora_down", "lora_up", "lora_A", "lora_B", "lora.down"))
+    pairs = any(mark in key for key in keys for mark in PAIRS)
     for mark, what in OTHER_KINDS.items():
         found = [key for key in keys if mark in key]
         if found and (mark == "lora_mid" or not pairs):
