@@ -99,11 +99,11 @@ class Ddrm(Transition):
 
     x_s has the law N(x0, rho_s^2) for every eta (the paper's proposition 3.1), so eta may differ from step to step. One
     that is given is the paper's, the same in all steps; more of these pull farther, and keep (1 + c) / 2 of the
-    variance where nothing is observed. Without one it is the paper's 0.85 up to 20 steps; above, c = rho_s s_i /
-    sigma_y below the noise of y, so that x moves by rho_s^2 grad log p(y | x0), and where nothing is observed eta^2 falls as
-    1 / sqrt(steps) from 100 steps on: less and less in a step, more and more in all. Of isotropic data the mean, and
-    the variance of what is not observed, are exact in the limit; what is observed has half of the posterior's
-    variance, since a step forgets x_t.
+    variance where nothing is observed. Without one it is the paper's 0.85 up to 20 steps. Above, c = rho_s s_i /
+    sigma_y below the noise of y, so that x moves by rho_s^2 grad log p(y | x0); and where nothing is observed eta^2
+    falls as 1 / sqrt(steps) from 100 steps on: less and less in a step, more and more in all. Of isotropic data the
+    mean, and the variance of what is not observed, are exact in the limit; what is observed has half of the
+    posterior's variance, since a step forgets x_t.
     """
 
     says = "ddrm"
