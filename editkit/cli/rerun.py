@@ -102,14 +102,15 @@ def _with_models(told: Mapping[str, Any], places: Mapping[str, str]) -> dict[str
     """A recipe whose stages name their models as `places` says."""
 
     def of_stage(stage: Any) -> Any:
-        options = stage.get("options") if isinstance(stage, Mapping) else None
-        model = options.get("model") if isinstance(options, Mapping) else None
+        if not isinstance(stage, Mapping) or not isinstance(options := stage.get("options"), Mapping):
+            return stage
+        model = options.get("model")
         if not isinstance(model, str) or model not in places:
             return stage
         return {**stage, "options": {**options, "model": places[model]}}
 
     stages = told.get("stages")
-    return {**told, "stages": [of_stage(stage) for stage in stages] if isinstance(stages, list) else stages}
+    return {**told, **({"stages": [of_stage(stage) for stage in stages]} if isinstance(stages, list) else {})}
 
 
 # long: one check of the picture after the other, each with its own line
