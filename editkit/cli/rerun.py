@@ -92,7 +92,7 @@ def _again(
     from editkit.common import trust
     from editkit.editing import recipe
     from editkit.editing.made import hashes
-    from editkit.editing.settle import plan_stage
+    from editkit.editing.settle import model_name, plan_stage
     from editkit.errors import PictureError
     from editkit.models import describe
     from editkit.models.files.fingerprint import fingerprint
@@ -115,10 +115,12 @@ def _again(
     edited = Picture.read(source)
     if found.picture_hash is not None and hash_pixels(edited) != found.picture_hash:
         raise PictureError(f"{source}: is not the picture that {picture} was made from; give that with --picture")
-    for used in found.models:
-        if used.hash is not None and fingerprint(describe(used.name, offline=True)) != used.hash:
-            say(f"model {used.name} has other weights than those that made {picture}; the result may differ")
     chain = recipe.from_mapping(recipe.without_outputs(found.recipe), base=folder, allow_code=allow_code)
+    over = {model_name(stage): stage.options.transformer for stage in chain.inherited().stages}
+    for used in found.models:
+        info = describe(used.name, offline=True, transformer=over.get(used.name)) if used.hash is not None else None
+        if info is not None and fingerprint(info) != used.hash:
+            say(f"model {used.name} has other weights than those that made {picture}; the result may differ")
     chain = chain.with_options(Options(allow_code=allow_code, offline=offline))
     chain = masked(chain, new_mask) if new_mask else chain
     plugins = [plugin for stage in chain.stages for plugin in plugins_of(stage)]

@@ -54,6 +54,7 @@ class ModelInfo:
         references: how many pictures it looks at, where it takes `references`.
         rounds_up: a strength between two levels starts from the upper one, as diffusers' pipelines for flow matching.
         passes: how it invents a box coarse to fine; None: as its window asks (`editkit.editing.passes`).
+        transformer: the file that has the denoiser's weights (`--transformer`); None: they lie with the rest.
     """
 
     name: str
@@ -71,6 +72,7 @@ class ModelInfo:
     references: int = 0
     rounds_up: bool = False
     passes: PlansPasses | None = None
+    transformer: str | None = None
 
 
 class Model(Protocol):
