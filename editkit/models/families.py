@@ -19,6 +19,8 @@ from editkit.errors import ModelError
 from editkit.models.files import overlay
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import complete, find
+from editkit.models.files.quantised import check as check_quantised
+from editkit.models.files.quantised import method
 from editkit.models.files.weights import Ahead
 from editkit.models.memory import DENOISER, available, weigh
 
@@ -131,13 +133,15 @@ def load_folder(
     """
     over = None if info.transformer is None else overlay.given(info.transformer)
     layout = find(name, offline=offline, weights=True, over=over)
+    parts = ["vae", *(overlay.DENOISERS if over is None else ())] if layout.file is None else []
     latent = layout.has("vae")
+    for part in (part for part in parts if layout.has(part)):
+        check_quantised(layout, part, device.type == "cuda")
     beside = (info.window or 0) ** 2 * DENOISER[dtype.itemsize] if latent else 0
     on_disk = _as_diffusers(layout) and weigh(layout, dtype.itemsize, available(device), beside, device.type == "cuda")
     if not latent:
         return _family(layout).load(layout, info, device, dtype)
-    parts = ["vae", *(overlay.DENOISERS if over is None else ())] if layout.file is None else []
-    ahead = Ahead(layout, {part: dtype for part in parts if layout.has(part)})
+    ahead = Ahead(layout, {part: dtype for part in parts if layout.has(part) and method(layout, part) is None})
     layout = replace(layout, texts_on_disk=on_disk, ahead=ahead)
     try:
         model = _family(layout).load(layout, info, device, dtype)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.overlay import DENOISERS, contents
+from editkit.models.files.quantised import method
 from editkit.models.files.weights import NUMBERS, Stored, stored, weight_files
 
 if TYPE_CHECKING:
@@ -80,8 +81,7 @@ def sizes(layout: Layout, itemsize: int) -> tuple[int, int, int]:
         return _bytes(stored(layout.name, layout.file), itemsize), 0, 0
 
     def of(parts: Sequence[str]) -> int:
-        there = [part for part in parts if layout.has(part)]
-        return sum(_bytes(stored(layout.name, weight_files(layout, part)[0]), itemsize) for part in there)
+        return sum(_of(layout, part, itemsize) for part in parts if layout.has(part))
 
     if not layout.index:
         return of(("",)), 0, 0
@@ -92,6 +92,11 @@ def sizes(layout: Layout, itemsize: int) -> tuple[int, int, int]:
 def _ways(itemsize: int, gpu: bool) -> str:
     """Options that need less memory."""
     return ("" if itemsize == 2 else "--dtype bf16, ") + ("--offload model, " if gpu else "")
+
+
+def _of(layout: Layout, part: str, itemsize: int) -> int:
+    tensors = stored(layout.name, weight_files(layout, part)[0])
+    return _bytes(tensors, itemsize) if method(layout, part) is None else sum(one.size for one in tensors)
 
 
 def _bytes(tensors: Iterable[Stored], itemsize: int) -> int:

@@ -22,6 +22,7 @@ from editkit.diffusion.capability import capability
 from editkit.diffusion.model import Model, ModelInfo, Notifies
 from editkit.errors import ModelError, UsageError, short
 from editkit.models.files.loading import nameable
+from editkit.models.files.quantised import quantised
 from editkit.models.files.weights import shapes
 
 if TYPE_CHECKING:
@@ -241,13 +242,6 @@ def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> list[str]
         for layer, kind in packed:
             swap(layer, kind)
     return said
-
-
-def quantised(network: Any) -> bool:
-    """Its weights are packed in few bits (GGUF, torchao, bitsandbytes): nothing can be added to them, so that a LoRA
-    stays beside them and is computed at every step.
-    """
-    return getattr(network, "hf_quantizer", None) is not None or bool(getattr(network, "is_quantized", False))
 
 
 def _in_part(pipe: Any, adapter: str, name: str, word: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from editkit.common import hub, trust
 from editkit.common.places import expanded
 from editkit.errors import ModelError
-from editkit.models.files import overlay, single_file
+from editkit.models.files import overlay, quantised, single_file
 from editkit.models.files.layout import Layout
 from editkit.models.files.weights import (
     PICKLES,
@@ -189,6 +189,9 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
     laid = layout.over if component in DENOISERS else None
     file = weight_files(layout, component)[0] if laid is None else laid
     config = dict(layout.config(component))
+    if laid is None and quantised.KEY in config:
+        return steady(quantised.load(layout, component, kind, dtype, device))
+    config.pop(quantised.KEY, None)
     bounded(layout.name, component, config, overlay.contents(layout.name, file))
     try:
         with torch.device("meta"):  # this thread's alone; accelerate's way would change torch for all
@@ -269,6 +272,12 @@ def load_text_encoder(
         words = single_file.component(layout, tokenizer, dtype, trust.TOKENIZERS)
         return words, network.to(device).eval().requires_grad_(False)
     weights, variant = weight_files(layout, encoder)
+    library = quantised.method(layout, encoder)
+    if library is not None:
+        raise ModelError(
+            f"model {layout.name}: its {encoder} is quantised by {library}, which is read for "
+            "transformers and UNets alone; take one that is not, from the folder that it was made of"
+        )
     bounded(layout.name, encoder, layout.config(encoder), stored(layout.name, weights))
     named = layout.config(encoder).get("architectures") or ["CLIPTextModel"]
     first = str(named[0] if isinstance(named, list) else named)[:80]
