@@ -160,6 +160,27 @@ class FoldsGuidance(Protocol):
         ...
 
 
+class KeepsSteps(Protocol):
+    """What saves calls of a network: how many there were, how many of them were saved, and whether it may do so now."""
+
+    calls: int
+    saved: int
+    active: bool
+
+
+@runtime_checkable
+class CachesSteps(Protocol):
+    """A model that takes `step cache`: where its network's first block says much the same as before, the rest of it may
+    be taken from before.
+    """
+
+    def cache_steps(self, threshold: float) -> KeepsSteps:
+        """Save calls from now on, until the end of the lease, where what the first block adds changed by at most
+        `threshold` of it. What was remembered is forgotten; calls are counted on.
+        """
+        ...
+
+
 @runtime_checkable
 class Notifies(Protocol):
     """A model that has something to tell the user: what was chosen when it was loaded, and what happens in a run."""

@@ -20,6 +20,7 @@ from editkit.diffusion.schedule import Level, Schedule
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
+from editkit.models.latent.caching import CachingTransformer
 from editkit.models.latent.space import LatentSpace, beside, load_vae, vae_factor
 from editkit.models.latent.tokens import alike, fitting, grid_ids, looked_at, packed, told, unpacked
 from editkit.models.latent.xl import Reader
@@ -68,7 +69,7 @@ def describe(layout: Layout) -> ModelInfo:
     task = _task(layout, int(transformer.get("in_channels", 64)), vae)
     looks = task == "text" and str(layout.index.get("_class_name")).startswith("FluxKontext")
     tells = bool(transformer.get("guidance_embeds", False))
-    takes = {"prompt", *(["guidance"] if tells else []), *(["references"] if looks else [])}
+    takes = {"prompt", "step cache", *(["guidance"] if tells else []), *(["references"] if looks else [])}
     takes |= {"text": set[str](), "control": {"hint"}, "fill": {"known", "mask", "fine mask"}}[task]
     few = not tells and not scheduler.get("use_dynamic_shifting")
     return ModelInfo(
@@ -102,7 +103,7 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     return Flux(info, transformer, vae, clip, t5, make_flow(layout.config("scheduler"), PATCH))
 
 
-class Flux(LatentSpace):
+class Flux(CachingTransformer, LatentSpace):
     """A FluxTransformer2DModel behind an AutoencoderKL as a `Model`.
 
     Args:

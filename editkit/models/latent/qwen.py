@@ -19,6 +19,7 @@ from editkit.diffusion.schedule import Level, Schedule
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
+from editkit.models.latent.caching import CachingTransformer
 from editkit.models.latent.language import Chat, last_alone
 from editkit.models.latent.space import beside
 from editkit.models.latent.tokens import alike, fitting, looked_at, packed, unpacked
@@ -80,7 +81,7 @@ def describe(layout: Layout) -> ModelInfo:
         raise ModelError(
             f"model {layout.name}: is a {kind} with another loop (layers, or a told scale); known are {KNOWN}"
         )
-    takes = {"prompt"} | ({"references"} if edits else set())
+    takes = {"prompt", "step cache"} | ({"references"} if edits else set())
     return ModelInfo(
         layout.name, KNOWN, frozenset(takes), default_sampler(layout.config("scheduler")), 40 if several else 50,
         WINDOW, LEAST, PATCH * film_factor(layout.config("vae")), guidance=GUIDANCE, shifts=True,
@@ -102,7 +103,7 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     return (QwenEdit if edits else Qwen)(info, transformer, vae, reader, encoder, schedule)
 
 
-class Qwen(FilmSpace):
+class Qwen(CachingTransformer, FilmSpace):
     """A QwenImageTransformer2DModel behind an AutoencoderKLQwenImage as a `Model`.
 
     Args:
