@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 ANY_OWNER = {
     "from_pretrained", "from_config", "from_single_file", "create_model", "get_model", "get_tokenizer", "exec",
     "load_lora_weights", "load_from_file", "load_file", "safe_open", "import_module", "snapshot_download", "__import__",
+    "GGUFReader", "load_gguf_checkpoint",
     "hf_hub_download", "fetch_diffusers_config", "frombuffer", "Popen", "system", "literal_eval", "from_file",
 }  # fmt: skip
 OF_OWNER = {
@@ -80,12 +81,17 @@ GATES = {
     "editkit/models/files/layout.py:Layout.json": "a JSON object without keys that choose code",
     "editkit/models/files/loading.py:_from_hub.fetch": "the user's own word; JSON, text and safetensors, no pickles",
     "editkit/models/files/loading.py:load_network": "a class that our source names; sizes that the file's tensors have",
+    "editkit/models/files/loading.py:_filled": "the configuration that load_network made a network of",
     "editkit/models/files/loading.py:load_text_encoder": "CLIPText* and T5Encoder*, tokenizers in trust.TOKENIZERS",
+    "editkit/models/files/overlay.py:_gguf": "a header; names, shapes and kinds of tensors, which are compared",
+    "editkit/models/files/overlay.py:_packed": "tensors of kinds that diffusers unpacks; their shapes are compared",
+    "editkit/models/files/overlay.py:unpacking": "our own class; a configuration looked through",
+    "editkit/models/files/quantised.py:load": "our own class; torchao or bitsandbytes, told numbers and names",
     "editkit/models/files/single_file.py:component": "a pipeline of diffusers, one component of a known class",
     "editkit/models/files/single_file.py:configuration": "shapes of tensors; gives a name in diffusers' own list",
     "editkit/models/files/weights.py:_shards": "names of .safetensors files without folders",
     "editkit/models/files/weights.py:read": "a safetensors header that safe_open has read already",
-    "editkit/models/files/weights.py:shapes": WEIGHTS,
+    "editkit/models/files/weights.py:stored": WEIGHTS,
     "editkit/models/latent/space.py:in_float32": "the configuration of a network that is loaded",
     "editkit/models/schedules.py:make_schedule": "numbers for DDPMScheduler, bounded in their count",
     "editkit/models/setup.py:_check_words": "names and numbers that are no regular expressions",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from editkit.models.fast.packing import PackedGate, able, learns, swap
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network
+from editkit.models.files.quantised import quantised
 
 CACHE_LINE = 64
 """Bytes."""
@@ -112,7 +113,7 @@ def quicken(unet: Any) -> Any:
 
 def fuse_gates(network: Any) -> Any:
     """`network` (frozen, on the CPU) with the gates of its feed-forward layers fused; itself where torch cannot."""
-    for module in network.modules() if able() else ():
+    for module in network.modules() if able() and not quantised(network) else ():
         if type(module) is GEGLU and type(module.proj) is nn.Linear:
             module.__class__ = FusedGEGLU
             swap(module.proj, PackedGate)

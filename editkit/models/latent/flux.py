@@ -19,6 +19,7 @@ from editkit.diffusion.schedule import Level, Schedule
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
+from editkit.models.latent.caching import CachingTransformer
 from editkit.models.latent.controls import FluxControl, flux_controlnet, on_first, whole
 from editkit.models.latent.space import beside, load_vae, vae_factor
 from editkit.models.latent.tokens import fitting, grid_ids, packed, told, unpacked
@@ -69,7 +70,7 @@ def describe(layout: Layout) -> ModelInfo:
     task = _task(layout, int(transformer.get("in_channels", 64)), vae)
     looks = task == "text" and str(layout.index.get("_class_name")).startswith("FluxKontext")
     tells = bool(transformer.get("guidance_embeds", False))
-    takes = {"prompt", *(["guidance"] if tells else []), *(["references"] if looks else [])}
+    takes = {"prompt", "step cache", *(["guidance"] if tells else []), *(["references"] if looks else [])}
     takes |= {"text": {"control"}, "control": {"hint"}, "fill": {"known", "mask", "fine mask", "control"}}[task]
     few = not tells and not scheduler.get("use_dynamic_shifting")
     return ModelInfo(
@@ -103,7 +104,7 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     return Flux(info, transformer, vae, clip, t5, make_flow(layout.config("scheduler"), PATCH))
 
 
-class Flux(FlowTransformer):
+class Flux(CachingTransformer, FlowTransformer):
     """A FluxTransformer2DModel behind an AutoencoderKL as a `Model`.
 
     Args:
