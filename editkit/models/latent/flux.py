@@ -8,12 +8,13 @@ CLIP's pooled output.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from editkit.common.process import READING
 from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
+from editkit.diffusion.image_prompts import Places
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.prediction import Prediction, convert
 from editkit.diffusion.schedule import Level, Schedule
@@ -23,6 +24,7 @@ from editkit.models.files.loading import load_network, load_text_encoder
 from editkit.models.latent.space import LatentSpace, beside, load_vae, vae_factor
 from editkit.models.latent.tokens import alike, fitting, grid_ids, looked_at, packed, told, unpacked
 from editkit.models.latent.xl import Reader
+from editkit.models.prompts.shown import adapters, by_branch, for_flux
 from editkit.models.schedules import default_sampler, make_flow
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def describe(layout: Layout) -> ModelInfo:
     task = _task(layout, int(transformer.get("in_channels", 64)), vae)
     looks = task == "text" and str(layout.index.get("_class_name")).startswith("FluxKontext")
     tells = bool(transformer.get("guidance_embeds", False))
-    takes = {"prompt", *(["guidance"] if tells else []), *(["references"] if looks else [])}
+    takes = {"prompt", "image prompt", *(["guidance"] if tells else []), *(["references"] if looks else [])}
     takes |= {"text": set[str](), "control": {"hint"}, "fill": {"known", "mask", "fine mask"}}[task]
     few = not tells and not scheduler.get("use_dynamic_shifting")
     return ModelInfo(
@@ -117,24 +119,33 @@ class Flux(LatentSpace):
     def __init__(
         self, info: ModelInfo, transformer: Any, vae: Any, pooled: Reader, reader: Reader, schedule: Schedule
     ) -> None:
+        from editkit.models.prompts.flux import looking
+
         super().__init__(vae)
-        self.info, self.transformer, self.schedule = info, transformer, schedule
+        self.info, self.transformer, self.schedule = info, looking(transformer), schedule
         self.pooled, self.reader = pooled, reader
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
         def ask(conds: Sequence[Conditioning]) -> Sequence[Tensor]:
             return self._velocities(x_t, level, conds)
 
-        return tuple(convert(out, x_t, level, "flow_prediction") for out in alike(conds, looked_at, ask))
+        return tuple(convert(out, x_t, level, "flow_prediction") for out in alike(by_branch(conds), self._key, ask))
+
+    def _key(self, cond: Conditioning) -> Hashable:
+        """Conditions with the same one fit into one call: references, adapters, and tokens of the text."""
+        prompt = self._no_words if cond.prompt is None else cond.prompt
+        return looked_at(cond), adapters(cond), prompt.embeds.shape[1]
 
     def _velocities(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> Sequence[Tensor]:
-        """What the network says under `conds`, whose references are of the same sizes, in one call."""
+        """What the network says under `conds`, of the same `_key`, in one call."""
         import torch
 
         n, batch, device, dtype = len(conds), len(x_t), x_t.device, self.transformer.dtype
         prompts = [self._no_words if cond.prompt is None else cond.prompt for cond in conds]
         words = torch.cat([prompt.embeds.expand(batch, -1, -1) for prompt in prompts]).to(device, dtype)
         tokens = torch.cat([self._tokens(x_t, cond) for cond in conds])
+        size = [side // PATCH for side in x_t.shape[-2:]]
+        shown = for_flux(conds, batch, device, dtype, size, tokens.shape[1] - size[0] * size[1])
         out = self.transformer(
             hidden_states=tokens.to(dtype),
             timestep=torch.full((n * batch,), level.t, dtype=torch.float32, device=device) / 1000,
@@ -142,6 +153,7 @@ class Flux(LatentSpace):
             pooled_projections=torch.cat([self._pooled(p).expand(batch, -1) for p in prompts]).to(device, dtype),
             encoder_hidden_states=words, txt_ids=torch.zeros(words.shape[1], 3, dtype=torch.int64, device=device),
             img_ids=self._ids(x_t, conds[0]), return_dict=False,
+            joint_attention_kwargs=None if shown is None else {"shown": shown},
         )[0]  # fmt: skip
         return unpacked(out, *x_t.shape[-2:]).to(x_t.dtype).chunk(n)
 
@@ -219,6 +231,12 @@ class Flux(LatentSpace):
     @property
     def denoiser(self) -> Any:
         return self.transformer
+
+    def places(self) -> Places:
+        """The attentions where an IP-Adapter can act."""
+        from editkit.models.prompts.flux import places
+
+        return places(self.transformer)
 
     def pipeline(self) -> Any:
         """A diffusers pipeline of these networks."""
