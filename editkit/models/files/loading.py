@@ -294,7 +294,7 @@ def load_text_encoder(
     logging.disable_progress_bar()  # the command line has its own; transformers' would be in the way of --json
     try:
         words = reader.from_pretrained(layout.path / tokenizer, local_files_only=True, trust_remote_code=False)
-        network, report = _as_number(kind, dtype).from_pretrained(
+        network, report = as_number(kind, dtype).from_pretrained(
             layout.path / encoder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True,
             output_loading_info=True, trust_remote_code=False,
             device_map={"": "disk"} if layout.texts_on_disk else None,
@@ -312,7 +312,7 @@ def load_text_encoder(
     return words, network.eval().requires_grad_(False)
 
 
-def _as_number(kind: type[Any], dtype: torch.dtype) -> type[Any]:
+def as_number(kind: type[Any], dtype: torch.dtype) -> type[Any]:
     """`kind` of transformers, whose weights are of `dtype` as it is made (on the meta device).
 
     transformers makes it with `dtype` as torch's default, for all threads: what another edit computed meanwhile was of
