@@ -410,6 +410,46 @@ def test_a_manifest_says_picture_mask_seed_and_options(here, ending, capsys):
     assert {n: d for n, d in results().items() if n.endswith(".png")} == mine
 
 
+def test_a_manifest_as_csv_is_the_same_in_other_words_and_its_categories_are_judged(here, capsys):
+    masked_folder(here / "in")
+    table = (
+        "\ufeffpicture,mask,seed,grow,prompt,category\r\nin/a.png,in/a.mask.png,11,1,,signs\r\n"
+        'in/b.png,"box:0,0,5,5",3,,,"old, ""high"" walls"\r\n'
+    )
+    Path("m.csv").write_text(table, encoding="utf-8", newline="")
+    write_rows("m.jsonl", [
+        {"picture": "in/a.png", "mask": "in/a.mask.png", "seed": 11, "grow": 1},
+        {"picture": "in/b.png", "mask": "box:0,0,5,5", "seed": 3},
+    ])  # fmt: skip
+    for name in ("m.csv", "m.jsonl"):
+        assert run(["batch", name, name.replace(".", "-"), "--", "inpaint", "--steps", "2"]) == 0
+    for name in ("a.png", "b.png"):
+        assert np.array_equal(Image.open(f"m-csv/in/{name}"), Image.open(f"m-jsonl/in/{name}"))
+    capsys.readouterr()
+    assert run(["score", "m-csv", "--reference", ".", "--prompts", "m.csv", "--metrics", "psnr", "--json"]) == 0
+    assert 'old, \\"high\\" walls' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (b"picture,sead\nin/a.png,3\n", "did you mean seed"),
+        (b"picture\nin/a.png,7\n", "beyond the last column"),
+        (b'picture\n"in/a.png\n', "cannot be read as CSV"),
+        (b"picture\nin/\xe4.png\n", "it is not UTF-8"),
+        (b"picture,seed\nin/a.png,many\n", "seed"),
+    ],
+)
+def test_a_wrong_csv_is_one_line(here, capsys, table, said):
+    masked_folder(here / "in")
+    Path("w.csv").write_bytes(table)
+    assert run(["batch", "w.csv", "w", "--", "remove", "--mask", "box:0,0,4,4"]) in (1, 2)
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
+    assert not list(Path("w").rglob("*.png"))
+
+
 def test_a_manifest_in_a_store_names_what_lies_beside_it_and_elsewhere(here):
     masked_folder(here / "in")
     for name in ("a.png", "a.mask.png"):

@@ -1,13 +1,16 @@
 """Manifests: a table that says what is done, a row for each picture.
 
-`.jsonl` (an object a line) or `.parquet`. The column `picture` is needed: a name relative to the manifest, or an
-address. Others are `mask` (a name, an address, or words), `output` (the result's name), `seed`, `prompt` and every
-other option of a run, and every parameter of the chain's plugins, as `inpaint.grow` or, where one plugin alone has it,
-`grow`; but none that names code, or a file to be written. An empty value means that the recipe's counts.
+`.jsonl` (an object a line), `.parquet`, or `.csv` with a header. The column `picture` is needed: a name relative to the
+manifest, or an address. Others are `mask` (a name, an address, or words), `output` (the result's name), `seed`,
+`prompt` and every other option of a run, and every parameter of the chain's plugins, as `inpaint.grow` or, where one
+plugin alone has it, `grow`; but none that names code, or a file to be written. `category` is for whoever judges the
+results (`editkit score --prompts`), and changes nothing. An empty value means that the recipe's counts.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
@@ -20,8 +23,9 @@ from editkit.plugin.declaration import Declaration
 from editkit.plugin.options import Options
 from editkit.plugin.params import Code, outputs, params
 
-ENDINGS = (".jsonl", ".parquet")
+ENDINGS = (".jsonl", ".parquet", ".csv")
 OWN = ("picture", "mask", "output")
+UNUSED = ("category",)
 """Columns that are no option."""
 
 BARRED = ("allow_code", "offline")
@@ -36,7 +40,7 @@ def rows(file: IO[bytes], name: str, chain: Chain) -> Iterator[dict[str, Any]]:
     Raises:
         UsageError: it is no manifest, has a column that nothing takes (the nearest is named), or no picture in a row.
     """
-    known = {*OWN, *columns_of(chain)}
+    known = {*OWN, *UNUSED, *columns_of(chain)}
     for number, row in enumerate(_read(file, name), 1):
         if not isinstance(row, Mapping):
             raise UsageError(f'{name}: row {number} is no object; write {{"picture": "a.png", "seed": 3}}')
@@ -46,7 +50,7 @@ def rows(file: IO[bytes], name: str, chain: Chain) -> Iterator[dict[str, Any]]:
                     f"{name}: row {number} has the column {str(column)[:80]!r}, which the edit does not take"
                     f"{did_you_mean(str(column), sorted(known))}"
                 )
-        given = {column: value for column, value in row.items() if value is not None and value != ""}
+        given = {column: value for column, value in row.items() if column not in UNUSED and value not in (None, "")}
         wrong = next((c for c in OWN if c in given and not isinstance(given[c], str)), None)
         if "picture" not in given or wrong is not None:
             raise UsageError(f"{name}: row {number} has no name or address in {wrong or 'picture'}")
@@ -64,6 +68,9 @@ def _read(file: IO[bytes], name: str) -> Iterator[Any]:
         except pyarrow.ArrowException as error:
             raise UsageError(f"{name}: is no Parquet file that can be read ({type(error).__name__})") from None
         return
+    if name.lower().endswith(".csv"):
+        yield from _read_csv(file, name)
+        return
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
@@ -71,6 +78,18 @@ def _read(file: IO[bytes], name: str) -> Iterator[Any]:
             yield json.loads(line)
         except (ValueError, RecursionError):
             raise UsageError(f"{name}: line {number} is not JSON; a manifest has one object a line") from None
+
+
+def _read_csv(file: IO[bytes], name: str) -> Iterator[dict[str, str]]:
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    try:
+        for row in csv.DictReader(text, strict=True, restkey="beyond the last column"):
+            yield {column: value for column, value in row.items() if value}
+    except (UnicodeDecodeError, csv.Error) as error:
+        why = "it is not UTF-8; save it as such" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise UsageError(f"{name}: cannot be read as CSV: {why}") from None
+    finally:
+        text.detach()
 
 
 def columns_of(chain: Chain) -> list[str]:

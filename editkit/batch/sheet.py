@@ -15,13 +15,13 @@ from typing import IO, Any
 
 from editkit.batch.engines import Result
 from editkit.batch.journal import Done
-from editkit.batch.manifest import ENDINGS
 from editkit.batch.sources import is_plain
 from editkit.batch.stores import store
 from editkit.common.extras import explained
 from editkit.errors import UsageError
 from editkit.pictures.files.atomic import save_bytes
 
+ENDINGS = (".jsonl", ".parquet")
 COLUMNS = ("picture", "output", "seed", "sha256", "bytes", "network_calls", "deviation", "figures", "error")
 
 
