@@ -162,9 +162,18 @@ def test_what_a_folder_is(models: dict[str, Any]) -> None:
         "dev": (28, 3.5, False), "schnell": (4, 1.0, True), "fill": (50, 30.0, False), "kontext": (28, 3.5, False),
         "control": (28, 3.5, False),
     }  # fmt: skip
-    assert infos["kontext"].takes == {"prompt", "guidance", "references", "control"}
-    assert infos["fill"].takes == {"prompt", "guidance", "known", "mask", "fine mask", "control"}
-    assert infos["control"].takes == {"prompt", "guidance", "hint"}
+    assert infos["kontext"].takes == {"prompt", "step cache", "image prompt", "guidance", "references", "control"}
+    assert infos["fill"].takes == {
+        "prompt",
+        "step cache",
+        "image prompt",
+        "guidance",
+        "known",
+        "mask",
+        "fine mask",
+        "control",
+    }
+    assert infos["control"].takes == {"prompt", "step cache", "image prompt", "guidance", "hint"}
     assert {info.multiple for info in infos.values()} == {16}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from editkit.diffusion.control import Control, Given, Residuals
+from editkit.diffusion.image_prompts import ImageTokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,25 @@ class Reference:
 
 
 @dataclass(frozen=True, eq=False)
+class Embedding:
+    """What an image encoder says of a picture, as a model is told it (`TakesEmbeddings.told` makes it).
+
+    Args:
+        values: (batch or 1, width).
+        unwanted: as `values`, what the branch of guidance without the prompt is told.
+    """
+
+    values: Tensor
+    unwanted: Tensor
+
+    def repeated(self, count: int) -> Embedding:
+        """The same for `count` windows, one after the other in the batch."""
+        import torch
+
+        return Embedding(torch.cat([self.values] * count), torch.cat([self.unwanted] * count))
+
+
+@dataclass(frozen=True, eq=False)
 class Conditioning:
     """What a model is told besides x_t. Plugins fill it; a model reads what it can take.
 
@@ -46,6 +66,8 @@ class Conditioning:
         lowres: a low-resolution picture in [-1, 1]: enlarged to the model's size, or at the size of its latents.
         noise_level: how far `lowres` was noised, for a model that is told that (`NoisesLowres`).
         references: pictures to look at, the first one first: what an instruction speaks of.
+        embedding: what an image encoder says of a picture: what an unCLIP model makes pictures of.
+        image_prompts: pictures that attention looks at beside the text (`editkit.diffusion.image_prompts`).
         control: ControlNets, which the model evaluates (`editkit.diffusion.control`); their residuals are summed.
         label: (batch,) class numbers.
         task: the name of the task, for a network that has several.
@@ -60,6 +82,8 @@ class Conditioning:
     lowres: Tensor | None = None
     noise_level: int | None = None
     references: tuple[Reference, ...] = ()
+    embedding: Embedding | None = None
+    image_prompts: tuple[ImageTokens, ...] = ()
     control: tuple[Control, ...] = ()
     label: Tensor | None = None
     task: str | None = None
@@ -73,6 +97,10 @@ class Conditioning:
     def plus_reference(self, reference: Reference) -> Conditioning:
         """With one more picture to look at, behind those that are there."""
         return replace(self, references=(*self.references, reference))
+
+    def plus_image_prompt(self, prompt: ImageTokens) -> Conditioning:
+        """With one more picture that attention looks at; what several say is added up."""
+        return replace(self, image_prompts=(*self.image_prompts, prompt))
 
     def plus_control(self, control: Control) -> Conditioning:
         """With one more ControlNet: residuals add, so their order does not matter."""

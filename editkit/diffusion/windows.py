@@ -259,5 +259,7 @@ def _cut(
         lowres=spatial(cond.lowres),
         label=repeated(cond.label),
         references=tuple(beside(reference) for reference in cond.references),
+        embedding=None if cond.embedding is None else cond.embedding.repeated(len(group)),
+        image_prompts=tuple(one.cut(spots(group), size) for one in cond.image_prompts),
         control=tuple(controls[id(control)] for control in cond.control),
     )

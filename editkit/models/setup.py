@@ -8,22 +8,21 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from logging import CRITICAL, getLogger
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from editkit.common import trust
 from editkit.common.places import expanded
-from editkit.common.process import SILENCE
+from editkit.common.process import quiet
 from editkit.diffusion.capability import capability
 from editkit.diffusion.model import Model, ModelInfo, Notifies
 from editkit.errors import ModelError, UsageError, short
 from editkit.models.files.loading import nameable
+from editkit.models.files.quantised import quantised
 from editkit.models.files.weights import shapes
 
 if TYPE_CHECKING:
@@ -234,7 +233,7 @@ def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> list[str]
         )
     packed = [layer for network in networks for layer in unpack(network)]  # peft puts layers of its own in their place
     try:
-        with torch.no_grad(), _silent("diffusers"):
+        with torch.no_grad(), quiet("diffusers"):
             weights = [_load_lora(pipe, f"lora{k}", name, word) for k, word in enumerate(words)]
             said = [line for k, word in enumerate(words) for line in _in_part(pipe, f"lora{k}", name, word)]
             pipe.set_adapters([f"lora{k}" for k in range(len(words))], weights)
@@ -248,13 +247,6 @@ def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> list[str]
         for layer, kind in packed:
             swap(layer, kind)
     return said
-
-
-def quantised(network: Any) -> bool:
-    """Its weights are packed in few bits (GGUF, torchao, bitsandbytes): nothing can be added to them, so that a LoRA
-    stays beside them and is computed at every step.
-    """
-    return getattr(network, "hf_quantizer", None) is not None or bool(getattr(network, "is_quantized", False))
 
 
 def _in_part(pipe: Any, adapter: str, name: str, word: str) -> Iterator[str]:
@@ -390,16 +382,3 @@ def _load_lora(pipe: Any, adapter: str, name: str, word: str) -> float:
     if not any(adapter in names for names in pipe.get_list_adapters().values()):
         raise ModelError(f"--lora {file.name} does not fit model {name}: it has no weights for any of its networks")
     return weight
-
-
-@contextmanager
-def _silent(name: str) -> Iterator[None]:
-    """A library's logger and warnings say nothing: what there is to say is in the error."""
-    logger = getLogger(name)
-    with SILENCE, warnings.catch_warnings(action="ignore"):
-        level = logger.level
-        logger.setLevel(CRITICAL)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)

@@ -8,22 +8,26 @@ CLIP's pooled output.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from editkit.common.process import READING
 from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
 from editkit.diffusion.control import Control, Given, Residuals, Shown
+from editkit.diffusion.image_prompts import Places
 from editkit.diffusion.model import Model, ModelInfo
+from editkit.diffusion.prediction import Prediction
 from editkit.diffusion.schedule import Level, Schedule
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
+from editkit.models.latent.caching import CachingTransformer
 from editkit.models.latent.controls import FluxControl, flux_controlnet, on_first, whole
 from editkit.models.latent.space import beside, load_vae, vae_factor
-from editkit.models.latent.tokens import fitting, grid_ids, packed, told, unpacked
+from editkit.models.latent.tokens import fitting, grid_ids, looked_at, packed, told, unpacked
 from editkit.models.latent.transformer import FlowTransformer
 from editkit.models.latent.xl import Reader
+from editkit.models.prompts.shown import adapters, by_branch, for_flux
 from editkit.models.schedules import default_sampler, make_flow
 
 if TYPE_CHECKING:
@@ -69,7 +73,13 @@ def describe(layout: Layout) -> ModelInfo:
     task = _task(layout, int(transformer.get("in_channels", 64)), vae)
     looks = task == "text" and str(layout.index.get("_class_name")).startswith("FluxKontext")
     tells = bool(transformer.get("guidance_embeds", False))
-    takes = {"prompt", *(["guidance"] if tells else []), *(["references"] if looks else [])}
+    takes = {
+        "prompt",
+        "step cache",
+        "image prompt",
+        *(["guidance"] if tells else []),
+        *(["references"] if looks else []),
+    }
     takes |= {"text": {"control"}, "control": {"hint"}, "fill": {"known", "mask", "fine mask", "control"}}[task]
     few = not tells and not scheduler.get("use_dynamic_shifting")
     return ModelInfo(
@@ -103,7 +113,7 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     return Flux(info, transformer, vae, clip, t5, make_flow(layout.config("scheduler"), PATCH))
 
 
-class Flux(FlowTransformer):
+class Flux(CachingTransformer, FlowTransformer):
     """A FluxTransformer2DModel behind an AutoencoderKL as a `Model`.
 
     Args:
@@ -116,8 +126,17 @@ class Flux(FlowTransformer):
     def __init__(
         self, info: ModelInfo, transformer: Any, vae: Any, pooled: Reader, reader: Reader, schedule: Schedule
     ) -> None:
-        super().__init__(info, transformer, vae, schedule)
+        from editkit.models.prompts.flux import looking
+
+        super().__init__(info, looking(transformer), vae, schedule)
         self.pooled, self.reader = pooled, reader
+
+    def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
+        return super().__call__(x_t, level, by_branch(conds))
+
+    def fits(self, cond: Conditioning, steered: bool) -> Hashable:
+        """By references, adapters, and tokens of the text."""
+        return looked_at(cond), adapters(cond), self.words(cond).embeds.shape[1]
 
     def velocities(
         self, x_t: Tensor, level: Level, conds: Sequence[Conditioning], added: Residuals | None
@@ -128,13 +147,17 @@ class Flux(FlowTransformer):
         prompts = [self.words(cond) for cond in conds]
         words = torch.cat([prompt.embeds.expand(batch, -1, -1) for prompt in prompts]).to(device, dtype)
         tokens = torch.cat([self._tokens(x_t, cond) for cond in conds])
+        size = [side // PATCH for side in x_t.shape[-2:]]
+        shown = for_flux(conds, batch, device, dtype, size, tokens.shape[1] - size[0] * size[1])
         out = self.transformer(
             hidden_states=tokens.to(dtype),
             timestep=torch.full((n * batch,), level.t, dtype=torch.float32, device=device) / 1000,
             guidance=told(conds, self.info, batch, device),
             pooled_projections=torch.cat([self._pooled(p).expand(batch, -1) for p in prompts]).to(device, dtype),
             encoder_hidden_states=words, txt_ids=torch.zeros(words.shape[1], 3, dtype=torch.int64, device=device),
-            img_ids=self._ids(x_t, conds[0]), return_dict=False, **self._steering(added, tokens.shape[1], dtype),
+            img_ids=self._ids(x_t, conds[0]), return_dict=False,
+            joint_attention_kwargs=None if shown is None else {"shown": shown},
+            **self._steering(added, tokens.shape[1], dtype),
         )[0]  # fmt: skip
         return unpacked(out, *x_t.shape[-2:]).to(x_t.dtype).chunk(n)
 
@@ -240,6 +263,12 @@ class Flux(FlowTransformer):
             rest = t5.tokenizer.decode(whole[T5_LENGTH - 1 : -1]) if len(whole) > T5_LENGTH else ""
         pooled = clip.encoder(beside(short, clip.encoder)).pooler_output
         return Prompt(t5.encoder(beside(ids, t5.encoder))[0], pooled), rest
+
+    def places(self) -> Places:
+        """The attentions where an IP-Adapter can act."""
+        from editkit.models.prompts.flux import places
+
+        return places(self.transformer)
 
     def pipeline(self) -> Any:
         """A diffusers pipeline of these networks."""

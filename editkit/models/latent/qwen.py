@@ -19,6 +19,7 @@ from editkit.diffusion.schedule import Level, Schedule
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
+from editkit.models.latent.caching import CachingTransformer
 from editkit.models.latent.controls import QwenControl, on_first, qwen_controlnet, with_tables
 from editkit.models.latent.language import Chat, each_item, last_alone
 from editkit.models.latent.space import beside
@@ -84,7 +85,7 @@ def describe(layout: Layout) -> ModelInfo:
         raise ModelError(
             f"model {layout.name}: is a {kind} with another loop (layers, or a told scale); known are {KNOWN}"
         )
-    takes = {"prompt", "control"} | ({"references"} if edits else set())
+    takes = {"prompt", "control", "step cache"} | ({"references"} if edits else set())
     return ModelInfo(
         layout.name, KNOWN, frozenset(takes), default_sampler(layout.config("scheduler")), 40 if several else 50,
         WINDOW, LEAST, PATCH * film_factor(layout.config("vae")), guidance=GUIDANCE, shifts=True,
@@ -105,7 +106,7 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     return (QwenEdit if edits else Qwen)(info, transformer, vae, reader, encoder, schedule)
 
 
-class Qwen(FlowTransformer, FilmSpace):
+class Qwen(CachingTransformer, FlowTransformer, FilmSpace):
     """A QwenImageTransformer2DModel behind an AutoencoderKLQwenImage as a `Model`.
 
     Args:
