@@ -84,6 +84,10 @@ class _CfgHooks(Hooks[Cfg]):
             run.notify(f"--negative: without effect, {name} is told its guidance; `with cfg --true-scale 4` heeds it")
         elif not self.tells and plugin.true_scale is not None:
             run.notify(f"cfg --true-scale: without effect, {name} is not told its guidance; --guidance-scale is real")
+        elif self.scale == 1.0 and run.options.negative is not None:
+            run.notify(
+                f"--negative: without effect, {name} is not guided at scale 1; a larger --guidance-scale heeds it"
+            )
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
         return replace(cond, guidance=self.told) if self.tells and cond.guidance is None else cond

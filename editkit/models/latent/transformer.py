@@ -81,7 +81,7 @@ class FlowTransformer(LatentSpace):
         made: dict[Hashable, Residuals | None] = {}
         keys = []
         for cond in self.control_words(conds):
-            key = id(cond.prompt), *(id(control) for control in cond.control)
+            key = tuple(id(part) for part in (cond.prompt, *cond.references, *cond.control))
             if key not in made:
                 given = self.given(x_t, level, cond) if cond.control else None
                 made[key] = None if given is None else residuals([cond], given)
