@@ -16,7 +16,7 @@ from editkit.diffusion.schedule import Cosine, Flow
 from editkit.editing.api import plan as planned
 from editkit.errors import ChainError, EditkitError, UsageError
 from editkit.pictures.picture import Picture
-from editkit.plugins import Guide, Invert
+from editkit.plugins import Cfg, Guide, Inpaint, Invert, Keep, SDEdit
 
 CAT = torch.tensor([0.6, -0.4, 0.2, -0.8])
 VALUES = torch.tensor([0.9, 0.6, 0.3, 0.2])
@@ -116,7 +116,11 @@ def test_the_plan_counts_what_learning_calls():
             return mask
 
     photo = Picture(np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8))
-    chains = [Invert(null_text=3), Invert(null_text=3, refine=2), Invert(null_text=2) & Guide(brightness=0.5)]
+    part, box = Invert(null_text=2), "box:2,2,6,6"
+    chains = [
+        Invert(null_text=3), Invert(null_text=3, refine=2), part & Guide(brightness=0.5), part & Inpaint(mask=box),
+        part & Keep(map=box), part & Cfg(), part | SDEdit(strength=0.5), SDEdit(strength=0.5) | part,
+    ]  # fmt: skip
     for chain in chains:
         model, run = Pictures(), {"prompt": "cat", "steps": 5}
         stages = planned(photo, chain, model=Pictures(), **run)
