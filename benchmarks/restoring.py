@@ -120,8 +120,10 @@ def span(scale: int) -> Callable[[np.ndarray], np.ndarray]:
 class Bench:
     """Runs edits with models that are loaded once, and keeps figures and pictures."""
 
-    def __init__(self, steps: int, samples: int, methods: list[str] | None = None) -> None:
-        self.steps, self.samples, self.models, self.methods = steps, samples, Models(), methods
+    def __init__(
+        self, steps: int, samples: int, methods: list[str] | None = None, kinds: list[str] | None = None
+    ) -> None:
+        self.steps, self.samples, self.models, self.methods, self.kinds = steps, samples, Models(), methods, kinds
         self.found: Results = defaultdict(lambda: defaultdict(list))
         self.shown: dict[str, list[np.ndarray]] = defaultdict(list)
 
@@ -170,16 +172,20 @@ class Bench:
 
     def restore(self, truth: np.ndarray) -> None:
         for name, options in SPOILED.items():
+            if name not in (self.kinds or name):
+                continue
             if "mask" in options:
                 options = {**options, "mask": LOST[: len(truth), : len(truth)]}
             given = spoiled(truth, **options)
             enlarged = resized(given, len(truth), Image.Resampling.BICUBIC)
             self.note(f"{name}: given", enlarged if len(given) < len(truth) else given, truth, feature=True)
             linear = not str(options["degradation"]).startswith("jpeg")
+            circles = {"taper": False} if str(options["degradation"]).startswith("gaussian") else {}  # it was
             for method in ("auto", "ddnm", "wiener", "ddrm", "diffpir", "pigdm", "dps"):
                 if method not in (self.methods or method) or (method in LINEAR and not linear):
                     continue
-                made = self.made(given, Restore(method=method, **options), "pocket")
+                told = options | circles
+                made = self.made(given, Restore(method=method, **told), "pocket")
                 self.note(f"{name}: {method}", made, truth, feature=True)
             if not linear:
                 for strength in (1.0, 0.3):
@@ -256,6 +262,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--methods", nargs="+", help="of restore, only these")
+    parser.add_argument("--kinds", nargs="+", choices=list(SPOILED), help="of restore, only these")
     parser.add_argument("--side", type=int, default=64, help="of the crops, a multiple of 8")
     parser.add_argument("--first", type=int, help="only so many photographs")
     parser.add_argument("--sheet", type=Path, help="a folder for contact sheets")
@@ -266,7 +273,7 @@ def main() -> None:
     truths = [crop(chosen.photos / name, chosen.side) for name in names]
     everything = {}
     for task in chosen.tasks:
-        bench, began = Bench(chosen.steps, chosen.samples, chosen.methods), time.process_time()
+        bench, began = Bench(chosen.steps, chosen.samples, chosen.methods, chosen.kinds), time.process_time()
         for truth in truths:
             getattr(bench, task)(truth)
         if task == "colorize":

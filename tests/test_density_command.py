@@ -1,5 +1,6 @@
 """`density`: bits of pictures against an exact law, the map against its closed form, and what it says of latents."""
 
+import io
 import json
 import math
 import re
@@ -136,4 +137,17 @@ def test_the_command_prints_bits_and_writes_a_map(tmp_path, capsys):
     assert told["values"] == [3, 16, 16]
     assert math.isfinite(told["bits_per_dimension"])
     assert run(["density", "-"]) == 2
+    capsys.readouterr()
+    assert run([*words, "-o", "-", "--json"]) == 2
+    assert "--json and the map cannot both go to standard output" in capsys.readouterr().err
     assert issubclass(UsageError, EditkitError)
+
+
+def test_the_map_goes_to_standard_output(tmp_path, capfdbinary):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(path)
+    assert run(["density", str(path), "--steps", "4", "--probes", "1", "--device", "cpu", "-o", "-"]) == 0
+    said = capfdbinary.readouterr()
+    with Image.open(io.BytesIO(said.out)) as made:
+        assert made.size == (16, 16)
+    assert b"map in standard output" in said.err

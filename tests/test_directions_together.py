@@ -18,7 +18,7 @@ from editkit.pictures.picture import Picture
 from editkit.plugins import Cfg, Denoise, Guide, Inpaint, Invert, Keep, SDEdit, Texture, Threshold, Translate
 
 PHOTO = Picture(np.random.default_rng(0).integers(0, 256, (30, 36, 3), dtype=np.uint8))
-METHODS = ("ddib", "cycle", "edit-friendly", "flowedit", "rf")
+METHODS = ("ddib", "cycle", "edit-friendly", "flowedit", "rf", "rf-solver")
 OTHERS = (
     Cfg(scale=2.0), Denoise(sigma=20.0, views=1), Guide(), Inpaint(mask="box:4,4,20,20"), Invert(),
     Keep(map="box:4,4,20,20"), SDEdit(), Texture(), Threshold(),
@@ -36,7 +36,7 @@ def runs_or_names(chain, plugins, *names):
 @pytest.mark.parametrize("other", OTHERS, ids=NAMES)
 @pytest.mark.parametrize("method", METHODS)
 def test_translate_with_and_before_and_after_others(method, other, monkeypatch):
-    flows = method in ("flowedit", "rf")
+    flows = method in ("flowedit", "rf", "rf-solver")
     plain = contract.ExactModel.__init__
 
     def made(self, takes=frozenset()):

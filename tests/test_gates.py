@@ -109,7 +109,8 @@ GATES = {
     "plugins/editkit_plugins/guide.py:_imported": "code, with --allow-code alone",
     "plugins/editkit_plugins/hints/annotators.py:Aux._folder": "repositories that our source names",
     "plugins/editkit_plugins/hints/annotators.py:_loaded": "classes that our source names; torch reads weights_only",
-    "plugins/editkit_plugins/invert.py:loaded": "one tensor of the run's shape, and plain JSON that is compared",
+    "plugins/editkit_plugins/noise_files.py:learnt_in": "tensors of the text's shape, and plain JSON that is compared",
+    "plugins/editkit_plugins/noise_files.py:loaded": "one tensor of the run's shape, and plain JSON that is compared",
     "plugins/editkit_plugins/spandrel.py:_loaded": "a .safetensors file; spandrel knows networks by their tensors",
 }
 """Place -> what it lets through."""

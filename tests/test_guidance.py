@@ -15,7 +15,7 @@ from editkit.pictures.picture import Picture
 from editkit.plugin import Hooks, Plugin
 from editkit.plugin.chain import Chain
 from editkit.plugin.guidance import knots, weight
-from editkit.plugins import Guide, SDEdit
+from editkit.plugins import Cfg, Guide, SDEdit
 
 
 @pytest.fixture
@@ -320,3 +320,18 @@ def test_where_a_guidance_is_neutral_the_network_runs_without_gradients(given):
     exact.__class__ = Watched
     sample(exact, Guide(**given), shape=(2, 4), sampler="ddim", steps=4)
     assert asked == [False] * 4
+
+
+@pytest.mark.parametrize("rescale", [0.7, 1.0])
+def test_cfg_s_rescale_leaves_an_item_alone_that_has_no_deviation(rescale):
+    """Items of one value, or of equal values, have no deviation to give back, and none becomes NaN."""
+    from editkit_plugins.cfg import _CfgHooks
+
+    hooks = object.__new__(_CfgHooks)
+    hooks.plugin = Cfg(scale=5.0, rescale=rescale)
+    for out in (torch.tensor([[2.0], [3.0]]), torch.full((2, 3, 4, 4), 0.5)):
+        assert torch.equal(hooks._rescaled(out, torch.randn(out.shape)), out)
+    mixed = torch.stack([torch.full((8,), 0.5), torch.arange(8.0)])
+    made = hooks._rescaled(mixed, torch.stack([torch.arange(8.0), 2.0 * torch.arange(8.0)]))
+    assert torch.equal(made[0], mixed[0])
+    torch.testing.assert_close(made[1], (1.0 + rescale) * mixed[1])

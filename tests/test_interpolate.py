@@ -18,6 +18,7 @@ from editkit.editing.contract import model_for
 from editkit.errors import ChainError, ModelError, UsageError
 from editkit.models import Gaussian
 from editkit.models.leasing import Models
+from editkit.pictures.files.provenance import hash_pixels, read_provenance
 from editkit.pictures.picture import Picture
 from editkit.plugin import Hooks, Plugin, registry
 from editkit.plugin.chain import Chain
@@ -215,6 +216,23 @@ def test_a_strip_a_moving_picture_a_trace_and_a_plan(two, tmp_path, capsys):
     assert "total: 10 network calls" in capsys.readouterr().out
 
 
+def test_a_strip_says_how_it_was_made(two, tmp_path, capsys):
+    a, b = two
+    strip = str(tmp_path / "a.interpolate.png")
+    words = ["interpolate", a, "--to", b, "--frames=3", "--steps", "2", "--quiet", "--force"]
+    assert run([*words, "--lerp"]) == 0
+    found = read_provenance(strip)
+    assert (found.picture, found.between.to, found.between.frames, found.between.mix) == ("a.png", "b.png", 3, "lerp")
+    assert (found.picture_hash, found.between.to_hash) == (hash_pixels(A), hash_pixels(B))
+    assert found.models[0].name == "pocket"
+    assert run(["show", strip]) == 0
+    assert "between it and: b.png" in capsys.readouterr().out
+    assert run(["rerun", strip]) == 1
+    assert "is a strip between a.png and b.png" in capsys.readouterr().err
+    assert run([*words, "--no-provenance"]) == 0
+    assert read_provenance(strip) is None
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -229,6 +247,9 @@ def test_a_strip_a_moving_picture_a_trace_and_a_plan(two, tmp_path, capsys):
         (["A", "--to", "B", "--candidates", "3"], "leave --candidates out"),
         (["A", "--to", "B", "-o", "-"], "name a file with -o"),
         (["A", "--to", "missing.png"], "missing.png"),
+        (["A", "--to", "a.mp4"], "interpolate works on two pictures, and a.mp4 is a video"),
+        (["a.mp4", "--to", "B"], "interpolate works on two pictures, and a.mp4 is a video"),
+        (["A", "--to", "B", "--null-text", "3"], "--null-text is for `editkit invert`"),
         (["A", "--to", "B", "-o", "A"], "exists already"),
         (["A", "--to", "B", "-o", "B", "--force"], "is what is read"),
         (["A", "--to", "B", "--steps", "2", "--sampler", "ddpm"], "sampler ddpm cannot; use --sampler"),

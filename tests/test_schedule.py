@@ -94,6 +94,11 @@ def test_more_steps_than_levels() -> None:
         assert len(set(times(plain(), 1000, "auto", sampler))) == 1000
     with pytest.raises(UsageError, match=r"1001.*1000 noise levels"):
         plain().levels(1001)
+    for spacing in ("leading", "trailing", "linspace"):
+        with pytest.raises(UsageError, match=r"1001.*1000 noise levels"):
+            plain().levels(1001, spacing)
+    for spacing in ("log-snr", "karras"):  # between the trained times, as many as are asked for
+        assert len({level.sigma for level in plain().levels(1500, spacing)}) == 1501
     with pytest.raises(UsageError, match=r"51.*50 noise levels"):
         plain().levels(51, grid=load("lcm").grid)
 

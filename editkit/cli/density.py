@@ -29,7 +29,8 @@ def density(  # long: every parameter is an option with its help
     seed: Annotated[int, typer.Option(min=0, help="Of the probes, and of where in its level a pixel lies.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps; auto: the fastest there is.")] = "auto",
     output: Annotated[
-        str | None, typer.Option("--output", "-o", help="The map; default: PICTURE's name with .density.png.")
+        str | None,
+        typer.Option("--output", "-o", help="The map, - standard output; default: PICTURE's name, .density.png."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing map.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Open no socket.")] = False,
@@ -46,6 +47,8 @@ def density(  # long: every parameter is an option with its help
     from editkit.pictures.picture import Picture
 
     target = _target(picture, output)
+    if target == "-" and json_:
+        raise UsageError("density: --json and the map cannot both go to standard output; leave one of them out")
     check_apart({"--output": target}, [picture])
     check_output(target, force=force)
     photo = Picture.read(picture)
@@ -58,7 +61,7 @@ def density(  # long: every parameter is an option with its help
         write(json.dumps({"bits_per_dimension": found.bits, "standard_error": found.error, "values": list(found.size),
                           "latent": found.latent, "map": target}))  # fmt: skip
         return
-    say(f"{spoken(found)} · map in {target}")
+    say(f"{spoken(found)} · map in {'standard output' if target == '-' else target}")
 
 
 def spoken(found: Density) -> str:

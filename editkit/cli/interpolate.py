@@ -17,10 +17,12 @@ from editkit.common.notify import Notify
 from editkit.common.spec import did_you_mean
 from editkit.editing.between import WAY, Mix, interpolation
 from editkit.errors import UsageError
+from editkit.pictures.files.clips import is_clip
 
 if TYPE_CHECKING:
     from editkit.editing.between import Interpolation
     from editkit.editing.settle import StagePlan
+    from editkit.pictures.files.provenance import Provenance
 
 MOST = 1000
 """Pictures, all of which are in the network at once or after another, and in memory in the end."""
@@ -88,7 +90,7 @@ def _read(words: list[str]) -> tuple[Asked, Line]:
             found[flag] = value if equals else first.pop(0)
         else:
             rest.append(flag + equals + value)
-    for flag in ("--way", "--save-noise", "--from-noise"):
+    for flag in ("--way", "--save-noise", "--from-noise", "--null-text"):
         if any(word.partition("=")[0] == flag for word in rest):
             raise UsageError(f"interpolate: {flag} is for `editkit {WAY}`; leave it out")
     if "--to" not in found:
@@ -101,7 +103,11 @@ def _read(words: list[str]) -> tuple[Asked, Line]:
         found.get("--prompt-to"),
         "lerp" if "--lerp" in found else "slerp",
     )
-    return own, parse([WAY, *rest, *words[end:]])
+    line = parse([WAY, *rest, *words[end:]])
+    for name in (line.picture, own.to):
+        if is_clip(name):
+            raise UsageError(f"interpolate works on two pictures, and {name} is a video; give a picture of it")
+    return own, line
 
 
 def _asked(own: Asked, line: Line, notify: Notify) -> Interpolation:
@@ -144,7 +150,28 @@ def _make(own: Asked, line: Line) -> int:
     if Path(target).suffix.lower() == ".webp":
         save_bytes(Path(target), moving([frame.pil for frame in frames], back=True), force=extras.force)
     else:
-        strip(frames).write(target, force=extras.force)
+        origin = _origin(asked, own, line, Path(target).parent) if extras.provenance else None
+        strip(frames).write(target, force=extras.force, provenance=origin)
     if not extras.quiet:
         say(f"wrote {target} · {len(frames)} pictures · {calls} network calls · {time.perf_counter() - began:.1f} s")
     return 0
+
+
+def _origin(asked: Interpolation, own: Asked, line: Line, base: Path) -> Provenance:
+    """How the strip came about; paths are written relative to `base`."""
+    from editkit.editing import recipe
+    from editkit.models import describe
+    from editkit.models.files.fingerprint import fingerprint
+    from editkit.pictures.files.provenance import Between, Provenance, hash_pixels
+
+    models = [describe(stage.options.model, offline=True) for stage in asked.chain.stages]
+    made = Provenance.of(
+        recipe.to_mapping(asked.chain, base),
+        models=tuple((info.name, fingerprint(info)) for info in models),
+        seed=asked.chain.stages[0].options.seed,
+        picture=asked.a,
+        name=line.picture,
+    )
+    to = None if own.to == "-" else Path(own.to).name
+    between = Between(to=to, to_hash=hash_pixels(asked.b), frames=own.frames, prompt_to=own.prompt_to, mix=own.mix)
+    return made.model_copy(update={"between": between})

@@ -146,6 +146,11 @@ def _again(
     found = read_provenance(picture)
     if found is None:
         raise PictureError(f"{picture}: does not say how it was made (editkit show); nothing can be made again")
+    if found.between is not None:
+        raise PictureError(
+            f"{picture}: is a strip between {found.picture} and {found.between.to}; editkit show says how it was made, "
+            "and editkit interpolate makes it"
+        )
     trust.beside(picture, found.picture if source is None else None, found.recipe)  # --mask is the user's own word
     folder = Path(picture).parent
     if source is None:

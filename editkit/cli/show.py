@@ -56,6 +56,12 @@ def _lines(found: Provenance) -> list[str]:
     lines += [f"{package}: {version}" for package, version in sorted(found.versions.items())]
     if found.picture is not None:
         lines.append(f"picture: {found.picture}")
+    if found.between is not None:
+        lines.append(
+            f"between it and: {found.between.to or '-'} ({found.between.to_hash}), {found.between.frames} frames, "
+            f"{found.between.mix}"
+            + (f", by the text {found.between.prompt_to}" if found.between.prompt_to is not None else "")
+        )
     if found.picture_hash is not None:
         lines.append(f"picture's pixels: {found.picture_hash}")
     lines += [f"another picture's pixels: {hash_}" for hash_ in found.example_hashes]

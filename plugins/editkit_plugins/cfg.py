@@ -25,7 +25,7 @@ from editkit.plugin import FoldsGuidance, Hooks, Plugin, Prediction, Run, Sectio
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from editkit.plugin import Conditioning
+    from editkit.plugin import Conditioning, Level
 
 
 class Cfg(Plugin):
@@ -98,16 +98,14 @@ class _CfgHooks(Hooks[Cfg]):
     def combine(self, step: Step, predictions: Sequence[Prediction]) -> Prediction:
         if len(predictions) == 1:
             return predictions[0]
-        scale, (without, wanted) = self._wanted(step.told[-1]), predictions
-        if without.output is None or wanted.output is None or wanted.kind is None:
-            x0 = self._rescaled(without.x0 + scale * (wanted.x0 - without.x0), wanted.x0)
-            return wanted.with_x0(x0, step.x_t, step.t)
-        if self.folds is not None:
-            out = self.folds.fold(without.output, wanted.output, scale)
-        else:
-            out = without.output + scale * (wanted.output - without.output)
-        out = self._rescaled(out, wanted.output)
-        return replace(convert(out, step.x_t, step.t, wanted.kind), variance=wanted.variance)
+        without, wanted = predictions
+        made = folded(without, wanted, self._wanted(step.told[-1]), step.x_t, step.t, self.folds)
+        if not self.plugin.rescale:
+            return made
+        if made.output is None or wanted.output is None or made.kind is None:
+            return wanted.with_x0(self._rescaled(made.x0, wanted.x0), step.x_t, step.t)
+        out = self._rescaled(made.output, wanted.output)
+        return replace(convert(out, step.x_t, step.t, made.kind), variance=wanted.variance)
 
     def _wanted(self, cond: Conditioning) -> float:
         """The scale; another plugin may have said one of its own for this prediction (`Conditioning.guidance`)."""
@@ -115,11 +113,27 @@ class _CfgHooks(Hooks[Cfg]):
         return self.scale if own is None else own
 
     def _rescaled(self, out: Tensor, wanted: Tensor) -> Tensor:
-        """`out` with the deviation of `wanted`, as far as `rescale`; items of one value have none to give back."""
+        """`out` with the deviation of `wanted`, as far as `rescale`; items of one value, and those whose values are all
+        the same, have none to give back."""
         r = self.plugin.rescale
         if not r or out[0].numel() == 1:
             return out
-        return r * (out * (_deviation(wanted) / _deviation(out))) + (1.0 - r) * out
+        deviation = _deviation(out)
+        ratio = _deviation(wanted) / deviation.where(deviation > 0.0, deviation.new_ones(()))
+        return (r * (out * ratio) + (1.0 - r) * out).where(deviation > 0.0, out)
+
+
+def folded(
+    without: Prediction, wanted: Prediction, scale: float, x_t: Tensor, t: Level, folds: FoldsGuidance | None
+) -> Prediction:
+    """Both predictions at (x_t, t) in one: out_n + scale (out_p - out_n), or as the model folds them."""
+    if without.output is None or wanted.output is None or wanted.kind is None:
+        return wanted.with_x0(without.x0 + scale * (wanted.x0 - without.x0), x_t, t)
+    if folds is not None:
+        out = folds.fold(without.output, wanted.output, scale)
+    else:
+        out = without.output + scale * (wanted.output - without.output)
+    return replace(convert(out, x_t, t, wanted.kind), variance=wanted.variance)
 
 
 def _deviation(out: Tensor) -> Tensor:

@@ -14,21 +14,18 @@ nearly enough. With c = alpha_s / alpha_t and ddim that is AIDI's iteration, whi
 network the iteration need not contract: an iterate that comes back less well than the best one before it is dropped,
 and c halved.
 
-Guidance multiplies what differs between a text and none, and with it the error of every move. Null-text inversion
-(Mokady et al. 2023, arXiv:2211.09794) learns in place of "no text" what keeps the way back; `source` takes the text of
-the picture itself for that, without learning (negative-prompt inversion, Miyake et al. 2023, arXiv:2305.16807): by the
-picture's own text guidance then changes nothing, by another one it goes from the one to the other.
+Guidance multiplies what differs between a text and none, and with it the error of every move. `null_text` goes up
+without it and learns in place of "no text" what keeps the way back (`editkit_plugins.null_text`); `source` takes the
+text of the picture itself for that, without learning (negative-prompt inversion, Miyake et al. 2023, arXiv:2305.16807):
+by the picture's own text guidance then changes nothing, by another one it goes from the one to the other.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 from pydantic import Field, model_validator
 
@@ -45,24 +42,23 @@ from editkit.plugin import (
     Output,
     Plan,
     Plugin,
+    Prompt,
     ReadsText,
     Run,
     Sampler,
     Section,
     Step,
-    UsageError,
     capability,
     make_sampler,
 )
+from editkit_plugins.noise_files import free, learnt_in, loaded, save
+from editkit_plugins.null_text import Learning, NullText, guided_by, nothing
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
     from editkit.plugin import ModelInfo
-
-VERSION = "1"
-"""Of files of noise."""
 
 DEVIATION = 0.5
 """Of clean data, for the size of a fixed-point step; only its speed depends on it."""
@@ -161,6 +157,9 @@ class Invert(Plugin):
     source: str | None = Field(
         None, description="What the picture shows: the way up, and what guidance leads away from on the way down."
     )
+    null_text: int = Field(
+        0, ge=0, le=1000, description="Learn, so often a move, what stands for no text so that guidance comes back."
+    )
     save_noise: Annotated[str | None, Metavar("FILE"), Output()] = Field(
         None, description="Keep the noise, and what it belongs to (.safetensors)."
     )
@@ -172,6 +171,8 @@ class Invert(Plugin):
     def _one_way(self) -> Invert:
         if self.from_noise is not None and (self.save_noise is not None or self.way == "up"):
             raise ValueError("--from-noise is the way down; leave --save-noise and --way up out")
+        if self.null_text and (self.way != "both" or self.from_noise is not None or self.source is not None):
+            raise ValueError("--null-text learns on the way back; leave --way, --from-noise and --source out")
         return self
 
     @property
@@ -182,6 +183,10 @@ class Invert(Plugin):
     def hooks(self) -> type[Hooks[Invert]]:
         if self.source is not None:
             return _SavingSourceHooks if self.save_noise is not None else _SourceHooks
+        if self.null_text and self.way == "both":
+            return _NullTextHooks
+        if self.from_noise is not None:
+            return _KeptHooks
         return _SavingHooks if self.save_noise is not None else _InvertHooks
 
     def default_options(self, info: ModelInfo) -> Options:
@@ -194,7 +199,8 @@ class Invert(Plugin):
         return plan.encode() if self.way == "up" else plan.encode() + plan
 
     def walk(self, sampler: Sampler) -> Sampler:
-        return Refined(sampler, self.refine) if self.refine and self.climbs else sampler
+        sampler = Refined(sampler, self.refine) if self.refine and self.climbs else sampler
+        return Learning(sampler, self.null_text) if self.null_text and self.way == "both" else sampler
 
 
 class _InvertHooks(Hooks[Invert]):
@@ -204,7 +210,12 @@ class _InvertHooks(Hooks[Invert]):
 
     def walk(self, sampler: Sampler) -> Sampler:
         walked = super().walk(sampler)
-        return replace(walked, heard=self.heard) if isinstance(walked, Refined) else walked
+        if isinstance(walked, Learning):
+            return replace(walked, inner=self._listened(walked.inner))
+        return self._listened(walked)
+
+    def _listened(self, rule: Sampler) -> Sampler:
+        return replace(rule, heard=self.heard) if isinstance(rule, Refined) else rule
 
     def heard(self, s: Level, worse: bool) -> None:
         """Count the moves in which refining did not contract; at the top say of how many that is so."""
@@ -246,8 +257,7 @@ class _SavingHooks(_InvertHooks):
     def __init__(self, plugin: Invert, run: Run) -> None:
         super().__init__(plugin, run)
         assert plugin.save_noise is not None
-        if os.path.lexists(plugin.save_noise):
-            raise UsageError(f"--save-noise {plugin.save_noise}: exists already; give another name")
+        free(plugin.save_noise)
 
     def after(self, step: Step, x_s: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         if step.move.up and step.move.s == self.run.plan.top:
@@ -280,76 +290,52 @@ class _SavingSourceHooks(_SourceHooks, _SavingHooks):
     pass
 
 
-# -- files of noise
+class _NullTextHooks(_InvertHooks):
+    """Up without guidance, down with what is learnt in place of no text."""
+
+    def __init__(self, plugin: Invert, run: Run) -> None:
+        super().__init__(plugin, run)
+        guided_by(run)
+        if plugin.save_noise is not None:
+            free(plugin.save_noise)
+        self.learner: NullText | None = None
+
+    def walk(self, sampler: Sampler) -> Sampler:
+        self.learner = NullText(self.run, self.plugin.null_text, sampler)
+        return super().walk(sampler)
+
+    def condition(self, step: Step, cond: Conditioning) -> Conditioning:
+        if step.move.up:
+            return replace(cond, guidance=1.0)
+        assert self.learner is not None
+        return replace(cond, negative=self.learner.negative(step, cond))
+
+    def after(self, step: Step, x_s: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        assert self.learner is not None
+        if step.move.up:
+            if not self.learner.states:
+                self.learner.passed(step.move.t, self._began())
+            self.learner.passed(step.move.s, x_s)
+        elif step.move.s == 0 and self.plugin.save_noise is not None:
+            save(self.plugin.save_noise, self.learner.states[self.run.plan.top], self.run, self.learner)
+        return x_s
+
+    def _began(self) -> Tensor:
+        """The picture, where the way began."""
+        begun = self.begin()
+        assert begun is not None
+        return begun
 
 
-def belongs(run: Run) -> dict[str, Any]:
-    """What noise belongs to: without one of these it does not come back."""
-    from editkit.models.files.fingerprint import fingerprint
+class _KeptHooks(_InvertHooks):
+    """The way down from a file; with what was learnt in place of no text, where the file has it."""
 
-    original = run.inputs.original
-    level = run.levels[run.plan.top]
-    return {
-        "version": VERSION,
-        "model": run.model.info.name,
-        "weights": fingerprint(run.model.info),
-        "size": None if original is None else [original.shape[-1], original.shape[-2]],
-        "shape": list(run.shape),
-        "steps": run.plan.steps,
-        "level": run.plan.top,
-        "ratio": math.atan2(level.sigma, level.alpha),
-        "sampler": run.options.sampler,
-        "spacing": run.options.spacing,
-        "prompt": run.options.prompt,
-    }
+    def __init__(self, plugin: Invert, run: Run) -> None:
+        super().__init__(plugin, run)
+        assert plugin.from_noise is not None
+        self.learnt = learnt_in(plugin.from_noise, run)
+        self.pooled = nothing(run).pooled if self.learnt else None
 
-
-SAID = {"model": "model", "weights": "weights", "size": "size", "shape": "shape", "steps": "--steps",
-        "level": "--strength", "sampler": "--sampler", "spacing": "--spacing"}  # fmt: skip
-"""What must be the same, and how it is called; the prompt may be another one."""
-
-
-def save(path: str, x: Tensor, run: Run) -> None:
-    """Write the state `x` (batch, channels, ...) at the top of the run's plan, whole or not at all.
-
-    Raises:
-        PictureError: it cannot be written, or something lies there.
-    """
-    from safetensors.torch import save as as_bytes
-
-    from editkit.pictures.files.atomic import save_bytes
-
-    save_bytes(Path(path), as_bytes({"x": x.detach().cpu().contiguous()}, {"editkit-noise": json.dumps(belongs(run))}))
-
-
-def loaded(path: str, run: Run) -> Tensor:
-    """The noise of a file, on the run's device.
-
-    Raises:
-        UsageError: it is no such file, or of another model, size, plan or version.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            told = json.loads((file.metadata() or {}).get("editkit-noise", "null"))
-            x: Tensor | None = file.get_tensor("x") if told is not None else None
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UsageError(f"--from-noise {path}: cannot be read: {error}") from None
-    if told is None or x is None:
-        raise UsageError(f"--from-noise {path}: not a file of noise; invert --save-noise writes one")
-    here = belongs(run)
-    if not isinstance(told, dict) or told.get("version") != VERSION:
-        version = str(told.get("version") if isinstance(told, dict) else told)[:80]
-        raise UsageError(f"--from-noise {path}: of version {version}, and this editkit reads {VERSION}")
-    for key, word in SAID.items():
-        if told.get(key) != here[key]:
-            raise UsageError(
-                f"--from-noise {path}: its {word} is {str(told.get(key))[:80]}, and here it is {here[key]}"
-            )
-    if tuple(x.shape) != tuple(run.shape) or not (x.is_floating_point() and bool(x.isfinite().all())):
-        raise UsageError(f"--from-noise {path}: is damaged: numbers of shape {run.shape} are needed")
-    ratio = told.get("ratio")
-    if not isinstance(ratio, float) or not abs(ratio - here["ratio"]) <= 1e-4:
-        raise UsageError(f"--from-noise {path}: its noise is that of another level; keep --spacing and the model")
-    return x.to(run.device)
+    def condition(self, step: Step, cond: Conditioning) -> Conditioning:
+        kept = self.learnt.get(step.move.t)
+        return cond if kept is None else replace(cond, negative=Prompt(kept, self.pooled))

@@ -15,6 +15,10 @@ noise z on the way up and to the picture y on the first part of the way down:
 
     dx/dt = (1 - gamma) v(x; source) + gamma (z - x) / (1 - t),   dx/dt = (1 - hold) v(x; target) + hold (x - y) / t.
 
+`rf-solver` (Wang et al. 2024, arXiv:2411.04746) is `ddib` by a rule of second order for these models, the velocity's
+expansion with a derivative over half a move: x_s = x_t + h v + h^2/2 (v(x_t + h/2 v, t + h/2) - v) / (h/2), which is
+the midpoint rule.
+
 `dds` (Hertz et al. 2023, arXiv:2304.07090) moves a picture against w (eps_hat(x_t; target) - eps_hat(x_t; source)),
 both with one noise: score distillation without what it does to any picture. `pds` (Koo et al. 2024, arXiv:2311.13831)
 moves it against the difference of the noise maps z = (x_s - mu(x_t)) / sqrt(var) of both. Algebra gives both the same
@@ -66,9 +70,9 @@ if TYPE_CHECKING:
 
     from editkit.plugin import ModelInfo, Prediction
 
-Method = Literal["ddib", "cycle", "edit-friendly", "flowedit", "rf", "dds", "pds"]
+Method = Literal["ddib", "cycle", "edit-friendly", "flowedit", "rf", "rf-solver", "dds", "pds"]
 
-BOTH_WAYS: tuple[Method, ...] = ("ddib", "rf")
+BOTH_WAYS: tuple[Method, ...] = ("ddib", "rf", "rf-solver")
 """Those that carry the picture to noise first."""
 
 
@@ -91,7 +95,7 @@ class Translate(Plugin):
     order: ClassVar[int] = -20
     example: ClassVar[Mapping[str, Any]] = {"source": "a cat"}
 
-    method: Method = Field("cycle", description="How; flowedit and rf are for models of flow matching.")
+    method: Method = Field("cycle", description="How; flowedit, rf and rf-solver are for models of flow matching.")
     source: str = Field("", description="What the picture shows.")
     source_guidance: float | None = Field(
         None, ge=0.0, description="Strength of guidance by --source; default: as by --prompt."
@@ -106,7 +110,8 @@ class Translate(Plugin):
 
     def hooks(self) -> type[Hooks[Translate]]:
         own: dict[str, type[Hooks[Translate]]] = {
-            "ddib": _Hooks, "flowedit": _FlowEdit, "rf": _Drawn, "dds": _Distilled, "pds": _Distilled,
+            "ddib": _Hooks, "flowedit": _FlowEdit, "rf": _Drawn, "rf-solver": _Solved,
+            "dds": _Distilled, "pds": _Distilled,
         }  # fmt: skip
         return own.get(self.method, _Replaying)
 
@@ -316,6 +321,35 @@ class Controlled(Walk):
         else:
             share, drawn = self.drawn.held(t), (x_t - self.drawn.picture) / t.sigma
         return x_t + (s.sigma - t.sigma) * (v + share * (drawn - v)), None
+
+
+class _Solved(_Flowing):
+    def sampler(self) -> Sampler:
+        return Midpoint(self)
+
+
+class Midpoint(Walk):
+    """`rf-solver`: the velocity and its derivative in two calls a move."""
+
+    name = "rf-solver"
+
+    @property
+    def reversible(self) -> bool:
+        return True
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        up, h = s.index > t.index, s.sigma - t.sigma
+
+        def velocity(x: Tensor, level: Level) -> Tensor:
+            pred = self.hooks.of(predict, x, level, source=up)
+            return pred.eps - pred.x0
+
+        v = velocity(x_t, t)
+        half = Level(0.5 * (t.t + s.t), 0.5 * (t.alpha + s.alpha), 0.5 * (t.sigma + s.sigma), max(t.index, s.index))
+        slope = (velocity(x_t + 0.5 * h * v, half) - v) / (0.5 * h)
+        return x_t + h * v + 0.5 * h**2 * slope, None
 
 
 class _Distilled(_Both):

@@ -45,6 +45,25 @@ class UsedModel(BaseModel):
     hash: Hash | None = None
 
 
+class Between(BaseModel):
+    """What `editkit interpolate` was told besides its recipe, whose first plugin walks both ways.
+
+    Args:
+        to, to_hash: the other picture's file name, without folder, and its pixels' hash.
+        frames: how many.
+        prompt_to: what describes the other picture.
+        mix: what lies between two noises.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    to: Name | None = None
+    to_hash: Hash
+    frames: int = Field(ge=2, le=1000)
+    prompt_to: Annotated[str, Field(max_length=10_000)] | None = None
+    mix: Literal["slerp", "lerp"] = "slerp"
+
+
 class Provenance(BaseModel):
     """How a picture was made.
 
@@ -57,6 +76,7 @@ class Provenance(BaseModel):
         picture: the file name of the picture that went in, without folder.
         picture_hash, mask_hash: of the pixels that went in; see `hash_pixels`, `hash_mask`.
         example_hashes: of the other pictures that were learned from, in order.
+        between: of a strip between two pictures; left out of the text of others.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +90,7 @@ class Provenance(BaseModel):
     picture_hash: Hash | None = None
     mask_hash: Hash | None = None
     example_hashes: tuple[Hash, ...] = Field((), max_length=1000)
+    between: Between | None = None
 
     @classmethod
     def of(
@@ -111,7 +132,8 @@ class Provenance(BaseModel):
             PictureError: longer than `MAX_TEXT`, or NaN in the recipe.
         """
         try:
-            text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+            said = self.model_dump(mode="json", exclude={"between"} if self.between is None else None)
+            text = json.dumps(said, sort_keys=True, separators=(",", ":"), allow_nan=False)
         except ValueError as error:
             raise PictureError(f"the recipe cannot be kept in the picture ({error}); use --no-provenance") from None
         if len(text) > MAX_TEXT:

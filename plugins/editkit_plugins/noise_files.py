@@ -1,0 +1,128 @@
+"""Files of noise: the state at the top of a way up, what it belongs to, and what was learnt on the way back."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from editkit.plugin import Run, UsageError
+from editkit_plugins.null_text import NullText, guided_by, nothing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VERSION = "1"
+"""Of files of noise."""
+
+
+def free(path: str) -> None:
+    """Raises UsageError where something lies at `path`."""
+    if os.path.lexists(path):
+        raise UsageError(f"--save-noise {path}: exists already; give another name")
+
+
+def belongs(run: Run) -> dict[str, Any]:
+    """What noise belongs to: without one of these it does not come back."""
+    from editkit.models.files.fingerprint import fingerprint
+
+    original = run.inputs.original
+    level = run.levels[run.plan.top]
+    return {
+        "version": VERSION,
+        "model": run.model.info.name,
+        "weights": fingerprint(run.model.info),
+        "size": None if original is None else [original.shape[-1], original.shape[-2]],
+        "shape": list(run.shape),
+        "steps": run.plan.steps,
+        "level": run.plan.top,
+        "ratio": math.atan2(level.sigma, level.alpha),
+        "sampler": run.options.sampler,
+        "spacing": run.options.spacing,
+        "prompt": run.options.prompt,
+    }
+
+
+SAID = {"model": "model", "weights": "weights", "size": "size", "shape": "shape", "steps": "--steps",
+        "level": "--strength", "sampler": "--sampler", "spacing": "--spacing"}  # fmt: skip
+"""What must be the same, and how it is called; the prompt may be another one."""
+
+
+def save(path: str, x: Tensor, run: Run, learner: NullText | None = None) -> None:
+    """Write the state `x` (batch, channels, ...) at the top of the plan, and what was learnt; whole or not at all.
+
+    Raises:
+        PictureError: it cannot be written, or something lies there.
+    """
+    from safetensors.torch import save as as_bytes
+
+    from editkit.pictures.files.atomic import save_bytes
+
+    told, tensors = belongs(run), {"x": x.detach().cpu().contiguous()}
+    if learner is not None:
+        told["guidance"] = learner.scale
+        tensors |= {f"null {index}": e.cpu().contiguous() for index, e in learner.learnt.items()}
+    save_bytes(Path(path), as_bytes(tensors, {"editkit-noise": json.dumps(told)}))
+
+
+def learnt_in(path: str, run: Run) -> dict[int, Tensor]:
+    """What a file has in place of no text, by the level's index, on the run's device; empty where nothing was learnt.
+
+    Raises:
+        UsageError: it was learnt for another guidance, or is no text of this model.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            told = json.loads((file.metadata() or {}).get("editkit-noise", "null"))
+            kept = {int(k.split()[1]): file.get_tensor(k) for k in list(file.keys()) if k.startswith("null ")}
+    except (OSError, SafetensorError, ValueError, IndexError) as error:
+        raise UsageError(f"--from-noise {path}: cannot be read: {error}") from None
+    if not kept or not isinstance(told, dict):
+        return {}
+    scale, text = guided_by(run), nothing(run).embeds
+    if told.get("guidance") != scale:
+        raise UsageError(
+            f"--from-noise {path}: its text was learnt for --guidance-scale {str(told.get('guidance'))[:20]}, and here "
+            f"it is {scale:g}"
+        )
+    for e in kept.values():
+        if e.shape[1:] != text.shape[1:] or not (e.is_floating_point() and bool(e.isfinite().all())):
+            raise UsageError(f"--from-noise {path}: is damaged: texts of shape {tuple(text.shape)} are needed")
+    return {index: e.to(run.device, text.dtype) for index, e in kept.items()}
+
+
+def loaded(path: str, run: Run) -> Tensor:
+    """The noise of a file, on the run's device.
+
+    Raises:
+        UsageError: it is no such file, or of another model, size, plan or version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            told = json.loads((file.metadata() or {}).get("editkit-noise", "null"))
+            x: Tensor | None = file.get_tensor("x") if told is not None else None
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UsageError(f"--from-noise {path}: cannot be read: {error}") from None
+    if told is None or x is None:
+        raise UsageError(f"--from-noise {path}: not a file of noise; invert --save-noise writes one")
+    here = belongs(run)
+    if not isinstance(told, dict) or told.get("version") != VERSION:
+        version = str(told.get("version") if isinstance(told, dict) else told)[:80]
+        raise UsageError(f"--from-noise {path}: of version {version}, and this editkit reads {VERSION}")
+    for key, word in SAID.items():
+        if told.get(key) != here[key]:
+            raise UsageError(
+                f"--from-noise {path}: its {word} is {str(told.get(key))[:80]}, and here it is {here[key]}"
+            )
+    if tuple(x.shape) != tuple(run.shape) or not (x.is_floating_point() and bool(x.isfinite().all())):
+        raise UsageError(f"--from-noise {path}: is damaged: numbers of shape {run.shape} are needed")
+    ratio = told.get("ratio")
+    if not isinstance(ratio, float) or not abs(ratio - here["ratio"]) <= 1e-4:
+        raise UsageError(f"--from-noise {path}: its noise is that of another level; keep --spacing and the model")
+    return x.to(run.device)

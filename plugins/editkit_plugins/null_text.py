@@ -1,0 +1,158 @@
+"""Null-text inversion (Mokady et al. 2023, arXiv:2211.09794): what stands for "no text" is learnt, level by level, so
+that guidance comes back along the way that the picture went up without it.
+
+With z*_t the states of the way up at scale 1, and z_t(e) the states of the way down at scale w, e in place of no text:
+
+    e_t = argmin |z*_s - z_s(z_t, e)|^2,   z_s(z_t, e) = the rule's move by out(e) + w (out(prompt) - out(e)),
+
+by N steps of Adam from the e of the level before, its rate 0.01 (1 - k / 2n) in move k of n, as in the paper. The
+paper stops early where the loss is small; here all N are made, so that their number is known beforehand. Where the
+model's law moves with its text the optimum is the prompt's own embedding (a test), and the path comes back as at scale
+1. Pooled embeddings stay those of no text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from editkit.diffusion.samplers import Memory, Normal, Predict
+from editkit.plugin import (
+    ChainError,
+    Conditioning,
+    FoldsGuidance,
+    Grid,
+    Level,
+    Move,
+    Prompt,
+    ReadsText,
+    Run,
+    Sampler,
+    Step,
+    capability,
+)
+from editkit_plugins.cfg import folded
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from editkit.plugin import Prediction
+
+RATE = 0.01
+"""Of Adam in the first move, as in the paper."""
+
+
+@dataclass(frozen=True)
+class Learning:
+    """`inner`, by a model that is called `iterations` times more in a move down, and once for the prompt."""
+
+    inner: Sampler
+    iterations: int
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def grid(self) -> Grid:
+        return self.inner.grid
+
+    @property
+    def reversible(self) -> bool:
+        return self.inner.reversible
+
+    def calls(self, move: Move) -> int:
+        return self.inner.calls(move) + (0 if move.up else self.iterations + 1)
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        return self.inner.step(x_t, t, s, predict, normal, memory)
+
+
+def guided_by(run: Run) -> float:
+    """The scale that is learnt for.
+
+    Raises:
+        ChainError: there is no guidance by two predictions.
+    """
+    info = run.model.info
+    scale = info.guidance if run.options.guidance_scale is None else run.options.guidance_scale
+    told = info.distilled or "guidance" in info.takes
+    if "prompt" not in info.takes or told or scale == 1.0:
+        why = (
+            f"{info.name} takes no text" if "prompt" not in info.takes
+            else f"{info.name} is guided in one call" if told
+            else "--guidance-scale is 1"
+        )  # fmt: skip
+        raise ChainError(f"invert --null-text learns what keeps guidance from spoiling the way back, and {why}")
+    return scale
+
+
+class NullText:
+    """What is learnt in a run, by the index of the level it was learnt at: embeddings (batch, tokens, width).
+
+    Raises:
+        ChainError: there is no guidance, or a rule whose moves ask more than once.
+    """
+
+    def __init__(self, run: Run, iterations: int, rule: Sampler) -> None:
+        self.run, self.iterations, self.rule = run, iterations, rule
+        self.scale = guided_by(run)
+        if rule.calls(Move(2, 1)) != 1:
+            raise ChainError(f"invert --null-text walks by rules of one call a move, ddim or euler; not {rule.name}")
+        self.states: dict[int, Tensor] = {}
+        self.learnt: dict[int, Tensor] = {}
+        self.empty = nothing(run)
+
+    def passed(self, index: int, x: Tensor) -> None:
+        """Keep a state of the way up."""
+        self.states[index] = x.detach()
+
+    def negative(self, step: Step, cond: Conditioning) -> Prompt:
+        """What stands for no text in this move down, learnt where it is not yet."""
+        if step.move.t not in self.learnt:
+            self.learnt[step.move.t] = self._learn(step, cond)
+        return Prompt(self.learnt[step.move.t].to(self.empty.embeds.dtype), self.empty.pooled)
+
+    def _learn(self, step: Step, cond: Conditioning) -> Tensor:
+        import torch
+
+        model, x_t, move = self.run.model, step.x_t.detach(), step.move
+        s, wanted = self.run.levels[move.s], self.states[move.s]
+        before = self.learnt.get(move.t + 1)
+        if before is None:
+            before = self.empty.embeds.expand(len(x_t), -1, -1).float()
+        e = before.detach().clone().requires_grad_()
+        total = self.run.plan.top
+        adam = torch.optim.Adam([e], lr=RATE * (1.0 - (total - move.t) / (2.0 * total)))
+        (with_text,) = model(x_t, step.t, (cond,))
+        folds = capability(model, FoldsGuidance)
+        for _ in range(self.iterations):
+            with torch.enable_grad():
+                told = Conditioning(**{**cond.__dict__, "prompt": self._prompt(e), "negative": None})
+                (without,) = model(x_t, step.t, (told,))
+                made = folded(without, with_text, self.scale, x_t, step.t, folds)
+                x_s = self._moved(x_t, step.t, s, made)
+                loss = (x_s - wanted).square().flatten(1).mean(1).sum()
+                (e.grad,) = torch.autograd.grad(loss, e)
+            adam.step()
+        return e.detach()
+
+    def _prompt(self, e: Tensor) -> Prompt:
+        return Prompt(e.to(self.empty.embeds.dtype), self.empty.pooled)
+
+    def _moved(self, x_t: Tensor, t: Level, s: Level, made: Prediction) -> Tensor:
+        return self.rule.step(x_t, t, s, lambda x, level: made, _no_noise, None)[0]
+
+
+def nothing(run: Run) -> Prompt:
+    """No text, or the unwanted one that is given, as the model reads it."""
+    reads = capability(run.model, ReadsText)
+    if reads is None:
+        raise ChainError(f"invert --null-text: {run.model.info.name} has no encode_text")
+    return reads.encode_text(run.options.negative or "")[0]
+
+
+def _no_noise(t: Level, s: Level) -> Tensor:
+    raise ChainError("invert --null-text walks by a rule that draws no noise: ddim or euler")
