@@ -16,7 +16,7 @@ from editkit.common.spec import did_you_mean
 from editkit.diffusion.capability import capability
 from editkit.diffusion.model import Model, ModelInfo, Notifies
 from editkit.errors import ModelError
-from editkit.models.files.layout import Layout
+from editkit.models.files.layout import Layout, meant
 from editkit.models.files.loading import complete, find
 from editkit.models.files.weights import Ahead
 from editkit.models.memory import DENOISER, available, weigh
@@ -191,6 +191,9 @@ def _family(layout: Layout) -> Family:
     if mine:
         return families[mine[0]]
     known = "; ".join([family.KNOWN for family in families.values()] + [row.broken for row in rows if row.broken])
+    near = meant(layout.path)
+    if near:
+        raise ModelError(f"model {layout.name}: is no whole model; {near}")
     if not layout.index and not (layout.path / "config.json").is_file():
         raise ModelError(
             f"model {layout.name}: {layout.path} has neither model_index.json nor config.json; known: {known}"
