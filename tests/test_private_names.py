@@ -50,6 +50,9 @@ PRIVATE: dict[str, Callable[[str], bool]] = {
     "_gradient_checkpointing_func": lambda name: _is_in("diffusers.models.modeling_utils", name),
     "_keep_in_fp32_modules": lambda name: _is_in("diffusers.models.modeling_utils", name),
     "_get_output_for_continuous_inputs": lambda name: _is_in("diffusers.models.transformers.transformer_2d", name),
+    "_convert_ip_adapter_image_proj_to_diffusers": lambda name: (
+        _is_in("diffusers.loaders.unet", name) and _is_in("diffusers.loaders.transformer_flux", name)
+    ),
     "_lora_loadable_modules": lambda name: _is_in("diffusers.loaders.lora_pipeline", name),
 }
 """Each name, and whether its library still has it."""

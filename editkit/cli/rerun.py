@@ -132,7 +132,7 @@ def _again(
     from editkit.common import trust
     from editkit.editing import recipe
     from editkit.editing.made import hashes
-    from editkit.editing.settle import plan_stage
+    from editkit.editing.settle import model_name, plan_stage
     from editkit.errors import PictureError
     from editkit.models import describe
     from editkit.models.files.fingerprint import fingerprint
@@ -156,12 +156,14 @@ def _again(
     if found.picture_hash is not None and hash_pixels(edited) != found.picture_hash:
         raise PictureError(f"{source}: is not the picture that {picture} was made from; give that with --picture")
     places = _found_here(found, folder, here)
-    for used in found.models:
-        name = places.get(used.name, used.name)
-        if used.hash is not None and fingerprint(describe(name, offline=True)) != used.hash:
-            say(f"model {used.name} has other weights than those that made {picture}; the result may differ")
     told = _with_models(recipe.without_outputs(found.recipe), places)
     chain = recipe.from_mapping(told, base=folder, allow_code=allow_code)
+    over = {model_name(stage): stage.options.transformer for stage in chain.inherited().stages}
+    for used in found.models:
+        name = places.get(used.name, used.name)
+        info = describe(name, offline=True, transformer=over.get(name)) if used.hash is not None else None
+        if info is not None and fingerprint(info) != used.hash:
+            say(f"model {used.name} has other weights than those that made {picture}; the result may differ")
     chain = chain.with_options(Options(allow_code=allow_code, offline=offline))
     chain = masked(chain, new_mask) if new_mask else chain
     plugins = [plugin for stage in chain.stages for plugin in plugins_of(stage)]

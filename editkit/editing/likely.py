@@ -94,7 +94,9 @@ def density(
         if not isinstance(model, str):
             with models.borrow(model) as lease:
                 return _said(lease.model, photo, chosen, probes, device, notify)
-        info = describe(DEFAULT_MODEL if model == "auto" else model, offline=chosen.offline)
+        info = describe(
+            DEFAULT_MODEL if model == "auto" else model, offline=chosen.offline, transformer=chosen.transformer
+        )
         if info.own_picture:
             raise ModelError(f"{info.name} learns from the picture itself, to which it is the likeliest; use pocket")
         dtype = pick_dtype("fp32", device)  # a trace of rounded numbers is none

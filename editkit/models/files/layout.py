@@ -79,7 +79,7 @@ def understandable(name: str) -> Iterator[None]:
 @dataclass(frozen=True)
 class Layout:
     """A folder as diffusers saves it. `name` is what `--model` was given; `file`, if there is one, has the weights;
-    `variant` is the copy of them that was asked for (`fp16`).
+    `variant` is the copy of them that was asked for (`fp16`); `over` has the denoiser's weights in place of its own.
 
     `texts_on_disk`: text encoders are not to be held in memory (`memory.weigh`). `ahead`: weights that are being read.
     """
@@ -88,6 +88,7 @@ class Layout:
     path: Path
     file: Path | None = None
     variant: str | None = None
+    over: Path | None = None
     texts_on_disk: bool = False
     ahead: ReadsAhead | None = field(default=None, compare=False)
 

@@ -149,8 +149,8 @@ class Pocket(PixelSpace):
             x.to(dtype, memory_format=torch.channels_last),
             t,
             task,
-            None if control is None else [part.to(dtype) for part in control.down],
-            None if control is None else control.mid.to(dtype),
+            None if control is None else [part.to(dtype) for part in control.tensors],
+            None if control is None or control.mid is None else control.mid.to(dtype),
         )
         f = F.pixel_shuffle(out.float(), self.unshuffle)
         v = level.alpha * residual.eps(z, f) - level.sigma * residual.x0(z, f)
