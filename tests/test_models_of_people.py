@@ -18,7 +18,7 @@ from editkit.common import places
 from editkit.errors import EditkitError, ModelError
 from editkit.models import describe, load
 from editkit.models.files.layout import meant
-from editkit.models.files.weights import bounded
+from editkit.models.files.weights import bounded, stored
 from editkit.models.schedules import MOST_LEVELS, default_sampler, make_schedule
 from editkit.models.setup import Setup
 from editkit.plugins import SDEdit
@@ -187,7 +187,7 @@ def test_sizes_that_the_weights_do_not_have_are_refused_before_anything_is_built
 def test_what_is_there_is_within_the_bounds(whole):
     for part in ("unet", "vae", "text_encoder"):
         file = next((whole / part).glob("*.safetensors"))
-        bounded("m", part, json.loads((whole / part / "config.json").read_text()), file)
+        bounded("m", part, json.loads((whole / part / "config.json").read_text()), stored("m", file))
 
 
 @pytest.fixture
