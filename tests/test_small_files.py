@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -323,3 +324,15 @@ def test_a_network_for_masks_that_is_not_there_is_told_whatever_the_word(here, c
     assert run(["mask", "a.png", "--add", word, "--mask-model", name, "-o", "m.png"]) == 1
     kind = "file" if name.endswith(".onnx") else "folder"
     assert f"there is no such {kind}" in capsys.readouterr().err
+
+
+def test_every_promise_names_a_test_that_is_there():
+    root = Path(__file__).parent.parent
+    text = (root / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:tests|benchmarks)/[\w/]+\.py", text)) | {
+        f"tests/{name}.py" for name in re.findall(r"(?<![/\w])test_\w+", text)
+    }
+    assert len(named) > 15
+    assert [name for name in sorted(named) if not (root / name).is_file()] == []
+    table = text[text.index("| promise |") : text.index("## What becomes")].splitlines()[2:]
+    assert [row for row in table if row.startswith("|") and ".py" not in row.rsplit("|", 2)[1]] == []
