@@ -277,3 +277,10 @@ def test_numbers_and_files_that_make_no_model_are_named(sd, change, said):
     picture = np.zeros((32, 32, 3), np.uint8)
     with pytest.raises(EditkitError, match=said):
         edit(picture, SDEdit(strength=1.0), model=str(sd), prompt="a cat", steps=1, offline=True)
+
+
+def test_a_hubs_cache_in_a_home_that_is_not_there_holds_no_models(monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "~nobody-of-this-name/hub")  # ~ of a user without a home
+    assert run(["models"]) == 0

@@ -167,7 +167,7 @@ def cached() -> tuple[ModelInfo, ...]:
 
     try:
         repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
-    except (CacheNotFound, ValueError):
+    except (CacheNotFound, ValueError, RuntimeError, OSError):  # no home, or one that may not be looked into
         return ()
     found = []
     for name in sorted(_name(repo.repo_id, r) for repo in repos if repo.repo_type == "model" for r in repo.revisions):
