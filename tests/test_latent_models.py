@@ -114,7 +114,9 @@ def test_an_enlarged_crop_is_the_pipelines_padding_mask_crop(sd: Path, sd9: Path
         sampler="ddim", noise="diffusers", crop_padding=7, device="cpu", dtype="fp32", offline=True,
     )  # fmt: skip
     for update, expected in zip(making, states, strict=True):
-        assert float((update.state.x - expected).abs().max()) <= 1e-5
+        # Of the largest value: float32 rounds to 6e-8 of it, by what a processor sums in which order, and some 150
+        # layers add up. A crop or a noise of another place would be of the values' own size.
+        assert float((update.state.x - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
 
 
 def test_an_enlarged_crop_where_it_means_nothing(sd: Path) -> None:

@@ -15,9 +15,10 @@ from tiny_latent import SD, save_sd
 from editkit import edit
 from editkit.cli import run
 from editkit.common import places
-from editkit.errors import ModelError
+from editkit.errors import EditkitError, ModelError
 from editkit.models import describe, load
-from editkit.models.files.weights import bounded
+from editkit.models.files.layout import meant
+from editkit.models.files.weights import bounded, stored
 from editkit.models.schedules import MOST_LEVELS, default_sampler, make_schedule
 from editkit.models.setup import Setup
 from editkit.plugins import SDEdit
@@ -186,7 +187,7 @@ def test_sizes_that_the_weights_do_not_have_are_refused_before_anything_is_built
 def test_what_is_there_is_within_the_bounds(whole):
     for part in ("unet", "vae", "text_encoder"):
         file = next((whole / part).glob("*.safetensors"))
-        bounded("m", part, json.loads((whole / part / "config.json").read_text()), file)
+        bounded("m", part, json.loads((whole / part / "config.json").read_text()), stored("m", file))
 
 
 @pytest.fixture
@@ -226,3 +227,60 @@ def test_settings_of_another_user_are_not_read(tmp_path, monkeypatch):
     from editkit.cli import settings
 
     assert settings.read().values == {}
+
+
+# ------------------------------------------------------------------------------------------ folders that are near
+
+
+def test_a_folder_that_holds_no_model_says_which_is_near(whole, tmp_path):
+    cached = tmp_path / "hub" / "models--o--n"
+    revision = cached / "snapshots" / ("a" * 40)
+    shutil.copytree(whole, revision)
+    (cached / "refs").mkdir()
+    for folder in (cached, cached / "snapshots", tmp_path / "hub"):
+        with pytest.raises(ModelError, match=f"give {revision} .the hub's cache"):
+            describe(str(folder), offline=True)
+    assert describe(str(revision), offline=True).takes >= {"prompt"}
+    beside = tmp_path / "beside" / "sd"
+    shutil.copytree(whole, beside)
+    with pytest.raises(ModelError, match=f"give {beside}$"):
+        describe(str(beside.parent), offline=True)
+    with pytest.raises(ModelError, match=f"is a part of the model {beside}"):
+        describe(str(beside / "unet"), offline=True)
+    (tmp_path / "empty").mkdir()
+    assert meant(tmp_path / "empty") == ""
+
+
+def changed(folder, file, **keys):
+    place = folder / file
+    place.write_text(json.dumps({**json.loads(place.read_text()), **keys}))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda m: (m / "tokenizer" / "tokenizer_config.json").write_bytes(POINTER),
+            "tokenizer_config.json is a Git LFS",
+        ),
+        (lambda m: changed(m, "tokenizer/tokenizer_config.json", model_max_length=10**18), "texts of 1e.18 tokens"),
+        (lambda m: shutil.rmtree(m / "tokenizer"), "texts of 1e.30 tokens|cannot be loaded"),
+        (lambda m: changed(m, "vae/config.json", scaling_factor=0), "scaling_factor 0"),
+        (lambda m: changed(m, "vae/config.json", scaling_factor="inf"), "scaling_factor inf"),
+        (lambda m: changed(m, "vae/config.json", scaling_factor=float("nan")), "scaling_factor nan"),
+        (lambda m: changed(m, "scheduler/scheduler_config.json", trained_betas=[2.0] * 1000), "betas lie beyond"),
+        (lambda m: changed(m, "scheduler/scheduler_config.json", beta_end=float("nan")), "betas lie beyond"),
+    ],
+)
+def test_numbers_and_files_that_make_no_model_are_named(sd, change, said):
+    change(sd)
+    picture = np.zeros((32, 32, 3), np.uint8)
+    with pytest.raises(EditkitError, match=said):
+        edit(picture, SDEdit(strength=1.0), model=str(sd), prompt="a cat", steps=1, offline=True)
+
+
+def test_a_hubs_cache_in_a_home_that_is_not_there_holds_no_models(monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "~nobody-of-this-name/hub")  # ~ of a user without a home
+    assert run(["models"]) == 0

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def test_a_pipe_that_a_person_names_is_read(here):
     ],
 )
 def test_a_device_is_no_recipe_and_no_table(here, capsys, words):
-    pytest.importorskip("piq")
+    pytest.importorskip("torchmetrics")
     Path("in").mkdir()
     assert run(words) == 2
     said = capsys.readouterr().err
@@ -204,7 +205,7 @@ def test_messages_are_bounded_and_keep_their_end(here, capsys):
 
 
 def test_scores_take_the_place_of_no_picture(here, capsys):
-    pytest.importorskip("piq")
+    pytest.importorskip("torchmetrics")
     for folder in ("results", "truth"):
         Path(folder).mkdir()
         Path(folder, "a.png").write_bytes(Path("a.png").read_bytes())
@@ -216,7 +217,7 @@ def test_scores_take_the_place_of_no_picture(here, capsys):
 
 
 def test_names_that_are_no_text_are_in_a_table_of_scores(here, capsys):
-    pytest.importorskip("piq")
+    pytest.importorskip("torchmetrics")
     name = os.fsdecode(b"Mu\xf1oz.png")
     Path(name).write_bytes(Path("a.png").read_bytes())
     assert run(["score", name, "--reference", "a.png", "-o", "s.csv"]) == 0
@@ -288,3 +289,50 @@ def test_a_batch_by_a_model_of_a_folder_is_made_again_from_where_it_was_made(her
     assert read_provenance("out/a.png").models[0].name == "sd"  # and nothing of where it lies
     assert run(["rerun", "out/a.png", "--picture", "in/a.png", "-o", "again.png"]) == 0
     assert Path("again.png").read_bytes() == Path("out/a.png").read_bytes()
+
+
+# ------------------------------------------------------------------------- what is read is not what is written
+
+
+def test_beside_a_video_and_a_mask_nothing_that_is_read_is_replaced(here, capsys):
+    av = pytest.importorskip("av")
+    with av.open("c.mp4", "w") as out:
+        stream = out.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), 90, np.uint8), format="rgb24")
+        for packet in (*stream.encode(frame), *stream.encode()):
+            out.mux(packet)
+    Image.fromarray(np.full((20, 24), 255, np.uint8)).save("m.png")
+    before = {name: Path(name).read_bytes() for name in ("c.mp4", "m.png", "a.png")}
+    edit_ = ["inpaint", "c.mp4", "--mask", "box:4,4,9,9", "--force"]
+    for words in (
+        [*edit_, "-o", "z.mp4", "--save-recipe", "c.mp4"],
+        [*edit_, "-o", "z.mp4", "--save-recipe", "./z.mp4"],
+        ["mask", "a.png", "--add", "box:1,1,9,9", "--minus", "m.png", "-o", "n.png", "--show", "m.png", "--force"],
+    ):
+        assert run(words) == 2
+        assert "give another name" in (told := capsys.readouterr().err) or "different names" in told
+    assert {name: Path(name).read_bytes() for name in before} == before
+    assert not Path("z.mp4").exists()
+    words = ["mask", "a.png", "--add", "m.png", "--minus", "box:1,1,9,9", "-o", "m.png", "--force"]
+    assert run(words) == 0  # the result itself may
+
+
+@pytest.mark.parametrize("word", ["faces", "box:1,1,9,9", "text:dog", "lettering"])
+@pytest.mark.parametrize("name", ["nosuch", "yunet.onnx", "n" * 300])
+def test_a_network_for_masks_that_is_not_there_is_told_whatever_the_word(here, capsys, word, name):
+    assert run(["mask", "a.png", "--add", word, "--mask-model", name, "-o", "m.png"]) == 1
+    kind = "file" if name.endswith(".onnx") else "folder"
+    assert f"there is no such {kind}" in capsys.readouterr().err
+
+
+def test_every_promise_names_a_test_that_is_there():
+    root = Path(__file__).parent.parent
+    text = (root / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:tests|benchmarks)/[\w/]+\.py", text)) | {
+        f"tests/{name}.py" for name in re.findall(r"(?<![/\w])test_\w+", text)
+    }
+    assert len(named) > 15
+    assert [name for name in sorted(named) if not (root / name).is_file()] == []
+    table = text[text.index("| promise |") : text.index("## What becomes")].splitlines()[2:]
+    assert [row for row in table if row.startswith("|") and ".py" not in row.rsplit("|", 2)[1]] == []

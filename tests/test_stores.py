@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -775,3 +776,15 @@ def test_what_a_row_says_is_its_results_name_whatever_others_are_called(here):
     made = {line["picture"]: line for line in lines if "picture" in line}
     assert made["in/b.png"]["output"] == "in/a.png"
     assert made["in/a.png"]["output"] not in ("in/a.png", "in/b.png")
+
+
+def test_a_full_folder_of_temporary_files_is_one_line(here, capsys):
+    masked_folder(here / "in")
+    words = ["--workers", "1", "--quiet", "--", "inpaint", "--mask", "box:1,1,3,3"]
+    command = [sys.executable, "-m", "editkit", "batch", "in", "out", *words]
+    bound = "import resource, os; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); "
+    limited = f"{bound}os.execv({sys.executable!r}, {command!r})"
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "the list of pictures cannot be kept there (disk I/O error)" in done.stderr
+    assert done.stderr.count("\n") == 1

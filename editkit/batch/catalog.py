@@ -10,6 +10,7 @@ import tempfile
 import threading
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, overload
 
@@ -40,7 +41,24 @@ class Catalog:
         self._folder = tempfile.TemporaryDirectory(prefix="editkit-batch-")
         self._base = sqlite3.connect(Path(self._folder.name) / "catalog", check_same_thread=False)
         self._lock = threading.Lock()
-        self._base.executescript("pragma journal_mode = off; pragma synchronous = off;" + TABLES)
+        with self._using():
+            self._base.executescript("pragma journal_mode = off; pragma synchronous = off;" + TABLES)
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        """The base, for one thread at a time.
+
+        Raises:
+            UsageError: the folder for temporary files takes no more.
+        """
+        try:
+            with self._lock:
+                yield
+        except sqlite3.Error as error:
+            raise UsageError(
+                f"{self._folder.name}: the list of pictures cannot be kept there ({error}); make room, or name another "
+                f"folder for temporary files by TMPDIR"
+            ) from None
 
     def close(self) -> None:
         """Forget all of it."""
@@ -83,7 +101,7 @@ class Catalog:
         """Note which pictures are masks of others."""
         if masks.folder is not None:
             return
-        with self._lock:
+        with self._using():
             self._base.execute("insert into masks select name from listed")
         at, rows = "", self._ask("select name from listed order by name limit ?", CHUNK)
         while rows:
@@ -127,7 +145,7 @@ class Catalog:
 
     def _insert(self, words: str, *given: Any) -> bool:
         """Whether a row was put in."""
-        with self._lock:
+        with self._using():
             return self._base.execute(words, given).rowcount == 1
 
     def _settle_names(self, ending: str | None) -> None:
@@ -173,14 +191,14 @@ class Catalog:
         """Set aside what the journal says is done and whose result is there; how many."""
         line = "line.picture = picture.name and line.state = 'done' and line.output = picture.output"
         done = f"exists (select 1 from line where {line}) and output in (select name from there)"
-        with self._lock:
+        with self._using():
             return self._base.execute(f"update picture set state = 'before' where {done}").rowcount
 
     def refused(self) -> Iterator[tuple[str, str]]:
         """Set aside those at whose result's name something lies: name and result's name. For a run that begins; where
         one is resumed, an earlier part of it may have made it without a word, and whoever does the work looks.
         """
-        with self._lock:
+        with self._using():
             self._base.execute(
                 "update picture set state = 'refused' where state = 'todo' and output in (select name from there)"
             )
@@ -222,11 +240,11 @@ class Catalog:
     # ---------------------------------------------------------------------------------------------------- SQLite
 
     def _many(self, words: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        with self._lock:
+        with self._using():
             self._base.executemany(words, rows)
 
     def _ask(self, words: str, *given: Any) -> list[tuple[Any, ...]]:
-        with self._lock:
+        with self._using():
             return self._base.execute(words, given).fetchall()
 
     def rows(self, first: int, most: int) -> list[tuple[Any, ...]]:

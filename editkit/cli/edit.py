@@ -76,10 +76,10 @@ def one(line: Line, target: str, models: Models | None = None, notify: Notify | 
     from editkit.pictures.picture import Picture
 
     extras = line.extras
+    _distinct({"--output": target}, line)
     if is_clip(line.picture):
         edit_clip(line, target, models, notify or notices(extras))
         return save_recipe(line)
-    _distinct({"--output": target}, line)
     check_output(target, force=extras.force or extras.backup, quality=extras.quality)
     if extras.compare is not None:
         check_output(extras.compare, force=extras.force)

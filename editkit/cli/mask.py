@@ -64,9 +64,12 @@ def mask(  # long: every parameter is an option with its help
     from editkit.pictures.masks import check, feather_inside, overlay
     from editkit.pictures.masks import grow as widen
     from editkit.pictures.picture import Picture
+    from editkit.pictures.shapes import is_there
 
     target = _target(picture, output)
     check_apart({"--output": target, "--show": show}, [picture])
+    given = [name for name in (*(add or ()), *(minus or ())) if is_there(name)]
+    check_apart({"--output": target, "--show": show}, given, first="--output")
     check_output(target, force=force)
     if show is not None:
         check_output(show, force=force)

@@ -17,7 +17,7 @@ from editkit.diffusion.capability import capability
 from editkit.diffusion.model import Model, ModelInfo, Notifies
 from editkit.errors import ModelError
 from editkit.models.files import overlay
-from editkit.models.files.layout import Layout
+from editkit.models.files.layout import Layout, meant
 from editkit.models.files.loading import complete, find
 from editkit.models.files.quantised import check as check_quantised
 from editkit.models.files.quantised import method
@@ -167,7 +167,7 @@ def cached() -> tuple[ModelInfo, ...]:
 
     try:
         repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
-    except (CacheNotFound, ValueError):
+    except (CacheNotFound, ValueError, RuntimeError, OSError):  # no home, or one that may not be looked into
         return ()
     found = []
     for name in sorted(_name(repo.repo_id, r) for repo in repos if repo.repo_type == "model" for r in repo.revisions):
@@ -202,6 +202,9 @@ def _family(layout: Layout) -> Family:
     if mine:
         return families[mine[0]]
     known = "; ".join([family.KNOWN for family in families.values()] + [row.broken for row in rows if row.broken])
+    near = meant(layout.path)
+    if near:
+        raise ModelError(f"model {layout.name}: is no whole model; {near}")
     if not layout.index and not (layout.path / "config.json").is_file():
         raise ModelError(
             f"model {layout.name}: {layout.path} has neither model_index.json nor config.json; known: {known}"

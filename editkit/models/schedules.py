@@ -128,6 +128,8 @@ def make_schedule(config: Mapping[str, Any]) -> Schedule:
         except (NotImplementedError, TypeError, ValueError) as error:
             raise ModelError(f"no noise schedule can be made of this scheduler configuration: {error}") from error
         betas, alphas_cumprod = trained.betas.numpy(), trained.alphas_cumprod.numpy()
+    if not ((alphas_cumprod >= 0.0) & (alphas_cumprod <= 1.0)).all():  # not a number is neither
+        raise ModelError("no noise schedule can be made of this scheduler configuration: its betas lie beyond 0 and 1")
     spacing: Spacing = config.get("timestep_spacing", "auto")
     return Discrete(
         alphas_cumprod.astype(np.float64),

@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editkit.common.entries import Group, Listed
-from editkit.errors import PictureError, PluginError, short
+from editkit.errors import ModelError, PictureError, PluginError, short
 from editkit.pictures.colors import rgb
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import Raster, largest
@@ -149,7 +149,15 @@ def from_words(words: str, picture: Picture, models: Sequence[str] = ()) -> Mask
 
     Raises:
         PictureError: what was looked for is everywhere.
+        ModelError: a network is not there, whether or not a word asks it.
     """
+    for name in models:
+        if not is_there(name):
+            kind = "file" if name.endswith(".onnx") else "folder"
+            raise ModelError(
+                f"--mask-model {short(name)}: there is no such {kind}; hub ids are not fetched here: hf download "
+                f"OWNER/NAME --local-dir FOLDER, then give FOLDER"
+            )
     parts = re.split(rf"([+&-])(?={_any_word()}(?::|$|[+&-]))", words)
     mask = _word(parts[0], picture, models)
     for sign, part in zip(parts[1::2], parts[2::2], strict=True):

@@ -44,6 +44,19 @@ def mistaken(file: Path) -> str | None:
     return None if begin else "is empty; fetch it again"
 
 
+def meant(folder: Path) -> str:
+    """Which folder may be meant where `folder` holds no model: the hub's cache keeps one deeper, a part of one lies
+    within it, several lie side by side. Empty: nothing is near.
+    """
+    if (folder.parent / "model_index.json").is_file():
+        return f"it is a part of the model {folder.parent}"
+    kept = folder / "snapshots" if (folder / "snapshots").is_dir() else folder
+    near = [kept, *sorted(kept.glob("models--*/snapshots"))[:20]]
+    found = [file.parent for place in near for file in sorted(place.glob("*/model_index.json"))[:3]]
+    cached = " (the hub's cache keeps each revision so)" if found and found[0].parent.name == "snapshots" else ""
+    return f"give {' or '.join(str(place) for place in found[:3])}{cached}" if found else ""
+
+
 @contextmanager
 def understandable(name: str) -> Iterator[None]:
     """Whatever a library or a table raises where a model's configuration makes no sense is an error for the user.

@@ -17,7 +17,7 @@ from editkit.common import hub, trust
 from editkit.common.places import expanded
 from editkit.errors import ModelError
 from editkit.models.files import overlay, quantised, single_file
-from editkit.models.files.layout import Layout
+from editkit.models.files.layout import Layout, mistaken
 from editkit.models.files.weights import (
     PICKLES,
     bounded,
@@ -300,7 +300,10 @@ def load_text_encoder(
             device_map={"": "disk"} if layout.texts_on_disk else None,
         )  # fmt: skip
     except (OSError, ValueError, RuntimeError, AttributeError, TypeError) as error:
-        raise ModelError(f"model {layout.name}: {tokenizer} or {encoder} cannot be loaded: {_first(error)}") from error
+        files = (file for part in (tokenizer, encoder) for file in sorted((layout.path / part).glob("*.json")))
+        wrong = next((f"{file.parent.name}/{file.name} {why}" for file in files if (why := mistaken(file))), None)
+        said = wrong or f"{tokenizer} or {encoder} cannot be loaded: {_first(error)}"
+        raise ModelError(f"model {layout.name}: {said}") from error
     finally:
         if shown:
             logging.enable_progress_bar()

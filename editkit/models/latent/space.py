@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,6 +34,10 @@ def load_vae(layout: Layout, dtype: torch.dtype, device: torch.device) -> Any:
     return load_network(layout, "vae", AutoencoderKL, torch.float32 if overflows else dtype, device)
 
 
+LONGEST = 4096
+"""Tokens of a row that a text encoder reads: CLIP's are 77. Tokenizers without a configuration say 10^30."""
+
+
 class LatentSpace:
     """The parts of `Model` that an AutoencoderKL decides.
 
@@ -44,6 +49,9 @@ class LatentSpace:
     data_std: float = 1.0
 
     def __init__(self, vae: Any, channels: int | None = None, factor: int | None = None) -> None:
+        scale = getattr(vae.config, "scaling_factor", 1.0)
+        if not isinstance(scale, (int, float)) or not 0.0 < abs(scale) < math.inf:
+            raise ModelError(f"the VAE's configuration has the scaling_factor {str(scale)[:40]}; a number is needed")
         self.vae = vae
         self.chosen: Sequence[str] = ()
         self.notify: Notify = silent
@@ -166,6 +174,11 @@ def chunks(tokenizer: Any, text: str, least: int = 1) -> Any:
     from editkit.common.process import READING
 
     most = int(tokenizer.model_max_length)
+    if not 3 <= most <= LONGEST:
+        raise ModelError(
+            f"the tokenizer takes texts of {most:.3g} tokens; is its tokenizer_config.json there, and of this model? "
+            f"3 to {LONGEST} are known"
+        )
     with READING:
         whole = tokenizer(text, verbose=False).input_ids
         first, inner, last = whole[0], whole[1:-1], whole[-1]
