@@ -23,6 +23,9 @@ HIGH = (0.012, 0.07)
 CONTRAST = 30.0
 """Of a stroke with its surroundings, in levels of 255."""
 
+OWN = 0.6
+"""What of the contrast of the strokes around it a stroke has at least: a diode's glow has less, and joins signs."""
+
 PIECES, LEAST = 5.0, 4.0
 """The least number of signs, and that number over 1 + 5 times the relative spread of their heights."""
 
@@ -63,7 +66,8 @@ def _colours(rgb: NDArray[np.float32], height: int) -> list[NDArray[np.uint8]]:
     made = []
     for tone, colour in ((np.ascontiguousarray(warm), diode), (np.ascontiguousarray(rgb.min(axis=2)), white)):
         hat = cv2.morphologyEx(tone, cv2.MORPH_TOPHAT, disc)
-        made.append(((hat > CONTRAST) & colour).astype(np.uint8))
+        peak = cv2.dilate(np.where(colour, hat, np.float32(0.0)), disc)
+        made.append(((hat > np.maximum(CONTRAST, OWN * peak)) & colour).astype(np.uint8))
     return made
 
 
