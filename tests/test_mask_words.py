@@ -176,6 +176,21 @@ def test_a_date_whose_glow_joins_its_signs_is_found(text, blur):
     assert false < 0.02
 
 
+def test_a_sign_of_a_date_that_touches_more_is_found_with_the_others():
+    """Near the picture's lower edge, and one sign of it joined to that edge by a thread of its colour."""
+    spoiled, cover = soft(5, 480, 640), np.zeros((480, 640), np.float32)
+    drawn = Image.new("L", (640, 480))
+    ImageDraw.Draw(drawn).text((430, 445), "'98 7 14 21", fill=255, font=ImageFont.load_default(size=26))
+    cover = np.asarray(drawn, np.float32) / 255.0
+    threaded = cover.copy()
+    threaded[468:, 452:454] = 1.0
+    for laid in (cover, threaded):
+        made, _ = damage.laid(spoiled, laid, np.float32((255, 140, 26)))
+        found, false = found_and_false(from_words("timestamp", Picture(made)), cover > 0.5)
+        assert found > 0.95
+        assert false < 0.02
+
+
 def test_a_date_in_the_middle_is_none():
     spoiled, truth = damage.dated(soft(0, 480, 640), np.random.default_rng(0))
     rows, columns = (np.flatnonzero(truth.any(axis=a)) for a in (1, 0))
