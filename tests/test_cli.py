@@ -189,6 +189,11 @@ def test_a_recipe_saved_and_run_gives_the_same_picture_and_so_does_rerun(here, c
     Image.new("RGB", (128, 96)).save("photo.png")
     assert run(["rerun", "out.png"]) == 1
     assert "is not the picture" in capsys.readouterr().err
+    Path("photo.png").rename("photos.png")  # a near name is another picture
+    assert run(["rerun", "out.png"]) == 1
+    said = capsys.readouterr().err
+    assert "photo.png: is not there, from which out.png was made; say where it lies with --picture" in said
+    assert "photos.png" not in said
 
 
 def test_rerun_says_that_the_mask_is_another_one(here, capsys):

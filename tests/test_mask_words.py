@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import damage
@@ -160,6 +160,35 @@ def test_a_date_near_a_corner_is_found(seed):
     found, false = found_and_false(from_words("timestamp", Picture(spoiled)), truth)
     assert found > 0.9
     assert false < 0.01
+
+
+@pytest.mark.parametrize(("text", "blur"), [("'98  7 14", 1.0), ("'03 11 28", 1.0), ("2003 12 24", 0.6)])
+def test_a_date_whose_glow_joins_its_signs_is_found(text, blur):
+    """A diode's light spreads: around every stroke lies a warm halo of a good part of its brightness."""
+    pixels, cover = soft(5, 480, 640), np.zeros((480, 640), np.float32)
+    drawn = Image.new("L", (640, 480))
+    ImageDraw.Draw(drawn).text((430, 435), text, fill=255, font=ImageFont.load_default(size=26))
+    cover = cv2.GaussianBlur(np.asarray(drawn, np.float32) / 255.0, (0, 0), blur)
+    glowing, _ = damage.laid(pixels, 0.6 * cv2.GaussianBlur(cover, (0, 0), 3.0), np.float32((255, 110, 20)))
+    spoiled, truth = damage.laid(glowing, cover, np.float32((255, 140, 26)))
+    found, false = found_and_false(from_words("timestamp", Picture(spoiled)), truth & (cover > 0.5))
+    assert found > 0.9
+    assert false < 0.02
+
+
+def test_a_sign_of_a_date_that_touches_more_is_found_with_the_others():
+    """Near the picture's lower edge, and one sign of it joined to that edge by a thread of its colour."""
+    spoiled, cover = soft(5, 480, 640), np.zeros((480, 640), np.float32)
+    drawn = Image.new("L", (640, 480))
+    ImageDraw.Draw(drawn).text((430, 445), "'98 7 14 21", fill=255, font=ImageFont.load_default(size=26))
+    cover = np.asarray(drawn, np.float32) / 255.0
+    threaded = cover.copy()
+    threaded[468:, 452:454] = 1.0
+    for laid in (cover, threaded):
+        made, _ = damage.laid(spoiled, laid, np.float32((255, 140, 26)))
+        found, false = found_and_false(from_words("timestamp", Picture(made)), cover > 0.5)
+        assert found > 0.95
+        assert false < 0.02
 
 
 def test_a_date_in_the_middle_is_none():

@@ -56,6 +56,16 @@ def test_each_finder_can_be_left_out(off, on):
     assert {name for name in ("scratches", "spots") if name in " ".join(told)} == on
 
 
+@pytest.mark.parametrize(("lines", "told"), [(2, False), (16, True)])
+def test_much_that_is_found_is_told(lines, told):
+    """A picture of many lines may have lines of its own: where a 20th of it would go, one is asked to look."""
+    spoiled = soft(4, 200, 280) // 3
+    spoiled[10 : 10 + 12 * lines : 12, 10:-10] = 250
+    said: list[str] = []
+    Repair(cast=False, fading=False).found(Picture(spoiled), said.append)
+    assert any("that is much" in line for line in said) == told
+
+
 @pytest.mark.parametrize("deep", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_straight_line_in_each_channel_is_undone(seed, deep):

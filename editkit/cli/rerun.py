@@ -157,6 +157,10 @@ def _again(
         if found.picture is None:
             raise PictureError(f"{picture}: does not name the picture it was made from; give it with --picture")
         source = str(folder / found.picture)
+        if not Path(source).is_file():
+            raise PictureError(
+                f"{source}: is not there, from which {picture} was made; say where it lies with --picture"
+            )
     edited = Picture.read(source)
     if found.picture_hash is not None and hash_pixels(edited) != found.picture_hash:
         raise PictureError(f"{source}: is not the picture that {picture} was made from; give that with --picture")

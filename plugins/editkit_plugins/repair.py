@@ -50,6 +50,8 @@ MOST = 30.0
 LEAST_RANGE = 90.0
 """Fewer levels between black and white are no faded photograph's but a flat picture's: it is left as it is."""
 
+MUCH = 0.05
+"""What is found of a picture above this is told: the scans of benchmarks/masks.py have 2 to 4 % damaged."""
 
 Ends = NDArray[np.float64]
 """(3,): a level of each channel."""
@@ -91,6 +93,11 @@ class Repair(Replacing):
                 mask = np.maximum(mask, part)
         if said:
             notify(f"repair: found {' and '.join(said)} of the picture")
+        if mask.mean() > MUCH:
+            notify(
+                "repair: that is much, and lines of the picture's own may be among it: look with --save-mask, or find "
+                "less with --eagerness 0.6"
+            )
         return grow(as_mask(mask * seen(picture)), self.grow)
 
     def open(self, picture: Picture, notify: Notify) -> Picture:

@@ -23,6 +23,9 @@ HIGH = (0.012, 0.07)
 CONTRAST = 30.0
 """Of a stroke with its surroundings, in levels of 255."""
 
+OWN = 0.6
+"""What of the contrast of the strokes around it a stroke has at least: a diode's glow has less, and joins signs."""
+
 PIECES, LEAST = 5.0, 4.0
 """The least number of signs, and that number over 1 + 5 times the relative spread of their heights."""
 
@@ -63,7 +66,8 @@ def _colours(rgb: NDArray[np.float32], height: int) -> list[NDArray[np.uint8]]:
     made = []
     for tone, colour in ((np.ascontiguousarray(warm), diode), (np.ascontiguousarray(rgb.min(axis=2)), white)):
         hat = cv2.morphologyEx(tone, cv2.MORPH_TOPHAT, disc)
-        made.append(((hat > CONTRAST) & colour).astype(np.uint8))
+        peak = cv2.dilate(np.where(colour, hat, np.float32(0.0)), disc)
+        made.append(((hat > np.maximum(CONTRAST, OWN * peak)) & colour).astype(np.uint8))
     return made
 
 
@@ -75,7 +79,9 @@ def _row(strokes: NDArray[np.uint8], height: int) -> tuple[float, NDArray[np.uin
     low, high = (share * height for share in HIGH)
     # pieces of one sign (the segments of a digit) are joined; where signs are, too, a piece counts by its width
     down, across = (max(1, round(share * height)) for share in (0.006, 0.002))
-    signs = cv2.morphologyEx(strokes, cv2.MORPH_CLOSE, np.ones((2 * down + 1, 2 * across + 1), np.uint8))
+    wide = np.pad(strokes, ((2 * down,) * 2, (2 * across,) * 2))  # at a border closing would join signs with it
+    wide = cv2.morphologyEx(wide, cv2.MORPH_CLOSE, np.ones((2 * down + 1, 2 * across + 1), np.uint8))
+    signs = np.ascontiguousarray(wide[2 * down : -2 * down, 2 * across : -2 * across])
     count, labels, stats, centres = cv2.connectedComponentsWithStats(signs, connectivity=8)
     tall = stats[:, cv2.CC_STAT_HEIGHT]
     filled = stats[:, cv2.CC_STAT_AREA] / np.maximum(tall * stats[:, cv2.CC_STAT_WIDTH], 1)
@@ -125,7 +131,10 @@ def _on_line(first: int, kept: NDArray[np.intp], stats: NDArray[np.int32], centr
 def _within(
     signs: NDArray[np.uint8], labels: NDArray[np.int32], stats: NDArray[np.int32], row: list[int]
 ) -> NDArray[np.uint8]:
-    """The pixels of the row's signs, and of what lies between them: dots, dashes, an apostrophe."""
+    """The pixels of the row's signs and of what lies for the most part between them: dots, dashes, others.
+
+    A sign that a thread joins to something else is none by itself, and half of a date left in is worse than all of it.
+    """
     import cv2
 
     tall = float(np.mean(stats[row, cv2.CC_STAT_HEIGHT]))
@@ -133,11 +142,11 @@ def _within(
     bottom = (stats[row, cv2.CC_STAT_TOP] + stats[row, cv2.CC_STAT_HEIGHT]).max() + 0.15 * tall
     left = stats[row, cv2.CC_STAT_LEFT].min() - 1.5 * tall
     right = (stats[row, cv2.CC_STAT_LEFT] + stats[row, cv2.CC_STAT_WIDTH]).max() + 1.5 * tall
-    y0, x0 = stats[:, cv2.CC_STAT_TOP], stats[:, cv2.CC_STAT_LEFT]
-    y1, x1 = y0 + stats[:, cv2.CC_STAT_HEIGHT], x0 + stats[:, cv2.CC_STAT_WIDTH]
-    inside = (y0 >= top) & (y1 <= bottom) & (x0 >= left) & (x1 <= right)
+    there = np.zeros(signs.shape, bool)
+    there[max(round(top), 0) : round(bottom) + 1, max(round(left), 0) : round(right) + 1] = True
+    inside = np.bincount(labels[there], minlength=len(stats)) > 0.5 * stats[:, cv2.CC_STAT_AREA]
     inside[0] = False
-    return np.asarray(signs & inside[labels], dtype=np.uint8)
+    return np.asarray(signs & (inside[labels] & there), dtype=np.uint8)
 
 
 def _draw(picture: Picture, values: str) -> Mask:
