@@ -113,9 +113,16 @@ def main() -> None:
     parser.add_argument("--quality", default="95,90,60")
     parser.add_argument("--how", default="other,hue", help="what is painted, of these two")
     parser.add_argument("--subset", type=int, help="only the first N photographs")
+    parser.add_argument(
+        "--others", type=int, metavar="N", help="every Nth of those that are not on the list, 32 at most"
+    )
     arguments = parser.parse_args()
     lines = arguments.list.read_text().splitlines()
-    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")][: arguments.subset]
+    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if arguments.others is not None:
+        there = {path.name for path in arguments.photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")}
+        names = sorted(there - set(names))[:: arguments.others][:32]
+    names = names[: arguments.subset]
     print("| painted, JPEG | region | recall (worst) | precision (worst) | shift (worst) | reach | kept |")
     print("|---|---|---|---|---|---|---|")
     for how in arguments.how.split(","):

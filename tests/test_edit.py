@@ -125,7 +125,8 @@ def test_other_references_may_have_any_size_and_depth(klein: str, tmp_path: Path
 def test_it_says_what_can_and_how_many(klein: str) -> None:
     before = photo()
     with pytest.raises(
-        ChainError, match=r"edit needs a model that takes references; pocket .*: FLUX\.2 and FLUX\.1 Kontext do"
+        ChainError,
+        match=r"edit needs a model that takes references; pocket .*: FLUX\.2, FLUX\.1 Kontext, Qwen-Image-Edit and",
     ):
         edit(before, Edit(), model="pocket")
     many = tuple(photo() for _ in range(10))

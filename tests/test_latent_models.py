@@ -59,8 +59,8 @@ def hole(height: int = 64, width: int = 64) -> Image.Image:
 def test_what_a_folder_is(sd: Path, sd9: Path) -> None:
     info = describe(str(sd))
     assert (info.sampler, info.steps, info.window, info.multiple) == ("ddim", 50, 64, 8)
-    assert info.takes == {"prompt", "control"}
-    assert describe(str(sd9)).takes == {"prompt", "control", "known", "mask"}
+    assert info.takes == {"prompt", "control", "image prompt"}
+    assert describe(str(sd9)).takes == {"prompt", "control", "image prompt", "known", "mask"}
 
 
 @pytest.mark.parametrize("channels", [4, 9])

@@ -115,7 +115,7 @@ def test_the_refiner_is_told_an_aesthetic_score(folders: dict[str, Path]) -> Non
 def test_what_a_folder_is(folders: dict[str, Path]) -> None:
     info = describe(str(folders["img2img"]))
     assert (info.sampler, info.window, info.multiple, "XL" in info.family) == ("euler", 64, 8, True)
-    assert describe(str(folders["inpaint9"])).takes == {"prompt", "control", "known", "mask"}
+    assert describe(str(folders["inpaint9"])).takes == {"prompt", "control", "image prompt", "known", "mask"}
 
 
 @pytest.mark.parametrize(("name", "start"), [("ddim", 0.8), ("euler", 0.5)])

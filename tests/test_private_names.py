@@ -40,6 +40,7 @@ PRIVATE: dict[str, Callable[[str], bool]] = {
     "_linear_pointwise": _is_an_operator,
     "_is_avx512_bf16_supported": lambda name: hasattr(torch.cpu, name),
     "_IMAGENET_CATEGORIES": lambda name: _is_in("torchvision.models._meta", name),
+    "_body": lambda name: _is_in("aiohttp.client_reqrep", name),
     "_LPIPS": lambda name: _is_in("torchmetrics.functional.image.lpips", name),
     "_hf_hook": lambda name: _is_in("accelerate.hooks", name),
     "_diffusers_hook": lambda name: (
@@ -49,6 +50,9 @@ PRIVATE: dict[str, Callable[[str], bool]] = {
     "_gradient_checkpointing_func": lambda name: _is_in("diffusers.models.modeling_utils", name),
     "_keep_in_fp32_modules": lambda name: _is_in("diffusers.models.modeling_utils", name),
     "_get_output_for_continuous_inputs": lambda name: _is_in("diffusers.models.transformers.transformer_2d", name),
+    "_convert_ip_adapter_image_proj_to_diffusers": lambda name: (
+        _is_in("diffusers.loaders.unet", name) and _is_in("diffusers.loaders.transformer_flux", name)
+    ),
     "_lora_loadable_modules": lambda name: _is_in("diffusers.loaders.lora_pipeline", name),
 }
 """Each name, and whether its library still has it."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from editkit.diffusion.control import Control, Given, Residuals
+from editkit.diffusion.image_prompts import ImageTokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,10 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Encoded text: `embeds` (batch, tokens, width); `pooled` (batch, width) where the model takes it."""
+    """Encoded text: `embeds` (batch, tokens, width), or (batch, tokens, layers, width); `pooled` (batch, width) where
+    the model takes it; `mask` (batch, tokens), 1 where it is to heed a token, where it is told that.
+    """
 
     embeds: Tensor
     pooled: Tensor | None = None
+    mask: Tensor | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +38,25 @@ class Reference:
 
 
 @dataclass(frozen=True, eq=False)
+class Embedding:
+    """What an image encoder says of a picture, as a model is told it (`TakesEmbeddings.told` makes it).
+
+    Args:
+        values: (batch or 1, width).
+        unwanted: as `values`, what the branch of guidance without the prompt is told.
+    """
+
+    values: Tensor
+    unwanted: Tensor
+
+    def repeated(self, count: int) -> Embedding:
+        """The same for `count` windows, one after the other in the batch."""
+        import torch
+
+        return Embedding(torch.cat([self.values] * count), torch.cat([self.unwanted] * count))
+
+
+@dataclass(frozen=True, eq=False)
 class Conditioning:
     """What a model is told besides x_t. Plugins fill it; a model reads what it can take.
 
@@ -43,6 +66,8 @@ class Conditioning:
         lowres: a low-resolution picture in [-1, 1]: enlarged to the model's size, or at the size of its latents.
         noise_level: how far `lowres` was noised, for a model that is told that (`NoisesLowres`).
         references: pictures to look at, the first one first: what an instruction speaks of.
+        embedding: what an image encoder says of a picture: what an unCLIP model makes pictures of.
+        image_prompts: pictures that attention looks at beside the text (`editkit.diffusion.image_prompts`).
         control: ControlNets, which the model evaluates (`editkit.diffusion.control`); their residuals are summed.
         label: (batch,) class numbers.
         task: the name of the task, for a network that has several.
@@ -57,6 +82,8 @@ class Conditioning:
     lowres: Tensor | None = None
     noise_level: int | None = None
     references: tuple[Reference, ...] = ()
+    embedding: Embedding | None = None
+    image_prompts: tuple[ImageTokens, ...] = ()
     control: tuple[Control, ...] = ()
     label: Tensor | None = None
     task: str | None = None
@@ -71,9 +98,32 @@ class Conditioning:
         """With one more picture to look at, behind those that are there."""
         return replace(self, references=(*self.references, reference))
 
+    def plus_image_prompt(self, prompt: ImageTokens) -> Conditioning:
+        """With one more picture that attention looks at; what several say is added up."""
+        return replace(self, image_prompts=(*self.image_prompts, prompt))
+
     def plus_control(self, control: Control) -> Conditioning:
         """With one more ControlNet: residuals add, so their order does not matter."""
         return replace(self, control=(*self.control, control))
+
+
+def with_own_words(conds: Sequence[Conditioning]) -> list[Conditioning]:
+    """Under what the ControlNets of each branch are asked: the branch's own text, and those that it has."""
+    return [replace(cond, control=_acting(cond, len(conds))) for cond in conds]
+
+
+def with_wanted_words(conds: Sequence[Conditioning]) -> list[Conditioning]:
+    """As `with_own_words`, but the unwanted branch's are asked with the text of the first wanted one, so that one call
+    serves both: what the makers' pipelines of FLUX.1 and Qwen-Image do.
+    """
+    wanted = next((cond for cond in conds if not cond.unwanted), conds[0])
+    asked = [wanted if cond.unwanted else cond for cond in conds]
+    return [replace(one, control=_acting(cond, len(conds))) for one, cond in zip(asked, conds, strict=True)]
+
+
+def _acting(cond: Conditioning, branches: int) -> tuple[Control, ...]:
+    """Its ControlNets, without those that act on wanted branches alone where it is another."""
+    return tuple(one for one in cond.control if not (one.wanted_only and branches > 1 and cond.unwanted))
 
 
 def residuals(conds: Sequence[Conditioning], given: Given) -> Residuals | None:

@@ -182,6 +182,13 @@ class CachesSteps(Protocol):
 
 
 @runtime_checkable
+class HoldsStates(Protocol):
+    """A model that says what a backward pass through it holds: numbers of its dtype for each value of x_t."""
+
+    held: int
+
+
+@runtime_checkable
 class Notifies(Protocol):
     """A model that has something to tell the user: what was chosen when it was loaded, and what happens in a run."""
 

@@ -266,7 +266,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     tried = [(at, attempt) for at in found for attempt in range(_tries(at, picture, options))]
     planned = tuple(plan_pass(at, plugins, sampler, attempt, counting) for at, attempt in tried)
     notices.what_is_idle(plugins, planned, options, notify)
-    notices.how_few(planned, info, notify)
+    notices.what_is_walked(planned, plugins, info, notify)
     return StagePlan(info, options, options.sampler, plugins, picture, planned, source, tuple(examples))
 
 

@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from editkit.diffusion.capability import capability
+from editkit.diffusion.model import HoldsStates
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.overlay import DENOISERS, contents
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from editkit.common.notify import Notify
-    from editkit.diffusion.model import Pass
+    from editkit.diffusion.model import Model, Pass
 
 DECODER = {2: 1_000, 4: 3_500}
 """Bytes a pixel while a VAE decodes, by the size of a number."""
@@ -136,6 +138,23 @@ def settle(passes: Sequence[Pass], itemsize: int, free: int, notify: Notify, sid
         f"this needs about {_gb(max(network, tiles))} of memory beside the model, and {_gb(free)} are free; "
         f"what helps: {_ways(itemsize, gpu)}--canvas crop or auto, a smaller picture, closing other programs"
     )
+
+
+def afford_backward(model: Model, height: int, width: int, itemsize: int, device: torch.device) -> None:
+    """Refuse a backward pass through the network at this size where memory is too small; what a model holds is known of
+    those that say it.
+
+    Raises:
+        ModelError: with what is needed and what there is.
+    """
+    holds = capability(model, HoldsStates)
+    needed = 0 if holds is None else holds.held * itemsize * 3 * height * width
+    free = available(device)
+    if needed > free:
+        raise ModelError(
+            f"{model.info.name} on {width}x{height} pixels: to be differentiated it needs about {_gb(needed)} of "
+            f"memory, and {_gb(free)} are free; use a smaller picture, or a smaller mask with --canvas crop"
+        )
 
 
 def available(device: torch.device) -> int:

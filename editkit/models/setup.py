@@ -187,7 +187,7 @@ def _as_pipeline(model: Model, flag: str) -> FromPipeline:
         return found
     raise ModelError(
         f"{flag} is for models that diffusers has a pipeline of (Stable Diffusion 1.x/2.x, XL, 3, the x4 upscaler, "
-        f"FLUX.1, FLUX.2, Z-Image, Qwen-Image); "
+        f"FLUX.1, FLUX.2, Z-Image, Qwen-Image, Chroma, Krea 2, LongCat-Image); "
         f"{model.info.name} ({model.info.family}) is none"
     )
 
@@ -220,6 +220,11 @@ def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> list[str]
     from editkit.models.fast.packing import swap, unpack
 
     pipe = model.pipeline()
+    if not hasattr(pipe, "load_lora_weights"):
+        raise ModelError(
+            f"--lora: model {name} is of a family that diffusers adds no LoRA to ({type(pipe).__name__}); leave it "
+            "out, or choose another --model: FLUX.1, FLUX.2, Z-Image, Qwen-Image, Chroma, Krea 2, Stable Diffusion"
+        )
     networks: list[Any] = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     if any(network.device.type == "meta" for network in networks):
         raise ModelError(
@@ -279,6 +284,21 @@ NAME = re.compile(r"[\w.:/@ -]*")
 """Words that mean themselves as regular expressions too."""
 
 
+PAIRS = ("lora_down", "lora_up", "lora_A", "lora_B", "lora.down")
+"""What the tensors of a plain LoRA have in their names."""
+
+
+def is_lora(name: str) -> bool:
+    """Whether `name` is a file whose tensors are a LoRA's, by its header alone."""
+    file = expanded(name)
+    if not nameable(str(file)) or not file.is_file() or file.suffix.lower() != ".safetensors":
+        return False
+    try:
+        return any(mark in key for key, _ in shapes(name, file) for mark in PAIRS)
+    except ModelError:
+        return False
+
+
 def _check_kind(file: Path) -> None:
     """Refuse what is no LoRA, by its name.
 
@@ -289,7 +309,7 @@ def _check_kind(file: Path) -> None:
         keys = [key for key, _ in shapes("", file)]
     except ModelError as error:
         raise ModelError(f"--lora {str(error).removeprefix('model : ')}") from error
-    pairs = any(mark in key for key in keys for mark in ("lora_down", "lora_up", "lora_A", "lora_B", "lora.down"))
+    pairs = any(mark in key for key in keys for mark in PAIRS)
     for mark, what in OTHER_KINDS.items():
         found = [key for key in keys if mark in key]
         if found and (mark == "lora_mid" or not pairs):

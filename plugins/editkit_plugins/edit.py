@@ -59,7 +59,7 @@ class Edit(Plugin):
     )
     order: ClassVar[int] = -60
     needs: ClassVar[frozenset[str]] = frozenset({"references"})
-    able: ClassVar[str] = "FLUX.2 and FLUX.1 Kontext do"
+    able: ClassVar[str] = "FLUX.2, FLUX.1 Kontext, Qwen-Image-Edit and -Edit-Plus do"
     fresh: ClassVar[bool] = True
 
     reference: tuple[PictureSource, ...] = Field(

@@ -15,10 +15,12 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
+from editkit.diffusion.image_prompts import Places
 from editkit.models.fast.packing import PackedGate, able, learns, swap
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network
 from editkit.models.files.quantised import quantised
+from editkit.models.prompts.shown import Shown
 
 CACHE_LINE = 64
 """Bytes."""
@@ -27,20 +29,29 @@ CACHE_LINE = 64
 class Attend(AttnProcessor2_0):  # type: ignore[misc]
     """Attention within one sequence or to a text; whatever has masks or norms of its own goes diffusers' way.
 
+    Called with `shown` (`editkit.models.prompts.shown.Shown`), an attention to a text looks at image prompts beside it,
+    by diffusers' processor for that.
+
     Args:
-        first: no text has been seen before it. Called with `copies` (`cross_attention_kwargs`), the samples are so many
-            equal copies of a batch, one after the other, and one is looked at for all: guidance asks about one x_t with
-            several texts.
+        name: the layer's, as the UNet calls it; before the first one no text has been seen. That one, called with
+            `copies` (`cross_attention_kwargs`), has so many equal copies of a batch, one after the other, and one is
+            looked at for all: guidance asks about one x_t with several texts.
     """
 
-    def __init__(self, first: bool = False) -> None:
+    def __init__(self, name: str = "") -> None:
         super().__init__()
-        self.first = first
+        self.name = name
+        self.first = name == FIRST
 
     def __call__(
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any,
-        copies: int = 1, **kwargs: Any,
+        copies: int = 1, shown: Shown | None = None, **kwargs: Any,
     ) -> Tensor:  # fmt: skip
+        look = None if shown is None or encoder_hidden_states is None else shown.layers.get(self.name)
+        if shown is not None and look is not None:
+            texts = (encoder_hidden_states, shown.tokens)
+            seen: Tensor = look(attn, hidden_states, texts, *args, ip_adapter_masks=shown.masks, **kwargs)
+            return seen
         copies = copies if self.first and encoder_hidden_states is None else 1
         batch = len(hidden_states) // copies
         x = hidden_states[:batch]
@@ -125,7 +136,15 @@ FIRST = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor"
 
 
 def _of(name: str, processor: Any) -> Any:
-    return Attend(name == FIRST) if type(processor) is AttnProcessor2_0 else processor
+    return Attend(name) if type(processor) is AttnProcessor2_0 else processor
+
+
+def places(unet: Any) -> Places:
+    """The attentions of a quickened UNet to its text, which an IP-Adapter acts at."""
+    names = [name for name in unet.attn_processors if not name.endswith("attn1.processor")]
+    widths = [unet.get_submodule(name.removesuffix(".processor")).inner_dim for name in names]
+    text = int(unet.config.cross_attention_dim)
+    return Places(type(unet).__name__, tuple(zip(names, widths, strict=True)), text)
 
 
 def looks_once(unet: Any) -> bool:

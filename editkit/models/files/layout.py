@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from editkit.common import trust
+from editkit.common.small import small_bytes
 from editkit.errors import EditkitError, ModelError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def mistaken(file: Path) -> str | None:
     """What a file is in place of weights or a configuration, and what to do: a pointer of Git LFS, a web page, empty;
     None: none of these.
     """
+    if file.exists() and not file.is_file():
+        return "is no regular file"
     try:
         with file.open("rb") as data:
             begin = data.read(512).lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -107,7 +110,7 @@ class Layout:
             ModelError: it cannot be read, or a key in it chooses code.
         """
         try:
-            values = json.loads((self.path / file).read_text(encoding="utf-8"))
+            values = json.loads(small_bytes(self.path / file))
         except (OSError, ValueError, RecursionError) as error:
             raise ModelError(
                 f"{self.name}: {file} {mistaken(self.path / file) or f'cannot be read: {error}'}"

@@ -245,7 +245,8 @@ def _filled(skeleton: Any, found: Mapping[str, Tensor], config: Mapping[str, Any
 
 
 LANGUAGE_MODELS = (
-    "Qwen3ForCausalLM", "Qwen3Model", "Qwen2_5_VLForConditionalGeneration", "Mistral3ForConditionalGeneration",
+    "Qwen3ForCausalLM", "Qwen3Model", "Qwen3VLModel", "Qwen2_5_VLForConditionalGeneration",
+    "Mistral3ForConditionalGeneration",
 )  # fmt: skip
 """Of transformers, whose hidden states are a text's embeddings."""
 
@@ -293,7 +294,7 @@ def load_text_encoder(
     logging.disable_progress_bar()  # the command line has its own; transformers' would be in the way of --json
     try:
         words = reader.from_pretrained(layout.path / tokenizer, local_files_only=True, trust_remote_code=False)
-        network, report = _as_number(kind, dtype).from_pretrained(
+        network, report = as_number(kind, dtype).from_pretrained(
             layout.path / encoder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True,
             output_loading_info=True, trust_remote_code=False,
             device_map={"": "disk"} if layout.texts_on_disk else None,
@@ -311,7 +312,7 @@ def load_text_encoder(
     return words, network.eval().requires_grad_(False)
 
 
-def _as_number(kind: type[Any], dtype: torch.dtype) -> type[Any]:
+def as_number(kind: type[Any], dtype: torch.dtype) -> type[Any]:
     """`kind` of transformers, whose weights are of `dtype` as it is made (on the meta device).
 
     transformers makes it with `dtype` as torch's default, for all threads: what another edit computed meanwhile was of

@@ -120,10 +120,12 @@ class Refined:
 
 
 def _for_refiner(cond: Conditioning) -> Conditioning:
-    """`cond` with the texts as the refiner reads them; a ControlNet was made for the model, and is left out."""
+    """`cond` with the texts as the refiner reads them; ControlNets and image prompts were made for the model,
+    and are left out.
+    """
     negative = _refined(cond.negative)
     prompt = negative if cond.unwanted else _refined(cond.prompt)
-    return replace(cond, prompt=prompt, negative=negative, control=())
+    return replace(cond, prompt=prompt, negative=negative, control=(), image_prompts=())
 
 
 def _refined(prompt: Prompt | None) -> Prompt | None:

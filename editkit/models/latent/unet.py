@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.diffusion.conditioning import Conditioning, Prompt, residuals
 from editkit.diffusion.control import Given
+from editkit.diffusion.image_prompts import Places
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.prediction import Prediction, PredictionType, convert
 from editkit.diffusion.schedule import Level, Schedule
@@ -20,7 +21,9 @@ from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
 from editkit.models.latent.space import LatentSpace, beside, chunks, evened, side_by_side, vae_factor
+from editkit.models.latent.tokens import alike
 from editkit.models.latent.weighting import weighted
+from editkit.models.prompts.shown import adapters, by_branch, for_unet
 from editkit.models.schedules import clip_range, default_sampler, make_schedule, prediction_type
 
 if TYPE_CHECKING:
@@ -38,8 +41,8 @@ _NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
 def matches(layout: Layout) -> bool:
-    """A pipeline with a UNet2DConditionModel and a VAE, and one text encoder or none; not the upscaler."""
-    others = layout.has("text_encoder_2") or layout.has("low_res_scheduler")
+    """A pipeline with a UNet2DConditionModel and a VAE, and one text encoder or none; not the upscaler, nor unCLIP."""
+    others = any(layout.has(part) for part in ("text_encoder_2", "low_res_scheduler", "image_normalizer"))
     if not layout.index or not (layout.has("unet") and layout.has("vae")) or others:
         return False
     return layout.config("unet").get("_class_name") == "UNet2DConditionModel"
@@ -59,7 +62,7 @@ def describe_unet(layout: Layout, family: str, guidance: float = GUIDANCE) -> Mo
     """
     unet, vae = layout.config("unet"), layout.config("vae")
     latent, channels = int(vae.get("latent_channels", 4)), int(unet.get("in_channels", 4))
-    takes = {"prompt", "control"}
+    takes = {"prompt", "control", "image prompt"}
     if channels == 2 * latent + 1:
         takes |= {"known", "mask"}
     elif channels != latent:
@@ -134,6 +137,14 @@ class LatentUNet(LatentSpace):
         self.clip = clip_range(scheduler)
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
+        def ask(conds: Sequence[Conditioning]) -> Sequence[Tensor]:
+            return self._outputs(x_t, level, conds)
+
+        outputs = alike(by_branch(conds), adapters, ask)
+        return tuple(convert(out, x_t, level, self.kind) for out in outputs)
+
+    def _outputs(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> Sequence[Tensor]:
+        """What the network says under `conds`, whose image prompts are of the same adapters, in one call."""
         import torch
 
         n, batch, dtype = len(conds), len(x_t), self.unet.dtype
@@ -144,7 +155,9 @@ class LatentUNet(LatentSpace):
         added, labels = self.added(conds, x_t), self.labels(conds, x_t)
         guidance = self._guidance(conds, batch, x_t)
         told = added is not None or labels is not None or guidance is not None
-        alike = self.looks_once and not told and all(torch.equal(part, x[:batch]) for part in x.chunk(n))
+        same = self.looks_once and not told and all(torch.equal(part, x[:batch]) for part in x.chunk(n))
+        shown = for_unet(conds, batch, x_t.device, dtype)
+        attention: dict[str, Any] = {"copies": n} if same and n > 1 else {}
         control = residuals(conds, Given(torch.cat([x_t] * n), t, words, added, labels))
         out = self.unet(
             x.to(dtype),
@@ -153,12 +166,19 @@ class LatentUNet(LatentSpace):
             class_labels=labels,
             timestep_cond=guidance,
             added_cond_kwargs=added,
-            cross_attention_kwargs={"copies": n} if alike and n > 1 else None,
-            down_block_additional_residuals=None if control is None else [part.to(dtype) for part in control.down],
-            mid_block_additional_residual=None if control is None else control.mid.to(dtype),
+            cross_attention_kwargs=(attention if shown is None else {**attention, "shown": shown}) or None,
+            down_block_additional_residuals=None if control is None else [part.to(dtype) for part in control.tensors],
+            mid_block_additional_residual=None if control is None or control.mid is None else control.mid.to(dtype),
             return_dict=False,
         )[0]
-        return tuple(convert(part, x_t, level, self.kind) for part in out.to(x_t.dtype).chunk(n))
+        answers: Sequence[Tensor] = out.to(x_t.dtype).chunk(n)
+        return answers
+
+    def places(self) -> Places:
+        """The attentions to the text, where an IP-Adapter can act."""
+        from editkit.models.fast.blocks import places
+
+        return places(self.unet)
 
     def words(self, cond: Conditioning) -> Prompt:
         """The encoded text of a conditioning; where there is none, the model's own "no text"."""

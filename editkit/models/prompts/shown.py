@@ -1,0 +1,125 @@
+"""What attention looks at beside the text in one call of a network: the tokens of image prompts, with diffusers' own
+attention processors for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from editkit.diffusion.conditioning import Conditioning
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from editkit.diffusion.image_prompts import ImageTokens
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """Image prompts for all branches in one batch.
+
+    Args:
+        layers: diffusers' processor of each layer, which looks at the text and at all of them.
+        tokens: of each prompt, (conds * batch, pictures, tokens, width) for a UNet, without `pictures` for FLUX.
+        masks: of each prompt, (conds * batch, 1, h, w), or None; None where no prompt has one.
+    """
+
+    layers: Mapping[str, Any]
+    tokens: tuple[Tensor, ...]
+    masks: list[Tensor | None] | None = None
+
+
+def by_branch(conds: Sequence[Conditioning]) -> list[Conditioning]:
+    """`conds` with what each branch of guidance is to see of image prompts and embeddings, in the place of both."""
+    return [_unwanted(cond) if len(conds) > 1 and cond.unwanted else cond for cond in conds]
+
+
+def _unwanted(cond: Conditioning) -> Conditioning:
+    prompts = tuple(replace(one, tokens=one.unwanted) for one in cond.image_prompts)
+    told = None if cond.embedding is None else replace(cond.embedding, values=cond.embedding.unwanted)
+    return replace(cond, image_prompts=prompts, embedding=told)
+
+
+def adapters(cond: Conditioning) -> Hashable:
+    """The adapters and their scales: conditions with the same ones fit into one call."""
+    return tuple((id(one.layers), one.scale, one.mask is None) for one in cond.image_prompts)
+
+
+def for_unet(conds: Sequence[Conditioning], batch: int, device: torch.device, dtype: torch.dtype) -> Shown | None:
+    """The image prompts of `conds`, which have the same adapters; None: they have none."""
+    prompts = [cond.image_prompts for cond in conds]
+    if not prompts[0]:
+        return None
+    from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+
+    masks = [_stacked([one.mask for one in same], batch, device) for same in zip(*prompts, strict=True)]
+    return Shown(
+        _joined(IPAdapterAttnProcessor2_0, prompts[0], [one.scale for one in prompts[0]]),
+        tuple(tokens.unsqueeze(1) for tokens in _tokens(prompts, batch, device, dtype)),
+        masks if any(mask is not None for mask in masks) else None,
+    )
+
+
+def for_flux(
+    conds: Sequence[Conditioning],
+    batch: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    size: Sequence[int],
+    behind: int,
+) -> Shown | None:
+    """As `for_unet`, for a transformer whose state is `size` (rows, columns) of tokens with `behind` of references
+    behind them. diffusers knows no masks there: here a mask is a scale for each token, and 0 for references.
+    """
+    prompts = [cond.image_prompts for cond in conds]
+    if not prompts[0]:
+        return None
+    import torch.nn.functional as F
+    from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
+
+    scales: list[Any] = []
+    for same in zip(*prompts, strict=True):
+        mask = _stacked([one.mask for one in same], batch, device)
+        if mask is None:
+            scales.append(same[0].scale)
+            continue
+        of_tokens = F.interpolate(mask.float(), tuple(size), mode="area").flatten(1)
+        scales.append(same[0].scale * F.pad(of_tokens, (0, behind))[..., None].to(dtype))
+    layers = _joined(FluxIPAdapterAttnProcessor, prompts[0], scales)
+    return Shown(layers, tuple(_tokens(prompts, batch, device, dtype)))
+
+
+def _tokens(
+    prompts: Sequence[Sequence[ImageTokens]], batch: int, device: torch.device, dtype: torch.dtype
+) -> list[Tensor]:
+    import torch
+
+    return [
+        torch.cat([one.tokens.expand(batch, -1, -1) for one in same]).to(device, dtype)
+        for same in zip(*prompts, strict=True)
+    ]
+
+
+def _stacked(masks: Sequence[Tensor | None], batch: int, device: torch.device) -> Tensor | None:
+    import torch
+
+    there = [mask.expand(batch, -1, -1, -1) for mask in masks if mask is not None]
+    return torch.cat(there).to(device) if there else None
+
+
+def _joined(kind: Any, prompts: Sequence[ImageTokens], scales: Sequence[Any]) -> dict[str, Any]:
+    """A processor of `kind` for each layer that has the parts of all adapters, each with its scale; the parts are the
+    adapters' own modules.
+    """
+    made = {}
+    for name, part in prompts[0].layers.items():
+        processor = kind(part.hidden_size, part.cross_attention_dim, num_tokens=(), scale=[])
+        processor.scale = list(scales)
+        for one in prompts:
+            processor.to_k_ip.append(one.layers[name].to_k_ip[0])
+            processor.to_v_ip.append(one.layers[name].to_v_ip[0])
+        made[name] = processor
+    return made

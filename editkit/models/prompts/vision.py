@@ -1,0 +1,152 @@
+"""Image encoders of transformers (CLIP's, SigLIP's): finding, loading, asking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from editkit.errors import ModelError
+from editkit.models.files.layout import Layout, understandable
+from editkit.models.files.loading import as_number, find
+from editkit.models.files.weights import bounded, stored, weight_files
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor
+
+ENCODER = "image_encoder"
+"""How the folder of an image encoder is called, beside an adapter and within a model."""
+
+KINDS = {
+    "clip": ("CLIPVisionModelWithProjection", "CLIPImageProcessor"),
+    "clip_vision_model": ("CLIPVisionModelWithProjection", "CLIPImageProcessor"),
+    "siglip": ("SiglipVisionModel", "SiglipImageProcessor"),
+    "siglip_vision_model": ("SiglipVisionModel", "SiglipImageProcessor"),
+}
+"""By `model_type` of the configuration: the network and the class that prepares pictures for it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Eye:
+    """An image encoder with what prepares pictures for it."""
+
+    network: Any
+    prepare: Any
+
+    def pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """(pictures, 3, h, w) as the network takes them; CLIP's are the square in the middle of each."""
+        made: Tensor = self.prepare(list(pictures), return_tensors="pt").pixel_values
+        return made.to(self.network.device, self.network.dtype)
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """(pictures, width): one embedding each, in the space of CLIP's texts."""
+        made: Tensor = self.network(pixels).image_embeds
+        return made
+
+    def states(self, pixels: Tensor) -> Tensor:
+        """(pictures, tokens, width) of the last layer but one."""
+        made: Tensor = self.network(pixels, output_hidden_states=True).hidden_states[-2]
+        return made
+
+
+def is_name(value: str) -> bool:
+    """Whether an encoder is named (owner/name on the hub), not a folder. `./a/b` is always a folder."""
+    return value.count("/") == 1 and value[0] not in "./~" and not Path(value).is_dir()
+
+
+def find_eye(given: str | None, near: Path | None, model: str, offline: bool) -> tuple[Layout, str] | None:
+    """The folder of an image encoder and the component in it: the one that was `given`, else `image_encoder` in the
+    folder `near`, else the one of the model called `model`; None: there is none.
+
+    Raises:
+        ModelError: the one that was given is not there.
+    """
+    if given is not None:
+        layout = find(given, offline=offline, weights=True)
+        return layout, ENCODER if layout.has(ENCODER) else ""
+    if near is not None and (near / ENCODER / "config.json").is_file():
+        return find(str(near / ENCODER), offline=True), ""
+    try:
+        own = find(model, offline=True)
+    except ModelError:
+        return None
+    return (own, ENCODER) if (own.path / ENCODER / "config.json").is_file() else None
+
+
+def kind_of(layout: Layout, component: str) -> tuple[str, str]:
+    """The classes of the image encoder in `component`, by its configuration alone.
+
+    Raises:
+        ModelError: it is none that is known.
+    """
+    config = layout.config(component)
+    found = KINDS.get(str(config.get("model_type")))
+    if found is None:
+        what = str(config.get("model_type") or config.get("_class_name"))[:60]
+        raise ModelError(
+            f"image encoder {layout.name}: {component or 'its network'} is a {what}; known are "
+            f"{', '.join(sorted(KINDS))}"
+        )
+    return found
+
+
+def width(layout: Layout, component: str, pooled: bool) -> int:
+    """The width of what the encoder gives, pooled or by token."""
+    config = layout.config(component)
+    vision = config.get("vision_config") or config
+    value = (
+        config.get("projection_dim", vision.get("projection_dim", 512)) if pooled else vision.get("hidden_size", 768)
+    )
+    return int(value)
+
+
+def load_eye(layout: Layout, component: str, device: torch.device, dtype: torch.dtype) -> Eye:
+    """The encoder in `component`, frozen, and its preparation: of the folder `feature_extractor` beside it, else of its
+    own folder, else CLIP's for the size that it sees.
+
+    Raises:
+        ModelError: of another kind, weights missing or in a pickle.
+    """
+    import transformers
+
+    kind, preparation = kind_of(layout, component)
+    network = load_tower(layout, component, getattr(transformers, kind), device, dtype)
+    with understandable(layout.name):
+        return Eye(network, _prepared(layout, component, getattr(transformers, preparation), network))
+
+
+def load_tower(layout: Layout, component: str, kind: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """A network of class `kind` of transformers, frozen; from a folder of a whole CLIP one of its two.
+
+    Raises:
+        ModelError: weights missing or in a pickle.
+    """
+    weights, variant = weight_files(layout, component)
+    bounded(layout.name, component, layout.config(component), stored(layout.name, weights))
+    with understandable(layout.name):
+        network, report = as_number(kind, dtype).from_pretrained(
+            layout.path / component, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True,
+            output_loading_info=True, trust_remote_code=False,
+        )  # fmt: skip
+    network.__class__ = kind
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"encoder {layout.name}: lacks {len(missing)} tensors, the first is {missing[0]}; CLIP's with its "
+            f"projection is needed"
+        )
+    return network.to(device).eval().requires_grad_(False)
+
+
+def _prepared(layout: Layout, component: str, prepare: Any, network: Any) -> Any:
+    for part in ("feature_extractor", component):
+        if (layout.path / part / "preprocessor_config.json").is_file():
+            layout.json(f"{part}/preprocessor_config.json" if part else "preprocessor_config.json")  # chooses no code
+            return prepare.from_pretrained(layout.path / part, local_files_only=True)
+    side = network.config.image_size
+    if prepare.__name__.startswith("CLIP"):
+        return prepare(size=side, crop_size=side)
+    return prepare(size={"height": side, "width": side})

@@ -1,0 +1,233 @@
+"""A picture as a prompt: what is made looks like it, in content or in style.
+
+Ye et al. 2023, "IP-Adapter", arXiv:2308.06721: an image encoder says what a picture shows, a projection makes tokens of
+it, and each attention layer looks at them beside the text's, with matrices of its own, `scale` times. The network's own
+weights stay as they are; the adapter comes with each call of it. With --mask the picture counts only there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from editkit.common.places import expanded
+from editkit.models.files.loading import find
+from editkit.models.prompts import adapter as ip
+from editkit.models.prompts import redux
+from editkit.models.prompts.vision import ENCODER, Eye, find_eye, is_name, kind_of, load_eye, width
+from editkit.plugin import (
+    Hooks,
+    MaskSource,
+    Metavar,
+    ModelError,
+    Notify,
+    Picture,
+    PictureSource,
+    Plugin,
+    Run,
+    Section,
+    Step,
+    UsageError,
+    Weights,
+    capability,
+)
+from editkit.plugin.guidance import placed_mask
+from editkit_plugins.seen import read_for_encoder, say_what_is_cut
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from editkit.diffusion.image_prompts import ImageTokens
+    from editkit.models.files.layout import Layout
+    from editkit.plugin import Conditioning
+
+
+class ImagePrompt(Plugin):
+    """A picture as a prompt, beside the text or in its place: its content and style, by an IP-Adapter or Redux.
+
+    --adapter is an IP-Adapter's .safetensors file, --encoder the folder of the image encoder that it was trained with
+    (default: `image_encoder` beside the file, or the model's own); or it is the folder of FLUX.1 Redux. Give the plugin
+    several times for several adapters.
+    """
+
+    name: ClassVar[str] = "image-prompt"
+    group: ClassVar[Section] = "steer"
+    usage: ClassVar[tuple[str, ...]] = (
+        "image-prompt photo.png --image style.jpg --model DIR --adapter ip-adapter_sd15.safetensors --scale 0.6",
+        "sdedit photo.png --model DIR --strength 0.6 with image-prompt --image style.jpg --adapter FILE",
+        "inpaint photo.png --mask mask.png --model DIR with image-prompt --image hat.jpg --adapter FILE --encoder DIR",
+    )
+    needs: ClassVar[frozenset[str]] = frozenset({"image prompt"})
+    able: ClassVar[str] = "Stable Diffusion 1.x, 2.x, XL and FLUX.1 do"
+    neutral: ClassVar[Mapping[str, Any] | None] = {"scale": 0.0}
+    example: ClassVar[Mapping[str, Any]] = {"image": np.full((8, 8, 3), 90, np.uint8), "adapter": "./adapter"}
+
+    image: tuple[PictureSource, ...] = Field(
+        description="The picture that is the prompt; several, looked at together: give it again."
+    )
+    adapter: Annotated[str, Metavar("ADAPTER"), Weights()] = Field(
+        min_length=1, description="The IP-Adapter, a .safetensors file made for the model's family; or Redux's folder."
+    )
+    encoder: Annotated[str, Metavar("DIR_OR_ID", words=is_name)] | None = Field(
+        None, description="The image encoder it was trained with: a folder as transformers saves it, or a hub id."
+    )
+    scale: float = Field(1.0, ge=0.0, description="How much the picture counts beside the text; 0 changes nothing.")
+    mask: MaskSource | None = Field(None, description="Where the picture counts: white; default: everywhere.")
+
+    @field_validator("image", mode="before")
+    @classmethod
+    def _several(cls, given: Any) -> Any:
+        if isinstance(given, list | tuple):
+            if not given:
+                raise ValueError("is an empty list; a picture or several are needed")
+            return tuple(given)
+        return (given,)
+
+    def hooks(self) -> type[Hooks[ImagePrompt]]:
+        return _ReduxHooks if expanded(self.adapter).is_dir() else _ImagePromptHooks
+
+    def open(self, picture: Picture, notify: Notify) -> Picture:
+        if self.scale > 0.0:
+            self.pictures()
+        return picture
+
+    def pictures(self) -> list[Image.Image]:
+        """The pictures as an encoder reads them.
+
+        Raises:
+            UsageError: one cannot be read.
+        """
+        return [read_for_encoder(source, "image-prompt: --image") for source in self.image]
+
+
+class _ImagePromptHooks(Hooks[ImagePrompt]):
+    def __init__(self, plugin: ImagePrompt, run: Run) -> None:
+        super().__init__(plugin, run)
+        self.prompt = _bound(plugin, run) if plugin.scale > 0.0 else None
+
+    def condition(self, step: Step, cond: Conditioning) -> Conditioning:
+        return cond if self.prompt is None else cond.plus_image_prompt(self.prompt)
+
+
+class _ReduxHooks(Hooks[ImagePrompt]):
+    """Tokens of the pictures behind the text's; `scale` times, and at 0 none."""
+
+    def __init__(self, plugin: ImagePrompt, run: Run) -> None:
+        super().__init__(plugin, run)
+        self.tokens: Tensor | None = None
+        if plugin.scale == 0.0:
+            return
+        if plugin.mask is not None or plugin.encoder is not None:
+            given = "mask" if plugin.mask is not None else "encoder"
+            raise UsageError(
+                f"image-prompt: --{given} is for an IP-Adapter, and {plugin.adapter} is a folder: Redux's tokens stand "
+                f"beside the text's and have no place, and its encoder comes with it; leave --{given} out"
+            )
+        pictures = plugin.pictures()
+        self.tokens = plugin.scale * _redux(plugin, run).tokens(pictures)
+
+    def condition(self, step: Step, cond: Conditioning) -> Conditioning:
+        import torch
+
+        if self.tokens is None or cond.prompt is None:
+            return cond
+        embeds = cond.prompt.embeds
+        behind = self.tokens.to(embeds).expand(len(embeds), -1, -1)
+        return replace(cond, prompt=replace(cond.prompt, embeds=torch.cat([embeds, behind], dim=1)))
+
+
+def _redux(plugin: ImagePrompt, run: Run) -> redux.Redux:
+    """The folder's networks.
+
+    Raises:
+        ModelError: it is no Redux, or the model is not FLUX.1.
+    """
+    from editkit.diffusion.image_prompts import TakesImagePrompts
+
+    model = capability(run.model, TakesImagePrompts)
+    if model is None or model.places().kind != ip.FLUX:
+        info = run.model.info
+        raise ModelError(
+            f"image-prompt: {plugin.adapter} is a folder, as Redux is, which is for FLUX.1; {info.name} "
+            f"({info.family}) takes an IP-Adapter, a .safetensors file"
+        )
+    layout = find(plugin.adapter, offline=True, weights=True)
+    try:
+        redux.check(layout, model.places().text)
+        return run.lease.network(redux.load, layout, run.device, model.denoiser.dtype)
+    except ModelError as error:
+        raise ModelError(f"image-prompt: {str(error).removeprefix('image-prompt: ')}") from error
+
+
+def _bound(plugin: ImagePrompt, run: Run) -> ImageTokens:
+    """The pictures as tokens, and the adapter's layers; both are looked at by their headers before weights are read.
+
+    Raises:
+        ModelError: no adapter of this model's family, no encoder for it, a pickle.
+    """
+    from editkit.diffusion.image_prompts import ImageTokens, TakesImagePrompts
+
+    model = capability(run.model, TakesImagePrompts)
+    if model is None:
+        raise ModelError(f"image-prompt: model {run.model.info.name} has no attention that a picture could be shown to")
+    try:
+        file, places, dtype = expanded(plugin.adapter), model.places(), model.denoiser.dtype
+        says = ip.check(file, places)
+        layout, component = _encoder(plugin, file, says, run)
+        eye = run.lease.network(load_eye, layout, component, run.device, dtype)
+        adapter = run.lease.network(ip.load, file, places, run.device, dtype)
+    except ModelError as error:
+        raise ModelError(f"image-prompt: {str(error).removeprefix('image-prompt: ')}") from error
+    pictures = plugin.pictures()
+    say_what_is_cut(plugin.name, pictures, eye, run)
+    mask = None if plugin.mask is None else (placed_mask(plugin.name, plugin.mask, run) >= 0.5).float()
+    tokens, unwanted = _tokens(eye, adapter, pictures, black=places.kind == ip.FLUX)
+    return ImageTokens(adapter.layers, tokens, unwanted, plugin.scale, mask)
+
+
+def _tokens(eye: Eye, adapter: ip.Adapter, pictures: Sequence[Image.Image], black: bool) -> tuple[Tensor, Tensor]:
+    """(1, tokens, width) of the pictures, and what the branch without the prompt sees, as diffusers has it: no
+    embedding, or that of no picture; `black`: of a black one.
+    """
+    import torch
+    from PIL import Image
+
+    pixels = eye.pixels(pictures)
+    if adapter.pooled:
+        embeds = eye.pooled(pixels)
+        none = torch.zeros_like(embeds)
+        if black:
+            none = eye.pooled(eye.pixels([Image.new("RGB", (64, 64))])).expand(len(embeds), -1)
+    else:
+        embeds, none = eye.states(pixels), eye.states(torch.zeros_like(pixels))
+    wanted, unwanted = (adapter.projection(part).flatten(0, 1)[None] for part in (embeds, none))
+    return wanted, unwanted
+
+
+def _encoder(plugin: ImagePrompt, file: Path, says: ip.Read, run: Run) -> tuple[Layout, str]:
+    """The image encoder that the adapter reads: its folder, and the component in it.
+
+    Raises:
+        ModelError: there is none, or one that gives embeddings of another width.
+    """
+    found = find_eye(plugin.encoder, file.parent, run.model.info.name, run.options.offline)
+    if found is None:
+        raise ModelError(
+            f"no image encoder for {file.name}: there is no folder {ENCODER} beside it, and the model has none; "
+            f"--encoder names the folder of CLIP's that it was trained with (it reads width {says.width})"
+        )
+    layout, component = found
+    kind, _ = kind_of(layout, component)
+    gives = width(layout, component, says.pooled)
+    if not kind.startswith("CLIP") or gives != says.width:
+        raise ModelError(
+            f"{file.name} reads CLIP's embeddings of width {says.width}, and {layout.name} is a {kind} that "
+            f"gives {gives}; --encoder names the one it was trained with"
+        )
+    return layout, component

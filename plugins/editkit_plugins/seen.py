@@ -1,0 +1,38 @@
+"""What plugins share that show a picture to an image encoder: how it is read, and what the encoder does not see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from editkit.plugin import EditkitError, Picture, Run, UsageError, at_depth
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from editkit.models.prompts.vision import Eye
+
+
+def read_for_encoder(source: Any, what: str) -> Image.Image:
+    """The picture as image encoders read it: RGB, 8 bits, sRGB; `what` names the option in messages.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    from PIL import Image
+
+    try:
+        read = Picture.read(source).coloured_as(None)
+    except EditkitError as error:
+        raise UsageError(f"{what}: {error}") from error
+    return Image.fromarray(at_depth(read.visible, np.uint8))
+
+
+def say_what_is_cut(name: str, pictures: Sequence[Image.Image], eye: Eye, run: Run) -> None:
+    """CLIP sees squares: what lies outside of the middle one is not looked at."""
+    for picture in pictures:
+        if picture.width != picture.height and getattr(eye.prepare, "do_center_crop", False):
+            size = f"{picture.width}x{picture.height}"
+            run.notify(f"{name}: of a picture of {size} the encoder sees the square in its middle")
