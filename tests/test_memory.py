@@ -53,7 +53,10 @@ def test_weights_are_counted_from_their_headers(sd: Path) -> None:
     assert weigh(layout, 4, needed + 10_000)
     with pytest.raises(ModelError, match=r"need .* GB of memory without the text encoders, .*--dtype bf16"):
         weigh(layout, 4, needed - 10_000)
-    with pytest.raises(ModelError, match=r"what helps: --offload model, a smaller --model"):
+    with pytest.raises(
+        ModelError,
+        match=r"what helps: --offload model, a GGUF of its network \(--transformer FILE.gguf\), a smaller --model",
+    ):
         weigh(layout, 2, 1000, gpu=True)
 
 

@@ -78,16 +78,28 @@ def test_nothing_fits_less_where_there_is_more() -> None:
     assert len(places) == len(CARDS)
 
 
-def test_it_is_said_in_three_lines(klein: Path) -> None:
+def test_it_is_said_in_four_lines() -> None:
     found = Needs(network=8 * GB, readers=8 * GB, vae=GB // 5, steps=GB, decoding=GB)
-    memory, gpu, cpu = lines(found, bytes_of("auto"))
+    memory, gpu, packed, cpu = lines(found, bytes_of("auto"))
     assert memory == (
         "memory, 2 bytes a number: network 8.0 GB, text encoders 8.0 GB, VAE 0.2 GB, while it works about 1.0 GB"
     )
     assert gpu == (
         "GPU of 8 GB: --offload group; 12, 16 GB: as it is, text encoders read from disk; 24, 48, 80 GB: as it is"
     )
+    assert packed == (
+        "with a GGUF of its network in 4 bits (--transformer FILE), about 2.2 GB: GPU of 8, 12 GB: as it is, text "
+        "encoders read from disk; 16, 24, 48, 80 GB: as it is"
+    )
     assert cpu.startswith("CPU, ")
+    four = found.in_four_bits(2)
+    assert four.network == 2_250_000_000
+    memory, gpu, cpu = lines(four, 2)
+    assert memory.startswith("memory, 2 bytes a number, the network packed: network 2.2 GB")
+
+
+def test_what_fits_as_it_is_needs_no_packing() -> None:
+    assert len(lines(Needs(GB, GB, GB // 5, GB, GB), 2)) == 3
 
 
 def test_plan_says_it(klein: Path, capsys: pytest.CaptureFixture[str]) -> None:

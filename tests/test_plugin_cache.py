@@ -153,6 +153,23 @@ def test_gradients_are_the_networks_own(models: dict[str, Any]) -> None:
     assert keeps.saved == 0
 
 
+def test_what_a_controlnet_adds_is_not_added_twice(models: dict[str, Any]) -> None:
+    """Behind blocks that are left out it would be added to what they added with it."""
+    model, given = models["flux"].leased(), dict[str, Any]()
+    keeps = model.cache_steps(ALWAYS)
+    keeps.active = True
+    model.transformer.register_forward_pre_hook(lambda module, args, named: given.update(named), with_kwargs=True)
+    level = model.schedule.levels(4, "trailing")[-1]
+    model(torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(1)), level, [Conditioning()])
+    steered = {**given, "controlnet_block_samples": [torch.ones(1, 16, 32)]}
+    with torch.no_grad():
+        one, two = (model.transformer(**steered)[0] for _ in range(2))
+        expected = models["flux"].transformer(**steered)[0]
+    assert torch.equal(one, two)
+    assert torch.equal(one, expected)
+    assert (keeps.calls, keeps.saved) == (3, 0)
+
+
 def test_nothing_of_it_outlives_the_edit(models: dict[str, Any]) -> None:
     network = models["flux"].transformer
     before = {name: type(module) for name, module in network.named_modules()}

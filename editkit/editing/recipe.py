@@ -42,8 +42,8 @@ VERSION = 2
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 20_000
-NOT_IN_RECIPES = frozenset({"allow_code", "offline"})
-"""What only the person at the machine may say."""
+NOT_IN_RECIPES = frozenset({"allow_code", "offline", "preview_decoder"})
+"""What only the person at the machine may say, and what no result depends on."""
 
 Place = tuple[str | int, ...]
 

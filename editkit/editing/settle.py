@@ -11,7 +11,7 @@ from editkit.diffusion.adaptive import Adaptive
 from editkit.diffusion.model import ModelInfo
 from editkit.diffusion.plan import BELOW, Counting, Plan
 from editkit.diffusion.samplers import Sampler, make_sampler
-from editkit.editing import notices
+from editkit.editing import fast, notices
 from editkit.editing.cost import Cost, cost
 from editkit.errors import ChainError, PluginError, UsageError
 from editkit.plugin import registry
@@ -98,6 +98,12 @@ def suited(plugins: Sequence[Plugin], info: ModelInfo, options: Options) -> Opti
         wanted = wanted.merged(called(plugin, "default_options", plugin.default_options, info))
     asked = options.model_dump(exclude_unset=True)
     return wanted.model_copy(update={name: value for name, value in asked.items() if value is not None})
+
+
+def _settled(plugins: Sequence[Plugin], info: ModelInfo, stage: Stage, notify: Notify) -> Options:
+    """`suited`, and as a few-step LoRA wants them where --fast is given."""
+    options = suited(plugins, info, stage.options)
+    return fast.settled(options, stage.options, info, notify, "fast" in stage.inherited) if options.fast else options
 
 
 @dataclass(frozen=True)
@@ -244,7 +250,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
         plugins = arrange(stage, info, has_picture=True)
     notices.what_is_scattered(picture, info, bool(examples), notify)
     notices.who_walks(plugins, options, notify)
-    options = suited(plugins, info, options)
+    options = _settled(plugins, info, stage, notify)
     assert options.sampler is not None
     sampler = make_sampler(options.sampler)
     if isinstance(sampler, Adaptive):

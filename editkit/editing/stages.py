@@ -19,6 +19,7 @@ from editkit.diffusion.model import Model, Notifies, Pass, TakesExamples
 from editkit.diffusion.plan import Plan
 from editkit.editing import canvas, cascade
 from editkit.editing.coherence import misfit
+from editkit.editing.previews import Look, look
 from editkit.editing.settle import PassPlan, StagePlan
 from editkit.engine import loop
 from editkit.engine.binding import Around, prepare
@@ -56,10 +57,14 @@ class Update:
     state: State
     model: Model
     draw: int = 0
+    look: Look | None = None
 
     def preview(self) -> Tensor | None:
-        """The current estimate of the result, (1, 3, h, w) in [-1, 1], at the size of the pass."""
-        return None if self.state.x0 is None else self.model.decode(self.state.x0).clamp(-1, 1)
+        """The current estimate of the result, (1, 3, h, w) in [-1, 1], at the size of the pass: by a tiny decoder where
+        there is one (`preview_decoder`).
+        """
+        decode = self.model.decode if self.look is None else self.look
+        return None if self.state.x0 is None else decode(self.state.x0).clamp(-1, 1)
 
     @property
     def image(self) -> Image.Image | None:
@@ -193,6 +198,7 @@ def _sample(
     left: Left = {}
     image: Tensor | None = None  # pixels of the last pass over this box; None until one has moved
     tried: list[tuple[float, Tensor, Process]] = []
+    shown = look(settled, lease, device)
     for k, part in enumerate(settled.passes):
         before = None if image is None or part.at.strength == 1.0 else settled.passes[k - 1]
         box = part.at.box
@@ -216,7 +222,7 @@ def _sample(
         x: Tensor | None = None
         for state in loop.steps(process):
             x = state.x
-            yield Update(number, stages, k, settled, state, process.model, draw)
+            yield Update(number, stages, k, settled, state, process.model, draw, shown)
             del state  # or its estimate would live through the next step
         if x is not None and part.plan.end > 0:
             left[box] = Handed(x, process.levels[part.plan.end], process.model.info.family)

@@ -68,8 +68,15 @@ def weigh(layout: Layout, itemsize: int, free: int, beside: int = 0, gpu: bool =
     of_what = " without the text encoders" if readers else ""
     raise ModelError(
         f"model {layout.name}: its weights need {_gb(needed)} of memory{of_what}, and {_gb(free)} are free; "
-        f"what helps: {_ways(itemsize, gpu)}a smaller --model, closing other programs"
+        f"what helps: {_ways(itemsize, gpu)}{_packing(layout)}a smaller --model, closing other programs"
     )
+
+
+def _packing(layout: Layout) -> str:
+    """That fewer bits help, where a denoiser's weights are plain."""
+    parts = [part for part in DENOISERS if layout.file is None and layout.index and layout.has(part)]
+    plain = parts and layout.over is None and all(method(layout, part) is None for part in parts)
+    return "a GGUF of its network (--transformer FILE.gguf), " if plain else ""
 
 
 def sizes(layout: Layout, itemsize: int) -> tuple[int, int, int]:

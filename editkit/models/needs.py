@@ -6,14 +6,17 @@ of `editkit.models.memory`, measured with the networks of Stable Diffusion 1.5: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from editkit.errors import ModelError
 from editkit.models.families import named
+from editkit.models.files import overlay
+from editkit.models.files.layout import Layout
 from editkit.models.files.loading import find
-from editkit.models.files.overlay import given
+from editkit.models.files.quantised import method
 from editkit.models.memory import DECODER, DENOISER, sizes
 
 if TYPE_CHECKING:
@@ -25,6 +28,9 @@ CARDS = (8, 12, 16, 24, 48, 80)
 ROOM = 0.92
 """Of a GPU's memory, what is left beside its driver and what else is on it."""
 
+Q4 = 4.5
+"""Bits a number of GGUF's Q4_0 and Q4_K, with the scales of its blocks."""
+
 LAYER = 1_000_000_000
 """Bytes at most of the layers that lie on the GPU at once with `--offload group`."""
 
@@ -32,7 +38,7 @@ LAYER = 1_000_000_000
 @dataclass(frozen=True)
 class Needs:
     """Bytes: of the network that is called at every step, the text encoders, the VAE; and beside them while the network
-    and while the decoder work.
+    and while the decoder work. `packed`: the network's weights are in few bits already.
     """
 
     network: int
@@ -40,6 +46,7 @@ class Needs:
     vae: int
     steps: int
     decoding: int
+    packed: bool = False
 
     @property
     def working(self) -> int:
@@ -56,6 +63,10 @@ class Needs:
             ("--offload group", LAYER + self.working),
         )
 
+    def in_four_bits(self, itemsize: int) -> Needs:
+        """With a GGUF of about four bits a number (Q4_K: 4.5) in the place of the network's weights."""
+        return replace(self, network=math.ceil(self.network * Q4 / (8 * itemsize)), packed=True)
+
     def how(self, room: float) -> str | None:
         """The fastest way that `room` bytes are enough for; None: they are for none."""
         return next((way for way, needed in self.ways() if needed <= room), None)
@@ -68,7 +79,7 @@ def needs(name: str, passes: Sequence[Pass], itemsize: int, transformer: str | N
     if named(name) is not None:
         return None
     try:
-        layout = find(name, offline=True, over=None if transformer is None else given(transformer))
+        layout = find(name, offline=True, over=None if transformer is None else overlay.given(transformer))
         if not layout.has("vae"):
             return None
         network, readers, vae = sizes(layout, itemsize)
@@ -76,7 +87,14 @@ def needs(name: str, passes: Sequence[Pass], itemsize: int, transformer: str | N
         return None
     seen = max((at.window**2 if at.window else at.height * at.width for at in passes), default=0)
     pixels = max((at.height * at.width for at in passes), default=0)
-    return Needs(network, readers, vae, seen * DENOISER[itemsize], pixels * DECODER[itemsize])
+    packed = overlay.packed(layout.over) or (layout.over is None and _packs(layout))
+    return Needs(network, readers, vae, seen * DENOISER[itemsize], pixels * DECODER[itemsize], packed)
+
+
+def _packs(layout: Layout) -> bool:
+    """The folder's own denoiser is quantised."""
+    own = [part for part in overlay.DENOISERS if layout.has(part) and layout.file is None]
+    return any(method(layout, part) is not None for part in own)
 
 
 def cards(found: Needs) -> list[tuple[int, str | None]]:
@@ -98,16 +116,27 @@ def lines(found: Needs, itemsize: int) -> list[str]:
         "while it works about": found.working,
     }  # fmt: skip
     listed = ", ".join(f"{what} {gb(size)}" for what, size in parts.items() if size)
+    free = int(psutil.virtual_memory().available)
+    fits = found.network + found.vae + found.working <= free
+    said = [
+        f"memory, {itemsize} bytes a number{', the network packed' if found.packed else ''}: {listed}",
+        f"GPU of {_by_card(found)}",
+    ]
+    if not found.packed and found.how(ROOM * CARDS[0] * 1e9) != found.ways()[0][0]:
+        four = found.in_four_bits(itemsize)
+        said.append(
+            f"with a GGUF of its network in 4 bits (--transformer FILE), about {gb(four.network)}: GPU of "
+            f"{_by_card(four)}"
+        )
+    return [*said, f"CPU, {gb(free)} of memory free: {'as it is' if fits else 'too little'}"]
+
+
+def _by_card(found: Needs) -> str:
+    """Sizes of GPUs with the fastest way that fits."""
     ways: dict[str, list[str]] = {}
     for card, way in cards(found):
         ways.setdefault(way or "too small", []).append(f"{card}")
-    free = int(psutil.virtual_memory().available)
-    fits = found.network + found.vae + found.working <= free
-    return [
-        f"memory, {itemsize} bytes a number: {listed}",
-        "GPU of " + "; ".join(f"{', '.join(sizes)} GB: {way}" for way, sizes in ways.items()),
-        f"CPU, {gb(free)} of memory free: {'as it is' if fits else 'too little'}",
-    ]
+    return "; ".join(f"{', '.join(sizes)} GB: {way}" for way, sizes in ways.items())
 
 
 def gb(number: int) -> str:

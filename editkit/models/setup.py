@@ -65,7 +65,7 @@ class Setup:
             UsageError: a LoRA or a refiner that is not written as it should be, or a file that is not there.
         """
         for word in options.lora:
-            _readable(word)
+            readable(word)
         if options.refiner is not None:
             refiner_and_start(options.refiner)
         return cls(options.lora, options.refiner, options.compile, options.offload)
@@ -97,7 +97,7 @@ def lora_and_weight(word: str) -> tuple[Path, float]:
     return expanded(name), _number(weight, f"--lora {word}: the weight")
 
 
-def _readable(word: str) -> tuple[Path, float]:
+def readable(word: str) -> tuple[Path, float]:
     """As `lora_and_weight`, of a file that is there and no pickle."""
     file, weight = lora_and_weight(word)
     if not nameable(str(file)) or not file.is_file():
@@ -367,7 +367,7 @@ def _load_lora(pipe: Any, adapter: str, name: str, word: str) -> float:
     """One file into the pipeline of the model called `name`; its weight."""
     from safetensors import SafetensorError
 
-    file, weight = _readable(word)
+    file, weight = readable(word)
     _check_kind(file)
     _check_words(file)
     try:

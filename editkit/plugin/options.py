@@ -27,6 +27,9 @@ class Options(Checked):
     lora: tuple[Annotated[str, Metavar("FILE[:WEIGHT]")], ...] = Field(
         (), description="A LoRA (.safetensors) for the model, with its weight; several: give it again."
     )
+    fast: bool = Field(
+        False, description="Steps, sampler, ladder and guidance of the few-step LoRA (Lightning, Hyper, Turbo, LCM)."
+    )
     refiner: str | None = Field(
         None, description="MODEL[:START]: a refiner that takes over at this fraction of the process (0.8)."
     )
@@ -74,6 +77,9 @@ class Options(Checked):
         description="On a GPU: keep networks in main memory while they rest; group: layer by layer, each fetched while "
         "another works; sequential: one after the other.",
     )
+    preview_decoder: str | None = Field(
+        None, description="An AutoencoderTiny (TAESD) for --preview, --trace: folder or .safetensors; not for results."
+    )
     offline: bool = Field(False, description="Open no socket.")
     allow_code: bool = Field(False, description="Allow parameters that name Python code to import.")
 
@@ -97,6 +103,7 @@ class RunOptions(TypedDict, total=False):
 
     transformer: str | None
     lora: Sequence[str]
+    fast: bool
     refiner: str | None
     prompt: str | None
     negative: str | None
@@ -116,5 +123,6 @@ class RunOptions(TypedDict, total=False):
     noise: Literal["streams", "streams-1", "diffusers"]
     compile: bool
     offload: Literal["none", "model", "group", "sequential"]
+    preview_decoder: str | None
     offline: bool
     allow_code: bool

@@ -17,12 +17,17 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+CONTROL = ("controlnet_block_samples", "controlnet_single_block_samples")
+"""What diffusers' transformers are given of a ControlNet, and add behind their blocks."""
+
+
 class StepCache:
     """A network in the place of `network`, and how many of its calls were saved.
 
     Calls are told apart by what they are told and by their sizes, and of equal ones at one time by their order: the two
     halves of guidance, the texts of a translation and the windows of a large picture each have a memory of their own.
-    Where gradients are asked for, and while it is not `active`, the network is called as it is.
+    Where gradients are asked for, where a ControlNet adds to the blocks (it would add twice), and while it is not
+    `active`, the network is called as it is.
     """
 
     def __init__(self, network: Any) -> None:
@@ -57,7 +62,8 @@ class StepCache:
 
         self.calls += 1
         x: Tensor = named["hidden_states"]
-        if not self.active or (torch.is_grad_enabled() and x.requires_grad):
+        learns = torch.is_grad_enabled() and x.requires_grad
+        if not self.active or learns or any(named.get(name) is not None for name in CONTROL):
             return self.plain(*given, **named)
         self._computed = False
         with self.twin.cache_context(self._name(x, named["encoder_hidden_states"], named["timestep"])):

@@ -1,0 +1,147 @@
+"""`--fast`: what a run must be like for a few-step LoRA, by its file's name or by what the file says of itself.
+
+Such a LoRA was trained for so many steps, one sampler, one ladder and one scale of guidance; with others its pictures
+are burnt or blurred. `KINDS` is what their makers say, in editkit's scale of guidance, where 1 is none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from editkit.common.notify import Notify
+from editkit.diffusion.model import ModelInfo
+from editkit.errors import ModelError, UsageError
+from editkit.models.files.weights import unreadable
+from editkit.models.setup import lora_and_weight, readable
+from editkit.plugin.options import Options
+
+UNET, XL = "Stable Diffusion 1.x/2.x", "Stable Diffusion XL"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of few-step LoRA.
+
+    Args:
+        word: what stands in its name.
+        family: how the family's name begins.
+        steps: where its name says none.
+        of: the numbers of steps that there are of it; its name says which.
+        options: of the run.
+        weight: of the LoRA, where the user gives none.
+    """
+
+    word: str
+    family: str
+    steps: int
+    of: tuple[int, ...]
+    options: Options
+    weight: float = 1.0
+
+
+KINDS = (
+    Kind("lightning", "Qwen-Image", 8, (4, 8), Options(sampler="euler", shift=3.0, guidance_scale=1.0)),
+    Kind("lightning", XL, 4, (2, 4, 8), Options(sampler="euler", spacing="trailing", guidance_scale=1.0)),
+    Kind("hyper", "FLUX.1", 8, (8, 16), Options(sampler="euler"), 0.125),
+    Kind("turbo", "FLUX.1", 8, (8,), Options(sampler="euler")),
+    Kind("hyper", XL, 8, (2, 4, 8), Options(sampler="ddim", spacing="trailing", guidance_scale=1.0)),
+    Kind("hyper", UNET, 8, (2, 4, 8), Options(sampler="ddim", spacing="trailing", guidance_scale=1.0)),
+    Kind("lcm", XL, 4, (2, 3, 4, 5, 6, 7, 8), Options(sampler="lcm", guidance_scale=1.0)),
+    Kind("lcm", UNET, 4, (2, 3, 4, 5, 6, 7, 8), Options(sampler="lcm", guidance_scale=1.0)),
+)  # fmt: skip
+"""From the makers' pages: ModelTC's Qwen-Image-Lightning (its shift is 3 at every size, and nothing is stretched to the
+last level), ByteDance's SDXL-Lightning and Hyper-SD, alimama's FLUX.1-Turbo, LCM-LoRA (Luo et al. 2023).
+"""
+
+TOLD = ("modelspec.title", "ss_output_name", "name", "modelspec.description")
+"""Under these names a file's metadata says what it is."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A few-step LoRA among those of a run: its word in `--lora`, its kind, its steps."""
+
+    lora: str
+    kind: Kind
+    steps: int
+
+
+def recognised(loras: Sequence[str], info: ModelInfo) -> Found | None:
+    """The first few-step LoRA of `loras` for the family of `info`; None: there is none.
+
+    Raises:
+        UsageError: a LoRA that is not there, or of a number of steps that is not known of its kind.
+        ModelError: one that cannot be read.
+    """
+    for word in loras:
+        name, said = _said(word)
+        for text in (name, said):  # the file's name has the first word: people rename what they know
+            for kind in KINDS:
+                if info.family.startswith(kind.family) and re.search(rf"(?<![a-z]){kind.word}", text):
+                    return Found(word, kind, _steps(word, kind, name) or _steps(word, kind, said) or kind.steps)
+    return None
+
+
+def _said(word: str) -> tuple[str, str]:
+    """A LoRA file's name, and what its metadata says of it, in small letters."""
+    from safetensors import SafetensorError, safe_open
+
+    file, _ = readable(word)
+    try:
+        with safe_open(file, "np") as tensors:
+            metadata = tensors.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"--lora {file.name} {unreadable(file, error)}") from error
+    return file.stem.lower(), " ".join(str(metadata.get(key, ""))[:500] for key in TOLD).lower()
+
+
+def _steps(word: str, kind: Kind, text: str) -> int | None:
+    """The steps that a name says: `8steps`, `4-step`, `8_steps`; None: it says none."""
+    found = re.search(r"(\d+)[ _-]?steps?(?![a-z])", text)
+    if found is None:
+        return None
+    if int(found[1]) not in kind.of:
+        there = ", ".join(map(str, kind.of))
+        raise UsageError(
+            f"--fast: {lora_and_weight(word)[0].name} is for {found[1]} steps; of this kind ({kind.word}) those for "
+            f"{there} are known here; set --steps, --sampler and --guidance-scale by hand, without --fast"
+        )
+    return int(found[1])
+
+
+def settled(options: Options, asked: Options, info: ModelInfo, notify: Notify, inherited: bool) -> Options:
+    """`options` as the few-step LoRA among them wants them; what is `asked` by hand stays. Says what was set.
+
+    Args:
+        inherited: --fast was said for an earlier stage, and this one need have no such LoRA.
+
+    Raises:
+        UsageError: there is none for this model, and it is not distilled itself.
+    """
+    found = recognised(options.lora, info)
+    if found is None:
+        if info.distilled or inherited:
+            notify(f"--fast sets nothing: {info.name} takes {info.steps} steps by itself")
+            return options
+        known = ", ".join(dict.fromkeys(kind.word for kind in KINDS if info.family.startswith(kind.family)))
+        how = f"give one by --lora ({known})" if known else "none is known for this family"
+        raise UsageError(
+            f"--fast needs a few-step LoRA for {info.name} ({info.family}), by its file's name or metadata, and none "
+            f"is among --lora; {how}, or set --steps, --sampler and --guidance-scale by hand"
+        )
+    by_hand = {name for name, value in asked.model_dump(exclude_unset=True).items() if value is not None}
+    wanted = {"steps": found.steps, **found.kind.options.model_dump(exclude_unset=True)}
+    if "cfg" in lora_and_weight(found.lora)[0].stem.lower().split("-") and wanted.get("guidance_scale") == 1.0:
+        wanted["guidance_scale"] = 5.0  # Hyper-SD's files that keep guidance
+    made = options.model_copy(update={name: value for name, value in wanted.items() if name not in by_hand})
+    file, _ = lora_and_weight(found.lora)
+    if found.kind.weight != 1.0 and found.lora.lower().endswith(".safetensors"):  # no weight by hand
+        weighed = tuple(f"{word}:{found.kind.weight:g}" if word == found.lora else word for word in made.lora)
+        made = made.model_copy(update={"lora": weighed})
+        wanted["lora weight"] = found.kind.weight
+    told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in wanted.items() if name not in by_hand)
+    kept = ", ".join(f"{name.replace('_', ' ')} {getattr(options, name)}" for name in wanted if name in by_hand)
+    notify(f"--fast: {file.name} ({found.kind.word}): {told or 'nothing'}" + (f"; by hand: {kept}" if kept else ""))
+    return made

@@ -1,0 +1,71 @@
+"""What an edit shows of itself while it works: by a tiny decoder where there is one, else by the model's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from editkit.errors import ModelError
+from editkit.models import folder_of
+from editkit.models.latent import tiny
+from editkit.models.leasing import Lease
+
+if TYPE_CHECKING:
+    from editkit.editing.settle import StagePlan
+
+SIDE = 64
+"""Pixels a side, to ask a model for its channels."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Pixels (1, 3, h, w) in about [-1, 1] of an estimate in the model's space, by the tiny decoder at `path`, which is
+    loaded when it is first asked.
+    """
+
+    path: Path
+    lease: Lease
+    device: torch.device
+
+    def __call__(self, x0: Tensor) -> Tensor:
+        network = self.lease.network(tiny.load, self.path, self.device)
+        with torch.no_grad():
+            made: Tensor = network.decode(x0.to(self.device, torch.float32)).sample
+        return made
+
+
+def look(settled: StagePlan, lease: Lease, device: torch.device) -> Look | None:
+    """How estimates of this stage are shown; None: by the model's own decoder. The option `preview_decoder` says which
+    tiny decoder, else one that lies in the model's folder is taken where it fits.
+
+    Raises:
+        ModelError: the one that was asked for reads other latents.
+    """
+    asked = settled.options.preview_decoder
+    if not settled.diffuses:
+        return None
+    path = tiny.given(asked) if asked is not None else _beside(settled.info.name)
+    if path is None:
+        return None
+    multiple = settled.info.multiple
+    has, reads = lease.model.shape(SIDE * multiple, SIDE * multiple)[0], tiny.channels(path)
+    if has == reads:
+        return Look(path, lease, device)
+    if asked is None:
+        return None
+    raise ModelError(
+        f"--preview-decoder {asked} reads latents of {reads} channels, and those of {settled.info.name} "
+        f"({settled.info.family}) have {has}; leave it out"
+    )
+
+
+def _beside(name: str) -> Path | None:
+    try:
+        folder = folder_of(name)
+    except ModelError:  # a model of one's own
+        return None
+    return tiny.beside(folder) if folder is not None and folder.is_dir() else None

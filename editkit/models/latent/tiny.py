@@ -1,0 +1,89 @@
+"""Tiny decoders for previews (TAESD and its like, Bohan 2023: https://github.com/madebyollin/taesd): diffusers'
+AutoencoderTiny. They read what a model's network works on, and are a thousandth of its VAE's work; results never use
+them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from editkit.common.places import expanded
+from editkit.errors import ModelError, UsageError
+from editkit.models.files.layout import Layout
+from editkit.models.files.weights import PICKLES, compare, pickled, read, shapes
+
+if TYPE_CHECKING:
+    import torch
+
+NAMES = ("taesd", "taesdxl", "taesd3", "taef1", "vae_tiny", "tiny_vae")
+"""Folders of a model's folder in which one is looked for."""
+
+FIRST = "decoder.layers.0.weight"
+"""The tensor that says how many channels a latent has."""
+
+
+def given(word: str) -> Path:
+    """The folder or the .safetensors file that `--preview-decoder` names.
+
+    Raises:
+        UsageError: there is none.
+        ModelError: a pickle, or another network.
+    """
+    path = expanded(word)
+    try:
+        there = path.exists()
+    except (OSError, ValueError):
+        there = False
+    if not there:
+        raise UsageError(f"--preview-decoder {word[:200]}: there is no such folder or file")
+    if path.is_file() and path.suffix.lower() in PICKLES:
+        raise ModelError(pickled(word, path))
+    channels(path)
+    return path
+
+
+def beside(folder: Path) -> Path | None:
+    """The tiny decoder that lies in a model's folder; None: there is none."""
+    for name in NAMES:
+        path = folder / name
+        if (path / "config.json").is_file():
+            return path
+    return None
+
+
+def channels(path: Path) -> int:
+    """How many channels the latents have that it reads.
+
+    Raises:
+        ModelError: it is no AutoencoderTiny.
+    """
+    if path.is_dir():
+        config = Layout(str(path), path).config()
+        if config.get("_class_name") == "AutoencoderTiny":
+            return int(config.get("latent_channels", 4))
+        raise ModelError(f"--preview-decoder {path}: is a {config.get('_class_name')}; an AutoencoderTiny is needed")
+    found = dict(shapes(path.name, path)).get(FIRST)
+    if found is None or len(found) != 4:
+        raise ModelError(f"--preview-decoder {path}: has no {FIRST}; the weights of an AutoencoderTiny are needed")
+    return int(found[1])
+
+
+def load(path: Path, device: torch.device) -> Any:
+    """It, in float32, frozen.
+
+    Raises:
+        ModelError: weights missing or misshapen.
+    """
+    import torch
+    from diffusers import AutoencoderTiny
+
+    from editkit.models.files.loading import load_network
+
+    if path.is_dir():
+        return load_network(Layout(str(path), path), "", AutoencoderTiny, torch.float32, device)
+    made = AutoencoderTiny(latent_channels=channels(path))
+    expected = {key: tuple(value.shape) for key, value in made.state_dict().items()}
+    compare(f"--preview-decoder {path.name}", dict(shapes(path.name, path)), expected)
+    made.load_state_dict(dict(read(path.name, path, lambda _: torch.float32)), strict=False)
+    return made.to(device).eval().requires_grad_(False)
