@@ -53,3 +53,11 @@ def no_network(monkeypatch, request):
 
     for way in real:
         monkeypatch.setattr(socket.socket, way, functools.partialmethod(refuse, way=way))
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Tiny models of today's transformers, each saved when it is first asked for (`tiny_families.Folders`)."""
+    import tiny_families
+
+    return tiny_families.Folders(tmp_path_factory.mktemp("families"))

@@ -34,7 +34,8 @@ class RudeHooks(Hooks):
 
 def python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Python in a process of its own, with the packages in `folder`/site on its path."""
-    environment = {**os.environ, "PYTHONPATH": str(folder / "site"), "COLUMNS": "120"}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("SLIPCOVER_", "PYTEST_"))}
+    environment = {**ours, "PYTHONPATH": str(folder / "site"), "COLUMNS": "120"}
     return subprocess.run(
         [sys.executable, *words], capture_output=True, text=True, cwd=folder, env=environment, timeout=300, check=False
     )

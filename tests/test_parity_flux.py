@@ -162,9 +162,18 @@ def test_what_a_folder_is(models: dict[str, Any]) -> None:
         "dev": (28, 3.5, False), "schnell": (4, 1.0, True), "fill": (50, 30.0, False), "kontext": (28, 3.5, False),
         "control": (28, 3.5, False),
     }  # fmt: skip
-    assert infos["kontext"].takes == {"prompt", "image prompt", "guidance", "references"}
-    assert infos["fill"].takes == {"prompt", "image prompt", "guidance", "known", "mask", "fine mask"}
-    assert infos["control"].takes == {"prompt", "image prompt", "guidance", "hint"}
+    assert infos["kontext"].takes == {"prompt", "step cache", "image prompt", "guidance", "references", "control"}
+    assert infos["fill"].takes == {
+        "prompt",
+        "step cache",
+        "image prompt",
+        "guidance",
+        "known",
+        "mask",
+        "fine mask",
+        "control",
+    }
+    assert infos["control"].takes == {"prompt", "step cache", "image prompt", "guidance", "hint"}
     assert {info.multiple for info in infos.values()} == {16}
 
 
@@ -185,3 +194,32 @@ def test_a_mask_folds_as_diffusers_folds_it() -> None:
     latents = mask[:, 0].view(1, 4, 8, 6, 8).permute(0, 2, 4, 1, 3).reshape(1, 64, 4, 6)
     expected = diffusers.FluxFillPipeline._pack_latents(latents, 1, 64, 4, 6)
     assert packed(F.pixel_unshuffle(mask, 8)).equal(expected)
+
+
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_control_redraws_a_picture(models: dict[str, Any], tmp_path: Any, strength: float) -> None:
+    """The hint is drawn first, then the picture, then the noise."""
+    image, hint, model = tiny.picture(), tiny.picture(seed=9), models["control"]
+    hint.save(tmp_path / "hint.png")
+    given = {"image": image, "control_image": hint, "strength": strength, "guidance_scale": 3.5}
+    expected = theirs("control", diffusers.FluxControlImg2ImgPipeline, 5, **given)
+    redraw = SDEdit(strength=strength)
+    found = ours(model, [ControlNet(control=str(tmp_path / "hint.png")), redraw], known=tiny.tensor(image), steps=5)
+    assert tiny.distance(found, expected) <= BOUND
+    assert tiny.distance(ours(model, [redraw], known=tiny.tensor(image), steps=5), expected) > SEEN, "no hint"
+
+
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_control_inpaints(models: dict[str, Any], tmp_path: Any, strength: float) -> None:
+    """The pipeline first draws a masked picture, and never looks at it: here by a generator of its own."""
+    image, hole, hint = tiny.picture(), tiny.mask(HOLE), tiny.picture(seed=9)
+    hint.save(tmp_path / "hint.png")
+    made = pipe("control", diffusers.FluxControlInpaintPipeline)
+    own = made.prepare_mask_latents
+    made.prepare_mask_latents = lambda *given: own(*given[:-1], torch.Generator().manual_seed(0))
+    given = {"image": image, "mask_image": hole, "control_image": hint, "strength": strength, "guidance_scale": 3.5}
+    expected = tiny.states(made, prompt=PROMPT, height=64, width=64, num_inference_steps=5, **given)
+    plugins = [ControlNet(control=str(tmp_path / "hint.png")), Inpaint(), SDEdit(strength=strength)]
+    known = {"known": tiny.tensor(image), "mask": tiny.tensor(hole), "steps": 5}
+    assert tiny.distance(ours(models["control"], plugins, **known), expected) <= BOUND
+    assert tiny.distance(ours(models["control"], plugins[1:], **known), expected) > SEEN, "no hint"

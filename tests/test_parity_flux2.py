@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import diffusers
@@ -35,10 +36,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         path = tmp_path_factory.mktemp("models") / name
         diffusers.Flux2KleinPipeline(**parts(), is_distilled=distilled).save_pretrained(path)
         made[name] = tiny.plain(load(describe(str(path)), torch.device("cpu"), torch.float32))
+    path = tmp_path_factory.mktemp("models") / "kv"
+    kv().save_pretrained(path)
+    made["kv"] = tiny.plain(load(describe(str(path)), torch.device("cpu"), torch.float32))
     path = tmp_path_factory.mktemp("models") / "dev"
     diffusers.Flux2Pipeline(**dev()).save_pretrained(path)
     made["dev"] = tiny.plain(load(describe(str(path)), torch.device("cpu"), torch.float32))
     return made
+
+
+def kv() -> Any:
+    """With a transformer of its own: the pipeline exchanges what its attention does."""
+    return diffusers.Flux2KleinKVPipeline(**{**parts(), "transformer": deepcopy(tiny.flux2_transformer())})
 
 
 def dev() -> dict[str, Any]:
@@ -94,6 +103,21 @@ def test_dev_is_told_its_guidance_and_looks_too(models: dict[str, Any]) -> None:
     info = models["dev"].info
     assert (info.steps, info.guidance, info.distilled) == (50, 4.0, False)
     assert info.takes == {"prompt", "references", "guidance"}
+
+
+def test_kv_keeps_what_its_references_say(models: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipeline computes it once; they see neither the noise nor the text, so it is the same at every step."""
+    one, two, model = tiny.picture(), tiny.picture(96, 64, seed=9), models["kv"]
+    how = {"prompt": PROMPT, "height": 64, "width": 64, "num_inference_steps": 4}
+    theirs = tiny.states(kv(), image=[one, two], **how)
+    looks = [tiny.Look(pictures=(one, two))]
+    assert tiny.distance(ours(model, looks), theirs) <= BOUND
+    assert tiny.distance(ours(models["klein"], looks), theirs) > SEEN, "references that see all"
+    with monkeypatch.context() as m:
+        m.setattr(flux2, "TIME", 1)
+        assert tiny.distance(ours(model, looks), theirs) > SEEN, "another time"
+    assert tiny.distance(ours(model), tiny.states(kv(), **how)) <= BOUND, "without references it is klein"
+    assert (model.info.steps, model.info.guidance, model.info.distilled) == (4, 1.0, True)
 
 
 @pytest.mark.parametrize(("strength", "references"), [(0.8, False), (1.0, True)])

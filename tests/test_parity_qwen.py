@@ -183,5 +183,5 @@ def test_what_a_folder_is(models: dict[str, Any]) -> None:
     assert {name: (info.steps, info.guidance, info.references) for name, info in infos.items()} == {
         "text": (50, 4.0, 0), "edit": (50, 4.0, 1), "plus": (40, 4.0, 3), "2511": (40, 4.0, 3),
     }  # fmt: skip
-    assert infos["text"].takes == {"prompt"}
-    assert infos["plus"].takes == {"prompt", "references"}
+    assert infos["text"].takes == {"prompt", "step cache", "control"}
+    assert infos["plus"].takes == {"prompt", "step cache", "references", "control"}

@@ -76,7 +76,7 @@ def test_a_picture_redrawn_and_inpainted(model: Any) -> None:
 
 def test_the_schedulers_shift_tells_turbo_from_the_base_model(folder: str, tmp_path: Any) -> None:
     info = describe(folder)
-    assert (info.steps, info.guidance, info.multiple, info.takes) == (9, 1.0, 16, {"prompt"})
+    assert (info.steps, info.guidance, info.multiple, info.takes) == (9, 1.0, 16, {"prompt", "control"})
     pipe(shift=6.0).save_pretrained(tmp_path)
     base = describe(str(tmp_path))
     assert (base.steps, base.guidance) == (50, 5.0)

@@ -40,6 +40,7 @@ PRIVATE: dict[str, Callable[[str], bool]] = {
     "_linear_pointwise": _is_an_operator,
     "_is_avx512_bf16_supported": lambda name: hasattr(torch.cpu, name),
     "_IMAGENET_CATEGORIES": lambda name: _is_in("torchvision.models._meta", name),
+    "_body": lambda name: _is_in("aiohttp.client_reqrep", name),
     "_LPIPS": lambda name: _is_in("torchmetrics.functional.image.lpips", name),
     "_hf_hook": lambda name: _is_in("accelerate.hooks", name),
     "_diffusers_hook": lambda name: (

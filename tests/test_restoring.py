@@ -201,6 +201,32 @@ def test_a_weak_observation_with_noise_does_not_run_away(method):
     assert abs(float(x.std()) - 0.5) < 0.04
 
 
+def test_ddrm_weighs_a_weak_observation_in_many_steps():
+    """s = 0.02, sigma_y = 0.1, y = 2 sigma_y: the paper's eta gives 0.9, 1.4 and 2.7 in 30, 100 and 1,000 steps."""
+    s, sigma = 0.02, 0.1
+    A, y = Grey((3, 1, 1), (s, 0.0, 0.0)), torch.full((1, 1, 1, 1), 2 * sigma)
+    prior, wanted = (
+        Gaussian(torch.zeros(3, 1, 1), 0.25 * torch.eye(3)),
+        0.25 * s / (s * s * 0.25 + sigma**2) * 2 * sigma,
+    )
+    for steps in (21, 100):
+        plugin = Inverse(method="ddrm", degradation=A, y=y, sigma=sigma)
+        x = sample(prior, plugin, shape=(3000, 3, 1, 1), steps=steps)[:, 0]
+        assert abs(float(x.mean()) - wanted) < 5.0 * 0.5 / math.sqrt(3000), steps
+        assert float(x.std()) == pytest.approx(0.5 / math.sqrt(2.0), abs=0.05)  # half of the posterior's variance
+
+
+@pytest.mark.parametrize("steps", [8, 20])
+def test_up_to_its_papers_steps_ddrm_is_its_papers(steps):
+    A = OPERATORS["any kernel"]
+    y, run = observation(A, CORRELATED, 0.1), {"shape": (4, *SIZE), "steps": steps, "seed": 1}
+    plugin = Inverse(method="ddrm", degradation=A, y=y, sigma=0.1)
+    ours, papers = (
+        sample(Gaussian(mean(), CORRELATED), plugin.model_copy(update=given), **run) for given in ({}, {"eta": 0.85})
+    )
+    assert torch.equal(ours, papers)
+
+
 @pytest.mark.parametrize(
     ("method", "sigma", "steps", "said"),
     [

@@ -96,15 +96,35 @@ def test_what_is_biased_by_design_is_so(table):
     """docs/truth.md and docs/restoration.md say it; a mend shall be seen here."""
     *_, mean, variance = truth.problem("isotropic", TABLES[table], 0.2)
 
-    def solved(method: str, steps: int) -> truth.Moments:
-        return truth.solved(method, "isotropic", TABLES[table], 0.2, steps, "ddpm")
+    def solved(method: str, steps: int, eta: float | None = None) -> truth.Moments:
+        return truth.solved(method, "isotropic", TABLES[table], 0.2, steps, "ddpm", eta)
 
     unseen = ~truth.SEEN.flatten()
-    kept = float((solved("ddrm", 160).variance / variance)[unseen].mean())
+    kept = float((solved("ddrm", 160, 0.85).variance / variance)[unseen].mean())
     assert kept == pytest.approx((1.0 + math.sqrt(1.0 - 0.85**2)) / 2.0, abs=0.12)
     assert solved("ddnm", 160).errors(mean, variance)[1] > 0.1
     many, few = (solved("wiener", steps).errors(mean, variance)[1] for steps in (160, 40))
     assert many < few / 2.0  # of first order: a quarter in the limit, where two halvings are left
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_ddrm_gains_by_more_steps(table):
+    """Without an eta: where nothing is observed, (1 + c) / 2 of the variance, c = sqrt(1 - eta^2), eta^2 = 0.85^2
+    sqrt(100 / steps); where y is, its mean, and half of the posterior's variance (`Ddrm`). What a finite number of
+    steps takes off that is less than twice what it takes off by ddpm."""
+    *_, mean, variance = truth.problem("isotropic", TABLES[table], 0.2)
+    seen, errors = truth.SEEN.flatten(), []
+    for steps in (100, 300, 1000):
+        got = truth.solved("ddrm", "isotropic", TABLES[table], 0.2, steps, "ddpm")
+        c, lost = math.sqrt(1.0 - 0.85**2 * math.sqrt(100 / steps)), 2.0 * truth.covariance_bound("ddpm", steps)
+        kept = got.variance / variance
+        assert (kept[~seen] > (1.0 + c) / 2.0 - lost).all(), steps
+        assert (kept[~seen] < (1.0 + c) / 2.0 + 0.01).all(), steps
+        assert ((kept[seen] - 0.5).abs() < lost).all(), steps
+        assert got.errors(mean, variance)[0] < truth.mean_bound("ddpm", TABLES[table], steps, mean, variance) + lost
+        errors.append(got.errors(mean, variance))
+    assert errors[0][1] > errors[1][1] > errors[2][1]
+    assert (got.variance / variance)[~seen].min() > 0.9  # at 1,000
 
 
 @pytest.mark.parametrize("sampler", truth.samplers())

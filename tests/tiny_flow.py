@@ -181,6 +181,51 @@ def flux_transformer(channels: int = 64, told: bool = True) -> Any:
 
 
 @cache
+def flux_controlnet(kinds: int | None = None, xlabs: bool = False) -> Any:
+    """`kinds`: a union of so many; `xlabs`: with layers of its own for the hint, and no single blocks."""
+    from diffusers import FluxControlNetModel
+
+    return awake(
+        FluxControlNetModel(
+            patch_size=2 if xlabs else 1, in_channels=64, num_layers=2 if xlabs else 1,
+            num_single_layers=0 if xlabs else 1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=24,
+            pooled_projection_dim=32, guidance_embeds=True, axes_dims_rope=(4, 4, 8), num_mode=kinds,
+            conditioning_embedding_channels=16 if xlabs else None,
+        ),
+        seed=6,
+    )  # fmt: skip
+
+
+@cache
+def qwen_controlnet(more: int = 0) -> Any:
+    """`more`: further channels, 4 for the mask of one for inpainting."""
+    from diffusers import QwenImageControlNetModel
+
+    return awake(
+        QwenImageControlNetModel(
+            patch_size=2, in_channels=64, out_channels=16, num_layers=1, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=24, axes_dims_rope=(4, 4, 8), extra_condition_channels=more,
+        ),
+        seed=6,
+    )  # fmt: skip
+
+
+@cache
+def zimage_controlnet(channels: int = 16, refiner: str | None = None) -> Any:
+    """`channels`: 33 for one for inpainting, whose `refiner` is "control_noise_refiner" or "control_layers"."""
+    from diffusers import ZImageControlNetModel
+
+    return awake(
+        ZImageControlNetModel(
+            control_layers_places=[0, 1] if refiner else [0], control_refiner_layers_places=[0] if refiner else None,
+            control_in_dim=channels, add_control_noise_refiner=refiner, dim=32, n_refiner_layers=1, n_heads=2,
+            n_kv_heads=2,
+        ),
+        seed=6,
+    )  # fmt: skip
+
+
+@cache
 def zimage_transformer() -> Any:
     """`awake` also sets the pad tokens, which diffusers leaves uninitialised."""
     from diffusers import ZImageTransformer2DModel

@@ -15,6 +15,7 @@ from typing import Any, overload
 
 from editkit.batch.folder import Item, Masks
 from editkit.batch.journal import Done
+from editkit.errors import UsageError
 from editkit.pictures.files.formats import PICTURES, PNG, WRITABLE
 from editkit.pictures.shapes import is_words
 
@@ -131,14 +132,24 @@ class Catalog:
 
     def _settle_names(self, ending: str | None) -> None:
         """The results' names, as in a folder: the stem with the ending; the whole name where two pictures would get the
-        same, and a number where that is taken as well.
+        same, and a number where that is taken as well. What a row says is its result's name and no other.
+
+        Raises:
+            UsageError: two rows say the same.
         """
         alone = "key in (select key from picture group by key having count(*) = 1)"
-        rest = self._ask(f"select place, name, output from picture where not {alone} order by name")
+        order = "output is null, iif(output is null, name, ''), place"
+        rest = self._ask(f"select place, name, output from picture where not {alone} order by {order}")
         self._many("update picture set key = null where place = ?", [(place,) for place, *_ in rest])
         for place, name, said in rest:
             suffix, number = PurePosixPath(_short(name, ending)).suffix, 1
             output = said or name + suffix
+            other = self._ask("select name from picture where key = ?", _key(said)) if said else []
+            if other:  # rows that say a name come first: it is another row's
+                raise UsageError(
+                    f"{other[0][0]} and {name}: both rows have the output {said} (capitals and the form of accents do "
+                    f"not count); give each its own"
+                )
             while self._ask("select 1 from picture where key = ?", _key(output)):
                 number += 1
                 output = f"{name}-{number}{suffix}"

@@ -35,7 +35,7 @@ from editkit.batch.stores import is_address, local, store
 from editkit.batch.work import Work, new_models
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.samplers import make_sampler
-from editkit.editing.settle import arrange, model_name, suited
+from editkit.editing.settle import arrange, described, suited
 from editkit.errors import RecipeError, UsageError
 from editkit.pictures.files.formats import PICTURES
 from editkit.pictures.shapes import is_there
@@ -162,11 +162,9 @@ def _both(watch: Callable[[Result], None] | None, also: Callable[[Result], None]
 
 def _settle(chain: Chain) -> None:
     """Find once what would be wrong with every picture: plugins in conflict, no such model or sampler."""
-    from editkit.models import describe
-
     write_nothing_beside(chain, "a batch")
     for stage in chain.inherited().stages:
-        info = describe(model_name(stage), offline=stage.options.offline)
+        info = described(stage)
         plugins = arrange(stage, info, has_picture=True)
         make_sampler(suited(plugins, info, stage.options).sampler or info.sampler)
 

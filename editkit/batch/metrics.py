@@ -8,6 +8,7 @@ FID's authors, by torch-fidelity.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,13 +192,17 @@ def _state(path: str, metric: str) -> Mapping[str, Any]:
     """Tensors of a file, by name; no code of a pickle is run."""
     import torch
 
+    if Path(path).exists() and not Path(path).is_file():
+        raise ModelError(f"{metric}: {path}: is no regular file")
     try:
         if path.endswith(".safetensors"):
             from safetensors.torch import load_file
 
             state: Any = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickles, whose code is not run
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever a damaged file makes it raise
         raise ModelError(f"{metric}: {path}: cannot be read as weights ({type(error).__name__})") from error
     if not isinstance(state, Mapping):

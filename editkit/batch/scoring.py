@@ -14,6 +14,7 @@ from editkit.batch.folder import listing
 from editkit.batch.metrics import ALL, EACH, LEAST, METRICS, Files, Seen, between, each, inception, needs_reference
 from editkit.common.extras import explained
 from editkit.common.notify import Notify, silent
+from editkit.common.small import small_text
 from editkit.common.spec import nearest
 from editkit.errors import PictureError, UsageError
 from editkit.pictures.picture import Picture
@@ -165,6 +166,17 @@ def _listed(found: Mapping[str, Path], told: Mapping[str, object], results: Path
     return {name: found[name] for name in told}
 
 
+def pictures_of(place: Path | None) -> list[Path]:
+    """The files that are judged or compared with; none where there are none."""
+    return (
+        []
+        if place is None or not place.exists()
+        else _all(place)
+        if place.is_file()
+        else [place / path for path in listing(place).pictures]
+    )
+
+
 def _all(place: Path) -> list[Path]:
     """The pictures of a folder, or the one that `place` is."""
     if place.is_file():
@@ -197,9 +209,11 @@ def read_prompts(path: str | Path) -> dict[str, tuple[str, str]]:
         UsageError: no such file, no UTF-8, no column `picture`, an empty or repeated name.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = small_text(path, pipe=True)
         table = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError:
+        raise UsageError(f"--prompts {path}: cannot be read as CSV: it is not UTF-8; save it as such") from None
+    except (OSError, csv.Error) as error:
         raise UsageError(f"--prompts {path}: cannot be read as CSV: {error}") from None
     heads = [head for head in (table[0] if table else {}) if head is not None]
     if "picture" not in heads or not {"prompt", "category"} & set(heads):

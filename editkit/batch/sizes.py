@@ -13,13 +13,12 @@ def most_at_once(chain: Chain) -> int:
     at the size its model was trained at. 1 for a model whose prior is the picture itself: there is nothing to share.
     """
     from editkit.common.device import pick_device
-    from editkit.editing.settle import model_name
-    from editkit.models import describe
+    from editkit.editing.settle import described
     from editkit.models.memory import DENOISER, available
 
     found = []
     for stage in chain.inherited().stages:
-        info = describe(model_name(stage), offline=stage.options.offline)
+        info = described(stage)
         if info.own_picture:
             return 1
         device = pick_device(stage.options.device)

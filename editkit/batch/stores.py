@@ -16,9 +16,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from editkit.batch.answers import Explained, Gone, Passing
+from editkit.batch.web import client
 from editkit.common.extras import explained
 from editkit.common.spec import did_you_mean
 from editkit.errors import ExtraError, PictureError, UsageError
@@ -129,6 +131,8 @@ def store(address: str, *, offline: bool = False, results: bool = False) -> Stor
             f"{shown(address)}: has a name or a password before an @, which would be written into journals; give them "
             f"by the environment (for s3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile), see docs/scale.md"
         )
+    if re.search("::[a-z0-9+.-]+://", address, re.IGNORECASE):
+        raise UsageError(f"{shown(address)}: is an address within another; copy what is meant to a place of its own")
     if offline and kind not in ("", "file", "local", "memory"):
         raise UsageError(
             f"{shown(address)}: lies behind a network, and --offline opens no socket; leave one of them out"
@@ -136,6 +140,8 @@ def store(address: str, *, offline: bool = False, results: bool = False) -> Stor
     if results and (archive is not None or kind not in KEEPING):
         why = "is an archive, which a kill would leave damaged" if archive else f"cannot keep results ({kind}://)"
         raise UsageError(f"{shown(address)}: {why}; name a folder, or one of {' '.join(k + '://' for k in KEEPING)}")
+    if archive and kind in ("", "file", "local") and not Path(local(address)).is_file():  # a pipe would be waited for
+        raise UsageError(f"{address}: there is no such archive")
     _check_kind(kind, address)
     return Remote(address)
 
@@ -173,12 +179,17 @@ class Remote:
         import fsspec
 
         archive = archive_of(self.whole)
-        with self._explained(""):
-            if archive is None:
-                fs, root = fsspec.core.url_to_fs(self.whole, **_options(scheme(self.whole)))
-                return fs, str(root).rstrip("/")
+
+        def connect() -> tuple[Any, str]:
             outer, path = fsspec.core.url_to_fs(self.whole, **_options(scheme(self.whole)))
+            if archive is None:
+                return outer, str(path).rstrip("/")
             return fsspec.filesystem(archive, fo=outer.open(path, "rb"), skip_instance_cache=True), ""
+
+        try:
+            return self._tried("", connect)
+        except FileNotFoundError:
+            raise UsageError(f"{self.address}: there is nothing of that name; look at the address") from None
 
     @cached_property
     def _turn(self) -> threading.Lock | None:
@@ -194,19 +205,19 @@ class Remote:
             yield from self._pages(fs, root, under)
             return
         try:
-            with self._explained(under):
-                if archive_of(self.whole) is not None:
-                    found = fs.find(under, detail=True)
-                    yield from ((_plain_name(name), int(entry.get("size") or -1)) for name, entry in found.items())
-                    return
-                yield from self._below(fs, f"{root}/{under}".rstrip("/"), root)
+            if archive_of(self.whole) is not None:
+                found = self._tried(under, lambda: fs.find(under, detail=True))
+                yield from ((_plain_name(name), int(entry.get("size") or -1)) for name, entry in found.items())
+                return
+            yield from self._below(fs, f"{root}/{under}".rstrip("/"), root)
         except FileNotFoundError:
             if not under:
                 raise UsageError(f"{self.address}: there is nothing of that name; look at the address") from None
 
     def _below(self, fs: Any, at: str, root: str) -> Iterator[tuple[str, int]]:
         """What lies in a folder and those below it; links of an HTTP listing that lead elsewhere are not followed."""
-        entries = fs.ls(f"{at}/" if scheme(self.whole) in LISTED else at, detail=True)
+        folder = f"{at}/" if scheme(self.whole) in LISTED else at
+        entries = self._tried("", lambda: fs.ls(folder, detail=True))
         for entry in sorted(entries, key=lambda entry: str(entry["name"])):
             path = str(entry["name"]).rstrip("/")
             if not path.startswith(f"{at}/") or path == at:
@@ -342,8 +353,9 @@ def _plain_name(name: str) -> str:
 
 
 def _options(kind: str) -> dict[str, Any]:
-    """What keeps fsspec from remembering listings, which others change meanwhile."""
-    return {"use_listings_cache": False} if kind in ("s3", "s3a", "gs", "gcs", *LISTED) else {}
+    """What keeps fsspec from remembering listings, which others change meanwhile, and from reading without end."""
+    known = {"use_listings_cache": False} if kind in ("s3", "s3a", "gs", "gcs", *LISTED) else {}
+    return {**known, "get_client": client} if kind in LISTED else known
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ Nothing here imports torch until a picture is really edited.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,9 @@ from editkit.common.extras import missing
 from editkit.errors import EditkitError, UsageError
 
 INTERRUPTED = 130
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""A disk, a quota or a device that takes no more."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -41,30 +45,43 @@ def _set_offline() -> bool:
 
 def run(words: list[str]) -> int:
     """Run one command; its exit code: 0 done, 1 the edit failed, 2 wrong usage, 130 interrupted."""
-    from editkit.cli.console import say
+    from editkit.cli.console import bounded, say
 
     try:
         return _dispatch(words)
     except EditkitError as error:
-        say("error: " + " ".join(str(error).split()))
+        say("error: " + bounded(str(error)))
         return error.exit_code
     except KeyboardInterrupt:
         say("interrupted; nothing was written")
         return INTERRUPTED
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        if os.environ.get("EDITKIT_TRACEBACK") or not (error.errno in NO_ROOM or (error.errno and error.filename)):
+            return _unforeseen(error)
+        what = "cannot be written" if error.errno in NO_ROOM else "cannot be used"
+        say(f"error: {bounded(str(error.filename or 'standard output'))}: {what}: {error.strerror}")
+        return 1
     except Exception as error:
         told = missing(error) if isinstance(error, ImportError) else None
         if told is not None:
             say(f"error: {told}")
             return told.exit_code
-        if os.environ.get("EDITKIT_TRACEBACK"):
-            raise
-        say(
-            f"error: {type(error).__name__}: {' '.join(str(error).split())} "
-            "(this should not happen; EDITKIT_TRACEBACK=1 shows where)"
-        )
-        return 1
+        return _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> int:
+    """What nobody thought of: one line, or all of it for whoever asks."""
+    from editkit.cli.console import bounded, say
+
+    if os.environ.get("EDITKIT_TRACEBACK"):
+        raise error
+    say(
+        f"error: {type(error).__name__}: {bounded(str(error))} "
+        "(this should not happen; EDITKIT_TRACEBACK=1 shows where)"
+    )
+    return 1
 
 
 def _dispatch(words: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from functools import cache
 from typing import TYPE_CHECKING
@@ -9,6 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+
+LONGEST = 1200
+"""Characters of a message: some list every option there is, none quotes more of what was given."""
 
 
 @cache
@@ -34,6 +39,14 @@ def printable(text: str, *, newlines: bool = True) -> str:
     return "".join(c if c.isprintable() or (newlines and c == "\n") else "?" for c in text)
 
 
+def bounded(text: str) -> str:
+    """`text` as one line of at most `LONGEST` characters; of a longer one its beginning and its end, where it says what
+    to do.
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST * 2 // 3]} ... {line[5 - LONGEST // 3 :]}"
+
+
 def table(*heads: str) -> Table:
     """A table to be printed to `out()`; its rows come by `row`."""
     from rich.table import Table
@@ -56,5 +69,7 @@ def say(message: str) -> None:
 
 def write(line: str) -> None:
     """Lines on standard output, whatever the terminal's width."""
+    if sys.stdout is None:  # closed before editkit began
+        raise OSError(errno.EIO, "it is closed")
     sys.stdout.write(printable(line) + "\n")
     sys.stdout.flush()

@@ -81,7 +81,14 @@ def _installed() -> Iterator[tuple[str, Any]]:
 
 
 def _broken() -> list[str]:
-    """What came in through an entry point and cannot be used."""
+    """What came in through an entry point and cannot be used, and settings that cannot be read."""
+    from editkit.cli import settings
     from editkit.cli.listing import installed
+    from editkit.errors import EditkitError
 
-    return [row.broken for rows in installed().values() for row in rows if row.broken is not None]
+    broken = [row.broken for rows in installed().values() for row in rows if row.broken is not None]
+    try:
+        settings.read()
+    except EditkitError as error:
+        broken.append(f"settings: {error}")
+    return broken

@@ -84,7 +84,8 @@ def _needs(plan: StagePlan) -> Needs | None:
     """What its model needs of memory; None where that is not known beforehand, or nothing to speak of."""
     if not plan.diffuses:
         return None
-    return needs(plan.info.name, [part.at for part in plan.passes], bytes_of(plan.options.dtype))
+    passes = [part.at for part in plan.passes]
+    return needs(plan.info.name, passes, bytes_of(plan.options.dtype), plan.info.transformer)
 
 
 def _show_plan(plan: StagePlan, number: int, total: int) -> None:

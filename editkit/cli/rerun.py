@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from editkit.pictures.files.provenance import Provenance
 
 app = typer.Typer(add_completion=False)
 
@@ -30,15 +33,17 @@ def rerun(  # long: every parameter is an option with its help
 
     The picture it was made from must be at hand, and be the same by its hash; code that the recipe names is refused
     without --allow-code, since provenance can be forged. For the same reason nothing is fetched without --download, and
-    no file is read that does not lie beside the picture.
+    no file is read that does not lie beside the picture, but for a model's folder where you are, if it has the very
+    weights that made the picture.
     """
     from editkit.errors import EditkitError, UsageError
 
     if download and offline:
         raise UsageError("--download and --offline: give one of them")
+    here = Path.cwd()
     try:
         with _beside(picture, source, mask, output) as (picture, source, mask, output):
-            return _again(picture, source, mask, output, force=force, allow_code=allow_code, offline=not download)
+            return _again(picture, source, mask, output, here, force=force, allow_code=allow_code, offline=not download)
     except EditkitError as error:
         if download or offline or "--offline is on" not in str(error):
             raise
@@ -74,12 +79,47 @@ def _beside(
         yield picture, source, masks, output
 
 
+def _found_here(found: Provenance, folder: Path, here: Path) -> dict[str, str]:
+    """Name in provenance -> folder, of models that do not lie beside the picture but where the user is, with the very
+    weights that made it: a result says of a folder elsewhere only what it is called.
+    """
+    from editkit.errors import EditkitError
+    from editkit.models import describe
+    from editkit.models.files.fingerprint import fingerprint
+
+    places = {}
+    for used in found.models:
+        if used.hash is None or (folder / used.name).exists() or not (here / used.name).exists():
+            continue
+        place = str(here / used.name)
+        with suppress(EditkitError):  # then it is not found, which is said
+            if fingerprint(describe(place, offline=True)) == used.hash:
+                places[used.name] = place
+    return places
+
+
+def _with_models(told: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
+    """A recipe whose stages name their models as `places` says."""
+
+    def of_stage(stage: Any) -> Any:
+        if not isinstance(stage, Mapping) or not isinstance(options := stage.get("options"), Mapping):
+            return stage
+        model = options.get("model")
+        if not isinstance(model, str) or model not in places:
+            return stage
+        return {**stage, "options": {**options, "model": places[model]}}
+
+    stages = told.get("stages")
+    return {**told, **({"stages": [of_stage(stage) for stage in stages]} if isinstance(stages, list) else {})}
+
+
 # long: one check of the picture after the other, each with its own line
 def _again(
     picture: str,
     source: str | None,
     new_mask: list[str] | None,
     output: str | None,
+    here: Path,
     *,
     force: bool,
     allow_code: bool,
@@ -92,7 +132,7 @@ def _again(
     from editkit.common import trust
     from editkit.editing import recipe
     from editkit.editing.made import hashes
-    from editkit.editing.settle import plan_stage
+    from editkit.editing.settle import model_name, plan_stage
     from editkit.errors import PictureError
     from editkit.models import describe
     from editkit.models.files.fingerprint import fingerprint
@@ -115,10 +155,15 @@ def _again(
     edited = Picture.read(source)
     if found.picture_hash is not None and hash_pixels(edited) != found.picture_hash:
         raise PictureError(f"{source}: is not the picture that {picture} was made from; give that with --picture")
+    places = _found_here(found, folder, here)
+    told = _with_models(recipe.without_outputs(found.recipe), places)
+    chain = recipe.from_mapping(told, base=folder, allow_code=allow_code)
+    over = {model_name(stage): stage.options.transformer for stage in chain.inherited().stages}
     for used in found.models:
-        if used.hash is not None and fingerprint(describe(used.name, offline=True)) != used.hash:
+        name = places.get(used.name, used.name)
+        info = describe(name, offline=True, transformer=over.get(name)) if used.hash is not None else None
+        if info is not None and fingerprint(info) != used.hash:
             say(f"model {used.name} has other weights than those that made {picture}; the result may differ")
-    chain = recipe.from_mapping(recipe.without_outputs(found.recipe), base=folder, allow_code=allow_code)
     chain = chain.with_options(Options(allow_code=allow_code, offline=offline))
     chain = masked(chain, new_mask) if new_mask else chain
     plugins = [plugin for stage in chain.stages for plugin in plugins_of(stage)]

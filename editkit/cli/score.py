@@ -54,13 +54,15 @@ def score(  # long: every parameter is an option with its help
     Nothing is downloaded: a metric that needs weights says which file it wants. Needs the extra `score` of the package.
     """
     from editkit.batch.metrics import Files
+    from editkit.batch.scoring import pictures_of
     from editkit.batch.scoring import score as judged
     from editkit.cli.console import say, write
     from editkit.editing.watching.sheets import save
     from editkit.pictures.files.atomic import save_bytes
     from editkit.pictures.files.writing import check_apart, check_output, check_place
 
-    check_apart({"--output": output, "--sheet": sheet})
+    given = (prompts, lpips_weights, inception, *pictures_of(results), *pictures_of(reference))
+    check_apart({"--output": output, "--sheet": sheet}, [path for path in given if path is not None])
     if output is not None:
         check_place(output, force=force)
     if sheet is not None:
@@ -71,7 +73,7 @@ def score(  # long: every parameter is an option with its help
         files=Files(*paths), seed=seed, notify=say,
     )  # fmt: skip
     if output is not None:
-        save_bytes(output, _csv(scores).encode(), force=force)
+        save_bytes(output, _csv(scores).encode("utf-8", "backslashreplace"), force=force)
     if sheet is not None:
         save(_sheet(scores), sheet, force=force)
     if json_:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from editkit.common import places as folders
+from editkit.common.small import small_text
 from editkit.common.spec import did_you_mean
 from editkit.errors import ParameterError, UsageError
 from editkit.plugin.chain import Chain
@@ -32,6 +33,9 @@ from editkit.plugin.outputs import Extras
 
 OF_THE_RUN = tuple(name for name in Options.model_fields if name != "allow_code")
 ABOUT_RESULTS = ("provenance", "quality", "backup", "quiet")
+MAX_BYTES, LONGEST = 1 << 16, 2000
+"""Of the file, in bytes, and of a line of it, in characters."""
+
 KNOWN = (*OF_THE_RUN, *ABOUT_RESULTS)
 """What may be set. Code is allowed at the command only, and so is replacing a file without a copy."""
 
@@ -72,10 +76,12 @@ def read() -> Settings:
         UsageError: what is wrong with it, with its line and the nearest name.
     """
     text = _text()
+    if max(map(len, text.splitlines()), default=0) > LONGEST:  # dotted names of a line take the square of their length
+        raise UsageError(f"{place()}: has a line of more than {LONGEST} characters")
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{place()}: is not TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
+        raise UsageError(f"{place()}: is not TOML: {' '.join(str(error).split())[:200]}") from None
     _check(text, data, ("defaults", "models"))
     for name, table in data.items():
         if not isinstance(table, dict):
@@ -95,15 +101,17 @@ def read() -> Settings:
 
 def _text() -> str:
     try:
-        return place().read_text(encoding="utf-8")
+        return small_text(place(), MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except PermissionError as error:  # a user without a home of its own, who has another's HOME
         if not os.access(place().parent, os.X_OK):
             return ""
         raise UsageError(f"{place()}: cannot be read: {error.strerror}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{place()}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{place()}: is not UTF-8 text; save it as such") from None
+    except OSError as error:
+        raise UsageError(f"{place()}: cannot be read: {error.strerror or error}") from None
 
 
 def _check(text: str, data: Mapping[str, Any], known: Iterable[str]) -> None:

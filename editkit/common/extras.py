@@ -17,6 +17,7 @@ EXTRAS: dict[str, str] = {
     "transformers": "diffusers",
     "accelerate": "diffusers",
     "peft": "diffusers",
+    "gguf": "gguf",
     "huggingface_hub": "diffusers",
     "open_clip": "clip",
     "kornia": "clip",

@@ -10,9 +10,11 @@ begins.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from logging import CRITICAL, getLogger
 from typing import TypeVar
 
 SILENCE = threading.RLock()
@@ -37,6 +39,19 @@ def drawing(seed: int | None = None) -> Iterator[None]:
             yield
         finally:
             torch.set_rng_state(before)
+
+
+@contextmanager
+def quiet(library: str) -> Iterator[None]:
+    """A library's logger and all warnings say nothing: what there is to say is in the error."""
+    logger = getLogger(library)
+    with SILENCE, warnings.catch_warnings(action="ignore"):
+        level = logger.level
+        logger.setLevel(CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 @contextmanager

@@ -102,13 +102,43 @@ _CHOOSES_CODE = re.compile(r"auto_map|.*implementation(_internal)?|quantization_
 """Keys by which transformers, diffusers and peft are told which code to take, some of it from the hub."""
 
 
+_PACKING = {
+    "bitsandbytes": {
+        "load_in_4bit", "load_in_8bit", "_load_in_4bit", "_load_in_8bit", "llm_int8_threshold",
+        "llm_int8_skip_modules", "llm_int8_enable_fp32_cpu_offload", "llm_int8_has_fp16_weight",
+        "bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_quant_storage",
+    },
+    "torchao": {"quant_type", "modules_to_not_convert"},
+}  # fmt: skip
+"""Libraries that may read a network's packed weights, and what may be said to each."""
+
+
+def _packs_plainly(config: Any) -> bool:
+    """Whether a `quantization_config` names one of those libraries, and says numbers and plain names alone: torchao
+    makes an object of the class that a name says, one of its own.
+    """
+    known = _PACKING.get(str(config.get("quant_method"))) if isinstance(config, Mapping) else None
+    if known is None or not config.keys() <= known | {"quant_method"}:
+        return False
+    left: list[Any] = [config]
+    while left:
+        match left.pop():
+            case Mapping() as inner:
+                left += [*inner, *inner.values()]
+            case list() as several:
+                left += several
+            case str() as word if not re.fullmatch(r"\w[\w.]*|", word) or word.startswith("__"):
+                return False
+    return True
+
+
 def network_configuration(name: str, file: str, config: Mapping[str, Any]) -> None:
     """Refuse a configuration of a network, a scheduler or an adapter that says more than sizes and numbers.
 
     Raises:
         ModelError: a key in it, however deep, chooses code.
     """
-    left: list[Any] = [config]
+    left: list[Any] = [{k: v for k, v in config.items() if k != "quantization_config" or not _packs_plainly(v)}]
     while left:
         value = left.pop()
         if isinstance(value, Mapping):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from editkit.diffusion.control import Control, Given, Residuals
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Encoded text: `embeds` (batch, tokens, width); `pooled` (batch, width) where the model takes it."""
+    """Encoded text: `embeds` (batch, tokens, width), or (batch, tokens, layers, width); `pooled` (batch, width) where
+    the model takes it; `mask` (batch, tokens), 1 where it is to heed a token, where it is told that.
+    """
 
     embeds: Tensor
     pooled: Tensor | None = None
+    mask: Tensor | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +105,25 @@ class Conditioning:
     def plus_control(self, control: Control) -> Conditioning:
         """With one more ControlNet: residuals add, so their order does not matter."""
         return replace(self, control=(*self.control, control))
+
+
+def with_own_words(conds: Sequence[Conditioning]) -> list[Conditioning]:
+    """Under what the ControlNets of each branch are asked: the branch's own text, and those that it has."""
+    return [replace(cond, control=_acting(cond, len(conds))) for cond in conds]
+
+
+def with_wanted_words(conds: Sequence[Conditioning]) -> list[Conditioning]:
+    """As `with_own_words`, but the unwanted branch's are asked with the text of the first wanted one, so that one call
+    serves both: what the makers' pipelines of FLUX.1 and Qwen-Image do.
+    """
+    wanted = next((cond for cond in conds if not cond.unwanted), conds[0])
+    asked = [wanted if cond.unwanted else cond for cond in conds]
+    return [replace(one, control=_acting(cond, len(conds))) for one, cond in zip(asked, conds, strict=True)]
+
+
+def _acting(cond: Conditioning, branches: int) -> tuple[Control, ...]:
+    """Its ControlNets, without those that act on wanted branches alone where it is another."""
+    return tuple(one for one in cond.control if not (one.wanted_only and branches > 1 and cond.unwanted))
 
 
 def residuals(conds: Sequence[Conditioning], given: Given) -> Residuals | None:

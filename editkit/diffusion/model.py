@@ -54,6 +54,7 @@ class ModelInfo:
         references: how many pictures it looks at, where it takes `references`.
         rounds_up: a strength between two levels starts from the upper one, as diffusers' pipelines for flow matching.
         passes: how it invents a box coarse to fine; None: as its window asks (`editkit.editing.passes`).
+        transformer: the file that has the denoiser's weights (`--transformer`); None: they lie with the rest.
     """
 
     name: str
@@ -71,6 +72,7 @@ class ModelInfo:
     references: int = 0
     rounds_up: bool = False
     passes: PlansPasses | None = None
+    transformer: str | None = None
 
 
 class Model(Protocol):
@@ -177,6 +179,34 @@ class FoldsGuidance(Protocol):
         prompt. At a `scale` of 1 it is `wanted`.
         """
         ...
+
+
+class KeepsSteps(Protocol):
+    """What saves calls of a network: how many there were, how many of them were saved, and whether it may do so now."""
+
+    calls: int
+    saved: int
+    active: bool
+
+
+@runtime_checkable
+class CachesSteps(Protocol):
+    """A model that takes `step cache`: where its network's first block says much the same as before, the rest of it may
+    be taken from before.
+    """
+
+    def cache_steps(self, threshold: float) -> KeepsSteps:
+        """Save calls from now on, until the end of the lease, where what the first block adds changed by at most
+        `threshold` of it. What was remembered is forgotten; calls are counted on.
+        """
+        ...
+
+
+@runtime_checkable
+class HoldsStates(Protocol):
+    """A model that says what a backward pass through it holds: numbers of its dtype for each value of x_t."""
+
+    held: int
 
 
 @runtime_checkable

@@ -239,7 +239,8 @@ def _cut(
     def text(value: Prompt | None) -> Prompt | None:
         if value is None:
             return None
-        return replace(value, embeds=torch.cat([value.embeds] * len(group)), pooled=repeated(value.pooled))
+        embeds = torch.cat([value.embeds] * len(group))
+        return replace(value, embeds=embeds, pooled=repeated(value.pooled), mask=repeated(value.mask))
 
     def beside(reference: Reference) -> Reference:
         """A picture of the state's own size is cut like it; another one is seen whole by every window."""

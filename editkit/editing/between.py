@@ -98,11 +98,19 @@ class _BlendHooks(Hooks[Blend]):
     def _mixed(self, first: Prompt, second: Prompt) -> Prompt:
         import torch
 
+        if first.embeds.shape != second.embeds.shape:
+            raise UsageError(
+                f"{self.run.model.info.name} reads texts token by token, and these are of different length; between "
+                "texts of equal length it can stand, or between two seeds"
+            )
         share = self.plugin.share
         pooled = None
         if first.pooled is not None and second.pooled is not None:
             pooled = torch.lerp(first.pooled, second.pooled, share)
-        return Prompt(torch.lerp(first.embeds, second.embeds, share), pooled)
+        mask = None
+        if first.mask is not None and second.mask is not None:
+            mask = torch.maximum(first.mask, second.mask)
+        return Prompt(torch.lerp(first.embeds, second.embeds, share), pooled, mask=mask)
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
         return replace(cond, prompt=self.prompt, negative=self.negative)

@@ -28,6 +28,7 @@ from editkit.editing.in_python import in_python
 from editkit.errors import ModelError, UsageError
 from editkit.models import describe
 from editkit.models.leasing import Models
+from editkit.models.memory import afford_backward
 from editkit.models.setup import Setup
 from editkit.pictures.picture import Picture
 from editkit.pictures.tensors import to_unit
@@ -93,7 +94,9 @@ def density(
         if not isinstance(model, str):
             with models.borrow(model) as lease:
                 return _said(lease.model, photo, chosen, probes, device, notify)
-        info = describe(DEFAULT_MODEL if model == "auto" else model, offline=chosen.offline)
+        info = describe(
+            DEFAULT_MODEL if model == "auto" else model, offline=chosen.offline, transformer=chosen.transformer
+        )
         if info.own_picture:
             raise ModelError(f"{info.name} learns from the picture itself, to which it is the likeliest; use pocket")
         dtype = pick_dtype("fp32", device)  # a trace of rounded numbers is none
@@ -103,6 +106,7 @@ def density(
 
 def _said(model: Model, photo: Picture, options: Options, probes: int, device: torch.device, notify: Notify) -> Density:
     image = _whole(to_unit(photo.visible).to(device), model.info.multiple, notify)
+    afford_backward(model, image.shape[-2], image.shape[-1], 4, device)
     latent = not space_of(model).is_pixels
     if not latent:
         draw = Streams((options.seed,)).stream("cube").normal(image.shape)

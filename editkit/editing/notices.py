@@ -14,6 +14,7 @@ from editkit.plugin.options import Options
 from editkit.plugin.protocol import Plugin
 
 if TYPE_CHECKING:
+    from editkit.diffusion.model import Pass
     from editkit.diffusion.plan import Plan
     from editkit.pictures.picture import Picture
 
@@ -54,6 +55,9 @@ class Planned(Protocol):
     """A pass: its trajectory, and whether it is another attempt at the one before."""
 
     @property
+    def at(self) -> Pass: ...
+
+    @property
     def plan(self) -> Plan: ...
 
     @property
@@ -74,6 +78,15 @@ def what_is_idle(plugins: Sequence[Plugin], passes: Sequence[Planned], options: 
             )
 
 
+def what_is_walked(passes: Sequence[Planned], plugins: Sequence[Plugin], info: ModelInfo, notify: Notify) -> None:
+    """Say at which size the model works where it cannot take the picture's, and that a strength leaves few levels, or
+    none.
+    """
+    _how_few(passes, info, notify)
+    _continued(passes, info, plugins, notify)
+    _not_walked(passes, plugins, info, notify)
+
+
 def _scattered(picture: Picture) -> bool:
     """Whether pixels are known, and no square that patches could be taken from."""
     from editkit.models.patches.info import PATCH
@@ -86,7 +99,7 @@ def _scattered(picture: Picture) -> bool:
     return not bool(cv2.erode(known, np.ones((PATCH, PATCH), np.uint8), borderValue=0).any())
 
 
-def how_few(passes: Sequence[Planned], info: ModelInfo, notify: Notify) -> None:
+def _how_few(passes: Sequence[Planned], info: ModelInfo, notify: Notify) -> None:
     """Say that a strength leaves a distilled model fewer levels than it was distilled to, and what gives it as many."""
     flows, steps = max(((len(part.plan.flow), part.plan.steps) for part in passes), default=(0, 0))
     if info.distilled and 0 < flows < min(info.steps, steps):
@@ -94,4 +107,28 @@ def how_few(passes: Sequence[Planned], info: ModelInfo, notify: Notify) -> None:
         notify(
             f"{flows} of {steps} noise levels are walked, and {info.name} was distilled to {info.steps}: coarse; "
             f"--steps {wanted} walks about as many"
+        )
+
+
+def _continued(passes: Sequence[Planned], info: ModelInfo, plugins: Sequence[Plugin], notify: Notify) -> None:
+    """Say to what size a picture is continued whose sides a transformer of large tokens cannot take. A plugin that
+    shows the model the picture says it itself.
+    """
+    if info.multiple < 16 or "prompt" not in info.takes or any("references" in plugin.needs for plugin in plugins):
+        return
+    sizes = [(part.at.width, part.at.height) for part in passes if part.plan.flow]
+    uneven = [size for size in sizes if any(side % info.multiple for side in size)]
+    if uneven:
+        width, height = max(uneven)
+        whole = "x".join(str(side + -side % info.multiple) for side in (width, height))
+        notify(f"{width}x{height} is continued to {whole}, multiples of {info.multiple}, and cut back to its own size")
+
+
+def _not_walked(passes: Sequence[Planned], plugins: Sequence[Plugin], info: ModelInfo, notify: Notify) -> None:
+    """Say that a strength leaves no noise level, so that the model is not called."""
+    if passes and any(p.diffuses for p in plugins) and not any(part.plan.flow for part in passes):
+        steps = max(part.plan.steps for part in passes)
+        notify(
+            f"no noise level of {steps} is left to walk, so {info.name} is not called and the picture stays as it is; "
+            "more --strength or more --steps leave some"
         )

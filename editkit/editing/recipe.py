@@ -27,6 +27,7 @@ from typing import Any
 
 import yaml
 
+from editkit.common.small import small_bytes
 from editkit.common.spec import did_you_mean
 from editkit.errors import EditkitError, ParameterError, RecipeError, short
 from editkit.plugin import registry
@@ -101,13 +102,11 @@ def read(path: str | Path, *, allow_code: bool = False) -> Chain:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = small_bytes(path, MAX_BYTES, pipe=True)
     except OSError as error:
         raise RecipeError(
             f"{path}: {error.strerror or error}; a recipe file is needed, as --save-recipe writes one"
         ) from None
-    if len(data) > MAX_BYTES:
-        raise RecipeError(f"{path}: is {len(data)} bytes; a recipe has at most {MAX_BYTES}")
     try:
         return from_yaml(data.decode("utf-8"), base=path.parent, allow_code=allow_code)
     except UnicodeDecodeError:

@@ -185,6 +185,21 @@ def model_name(stage: Stage) -> str:
     return next((wish for plugin in plugins_of(stage) if (wish := plugin.default_model()) is not None), "auto")
 
 
+def described(stage: Stage) -> ModelInfo:
+    """What is known of a stage's model without its weights. A file that was said for the model of an earlier stage is
+    not laid over another one.
+
+    Raises:
+        ModelError: it cannot be found, or is of a family that is not known.
+    """
+    from editkit.models import describe
+
+    options = stage.options
+    other = "transformer" in stage.inherited and "model" not in stage.inherited
+    over = None if other else options.transformer
+    return describe(model_name(stage), offline=options.offline, transformer=over)
+
+
 def _check_options(stage: Stage, info: ModelInfo) -> None:
     """Text for a model that takes none, and a shift for one whose levels have none, are refused, unless they were said
     for an earlier stage.
@@ -216,7 +231,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     name = model_name(stage)
     if info is None and name != options.model:
         notices.who_serves(name, describe("auto"), notify)
-    info = info or describe(name, offline=options.offline)
+    info = info or described(stage)
     _check_options(stage, info)
     plugins = arrange(stage, info, has_picture=True)
     source = picture
@@ -245,7 +260,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     tried = [(at, attempt) for at in found for attempt in range(_tries(at, picture, options))]
     planned = tuple(plan_pass(at, plugins, sampler, attempt, counting) for at, attempt in tried)
     notices.what_is_idle(plugins, planned, options, notify)
-    notices.how_few(planned, info, notify)
+    notices.what_is_walked(planned, plugins, info, notify)
     return StagePlan(info, options, options.sampler, plugins, picture, planned, source, tuple(examples))
 
 

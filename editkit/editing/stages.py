@@ -15,7 +15,7 @@ from editkit.common.device import pick_device, pick_dtype
 from editkit.common.notify import Notify
 from editkit.diffusion.capability import capability
 from editkit.diffusion.convention import CONVENTIONS
-from editkit.diffusion.model import Model, Notifies, TakesExamples
+from editkit.diffusion.model import Model, Notifies, Pass, TakesExamples
 from editkit.diffusion.plan import Plan
 from editkit.editing import canvas, cascade
 from editkit.editing.coherence import misfit
@@ -26,7 +26,7 @@ from editkit.engine.energies import Bound
 from editkit.engine.loop import Process, State
 from editkit.errors import ChainError, HookError
 from editkit.models.leasing import Lease
-from editkit.models.memory import Tiles, available, settle
+from editkit.models.memory import Tiles, afford_backward, available, settle
 from editkit.pictures.boxes import Box
 from editkit.pictures.filling import seamless
 from editkit.pictures.picture import Picture, as_png
@@ -101,12 +101,25 @@ def make_ready(model: Model, settled: StagePlan, notify: Notify) -> None:
         for part in settled.passes:
             examples = [canvas.beside(part.at, example.size) for example in settled.examples]
             learns.afford(part.at.height, part.at.width, examples)
+    device = pick_device(settled.options.device)
+    size, gpu = pick_dtype(settled.options.dtype, device).itemsize, device.type == "cuda"
+    for part in settled.passes:
+        if part.cost.deep:
+            afford_backward(model, *_computed(settled, part.at, model.info.window), size, device)
     if tiles is not None:
-        device = pick_device(settled.options.device)
         passes = [part.at for part in settled.passes]
-        size, gpu = pick_dtype(settled.options.dtype, device).itemsize, device.type == "cuda"
         if settle(passes, size, available(device), notify, tiles.tile_side, gpu):
             tiles.tile()
+
+
+def _computed(settled: StagePlan, at: Pass, window: int | None) -> tuple[int, int]:
+    """(height, width) of what the network is asked for in a pass: windows that touch the mask, where there is one."""
+    mask = settled.picture.mask
+    if mask is None or window is None or not mask.any():
+        return at.height, at.width
+    down, across = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    beside = 1 + 2 * window
+    return min(at.height, int(np.ptp(down)) + beside), min(at.width, int(np.ptp(across)) + beside)
 
 
 def run_stage(

@@ -12,7 +12,7 @@ from editkit.common.extras import explained
 from editkit.diffusion.conditioning import Conditioning
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.prediction import Prediction
-from editkit.errors import ModelError
+from editkit.errors import ModelError, UsageError
 from editkit.models.files.layout import understandable
 from editkit.models.setup import Setup, check, home, prepared
 
@@ -54,17 +54,26 @@ def embedded() -> tuple[ModelInfo, ...]:
     return tuple(found)
 
 
-def describe(name: str, *, offline: bool = False) -> ModelInfo:
-    """What is known of the model called `name` (see `Options.model`) without its weights.
+def describe(name: str, *, offline: bool = False, transformer: str | None = None) -> ModelInfo:
+    """What is known of the model called `name` (see `Options.model`) without its weights. `transformer`: a file with
+    the weights of its denoiser (see `Options.transformer`).
 
     Raises:
         ModelError: it cannot be found, or is of a family that is not known.
+        UsageError: a transformer for a model that has none, or a file that is not there.
     """
     from editkit.models.families import describe_folder, named
 
     with explained(), understandable(name):
         model = named(EMBEDDED_DEFAULT if name == "auto" else name)
-        return describe_folder(name, offline=offline) if model is None else model.info()
+        if model is None:
+            return describe_folder(name, offline=offline, transformer=transformer)
+        if transformer is not None:
+            raise UsageError(
+                f"--transformer {transformer[:200]} is one network; its text encoders, VAE, scheduler and "
+                "configuration are missing: give the folder or hub id that has them by --model"
+            )
+        return model.info()
 
 
 def folder_of(name: str) -> Path | None:

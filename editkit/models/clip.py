@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.common import hub, trust
 from editkit.common.places import expanded
+from editkit.common.small import small_bytes
 from editkit.common.spec import nearest
 from editkit.diffusion.schedule import Level, Levels
 from editkit.errors import ModelError
@@ -94,7 +95,7 @@ class Clip:
 def is_noisy(source: str) -> bool:
     """Whether the folder called `source` is noise-aware, by its configuration alone."""
     try:
-        return "log_snr" in json.loads((expanded(source) / CONFIG).read_text(encoding="utf-8"))
+        return "log_snr" in json.loads(small_bytes(expanded(source) / CONFIG))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 
@@ -140,7 +141,7 @@ def _from_folder(source: str, folder: Path, device: torch.device) -> Clip:
 
 def _json(source: str, file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(small_bytes(file))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"clip: {source}: {file.name} {mistaken(file) or f'cannot be read: {_first(error)}'}"

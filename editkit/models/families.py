@@ -16,8 +16,11 @@ from editkit.common.spec import did_you_mean
 from editkit.diffusion.capability import capability
 from editkit.diffusion.model import Model, ModelInfo, Notifies
 from editkit.errors import ModelError
+from editkit.models.files import overlay
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import complete, find
+from editkit.models.files.quantised import check as check_quantised
+from editkit.models.files.quantised import method
 from editkit.models.files.weights import Ahead
 from editkit.models.memory import DENOISER, available, weigh
 
@@ -101,18 +104,23 @@ def named(name: str) -> Named | None:
     return found if isinstance(found, Named) else None
 
 
-def describe_folder(name: str, *, offline: bool = False) -> ModelInfo:
+def describe_folder(name: str, *, offline: bool = False, transformer: str | None = None) -> ModelInfo:
     """What is known of a folder or hub id from its configuration alone; imports neither torch nor diffusers.
+    `transformer`: the file with its denoiser's weights, where these lie in one.
 
     Raises:
         ModelError: not found (says where it was looked for), incomplete, or of a family that is not known.
     """
+    over = None if transformer is None else overlay.given(transformer)
     try:
-        layout = find(name, offline=offline)
+        layout = find(name, offline=offline, over=over)
     except ModelError as error:
         hint = "" if "/" in name else did_you_mean(name, FAMILIES.names())
         raise ModelError(f"{error}{hint}") from error
-    return _family(layout).describe(layout)
+    if over is None:
+        return _family(layout).describe(layout)
+    overlay.check(layout, over)
+    return replace(_family(layout).describe(layout), transformer=transformer)
 
 
 def load_folder(
@@ -123,14 +131,17 @@ def load_folder(
     Raises:
         ModelError: weights missing, misshapen, or in a pickle.
     """
-    layout = find(name, offline=offline, weights=True)
+    over = None if info.transformer is None else overlay.given(info.transformer)
+    layout = find(name, offline=offline, weights=True, over=over)
+    parts = ["vae", *(overlay.DENOISERS if over is None else ())] if layout.file is None else []
     latent = layout.has("vae")
+    for part in (part for part in parts if layout.has(part)):
+        check_quantised(layout, part, device.type == "cuda")
     beside = (info.window or 0) ** 2 * DENOISER[dtype.itemsize] if latent else 0
     on_disk = _as_diffusers(layout) and weigh(layout, dtype.itemsize, available(device), beside, device.type == "cuda")
     if not latent:
         return _family(layout).load(layout, info, device, dtype)
-    parts = ["unet", "transformer", "vae"] if layout.file is None else []
-    ahead = Ahead(layout, {part: dtype for part in parts if layout.has(part)})
+    ahead = Ahead(layout, {part: dtype for part in parts if layout.has(part) and method(layout, part) is None})
     layout = replace(layout, texts_on_disk=on_disk, ahead=ahead)
     try:
         model = _family(layout).load(layout, info, device, dtype)

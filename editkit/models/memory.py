@@ -7,19 +7,22 @@ networks of Stable Diffusion 1.5 on a CPU (docs/diffusers.md): bytes a pixel, fo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from editkit.diffusion.capability import capability
+from editkit.diffusion.model import HoldsStates
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
-from editkit.models.files.weights import shapes, weight_files
+from editkit.models.files.overlay import DENOISERS, contents
+from editkit.models.files.quantised import method
+from editkit.models.files.weights import NUMBERS, Stored, stored, weight_files
 
 if TYPE_CHECKING:
     import torch
 
     from editkit.common.notify import Notify
-    from editkit.diffusion.model import Pass
+    from editkit.diffusion.model import Model, Pass
 
 DECODER = {2: 1_000, 4: 3_500}
 """Bytes a pixel while a VAE decodes, by the size of a number."""
@@ -27,7 +30,6 @@ DECODER = {2: 1_000, 4: 3_500}
 DENOISER = {2: 1_200, 4: 2_400}
 """Bytes a pixel while a latent UNet looks at both halves of guidance."""
 
-_DENOISERS = ("unet", "transformer")
 _READERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
@@ -57,7 +59,7 @@ def weigh(layout: Layout, itemsize: int, free: int, beside: int = 0, gpu: bool =
     Raises:
         ModelError: they do not; says what is needed, what there is, and what helps.
     """
-    network, readers, vae = (itemsize * count for count in numbers(layout))
+    network, readers, vae = sizes(layout, itemsize)
     needed = network + vae
     if needed + readers + (beside if readers else 0) <= free:
         return False
@@ -70,20 +72,23 @@ def weigh(layout: Layout, itemsize: int, free: int, beside: int = 0, gpu: bool =
     )
 
 
-def numbers(layout: Layout) -> tuple[int, int, int]:
-    """How many numbers the denoiser has, the text encoders, and the VAE, from the headers of their files; of a single
-    file all of them count as the denoiser's.
+def sizes(layout: Layout, itemsize: int) -> tuple[int, int, int]:
+    """Bytes of the denoiser, the text encoders, and the VAE, from the headers of their files, with numbers of
+    `itemsize` bytes; what is packed stays so. Of a single file all of them count as the denoiser's.
 
     Raises:
         ModelError: there are no weights, or they cannot be read.
     """
     if layout.file is not None:
-        return _count(layout.name, layout.file), 0, 0
+        return _bytes(stored(layout.name, layout.file), itemsize), 0, 0
 
     def of(parts: Sequence[str]) -> int:
-        return sum(_count(layout.name, weight_files(layout, part)[0]) for part in parts if layout.has(part))
+        return sum(_of(layout, part, itemsize) for part in parts if layout.has(part))
 
-    return (of(_DENOISERS), of(_READERS), of(("vae",))) if layout.index else (of(("",)), 0, 0)
+    if not layout.index:
+        return of(("",)), 0, 0
+    denoiser = of(DENOISERS) if layout.over is None else _bytes(contents(layout.name, layout.over), itemsize)
+    return denoiser, of(_READERS), of(("vae",))
 
 
 def _ways(itemsize: int, gpu: bool) -> str:
@@ -91,8 +96,13 @@ def _ways(itemsize: int, gpu: bool) -> str:
     return ("" if itemsize == 2 else "--dtype bf16, ") + ("--offload model, " if gpu else "")
 
 
-def _count(name: str, file: Path) -> int:
-    return sum(math.prod(shape) for _, shape in shapes(name, file))
+def _of(layout: Layout, part: str, itemsize: int) -> int:
+    tensors = stored(layout.name, weight_files(layout, part)[0])
+    return _bytes(tensors, itemsize) if method(layout, part) is None else sum(one.size for one in tensors)
+
+
+def _bytes(tensors: Iterable[Stored], itemsize: int) -> int:
+    return sum(itemsize * math.prod(one.shape) if one.kind in NUMBERS else one.size for one in tensors)
 
 
 def settle(passes: Sequence[Pass], itemsize: int, free: int, notify: Notify, side: int, gpu: bool = False) -> bool:
@@ -121,6 +131,23 @@ def settle(passes: Sequence[Pass], itemsize: int, free: int, notify: Notify, sid
         f"this needs about {_gb(max(network, tiles))} of memory beside the model, and {_gb(free)} are free; "
         f"what helps: {_ways(itemsize, gpu)}--canvas crop or auto, a smaller picture, closing other programs"
     )
+
+
+def afford_backward(model: Model, height: int, width: int, itemsize: int, device: torch.device) -> None:
+    """Refuse a backward pass through the network at this size where memory is too small; what a model holds is known of
+    those that say it.
+
+    Raises:
+        ModelError: with what is needed and what there is.
+    """
+    holds = capability(model, HoldsStates)
+    needed = 0 if holds is None else holds.held * itemsize * 3 * height * width
+    free = available(device)
+    if needed > free:
+        raise ModelError(
+            f"{model.info.name} on {width}x{height} pixels: to be differentiated it needs about {_gb(needed)} of "
+            f"memory, and {_gb(free)} are free; use a smaller picture, or a smaller mask with --canvas crop"
+        )
 
 
 def available(device: torch.device) -> int:

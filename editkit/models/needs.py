@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from editkit.errors import ModelError
 from editkit.models.families import named
 from editkit.models.files.loading import find
-from editkit.models.memory import DECODER, DENOISER, numbers
+from editkit.models.files.overlay import given
+from editkit.models.memory import DECODER, DENOISER, sizes
 
 if TYPE_CHECKING:
     from editkit.diffusion.model import Pass
@@ -60,17 +61,17 @@ class Needs:
         return next((way for way, needed in self.ways() if needed <= room), None)
 
 
-def needs(name: str, passes: Sequence[Pass], itemsize: int) -> Needs | None:
+def needs(name: str, passes: Sequence[Pass], itemsize: int, transformer: str | None = None) -> Needs | None:
     """What the model called `name` needs for `passes` in numbers of `itemsize` bytes; None: it comes with editkit,
-    works on pixels, or its weights are not on this machine. Opens no socket.
+    works on pixels, or its weights are not on this machine. Opens no socket. `transformer`: the file of its denoiser.
     """
     if named(name) is not None:
         return None
     try:
-        layout = find(name, offline=True)
+        layout = find(name, offline=True, over=None if transformer is None else given(transformer))
         if not layout.has("vae"):
             return None
-        network, readers, vae = (itemsize * count for count in numbers(layout))
+        network, readers, vae = sizes(layout, itemsize)
     except ModelError:
         return None
     seen = max((at.window**2 if at.window else at.height * at.width for at in passes), default=0)

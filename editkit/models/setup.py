@@ -8,22 +8,21 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from logging import CRITICAL, getLogger
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from editkit.common import trust
 from editkit.common.places import expanded
-from editkit.common.process import SILENCE
+from editkit.common.process import quiet
 from editkit.diffusion.capability import capability
 from editkit.diffusion.model import Model, ModelInfo, Notifies
 from editkit.errors import ModelError, UsageError, short
 from editkit.models.files.loading import nameable
+from editkit.models.files.quantised import quantised
 from editkit.models.files.weights import shapes
 
 if TYPE_CHECKING:
@@ -188,7 +187,7 @@ def _as_pipeline(model: Model, flag: str) -> FromPipeline:
         return found
     raise ModelError(
         f"{flag} is for models that diffusers has a pipeline of (Stable Diffusion 1.x/2.x, XL, 3, the x4 upscaler, "
-        f"FLUX.1, FLUX.2, Z-Image, Qwen-Image); "
+        f"FLUX.1, FLUX.2, Z-Image, Qwen-Image, Chroma, Krea 2, LongCat-Image); "
         f"{model.info.name} ({model.info.family}) is none"
     )
 
@@ -221,6 +220,11 @@ def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> list[str]
     from editkit.models.fast.packing import swap, unpack
 
     pipe = model.pipeline()
+    if not hasattr(pipe, "load_lora_weights"):
+        raise ModelError(
+            f"--lora: model {name} is of a family that diffusers adds no LoRA to ({type(pipe).__name__}); leave it "
+            "out, or choose another --model: FLUX.1, FLUX.2, Z-Image, Qwen-Image, Chroma, Krea 2, Stable Diffusion"
+        )
     networks: list[Any] = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     if any(network.device.type == "meta" for network in networks):
         raise ModelError(
@@ -229,7 +233,7 @@ def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> list[str]
         )
     packed = [layer for network in networks for layer in unpack(network)]  # peft puts layers of its own in their place
     try:
-        with torch.no_grad(), _silent("diffusers"):
+        with torch.no_grad(), quiet("diffusers"):
             weights = [_load_lora(pipe, f"lora{k}", name, word) for k, word in enumerate(words)]
             said = [line for k, word in enumerate(words) for line in _in_part(pipe, f"lora{k}", name, word)]
             pipe.set_adapters([f"lora{k}" for k in range(len(words))], weights)
@@ -243,13 +247,6 @@ def _add_lora(model: FromPipeline, name: str, words: Sequence[str]) -> list[str]
         for layer, kind in packed:
             swap(layer, kind)
     return said
-
-
-def quantised(network: Any) -> bool:
-    """Its weights are packed in few bits (GGUF, torchao, bitsandbytes): nothing can be added to them, so that a LoRA
-    stays beside them and is computed at every step.
-    """
-    return getattr(network, "hf_quantizer", None) is not None or bool(getattr(network, "is_quantized", False))
 
 
 def _in_part(pipe: Any, adapter: str, name: str, word: str) -> Iterator[str]:
@@ -287,6 +284,21 @@ NAME = re.compile(r"[\w.:/@ -]*")
 """Words that mean themselves as regular expressions too."""
 
 
+PAIRS = ("lora_down", "lora_up", "lora_A", "lora_B", "lora.down")
+"""What the tensors of a plain LoRA have in their names."""
+
+
+def is_lora(name: str) -> bool:
+    """Whether `name` is a file whose tensors are a LoRA's, by its header alone."""
+    file = expanded(name)
+    if not nameable(str(file)) or not file.is_file() or file.suffix.lower() != ".safetensors":
+        return False
+    try:
+        return any(mark in key for key, _ in shapes(name, file) for mark in PAIRS)
+    except ModelError:
+        return False
+
+
 def _check_kind(file: Path) -> None:
     """Refuse what is no LoRA, by its name.
 
@@ -297,7 +309,7 @@ def _check_kind(file: Path) -> None:
         keys = [key for key, _ in shapes("", file)]
     except ModelError as error:
         raise ModelError(f"--lora {str(error).removeprefix('model : ')}") from error
-    pairs = any(mark in key for key in keys for mark in ("lora_down", "lora_up", "lora_A", "lora_B", "lora.down"))
+    pairs = any(mark in key for key in keys for mark in PAIRS)
     for mark, what in OTHER_KINDS.items():
         found = [key for key in keys if mark in key]
         if found and (mark == "lora_mid" or not pairs):
@@ -370,16 +382,3 @@ def _load_lora(pipe: Any, adapter: str, name: str, word: str) -> float:
     if not any(adapter in names for names in pipe.get_list_adapters().values()):
         raise ModelError(f"--lora {file.name} does not fit model {name}: it has no weights for any of its networks")
     return weight
-
-
-@contextmanager
-def _silent(name: str) -> Iterator[None]:
-    """A library's logger and warnings say nothing: what there is to say is in the error."""
-    logger = getLogger(name)
-    with SILENCE, warnings.catch_warnings(action="ignore"):
-        level = logger.level
-        logger.setLevel(CRITICAL)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)

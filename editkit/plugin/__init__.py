@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from editkit.diffusion.control import Given as Given
     from editkit.diffusion.control import Residuals as Residuals
     from editkit.diffusion.convention import Convention as Convention
+    from editkit.diffusion.model import CachesSteps as CachesSteps
     from editkit.diffusion.model import Example as Example
     from editkit.diffusion.model import FoldsGuidance as FoldsGuidance
+    from editkit.diffusion.model import KeepsSteps as KeepsSteps
     from editkit.diffusion.model import Model as Model
     from editkit.diffusion.model import ModelInfo as ModelInfo
     from editkit.diffusion.model import Pass as Pass
@@ -128,7 +130,8 @@ _HOMES = {
     "PluginError": "errors", "Prediction": "diffusion.prediction", "PredictionType": "diffusion.prediction",
     "Prompt": "diffusion.conditioning", "Raster": "pictures.raster", "ReadsText": "diffusion.model",
     "ReadsWeights": "diffusion.model", "Reference": "diffusion.conditioning",
-    "SeesPictures": "diffusion.model", "TakesReferences": "diffusion.model", "FoldsGuidance": "diffusion.model",
+    "SeesPictures": "diffusion.model", "TakesReferences": "diffusion.model", "CachesSteps": "diffusion.model",
+    "KeepsSteps": "diffusion.model", "FoldsGuidance": "diffusion.model",
     "Residuals": "diffusion.control", "Run": "plugin.step",
     "Sampler": "diffusion.samplers", "Schedule": "diffusion.schedule", "Section": "plugin.sections",
     "Slot": "plugin.protocol", "Spacing": "diffusion.schedule", "Stage": "plugin.chain", "Step": "plugin.step",

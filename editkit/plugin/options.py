@@ -21,6 +21,9 @@ class Options(Checked):
         "auto",
         description="An embedded one, a folder, .safetensors or hub id (OWNER/NAME@REVISION:VARIANT); auto: embedded.",
     )
+    transformer: str | None = Field(
+        None, description="A file (.safetensors, .gguf) with the weights of --model's transformer or UNet alone."
+    )
     lora: tuple[Annotated[str, Metavar("FILE[:WEIGHT]")], ...] = Field(
         (), description="A LoRA (.safetensors) for the model, with its weight; several: give it again."
     )
@@ -92,6 +95,7 @@ class Options(Checked):
 class RunOptions(TypedDict, total=False):
     """The same as keywords of `edit` and `stream`, for editors that complete them; `model` is one of its own there."""
 
+    transformer: str | None
     lora: Sequence[str]
     refiner: str | None
     prompt: str | None

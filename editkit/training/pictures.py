@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Generator, Tensor
 
+from editkit.common.small import small_bytes, small_text
 from editkit.errors import EditkitError
 from editkit.pictures.files.formats import PHOTOGRAPHS
 from editkit.pictures.picture import Picture
@@ -77,9 +78,10 @@ def _read_list(path: Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise EditkitError(f"{path}: the list of held-back pictures cannot be read ({error.strerror})") from error
+        lines = small_text(path, pipe=True).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8"
+        raise EditkitError(f"{path}: the list of held-back pictures cannot be read ({why})") from error
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
@@ -88,9 +90,9 @@ def _read_facts(folder: Path) -> dict[str, dict[str, str]]:
     if not path.exists():
         return {}
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(small_bytes(path))
         return {str(row["file"]): {key: str(value) for key, value in row.items() if key != "file"} for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise EditkitError(f"{path}: is not a list of objects with a 'file' ({error})") from error
 
 

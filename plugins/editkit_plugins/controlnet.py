@@ -4,8 +4,8 @@ Zhang et al. 2023, "Adding Conditional Control to Text-to-Image Diffusion Models
 UNet's encoder sees x_t and a hint c (edges, depth, a pose ...), and what it says is added to the UNet's own features
 through convolutions that were zero when training began: h_k <- h_k + scale z_k(x_t, t, c). Several add up, in any
 order. A model that was trained on hints itself (FLUX.1 Canny, Depth) is shown the hint instead, in the model's own
-space. The model evaluates them (`editkit.diffusion.control`), so every branch of guidance is steered with its own
-prompt.
+space; transformers bring ControlNets of their own (FLUX.1, Qwen-Image, Z-Image: `BringsControl`). The model evaluates
+them (`editkit.diffusion.control`), so every branch of guidance is steered, a UNet's with its own prompt.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from editkit.common.spec import name_of
-from editkit.diffusion.control import Folded, TakesControl, cut_like
+from editkit.diffusion.control import BringsControl, Control, Folded, Shown, TakesControl, cut_like
 from editkit.diffusion.space import space_of
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import find, load_network
@@ -57,6 +57,12 @@ COMPARED = ("block_out_channels", "layers_per_block", "cross_attention_dim", "ad
 EMBEDDED = "pocket-canny"
 """The ControlNet that comes with editkit: edges, for `--model pocket`."""
 
+KINDS = {"canny": 0, "tile": 1, "depth": 2, "blur": 3, "pose": 4, "gray": 5, "low-quality": 6}
+"""Of hints, by the numbers that FLUX.1's unions were trained with (InstantX, Shakker Labs)."""
+
+DETECTED = {"luma": "gray", "dwpose": "pose", "zoe": "depth", "leres": "depth"}
+"""What other detectors show."""
+
 FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 """The width of the text that they read."""
 
@@ -78,6 +84,17 @@ def _hint(value: Any) -> Any:
 
 HintSource = Annotated[Any, BeforeValidator(_hint), Metavar("HINT", words=hints.is_words)]
 """A detector (`canny`, `canny:low=50,high=150`), or a picture that is a hint already."""
+
+
+def _kind(value: Any) -> Any:
+    """A kind's name as it is; a number as a number."""
+    if value is None or isinstance(value, int):
+        return value
+    if str(value).isdigit():
+        return int(value)
+    if str(value) not in KINDS:
+        raise ValueError(f"is {value!r}; {', '.join(KINDS)} or a number is needed")
+    return str(value)
 
 
 def _is_name(value: str) -> bool:
@@ -103,6 +120,7 @@ class ControlNet(Plugin):
     )
     offers: ClassVar[frozenset[str]] = frozenset({"control"})
     needs: ClassVar[frozenset[str]] = frozenset({"control", "hint"})
+    able: ClassVar[str] = "Stable Diffusion 1.x, 2.x and XL, FLUX.1, Qwen-Image, Z-Image and pocket do"
     neutral: ClassVar[Mapping[str, Any] | None] = {"scale": 0.0}
     example: ClassVar[Mapping[str, Any]] = {"control": "canny", "controlnet": "./controlnet"}
 
@@ -112,6 +130,11 @@ class ControlNet(Plugin):
     )
     scale: float = Field(1.0, ge=0.0, description="Strength; 0 changes nothing.")
     guess: bool = Field(False, description="Guess mode: the hint without the prompt's help; deep features count more.")
+    mode: Annotated[str | int | None, BeforeValidator(_kind), Metavar("KIND")] = Field(
+        None,
+        description="What the hint is, for a union of FLUX.1: canny, tile, depth, blur, pose, gray, low-quality or a "
+        "number; default: by the detector.",
+    )
 
     def default_model(self) -> str | None:
         """The embedded network is the only one that the embedded ControlNet fits."""
@@ -133,7 +156,7 @@ class ControlNet(Plugin):
 class _ControlNetHooks(Hooks[ControlNet]):
     def __init__(self, plugin: ControlNet, run: Run) -> None:
         super().__init__(plugin, run)
-        self.control: _Control | None = None
+        self.control: Control | None = None
         self.shown: Reference | None = None
         if plugin.scale > 0.0 and "hint" in run.model.info.takes:
             self.shown = _shown(plugin, run)
@@ -154,6 +177,7 @@ def _shown(plugin: ControlNet, run: Run) -> Reference:
     then changes nothing is said.
     """
     idle = {"--controlnet": plugin.controlnet != EMBEDDED, "--scale": plugin.scale != 1.0, "--guess": plugin.guess}
+    idle["--mode"] = plugin.mode is not None
     words = [word for word, given in idle.items() if given]
     if words:
         run.notify(
@@ -195,30 +219,79 @@ class _Control:
         return replace(self, hint=cut_like(self.hint, spots, size))
 
 
-def _bound(plugin: ControlNet, run: Run) -> _Control:
+def _bound(plugin: ControlNet, run: Run) -> Control:
     """The network, checked against the model before its weights are read, and the hint as it sees it.
 
     Raises:
         ModelError: not found, in a pickle, or of another family than the model.
+        UsageError: a union that is not told what the hint is.
     """
     from editkit.models.pocket.model import folder
     from editkit.plugin import capability
 
-    model, info = capability(run.model, TakesControl), run.model.info
-    if model is None:
-        raise ModelError(f"controlnet: {info.name} ({info.family}) has no UNet that could be steered")
     try:
         where = plugin.controlnet if plugin.controlnet != EMBEDDED else str(folder(EMBEDDED))
         layout = find(where, offline=run.options.offline)
         component = "controlnet" if layout.index and layout.has("controlnet") else ""
         config = layout.config(component)
+        own = capability(run.model, BringsControl)
+        if own is not None:
+            return _of_transformer(plugin, run, own, where, component, config)
+        model = capability(run.model, TakesControl)
+        if model is None:
+            raise ModelError(f"{run.model.info.name} ({run.model.info.family}) has no network that could be steered")
         _check(plugin.controlnet, config, model, run)
         layout = find(where, offline=run.options.offline, weights=True)
         network = run.lease.network(_loaded, layout, component, run.device, model.unet.dtype)
     except ModelError as error:
         raise ModelError(f"controlnet: {str(error).removeprefix('controlnet: ')}") from error
+    if plugin.mode is not None:
+        run.notify(f"--mode: without effect, {plugin.controlnet} takes hints of one kind")
     guess = plugin.guess or bool(config.get("global_pool_conditions"))
     return _Control(network, _placed(plugin, run), plugin.scale, guess)
+
+
+def _of_transformer(
+    plugin: ControlNet, run: Run, model: BringsControl, where: str, component: str, config: Mapping[str, Any]
+) -> Control:
+    """As `_bound`, of a model whose ControlNets are its own."""
+    try:
+        kind = model.controlnet(config)
+    except ModelError as error:
+        raise ModelError(f"{plugin.controlnet} {error}; choose a ControlNet that was made for this model") from error
+    number = _number_of_kind(plugin, config, run.notify)
+    layout = find(where, offline=run.options.offline, weights=True)
+    network = run.lease.network(load_network, layout, component, kind, model.transformer.dtype, run.device)
+    inputs = run.inputs
+    shown = Shown(2.0 * _placed(plugin, run) - 1.0, inputs.picture, inputs.mask, inputs.region, number)
+    return model.steered(network, shown, plugin.scale, plugin.guess, run.stream)
+
+
+def _number_of_kind(plugin: ControlNet, config: Mapping[str, Any], notify: Notify) -> int | None:
+    """By which number a union knows what the hint is; None: the network takes hints of one kind.
+
+    Raises:
+        UsageError: nothing says what it is, or the network has fewer kinds.
+    """
+    count, mode = config.get("num_mode"), plugin.mode
+    if count is None:
+        if mode is not None:
+            notify(f"--mode: without effect, {plugin.controlnet} takes hints of one kind")
+        return None
+    if mode is None and isinstance(plugin.control, str) and hints.is_words(plugin.control):
+        detector = name_of(plugin.control)
+        mode = DETECTED.get(detector, detector if detector in KINDS else None)
+        if mode is not None:
+            notify(f"controlnet: {plugin.controlnet} takes hints of several kinds; this is told as {mode}")
+    if mode is None:
+        raise UsageError(
+            f"controlnet: {plugin.controlnet} takes hints of several kinds; say which with --mode: {', '.join(KINDS)} "
+            f"or a number below {count}"
+        )
+    number = KINDS[mode] if isinstance(mode, str) else mode
+    if number >= int(count):
+        raise UsageError(f"controlnet: --mode {mode} is number {number}; {plugin.controlnet} has {count}, from 0")
+    return number
 
 
 def _loaded(layout: Layout, component: str, device: torch.device, dtype: torch.dtype) -> Any:

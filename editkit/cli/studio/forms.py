@@ -15,6 +15,7 @@ from editkit.cli.studio.recipes import WEIGHTS, WRITTEN
 from editkit.editing.recipe import NOT_IN_RECIPES
 from editkit.errors import EditkitError
 from editkit.models import describe, embedded
+from editkit.models.setup import is_lora
 from editkit.pictures import shapes
 from editkit.plugin import registry
 from editkit.plugin.options import Options
@@ -72,7 +73,9 @@ def _field(p: Param, info: FieldInfo) -> dict[str, Any]:
 
 
 def _entered(p: Param) -> str:
-    """flag, int, float, choice, text; mask, picture, weights; color, for what is a colour by default."""
+    """flag, int, float, choice, text; mask, picture, weights, lora; color, for what is a colour by default."""
+    if p.metavar == "FILE[:WEIGHT]":
+        return "lora"
     if p.metavar in ("MASK", "AREA"):
         return "mask"
     if p.metavar == "PICTURE":
@@ -112,22 +115,26 @@ def words() -> list[dict[str, str]]:
 
 
 def models(config: Config) -> list[dict[str, Any]]:
-    """The models that a recipe may name here, and what each can take; those that cannot be used say why."""
-    found: list[dict[str, Any]] = [{"name": "auto", "family": "", "takes": [], "why": None}]
+    """The models and LoRAs that a recipe may name here, and what each takes; those that cannot be used say why."""
+    found: list[dict[str, Any]] = [{"name": "auto", "family": "", "takes": [], "lora": False, "why": None}]
     for info in embedded():
         found.append(_model(info.name, info))
     for name in config.models:
+        if is_lora(name):
+            found.append({"name": name, "family": "", "takes": [], "lora": True, "why": None})
+            continue
         try:
             found.append(_model(name, describe(name, offline=not config.online)))
         except EditkitError as error:
-            found.append({"name": name, "family": "", "takes": [], "why": " ".join(str(error).split())})
+            why = " ".join(str(error).split())
+            found.append({"name": name, "family": "", "takes": [], "lora": False, "why": why})
     return found
 
 
 def _model(name: str, info: Any) -> dict[str, Any]:
     return {
         "name": name, "family": info.family, "takes": sorted(info.takes), "sampler": info.sampler, "steps": info.steps,
-        "window": info.window, "why": None,
+        "window": info.window, "lora": False, "why": None,
     }  # fmt: skip
 
 

@@ -171,6 +171,8 @@ def _check_options(options: Options, config: Config, place: tuple[str | int, ...
     """
     if options.model != "auto" and not _is_embedded(options.model):
         _check_weights("model", options.model, config, (*place, "model"))
+    if options.transformer is not None:
+        _check_weights("transformer", options.transformer, config, (*place, "transformer"))
     refiner = options.refiner
     if refiner is not None and not config.allows(refiner):
         _check_weights("refiner", refiner.rpartition(":")[0] or refiner, config, (*place, "refiner"))

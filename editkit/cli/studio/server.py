@@ -87,6 +87,10 @@ def _errors(app: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": str(error.detail)}, error.status_code)
 
+    @app.exception_handler(OSError)
+    async def unusable(request: Request, error: OSError) -> JSONResponse:
+        return JSONResponse({"error": f"{error.strerror or 'a file cannot be used'}; give another name"}, 422)
+
     @app.exception_handler(RecursionError)
     async def deep(request: Request, error: RecursionError) -> JSONResponse:
         return JSONResponse({"error": "the request is nested too deeply"}, 422)

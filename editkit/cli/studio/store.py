@@ -26,9 +26,11 @@ from pydantic import BaseModel, ValidationError
 
 from editkit.cli.studio.config import Bounds, Refused
 from editkit.cli.studio.records import ENDED, ID, EditRecord, PictureRecord, new_id
-from editkit.errors import EditkitError
+from editkit.common.small import small_bytes
+from editkit.errors import EditkitError, UsageError
 from editkit.pictures.files.atomic import save_bytes
 from editkit.pictures.files.formats import PICTURES
+from editkit.pictures.files.reading import known_formats
 from editkit.pictures.picture import Picture
 
 R = TypeVar("R", bound=BaseModel)
@@ -47,13 +49,18 @@ class Store:
 
     Args:
         folder: absolute, links followed.
+
+    Raises:
+        UsageError: what the studio keeps would lie elsewhere.
     """
 
     def __init__(self, folder: Path, bounds: Bounds) -> None:
         self.folder, self.bounds = folder, bounds
         self.own = folder / OWN
         self._lock = Lock()
-        for part in ("pictures", "masks", "edits"):
+        for part in (".", "pictures", "masks", "edits"):
+            if (self.own / part).is_symlink():  # of a folder of somebody else's: what is kept would go elsewhere
+                raise UsageError(f"{self.own / part}: is a link; take it away, the studio keeps its own things there")
             (self.own / part).mkdir(parents=True, exist_ok=True)
         ignore = self.own / ".gitignore"
         if not ignore.exists():
@@ -144,8 +151,8 @@ class Store:
 
         from PIL import Image
 
-        pixels = 0
-        with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as seen:  # what is wrong is said below
+        pixels = 0  # what is wrong is said below
+        with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=known_formats()) as seen:
             pixels = seen.width * seen.height
         if pixels > self.bounds.pixels:
             raise Refused(413, f"a picture of {pixels} pixels; at most {self.bounds.pixels} are taken here")
@@ -204,9 +211,10 @@ class Store:
         Raises:
             Refused: there is none of that name.
         """
-        if not ID.fullmatch(id_) or not (self.own / "masks" / f"{id_}.png").is_file():
+        file = self.own / "masks" / f"{id_}.png"
+        if not ID.fullmatch(id_) or not file.is_file() or file.is_symlink():
             raise Refused(404, "there is no such mask")
-        return self.own / "masks" / f"{id_}.png"
+        return file
 
     # edits
 
@@ -308,6 +316,6 @@ def _write(path: Path, record: BaseModel) -> None:
 def _read(path: Path, kind: type[R]) -> R | None:
     """A record; None where there is none, or half of one."""
     try:
-        return kind.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError, ValueError):
+        return kind.model_validate_json(small_bytes(path))
+    except (OSError, ValidationError, ValueError):  # also what a stranger's folder holds: a pipe, a device
         return None

@@ -31,7 +31,7 @@ from editkit.pictures.files.atomic import keep
 from editkit.pictures.files.formats import to_write
 from editkit.pictures.files.writing import check_output, format_of, to_bytes, write
 from editkit.pictures.picture import Picture, as_png
-from editkit.pictures.raster import Raster
+from editkit.pictures.raster import Raster, at_depth
 from editkit.plugin.chain import Chain
 from editkit.plugin.masking import masked
 
@@ -142,8 +142,7 @@ class Studio:
 
     def raw_mask(self, id_: str) -> bytes:
         """The bytes of a mask, row by row, 0 to 255."""
-        with Image.open(self.store.mask(id_)) as image:
-            return np.asarray(image.convert("L")).tobytes()
+        return _grey(self.store.mask(id_)).tobytes()
 
     # results
 
@@ -164,10 +163,7 @@ class Studio:
         with contextlib.suppress(EditkitError):  # where the source is gone the result speaks for itself
             picture = replace(picture, meta=self.maker.source(edit.picture).meta)
         kept = self.store.result_place(edit.id) / "kept.png"
-        if not kept.is_file():
-            return picture, None
-        with Image.open(kept) as image:
-            return picture, np.asarray(image) > 0
+        return picture, _grey(kept) > 0 if kept.is_file() else None
 
     def download(self, id_: str, format: str, quality: int | None) -> tuple[bytes, str]:
         """A result in a format, and a name for it."""
@@ -209,6 +205,11 @@ class Studio:
         if not inside or OWN in parts or target.is_symlink():
             raise Refused(403, "results are written into the studio's folder; give a name, or FOLDER/NAME in it")
         return target
+
+
+def _grey(file: Path) -> NDArray[np.uint8]:
+    """A mask that the studio wrote, (H, W); read like any picture, since the folder may be somebody else's."""
+    return at_depth(Picture.read(file).pixels[..., 0], np.dtype(np.uint8))
 
 
 def _shifted(chain: Chain, by: int) -> Chain:

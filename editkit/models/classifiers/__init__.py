@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from editkit.common.places import expanded
+from editkit.common.small import small_bytes
 from editkit.common.spec import nearest
 from editkit.errors import UsageError
 from editkit.models.classifiers.kinds import Clean, NoiseAware
@@ -28,8 +29,8 @@ def is_noisy(source: Any) -> bool:
         return hasattr(source, "at")
     file = expanded(source) / "config.json"
     try:
-        return "log_snr" in json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return "log_snr" in json.loads(small_bytes(file))
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 

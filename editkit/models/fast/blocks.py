@@ -19,6 +19,7 @@ from editkit.diffusion.image_prompts import Places
 from editkit.models.fast.packing import PackedGate, able, learns, swap
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network
+from editkit.models.files.quantised import quantised
 from editkit.models.prompts.shown import Shown
 
 CACHE_LINE = 64
@@ -123,7 +124,7 @@ def quicken(unet: Any) -> Any:
 
 def fuse_gates(network: Any) -> Any:
     """`network` (frozen, on the CPU) with the gates of its feed-forward layers fused; itself where torch cannot."""
-    for module in network.modules() if able() else ():
+    for module in network.modules() if able() and not quantised(network) else ():
         if type(module) is GEGLU and type(module.proj) is nn.Linear:
             module.__class__ = FusedGEGLU
             swap(module.proj, PackedGate)

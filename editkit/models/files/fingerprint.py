@@ -14,6 +14,7 @@ from pathlib import Path
 from editkit.common import places
 from editkit.diffusion.model import ModelInfo
 from editkit.errors import ModelError
+from editkit.models.files import overlay
 
 _BLOB = re.compile(r"[0-9a-f]{64}")
 LARGE = 64 * 2**20
@@ -23,26 +24,31 @@ LARGE = 64 * 2**20
 def fingerprint(info: ModelInfo) -> str | None:
     """SHA-256 over the names and contents of the weights of the model that `describe` spoke of; None without weights.
 
-    A file in the hub's cache is a link to one that is named by its own hash, and is not read again.
+    A file in the hub's cache is a link to one that is named by its own hash, and is not read again. Of a folder that a
+    denoiser's file is laid over, its own denoiser is left out, and the file's hash is in its place.
     """
     from editkit.models import folder_of
 
     try:
         path = folder_of(info.name)
-        return None if path is None else _of(path)
+        over = None if info.transformer is None else overlay.given(info.transformer)
+        return None if path is None else _of(path, over)
     except ModelError:  # a model of one's own, given to edit() as an object
         return None
 
 
 @cache
-def _of(path: Path) -> str | None:
+def _of(path: Path, over: Path | None = None) -> str | None:
     """The hash over a folder, or a file alone; files do not change while a process runs."""
     if path.is_file():
         return _hash(path)
     files = sorted(path.rglob("*.safetensors"))
-    if not files:
-        return None
     total = hashlib.sha256()
+    if over is not None:
+        files = [file for file in files if file.relative_to(path).parts[0] not in overlay.DENOISERS]
+        total.update(f"{_hash(over)}\n".encode())
+    elif not files:
+        return None
     for file in files:
         total.update(f"{file.relative_to(path).as_posix()}\0{_hash(file)}\n".encode())
     return total.hexdigest()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from editkit.common import trust
+from editkit.common.small import small_bytes
 from editkit.errors import EditkitError, ModelError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def mistaken(file: Path) -> str | None:
     """What a file is in place of weights or a configuration, and what to do: a pointer of Git LFS, a web page, empty;
     None: none of these.
     """
+    if file.exists() and not file.is_file():
+        return "is no regular file"
     try:
         with file.open("rb") as data:
             begin = data.read(512).lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -63,7 +66,7 @@ def understandable(name: str) -> Iterator[None]:
 @dataclass(frozen=True)
 class Layout:
     """A folder as diffusers saves it. `name` is what `--model` was given; `file`, if there is one, has the weights;
-    `variant` is the copy of them that was asked for (`fp16`).
+    `variant` is the copy of them that was asked for (`fp16`); `over` has the denoiser's weights in place of its own.
 
     `texts_on_disk`: text encoders are not to be held in memory (`memory.weigh`). `ahead`: weights that are being read.
     """
@@ -72,6 +75,7 @@ class Layout:
     path: Path
     file: Path | None = None
     variant: str | None = None
+    over: Path | None = None
     texts_on_disk: bool = False
     ahead: ReadsAhead | None = field(default=None, compare=False)
 
@@ -106,7 +110,7 @@ class Layout:
             ModelError: it cannot be read, or a key in it chooses code.
         """
         try:
-            values = json.loads((self.path / file).read_text(encoding="utf-8"))
+            values = json.loads(small_bytes(self.path / file))
         except (OSError, ValueError, RecursionError) as error:
             raise ModelError(
                 f"{self.name}: {file} {mistaken(self.path / file) or f'cannot be read: {error}'}"

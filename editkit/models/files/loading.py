@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection, Mapping
 from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,27 +16,38 @@ from typing import TYPE_CHECKING, Any
 from editkit.common import hub, trust
 from editkit.common.places import expanded
 from editkit.errors import ModelError
-from editkit.models.files import single_file
+from editkit.models.files import overlay, quantised, single_file
 from editkit.models.files.layout import Layout
-from editkit.models.files.weights import PICKLES, bounded, check, is_statistic, pickled, read, weight_files
+from editkit.models.files.weights import (
+    PICKLES,
+    bounded,
+    check,
+    is_statistic,
+    pickled,
+    read,
+    stored,
+    weight_files,
+)
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 _FILES = ("*.json", "*.txt", "*.model", "*.jinja", "diffusion_pytorch_model*.safetensors", "model*.safetensors")
 """What is fetched of a component: not the single-file checkpoints that lie beside the folders."""
 _OTHERS = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*.non_ema.*", "*.ema_only.*")
 """Further copies of the weights."""
+DENOISERS = overlay.DENOISERS
 _IDLE = ("safety_checker", "feature_extractor", "image_encoder")
 """Components that are not used, or by who shows a picture alone (`editkit.models.prompts.vision`)."""
 _SEEING = ("image_normalizer", "image_embedder", "prior")
 """Components beside which an image encoder is a part of the model: unCLIP, Redux, Kandinsky's prior."""
 
 
-def find(name: str, *, offline: bool, weights: bool = False) -> Layout:
+def find(name: str, *, offline: bool, weights: bool = False, over: Path | None = None) -> Layout:
     """The folder of the model called `name`: a path, or `OWNER/NAME[@REVISION]` on the hub, whose files are fetched
     (`weights`: with its weights, else its configuration alone) unless `offline`. `:VARIANT` behind either asks for a
-    copy of the weights.
+    copy of the weights. `over`: a file with the denoiser's weights, whose own ones are not needed.
 
     Raises:
         ModelError: it is nowhere, or without what was asked for; says where it was looked for.
@@ -47,17 +59,20 @@ def find(name: str, *, offline: bool, weights: bool = False) -> Layout:
     if path.suffix.lower() in PICKLES and path.is_file():
         raise ModelError(pickled(name, path))
     if path.is_dir():
-        return _whole(Layout(name, path, variant=variant), "") if variant else Layout(name, path)
+        layout = Layout(name, path, variant=variant, over=over)
+        return _whole(layout, "") if variant else layout
     if path.is_file():
         if variant is not None:
             raise ModelError(f"model {name}: a single file has no variants; leave out :{variant}")
+        overlay.alone(name, path, over)
         if path.suffix.lower() != ".safetensors":
             raise ModelError(f"model {name} is a file; --model takes a folder, a hub id or a .safetensors file")
         folder = single_file.configuration(path, lambda repository: _from_hub(repository, offline, False))
         return Layout(name, folder, path)
     if where.count("/") != 1 or where.startswith((".", "/", "~")):
         raise ModelError(f"model {name!r} was not found: there is no such folder, and it is no hub id (owner/name)")
-    layout = Layout(name, _from_hub(where, offline, weights, variant), variant=variant)
+    without = () if over is None else DENOISERS
+    layout = Layout(name, _from_hub(where, offline, weights, variant, without), variant=variant, over=over)
     return _whole(layout, "; --offline is on, so the hub was not asked" if offline else "") if weights else layout
 
 
@@ -81,7 +96,8 @@ def _whole(layout: Layout, why: str) -> Layout:
     Raises:
         ModelError: they are not.
     """
-    files = {part: [f.name for f in (layout.path / part).glob("*") if f.is_file()] for part in _parts(layout)}
+    parts = [part for part in _parts(layout) if layout.over is None or part.strip("/") not in DENOISERS]
+    files = {part: [f.name for f in (layout.path / part).glob("*") if f.is_file()] for part in parts}
     for part, names in files.items():
         if "config.json" in names and not any(name.endswith((".safetensors", *PICKLES)) for name in names):
             raise ModelError(f"model {layout.name}: no safetensors weights in {part.strip('/') or 'the folder'}{why}")
@@ -107,7 +123,9 @@ def complete(layout: Layout) -> bool:
 
 
 # long: two downloads, and a line for each thing that can go wrong with them
-def _from_hub(name: str, offline: bool, weights: bool, variant: str | None = None) -> Path:
+def _from_hub(
+    name: str, offline: bool, weights: bool, variant: str | None = None, without: Collection[str] = ()
+) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -126,7 +144,7 @@ def _from_hub(name: str, offline: bool, weights: bool, variant: str | None = Non
         path = fetch(["*.json", "*.txt"])
         if alone or not weights:
             return path
-        parts = _parts(Layout(name, path))
+        parts = [part for part in _parts(Layout(name, path)) if part.strip("/") not in without]
 
         def lacking() -> list[str]:
             return [
@@ -171,9 +189,13 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
         network = single_file.component(layout, component, dtype, (kind.__name__,))
         network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
         return pack(steady(network)) if device.type == "cpu" else network
-    file, _ = weight_files(layout, component)
+    laid = layout.over if component in DENOISERS else None
+    file = weight_files(layout, component)[0] if laid is None else laid
     config = dict(layout.config(component))
-    bounded(layout.name, component, config, file)
+    if laid is None and quantised.KEY in config:
+        return steady(quantised.load(layout, component, kind, dtype, device))
+    config.pop(quantised.KEY, None)
+    bounded(layout.name, component, config, overlay.contents(layout.name, file))
     try:
         with torch.device("meta"):  # this thread's alone; accelerate's way would change torch for all
             skeleton = kind.from_config(config)
@@ -181,30 +203,53 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
         raise ModelError(
             f"model {layout.name}: no {kind.__name__} can be made of its configuration: {_first(error)}"
         ) from error
+    if laid is None:
+        found = _own(layout, component, file, skeleton, dtype)
+    else:
+        found = overlay.tensors(layout, config, skeleton, dtype)
+    if overlay.packed(laid):
+        network = overlay.unpacking(layout, component, skeleton, found, dtype)
+        return steady(network.to(device).eval().requires_grad_(False))
+    network = _filled(skeleton, found, config, dtype).to(device).eval().requires_grad_(False)
+    return pack(steady(network)) if device.type == "cpu" else network
+
+
+def _own(layout: Layout, component: str, file: Path, skeleton: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of a component's own `file`, as many as `skeleton` has, in its shapes and in `dtype`.
+
+    Raises:
+        ModelError: some are missing or misshapen.
+    """
+    import torch
+
     expected = {key: tuple(value.shape) for key, value in skeleton.state_dict().items()}
     check(layout.name, component, expected, file)
-    kept = set(getattr(kind, "_keep_in_fp32_modules", None) or ())
+    kept = set(getattr(type(skeleton), "_keep_in_fp32_modules", None) or ())
     ahead = None if kept or layout.ahead is None else layout.ahead.take(component, dtype)
     tensors = (
         read(layout.name, file, lambda key: torch.float32 if kept & {*key.split(".")} else dtype)
         if ahead is None
         else iter(ahead.items())
     )
-    found = {key: tensor.reshape(expected[key]) for key, tensor in tensors if key in expected}
+    return {key: tensor.reshape(expected[key]) for key, tensor in tensors if key in expected}
+
+
+def _filled(skeleton: Any, found: Mapping[str, Tensor], config: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    """`skeleton`, which lies on the meta device, with its tensors, and with the buffers that are saved nowhere."""
     skeleton.load_state_dict(found, assign=True)
     computed = [name for name, buffer in skeleton.named_buffers() if buffer.is_meta]
-    whole = dict(kind.from_config(config).named_buffers()) if computed else {}  # what is not saved
+    whole = dict(type(skeleton).from_config(config).named_buffers()) if computed else {}
     for name in computed:
         owner, _, last = name.rpartition(".")
         setattr(skeleton.get_submodule(owner), last, whole[name])
     for buffer in (b for name, b in skeleton.named_buffers() if b.is_floating_point() and not is_statistic(name)):
         buffer.data = buffer.data.to(dtype)
-    network = skeleton.to(device).eval().requires_grad_(False)
-    return pack(steady(network)) if device.type == "cpu" else network
+    return skeleton
 
 
 LANGUAGE_MODELS = (
-    "Qwen3ForCausalLM", "Qwen3Model", "Qwen2_5_VLForConditionalGeneration", "Mistral3ForConditionalGeneration",
+    "Qwen3ForCausalLM", "Qwen3Model", "Qwen3VLModel", "Qwen2_5_VLForConditionalGeneration",
+    "Mistral3ForConditionalGeneration",
 )  # fmt: skip
 """Of transformers, whose hidden states are a text's embeddings."""
 
@@ -231,7 +276,13 @@ def load_text_encoder(
         words = single_file.component(layout, tokenizer, dtype, trust.TOKENIZERS)
         return words, network.to(device).eval().requires_grad_(False)
     weights, variant = weight_files(layout, encoder)
-    bounded(layout.name, encoder, layout.config(encoder), weights)
+    library = quantised.method(layout, encoder)
+    if library is not None:
+        raise ModelError(
+            f"model {layout.name}: its {encoder} is quantised by {library}, which is read for "
+            "transformers and UNets alone; take one that is not, from the folder that it was made of"
+        )
+    bounded(layout.name, encoder, layout.config(encoder), stored(layout.name, weights))
     named = layout.config(encoder).get("architectures") or ["CLIPTextModel"]
     first = str(named[0] if isinstance(named, list) else named)[:80]
     kind = getattr(transformers, first, None)

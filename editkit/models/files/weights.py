@@ -7,13 +7,16 @@ as far as it was looked at, which for a model that is converted is twice the mod
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from editkit.common import trust
+from editkit.common.small import small_bytes
 from editkit.errors import ModelError
 from editkit.models.files.layout import mistaken
 
@@ -58,7 +61,11 @@ def weight_files(layout: Layout, component: str) -> tuple[Path, str | None]:
 def check(name: str, component: str, expected: Mapping[str, tuple[int, ...]], file: Path) -> None:
     """Every tensor there, in its shape."""
     found = {_modern(key): shape for key, shape in shapes(name, file)}
-    where = f"model {name}: {component or 'its network'}"
+    compare(f"model {name}: {component or 'its network'}", found, expected)
+
+
+def compare(where: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse tensors that are missing or have other shapes; `where` says whose they are."""
     missing = sorted(expected.keys() - found.keys())
     if missing:
         raise ModelError(f"{where} lacks {len(missing)} of {len(expected)} tensors, the first is {missing[0]}")
@@ -92,22 +99,45 @@ def _shards(name: str, file: Path) -> list[Path]:
     if file.suffix != ".json":
         return [file]
     try:
-        words = list(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())
+        words = list(json.loads(small_bytes(file))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"model {name}: {file.name} cannot be read as an index of shards: {error}") from error
     parts = {trust.inside(name, file.name, word, ".safetensors") for word in words}
     return [file.parent / part for part in sorted(parts)]
 
 
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of a file, by its header: its name, its shape, the kind of its numbers and its bytes."""
+
+    key: str
+    shape: tuple[int, ...]
+    kind: str
+    size: int
+
+
+NUMBERS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
+"""Bytes of numbers that are not whole, which are converted to those that are computed with."""
+WHOLE = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
+"""Bytes of whole numbers, where these are more than one."""
+
+
 def shapes(name: str, file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The tensors of a file or of an index's shards, from their headers alone."""
+    return ((tensor.key, tensor.shape) for tensor in stored(name, file))
+
+
+def stored(name: str, file: Path) -> Iterator[Stored]:
+    """The tensors of a .safetensors file or of an index's shards, from their headers alone."""
     from safetensors import SafetensorError, safe_open
 
     for part in _shards(name, file):
         try:
             with safe_open(part, "np") as tensors:  # "pt" would import torch, for a header
                 for key in tensors.keys():  # noqa: SIM118 - not a dictionary
-                    yield key, tuple(tensors.get_slice(key).get_shape())
+                    part_of = tensors.get_slice(key)
+                    shape, kind = tuple(part_of.get_shape()), str(part_of.get_dtype())
+                    yield Stored(key, shape, kind, math.prod(shape) * (NUMBERS | WHOLE).get(kind, 1))
         except (OSError, SafetensorError) as error:
             raise ModelError(f"model {name}: {part.name} {unreadable(part, error)}") from error
 
@@ -119,13 +149,13 @@ def unreadable(file: Path, error: Exception) -> str:
     return mistaken(file) or f"is damaged or no safetensors file ({error}); fetch it again"
 
 
-def bounded(name: str, component: str, config: Mapping[str, Any], file: Path) -> None:
+def bounded(name: str, component: str, config: Mapping[str, Any], weights: Iterable[Stored]) -> None:
     """Refuse, before anything is built, a configuration whose sizes its own weights do not have.
 
     Raises:
         ModelError: a number of layers beyond the number of tensors, or a size far beyond the largest of them.
     """
-    found = [shape for _, shape in shapes(name, file)]
+    found = [tensor.shape for tensor in weights]
     longest = max((side for shape in found for side in shape), default=0)
     for key, value in _sizes(config):
         most = len(found) if "layer" in key else max(1 << 16, 8 * longest)
@@ -169,6 +199,7 @@ def read(name: str, file: Path, dtype: Callable[[str], torch.dtype]) -> Iterator
     kinds = {
         "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
         "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+        "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
     }  # fmt: skip
     for part in _shards(name, file):
         with part.open("rb", buffering=0) as data:

@@ -8,21 +8,24 @@ CLIP's pooled output.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from functools import cached_property
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from editkit.common.process import READING
 from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
+from editkit.diffusion.control import Control, Given, Residuals, Shown
 from editkit.diffusion.image_prompts import Places
 from editkit.diffusion.model import Model, ModelInfo
-from editkit.diffusion.prediction import Prediction, convert
+from editkit.diffusion.prediction import Prediction
 from editkit.diffusion.schedule import Level, Schedule
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
-from editkit.models.latent.space import LatentSpace, beside, load_vae, vae_factor
-from editkit.models.latent.tokens import alike, fitting, grid_ids, looked_at, packed, told, unpacked
+from editkit.models.latent.caching import CachingTransformer
+from editkit.models.latent.controls import FluxControl, flux_controlnet, on_first, whole
+from editkit.models.latent.space import beside, load_vae, vae_factor
+from editkit.models.latent.tokens import fitting, grid_ids, looked_at, packed, told, unpacked
+from editkit.models.latent.transformer import FlowTransformer
 from editkit.models.latent.xl import Reader
 from editkit.models.prompts.shown import adapters, by_branch, for_flux
 from editkit.models.schedules import default_sampler, make_flow
@@ -70,8 +73,14 @@ def describe(layout: Layout) -> ModelInfo:
     task = _task(layout, int(transformer.get("in_channels", 64)), vae)
     looks = task == "text" and str(layout.index.get("_class_name")).startswith("FluxKontext")
     tells = bool(transformer.get("guidance_embeds", False))
-    takes = {"prompt", "image prompt", *(["guidance"] if tells else []), *(["references"] if looks else [])}
-    takes |= {"text": set[str](), "control": {"hint"}, "fill": {"known", "mask", "fine mask"}}[task]
+    takes = {
+        "prompt",
+        "step cache",
+        "image prompt",
+        *(["guidance"] if tells else []),
+        *(["references"] if looks else []),
+    }
+    takes |= {"text": {"control"}, "control": {"hint"}, "fill": {"known", "mask", "fine mask", "control"}}[task]
     few = not tells and not scheduler.get("use_dynamic_shifting")
     return ModelInfo(
         layout.name, KNOWN, frozenset(takes), default_sampler(scheduler), 4 if few else STEPS[task], WINDOW, LEAST,
@@ -104,7 +113,7 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     return Flux(info, transformer, vae, clip, t5, make_flow(layout.config("scheduler"), PATCH))
 
 
-class Flux(LatentSpace):
+class Flux(CachingTransformer, FlowTransformer):
     """A FluxTransformer2DModel behind an AutoencoderKL as a `Model`.
 
     Args:
@@ -114,34 +123,28 @@ class Flux(LatentSpace):
         schedule: its ladder.
     """
 
-    clip: float | None = None
-
     def __init__(
         self, info: ModelInfo, transformer: Any, vae: Any, pooled: Reader, reader: Reader, schedule: Schedule
     ) -> None:
         from editkit.models.prompts.flux import looking
 
-        super().__init__(vae)
-        self.info, self.transformer, self.schedule = info, looking(transformer), schedule
+        super().__init__(info, looking(transformer), vae, schedule)
         self.pooled, self.reader = pooled, reader
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
-        def ask(conds: Sequence[Conditioning]) -> Sequence[Tensor]:
-            return self._velocities(x_t, level, conds)
+        return super().__call__(x_t, level, by_branch(conds))
 
-        return tuple(convert(out, x_t, level, "flow_prediction") for out in alike(by_branch(conds), self._key, ask))
+    def fits(self, cond: Conditioning, steered: bool) -> Hashable:
+        """By references, adapters, and tokens of the text."""
+        return looked_at(cond), adapters(cond), self.words(cond).embeds.shape[1]
 
-    def _key(self, cond: Conditioning) -> Hashable:
-        """Conditions with the same one fit into one call: references, adapters, and tokens of the text."""
-        prompt = self._no_words if cond.prompt is None else cond.prompt
-        return looked_at(cond), adapters(cond), prompt.embeds.shape[1]
-
-    def _velocities(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> Sequence[Tensor]:
-        """What the network says under `conds`, of the same `_key`, in one call."""
+    def velocities(
+        self, x_t: Tensor, level: Level, conds: Sequence[Conditioning], added: Residuals | None
+    ) -> Sequence[Tensor]:
         import torch
 
         n, batch, device, dtype = len(conds), len(x_t), x_t.device, self.transformer.dtype
-        prompts = [self._no_words if cond.prompt is None else cond.prompt for cond in conds]
+        prompts = [self.words(cond) for cond in conds]
         words = torch.cat([prompt.embeds.expand(batch, -1, -1) for prompt in prompts]).to(device, dtype)
         tokens = torch.cat([self._tokens(x_t, cond) for cond in conds])
         size = [side // PATCH for side in x_t.shape[-2:]]
@@ -154,8 +157,45 @@ class Flux(LatentSpace):
             encoder_hidden_states=words, txt_ids=torch.zeros(words.shape[1], 3, dtype=torch.int64, device=device),
             img_ids=self._ids(x_t, conds[0]), return_dict=False,
             joint_attention_kwargs=None if shown is None else {"shown": shown},
+            **self._steering(added, tokens.shape[1], dtype),
         )[0]  # fmt: skip
         return unpacked(out, *x_t.shape[-2:]).to(x_t.dtype).chunk(n)
+
+    def _steering(self, added: Residuals | None, tokens: int, dtype: torch.dtype) -> dict[str, list[Tensor] | None]:
+        """Residuals by the transformer's names; references, behind the noise's tokens, are left as they are."""
+        if added is None:
+            return {}
+        double = len(self.transformer.transformer_blocks)
+        parts = [None if part is None else on_first(part, tokens).to(dtype) for part in added.down]
+        return {
+            "controlnet_block_samples": whole(parts[:double]), "controlnet_single_block_samples": whole(parts[double:])
+        }  # fmt: skip
+
+    def given(self, x_t: Tensor, level: Level, cond: Conditioning) -> Given:
+        import torch
+
+        batch, device, dtype, prompt = len(x_t), x_t.device, self.transformer.dtype, self.words(cond)
+        scale = self.info.guidance if cond.guidance is None else cond.guidance
+        told = scale if "guidance" in self.info.takes else GUIDANCE["text"]  # schnell's is none; ControlNets are dev's
+        return Given(
+            x_t, torch.full((batch,), level.t, dtype=torch.float32, device=device),
+            prompt.embeds.expand(batch, -1, -1).to(device, dtype),
+            {
+                "pooled_projections": self._pooled(prompt).expand(batch, -1).to(device, dtype),
+                "guidance": torch.full((batch,), told, dtype=torch.float32, device=device),
+            },
+        )  # fmt: skip
+
+    def controlnet(self, config: Mapping[str, Any]) -> type[Any]:
+        return flux_controlnet(config, self.transformer.config, self.info.name)
+
+    def steered(self, network: Any, shown: Shown, scale: float, wanted_only: bool, stream: Stream | None) -> Control:
+        """A hint is drawn from its posterior, as in diffusers' pipelines; a network with layers of its own for it is
+        shown the picture.
+        """
+        hint = shown.hint if network.input_hint_block is not None else self.encode(shown.hint, stream)
+        counts = len(self.transformer.transformer_blocks), len(self.transformer.single_transformer_blocks)
+        return FluxControl(network, hint, scale, wanted_only, counts, shown.kind)
 
     def _tokens(self, x_t: Tensor, cond: Conditioning) -> Tensor:
         """(batch, tokens, channels): the noise, what lies beside it in channels, and behind it in tokens."""
@@ -206,10 +246,6 @@ class Flux(LatentSpace):
             raise ModelError(f"model {self.info.name} needs the pooled text beside the encoded one")
         return prompt.pooled
 
-    @cached_property
-    def _no_words(self) -> Prompt:
-        return self.encode_text("")[0]
-
     def encode_text(self, text: str) -> tuple[Prompt, str]:
         """T5's last hidden state, (1, 512, width), and CLIP's pooled output of its first 77 tokens. What T5 does not
         read is left out.
@@ -227,10 +263,6 @@ class Flux(LatentSpace):
             rest = t5.tokenizer.decode(whole[T5_LENGTH - 1 : -1]) if len(whole) > T5_LENGTH else ""
         pooled = clip.encoder(beside(short, clip.encoder)).pooler_output
         return Prompt(t5.encoder(beside(ids, t5.encoder))[0], pooled), rest
-
-    @property
-    def denoiser(self) -> Any:
-        return self.transformer
 
     def places(self) -> Places:
         """The attentions where an IP-Adapter can act."""
@@ -250,6 +282,3 @@ class Flux(LatentSpace):
             text_encoder=self.pooled.encoder, tokenizer=self.pooled.tokenizer,
             text_encoder_2=self.reader.encoder, tokenizer_2=self.reader.tokenizer,
         )  # fmt: skip
-
-    def attach(self, picture: Tensor | None, mask: Tensor | None) -> Flux:
-        return self

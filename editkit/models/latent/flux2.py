@@ -1,26 +1,27 @@
 """FLUX.2 (Black Forest Labs 2025): a transformer on latents in patches that looks at pictures beside the text.
 
 `klein` was distilled to a few steps without guidance, `klein-base` was not, `dev` is told its guidance. References are
-tokens behind the noise's, the k-th at time 10 k. The text is three hidden layers of a language model side by side.
+tokens behind the noise's (of `klein-KV` before them), the k-th at time 10 k. The text is three hidden layers of a
+language model side by side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
+from editkit.diffusion.control import Residuals
 from editkit.diffusion.flows import Empirical
 from editkit.diffusion.model import Model, ModelInfo
-from editkit.diffusion.prediction import Prediction, convert
 from editkit.diffusion.schedule import Level, Schedule
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
 from editkit.models.latent.language import Chat, side_by_side
 from editkit.models.latent.space import vae_factor
-from editkit.models.latent.tokens import alike, fitting, grid_ids, looked_at, rows, told, unrowed
+from editkit.models.latent.tokens import fitting, grid_ids, rows, told, unrowed
+from editkit.models.latent.transformer import FlowTransformer
 from editkit.models.latent.vaes import PatchedSpace
 from editkit.models.schedules import default_sampler, make_flow
 
@@ -41,6 +42,8 @@ SYSTEM = (
     "relationships, object\nattribution and actions without speculation."
 )
 """What dev's language model is told it is; its line break was there when it was trained."""
+Row = tuple["Tensor", "Tensor"]
+"""Tokens (n batch, tokens, c), and their positions (tokens, 4)."""
 MANY = 10
 """References at most, as its makers say of dev."""
 
@@ -57,13 +60,9 @@ def describe(layout: Layout) -> ModelInfo:
     missing = [part for part in ("vae", "text_encoder", "tokenizer", "scheduler") if not layout.has(part)]
     if missing:
         raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
-    if layout.index.get("_class_name") == "Flux2KleinKVPipeline":
-        raise ModelError(
-            f"model {layout.name}: is FLUX.2 klein KV, which is trained for another loop (its references' keys are "
-            "kept); use FLUX.2 klein or klein-base"
-        )
     transformer = layout.config("transformer")
-    tells, distilled = bool(transformer.get("guidance_embeds", True)), bool(layout.index.get("is_distilled", False))
+    tells = bool(transformer.get("guidance_embeds", True))
+    distilled = bool(layout.index.get("is_distilled", keeps_keys(layout)))
     takes = {"prompt", "references"} | ({"guidance"} if tells else set())
     steps, guidance = (4, 1.0) if distilled else (50, 4.0)
     return ModelInfo(
@@ -71,6 +70,11 @@ def describe(layout: Layout) -> ModelInfo:
         2 * vae_factor(layout.config("vae")), guidance=guidance, distilled=distilled and not tells, shifts=True,
         references=MANY, rounds_up=True,
     )  # fmt: skip
+
+
+def keeps_keys(layout: Layout) -> bool:
+    """Whether it is a klein KV, by the index alone."""
+    return layout.index.get("_class_name") == "Flux2KleinKVPipeline"
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
@@ -81,10 +85,10 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     vae = load_network(layout, "vae", AutoencoderKLFlux2, dtype, device)
     tokenizer, encoder = load_text_encoder(layout, "tokenizer", "text_encoder", dtype, device)
     schedule = make_flow(layout.config("scheduler"), patch=1, mu=Empirical())
-    return Flux2(info, transformer, vae, tokenizer, encoder, schedule)
+    return (Flux2KV if keeps_keys(layout) else Flux2)(info, transformer, vae, tokenizer, encoder, schedule)
 
 
-class Flux2(PatchedSpace):
+class Flux2(FlowTransformer, PatchedSpace):
     """A Flux2Transformer2DModel behind an AutoencoderKLFlux2 as a `Model`.
 
     Args:
@@ -94,62 +98,61 @@ class Flux2(PatchedSpace):
         schedule: its ladder.
     """
 
-    clip: float | None = None
-
     def __init__(
         self, info: ModelInfo, transformer: Any, vae: Any, tokenizer: Any, encoder: Any, schedule: Schedule
     ) -> None:
-        super().__init__(vae)
-        self.info, self.transformer, self.schedule = info, transformer, schedule
+        super().__init__(info, transformer, vae, schedule)
         self.tokenizer, self.encoder = tokenizer, encoder
 
-    def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
-        def ask(conds: Sequence[Conditioning]) -> Sequence[Tensor]:
-            return self._velocities(x_t, level, conds)
-
-        return tuple(convert(out, x_t, level, "flow_prediction") for out in alike(conds, looked_at, ask))
-
-    def _velocities(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> Sequence[Tensor]:
-        """What the network says under `conds`, whose references are of the same sizes, in one call."""
+    def velocities(
+        self, x_t: Tensor, level: Level, conds: Sequence[Conditioning], added: Residuals | None
+    ) -> Sequence[Tensor]:
         import torch
 
         n, batch, device, dtype = len(conds), len(x_t), x_t.device, self.transformer.dtype
-        prompts = [self._no_words if cond.prompt is None else cond.prompt for cond in conds]
-        words = torch.cat([prompt.embeds.expand(batch, -1, -1) for prompt in prompts]).to(device, dtype)
-        tokens, ids = self._pictures(x_t, conds)
+        words = torch.cat([self.words(cond).embeds.expand(batch, -1, -1) for cond in conds]).to(device, dtype)
+        own, looked = self._pictures(x_t, conds)
         text_ids = torch.zeros(words.shape[1], 4, dtype=torch.int64, device=device)
         text_ids[:, 3] = torch.arange(words.shape[1], device=device)
         out = self.transformer(
-            hidden_states=tokens.to(dtype),
             timestep=torch.full((n * batch,), level.t, dtype=torch.float32, device=device) / 1000,
             guidance=told(conds, self.info, batch, device),
-            encoder_hidden_states=words, txt_ids=text_ids.expand(n * batch, -1, -1),
-            img_ids=ids.expand(n * batch, -1, -1), return_dict=False,
+            encoder_hidden_states=words, txt_ids=text_ids.expand(n * batch, -1, -1), return_dict=False,
+            **self._arranged(own, looked, dtype),
         )[0]  # fmt: skip
         height, width = x_t.shape[-2:]
         return unrowed(out[:, : height * width], height, width).to(x_t.dtype).chunk(n)
 
-    def _pictures(self, x_t: Tensor, conds: Sequence[Conditioning]) -> tuple[Tensor, Tensor]:
-        """(the noise's tokens and those of the references behind them, (n batch, tokens, c); their positions)."""
+    def _pictures(self, x_t: Tensor, conds: Sequence[Conditioning]) -> tuple[Row, Row | None]:
+        """(the noise's tokens; those of the references, if there are some)."""
         import torch
 
         batch = len(x_t)
+        noise = torch.cat([rows(x_t)] * len(conds)), grid_ids(x_t.shape[-2:], 0, 4, x_t.device)
+        if not conds[0].references:
+            return noise, None
         own = [
-            torch.cat([rows(x_t), *(rows(r.latent.to(x_t)).expand(batch, -1, -1) for r in cond.references)], dim=1)
-            for cond in conds
+            torch.cat([rows(r.latent.to(x_t)).expand(batch, -1, -1) for r in cond.references], dim=1) for cond in conds
         ]
-        ids = [grid_ids(x_t.shape[-2:], 0, 4, x_t.device)]
-        for k, reference in enumerate(conds[0].references):
-            ids.append(grid_ids(reference.latent.shape[-2:], TIME * (k + 1), 4, x_t.device))
-        return torch.cat(own), torch.cat(ids)
+        ids = [
+            grid_ids(reference.latent.shape[-2:], TIME * (k + 1), 4, x_t.device)
+            for k, reference in enumerate(conds[0].references)
+        ]
+        return noise, (torch.cat(own), torch.cat(ids))
+
+    def _arranged(self, own: Row, looked: Row | None, dtype: torch.dtype) -> dict[str, Any]:
+        """What the transformer is handed of them: references behind the noise."""
+        import torch
+
+        parts = [own] if looked is None else [own, looked]
+        return {
+            "hidden_states": torch.cat([tokens for tokens, _ in parts], dim=1).to(dtype),
+            "img_ids": torch.cat([ids for _, ids in parts]).expand(len(own[0]), -1, -1),
+        }
 
     def refer(self, picture: Tensor) -> Reference:
         fitted = fitting(picture, self.info.multiple, AREA)
         return Reference(self.encode(fitted), fitted)
-
-    @cached_property
-    def _no_words(self) -> Prompt:
-        return self.encode_text("")[0]
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
         """Three hidden layers of the language model side by side, (1, 512, 3 width); the padding is seen too."""
@@ -171,10 +174,6 @@ class Flux2(PatchedSpace):
         said: str = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=False)
         return said
 
-    @property
-    def denoiser(self) -> Any:
-        return self.transformer
-
     def pipeline(self) -> Any:
         """A diffusers pipeline of these networks."""
         from diffusers import FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Pipeline
@@ -185,5 +184,28 @@ class Flux2(PatchedSpace):
             scheduler=FlowMatchEulerDiscreteScheduler(),
         )  # fmt: skip
 
-    def attach(self, picture: Tensor | None, mask: Tensor | None) -> Flux2:
-        return self
+
+class Flux2KV(Flux2):
+    """klein KV: references stand before the noise, see one another alone, and are told t = 0, so that their keys and
+    values are the same at every level. diffusers' pipeline keeps those of the first step; here they are computed anew,
+    to the same numbers, and nothing has to be kept between calls.
+    """
+
+    def __init__(self, *given: Any) -> None:
+        from diffusers.models.transformers.transformer_flux2 import (
+            Flux2KVAttnProcessor,
+            Flux2KVParallelSelfAttnProcessor,
+        )
+
+        super().__init__(*given)
+        for block in self.transformer.transformer_blocks:
+            block.attn.set_processor(Flux2KVAttnProcessor())
+        for block in self.transformer.single_transformer_blocks:
+            block.attn.set_processor(Flux2KVParallelSelfAttnProcessor())
+
+    def _arranged(self, own: Row, looked: Row | None, dtype: torch.dtype) -> dict[str, Any]:
+        if looked is None:
+            return super()._arranged(own, None, dtype)
+        return {
+            **super()._arranged(looked, own, dtype), "kv_cache_mode": "extract", "num_ref_tokens": looked[0].shape[1],
+        }  # fmt: skip

@@ -51,6 +51,12 @@ class Chat:
         return out.hidden_states, ids["attention_mask"], of_prompt(rest, chat, text)
 
 
+def each_item(pictures: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Pictures (batch or 1, 3, h, w) that are looked at, apart for each item of the batch: (1, 3, h, w) each."""
+    count = max((len(picture) for picture in pictures), default=1)
+    return [[picture[k : k + 1] if len(picture) > 1 else picture for picture in pictures] for k in range(count)]
+
+
 def last_alone(encoder: Any) -> dict[str, int]:
     """The logits are not needed; a model that makes some makes those of one token."""
     return {"logits_to_keep": 1} if hasattr(encoder, "lm_head") else {}

@@ -7,21 +7,24 @@ pictures. Guidance gives every token (2 x 2 latents) the length that it has with
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from editkit.common.process import READING
 from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
+from editkit.diffusion.control import Control, Given, Residuals, Shown
 from editkit.diffusion.model import Model, ModelInfo
-from editkit.diffusion.prediction import Prediction, convert
 from editkit.diffusion.schedule import Level, Schedule
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
-from editkit.models.latent.language import Chat, last_alone
+from editkit.models.latent.caching import CachingTransformer
+from editkit.models.latent.controls import QwenControl, on_first, qwen_controlnet, with_tables
+from editkit.models.latent.language import Chat, each_item, last_alone
 from editkit.models.latent.space import beside
-from editkit.models.latent.tokens import alike, fitting, looked_at, packed, unpacked
+from editkit.models.latent.tokens import fitting, looked_at, packed, unpacked
+from editkit.models.latent.transformer import FlowTransformer
 from editkit.models.latent.vaes import FilmSpace, film_factor
 from editkit.models.schedules import default_sampler, make_flow
 from editkit.pictures.tensors import from_unit
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
     from torch import Tensor
+
+    from editkit.diffusion.noise import Stream
 
 KNOWN = "Qwen-Image, -Edit and -Edit-Plus (QwenImageTransformer2DModel, AutoencoderKLQwenImage)"
 PATCH = 2
@@ -80,7 +85,7 @@ def describe(layout: Layout) -> ModelInfo:
         raise ModelError(
             f"model {layout.name}: is a {kind} with another loop (layers, or a told scale); known are {KNOWN}"
         )
-    takes = {"prompt"} | ({"references"} if edits else set())
+    takes = {"prompt", "control", "step cache"} | ({"references"} if edits else set())
     return ModelInfo(
         layout.name, KNOWN, frozenset(takes), default_sampler(layout.config("scheduler")), 40 if several else 50,
         WINDOW, LEAST, PATCH * film_factor(layout.config("vae")), guidance=GUIDANCE, shifts=True,
@@ -93,8 +98,7 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
     transformer = load_network(layout, "transformer", QwenImageTransformer2DModel, dtype, device)
-    place = transformer.pos_embed  # its tables are no buffers: they were not made with the weights
-    transformer.pos_embed = type(place)(theta=place.theta, axes_dim=place.axes_dim, scale_rope=place.scale_rope)
+    transformer = with_tables(transformer)
     vae = load_network(layout, "vae", AutoencoderKLQwenImage, dtype, device)
     edits = "references" in info.takes
     reader, encoder = load_text_encoder(layout, "processor" if edits else "tokenizer", "text_encoder", dtype, device)
@@ -102,7 +106,7 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     return (QwenEdit if edits else Qwen)(info, transformer, vae, reader, encoder, schedule)
 
 
-class Qwen(FilmSpace):
+class Qwen(CachingTransformer, FlowTransformer, FilmSpace):
     """A QwenImageTransformer2DModel behind an AutoencoderKLQwenImage as a `Model`.
 
     Args:
@@ -112,43 +116,60 @@ class Qwen(FilmSpace):
         schedule: its ladder.
     """
 
-    clip: float | None = None
-
     def __init__(
         self, info: ModelInfo, transformer: Any, vae: Any, reader: Any, encoder: Any, schedule: Schedule
     ) -> None:
-        super().__init__(vae)
-        self.info, self.transformer, self.schedule = info, transformer, schedule
+        super().__init__(info, transformer, vae, schedule)
         self.reader, self.encoder = reader, encoder
 
-    def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
-        def key(cond: Conditioning) -> Hashable:
-            """Texts of different length are not padded: that rounds otherwise, and saves nothing."""
-            return looked_at(cond), self._words(cond).embeds.shape[1]
+    def fits(self, cond: Conditioning, steered: bool) -> Hashable:
+        """Texts of different length are not padded: that rounds otherwise, and saves nothing."""
+        return looked_at(cond), self.words(cond).embeds.shape[1]
 
-        def ask(conds: Sequence[Conditioning]) -> Sequence[Tensor]:
-            return self._velocities(x_t, level, conds)
-
-        return tuple(convert(out, x_t, level, "flow_prediction") for out in alike(conds, key, ask))
-
-    def _words(self, cond: Conditioning) -> Prompt:
-        return self._no_words if cond.prompt is None else cond.prompt
-
-    def _velocities(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> Sequence[Tensor]:
-        """What the network says under `conds`, whose texts and references are of the same sizes, in one call."""
+    def velocities(
+        self, x_t: Tensor, level: Level, conds: Sequence[Conditioning], added: Residuals | None
+    ) -> Sequence[Tensor]:
         import torch
 
         n, batch, device, dtype = len(conds), len(x_t), x_t.device, self.transformer.dtype
         looked = [[reference.latent.to(x_t) for reference in cond.references] for cond in conds]
-        tokens = [torch.cat([packed(x_t), *(packed(r).expand(batch, -1, -1) for r in refs)], 1) for refs in looked]
-        words = torch.cat([self._words(cond).embeds.expand(batch, -1, -1) for cond in conds])
+        tokens = torch.cat(
+            [torch.cat([packed(x_t), *(packed(r).expand(batch, -1, -1) for r in refs)], 1) for refs in looked]
+        )
+        words = torch.cat([self.words(cond).embeds.expand(batch, -1, -1) for cond in conds])
         sizes = [(1, *(side // PATCH for side in part.shape[-2:])) for part in (x_t, *looked[0])]
+        steering = None if added is None else [on_first(part, tokens.shape[1]).to(dtype) for part in added.tensors]
         out = self.transformer(
-            hidden_states=torch.cat(tokens).to(dtype),
+            hidden_states=tokens.to(dtype),
             timestep=torch.full((n * batch,), level.t, dtype=torch.float32, device=device) / 1000,
             encoder_hidden_states=words.to(device, dtype), img_shapes=[sizes] * (n * batch), return_dict=False,
+            controlnet_block_samples=steering,
         )[0]  # fmt: skip
         return unpacked(out, *x_t.shape[-2:]).to(x_t.dtype).chunk(n)
+
+    def given(self, x_t: Tensor, level: Level, cond: Conditioning) -> Given:
+        import torch
+
+        words = self.words(cond).embeds.expand(len(x_t), -1, -1).to(x_t.device, self.transformer.dtype)
+        return Given(x_t, torch.full((len(x_t),), level.t, dtype=torch.float32, device=x_t.device), words)
+
+    def controlnet(self, config: Mapping[str, Any]) -> type[Any]:
+        return qwen_controlnet(config, self.transformer.config, self.info.name)
+
+    def steered(self, network: Any, shown: Shown, scale: float, wanted_only: bool, stream: Stream | None) -> Control:
+        """A hint is drawn from its posterior, as in the pipeline. A network for inpainting is shown the picture that
+        is given as its hint with the hole in black, and the mask (1 = known).
+        """
+        import torch
+
+        layers, network = len(self.transformer.transformer_blocks), with_tables(network)
+        if not network.config.extra_condition_channels:
+            return QwenControl(network, self.encode(shown.hint, stream), scale, wanted_only, layers)
+        hole = torch.ones_like(shown.hint[:, :1]) if shown.mask is None else shown.mask.to(shown.hint)
+        known = self.encode(torch.where(hole > 0.5, -1.0, shown.hint))
+        region = torch.ones_like(known[:, :1]) if shown.region is None else shown.region.to(known)
+        shown_at_once = torch.cat([known, 1.0 - region.expand(len(known), -1, -1, -1)], dim=1)
+        return QwenControl(network, shown_at_once, scale, wanted_only, layers)
 
     def fold(self, without: Tensor, wanted: Tensor, scale: float) -> Tensor:
         """out = w |p| / |w| with w = n + scale (p - n), the lengths being those of a token's values."""
@@ -171,10 +192,6 @@ class Qwen(FilmSpace):
         states, _, dropped = chat.read(text)
         return Prompt(states[-1][:, cut:]), dropped
 
-    @property
-    def denoiser(self) -> Any:
-        return self.transformer
-
     def pipeline(self) -> Any:
         """A diffusers pipeline of these networks."""
         from diffusers import FlowMatchEulerDiscreteScheduler, QwenImagePipeline
@@ -184,9 +201,6 @@ class Qwen(FilmSpace):
             tokenizer=getattr(self.reader, "tokenizer", self.reader), scheduler=FlowMatchEulerDiscreteScheduler(),
         )  # fmt: skip
 
-    def attach(self, picture: Tensor | None, mask: Tensor | None) -> Qwen:
-        return self
-
 
 class QwenEdit(Qwen):
     """-Edit and -Edit-Plus: with references, which the text is read beside."""
@@ -195,7 +209,7 @@ class QwenEdit(Qwen):
         fitted = fitting(picture, self.info.multiple, AREA)
         return Reference(self.encode(fitted), fitted)
 
-    def _words(self, cond: Conditioning) -> Prompt:
+    def words(self, cond: Conditioning) -> Prompt:
         return self.encode_seeing(None, cond.references)[0] if cond.prompt is None else cond.prompt
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
@@ -203,23 +217,30 @@ class QwenEdit(Qwen):
         return self.encode_seeing(text, ())
 
     def encode_seeing(self, text: str | None, references: Sequence[Reference]) -> tuple[Prompt, str]:
-        """The last hidden state of the language model that sees the pictures, (1, tokens, width); all is read."""
-        text = NO_WORDS if text is None else text
-        several = self.info.references > 1
+        """The last hidden state of the language model that sees the pictures, (batch, tokens, width); all is read."""
+        import torch
+
         if len(references) > self.info.references:
             raise ModelError(
                 f"model {self.info.name} looks at {self.info.references} pictures at most, and was given "
                 f"{len(references)}; leave some out, or choose another --model (-Edit-Plus, FLUX.2)"
             )
-        pictures = [seen(reference.picture, SEEN if several else None) for reference in references]
-        shown = "".join(f"Picture {k + 1}: {PICTURE}" if several else PICTURE for k in range(len(pictures)))
+        items = each_item([reference.picture for reference in references])
+        return Prompt(torch.cat([self._seeing(NO_WORDS if text is None else text, item) for item in items])), ""
+
+    def _seeing(self, text: str, pictures: Sequence[Tensor]) -> Tensor:
+        """Of one item's pictures, (1, tokens, width)."""
+        several = self.info.references > 1
+        images = [seen(picture, SEEN if several else None) for picture in pictures]
+        shown = "".join(f"Picture {k + 1}: {PICTURE}" if several else PICTURE for k in range(len(images)))
         with READING:
-            given = self.reader(text=[chat_of(ALTER, shown + text)], images=pictures or None, return_tensors="pt")
+            given = self.reader(text=[chat_of(ALTER, shown + text)], images=images or None, return_tensors="pt")
         out = self.encoder(
             **{name: beside(given[name], self.encoder) for name in TOLD if given.get(name) is not None},
             output_hidden_states=True, use_cache=False, **last_alone(self.encoder),
         )  # fmt: skip
-        return Prompt(out.hidden_states[-1][:, CUT[ALTER] :]), ""
+        states: Tensor = out.hidden_states[-1]
+        return states[:, CUT[ALTER] :]
 
 
 TOLD = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw", "mm_token_type_ids")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from editkit.diffusion.conditioning import Conditioning
 from editkit.diffusion.model import ModelInfo
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Answers = Callable[[Sequence[Conditioning]], Sequence["Tensor"]]
-"""What a network says under several conditions, in one call."""
+Asked = TypeVar("Asked")
 
 
 def rows(x: Tensor) -> Tensor:
@@ -67,7 +66,9 @@ def grid_ids(size: Sequence[int], first: int, axes: int, device: torch.device) -
     return ids.reshape(-1, axes)
 
 
-def alike(conds: Sequence[Conditioning], key: Callable[[Conditioning], Hashable], ask: Answers) -> list[Tensor]:
+def alike(
+    conds: Sequence[Asked], key: Callable[[Asked], Hashable], ask: Callable[[Sequence[Asked]], Sequence[Tensor]]
+) -> list[Tensor]:
     """The network's answer to each of `conds`, in their order; those with the same `key` are asked in one call."""
     groups: dict[Hashable, list[int]] = {}
     for k, cond in enumerate(conds):

@@ -167,8 +167,8 @@ class LatentUNet(LatentSpace):
             timestep_cond=guidance,
             added_cond_kwargs=added,
             cross_attention_kwargs=(attention if shown is None else {**attention, "shown": shown}) or None,
-            down_block_additional_residuals=None if control is None else [part.to(dtype) for part in control.down],
-            mid_block_additional_residual=None if control is None else control.mid.to(dtype),
+            down_block_additional_residuals=None if control is None else [part.to(dtype) for part in control.tensors],
+            mid_block_additional_residual=None if control is None or control.mid is None else control.mid.to(dtype),
             return_dict=False,
         )[0]
         answers: Sequence[Tensor] = out.to(x_t.dtype).chunk(n)

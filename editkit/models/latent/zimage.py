@@ -7,24 +7,27 @@ guidance are editkit's: diffusers' pipelines count from 0, so that their g is g 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from editkit.diffusion.conditioning import Conditioning, Prompt
+from editkit.diffusion.conditioning import Conditioning, Prompt, with_own_words
+from editkit.diffusion.control import Control, Given, Residuals, Shown
 from editkit.diffusion.model import Model, ModelInfo
-from editkit.diffusion.prediction import Prediction, convert
 from editkit.diffusion.schedule import Level, Schedule
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
+from editkit.models.latent.controls import ZImageControl, beside_transformer, listed, told_time, zimage_controlnet
 from editkit.models.latent.language import Chat
-from editkit.models.latent.space import LatentSpace, load_vae, vae_factor
+from editkit.models.latent.space import load_vae, vae_factor
+from editkit.models.latent.transformer import FlowTransformer
 from editkit.models.schedules import default_sampler, make_flow
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from editkit.diffusion.noise import Stream
 
 KNOWN = "Z-Image and Z-Image-Turbo (ZImageTransformer2DModel, AutoencoderKL)"
 PATCH = 2
@@ -54,7 +57,7 @@ def describe(layout: Layout) -> ModelInfo:
     scheduler = layout.config("scheduler")
     steps, guidance = (9, 1.0) if float(scheduler.get("shift", 1.0)) <= TURBO else (50, 5.0)
     return ModelInfo(
-        layout.name, KNOWN, frozenset({"prompt"}), default_sampler(scheduler), steps, WINDOW, LEAST,
+        layout.name, KNOWN, frozenset({"prompt", "control"}), default_sampler(scheduler), steps, WINDOW, LEAST,
         PATCH * vae_factor(layout.config("vae")), guidance=guidance, shifts=True, rounds_up=True,
     )  # fmt: skip
 
@@ -69,7 +72,7 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     return ZImage(info, transformer, vae, tokenizer, encoder, make_flow(layout.config("scheduler"), PATCH))
 
 
-class ZImage(LatentSpace):
+class ZImage(FlowTransformer):
     """A ZImageTransformer2DModel behind an AutoencoderKL as a `Model`.
 
     Args:
@@ -79,30 +82,61 @@ class ZImage(LatentSpace):
         schedule: its ladder.
     """
 
-    clip: float | None = None
-
     def __init__(
         self, info: ModelInfo, transformer: Any, vae: Any, tokenizer: Any, encoder: Any, schedule: Schedule
     ) -> None:
-        super().__init__(vae)
-        self.info, self.transformer, self.schedule = info, transformer, schedule
+        super().__init__(info, transformer, vae, schedule)
         self.tokenizer, self.encoder = tokenizer, encoder
 
-    def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
+    def fits(self, cond: Conditioning, steered: bool) -> Hashable:
+        """It pads texts itself; what ControlNets add lies behind texts of one length."""
+        return self.words(cond).embeds.shape[1] if steered else None
+
+    def velocities(
+        self, x_t: Tensor, level: Level, conds: Sequence[Conditioning], added: Residuals | None
+    ) -> Sequence[Tensor]:
         import torch
 
         n, batch, dtype = len(conds), len(x_t), self.transformer.dtype
-        prompts = [self._no_words if cond.prompt is None else cond.prompt for cond in conds]
+        prompts = [self.words(cond) for cond in conds]
         words = [text for prompt in prompts for text in prompt.embeds.to(x_t.device, dtype).expand(batch, -1, -1)]
         t = torch.full((n * batch,), level.t, dtype=torch.float32, device=x_t.device)
-        states = list(x_t.to(dtype)[:, :, None]) * n
-        out = self.transformer(states, (1000 - t) / 1000, words, return_dict=False)[0]  # in this order, in float32
+        steering = None if added is None else {k: p.to(dtype) for k, p in enumerate(added.down) if p is not None}
+        out = self.transformer(
+            listed(x_t.to(dtype)) * n, told_time(t), words, return_dict=False, controlnet_block_samples=steering
+        )[0]
         velocities = -torch.stack([part.to(x_t.dtype) for part in out])[:, :, 0]
-        return tuple(convert(part, x_t, level, "flow_prediction") for part in velocities.chunk(n))
+        return velocities.chunk(n)
 
-    @cached_property
-    def _no_words(self) -> Prompt:
-        return self.encode_text("")[0]
+    def given(self, x_t: Tensor, level: Level, cond: Conditioning) -> Given:
+        import torch
+
+        words = self.words(cond).embeds.to(x_t.device, self.transformer.dtype).expand(len(x_t), -1, -1)
+        return Given(x_t, torch.full((len(x_t),), level.t, dtype=torch.float32, device=x_t.device), words)
+
+    def control_words(self, conds: Sequence[Conditioning]) -> Sequence[Conditioning]:
+        return with_own_words(conds)
+
+    def controlnet(self, config: Mapping[str, Any]) -> type[Any]:
+        return zimage_controlnet(config, self.transformer.config, self.info.name)
+
+    def steered(self, network: Any, shown: Shown, scale: float, wanted_only: bool, stream: Stream | None) -> Control:
+        """The hint's mode; for a network with further channels, then the mask (1 = known) and the masked picture, or
+        zeros where there is none.
+        """
+        import torch
+
+        parts, more = [self.encode(shown.hint)], int(network.config.control_in_dim) - self.channels
+        like = parts[0]
+        if more and shown.picture is not None and shown.mask is not None and shown.region is not None:
+            known = self.encode(shown.picture * (shown.mask < 0.5))
+            parts += [1.0 - shown.region.to(like).expand(len(like), -1, -1, -1), known.expand(len(like), -1, -1, -1)]
+        elif more:
+            parts.append(like.new_zeros(len(like), more, *like.shape[2:]))
+        layers = len(self.transformer.layers)
+        return ZImageControl(
+            beside_transformer(network, self.transformer), torch.cat(parts, 1), scale, wanted_only, layers
+        )
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
         """The last hidden layer but one of the language model, (1, tokens, width), at most 512 of them."""
@@ -115,10 +149,6 @@ class ZImage(LatentSpace):
         )
         return said
 
-    @property
-    def denoiser(self) -> Any:
-        return self.transformer
-
     def pipeline(self) -> Any:
         """A diffusers pipeline of these networks."""
         from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline
@@ -127,6 +157,3 @@ class ZImage(LatentSpace):
             transformer=self.transformer, vae=self.vae, text_encoder=self.encoder, tokenizer=self.tokenizer,
             scheduler=FlowMatchEulerDiscreteScheduler(),
         )  # fmt: skip
-
-    def attach(self, picture: Tensor | None, mask: Tensor | None) -> ZImage:
-        return self

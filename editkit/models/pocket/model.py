@@ -119,6 +119,9 @@ class Pocket(PixelSpace):
         wiring: pocket.json.
     """
 
+    held = 640
+    """Rounded up from 620 and 626 that were measured, in half and single precision (docs/reliability.md)."""
+
     def __init__(self, info: ModelInfo, unet: Any, schedule: Schedule, wiring: Any) -> None:
         self.info, self.unet, self.schedule = info, unet, schedule
         self.unshuffle = int(wiring["unshuffle"])
@@ -146,8 +149,8 @@ class Pocket(PixelSpace):
             x.to(dtype, memory_format=torch.channels_last),
             t,
             task,
-            None if control is None else [part.to(dtype) for part in control.down],
-            None if control is None else control.mid.to(dtype),
+            None if control is None else [part.to(dtype) for part in control.tensors],
+            None if control is None or control.mid is None else control.mid.to(dtype),
         )
         f = F.pixel_shuffle(out.float(), self.unshuffle)
         v = level.alpha * residual.eps(z, f) - level.sigma * residual.x0(z, f)

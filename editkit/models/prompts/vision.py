@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout, understandable
 from editkit.models.files.loading import as_number, find
-from editkit.models.files.weights import bounded, weight_files
+from editkit.models.files.weights import bounded, stored, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -125,7 +125,7 @@ def load_tower(layout: Layout, component: str, kind: Any, device: torch.device, 
         ModelError: weights missing or in a pickle.
     """
     weights, variant = weight_files(layout, component)
-    bounded(layout.name, component, layout.config(component), weights)
+    bounded(layout.name, component, layout.config(component), stored(layout.name, weights))
     with understandable(layout.name):
         network, report = as_number(kind, dtype).from_pretrained(
             layout.path / component, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True,

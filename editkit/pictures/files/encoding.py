@@ -23,7 +23,7 @@ from editkit.pictures.files.exif import sized
 from editkit.pictures.files.formats import AVIF, JPEG, PNG, TIFF, WEBP, Format, endings, to_write
 from editkit.pictures.files.jpeg import LONGEST, with_iptc
 from editkit.pictures.files.metadata import LAYOUT, Metadata
-from editkit.pictures.files.png import PNG_SIGNATURE, png_chunk, png_chunks, png_text
+from editkit.pictures.files.png import PNG_SIGNATURE, deflated, png_chunk, png_text
 from editkit.pictures.files.xmp import sized_xmp
 from editkit.pictures.raster import Raster, at_depth
 
@@ -32,6 +32,9 @@ QUALITY = 90
 
 BAND = 64
 """Rows that are worked on at once where a whole picture would need much memory."""
+
+LARGEST = 1 << 30
+"""Bytes of a PNG chunk, at most: its length has 31 bits."""
 
 
 class Encoded(NamedTuple):
@@ -172,21 +175,14 @@ def _short_enough(meta: Metadata, title: str, longest: int, notices: list[str]) 
 
 
 def _png(picture: Raster, provenance: str | None) -> bytes:
-    """A PNG file. Pillow compresses 8 bits; 16 bits, of which it has only greyscale, are filtered here."""
+    """A PNG file."""
     channels = _channels(picture, PNG)
     height, width, count = channels.shape
-    if channels.dtype == np.uint8:
-        from PIL import Image
-
-        buffer = io.BytesIO()
-        squeezed = channels[..., 0] if count == 1 else channels
-        Image.fromarray(np.ascontiguousarray(squeezed)).save(buffer, PNG.name)
-        header, *rest = [(kind, body) for kind, body in png_chunks(buffer.getvalue()) if kind in _PIXEL_CHUNKS]
-    else:
-        colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[count]
-        size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
-        header = (b"IHDR", size + bytes([16, colour_type, 0, 0, 0]))
-        rest = [(b"IDAT", _compressed(channels)), (b"IEND", b"")]
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[count]
+    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    header = png_chunk(b"IHDR", size + bytes([8 * channels.dtype.itemsize, colour_type, 0, 0, 0]))
+    packed = deflated(_filtered(channels))
+    pixels = [png_chunk(b"IDAT", packed[at : at + LARGEST]) for at in range(0, len(packed), LARGEST)]
     meta = picture.meta
     said = [png_chunk(kind, body) for kind, body in meta.chunks]
     if meta.icc is not None:
@@ -203,30 +199,38 @@ def _png(picture: Raster, provenance: str | None) -> bytes:
     said += [png_text(keyword, text) for keyword, text in meta.text]
     if provenance is not None:
         said.append(png_text("editkit", provenance))
-    return b"".join([PNG_SIGNATURE, png_chunk(*header), *said, *(png_chunk(*chunk) for chunk in rest)])
+    return b"".join([PNG_SIGNATURE, header, *said, *pixels, png_chunk(b"IEND", b"")])
 
 
-_PIXEL_CHUNKS = (b"IHDR", b"IDAT", b"IEND")
-
-
-def _compressed(channels: NDArray[Any]) -> bytes:
-    """PNG rows of 16-bit samples, each behind the filter (none, left, above) whose bytes are smallest in sum."""
+def _filtered(channels: NDArray[Any]) -> bytes:
+    """PNG rows, each behind the filter (none, left, above, Paeth's) whose bytes are smallest in sum."""
     height, width, count = channels.shape
-    packer = zlib.compressobj(6)
+    pixel = count * channels.dtype.itemsize
+    last = np.zeros((1, width * pixel), np.uint8)
     parts = []
-    last = np.zeros((1, width * count * 2), np.uint8)
     for at in range(0, height, BAND):  # in bands, so that a large picture does not need its memory ten times over
-        rows = channels[at : at + BAND].astype(">u2").view(np.uint8).reshape(-1, width * count * 2)
-        left = rows.copy()
-        left[:, 2 * count :] -= rows[:, : -2 * count]
-        above = rows - np.concatenate([last, rows[:-1]])
+        band = channels[at : at + BAND]
+        rows = band.astype(band.dtype.newbyteorder(">"), copy=False).view(np.uint8).reshape(-1, width * pixel)
+        above = np.concatenate([last, rows[:-1]])
+        left, above_left = np.zeros_like(rows), np.zeros_like(rows)
+        left[:, pixel:], above_left[:, pixel:] = rows[:, :-pixel], above[:, :-pixel]
+        options = np.stack([rows, rows - left, rows - above, rows - _paeth(left, above, above_left)])
         # a byte of 255 is a difference of -1: min(b, 256 - b), which unsigned arithmetic gives as min(b, -b)
-        cost = np.stack([np.minimum(option, -option).sum(axis=1, dtype=np.int64) for option in (rows, left, above)])
-        best = cost.argmin(axis=0).astype(np.uint8)[:, None]
-        chosen = np.where(best == 0, rows, np.where(best == 1, left, above))
-        parts.append(packer.compress(np.concatenate([best, chosen], axis=1).tobytes()))
+        best = np.minimum(options, -options).sum(axis=2, dtype=np.int64).argmin(axis=0)
+        parts.append(np.column_stack([_FILTERS[best], options[best, np.arange(len(rows))]]).tobytes())
         last = rows[-1:]
-    return b"".join([*parts, packer.flush()])
+    return b"".join(parts)
+
+
+_FILTERS = np.array([0, 1, 2, 4], np.uint8)
+"""What PNG calls them."""
+
+
+def _paeth(left: NDArray[np.uint8], above: NDArray[np.uint8], above_left: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Paeth's predictor: whichever of the three is nearest to left + above - above_left (PNG, section 9.4)."""
+    a, b, c = (part.astype(np.int16) for part in (left, above, above_left))
+    to_a, to_b, to_c = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)
+    return np.where((to_a <= to_b) & (to_a <= to_c), left, np.where(to_b <= to_c, above, above_left))
 
 
 # long: a table of tags, one a line
@@ -292,7 +296,7 @@ def _strip(channels: NDArray[Any]) -> bytes:
     """Rows of a TIFF: differences along the row, little-endian, deflated."""
     differences = channels.copy()
     differences[:, 1:] -= channels[:, :-1]
-    return zlib.compress(differences.astype(differences.dtype.newbyteorder("<")).tobytes(), 6)
+    return deflated(differences.astype(differences.dtype.newbyteorder("<")).tobytes())
 
 
 def _by_pillow(picture: Raster, row: Format, quality: int | None) -> bytes:

@@ -32,6 +32,13 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">L", len(data)) + kind + data + struct.pack(">L", zlib.crc32(kind + data))
 
 
+def deflated(data: bytes) -> bytes:
+    """A zlib stream of `data` by libdeflate: three times as fast as zlib where the files are as small."""
+    import deflate
+
+    return bytes(deflate.zlib_compress(data, 6))
+
+
 def png_text(keyword: str, text: str, compress: bool = False) -> bytes:
     """An iTXt chunk: international text (UTF-8) under a keyword of 1 to 79 characters."""
     body = text.encode()

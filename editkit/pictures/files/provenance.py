@@ -180,11 +180,20 @@ def _name_of(text: str) -> str:
     for kind in (PurePosixPath, PureWindowsPath):
         if _is_file(kind(text)):
             return kind(text).name
+    if text.startswith("./") and PurePosixPath(text).name and _is_folder(text):  # a model of where its author was
+        return PurePosixPath(text).name
     parts = re.split(r"([+&-])(?=[a-z_]+:)", text)  # box:1,2,3,4+watermark:/a/b.png
     if len(parts) > 1:
         return "".join(part if k % 2 else _name_of(part) for k, part in enumerate(parts))
     behind = re.match(r"[a-z][\w:-]+?:(?=[/\\.])", text)  # kernel:/a/b.png, timm:resnet18:/a/b.safetensors
     return text if behind is None else behind[0] + _name_of(text[behind.end() :])
+
+
+def _is_folder(text: str) -> bool:
+    try:
+        return Path(text).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _is_file(path: PurePath) -> bool:

@@ -123,7 +123,7 @@ def decode(data: bytes, name: str) -> Raster:
     _register_heif()
     raw.refuse(data, name)
     with _one_line(name, data):
-        image = Image.open(io.BytesIO(data), formats=_known_formats())
+        image = Image.open(io.BytesIO(data), formats=known_formats())
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
         _afford(image, data, name)
@@ -191,7 +191,8 @@ def _one_line(name: str, data: bytes) -> Iterator[None]:
         ) from None
 
 
-def _known_formats() -> list[str]:
+def known_formats() -> list[str]:
+    """What Pillow may open a file as: of its other formats one starts programs."""
     from PIL import Image
 
     Image.init()

@@ -244,6 +244,8 @@ def write(
 
 
 def _to_stdout(data: bytes) -> None:
+    if sys.stdout is None:
+        raise PictureError("standard output: cannot be written: it is closed")
     if sys.stdout.isatty():
         raise PictureError("-: standard output is a terminal; send it into a file or a pipe, or use -o NAME")
     try:

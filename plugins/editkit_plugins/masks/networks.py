@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from editkit.common import trust
 from editkit.common.extras import explained
+from editkit.common.small import small_bytes
 from editkit.errors import ModelError, UsageError
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import at_depth
@@ -101,7 +102,7 @@ def _kind(folder: Path) -> str:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(small_bytes(path))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read as JSON ({type(error).__name__}); fetch the folder anew") from None
 

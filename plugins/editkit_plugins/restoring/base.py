@@ -45,7 +45,9 @@ class Solving(Plugin):
     zeta: float = Field(
         0.7, gt=0.0, description="dps: how far all steps together may move a value (black is -1, white 1)."
     )
-    eta: float = Field(0.85, ge=0.0, le=1.0, description="ddrm: how much noise is renewed where nothing is observed.")
+    eta: float | None = Field(
+        None, ge=0.0, le=1.0, description="ddrm: how much noise a step renews; default 0.85, less in many steps."
+    )
     eta_b: float = Field(1.0, ge=0.0, le=1.0, description="ddrm: how much of the observation is taken.")
     lam: float | None = Field(
         None, gt=0.0, description="diffpir, wiener: weight of the prior; default 7 and 2, which suit photographs."

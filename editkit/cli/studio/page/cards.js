@@ -99,7 +99,7 @@ export class Chain {
     for (const old of this.place.querySelectorAll("[aria-invalid]")) old.removeAttribute("aria-invalid");
     if (this.error) this.error.shown = false;
     if (!this.error?.place) return;
-    const key = this.error.place.at(-1), scope = this._blamed() ? ".card-form" : ".options";
+    const key = this.error.place.at(-1), scope = this._blamed() ? ".card-form" : `[data-options="${this.error.place[1] ?? 0}"]`;
     const field = [...this.place.querySelectorAll(`${scope} .field`)].find((one) => one.dataset.key === String(key));
     if (!field) return;
     this.error.shown = true;
@@ -155,7 +155,8 @@ export class Chain {
           h("div", { class: "row" }, stage.plugins.map((card, k) => [
             k ? h("span", { class: "with" }, T.withMore) : null, this._chip(card)]),
             this._adder(T.addWith, number, `with-${number}`)),
-          stage.plugins.includes(this.open) ? this._form(this.open) : null),
+          stage.plugins.includes(this.open) ? this._form(this.open) : null,
+          number ? this._later(stage.options, number) : null),
       ]),
       h("div", { class: "then last" }, this._adder(T.addThen, null, "then", T.thenMore)),
       this._options());
@@ -201,14 +202,23 @@ export class Chain {
     const of = (keys) => keys.map((key) => this.options.find((field) => field.key === key)).filter(Boolean);
     const drawn = (field) => this._field(field.key === "model" ? { ...field, kind: "model", help: "" } : field, first.options);
     const rest = this.options.filter((field) => ![...seen, ...pair].includes(field.key));
-    return h("section", { class: "options" }, h("h2", {}, T.options), of(seen).map(drawn), h("div", { class: "pair" }, of(pair).map(drawn)),
+    return h("section", { class: "options", "data-options": "0" }, h("h2", {}, T.options), of(seen).map(drawn), h("div", { class: "pair" }, of(pair).map(drawn)),
       this._rest(rest, first.options));
   }
 
-  _rest(fields, values) {
+  /** The options of a process below the first; what is not set here is as in the first. */
+  _later(values, number) {
+    const first = this.stages[0].options, as = (field) => (field.key in first ? { ...field, default: first[field.key] } : field);
+    const fields = this.options.map((field) => as(field.key === "model" ? { ...field, kind: "model", help: "" } : field));
+    const made = this._rest(fields, values, T.ownOptions);
+    made.dataset.options = String(number);
+    return made;
+  }
+
+  _rest(fields, values, text = T.more(fields.length)) {
     if (!fields.length) return null;
     const set = fields.some((field) => field.key in values);
-    return h("details", { class: "more", open: set }, h("summary", {}, T.more(fields.length)), fields.map((field) => this._field(field, values)));
+    return h("details", { class: "more", open: set }, h("summary", {}, text), fields.map((field) => this._field(field, values)));
   }
 
   /** One parameter: a label, something to enter it by, its hint, and its error. */
@@ -242,7 +252,8 @@ export class Chain {
       case "choice":
         return [select(id, [["", field.default === null ? T.byDefault : `${field.default} · ${T.byDefault}`], ...field.choices.filter((c) => c !== field.default).map((c) => [c, c])], value ?? "", (v) => put(v === "" ? undefined : v))];
       case "model":
-        return [select(id, this.models.map((m) => [m.name === "auto" ? "" : m.name, m.name === "auto" ? `auto · ${T.byDefault}` : m.name]), value ?? "", (v) => put(v === "" ? undefined : v))];
+        return [select(id, this.models.filter((m) => !m.lora).map((m) => (m.name === field.default ? ["", `${m.name} · ${T.byDefault}`] : [m.name, m.name])), value ?? "", (v) => put(v === "" ? undefined : v))];
+      case "lora": return [this._loras(id, value ?? [], put)];
       case "int":
       case "float": {
         const bounded = field.low !== null && field.high !== null && field.high <= 1000, step = field.kind === "int" ? 1 : "any";
@@ -258,9 +269,31 @@ export class Chain {
         return [well, box];
       }
       case "mask": return this._maskInputs(field, id, value, put);
-      case "weights": return [select(id, [["", (Array.isArray(field.default) ? "" : field.default) || T.none], ...this.models.filter((m) => !["auto", "patches", "pocket"].includes(m.name)).map((m) => [m.name, m.name])], (Array.isArray(value) ? value[0] : value) ?? "", (v) => put(!v ? undefined : field.repeated ? [v] : v))];
+      case "weights": return [select(id, [["", (Array.isArray(field.default) ? "" : field.default) || T.none], ...this.models.filter((m) => !m.lora && !["auto", "patches", "pocket"].includes(m.name)).map((m) => [m.name, m.name])], (Array.isArray(value) ? value[0] : value) ?? "", (v) => put(!v ? undefined : field.repeated ? [v] : v))];
       default: return [this._text(field, id, value, put)];
     }
+  }
+
+  /** The LoRAs that may be named, each with its weight; `FILE` or `FILE:WEIGHT` are the values. */
+  _loras(id, values, put) {
+    const known = this.models.filter((m) => m.lora).map((m) => m.name);
+    const set = new Map(values.map((word) => {
+      const name = known.find((one) => word === one || word.startsWith(`${one}:`)) ?? word.replace(/:[^:/]*$/, "");
+      return [name, word.slice(name.length + 1)];
+    }));
+    const names = [...new Set([...known, ...set.keys()])];
+    const tell = () => put(set.size ? [...set].map(([name, weight]) => (weight ? `${name}:${weight}` : name)) : undefined);
+    if (!names.length) return h("p", { class: "quiet", id }, T.noLoras);
+    return h("ul", { class: "loras" }, names.map((name, k) => {
+      const weight = h("input", { type: "number", step: "any", placeholder: "1", value: set.get(name) ?? "", "aria-label": T.weightOf(name), disabled: !set.has(name),
+        oninput: () => { set.set(name, weight.value.trim()); tell(); } });
+      const one = k ? fresh("lora") : id;
+      return h("li", {}, h("input", { id: one, type: "checkbox", checked: set.has(name), onchange: (e) => {
+        if (e.target.checked) set.set(name, weight.value.trim()); else set.delete(name);
+        weight.disabled = !e.target.checked;
+        tell();
+      } }), h("label", { for: one }, name.split("/").at(-1)), weight);
+    }));
   }
 
   _text(field, id, value, put) {

@@ -57,8 +57,8 @@ export function openModels(place, models, status, use) {
   place.replaceChildren(
     h("p", { class: "facts" }, h("b", {}, status.device), h("span", {}, T.memory(gigabytes(status.memory_free), gigabytes(status.memory))), h("span", {}, status.offline ? T.offline : T.online)),
     h("ul", { class: "models" }, models.filter((m) => m.name !== "auto").map((model) => h("li", {},
-      h("div", {}, h("b", {}, model.name), h("span", { class: "quiet" }, model.why ?? model.family),
-        model.why ? null : h("span", { class: "quiet" }, `${T.takes} ${model.takes.join(", ") || T.nothing}`)),
-      h("button", { type: "button", class: "soft", disabled: Boolean(model.why), "aria-label": `${T.useIt} ${model.name}`, onclick: () => use(model.name) }, T.useIt)))),
+      h("div", {}, h("b", {}, model.name), h("span", { class: "quiet" }, model.why ?? (model.lora ? T.aLora : model.family)),
+        model.why || model.lora ? null : h("span", { class: "quiet" }, `${T.takes} ${model.takes.join(", ") || T.nothing}`)),
+      model.lora ? null : h("button", { type: "button", class: "soft", disabled: Boolean(model.why), "aria-label": `${T.useIt} ${model.name}`, onclick: () => use(model.name) }, T.useIt)))),
     h("p", { class: "quiet" }, T.modelsMore));
 }

@@ -34,6 +34,9 @@ export const T = {
   remove: (name) => `Take ${name} away`,
   options: "The run",
   more: (n) => `${n} more`,
+  ownOptions: "Options of its own",
+  noLoras: "Start the studio with --allow-model FILE.safetensors to choose a LoRA here.",
+  weightOf: (name) => `Weight of ${name}`,
   reset: (name) => `Reset ${name} to its default`,
   byDefault: "default",
   painted: "What is painted", inWords: "In words…", none: "None",
@@ -72,7 +75,7 @@ export const T = {
   // models
   offline: "Offline: nothing is fetched", online: "Allowed models may be fetched",
   memory: (free, all) => `${free} of ${all} GB of memory free`,
-  takes: "takes", nothing: "no conditions", useIt: "Use",
+  takes: "takes", nothing: "no conditions", useIt: "Use", aLora: "LoRA, chosen under the run's options",
   modelsMore: "Other models, LoRAs and networks can be named once the studio was started with --allow-model NAME.",
   // trouble
   lost: "The studio does not answer. Is it still running?",

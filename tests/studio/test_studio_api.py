@@ -376,7 +376,7 @@ def test_the_help_names_the_command_and_what_it_needs(capsys, tmp_path):
     assert Path.cwd() != tmp_path
 
 
-CLIENT = Path(__file__).parent.parent / "docs" / "studio_client.py"
+CLIENT = Path(__file__).parents[2] / "docs" / "studio_client.py"
 
 
 def test_the_client_of_the_docs_edits_a_picture_in_forty_lines(folder, tmp_path):

@@ -7,16 +7,19 @@ import json
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from studio_help import HOST, TOKEN, asked, client_of, config, ended, opened, pixels, png, recipe
 
 from editkit.cli.studio.config import Bounds, Config, Refused
 from editkit.cli.studio.guard import Guard
 from editkit.cli.studio.queue import Queue
-from editkit.cli.studio.store import safe_name
+from editkit.cli.studio.records import EditRecord, PictureRecord
+from editkit.cli.studio.store import Store, safe_name
+from editkit.errors import UsageError
 
 SMALL = Bounds(upload=200_000, pixels=10_000, text=20_000, waiting=4, waiting_of_one=2, streams=3)
 
@@ -359,3 +362,70 @@ def test_bounds_are_no_wider_than_the_library(folder):
     with pytest.raises(Refused):
         Bounds(upload=1 << 40)
     assert Config(folder=folder).token != Config(folder=folder).token
+
+
+# -------------------------------------------------------------------------------- a folder that a stranger packed
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 20\n%%EndComments\n(%s) (w) file closefile showpage\n"
+
+
+def kept(folder: Path, part: str, name: str) -> Path:
+    """A place among what a studio keeps."""
+    place = folder / ".editkit-studio" / part / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+@pytest.mark.parametrize("endless", ["/dev/zero", "pipe"])
+def test_a_planted_record_that_never_ends_is_none(folder, endless):
+    os.mkfifo(folder / "pipe")
+    for part, file in (("pictures", "about.json"), ("edits", "edit.json")):
+        place = kept(folder, part, "00000000000000ab")
+        place.mkdir()
+        (place / file).symlink_to(endless if endless[0] == "/" else folder / "pipe")
+    with client_of(config(folder)) as client:
+        assert client.get("/pictures/00000000000000ab").status_code == 404
+        assert client.get("/edits").json() == []
+        assert client.post("/pictures/open", json={"path": "photo.png"}).status_code == 200
+
+
+def test_a_planted_mask_or_result_starts_no_program_and_leads_nowhere(folder, tmp_path_factory, monkeypatch):
+    outside = tmp_path_factory.mktemp("outside") / "secret.png"
+    outside.write_bytes(png(pixels()))
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **k: pytest.fail("PostScript was run"))
+    kept(folder, "masks", "00000000000000aa.png").symlink_to(outside)
+    kept(folder, "masks", "00000000000000ab.png").write_bytes(EPS)
+    with client_of(config(folder)) as client:
+        picture = client.post("/pictures/open", json={"path": "photo.png"}).json()
+        assert client.get("/masks/00000000000000aa").status_code == 404  # a link
+        assert client.get("/masks/00000000000000aa/raw").status_code == 404
+        assert "is not a picture" in client.get("/masks/00000000000000ab/raw").json()["error"]
+        assert client.post("/pictures", content=EPS).status_code == 422
+    record = EditRecord(id="00000000000000ac", picture=picture["id"], parent=None, recipe=recipe(), state="done",
+                        result=PictureRecord(**picture))  # fmt: skip
+    place = kept(folder, "edits", record.id)
+    place.mkdir()
+    (place / "edit.json").write_text(record.model_dump_json())
+    (place / "kept.png").write_bytes(EPS)
+    with client_of(config(folder)) as client:
+        assert [edit["id"] for edit in client.get("/edits").json()] == [record.id]
+        assert "is not a picture" in client.get(f"/edits/{record.id}/result").json()["error"]
+
+
+@pytest.mark.parametrize("part", ["", "pictures", "masks", "edits"])
+def test_what_the_studio_keeps_goes_nowhere_else(folder, tmp_path_factory, part):
+    outside = tmp_path_factory.mktemp("outside")
+    place = folder / ".editkit-studio" / part
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(outside)
+    with pytest.raises(UsageError, match="is a link"):
+        Store(folder, Bounds())
+    assert list(outside.iterdir()) == []
+
+
+def test_a_name_longer_than_a_file_can_have_is_said(client, folder):
+    edit = asked(client, opened(client, "photo.png"), recipe({"inpaint": {"mask": "box:2,2,9,9"}}))[0]["id"]
+    assert ended(client, edit)["state"] == "done"
+    answer = client.post(f"/edits/{edit}/save", json={"path": "x" * 300 + ".png"})
+    assert answer.status_code == 422
+    assert "File name too long" in answer.json()["error"]

@@ -1,0 +1,223 @@
+"""A denoiser's weights in one file (.safetensors, .gguf), laid over a model's folder, which has everything else: its
+configuration, text encoders, VAE and scheduler.
+
+The tensors may have diffusers' names or those of the original code, which diffusers' own converters rename. In a .gguf
+file they are packed in blocks of 32 or 256 numbers (Q4_0, Q4_K, Q8_0 ...); diffusers unpacks a layer's weights each
+time that it is called, so they stay small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from editkit.common.extras import explained
+from editkit.common.places import expanded
+from editkit.common.process import quiet
+from editkit.errors import ModelError, UsageError
+from editkit.models.files.layout import Layout, mistaken
+from editkit.models.files.weights import PICKLES, Stored, compare, pickled, read, stored
+
+if TYPE_CHECKING:
+    import torch
+
+DENOISERS = ("unet", "transformer")
+"""Components that a file can be laid over."""
+
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.")
+"""What other programs put before the names of a transformer's tensors."""
+
+SCALED = ("scale_weight", "weight_scale", "scale_input", "input_scale", "scaled_fp8", "weight_scale_2")
+"""Ends of names in files whose numbers of 8 bits or fewer are to be multiplied by others."""
+
+MARKS = {"__index_timestep_zero__": "zero_cond_t"}
+"""Tensors that say of which kind a network is (Qwen-Image-Edit-2511), and the key by which a folder says it."""
+
+
+def given(word: str) -> Path:
+    """The file that `--transformer` names.
+
+    Raises:
+        UsageError: there is none.
+        ModelError: it is a pickle, or of another kind.
+    """
+    file = expanded(word)
+    try:
+        there = file.is_file()
+    except (OSError, ValueError):
+        there = False
+    if not there:
+        raise UsageError(f"--transformer {word[:200]}: there is no such file")
+    if file.suffix.lower() in PICKLES:
+        raise ModelError(pickled(word, file))
+    if file.suffix.lower() not in (".safetensors", ".gguf"):
+        raise ModelError(f"--transformer {file.name}: a .safetensors or .gguf file is needed")
+    return file
+
+
+def check(layout: Layout, file: Path) -> None:
+    """Look whether `file` can be laid over a folder, before any weight is loaded.
+
+    Raises:
+        ModelError: the folder has neither a transformer nor a UNet, or the file cannot be read.
+    """
+    if not any(layout.has(part) for part in DENOISERS):
+        raise ModelError(
+            f"--transformer {file.name} is laid over a model's folder in diffusers' layout with a transformer or a "
+            f"UNet; --model {layout.name} is none"
+        )
+    if not any(True for _ in contents(layout.name, file)):
+        raise ModelError(f"--transformer {file.name}: there is no tensor in it")
+
+
+def alone(name: str, file: Path, over: Path | None) -> None:
+    """Refuse a file as a whole model where it is one network: a .gguf, or one that another is to be laid over.
+
+    Raises:
+        ModelError: it is; says what is missing.
+    """
+    if over is not None:
+        raise ModelError(f"--transformer {over.name} is laid over a folder, and --model {name} is a file")
+    if file.suffix.lower() == ".gguf":
+        raise ModelError(
+            f"model {name} is one network in GGUF: its text encoders, VAE, scheduler and configuration are missing; "
+            f"they come from a folder or a hub id of the same family: --model FOLDER --transformer {name}"
+        )
+
+
+def contents(name: str, file: Path) -> Iterator[Stored]:
+    """The tensors of a .safetensors or .gguf file, from its header alone.
+
+    Raises:
+        ModelError: it cannot be read.
+        ExtraError: it is a .gguf, and the package `gguf` is not installed.
+    """
+    if not packed(file):
+        yield from stored(name, file)
+        return
+    for tensor in _gguf(name, file).tensors:
+        kind, shape = tensor.tensor_type.name, tuple(int(side) for side in reversed(tensor.shape))
+        yield Stored(tensor.name, shape, kind if kind in ("F32", "F16") else f"gguf {kind}", int(tensor.n_bytes))
+
+
+def _gguf(name: str, file: Path) -> Any:
+    """A .gguf file, opened by the package of that name, which maps it into memory.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    with explained():
+        from gguf import GGUFReader
+    try:
+        return GGUFReader(file)
+    except Exception as error:  # whatever its reader stumbles over in a damaged file
+        said = " ".join(str(error).split())[:160]
+        why = mistaken(file) or f"is damaged or no GGUF file ({said}); fetch it again"
+        raise ModelError(f"model {name}: {file.name} {why}") from error
+
+
+def tensors(layout: Layout, config: Mapping[str, Any], skeleton: Any, dtype: torch.dtype) -> dict[str, Any]:
+    """The tensors of `layout.over` by diffusers' names, as many as `skeleton` (on the meta device) has, in its shapes:
+    in `dtype`, or packed.
+
+    Raises:
+        ModelError: it is of another family or size than the folder.
+    """
+    assert layout.over is not None
+    file = layout.over
+    where = f"--transformer {file.name} does not fit model {layout.name}"
+    names = [tensor.key for tensor in contents(layout.name, file)]
+    odd = next((name for name in names if name.endswith(SCALED)), None)
+    if odd is not None:
+        raise ModelError(
+            f"--transformer {file.name}: has numbers with scales of their own ({odd[:80]}), as ComfyUI's fp8_scaled "
+            "files; these are not read: take a .gguf, or one in bf16"
+        )
+    given = _packed(file) if packed(file) else dict(read(layout.name, file, lambda _: dtype))
+    expected = {key: tuple(value.shape) for key, value in skeleton.state_dict().items()}
+    try:
+        found = _renamed(type(skeleton).__name__, given, config, expected)
+    except (KeyError, ValueError, IndexError, RuntimeError, AttributeError, TypeError) as error:
+        first = next(iter(names), "nothing")
+        raise ModelError(
+            f"{where}: its tensors are not those of a {type(skeleton).__name__} (the first is {first[:80]}); is it of "
+            "another family?"
+        ) from error
+    compare(where, {key: _shape(value) for key, value in found.items()}, expected)
+    _check_more(where, found.keys() - expected.keys(), config)
+    return {key: found[key] for key in expected}
+
+
+def _check_more(where: str, more: Set[str], config: Mapping[str, Any]) -> None:
+    """Refuse tensors that the folder's network does not have: it is a smaller one, or another. What marks a kind of
+    network must be said by the configuration too.
+    """
+    unsaid = next((mark for mark in MARKS if mark in more and not config.get(MARKS[mark])), None)
+    if unsaid is not None:
+        raise ModelError(f"{where}: it is of a kind whose folder says {MARKS[unsaid]} in its configuration; take that")
+    left = sorted(more - MARKS.keys())
+    if left:
+        raise ModelError(
+            f"{where}: it has {len(left)} tensors that the folder's network has not, the first is {left[0][:80]}; is "
+            "it of another size?"
+        )
+
+
+def _renamed(
+    kind: str, tensors: dict[str, Any], config: Mapping[str, Any], expected: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`tensors` by diffusers' names."""
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    convert = SINGLE_FILE_LOADABLE_CLASSES[kind]["checkpoint_mapping_fn"]
+    if convert is convert_ldm_unet_checkpoint:  # it tells the UNet of a whole model by its prefix
+        if expected.keys() <= tensors.keys():
+            return tensors
+        return dict(convert(tensors, config=config))
+    for prefix in PREFIXES:
+        if any(key.startswith(prefix) for key in tensors):
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    known = expected.keys() <= tensors.keys() or tensors.keys() <= expected.keys()
+    return tensors if known else dict(convert(checkpoint=tensors, config=config))
+
+
+def _packed(file: Path) -> dict[str, Any]:
+    """The tensors of a .gguf file; those in blocks as diffusers' own parameters."""
+    from diffusers.models.model_loading_utils import load_gguf_checkpoint
+
+    try:
+        return dict(load_gguf_checkpoint(str(file)))
+    except ValueError as error:
+        raise ModelError(f"--transformer {file.name}: {str(error).splitlines()[0]}") from error
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    return tuple(getattr(tensor, "quant_shape", tensor.shape))
+
+
+def packed(file: Path | None) -> bool:
+    """Whether its weights stay packed while they are computed with."""
+    return file is not None and file.suffix.lower() == ".gguf"
+
+
+def unpacking(layout: Layout, component: str, skeleton: Any, found: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    """A network like `skeleton` that unpacks `found`, what `tensors` says of a .gguf file, while it works.
+
+    diffusers has layers of its own for matrices alone; whatever else is packed is unpacked here.
+    """
+    import torch
+    from diffusers import GGUFQuantizationConfig
+    from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
+
+    linear = {f"{name}.weight" for name, layer in skeleton.named_modules() if isinstance(layer, torch.nn.Linear)}
+    whole = {
+        key: dequantize_gguf_tensor(value).to(dtype) if hasattr(value, "quant_type") and key not in linear else value
+        for key, value in found.items()
+    }
+    with quiet("diffusers"):
+        return type(skeleton).from_single_file(
+            whole, config=str(layout.path), subfolder=component, torch_dtype=dtype, local_files_only=True,
+            quantization_config=GGUFQuantizationConfig(compute_dtype=dtype),
+        )  # fmt: skip

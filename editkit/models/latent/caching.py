@@ -1,0 +1,100 @@
+"""A transformer that leaves out most of its blocks where the first one says much the same as at the step before.
+
+diffusers' FirstBlockCache: where the mean change of what the first block adds, by the mean of that, is at most a
+threshold, the rest of the network is taken to add what it added last. Its hooks lie on a copy of the network's modules
+that belongs to one edit and has the tensors of all, so nothing of it reaches another edit, or outlives this one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from editkit.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class StepCache:
+    """A network in the place of `network`, and how many of its calls were saved.
+
+    Calls are told apart by what they are told and by their sizes, and of equal ones at one time by their order: the two
+    halves of guidance, the texts of a translation and the windows of a large picture each have a memory of their own.
+    Where gradients are asked for, and while it is not `active`, the network is called as it is.
+    """
+
+    def __init__(self, network: Any) -> None:
+        from torch import nn
+
+        self.plain, self.twin = network, twin(network)
+        self.calls = self.saved = 0
+        self.active = False
+        self._computed = False
+        self._time, self._asked = 0.0, Counter[tuple[Any, ...]]()
+        blocks = [block for part in self.twin.children() if isinstance(part, nn.ModuleList) for block in part]
+        if len(blocks) < 2:
+            raise ModelError("a step cache leaves out all blocks but the first, and this network has one")
+        next(blocks[-1].children()).register_forward_pre_hook(self._saw)
+        self._forward = self.twin.forward
+        self.twin.forward = self._called
+
+    def begin(self, threshold: float) -> None:
+        """Remember nothing of what was, and save calls by this `threshold` from now on."""
+        from diffusers import FirstBlockCacheConfig
+
+        if self.twin.is_cache_enabled:
+            self.twin.disable_cache()
+        self.twin.enable_cache(FirstBlockCacheConfig(threshold=threshold))
+
+    def _saw(self, *given: Any) -> None:
+        self._computed = True
+
+    def _called(self, *given: Any, **named: Any) -> Any:
+        """The network's forward pass; diffusers' pipelines, and so these adapters, name all that they give."""
+        import torch
+
+        self.calls += 1
+        x: Tensor = named["hidden_states"]
+        if not self.active or (torch.is_grad_enabled() and x.requires_grad):
+            return self.plain(*given, **named)
+        self._computed = False
+        with self.twin.cache_context(self._name(x, named["encoder_hidden_states"], named["timestep"])):
+            made = self._forward(*given, **named)
+        self.saved += not self._computed
+        return made
+
+    def _name(self, x: Tensor, words: Tensor, timestep: Tensor) -> str:
+        time = float(timestep.flatten()[0])
+        if time != self._time:
+            self._time = time
+            self._asked.clear()
+        told = words.detach().float()
+        key = (tuple(x.shape), tuple(words.shape), float(told.sum()), float(told.square().sum()))
+        self._asked[key] += 1
+        return f"{key} {self._asked[key]}"
+
+
+def twin(network: nn.Module) -> Any:
+    """`network` with modules of its own and the same tensors."""
+    shared = [*network.parameters(), *network.buffers()]
+    quantizer = getattr(network, "hf_quantizer", None)
+    memo: dict[int, Any] = {id(one): one for one in [*shared, *([] if quantizer is None else [quantizer])]}
+    return copy.deepcopy(network, memo)
+
+
+class CachingTransformer:
+    """The parts of `CachesSteps` for a model whose network is its `transformer`: the leased copy has the twin in its
+    place.
+    """
+
+    transformer: Any
+    step_cache: StepCache | None = None
+
+    def cache_steps(self, threshold: float) -> StepCache:
+        if self.step_cache is None:
+            self.step_cache = StepCache(self.transformer)
+            self.transformer = self.step_cache.twin
+        self.step_cache.begin(threshold)
+        return self.step_cache

@@ -1,0 +1,278 @@
+"""LongCat-Image and LongCat-Image-Edit (Meituan 2025): a transformer on FLUX.1's latents beside a language model that
+sees.
+
+Positions begin with the text: the first of a token's three is 0 for text, 1 for the noise and 2 for a picture that is
+looked at, the other two count the text's tokens and go on from their number. Text within quotation marks is read letter
+by letter, so that it can be written into the picture.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from editkit.common.process import READING
+from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
+from editkit.diffusion.control import Residuals
+from editkit.diffusion.model import Model, ModelInfo
+from editkit.diffusion.schedule import Level, Schedule
+from editkit.errors import ModelError
+from editkit.models.files.layout import Layout
+from editkit.models.files.loading import load_network, load_text_encoder
+from editkit.models.latent.language import each_item, last_alone
+from editkit.models.latent.space import beside, load_vae, vae_factor
+from editkit.models.latent.tokens import fitting, grid_ids, looked_at, packed, unpacked
+from editkit.models.latent.transformer import FlowTransformer
+from editkit.models.schedules import default_sampler, make_flow
+from editkit.pictures.tensors import from_unit
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor
+
+KNOWN = "LongCat-Image and -Edit (LongCatImageTransformer2DModel, AutoencoderKL)"
+PATCH = 2
+WINDOW, LEAST = 1024, 512
+"""Pixels a side."""
+AREA = 1024 * 1024
+"""Pixels of a reference, at most; the language model sees it at half its sides."""
+STEPS, GUIDANCE = 50, 4.5
+"""diffusers' defaults."""
+LENGTH = 512
+"""Tokens of the prompt; the transformer sees the padding, so there are always as many."""
+NOISE, REFERENCE = 1, 2
+"""The first position of their tokens."""
+
+DESCRIBE = (
+    "As an image captioning expert, generate a descriptive text prompt based on an image content, suitable for input "
+    "to a text-to-image model."
+)
+ALTER = (
+    "As an image editing expert, first analyze the content and attributes of the input image(s). Then, based on the "
+    "user's editing instructions, clearly and precisely determine how to modify the given image(s), ensuring that only "
+    "the specified parts are altered and all other aspects remain consistent with the original(s)."
+)
+"""What the language model is told to do, as in training."""
+SEE, PAD, SEEN = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
+END = "<|im_end|>\n<|im_start|>assistant\n"
+QUOTED = re.compile("|".join(f"{a}[^{a}{b}]*{b}" for a, b in ("''", '""', "\u2018\u2019", "\u201c\u201d")))
+
+
+def matches(layout: Layout) -> bool:
+    """A pipeline with a LongCatImageTransformer2DModel."""
+    if not layout.index or not layout.has("transformer"):
+        return False
+    return layout.config("transformer").get("_class_name") == "LongCatImageTransformer2DModel"
+
+
+def describe(layout: Layout) -> ModelInfo:
+    """Whether it edits by the index's class: the networks are the same."""
+    edits = str(layout.index.get("_class_name")).startswith("LongCatImageEdit")
+    needed = ("vae", "text_encoder", "tokenizer", "scheduler", *(["text_processor"] if edits else []))
+    missing = [part for part in needed if not layout.has(part)]
+    if missing:
+        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    takes = {"prompt"} | ({"references"} if edits else set())
+    return ModelInfo(
+        layout.name, KNOWN, frozenset(takes), default_sampler(layout.config("scheduler")), STEPS, WINDOW, LEAST,
+        PATCH * vae_factor(layout.config("vae")), guidance=GUIDANCE, shifts=True, references=1 if edits else 0,
+        rounds_up=True,
+    )  # fmt: skip
+
+
+def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
+    """Networks in `dtype`."""
+    from diffusers import LongCatImageTransformer2DModel
+
+    transformer = load_network(layout, "transformer", LongCatImageTransformer2DModel, dtype, device)
+    vae = load_vae(layout, dtype, device)
+    edits = "references" in info.takes
+    part = "text_processor" if edits else "tokenizer"
+    reader, encoder = load_text_encoder(layout, part, "text_encoder", dtype, device)
+    schedule = make_flow(layout.config("scheduler"), PATCH)
+    return (LongCatEdit if edits else LongCat)(info, transformer, vae, reader, encoder, schedule)
+
+
+class LongCat(FlowTransformer):
+    """A LongCatImageTransformer2DModel behind an AutoencoderKL as a `Model`.
+
+    Args:
+        info: what `describe` said.
+        transformer, vae, encoder: on their device, in their dtype.
+        reader: the tokenizer of the language model `encoder`, or its processor.
+        schedule: its ladder.
+    """
+
+    def __init__(
+        self, info: ModelInfo, transformer: Any, vae: Any, reader: Any, encoder: Any, schedule: Schedule
+    ) -> None:
+        super().__init__(info, transformer, vae, schedule)
+        self.reader, self.encoder = reader, encoder
+
+    def fits(self, cond: Conditioning, steered: bool) -> Hashable:
+        return looked_at(cond), self.words(cond).embeds.shape[1]
+
+    def velocities(
+        self, x_t: Tensor, level: Level, conds: Sequence[Conditioning], added: Residuals | None
+    ) -> Sequence[Tensor]:
+        import torch
+
+        n, batch, device, dtype = len(conds), len(x_t), x_t.device, self.transformer.dtype
+        words = torch.cat([self.words(cond).embeds.expand(batch, -1, -1) for cond in conds]).to(device, dtype)
+        looked = [[reference.latent.to(x_t) for reference in cond.references] for cond in conds]
+        tokens = [torch.cat([packed(x_t), *(packed(r).expand(batch, -1, -1) for r in refs)], 1) for refs in looked]
+        length = words.shape[1]
+        text = torch.zeros(length, 3, dtype=torch.int64, device=device)
+        text[:, 1:] = torch.arange(length, device=device)[:, None]
+        places = [self._ids(x_t, NOISE, length), *(self._ids(latent, REFERENCE, length) for latent in looked[0])]
+        out = self.transformer(
+            hidden_states=torch.cat(tokens).to(dtype),
+            timestep=torch.full((n * batch,), level.t, dtype=torch.float32, device=device) / 1000,
+            encoder_hidden_states=words, txt_ids=text, img_ids=torch.cat(places), return_dict=False,
+        )[0]  # fmt: skip
+        return unpacked(out, *x_t.shape[-2:]).to(x_t.dtype).chunk(n)
+
+    @staticmethod
+    def _ids(latent: Tensor, first: int, start: int) -> Tensor:
+        """Positions of the tokens of `latent`; rows and columns count from `start`."""
+        ids = grid_ids([side // PATCH for side in latent.shape[-2:]], first, 3, latent.device)
+        ids[:, 1:] += start
+        return ids
+
+    def fold(self, without: Tensor, wanted: Tensor, scale: float) -> Tensor:
+        """out = w min(|p| / |w|, 1) with w = n + scale (p - n), the lengths being those of a token's values: guidance
+        makes none longer than it is with the prompt.
+        """
+        import torch
+
+        p, n = packed(wanted), packed(without)
+        mixed = n + scale * (p - n)
+        length = torch.linalg.vector_norm(mixed, dim=-1, keepdim=True) + 1e-8
+        shorter = (torch.linalg.vector_norm(p, dim=-1, keepdim=True) / length).clamp(max=1.0)
+        return unpacked(mixed * shorter, *wanted.shape[-2:])
+
+    def encode_text(self, text: str) -> tuple[Prompt, str]:
+        """The language model's last hidden state of the prompt and its padding, (1, 512, width)."""
+        head = f"<|im_start|>system\n{DESCRIBE}<|im_end|>\n<|im_start|>user\n"
+        with READING:
+            before = self.reader(head, add_special_tokens=False).input_ids
+        ids, mask, rest = self._read(before, text)
+        return Prompt(self._states(ids, mask, len(before))), rest
+
+    def _read(self, before: list[int], text: str) -> tuple[Tensor, Tensor, str]:
+        """(the chat's tokens with `text` between `before` and its end, (1, n); the mask of what is no padding; what of
+        `text` was cut off).
+        """
+        import torch
+
+        words = getattr(self.reader, "tokenizer", self.reader)
+        with READING:
+            own = [token for part in spelled(text) for token in words(part, add_special_tokens=False).input_ids]
+            after = words(END, add_special_tokens=False).input_ids
+            rest = words.decode(own[LENGTH:])
+        kept = own[:LENGTH]
+        padding = [words.pad_token_id] * (LENGTH - len(kept))
+        mask = torch.ones(1, len(before) + LENGTH + len(after), dtype=torch.int64)
+        mask[:, len(before) + len(kept) : len(before) + LENGTH] = 0
+        return torch.tensor([[*before, *kept, *padding, *after]]), mask, rest
+
+    def _states(self, ids: Tensor, mask: Tensor, start: int, **seen: Tensor) -> Tensor:
+        """The last hidden state from `start` to the end of the prompt."""
+        words = getattr(self.reader, "tokenizer", self.reader)
+        out = self.encoder(
+            input_ids=beside(ids, self.encoder), attention_mask=beside(mask, self.encoder), output_hidden_states=True,
+            use_cache=False, **{name: beside(value, self.encoder) for name, value in seen.items()},
+            **last_alone(self.encoder),
+        )  # fmt: skip
+        with READING:
+            end = len(words(END, add_special_tokens=False).input_ids)
+        states: Tensor = out.hidden_states[-1]
+        return states[:, start:-end]
+
+    def pipeline(self) -> Any:
+        """A diffusers pipeline of these networks."""
+        import diffusers
+
+        words = getattr(self.reader, "tokenizer", self.reader)
+        edits = "references" in self.info.takes
+        kind = diffusers.LongCatImageEditPipeline if edits else diffusers.LongCatImagePipeline
+        return kind(
+            transformer=self.transformer, vae=self.vae, text_encoder=self.encoder, tokenizer=words,
+            text_processor=self.reader if edits else None, scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        )  # fmt: skip
+
+
+class LongCatEdit(LongCat):
+    """With one reference, which the text is read beside; its guidance is the plain one."""
+
+    def refer(self, picture: Tensor) -> Reference:
+        fitted = fitting(picture, self.info.multiple, AREA)
+        return Reference(self.encode(fitted), fitted)
+
+    def words(self, cond: Conditioning) -> Prompt:
+        return self.encode_seeing(None, cond.references)[0] if cond.prompt is None else cond.prompt
+
+    def fold(self, without: Tensor, wanted: Tensor, scale: float) -> Tensor:
+        return without + scale * (wanted - without)
+
+    def encode_text(self, text: str) -> tuple[Prompt, str]:
+        """As `encode_seeing`, beside no picture."""
+        return self.encode_seeing(text, ())
+
+    def encode_seeing(self, text: str | None, references: Sequence[Reference]) -> tuple[Prompt, str]:
+        """The language model's last hidden state of the picture, the prompt and its padding, (batch, tokens, width)."""
+        import torch
+
+        if len(references) > 1:
+            raise ModelError(
+                f"model {self.info.name} looks at one picture, and was given {len(references)}; leave some out, or "
+                "choose another --model (Qwen-Image-Edit-Plus, FLUX.2)"
+            )
+        items = each_item([reference.picture for reference in references])
+        read = [self._seeing(text or "", pictures) for pictures in items]
+        return Prompt(torch.cat([states for states, _ in read])), read[0][1]
+
+    def _seeing(self, text: str, pictures: Sequence[Tensor]) -> tuple[Tensor, str]:
+        """Of one item's picture, or none."""
+        import torch
+
+        head = f"<|im_start|>system\n{ALTER}<|im_end|>\n<|im_start|>user\n"
+        seen: dict[str, Tensor] = {}
+        with READING:
+            if pictures:
+                given = self.reader.image_processor(images=halved(pictures[0]), return_tensors="pt")
+                seen = {name: given[name] for name in ("pixel_values", "image_grid_thw")}
+                count = int(seen["image_grid_thw"].prod()) // self.reader.image_processor.merge_size**2
+                head += SEE + PAD * count + SEEN
+            before = self.reader.tokenizer(head, add_special_tokens=False).input_ids
+        ids, mask, rest = self._read(before, text)
+        if pictures:
+            seen["mm_token_type_ids"] = (ids == self._id(PAD)).to(torch.int64)
+        return self._states(ids, mask, before.index(self._id(SEE)) if pictures else len(before), **seen), rest
+
+    def _id(self, token: str) -> int:
+        return int(self.reader.tokenizer.convert_tokens_to_ids(token))
+
+
+def halved(picture: Tensor) -> Image.Image:
+    """`picture` (1, 3, h, w) in [-1, 1] at half its sides, for the language model."""
+    from PIL import Image
+
+    image = Image.fromarray(from_unit(picture[:1].cpu(), "uint8"))
+    return image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
+
+
+def spelled(text: str) -> list[str]:
+    """`text` in the pieces that are read apart: what stands within quotation marks letter by letter, with its marks. An
+    apostrophe within a word is none.
+    """
+    hidden = re.sub(r"(?<=[a-zA-Z])'(?=[a-zA-Z])", "\0", text)
+    pieces: list[str] = []
+    end = 0
+    for found in QUOTED.finditer(hidden):
+        pieces += [hidden[end : found.start()], *found[0]]
+        end = found.end()
+    pieces.append(hidden[end:])
+    return [piece.replace("\0", "'") for piece in pieces if piece]

@@ -1,0 +1,108 @@
+"""What transformers trained by flow matching share, whatever their VAE: a ladder, branches of guidance in as few calls
+as can be, and ControlNets, whose residuals are added behind the transformer's blocks.
+
+A family says what its network is handed (`velocities`), which branches fit into one call (`fits`), and, where it has
+ControlNets, what these are given (`given`) and with whose text (`control_words`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from editkit.diffusion.conditioning import Conditioning, Prompt, residuals, with_wanted_words
+from editkit.diffusion.control import Given, Residuals, beside_each_other
+from editkit.diffusion.model import ModelInfo
+from editkit.diffusion.prediction import Prediction, convert
+from editkit.diffusion.schedule import Level, Schedule
+from editkit.errors import ModelError
+from editkit.models.latent.space import LatentSpace
+from editkit.models.latent.tokens import alike, looked_at
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Branch(NamedTuple):
+    """One branch of guidance: what the network is told, and what is added behind its blocks (None: nothing)."""
+
+    cond: Conditioning
+    added: Residuals | None
+
+
+class FlowTransformer(LatentSpace):
+    """A transformer in the space of a VAE as a `Model`; named before that space among a family's bases.
+
+    Args:
+        info: what `describe` said.
+        transformer, vae: on their device, in their dtype.
+        schedule: its ladder.
+    """
+
+    clip: float | None = None
+
+    def __init__(self, info: ModelInfo, transformer: Any, vae: Any, schedule: Schedule) -> None:
+        super().__init__(vae)
+        self.info, self.transformer, self.schedule = info, transformer, schedule
+
+    def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
+        def ask(branches: Sequence[Branch]) -> Sequence[Tensor]:
+            added = [branch.added for branch in branches if branch.added is not None]
+            whole = beside_each_other(added, len(x_t)) if added else None
+            return self.velocities(x_t, level, [branch.cond for branch in branches], whole)
+
+        def key(branch: Branch) -> Hashable:
+            return self.fits(branch.cond, branch.added is not None), branch.added is not None
+
+        branches = [Branch(*pair) for pair in zip(conds, self._added(x_t, level, conds), strict=True)]
+        return tuple(convert(out, x_t, level, "flow_prediction") for out in alike(branches, key, ask))
+
+    def velocities(
+        self, x_t: Tensor, level: Level, conds: Sequence[Conditioning], added: Residuals | None
+    ) -> Sequence[Tensor]:
+        """What the network says under `conds`, which fit into one call: eps - x0 for each, as large as x_t."""
+        raise NotImplementedError
+
+    def fits(self, cond: Conditioning, steered: bool) -> Hashable:
+        """Branches of which this is equal fit into one call."""
+        return looked_at(cond)
+
+    def given(self, x_t: Tensor, level: Level, cond: Conditioning) -> Given:
+        """What a ControlNet is given beside its hint."""
+        raise ModelError(f"model {self.info.name} ({self.info.family}) takes no ControlNet")
+
+    def control_words(self, conds: Sequence[Conditioning]) -> Sequence[Conditioning]:
+        """Under what the ControlNets of each branch are asked."""
+        return with_wanted_words(conds)
+
+    def _added(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> list[Residuals | None]:
+        """What the ControlNets of each branch add; those that are asked the same are asked once."""
+        made: dict[Hashable, Residuals | None] = {}
+        keys = []
+        for cond in self.control_words(conds):
+            key = id(cond.prompt), *(id(control) for control in cond.control)
+            if key not in made:
+                given = self.given(x_t, level, cond) if cond.control else None
+                made[key] = None if given is None else residuals([cond], given)
+            keys.append(key)
+        return [made[key] for key in keys]
+
+    def words(self, cond: Conditioning) -> Prompt:
+        """The encoded text of a conditioning; where there is none, the model's own "no text"."""
+        return self._no_words if cond.prompt is None else cond.prompt
+
+    @cached_property
+    def _no_words(self) -> Prompt:
+        return self.encode_text("")[0]
+
+    def encode_text(self, text: str) -> tuple[Prompt, str]:
+        """(`text` for `Conditioning.prompt`, batch 1; what of it did not fit and was left out)."""
+        raise NotImplementedError
+
+    @property
+    def denoiser(self) -> Any:
+        return self.transformer
+
+    def attach(self, picture: Tensor | None, mask: Tensor | None) -> Self:
+        return self
