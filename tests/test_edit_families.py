@@ -1,4 +1,4 @@
-"""The plugin `edit` on every family that looks at pictures: Kontext, Qwen-Image-Edit, -Edit-Plus, FLUX.2.
+"""The plugin `edit` on every family that looks at pictures: Kontext, Qwen-Image-Edit, -Edit-Plus, LongCat, FLUX.2.
 
 Tiny networks with random weights: what this proves is plumbing.
 """
@@ -14,6 +14,7 @@ import pytest
 import test_parity_flux
 import test_parity_flux2
 import test_parity_qwen
+import tiny_families
 import tiny_flow as tiny
 import torch
 from test_parity_qwen import small  # noqa: F401 - a megapixel is fixed in Qwen's pipelines
@@ -27,7 +28,7 @@ from editkit.models.leasing import Models
 from editkit.plugins import Edit, Inpaint, SDEdit
 
 BOUND, SEEN = 1e-5, 1e-2
-NAMES = {"kontext": 1, "qwen": 1, "qwen-plus": 3, "klein": 10, "klein-base": 10, "dev": 10}
+NAMES = {"kontext": 1, "qwen": 1, "qwen-plus": 3, "longcat-edit": 1, "klein": 10, "klein-base": 10, "dev": 10}
 """How many pictures each looks at."""
 MODELS = Models(most=len(NAMES))
 
@@ -38,6 +39,8 @@ def pipe(name: str, whole: bool = False) -> Any:
             return test_parity_flux.pipe("kontext")
         case "qwen" | "qwen-plus":
             return test_parity_qwen.pipe("edit" if name == "qwen" else "plus", whole=whole)
+        case "longcat-edit":
+            return tiny_families.pipe(name)
         case "dev":
             return diffusers.Flux2Pipeline(**test_parity_flux2.dev())
         case _:

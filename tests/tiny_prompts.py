@@ -122,3 +122,95 @@ def redux(path: Path, width: int = 24) -> Any:
     )
     made.save_pretrained(path)
     return made
+
+
+def unclip(scheduler: Any) -> Any:
+    """A tiny StableUnCLIPImg2ImgPipeline."""
+    import tiny_latent as tiny
+    from diffusers import DDPMScheduler, StableUnCLIPImg2ImgPipeline
+    from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
+    from transformers import CLIPImageProcessor
+
+    normalizer, g = StableUnCLIPImageNormalizer(embedding_dim=WIDTH), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        normalizer.mean.copy_(0.3 * torch.randn(1, WIDTH, generator=g))
+        normalizer.std.copy_(0.5 + torch.rand(1, WIDTH, generator=g))
+    return StableUnCLIPImg2ImgPipeline(
+        feature_extractor=CLIPImageProcessor(size=32, crop_size=32), image_encoder=vision(),
+        image_normalizer=normalizer, image_noising_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
+        tokenizer=tiny.tokenizer(), text_encoder=tiny.text_encoder(),
+        unet=tiny.unet(class_embed_type="projection", projection_class_embeddings_input_dim=2 * WIDTH),
+        scheduler=scheduler, vae=tiny.vae(),
+    )  # fmt: skip
+
+
+def clip(path: Path, width: int = WIDTH) -> Path:
+    """A whole CLIP with its tokenizer."""
+    import tiny_latent as tiny
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(4)
+    config = CLIPConfig(
+        text_config={
+            "vocab_size": 49408, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407,
+            "projection_dim": width,
+        },
+        vision_config={
+            "hidden_size": STATES, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "image_size": 32, "patch_size": 8, "projection_dim": width,
+        },
+        projection_dim=width,
+    )  # fmt: skip
+    CLIPModel(config).eval().save_pretrained(path)
+    tiny.tokenizer().save_pretrained(path)
+    return path
+
+
+def embedded_texts(path: str, texts: list[str]) -> Tensor:
+    """(texts, width), by transformers alone."""
+    from transformers import CLIPModel, CLIPTokenizer
+
+    words = CLIPTokenizer.from_pretrained(path)(texts, padding="max_length", max_length=77, return_tensors="pt")
+    with torch.no_grad():
+        made = CLIPModel.from_pretrained(path).get_text_features(**words)
+    made = made if isinstance(made, Tensor) else made.pooler_output
+    return made.double()
+
+
+def kandinsky(scheduler: Any) -> Any:
+    """A tiny KandinskyV22Pipeline; two pixels a side of one latent."""
+    from diffusers import KandinskyV22Pipeline, UNet2DConditionModel, VQModel
+
+    torch.manual_seed(3)
+    unet = UNet2DConditionModel(
+        in_channels=4, out_channels=8, addition_embed_type="image", block_out_channels=(32, 64), layers_per_block=1,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"), encoder_hid_dim=WIDTH,
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), cross_attention_dim=32,
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn", encoder_hid_dim_type="image_proj", attention_head_dim=4,
+        resnet_time_scale_shift="scale_shift", sample_size=32, norm_num_groups=8,
+    )  # fmt: skip
+    movq = VQModel(
+        block_out_channels=(32, 64), down_block_types=("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+        latent_channels=4, layers_per_block=1, norm_num_groups=8, norm_type="spatial", num_vq_embeddings=12,
+        up_block_types=("AttnUpDecoderBlock2D", "UpDecoderBlock2D"), vq_embed_dim=4,
+    )  # fmt: skip
+    return KandinskyV22Pipeline(unet=unet.eval(), scheduler=scheduler, movq=movq.eval())
+
+
+def kandinsky_prior() -> Any:
+    """A tiny KandinskyV22PriorPipeline, whose encoders are CLIP's two towers."""
+    import tiny_latent as tiny
+    from diffusers import KandinskyV22PriorPipeline, PriorTransformer, UnCLIPScheduler
+    from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModelWithProjection
+
+    torch.manual_seed(2)
+    words = CLIPTextConfig(
+        vocab_size=49408, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        projection_dim=WIDTH, bos_token_id=49406, eos_token_id=49407, pad_token_id=49407,
+    )  # fmt: skip
+    return KandinskyV22PriorPipeline(
+        prior=PriorTransformer(num_attention_heads=2, attention_head_dim=8, embedding_dim=WIDTH, num_layers=1).eval(),
+        image_encoder=vision(), text_encoder=CLIPTextModelWithProjection(words).eval(), tokenizer=tiny.tokenizer(),
+        scheduler=UnCLIPScheduler(), image_processor=CLIPImageProcessor(size=32, crop_size=32),
+    )  # fmt: skip

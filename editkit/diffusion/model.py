@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
+from editkit.diffusion.conditioning import Conditioning, Embedding, Prompt, Reference
 from editkit.diffusion.plan import BELOW, Counting, Plan
 from editkit.diffusion.prediction import Prediction
 from editkit.diffusion.schedule import Cosine, Level, Schedule
@@ -136,6 +136,27 @@ class TakesReferences(Protocol):
         """`picture` (batch, 3, h, w) in [-1, 1] as the model looks at it. One whose sides are multiples of
         `info.multiple` and that is no larger than the model likes is encoded as it is; nothing is drawn for it, and
         nothing is cut off.
+        """
+        ...
+
+
+@runtime_checkable
+class TakesEmbeddings(Protocol):
+    """A model that takes `embedding`: it makes a picture of what an image encoder says of one (unCLIP)."""
+
+    @property
+    def embedding_width(self) -> int:
+        """Of what the image encoder says."""
+        ...
+
+    @property
+    def denoiser(self) -> Any:
+        """The network that is called at every step."""
+        ...
+
+    def told(self, embedding: Tensor, none: Tensor, noise_level: int, draw: Callable[[], Tensor]) -> Embedding:
+        """An image encoder's `embedding` (n, width) as the model is told it, noised as far as `noise_level` says by
+        what `draw` gives, N(0, 1), always the same; `none` is what the encoder says of an empty picture.
         """
         ...
 

@@ -59,7 +59,7 @@ class Edit(Plugin):
     )
     order: ClassVar[int] = -60
     needs: ClassVar[frozenset[str]] = frozenset({"references"})
-    able: ClassVar[str] = "FLUX.2, FLUX.1 Kontext, Qwen-Image-Edit and -Edit-Plus do"
+    able: ClassVar[str] = "FLUX.2, FLUX.1 Kontext, Qwen-Image-Edit, -Edit-Plus and LongCat-Image-Edit do"
     fresh: ClassVar[bool] = True
 
     reference: tuple[PictureSource, ...] = Field(

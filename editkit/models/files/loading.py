@@ -39,7 +39,9 @@ _OTHERS = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*.non_ema.*", "*.ema_only.*")
 """Further copies of the weights."""
 DENOISERS = overlay.DENOISERS
 _IDLE = ("safety_checker", "feature_extractor", "image_encoder")
-"""Components that are not used."""
+"""Components that are not used, or by who shows a picture alone (`editkit.models.prompts.vision`)."""
+_SEEING = ("image_normalizer", "image_embedder", "prior")
+"""Components beside which an image encoder is a part of the model: unCLIP, Redux, Kandinsky's prior."""
 
 
 def find(name: str, *, offline: bool, weights: bool = False, over: Path | None = None) -> Layout:
@@ -166,7 +168,8 @@ def _from_hub(
 
 def _parts(layout: Layout) -> list[str]:
     """The folders that are loaded, with a slash; the repository itself for a bare network."""
-    listed = [part for part in layout.index if part not in _IDLE and layout.has(part) and not part.startswith("_")]
+    idle = {*_IDLE} - ({"image_encoder", "feature_extractor"} if any(map(layout.has, _SEEING)) else set())
+    listed = [part for part in layout.index if part not in idle and layout.has(part) and not part.startswith("_")]
     folders = [part for part in listed if isinstance(layout.index[part], list)]
     return [f"{part}/" for part in folders] or [""]
 

@@ -104,8 +104,8 @@ def width(layout: Layout, component: str, pooled: bool) -> int:
 
 
 def load_eye(layout: Layout, component: str, device: torch.device, dtype: torch.dtype) -> Eye:
-    """The encoder in `component`, frozen, and its preparation: of the folder `feature_extractor` beside it, else of its
-    own folder, else CLIP's for the size that it sees.
+    """The encoder in `component`, frozen, and its preparation: of the folder `feature_extractor` or `image_processor`
+    beside it, else of its own folder, else CLIP's for the size that it sees.
 
     Raises:
         ModelError: of another kind, weights missing or in a pickle.
@@ -142,7 +142,7 @@ def load_tower(layout: Layout, component: str, kind: Any, device: torch.device, 
 
 
 def _prepared(layout: Layout, component: str, prepare: Any, network: Any) -> Any:
-    for part in ("feature_extractor", component):
+    for part in ("feature_extractor", "image_processor", component):
         if (layout.path / part / "preprocessor_config.json").is_file():
             layout.json(f"{part}/preprocessor_config.json" if part else "preprocessor_config.json")  # chooses no code
             return prepare.from_pretrained(layout.path / part, local_files_only=True)
