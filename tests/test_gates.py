@@ -98,6 +98,7 @@ GATES = {
     "editkit/models/prompts/vision.py:_prepared": "a class that our source names; JSON without keys that choose code",
     "editkit/models/prompts/vision.py:load_eye": "kinds of image encoders in vision.KINDS",
     "editkit/models/prompts/vision.py:load_tower": "kinds in vision.KINDS; safetensors; sizes that its tensors have",
+    "editkit/models/prompts/words.py:load_words": "tokenizers in trust.TOKENIZERS, no code, no hub",
     "editkit/models/schedules.py:make_schedule": "numbers for DDPMScheduler, bounded in their count",
     "editkit/models/setup.py:_check_words": "names and numbers that are no regular expressions",
     "editkit/models/setup.py:_load_lora": "what _check_kind and _check_words let through",
