@@ -31,7 +31,7 @@ class Blend(Embedded):
     usage: ClassVar[tuple[str, ...]] = (
         "blend a.jpg --to b.jpg --model DIR --at 0.5",
         "blend a.jpg --to b.jpg --model DIR --at 0.25 --origin inverted",
-        "grid --vary blend.at=0,0.25,0.5,0.75,1 blend a.jpg --to b.jpg --model DIR -o between.png",
+        "inpaint photo.jpg --mask mask.png --model DIR with blend --to b.jpg --at 0.7",
     )
 
     example: ClassVar[Mapping[str, Any]] = {"to": np.full((8, 8, 3), 90, np.uint8)}
