@@ -202,7 +202,7 @@ def _family(layout: Layout) -> Family:
     if mine:
         return families[mine[0]]
     known = "; ".join([family.KNOWN for family in families.values()] + [row.broken for row in rows if row.broken])
-    near = meant(layout.path)
+    near = None if layout.index else meant(layout.path)
     if near:
         raise ModelError(f"model {layout.name}: is no whole model; {near}")
     if not layout.index and not (layout.path / "config.json").is_file():
