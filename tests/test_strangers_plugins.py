@@ -245,6 +245,18 @@ def test_ctrl_c_elsewhere_is_an_exception_once():
     )
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_what_is_half_written_goes_when_the_process_is_asked_to_end(tmp_path, name):
+    code = (
+        "from pathlib import Path\nfrom editkit.pictures.files import atomic\n"
+        f"atomic.os.fsync = lambda handle: os.kill(os.getpid(), signal.{name})\n"
+        f"try:\n    atomic.save_bytes(Path({str(tmp_path / 'x.png')!r}), b'half')\n"
+        "except KeyboardInterrupt:\n    print('on')"
+    )
+    assert child(code) == (0, "on\n", "")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_started_to_ignore_ctrl_c_ignores_it():
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     code += "from editkit.cli.process import heed_ctrl_c\nheed_ctrl_c()\nimport os\n" + PRESS + "print('on')"

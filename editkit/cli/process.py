@@ -17,7 +17,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 class CtrlC:
-    """What Ctrl-C does in a command: KeyboardInterrupt, the first time, but for where that does harm.
+    """What Ctrl-C does in a command, and SIGTERM, by which a machine asks it to end: KeyboardInterrupt, the first time,
+    but for where that does harm. So what is half written is taken away.
 
     While a module is imported, the exception would end up in the middle of it: a traceback, a library that reports it
     as its own failure, an abort. Nothing has been begun then, so the process ends at once, with one line. A second
@@ -49,9 +50,11 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 def heed_ctrl_c() -> None:
-    """Install `CtrlC`, unless the process was started to ignore it, as in the background."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, CtrlC())
+    """Install `CtrlC` for both signals, unless the process was started to ignore them, as in the background."""
+    handler = CtrlC()
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) is usual:
+            signal.signal(number, handler)
 
 
 def settle(*, offline: bool = False) -> None:
@@ -76,7 +79,8 @@ def settle(*, offline: bool = False) -> None:
 
 
 def leave() -> None:
-    """Nothing is looked through once more when the process ends, and Ctrl-C comes too late to stop anything."""
+    """Nothing is looked through once more when the process ends, and signals come too late to stop anything."""
     gc.freeze()
-    if isinstance(signal.getsignal(signal.SIGINT), CtrlC):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if isinstance(signal.getsignal(number), CtrlC):
+            signal.signal(number, signal.SIG_IGN)
