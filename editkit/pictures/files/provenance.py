@@ -225,7 +225,7 @@ def _is_file(path: PurePath) -> bool:
     try:
         if path.is_absolute():
             return (len(path.parts) > 2 and path.suffix != "") or Path(path).exists()
-        models = Path(path).is_dir() or (path.suffix == ".safetensors" and Path(path).exists())
+        models = Path(path).is_dir() or (path.suffix.lower() in (".safetensors", ".gguf") and Path(path).exists())
         return path.parts[0] == ".." or (len(path.parts) > 2 and models)
     except (OSError, ValueError):
         return False
