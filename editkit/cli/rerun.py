@@ -127,8 +127,9 @@ def _with_models(told: Mapping[str, Any], places: Mapping[str, str]) -> dict[str
 
 
 def _compare_weights(found: Provenance, chain: Chain, places: Mapping[str, str], picture: str) -> None:
-    """Say which models have other weights than those that made `picture`."""
+    """Say which models, LoRAs and networks of plugins have other weights than those that made `picture`."""
     from editkit.cli.console import say
+    from editkit.editing.named_weights import named_weights
     from editkit.editing.settle import described
     from editkit.models import describe
     from editkit.models.files.fingerprint import fingerprint
@@ -142,6 +143,10 @@ def _compare_weights(found: Provenance, chain: Chain, places: Mapping[str, str],
         here = [info for info in stages if info.name == name] or [describe(name, offline=True)]
         if all(fingerprint(info) != used.hash for info in here):
             say(f"model {used.name} has other weights than those that made {picture}; the result may differ")
+    files = named_weights(chain)
+    for used in found.files:
+        if used.name in dict(files) and (used.name, used.hash) not in files:
+            say(f"{used.name} is not the file that made {picture}; the result may differ")
 
 
 # long: one check of the picture after the other, each with its own line

@@ -37,6 +37,11 @@ def fingerprint(info: ModelInfo) -> str | None:
         return None
 
 
+def of_place(path: Path) -> str | None:
+    """The same over a file, or the weights in a folder; None: there are none."""
+    return _of(path.absolute()) if path.is_file() or path.is_dir() else None
+
+
 @cache
 def _of(path: Path, over: Path | None = None) -> str | None:
     """The hash over a folder, or a file alone, named from the root; files do not change while a process runs, but the
