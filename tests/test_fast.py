@@ -49,6 +49,7 @@ ROWS = [
     ("xl", "sdxl_lightning_4step_lora.safetensors", 4, "euler", 1.0),
     ("xl", "Hyper-SDXL-2steps-lora.safetensors", 2, "ddim", 1.0),
     ("xl", "Hyper-SDXL-8steps-CFG-lora.safetensors", 8, "ddim", 5.0),
+    ("sd", "Hyper-SD15-12steps-CFG-lora.safetensors", 12, "ddim", 5.0),
     ("sd", "Hyper-SD15-4steps-lora.safetensors", 4, "ddim", 1.0),
     ("sd", "lcm-lora-sdv1-5.safetensors", 4, "lcm", 1.0),
     ("xl", "LCM_LoRA_SDXL.safetensors", 4, "lcm", 1.0),
@@ -84,7 +85,7 @@ def test_what_is_set_by_hand_wins_and_is_said(tmp_path: Path) -> None:
     file = lora(tmp_path, "Qwen-Image-Lightning-8steps.safetensors")
     options, line = made(info("qwen"), file, steps=6, guidance_scale=2.0, sampler="heun", shift=2.0)
     assert (options.steps, options.guidance_scale, options.sampler, options.shift) == (6, 2.0, "heun", 2.0)
-    assert line.endswith("nothing; by hand: steps 6, sampler heun, guidance scale 2.0, shift 2.0") or "by hand" in line
+    assert line.endswith("(lightning): nothing; by hand: steps 6, guidance scale 2.0, shift 2.0, sampler heun")
     weighed = lora(tmp_path, "Hyper-FLUX.1-dev-8steps-lora.safetensors") + ":0.2"
     options, line = made(info("flux"), weighed)
     assert options.lora == (weighed,)
@@ -103,7 +104,7 @@ def test_without_such_a_lora_it_says_what_is_known(tmp_path: Path) -> None:
         made(info("flux"), lora(tmp_path, "Qwen-Image-Lightning-8steps.safetensors"))
     _, line = made(info("flux2", distilled=True, steps=4), plain)
     assert line == "--fast sets nothing: flux2 takes 4 steps by itself"
-    with pytest.raises(UsageError, match="is for 1 steps; of this kind .hyper. those for 2, 4, 8 are known"):
+    with pytest.raises(UsageError, match="is for 1 steps; of this kind .hyper. those for 2, 4, 8, 12 are known"):
         made(info("xl"), lora(tmp_path, "Hyper-SDXL-1step-lora.safetensors"))
     with pytest.raises(UsageError, match="there is no such file"):
         recognised(("none.safetensors",), info("xl"))
@@ -113,7 +114,20 @@ def test_without_such_a_lora_it_says_what_is_known(tmp_path: Path) -> None:
 
 
 def test_a_word_within_a_word_is_none(tmp_path: Path) -> None:
-    assert recognised((lora(tmp_path, "calcmania.safetensors"),), info("sd")) is None
+    for name in ("calcmania", "hyperrealism", "turbocharged-car"):
+        word = lora(tmp_path, f"{name}.safetensors")
+        assert all(recognised((word,), info(model)) is None for model in FAMILIES), name
+
+
+def test_steps_of_training_are_none_of_the_run(tmp_path: Path) -> None:
+    said = {"modelspec.title": "Lightning", "modelspec.description": "3000 steps of distillation; use 8 steps"}
+    found = recognised((lora(tmp_path, "mine.safetensors", **said),), info("qwen"))
+    assert found is not None
+    assert found.steps == 8
+    said["modelspec.description"] = "distilled in 3000 steps"
+    found = recognised((lora(tmp_path, "mine.safetensors", **said),), info("qwen"))
+    assert found is not None
+    assert found.steps == found.kind.steps
 
 
 def test_each_kind_has_options_that_its_family_can_have() -> None:

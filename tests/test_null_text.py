@@ -1,6 +1,8 @@
 """Null-text inversion: guidance comes back along the way that the picture went up without it."""
 
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,13 +11,15 @@ import tiny_latent
 import torch
 
 from editkit import edit, sample
-from editkit.diffusion.conditioning import Prompt
+from editkit.diffusion.conditioning import Embedding, Prompt
+from editkit.diffusion.image_prompts import ImageTokens
 from editkit.diffusion.model import ModelInfo
 from editkit.diffusion.prediction import Prediction
 from editkit.diffusion.schedule import Cosine, Flow
 from editkit.editing.api import plan as planned
 from editkit.errors import ChainError, EditkitError, UsageError
 from editkit.pictures.picture import Picture
+from editkit.plugin import Hooks, Plugin
 from editkit.plugins import Cfg, Guide, Inpaint, Invert, Keep, SDEdit
 
 CAT = torch.tensor([0.6, -0.4, 0.2, -0.8])
@@ -165,3 +169,55 @@ def test_it_is_learnt_on_the_way_back_alone(given):
 def test_without_guidance_there_is_nothing_to_learn(model, run, said):
     with pytest.raises(ChainError, match=said):
         sample(model, Invert(null_text=2), shape=(16, 4), known=data(), **{"prompt": "cat", "steps": 3, **run})
+
+
+def test_it_is_learnt_beside_what_else_the_model_is_told():
+    """The branch without looks at an image prompt's own nothing, and so does what is learnt in its place; a ControlNet
+    that acts on the wanted branch alone is not in it."""
+    seen = []
+
+    class Looking(Shifted):
+        def __call__(self, x_t, level, conds):
+            seen.extend(cond for cond in conds if cond.prompt is not None and cond.prompt.embeds.requires_grad)
+            return super().__call__(x_t, level, conds)
+
+    prompt = ImageTokens({}, torch.ones(1, 1, 4), torch.zeros(1, 1, 4))
+    told, guess = Embedding(torch.ones(1, 4), torch.zeros(1, 4)), SimpleNamespace(wanted_only=True)
+
+    class Tells(Hooks):
+        def condition(self, step, cond):
+            return replace(cond, embedding=told).plus_image_prompt(prompt).plus_control(guess)
+
+    class ImagePrompt(Plugin):
+        """Says what a model is told, by the name of one that does."""
+
+        name = "image-prompt"
+
+        def hooks(self):
+            return Tells
+
+    sample(
+        Looking(), [Invert(null_text=1), ImagePrompt()], shape=(16, 4), known=data(), steps=3, sampler="ddim",
+        prompt="cat",
+    )  # fmt: skip
+    assert len(seen) == 3
+    for cond in seen:
+        assert torch.equal(cond.image_prompts[0].tokens, prompt.unwanted)
+        assert torch.equal(cond.embedding.values, told.unwanted)
+        assert cond.control == ()
+
+
+def test_of_a_model_that_is_told_where_its_text_ends():
+    """Chroma's network is given a mask beside the text; what is learnt has that of no text."""
+
+    class Masked(Shifted):
+        def __call__(self, x_t, level, conds):
+            assert all(cond.prompt.mask is not None for cond in conds)
+            return super().__call__(x_t, level, conds)
+
+        def encode_text(self, text):
+            return replace(super().encode_text(text)[0], mask=torch.ones(1, 1)), ""
+
+    run = {"shape": (16, 4), "known": data(), "steps": 3, "sampler": "ddim", "prompt": "cat", "negative": "dog"}
+    made, plain = (sample(kind(), Invert(null_text=2), **run) for kind in (Masked, Shifted))
+    assert torch.equal(made, plain)

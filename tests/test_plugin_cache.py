@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,33 @@ def test_gradients_are_the_networks_own(models: dict[str, Any]) -> None:
         grads.append(x.grad)
     assert all(torch.equal(grad, grads[0]) for grad in grads)
     assert keeps.saved == 0
+
+
+def test_gradients_of_a_text_are_the_networks_own_too(models: dict[str, Any]) -> None:
+    """What `invert --null-text` asks: x_t is given, and the text is learnt."""
+    plain, cached = models["qwen"].leased(), models["qwen"].leased()
+    keeps = cached.cache_steps(ALWAYS)
+    keeps.active = True
+    level = plain.schedule.levels(4, "trailing")[-1]
+    x = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(1))
+    words, grads = plain.encode_text("a")[0], []
+    for model in (plain, cached, cached):
+        e = words.embeds.detach().clone().requires_grad_()
+        model(x, level, [Conditioning(prompt=replace(words, embeds=e))])[0].x0.square().sum().backward()
+        assert e.grad is not None
+        assert bool(e.grad.any())
+        grads.append(e.grad)
+    assert all(torch.equal(grad, grads[0]) for grad in grads)
+    assert keeps.saved == 0
+
+
+def test_checkpointing_reaches_the_network_that_learns(models: dict[str, Any]) -> None:
+    with Models().borrow(models["flux"]) as lease:
+        model: Any = lease.model
+        model.cache_steps(ALWAYS)
+        assert lease.checkpoint()
+        assert models["flux"].transformer.gradient_checkpointing
+    assert not models["flux"].transformer.gradient_checkpointing
 
 
 def test_what_a_controlnet_adds_is_not_added_twice(models: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ import tiny_files
 import tiny_flow as tiny
 import tiny_latent
 import torch
+from PIL import Image
 from test_parity_flux2 import parts
 from test_setup import latents
 
@@ -196,8 +197,6 @@ def test_a_lora_stays_live_beside_a_gguf(pairs: dict[str, Pair], tmp_path: Path)
 def test_the_command_the_provenance_and_rerun(
     pairs: dict[str, Pair], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from PIL import Image
-
     pair = pairs["z-image"]
     monkeypatch.chdir(tmp_path)
     shutil.copytree(pair.folder, tmp_path / "model")
@@ -225,6 +224,45 @@ def test_the_command_the_provenance_and_rerun(
     assert not np.array_equal(made, np.asarray(Image.open("a.rerun.png")))
 
 
+def test_rerun_with_a_stage_of_another_model_and_with_the_folder_elsewhere(
+    pairs: dict[str, Pair], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is laid over the first stage's model alone, and over its folder where the user is."""
+    pair = pairs["z-image"]
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(pair.folder, tmp_path / "model")
+    (tmp_path / "out").mkdir()
+    tiny_files.saved(pair.state, tmp_path / "x.safetensors")
+    shutil.copy("x.safetensors", "out")
+    for place in (".", "out"):
+        tiny.picture(32, 32).save(f"{place}/photo.png")
+    words = ["sdedit", "photo.png", "--model", "model", "--prompt", "x", "--steps", "1", "--strength", "1"]
+    words += ["--device", "cpu", "--transformer", "x.safetensors"]
+    words += ["then", "sdedit", "--model", "patches", "--steps", "1", "--strength", "1"]
+    assert run([*words, "--output", "out/a.png"]) == 0
+    capsys.readouterr()
+    assert run(["rerun", "out/a.png"]) == 0, capsys.readouterr().err
+    assert "other weights" not in capsys.readouterr().err
+    made, again = (np.asarray(Image.open(f"out/{name}.png")) for name in ("a", "a.rerun"))
+    assert np.array_equal(made, again)
+
+
+def test_a_strip_between_two_pictures_says_it_too(
+    pairs: dict[str, Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = pairs["z-image"]
+    monkeypatch.chdir(tmp_path)
+    file = str(tiny_files.saved(pair.state, tmp_path / "x.safetensors"))
+    for name in ("a.png", "b.png"):
+        tiny.picture(32, 32).save(name)
+    words = ["interpolate", "a.png", "--to", "b.png", "--frames", "2", "--steps", "2", "--prompt", "x"]
+    assert run([*words, "--model", pair.folder, "--transformer", "x.safetensors", "-o", "s.png"]) == 0
+    said = read_provenance("s.png")
+    assert said is not None
+    (used,) = said.models
+    assert used.hash == fingerprint(describe(pair.folder, transformer=file))
+
+
 def test_strangers_provenance_lays_no_file_from_elsewhere(pairs: dict[str, Pair], tmp_path: Path) -> None:
     from editkit.common import trust
 
@@ -244,6 +282,16 @@ def test_a_stage_with_another_model_does_not_inherit_it(pairs: dict[str, Pair], 
     assert (described(one).transformer, described(two).transformer) == (file, None)
     _, three = (first | SDEdit()).inherited().stages
     assert described(three).transformer == file
+
+
+def test_an_embedded_model_inherits_no_lora(tmp_path: Path) -> None:
+    from editkit.editing.settle import for_own_model
+    from editkit.plugin import Chain
+
+    first = Chain.of(SDEdit()).using(model="./a", lora=("x.safetensors",), refiner="./b", seed=3)
+    for model, kept in (("pocket", ()), ("auto", ()), ("./c", ("x.safetensors",))):
+        stage = for_own_model((first | Chain.of(SDEdit()).using(model=model)).inherited().stages[1])
+        assert (stage.options.lora, stage.options.seed) == (kept, 3)
 
 
 def test_plan_counts_it_and_needs_no_torch(pairs: dict[str, Pair], tmp_path: Path) -> None:

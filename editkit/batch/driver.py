@@ -35,7 +35,7 @@ from editkit.batch.stores import is_address, local, store
 from editkit.batch.work import Work, new_models
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.samplers import make_sampler
-from editkit.editing.settle import arrange, described, suited
+from editkit.editing.settle import arrange, described, for_own_model, options_of
 from editkit.errors import RecipeError, UsageError
 from editkit.pictures.files.formats import PICTURES
 from editkit.pictures.shapes import is_there
@@ -166,7 +166,7 @@ def _settle(chain: Chain) -> None:
     for stage in chain.inherited().stages:
         info = described(stage)
         plugins = arrange(stage, info, has_picture=True)
-        make_sampler(suited(plugins, info, stage.options).sampler or info.sampler)
+        make_sampler(options_of(plugins, info, for_own_model(stage)).sampler or info.sampler)
 
 
 def _tell(found: Listing, source: str, notify: Notify) -> None:

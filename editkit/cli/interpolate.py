@@ -160,14 +160,17 @@ def _make(own: Asked, line: Line) -> int:
 def _origin(asked: Interpolation, own: Asked, line: Line, base: Path) -> Provenance:
     """How the strip came about; paths are written relative to `base`."""
     from editkit.editing import recipe
-    from editkit.models import describe
+    from editkit.editing.named_weights import named_weights
+    from editkit.editing.settle import described
     from editkit.models.files.fingerprint import fingerprint
     from editkit.pictures.files.provenance import Between, Provenance, hash_pixels
+    from editkit.plugin.options import Options
 
-    models = [describe(stage.options.model, offline=True) for stage in asked.chain.stages]
+    models = [described(stage) for stage in asked.chain.with_options(Options(offline=True)).stages]
     made = Provenance.of(
         recipe.to_mapping(asked.chain, base),
         models=tuple((info.name, fingerprint(info)) for info in models),
+        files=named_weights(asked.chain),
         seed=asked.chain.stages[0].options.seed,
         picture=asked.a,
         name=line.picture,

@@ -12,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from editkit.pictures.files.provenance import Provenance
+    from editkit.plugin.chain import Chain
 
 app = typer.Typer(add_completion=False)
 
@@ -88,14 +89,26 @@ def _found_here(found: Provenance, folder: Path, here: Path) -> dict[str, str]:
     from editkit.models.files.fingerprint import fingerprint
 
     places = {}
+    overs = [None, *_transformers(found.recipe)]
     for used in found.models:
         if used.hash is None or (folder / used.name).exists() or not (here / used.name).exists():
             continue
         place = str(here / used.name)
         with suppress(EditkitError):  # then it is not found, which is said
-            if fingerprint(describe(place, offline=True)) == used.hash:
+            laid = (describe(place, offline=True, transformer=over) for over in overs)
+            if any(fingerprint(info) == used.hash for info in laid):
                 places[used.name] = place
     return places
+
+
+def _transformers(told: Mapping[str, Any]) -> Iterator[str]:
+    """The files that a recipe lays over its models."""
+    stages = told.get("stages")
+    for stage in stages if isinstance(stages, list) else []:
+        options = stage.get("options") if isinstance(stage, Mapping) else None
+        over = options.get("transformer") if isinstance(options, Mapping) else None
+        if isinstance(over, str):
+            yield over
 
 
 def _with_models(told: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
@@ -111,6 +124,29 @@ def _with_models(told: Mapping[str, Any], places: Mapping[str, str]) -> dict[str
 
     stages = told.get("stages")
     return {**told, **({"stages": [of_stage(stage) for stage in stages]} if isinstance(stages, list) else {})}
+
+
+def _compare_weights(found: Provenance, chain: Chain, places: Mapping[str, str], picture: str) -> None:
+    """Say which models, LoRAs and networks of plugins have other weights than those that made `picture`."""
+    from editkit.cli.console import say
+    from editkit.editing.named_weights import named_weights
+    from editkit.editing.settle import described
+    from editkit.models import describe
+    from editkit.models.files.fingerprint import fingerprint
+    from editkit.plugin.options import Options
+
+    stages = [described(stage) for stage in chain.with_options(Options(offline=True)).stages]
+    for used in found.models:
+        if used.hash is None:
+            continue
+        name = places.get(used.name, used.name)
+        here = [info for info in stages if info.name == name] or [describe(name, offline=True)]
+        if all(fingerprint(info) != used.hash for info in here):
+            say(f"model {used.name} has other weights than those that made {picture}; the result may differ")
+    files = named_weights(chain)
+    for used in found.files:
+        if used.name in dict(files) and (used.name, used.hash) not in files:
+            say(f"{used.name} is not the file that made {picture}; the result may differ")
 
 
 # long: one check of the picture after the other, each with its own line
@@ -132,10 +168,8 @@ def _again(
     from editkit.common import trust
     from editkit.editing import recipe
     from editkit.editing.made import hashes
-    from editkit.editing.settle import model_name, plan_stage
+    from editkit.editing.settle import plan_stage
     from editkit.errors import PictureError
-    from editkit.models import describe
-    from editkit.models.files.fingerprint import fingerprint
     from editkit.pictures.files.provenance import hash_mask, hash_pixels, read_provenance
     from editkit.pictures.picture import Picture
     from editkit.plugin.masking import masked
@@ -167,12 +201,7 @@ def _again(
     places = _found_here(found, folder, here)
     told = _with_models(recipe.without_outputs(found.recipe), places)
     chain = recipe.from_mapping(told, base=folder, allow_code=allow_code)
-    over = {model_name(stage): stage.options.transformer for stage in chain.inherited().stages}
-    for used in found.models:
-        name = places.get(used.name, used.name)
-        info = describe(name, offline=True, transformer=over.get(name)) if used.hash is not None else None
-        if info is not None and fingerprint(info) != used.hash:
-            say(f"model {used.name} has other weights than those that made {picture}; the result may differ")
+    _compare_weights(found, chain, places, picture)
     chain = chain.with_options(Options(allow_code=allow_code, offline=offline))
     chain = masked(chain, new_mask) if new_mask else chain
     plugins = [plugin for stage in chain.stages for plugin in plugins_of(stage)]

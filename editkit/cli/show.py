@@ -52,6 +52,7 @@ def _lines(found: Provenance) -> list[str]:
     """For people."""
     lines = ["recipe:", *(f"  {line}" for line in _yaml(dict(found.recipe)).splitlines())]
     lines += [f"model: {model.name}" + (f" ({model.hash})" if model.hash else "") for model in found.models]
+    lines += [f"weights: {file.name}" + (f" ({file.hash})" if file.hash else "") for file in found.files]
     lines += [f"seed: {found.seed}"]
     lines += [f"{package}: {version}" for package, version in sorted(found.versions.items())]
     if found.picture is not None:

@@ -79,12 +79,14 @@ class Made:
     def provenance(self, name: str | Path | None, base: Path) -> Provenance:
         """How it came about. `name`: of the file that was edited; paths are written relative to `base`."""
         from editkit.editing import recipe
+        from editkit.editing.named_weights import named_weights
         from editkit.models.files.fingerprint import fingerprint
         from editkit.pictures.files.provenance import Provenance
 
         return Provenance.of(
             recipe.to_mapping(self.chain, base),
             models=tuple((info.name, fingerprint(info)) for info in self.models.values()),
+            files=named_weights(self.chain),
             seed=self.chain.stages[0].options.seed,
             picture=self.source,
             name=name,

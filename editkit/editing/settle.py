@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
 from editkit.common.notify import Notify, silent
@@ -100,8 +100,12 @@ def suited(plugins: Sequence[Plugin], info: ModelInfo, options: Options) -> Opti
     return wanted.model_copy(update={name: value for name, value in asked.items() if value is not None})
 
 
-def _settled(plugins: Sequence[Plugin], info: ModelInfo, stage: Stage, notify: Notify) -> Options:
-    """`suited`, and as a few-step LoRA wants them where --fast is given."""
+def options_of(plugins: Sequence[Plugin], info: ModelInfo, stage: Stage, notify: Notify = silent) -> Options:
+    """`suited`, and as a few-step LoRA wants them where --fast is given.
+
+    Raises:
+        UsageError: --fast without such a LoRA.
+    """
     options = suited(plugins, info, stage.options)
     return fast.settled(options, stage.options, info, notify, "fast" in stage.inherited) if options.fast else options
 
@@ -191,19 +195,30 @@ def model_name(stage: Stage) -> str:
     return next((wish for plugin in plugins_of(stage) if (wish := plugin.default_model()) is not None), "auto")
 
 
+def for_own_model(stage: Stage) -> Stage:
+    """`stage` without what was said for the model of an earlier stage, where it has one of its own: a file for its
+    transformer, and, where that is an embedded one, LoRAs and a refiner, which it takes none of.
+    """
+    from editkit.models.families import named
+
+    options = stage.options
+    if "model" in stage.inherited or "model" not in options.model_fields_set:
+        return stage
+    embedded = options.model == "auto" or named(options.model) is not None
+    others = stage.inherited & ({"transformer", "lora", "refiner"} if embedded else {"transformer"})
+    return replace(stage, options=Options(**options.model_dump(exclude_unset=True, exclude=set(others))))
+
+
 def described(stage: Stage) -> ModelInfo:
-    """What is known of a stage's model without its weights. A file that was said for the model of an earlier stage is
-    not laid over another one.
+    """What is known of a stage's model without its weights.
 
     Raises:
         ModelError: it cannot be found, or is of a family that is not known.
     """
     from editkit.models import describe
 
-    options = stage.options
-    other = "transformer" in stage.inherited and "model" not in stage.inherited
-    over = None if other else options.transformer
-    return describe(model_name(stage), offline=options.offline, transformer=over)
+    options = for_own_model(stage).options
+    return describe(model_name(stage), offline=options.offline, transformer=options.transformer)
 
 
 def _check_options(stage: Stage, info: ModelInfo) -> None:
@@ -232,10 +247,10 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     from editkit.editing.passes import passes
     from editkit.models import describe
 
+    stage = for_own_model(stage)
     options = stage.options
     unasked = info is None and options.model == "auto"
-    name = model_name(stage)
-    if info is None and name != options.model:
+    if info is None and (name := model_name(stage)) != options.model:
         notices.who_serves(name, describe("auto"), notify)
     info = info or described(stage)
     _check_options(stage, info)
@@ -250,7 +265,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
         plugins = arrange(stage, info, has_picture=True)
     notices.what_is_scattered(picture, info, bool(examples), notify)
     notices.who_walks(plugins, options, notify)
-    options = _settled(plugins, info, stage, notify)
+    options = options_of(plugins, info, stage, notify)
     assert options.sampler is not None
     sampler = make_sampler(options.sampler)
     if isinstance(sampler, Adaptive):

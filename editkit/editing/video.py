@@ -24,10 +24,9 @@ import numpy as np
 from editkit.common.notify import Notify, silent
 from editkit.editing.frames import Around, Shown, uncovered
 from editkit.editing.made import make
-from editkit.editing.settle import model_name
+from editkit.editing.settle import described
 from editkit.editing.workplace import Workplace
 from editkit.errors import PictureError, UsageError
-from editkit.models import describe
 from editkit.models.leasing import Models
 from editkit.pictures.files.clips import Clip, Frame, Span, is_clip, write_clip
 from editkit.pictures.files.formats import PICTURES
@@ -135,7 +134,7 @@ class _Work:
     def _copies(self) -> bool:
         """Whether other frames are asked what a mask hides: where one plugin fills a mask by what the picture is."""
         plugin = _filler(self.chain)
-        able = plugin is not None and describe(model_name(self.chain.stages[0])).own_picture
+        able = plugin is not None and described(self.chain.stages[0]).own_picture
         if self.together.copy and not able:
             raise UsageError("--copy is for one plugin that fills a mask, by a model that learns from the picture")
         return able if self.together.copy is None else self.together.copy

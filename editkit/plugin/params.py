@@ -55,6 +55,15 @@ class Weights:
     """Marks a field whose text names weights to load, where no metavar says so: a server may allow some alone."""
 
 
+NETWORKS = ("CLASSIFIER", "DIR_OR_ID", "DIR")
+"""What parameters that name networks are called; others are marked (`Weights`)."""
+
+
+def names_weights(param: Param, info: FieldInfo) -> bool:
+    """Whether a parameter, of the field `info`, names weights to load."""
+    return param.metavar in NETWORKS or any(isinstance(m, Weights) for m in info.metadata)
+
+
 def _source(value: Any) -> Any:
     """A path as text; other sources as they are; numbers and the like are refused."""
     if isinstance(value, Path):

@@ -42,7 +42,6 @@ from editkit.plugin import (
     Output,
     Plan,
     Plugin,
-    Prompt,
     ReadsText,
     Run,
     Sampler,
@@ -145,6 +144,9 @@ class Invert(Plugin):
 
     name: ClassVar[str] = "invert"
     group: ClassVar[Section] = "advanced"
+    acts_after: ClassVar[frozenset[str]] = frozenset({"image-prompt", "controlnet", "vary", "blend"})
+    """Null text is learnt beside what these tell the model."""
+
     usage: ClassVar[tuple[str, ...]] = (
         "invert photo.png --steps 50 --refine 3",
         "invert photo.png --save-noise photo.safetensors",
@@ -334,8 +336,10 @@ class _KeptHooks(_InvertHooks):
         super().__init__(plugin, run)
         assert plugin.from_noise is not None
         self.learnt = learnt_in(plugin.from_noise, run)
-        self.pooled = nothing(run).pooled if self.learnt else None
+        self.empty = nothing(run) if self.learnt else None
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
         kept = self.learnt.get(step.move.t)
-        return cond if kept is None else replace(cond, negative=Prompt(kept, self.pooled))
+        if kept is None or self.empty is None:
+            return cond
+        return replace(cond, negative=replace(self.empty, embeds=kept))

@@ -8,15 +8,17 @@ With z*_t the states of the way up at scale 1, and z_t(e) the states of the way 
 by N steps of Adam from the e of the level before, its rate 0.01 (1 - k / 2n) in move k of n, as in the paper. The
 paper stops early where the loss is small; here all N are made, so that their number is known beforehand. Where the
 model's law moves with its text the optimum is the prompt's own embedding (a test), and the path comes back as at scale
-1. Pooled embeddings stay those of no text.
+1. Pooled embeddings and masks stay those of no text.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from editkit.diffusion.conditioning import with_own_words
 from editkit.diffusion.samplers import Memory, Normal, Predict
+from editkit.models.prompts.shown import by_branch
 from editkit.plugin import (
     ChainError,
     Conditioning,
@@ -113,7 +115,7 @@ class NullText:
         """What stands for no text in this move down, learnt where it is not yet."""
         if step.move.t not in self.learnt:
             self.learnt[step.move.t] = self._learn(step, cond)
-        return Prompt(self.learnt[step.move.t].to(self.empty.embeds.dtype), self.empty.pooled)
+        return replace(self.empty, embeds=self.learnt[step.move.t].to(self.empty.embeds.dtype))
 
     def _learn(self, step: Step, cond: Conditioning) -> Tensor:
         import torch
@@ -130,8 +132,7 @@ class NullText:
         folds = capability(model, FoldsGuidance)
         for _ in range(self.iterations):
             with torch.enable_grad():
-                told = Conditioning(**{**cond.__dict__, "prompt": self._prompt(e), "negative": None})
-                (without,) = model(x_t, step.t, (told,))
+                (without,) = model(x_t, step.t, (self._without(cond, e),))
                 made = folded(without, with_text, self.scale, x_t, step.t, folds)
                 x_s = self._moved(x_t, step.t, s, made)
                 loss = (x_s - wanted).square().flatten(1).mean(1).sum()
@@ -139,8 +140,13 @@ class NullText:
             adam.step()
         return e.detach()
 
-    def _prompt(self, e: Tensor) -> Prompt:
-        return Prompt(e.to(self.empty.embeds.dtype), self.empty.pooled)
+    def _without(self, cond: Conditioning, e: Tensor) -> Conditioning:
+        """The branch of guidance with `e` in place of no text: what it sees of image prompts, embeddings, and
+        ControlNets of the wanted branch alone, is what it will see beside the other one.
+        """
+        none = replace(self.empty, embeds=e.to(self.empty.embeds.dtype))
+        branches = [replace(cond, prompt=none, negative=none), cond]
+        return with_own_words(by_branch(branches))[0]
 
     def _moved(self, x_t: Tensor, t: Level, s: Level, made: Prediction) -> Tensor:
         return self.rule.step(x_t, t, s, lambda x, level: made, _no_noise, None)[0]

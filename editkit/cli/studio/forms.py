@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from editkit.cli.studio.config import Config
-from editkit.cli.studio.recipes import WEIGHTS, WRITTEN
+from editkit.cli.studio.recipes import WRITTEN
 from editkit.editing.recipe import NOT_IN_RECIPES
 from editkit.errors import EditkitError
 from editkit.models import describe, embedded
@@ -19,7 +19,7 @@ from editkit.models.setup import is_lora
 from editkit.pictures import shapes
 from editkit.plugin import registry
 from editkit.plugin.options import Options
-from editkit.plugin.params import Code, Param, Weights, params
+from editkit.plugin.params import Code, Param, names_weights, params
 from editkit.plugin.protocol import Plugin
 from editkit.plugin.sections import Section
 
@@ -54,7 +54,7 @@ def fields(kind: type[BaseModel]) -> list[dict[str, Any]]:
 
 def _field(p: Param, info: FieldInfo) -> dict[str, Any]:
     """One parameter: `kind` says what it is entered by."""
-    weights = p.metavar in WEIGHTS or any(isinstance(m, Weights) for m in info.metadata)
+    weights = names_weights(p, info)
     low, high = _bound(info, "ge", "gt"), _bound(info, "le", "lt")
     return {
         "key": p.key,

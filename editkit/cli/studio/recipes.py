@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from editkit.cli.studio.config import Config
 from editkit.common.spec import name_of
 from editkit.common.trust import leads_out
@@ -24,13 +22,10 @@ from editkit.pictures.shapes import is_words
 from editkit.plugin.chain import Chain
 from editkit.plugin.declaration import Declaration
 from editkit.plugin.options import Options
-from editkit.plugin.params import Param, Weights, params
+from editkit.plugin.params import Param, names_weights, params
 
 PICTURES = ("PICTURE", "MASK", "AREA", "HINT")
 """What parameters that name pictures to be read are called."""
-
-WEIGHTS = ("CLASSIFIER", "DIR_OR_ID", "DIR")
-"""What parameters that name networks are called; others are marked (`Weights`)."""
 
 WRITTEN = ("FILE",)
 """What parameters that name files to be written, or read without being pictures, are called."""
@@ -101,17 +96,12 @@ def _check(param: Param, value: Any, config: Config, place: tuple[str | int, ...
     for text in texts:
         if param.metavar in WRITTEN:
             raise NotAllowed(f"{plugin.name}.{param.key} names a file beside the result, which a page may not", *place)
-        if names_weights(param, type(plugin)):
+        if names_weights(param, type(plugin).model_fields[param.name]):
             _check_weights(f"{plugin.name}.{param.key}", text, config, place)
         elif param.metavar in PICTURES:
             _check_picture(f"{plugin.name}.{param.key}", text, config, place)
         elif param.key not in LANGUAGE:
             _check_text(f"{plugin.name}.{param.key}", text, config, place)
-
-
-def names_weights(param: Param, kind: type[BaseModel]) -> bool:
-    """Whether a parameter names weights to load."""
-    return param.metavar in WEIGHTS or any(isinstance(m, Weights) for m in kind.model_fields[param.name].metadata)
 
 
 def _texts(value: Any) -> Iterator[str]:

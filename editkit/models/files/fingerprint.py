@@ -32,14 +32,21 @@ def fingerprint(info: ModelInfo) -> str | None:
     try:
         path = folder_of(info.name)
         over = None if info.transformer is None else overlay.given(info.transformer)
-        return None if path is None else _of(path, over)
+        return None if path is None else _of(path.absolute(), None if over is None else over.absolute())
     except ModelError:  # a model of one's own, given to edit() as an object
         return None
 
 
+def of_place(path: Path) -> str | None:
+    """The same over a file, or the weights in a folder; None: there are none."""
+    return _of(path.absolute()) if path.is_file() or path.is_dir() else None
+
+
 @cache
 def _of(path: Path, over: Path | None = None) -> str | None:
-    """The hash over a folder, or a file alone; files do not change while a process runs."""
+    """The hash over a folder, or a file alone, named from the root; files do not change while a process runs, but the
+    present folder may.
+    """
     if path.is_file():
         return _hash(path)
     files = sorted(path.rglob("*.safetensors"))

@@ -26,8 +26,8 @@ class StepCache:
 
     Calls are told apart by what they are told and by their sizes, and of equal ones at one time by their order: the two
     halves of guidance, the texts of a translation and the windows of a large picture each have a memory of their own.
-    Where gradients are asked for, where a ControlNet adds to the blocks (it would add twice), and while it is not
-    `active`, the network is called as it is.
+    Where gradients are asked for (of the state, or of what the network is told), where a ControlNet adds to the blocks
+    (it would add twice), and while it is not `active`, the network is called as it is.
     """
 
     def __init__(self, network: Any) -> None:
@@ -62,7 +62,7 @@ class StepCache:
 
         self.calls += 1
         x: Tensor = named["hidden_states"]
-        learns = torch.is_grad_enabled() and x.requires_grad
+        learns = torch.is_grad_enabled() and any(getattr(value, "requires_grad", False) for value in named.values())
         if not self.active or learns or any(named.get(name) is not None for name in CONTROL):
             return self.plain(*given, **named)
         self._computed = False
@@ -92,15 +92,16 @@ def twin(network: nn.Module) -> Any:
 
 class CachingTransformer:
     """The parts of `CachesSteps` for a model whose network is its `transformer`: the leased copy has the twin in its
-    place.
+    place, and the network itself, where gradients go, as `whole`, so that checkpointing finds it (`networks`).
     """
 
     transformer: Any
+    whole: Any = None
     step_cache: StepCache | None = None
 
     def cache_steps(self, threshold: float) -> StepCache:
         if self.step_cache is None:
             self.step_cache = StepCache(self.transformer)
-            self.transformer = self.step_cache.twin
+            self.whole, self.transformer = self.transformer, self.step_cache.twin
         self.step_cache.begin(threshold)
         return self.step_cache

@@ -76,6 +76,7 @@ class Provenance(BaseModel):
         picture: the file name of the picture that went in, without folder.
         picture_hash, mask_hash: of the pixels that went in; see `hash_pixels`, `hash_mask`.
         example_hashes: of the other pictures that were learned from, in order.
+        files: further weights that were named (LoRAs, ControlNets, adapters); left out of the text where none were.
         between: of a strip between two pictures; left out of the text of others.
     """
 
@@ -90,6 +91,7 @@ class Provenance(BaseModel):
     picture_hash: Hash | None = None
     mask_hash: Hash | None = None
     example_hashes: tuple[Hash, ...] = Field((), max_length=1000)
+    files: tuple[UsedModel, ...] = Field((), max_length=1000)
     between: Between | None = None
 
     @classmethod
@@ -98,6 +100,7 @@ class Provenance(BaseModel):
         recipe: Mapping[str, Any],
         *,
         models: Mapping[str, str | None] | tuple[tuple[str, str | None], ...] = (),
+        files: Iterable[tuple[str, str | None]] = (),
         seed: int = 0,
         picture: Raster | None = None,
         name: str | Path | None = None,
@@ -109,6 +112,7 @@ class Provenance(BaseModel):
         Args:
             recipe: the chain as a mapping of YAML values; absolute paths in it are cut to the file's name.
             models: (name, hash of the weights) of each stage.
+            files: the same of further weights that were named.
             picture, name: what was edited, and the file it came from.
             mask: (H, W) in [0, 1].
             examples: hashes of other pictures that were learned from.
@@ -117,6 +121,7 @@ class Provenance(BaseModel):
         return cls(
             recipe={str(key): _without_folders(value) for key, value in recipe.items()},
             models=tuple(UsedModel(name=_without_folders(model), hash=hash_) for model, hash_ in pairs),
+            files=tuple(UsedModel(name=_without_folders(file), hash=hash_) for file, hash_ in files),
             seed=seed,
             versions=versions(),
             picture=None if name is None or str(name) == "-" else _readable(Path(name).name),
@@ -132,7 +137,8 @@ class Provenance(BaseModel):
             PictureError: longer than `MAX_TEXT`, or NaN in the recipe.
         """
         try:
-            said = self.model_dump(mode="json", exclude={"between"} if self.between is None else None)
+            idle = {name for name in ("between", "files") if not getattr(self, name)}
+            said = self.model_dump(mode="json", exclude=idle)
             text = json.dumps(said, sort_keys=True, separators=(",", ":"), allow_nan=False)
         except ValueError as error:
             raise PictureError(f"the recipe cannot be kept in the picture ({error}); use --no-provenance") from None
@@ -225,7 +231,7 @@ def _is_file(path: PurePath) -> bool:
     try:
         if path.is_absolute():
             return (len(path.parts) > 2 and path.suffix != "") or Path(path).exists()
-        models = Path(path).is_dir() or (path.suffix == ".safetensors" and Path(path).exists())
+        models = Path(path).is_dir() or (path.suffix.lower() in (".safetensors", ".gguf") and Path(path).exists())
         return path.parts[0] == ".." or (len(path.parts) > 2 and models)
     except (OSError, ValueError):
         return False

@@ -1,0 +1,41 @@
+"""Weights that a chain names beside its models: LoRAs, and what plugins load (ControlNets, adapters, classifiers)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from editkit.common.places import expanded
+from editkit.editing.settle import for_own_model
+from editkit.models.files.fingerprint import of_place
+from editkit.models.setup import lora_and_weight
+from editkit.plugin.chain import Chain
+from editkit.plugin.params import names_weights, params
+from editkit.plugin.protocol import plugins_of
+
+
+def named_weights(chain: Chain) -> tuple[tuple[str, str], ...]:
+    """(name without folders, hash) of each file or folder, in the order of the chain; what lies on the hub is not
+    looked at, nor what stands behind a word (`timm:NAME:FILE`), nor a refiner, which is another model.
+    """
+    found: dict[tuple[str, str], None] = {}
+    for word in _words(chain):
+        path = expanded(word)
+        try:
+            digest = of_place(path)
+        except (OSError, ValueError):
+            continue
+        if digest is not None:
+            found[path.name, digest] = None
+    return tuple(found)
+
+
+def _words(chain: Chain) -> Iterator[str]:
+    for stage in chain.inherited().stages:
+        yield from (str(lora_and_weight(word)[0]) for word in for_own_model(stage).options.lora)
+        for plugin in plugins_of(stage):
+            for param in params(type(plugin)):
+                given = param.name in plugin.model_fields_set
+                if given and names_weights(param, type(plugin).model_fields[param.name]):
+                    value = getattr(plugin, param.name)
+                    parts = value if isinstance(value, tuple) else [value]
+                    yield from (one for one in parts if isinstance(one, str) and one)
