@@ -19,7 +19,7 @@ from editkit import edit
 from editkit.errors import ModelError, UsageError
 from editkit.models import describe, load
 from editkit.models.leasing import Models
-from editkit.plugins import Cfg, ImagePrompt, SDEdit
+from editkit.plugins import Cache, Cfg, ImagePrompt, SDEdit
 
 BOUND, SEEN = 1e-5, 1e-2
 STYLE, OTHER = tiny.picture(40, 40, seed=9), tiny.picture(40, 40, seed=11)
@@ -95,6 +95,16 @@ def test_a_mask_of_all_is_none_and_one_of_a_half_is_the_half(folder: Path, model
     assert all(tiny.distance(half, whole) > 100 * BOUND for half in halves)
     both = [given(folder, mask="box:0,0,50%,100%"), given(folder, mask="box:50%,0,100%,100%")]
     assert tiny.distance(ours(model, both), whole) <= BOUND, "each half counts where it is"
+
+
+def test_a_step_cache_beside_it(folder: Path, models: dict[str, Any]) -> None:
+    """The cache's network is a copy whose attention looks at the picture too, also where it begins late."""
+    model = models["dev"]
+    for plugins in ([given(folder)], [given(folder, mask="box:0,0,50%,100%")], [given(folder, start=0.5)]):
+        plain = ours(model, plugins)
+        assert all(map(torch.equal, ours(model, [*plugins, Cache(threshold=1e-9)]), plain))
+    saving = [ours(model, [*plugins, Cache(threshold=50.0)]) for plugins in ([given(folder)], [])]
+    assert tiny.distance(*saving) > SEEN, "the picture is in what is remembered"
 
 
 def test_redux_is_the_pipelines(folder: Path, models: dict[str, Any]) -> None:

@@ -157,6 +157,13 @@ def test_it_is_learnt_on_the_way_back_alone(given):
         Invert(null_text=5, **given)
 
 
+@pytest.mark.parametrize("given", [{"start": 0.3}, {"stop": 0.7}])
+def test_it_is_learnt_from_the_whole_way_up(given):
+    with pytest.raises(EditkitError, match="learns from every state of the way up; leave --start and --stop out"):
+        Invert(null_text=5, **given)
+    Invert(**given)
+
+
 @pytest.mark.parametrize(
     ("model", "run", "said"),
     [

@@ -175,6 +175,8 @@ class Invert(Plugin):
             raise ValueError("--from-noise is the way down; leave --save-noise and --way up out")
         if self.null_text and (self.way != "both" or self.from_noise is not None or self.source is not None):
             raise ValueError("--null-text learns on the way back; leave --way, --from-noise and --source out")
+        if self.null_text and (self.start, self.stop) != (0.0, 1.0):
+            raise ValueError("--null-text learns from every state of the way up; leave --start and --stop out")
         return self
 
     @property
