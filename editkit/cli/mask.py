@@ -43,8 +43,8 @@ def mask(  # long: every parameter is an option with its help
         typer.Option(help="A network that words ask: its folder; several: give it again.", metavar="DIR"),
     ] = None,
     invert: Annotated[bool, typer.Option("--invert", help="Regenerate what is outside instead.")] = False,
-    grow: Annotated[int, typer.Option(min=0, help="Widen by so many pixels.")] = 0,
-    feather: Annotated[int, typer.Option(min=0, help="A soft edge inside the mask, so many pixels wide.")] = 0,
+    grow: Annotated[int, typer.Option(min=0, help="Widen by this many pixels.")] = 0,
+    feather: Annotated[int, typer.Option(min=0, help="A soft edge inside the mask, this many pixels wide.")] = 0,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Default: PICTURE's name with .mask.png; - is standard output.")
     ] = None,

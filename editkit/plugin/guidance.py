@@ -35,11 +35,11 @@ class Guidance(Plugin):
     gradient: Literal["network", "x0", "x_t"] | None = Field(
         None, description="Exact through the network; cheap on x0; on x_t (noise-aware losses only)."
     )
-    profile: str = Field("1", description="Weight over the process, as 0:0,0.5:1,1:0.2: linear between.")
-    every: int = Field(1, ge=1, description="Act in every so-manieth step only.")
+    profile: str = Field("1", description="Weight along the process, as 0:0,0.5:1,1:0.2; linear in between.")
+    every: int = Field(1, ge=1, description="Act only at every Nth step.")
     mask: MaskSource | None = Field(None, description="Where it acts: white; elsewhere nothing is moved.")
     view: Literal["whole", "region"] = Field(
-        "whole", description="What it looks at: everything, or the box around its (else the edit's) mask."
+        "whole", description="What it looks at: everything, or the box around its own mask (else the edit's)."
     )
     limit: float | None = Field(None, gt=0.0, description="x0 is moved by at most this root mean square in a step.")
     normalize: float | None = Field(

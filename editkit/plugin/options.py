@@ -41,7 +41,7 @@ class Options(Checked):
         None,
         gt=0.0,
         le=1000.0,
-        description="How far levels lie to the noisy side (flow matching); default: by the picture's size.",
+        description="How far levels are shifted to the noisy side (flow matching); default: by the picture's size.",
     )
     sampler: str | None = Field(
         None, description="ddpm, ddim, euler, heun, dpm++2m, unipc, lcm ...; with parameters as ddim:eta=1."
@@ -49,9 +49,9 @@ class Options(Checked):
     estimate: Literal["sample", "mean"] = Field(
         "sample", description="One sample, or the mean of several: nearer to the truth on average, and smoother."
     )
-    samples: int = Field(8, ge=1, le=1000, description="How many the mean is taken of.")
+    samples: int = Field(8, ge=1, le=1000, description="How many samples the mean is taken over.")
     tries: int = Field(
-        1, ge=1, le=100, description="Starts at the coarsest size; the one that fits what is known best goes on."
+        1, ge=1, le=100, description="Attempts at the coarsest size; the one that fits the known pixels best goes on."
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Same seed, same machine: the same bytes.")
     device: str = Field("auto", description="cpu, cuda, mps; auto: the fastest there is.")
@@ -60,7 +60,10 @@ class Options(Checked):
         "auto", description="Work on a crop around the mask, or on the full picture; auto: crop where there is a mask."
     )
     crop_padding: int | None = Field(
-        None, ge=0, le=10_000, description="Crop to the mask and so many pixels around, enlarged to the model's size."
+        None,
+        ge=0,
+        le=10_000,
+        description="Crop to the mask with this many pixels around it, enlarged to the model's size.",
     )
     spacing: Spacing = Field(
         "auto",

@@ -48,7 +48,7 @@ class Cfg(Plugin):
     scale: float | None = Field(
         None, ge=0.0, description="Strength; default: --guidance-scale, else the model's; 1: none."
     )
-    rescale: float = Field(0.0, ge=0.0, le=1.0, description="Give the prediction its deviation back, 1: wholly.")
+    rescale: float = Field(0.0, ge=0.0, le=1.0, description="Restore the prediction's standard deviation; 1: fully.")
 
     true_scale: float | None = Field(
         None, ge=0.0, description="Models that are told the scale (FLUX.1): real guidance besides, by the negative."

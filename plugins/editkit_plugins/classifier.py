@@ -34,7 +34,7 @@ ClassifierSource = Annotated[Any, BeforeValidator(_source), Metavar("CLASSIFIER"
 
 
 class Classifier(Guidance):
-    """Move towards what a classifier calls by the wanted label.
+    """Move towards what a classifier recognises as the wanted label.
 
     Without --gradient a noise-aware classifier is asked of x_t, and an ordinary one of the estimated picture, exactly
     through the network.

@@ -62,7 +62,9 @@ class Clip(Guidance):
         "ViT-B-32:laion2b_s34b_b79k", min_length=1, description="open_clip's NAME:TAG, or a folder in its layout."
     )
     scale: float = Field(100.0, description="Strength; 0 changes nothing.")
-    distance: Literal["spherical", "cosine"] = Field("spherical", description="Between picture and wish.")
+    distance: Literal["spherical", "cosine"] = Field(
+        "spherical", description="How the distance between picture and target is measured."
+    )
     cuts: int = Field(8, ge=0, description="Random cut-outs looked at in each step; 0: the whole picture alone.")
     smallest: float = Field(0.3, gt=0.0, le=1.0, description="Area of the smallest cut-out, as a fraction.")
     chunk: int = Field(8, ge=1, description="Cut-outs computed at a time: more is faster and takes more memory.")

@@ -105,7 +105,9 @@ class Denoise(Plugin):
 
     sigma: float | None = Field(None, ge=0.0, le=255.0, description="The noise in levels of 255; default: estimated.")
     sampled: bool = Field(False, description="Walk all levels below the picture's instead of one step.")
-    views: int = Field(8, ge=1, le=8, description="One step: the mean over so many turns and mirrorings, on pixels.")
+    views: int = Field(
+        8, ge=1, le=8, description="One step: the mean over this many turned and mirrored copies (models of pixels)."
+    )
 
     def default_model(self) -> str:
         """A network: the picture's own patches are as noisy as it is."""

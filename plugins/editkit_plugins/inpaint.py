@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 Grow = Annotated[int, Field(ge=0, le=1000)] | Literal["auto"]
 """By how many pixels a mask is enlarged."""
 
-AUTO = "auto: a rim of a 6th of each piece's thickness, at least 2, at most 2 and a 200th of the longer side."
+AUTO = "auto: a sixth of each piece's thickness, at least 2, at most 2 plus a 200th of the longer side."
 
 
 class Replacing(Plugin):
@@ -70,8 +70,10 @@ class Replacing(Plugin):
     jump: int | None = Field(
         None, ge=1, description="repaint: levels to travel back up; default: one in 25 (10 of 250, as in the paper)."
     )
-    repeats: int = Field(10, ge=1, le=1000, description="repaint: how often every stretch is walked.")
-    known_noise: Literal["fresh", "fixed"] = Field("fresh", description="Noise of the known part: new or one for all.")
+    repeats: int = Field(10, ge=1, le=1000, description="repaint: how many times each stretch is walked.")
+    known_noise: Literal["fresh", "fixed"] = Field(
+        "fresh", description="Noise of the known part: new at every step, or one for all steps."
+    )
     fill: Fill | None = Field(
         None,
         description="What lies in the hole to begin with: for patches a first guide (default: smooth; noise: none), "
@@ -144,8 +146,8 @@ class Inpaint(Replacing):
         "+ - &; several: give it again.",
     )
     invert_mask: bool = Field(False, description="Black = regenerate.")
-    grow: Grow = Field(0, description="Enlarge the mask by so many pixels first. " + AUTO)
-    feather: int = Field(0, ge=0, le=1000, description="Blend over so many pixels inside the mask's edge.")
+    grow: Grow = Field(0, description="Enlarge the mask by this many pixels first. " + AUTO)
+    feather: int = Field(0, ge=0, le=1000, description="Blend over this many pixels inside the mask's edge.")
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         if self.mask is None:

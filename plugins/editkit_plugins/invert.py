@@ -160,7 +160,10 @@ class Invert(Plugin):
         None, description="What the picture shows: the way up, and what guidance leads away from on the way down."
     )
     null_text: int = Field(
-        0, ge=0, le=1000, description="Learn, so often a move, what stands for no text so that guidance comes back."
+        0,
+        ge=0,
+        le=1000,
+        description="Null-text inversion: optimisation steps a move, so that guidance comes back to the picture.",
     )
     save_noise: Annotated[str | None, Metavar("FILE"), Output()] = Field(
         None, description="Keep the noise, and what it belongs to (.safetensors)."

@@ -37,7 +37,7 @@ class Purify(Plugin):
     needs_picture: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {"sigma": 25}
 
-    sigma: float = Field(30.0, gt=0.0, le=2550.0, description="Noise that is added, in levels of 255: how deep.")
+    sigma: float = Field(30.0, gt=0.0, le=2550.0, description="Noise to add, in levels of 255; more washes deeper.")
 
     def hooks(self) -> type[Hooks[Purify]]:
         return _PurifyHooks

@@ -28,4 +28,4 @@ class Remove(Inpaint):
         "remove photo.png --mask mask.png then sdedit --strength 0.2",
     )
 
-    grow: Grow = Field("auto", description="Enlarge the mask by so many pixels first. " + AUTO)
+    grow: Grow = Field("auto", description="Enlarge the mask by this many pixels first. " + AUTO)

@@ -76,8 +76,10 @@ class Repair(Replacing):
     spots: bool = Field(True, description="Find dust and blots, and fill them.")
     cast: bool = Field(True, description="Undo a colour that lies over everything, where a print has clearly faded.")
     fading: bool = Field(True, description="Undo what made black grey and white dull, where it clearly did.")
-    eagerness: float = Field(1.0, ge=0.1, le=10.0, description="2 finds what stands out half as much, and more.")
-    grow: int = Field(1, ge=0, le=1000, description="Enlarge what was found by so many pixels.")
+    eagerness: float = Field(
+        1.0, ge=0.1, le=10.0, description="Sensitivity: 2 also finds what stands out half as much."
+    )
+    grow: int = Field(1, ge=0, le=1000, description="Enlarge what was found by this many pixels.")
     save_mask: Annotated[str | None, Metavar("FILE"), Output()] = Field(
         None, description="Write what is filled as a mask, for inpaint --mask."
     )

@@ -53,7 +53,9 @@ class Restore(Solver):
     degradation: str = Field("noise", description="What the picture went through, as gaussian:2, jpeg, average:4.")
     sigma: float | None = Field(None, ge=0.0, le=255.0, description="Noise, in levels of 255; default 0 (blurs: 0.29).")
     mask: MaskSource | None = Field(None, description="mask: the lost pixels, white; a picture or words.")
-    taper: bool = Field(True, description="Blurs: fade the edges, which else ring, since a lens blurs past them.")
+    taper: bool = Field(
+        True, description="Blurs: fade the edges, which would ring otherwise, because a lens blurs past them."
+    )
     method: Literal["auto", "conditioned", "wiener", "ddnm", "ddrm", "diffpir", "dps", "pigdm", "point"] = Field(
         "auto",
         description="How it is solved; auto: ddnm; where there is noise wiener, or ddrm; dps on latents; lost pixels: "

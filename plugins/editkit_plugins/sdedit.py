@@ -34,7 +34,7 @@ class SDEdit(Plugin):
     )
     order: ClassVar[int] = -10
 
-    strength: float = Field(0.6, ge=0.0, le=1.0, description="How much of the process is walked: 0 nothing, 1 all.")
+    strength: float = Field(0.6, ge=0.0, le=1.0, description="How much of the process to run: 0 none, 1 all of it.")
 
     def hooks(self) -> type[Hooks[SDEdit]]:
         return _SDEditHooks

@@ -36,7 +36,7 @@ class Threshold(Plugin):
     order: ClassVar[int] = 10
 
     percentile: float = Field(0.995, gt=0.0, le=1.0, description="The fraction of values that must be in range.")
-    largest: float = Field(1.5, ge=1.0, description="At most this much is divided by; 1 is plain clipping.")
+    largest: float = Field(1.5, ge=1.0, description="The most to divide by; 1 is plain clipping.")
 
     def hooks(self) -> type[Hooks[Threshold]]:
         return _ThresholdHooks

@@ -100,12 +100,16 @@ class Translate(Plugin):
     source_guidance: float | None = Field(
         None, ge=0.0, description="Strength of guidance by --source; default: as by --prompt."
     )
-    strength: float = Field(1.0, ge=0.0, le=1.0, description="How much of the process is walked: 0 nothing, 1 all.")
+    strength: float = Field(1.0, ge=0.0, le=1.0, description="How much of the process to run: 0 none, 1 all of it.")
     skip: int = Field(0, ge=0, description="Steps left out at the noisy end: the more, the nearer to the picture.")
     rate: float = Field(0.5, gt=0.0, le=2.0, description="dds, pds: how far a step moves the picture.")
-    gamma: float = Field(0.5, ge=0.0, le=1.0, description="rf: how far one noise draws the way up; 0: the flow alone.")
-    hold: float = Field(0.9, ge=0.0, le=1.0, description="rf: how far the picture draws the way down; 1: wholly.")
-    hold_until: float = Field(0.3, ge=0.0, le=1.0, description="rf: up to which part of the way down.")
+    gamma: float = Field(
+        0.5, ge=0.0, le=1.0, description="rf: how strongly one fixed noise pulls on the way up; 0: the flow alone."
+    )
+    hold: float = Field(
+        0.9, ge=0.0, le=1.0, description="rf: how strongly the picture pulls on the way down; 1: fully."
+    )
+    hold_until: float = Field(0.3, ge=0.0, le=1.0, description="rf: until which fraction of the way down.")
     mask: MaskSource | None = Field(None, description="White = translate; a picture, or words as box:10,10,80,60.")
 
     def hooks(self) -> type[Hooks[Translate]]:

@@ -52,7 +52,9 @@ class Upscale(Solver):
     method: Literal["auto", "conditioned", "ddnm", "ddrm", "diffpir", "dps", "pigdm"] = Field(
         "auto", description="Tell the model, or solve with it as prior; auto: what the model can."
     )
-    kernel: Literal["bicubic", "average"] = Field("bicubic", description="How the picture is taken to be made small.")
+    kernel: Literal["bicubic", "average"] = Field(
+        "bicubic", description="How the small picture is assumed to have been made."
+    )
     sigma: float = Field(0.0, ge=0.0, le=255.0, description="Noise of the small picture, in levels of 255.")
     noise_level: int | None = Field(
         None, ge=0, description="Noise added to the small picture before the model is told it, as the model counts it."

@@ -108,8 +108,13 @@ class Vary(Embedded):
     )
 
     from_text: str | None = Field(None, description="What the picture shows, as far as that is to change.")
-    to_text: str | None = Field(None, description="What it is to show instead.")
-    by: float = Field(0.35, ge=0.0, le=1.0, description="How far it is turned towards the texts' difference: 0 is not.")
+    to_text: str | None = Field(None, description="What it should show instead.")
+    by: float = Field(
+        0.35,
+        ge=0.0,
+        le=1.0,
+        description="How far the meaning is turned along the difference of the texts; 0: not at all.",
+    )
 
     @model_validator(mode="after")
     def _both(self) -> Self:

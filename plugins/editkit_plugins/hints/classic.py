@@ -76,7 +76,7 @@ class Tile(Detector):
 
     name: ClassVar[str] = "tile"
 
-    factor: int = Field(4, ge=1, le=64, description="Squares of so many pixels a side are averaged.")
+    factor: int = Field(4, ge=1, le=64, description="Average over squares with this many pixels a side.")
 
     def __call__(self, pixels: Pixels) -> Pixels:
         import cv2
