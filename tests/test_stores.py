@@ -435,7 +435,9 @@ def test_a_manifest_as_csv_is_the_same_in_other_words_and_its_categories_are_jud
     ("table", "said"),
     [
         (b"picture,sead\nin/a.png,3\n", "did you mean seed"),
-        (b"picture\nin/a.png,7\n", "beyond the last column"),
+        (b"picture\nin/a.png,7\n", "row 1 has more values than columns; a comma within one needs quotes"),
+        (b"picture;seed\nin/a.png;7\n", "not separated by commas; save it as CSV with commas"),
+        (b"picture,seed,seed\nin/a.png,7,8\n", "has the column 'seed' twice; leave one out"),
         (b'picture\n"in/a.png\n', "cannot be read as CSV"),
         (b"picture\nin/\xe4.png\n", "it is not UTF-8"),
         (b"picture,seed\nin/a.png,many\n", "seed"),

@@ -12,7 +12,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from editkit.common.extras import explained
@@ -83,13 +84,26 @@ def _read(file: IO[bytes], name: str) -> Iterator[Any]:
 def _read_csv(file: IO[bytes], name: str) -> Iterator[dict[str, str]]:
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     try:
-        for row in csv.DictReader(text, strict=True, restkey="beyond the last column"):
+        reader = csv.DictReader(text, strict=True)
+        _check_header(reader.fieldnames or (), name)
+        for number, row in enumerate(reader, 1):
+            if None in row:
+                raise UsageError(f"{name}: row {number} has more values than columns; a comma within one needs quotes")
             yield {column: value for column, value in row.items() if value}
     except (UnicodeDecodeError, csv.Error) as error:
         why = "it is not UTF-8; save it as such" if isinstance(error, UnicodeDecodeError) else str(error)
         raise UsageError(f"{name}: cannot be read as CSV: {why}") from None
     finally:
         text.detach()
+
+
+def _check_header(columns: Sequence[str], name: str) -> None:
+    """Refuse a table of other separators, and one of two columns with one name, whose first would be lost."""
+    if len(columns) == 1 and re.search("[;\t|]", columns[0]):
+        raise UsageError(f"{name}: its columns are not separated by commas; save it as CSV with commas")
+    twice = next((column for column in columns if columns.count(column) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{name}: has the column {twice[:80]!r} twice; leave one out")
 
 
 def columns_of(chain: Chain) -> list[str]:
