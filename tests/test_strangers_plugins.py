@@ -208,13 +208,18 @@ def test_a_head_that_is_no_matrix_is_told(tmp_path):
 # ---------------------------------------------------------------------------------------------------------- Ctrl-C
 
 
+def as_usual():
+    """Before a child starts: what is run in the background, or behind a test that ran a command, ignores signals."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def child(code):
     """A process that heeds Ctrl-C, and runs `code` after `CtrlC` was installed."""
     start = "import os, signal\nfrom editkit.cli.process import heed_ctrl_c\nheed_ctrl_c()\n"
     done = subprocess.run(
         [sys.executable, "-c", start + code],
-        capture_output=True, text=True, timeout=60, check=False,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        capture_output=True, text=True, timeout=60, check=False, preexec_fn=as_usual,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
