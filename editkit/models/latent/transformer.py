@@ -7,6 +7,7 @@ ControlNets, what these are given (`given`) and with whose text (`control_words`
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -31,7 +32,7 @@ class Branch(NamedTuple):
     added: Residuals | None
 
 
-class FlowTransformer(LatentSpace):
+class FlowTransformer(LatentSpace, ABC):
     """A transformer in the space of a VAE as a `Model`; named before that space among a family's bases.
 
     Args:
@@ -58,11 +59,11 @@ class FlowTransformer(LatentSpace):
         branches = [Branch(*pair) for pair in zip(conds, self._added(x_t, level, conds), strict=True)]
         return tuple(convert(out, x_t, level, "flow_prediction") for out in alike(branches, key, ask))
 
+    @abstractmethod
     def velocities(
         self, x_t: Tensor, level: Level, conds: Sequence[Conditioning], added: Residuals | None
     ) -> Sequence[Tensor]:
         """What the network says under `conds`, which fit into one call: eps - x0 for each, as large as x_t."""
-        raise NotImplementedError
 
     def fits(self, cond: Conditioning, steered: bool) -> Hashable:
         """Branches of which this is equal fit into one call."""
@@ -96,9 +97,9 @@ class FlowTransformer(LatentSpace):
     def _no_words(self) -> Prompt:
         return self.encode_text("")[0]
 
+    @abstractmethod
     def encode_text(self, text: str) -> tuple[Prompt, str]:
         """(`text` for `Conditioning.prompt`, batch 1; what of it did not fit and was left out)."""
-        raise NotImplementedError
 
     @property
     def denoiser(self) -> Any:
