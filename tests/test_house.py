@@ -97,6 +97,11 @@ def test_no_file_is_long_and_no_function_is_without_a_reason(module):
             assert reason, f"{node.name} in line {node.lineno} has {_length(node)} lines and no reason (# long: why)"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.stem)
+def test_no_file_of_tests_is_long(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES, "split it by subject"
+
+
 def _length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     said = node.body[0] if ast.get_docstring(node) else None
     return node.end_lineno - node.lineno + 1 - (said.end_lineno - said.lineno + 1 if said else 0)
