@@ -6,7 +6,7 @@ import threading
 from contextlib import closing
 
 import pytest
-from faulty import Faults, FaultyMemory, Killed, files
+from faulty import KINDS, Faults, FaultyMemory, Killed, files
 from fsspec.implementations.memory import MemoryFileSystem
 from toy_clock import Clock
 from toy_stores import CHAIN, NAME, go, memory, put, results
@@ -74,15 +74,31 @@ def test_a_store_that_is_busy_slow_or_loses_answers_changes_nothing(memory, seed
     summary = go(Copies())
     assert (summary.made, summary.failed) == (12, {})
     assert results() == {f"p{k}.png": bytes([k + 1]) * 50 for k in range(12)}
-    assert memory.faults.met == {"busy", "timeout", "lost"}
+    assert memory.faults.met == set(KINDS)
 
 
 def test_a_store_that_never_answers_is_one_line(memory, monkeypatch):
     monkeypatch.setattr(stores, "TRIES", 3)
     put(a__png=b"A")
-    memory.faults = Faults(often=1.0)
+    memory.faults = Faults(often=1.0, kinds=("busy", "timeout", "lost"))
     with pytest.raises(PictureError, match=r"memory://out/.*does not answer as it should \(\w+\) \(3 times\)"):
         go(Copies())
+
+
+@pytest.mark.parametrize("what", ["cat_file", "pipe_file"])
+def test_answers_slower_than_the_lease_lose_nothing(memory, monkeypatch, what):
+    """Every read, or every write, takes longer than what a run is given to show that it lives."""
+    real = getattr(FaultyMemory, what)
+
+    def slow(self, *given, **named):
+        lease.time.sleep(2.0 * lease.TTL)
+        return real(self, *given, **named)
+
+    put(**{f"p{k}__png": bytes([k + 1]) * 50 for k in range(2)})
+    monkeypatch.setattr(FaultyMemory, what, slow)
+    summary = go(Copies())
+    assert (summary.made, summary.failed) == (2, {})
+    assert results() == {f"p{k}.png": bytes([k + 1]) * 50 for k in range(2)}
 
 
 def test_two_workers_at_one_picture_whose_bytes_differ_leave_the_first_ones(memory):
@@ -186,7 +202,7 @@ def test_a_run_says_that_it_lives_until_another_takes_over(memory):
 def test_a_run_that_is_cut_off_gives_up_its_hold_when_others_may_have_taken_it(memory, monkeypatch, beats, lost):
     hold = lease.Lease(store("memory://out"), 1)
     hold.take()
-    memory.faults = Faults(often=1.0)
+    memory.faults = Faults(often=1.0, kinds=("busy", "timeout", "lost"))
     monkeypatch.setattr(stores, "TRIES", 1)
     hold._end = Ends(beats)
     hold.keep()

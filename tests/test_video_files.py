@@ -9,12 +9,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from toy_video import MASKS, H, StopNow, W, clip, masked, read, shown, written
+from toy_video import FRAMES, MASKS, H, StopNow, W, clip, masked, read, shown, written
 
 from editkit import edit_video
 from editkit.cli import run
 from editkit.errors import EditkitError, PictureError, UsageError
 from editkit.pictures.files.clips import Clip, Span
+from editkit.pictures.picture import Picture
 from editkit.plugins import Inpaint, Remove
 
 __all__ = ["clip", "masked"]
@@ -195,3 +196,30 @@ def test_a_mask_of_any_length_is_one_line(clip, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "this should not happen" not in said
     assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["words", "masks", "every frame"])
+def test_a_plan_of_a_video_is_its_first_frames_so_many_times(clip, masked, tmp_path, capsys, kind):
+    words = {"words": ["remove", clip, "--mask", "box:9,9,40,40"], "masks": ["remove", clip, "--mask", masked],
+             "every frame": ["sdedit", clip, "--strength", "0.3"]}[kind]  # fmt: skip
+    assert run(["plan", *words, "--range", "0-0.4", "--stride", "2", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["frames"] == 5
+    assert record["copies"] == (kind != "every frame")
+    mask = {"words": ["--mask", "box:9,9,40,40"], "masks": ["--mask", str(tmp_path / "m.png")]}.get(kind, [])
+    Picture(np.repeat((MASKS[0] * np.uint8(255))[..., None], 3, 2)).write(tmp_path / "m.png")
+    Picture(FRAMES[0]).write(tmp_path / "a.png")
+    assert run(["plan", words[0], str(tmp_path / "a.png"), *mask, *words[4 if mask else 2 :], "--json"]) == 0
+    assert record["first"] == json.loads(capsys.readouterr().out)
+    assert run(["plan", *words]) == 0
+    said = capsys.readouterr().out
+    assert "about 24 frames, and for each" in said
+    assert ("at most" in said) == record["copies"]
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".mkv" or "frames" in path.name]
+
+
+@pytest.mark.parametrize(("words", "said"), [(["--range", "90-99"], "no frames in the range"),
+                                             (["--preview", "p"], "--preview is for pictures")])  # fmt: skip
+def test_what_cannot_be_planned_of_a_video(clip, capsys, words, said):
+    assert run(["plan", "sdedit", clip, *words]) in (1, 2)
+    assert said in capsys.readouterr().err
