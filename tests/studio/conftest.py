@@ -13,9 +13,9 @@ from studio_page import another, opened
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser():
-    """Chromium: Debian's, driven by Playwright."""
+    """Chromium: Debian's, driven by Playwright; one for all tests of the studio, each in a context of its own."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
     there = os.environ.get("EDITKIT_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if there is None:

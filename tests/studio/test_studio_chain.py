@@ -15,6 +15,8 @@ from editkit.cli import run
 from editkit.errors import ParameterError
 from editkit.plugin import registry
 
+pytestmark = pytest.mark.loopback  # a browser
+
 
 def test_three_cards_give_the_bytes_of_the_command_that_the_page_shows(page, address, folder, monkeypatch):
     opened(page, address, "photo.png")

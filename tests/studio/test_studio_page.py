@@ -16,6 +16,8 @@ from PIL import Image
 from studio_help import TOKEN, pixels, png, served
 from studio_page import RUNNING, another, drag, fill, frames, method, opened, ran, until, watched
 
+pytestmark = pytest.mark.loopback  # a browser
+
 
 def test_two_tabs_work_at_once_and_their_results_stay_apart(browser, page, address, folder):
     with another(browser) as other:
