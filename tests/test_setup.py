@@ -16,7 +16,8 @@ from test_parity_latent import NEGATIVE, PROMPT
 from editkit import edit, sample
 from editkit.errors import ModelError, UsageError
 from editkit.models import describe, load
-from editkit.models.setup import Setup, lora_and_weight, refiner_and_start
+from editkit.models.lora import lora_and_weight
+from editkit.models.setup import Setup, refiner_and_start
 from editkit.plugin.options import Options
 from editkit.plugins import SDEdit
 
@@ -205,3 +206,9 @@ def test_a_lora_says_no_rank_that_its_tensors_have_not(sd: Path, tmp_path: Path,
     save_file(load_file(whole), file, {"format": "pt", "lora_adapter_metadata": json.dumps(told)})
     with pytest.raises(ModelError, match=r"huge\.safetensors: says .* and its tensors' largest side is "):
         load(describe(str(sd)), CPU, torch.float32, setup=Setup(lora=(str(file),)))
+
+
+@pytest.mark.parametrize("weight", ["nan", "inf", "much"])
+def test_a_weight_that_is_no_number_is_refused(weight: str) -> None:
+    with pytest.raises(UsageError, match=f"the weight is '{weight}'; a number is needed"):
+        lora_and_weight(f"style.safetensors:{weight}")

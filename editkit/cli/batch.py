@@ -11,6 +11,7 @@ from typing import Any
 from editkit.batch.driver import Summary, batch
 from editkit.batch.engines import Places, Result, engine_of
 from editkit.batch.folder import Masks
+from editkit.batch.sizes import memory_of
 from editkit.batch.sources import is_manifest
 from editkit.batch.stores import is_address, scheme, shown
 from editkit.cli.console import err, say, write
@@ -105,8 +106,8 @@ def batch_command(words: list[str]) -> int:
     if given.get("anywhere") and not is_manifest(given["source"]):
         raise UsageError(f"--anywhere: is for a manifest, and {shown(given['source'])} is none; leave it out")
     chain, pattern = _asked(given, inline, settings, options)
-    places = Places(workers, _actors(given.get("actors")), given.get("gpus_per_actor"), options.device)
-    engine = engine_of(given.get("engine") or ("serial" if workers == 1 else "processes"), places)
+    name = given.get("engine") or ("serial" if workers == 1 else "processes")
+    engine = engine_of(name, _places(chain, workers, given, options.device))
     size = _size(given.get("batch_size", "1"), given.get("engine") or "", workers)
     masks = _masks(given.get("mask", pattern), given.get("masks"))
     report = _Report(given.get("quiet", False), given.get("json_", False))
@@ -176,6 +177,13 @@ def _size(given: str, engine: str, workers: int) -> int:
     if given != "1" and (engine.startswith("processes") or (not engine and workers > 1)):
         raise UsageError("--batch-size: is for one process and for --engine ray; leave --workers out")
     return 0 if given == "auto" else int(given)
+
+
+def _places(chain: Chain, workers: int, given: dict[str, Any], device: str) -> Places:
+    """Where the engine is to work; what its actors need of memory is counted where there may be any."""
+    actors, gpus = _actors(given.get("actors")), given.get("gpus_per_actor")
+    remote = (given.get("engine") or "").partition(":")[0] not in ("", "serial", "processes")
+    return Places(workers, actors, gpus, device, memory_of(chain) if remote else 0)
 
 
 def _actors(given: str | None) -> tuple[int, int] | None:
