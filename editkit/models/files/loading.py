@@ -292,6 +292,8 @@ def load_text_encoder(
         raise ModelError(f"model {layout.name}: {encoder} is a {first}; text encoders that are known: {known}")
     listed = layout.index.get(tokenizer, ["transformers", "CLIPTokenizer"])
     reader = getattr(transformers, trust.component(layout.name, tokenizer, listed, trust.READERS))
+    if (layout.path / tokenizer / "preprocessor_config.json").is_file():
+        trust.preparation(layout.name, tokenizer, layout.json(Path(tokenizer) / "preprocessor_config.json"))
     shown = logging.is_progress_bar_enabled()
     if layout.texts_on_disk:
         getLogger("accelerate.big_modeling").setLevel("ERROR")  # says what was asked for

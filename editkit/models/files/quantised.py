@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from editkit.common.process import quiet
 from editkit.errors import ExtraError, ModelError
 from editkit.models.files.layout import Layout
-from editkit.models.files.weights import weight_files
+from editkit.models.files.weights import bounded, stored, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,9 @@ def load(layout: Layout, component: str, kind: type[Any], dtype: torch.dtype, de
         ExtraError, ModelError: as `check`; or it cannot be read.
     """
     check(layout, component, device.type == "cuda")
-    _, variant = weight_files(layout, component)
+    file, variant = weight_files(layout, component)
+    sizes = {key: value for key, value in layout.config(component).items() if key != KEY}
+    bounded(layout.name, component, sizes, stored(layout.name, file))
     try:
         with quiet("diffusers"):
             network, report = kind.from_pretrained(
