@@ -81,14 +81,24 @@ def in_order(plugins: Sequence[Plugin]) -> tuple[Plugin, ...]:
     while waiting:
         free = next((k for k, p in enumerate(waiting) if not any(_precedes(q, p) for q in waiting if q is not p)), None)
         if free is None:
-            names = " and ".join(dict.fromkeys(p.name for p in waiting))
+            names = " and ".join(dict.fromkeys(p.name for p in _circle(waiting)))
             raise ChainError(f"{names} each want to act before the other (acts_before, acts_after); leave one out")
         done.append(waiting.pop(free))
     return tuple(done)
 
 
 def _precedes(first: Plugin, second: Plugin) -> bool:
-    return second.name in first.acts_before or first.name in second.acts_after
+    return bool(second.roles() & first.acts_before or first.roles() & second.acts_after)
+
+
+def _circle(waiting: Sequence[Plugin]) -> list[Plugin]:
+    """Those that go in a circle, where each of `waiting` is preceded by another one of them."""
+    path = [waiting[0]]
+    while True:
+        before = next(q for q in waiting if q is not path[-1] and _precedes(q, path[-1]))
+        if any(before is one for one in path):
+            return path[next(k for k, one in enumerate(path) if one is before) :]
+        path.append(before)
 
 
 def suited(plugins: Sequence[Plugin], info: ModelInfo, options: Options) -> Options:

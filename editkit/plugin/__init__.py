@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from editkit.plugin.params import PictureSource as PictureSource
     from editkit.plugin.params import Weights as Weights
     from editkit.plugin.protocol import API as API
+    from editkit.plugin.protocol import CONDITIONS as CONDITIONS
     from editkit.plugin.protocol import DECLARED as DECLARED
     from editkit.plugin.protocol import HOOKS as HOOKS
     from editkit.plugin.protocol import Figures as Figures
@@ -111,7 +112,8 @@ if TYPE_CHECKING:
     from editkit.plugin.step import Step as Step
 
 _HOMES = {
-    "API": "plugin.protocol", "AreaSource": "plugin.params", "Ask": "plugin.step", "Chain": "plugin.chain",
+    "API": "plugin.protocol", "AreaSource": "plugin.params", "Ask": "plugin.step", "CONDITIONS": "plugin.protocol",
+    "Chain": "plugin.chain",
     "ChainError": "errors", "Code": "plugin.params", "Conditioning": "diffusion.conditioning",
     "Control": "diffusion.control", "Convention": "diffusion.convention", "Cosine": "diffusion.schedule",
     "DECLARED": "plugin.protocol", "Declaration": "plugin.declaration", "Detect": "plugin.hints",

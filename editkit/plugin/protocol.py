@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     from editkit.pictures.picture import Picture
 
 __all__ = [
-    "API", "DECLARED", "HOOKS", "Hooks", "Inputs", "Notify", "Opening", "Plugin", "Run", "Slot", "Step", "Through",
-    "called", "plugins_of", "silent",
+    "API", "CONDITIONS", "DECLARED", "HOOKS", "Hooks", "Inputs", "Notify", "Opening", "Plugin", "Run", "Slot", "Step",
+    "Through", "called", "plugins_of", "silent",
 ]  # fmt: skip
 
 R = TypeVar("R")
@@ -70,6 +70,9 @@ Slot = Literal["begin", "combine", "mask", "prompt", "sampler", "size"]
 
 OVERRIDDEN: tuple[Slot, ...] = ("begin", "combine", "sampler")
 """The slots that are hooks: whoever overrides one holds it."""
+
+CONDITIONS = "conditions"
+"""The role of every plugin that offers the model a condition, for `acts_before` and `acts_after`."""
 
 Through = Literal["network", "x0", "x_t"]
 """Where an energy's gradient is taken; see `Hooks.through`."""
@@ -109,7 +112,8 @@ class Plugin(Declaration):
     Class attributes:
         name: the name of the entry point; the first word of the command.
         order: plugins act in ascending order, then as they were written; constraints that must hold exactly use 100.
-        acts_before, acts_after: names of plugins that it acts before or after, whatever their `order`.
+        acts_before, acts_after: which others it acts before or after, whatever their `order`: a plugin's name, a
+            condition that plugins `offer`, or `CONDITIONS` for all that offer one (`roles`).
         holds: the slots it holds beside those whose hook it overrides: `mask` where it sets the edit's mask, `size`
             where it sets the picture's size or needs the one that came, `prompt` where it says the text.
         offers: the named conditions this plugin can give to a model (`known`, `mask`, `lowres`, `control` ...).
@@ -221,6 +225,10 @@ class Plugin(Declaration):
         used = {name for name in HOOKS if getattr(hooks, name) is not getattr(Hooks, name)}
         used |= {name for name in DECLARED if getattr(type(self), name) is not getattr(Plugin, name)}
         return frozenset(used)
+
+    def roles(self) -> frozenset[str]:
+        """What `acts_before` and `acts_after` of other plugins may call it: its name, and what it offers."""
+        return frozenset({self.name, *self.offers, *([CONDITIONS] if self.offers else [])})
 
     def through(self) -> Through:
         """Where the energy of this declaration is differentiated; known before anything is loaded."""

@@ -31,6 +31,7 @@ from pydantic import Field, model_validator
 
 from editkit.diffusion.samplers import Memory, Normal, Predict
 from editkit.plugin import (
+    CONDITIONS,
     ChainError,
     Conditioning,
     Grid,
@@ -144,8 +145,8 @@ class Invert(Plugin):
 
     name: ClassVar[str] = "invert"
     group: ClassVar[Section] = "advanced"
-    acts_after: ClassVar[frozenset[str]] = frozenset({"image-prompt", "controlnet", "vary", "blend"})
-    """Null text is learnt beside what these tell the model."""
+    acts_after: ClassVar[frozenset[str]] = frozenset({CONDITIONS})
+    """Null text is learnt beside what the others tell the model."""
 
     usage: ClassVar[tuple[str, ...]] = (
         "invert photo.png --steps 50 --refine 3",
