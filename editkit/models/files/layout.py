@@ -104,6 +104,20 @@ class Layout:
             return False
         return listed is not None or (self.path / component).is_dir()
 
+    def is_of(self, component: str, kind: str) -> bool:
+        """True for a pipeline whose `component` is of diffusers' class `kind`."""
+        return bool(self.index) and self.has(component) and self.config(component).get("_class_name") == kind
+
+    def require(self, *components: str) -> None:
+        """All of these must be there.
+
+        Raises:
+            ModelError: some are not; they are named.
+        """
+        missing = [part for part in components if not self.has(part)]
+        if missing:
+            raise ModelError(f"model {self.name}: {', '.join(missing)} missing; the model folder is incomplete")
+
     def config(self, component: str = "") -> Mapping[str, Any]:
         """The configuration of a component; of the folder itself for an empty name.
 

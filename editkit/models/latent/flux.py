@@ -56,19 +56,14 @@ GUIDANCE: dict[str, float] = {"text": 3.5, "control": 3.5, "fill": 30.0}
 
 def matches(layout: Layout) -> bool:
     """A pipeline with a FluxTransformer2DModel."""
-    if not layout.index or not layout.has("transformer"):
-        return False
-    return layout.config("transformer").get("_class_name") == "FluxTransformer2DModel"
+    return layout.is_of("transformer", "FluxTransformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
     """What it is by the transformer's channels and the index's class; a network without a guidance embedding whose
     levels do not depend on the size is schnell's kind, distilled to a few steps.
     """
-    needed = ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
-    missing = [part for part in needed if not layout.has(part)]
-    if missing:
-        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    layout.require("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
     transformer, vae, scheduler = (layout.config(part) for part in ("transformer", "vae", "scheduler"))
     task = _task(layout, int(transformer.get("in_channels", 64)), vae)
     looks = task == "text" and str(layout.index.get("_class_name")).startswith("FluxKontext")

@@ -15,7 +15,6 @@ from editkit.diffusion.control import Residuals
 from editkit.diffusion.flows import Empirical
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.schedule import Level, Schedule
-from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
 from editkit.models.latent.language import Chat, side_by_side
@@ -50,16 +49,12 @@ MANY = 10
 
 def matches(layout: Layout) -> bool:
     """A pipeline with a Flux2Transformer2DModel."""
-    if not layout.index or not layout.has("transformer"):
-        return False
-    return layout.config("transformer").get("_class_name") == "Flux2Transformer2DModel"
+    return layout.is_of("transformer", "Flux2Transformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
     """What it is by the transformer's guidance and the index's `is_distilled`."""
-    missing = [part for part in ("vae", "text_encoder", "tokenizer", "scheduler") if not layout.has(part)]
-    if missing:
-        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    layout.require("vae", "text_encoder", "tokenizer", "scheduler")
     transformer = layout.config("transformer")
     tells = bool(transformer.get("guidance_embeds", True))
     distilled = bool(layout.index.get("is_distilled", keeps_keys(layout)))

@@ -16,7 +16,6 @@ from editkit.diffusion.conditioning import Conditioning, Prompt
 from editkit.diffusion.control import Residuals
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.schedule import Level, Schedule
-from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
 from editkit.models.latent.qwen import CUT, DESCRIBE, chat_of
@@ -54,16 +53,12 @@ class Fixed:
 
 def matches(layout: Layout) -> bool:
     """A pipeline with a Krea2Transformer2DModel."""
-    if not layout.index or not layout.has("transformer"):
-        return False
-    return layout.config("transformer").get("_class_name") == "Krea2Transformer2DModel"
+    return layout.is_of("transformer", "Krea2Transformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
     """Turbo by the index's `is_distilled`."""
-    missing = [part for part in ("vae", "text_encoder", "tokenizer", "scheduler") if not layout.has(part)]
-    if missing:
-        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    layout.require("vae", "text_encoder", "tokenizer", "scheduler")
     turbo = bool(layout.index.get("is_distilled", False))
     steps, guidance = (8, 1.0) if turbo else (28, 5.5)
     return ModelInfo(

@@ -62,18 +62,13 @@ QUOTED = re.compile("|".join(f"{a}[^{a}{b}]*{b}" for a, b in ("''", '""', "\u201
 
 def matches(layout: Layout) -> bool:
     """A pipeline with a LongCatImageTransformer2DModel."""
-    if not layout.index or not layout.has("transformer"):
-        return False
-    return layout.config("transformer").get("_class_name") == "LongCatImageTransformer2DModel"
+    return layout.is_of("transformer", "LongCatImageTransformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
     """Whether it edits by the index's class: the networks are the same."""
     edits = str(layout.index.get("_class_name")).startswith("LongCatImageEdit")
-    needed = ("vae", "text_encoder", "tokenizer", "scheduler", *(["text_processor"] if edits else []))
-    missing = [part for part in needed if not layout.has(part)]
-    if missing:
-        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    layout.require("vae", "text_encoder", "tokenizer", "scheduler", *(["text_processor"] if edits else []))
     takes = {"prompt"} | ({"references"} if edits else set())
     return ModelInfo(
         layout.name, KNOWN, frozenset(takes), default_sampler(layout.config("scheduler")), STEPS, WINDOW, LEAST,

@@ -67,19 +67,14 @@ PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 
 def matches(layout: Layout) -> bool:
     """A pipeline with a QwenImageTransformer2DModel."""
-    if not layout.index or not layout.has("transformer"):
-        return False
-    return layout.config("transformer").get("_class_name") == "QwenImageTransformer2DModel"
+    return layout.is_of("transformer", "QwenImageTransformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
     """What it is by the index's class alone: the networks are the same."""
     kind = str(layout.index.get("_class_name"))
     edits, several = kind.startswith("QwenImageEdit"), kind.startswith("QwenImageEditPlus")
-    needed = ("vae", "text_encoder", "processor" if edits else "tokenizer", "scheduler")
-    missing = [part for part in needed if not layout.has(part)]
-    if missing:
-        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    layout.require("vae", "text_encoder", "processor" if edits else "tokenizer", "scheduler")
     transformer = layout.config("transformer")
     if "Layered" in kind or transformer.get("use_additional_t_cond") or transformer.get("guidance_embeds"):
         raise ModelError(

@@ -36,17 +36,12 @@ T5_LENGTH = 256
 
 def matches(layout: Layout) -> bool:
     """A pipeline with an SD3Transformer2DModel."""
-    if not layout.index or not layout.has("transformer"):
-        return False
-    return layout.config("transformer").get("_class_name") == "SD3Transformer2DModel"
+    return layout.is_of("transformer", "SD3Transformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
     """What it takes by the transformer's input channels."""
-    needed = ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
-    missing = [part for part in needed if not layout.has(part)]
-    if missing:
-        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    layout.require("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
     transformer, vae = layout.config("transformer"), layout.config("vae")
     latent, channels = int(vae.get("latent_channels", 16)), int(transformer.get("in_channels", 16))
     if channels not in (latent, 2 * latent + 1):

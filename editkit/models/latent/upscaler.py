@@ -40,9 +40,7 @@ def matches(layout: Layout) -> bool:
 
 def describe(layout: Layout) -> ModelInfo:
     """As for Stable Diffusion, with `lowres`."""
-    missing = [part for part in _NEEDED if not layout.has(part)]
-    if missing:
-        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    layout.require(*_NEEDED)
     unet, vae = layout.config("unet"), layout.config("vae")
     latent, channels = int(vae.get("latent_channels", 4)), int(unet.get("in_channels", 7))
     if channels != latent + 3 or not unet.get("num_class_embeds"):

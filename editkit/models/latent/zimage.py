@@ -39,16 +39,12 @@ TURBO = 3.0
 
 def matches(layout: Layout) -> bool:
     """A pipeline with a ZImageTransformer2DModel."""
-    if not layout.index or not layout.has("transformer"):
-        return False
-    return layout.config("transformer").get("_class_name") == "ZImageTransformer2DModel"
+    return layout.is_of("transformer", "ZImageTransformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
     """Turbo's steps and guidance where the scheduler shifts as Turbo's does, else the base model's."""
-    missing = [part for part in ("vae", "text_encoder", "tokenizer", "scheduler") if not layout.has(part)]
-    if missing:
-        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    layout.require("vae", "text_encoder", "tokenizer", "scheduler")
     if layout.has("siglip"):
         raise ModelError(
             f"model {layout.name}: is a Z-Image-Omni, which looks at pictures by SigLIP; known are Z-Image and "
