@@ -14,13 +14,12 @@ from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
 from editkit.diffusion.control import Residuals
 from editkit.diffusion.flows import Empirical
 from editkit.diffusion.model import Model, ModelInfo
-from editkit.diffusion.schedule import Level, Schedule
+from editkit.diffusion.schedule import Level
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
-from editkit.models.latent.language import Chat, side_by_side
+from editkit.models.latent.language import BesideLanguageModel, Chat, side_by_side
 from editkit.models.latent.space import vae_factor
 from editkit.models.latent.tokens import fitting, grid_ids, rows, told, unrowed
-from editkit.models.latent.transformer import FlowTransformer
 from editkit.models.latent.vaes import PatchedSpace
 from editkit.models.schedules import default_sampler, make_flow
 
@@ -83,21 +82,8 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     return (Flux2KV if keeps_keys(layout) else Flux2)(info, transformer, vae, tokenizer, encoder, schedule)
 
 
-class Flux2(FlowTransformer, PatchedSpace):
-    """A Flux2Transformer2DModel behind an AutoencoderKLFlux2 as a `Model`.
-
-    Args:
-        info: what `describe` said.
-        transformer, vae, encoder: on their device, in their dtype.
-        tokenizer: of the language model `encoder`.
-        schedule: its ladder.
-    """
-
-    def __init__(
-        self, info: ModelInfo, transformer: Any, vae: Any, tokenizer: Any, encoder: Any, schedule: Schedule
-    ) -> None:
-        super().__init__(info, transformer, vae, schedule)
-        self.tokenizer, self.encoder = tokenizer, encoder
+class Flux2(BesideLanguageModel, PatchedSpace):
+    """A Flux2Transformer2DModel behind an AutoencoderKLFlux2 as a `Model`."""
 
     def velocities(
         self, x_t: Tensor, level: Level, conds: Sequence[Conditioning], added: Residuals | None
