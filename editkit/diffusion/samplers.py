@@ -93,6 +93,33 @@ class OneCall:
         return 1
 
 
+@dataclass(frozen=True)
+class WrappedSampler:
+    """What is made of another rule, `inner`, whose name, levels and directions it has (`Plugin.walk`)."""
+
+    inner: Sampler
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def grid(self) -> Grid:
+        return self.inner.grid
+
+    @property
+    def reversible(self) -> bool:
+        return self.inner.reversible
+
+    def calls(self, move: Move) -> int:
+        return self.inner.calls(move)
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        return self.inner.step(x_t, t, s, predict, normal, memory)
+
+
 def posterior_variance(t: Level, s: Level) -> tuple[float, float]:
     """(Var[x_s | x_t, x0], Var[x_t | x_s]): the smallest and the largest variance of a reverse step.
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from editkit.diffusion.prediction import PredictionType as PredictionType
     from editkit.diffusion.prediction import convert as convert
     from editkit.diffusion.samplers import Sampler as Sampler
+    from editkit.diffusion.samplers import WrappedSampler as WrappedSampler
     from editkit.diffusion.samplers import make_sampler as make_sampler
     from editkit.diffusion.schedule import Cosine as Cosine
     from editkit.diffusion.schedule import Grid as Grid
@@ -138,8 +139,8 @@ _HOMES = {
     "Sampler": "diffusion.samplers", "Schedule": "diffusion.schedule", "Section": "plugin.sections",
     "Slot": "plugin.protocol", "Spacing": "diffusion.schedule", "Stage": "plugin.chain", "Step": "plugin.step",
     "Stream": "diffusion.noise", "TakesExamples": "diffusion.model", "Through": "plugin.protocol",
-    "UsageError": "errors", "Weights": "plugin.params", "Wraps": "diffusion.capability", "at_depth": "pictures.raster",
-    "called": "plugin.protocol",
+    "UsageError": "errors", "Weights": "plugin.params", "WrappedSampler": "diffusion.samplers",
+    "Wraps": "diffusion.capability", "at_depth": "pictures.raster", "called": "plugin.protocol",
     "capability": "diffusion.capability", "convert": "diffusion.prediction", "from_unit": "pictures.tensors",
     "largest": "pictures.raster", "make_sampler": "diffusion.samplers", "pad": "pictures.resizing",
     "plugins_of": "plugin.protocol", "read_mask": "pictures.masks", "resize": "pictures.resizing",
