@@ -1,4 +1,4 @@
-"""Small files - recipes, settings, tables, configurations - read whole: never without end, and never waited for.
+"""Small files - recipes, settings, tables, configurations - read whole, up to a limit, and without waiting for data.
 
 What a stranger's folder holds under such a name may be a device that never ends or a pipe into which nobody writes.
 """
