@@ -1,6 +1,6 @@
 """Masks in words: boxes, ellipses, polygons, colours, borders, and the photograph's own transparency::
 
-    box:x0,y0,x1,y1        from pixel x0, y0 up to and without x1, y1; also in per cent: box:10%,10%,50%,50%
+    box:x0,y0,x1,y1        from pixel x0, y0 up to but without x1, y1; also in per cent: box:10%,10%,50%,50%
     ellipse:x0,y0,x1,y1    the ellipse in that box
     polygon:x0,y0,x1,y1,x2,y2 ...
     color:#rrggbb~20       pixels whose channels all lie within 20 of 255 of that colour (16 where no ~ is given); also
@@ -54,7 +54,7 @@ class Shape:
 
     Args:
         name: its word, the name of the entry point.
-        form: how it is written, as `box:x0,y0,x1,y1`, for messages.
+        form: how it is written, such as `box:x0,y0,x1,y1`, for messages.
         draw: (picture, what stands behind the colon, "" for nothing) -> (H, W) in [0, 1], 1 = regenerate. Raises
             ShapeError where the words make no sense.
         summary: a line for `editkit plugins`.

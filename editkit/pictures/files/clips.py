@@ -85,7 +85,7 @@ def _seconds(text: str) -> Fraction:
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame: its `pixels`, (H, W, 3) uint8 or uint16, upright, and its `time` in seconds from the clip's begin."""
+    """One frame: its `pixels`, (H, W, 3) uint8 or uint16, upright, and its `time` in seconds from the clip's start."""
 
     index: int
     time: Fraction
@@ -94,7 +94,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Clip:
-    """A video file that can be read, as often as is asked.
+    """A video file that can be read any number of times.
 
     Args:
         path: where it lies.

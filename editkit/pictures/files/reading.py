@@ -1,4 +1,4 @@
-"""Reading pictures from files, standard input, arrays and Pillow images: a `Raster`, or one line of what is wrong."""
+"""Reading pictures from files, standard input, arrays and Pillow images: a `Raster`, or an error of one line."""
 
 from __future__ import annotations
 
