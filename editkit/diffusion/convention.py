@@ -1,4 +1,4 @@
-"""Whose conventions a run follows where pictures depend on them: editkit's own, or diffusers'.
+"""The conventions that a run follows where pictures depend on them: editkit's own, or those of diffusers.
 
 Everything in which `--noise diffusers` differs is asked here: where random numbers come from, how levels are spaced,
 how a mask comes to the model's space, how a noise move is drawn, in which steps a ControlNet acts, what is drawn before
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Masked(Protocol):
-    """What a run edits, as far as its masked picture goes (`editkit.plugin.step.Inputs`)."""
+    """What a convention needs of a run's inputs (`editkit.plugin.step.Inputs`)."""
 
     @property
     def model(self) -> Model: ...
