@@ -27,10 +27,10 @@ SHORT = 0.8
 class SDE(OneCall):
     """The reverse SDE in Euler-Maruyama steps: dx = (f x - g^2 score) dt + g dw, time running backward.
 
-    A table gives f dt and g^2 dt by their increments over the move, r - 1 and beta, with r = alpha_t / alpha_s and beta
-    = sigma_t^2 - r^2 sigma_s^2: x_s = (2 - r) x_t + beta score + sqrt(beta) z (the paper's reverse diffusion sampler,
-    appendix E). Near pure noise a move is not short, and f is unbounded: there the drift is that of ddpm, which is the
-    limit of this one as r tends to 1. The last move gives the mean of the clean sample, x0, without noise.
+    A table gives f dt and g^2 dt by their increments over the move, r - 1 and beta, with r = alpha_t / alpha_s and
+    beta = sigma_t^2 - r^2 sigma_s^2: x_s = (2 - r) x_t + beta score + sqrt(beta) z (the paper's reverse diffusion
+    sampler, appendix E). Near pure noise a move is not short, and f is unbounded: there the drift is that of ddpm,
+    which is the limit of this one as r tends to 1. The last move gives the mean of the clean sample, x0, without noise.
     """
 
     name: ClassVar[str] = "sde"

@@ -1,4 +1,4 @@
-"""One guided, cleaned prediction at any state and level: the network, and what plugins make of what it says.
+"""One guided, cleaned prediction at any state and level: the network's output after all plugins' hooks.
 
 Every evaluation of the network passes through `Predictor.at`, so guidance works with every sampler. The gradient rule
 is Tweedie's formula plus a score term, x0' = x0 + (sigma_t^2 / alpha_t) grad log p(y | x_t): classifier guidance

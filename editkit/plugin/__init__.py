@@ -1,10 +1,10 @@
 """The one front door for those who write plugins, hints, samplers, models and masks.
 
-Every name of `__all__` is here to stay, wherever it lies within; docs and `editkit new-plugin` begin with it::
+The names in `__all__` stay importable from here, wherever they are defined. Docs and `editkit new-plugin` begin so::
 
     from editkit.plugin import Hooks, Plugin, Run, Step
 
-Names are imported on first use, so that nothing heavy is imported with it. Nothing within editkit comes in here.
+Names are imported on first use, so that importing this imports nothing heavy. editkit's own modules do not use it.
 """
 
 from __future__ import annotations
