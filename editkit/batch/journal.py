@@ -1,4 +1,4 @@
-"""The journal of a batch: append-only JSON lines in the output folder, each synced before anything rests on it."""
+"""The journal of a batch: append-only JSON lines in the output folder, each synced before anything relies on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal of a batch in a store: parts by writer while it runs, one file in the end.
+"""The journal of a batch in a store: one part per writer while it runs, one file at the end.
 
 What counts are the markers that workers put (`delivery`). The driver writes down what it is told, some hundred lines an
 object, `.editkit/journal/NUMBER-PART.jsonl`, and when the run has ended it joins all parts, its own and those of runs

@@ -1,4 +1,4 @@
-"""Manifests: a table that says what is done, a row for each picture.
+"""Manifests: a table with a row for each picture, which says what is done to it.
 
 `.jsonl` (an object a line), `.parquet`, or `.csv` with a header. The column `picture` is needed: a name relative to the
 manifest, or an address. Others are `mask` (a name, an address, or words), `output` (the result's name), `seed`,

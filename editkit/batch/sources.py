@@ -1,4 +1,6 @@
-"""What a batch finds at an address: a folder's pictures, an archive's, a manifest's rows; and what it refuses there."""
+"""The inputs of a batch at an address: pictures of a folder or an archive, rows of a manifest; and what is refused
+there.
+"""
 
 from __future__ import annotations
 

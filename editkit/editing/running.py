@@ -1,4 +1,4 @@
-"""A chain on a picture, stage after stage: what every edit runs, from Python and from the command line."""
+"""Running a chain on a picture, stage after stage: every edit does this, from Python and from the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Order, conflicts, passes and cost of a stage, settled before any weight is loaded and without torch."""
+"""Order, conflicts, passes and cost of a stage, determined before any weight is loaded and without torch."""
 
 from __future__ import annotations
 
