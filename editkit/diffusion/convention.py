@@ -77,6 +77,11 @@ class Convention(Protocol):
         """The known part is noised by what the process started from, on a model of latents or of pixels."""
         ...
 
+    @property
+    def advises(self) -> bool:
+        """Whether a user is told of settings that serve better: not where a pipeline is to be equalled."""
+        ...
+
     def steers(self, start: float, stop: float, index: int, total: int) -> bool:
         """Whether a ControlNet acts in step `index` of `total`, whose middle is in its window."""
         ...
@@ -117,6 +122,10 @@ class Own:
 
     def shares_noise(self, latent: bool) -> bool:
         return False
+
+    @property
+    def advises(self) -> bool:
+        return True
 
     def steers(self, start: float, stop: float, index: int, total: int) -> bool:
         return True
@@ -178,6 +187,10 @@ class Diffusers:
 
     def shares_noise(self, latent: bool) -> bool:
         return latent
+
+    @property
+    def advises(self) -> bool:
+        return False
 
     def steers(self, start: float, stop: float, index: int, total: int) -> bool:
         """In whole steps within the window only."""
