@@ -1,4 +1,4 @@
-"""A model's folder in the layout of diffusers, and reading its configuration: neither torch nor diffusers."""
+"""A model's folder in diffusers' layout, and reading its configuration, without torch or diffusers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Networks of a folder whose configuration names torchao or bitsandbytes: weights in few bits, which diffusers reads by
-that library. Which of them is taken is a word of a short list, and its settings are numbers and names (`trust`).
+that library. The library is checked against a short list, and its settings may only be numbers and names (`trust`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Chroma (Lodestone Rock 2025): FLUX.1 schnell's transformer pruned and trained further, with real guidance.
 
-It reads T5 alone, and is told where the text ends: all padding but its first token counts less. diffusers multiplies
-that mask of 0 and 1 into a matrix that attention adds to its logits; it does not forbid. So it was trained, and so it
-is told here.
+It reads T5 alone, and is told where the text ends: all padding but its first token counts less. diffusers makes a
+matrix of that mask of 0 and 1 which attention adds to its logits, so that padding is weighed down and not excluded. The
+model was trained so, and is called so here.
 """
 
 from __future__ import annotations

@@ -167,9 +167,9 @@ class Flux2(BesideLanguageModel, PatchedSpace):
 
 
 class Flux2KV(Flux2):
-    """klein KV: references stand before the noise, see one another alone, and are told t = 0, so that their keys and
-    values are the same at every level. diffusers' pipeline keeps those of the first step; here they are computed anew,
-    to the same numbers, and nothing has to be kept between calls.
+    """klein KV: references stand before the noise, attend only to each other, and are given t = 0, so that their keys
+    and values are the same at every level. diffusers' pipeline keeps those of the first step; here they are computed
+    anew, to the same numbers, and nothing has to be kept between calls.
     """
 
     def __init__(self, *given: Any) -> None:

@@ -69,7 +69,7 @@ class Chat:
     """A language model that reads a prompt within a chat of `length` tokens, padded behind.
 
     Args:
-        tokenizer, encoder: the encoder on its device; a processor is as good as its tokenizer.
+        tokenizer, encoder: the encoder on its device; a processor may take the place of its tokenizer.
         said: the chat with a prompt in it, as the tokenizer's template writes it.
         length: tokens that are read; what is longer is cut off at the end.
         padded: shorter chats are filled up to it.

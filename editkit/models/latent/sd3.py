@@ -1,8 +1,8 @@
 """Stable Diffusion 3 and 3.5 (Esser et al. 2024, arXiv:2403.03206): a transformer on latents, trained by flow matching.
 
 Three text encoders: two CLIPs, whose hidden states stand side by side, and T5 behind them as further tokens; where a
-folder has no T5, zeros stand for it, as in diffusers. It is the pattern for transformers to come: `LatentSpace` with
-the VAE, a `Flow` table, and a call that hands the network what it calls its conditions.
+folder has no T5, zeros stand for it, as in diffusers. It is built of `LatentSpace` with
+the VAE, a `Flow` table, and a call that hands the network its conditions by their names.
 """
 
 from __future__ import annotations

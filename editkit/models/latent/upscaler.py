@@ -67,7 +67,7 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
 
 
 class LatentUpscaler(LatentUNet):
-    """The upscaler as a `Model`. It works at nothing but 4 latent channels and the small picture (`NoisesLowres`).
+    """The upscaler as a `Model`, with 4 latent channels and the small picture (`NoisesLowres`).
 
     Args:
         info, unet, vae, tokenizer, text_encoder, schedule, scheduler: as for `LatentUNet`.
