@@ -21,7 +21,7 @@ S = TypeVar("S", bound=Settings)
 
 
 class Aside:
-    """One thread beside the run that writes, job after job; an error is raised at the next, or at the end."""
+    """A thread that writes in the background, job after job; its error is raised at the next job, or at the end."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
