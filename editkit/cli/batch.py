@@ -195,7 +195,7 @@ def _ending(given: str) -> str | None:
 
 
 class _Report:
-    """Says what happens, on a bar where somebody looks."""
+    """Reports progress, by a bar on a terminal."""
 
     def __init__(self, quiet: bool, as_json: bool) -> None:
         self.quiet = quiet
