@@ -181,7 +181,7 @@ def test_where_masks_are_looked_for(tmp_path):
     assert {i.mask for i in items(listing(tmp_path), tmp_path, tmp_path, Masks("box:0,0,2,2"))} == {"box:0,0,2,2"}
     with pytest.raises(UsageError, match=r"\{stam\} is not known; use \{stem\}"):
         Masks("{stam}.png")
-    with pytest.raises(UsageError, match="is no pattern"):
+    with pytest.raises(UsageError, match="is not a pattern"):
         Masks("{stem")
 
 
@@ -217,13 +217,13 @@ def test_links_that_lead_back_hidden_files_and_the_output_are_left_out(here, cap
         (["in", "in"], "are the same folder"),
         (["in", "link"], "are the same folder"),
         (["in/deep", "in"], "lies inside of"),
-        (["nowhere", "out"], "is no folder"),
-        (["in/a.png", "out"], "is no folder"),
-        (["in", "in/a.png"], "is no folder"),
-        (["loop", "out"], "is no folder"),
+        (["nowhere", "out"], "is not a folder"),
+        (["in/a.png", "out"], "is not a folder"),
+        (["in", "in/a.png"], "is not a folder"),
+        (["loop", "out"], "is not a folder"),
         (["empty", "out"], "holds no pictures"),
         (["in", "out", "--sampler", "none"], "no sampler is called"),
-        (["in", "out", "--masks", "nowhere"], "--masks nowhere: is no folder"),
+        (["in", "out", "--masks", "nowhere"], "--masks nowhere: is not a folder"),
         (["in", "out", "--workers", "0"], "--workers: must be 1"),
         (["in", "out", "--format", "gif"], "--format: must be keep or one of"),
         (["in", "out", "--resume", "--force"], "give one of them"),

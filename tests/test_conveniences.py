@@ -121,7 +121,7 @@ def test_a_picture_in_colours_is_no_mask(here: Path, capsys: pytest.CaptureFixtu
     coloured.save("coloured.png")
     assert edit("a.png", "--mask", "coloured.png") == 1
     said = capsys.readouterr().err
-    assert "mask coloured.png: is in colours (100% of it), so it is no mask" in said
+    assert "mask coloured.png: is in colours (100% of it), so it is not a mask" in said
     assert not Path("a.inpaint.png").exists()
     wanted = "#" + bytes(paint).hex()
     for command in re.findall(r"editkit (mask coloured.png .*?mask.png)", said):
@@ -319,7 +319,7 @@ def test_sizes_in_words(here: Path, plugin, size) -> None:
         (["uncrop", "a.png", "--left", "10q"], "write pixels, 0 to 20000, or per cent of the picture, as 10%"),
         (["uncrop", "a.png", "--left", "3", "--size", "50x40"], "borders, an --aspect or a --size, not both"),
         (["uncrop", "a.png", "--size", "30x40"], "--size 30x40 is smaller than the picture, 40x32"),
-        (["uncrop", "a.png", "--aspect", "nan"], "write width:height, as 16:9, or a number"),
+        (["uncrop", "a.png", "--aspect", "nan"], "write width:height, such as 16:9, or a number"),
         (["upscale", "a.png", "--size", "30x40"], "--size 30x40 is no larger than the picture, 40x32"),
         (["upscale", "a.png", "--size", "80x80", "--scale", "2"], "--scale or --size, not both"),
         (["upscale", "a.png", "--scale", "0.5x"], "must be greater than 1"),

@@ -44,7 +44,7 @@ def rows(file: IO[bytes], name: str, chain: Chain) -> Iterator[dict[str, Any]]:
     known = {*OWN, *UNUSED, *columns_of(chain)}
     for number, row in enumerate(_read(file, name), 1):
         if not isinstance(row, Mapping):
-            raise UsageError(f'{name}: row {number} is no object; write {{"picture": "a.png", "seed": 3}}')
+            raise UsageError(f'{name}: row {number} is not an object; write {{"picture": "a.png", "seed": 3}}')
         for column in row:
             if column not in known:
                 raise UsageError(
@@ -67,7 +67,7 @@ def _read(file: IO[bytes], name: str) -> Iterator[Any]:
             for batch in pyarrow.parquet.ParquetFile(file).iter_batches(1000):
                 yield from batch.to_pylist()
         except pyarrow.ArrowException as error:
-            raise UsageError(f"{name}: is no Parquet file that can be read ({type(error).__name__})") from None
+            raise UsageError(f"{name}: is not a Parquet file that can be read ({type(error).__name__})") from None
         return
     if name.lower().endswith(".csv"):
         yield from _read_csv(file, name)

@@ -193,7 +193,7 @@ def _state(path: str, metric: str) -> Mapping[str, Any]:
     import torch
 
     if Path(path).exists() and not Path(path).is_file():
-        raise ModelError(f"{metric}: {path}: is no regular file")
+        raise ModelError(f"{metric}: {path}: is not a regular file")
     try:
         if path.endswith(".safetensors"):
             from safetensors.torch import load_file

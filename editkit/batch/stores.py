@@ -154,7 +154,7 @@ def _check_kind(kind: str, address: str) -> None:
         return
     if kind not in known_implementations and kind not in fsspec.available_protocols():
         near = did_you_mean(kind, [*KEEPING, *LISTED])
-        raise UsageError(f"{shown(address)}: {kind}:// is no kind of address that is known{near}")
+        raise UsageError(f"{shown(address)}: {kind}:// is not a kind of address that is known{near}")
     try:
         fsspec.get_filesystem_class(kind)
     except ImportError as error:

@@ -80,7 +80,7 @@ class PredictorCorrector:
         if self.norms not in ("expected", "measured"):
             raise UsageError(f"sampler pc: norms is {self.norms!r}; allowed: expected, measured")
         if self.predictor.partition(":")[0] == self.name:
-            raise UsageError("sampler pc: predictor is pc itself; name another sampler, as ddpm")
+            raise UsageError("sampler pc: predictor is pc itself; name another sampler, such as ddpm")
         _ = self._rule
 
     def as_diffusers(self) -> PredictorCorrector:

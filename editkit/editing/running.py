@@ -35,7 +35,7 @@ def run_chain(
                 make_ready(lease.model, settled, notify)
             picture, left = yield from run_stage(settled, lease, number, len(chain.stages), notify, tell, left)
     if left:
-        notify("the last stage ends at noise, which is no picture; `then` with an edit that goes on makes one of it")
+        notify("the last stage ends at noise, which is not a picture; `then` an edit that goes on from it makes one")
     return picture
 
 

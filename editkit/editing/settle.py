@@ -244,7 +244,7 @@ def _check_options(stage: Stage, info: ModelInfo) -> None:
             )
     if stage.options.shift is not None and not info.shifts and "shift" not in stage.inherited:
         raise UsageError(
-            f"--shift is given, and {info.name} ({info.family}) is no model of flow matching (SD 3, FLUX, Qwen-Image, "
+            f"--shift is given, and {info.name} ({info.family}) is not a flow-matching model (SD 3, FLUX, Qwen-Image, "
             f"Z-Image), whose levels have a shift; leave it out, or choose another --model"
         )
 

@@ -204,7 +204,7 @@ def _family(layout: Layout) -> Family:
     known = "; ".join([family.KNOWN for family in families.values()] + [row.broken for row in rows if row.broken])
     near = None if layout.index else meant(layout.path)
     if near:
-        raise ModelError(f"model {layout.name}: is no whole model; {near}")
+        raise ModelError(f"model {layout.name}: is not a whole model; {near}")
     if not layout.index and not (layout.path / "config.json").is_file():
         raise ModelError(
             f"model {layout.name}: {layout.path} has neither model_index.json nor config.json; known: {known}"

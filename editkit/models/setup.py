@@ -335,13 +335,13 @@ def _check_words(file: Path) -> None:
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise ModelError(f"--lora {file.name}: what it says of itself cannot be read: {error}") from error
     if not isinstance(metadata, dict):
-        raise ModelError(f"--lora {file.name}: what it says of itself is no JSON object")
+        raise ModelError(f"--lora {file.name}: what it says of itself is not a JSON object")
     trust.network_configuration(file.name, PEFT, metadata)
     left: list[Any] = [*keys, metadata]
     while left:
         match left.pop():
             case str() as word if not NAME.fullmatch(word):
-                raise ModelError(f"--lora {file.name}: {short(word)} is no plain name of a layer, and is not read")
+                raise ModelError(f"--lora {file.name}: {short(word)} is not a plain name of a layer, and is not read")
             case list() as several:
                 left += several
             case dict() as keyed:

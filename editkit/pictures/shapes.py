@@ -187,7 +187,7 @@ def _word(text: str, picture: Picture, models: Sequence[str]) -> Mask:
     size = (picture.height, picture.width)
     fits = isinstance(mask, np.ndarray) and mask.shape == size and bool(np.isfinite(mask).all())
     if not fits or mask.min() < 0.0 or mask.max() > 1.0:
-        raise PluginError(f"mask {name}: drew something that is no mask; (height, width) {size} in [0, 1] is needed")
+        raise PluginError(f"mask {name}: drew something that is not a mask; (height, width) {size} in [0, 1] is needed")
     return as_mask(mask * seen(picture)) if shape.finds else as_mask(mask)
 
 
@@ -349,7 +349,7 @@ POLYGON = Shape(
 )  # fmt: skip
 COLOR = Shape(
     "color", "color:#rrggbb~tolerance", lambda picture, values: color(picture, *_colour(values)),
-    "Pixels of about this colour; also by name, as color:white.", "#808080~255",
+    "Pixels of about this colour; also by name: color:white.", "#808080~255",
 )  # fmt: skip
 BORDER = Shape(
     "border", "border:N", lambda picture, values: border(picture, _whole(values)), "The outermost N pixels.", "4",

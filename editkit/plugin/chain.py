@@ -50,7 +50,7 @@ class Chain:
         for part in stages:
             for plugin in part if isinstance(part, Iterable) else [part]:
                 if not isinstance(plugin, Declaration):
-                    raise ChainError(f"{plugin!r} is no plugin; a chain is made of declarations such as Inpaint(...)")
+                    raise ChainError(f"{plugin!r} is not a plugin; a chain has declarations such as Inpaint(...)")
         if not stages or not all(stages):
             raise ChainError("a chain needs at least one plugin in every stage")
         return cls(tuple(Stage(tuple(part)) for part in stages))

@@ -271,7 +271,7 @@ def plugins_of(stage: Stage) -> tuple[Plugin, ...]:
     """
     for made in stage.plugins:
         if not isinstance(made, Plugin):
-            raise ChainError(f"{made!r} is no plugin; a chain is made of declarations such as Inpaint(...)")
+            raise ChainError(f"{made!r} is not a plugin; a chain has declarations such as Inpaint(...)")
     return tuple(made for made in stage.plugins if isinstance(made, Plugin))
 
 

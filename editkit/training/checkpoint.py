@@ -78,7 +78,7 @@ def read_metadata(path: Path) -> dict[str, str]:
             header = json.loads(file.read(length))
         return dict(header["__metadata__"])
     except (OSError, struct.error, ValueError, KeyError, MemoryError, OverflowError) as error:
-        raise EditkitError(f"{path}: is no checkpoint of a training run ({error})") from error
+        raise EditkitError(f"{path}: is not a checkpoint of a training run ({error})") from error
 
 
 def load_checkpoint(settings: S) -> tuple[Progress, dict[str, Tensor], S]:

@@ -188,7 +188,7 @@ def load(folder: Path) -> Pocket:
         architecture = Architecture.model_validate(described["architecture"])
         weights = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     except FileNotFoundError as error:
-        raise EditkitError(f"{folder}: is no exported network ({Path(error.filename).name} is missing)") from error
+        raise EditkitError(f"{folder}: is not an exported network ({Path(error.filename).name} is missing)") from error
     except (KeyError, ValueError) as error:
         raise EditkitError(f"{folder}: pocket.json or the weights cannot be read ({error})") from error
     network = Pocket(architecture)

@@ -31,7 +31,7 @@ def mistaken(file: Path) -> str | None:
     None: none of these.
     """
     if file.exists() and not file.is_file():
-        return "is no regular file"
+        return "is not a regular file"
     try:
         with file.open("rb") as data:
             begin = data.read(512).lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -143,6 +143,6 @@ class Layout:
                 f"{self.name}: {file} {mistaken(self.path / file) or f'cannot be read: {error}'}"
             ) from error
         if not isinstance(values, dict):
-            raise ModelError(f"{self.name}: {file} is no JSON object")
+            raise ModelError(f"{self.name}: {file} is not a JSON object")
         trust.network_configuration(self.name, str(file), values)
         return values

@@ -67,7 +67,7 @@ class Span:
                 raise ValueError
         except ValueError:
             raise UsageError(
-                f"--range {text}: two times are needed, as 10s-14s, 0:10-0:14 or 10- (to the end)"
+                f"--range {text}: two times are needed, such as 10s-14s, 0:10-0:14 or 10- (to the end)"
             ) from None
         if last is not None and last <= first:
             raise UsageError(f"--range {text}: ends before it begins")
@@ -182,7 +182,7 @@ def _reading(path: Path) -> Iterator[Any]:
     import av
 
     if not os.path.isfile(path):
-        raise PictureError(f"{path}: {'is no file' if os.path.exists(path) else 'no such file'}")
+        raise PictureError(f"{path}: {'is not a file' if os.path.exists(path) else 'no such file'}")
     try:
         with av.open(_url(path), options=READ) as container:
             if not container.streams.video:
