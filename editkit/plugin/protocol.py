@@ -293,7 +293,7 @@ def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where:
             f"plugin {plugin.name}: {name} raised {type(error).__name__}: {error}{_placed(where)}"
         ) from error
     wanted = GIVES.get(name, ())
-    if not wanted or any(base.__name__ in wanted for base in type(made).__mro__):
+    if not wanted or type(made).__name__ in wanted or any(base.__name__ in wanted for base in type(made).__mro__):
         return made
     if made is None and name in MAY_GIVE_NONE:
         return made
