@@ -2,8 +2,10 @@
 
 import functools
 import os
+import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,55 @@ settings.register_profile("editkit", deadline=None)
 settings.load_profile("editkit")
 
 
+def pytest_configure(config):
+    """What failed the first time is said in full, though the second time was right."""
+    if config.pluginmanager.hasplugin("rerunfailures"):
+        config.option.rerun_show_tracebacks = True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Workers take a part each, and what others have left: what a module makes for its tests is made once."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Browsers and services are other people's programs, and are tried once more. What is ours alone never is."""
+    if config.pluginmanager.hasplugin("rerunfailures"):
+        for item in items:
+            if item.get_closest_marker("loopback"):
+                item.add_marker(pytest.mark.flaky(reruns=1))
+
+
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch, tmp_path_factory):
     """Whoever runs the tests may have settings of editkit's; no test sees them."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-settings"))
     for name in [name for name in os.environ if name.startswith("EDITKIT_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """What ran in a test changes nothing for the next, in whatever order they come: what a child inherits (variables of
+    the environment, signals that are ignored), and the number of threads.
+    """
+    variables = dict(os.environ)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    yield
+    for name in {*os.environ, *variables}:
+        if name.startswith(("PYTEST_", "RAY_")) or os.environ.get(name) == variables.get(name):
+            continue
+        if name in variables:
+            os.environ[name] = variables[name]
+        else:
+            del os.environ[name]
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            if handler is not None:  # not one that Python does not know
+                signal.signal(number, handler)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

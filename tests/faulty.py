@@ -2,10 +2,15 @@
 
 import errno
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fsspec.implementations.memory import MemoryFileSystem
+
+KINDS = ("busy", "timeout", "slow", "lost")
+SLOW = 0.02
+"""Seconds that a slow answer takes, which is more than a lease's sign of life in these tests."""
 
 
 class Killed(BaseException):
@@ -15,8 +20,15 @@ class Killed(BaseException):
 class Faults:
     """What happens at each operation; `kill_at`: the one at which the process ends, before its effect or after."""
 
-    def __init__(self, seed: int = 0, often: float = 0.0, kill_at: int | None = None, kill_after: bool = False) -> None:
-        self.rng, self.often = random.Random(seed), often
+    def __init__(
+        self,
+        seed: int = 0,
+        often: float = 0.0,
+        kill_at: int | None = None,
+        kill_after: bool = False,
+        kinds: Sequence[str] = KINDS,
+    ) -> None:
+        self.rng, self.often, self.kinds = random.Random(seed), often, kinds
         self.kill_at, self.kill_after = kill_at, kill_after
         self.count, self.met = 0, set()
 
@@ -29,12 +41,15 @@ class Faults:
             raise Killed
         if self.rng.random() >= self.often:
             return operation()
-        kind = self.rng.choice(["busy", "timeout", "lost"])
+        kind = self.rng.choice(self.kinds)
         self.met.add(kind)
         if kind == "busy":
             raise OSError(errno.EBUSY, "Please reduce your request rate")
         if kind == "timeout":
             raise TimeoutError
+        if kind == "slow":
+            time.sleep(SLOW)
+            return operation()
         operation()
         raise ConnectionError(f"the answer to {name} was lost")
 

@@ -15,7 +15,8 @@ from test_parity_latent import NEGATIVE, PROMPT
 from editkit import edit, sample
 from editkit.errors import ModelError, UsageError
 from editkit.models import describe, load
-from editkit.models.setup import Setup, lora_and_weight, refiner_and_start
+from editkit.models.lora import lora_and_weight
+from editkit.models.setup import Setup, refiner_and_start
 from editkit.plugin.options import Options
 from editkit.plugins import SDEdit
 
@@ -192,3 +193,9 @@ def test_networks_that_rest_elsewhere_layer_by_layer_give_the_same(sd: Path) -> 
     found = latents(model)
     assert torch.equal(found, expected)
     assert torch.equal(model.decode(found), picture)
+
+
+@pytest.mark.parametrize("weight", ["nan", "inf", "much"])
+def test_a_weight_that_is_no_number_is_refused(weight: str) -> None:
+    with pytest.raises(UsageError, match=f"the weight is '{weight}'; a number is needed"):
+        lora_and_weight(f"style.safetensors:{weight}")

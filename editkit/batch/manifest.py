@@ -97,6 +97,34 @@ def _read_csv(file: IO[bytes], name: str) -> Iterator[dict[str, str]]:
         text.detach()
 
 
+def prompts(path: str) -> list[tuple[str, str]]:
+    """(category, prompt) of every row of a CSV with the column `prompt`, and `category` if there is one ("" for none);
+    rows of one category stand together, in the order in which categories come.
+
+    Raises:
+        UsageError: it cannot be read, lacks prompts, or has a column that says something else.
+    """
+    try:
+        with open(path, "rb") as file:
+            found = list(_read_csv(file, path))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    for number, row in enumerate(found, 1):
+        other = next((column for column in row if column not in ("prompt", "category")), None)
+        if other is not None:
+            raise UsageError(
+                f"{path}: row {number} has the column {other[:80]!r}; here are prompts of one picture, with columns "
+                "prompt and category (a row for each picture: editkit batch FILE.csv OUT -- ...)"
+            )
+        if not row.get("prompt"):
+            raise UsageError(f"{path}: row {number} has no prompt")
+    if not found:
+        raise UsageError(f"{path}: holds no prompt")
+    order = list(dict.fromkeys(row.get("category", "") for row in found))
+    return [(row.get("category", ""), row["prompt"]) for each in order for row in found
+            if row.get("category", "") == each]  # fmt: skip
+
+
 def _check_header(columns: Sequence[str], name: str) -> None:
     """Refuse a table of other separators, and one of two columns with one name, whose first would be lost."""
     if len(columns) == 1 and re.search("[;\t|]", columns[0]):

@@ -11,6 +11,7 @@ from typing import Any
 from editkit.batch.driver import Summary, batch
 from editkit.batch.engines import Places, Result, engine_of
 from editkit.batch.folder import Masks
+from editkit.batch.sizes import memory_of
 from editkit.batch.stores import is_address, scheme
 from editkit.cli.console import err, say, write
 from editkit.cli.options import HelpShown, given_by, typed_command
@@ -95,8 +96,8 @@ def batch_command(words: list[str]) -> int:
     if given.get("resume") and given.get("force"):
         raise UsageError("--resume goes on with a run, --force begins anew; give one of them")
     chain, pattern = _asked(given, inline, settings, options)
-    places = Places(workers, _actors(given.get("actors")), given.get("gpus_per_actor"), options.device)
-    engine = engine_of(given.get("engine") or ("serial" if workers == 1 else "processes"), places)
+    name = given.get("engine") or ("serial" if workers == 1 else "processes")
+    engine = engine_of(name, _places(chain, workers, given, options.device))
     size = _size(given.get("batch_size", "1"), given.get("engine") or "", workers)
     masks = _masks(given.get("mask", pattern), given.get("masks"))
     report = _Report(given.get("quiet", False), given.get("json_", False))
@@ -165,6 +166,13 @@ def _size(given: str, engine: str, workers: int) -> int:
     if given != "1" and (engine.startswith("processes") or (not engine and workers > 1)):
         raise UsageError("--batch-size: is for one process and for --engine ray; leave --workers out")
     return 0 if given == "auto" else int(given)
+
+
+def _places(chain: Chain, workers: int, given: dict[str, Any], device: str) -> Places:
+    """Where the engine is to work; what its actors need of memory is counted where there may be any."""
+    actors, gpus = _actors(given.get("actors")), given.get("gpus_per_actor")
+    remote = (given.get("engine") or "").partition(":")[0] not in ("", "serial", "processes")
+    return Places(workers, actors, gpus, device, memory_of(chain) if remote else 0)
 
 
 def _actors(given: str | None) -> tuple[int, int] | None:

@@ -184,6 +184,7 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
 
     from editkit.models.fast.norms import steady
     from editkit.models.fast.packing import pack
+    from editkit.models.files.skeleton import without_values
 
     if layout.file is not None:
         network = single_file.component(layout, component, dtype, (kind.__name__,))
@@ -197,7 +198,7 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
     config.pop(quantised.KEY, None)
     bounded(layout.name, component, config, overlay.contents(layout.name, file))
     try:
-        with torch.device("meta"):  # this thread's alone; accelerate's way would change torch for all
+        with without_values():
             skeleton = kind.from_config(config)
     except (TypeError, ValueError, KeyError, NotImplementedError, IndexError) as error:
         raise ModelError(

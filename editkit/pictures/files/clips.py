@@ -6,6 +6,7 @@ A clip's frames keep their times, so that a variable rate stays as it is, and it
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -105,6 +106,7 @@ class Clip:
         sound: it has sound.
         alpha: its frames can be transparent, which is not read.
         tags: its colour tags, by PyAV's numbers.
+        length: seconds that it lasts, as the file says; None: it does not say.
     """
 
     path: Path
@@ -115,6 +117,7 @@ class Clip:
     sound: bool
     alpha: bool
     tags: dict[str, int]
+    length: Fraction | None = None
 
     @classmethod
     def open(cls, path: str | Path) -> Clip:
@@ -134,7 +137,15 @@ class Clip:
             deep = any(component.bits > 8 for component in frame.format.components)
             alpha = any(component.is_alpha for component in frame.format.components)
             sound = bool(container.streams.audio)
-            return cls(path, size, rate, Fraction(stream.time_base), deep, sound, alpha, tags)
+            length = None if container.duration is None else Fraction(container.duration, 1_000_000)
+            return cls(path, size, rate, Fraction(stream.time_base), deep, sound, alpha, tags, length)
+
+    def about(self, span: Span) -> int | None:
+        """About how many frames lie in `span`, by what the file says of its length; None: it does not say."""
+        if self.length is None:
+            return None
+        last = self.length if span.last is None else min(self.length, span.last)
+        return max(0, math.ceil((last - span.first) * self.rate / span.every))
 
     def frames(self, span: Span | None = None) -> Iterator[Frame]:
         """Its frames within `span`, counted from 0 in what is taken.
