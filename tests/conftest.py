@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, no network, no module left behind."""
+"""Shared by all tests: OMP_NUM_THREADS threads (one), no network, no module left behind."""
 
 import functools
 import os
@@ -12,7 +12,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-torch.set_num_threads(1)
+# Several would fight with pytest-xdist for the cores; whoever tries the suite with more says so.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 # No timing assertions: how long an example takes is the machine's business.
 settings.register_profile("editkit", deadline=None)

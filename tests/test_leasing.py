@@ -171,7 +171,7 @@ def test_two_edits_at_once_give_the_bytes_of_each_alone(
 
     alone = [made(k) for k in range(20)]
     models.reset()  # the first two load it at once
-    both = threading.Barrier(2, timeout=60)
+    both = threading.Barrier(2, timeout=300)
 
     def begun(k: int) -> bytes:
         both.wait()
@@ -221,7 +221,7 @@ def test_a_model_that_is_being_loaded_keeps_nobody_from_another() -> None:
     def slow(info: ModelInfo, *_: Any, **__: Any) -> Any:
         if info.name == "slow":
             begun.set()
-            assert go_on.wait(timeout=60)
+            assert go_on.wait(timeout=300)
         return Isotropic()
 
     models, (quick, waits) = Models(load=slow), infos("quick", "slow")
@@ -229,10 +229,10 @@ def test_a_model_that_is_being_loaded_keeps_nobody_from_another() -> None:
         pass
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(lambda: models.lease(waits, CPU, FP32).__enter__())
-        assert begun.wait(timeout=60)
+        assert begun.wait(timeout=300)
         with models.lease(quick, CPU, FP32):
             go_on.set()
-        loading.result(timeout=60)
+        loading.result(timeout=300)
 
 
 def test_what_moves_while_it_works_is_lent_to_one_thread_at_a_time(sd: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +251,7 @@ def test_what_moves_while_it_works_is_lent_to_one_thread_at_a_time(sd: str, monk
             waiting = pool.submit(other)
             assert not entered
             entered.append("first")
-        waiting.result(timeout=60)
+        waiting.result(timeout=300)
     assert entered == ["first", "other"]
 
 
@@ -275,5 +275,5 @@ def test_a_turn_is_given_back_from_any_thread() -> None:
     turn = Turn()
     turn.__enter__()
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(turn.__exit__).result(timeout=60)
-        pool.submit(turn.__enter__).result(timeout=60)  # it is free
+        pool.submit(turn.__exit__).result(timeout=300)
+        pool.submit(turn.__enter__).result(timeout=300)  # it is free

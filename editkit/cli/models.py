@@ -55,7 +55,11 @@ def info(
 
 
 @app.command()
-def download(name: Annotated[str, typer.Argument(help="OWNER/NAME[@REVISION][:VARIANT]", metavar="MODEL")]) -> None:
+def download(
+    name: Annotated[
+        str, typer.Argument(help="OWNER/NAME, with @REVISION and :VARIANT behind it where wanted.", metavar="MODEL")
+    ],
+) -> None:
     """Fetch a model of the hub with its weights, so that --offline finds it."""
     from editkit.cli.console import say
     from editkit.cli.settings import read

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -171,6 +171,12 @@ def _check_words(file: Path) -> None:
     if not isinstance(metadata, dict):
         raise ModelError(f"--lora {file.name}: what it says of itself is not a JSON object")
     trust.network_configuration(file.name, PEFT, metadata)
+    most = max((side for _, shape in shapes(file.name, file) for side in shape), default=0)
+    for key, rank in _ranks(metadata):
+        if not isinstance(rank, int) or rank > most:
+            raise ModelError(
+                f"--lora {file.name}: says {short(key)} = {short(rank)}, and its tensors' largest side is {most}"
+            )
     left: list[Any] = [*keys, metadata]
     while left:
         match left.pop():
@@ -180,6 +186,16 @@ def _check_words(file: Path) -> None:
                 left += several
             case dict() as keyed:
                 left += [*keyed, *keyed.values()]
+
+
+def _ranks(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The ranks that peft's configuration says: matrices of so many rows are made before the file's are put there."""
+    for key, value in metadata.items():
+        last = str(key).rpartition(".")[2]
+        if last == "r" and value is not None:
+            yield key, value
+        elif last == "rank_pattern" and isinstance(value, dict):
+            yield from value.items()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`editkit studio` whose edits of 16 steps go one step and wait for ever, so that a test can kill it in the middle."""
+"""`editkit studio` whose edits of 16 steps go one step and wait, so that a test can kill it in the middle."""
 
 import sys
 import threading
@@ -12,7 +12,7 @@ real = Watcher.__call__
 def held(self, update):
     real(self, update)
     if update.state.total == 16 and update.fraction > 0:
-        threading.Event().wait()
+        threading.Event().wait(3600)
 
 
 Watcher.__call__ = held

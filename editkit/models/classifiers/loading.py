@@ -18,8 +18,11 @@ from editkit.models.files.loading import find
 from editkit.models.files.skeleton import without_values
 from editkit.models.files.weights import PICKLES, unreadable, weight_files
 
-MOST_STAGES, MOST_SIDE = 16, 1 << 16
+MOST_STAGES = 16
 """Of a network of our own, whose stages each halve the picture."""
+
+MOST_SIDE = 4096
+"""Of what a classifier sees: every picture is brought to that size."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -105,6 +108,8 @@ def _ready(
     config = {**defaults, **{key: value for key, value in config.items() if value is not None}}
     channels, size = (config.get("input_size") or (3, 224, 224))[:2]
     _three(int(channels), source)
+    if not 0 < int(size) <= MOST_SIDE:
+        raise ValueError(f"input_size {size}")
     _fill(network, tensors, source)
     network.to(device).eval().requires_grad_(False)
     mean, std = tuple(config.get("mean", IMAGENET_MEAN)), tuple(config.get("std", IMAGENET_STD))
