@@ -126,7 +126,7 @@ def test_a_picture_in_colours_is_no_mask(here: Path, capsys: pytest.CaptureFixtu
     coloured.save("coloured.png")
     assert edit("a.png", "--mask", "coloured.png") == 1
     said = capsys.readouterr().err
-    assert "mask coloured.png: is in colours (100% of it), so it is no mask" in said
+    assert "mask coloured.png: is in colours (100% of it), so it is not a mask" in said
     assert not Path("a.inpaint.png").exists()
     wanted = "#" + bytes(paint).hex()
     for command in re.findall(r"editkit (mask coloured.png .*?mask.png)", said):

@@ -75,7 +75,7 @@ def test_a_run_takes_the_place_of_no_other(here, capsys):
             _loaded(base)
     (base / "pocket.json").unlink()
     os.mkfifo(base / "pocket.json")
-    with pytest.raises(EditkitError, match="is no regular file"):
+    with pytest.raises(EditkitError, match="is not a regular file"):
         _loaded(base)
 
 

@@ -124,7 +124,7 @@ def test_frames_larger_than_what_is_read_are_refused(clip, monkeypatch, tmp_path
     with pytest.raises(PictureError, match=f"its frames are {W}x{H}; at most"):
         Clip.open(clip)
     os.mkfifo(tmp_path / "pipe.mp4")
-    with pytest.raises(PictureError, match="is no file"):
+    with pytest.raises(PictureError, match="is not a file"):
         Clip.open(tmp_path / "pipe.mp4")
 
 

@@ -1,4 +1,4 @@
-"""How good a folder of results is: figures of each picture, in total, by category, with confidence intervals."""
+"""How good a folder of results is: metrics of each picture, in total and by category, with confidence intervals."""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@
       - plugins:
           - sdedit: {strength: 0.3}
 
-Only what was set is written, so nothing is lost and defaults may improve; but for names of files that plugins write,
-which a stranger's text may not say. The version names the scheme that makes the
-noise: what says `editkit: 1` is made with the streams of then, to the same bytes. Paths are relative to the recipe. A
-recipe is somebody's text: it is checked key by key, and code that it names is refused unless the caller allows it.
+Only what was set is written, so nothing is lost and defaults may improve. Names of files that plugins write are left
+out, since a recipe from somebody else may not name them. The version names the scheme that makes the noise: a recipe
+that says `editkit: 1` uses the streams of that version, and gives the same bytes. Paths are relative to the recipe. A
+recipe may come from anybody: it is checked key by key, and code that it names is refused unless the caller allows it.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def read(path: str | Path, *, allow_code: bool = False) -> Chain:
 
 
 class _Plain(yaml.SafeLoader):
-    """YAML without aliases, which a recipe does not need: a few of them in each other are gigabytes."""
+    """YAML without aliases, which a recipe does not need: a few nested ones expand to gigabytes."""
 
     nodes = 0
 

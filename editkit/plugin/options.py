@@ -102,7 +102,7 @@ class Options(Checked):
 
 
 class RunOptions(TypedDict, total=False):
-    """The same as keywords of `edit` and `stream`, for editors that complete them; `model` is one of its own there."""
+    """The same as keywords of `edit` and `stream`, so that code editors complete them; `model` is separate there."""
 
     transformer: str | None
     lora: Sequence[str]

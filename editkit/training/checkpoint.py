@@ -21,7 +21,7 @@ S = TypeVar("S", bound=Settings)
 
 
 class Aside:
-    """One thread beside the run that writes, job after job; an error is raised at the next, or at the end."""
+    """A thread that writes in the background, job after job; its error is raised at the next job, or at the end."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
@@ -80,7 +80,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     except (
         OSError, struct.error, ValueError, KeyError, TypeError, MemoryError, OverflowError, RecursionError,
     ) as error:  # fmt: skip
-        raise EditkitError(f"{path}: is no checkpoint of a training run ({error})") from error
+        raise EditkitError(f"{path}: is not a checkpoint of a training run ({error})") from error
 
 
 def check_new(settings: Settings) -> None:

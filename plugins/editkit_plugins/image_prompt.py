@@ -63,6 +63,7 @@ class ImagePrompt(Plugin):
         "sdedit photo.png --model DIR --strength 0.6 with image-prompt --image style.jpg --adapter FILE",
         "inpaint photo.png --mask mask.png --model DIR with image-prompt --image hat.jpg --adapter FILE --encoder DIR",
     )
+    offers: ClassVar[frozenset[str]] = frozenset({"image prompt"})
     needs: ClassVar[frozenset[str]] = frozenset({"image prompt"})
     able: ClassVar[str] = "Stable Diffusion 1.x, 2.x, XL and FLUX.1 do"
     neutral: ClassVar[Mapping[str, Any] | None] = {"scale": 0.0}

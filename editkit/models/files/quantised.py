@@ -1,5 +1,5 @@
 """Networks of a folder whose configuration names torchao or bitsandbytes: weights in few bits, which diffusers reads by
-that library. Which of them is taken is a word of a short list, and its settings are numbers and names (`trust`).
+that library, which is checked against a short list; its settings may only be numbers and names (`trust`).
 
 diffusers lets bitsandbytes compute on GPUs alone. On a CPU its weights are unpacked once, and the network is a plain
 one: it needs as much memory as a folder that was never packed, and the library need not be there. Unpacking is a table

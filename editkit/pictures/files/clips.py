@@ -71,7 +71,7 @@ class Span:
                 raise ValueError
         except ValueError:
             raise UsageError(
-                f"--range {text}: two times are needed, as 10s-14s, 0:10-0:14 or 10- (to the end)"
+                f"--range {text}: two times are needed, such as 10s-14s, 0:10-0:14 or 10- (to the end)"
             ) from None
         if last is not None and last <= first:
             raise UsageError(f"--range {text}: ends before it begins")
@@ -89,7 +89,7 @@ def _seconds(text: str) -> Fraction:
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame: its `pixels`, (H, W, 3) uint8 or uint16, upright, and its `time` in seconds from the clip's begin."""
+    """One frame: its `pixels`, (H, W, 3) uint8 or uint16, upright, and its `time` in seconds from the clip's start."""
 
     index: int
     time: Fraction
@@ -98,7 +98,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Clip:
-    """A video file that can be read, as often as is asked.
+    """A video file that can be read any number of times.
 
     Args:
         path: where it lies.
@@ -200,7 +200,7 @@ def _reading(path: Path) -> Iterator[Any]:
     import psutil
 
     if not os.path.isfile(path):
-        raise PictureError(f"{path}: {'is no file' if os.path.exists(path) else 'no such file'}")
+        raise PictureError(f"{path}: {'is not a file' if os.path.exists(path) else 'no such file'}")
     try:
         with av.open(_url(path), options=READ, metadata_errors="replace") as container:
             if not container.streams.video:
