@@ -10,13 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Several would fight with pytest-xdist for the cores; whoever tries the suite with more says so.
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
+torch.set_num_threads(THREADS)
 
-# No timing assertions: how long an example takes is the machine's business.
-settings.register_profile("editkit", deadline=None)
+# No timing assertions: how long an example takes, and how long one is looked for, is the machine's business. The same
+# examples each time; `--hypothesis-profile=wide` draws others.
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("editkit", calm, derandomize=True, database=None)
+settings.register_profile("wide", calm)
 settings.load_profile("editkit")
 
 
@@ -68,7 +72,7 @@ def nothing_left():
         for number, handler in handlers.items():
             if handler is not None:  # not one that Python does not know
                 signal.signal(number, handler)
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(autouse=True)

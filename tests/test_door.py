@@ -51,7 +51,7 @@ def editkit(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own, with `folder` on its path."""
     code = f"import sys; sys.path.insert(0, {str(folder)!r}); from editkit.cli import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=folder, timeout=120, check=False
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=folder, timeout=300, check=False
     )
 
 

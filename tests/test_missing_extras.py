@@ -1,11 +1,12 @@
 """Without the extras: patches and pocket work, and what needs one says in one line which command installs it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from editkit.common.extras import EXTRAS, missing
@@ -13,6 +14,10 @@ from editkit.common.extras import EXTRAS, missing
 ROOT = Path(__file__).parent.parent
 
 BARE = """
+import contextlib
+import io
+import json
+import os
 import sys
 
 class Hidden:
@@ -20,62 +25,78 @@ class Hidden:
         if name.partition(".")[0] in {hidden!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
+def one(words):
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        code = run(words)
+    return dict(code=code, said=said.getvalue(), files=sorted(os.listdir()))
+
 sys.meta_path.insert(0, Hidden())
 from editkit.cli import run
-sys.exit(run(sys.argv[1:]))
+
+print(json.dumps([one(words) for words in json.loads(sys.argv[1])]))
 """
 
 
-def bare(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """The command line where no library of any extra can be imported."""
+def bare(folder: Path, commands: list[list[str]]) -> list[dict[str, Any]]:
+    """Commands, one after another in one process in which no library of any extra can be imported. Of each: its exit
+    code, what it said, the files there are after it.
+    """
     code = BARE.format(hidden=set(EXTRAS))
-    command = [sys.executable, "-c", code, *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=200, check=False)
+    command = [sys.executable, "-c", code, json.dumps(commands)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    return list(json.loads(done.stdout))
 
 
-@pytest.fixture
-def photo(tmp_path):
-    path = tmp_path / "photo.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 44, 3), dtype=np.uint8)).save(path)
-    return path
+def photo(folder: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 44, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "photo.png")
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["inpaint", "photo.png", "--mask", "box:10,10,20,20", "--steps", "3"],
-        ["inpaint", "photo.png", "--mask", "box:10,10,20,20", "--model", "pocket", "--steps", "2"],
-        ["inpaint", "photo.png", "--mask", "box:10,10,20,20", "--steps", "3", "with", "guide", "--brightness", "0.7"],
+def test_what_needs_no_extra_works_without(tmp_path):
+    photo(tmp_path)
+    commands = [
+        ["inpaint", "photo.png", "--mask", "box:10,10,20,20", "--steps", "3", "-o", "a.png"],
+        ["inpaint", "photo.png", "--mask", "box:10,10,20,20", "--model", "pocket", "--steps", "2", "-o", "b.png"],
+        [
+            "inpaint",
+            "photo.png",
+            "--mask",
+            "box:10,10,20,20",
+            "--steps",
+            "3",
+            "-o",
+            "c.png",
+            "with",
+            "guide",
+            "--brightness",
+            "0.7",
+        ],
         ["denoise", "photo.png", "--sigma", "20", "--views", "1"],
         ["plugins"],
         ["plan", "sdedit", "photo.png", "--model", "pocket"],
         ["hint", "photo.png", "--control", "canny"],
-    ],
-    ids=lambda words: words[0],
-)
-def test_what_needs_no_extra_works_without(tmp_path, photo, words):
-    done = bare(tmp_path, *words)
-    assert done.returncode == 0, done.stderr
+    ]
+    for words, done in zip(commands, bare(tmp_path, commands), strict=True):
+        assert done["code"] == 0, (words, done["said"])
 
 
-@pytest.mark.parametrize(
-    ("words", "extra"),
-    [
+def test_what_needs_one_names_the_command_that_installs_it(tmp_path):
+    photo(tmp_path)
+    asked = [
         (["inpaint", "photo.png", "--mask", "box:10,10,20,20", "--model", "owner/name"], "diffusers"),
         (["sdedit", "photo.png", "--model", "pocket", "with", "clip", "--text", "a", "--clip-model",
           "ViT-B-32:openai"], "clip"),
         (["sdedit", "photo.png", "--model", "pocket", "with", "classifier", "--label", "tabby", "--classifier",
           "timm:resnet18"], "classifiers"),
-    ],
-)  # fmt: skip
-def test_what_needs_one_names_the_command_that_installs_it(tmp_path, photo, words, extra):
-    before = sorted(path.name for path in tmp_path.iterdir())
-    done = bare(tmp_path, *words)
-    assert done.returncode in (1, 2)
-    (line,) = done.stderr.strip().splitlines()[-1:]
-    assert f"pip install 'editkit[{extra}]'" in line, done.stderr
-    assert "Traceback" not in done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    ]  # fmt: skip
+    for (_, extra), done in zip(asked, bare(tmp_path, [words for words, _ in asked]), strict=True):
+        assert done["code"] in (1, 2)
+        (line,) = done["said"].strip().splitlines()[-1:]
+        assert f"pip install 'editkit[{extra}]'" in line, done["said"]
+        assert "Traceback" not in done["said"]
+        assert done["files"] == ["photo.png"]
 
 
 def test_every_library_belongs_to_an_extra_that_there_is():

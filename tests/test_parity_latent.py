@@ -59,16 +59,24 @@ def parts(channels: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@cache
+def pipeline(task: str) -> Any:
+    """The pipeline of a task; whoever uses it gives it a scheduler."""
+    made = PIPES[task](
+        **parts(9 if task == "inpaint9" else 4), scheduler=diffusers.DDIMScheduler.from_config(tiny.SD),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
 def theirs(task: str, name: str, kind: str, scale: float, strength: float, batch: int, **more: Any) -> list[Tensor]:
     """Latents after every step, as x_t = alpha_t x0 + sigma_t eps."""
     extra = {"algorithm_type": "sde-dpmsolver++"} if name == "dpm++2m-sde" else {}
     config = {**tiny.SD, "prediction_type": kind, **more.pop("config", {})}
     scheduler = SCHEDULERS[name].from_config(config, **extra)
-    pipe = PIPES[task](
-        **parts(9 if task == "inpaint9" else 4), scheduler=scheduler, safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False,
-    )  # fmt: skip
-    pipe.set_progress_bar_config(disable=True)
+    pipe = pipeline(task)
+    pipe.scheduler = scheduler
     states, keep = kept(scheduler, name)
     image, mask = tiny.picture(batch)
     given: dict[str, Any] = {} if task == "text" else {"image": image, "strength": strength}
