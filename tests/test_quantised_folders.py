@@ -239,6 +239,16 @@ def test_four_bits_are_unpacked_as_the_library_does() -> None:
             assert float((found - expected).abs().max()) <= 1e-6 * float(expected.abs().max())
 
 
+@pytest.mark.parametrize("block", [10**13, 0, -64, 32, "64", None])
+def test_a_block_that_is_not_that_of_the_scales_asks_for_no_memory(block: Any) -> None:
+    made = packed("k", torch.randn(8, 64, generator=torch.Generator().manual_seed(2)), "nf4")
+    beside = {key[2:]: tensor for key, tensor in made.items() if key != "k"}
+    told = json.loads(bytes(beside["quant_state.bitsandbytes__nf4"].tolist())) | {"blocksize": block}
+    beside["quant_state.bitsandbytes__nf4"] = torch.tensor(list(json.dumps(told).encode()), dtype=torch.uint8)
+    with pytest.raises(ValueError, match="its blocks are said to have"):
+        of_four_bits(made["k"], beside)
+
+
 def test_unpacked_it_needs_what_the_plain_folder_does(plain: Path, bits: Path) -> None:
     whole, packed = needs(str(plain), [], 4), needs(str(bits), [], 4)
     assert whole is not None
@@ -289,3 +299,24 @@ def test_what_says_more_than_numbers_and_names_is_refused(change: Any) -> None:
         trust.network_configuration("m", "config.json", {"quantization_config": {**BNB, **change}})
     with pytest.raises(EditkitError, match="can choose code"):  # only where diffusers has it
         trust.network_configuration("m", "config.json", {"text_config": {"quantization_config": BNB}})
+
+
+@torchao
+@pytest.mark.parametrize("said", [{"num_layers": 10**7}, {"attention_head_dim": 10**8}])
+def test_a_packed_network_is_as_large_as_its_weights(int8: Path, tmp_path: Path, said: Any) -> None:
+    """Before diffusers builds it."""
+    folder = Path(shutil.copytree(int8, tmp_path / "q"))
+    file = folder / "transformer" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **said}))
+    with pytest.raises(ModelError, match=f"its configuration says {next(iter(said))} = 10000000"):
+        loaded(folder)
+
+
+@torchao
+def test_shards_of_a_packed_network_lie_beside_their_index(int8: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(int8, tmp_path / "q")) / "transformer"
+    next(folder.glob("*.safetensors")).rename(tmp_path / "x.safetensors")
+    index = {"metadata": {}, "weight_map": {"a": "../../x.safetensors"}}
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"lists '\.\./\.\./x\.safetensors'"):
+        loaded(folder.parent)

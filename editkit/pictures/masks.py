@@ -198,7 +198,10 @@ def _file(source: Source) -> str:
 
 def _check_grey(picture: Picture, alpha: NDArray[Any] | None, source: Source) -> None:
     """Refuse what shows colours: a photograph that was taken for a mask, or a mask that was painted in several."""
-    spread = picture.pixels.max(axis=2) - picture.pixels.min(axis=2)
+    red, green, blue = (picture.pixels[..., k] for k in range(3))  # over the last axis reductions are slow
+    if np.array_equal(red, green) and np.array_equal(green, blue):
+        return
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     colourful = spread > COLOURFUL * largest(picture.pixels.dtype)
     share = float(np.mean(colourful if alpha is None else colourful & (alpha > 0)))
     if share > MOST_COLOUR:
@@ -279,14 +282,20 @@ def grow_rim(mask: Mask, most: int) -> Mask:
     return as_mask(grown)
 
 
-def pieces(mask: Mask) -> list[Mask]:
-    """Its connected pieces, over sides and corners, the largest first. Crumbs of less than a hundredth of the largest
-    are left out: they are an edge's, not things of their own.
+def pieces(mask: Mask, gap: int = 0) -> list[Mask]:
+    """Its connected pieces, over sides and corners, the largest first; over gaps of about `gap` pixels as well, so that
+    what a leash or a twig before it cuts in two is one. Crumbs of less than a hundredth of the largest are left out:
+    they are an edge's, not things of their own.
     """
     import cv2
 
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((mask > 0).astype(np.uint8), connectivity=8)
-    areas = {label: int(stats[label, cv2.CC_STAT_AREA]) for label in range(1, count)}
+    there = (mask > 0).astype(np.uint8)
+    half = (gap + 1) // 2  # widened by half of the gap, two pieces that far apart touch
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * half + 1, 2 * half + 1))
+    count, labels = cv2.connectedComponents(cv2.dilate(there, disc), connectivity=8)
+    labels = np.where(there > 0, labels, 0)
+    sizes = np.bincount(labels.ravel(), minlength=count)
+    areas = {label: int(sizes[label]) for label in range(1, count)}
     least = 0.01 * max(areas.values(), default=0)
     kept = sorted((label for label, area in areas.items() if area >= least), key=lambda label: -areas[label])
     return [as_mask(mask * (labels == label)) for label in kept]

@@ -138,7 +138,8 @@ def _faint(difference: Values, texture: Values, calm: Marks, changed: Marks) -> 
         near = _blurred(calm.astype(np.float32), scale)
         able = calm & (near > 0.15)
         for k in range(3):
-            mean: Values = np.abs(_blurred(calm * difference[..., k], scale)) / np.maximum(near, np.float32(1e-3))
+            summed = np.abs(_blurred(calm * difference[..., k], scale))
+            mean = (summed / np.maximum(near, 1e-3)).astype(np.float32)
             if able.any():
                 bound = np.maximum(FAINT * noise(mean, texture[..., k], able), FAINT * LEVELS / 255.0)
                 found |= able & (mean > bound)

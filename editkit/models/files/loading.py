@@ -185,6 +185,7 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
 
     from editkit.models.fast.norms import steady
     from editkit.models.fast.packing import pack
+    from editkit.models.files.skeleton import without_values
 
     if layout.file is not None:
         network = single_file.component(layout, component, dtype, (kind.__name__,))
@@ -199,7 +200,7 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
     config.pop(quantised.KEY, None)
     bounded(layout.name, component, config, overlay.contents(layout.name, file))
     try:
-        with torch.device("meta"):  # this thread's alone; accelerate's way would change torch for all
+        with without_values():
             skeleton = kind.from_config(config)
     except (TypeError, ValueError, KeyError, NotImplementedError, IndexError) as error:
         raise ModelError(
@@ -301,6 +302,8 @@ def load_text_encoder(
         raise ModelError(f"model {layout.name}: {encoder} is a {first}; text encoders that are known: {known}")
     listed = layout.index.get(tokenizer, ["transformers", "CLIPTokenizer"])
     reader = getattr(transformers, trust.component(layout.name, tokenizer, listed, trust.READERS))
+    if (layout.path / tokenizer / "preprocessor_config.json").is_file():
+        trust.preparation(layout.name, tokenizer, layout.json(Path(tokenizer) / "preprocessor_config.json"))
     shown = logging.is_progress_bar_enabled()
     if layout.texts_on_disk:
         getLogger("accelerate.big_modeling").setLevel("ERROR")  # says what was asked for
