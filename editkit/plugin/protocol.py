@@ -214,6 +214,10 @@ class Plugin(Declaration):
         """
         return None
 
+    def found_weights(self) -> tuple[str, ...]:
+        """Files and folders of weights that no parameter names and that are loaded too, for provenance."""
+        return ()
+
     def claims(self) -> frozenset[Slot]:
         """The slots this plugin holds: those whose hook it overrides, and what it says (`holds`)."""
         used = self.uses()

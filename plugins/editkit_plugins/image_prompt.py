@@ -98,6 +98,10 @@ class ImagePrompt(Plugin):
             self.pictures()
         return picture
 
+    def found_weights(self) -> tuple[str, ...]:
+        beside = expanded(self.adapter).parent / ENCODER
+        return (str(beside),) if self.encoder is None and expanded(self.adapter).is_file() and beside.is_dir() else ()
+
     def pictures(self) -> list[Image.Image]:
         """The pictures as an encoder reads them.
 
