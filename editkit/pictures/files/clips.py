@@ -140,6 +140,11 @@ class Clip:
             length = None if container.duration is None else Fraction(container.duration, 1_000_000)
             return cls(path, size, rate, Fraction(stream.time_base), deep, sound, alpha, tags, length)
 
+    def packets(self) -> int:
+        """How many pictures the file holds, by its packets: nothing is decoded."""
+        with _reading(self.path) as container:
+            return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
+
     def about(self, span: Span) -> int | None:
         """About how many frames lie in `span`, by what the file says of its length; None: it does not say."""
         if self.length is None:
