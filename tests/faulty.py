@@ -1,6 +1,7 @@
 """Stores that fail: a file system between fsspec and the memory, or between it and an S3 service on this machine."""
 
 import errno
+import itertools
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 KINDS = ("busy", "timeout", "slow", "lost")
 SLOW = 0.02
-"""Seconds that a slow answer takes, which is more than a lease's sign of life in these tests."""
+"""Seconds that a slow answer takes."""
 
 
 class Killed(BaseException):
@@ -28,7 +29,8 @@ class Faults:
         kill_after: bool = False,
         kinds: Sequence[str] = KINDS,
     ) -> None:
-        self.rng, self.often, self.kinds = random.Random(seed), often, kinds
+        self.rng, self.often = random.Random(seed), often
+        self.kinds = itertools.cycle(self.rng.sample(kinds, len(kinds)))  # so that all come, however threads take turns
         self.kill_at, self.kill_after = kill_at, kill_after
         self.count, self.met = 0, set()
 
@@ -41,7 +43,7 @@ class Faults:
             raise Killed
         if self.rng.random() >= self.often:
             return operation()
-        kind = self.rng.choice(self.kinds)
+        kind = next(self.kinds)
         self.met.add(kind)
         if kind == "busy":
             raise OSError(errno.EBUSY, "Please reduce your request rate")

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+import pkgutil
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.text import Text
 
+from editkit import cli
 from editkit.cli import run
 from editkit.editing import recipe
 from editkit.errors import PictureError
@@ -158,6 +164,21 @@ def test_a_folder_with_masks_by_a_pattern(here: Path) -> None:
     assert edit(".", "--mask", "{stem}.mask.png", "-o", "out/") == 0
     assert sorted(p.name for p in Path("out").iterdir()) == ["a.png", "b.png"]
     assert (pixels("out/a.png")[10:] == pixels("a.png")[10:]).all()
+
+
+def test_a_pattern_that_no_shell_has_opened_names_the_pictures(here: Path, capsys) -> None:
+    assert edit("[ab].png", "--mask", MASK, "-o", "out/") == 0
+    assert sorted(p.name for p in Path("out").iterdir()) == ["a.png", "b.png"]
+    Image.open("a.png").save("[ab].png")  # a file of that name is that file
+    assert edit("[ab].png", "--mask", MASK, "-o", "own/") == 0
+    assert [p.name for p in Path("own").iterdir()] == ["[ab].png"]
+    assert edit("*.tiff", "--mask", MASK, "-o", "none/") == 1
+    assert "*.tiff: no such file" in capsys.readouterr().err
+
+
+def test_a_picture_that_is_named_twice_is_made_once(here: Path, capsys) -> None:
+    assert edit("a.png", "./a.png", ".", "--mask", MASK, "-o", "out/") == 0
+    assert "2 of 2 made" in capsys.readouterr().err
 
 
 def test_a_pattern_names_the_results(here: Path) -> None:
@@ -353,7 +374,7 @@ def test_an_edit_that_watches_is_made_again_when_the_mask_changes(here: Path) ->
         Path("new.png").replace("mask.png")
 
     def until(true: Callable[[], bool]) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while not true():
             assert time.monotonic() < end, "nothing happened"
             assert process.poll() is None
@@ -370,7 +391,7 @@ def test_an_edit_that_watches_is_made_again_when_the_mask_changes(here: Path) ->
         mask(24)
         until(lambda: Path("out.png").read_bytes() != first)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=300) == 0
     finally:
         process.kill()
     assert "watching" in process.communicate()[1]
@@ -380,3 +401,13 @@ def test_an_edit_that_watches_is_made_again_when_the_mask_changes(here: Path) ->
 def test_what_comes_once_cannot_be_watched(here: Path, capsys) -> None:
     assert edit("a.png", "--mask", MASK, "-o", "-", "--watch") == 2
     assert "--watch is for files" in capsys.readouterr().err
+
+
+def test_no_help_holds_words_in_brackets_which_are_taken_for_markup() -> None:
+    for found in pkgutil.iter_modules(cli.__path__, "editkit.cli."):
+        for command in getattr(getattr(import_module(found.name), "app", None), "registered_commands", ()):
+            helps = [command.help or inspect.getdoc(command.callback) or ""]
+            hints = get_type_hints(command.callback, include_extras=True).values()
+            helps += [str(getattr(note, "help", "")) for hint in hints for note in getattr(hint, "__metadata__", ())]
+            for words in helps:
+                assert Text.from_markup(words).plain == words.replace("\\[", "["), f"{found.name}: {words}"

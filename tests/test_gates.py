@@ -20,7 +20,8 @@ from editkit.common import trust
 from editkit.errors import ModelError
 from editkit.models import describe, load
 from editkit.models.files.layout import Layout
-from editkit.models.setup import Setup, _load_lora
+from editkit.models.lora import _load_lora
+from editkit.models.setup import Setup
 
 ROOT = Path(__file__).parent.parent
 ANY_OWNER = {
@@ -100,8 +101,8 @@ GATES = {
     "editkit/models/prompts/vision.py:load_tower": "kinds in vision.KINDS; safetensors; sizes that its tensors have",
     "editkit/models/prompts/words.py:load_words": "tokenizers in trust.TOKENIZERS, no code, no hub",
     "editkit/models/schedules.py:make_schedule": "numbers for DDPMScheduler, bounded in their count",
-    "editkit/models/setup.py:_check_words": "names and numbers that are no regular expressions",
-    "editkit/models/setup.py:_load_lora": "what _check_kind and _check_words let through",
+    "editkit/models/lora.py:_check_words": "names and numbers that are no regular expressions",
+    "editkit/models/lora.py:_load_lora": "what _check_kind and _check_words let through",
     "editkit/training/checkpoint.py:load_checkpoint": WEIGHTS,
     "editkit/training/checkpoint.py:read_metadata": TEXT,
     "editkit/training/distill.py:DistillLesson.export": TEXT,

@@ -267,6 +267,17 @@ def test_pieces_leave_crumbs_out_and_begin_with_the_largest(photo):
     assert pieces(np.zeros((4, 4), np.float32)) == []
 
 
+@pytest.mark.parametrize("way", [0, 1])
+def test_what_a_twig_cuts_in_two_is_one_piece(way):
+    mask = np.ones((40, 60), np.float32)
+    np.moveaxis(mask, way, 0)[18:22] = 0.0
+    assert [piece.sum() for piece in pieces(mask, 4)] == [mask.sum()]
+    assert len(pieces(mask, 2)) == 2
+    assert (sum(pieces(mask, 2)) == mask).all()  # nothing is marked that was not
+    soft = from_words("box:0,0,100%,100%", Picture(np.zeros((40, 60, 3), np.uint8)))
+    assert len(pieces(soft, 9)) == 1
+
+
 # --------------------------------------------------------------------------------------------- faces and lettering
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import TINY, photos, prior_run, settings
+from toy_training import TINY, photos, prior_run, settings
 
 from editkit.cli import run
 from editkit.errors import UsageError
@@ -47,10 +47,18 @@ with together(made.batch, torch.device("cpu")) as place:
 
 def start(count: int, made: PriorSettings, way: str = "begin") -> None:
     """A run in so many processes, as torchrun starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    words = [made.model_dump_json(), way]
+    for _ in range(20):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        codes, said = _started(count, [made.model_dump_json(), way], port)
+        if not any("EADDRINUSE" in one for one in said):  # another took the port meanwhile
+            break
+    assert codes == [0] * count, "\n".join(said)
+
+
+def _started(count: int, words: list[str], port: str) -> tuple[list[int], list[str]]:
+    """How each process ended, and what it said."""
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(
@@ -58,8 +66,13 @@ def start(count: int, made: PriorSettings, way: str = "begin") -> None:
         )
         for k in range(count)
     ]
-    said = [process.communicate()[1].decode() for process in running]
-    assert [process.returncode for process in running] == [0] * count, "\n".join(said)
+    said = []
+    for process in running:
+        said.append(process.communicate()[1].decode())
+        if process.returncode:  # the others would wait for it
+            for other in running:
+                other.kill()
+    return [process.returncode for process in running], said
 
 
 def losses(folder: Path) -> list[float]:
@@ -106,7 +119,7 @@ def test_two_processes_are_one_and_either_goes_on_with_the_others_run(photos, mo
 class Meeting:
     """Where two runs of one process add up."""
 
-    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=60))
+    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=300))
     told: dict[int, torch.Tensor] = field(default_factory=dict)
 
 

@@ -12,7 +12,8 @@ from editkit.batch.driver import Summary, batch
 from editkit.batch.engines import Places, Result, engine_of
 from editkit.batch.folder import Masks
 from editkit.batch.sizes import memory_of
-from editkit.batch.stores import is_address, scheme
+from editkit.batch.sources import is_manifest
+from editkit.batch.stores import is_address, scheme, shown
 from editkit.cli.console import err, say, write
 from editkit.cli.options import HelpShown, given_by, typed_command
 from editkit.cli.settings import Settings
@@ -68,6 +69,13 @@ PARAMS = [
     Param("gpus_per_actor", "float", "GPUs of each; default: one where the edit runs on a GPU.", None, False),
     Param("resume", "flag", "Go on with the run whose journal is in OUT.", None, False),
     Param("force", "flag", "Begin anew and replace results that are there.", None, False),
+    Param(
+        "anywhere",
+        "flag",
+        "A manifest may name what lies neither in its folder nor where IN, OUT, --masks do.",
+        None,
+        False,
+    ),
     Param("results", "text", "A table of what was made, in OUT: its name, .jsonl or .parquet.", None, False),
     Param("format", "text", "Ending of the results' names; keep: each picture's own.", ".png", False),
     Param("quality", "int", "Of JPEG, WebP and AVIF results, 1 to 100.", None, False),
@@ -95,6 +103,8 @@ def batch_command(words: list[str]) -> int:
         raise UsageError(f"--workers: must be 1 to {MOST_WORKERS}, got {workers}")
     if given.get("resume") and given.get("force"):
         raise UsageError("--resume goes on with a run, --force begins anew; give one of them")
+    if given.get("anywhere") and not is_manifest(given["source"]):
+        raise UsageError(f"--anywhere: is for a manifest, and {shown(given['source'])} is none; leave it out")
     chain, pattern = _asked(given, inline, settings, options)
     name = given.get("engine") or ("serial" if workers == 1 else "processes")
     engine = engine_of(name, _places(chain, workers, given, options.device))
@@ -116,6 +126,7 @@ def batch_command(words: list[str]) -> int:
                 force=given.get("force", False),
                 results=given.get("results"),
                 size=size,
+                anywhere=given.get("anywhere", False),
                 begin=report.begin,
                 watch=report.watch,
                 notify=report.notice,

@@ -14,7 +14,7 @@ def config(
     show: Annotated[bool, typer.Option("--show", help="Every option, also those left at their own default.")] = False,
 ) -> None:
     """Show the defaults you have set, with where each comes from: the environment (EDITKIT_STEPS=20), or the file
-    ~/.config/editkit/config.toml with a table [defaults] of options and a table [models] of names for models.
+    ~/.config/editkit/config.toml with the tables defaults, of options, and models, of names for them.
     """
     from editkit.cli import settings
     from editkit.cli.console import write

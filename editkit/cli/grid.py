@@ -119,12 +119,12 @@ def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
     labels = [", ".join(words) for words in itertools.product(*(axis.labels for axis in axes))]
     check_output(target, force=extras.force)
     names = [] if cells is None else [cells / f"{k + 1:03}.png" for k in range(len(chains))]
-    if cells is not None:
-        cells.mkdir(parents=True, exist_ok=True)
     check_apart(
         {"--output": target, **{f"cell {k + 1}": name for k, name in enumerate(names)}},
         [line.picture, *files(line.chain)],
     )
+    if cells is not None:
+        cells.mkdir(parents=True, exist_ok=True)
     for name in names:
         check_output(name, force=extras.force)
     picture = Picture.read(line.picture)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
+NEAR = 200
+"""Pieces nearer than a picture's longer side divided by this, or than the feather, are one thing's."""
+
 
 @app.command()
 def mask(  # long: every parameter is an option with its help
@@ -50,7 +53,11 @@ def mask(  # long: every parameter is an option with its help
     ] = None,
     each: Annotated[
         Path | None,
-        typer.Option(help="Write every separate piece into this folder, transparent around it.", metavar="DIR"),
+        typer.Option(
+            help="Write every separate piece into this folder, transparent around it; those nearer than a 200th of the "
+            "longer side, or --feather, are one.",
+            metavar="DIR",
+        ),
     ] = None,
     show: Annotated[Path | None, typer.Option(help="Draw the mask over the photograph into this file.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
@@ -61,7 +68,7 @@ def mask(  # long: every parameter is an option with its help
     """
     from editkit.cli.console import say
     from editkit.pictures.files.writing import check_apart, check_output
-    from editkit.pictures.masks import check, feather_inside, overlay
+    from editkit.pictures.masks import check, feather_inside, overlay, pieces
     from editkit.pictures.masks import grow as widen
     from editkit.pictures.picture import Picture
     from editkit.pictures.shapes import is_there
@@ -97,9 +104,9 @@ def mask(  # long: every parameter is an option with its help
     if show is not None:
         Picture.read(overlay(photo, made)).write(show, force=force)
     if each is not None:
-        say(
-            f"{each}: {_cut_out(photo, made, each, Path(target).stem if picture == '-' else Path(picture).stem, force)}"
-        )
+        stem = Path(target).stem if picture == "-" else Path(picture).stem
+        apart = max(feather, round(max(photo.size) / NEAR))
+        say(f"{each}: {_cut_out(photo, pieces(made, apart), each, stem, force)}")
     share = float((made > 0).mean())
     where = "standard output" if target == "-" else target
     say(f"{where}: {photo.width}x{photo.height}, {share:.2%} is to be regenerated")
@@ -125,16 +132,14 @@ def _check_folder(each: Path | None, force: bool) -> None:
         raise UsageError(f"--each {each}: is not empty; give another folder, or --force")
 
 
-def _cut_out(photo: Picture, mask: Mask, folder: Path, stem: str, force: bool) -> str:
-    """Write each connected piece of `mask` as STEM.N.png into `folder`, cut close, the largest first; says how many."""
+def _cut_out(photo: Picture, found: list[Mask], folder: Path, stem: str, force: bool) -> str:
+    """Write each of the pieces that were `found` as STEM.N.png into `folder`, cut close; says how many."""
     import numpy as np
 
-    from editkit.pictures.masks import pieces
     from editkit.pictures.picture import Picture
     from editkit.pictures.raster import largest
 
     folder.mkdir(parents=True, exist_ok=True)
-    found = pieces(mask)
     for number, piece in enumerate(found, 1):
         rows, columns = np.flatnonzero(piece.any(axis=1)), np.flatnonzero(piece.any(axis=0))
         cut = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import string
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,8 @@ from editkit.plugin.masking import each_mask
 
 
 def lines_of(line: Line) -> list[Line]:
-    """A line for every picture: folders are opened (not those in them), masks that are patterns become files.
+    """A line for every picture, once: folders are opened (not those in them), and patterns that no shell has opened
+    (quoted, or on Windows); masks that are patterns become files.
 
     A mask that lies in a folder beside its picture, and a result of the same command, is no picture.
 
@@ -27,7 +29,9 @@ def lines_of(line: Line) -> list[Line]:
     """
     pictures: list[str] = []
     for name in line.pictures:
-        pictures += _inside(name) if name != "-" and os.path.isdir(name) else [name]
+        pictures += _inside(name) if name != "-" and os.path.isdir(name) else _matching(name)
+    pictures = list({os.path.realpath(name) if name != "-" else name: name for name in reversed(pictures)}.values())
+    pictures.reverse()
     chains = [with_masks(line.chain, name) for name in pictures]
     several = [replace(line, pictures=(name,), chain=chain) for name, chain in zip(pictures, chains, strict=True)]
     if len(several) == 1:
@@ -42,6 +46,13 @@ def _inside(folder: str) -> list[str]:
     if not found:
         raise UsageError(f"{folder}: holds no pictures; their names end in {' '.join(sorted(PICTURES))}")
     return found
+
+
+def _matching(name: str) -> list[str]:
+    """The files that `name` is a pattern of; itself where it is none, or fits none."""
+    if os.path.lexists(name) or not glob.has_magic(name):
+        return [name]
+    return sorted(path for path in glob.glob(name) if os.path.isfile(path)) or [name]
 
 
 def with_masks(chain: Chain, picture: str) -> Chain:

@@ -165,6 +165,7 @@ def report(
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 20,
     samples: Annotated[int, typer.Option(min=1, help="Samples a picture for the means.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Seed of crops and noise.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace sheets and figures that are there.")] = False,
 ) -> None:
     """Measure a trained network on the held-back photographs and draw its sheets."""
     import json
@@ -172,7 +173,7 @@ def report(
     _log_to_console()
     from editkit.training.report import make_report
 
-    figures = make_report(model, images, output, heldout or model / "heldout.txt", steps, samples, seed)
+    figures = make_report(model, images, output, heldout or model / "heldout.txt", steps, samples, seed, force)
     typer.echo(json.dumps(figures, indent=2))
 
 
@@ -182,6 +183,7 @@ def report(
     Param("output", "text", "Folder for config.json and model.safetensors.", None, True, metavar="DIR"),
     Param("model", "text", "Noise-aware, for this model's space and schedule; else for clean pictures.", None, False),
     Param("offline", "flag", "Open no socket.", False, False),
+    Param("force", "flag", "Replace a classifier that is there.", False, False),
 )
 def classifier(given: dict[str, Any]) -> None:
     """Train a classifier for `editkit classifier`: folders of pictures are the labels."""
@@ -193,9 +195,11 @@ def classifier(given: dict[str, Any]) -> None:
         raise UsageError("train classifier: works in one process, and torchrun started several; start it by itself")
     with _told_in_words(given):
         settings = ClassifierSettings(**{k: v for k, v in given.items() if k in ClassifierSettings.model_fields})
-    from editkit.training.classifier import read_folders, save, train
+    from editkit.training.classifier import FILES, read_folders, save, train
+    from editkit.training.network import check_free
 
     model, offline, output = given.get("model"), given.get("offline", False), Path(given["output"])
+    check_free(output, FILES, given.get("force", False))
     guided = None
     if model is not None:
         import torch

@@ -35,6 +35,7 @@ from editkit.pictures.motion import camera, carried, flow, followed, grey, round
 from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Chain, Edits
 from editkit.plugin.masking import each_mask, mask_field
+from editkit.plugin.outputs import write_nothing_beside
 from editkit.plugin.protocol import Plugin, called, plugins_of
 
 if TYPE_CHECKING:
@@ -97,9 +98,12 @@ def edit_video(
     """
     span, together = span or Span(), together or Together()
     chain = Chain.of(edits).inherited()
+    write_nothing_beside(chain, "a video")
     clip = Clip.open(source)
     if clip.alpha:
         notify(f"{source}: its frames can be transparent; that is left out, and the result is opaque")
+    if clip.unheard:
+        notify(f"{source}: has sound of a kind that is not known here; it is left out")
     place = Workplace.at(Path(target), clip, chain, (span, together, quality), force=force)
     work = _Work(clip, chain, span, together, place, functools.cache(notify), models or Models(), watch)
     with place.alone():

@@ -282,14 +282,20 @@ def grow_rim(mask: Mask, most: int) -> Mask:
     return as_mask(grown)
 
 
-def pieces(mask: Mask) -> list[Mask]:
-    """Its connected pieces, over sides and corners, the largest first. Crumbs of less than a hundredth of the largest
-    are left out: they are an edge's, not things of their own.
+def pieces(mask: Mask, gap: int = 0) -> list[Mask]:
+    """Its connected pieces, over sides and corners, the largest first; over gaps of about `gap` pixels as well, so that
+    what a leash or a twig before it cuts in two is one. Crumbs of less than a hundredth of the largest are left out:
+    they are an edge's, not things of their own.
     """
     import cv2
 
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((mask > 0).astype(np.uint8), connectivity=8)
-    areas = {label: int(stats[label, cv2.CC_STAT_AREA]) for label in range(1, count)}
+    there = (mask > 0).astype(np.uint8)
+    half = (gap + 1) // 2  # widened by half of the gap, two pieces that far apart touch
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * half + 1, 2 * half + 1))
+    count, labels = cv2.connectedComponents(cv2.dilate(there, disc), connectivity=8)
+    labels = np.where(there > 0, labels, 0)
+    sizes = np.bincount(labels.ravel(), minlength=count)
+    areas = {label: int(sizes[label]) for label in range(1, count)}
     least = 0.01 * max(areas.values(), default=0)
     kept = sorted((label for label, area in areas.items() if area >= least), key=lambda label: -areas[label])
     return [as_mask(mask * (labels == label)) for label in kept]

@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from editkit.diffusion.space import space_of
+from editkit.pictures.leftovers import with_leftovers
 from editkit.pictures.masks import feather_inside, grow, grow_rim, load
 from editkit.plugin import (
     AreaSource,
     ChainError,
     Fill,
     Hooks,
+    Mask,
     MaskSource,
     Metavar,
     Notify,
@@ -53,7 +55,13 @@ if TYPE_CHECKING:
 Grow = Annotated[int, Field(ge=0, le=1000)] | Literal["auto"]
 """By how many pixels a mask is enlarged."""
 
-AUTO = "auto: a sixth of each piece's thickness, at least 2, at most 2 plus a 200th of the longer side."
+AUTO = (
+    "auto: a sixth of each piece's thickness, at least 2, at most 2 plus a 200th of the longer side, and what sticks "
+    "out of the mask before a calm background."
+)
+
+STICKS_OUT = 32
+"""What sticks out ends within a longer side divided by this."""
 
 
 class Replacing(Plugin):
@@ -153,9 +161,17 @@ class Inpaint(Replacing):
         if self.mask is None:
             raise UsageError(f"{self.name} needs --mask: a picture (white = regenerate) or words as box:10,10,80,60")
         mask = read_mask(self.mask, picture, invert=self.invert_mask, notify=notify, models=self.mask_model)
-        most = 2 + round(max(picture.size) / 200)
-        grown = grow_rim(mask, most) if self.grow == "auto" else grow(mask, self.grow)
+        grown = self._rimmed(mask, picture, notify) if self.grow == "auto" else grow(mask, self.grow)
         return picture.with_mask(feather_inside(grown, self.feather), self.fill, self.barred(picture, notify))
+
+    def _rimmed(self, mask: Mask, picture: Picture, notify: Notify) -> Mask:
+        """`mask` with a rim, and with what sticks out of it."""
+        rim = grow_rim(mask, 2 + round(max(picture.size) / 200))
+        whole = with_leftovers(rim, picture, round(max(picture.size) / STICKS_OUT))
+        more = int(((whole > 0) & (rim == 0)).sum())
+        if more:
+            notify(f"{self.name}: {more} pixels that stick out of the mask are taken with it (--grow 4 leaves them)")
+        return whole
 
 
 class _ReplacingHooks(Hooks[Replacing]):
