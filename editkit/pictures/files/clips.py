@@ -149,7 +149,7 @@ class Clip:
     def packets(self) -> int:
         """How many pictures the file holds, by its packets: nothing is decoded."""
         with _reading(self.path) as container:
-            return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
+            return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size > 0)
 
     def about(self, span: Span) -> int | None:
         """About how many frames lie in `span`, by what the file says of its length; None: it does not say."""
