@@ -146,6 +146,11 @@ class Clip:
             time_base = Fraction(stream.time_base)
             return cls(path, size, rate, time_base, deep, any(known), alpha, tags, length, not all(known))
 
+    def packets(self) -> int:
+        """How many pictures the file holds, by its packets: nothing is decoded."""
+        with _reading(self.path) as container:
+            return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size > 0)
+
     def about(self, span: Span) -> int | None:
         """About how many frames lie in `span`, by what the file says of its length; None: it does not say."""
         if self.length is None:
