@@ -24,21 +24,30 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, features
 
 from editkit.batch.journal import NAME, opened
+from editkit.batch.manifest import rows
+from editkit.batch.reach import Reach
+from editkit.batch.scoring import read_prompts
 from editkit.cli.options import HelpShown
 from editkit.cli.words import parse
 from editkit.editing import recipe
 from editkit.errors import EditkitError
+from editkit.models.files.overlay import contents
 from editkit.models.files.weights import shapes
+from editkit.pictures.files.clips import Clip
 from editkit.pictures.files.provenance import find, stripped
 from editkit.pictures.files.xmp import into_xmp
 from editkit.pictures.picture import Picture
 from editkit.pictures.shapes import from_words
+from editkit.plugin.chain import Chain
+from editkit.plugins import Inpaint
 
 Read = Callable[[bytes], object]
 
@@ -143,7 +152,93 @@ def targets() -> dict[str, Target]:
     found["mask words"] = Target(MASKS, lambda data: from_words(data.decode("utf-8", "replace"), picture))
     found["journal"] = Target([_journal()], _read_journal)
     found["safetensors"] = Target([_tensors()], _read_tensors)
+    found["manifest"] = Target(MANIFESTS, _read_manifest)
+    found["CSV"] = Target([CSV], lambda data: _named(data, "m.csv", read_prompts))
+    if find_spec("pyarrow"):
+        found["Parquet"] = Target([_parquet()], lambda data: _rows(data, "m.parquet"))
+    if find_spec("gguf"):
+        found["GGUF"] = Target([_gguf()], lambda data: _named(data, "x.gguf", lambda file: list(contents("x", file))))
+    if find_spec("av"):
+        found["video"] = Target([_video(ending) for ending in (".mkv", ".mp4")], _read_video)
     return found
+
+
+MANIFESTS = (
+    b'{"picture": "in/a.png", "mask": "in/m.png", "seed": 11, "grow": 1, "prompt": "old \\u00e9"}\n'
+    b'{"picture": "b.png", "mask": "box:0,0,5,5", "output": "named.png", "steps": null}\n',
+)
+CSV = b'\xef\xbb\xbfpicture,mask,prompt,category\r\nin/a.png,in/m.png,"old, ""high"" walls",signs\r\nb.png,,x,y\r\n'
+
+
+def _rows(data: bytes, name: str) -> object:
+    return list(rows(io.BytesIO(data), name, Chain.of(Inpaint(mask="box:0,0,7,7"))))
+
+
+def _read_manifest(data: bytes) -> object:
+    """As a table, and where its rows would lead."""
+    found = _rows(data, "m.jsonl")
+    reach = Reach.of("m.jsonl", "out", None, anywhere=False)
+    for number, row in enumerate(found, 1):
+        reach.check("m.jsonl", number, row.pop("picture"))
+        reach.check_columns("m.jsonl", number, row)
+    return found
+
+
+def _named(data: bytes, name: str, read: Callable[[Path], object]) -> object:
+    """What a reader makes of a file of that name."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / name
+        file.write_bytes(data)
+        return read(file)
+
+
+def _parquet() -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    held = io.BytesIO()
+    columns = {"picture": ["a.png", "b.png"], "seed": [1, None], "prompt": ["x", "y" * 50]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), held)
+    return held.getvalue()
+
+
+def _gguf() -> bytes:
+    import gguf
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "x.gguf"
+        writer = gguf.GGUFWriter(file, "flux")
+        writer.add_array("words", ["a", "b"])
+        writer.add_array("numbers", [1.5, 2.5])
+        writer.add_tensor("a", np.ones((2, 32), np.float32))
+        writer.add_tensor("b", gguf.quants.quantize(np.ones((2, 32), np.float32), gguf.GGMLQuantizationType.Q8_0),
+                          raw_dtype=gguf.GGMLQuantizationType.Q8_0)  # fmt: skip
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return file.read_bytes()
+
+
+def _video(ending: str) -> bytes:
+    import av
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"x{ending}"
+        with av.open(str(file), "w") as out:
+            stream = out.add_stream("libx264" if ending == ".mp4" else "ffv1", rate=5)
+            stream.width, stream.height, stream.pix_fmt = 24, 24, "yuv420p" if ending == ".mp4" else "bgr0"
+            for k in range(3):
+                frame = av.VideoFrame.from_ndarray(np.roll(scene(), k, 1), format="rgb24")
+                for packet in stream.encode(frame.reformat(format=stream.pix_fmt)):
+                    out.mux(packet)
+            for packet in stream.encode(None):
+                out.mux(packet)
+        return file.read_bytes()
+
+
+def _read_video(data: bytes) -> object:
+    return _named(data, "x.mkv", lambda file: sum(1 for _ in islice(Clip.open(file).frames(), 10)))
 
 
 def _journal() -> bytes:

@@ -121,9 +121,15 @@ class Bench:
     """Runs edits with models that are loaded once, and keeps figures and pictures."""
 
     def __init__(
-        self, steps: int, samples: int, methods: list[str] | None = None, kinds: list[str] | None = None
+        self,
+        steps: int,
+        samples: int,
+        methods: list[str] | None = None,
+        kinds: list[str] | None = None,
+        seeds: int = 1,
     ) -> None:
         self.steps, self.samples, self.models, self.methods, self.kinds = steps, samples, Models(), methods, kinds
+        self.seeds = seeds
         self.found: Results = defaultdict(lambda: defaultdict(list))
         self.shown: dict[str, list[np.ndarray]] = defaultdict(list)
 
@@ -197,7 +203,8 @@ class Bench:
         rows = {"grey": grey}
         for method in ("conditioned", "ddnm"):
             plugin = Colorize(method=method)
-            rows[f"pocket {method}"] = self.made(grey, plugin, "pocket")
+            for seed in range(self.seeds):
+                rows[f"pocket {method}, seed {seed}"] = self.made(grey, plugin, "pocket", seed=seed)
             if method == "conditioned":
                 rows[f"pocket {method}, mean"] = self.mean(grey, plugin, "pocket")
         for name, picture in rows.items():
@@ -226,6 +233,13 @@ def chroma(picture: np.ndarray) -> np.ndarray:
 
 def error(picture: np.ndarray, truth: np.ndarray) -> float:
     return float(((chroma(picture) - chroma(truth)) ** 2).mean())
+
+
+def spread(found: Results, method: str) -> str:
+    """The chroma error of one sample by `method`: its mean and deviation over the seeds, each over all photographs."""
+    rows = [row["chroma"] for name, row in found.items() if name.startswith(f"pocket {method}, seed")]
+    each = np.sqrt(np.mean(rows, axis=1))
+    return f"one sample by {method}: chroma {each.mean():.2f}, deviation {each.std(ddof=1):.2f} over {len(each)} seeds"
 
 
 def table(found: Results) -> str:
@@ -261,6 +275,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["upscale", "denoise", "restore", "colorize"])
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=1, help="of single samples in colour")
     parser.add_argument("--methods", nargs="+", help="of restore, only these")
     parser.add_argument("--kinds", nargs="+", choices=list(SPOILED), help="of restore, only these")
     parser.add_argument("--side", type=int, default=64, help="of the crops, a multiple of 8")
@@ -273,7 +288,8 @@ def main() -> None:
     truths = [crop(chosen.photos / name, chosen.side) for name in names]
     everything = {}
     for task in chosen.tasks:
-        bench, began = Bench(chosen.steps, chosen.samples, chosen.methods, chosen.kinds), time.process_time()
+        bench = Bench(chosen.steps, chosen.samples, chosen.methods, chosen.kinds, chosen.seeds)
+        began = time.process_time()
         for truth in truths:
             getattr(bench, task)(truth)
         if task == "colorize":
@@ -283,6 +299,8 @@ def main() -> None:
                 bench.found["the photographs' mean colour"]["chroma"].append(error(flat, t))
         print(f"\n{task}, {len(names)} photographs, {time.process_time() - began:.0f} processor seconds\n")
         print(table(bench.found), flush=True)
+        if task == "colorize" and chosen.seeds > 1:
+            print("", *(spread(bench.found, method) for method in ("conditioned", "ddnm")), sep="\n", flush=True)
         everything[task] = bench.found
         if chosen.sheet is not None:
             sheet(bench.shown, truths, chosen.sheet / f"{task}.png")

@@ -25,6 +25,7 @@ import json
 import multiprocessing
 import os
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -105,7 +106,8 @@ def command(words: list[str]) -> None:
             main(words)
         except SystemExit as done:
             code = done.code
-    gc.unfreeze()  # a process that goes on wants its memory back
+    gc.unfreeze()  # a process that goes on wants its memory back,
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and ends when its pool asks it to
     if code:
         raise RuntimeError(" ".join(said.getvalue().split()))
 

@@ -1,20 +1,44 @@
-"""Shared by all tests: one thread, no network, no module left behind."""
+"""Shared by all tests: OMP_NUM_THREADS threads (one), no network, no module left behind."""
 
 import functools
 import os
+import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
-torch.set_num_threads(1)
+# Several would fight with pytest-xdist for the cores; whoever tries the suite with more says so.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 # No timing assertions: how long an example takes is the machine's business.
 settings.register_profile("editkit", deadline=None)
 settings.load_profile("editkit")
+
+
+def pytest_configure(config):
+    """What failed the first time is said in full, though the second time was right."""
+    if config.pluginmanager.hasplugin("rerunfailures"):
+        config.option.rerun_show_tracebacks = True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Workers take a part each, and what others have left: what a module makes for its tests is made once."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Browsers and services are other people's programs, and are tried once more. What is ours alone never is."""
+    if config.pluginmanager.hasplugin("rerunfailures"):
+        for item in items:
+            if item.get_closest_marker("loopback"):
+                item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +47,28 @@ def no_settings(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-settings"))
     for name in [name for name in os.environ if name.startswith("EDITKIT_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """What ran in a test changes nothing for the next, in whatever order they come: what a child inherits (variables of
+    the environment, signals that are ignored), and the number of threads.
+    """
+    variables = dict(os.environ)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    yield
+    for name in {*os.environ, *variables}:
+        if name.startswith(("PYTEST_", "RAY_")) or os.environ.get(name) == variables.get(name):
+            continue
+        if name in variables:
+            os.environ[name] = variables[name]
+        else:
+            del os.environ[name]
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            if handler is not None:  # not one that Python does not know
+                signal.signal(number, handler)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,17 @@
 """Stores that fail: a file system between fsspec and the memory, or between it and an S3 service on this machine."""
 
 import errno
+import itertools
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fsspec.implementations.memory import MemoryFileSystem
+
+KINDS = ("busy", "timeout", "slow", "lost")
+SLOW = 0.02
+"""Seconds that a slow answer takes."""
 
 
 class Killed(BaseException):
@@ -15,8 +21,16 @@ class Killed(BaseException):
 class Faults:
     """What happens at each operation; `kill_at`: the one at which the process ends, before its effect or after."""
 
-    def __init__(self, seed: int = 0, often: float = 0.0, kill_at: int | None = None, kill_after: bool = False) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        often: float = 0.0,
+        kill_at: int | None = None,
+        kill_after: bool = False,
+        kinds: Sequence[str] = KINDS,
+    ) -> None:
         self.rng, self.often = random.Random(seed), often
+        self.kinds = itertools.cycle(self.rng.sample(kinds, len(kinds)))  # so that all come, however threads take turns
         self.kill_at, self.kill_after = kill_at, kill_after
         self.count, self.met = 0, set()
 
@@ -29,12 +43,15 @@ class Faults:
             raise Killed
         if self.rng.random() >= self.often:
             return operation()
-        kind = self.rng.choice(["busy", "timeout", "lost"])
+        kind = next(self.kinds)
         self.met.add(kind)
         if kind == "busy":
             raise OSError(errno.EBUSY, "Please reduce your request rate")
         if kind == "timeout":
             raise TimeoutError
+        if kind == "slow":
+            time.sleep(SLOW)
+            return operation()
         operation()
         raise ConnectionError(f"the answer to {name} was lost")
 

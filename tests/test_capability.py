@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_controlnet as control
 import test_parity_sdxl as xl
+import tiny_control as control
 import torch
-from test_leasing import HOW, MASK, photo, sd
 from test_parity_latent import NEGATIVE, PROMPT, adapter, same
 from torch import Tensor
+from toy_leasing import HOW, MASK, photo, sd
 
 from editkit import edit, sample
 from editkit.diffusion.capability import capability, changed, leased, networks

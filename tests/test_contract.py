@@ -7,11 +7,11 @@ from pydantic import Field
 from toy import Isotropic
 
 from editkit import edit
-from editkit.cli.check import typed
+from editkit.cli.check import told, typed
 from editkit.diffusion.conditioning import Conditioning
 from editkit.editing import contract
 from editkit.editing.settle import arrange
-from editkit.errors import ChainError, HookError
+from editkit.errors import ChainError, ExtraError, HookError, ModelError, UsageError
 from editkit.models.leasing import Models
 from editkit.pictures.picture import Picture
 from editkit.plugin import Hooks, Plugin, registry
@@ -80,6 +80,69 @@ def test_a_plugin_without_words_hooks_or_a_working_example_is_found():
     for check, plugin in (("documented", mute), ("acting", hookless), ("harmless", wrong)):
         with pytest.raises(contract.ContractError):
             contract.CHECKS[check](plugin)
+
+
+def _others(monkeypatch, *kinds):
+    """Only these plugins are installed."""
+    found = {kind.name: kind for kind in kinds} | {"sdedit": SDEdit}
+    monkeypatch.setattr(contract.registry, "names", lambda: [kind.name for kind in kinds])
+    monkeypatch.setattr(contract.registry, "load", found.__getitem__)
+
+
+def _raising(name, error):
+    """A plugin that cannot be bound."""
+
+    def bind(self, run):
+        raise error
+
+    body = {"__module__": __name__, "__doc__": "Cannot be bound.", "name": name, "bind": bind}
+    return type("Raising", (Rude,), body)
+
+
+MISSING = ExtraError("this needs open_clip, which is not installed: pip install 'editkit[clip]'")
+
+
+@pytest.mark.parametrize("error", [MISSING, UsageError("its size is odd"), ModelError("no such folder")])
+def test_what_combines_could_not_try_is_said_and_the_rest_is_tried(error, monkeypatch):
+    """The plugin that cannot run comes first: those behind it are tried all the same, and a fault there is found."""
+    _others(monkeypatch, _raising("odd", error), Guide)
+    left_out = contract.combines(Guide)
+    assert [line.partition(":")[0] for line in left_out] == ["with and before odd"]
+    assert str(error) in left_out[0]
+    rude = type("Rude", (Rude,), {"__module__": __name__, "example": {"how": "counted"}})
+    _others(monkeypatch, _raising("odd", error), rude)
+    with pytest.raises(contract.ContractError, match="with rude: the plan says"):
+        contract.combines(Guide)
+
+
+def test_a_plugin_that_could_be_tried_with_none_is_not_checked(monkeypatch):
+    _others(monkeypatch, Guide)
+    with pytest.raises(contract.NotChecked, match="no other plugin: with and before guide: this needs open_clip"):
+        contract.combines(_raising("odd", MISSING))
+
+
+def test_checks_of_what_is_missing_are_counted_as_not_made(capsys):
+    """Parts that were not tried are named, and nothing checked is no success."""
+
+    def missing(checked):
+        """It works."""
+        raise MISSING
+
+    def partly(checked):
+        """It works everywhere."""
+        return ("the VE table: no levels",)
+
+    def kept(checked):
+        """It is."""
+
+    assert told("mine", "mine", {"missing": missing, "partly": partly, "kept": kept}) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown] == ["not", "kept", "not", "kept", "mine:"]
+    assert str(MISSING) in shown[0]
+    assert shown[2].split() == ["not", "tried", "the", "VE", "table:", "no", "levels"]
+    assert shown[-1] == "mine: keeps the contract (1 not checked, 1 in part)"
+    assert told("mine", "mine", {"missing": missing}) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "mine: nothing could be checked"
 
 
 def test_a_conflict_is_found_before_any_weight_is_loaded(picture):

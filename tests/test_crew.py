@@ -27,7 +27,7 @@ def test_rows_are_the_same_however_many_compute_them(threads):
 
 
 def test_several_threads_take_part_and_each_computes_alone(threads):
-    both, seen = threading.Barrier(2, timeout=10), []
+    both, seen = threading.Barrier(2, timeout=120), []
 
     def one() -> torch.Tensor:
         both.wait()  # breaks where the two are not computed at once

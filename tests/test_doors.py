@@ -21,6 +21,7 @@ from editkit.models import describe, load
 from editkit.models import families as folder
 from editkit.pictures import shapes
 from editkit.pictures.picture import Picture
+from editkit.plugin import hints, registry
 from editkit.plugins import Inpaint, SDEdit
 
 STRANGER = '''
@@ -249,6 +250,60 @@ def test_what_is_broken_is_listed_with_its_reason_and_stops_nobody(tmp_path, pho
         used = editkit(tmp_path, "inpaint", "photo.png", "--mask", "box:4,4,12,12", *words, "--force")
         assert used.returncode == 1, words
         assert len(used.stderr.strip().splitlines()) == 1, used.stderr
+
+
+DOORS = {
+    "editkit.plugins": (registry.listed, "sdedit", "Mirror"),
+    "editkit.samplers": (samplers.listed, "ddim", "Lazy"),
+    "editkit.models": (folder.listed, "pocket", "NAMED"),
+    "editkit.masks": (shapes.listed, "box", "CIRCLE"),
+    "editkit.engines": (engines.listed, "ray", "BACKWARDS"),
+    "editkit.hints": (hints.listed, "canny", "Grey"),
+}
+FAULTY = '''
+from stranger import *
+from editkit import Hooks, Plugin
+from editkit.plugin.hints import Detector
+
+class Mirror(Plugin):
+    """Mirrors."""
+    name = "mine"
+    api = 9
+    def hooks(self):
+        return Hooks
+
+class Grey(Detector):
+    """Grey."""
+    name = "mine"
+    api = 9
+
+NOTHING = object()
+for made in (Lazy, NAMED, BACKWARDS, CIRCLE):
+    setattr(made, "api", 9) if made in (Lazy, NAMED) else object.__setattr__(made, "api", 9)
+'''
+
+
+@pytest.mark.parametrize("group", DOORS)
+def test_every_fault_at_every_door_is_a_reason_and_stops_nobody(group, stranger):
+    """It cannot be imported, is of another type, of another version of the protocol, or its name is taken."""
+    listed, taken, made = DOORS[group]
+    before = {row.name: row.broken for row in listed()}
+    lines = [
+        "gone = no_such_module:THING",
+        "other = faulty:NOTHING",
+        f"mine = faulty:{made}",
+        f"{taken} = faulty:{made}",
+    ]
+    installed(stranger, FAULTY, {group: "\n".join(lines)}, "faulty")
+    found = {row.name: row.broken for row in listed()}
+    assert "No module named 'no_such_module'" in found["gone"]
+    assert " other: " in found["other"]
+    assert "was written for version 9" in found["mine"]
+    assert f"{taken}: editkit and faulty both have one of that name" in found[taken]
+    others = set(before) - {taken}
+    assert others
+    assert {name: found[name] for name in others} == {name: before[name] for name in others}
+    sys.modules.pop("faulty", None)
 
 
 def test_two_that_claim_one_name_or_one_folder_are_named(tmp_path, monkeypatch):

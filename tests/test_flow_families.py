@@ -160,14 +160,14 @@ def test_a_lora_of_another_family_is_refused_by_name(folder: Any, tmp_path: Path
 
 def test_a_lora_stays_beside_quantised_weights(folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing can be added to them; the result is that of the fused one."""
-    import editkit.models.setup as setup
+    from editkit.models import lora as lora_files
 
     file = lora("flux2", tmp_path)
     asked = Setup(lora=(str(file),))
     info = describe(folder("flux2"))
     fused: Any = load(info, torch.device("cpu"), torch.float32, setup=asked)
     with monkeypatch.context() as m:
-        m.setattr(setup, "quantised", lambda network: type(network).__name__ == "Flux2Transformer2DModel")
+        m.setattr(lora_files, "quantised", lambda network: type(network).__name__ == "Flux2Transformer2DModel")
         beside: Any = load(info, torch.device("cpu"), torch.float32, setup=asked)
     assert not any("lora" in key for key in fused.transformer.state_dict())
     assert any("lora" in key for key in beside.transformer.state_dict())

@@ -20,7 +20,8 @@ from editkit.common import trust
 from editkit.errors import ModelError
 from editkit.models import describe, load
 from editkit.models.files.layout import Layout
-from editkit.models.setup import Setup, _load_lora
+from editkit.models.lora import _load_lora
+from editkit.models.setup import Setup
 
 ROOT = Path(__file__).parent.parent
 ANY_OWNER = {
@@ -87,6 +88,7 @@ GATES = {
     "editkit/models/files/overlay.py:_gguf": "a header; names, shapes and kinds of tensors, which are compared",
     "editkit/models/files/overlay.py:_packed": "tensors of kinds that diffusers unpacks; their shapes are compared",
     "editkit/models/files/overlay.py:unpacking": "our own class; a configuration looked through",
+    "editkit/models/files/quantised.py:of_four_bits": "numbers, which are compared with what is stored",
     "editkit/models/files/quantised.py:load": "our own class; torchao or bitsandbytes, told numbers and names",
     "editkit/models/files/single_file.py:component": "a pipeline of diffusers, one component of a known class",
     "editkit/models/files/single_file.py:configuration": "shapes of tensors; gives a name in diffusers' own list",
@@ -100,8 +102,8 @@ GATES = {
     "editkit/models/prompts/vision.py:load_tower": "kinds in vision.KINDS; safetensors; sizes that its tensors have",
     "editkit/models/prompts/words.py:load_words": "tokenizers in trust.TOKENIZERS, no code, no hub",
     "editkit/models/schedules.py:make_schedule": "numbers for DDPMScheduler, bounded in their count",
-    "editkit/models/setup.py:_check_words": "names and numbers that are no regular expressions",
-    "editkit/models/setup.py:_load_lora": "what _check_kind and _check_words let through",
+    "editkit/models/lora.py:_check_words": "names and numbers that are no regular expressions",
+    "editkit/models/lora.py:_load_lora": "what _check_kind and _check_words let through",
     "editkit/training/checkpoint.py:load_checkpoint": WEIGHTS,
     "editkit/training/checkpoint.py:read_metadata": TEXT,
     "editkit/training/distill.py:DistillLesson.export": TEXT,

@@ -97,6 +97,19 @@ def test_no_file_is_long_and_no_function_is_without_a_reason(module):
             assert reason, f"{node.name} in line {node.lineno} has {_length(node)} lines and no reason (# long: why)"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.stem)
+def test_no_file_of_tests_is_long(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES, "split it by subject"
+
+
+def test_tests_that_talk_to_services_are_tried_once_more_and_no_others(request):
+    if not request.config.pluginmanager.hasplugin("rerunfailures"):
+        pytest.skip("pytest-rerunfailures is not installed")
+    for item in request.session.items:
+        again = [marker.kwargs for marker in item.iter_markers("flaky")]
+        assert again == ([{"reruns": 1}] if item.get_closest_marker("loopback") else []), item.nodeid
+
+
 def _length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     said = node.body[0] if ast.get_docstring(node) else None
     return node.end_lineno - node.lineno + 1 - (said.end_lineno - said.lineno + 1 if said else 0)

@@ -11,11 +11,15 @@ import tiny_flow as tiny
 import torch
 from test_parity_flux2 import parts
 
+from editkit.batch.sizes import memory_of
 from editkit.cli import run
 from editkit.diffusion.model import Pass
+from editkit.models import describe
 from editkit.models.memory import DECODER, DENOISER
 from editkit.models.needs import CARDS, Needs, bytes_of, cards, lines, needs
 from editkit.pictures.boxes import Box
+from editkit.plugin.chain import Chain
+from editkit.plugins import SDEdit
 
 GB = 1_000_000_000
 
@@ -130,3 +134,15 @@ def test_headers_are_read_whatever_the_numbers(tmp_path: Path) -> None:
     tensors = {"a": torch.zeros(3, 5, dtype=torch.bfloat16), "b": torch.zeros(7, dtype=torch.float8_e4m3fn)}
     save_file(tensors, tmp_path / "x.safetensors")
     assert dict(shapes("x", tmp_path / "x.safetensors")) == {"a": (3, 5), "b": (7,)}
+
+
+def test_a_worker_needs_the_models_of_all_stages_once(klein: Path) -> None:
+    """Weights of each model once, and the most that one of them needs while it works; nothing for embedded ones."""
+    model = str(klein)
+    side = describe(model).window or 512
+    found = needs(model, [at(side, side)], 4)
+    assert found is not None
+    alone = Chain.of(SDEdit()).using(model=model, dtype="fp32")
+    assert memory_of(alone) == found.network + found.readers + found.vae + found.working
+    assert memory_of(alone | alone) == memory_of(alone)
+    assert memory_of(Chain.of(SDEdit()).using(model="pocket")) == 0

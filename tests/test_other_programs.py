@@ -265,13 +265,13 @@ def magick(tmp_path):
         program = shutil.which(name)
         if program is None:
             continue
-        says = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=30, check=False).stdout
+        says = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=300, check=False).stdout
         if says.startswith("Version: ImageMagick"):
 
             def convert(words, end, pixels=None, program=program):
                 Image.fromarray(smooth() if pixels is None else pixels).save(tmp_path / "in.png")
                 made = [program, str(tmp_path / "in.png"), *words, str(tmp_path / f"out.{end}")]
-                done = subprocess.run(made, capture_output=True, text=True, timeout=60, check=False)
+                done = subprocess.run(made, capture_output=True, text=True, timeout=300, check=False)
                 if done.returncode:
                     pytest.skip(f"this ImageMagick cannot: {done.stderr[:100]}")
                 return (tmp_path / f"out.{end}").read_bytes()
@@ -328,7 +328,7 @@ def exiftool():
         pytest.skip("exiftool is not installed (apt-get install libimage-exiftool-perl)")
 
     def call(*words):
-        done = subprocess.run([program, *words], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([program, *words], capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

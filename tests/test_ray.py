@@ -58,7 +58,7 @@ def test_a_picture_that_ends_its_process_is_named_and_a_node_that_is_lost_loses_
         if len(made) == 8:
             cluster.remove_node(node, allow_graceful=False)
 
-    engine = engine_of("ray", Places(actors=(1, 3), device="cpu"))
+    engine = engine_of("ray", Places(actors=(1, 3), device="cpu", memory=1 << 20))
     with opened(tmp_path / "out", {}) as journal:
         summary = driver.run(toy_work.dies_slowly, todo, journal, engine, watch=watch)
     assert "its process ended without a word" in summary.failed.pop("b.png")
@@ -90,6 +90,8 @@ def test_what_the_cluster_lacks_is_said_before_the_start(cluster, tmp_path, monk
         list(on_ray.on_ray("", Places(device="cuda"))(toy_work.copy, todo))
     with pytest.raises(UsageError, match="--gpus-per-actor 0: the edit is to run with --device cuda"):
         list(on_ray.on_ray("", Places(device="cuda", gpus_per_actor=0.0))(toy_work.copy, todo))
+    with pytest.raises(UsageError, match=r"models need about 1000000.0 GB .*no node gives Ray more than"):
+        list(on_ray.on_ray("", Places(device="cpu", memory=10**15))(toy_work.copy, todo))
     found = {**on_ray.installed(), "torch": "0.1"}
     monkeypatch.setattr(on_ray, "_of_nodes", lambda ray: [("10.0.0.7", found)])
     with pytest.raises(UsageError, match=r"node 10.0.0.7 has torch 0.1 \(here .*install the same versions everywhere"):

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diffusers import DDIMScheduler
 from PIL import Image
+from tiny_latent import SD, save_sd
 
 from editkit.cli import run
 from editkit.editing import contract
@@ -176,6 +178,39 @@ def test_a_grid_lays_out_every_pair_of_values(here, capsys):
     assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(Image.open("cells/004.png")))
 
 
+def test_prompts_of_a_table_are_an_axis_category_by_category(here, capsys):
+    """Each cell is the edit with that prompt alone; rows of a category stand together, the first one first."""
+    model = save_sd(here / "sd", DDIMScheduler(**SD))
+    Path("p.csv").write_text('prompt,category\n"a wall, old",texture\na red door,objects\na meadow,texture\n')
+    edit = ["sdedit", "photo.png", "--model", str(model), "--steps", "2", "--strength", "1"]
+    assert run(["grid", "--prompts", "p.csv", "--cells", "cells", *edit, "-o", "g.png"]) == 0
+    said = capsys.readouterr().err
+    order = ["texture: a wall, old", "texture: a meadow", "objects: a red door"]
+    assert re.findall(r"cell \d of 3 \((.*)\): ", said) == order
+    for k, label in enumerate(order, 1):
+        assert run([*edit, "--prompt", label.partition(": ")[2], "-o", "a.png", "--force"]) == 0
+        assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(Image.open(f"cells/{k:03}.png")))
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("prompt,picture\na door,a.png\n", "row 1 has the column 'picture'; here are prompts of one picture"),
+        ("category\nsigns\n", "row 1 has no prompt"),
+        ("prompt\n", "holds no prompt"),
+        ("prompt;category\na;b\n", "not separated by commas"),
+        (None, "p.csv: No such file or directory"),
+    ],
+)
+def test_a_wrong_table_of_prompts_is_one_line(here, capsys, table, said):
+    if table is not None:
+        Path("p.csv").write_text(table)
+    assert run(["grid", "--prompts", "p.csv", *EDIT]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+
+
 def test_a_quiet_grid_says_nothing(here, capsys):
     assert run(["grid", "--vary", "seed=1,2", "inpaint", "photo.png", "--mask", MASK, "--steps", "2", "--quiet"]) == 0
     assert capsys.readouterr().err == ""
@@ -195,7 +230,7 @@ def test_a_plan_says_where_its_count_may_differ(here, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["grid", "inpaint", "photo.png"], "give --vary once or twice, got 0"),
+        (["grid", "inpaint", "photo.png"], "give --vary (or --prompts) once or twice, got 0"),
         (["grid", "--vary", "seed", *EDIT], "write it as NAME=V1,V2"),
         (["grid", "--vary", "seed=1,,2", *EDIT], "write it as NAME=V1,V2"),
         (["grid", "--vary", "sead=1", *EDIT], "is no option of the run"),

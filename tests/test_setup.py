@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from test_parity_latent import NEGATIVE, PROMPT
 from editkit import edit, sample
 from editkit.errors import ModelError, UsageError
 from editkit.models import describe, load
-from editkit.models.setup import Setup, lora_and_weight, refiner_and_start
+from editkit.models.lora import lora_and_weight
+from editkit.models.setup import Setup, refiner_and_start
 from editkit.plugin.options import Options
 from editkit.plugins import SDEdit
 
@@ -192,3 +194,21 @@ def test_networks_that_rest_elsewhere_layer_by_layer_give_the_same(sd: Path) -> 
     found = latents(model)
     assert torch.equal(found, expected)
     assert torch.equal(model.decode(found), picture)
+
+
+@pytest.mark.parametrize("said", [{"unet.r": 10**9}, {"unet.rank_pattern": {"to_q": 10**9}}, {"unet.r": "many"}])
+def test_a_lora_says_no_rank_that_its_tensors_have_not(sd: Path, tmp_path: Path, said: Any) -> None:
+    """peft makes matrices of the rank that is said before the file's are put there: of 10^9 rows, here."""
+    from safetensors.torch import load_file, save_file
+
+    whole, file = lora(tmp_path, 1), tmp_path / "huge.safetensors"
+    told = {"unet.r": 2, "unet.target_modules": ["to_q"], **said}
+    save_file(load_file(whole), file, {"format": "pt", "lora_adapter_metadata": json.dumps(told)})
+    with pytest.raises(ModelError, match=r"huge\.safetensors: says .* and its tensors' largest side is "):
+        load(describe(str(sd)), CPU, torch.float32, setup=Setup(lora=(str(file),)))
+
+
+@pytest.mark.parametrize("weight", ["nan", "inf", "much"])
+def test_a_weight_that_is_no_number_is_refused(weight: str) -> None:
+    with pytest.raises(UsageError, match=f"the weight is '{weight}'; a number is needed"):
+        lora_and_weight(f"style.safetensors:{weight}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -123,3 +124,18 @@ def test_a_file_that_does_not_fit_its_configuration(sd: Path, tmp_path: Path) ->
     text.write_text("no model")
     with pytest.raises(ModelError, match=r"a hub id or a \.safetensors file"):
         describe(str(text))
+
+
+def test_a_configuration_beside_a_file_claims_no_more_than_the_file_has(
+    sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """diffusers would build what it says before it looks at the tensors."""
+    file = written(tmp_path / "whole.safetensors")
+    beside(file, sd)
+    config = file.with_suffix("") / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "layers_per_block": 10**7}))
+    monkeypatch.setattr(
+        diffusers.StableDiffusionPipeline, "from_single_file", lambda *a, **k: pytest.fail("it was built")
+    )
+    with pytest.raises(ModelError, match="does not fit the configuration .*layers_per_block = 10000000"):
+        load(describe(str(file), offline=True), CPU, torch.float32, offline=True)

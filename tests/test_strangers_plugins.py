@@ -219,7 +219,7 @@ def child(code):
     start = "import os, signal\nfrom editkit.cli.process import heed_ctrl_c\nheed_ctrl_c()\n"
     done = subprocess.run(
         [sys.executable, "-c", start + code],
-        capture_output=True, text=True, timeout=60, check=False, preexec_fn=as_usual,
+        capture_output=True, text=True, timeout=300, check=False, preexec_fn=as_usual,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
@@ -265,7 +265,7 @@ def test_what_is_half_written_goes_when_the_process_is_asked_to_end(tmp_path, na
 def test_what_is_started_to_ignore_ctrl_c_ignores_it():
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     code += "from editkit.cli.process import heed_ctrl_c\nheed_ctrl_c()\nimport os\n" + PRESS + "print('on')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "on\n", "")
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import TINY, generator, photos
 from torch.nn.functional import avg_pool2d
+from toy_training import TINY, generator, photos
 
 from editkit.errors import EditkitError
 from editkit.training.controlnet import ControlLesson, Steered, hinted, split

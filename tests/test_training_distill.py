@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import TINY, generator, photos
 from torch import Tensor
+from toy_training import TINY, generator, photos
 
 from editkit.errors import EditkitError
 from editkit.models import describe

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from test_training import photos, prior_run, settings
+from toy_training import photos, prior_run, settings
 
 from editkit.models.pocket.residual import depth, eroded_depth
 from editkit.training import prior

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import photos, settings
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from toy_training import photos, settings
 
 from editkit.training import conditions, diffusion, loop, prior
 from editkit.training.loop import Batch, Run

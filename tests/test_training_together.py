@@ -5,18 +5,25 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import photos, prior_run, settings
+from toy_training import TINY, photos, prior_run, settings
 
+from editkit.cli import run
 from editkit.errors import UsageError
-from editkit.training.loop import Run
-from editkit.training.settings import PriorSettings
-from editkit.training.together import ALONE, together
+from editkit.training.controlnet import ControlLesson
+from editkit.training.distill import DistillLesson
+from editkit.training.loop import Lesson, Run
+from editkit.training.network import build_unet, export
+from editkit.training.settings import ControlSettings, DistillSettings, PriorSettings, Settings
+from editkit.training.together import ALONE, Together, together
 
 assert photos  # a fixture
 
@@ -40,10 +47,18 @@ with together(made.batch, torch.device("cpu")) as place:
 
 def start(count: int, made: PriorSettings, way: str = "begin") -> None:
     """A run in so many processes, as torchrun starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    words = [made.model_dump_json(), way]
+    for _ in range(20):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        codes, said = _started(count, [made.model_dump_json(), way], port)
+        if not any("EADDRINUSE" in one for one in said):  # another took the port meanwhile
+            break
+    assert codes == [0] * count, "\n".join(said)
+
+
+def _started(count: int, words: list[str], port: str) -> tuple[list[int], list[str]]:
+    """How each process ended, and what it said."""
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(
@@ -51,8 +66,13 @@ def start(count: int, made: PriorSettings, way: str = "begin") -> None:
         )
         for k in range(count)
     ]
-    said = [process.communicate()[1].decode() for process in running]
-    assert [process.returncode for process in running] == [0] * count, "\n".join(said)
+    said = []
+    for process in running:
+        said.append(process.communicate()[1].decode())
+        if process.returncode:  # the others would wait for it
+            for other in running:
+                other.kill()
+    return [process.returncode for process in running], said
 
 
 def losses(folder: Path) -> list[float]:
@@ -93,6 +113,62 @@ def test_two_processes_are_one_and_either_goes_on_with_the_others_run(photos, mo
     start(2, settings(photos, "parts", **CHANGES, optimizer=optimizer), "resume")
     alike(load_file(photos.parent / "parts" / "checkpoint.safetensors"), expected)
     assert max(abs(a - b) for a, b in zip(one, losses(photos.parent / "parts"), strict=True)) <= 1e-5
+
+
+@dataclass
+class Meeting:
+    """Where two runs of one process add up."""
+
+    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=300))
+    told: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Beside(Together):
+    """A place of two in one process."""
+
+    meeting: Meeting = field(default_factory=Meeting)
+
+    def add_up(self, tensors):
+        self.meeting.told[self.place] = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        self.meeting.barrier.wait()
+        total = self.meeting.told[0] + self.meeting.told[1]
+        self.meeting.barrier.wait()
+        for tensor, part in zip(tensors, torch.split(total, [t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def stepped(made: Settings, lesson: Lesson, place: Together = ALONE, steps: int = 3) -> dict[str, torch.Tensor]:
+    """What so many steps make of the learner."""
+    going = Run(made, lesson, together=place)
+    with ThreadPoolExecutor(2) as pool:
+        for step in range(steps):
+            going.step(pool, pool.submit(lesson.draw, step))
+    return going.trainer.state()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "lesson"), [(ControlSettings, ControlLesson), (DistillSettings, DistillLesson)])
+def test_every_lesson_is_shared_alike(photos, kind, lesson):
+    """Two places take the steps of one with the same batch, for a ControlNet and for a distilled network too."""
+    torch.manual_seed(0)
+    export(photos.parent / "base", TINY, dict(build_unet(TINY).state_dict()))
+    made = kind(images=photos, output=photos.parent / "out", heldout=photos.parent / "heldout.txt", threads=1,
+                base=photos.parent / "base", batch=6, warmup=1, dtype="fp32", optimizer="adamw",
+                architecture=TINY)  # fmt: skip
+    expected, meeting = stepped(made, lesson(made)), Meeting()
+    lessons = [lesson(made) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda k: stepped(made, lessons[k], Beside(k, 2, meeting)), range(2)))
+    alike(both[0], expected)
+    assert all(torch.equal(both[0][name], both[1][name]) for name in expected)
+
+
+def test_a_classifier_is_not_shared_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(["train", "classifier", "--images", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "works in one process, and torchrun started several" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_alone_nothing_is_asked_of_anybody(monkeypatch):

@@ -77,6 +77,7 @@ def batch(
     force: bool = False,
     results: str | None = None,
     size: int = 1,
+    anywhere: bool = False,
     begin: Callable[[int], None] | None = None,
     watch: Callable[[Result], None] | None = None,
     notify: Notify = silent,
@@ -96,6 +97,7 @@ def batch(
         force: begin anew and replace results that are there.
         results: the name of a table of what was made, in `target`: .jsonl or .parquet.
         size: pictures that are in the network at once; 0: as many as there is memory for.
+        anywhere: a manifest may name pictures that lie neither in its folder nor where the arguments point.
         begin, watch: are told how many pictures there are, and each result.
         notify: is told what was left out.
 
@@ -125,7 +127,7 @@ def batch(
             found = listing(Path(source), leave_out=Path(target))
             todo: Sequence[Item] = items(found, Path(source), Path(target), masks, ending)
         else:
-            found = cataloged(catalog, chain, source, target, masks, ending, offline, force)
+            found = cataloged(catalog, chain, source, target, masks, ending, offline, force, anywhere)
             todo = catalog.items(target)
         _tell(found, source, notify)
         if not todo and not found.unreadable:

@@ -58,12 +58,14 @@ class Places:
         actors: how many at least and at most; None: as many as there is room for.
         gpus_per_actor: None: one where the edit runs on a GPU.
         device: as the edit's --device says.
+        memory: bytes of a node's memory that an actor's models need; 0: not known, or little.
     """
 
     workers: int = 1
     actors: tuple[int, int] | None = None
     gpus_per_actor: float | None = None
     device: str = "auto"
+    memory: int = 0
 
 
 @dataclass(frozen=True)

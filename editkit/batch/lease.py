@@ -83,9 +83,12 @@ class Lease:
                     self.lost = True
                     return
 
-    def give_back(self) -> None:
-        """The next run need not wait."""
+    def end(self) -> None:
+        """Let `keep` come to its end."""
         self._end.set()
+
+    def give_back(self) -> None:
+        """The next run need not wait. Only after `keep` has ended, whose last word would be put over this one."""
         if not self.lost:
             with contextlib.suppress(PictureError):
                 self.store.replace(name_of(self.number), json.dumps({**self._mine, "released": True}).encode())
@@ -105,8 +108,9 @@ def held(store: Store) -> Iterator[Lease]:
     try:
         yield lease
     finally:
-        lease.give_back()
+        lease.end()
         thread.join(timeout=5)
+        lease.give_back()
 
 
 def _free(store: Store) -> int:

@@ -1,10 +1,11 @@
 """Manifests: a table that says what is done, a row for each picture.
 
 `.jsonl` (an object a line), `.parquet`, or `.csv` with a header. The column `picture` is needed: a name relative to the
-manifest, or an address. Others are `mask` (a name, an address, or words), `output` (the result's name), `seed`,
-`prompt` and every other option of a run, and every parameter of the chain's plugins, as `inpaint.grow` or, where one
-plugin alone has it, `grow`; but none that names code, or a file to be written. `category` is for whoever judges the
-results (`editkit score --prompts`), and changes nothing. An empty value means that the recipe's counts.
+manifest, or an address; where it may lead says `reach`. Others are `mask` (a name, an address, or words), `output` (the
+result's name), `seed`, `prompt` and every other option of a run, and every parameter of the chain's plugins, as
+`inpaint.grow` or, where one plugin alone has it, `grow`; but none that names code, or a file to be written. `category`
+is for whoever judges the results (`editkit score --prompts`), and changes nothing. An empty value means that the
+recipe's counts.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from editkit.common.extras import explained
@@ -22,7 +24,7 @@ from editkit.errors import UsageError
 from editkit.plugin.chain import Chain
 from editkit.plugin.declaration import Declaration
 from editkit.plugin.options import Options
-from editkit.plugin.params import Code, outputs, params
+from editkit.plugin.params import Code, is_path, outputs, params, word
 
 ENDINGS = (".jsonl", ".parquet", ".csv")
 OWN = ("picture", "mask", "output")
@@ -31,6 +33,9 @@ UNUSED = ("category",)
 
 BARRED = ("allow_code", "offline")
 """Options that only the person at the machine may set."""
+
+LONGEST = 1 << 16
+"""Characters of a value: more are no prompt and no name, and a table of a kilobyte can have them in each row."""
 
 Columns = tuple[tuple[str, Any], ...]
 
@@ -45,12 +50,14 @@ def rows(file: IO[bytes], name: str, chain: Chain) -> Iterator[dict[str, Any]]:
     for number, row in enumerate(_read(file, name), 1):
         if not isinstance(row, Mapping):
             raise UsageError(f'{name}: row {number} is no object; write {{"picture": "a.png", "seed": 3}}')
-        for column in row:
+        for column, value in row.items():
             if column not in known:
                 raise UsageError(
                     f"{name}: row {number} has the column {str(column)[:80]!r}, which the edit does not take"
                     f"{did_you_mean(str(column), sorted(known))}"
                 )
+            if isinstance(value, str) and len(value) > LONGEST:
+                raise UsageError(f"{name}: row {number} has {len(value)} characters in {column}; {LONGEST} at most")
         given = {column: value for column, value in row.items() if column not in UNUSED and value not in (None, "")}
         wrong = next((c for c in OWN if c in given and not isinstance(given[c], str)), None)
         if "picture" not in given or wrong is not None:
@@ -60,14 +67,7 @@ def rows(file: IO[bytes], name: str, chain: Chain) -> Iterator[dict[str, Any]]:
 
 def _read(file: IO[bytes], name: str) -> Iterator[Any]:
     if name.lower().endswith(".parquet"):
-        with explained():
-            import pyarrow
-            import pyarrow.parquet
-        try:
-            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(1000):
-                yield from batch.to_pylist()
-        except pyarrow.ArrowException as error:
-            raise UsageError(f"{name}: is no Parquet file that can be read ({type(error).__name__})") from None
+        yield from _read_parquet(file, name)
         return
     if name.lower().endswith(".csv"):
         yield from _read_csv(file, name)
@@ -79,6 +79,37 @@ def _read(file: IO[bytes], name: str) -> Iterator[Any]:
             yield json.loads(line)
         except (ValueError, RecursionError):
             raise UsageError(f"{name}: line {number} is not JSON; a manifest has one object a line") from None
+
+
+ROWS_A_BYTE = 100
+"""Of a Parquet file: more are equal to each other, and no table of pictures."""
+UNPACKED, TIMES = 64 << 20, 200
+"""Bytes that a Parquet file may be unpacked, or times its own."""
+AT_ONCE = 256 << 20
+"""Bytes of rows that are held, were each as long as all."""
+
+
+def _read_parquet(file: IO[bytes], name: str) -> Iterator[Any]:
+    """Rows of a table whose header claims no more than the file can have: a kilobyte can say a thousand million."""
+    with explained():
+        import pyarrow
+        import pyarrow.parquet
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+        groups = [table.metadata.row_group(k) for k in range(table.metadata.num_row_groups)]
+        unpacked = [max(group.total_byte_size, 1) for group in groups]
+        if table.metadata.num_rows > ROWS_A_BYTE * size or sum(unpacked) > max(UNPACKED, TIMES * size):
+            raise UsageError(
+                f"{name}: claims {table.metadata.num_rows} rows of {sum(unpacked)} bytes and has {size} bytes itself; "
+                f"it is no table of pictures"
+            )
+        for k, whole in enumerate(unpacked):
+            for batch in table.iter_batches(max(1, min(1000, AT_ONCE // whole)), row_groups=[k]):
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
+        raise UsageError(f"{name}: is no Parquet file that can be read ({type(error).__name__})") from None
 
 
 def _read_csv(file: IO[bytes], name: str) -> Iterator[dict[str, str]]:
@@ -97,6 +128,34 @@ def _read_csv(file: IO[bytes], name: str) -> Iterator[dict[str, str]]:
         text.detach()
 
 
+def prompts(path: str) -> list[tuple[str, str]]:
+    """(category, prompt) of every row of a CSV with the column `prompt`, and `category` if there is one ("" for none);
+    rows of one category stand together, in the order in which categories come.
+
+    Raises:
+        UsageError: it cannot be read, lacks prompts, or has a column that says something else.
+    """
+    try:
+        with open(path, "rb") as file:
+            found = list(_read_csv(file, path))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    for number, row in enumerate(found, 1):
+        other = next((column for column in row if column not in ("prompt", "category")), None)
+        if other is not None:
+            raise UsageError(
+                f"{path}: row {number} has the column {other[:80]!r}; here are prompts of one picture, with columns "
+                "prompt and category (a row for each picture: editkit batch FILE.csv OUT -- ...)"
+            )
+        if not row.get("prompt"):
+            raise UsageError(f"{path}: row {number} has no prompt")
+    if not found:
+        raise UsageError(f"{path}: holds no prompt")
+    order = list(dict.fromkeys(row.get("category", "") for row in found))
+    return [(row.get("category", ""), row["prompt"]) for each in order for row in found
+            if row.get("category", "") == each]  # fmt: skip
+
+
 def _check_header(columns: Sequence[str], name: str) -> None:
     """Refuse a table of other separators, and one of two columns with one name, whose first would be lost."""
     if len(columns) == 1 and re.search("[;\t|]", columns[0]):
@@ -109,7 +168,7 @@ def _check_header(columns: Sequence[str], name: str) -> None:
 def columns_of(chain: Chain) -> list[str]:
     """The columns that set something of `chain`."""
     kinds = [type(plugin) for stage in chain.stages for plugin in stage.plugins]
-    fields = [(kind.name, p.name) for kind in kinds for p in params(kind) if not _barred(kind, p.name)]
+    fields = [(kind.name, p.key) for kind in kinds for p in params(kind) if not _barred(kind, p.name)]
     alone = [field for _, field in fields if sum(field == other for _, other in fields) == 1]
     options = [option for option in Options.model_fields if option not in BARRED]
     return [*options, *dict.fromkeys(f"{name}.{field}" for name, field in fields), *alone]
@@ -125,13 +184,31 @@ def with_columns(chain: Chain, columns: Columns) -> Chain:
     if said:
         chain = chain.with_options(Options(**{name: _plain(value) for name, value in said.items()}))
     for name, value in columns:
-        if name in said:
-            continue
-        owner, _, field = name.rpartition(".")
-        plugins = [plugin for stage in chain.stages for plugin in stage.plugins]
-        plugin = next(p for p in plugins if owner in ("", p.name) and field in type(p).model_fields)
-        chain = chain.with_field(plugin, field, _plain(value))
+        if name not in said:
+            plugin, field = _owner(chain, name)
+            chain = chain.with_field(plugin, field, _plain(value))
     return chain
+
+
+def with_paths(chain: Chain, row: Mapping[str, Any], joined: Callable[[str], str]) -> dict[str, Any]:
+    """A row whose other pictures, of plugins' parameters, are seen from the manifest too, as `joined` says."""
+
+    def placed(column: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [placed(column, one) for one in value]
+        if column in Options.model_fields:
+            return value
+        plugin, field = _owner(chain, column)
+        return joined(value) if is_path(type(plugin), field, value) else value
+
+    return {column: placed(column, value) for column, value in row.items()}
+
+
+def _owner(chain: Chain, column: str) -> tuple[Declaration, str]:
+    """The plugin whose parameter a column is, and the parameter."""
+    owner, _, key = column.rpartition(".")
+    plugins = [plugin for stage in chain.stages for plugin in stage.plugins if owner in ("", plugin.name)]
+    return next((p, field) for p in plugins for field in type(p).model_fields if word(field) == key)
 
 
 def _barred(kind: type[Declaration], name: str) -> bool:

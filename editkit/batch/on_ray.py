@@ -15,6 +15,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -22,6 +23,7 @@ from editkit.batch.engines import Engine, EngineKind, Places, Result, serial
 from editkit.batch.folder import Item
 from editkit.common.extras import explained
 from editkit.errors import UsageError
+from editkit.models.needs import gb
 from editkit.pictures.files.provenance import versions
 
 SLICE = 512
@@ -80,7 +82,8 @@ def _streamed(
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
     context.target_max_block_size = 1  # every result is handed on by itself, and not when a hundred megabytes are
-    least, most = places.actors or (1, max(1, _room(gpus)))
+    memory = 0 if gpus else places.memory  # on a GPU they lie in its own
+    least, most = places.actors or (1, max(1, _room(gpus, memory)))
     data = ray.data.read_datasource(_source()(items), override_num_blocks=max(1, -(-len(items) // SLICE)), num_cpus=0)
     with warnings.catch_warnings():  # Ray has no other word yet for how often a task is tried again
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
@@ -91,6 +94,7 @@ def _streamed(
             concurrency=(least, max(least, min(most, len(items)))),
             num_cpus=0 if gpus else 1,
             num_gpus=gpus or None,
+            memory=memory or None,
             max_restarts=-1,
             max_task_retries=RETRIES,
         )
@@ -196,19 +200,20 @@ def _quiet() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _room(gpus: float) -> int:
+def _room(gpus: float, memory: int) -> int:
     """How many actors the cluster holds."""
     import ray
 
     has = ray.cluster_resources()
-    return int(has.get("GPU", 0) / gpus) if gpus else int(has.get("CPU", 1))
+    room = int(has.get("GPU", 0) / gpus) if gpus else int(has.get("CPU", 1))
+    return min(room, int(has.get("memory", 0) / memory)) if memory else room
 
 
 def _checked(places: Places) -> float:
     """The GPUs of an actor, once the cluster was looked at.
 
     Raises:
-        UsageError: a node has other versions, or lacks editkit; no node has the GPUs that are needed.
+        UsageError: a node has other versions, or lacks editkit; no node has the GPUs or the memory that are needed.
     """
     import ray
 
@@ -223,6 +228,8 @@ def _checked(places: Places) -> float:
         )
     if gpus == 0 and places.device.startswith("cuda"):
         raise UsageError(f"--gpus-per-actor 0: the edit is to run with --device {places.device}, and gets no GPU")
+    if gpus == 0 and places.memory:
+        _has_memory(places.memory)
     mine = versions()
     for node, found in _of_nodes(ray):
         other = [f"{name} {found.get(name)} (here {mine[name]})" for name in mine if found.get(name) != mine[name]]
@@ -232,6 +239,18 @@ def _checked(places: Places) -> float:
                 "install the same versions everywhere"
             )
     return gpus
+
+
+def _has_memory(needed: int) -> None:
+    """Raises UsageError where no node has the memory of one actor, which would be waited for without end."""
+    import ray
+
+    most = max((node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    if needed > most:
+        raise UsageError(
+            f"--engine ray: an actor's models need about {gb(needed)} (editkit plan), and no node gives Ray more than "
+            f"{gb(most)}; add a larger one, or take a smaller model or dtype"
+        )
 
 
 def _of_nodes(ray: Any) -> Iterator[tuple[str, dict[str, str]]]:
@@ -268,7 +287,7 @@ def _bare(argument: str, workers: int) -> Engine:
 
 def _placed(argument: str, places: Places) -> Engine:
     if places.workers > 1 and places.actors is None:
-        places = Places(places.workers, (places.workers, places.workers), places.gpus_per_actor, places.device)
+        places = replace(places, actors=(places.workers, places.workers))
     return on_ray(argument, places)
 
 

@@ -1,4 +1,4 @@
-"""How many pictures go through the network at once."""
+"""How many pictures go through the network at once, and what memory a worker's models need."""
 
 from __future__ import annotations
 
@@ -26,3 +26,26 @@ def most_at_once(chain: Chain) -> int:
         most = MOST_HERE if device.type == "cpu" else MOST_GPU
         found.append(max(1, min(most, int(available(device) / 2 / needed))))
     return min(found)
+
+
+def memory_of(chain: Chain) -> int:
+    """Bytes that a worker needs for the models of `chain`, as `editkit plan` counts them: weights of all stages, which
+    are kept, and the most that one of them needs while it works, at the size its model was trained at. 0: models that
+    come with editkit, or whose weights are not on this machine.
+    """
+    from editkit.diffusion.model import Pass
+    from editkit.editing.settle import described
+    from editkit.models.needs import bytes_of, needs
+    from editkit.pictures.boxes import Box
+
+    kept, working = dict[tuple[str, str | None], int](), 0
+    for stage in chain.inherited().stages:
+        info = described(stage)
+        side = info.window or 512
+        found = needs(
+            info.name, [Pass(Box(0, 0, side, side), side, side, 1)], bytes_of(stage.options.dtype), info.transformer
+        )
+        if found is not None:
+            kept[info.name, info.transformer] = found.network + found.readers + found.vae
+            working = max(working, found.working)
+    return sum(kept.values()) + working

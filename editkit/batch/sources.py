@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -10,8 +9,9 @@ from typing import Any
 
 from editkit.batch.catalog import Catalog
 from editkit.batch.folder import Listing, Masks, listing
-from editkit.batch.manifest import ENDINGS, rows
-from editkit.batch.stores import archive_of, is_address, local, read_from, scheme, shown, store
+from editkit.batch.manifest import ENDINGS, rows, with_paths
+from editkit.batch.reach import Reach, real
+from editkit.batch.stores import archive_of, is_address, read_from, scheme, shown, store
 from editkit.errors import UsageError
 from editkit.pictures.shapes import is_words
 from editkit.plugin.chain import Chain
@@ -65,11 +65,13 @@ def cataloged(
     ending: str | None,
     offline: bool,
     force: bool = False,
+    anywhere: bool = False,
 ) -> Listing:
     """Fill the catalog with the pictures at an address; what was left out comes back.
 
     Args:
         force: results replace what is there, so no picture and no mask of a manifest may lie among them.
+        anywhere: a manifest may name what lies elsewhere than it does (`reach`).
 
     Raises:
         UsageError: nothing is there, a manifest that is none, a place that is refused.
@@ -77,7 +79,8 @@ def cataloged(
     """
     found = Listing()
     if is_manifest(source):
-        table = _rows(source, chain, masks, offline)
+        reach = Reach.of(source, target, masks, anywhere=anywhere)
+        table = _rows(source, chain, masks, offline, reach)
         catalog.add(_apart(table, target) if force else table, ending)
         catalog.settle_names(ending)
         return found
@@ -112,16 +115,15 @@ def _sound(names: Iterator[tuple[str, int]], found: Listing) -> Iterator[str]:
             yield name
 
 
-def _rows(source: str, chain: Chain, masks: Masks | None, offline: bool) -> Iterator[Row]:
+def _rows(source: str, chain: Chain, masks: Masks | None, offline: bool, reach: Reach) -> Iterator[Row]:
     """A manifest's pictures: name, address, mask, result's name, and what else the row says."""
-    folder = source.rpartition("/")[0] or "."
     if is_address(source):
-        store(folder, offline=offline)
+        store(reach.folder, offline=offline)
         data, name = read_from(source)
-        yield from _of_rows(rows(BytesIO(data), name, chain), name, folder, masks, offline)
+        yield from _of_rows(rows(BytesIO(data), name, chain), name, chain, masks, offline, reach)
         return
     with Path(source).open("rb") as file:
-        yield from _of_rows(rows(file, source, chain), source, folder, masks, offline)
+        yield from _of_rows(rows(file, source, chain), source, chain, masks, offline, reach)
 
 
 def _apart(table: Iterator[Row], target: str) -> Iterator[Row]:
@@ -138,13 +140,13 @@ def _apart(table: Iterator[Row], target: str) -> Iterator[Row]:
 
 def _place(text: str) -> str:
     """The same for all names of a place."""
-    return shown(text).rstrip("/") if scheme(text) not in ("", "file", "local") else os.path.realpath(local(text))
+    return shown(text).rstrip("/") if scheme(text) not in ("", "file", "local") else real(text)
 
 
 def _of_rows(
-    table: Iterator[dict[str, Any]], name: str, folder: str, masks: Masks | None, offline: bool
+    table: Iterator[dict[str, Any]], name: str, chain: Chain, masks: Masks | None, offline: bool, reach: Reach
 ) -> Iterator[Row]:
-    for row in table:
+    for number, row in enumerate(table, 1):
         picture, mask, output = row.pop("picture"), row.pop("mask", None), row.pop("output", None)
         known = shown(picture) if not scheme(picture) else shown(picture).partition("://")[2]
         known = known.lstrip("/")
@@ -154,9 +156,14 @@ def _of_rows(
             _check_text(address, shown(name))
             if scheme(address):
                 store(address, offline=offline)
-        if mask is None and masks is not None:
-            mask = _beside(picture, masks)
-        yield known, _joined(folder, picture), None if mask is None else _placed(folder, mask), output, row
+            if address:
+                reach.check(shown(name), number, address)
+        reach.check_columns(shown(name), number, row)
+        if mask is not None:
+            mask = mask if is_words(mask) else reach.joined(mask)
+        elif masks is not None:
+            mask = _beside(reach.joined(picture), masks)
+        yield known, reach.joined(picture), mask, output, with_paths(chain, row, reach.joined)
 
 
 def _check_name(output: str, manifest: str) -> None:
@@ -192,12 +199,3 @@ def _beside(picture: str, masks: Masks) -> str:
     mask = masks.names(PurePosixPath(name))[0]
     folder = place if masks.folder is None else str(masks.folder)
     return f"{folder}/{mask}" if folder else mask
-
-
-def _placed(folder: str, mask: str) -> str:
-    return mask if is_words(mask) else _joined(folder, mask)
-
-
-def _joined(folder: str, name: str) -> str:
-    """A name of a manifest, which may be an address or a whole path, seen from the manifest's folder."""
-    return local(name) if scheme(name) or name.startswith("/") else f"{folder}/{name}"

@@ -11,7 +11,9 @@ from typing import Any
 from editkit.batch.driver import Summary, batch
 from editkit.batch.engines import Places, Result, engine_of
 from editkit.batch.folder import Masks
-from editkit.batch.stores import is_address, scheme
+from editkit.batch.sizes import memory_of
+from editkit.batch.sources import is_manifest
+from editkit.batch.stores import is_address, scheme, shown
 from editkit.cli.console import err, say, write
 from editkit.cli.options import HelpShown, given_by, typed_command
 from editkit.cli.settings import Settings
@@ -67,6 +69,13 @@ PARAMS = [
     Param("gpus_per_actor", "float", "GPUs of each; default: one where the edit runs on a GPU.", None, False),
     Param("resume", "flag", "Go on with the run whose journal is in OUT.", None, False),
     Param("force", "flag", "Begin anew and replace results that are there.", None, False),
+    Param(
+        "anywhere",
+        "flag",
+        "A manifest may name what lies neither in its folder nor where IN, OUT, --masks do.",
+        None,
+        False,
+    ),
     Param("results", "text", "A table of what was made, in OUT: its name, .jsonl or .parquet.", None, False),
     Param("format", "text", "Ending of the results' names; keep: each picture's own.", ".png", False),
     Param("quality", "int", "Of JPEG, WebP and AVIF results, 1 to 100.", None, False),
@@ -94,9 +103,11 @@ def batch_command(words: list[str]) -> int:
         raise UsageError(f"--workers: must be 1 to {MOST_WORKERS}, got {workers}")
     if given.get("resume") and given.get("force"):
         raise UsageError("--resume goes on with a run, --force begins anew; give one of them")
+    if given.get("anywhere") and not is_manifest(given["source"]):
+        raise UsageError(f"--anywhere: is for a manifest, and {shown(given['source'])} is none; leave it out")
     chain, pattern = _asked(given, inline, settings, options)
-    places = Places(workers, _actors(given.get("actors")), given.get("gpus_per_actor"), options.device)
-    engine = engine_of(given.get("engine") or ("serial" if workers == 1 else "processes"), places)
+    name = given.get("engine") or ("serial" if workers == 1 else "processes")
+    engine = engine_of(name, _places(chain, workers, given, options.device))
     size = _size(given.get("batch_size", "1"), given.get("engine") or "", workers)
     masks = _masks(given.get("mask", pattern), given.get("masks"))
     report = _Report(given.get("quiet", False), given.get("json_", False))
@@ -115,6 +126,7 @@ def batch_command(words: list[str]) -> int:
                 force=given.get("force", False),
                 results=given.get("results"),
                 size=size,
+                anywhere=given.get("anywhere", False),
                 begin=report.begin,
                 watch=report.watch,
                 notify=report.notice,
@@ -165,6 +177,13 @@ def _size(given: str, engine: str, workers: int) -> int:
     if given != "1" and (engine.startswith("processes") or (not engine and workers > 1)):
         raise UsageError("--batch-size: is for one process and for --engine ray; leave --workers out")
     return 0 if given == "auto" else int(given)
+
+
+def _places(chain: Chain, workers: int, given: dict[str, Any], device: str) -> Places:
+    """Where the engine is to work; what its actors need of memory is counted where there may be any."""
+    actors, gpus = _actors(given.get("actors")), given.get("gpus_per_actor")
+    remote = (given.get("engine") or "").partition(":")[0] not in ("", "serial", "processes")
+    return Places(workers, actors, gpus, device, memory_of(chain) if remote else 0)
 
 
 def _actors(given: str | None) -> tuple[int, int] | None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from editkit.errors import UsageError
 from editkit.plugin.protocol import Plugin
+
+if TYPE_CHECKING:
+    from editkit.editing.contract import LeftOut
 
 T = TypeVar("T")
 
 
 def check_command(name: str) -> int:
-    """`editkit plugins check [KIND:]NAME`: 1 where the contract is broken.
+    """`editkit plugins check [KIND:]NAME`: 1 where the contract is broken, or nothing of it could be checked.
 
     Raises:
         UsageError: nothing is called so, or things of several kinds are and none is named.
@@ -30,26 +33,38 @@ def check_command(name: str) -> int:
         raise UsageError(f"{name} is a {' and a '.join(kinds)}; write {' or '.join(f'{k}:{name}' for k in kinds)}")
     kind, bare = (kind, bare) if colon else ((kinds or ["plugin"])[0], name)
     if kind == "plugin":
-        return _told(registry.load(bare), bare, {**contract.CHECKS, "typed": typed})
-    return _told(bare, bare, CONTRACTS[kind][1])
+        return told(registry.load(bare), bare, {**contract.CHECKS, "typed": typed})
+    return told(bare, bare, CONTRACTS[kind][1])
 
 
-def _told(checked: T, name: str, checks: Mapping[str, Callable[[T], None]]) -> int:
-    """A line for each check, and one for all."""
+def told(checked: T, name: str, checks: Mapping[str, Callable[[T], LeftOut | None]]) -> int:
+    """A line for each check, a line for each thing that one left out, and one for all."""
     from editkit.cli.console import write
     from editkit.editing import contract
 
     width = max(len(check) for check in checks)
-    broken = unchecked = 0
+    words = {True: "kept", False: "BROKEN", None: "not checked"}
+    verdicts = []
     for verdict in contract.verdicts(checked, checks):
+        verdicts.append(verdict)
         said = (checks[verdict.check].__doc__ or "").strip().splitlines()[0]
-        word = {True: "kept", False: "BROKEN", None: "not checked"}[verdict.kept]
-        broken += verdict.kept is False
-        unchecked += verdict.kept is None
+        word = "kept in part" if verdict.left_out else words[verdict.kept]
         write(f"{word:<12} {verdict.check:<{width}} {verdict.reason or said}")
-    kept = f"keeps the contract ({unchecked} not checked)" if unchecked else "keeps the contract"
-    write(f"{name}: " + (f"{broken} of {len(checks)} checks are broken" if broken else kept))
-    return 1 if broken else 0
+        for line in verdict.left_out:
+            write(f"{'':<12} {'':<{width}} not tried {line}")
+    broken, unchecked = (sum(v.kept is kept for v in verdicts) for kept in (False, None))
+    write(f"{name}: {_in_all(len(checks), broken, unchecked, sum(bool(v.left_out) for v in verdicts))}")
+    return 1 if broken or unchecked == len(checks) else 0
+
+
+def _in_all(checks: int, broken: int, unchecked: int, in_part: int) -> str:
+    """The verdict on the whole, in a line."""
+    if broken:
+        return f"{broken} of {checks} checks are broken"
+    if unchecked == checks:
+        return "nothing could be checked"
+    missing = [f"{count} {word}" for count, word in ((unchecked, "not checked"), (in_part, "in part")) if count]
+    return "keeps the contract" + (f" ({', '.join(missing)})" if missing else "")
 
 
 def typed(plugin: type[Plugin]) -> None:

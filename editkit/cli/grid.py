@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from editkit.batch.manifest import prompts
 from editkit.cli.console import say, write
 from editkit.cli.edit import edited, files, notices
 from editkit.cli.options import HelpShown
@@ -17,10 +18,11 @@ from editkit.plugin.chain import Chain
 from editkit.plugin.options import Options
 from editkit.plugin.outputs import write_nothing_beside
 
-USAGE = """usage: editkit grid --vary NAME=V1,V2,... [--vary NAME=...] [--cells DIR] PLUGIN PICTURE [options] ...
+USAGE = """usage: editkit grid --vary NAME=V1,V2,... [--vary NAME=... | --prompts FILE] [--cells DIR] PLUGIN PICTURE ...
 
 Makes an edit once for every value of one parameter, or every pair of values of two, and lays the results out.
 NAME is an option of the run (seed, steps, sampler, ...) or PLUGIN.PARAMETER (guide.weight, inpaint.feather).
+--prompts FILE is a CSV with the columns prompt and, as wished, category: every prompt, those of a category together.
 The sheet is written to -o, else to PICTURE's name with .grid.png; --cells keeps every result as well.
 
   editkit grid --vary guide.weight=0,50,200 --vary seed=1,2,3 inpaint photo.png --mask mask.png with guide"""
@@ -31,10 +33,22 @@ MOST = 400
 
 @dataclass(frozen=True)
 class Axis:
-    """A parameter and the values it is to take, as text."""
+    """A parameter and the values it is to take, as text; what they are called on the sheet."""
 
     name: str
     values: tuple[str, ...]
+    labels: tuple[str, ...]
+
+    @classmethod
+    def of_prompts(cls, path: str) -> Axis:
+        """The prompts of a CSV, each with its category.
+
+        Raises:
+            UsageError: it is none.
+        """
+        found = prompts(path)
+        labels = (f"{category}: {prompt}" if category else prompt for category, prompt in found)
+        return cls("prompt", tuple(prompt for _, prompt in found), tuple(labels))
 
     @classmethod
     def of(cls, text: str) -> Axis:
@@ -47,7 +61,7 @@ class Axis:
         values = tuple(v.replace("\0", ",") for v in listed.replace("\\,", "\0").split(","))
         if not name or not equals or not all(values):
             raise UsageError(f"--vary {text}: write it as NAME=V1,V2,..., such as seed=1,2,3 or guide.weight=0,50")
-        return cls(name, values)
+        return cls(name, values, tuple(f"{name} {value}" for value in values))
 
 
 def grid_command(words: list[str]) -> int:
@@ -70,18 +84,20 @@ def _cut(words: list[str]) -> tuple[list[Axis], Path | None, list[str]]:
     while words and words[0].startswith("--"):
         flag, equals, value = words[0].partition("=")
         taken = 1 if equals else 2
-        if flag not in ("--vary", "--cells"):
-            raise UsageError(f"grid: {flag} is not known here; before the plugin stand --vary and --cells")
+        if flag not in ("--vary", "--prompts", "--cells"):
+            raise UsageError(f"grid: {flag} is not known here; before the plugin stand --vary, --prompts and --cells")
         if len(words) < taken:
             raise UsageError(f"grid: {flag} needs a value")
         value = value if equals else words[1]
         if flag == "--vary":
             axes.append(Axis.of(value))
+        elif flag == "--prompts":
+            axes.append(Axis.of_prompts(value))
         else:
             cells = Path(value)
         words = words[taken:]
     if not 1 <= len(axes) <= 2:
-        raise UsageError(f"grid: give --vary once or twice, got {len(axes)} times")
+        raise UsageError(f"grid: give --vary (or --prompts) once or twice, got {len(axes)} times")
     return axes, cells, words
 
 
@@ -100,15 +116,15 @@ def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
     if len(combinations) > MOST:
         raise UsageError(f"grid: {len(combinations)} cells are more than {MOST}; give fewer values")
     chains = [_varied(line.chain, axes, values) for values in combinations]
-    labels = [", ".join(f"{a.name} {v}" for a, v in zip(axes, values, strict=True)) for values in combinations]
+    labels = [", ".join(words) for words in itertools.product(*(axis.labels for axis in axes))]
     check_output(target, force=extras.force)
     names = [] if cells is None else [cells / f"{k + 1:03}.png" for k in range(len(chains))]
-    if cells is not None:
-        cells.mkdir(parents=True, exist_ok=True)
     check_apart(
         {"--output": target, **{f"cell {k + 1}": name for k, name in enumerate(names)}},
         [line.picture, *files(line.chain)],
     )
+    if cells is not None:
+        cells.mkdir(parents=True, exist_ok=True)
     for name in names:
         check_output(name, force=extras.force)
     picture = Picture.read(line.picture)

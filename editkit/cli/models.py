@@ -72,15 +72,21 @@ def download(
 
 
 @app.command()
-def suggest() -> None:
-    """Models worth fetching: what for, how large, under which licence."""
+def suggest(
+    task: Annotated[str | None, typer.Argument(help="A command: edit, inpaint, sdedit, mask.", metavar="TASK")] = None,
+) -> None:
+    """Models worth fetching: what for, how large, on which GPU, under which licence, how to fetch."""
     from editkit.cli.console import write
-    from editkit.models.suggested import SUGGESTED
+    from editkit.errors import UsageError
+    from editkit.models.suggested import suggested, tasks
 
-    for row in SUGGESTED:
-        sure = f"as in {row.checked}" if row.checked else "from memory, not checked"
-        write(f"{row.name}\n    {row.use}; about {row.gigabytes:.1f} GB; {row.licence} ({sure})")
-    write(
-        "\neditkit models download MODEL fetches one; for --mask-model: hf download MODEL --local-dir FOLDER. "
-        "Its page on the hub has the size and the licence that count."
-    )
+    rows = suggested(task)
+    if not rows:
+        raise UsageError(f"models suggest: no model is listed for {task!r}; for: {', '.join(tasks())}")
+    for row in rows:
+        sure = f"as in {row.source}" if row.source else "from memory, not checked"
+        write(
+            f"{row.name}\n    {row.use}\n    {row.gigabytes:g} GB of files; GPU: {row.card}; {row.licence} ({sure})\n"
+            f"    {row.command}"
+        )
+    write("\nNames, sizes and licences: a model's page on the hub is what counts.")

@@ -10,9 +10,11 @@ from editkit.cli.console import out, row, say, table, write
 from editkit.cli.edit import save_recipe
 from editkit.cli.interpolate import plans as interpolated
 from editkit.cli.options import HelpShown
-from editkit.cli.words import parse
+from editkit.cli.video import check_for_videos
+from editkit.cli.words import Line, parse
 from editkit.editing.settle import StagePlan, plan_stages
 from editkit.models.needs import Needs, bytes_of, cards, lines, needs
+from editkit.pictures.files.clips import is_clip
 
 
 def plan_command(words: list[str]) -> int:
@@ -29,10 +31,35 @@ def plan_command(words: list[str]) -> int:
         line = parse(words)
     except HelpShown:
         return 0
+    if is_clip(line.picture):
+        return _of_clip(line)
     picture = Picture.read(line.picture)
     plans = plan_stages(line.chain, picture, say)
     save_recipe(line)
     return _show(plans, line.extras.json_)
+
+
+def _of_clip(line: Line) -> int:
+    """The plan of a video's first frame, and how many frames there are."""
+    from editkit.editing.video import Together, opening
+    from editkit.pictures.files.clips import Span
+
+    extras = line.extras
+    check_for_videos([line])
+    begun = opening(line.picture, line.chain, Span.of(extras.range, extras.stride), Together(track=extras.track), say)
+    save_recipe(line)
+    plans = plan_stages(begun.chain, begun.picture, say)
+    if extras.json_:
+        write(json.dumps({"frames": begun.frames, "copies": begun.copies, "first": [record(plan) for plan in plans]}))
+        return 0
+    many = "frames that its file does not count" if begun.frames is None else f"about {begun.frames} frames"
+    what = "at most this, for what no other frame shows" if begun.copies else "this"
+    write(f"{line.picture}: {many}, and for each {what}:")
+    _show(plans, False)
+    if begun.frames is not None:
+        most = "at most " if begun.copies else ""
+        write(f"the video: {most}about {begun.frames * sum(plan.calls for plan in plans)} network calls")
+    return 0
 
 
 def _show(plans: Sequence[StagePlan], as_json: bool) -> int:

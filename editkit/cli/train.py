@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -28,6 +28,9 @@ from editkit.training.settings import (
     Settings,
     architecture_of,
 )
+
+if TYPE_CHECKING:
+    from editkit.training.loop import Lesson
 
 S = TypeVar("S", bound=Settings)
 Command = Callable[[dict[str, Any]], None]
@@ -109,14 +112,19 @@ def prior(given: dict[str, Any]) -> None:
         base = architecture_of(Path(before)) if before else {}
         settings = _settings(PriorSettings, Architecture.model_validate(base | shape), given)
         _log_to_console()
-        from editkit.training.device import device_of
-        from editkit.training.loop import Run
         from editkit.training.prior import PriorLesson
-        from editkit.training.together import together
 
-        with together(settings.batch, device_of(settings)) as place:
-            lesson = PriorLesson(settings, Path(init_from) if init_from else None)
-            Run(settings, lesson, resume=resume, together=place).run()
+        _run(settings, lambda: PriorLesson(settings, Path(init_from) if init_from else None), resume)
+
+
+def _run(settings: Settings, lesson: Callable[[], Lesson], resume: bool) -> None:
+    """One run, by as many processes as torchrun started."""
+    from editkit.training.device import device_of
+    from editkit.training.loop import Run
+    from editkit.training.together import together
+
+    with together(settings.batch, device_of(settings)) as place:
+        Run(settings, lesson(), resume=resume, together=place).run()
 
 
 @_declared(DistillSettings, RESUME)
@@ -126,9 +134,8 @@ def distill(given: dict[str, Any]) -> None:
         settings = _settings(DistillSettings, _architecture_of_base(given), given)
         _log_to_console()
         from editkit.training.distill import DistillLesson
-        from editkit.training.loop import Run
 
-        Run(settings, DistillLesson(settings), resume=given.get("resume", False)).run()
+        _run(settings, lambda: DistillLesson(settings), given.get("resume", False))
 
 
 @_declared(ControlSettings, RESUME)
@@ -141,9 +148,8 @@ def controlnet(given: dict[str, Any]) -> None:
         hints.make(settings.control)
         _log_to_console()
         from editkit.training.controlnet import ControlLesson
-        from editkit.training.loop import Run
 
-        Run(settings, ControlLesson(settings), resume=given.get("resume", False)).run()
+        _run(settings, lambda: ControlLesson(settings), given.get("resume", False))
 
 
 def _architecture_of_base(given: dict[str, Any]) -> Architecture:
@@ -159,6 +165,7 @@ def report(
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 20,
     samples: Annotated[int, typer.Option(min=1, help="Samples a picture for the means.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Seed of crops and noise.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace sheets and figures that are there.")] = False,
 ) -> None:
     """Measure a trained network on the held-back photographs and draw its sheets."""
     import json
@@ -166,7 +173,7 @@ def report(
     _log_to_console()
     from editkit.training.report import make_report
 
-    figures = make_report(model, images, output, heldout or model / "heldout.txt", steps, samples, seed)
+    figures = make_report(model, images, output, heldout or model / "heldout.txt", steps, samples, seed, force)
     typer.echo(json.dumps(figures, indent=2))
 
 
@@ -176,6 +183,7 @@ def report(
     Param("output", "text", "Folder for config.json and model.safetensors.", None, True, metavar="DIR"),
     Param("model", "text", "Noise-aware, for this model's space and schedule; else for clean pictures.", None, False),
     Param("offline", "flag", "Open no socket.", False, False),
+    Param("force", "flag", "Replace a classifier that is there.", False, False),
 )
 def classifier(given: dict[str, Any]) -> None:
     """Train a classifier for `editkit classifier`: folders of pictures are the labels."""
@@ -183,11 +191,15 @@ def classifier(given: dict[str, Any]) -> None:
     for name in ("images", "output"):
         if name not in given:
             raise UsageError(f"--{name}: is needed, a folder")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("train classifier: works in one process, and torchrun started several; start it by itself")
     with _told_in_words(given):
         settings = ClassifierSettings(**{k: v for k, v in given.items() if k in ClassifierSettings.model_fields})
-    from editkit.training.classifier import read_folders, save, train
+    from editkit.training.classifier import FILES, read_folders, save, train
+    from editkit.training.network import check_free
 
     model, offline, output = given.get("model"), given.get("offline", False), Path(given["output"])
+    check_free(output, FILES, given.get("force", False))
     guided = None
     if model is not None:
         import torch

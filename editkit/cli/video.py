@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editkit.cli.console import err, say, write
+from editkit.cli.words import option
 from editkit.common.notify import Notify
 from editkit.errors import UsageError
 from editkit.pictures.files.clips import Span, is_clip
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 FOR_PICTURES = ("preview", "trace", "compare", "candidates", "watch", "backup")
 """Options that mean nothing for a video."""
 
-FOR_VIDEOS = ("range", "stride", "track", "follow")
+FOR_VIDEOS = ("range", "stride", "track", "follow", "noise_along")
 """Options that mean nothing for a picture."""
 
 
@@ -40,7 +41,7 @@ def check_for_videos(lines: Sequence[Line]) -> None:
         for name in FOR_PICTURES if video else FOR_VIDEOS:
             if name in line.extras.model_fields_set and getattr(line.extras, name) not in (None, False):
                 is_for = "pictures" if video else "videos"
-                raise UsageError(f"--{name} is for {is_for}, and {line.picture} is none; leave it out")
+                raise UsageError(f"{option(name)} is for {is_for}, and {line.picture} is none; leave it out")
 
 
 def edit_clip(line: Line, target: str, models: Models | None, notify: Notify) -> None:
@@ -52,7 +53,7 @@ def edit_clip(line: Line, target: str, models: Models | None, notify: Notify) ->
     if target == "-":
         raise UsageError("a video is written to a file, not to standard output; name one: -o out.mp4")
     span = Span.of(extras.range, extras.stride)
-    together = Together(follow=extras.follow, track=extras.track)
+    together = Together(follow=extras.follow, track=extras.track, noise_along=extras.noise_along)
     began = time.perf_counter()
     shown = invented = 0
     with explained(), _bar(extras) as show:

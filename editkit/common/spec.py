@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -62,3 +63,18 @@ def field_and_reason(error: ValidationError) -> tuple[str, str]:
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     got = "" if first["type"] in ("missing", "value_error") else f", got {short(first['input'])}"
     return field, f"{message}{got}"
+
+
+def number(text: str, what: str) -> float:
+    """The finite number that `text` is.
+
+    Raises:
+        UsageError: it is none; `what` begins the message.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"{what} is {short(text)}; a number is needed")
+    return value

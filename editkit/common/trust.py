@@ -206,8 +206,6 @@ def _plain(value: Any, keyed: bool) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-_RUNS_CODE = ("auto_map", "custom_pipelines", "trust_remote_code")
-"""Keys of a configuration by which transformers imports a folder's own code."""
 _ASKS_THE_HUB = ("backbone", "use_timm_backbone", "use_pretrained_backbone")
 """Keys by which a network fetches a part of itself."""
 
@@ -227,14 +225,15 @@ def configuration(source: str, file: str, config: Any, kinds: Collection[str]) -
 
 
 def settings(source: str, file: str, config: Any) -> None:
-    """Refuse a configuration that names code or a part that would be fetched, however deep.
+    """Refuse a configuration that names code or a part that would be fetched, however deep, or pictures of a size that
+    no network sees.
 
     Raises:
         ModelError: it does.
     """
     if isinstance(config, dict):
         for key, value in config.items():
-            if key in _RUNS_CODE and value:
+            if value and _CHOOSES_CODE.fullmatch(str(key).rpartition(".")[2]) and value not in OWN_ATTENTION:
                 raise ModelError(f"{source}: its {file} has {key!r}, which would run code of the folder's: refused")
             if key in _ASKS_THE_HUB and value:
                 raise ModelError(f"{source}: its {file} has {key!r}, which would fetch a part of the network: refused")
@@ -242,6 +241,35 @@ def settings(source: str, file: str, config: Any) -> None:
     elif isinstance(config, list):
         for value in config:
             settings(source, file, value)
+
+
+OWN_ATTENTION = ("eager", "sdpa")
+"""Ways of computing attention that transformers has itself; others may be a repository's code."""
+
+_SIDES = ("size", "crop_size", "pad_size", "mask_size", "height", "width", "shortest_edge", "min_pixels")
+"""Keys that say to what size a picture is brought before a network sees it. What it is reduced to at most is none."""
+
+MOST_SIDE = 4096
+"""Pixels: networks see 224 to 1,333 on a side; Qwen's `shortest_edge` is 3,136 pixels of area."""
+
+
+def preparation(source: str, file: str, config: Any) -> None:
+    """Refuse a preprocessor's configuration that would enlarge every picture beyond what any network sees.
+
+    Raises:
+        ModelError: it would.
+    """
+    left: list[tuple[str, Any]] = [("", config)]
+    while left:
+        key, value = left.pop()
+        if isinstance(value, dict):
+            left += value.items()
+        elif isinstance(value, list):
+            left += [(key, inner) for inner in value]
+        elif isinstance(value, int | float) and key in _SIDES:
+            most = MOST_SIDE**2 if key == "min_pixels" else MOST_SIDE
+            if not value <= most:
+                raise ModelError(f"{source}: its {file} says {key} = {value:g}; {most} is the most that is taken")
 
 
 _WORDS_OF_PEOPLE = ("prompt", "negative", "text", "avoid")
@@ -282,7 +310,7 @@ def beside(picture: str, name: str | None, recipe: Mapping[str, Any]) -> None:
     for text in [] if name is None else [name]:
         if not _inside(folder, text):
             raise PictureError(f"{picture}: {text[:80]!r} is a link out of its folder; give it with --picture")
-    for text in _texts(recipe):
+    for text in texts(recipe):
         if leads_out(text) or not all(_inside(folder, part) for part in named(text)):
             raise PictureError(f"{picture}: its recipe names {text[:80]!r}, which lies elsewhere; {how}")
 
@@ -296,15 +324,15 @@ def _inside(folder: Path, text: str) -> bool:
         return True
 
 
-def _texts(value: Any, key: str = "") -> Iterator[str]:
-    """The texts of a recipe that may be files."""
+def texts(value: Any, key: str = "") -> Iterator[str]:
+    """The texts of a recipe, or of one value called `key`, that may be files."""
     match value:
         case str():
             if key not in _WORDS_OF_PEOPLE:
                 yield value
         case Mapping():
             for inner, one in value.items():
-                yield from _texts(one, str(inner))
+                yield from texts(one, str(inner))
         case list() | tuple():
             for one in value:
-                yield from _texts(one, key)
+                yield from texts(one, key)

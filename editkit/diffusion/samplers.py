@@ -14,7 +14,7 @@ from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
 
 from editkit.common.entries import Group, Listed
-from editkit.common.spec import did_you_mean, name_of, values_of
+from editkit.common.spec import did_you_mean, name_of, number, values_of
 from editkit.diffusion.plan import Move
 from editkit.diffusion.schedule import Grid, Level
 from editkit.errors import UsageError
@@ -349,8 +349,6 @@ def make_sampler(spec: str) -> Sampler:
     known: dict[str, Field[Any]] = {f.name: f for f in fields(kind) if f.init} if is_dataclass(kind) else {}
     values: dict[str, float | str] = {}
     for key, value in values_of(spec, f"sampler {name}", known).items():
-        try:
-            values[key] = value if isinstance(known[key].default, str) else float(value)
-        except ValueError:
-            raise UsageError(f"sampler {name}: {key} is {value!r}; a number is needed") from None
+        told = isinstance(known[key].default, str)
+        values[key] = value if told else number(value, f"sampler {name}: {key}")
     return kind(**values)

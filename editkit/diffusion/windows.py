@@ -72,7 +72,7 @@ class Windowed:
 
     Args:
         overlap: of neighbouring windows, at least.
-        batch: windows computed in one call of the model.
+        batch: windows of one state computed in one call of the model; of several states, a window of each.
         region: (1 or b, 1, h, w), 1 = regenerate: windows that do not touch it are not computed; None: all are.
         picture: pixels (b, 3, H, W), the estimate of x0 where no window was computed.
 
@@ -141,7 +141,7 @@ class Windowed:
         """The blended predictions for x_t (b, c, h, w): x0 = sum_k w_k x0_k, and eps alike."""
         windows = self._windows(*x_t.shape[-2:])
         sums = [_Sum.of(x_t) for _ in conds]
-        for group in _chunks(windows, self.batch):
+        for group in _chunks(windows, self.batch if len(x_t) == 1 else 1):
             cut = torch.cat([x_t[..., w.rows, w.columns] for w in group])
             steering = {id(control): control for cond in conds for control in cond.control}
             controls = {key: control.cut(spots(group), x_t.shape[-2:]) for key, control in steering.items()}

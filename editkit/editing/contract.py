@@ -7,7 +7,8 @@ In a plugin's own tests::
         contract.CHECKS[check](registry.load("NAME"))
 
 Each check takes a declaration's class, makes it with the parameters of its `example`, and raises `ContractError` with
-what is wrong and how to mend it. `NotChecked` says why a check could not be made.
+what is wrong and how to mend it. `NotChecked` says why a check could not be made. A check that tries many cases returns
+those that could not be tried, and why (`LeftOut`).
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 STEPS = 4
 
 T = TypeVar("T")
+
+LeftOut = tuple[str, ...]
+"""What a check could not try, and why: a line for each."""
 
 
 class ContractError(EditkitError):
@@ -208,24 +212,44 @@ def composes(chain: Chain, plugins: Sequence[type[Plugin]]) -> None:
     require(model.calls in allowed, f"the plan says {planned} network calls, there were {model.calls}")
 
 
-def combines(plugin: type[Plugin]) -> None:
+def combines(plugin: type[Plugin]) -> LeftOut:
     """It acts with and before every other plugin that is installed, or the conflict is named before anything runs."""
+    left: dict[str, list[str]] = {}
+    tried = 0
     for name in registry.names():
         try:
             other = registry.load(name)
             second = example(other)
-        except EditkitError:
-            continue  # another's fault
-        for chain in (example(plugin) & second, example(plugin) | second):
+        except EditkitError as error:  # another's fault
+            left[f"{name}: that plugin is broken: {error}"] = ["with", "before"]
+            continue
+        for how, chain in (("with", example(plugin) & second), ("before", example(plugin) | second)):
             try:
-                composes(chain, (plugin, other))
-            except ChainError as error:
-                named = plugin.name in str(error) and name in str(error)
-                require(named, f"with {name}: the conflict does not name both: {error}")
-            except (ModelError, NotChecked, UsageError):  # the two examples do not fit, as by their sizes
-                continue
-            except ContractError as error:
-                raise ContractError(f"with {name}: {error}") from error
+                _composes(chain, (plugin, other), name)
+            except (
+                ModelError,
+                ExtraError,
+                NotChecked,
+                UsageError,
+            ) as error:  # the two examples do not fit, or need more
+                left.setdefault(f"{name}: {error}", []).append(how)
+            else:
+                tried += 1
+    left_out = tuple(f"{' and '.join(ways)} {what}" for what, ways in left.items())
+    if not tried:
+        raise NotChecked(f"it could be tried with no other plugin: {left_out[0] if left_out else 'there is none'}")
+    return left_out
+
+
+def _composes(chain: Chain, plugins: Sequence[type[Plugin]], name: str) -> None:
+    """`composes`; a conflict that names both is what is wanted. `name`: the second one's, for what is wrong."""
+    try:
+        composes(chain, plugins)
+    except ChainError as error:
+        named = plugins[0].name in str(error) and name in str(error)
+        require(named, f"with {name}: the conflict does not name both: {error}")
+    except ContractError as error:
+        raise ContractError(f"with {name}: {error}") from error
 
 
 def written(plugin: type[Plugin]) -> None:
@@ -254,9 +278,9 @@ def require(kept: bool, wrong: str) -> None:
         raise ContractError(wrong)
 
 
-Check = Callable[[type[Plugin]], None]
+Check = Callable[[type[Plugin]], LeftOut | None]
 """Raises ContractError where a plugin does not keep it, NotChecked where that cannot be seen; says in its docstring
-what is kept."""
+what is kept. Returns what it left out."""
 
 CHECKS: dict[str, Check] = {
     check.__name__: check
@@ -267,18 +291,21 @@ CHECKS: dict[str, Check] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one check: kept (True), broken (False), not checked (None), and why."""
+    """What came of one check: kept (True), broken (False), not checked (None), and why; of one that is kept, what it
+    could not try.
+    """
 
     check: str
     kept: bool | None
     reason: str = ""
+    left_out: LeftOut = ()
 
 
-def verdicts(checked: T, checks: Mapping[str, Callable[[T], None]]) -> Iterator[Verdict]:
+def verdicts(checked: T, checks: Mapping[str, Callable[[T], LeftOut | None]]) -> Iterator[Verdict]:
     """All checks on one plugin (or what else a check takes), whatever the others say."""
     for name, check in checks.items():
         try:
-            check(checked)
+            left_out = check(checked)
         except (NotChecked, ExtraError) as error:
             yield Verdict(name, None, str(error))
         except EditkitError as error:
@@ -286,4 +313,4 @@ def verdicts(checked: T, checks: Mapping[str, Callable[[T], None]]) -> Iterator[
         except Exception as error:
             yield Verdict(name, False, f"raised {type(error).__name__}: {error}")
         else:
-            yield Verdict(name, True)
+            yield Verdict(name, True, left_out=left_out or ())

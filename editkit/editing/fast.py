@@ -14,7 +14,7 @@ from editkit.common.notify import Notify
 from editkit.diffusion.model import ModelInfo
 from editkit.errors import ModelError, UsageError
 from editkit.models.files.weights import unreadable
-from editkit.models.setup import lora_and_weight, readable
+from editkit.models.lora import lora_and_weight, readable
 from editkit.plugin.options import Options
 
 UNET, XL = "Stable Diffusion 1.x/2.x", "Stable Diffusion XL"

@@ -20,6 +20,7 @@ from editkit.plugin.chain import Chain
 
 if TYPE_CHECKING:
     from editkit.diffusion.model import Model, ModelInfo
+    from editkit.editing.drifting import Drift
     from editkit.editing.stages import Update
     from editkit.models.leasing import Models
     from editkit.pictures.files.provenance import Provenance
@@ -126,8 +127,9 @@ def make(
     notify: Notify = silent,
     models: Models | None = None,
     own: Model | None = None,
+    drift: Drift | None = None,
 ) -> Made:
-    """Edit `picture`, by the model `own` where one is at hand.
+    """Edit `picture`, by the model `own` where one is at hand; `drift`: how noise has moved, for a video's frame.
 
     Raises:
         EditkitError: with one line that says how to mend it.
@@ -142,7 +144,7 @@ def make(
         made.figures.append((stage, plugin, dict(figures)))
         notify(measured(plugin, figures))
 
-    making = run_chain(picture, chain, own, notify, models, tell)
+    making = run_chain(picture, chain, own, notify, models, tell, drift)
     before, current = 0, (-1, 0, 0)
     while True:
         try:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from editkit.common.places import expanded
 from editkit.editing.settle import for_own_model
 from editkit.models.files.fingerprint import of_place
-from editkit.models.setup import lora_and_weight
+from editkit.models.lora import lora_and_weight
 from editkit.plugin.chain import Chain
 from editkit.plugin.params import names_weights, params
 from editkit.plugin.protocol import plugins_of

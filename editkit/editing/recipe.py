@@ -34,7 +34,7 @@ from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
 from editkit.plugin.declaration import Declaration
 from editkit.plugin.options import Options
-from editkit.plugin.params import Code, Metavar, Param, outputs, params, word
+from editkit.plugin.params import Code, Param, is_path, marked, outputs, params, word
 from editkit.plugin.protocol import Plugin
 
 VERSION = 2
@@ -215,7 +215,7 @@ def _plugin(data: object, base: Path | None, allow_code: bool, place: Place) -> 
             raise _Wrong(f"{said}; give --{word(key).replace('_', '-')} where the edit is typed", *place, name, key)
     given = {fields[str(k)]: _absolute(declaration, fields[str(k)], v, base) for k, v in values.items()}
     for key, value in given.items():
-        if _marked(declaration, key, Code) and isinstance(value, str) and ":" in value and not allow_code:
+        if marked(declaration, key, Code) and isinstance(value, str) and ":" in value and not allow_code:
             raise _Wrong(f"{name}.{key} names code ({value[:80]}); add --allow-code if you trust it", *place, name, key)
     try:
         return declaration(**given)
@@ -288,30 +288,10 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _marked(plugin: type[Declaration], key: str, kind: type) -> bool:
-    """Whether the field `key` carries a marker of `kind`, also inside an optional."""
-    info = plugin.model_fields.get(key)
-    if info is None:
-        return False
-    if any(isinstance(m, kind) for m in info.metadata):
-        return True
-    return kind is Metavar and any(p.name == key and p.metavar is not None for p in params(plugin))
-
-
-def _is_path(plugin: type[Declaration], key: str, value: object) -> bool:
-    """Whether `value` is a path of a picture or mask (not words such as box:..., not standard input)."""
-    from editkit.pictures.shapes import is_words
-
-    if not isinstance(value, str) or not _marked(plugin, key, Metavar) or value == "-" or is_words(value):
-        return False
-    markers = [m for m in plugin.model_fields[key].metadata if isinstance(m, Metavar)]
-    return not any(m.words is not None and m.words(value) for m in markers)
-
-
 def _absolute(plugin: type[Plugin], key: str, value: Any, base: Path | None) -> Any:
     if isinstance(value, list):
         return [_absolute(plugin, key, one, base) for one in value]
-    if base is None or not _is_path(plugin, key, value) or Path(value).is_absolute():
+    if base is None or not is_path(plugin, key, value) or Path(value).is_absolute():
         return value
     return str(base / value) if base != Path() else value
 
@@ -319,7 +299,7 @@ def _absolute(plugin: type[Plugin], key: str, value: Any, base: Path | None) -> 
 def _relative(plugin: type[Declaration], key: str, value: Any, base: Path | None) -> Any:
     if isinstance(value, list):
         return [_relative(plugin, key, one, base) for one in value]
-    return os.path.relpath(value, base) if base is not None and _is_path(plugin, key, value) else value
+    return os.path.relpath(value, base) if base is not None and is_path(plugin, key, value) else value
 
 
 def to_words(chain: Chain, picture: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from editkit.common.device import pick_device, pick_dtype
 from editkit.common.notify import Notify
@@ -15,9 +16,18 @@ from editkit.models.setup import Setup
 from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Chain
 
+if TYPE_CHECKING:
+    from editkit.editing.drifting import Drift
+
 
 def run_chain(
-    picture: Picture, chain: Chain, own: Model | None, notify: Notify, models: Models | None, tell: Tell
+    picture: Picture,
+    chain: Chain,
+    own: Model | None,
+    notify: Notify,
+    models: Models | None,
+    tell: Tell,
+    drift: Drift | None = None,
 ) -> Generator[Update, None, Picture]:
     """Yields every step and returns the result.
 
@@ -25,6 +35,7 @@ def run_chain(
         chain: its options inherited already.
         own: a model at hand, for all stages; None: those that the options name.
         tell: is given what plugins measure of the result.
+        drift: how noise has moved, for a frame of a video.
     """
     models = models or Models(most=1)
     left: Left = {}
@@ -33,7 +44,7 @@ def run_chain(
         with leased(models, settled, own) as lease:
             if settled.diffuses:
                 make_ready(lease.model, settled, notify)
-            picture, left = yield from run_stage(settled, lease, number, len(chain.stages), notify, tell, left)
+            picture, left = yield from run_stage(settled, lease, number, len(chain.stages), notify, tell, left, drift)
     if left:
         notify("the last stage ends at noise, which is no picture; `then` with an edit that goes on makes one of it")
     return picture

@@ -230,7 +230,7 @@ def _check_options(stage: Stage, info: ModelInfo) -> None:
         if asked and "prompt" not in info.takes:
             raise UsageError(
                 f"--{word.replace('_', '-')} is given, but {info.name} ({info.family}) takes no text; choose another "
-                f"--model"
+                f"--model (editkit models suggest lists some)"
             )
     if stage.options.shift is not None and not info.shifts and "shift" not in stage.inherited:
         raise UsageError(

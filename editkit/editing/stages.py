@@ -39,6 +39,8 @@ from editkit.plugin.step import Handed, Inputs
 if TYPE_CHECKING:
     from PIL import Image
 
+    from editkit.editing.drifting import Drift
+
 Tell = Callable[[int, str, Figures], None]
 """Is told figures about a result: (stage, plugin, name -> value)."""
 
@@ -128,19 +130,26 @@ def _computed(settled: StagePlan, at: Pass, window: int | None) -> tuple[int, in
 
 
 def run_stage(
-    settled: StagePlan, lease: Lease, number: int, stages: int, notify: Notify, tell: Tell, handed: Left
+    settled: StagePlan,
+    lease: Lease,
+    number: int,
+    stages: int,
+    notify: Notify,
+    tell: Tell,
+    handed: Left,
+    drift: Drift | None = None,
 ) -> Generator[Update, None, tuple[Picture, Left]]:
     """Run one stage on its picture, box by box; nothing moves where no pass has a move.
 
     Where a mean is asked for it is taken of the samples before they are finished and rounded. `handed`: what the stage
-    before left; what this one leaves comes back beside the picture.
+    before left; what this one leaves comes back beside the picture. `drift`: how noise has moved, for a video's frame.
     """
     picture = settled.picture
     _check_hand_over(settled, handed)
     made: dict[Box, tuple[Tensor, Process]] = {}
     left: Left = {}
     for draw in range(settled.options.draws):
-        drawn, left = yield from _sample(settled, lease, number, stages, draw, notify, handed)
+        drawn, left = yield from _sample(settled, lease, number, stages, draw, notify, handed, drift)
         for box, (image, process) in drawn.items():
             mean = image if draw == 0 else made[box][0] + (image - made[box][0]) / (draw + 1)
             made[box] = mean, process
@@ -183,7 +192,14 @@ def _check_hand_over(settled: StagePlan, handed: Left) -> None:
 
 # long: a generator that yields every step of every pass; what goes from one pass to the next is seen in one place
 def _sample(
-    settled: StagePlan, lease: Lease, number: int, stages: int, draw: int, notify: Notify, handed: Left
+    settled: StagePlan,
+    lease: Lease,
+    number: int,
+    stages: int,
+    draw: int,
+    notify: Notify,
+    handed: Left,
+    drift: Drift | None,
 ) -> Generator[Update, None, tuple[dict[Box, tuple[Tensor, Process]], Left]]:
     """One sample of a stage: for each box its pixels (1, 3, h, w) at their own resolution, and the last process; and
     the states of boxes whose process ends at noise.
@@ -203,6 +219,8 @@ def _sample(
         before = None if image is None or part.at.strength == 1.0 else settled.passes[k - 1]
         box = part.at.box
         own = own_noise(boxes.index(box), part.attempt)
+        if drift is not None:
+            own = drift.over(own, part.at, lease.model.info.multiple)
         inputs = canvas.inputs(
             picture,
             part.at,

@@ -1,10 +1,10 @@
 """An edit of a video, frame after frame: what every frame needs of the others, and what is kept if it is interrupted.
 
-Every frame is edited by the same chain with the same noise. Three things make one video of the frames. Where the model
-has only the picture to learn from and a mask is to be filled, other frames show what lies behind it
-(`editkit.editing.frames`); only what none of them shows is invented, once. Where the edit starts from the picture, a
-frame may start with a share of what was changed in the one before, moved along the optical flow. A mask may be a video
-itself, a folder of frames, or follow what it marks in the first frame.
+Every frame is edited by the same chain with the same noise, or with that noise moved along with what is seen. Three
+things make one video of the frames. Where the model has only the picture to learn from and a mask is to be filled,
+other frames show what lies behind it (`editkit.editing.frames`); only what none of them shows is invented, once. Where
+the edit starts from the picture, a frame may start with a share of what was changed in the one before, moved along the
+optical flow. A mask may be a video itself, a folder of frames, or follow what it marks in the first frame.
 
 Finished frames lie in a folder beside the result until it is written whole; the same command goes on from there.
 """
@@ -35,11 +35,13 @@ from editkit.pictures.motion import camera, carried, flow, followed, grey, round
 from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Chain, Edits
 from editkit.plugin.masking import each_mask, mask_field
+from editkit.plugin.outputs import write_nothing_beside
 from editkit.plugin.protocol import Plugin, called, plugins_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from editkit.editing.drifting import Drift
     from editkit.pictures.motion import Homography, Where
     from editkit.pictures.raster import Pixels
 
@@ -52,11 +54,13 @@ class Together:
         copy: fill masks from other frames that show what is behind; None: where the model learns from the picture.
         follow: share of the change of the frame before that a frame starts with; None: 0.5 for edits that steer.
         track: the mask is of the first frame, and follows what it marks.
+        noise_along: noise moves with what is seen (`editkit.editing.drifting`); else it stays where it is.
     """
 
     copy: bool | None = None
     follow: float | None = None
     track: bool = False
+    noise_along: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,12 @@ def edit_video(
     """
     span, together = span or Span(), together or Together()
     chain = Chain.of(edits).inherited()
+    write_nothing_beside(chain, "a video")
     clip = Clip.open(source)
     if clip.alpha:
         notify(f"{source}: its frames can be transparent; that is left out, and the result is opaque")
+    if clip.unheard:
+        notify(f"{source}: has sound of a kind that is not known here; it is left out")
     place = Workplace.at(Path(target), clip, chain, (span, together, quality), force=force)
     work = _Work(clip, chain, span, together, place, functools.cache(notify), models or Models(), watch)
     with place.alone():
@@ -105,6 +112,51 @@ def edit_video(
         with place.written() as path:
             write_clip(path, place.finished(count), clip, span, quality)
     return count
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """How an edit of a video would begin: its first frame, the chain for that, about how many frames there are (None:
+    the file does not say), and whether holes are filled from other frames.
+    """
+
+    picture: Picture
+    chain: Chain
+    frames: int | None
+    copies: bool
+
+
+def opening(source: str | Path, edits: Edits, span: Span, together: Together, notify: Notify = silent) -> Opening:
+    """Look at the first frame of an edit, and make nothing.
+
+    Raises:
+        PictureError: the video cannot be decoded, or holds no frame in `span`.
+        UsageError: masks or options that do not go together.
+    """
+    chain, clip = Chain.of(edits).inherited(), Clip.open(source)
+    frame = next(clip.frames(span), None)
+    if frame is None:
+        raise PictureError(f"{clip.path}: no frames in the range that was asked for")
+    first = Masks(chain, clip, span, together.track, notify).of(frame)
+    return Opening(Picture(frame.pixels), first, clip.about(span), copies(chain, together))
+
+
+def copies(chain: Chain, together: Together) -> bool:
+    """Whether other frames are asked what a mask hides: where one plugin fills a mask by what the picture is.
+
+    Raises:
+        UsageError: it is asked for, and cannot be; noise is to move, and is not drawn for every frame.
+    """
+    plugin = _filler(chain)
+    able = plugin is not None and described(chain.stages[0]).own_picture
+    if able and together.copy is not False and together.noise_along:
+        raise UsageError(
+            "--noise-along is for edits that draw every frame; this one copies what other frames show, and carries "
+            "along what it invents"
+        )
+    if together.copy and not able:
+        raise UsageError("--copy is for one plugin that fills a mask, by a model that learns from the picture")
+    return able if together.copy is None else together.copy
 
 
 @dataclass
@@ -125,29 +177,23 @@ class _Work:
     def frames(self) -> int:
         """Edit all of them that are not done; how many there are."""
         count = 0
-        for frame in self._copying() if self._copies() else self._plain():
+        for frame in self._copying() if copies(self.chain, self.together) else self._plain():
             count = frame.index + 1
         if not count:
             raise PictureError(f"{self.clip.path}: no frames in the range that was asked for")
         return count
 
-    def _copies(self) -> bool:
-        """Whether other frames are asked what a mask hides: where one plugin fills a mask by what the picture is."""
-        plugin = _filler(self.chain)
-        able = plugin is not None and described(self.chain.stages[0]).own_picture
-        if self.together.copy and not able:
-            raise UsageError("--copy is for one plugin that fills a mask, by a model that learns from the picture")
-        return able if self.together.copy is None else self.together.copy
-
     def _plain(self) -> Iterator[Frame]:
         """Frame after frame, each for itself but for what it starts with."""
         follow = self._follow()
+        along = Along() if self.together.noise_along else None
         masks = Masks(self.chain, self.clip, self.span, self.together.track, self.notify)
         for frame in self.clip.frames(self.span):
             chain = masks.of(frame)
+            drift = None if along is None else along.to(frame)
             made = self.place.frame(frame.index)
             if made is None:
-                made = self._made(self._started(frame, follow), chain)
+                made = self._made(self._started(frame, follow), chain, drift)
                 self.place.keep(frame.index, frame.time, made)
                 self._tell(frame, 0, 0)
             self.last = (frame, made)
@@ -223,8 +269,8 @@ class _Work:
                 plugin = cast(Plugin, _filler(chain))
         return self._made(Picture(pixels), chain)
 
-    def _made(self, picture: Picture, chain: Chain) -> Pixels:
-        return make(picture, chain, notify=self.notify, models=self.models).picture.pixels
+    def _made(self, picture: Picture, chain: Chain, drift: Drift | None = None) -> Pixels:
+        return make(picture, chain, notify=self.notify, models=self.models, drift=drift).picture.pixels
 
     def _tell(self, frame: Frame, shown: int, invented: int) -> None:
         if self.watch is not None:
@@ -236,6 +282,26 @@ def _filler(chain: Chain) -> Plugin | None:
     plugins = plugins_of(chain.stages[0])
     alone = len(plugins) == 1 and plugins[0].fresh and "mask" in plugins[0].claims()
     return plugins[0] if alone and mask_field(plugins[0]) is not None else None
+
+
+class Along:
+    """How far what is seen has come since the first frame, frame after frame."""
+
+    def __init__(self) -> None:
+        self.come: NDArray[np.float32] | None = None
+        self.seen: NDArray[np.uint8] | None = None
+
+    def to(self, frame: Frame) -> Drift:
+        """Where everything in `frame` was in the first one; frames come in order."""
+        from editkit.editing import drifting
+
+        seen = grey(frame.pixels)
+        if self.come is None or self.seen is None:
+            self.come = drifting.first(*seen.shape)
+        else:
+            self.come = drifting.further(self.come, flow(self.seen, seen))
+        self.seen = seen
+        return drifting.drift(self.come)
 
 
 class Masks:

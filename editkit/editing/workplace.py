@@ -20,6 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from editkit.common.small import small_bytes
 from editkit.errors import PictureError, UsageError
 from editkit.pictures.files.atomic import save_bytes
 from editkit.pictures.files.clips import WRITTEN, Clip
@@ -57,8 +58,10 @@ class Workplace:
         place = cls(target, target.with_name(target.name + ".frames"), force)
         says = json.dumps({"edit": _digest(clip, chain, rest)}).encode()
         known = place.folder / SAYS
-        if known.exists():
-            if known.read_bytes() != says:
+        if place.folder.is_symlink():  # what it leads to would be filled, and removed
+            raise PictureError(f"{place.folder}: is a link, and the frames would lie there; name another result")
+        if os.path.lexists(known):
+            if not _holds(known, says):
                 raise PictureError(f"{place.folder}: holds frames of another edit; remove it, or name another result")
         else:
             try:
@@ -154,6 +157,14 @@ class Workplace:
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:06}.png"
+
+
+def _holds(file: Path, data: bytes) -> bool:
+    """Whether it is a file of `data`; a pipe of that name is not waited for."""
+    try:
+        return not file.is_symlink() and small_bytes(file, len(data)) == data
+    except OSError:
+        return False
 
 
 def _sources(chain: Chain) -> Iterator[Any]:

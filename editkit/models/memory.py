@@ -15,7 +15,7 @@ from editkit.diffusion.model import HoldsStates
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.overlay import DENOISERS, contents
-from editkit.models.files.quantised import method
+from editkit.models.files.quantised import method, plain_numbers, to_unpack
 from editkit.models.files.weights import NUMBERS, Stored, stored, weight_files
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def weigh(layout: Layout, itemsize: int, free: int, beside: int = 0, gpu: bool =
     Raises:
         ModelError: they do not; says what is needed, what there is, and what helps.
     """
-    network, readers, vae = sizes(layout, itemsize)
+    network, readers, vae = sizes(layout, itemsize, gpu)
     needed = network + vae
     if needed + readers + (beside if readers else 0) <= free:
         return False
@@ -79,9 +79,10 @@ def _packing(layout: Layout) -> str:
     return "a GGUF of its network (--transformer FILE.gguf), " if plain else ""
 
 
-def sizes(layout: Layout, itemsize: int) -> tuple[int, int, int]:
+def sizes(layout: Layout, itemsize: int, gpu: bool = True) -> tuple[int, int, int]:
     """Bytes of the denoiser, the text encoders, and the VAE, from the headers of their files, with numbers of
-    `itemsize` bytes; what is packed stays so. Of a single file all of them count as the denoiser's.
+    `itemsize` bytes; what is packed stays so, but for what is unpacked where there is no `gpu`. Of a single file all of
+    them count as the denoiser's.
 
     Raises:
         ModelError: there are no weights, or they cannot be read.
@@ -90,7 +91,7 @@ def sizes(layout: Layout, itemsize: int) -> tuple[int, int, int]:
         return _bytes(stored(layout.name, layout.file), itemsize), 0, 0
 
     def of(parts: Sequence[str]) -> int:
-        return sum(_of(layout, part, itemsize) for part in parts if layout.has(part))
+        return sum(_of(layout, part, itemsize, gpu) for part in parts if layout.has(part))
 
     if not layout.index:
         return of(("",)), 0, 0
@@ -103,7 +104,9 @@ def _ways(itemsize: int, gpu: bool) -> str:
     return ("" if itemsize == 2 else "--dtype bf16, ") + ("--offload model, " if gpu else "")
 
 
-def _of(layout: Layout, part: str, itemsize: int) -> int:
+def _of(layout: Layout, part: str, itemsize: int, gpu: bool) -> int:
+    if to_unpack(layout, part, gpu):
+        return itemsize * plain_numbers(layout, part)
     tensors = stored(layout.name, weight_files(layout, part)[0])
     return _bytes(tensors, itemsize) if method(layout, part) is None else sum(one.size for one in tensors)
 

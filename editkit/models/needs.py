@@ -38,7 +38,8 @@ LAYER = 1_000_000_000
 @dataclass(frozen=True)
 class Needs:
     """Bytes: of the network that is called at every step, the text encoders, the VAE; and beside them while the network
-    and while the decoder work. `packed`: the network's weights are in few bits already.
+    and while the decoder work. `packed`: the network's weights are in few bits already. `unpacked`: of a network that
+    stays packed on a GPU alone, the bytes on a CPU.
     """
 
     network: int
@@ -47,6 +48,7 @@ class Needs:
     steps: int
     decoding: int
     packed: bool = False
+    unpacked: int | None = None
 
     @property
     def working(self) -> int:
@@ -83,12 +85,21 @@ def needs(name: str, passes: Sequence[Pass], itemsize: int, transformer: str | N
         if not layout.has("vae"):
             return None
         network, readers, vae = sizes(layout, itemsize)
+        plain = sizes(layout, itemsize, gpu=False)[0]
     except ModelError:
         return None
     seen = max((at.window**2 if at.window else at.height * at.width for at in passes), default=0)
     pixels = max((at.height * at.width for at in passes), default=0)
     packed = overlay.packed(layout.over) or (layout.over is None and _packs(layout))
-    return Needs(network, readers, vae, seen * DENOISER[itemsize], pixels * DECODER[itemsize], packed)
+    return Needs(
+        network,
+        readers,
+        vae,
+        seen * DENOISER[itemsize],
+        pixels * DECODER[itemsize],
+        packed,
+        None if plain == network else plain,
+    )
 
 
 def _packs(layout: Layout) -> bool:
@@ -117,7 +128,9 @@ def lines(found: Needs, itemsize: int) -> list[str]:
     }  # fmt: skip
     listed = ", ".join(f"{what} {gb(size)}" for what, size in parts.items() if size)
     free = int(psutil.virtual_memory().available)
-    fits = found.network + found.vae + found.working <= free
+    network = found.network if found.unpacked is None else found.unpacked
+    fits = network + found.vae + found.working <= free
+    how = "" if found.unpacked is None else f", {gb(network)} for the network, which is unpacked"
     said = [
         f"memory, {itemsize} bytes a number{', the network packed' if found.packed else ''}: {listed}",
         f"GPU of {_by_card(found)}",
@@ -128,7 +141,7 @@ def lines(found: Needs, itemsize: int) -> list[str]:
             f"with a GGUF of its network in 4 bits (--transformer FILE), about {gb(four.network)}: GPU of "
             f"{_by_card(four)}"
         )
-    return [*said, f"CPU, {gb(free)} of memory free: {'as it is' if fits else 'too little'}"]
+    return [*said, f"CPU, {gb(free)} of memory free{how}: {'as it is' if fits else 'too little'}"]
 
 
 def _by_card(found: Needs) -> str:

@@ -1,41 +1,58 @@
-"""Models of the hub that editkit takes, for who asks which to fetch: data, and not a word more than is known of them.
+"""Models of the hub that editkit takes, for who asks which to fetch. The table is data: suggested.csv, a row a model.
 
-Sizes are about those of the files that are fetched, in the format that is named. They and the licences were written
-down without the hub at hand; where nothing could be compared with them, `checked` is empty and it is said. A model's
-page on the hub is what counts.
+Names, sizes and licences were written down without the hub at hand. `source` says with what size and licence were
+compared; where it is empty they are from memory, and it is said. A model's page on the hub is what counts.
 """
 
 from __future__ import annotations
 
+import csv
+from importlib.resources import files
 from typing import NamedTuple
+
+__all__ = ["Suggested", "suggested", "tasks"]
+
+FETCHED = {
+    "": "editkit models download {name}",
+    "folder": "hf download {name} --local-dir FOLDER",
+    "one": "hf download {name} FILE --local-dir .",
+}
+"""How it is fetched, by the table's column `files`: a whole model, a folder that an option takes, a file of several."""
 
 
 class Suggested(NamedTuple):
-    """One model of the hub: its id, what for, how much is fetched (GB), its licence; `checked`: against what size and
-    licence were compared, empty where they are from memory.
+    """One model of the hub: its id, the commands that it is for, what it does, the GB of its files, the GPU that runs
+    it and how, its licence, with what size and licence were compared, and what is fetched of it (see `FETCHED`).
     """
 
     name: str
+    tasks: tuple[str, ...]
     use: str
     gigabytes: float
+    card: str
     licence: str
-    checked: str = ""
+    source: str
+    files: str
+
+    @property
+    def command(self) -> str:
+        """The command that fetches it, with a tool of editkit or of the hub."""
+        return FETCHED[self.files].format(name=self.name)
 
 
-PEERS = "the lists of other editors"
+def suggested(task: str | None = None) -> tuple[Suggested, ...]:
+    """All of the table, or the models for one command (`edit`, `inpaint`, `mask`)."""
+    table = (files("editkit.models") / "suggested.csv").read_text(encoding="utf-8")
+    rows = [
+        Suggested(
+            row["name"], tuple(row["tasks"].split()), row["use"], float(row["gigabytes"]), row["card"],
+            row["licence"], row["source"], row["files"],
+        )
+        for row in csv.DictReader(table.splitlines())
+    ]  # fmt: skip
+    return tuple(row for row in rows if task is None or task in row.tasks)
 
-SUGGESTED = (
-    Suggested("stable-diffusion-v1-5/stable-diffusion-inpainting:fp16", "fill holes by a prompt", 2.1, "OpenRAIL-M"),
-    Suggested("stable-diffusion-v1-5/stable-diffusion-v1-5:fp16", "redraw by a prompt; ControlNets", 2.1, "OpenRAIL-M"),
-    Suggested("diffusers/stable-diffusion-xl-1.0-inpainting-0.1:fp16", "fill holes, 1024 px", 6.9, "OpenRAIL++-M"),
-    Suggested("stabilityai/stable-diffusion-xl-base-1.0:fp16", "redraw by a prompt, 1024 px", 6.9, "OpenRAIL++-M"),
-    Suggested("stabilityai/stable-diffusion-x4-upscaler:fp16", "enlarge by 4, with a prompt", 1.8, "OpenRAIL++-M"),
-    Suggested("google/ddpm-celebahq-256", "faces, without a prompt", 0.5, "Apache-2.0"),
-    Suggested("facebook/sam3", "masks by words (--mask-model); ask for access", 1.8, "SAM licence", "peers' lists"),
-    Suggested(
-        "facebook/sam2.1-hiera-small", "masks by points, and of boxes (--mask-model)", 0.2, "Apache-2.0", "peers' lists"
-    ),
-    Suggested("IDEA-Research/grounding-dino-tiny", "boxes by words (--mask-model)", 0.7, "Apache-2.0", "peers' lists"),
-    Suggested("CIDAS/clipseg-rd64-refined", "coarse masks by words (--mask-model)", 0.6, "Apache-2.0"),
-    Suggested("hustvl/vitmatte-small-composition-1k", "soft edges of masks (--mask-model)", 0.1, "Apache-2.0"),
-)
+
+def tasks() -> tuple[str, ...]:
+    """The commands that the table has models for, in its order."""
+    return tuple(dict.fromkeys(task for row in suggested() for task in row.tasks))

@@ -36,7 +36,8 @@ SATURATED = 0.2
 
 def painted(picture: Raster) -> tuple[Mask, str] | None:
     """The mask that `picture` is, and how it was read, in words; None where it was not painted in one colour."""
-    if (picture.pixels == picture.pixels[..., :1]).all():
+    red, green, blue = (picture.pixels[..., k] for k in range(3))
+    if np.array_equal(red, green) and np.array_equal(red, blue):
         return None
     pixels = picture.pixels.astype(np.float32) / np.float32(largest(picture.pixels.dtype))
     alpha = None if picture.alpha is None else picture.alpha / np.float32(largest(picture.alpha.dtype))

@@ -54,6 +54,7 @@ class Extras(Checked):
         description="Of a video: share of the frame before's change that a frame starts with; "
         "default 0.5 for edits that steer, else 0.",
     )
+    noise_along: bool = Field(False, description="Of a video: noise moves with what is seen, by the optical flow.")
     quiet: bool = Field(False, description="Say nothing but errors.")
     json_: bool = Field(False, description="One line of JSON about the result on standard output.")
 

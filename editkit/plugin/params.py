@@ -185,3 +185,23 @@ def _bounds(info: FieldInfo) -> str:
     words = [f"{low} or more" if low else above, f"{high} or less" if high else below]
     text = ", ".join(word for word in words if word)
     return f"[{text}]" if text else ""
+
+
+def marked(plugin: type[BaseModel], key: str, kind: type) -> bool:
+    """Whether the field `key` carries a marker of `kind`, also inside an optional."""
+    info = plugin.model_fields.get(key)
+    if info is None:
+        return False
+    if any(isinstance(m, kind) for m in info.metadata):
+        return True
+    return kind is Metavar and any(p.name == key and p.metavar is not None for p in params(plugin))
+
+
+def is_path(plugin: type[BaseModel], key: str, value: object) -> bool:
+    """Whether `value` is a path of a picture or mask (not words such as box:..., not standard input)."""
+    from editkit.pictures.shapes import is_words
+
+    if not isinstance(value, str) or not marked(plugin, key, Metavar) or value == "-" or is_words(value):
+        return False
+    markers = [m for m in plugin.model_fields[key].metadata if isinstance(m, Metavar)]
+    return not any(m.words is not None and m.words(value) for m in markers)

@@ -77,8 +77,24 @@ def read_metadata(path: Path) -> dict[str, str]:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
         return dict(header["__metadata__"])
-    except (OSError, struct.error, ValueError, KeyError, MemoryError, OverflowError) as error:
+    except (
+        OSError, struct.error, ValueError, KeyError, TypeError, MemoryError, OverflowError, RecursionError,
+    ) as error:  # fmt: skip
         raise EditkitError(f"{path}: is no checkpoint of a training run ({error})") from error
+
+
+def check_new(settings: Settings) -> None:
+    """Refuse to begin a run where another one's results lie: its first checkpoint would take their place.
+
+    Raises:
+        EditkitError: they do.
+    """
+    found = next((name for name in (FILE, "export") if (settings.output / name).exists()), None)
+    if found is not None:
+        raise EditkitError(
+            f"{settings.output}: holds {found} of a run already; --resume goes on with it, and a new run needs another "
+            "--output"
+        )
 
 
 def load_checkpoint(settings: S) -> tuple[Progress, dict[str, Tensor], S]:
@@ -89,7 +105,7 @@ def load_checkpoint(settings: S) -> tuple[Progress, dict[str, Tensor], S]:
     from safetensors.torch import load_file
 
     path = settings.output / FILE
-    if not path.exists():
+    if not path.is_file():
         raise EditkitError(f"{path}: there is no checkpoint to resume; leave out --resume to begin a run")
     metadata = read_metadata(path)
     try:

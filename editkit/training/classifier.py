@@ -147,6 +147,10 @@ def _noised(
     return alpha * x0 + sigma * torch.randn(x0.shape, generator=generator), table[0][k]
 
 
+FILES = ("model.safetensors", "config.json")
+"""What `save` writes."""
+
+
 def save(network: Network, config: dict[str, Any], folder: Path) -> None:
     """config.json and model.safetensors (16-bit), each written whole or not at all."""
     from safetensors.torch import save as packed

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from editkit.errors import EditkitError
 from editkit.models.pocket.residual import TASKS
 from editkit.training.attribution import attribution
-from editkit.training.checkpoint import Aside, Progress, load_checkpoint, save_checkpoint
+from editkit.training.checkpoint import Aside, Progress, check_new, load_checkpoint, save_checkpoint
 from editkit.training.device import device_of, has_bf16
 from editkit.training.gathered import Gathered
 from editkit.training.network import to_dtype, write_atomically
@@ -141,6 +141,8 @@ class Run:
     """One training run in a folder: `run()` goes to the last step, or to the time limit, or to a signal."""
 
     def __init__(self, settings: Settings, lesson: Lesson, resume: bool = False, together: Together = ALONE) -> None:
+        if not resume and together.first:
+            check_new(settings)
         self.settings, self.lesson, self.device = settings, lesson, device_of(settings)
         self.together = together
         cores = min(settings.threads or torch.get_num_threads(), settings.batch // together.count)

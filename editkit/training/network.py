@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
+from editkit.common.small import small_bytes
 from editkit.errors import EditkitError
+from editkit.models.files.weights import Stored, bounded
 from editkit.models.pocket.residual import COARSE, HOLE, KNOWN, LUMA, TASKS
 from editkit.training.diffusion import SCHEDULER
 from editkit.training.settings import Architecture
@@ -130,6 +132,17 @@ def wiring(architecture: Architecture) -> dict[str, Any]:
     }
 
 
+def check_free(folder: Path, names: Iterable[str], force: bool) -> None:
+    """Refuse to replace a file in `folder` that is called as one to be written.
+
+    Raises:
+        EditkitError: there is one, and not `force`.
+    """
+    found = next((name for name in names if os.path.lexists(folder / name)), None)
+    if found is not None and not force:
+        raise EditkitError(f"{folder / found}: exists already; name another --output, or --force to replace it")
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """A file whole or not at all: a temporary neighbour, fsync, rename. Raises EditkitError when the disk
     refuses.
@@ -180,20 +193,33 @@ def export(folder: Path, architecture: Architecture, weights: dict[str, Tensor])
 
 
 def load(folder: Path) -> Pocket:
-    """Read an exported folder (weights in fp32). Raises EditkitError for what is no such folder."""
+    """Read an exported folder (weights in fp32).
+
+    Raises:
+        EditkitError: it is no such folder, or its weights are of another architecture than pocket.json says.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        described = json.loads((folder / "pocket.json").read_text())
+        described = json.loads(small_bytes(folder / "pocket.json"))
         architecture = Architecture.model_validate(described["architecture"])
         weights = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     except FileNotFoundError as error:
-        raise EditkitError(f"{folder}: is no exported network ({Path(error.filename).name} is missing)") from error
-    except (KeyError, ValueError) as error:
-        raise EditkitError(f"{folder}: pocket.json or the weights cannot be read ({error})") from error
-    network = Pocket(architecture)
-    expected = {name: value.shape for name, value in network.unet.state_dict().items()}
-    if expected != {name: value.shape for name, value in weights.items()}:
+        missing = Path(error.filename or folder / "unet" / "diffusion_pytorch_model.safetensors").name
+        raise EditkitError(f"{folder}: is no exported network ({missing} is missing)") from error
+    except (KeyError, ValueError, TypeError, RecursionError, OSError, SafetensorError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise EditkitError(f"{folder}: pocket.json or the weights cannot be read ({said})") from error
+    shapes = {name: value.shape for name, value in weights.items()}
+    bounded(str(folder), "unet", architecture.model_dump(mode="json"), _stored(weights))
+    with torch.device("meta"):  # it may claim more than there is memory for
+        network = Pocket(architecture)
+    if {name: value.shape for name, value in network.unet.state_dict().items()} != shapes:
         raise EditkitError(f"{folder}: the weights are of another architecture than pocket.json says")
-    network.unet.load_state_dict({name: value.float() for name, value in weights.items()})
+    network.unet.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
     return network
+
+
+def _stored(weights: Mapping[str, Tensor]) -> Iterator[Stored]:
+    return (Stored(name, tuple(value.shape), str(value.dtype), value.nbytes) for name, value in weights.items())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -23,12 +24,16 @@ from editkit.training.device import has_bf16
 from editkit.training.draws import Seeded
 from editkit.training.fast import hasten
 from editkit.training.masks import box, ellipse, strokes
-from editkit.training.network import Pocket, load, to_dtype
+from editkit.training.network import Pocket, check_free, load, to_dtype, write_atomically
 from editkit.training.pictures import Photograph, crop, load_collection
 from editkit.training.sheets import grid, solve
 
 log = logging.getLogger(__name__)
 Figures = dict[str, float]
+FILES = (
+    *(f"{sheet}.png" for sheet in ("inpaint", "inpaint2", "refine", "upscale", "colorize", "prior")), "figures.json",
+)  # fmt: skip
+"""What a report writes."""
 
 
 def psnr(a: Tensor, b: Tensor, where: Tensor | None = None) -> float:
@@ -78,9 +83,9 @@ class Report:
 
     def save(self, name: str, rows: list[Tensor], columns: int = 16) -> None:
         """A sheet of the first windows."""
-        path = self.folder / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        grid([row[:columns] for row in rows]).save(path, optimize=True)
+        path, data = self.folder / f"{name}.png", BytesIO()
+        grid([row[:columns] for row in rows]).save(data, "PNG", optimize=True)
+        write_atomically(path, data.getvalue())
         log.info("%s", path)
 
     def inpainting(self) -> Figures:
@@ -181,11 +186,15 @@ def _sharpness(x0: Tensor, mask: Tensor) -> float:
 
 
 def make_report(
-    model: Path, images: Path, output: Path, heldout: Path, steps: int, samples: int, seed: int
+    model: Path, images: Path, output: Path, heldout: Path, steps: int, samples: int, seed: int, force: bool = False
 ) -> dict[str, Figures]:
-    """Write sheets and figures.json; return the figures. Errors: no network, no pictures, no list of
-    held-back ones.
+    """Write sheets and figures.json; return the figures.
+
+    Raises:
+        EditkitError: no network, no pictures, no list of held-back ones; a file of such a name is there, and not
+            `force`.
     """
+    check_free(output, FILES, force)
     network = load(model)
     hasten(network.unet)
     to_dtype(network, torch.bfloat16 if has_bf16(torch.device("cpu")) else torch.float32)
@@ -204,5 +213,5 @@ def make_report(
         "prior": report.prior(collection.training),
     }
     figures = {task: {name: round(value, 4) for name, value in row.items()} for task, row in figures.items()}
-    (output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    write_atomically(output / "figures.json", (json.dumps(figures, indent=2) + "\n").encode())
     return figures

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from editkit.common.small import small_bytes
+
 
 def _numbers(value: Any) -> Any:
     """`64,128,256` as numbers; anything else as it is."""
@@ -106,6 +108,6 @@ class ClassifierSettings(BaseModel):
 def architecture_of(folder: Path) -> dict[str, Any]:
     """The architecture of an exported folder; {} where there is none to read."""
     try:
-        return dict(json.loads((folder / "pocket.json").read_text(encoding="utf-8"))["architecture"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return dict(json.loads(small_bytes(folder / "pocket.json"))["architecture"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}  # the loader says what is wrong with it

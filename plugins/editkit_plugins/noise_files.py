@@ -79,7 +79,7 @@ def learnt_in(path: str, run: Run) -> dict[int, Tensor]:
         with safe_open(path, "pt") as file:
             told = json.loads((file.metadata() or {}).get("editkit-noise", "null"))
             kept = {int(k.split()[1]): file.get_tensor(k) for k in list(file.keys()) if k.startswith("null ")}
-    except (OSError, SafetensorError, ValueError, IndexError) as error:
+    except (OSError, SafetensorError, ValueError, IndexError, RecursionError) as error:
         raise UsageError(f"--from-noise {path}: cannot be read: {error}") from None
     if not kept or not isinstance(told, dict):
         return {}
@@ -107,7 +107,7 @@ def loaded(path: str, run: Run) -> Tensor:
         with safe_open(path, "pt") as file:
             told = json.loads((file.metadata() or {}).get("editkit-noise", "null"))
             x: Tensor | None = file.get_tensor("x") if told is not None else None
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise UsageError(f"--from-noise {path}: cannot be read: {error}") from None
     if told is None or x is None:
         raise UsageError(f"--from-noise {path}: not a file of noise; invert --save-noise writes one")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from editkit.plugin import Conditioning, ModelInfo
     from editkit_plugins.restoring.problem import Problem
 
+Method = Literal["auto", "conditioned", "wiener", "ddnm", "ddrm", "diffpir", "dps", "pigdm", "point", "graikos"]
+
 BLURS = ("gaussian", "motion", "kernel")
 
 ROUNDING = 0.29
@@ -56,7 +58,7 @@ class Restore(Solver):
     taper: bool = Field(
         True, description="Blurs: fade the edges, which would ring otherwise, because a lens blurs past them."
     )
-    method: Literal["auto", "conditioned", "wiener", "ddnm", "ddrm", "diffpir", "dps", "pigdm", "point"] = Field(
+    method: Method = Field(
         "auto",
         description="How it is solved; auto: ddnm; where there is noise wiener, or ddrm; dps on latents; lost pixels: "
         "told to a model that takes a mask.",
@@ -134,6 +136,8 @@ class Restore(Solver):
                 f"restore: --method conditioned tells a model which pixels are lost; it is for --degradation mask "
                 f"without --sigma, not for {self.degradation}"
             )
+        if self.method == "graikos" and named.linear and self.noise() == 0.0:
+            raise UsageError("restore: --method graikos weighs what is seen by its noise; give --sigma, or use point")
         if self.taper and "taper" in self.model_fields_set and named.kind not in BLURS:
             raise UsageError(f"restore: --taper is for blurs ({', '.join(BLURS)}), not for {named.kind}; leave it out")
         if self.sigma and not named.linear:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 
 import cv2
 import pytest
 from PIL import Image
-from studio_page import PATIENCE, opened
+from studio_page import another, opened
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser():
-    """Chromium: Debian's, driven by Playwright."""
+    """Chromium: Debian's, driven by Playwright; one for all tests of the studio, each in a context of its own."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
     there = os.environ.get("EDITKIT_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if there is None:
@@ -54,28 +53,30 @@ def address(folder):
 @pytest.fixture
 def page(browser, address):
     """The page in a context of its own; nothing in it may go wrong."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    made = context.new_page()
-    made.set_default_timeout(PATIENCE * 1000)
-    wrong: list[str] = []
-    made.on("pageerror", lambda error: wrong.append(str(error)))
-    opened(made, address)
-    yield made
-    context.close()
+    with another(browser, viewport={"width": 1280, "height": 800}) as made:
+        wrong: list[str] = []
+        made.on("pageerror", lambda error: wrong.append(str(error)))
+        opened(made, address)
+        yield made
     assert not wrong
 
 
 @pytest.fixture
-def unhurried(monkeypatch):
-    """Edits take a while whatever the machine, so that somebody can watch them."""
+def gate(monkeypatch):
+    """Every edit waits here after each of its steps; each step shows an estimate."""
+    from studio_help import Gate
+
     from editkit.cli.studio import work
     from editkit.cli.studio.work import Watcher
 
-    real = Watcher.__call__
+    real, made = Watcher.__call__, Gate()
 
-    def slow(self, update):
+    def held(self, update):
         real(self, update)
-        time.sleep(0.08)
+        made.wait(self.stop)
 
-    monkeypatch.setattr(Watcher, "__call__", slow)
-    monkeypatch.setattr(work, "SHARE", 1.0)
+    monkeypatch.setattr(Watcher, "__call__", held)
+    monkeypatch.setattr(work, "SHARE", 1e9)
+    monkeypatch.setattr(work, "OFTEN", 0.0)
+    yield made
+    made.open()

@@ -22,6 +22,7 @@ from starlette.testclient import TestClient  # noqa: E402
 
 from editkit.cli.studio import listening  # noqa: E402
 from editkit.cli.studio.config import Bounds, Config  # noqa: E402
+from editkit.cli.studio.queue import Stop  # noqa: E402
 from editkit.cli.studio.server import application  # noqa: E402
 
 TOKEN = "test-token-of-a-studio-0123"
@@ -29,8 +30,29 @@ HOST = "127.0.0.1:8765"
 
 
 def config(folder: Path, **given: Any) -> Config:
-    """A studio's configuration."""
-    return Config(**{"folder": folder.resolve(), "token": TOKEN, "port": 8765, "bounds": Bounds(away=0.3), **given})
+    """A studio's configuration. However long a page takes to load again, its tab does not count as closed."""
+    bounds = Bounds(away=3600.0)
+    return Config(**{"folder": folder.resolve(), "token": TOKEN, "port": 8765, "bounds": bounds, **given})
+
+
+class Gate:
+    """Where edits wait after every step, so that none ends before somebody has seen it. A stop lets them go, too."""
+
+    def __init__(self) -> None:
+        self._steps, self._opened = threading.Semaphore(0), threading.Event()
+
+    def step(self) -> None:
+        """One edit goes one step."""
+        self._steps.release()
+
+    def open(self) -> None:
+        """Edits wait no more."""
+        self._opened.set()
+
+    def wait(self, stop: Stop) -> None:
+        """As an edit does that may be stopped."""
+        while not (stop or self._opened.is_set() or self._steps.acquire(timeout=0.01)):
+            pass
 
 
 @contextmanager

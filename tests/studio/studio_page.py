@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import base64
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-PATIENCE = 40.0
+PATIENCE = 120.0
 """Seconds that something may take on a busy machine before a test gives up."""
+
+RUNNING = "[...studio.state.running.values()].some((edit) => edit.fraction > 0)"
+"""An edit runs, and the page knows how far it is."""
+
+
+@contextmanager
+def another(browser: Any, **given: Any) -> Iterator[Any]:
+    """A page in a context of its own."""
+    context = browser.new_context(**given)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE * 1000)
+    try:
+        yield page
+    finally:
+        context.close()
 
 
 def opened(page: Any, address: str, path: str | None = None) -> None:
@@ -21,7 +38,7 @@ def opened(page: Any, address: str, path: str | None = None) -> None:
         page.click(f'[data-path="{path}"]')
         page.wait_for_selector("#studio:not([data-empty])")
         until(page, f"studio.state.root?.path === {path!r} && studio.view.mask !== null")
-        until(page, "Math.abs(studio.view.canvas.width / studio.view.ratio - studio.view.canvas.clientWidth) < 1")
+        laid_out(page)
 
 
 def until(page: Any, expression: str) -> None:
@@ -30,6 +47,23 @@ def until(page: Any, expression: str) -> None:
     while not page.evaluate(expression):
         assert time.monotonic() < end, f"never: {expression}"
         page.wait_for_timeout(30)
+
+
+def laid_out(page: Any) -> None:
+    """Wait until the canvas has the size of its place, and has been drawn."""
+    canvas, ratio = "studio.view.canvas", "studio.view.ratio"
+    for side, place in (("width", "clientWidth"), ("height", "clientHeight")):
+        until(page, f"Math.abs({canvas}.{side} / {ratio} - {canvas}.{place}) < 1")
+    frames(page)
+
+
+def frames(page: Any) -> None:
+    """Wait until whatever was asked for has been drawn: two frames."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+KEPT = "sessionStorage.getItem('mask') !== null && studio.state.mask?.version === studio.view.mask.version"
+"""The studio has the mask as it is now, and a reload will ask for it."""
 
 
 PLACE = """(() => {
@@ -84,11 +118,24 @@ def fill(page: Any, key: str, value: str, scope: str = ".card-form") -> None:
 def ran(page: Any) -> str:
     """Run what is on the page to its end; the edit's name."""
     page.click("#go:enabled")
+    return finished(page)
+
+
+def finished(page: Any) -> str:
+    """Wait for the end of what runs; the edit's name."""
     until(page, ENDED)
     edit = page.evaluate("studio.history.edits.get(studio.state.group[0])")
     assert edit["state"] == "done", edit
     until(page, f"studio.state.picture.id === {edit['id']!r} && document.getElementById('save') !== null")
     return str(edit["id"])
+
+
+def watched(page: Any, gate: Any, estimates: int) -> None:
+    """Let what runs go, a step at a time, until the page has shown some estimates; it waits then."""
+    for seen in range(1, estimates + 1):
+        until(page, f"studio.state.estimates >= {seen}")
+        if seen < estimates:
+            gate.step()
 
 
 def saved(page: Any, folder: Path, name: str) -> Path:

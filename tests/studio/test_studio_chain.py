@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from studio_help import served
-from studio_page import drag, fill, method, opened, ran, saved, until
+from studio_page import another, drag, fill, method, opened, ran, saved, until
 from test_door import SEPIA, distribution
 
 from editkit.cli import run
 from editkit.errors import ParameterError
 from editkit.plugin import registry
+
+pytestmark = pytest.mark.loopback  # a browser
 
 
 def test_three_cards_give_the_bytes_of_the_command_that_the_page_shows(page, address, folder, monkeypatch):
@@ -58,8 +60,7 @@ def test_a_command_that_is_pasted_becomes_cards(page, address):
 def test_a_strangers_plugin_appears_with_its_form_and_its_own_error(browser, folder, tmp_path, monkeypatch):
     distribution(tmp_path, "my-sepia", SEPIA, "sepia = my_sepia:Sepia")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with served(folder) as address:
-        page = browser.new_page()
+    with served(folder) as address, another(browser) as page:
         opened(page, address, "photo.png")
         method(page, "sepia")
         fill(page, "strength_of_tint", "7")
@@ -72,7 +73,6 @@ def test_a_strangers_plugin_appears_with_its_form_and_its_own_error(browser, fol
         fill(page, "steps", "20", ".options")
         until(page, "document.querySelector('.wrong') === null")
         ran(page)
-        page.close()
 
 
 def test_every_form_sends_what_its_declaration_takes_and_shows_its_error(page, address):
@@ -129,8 +129,7 @@ def test_loras_that_may_be_named_are_chosen_with_their_weight(browser, folder, t
     lora, other = tmp_path / "ink.safetensors", tmp_path / "other.safetensors"
     save_file(small, lora)
     save_file({"weight": np.zeros(2, np.float32)}, other)
-    with served(folder, models=(str(lora), str(other))) as address:
-        page = browser.new_page()
+    with served(folder, models=(str(lora), str(other))) as address, another(browser) as page:
         opened(page, address, "photo.png")
         method(page, "sdedit")
         page.click(".options .more > summary")
@@ -143,4 +142,3 @@ def test_loras_that_may_be_named_are_chosen_with_their_weight(browser, folder, t
         assert page.locator('.options .field[data-key="model"] option', has_text="ink").count() == 0
         page.click("#tab-models")
         page.wait_for_selector("text=LoRA, chosen under")
-        page.close()

@@ -14,38 +14,39 @@ import numpy as np
 import pytest
 from PIL import Image
 from studio_help import TOKEN, pixels, png, served
-from studio_page import drag, fill, method, opened, ran, until
+from studio_page import RUNNING, another, drag, fill, frames, method, opened, ran, until, watched
+
+pytestmark = pytest.mark.loopback  # a browser
 
 
 def test_two_tabs_work_at_once_and_their_results_stay_apart(browser, page, address, folder):
-    other = browser.new_context().new_page()
-    for one, path, seed in ((page, "photo.png", "1"), (other, "deep.png", "2")):
-        opened(one, address, path)
-        method(one, "sdedit")
-        fill(one, "steps", "10", ".options")
-        fill(one, "seed", seed, ".options")
-    for one in (page, other):
-        one.click("#go:enabled")
-    for one, depth, seed in ((page, 8, 1), (other, 16, 2)):
-        until(one, "studio.history.edits.get(studio.state.group[0])?.state === 'done'")
-        edit = one.evaluate("studio.history.edits.get(studio.state.group[0])")
-        assert (edit["result"]["depth"], edit["seed"]) == (depth, seed)
-        until(one, f"studio.state.picture.id === {edit['id']!r}")
-    other.context.close()
+    with another(browser) as other:
+        for one, path, seed in ((page, "photo.png", "1"), (other, "deep.png", "2")):
+            opened(one, address, path)
+            method(one, "sdedit")
+            fill(one, "steps", "10", ".options")
+            fill(one, "seed", seed, ".options")
+        for one in (page, other):
+            one.click("#go:enabled")
+        for one, depth, seed in ((page, 8, 1), (other, 16, 2)):
+            until(one, "studio.history.edits.get(studio.state.group[0])?.state === 'done'")
+            edit = one.evaluate("studio.history.edits.get(studio.state.group[0])")
+            assert (edit["result"]["depth"], edit["seed"]) == (depth, seed)
+            until(one, f"studio.state.picture.id === {edit['id']!r}")
 
 
-LONG = """studio.chain.take({editkit: 2, stages: [
-    {plugins: [{sdedit: {strength: 1.0}}], options: {steps: 1000, model: 'pocket'}}]})"""
+HELD = """studio.chain.take({editkit: 2, stages: [
+    {plugins: [{sdedit: {strength: 1.0}}], options: {steps: 16, model: 'pocket'}}]})"""
 
 
-def test_a_reload_finds_the_running_edit_and_stop_ends_it(page, address):
+def test_a_reload_finds_the_running_edit_and_stop_ends_it(page, address, gate):
     opened(page, address, "photo.png")
-    page.evaluate(LONG)
+    page.evaluate(HELD)
     page.click("#go:enabled")
-    until(page, "[...studio.state.running.values()].some((edit) => edit.fraction > 0)")
+    until(page, RUNNING)
     page.reload()
     page.wait_for_selector("html[data-ready]")
-    until(page, "[...studio.state.running.values()].some((edit) => edit.fraction > 0)")
+    until(page, RUNNING)
     assert page.is_visible("#progress progress")
     page.click("#stop")
     until(page, "studio.state.running.size === 0")
@@ -62,7 +63,8 @@ def test_names_and_prompts_are_never_run(page, address):
     script = "<script>window.bad=1</script>"
     stage = {"plugins": [{"inpaint": {"mask": script}}], "options": {"prompt": script}}
     page.evaluate("(stage) => studio.chain.take({editkit: 2, stages: [stage]})", stage)
-    page.wait_for_timeout(600)
+    until(page, "studio.chain.error !== null")  # the library has answered
+    frames(page)
     assert page.evaluate("window.bad === undefined")
 
 
@@ -85,11 +87,11 @@ def test_axe_finds_no_violation(page, address, scheme):
     fill(page, "steps", "3", ".options")
     ran(page)
     page.click("#compare")
-    page.wait_for_timeout(50)
+    frames(page)
     check("comparing")
     for pane in ("history", "words", "models"):
         page.click(f"#tab-{pane}")
-        page.wait_for_timeout(120)
+        frames(page)
         check(pane)
     page.click("#save")
     check("saving")
@@ -118,45 +120,41 @@ def test_a_killed_server_that_is_started_again_has_the_history(browser, tmp_path
     token.write_text(TOKEN)
 
     def start() -> tuple[subprocess.Popen[str], str]:
-        code = "from editkit.cli import main; main()"
-        words = [sys.executable, "-c", code, "studio", str(folder), "--port", "0", "--token-file", str(token)]
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        words = [sys.executable, str(Path(__file__).parent / "held_studio.py"), str(folder), "--token-file", str(token)]
+        process = subprocess.Popen([*words, "--port", "0"], stdout=subprocess.PIPE, text=True)
         return process, process.stdout.readline().split()[-1]
 
     process, address = start()
-    page = browser.new_page()
     try:
-        opened(page, address, "photo.png")
-        method(page, "sdedit")
-        fill(page, "steps", "8", ".options")
-        edit = ran(page)
-        page.evaluate(LONG)
-        page.evaluate("studio.state.goOn = false")
-        page.click("#go:enabled")
-        until(page, "[...studio.state.running.values()].some((edit) => edit.fraction > 0)")
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process, address = start()
-        opened(page, address, "photo.png")
-        states = page.evaluate("[...studio.history.edits.values()].map((edit) => edit.state)")
-        assert states == ["done", "interrupted"]
+        with another(browser) as page:
+            opened(page, address, "photo.png")
+            method(page, "sdedit")
+            fill(page, "steps", "8", ".options")
+            edit = ran(page)
+            page.evaluate(HELD)
+            page.evaluate("studio.state.goOn = false")
+            page.click("#go:enabled")
+            until(page, RUNNING)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            process, address = start()
+            opened(page, address, "photo.png")
+            states = page.evaluate("[...studio.history.edits.values()].map((edit) => edit.state)")
+            assert states == ["done", "interrupted"]
         result = folder / ".editkit-studio" / "edits" / edit / "result.png"
         assert hashlib.sha256(result.read_bytes()).hexdigest()
     finally:
-        page.close()
-        process.terminate()
+        process.kill()
         process.wait()
 
 
 def test_the_door_lets_in_whoever_knows_the_password(browser, folder):
-    with served(folder, password="correct horse") as address:
-        page = browser.new_page()
+    with served(folder, password="correct horse") as address, another(browser) as page:
         page.goto(address.replace(f"{TOKEN}/", ""))
         page.fill("#password", "correct horse")
         page.click("button")
         page.wait_for_selector("html[data-ready]")
         assert TOKEN in page.url
-        page.close()
 
 
 SHOTS = os.environ.get("EDITKIT_SCREENSHOTS")  # read here: no test sees EDITKIT_...
@@ -165,12 +163,11 @@ SHOTS = os.environ.get("EDITKIT_SCREENSHOTS")  # read here: no test sees EDITKIT
 PHOTOS = Path(__file__).parents[2] / "assets" / "photos"
 
 
-def test_how_it_looks(browser, unhurried, tmp_path):
+def test_how_it_looks(browser, gate, tmp_path):
     """The pictures of docs/studio.md: EDITKIT_SCREENSHOTS=docs/studio writes them there. Each shows what it should."""
     folder, shots = tmp_path / "photos", Path(SHOTS or tmp_path)
     shutil.copytree(PHOTOS, folder)
-    with served(folder) as address:
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
+    with served(folder) as address, another(browser, viewport={"width": 1280, "height": 800}) as page:
 
         def look(name: str, *seen: str) -> None:
             for selector in seen:
@@ -190,8 +187,9 @@ def test_how_it_looks(browser, unhurried, tmp_path):
         look("painted", ".chip", "#go", "#mask-share")
         page.emulate_media(color_scheme="dark")
         page.click("#go")
-        until(page, "studio.state.estimates >= 2 && studio.state.running.size > 0")
+        watched(page, gate, 2)
         look("running", "#progress", "#stop")
+        gate.open()
         until(page, "document.getElementById('compare') !== null")
         page.click("#compare")
         page.click("#tab-history")
@@ -199,6 +197,5 @@ def test_how_it_looks(browser, unhurried, tmp_path):
         look("compared", ".labels", ".tree")
         page.set_viewport_size({"width": 390, "height": 844})
         page.click("#tab-edit")
-        page.wait_for_timeout(100)
+        frames(page)
         look("phone", "#go", "#tools")
-        page.close()

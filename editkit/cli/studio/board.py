@@ -31,6 +31,7 @@ class Board:
         self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
         self._last = 0
         self._estimates: OrderedDict[str, OrderedDict[int, bytes]] = OrderedDict()
+        self._progress: dict[str, dict[str, Any]] = {}
 
     @property
     def last(self) -> int:
@@ -42,6 +43,8 @@ class Board:
         with self._lock:
             self._last += 1
             self._events.append(Event(self._last, edit, kind, data))
+            if kind == "progress":
+                self._progress[edit] = data
             return self._last
 
     def since(self, number: int, edit: str | None = None) -> tuple[list[Event], bool]:
@@ -68,8 +71,14 @@ class Board:
             kept = self._estimates.get(edit)
             return None if kept is None else kept.get(number)
 
+    def progress(self, edit: str) -> dict[str, Any]:
+        """How far `edit` is, as it was told last; empty where nothing was, or where it has ended."""
+        with self._lock:
+            return self._progress.get(edit, {})
+
     def forget(self, edits: Iterable[str]) -> None:
-        """Keep no estimates of these any more."""
+        """Keep no estimates and no progress of these any more."""
         with self._lock:
             for edit in edits:
                 self._estimates.pop(edit, None)
+                self._progress.pop(edit, None)

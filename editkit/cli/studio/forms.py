@@ -15,7 +15,7 @@ from editkit.cli.studio.recipes import WRITTEN
 from editkit.editing.recipe import NOT_IN_RECIPES
 from editkit.errors import EditkitError
 from editkit.models import describe, embedded
-from editkit.models.setup import is_lora
+from editkit.models.lora import is_lora
 from editkit.pictures import shapes
 from editkit.plugin import registry
 from editkit.plugin.options import Options

@@ -179,13 +179,14 @@ def edits(studio: Studio, calls: Calls) -> APIRouter:
 
     @router.get("/edits")
     async def all_of_them() -> list[dict[str, Any]]:
-        """Every edit of the folder, as they were asked for."""
-        return [edit.told() for edit in studio.store.edits()]
+        """Every edit of the folder, as they were asked for; of those that run, how far they are."""
+        return [{**studio.board.progress(edit.id), **edit.told()} for edit in studio.store.edits()]
 
     @router.get("/edits/{edit}")
     async def one(edit: Id) -> dict[str, Any]:
-        """One edit. `before`: how many are made before it."""
-        return {**studio.store.edit(edit).told(), "before": studio.queue.before(edit)}
+        """One edit. `before`: how many are made before it. Of one that runs, how far it is."""
+        progress = studio.board.progress(edit)
+        return {**progress, **studio.store.edit(edit).told(), "before": studio.queue.before(edit)}
 
     @router.post("/edits/{edit}/cancel")
     async def cancel(edit: Id) -> dict[str, Any]:

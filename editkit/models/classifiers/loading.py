@@ -15,10 +15,14 @@ from editkit.errors import ModelError
 from editkit.models.classifiers.kinds import KINDS, OWN, Clean, NoiseAware
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import find
+from editkit.models.files.skeleton import without_values
 from editkit.models.files.weights import PICKLES, unreadable, weight_files
 
-MOST_STAGES, MOST_SIDE = 16, 1 << 16
+MOST_STAGES = 16
 """Of a network of our own, whose stages each halve the picture."""
+
+MOST_SIDE = 4096
+"""Of what a classifier sees: every picture is brought to that size."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -82,7 +86,7 @@ def _own(
     width, stages = int(config["width"]), int(config["stages"])
     if not (0 < stages <= MOST_STAGES and width > 0 and channels > 0 and 0 < size <= MOST_SIDE):
         raise ValueError(f"width {width}, stages {stages}, channels {channels}, size {size}")
-    with torch.device("meta"):  # what it says is compared with the file's tensors before anything is allocated
+    with without_values():  # what it says is compared with the file's tensors before anything is allocated
         _fitting(Network(channels, len(labels), width, stages), tensors, layout.name)
     network = Network(channels, len(labels), width, stages)
     _fill(network, tensors, layout.name)
@@ -104,6 +108,8 @@ def _ready(
     config = {**defaults, **{key: value for key, value in config.items() if value is not None}}
     channels, size = (config.get("input_size") or (3, 224, 224))[:2]
     _three(int(channels), source)
+    if not 0 < int(size) <= MOST_SIDE:
+        raise ValueError(f"input_size {size}")
     _fill(network, tensors, source)
     network.to(device).eval().requires_grad_(False)
     mean, std = tuple(config.get("mean", IMAGENET_MEAN)), tuple(config.get("std", IMAGENET_STD))
@@ -125,7 +131,7 @@ def _made(library: str, name: str, tensors: Mapping[str, Tensor], source: str) -
         build = lambda classes: timm.create_model(name, pretrained=False, num_classes=classes)  # noqa: E731
     else:
         raise ModelError(f"classifier {source}: its library is {library!r}; known are torchvision and timm")
-    with torch.device("meta"):
+    with without_values():
         heads = [key for key, part in build(1000).named_modules() if isinstance(part, torch.nn.Linear)]
     head = tensors.get(f"{heads[-1]}.weight") if heads else None
     if head is not None and head.ndim != 2:

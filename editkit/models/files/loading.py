@@ -22,6 +22,7 @@ from editkit.models.files.weights import (
     PICKLES,
     bounded,
     check,
+    compare,
     is_statistic,
     pickled,
     read,
@@ -184,6 +185,7 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
 
     from editkit.models.fast.norms import steady
     from editkit.models.fast.packing import pack
+    from editkit.models.files.skeleton import without_values
 
     if layout.file is not None:
         network = single_file.component(layout, component, dtype, (kind.__name__,))
@@ -192,19 +194,20 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
     laid = layout.over if component in DENOISERS else None
     file = weight_files(layout, component)[0] if laid is None else laid
     config = dict(layout.config(component))
-    if laid is None and quantised.KEY in config:
+    unpacks = laid is None and quantised.to_unpack(layout, component, device.type == "cuda")
+    if laid is None and quantised.KEY in config and not unpacks:
         return steady(quantised.load(layout, component, kind, dtype, device))
     config.pop(quantised.KEY, None)
     bounded(layout.name, component, config, overlay.contents(layout.name, file))
     try:
-        with torch.device("meta"):  # this thread's alone; accelerate's way would change torch for all
+        with without_values():
             skeleton = kind.from_config(config)
     except (TypeError, ValueError, KeyError, NotImplementedError, IndexError) as error:
         raise ModelError(
             f"model {layout.name}: no {kind.__name__} can be made of its configuration: {_first(error)}"
         ) from error
     if laid is None:
-        found = _own(layout, component, file, skeleton, dtype)
+        found = _own(layout, component, file, skeleton, dtype, unpacks)
     else:
         found = overlay.tensors(layout, config, skeleton, dtype)
     if overlay.packed(laid):
@@ -214,8 +217,11 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
     return pack(steady(network)) if device.type == "cpu" else network
 
 
-def _own(layout: Layout, component: str, file: Path, skeleton: Any, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a component's own `file`, as many as `skeleton` has, in its shapes and in `dtype`.
+def _own(
+    layout: Layout, component: str, file: Path, skeleton: Any, dtype: torch.dtype, unpacks: bool
+) -> dict[str, Tensor]:
+    """The tensors of a component's own `file`, as many as `skeleton` has, in its shapes and in `dtype`; `unpacks`: they
+    are packed by bitsandbytes.
 
     Raises:
         ModelError: some are missing or misshapen.
@@ -223,6 +229,11 @@ def _own(layout: Layout, component: str, file: Path, skeleton: Any, dtype: torch
     import torch
 
     expected = {key: tuple(value.shape) for key, value in skeleton.state_dict().items()}
+    if unpacks:
+        found = quantised.unpacked(layout, component, file, dtype)
+        shapes = {key: tuple(value.shape) for key, value in found.items()}
+        compare(f"model {layout.name}: {component}", shapes, expected)
+        return found
     check(layout.name, component, expected, file)
     kept = set(getattr(type(skeleton), "_keep_in_fp32_modules", None) or ())
     ahead = None if kept or layout.ahead is None else layout.ahead.take(component, dtype)
@@ -291,6 +302,8 @@ def load_text_encoder(
         raise ModelError(f"model {layout.name}: {encoder} is a {first}; text encoders that are known: {known}")
     listed = layout.index.get(tokenizer, ["transformers", "CLIPTokenizer"])
     reader = getattr(transformers, trust.component(layout.name, tokenizer, listed, trust.READERS))
+    if (layout.path / tokenizer / "preprocessor_config.json").is_file():
+        trust.preparation(layout.name, tokenizer, layout.json(Path(tokenizer) / "preprocessor_config.json"))
     shown = logging.is_progress_bar_enabled()
     if layout.texts_on_disk:
         getLogger("accelerate.big_modeling").setLevel("ERROR")  # says what was asked for

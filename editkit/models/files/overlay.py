@@ -16,6 +16,7 @@ from editkit.common.extras import explained
 from editkit.common.places import expanded
 from editkit.common.process import quiet
 from editkit.errors import ModelError, UsageError
+from editkit.models.files.gguf_header import look_through
 from editkit.models.files.layout import Layout, mistaken
 from editkit.models.files.weights import PICKLES, Stored, compare, pickled, read, stored
 
@@ -102,7 +103,7 @@ def contents(name: str, file: Path) -> Iterator[Stored]:
 
 
 def _gguf(name: str, file: Path) -> Any:
-    """A .gguf file, opened by the package of that name, which maps it into memory.
+    """A .gguf file, opened by the package of that name, which maps it into memory, after its header was looked through.
 
     Raises:
         ModelError: it cannot be read.
@@ -110,6 +111,7 @@ def _gguf(name: str, file: Path) -> Any:
     with explained():
         from gguf import GGUFReader
     try:
+        look_through(file)
         return GGUFReader(file)
     except Exception as error:  # whatever its reader stumbles over in a damaged file
         said = " ".join(str(error).split())[:160]

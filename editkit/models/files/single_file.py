@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.common import trust
 from editkit.errors import ModelError
-from editkit.models.files.weights import shapes
+from editkit.models.files.weights import bounded, shapes, stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -59,8 +59,13 @@ def component(layout: Layout, name: str, dtype: torch.dtype, classes: Collection
     if kind is None or not hasattr(kind, "from_single_file"):
         raise ModelError(f"model {layout.name}: diffusers reads no {named} from a single file")
     trust.component(layout.name, name, layout.index.get(name), classes)
-    if (layout.path / name / "config.json").is_file():
-        layout.config(name)  # looked through here, since diffusers reads it again by itself
+    if (layout.path / name / "config.json").is_file():  # looked through here: diffusers reads it again by itself
+        assert layout.file is not None
+        config = layout.config(name)
+        try:
+            bounded(layout.file.name, name, config, stored(layout.name, layout.file))
+        except ModelError as error:
+            raise ModelError(f"model {layout.name} does not fit the configuration in {layout.path}: {error}") from None
     plain = (bool, int, float, type(None))
     others = {part: None for part, value in layout.index.items() if not isinstance(value, plain) and part[:1] != "_"}
     others.pop(name, None)

@@ -153,9 +153,9 @@ def beside_transformer(network: Any, transformer: Any) -> Any:
     """A Z-Image ControlNet with the embedders of its transformer, which it has not saved. The outermost module is
     another one: who uses the network beside another transformer has his own.
     """
-    import torch
+    from editkit.models.files.skeleton import without_values
 
-    with torch.device("meta"):
+    with without_values():
         own = type(network).from_config(network.config).eval()
     for name, part in network.named_children():
         setattr(own, name, part)

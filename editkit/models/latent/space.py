@@ -151,7 +151,9 @@ def in_float32(vae: Any, device: torch.device) -> Any:
     """A copy of `vae` on `device`, its weights in float32."""
     import torch
 
-    with torch.device("meta"):
+    from editkit.models.files.skeleton import without_values
+
+    with without_values():
         made = type(vae).from_config(vae.config)
     if any(weight.is_meta for weight in vae.parameters()):  # they are brought when they are needed, and taken away
         from accelerate.utils.modeling import get_state_dict_offloaded_model

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from editkit.common import trust
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout, understandable
 from editkit.models.files.loading import as_number, find
@@ -144,7 +145,8 @@ def load_tower(layout: Layout, component: str, kind: Any, device: torch.device, 
 def _prepared(layout: Layout, component: str, prepare: Any, network: Any) -> Any:
     for part in ("feature_extractor", "image_processor", component):
         if (layout.path / part / "preprocessor_config.json").is_file():
-            layout.json(f"{part}/preprocessor_config.json" if part else "preprocessor_config.json")  # chooses no code
+            file = f"{part}/preprocessor_config.json" if part else "preprocessor_config.json"
+            trust.preparation(layout.name, file, layout.json(file))  # which chooses no code, either
             return prepare.from_pretrained(layout.path / part, local_files_only=True)
     side = network.config.image_size
     if prepare.__name__.startswith("CLIP"):

@@ -6,6 +6,7 @@ A clip's frames keep their times, so that a variable rate stays as it is, and it
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from editkit.errors import PictureError, UsageError
-from editkit.pictures.files.reading import MAX_PIXELS
+from editkit.pictures.files.reading import MAX_PIXELS, check_room
 from editkit.pictures.raster import Pixels
 
 ENDINGS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".ogv")
@@ -33,6 +34,9 @@ CRF = 16
 KINDS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,ogg,flv"
 """Containers that are read. Others are lists of further files and addresses (concat, HLS, DASH), whoever wrote them."""
 READ = {"format_whitelist": KINDS, "protocol_whitelist": "file"}
+
+HELD = 32
+"""Bytes a pixel that decoding takes: a decoder holds up to 16 frames to refer to, 1.5 bytes a pixel each, and ours."""
 
 TAGS = ("colorspace", "color_primaries", "color_trc", "color_range")
 
@@ -105,6 +109,8 @@ class Clip:
         sound: it has sound.
         alpha: its frames can be transparent, which is not read.
         tags: its colour tags, by PyAV's numbers.
+        length: seconds that it lasts, as the file says; None: it does not say.
+        unheard: it has sound of a kind that is not known, which is left out.
     """
 
     path: Path
@@ -115,6 +121,8 @@ class Clip:
     sound: bool
     alpha: bool
     tags: dict[str, int]
+    length: Fraction | None = None
+    unheard: bool = False
 
     @classmethod
     def open(cls, path: str | Path) -> Clip:
@@ -133,8 +141,17 @@ class Clip:
             rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
             deep = any(component.bits > 8 for component in frame.format.components)
             alpha = any(component.is_alpha for component in frame.format.components)
-            sound = bool(container.streams.audio)
-            return cls(path, size, rate, Fraction(stream.time_base), deep, sound, alpha, tags)
+            known = [heard.codec_context is not None for heard in container.streams.audio]
+            length = None if container.duration is None else Fraction(container.duration, 1_000_000)
+            time_base = Fraction(stream.time_base)
+            return cls(path, size, rate, time_base, deep, any(known), alpha, tags, length, not all(known))
+
+    def about(self, span: Span) -> int | None:
+        """About how many frames lie in `span`, by what the file says of its length; None: it does not say."""
+        if self.length is None:
+            return None
+        last = self.length if span.last is None else min(self.length, span.last)
+        return max(0, math.ceil((last - span.first) * self.rate / span.every))
 
     def frames(self, span: Span | None = None) -> Iterator[Frame]:
         """Its frames within `span`, counted from 0 in what is taken.
@@ -180,17 +197,22 @@ def _time(frame: Any, met: int, clip: Clip) -> Fraction:
 def _reading(path: Path) -> Iterator[Any]:
     """The open container; what the library says is one line."""
     import av
+    import psutil
 
     if not os.path.isfile(path):
         raise PictureError(f"{path}: {'is no file' if os.path.exists(path) else 'no such file'}")
     try:
-        with av.open(_url(path), options=READ) as container:
+        with av.open(_url(path), options=READ, metadata_errors="replace") as container:
             if not container.streams.video:
                 raise PictureError(f"{path}: has no picture, only sound")
             codec = container.streams.video[0].codec_context
+            if codec is None:
+                raise PictureError(f"{path}: its picture is of a kind that is not known here; is the file damaged?")
             if codec.width * codec.height > MAX_PIXELS:
                 size = f"{codec.width}x{codec.height}"
                 raise PictureError(f"{path}: its frames are {size}; at most {MAX_PIXELS:,} pixels are read")
+            needed, free = codec.width * codec.height * HELD, int(psutil.virtual_memory().available)
+            check_room(str(path), codec.width, codec.height, needed, free)
             codec.options = {"max_pixels": str(MAX_PIXELS)}
             yield container
     except av.FFmpegError as error:
@@ -231,9 +253,12 @@ def write_clip(
         raise PictureError(f"{source.path}: no frames in the range that was asked for")
     try:
         exact = {"fflags": "+bitexact"}  # no time of day and no random number in the file
-        with av.open(_url(path), "w", options=exact) as out, av.open(_url(source.path), options=READ) as sound:
+        with (
+            av.open(_url(path), "w", options=exact) as out,
+            av.open(_url(source.path), options=READ, metadata_errors="replace") as sound,
+        ):
             video = _stream(out, path, first[1], source, quality)
-            heard = [(s, out.add_stream_from_template(s)) for s in sound.streams.audio]
+            heard = [(s, out.add_stream_from_template(s)) for s in sound.streams.audio if s.codec_context is not None]
             begin = first[0]
             for time, pixels in _again(first, frames):
                 for packet in video.encode(_frame(pixels, time - begin, video, source)):

@@ -156,9 +156,18 @@ def _afford(image: Image.Image, data: bytes, name: str) -> None:
             f"{name}: its {len(data)} bytes claim {image.width}x{image.height} pixels, as a decompression bomb does; "
             f"if they are meant, save them without compression (.tif, .bmp)"
         )
+    check_room(name, image.width, image.height, needed, free)
+
+
+def check_room(name: str, width: int, height: int, needed: int, free: int) -> None:
+    """Refuse pixels that need more bytes than are free.
+
+    Raises:
+        PictureError: with what is needed and what there is.
+    """
     if needed > free:
         raise PictureError(
-            f"{name}: its {image.width}x{image.height} pixels need about {needed / 1e9:.1f} GB to be read, and "
+            f"{name}: its {width}x{height} pixels need about {needed / 1e9:.1f} GB to be read, and "
             f"{free / 1e9:.1f} GB are free; make it smaller first, or close other programs"
         )
 

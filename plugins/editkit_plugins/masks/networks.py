@@ -20,6 +20,8 @@ from editkit.common import trust
 from editkit.common.extras import explained
 from editkit.common.small import small_bytes
 from editkit.errors import ModelError, UsageError
+from editkit.models.files.layout import Layout
+from editkit.models.files.weights import bounded, stored, weight_files
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import at_depth
 from editkit.pictures.shapes import Mask, as_mask
@@ -120,9 +122,18 @@ def _loaded(kind: str, folder: Path, stamp: float) -> Network:
     row = KINDS[kind]
     for file in sorted(folder.glob("*.json")):
         if not file.name.endswith(".index.json") and file.name not in ("tokenizer.json", "vocab.json"):
-            trust.settings(str(folder), file.name, _json(file))
+            said = _json(file)
+            trust.settings(str(folder), file.name, said)
+            if file.name.endswith("processor_config.json"):
+                trust.preparation(str(folder), file.name, said)
     if not list(folder.glob("*.safetensors")):
         raise ModelError(f"{folder}: has no .safetensors; other weights can run code: take a revision that has them")
+    layout = Layout(str(folder), folder)
+    config = _json(folder / "config.json")
+    try:
+        bounded(str(folder), "", config, stored(str(folder), weight_files(layout, "")[0]))
+    except ModelError as error:
+        raise ModelError(f"{folder}: {kind} cannot be read: {error}") from None
     with explained():
         import transformers
     from safetensors import SafetensorError

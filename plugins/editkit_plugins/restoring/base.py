@@ -50,9 +50,9 @@ class Solving(Plugin):
     )
     eta_b: float = Field(1.0, ge=0.0, le=1.0, description="ddrm: how much of the observation is taken.")
     lam: float | None = Field(
-        None, gt=0.0, description="diffpir, wiener: weight of the prior; default 7 and 2, which suit photographs."
+        None, gt=0.0, description="diffpir, wiener, graikos: the prior's weight; default 7, 2 (for photographs) and 1."
     )
-    rate: float = Field(0.3, gt=0.0, le=1.0, description="point: how far a step moves the picture.")
+    rate: float = Field(0.3, gt=0.0, le=1.0, description="point, graikos: how far a step moves the picture.")
     renew: float = Field(0.3, ge=0.0, le=1.0, description="diffpir: share of the noise that is renewed (its zeta).")
 
     def problem(self, run: Run) -> Problem:

@@ -17,6 +17,7 @@ from editkit_plugins.restoring.methods import (
     Wiener,
     works_on_latents,
 )
+from editkit_plugins.restoring.plug_and_play import PlugAndPlay
 from editkit_plugins.restoring.transitions import DdnmPlus, Ddrm, DiffPir
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 METHODS: Mapping[str, type[SolvingHooks]] = {
     "conditioned": Conditioned, "ddnm": Ddnm, "ddrm": Ddrm, "diffpir": DiffPir, "dps": Dps, "pigdm": PiGdm,
-    "point": Point, "wiener": Wiener,
+    "graikos": PlugAndPlay, "point": Point, "wiener": Wiener,
 }  # fmt: skip
 
 

@@ -7,8 +7,8 @@ from editkit.plugin import PictureError
 COPIES = 14
 """States of the size of the result that a process holds at once: x_t, x0, eps, noise, coefficients and their kin."""
 
-BY_METHOD = {"conditioned": 10, "ddnm": 10, "diffpir": 10, "ddrm": 10, "dps": 420, "pigdm": 420,
-             "point": 10, "wiener": 10}  # fmt: skip
+BY_METHOD = {"conditioned": 10, "ddnm": 10, "diffpir": 10, "ddrm": 10, "dps": 420, "graikos": 420,
+             "pigdm": 420, "point": 10, "wiener": 10}  # fmt: skip
 """The same of each method, rounded up from what was measured (docs/restoration.md). Those that go backward through the
 network hold what it computed: 230 to 410 states with `pocket`."""
 

@@ -171,12 +171,13 @@ class Wiener(LinearHooks):
 
 
 class Point(Wiener):
-    """A point estimate under the prior (Graikos et al. 2022, arXiv:2206.09012, Algorithm 1), levels falling as there.
+    """A point estimate under the prior, as Graikos et al. 2022 (arXiv:2206.09012) look for one, by levels that fall.
 
     x <- x + rate (E[x0 | x_t, y] - x), x_t = alpha_t x + sigma_t eps: score distillation (`sds`), held to y by the
     estimate's filter (`Wiener`), not by a second gradient. The paper differentiates |eps - eps_hat(x_t)|^2 through the
-    network and moves x by Adam; here, as in DreamFusion, the network's own derivative is left out, and a step is so
-    long as the posterior asks. Of Gaussian data x ends at the mode of p(x | y).
+    network (`graikos`, `restoring.plug_and_play`, is its Algorithm 1); here, as in DreamFusion, the network's own
+    derivative is left out, and a step is so long as the posterior asks. Of Gaussian data x ends at the mode of
+    p(x | y).
     """
 
     says = "point"

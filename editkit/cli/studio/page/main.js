@@ -212,7 +212,7 @@ const run = tried(async () => {
     if (!recipe) { say(T.paintFirst, true); return; }
     const edits = await post("edits", { picture: state.base.id, recipe, tab: tab(), candidates: state.candidates ?? 1 });
     state.group = edits.map((edit) => edit.id);
-    for (const edit of edits) told.state(edit);
+    for (const edit of edits) told.state(history.edits.get(edit.id) ?? edit); // a short one may have been told of before this answer
     $("strip").hidden = true;
   } catch (error) {
     if (error instanceof Refused && error.status === 422) chain.blame(error.message, error.place); else throw error;
@@ -223,13 +223,17 @@ const stop = tried(async () => { for (const id of state.running.keys()) if (hist
 
 // --- what is told
 
+const going = (edit) => edit.state === "waiting" || edit.state === "running";
+const looking = new Set(); // edits of which an estimate is being fetched
+let news = 0;              // how many changes were told
+
 const told = {
   state(edit) {
+    news++;
     history.put(edit);
-    const going = edit.state === "waiting" || edit.state === "running";
-    if (going) state.running.set(edit.id, { ...state.running.get(edit.id), ...edit }); else state.running.delete(edit.id);
+    if (going(edit)) state.running.set(edit.id, { ...state.running.get(edit.id), ...edit }); else state.running.delete(edit.id);
     if (edit.state === "failed" && state.group.includes(edit.id)) chain.blame(edit.error, null);
-    if (!going) ended(edit);
+    if (!going(edit)) ended(edit);
     history.draw(); drawRun(); drawProgress();
   },
   progress(event) {
@@ -241,8 +245,8 @@ const told = {
   notice(event) { if (state.running.has(event.edit)) say(event.text); },
   async estimate(event) {
     const edit = state.running.get(event.edit);
-    if (!edit || edit.picture !== state.base?.id || edit.looking) return;
-    edit.looking = true;
+    if (!edit || edit.picture !== state.base?.id || looking.has(edit.id)) return;
+    looking.add(edit.id);
     try {
       const bitmap = await image(`edits/${event.edit}/estimates/${event.number}`);
       const same = event.size[0] === view.width && event.size[1] === view.height;
@@ -254,9 +258,9 @@ const told = {
         view.redraw();
       }
     } catch { /* a newer one comes */ }
-    edit.looking = false;
+    looking.delete(edit.id);
   },
-  gone(event) { history.edits.delete(event.edit); history.draw(); },
+  gone(event) { news++; history.edits.delete(event.edit); history.draw(); },
   async lost() { await refresh(); },
 };
 
@@ -276,10 +280,12 @@ async function ended(edit) {
   }
 }
 
+/** All edits as they stand; asked again where a change was told meanwhile, since the answer may be older. */
 async function refresh() {
-  const edits = await get("edits");
+  let edits, before;
+  do { before = news; edits = await get("edits"); } while (news !== before);
   history.edits = new Map(edits.map((edit) => [edit.id, edit]));
-  state.running = new Map(edits.filter((edit) => edit.state === "waiting" || edit.state === "running").map((edit) => [edit.id, edit]));
+  state.running = new Map(edits.filter(going).map((edit) => [edit.id, edit]));
   history.draw(); drawRun(); drawProgress();
 }
 
@@ -502,7 +508,11 @@ async function begin() {
   await refresh();
   const kept = JSON.parse(sessionStorage.getItem("chain") || "null");
   if (kept?.stages.length) chain.take(kept, (path) => path === "@painted"); else chain.draw();
-  watch(told, (alive) => { if (alive !== state.alive) { say(alive ? T.back : T.lost, !alive); if (alive) refresh().catch(() => {}); } state.alive = alive; });
+  watch(told, (alive) => {
+    if (alive !== state.alive) say(alive ? T.back : T.lost, !alive);
+    state.alive = alive;
+    if (alive) refresh().catch(() => {}); // what happened before the stream began is not told in it
+  });
   const asked = new URLSearchParams(location.hash.slice(1));
   drawWelcome();
   drawRun();

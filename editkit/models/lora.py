@@ -1,0 +1,234 @@
+"""LoRA files: what is read as one, and how it is added to a model's networks, by diffusers and peft themselves."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from editkit.common import trust
+from editkit.common.places import expanded
+from editkit.common.process import quiet
+from editkit.common.spec import number
+from editkit.errors import ModelError, UsageError, short
+from editkit.models.files.loading import nameable
+from editkit.models.files.quantised import quantised
+from editkit.models.files.weights import shapes
+
+__all__ = ["add", "is_lora", "lora_and_weight", "readable"]
+
+DOWN = ("lora_down.", "lora_A.", "lora.down.", "lora_linear_layer.down.")
+"""What stands in the name of the first matrix of each pair."""
+
+OTHER_KINDS = {
+    "hada_w1": "a LoHa (LyCORIS)", "lokr_w": "a LoKr (LyCORIS)", "lora_mid": "a LoCon in Tucker's form (LyCORIS)",
+    "oft_": "an OFT (LyCORIS)", "boft_": "a BOFT", "glora_": "a GLoRA", "ia3_": "an IA3",
+    "on_input": "an IA3 (LyCORIS)",
+    ".diff": "whole weights' differences (LyCORIS full)", "emb_params": "a textual inversion",
+    "clip_l": "a textual inversion", "down_blocks.0.resnets.0.conv1.weight": "a whole UNet",
+    "model.diffusion_model": "a whole checkpoint",
+}  # fmt: skip
+"""What stands in the names of tensors of files that are taken for a LoRA."""
+
+PEFT = "lora_adapter_metadata"
+"""Under this name a file of diffusers keeps peft's configuration."""
+
+NAME = re.compile(r"[\w.:/@ -]*")
+"""Words that mean themselves as regular expressions too."""
+
+PAIRS = ("lora_down", "lora_up", "lora_A", "lora_B", "lora.down")
+"""What the tensors of a plain LoRA have in their names."""
+
+
+def lora_and_weight(word: str) -> tuple[Path, float]:
+    """`FILE[:weight]` as the file and the weight, 1 by default.
+
+    Raises:
+        UsageError: a weight that is no number.
+    """
+    name, colon, weight = word.rpartition(":")
+    if not colon or "/" in weight or weight.lower().endswith(".safetensors"):
+        return expanded(word), 1.0
+    return expanded(name), number(weight, f"--lora {word}: the weight")
+
+
+def readable(word: str) -> tuple[Path, float]:
+    """As `lora_and_weight`, of a file that is there and no pickle."""
+    file, weight = lora_and_weight(word)
+    if not nameable(str(file)) or not file.is_file():
+        raise UsageError(f"--lora {word}: there is no such file")
+    if file.suffix.lower() != ".safetensors":
+        raise ModelError(f"--lora {file.name}: only .safetensors is read as a LoRA; a pickle can run code")
+    return file, weight
+
+
+def add(pipe: Any, name: str, words: Sequence[str]) -> list[str]:
+    """Every file with its weight, fused into the networks' own weights: a step costs what it did before; beside them
+    where they are quantised. `pipe` is the diffusers pipeline of the networks of the model called `name`. Answers what
+    the user should know: files that fit in part.
+
+    Raises:
+        ModelError: a family without LoRAs, or a file that does not fit.
+        UsageError: a file that is not there.
+    """
+    import torch
+
+    from editkit.models.fast.packing import swap, unpack
+
+    if not hasattr(pipe, "load_lora_weights"):
+        raise ModelError(
+            f"--lora: model {name} is of a family that diffusers adds no LoRA to ({type(pipe).__name__}); leave it "
+            "out, or choose another --model: FLUX.1, FLUX.2, Z-Image, Qwen-Image, Chroma, Krea 2, Stable Diffusion"
+        )
+    networks: list[Any] = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    if any(network.device.type == "meta" for network in networks):
+        raise ModelError(
+            f"--lora is added to all networks of model {name}, and there is no memory for its text encoders; what "
+            f"helps: --dtype bf16, closing other programs"
+        )
+    packed = [layer for network in networks for layer in unpack(network)]  # peft puts layers of its own in their place
+    try:
+        with torch.no_grad(), quiet("diffusers"):
+            weights = [_load_lora(pipe, f"lora{k}", name, word) for k, word in enumerate(words)]
+            said = [line for k, word in enumerate(words) for line in _in_part(pipe, f"lora{k}", name, word)]
+            pipe.set_adapters([f"lora{k}" for k in range(len(words))], weights)
+            there = {part: getattr(pipe, part, None) for part in pipe._lora_loadable_modules}
+            whole = [part for part, network in there.items() if network is not None and not quantised(network)]
+            if whole:
+                pipe.fuse_lora(components=whole)
+            if not any(quantised(network) for network in there.values()):
+                pipe.unload_lora_weights()
+    finally:
+        for layer, kind in packed:
+            swap(layer, kind)
+    return said
+
+
+def _in_part(pipe: Any, adapter: str, name: str, word: str) -> Iterator[str]:
+    """A line, where a file has matrices for layers that the networks do not have: diffusers leaves them out."""
+    import torch
+
+    file, _ = lora_and_weight(word)
+    pairs = sum(any(mark in key for mark in DOWN) for key, _ in shapes(file.name, file))
+    networks = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    there = sum(adapter in getattr(layer, "lora_A", ()) for network in networks for layer in network.modules())
+    if there < pairs:
+        left = f"{pairs - there} of its {pairs} layers are not in the model"
+        yield f"--lora {file.name} fits model {name} in part: {left}"
+
+
+def is_lora(name: str) -> bool:
+    """Whether `name` is a file whose tensors are a LoRA's, by its header alone."""
+    file = expanded(name)
+    if not nameable(str(file)) or not file.is_file() or file.suffix.lower() != ".safetensors":
+        return False
+    try:
+        return any(mark in key for key, _ in shapes(name, file) for mark in PAIRS)
+    except ModelError:
+        return False
+
+
+def _check_kind(file: Path) -> None:
+    """Refuse what is no LoRA, by its name.
+
+    Raises:
+        ModelError: it is something else, or cannot be read.
+    """
+    try:
+        keys = [key for key, _ in shapes("", file)]
+    except ModelError as error:
+        raise ModelError(f"--lora {str(error).removeprefix('model : ')}") from error
+    pairs = any(mark in key for key in keys for mark in PAIRS)
+    for mark, what in OTHER_KINDS.items():
+        found = [key for key in keys if mark in key]
+        if found and (mark == "lora_mid" or not pairs):
+            raise ModelError(
+                f"--lora {file.name}: is {what}, by its tensor {found[0][:80]}; plain LoRA files (lora_down "
+                "and lora_up, or lora_A and lora_B) are read"
+            )
+
+
+def _check_words(file: Path) -> None:
+    """Refuse a LoRA whose names are more than names: peft takes them for regular expressions, and a stranger's may take
+    for ever.
+
+    Raises:
+        ModelError: names the first.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as tensors:
+            keys, told = list(tensors.keys()), (tensors.metadata() or {}).get(PEFT, "{}")
+            metadata = json.loads(told)
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise ModelError(f"--lora {file.name}: what it says of itself cannot be read: {error}") from error
+    if not isinstance(metadata, dict):
+        raise ModelError(f"--lora {file.name}: what it says of itself is no JSON object")
+    trust.network_configuration(file.name, PEFT, metadata)
+    most = max((side for _, shape in shapes(file.name, file) for side in shape), default=0)
+    for key, rank in _ranks(metadata):
+        if not isinstance(rank, int) or rank > most:
+            raise ModelError(
+                f"--lora {file.name}: says {short(key)} = {short(rank)}, and its tensors' largest side is {most}"
+            )
+    left: list[Any] = [*keys, metadata]
+    while left:
+        match left.pop():
+            case str() as word if not NAME.fullmatch(word):
+                raise ModelError(f"--lora {file.name}: {short(word)} is no plain name of a layer, and is not read")
+            case list() as several:
+                left += several
+            case dict() as keyed:
+                left += [*keyed, *keyed.values()]
+
+
+def _ranks(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The ranks that peft's configuration says: matrices of so many rows are made before the file's are put there."""
+    for key, value in metadata.items():
+        last = str(key).rpartition(".")[2]
+        if last == "r" and value is not None:
+            yield key, value
+        elif last == "rank_pattern" and isinstance(value, dict):
+            yield from value.items()
+
+
+@contextmanager
+def _lower_case(file: Path) -> Iterator[Path]:
+    """`file` under a name that ends in .safetensors: by another ending diffusers would take it for a pickle."""
+    if file.suffix == ".safetensors":
+        yield file
+        return
+    with TemporaryDirectory() as folder:
+        there = Path(folder) / "lora.safetensors"
+        try:
+            there.symlink_to(file.resolve())
+        except OSError:
+            shutil.copyfile(file, there)
+        yield there
+
+
+def _load_lora(pipe: Any, adapter: str, name: str, word: str) -> float:
+    """One file into the pipeline of the model called `name`; its weight."""
+    from safetensors import SafetensorError
+
+    file, weight = readable(word)
+    _check_kind(file)
+    _check_words(file)
+    try:
+        with _lower_case(file) as lower:
+            pipe.load_lora_weights(
+                str(lower.parent), adapter_name=adapter, weight_name=lower.name, local_files_only=True
+            )
+    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError, AttributeError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        said = " ".join(lines).removesuffix(":")[:300]
+        raise ModelError(f"--lora {file.name} does not fit model {name}: {said}") from error
+    if not any(adapter in names for names in pipe.get_list_adapters().values()):
+        raise ModelError(f"--lora {file.name} does not fit model {name}: it has no weights for any of its networks")
+    return weight
