@@ -25,7 +25,6 @@ from editkit.plugin.chain import Chain
 from editkit.plugin.declaration import Declaration
 from editkit.plugin.options import Options
 from editkit.plugin.params import Code, is_path, outputs, params, word
-from editkit.plugin.protocol import Plugin
 
 ENDINGS = (".jsonl", ".parquet", ".csv")
 OWN = ("picture", "mask", "output")
@@ -205,7 +204,7 @@ def with_paths(chain: Chain, row: Mapping[str, Any], joined: Callable[[str], str
     return {column: placed(column, value) for column, value in row.items()}
 
 
-def _owner(chain: Chain, column: str) -> tuple[Plugin, str]:
+def _owner(chain: Chain, column: str) -> tuple[Declaration, str]:
     """The plugin whose parameter a column is, and the parameter."""
     owner, _, key = column.rpartition(".")
     plugins = [plugin for stage in chain.stages for plugin in stage.plugins if owner in ("", plugin.name)]

@@ -143,8 +143,8 @@ class Clip:
             alpha = any(component.is_alpha for component in frame.format.components)
             known = [heard.codec_context is not None for heard in container.streams.audio]
             length = None if container.duration is None else Fraction(container.duration, 1_000_000)
-            more = {"length": length, "unheard": not all(known)}
-            return cls(path, size, rate, Fraction(stream.time_base), deep, any(known), alpha, tags, **more)
+            unheard = not all(known)
+            return cls(path, size, rate, Fraction(stream.time_base), deep, any(known), alpha, tags, length, unheard)
 
     def about(self, span: Span) -> int | None:
         """About how many frames lie in `span`, by what the file says of its length; None: it does not say."""
@@ -253,8 +253,10 @@ def write_clip(
         raise PictureError(f"{source.path}: no frames in the range that was asked for")
     try:
         exact = {"fflags": "+bitexact"}  # no time of day and no random number in the file
-        reading = {"options": READ, "metadata_errors": "replace"}
-        with av.open(_url(path), "w", options=exact) as out, av.open(_url(source.path), **reading) as sound:
+        with (
+            av.open(_url(path), "w", options=exact) as out,
+            av.open(_url(source.path), options=READ, metadata_errors="replace") as sound,
+        ):
             video = _stream(out, path, first[1], source, quality)
             heard = [(s, out.add_stream_from_template(s)) for s in sound.streams.audio if s.codec_context is not None]
             begin = first[0]
