@@ -104,7 +104,7 @@ GATES = {
     "editkit/models/schedules.py:make_schedule": "numbers for DDPMScheduler, bounded in their count",
     "editkit/models/lora.py:_check_words": "names and numbers that are no regular expressions",
     "editkit/models/lora.py:_load_lora": "what _check_kind and _check_words let through",
-    "editkit/training/checkpoint.py:load_checkpoint": WEIGHTS,
+    "editkit/training/checkpoint.py:load_checkpoint": "tensors, and settings of known keys and types",
     "editkit/training/checkpoint.py:read_metadata": TEXT,
     "editkit/training/distill.py:DistillLesson.export": TEXT,
     "editkit/training/network.py:load": WEIGHTS,

@@ -29,6 +29,7 @@ import yaml
 
 from editkit.common.small import small_bytes
 from editkit.common.spec import did_you_mean
+from editkit.common.trust import leads_out, texts
 from editkit.errors import EditkitError, ParameterError, RecipeError, short
 from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
@@ -113,6 +114,26 @@ def read(path: str | Path, *, allow_code: bool = False) -> Chain:
         raise RecipeError(f"{path}: is not text") from None
     except EditkitError as error:
         raise RecipeError(f"{path}: {error}") from error
+
+
+def elsewhere(chain: Chain, path: str | Path) -> list[str]:
+    """What the recipe at `path`, read as `chain`, names out of its own folder: who runs it may want to know."""
+    folder, found = os.path.realpath(Path(path).parent), []
+    for stage in chain.stages:
+        for plugin in stage.plugins:
+            for key in plugin.model_fields_set:
+                for value in _each(getattr(plugin, key)):
+                    if is_path(type(plugin), key, value):
+                        out = not Path(os.path.realpath(value)).is_relative_to(folder)
+                    else:
+                        out = any(map(leads_out, texts(value, key)))
+                    found += [str(value)] if out else []
+        found += [text for text in texts(stage.options.model_dump(exclude_unset=True)) if leads_out(text)]
+    return list(dict.fromkeys(found))
+
+
+def _each(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 class _Plain(yaml.SafeLoader):
