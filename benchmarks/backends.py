@@ -115,12 +115,16 @@ def compare(make: Callable[[], Any], call: dict[str, Any], dtype: torch.dtype, r
     print(f"{parameters / 1e6:.0f} M parameters, {dtype}, {threads} threads, {tuple(expected.shape)}")
     print(f"OpenVINO's first call: {took[0]:.1f} s, {took[1]:.1f} of processors; kept {kept / 1e9:.2f} GB")
     print(f"to fp32: torch {decibel(by_torch, expected):.1f} dB, OpenVINO {decibel(by_openvino, expected):.1f} dB")
-    ways = {"torch": network, "OpenVINO": converted}
+    alternate({"torch": network, "OpenVINO": converted}, given(dtype), repeats)
+
+
+def alternate(ways: dict[str, Any], given: dict[str, Any], repeats: int) -> None:
+    """Ask each `repeats` times, in turn, and print how long it took."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
             wall, processor = time.perf_counter(), time.process_time()
-            way(**given(dtype))
+            way(**given)
             found[name].append((time.perf_counter() - wall, time.process_time() - processor))
     middle = {name: [statistics.median(column) for column in zip(*times, strict=True)] for name, times in found.items()}
     for name, (wall, processor) in middle.items():
