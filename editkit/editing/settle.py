@@ -14,6 +14,7 @@ from editkit.diffusion.samplers import Sampler, make_sampler
 from editkit.editing import fast, notices
 from editkit.editing.cost import Cost, cost
 from editkit.errors import ChainError, PluginError, UsageError
+from editkit.models import backends
 from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
 from editkit.plugin.options import Options
@@ -215,7 +216,7 @@ def for_own_model(stage: Stage) -> Stage:
     if "model" in stage.inherited or "model" not in options.model_fields_set:
         return stage
     embedded = options.model == "auto" or named(options.model) is not None
-    others = stage.inherited & ({"transformer", "lora", "refiner"} if embedded else {"transformer"})
+    others = stage.inherited & ({"transformer", "lora", "refiner", "backend"} if embedded else {"transformer"})
     return replace(stage, options=Options(**options.model_dump(exclude_unset=True, exclude=set(others))))
 
 
@@ -247,6 +248,7 @@ def _check_options(stage: Stage, info: ModelInfo) -> None:
             f"--shift is given, and {info.name} ({info.family}) is not a flow-matching model (SD 3, FLUX, Qwen-Image, "
             f"Z-Image), whose levels have a shift; leave it out, or choose another --model"
         )
+    backends.check(info, stage.options.backend, stage.options.device, stage.options.compile)
 
 
 def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: ModelInfo | None = None) -> StagePlan:
