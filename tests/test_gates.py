@@ -89,6 +89,7 @@ GATES = {
     "editkit/models/files/overlay.py:_packed": "tensors of kinds that diffusers unpacks; their shapes are compared",
     "editkit/models/files/overlay.py:unpacking": "our own class; a configuration looked through",
     "editkit/models/files/quantised.py:of_four_bits": "numbers, which are compared with what is stored",
+    "editkit/models/fast/converted.py:Plain.__call__": "the configuration of a network that is loaded",
     "editkit/models/files/quantised.py:load": "our own class; torchao or bitsandbytes, told numbers and names",
     "editkit/models/files/single_file.py:component": "a pipeline of diffusers, one component of a known class",
     "editkit/models/files/single_file.py:configuration": "shapes of tensors; gives a name in diffusers' own list",

@@ -112,7 +112,7 @@ def _hashes(network: nn.Module) -> list[str]:
 
     def line(item: tuple[str, Tensor]) -> str:
         name, tensor = item
-        data = tensor.detach().contiguous().flatten().view(torch.uint8).numpy()
+        data = tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data
         return f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(data).hexdigest()}\n"
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
