@@ -6,8 +6,9 @@ The 32 photographs of benchmarks/holes.py, at a largest side of 768. In each a r
 box, an ellipse, strokes of 2.5 to 7 % of the shorter side: holes.py's own holes), with another of the photographs, or
 (`hue`) by turning its colours. The whole is moved by up to 3.6 pixels, tinted by a matrix and an offset, and written as
 JPEG. recall: of what was repainted, the part that the found mask holds; precision: of the found mask, the part that was
-repainted; both count every pixel that may change, the faded rim too. shift: the distance of the shift that is said from
-the true one, in pixels. kept: whether every other pixel is the photograph's own.
+repainted; both count every pixel that may change, the faded rim too. A pixel that was repainted with its own value did
+not change, and is not counted for recall (white paper stays white in other hues). shift: the distance of the shift that
+is said from the true one, in pixels. kept: whether every other pixel is the photograph's own.
 """
 
 from __future__ import annotations
@@ -71,16 +72,17 @@ def measured(photos: Path, names: list[str], side: int, how: str, quality: int) 
         before, other = (load(photos / one, side) for one in (name, names[(i + 1) % len(names)]))
         shape, shift = SHAPES[i // len(SIZES) % len(SHAPES)], SHIFTS[i % len(SHIFTS)]
         region = make_hole(Case(name, SIZES[i % len(SIZES)], shape, side), *before.shape[:2])
-        after = sent_through(painted(before, other, region, how), shift, quality)
+        anew = painted(before, other, region, how)
+        after = sent_through(anew, shift, quality)
         unit = before.astype(np.float32) / 255.0
         changes = find(unit, after.astype(np.float32) / 255.0)
         found = changes.mask > 0
-        both = float((found & region).sum())
+        another = (anew != before).any(-1)
         kept = bool((changes.onto(unit)[~found] == unit[~found]).all())
         yield Score(
             shape,
-            both / float(region.sum()),
-            both / max(float(found.sum()), 1.0),
+            float((found & another).sum()) / float(another.sum()),
+            float((found & region).sum()) / max(float(found.sum()), 1.0),
             float(np.hypot(changes.shift[0] - shift[0], changes.shift[1] - shift[1])),
             kept,
         )

@@ -278,6 +278,7 @@ def kills(pictures: int, broken: int, worker_kills: int) -> None:
     os.environ |= {
         "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{service.get_host_and_port()[1]}",
+        "RAY_USAGE_STATS_ENABLED": "0", "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9",
     }  # fmt: skip
     fs = fsspec.filesystem("s3", use_listings_cache=False)
     fs.mkdir("bucket")

@@ -36,15 +36,16 @@ CASES = {
 }
 
 
-def timed(python: str, words: list[str]) -> tuple[float, float]:
-    """(seconds on the wall, seconds of all processors) of one command.
+def timed(python: str, words: list[str], folder: Path) -> tuple[float, float]:
+    """(seconds on the wall, seconds of all processors) of one command, started in `folder`: the present one may hold
+    an editkit, which would be imported in the place of the interpreter's own.
 
     Raises:
         subprocess.CalledProcessError: it failed.
     """
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     command = [python, "-c", "from editkit.cli import main; main()", *words]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -70,7 +71,7 @@ def main() -> None:
                 photo, mask = map(str, made[side])
                 for python in pythons:
                     words = ["inpaint", photo, "--mask", mask, "-o", str(folder / "o.png"), "--force", *options]
-                    seconds = timed(python, words)
+                    seconds = timed(python, words, folder)
                     if repeat:  # the first turn fills caches
                         found[what, python].append(seconds)
     print(f"{os.getloadavg()[0]:.1f} processes wanted the machine's {os.cpu_count()} cores in the last minute")

@@ -4,12 +4,18 @@ Three clips are made of photographs: a camera that moves over one of them in a k
 that passes. For each: PSNR in the hole of editkit's video, and of the same edit frame by frame; flicker, the mean
 difference between neighbouring frames after the camera's own motion is undone, as a ratio to the truth's; seconds; the
 largest memory. `--sheet FILE` writes frames of all of it.
+
+`--track`: the mask of the first frame alone, which follows. `--lengths 5,10,20` instead: seconds and largest memory of
+the first clip so long each, in a process of its own. `--noise` instead: flicker of `sdedit` over the clips without
+anything that passes, with noise that stays where it is and with noise that goes along.
 """
 
 from __future__ import annotations
 
 import argparse
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from fractions import Fraction
@@ -24,7 +30,8 @@ from editkit import edit
 from editkit.editing.video import Together, edit_video
 from editkit.models.leasing import Models
 from editkit.pictures.files.clips import Clip
-from editkit.plugins import Remove
+from editkit.plugin.chain import Chain
+from editkit.plugins import Remove, SDEdit
 
 RATE = 25
 EVERY = 6
@@ -90,16 +97,70 @@ def flicker(frames, cameras, masks) -> float:
     return float(np.mean(found))
 
 
+def alone(clip: str, marks: str, out: str) -> None:
+    """One removal; prints seconds and the largest memory of this process."""
+    began = time.perf_counter()
+    count = edit_video(clip, Remove(mask=marks), out)
+    seconds = time.perf_counter() - began
+    says = Path("/proc/self/status").read_text()  # getrusage counts what the parent had as this process began
+    most = int(says.partition("VmHWM:")[2].split()[0]) / 2**10
+    print(f"{count / RATE:6.1f} s of video: {seconds:7.1f} s, largest memory {most:6.0f} MiB", flush=True)
+
+
+def lengths(files: list[Path], size: tuple[int, int], given: list[float]) -> None:
+    """The first clip, so long each, a process for each."""
+    back, front = (np.asarray(Image.open(files[k % len(files)]).convert("RGB")) for k in (20, 60))
+    for seconds in given:
+        frames, _, masks, _ = scene(back, front, size, round(RATE * seconds), 0)
+        with tempfile.TemporaryDirectory() as folder:
+            clip = save(Path(folder) / "in.mkv", frames)
+            marks = save(
+                Path(folder) / "masks.mkv", [np.repeat((m * 255).astype(np.uint8)[..., None], 3, 2) for m in masks]
+            )
+            del frames, masks
+            code = "import sys; sys.path.insert(0, sys.argv[1]); import video; video.alone(*sys.argv[2:])"
+            words = [str(Path(__file__).parent), str(clip), str(marks), str(Path(folder) / "out.mkv")]
+            subprocess.run([sys.executable, "-c", code, *words], check=True)
+
+
+def noises(files: list[Path], size: tuple[int, int], count: int) -> None:
+    """Flicker of the whole frame, as a ratio to the truth's; the first frame's edit is the same."""
+    edits = Chain.of(SDEdit(strength=0.5)).using(model="pocket", seed=1)
+    print(f"{'sdedit, strength 0.5':28s}" + "".join(f"{head:>18s}" for head in ("noise stays", "goes along")))
+    for kind, back in enumerate((20, 100, 180)):
+        background = np.asarray(Image.open(files[back % len(files)]).convert("RGB"))
+        _, truth, _, cameras = scene(background, background[:9, :9], size, count, kind)
+        whole = [np.ones(frame.shape[:2], bool) for frame in truth]
+        found = []
+        with tempfile.TemporaryDirectory() as folder:
+            clip = save(Path(folder) / "in.mkv", truth)
+            for along in (False, True):
+                out = Path(folder) / f"{along}.mkv"
+                edit_video(clip, edits, out, together=Together(follow=0.0, noise_along=along))
+                made = [frame.pixels for frame in Clip.open(out).frames()]
+                found.append(flicker(made, cameras, whole) / flicker(truth, cameras, whole))
+        name = f"{files[back % len(files)].stem[:22]} {('pan', 'turn', 'zoom')[kind]}"
+        print(f"{name:28s}" + "".join(f"{value:18.2f}" for value in found), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--size", default="640x360")
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--track", action="store_true", help="the mask of the first frame alone, which follows")
+    parser.add_argument("--noise", action="store_true", help="noise that goes along against noise that stays")
     parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--lengths", help="seconds of video, as 5,10,20: time and memory alone")
     given = parser.parse_args()
     w, h = (int(v) for v in given.size.split("x"))
     files = sorted(p for p in given.photos.iterdir() if p.suffix.lower() in (".jpg", ".png"))
+    if given.lengths:
+        lengths(files, (w, h), [float(v) for v in given.lengths.split(",")])
+        return
+    if given.noise:
+        noises(files, (w, h), round(RATE * given.seconds))
+        return
     rows = []
     heads = ("in the hole", "by frames", "gain", "flicker", "by frames", "s")
     print(f"{'clip':28s}" + "".join(f"{head:>13s}" for head in heads))
@@ -111,7 +172,12 @@ def main() -> None:
             shown = [np.repeat((m * 255).astype(np.uint8)[..., None], 3, 2) for m in masks]
             marks = str(save(Path(folder) / "masks.mkv", shown))
             began = time.perf_counter()
-            edit_video(clip, Remove(mask=marks), Path(folder) / "out.mkv", together=Together())
+            if given.track:
+                marks = str(Path(folder) / "mask.png")
+                Image.fromarray(
+                    (masks[next(k for k in range(len(masks)) if masks[k].any())] * 255).astype(np.uint8)
+                ).save(marks)
+            edit_video(clip, Remove(mask=marks), Path(folder) / "out.mkv", together=Together(track=given.track))
             seconds = time.perf_counter() - began
             made = [frame.pixels for frame in Clip.open(Path(folder) / "out.mkv").frames()]
         seen = [k for k in range(0, len(frames), EVERY) if masks[k].any()]

@@ -78,7 +78,7 @@ def test_where_masks_are_looked_for(tmp_path):
     assert {i.mask for i in items(listing(tmp_path), tmp_path, tmp_path, Masks("box:0,0,2,2"))} == {"box:0,0,2,2"}
     with pytest.raises(UsageError, match=r"\{stam\} is not known; use \{stem\}"):
         Masks("{stam}.png")
-    with pytest.raises(UsageError, match="is no pattern"):
+    with pytest.raises(UsageError, match="is not a pattern"):
         Masks("{stem")
 
 

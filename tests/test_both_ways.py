@@ -21,15 +21,17 @@ from editkit.engine import loop
 from editkit.engine.binding import Around, prepare
 from editkit.errors import ChainError, PluginError, UsageError
 from editkit.pictures.picture import Picture
-from editkit.plugin import Hooks, Inputs, Plugin
+from editkit.plugin import CONDITIONS, Hooks, Inputs, Plugin, registry
 from editkit.plugin.chain import Stage
 from editkit.plugin.options import Options
-from editkit.plugins import Colorize, Inpaint
+from editkit.plugins import Colorize, Inpaint, Invert
 
 
 def _plugin(name, base=Plugin, **given):
     """A plugin whose hooks and methods are the given functions; `plan` and class attributes go to the declaration."""
-    own = {k: v for k, v in given.items() if k in ("plan", "open", "order", "holds", "acts_before", "acts_after")}
+    own = {
+        k: v for k, v in given.items() if k in ("plan", "open", "order", "holds", "offers", "acts_before", "acts_after")
+    }
     hooks = type("MadeHooks", (Hooks,), {k: v for k, v in given.items() if k not in own})
     return type("Made", (base,), {"name": name, "hooks": lambda self: hooks, "__module__": __name__, **own})()
 
@@ -303,8 +305,29 @@ def test_order_is_joined_by_relations():
     early = _plugin("early", order=90, acts_before=frozenset({"first"}))
     assert [p.name for p in in_order([first, last, early])] == ["early", "first", "last"]
     a, b = _plugin("a", acts_before=frozenset({"b"})), _plugin("b", acts_before=frozenset({"a"}))
-    with pytest.raises(ChainError, match="a and b each want to act before the other"):
-        in_order([a, b])
+    behind = _plugin("behind", order=-5, acts_after=frozenset({"b"}))
+    with pytest.raises(ChainError, match="^(a and b|b and a) each want to act before the other"):
+        in_order([a, b, behind])
+
+
+def test_order_is_joined_by_what_plugins_offer_whoever_wrote_them():
+    depth = _plugin("depth", order=500, offers=frozenset({"depth"}))
+    of_depth, of_any = (
+        _plugin("one", acts_after=frozenset({"depth"})),
+        _plugin("any", acts_after=frozenset({CONDITIONS})),
+    )
+    other = _plugin("other", order=600, offers=frozenset({"label"}))
+    placed = [p.name for p in in_order([of_any, of_depth, other, depth])]
+    assert placed == ["depth", "one", "other", "any"]
+    with pytest.raises(ChainError, match="^(any and more|more and any) each want to act before the other"):
+        in_order([of_any, depth, _plugin("more", offers=frozenset({"x"}), acts_after=frozenset({"any"}))])
+
+
+@pytest.mark.parametrize("name", [name for name in registry.names() if registry.load(name).offers])
+def test_inversion_acts_after_all_that_tell_the_model_something(name):
+    """Null text is learnt beside what they tell it (`invert`)."""
+    kind = registry.load(name)
+    assert [p.name for p in in_order([Invert(), kind(**kind.example)])] == [name, "invert"]
 
 
 def test_looking_at_the_picture_claims_no_mask_and_setting_one_must_be_said():

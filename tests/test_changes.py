@@ -88,6 +88,32 @@ def test_a_known_change_is_found_beside_shift_tint_and_encoding(name, shift):
     assert np.array_equal(result[changes.mask == 0], unit(before)[changes.mask == 0])
 
 
+@pytest.mark.parametrize("name", ["meadow", "aqueduct", "horses"])
+def test_thin_strokes_are_not_widened(name):
+    """Ten pixels wide: one pixel more on both sides is a fifth of them. What they cross and enclose stays."""
+    before = photo(name)
+    height, width = before.shape[:2]
+    canvas = np.zeros((height, width), np.uint8)
+    for x, y, x2, y2 in ((0.1, 0.2, 0.6, 0.3), (0.6, 0.3, 0.3, 0.8), (0.2, 0.1, 0.45, 0.85), (0.7, 0.6, 0.9, 0.9)):
+        ends = [(round(a * width), round(b * height)) for a, b in ((x, y), (x2, y2))]
+        cv2.line(canvas, *ends, 1, 10)
+    region = canvas > 0
+    changes = find(unit(before), unit(sent_through(painted(before, region), (3.0, 0.0))))
+    recall, precision = scores(changes, region)
+    assert recall > 0.97
+    assert precision > 0.9
+
+
+def test_what_fades_lies_within_what_was_found():
+    """Outside of the mask nothing changes; inside, away from its edge, all of the edit is there."""
+    before = photo()
+    changes = find(unit(before), unit(sent_through(painted(before, region_of(before)))))
+    found = changes.mask > 0
+    inner = cv2.erode(found.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1) > 0
+    assert (changes.mask[inner] == 1).all()
+    assert changes.mask[found].min() > 0.5
+
+
 def test_the_change_comes_in_the_colours_and_at_the_place_of_the_picture():
     """Inside, the result is what was painted before it was moved and tinted, but for what encoding did."""
     before = photo()

@@ -15,8 +15,9 @@ from editkit.diffusion.conditioning import Conditioning
 from editkit.diffusion.samplers import make_sampler
 from editkit.diffusion.schedule import VE, Cosine, Flow
 from editkit.errors import ChainError, ModelError, UsageError
-from editkit.models import Gaussian
+from editkit.models import Gaussian, GaussianMixture
 from editkit.plugins import Inpaint
+from editkit_plugins.restoring.degradations import Mask
 from editkit_plugins.restoring.solving import Inverse
 
 TABLES = {"VE": VE(0.02, 20.0), "VP": Cosine(), "flow": Flow()}
@@ -65,6 +66,44 @@ def test_guidance_moves_the_mode():
     spread = float(torch.cov(found.T).trace()) ** 0.5
     assert float((found.mean(0) - wanted).norm()) < 0.01 * size + 4.0 * spread / 4000**0.5
     assert spread < size
+
+
+MEANS = torch.tensor([[1.5, 1.5, 0.0, 0.0], [-1.5, -1.0, 0.5, 0.0]])
+
+
+def mixture():
+    """Two components so far apart that each one's mean is a mode."""
+    return GaussianMixture(torch.tensor([0.3, 0.7]), MEANS, mixture_covariances())
+
+
+def mixture_covariances():
+    return torch.stack([0.04 * torch.eye(4), 0.09 * torch.eye(4)])
+
+
+def test_of_a_mixture_sds_ends_at_its_modes():
+    """Every result is at one of them; the mean of those at each is that mode, within 1 % of the data and chance."""
+    found = sample(mixture(), shape=(2000, 4), known=torch.zeros(1, 4), sampler="sds:rate=0.5", steps=150)
+    apart = torch.cdist(found, MEANS)
+    assert float(apart.amin(1).max()) < 1.0
+    for k, mode in enumerate(MEANS):
+        there = found[apart.argmin(1) == k]
+        chance = float(there.std(0).norm()) / len(there) ** 0.5
+        assert len(there) > 20
+        assert float((there.mean(0) - mode).norm()) < 0.01 * float(mode.norm()) + 4.0 * chance
+
+
+@pytest.mark.parametrize("k", [0, 1])
+def test_a_point_estimate_under_a_mixture_is_of_the_component_that_was_seen(k):
+    """Two of four values are seen, with noise: the others end at the mode of that component, within 1 %."""
+    size = (1, 2, 2)
+    prior = GaussianMixture(torch.tensor([0.3, 0.7]), MEANS.reshape(2, *size), mixture_covariances())
+    A = Mask(torch.tensor([[[True, True], [False, False]]]), size)
+    y = A.forward(MEANS[k].reshape(1, *size) + 0.05)
+    plugin = Inverse(method="point", degradation=A, y=y, sigma=0.1, rate=0.1)
+    found = sample(prior, plugin, shape=(200, *size), steps=150).reshape(200, 4)
+    chance = float(found[:, 2:].std(0).norm()) / 200**0.5
+    assert float((found[:, 2:].mean(0) - MEANS[k, 2:]).norm()) < 0.01 * float(MEANS[k].norm()) + 4.0 * chance
+    assert float((found[:, :2].mean(0) - MEANS[k, :2]).abs().max()) < 0.1
 
 
 def test_known_values_come_back_without_noise():

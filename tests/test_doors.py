@@ -326,7 +326,7 @@ def test_a_word_that_draws_no_mask_is_named(monkeypatch, tmp_path):
     code += "BAD = Shape('bad', 'bad', lambda picture, values: np.ones((3, 3)), 'Bad.')\n"
     installed(tmp_path, code, {"editkit.masks": "bad = badmask:BAD"}, "badmask")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(PluginError, match="mask bad: drew something that is no mask"):
+    with pytest.raises(PluginError, match="mask bad: drew something that is not a mask"):
         edit(Picture(np.zeros((9, 9, 3), np.uint8)), Inpaint(mask="bad"), model=contract.ExactModel())
     sys.modules.pop("badmask", None)
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_video import PHOTO, read, written
+from toy_video import PHOTO, read, written
 
 from editkit import edit_video
 from editkit.cli import run

@@ -4,6 +4,7 @@ import re
 import shutil
 import struct
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ from PIL import Image
 from test_door import editkit
 
 import editkit as package
+from editkit import edit
 from editkit.cli import run
+from editkit.models import describe
+from editkit.plugins import SDEdit
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
 
@@ -23,13 +27,13 @@ def mine(tmp_path, monkeypatch):
     code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
     (tmp_path / "mine.py").write_text(code)
     (toml,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-    groups = re.findall(r'\[project\.entry-points\."([\w.]+)"\]\n(\w+) = "(\S+)"', toml)
-    kinds = ["samplers", "models", "masks", "engines"]
-    assert [group for group, _, _ in groups] == [f"editkit.{kind}" for kind in kinds]
+    groups = tomllib.loads(toml)["project"]["entry-points"]
+    assert list(groups) == [f"editkit.{kind}" for kind in ("samplers", "models", "masks", "engines")]
     info = tmp_path / "editkit_mine-0.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: editkit-mine\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text("\n".join(f"[{g}]\n{name} = {what}\n" for g, name, what in groups))
+    lines = [f"[{g}]\n" + "".join(f"{name} = {what}\n" for name, what in own.items()) for g, own in groups.items()]
+    (info / "entry_points.txt").write_text("\n".join(lines))
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 44, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
@@ -49,7 +53,40 @@ def test_all_of_it_makes_an_edit(mine):
     assert (before[inside] != after[inside]).mean() > 0.9
 
 
-@pytest.mark.parametrize("name", ["lazy", "flat", "circle", "backwards"])
+def test_a_folder_of_the_family_is_a_model(mine):
+    (mine / "folder").mkdir()
+    (mine / "folder" / "flat.txt").write_text("")
+    assert describe(str(mine / "folder")).family == "flat folders"
+    grey = np.full((8, 8, 3), 200, np.uint8)
+    made = edit(grey, SDEdit(strength=1.0), model=str(mine / "folder"), steps=4)
+    assert made.pixels.shape == grey.shape
+
+
+def _costs() -> dict[str, tuple[int, int]]:
+    """The page's table: what is added -> (files of editkit that change, lines)."""
+    rows = re.findall(r"^\| (A [\w ]+) \| (\d) \| (\d+) \|$", PAGE, re.MULTILINE)
+    return {what: (int(files), int(lines)) for what, files, lines in rows}
+
+
+def _lines(code: str) -> int:
+    return sum(bool(line.strip()) and not line.startswith("#") for line in code.splitlines())
+
+
+def test_what_each_costs_is_what_its_example_has():
+    parts = {part.splitlines()[0]: part for part in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]}
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    (method,) = (
+        code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if code.startswith("# mirror.py")
+    )
+    added = re.findall(r"```diff\n(.*?)```", parts.pop("A file format"), re.DOTALL)[0].splitlines()
+    change = [line for line in added if line.startswith("+") and line != "+"]
+    found = {
+        what: (0, _lines("".join(re.findall(r"```python\n(.*?)```", part, re.DOTALL)))) for what, part in parts.items()
+    }
+    assert _costs() == found | {"A method": (0, _lines(method)), "A file format": (1, len(change))}
+
+
+@pytest.mark.parametrize("name", ["lazy", "flat", "flatfolders", "circle", "backwards"])
 def test_each_keeps_the_contract_of_its_kind(mine, name, capsys):
     assert run(["plugins", "check", name]) == 0, capsys.readouterr().out
 

@@ -185,7 +185,7 @@ def test_what_a_family_has_not_is_refused_with_what_can(folder: Any, name: str) 
 
 
 def test_a_shift_is_for_models_of_flow_matching(folder: Any) -> None:
-    with pytest.raises(UsageError, match="is no model of flow matching"):
+    with pytest.raises(UsageError, match="is not a flow-matching model"):
         edit(PHOTO, SDEdit(), model="pocket", shift=3.0, device="cpu", steps=2)
     one, two = (done(folder("flux"), SDEdit(strength=0.5), shift=shift) for shift in (1.0, 6.0))
     assert not np.array_equal(one, two)

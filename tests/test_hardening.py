@@ -222,7 +222,7 @@ def test_a_named_pipe_is_no_picture_and_no_mask(here):
     os.mkfifo("in/x.mask.png")
     found = listing(Path("in"))
     assert found.pictures == []
-    assert found.unreadable == {"p.png": "is no regular file", "x.mask.png": "is no regular file"}
+    assert found.unreadable == {"p.png": "is not a regular file", "x.mask.png": "is not a regular file"}
     item = Item("x.png", "x.png", "o.png", "o.png", Masks().of(Path("x.png"), Path("in"))[0])
     assert "no regular file" in (Work(Chain((Stage((Inpaint(),)),)))(item).error or "")
 

@@ -56,8 +56,8 @@ def test_errors_are_editkits_in_one_line_and_in_pythons_words(wrong, said):
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        (torch.zeros(3, 4, 4), "Tensor is no picture: a path, bytes,"),
-        (7, "int is no picture"),
+        (torch.zeros(3, 4, 4), "Tensor is not a picture: a path, bytes,"),
+        (7, "int is not a picture"),
         (b"nonsense", "the bytes: is not a picture that editkit reads"),
         (b"", "the bytes: is empty"),
     ],

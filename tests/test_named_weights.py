@@ -45,6 +45,26 @@ def test_what_a_chain_names(tmp_path: Path) -> None:
     assert [name for name, _ in there] == ["net", "ip.safetensors"]
 
 
+def test_what_lies_beside_an_adapter_and_a_refiner_too(tmp_path: Path) -> None:
+    """The image encoder that nobody named is loaded as well; one that is named is in its place."""
+    for name in ("image_encoder", "other", "refiner/unet"):
+        (tmp_path / name).mkdir(parents=True)
+        save_file({"x": torch.full((2,), float(len(name)))}, tmp_path / name / "model.safetensors")
+    adapter, style = tmp_path / "ip.safetensors", np.zeros((8, 8, 3), np.uint8)
+    save_file({"x": torch.zeros(1)}, adapter)
+    beside = Chain.of(SDEdit() & ImagePrompt(image=style, adapter=str(adapter)))
+    named = Chain.of(SDEdit() & ImagePrompt(image=style, adapter=str(adapter), encoder=str(tmp_path / "other")))
+    refined = beside.using(model="./m", refiner=f"{tmp_path / 'refiner'}:0.8")
+    for chain, names in (
+        (beside, ["ip.safetensors", "image_encoder"]), (named, ["ip.safetensors", "other"]),
+        (refined, ["refiner", "ip.safetensors", "image_encoder"]),
+    ):  # fmt: skip
+        found = named_weights(chain)
+        assert [name for name, _ in found] == names
+        assert len({digest for _, digest in found}) == len(names)
+    assert dict(named_weights(refined))["refiner"] == of_place(tmp_path / "refiner")
+
+
 def test_rerun_says_that_an_adapter_is_another_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,7 +79,8 @@ def test_rerun_says_that_an_adapter_is_another_file(
     assert run(words) == 0, capsys.readouterr().err
     said = read_provenance("a.png")
     assert said is not None
-    assert [(one.name, one.hash) for one in said.files] == [("ip.safetensors", of_place(Path("ip.safetensors")))]
+    files = ("ip.safetensors", "image_encoder")
+    assert [(one.name, one.hash) for one in said.files] == [(name, of_place(Path(name))) for name in files]
     assert run(["show", "a.png"]) == 0
     assert f"weights: ip.safetensors ({said.files[0].hash})" in capsys.readouterr().out
     assert run(["rerun", "a.png"]) == 0

@@ -6,6 +6,7 @@ Siblings of what outside attempts found (docs/reliability.md), in commands that 
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_a_run_takes_the_place_of_no_other(here, capsys):
             _loaded(base)
     (base / "pocket.json").unlink()
     os.mkfifo(base / "pocket.json")
-    with pytest.raises(EditkitError, match="is no regular file"):
+    with pytest.raises(EditkitError, match="is not a regular file"):
         _loaded(base)
 
 
@@ -83,6 +84,21 @@ def _loaded(folder):
     from editkit.training.network import load
 
     return load(folder)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there")
+def test_a_training_is_kept_whatever_its_folder_and_its_pictures_are_called(here):
+    """It was lost to the first checkpoint."""
+    os.rename("photos/1.png", b"photos/\xff.png")
+    os.rename("labels/b", b"labels/\xfe")
+    name = os.fsdecode(b"run\xff")
+    words = [name if word == "run" else word for word in PRIOR]
+    assert run([*words, "--steps", "1"]) == 0
+    assert run([*words, "--steps", "2", "--resume"]) == 0
+    assert "export/ATTRIBUTION.md" in held(name)
+    assert run(["train", "classifier", "--images", "labels", "--output", "model", "--size", "16", "--steps", "1",
+                "--width", "8", "--stages", "2"]) == 0  # fmt: skip
+    assert json.loads(Path("model/config.json").read_bytes())["labels"] == ["a", os.fsdecode(b"\xfe")]
 
 
 def test_a_classifier_takes_the_place_of_no_weights(here, capsys):

@@ -195,16 +195,17 @@ def test_it_is_learnt_beside_what_else_the_model_is_told():
         def condition(self, step, cond):
             return replace(cond, embedding=told).plus_image_prompt(prompt).plus_control(guess)
 
-    class ImagePrompt(Plugin):
-        """Says what a model is told, by the name of one that does."""
+    class Telling(Plugin):
+        """A stranger's: that it tells the model something is said by `offers` alone."""
 
-        name = "image-prompt"
+        name = "telling"
+        offers = frozenset({"embedding", "image prompt", "control"})
 
         def hooks(self):
             return Tells
 
     sample(
-        Looking(), [Invert(null_text=1), ImagePrompt()], shape=(16, 4), known=data(), steps=3, sampler="ddim",
+        Looking(), [Invert(null_text=1), Telling()], shape=(16, 4), known=data(), steps=3, sampler="ddim",
         prompt="cat",
     )  # fmt: skip
     assert len(seen) == 3

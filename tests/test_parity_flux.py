@@ -15,7 +15,7 @@ from torch import Tensor
 
 from editkit.diffusion.flows import Line
 from editkit.models import describe, load
-from editkit.models.latent import flux
+from editkit.models.latent import flux_tokens
 from editkit.models.latent.tokens import packed
 from editkit.plugin import Plugin
 from editkit.plugins import Cfg, ControlNet, Inpaint, SDEdit
@@ -73,7 +73,7 @@ def test_text_and_guidance(models: dict[str, Any], monkeypatch: pytest.MonkeyPat
         m.setattr(Line, "__call__", lambda self, tokens, steps: 1.15)
         assert tiny.distance(ours(dev, **wide), expected) > SEEN, "the mu of another size"
     with monkeypatch.context() as m:
-        m.setattr(flux, "grid_ids", lambda size, *rest: flux_ids(size))
+        m.setattr(flux_tokens, "grid_ids", lambda size, *rest: flux_ids(size))
         assert tiny.distance(ours(dev, **wide), expected) > SEEN, "rows and columns exchanged"
     assert tiny.distance(ours(few), theirs("schnell")) <= BOUND
     expected = theirs("dev", negative_prompt="blurry", true_cfg_scale=3.0, guidance_scale=2.5)
@@ -133,7 +133,7 @@ def test_kontext_and_the_mistakes_that_would_be_seen(models: dict[str, Any], mon
     assert tiny.distance(ours(model, look, guidance_scale=2.5), expected) <= BOUND
     assert tiny.distance(ours(model, guidance_scale=2.5), expected) > SEEN, "no reference"
     with monkeypatch.context() as m:
-        m.setattr(flux, "REFERENCE", 0)
+        m.setattr(flux_tokens, "REFERENCE", 0)
         assert tiny.distance(ours(model, look, guidance_scale=2.5), expected) > SEEN, "another position"
 
 

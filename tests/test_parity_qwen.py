@@ -45,7 +45,7 @@ def small() -> Any:
         m.setattr(of_plus, "VAE_IMAGE_SIZE", 64 * 64)
         m.setattr(of_plus, "CONDITION_IMAGE_SIZE", 56 * 56)
         m.setattr(qwen, "SEEN", 56 * 56)
-        m.setattr(qwen, "AREA", 64 * 64)
+        m.setattr(qwen.QwenEdit, "area", 64 * 64)
         yield
 
 

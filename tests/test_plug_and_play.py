@@ -133,6 +133,19 @@ def test_another_plugins_energy_has_its_own_gradient_of_x():
     torch.testing.assert_close(moved, wanted, atol=1e-5, rtol=1e-3)
 
 
+def test_out_of_its_window_y_alone_has_a_say():
+    """Plain descent along -log c from there on: x <- x - lambda A^T (A x - y) / sigma^2."""
+    A, sigma = operators()["mask"], 0.4
+    y = observation(A, ISOTROPIC, sigma)
+    plugin = Inverse(method="graikos", degradation=A, y=y, sigma=sigma, rate=0.5, stop=0.5)
+    model, states = Gaussian(mean(), ISOTROPIC), []
+    sample(model, plugin, shape=(1, *SIZE), steps=4, noise=Recorded(), watch=lambda s: states.append(s.x))
+    x = states[1]
+    for found in states[2:]:
+        x = x - rate_of(A, sigma, 1.0, 0.5) / sigma**2 * A.adjoint(A.forward(x) - y)
+        torch.testing.assert_close(found, x, atol=1e-5, rtol=1e-5)
+
+
 def test_what_it_refuses(tmp_path, monkeypatch, capsys):
     A = operators()["mask"]
     y = observation(A, ISOTROPIC, 0.0)

@@ -239,6 +239,16 @@ def test_four_bits_are_unpacked_as_the_library_does() -> None:
             assert float((found - expected).abs().max()) <= 1e-6 * float(expected.abs().max())
 
 
+@pytest.mark.parametrize("block", [10**13, 0, -64, 32, "64", None])
+def test_a_block_that_is_not_that_of_the_scales_asks_for_no_memory(block: Any) -> None:
+    made = packed("k", torch.randn(8, 64, generator=torch.Generator().manual_seed(2)), "nf4")
+    beside = {key[2:]: tensor for key, tensor in made.items() if key != "k"}
+    told = json.loads(bytes(beside["quant_state.bitsandbytes__nf4"].tolist())) | {"blocksize": block}
+    beside["quant_state.bitsandbytes__nf4"] = torch.tensor(list(json.dumps(told).encode()), dtype=torch.uint8)
+    with pytest.raises(ValueError, match="its blocks are said to have"):
+        of_four_bits(made["k"], beside)
+
+
 def test_unpacked_it_needs_what_the_plain_folder_does(plain: Path, bits: Path) -> None:
     whole, packed = needs(str(plain), [], 4), needs(str(bits), [], 4)
     assert whole is not None

@@ -29,6 +29,11 @@ def cluster():
     from ray.cluster_utils import Cluster
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    patch.setenv(
+        "RAY_USAGE_STATS_REPORT_URL", "http://127.0.0.1:9"
+    )  # a cluster of nodes says even that it says nothing
     ray.cloudpickle.register_pickle_by_value(toy_work)
     kept = {"num_cpus": 1, "object_store_memory": 80 << 20}
     nodes = Cluster(initialize_head=True, head_node_args={**kept, "include_dashboard": False})
@@ -37,6 +42,7 @@ def cluster():
     yield nodes
     ray.shutdown()
     nodes.shutdown()
+    patch.undo()
 
 
 def pictures(folder: Path, count: int) -> list[Item]:
@@ -109,6 +115,26 @@ def test_nobody_at_the_address_and_no_ray_at_all_are_one_line(tmp_path, monkeypa
     monkeypatch.setattr(ray, "init", nobody)
     with pytest.raises(UsageError, match=r"no cluster answers at 10.0.0.1:6379 \(Could not connect\)"):
         list(on_ray.on_ray("10.0.0.1:6379", Places())(toy_work.copy, todo))
+
+
+@pytest.mark.parametrize("told", [None, "1"])
+def test_a_ray_that_is_started_here_reports_to_nobody_unless_told_to(tmp_path, monkeypatch, told):
+    ray = pytest.importorskip("ray", reason="needs editkit[ray]")
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    if told is not None:
+        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", told)
+    seen = []
+
+    def start(**given):
+        seen.append(os.environ.get("RAY_USAGE_STATS_ENABLED"))
+        raise ConnectionError("not today")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    with pytest.raises(UsageError, match="Ray cannot be started here"):
+        list(on_ray.on_ray("", Places())(toy_work.copy, pictures(tmp_path / "in", 1)))
+    assert seen == [told or "0"]
+    assert os.environ.get("RAY_USAGE_STATS_ENABLED") == told
 
 
 def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):

@@ -167,3 +167,16 @@ def test_words_that_are_no_files_pass(here):
     for row in rows:
         reach.check("m", 1, row["mask"])
         reach.check_columns("m", 1, {k: v for k, v in row.items() if k not in ("picture", "mask")})
+
+
+@pytest.mark.parametrize(("mask", "told"), [("m.png", False), ("../private.mask.png", True), ("linked.png", True),
+                                            ("{here}/private.mask.png", True), ("box:1,1,4,4", False)])  # fmt: skip
+def test_run_says_what_a_recipe_reads_elsewhere(here, capsys, mask, told):
+    """It is read: people keep recipes of their own apart from their masks."""
+    Path("job/linked.png").symlink_to(here / "private.mask.png")
+    made = json.dumps(
+        {"editkit": 2, "stages": [{"plugins": [{"inpaint": {"mask": mask.replace("{here}", str(here))}}]}]}
+    )
+    Path("job/r.yaml").write_text(made)
+    assert run(["run", "job/r.yaml", "job/a.png", "-o", "o.png", "--steps", "2", "--model", "pocket"]) == 0
+    assert ("which lies out of its folder" in capsys.readouterr().err) == told

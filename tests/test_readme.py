@@ -84,3 +84,17 @@ def test_the_reference_is_what_the_declarations_say():
     docs = Path(__file__).parent.parent / "docs"
     made = runpy.run_path(str(docs / "make_reference.py"))["reference"]()
     assert made == (docs / "reference.md").read_text(), "run: python docs/make_reference.py"
+
+
+def test_the_pythons_that_are_named_are_those_that_are_taken():
+    """`requires-python` is what pip heeds; classifiers, linters and type checkers say the same."""
+    import tomllib
+
+    data = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    least, most = map(int, re.fullmatch(r">=3\.(\d+),<3\.(\d+)", data["project"]["requires-python"]).groups())
+    begin = "Programming Language :: Python :: "
+    named = [line.removeprefix(begin) for line in data["project"]["classifiers"] if line.startswith(begin)]
+    assert named == [f"3.{minor}" for minor in range(least, most)]
+    assert data["tool"]["ruff"]["target-version"] == f"py3{least}"
+    assert data["tool"]["mypy"]["python_version"] == f"3.{least}"
+    assert (3, least) <= sys.version_info[:2] < (3, most)

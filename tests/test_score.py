@@ -193,6 +193,7 @@ def test_a_metric_says_which_file_it_wants(folders, metric, wanted):
         (["--prompts", "heads.csv"], "columns picture, and prompt or category, are needed; got name, prompt"),
         (["--prompts", "stranger.csv"], "holds no picture called p99"),
         (["--prompts", "twice.csv"], "row 3 names p1 again"),
+        (["--prompts", "root.csv"], "row 2 names no picture"),
         (["--metrics", "clip", "--prompts", "empty.csv"], "p1 has no prompt, which clip needs"),
         (["--metrics", "lpips", "--lpips-weights", "none.pth"], "--lpips-weights none.pth: is not there"),
         (["--metrics", "lpips", "--lpips-weights", "empty.csv"], "cannot be read as weights"),
@@ -208,7 +209,7 @@ def test_bad_input_is_one_line(folders, monkeypatch, capsys, words, line):
     monkeypatch.chdir(folders)
     for name, text in {
         "heads.csv": "name,prompt\na,b", "stranger.csv": "picture,category\np99,x", "empty.csv": "picture,prompt\np1,",
-        "twice.csv": "picture,prompt\np1,a\np1.png,b",
+        "twice.csv": "picture,prompt\np1,a\np1.png,b", "root.csv": "picture,prompt\n/,a",
     }.items():  # fmt: skip
         (folders / name).write_text(text)
     for name, many, side in (("bare", 0, 0), ("less", 1, 40), ("small", 10, 20)):

@@ -233,7 +233,7 @@ def test_a_plan_says_where_its_count_may_differ(here, capsys):
         (["grid", "inpaint", "photo.png"], "give --vary (or --prompts) once or twice, got 0"),
         (["grid", "--vary", "seed", *EDIT], "write it as NAME=V1,V2"),
         (["grid", "--vary", "seed=1,,2", *EDIT], "write it as NAME=V1,V2"),
-        (["grid", "--vary", "sead=1", *EDIT], "is no option of the run"),
+        (["grid", "--vary", "sead=1", *EDIT], "is not an option of the run"),
         (["grid", "--vary", "seed=x", *EDIT], "--seed"),
         (["grid", "--vary", "guide.weight=1", *EDIT], "no plugin guide is in this edit"),
         (["grid", "--vary", "inpaint.wait=1", *EDIT], "inpaint has no parameter wait"),

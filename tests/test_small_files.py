@@ -56,7 +56,7 @@ def test_a_small_file_is_read_whole_and_no_other(here):
     with pytest.raises(OSError, match="more than 5 bytes"):
         small_bytes("x", 5)
     for other in ("pipe", "/dev/zero", "."):
-        with pytest.raises(OSError, match="is no regular file"):
+        with pytest.raises(OSError, match="is not a regular file"):
             small_bytes(other)
     with pytest.raises(FileNotFoundError):
         small_bytes("nothing")
@@ -83,18 +83,18 @@ def test_a_device_is_no_recipe_and_no_table(here, capsys, words):
     Path("in").mkdir()
     assert run(words) == 2
     said = capsys.readouterr().err
-    assert "is no regular file" in said
+    assert "is not a regular file" in said
     assert said.count("\n") == 1
 
 
 def test_a_pipe_in_a_folder_of_a_model_is_waited_for_by_nobody(here):
     Path("m").mkdir()
     os.mkfifo("m/config.json")
-    with pytest.raises(ModelError, match="is no regular file"):
+    with pytest.raises(ModelError, match="is not a regular file"):
         Layout("m", Path("m")).json("config.json")
-    assert mistaken(Path("m/config.json")) == "is no regular file"
+    assert mistaken(Path("m/config.json")) == "is not a regular file"
     assert not is_noisy("m")
-    with pytest.raises(ModelError, match="is no regular file"):
+    with pytest.raises(ModelError, match="is not a regular file"):
         _state("pipe", "fid")
 
 
@@ -105,8 +105,8 @@ def test_a_row_that_names_a_pipe_fails_alone(here, capsys):
     Path("m.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert run(["batch", "r.yaml", "m.jsonl", "out"]) == 1
     said = capsys.readouterr().err
-    assert "pipe: is no regular file" in said
-    assert "a.png: its mask is no regular file" in said
+    assert "pipe: is not a regular file" in said
+    assert "a.png: its mask is not a regular file" in said
     assert [p.name for p in sorted(Path("out").glob("*.png"))] == ["b.png"]
 
 

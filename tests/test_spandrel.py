@@ -64,9 +64,9 @@ def test_what_is_no_upscaler_is_refused(weights, tmp_path):
         edit(picture(), Spandrel())
     with pytest.raises(ModelError, match="safetensors only"):
         edit(picture(), Spandrel(weights="x.pth"))
-    with pytest.raises(ModelError, match="is no file"):
+    with pytest.raises(ModelError, match="is not a file"):
         edit(picture(), Spandrel(weights=str(tmp_path / "x.safetensors")))
     other = tmp_path / "other.safetensors"
     save_file({"a": torch.zeros(3)}, other)
-    with pytest.raises(ModelError, match="is no upscaler that spandrel knows"):
+    with pytest.raises(ModelError, match="is not an upscaler that spandrel knows"):
         edit(picture(), Spandrel(weights=str(other)))

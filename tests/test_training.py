@@ -116,7 +116,7 @@ def test_refusals(photos: Path, tmp_path: Path) -> None:
     empty.mkdir()
     with pytest.raises(EditkitError, match="holds no picture"):
         load_collection(empty, 16)
-    with pytest.raises(EditkitError, match="is no folder"):
+    with pytest.raises(EditkitError, match="is not a folder"):
         load_collection(tmp_path / "absent", 16)
     with pytest.raises(EditkitError, match="no picture is left"):
         load_collection(photos, 200)
@@ -125,7 +125,7 @@ def test_refusals(photos: Path, tmp_path: Path) -> None:
         load_collection(photos, 16, tmp_path / "wrong.txt")
     with pytest.raises(EditkitError, match="no checkpoint to resume"):
         prior_run(settings(photos, "nothing"), resume=True)
-    with pytest.raises(EditkitError, match="is no exported network"):
+    with pytest.raises(EditkitError, match="is not an exported network"):
         prior_run(settings(photos), init_from=tmp_path)
     with pytest.raises(EditkitError, match="must be divisible by 4"):
         build_unet(TINY.model_copy(update={"window": 18}))
@@ -143,7 +143,7 @@ def test_another_architecture_or_a_damaged_checkpoint_is_refused(photos: Path) -
     with pytest.raises(EditkitError, match="is damaged"):
         load_checkpoint(made)
     path.write_bytes(b"junk")
-    with pytest.raises(EditkitError, match="is no checkpoint"):
+    with pytest.raises(EditkitError, match="is not a checkpoint"):
         load_checkpoint(made)
 
 

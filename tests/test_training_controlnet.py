@@ -112,7 +112,7 @@ def test_hints_are_cut_like_their_picture(photos: Path) -> None:
 
 
 def test_refusals(photos: Path, base: Path) -> None:
-    with pytest.raises(EditkitError, match="is no exported network"):
+    with pytest.raises(EditkitError, match="is not an exported network"):
         ControlLesson(settings(photos, base / "nowhere"))
     with pytest.raises(EditkitError, match="kanny"):
         ControlLesson(replace_control(settings(photos, base), "kanny"))

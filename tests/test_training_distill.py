@@ -67,5 +67,5 @@ def test_a_student_learns_and_says_how_many_steps_it_takes(photos: Path) -> None
     measured = [sum(row[k] for k in ("prior", "colorize")) for row in rows if row["kind"] == "validation"]
     assert measured[-1] < measured[0]
     assert describe(str(settings.output / "export")).steps == 4
-    with pytest.raises(EditkitError, match="is no exported network"):
+    with pytest.raises(EditkitError, match="is not an exported network"):
         DistillLesson(settings.model_copy(update={"base": photos}))

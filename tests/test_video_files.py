@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from toy_video import FRAMES, MASKS, H, StopNow, W, clip, masked, read, shown, written
+from toy_video import FRAMES, MASKS, H, N, StopNow, W, clip, masked, read, shown, written
 
 from editkit import edit_video
 from editkit.cli import run
@@ -27,11 +27,13 @@ __all__ = ["clip", "masked"]
         (["--range", "3"], r"--range 3: two times are needed"),
         (["--range", "5-3"], r"ends before it begins"),
         (["--range", "90-99"], r"no frames in the range"),
-        (["--preview", "{out}.webp"], r"--preview is for pictures"),
+        (["--preview", "{out}.webp"], r"--preview is for pictures.*finished frames lie in OUT.frames/"),
         (["-o", "-"], r"not to standard output"),
         (["-o", "{out}.png"], r"videos are written as \.mp4, \.mov, \.mkv"),
         (["-o", "{clip}", "--force"], r"is the video that is read"),
         (["--mask", "{short}"], r"has 5 frames, and .* more"),
+        (["--mask", "{long}"], r"long.mkv: has 25 frames, and .*in.mkv 24; a mask for each"),
+        (["--mask", "{many}"], r"many: has 25 frames, and .*in.mkv 24"),
         (["--mask", "{small}"], r"its frames are 80x60, and the video's 160x120"),
         (["--mask", "{short}", "--track"], r"--track follows the mask of the first frame"),
     ],
@@ -41,8 +43,13 @@ def test_one_line_says_what_is_wrong(clip, tmp_path, capsys, words, message):
         "clip": clip,
         "out": str(tmp_path / "out"),
         "short": written(tmp_path / "short.mkv", shown(MASKS[:5])),
+        "long": written(tmp_path / "long.mkv", shown([*MASKS, MASKS[0]])),
+        "many": str(tmp_path / "many"),
         "small": written(tmp_path / "small.mkv", shown([mask[::2, ::2] for mask in MASKS])),
     }
+    (tmp_path / "many").mkdir()
+    for k in range(N + 1):
+        (tmp_path / "many" / f"{k:02}.png").write_bytes(b"")
     given = [word.format(**names) for word in words]
     given += [] if "--mask" in given else ["--mask", "box:9,9,40,40"]
     given += [] if "-o" in given else ["-o", str(tmp_path / "out.mkv")]
@@ -124,7 +131,7 @@ def test_frames_larger_than_what_is_read_are_refused(clip, monkeypatch, tmp_path
     with pytest.raises(PictureError, match=f"its frames are {W}x{H}; at most"):
         Clip.open(clip)
     os.mkfifo(tmp_path / "pipe.mp4")
-    with pytest.raises(PictureError, match="is no file"):
+    with pytest.raises(PictureError, match="is not a file"):
         Clip.open(tmp_path / "pipe.mp4")
 
 

@@ -9,7 +9,7 @@ LASTING = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryErro
 
 
 class Passing(Exception):  # noqa: N818
-    """Something that may pass: a service that is busy, a line that broke."""
+    """A failure that may pass: a busy service, a lost connection."""
 
 
 class Gone(PictureError):  # noqa: N818

@@ -1,5 +1,5 @@
-"""What a batch knows of its pictures while it runs: in a file of its own (SQLite), not in memory, so that the driver of
-a million pictures is as large as that of a thousand.
+"""What a batch knows about its pictures while it runs, in a file of its own (SQLite) and not in memory, so that the
+driver needs no more memory for a million pictures than for a thousand.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Work whose results are put into a store by whoever does it; the driver is told names.
+"""Workers put their results into a store themselves; the driver is told only their names.
 
-A store has no rename and no lock, and a service may answer nothing though it did what was asked. So a result goes into
-place in three steps, each of which can be taken again and by anybody::
+A store has no rename and no lock, and a service may do what was asked without the answer arriving. So a result gets
+into place in three steps, each of which any worker may repeat::
 
     .editkit/parts/KEY-SHA256      its bytes, under a name that says what they are
     .editkit/done/KEY.json         put where nothing is: the first one counts, whoever else makes the same picture

@@ -6,10 +6,10 @@ anyone's function of the same type, such as the one on Ray Data) and puts what c
 this machine only the driver writes; in a store (`stores`) whoever does the work writes it there (`delivery`), and the
 driver is told names.
 
-A result gets into place in three steps: its bytes into a file of its own aside, one line in the journal (append-only
-JSON lines, synced), then the file's name is changed to the result's. The line is what counts: with it, the picture is
-done, and `resume` only has to change the name where a kill came between; without it, the picture was never made. So
-nothing is ever half there, and nothing that is done is done again.
+A result gets into place in three steps: its bytes are written to a temporary file, one line is written to the journal
+(append-only JSON lines, synced), and the file is renamed to the result's name. The line decides: with it, the picture
+is done, and `resume` only has to rename the file if a kill came between; without it, the picture was never made. So no
+result is ever incomplete, and nothing that is done is done again.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Summary:
-    """What came of a run: how many were made now, and had been before; which failed and why, by name."""
+    """The outcome of a run: how many were made now, how many had been made before; which failed and why, by name."""
 
     made: int
     before: int

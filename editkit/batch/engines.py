@@ -1,5 +1,5 @@
-"""Engines for a batch: where its work is done. One process, or several; others come in through entry points (group
-`editkit.engines`), and are named by `--engine NAME[:ARGUMENT]`.
+"""Engines for a batch: where its work is done, in one process or several. Others come in through entry points (group
+`editkit.engines`) and are chosen by `--engine NAME[:ARGUMENT]`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from editkit.errors import UsageError
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one item: the bytes of a file, or one line of what was wrong.
+    """The outcome of one item: the bytes of a file, or an error of one line.
 
     Args:
         figures: what plugins measured of it, by `plugin.name`.

@@ -88,7 +88,7 @@ def listing(folder: Path, leave_out: Path | None = None) -> Listing:
                 continue
             path = Path(at) / name
             if Path(name).suffix.lower() in PICTURES and path.exists() and not path.is_file():
-                found.unreadable[(inside / name).as_posix()] = "is no regular file"  # a named pipe would be waited for
+                found.unreadable[(inside / name).as_posix()] = "is not a regular file"  # a pipe would be waited for
             elif Path(name).suffix.lower() in PICTURES:
                 found.pictures.append(inside / name)
                 if path.is_symlink() and not _real(path).is_relative_to(root):
@@ -121,9 +121,9 @@ def check_folders(source: Path, target: Path, masks: Path | None = None) -> None
         check_folders(masks, target)
     try:
         if not source.is_dir():
-            raise UsageError(f"{source}: is no folder; editkit batch RECIPE IN OUT takes a folder of pictures")
+            raise UsageError(f"{source}: is not a folder; editkit batch RECIPE IN OUT takes a folder of pictures")
         if target.exists() and not target.is_dir():
-            raise UsageError(f"{target}: is no folder; results go into a folder")
+            raise UsageError(f"{target}: is not a folder; results go into a folder")
         inner, outer = source.resolve(), target.resolve()
     except (OSError, RuntimeError) as error:  # a loop of links
         raise UsageError(f"{source}, {target}: cannot be looked into: {error}") from None
@@ -155,7 +155,7 @@ class Masks:
             if any(spec or turned for _, _, spec, turned in parts):
                 raise ValueError("nothing but a name may stand in braces")
         except ValueError as error:
-            raise UsageError(f"--mask {self.pattern}: is no pattern ({error}); write it as {BESIDE[0]}") from None
+            raise UsageError(f"--mask {self.pattern}: is not a pattern ({error}); write it as {BESIDE[0]}") from None
         for name in fields - {"stem", "name", "suffix"}:
             raise UsageError(f"--mask {self.pattern}: {{{name}}} is not known; use {{stem}}, {{name}}, {{suffix}}")
 

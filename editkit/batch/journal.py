@@ -1,4 +1,4 @@
-"""The journal of a batch: append-only JSON lines in the output folder, each synced before anything rests on it."""
+"""The journal of a batch: append-only JSON lines in the output folder, each synced before anything relies on it."""
 
 from __future__ import annotations
 
@@ -42,6 +42,16 @@ class Failed:
 
 
 _KINDS = {"picture": str, "output": str, "seed": int, "sha256": str, "bytes": int}
+
+
+def begun_before(path: object) -> UsageError:
+    """There is a journal at `path`, and nobody said what to do with it."""
+    return UsageError(f"{path}: an earlier run was here; --resume goes on with it, --force begins anew")
+
+
+def of_another_run(path: object) -> UsageError:
+    """The journal at `path` is of results that depend on something else."""
+    return UsageError(f"{path}: is of a run with another recipe or other options; give those, or --force to begin anew")
 
 
 class Journal:
@@ -151,7 +161,7 @@ def opened(folder: Path, run: Mapping[str, Any], *, resume: bool = False, force:
     """
     path = folder / NAME
     if path.exists() and not resume and not force:
-        raise UsageError(f"{path}: an earlier run was here; --resume goes on with it, --force begins anew")
+        raise begun_before(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.is_symlink() or (folder / PARTS).is_symlink():
@@ -208,9 +218,7 @@ def _read(handle: int, path: Path, run: Mapping[str, Any]) -> dict[str, Done]:
             record = json.loads(line)
             state = record.pop("state")
             if state == "run" and record != dict(run):
-                raise UsageError(
-                    f"{path}: is of a run with another recipe or other options; give those, or --force to begin anew"
-                )
+                raise of_another_run(path)
             if state == "done":
                 entry = Done(**record)
                 if not all(isinstance(getattr(entry, key), kind) for key, kind in _KINDS.items()):

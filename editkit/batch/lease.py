@@ -1,4 +1,4 @@
-"""One run at a time at one target, where nothing can be locked.
+"""One run at a time for one target, where nothing can be locked.
 
 Each run that begins puts an object with the next number, which only one can do, and keeps writing to it. Whoever finds
 the highest number still being written is refused; whoever sees nothing new in it for `TTL` seconds, by its own clock,

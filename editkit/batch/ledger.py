@@ -1,4 +1,4 @@
-"""The journal of a batch in a store: parts by writer while it runs, one file in the end.
+"""The journal of a batch in a store: one part per writer while it runs, one file at the end.
 
 What counts are the markers that workers put (`delivery`). The driver writes down what it is told, some hundred lines an
 object, `.editkit/journal/NUMBER-PART.jsonl`, and when the run has ended it joins all parts, its own and those of runs
@@ -19,10 +19,10 @@ from typing import Any
 from editkit.batch.catalog import Catalog
 from editkit.batch.delivery import DONE, PARTS
 from editkit.batch.engines import Result
-from editkit.batch.journal import NAME, Done, Failed
+from editkit.batch.journal import NAME, Done, Failed, begun_before, of_another_run
 from editkit.batch.lease import Lease, held
 from editkit.batch.stores import Store
-from editkit.errors import EditkitError, PictureError, UsageError
+from editkit.errors import EditkitError, PictureError
 
 RUN, JOURNAL = ".editkit/run.json", ".editkit/journal"
 LINES, SECONDS = 500, 20.0
@@ -123,22 +123,10 @@ def _in_groups(names: Iterator[str]) -> Iterator[list[str]]:
 def opened(
     store: Store, catalog: Catalog, run: Mapping[str, Any], *, resume: bool = False, force: bool = False
 ) -> Iterator[Ledger]:
-    """The journal of a store, held by this run alone.
-
-    Args:
-        run: what the results depend on; a run that is resumed must be the same.
-        resume: go on with the journal that is there; without one, begin.
-        force: begin anew, though there is one.
-
-    Raises:
-        UsageError: there is a journal and neither `resume` nor `force`; another run's; another process is at it.
-        PictureError: the store cannot be written to.
-    """
+    """The journal of a store, held by this run alone: as `journal.opened` of a folder."""
     before = store.read(RUN)
     if before is not None and not resume and not force:
-        raise UsageError(
-            f"{store.address}/{NAME}: an earlier run was here; --resume goes on with it, --force begins anew"
-        )
+        raise begun_before(f"{store.address}/{NAME}")
     text = json.dumps(dict(run)).encode()
     with held(store) as lease:
         ledger = Ledger(store, catalog, lease, run)
@@ -148,10 +136,7 @@ def opened(
                 ledger_names += [name for name, _ in store.names(folder)]
             store.remove(ledger_names)
         if not store.create(RUN, text):
-            raise UsageError(
-                f"{store.address}/{NAME}: is of a run with another recipe or other options; give those, or --force to "
-                "begin anew"
-            )
+            raise of_another_run(f"{store.address}/{NAME}")
         if resume:
             ledger.done_before()
         try:

@@ -1,4 +1,4 @@
-"""Manifests: a table that says what is done, a row for each picture.
+"""Manifests: a table with a row for each picture, which says what is done to it.
 
 `.jsonl` (an object a line), `.parquet`, or `.csv` with a header. The column `picture` is needed: a name relative to the
 manifest, or an address; where it may lead says `reach`. Others are `mask` (a name, an address, or words), `output` (the
@@ -25,7 +25,6 @@ from editkit.plugin.chain import Chain
 from editkit.plugin.declaration import Declaration
 from editkit.plugin.options import Options
 from editkit.plugin.params import Code, is_path, outputs, params, word
-from editkit.plugin.protocol import Plugin
 
 ENDINGS = (".jsonl", ".parquet", ".csv")
 OWN = ("picture", "mask", "output")
@@ -50,7 +49,7 @@ def rows(file: IO[bytes], name: str, chain: Chain) -> Iterator[dict[str, Any]]:
     known = {*OWN, *UNUSED, *columns_of(chain)}
     for number, row in enumerate(_read(file, name), 1):
         if not isinstance(row, Mapping):
-            raise UsageError(f'{name}: row {number} is no object; write {{"picture": "a.png", "seed": 3}}')
+            raise UsageError(f'{name}: row {number} is not an object; write {{"picture": "a.png", "seed": 3}}')
         for column, value in row.items():
             if column not in known:
                 raise UsageError(
@@ -110,7 +109,7 @@ def _read_parquet(file: IO[bytes], name: str) -> Iterator[Any]:
             for batch in table.iter_batches(max(1, min(1000, AT_ONCE // whole)), row_groups=[k]):
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
-        raise UsageError(f"{name}: is no Parquet file that can be read ({type(error).__name__})") from None
+        raise UsageError(f"{name}: is not a Parquet file that can be read ({type(error).__name__})") from None
 
 
 def _read_csv(file: IO[bytes], name: str) -> Iterator[dict[str, str]]:
@@ -205,7 +204,7 @@ def with_paths(chain: Chain, row: Mapping[str, Any], joined: Callable[[str], str
     return {column: placed(column, value) for column, value in row.items()}
 
 
-def _owner(chain: Chain, column: str) -> tuple[Plugin, str]:
+def _owner(chain: Chain, column: str) -> tuple[Declaration, str]:
     """The plugin whose parameter a column is, and the parameter."""
     owner, _, key = column.rpartition(".")
     plugins = [plugin for stage in chain.stages for plugin in stage.plugins if owner in ("", plugin.name)]

@@ -1,4 +1,4 @@
-"""Figures of results beside references, by torchmetrics (`editkit[score]`).
+"""Metrics that compare results with references, by torchmetrics (`editkit[score]`).
 
 Nothing is downloaded: what needs weights reads a file of the user's. psnr and ssim need none. `lpips` (Zhang et al.
 2018) takes the linear layers that come with torchmetrics, and AlexNet's convolutions from a file; `clip` (Hessel et al.
@@ -193,7 +193,7 @@ def _state(path: str, metric: str) -> Mapping[str, Any]:
     import torch
 
     if Path(path).exists() and not Path(path).is_file():
-        raise ModelError(f"{metric}: {path}: is no regular file")
+        raise ModelError(f"{metric}: {path}: is not a regular file")
     try:
         if path.endswith(".safetensors"):
             from safetensors.torch import load_file

@@ -10,6 +10,7 @@ are tried alone in the end; the one that ends its process again is named.
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import warnings
 import zlib
@@ -33,6 +34,8 @@ AT_ONCE = 4
 """Names that an actor is given at once: it reads one and encodes another while a third is in the network."""
 
 RETRIES = 2
+
+REPORTS = "RAY_USAGE_STATS_ENABLED"
 
 
 class Actor:
@@ -176,7 +179,8 @@ def _connected(address: str) -> Iterator[None]:
         if address:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, address="local")
+            with _reports_nothing():
+                ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, address="local")
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         said = f" ({first[:160]})"
@@ -186,6 +190,19 @@ def _connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _reports_nothing() -> Iterator[None]:
+    """Ray tells its makers of every cluster that begins, unless its environment says otherwise as it does."""
+    unset = REPORTS not in os.environ
+    if unset:
+        os.environ[REPORTS] = "0"
+    try:
+        yield
+    finally:
+        if unset:
+            del os.environ[REPORTS]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""How good a folder of results is: figures of each picture, in total, by category, with confidence intervals."""
+"""How good a folder of results is: metrics of each picture, in total and by category, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def read_prompts(path: str | Path) -> dict[str, tuple[str, str]]:
     told: dict[str, tuple[str, str]] = {}
     for k, line in enumerate(table):
         written = (line["picture"] or "").strip()
-        name = Path(written).with_suffix("").as_posix() if written else ""
+        name = Path(written).with_suffix("").as_posix() if Path(written).name else ""
         if not name or name in told:
             raise UsageError(f"--prompts {path}: row {k + 2} names " + (f"{name} again" if name else "no picture"))
         told[name] = ((line.get("prompt") or "").strip(), (line.get("category") or "").strip())

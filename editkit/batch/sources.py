@@ -1,4 +1,6 @@
-"""What a batch finds at an address: a folder's pictures, an archive's, a manifest's rows; and what it refuses there."""
+"""The inputs of a batch at an address: pictures of a folder or an archive, rows of a manifest; and what is refused
+there.
+"""
 
 from __future__ import annotations
 
@@ -42,14 +44,14 @@ def check_places(source: str, target: str, offline: bool) -> None:
     if is_address(target):
         store(target, offline=offline, results=True)
     elif Path(target).exists() and not Path(target).is_dir():
-        raise UsageError(f"{target}: is no folder; results go into a folder")
+        raise UsageError(f"{target}: is not a folder; results go into a folder")
     if is_address(source):
         store(source, offline=offline)
     elif is_manifest(source) and not Path(source).is_file():
         raise UsageError(f"{source}: there is no such manifest")
     elif not is_manifest(source) and not Path(source).is_dir():
         raise UsageError(
-            f"{source}: is no folder; editkit batch RECIPE IN OUT takes a folder, an address or a manifest"
+            f"{source}: is not a folder; editkit batch RECIPE IN OUT takes a folder, an address or a manifest"
         )
     inner, outer = source.rstrip("/") + "/", target.rstrip("/") + "/"
     if inner == outer or (inner.startswith(outer) and not is_manifest(source)) or outer.startswith(inner):

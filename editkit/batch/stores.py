@@ -1,10 +1,10 @@
 """Where pictures lie and results go, by address: `s3://bucket/photos`, `gs://`, `memory://`, `https://host/photos/`,
-archives (`photos.zip`, `s3://bucket/photos.tar`). What is no address is a folder of this machine.
+archives (`photos.zip`, `s3://bucket/photos.tar`). Anything that is not an address is a folder of this machine.
 
-A `Store` is the little that a batch asks of one. An object is put there whole or not at all, and `create` puts it only
-where nothing lies: these two are all that the journal in a store rests on (`editkit.batch.ledger`). fsspec knows the
-services. Access is given by the environment, as the services' own tools take it, and never by an address: addresses are
-written into journals.
+A `Store` is the little that a batch needs of one. An object is written whole or not at all, and `create` writes it only
+if there is none of that name: the journal in a store relies on these two properties only (`editkit.batch.ledger`).
+fsspec knows the services. Access is given by the environment, as the services' own tools take it, and never by an
+address: addresses are written into journals.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def _check_kind(kind: str, address: str) -> None:
         return
     if kind not in known_implementations and kind not in fsspec.available_protocols():
         near = did_you_mean(kind, [*KEEPING, *LISTED])
-        raise UsageError(f"{shown(address)}: {kind}:// is no kind of address that is known{near}")
+        raise UsageError(f"{shown(address)}: {kind}:// is not a kind of address that is known{near}")
     try:
         fsspec.get_filesystem_class(kind)
     except ImportError as error:

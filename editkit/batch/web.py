@@ -1,4 +1,4 @@
-"""HTTP of which no answer is read without end: a server may send for ever, or say a length that is none."""
+"""HTTP answers are read up to a limit: a server may send for ever, or state a wrong length."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _bounded() -> type[aiohttp.ClientResponse]:
     import aiohttp
 
     class Bounded(aiohttp.ClientResponse):
-        """What is decompressed on the way counts as it comes out."""
+        """Content that is decompressed on the way counts at its decompressed size."""
 
         async def read(self) -> bytes:
             """All of it.

@@ -134,7 +134,7 @@ class Work:
         from editkit.pictures.picture import Picture
 
         if not is_address(item.source) and Path(item.source).exists() and not Path(item.source).is_file():
-            raise PictureError("is no regular file")  # a row may name a pipe, which would be waited for
+            raise PictureError("is not a regular file")  # a row may name a pipe, which would be waited for
         picture = opened(item.source) if is_address(item.source) else Picture.read(item.source)
         chain, aside = with_columns(seeded(self.chain, item.name), item.columns), None
         if item.mask is not None:

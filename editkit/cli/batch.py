@@ -198,7 +198,7 @@ def _actors(given: str | None) -> tuple[int, int] | None:
 
 def _masks(pattern: str | None, folder: str | None) -> Masks | None:
     if folder is not None and not is_address(folder) and not Path(folder).is_dir():
-        raise UsageError(f"--masks {folder}: is no folder")
+        raise UsageError(f"--masks {folder}: is not a folder")
     if folder is None and pattern is not None and scheme(pattern) and "{" in pattern:
         at = pattern.partition("{")[0].rpartition("/")[0]
         folder, pattern = at, pattern[len(at) + 1 :]
@@ -214,7 +214,7 @@ def _ending(given: str) -> str | None:
 
 
 class _Report:
-    """Says what happens, on a bar where somebody looks."""
+    """Reports progress, by a bar on a terminal."""
 
     def __init__(self, quiet: bool, as_json: bool) -> None:
         self.quiet = quiet

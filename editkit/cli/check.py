@@ -1,4 +1,6 @@
-"""`editkit plugins check NAME`: whether what is installed under a name keeps the contract of its kind."""
+"""`editkit plugins check NAME`: whether the plugin, sampler, model, mask word, engine or detector of that name keeps
+its contract.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`editkit completion SHELL`: a script for the shell; it asks `editkit complete` at every tab."""
+"""`editkit completion SHELL`: a script for the shell, which calls `editkit complete` at every tab."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`editkit config`: what every option of a run is by itself, and where that comes from."""
+"""`editkit config`: the default of every option of a run, and where it comes from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every sampler, model, mask word, batch engine and hint detector keeps, built in or not.
+"""The contracts of samplers, models, mask words, batch engines and hint detectors, built in or not.
 
 One contract for each kind of entry point besides plugins (`editkit.editing.contract`), for `editkit plugins check NAME`
 and for tests. A check takes the name, loads what the entry point points to, and raises `ContractError` with what is

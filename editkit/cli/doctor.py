@@ -1,4 +1,4 @@
-"""`editkit doctor`: what this installation is, and what is wrong with it."""
+"""`editkit doctor`: what this installation has, and what is wrong with it."""
 
 from __future__ import annotations
 

@@ -48,9 +48,12 @@ def edit_command(words: list[str]) -> int:
 def run_command(words: list[str]) -> int:
     """`editkit run RECIPE PICTURE... [options]`."""
     try:
-        return make(parse_run(words))
+        line = parse_run(words)
     except HelpShown:
         return 0
+    for text in line.elsewhere:
+        notices(line.extras)(f"the recipe reads {text}, which lies out of its folder")
+    return make(line)
 
 
 def make(line: Line) -> int:

@@ -162,7 +162,7 @@ def _with(chain: Chain, name: str, value: str) -> Chain:
     if not dot:
         if name not in Options.model_fields:
             options = ", ".join(Options.model_fields)
-            raise UsageError(f"--vary {name}: is no option of the run ({options}); a plugin's is PLUGIN.PARAMETER")
+            raise UsageError(f"--vary {name}: is not an option of the run ({options}); a plugin's is PLUGIN.PARAMETER")
         return chain.with_options(options_of({name: value}))
     plugins = (one for stage in chain.stages for one in stage.plugins)
     found = next((one for one in plugins if one.name.replace("-", "_") == plugin), None)

@@ -1,4 +1,6 @@
-"""`editkit models`: what is here, what one can take, fetching, and what to fetch. Answers without importing torch."""
+"""`editkit models`: models that are here, what a model takes, fetching one, suggestions. Answers without importing
+torch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Typer commands made from declarations: options, their help, and what was given of them.
+"""Typer commands made from declarations: options, their help, and the values that were given.
 
 Typer 0.26 and later carries its own Click, so nothing here imports click.
 """

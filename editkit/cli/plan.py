@@ -13,6 +13,7 @@ from editkit.cli.options import HelpShown
 from editkit.cli.video import check_for_videos
 from editkit.cli.words import Line, parse
 from editkit.editing.settle import StagePlan, plan_stages
+from editkit.models import backends
 from editkit.models.needs import Needs, bytes_of, cards, lines, needs
 from editkit.pictures.files.clips import is_clip
 
@@ -141,4 +142,7 @@ def _show_plan(plan: StagePlan, number: int, total: int) -> None:
     found = _needs(plan)
     for line in () if found is None else lines(found, bytes_of(plan.options.dtype)):
         write(line)
+    computed = backends.line(plan.options.backend)
+    if computed is not None and plan.diffuses:
+        write(computed)
     write(f"{plan.calls} network calls{beside}, {plan.backward} backward passes{deep}")

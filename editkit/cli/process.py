@@ -1,4 +1,4 @@
-"""What a command's process sets for itself before anything large is imported."""
+"""Settings of a command's process, made before anything large is imported."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 class CtrlC:
-    """What Ctrl-C does in a command, and SIGTERM, by which a machine asks it to end: KeyboardInterrupt, the first time,
-    but for where that does harm. So what is half written is taken away.
+    """What Ctrl-C and SIGTERM (by which a system asks a process to end) do in a command: the first one raises
+    KeyboardInterrupt, so that half-written files are removed, except where that does harm.
 
     While a module is imported, the exception would end up in the middle of it: a traceback, a library that reports it
     as its own failure, an abort. Nothing has been begun then, so the process ends at once, with one line. A second
     Ctrl-C does not disturb what the first one lets clean up; a third ends the process in any case.
 
     Args:
-        pressed: how often. Who catches a KeyboardInterrupt can tell by it whether somebody pressed a key.
+        pressed: how often. Code that catches a KeyboardInterrupt can tell by it whether somebody pressed the key.
     """
 
     def __init__(self) -> None:

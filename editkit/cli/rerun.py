@@ -1,4 +1,4 @@
-"""`editkit rerun FILE`: make a picture again from what it carries about its making."""
+"""`editkit rerun FILE`: make a picture again from its provenance."""
 
 from __future__ import annotations
 

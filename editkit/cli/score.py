@@ -1,4 +1,4 @@
-"""`editkit score`: figures of results beside references, per picture, in total and by category."""
+"""`editkit score`: metrics of results against references, per picture, in total and by category."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@
     [models]
     sd15 = "stable-diffusion-v1-5/stable-diffusion-v1-5:fp16"
 
-An option of the run, as EDITKIT_STEPS=20, wins over the file, and the command line over both. What comes from here is
+An environment variable for an option of the run, such as EDITKIT_STEPS=20, overrides the file; the command line
+overrides both. What comes from here is
 in recipes and provenance as if it had been typed. `rerun`, and everything in Python, looks at neither.
 """
 

@@ -124,7 +124,7 @@ def _by_pattern(pattern: str, picture: str) -> str:
         made = pattern.format(**words)
     except (ValueError, KeyError, IndexError) as error:
         raise UsageError(
-            f"--output {pattern}: is no pattern ({error}); it may have {{stem}}, {{name}}, {{suffix}} and {{folder}}"
+            f"--output {pattern}: is not a pattern ({error}); it may have {{stem}}, {{name}}, {{suffix}} and {{folder}}"
         ) from None
     return made if os.path.dirname(made) else str(path.parent / made)
 

@@ -41,7 +41,8 @@ def check_for_videos(lines: Sequence[Line]) -> None:
         for name in FOR_PICTURES if video else FOR_VIDEOS:
             if name in line.extras.model_fields_set and getattr(line.extras, name) not in (None, False):
                 is_for = "pictures" if video else "videos"
-                raise UsageError(f"{option(name)} is for {is_for}, and {line.picture} is none; leave it out")
+                see = "; a video's finished frames lie in OUT.frames/ meanwhile" if name == "preview" and video else ""
+                raise UsageError(f"{option(name)} is for {is_for}, and {line.picture} is none; leave it out{see}")
 
 
 def edit_clip(line: Line, target: str, models: Models | None, notify: Notify) -> None:

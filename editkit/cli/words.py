@@ -42,6 +42,8 @@ class Line:
     pictures: tuple[str, ...]
     chain: Chain
     extras: Extras
+    elsewhere: tuple[str, ...] = ()
+    """What a recipe names that lies out of its folder."""
 
     @property
     def picture(self) -> str:
@@ -183,10 +185,12 @@ def parse_run(words: Sequence[str]) -> Line:
     given = given_by(command, "run", list(words))
     settings = own_settings()
     options = options_of(settings.resolved(given))
-    chain = settings.under_chain(recipe.read(given["recipe"], allow_code=options.allow_code)).with_options(options)
+    asked = recipe.read(given["recipe"], allow_code=options.allow_code)
+    chain = settings.under_chain(asked).with_options(options)
     if "mask" in given:
         chain = masked(chain, given["mask"])
-    return Line(tuple(given["picture"]), chain, _extras(settings.under(given)))
+    elsewhere = tuple(recipe.elsewhere(asked, given["recipe"]))
+    return Line(tuple(given["picture"]), chain, _extras(settings.under(given)), elsewhere)
 
 
 def _run_params() -> list[Param]:

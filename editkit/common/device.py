@@ -1,4 +1,4 @@
-"""Where tensors live and in which numbers the network computes: decided here and nowhere else.
+"""Where tensors live and in which number format the network computes: decided here and nowhere else.
 
 x_t, schedule and sampler are float32 whatever is chosen.
 """

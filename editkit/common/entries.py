@@ -40,8 +40,8 @@ class Group:
     """What is registered under one name.
 
     Args:
-        name: the group of entry points, as `editkit.plugins`.
-        kind: what one of them is called in messages, as "plugin".
+        name: the group of entry points, such as `editkit.plugins`.
+        kind: what one of them is called in messages, such as "plugin".
         listing: the command that lists them.
     """
 

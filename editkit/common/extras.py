@@ -18,6 +18,7 @@ EXTRAS: dict[str, str] = {
     "accelerate": "diffusers",
     "peft": "diffusers",
     "gguf": "gguf",
+    "openvino": "openvino",
     "huggingface_hub": "diffusers",
     "open_clip": "clip",
     "kornia": "clip",

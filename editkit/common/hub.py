@@ -1,4 +1,5 @@
-"""The hub: whether it answers is asked once a process, quickly, and its library's log of retries is not shown."""
+"""The model hub: whether it answers is checked once a process, with a short timeout, and the retries that its library
+logs are not shown."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Modules that have moved: what they were called keeps working for one release, with a DeprecationWarning.
+"""Modules that have moved: their old names keep working for one release, with a DeprecationWarning.
 
-`install` puts a finder behind all others, so it is asked only for modules that are nowhere else. `forward` is for the
-packages that bear the name of a module there was. Nothing of editkit's own uses either; tests/test_house.py looks.
+`install` puts a finder behind all others, so it is asked only for modules that are found nowhere else. `forward` is for
+packages that have the name of a former module. editkit itself uses neither; tests/test_house.py checks that.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _spec(name: str, loader: Any) -> ModuleSpec:
 
 
 class Moved(ModuleType):
-    """A module that is no more: its names are found where they are now."""
+    """A module that no longer exists: its names are found in their new places."""
 
     def __init__(self, name: str, spec: ModuleSpec) -> None:
         super().__init__(name, f"Moved to {' and '.join(MOVED[name])}.")

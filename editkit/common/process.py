@@ -94,8 +94,8 @@ def _in_a_new_thread(call: Callable[[], T]) -> T:
 
 
 class Turn:
-    """One thread at a time, as often as it likes. Whoever holds it may give it back from another thread, as a generator
-    does that is collected there.
+    """A reentrant lock, which one thread holds at a time. It may be released from another thread, as happens when a
+    generator is garbage-collected there.
     """
 
     def __init__(self) -> None:

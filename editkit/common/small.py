@@ -1,4 +1,4 @@
-"""Small files - recipes, settings, tables, configurations - read whole: never without end, and never waited for.
+"""Small files - recipes, settings, tables, configurations - read whole, up to a limit, and without waiting for data.
 
 What a stranger's folder holds under such a name may be a device that never ends or a pipe into which nobody writes.
 """
@@ -20,11 +20,11 @@ def small_bytes(path: str | Path, most: int = MOST, *, pipe: bool = False) -> by
         pipe: what a person named may be a pipe, as `<(command)` of a shell; what a folder holds may not.
 
     Raises:
-        OSError: it cannot be read, is no file (a device, a folder, a pipe), or has more bytes; `strerror` says it.
+        OSError: it cannot be read, is not a file (a device, a folder, a pipe), or has more bytes; `strerror` says it.
     """
     mode = Path(path).stat().st_mode
     if not (stat.S_ISREG(mode) or (pipe and stat.S_ISFIFO(mode))):
-        raise OSError(errno.EINVAL, "is no regular file", str(path))
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
     with Path(path).open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:

@@ -1,6 +1,7 @@
 """Words that name a thing and its parameters, and what to say when they are wrong.
 
-`name` or `name:key=value,key=value`, as `ddim:eta=1` and `canny:low=50,high=150`. No torch and no pydantic at import.
+`name` or `name:key=value,key=value`, such as `ddim:eta=1` and `canny:low=50,high=150`. No torch and no pydantic at
+import.
 """
 
 from __future__ import annotations

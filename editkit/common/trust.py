@@ -273,7 +273,7 @@ def preparation(source: str, file: str, config: Any) -> None:
 
 
 _WORDS_OF_PEOPLE = ("prompt", "negative", "text", "avoid")
-"""Keys of a recipe whose values are language, where a slash is no folder."""
+"""Keys of a recipe whose values are language, where a slash is not a folder."""
 
 
 def named(text: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ table is
     dz / dtheta = cos(theta) eps - sin(theta) x0,
 
 the velocity of v-prediction (Salimans & Ho 2022, arXiv:2202.00512), which is bounded from pure noise to the picture, so
-that a solver with tolerances has nothing to stumble on at either end.
+that a solver with tolerances needs no special case at either end.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ Between = Callable[[float], Level]
 
 @runtime_checkable
 class Adaptive(Protocol):
-    """A sampler that takes as many calls as its tolerances need, at levels between those of the ladder. `calls` are the
-    fewest.
+    """A sampler that makes as many network calls as its tolerances need, at levels between those of the ladder. `calls`
+    is the smallest number.
     """
 
     def on(self, schedule: Schedule) -> Sampler:

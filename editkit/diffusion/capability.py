@@ -1,7 +1,7 @@
-"""What a model can do besides `Model`, asked through whatever is wrapped around it.
+"""What a model can do besides `Model`, found through whatever is wrapped around it.
 
-A wrapper (windows, a refiner, a stranger's) says what it is around by an attribute `wrapped`. It is asked first, so
-what it does in a way of its own wins; what it does not know, the model within may.
+A wrapper (windows, a refiner, a third party's) names the model within by an attribute `wrapped`. The wrapper is asked
+first, so what it implements itself wins; what it does not implement, the model within may.
 """
 
 from __future__ import annotations

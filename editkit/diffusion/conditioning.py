@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, eq=False)
 class Prompt:
     """Encoded text: `embeds` (batch, tokens, width), or (batch, tokens, layers, width); `pooled` (batch, width) where
-    the model takes it; `mask` (batch, tokens), 1 where it is to heed a token, where it is told that.
+    the model takes it; `mask` (batch, tokens), 1 for tokens that count, for models that take a mask.
     """
 
     embeds: Tensor
@@ -64,7 +64,7 @@ class Conditioning:
         prompt, negative: encoded text, wanted and unwanted; None is the model's own "no text".
         known, mask: the picture in the model's space and where to regenerate it (1), (batch, 1, ...).
         lowres: a low-resolution picture in [-1, 1]: enlarged to the model's size, or at the size of its latents.
-        noise_level: how far `lowres` was noised, for a model that is told that (`NoisesLowres`).
+        noise_level: how much noise `lowres` has, for a model that is told that (`NoisesLowres`).
         references: pictures to look at, the first one first: what an instruction speaks of.
         embedding: what an image encoder says of a picture: what an unCLIP model makes pictures of.
         image_prompts: pictures that attention looks at beside the text (`editkit.diffusion.image_prompts`).

@@ -103,8 +103,8 @@ class Given:
 
 @dataclass(frozen=True, eq=False)
 class Residuals:
-    """Features to add to a network's: to a UNet's, one tensor for each skip connection, and one for the middle; to a
-    transformer's, one behind each of its blocks, None where nothing is added.
+    """Features that are added to those of a network: for a UNet one tensor for each skip connection and one for the
+    middle; for a transformer one behind each of its blocks, None where nothing is added.
     """
 
     down: tuple[Tensor | None, ...]

@@ -1,4 +1,4 @@
-"""Whose conventions a run follows where pictures depend on them: editkit's own, or diffusers'.
+"""The conventions that a run follows where pictures depend on them: editkit's own, or those of diffusers.
 
 Everything in which `--noise diffusers` differs is asked here: where random numbers come from, how levels are spaced,
 how a mask comes to the model's space, how a noise move is drawn, in which steps a ControlNet acts, what is drawn before
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Masked(Protocol):
-    """What a run edits, as far as its masked picture goes (`editkit.plugin.step.Inputs`)."""
+    """What a convention needs of a run's inputs (`editkit.plugin.step.Inputs`)."""
 
     @property
     def model(self) -> Model: ...
@@ -77,6 +77,11 @@ class Convention(Protocol):
         """The known part is noised by what the process started from, on a model of latents or of pixels."""
         ...
 
+    @property
+    def advises(self) -> bool:
+        """Whether a user is told of settings that serve better: not where a pipeline is to be equalled."""
+        ...
+
     def steers(self, start: float, stop: float, index: int, total: int) -> bool:
         """Whether a ControlNet acts in step `index` of `total`, whose middle is in its window."""
         ...
@@ -117,6 +122,10 @@ class Own:
 
     def shares_noise(self, latent: bool) -> bool:
         return False
+
+    @property
+    def advises(self) -> bool:
+        return True
 
     def steers(self, start: float, stop: float, index: int, total: int) -> bool:
         return True
@@ -178,6 +187,10 @@ class Diffusers:
 
     def shares_noise(self, latent: bool) -> bool:
         return latent
+
+    @property
+    def advises(self) -> bool:
+        return False
 
     def steers(self, start: float, stop: float, index: int, total: int) -> bool:
         """In whole steps within the window only."""

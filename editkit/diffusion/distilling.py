@@ -1,6 +1,6 @@
 """Score distillation as a sampler: its state is a clean picture at every level.
 
-Poole et al. 2022 (DreamFusion, arXiv:2209.14988, eq. 3) move a picture x, however it is made, against
+Poole et al. 2022 (DreamFusion, arXiv:2209.14988, eq. 3) move a picture x, whatever generates it, against
 w(t) (eps_hat(x_t) - eps) with x_t = alpha_t x + sigma_t eps. What the network says of x_t, x0_hat, gives
 eps_hat - eps = (alpha_t / sigma_t) (x - x0_hat), so that a step moves x towards the guided estimate:
 

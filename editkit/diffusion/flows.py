@@ -1,8 +1,10 @@
-"""The ladder of today's flow-matching models: its shift depends on how large the picture is, and for some on the steps.
+"""The noise levels of recent flow-matching models: their shift depends on the picture's size, for some on the steps
+too.
 
 t' = s t / (1 + (s - 1) t), t even from 1 / n to 1 (Esser et al. 2024, arXiv:2403.03206). The more tokens a picture has,
 the more noise hides it, so s = e^mu grows with their number. It is computed in float32 and in the order of diffusers'
-FlowMatchEulerDiscreteScheduler: a network is told sinusoids of 1000 t', which make of the seventh digit the fifth.
+FlowMatchEulerDiscreteScheduler: a network is given sinusoids of 1000 t', in which an error in the seventh digit of t'
+becomes one in the fifth.
 """
 
 from __future__ import annotations

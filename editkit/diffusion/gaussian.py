@@ -1,6 +1,6 @@
-"""Models that are exact: a Gaussian and a mixture of Gaussians, whose E[x0 | x_t] is known in closed form.
+"""Exact models: a Gaussian and a mixture of Gaussians, whose E[x0 | x_t] is known in closed form.
 
-Every method has a known answer on them; the tests and the docs rest on that.
+The answer of every method is known on them; tests and docs use that.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class GaussianMixture:
         schedule: any table; its time is not used.
 
     Raises:
-        ModelError: shapes that do not fit, a covariance that is none, a negative weight.
+        ModelError: shapes that do not fit, a matrix that is not a covariance, a negative weight.
     """
 
     clip: float | None = None

@@ -2,8 +2,8 @@
 al. 2023, arXiv:2308.06721).
 
 A plugin puts an `ImageTokens` into `Conditioning.image_prompts`. The model evaluates it, since only the model knows the
-branches of guidance and the layers of its network. Nothing of the network is changed: what looks at the tokens comes
-with the call.
+branches of guidance and the layers of its network. The network is not changed: the layers that look at the tokens are
+handed in with the call.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ImageTokens:
         layers: an adapter's part of each layer, by the layer's name; the same object for the same adapter.
         tokens: (batch or 1, tokens, width), of the pictures.
         unwanted: as `tokens`, what the branch of guidance without the prompt looks at.
-        scale: how much of it is added to what the text says; 0 is nothing.
+        scale: how strongly it is added to what the text contributes; 0: not at all.
         mask: (batch or 1, 1, h, w) of 0 and 1 over the whole picture, where it is added; None: everywhere.
     """
 

@@ -1,7 +1,7 @@
 """A linear stand-in for the decoder of a model of latents: pixels ~ enlarge(W x0 + b).
 
-Guidance through the decoder pays its backward pass at every step; the colours of a latent are nearly linear in it, so
-a 3 x c matrix fitted to a few decoded latents by least squares does for losses that look at colour, layout and rough
+Guidance through the decoder needs its backward pass at every step. The colours are nearly linear in the latent, so a
+3 x c matrix, fitted by least squares to a few decoded latents, is good enough for losses of colour, layout and rough
 shape.
 """
 

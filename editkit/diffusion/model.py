@@ -45,11 +45,11 @@ class ModelInfo:
         takes: the named conditions it can take.
         sampler, steps: defaults.
         window: the side it was trained at, in pixels; None: any size.
-        least: the side of the smallest picture it still serves well, in pixels; None: its window.
+        least: the smallest side at which it still works well, in pixels; None: its window.
         multiple: sides must be multiples of this many pixels.
         own_picture: its prior is the edited picture itself (`Model.attach` is needed).
         guidance: default scale of classifier-free guidance, or what a network distilled from it is told.
-        distilled: there is no guidance: one call gives what others need two for; a negative prompt has no branch.
+        distilled: it has no guidance: one call gives what others need two for, and a negative prompt has no effect.
         shifts: its levels have a shift (flow matching), which `--shift` sets.
         references: how many pictures it looks at, where it takes `references`.
         rounds_up: a strength between two levels starts from the upper one, as diffusers' pipelines for flow matching.
@@ -306,7 +306,7 @@ class PixelSpace:
 
 @dataclass(frozen=True, eq=False)
 class NoModel(PixelSpace):
-    """Stands where a stage denoises nothing: no weights."""
+    """Takes the place of a model in a stage that denoises nothing: no weights."""
 
     info: ModelInfo
     schedule: Schedule = field(default_factory=Cosine)

@@ -1,4 +1,4 @@
-"""Multistep update rules: samplers that remember what the network said before, and go along the line through it.
+"""Multistep update rules: samplers that extrapolate linearly from the network's earlier estimates.
 
 Written in log-SNR lambda = log(alpha / sigma), as diffusers writes them.
 """
@@ -25,7 +25,7 @@ class DPMpp2M(OneCall):
 
     With lambda = log(alpha / sigma), h = lambda_s - lambda_t and r = (lambda_t - lambda_before) / h,
     x_s = (sigma_s / sigma_t) x_t - alpha_s (e^-h - 1) [x0 + (x0 - x0_before) / 2r]. First order where there is no
-    history, where it is infinitely far, and in the last move.
+    history, where its log-SNR is infinite, and in the last move.
     """
 
     name: ClassVar[str] = "dpm++2m"

@@ -30,7 +30,7 @@ CHUNK = 1 << 14
 
 
 class Generator(Protocol):
-    """What a stream draws from, as far as drawing again goes; `torch.Generator` is one."""
+    """What a stream draws from: its state can be read and set, to draw again; `torch.Generator` is one."""
 
     def get_state(self) -> Any:
         """Where it stands."""

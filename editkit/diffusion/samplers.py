@@ -36,7 +36,7 @@ Memory = Any
 
 @runtime_checkable
 class DiffersFromDiffusers(Protocol):
-    """A rule that diffusers' class of it walks otherwise: what `--noise diffusers` asks for."""
+    """A rule that differs from diffusers' class of the same name: `--noise diffusers` asks for that variant."""
 
     def as_diffusers(self) -> Sampler:
         """The same rule as it is there."""
@@ -93,6 +93,33 @@ class OneCall:
         return 1
 
 
+@dataclass(frozen=True)
+class WrappedSampler:
+    """A rule around another one, `inner`, with its name, levels and directions (`Plugin.walk`)."""
+
+    inner: Sampler
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def grid(self) -> Grid:
+        return self.inner.grid
+
+    @property
+    def reversible(self) -> bool:
+        return self.inner.reversible
+
+    def calls(self, move: Move) -> int:
+        return self.inner.calls(move)
+
+    def step(
+        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        return self.inner.step(x_t, t, s, predict, normal, memory)
+
+
 def posterior_variance(t: Level, s: Level) -> tuple[float, float]:
     """(Var[x_s | x_t, x0], Var[x_t | x_s]): the smallest and the largest variance of a reverse step.
 
@@ -108,8 +135,8 @@ class DDPM(OneCall):
 
     x_s = (alpha_t sigma_s^2 / (alpha_s sigma_t^2)) x_t + (alpha_s beta / sigma_t^2) x0 + sqrt(var) z, with `var` the
     posterior's (`variance="small"`), the forward kernel's (`"large"`), or what the network has learned, if it has.
-    The forward kernel's is that of data of unit deviation on VP tables; on VE it is Score SDE's predictor (Song et al.
-    2021), for a thousand steps: a wide step of it leaves the range.
+    The forward kernel's variance is exact for data of unit deviation on VP tables. On VE tables it is the predictor of
+    Song et al. 2021, meant for a thousand steps: with few, wide steps the state leaves its range.
     """
 
     name: ClassVar[str] = "ddpm"

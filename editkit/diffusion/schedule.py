@@ -58,8 +58,8 @@ class Grid:
             `set_alpha_to_one = false`).
         scaled_start: with linspace and trailing the process starts at sigma_t * noise instead of noise (euler, heun).
         finite: alpha_t = 0 becomes 2^-12, so that log-SNR is finite at zero terminal SNR (all but ddpm and ddim).
-        distilled: levels are picked from so many that a distilled model was trained at, where its configuration does
-            not say how many; 0: from all (lcm).
+        distilled: the number of levels that a distilled model was trained at, from which its levels are picked, where
+            its configuration does not say it; 0: all (lcm).
     """
 
     spacing: Spacing = "leading"

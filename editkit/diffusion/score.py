@@ -29,8 +29,8 @@ class SDE(OneCall):
 
     A table gives f dt and g^2 dt by their increments over the move, r - 1 and beta, with r = alpha_t / alpha_s and
     beta = sigma_t^2 - r^2 sigma_s^2: x_s = (2 - r) x_t + beta score + sqrt(beta) z (the paper's reverse diffusion
-    sampler, appendix E). Near pure noise a move is not short, and f without bound: there the drift is that of ddpm, to
-    which this one tends as r tends to 1. The last move gives the mean of the clean sample, x0, without noise.
+    sampler, appendix E). Near pure noise a move is not short, and f is unbounded: there the drift is that of ddpm,
+    which is the limit of this one as r tends to 1. The last move gives the mean of the clean sample, x0, without noise.
     """
 
     name: ClassVar[str] = "sde"
@@ -80,7 +80,7 @@ class PredictorCorrector:
         if self.norms not in ("expected", "measured"):
             raise UsageError(f"sampler pc: norms is {self.norms!r}; allowed: expected, measured")
         if self.predictor.partition(":")[0] == self.name:
-            raise UsageError("sampler pc: predictor is pc itself; name another sampler, as ddpm")
+            raise UsageError("sampler pc: predictor is pc itself; name another sampler, such as ddpm")
         _ = self._rule
 
     def as_diffusers(self) -> PredictorCorrector:

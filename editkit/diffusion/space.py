@@ -1,4 +1,4 @@
-"""The space that a model works in, as far as the size of pictures goes. No torch."""
+"""The space that a model works in, as far as sizes of pictures are concerned. No torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Shaped(Protocol):
-    """What knows the shape of its states, as every `Model` does."""
+    """Anything that knows the shape of its states, as every `Model` does."""
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         """(channels, ...) of a picture of `height` x `width` pixels."""

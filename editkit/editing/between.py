@@ -5,8 +5,9 @@ Noise of a diffusion model is N(0, s^2 I), nearly all of it on a sphere, and so 
 
     z = (sin((1 - share) w) z_a + sin(share w) z_b) / sin w.
 
-The straight line (`lerp`) goes through the ball: half way its variance is half. Texts go straight, in the encoder's
-space. The ways up and down are those of the plugin `invert`; others act in all of them.
+The straight line (`lerp`) passes through the inside of the sphere: half way the variance is half. Texts are
+interpolated linearly, in the encoder's space. The ways up and down are those of the plugin `invert`; other plugins act
+in all of them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Any size of picture on any model: what a pass (`editkit.editing.passes`) sees of the picture, and its result at its
-place."""
+"""Pictures of any size on any model: cutting out what a pass (`editkit.editing.passes`) sees of the picture, and
+putting its result back.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""How the passes of the canvas join: a finer one starts from the coarser one, enlarged, and keeps its structure.
+"""How the passes of the canvas join: a finer pass starts from the enlarged result of the coarser one, and keeps its
+structure.
 
 It starts at a noise level that keeps structure, and is told the coarser picture (`lowres`, as the cascades of Ho et al.
 2022, arXiv:2106.15282); a model that does not take `lowres` may be held to its low frequencies (ILVR, Choi et al. 2021,

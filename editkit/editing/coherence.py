@@ -1,4 +1,4 @@
-"""How well what was invented continues what is known: which of several starts to go on with."""
+"""How well invented pixels continue the known ones: which of several attempts to go on with."""
 
 from __future__ import annotations
 

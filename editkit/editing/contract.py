@@ -1,4 +1,5 @@
-"""What every plugin keeps, built in or not: checks on a cheap exact model, for `editkit plugins check NAME` and tests.
+"""The contract of every plugin, built in or not: checks on a cheap exact model, for `editkit plugins check NAME` and
+tests.
 
 In a plugin's own tests::
 
@@ -57,7 +58,7 @@ class NotChecked(EditkitError):  # noqa: N818
 class ExactModel(PixelSpace):
     """x0 ~ N(0, s^2 I) on pictures of any size: E[x0 | x_t] = s^2 alpha_t x_t / (s^2 alpha_t^2 + sigma_t^2).
 
-    Exact, cheap, and without weights. It takes any condition and heeds none; `calls` counts its evaluations.
+    Exact, cheap, and without weights. It takes any condition and ignores it; `calls` counts its evaluations.
     """
 
     clip: float | None = None

@@ -14,9 +14,9 @@ from editkit.plugin.protocol import Plugin
 class Cost:
     """What a process costs: evaluations of the network, backward passes at most, and those that go through the network.
 
-    An energy may sit a step out, and where alpha_t is nearly 0 none goes through the network. `beside`: evaluations of
-    plugins' own networks, as many as the model's where they act (a hint in guess mode then has a smaller batch, and by
-    windows each is a batch of them).
+    An energy may leave out a step, and where alpha_t is nearly 0 none goes through the network. `beside`: evaluations
+    of plugins' own networks, as many as the model's where they act (a hint in guess mode then has a smaller batch, and
+    by windows each is a batch of them).
     """
 
     calls: int

@@ -1,4 +1,4 @@
-"""Something else than a sample moved under a diffusion prior: score distillation through any generator.
+"""Moving something other than a sample under a diffusion prior: score distillation through any generator.
 
 Poole et al. 2022 (DreamFusion, arXiv:2209.14988, eq. 3): the parameters theta of a differentiable generator x(theta)
 descend along E[w(t) (eps_hat(x_t) - eps) dx/dtheta], x_t = alpha_t x + sigma_t eps, and the network is not
@@ -33,8 +33,8 @@ Order = Literal["annealed", "random"]
 
 @dataclass(frozen=True, eq=False)
 class Distilling:
-    """Where a distillation stands: step `index` of `total`, at `level`; what was generated, and what the prior makes
-    of it, (batch, channels, ...).
+    """The state of a distillation: step `index` of `total`, at `level`; what was generated, and the prior's estimate of
+    it, (batch, channels, ...).
     """
 
     index: int

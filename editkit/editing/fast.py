@@ -1,7 +1,7 @@
-"""`--fast`: what a run must be like for a few-step LoRA, by its file's name or by what the file says of itself.
+"""`--fast`: the options that a few-step LoRA needs, recognised by its file's name or its metadata.
 
-Such a LoRA was trained for so many steps, one sampler, one ladder and one scale of guidance; with others its pictures
-are burnt or blurred. `KINDS` is what their makers say, in editkit's scale of guidance, where 1 is none.
+Such a LoRA was trained for a certain number of steps, sampler, ladder and guidance scale; with others its pictures are
+oversaturated or blurred. `KINDS` has what their makers say, in editkit's guidance scale, where 1 is none.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Kind:
     """One kind of few-step LoRA.
 
     Args:
-        word: what stands in its name.
-        family: how the family's name begins.
-        steps: where its name says none.
-        of: the numbers of steps that there are of it; its name says which.
-        options: of the run.
+        word: part of its name, by which it is recognised.
+        family: the beginning of the family's name.
+        steps: the number of steps where its name says none.
+        of: the numbers of steps that it exists for; its name says which.
+        options: the run's options.
         weight: of the LoRA, where the user gives none.
     """
 

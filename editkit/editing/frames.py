@@ -1,8 +1,8 @@
-"""What a frame hides that another one shows: true removal of what passes before a still scene.
+"""Filling what a frame hides from frames that show it: real removal of what passes before a still scene.
 
-For every frame the others around it are laid over it by the camera's motion, the one that shows most first, each fitted
-anew; what stays hidden in all of them is invented once, and carried along from there. So do Huang et al. 2016
-("Temporally coherent completion of dynamic video") and their followers; here without a network.
+The frames around each frame are laid over it by the camera's motion, each one registered anew, the one that shows most
+first. What is hidden in all of them is invented once and carried along from there. Huang et al. 2016 ("Temporally
+coherent completion of dynamic video") and their successors do so; here without a network.
 """
 
 from __future__ import annotations

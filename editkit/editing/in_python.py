@@ -1,4 +1,4 @@
-"""Errors and notices in Python's words: `mask=`, where the command line says `--mask`."""
+"""Errors and notices in Python's terms: `mask=`, where the command line says `--mask`."""
 
 from __future__ import annotations
 

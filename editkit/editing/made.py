@@ -1,6 +1,6 @@
-"""An edit with all that is to be told of it: the result, its cost, its models, what it may have changed.
+"""An edit and everything that is reported about it: the result, its cost, its models, which pixels it could change.
 
-`make` is what every command runs, one picture at a time: the edit commands, `editkit batch`, `grid`, `rerun`.
+Every command runs `make`, one picture at a time: the edit commands, `editkit batch`, `grid`, `rerun`.
 """
 
 from __future__ import annotations

@@ -8,14 +8,15 @@ from editkit.common.places import expanded
 from editkit.editing.settle import for_own_model
 from editkit.models.files.fingerprint import of_place
 from editkit.models.lora import lora_and_weight
+from editkit.models.setup import refiner_and_start
 from editkit.plugin.chain import Chain
 from editkit.plugin.params import names_weights, params
 from editkit.plugin.protocol import plugins_of
 
 
 def named_weights(chain: Chain) -> tuple[tuple[str, str], ...]:
-    """(name without folders, hash) of each file or folder, in the order of the chain; what lies on the hub is not
-    looked at, nor what stands behind a word (`timm:NAME:FILE`), nor a refiner, which is another model.
+    """(name without folders, hash) of each file or folder, in the order of the chain, refiners and what lies beside an
+    adapter too; what lies on the hub is not looked at, nor what stands behind a word (`timm:NAME:FILE`).
     """
     found: dict[tuple[str, str], None] = {}
     for word in _words(chain):
@@ -31,7 +32,10 @@ def named_weights(chain: Chain) -> tuple[tuple[str, str], ...]:
 
 def _words(chain: Chain) -> Iterator[str]:
     for stage in chain.inherited().stages:
-        yield from (str(lora_and_weight(word)[0]) for word in for_own_model(stage).options.lora)
+        options = for_own_model(stage).options
+        yield from (str(lora_and_weight(word)[0]) for word in options.lora)
+        if options.refiner is not None:
+            yield refiner_and_start(options.refiner)[0]
         for plugin in plugins_of(stage):
             for param in params(type(plugin)):
                 given = param.name in plugin.model_fields_set
@@ -39,3 +43,4 @@ def _words(chain: Chain) -> Iterator[str]:
                     value = getattr(plugin, param.name)
                     parts = value if isinstance(value, tuple) else [value]
                     yield from (one for one in parts if isinstance(one, str) and one)
+            yield from plugin.found_weights()

@@ -1,4 +1,4 @@
-"""What a user is told of a stage while it is settled: what chooses for them, and what of theirs changes nothing."""
+"""What a user is told while a stage is settled: what was chosen for them, and which of their options change nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage works on: passes of the reverse process over boxes of the picture, planned in integers.
+"""The passes of a stage: reverse processes over boxes of the picture, planned in integers.
 
 Models whose prior is the picture itself go coarse to fine: the hole is invented small, where a patch sees the whole
 scene, and every finer pass starts from the enlarged coarser one (`editkit.editing.cascade`). A model that was trained

@@ -1,4 +1,4 @@
-"""What an edit shows of itself while it works: by a tiny decoder where there is one, else by the model's own."""
+"""Previews of an edit while it works: by a tiny decoder where there is one, else by the model's own."""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@
       - plugins:
           - sdedit: {strength: 0.3}
 
-Only what was set is written, so nothing is lost and defaults may improve; but for names of files that plugins write,
-which a stranger's text may not say. The version names the scheme that makes the
-noise: what says `editkit: 1` is made with the streams of then, to the same bytes. Paths are relative to the recipe. A
-recipe is somebody's text: it is checked key by key, and code that it names is refused unless the caller allows it.
+Only what was set is written, so nothing is lost and defaults may improve. Names of files that plugins write are left
+out, since a recipe from somebody else may not name them. The version names the scheme that makes the noise: a recipe
+that says `editkit: 1` uses the streams of that version, and gives the same bytes. Paths are relative to the recipe. A
+recipe may come from anybody: it is checked key by key, and code that it names is refused unless the caller allows it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import yaml
 
 from editkit.common.small import small_bytes
 from editkit.common.spec import did_you_mean
+from editkit.common.trust import leads_out, texts
 from editkit.errors import EditkitError, ParameterError, RecipeError, short
 from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
@@ -115,8 +116,28 @@ def read(path: str | Path, *, allow_code: bool = False) -> Chain:
         raise RecipeError(f"{path}: {error}") from error
 
 
+def elsewhere(chain: Chain, path: str | Path) -> list[str]:
+    """What the recipe at `path`, read as `chain`, names out of its own folder: who runs it may want to know."""
+    folder, found = os.path.realpath(Path(path).parent), []
+    for stage in chain.stages:
+        for plugin in stage.plugins:
+            for key in plugin.model_fields_set:
+                for value in _each(getattr(plugin, key)):
+                    if is_path(type(plugin), key, value):
+                        out = not Path(os.path.realpath(value)).is_relative_to(folder)
+                    else:
+                        out = any(map(leads_out, texts(value, key)))
+                    found += [str(value)] if out else []
+        found += [text for text in texts(stage.options.model_dump(exclude_unset=True)) if leads_out(text)]
+    return list(dict.fromkeys(found))
+
+
+def _each(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, tuple) else (value,)
+
+
 class _Plain(yaml.SafeLoader):
-    """YAML without aliases, which a recipe does not need: a few of them in each other are gigabytes."""
+    """YAML without aliases, which a recipe does not need: a few nested ones expand to gigabytes."""
 
     nodes = 0
 

@@ -1,4 +1,4 @@
-"""A chain on a picture, stage after stage: what every edit runs, from Python and from the command line."""
+"""Running a chain on a picture, stage after stage: every edit does this, from Python and from the command line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run_chain(
                 make_ready(lease.model, settled, notify)
             picture, left = yield from run_stage(settled, lease, number, len(chain.stages), notify, tell, left, drift)
     if left:
-        notify("the last stage ends at noise, which is no picture; `then` with an edit that goes on makes one of it")
+        notify("the last stage ends at noise, which is not a picture; `then` an edit that goes on from it makes one")
     return picture
 
 

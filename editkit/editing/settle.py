@@ -1,4 +1,4 @@
-"""Order, conflicts, passes and cost of a stage, settled before any weight is loaded and without torch."""
+"""Order, conflicts, passes and cost of a stage, determined before any weight is loaded and without torch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from editkit.diffusion.samplers import Sampler, make_sampler
 from editkit.editing import fast, notices
 from editkit.editing.cost import Cost, cost
 from editkit.errors import ChainError, PluginError, UsageError
+from editkit.models import backends
 from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
 from editkit.plugin.options import Options
@@ -81,14 +82,24 @@ def in_order(plugins: Sequence[Plugin]) -> tuple[Plugin, ...]:
     while waiting:
         free = next((k for k, p in enumerate(waiting) if not any(_precedes(q, p) for q in waiting if q is not p)), None)
         if free is None:
-            names = " and ".join(dict.fromkeys(p.name for p in waiting))
+            names = " and ".join(dict.fromkeys(p.name for p in _circle(waiting)))
             raise ChainError(f"{names} each want to act before the other (acts_before, acts_after); leave one out")
         done.append(waiting.pop(free))
     return tuple(done)
 
 
 def _precedes(first: Plugin, second: Plugin) -> bool:
-    return second.name in first.acts_before or first.name in second.acts_after
+    return bool(second.roles() & first.acts_before or first.roles() & second.acts_after)
+
+
+def _circle(waiting: Sequence[Plugin]) -> list[Plugin]:
+    """Those that go in a circle, where each of `waiting` is preceded by another one of them."""
+    path = [waiting[0]]
+    while True:
+        before = next(q for q in waiting if q is not path[-1] and _precedes(q, path[-1]))
+        if any(before is one for one in path):
+            return path[next(k for k, one in enumerate(path) if one is before) :]
+        path.append(before)
 
 
 def suited(plugins: Sequence[Plugin], info: ModelInfo, options: Options) -> Options:
@@ -205,7 +216,7 @@ def for_own_model(stage: Stage) -> Stage:
     if "model" in stage.inherited or "model" not in options.model_fields_set:
         return stage
     embedded = options.model == "auto" or named(options.model) is not None
-    others = stage.inherited & ({"transformer", "lora", "refiner"} if embedded else {"transformer"})
+    others = stage.inherited & ({"transformer", "lora", "refiner", "backend"} if embedded else {"transformer"})
     return replace(stage, options=Options(**options.model_dump(exclude_unset=True, exclude=set(others))))
 
 
@@ -234,9 +245,10 @@ def _check_options(stage: Stage, info: ModelInfo) -> None:
             )
     if stage.options.shift is not None and not info.shifts and "shift" not in stage.inherited:
         raise UsageError(
-            f"--shift is given, and {info.name} ({info.family}) is no model of flow matching (SD 3, FLUX, Qwen-Image, "
+            f"--shift is given, and {info.name} ({info.family}) is not a flow-matching model (SD 3, FLUX, Qwen-Image, "
             f"Z-Image), whose levels have a shift; leave it out, or choose another --model"
         )
+    backends.check(info, stage.options.backend, stage.options.device, stage.options.compile)
 
 
 def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: ModelInfo | None = None) -> StagePlan:

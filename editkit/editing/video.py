@@ -318,6 +318,7 @@ class Masks:
         def begun(mask: Any) -> Any:
             if isinstance(mask, str) and mask not in self.given and (is_clip(mask) or os.path.isdir(mask)):
                 self.given[mask] = _frames_of(mask, span)
+                _check_length(mask, clip, span)
             return mask
 
         each_mask(chain, begun)
@@ -352,6 +353,22 @@ class Masks:
             got, wanted = (f"{s[1]}x{s[0]}" for s in (mask.shape, frame.pixels.shape))
             raise PictureError(f"{name}: its frames are {got}, and the video's {wanted}")
         return mask
+
+
+def _check_length(name: str, clip: Clip, span: Span) -> None:
+    """Refuse masks of more frames than the video has: they are of another one. Too few are met when they are missed.
+
+    Raises:
+        PictureError: there are more.
+    """
+    if is_clip(name):
+        many = Clip.open(name).packets()
+    elif span == Span():
+        many = sum(path.suffix.lower() in PICTURES for path in Path(name).iterdir())
+    else:
+        return  # of a part of the video, whose frames nobody has counted yet
+    if many > (has := clip.packets()):
+        raise PictureError(f"{name}: has {many} frames, and {clip.path} {has}; a mask for each of these is needed")
 
 
 def _frames_of(name: str, span: Span) -> Iterator[NDArray[Any]]:

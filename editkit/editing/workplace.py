@@ -1,7 +1,7 @@
-"""The folder in which the frames of a video lie until it is written: what a second run goes on with.
+"""The folder that holds the frames of a video until the video is written; a second run continues with it.
 
-`TARGET.frames/` holds `edit.json`, which says of what edit they are, `000000.png` and so on, whole each, with
-`000000.json` beside it: its time, whether something was invented in it, which frames it was filled from.
+`TARGET.frames/` holds `edit.json`, which says which edit the frames belong to; `000000.png` and so on, each written
+whole; and beside each `000000.json`: its time, whether something was invented in it, which frames it was filled from.
 """
 
 from __future__ import annotations

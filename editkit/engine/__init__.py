@@ -1,4 +1,4 @@
-"""One reverse process: the loop and what is asked of plugins in it."""
+"""One reverse process: the loop, and the calls of plugins' hooks in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which plugins act in a move, and how their hooks are called: timed, named in errors, what they give checked."""
+"""Which plugins act in a move, and how their hooks are called: timed, named in errors, their results checked."""
 
 from __future__ import annotations
 

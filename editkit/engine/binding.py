@@ -1,4 +1,4 @@
-"""A process made ready to run: levels laid, plugins bound."""
+"""Preparing a process: computing its noise levels and binding its plugins."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ from editkit.plugin.step import Handed, Inputs, Lends, Opening, Run
 
 @dataclass(frozen=True, eq=False)
 class Around:
-    """What a process is given by whoever runs it: its noise, where it computes, what it borrows, the number of its
-    stage, whom it tells, and the state that the stage before left (None: a picture, or nothing).
+    """What the caller gives a process: its noise, its device, its lease of models, the number of its stage, the
+    function that notifies the user, and the state that the stage before left (None: it left a picture, or there was
+    none).
     """
 
     noise: Noise

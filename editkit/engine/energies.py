@@ -1,4 +1,4 @@
-"""Energies of one evaluation: their gradients, what these move x0 by, and when that leaves the schedule's range."""
+"""Energies of one evaluation: their gradients, how far these move x0, and a warning if the state leaves its range."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def clamped(x0: Tensor, clip: float) -> Tensor:
 
 
 class Range:
-    """Says once when guidance has driven the state out of the schedule's range.
+    """Warns once if guidance has driven the state out of the schedule's range.
 
     A state has a root mean square of about sqrt(alpha_s^2 r^2 + sigma_s^2), with r that of the first estimate before
     guidance, at least the data's deviation; `RUNAWAY` times that is out of range.

@@ -1,7 +1,8 @@
-"""The walk: one loop along a plan for every model, sampler and set of plugins.
+"""The loop along a plan, the same for every model, sampler and set of plugins.
 
-A flow move is the sampler's, downward or upward; every prediction it asks for is guided and cleaned by the plugins
-(`editkit.engine.predictor`). A noise move is the forward kernel's. After each flow move plugins may change the state.
+A flow move is made by the sampler, downward or upward; every prediction it asks for is guided and cleaned by the
+plugins (`editkit.engine.predictor`). A noise move is made by the forward kernel. After each flow move plugins may
+change the state.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One guided, cleaned prediction at any state and level: the network, and what plugins make of what it says.
+"""One guided, cleaned prediction at any state and level: the network's output after all plugins' hooks.
 
 Every evaluation of the network passes through `Predictor.at`, so guidance works with every sampler. The gradient rule
 is Tweedie's formula plus a score term, x0' = x0 + (sigma_t^2 / alpha_t) grad log p(y | x_t): classifier guidance
@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,12 +30,14 @@ from editkit.plugin.step import Run, Step
 Figures = tuple[tuple[str, float], ...]
 """(name, number) pairs."""
 
+NOTHING = Conditioning()
+"""What the model is told where no plugin tells it anything."""
+
 Silent = frozenset[Run]
 """The runs of plugins that are waiting for a prediction themselves, and have no say in it."""
 
 
-@dataclass(frozen=True, eq=False)
-class Guided:
+class Guided(NamedTuple):
     """A prediction, and what the energies said at it: (plugin, mean value), and the norms of their gradients by the
     plugins that shared a backward pass; both empty where nothing guided.
     """
@@ -85,14 +88,13 @@ class Predictor:
                 pred = self._combined(where, step, silent) if told is None else self._network(where, step, (told,))[0]
             if self.model.clip is not None:
                 pred = replace(pred, x0=clamped(pred.x0, self.model.clip))
-            guided = self._guided(where, step, pred, energies) if energies else Guided(pred)
-            pred = guided.prediction
+            pred, said, gradients = self._guided(where, step, pred, energies) if energies else Guided(pred)
             x0 = self.acting.fold("clean", where, step, pred.x0, silent)
             if x0 is not pred.x0:
                 pred = pred.with_x0(x0, x_t.detach(), asked)
             if clean:
                 pred = replace(pred, x0=x_t.detach())
-            return Guided(pred, guided.energies, guided.gradients)
+            return Guided(pred, said, gradients)
 
     def _network(self, where: Where, step: Step, conds: Sequence[Conditioning]) -> Sequence[Prediction]:
         predictions = self.acting.timed("model", "network", self.model, step.x_t, step.t, conds)
@@ -102,7 +104,7 @@ class Predictor:
     def _combined(self, where: Where, step: Step, silent: Silent) -> Prediction:
         """The network's prediction(s), folded into one."""
         acting = self.acting
-        cond = Conditioning()
+        cond = NOTHING
         for b in acting.active("condition", where, silent):
             cond = acting.call(b, "condition", where, b.hooks.condition, step.seen_by(b.hooks.run), cond)
         conds: Sequence[Conditioning] = (cond,)

@@ -1,4 +1,4 @@
-"""Models: the protocol, the exact ones, the embedded ones, and adapters for what diffusers saves.
+"""Models: the protocol, exact models, the embedded ones, and adapters for diffusers' model folders.
 
 `describe` says what a model is without loading its weights; `load` loads them.
 """

@@ -1,4 +1,4 @@
-"""Families of models through entry points (group `editkit.models`), and folders and hub ids in their hands.
+"""Families of models through entry points (group `editkit.models`), and which of them a folder or hub id belongs to.
 
 An entry point is a module or an object of one of two kinds. A `Family` knows folders: `matches(layout)`,
 `describe(layout)`, `load(layout, info, device, dtype)`. A `Named` model is known by its own name, `--model NAME`:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Family(Protocol):
-    """What a module of a family of models defines. Of a folder no two may say that it is theirs."""
+    """What the module of a family of models defines. At most one family may claim a folder."""
 
     KNOWN: str
     """The family in words, for messages."""
@@ -204,7 +204,7 @@ def _family(layout: Layout) -> Family:
     known = "; ".join([family.KNOWN for family in families.values()] + [row.broken for row in rows if row.broken])
     near = None if layout.index else meant(layout.path)
     if near:
-        raise ModelError(f"model {layout.name}: is no whole model; {near}")
+        raise ModelError(f"model {layout.name}: is not a whole model; {near}")
     if not layout.index and not (layout.path / "config.json").is_file():
         raise ModelError(
             f"model {layout.name}: {layout.path} has neither model_index.json nor config.json; known: {known}"

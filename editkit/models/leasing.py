@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class Load(Hashable, Protocol):
-    """Gives models their weights, as `editkit.models.load`."""
+    """Loads a model's weights, as `editkit.models.load` does."""
 
     def __call__(
         self, info: ModelInfo, device: torch.device, dtype: torch.dtype, *, offline: bool = False, setup: Setup = PLAIN
@@ -41,7 +41,7 @@ class Load(Hashable, Protocol):
 
 @dataclass(eq=False)
 class _Held:
-    """Something loaded: how many have it on loan, and whose turn it is where only one at a time can use it."""
+    """Something loaded: how many borrow it now, and whose turn it is where only one at a time can use it."""
 
     value: Any
     loans: int = 0
@@ -49,7 +49,7 @@ class _Held:
 
 
 class _Shelf:
-    """At most `most` loaded things, those on loan apart; the one that was not used for longest goes first."""
+    """At most `most` loaded things besides those on loan; the one unused for longest is dropped first."""
 
     def __init__(self, most: int) -> None:
         self.most = most

@@ -169,7 +169,7 @@ def _check_words(file: Path) -> None:
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise ModelError(f"--lora {file.name}: what it says of itself cannot be read: {error}") from error
     if not isinstance(metadata, dict):
-        raise ModelError(f"--lora {file.name}: what it says of itself is no JSON object")
+        raise ModelError(f"--lora {file.name}: what it says of itself is not a JSON object")
     trust.network_configuration(file.name, PEFT, metadata)
     most = max((side for _, shape in shapes(file.name, file) for side in shape), default=0)
     for key, rank in _ranks(metadata):
@@ -181,7 +181,7 @@ def _check_words(file: Path) -> None:
     while left:
         match left.pop():
             case str() as word if not NAME.fullmatch(word):
-                raise ModelError(f"--lora {file.name}: {short(word)} is no plain name of a layer, and is not read")
+                raise ModelError(f"--lora {file.name}: {short(word)} is not a plain name of a layer, and is not read")
             case list() as several:
                 left += several
             case dict() as keyed:

@@ -1,7 +1,7 @@
 """What a model needs of memory, part by part, from the headers of its files: for `editkit plan`, before weights load.
 
 No torch. Weights are counted in the numbers they will be computed in; what networks need while they run is the estimate
-of `editkit.models.memory`, measured with the networks of Stable Diffusion 1.5: for other families it is a rough one.
+of `editkit.models.memory`, measured with the networks of Stable Diffusion 1.5: for other families it is rough.
 """
 
 from __future__ import annotations

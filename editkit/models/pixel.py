@@ -96,7 +96,7 @@ class PixelUNet(PixelSpace):
         t = torch.full((n * len(x_t),), level.t, dtype=torch.float32, device=x_t.device)
         labels = torch.cat([self._label(cond, len(x_t)) for cond in conds]) if "class" in self.info.takes else None
         x = torch.cat([x_t] * n).to(self.network.dtype)
-        out = self.network(x, t, class_labels=labels).sample.float()
+        out = self.network(x, t, class_labels=labels, return_dict=False)[0].float()
         return tuple(self._prediction(part, x_t, level) for part in out.chunk(n))
 
     def _prediction(self, out: Tensor, x_t: Tensor, level: Level) -> Prediction:

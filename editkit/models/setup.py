@@ -13,7 +13,8 @@ from editkit.common.spec import number
 from editkit.diffusion.capability import capability
 from editkit.diffusion.model import Model, ModelInfo, Notifies
 from editkit.errors import ModelError, UsageError
-from editkit.models import lora
+from editkit.models import backends, lora
+from editkit.models.backends import Backend
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,9 @@ class Asked(Protocol):
     @property
     def offload(self) -> Offload: ...
 
+    @property
+    def backend(self) -> Backend: ...
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -45,6 +49,7 @@ class Setup:
     refiner: str | None = None
     compile: bool = False
     offload: Offload = "none"
+    backend: Backend = "torch"
 
     @classmethod
     def of(cls, options: Asked) -> Setup:
@@ -58,7 +63,7 @@ class Setup:
             lora.readable(word)
         if options.refiner is not None:
             refiner_and_start(options.refiner)
-        return cls(options.lora, options.refiner, options.compile, options.offload)
+        return cls(options.lora, options.refiner, options.compile, options.offload, options.backend)
 
 
 @runtime_checkable
@@ -96,7 +101,9 @@ def check(info: ModelInfo, setup: Setup, device: torch.device, offline: bool) ->
     Raises:
         ModelError: not with the model of `info`.
         UsageError: not on this device.
+        ExtraError: by a library that is not installed.
     """
+    backends.check(info, setup.backend, device.type, setup.compile)
     if setup.offload != "none" and device.type == "cpu":
         raise UsageError(
             "--offload moves networks between a GPU and main memory, and this run is on the CPU; leave it out (to need "
@@ -140,6 +147,10 @@ def prepared(model: Model, setup: Setup, device: torch.device, dtype: torch.dtyp
     for expert in experts:
         if setup.compile:
             _as_pipeline(expert, "--compile").denoiser.compile()
+        if setup.backend == "openvino":
+            from editkit.models.fast.converted import by_openvino
+
+            by_openvino(expert)
         if setup.offload != "none":
             _offload(_as_pipeline(expert, "--offload"), setup.offload, device)
     return model

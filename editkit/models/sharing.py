@@ -151,9 +151,9 @@ def _rows(out: Any, k: int, calls: int, rows: int, copies: int) -> Any:
 
 @dataclass(frozen=True)
 class SharingLoad:
-    """Gives models their weights, as `editkit.models.load`, and lets the calls of their denoising network meet.
+    """Loads a model's weights, as `editkit.models.load` does, and lets the calls of its denoising network meet.
 
-    Sent to another process it has a meeting of that process's own.
+    In another process it uses that process's own meeting.
     """
 
     meeting: Meeting = field(default_factory=Meeting, compare=False)

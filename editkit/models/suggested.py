@@ -1,7 +1,8 @@
-"""Models of the hub that editkit takes, for who asks which to fetch. The table is data: suggested.csv, a row a model.
+"""Models on the hub that editkit can use, for those who look for one. The table is data: suggested.csv, a row per
+model.
 
-Names, sizes and licences were written down without the hub at hand. `source` says with what size and licence were
-compared; where it is empty they are from memory, and it is said. A model's page on the hub is what counts.
+Names, sizes and licences were written down without access to the hub. `source` says what size and licence were compared
+with; where it is empty they are from memory, and the user is told. A model's page on the hub is authoritative.
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@ tint and has been through an encoder. `find` undoes the three in turn, and says 
 1. the shift, by phase correlation (Kuglin & Hines 1975) and then ECC (Evangelidis & Psarakis 2008) on what seems
    unchanged, which also finds a zoom or a shear where there is one;
 2. the colours, by least trimmed squares (Rousseeuw 1984): an affine map of RGB that most of the picture obeys;
-3. what is then different: the difference at several scales, in units of what re-encoding changes in places of the same
-   texture, which the picture itself tells, since most of it, or at least `CALM` of each texture, is unchanged.
+3. what is then different by more than re-encoding makes of a place of the same texture, which the picture itself tells,
+   since most of it, or at least `CALM` of each texture, is unchanged: about where (`differences`), then to the pixel
+   (`outlines`).
 
 All arrays are (H, W, 3) float32 in [0, 1] unless it says otherwise; no torch.
 """
@@ -20,38 +21,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from editkit.pictures.differences import marked, planes, texture, whole
+from editkit.pictures.outlines import CALM, outlined
+
 Values = NDArray[np.float32]
 Marks = NDArray[np.bool_]
-
-CALM = 0.3
-"""The quantile of the differences at which what re-encoding changes is read off."""
-
-OF_NORMAL = 0.3853
-"""That quantile of the absolute values of N(0, 1)."""
-
-SCALES = (0.8, 2.0, 4.0)
-"""Deviations in pixels of the blurs at which pictures are compared."""
-
-DEVIATIONS = 4.0
-"""A change is so many deviations of what re-encoding does."""
-
-FLOORS = (3.0, 2.0, 1.5)
-"""And at least so many levels of 255, at each scale: pictures of equal bits have no noise at all."""
-
-CEILINGS = (64.0, 24.0, 12.0)
-"""And at most so many: an edit that changed everything has no part that tells what re-encoding does."""
-
-SURE = 2.0
-"""A piece is changed only near where the difference is so many times the bound."""
-
-EDGE = 0.5
-"""A change ends where it is this part of what it is inside: there the edge of a step lies after any blur."""
-
-HOLE = 0.03
-"""Of what changed: what looks the same within it, and is no larger, changed too."""
-
-FEATHER = 1
-"""Pixels around what changed over which the edit fades into the picture."""
 
 NEARLY_ALL = 0.9
 """The part of a picture from which on an edit changed all of it."""
@@ -86,7 +60,7 @@ class Changes:
         shift: (x, y) in pixels, by which what did not change has moved, at the middle; right and down are positive.
         zoom: by how much it is larger, 1: not at all.
         tint: the largest mean change of a channel that was undone, in levels of 255.
-        mask: (H, W) float32 in [0, 1], 1 where the edit is; it fades over `FEATHER` pixels, and is 0 elsewhere.
+        mask: (H, W) float32 in [0, 1], 1 where the edit is, less at the edge of that where it is not sure, 0 elsewhere.
         edited: the edit with shift and colours undone.
     """
 
@@ -118,16 +92,17 @@ def find(picture: Values, edited: Values) -> Changes:
     back, seen = _undone(edited, matrix)
     tinted = _colours(picture, back, seen)
     forth = np.clip(picture @ tinted[:3] + tinted[3], 0.0, 1.0).astype(np.float32)
-    changed = _changed(picture, back - forth, seen)
+    changed = marked(picture, back - forth, seen)
     if changed.mean() > NEARLY_ALL or _unlike(picture, back, seen):
         return Changes((0.0, 0.0), 1.0, 0.0, np.ones(seen.shape, np.float32), edited)
     matched = np.clip((back - tinted[3]) @ np.linalg.inv(tinted[:3]), 0.0, 1.0).astype(np.float32)
-    alike = seen & ~changed
+    mask = _mask(picture, back, forth, seen, changed)
+    alike = seen & (mask == 0)
     tint = 255.0 * float(np.abs((back - matched)[alike].mean(0)).max()) if alike.any() else 0.0
     middle = (np.array(changed.shape[::-1]) - 1) / 2.0
     shift = matrix[:, :2] @ middle + matrix[:, 2] - middle
     zoom = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
-    return Changes((float(shift[0]), float(shift[1])), zoom, tint, _feathered(changed, seen), matched)
+    return Changes((float(shift[0]), float(shift[1])), zoom, tint, mask, matched)
 
 
 def _grey(picture: Values) -> Values:
@@ -279,95 +254,21 @@ def _rarity(colours: NDArray[np.float64]) -> NDArray[np.float64]:
     return rarity
 
 
-def _changed(picture: Values, difference: Values, seen: Marks) -> Marks:
-    """(H, W): where the `difference` of an edit to `picture` is more than re-encoding makes there."""
-    textures = [_texture(plane) for plane in _planes(picture)]
-    marked, sure = np.zeros(seen.shape, bool), np.zeros(seen.shape, bool)
-    for scale, *limits in zip(SCALES, FLOORS, CEILINGS, strict=True):
-        ratio, whole = np.zeros(seen.shape, np.float32), np.zeros(seen.shape, np.float32)
-        for plane, texture in zip(_planes(difference), textures, strict=True):
-            off = np.abs(cv2.GaussianBlur(plane, (0, 0), scale))
-            bound = np.clip(DEVIATIONS * _noise(off, texture, seen), *np.divide(limits, 255.0, dtype=np.float32))
-            ratio, whole = np.maximum(ratio, off / bound), np.maximum(whole, off)
-        reach = 2 * round(3.0 * scale) + 5
-        ends = whole >= EDGE * cv2.dilate(whole, np.ones((reach, reach), np.uint8))
-        marked |= _ending(ratio > 1.0, ends, scale) & seen
-        sure |= _ending(ratio > SURE, ends, scale) & seen
-    return _cleaned(marked, sure) & seen
-
-
-def _ending(marks: Marks, ends: Marks, scale: float) -> Marks:
-    """`marks` that end where a change does, not where its blur does; what lies deep in them stays."""
-    return (marks & ends) | _eroded(marks, round(2.5 * scale) + 2)
-
-
-def _planes(picture: Values) -> list[Values]:
-    """Luma and two chromas: encoders treat them differently."""
-    red, green, blue = (picture[..., k] for k in range(3))
-    luma = 0.299 * red + 0.587 * green + 0.114 * blue
-    return [luma, blue - luma, red - luma]
-
-
-def _texture(plane: Values) -> Values:
-    """(H, W): how much is going on around a pixel, within the blocks of an encoder."""
-    steep = np.hypot(*(cv2.Sobel(plane, cv2.CV_32F, *axis, ksize=3) for axis in ((1, 0), (0, 1))))
-    texture: Values = cv2.GaussianBlur(cv2.dilate(steep, np.ones((9, 9), np.uint8)), (0, 0), 3.0)
-    return texture
-
-
-def _noise(off: Values, texture: Values, seen: Marks) -> Values:
-    """(H, W): the deviation of what re-encoding makes of `off` at places of the same texture."""
-    values, kinds = off[seen], texture[seen]
-    bins = int(np.clip(len(values) // 2000, 1, 16))
-    edges = np.quantile(kinds, np.linspace(0.0, 1.0, bins + 1))
-    at = np.clip(np.searchsorted(edges, kinds, side="right") - 1, 0, bins - 1)
-    levels = np.array([np.quantile(values[at == k], CALM) if (at == k).any() else 0.0 for k in range(bins)])
-    smooth = np.array([np.median(levels[max(0, k - 1) : k + 2]) for k in range(bins)])
-    middles = (edges[:-1] + edges[1:]) / 2.0
-    return np.interp(texture, middles, smooth / OF_NORMAL).astype(np.float32)
-
-
-def _eroded(marks: Marks, radius: int) -> Marks:
-    eroded: Marks = cv2.erode(marks.astype(np.uint8), _disc(radius), borderValue=1) > 0
-    return eroded
-
-
-def _disc(radius: int) -> NDArray[np.uint8]:
-    disc: NDArray[np.uint8] = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    return disc
-
-
-def _cleaned(marked: Marks, sure: Marks) -> Marks:
-    """Of `marked` what lies near something `sure`, closed, without holes and specks."""
-    height, width = marked.shape
-    radius = max(3, round(min(height, width) / 100))
-    least = max(9, round(height * width / 4000))
-    near = cv2.dilate(sure.astype(np.uint8), _disc(radius)) > 0
-    padded = cv2.copyMakeBorder((marked & near).astype(np.uint8), radius, radius, radius, radius, cv2.BORDER_REPLICATE)
-    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, _disc(radius))[radius:-radius, radius:-radius]
-    opened = cv2.morphologyEx(closed, cv2.MORPH_OPEN, _disc(2))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=8)
-    area = stats[:, cv2.CC_STAT_AREA]
-    kept = (area >= least) & (np.bincount(labels[sure], minlength=count) >= 0.1 * area)
-    kept[0] = False
-    return _without_holes(kept[labels])
-
-
-def _without_holes(pieces: Marks) -> Marks:
-    """`pieces`, and what they enclose where it is small beside them."""
-    height, width = pieces.shape
-    _, labels, stats, _ = cv2.connectedComponentsWithStats((~pieces).astype(np.uint8), connectivity=4)
-    x, y, across, down, area = stats.T
-    enclosed = (x > 0) & (y > 0) & (x + across < width) & (y + down < height) & (area < HOLE * pieces.sum())
-    enclosed[0] = False
-    filled: Marks = pieces | enclosed[labels]
-    return filled
-
-
-def _feathered(changed: Marks, seen: Marks) -> Values:
-    """1 where it changed, fading to 0 over `FEATHER` pixels around it, and 0 where nothing is known of the edit."""
-    away = cv2.distanceTransform((~changed).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    if not changed.any():
-        return np.zeros(changed.shape, np.float32)
-    faded: Values = (np.clip(1.0 - away / (FEATHER + 1.0), 0.0, 1.0) * seen).astype(np.float32)
-    return faded
+def _mask(picture: Values, back: Values, forth: Values, seen: Marks, marks: Marks) -> Values:
+    """(H, W): 1 where `back`, the edit, changed what the picture is in its colours, `forth`; at the edge of that how
+    probable it is, so that the edit fades where it is not sure, and never outside; else 0. Only near `marks` is it
+    looked at.
+    """
+    mask = np.zeros(seen.shape, np.float32)
+    if not marks.any():
+        return mask
+    margin = max(32, min(marks.shape) // 4)
+    sides = (np.flatnonzero(marks.any(axis)) for axis in (1, 0))
+    at = tuple(slice(max(0, int(side[0]) - margin), int(side[-1]) + margin + 1) for side in sides)
+    around = [np.maximum(texture(a), texture(b)) for a, b in zip(planes(picture), planes(back), strict=True)]
+    likely = outlined(np.dstack(planes(back - forth))[at], np.dstack(around)[at], seen[at], marks[at])
+    changed = whole(likely > 0.5)
+    edge = changed & (cv2.erode(changed.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1) == 0)
+    fading = np.where(likely > 0.5, likely, 1.0)  # what was filled in is like the picture anyway
+    mask[at] = np.where(edge, fading, 1.0) * (changed & seen[at])
+    return mask

@@ -35,7 +35,7 @@ DAMPING = 0.8
 
 
 class Normals(Protocol):
-    """What draws noise, as `editkit.diffusion.noise.Stream`."""
+    """Anything that draws noise, such as `editkit.diffusion.noise.Stream`."""
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """N(0, 1) of `shape`."""

@@ -208,8 +208,8 @@ def _check_grey(picture: Picture, alpha: NDArray[Any] | None, source: Source) ->
         file = _file(source)
         see_through = "" if alpha is None else f"; for what is transparent in it: editkit mask {file} --from-alpha"
         raise PictureError(
-            f"{_name(source)}: is in colours ({share:.0%} of it), so it is no mask; white = regenerate, black = keep. "
-            f"For one colour in it: editkit mask {file} --color red -o mask.png; for its brightness: "
+            f"{_name(source)}: is in colours ({share:.0%} of it), so it is not a mask; white = regenerate, black = "
+            f"keep. For one colour in it: editkit mask {file} --color red -o mask.png; for its brightness: "
             f"editkit mask {file} --add brightness -o mask.png{see_through}"
         )
 

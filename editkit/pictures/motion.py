@@ -1,4 +1,4 @@
-"""How one frame lies in another: the camera's motion as a homography, what moves by dense optical flow.
+"""How one frame maps to another: the camera's motion as a homography, moving things by dense optical flow.
 
 A homography H takes points (x, y, 1) of one frame to another's. Kanade-Lucas-Tomasi points with RANSAC give it between
 neighbours; enhanced correlation (Evangelidis & Psarakis 2008) refines it between distant ones; DIS flow (Kroeger et al.

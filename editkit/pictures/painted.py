@@ -1,11 +1,12 @@
-"""Masks that were painted in a colour: pure red on black, on white, on nothing.
+"""Masks that were painted in a colour: pure red on black, on white, or on transparency.
 
-What is painted is what is to be regenerated. A picture is such a mask where all that is to be seen in it are one colour
-c and one ground b, black or white, and what lies between the two at the edge of a stroke:
+What is painted is what is to be regenerated. A picture is such a mask if it shows nothing but one colour c, one
+background b, black or white, and mixtures of the two at the edges of strokes:
 
     pixel = b + t (c - b),  t in [0, 1],
 
-and t is the mask. Most pixels must be ground or paint themselves: a photograph in one tint lies on such a line too.
+and t is the mask. Most pixels must be pure background or pure paint: the pixels of a photograph in one tint lie on such
+a line, too.
 """
 
 from __future__ import annotations

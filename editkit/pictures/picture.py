@@ -1,4 +1,4 @@
-"""Pictures in memory: pixels with what of them is to be made again.
+"""Pictures in memory: pixels, and which of them are to be regenerated.
 
 Orientation is applied when a file is read, so that width, height, masks and coordinates mean what the user sees.
 Reading and writing are in `editkit.pictures.files`; no torch is imported before a tensor is asked for.
@@ -32,7 +32,7 @@ Fill = Literal["smooth", "noise", "mean", "original"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Picture(Raster):
-    """A picture in memory, upright and RGB: a `Raster`, and what of it is to be made again.
+    """A picture in memory, upright and RGB: a `Raster`, and which of its pixels are to be regenerated.
 
     Args:
         mask: (H, W) float32 in [0, 1], 1 = regenerate; None: everything may change.

@@ -1,4 +1,4 @@
-"""Pixels of one colour profile in the numbers of another: what is learned from another picture must mean the same."""
+"""Converting pixels from one colour profile to another, so that numbers learned from another picture mean the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixels with their alpha and what their file said: what is read and written."""
+"""Pixels with their alpha and their file's metadata: what is read and written."""
 
 from __future__ import annotations
 

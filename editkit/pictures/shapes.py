@@ -1,6 +1,6 @@
 """Masks in words: boxes, ellipses, polygons, colours, borders, and the photograph's own transparency::
 
-    box:x0,y0,x1,y1        from pixel x0, y0 up to and without x1, y1; also in per cent: box:10%,10%,50%,50%
+    box:x0,y0,x1,y1        from pixel x0, y0 up to but without x1, y1; also in per cent: box:10%,10%,50%,50%
     ellipse:x0,y0,x1,y1    the ellipse in that box
     polygon:x0,y0,x1,y1,x2,y2 ...
     color:#rrggbb~20       pixels whose channels all lie within 20 of 255 of that colour (16 where no ~ is given); also
@@ -54,7 +54,7 @@ class Shape:
 
     Args:
         name: its word, the name of the entry point.
-        form: how it is written, as `box:x0,y0,x1,y1`, for messages.
+        form: how it is written, such as `box:x0,y0,x1,y1`, for messages.
         draw: (picture, what stands behind the colon, "" for nothing) -> (H, W) in [0, 1], 1 = regenerate. Raises
             ShapeError where the words make no sense.
         summary: a line for `editkit plugins`.
@@ -187,7 +187,7 @@ def _word(text: str, picture: Picture, models: Sequence[str]) -> Mask:
     size = (picture.height, picture.width)
     fits = isinstance(mask, np.ndarray) and mask.shape == size and bool(np.isfinite(mask).all())
     if not fits or mask.min() < 0.0 or mask.max() > 1.0:
-        raise PluginError(f"mask {name}: drew something that is no mask; (height, width) {size} in [0, 1] is needed")
+        raise PluginError(f"mask {name}: drew something that is not a mask; (height, width) {size} in [0, 1] is needed")
     return as_mask(mask * seen(picture)) if shape.finds else as_mask(mask)
 
 
@@ -349,7 +349,7 @@ POLYGON = Shape(
 )  # fmt: skip
 COLOR = Shape(
     "color", "color:#rrggbb~tolerance", lambda picture, values: color(picture, *_colour(values)),
-    "Pixels of about this colour; also by name, as color:white.", "#808080~255",
+    "Pixels of about this colour; also by name: color:white.", "#808080~255",
 )  # fmt: skip
 BORDER = Shape(
     "border", "border:N", lambda picture, values: border(picture, _whole(values)), "The outermost N pixels.", "4",

@@ -1,10 +1,10 @@
 """The one front door for those who write plugins, hints, samplers, models and masks.
 
-Every name of `__all__` is here to stay, wherever it lies within; docs and `editkit new-plugin` begin with it::
+The names in `__all__` stay importable from here, wherever they are defined. Docs and `editkit new-plugin` begin so::
 
     from editkit.plugin import Hooks, Plugin, Run, Step
 
-Names are imported on first use, so that nothing heavy is imported with it. Nothing within editkit comes in here.
+Names are imported on first use, so that importing this imports nothing heavy. editkit's own modules do not use it.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from editkit.diffusion.prediction import PredictionType as PredictionType
     from editkit.diffusion.prediction import convert as convert
     from editkit.diffusion.samplers import Sampler as Sampler
+    from editkit.diffusion.samplers import WrappedSampler as WrappedSampler
     from editkit.diffusion.samplers import make_sampler as make_sampler
     from editkit.diffusion.schedule import Cosine as Cosine
     from editkit.diffusion.schedule import Grid as Grid
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
     from editkit.plugin.params import PictureSource as PictureSource
     from editkit.plugin.params import Weights as Weights
     from editkit.plugin.protocol import API as API
+    from editkit.plugin.protocol import CONDITIONS as CONDITIONS
     from editkit.plugin.protocol import DECLARED as DECLARED
     from editkit.plugin.protocol import HOOKS as HOOKS
     from editkit.plugin.protocol import Figures as Figures
@@ -111,7 +113,8 @@ if TYPE_CHECKING:
     from editkit.plugin.step import Step as Step
 
 _HOMES = {
-    "API": "plugin.protocol", "AreaSource": "plugin.params", "Ask": "plugin.step", "Chain": "plugin.chain",
+    "API": "plugin.protocol", "AreaSource": "plugin.params", "Ask": "plugin.step", "CONDITIONS": "plugin.protocol",
+    "Chain": "plugin.chain",
     "ChainError": "errors", "Code": "plugin.params", "Conditioning": "diffusion.conditioning",
     "Control": "diffusion.control", "Convention": "diffusion.convention", "Cosine": "diffusion.schedule",
     "DECLARED": "plugin.protocol", "Declaration": "plugin.declaration", "Detect": "plugin.hints",
@@ -136,8 +139,8 @@ _HOMES = {
     "Sampler": "diffusion.samplers", "Schedule": "diffusion.schedule", "Section": "plugin.sections",
     "Slot": "plugin.protocol", "Spacing": "diffusion.schedule", "Stage": "plugin.chain", "Step": "plugin.step",
     "Stream": "diffusion.noise", "TakesExamples": "diffusion.model", "Through": "plugin.protocol",
-    "UsageError": "errors", "Weights": "plugin.params", "Wraps": "diffusion.capability", "at_depth": "pictures.raster",
-    "called": "plugin.protocol",
+    "UsageError": "errors", "Weights": "plugin.params", "WrappedSampler": "diffusion.samplers",
+    "Wraps": "diffusion.capability", "at_depth": "pictures.raster", "called": "plugin.protocol",
     "capability": "diffusion.capability", "convert": "diffusion.prediction", "from_unit": "pictures.tensors",
     "largest": "pictures.raster", "make_sampler": "diffusion.samplers", "pad": "pictures.resizing",
     "plugins_of": "plugin.protocol", "read_mask": "pictures.masks", "resize": "pictures.resizing",

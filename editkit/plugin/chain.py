@@ -1,7 +1,7 @@
 """Chains: `with` puts plugins into one reverse process, `then` starts another on its result.
 
-In Python `&` is with and `|` is then; `&` binds tighter, as it must. What a chain means on a picture is settled in
-`editkit.editing.settle`.
+In Python `&` is `with` and `|` is `then`; `&` binds tighter, as it must. `editkit.editing.settle` works out what a
+chain means for a picture.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from editkit.plugin.options import Options
 class Stage:
     """Declarations that act in one reverse process, in the order they were written, and the options set for it.
 
-    `inherited`: those of the options that are as an earlier stage has them.
+    `inherited`: the options that were taken over from an earlier stage.
     """
 
     plugins: tuple[Declaration, ...]
@@ -29,7 +29,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Chain:
-    """One or more stages. Options that a stage leaves unset are those of the stage before it."""
+    """One or more stages. An option that a stage leaves unset is taken from the stage before it."""
 
     stages: tuple[Stage, ...]
 
@@ -50,7 +50,7 @@ class Chain:
         for part in stages:
             for plugin in part if isinstance(part, Iterable) else [part]:
                 if not isinstance(plugin, Declaration):
-                    raise ChainError(f"{plugin!r} is no plugin; a chain is made of declarations such as Inpaint(...)")
+                    raise ChainError(f"{plugin!r} is not a plugin; a chain has declarations such as Inpaint(...)")
         if not stages or not all(stages):
             raise ChainError("a chain needs at least one plugin in every stage")
         return cls(tuple(Stage(tuple(part)) for part in stages))

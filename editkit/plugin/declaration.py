@@ -1,4 +1,4 @@
-"""What everything that comes in through an entry point is: a name with parameters."""
+"""What everything that comes in through an entry point has: a name and parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from editkit.errors import ParameterError
 
 
 class Checked(BaseModel):
-    """Parameters that are checked when they are given: what is wrong with them is a `ParameterError`."""
+    """Parameters that are checked when they are given; a wrong one raises `ParameterError`."""
 
     def __init__(self, **values: Any) -> None:
         try:

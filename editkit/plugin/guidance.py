@@ -4,9 +4,9 @@
 
     E(x) = scale * w(progress) * loss(x),    x0' = x0 + shape(-(sigma_t^2 / alpha_t) dE/dx_t)
 
-with w a piecewise linear weight over the process, and `shape` a region, a bound or a fixed size of the shift. Where
-none of the three is asked for, all guidances share one backward pass (`editkit.engine.loop`). docs/guidance.md has an
-example.
+where w is a piecewise linear weight over the process, and `shape` limits the shift to a region, bounds it, or gives it
+a fixed size. Where none of the three is asked for, all guidances share one backward pass (`editkit.engine.loop`).
+docs/guidance.md has an example.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ A detector is a declaration like a plugin, found through entry points of its own
         def __call__(self, pixels):  # (H, W, 3) uint8 -> the same
             ...
 
-and written as `canny`, or with its parameters as `canny:low=50,high=150`. `detect` is the one gate: whatever size or
-number of channels a detector gives back, a hint is (H, W, 3) uint8 of the picture's own size.
+and written as `canny`, or with its parameters as `canny:low=50,high=150`. All hints go through `detect`: whatever size
+or number of channels a detector gives back, a hint is (H, W, 3) uint8 of the picture's own size.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The masks of a chain: which parameters they are, and others put in their place."""
+"""The masks of a chain: finding the parameters that are masks, and replacing them."""
 
 from __future__ import annotations
 

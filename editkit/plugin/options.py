@@ -80,6 +80,9 @@ class Options(Checked):
         description="On a GPU: keep networks in main memory while they rest; group: layer by layer, each fetched while "
         "another works; sequential: one after the other.",
     )
+    backend: Literal["torch", "openvino"] = Field(
+        "torch", description="What computes the networks on a CPU: torch, or OpenVINO (extra openvino; slow at first)."
+    )
     preview_decoder: str | None = Field(
         None, description="An AutoencoderTiny (TAESD) for --preview, --trace: folder or .safetensors; not for results."
     )
@@ -102,7 +105,7 @@ class Options(Checked):
 
 
 class RunOptions(TypedDict, total=False):
-    """The same as keywords of `edit` and `stream`, for editors that complete them; `model` is one of its own there."""
+    """The same as keywords of `edit` and `stream`, so that code editors complete them; `model` is separate there."""
 
     transformer: str | None
     lora: Sequence[str]
@@ -126,6 +129,7 @@ class RunOptions(TypedDict, total=False):
     noise: Literal["streams", "streams-1", "diffusers"]
     compile: bool
     offload: Literal["none", "model", "group", "sequential"]
+    backend: Literal["torch", "openvino"]
     preview_decoder: str | None
     offline: bool
     allow_code: bool

@@ -1,6 +1,6 @@
 """What an edit command writes: its own options, beside those of the run and of its plugins, for where the result goes
-and what is said about it, and the files that plugins write. Command line, help and the names that plugins must leave
-alone follow from these fields.
+and what is said about it, and the files that plugins write. The command line, its help, and the names that no
+plugin's parameter may take, follow from these fields.
 """
 
 from __future__ import annotations

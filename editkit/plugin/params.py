@@ -21,9 +21,9 @@ from editkit.errors import short
 
 @dataclass(frozen=True)
 class Metavar:
-    """How a parameter's value is called in help texts; `words` says which values of a picture's field are no paths.
+    """How a parameter's value is called in help texts; `words` says which values of a picture's field are not paths.
 
-    `repeated`: it may be given several times, and is a tuple then.
+    `repeated`: it may be given several times; the value is then a tuple.
     """
 
     name: str
@@ -38,8 +38,9 @@ class Code:
 
 @dataclass(frozen=True)
 class Output:
-    """Marks a field that names a file to be written. It is checked with the command's other outputs before the work,
-    and stands in no recipe and no provenance: a stranger's text may say what is done, not what is written.
+    """Marks a field that names a file to be written. It is checked with the command's other outputs before the work
+    begins. It is left out of recipes and provenance: text from others may say what is done, not which files are
+    written.
     """
 
 
@@ -52,7 +53,7 @@ def outputs(declaration: type[BaseModel]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Weights:
-    """Marks a field whose text names weights to load, where no metavar says so: a server may allow some alone."""
+    """Marks a field whose text names weights to load, where no metavar says so: a server may restrict which."""
 
 
 NETWORKS = ("CLASSIFIER", "DIR_OR_ID", "DIR")

@@ -6,11 +6,11 @@ table of hooks, in the order the engine calls them::
 
     open       (picture, notify) -> picture  on the declaration: set the mask, grow the canvas
     examples   (picture) -> pictures         on the declaration: what `patches` may learn from besides the picture
-    default_options (info) -> options        on the declaration: what the method wants of a run whose user is silent
+    default_options (info) -> options        on the declaration: options it prefers where the user gives none
     plan       (plan) -> plan                on the declaration: SDEdit starts lower, RePaint travels
-    walk       (sampler) -> sampler          on the declaration: how the stage's rule is walked, as `invert` refines it
-    levels     (levels, inputs) -> levels    on the declaration: another ladder of noise levels, as `denoise` lays one
-    bind       (run) -> Hooks                borrow networks (run.lease), encode pictures; alone has side effects
+    walk       (sampler) -> sampler          on the declaration: wrap the stage's sampler, as `invert` does
+    levels     (levels, inputs) -> levels    on the declaration: other noise levels, as `denoise` needs
+    bind       (run) -> Hooks                borrow networks, encode pictures; the only one with side effects
     begin      () -> x_t or None             the starting state                                     (slot)
     sampler    () -> Sampler or None         a transition x_t -> x_s of its own                     (slot)
     condition  (step, cond) -> cond          prompts, known picture and mask, ControlNet residuals
@@ -21,7 +21,7 @@ table of hooks, in the order the engine calls them::
     clean      (step, x0) -> x0              thresholding, projections
     after      (step, x_s) -> x_s            once a flow move, at its end: put known regions back
     finish     (image) -> image              pixels -> pixels, at the picture's own resolution
-    measure    (image) -> {name: value}      what is told of the result: how well it explains an observation
+    measure    (image) -> {name: value}      figures about the result: how well it explains an observation
 
 A plugin uses a hook by overriding it. Nothing else needs to be said: `editkit plan` reads it off the class.
 """
@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     from editkit.pictures.picture import Picture
 
 __all__ = [
-    "API", "DECLARED", "HOOKS", "Hooks", "Inputs", "Notify", "Opening", "Plugin", "Run", "Slot", "Step", "Through",
-    "called", "plugins_of", "silent",
+    "API", "CONDITIONS", "DECLARED", "HOOKS", "Hooks", "Inputs", "Notify", "Opening", "Plugin", "Run", "Slot", "Step",
+    "Through", "called", "plugins_of", "silent",
 ]  # fmt: skip
 
 R = TypeVar("R")
@@ -70,6 +70,9 @@ Slot = Literal["begin", "combine", "mask", "prompt", "sampler", "size"]
 
 OVERRIDDEN: tuple[Slot, ...] = ("begin", "combine", "sampler")
 """The slots that are hooks: whoever overrides one holds it."""
+
+CONDITIONS = "conditions"
+"""The role of every plugin that offers the model a condition, for `acts_before` and `acts_after`."""
 
 Through = Literal["network", "x0", "x_t"]
 """Where an energy's gradient is taken; see `Hooks.through`."""
@@ -109,18 +112,19 @@ class Plugin(Declaration):
     Class attributes:
         name: the name of the entry point; the first word of the command.
         order: plugins act in ascending order, then as they were written; constraints that must hold exactly use 100.
-        acts_before, acts_after: names of plugins that it acts before or after, whatever their `order`.
-        holds: the slots it holds beside those whose hook it overrides: `mask` where it sets the edit's mask, `size`
-            where it sets the picture's size or needs the one that came, `prompt` where it says the text.
+        acts_before, acts_after: which others it acts before or after, whatever their `order`: a plugin's name, a
+            condition that plugins `offer`, or `CONDITIONS` for all that offer one (`roles`).
+        holds: the slots it holds besides those whose hook it overrides: `mask` if it sets the edit's mask, `size` if it
+            sets the picture's size or needs the original one, `prompt` if it sets the text.
         offers: the named conditions this plugin can give to a model (`known`, `mask`, `lowres`, `control` ...).
-        needs: those of them without which it cannot work: a model that takes none of them is refused.
-        able: which families take what it needs, for that refusal: "FLUX.2 does".
+        needs: conditions of which the model must take at least one; other models are refused.
+        able: which families take what it needs, as the end of that refusal: "FLUX.2 does".
         fresh: True for an edit that replaces what it works on, so that the process starts from pure noise unless
             another plugin claims `begin`. Other edits of a picture start from the picture, by `sdedit`.
-        diffuses: False for a plugin that works on pixels alone, in `finish`: a stage of such loads no model.
+        diffuses: False for a plugin that works on pixels only, in `finish`; a stage of such plugins loads no model.
         needs_picture: True for a plugin that cannot work in `editkit.sample`, where there is no picture.
-        group: under which heading the general help has it.
-        usage: three commands with it, as examples in its help, without the word `editkit`.
+        group: the heading under which the general help lists it.
+        usage: three example commands for its help, without the word `editkit`.
         example: parameters of a small edit that works, for the contract suite; none are needed if all have defaults.
         neutral: parameters with which the plugin changes nothing; None where there are none.
     """
@@ -171,14 +175,14 @@ class Plugin(Declaration):
         return plan
 
     def walk(self, sampler: Sampler) -> Sampler:
-        """Change how the stage's rule is walked: another rule made of `sampler`, which counts its own calls.
+        """Change how the stage's sampler walks: return a sampler around `sampler` that counts its own calls.
 
-        Pure. A rule that belongs to the method and needs the run is `Hooks.sampler`.
+        Pure. A method that has its own sampler, which needs the run, overrides `Hooks.sampler` instead.
         """
         return sampler
 
     def levels(self, levels: Levels, inputs: Inputs) -> Levels:
-        """Change the ladder that the plan's indices speak of: as many levels, from the clean one (index 0) up.
+        """Change the noise levels that the plan's indices refer to: as many, from the clean one (index 0) up.
 
         `inputs.model.schedule` makes others. Pure; once a pass, when the model and what it is given are there.
         """
@@ -196,19 +200,23 @@ class Plugin(Declaration):
         return ()
 
     def default_options(self, info: ModelInfo) -> Options:
-        """What its method wants of the run on this model, where the user says nothing: `Options(sampler="ddpm")`.
+        """The options that its method prefers on this model where the user gives none: `Options(sampler="ddpm")`.
 
-        Only what it sets counts; of two plugins that set the same, the first of the stage decides. Not the model, which
-        `default_model` names.
+        Only what it sets counts; if two plugins set the same option, the first of the stage decides. The model is named
+        by `default_model`, not here.
         """
         return Options()
 
     def default_model(self) -> str | None:
-        """The embedded model that `--model auto` means where this plugin acts; None: the usual one serves.
+        """The embedded model that `--model auto` means where this plugin acts; None: the usual one.
 
-        The first plugin of the stage that has one decides, and it is said.
+        The first plugin of the stage that names one decides, and the user is told.
         """
         return None
+
+    def found_weights(self) -> tuple[str, ...]:
+        """Files and folders of weights that no parameter names and that are loaded too, for provenance."""
+        return ()
 
     def claims(self) -> frozenset[Slot]:
         """The slots this plugin holds: those whose hook it overrides, and what it says (`holds`)."""
@@ -222,17 +230,21 @@ class Plugin(Declaration):
         used |= {name for name in DECLARED if getattr(type(self), name) is not getattr(Plugin, name)}
         return frozenset(used)
 
+    def roles(self) -> frozenset[str]:
+        """What `acts_before` and `acts_after` of other plugins may call it: its name, and what it offers."""
+        return frozenset({self.name, *self.offers, *([CONDITIONS] if self.offers else [])})
+
     def through(self) -> Through:
         """Where the energy of this declaration is differentiated; known before anything is loaded."""
         return self.hooks().through
 
     def alone(self) -> bool:
-        """Whether its energy needs a backward pass of its own, because `Hooks.shift` has a say in what it does."""
+        """Whether its energy needs a backward pass of its own, because `Hooks.shift` shapes the result."""
         return "shift" in self.uses()
 
     def beside(self) -> int:
-        """How many networks are evaluated for it with every evaluation of the model's, where it acts: its own, or the
-        model on something else."""
+        """How many further network evaluations it causes with each evaluation of the model, where it acts: of its own
+        networks, or of the model on something else."""
         return 0
 
     def calls(self, move: Move) -> int:
@@ -263,7 +275,7 @@ def plugins_of(stage: Stage) -> tuple[Plugin, ...]:
     """
     for made in stage.plugins:
         if not isinstance(made, Plugin):
-            raise ChainError(f"{made!r} is no plugin; a chain is made of declarations such as Inpaint(...)")
+            raise ChainError(f"{made!r} is not a plugin; a chain has declarations such as Inpaint(...)")
     return tuple(made for made in stage.plugins if isinstance(made, Plugin))
 
 
@@ -285,7 +297,7 @@ def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where:
             f"plugin {plugin.name}: {name} raised {type(error).__name__}: {error}{_placed(where)}"
         ) from error
     wanted = GIVES.get(name, ())
-    if not wanted or any(base.__name__ in wanted for base in type(made).__mro__):
+    if not wanted or type(made).__name__ in wanted or any(base.__name__ in wanted for base in type(made).__mro__):
         return made
     if made is None and name in MAY_GIVE_NONE:
         return made
@@ -341,7 +353,7 @@ class Hooks(Generic[P]):
         return None
 
     def walk(self, sampler: Sampler) -> Sampler:
-        """`Plugin.walk`, for a rule that tells this run something: as many calls, and the same states."""
+        """`Plugin.walk`, for a sampler that reports something to this run; its calls and states must be the same."""
         return self.plugin.walk(sampler)
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
@@ -377,5 +389,5 @@ class Hooks(Generic[P]):
         return image
 
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Figures:
-        """What is to be said of the result, rounded as it will be written; after the run and in --json."""
+        """Figures about the result, rounded as it will be written; shown after the run and in --json."""
         return {}

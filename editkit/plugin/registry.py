@@ -1,7 +1,7 @@
 """Plugins through entry points, built-ins and strangers alike (group `editkit.plugins`).
 
 Listing names imports nothing. Loading imports one plugin and checks it. One that fails to import is reported with its
-reason and stops nobody else.
+reason, and the others work.
 """
 
 from __future__ import annotations

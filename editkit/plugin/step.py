@@ -44,14 +44,14 @@ class Inputs:
         picture: (batch, 3, h, w) in [-1, 1], or None when there is none.
         mask: (batch, 1, h, w), 1 = regenerate, 0 = keep, in between = feathered; None: everything may change.
         original, original_mask: the same, at the picture's own resolution, for `finish`.
-        stream: what a stochastic encoder draws from.
+        stream: the noise that a stochastic encoder draws from.
         place: cuts and resizes another picture, (1, c, H, W) at the size of the whole edited one, exactly as this pass
             does with the edited one: hints and references cannot be misaligned.
-        convention: how the mask comes to the model's space; None: as editkit does it.
+        convention: how the mask is brought to the model's space; None: editkit's own way.
         whole: the whole edited picture, (H, W, 3) of uint8 or uint16, for detectors of hints; None where there is none.
-        source: the same before any plugin opened it: what the user gave to this stage.
+        source: the same before any plugin's `open` changed it: what this stage was given.
         fill: what lies under the mask where the process starts from the picture; None: the picture.
-        file: what the file of `source` said besides its pixels; None where there is no picture.
+        file: the metadata of the file of `source`; None where there is no picture.
     """
 
     model: Model
@@ -117,7 +117,8 @@ class Inputs:
 class Opening:
     """The noise a process starts from: drawn when it is first asked for, the same for everyone who asks.
 
-    It is as large as the state, so it is kept only while somebody keeps it, and drawn again from where its stream was.
+    It is as large as the state, so it is held weakly: when nobody uses it any more it is freed, and drawn again if
+    needed.
     """
 
     stream: Stream
@@ -150,7 +151,7 @@ class Opening:
 
 
 class Lends(Protocol):
-    """What a run has on loan until its end (`editkit.models.leasing.Lease`)."""
+    """What a run borrows until its end (`editkit.models.leasing.Lease`)."""
 
     def network(self, load: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
         """What `load(*args, **given)` gives, loaded once for all edits; nobody may change it. All is hashable."""
@@ -204,8 +205,8 @@ class Run:
     `model` may lie within others (windows, a refiner): `editkit.diffusion.capability` finds what one of them can.
     `lease` lends a plugin's own networks, as `run.lease.network(load_classifier, name, run.device)`. `stream` is the
     plugin's own noise. `levels[k]` is the level with index k of the plan. `notify` tells the user something once.
-    `opening` is the noise that the process starts from, whoever starts it. `convention` says whose draws and masks
-    these are. `handed` is the state that the stage before left, where that ended above the clean level.
+    `opening` is the noise that the process starts from, whoever starts it. `convention` says whose conventions random
+    draws and masks follow. `handed` is the state that the stage before left, where that ended above the clean level.
     """
 
     model: Model
@@ -309,5 +310,7 @@ class Step:
         return self.ask(x, level, conditioning, self.run)
 
     def seen_by(self, run: Run) -> Step:
-        """This step with another plugin's `run`."""
-        return Step(run, self.move, self.t, self.x_t, self.index, self.total, self.ask, self.told, self._decoded)
+        """This step with another plugin's `run`; made for every hook, so without the slower constructor."""
+        seen = object.__new__(Step)
+        seen.__dict__.update(self.__dict__, run=run)
+        return seen

@@ -1,7 +1,8 @@
-"""What the general help says of each plugin: its group and a line. Kept between runs, so that help imports no plugin.
+"""What the general help says about each plugin: its group and one line. Cached between runs, so that help imports no
+plugin.
 
-The file in the user's cache folder is believed for an entry point of the same value, version and source file; anything
-else is asked of the declaration itself.
+The file in the user's cache folder is used for an entry point of the same value, version and source file; otherwise the
+declaration itself is imported.
 """
 
 from __future__ import annotations

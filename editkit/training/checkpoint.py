@@ -21,7 +21,7 @@ S = TypeVar("S", bound=Settings)
 
 
 class Aside:
-    """One thread beside the run that writes, job after job; an error is raised at the next, or at the end."""
+    """A thread that writes in the background, job after job; its error is raised at the next job, or at the end."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
@@ -62,7 +62,7 @@ def save_checkpoint(folder: Path, settings: Settings, progress: Progress, tensor
     from safetensors.torch import save
 
     metadata = {
-        "settings": settings.model_dump_json(),
+        "settings": json.dumps(settings.model_dump(), default=str),  # in ASCII, whatever bytes a folder's name has
         "progress": json.dumps({"step": progress.step, "pictures": progress.pictures, "seconds": progress.seconds}),
     }
     path = folder / FILE
@@ -80,7 +80,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     except (
         OSError, struct.error, ValueError, KeyError, TypeError, MemoryError, OverflowError, RecursionError,
     ) as error:  # fmt: skip
-        raise EditkitError(f"{path}: is no checkpoint of a training run ({error})") from error
+        raise EditkitError(f"{path}: is not a checkpoint of a training run ({error})") from error
 
 
 def check_new(settings: Settings) -> None:
@@ -102,16 +102,16 @@ def load_checkpoint(settings: S) -> tuple[Progress, dict[str, Tensor], S]:
 
     Raises EditkitError where it is missing, damaged, of another kind of run or of another architecture.
     """
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     path = settings.output / FILE
     if not path.is_file():
         raise EditkitError(f"{path}: there is no checkpoint to resume; leave out --resume to begin a run")
     metadata = read_metadata(path)
     try:
-        before = type(settings).model_validate_json(metadata["settings"])
+        before = type(settings).model_validate(json.loads(metadata["settings"]))
         progress = Progress(**json.loads(metadata["progress"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise EditkitError(f"{path}: its settings cannot be read ({error})") from error
     if before.architecture != settings.architecture:
         raise EditkitError(
@@ -119,7 +119,7 @@ def load_checkpoint(settings: S) -> tuple[Progress, dict[str, Tensor], S]:
             f"({_short(settings.architecture)}); use that one's settings or another --output"
         )
     try:
-        return progress, load_file(path), before
+        return progress, load(path.read_bytes()), before  # by its name safetensors reads UTF-8 alone
     except Exception as error:  # safetensors raises its own SafetensorError
         raise EditkitError(f"{path}: is damaged ({error})") from error
 

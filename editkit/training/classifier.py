@@ -157,4 +157,5 @@ def save(network: Network, config: dict[str, Any], folder: Path) -> None:
 
     weights = {name: value.detach().half().contiguous() for name, value in network.state_dict().items()}
     write_atomically(folder / "model.safetensors", packed(weights, {"format": "pt"}))
-    write_atomically(folder / "config.json", (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"  # labels are names of folders, of any bytes
+    write_atomically(folder / "config.json", text.encode("utf-8", "backslashreplace"))

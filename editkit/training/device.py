@@ -1,4 +1,4 @@
-"""Where a training computes, and what the processor there can do."""
+"""The device of a training, and which number formats its processor supports."""
 
 from __future__ import annotations
 

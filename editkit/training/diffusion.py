@@ -1,4 +1,4 @@
-"""Schedule, times, weight and a plain sampler, in the papers' names.
+"""Schedule, times, weight and samples of a training, in the papers' names.
 
 `x_t = alpha_t x0 + sigma_t eps`; levels are those of diffusers' cosine schedule. What the network predicts is in
 `editkit.models.pocket.residual`.
@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from editkit.diffusion.prediction import Prediction
+from editkit.diffusion.samplers import DDIM
+from editkit.diffusion.schedule import Level
 from editkit.training.draws import Source
 
 TRAIN_STEPS = 1000
@@ -99,20 +102,19 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 
 
 def sample(predict: Predict, shape: tuple[int, ...], steps: int, generator: Generator, eta: float = 0.0) -> Tensor:
-    """DDIM (Song et al. 2021, arXiv:2010.02502, equation 12) with trailing spacing and x0 clipped to [-1, 1];
-    the result is x0.
-    """
+    """x0 by the sampler `ddim` with trailing spacing, from noise; estimates are clipped to [-1, 1]."""
     alpha, sigma = tables()
-    x_t = torch.randn(shape, generator=generator)
-    times = torch.linspace(TRAIN_STEPS - 1, -1, steps + 1).round().long().tolist()
-    x0 = x_t
-    for t, s in pairwise(times):
-        x0 = predict(x_t, torch.full((shape[0],), t)).clamp(-1, 1)
-        if s < 0:
-            break
-        eps = (x_t - alpha[t] * x0) / sigma[t]
-        spread = eta * (sigma[s] / sigma[t]) * (1 - (alpha[t] / alpha[s]) ** 2).sqrt()
-        x_t = alpha[s] * x0 + (sigma[s] ** 2 - spread**2).clamp_min(0).sqrt() * eps
-        if eta > 0:
-            x_t = x_t + spread * torch.randn(shape, generator=generator)
-    return x0
+    times = torch.linspace(TRAIN_STEPS - 1, -1, steps + 1).round().long().tolist()[:-1]
+    levels = [Level(t, float(alpha[t]), float(sigma[t]), steps - k) for k, t in enumerate(times)]
+
+    def said(x_t: Tensor, level: Level) -> Prediction:
+        x0 = predict(x_t, torch.full((shape[0],), int(level.t))).clamp(-1, 1)
+        return Prediction(x0, (x_t - level.alpha * x0) / level.sigma)
+
+    def normal(t: Level, s: Level) -> Tensor:
+        return torch.randn(shape, generator=generator) if s.sigma > 0.0 else torch.zeros(shape)
+
+    x, rule = torch.randn(shape, generator=generator), DDIM(eta=eta)
+    for t, s in pairwise([*levels, Level(0.0, 1.0, 0.0)]):
+        x, _ = rule.step(x, t, s, said, normal, None)
+    return x

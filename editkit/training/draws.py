@@ -1,4 +1,4 @@
-"""Numbers that are drawn where they are used: the same on a processor and on a GPU.
+"""Random numbers that are drawn on the device that uses them, the same on a CPU and on a GPU.
 
 Number i of call k at (seed, step, ...) is a hash of these integers and nothing else (a counter-based generator: Salmon
 et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; the hash is SplitMix64's finaliser: Steele, Lea & Flood

@@ -1,4 +1,4 @@
-"""What the steps measured, summed up on the device until somebody reads it."""
+"""Measurements of the steps, summed on the device until they are read."""
 
 from __future__ import annotations
 

@@ -324,7 +324,7 @@ class Run:
             save_checkpoint(settings.output, settings, progress, kept)
             folder = settings.output / "export"
             self.lesson.export(folder, {name: kept[f"average.{name}"] for name in trainer.average})
-            write_atomically(folder / "ATTRIBUTION.md", attribution(self.lesson.collection).encode())
+            write_atomically(folder / "ATTRIBUTION.md", attribution(self.lesson.collection).encode("utf-8", "replace"))
             if settings.heldout is not None:
                 write_atomically(folder / "heldout.txt", settings.heldout.read_bytes())
             log.info("checkpoint and export of step %d in %s (process %d)", progress.step, settings.output, os.getpid())

@@ -207,7 +207,7 @@ def load(folder: Path) -> Pocket:
         weights = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     except FileNotFoundError as error:
         missing = Path(error.filename or folder / "unet" / "diffusion_pytorch_model.safetensors").name
-        raise EditkitError(f"{folder}: is no exported network ({missing} is missing)") from error
+        raise EditkitError(f"{folder}: is not an exported network ({missing} is missing)") from error
     except (KeyError, ValueError, TypeError, RecursionError, OSError, SafetensorError) as error:
         said = " ".join(str(error).split())[:200]
         raise EditkitError(f"{folder}: pocket.json or the weights cannot be read ({said})") from error

@@ -114,10 +114,10 @@ def _rgb(path: Path) -> Image.Image:
     """A picture as every edit reads it: the same formats, the same bounds, upright.
 
     Raises:
-        EditkitError: it cannot be read, or is no regular file.
+        EditkitError: it cannot be read, or is not a regular file.
     """
     if not path.is_file():
-        raise EditkitError(f"{path}: is no regular file")
+        raise EditkitError(f"{path}: is not a regular file")
     return Image.fromarray(at_depth(Picture.read(path).coloured_as(None).visible, np.uint8))
 
 
@@ -127,7 +127,7 @@ def load_collection(folder: Path, window: int, heldout: Path | None = None) -> C
     Errors: a folder that does not exist or holds no usable picture, a held-back name that is not there.
     """
     if not folder.is_dir():
-        raise EditkitError(f"{folder}: is no folder")
+        raise EditkitError(f"{folder}: is not a folder")
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in PHOTOGRAPHS)
     if not paths:
         raise EditkitError(f"{folder}: holds no picture ({', '.join(PHOTOGRAPHS)})")

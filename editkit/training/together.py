@@ -1,4 +1,4 @@
-"""Several processes at one run, on one machine or many, as torchrun starts them.
+"""Several processes in one training run, on one machine or many, started by torchrun.
 
 Every process draws the same batch, which is a function of the seed and the step alone, and takes its rows of it. What
 they found is added up in one sum a step: the gradients, the loss of every sample, whether somebody was told to stop,

@@ -48,6 +48,12 @@ COARSE = 1.5
 LEAST = 0.25
 """Noise below this is none, in levels of 255."""
 
+LEAST_COLOUR, CORRELATED, BESIDE_FINE = 3.0, 1.5, 0.6
+"""The coarse noise of colours that is a camera's, at least: in levels of 255, in their fine noise, in fine noise."""
+
+SHARE = 1.6
+"""A camera's noise in coarse noise of its colours, which a JPEG's chroma blurs."""
+
 
 def ladder_from(schedule: Schedule, ratio: float, levels: Levels) -> Levels:
     """As many levels as `levels`, even in the schedule's time, from clean up to the one with sigma / alpha = `ratio`.
@@ -87,6 +93,32 @@ def coarse_noise(pixels: np.ndarray) -> float:
     return 2.0 * estimated_noise(halves * (255.0 / largest(pixels.dtype)), 255.0)
 
 
+def colour_noise(pixels: np.ndarray) -> tuple[float, float]:
+    """The noise of the differences between channels, over sqrt 2: the finest, and that of the picture at half its size,
+    times 2. Texture is for the most part a change of light, alike in all channels; a sensor's noise is not.
+    """
+    x = pixels[..., :3].astype(np.float64) * (255.0 / largest(pixels.dtype))
+    if x.shape[-1] < 3:
+        return 0.0, 0.0
+    apart = (x - np.roll(x, 1, axis=-1)) / np.sqrt(2.0)
+    height, width = (n // 2 * 2 for n in x.shape[:2])
+    halves = apart[:height, :width].reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3))
+    return estimated_noise(apart, 255.0), 2.0 * estimated_noise(halves, 255.0)
+
+
+def camera_noise(pixels: np.ndarray) -> float:
+    """The standard deviation of a picture's noise in levels of 255, coarse noise counted as far as colours have it.
+
+    A camera's noise hides from the finest details (`coarse_noise`), and so does texture. Where the differences of the
+    channels are noisier at half the size than at the full one, it is a camera's, max(fine, min(coarse, `SHARE` *
+    colour)).
+    """
+    fine, (sharp, colour) = estimated_noise(pixels), colour_noise(pixels)
+    if colour < max(LEAST_COLOUR, CORRELATED * sharp, BESIDE_FINE * fine):
+        return fine
+    return max(fine, min(coarse_noise(pixels), SHARE * colour))
+
+
 class Denoise(Plugin):
     """Take the noise out of a picture, starting at the noise level that it has (estimated where --sigma is not given).
 
@@ -122,7 +154,7 @@ class Denoise(Plugin):
 
     def noise(self, pixels: np.ndarray) -> float:
         """The size of the noise, given or estimated."""
-        return estimated_noise(pixels) if self.sigma is None else self.sigma
+        return camera_noise(pixels) if self.sigma is None else self.sigma
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         afford(f"denoise of {picture.width}x{picture.height}", *picture.size)

@@ -58,6 +58,7 @@ class Edit(Plugin):
         'inpaint photo.png --mask mask.png --model DIR --prompt "a red door" with edit',
     )
     order: ClassVar[int] = -60
+    offers: ClassVar[frozenset[str]] = frozenset({"references"})
     needs: ClassVar[frozenset[str]] = frozenset({"references"})
     able: ClassVar[str] = "FLUX.2, FLUX.1 Kontext, Qwen-Image-Edit, -Edit-Plus and LongCat-Image-Edit do"
     fresh: ClassVar[bool] = True

@@ -63,6 +63,7 @@ class ImagePrompt(Plugin):
         "sdedit photo.png --model DIR --strength 0.6 with image-prompt --image style.jpg --adapter FILE",
         "inpaint photo.png --mask mask.png --model DIR with image-prompt --image hat.jpg --adapter FILE --encoder DIR",
     )
+    offers: ClassVar[frozenset[str]] = frozenset({"image prompt"})
     needs: ClassVar[frozenset[str]] = frozenset({"image prompt"})
     able: ClassVar[str] = "Stable Diffusion 1.x, 2.x, XL and FLUX.1 do"
     neutral: ClassVar[Mapping[str, Any] | None] = {"scale": 0.0}
@@ -96,6 +97,10 @@ class ImagePrompt(Plugin):
         if self.scale > 0.0:
             self.pictures()
         return picture
+
+    def found_weights(self) -> tuple[str, ...]:
+        beside = expanded(self.adapter).parent / ENCODER
+        return (str(beside),) if self.encoder is None and expanded(self.adapter).is_file() and beside.is_dir() else ()
 
     def pictures(self) -> list[Image.Image]:
         """The pictures as an encoder reads them.

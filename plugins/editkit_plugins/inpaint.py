@@ -186,7 +186,7 @@ class _ReplacingHooks(Hooks[Replacing]):
         fixed = plugin.known_noise == "fixed" or (shared and plugin.method == "replace")
         if not self.conditioned:
             put_back = plugin.method == "replace" and not run.model.info.own_picture
-            if put_back and run.options.sampler == "ddim" and run.options.noise != "diffusers":
+            if put_back and run.options.sampler == "ddim" and run.convention.advises:
                 run.notify(
                     f"{plugin.name}: {run.model.info.name} is not told what is known, it is put back after each step; "
                     "sampler ddpm heeds it better than ddim"

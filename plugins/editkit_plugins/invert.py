@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 from pydantic import Field, model_validator
 
-from editkit.diffusion.samplers import Memory, Normal, Predict
+from editkit.diffusion.samplers import Memory, Normal, Predict, WrappedSampler
 from editkit.plugin import (
+    CONDITIONS,
     ChainError,
     Conditioning,
-    Grid,
     Hooks,
     Level,
     Metavar,
@@ -73,24 +73,11 @@ class Heard(Protocol):
 
 
 @dataclass(frozen=True)
-class Refined:
+class Refined(WrappedSampler):
     """`inner`, whose upward moves are solved for: the state at s from which `inner` comes back to x_t."""
 
-    inner: Sampler
     iterations: int
     heard: Heard | None = None
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def grid(self) -> Grid:
-        return self.inner.grid
-
-    @property
-    def reversible(self) -> bool:
-        return self.inner.reversible
 
     def calls(self, move: Move) -> int:
         back = self.iterations * self.inner.calls(Move(move.s, move.t)) if move.up else 0
@@ -144,8 +131,8 @@ class Invert(Plugin):
 
     name: ClassVar[str] = "invert"
     group: ClassVar[Section] = "advanced"
-    acts_after: ClassVar[frozenset[str]] = frozenset({"image-prompt", "controlnet", "vary", "blend"})
-    """Null text is learnt beside what these tell the model."""
+    acts_after: ClassVar[frozenset[str]] = frozenset({CONDITIONS})
+    """Null text is learnt beside what the others tell the model."""
 
     usage: ClassVar[tuple[str, ...]] = (
         "invert photo.png --steps 50 --refine 3",

@@ -83,7 +83,7 @@ def _palette(plugin: Wanted, run: Run, seen: Seen) -> Loss:
 
     colours = [rgb(colour) for colour in filter(None, plugin.palette.split(","))]
     if not colours:
-        raise UsageError("guide: the loss `palette` needs --palette, colours as #102030,#c0a060")
+        raise UsageError("guide: the loss `palette` needs --palette, colours such as #102030,#c0a060")
     wanted = torch.tensor(colours, device=run.device) / 127.5 - 1.0
 
     def loss(image: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def _features(plugin: Wanted, run: Run, seen: Seen) -> Loss:
     from editkit.models.classifiers.kinds import Clean
 
     if not plugin.network:
-        raise UsageError("guide: the loss `features` needs --network, as timm:resnet18 or torchvision:NAME:FILE")
+        raise UsageError("guide: the loss `features` needs --network, such as timm:resnet18 or torchvision:NAME:FILE")
     classifier = run.lease.network(load_classifier, plugin.network, run.device, offline=run.options.offline)
     trunk = getattr(getattr(classifier, "network", None), "forward_features", None) or getattr(
         getattr(classifier, "network", None), "features", None

@@ -17,13 +17,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from editkit.diffusion.conditioning import with_own_words
-from editkit.diffusion.samplers import Memory, Normal, Predict
+from editkit.diffusion.samplers import WrappedSampler
 from editkit.models.prompts.shown import by_branch
 from editkit.plugin import (
     ChainError,
     Conditioning,
     FoldsGuidance,
-    Grid,
     Level,
     Move,
     Prompt,
@@ -45,31 +44,13 @@ RATE = 0.01
 
 
 @dataclass(frozen=True)
-class Learning:
+class Learning(WrappedSampler):
     """`inner`, by a model that is called `iterations` times more in a move down, and once for the prompt."""
 
-    inner: Sampler
     iterations: int
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def grid(self) -> Grid:
-        return self.inner.grid
-
-    @property
-    def reversible(self) -> bool:
-        return self.inner.reversible
 
     def calls(self, move: Move) -> int:
         return self.inner.calls(move) + (0 if move.up else self.iterations + 1)
-
-    def step(
-        self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
-    ) -> tuple[Tensor, Memory]:
-        return self.inner.step(x_t, t, s, predict, normal, memory)
 
 
 def guided_by(run: Run) -> float:

@@ -2,8 +2,8 @@
 
 Models that edit by instruction give the whole picture back, shifted by pixels, tinted and encoded anew. Here the shift
 is measured and undone, the colours are matched, what is then still different is found (`editkit.pictures.changes`), and
-the edit is put into the picture there, fading over a pixel. It serves any edit of a whole picture: `sdedit`,
-`translate`, `edit`, and with `--edited` what another program made, without a model.
+the edit is put into the picture there, fading where the edge is not sure. It serves any edit of a whole picture:
+`sdedit`, `translate`, `edit`, and with `--edited` what another program made, without a model.
 """
 
 from __future__ import annotations

@@ -47,6 +47,7 @@ class PromptText(Plugin):
         'plan sdedit photo.png --model DIR --prompt "a barn" with prompt',
     )
     order: ClassVar[int] = -50
+    offers: ClassVar[frozenset[str]] = frozenset({"prompt"})
     needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
 
     weights: bool = Field(False, description="Read (words)1.3, word++ and word- as weights.")

@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from editkit.plugin import Hooks, Plan, Plugin, Section
+from editkit.plugin import Hooks, Plan, Plugin, Run, Section
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
+
+
+TOUCH = 0.35
+"""Up to this strength a picture is only touched up, and nobody expects another one."""
+
+EMBEDDED = {"patches": " (--model pocket paints where it makes dots)", "pocket": ""}
+"""The models that come with editkit, and what helps a little."""
 
 
 class SDEdit(Plugin):
@@ -44,6 +51,16 @@ class SDEdit(Plugin):
 
 
 class _SDEditHooks(Hooks[SDEdit]):
+    def __init__(self, plugin: SDEdit, run: Run) -> None:
+        super().__init__(plugin, run)
+        name = run.model.info.name
+        if name in EMBEDDED and run.inputs.mask is None and plugin.strength > TOUCH:
+            run.notify(
+                f"sdedit: {name}, which comes with editkit, knows no things and invents no variation: it smooths, and "
+                f"smears the more the stronger{EMBEDDED[name]}; a Stable Diffusion varies what is shown "
+                "(editkit models suggest)"
+            )
+
     def begin(self) -> Float[Tensor, "b c *size"] | None:
         run = self.run
         start = run.inputs.start

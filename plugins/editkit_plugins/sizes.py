@@ -22,7 +22,7 @@ def sides(size: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
     both = (int(found[1]), int(found[2])) if found else (0, 0)
     if min(both) < 1 or max(both) > LARGEST:
-        raise ValueError(f"size is {size!r}; write width x height in pixels, each 1 to {LARGEST}, as 1024x768")
+        raise ValueError(f"size is {size!r}; write width x height in pixels, each 1 to {LARGEST}, such as 1024x768")
     return both
 
 
@@ -38,7 +38,7 @@ def ratio(aspect: str) -> tuple[float, float]:
         if not (min(both) > 0.0 and max(both) / min(both) <= 100.0):
             raise ValueError
     except ValueError:
-        raise ValueError(f"aspect is {aspect!r}; write width:height, as 16:9, or a number, as 1.777") from None
+        raise ValueError(f"aspect is {aspect!r}; write width:height, such as 16:9, or a number like 1.777") from None
     return both
 
 
@@ -53,7 +53,7 @@ def _border(value: object) -> object:
         return text
     if re.fullmatch(r"\d{1,6}", text) and int(text) <= LARGEST:
         return int(text)
-    raise ValueError(f"is {value!r}; write pixels, 0 to {LARGEST}, or per cent of the picture, as 10%")
+    raise ValueError(f"is {value!r}; write pixels, 0 to {LARGEST}, or per cent of the picture, such as 10%")
 
 
 def pixels(border: int | str, extent: int) -> int:

@@ -65,7 +65,7 @@ class _SpandrelHooks(Hooks[Spandrel]):
                 "once: safetensors.torch.save_file(torch.load(FILE, weights_only=True), ...)"
             )
         if not path.is_file():
-            raise ModelError(f"{path}: is no file")
+            raise ModelError(f"{path}: is not a file")
         super().__init__(plugin, run)
         self.network = loaded = run.lease.network(_loaded, plugin.weights, run.device)
         if loaded.scale != plugin.scale:
@@ -127,7 +127,7 @@ def _loaded(weights: str, device: torch.device) -> Any:
     except Exception as error:  # its own errors and those of the file's reader
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         wrong = mistaken(Path(weights))
-        raise ModelError(f"{weights}: {wrong or f'is no upscaler that spandrel knows: {reason}'}") from error
+        raise ModelError(f"{weights}: {wrong or f'is not an upscaler that spandrel knows: {reason}'}") from error
     if not isinstance(loaded, spandrel.ImageModelDescriptor) or loaded.input_channels != 3:
         raise ModelError(f"{weights}: {loaded.architecture.name} does not take a colour picture alone")
     return loaded.eval()

@@ -59,6 +59,7 @@ class Embedded(Plugin):
     """What every edit shares that gives a decoder an embedding: where encoders are, and where the decoder starts."""
 
     group: ClassVar[Section] = "steer"
+    offers: ClassVar[frozenset[str]] = frozenset({"embedding"})
     needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
     able: ClassVar[str] = "Stable unCLIP and Kandinsky 2.2's decoder do"
     fresh: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""What a studio was started with: its folder, its secrets, its bounds."""
+"""What a studio was started with: its folder, its secrets, its limits."""
 
 from __future__ import annotations
 

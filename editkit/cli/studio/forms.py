@@ -1,4 +1,4 @@
-"""What the page makes its forms of: plugins, options, mask words and models, as they declare themselves."""
+"""What the page builds its forms from: plugins, options, mask words and models, as their declarations describe them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is answered: nothing of a request is looked at before it has passed here.
+"""Which requests are answered: nothing of a request is processed before it has passed here.
 
 The token stands in the path (`/TOKEN/...`, what the page uses: links, pictures and event streams carry it by
 themselves, and no cookie goes to other servers of this machine) or in `Authorization: Bearer TOKEN` (programs). Host

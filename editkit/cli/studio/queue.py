@@ -1,6 +1,6 @@
 """Edits that wait, and the workers that make them: one for each device, fair between tabs, bounded.
 
-A tab is whoever asked. Tabs take turns: whoever has asked for a hundred edits delays another's first one by one edit.
+Tabs take turns: one that has asked for a hundred edits delays another tab's first edit by only one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from editkit.cli.studio.config import Bounds, Refused
 
 
 class Stop:
-    """Says to a running edit that it shall end. Set from any thread."""
+    """Tells a running edit to end. Can be set from any thread."""
 
     def __init__(self) -> None:
         self._flag = threading.Event()

@@ -1,4 +1,4 @@
-"""Recipes that come from a page: looked through before anything of them is used.
+"""Recipes that come from a page, which are checked before any part of them is used.
 
 A recipe may name masks and pictures of the studio's folder, and models that the studio was started with. It may name no
 code, no other file or folder, no hub id, and nothing that is to be written.

@@ -218,7 +218,7 @@ def _shifted(chain: Chain, by: int) -> Chain:
 
 
 class Tabs:
-    """Which tabs look on, so that one that was closed gives its places free.
+    """Which tabs are open, so that a closed one frees its places in the queue.
 
     Args:
         away: seconds without a stream after which a tab counts as closed; a reload takes one.

@@ -1,4 +1,4 @@
-"""How long an edit will take, said once its first steps were seen."""
+"""How long an edit will take, estimated from its first steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class TimeLeft:
-    """Says once a stage about how long it has still to go, where that is worth waiting for.
+    """Says once per stage about how long it will still take, unless that is too short to matter.
 
     The first steps of the pass that costs most are timed (not the very first, which warms things up); the others are
     taken to cost in proportion to their pixels.

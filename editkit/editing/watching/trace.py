@@ -1,4 +1,4 @@
-"""Watching an edit: previews of its estimate, and a trace of all it did.
+"""Watching an edit: previews of its estimate, and a trace of everything it did.
 
 Both are functions of an `Update`, called after every move, and write their file in `close`; `Preview` into a folder
 writes as it goes.

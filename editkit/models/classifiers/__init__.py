@@ -1,7 +1,7 @@
 """Classifiers that can guide: p(y | x_t, t) of noisy states, and p(y | picture) of clean ones.
 
-Which of both a classifier is decides how it is asked (`Noisy`, `Clean`), and both give logits (batch, classes). They
-come from a folder (`editkit train classifier` makes one; timm's layout as well), from a hub id, or as an architecture
+The kind decides how a classifier is called (`Noisy`, `Clean`); both give logits (batch, classes). They
+come from a folder (made by `editkit train classifier`, or in timm's layout), from a hub id, or as an architecture
 of torchvision or timm with a file of weights. Weights are safetensors only. Nothing here imports torch when it is
 loaded.
 """

@@ -29,8 +29,8 @@ CACHE_LINE = 64
 class Attend(AttnProcessor2_0):  # type: ignore[misc]
     """Attention within one sequence or to a text; whatever has masks or norms of its own goes diffusers' way.
 
-    Called with `shown` (`editkit.models.prompts.shown.Shown`), an attention to a text looks at image prompts beside it,
-    by diffusers' processor for that.
+    Called with `shown` (`editkit.models.prompts.shown.Shown`), an attention to a text looks at image prompts as
+    well, by diffusers' processor for that.
 
     Args:
         name: the layer's, as the UNet calls it; before the first one no text has been seen. That one, called with
@@ -93,7 +93,7 @@ class FusedGEGLU(GEGLU):  # type: ignore[misc]
 
 
 class ChannelsLast(Transformer2DModel):  # type: ignore[misc]
-    """A block that gives pictures back in the layout it got them in."""
+    """A block that returns pictures in the memory layout in which it got them."""
 
     def _get_output_for_continuous_inputs(
         self, hidden_states: Tensor, residual: Tensor, batch_size: int, height: int, width: int, inner_dim: int

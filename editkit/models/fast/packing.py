@@ -23,7 +23,7 @@ _PACKING = Lock()
 
 
 class _Kept(nn.Module):
-    """A layer on the CPU with its weights in blocks, once it was called."""
+    """A layer on the CPU whose weights are kept in blocks from its first call on."""
 
     plain: ClassVar[type[nn.Module]]
     blocks: tuple[Tensor, ...] | None
@@ -76,7 +76,7 @@ def learns(x: Tensor) -> bool:
 
 
 class Packed(_Kept, nn.Conv2d):  # type: ignore[override]
-    """A convolution; an ordinary one where gradients are asked for, and to whoever asks for `weight`."""
+    """A convolution; it behaves as an ordinary one where gradients are needed, and when `weight` is read."""
 
     plain = nn.Conv2d
 

@@ -1,6 +1,6 @@
 """Which weights made a picture: one hash of a model's safetensors files, for its provenance.
 
-A large file is read once: its hash is kept in the user's cache folder, with the size and the time of change it had.
+A large file is read once: its hash is kept in the user's cache folder, with the file's size and modification time.
 """
 
 from __future__ import annotations

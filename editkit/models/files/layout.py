@@ -1,4 +1,4 @@
-"""A model's folder in the layout of diffusers, and reading its configuration: neither torch nor diffusers."""
+"""A model's folder in diffusers' layout, and reading its configuration, without torch or diffusers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def mistaken(file: Path) -> str | None:
     None: none of these.
     """
     if file.exists() and not file.is_file():
-        return "is no regular file"
+        return "is not a regular file"
     try:
         with file.open("rb") as data:
             begin = data.read(512).lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -104,6 +104,20 @@ class Layout:
             return False
         return listed is not None or (self.path / component).is_dir()
 
+    def is_of(self, component: str, kind: str) -> bool:
+        """True for a pipeline whose `component` is of diffusers' class `kind`."""
+        return bool(self.index) and self.has(component) and self.config(component).get("_class_name") == kind
+
+    def require(self, *components: str) -> None:
+        """All of these must be there.
+
+        Raises:
+            ModelError: some are not; they are named.
+        """
+        missing = [part for part in components if not self.has(part)]
+        if missing:
+            raise ModelError(f"model {self.name}: {', '.join(missing)} missing; the model folder is incomplete")
+
     def config(self, component: str = "") -> Mapping[str, Any]:
         """The configuration of a component; of the folder itself for an empty name.
 
@@ -129,6 +143,6 @@ class Layout:
                 f"{self.name}: {file} {mistaken(self.path / file) or f'cannot be read: {error}'}"
             ) from error
         if not isinstance(values, dict):
-            raise ModelError(f"{self.name}: {file} is no JSON object")
+            raise ModelError(f"{self.name}: {file} is not a JSON object")
         trust.network_configuration(self.name, str(file), values)
         return values

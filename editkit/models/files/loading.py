@@ -71,7 +71,7 @@ def find(name: str, *, offline: bool, weights: bool = False, over: Path | None =
         folder = single_file.configuration(path, lambda repository: _from_hub(repository, offline, False))
         return Layout(name, folder, path)
     if where.count("/") != 1 or where.startswith((".", "/", "~")):
-        raise ModelError(f"model {name!r} was not found: there is no such folder, and it is no hub id (owner/name)")
+        raise ModelError(f"model {name!r} was not found: there is no such folder, and it is not a hub id (owner/name)")
     without = () if over is None else DENOISERS
     layout = Layout(name, _from_hub(where, offline, weights, variant, without), variant=variant, over=over)
     return _whole(layout, "; --offline is on, so the hub was not asked" if offline else "") if weights else layout

@@ -1,5 +1,5 @@
 """Networks of a folder whose configuration names torchao or bitsandbytes: weights in few bits, which diffusers reads by
-that library. Which of them is taken is a word of a short list, and its settings are numbers and names (`trust`).
+that library, which is checked against a short list; its settings may only be numbers and names (`trust`).
 
 diffusers lets bitsandbytes compute on GPUs alone. On a CPU its weights are unpacked once, and the network is a plain
 one: it needs as much memory as a folder that was never packed, and the library need not be there. Unpacking is a table
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.common.process import quiet
-from editkit.errors import ExtraError, ModelError
+from editkit.errors import ExtraError, ModelError, short
 from editkit.models.files.layout import Layout
 from editkit.models.files.weights import bounded, read, stored, weight_files
 
@@ -138,9 +138,20 @@ def of_four_bits(packed: Tensor, beside: Mapping[str, Tensor]) -> Tensor:
         raise ValueError(f"its numbers of 4 bits are stored as {packed.dtype}; known is torch.uint8")
     scales = beside["absmax"]
     if "nested_absmax" in beside:
-        larger = beside["nested_absmax"].repeat_interleave(int(said["nested_blocksize"]))[: len(scales)]
+        larger = _each(beside["nested_absmax"], said["nested_blocksize"], len(scales))
         scales = beside["nested_quant_map"][scales.int()] * larger + float(said["nested_offset"])
     count = math.prod(said["shape"])
     places = torch.stack([packed.flatten() >> 4, packed.flatten() & 15], dim=1).flatten()[:count].int()
-    values = beside["quant_map"][places] * scales.repeat_interleave(int(said["blocksize"]))[:count]
+    values = beside["quant_map"][places] * _each(scales, said["blocksize"], len(places))
     return values.reshape(said["shape"])
+
+
+def _each(scales: Tensor, block: int, count: int) -> Tensor:
+    """Of each of `count` numbers, in blocks of `block`, its block's scale: (count,).
+
+    Raises:
+        ValueError: there are not as many scales as blocks, so that a file's word alone could ask for any memory.
+    """
+    if type(block) is not int or block < 1 or len(scales) != -(-count // block):
+        raise ValueError(f"its blocks are said to have {short(block)} numbers, and {len(scales)} scales are stored")
+    return scales.repeat_interleave(block)[:count]

@@ -1,7 +1,7 @@
 """Weights on disk: which files hold them, whether they fit a network, and reading them.
 
-Files are read tensor by tensor into the numbers that are wanted, not mapped into memory: a mapped file counts as memory
-as far as it was looked at, which for a model that is converted is twice the model.
+Files are read tensor by tensor into the numbers that are wanted, not mapped into memory: the pages of a
+mapped file that were read count as memory, and a model that is converted would need twice its size.
 """
 
 from __future__ import annotations

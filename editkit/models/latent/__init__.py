@@ -1,4 +1,4 @@
-"""Models of latents: Stable Diffusion 1.x, 2.x, XL, 3, the x4 upscaler, refiners."""
+"""Latent diffusion models: Stable Diffusion 1.x, 2.x, XL and 3, unCLIP, upscaler, refiners, and flow transformers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A transformer that leaves out most of its blocks where the first one says much the same as at the step before.
+"""A transformer that leaves out most of its blocks where the first one's output is nearly that of the step before.
 
 diffusers' FirstBlockCache: where the mean change of what the first block adds, by the mean of that, is at most a
-threshold, the rest of the network is taken to add what it added last. Its hooks lie on a copy of the network's modules
-that belongs to one edit and has the tensors of all, so nothing of it reaches another edit, or outlives this one.
+threshold, the rest of the network is taken to add what it added last. Its hooks are put on a copy of the network's
+modules that belongs to one edit and shares the tensors, so that they affect no other edit and do not outlive this one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONTROL = ("controlnet_block_samples", "controlnet_single_block_samples")
 
 
 class StepCache:
-    """A network in the place of `network`, and how many of its calls were saved.
+    """Stands in for `network`, and counts its calls and how many of them were saved.
 
     Calls are told apart by what they are told and by their sizes, and of equal ones at one time by their order: the two
     halves of guidance, the texts of a translation and the windows of a large picture each have a memory of their own.

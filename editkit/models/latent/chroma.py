@@ -1,8 +1,8 @@
 """Chroma (Lodestone Rock 2025): FLUX.1 schnell's transformer pruned and trained further, with real guidance.
 
-It reads T5 alone, and is told where the text ends: all padding but its first token counts less. diffusers multiplies
-that mask of 0 and 1 into a matrix that attention adds to its logits; it does not forbid. So it was trained, and so it
-is told here.
+It reads T5 alone, and is told where the text ends: all padding but its first token counts less. diffusers makes a
+matrix of that mask of 0 and 1 which attention adds to its logits, so that padding is weighed down and not excluded. The
+model was trained so, and is called so here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from editkit.diffusion.conditioning import Conditioning, Prompt
 from editkit.diffusion.control import Residuals
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.schedule import Level, Schedule
-from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
 from editkit.models.latent.space import beside, load_vae, vae_factor
@@ -40,16 +39,12 @@ LENGTH = 512
 
 def matches(layout: Layout) -> bool:
     """A pipeline with a ChromaTransformer2DModel."""
-    if not layout.index or not layout.has("transformer"):
-        return False
-    return layout.config("transformer").get("_class_name") == "ChromaTransformer2DModel"
+    return layout.is_of("transformer", "ChromaTransformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
     """What is known without weights."""
-    missing = [part for part in ("vae", "text_encoder", "tokenizer", "scheduler") if not layout.has(part)]
-    if missing:
-        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    layout.require("vae", "text_encoder", "tokenizer", "scheduler")
     return ModelInfo(
         layout.name, KNOWN, frozenset({"prompt"}), default_sampler(layout.config("scheduler")), STEPS, WINDOW, LEAST,
         PATCH * vae_factor(layout.config("vae")), guidance=GUIDANCE, shifts=True, rounds_up=True,

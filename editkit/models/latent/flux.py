@@ -8,12 +8,12 @@ CLIP's pooled output.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from editkit.common.process import READING
-from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
-from editkit.diffusion.control import Control, Given, Residuals, Shown
+from editkit.diffusion.conditioning import Conditioning, Prompt
+from editkit.diffusion.control import Residuals
 from editkit.diffusion.image_prompts import Places
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.prediction import Prediction
@@ -22,10 +22,10 @@ from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
 from editkit.models.latent.caching import CachingTransformer
-from editkit.models.latent.controls import FluxControl, flux_controlnet, on_first, whole
+from editkit.models.latent.flux_steering import FluxSteering, pooled_of
+from editkit.models.latent.flux_tokens import PATCH, FluxTokens
 from editkit.models.latent.space import beside, load_vae, vae_factor
-from editkit.models.latent.tokens import fitting, grid_ids, looked_at, packed, told, unpacked
-from editkit.models.latent.transformer import FlowTransformer
+from editkit.models.latent.tokens import looked_at, told, unpacked
 from editkit.models.latent.xl import Reader
 from editkit.models.prompts.shown import adapters, by_branch, for_flux
 from editkit.models.schedules import default_sampler, make_flow
@@ -34,19 +34,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from editkit.diffusion.noise import Stream
-
 KNOWN = "FLUX.1 dev, schnell, Fill, Kontext and Control (FluxTransformer2DModel, AutoencoderKL)"
-PATCH = 2
-"""Latents a side of one token."""
 WINDOW, LEAST = 1024, 512
 """Pixels a side."""
-AREA = 1024 * 1024
-"""Pixels of a reference, at most."""
 T5_LENGTH = 512
 """Tokens of T5; the transformer sees the padding, so there are always as many."""
-REFERENCE = 1
-"""The first position of a reference's tokens; the noise's is 0."""
 
 Task = Literal["text", "control", "fill"]
 STEPS: dict[str, int] = {"text": 28, "control": 28, "fill": 50}
@@ -56,19 +48,14 @@ GUIDANCE: dict[str, float] = {"text": 3.5, "control": 3.5, "fill": 30.0}
 
 def matches(layout: Layout) -> bool:
     """A pipeline with a FluxTransformer2DModel."""
-    if not layout.index or not layout.has("transformer"):
-        return False
-    return layout.config("transformer").get("_class_name") == "FluxTransformer2DModel"
+    return layout.is_of("transformer", "FluxTransformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
     """What it is by the transformer's channels and the index's class; a network without a guidance embedding whose
     levels do not depend on the size is schnell's kind, distilled to a few steps.
     """
-    needed = ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
-    missing = [part for part in needed if not layout.has(part)]
-    if missing:
-        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    layout.require("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
     transformer, vae, scheduler = (layout.config(part) for part in ("transformer", "vae", "scheduler"))
     task = _task(layout, int(transformer.get("in_channels", 64)), vae)
     looks = task == "text" and str(layout.index.get("_class_name")).startswith("FluxKontext")
@@ -113,8 +100,9 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     return Flux(info, transformer, vae, clip, t5, make_flow(layout.config("scheduler"), PATCH))
 
 
-class Flux(CachingTransformer, FlowTransformer):
-    """A FluxTransformer2DModel behind an AutoencoderKL as a `Model`.
+class Flux(CachingTransformer, FluxSteering, FluxTokens):
+    """A FluxTransformer2DModel behind an AutoencoderKL as a `Model`: its text, its call, and where image prompts act.
+    The step cache, ControlNets, and what it sees beside the noise are its bases.
 
     Args:
         info: what `describe` said.
@@ -146,105 +134,21 @@ class Flux(CachingTransformer, FlowTransformer):
         n, batch, device, dtype = len(conds), len(x_t), x_t.device, self.transformer.dtype
         prompts = [self.words(cond) for cond in conds]
         words = torch.cat([prompt.embeds.expand(batch, -1, -1) for prompt in prompts]).to(device, dtype)
-        tokens = torch.cat([self._tokens(x_t, cond) for cond in conds])
+        pooled = torch.cat([pooled_of(prompt, self.info.name).expand(batch, -1) for prompt in prompts])
+        tokens = torch.cat([self.tokens(x_t, cond) for cond in conds])
         size = [side // PATCH for side in x_t.shape[-2:]]
         shown = for_flux(conds, batch, device, dtype, size, tokens.shape[1] - size[0] * size[1])
         out = self.transformer(
             hidden_states=tokens.to(dtype),
             timestep=torch.full((n * batch,), level.t, dtype=torch.float32, device=device) / 1000,
             guidance=told(conds, self.info, batch, device),
-            pooled_projections=torch.cat([self._pooled(p).expand(batch, -1) for p in prompts]).to(device, dtype),
+            pooled_projections=pooled.to(device, dtype),
             encoder_hidden_states=words, txt_ids=torch.zeros(words.shape[1], 3, dtype=torch.int64, device=device),
-            img_ids=self._ids(x_t, conds[0]), return_dict=False,
+            img_ids=self.ids(x_t, conds[0]), return_dict=False,
             joint_attention_kwargs=None if shown is None else {"shown": shown},
-            **self._steering(added, tokens.shape[1], dtype),
+            **self.steering(added, tokens.shape[1], dtype),
         )[0]  # fmt: skip
         return unpacked(out, *x_t.shape[-2:]).to(x_t.dtype).chunk(n)
-
-    def _steering(self, added: Residuals | None, tokens: int, dtype: torch.dtype) -> dict[str, list[Tensor] | None]:
-        """Residuals by the transformer's names; references, behind the noise's tokens, are left as they are."""
-        if added is None:
-            return {}
-        double = len(self.transformer.transformer_blocks)
-        parts = [None if part is None else on_first(part, tokens).to(dtype) for part in added.down]
-        return {
-            "controlnet_block_samples": whole(parts[:double]), "controlnet_single_block_samples": whole(parts[double:])
-        }  # fmt: skip
-
-    def given(self, x_t: Tensor, level: Level, cond: Conditioning) -> Given:
-        import torch
-
-        batch, device, dtype, prompt = len(x_t), x_t.device, self.transformer.dtype, self.words(cond)
-        scale = self.info.guidance if cond.guidance is None else cond.guidance
-        told = scale if "guidance" in self.info.takes else GUIDANCE["text"]  # schnell's is none; ControlNets are dev's
-        return Given(
-            x_t, torch.full((batch,), level.t, dtype=torch.float32, device=device),
-            prompt.embeds.expand(batch, -1, -1).to(device, dtype),
-            {
-                "pooled_projections": self._pooled(prompt).expand(batch, -1).to(device, dtype),
-                "guidance": torch.full((batch,), told, dtype=torch.float32, device=device),
-            },
-        )  # fmt: skip
-
-    def controlnet(self, config: Mapping[str, Any]) -> type[Any]:
-        return flux_controlnet(config, self.transformer.config, self.info.name)
-
-    def steered(self, network: Any, shown: Shown, scale: float, wanted_only: bool, stream: Stream | None) -> Control:
-        """A hint is drawn from its posterior, as in diffusers' pipelines; a network with layers of its own for it is
-        shown the picture.
-        """
-        hint = shown.hint if network.input_hint_block is not None else self.encode(shown.hint, stream)
-        counts = len(self.transformer.transformer_blocks), len(self.transformer.single_transformer_blocks)
-        return FluxControl(network, hint, scale, wanted_only, counts, shown.kind)
-
-    def _tokens(self, x_t: Tensor, cond: Conditioning) -> Tensor:
-        """(batch, tokens, channels): the noise, what lies beside it in channels, and behind it in tokens."""
-        import torch
-
-        batch = len(x_t)
-        tokens = torch.cat([packed(x_t), *(packed(part).expand(batch, -1, -1) for part in self._beside(x_t, cond))], 2)
-        if "references" not in self.info.takes or not cond.references:
-            return tokens
-        if len(cond.references) > 1:
-            raise ModelError(f"model {self.info.name} looks at one picture, and was given {len(cond.references)}")
-        return torch.cat([tokens, packed(cond.references[0].latent.to(x_t)).expand(batch, -1, -1)], dim=1)
-
-    def _beside(self, x_t: Tensor, cond: Conditioning) -> Sequence[Tensor]:
-        """Further channels for Control (the hint) and Fill (the masked picture, then the mask's pixels)."""
-        import torch.nn.functional as F
-
-        if "hint" in self.info.takes:
-            return [cond.references[0].latent.to(x_t) if cond.references else x_t.new_zeros(x_t.shape)]
-        if "fine mask" not in self.info.takes:
-            return []
-        mask, known = cond.mask, cond.known
-        if mask is None or known is None:  # everything is to be made
-            size = [self.factor * side for side in x_t.shape[-2:]]
-            mask, known = x_t.new_ones(1, 1, *size), self.encode(x_t.new_zeros(1, 3, *size))
-        return [known.to(x_t), F.pixel_unshuffle(mask.to(x_t), self.factor)]
-
-    def _ids(self, x_t: Tensor, cond: Conditioning) -> Tensor:
-        """Positions of the tokens, the same for the whole batch."""
-        import torch
-
-        def of(like: Tensor, first: int) -> Tensor:
-            return grid_ids([side // PATCH for side in like.shape[-2:]], first, 3, x_t.device)
-
-        looked = [r.latent for r in cond.references] if "references" in self.info.takes else []
-        return torch.cat([of(x_t, 0), *(of(latent, REFERENCE) for latent in looked)])
-
-    def encode(self, image: Tensor, stream: Stream | None = None) -> Tensor:
-        """A draw from the posterior; of Kontext, whose references are pictures as they are, its mode."""
-        return super().encode(image, None if "references" in self.info.takes else stream)
-
-    def refer(self, picture: Tensor) -> Reference:
-        fitted = fitting(picture, self.info.multiple, AREA)
-        return Reference(self.encode(fitted), fitted)
-
-    def _pooled(self, prompt: Prompt) -> Tensor:
-        if prompt.pooled is None:
-            raise ModelError(f"model {self.info.name} needs the pooled text beside the encoded one")
-        return prompt.pooled
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
         """T5's last hidden state, (1, 512, width), and CLIP's pooled output of its first 77 tokens. What T5 does not

@@ -14,14 +14,12 @@ from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
 from editkit.diffusion.control import Residuals
 from editkit.diffusion.flows import Empirical
 from editkit.diffusion.model import Model, ModelInfo
-from editkit.diffusion.schedule import Level, Schedule
-from editkit.errors import ModelError
+from editkit.diffusion.schedule import Level
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
-from editkit.models.latent.language import Chat, side_by_side
+from editkit.models.latent.language import BesideLanguageModel, Chat, side_by_side
 from editkit.models.latent.space import vae_factor
 from editkit.models.latent.tokens import fitting, grid_ids, rows, told, unrowed
-from editkit.models.latent.transformer import FlowTransformer
 from editkit.models.latent.vaes import PatchedSpace
 from editkit.models.schedules import default_sampler, make_flow
 
@@ -50,16 +48,12 @@ MANY = 10
 
 def matches(layout: Layout) -> bool:
     """A pipeline with a Flux2Transformer2DModel."""
-    if not layout.index or not layout.has("transformer"):
-        return False
-    return layout.config("transformer").get("_class_name") == "Flux2Transformer2DModel"
+    return layout.is_of("transformer", "Flux2Transformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
     """What it is by the transformer's guidance and the index's `is_distilled`."""
-    missing = [part for part in ("vae", "text_encoder", "tokenizer", "scheduler") if not layout.has(part)]
-    if missing:
-        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    layout.require("vae", "text_encoder", "tokenizer", "scheduler")
     transformer = layout.config("transformer")
     tells = bool(transformer.get("guidance_embeds", True))
     distilled = bool(layout.index.get("is_distilled", keeps_keys(layout)))
@@ -88,21 +82,8 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     return (Flux2KV if keeps_keys(layout) else Flux2)(info, transformer, vae, tokenizer, encoder, schedule)
 
 
-class Flux2(FlowTransformer, PatchedSpace):
-    """A Flux2Transformer2DModel behind an AutoencoderKLFlux2 as a `Model`.
-
-    Args:
-        info: what `describe` said.
-        transformer, vae, encoder: on their device, in their dtype.
-        tokenizer: of the language model `encoder`.
-        schedule: its ladder.
-    """
-
-    def __init__(
-        self, info: ModelInfo, transformer: Any, vae: Any, tokenizer: Any, encoder: Any, schedule: Schedule
-    ) -> None:
-        super().__init__(info, transformer, vae, schedule)
-        self.tokenizer, self.encoder = tokenizer, encoder
+class Flux2(BesideLanguageModel, PatchedSpace):
+    """A Flux2Transformer2DModel behind an AutoencoderKLFlux2 as a `Model`."""
 
     def velocities(
         self, x_t: Tensor, level: Level, conds: Sequence[Conditioning], added: Residuals | None
@@ -186,9 +167,9 @@ class Flux2(FlowTransformer, PatchedSpace):
 
 
 class Flux2KV(Flux2):
-    """klein KV: references stand before the noise, see one another alone, and are told t = 0, so that their keys and
-    values are the same at every level. diffusers' pipeline keeps those of the first step; here they are computed anew,
-    to the same numbers, and nothing has to be kept between calls.
+    """klein KV: references stand before the noise, attend only to each other, and are given t = 0, so that their keys
+    and values are the same at every level. diffusers' pipeline keeps those of the first step; here they are computed
+    anew, to the same numbers, and nothing has to be kept between calls.
     """
 
     def __init__(self, *given: Any) -> None:

@@ -2,7 +2,7 @@
 image embedding alone. The prior that makes embeddings of texts is another folder; what lies here is made by `vary` and
 `blend` of pictures.
 
-It reads no text. The branch of guidance without is told what the image encoder says of an empty picture.
+It reads no text. The unconditional branch of guidance gets the image embedding of an empty picture.
 """
 
 from __future__ import annotations

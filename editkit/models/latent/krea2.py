@@ -16,13 +16,12 @@ from editkit.diffusion.conditioning import Conditioning, Prompt
 from editkit.diffusion.control import Residuals
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.schedule import Level, Schedule
-from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
+from editkit.models.latent.language import BesideLanguageModel
 from editkit.models.latent.qwen import CUT, DESCRIBE, chat_of
 from editkit.models.latent.space import beside
 from editkit.models.latent.tokens import grid_ids, packed, unpacked
-from editkit.models.latent.transformer import FlowTransformer
 from editkit.models.latent.vaes import FilmSpace, film_factor
 from editkit.models.schedules import default_sampler, make_flow
 
@@ -54,16 +53,12 @@ class Fixed:
 
 def matches(layout: Layout) -> bool:
     """A pipeline with a Krea2Transformer2DModel."""
-    if not layout.index or not layout.has("transformer"):
-        return False
-    return layout.config("transformer").get("_class_name") == "Krea2Transformer2DModel"
+    return layout.is_of("transformer", "Krea2Transformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
     """Turbo by the index's `is_distilled`."""
-    missing = [part for part in ("vae", "text_encoder", "tokenizer", "scheduler") if not layout.has(part)]
-    if missing:
-        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    layout.require("vae", "text_encoder", "tokenizer", "scheduler")
     turbo = bool(layout.index.get("is_distilled", False))
     steps, guidance = (8, 1.0) if turbo else (28, 5.5)
     return ModelInfo(
@@ -85,23 +80,19 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     return Krea2(info, transformer, vae, tokenizer, encoder, schedule, tuple(int(layer) for layer in named))
 
 
-class Krea2(FlowTransformer, FilmSpace):
+class Krea2(BesideLanguageModel, FilmSpace):
     """A Krea2Transformer2DModel behind an AutoencoderKLQwenImage as a `Model`.
 
     Args:
-        info: what `describe` said.
-        transformer, vae, encoder: on their device, in their dtype.
-        tokenizer: of the language model `encoder`.
-        schedule: its ladder.
         layers: of the language model, whose states the transformer reads.
     """
 
     def __init__(
-        self, info: ModelInfo, transformer: Any, vae: Any, tokenizer: Any, encoder: Any, schedule: Schedule,
+        self, info: ModelInfo, transformer: Any, vae: Any, reader: Any, encoder: Any, schedule: Schedule,
         layers: tuple[int, ...],
     ) -> None:  # fmt: skip
-        super().__init__(info, transformer, vae, schedule)
-        self.tokenizer, self.encoder, self.layers = tokenizer, encoder, layers
+        super().__init__(info, transformer, vae, reader, encoder, schedule)
+        self.layers = layers
 
     def fits(self, cond: Conditioning, steered: bool) -> Hashable:
         """Texts of different length are not padded: padding is masked in the pipeline, so nothing changes."""

@@ -2,15 +2,66 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from editkit.common.process import READING
+from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
+from editkit.diffusion.model import ModelInfo
+from editkit.diffusion.schedule import Schedule
 from editkit.models.latent.space import beside
+from editkit.models.latent.tokens import fitting
+from editkit.models.latent.transformer import FlowTransformer
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class BesideLanguageModel(FlowTransformer):
+    """A transformer whose text is read by a language model.
+
+    Args:
+        info: what `describe` said.
+        transformer, vae, encoder: on their device, in their dtype.
+        reader: the tokenizer of the language model `encoder`, or its processor.
+        schedule: its ladder.
+    """
+
+    def __init__(
+        self, info: ModelInfo, transformer: Any, vae: Any, reader: Any, encoder: Any, schedule: Schedule
+    ) -> None:
+        super().__init__(info, transformer, vae, schedule)
+        self.reader, self.encoder = reader, encoder
+
+    @property
+    def tokenizer(self) -> Any:
+        """`reader`, or that of a processor."""
+        return getattr(self.reader, "tokenizer", self.reader)
+
+
+class ReadBesidePictures(BesideLanguageModel):
+    """One whose text is read beside the references; named before its family's class among the bases."""
+
+    area: int = 1024 * 1024
+    """Pixels of a reference, at most."""
+
+    def refer(self, picture: Tensor) -> Reference:
+        """`picture` (b, 3, h, w) in [-1, 1], at a size that the model likes."""
+        fitted = fitting(picture, self.info.multiple, self.area)
+        return Reference(self.encode(fitted), fitted)
+
+    def words(self, cond: Conditioning) -> Prompt:
+        return self.encode_seeing(None, cond.references)[0] if cond.prompt is None else cond.prompt
+
+    def encode_text(self, text: str) -> tuple[Prompt, str]:
+        """As `encode_seeing`, beside no picture."""
+        return self.encode_seeing(text, ())
+
+    @abstractmethod
+    def encode_seeing(self, text: str | None, references: Sequence[Reference]) -> tuple[Prompt, str]:
+        """(`text` as it is read beside the references; what of it did not fit). None: no text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +69,7 @@ class Chat:
     """A language model that reads a prompt within a chat of `length` tokens, padded behind.
 
     Args:
-        tokenizer, encoder: the encoder on its device; a processor is as good as its tokenizer.
+        tokenizer, encoder: the encoder on its device; a processor may take the place of its tokenizer.
         said: the chat with a prompt in it, as the tokenizer's template writes it.
         length: tokens that are read; what is longer is cut off at the end.
         padded: shorter chats are filled up to it.

@@ -16,14 +16,13 @@ from editkit.common.process import READING
 from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
 from editkit.diffusion.control import Residuals
 from editkit.diffusion.model import Model, ModelInfo
-from editkit.diffusion.schedule import Level, Schedule
+from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
-from editkit.models.latent.language import each_item, last_alone
+from editkit.models.latent.language import BesideLanguageModel, ReadBesidePictures, each_item, last_alone
 from editkit.models.latent.space import beside, load_vae, vae_factor
-from editkit.models.latent.tokens import fitting, grid_ids, looked_at, packed, unpacked
-from editkit.models.latent.transformer import FlowTransformer
+from editkit.models.latent.tokens import grid_ids, looked_at, packed, unpacked
 from editkit.models.schedules import default_sampler, make_flow
 from editkit.pictures.tensors import from_unit
 
@@ -36,8 +35,6 @@ KNOWN = "LongCat-Image and -Edit (LongCatImageTransformer2DModel, AutoencoderKL)
 PATCH = 2
 WINDOW, LEAST = 1024, 512
 """Pixels a side."""
-AREA = 1024 * 1024
-"""Pixels of a reference, at most; the language model sees it at half its sides."""
 STEPS, GUIDANCE = 50, 4.5
 """diffusers' defaults."""
 LENGTH = 512
@@ -62,18 +59,13 @@ QUOTED = re.compile("|".join(f"{a}[^{a}{b}]*{b}" for a, b in ("''", '""', "\u201
 
 def matches(layout: Layout) -> bool:
     """A pipeline with a LongCatImageTransformer2DModel."""
-    if not layout.index or not layout.has("transformer"):
-        return False
-    return layout.config("transformer").get("_class_name") == "LongCatImageTransformer2DModel"
+    return layout.is_of("transformer", "LongCatImageTransformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
     """Whether it edits by the index's class: the networks are the same."""
     edits = str(layout.index.get("_class_name")).startswith("LongCatImageEdit")
-    needed = ("vae", "text_encoder", "tokenizer", "scheduler", *(["text_processor"] if edits else []))
-    missing = [part for part in needed if not layout.has(part)]
-    if missing:
-        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    layout.require("vae", "text_encoder", "tokenizer", "scheduler", *(["text_processor"] if edits else []))
     takes = {"prompt"} | ({"references"} if edits else set())
     return ModelInfo(
         layout.name, KNOWN, frozenset(takes), default_sampler(layout.config("scheduler")), STEPS, WINDOW, LEAST,
@@ -95,21 +87,8 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     return (LongCatEdit if edits else LongCat)(info, transformer, vae, reader, encoder, schedule)
 
 
-class LongCat(FlowTransformer):
-    """A LongCatImageTransformer2DModel behind an AutoencoderKL as a `Model`.
-
-    Args:
-        info: what `describe` said.
-        transformer, vae, encoder: on their device, in their dtype.
-        reader: the tokenizer of the language model `encoder`, or its processor.
-        schedule: its ladder.
-    """
-
-    def __init__(
-        self, info: ModelInfo, transformer: Any, vae: Any, reader: Any, encoder: Any, schedule: Schedule
-    ) -> None:
-        super().__init__(info, transformer, vae, schedule)
-        self.reader, self.encoder = reader, encoder
+class LongCat(BesideLanguageModel):
+    """A LongCatImageTransformer2DModel behind an AutoencoderKL as a `Model`."""
 
     def fits(self, cond: Conditioning, steered: bool) -> Hashable:
         return looked_at(cond), self.words(cond).embeds.shape[1]
@@ -167,7 +146,7 @@ class LongCat(FlowTransformer):
         """
         import torch
 
-        words = getattr(self.reader, "tokenizer", self.reader)
+        words = self.tokenizer
         with READING:
             own = [token for part in spelled(text) for token in words(part, add_special_tokens=False).input_ids]
             after = words(END, add_special_tokens=False).input_ids
@@ -180,7 +159,7 @@ class LongCat(FlowTransformer):
 
     def _states(self, ids: Tensor, mask: Tensor, start: int, **seen: Tensor) -> Tensor:
         """The last hidden state from `start` to the end of the prompt."""
-        words = getattr(self.reader, "tokenizer", self.reader)
+        words = self.tokenizer
         out = self.encoder(
             input_ids=beside(ids, self.encoder), attention_mask=beside(mask, self.encoder), output_hidden_states=True,
             use_cache=False, **{name: beside(value, self.encoder) for name, value in seen.items()},
@@ -195,7 +174,7 @@ class LongCat(FlowTransformer):
         """A diffusers pipeline of these networks."""
         import diffusers
 
-        words = getattr(self.reader, "tokenizer", self.reader)
+        words = self.tokenizer
         edits = "references" in self.info.takes
         kind = diffusers.LongCatImageEditPipeline if edits else diffusers.LongCatImagePipeline
         return kind(
@@ -204,22 +183,11 @@ class LongCat(FlowTransformer):
         )  # fmt: skip
 
 
-class LongCatEdit(LongCat):
+class LongCatEdit(ReadBesidePictures, LongCat):
     """With one reference, which the text is read beside; its guidance is the plain one."""
-
-    def refer(self, picture: Tensor) -> Reference:
-        fitted = fitting(picture, self.info.multiple, AREA)
-        return Reference(self.encode(fitted), fitted)
-
-    def words(self, cond: Conditioning) -> Prompt:
-        return self.encode_seeing(None, cond.references)[0] if cond.prompt is None else cond.prompt
 
     def fold(self, without: Tensor, wanted: Tensor, scale: float) -> Tensor:
         return without + scale * (wanted - without)
-
-    def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """As `encode_seeing`, beside no picture."""
-        return self.encode_seeing(text, ())
 
     def encode_seeing(self, text: str | None, references: Sequence[Reference]) -> tuple[Prompt, str]:
         """The language model's last hidden state of the picture, the prompt and its padding, (batch, tokens, width)."""

@@ -15,16 +15,15 @@ from editkit.common.process import READING
 from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
 from editkit.diffusion.control import Control, Given, Residuals, Shown
 from editkit.diffusion.model import Model, ModelInfo
-from editkit.diffusion.schedule import Level, Schedule
+from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
 from editkit.models.latent.caching import CachingTransformer
 from editkit.models.latent.controls import QwenControl, on_first, qwen_controlnet, with_tables
-from editkit.models.latent.language import Chat, each_item, last_alone
+from editkit.models.latent.language import BesideLanguageModel, Chat, ReadBesidePictures, each_item, last_alone
 from editkit.models.latent.space import beside
-from editkit.models.latent.tokens import fitting, looked_at, packed, unpacked
-from editkit.models.latent.transformer import FlowTransformer
+from editkit.models.latent.tokens import looked_at, packed, unpacked
 from editkit.models.latent.vaes import FilmSpace, film_factor
 from editkit.models.schedules import default_sampler, make_flow
 from editkit.pictures.tensors import from_unit
@@ -40,8 +39,6 @@ KNOWN = "Qwen-Image, -Edit and -Edit-Plus (QwenImageTransformer2DModel, Autoenco
 PATCH = 2
 WINDOW, LEAST = 1024, 512
 """Pixels a side."""
-AREA = 1024 * 1024
-"""Pixels of a reference, at most."""
 SEEN = 384 * 384
 """Pixels of a picture as the language model of -Edit-Plus sees it; -Edit's sees all of them."""
 GUIDANCE = 4.0
@@ -67,19 +64,14 @@ PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 
 def matches(layout: Layout) -> bool:
     """A pipeline with a QwenImageTransformer2DModel."""
-    if not layout.index or not layout.has("transformer"):
-        return False
-    return layout.config("transformer").get("_class_name") == "QwenImageTransformer2DModel"
+    return layout.is_of("transformer", "QwenImageTransformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
     """What it is by the index's class alone: the networks are the same."""
     kind = str(layout.index.get("_class_name"))
     edits, several = kind.startswith("QwenImageEdit"), kind.startswith("QwenImageEditPlus")
-    needed = ("vae", "text_encoder", "processor" if edits else "tokenizer", "scheduler")
-    missing = [part for part in needed if not layout.has(part)]
-    if missing:
-        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    layout.require("vae", "text_encoder", "processor" if edits else "tokenizer", "scheduler")
     transformer = layout.config("transformer")
     if "Layered" in kind or transformer.get("use_additional_t_cond") or transformer.get("guidance_embeds"):
         raise ModelError(
@@ -106,21 +98,8 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     return (QwenEdit if edits else Qwen)(info, transformer, vae, reader, encoder, schedule)
 
 
-class Qwen(CachingTransformer, FlowTransformer, FilmSpace):
-    """A QwenImageTransformer2DModel behind an AutoencoderKLQwenImage as a `Model`.
-
-    Args:
-        info: what `describe` said.
-        transformer, vae, encoder: on their device, in their dtype.
-        reader: the tokenizer of the language model `encoder`, or its processor.
-        schedule: its ladder.
-    """
-
-    def __init__(
-        self, info: ModelInfo, transformer: Any, vae: Any, reader: Any, encoder: Any, schedule: Schedule
-    ) -> None:
-        super().__init__(info, transformer, vae, schedule)
-        self.reader, self.encoder = reader, encoder
+class Qwen(CachingTransformer, BesideLanguageModel, FilmSpace):
+    """A QwenImageTransformer2DModel behind an AutoencoderKLQwenImage as a `Model`."""
 
     def fits(self, cond: Conditioning, steered: bool) -> Hashable:
         """Texts of different length are not padded: that rounds otherwise, and saves nothing."""
@@ -198,23 +177,12 @@ class Qwen(CachingTransformer, FlowTransformer, FilmSpace):
 
         return QwenImagePipeline(
             transformer=self.transformer, vae=self.vae, text_encoder=self.encoder,
-            tokenizer=getattr(self.reader, "tokenizer", self.reader), scheduler=FlowMatchEulerDiscreteScheduler(),
+            tokenizer=self.tokenizer, scheduler=FlowMatchEulerDiscreteScheduler(),
         )  # fmt: skip
 
 
-class QwenEdit(Qwen):
+class QwenEdit(ReadBesidePictures, Qwen):
     """-Edit and -Edit-Plus: with references, which the text is read beside."""
-
-    def refer(self, picture: Tensor) -> Reference:
-        fitted = fitting(picture, self.info.multiple, AREA)
-        return Reference(self.encode(fitted), fitted)
-
-    def words(self, cond: Conditioning) -> Prompt:
-        return self.encode_seeing(None, cond.references)[0] if cond.prompt is None else cond.prompt
-
-    def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """As `encode_seeing`, beside no picture."""
-        return self.encode_seeing(text, ())
 
     def encode_seeing(self, text: str | None, references: Sequence[Reference]) -> tuple[Prompt, str]:
         """The last hidden state of the language model that sees the pictures, (batch, tokens, width); all is read."""

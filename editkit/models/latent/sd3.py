@@ -1,8 +1,8 @@
 """Stable Diffusion 3 and 3.5 (Esser et al. 2024, arXiv:2403.03206): a transformer on latents, trained by flow matching.
 
 Three text encoders: two CLIPs, whose hidden states stand side by side, and T5 behind them as further tokens; where a
-folder has no T5, zeros stand for it, as in diffusers. It is the pattern for transformers to come: `LatentSpace` with
-the VAE, a `Flow` table, and a call that hands the network what it calls its conditions.
+folder has no T5, zeros stand for it, as in diffusers. It is built of `LatentSpace` with
+the VAE, a `Flow` table, and a call that hands the network its conditions by their names.
 """
 
 from __future__ import annotations
@@ -36,17 +36,12 @@ T5_LENGTH = 256
 
 def matches(layout: Layout) -> bool:
     """A pipeline with an SD3Transformer2DModel."""
-    if not layout.index or not layout.has("transformer"):
-        return False
-    return layout.config("transformer").get("_class_name") == "SD3Transformer2DModel"
+    return layout.is_of("transformer", "SD3Transformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
     """What it takes by the transformer's input channels."""
-    needed = ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
-    missing = [part for part in needed if not layout.has(part)]
-    if missing:
-        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    layout.require("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
     transformer, vae = layout.config("transformer"), layout.config("vae")
     latent, channels = int(vae.get("latent_channels", 16)), int(transformer.get("in_channels", 16))
     if channels not in (latent, 2 * latent + 1):

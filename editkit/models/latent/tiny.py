@@ -1,5 +1,5 @@
 """Tiny decoders for previews (TAESD and its like, Bohan 2023: https://github.com/madebyollin/taesd): diffusers'
-AutoencoderTiny. They read what a model's network works on, and are a thousandth of its VAE's work; results never use
+AutoencoderTiny. They decode the same latents at a thousandth of the VAE's cost; results never use
 them.
 """
 

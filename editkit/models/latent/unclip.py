@@ -1,5 +1,5 @@
-"""Stable unCLIP (after Ramesh et al. 2022, arXiv:2204.06125): Stable Diffusion 2.1 that is told what an image encoder
-says of a picture, as well as a text.
+"""Stable unCLIP (after Ramesh et al. 2022, arXiv:2204.06125): Stable Diffusion 2.1 that is given a picture's embedding
+by an image encoder, as well as a text.
 
 The embedding is noised as far as `noise_level` says, and joined by sinusoids of that level; the UNet takes both in the
 place of a class. Without an embedding it is told zeros, as in training where the picture was dropped.

@@ -50,9 +50,7 @@ def matches(layout: Layout) -> bool:
 
 def describe(layout: Layout) -> ModelInfo:
     """What it takes by the UNet's input channels and embeddings."""
-    missing = [part for part in _NEEDED if not layout.has(part)]
-    if missing:
-        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    layout.require(*_NEEDED)
     return describe_unet(layout, KNOWN)
 
 

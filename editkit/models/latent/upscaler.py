@@ -40,9 +40,7 @@ def matches(layout: Layout) -> bool:
 
 def describe(layout: Layout) -> ModelInfo:
     """As for Stable Diffusion, with `lowres`."""
-    missing = [part for part in _NEEDED if not layout.has(part)]
-    if missing:
-        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    layout.require(*_NEEDED)
     unet, vae = layout.config("unet"), layout.config("vae")
     latent, channels = int(vae.get("latent_channels", 4)), int(unet.get("in_channels", 7))
     if channels != latent + 3 or not unet.get("num_class_embeds"):
@@ -69,7 +67,7 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
 
 
 class LatentUpscaler(LatentUNet):
-    """The upscaler as a `Model`. It works at nothing but 4 latent channels and the small picture (`NoisesLowres`).
+    """The upscaler as a `Model`, with 4 latent channels and the small picture (`NoisesLowres`).
 
     Args:
         info, unet, vae, tokenizer, text_encoder, schedule, scheduler: as for `LatentUNet`.

@@ -1,5 +1,5 @@
-"""The spaces of newer VAEs, as `LatentSpace` has that of AutoencoderKL: FLUX.2's, whose latents come in patches, and
-Qwen-Image's, which was made for films and is given one frame.
+"""The spaces of newer VAEs, as `LatentSpace` is that of AutoencoderKL: FLUX.2's, whose latents come in patches, and
+Qwen-Image's, a VAE for videos that is given one frame.
 """
 
 from __future__ import annotations

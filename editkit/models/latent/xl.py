@@ -44,9 +44,7 @@ def matches(layout: Layout) -> bool:
 
 def describe(layout: Layout) -> ModelInfo:
     """As for Stable Diffusion; the refiner has the second text encoder only."""
-    missing = [part for part in ("tokenizer_2", "scheduler") if not layout.has(part)]
-    if missing:
-        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    layout.require("tokenizer_2", "scheduler")
     if layout.config("unet").get("addition_embed_type") != "text_time":
         raise ModelError(f"model {layout.name}: two text encoders, but a UNet that takes no pooled text; not known")
     return describe_unet(layout, KNOWN, GUIDANCE)

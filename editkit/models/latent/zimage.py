@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 from editkit.diffusion.conditioning import Conditioning, Prompt, with_own_words
 from editkit.diffusion.control import Control, Given, Residuals, Shown
 from editkit.diffusion.model import Model, ModelInfo
-from editkit.diffusion.schedule import Level, Schedule
+from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
 from editkit.models.latent.controls import ZImageControl, beside_transformer, listed, told_time, zimage_controlnet
-from editkit.models.latent.language import Chat
+from editkit.models.latent.language import BesideLanguageModel, Chat
 from editkit.models.latent.space import load_vae, vae_factor
-from editkit.models.latent.transformer import FlowTransformer
 from editkit.models.schedules import default_sampler, make_flow
 
 if TYPE_CHECKING:
@@ -39,16 +38,12 @@ TURBO = 3.0
 
 def matches(layout: Layout) -> bool:
     """A pipeline with a ZImageTransformer2DModel."""
-    if not layout.index or not layout.has("transformer"):
-        return False
-    return layout.config("transformer").get("_class_name") == "ZImageTransformer2DModel"
+    return layout.is_of("transformer", "ZImageTransformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
     """Turbo's steps and guidance where the scheduler shifts as Turbo's does, else the base model's."""
-    missing = [part for part in ("vae", "text_encoder", "tokenizer", "scheduler") if not layout.has(part)]
-    if missing:
-        raise ModelError(f"model {layout.name}: {', '.join(missing)} missing; the model folder is incomplete")
+    layout.require("vae", "text_encoder", "tokenizer", "scheduler")
     if layout.has("siglip"):
         raise ModelError(
             f"model {layout.name}: is a Z-Image-Omni, which looks at pictures by SigLIP; known are Z-Image and "
@@ -72,21 +67,8 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     return ZImage(info, transformer, vae, tokenizer, encoder, make_flow(layout.config("scheduler"), PATCH))
 
 
-class ZImage(FlowTransformer):
-    """A ZImageTransformer2DModel behind an AutoencoderKL as a `Model`.
-
-    Args:
-        info: what `describe` said.
-        transformer, vae, encoder: on their device, in their dtype.
-        tokenizer: of the language model `encoder`.
-        schedule: its ladder.
-    """
-
-    def __init__(
-        self, info: ModelInfo, transformer: Any, vae: Any, tokenizer: Any, encoder: Any, schedule: Schedule
-    ) -> None:
-        super().__init__(info, transformer, vae, schedule)
-        self.tokenizer, self.encoder = tokenizer, encoder
+class ZImage(BesideLanguageModel):
+    """A ZImageTransformer2DModel behind an AutoencoderKL as a `Model`."""
 
     def fits(self, cond: Conditioning, steered: bool) -> Hashable:
         """It pads texts itself; what ControlNets add lies behind texts of one length."""

@@ -1,13 +1,13 @@
-"""Where little happens, nothing is to happen: skies, walls and blurred backgrounds are continued as a membrane.
+"""Calm regions stay calm: skies, walls and blurred backgrounds are continued as a membrane.
 
 Copied pieces of a smooth background join with steps of a grey level or two, and their averages mottle it. A hole's
 pixels around which there is less than `FLAT` of detail get the `membrane` instead that the pixels beside them hold, and
 keep their grain.
 
-Detail is of every size. A soft picture has none between its smallest pixels and is not calm: what it shows is coarser.
-And a horizon is a line: of the pixels around it the fewer see it the smaller they are. So it is asked at the picture's
-own size and at each half of it, over surroundings that are the same part of the picture: how large a picture is made,
-and how sharp it is then, says nothing about what is in it.
+Detail has every size. A soft picture has none between neighbouring pixels and yet is not calm: its detail is coarser.
+And a horizon is a line: the larger the picture, the smaller the share of pixels near it. So detail is measured at the
+picture's own size and at each halving of it, over surroundings that are the same part of the picture, since a picture's
+size and sharpness say nothing about what it shows.
 """
 
 from __future__ import annotations

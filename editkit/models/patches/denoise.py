@@ -16,6 +16,7 @@ from editkit.errors import ModelError
 from editkit.models.patches.atlas import Atlas, side_by_side
 from editkit.models.patches.calm import calmed
 from editkit.models.patches.search import Queries, Sources, everything, grow, improve, shortlist
+from editkit.models.patches.thin import thin
 from editkit.models.patches.votes import Voters
 from editkit.pictures.filling import depth_in, filled, membrane, smooth_fill
 from editkit.pictures.picture import Fill
@@ -207,9 +208,8 @@ class Bound:
         """
         lost = (self.seen - lowres).square().mean(0, keepdim=True)
         lost = smooth_fill(lost[None], self.region[None, None].to(lost.dtype))[0]
-        middle = self.corners + self.atlas.offsets[self.settings.side**2 // 2]
         compared = len(self.spots) * self.picture.shape[0]
-        floor = compared * (self._layout(lost)[middle, 0] / self.settings.tau_lowres**2).clamp(max=4.0)
+        floor = compared * (self._layout(lost)[self._middle, 0] / self.settings.tau_lowres**2).clamp(max=4.0)
         return grow(queries, sources, corners, self.depth, self.slack, floor)
 
     def _copied(self, queries: Queries, sources: Sources, corners: Tensor) -> Tensor:
@@ -233,7 +233,8 @@ class Bound:
         told = self.smooth if lowres is None else lowres
         guide = None if told is None else self._layout(told)[self.corners[:, None] + self.spots]
         tau_guide = self.settings.tau_smooth if lowres is None else self.settings.tau_lowres
-        return Queries(flat[index], weights[index], guide, tau_guide**-2, self.neighbours, self.steps)
+        may = None if lowres is None or self.fill is None else self._layout(self.thin[1][None])[self._middle, 0]
+        return Queries(flat[index], weights[index], guide, tau_guide**-2, self.neighbours, self.steps, may)
 
     def _sources(self, lowres: Tensor | None) -> Sources:
         atlas = self.atlas
@@ -242,7 +243,23 @@ class Bound:
         if told is not None:
             beside = [e.image if lowres is None or e.lowres is None else e.lowres for e in self.examples]
             guide = Atlas(self._layout(told, beside), atlas.width, atlas.side, atlas.whole)
-        return Sources(atlas, guide, self.grid, self.spots)
+        grid, has = self.grid, None
+        if lowres is not None and self.fill is not None:
+            by_middle = self._layout(self.thin[0][None], [torch.zeros_like(e.image[0]) > 0 for e in self.examples])
+            has = by_middle[:, 0].roll(-int(atlas.offsets[self.settings.side**2 // 2]))
+            if not bool(self.thin[1].any()) and not bool(has[grid].all()):
+                grid = grid[~has[grid]]
+        return Sources(atlas, guide, grid, self.spots, has)
+
+    @cached_property
+    def thin(self) -> tuple[Tensor, Tensor]:
+        """(h, w) twice, by the middles of patches: those with a lone line, and those that may have one."""
+        return thin(self.seen, self.region, self.settings.side)
+
+    @property
+    def _middle(self) -> Tensor:
+        """(Q,): the middle pixels of the queries."""
+        return self.corners + self.atlas.offsets[self.settings.side**2 // 2]
 
     def _layout(self, image: Tensor, beside: Sequence[Tensor] = ()) -> Tensor:
         """A picture of this size (c, h, w) as it lies in the atlas, `beside` it examples or nothing: (pixels, c)."""

@@ -32,6 +32,9 @@ TINY = 1e-20
 HELD = 1536
 """Candidates that are held at once while they are compared with their queries."""
 
+FOREIGN = 1e4
+"""Added to the squared distance of what is no source for a query: more than any tolerance makes good."""
+
 BLOCKS = 32
 """The shortlist holds at most one source of each block: sources next to each other are nearly the same."""
 
@@ -47,6 +50,7 @@ class Queries:
         precision: 1 / variance of the guiding picture's pixels.
         neighbours: (Q, 8), numbers of the queries around each, its own where there is none.
         steps: (8,), what to add to a neighbour's match to continue it here.
+        thin: (Q,), bool: where lone lines may be; None: anywhere.
     """
 
     values: Tensor
@@ -55,6 +59,7 @@ class Queries:
     precision: float
     neighbours: Tensor
     steps: Tensor
+    thin: Tensor | None = None
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -63,29 +68,37 @@ class Queries:
         """Those with these numbers (r,); their neighbours keep theirs."""
         guide = None if self.guide is None else self.guide[rows]
         values, weights, neighbours = self.values[rows], self.weights[rows], self.neighbours[rows]
-        return replace(self, values=values, weights=weights, guide=guide, neighbours=neighbours)
+        thin = None if self.thin is None else self.thin[rows]
+        return replace(self, values=values, weights=weights, guide=guide, neighbours=neighbours, thin=thin)
 
 
 @dataclass(frozen=True, eq=False)
 class Sources:
     """What queries are compared with: an atlas, its guiding picture (same layout), and the grid of it that is searched.
 
-    `spots` are the offsets within a patch at which guiding pictures are compared (they are smooth).
+    `spots` are the offsets within a patch at which guiding pictures are compared (they are smooth). `thin`, by corner:
+    the patches with a lone line; None: as if there were none.
     """
 
     atlas: Atlas
     guide: Atlas | None
     grid: Tensor
     spots: Tensor
+    thin: Tensor | None = None
 
     def distance(self, queries: Queries, corners: Tensor) -> Tensor:
-        """d(q, p) for the sources at `corners` (Q, k), exactly: (Q, k). Differentiable with respect to the queries."""
+        """d(q, p) for the sources at `corners` (Q, k), exactly: (Q, k). Differentiable with respect to the queries.
+
+        A lone line where none may be is `FOREIGN` further away.
+        """
         channels = queries.values.shape[-1]
 
         def chunk(rows: slice) -> Tensor:
             p = self.atlas.patches(corners[rows]).flatten(2)
             weights = queries.weights[rows].repeat_interleave(channels, 1)
             d = ((p - queries.values[rows].flatten(1)[:, None]).square() @ weights[..., None])[..., 0]
+            if self.thin is not None and queries.thin is not None:
+                d = d + FOREIGN * (self.thin[corners[rows]] & ~queries.thin[rows, None])
             if self.guide is None or queries.guide is None:
                 return d
             guide = self.guide.patches(corners[rows], self.spots) - queries.guide[rows, None]

@@ -69,7 +69,7 @@ def check(file: Path, places: Places) -> Read:
     if not file.is_file():
         raise ModelError(f"{file}: there is no such file")
     if file.suffix.lower() != ".safetensors":
-        raise ModelError(f"{file.name} is no .safetensors file, which an IP-Adapter is read from")
+        raise ModelError(f"{file.name} is not a .safetensors file, which an IP-Adapter is read from")
     found = {_named(key): shape for key, shape in shapes(file.name, file)}
     projection = {
         key.removeprefix("image_proj."): value for key, value in found.items() if key.startswith("image_proj.")

@@ -1,5 +1,6 @@
-"""What lies in a file beside its picture and is not edited: gain maps, films, depth. It is left out, that is said, and
-the XMP no longer claims that it is there."""
+"""What a file holds besides its picture and what is not edited: gain maps, motion photos, depth maps. It is left out,
+the user is told, and the XMP no longer claims that it is there.
+"""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Span:
                 raise ValueError
         except ValueError:
             raise UsageError(
-                f"--range {text}: two times are needed, as 10s-14s, 0:10-0:14 or 10- (to the end)"
+                f"--range {text}: two times are needed, such as 10s-14s, 0:10-0:14 or 10- (to the end)"
             ) from None
         if last is not None and last <= first:
             raise UsageError(f"--range {text}: ends before it begins")
@@ -89,7 +89,7 @@ def _seconds(text: str) -> Fraction:
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame: its `pixels`, (H, W, 3) uint8 or uint16, upright, and its `time` in seconds from the clip's begin."""
+    """One frame: its `pixels`, (H, W, 3) uint8 or uint16, upright, and its `time` in seconds from the clip's start."""
 
     index: int
     time: Fraction
@@ -98,7 +98,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Clip:
-    """A video file that can be read, as often as is asked.
+    """A video file that can be read any number of times.
 
     Args:
         path: where it lies.
@@ -143,8 +143,13 @@ class Clip:
             alpha = any(component.is_alpha for component in frame.format.components)
             known = [heard.codec_context is not None for heard in container.streams.audio]
             length = None if container.duration is None else Fraction(container.duration, 1_000_000)
-            more = {"length": length, "unheard": not all(known)}
-            return cls(path, size, rate, Fraction(stream.time_base), deep, any(known), alpha, tags, **more)
+            time_base = Fraction(stream.time_base)
+            return cls(path, size, rate, time_base, deep, any(known), alpha, tags, length, not all(known))
+
+    def packets(self) -> int:
+        """How many pictures the file holds, by its packets: nothing is decoded."""
+        with _reading(self.path) as container:
+            return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size > 0)
 
     def about(self, span: Span) -> int | None:
         """About how many frames lie in `span`, by what the file says of its length; None: it does not say."""
@@ -200,7 +205,7 @@ def _reading(path: Path) -> Iterator[Any]:
     import psutil
 
     if not os.path.isfile(path):
-        raise PictureError(f"{path}: {'is no file' if os.path.exists(path) else 'no such file'}")
+        raise PictureError(f"{path}: {'is not a file' if os.path.exists(path) else 'no such file'}")
     try:
         with av.open(_url(path), options=READ, metadata_errors="replace") as container:
             if not container.streams.video:
@@ -253,8 +258,10 @@ def write_clip(
         raise PictureError(f"{source.path}: no frames in the range that was asked for")
     try:
         exact = {"fflags": "+bitexact"}  # no time of day and no random number in the file
-        reading = {"options": READ, "metadata_errors": "replace"}
-        with av.open(_url(path), "w", options=exact) as out, av.open(_url(source.path), **reading) as sound:
+        with (
+            av.open(_url(path), "w", options=exact) as out,
+            av.open(_url(source.path), options=READ, metadata_errors="replace") as sound,
+        ):
             video = _stream(out, path, first[1], source, quality)
             heard = [(s, out.add_stream_from_template(s)) for s in sound.streams.audio if s.codec_context is not None]
             begin = first[0]

@@ -1,5 +1,5 @@
-"""How the numbers of a picture are meant: code points (CICP: PNG's cICP, AVIF's nclx), gamma and primaries (PNG's gAMA
-and cHRM), and the ICC profile that says the same, for formats that have nothing else.
+"""Which colours the numbers of a picture mean: code points (CICP: PNG's cICP, AVIF's nclx), gamma and primaries (PNG's
+gAMA and cHRM), and the ICC profile that says the same, for formats that have nothing else.
 
 Code points are those of ITU-T H.273. A matrix profile is that of ICC.1:2010, 8.3.3; the white point is adapted to D50
 by Bradford's transform.

@@ -1,7 +1,8 @@
 """What Pillow decoded, as upright RGB with alpha, in every depth, mode and orientation.
 
-Pillow decodes, and checks that the file is whole. It opens 16-bit RGB as 8-bit without a word, so those pixels are read
-again by OpenCV, and believed only where their upper bytes are Pillow's. What is cut to 8 bits nevertheless is told.
+Pillow decodes, and checks that the file is whole. It silently opens 16-bit RGB as 8-bit, so those pixels are read again
+by OpenCV, and used only where their upper bytes equal Pillow's. If pixels are cut to 8 bits all the same, the user is
+told.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pictures to the bytes of a file, in the mode and with the metadata they came with.
 
-What mode a result is written in: greyscale where the file was greyscale and the result still is grey; RGB otherwise
+The mode that a result is written in: greyscale where the file was greyscale and the result still is grey; RGB otherwise
 (a palette is not kept: an edit brings colours it does not have). Alpha is written where there is one. 16-bit pixels
 stay 16-bit in PNG and TIFF and become 8-bit, with a notice, elsewhere. PNG and TIFF are exact; WebP is exact unless the
 picture came from a lossy file or a quality was asked for; JPEG takes over the tables of the JPEG it came from.
@@ -38,7 +38,7 @@ LARGEST = 1 << 30
 
 
 class Encoded(NamedTuple):
-    """A file's bytes, what of the picture the format could hold, and whether it decodes to just that."""
+    """A file's bytes, the picture as far as the format can hold it, and whether the file decodes to exactly that."""
 
     data: bytes
     raster: Raster

@@ -1,4 +1,4 @@
-"""The file formats: one row for each, with what it is called, how it is known, and what it can hold.
+"""The file formats: one row for each, with its name, how a file of it is recognised, and what it can hold.
 
 Whoever reads, writes or lists picture files asks here. What is special to the bytes of one format (a PNG's chunks, a
 TIFF's tags, a JPEG's tables) lies where these are read and written.
@@ -70,22 +70,22 @@ class Format:
     Args:
         name: Pillow's.
         title: how people write it.
-        endings: of its files' names, in lower case, the usual one first.
-        also: Pillow's names of its variants that hold more than one picture of the same thing; the first is read.
+        endings: the endings of its files' names, in lower case, the usual one first.
+        also: Pillow's names of its variants that hold several pictures of the same scene; the first is read.
         needs: the package without which it is not read.
-        marks: (offset, bytes) of what a file begins with; any of them tells it.
-        kept: whether a file of it that is read holds its pixels without loss.
-        depth: bits a channel of a file that Pillow gives as 8 without a word, from the file's bytes.
+        marks: (offset, bytes) at the beginning of a file; any one of them identifies the format.
+        kept: whether a file of this format holds its pixels without loss, from the file's bytes.
+        depth: bits per channel of a file that Pillow silently gives as 8, from the file's bytes.
         turned: Pillow turns it upright while it loads it.
         written: whether editkit writes it; what follows is about that.
-        exact: whether what is written decodes to the very pixels: as the picture came means, where its own file was
-            without loss and no quality is asked for.
+        exact: whether what is written decodes to exactly the same pixels. "as it came": where the picture's own file
+            was lossless and no quality is asked for.
         deep: 16 bits a channel, where the picture has them; such a file is read by OpenCV, too.
         alpha: transparency.
         grey: one channel of colour, where the picture is grey.
         largest_side: the most pixels a side.
         longest: the most bytes of EXIF or of XMP, rounded down.
-        own_text: how a picture was made is a text of its own; elsewhere it is a part of the XMP.
+        own_text: the provenance is a text chunk of its own; in other formats it is a part of the XMP.
     """
 
     name: str

@@ -4,8 +4,8 @@ No date and no absolute path is in it, so that the same edit gives the same byte
 (iTXt, keyword `editkit`); JPEG, WebP, TIFF and AVIF in their XMP, under a namespace of its own. Both are found in a
 file's bytes without decoding it, and taken out of them without touching a pixel.
 
-What is read back was written by somebody: it is bounded, checked field by field, and never run. Code that a recipe
-names is for whoever runs the recipe to allow.
+What is read back may have been written by anybody: its length is limited, every field is checked, and it is never run.
+Code that a recipe names is for whoever runs the recipe to allow.
 """
 
 from __future__ import annotations

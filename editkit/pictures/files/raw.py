@@ -1,6 +1,6 @@
 """Camera raw files, and TIFFs whose first page is a thumbnail: never taken for the photograph.
 
-A raw file is a TIFF to every reader that does not know better, and its first directory holds a thumbnail.
+A reader that does not know the raw format takes the file for a TIFF, whose first directory holds a thumbnail.
 """
 
 from __future__ import annotations

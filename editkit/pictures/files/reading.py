@@ -1,4 +1,4 @@
-"""Reading pictures from files, standard input, arrays and Pillow images: a `Raster`, or one line of what is wrong."""
+"""Reading pictures from files, standard input, arrays and Pillow images: a `Raster`, or an error of one line."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _no_picture(source: object) -> str:
     kinds = "a path, bytes, a Pillow image, an array (h, w, 3) of uint8 or uint16, or a Picture is needed"
     if hasattr(source, "numpy"):
         kinds += "; of a tensor (3, h, w) in [0, 1]: (x * 255).round().byte().permute(1, 2, 0).numpy()"
-    return f"{type(source).__name__} is no picture: {kinds}"
+    return f"{type(source).__name__} is not a picture: {kinds}"
 
 
 def read_bytes(source: str | Path) -> tuple[bytes, str]:

@@ -72,7 +72,7 @@ def _asked(file: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     except cv2.error as error:
         raise ModelError(f"{file}: OpenCV cannot read it as PP-OCR's: {' '.join(str(error).split())[:160]}") from None
     if out.shape != (1, 1, high, wide):
-        raise ModelError(f"{file}: is no detector of text; PP-OCR's det .onnx is needed")
+        raise ModelError(f"{file}: is not a detector of text; PP-OCR's det .onnx is needed")
     return np.asarray(out[0, 0], dtype=np.float32)
 
 

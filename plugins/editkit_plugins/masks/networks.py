@@ -75,7 +75,7 @@ def needed(word: str, kinds: Sequence[str], given: Sequence[str]) -> UsageError:
 
 
 def found(models: Sequence[str]) -> dict[str, Path]:
-    """Kind -> folder; what is no folder (a detector's file) is passed over.
+    """Kind -> folder; what is not a folder (a detector's file) is passed over.
 
     Raises:
         ModelError: a folder is not there or is none of the kinds; two are of one kind.

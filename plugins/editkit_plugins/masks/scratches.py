@@ -2,8 +2,9 @@
 
 Along each of 16 directions the mean over a short stroke is compared with the strokes beside it: what exceeds both is a
 ridge, so that an edge, which exceeds one, is none. Ridges are kept that continue for long, straight or bent, as a path
-of pixels each of which goes on in about the direction of the last (path openings: Talbot & Appleton 2007), and that
-stand well above the ridges the picture has around there. All of it at full size, and at a half, a quarter, an eighth.
+of pixels each of which goes on in about the direction of the last (path openings: Talbot & Appleton 2007), that stand
+well above the ridges the picture has around there, and that are laid over it (`laid`). All of it at full size, and at a
+half, a quarter, an eighth.
 
 A wire, a mast or a stalk of grass is a line as well: look at what was found (`editkit mask photo.png --add scratches
 --show seen.png`) and take away what is none, or keep to a part: `scratches&box:0,0,50%,100%`.
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import largest
 from editkit.pictures.shapes import Mask, Shape, ShapeError, as_mask
+from editkit_plugins.masks.laid import laid_over
 from editkit_plugins.restoring.memory import afford
 
 Grey = NDArray[np.float32]
@@ -50,7 +52,7 @@ LENGTH, SHORTEST = 0.08, 32
 """The least length of a path: in longer sides of the picture, and in pixels where the picture is made small."""
 
 
-HELD = 12
+HELD = 13
 """States of three numbers a pixel that are held at once, among them the ridges of 16 directions."""
 
 
@@ -63,17 +65,20 @@ def scratches(picture: Picture, eager: float = 1.0) -> Mask:
 
     height, width = picture.height, picture.width
     afford(f"looking for scratches in {width}x{height}", width, height, HELD)
-    all_ = np.zeros((height, width), np.uint8)
+    all_, every = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
     for whole in tones(picture):
-        found, tone = np.zeros((height, width), np.uint8), whole
+        found, tone, colours = np.zeros((height, width), np.uint8), whole, in_levels(picture)
         for scale in (1, 2, 4, 8):
             if min(tone.shape) < 2 * STROKE or (scale == 8 and max(height, width) < 2500):
                 break
-            lines = _lines(tone, eager, max(round(LENGTH * max(height, width) / scale), SHORTEST))
+            lines, angle = _lines(tone, eager, max(round(LENGTH * max(height, width) / scale), SHORTEST))
             lines = cv2.dilate(lines, np.ones((3, 3), np.uint8))
-            lines = cv2.resize(lines, (width, height), interpolation=cv2.INTER_NEAREST)
-            found |= lines if scale == 1 else _new(lines, found | all_, scale)
+            laid = laid_over(lines, angle, colours, tone, eager)
+            lines, laid = (cv2.resize(z, (width, height), interpolation=cv2.INTER_NEAREST) for z in (lines, laid))
+            found |= laid if scale == 1 else _new(laid, every | all_, scale)
+            every |= lines
             tone = cv2.resize(tone, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+            colours = cv2.resize(colours, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         all_ |= completed(found, whole, max(LENGTH * max(height, width), SHORTEST))
     return as_mask(all_)
 
@@ -83,12 +88,17 @@ def tones(picture: Picture) -> tuple[Grey, Grey]:
 
     What has a colour stands out less in them than white or black does.
     """
-    pixels = picture.visible.astype(np.float32) * np.float32(255.0 / largest(picture.pixels.dtype))
+    pixels = in_levels(picture)
     return pixels.min(axis=2), 255.0 - pixels.max(axis=2)
 
 
-def _lines(grey: Grey, eager: float, least: int) -> NDArray[np.uint8]:
-    """1 where a bright line lies that is at least so many pixels long."""
+def in_levels(picture: Picture) -> Grey:
+    """(H, W, 3): its colours in levels of 255."""
+    return picture.visible.astype(np.float32) * np.float32(255.0 / largest(picture.pixels.dtype))
+
+
+def _lines(grey: Grey, eager: float, least: int) -> tuple[NDArray[np.uint8], Grey]:
+    """1 where a bright line lies that is at least so many pixels long; the angle of the best line at each pixel."""
     import cv2
 
     angles = [np.pi * k / 16 for k in range(16)]
@@ -107,7 +117,8 @@ def _lines(grey: Grey, eager: float, least: int) -> NDArray[np.uint8]:
     # a stroke is wider than a thin line: of the ridge only what has a good part of its height itself
     hat = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
     high = cv2.dilate(np.where(found > 0, best, np.float32(0.0)), np.ones((3, 3), np.uint8))
-    return np.asarray((found > 0) & (hat > WEAK * high), dtype=np.uint8)
+    angle = np.argmax(ridges, axis=0).astype(np.float32) * np.float32(np.pi / 16)
+    return np.asarray((found > 0) & (hat > WEAK * high), dtype=np.uint8), angle
 
 
 def completed(found: NDArray[np.uint8], grey: Grey, least: float) -> NDArray[np.uint8]:
@@ -165,7 +176,9 @@ def _strips(
     low, high, height = _wide(usual)
     if height < STANDS_OUT:
         return []
-    on = there & (excess[:, max(low, FAR - 2) : max(min(high + 1, FAR + 3), FAR - 1)].mean(1) > GOES_ON * height)
+    on = there & (
+        excess[:, max(min(low, FAR + 2), FAR - 2) : max(min(high + 1, FAR + 3), FAR - 1)].mean(1) > GOES_ON * height
+    )
     first, last = _as_far(on, int(inside[0]), int(inside[-1]))
     made = []
     for begin in range(first, last, 3 * STROKE):

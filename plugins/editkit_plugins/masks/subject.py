@@ -35,7 +35,7 @@ def subject(picture: Picture, x0: float, y0: float, x1: float, y1: float) -> Mas
 
     written = f"subject:{x0:g},{y0:g},{x1:g},{y1:g}"
     if x1 <= max(x0, 0) or y1 <= max(y0, 0) or x0 >= picture.width or y0 >= picture.height:
-        raise ShapeError(f"{written}: is no box in the picture of {picture.width}x{picture.height}")
+        raise ShapeError(f"{written}: is not a box in the picture of {picture.width}x{picture.height}")
     inside = box(picture, x0, y0, x1, y1)
     scale = min(1.0, SIDE / max(picture.size))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

@@ -46,7 +46,7 @@ def of_file(file: Metadata | None) -> Tensor:
     if file is None or not file.quantization:
         raise UsageError(
             "restore: --degradation jpeg reads the tables of a JPEG file, and the picture came from none; say the "
-            "quality, as jpeg:30"
+            "quality, such as jpeg:30"
         )
     luma, *others = file.quantization
     chroma = others[0] if others else luma

@@ -102,8 +102,9 @@ class Descent(OneCall, OfPictures):
     ) -> tuple[Tensor, Memory]:
         """From the picture x (here `x_t`) to the next one."""
         x, method = x_t, self.method
-        method.eps, method.moved = normal(t, s), 0.0
+        method.eps, method.moved, method.unguided = normal(t, s), 0.0, None
         x0 = predict(t.alpha * x + t.sigma * method.eps, t).x0
-        assert method.unguided is not None
-        gradient = method.towards_y(x) - (t.alpha / t.sigma) ** 2 * (method.moved + x0 - method.unguided)
+        gradient = method.towards_y(x)
+        if method.unguided is not None:  # else out of the plugin's window, where the prior has no say
+            gradient = gradient - (t.alpha / t.sigma) ** 2 * (method.moved + x0 - method.unguided)
         return x - method.step_size * gradient, None

@@ -1,0 +1,167 @@
+"""Programs of OpenVINO: a network converted once, kept in the user's cache folder by what it was made of, and compiled.
+
+A kept program is a folder named by the SHA-256 of the weights, the configuration, the form of the call and the versions
+of what converted it; it is written aside and put there whole. One that another user owns, or may write to, is not read:
+the network is converted anew then, and not kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from editkit.common import places
+from editkit.common.process import quiet
+from editkit.errors import ModelError
+
+FORMAT = 1
+"""Of what is kept."""
+
+FILE = "network.xml"
+_MADE_BY = ("torch", "diffusers", "openvino")
+
+
+class Program:
+    """A compiled network: tensors in, tensors out, the same tensors for as many rows as there are."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+
+    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """float32 tensors, copies of the program's own; not for two threads at once."""
+        given = [np.ascontiguousarray(_plain(tensor).numpy()) for tensor in tensors]
+        made = self._request.infer(given, share_inputs=True)
+        return [torch.from_numpy(np.array(made[k], dtype=np.float32)) for k in range(len(made))]
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def model_of(
+    name: str, network: nn.Module, made_of: str, flat: Callable[[], nn.Module], example: Sequence[Tensor], half: bool
+) -> Any:
+    """OpenVINO's model of `network`, for any sizes: the one that is kept, or converted now.
+
+    Args:
+        name: for messages.
+        made_of: what the network's results depend on beside its weights: class, configuration, the form of a call.
+        flat: makes a network that takes the tensors of a call one by one, in float32.
+        example: such tensors.
+        half: its weights are in 16 bits.
+
+    Raises:
+        ModelError: OpenVINO cannot convert it.
+    """
+    import openvino
+
+    place = folder(network, made_of, half)
+    found = _kept(place)
+    if found is not None:
+        return found
+    try:
+        with torch.inference_mode(False), torch.no_grad(), quiet("diffusers"):
+            given = tuple(_plain(tensor).clone() for tensor in example)
+            model = openvino.convert_model(flat(), example_input=given)
+    except Exception as error:  # the converter's own errors have no class in common
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ModelError(f"--backend openvino: the {name} cannot be converted: {said}; leave it out") from error
+    return kept(model, place, half)
+
+
+def compiled(model: Any, example: Sequence[Tensor], half: bool) -> Program:
+    """`model` for the sizes of `example`, any number of rows; in bf16 where it is `half` and the processor has it."""
+    import openvino
+
+    core, sized = openvino.Core(), model.clone()
+    shapes = [[-1, *tensor.shape[1:]] if tensor.ndim else [] for tensor in example]
+    sized.reshape(dict(zip(sized.inputs, shapes, strict=True)))
+    fast = half and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    how = {
+        "INFERENCE_PRECISION_HINT": "bf16" if fast else "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    return Program(core.compile_model(sized, "CPU", how))
+
+
+def folder(network: nn.Module, made_of: str, half: bool) -> Path:
+    """Where a model of `network` is kept."""
+    told = hashlib.sha256(json.dumps([FORMAT, made_of, half, *map(version, _MADE_BY)]).encode())
+    for line in _hashes(network):
+        told.update(line.encode())
+    return places.cache() / "openvino" / told.hexdigest()
+
+
+def _hashes(network: nn.Module) -> list[str]:
+    """A line for each tensor."""
+
+    def line(item: tuple[str, Tensor]) -> str:
+        name, tensor = item
+        data = tensor.detach().contiguous().flatten().view(torch.uint8).numpy()
+        return f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(data).hexdigest()}\n"
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        return list(threads.map(line, network.state_dict().items()))
+
+
+def kept(model: Any, place: Path, half: bool) -> Any:
+    """`model` as it is read from its file, whose weights are in 16 bits where it is `half`: the same now and the next
+    time. Put at `place` whole; where nothing can be kept there, the file is gone when this is done.
+    """
+    import openvino
+
+    try:
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        there = place.parent if _ours(place.parent) else None
+        with TemporaryDirectory(dir=there, ignore_cleanup_errors=True) as draft:
+            whole = Path(draft) / "whole"
+            whole.mkdir()
+            openvino.save_model(model, whole / FILE, compress_to_fp16=half)
+            if there is not None:
+                with suppress(OSError):  # another process was faster
+                    whole.rename(place)
+            return _kept(place) or openvino.Core().read_model(whole / FILE)
+    except (OSError, RuntimeError):  # no place for it at all
+        return model
+
+
+def _kept(place: Path) -> Any:
+    """OpenVINO's model that is kept at `place`; None: there is none, or none to be trusted or read."""
+    import openvino
+
+    file = place / FILE
+    if not all(map(_ours, (place.parent, place, file, file.with_suffix(".bin")))):
+        return None
+    try:
+        return openvino.Core().read_model(file)
+    except RuntimeError:
+        shutil.rmtree(place, ignore_errors=True)
+        return None
+
+
+def _ours(path: Path) -> bool:
+    """It is there, no link, this user's, and nobody else may write to it."""
+    try:
+        state = path.lstat()
+    except OSError:
+        return False
+    if stat.S_ISLNK(state.st_mode):
+        return False
+    if not hasattr(os, "geteuid"):  # Windows: the folder lies in the user's own profile
+        return True
+    return state.st_uid == os.geteuid() and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

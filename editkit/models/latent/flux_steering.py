@@ -1,0 +1,73 @@
+"""The ControlNets of FLUX.1: what they are given, and how what they say goes to the transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from editkit.diffusion.conditioning import Conditioning, Prompt
+from editkit.diffusion.control import Control, Given, Residuals, Shown
+from editkit.diffusion.schedule import Level
+from editkit.errors import ModelError
+from editkit.models.latent.controls import FluxControl, flux_controlnet, on_first, whole
+from editkit.models.latent.transformer import FlowTransformer
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from editkit.diffusion.noise import Stream
+
+GUIDANCE = 3.5
+"""What a ControlNet is told beside a network that is told none."""
+
+
+def pooled_of(prompt: Prompt, model: str) -> Tensor:
+    """CLIP's pooled output.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if prompt.pooled is None:
+        raise ModelError(f"model {model} needs the pooled text beside the encoded one")
+    return prompt.pooled
+
+
+class FluxSteering(FlowTransformer):
+    """What a FLUX.1 does for its ControlNets (`BringsControl`)."""
+
+    def steering(self, added: Residuals | None, tokens: int, dtype: torch.dtype) -> dict[str, list[Tensor] | None]:
+        """Residuals by the transformer's names; references, behind the noise's tokens, are left as they are."""
+        if added is None:
+            return {}
+        double = len(self.transformer.transformer_blocks)
+        parts = [None if part is None else on_first(part, tokens).to(dtype) for part in added.down]
+        return {
+            "controlnet_block_samples": whole(parts[:double]), "controlnet_single_block_samples": whole(parts[double:])
+        }  # fmt: skip
+
+    def given(self, x_t: Tensor, level: Level, cond: Conditioning) -> Given:
+        import torch
+
+        batch, device, dtype, prompt = len(x_t), x_t.device, self.transformer.dtype, self.words(cond)
+        scale = self.info.guidance if cond.guidance is None else cond.guidance
+        told = scale if "guidance" in self.info.takes else GUIDANCE  # schnell's is none; ControlNets are dev's
+        return Given(
+            x_t, torch.full((batch,), level.t, dtype=torch.float32, device=device),
+            prompt.embeds.expand(batch, -1, -1).to(device, dtype),
+            {
+                "pooled_projections": pooled_of(prompt, self.info.name).expand(batch, -1).to(device, dtype),
+                "guidance": torch.full((batch,), told, dtype=torch.float32, device=device),
+            },
+        )  # fmt: skip
+
+    def controlnet(self, config: Mapping[str, Any]) -> type[Any]:
+        return flux_controlnet(config, self.transformer.config, self.info.name)
+
+    def steered(self, network: Any, shown: Shown, scale: float, wanted_only: bool, stream: Stream | None) -> Control:
+        """A hint is drawn from its posterior, as in diffusers' pipelines; a network with layers of its own for it is
+        shown the picture.
+        """
+        hint = shown.hint if network.input_hint_block is not None else self.encode(shown.hint, stream)
+        counts = len(self.transformer.transformer_blocks), len(self.transformer.single_transformer_blocks)
+        return FluxControl(network, hint, scale, wanted_only, counts, shown.kind)

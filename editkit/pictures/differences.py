@@ -1,0 +1,116 @@
+"""About where two pictures differ by more than re-encoding makes: the difference at several scales, in units of what it
+is in places of the same texture. `outlines` makes it exact.
+
+All arrays are (H, W, 3) float32 in [0, 1] unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from editkit.pictures.outlines import noise
+
+Values = NDArray[np.float32]
+Marks = NDArray[np.bool_]
+
+SCALES = (0.8, 2.0, 4.0)
+"""Deviations in pixels of the blurs at which pictures are compared."""
+
+DEVIATIONS = 4.0
+"""A change is so many deviations of what re-encoding does."""
+
+FLOORS = (3.0, 2.0, 1.5)
+"""And at least so many levels of 255, at each scale: pictures of equal bits have no noise at all."""
+
+CEILINGS = (64.0, 24.0, 12.0)
+"""And at most so many: an edit that changed everything has no part that tells what re-encoding does."""
+
+SURE = 2.0
+"""A piece is changed only near where the difference is so many times the bound."""
+
+EDGE = 0.5
+"""A change ends where it is this part of what it is inside: there the edge of a step lies after any blur."""
+
+HOLE, SPECK = 1 / 2000, 1 / 8000
+"""Of the picture: what looks the same within what changed, and is no larger, changed too; what changed alone and is no
+larger did not."""
+
+
+def marked(picture: Values, difference: Values, seen: Marks) -> Marks:
+    """(H, W): where the `difference` of an edit to `picture` is more than re-encoding makes there."""
+    textures = [texture(plane) for plane in planes(picture)]
+    found, sure = np.zeros(seen.shape, bool), np.zeros(seen.shape, bool)
+    for scale, *limits in zip(SCALES, FLOORS, CEILINGS, strict=True):
+        ratio, whole = np.zeros(seen.shape, np.float32), np.zeros(seen.shape, np.float32)
+        for plane, around in zip(planes(difference), textures, strict=True):
+            off = np.abs(cv2.GaussianBlur(plane, (0, 0), scale))
+            bound = np.clip(DEVIATIONS * noise(off, around, seen), *np.divide(limits, 255.0, dtype=np.float32))
+            ratio, whole = np.maximum(ratio, off / bound), np.maximum(whole, off)
+        reach = 2 * round(3.0 * scale) + 5
+        ends = whole >= EDGE * cv2.dilate(whole, np.ones((reach, reach), np.uint8))
+        found |= _ending(ratio > 1.0, ends, scale) & seen
+        sure |= _ending(ratio > SURE, ends, scale) & seen
+    return _cleaned(found, sure) & seen
+
+
+def _ending(marks: Marks, ends: Marks, scale: float) -> Marks:
+    """`marks` that end where a change does, not where its blur does; what lies deep in them stays."""
+    return (marks & ends) | _eroded(marks, round(2.5 * scale) + 2)
+
+
+def planes(picture: Values) -> list[Values]:
+    """Luma and two chromas: encoders treat them differently."""
+    red, green, blue = (picture[..., k] for k in range(3))
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    return [luma, blue - luma, red - luma]
+
+
+def texture(plane: Values) -> Values:
+    """(H, W): how much is going on around a pixel, within the blocks of an encoder."""
+    steep = np.hypot(*(cv2.Sobel(plane, cv2.CV_32F, *axis, ksize=3) for axis in ((1, 0), (0, 1))))
+    around: Values = cv2.GaussianBlur(cv2.dilate(steep, np.ones((9, 9), np.uint8)), (0, 0), 3.0)
+    return around
+
+
+def _eroded(marks: Marks, radius: int) -> Marks:
+    eroded: Marks = cv2.erode(marks.astype(np.uint8), _disc(radius), borderValue=1) > 0
+    return eroded
+
+
+def _disc(radius: int) -> NDArray[np.uint8]:
+    disc: NDArray[np.uint8] = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    return disc
+
+
+def _cleaned(marks: Marks, sure: Marks) -> Marks:
+    """Of `marks` what lies near something `sure`, closed, without specks."""
+    height, width = marks.shape
+    radius = max(3, round(min(height, width) / 100))
+    least = max(9, round(height * width / 4000))
+    near = cv2.dilate(sure.astype(np.uint8), _disc(radius)) > 0
+    padded = cv2.copyMakeBorder((marks & near).astype(np.uint8), radius, radius, radius, radius, cv2.BORDER_REPLICATE)
+    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, _disc(radius))[radius:-radius, radius:-radius]
+    opened = cv2.morphologyEx(closed, cv2.MORPH_OPEN, _disc(2))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=8)
+    area = stats[:, cv2.CC_STAT_AREA]
+    kept = (area >= least) & (np.bincount(labels[sure], minlength=count) >= 0.1 * area)
+    kept[0] = False
+    cleaned: Marks = kept[labels]
+    return cleaned
+
+
+def whole(changed: Marks) -> Marks:
+    """`changed` without specks and small holes."""
+    filled = ~_large(~changed, HOLE, connectivity=4)
+    return _large(filled, SPECK, connectivity=8)
+
+
+def _large(marks: Marks, least: float, connectivity: int) -> Marks:
+    """The pieces of `marks` of at least this part of the picture, or 9 pixels."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(marks.astype(np.uint8), connectivity=connectivity)
+    kept = stats[:, cv2.CC_STAT_AREA] >= max(9, least * marks.size)
+    kept[0] = False
+    large: Marks = kept[labels]
+    return large

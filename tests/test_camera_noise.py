@@ -1,0 +1,46 @@
+"""How much noise a picture is told to have: a camera's is in the colours, a texture is a change of light."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from editkit_plugins.denoise import camera_noise, coarse_noise, estimated_noise
+
+SIZE = (192, 256)
+SIGMA = 12.0
+
+
+def scene() -> np.ndarray:
+    """(H, W, 3): slopes of three colours in [60, 190]."""
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    return np.stack([60 + 0.5 * x, 180 - 0.6 * y, 100 + 0.2 * (x + y)], axis=-1)
+
+
+def noisy(soft: float, channels: int, seed: int = 0) -> np.ndarray:
+    """The scene with noise of deviation SIGMA, blurred by `soft` pixels; of one channel for all, or of each."""
+    noise = np.random.default_rng(seed).normal(size=(*SIZE, channels))
+    noise = cv2.GaussianBlur(noise, (0, 0), soft).reshape(*SIZE, channels) if soft else noise
+    return np.clip(np.rint(scene() + SIGMA * noise / noise.std()), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_that_hides_from_the_finest_details_is_found_by_its_colours(seed):
+    pixels = noisy(0.8, 3, seed)
+    assert estimated_noise(pixels) < 0.6 * SIGMA
+    assert 0.8 * SIGMA < camera_noise(pixels) <= coarse_noise(pixels)
+    assert camera_noise(pixels.astype(np.uint16) * 257) == pytest.approx(camera_noise(pixels), rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("soft", "channels"), [(0.0, 3), (0.0, 1), (0.8, 1), (2.0, 1)])
+def test_white_noise_and_texture_count_as_their_finest_details(soft, channels, seed):
+    pixels = noisy(soft, channels, seed)
+    assert camera_noise(pixels) == estimated_noise(pixels)
+
+
+def test_a_picture_without_noise_or_colours_has_none():
+    assert camera_noise(np.full((32, 32, 3), 90, np.uint8)) == 0.0
+    grey = noisy(0.8, 1)[..., :1]
+    assert camera_noise(grey) == estimated_noise(grey)
