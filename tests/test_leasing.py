@@ -18,7 +18,7 @@ import pytest
 import torch
 import transformers
 from toy import Isotropic
-from toy_leasing import CPU, FP32, HOW, MASK, photo, sd
+from toy_leasing import CPU, FP32, HOW, MASK, photo, sd, two_threads
 
 from editkit import edit
 from editkit.common.process import Turn
@@ -33,7 +33,7 @@ from editkit.models.setup import Setup
 from editkit.pictures.picture import Picture
 from editkit.plugins import Guide, Inpaint
 
-__all__ = ["sd"]
+__all__ = ["sd", "two_threads"]
 
 pytestmark = pytest.mark.slow
 
