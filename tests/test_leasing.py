@@ -152,7 +152,7 @@ def test_in_another_process_each_has_one_of_its_own() -> None:
 def test_two_edits_at_once_give_the_bytes_of_each_alone(
     sd: str, model: str, how: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
-    """12 edits, each in one of two threads that begin together."""
+    """20 edits, each in one of two threads that begin together."""
     if model == "patches":
         request.getfixturevalue("two_threads")  # it changes their number while it works
     models, guided = Models(), how.get("guided", False)
@@ -169,7 +169,7 @@ def test_two_edits_at_once_give_the_bytes_of_each_alone(
         plugins = Inpaint(mask=mask) if model == "patches" else plugins
         return edit(picture, plugins, model=chosen, models=models, **given).pixels.tobytes()
 
-    alone = [made(k) for k in range(12)]
+    alone = [made(k) for k in range(20)]
     models.reset()  # the first two load it at once
     both = threading.Barrier(2, timeout=300)
 
@@ -178,7 +178,7 @@ def test_two_edits_at_once_give_the_bytes_of_each_alone(
         return made(k)
 
     with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(begun, range(12))) == alone
+        assert list(pool.map(begun, range(20))) == alone
 
 
 def test_two_threads_that_load_models_of_their_own(sd: str) -> None:
