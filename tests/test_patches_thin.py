@@ -66,3 +66,12 @@ def test_a_wire_of_another_place_is_not_copied_into_a_field():
     picture = np.repeat(np.clip(np.rint(grey), 0, 255).astype(np.uint8)[..., None], 3, axis=-1)
     made = edit(picture, Inpaint(mask="box:40,64,160,124"), model="patches").pixels
     assert made[64:124, 40:160].max() < 170
+
+
+def test_other_pictures_are_learned_from_as_well():
+    rng = np.random.default_rng(4)
+    picture, other = (rng.integers(60, 120, (size, 80, 3), dtype=np.uint8) for size in (64, 90))
+    picture[10] = 250
+    made = edit(picture, Inpaint(mask="box:20,30,60,56", from_=(other,)), model="patches").pixels
+    assert (made[:30] == picture[:30]).all()
+    assert made[30:56, 20:60].max() < 200

@@ -245,7 +245,7 @@ class Bound:
             guide = Atlas(self._layout(told, beside), atlas.width, atlas.side, atlas.whole)
         grid, has = self.grid, None
         if lowres is not None and self.fill is not None:
-            by_middle = self._layout(self.thin[0][None], [torch.zeros_like(e.image[0]) > 0 for e in self.examples])
+            by_middle = self._layout(self.thin[0][None], [torch.zeros_like(e.image[:1]) > 0 for e in self.examples])
             has = by_middle[:, 0].roll(-int(atlas.offsets[self.settings.side**2 // 2]))
             if not bool(self.thin[1].any()) and not bool(has[grid].all()):
                 grid = grid[~has[grid]]
