@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -320,3 +322,11 @@ def test_shards_of_a_packed_network_lie_beside_their_index(int8: Path, tmp_path:
     (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match=r"lists '\.\./\.\./x\.safetensors'"):
         loaded(folder.parent)
+
+
+@torchao
+def test_libraries_say_nothing_of_each_other() -> None:
+    """Where torchao is installed, every error had three lines of theirs before its own."""
+    code = "from editkit.cli.process import settle; settle(); from diffusers import QwenImageTransformer2DModel"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 
@@ -57,10 +58,16 @@ def heed_ctrl_c() -> None:
             signal.signal(number, handler)
 
 
+OF_EACH_OTHER = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
+"""Loggers that warn where torchao is installed, whatever model is asked for: three lines before the one that counts."""
+
+
 def settle(*, offline: bool = False) -> None:
     """Threads sleep while they wait, garbage is looked for less often, and freed memory is kept for the next step.
-    `offline`: whatever library is imported later, the hub is not asked.
+    Libraries that are imported later say nothing of each other. `offline`: nor do they ask the hub.
     """
+    for name in OF_EACH_OTHER:
+        logging.getLogger(name).setLevel(logging.ERROR)
     if offline:  # huggingface_hub reads it once, when it is imported
         os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
     # Threads that spin while they wait make an edit take twenty times as long on a busy machine.
