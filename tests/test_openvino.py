@@ -263,3 +263,14 @@ def test_a_cache_of_others_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "file").chmod(0o600)
     assert programs._ours(tmp_path / "file")
     assert not any(programs._ours(tmp_path / name) for name in ("link", "open", "none"))
+
+
+@INSTALLED
+def test_its_makers_are_told_nothing(sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO comes with a library that reports its use; converting a network is no use that it hears of."""
+    telemetry = pytest.importorskip("openvino_telemetry")
+    told: list[object] = []
+    monkeypatch.setattr(telemetry.Telemetry, "__init__", lambda self, *given, **named: told.append((given, named)))
+    monkeypatch.setattr(programs, "_kept", lambda place: None)
+    sample(load(describe(str(sd)), CPU, torch.float32, setup=OPENVINO), shape=(1, 4, 8, 8), steps=2, seed=1)
+    assert told == []

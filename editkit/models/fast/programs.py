@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import stat
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -67,20 +68,31 @@ def model_of(
     Raises:
         ModelError: OpenVINO cannot convert it.
     """
-    import openvino
-
     place = folder(network, made_of, half)
     found = _kept(place)
     if found is not None:
         return found
     try:
         with torch.inference_mode(False), torch.no_grad(), quiet("diffusers"):
-            given = tuple(_plain(tensor).clone() for tensor in example)
-            model = openvino.convert_model(flat(), example_input=given)
+            model = _converted(flat(), tuple(_plain(tensor).clone() for tensor in example))
     except Exception as error:  # the converter's own errors have no class in common
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(f"--backend openvino: the {name} cannot be converted: {said}; leave it out") from error
     return kept(model, place, half)
+
+
+def _converted(network: nn.Module, example: tuple[Tensor, ...]) -> Any:
+    """OpenVINO's model of `network`. By its frontend: `openvino.convert_model` tells its makers of each use unless the
+    user has declined.
+    """
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it traces by torch.jit
+        decoder = TorchScriptPythonDecoder(network, example_input=example)
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    return frontend.convert(frontend.load(decoder))
 
 
 def compiled(model: Any, example: Sequence[Tensor], half: bool) -> Program:
