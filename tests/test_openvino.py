@@ -102,7 +102,7 @@ def test_a_converted_network_is_torchs_in_other_sizes_and_numbers(call: Callable
 
 
 @INSTALLED
-@pytest.mark.parametrize("name", ["flux", "klein", "chroma", "longcat"])
+@pytest.mark.parametrize("name", ["flux", "klein", "longcat"])
 def test_a_transformer_is_torchs_in_other_sizes(tmp_path: Path, name: str) -> None:
     path = Folders(tmp_path).model(name)
     info = describe(path)

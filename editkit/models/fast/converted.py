@@ -31,7 +31,7 @@ NETWORKS = ("unet", "transformer", "network", "vae")
 
 KNOWN = (
     "UNet2DConditionModel", "UNet2DModel", "PocketUNet", "SD3Transformer2DModel", "FluxTransformer2DModel",
-    "Flux2Transformer2DModel", "ChromaTransformer2DModel", "LongCatImageTransformer2DModel", "AutoencoderKL",
+    "Flux2Transformer2DModel", "LongCatImageTransformer2DModel", "AutoencoderKL",
     "AutoencoderKLFlux2",
 )  # fmt: skip
 """Classes that were compared with torch (tests/test_openvino.py)."""
