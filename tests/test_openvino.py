@@ -170,16 +170,14 @@ def made(network: Any) -> tuple[Converted, Callable[[], Tensor]]:
 def test_what_was_converted_is_kept_by_its_weights_and_nothing_else_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import openvino
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     network = small()
     first = made(network)[1]()
     (kept,) = (tmp_path / "editkit" / "openvino").iterdir()
     assert sorted(file.name for file in kept.iterdir()) == ["network.bin", "network.xml"]
 
-    convert, asked = openvino.convert_model, []
-    monkeypatch.setattr(openvino, "convert_model", lambda *a, **b: asked.append(1) or convert(*a, **b))
+    convert, asked = programs._converted, []
+    monkeypatch.setattr(programs, "_converted", lambda *given: asked.append(1) or convert(*given))
     assert torch.equal(made(network)[1](), first)
     assert not asked
 
@@ -237,7 +235,7 @@ def test_networks_that_were_not_tried_are_refused(sd: Path, monkeypatch: pytest.
 
 @INSTALLED
 def test_a_network_that_cannot_be_converted_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openvino.convert_model", lambda *_, **__: [][0])
+    monkeypatch.setattr(programs, "_converted", lambda *_: [][0])
     with pytest.raises(ModelError, match="the network cannot be converted: list index out of range"):
         made(small())[1]()
 
