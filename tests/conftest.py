@@ -45,6 +45,14 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.flaky(reruns=1))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """What a test wrote may hold names that are no text; a worker could not send its report then."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch, tmp_path_factory):
     """Whoever runs the tests may have settings of editkit's; no test sees them."""
