@@ -154,8 +154,10 @@ def _asked(
     from editkit.editing import recipe
 
     if inline is None:
-        chain = settings.under_chain(recipe.read(given["recipe"], allow_code=options.allow_code))
-        return chain.with_options(options), None
+        asked = recipe.read(given["recipe"], allow_code=options.allow_code)
+        for told in recipe.elsewhere(asked, given["recipe"]):
+            say(told)
+        return settings.under_chain(asked).with_options(options), None
     patterns: list[str] = []
 
     def taken(mask: object) -> object:

@@ -51,8 +51,8 @@ def run_command(words: list[str]) -> int:
         line = parse_run(words)
     except HelpShown:
         return 0
-    for text in line.elsewhere:
-        notices(line.extras)(f"the recipe reads {text}, which lies out of its folder")
+    for told in line.elsewhere:
+        notices(line.extras)(told)
     return make(line)
 
 

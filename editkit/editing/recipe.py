@@ -117,7 +117,7 @@ def read(path: str | Path, *, allow_code: bool = False) -> Chain:
 
 
 def elsewhere(chain: Chain, path: str | Path) -> list[str]:
-    """What the recipe at `path`, read as `chain`, names out of its own folder: who runs it may want to know."""
+    """A line for each file that the recipe at `path`, read as `chain`, names out of its own folder."""
     folder, found = os.path.realpath(Path(path).parent), []
     for stage in chain.stages:
         for plugin in stage.plugins:
@@ -129,7 +129,7 @@ def elsewhere(chain: Chain, path: str | Path) -> list[str]:
                         out = any(map(leads_out, texts(value, key)))
                     found += [str(value)] if out else []
         found += [text for text in texts(stage.options.model_dump(exclude_unset=True)) if leads_out(text)]
-    return list(dict.fromkeys(found))
+    return [f"the recipe reads {text}, which lies out of its folder" for text in dict.fromkeys(found)]
 
 
 def _each(value: Any) -> Iterable[Any]:
