@@ -290,20 +290,20 @@ def test_every_fault_at_every_door_is_a_reason_and_stops_nobody(group, stranger)
     before = {row.name: row.broken for row in listed()}
     lines = [
         "gone = no_such_module:THING",
-        "other = faulty:NOTHING",
-        f"mine = faulty:{made}",
-        f"{taken} = faulty:{made}",
+        "other = faulty_package:NOTHING",
+        f"mine = faulty_package:{made}",
+        f"{taken} = faulty_package:{made}",
     ]
-    installed(stranger, FAULTY, {group: "\n".join(lines)}, "faulty")
+    installed(stranger, FAULTY, {group: "\n".join(lines)}, "faulty_package")
     found = {row.name: row.broken for row in listed()}
     assert "No module named 'no_such_module'" in found["gone"]
     assert " other: " in found["other"]
     assert "was written for version 9" in found["mine"]
-    assert f"{taken}: editkit and faulty both have one of that name" in found[taken]
+    assert f"{taken}: editkit and faulty_package both have one of that name" in found[taken]
     others = set(before) - {taken}
     assert others
     assert {name: found[name] for name in others} == {name: before[name] for name in others}
-    sys.modules.pop("faulty", None)
+    sys.modules.pop("faulty_package", None)
 
 
 def test_two_that_claim_one_name_or_one_folder_are_named(tmp_path, monkeypatch):

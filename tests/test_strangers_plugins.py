@@ -20,7 +20,10 @@ from editkit.models.classifiers.network import Network
 from editkit.plugin import registry
 from editkit.plugin.protocol import ASKED, DECLARED, Hooks, Plugin
 
-NAMED = ("hooks", "claims", "uses", "beside", "calls", "alone", "through", "default_model", "default_options")
+NAMED = (
+    "hooks", "claims", "uses", "beside", "calls", "alone", "through", "default_model", "default_options",
+    "found_weights", "roles",
+)  # fmt: skip
 
 
 def failing(raised):

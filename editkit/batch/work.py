@@ -142,7 +142,7 @@ class Work:
             if is_address(mask) and not is_words(mask):
                 mask, aside = _fetched(mask)
             elif not is_words(mask) and not Path(mask).is_file():  # a named pipe would be waited for
-                wrong = "no regular file" if Path(mask).exists() else "missing"
+                wrong = "not a regular file" if Path(mask).exists() else "missing"
                 raise PictureError(f"its mask is {wrong}: {mask}")
             chain = masked(chain, mask)
         return Opened(item, picture, chain, aside)

@@ -93,13 +93,16 @@ GIVES: dict[str, tuple[str, ...]] = {
     "branches": ("list", "tuple"), "measure": ("dict",),
     "hooks": ("type",), "claims": ("frozenset", "set"), "uses": ("frozenset", "set"), "beside": ("int",),
     "calls": ("int",), "alone": ("bool",), "through": ("str",), "default_model": ("str",),
-    "default_options": ("Options",),
+    "default_options": ("Options",), "found_weights": ("tuple",), "roles": ("frozenset", "set"),
 }  # fmt: skip
 """The class, or the classes, of what a hook returns, by its name: looking by name needs no torch."""
 
 MAY_GIVE_NONE = frozenset({"begin", "energy", "default_model"})
 
-ASKED = ("hooks", "claims", "uses", "beside", "calls", "alone", "through", "default_model", "default_options")
+ASKED = (
+    "hooks", "claims", "uses", "beside", "calls", "alone", "through", "default_model", "default_options",
+    "found_weights", "roles",
+)  # fmt: skip
 """Methods of a declaration that are called wherever something is to be known of it. Whatever they raise names it."""
 
 

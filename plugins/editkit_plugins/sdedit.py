@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from editkit.plugin import Hooks, Plan, Plugin, Run, Section
+from editkit.plugin import Hooks, Plan, Plugin, Section
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -51,20 +51,20 @@ class SDEdit(Plugin):
 
 
 class _SDEditHooks(Hooks[SDEdit]):
-    def __init__(self, plugin: SDEdit, run: Run) -> None:
-        super().__init__(plugin, run)
-        name = run.model.info.name
-        if name in EMBEDDED and run.inputs.mask is None and plugin.strength > TOUCH:
-            run.notify(
-                f"sdedit: {name}, which comes with editkit, knows no things and invents no variation: it smooths, and "
-                f"smears the more the stronger{EMBEDDED[name]}; a Stable Diffusion varies what is shown "
-                "(editkit models suggest)"
-            )
-
     def begin(self) -> Float[Tensor, "b c *size"] | None:
+        self._say_what_it_cannot()
         run = self.run
         start = run.inputs.start
         if start is None or (self.plugin.strength == 1.0 and run.inputs.mask is not None):
             return None
         level = run.levels[run.plan.start]
         return level.alpha * start + level.sigma * run.opening.noise
+
+    def _say_what_it_cannot(self) -> None:
+        name = self.run.model.info.name
+        if name in EMBEDDED and self.run.inputs.mask is None and self.plugin.strength > TOUCH:
+            self.run.notify(
+                f"sdedit: {name}, which comes with editkit, knows no things and invents no variation: it smooths, and "
+                f"smears the more the stronger{EMBEDDED[name]}; a Stable Diffusion varies what is shown "
+                "(editkit models suggest)"
+            )

@@ -26,6 +26,12 @@ ASIDE, REACH = (5.0, 6.0), (-1.0, 0.0, 1.0)
 CLEAR, FEWEST = 4.0, 20
 """The height in levels of a pixel that is asked, and how many there are at least."""
 
+WAYS = 8
+"""Lines that cross are told apart by their angles, in so many parts of a half turn."""
+
+LONG = 70
+"""Pixels of a piece that can be judged by itself; a shorter one goes with what it is joined to."""
+
 ASKED = 500
 """Pixels of a line that are asked, evenly from all of them."""
 
@@ -34,25 +40,42 @@ def laid_over(
     lines: NDArray[np.uint8], angle: NDArray[np.float32], picture: NDArray[np.float32], tone: NDArray[np.float32],
     eager: float = 1.0,
 ) -> NDArray[np.uint8]:  # fmt: skip
-    """The connected pieces of `lines` (H, W) that are laid over `picture` (H, W, 3), in levels of 255.
+    """The pieces of `lines` (H, W) that are laid over `picture` (H, W, 3), in levels of 255. A piece is connected and of
+    one direction; a short one is kept where it joins one that is.
 
     `angle`: of the line through each pixel; `tone` (H, W): what it is bright in. `eager`: what is asked is so many
     times as lenient.
     """
     import cv2
 
-    count, labels = cv2.connectedComponents(lines, connectivity=8)
-    at = np.flatnonzero(labels)
-    order = at[np.argsort(labels.ravel()[at], kind="stable")]
-    ends = np.searchsorted(labels.ravel()[order], np.arange(1, count + 1))
-    kept = np.zeros(count, np.uint8)
     seen = np.dstack([picture, tone])
-    for label in range(1, count):
-        whole = order[ends[label - 1] : ends[label]]
-        some = whole[np.linspace(0, len(whole) - 1, min(len(whole), ASKED)).astype(int)]
-        y, x = np.divmod(some, lines.shape[1])
-        kept[label] = _is_laid(*_across(seen, y, x, angle[y, x]), eager)
-    return np.asarray(kept[labels], dtype=np.uint8)
+    laid, open_ = np.zeros_like(lines), np.zeros_like(lines)
+    for way in range(WAYS):
+        one = lines * (np.floor(angle / np.pi * WAYS).astype(int) % WAYS == way)
+        count, labels = cv2.connectedComponents(np.asarray(one, np.uint8), connectivity=8)
+        at = np.flatnonzero(labels)
+        order = at[np.argsort(labels.ravel()[at], kind="stable")]
+        ends = np.searchsorted(labels.ravel()[order], np.arange(1, count + 1))
+        kept, unsure = np.zeros(count, np.uint8), np.zeros(count, np.uint8)
+        for label in range(1, count):
+            whole = order[ends[label - 1] : ends[label]]
+            some = whole[np.linspace(0, len(whole) - 1, min(len(whole), ASKED)).astype(int)]
+            y, x = np.divmod(some, lines.shape[1])
+            answer = _is_laid(*_across(seen, y, x, angle[y, x]), eager) if len(whole) >= LONG else None
+            kept[label], unsure[label] = answer is True, answer is None
+        laid |= kept[labels]
+        open_ |= unsure[labels]
+    return laid | open_ & _joined(open_ | laid, laid)
+
+
+def _joined(pieces: NDArray[np.uint8], seeds: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The connected pieces that hold one of `seeds`."""
+    import cv2
+
+    count, labels = cv2.connectedComponents(pieces, connectivity=8)
+    kept = np.zeros(count, np.uint8)
+    kept[labels[seeds > 0]] = 1
+    return np.asarray(kept[labels] & pieces, dtype=np.uint8)
 
 
 def _across(
@@ -74,14 +97,15 @@ def _across(
 
 def _is_laid(
     crest: NDArray[np.float32], left: NDArray[np.float32], right: NDArray[np.float32], eager: float
-) -> bool:  # fmt: skip
+) -> bool | None:  # fmt: skip
+    """Whether a line with this crest and these sides is; None: too little of it is clear."""
     height = crest[:, -1] - np.maximum(left[:, -1], right[:, -1])
     apart = np.abs(left - right)[:, :3].mean(axis=1)
     if np.median(apart) > ALIKE * eager * max(float(np.median(height)), 1.0):
         return False
     clear = height > CLEAR / eager
     if int(clear.sum()) < FEWEST:
-        return False
+        return None
     v, b = crest[clear, :3], (left[clear, :3] + right[clear, :3]) / 2.0
     grey_v, grey_b = (z.mean(axis=1, keepdims=True) for z in (v, b))
     paler = _slope(b - b.mean(), v - v.mean()) < SLOPE * eager
