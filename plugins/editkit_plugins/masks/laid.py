@@ -40,8 +40,8 @@ def laid_over(
     lines: NDArray[np.uint8], angle: NDArray[np.float32], picture: NDArray[np.float32], tone: NDArray[np.float32],
     eager: float = 1.0,
 ) -> NDArray[np.uint8]:  # fmt: skip
-    """The pieces of `lines` (H, W) that are laid over `picture` (H, W, 3), in levels of 255. A piece is connected and of
-    one direction; a short one is kept where it joins one that is.
+    """The pieces of `lines` (H, W) that are laid over `picture` (H, W, 3), in levels of 255. A piece is connected and
+    of one direction; a short one is kept where it joins one that is.
 
     `angle`: of the line through each pixel; `tone` (H, W): what it is bright in. `eager`: what is asked is so many
     times as lenient.
