@@ -224,7 +224,7 @@ def test_a_named_pipe_is_no_picture_and_no_mask(here):
     assert found.pictures == []
     assert found.unreadable == {"p.png": "is not a regular file", "x.mask.png": "is not a regular file"}
     item = Item("x.png", "x.png", "o.png", "o.png", Masks().of(Path("x.png"), Path("in"))[0])
-    assert "no regular file" in (Work(Chain((Stage((Inpaint(),)),)))(item).error or "")
+    assert "not a regular file" in (Work(Chain((Stage((Inpaint(),)),)))(item).error or "")
 
 
 def test_a_hook_that_ends_the_process_is_named():
