@@ -1,4 +1,7 @@
-"""Write docs/reference.md from the declarations: `python docs/make_reference.py`. A test checks that it is so."""
+"""Write docs/reference.md and the stub editkit/plugins.pyi from the declarations: `python docs/make_reference.py`.
+
+Tests check that both are so.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,26 @@ HEAD = """# Reference
 
 Made by `docs/make_reference.py` from the declarations; do not edit by hand.
 """
+
+STUB = '''"""What editors and type checkers see of `editkit.plugins`: the declarations that come with editkit, by class.
+
+Made by `docs/make_reference.py`; do not edit by hand. A stranger's are there as well, as `Any`; import one from its own
+package to have its options completed.
+"""
+
+from typing import Any
+
+{imports}
+
+def __getattr__(name: str) -> Any: ...
+'''
+
+
+def stub() -> str:
+    """The whole stub, a line for each built-in declaration."""
+    kinds = [registry.load(name) for name in registry.names()]
+    own = sorted((kind.__module__, kind.__name__) for kind in kinds if kind.__module__.startswith("editkit_plugins."))
+    return STUB.format(imports="\n".join(f"from {module} import {name} as {name}" for module, name in own))
 
 
 def reference() -> str:
@@ -60,4 +83,6 @@ def summary(kind: object) -> str:
 
 
 if __name__ == "__main__":
-    (Path(__file__).parent / "reference.md").write_text(reference(), encoding="utf-8")
+    here = Path(__file__).parent
+    (here / "reference.md").write_text(reference(), encoding="utf-8")
+    (here.parent / "editkit" / "plugins.pyi").write_text(stub(), encoding="utf-8")

@@ -1,6 +1,7 @@
-"""What an editor and a type checker see of `editkit.plugins`: the declarations that come with editkit, by class.
+"""What editors and type checkers see of `editkit.plugins`: the declarations that come with editkit, by class.
 
-A stranger's are there as well, as `Any`; import one from its own package to have its options completed.
+Made by `docs/make_reference.py`; do not edit by hand. A stranger's are there as well, as `Any`; import one from its own
+package to have its options completed.
 """
 
 from typing import Any

@@ -5,25 +5,17 @@ Siblings of what outside attempts found (docs/reliability.md), in commands that 
 
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_claims import changed
 
 from editkit.cli import run
 from editkit.errors import EditkitError, PictureError
 from editkit.plugins import Inpaint
-
-
-def changed(folder: Path, into: Path, file: str, change) -> Path:
-    shutil.copytree(folder, into)
-    said = json.loads((into / file).read_text())
-    change(said)
-    (into / file).write_text(json.dumps(said))
-    return into
 
 
 @pytest.fixture

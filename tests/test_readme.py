@@ -86,6 +86,14 @@ def test_the_reference_is_what_the_declarations_say():
     assert made == (docs / "reference.md").read_text(), "run: python docs/make_reference.py"
 
 
+def test_an_editor_sees_every_declaration_that_comes_with_editkit():
+    import runpy
+
+    root = Path(__file__).parent.parent
+    made = runpy.run_path(str(root / "docs" / "make_reference.py"))["stub"]()
+    assert made == (root / "editkit" / "plugins.pyi").read_text(), "run: python docs/make_reference.py"
+
+
 def test_the_pythons_that_are_named_are_those_that_are_taken():
     """`requires-python` is what pip heeds; classifiers, linters and type checkers say the same."""
     import tomllib
