@@ -49,7 +49,7 @@ def laid_over(
     import cv2
 
     seen = np.dstack([picture, tone])
-    laid, open_ = np.zeros_like(lines), np.zeros_like(lines)
+    laid, undecided = np.zeros_like(lines), np.zeros_like(lines)
     for way in range(WAYS):
         one = lines * (np.floor(angle / np.pi * WAYS).astype(int) % WAYS == way)
         count, labels = cv2.connectedComponents(np.asarray(one, np.uint8), connectivity=8)
@@ -64,8 +64,8 @@ def laid_over(
             answer = _is_laid(*_across(seen, y, x, angle[y, x]), eager) if len(whole) >= LONG else None
             kept[label], unsure[label] = answer is True, answer is None
         laid |= kept[labels]
-        open_ |= unsure[labels]
-    return laid | open_ & _joined(open_ | laid, laid)
+        undecided |= unsure[labels]
+    return laid | undecided & _joined(undecided | laid, laid)
 
 
 def _joined(pieces: NDArray[np.uint8], seeds: NDArray[np.uint8]) -> NDArray[np.uint8]:
