@@ -262,7 +262,7 @@ def test_labels_by_number_name_and_without_their_synonyms():
         ({"size": 8}, {}, "trained on states of 3 channels of 8x8, and these are 3 channels of 16x16"),
         ({"channels": 1}, {}, "1 channels of 16x16, and these are 3 channels"),
         ({"log_snr": (-1.0, 3.0)}, {}, "not trained for this schedule: it knows log-SNR from -1.0 to 3.0"),
-        ({"noisy": False}, {"gradient": "x_t"}, "was not trained on noisy pictures of any schedule"),
+        ({"noisy": False}, {"gradient": "x_t"}, "was not trained on noisy pictures, so it cannot be evaluated on x_t"),
         ({"noisy": False, "channels": 1}, {}, "takes pictures of 1 channels"),
         ({}, {"gradient": "network"}, "is noise-aware, so it sees x_t"),
     ],
