@@ -213,7 +213,7 @@ def test_a_strength_that_leaves_a_distilled_model_few_levels_is_said(folder: Any
         plan_stages(chain, Picture.read(PHOTO), told.append)
     assert said[0.3][0].startswith("2 of 4 noise levels are walked,")
     assert "--steps 8 " in said[0.3][0]
-    assert "70x52 is continued to 80x64, multiples of 16, and cut back to its own size" in said[0.3]
+    assert "70x52 is padded to 80x64, multiples of 16, and cropped back at the end" in said[0.3]
     assert not any("noise level" in line for line in said[1.0])
 
 

@@ -94,7 +94,7 @@ def test_shuffle_keeps_the_colours_and_follows_its_seed() -> None:
         ("canny:lo=3", r"hint canny has no parameter 'lo=3' \(it has: low=..., high=...\)"),
         ("canny:low", "has no parameter 'low'"),
         ("canny:low=x", "hint canny: low must be a valid integer"),
-        ("canny:low=300", "low 300 lies above high 200"),
+        ("canny:low=300", "low 300 is above high 200"),
         ("blur:sigma=0", "sigma must be greater than 0"),
         ("luma:low=1", r"it has: none"),
     ],
@@ -199,7 +199,7 @@ def test_nothing_heavy_is_imported_before_a_detector_is_used() -> None:
 @pytest.mark.parametrize("name", ["softedge", "depth", "normal", "pose", "segment", "lineart_anime", "mlsd", "pidi"])
 def test_weights_that_are_missing_are_named_with_their_place(name: str, tmp_path: Path) -> None:
     with pytest.raises(
-        ModelError, match=rf"hint {name} needs .*\.pth? of the hub's .*/.*, not found in /.*--offline is on"
+        ModelError, match=rf"hint {name} needs .*\.pth? from the hub's .*/.*, not found in /.*--offline is on"
     ) as e:
         hints.detect(hints.make(name), photo(), offline=True)
     assert f"{name}:weights=DIR" in str(e.value)

@@ -225,7 +225,7 @@ def test_what_does_not_fit_is_refused_with_what_would(folder: Path, model: Any, 
         ModelError,
         model,
         given(folder, encoder=str(other)),
-        "width 16, and .*CLIPVisionModelWithProjection that gives 20",
+        "width 16, but .*CLIPVisionModelWithProjection of width 20",
     )
     refused(ModelError, model, given(folder, encoder=str(tmp_path / "gone")), "was not found")
     from safetensors.torch import save_file

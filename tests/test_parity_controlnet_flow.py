@@ -135,7 +135,7 @@ def test_the_detector_says_what_a_union_is_shown(models: dict[str, Any], place: 
     known = {"known": tiny.tensor(tiny.picture()), "notify": said.append}
     by_detector = ControlNet(control="tile:factor=1", controlnet=str(place / "union"))
     found = tiny.walked(models["flux"], [by_detector], **known)
-    assert any(line.endswith("takes hints of several kinds; this is told as tile") for line in said), said
+    assert any(line.endswith("takes hints of several kinds; this one is passed as tile") for line in said), said
     tiny.picture().save(place / "same.png")
     same = ControlNet(control=str(place / "same.png"), controlnet=str(place / "union"), mode=1)
     assert tiny.distance(tiny.walked(models["flux"], [same], **known), found) == 0.0

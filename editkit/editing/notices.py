@@ -83,7 +83,7 @@ def what_is_walked(passes: Sequence[Planned], plugins: Sequence[Plugin], info: M
     none.
     """
     _how_few(passes, info, notify)
-    _continued(passes, info, plugins, notify)
+    _padded(passes, info, plugins, notify)
     _not_walked(passes, plugins, info, notify)
 
 
@@ -110,9 +110,10 @@ def _how_few(passes: Sequence[Planned], info: ModelInfo, notify: Notify) -> None
         )
 
 
-def _continued(passes: Sequence[Planned], info: ModelInfo, plugins: Sequence[Plugin], notify: Notify) -> None:
-    """Say to what size a picture is continued whose sides a transformer of large tokens cannot take. A plugin that
-    shows the model the picture says it itself.
+def _padded(passes: Sequence[Planned], info: ModelInfo, plugins: Sequence[Plugin], notify: Notify) -> None:
+    """Report that a picture is padded to multiples of the model's token size.
+
+    A plugin that passes the picture to the model reports it itself.
     """
     if info.multiple < 16 or "prompt" not in info.takes or any("references" in plugin.needs for plugin in plugins):
         return
@@ -121,7 +122,7 @@ def _continued(passes: Sequence[Planned], info: ModelInfo, plugins: Sequence[Plu
     if uneven:
         width, height = max(uneven)
         whole = "x".join(str(side + -side % info.multiple) for side in (width, height))
-        notify(f"{width}x{height} is continued to {whole}, multiples of {info.multiple}, and cut back to its own size")
+        notify(f"{width}x{height} is padded to {whole}, multiples of {info.multiple}, and cropped back at the end")
 
 
 def _not_walked(passes: Sequence[Planned], plugins: Sequence[Plugin], info: ModelInfo, notify: Notify) -> None:
