@@ -139,7 +139,7 @@ def test_lost_pixels_are_told_to_a_network_and_the_others_are_kept():
 
 
 def test_only_lost_pixels_can_be_told():
-    with pytest.raises(EditkitError, match="tells a model which pixels are lost; .*, not for gaussian:1"):
+    with pytest.raises(EditkitError, match="passes the lost pixels to a model; .*, not for gaussian:1"):
         edit(np.zeros((16, 16, 3), np.uint8), Restore(degradation="gaussian:1", method="conditioned"), model="pocket")
 
 

@@ -154,7 +154,7 @@ def test_what_it_refuses(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Picture(torch.full((16, 16, 3), 90, dtype=torch.uint8).numpy()).write("a.png")
     for words, said in (
-        (["--degradation", "average:2"], "--method graikos weighs what is seen by its noise"),
+        (["--degradation", "average:2"], "--method graikos needs the noise as a weight"),
         (["--degradation", "quantise:4"], "needs a linear degradation"),
     ):
         assert run(["restore", "a.png", "--method", "graikos", *words, "--steps", "2"]) in (1, 2)

@@ -102,9 +102,9 @@ def test_a_degradation_that_is_none_is_refused_with_what_is_allowed(text, wrong)
 @pytest.mark.parametrize(
     ("plugin", "wrong"),
     [
-        (Restore(), "needs sigma=, the noise's size in levels of 255"),
-        (Restore(degradation="mask"), "mask= with degradation= mask"),
-        (Restore(degradation="grey", mask="box:1,1,3,3"), "mask= with degradation= mask"),
+        (Restore(), "needs sigma=, the noise in levels of 255"),
+        (Restore(degradation="mask"), "mask= goes with degradation= mask"),
+        (Restore(degradation="grey", mask="box:1,1,3,3"), "mask= goes with degradation= mask"),
         (Restore(degradation="jpeg:30", sigma=5), "sigma= cannot be used with jpeg"),
         (Restore(degradation="gaussian:9"), "the kernel of gaussian:9 has 55x55 pixels and the picture 32x24"),
         (Restore(degradation="motion:40,0"), "the kernel of motion:40,0 has 41x41 pixels"),
