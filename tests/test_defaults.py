@@ -117,7 +117,7 @@ def test_jpeg_alone_is_jpeg_at_the_files_quality():
 
 
 def test_jpeg_alone_needs_a_jpeg_file():
-    with pytest.raises(EditkitError, match="came from none; say the quality, such as jpeg:30"):
+    with pytest.raises(EditkitError, match="is not from one; give the quality, such as jpeg:30"):
         edit(np.zeros((16, 16, 3), np.uint8), Restore(degradation="jpeg"), model=Isotropic(), steps=2)
     with pytest.raises((UsageError, ValueError), match="write jpeg:QUALITY"):
         Restore(degradation="jpeg:1,2")

@@ -209,7 +209,7 @@ def test_a_word_that_finds_everything_is_an_error_unless_it_is_joined(folders, p
         (lambda f: _set(f, "tokenizer_config.json", "auto_map", {"x": "y"}), "tokenizer_config.json has 'auto_map'"),
         (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "has no .safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes(b"no weights"), "CLIPSeg cannot be read"),
-        (lambda f: shutil.rmtree(f), "there is no such folder; hub ids are not fetched"),
+        (lambda f: shutil.rmtree(f), "there is no such folder; hub ids are not downloaded"),
     ],
 )
 def test_a_folder_is_data(folders, photo, tmp_path, change, said):

@@ -148,7 +148,7 @@ def test_the_decoder_works_in_tiles_where_it_does_not_fit_at_once() -> None:
     assert settle(whole(4096, 512), 2, free, said.append, 512)
     need = f"{4096**2 * DECODER[2] / 1e9:.1f} GB"
     assert said == [f"decoding in tiles of 512: at once it would need {need}, and 2.0 GB are free"]
-    with pytest.raises(ModelError, match=r"needs about .* GB of memory beside the model, and 0.1 GB are free"):
+    with pytest.raises(ModelError, match=r"needs about .* GB of memory in addition to the model, and 0.1 GB are free"):
         settle(whole(512), 4, 100_000_000, said.append, 512)
     with pytest.raises(ModelError, match=r"--canvas crop"):
         settle(whole(4096), 2, free, said.append, 512)

@@ -138,7 +138,7 @@ def settle(passes: Sequence[Pass], itemsize: int, free: int, notify: Notify, sid
         notify(f"decoding in tiles of {side}: at once it would need {_gb(decoder)}, and {_gb(free)} are free")
         return True
     raise ModelError(
-        f"this needs about {_gb(max(network, tiles))} of memory beside the model, and {_gb(free)} are free; "
+        f"this needs about {_gb(max(network, tiles))} of memory in addition to the model, and {_gb(free)} are free; "
         f"what helps: {_ways(itemsize, gpu)}--canvas crop or auto, a smaller picture, closing other programs"
     )
 

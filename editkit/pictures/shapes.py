@@ -323,13 +323,13 @@ def brightness(picture: Raster) -> Mask:
 
 def _brightness(picture: Picture, values: str) -> Mask:
     if values:
-        raise ShapeError(f"'brightness:{values}': brightness takes nothing behind a colon")
+        raise ShapeError(f"'brightness:{values}': brightness takes nothing after a colon")
     return as_mask(brightness(picture) * seen(picture))
 
 
 def _alpha(picture: Picture, values: str) -> Mask:
     if values:
-        raise ShapeError(f"'alpha:{values}': alpha takes nothing behind a colon")
+        raise ShapeError(f"'alpha:{values}': alpha takes nothing after a colon")
     return transparent(picture)
 
 
