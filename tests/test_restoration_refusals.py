@@ -45,7 +45,7 @@ def test_on_latents_auto_is_dps_and_projections_are_refused():
     said = []
     assert edit(photo(), Restore(degradation="gaussian:1"), model=Latent(), notify=said.append) is not None
     assert "restore: method dps" in said
-    with pytest.raises(ChainError, match='ddnm works on pixels, latent .* on latents; use method="dps"'):
+    with pytest.raises(ChainError, match='ddnm works on pixels, but latent .* on latents; use method="dps"'):
         edit(photo(), Restore(degradation="gaussian:1", method="ddnm"), model=Latent())
 
 
