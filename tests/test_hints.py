@@ -136,10 +136,10 @@ def test_another_size_or_grey_is_mended_and_the_rest_refused() -> None:
     assert small.shape == pixels.shape
     for gives, message in (
         (None, "hint wrong raised ZeroDivisionError"),
-        (3, "gave int"),
+        (3, "returned int"),
         (pixels / 255.0, "of float64"),
-        (np.zeros((4, 4, 4), np.uint8), "gave 4 channels"),
-        (np.zeros((0, 4, 3), np.uint8), "gave"),
+        (np.zeros((4, 4, 4), np.uint8), "returned 4 channels"),
+        (np.zeros((0, 4, 3), np.uint8), "returned"),
     ):
         with pytest.raises(HookError, match=message):
             hints.detect(Wrong(gives=gives), pixels)

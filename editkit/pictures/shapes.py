@@ -155,8 +155,8 @@ def from_words(words: str, picture: Picture, models: Sequence[str] = ()) -> Mask
         if not is_there(name):
             kind = "file" if name.endswith(".onnx") else "folder"
             raise ModelError(
-                f"--mask-model {short(name)}: there is no such {kind}; hub ids are not fetched here: hf download "
-                f"OWNER/NAME --local-dir FOLDER, then give FOLDER"
+                f"--mask-model {short(name)}: there is no such {kind}; hub ids are not downloaded here: run hf "
+                f"download OWNER/NAME --local-dir FOLDER, then give FOLDER"
             )
     parts = re.split(rf"([+&-])(?={_any_word()}(?::|$|[+&-]))", words)
     mask = _word(parts[0], picture, models)
