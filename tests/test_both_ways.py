@@ -70,9 +70,9 @@ def test_encoding_is_the_way_up_by_flow_moves(steps, strength):
 def test_a_noise_move_goes_up_and_ways_join_where_they_meet():
     with pytest.raises(UsageError, match="must go up"):
         Move(3, 2, "noise")
-    with pytest.raises(UsageError, match="cannot go on"):
+    with pytest.raises(UsageError, match="cannot continue"):
         _ = Plan.uniform(10) + Plan.uniform(10)  # ends at 0, begins at 10
-    with pytest.raises(UsageError, match="cannot go on"):
+    with pytest.raises(UsageError, match="cannot continue"):
         _ = Plan.uniform(10).encode() + Plan.uniform(11)
 
 
