@@ -165,4 +165,4 @@ def test_tries_without_a_choice_say_so():
     picture = Picture(photo())
     for chain in (Chain.of(SDEdit()), Chain.of(Inpaint(mask="box:0,0,40,34"))):
         plan_stage(chain.using(tries=4).stages[0], picture, told.append, Isotropic.info)
-    assert sum("nothing to choose between" in line for line in told) == 2
+    assert sum("has no effect: nothing is generated" in line for line in told) == 2

@@ -211,7 +211,7 @@ def test_a_strength_that_leaves_a_distilled_model_few_levels_is_said(folder: Any
         chain = Chain.of(SDEdit(strength=strength)).using(model=str(tmp_path), prompt="a door")
         told = said.setdefault(strength, [])
         plan_stages(chain, Picture.read(PHOTO), told.append)
-    assert said[0.3][0].startswith("2 of 4 noise levels are walked,")
+    assert said[0.3][0].startswith("only 2 of 4 noise levels are used,")
     assert "--steps 8 " in said[0.3][0]
     assert "70x52 is padded to 80x64, multiples of 16, and cropped back at the end" in said[0.3]
     assert not any("noise level" in line for line in said[1.0])
@@ -220,5 +220,5 @@ def test_a_strength_that_leaves_a_distilled_model_few_levels_is_said(folder: Any
 def test_a_strength_that_leaves_no_level_is_said(folder: Any) -> None:
     said: list[str] = []
     made = done(folder("flux"), SDEdit(strength=0.0), notify=said.append)
-    assert any(line.startswith("no noise level of 2 is left to walk, so") for line in said)
+    assert any(line.startswith("none of the 2 noise levels is left, so") for line in said)
     assert made.shape == PHOTO.shape

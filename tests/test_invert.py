@@ -94,7 +94,7 @@ def test_who_cannot_walk_up_is_refused_by_the_names_of_those_who_can(name):
         assert np.isfinite(came_back(model(), 4, name))
         return
     able = " or ".join(n for n in SAMPLERS.names() if make_sampler(n).reversible)
-    with pytest.raises(ChainError, match=re.escape(f"sampler {name} cannot; use sampler= {able}")):
+    with pytest.raises(ChainError, match=re.escape(f"sampler {name} cannot do; use sampler= {able}")):
         came_back(model(), 4, name)
 
 

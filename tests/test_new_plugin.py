@@ -69,8 +69,8 @@ def test_plugins_check_says_what_is_broken(tmp_path):
     distribution(tmp_path, "rude-package", BROKEN, "rude = rude_package:Rude")
     done = editkit(tmp_path, "plugins", "check", "rude")
     assert done.returncode == 1
-    assert "its module imports torch; import it inside of the functions that need it" in done.stdout
-    assert "clean changes the tensor it is given; work on x.clone()" in done.stdout
+    assert "its module imports torch; import it inside the functions that need it" in done.stdout
+    assert "clean modifies its argument; work on x.clone()" in done.stdout
     assert "rude: 2 of 11 checks are broken" in done.stdout
 
 

@@ -104,7 +104,7 @@ def test_the_plan_says_the_fewest():
     photo, told = Picture(np.full((8, 8, 3), 90, np.uint8)), []
     (stage,) = planned(photo, Invert(), model=Isotropic(), sampler="ode", steps=3, notify=told.append)
     assert stage.calls == 6 * 7 + 2
-    assert told == ["sampler ode calls the network as often as its tolerances need; the fewest are planned"]
+    assert told == ["sampler ode calls the network as often as its tolerances need; the plan shows the minimum"]
     exact = Isotropic()
     edit(photo, Invert(), model=exact, sampler="ode", steps=3)
     assert exact.calls >= stage.calls

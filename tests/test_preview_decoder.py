@@ -89,7 +89,7 @@ def test_what_is_none_is_refused(sd: Path, tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
     refused(tmp_path / "x.safetensors", "has no decoder.layers.0.weight")
     decoder(16).save_pretrained(tmp_path / "taef1")
-    refused(tmp_path / "taef1", "reads latents of 16 channels, and those of .* have 4; leave it out")
+    refused(tmp_path / "taef1", "reads latents of 16 channels, but those of .* have 4; leave it out")
 
 
 def test_no_recipe_names_it() -> None:

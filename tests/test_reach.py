@@ -180,8 +180,8 @@ def test_run_says_what_a_recipe_reads_elsewhere(here, capsys, mask, told):
     )
     Path("job/r.yaml").write_text(made)
     assert run(["run", "job/r.yaml", "job/a.png", "-o", "o.png", "--steps", "2", "--model", "pocket"]) == 0
-    assert ("which lies out of its folder" in capsys.readouterr().err) == told
+    assert ("which is outside its folder" in capsys.readouterr().err) == told
     Path("in").mkdir()
     shutil.copy("job/a.png", "in")
     run(["batch", "job/r.yaml", "in", "out", "--steps", "2", "--model", "pocket"])
-    assert ("which lies out of its folder" in capsys.readouterr().err) == told
+    assert ("which is outside its folder" in capsys.readouterr().err) == told

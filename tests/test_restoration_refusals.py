@@ -160,7 +160,7 @@ def test_tasks_that_the_pictures_own_patches_cannot_do_are_a_networks_unless_ask
     settled = plan_stage(Stage((plugin,), Options()), Picture(photo()), said.append)
     assert settled.info.name == "pocket"
     assert any(
-        line.startswith("by pocket, which serves this better than patches; --model takes another") for line in said
+        line.startswith("using model pocket, which is better here than patches; --model chooses") for line in said
     )
     assert plan_stage(Stage((plugin,), Options(model="patches")), Picture(photo())).info.name == "patches"
     assert plan_stage(Stage((Restore(degradation="gaussian:2"),), Options()), Picture(photo())).info.name == "patches"
