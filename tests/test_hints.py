@@ -268,7 +268,7 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert len(err.splitlines()) == 1
     code, _, err = run(capfd, "-", "--control", "canny")
     assert code == 2
-    assert "say with -o" in err
+    assert "name the hint with -o" in err
     assert run(capfd, str(path))[0] == 2
     Image.new("RGB", (9, 9), "red").save(path)
     code, _, err = run(capfd, str(path), "--control", "canny", "-o", str(target), "--force")

@@ -77,11 +77,11 @@ def test_plugins_check_says_what_is_broken(tmp_path):
 @pytest.mark.parametrize(
     ("name", "code", "said"),
     [
-        ("Warm", 2, "small letters"),
-        ("1warm", 2, "small letters"),
-        ("warm_tone", 2, "small letters"),
-        ("warm--tone", 2, "small letters"),
-        ("../warm", 2, "small letters"),
+        ("Warm", 2, "lower-case letters"),
+        ("1warm", 2, "lower-case letters"),
+        ("warm_tone", 2, "lower-case letters"),
+        ("warm--tone", 2, "lower-case letters"),
+        ("../warm", 2, "lower-case letters"),
         ("w" * 41, 2, "at most 40"),
         ("batch", 2, "is a word of the command line"),
         ("then", 2, "is a word of the command line"),

@@ -27,7 +27,7 @@ __all__ = ["clip", "masked"]
         (["--range", "3"], r"--range 3: two times are needed"),
         (["--range", "5-3"], r"ends before it begins"),
         (["--range", "90-99"], r"no frames in the range"),
-        (["--preview", "{out}.webp"], r"--preview is for pictures.*finished frames lie in OUT.frames/"),
+        (["--preview", "{out}.webp"], r"--preview is for pictures.*finished frames of a video are in OUT.frames/"),
         (["-o", "-"], r"not to standard output"),
         (["-o", "{out}.png"], r"videos are written as \.mp4, \.mov, \.mkv"),
         (["-o", "{clip}", "--force"], r"is the input video"),
