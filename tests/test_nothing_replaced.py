@@ -108,7 +108,7 @@ def test_a_classifier_takes_the_place_of_no_weights(here, capsys):
 def test_a_grid_that_is_refused_leaves_no_folder(here, capsys):
     words = ["grid", "--vary", "seed=1,2", "--cells", "cells", "inpaint", "x.png", "--mask", "box:1,1,5,5"]
     assert run([*words, "-o", "x.png", "--force"]) == 2
-    assert "is what is read" in capsys.readouterr().err
+    assert "is also an input" in capsys.readouterr().err
     assert not Path("cells").exists()
 
 

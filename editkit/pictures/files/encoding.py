@@ -175,7 +175,7 @@ def _short_enough(meta: Metadata, title: str, longest: int, notices: list[str]) 
 
 
 def _png(picture: Raster, provenance: str | None) -> bytes:
-    """A PNG file."""
+    """Encode a PNG file."""
     channels = _channels(picture, PNG)
     height, width, count = channels.shape
     colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[count]
@@ -203,12 +203,12 @@ def _png(picture: Raster, provenance: str | None) -> bytes:
 
 
 def _filtered(channels: NDArray[Any]) -> bytes:
-    """PNG rows, each behind the filter (none, left, above, Paeth's) whose bytes are smallest in sum."""
+    """Return PNG rows, each with the filter (none, left, above, Paeth's) whose bytes have the smallest sum."""
     height, width, count = channels.shape
     pixel = count * channels.dtype.itemsize
     last = np.zeros((1, width * pixel), np.uint8)
     parts = []
-    for at in range(0, height, BAND):  # in bands, so that a large picture does not need its memory ten times over
+    for at in range(0, height, BAND):  # in bands, so that a large picture does not need ten times its memory
         band = channels[at : at + BAND]
         rows = band.astype(band.dtype.newbyteorder(">"), copy=False).view(np.uint8).reshape(-1, width * pixel)
         above = np.concatenate([last, rows[:-1]])
@@ -223,19 +223,19 @@ def _filtered(channels: NDArray[Any]) -> bytes:
 
 
 _FILTERS = np.array([0, 1, 2, 4], np.uint8)
-"""What PNG calls them."""
+"""PNG's numbers of these filters."""
 
 
 def _paeth(left: NDArray[np.uint8], above: NDArray[np.uint8], above_left: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Paeth's predictor: whichever of the three is nearest to left + above - above_left (PNG, section 9.4)."""
+    """Paeth's predictor: the one of the three nearest to left + above - above_left (PNG, section 9.4)."""
     a, b, c = (part.astype(np.int16) for part in (left, above, above_left))
     to_a, to_b, to_c = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)
     return np.where((to_a <= to_b) & (to_a <= to_c), left, np.where(to_b <= to_c, above, above_left))
 
 
-# long: a table of tags, one a line
+# long: a table of tags, one per line
 def _tiff(picture: Raster) -> bytes:
-    """A little-endian TIFF, Deflate with horizontal differences; EXIF becomes its tags."""
+    """Encode a little-endian TIFF, Deflate with horizontal differences; EXIF becomes its tags."""
     from PIL import Image
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -287,20 +287,20 @@ def _tiff(picture: Raster) -> bytes:
 
 
 _NOT_FROM_EXIF = LAYOUT - {282, 283, 296, 301, 318, 319, 531, 532}
-"""Tags that EXIF from elsewhere may not set in a TIFF: they say how its pixels lie. Those that are taken out here are
-about resolution and colour.
+"""Tags that foreign EXIF may not set in a TIFF, because they describe its pixel layout. The exceptions here are about
+resolution and colour.
 """
 
 
 def _strip(channels: NDArray[Any]) -> bytes:
-    """Rows of a TIFF: differences along the row, little-endian, deflated."""
+    """Encode the rows of a TIFF: differences along the row, little-endian, deflated."""
     differences = channels.copy()
     differences[:, 1:] -= channels[:, :-1]
     return deflated(differences.astype(differences.dtype.newbyteorder("<")).tobytes())
 
 
 def _by_pillow(picture: Raster, row: Format, quality: int | None) -> bytes:
-    """JPEG, WebP, AVIF."""
+    """Encode JPEG, WebP or AVIF."""
     from PIL import Image, features
 
     if row is AVIF and not features.check("avif"):

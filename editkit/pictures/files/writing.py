@@ -1,4 +1,4 @@
-"""Writing pictures: whole or not at all. How they are encoded is in `pictures/files/encoding.py`."""
+"""Write pictures, completely or not at all. The encoding is in `pictures/files/encoding.py`."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from editkit.pictures.files.reading import decode
 from editkit.pictures.raster import Raster
 
 BAND = 64
-"""Rows that are compared at once."""
+"""Rows compared at once."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written.
+    """The result of writing a picture.
 
     Args:
-        path: where; "-" for standard output.
+        path: the file; "-" for standard output.
         format: Pillow's name of the format.
         bytes: the file's size.
-        deviation: the largest difference of a channel between the picture and the file as it decodes, in levels of 8
-            bits (or of 16, in a 16-bit file); 0 for a lossless format.
-        kept_deviation: the same over the pixels whose mask is 0; None for a picture without mask.
-        notices: what could not be kept, for the user.
+        deviation: the largest difference of a channel between the picture and the decoded file, in 8-bit levels (or
+            16-bit levels in a 16-bit file); 0 for a lossless format.
+        kept_deviation: the same over pixels whose mask is 0; None without a mask.
+        notices: what could not be stored, for the user.
     """
 
     path: str
@@ -48,11 +48,11 @@ class Written:
 
 
 def check_output(path: str | Path, *, force: bool = False, quality: int | None = None) -> str:
-    """Refuse before any work what could not be written after it; gives the format. "-" is always fine (PNG).
+    """Check before any work that the output can be written, and return its format. "-" is always valid (PNG).
 
     Raises:
-        PictureError: unknown ending, existing file without `force`, a folder, missing or read-only folder; a `quality`
-            for a format that has none.
+        PictureError: unknown suffix, existing file without `force`, a folder, missing or read-only folder, or a
+            `quality` for a lossless format.
     """
     format_ = PNG.name if str(path) == "-" else format_of(Path(path))
     if quality is not None and to_write(format_).exact == "always":
@@ -64,7 +64,7 @@ def check_output(path: str | Path, *, force: bool = False, quality: int | None =
 
 
 def check_place(path: str | Path, *, force: bool = False) -> None:
-    """As `check_output`, for a file of any ending.
+    """Like `check_output`, for a file of any suffix.
 
     Raises:
         PictureError: existing file without `force`, a folder, missing or read-only folder.
@@ -80,24 +80,24 @@ def check_place(path: str | Path, *, force: bool = False) -> None:
             if not force:
                 raise PictureError(f"{path}: exists already; give another name, or `force` to replace it (--force)")
         if not folder.exists():
-            raise PictureError(f"{folder}: no such folder; make it first (mkdir -p {folder})")
+            raise PictureError(f"{folder}: no such folder; create it first (mkdir -p {folder})")
         if not folder.is_dir():
             raise PictureError(f"{folder}: is not a folder; name an output in one")
-    except (OSError, RuntimeError, ValueError) as error:  # too long a name, a loop of links, an unreadable folder
+    except (OSError, RuntimeError, ValueError) as error:  # name too long, a loop of links, an unreadable folder
         raise PictureError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PictureError(f"{folder}: no permission to write in this folder; name an output elsewhere")
 
 
 def check_apart(outputs: Mapping[str, str | Path | None], inputs: Iterable[str | Path] = (), first: str = "") -> None:
-    """Refuse outputs of one command that are the same file, under whatever names, or one of its `inputs`.
+    """Refuse outputs of one command that are the same file under any names, or one of its `inputs`.
 
     Args:
-        outputs: option (as the user knows it) to path; None and "-" are left out.
-        first: the option of the result itself, which may take the place of an input (with --force).
+        outputs: option name to path; None and "-" are ignored.
+        first: the option of the result itself, which may replace an input (with --force).
 
     Raises:
-        UsageError: two are one; says which.
+        UsageError: two are the same; the message says which.
     """
     read = {_identity(path): str(path) for path in inputs if str(path) != "-"}
     seen: dict[tuple[object, ...], str] = {}
@@ -108,12 +108,12 @@ def check_apart(outputs: Mapping[str, str | Path | None], inputs: Iterable[str |
         if identity in seen:
             raise UsageError(f"{seen[identity]} and {flag} both name {path}; give them different names")
         if identity in read and flag != first:
-            raise UsageError(f"{flag} {path}: is what is read ({read[identity]}); give another name")
+            raise UsageError(f"{flag} {path}: is also an input ({read[identity]}); give another name")
         seen[identity] = flag
 
 
 def _identity(path: str | Path) -> tuple[object, ...]:
-    """The same for all names of a file, links included, whether it is there or not."""
+    """Return a key that is equal for all names of a file, including links, whether it exists or not."""
     try:
         state = os.stat(path)
         return state.st_dev, state.st_ino
@@ -122,12 +122,12 @@ def _identity(path: str | Path) -> tuple[object, ...]:
 
 
 def format_of(path: Path) -> str:
-    """The format a name's ending stands for."""
+    """Return the format of a file name's suffix."""
     try:
         return WRITABLE[path.suffix.lower()].name
     except KeyError:
         known = " ".join(WRITABLE)
-        got = f"the ending {path.suffix!r} is not one that can be written" if path.suffix else "the name has no ending"
+        got = f"files ending in {path.suffix!r} cannot be written" if path.suffix else "the name has no ending"
         raise PictureError(f"{path}: {got}; use one of {known}") from None
 
 
@@ -140,7 +140,7 @@ def to_bytes(
     text: str | None = None,
     quality: int | None = None,
 ) -> tuple[bytes, int, int | None]:
-    """The bytes of a file, the largest deviation, and that over the pixels whose `mask` is 0 (see `Written`).
+    """Return the bytes of a file, the largest deviation, and that over the pixels whose `mask` is 0 (see `Written`).
 
     A file that could not be opened again is made once more without the metadata that came with the picture, and with a
     notice: whatever a stranger put there, a finished edit is not lost to it.
