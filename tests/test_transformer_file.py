@@ -341,7 +341,7 @@ def test_what_cannot_be_laid_over_is_said(pairs: dict[str, Pair], tmp_path: Path
     refused(
         pair,
         tiny_files.saved(more, tmp_path / "m.safetensors"),
-        "tensors that the folder's network does not have|family",
+        "that the folder's network does not have|family",
     )
     scaled = {**pair.state, "proj_out.scale_weight": torch.ones(())}
     refused(pair, tiny_files.saved(scaled, tmp_path / "s.safetensors"), "fp8_scaled")

@@ -142,8 +142,8 @@ def to_bytes(
 ) -> tuple[bytes, int, int | None]:
     """Return the bytes of a file, the largest deviation, and that over the pixels whose `mask` is 0 (see `Written`).
 
-    A file that could not be opened again is made once more without the metadata that came with the picture, and with a
-    notice: whatever a stranger put there, a finished edit is not lost to it.
+    If the file cannot be opened again, it is encoded without the picture's original metadata, with a notice, so that
+    bad metadata cannot destroy a finished edit.
     """
     try:
         said = list(notices)
@@ -154,7 +154,7 @@ def to_bytes(
             raise
         said = list(notices)
         encoded, back = _seen_again(bare, format, said, text, quality)
-        said.append(f"its metadata (EXIF, XMP, ICC profile) cannot be put into {format} and is left out")
+        said.append(f"its metadata (EXIF, XMP, ICC profile) cannot be stored in {format} and is left out")
     notices[:] = said
     if encoded.lossless or back is None:
         return encoded.data, 0, None if mask is None else 0
@@ -168,23 +168,22 @@ def _without_metadata(meta: Metadata) -> Metadata:
 def _seen_again(
     raster: Raster, format: str, notices: list[str], text: str | None, quality: int | None
 ) -> tuple[Encoded, NDArray[Any] | None]:
-    """The bytes of a file, and its pixels as it decodes; None for a lossless file without metadata, which nothing can
-    have spoilt.
+    """Return the encoded file and its decoded pixels; None for a lossless file without metadata, which needs no check.
 
     Raises:
-        PictureError: it cannot be made, or does not decode to what went in.
+        PictureError: it cannot be encoded, or does not decode to the same pixels.
     """
     encoded = encode(raster, format, notices, text=text, quality=quality)
     if encoded.lossless and raster.meta == _without_metadata(raster.meta):
         return encoded, None
     back = decode(encoded.data, "the written file").pixels
     if back.shape != encoded.raster.pixels.shape or (encoded.lossless and _differ(back, encoded.raster.pixels)):
-        raise PictureError("the written file: does not decode to the picture that went in")
+        raise PictureError("the written file: does not decode to the same picture")
     return encoded, back
 
 
 def _differ(a: NDArray[Any], b: NDArray[Any]) -> bool:
-    """In bands, without an array of their size."""
+    """Compare in bands, without an array of the full size."""
     return a.dtype != b.dtype or any(not np.array_equal(a[at : at + BAND], b[at : at + BAND]) for at in _bands(a))
 
 
@@ -193,7 +192,7 @@ def _bands(array: NDArray[Any]) -> range:
 
 
 def _deviation(raster: Raster, mask: NDArray[Any] | None, back: NDArray[Any]) -> tuple[int, int | None]:
-    """The largest difference that a lossy format made, over all pixels and over those the mask keeps."""
+    """Return the largest difference made by a lossy format, over all pixels and over those that the mask keeps."""
     largest, kept = 0, 0
     for at in range(0, raster.height, BAND):
         rows = slice(at, at + BAND)
@@ -215,18 +214,18 @@ def write(
     format: str | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> Written:
-    """Write a picture, whole or not at all: a temporary file beside it takes its place when it is complete.
+    """Write a picture atomically: a temporary file beside it replaces it when it is complete.
 
     Args:
-        path: its ending decides the format; "-" is standard output, as `format` (PNG unless told).
-        force: replace an existing file. Without it a file that appears meanwhile is not replaced either.
-        mask: (H, W); what a lossy format changes where it is 0 is measured apart.
-        text: how it was made, put into the file.
-        quality: 1 to 100 for JPEG, WebP and AVIF; None takes over what the picture came with.
+        path: its suffix sets the format; "-" is standard output, as `format` (default PNG).
+        force: replace an existing file. Without it, a file that appears in the meantime is not replaced either.
+        mask: (H, W); changes by a lossy format where it is 0 are measured separately.
+        text: the provenance to store in the file.
+        quality: 1 to 100 for JPEG, WebP and AVIF; None: as in the picture's own file.
         on_notice: called with each notice; they are in the result as well.
 
     Raises:
-        PictureError: it cannot be written there; nothing is left behind and an old file is as it was.
+        PictureError: it cannot be written; no partial file remains and an old file is unchanged.
     """
     known = check_output(path, force=force)
     if str(path) == "-" and format is not None:
@@ -247,7 +246,7 @@ def _to_stdout(data: bytes) -> None:
     if sys.stdout is None:
         raise PictureError("standard output: cannot be written: it is closed")
     if sys.stdout.isatty():
-        raise PictureError("-: standard output is a terminal; send it into a file or a pipe, or use -o NAME")
+        raise PictureError("-: standard output is a terminal; redirect it to a file or a pipe, or use -o NAME")
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
