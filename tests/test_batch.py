@@ -195,7 +195,7 @@ def test_a_full_disk_stops_the_run_and_it_can_go_on(here, capsys, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     assert run(["batch", "r.yaml", "in", "out"]) == 1
     said = capsys.readouterr().err
-    assert "No space left on device); 1 pictures are done: mend that and give --resume" in said
+    assert "No space left on device); 1 pictures are done: fix that and use --resume" in said
     assert [p.name for p in Path("out").rglob("*") if p.is_file() and p.name != journals.NAME] == ["a.png"]
     monkeypatch.setattr(os, "fsync", real)
     assert run(["batch", "r.yaml", "in", "out", "--resume", "--quiet"]) == 0
