@@ -17,7 +17,7 @@ class Gone(PictureError):  # noqa: N818
 
 
 class Explained:
-    """Turn errors of a service's library into one line with the address, without anything that could be secret."""
+    """Turns errors of a service's library into one line with the address, without anything that could be secret."""
 
     def __init__(self, at: str) -> None:
         self._at = at

@@ -1,6 +1,6 @@
-"""The table of what a batch made: a row a picture with its result's name, hash, size, seed, figures, or what was wrong.
+"""The results table of a batch: for each picture its result's name, hash, size, seed and figures, or the error.
 
-JSON lines or Parquet, written when the run has ended. While it runs the rows lie in a file of their own.
+JSON lines or Parquet, written at the end of the run. During the run the rows are in a temporary file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COLUMNS = ("picture", "output", "seed", "sha256", "bytes", "network_calls", "dev
 
 
 class Sheet:
-    """Rows of the table; `file`: None keeps none."""
+    """Rows of the table; `file` None: keep none."""
 
     def __init__(self, file: IO[str] | None) -> None:
         self._file = file
@@ -35,11 +35,11 @@ class Sheet:
     @classmethod
     @contextmanager
     def of(cls, name: str | None, target: str, offline: bool) -> Iterator[Sheet]:
-        """The table called `name` in `target`, written when the block ends well.
+        """Open the table `name` in `target`; it is written if the block ends without an error.
 
         Raises:
-            UsageError: it has another ending, or names a folder.
-            ExtraError: it is to be Parquet, and pyarrow is not installed.
+            UsageError: it has another suffix, or a folder in its name.
+            ExtraError: it is Parquet, and pyarrow is not installed.
         """
         if name is None:
             yield cls(None)
@@ -56,7 +56,7 @@ class Sheet:
             _put(path if name.lower().endswith(".jsonl") else _as_parquet(path), name, target, offline)
 
     def take(self, result: Result) -> None:
-        """One result."""
+        """Add one result."""
         done = result.done
         self._row(
             picture=result.item.name,
@@ -71,7 +71,7 @@ class Sheet:
         )
 
     def before(self, done: Iterable[Done]) -> None:
-        """What earlier runs made."""
+        """Add results of earlier runs."""
         if self._file is None:
             return
         for entry in done:
@@ -94,7 +94,7 @@ def _put(path: Path, name: str, target: str, offline: bool) -> None:
 
 
 def _as_parquet(path: Path) -> Path:
-    """The same rows; figures as their JSON, since each edit has others."""
+    """Convert the rows to Parquet, with the figures as JSON, since they differ between edits."""
     import pyarrow
     import pyarrow.parquet
 
