@@ -317,7 +317,7 @@ def test_by_windows_every_item_is_told_its_own(models: dict[str, Any], place: Pa
 
 
 def test_another_familys_controlnet_is_refused_with_both(models: dict[str, Any], place: Path, tmp_path: Path) -> None:
-    with pytest.raises(
+    with pytest.raises(ModelError, match=r"controlnet: .*is a QwenImageControlNetModel; .* needs a FluxControlNet"):
         ModelError, match=r"controlnet: .*qwen is a QwenImageControlNetModel; .* needs a FluxControlNet"
     ):
         tiny.walked(models["flux"], [steering(place, "qwen")])
