@@ -49,9 +49,15 @@ class Group:
     kind: str
     listing: str
 
+    def points(self) -> tuple[EntryPoint, ...]:
+        """What is registered now, as installed packages' metadata says it. Read again only after a folder of the path has
+        changed: an edit asks often, and reading the metadata of every package takes longer than all the engine does.
+        """
+        return _read(self.name, _path())
+
     def names(self) -> list[str]:
         """Sorted; read from metadata alone."""
-        return sorted({point.name for point in _registered(self.name)})
+        return sorted({point.name for point in self.points()})
 
     def load(self, name: str) -> object:
         """What the entry point called `name` points to.
@@ -139,12 +145,6 @@ class Group:
     def _distinct(self, name: str) -> tuple[EntryPoint, ...]:
         """The entry points called `name`; one distribution seen twice on the path counts once."""
         return _called(self.name, name, _path())
-
-
-def _registered(group: str) -> tuple[EntryPoint, ...]:
-    """What is registered under `group` now. Read anew only where a folder of the path has changed: an edit asks often,
-    and reading every installed package's metadata takes longer than all else that the engine does."""
-    return _read(group, _path())
 
 
 def _path() -> Path:
