@@ -50,8 +50,10 @@ class Group:
     listing: str
 
     def points(self) -> tuple[EntryPoint, ...]:
-        """What is registered now, as installed packages' metadata says it. Read again only after a folder of the path has
-        changed: an edit asks often, and reading the metadata of every package takes longer than all the engine does.
+        """All entry points of the group, from the metadata of installed packages.
+
+        Cached until a folder of `sys.path` changes: every edit asks, and reading the metadata of all packages takes
+        longer than the rest of the engine's work.
         """
         return _read(self.name, _path())
 
