@@ -72,7 +72,7 @@ PARAMS = [
     Param(
         "anywhere",
         "flag",
-        "A manifest may name what lies neither in its folder nor where IN, OUT, --masks do.",
+        "A recipe or a manifest may name what lies neither in its folder nor where IN, OUT, --masks do.",
         None,
         False,
     ),
@@ -103,8 +103,10 @@ def batch_command(words: list[str]) -> int:
         raise UsageError(f"--workers: must be 1 to {MOST_WORKERS}, got {workers}")
     if given.get("resume") and given.get("force"):
         raise UsageError("--resume goes on with a run, --force begins anew; give one of them")
-    if given.get("anywhere") and not is_manifest(given["source"]):
-        raise UsageError(f"--anywhere: is for a manifest, and {shown(given['source'])} is none; leave it out")
+    if given.get("anywhere") and inline is not None and not is_manifest(given["source"]):
+        raise UsageError(
+            f"--anywhere: is for a recipe or a manifest, and {shown(given['source'])} is none; leave it out"
+        )
     chain, pattern = _asked(given, inline, settings, options)
     name = given.get("engine") or ("serial" if workers == 1 else "processes")
     engine = engine_of(name, _places(chain, workers, given, options.device))
@@ -151,11 +153,13 @@ def _asked(
     given: dict[str, Any], inline: Chain | None, settings: Settings, options: Options
 ) -> tuple[Chain, str | None]:
     """What is done to every picture, and the pattern of their masks where the edit has one."""
-    from editkit.editing import recipe
+    from editkit.editing import reading, recipe
 
     if inline is None:
-        asked = recipe.read(given["recipe"], allow_code=options.allow_code)
-        for told in recipe.elsewhere(asked, given["recipe"]):
+        places = [place for place in (given["source"], given.get("masks")) if place and not is_address(place)]
+        anywhere = given.get("anywhere", False)
+        asked = recipe.read(given["recipe"], allow_code=options.allow_code, anywhere=anywhere, places=places)
+        for told in reading.networks_elsewhere(asked, given["recipe"]):
             say(told)
         return settings.under_chain(asked).with_options(options), None
     patterns: list[str] = []

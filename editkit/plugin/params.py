@@ -21,14 +21,15 @@ from editkit.errors import short
 
 @dataclass(frozen=True)
 class Metavar:
-    """How a parameter's value is called in help texts; `words` says which values of a picture's field are not paths.
+    """How a parameter's value is called in help texts; `words` says which values are not paths.
 
-    `repeated`: it may be given several times; the value is then a tuple.
+    `repeated`: it may be given several times; the value is then a tuple. `path`: it may name a file at all.
     """
 
     name: str
     words: Callable[[str], bool] | None = None
     repeated: bool = False
+    path: bool = True
 
 
 @dataclass(frozen=True)
@@ -204,5 +205,6 @@ def is_path(plugin: type[BaseModel], key: str, value: object) -> bool:
 
     if not isinstance(value, str) or not marked(plugin, key, Metavar) or value == "-" or is_words(value):
         return False
-    markers = [m for m in plugin.model_fields[key].metadata if isinstance(m, Metavar)]
-    return not any(m.words is not None and m.words(value) for m in markers)
+    info = plugin.model_fields[key]
+    markers = [*(m for m in info.metadata if isinstance(m, Metavar)), _nested_metavar(info)]
+    return all(m is None or (m.path and not (m.words is not None and m.words(value))) for m in markers)

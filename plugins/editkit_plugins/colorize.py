@@ -61,7 +61,7 @@ class Colorize(Solver):
         "auto", description="Tell the model the luma, or solve with it as prior; auto: what the model can."
     )
 
-    color_at: tuple[Annotated[str, Metavar("X,Y,#RRGGBB")], ...] = Field(
+    color_at: tuple[Annotated[str, Metavar("X,Y,#RRGGBB", path=False)], ...] = Field(
         (), description="The colour at a pixel, spread to where luma is about equal; several: give it again."
     )
 

@@ -130,7 +130,7 @@ class ControlNet(Plugin):
     )
     scale: float = Field(1.0, ge=0.0, description="Strength; 0 changes nothing.")
     guess: bool = Field(False, description="Guess mode: the hint without the prompt's help; deep features count more.")
-    mode: Annotated[str | int | None, BeforeValidator(_kind), Metavar("KIND")] = Field(
+    mode: Annotated[str | int | None, BeforeValidator(_kind), Metavar("KIND", path=False)] = Field(
         None,
         description="What the hint is, for a union of FLUX.1: canny, tile, depth, blur, pose, gray, low-quality or a "
         "number; default: by the detector.",

@@ -48,6 +48,10 @@ if TYPE_CHECKING:
     from editkit.plugin import Conditioning
 
 
+def _is_hub_id(value: str) -> bool:
+    return is_name(value) and not value.endswith(".safetensors")
+
+
 class ImagePrompt(Plugin):
     """A picture as a prompt, beside the text or in its place: its content and style, by an IP-Adapter or Redux.
 
@@ -72,7 +76,7 @@ class ImagePrompt(Plugin):
     image: tuple[PictureSource, ...] = Field(
         description="The picture that is the prompt; several, looked at together: give it again."
     )
-    adapter: Annotated[str, Metavar("ADAPTER"), Weights()] = Field(
+    adapter: Annotated[str, Metavar("ADAPTER", words=_is_hub_id), Weights()] = Field(
         min_length=1, description="The IP-Adapter, a .safetensors file made for the model's family; or Redux's folder."
     )
     encoder: Annotated[str, Metavar("DIR_OR_ID", words=is_name)] | None = Field(
