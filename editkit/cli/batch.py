@@ -153,13 +153,13 @@ def _asked(
     given: dict[str, Any], inline: Chain | None, settings: Settings, options: Options
 ) -> tuple[Chain, str | None]:
     """What is done to every picture, and the pattern of their masks where the edit has one."""
-    from editkit.editing import reading, recipe
+    from editkit.editing import recipe, recipe_files
 
     if inline is None:
         places = [place for place in (given["source"], given.get("masks")) if place and not is_address(place)]
         anywhere = given.get("anywhere", False)
         asked = recipe.read(given["recipe"], allow_code=options.allow_code, anywhere=anywhere, places=places)
-        for told in reading.networks_elsewhere(asked, given["recipe"]):
+        for told in recipe_files.networks_elsewhere(asked, given["recipe"]):
             say(told)
         return settings.under_chain(asked).with_options(options), None
     patterns: list[str] = []

@@ -178,7 +178,7 @@ def usage(plugin: type[Plugin]) -> tuple[str, ...]:
 
 def parse_run(words: Sequence[str]) -> Line:
     """`run RECIPE PICTURE [options of the run]`: the options given here win over the recipe's, in every stage."""
-    from editkit.editing import reading, recipe
+    from editkit.editing import recipe, recipe_files
 
     arguments = {"recipe": "The recipe (YAML).", "picture": "The picture to edit, or several, or a folder of them."}
     groups = {"run": [MASK, ANYWHERE], "the run": _run_params()}
@@ -191,7 +191,7 @@ def parse_run(words: Sequence[str]) -> Line:
     chain = settings.under_chain(asked).with_options(options)
     if "mask" in given:
         chain = masked(chain, given["mask"])
-    elsewhere = tuple(reading.networks_elsewhere(asked, given["recipe"]))
+    elsewhere = tuple(recipe_files.networks_elsewhere(asked, given["recipe"]))
     return Line(tuple(given["picture"]), chain, _extras(settings.under(given)), elsewhere)
 
 

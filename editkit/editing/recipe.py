@@ -28,7 +28,7 @@ import yaml
 
 from editkit.common.small import small_bytes
 from editkit.common.spec import did_you_mean
-from editkit.editing import reading
+from editkit.editing import recipe_files
 from editkit.errors import EditkitError, ParameterError, RecipeError, short
 from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
@@ -90,7 +90,7 @@ def without_outputs(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_yaml(chain: Chain, base: Path | None = None) -> str:
     """`chain` as a recipe's text. `base`: the folder it will lie in."""
-    chain = chain if base is None else reading.with_networks(chain, reading.seen_from(base))
+    chain = chain if base is None else recipe_files.with_networks(chain, recipe_files.seen_from(base))
     text: str = yaml.safe_dump(to_mapping(chain, base), sort_keys=False, allow_unicode=True)
     return text
 
@@ -100,7 +100,7 @@ def read(path: str | Path, *, allow_code: bool = False, anywhere: bool = False, 
 
     Args:
         allow_code: it may name code to import.
-        anywhere: it may name files that lie neither in its folder nor below, nor in `places` (`reading`).
+        anywhere: it may name files that lie neither in its folder nor below, nor in `places` (`recipe_files`).
         places: files and folders that the person at the machine has named.
 
     Raises:
@@ -119,9 +119,9 @@ def read(path: str | Path, *, allow_code: bool = False, anywhere: bool = False, 
         raise RecipeError(f"{path}: is not text") from None
     except EditkitError as error:
         raise RecipeError(f"{path}: {error}") from error
-    chain = reading.with_networks(chain, reading.below(path.parent))
+    chain = recipe_files.with_networks(chain, recipe_files.below(path.parent))
     if not anywhere:
-        reading.check_reach(chain, path, places)
+        recipe_files.check_reach(chain, path, places)
     return chain
 
 
@@ -225,7 +225,7 @@ def _plugin(data: object, base: Path | None, allow_code: bool, place: Place) -> 
             raise _Wrong(f"{said}; give --{word(key).replace('_', '-')} where the edit is typed", *place, name, key)
     given = {fields[str(key)]: value for key, value in values.items()}
     if base is not None:
-        given = {key: reading.from_folder(declaration, key, value, base) for key, value in given.items()}
+        given = {key: recipe_files.from_folder(declaration, key, value, base) for key, value in given.items()}
     for key, value in given.items():
         if marked(declaration, key, Code) and isinstance(value, str) and ":" in value and not allow_code:
             raise _Wrong(f"{name}.{key} names code ({value[:80]}); add --allow-code if you trust it", *place, name, key)
@@ -290,7 +290,7 @@ def _values(plugin: Declaration, base: Path | None, without: Container[str] = ()
                 f"{plugin.name}.{key} is {type(value).__name__}, which cannot be written into a recipe; "
                 f"use a file or module:function"
             )
-        values[word(key)] = value if base is None else reading.to_folder(type(plugin), key, value, base)
+        values[word(key)] = value if base is None else recipe_files.to_folder(type(plugin), key, value, base)
     return values
 
 
