@@ -184,7 +184,7 @@ def test_sound_of_no_known_kind_is_left_out_and_said(heard):
     Path("v.mkv").write_bytes(heard.replace(b"A_PCM/INT/LIT", b"A_XYZ/INT/LIT"))
     said = []
     assert edited("v.mkv", notify=said.append) == 1
-    assert "v.mkv: has sound of a kind that is not known here; it is left out" in said
+    assert "v.mkv: has sound of an unknown kind, which is dropped" in said
     Path("o.mkv").unlink()
     Path("v.mkv").write_bytes(heard)
     said.clear()

@@ -321,15 +321,15 @@ def refused(pair: Pair, file: Path | str, match: str, kind: type[EditkitError] =
 
 def test_what_cannot_be_laid_over_is_said(pairs: dict[str, Pair], tmp_path: Path) -> None:
     pair = pairs["flux2"]
-    refused(pair, tmp_path / "none.gguf", "there is no such file", UsageError)
-    refused(pair, "x" * 5000, "there is no such file", UsageError)
+    refused(pair, tmp_path / "none.gguf", "no such file", UsageError)
+    refused(pair, "x" * 5000, "no such file", UsageError)
     (tmp_path / "x.ckpt").write_bytes(b"")
     refused(pair, tmp_path / "x.ckpt", "is a pickle")
     (tmp_path / "x.onnx").write_bytes(b"")
     refused(pair, tmp_path / "x.onnx", r"a \.safetensors or \.gguf file is needed")
     (tmp_path / "x.safetensors").write_bytes(b"no")
-    refused(pair, tmp_path / "x.safetensors", "is damaged or no safetensors file")
-    refused(pair, tiny_files.saved({}, tmp_path / "e.safetensors"), "there is no tensor in it")
+    refused(pair, tmp_path / "x.safetensors", "is damaged or not a safetensors file")
+    refused(pair, tiny_files.saved({}, tmp_path / "e.safetensors"), "contains no tensors")
     refused(
         pair, tiny_files.saved(pairs["qwen"].state, tmp_path / "q.safetensors"), "does not fit model .* lacks|family"
     )
@@ -349,7 +349,7 @@ def test_a_mark_of_another_kind_must_be_in_the_configuration(pairs: dict[str, Pa
     pair = pairs["qwen"]
     marked = {**pair.state, "__index_timestep_zero__": torch.zeros(0)}
     file = tiny_files.saved(marked, tmp_path / "x.safetensors")
-    refused(pair, file, "whose folder says zero_cond_t")
+    refused(pair, file, "configuration has zero_cond_t")
     fresh = Path(shutil.copytree(pair.folder, tmp_path / "fresh"))
     config = json.loads((fresh / "transformer" / "config.json").read_text())
     (fresh / "transformer" / "config.json").write_text(json.dumps({**config, "zero_cond_t": True}))
@@ -374,7 +374,7 @@ def test_a_file_alone_says_what_is_missing(pairs: dict[str, Pair], tmp_path: Pat
 def test_a_damaged_gguf_is_one_line(pairs: dict[str, Pair], tmp_path: Path, broken: bytes) -> None:
     pytest.importorskip("gguf")
     (tmp_path / "x.gguf").write_bytes(broken)
-    refused(pairs["flux2"], tmp_path / "x.gguf", r"x\.gguf (is damaged or no GGUF|is empty|is a web page)")
+    refused(pairs["flux2"], tmp_path / "x.gguf", r"x\.gguf (is damaged or not a GGUF|is empty|is a web page)")
 
 
 def test_a_gguf_that_ends_too_early_is_one_line(pairs: dict[str, Pair], tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_every_plugin_s_file_to_be_written_is_known():
 
 @pytest.mark.parametrize("values", ["repair: {save_mask: q.png}", "invert: {save_noise: /tmp/q.safetensors}"])
 def test_no_recipe_names_a_file_to_be_written(values):
-    with pytest.raises(RecipeError, match="a recipe writes none; give --save-"):
+    with pytest.raises(RecipeError, match="which a recipe must not do; give --save-"):
         recipe.from_yaml(f"editkit: 2\nstages:\n- plugins:\n  - {values}\n")
 
 

@@ -131,7 +131,7 @@ def batch(
             todo = catalog.items(target)
         _tell(found, source, notify)
         if not todo and not found.unreadable:
-            raise UsageError(f"{source}: holds no pictures; their names end in {' '.join(sorted(PICTURES))}")
+            raise UsageError(f"{source}: contains no pictures; their names end in {' '.join(sorted(PICTURES))}")
         if begin is not None:
             begin(len(todo))
         told = _both(watch, sheet.take)

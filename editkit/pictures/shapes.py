@@ -155,8 +155,8 @@ def from_words(words: str, picture: Picture, models: Sequence[str] = ()) -> Mask
         if not is_there(name):
             kind = "file" if name.endswith(".onnx") else "folder"
             raise ModelError(
-                f"--mask-model {short(name)}: there is no such {kind}; hub ids are not fetched here: hf download "
-                f"OWNER/NAME --local-dir FOLDER, then give FOLDER"
+                f"--mask-model {short(name)}: there is no such {kind}; hub ids are not downloaded here: run hf "
+                f"download OWNER/NAME --local-dir FOLDER, then give FOLDER"
             )
     parts = re.split(rf"([+&-])(?={_any_word()}(?::|$|[+&-]))", words)
     mask = _word(parts[0], picture, models)
@@ -323,13 +323,13 @@ def brightness(picture: Raster) -> Mask:
 
 def _brightness(picture: Picture, values: str) -> Mask:
     if values:
-        raise ShapeError(f"'brightness:{values}': brightness takes nothing behind a colon")
+        raise ShapeError(f"'brightness:{values}': brightness takes nothing after a colon")
     return as_mask(brightness(picture) * seen(picture))
 
 
 def _alpha(picture: Picture, values: str) -> Mask:
     if values:
-        raise ShapeError(f"'alpha:{values}': alpha takes nothing behind a colon")
+        raise ShapeError(f"'alpha:{values}': alpha takes nothing after a colon")
     return transparent(picture)
 
 
