@@ -60,7 +60,7 @@ def test_hdr_is_kept_or_told(tmp_path, transfer):
     picture = Picture.read(avif(9, transfer))
     assert bytes([9, transfer, 0, 1]) in written(picture, tmp_path / "o.png")[0]
     for end in (".jpg", ".avif", ".tif", ".webp"):
-        assert "cannot say that its colours are BT.2020, HDR" in written(picture, tmp_path / f"o{end}")[1]
+        assert "cannot declare that its colours are BT.2020, HDR" in written(picture, tmp_path / f"o{end}")[1]
 
 
 def test_the_colours_of_srgb_need_no_words(tmp_path):

@@ -251,7 +251,7 @@ def test_a_strip_says_how_it_was_made(two, tmp_path, capsys):
         (["a.mp4", "--to", "B"], "interpolate works on two pictures, and a.mp4 is a video"),
         (["A", "--to", "B", "--null-text", "3"], "--null-text is for `editkit invert`"),
         (["A", "--to", "B", "-o", "A"], "exists already"),
-        (["A", "--to", "B", "-o", "B", "--force"], "is what is read"),
+        (["A", "--to", "B", "-o", "B", "--force"], "is also an input"),
         (["A", "--to", "B", "--steps", "2", "--sampler", "ddpm"], "sampler ddpm cannot do; use --sampler"),
     ],
 )

@@ -108,7 +108,7 @@ def test_a_classifier_takes_the_place_of_no_weights(here, capsys):
 def test_a_grid_that_is_refused_leaves_no_folder(here, capsys):
     words = ["grid", "--vary", "seed=1,2", "--cells", "cells", "inpaint", "x.png", "--mask", "box:1,1,5,5"]
     assert run([*words, "-o", "x.png", "--force"]) == 2
-    assert "is what is read" in capsys.readouterr().err
+    assert "is also an input" in capsys.readouterr().err
     assert not Path("cells").exists()
 
 
@@ -194,7 +194,7 @@ def test_sound_of_no_known_kind_is_left_out_and_said(heard):
 
 def test_a_picture_of_no_known_kind_is_one_line(heard):
     Path("v.mkv").write_bytes(heard.replace(b"V_FFV1", b"V_XYZ1").replace(b"V_MS/VFW/FOURCC", b"V_XY/VFW/FOURCC"))
-    with pytest.raises(PictureError, match=r"v\.mkv: (its picture is of a kind that is not known|cannot be decoded)"):
+    with pytest.raises(PictureError, match=r"v\.mkv: (its video format is not known|cannot be decoded)"):
         edited("v.mkv")
 
 

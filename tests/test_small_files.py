@@ -213,7 +213,7 @@ def test_scores_take_the_place_of_no_picture(here, capsys):
     assert pictures_of(Path("nothing")) == []
     for flag, path in (("-o", "results/a.png"), ("--sheet", "truth/a.png"), ("--sheet", "results/../truth/a.png")):
         assert run(["score", "results", "--reference", "truth", flag, path, "--force"]) == 2
-        assert "is what is read" in capsys.readouterr().err
+        assert "is also an input" in capsys.readouterr().err
 
 
 def test_names_that_are_no_text_are_in_a_table_of_scores(here, capsys):

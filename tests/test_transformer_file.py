@@ -326,7 +326,7 @@ def test_what_cannot_be_laid_over_is_said(pairs: dict[str, Pair], tmp_path: Path
     (tmp_path / "x.ckpt").write_bytes(b"")
     refused(pair, tmp_path / "x.ckpt", "is a pickle")
     (tmp_path / "x.onnx").write_bytes(b"")
-    refused(pair, tmp_path / "x.onnx", r"a \.safetensors or \.gguf file is needed")
+    refused(pair, tmp_path / "x.onnx", r"must be a \.safetensors or \.gguf file")
     (tmp_path / "x.safetensors").write_bytes(b"no")
     refused(pair, tmp_path / "x.safetensors", "is damaged or not a safetensors file")
     refused(pair, tiny_files.saved({}, tmp_path / "e.safetensors"), "contains no tensors")
@@ -339,7 +339,9 @@ def test_what_cannot_be_laid_over_is_said(pairs: dict[str, Pair], tmp_path: Path
     refused(pair, tiny_files.saved(wide, tmp_path / "w.safetensors"), "another shape than its configuration says")
     more = {**pair.state, "transformer_blocks.1.attn.to_q.weight": torch.zeros(32, 32)}
     refused(
-        pair, tiny_files.saved(more, tmp_path / "m.safetensors"), "tensors that the folder's network has not|family"
+        pair,
+        tiny_files.saved(more, tmp_path / "m.safetensors"),
+        "that the folder's network does not have|family",
     )
     scaled = {**pair.state, "proj_out.scale_weight": torch.ones(())}
     refused(pair, tiny_files.saved(scaled, tmp_path / "s.safetensors"), "fp8_scaled")
@@ -366,7 +368,7 @@ def test_a_file_alone_says_what_is_missing(pairs: dict[str, Pair], tmp_path: Pat
     with pytest.raises(UsageError, match="is one network; its text encoders, .* by --model"):
         describe("auto", transformer=str(file))
     whole = tiny_files.saved(pairs["qwen"].state, tmp_path / "whole.safetensors")
-    with pytest.raises(ModelError, match="is laid over a folder, and --model .* is a file"):
+    with pytest.raises(ModelError, match="needs a folder as the model, and --model .* is a file"):
         describe(str(whole), offline=True, transformer=str(file))
 
 

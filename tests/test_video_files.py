@@ -140,7 +140,7 @@ def test_no_mask_is_replaced(clip, masked, tmp_path, kind):
     target = tmp_path / "m.mkv"
     target.write_bytes(Path(masked).read_bytes())
     mask = str(target) if kind == "clip" else str(tmp_path)
-    with pytest.raises(UsageError, match="is what is read"):
+    with pytest.raises(UsageError, match="is also an input"):
         edit_video(clip, Remove(mask=mask), target, force=True)
     assert target.read_bytes() == Path(masked).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["m.mkv"]

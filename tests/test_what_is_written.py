@@ -244,7 +244,7 @@ def test_patterns_are_names_and_nothing_else(here, pattern, capsys):
 def test_what_is_watched_is_not_written(here, capsys):
     assert run(["inpaint", "x.png", *MASK, "--watch", "-o", "x.png", "--force"]) == 2
     assert run(["inpaint", "x.png", *MASK, "--watch", "-o", "m.png", "--force"]) == 2
-    assert "is what is read" in capsys.readouterr().err
+    assert "is also an input" in capsys.readouterr().err
 
 
 def test_a_watched_result_that_somebody_else_changed_is_left_alone(here, capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""Converting pixels from one colour profile to another, so that numbers learned from another picture mean the same."""
+"""Convert pixels between colour profiles, so that values learned from another picture mean the same colours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from editkit.pictures.raster import Pixels, at_depth
 
 
 def profile_of(meta: Metadata) -> bytes | None:
-    """The ICC profile that the file had, or that says what its code points or gamma said; None: sRGB."""
+    """Return the file's ICC profile, or one for its code points or gamma; None: sRGB."""
     if meta.icc is not None:
         return meta.icc
     said = meaning(meta.chunks)
@@ -21,13 +21,13 @@ def profile_of(meta: Metadata) -> bytes | None:
 
 
 def converted(pixels: Pixels, have: Metadata, want: Metadata | None) -> Pixels:
-    """(H, W, 3) in the profile of `have` as the numbers that the profile of `want` (None: sRGB) has for those colours.
+    """Convert (H, W, 3) from the profile of `have` to that of `want` (None: sRGB).
 
-    The same array where both are the same, or cannot be compared (a profile of another kind than grey or RGB). Between
-    profiles 16 bits are converted at 8.
+    Returns the same array if the profiles are equal or not comparable (neither grey nor RGB). 16-bit pixels are
+    converted at 8 bits.
 
     Raises:
-        PictureError: the picture's numbers are HDR, which no such profile says.
+        PictureError: the picture is HDR, which such profiles cannot describe.
     """
     source, target = profile_of(have), None if want is None else profile_of(want)
     said = meaning(have.chunks) if have.icc is None else None
@@ -51,5 +51,5 @@ def converted(pixels: Pixels, have: Metadata, want: Metadata | None) -> Pixels:
         ]
         made = ImageCms.profileToProfile(image, profiles[0], profiles[1], outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError):
-        return pixels  # a profile that cannot be used is the same as none
+        return pixels  # an unusable profile is ignored
     return at_depth(np.asarray(made), pixels.dtype)
