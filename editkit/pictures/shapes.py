@@ -165,8 +165,8 @@ def from_words(words: str, picture: Picture, models: Sequence[str] = ()) -> Mask
         mask = JOINED[sign](mask, other)
     if mask.min() >= 1.0 and any(load(part.partition(":")[0]).finds for part in parts[0::2]):
         raise PictureError(
-            f"{short(words)}: marks the whole picture, so nothing was distinguished; use another word, or limit it to a "
-            f"part of the picture with &box:0,0,50%,100% after it (docs/troubleshooting.md#everything-found)"
+            f"{short(words)}: marks the whole picture, so nothing was distinguished; use another word, or limit it to "
+            f"a part of the picture with &box:0,0,50%,100% after it (docs/troubleshooting.md#everything-found)"
         )
     return as_mask(mask)
 
