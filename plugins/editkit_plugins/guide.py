@@ -28,7 +28,7 @@ from editkit.plugin import (
     UsageError,
     Weights,
 )
-from editkit_plugins.losses import LOSSES, Loss, hexed
+from editkit_plugins.losses import LOSSES, TONES, Loss, hexed
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -99,9 +99,9 @@ class Guide(Guidance):
     def strength(self) -> float:
         return self.amount if self.weight is None else self.weight
 
-    def default_model(self) -> str:
-        """A network: patches can only show what the picture has already."""
-        return "pocket"
+    def default_model(self) -> str | None:
+        """A network but for tones, which copied texture can be given too."""
+        return None if self.loss in TONES else "pocket"
 
 
 class _GuideHooks(GuidanceHooks[Guide]):
@@ -121,6 +121,30 @@ class _GuideHooks(GuidanceHooks[Guide]):
         image = self.pixels(step, x0)
         loss = self.of(image)
         return loss if self.plugin.weight is not None else loss * float(image[0, 0].numel())
+
+    @property
+    def _tones(self) -> bool:
+        """Whether tones are bent in the end: nothing that is copied has another colour."""
+        return self.plugin.loss in TONES and self.run.model.info.own_picture
+
+    def energy(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"] | None:
+        return None if self._tones else super().energy(step, x0)
+
+    def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        if self.of is None or not self._tones:
+            return image
+        from editkit_plugins.tones import toned
+
+        count = float(self.seen(self._sized(image))[0, 0].numel())
+        plugin, hole = self.plugin, self._hole
+        amount = plugin.amount if plugin.weight is None else plugin.weight / count
+        return toned(image, hole, self.of, amount)
+
+    @property
+    def _hole(self) -> Tensor | None:
+        """(h, w), bool, of the finished picture: where it may change. None: everywhere."""
+        mask = self.run.inputs.original_mask
+        return None if mask is None else mask[0, 0] > 0
 
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Figures:
         """What it came to, beside what was wanted, in words for a colour and a brightness."""

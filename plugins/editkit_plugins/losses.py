@@ -158,3 +158,6 @@ LOSSES: dict[str, Callable[[Wanted, Run, Seen], Loss]] = {
     "sharpness": _sharpness,
 }
 """By name; `guide --loss NAME`."""
+
+TONES = frozenset({"brightness", "color", "palette"})
+"""The losses of colours alone, whatever lies where."""
