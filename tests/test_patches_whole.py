@@ -14,6 +14,9 @@ from editkit.models.patches.islands import without_islands
 from editkit.models.patches.redraw import Redrawn
 from editkit_plugins.sdedit import SDEdit
 
+FLAT = torch.tensor(-8.0)
+"""As busy as what has a few grey levels of detail."""
+
 
 def textured(height: int, width: int, seed: int = 0) -> torch.Tensor:
     """Smooth shapes with grain, (3, h, w)."""
@@ -53,16 +56,23 @@ def test_what_stands_alone_on_calm_ground_goes_and_what_reaches_the_rim_stays():
     x = sky.clone()
     x[:, 30:38, 60:70] = -0.9  # alone
     x[:, 55:58, 20:75] = 0.9  # comes in from what is known
-    made = without_islands(x, region)
+    made = without_islands(x, region, FLAT, 7)
     assert float((made - sky)[:, 26:42, 56:74].abs().max()) < 0.02
     assert torch.equal(made[:, 50:], x[:, 50:])
     assert torch.equal(made[:, ~region], x[:, ~region])
 
 
+def test_on_ground_that_should_be_busy_marks_are_left():
+    x, region = torch.zeros(3, 60, 60), torch.zeros(60, 60, dtype=torch.bool)
+    region[10:50, 10:50] = True
+    x[:, 28:32, 28:32] = 0.5
+    assert torch.equal(without_islands(x, region, torch.tensor(-1.0), 7), x)
+
+
 def test_in_a_texture_nothing_stands_alone():
     x, region = textured(64, 64), torch.zeros(64, 64, dtype=torch.bool)
     region[16:48, 16:48] = True
-    assert torch.equal(without_islands(x, region), x)
+    assert torch.equal(without_islands(x, region, FLAT, 7), x)
 
 
 def test_a_hole_in_a_texture_should_be_as_busy_as_the_texture():

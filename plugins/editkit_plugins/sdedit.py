@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 TOUCH = 0.35
 """Up to this strength a picture is only touched up, and nobody expects another one."""
 
-EMBEDDED = {"patches": " (--model pocket paints where it makes dots)", "pocket": ""}
-"""The models that come with editkit, and what helps a little."""
+EMBEDDED = {
+    "patches": "draws again from the picture's own patches: texture comes from elsewhere in it",
+    "pocket": "invents no variation: it smooths, and smears the more the stronger",
+}
+"""The models that come with editkit, and what they do."""
 
 
 class SDEdit(Plugin):
@@ -64,7 +67,6 @@ class _SDEditHooks(Hooks[SDEdit]):
         name = self.run.model.info.name
         if name in EMBEDDED and self.run.inputs.mask is None and self.plugin.strength > TOUCH:
             self.run.notify(
-                f"sdedit: {name}, which comes with editkit, knows no things and invents no variation: it smooths, and "
-                f"smears the more the stronger{EMBEDDED[name]}; a Stable Diffusion varies what is shown "
-                "(editkit models suggest)"
+                f"sdedit: {name}, which comes with editkit, knows no things and {EMBEDDED[name]}; a Stable Diffusion "
+                "varies what is shown (editkit models suggest)"
             )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-STRONG = 500.0
+STRONG = 100.0
 """A loss of so much less than a squared gain of 1 weighs the same."""
 
 DARK = 0.06
@@ -29,7 +29,7 @@ CELLS = 12
 ROUNDS = 40
 """Of L-BFGS."""
 
-RIM = 0.04
+RIM = 0.08
 """How far the gain takes to come up, of the depth of the hole."""
 
 LEAST = 3.0
@@ -67,7 +67,7 @@ def toned(image: Tensor, hole: Tensor | None, loss: Callable[[Tensor], Tensor], 
         return float(value.detach())
 
     with torch.enable_grad():
-        optimizer.step(closure)
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         made = (2.0 * bent() - 1.0).clamp(-1.0, 1.0).to(image)
     return made.where(at, image)

@@ -39,7 +39,7 @@ def bind(
     else is learned from.
     """
     if unknown is None and not examples and barred is None:
-        large_enough(*picture.shape[-2:], settings.side)
+        large_enough(picture.shape[-2], picture.shape[-1], settings.side)
         return Redrawn(picture, settings)
     if unknown is not None and not examples and not bool(unknown.all()):
         known, side = ~unknown, settings.side

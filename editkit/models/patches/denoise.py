@@ -179,6 +179,7 @@ class Bound:
 
     def denoise(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Tensor:
         """E[x | x_t, what is known, lowres], (3, h, w); all three pictures of this size."""
+        side = self.settings.side
         if len(self.corners) == 0:
             return self.picture
         lowres = None if lowres is None else _unseen(lowres, self.barred, torch.zeros_like(self.barred))
@@ -197,7 +198,8 @@ class Bound:
         voted = self.voters.mean(patches, level.t, self.picture.shape, lowres is not None)
         made = voted.where(self.region, self.seen)
         if self.fill is not None and level.sigma < QUIET * level.alpha:
-            made = made + (without_islands(made.detach(), self.region) - made.detach())
+            mean, spread = self._expected
+            made = made + (without_islands(made.detach(), self.region, mean - spread, side) - made.detach())
         if lowres is not None and level.sigma < QUIET * level.alpha:
             made = made + (calmed(made.detach(), self.region) - made.detach())
         return made.where(self.region, self.picture)
@@ -272,8 +274,11 @@ class Bound:
     @cached_property
     def _wanted(self) -> Tensor:
         """(Q, 2): how busy each patch should be, and the deviation of that."""
-        wanted = torch.stack(expected(self._detail, self.region | self.barred, self.settings.side))
-        return self._layout(wanted)[self._middle]
+        return self._layout(torch.stack(self._expected))[self._middle]
+
+    @cached_property
+    def _expected(self) -> tuple[Tensor, Tensor]:
+        return expected(self._detail, self.region | self.barred, self.settings.side)
 
     @cached_property
     def thin(self) -> tuple[Tensor, Tensor]:
