@@ -5,7 +5,6 @@ They are resolved through entry points on access; third-party plugins work like 
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import Any
 
 from editkit.plugin import registry
@@ -13,11 +12,11 @@ from editkit.plugin import registry
 
 def __getattr__(name: str) -> Any:
     """Load the declaration whose class is called `name`."""
-    for point in entry_points(group=registry.GROUP):
+    for point in registry.PLUGINS.points():
         if point.attr == name:
             return registry.load(point.name)
     raise AttributeError(f"no installed plugin has a class called {name!r}; `editkit plugins` lists them")
 
 
 def __dir__() -> list[str]:
-    return sorted(point.attr for point in entry_points(group=registry.GROUP))
+    return sorted(point.attr for point in registry.PLUGINS.points())

@@ -216,7 +216,7 @@ def test_rerun_says_that_the_mask_is_another_one(here, capsys):
     Image.fromarray(mask).save("m.png")
     assert run(["rerun", "out.png", "--force"]) == 0
     said = capsys.readouterr().err
-    assert said.count("the mask is not the one that out.png was made with") == 1
+    assert said.count("the mask is not the one with which out.png was made") == 1
 
 
 def test_a_commands_process_settles_itself_and_leaves_what_the_user_set(monkeypatch):

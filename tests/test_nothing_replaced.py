@@ -209,3 +209,42 @@ def test_frames_that_no_memory_holds_are_refused_before_they_are_decoded(clip, m
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Free", (), {"available": 24 * 20 * 32 - 1}))
     with pytest.raises(PictureError, match=r"v\.mkv: its 24x20 pixels need about .* GB are free"):
         edited(clip)
+
+
+TABLE = ["--", "inpaint", "--mask", "box:2,2,9,9", "--steps", "1", "--model", "pocket"]
+
+
+@pytest.mark.parametrize(("name", "how", "said"), [
+    ("t.jsonl", [], "is there already in out"), ("l.jsonl", [], "is a link, a folder or a device"),
+    ("l.jsonl", ["--force"], "is a link, a folder or a device"), ("l.jsonl", ["--resume"], "is a link"),
+    ("editkit-batch.jsonl", ["--force"], "is the journal's name"), ("d.parquet", ["--force"], "is a link, a folder"),
+    ("m.jsonl", ["--force"], "is the manifest that is read"),
+])  # fmt: skip
+def test_a_table_of_results_takes_the_place_of_nothing_else(here, capsys, name, how, said):
+    Path("out/d.parquet").mkdir(parents=True)
+    Path("mine.txt").write_text("mine")
+    Path("out/t.jsonl").write_text("mine")
+    Path("out/m.jsonl").write_text('{"picture": "../photos/0.png"}')
+    Path("out/l.jsonl").symlink_to(here / "mine.txt")
+    before = held(".")
+    source = "out/m.jsonl" if name == "m.jsonl" else "photos"
+    assert run(["batch", source, "out", "--results", name, *how, *TABLE]) == 2
+    assert said in capsys.readouterr().err
+    assert held(".") == before
+
+
+def test_a_table_of_a_run_that_goes_on_or_begins_anew_is_replaced(here):
+    words = ["batch", "photos", "out", "--results", "t.jsonl"]
+    assert run([*words, *TABLE]) == 0
+    for how in ("--resume", "--force"):
+        Path("out/t.jsonl").write_text("old")
+        assert run([*words, how, *TABLE]) == 0
+        assert len(Path("out/t.jsonl").read_text().splitlines()) == 2
+
+
+def test_what_is_there_under_a_name_without_an_ending_is_meant(here, capsys):
+    """`-o /dev/null` once made /dev/null.png."""
+    os.mkfifo("pipe")
+    assert run(["inpaint", "x.png", "--mask", "box:2,2,9,9", "-o", "pipe", "--force"]) == 1
+    assert "pipe" in capsys.readouterr().err
+    assert not Path("pipe.png").exists()

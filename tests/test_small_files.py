@@ -334,5 +334,5 @@ def test_every_promise_names_a_test_that_is_there():
     }
     assert len(named) > 15
     assert [name for name in sorted(named) if not (root / name).is_file()] == []
-    table = text[text.index("| promise |") : text.index("## What becomes")].splitlines()[2:]
+    table = text[text.index("| promise |") : text.index("## What happens")].splitlines()[2:]
     assert [row for row in table if row.startswith("|") and ".py" not in row.rsplit("|", 2)[1]] == []

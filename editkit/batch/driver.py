@@ -121,7 +121,8 @@ def batch(
     size = size or most_at_once(chain)
     work = Work(chain, provenance, quality, models or new_models(size), size)
     identity = _identity(chain, Path(target), masks, ending, provenance, quality)
-    with closing(Catalog()) as catalog, Sheet.of(results, target, offline) as sheet:
+    table = Sheet.of(results, source, target, offline=offline, again=resume or force)
+    with closing(Catalog()) as catalog, table as sheet:
         if plain and is_plain(target):
             found = listing(Path(source), leave_out=Path(target))
             todo: Sequence[Item] = items(found, Path(source), Path(target), masks, ending)

@@ -73,7 +73,7 @@ PARAMS = [
     Param(
         "anywhere",
         "flag",
-        "Allow a manifest to name files outside its own folder and those of IN, OUT and --masks.",
+        "Allow a recipe or a manifest to name files outside its own folder and those of IN, OUT and --masks.",
         None,
         False,
     ),
@@ -104,8 +104,10 @@ def batch_command(words: list[str]) -> int:
         raise UsageError(f"--workers: must be 1 to {MOST_WORKERS}, got {workers}")
     if given.get("resume") and given.get("force"):
         raise UsageError("--resume continues a run, --force starts again; give one of them")
-    if given.get("anywhere") and not is_manifest(given["source"]):
-        raise UsageError(f"--anywhere: is for a manifest, but {shown(given['source'])} is none; leave it out")
+    if given.get("anywhere") and inline is not None and not is_manifest(given["source"]):
+        raise UsageError(
+            f"--anywhere: is for a recipe or a manifest, but {shown(given['source'])} is none; leave it out"
+        )
     chain, pattern = _asked(given, inline, settings, options)
     name = given.get("engine") or ("serial" if workers == 1 else "processes")
     engine = engine_of(name, _places(chain, workers, given, options.device))
@@ -152,11 +154,13 @@ def _asked(
     given: dict[str, Any], inline: Chain | None, settings: Settings, options: Options
 ) -> tuple[Chain, str | None]:
     """Return the chain for every picture, and the pattern of their masks if there is one."""
-    from editkit.editing import recipe
+    from editkit.editing import recipe, recipe_files
 
     if inline is None:
-        asked = recipe.read(given["recipe"], allow_code=options.allow_code)
-        for told in recipe.elsewhere(asked, given["recipe"]):
+        places = [place for place in (given["source"], given.get("masks")) if place and not is_address(place)]
+        anywhere = given.get("anywhere", False)
+        asked = recipe.read(given["recipe"], allow_code=options.allow_code, anywhere=anywhere, places=places)
+        for told in recipe_files.networks_elsewhere(asked, given["recipe"]):
             say(told)
         return settings.under_chain(asked).with_options(options), None
     patterns: list[str] = []

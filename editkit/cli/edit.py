@@ -253,10 +253,14 @@ def save_recipe(line: Line) -> None:
     """Write the chain to --save-recipe, if given."""
     if line.extras.save_recipe is None:
         return
-    from editkit.editing import recipe
+    from editkit.editing import recipe, recipe_files
     from editkit.pictures.files.atomic import save_bytes
 
     path = Path(line.extras.save_recipe)
+    for text in recipe_files.files_elsewhere(line.chain, path, line.pictures)[:1]:
+        notices(line.extras)(
+            f"{path} names {text[:80]}, which lies out of its folder: editkit run takes it with --anywhere"
+        )
     text = recipe.to_yaml(line.chain, path.parent)
     save_bytes(path, text.encode("utf-8", "surrogateescape"), force=line.extras.force)
 

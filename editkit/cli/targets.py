@@ -97,7 +97,8 @@ def target_of(line: Line, edit: str | None = None) -> str:
     elif is_folder(output):
         stem = "picture" if line.picture == "-" else Path(line.picture).stem
         output = str(Path(output) / f"{stem}{_ending(Path(line.picture))}")
-    return output if Path(output).suffix else output + _ending(Path(line.picture))
+    # what is there under that very name, such as /dev/null, is meant by it
+    return output if Path(output).suffix or os.path.lexists(output) else output + _ending(Path(line.picture))
 
 
 def _ending(source: Path) -> str:

@@ -33,6 +33,7 @@ AT_STEPS = frozenset({"condition", "branches", "combine", "energy", "shift", "cl
 
 MASK = Param("mask", "text", "Use this mask instead of the recipe's.", None, False, metavar="MASK", repeated=True)
 """For commands that read an edit from a recipe or a picture."""
+ANYWHERE = Param("anywhere", "flag", "Allow the recipe to name files outside its own folder.", None, False)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Line:
     chain: Chain
     extras: Extras
     elsewhere: tuple[str, ...] = ()
-    """Files named by a recipe that are outside its folder."""
+    """Messages about networks that a recipe names outside its folder."""
 
     @property
     def picture(self) -> str:
@@ -179,19 +180,20 @@ def usage(plugin: type[Plugin]) -> tuple[str, ...]:
 
 def parse_run(words: Sequence[str]) -> Line:
     """Parse `run RECIPE PICTURE [options of the run]`; these options override the recipe's in every stage."""
-    from editkit.editing import recipe
+    from editkit.editing import recipe, recipe_files
 
     arguments = {"recipe": "The recipe (YAML).", "picture": "The picture to edit, or several, or a folder of them."}
-    groups = {"run": [MASK], "the run": _run_params()}
+    groups = {"run": [MASK, ANYWHERE], "the run": _run_params()}
     command = typed_command("run", "Run a recipe on a picture.", arguments, groups, several="picture")
     given = given_by(command, "run", list(words))
     settings = own_settings()
     options = options_of(settings.resolved(given))
-    asked = recipe.read(given["recipe"], allow_code=options.allow_code)
+    anywhere, places = given.get("anywhere", False), given["picture"]
+    asked = recipe.read(given["recipe"], allow_code=options.allow_code, anywhere=anywhere, places=places)
     chain = settings.under_chain(asked).with_options(options)
     if "mask" in given:
         chain = masked(chain, given["mask"])
-    elsewhere = tuple(recipe.elsewhere(asked, given["recipe"]))
+    elsewhere = tuple(recipe_files.networks_elsewhere(asked, given["recipe"]))
     return Line(tuple(given["picture"]), chain, _extras(settings.under(given)), elsewhere)
 
 

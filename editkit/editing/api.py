@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
@@ -21,7 +22,7 @@ from editkit.editing.stages import Tell, Update
 from editkit.engine import loop
 from editkit.engine.loop import State
 from editkit.errors import UsageError
-from editkit.models.leasing import Models
+from editkit.models.leasing import Load, Models
 from editkit.pictures.files.writing import check_output
 from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Chain, Edits, Stage
@@ -40,6 +41,7 @@ def edit(
     progress: Callable[[Update], None] | None = None,
     output: str | Path | None = None,
     force: bool = False,
+    loader: Load | None = None,
     **options: Unpack[RunOptions],
 ) -> Picture:
     """Edit one picture: `edit("photo.png", Inpaint(mask="m.png") & Guide(...) | SDEdit(), steps=30)`.
@@ -53,6 +55,7 @@ def edit(
         progress: called after every step with an `Update`, which has `fraction` and `image`.
         output: also write the result to this file, with its provenance; an existing file is an error before the edit.
         force: overwrite that file.
+        loader: deprecated; use `models=Models(load=loader)`.
         options: the fields of `Options`, for all stages that do not set their own.
 
     Returns:
@@ -66,7 +69,8 @@ def edit(
             check_output(output, force=force)
         chain = _asked(edits, model, options)
         own = None if isinstance(model, str) else model
-        made = make(Picture.read(picture), chain, watch=progress or (), notify=_told(notify), models=models, own=own)
+        kept = _kept(models, loader)
+        made = make(Picture.read(picture), chain, watch=progress or (), notify=_told(notify), models=kept, own=own)
         if output is not None:
             name = picture if isinstance(picture, str | Path) else None
             made.write(output, force=force, provenance=made.provenance(name, Path(output).parent))
@@ -81,6 +85,7 @@ def stream(
     notify: Notify | None = None,
     models: Models | None = None,
     tell: Tell | None = None,
+    loader: Load | None = None,
     **options: Unpack[RunOptions],
 ) -> Making:
     """Edit one picture step by step: yields an `Update` after every step, and `result` is the edited picture::
@@ -102,12 +107,20 @@ def stream(
 
     def steps() -> Generator[Update, None, Picture]:
         with in_python("stream"):
-            return (yield from run_chain(Picture.read(picture), chain, own, said, models, told))
+            return (yield from run_chain(Picture.read(picture), chain, own, said, kept, told))
 
     with in_python("stream"):
         chain = _asked(edits, model, options)
-    own = None if isinstance(model, str) else model
+    own, kept = None if isinstance(model, str) else model, _kept(models, loader)
     return Making(steps())
+
+
+def _kept(models: Models | None, loader: Load | None) -> Models | None:
+    """Where loaded models are kept; `loader` is what the release before took."""
+    if loader is None:
+        return models
+    warnings.warn("loader= is now models=Models(load=loader)", DeprecationWarning, stacklevel=3)
+    return models or Models(load=loader)
 
 
 class Making(Generator[Update, None, Picture]):

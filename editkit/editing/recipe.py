@@ -19,7 +19,6 @@ untrusted: every key is checked, and code that one names is refused unless the c
 
 from __future__ import annotations
 
-import os
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,13 +28,13 @@ import yaml
 
 from editkit.common.small import small_bytes
 from editkit.common.spec import did_you_mean
-from editkit.common.trust import leads_out, texts
+from editkit.editing import recipe_files
 from editkit.errors import EditkitError, ParameterError, RecipeError, short
 from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
 from editkit.plugin.declaration import Declaration
 from editkit.plugin.options import Options
-from editkit.plugin.params import Code, Param, is_path, marked, outputs, params, word
+from editkit.plugin.params import Code, Param, marked, outputs, params, word
 from editkit.plugin.protocol import Plugin
 
 VERSION = 2
@@ -90,13 +89,19 @@ def without_outputs(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_yaml(chain: Chain, base: Path | None = None) -> str:
-    """Convert `chain` to the text of a recipe; see `to_mapping`."""
+    """Convert `chain` to the text of a recipe; see `to_mapping`. `base`: the folder of the recipe."""
+    chain = chain if base is None else recipe_files.with_networks(chain, recipe_files.seen_from(base))
     text: str = yaml.safe_dump(to_mapping(chain, base), sort_keys=False, allow_unicode=True)
     return text
 
 
-def read(path: str | Path, *, allow_code: bool = False) -> Chain:
+def read(path: str | Path, *, allow_code: bool = False, anywhere: bool = False, places: Iterable[str] = ()) -> Chain:
     """Read a recipe file. Its relative paths are relative to the file.
+
+    Args:
+        allow_code: it may name code to import.
+        anywhere: allow files outside its folder and outside `places` (see `recipe_files`).
+        places: files and folders that the command line names.
 
     Raises:
         RecipeError: the recipe is invalid. The message gives the line and suggests the closest key.
@@ -109,31 +114,15 @@ def read(path: str | Path, *, allow_code: bool = False) -> Chain:
             f"{path}: {error.strerror or error}; a recipe file is needed, as --save-recipe writes one"
         ) from None
     try:
-        return from_yaml(data.decode("utf-8"), base=path.parent, allow_code=allow_code)
+        chain = from_yaml(data.decode("utf-8"), base=path.parent, allow_code=allow_code)
     except UnicodeDecodeError:
         raise RecipeError(f"{path}: is not text") from None
     except EditkitError as error:
         raise RecipeError(f"{path}: {error}") from error
-
-
-def elsewhere(chain: Chain, path: str | Path) -> list[str]:
-    """Return a notice for each file outside its own folder that the recipe at `path`, read as `chain`, names."""
-    folder, found = os.path.realpath(Path(path).parent), []
-    for stage in chain.stages:
-        for plugin in stage.plugins:
-            for key in plugin.model_fields_set:
-                for value in _each(getattr(plugin, key)):
-                    if is_path(type(plugin), key, value):
-                        out = not Path(os.path.realpath(value)).is_relative_to(folder)
-                    else:
-                        out = any(map(leads_out, texts(value, key)))
-                    found += [str(value)] if out else []
-        found += [text for text in texts(stage.options.model_dump(exclude_unset=True)) if leads_out(text)]
-    return [f"the recipe reads {text}, which is outside its folder" for text in dict.fromkeys(found)]
-
-
-def _each(value: Any) -> Iterable[Any]:
-    return value if isinstance(value, tuple) else (value,)
+    chain = recipe_files.with_networks(chain, recipe_files.below(path.parent))
+    if not anywhere:
+        recipe_files.check_reach(chain, path, places)
+    return chain
 
 
 class _Plain(yaml.SafeLoader):
@@ -234,7 +223,9 @@ def _plugin(data: object, base: Path | None, allow_code: bool, place: Place) -> 
         if word(key) in values:
             said = f"{name}.{word(key)} names a file to write, which a recipe must not do"
             raise _Wrong(f"{said}; give --{word(key).replace('_', '-')} on the command line", *place, name, key)
-    given = {fields[str(k)]: _absolute(declaration, fields[str(k)], v, base) for k, v in values.items()}
+    given = {fields[str(key)]: value for key, value in values.items()}
+    if base is not None:
+        given = {key: recipe_files.from_folder(declaration, key, value, base) for key, value in given.items()}
     for key, value in given.items():
         if marked(declaration, key, Code) and isinstance(value, str) and ":" in value and not allow_code:
             raise _Wrong(f"{name}.{key} names code ({value[:80]}); add --allow-code if you trust it", *place, name, key)
@@ -299,7 +290,7 @@ def _values(plugin: Declaration, base: Path | None, without: Container[str] = ()
                 f"{plugin.name}.{key} is {type(value).__name__}, which cannot be written into a recipe; "
                 f"use a file or module:function"
             )
-        values[word(key)] = _relative(type(plugin), key, value, base)
+        values[word(key)] = value if base is None else recipe_files.to_folder(type(plugin), key, value, base)
     return values
 
 
@@ -307,20 +298,6 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, list):
         return all(_is_plain(v) for v in value)
     return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _absolute(plugin: type[Plugin], key: str, value: Any, base: Path | None) -> Any:
-    if isinstance(value, list):
-        return [_absolute(plugin, key, one, base) for one in value]
-    if base is None or not is_path(plugin, key, value) or Path(value).is_absolute():
-        return value
-    return str(base / value) if base != Path() else value
-
-
-def _relative(plugin: type[Declaration], key: str, value: Any, base: Path | None) -> Any:
-    if isinstance(value, list):
-        return [_relative(plugin, key, one, base) for one in value]
-    return os.path.relpath(value, base) if base is not None and is_path(plugin, key, value) else value
 
 
 def to_words(chain: Chain, picture: str) -> list[str]:

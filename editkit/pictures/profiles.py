@@ -7,17 +7,22 @@ import io
 import numpy as np
 
 from editkit.errors import PictureError
-from editkit.pictures.files.colours import meaning
+from editkit.pictures.files.colours import meaning, outranks_profile
 from editkit.pictures.files.metadata import Metadata
 from editkit.pictures.raster import Pixels, at_depth
 
 
 def profile_of(meta: Metadata) -> bytes | None:
     """Return the file's ICC profile, or one for its code points or gamma; None: sRGB."""
-    if meta.icc is not None:
+    if _has_profile(meta):
         return meta.icc
     said = meaning(meta.chunks)
     return None if said is None else said[1]
+
+
+def _has_profile(meta: Metadata) -> bool:
+    """Whether the file's own ICC profile describes its colours."""
+    return meta.icc is not None and not outranks_profile(meta.chunks)
 
 
 def converted(pixels: Pixels, have: Metadata, want: Metadata | None) -> Pixels:
@@ -30,7 +35,7 @@ def converted(pixels: Pixels, have: Metadata, want: Metadata | None) -> Pixels:
         PictureError: the picture is HDR, which such profiles cannot describe.
     """
     source, target = profile_of(have), None if want is None else profile_of(want)
-    said = meaning(have.chunks) if have.icc is None else None
+    said = None if _has_profile(have) else meaning(have.chunks)
     if said is not None and said[1] is None and (want is None or have.chunks != want.chunks):
         raise PictureError(
             f"a picture whose colours are {said[0]} cannot be converted; save it as sRGB or with a profile"

@@ -24,12 +24,13 @@ class Metavar:
     """The name of a parameter's value in help texts.
 
     `words` says which values of a picture field are not paths. `repeated`: the option may be given several times; the
-    value is then a tuple.
+    value is then a tuple. `path`: whether the value may name a file at all.
     """
 
     name: str
     words: Callable[[str], bool] | None = None
     repeated: bool = False
+    path: bool = True
 
 
 @dataclass(frozen=True)
@@ -206,5 +207,6 @@ def is_path(plugin: type[BaseModel], key: str, value: object) -> bool:
 
     if not isinstance(value, str) or not marked(plugin, key, Metavar) or value == "-" or is_words(value):
         return False
-    markers = [m for m in plugin.model_fields[key].metadata if isinstance(m, Metavar)]
-    return not any(m.words is not None and m.words(value) for m in markers)
+    info = plugin.model_fields[key]
+    markers = [*(m for m in info.metadata if isinstance(m, Metavar)), _nested_metavar(info)]
+    return all(m is None or (m.path and not (m.words is not None and m.words(value))) for m in markers)

@@ -32,7 +32,7 @@ def _source(value: Any) -> Any:
     raise ValueError(f"is {value!r}; a classifier's name or folder, or in Python an object with labels, is needed")
 
 
-ClassifierSource = Annotated[Any, BeforeValidator(_source), Metavar("CLASSIFIER", words=lambda text: True)]
+ClassifierSource = Annotated[Any, BeforeValidator(_source), Metavar("CLASSIFIER", path=False)]
 
 
 class Classifier(Guidance):

@@ -63,7 +63,7 @@ class Colorize(Solver):
         "auto", description="Condition the model on luma, or solve with it as prior; auto: as the model allows."
     )
 
-    color_at: tuple[Annotated[str, Metavar("X,Y,#RRGGBB")], ...] = Field(
+    color_at: tuple[Annotated[str, Metavar("X,Y,#RRGGBB", path=False)], ...] = Field(
         (), description="Colour at a pixel; it spreads over pixels of similar luma; repeatable."
     )
 

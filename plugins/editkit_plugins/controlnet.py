@@ -132,7 +132,7 @@ class ControlNet(Plugin):
     )
     scale: float = Field(1.0, ge=0.0, description="Strength; 0 changes nothing.")
     guess: bool = Field(False, description="Guess mode: follow the hint without a prompt; deep features count more.")
-    mode: Annotated[str | int | None, BeforeValidator(_kind), Metavar("KIND")] = Field(
+    mode: Annotated[str | int | None, BeforeValidator(_kind), Metavar("KIND", path=False)] = Field(
         None,
         description="Kind of hint for FLUX.1's union ControlNets: canny, tile, depth, blur, pose, gray, low-quality or "
         "a number; default: by the detector.",

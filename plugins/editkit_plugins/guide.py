@@ -1,5 +1,8 @@
 """Guidance by any differentiable loss: x0' = x0 - (sigma_t^2 / alpha_t) d(weight * loss)/dx_t.
 
+With a model that copies (`patches`) colours are no matter of what is drawn: `color`, `brightness` and `palette` bend
+the tones of what came instead (`editkit_plugins.tones`).
+
 The score term of classifier guidance (Dhariwal & Nichol 2021, arXiv:2105.05233) and of diffusion posterior sampling
 (Chung et al. 2023, arXiv:2209.14687), with a loss in place of -log p(y | x). The ready losses are in
 `editkit_plugins.losses`.
@@ -28,7 +31,7 @@ from editkit.plugin import (
     UsageError,
     Weights,
 )
-from editkit_plugins.losses import LOSSES, Loss, hexed
+from editkit_plugins.losses import LOSSES, TONES, Loss, hexed
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -100,9 +103,9 @@ class Guide(Guidance):
     def strength(self) -> float:
         return self.amount if self.weight is None else self.weight
 
-    def default_model(self) -> str:
-        """Return a network's name: patches can only reproduce what is in the picture already."""
-        return "pocket"
+    def default_model(self) -> str | None:
+        """Return a network's name, except for losses of tones: copied texture can be given those too."""
+        return None if self.loss in TONES else "pocket"
 
 
 class _GuideHooks(GuidanceHooks[Guide]):
@@ -123,18 +126,58 @@ class _GuideHooks(GuidanceHooks[Guide]):
         loss = self.of(image)
         return loss if self.plugin.weight is not None else loss * float(image[0, 0].numel())
 
+    @property
+    def _tones(self) -> bool:
+        """Whether tones are bent in the end: nothing that is copied has another colour."""
+        return self.plugin.loss in TONES and self.run.model.info.own_picture
+
+    def energy(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"] | None:
+        return None if self._tones else super().energy(step, x0)
+
+    def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Its tones bent, in the mask where there is one; of the picture that was given where nothing else edits it."""
+        if self.of is None or not self._tones:
+            return image
+        from editkit_plugins.tones import toned
+
+        plugin, hole, inputs = self.plugin, self._hole(), self.run.inputs
+        if hole is None and inputs.original is not None and self.run.plan.start == len(self.run.levels) - 1:
+            image = inputs.original
+        pixels = image[0, 0].numel() if hole is None else int(hole.sum())
+        return toned(image, hole, self.of, plugin.amount if plugin.weight is None else plugin.weight / max(pixels, 1))
+
+    def _hole(self) -> Tensor | None:
+        """(h, w), bool, of the finished picture: where tones may change. None: everywhere."""
+        from editkit.plugin import resize
+
+        own, mask = self.region, self.run.inputs.original_mask
+        if own is not None:
+            original = self.run.inputs.original
+            own = (own if original is None else resize(own.float(), *original.shape[-2:]))[0, 0] > 0.5
+        edited = None if mask is None else mask[0, 0] > 0
+        if own is None or edited is None:
+            return edited if own is None else own
+        return own & edited
+
+    def _judged(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """The pixels of a finished picture that the loss is of."""
+        hole = self._hole() if self._tones else None
+        if hole is None or not bool(hole.any()):
+            return self.seen(self._sized(image))
+        return image[..., hole][:, :, None]
+
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Figures:
         """Report the loss before and after; for a colour or a brightness, the value reached and its target."""
         plugin, run = self.plugin, self.run
         if self.of is None:
             return {}
-        seen = self.seen(self._sized(image))
+        seen = self._judged(image)
         if plugin.loss == "color":
             return {"mean_colour": hexed(seen[0].mean((1, 2))), "wanted": plugin.color}
         if plugin.loss == "brightness":
             return {"brightness": (float(seen.mean()) + 1.0) / 2.0, "wanted": plugin.brightness}
         before = run.inputs.original
-        figures = {} if before is None else {"loss_before": float(self.of(self.seen(self._sized(before))).mean())}
+        figures = {} if before is None else {"loss_before": float(self.of(self._judged(before)).mean())}
         return {**figures, "loss": float(self.of(seen).mean())}
 
     def _sized(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 H W"]:

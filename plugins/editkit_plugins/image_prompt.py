@@ -49,6 +49,10 @@ if TYPE_CHECKING:
     from editkit.plugin import Conditioning
 
 
+def _is_hub_id(value: str) -> bool:
+    return is_name(value) and not value.endswith(".safetensors")
+
+
 class ImagePrompt(Plugin):
     """Use a picture as a prompt for content and style, with or without a text (IP-Adapter or Redux).
 
@@ -73,7 +77,7 @@ class ImagePrompt(Plugin):
     image: tuple[PictureSource, ...] = Field(
         description="The prompt picture; repeatable, and all of them are seen together."
     )
-    adapter: Annotated[str, Metavar("ADAPTER"), Weights()] = Field(
+    adapter: Annotated[str, Metavar("ADAPTER", words=_is_hub_id), Weights()] = Field(
         min_length=1, description="The IP-Adapter, a .safetensors file for the model's family; or Redux's folder."
     )
     encoder: Annotated[str, Metavar("DIR_OR_ID", words=is_name)] | None = Field(

@@ -160,3 +160,6 @@ LOSSES: dict[str, Callable[[Wanted, Run, Seen], Loss]] = {
     "sharpness": _sharpness,
 }
 """Name -> factory, for `guide --loss NAME`."""
+
+TONES = frozenset({"brightness", "color", "palette"})
+"""Losses that depend on colours alone, not on where they are."""

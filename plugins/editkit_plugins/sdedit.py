@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 TOUCH = 0.35
 """Up to this strength users expect a touch-up, not a different picture."""
 
-EMBEDDED = {"patches": " (--model pocket looks painted where patches makes dots)", "pocket": ""}
-"""Models that come with editkit -> a hint for the notice."""
+EMBEDDED = {
+    "patches": "draws the picture again from its own patches: texture comes from elsewhere in it",
+    "pocket": "smooths and smears, the more with higher strength",
+}
+"""Models that come with editkit -> what they do instead of varying objects."""
 
 
 class SDEdit(Plugin):
@@ -64,7 +67,6 @@ class _SDEditHooks(Hooks[SDEdit]):
         name = self.run.model.info.name
         if name in EMBEDDED and self.run.inputs.mask is None and self.plugin.strength > TOUCH:
             self.run.notify(
-                f"sdedit: {name}, which comes with editkit, knows no objects and cannot vary them: it smooths and "
-                f"smears, the more with higher strength{EMBEDDED[name]}; Stable Diffusion makes real variations "
-                "(editkit models suggest)"
+                f"sdedit: {name}, which comes with editkit, knows no objects and {EMBEDDED[name]}; Stable Diffusion "
+                "makes real variations (editkit models suggest)"
             )

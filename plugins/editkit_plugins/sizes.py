@@ -61,10 +61,6 @@ def pixels(border: int | str, extent: int) -> int:
     return border if isinstance(border, int) else round(float(border[:-1]) * extent / 100.0)
 
 
-def _no_path(text: str) -> bool:
-    return True
-
-
 def _sides(size: str) -> str:
     sides(size)
     return size
@@ -73,8 +69,8 @@ def _sides(size: str) -> str:
 Size = Annotated[str, AfterValidator(_sides)]
 """Width x height in pixels."""
 
-Times = Annotated[float, BeforeValidator(_times), Metavar("X", words=_no_path)]
+Times = Annotated[float, BeforeValidator(_times), Metavar("X", path=False)]
 """A factor: 4, or 4x."""
 
-Border = Annotated[int | str, BeforeValidator(_border), Metavar("PIXELS|%", words=_no_path)]
+Border = Annotated[int | str, BeforeValidator(_border), Metavar("PIXELS|%", path=False)]
 """Pixels, or per cent of the picture's width or height."""

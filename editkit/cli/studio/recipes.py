@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from editkit.cli.studio.config import Config
+from editkit.common.named import leads_out
 from editkit.common.spec import name_of
-from editkit.common.trust import leads_out
 from editkit.editing import recipe
 from editkit.errors import EditkitError, RecipeError
 from editkit.models.families import named

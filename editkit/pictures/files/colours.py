@@ -72,6 +72,18 @@ def _boxes(data: bytes) -> Iterable[tuple[bytes, bytes]]:
         at += size
 
 
+def outranks_profile(chunks: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether code points say the colours, whatever ICC profile lies beside them: those of a PNG that are known (PNG,
+    third edition, 4.3). What is unspecified or unknown leaves it to the profile.
+    """
+    code = dict(chunks).get(b"cICP", b"")
+    return len(code) == 4 and code[0] in PRIMARIES and code[2] == 0 and code[1] != 2 and _is_known(code[1])
+
+
+def _is_known(transfer: int) -> bool:
+    return transfer in HDR or _curve(transfer) is not None
+
+
 def meaning(chunks: Iterable[tuple[bytes, bytes]]) -> tuple[str, bytes | None] | None:
     """Interpret PNG colour chunks: (a name, the equivalent ICC profile or None); None for sRGB or without chunks."""
     said = dict(chunks)

@@ -47,8 +47,6 @@ def from_image(image: Any, data: bytes, name: str) -> Raster:
     frames = 1 if row is not None and image.format in row.also else int(getattr(image, "n_frames", 1))
     if frames > 1 and data:
         notices.append(f"{name}: only the first of its {frames} frames is read")
-    if "Multi-Frame" in str(getattr(image, "mpinfo", "")):  # a stereo pair or a panorama; not a preview or a gain map
-        notices.append(f"{name}: only the first of its {image.n_frames} pictures is read")
     mode, bits = _declared(image, data, row, name)
     orientation = _orientation(image)
     image.load()

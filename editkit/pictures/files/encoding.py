@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editkit.errors import PictureError
-from editkit.pictures.files.colours import meaning
+from editkit.pictures.files.colours import meaning, outranks_profile
 from editkit.pictures.files.exif import sized
 from editkit.pictures.files.formats import AVIF, JPEG, PNG, TIFF, WEBP, Format, endings, to_write
 from editkit.pictures.files.jpeg import LONGEST, with_iptc
@@ -109,8 +109,10 @@ def _fitted(picture: Raster, row: Format, notices: list[str]) -> Raster:
 
 def _said(picture: Raster, row: Format, notices: list[str]) -> Metadata:
     """Return the metadata of the file (colours, size, caption) in the terms of its format."""
-    meta = picture.meta
-    means = meaning(meta.chunks) if meta.icc is None and not (row is PNG and meta.format == PNG.name) else None
+    meta, as_it_was = picture.meta, row is PNG and picture.meta.format == PNG.name
+    if meta.icc is not None and not as_it_was and outranks_profile(meta.chunks):
+        meta = replace(meta, icc=None)
+    means = meaning(meta.chunks) if meta.icc is None and not as_it_was else None
     if means is not None:
         name, icc = means
         if icc is not None and not _as_grey(picture, row):

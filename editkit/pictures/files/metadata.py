@@ -86,6 +86,8 @@ def describe(
     if beside:
         notices.append(f"{name}: its {' and '.join(beside)} will not be in the result")
         xmp = None if xmp is None else without_claims(xmp)
+    elif data and (others := _others(image)):
+        notices.append(f"{name}: only the first of its {1 + others} pictures is read")
     return Metadata(
         format=image.format if row is None else row.name,
         mode=mode,
@@ -105,6 +107,12 @@ def describe(
         text=_text(image, row),
         notices=tuple(notices),
     )
+
+
+def _others(image: Any) -> int:
+    """How many pictures a JPEG has behind its first: two eyes, a panorama, what is of no said kind; no previews."""
+    listed = getattr(image, "mpinfo", {}).get(0xB002, [])[1:]
+    return sum("Thumbnail" not in str(entry.get("Attribute", {}).get("MPType")) for entry in listed)
 
 
 def _exif(image: Any, row: Format | None, notices: list[str], name: str) -> bytes | None:

@@ -215,7 +215,8 @@ def _name_of(text: str) -> str:
     parts = re.split(r"([+&-])(?=[a-z_]+:)", text)  # box:1,2,3,4+watermark:/a/b.png
     if len(parts) > 1:
         return "".join(part if k % 2 else _name_of(part) for k, part in enumerate(parts))
-    behind = re.match(r"[a-z][\w:-]+?:(?=[/\\.])", text)  # kernel:/a/b.png, timm:resnet18:/a/b.safetensors
+    # kernel:/a/b.png, timm:resnet18:/a/b.safetensors, softedge:size=512,weights=/a/b
+    behind = re.match(r"[a-z][\w:=,-]*?[:=](?=[/\\.])", text)
     return text if behind is None else behind[0] + _name_of(text[behind.end() :])
 
 
