@@ -1,7 +1,7 @@
 """Guidance by any differentiable loss: x0' = x0 - (sigma_t^2 / alpha_t) d(weight * loss)/dx_t.
 
-With a model that copies (`patches`) colours are no matter of what is drawn: `color`, `brightness` and `palette` bend
-the tones of what came instead (`editkit_plugins.tones`).
+A model that copies patches of the picture (`patches`) cannot draw other colours. With it, `color`, `brightness` and
+`palette` adjust the tones of the result instead (`editkit_plugins.tones`).
 
 The score term of classifier guidance (Dhariwal & Nichol 2021, arXiv:2105.05233) and of diffusion posterior sampling
 (Chung et al. 2023, arXiv:2209.14687), with a loss in place of -log p(y | x). The ready losses are in
@@ -128,14 +128,14 @@ class _GuideHooks(GuidanceHooks[Guide]):
 
     @property
     def _tones(self) -> bool:
-        """Whether tones are bent in the end: nothing that is copied has another colour."""
+        """Whether the tones of the result are adjusted at the end, for a model that copies."""
         return self.plugin.loss in TONES and self.run.model.info.own_picture
 
     def energy(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"] | None:
         return None if self._tones else super().energy(step, x0)
 
     def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Its tones bent, in the mask where there is one; of the picture that was given where nothing else edits it."""
+        """Adjust the tones inside the mask, if any; those of the original picture if nothing else edits it."""
         if self.of is None or not self._tones:
             return image
         from editkit_plugins.tones import toned
@@ -147,7 +147,7 @@ class _GuideHooks(GuidanceHooks[Guide]):
         return toned(image, hole, self.of, plugin.amount if plugin.weight is None else plugin.weight / max(pixels, 1))
 
     def _hole(self) -> Tensor | None:
-        """(h, w), bool, of the finished picture: where tones may change. None: everywhere."""
+        """Return where the tones of the finished picture may change, (h, w) bool; None: everywhere."""
         from editkit.plugin import resize
 
         own, mask = self.region, self.run.inputs.original_mask
@@ -160,7 +160,7 @@ class _GuideHooks(GuidanceHooks[Guide]):
         return own & edited
 
     def _judged(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """The pixels of a finished picture that the loss is of."""
+        """Return the pixels of a finished picture that the loss sees."""
         hole = self._hole() if self._tones else None
         if hole is None or not bool(hole.any()):
             return self.seen(self._sized(image))

@@ -1,12 +1,12 @@
-"""Guidance of what is copied: tones are bent towards the wish, and the texture stays.
+"""Guidance of copied content: adjust its tones by a loss, and keep its texture.
 
-A model whose prior is the picture itself shows only what the picture has: no gradient makes it draw another colour. So
-what it made is given a gain that changes slowly from place to place and fades out at the rim of the hole,
+A model whose prior is the picture itself only copies: no gradient makes it draw another colour. So its result is
+multiplied by a gain that varies smoothly and fades out at the rim of the hole,
 
     u' = (u + E) exp(g) - E,  u = (x + 1) / 2,  g(x, y, channel) smooth,
 
-where g minimises  STRONG * amount * loss(x') + mean g^2. A gain rather than a sum: what is dark stays dark, and
-texture grows and shrinks with its own brightness, as under another light.
+where g minimises  STRONG * amount * loss(x') + mean g^2. With a gain instead of an offset, dark pixels stay dark and
+the contrast of texture scales with its brightness, as under another light.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STRONG = 100.0
-"""A loss of so much less than a squared gain of 1 weighs the same."""
+"""Weight of the loss relative to the squared gain."""
 
 DARK = 0.06
-"""E above: even black can become lighter by a gain."""
+"""E in the formula: with it, a gain can lighten even black."""
 
 CELLS = 12
-"""The gain is free at so many points along the longer side, and bicubic in between."""
+"""Number of grid points of the gain along the longer side; bicubic in between."""
 
 ROUNDS = 40
-"""Of L-BFGS."""
+"""Most iterations of L-BFGS."""
 
 RIM = 0.08
-"""How far the gain takes to come up, of the depth of the hole."""
+"""Width of the fade at the rim, relative to the depth of the hole."""
 
 LEAST = 3.0
-"""The same in pixels, at least."""
+"""Smallest width of the fade, in pixels."""
 
 
 def toned(image: Tensor, hole: Tensor | None, loss: Callable[[Tensor], Tensor], amount: float) -> Tensor:
-    """`image` (1, 3, h, w) in [-1, 1] with its tones bent in `hole` (h, w), bool; None: everywhere.
+    """Adjust the tones of `image` (1, 3, h, w) in [-1, 1] inside `hole` (h, w), bool; None: everywhere.
 
-    `loss`: of the pixels that may change, (1, 3, 1, n), one number.
+    `loss`: maps the pixels that may change, (1, 3, 1, n), to one number.
     """
     import torch
     import torch.nn.functional as F
@@ -74,7 +74,7 @@ def toned(image: Tensor, hole: Tensor | None, loss: Callable[[Tensor], Tensor], 
 
 
 def _fade(hole: Tensor) -> Tensor:
-    """(h, w): 0 outside of `hole`, coming up to 1 within it."""
+    """Return (h, w): 0 outside `hole`, rising to 1 inside it."""
     import cv2
     import torch
 
