@@ -108,7 +108,7 @@ def test_loras_that_do_not_fit_are_refused(
     with pytest.raises(ModelError, match=r"broken\.safetensors is damaged or not a safetensors file"):
         given(str(tmp_path / "broken.safetensors"))
     (tmp_path / "old.ckpt").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"old\.ckpt: only \.safetensors is read as a LoRA"):
+    with pytest.raises(ModelError, match=r"old\.ckpt: LoRAs must be \.safetensors files"):
         given(str(tmp_path / "old.ckpt"))
     with pytest.raises(UsageError, match="there is no such file"):
         given(str(tmp_path / "missing.safetensors"))
