@@ -137,8 +137,7 @@ def _other_size(name: str, mask: Mask, picture: Picture) -> str:
     message = f"{name}: is {width}x{height}, the picture is {picture.width}x{picture.height}; "
     if (height, width) == picture.size and picture.meta.orientation > 4:
         return (
-            message
-            + "it is turned by 90 degrees: draw it on the picture as viewers show it, turned by its EXIF orientation"
+            message + "it lies on its side: draw it on the picture as viewers show it, turned by its EXIF orientation"
         )
     return message + f"they must be equal: resize the mask to {picture.width}x{picture.height} (without smoothing)"
 
