@@ -112,7 +112,7 @@ def main() -> None:
         model = arguments.folder or work / "model"
         if not (model / "model_index.json").is_file():
             tiny(model)
-        print("| picture | processor seconds | of them files alone | peak memory, GB |\n|---|---|---|---|")
+        print("| image | processor seconds | of these for files | peak memory, GB |\n|---|---|---|---|")
         for size in SIZES:
             scene(work, size)
             command = [

@@ -24,7 +24,7 @@ from editkit.models.leasing import Models
 from editkit.pictures.tensors import to_unit
 from editkit.plugins import Invert
 
-KINDS = ("as it is", "noise 20", "shuffled", "inverted")
+KINDS = ("original", "noise 20", "shuffled", "inverted")
 
 
 def trips(names: list[str], photos: Path, side: int) -> None:

@@ -205,7 +205,9 @@ def sampled(steps: Sequence[int]) -> str:
                 rows[sampler] = cells
             parts.append(f"\n### {name}, {label}\n\n{grid('sampler', steps, rows)}")
     reached = ", ".join(f"{sampler} {reach:.2f}" for sampler, reach in worst.items())
-    parts.append(f"\nThe state's largest root mean square on the way, of the table's own: {reached}.")
+    parts.append(
+        f"\nLargest root mean square of the state during sampling, relative to that of the schedule: {reached}."
+    )
     return "\n".join(parts)
 
 
@@ -317,24 +319,25 @@ def mixtures(steps: Sequence[int]) -> str:
     return "\n".join(parts)
 
 
-INTRODUCTION = """# What every sampler and method makes of known data
+INTRODUCTION = """# Accuracy of every sampler and method on known data
 
-Written by `python benchmarks/truth.py`; a short version with a bound for every cell is `tests/test_truth.py`.
+Written by `python benchmarks/truth.py`; `tests/test_truth.py` is a short version with a bound for every cell.
 Nothing is sampled on Gaussians: samplers and linear methods are affine in their noise, and one batch of unit
 impulses measures the whole map. A cell is the error of the mean / of the covariance in percent, |m - m*| /
-sqrt(tr C*) and |C - C*|_F / |C*|_F: 🟢 under 2, 🟡 under 20, 🔴 above. `cosine, 1000` is the table of `pocket`,
+sqrt(tr C*) and |C - C*|_F / |C*|_F: 🟢 under 2, 🟡 under 20, 🔴 above. `cosine, 1000` is the schedule of `pocket`,
 here without the spacing that its configuration names.
 
-**What is bias by design.** One step gives E[x0], which has no variance (🔴 100). VE starts from N(0,
-sigma_max^2) without the data's mean, of which 1 / sigma_max = 1.25 % is left, by every sampler; `cosine, 1000`
-from 20 steps on at the level that `leading` names, as diffusers does (`--spacing trailing` does not).
-`ddpm:variance=large` keeps more variance than the data have in few steps; on VE it is Score SDE's predictor,
-for a thousand steps, and leaves the range in few. Ladders even in time reach no data far from unit deviation
-(second section). ddrm's eta is its paper's up to 20 steps, and less of the noise is renewed from 100 steps on, so
-that what is not observed keeps 0.76 of its variance in 100 and 0.94 in 1,000; what is observed with noise keeps
-half of the posterior's above 20 (docs/restoration.md). ddnm with noise (DDNM+) counts y's noise anew at every
-step; diffpir renews 0.3 of the noise at every step. wiener and pigdm are exact for isotropic data only. dps is
-not affine (docs/restoration.md has it), lcm is for distilled models alone.
+**Bias by design.** One step gives E[x0], which has no variance (🔴 100). VE starts from N(0,
+sigma_max^2), without the mean of the data: with every sampler an error of 1 / sigma_max = 1.25 % of it remains. The
+same holds for `cosine, 1000` from 20 steps on, which starts at the level that `leading` names, as diffusers does
+(`--spacing trailing` does not).
+`ddpm:variance=large` keeps more variance than the data have in few steps; on VE it is Score SDE's predictor, which
+is meant for a thousand steps and diverges in few. Schedules evenly spaced in time fail for data far from unit
+standard deviation (second section). The eta of ddrm is its paper's up to 20 steps, and less of the noise is renewed
+from 100 steps on, so that unobserved components keep 0.76 of their variance in 100 and 0.94 in 1,000; components
+observed with noise keep half of the posterior's above 20 (docs/restoration.md). ddnm with noise (DDNM+) treats y's
+noise as new at every step; diffpir renews 0.3 of the noise at every step. wiener and pigdm are exact only for
+isotropic data. dps is not affine (docs/restoration.md covers it), lcm is only for distilled models.
 """
 
 
@@ -344,16 +347,17 @@ def page(steps: Sequence[int]) -> str:
         INTRODUCTION,
         "## Samplers on Gaussians",
         sampled(steps),
-        "\n## Data far from unit deviation\n\nThe variance that is left in 50 steps, of 1, by the data's deviation.",
+        "\n## Data far from unit standard deviation\n\nThe variance that remains after 50 steps, of 1, by the standard "
+        "deviation of the data.",
         ladders(50),
-        "\n## Order\n\nlog2 of the covariance's errors at 80 and 160 steps, data of deviation 1/2. First and last "
-        "moves of tables with infinite log-SNR are of first order; "
+        "\n## Order\n\nlog2 of the ratio of the covariance errors at 80 and 160 steps, for data of standard deviation "
+        "1/2. The first and last steps of schedules with infinite log-SNR are of first order; "
         "where an error changes its sign, so does its order.\n",
         grid("sampler", list(tables()), orders),
-        "\n## Inverse problems\n\nFour of six values are seen. `lam` is 1.",
+        "\n## Inverse problems\n\nFour of six values are observed. `lam` is 1.",
         inverse(steps),
         "\n## A mixture\n\n0.3 N(-1, 0.2^2) + 0.7 N(0.8, 0.3^2): mean / variance / share of the right component. "
-        f"{COUNT} quantiles for deterministic samplers, {COUNT} samples for the others (by chance 1.6 / 2 / 0.7).",
+        f"{COUNT} quantiles for deterministic samplers, {COUNT} samples for the others (chance level: 1.6 / 2 / 0.7).",
         mixtures(steps),
         "",
     )

@@ -125,7 +125,7 @@ def test_workers_end_when_their_driver_is_killed():
         (["in/a.png", "out"], "is not a folder"),
         (["in", "in/a.png"], "is not a folder"),
         (["loop", "out"], "is not a folder"),
-        (["empty", "out"], "holds no pictures"),
+        (["empty", "out"], "contains no pictures"),
         (["in", "out", "--sampler", "none"], "no sampler is called"),
         (["in", "out", "--masks", "nowhere"], "--masks nowhere: is not a folder"),
         (["in", "out", "--workers", "0"], "--workers: must be 1"),
@@ -278,7 +278,7 @@ def test_interrupted_the_run_says_how_to_go_on(here, capsys, monkeypatch):
 
     monkeypatch.setattr(Work, "read", interrupted)
     assert run(["batch", "r.yaml", "in", "out"]) == 130
-    assert "1 results are written and whole, --resume goes on" in capsys.readouterr().err
+    assert "1 results are complete, --resume continues" in capsys.readouterr().err
 
 
 def test_a_worker_that_dies_takes_one_picture_with_it(tmp_path):

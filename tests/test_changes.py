@@ -233,13 +233,13 @@ def test_an_edit_of_another_size_is_brought_to_the_pictures(tmp_path):
     made = edit(before, OnlyChanges(edited=str(tmp_path / "edited.png")), notify=said.append)
     assert made.pixels.shape == before.shape
     assert any(f"is resized to {width}x{height}" in line for line in said)
-    with pytest.raises(UsageError, match="of other shape; give the two uncropped"):
+    with pytest.raises(UsageError, match="with another aspect ratio; give both uncropped"):
         edit(before, OnlyChanges(edited=before[:, : width // 2]))
 
 
 def test_it_says_what_is_missing_or_too_much():
     before = photo("grass", 64)
-    with pytest.raises(UsageError, match="no edit to look at: give edited="):
+    with pytest.raises(UsageError, match="no edit to compare: give edited="):
         edit(before, OnlyChanges())
     with pytest.raises(ChainError, match="both set the begin"):
         edit(before, SDEdit() & OnlyChanges(edited=before))

@@ -121,7 +121,8 @@ def test_rerun_takes_no_picture_from_elsewhere(name):
 
 
 @pytest.mark.parametrize("value", ["/a/b.png", "../b.png", "kernel:/a/b.png", "kernel:../b.png", "m/../../b", "~/b.png",
-                                   "C:\\b.png", ["ok.png", "/b.png"], {"deep": ["../b"]}])  # fmt: skip
+                                   "C:\\b.png", ["ok.png", "/b.png"], "softedge:size=3,weights=/b",
+                                   {"deep": ["../b"]}])  # fmt: skip
 def test_rerun_reads_no_file_from_elsewhere(value):
     with pytest.raises(PictureError, match="lies elsewhere"):
         trust.beside("f.png", None, {"stages": [{"plugins": [{"inpaint": {"mask": value}}]}]})
@@ -147,6 +148,8 @@ def test_rerun_asks_no_hub_and_says_how_it_would(here, capsys):
 @pytest.mark.parametrize(
     ("path", "kept"),
     [("/home/alice/m.png", "m.png"), ("../../alice/m.png", "m.png"), ("kernel:/home/alice/k.png", "kernel:k.png"),
+     ("softedge:size=3,weights=/home/alice/m.d", "softedge:size=3,weights=m.d"), ("ode:rtol=.1", "ode:rtol=.1"),
+     ("softedge:weights=../alice/m", "softedge:weights=m"),
      ("masks/m.png", "masks/m.png"), ("box:1,2,3,4", "box:1,2,3,4"), ("a/b/sd", "sd"),
      ("caf\udce9.png", "caf\ufffd.png")],
 )  # fmt: skip

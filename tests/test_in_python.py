@@ -189,3 +189,18 @@ def test_a_hook_that_gives_something_else_is_named(hook):
     with pytest.raises(HookError, match=f"plugin float-energy: {hook} returned .*is needed"):
         edit(PIXELS, SDEdit(strength=0.5) & _Float(hook=hook) if hook != "begin" else _Float(hook=hook),
              model=Isotropic(), steps=3)  # fmt: skip
+
+
+def test_the_loader_of_the_release_before_still_keeps_models():
+    asked = []
+
+    def loader(info, device, dtype, **more):
+        asked.append(info.name)
+        return editkit.models.load(info, device, dtype, **more)
+
+    with pytest.warns(DeprecationWarning, match="models=Models"):
+        one = edit(PIXELS, Inpaint(mask=BOX), steps=2, loader=loader)
+    with pytest.warns(DeprecationWarning, match="models=Models"):
+        two = stream(PIXELS, Inpaint(mask=BOX), steps=2, loader=loader).result
+    assert asked == ["patches", "patches"]
+    assert np.array_equal(one.pixels, two.pixels)

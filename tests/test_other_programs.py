@@ -1,4 +1,4 @@
-"""Pictures that other programs wrote are read as those programs meant them: docs/reliability.md, "What becomes of a
+"""Pictures that other programs wrote are read as those programs meant them: docs/reliability.md, "What happens to an
 picture". tifffile, imageio and OpenCV come with the extras; ImageMagick, libvips (pip install pyvips-binary pyvips) and
 exiftool are used where they are installed."""
 

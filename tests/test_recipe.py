@@ -75,7 +75,7 @@ def test_paths_are_relative_to_the_recipe(tmp_path, monkeypatch):
     assert "../masks/m.png" in text
     path = tmp_path / "recipes" / "r.yaml"
     path.write_text(text)
-    (inpaint, guide) = recipe.read(path).stages[0].plugins
+    (inpaint, guide) = recipe.read(path, anywhere=True).stages[0].plugins
     assert Path(inpaint.mask).resolve() == tmp_path / "masks" / "m.png"
     assert Path(guide.reference).resolve() == tmp_path / "r.png"
     words = recipe.to_yaml(Chain.of(Inpaint(mask="box:1,2,3,4")), Path("recipes"))

@@ -222,7 +222,7 @@ def test_a_plan_says_where_its_count_may_differ(here, capsys):
     assert run([*first, "then", "repair"]) == 0
     found = capsys.readouterr().out
     assert "total: about " in found
-    assert "is counted as it is found in what there is now" in found
+    assert "is counted as detected in the input picture" in found
     assert run([*first, "then", "upscale", "--scale", "2"]) == 0
     assert "total: about" not in capsys.readouterr().out
 

@@ -213,7 +213,7 @@ def test_scores_take_the_place_of_no_picture(here, capsys):
     assert pictures_of(Path("nothing")) == []
     for flag, path in (("-o", "results/a.png"), ("--sheet", "truth/a.png"), ("--sheet", "results/../truth/a.png")):
         assert run(["score", "results", "--reference", "truth", flag, path, "--force"]) == 2
-        assert "is what is read" in capsys.readouterr().err
+        assert "is also an input" in capsys.readouterr().err
 
 
 def test_names_that_are_no_text_are_in_a_table_of_scores(here, capsys):
@@ -238,7 +238,7 @@ def test_a_backward_pass_is_asked_for_its_memory_first(here, monkeypatch):
         monkeypatch.setattr(memory, "available", lambda device, free=needed: free)
         afford_backward(Holds(), 100, 200, size, torch.device("cpu"))
         monkeypatch.setattr(memory, "available", lambda device, free=needed: free - 1)
-        with pytest.raises(ModelError, match="200x100 pixels: to be differentiated"):
+        with pytest.raises(ModelError, match="200x100 pixels: the backward pass"):
             afford_backward(Holds(), 100, 200, size, torch.device("cpu"))
     silent = Gaussian(mean=torch.zeros(3, 4, 4), covariance=torch.eye(48))
     afford_backward(silent, 10**6, 10**6, 4, torch.device("cpu"))  # what a model holds is not guessed
@@ -248,9 +248,9 @@ def test_guides_and_densities_of_large_pictures_are_refused_before_they_run(here
     large = np.zeros((400, 400, 3), np.uint8)
     monkeypatch.setattr(memory, "available", lambda device: 500 << 20)  # enough for 360 x 360
     monkeypatch.setattr("editkit.editing.stages.available", lambda device: 500 << 20)
-    with pytest.raises(ModelError, match="400x400 pixels: to be differentiated"):
+    with pytest.raises(ModelError, match="400x400 pixels: the backward pass"):
         edit(large, Guide(brightness=0.6), model="pocket", steps=2)
-    with pytest.raises(ModelError, match="400x400 pixels: to be differentiated"):
+    with pytest.raises(ModelError, match="400x400 pixels: the backward pass"):
         density(large, model="pocket", steps=4)
     small = Inpaint(mask="box:100,100,120,120") & Guide(brightness=0.6)
     assert edit(large, small, model="pocket", steps=2, canvas="full").size == (400, 400)  # the mask's windows count
@@ -334,5 +334,5 @@ def test_every_promise_names_a_test_that_is_there():
     }
     assert len(named) > 15
     assert [name for name in sorted(named) if not (root / name).is_file()] == []
-    table = text[text.index("| promise |") : text.index("## What becomes")].splitlines()[2:]
+    table = text[text.index("| promise |") : text.index("## What happens")].splitlines()[2:]
     assert [row for row in table if row.startswith("|") and ".py" not in row.rsplit("|", 2)[1]] == []

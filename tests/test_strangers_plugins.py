@@ -107,7 +107,7 @@ def registered(monkeypatch, points):
                type("Own", (BaseException,), {})("\x1b[2J")],
 )  # fmt: skip
 def test_whatever_a_module_raises_when_it_is_imported_stops_nobody_else(monkeypatch, raised, capsys):
-    others = list(entries._registered(registry.GROUP))
+    others = list(registry.PLUGINS.points())
     registered(monkeypatch, [*others, Point(raised)])
     before = signal.signal(signal.SIGINT, process.CtrlC())
     try:

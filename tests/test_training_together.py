@@ -27,8 +27,8 @@ from editkit.training.together import ALONE, Together, together
 
 assert photos  # a fixture
 
-STEPS = 20
-CHANGES: dict[str, Any] = {"steps": STEPS, "batch": 6, "report_every": 1, "threads": 1, "checkpoint_every": 10}
+STEPS, HALF = 8, 4
+CHANGES: dict[str, Any] = {"steps": STEPS, "batch": 6, "report_every": 1, "threads": 1, "checkpoint_every": HALF}
 
 
 CODE = """
@@ -36,22 +36,22 @@ import sys, torch
 from editkit.training.loop import Run
 from editkit.training.prior import PriorLesson
 from editkit.training.settings import PriorSettings
-from editkit.training.settings import PriorSettings
 from editkit.training.together import together
 Run._sheet = lambda self: None
-made = PriorSettings.model_validate_json(sys.argv[1])
-with together(made.batch, torch.device("cpu")) as place:
-    Run(made, PriorLesson(made), resume=sys.argv[2] == "resume", together=place).run()
+runs = [PriorSettings.model_validate_json(words) for words in sys.argv[1:]]
+with together(runs[0].batch, torch.device("cpu")) as place:
+    for made in runs:
+        Run(made, PriorLesson(made), resume=made.output.exists(), together=place).run()
 """
 
 
-def start(count: int, made: PriorSettings, way: str = "begin") -> None:
-    """A run in so many processes, as torchrun starts them."""
+def start(count: int, *runs: PriorSettings) -> None:
+    """Runs one after the other in so many processes, as torchrun starts them; what has begun goes on."""
     for _ in range(20):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        codes, said = _started(count, [made.model_dump_json(), way], port)
+        codes, said = _started(count, [made.model_dump_json() for made in runs], port)
         if not any("EADDRINUSE" in one for one in said):  # another took the port meanwhile
             break
     assert codes == [0] * count, "\n".join(said)
@@ -91,28 +91,28 @@ def alike(made: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adamw"])
-def test_two_processes_are_one_and_either_goes_on_with_the_others_run(photos, monkeypatch, optimizer):
-    monkeypatch.setattr(Run, "_sheet", lambda self: None)
-    whole = prior_run(settings(photos, "whole", **CHANGES, optimizer=optimizer))
-    whole.run()
-    expected = whole.trainer.state()
-    start(2, settings(photos, "two", **CHANGES, optimizer=optimizer))
-    one, two = losses(photos.parent / "whole"), losses(photos.parent / "two")
-    assert len(one) == len(two) == STEPS
-    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) <= 1e-5
-    alike(load_file(photos.parent / "two" / "checkpoint.safetensors"), expected)
+def test_two_processes_are_one_and_either_goes_on_with_the_others_run(photos, monkeypatch):
+    def made(name: str) -> PriorSettings:
+        return settings(photos, name, **CHANGES, optimizer="adamw")
 
     def stopping(self: Run, *args: Any) -> bool:
         real(self, *args)
-        return self.progress.step == 9
+        return self.progress.step == HALF - 1
 
+    monkeypatch.setattr(Run, "_sheet", lambda self: None)
+    whole = prior_run(made("whole"))
+    whole.run()
+    expected = whole.trainer.state()
     real = Run.step
     monkeypatch.setattr(Run, "step", stopping)
-    assert prior_run(settings(photos, "parts", **CHANGES, optimizer=optimizer)).run().step == 10
-    start(2, settings(photos, "parts", **CHANGES, optimizer=optimizer), "resume")
-    alike(load_file(photos.parent / "parts" / "checkpoint.safetensors"), expected)
-    assert max(abs(a - b) for a, b in zip(one, losses(photos.parent / "parts"), strict=True)) <= 1e-5
+    assert prior_run(made("parts")).run().step == HALF
+    start(2, made("two"), made("parts"))
+    one = losses(photos.parent / "whole")
+    for name in ("two", "parts"):
+        other = losses(photos.parent / name)
+        assert len(one) == len(other) == STEPS
+        assert max(abs(a - b) for a, b in zip(one, other, strict=True)) <= 1e-5
+        alike(load_file(photos.parent / name / "checkpoint.safetensors"), expected)
 
 
 @dataclass
@@ -167,7 +167,7 @@ def test_every_lesson_is_shared_alike(photos, kind, lesson):
 def test_a_classifier_is_not_shared_and_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run(["train", "classifier", "--images", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
-    assert "works in one process, and torchrun started several" in capsys.readouterr().err
+    assert "runs in one process, but torchrun started several" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

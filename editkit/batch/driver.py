@@ -122,7 +122,8 @@ def batch(
     size = size or most_at_once(chain)
     work = Work(chain, provenance, quality, models or new_models(size), size)
     identity = _identity(chain, Path(target), masks, ending, provenance, quality)
-    with closing(Catalog()) as catalog, Sheet.of(results, target, offline) as sheet:
+    table = Sheet.of(results, source, target, offline=offline, again=resume or force)
+    with closing(Catalog()) as catalog, table as sheet:
         if plain and is_plain(target):
             found = listing(Path(source), leave_out=Path(target))
             todo: Sequence[Item] = items(found, Path(source), Path(target), masks, ending)
@@ -131,7 +132,7 @@ def batch(
             todo = catalog.items(target)
         _tell(found, source, notify)
         if not todo and not found.unreadable:
-            raise UsageError(f"{source}: holds no pictures; their names end in {' '.join(sorted(PICTURES))}")
+            raise UsageError(f"{source}: contains no pictures; their names end in {' '.join(sorted(PICTURES))}")
         if begin is not None:
             begin(len(todo))
         told = _both(watch, sheet.take)

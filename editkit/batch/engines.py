@@ -274,7 +274,7 @@ def _start_worker(share: int) -> None:
 
 def _bare(name: str, argument: str) -> None:
     if argument:
-        raise UsageError(f"--engine {name}: takes nothing behind a colon, got {argument!r}")
+        raise UsageError(f"--engine {name}: takes nothing after a colon, got {argument!r}")
 
 
 def _serial(argument: str, workers: int) -> Engine:

@@ -16,7 +16,7 @@ from typing import Any
 
 from editkit.batch.folder import Masks
 from editkit.batch.stores import is_address, local, scheme, shown
-from editkit.common.trust import leads_out, texts
+from editkit.common.named import leads_out, texts
 from editkit.errors import UsageError
 from editkit.pictures.shapes import is_words
 

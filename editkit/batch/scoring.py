@@ -185,7 +185,7 @@ def _all(place: Path) -> list[Path]:
         raise UsageError(f"{place}: is not there; a folder of pictures or a picture is needed")
     found = [place / path for path in listing(place).pictures]
     if not found:
-        raise UsageError(f"{place}: holds no pictures")
+        raise UsageError(f"{place}: contains no pictures")
     return found
 
 

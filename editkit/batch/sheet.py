@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from editkit.batch.engines import Result
-from editkit.batch.journal import Done
+from editkit.batch.journal import NAME, Done
 from editkit.batch.sources import is_plain
-from editkit.batch.stores import store
+from editkit.batch.stores import shown, store
 from editkit.common.extras import explained
 from editkit.errors import UsageError
 from editkit.pictures.files.atomic import save_bytes
@@ -34,11 +35,11 @@ class Sheet:
 
     @classmethod
     @contextmanager
-    def of(cls, name: str | None, target: str, offline: bool) -> Iterator[Sheet]:
-        """The table called `name` in `target`, written when the block ends well.
+    def of(cls, name: str | None, source: str, target: str, *, offline: bool, again: bool) -> Iterator[Sheet]:
+        """The table called `name` in `target`, written when the block ends well. `again`: it may replace one.
 
         Raises:
-            UsageError: it has another ending, or names a folder.
+            UsageError: it has another ending, names a folder, or would take the place of another file.
             ExtraError: it is to be Parquet, and pyarrow is not installed.
         """
         if name is None:
@@ -46,6 +47,7 @@ class Sheet:
             return
         if not name.lower().endswith(ENDINGS) or "/" in name or "\\" in name or name.startswith("."):
             raise UsageError(f"--results {name}: must be a name that ends in {' or '.join(ENDINGS)}, in OUT itself")
+        _check_place(name, source, target, offline, again)
         if name.lower().endswith(".parquet"):
             with explained():
                 import pyarrow.parquet as _  # noqa: F401  # before anything is done
@@ -84,6 +86,25 @@ class Sheet:
         if self._file is not None:
             self._seen.add(hash(values["picture"]))
             self._file.write(json.dumps({name: values.get(name) for name in COLUMNS}) + "\n")
+
+
+def _check_place(name: str, source: str, target: str, offline: bool, again: bool) -> None:
+    """Refuse a table that would take the place of the journal, of the manifest, of what a link in OUT names, or,
+    unless a run begins anew or goes on, of any file.
+    """
+    if name == NAME:
+        raise UsageError(f"--results {name}: is the journal's name; give another one")
+    if not is_plain(target):
+        there = not again and store(target, offline=offline, results=True).size(name) is not None
+    else:
+        path = Path(target) / name
+        there = not again and os.path.lexists(path)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise UsageError(f"--results {name}: {path} is a link, a folder or a device; move it away")
+        if path.exists() and os.path.exists(source) and os.path.samefile(path, source):
+            raise UsageError(f"--results {name}: is the manifest that is read; give another name")
+    if there:
+        raise UsageError(f"--results {name}: is there already in {shown(target)}; give another name, or --force")
 
 
 def _put(path: Path, name: str, target: str, offline: bool) -> None:

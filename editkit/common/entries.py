@@ -49,9 +49,17 @@ class Group:
     kind: str
     listing: str
 
+    def points(self) -> tuple[EntryPoint, ...]:
+        """All entry points of the group, from the metadata of installed packages.
+
+        Cached until a folder of `sys.path` changes: every edit asks, and reading the metadata of all packages takes
+        longer than the rest of the engine's work.
+        """
+        return _read(self.name, _path())
+
     def names(self) -> list[str]:
         """Sorted; read from metadata alone."""
-        return sorted({point.name for point in _registered(self.name)})
+        return sorted({point.name for point in self.points()})
 
     def load(self, name: str) -> object:
         """What the entry point called `name` points to.
@@ -139,12 +147,6 @@ class Group:
     def _distinct(self, name: str) -> tuple[EntryPoint, ...]:
         """The entry points called `name`; one distribution seen twice on the path counts once."""
         return _called(self.name, name, _path())
-
-
-def _registered(group: str) -> tuple[EntryPoint, ...]:
-    """What is registered under `group` now. Read anew only where a folder of the path has changed: an edit asks often,
-    and reading every installed package's metadata takes longer than all else that the engine does."""
-    return _read(group, _path())
 
 
 def _path() -> Path:

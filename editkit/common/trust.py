@@ -8,10 +8,11 @@ the picture, and no others.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
+from editkit.common.named import leads_out, named, texts
 from editkit.errors import ModelError, PictureError
 
 TOKENIZERS = (
@@ -272,30 +273,6 @@ def preparation(source: str, file: str, config: Any) -> None:
                 raise ModelError(f"{source}: its {file} says {key} = {value:g}; {most} is the most that is taken")
 
 
-_WORDS_OF_PEOPLE = ("prompt", "negative", "text", "avoid")
-"""Keys of a recipe whose values are language, where a slash is not a folder."""
-
-
-def named(text: str) -> Iterator[str]:
-    """What in `text` may be the name of a file: itself, what stands behind or before a colon (`kernel:/x/y.png`,
-    `lora.safetensors:0.7`), and the same of each word of a mask (`box:1,2,3,4+watermark:/x/y.png`).
-    """
-    for whole in dict.fromkeys((text, *re.split(r"[+&-](?=[a-z_]+(?::|$|[+&-]))", text))):
-        colons = [k for k, sign in enumerate(whole) if sign == ":"][:20]
-        yield whole
-        yield from (part for k in colons for part in (whole[k + 1 :], whole[:k]) if part)
-
-
-def leads_out(text: str) -> bool:
-    """Whether `text`, or a name in it, is a path that is absolute or climbs."""
-    for part in named(text):
-        for kind in (PurePosixPath, PureWindowsPath):
-            path = kind(part)
-            if ".." in path.parts or path.is_absolute() or path.anchor or part.startswith("~"):
-                return True
-    return False
-
-
 def beside(picture: str, name: str | None, recipe: Mapping[str, Any]) -> None:
     """Refuse provenance of the file `picture` that names files elsewhere than in its folder or below: it can be forged,
     and what it names would be read and copied into a result. `name`: the picture it says it was made from.
@@ -322,17 +299,3 @@ def _inside(folder: Path, text: str) -> bool:
         return not path.exists() or path.resolve().is_relative_to(folder.resolve())
     except (OSError, ValueError, RuntimeError):  # too long for a name, a loop of links
         return True
-
-
-def texts(value: Any, key: str = "") -> Iterator[str]:
-    """The texts of a recipe, or of one value called `key`, that may be files."""
-    match value:
-        case str():
-            if key not in _WORDS_OF_PEOPLE:
-                yield value
-        case Mapping():
-            for inner, one in value.items():
-                yield from texts(one, str(inner))
-        case list() | tuple():
-            for one in value:
-                yield from texts(one, key)

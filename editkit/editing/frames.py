@@ -1,8 +1,8 @@
-"""Filling what a frame hides from frames that show it: real removal of what passes before a still scene.
+"""Filling of holes from other frames of a video, which show the background that is hidden in one frame.
 
-The frames around each frame are laid over it by the camera's motion, each one registered anew, the one that shows most
-first. What is hidden in all of them is invented once and carried along from there. Huang et al. 2016 ("Temporally
-coherent completion of dynamic video") and their successors do so; here without a network.
+The frames around each frame are aligned with it by the camera's motion; each is registered separately, and the frame
+that shows most is used first. What is hidden in all frames is generated once and propagated from there. Huang et al.
+2016 ("Temporally coherent completion of dynamic video") and successors do the same; here without a network.
 """
 
 from __future__ import annotations
@@ -19,31 +19,32 @@ from editkit.pictures.motion import Grey, Homography, Where, grey, refined, roun
 from editkit.pictures.raster import Pixels, largest
 
 REACH = 4.0
-"""Seconds before and after a frame in which others are looked at."""
+"""Range of frames to use, in seconds before and after a frame."""
 
 A_SECOND = 10
-"""How many of a second."""
+"""Number of frames to use from each second."""
 
 BUDGET = 400 * 2**20
-"""Bytes of frames that are held at most."""
+"""Largest size of frames in memory, in bytes."""
 
 MOST = 4
-"""Frames that one is filled from at most."""
+"""Largest number of frames from which one frame is filled."""
 
 RING = 8
-"""Pixels around a hole in which frames are compared."""
+"""Width of the area around a hole in which frames are compared, in pixels."""
 
 WRONG = 14.0
-"""Levels of 255 by which a frame may differ around the hole from the one it is laid over; above, it is not used."""
+"""Largest difference of an aligned frame around the hole, in levels of 255; above it is not used."""
 
 RIM = 2
-"""Pixels around a mask that are not copied: lens and compression mixed them."""
+"""Width of the rim around a mask that is not copied, in pixels: lens and compression have mixed it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A frame as another one sees it: pixels, their grey, what is not to be copied, and the camera: from the first
-    frame to this one.
+    """A frame as a source for others: its pixels, their grey values, the pixels not to copy, and the camera's motion.
+
+    `camera` maps the first frame to this one.
     """
 
     index: int
@@ -57,13 +58,13 @@ class Shown:
         return cls(index, pixels, grey(pixels), mask, camera)
 
     def to(self, other: Shown) -> Homography:
-        """From this frame to the other."""
+        """Return the homography from this frame to the other."""
         return other.camera @ np.linalg.inv(self.camera)
 
 
 @dataclass
 class Around:
-    """Frames with those around them, `reach` before and after, every `stride`-th; a frame at a time from `source`."""
+    """Yields frames from `source` together with their neighbours: `reach` before and after, every `stride`-th."""
 
     source: Iterator[Shown]
     reach: int
@@ -72,14 +73,14 @@ class Around:
 
     @classmethod
     def over(cls, source: Iterator[Shown], rate: float, size: tuple[int, int], deep: bool) -> Around:
-        """As far as `REACH` and `BUDGET` allow."""
+        """Create it with the range that `REACH` and `BUDGET` allow."""
         one = size[0] * size[1] * (6 if deep else 3)
         stride = max(1, round(rate / A_SECOND))
         many = max(2, BUDGET // one)
         return cls(source, max(1, min(round(rate * REACH), many * stride // 2)), stride)
 
     def __iter__(self) -> Iterator[tuple[Shown, list[Shown]]]:
-        """(the frame, the others around it)."""
+        """Yield (frame, the others around it)."""
         waiting: deque[Shown] = deque()
         for shown in self.source:
             waiting.append(shown)
@@ -101,16 +102,22 @@ class Around:
 
 
 LOYAL = 1.3
-"""How much more another frame must show than one that the frame before was filled from: two fit differently."""
+"""Factor by which a frame must show more to replace a frame that was used before, since two never fit equally."""
 
 
 def uncovered(
     frame: Shown, others: list[Shown], hole: Where, before: Sequence[int] = ()
 ) -> tuple[Pixels, Where, list[int]]:
-    """(`frame` with what `others` show of `hole`, what of it they do not show, which were used).
+    """Fill `hole` of `frame` from `others`.
 
     Args:
-        before: which the frame before was filled from.
+        frame: the frame to fill.
+        others: the frames around it.
+        hole: (H, W), True where to fill.
+        before: indices of the frames from which the frame before was filled.
+
+    Returns:
+        The pixels, the part of the hole that no frame shows, and the indices of the frames that were used.
     """
     left, made, used = hole.copy(), frame.pixels.copy(), list[int]()
     rest = list(others)
@@ -133,11 +140,11 @@ def uncovered(
 
 
 COARSE = 8
-"""How much smaller frames are where it is only asked what they show."""
+"""Factor by which frames are downscaled to determine what they show."""
 
 
 def _shows(other: Shown, frame: Shown, left: Where) -> float:
-    """How much of `left` another frame shows, less a little the farther away it is: pixels of the small size."""
+    """Return how much of `left` another frame shows, in pixels of the small size, with a small penalty for distance."""
     H = _scaled(other.to(frame))
     small = left[::COARSE, ::COARSE]
     hidden = warped_where(_grown(other.hidden, RIM)[::COARSE, ::COARSE], H, small.shape[::-1], beyond=True)
@@ -151,7 +158,7 @@ def _scaled(H: Homography) -> Homography:
 
 
 def _laid(other: Shown, frame: Shown, hole: Where) -> tuple[Pixels, Where] | None:
-    """(`other` laid over `frame`, where it shows nothing); None where it does not fit around the hole."""
+    """Align `other` with `frame`: its pixels, and where it shows nothing. None if it does not fit around the hole."""
     sides = frame.pixels.shape[1::-1]
     rough = other.to(frame)
     seen = ~other.hidden & ~warped_where(hole, np.asarray(np.linalg.inv(rough), np.float64), sides, beyond=False)
@@ -160,7 +167,7 @@ def _laid(other: Shown, frame: Shown, hole: Where) -> tuple[Pixels, Where] | Non
     ring = _grown(hole, RING) & ~_grown(hole, RIM)
     for tried in (H, rough) if H is not rough else (H,):
         pixels = warped(other.pixels.astype(np.float32), tried, sides)
-        hidden = _grown(warped_where(_grown(other.hidden, RIM), tried, sides, beyond=True), 1)  # bicubic sees farther
+        hidden = _grown(warped_where(_grown(other.hidden, RIM), tried, sides, beyond=True), 1)  # bicubic reach
         told = ring & ~hidden & ~frame.hidden
         if told.sum() < RING * RING:
             continue

@@ -35,7 +35,7 @@ SAYS = "edit.json"
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where the frames of one edit lie. `target`: the video that comes of them."""
+    """The folder with the frames of one edit. `target` is the resulting video."""
 
     target: Path
     folder: Path
@@ -43,23 +43,23 @@ class Workplace:
 
     @classmethod
     def at(cls, target: Path, clip: Clip, chain: Chain, rest: tuple[Any, ...], *, force: bool) -> Workplace:
-        """The place for an edit, new or as an interrupted run left it.
+        """Open the folder for an edit, a new one or that of an interrupted run.
 
         Raises:
-            UsageError: the result's name is that of no video that is written, or of the source itself.
-            PictureError: it exists already, or the frames beside it are of another edit.
+            UsageError: the target's format cannot be written, or the target is the source itself.
+            PictureError: the target exists already, or the frames beside it belong to another edit.
         """
         if target.suffix.lower() not in WRITTEN:
             raise UsageError(f"{target}: videos are written as {', '.join(WRITTEN)} (.mkv: lossless); name such a file")
         if os.path.realpath(target) == os.path.realpath(clip.path):
-            raise UsageError(f"{target}: is the video that is read; give the result another name")
+            raise UsageError(f"{target}: is the input video; give the result another name")
         check_apart({"--output": target}, [file for value in _sources(chain) for file in _files(value)])
         check_place(target, force=force)
         place = cls(target, target.with_name(target.name + ".frames"), force)
         says = json.dumps({"edit": _digest(clip, chain, rest)}).encode()
         known = place.folder / SAYS
-        if place.folder.is_symlink():  # what it leads to would be filled, and removed
-            raise PictureError(f"{place.folder}: is a link, and the frames would lie there; name another result")
+        if place.folder.is_symlink():  # its target would be filled and removed
+            raise PictureError(f"{place.folder}: is a link, but frames must be stored there; name another result")
         if os.path.lexists(known):
             if not _holds(known, says):
                 raise PictureError(f"{place.folder}: holds frames of another edit; remove it, or name another result")
@@ -69,23 +69,23 @@ class Workplace:
             except FileExistsError:
                 if not place.folder.is_dir() or any(place.folder.iterdir()):  # empty: killed as it began
                     raise PictureError(
-                        f"{place.folder}: exists, and is none of editkit's; name another result"
+                        f"{place.folder}: exists, but was not made by editkit; name another result"
                     ) from None
             save_bytes(known, says)
         return place
 
     def frame(self, index: int) -> Pixels | None:
-        """A finished frame, if it is."""
+        """Return a finished frame, (H, W, 3); None if it is not finished."""
         path = self._path(index)
         if not (path.exists() and path.with_suffix(".json").exists()):
             return None
         made = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
         if made is None:
-            raise PictureError(f"{path}: is broken; remove it, and run the same command again")
+            raise PictureError(f"{path}: is damaged; remove it, and run the same command again")
         return np.ascontiguousarray(made[..., ::-1])
 
     def finished_so_far(self, index: int) -> tuple[Pixels | None, bool, list[int]]:
-        """(a finished frame, whether something in it was shown by no other, which others it was filled from)."""
+        """Return (a finished frame, whether part of it was generated, the frames from which it was filled)."""
         made = self.frame(index)
         if made is None:
             return None, False, []
@@ -95,7 +95,7 @@ class Workplace:
     def keep(
         self, index: int, time: Fraction, pixels: Pixels, *, invented: bool = False, used: Sequence[int] = ()
     ) -> None:
-        """Finish a frame."""
+        """Store a finished frame."""
         path = self._path(index)
         fine, encoded = cv2.imencode(".png", pixels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
         assert fine
@@ -104,7 +104,7 @@ class Workplace:
         save_bytes(path.with_suffix(".json"), json.dumps(says).encode(), force=True)
 
     def finished(self, count: int) -> Iterator[tuple[Fraction, Pixels]]:
-        """(time, pixels) of all frames."""
+        """Yield (time, pixels) of all frames."""
         for index in range(count):
             pixels = self.frame(index)
             assert pixels is not None
@@ -113,10 +113,10 @@ class Workplace:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Held by this process; released when it ends, however it does.
+        """Lock the folder for this process; the lock is released when the process ends, in any way.
 
         Raises:
-            PictureError: another one works there.
+            PictureError: another process has locked it.
         """
         with open(self.folder / SAYS, "rb") as file:
             try:
@@ -126,12 +126,12 @@ class Workplace:
             except ImportError:  # no such lock on this system
                 pass
             except BlockingIOError:
-                raise PictureError(f"{self.folder}: another run works there; wait for it") from None
+                raise PictureError(f"{self.folder}: is in use by another run; wait for it to end") from None
             yield
 
     @contextmanager
     def or_nothing(self) -> Iterator[None]:
-        """The work; where it fails before a frame is finished, nothing is left of it."""
+        """Remove the folder if the work inside fails before a frame is finished."""
         try:
             yield
         except BaseException:
@@ -141,7 +141,7 @@ class Workplace:
 
     @contextmanager
     def written(self) -> Iterator[Path]:
-        """A file to write the video to, which then takes its place; the frames go."""
+        """Yield a temporary file for the video; then move it to the target, and remove the frames."""
         part = self.folder / f"whole{self.target.suffix.lower()}"
         yield part
         if self.force:
@@ -160,7 +160,7 @@ class Workplace:
 
 
 def _holds(file: Path, data: bytes) -> bool:
-    """Whether it is a file of `data`; a pipe of that name is not waited for."""
+    """Whether `file` is a regular file that contains `data`."""
     try:
         return not file.is_symlink() and small_bytes(file, len(data)) == data
     except OSError:
@@ -168,7 +168,7 @@ def _holds(file: Path, data: bytes) -> bool:
 
 
 def _sources(chain: Chain) -> Iterator[Any]:
-    """Every picture and mask that the chain's plugins read, as it was given."""
+    """Yield every picture and mask that the chain's plugins read, as given."""
     for stage in chain.stages:
         for plugin in stage.plugins:
             for param in params(type(plugin)):
@@ -178,7 +178,7 @@ def _sources(chain: Chain) -> Iterator[Any]:
 
 
 def _files(source: Any) -> list[Path]:
-    """The files that a picture or a mask is, or a folder of them holds; none for words and arrays."""
+    """Return the files of a picture or mask, or of a folder of them; none for words and arrays."""
     if not isinstance(source, str | Path) or not os.path.exists(source):
         return []
     if os.path.isdir(source):
@@ -187,7 +187,7 @@ def _files(source: Any) -> list[Path]:
 
 
 def _digest(clip: Clip, chain: Chain, rest: tuple[Any, ...]) -> str:
-    """Of everything that frames depend on: of files and arrays what is in them."""
+    """Hash everything on which frames depend, including the contents of files and arrays."""
     total = hashlib.sha256(_of_file(clip.path))
     for source in _sources(chain):
         files = _files(source)
@@ -206,7 +206,7 @@ def _digest(clip: Clip, chain: Chain, rest: tuple[Any, ...]) -> str:
 
 
 def _said(plugin: Declaration) -> dict[str, Any]:
-    """What was set of a plugin, as text; arrays have been looked at."""
+    """Return the explicitly set parameters of a plugin as text; arrays are hashed separately."""
     said = {key: getattr(plugin, key) for key in sorted(plugin.model_fields_set)}
     return {key: "" if hasattr(value, "shape") or hasattr(value, "size") else value for key, value in said.items()}
 

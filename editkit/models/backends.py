@@ -1,6 +1,6 @@
-"""By what a model's networks are computed: torch, or OpenVINO on a processor, where it is asked for.
+"""The backend that computes a model's networks: torch, or on request OpenVINO on the CPU.
 
-What is known before weights load; the work is done in `editkit.models.fast.converted`. No torch.
+This module has the checks before the weights load; the work is done in `editkit.models.fast.converted`. No torch.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ Backend = Literal["torch", "openvino"]
 
 
 def check(info: ModelInfo, backend: Backend, device: str, compiled: bool) -> None:
-    """Look whether the networks of the model of `info` can be computed so.
+    """Check whether `backend` can compute the networks of the model.
 
     Raises:
         ExtraError: OpenVINO is not installed.
-        UsageError: on another device than the CPU, or compiled by torch as well.
+        UsageError: the device is not the CPU, or torch compiles the network too.
         ModelError: the model has no network.
     """
     if backend == "torch":
@@ -38,7 +38,7 @@ def check(info: ModelInfo, backend: Backend, device: str, compiled: bool) -> Non
 
 
 def line(backend: Backend) -> str | None:
-    """What `editkit plan` says of it; None: nothing."""
+    """Return the line that `editkit plan` shows, if any."""
     if backend == "torch":
         return None
     return (

@@ -73,7 +73,7 @@ class PixelUNet(PixelSpace):
     """A UNet2DModel as a `Model`.
 
     Args:
-        info: what `describe` said.
+        info: from `describe`.
         network: on its device, in its dtype.
         schedule: the table it was trained with.
         scheduler: its configuration: what the output means, and whether x0 is clipped.

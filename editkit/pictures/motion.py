@@ -1,8 +1,8 @@
-"""How one frame maps to another: the camera's motion as a homography, moving things by dense optical flow.
+"""The motion between frames: the camera's as a homography, that of objects as dense optical flow.
 
-A homography H takes points (x, y, 1) of one frame to another's. Kanade-Lucas-Tomasi points with RANSAC give it between
-neighbours; enhanced correlation (Evangelidis & Psarakis 2008) refines it between distant ones; DIS flow (Kroeger et al.
-2016, arXiv:1603.03590) follows what does not move with the camera. All by OpenCV.
+A homography H maps points (x, y, 1) of one frame to another. Kanade-Lucas-Tomasi points with RANSAC estimate it between
+neighbouring frames; enhanced correlation (Evangelidis & Psarakis 2008) refines it between distant ones; DIS flow
+(Kroeger et al. 2016, arXiv:1603.03590) follows moving objects. All with OpenCV.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ Grey = NDArray[np.uint8]
 Where = NDArray[np.bool_]
 
 POINTS = 600
-"""That are followed from a frame to the next."""
+"""Points tracked from one frame to the next."""
 
 FEWEST = 12
-"""Points, with fewer of which a frame counts as standing still."""
+"""With fewer points, a frame counts as still."""
 
 
 def grey(pixels: Pixels) -> Grey:
-    """(H, W) uint8 of (H, W, 3) of either depth."""
+    """Convert (H, W, 3) of either depth to grey (H, W) uint8."""
     eight = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
     return np.asarray(cv2.cvtColor(eight, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def camera(before: Grey, after: Grey, moving: Where) -> Homography:
-    """The homography from `before` to `after` of all that is not `moving` (as seen in `before`)."""
+    """Estimate the homography from `before` to `after`, without the `moving` pixels of `before`."""
     still = (~moving).astype(np.uint8)
     points = cv2.goodFeaturesToTrack(before, POINTS, 0.005, 5, mask=still)
     if points is None or len(points) < FEWEST:
@@ -48,8 +48,8 @@ def camera(before: Grey, after: Grey, moving: Where) -> Homography:
 
 
 def refined(H: Homography, of: Grey, into: Grey, valid: Where) -> Homography:
-    """`H` from frame `of` to frame `into`, fitted to a fraction of a pixel where `of` is `valid`; as it was where that
-    does not converge.
+    """Refine `H` from frame `of` to frame `into` to a fraction of a pixel where `of` is `valid`; unchanged if that does
+    not converge.
     """
     back = np.linalg.inv(H)
     try:
@@ -64,13 +64,13 @@ def refined(H: Homography, of: Grey, into: Grey, valid: Where) -> Homography:
 
 
 def warped(image: NDArray[Any], H: Homography, size: tuple[int, int]) -> NDArray[Any]:
-    """`image` in the frame that `H` takes it to, `size` (width, height); bicubic, 0 beyond its edges."""
+    """Warp `image` by `H` into a frame of `size` (width, height); bicubic, 0 beyond its edges."""
     made = cv2.warpPerspective(image, H, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_CONSTANT)
     return np.asarray(made)
 
 
 def warped_where(where: Where, H: Homography, size: tuple[int, int], beyond: bool) -> Where:
-    """The same of a yes and no; `beyond`: what lies beyond the edges is. A pixel that is partly so is."""
+    """Like `warped` for booleans; `beyond`: the value beyond the edges. A partly true pixel is true."""
     soft = where.astype(np.float32)
     made = cv2.warpPerspective(soft, H, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
                                borderValue=float(beyond))  # fmt: skip
@@ -78,13 +78,13 @@ def warped_where(where: Where, H: Homography, size: tuple[int, int], beyond: boo
 
 
 def flow(of: Grey, into: Grey) -> NDArray[np.float32]:
-    """(H, W, 2): where each pixel of `into` lies in `of`, as an offset, by DIS."""
+    """Return (H, W, 2): the offset of each pixel of `into` to its position in `of`, by DIS."""
     made = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(into, of, None)
     return np.asarray(made, np.float32)
 
 
 def carried(image: NDArray[Any], by: NDArray[np.float32]) -> NDArray[Any]:
-    """`image` of the one frame in the other, by the `flow` between them; bicubic, its edges repeated."""
+    """Warp `image` from one frame to the other by the `flow` between them; bicubic, edges repeated."""
     h, w = by.shape[:2]
     x, y = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
     made = cv2.remap(image, x + by[..., 0], y + by[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
@@ -92,8 +92,8 @@ def carried(image: NDArray[Any], by: NDArray[np.float32]) -> NDArray[Any]:
 
 
 def followed(mask: NDArray[np.float32], before: Grey, after: Grey) -> NDArray[np.float32]:
-    """`mask` of `before` in `after`, moved with what it marks: by the similarity of the points well within it that do
-    not move with the camera, where enough do not; shifted by its median flow where there are few points.
+    """Move `mask` from `before` to `after` with its object: by the similarity transform of its inner points that do not
+    move with the camera, or by its median flow if there are too few points.
     """
     inside = mask > 0.5
     if not inside.any():
@@ -107,13 +107,13 @@ def followed(mask: NDArray[np.float32], before: Grey, after: Grey) -> NDArray[np
 
 
 def _core(inside: Where) -> Where:
-    """What lies deeper in a mask than a third of its depth: a box's corners are no part of the thing."""
+    """Return the part of a mask deeper than a third of its depth, since a box's corners are not part of the object."""
     depth = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.asarray(depth > depth.max() / 3.0)
 
 
 def _similarity(inside: Where, before: Grey, after: Grey, still: Homography) -> NDArray[np.float64] | None:
-    """(2, 3): turn, scale and shift of the points `inside`; None where too few are found."""
+    """Return rotation, scale and shift of the points `inside`, (2, 3); None if there are too few."""
     points = cv2.goodFeaturesToTrack(before, 300, 0.002, 2, mask=inside.astype(np.uint8))
     if points is None or len(points) < FEWEST:
         return None
@@ -131,7 +131,7 @@ def _similarity(inside: Where, before: Grey, after: Grey, still: Homography) -> 
 def _tracked(
     before: Grey, after: Grey, points: NDArray[np.float32], window: int = 21
 ) -> tuple[NDArray[np.float32], Where]:
-    """(where points go, whether they come back), by Lucas-Kanade on pyramids."""
+    """Return (the tracked points, whether tracking them back agrees), by pyramidal Lucas-Kanade."""
     size = (window, window)
     there, found, _ = cv2.calcOpticalFlowPyrLK(before, after, points, None, winSize=size, maxLevel=4)
     back, again, _ = cv2.calcOpticalFlowPyrLK(after, before, there, None, winSize=size, maxLevel=4)
@@ -140,5 +140,5 @@ def _tracked(
 
 
 def rounded(values: NDArray[np.float32], dtype: np.dtype[Any]) -> Pixels:
-    """Values back in a picture's depth."""
+    """Round values to a picture's depth."""
     return np.rint(np.clip(values, 0.0, float(largest(dtype)))).astype(dtype)

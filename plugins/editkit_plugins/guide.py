@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 
 
 class Guide(Guidance):
-    """Steer the picture down a loss: towards a colour, a palette, a reference picture, or anything differentiable.
+    """Steer the picture towards a low loss: a colour, a palette, a reference picture, or anything differentiable.
 
-    In Python the loss is any callable from pixels (batch, 3, h, w) in [-1, 1] to (batch,); on the command line
-    `module:function` names one (with --allow-code).
+    In Python the loss is any callable from pixels (batch, 3, h, w) in [-1, 1] to (batch,). On the command line,
+    `module:function` names such a callable (with --allow-code).
     """
 
     name: ClassVar[str] = "guide"
@@ -55,23 +55,24 @@ class Guide(Guidance):
     neutral: ClassVar[Mapping[str, Any] | None] = {"weight": 0.0}
 
     view: Literal["whole", "region"] = Field(
-        "region", description="What it looks at: the box around its (else the edit's) mask, where there is one; or all."
+        "region",
+        description="What the loss sees: the box around its (or the edit's) mask, or the whole picture.",
     )
     loss: Annotated[str | Callable[..., Any], Code()] = Field(
         "brightness", description=f"{', '.join(LOSSES)}, module:function."
     )
     weight: float | None = Field(
-        None, description="Factor of the loss; 0 changes nothing. Default: --amount for every pixel that is looked at."
+        None, description="Weight of the loss; 0 changes nothing. Default: --amount times the number of pixels seen."
     )
-    amount: float = Field(1.0, ge=0.0, description="How strongly, whatever the picture's size; for --weight's default.")
-    brightness: float = Field(0.5, ge=0.0, le=1.0, description="brightness: the mean to reach, 0 black to 1 white.")
-    color: str = Field("#808080", description="color: the mean colour to reach, as #rrggbb.")
-    palette: str = Field("", description="palette: the only colours wanted, as #102030,#c0a060.")
-    symmetry: Literal["left-right", "top-bottom", "turned"] = Field("left-right", description="symmetry: which one.")
-    sharpness: float = Field(0.2, ge=0.0, description="sharpness: the Laplacian's root mean square to reach.")
-    reference: PictureSource | None = Field(None, description="reference, features: the picture to come near to.")
+    amount: float = Field(1.0, ge=0.0, description="Strength, whatever the picture's size; sets --weight's default.")
+    brightness: float = Field(0.5, ge=0.0, le=1.0, description="brightness: target mean, 0 black to 1 white.")
+    color: str = Field("#808080", description="color: target mean colour, as #rrggbb.")
+    palette: str = Field("", description="palette: the allowed colours, as #102030,#c0a060.")
+    symmetry: Literal["left-right", "top-bottom", "turned"] = Field("left-right", description="symmetry: which kind.")
+    sharpness: float = Field(0.2, ge=0.0, description="sharpness: target root mean square of the Laplacian.")
+    reference: PictureSource | None = Field(None, description="reference, features: the target picture.")
     network: Annotated[str, Weights()] = Field(
-        "", description="features: what sees them, as --classifier: timm:NAME, torchvision:NAME:FILE, a folder."
+        "", description="features: the network, as for --classifier: timm:NAME, torchvision:NAME:FILE, a folder."
     )
 
     @field_validator("loss")
@@ -93,7 +94,7 @@ class Guide(Guidance):
     @classmethod
     def _pixels(cls, gradient: str | None) -> str | None:
         if gradient == "x_t":
-            raise ValueError("is x_t; a loss of clean pixels is taken through the network or on x0")
+            raise ValueError("is x_t, but the loss takes clean pixels; use network or x0")
         return gradient
 
     def hooks(self) -> type[Hooks[Guide]]:
@@ -103,7 +104,7 @@ class Guide(Guidance):
         return self.amount if self.weight is None else self.weight
 
     def default_model(self) -> str | None:
-        """A network but for tones, which copied texture can be given too."""
+        """Return a network's name, except for losses of tones: copied texture can be given those too."""
         return None if self.loss in TONES else "pocket"
 
 
@@ -166,7 +167,7 @@ class _GuideHooks(GuidanceHooks[Guide]):
         return image[..., hole][:, :, None]
 
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Figures:
-        """What it came to, beside what was wanted, in words for a colour and a brightness."""
+        """Report the loss before and after; for a colour or a brightness, the value reached and its target."""
         plugin, run = self.plugin, self.run
         if self.of is None:
             return {}
@@ -180,7 +181,7 @@ class _GuideHooks(GuidanceHooks[Guide]):
         return {**figures, "loss": float(self.of(seen).mean())}
 
     def _sized(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 H W"]:
-        """At the size of this pass, which is the loss's."""
+        """Resize `image` to the size of this pass, at which the loss is computed."""
         from editkit.plugin import resize
 
         size = self.run.inputs.picture.shape[-2:] if self.run.inputs.picture is not None else image.shape[-2:]
@@ -188,10 +189,10 @@ class _GuideHooks(GuidanceHooks[Guide]):
 
 
 def _imported(path: str, allowed: bool) -> Loss:
-    """The function that `module:function` names.
+    """Import the loss that `module:function` names.
 
     Raises:
-        UsageError: not allowed, not found, not callable.
+        UsageError: importing is not allowed, the function is not found, or it is not callable.
     """
     if not allowed:
         raise UsageError(f"guide: --loss {path} would import code; add --allow-code if you trust it")

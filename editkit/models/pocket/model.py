@@ -113,7 +113,7 @@ class Pocket(PixelSpace):
     """The network as a `Model`.
 
     Args:
-        info: what `describe` said.
+        info: from `describe`.
         unet: a `PocketUNet`, on its device, in its dtype.
         schedule: the table it was trained with.
         wiring: pocket.json.
