@@ -255,14 +255,18 @@ def _bound(plugin: ControlNet, run: Run) -> Control:
 
 
 def _folder_of(word: str) -> str:
-    """What `--controlnet` names; of a file that is a folder's weights, that folder. Another file is a ModelError."""
+    """Return what `--controlnet` names, or the folder of a weights file in diffusers format.
+
+    Raises:
+        ModelError: it is any other weights file.
+    """
     file, weights = Path(word).expanduser(), "diffusion_pytorch_model.safetensors"
     if file.suffix.lower() != ".safetensors" or not file.is_file():
         return word
     if file.name == weights and (file.parent / "config.json").is_file():
         return str(file.parent)
     raise ModelError(
-        f"{word} is a ControlNet in one file, which is not read; give its hub id, or its folder as diffusers saves it "
+        f"{word} is a ControlNet in a single file, which is not supported; give its hub id, or its diffusers folder "
         f"(config.json and {weights})"
     )
 
