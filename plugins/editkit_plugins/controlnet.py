@@ -255,11 +255,7 @@ def _bound(plugin: ControlNet, run: Run) -> Control:
 
 
 def _folder_of(word: str) -> str:
-    """Return what `--controlnet` names, or the folder of a weights file in diffusers format.
-
-    Raises:
-        ModelError: it is any other weights file.
-    """
+    """Return what `--controlnet` names, or the folder of weights in diffusers format; other files: ModelError."""
     file, weights = Path(word).expanduser(), "diffusion_pytorch_model.safetensors"
     if file.suffix.lower() != ".safetensors" or not file.is_file():
         return word
