@@ -55,7 +55,7 @@ class PlugAndPlay(SolvingHooks):
         """What the energy of this method would move it by."""
 
     def warn(self) -> str | None:
-        return "graikos descends slowly where y has little noise, and goes backward through the network; see point"
+        return "graikos leaves grain where y has little noise, which its steps are as short for; auto restores better"
 
     def sampler(self) -> Sampler:
         return Descent(self)
