@@ -1,5 +1,7 @@
 """Videos: what passes is removed, masks follow, runs go on, times stay."""
 
+import weakref
+
 import av
 import cv2
 import numpy as np
@@ -7,8 +9,9 @@ import pytest
 from toy_video import FRAMES, MASKS, TRUTH, H, N, StopNow, W, clip, masked, read, shown, stand, written
 
 from editkit import edit_video
+from editkit.editing import frames
 from editkit.editing.frames import Shown, Sources
-from editkit.editing.video import Together
+from editkit.editing.video import Together, _Work
 from editkit.errors import PictureError
 from editkit.pictures.boxes import Box
 from editkit.pictures.files.clips import Clip, Span, write_clip
@@ -291,3 +294,30 @@ def test_what_was_invented_is_kept_in_a_bounded_number_of_frames():
         sources.filled(frame, pixels, np.where(rest, -(k + 1), origin))
         assert len(sources.anchors) <= 4
         assert {anchor.origin for anchor in sources.anchors} >= set(np.unique(sources.before[1][hole]).tolist())
+
+
+def test_what_is_held_does_not_grow_with_the_clip(tmp_path, monkeypatch):
+    """Frames that are alive whenever one is finished: as many of a clip three times as long."""
+    monkeypatch.setattr(frames, "REACH", 0.16)
+    still, y, x = TRUTH[0][30:90, 20:100], *np.mgrid[:60, :80]
+    most = {}
+    for n in (12, 30):
+        clip = written(tmp_path / f"{n}.mkv", [still] * n)
+        passing = [(abs(x - 10 - 12 * (k % 6)) < 4) & (abs(y - 30) < 6) for k in range(n)]
+        marks = written(tmp_path / f"m{n}.mkv", shown(passing))
+        alive, found = [], []
+
+        def counted(work, times, alive=alive, theirs=_Work._shown):
+            for one in theirs(work, times):
+                alive.append(weakref.ref(one))
+                yield one
+
+        def watch(told, alive=alive, found=found):
+            found.append(sum(ref() is not None for ref in alive))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(_Work, "_shown", counted)
+            edit_video(clip, Remove(mask=marks), tmp_path / f"out{n}.mkv", watch=watch)
+        assert len(found) == n
+        most[n] = max(found)
+    assert most[12] == most[30] <= 12
