@@ -1,8 +1,10 @@
 """Filling of holes from other frames of a video, which show the background that is hidden in one frame.
 
-The frames around each frame are aligned with it by the camera's motion; each is registered separately, and the frame
-that shows most is used first. What is hidden in all frames is generated once and propagated from there. Huang et al.
-2016 ("Temporally coherent completion of dynamic video") and successors do the same; here without a network.
+The frames around each frame are aligned with it by the camera's motion; each is registered separately. Every pixel
+keeps the source of the frame before for as long as that shows it: two sources differ by a fraction of a pixel, and
+alternating between them would flicker. Otherwise the frame that shows most is used first. What is hidden in all frames is
+generated once and propagated from there. Huang et al. 2016 ("Temporally coherent completion of dynamic video") and
+successors do the same; here without a network.
 """
 
 from __future__ import annotations
@@ -15,7 +17,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from editkit.pictures.motion import Grey, Homography, Where, grey, refined, rounded, warped, warped_where
+from editkit.pictures.boxes import Box, bounds
+from editkit.pictures.motion import (
+    Grey,
+    Homography,
+    Where,
+    grey,
+    refined,
+    rounded,
+    warped,
+    warped_nearest,
+    warped_where,
+)
 from editkit.pictures.raster import Pixels, largest
 
 REACH = 4.0
@@ -28,7 +41,7 @@ BUDGET = 400 * 2**20
 """Largest size of frames in memory, in bytes."""
 
 MOST = 4
-"""Largest number of frames from which one frame is filled."""
+"""Largest number of frames from which one frame is filled, and of frames with generated content that are held."""
 
 RING = 8
 """Width of the area around a hole in which frames are compared, in pixels."""
@@ -40,11 +53,15 @@ RIM = 2
 """Width of the rim around a mask that is not copied, in pixels: lens and compression have mixed it."""
 
 
+Origin = NDArray[np.int32]
+"""(H, W): the source of each pixel: k + 1 if frame k shows it, -(k + 1) if it was generated in frame k, else 0."""
+
+
 @dataclass(frozen=True, eq=False)
 class Shown:
     """A frame as a source for others: its pixels, their grey values, the pixels not to copy, and the camera's motion.
 
-    `camera` maps the first frame to this one.
+    `camera` maps the first frame to this one. `invented`: the pixels are the result, with its generated content.
     """
 
     index: int
@@ -52,10 +69,16 @@ class Shown:
     grey: Grey
     hidden: Where
     camera: Homography
+    invented: bool = False
 
-    @classmethod
-    def of(cls, index: int, pixels: Pixels, mask: Where, camera: Homography) -> Shown:
-        return cls(index, pixels, grey(pixels), mask, camera)
+    @property
+    def origin(self) -> int:
+        """Its number in an `Origin`."""
+        return -(self.index + 1) if self.invented else self.index + 1
+
+    def with_(self, pixels: Pixels, hidden: Where, *, invented: bool = False) -> Shown:
+        """Return the same frame with other pixels."""
+        return Shown(self.index, pixels, grey(pixels), hidden, self.camera, invented)
 
     def to(self, other: Shown) -> Homography:
         """Return the homography from this frame to the other."""
@@ -101,42 +124,95 @@ class Around:
         return frame, [other for other in self.held if other.index != frame.index]
 
 
-LOYAL = 1.3
-"""Factor by which a frame must show more to replace a frame that was used before, since two never fit equally."""
+@dataclass
+class Sources:
+    """The source of every filled pixel so far, from which the next frame is filled again."""
+
+    before: tuple[Shown, Origin] | None = None
+    anchors: list[Shown] = field(default_factory=list)
+    """Frames with generated content that is still in use, at most `MOST`."""
+
+    def fill(self, frame: Shown, others: list[Shown]) -> tuple[Pixels, Origin]:
+        """Fill `frame` from `others` and from earlier generated content: (pixels, where they come from)."""
+        wanted = self._wanted(frame)
+        pixels, origin = uncovered(frame, others, wanted)
+        rest = frame.hidden & (origin == 0)
+        if not rest.any() or not self.anchors:
+            return pixels, origin
+        pixels, carried = uncovered(frame.with_(pixels, rest), self.anchors, wanted)
+        return pixels, origin + carried
+
+    def filled(self, frame: Shown, pixels: Pixels, origin: Origin) -> None:
+        """Continue from `frame`, which became `pixels`; these matter only where its content was generated."""
+        origin = origin.copy()
+        own = -(frame.index + 1)
+        if (origin == own).any():
+            if len(self.anchors) == MOST:  # one more resampling, so that memory stays bounded
+                origin[origin < 0] = own
+                self.anchors.clear()
+            self.anchors.append(frame.with_(pixels, np.zeros_like(frame.hidden), invented=True))
+        used = set(np.unique(origin).tolist())
+        self.anchors = [anchor for anchor in self.anchors if anchor.origin in used] or self.anchors[-1:]
+        self.before = frame, origin
+
+    def _wanted(self, frame: Shown) -> Origin:
+        """Return the source of each pixel of `frame` in the frame before."""
+        if self.before is None:
+            return np.zeros(frame.hidden.shape, np.int32)
+        before, origin = self.before
+        return warped_nearest(origin, before.to(frame))
 
 
-def uncovered(
-    frame: Shown, others: list[Shown], hole: Where, before: Sequence[int] = ()
-) -> tuple[Pixels, Where, list[int]]:
-    """Fill `hole` of `frame` from `others`.
+@dataclass(frozen=True, eq=False)
+class _Laid:
+    """A frame aligned with another, in a `box` of it; `hidden` where it shows nothing."""
+
+    box: Box
+    pixels: Pixels
+    hidden: Where
+
+
+def uncovered(frame: Shown, others: Sequence[Shown], wanted: Origin) -> tuple[Pixels, Origin]:
+    """Fill the hole of `frame` from `others`.
 
     Args:
         frame: the frame to fill.
         others: the frames around it.
-        hole: (H, W), True where to fill.
-        before: indices of the frames from which the frame before was filled.
+        wanted: the preferred source of each pixel.
 
     Returns:
-        The pixels, the part of the hole that no frame shows, and the indices of the frames that were used.
+        The pixels, and the source of each pixel; 0: none.
     """
-    left, made, used = hole.copy(), frame.pixels.copy(), list[int]()
-    rest = list(others)
-    for _ in range(MOST):
-        if not left.any() or not rest:
+    made, origin = frame.pixels.copy(), np.zeros(frame.hidden.shape, np.int32)
+    if not frame.hidden.any():
+        return made, origin
+    rest, tried = {other.origin: other for other in others}, list[tuple[int, _Laid | None]]()
+
+    def lay(key: int) -> None:
+        tried.append((key, _laid(rest.pop(key), frame)))
+
+    def take(key: int, laid: _Laid | None, where: Where) -> None:
+        if laid is not None:
+            part = laid.box.rows, laid.box.columns
+            now = frame.hidden[part] & (origin[part] == 0) & ~laid.hidden & where[part]
+            made[part][now], origin[part][now] = laid.pixels[now], key
+
+    keys, counts = np.unique(wanted[frame.hidden], return_counts=True)
+    loyal = [int(key) for key in keys[np.argsort(-counts, kind="stable")] if key in rest]
+    for key in loyal[:MOST]:
+        lay(key)
+        take(*tried[-1], wanted == key)
+    everywhere = np.ones_like(frame.hidden)
+    for key, laid in tried:
+        take(key, laid, everywhere)
+    while len(tried) < MOST and rest:
+        left = frame.hidden & (origin == 0)
+        best = max(rest.values(), key=lambda other: _shows(other, frame, left))
+        if not left.any() or _shows(best, frame, left) <= 0.0:
             break
-        best = max(rest, key=lambda other: _shows(other, frame, left) * (LOYAL if other.index in before else 1.0))
-        rest.remove(best)
-        if _shows(best, frame, left) <= 0.0:
-            break
-        laid = _laid(best, frame, hole)
-        if laid is None:
-            continue
-        pixels, hidden = laid
-        take = left & ~hidden
-        made[take] = pixels[take]
-        left &= ~take
-        used.append(best.index)
-    return made, left, used
+        lay(best.origin)
+        take(*tried[-1], everywhere)
+    return made, origin
 
 
 COARSE = 8
@@ -157,28 +233,32 @@ def _scaled(H: Homography) -> Homography:
     return np.asarray(down @ H @ np.linalg.inv(down), np.float64)
 
 
-def _laid(other: Shown, frame: Shown, hole: Where) -> tuple[Pixels, Where] | None:
-    """Align `other` with `frame`: its pixels, and where it shows nothing. None if it does not fit around the hole."""
+def _laid(other: Shown, frame: Shown) -> _Laid | None:
+    """Align `other` with `frame`, around the hole of `frame`; None if it does not fit there."""
     sides = frame.pixels.shape[1::-1]
     rough = other.to(frame)
-    seen = ~other.hidden & ~warped_where(hole, np.asarray(np.linalg.inv(rough), np.float64), sides, beyond=False)
-    H = refined(rough, other.grey, frame.grey, seen)
+    there = warped_where(frame.hidden, np.asarray(np.linalg.inv(rough), np.float64), sides, beyond=False)
+    H = refined(rough, other.grey, frame.grey, ~other.hidden & ~there)
+    wide = _grown(frame.hidden, RING)
+    box = bounds(wide)
+    part = box.rows, box.columns
+    ring = (wide & ~_grown(frame.hidden, RIM))[part]
     best: tuple[float, NDArray[np.float32], Where] | None = None
-    ring = _grown(hole, RING) & ~_grown(hole, RIM)
     for tried in (H, rough) if H is not rough else (H,):
-        pixels = warped(other.pixels.astype(np.float32), tried, sides)
-        hidden = _grown(warped_where(_grown(other.hidden, RIM), tried, sides, beyond=True), 1)  # bicubic reach
-        told = ring & ~hidden & ~frame.hidden
+        pixels = warped(other.pixels, tried, box)
+        hidden = warped_where(_grown(other.hidden, RIM), tried, sides, beyond=True)
+        hidden = _grown(hidden, 1)[part]  # bicubic reach
+        told = ring & ~hidden
         if told.sum() < RING * RING:
             continue
-        error = pixels[told] - frame.pixels[told].astype(np.float32)
+        error = pixels[told] - frame.pixels[part][told].astype(np.float32)
         shift = np.median(error, axis=0)
         wrong = float(np.abs(error - shift).mean()) * 255.0 / float(largest(frame.pixels.dtype))
         if best is None or wrong < best[0]:
             best = wrong, pixels - shift, hidden
     if best is None or best[0] > WRONG:
         return None
-    return rounded(best[1], frame.pixels.dtype), best[2]
+    return _Laid(box, rounded(best[1], frame.pixels.dtype), best[2])
 
 
 def _grown(where: Where, by: int) -> Where:

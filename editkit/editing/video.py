@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from editkit.common.notify import Notify, silent
-from editkit.editing.frames import Around, Shown, uncovered
+from editkit.editing.frames import Around, Shown, Sources
 from editkit.editing.made import make
 from editkit.editing.settle import described
 from editkit.editing.workplace import Workplace
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from editkit.editing.drifting import Drift
+    from editkit.editing.frames import Origin
     from editkit.pictures.motion import Homography, Where
     from editkit.pictures.raster import Pixels
 
@@ -231,26 +232,27 @@ class _Work:
 
     def _copying(self) -> Iterator[Frame]:
         """Edit frames whose holes are first filled from neighbours, and from what was generated before."""
-        anchors: list[Shown] = []
-        before: list[int] = []
-        times: dict[int, Fraction] = {}
+        sources, times = Sources(), dict[int, Fraction]()
         around = Around.over(self._shown(times), float(self.clip.rate), self.clip.size, self.clip.deep)
         for shown, others in around:
             frame = Frame(shown.index, times.pop(shown.index), shown.pixels)
-            made, invented, used = self.place.finished_so_far(shown.index)
-            if made is None:
-                hole = shown.hidden
-                pixels, left, used = uncovered(shown, others, hole, before)
-                pixels, rest, _ = uncovered(Shown.of(shown.index, pixels, left, shown.camera), anchors, left)
-                made = self._filled(pixels, rest, frame)
-                invented = bool(rest.any())
-                self.place.keep(shown.index, frame.time, made, invented=invented, used=used)
-                self._tell(frame, int(hole.sum() - rest.sum()), int(rest.sum()))
-            if invented and made.shape == shown.pixels.shape:
-                whole = np.zeros_like(shown.hidden)
-                anchors = [Shown.of(shown.index, made, whole, shown.camera)]
-            before = used
+            kept = self.place.kept(shown.index)
+            if kept is None:
+                kept = self._uncovered(frame, shown, *sources.fill(shown, others))
+            sources.filled(shown, *kept)
             yield frame
+
+    def _uncovered(self, frame: Frame, shown: Shown, pixels: Pixels, origin: Origin) -> tuple[Pixels, Origin]:
+        """Make and store a frame from what others show of it: (its filled pixels, where they come from)."""
+        rest, later = shown.hidden & (origin == 0), Chain(self.chain.stages[1:])
+        if rest.any():
+            pixels = self._invented(pixels, rest)
+            origin = np.where(rest, -(shown.index + 1), origin).astype(np.int32)
+        made = self._made(Picture(pixels), later) if later.stages else pixels
+        first = pixels if later.stages and rest.any() else None
+        self.place.keep(shown.index, frame.time, made, origin, first)
+        self._tell(frame, int(shown.hidden.sum() - rest.sum()), int(rest.sum()))
+        return pixels, origin
 
     def _shown(self, times: dict[int, Fraction]) -> Iterator[Shown]:
         """Yield every frame with its hole and the camera's position."""
@@ -268,12 +270,9 @@ class _Work:
             times[frame.index] = frame.time
             yield Shown(frame.index, frame.pixels, seen, hidden, stands)
 
-    def _filled(self, pixels: Pixels, rest: Where, frame: Frame) -> Pixels:
-        """Generate what is left of the hole, and run the stages after the first."""
-        chain = self.chain
-        if not rest.any():
-            later = Chain(chain.stages[1:])
-            return self._made(Picture(pixels), later) if later.stages else pixels
+    def _invented(self, pixels: Pixels, rest: Where) -> Pixels:
+        """Generate what is left of the hole, with the first stage."""
+        chain = Chain(self.chain.stages[:1])
         plugin = cast(Plugin, _filler(chain))
         for name, value in (("mask", rest), ("grow", 0), ("feather", 0), ("invert_mask", False)):
             if name in type(plugin).model_fields:

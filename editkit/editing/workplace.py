@@ -1,7 +1,9 @@
 """The folder that holds the frames of a video until the video is written; a second run continues with it.
 
 `TARGET.frames/` holds `edit.json`, which says which edit the frames belong to; `000000.png` and so on, each written
-whole; and beside each `000000.json`: its time, whether something was invented in it, which frames it was filled from.
+whole; and beside each `000000.json`: its time. Where holes are filled from other frames, `000000.from.png` says by
+numbers which pixels are from where, the json what the numbers mean, and `000000.first.png` is a frame in which
+something was invented as it was before later stages.
 """
 
 from __future__ import annotations
@@ -10,12 +12,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -30,7 +32,13 @@ from editkit.plugin.chain import Chain
 from editkit.plugin.declaration import Declaration
 from editkit.plugin.params import params
 
+if TYPE_CHECKING:
+    from editkit.editing.frames import Origin
+
 SAYS = "edit.json"
+
+KEPT = 2
+"""How frames are kept; those of another editkit, which kept them otherwise, are not gone on with."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Workplace:
         check_apart({"--output": target}, [file for value in _sources(chain) for file in _files(value)])
         check_place(target, force=force)
         place = cls(target, target.with_name(target.name + ".frames"), force)
-        says = json.dumps({"edit": _digest(clip, chain, rest)}).encode()
+        says = json.dumps({"edit": _digest(clip, chain, rest), "kept": KEPT}).encode()
         known = place.folder / SAYS
         if place.folder.is_symlink():  # its target would be filled and removed
             raise PictureError(f"{place.folder}: is a link, but frames must be stored there; name another result")
@@ -77,39 +85,38 @@ class Workplace:
     def frame(self, index: int) -> Pixels | None:
         """Return a finished frame, (H, W, 3); None if it is not finished."""
         path = self._path(index)
-        if not (path.exists() and path.with_suffix(".json").exists()):
-            return None
-        made = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-        if made is None:
-            raise PictureError(f"{path}: is damaged; remove it, and run the same command again")
-        return np.ascontiguousarray(made[..., ::-1])
+        return _picture(path) if path.exists() and path.with_suffix(".json").exists() else None
 
-    def finished_so_far(self, index: int) -> tuple[Pixels | None, bool, list[int]]:
-        """Return (a finished frame, whether part of it was generated, the frames from which it was filled)."""
+    def kept(self, index: int) -> tuple[Pixels, Origin] | None:
+        """Return (the filled pixels of a finished frame before later stages, where they come from)."""
         made = self.frame(index)
         if made is None:
-            return None, False, []
-        says = json.loads(self._path(index).with_suffix(".json").read_bytes())
-        return made, bool(says["invented"]), [int(k) for k in says["used"]]
+            return None
+        codes, path = _picture(self._path(index, "from")), self._path(index, "first")
+        names = np.array([0, *_facts(self._path(index))["from"]], np.int32)
+        return _picture(path) if path.exists() else made, names[codes[..., 0]]
 
     def keep(
-        self, index: int, time: Fraction, pixels: Pixels, *, invented: bool = False, used: Sequence[int] = ()
+        self, index: int, time: Fraction, pixels: Pixels, origin: Origin | None = None, first: Pixels | None = None
     ) -> None:
-        """Store a finished frame."""
-        path = self._path(index)
-        fine, encoded = cv2.imencode(".png", pixels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
-        assert fine
-        save_bytes(path, encoded.tobytes(), force=True)
-        says = {"time": [time.numerator, time.denominator], "invented": invented, "used": list(used)}
-        save_bytes(path.with_suffix(".json"), json.dumps(says).encode(), force=True)
+        """Store a finished frame. `origin`: where its filled pixels come from; `first`: the frame before later stages."""
+        says: dict[str, Any] = {"time": [time.numerator, time.denominator]}
+        if origin is not None:
+            names = [int(name) for name in np.unique(origin) if name]
+            codes = np.searchsorted(np.array(names), origin) + 1 if names else origin
+            says["from"] = names
+            _save(self._path(index, "from"), np.where(origin, codes, 0).astype(np.uint8)[..., None].repeat(3, 2))
+        if first is not None:
+            _save(self._path(index, "first"), first)
+        _save(self._path(index), pixels)
+        save_bytes(self._path(index).with_suffix(".json"), json.dumps(says).encode(), force=True)
 
     def finished(self, count: int) -> Iterator[tuple[Fraction, Pixels]]:
         """Yield (time, pixels) of all frames."""
         for index in range(count):
             pixels = self.frame(index)
             assert pixels is not None
-            time = json.loads(self._path(index).with_suffix(".json").read_bytes())["time"]
-            yield Fraction(*time), pixels
+            yield Fraction(*_facts(self._path(index))["time"]), pixels
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -155,8 +162,27 @@ class Workplace:
                 os.rename(part, self.target)
         shutil.rmtree(self.folder)
 
-    def _path(self, index: int) -> Path:
-        return self.folder / f"{index:06}.png"
+    def _path(self, index: int, what: str = "") -> Path:
+        return self.folder / f"{index:06}{what and '.'}{what}.png"
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What is known of a frame."""
+    facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_bytes())
+    return facts
+
+
+def _picture(path: Path) -> Pixels:
+    made = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if made is None:
+        raise PictureError(f"{path}: is broken; remove it, and run the same command again")
+    return np.ascontiguousarray(made[..., ::-1])
+
+
+def _save(path: Path, pixels: Pixels) -> None:
+    fine, encoded = cv2.imencode(".png", pixels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    assert fine
+    save_bytes(path, encoded.tobytes(), force=True)
 
 
 def _holds(file: Path, data: bytes) -> bool:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from editkit.pictures.boxes import Box
 from editkit.pictures.raster import Pixels, largest
 
 Homography = NDArray[np.float64]
@@ -50,12 +51,15 @@ def camera(before: Grey, after: Grey, moving: Where) -> Homography:
 def refined(H: Homography, of: Grey, into: Grey, valid: Where) -> Homography:
     """Refine `H` from frame `of` to frame `into` to a fraction of a pixel where `of` is `valid`; unchanged if that does
     not converge.
+
+    The frames are not blurred first: a blur mixes invalid pixels into valid ones. With OpenCV's usual 5 pixels the mean
+    error was a twentieth of a pixel, different in every frame; without it, a hundredth.
     """
     back = np.linalg.inv(H)
     try:
         _, found = cv2.findTransformECC(
             into, of, (back / back[2, 2]).astype(np.float32), cv2.MOTION_HOMOGRAPHY,
-            (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-5), valid.astype(np.uint8), 5,
+            (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-5), valid.astype(np.uint8), 1,
         )  # fmt: skip
         made = np.linalg.inv(found.astype(np.float64))
     except (cv2.error, np.linalg.LinAlgError):
@@ -63,10 +67,33 @@ def refined(H: Homography, of: Grey, into: Grey, valid: Where) -> Homography:
     return made if np.isfinite(made).all() else H
 
 
-def warped(image: NDArray[Any], H: Homography, size: tuple[int, int]) -> NDArray[Any]:
-    """Warp `image` by `H` into a frame of `size` (width, height); bicubic, 0 beyond its edges."""
-    made = cv2.warpPerspective(image, H, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_CONSTANT)
-    return np.asarray(made)
+def warped(image: NDArray[Any], H: Homography, box: Box) -> NDArray[np.float32]:
+    """Warp `image` (h, w, c) by `H`, and return the part `box` of the result; edges are repeated.
+
+    Uses cubic convolution with a = -0.5 (Keys 1981, doi:10.1109/TASSP.1981.1163711), of third order. OpenCV's bicubic has
+    a = -0.75, which sharpens: fine detail then differs between frames by more than it does in the video.
+    """
+    y, x = np.mgrid[box.top : box.bottom, box.left : box.right].astype(np.float64)
+    to = np.linalg.inv(H)
+    u, v, w = (to[k, 0] * x + to[k, 1] * y + to[k, 2] for k in range(3))
+    (columns, across), (rows, down) = (_taps(at / w, n) for at, n in ((u, image.shape[1]), (v, image.shape[0])))
+    flat = image.reshape(-1, image.shape[2])
+    made = np.zeros((*y.shape, image.shape[2]), np.float32)
+    for row, one in zip(rows, down, strict=True):
+        for column, other in zip(columns, across, strict=True):
+            made += (one * other)[..., None] * flat[row * image.shape[1] + column]
+    return made
+
+
+def _taps(at: NDArray[np.float64], n: int) -> tuple[list[NDArray[np.intp]], list[NDArray[np.float32]]]:
+    """Return the four of `n` pixels around each position, and their weights."""
+    at = np.clip(at, -2.0, n + 1.0)
+    below = np.floor(at)
+    t = (at - below).astype(np.float32)
+    places = [np.clip(below + k, 0, n - 1).astype(np.intp) for k in (-1, 0, 1, 2)]
+    s = 1 - t
+    shares = (-t * s * s / 2, (3 * t - 5) * t * t / 2 + 1, (3 * s - 5) * s * s / 2 + 1, -s * t * t / 2)
+    return places, [np.asarray(share, np.float32) for share in shares]
 
 
 def warped_where(where: Where, H: Homography, size: tuple[int, int], beyond: bool) -> Where:
@@ -75,6 +102,12 @@ def warped_where(where: Where, H: Homography, size: tuple[int, int], beyond: boo
     made = cv2.warpPerspective(soft, H, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
                                borderValue=float(beyond))  # fmt: skip
     return np.asarray(made > 1e-3)
+
+
+def warped_nearest(names: NDArray[np.int32], H: Homography) -> NDArray[np.int32]:
+    """Warp integer labels (below 2^24) by `H`, to the nearest pixel; 0 beyond the edges."""
+    made = cv2.warpPerspective(names.astype(np.float32), H, names.shape[::-1], flags=cv2.INTER_NEAREST)
+    return np.asarray(made, np.int32)
 
 
 def flow(of: Grey, into: Grey) -> NDArray[np.float32]:

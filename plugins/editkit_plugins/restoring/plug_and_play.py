@@ -56,7 +56,7 @@ class PlugAndPlay(SolvingHooks):
         """The change of the estimate by this method's energy."""
 
     def warn(self) -> str | None:
-        return "graikos is slow if y has little noise, and needs a backward pass through the network; see point"
+        return "graikos leaves grain where y has little noise, because its steps are that short; auto restores better"
 
     def sampler(self) -> Sampler:
         return Descent(self)
