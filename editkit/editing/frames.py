@@ -2,8 +2,8 @@
 
 The frames around each frame are aligned with it by the camera's motion; each is registered separately. Every pixel
 keeps the source of the frame before for as long as that shows it: two sources differ by a fraction of a pixel, and
-alternating between them would flicker. Otherwise the frame that shows most is used first. What is hidden in all frames is
-generated once and propagated from there. Huang et al. 2016 ("Temporally coherent completion of dynamic video") and
+alternating between them would flicker. Otherwise the frame that shows most is used first. What is hidden in all frames
+is generated once and propagated from there. Huang et al. 2016 ("Temporally coherent completion of dynamic video") and
 successors do the same; here without a network.
 """
 

@@ -99,7 +99,7 @@ class Workplace:
     def keep(
         self, index: int, time: Fraction, pixels: Pixels, origin: Origin | None = None, first: Pixels | None = None
     ) -> None:
-        """Store a finished frame. `origin`: where its filled pixels come from; `first`: the frame before later stages."""
+        """Store a finished frame; `origin`: where filled pixels come from, `first`: the frame before later stages."""
         says: dict[str, Any] = {"time": [time.numerator, time.denominator]}
         if origin is not None:
             names = [int(name) for name in np.unique(origin) if name]

@@ -70,8 +70,8 @@ def refined(H: Homography, of: Grey, into: Grey, valid: Where) -> Homography:
 def warped(image: NDArray[Any], H: Homography, box: Box) -> NDArray[np.float32]:
     """Warp `image` (h, w, c) by `H`, and return the part `box` of the result; edges are repeated.
 
-    Uses cubic convolution with a = -0.5 (Keys 1981, doi:10.1109/TASSP.1981.1163711), of third order. OpenCV's bicubic has
-    a = -0.75, which sharpens: fine detail then differs between frames by more than it does in the video.
+    Uses cubic convolution with a = -0.5 (Keys 1981, doi:10.1109/TASSP.1981.1163711), of third order. OpenCV's bicubic
+    has a = -0.75, which sharpens: fine detail then differs between frames by more than it does in the video.
     """
     y, x = np.mgrid[box.top : box.bottom, box.left : box.right].astype(np.float64)
     to = np.linalg.inv(H)
