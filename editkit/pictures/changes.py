@@ -266,7 +266,8 @@ def _mask(picture: Values, back: Values, forth: Values, seen: Marks, marks: Mark
     sides = (np.flatnonzero(marks.any(axis)) for axis in (1, 0))
     at = tuple(slice(max(0, int(side[0]) - margin), int(side[-1]) + margin + 1) for side in sides)
     around = [np.maximum(texture(a), texture(b)) for a, b in zip(planes(picture), planes(back), strict=True)]
-    likely = outlined(np.dstack(planes(back - forth))[at], np.dstack(around)[at], seen[at], marks[at])
+    before, after = (np.dstack(planes(one))[at] for one in (forth, back))
+    likely = outlined(before, after, np.dstack(around)[at], seen[at], marks[at])
     changed = whole(likely > 0.5)
     edge = changed & (cv2.erode(changed.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1) == 0)
     fading = np.where(likely > 0.5, likely, 1.0)  # filled-in pixels resemble the picture anyway
