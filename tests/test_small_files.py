@@ -19,10 +19,12 @@ from editkit.batch.scoring import pictures_of
 from editkit.cli import console, run
 from editkit.cli.console import LONGEST, bounded
 from editkit.cli.rerun import _found_here, _with_models
+from editkit.cli.words import parse
 from editkit.common.small import small_bytes, small_text
+from editkit.diffusion.samplers import make_sampler
 from editkit.editing.api import edit
 from editkit.editing.likely import density
-from editkit.errors import ModelError
+from editkit.errors import EditkitError, ModelError
 from editkit.models import Gaussian, describe, memory
 from editkit.models.classifiers import is_noisy
 from editkit.models.files.fingerprint import fingerprint
@@ -30,6 +32,7 @@ from editkit.models.files.layout import Layout, mistaken
 from editkit.models.memory import afford_backward
 from editkit.models.pocket.model import Pocket
 from editkit.pictures.files.provenance import Provenance, UsedModel, read_provenance
+from editkit.plugin import hints
 from editkit.plugins import Guide, Inpaint
 
 
@@ -192,6 +195,17 @@ def test_a_name_longer_than_a_file_can_have_is_one_line(here, capsys, words):
     assert "should not happen" not in said
     assert "\nerror: " in "\n" + said
     assert len(said) < LONGEST + 200
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda name: parse([name, "a.png"]), make_sampler, hints.load, lambda name: Guide(loss=name)],
+    ids=["plugin", "sampler", "hint", "loss"],
+)
+def test_a_name_that_is_not_known_is_cut_for_programs_too(call):
+    with pytest.raises(EditkitError) as error:
+        call("x" * 10_000)
+    assert len(str(error.value)) < 600
 
 
 def test_messages_are_bounded_and_keep_their_end(here, capsys):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from editkit.common.extras import explained
+from editkit.common.small import small_bytes
 from editkit.common.spec import did_you_mean
 from editkit.errors import UsageError
 from editkit.plugin.chain import Chain
@@ -72,7 +73,11 @@ def _read(file: IO[bytes], name: str) -> Iterator[Any]:
     if name.lower().endswith(".csv"):
         yield from _read_csv(file, name)
         return
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
+        if len(line) == LONGEST_LINE:
+            raise UsageError(
+                f"{name}: line {number} has more than {LONGEST_LINE} bytes; a manifest has one object a line"
+            )
         if not line.strip():
             continue
         try:
@@ -81,6 +86,8 @@ def _read(file: IO[bytes], name: str) -> Iterator[Any]:
             raise UsageError(f"{name}: line {number} is not JSON; a manifest has one object a line") from None
 
 
+LONGEST_LINE = 16 << 20
+"""Bytes of a line of JSON: what never ends is no table."""
 ROWS_A_BYTE = 100
 """Most rows per byte of a Parquet file; more would be repetitions, not a table of pictures."""
 UNPACKED, TIMES = 64 << 20, 200
@@ -136,8 +143,7 @@ def prompts(path: str) -> list[tuple[str, str]]:
         UsageError: it cannot be read, has no prompts, or has other columns.
     """
     try:
-        with open(path, "rb") as file:
-            found = list(_read_csv(file, path))
+        found = list(_read_csv(io.BytesIO(small_bytes(path, pipe=True)), path))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
     for number, row in enumerate(found, 1):

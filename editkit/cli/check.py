@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
-from editkit.errors import UsageError
+from editkit.errors import UsageError, short
 from editkit.plugin.protocol import Plugin
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def check_command(name: str) -> int:
     kinds = kinds_of(bare if colon else name)
     if colon and kind not in kinds:
         there = f"it is a {' and a '.join(kinds)}" if kinds else "nothing is"
-        raise UsageError(f"no {kind} is called {bare!r}; {there}")
+        raise UsageError(f"no {kind} is called {short(bare)}; {there}")
     if not colon and len(kinds) > 1:
         raise UsageError(f"{name} is a {' and a '.join(kinds)}; write {' or '.join(f'{k}:{name}' for k in kinds)}")
     kind, bare = (kind, bare) if colon else ((kinds or ["plugin"])[0], name)

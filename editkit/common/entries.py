@@ -71,7 +71,7 @@ class Group:
         points = self._distinct(name)
         if not points:
             hint = did_you_mean(name, self.names()) or f"; {self.listing} lists what is installed"
-            raise UsageError(f"no {self.kind} is called {name!r}{hint}")
+            raise UsageError(f"no {self.kind} is called {short(name)}{hint}")
         if len(points) > 1:
             owners = self.owner(name)
             raise PluginError(f"{self.kind} {name}: {owners} both have one of that name; uninstall one of them")

@@ -17,7 +17,7 @@ from editkit.common.entries import Group, Listed
 from editkit.common.spec import did_you_mean, name_of, number, values_of
 from editkit.diffusion.plan import Move
 from editkit.diffusion.schedule import Grid, Level
-from editkit.errors import UsageError
+from editkit.errors import UsageError, short
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -374,7 +374,7 @@ def make_sampler(spec: str) -> Sampler:
     there = SAMPLERS.names()
     if name not in there:
         hint = did_you_mean(name, there)
-        raise UsageError(f"no sampler is called {name!r}{hint} (there are: {', '.join(there)})")
+        raise UsageError(f"no sampler is called {short(name)}{hint} (there are: {', '.join(there)})")
     kind = load(name)
     known: dict[str, Field[Any]] = {f.name: f for f in fields(kind) if f.init} if is_dataclass(kind) else {}
     values: dict[str, float | str] = {}

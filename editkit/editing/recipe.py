@@ -139,6 +139,15 @@ class _Plain(yaml.SafeLoader):
             raise yaml.YAMLError(f"has more than {MAX_NODES} values")
         return super().compose_node(parent, index)
 
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """A mapping; of a key that stands twice a reader sees the one and YAML takes the other."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen if isinstance(key, yaml.ScalarNode) else False:
+                raise yaml.MarkedYAMLError(problem=f"has {key.value[:80]!r} twice", problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
+
 
 def from_yaml(text: str, *, base: Path | None = None, allow_code: bool = False) -> Chain:
     """Parse the text of a recipe; see `from_mapping`."""

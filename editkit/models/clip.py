@@ -18,7 +18,7 @@ from editkit.common.places import expanded
 from editkit.common.small import small_bytes
 from editkit.common.spec import nearest
 from editkit.diffusion.schedule import Level, Levels
-from editkit.errors import ModelError
+from editkit.errors import ModelError, short
 from editkit.models.files.layout import mistaken
 
 if TYPE_CHECKING:
@@ -162,7 +162,9 @@ def _from_list(source: str, name: str, tag: str, device: torch.device, offline: 
     if name not in open_clip.list_models():
         near = nearest(name, open_clip.list_models(), most=4, cutoff=0.4)
         hint = f"; near ones: {', '.join(near)}" if near else ""
-        raise ModelError(f"clip: {source}: open_clip has no model called {name!r}, and there is no such folder{hint}")
+        raise ModelError(
+            f"clip: {source}: open_clip has no model called {short(name)}, and there is no such folder{hint}"
+        )
     tags = list_pretrained_tags_by_model(name)
     config = get_pretrained_cfg(name, tag) if tag else {}
     if not config:

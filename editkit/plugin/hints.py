@@ -25,7 +25,7 @@ import numpy as np
 from editkit.common.entries import Group, Listed
 from editkit.common.extras import explained
 from editkit.common.spec import did_you_mean, name_of, values_of
-from editkit.errors import EditkitError, HookError, ParameterError, UsageError
+from editkit.errors import EditkitError, HookError, ParameterError, UsageError, short
 from editkit.pictures.raster import Pixels
 from editkit.plugin.declaration import Declaration
 
@@ -84,7 +84,7 @@ def load(name: str) -> type[Detector]:
 def unknown(name: str) -> str:
     """Return the message for an unknown detector `name`."""
     hint = did_you_mean(name, names()) or ";"
-    return f"no hint detector is called {name!r}{hint} installed: {', '.join(names())}"
+    return f"no hint detector is called {short(name)}{hint} installed: {', '.join(names())}"
 
 
 def is_words(source: str) -> bool:

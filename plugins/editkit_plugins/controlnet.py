@@ -233,7 +233,7 @@ def _bound(plugin: ControlNet, run: Run) -> Control:
     from editkit.plugin import capability
 
     try:
-        where = plugin.controlnet if plugin.controlnet != EMBEDDED else str(folder(EMBEDDED))
+        where = _folder_of(plugin.controlnet) if plugin.controlnet != EMBEDDED else str(folder(EMBEDDED))
         layout = find(where, offline=run.options.offline)
         component = "controlnet" if layout.index and layout.has("controlnet") else ""
         config = layout.config(component)
@@ -252,6 +252,23 @@ def _bound(plugin: ControlNet, run: Run) -> Control:
         run.notify(f"--mode: without effect, {plugin.controlnet} takes hints of one kind")
     guess = plugin.guess or bool(config.get("global_pool_conditions"))
     return _Control(network, _placed(plugin, run), plugin.scale, guess)
+
+
+def _folder_of(word: str) -> str:
+    """Return what `--controlnet` names, or the folder of a weights file in diffusers format.
+
+    Raises:
+        ModelError: it is any other weights file.
+    """
+    file, weights = Path(word).expanduser(), "diffusion_pytorch_model.safetensors"
+    if file.suffix.lower() != ".safetensors" or not file.is_file():
+        return word
+    if file.name == weights and (file.parent / "config.json").is_file():
+        return str(file.parent)
+    raise ModelError(
+        f"{word} is a ControlNet in a single file, which is not supported; give its hub id, or its diffusers folder "
+        f"(config.json and {weights})"
+    )
 
 
 def _of_transformer(

@@ -80,7 +80,7 @@ class Guide(Guidance):
     def _known(cls, loss: str | Callable[..., Any]) -> str | Callable[..., Any]:
         if isinstance(loss, str) and loss not in LOSSES and ":" not in loss:
             hint = did_you_mean(loss, LOSSES)
-            raise ValueError(f"no loss is called {loss!r}{hint} (allowed: {', '.join(LOSSES)}, module:function)")
+            raise ValueError(f"no loss is called {loss[:80]!r}{hint} (allowed: {', '.join(LOSSES)}, module:function)")
         return loss
 
     @field_validator("color", "palette")

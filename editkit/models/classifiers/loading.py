@@ -11,7 +11,7 @@ from torch import Tensor
 
 from editkit.common.places import expanded
 from editkit.common.spec import did_you_mean
-from editkit.errors import ModelError
+from editkit.errors import ModelError, short
 from editkit.models.classifiers.kinds import KINDS, OWN, Clean, NoiseAware
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import find
@@ -142,7 +142,7 @@ def _made(library: str, name: str, tensors: Mapping[str, Tensor], source: str) -
 
 def _known(name: str, names: Sequence[str], source: str) -> None:
     if name.split(".")[0] not in names:
-        raise ModelError(f"classifier {source}: unknown architecture {name!r}{did_you_mean(name, names, most=3)}")
+        raise ModelError(f"classifier {source}: unknown architecture {short(name)}{did_you_mean(name, names, most=3)}")
 
 
 def _labels(config: Mapping[str, Any], classes: int) -> Sequence[str]:

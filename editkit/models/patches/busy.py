@@ -7,6 +7,8 @@ hole, continued, have (`search.ODD`): the logarithm of its energy, in deviations
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,13 +38,14 @@ def busy(x: Tensor, side: int) -> Tensor:
 
 def expected(known: Tensor, region: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """(h, w) twice: mean and standard deviation of `busy` outside of `region` (h, w), bool, continued into it."""
-    reach = REACH + side // 2
-    unclear = F.max_pool2d(region[None, None].to(known.dtype), 2 * reach + 1, 1, reach)
-    if bool((unclear > 0).all()):
-        unclear = region[None, None].to(known.dtype)
-    both = smooth_fill(torch.stack([known, known.square()])[None], unclear)
-    half = max(2 * side, max(known.shape) // AROUND // 2)
-    both = F.pad(both, (half,) * 4, mode="replicate")
-    both = F.avg_pool2d(F.avg_pool2d(both, (2 * half + 1, 1), 1), (1, 2 * half + 1), 1)[0]
-    spread = (both[1] - both[0].square()).clamp(min=SPREAD**2).sqrt()
-    return both[0], spread
+    reach = 2 * (REACH + side // 2) + 1
+    hidden = region.cpu().numpy().astype(np.uint8)
+    unclear = cv2.dilate(hidden, np.ones((reach, reach), np.uint8))
+    if unclear.all():
+        unclear = hidden
+    mask = torch.from_numpy(unclear)[None, None].to(known)
+    both = smooth_fill(torch.stack([known, known.square()])[None], mask)[0]
+    wide = 2 * max(2 * side, max(known.shape) // AROUND // 2) + 1
+    means = [cv2.blur(one.cpu().numpy(), (wide, wide), borderType=cv2.BORDER_REPLICATE) for one in both]
+    mean, square = torch.from_numpy(np.stack(means)).to(known)
+    return mean, (square - mean.square()).clamp(min=SPREAD**2).sqrt()

@@ -179,7 +179,6 @@ class Bound:
 
     def denoise(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Tensor:
         """E[x | x_t, what is known, lowres], (3, h, w); all three pictures of this size."""
-        side = self.settings.side
         if len(self.corners) == 0:
             return self.picture
         lowres = None if lowres is None else _unseen(lowres, self.barred, torch.zeros_like(self.barred))
@@ -198,8 +197,8 @@ class Bound:
         voted = self.voters.mean(patches, level.t, self.picture.shape, lowres is not None)
         made = voted.where(self.region, self.seen)
         if self.fill is not None and level.sigma < QUIET * level.alpha:
-            mean, spread = self._expected
-            made = made + (without_islands(made.detach(), self.region, mean - spread, side) - made.detach())
+            least = self._expected[0] - self._expected[1] / 2.0
+            made = made + (without_islands(made.detach(), self.region, least, self.settings.side) - made.detach())
         if lowres is not None and level.sigma < QUIET * level.alpha:
             made = made + (calmed(made.detach(), self.region) - made.detach())
         return made.where(self.region, self.picture)

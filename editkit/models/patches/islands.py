@@ -26,10 +26,16 @@ EDGE = 3
 """How far an island's soft edge reaches, in pixels."""
 
 
+LARGEST = 400
+"""The longer side of the largest picture that is asked: in finer ones the grains of a texture stand apart."""
+
+
 def without_islands(x: Tensor, region: Tensor, least: Tensor, side: int) -> Tensor:
     """`x` (3, h, w) with the membrane of its surroundings where something in `region` (h, w), bool, stands alone that
     is at least as `busy` as `least` (h, w), in patches of `side`.
     """
+    if max(region.shape) > LARGEST:
+        return x
     inside = region.cpu().numpy()
     energy = (x - blurred(x)).square().mean(0).cpu().numpy()
     stands = (cv2.blur(energy, (AROUND, AROUND)) > GROUND**2).astype(np.uint8)
