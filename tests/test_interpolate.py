@@ -165,7 +165,7 @@ def test_another_size_is_cut_and_brought_to_the_first_s():
     wide = Picture(np.repeat(RNG.integers(0, 256, (24, 40, 1), dtype=np.uint8), 3, 2))
     frames = interpolate(A, wide, frames=2, steps=2, model=Isotropic(), notify=said.append)
     assert frames[1].size == A.size
-    assert any("its middle, 20x24, is resized to 10x12" in line for line in said)
+    assert any("its centre, 20x24, is resized to 10x12" in line for line in said)
 
 
 def test_what_cannot_be_is_refused():
