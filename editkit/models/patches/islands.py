@@ -26,16 +26,14 @@ EDGE = 3
 """How far an island's soft edge reaches, in pixels."""
 
 
-LARGEST = 400
-"""The longer side of the largest picture that is asked: in finer ones the grains of a texture stand apart."""
+MOST = 0.05
+"""Where more than this part of a hole would go, it is a texture whose grains stand apart, and all of it stays."""
 
 
 def without_islands(x: Tensor, region: Tensor, least: Tensor, side: int) -> Tensor:
     """`x` (3, h, w) with the membrane of its surroundings where something in `region` (h, w), bool, stands alone that
     is at least as `busy` as `least` (h, w), in patches of `side`.
     """
-    if max(region.shape) > LARGEST:
-        return x
     inside = region.cpu().numpy()
     energy = (x - blurred(x)).square().mean(0).cpu().numpy()
     stands = (cv2.blur(energy, (AROUND, AROUND)) > GROUND**2).astype(np.uint8)
@@ -52,7 +50,7 @@ def without_islands(x: Tensor, region: Tensor, least: Tensor, side: int) -> Tens
     gone = cv2.dilate(gone, np.ones((2 * EDGE + 1,) * 2, np.uint8)) > 0
     _, labels = cv2.connectedComponents(gone.astype(np.uint8), connectivity=8)
     gone &= ~np.isin(labels, np.unique(labels[~inside]))
-    if not gone.any():
+    if not 0 < gone.sum() <= MOST * inside.sum():
         return x
     away = torch.from_numpy(gone).to(region.device)
     return membrane(x[None], away[None, None].to(x.dtype))[0]
