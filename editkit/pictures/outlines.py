@@ -19,6 +19,8 @@ All arrays are (H, W) or, of three planes, (H, W, 3), float32; differences in un
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -144,7 +146,7 @@ def noise(off: Values, texture: Values, calm: Marks) -> Values:
     return np.interp(texture, middles, smooth / OF_NORMAL).astype(np.float32)
 
 
-def _blurred(x: Values, deviation: float) -> Values:
+def _blurred(x: NDArray[Any], deviation: float) -> Values:
     blurred: Values = cv2.GaussianBlur(x, (0, 0), deviation)
     return blurred
 
@@ -183,7 +185,7 @@ def _own(spread: float) -> float:
     return float(_spread(point, spread)[15, 15])
 
 
-def _said(off: Values, variance: Values) -> Values:
+def _said(off: NDArray[Any], variance: Values) -> Values:
     """The logarithm of Student's density, but for a constant."""
     logarithm: Values = -(TAILS + 1.0) / 2.0 * np.log1p(np.square(off) / (variance * TAILS)) - np.log(variance) / 2
     return logarithm
