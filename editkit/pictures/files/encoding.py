@@ -61,7 +61,7 @@ def encode(
     row = to_write(format)
     if (limit := row.largest_side) and max(picture.size) > limit:
         raise PictureError(
-            f"{row.name} supports at most {limit} pixels per side, the picture is {picture.width}x{picture.height}; "
+            f"{row.name} holds at most {limit} pixels per side, the picture is {picture.width}x{picture.height}; "
             f"use {endings(lambda able: able.largest_side is None, 'or')}"
         )
     if quality is not None and not 1 <= quality <= 100:
