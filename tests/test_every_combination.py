@@ -66,7 +66,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def refusal(family: str, names: tuple[str, ...]) -> str | None:
     """What the error must say, or None where it runs."""
     if family == "upscaler":
-        return "threshold keeps pixels in range|use the plugin upscale"
+        return "threshold keeps pixels in range|use it with the plugin upscale"
     if "cfg" in names and family not in TEXT:
         return "cfg needs a model that takes prompt; .* choose another model="
     if "threshold" in names and family in TEXT:

@@ -78,10 +78,10 @@ def test_a_batch_has_them_too(config: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[defaults]\n\nstep = 3\n", "config.toml, line 3: step is not known; did you mean steps?"),
-        ("[default]\nsteps = 3\n", "config.toml, line 1: default is not known; did you mean defaults?"),
+        ("[defaults]\n\nstep = 3\n", "config.toml, line 3: step is unknown; did you mean steps?"),
+        ("[default]\nsteps = 3\n", "config.toml, line 1: default is unknown; did you mean defaults?"),
         ("[defaults]\nsteps = 0\n", "config.toml, line 2: steps: must be greater than or equal to 1, got 0"),
-        ("[defaults]\nallow_code = true\n", "allow_code is not known"),
+        ("[defaults]\nallow_code = true\n", "allow_code is unknown"),
         ("[defaults\n", "config.toml: is not TOML: "),
         ("defaults = 3\n", "defaults is a table"),
         ("[models]\na = 3\n", "config.toml, line 2: a must be the name of a model, got 3"),

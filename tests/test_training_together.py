@@ -38,20 +38,21 @@ from editkit.training.prior import PriorLesson
 from editkit.training.settings import PriorSettings
 from editkit.training.together import together
 Run._sheet = lambda self: None
-runs = [PriorSettings.model_validate_json(words) for words in sys.argv[1:]]
+runs = [PriorSettings.model_validate_json(words) for words in sys.argv[1::2]]
 with together(runs[0].batch, torch.device("cpu")) as place:
-    for made in runs:
-        Run(made, PriorLesson(made), resume=made.output.exists(), together=place).run()
+    for made, way in zip(runs, sys.argv[2::2]):
+        Run(made, PriorLesson(made), resume=way == "resume", together=place).run()
 """
 
 
 def start(count: int, *runs: PriorSettings) -> None:
     """Runs one after the other in so many processes, as torchrun starts them; what has begun goes on."""
+    words = [word for made in runs for word in (made.model_dump_json(), "resume" if made.output.exists() else "begin")]
     for _ in range(20):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        codes, said = _started(count, [made.model_dump_json() for made in runs], port)
+        codes, said = _started(count, words, port)
         if not any("EADDRINUSE" in one for one in said):  # another took the port meanwhile
             break
     assert codes == [0] * count, "\n".join(said)
