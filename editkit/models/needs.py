@@ -17,6 +17,7 @@ from editkit.models.files import overlay
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import find
 from editkit.models.files.quantised import method
+from editkit.models.files.quantising import Quantize
 from editkit.models.memory import DECODER, DENOISER, sizes
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ LAYER = 1_000_000_000
 class Needs:
     """Bytes: of the network that is called at every step, the text encoders, the VAE; and beside them while the network
     and while the decoder work. `packed`: the network's weights are in few bits already. `unpacked`: of a network that
-    stays packed on a GPU alone, the bytes on a CPU.
+    stays packed on a GPU alone, the bytes on a CPU. `int8`: of the network with `--quantize int8`; None where it is
+    packed.
     """
 
     network: int
@@ -49,6 +51,7 @@ class Needs:
     decoding: int
     packed: bool = False
     unpacked: int | None = None
+    int8: int | None = None
 
     @property
     def working(self) -> int:
@@ -69,14 +72,21 @@ class Needs:
         """With a GGUF of about four bits a number (Q4_K: 4.5) in the place of the network's weights."""
         return replace(self, network=math.ceil(self.network * Q4 / (8 * itemsize)), packed=True)
 
+    def in_eight_bits(self) -> Needs:
+        """With `--quantize int8`, where it is not packed."""
+        return self if self.int8 is None else replace(self, network=self.int8, packed=True, int8=None)
+
     def how(self, room: float) -> str | None:
         """The fastest way that `room` bytes are enough for; None: they are for none."""
         return next((way for way, needed in self.ways() if needed <= room), None)
 
 
-def needs(name: str, passes: Sequence[Pass], itemsize: int, transformer: str | None = None) -> Needs | None:
+def needs(
+    name: str, passes: Sequence[Pass], itemsize: int, transformer: str | None = None, quantize: Quantize = "none"
+) -> Needs | None:
     """What the model called `name` needs for `passes` in numbers of `itemsize` bytes; None: it comes with editkit,
     works on pixels, or its weights are not on this machine. Opens no socket. `transformer`: the file of its denoiser.
+    `quantize`: its linear layers are packed.
     """
     if named(name) is not None:
         return None
@@ -84,21 +94,25 @@ def needs(name: str, passes: Sequence[Pass], itemsize: int, transformer: str | N
         layout = find(name, offline=True, over=None if transformer is None else overlay.given(transformer))
         if not layout.has("vae"):
             return None
+        packed = overlay.packed(layout.over) or (layout.over is None and _packs(layout))
+        small = None if packed or layout.file is not None else replace(layout, int8=True)
+        layout = layout if quantize == "none" or small is None else small
         network, readers, vae = sizes(layout, itemsize)
         plain = sizes(layout, itemsize, gpu=False)[0]
+        int8 = None if small is None else sizes(small, itemsize)[0]
     except ModelError:
         return None
     seen = max((at.window**2 if at.window else at.height * at.width for at in passes), default=0)
     pixels = max((at.height * at.width for at in passes), default=0)
-    packed = overlay.packed(layout.over) or (layout.over is None and _packs(layout))
     return Needs(
         network,
         readers,
         vae,
         seen * DENOISER[itemsize],
         pixels * DECODER[itemsize],
-        packed,
+        packed or layout.int8,
         None if plain == network else plain,
+        None if layout.int8 else int8,
     )
 
 
@@ -136,6 +150,9 @@ def lines(found: Needs, itemsize: int) -> list[str]:
         f"GPU of {_by_card(found)}",
     ]
     if not found.packed and found.how(ROOM * CARDS[0] * 1e9) != found.ways()[0][0]:
+        eight = found.in_eight_bits()
+        if eight is not found:
+            said.append(f"with --quantize int8, about {gb(eight.network)}: GPU of {_by_card(eight)}")
         four = found.in_four_bits(itemsize)
         said.append(
             f"with a GGUF of its network in 4 bits (--transformer FILE), about {gb(four.network)}: GPU of "

@@ -82,6 +82,7 @@ class Layout:
     `variant` is the copy of them that was asked for (`fp16`); `over` has the denoiser's weights in place of its own.
 
     `texts_on_disk`: text encoders are not to be held in memory (`memory.weigh`). `ahead`: weights that are being read.
+    `int8`: the denoiser is packed while it is read (`quantising`).
     """
 
     name: str
@@ -91,6 +92,7 @@ class Layout:
     over: Path | None = None
     texts_on_disk: bool = False
     ahead: ReadsAhead | None = field(default=None, compare=False)
+    int8: bool = False
 
     @property
     def index(self) -> Mapping[str, Any]:
