@@ -130,8 +130,9 @@ def alternate(ways: dict[str, Any], given: dict[str, Any], repeats: int) -> None
     for name, (wall, processor) in middle.items():
         each = ", ".join(f"{seconds:.2f}" for _, seconds in found[name])
         print(f"{name}: {wall:.2f} s, {processor:.2f} processor seconds ({each})")
-    ratios = [theirs / ours for theirs, ours in zip(middle["torch"], middle["OpenVINO"], strict=True)]
-    print(f"OpenVINO is {ratios[0]:.2f} times as fast on the wall, {ratios[1]:.2f} by processor seconds")
+    for name in middle.keys() - {"torch"}:
+        ratios = [theirs / ours for theirs, ours in zip(middle["torch"], middle[name], strict=True)]
+        print(f"{name} is {ratios[0]:.2f} times as fast on the wall, {ratios[1]:.2f} by processor seconds")
     print(f"{os.getloadavg()[0]:.1f} processes wanted the machine's {os.cpu_count()} cores in the last minute")
 
 
