@@ -52,11 +52,14 @@ def pocket(side: int, batch: int) -> tuple[Callable[[], Any], dict[str, Any]]:
 
 
 def as_an_edit_has_it(network: Any, dtype: torch.dtype) -> Any:
+    return quickened(network.to(dtype, memory_format=torch.channels_last).eval().requires_grad_(False))
+
+
+def quickened(network: Any) -> Any:
     from editkit.models.fast.blocks import quicken
     from editkit.models.fast.norms import steady
     from editkit.models.fast.packing import pack
 
-    network = network.to(dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
     network = pack(steady(network))
     return quicken(network) if hasattr(network, "attn_processors") else network
 

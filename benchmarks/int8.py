@@ -18,7 +18,7 @@ import math
 from typing import Any
 
 import torch
-from backends import DTYPES, alternate, as_an_edit_has_it, decibel, stable_diffusion
+from backends import DTYPES, alternate, as_an_edit_has_it, decibel, quickened, stable_diffusion
 from torch import Tensor
 
 KLEIN = {"num_attention_heads": 24, "joint_attention_dim": 7680, "guidance_embeds": False}
@@ -43,10 +43,10 @@ def in_int8(network: Any, dtype: torch.dtype) -> Any:
     """`network` (frozen) packed as an edit packs it while it is read."""
     from editkit.models.files.quantising import int8
 
-    made = copy.deepcopy(network).to(dtype)
+    made = copy.deepcopy(network).to(dtype, memory_format=torch.channels_last)
     made.load_state_dict(dict(int8(made.state_dict().items(), made)), assign=True)
     made.is_quantized = True
-    return as_an_edit_has_it(made.requires_grad_(False), dtype)
+    return quickened(made.requires_grad_(False))
 
 
 def size(network: Any) -> int:
