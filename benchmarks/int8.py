@@ -1,6 +1,6 @@
 """A denoiser's call in 8-bit weights (--quantize int8) and in plain ones, alternating in one process; random weights.
 
-    python benchmarks/int8.py --dtype fp32                    # two blocks of FLUX.2 klein 4B, 1.7 GB of memory
+    python benchmarks/int8.py --dtype fp32                    # two blocks of FLUX.2 klein 4B
     python benchmarks/int8.py --dtype bf16
     python benchmarks/int8.py --network sd15 --dtype fp32     # Stable Diffusion 1.5's UNet, 7 GB
     python benchmarks/int8.py --tiny                          # a check that it runs
