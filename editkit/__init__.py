@@ -1,14 +1,14 @@
 """editkit: edit pictures with diffusion models.
 
-One engine runs the reverse diffusion; everything else is a plugin that acts through hooks at each step. Methods
-combine: `&` puts plugins into one process, `|` starts another on its result::
+One engine runs the reverse diffusion process; everything else is a plugin that acts through hooks at each step. Methods
+combine: `&` joins plugins in one process, `|` starts another process on its result::
 
     from editkit import edit
     from editkit.plugins import Inpaint, SDEdit
 
     edit("photo.png", Inpaint(mask="mask.png") | SDEdit(strength=0.3), seed=7).write("out.png")
 
-Nothing heavy is imported here: torch comes with the first edit.
+Importing this module is cheap: torch is imported by the first edit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from importlib import import_module
 from editkit.common import moved
 from editkit.errors import EditkitError
 
-TYPE_CHECKING = False  # `typing` takes longer than all that is here
+TYPE_CHECKING = False  # importing `typing` takes longer than everything here
 if TYPE_CHECKING:
     from typing import Any
 

@@ -1,41 +1,41 @@
-"""What a user can act on: one line that says what, what was got, what is allowed, how to mend it.
+"""Errors that a user can act on. A message is one line: what is wrong, what was given, what is allowed, how to fix it.
 
-The command line prints the message and exits with `exit_code`; nothing here ever reaches a user as a traceback.
+The command line prints the message and exits with `exit_code`; users never see a traceback of these errors.
 """
 
 
 def short(value: object, most: int = 80) -> str:
-    """`value` as a message shows it: a stranger's value may be as long as it likes."""
+    """Format `value` for a message, in at most `most` characters."""
     try:
         shown = repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits; a list in itself
+    except (ValueError, RecursionError):  # a number with thousands of digits; a list that contains itself
         shown = type(value).__name__
     return shown if len(shown) <= most else shown[: most - 3] + "..."
 
 
 class EditkitError(Exception):
-    """An edit that could not be done (exit code 1)."""
+    """An edit that failed (exit code 1); the base class of all errors here."""
 
     exit_code = 1
 
 
 class UsageError(EditkitError):
-    """Words or values that make no sense together (exit code 2)."""
+    """Invalid arguments, or arguments that contradict each other (exit code 2)."""
 
     exit_code = 2
 
 
 class ParameterError(UsageError, ValueError):
-    """A parameter that is unknown, missing or out of range, in Python's words.
+    """A parameter that is unknown, missing or out of range; the message uses Python's names.
 
     Args:
-        owner: what has the parameter, as "Inpaint".
-        field: the parameter; "" for all of them.
-        reason: what is allowed and what was got.
+        owner: the class that has the parameter, such as "Inpaint".
+        field: the parameter; "" for the whole object.
+        reason: what was given and what is allowed.
     """
 
     def __init__(self, owner: str, field: str, reason: str) -> None:
-        super().__init__(owner, field, reason)  # so that it can be sent to another process
+        super().__init__(owner, field, reason)  # so that it can be pickled
         self.owner, self.field, self.reason = owner, field, reason
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class ParameterError(UsageError, ValueError):
 
 
 class ChainError(UsageError):
-    """Plugins that cannot stand together; found before any weight is loaded."""
+    """Plugins that cannot be combined; detected before any weights are loaded."""
 
 
 class RecipeError(UsageError):
@@ -51,19 +51,19 @@ class RecipeError(UsageError):
 
 
 class PluginError(EditkitError):
-    """A plugin that cannot be found, imported or trusted with its name."""
+    """A plugin that cannot be found or imported, or whose name is ambiguous or invalid."""
 
 
 class HookError(EditkitError):
-    """A plugin's hook that raised, returned the wrong shape, or made NaN or infinity."""
+    """A plugin's hook that raised, or returned the wrong shape, NaN or infinity."""
 
 
 class ModelError(EditkitError):
-    """A model that cannot be found or loaded, or that cannot take what it was given."""
+    """A model that cannot be found or loaded, or that does not support its input."""
 
 
 class ExtraError(EditkitError):
-    """A library that comes with an extra of the package is not installed."""
+    """A library from one of the package's extras that is not installed."""
 
 
 class PictureError(EditkitError):

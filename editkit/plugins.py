@@ -1,6 +1,6 @@
-"""Every installed plugin's declaration by its class name: `from editkit.plugins import Inpaint, SDEdit`.
+"""The declarations of all installed plugins, by class name: `from editkit.plugins import Inpaint, SDEdit`.
 
-Resolved through entry points when asked for, a stranger's like a built-in.
+They are resolved through entry points on access; third-party plugins work like built-in ones.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from editkit.plugin import registry
 
 
 def __getattr__(name: str) -> Any:
-    """The declaration whose class is called `name`."""
+    """Load the declaration whose class is called `name`."""
     for point in registry.PLUGINS.points():
         if point.attr == name:
             return registry.load(point.name)

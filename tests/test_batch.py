@@ -125,7 +125,7 @@ def test_workers_end_when_their_driver_is_killed():
         (["in/a.png", "out"], "is not a folder"),
         (["in", "in/a.png"], "is not a folder"),
         (["loop", "out"], "is not a folder"),
-        (["empty", "out"], "holds no pictures"),
+        (["empty", "out"], "contains no pictures"),
         (["in", "out", "--sampler", "none"], "no sampler is called"),
         (["in", "out", "--masks", "nowhere"], "--masks nowhere: is not a folder"),
         (["in", "out", "--workers", "0"], "--workers: must be 1"),
@@ -195,7 +195,7 @@ def test_a_full_disk_stops_the_run_and_it_can_go_on(here, capsys, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     assert run(["batch", "r.yaml", "in", "out"]) == 1
     said = capsys.readouterr().err
-    assert "No space left on device); 1 pictures are done: mend that and give --resume" in said
+    assert "No space left on device); 1 pictures are done: fix that and use --resume" in said
     assert [p.name for p in Path("out").rglob("*") if p.is_file() and p.name != journals.NAME] == ["a.png"]
     monkeypatch.setattr(os, "fsync", real)
     assert run(["batch", "r.yaml", "in", "out", "--resume", "--quiet"]) == 0
@@ -278,7 +278,7 @@ def test_interrupted_the_run_says_how_to_go_on(here, capsys, monkeypatch):
 
     monkeypatch.setattr(Work, "read", interrupted)
     assert run(["batch", "r.yaml", "in", "out"]) == 130
-    assert "1 results are written and whole, --resume goes on" in capsys.readouterr().err
+    assert "1 results are complete, --resume continues" in capsys.readouterr().err
 
 
 def test_a_worker_that_dies_takes_one_picture_with_it(tmp_path):

@@ -16,6 +16,7 @@ from editkit.pictures.files.jpeg import iptc
 from editkit.pictures.files.png import png_chunk
 from editkit.pictures.files.xmp import sized_xmp
 from editkit.pictures.picture import Picture
+from editkit.pictures.profiles import profile_of
 
 
 def avif(primaries, transfer):
@@ -60,7 +61,7 @@ def test_hdr_is_kept_or_told(tmp_path, transfer):
     picture = Picture.read(avif(9, transfer))
     assert bytes([9, transfer, 0, 1]) in written(picture, tmp_path / "o.png")[0]
     for end in (".jpg", ".avif", ".tif", ".webp"):
-        assert "cannot say that its colours are BT.2020, HDR" in written(picture, tmp_path / f"o{end}")[1]
+        assert "cannot declare that its colours are BT.2020, HDR" in written(picture, tmp_path / f"o{end}")[1]
 
 
 def test_the_colours_of_srgb_need_no_words(tmp_path):
@@ -73,6 +74,26 @@ def test_the_colours_of_srgb_need_no_words(tmp_path):
 def test_primaries_that_are_no_colours_have_no_profile(value):
     said = meaning([(b"cHRM", struct.pack(">8L", *[value] * 8))])
     assert said is None or said[1] is None
+
+
+@pytest.mark.parametrize(("code", "wins"), [(b"\14\15\0\1", True), (b"\1\15\0\1", True), (b"\2\2\0\1", False),
+                                            (b"\372\372\0\1", False), (b"\14\15\1\1", False)])  # fmt: skip
+def test_code_points_that_are_known_outrank_the_profile_beside_them(tmp_path, code, wins):
+    """PNG, third edition, 4.3: the first that a decoder knows of cICP, iCCP, sRGB, gAMA and cHRM."""
+    own = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    own = own[:16] + b"RGB " + own[20:]
+    buffer = io.BytesIO()
+    Image.fromarray(scene()).save(buffer, "PNG", icc_profile=own)
+    data = buffer.getvalue()
+    picture = Picture.read(data[:33] + png_chunk(b"cICP", code) + data[33:])
+    kept, _ = written(picture, tmp_path / "o.png")
+    assert b"cICP" + code in kept
+    assert Image.open(tmp_path / "o.png").info["icc_profile"] == own
+    written(picture, tmp_path / "o.jpg")
+    profile_there = Image.open(tmp_path / "o.jpg").info.get("icc_profile")
+    assert (profile_there != own) == wins
+    assert (profile_there is None) == (wins and code[0] == 1)
+    assert (profile_of(picture.meta) == own) != wins
 
 
 def test_a_profile_says_what_the_code_points_say():

@@ -70,9 +70,9 @@ def test_encoding_is_the_way_up_by_flow_moves(steps, strength):
 def test_a_noise_move_goes_up_and_ways_join_where_they_meet():
     with pytest.raises(UsageError, match="must go up"):
         Move(3, 2, "noise")
-    with pytest.raises(UsageError, match="cannot go on"):
+    with pytest.raises(UsageError, match="cannot continue"):
         _ = Plan.uniform(10) + Plan.uniform(10)  # ends at 0, begins at 10
-    with pytest.raises(UsageError, match="cannot go on"):
+    with pytest.raises(UsageError, match="cannot continue"):
         _ = Plan.uniform(10).encode() + Plan.uniform(11)
 
 
@@ -127,7 +127,7 @@ def test_who_cannot_walk_up_says_so(name):
     if can:
         assert torch.isfinite(sample(model(), ROUND, **run)).all()
     else:
-        with pytest.raises(ChainError, match=f"{name.replace('+', '.')}.* cannot; use sampler= ddim"):
+        with pytest.raises(ChainError, match=f"{name.replace('+', '.')}.* cannot do; use sampler= ddim"):
             sample(model(), ROUND, **run)
     assert not make_sampler("ddim:eta=0.5").reversible
 
@@ -223,7 +223,7 @@ def test_a_sampler_that_only_lays_the_levels_is_said():
     picture, said = Picture(np.full((12, 10, 3), 9, np.uint8)), []
     owner = _plugin("owner", sampler=lambda self: Jump())
     edit(picture, owner, model=Isotropic(), steps=3, sampler="heun", notify=said.append)
-    assert said == ["owner walks by steps of its own; sampler= heun lays the noise levels only"]
+    assert said == ["owner has a sampler of its own; sampler= heun only sets the spacing of the noise levels"]
     said.clear()
     edit(picture, owner, model=Isotropic(), steps=3, notify=said.append)
     assert said == []
@@ -285,7 +285,7 @@ def test_a_state_that_does_not_fit_is_refused_in_one_line():
     down = _plugin("down", plan=lambda self, plan: plan.start_at(0.5), begin=_from_where_it_stands)
     with pytest.raises(ChainError, match="the stage before ends where sigma / alpha is"):
         edit(picture, UP | down, model=Isotropic(), steps=6, sampler="ddim")
-    with pytest.raises(ChainError, match="there is no mean"):
+    with pytest.raises(ChainError, match="cannot be averaged"):
         edit(picture, UP, model=Isotropic(), steps=6, sampler="ddim", estimate="mean")
 
 
@@ -306,7 +306,7 @@ def test_order_is_joined_by_relations():
     assert [p.name for p in in_order([first, last, early])] == ["early", "first", "last"]
     a, b = _plugin("a", acts_before=frozenset({"b"})), _plugin("b", acts_before=frozenset({"a"}))
     behind = _plugin("behind", order=-5, acts_after=frozenset({"b"}))
-    with pytest.raises(ChainError, match="^(a and b|b and a) each want to act before the other"):
+    with pytest.raises(ChainError, match="^(a and b|b and a) must each act before the other"):
         in_order([a, b, behind])
 
 
@@ -319,7 +319,7 @@ def test_order_is_joined_by_what_plugins_offer_whoever_wrote_them():
     other = _plugin("other", order=600, offers=frozenset({"label"}))
     placed = [p.name for p in in_order([of_any, of_depth, other, depth])]
     assert placed == ["depth", "one", "other", "any"]
-    with pytest.raises(ChainError, match="^(any and more|more and any) each want to act before the other"):
+    with pytest.raises(ChainError, match="^(any and more|more and any) must each act before the other"):
         in_order([of_any, depth, _plugin("more", offers=frozenset({"x"}), acts_after=frozenset({"any"}))])
 
 
@@ -338,7 +338,7 @@ def test_looking_at_the_picture_claims_no_mask_and_setting_one_must_be_said():
         return picture.with_mask(np.ones(picture.pixels.shape[:2], np.float32))
 
     picture = Picture(np.zeros((12, 10, 3), np.uint8))
-    with pytest.raises(PluginError, match="sneaky: open sets the mask without saying so"):
+    with pytest.raises(PluginError, match="sneaky: open sets the mask without declaring it"):
         edit(picture, _plugin("sneaky", open=opened), model=Isotropic(), steps=2)
 
 

@@ -76,7 +76,7 @@ def test_it_is_one_line_for_the_user_and_the_library_is_not_asked(tmp_path, name
     monkeypatch.setattr(gguf, "GGUFReader", lambda file: pytest.fail("the library was asked"))
     file = tmp_path / "x.gguf"
     file.write_bytes(CLAIMS[name])
-    with pytest.raises(ModelError, match=r"x\.gguf (is damaged or no GGUF file|is empty)") as error:
+    with pytest.raises(ModelError, match=r"x\.gguf (is damaged or not a GGUF file|is empty)") as error:
         list(contents("m", file))
     assert "\n" not in str(error.value)
 

@@ -239,9 +239,9 @@ def test_an_architecture_of_torchvision_or_timm_with_a_file_of_weights(tmp_path)
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        ("tabby cats", "none of 3 called so; did you mean tabby cat"),
+        ("tabby cats", "none of the 3 labels has this name; did you mean tabby cat"),
         ("7", "the classifier has 3 labels, 0 to 2"),
-        ("wolf", "none of 3 called so"),
+        ("wolf", "none of the 3 labels has this name"),
     ],
 )
 def test_an_unknown_label_is_refused_with_the_nearest(label, message):
@@ -252,7 +252,7 @@ def test_an_unknown_label_is_refused_with_the_nearest(label, message):
 def test_labels_by_number_name_and_without_their_synonyms():
     labels = ("tench, Tinca tinca", "great_white shark", "crane", "crane")
     assert [resolve(text, labels) for text in ("0", "Tench", "great white shark")] == [0, 0, 1]
-    with pytest.raises(UsageError, match="several are called so, numbers 2, 3"):
+    with pytest.raises(UsageError, match="several labels have this name: 2, 3"):
         resolve("crane", labels)
 
 
@@ -262,7 +262,7 @@ def test_labels_by_number_name_and_without_their_synonyms():
         ({"size": 8}, {}, "trained on states of 3 channels of 8x8, and these are 3 channels of 16x16"),
         ({"channels": 1}, {}, "1 channels of 16x16, and these are 3 channels"),
         ({"log_snr": (-1.0, 3.0)}, {}, "not trained for this schedule: it knows log-SNR from -1.0 to 3.0"),
-        ({"noisy": False}, {"gradient": "x_t"}, "was not trained on noisy pictures of any schedule"),
+        ({"noisy": False}, {"gradient": "x_t"}, "was not trained on noisy pictures, so it cannot be evaluated on x_t"),
         ({"noisy": False, "channels": 1}, {}, "takes pictures of 1 channels"),
         ({}, {"gradient": "network"}, "is noise-aware, so it sees x_t"),
     ],
@@ -282,7 +282,7 @@ def test_a_classifier_that_does_not_fit_says_why(tmp_path, given, plugin, messag
         ("torchvision:resnet1:w.safetensors", "w.safetensors is missing"),
         ("torchvision:resnet18:w.pth", "a pickle can run code"),
         ("torchvision:resnet18", "torchvision's weights are pickles"),
-        ("timm:resnot18", "no architecture is called 'resnot18'; did you mean resnet18"),
+        ("timm:resnot18", "unknown architecture 'resnot18'; did you mean resnet18"),
     ],
 )
 def test_a_classifier_that_is_not_there_says_what_could_be(source, message):

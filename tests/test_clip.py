@@ -142,7 +142,7 @@ def test_where_each_kind_of_model_is_asked():
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        ({}, "nothing is wanted: give --text, or --image"),
+        ({}, "there is no target: give --text, or --image"),
         ({"text": ("",)}, "a text is needed"),
         ({"text": (" :2",)}, "a text is needed"),
         ({"text": ("a:0",)}, "every weight is 0"),
@@ -179,7 +179,7 @@ def test_a_model_that_does_not_fit_says_why(picture):
     for wish, source, message in (
         (Clip(text="a", clip_model=NOISY), large, "noise cannot be resized"),
         (Clip(text="a", clip_model=NOISY, gradient="network"), picture, "is noise-aware, so it sees x_t"),
-        (Clip(text="a", clip_model=CLIP, gradient="x_t"), picture, "not noise-aware, so it cannot be asked of x_t"),
+        (Clip(text="a", clip_model=CLIP, gradient="x_t"), picture, "not noise-aware, so it cannot see x_t"),
     ):
         with pytest.raises((ModelError, UsageError), match=message):
             edit(source, SDEdit(strength=1.0) & wish, model=Isotropic(), steps=2)

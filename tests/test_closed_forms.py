@@ -138,4 +138,4 @@ def test_the_sampler_with_the_smaller_bias_is_named():
         return float(torch.cov(x[:, 2:].T).trace() / given_known()[1].trace())
 
     assert abs(spread("ddpm") - 1.0) < 0.75 * abs(spread("ddim") - 1.0)
-    assert sum("sampler ddpm heeds it better than ddim" in line for line in said) == 1
+    assert sum("sampler ddpm blends in better than ddim" in line for line in said) == 1

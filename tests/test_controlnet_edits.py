@@ -128,6 +128,9 @@ def test_what_is_refused(sd: str, folder: Path, tmp_path: Path) -> None:
     (pickled / "diffusion_pytorch_model.safetensors").rename(pickled / "diffusion_pytorch_model.bin")
     fails(ModelError, "controlnet: .*is a pickle", control="canny", controlnet=str(pickled))
     (tmp_path / "empty").mkdir()
+    single = tmp_path / "canny.safetensors"
+    single.write_bytes(Path(good, "diffusion_pytorch_model.safetensors").read_bytes())
+    fails(ModelError, "a single file, which is not supported; give its hub id", control="canny", controlnet=str(single))
     fails(ModelError, "config.json is missing", control="canny", controlnet=str(tmp_path / "empty"))
     fails(ModelError, r"is a AutoencoderKL; a ControlNetModel is needed", control="canny", controlnet=f"{sd}/vae")
     fails(

@@ -197,11 +197,11 @@ def test_one_that_fails_does_not_stop_the_rest(here: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["a.png", "sub/a.png", "-o", "out/"], "would both become out/a.png"),
-        (["a.png", "b.png", "-o", "-"], "do not fit into standard output"),
-        (["a.png", "b.png", "-o", "one.png"], "would both become one.png"),
+        (["a.png", "sub/a.png", "-o", "out/"], "would both be written to out/a.png"),
+        (["a.png", "b.png", "-o", "-"], "cannot all go to standard output"),
+        (["a.png", "b.png", "-o", "one.png"], "would both be written to one.png"),
         (["a.png", "b.png", "--compare", "c.png"], "--compare is for one picture"),
-        (["empty", "-o", "out/"], "empty: holds no pictures"),
+        (["empty", "-o", "out/"], "empty: contains no pictures"),
         (["a.png", "-o", "{stm}.png"], "it may have {stem}, {name}, {suffix} and {folder}"),
         (["a.png", "-o", "q.png", "--quality", "50"], "has no quality"),
     ],
@@ -258,7 +258,7 @@ def test_a_batch_has_its_edit_behind_two_dashes(here: Path, capsys) -> None:
     assert "2 were done before" in capsys.readouterr().err
     assert (pixels("out/a.png")[12:] == pixels("in/a.png")[12:]).all()
     assert run(["batch", "in", "out2", "--", *words, "-o", "x.png"]) == 2
-    assert "--output: does not belong behind --" in capsys.readouterr().err
+    assert "--output: is not allowed after --" in capsys.readouterr().err
     assert run(["batch", "no.yaml", "in", "out2"]) == 2
     assert "editkit run" not in capsys.readouterr().err
 
@@ -320,7 +320,7 @@ def test_an_edit_that_watches_is_made_again_when_the_mask_changes(here: Path) ->
 
 def test_what_comes_once_cannot_be_watched(here: Path, capsys) -> None:
     assert edit("a.png", "--mask", MASK, "-o", "-", "--watch") == 2
-    assert "--watch is for files" in capsys.readouterr().err
+    assert "--watch needs files" in capsys.readouterr().err
 
 
 def test_no_help_holds_words_in_brackets_which_are_taken_for_markup() -> None:

@@ -91,7 +91,7 @@ def test_only_whole_multiples_count():
     found = density(PHOTO, model=Even(), steps=8, notify=said.append)
     assert found.size == (3, 8, 8)
     assert found.map.shape == (12, 10)
-    assert said == ["8x8 of 10x12 pixels count: the model works on multiples of 8"]
+    assert said == ["only 8x8 of 10x12 pixels are used: the model needs multiples of 8"]
     with pytest.raises(UsageError, match="5x5, and the model works on multiples of 8"):
         density(np.zeros((5, 5, 3), np.uint8), model=Even())
 

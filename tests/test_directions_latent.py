@@ -141,7 +141,7 @@ def test_translate_runs_or_says_which_models_it_is_for(models: dict[str, Any], f
     plugin = Translate(source="a door", method=method)
     run = {"steps": 4, "sampler": FAMILIES[family]}
     if family == "sd" and method in ("flowedit", "rf", "rf-solver"):
-        with pytest.raises(ChainError, match=f"{method}.? is for models of flow matching"):
+        with pytest.raises(ChainError, match=f"{method}.? is for flow-matching models"):
             latent(models[family], plugin, **run)
         return
     same, other = (latent(models[family], plugin, prompt=text, **run) for text in ("a door", "a cat"))

@@ -206,12 +206,12 @@ def test_what_a_generator_may_not_give(what, error, message):
 
 
 def test_a_generator_with_nothing_to_train():
-    with pytest.raises(UsageError, match="no parameter to train"):
+    with pytest.raises(UsageError, match="no parameters to train"):
         editkit.distill(model(), nn.Identity(), steps=3)
 
 
 def test_a_window_without_a_level():
-    with pytest.raises(UsageError, match="holds none of 4 levels"):
+    with pytest.raises(UsageError, match="contains none of 4 levels"):
         editkit.distill(model(), Picture4(), steps=4, window=(0.2, 0.3))
 
 

@@ -313,7 +313,7 @@ def test_two_that_claim_one_name_or_one_folder_are_named(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "flat.txt").write_text("")
-    with pytest.raises(ModelError, match="flatfolder and other both say"):
+    with pytest.raises(ModelError, match="flatfolder and other both claim"):
         describe(str(tmp_path / "m"))
     with pytest.raises(PluginError, match="sampler ddim: editkit and second both have one of that name"):
         samplers.load("ddim")

@@ -138,6 +138,6 @@ def test_where_it_means_nothing_it_is_refused(tmp_path, capsys, monkeypatch):
     clip = written("pan.mkv", panned(2))
     Picture(panned(1)[0]).write("a.png")
     assert run(["remove", clip, "--mask", "box:9,9,40,40", "--noise-along", "-o", "out.mkv"]) == 2
-    assert "--noise-along is for edits that draw every frame" in capsys.readouterr().err
+    assert "--noise-along is for edits that generate every frame" in capsys.readouterr().err
     assert run(["sdedit", "a.png", "--noise-along", "-o", "out.png"]) == 2
     assert "--noise-along is for videos" in capsys.readouterr().err

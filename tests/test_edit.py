@@ -77,7 +77,7 @@ def test_a_picture_of_any_size_comes_back_at_its_own(klein: str, size: tuple[int
     assert made.pixels.shape == before.shape
     height, width = size
     fits = height % 16 == width % 16 == 0
-    line = f"edit: {width}x{height} is continued to {width + -width % 16}x{height + -height % 16}, multiples of 16"
+    line = f"edit: {width}x{height} is padded to {width + -width % 16}x{height + -height % 16}, multiples of 16"
     assert any(one.startswith(line) for one in said) != fits
 
 
@@ -130,11 +130,11 @@ def test_it_says_what_can_and_how_many(klein: str) -> None:
     ):
         edit(before, Edit(), model="pocket")
     many = tuple(photo() for _ in range(10))
-    with pytest.raises(UsageError, match="edit shows the picture and 10 reference.*looks at 10 in all; give fewer"):
+    with pytest.raises(UsageError, match="10 reference.*takes at most 10 pictures in all; give fewer"):
         plan(before, Edit(reference=many), **{k: v for k, v in _options(klein).items() if k != "dtype"})
     said: list[str] = []
     edit(before, Edit(), notify=said.append, **given(klein, prompt=None))
-    assert any("edit has no prompt=, so the model is asked for nothing" in line for line in said)
+    assert any("edit has no prompt=, so the model has no instruction" in line for line in said)
 
 
 def test_the_plan_needs_no_weights(klein: str) -> None:

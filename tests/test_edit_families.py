@@ -123,5 +123,5 @@ def test_as_many_references_as_it_looks_at(folders: dict[str, str], name: str) -
     if NAMES[name] > 1:
         two = Edit(reference=other[:1])
         assert not np.array_equal(done(folders[name], two), done(folders[name], Edit()))
-    with pytest.raises(UsageError, match=f"looks at {NAMES[name]} in all; give fewer"):
+    with pytest.raises(UsageError, match=f"takes at most {NAMES[name]} pictures in all; give fewer"):
         plan(PHOTO, Edit(reference=other), model=folders[name], prompt="a hat", device="cpu", offline=True)

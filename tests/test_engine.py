@@ -244,7 +244,7 @@ def test_1d_2d_and_3d_samples_run():
         ({"after": lambda s, step, x: x[:, :2]}, r"plugin made: after returned shape \(2, 2\) instead of \(2, 4\)"),
         ({"after": lambda s, step, x: x * float("nan")}, r"plugin made: after made NaN or infinity \(step 1 of 5\)"),
         ({"clean": lambda s, step, x: x / 0}, r"plugin made: clean made NaN or infinity"),
-        ({"energy": lambda s, step, x: x.sum()}, r"plugin made: energy has shape \(\); one number an item"),
+        ({"energy": lambda s, step, x: x.sum()}, r"plugin made: energy has shape \(\); one number for each item"),
         ({"energy": lambda s, step, x: x.detach().sum(1)}, r"plugin made: energy does not depend on x0"),
         ({"energy": lambda s, step, x: (x * float("inf")).sum(1)}, r"plugin made: energy made NaN or infinity"),
         ({"after": lambda s, step, x: 1 / 0}, r"plugin made: after raised ZeroDivisionError: .* \(step 1 of 5\)"),
@@ -313,4 +313,4 @@ def test_a_sampler_of_distilled_models_is_refused_where_there_are_no_trained_tim
     said = []
     table = make_schedule({"_class_name": "DDPMScheduler", "num_train_timesteps": 1000})
     sample(model(table), shape=(2, 4), sampler="lcm", steps=4, notify=said.append)
-    assert ["nothing says that gaussian was distilled" in line for line in said] == [True]
+    assert ["gaussian does not declare that it was distilled" in line for line in said] == [True]

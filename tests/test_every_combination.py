@@ -70,7 +70,7 @@ def refusal(family: str, names: tuple[str, ...]) -> str | None:
     if "cfg" in names and family not in TEXT:
         return "cfg needs a model that takes prompt; .* choose another model="
     if "threshold" in names and family in TEXT:
-        return "works on latents, which have none; lower guidance_scale= or use"
+        return "works on latents, which have no range; lower guidance_scale= or use"
     return None
 
 

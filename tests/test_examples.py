@@ -143,7 +143,7 @@ def test_what_cannot_be_learned_from_is_refused_before_anything_runs(tmp_path, m
     for name in ("broken.png", "missing.png"):
         with pytest.raises(PictureError, match=name):
             edit(noise(20, 20), Inpaint(mask="box:2,2,6,6", from_=(tmp_path / name,)))
-    with pytest.raises(ChainError, match="inpaint gives other pictures to learn from, and .* learns from none"):
+    with pytest.raises(ChainError, match="inpaint has pictures to learn from, but .* does not learn from pictures"):
         edit(noise(20, 20), Inpaint(mask="box:2,2,6,6", from_=(noise(9, 9),)), model=Isotropic())
     with pytest.raises(ChainError, match="texture needs a model that takes examples"):
         edit(noise(20, 20), Texture(size="20x20"), model=Isotropic())

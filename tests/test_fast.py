@@ -104,7 +104,7 @@ def test_without_such_a_lora_it_says_what_is_known(tmp_path: Path) -> None:
         made(info("flux"), lora(tmp_path, "Qwen-Image-Lightning-8steps.safetensors"))
     _, line = made(info("flux2", distilled=True, steps=4), plain)
     assert line == "--fast sets nothing: flux2 takes 4 steps by itself"
-    with pytest.raises(UsageError, match="is for 1 steps; of this kind .hyper. those for 2, 4, 8, 12 are known"):
+    with pytest.raises(UsageError, match="is for 1 steps; of this kind .hyper. only 2, 4, 8, 12 are known"):
         made(info("xl"), lora(tmp_path, "Hyper-SDXL-1step-lora.safetensors"))
     with pytest.raises(UsageError, match="there is no such file"):
         recognised(("none.safetensors",), info("xl"))

@@ -154,7 +154,7 @@ def test_a_lora_of_another_family_is_refused_by_name(folder: Any, tmp_path: Path
     file = lora("z-image", tmp_path)
     with pytest.raises(ModelError, match=r"lora one\.safetensors does not fit model"):
         load(describe(folder("qwen")), torch.device("cpu"), torch.float32, setup=Setup(lora=(str(file),)))
-    with pytest.raises(ModelError, match="a family that diffusers adds no LoRA to .* choose another --model: FLUX.1"):
+    with pytest.raises(ModelError, match="without LoRA support in diffusers .* choose another --model: FLUX.1"):
         load(describe(folder("longcat")), torch.device("cpu"), torch.float32, setup=Setup(lora=(str(file),)))
 
 
@@ -211,14 +211,14 @@ def test_a_strength_that_leaves_a_distilled_model_few_levels_is_said(folder: Any
         chain = Chain.of(SDEdit(strength=strength)).using(model=str(tmp_path), prompt="a door")
         told = said.setdefault(strength, [])
         plan_stages(chain, Picture.read(PHOTO), told.append)
-    assert said[0.3][0].startswith("2 of 4 noise levels are walked,")
+    assert said[0.3][0].startswith("only 2 of 4 noise levels are used,")
     assert "--steps 8 " in said[0.3][0]
-    assert "70x52 is continued to 80x64, multiples of 16, and cut back to its own size" in said[0.3]
+    assert "70x52 is padded to 80x64, multiples of 16, and cropped back at the end" in said[0.3]
     assert not any("noise level" in line for line in said[1.0])
 
 
 def test_a_strength_that_leaves_no_level_is_said(folder: Any) -> None:
     said: list[str] = []
     made = done(folder("flux"), SDEdit(strength=0.0), notify=said.append)
-    assert any(line.startswith("no noise level of 2 is left to walk, so") for line in said)
+    assert any(line.startswith("none of the 2 noise levels is left, so") for line in said)
     assert made.shape == PHOTO.shape

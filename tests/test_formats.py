@@ -80,7 +80,7 @@ def test_when_a_file_is_exact(row, came, quality, exact):
 def test_a_side_that_is_too_long_is_refused_with_formats_that_hold_it(row: Format):
     assert row.largest_side is not None
     long = Picture.read(np.zeros((1, row.largest_side + 1, 3), np.uint8))
-    with pytest.raises(PictureError, match=rf"at most {row.largest_side} pixels a side.*use \.png or \.tif"):
+    with pytest.raises(PictureError, match=rf"at most {row.largest_side} pixels per side.*use \.png or \.tif"):
         encode(long, row.name, [])
 
 

@@ -202,7 +202,7 @@ def test_checkpointing_gives_the_same_picture_and_is_refused_without_a_network(p
     assert seen == [True] * 3
     assert not network.is_gradient_checkpointing  # taken back
     torch.testing.assert_close(plain, again, atol=1e-5, rtol=0)
-    with pytest.raises(UsageError, match="checkpoint=True is for networks of many layers"):
+    with pytest.raises(UsageError, match="checkpoint=True needs a network that supports it"):
         _run(picture, Guide(checkpoint=True))
 
 

@@ -63,7 +63,7 @@ def test_a_recipe_is_written_nowhere_that_it_may_not_be(here, capsys):
 
 def test_results_may_take_the_place_of_an_input_and_others_may_not(here):
     check_apart({"--output": "x.png"}, ["x.png"], first="--output")
-    with pytest.raises(UsageError, match="what is read"):
+    with pytest.raises(UsageError, match="is also an input"):
         check_apart({"--output": "./x.png"}, ["x.png"])
     check_apart({"--output": "-", "--show": None}, ["-"])
 

@@ -94,7 +94,7 @@ def test_shuffle_keeps_the_colours_and_follows_its_seed() -> None:
         ("canny:lo=3", r"hint canny has no parameter 'lo=3' \(it has: low=..., high=...\)"),
         ("canny:low", "has no parameter 'low'"),
         ("canny:low=x", "hint canny: low must be a valid integer"),
-        ("canny:low=300", "low 300 lies above high 200"),
+        ("canny:low=300", "low 300 is above high 200"),
         ("blur:sigma=0", "sigma must be greater than 0"),
         ("luma:low=1", r"it has: none"),
     ],
@@ -136,10 +136,10 @@ def test_another_size_or_grey_is_mended_and_the_rest_refused() -> None:
     assert small.shape == pixels.shape
     for gives, message in (
         (None, "hint wrong raised ZeroDivisionError"),
-        (3, "gave int"),
+        (3, "returned int"),
         (pixels / 255.0, "of float64"),
-        (np.zeros((4, 4, 4), np.uint8), "gave 4 channels"),
-        (np.zeros((0, 4, 3), np.uint8), "gave"),
+        (np.zeros((4, 4, 4), np.uint8), "returned 4 channels"),
+        (np.zeros((0, 4, 3), np.uint8), "returned"),
     ):
         with pytest.raises(HookError, match=message):
             hints.detect(Wrong(gives=gives), pixels)
@@ -199,7 +199,7 @@ def test_nothing_heavy_is_imported_before_a_detector_is_used() -> None:
 @pytest.mark.parametrize("name", ["softedge", "depth", "normal", "pose", "segment", "lineart_anime", "mlsd", "pidi"])
 def test_weights_that_are_missing_are_named_with_their_place(name: str, tmp_path: Path) -> None:
     with pytest.raises(
-        ModelError, match=rf"hint {name} needs .*\.pth? of the hub's .*/.*, not found in /.*--offline is on"
+        ModelError, match=rf"hint {name} needs .*\.pth? from the hub's .*/.*, not found in /.*--offline is on"
     ) as e:
         hints.detect(hints.make(name), photo(), offline=True)
     assert f"{name}:weights=DIR" in str(e.value)
@@ -268,7 +268,7 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert len(err.splitlines()) == 1
     code, _, err = run(capfd, "-", "--control", "canny")
     assert code == 2
-    assert "say with -o" in err
+    assert "name the hint with -o" in err
     assert run(capfd, str(path))[0] == 2
     Image.new("RGB", (9, 9), "red").save(path)
     code, _, err = run(capfd, str(path), "--control", "canny", "-o", str(target), "--force")

@@ -93,6 +93,17 @@ def test_first_frame_with_a_notice(tmp_path: Path) -> None:
     assert picture.pixels.max() < 10
 
 
+@pytest.mark.parametrize(("kind", "told"), [(b"\0\0\0", True), (b"\2\0\2", True), (b"\1\0\1", False)])
+def test_pictures_behind_a_jpeg_are_told_but_for_previews(tmp_path: Path, kind: bytes, told: bool) -> None:
+    """Of no said kind, as Pillow writes them; two eyes; a large thumbnail."""
+    frames = [Image.new("RGB", (16, 16), (k, 0, 0)) for k in (0, 200)]
+    frames[0].save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=frames[1:])
+    data = (tmp_path / "a.jpg").read_bytes()
+    second = data.index(b"\0\0\3\0", data.index(b"MPF\0II") + 40) + 16  # behind that of the first picture
+    picture = decode(data[:second] + kind + data[second + 3 :], "a.jpg")
+    assert ("only the first of its 2 pictures is read" in " ".join(picture.meta.notices)) == told
+
+
 def test_planes_apart_are_read_in_eight_bits_and_refused_in_sixteen() -> None:
     """Pillow and OpenCV both make noise of the latter."""
     array = noise(5, 7, 3, np.uint8)

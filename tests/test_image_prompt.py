@@ -225,7 +225,7 @@ def test_what_does_not_fit_is_refused_with_what_would(folder: Path, model: Any, 
         ModelError,
         model,
         given(folder, encoder=str(other)),
-        "width 16, and .*CLIPVisionModelWithProjection that gives 20",
+        "width 16, but .*CLIPVisionModelWithProjection of width 20",
     )
     refused(ModelError, model, given(folder, encoder=str(tmp_path / "gone")), "was not found")
     from safetensors.torch import save_file
@@ -239,5 +239,5 @@ def test_a_picture_that_is_not_square_is_said(folder: Path, model: Any) -> None:
     said: list[str] = []
     wide = given(folder, image=tiny_flow.picture(80, 40))
     edit(photo(64, 64), SDEdit(strength=0.5) & wide, notify=said.append, **{**FULL, "model": model.info.name})
-    assert any("of a picture of 80x40 the encoder sees the square in its middle" in line for line in said)
+    assert any("the encoder sees only the central square of the picture of 80x40" in line for line in said)
     assert describe(model.info.name).takes >= {"image prompt"}

@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_refused(folder: Path, models: dict[str, Any], tmp_
 
     refused(ModelError, flux, given(folder, "sd.safetensors"), "sd.safetensors is of another family than the model")
     refused(ModelError, sd, given(folder), "flux.safetensors is of another family than the model")
-    refused(ModelError, sd, given(folder, "redux"), "Redux is, which is for FLUX.1.*takes an IP-Adapter")
+    refused(ModelError, sd, given(folder, "redux"), "Redux is, which is for FLUX.1.*needs an IP-Adapter")
     refused(ModelError, flux, given(folder, "image_encoder"), "image_encoder is no FLUX.1 Redux")
     refused(ModelError, flux, given(tmp_path, "wide"), "makes tokens of width 48.*makes 24")
-    refused(UsageError, flux, given(folder, "redux", mask="box:0,0,9,9"), "mask=? ?is for an IP-Adapter")
+    refused(UsageError, flux, given(folder, "redux", mask="box:0,0,9,9"), "mask=? ?is for IP-Adapters")

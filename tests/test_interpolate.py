@@ -165,19 +165,19 @@ def test_another_size_is_cut_and_brought_to_the_first_s():
     wide = Picture(np.repeat(RNG.integers(0, 256, (24, 40, 1), dtype=np.uint8), 3, 2))
     frames = interpolate(A, wide, frames=2, steps=2, model=Isotropic(), notify=said.append)
     assert frames[1].size == A.size
-    assert any("its middle, 20x24, is brought to 10x12" in line for line in said)
+    assert any("its centre, 20x24, is resized to 10x12" in line for line in said)
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(UsageError, match="has 2 frames or more, got 1"):
+    with pytest.raises(UsageError, match="needs 2 frames or more, got 1"):
         interpolate(A, B, frames=1, model=Isotropic())
     with pytest.raises(ChainError, match="patches learns from one picture"):
         interpolate(A, B, model="patches")
-    with pytest.raises(UsageError, match="sampler ddpm cannot; use"):
+    with pytest.raises(UsageError, match="sampler ddpm cannot do; use"):
         interpolate(A, B, steps=3, sampler="ddpm", model=Isotropic())
     with pytest.raises(ChainError, match="blend needs a model that takes prompt"):
         interpolate(A, B, steps=3, model=Isotropic(), prompt_to="a dog")
-    with pytest.raises(UsageError, match="walks by invert, and its chain begins with sdedit"):
+    with pytest.raises(UsageError, match="needs invert first, and its chain begins with sdedit"):
         interpolation(A, B, Chain.of(SDEdit()))
     with pytest.raises(ChainError, match="both set the begin"):
         interpolate(A, B, SDEdit(), model=Isotropic())
@@ -251,8 +251,8 @@ def test_a_strip_says_how_it_was_made(two, tmp_path, capsys):
         (["a.mp4", "--to", "B"], "interpolate works on two pictures, and a.mp4 is a video"),
         (["A", "--to", "B", "--null-text", "3"], "--null-text is for `editkit invert`"),
         (["A", "--to", "B", "-o", "A"], "exists already"),
-        (["A", "--to", "B", "-o", "B", "--force"], "is what is read"),
-        (["A", "--to", "B", "--steps", "2", "--sampler", "ddpm"], "sampler ddpm cannot; use --sampler"),
+        (["A", "--to", "B", "-o", "B", "--force"], "is also an input"),
+        (["A", "--to", "B", "--steps", "2", "--sampler", "ddpm"], "sampler ddpm cannot do; use --sampler"),
     ],
 )
 def test_words_that_cannot_be_meant(two, capsys, words, said):

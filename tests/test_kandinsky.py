@@ -112,9 +112,9 @@ def test_what_cannot_be_is_refused_or_said(folders: dict[str, str], tmp_path: Pa
         with pytest.raises(kind, match=match):
             edit(ONE, plugin, model=folders["ddim"], **{**FULL, **more})
 
-    refused(ModelError, Vary(), "comes without its image encoder; clip= names the folder")
-    refused(ModelError, SDEdit(strength=0.5), "was told nothing; add `with vary`")
-    refused(UsageError, Vary(clip=folders["prior"], noise_level=3), "was trained without any")
+    refused(ModelError, Vary(), "comes without its image encoder; clip= names the encoder's folder")
+    refused(ModelError, SDEdit(strength=0.5), "none was given; add `with vary`")
+    refused(UsageError, Vary(clip=folders["prior"], noise_level=3), "takes none")
     said: list[str] = []
     edit(ONE, Vary(clip=folders["prior"]), model=folders["ddim"], prompt="a red door", notify=said.append, **FULL)
     assert any("left out: a red door" in line for line in said)

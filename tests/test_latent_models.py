@@ -120,9 +120,9 @@ def test_an_enlarged_crop_is_the_pipelines_padding_mask_crop(sd: Path, sd9: Path
 
 
 def test_an_enlarged_crop_where_it_means_nothing(sd: Path) -> None:
-    with pytest.raises(UsageError, match="means nothing with canvas=.full."):
+    with pytest.raises(UsageError, match="has no meaning with canvas=.full."):
         edit(photo(), Inpaint(mask="box:9,9,20,20"), model=str(sd), prompt="x", crop_padding=3, **FULL)
-    with pytest.raises(UsageError, match="means nothing with model patches"):
+    with pytest.raises(UsageError, match="has no meaning with model patches"):
         edit(photo(), Inpaint(mask="box:9,9,20,20"), model="patches", crop_padding=3)
 
 

@@ -49,7 +49,7 @@ def test_a_mask_of_everything_or_nothing_stays():
 def test_remove_says_what_it_takes_besides_and_keeps_the_rest():
     picture, said = scene(), []
     made = edit(picture, Remove(mask="box:96,56,162,144"), steps=2, notify=said.append).pixels
-    assert any("that stick out of the mask are taken with it" in line for line in said)
+    assert any("that stick out of the mask are added to it" in line for line in said)
     assert abs(made[92:98, 162:168].mean((0, 1)) - 120.0).max() < 25.0
     assert (made[:40] == picture[:40]).all()
     assert (made[126:142, 190:] == picture[126:142, 190:]).all()

@@ -12,8 +12,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 from toy_stores import here, masked_folder, memory, results, write_rows
 
-from editkit.batch.manifest import columns_of, rows, with_columns
+from editkit.batch.manifest import LONGEST_LINE, columns_of, rows, with_columns
 from editkit.cli import run
+from editkit.errors import UsageError
 from editkit.plugin.chain import Chain
 from editkit.plugins import Guide, Inpaint
 
@@ -237,3 +238,17 @@ def test_what_a_row_says_is_what_the_chain_would_say():
     assert (changed.stages[0].options.seed, changed.stages[0].options.prompt) == (9, "x")
     table = io.BytesIO(b'\n{"picture": "a", "seed": null}\n')
     assert list(rows(table, "m.jsonl", chain)) == [{"picture": "a"}]
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no such device here")
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_a_table_that_never_ends_is_refused(here, capsys, ending):
+    """A link to a device, as a stranger's folder may hold it; and one line without an end."""
+    Path(f"m{ending}").symlink_to("/dev/zero")
+    edit = ["inpaint", "a.png", "--mask", "box:0,0,5,5"]
+    assert run(["batch", f"m{ending}", "out", "--", "inpaint", "--mask", "box:0,0,5,5"]) == 2
+    assert "there is no such manifest" in capsys.readouterr().err
+    assert run(["grid", "--prompts", f"m{ending}", *edit]) == 2
+    assert "is not a regular file" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="line 1 has more than"):
+        list(rows(io.BytesIO(b" " * (LONGEST_LINE + 5)), "m.jsonl", Chain.of(Inpaint())))

@@ -72,7 +72,7 @@ def test_command_by_colour_border_and_alpha(photo: Path) -> None:
         ("photo.png", 2, "no shape"),
         ("photo.png --box 1,2", 2, "4 numbers"),
         ("photo.png --box 1,2,3,4 -o m.jpg", 2, "lossless"),
-        ("photo.png --box 1,2,3,4 -o photo.png", 2, "is what is read"),
+        ("photo.png --box 1,2,3,4 -o photo.png", 2, "is also an input"),
         ("photo.png --box 1,2,3,4 -o m.png --show m.png", 2, "different names"),
         ("photo.png --box 1,2,3,4 --minus box:0,0,9,9", 1, "empty"),
         ("photo.png --from-alpha", 1, "no transparency"),

@@ -137,7 +137,7 @@ def test_text_encoders_on_disk_hold_no_memory(sd: Path, short: None) -> None:
     assert torch.equal(model.encode_text("a red door")[0].embeds, before)
     with pytest.raises(ModelError, match="weights for words need the text encoders in memory"):
         edit(PHOTO, [Inpaint(mask="box:9,9,40,40"), PromptText(weights=True)], model=str(sd), **HOW)
-    with pytest.raises(ModelError, match="--lora .* no memory for its text encoders"):
+    with pytest.raises(ModelError, match="--lora .* memory is too small for its text encoders"):
         load(describe(str(sd)), CPU, torch.float32, setup=Setup(lora=("any.safetensors",)))
 
 
@@ -148,8 +148,8 @@ def test_the_decoder_works_in_tiles_where_it_does_not_fit_at_once() -> None:
     assert said == []
     assert settle(whole(4096, 512), 2, free, said.append, 512)
     need = f"{4096**2 * DECODER[2] / 1e9:.1f} GB"
-    assert said == [f"decoding in tiles of 512: at once it would need {need}, and 2.0 GB are free"]
-    with pytest.raises(ModelError, match=r"needs about .* GB of memory beside the model, and 0.1 GB are free"):
+    assert said == [f"decoding in tiles of 512: the whole picture would need {need}, and 2.0 GB are free"]
+    with pytest.raises(ModelError, match=r"needs about .* GB of memory in addition to the model, and 0.1 GB are free"):
         settle(whole(512), 4, 100_000_000, said.append, 512)
     with pytest.raises(ModelError, match=r"--canvas crop"):
         settle(whole(4096), 2, free, said.append, 512)

@@ -47,7 +47,7 @@ MISTAKEN = [
     (b"\xef\xbb\xbf\n <html>", "web page"),
     (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "web page"),
     (b"", "empty"),
-    (b"hello", "damaged or no safetensors"),
+    (b"hello", "damaged or not a safetensors"),
 ]
 
 
@@ -245,7 +245,7 @@ def test_a_folder_that_holds_no_model_says_which_is_near(whole, tmp_path):
     shutil.copytree(whole, beside)
     with pytest.raises(ModelError, match=f"give {beside}$"):
         describe(str(beside.parent), offline=True)
-    with pytest.raises(ModelError, match=f"is a part of the model {beside}"):
+    with pytest.raises(ModelError, match=f"is part of the model {beside}"):
         describe(str(beside / "unet"), offline=True)
     (tmp_path / "empty").mkdir()
     assert meant(tmp_path / "empty") == ""

@@ -86,7 +86,7 @@ def test_it_is_said_in_four_lines() -> None:
     found = Needs(network=8 * GB, readers=8 * GB, vae=GB // 5, steps=GB, decoding=GB)
     memory, gpu, packed, cpu = lines(found, bytes_of("auto"))
     assert memory == (
-        "memory, 2 bytes a number: network 8.0 GB, text encoders 8.0 GB, VAE 0.2 GB, while it works about 1.0 GB"
+        "memory, 2 bytes per number: network 8.0 GB, text encoders 8.0 GB, VAE 0.2 GB, while it works about 1.0 GB"
     )
     assert gpu == (
         "GPU of 8 GB: --offload group; 12, 16 GB: as it is, text encoders read from disk; 24, 48, 80 GB: as it is"
@@ -99,7 +99,7 @@ def test_it_is_said_in_four_lines() -> None:
     four = found.in_four_bits(2)
     assert four.network == 2_250_000_000
     memory, gpu, cpu = lines(four, 2)
-    assert memory.startswith("memory, 2 bytes a number, the network packed: network 2.2 GB")
+    assert memory.startswith("memory, 2 bytes per number, the network packed: network 2.2 GB")
 
 
 def test_what_fits_as_it_is_needs_no_packing() -> None:
@@ -110,7 +110,7 @@ def test_plan_says_it(klein: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["plan", "edit", str(klein.parent / "photo.png"), "--model", str(klein), "--prompt", "x", "--dtype", "fp32"]
     assert run(words) == 0
     shown = capsys.readouterr().out
-    assert "memory, 4 bytes a number: network" in shown
+    assert "memory, 4 bytes per number: network" in shown
     assert "GPU of 8, 12, 16, 24, 48, 80 GB: as it is" in shown
     assert run([*words, "--json"]) == 0
     (record,) = json.loads(capsys.readouterr().out)

@@ -69,19 +69,19 @@ def test_plugins_check_says_what_is_broken(tmp_path):
     distribution(tmp_path, "rude-package", BROKEN, "rude = rude_package:Rude")
     done = editkit(tmp_path, "plugins", "check", "rude")
     assert done.returncode == 1
-    assert "its module imports torch; import it inside of the functions that need it" in done.stdout
-    assert "clean changes the tensor it is given; work on x.clone()" in done.stdout
+    assert "its module imports torch; import it inside the functions that need it" in done.stdout
+    assert "clean modifies its argument; work on x.clone()" in done.stdout
     assert "rude: 2 of 11 checks are broken" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("name", "code", "said"),
     [
-        ("Warm", 2, "small letters"),
-        ("1warm", 2, "small letters"),
-        ("warm_tone", 2, "small letters"),
-        ("warm--tone", 2, "small letters"),
-        ("../warm", 2, "small letters"),
+        ("Warm", 2, "lower-case letters"),
+        ("1warm", 2, "lower-case letters"),
+        ("warm_tone", 2, "lower-case letters"),
+        ("warm--tone", 2, "lower-case letters"),
+        ("../warm", 2, "lower-case letters"),
         ("w" * 41, 2, "at most 40"),
         ("batch", 2, "is a word of the command line"),
         ("then", 2, "is a word of the command line"),

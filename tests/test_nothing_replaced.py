@@ -108,7 +108,7 @@ def test_a_classifier_takes_the_place_of_no_weights(here, capsys):
 def test_a_grid_that_is_refused_leaves_no_folder(here, capsys):
     words = ["grid", "--vary", "seed=1,2", "--cells", "cells", "inpaint", "x.png", "--mask", "box:1,1,5,5"]
     assert run([*words, "-o", "x.png", "--force"]) == 2
-    assert "is what is read" in capsys.readouterr().err
+    assert "is also an input" in capsys.readouterr().err
     assert not Path("cells").exists()
 
 
@@ -184,7 +184,7 @@ def test_sound_of_no_known_kind_is_left_out_and_said(heard):
     Path("v.mkv").write_bytes(heard.replace(b"A_PCM/INT/LIT", b"A_XYZ/INT/LIT"))
     said = []
     assert edited("v.mkv", notify=said.append) == 1
-    assert "v.mkv: has sound of a kind that is not known here; it is left out" in said
+    assert "v.mkv: has sound of an unknown kind, which is dropped" in said
     Path("o.mkv").unlink()
     Path("v.mkv").write_bytes(heard)
     said.clear()
@@ -194,7 +194,7 @@ def test_sound_of_no_known_kind_is_left_out_and_said(heard):
 
 def test_a_picture_of_no_known_kind_is_one_line(heard):
     Path("v.mkv").write_bytes(heard.replace(b"V_FFV1", b"V_XYZ1").replace(b"V_MS/VFW/FOURCC", b"V_XY/VFW/FOURCC"))
-    with pytest.raises(PictureError, match=r"v\.mkv: (its picture is of a kind that is not known|cannot be decoded)"):
+    with pytest.raises(PictureError, match=r"v\.mkv: (its video format is not known|cannot be decoded)"):
         edited("v.mkv")
 
 
@@ -209,3 +209,42 @@ def test_frames_that_no_memory_holds_are_refused_before_they_are_decoded(clip, m
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Free", (), {"available": 24 * 20 * 32 - 1}))
     with pytest.raises(PictureError, match=r"v\.mkv: its 24x20 pixels need about .* GB are free"):
         edited(clip)
+
+
+TABLE = ["--", "inpaint", "--mask", "box:2,2,9,9", "--steps", "1", "--model", "pocket"]
+
+
+@pytest.mark.parametrize(("name", "how", "said"), [
+    ("t.jsonl", [], "is there already in out"), ("l.jsonl", [], "is a link, a folder or a device"),
+    ("l.jsonl", ["--force"], "is a link, a folder or a device"), ("l.jsonl", ["--resume"], "is a link"),
+    ("editkit-batch.jsonl", ["--force"], "is the journal's name"), ("d.parquet", ["--force"], "is a link, a folder"),
+    ("m.jsonl", ["--force"], "is the manifest that is read"),
+])  # fmt: skip
+def test_a_table_of_results_takes_the_place_of_nothing_else(here, capsys, name, how, said):
+    Path("out/d.parquet").mkdir(parents=True)
+    Path("mine.txt").write_text("mine")
+    Path("out/t.jsonl").write_text("mine")
+    Path("out/m.jsonl").write_text('{"picture": "../photos/0.png"}')
+    Path("out/l.jsonl").symlink_to(here / "mine.txt")
+    before = held(".")
+    source = "out/m.jsonl" if name == "m.jsonl" else "photos"
+    assert run(["batch", source, "out", "--results", name, *how, *TABLE]) == 2
+    assert said in capsys.readouterr().err
+    assert held(".") == before
+
+
+def test_a_table_of_a_run_that_goes_on_or_begins_anew_is_replaced(here):
+    words = ["batch", "photos", "out", "--results", "t.jsonl"]
+    assert run([*words, *TABLE]) == 0
+    for how in ("--resume", "--force"):
+        Path("out/t.jsonl").write_text("old")
+        assert run([*words, how, *TABLE]) == 0
+        assert len(Path("out/t.jsonl").read_text().splitlines()) == 2
+
+
+def test_what_is_there_under_a_name_without_an_ending_is_meant(here, capsys):
+    """`-o /dev/null` once made /dev/null.png."""
+    os.mkfifo("pipe")
+    assert run(["inpaint", "x.png", "--mask", "box:2,2,9,9", "-o", "pipe", "--force"]) == 1
+    assert "pipe" in capsys.readouterr().err
+    assert not Path("pipe.png").exists()

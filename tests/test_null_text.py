@@ -147,7 +147,7 @@ def test_on_a_tiny_stable_diffusion_and_by_the_file_as_without(tmp_path):
     torch.testing.assert_close(again, made[1], rtol=0.0, atol=1e-5)
     other = sample(model, Invert(strength=0.5, from_noise=kept), **{**run, "prompt": "a cat"})
     assert float((other - again).abs().max()) > 1e-3
-    with pytest.raises(UsageError, match=re.escape("its text was learnt for guidance_scale=7.5, and here it is 3")):
+    with pytest.raises(UsageError, match=re.escape("were learnt for guidance_scale=7.5, and here it is 3")):
         sample(model, Invert(strength=0.5, from_noise=kept), **{**run, "guidance_scale": 3.0})
 
 
@@ -167,10 +167,10 @@ def test_it_is_learnt_from_the_whole_way_up(given):
 @pytest.mark.parametrize(
     ("model", "run", "said"),
     [
-        (Shifted(guidance=1.0), {}, "null_text=? learns what keeps guidance .* guidance_scale=? is 1"),
+        (Shifted(guidance=1.0), {}, "null_text=? corrects for guidance .* guidance_scale=? is 1"),
         (Shifted(takes=()), {"prompt": None}, "shifted takes no text"),
         (Shifted(takes=("prompt", "guidance")), {}, "shifted is guided in one call"),
-        (Shifted(), {"sampler": "heun"}, "rules of one call a move, ddim or euler; not heun"),
+        (Shifted(), {"sampler": "heun"}, "needs a sampler with one call a move, ddim or euler; not heun"),
     ],
 )
 def test_without_guidance_there_is_nothing_to_learn(model, run, said):

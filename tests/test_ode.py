@@ -95,7 +95,7 @@ def test_there_and_back_within_its_tolerance():
 
 @pytest.mark.parametrize(("steps", "level"), [(1, "from level 1 to 0"), (4, "from level 4 to 3")])
 def test_a_tolerance_that_is_not_reached_says_where(steps, level):
-    words = rf"sampler ode: rtol=1e-10,atol=1e-10 is not reached {level} in 40 network calls: it came to sigma / alpha"
+    words = rf"sampler ode: rtol=1e-10,atol=1e-10 is not reached {level} in 40 network calls: it got to sigma / alpha"
     with pytest.raises(EditkitError, match=words):
         sample(model(), shape=(2, 4), sampler="ode:rtol=1e-10,atol=1e-10,most=40", steps=steps)
 
@@ -104,7 +104,7 @@ def test_the_plan_says_the_fewest():
     photo, told = Picture(np.full((8, 8, 3), 90, np.uint8)), []
     (stage,) = planned(photo, Invert(), model=Isotropic(), sampler="ode", steps=3, notify=told.append)
     assert stage.calls == 6 * 7 + 2
-    assert told == ["sampler ode calls the network as often as its tolerances need; the fewest are planned"]
+    assert told == ["sampler ode calls the network as often as its tolerances need; the plan shows the minimum"]
     exact = Isotropic()
     edit(photo, Invert(), model=exact, sampler="ode", steps=3)
     assert exact.calls >= stage.calls

@@ -135,7 +135,7 @@ def test_the_detector_says_what_a_union_is_shown(models: dict[str, Any], place: 
     known = {"known": tiny.tensor(tiny.picture()), "notify": said.append}
     by_detector = ControlNet(control="tile:factor=1", controlnet=str(place / "union"))
     found = tiny.walked(models["flux"], [by_detector], **known)
-    assert any(line.endswith("takes hints of several kinds; this is told as tile") for line in said), said
+    assert any(line.endswith("takes hints of several kinds; this one is passed as tile") for line in said), said
     tiny.picture().save(place / "same.png")
     same = ControlNet(control=str(place / "same.png"), controlnet=str(place / "union"), mode=1)
     assert tiny.distance(tiny.walked(models["flux"], [same], **known), found) == 0.0
@@ -317,9 +317,9 @@ def test_by_windows_every_item_is_told_its_own(models: dict[str, Any], place: Pa
 
 
 def test_another_familys_controlnet_is_refused_with_both(models: dict[str, Any], place: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"controlnet: .*qwen is a QwenImageControlNetModel; for .* a FluxControlNet"):
+    with pytest.raises(ModelError, match=r"controlnet: .*is a QwenImageControlNetModel; .* needs a FluxControlNet"):
         tiny.walked(models["flux"], [steering(place, "qwen")])
-    with pytest.raises(ModelError, match="is a FluxControlNetModel; .* a ZImageControlNetModel is needed"):
+    with pytest.raises(ModelError, match="is a FluxControlNetModel; .* needs a ZImageControlNetModel"):
         tiny.walked(models["z-image"], [steering(place, "flux")])
     wide = diffusers.FluxControlNetModel(
         num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=3, joint_attention_dim=24,
@@ -331,5 +331,5 @@ def test_another_familys_controlnet_is_refused_with_both(models: dict[str, Any],
     diffusers.ZImageControlNetModel(
         control_layers_places=[0], control_in_dim=20, dim=32, n_refiner_layers=1, n_heads=2, n_kv_heads=2
     ).save_pretrained(tmp_path / "z")
-    with pytest.raises(ModelError, match="has 20 channels for its hint; known are 16 and 33"):
+    with pytest.raises(ModelError, match="has 20 hint channels; supported are 16 and 33"):
         tiny.walked(models["z-image"], [ControlNet(control=str(place / "hint.png"), controlnet=str(tmp_path / "z"))])

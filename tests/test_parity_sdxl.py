@@ -171,7 +171,7 @@ def test_a_refiner_hands_on_what_a_model_is_asked_for(
     assert not torch.allclose(weighted.embeds, plain.embeds)
     sd = tiny.save_sd(folders["refiner"].parent / "sd", diffusers.DDIMScheduler.from_config(tiny.SD))
     monkeypatch.setattr("editkit.models.families.load_folder", None)  # said before any weight is loaded
-    with pytest.raises(ModelError, match=r"--refiner .* does not go on from what"):
+    with pytest.raises(ModelError, match=r"--refiner .* is not a refiner for"):
         load(describe(str(sd)), torch.device("cpu"), torch.float32, setup=setup)
 
 

@@ -117,7 +117,7 @@ def test_its_folder_is_known(tmp_path: Path) -> None:
     assert isinstance(model, NoisesLowres)
     with pytest.raises(UsageError, match="the noise level is 100; .* has levels 0 to 99"):
         model.noised(torch.zeros(1, 3, 16, 16), 100, torch.zeros(1, 3, 16, 16))
-    with pytest.raises(ModelError, match="was given none; use the plugin upscale"):
+    with pytest.raises(ModelError, match="none was given; use it with the plugin upscale"):
         model(torch.zeros(1, 4, 16, 16), model.schedule.level(10.0), [Conditioning()])
     config = json.loads((tmp_path / "unet" / "config.json").read_text())
     (tmp_path / "unet" / "config.json").write_text(json.dumps({**config, "in_channels": 9}))

@@ -254,7 +254,7 @@ def test_families_that_are_not_known(tmp_path: Path, ddpm: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(ModelError, match="neither model_index.json nor config.json"):
         describe(str(tmp_path / "none"))
-    with pytest.raises(ModelError, match=f"is not a whole model; give {re.escape(str(ddpm))}"):
+    with pytest.raises(ModelError, match=f"is not a complete model; give {re.escape(str(ddpm))}"):
         describe(str(tmp_path))
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "KandinskyPipeline", "movq": ["x", "VQ"]}))
     with pytest.raises(ModelError, match=r"family that is not known \(KandinskyPipeline\); known: .*pixel-space"):

@@ -62,5 +62,5 @@ def test_a_window_that_holds_no_step_is_said():
         said = []
         stage = (SDEdit(strength=1.0) & Guide(start=start, stop=stop)).using(steps=4, model="pocket").stages[0]
         plan_stage(stage, picture, said.append)
-        told = [line for line in said if line.startswith("guide does nothing: no step of 4 has its middle")]
+        told = [line for line in said if line.startswith("guide does nothing: none of 4 steps has its middle")]
         assert bool(told) == idle, (start, stop, said)

@@ -149,12 +149,12 @@ def test_out_of_its_window_y_alone_has_a_say():
 def test_what_it_refuses(tmp_path, monkeypatch, capsys):
     A = operators()["mask"]
     y = observation(A, ISOTROPIC, 0.0)
-    with pytest.raises(ChainError, match="graikos weighs y by its noise; give sigma="):
+    with pytest.raises(ChainError, match="graikos needs the noise of y; give sigma="):
         sample(Gaussian(mean(), ISOTROPIC), Inverse(method="graikos", degradation=A, y=y), shape=(1, *SIZE), steps=3)
     monkeypatch.chdir(tmp_path)
     Picture(torch.full((16, 16, 3), 90, dtype=torch.uint8).numpy()).write("a.png")
     for words, said in (
-        (["--degradation", "average:2"], "--method graikos weighs what is seen by its noise"),
+        (["--degradation", "average:2"], "--method graikos needs the noise as a weight"),
         (["--degradation", "quantise:4"], "needs a linear degradation"),
     ):
         assert run(["restore", "a.png", "--method", "graikos", *words, "--steps", "2"]) in (1, 2)

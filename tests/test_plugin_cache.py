@@ -256,5 +256,5 @@ def test_models_that_cannot_are_refused_before_weights_load(tmp_path: Path) -> N
 
 
 def test_it_does_not_go_with_what_changes_the_layers(models: dict[str, Any]) -> None:
-    with pytest.raises(ChainError, match="compile=True has changed; leave out one of the two"):
+    with pytest.raises(ChainError, match="compile=True replaces; leave out one of the two"):
         edit(np.asarray(tiny.picture(64, 64)), SDEdit() & Cache(), model=models["flux"], prompt="x", compile=True)

@@ -82,14 +82,14 @@ def test_what_is_none_is_refused(sd: Path, tmp_path: Path) -> None:
         with pytest.raises(kind, match=match):
             made(sd, preview_decoder=str(path))
 
-    refused(tmp_path / "none", "there is no such folder or file", UsageError)
+    refused(tmp_path / "none", "no such folder or file", UsageError)
     (tmp_path / "x.pth").write_bytes(b"")
     refused(tmp_path / "x.pth", "is a pickle")
-    refused(sd / "vae", "is a AutoencoderKL; an AutoencoderTiny is needed")
+    refused(sd / "vae", "is a AutoencoderKL; it must be an AutoencoderTiny")
     save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
     refused(tmp_path / "x.safetensors", "has no decoder.layers.0.weight")
     decoder(16).save_pretrained(tmp_path / "taef1")
-    refused(tmp_path / "taef1", "reads latents of 16 channels, and those of .* have 4; leave it out")
+    refused(tmp_path / "taef1", "reads latents of 16 channels, but those of .* have 4; leave it out")
 
 
 def test_no_recipe_names_it() -> None:

@@ -297,11 +297,11 @@ def test_show_and_strip(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
     assert run(["show", "a.png", "--recipe"]) == 0
     assert yaml.safe_load(capsys.readouterr().out) == RECIPE
     assert run(["strip", "a.png"]) == 0
-    assert "taken out" in capsys.readouterr().err
+    assert "provenance removed" in capsys.readouterr().err
     assert run(["show", "a.png"]) == 1
     assert "no provenance" in capsys.readouterr().err
     assert run(["strip", "a.png"]) == 0
-    assert "holds no provenance" in capsys.readouterr().err
+    assert "has no provenance" in capsys.readouterr().err
 
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,10 @@ HEAD = "editkit: 2\nstages:\n  - plugins:\n"
         (HEAD + "      - sdedit: {}\n    options: {allow_code: true}", "line 5: unknown key 'allow_code'"),
         (HEAD + "      - sdedit: {}\n    options: {stpes: 3}", "line 5: unknown key 'stpes'; did you mean steps?"),
         (HEAD + "      - sdedit: {}\n        inpaint: {}", "line 4: a plugin is written as"),
+        (
+            HEAD + "      - sdedit: {strength: 0.3,\n          strength: 0.9}",
+            "line 5: is not YAML: has 'strength' twice",
+        ),
     ],
 )
 def test_a_mistake_is_said_with_its_line(text, message):

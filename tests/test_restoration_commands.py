@@ -63,7 +63,7 @@ def test_a_model_that_takes_lowres_is_told_the_small_picture_and_held_to_it():
     assert free[0][2]["consistency_levels"] > told[0][2]["consistency_levels"]
     with pytest.raises(ChainError, match='takes nothing, not lowres; use method="auto"'):
         edit(photo(), Upscale(method="conditioned"), model=Isotropic())
-    with pytest.raises(UsageError, match="is not told a noise level"):
+    with pytest.raises(UsageError, match="does not take a noise level"):
         edit(photo(), Upscale(noise_level=20), model=model, steps=2)
 
 

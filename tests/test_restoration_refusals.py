@@ -45,7 +45,7 @@ def test_on_latents_auto_is_dps_and_projections_are_refused():
     said = []
     assert edit(photo(), Restore(degradation="gaussian:1"), model=Latent(), notify=said.append) is not None
     assert "restore: method dps" in said
-    with pytest.raises(ChainError, match='ddnm works on pixels, latent .* on latents; use method="dps"'):
+    with pytest.raises(ChainError, match='ddnm works on pixels, but latent .* on latents; use method="dps"'):
         edit(photo(), Restore(degradation="gaussian:1", method="ddnm"), model=Latent())
 
 
@@ -102,9 +102,9 @@ def test_a_degradation_that_is_none_is_refused_with_what_is_allowed(text, wrong)
 @pytest.mark.parametrize(
     ("plugin", "wrong"),
     [
-        (Restore(), "needs sigma=, the noise's size in levels of 255"),
-        (Restore(degradation="mask"), "mask= with degradation= mask"),
-        (Restore(degradation="grey", mask="box:1,1,3,3"), "mask= with degradation= mask"),
+        (Restore(), "needs sigma=, the noise in levels of 255"),
+        (Restore(degradation="mask"), "mask= goes with degradation= mask"),
+        (Restore(degradation="grey", mask="box:1,1,3,3"), "mask= goes with degradation= mask"),
         (Restore(degradation="jpeg:30", sigma=5), "sigma= cannot be used with jpeg"),
         (Restore(degradation="gaussian:9"), "the kernel of gaussian:9 has 55x55 pixels and the picture 32x24"),
         (Restore(degradation="motion:40,0"), "the kernel of motion:40,0 has 41x41 pixels"),
@@ -160,7 +160,7 @@ def test_tasks_that_the_pictures_own_patches_cannot_do_are_a_networks_unless_ask
     settled = plan_stage(Stage((plugin,), Options()), Picture(photo()), said.append)
     assert settled.info.name == "pocket"
     assert any(
-        line.startswith("by pocket, which serves this better than patches; --model takes another") for line in said
+        line.startswith("using model pocket, which is better here than patches; --model chooses") for line in said
     )
     assert plan_stage(Stage((plugin,), Options(model="patches")), Picture(photo())).info.name == "patches"
     assert plan_stage(Stage((Restore(degradation="gaussian:2"),), Options()), Picture(photo())).info.name == "patches"

@@ -230,9 +230,9 @@ def test_up_to_its_papers_steps_ddrm_is_its_papers(steps):
 @pytest.mark.parametrize(
     ("method", "sigma", "steps", "said"),
     [
-        ("ddnm", 0.1, 8, "ddnm takes the observation's noise for new noise at every step"),
+        ("ddnm", 0.1, 8, "ddnm treats the observation's noise as new noise at every step"),
         ("ddnm", 0.0, 8, None),
-        ("ddrm", 0.1, 21, "ddrm was made for about 20 steps"),
+        ("ddrm", 0.1, 21, "ddrm was designed for about 20 steps"),
         ("ddrm", 0.1, 20, None),
         ("ddrm", 0.0, 100, None),
         ("wiener", 0.1, 100, None),

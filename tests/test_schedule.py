@@ -257,5 +257,5 @@ def test_even_ladders_keep_the_variance_of_data_of_any_size(table, std):
 
 
 def test_a_distilled_model_has_its_trained_times_alone():
-    with pytest.raises(UsageError, match="--spacing log-snr lays levels that a distilled model does not know"):
+    with pytest.raises(UsageError, match="--spacing log-snr makes levels that a distilled model does not know"):
         plain(**SD).levels(4, "log-snr", load("lcm").grid)

@@ -199,7 +199,7 @@ def test_a_metric_says_which_file_it_wants(folders, metric, wanted):
         (["--metrics", "lpips", "--lpips-weights", "empty.csv"], "cannot be read as weights"),
         (["--metrics", "fid", "--inception", "empty.csv"], "cannot be read as weights"),
         (["--reference", "none"], "none: is not there"),
-        (["--reference", "bare"], "bare: holds no pictures"),
+        (["--reference", "bare"], "bare: contains no pictures"),
         (["--reference", "less"], "has no picture called p1"),
         (["--reference", "small"], "is 48x40, and its reference small/p0.png 20x20"),
         (["--reference", "small/p0.png"], "is one picture"),

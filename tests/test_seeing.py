@@ -222,7 +222,7 @@ def test_a_plan_says_where_its_count_may_differ(here, capsys):
     assert run([*first, "then", "repair"]) == 0
     found = capsys.readouterr().out
     assert "total: about " in found
-    assert "is counted as it is found in what there is now" in found
+    assert "is counted as detected in the input picture" in found
     assert run([*first, "then", "upscale", "--scale", "2"]) == 0
     assert "total: about" not in capsys.readouterr().out
 
@@ -238,13 +238,13 @@ def test_a_plan_says_where_its_count_may_differ(here, capsys):
         (["grid", "--vary", "guide.weight=1", *EDIT], "no plugin guide is in this edit"),
         (["grid", "--vary", "inpaint.wait=1", *EDIT], "inpaint has no parameter wait"),
         (["grid", "--vary", "inpaint.feather=-1", *EDIT], "--feather: must be greater"),
-        (["grid", "--vory", "seed=1", *EDIT], "--vory is not known here"),
+        (["grid", "--vory", "seed=1", *EDIT], "--vory is unknown here"),
         (["grid", "--vary"], "--vary needs a value"),
         (["grid", "--vary", "seed=1", *EDIT, "--trace", "t.png"], "leave --preview, --trace"),
         ([*EDIT, "--candidates", "0"], "--candidates: must be greater"),
         ([*EDIT, "--candidates", "2", "--trace", "t.png"], "--candidates writes several pictures"),
         ([*EDIT, "--trace", "t.txt"], "ends in .html or .png"),
-        ([*EDIT, "--trace", "photo.png"], "is what is read"),
+        ([*EDIT, "--trace", "photo.png"], "is also an input"),
         ([*EDIT, "--preview", "p.gif"], "give a folder, or a name that ends in .webp"),
         ([*EDIT, "-o", "a.png", "--compare", "a.png"], "both name a.png"),
         ([*EDIT, "--compare", "a.png", "then", "sdedit", "--compare", "b.png"], "--compare is given twice"),

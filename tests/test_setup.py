@@ -105,10 +105,10 @@ def test_loras_that_do_not_fit_are_refused(
     with pytest.raises(ModelError, match=r"odd\.safetensors does not fit model"):
         given(str(tmp_path / "odd.safetensors"))
     (tmp_path / "broken.safetensors").write_bytes(b"no")
-    with pytest.raises(ModelError, match=r"broken\.safetensors is damaged or no safetensors file"):
+    with pytest.raises(ModelError, match=r"broken\.safetensors is damaged or not a safetensors file"):
         given(str(tmp_path / "broken.safetensors"))
     (tmp_path / "old.ckpt").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"old\.ckpt: only \.safetensors is read as a LoRA"):
+    with pytest.raises(ModelError, match=r"old\.ckpt: LoRAs must be \.safetensors files"):
         given(str(tmp_path / "old.ckpt"))
     with pytest.raises(UsageError, match="there is no such file"):
         given(str(tmp_path / "missing.safetensors"))
@@ -134,7 +134,7 @@ def test_how_a_lora_and_a_refiner_are_written() -> None:
 
 def test_a_refiner_of_another_kind_is_refused(sd: Path, tmp_path: Path) -> None:
     inpainting = tiny.save_sd(tmp_path / "sd9", diffusers.DDIMScheduler.from_config(tiny.SD), in_channels=9)
-    with pytest.raises(ModelError, match="does not go on from what"):
+    with pytest.raises(ModelError, match="is not a refiner for"):
         load(describe(str(sd)), CPU, torch.float32, setup=Setup(refiner=str(inpainting)))
 
 

@@ -177,7 +177,7 @@ def test_how_many_at_once():
     [
         (["--batch-size", "0"], "--batch-size: must be 1 to 64, or auto"),
         (["--batch-size", "many"], "--batch-size: must be 1 to 64, or auto"),
-        (["--batch-size", "2", "--workers", "2"], "--batch-size: is for one process"),
+        (["--batch-size", "2", "--workers", "2"], "--batch-size: works with one process"),
     ],
 )
 def test_mistakes(folder, capsys, monkeypatch, words, said):

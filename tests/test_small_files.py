@@ -19,10 +19,12 @@ from editkit.batch.scoring import pictures_of
 from editkit.cli import console, run
 from editkit.cli.console import LONGEST, bounded
 from editkit.cli.rerun import _found_here, _with_models
+from editkit.cli.words import parse
 from editkit.common.small import small_bytes, small_text
+from editkit.diffusion.samplers import make_sampler
 from editkit.editing.api import edit
 from editkit.editing.likely import density
-from editkit.errors import ModelError
+from editkit.errors import EditkitError, ModelError
 from editkit.models import Gaussian, describe, memory
 from editkit.models.classifiers import is_noisy
 from editkit.models.files.fingerprint import fingerprint
@@ -30,6 +32,7 @@ from editkit.models.files.layout import Layout, mistaken
 from editkit.models.memory import afford_backward
 from editkit.models.pocket.model import Pocket
 from editkit.pictures.files.provenance import Provenance, UsedModel, read_provenance
+from editkit.plugin import hints
 from editkit.plugins import Guide, Inpaint
 
 
@@ -194,6 +197,17 @@ def test_a_name_longer_than_a_file_can_have_is_one_line(here, capsys, words):
     assert len(said) < LONGEST + 200
 
 
+@pytest.mark.parametrize(
+    "call",
+    [lambda name: parse([name, "a.png"]), make_sampler, hints.load, lambda name: Guide(loss=name)],
+    ids=["plugin", "sampler", "hint", "loss"],
+)
+def test_a_name_that_is_not_known_is_cut_for_programs_too(call):
+    with pytest.raises(EditkitError) as error:
+        call("x" * 10_000)
+    assert len(str(error.value)) < 600
+
+
 def test_messages_are_bounded_and_keep_their_end(here, capsys):
     text = "begin " + "x" * 10_000 + " end"
     assert len(bounded(text)) == LONGEST
@@ -213,7 +227,7 @@ def test_scores_take_the_place_of_no_picture(here, capsys):
     assert pictures_of(Path("nothing")) == []
     for flag, path in (("-o", "results/a.png"), ("--sheet", "truth/a.png"), ("--sheet", "results/../truth/a.png")):
         assert run(["score", "results", "--reference", "truth", flag, path, "--force"]) == 2
-        assert "is what is read" in capsys.readouterr().err
+        assert "is also an input" in capsys.readouterr().err
 
 
 def test_names_that_are_no_text_are_in_a_table_of_scores(here, capsys):
@@ -238,7 +252,7 @@ def test_a_backward_pass_is_asked_for_its_memory_first(here, monkeypatch):
         monkeypatch.setattr(memory, "available", lambda device, free=needed: free)
         afford_backward(Holds(), 100, 200, size, torch.device("cpu"))
         monkeypatch.setattr(memory, "available", lambda device, free=needed: free - 1)
-        with pytest.raises(ModelError, match="200x100 pixels: to be differentiated"):
+        with pytest.raises(ModelError, match="200x100 pixels: the backward pass"):
             afford_backward(Holds(), 100, 200, size, torch.device("cpu"))
     silent = Gaussian(mean=torch.zeros(3, 4, 4), covariance=torch.eye(48))
     afford_backward(silent, 10**6, 10**6, 4, torch.device("cpu"))  # what a model holds is not guessed
@@ -248,9 +262,9 @@ def test_guides_and_densities_of_large_pictures_are_refused_before_they_run(here
     large = np.zeros((400, 400, 3), np.uint8)
     monkeypatch.setattr(memory, "available", lambda device: 500 << 20)  # enough for 360 x 360
     monkeypatch.setattr("editkit.editing.stages.available", lambda device: 500 << 20)
-    with pytest.raises(ModelError, match="400x400 pixels: to be differentiated"):
+    with pytest.raises(ModelError, match="400x400 pixels: the backward pass"):
         edit(large, Guide(brightness=0.6), model="pocket", steps=2)
-    with pytest.raises(ModelError, match="400x400 pixels: to be differentiated"):
+    with pytest.raises(ModelError, match="400x400 pixels: the backward pass"):
         density(large, model="pocket", steps=4)
     small = Inpaint(mask="box:100,100,120,120") & Guide(brightness=0.6)
     assert edit(large, small, model="pocket", steps=2, canvas="full").size == (400, 400)  # the mask's windows count

@@ -83,7 +83,7 @@ def test_sizes_in_words(here: Path, plugin, size) -> None:
     ("words", "said"),
     [
         (["uncrop", "a.png", "--left", "10q"], "write pixels, 0 to 20000, or per cent of the picture, such as 10%"),
-        (["uncrop", "a.png", "--left", "3", "--size", "50x40"], "borders, an --aspect or a --size, not both"),
+        (["uncrop", "a.png", "--left", "3", "--size", "50x40"], "borders, an --aspect or a --size; give only one"),
         (["uncrop", "a.png", "--size", "30x40"], "--size 30x40 is smaller than the picture, 40x32"),
         (["uncrop", "a.png", "--aspect", "nan"], "write width:height, such as 16:9, or a number"),
         (["upscale", "a.png", "--size", "30x40"], "--size 30x40 is no larger than the picture, 40x32"),

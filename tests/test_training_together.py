@@ -167,7 +167,7 @@ def test_every_lesson_is_shared_alike(photos, kind, lesson):
 def test_a_classifier_is_not_shared_and_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run(["train", "classifier", "--images", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
-    assert "works in one process, and torchrun started several" in capsys.readouterr().err
+    assert "runs in one process, but torchrun started several" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -321,15 +321,15 @@ def refused(pair: Pair, file: Path | str, match: str, kind: type[EditkitError] =
 
 def test_what_cannot_be_laid_over_is_said(pairs: dict[str, Pair], tmp_path: Path) -> None:
     pair = pairs["flux2"]
-    refused(pair, tmp_path / "none.gguf", "there is no such file", UsageError)
-    refused(pair, "x" * 5000, "there is no such file", UsageError)
+    refused(pair, tmp_path / "none.gguf", "no such file", UsageError)
+    refused(pair, "x" * 5000, "no such file", UsageError)
     (tmp_path / "x.ckpt").write_bytes(b"")
     refused(pair, tmp_path / "x.ckpt", "is a pickle")
     (tmp_path / "x.onnx").write_bytes(b"")
-    refused(pair, tmp_path / "x.onnx", r"a \.safetensors or \.gguf file is needed")
+    refused(pair, tmp_path / "x.onnx", r"must be a \.safetensors or \.gguf file")
     (tmp_path / "x.safetensors").write_bytes(b"no")
-    refused(pair, tmp_path / "x.safetensors", "is damaged or no safetensors file")
-    refused(pair, tiny_files.saved({}, tmp_path / "e.safetensors"), "there is no tensor in it")
+    refused(pair, tmp_path / "x.safetensors", "is damaged or not a safetensors file")
+    refused(pair, tiny_files.saved({}, tmp_path / "e.safetensors"), "contains no tensors")
     refused(
         pair, tiny_files.saved(pairs["qwen"].state, tmp_path / "q.safetensors"), "does not fit model .* lacks|family"
     )
@@ -339,7 +339,9 @@ def test_what_cannot_be_laid_over_is_said(pairs: dict[str, Pair], tmp_path: Path
     refused(pair, tiny_files.saved(wide, tmp_path / "w.safetensors"), "another shape than its configuration says")
     more = {**pair.state, "transformer_blocks.1.attn.to_q.weight": torch.zeros(32, 32)}
     refused(
-        pair, tiny_files.saved(more, tmp_path / "m.safetensors"), "tensors that the folder's network has not|family"
+        pair,
+        tiny_files.saved(more, tmp_path / "m.safetensors"),
+        "that the folder's network does not have|family",
     )
     scaled = {**pair.state, "proj_out.scale_weight": torch.ones(())}
     refused(pair, tiny_files.saved(scaled, tmp_path / "s.safetensors"), "fp8_scaled")
@@ -349,7 +351,7 @@ def test_a_mark_of_another_kind_must_be_in_the_configuration(pairs: dict[str, Pa
     pair = pairs["qwen"]
     marked = {**pair.state, "__index_timestep_zero__": torch.zeros(0)}
     file = tiny_files.saved(marked, tmp_path / "x.safetensors")
-    refused(pair, file, "whose folder says zero_cond_t")
+    refused(pair, file, "configuration has zero_cond_t")
     fresh = Path(shutil.copytree(pair.folder, tmp_path / "fresh"))
     config = json.loads((fresh / "transformer" / "config.json").read_text())
     (fresh / "transformer" / "config.json").write_text(json.dumps({**config, "zero_cond_t": True}))
@@ -366,7 +368,7 @@ def test_a_file_alone_says_what_is_missing(pairs: dict[str, Pair], tmp_path: Pat
     with pytest.raises(UsageError, match="is one network; its text encoders, .* by --model"):
         describe("auto", transformer=str(file))
     whole = tiny_files.saved(pairs["qwen"].state, tmp_path / "whole.safetensors")
-    with pytest.raises(ModelError, match="is laid over a folder, and --model .* is a file"):
+    with pytest.raises(ModelError, match="needs a folder as the model, and --model .* is a file"):
         describe(str(whole), offline=True, transformer=str(file))
 
 
@@ -374,7 +376,7 @@ def test_a_file_alone_says_what_is_missing(pairs: dict[str, Pair], tmp_path: Pat
 def test_a_damaged_gguf_is_one_line(pairs: dict[str, Pair], tmp_path: Path, broken: bytes) -> None:
     pytest.importorskip("gguf")
     (tmp_path / "x.gguf").write_bytes(broken)
-    refused(pairs["flux2"], tmp_path / "x.gguf", r"x\.gguf (is damaged or no GGUF|is empty|is a web page)")
+    refused(pairs["flux2"], tmp_path / "x.gguf", r"x\.gguf (is damaged or not a GGUF|is empty|is a web page)")
 
 
 def test_a_gguf_that_ends_too_early_is_one_line(pairs: dict[str, Pair], tmp_path: Path) -> None:

@@ -383,9 +383,9 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ChainError, match="translate needs a model that takes prompt"):
         edit(Picture(np.zeros((8, 8, 3), np.uint8)), Translate(source="a"), model=Isotropic())
     for method in ("flowedit", "rf", "rf-solver"):
-        with pytest.raises(ChainError, match=f"{method}.* is for models of flow matching .* prompted is none"):
+        with pytest.raises(ChainError, match=f"{method}.* is for flow-matching models .* prompted is none"):
             translated("VP", "cat", "dog", method=method)
-    with pytest.raises(ChainError, match="there is none; with sample"):
+    with pytest.raises(ChainError, match="needs a picture; with sample"):
         sample(Prompted(Flow()), Translate(source="cat"), shape=(1, 4), prompt="dog")
     with pytest.raises(ChainError, match="both set the mask"):
         edit(

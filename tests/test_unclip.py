@@ -179,10 +179,10 @@ def test_what_cannot_be_is_refused(folder: str, clip: str, tmp_path: Path) -> No
     turn = {"from_text": "a cat", "to_text": "a dog"}
     refused(ModelError, Vary(**turn), "has no text encoder in the space of pictures.*names the folder of the CLIP")
     refused(UsageError, Vary(from_text="a", to_text="a", clip=clip), "say the same")
-    refused(UsageError, Vary(noise_level=5000), "the noise level is 5000; .*knows 0 to 999")
+    refused(UsageError, Vary(noise_level=5000), "the noise level is 5000; .*has 0 to 999")
     refused(UsageError, Blend(to="nowhere.png"), "blend: to=.*nowhere.png")
     narrow = str(tiny_prompts.clip(tmp_path / "narrow", width=20))
-    refused(ModelError, Vary(**turn, clip=narrow), "gives embeddings of width 20, and 16 is needed")
+    refused(ModelError, Vary(**turn, clip=narrow), "has embeddings of width 20, but 16 is needed")
     with pytest.raises(ParameterError, match="belong together"):
         Vary(from_text="a cat")
     pipe = tiny_prompts.unclip(diffusers.DDIMScheduler.from_config(CONFIG))

@@ -60,7 +60,7 @@ def test_what_makes_no_sense_is_refused():
     for aspect in ("wide", "0:1", "1:0", "-1:2", "1000:1"):
         with pytest.raises(ParameterError, match="write width:height"):
             Uncrop(aspect=aspect)
-    with pytest.raises(UsageError, match="not both"):
+    with pytest.raises(UsageError, match="give only one of them"):
         Uncrop(aspect="2:1", left=3).open(picture(), silent)
     with pytest.raises(UsageError, match="nothing to add"):
         Uncrop().open(picture(), silent)

@@ -11,7 +11,8 @@ from PIL import Image, ImageCms
 
 from editkit import edit
 from editkit.errors import PictureError
-from editkit.models.patches.denoise import Bound, Settings, Smooth, bind
+from editkit.models.patches.binding import Smooth, bind
+from editkit.models.patches.denoise import Bound, Settings
 from editkit.pictures.files.colours import PRIMARIES, profile
 from editkit.pictures.picture import Picture
 from editkit.plugins import Denoise, Inpaint, SDEdit, Uncrop, Upscale

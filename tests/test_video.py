@@ -1,5 +1,7 @@
 """Videos: what passes is removed, masks follow, runs go on, times stay."""
 
+import weakref
+
 import av
 import cv2
 import numpy as np
@@ -7,10 +9,13 @@ import pytest
 from toy_video import FRAMES, MASKS, TRUTH, H, N, StopNow, W, clip, masked, read, shown, stand, written
 
 from editkit import edit_video
-from editkit.editing.video import Together
+from editkit.editing import frames
+from editkit.editing.frames import Shown, Sources
+from editkit.editing.video import Together, _Work
 from editkit.errors import PictureError
+from editkit.pictures.boxes import Box
 from editkit.pictures.files.clips import Clip, Span, write_clip
-from editkit.pictures.motion import camera, grey, refined
+from editkit.pictures.motion import camera, grey, refined, warped
 from editkit.pictures.picture import Picture
 from editkit.plugins import Inpaint, Remove, SDEdit, Upscale
 
@@ -82,6 +87,38 @@ def test_masks_from_a_folder_of_frames(clip, removed, tmp_path):
         Picture(shown([mask])[0]).write(folder / f"{k:03}.png")
     edit_video(clip, Remove(mask=str(folder)), tmp_path / "a.mkv")
     assert all((a == b).all() for a, b in zip(read(tmp_path / "a.mkv"), read(removed[0]), strict=True))
+
+
+def test_what_is_filled_flickers_no_more_than_the_truth(removed):
+    """Neighbours in the hole, the later one laid over the earlier by the camera that is known."""
+
+    def flicker(frames):
+        found = []
+        for k in range(N - 1):
+            a, b = (np.vstack([stand(j), [0, 0, 1]]) for j in (k, k + 1))
+            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            laid = cv2.warpAffine(frames[k + 1], (np.linalg.inv(b) @ a)[:2], (W, H), flags=flags)
+            found.append(np.abs(laid[MASKS[k]].astype(float) - frames[k][MASKS[k]]).mean())
+        return np.mean(found)
+
+    assert flicker(read(removed[0])) <= 1.2 * flicker(TRUTH)
+
+
+def test_what_was_invented_goes_along_before_later_stages(tmp_path):
+    """As with one stage: invented once; the later stage sees it as it was; and a run that stopped goes on with that."""
+    clip = written(tmp_path / "still.mkv", [TRUTH[0][:60, :80]] * 4)
+    edits, told = Inpaint(mask="box:30,20,45,35") | Upscale(scale=2), []
+
+    def stop(so_far):
+        if so_far.done == 2:
+            raise StopNow
+
+    edit_video(clip, edits, tmp_path / "out.mkv", watch=told.append)
+    assert [t.invented > 0 for t in told] == [True, False, False, False]
+    with pytest.raises(StopNow):
+        edit_video(clip, edits, tmp_path / "again.mkv", watch=stop)
+    edit_video(clip, edits, tmp_path / "again.mkv")
+    assert (tmp_path / "again.mkv").read_bytes() == (tmp_path / "out.mkv").read_bytes()
 
 
 @pytest.mark.parametrize("after", [1, 9, N])
@@ -190,3 +227,97 @@ def test_the_cameras_motion_is_found_to_a_tenth_of_a_pixel():
     corners = np.array([[30.0, 30, 1], [130, 30, 1], [30, 90, 1], [130, 90, 1]]).T
     found, wanted = H_found @ corners, exact @ corners
     assert np.abs(found[:2] / found[2] - wanted[:2] / wanted[2]).max() < 0.1
+
+
+def test_laying_a_frame_over_another_is_exact_for_quadratics():
+    """Keys 1981: cubic convolution with a = -0.5 is of third order; where nothing moves, nothing changes."""
+    y, x = np.mgrid[:40, :50].astype(float)
+    H_to = np.array([[1.02, -0.03, 3.3], [0.02, 0.97, -1.7], [1e-4, -2e-4, 1.0]])
+    box = Box(12, 10, 40, 30)
+
+    def of(x, y):
+        return np.stack([3 + x - 2 * y, 0.1 * x * x - 0.2 * x * y, 0.05 * y * y + x], -1)
+
+    v, u = np.mgrid[10:30, 12:40].astype(float)
+    there = np.linalg.solve(H_to, np.stack([u, v, np.ones_like(u)]).reshape(3, -1)).reshape(3, *u.shape)
+    wanted = of(there[0] / there[2], there[1] / there[2])
+    assert np.abs(warped(of(x, y), H_to, box) - wanted).max() < 1e-5 * np.abs(wanted).max()
+    assert (warped(FRAMES[0], np.eye(3), box) == FRAMES[0][10:30, 12:40]).all()
+
+
+def test_what_is_not_to_be_looked_at_does_not_pull_the_camera():
+    """What passes is in both frames, at other places; it moves the fit by no more than a thirtieth of a pixel."""
+    exact = np.linalg.inv(np.vstack([stand(7), [0, 0, 1]])) @ np.vstack([stand(3), [0, 0, 1]])
+    found = refined(camera(grey(TRUTH[3]), grey(TRUTH[7]), MASKS[3]), grey(FRAMES[3]), grey(FRAMES[7]),
+                    ~MASKS[3] & ~MASKS[7])  # fmt: skip
+    y, x = np.nonzero(MASKS[7])
+    off = found @ np.linalg.solve(exact, np.stack([x, y, np.ones(len(x))]))
+    assert np.abs(off[:2] / off[2] - np.stack([x, y])).max() < 1 / 30
+
+
+def laid_out(index, hidden, shift):
+    """A frame that shows `TRUTH[0]` moved by so many pixels to the left."""
+    pixels = np.roll(TRUTH[0], -shift, 1)
+    camera = np.array([[1.0, 0, -shift], [0, 1, 0], [0, 0, 1]])
+    return Shown(index, pixels, grey(pixels), hidden, camera)
+
+
+def test_a_place_is_filled_from_where_it_was_filled_from():
+    """Another frame that shows more does not take it over; where its own source shows nothing more, it goes on."""
+    none, hole = np.zeros((H, W), bool), np.zeros((H, W), bool)
+    hole[40:70, 60:100] = True
+    left = none.copy()
+    left[:, :78] = True
+    sources, others = Sources(), [laid_out(4, left, 0), laid_out(9, none, 2)]
+    now = laid_out(0, hole, 0)
+    pixels, origin = sources.fill(now, others[:1])
+    first = origin == 5
+    assert first[hole].any()
+    assert (origin[hole & ~first] == 0).all()
+    sources.filled(now, pixels, origin)
+    _, origin = sources.fill(laid_out(1, hole, 1), others)
+    assert (origin[hole & np.roll(first, -1, 1)] == 5).mean() > 0.95
+    assert (origin[hole] > 0).all()
+    assert (origin[hole] == 10).any()
+
+
+def test_what_was_invented_is_kept_in_a_bounded_number_of_frames():
+    """Every frame shows something new, and hides it: at most four are held, and nothing in use is let go."""
+    sources, hole = Sources(), np.zeros((H, W), bool)
+    hole[40:80, W - 20 :] = True
+    for k in range(9):
+        frame = laid_out(k, hole, 2 * k)
+        pixels, origin = sources.fill(frame, [])
+        rest = hole & (origin == 0)
+        assert rest[:, -2:].any()
+        assert k == 0 or not rest[:, :-4].any()
+        sources.filled(frame, pixels, np.where(rest, -(k + 1), origin))
+        assert len(sources.anchors) <= 4
+        assert {anchor.origin for anchor in sources.anchors} >= set(np.unique(sources.before[1][hole]).tolist())
+
+
+def test_what_is_held_does_not_grow_with_the_clip(tmp_path, monkeypatch):
+    """Frames that are alive whenever one is finished: as many of a clip three times as long."""
+    monkeypatch.setattr(frames, "REACH", 0.16)
+    still, y, x = TRUTH[0][30:90, 20:100], *np.mgrid[:60, :80]
+    most = {}
+    for n in (12, 30):
+        clip = written(tmp_path / f"{n}.mkv", [still] * n)
+        passing = [(abs(x - 10 - 12 * (k % 6)) < 4) & (abs(y - 30) < 6) for k in range(n)]
+        marks = written(tmp_path / f"m{n}.mkv", shown(passing))
+        alive, found = [], []
+
+        def counted(work, times, alive=alive, theirs=_Work._shown):
+            for one in theirs(work, times):
+                alive.append(weakref.ref(one))
+                yield one
+
+        def watch(told, alive=alive, found=found):
+            found.append(sum(ref() is not None for ref in alive))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(_Work, "_shown", counted)
+            edit_video(clip, Remove(mask=marks), tmp_path / f"out{n}.mkv", watch=watch)
+        assert len(found) == n
+        most[n] = max(found)
+    assert most[12] == most[30] <= 12

@@ -27,14 +27,14 @@ __all__ = ["clip", "masked"]
         (["--range", "3"], r"--range 3: two times are needed"),
         (["--range", "5-3"], r"ends before it begins"),
         (["--range", "90-99"], r"no frames in the range"),
-        (["--preview", "{out}.webp"], r"--preview is for pictures.*finished frames lie in OUT.frames/"),
+        (["--preview", "{out}.webp"], r"--preview is for pictures.*finished frames of a video are in OUT.frames/"),
         (["-o", "-"], r"not to standard output"),
         (["-o", "{out}.png"], r"videos are written as \.mp4, \.mov, \.mkv"),
-        (["-o", "{clip}", "--force"], r"is the video that is read"),
-        (["--mask", "{short}"], r"has 5 frames, and .* more"),
-        (["--mask", "{long}"], r"long.mkv: has 25 frames, and .*in.mkv 24; a mask for each"),
-        (["--mask", "{many}"], r"many: has 25 frames, and .*in.mkv 24"),
-        (["--mask", "{small}"], r"its frames are 80x60, and the video's 160x120"),
+        (["-o", "{clip}", "--force"], r"is the input video"),
+        (["--mask", "{short}"], r"has 5 frames, but .* more"),
+        (["--mask", "{long}"], r"long.mkv: has 25 frames, but .*in.mkv has 24; one mask for each"),
+        (["--mask", "{many}"], r"many: has 25 frames, but .*in.mkv has 24"),
+        (["--mask", "{small}"], r"its frames are 80x60, but the video's are 160x120"),
         (["--mask", "{short}", "--track"], r"--track follows the mask of the first frame"),
     ],
 )
@@ -140,7 +140,7 @@ def test_no_mask_is_replaced(clip, masked, tmp_path, kind):
     target = tmp_path / "m.mkv"
     target.write_bytes(Path(masked).read_bytes())
     mask = str(target) if kind == "clip" else str(tmp_path)
-    with pytest.raises(UsageError, match="is what is read"):
+    with pytest.raises(UsageError, match="is also an input"):
         edit_video(clip, Remove(mask=mask), target, force=True)
     assert target.read_bytes() == Path(masked).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["m.mkv"]
@@ -181,7 +181,7 @@ def test_two_runs_at_one_place_are_refused_and_a_kill_at_its_begin_is_gone_on_fr
     def again(told):
         edit_video(clip, Inpaint(mask="box:9,9,40,40"), out, span=span)
 
-    with pytest.raises(PictureError, match="another run works there"):
+    with pytest.raises(PictureError, match="is in use by another run"):
         edit_video(clip, Inpaint(mask="box:9,9,40,40"), out, span=span, watch=again)
     assert edit_video(clip, Inpaint(mask="box:9,9,40,40"), out, span=span) == 3
     (tmp_path / "new.mkv.frames").mkdir()
@@ -192,7 +192,7 @@ def test_transparency_that_is_left_out_is_said(clip, tmp_path):
     frames = read(clip)[:2]
     path, said = written(tmp_path / "clear.mkv", frames, pix_fmt="bgra"), []
     edit_video(path, Inpaint(mask="box:9,9,20,20"), tmp_path / "out.mkv", notify=said.append)
-    assert sum("transparent; that is left out" in line for line in said) == 1
+    assert sum("have transparency, which is dropped" in line for line in said) == 1
     edit_video(clip, Inpaint(mask="box:9,9,20,20"), tmp_path / "o.mkv", span=Span(last=Fraction(1, 25)),
                notify=(opaque := []).append)  # fmt: skip
     assert not any("transparent" in line for line in opaque)

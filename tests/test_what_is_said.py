@@ -61,7 +61,9 @@ def test_models_with_another_loop_are_refused_by_name(folders: Folders, tmp_path
     layered = Path(shutil.copytree(folders.model("qwen"), tmp_path / "layered"))
     index = json.loads((layered / "model_index.json").read_text())
     (layered / "model_index.json").write_text(json.dumps({**index, "_class_name": "QwenImageLayeredPipeline"}))
-    with pytest.raises(ModelError, match=r"is a QwenImageLayeredPipeline with another loop .*known are Qwen-Image"):
+    with pytest.raises(
+        ModelError, match=r"is a QwenImageLayeredPipeline with another sampling loop .*known: Qwen-Image"
+    ):
         describe(str(layered))
     omni = Path(shutil.copytree(folders.model("z-image"), tmp_path / "omni"))
     (omni / "siglip").mkdir()
@@ -69,7 +71,7 @@ def test_models_with_another_loop_are_refused_by_name(folders: Folders, tmp_path
     index = json.loads((omni / "model_index.json").read_text())
     with_eye = {**index, "_class_name": "ZImageOmniPipeline", "siglip": ["transformers", "Siglip2VisionModel"]}
     (omni / "model_index.json").write_text(json.dumps(with_eye))
-    with pytest.raises(ModelError, match="is a Z-Image-Omni, which looks at pictures by SigLIP; known are Z-Image"):
+    with pytest.raises(ModelError, match="takes reference pictures through SigLIP; known are Z-Image"):
         describe(str(omni))
 
 

@@ -109,7 +109,7 @@ def test_every_plugin_s_file_to_be_written_is_known():
 
 @pytest.mark.parametrize("values", ["repair: {save_mask: q.png}", "invert: {save_noise: /tmp/q.safetensors}"])
 def test_no_recipe_names_a_file_to_be_written(values):
-    with pytest.raises(RecipeError, match="a recipe writes none; give --save-"):
+    with pytest.raises(RecipeError, match="which a recipe must not do; give --save-"):
         recipe.from_yaml(f"editkit: 2\nstages:\n- plugins:\n  - {values}\n")
 
 
@@ -244,7 +244,7 @@ def test_patterns_are_names_and_nothing_else(here, pattern, capsys):
 def test_what_is_watched_is_not_written(here, capsys):
     assert run(["inpaint", "x.png", *MASK, "--watch", "-o", "x.png", "--force"]) == 2
     assert run(["inpaint", "x.png", *MASK, "--watch", "-o", "m.png", "--force"]) == 2
-    assert "is what is read" in capsys.readouterr().err
+    assert "is also an input" in capsys.readouterr().err
 
 
 def test_a_watched_result_that_somebody_else_changed_is_left_alone(here, capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""Edits of whole folders."""
+"""Batches: edit whole folders."""
 
 from __future__ import annotations
 

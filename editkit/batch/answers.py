@@ -1,23 +1,23 @@
-"""What a service's library raises, in one line: which address, and nothing that could be a secret."""
+"""Turn errors of a service's library into one line with the address, without anything that could be secret."""
 
 from __future__ import annotations
 
 from editkit.errors import EditkitError, PictureError
 
 LASTING = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
-"""Errors that mean something to whoever asked."""
+"""Errors that are passed on to the caller."""
 
 
 class Passing(Exception):  # noqa: N818
-    """A failure that may pass: a busy service, a lost connection."""
+    """A temporary failure: a busy service, a lost connection."""
 
 
 class Gone(PictureError):  # noqa: N818
-    """The store itself is not there any more."""
+    """The store itself no longer exists."""
 
 
 class Explained:
-    """What a service's library raises, in one line: which address, and nothing that could be a secret."""
+    """Turns errors of a service's library into one line with the address, without anything that could be secret."""
 
     def __init__(self, at: str) -> None:
         self._at = at

@@ -1,5 +1,5 @@
-"""What a batch knows about its pictures while it runs, in a file of its own (SQLite) and not in memory, so that the
-driver needs no more memory for a million pictures than for a thousand.
+"""The state of a batch's pictures during a run, in an SQLite file instead of memory, so that the driver needs no more
+memory for a million pictures than for a thousand.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CHUNK = 500
 
 
 class Catalog:
-    """The pictures of a run, what lies at its target, and the lines of its journal."""
+    """The pictures of a run, the files at its target, and the lines of its journal."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="editkit-batch-")
@@ -46,10 +46,10 @@ class Catalog:
 
     @contextmanager
     def _using(self) -> Iterator[None]:
-        """The base, for one thread at a time.
+        """Lock the database for one thread at a time.
 
         Raises:
-            UsageError: the folder for temporary files takes no more.
+            UsageError: the folder for temporary files is full.
         """
         try:
             with self._lock:
@@ -61,14 +61,14 @@ class Catalog:
             ) from None
 
     def close(self) -> None:
-        """Forget all of it."""
+        """Delete the database."""
         self._base.close()
         self._folder.cleanup()
 
     # -------------------------------------------------------------------------------------------------- pictures
 
     def take(self, names: Iterable[str]) -> list[str]:
-        """Take the names of a folder that is no manifest; the first few that are no pictures come back."""
+        """Add the names of a folder's files; return the first few that are not pictures."""
         others: list[str] = []
 
         def pictures() -> Iterator[tuple[str]]:
@@ -82,7 +82,7 @@ class Catalog:
         return others
 
     def fill(self, source: str, target: str, masks: Masks | None, ending: str | None) -> None:
-        """Make the run's pictures of what was listed: masks found, what is another's mask left out, results named."""
+        """Make the run's pictures from the listed names: find masks, skip masks of other pictures, name results."""
         if masks is not None and not (masks.pattern is not None and is_words(masks.pattern)):
             self._masks(source, masks)
         at, rows = "", self._ask("select name from listed order by name limit ?", CHUNK)
@@ -98,7 +98,7 @@ class Catalog:
         self._settle_names(ending)
 
     def _masks(self, source: str, masks: Masks) -> None:
-        """Note which pictures are masks of others."""
+        """Record which pictures are masks of others."""
         if masks.folder is not None:
             return
         with self._using():
@@ -114,11 +114,11 @@ class Catalog:
             rows = self._ask("select name from listed where name > ? order by name limit ?", at, CHUNK)
 
     def know_masks(self, names: Iterable[str]) -> None:
-        """What lies in a folder of masks."""
+        """Add the names in a folder of masks."""
         self._many("insert or ignore into masks values (?)", ((name,) for name in names))
 
     def _mask(self, name: str, source: str, masks: Masks) -> str:
-        """Where the mask of a picture is: of the places where it may be the first that exists."""
+        """Return the mask of a picture: the first of its possible places that exists."""
         if masks.pattern is not None and (
             is_words(masks.pattern) or (masks.folder is None and "{" not in masks.pattern)
         ):
@@ -131,8 +131,8 @@ class Catalog:
     def add(
         self, pictures: Iterable[tuple[str, str, str | None, str | None, Mapping[str, Any]]], ending: str | None
     ) -> None:
-        """Take pictures: name, address, mask, result's name (None: found later), and a manifest's columns. One whose
-        name is there already is called name-2, and so on.
+        """Add pictures: name, address, mask, result's name (None: chosen later), and a manifest's columns. A duplicate
+        name becomes name-2, and so on.
         """
         words = "insert or ignore into picture (name, source, mask, output, key, columns) values (?, ?, ?, ?, ?, ?)"
         for name, source, mask, output, columns in pictures:
@@ -144,16 +144,16 @@ class Catalog:
                 called = f"{path.with_suffix('')}-{number}{path.suffix}"
 
     def _insert(self, words: str, *given: Any) -> bool:
-        """Whether a row was put in."""
+        """Insert a row; return whether it was new."""
         with self._using():
             return self._base.execute(words, given).rowcount == 1
 
     def _settle_names(self, ending: str | None) -> None:
-        """The results' names, as in a folder: the stem with the ending; the whole name where two pictures would get the
-        same, and a number where that is taken as well. What a row says is its result's name and no other.
+        """Choose the results' names, as in a folder: the stem with the suffix; the whole name if two pictures would get
+        the same, and a number if that is taken too. A name given by a row is always used.
 
         Raises:
-            UsageError: two rows say the same.
+            UsageError: two rows give the same name.
         """
         alone = "key in (select key from picture group by key having count(*) = 1)"
         order = "output is null, iif(output is null, name, ''), place"
@@ -179,24 +179,24 @@ class Catalog:
             rows = self._ask("select place, name from picture where output is null and place > ? limit ?", at, CHUNK)
 
     def settle_names(self, ending: str | None) -> None:
-        """Name the results of a manifest's pictures that it has no names for."""
+        """Choose names for the results that a manifest does not name."""
         self._settle_names(ending)
 
     @property
     def count(self) -> int:
-        """Pictures of the run."""
+        """Return the number of pictures in the run."""
         return int(self._ask("select count(*) from picture")[0][0])
 
     def settle(self) -> int:
-        """Set aside what the journal says is done and whose result is there; how many."""
+        """Mark pictures as done whose result exists according to the journal; return their number."""
         line = "line.picture = picture.name and line.state = 'done' and line.output = picture.output"
         done = f"exists (select 1 from line where {line}) and output in (select name from there)"
         with self._using():
             return self._base.execute(f"update picture set state = 'before' where {done}").rowcount
 
     def refused(self) -> Iterator[tuple[str, str]]:
-        """Set aside those at whose result's name something lies: name and result's name. For a run that begins; where
-        one is resumed, an earlier part of it may have made it without a word, and whoever does the work looks.
+        """Mark and yield the pictures whose result's name is taken: (name, result's name). Only for a new run; in a
+        resumed one, an earlier part may have written the file without recording it, so the worker checks.
         """
         with self._using():
             self._base.execute(
@@ -209,29 +209,29 @@ class Catalog:
             at = rows[-1][0]
 
     def items(self, target: str) -> Items:
-        """What is left to do."""
+        """Return the remaining pictures."""
         return Items(self, target)
 
     # --------------------------------------------------------------------------------------- target and journal
 
     def is_there(self, names: Iterable[str]) -> None:
-        """What lies at the target."""
+        """Add the names that exist at the target."""
         self._many("insert or ignore into there values (?)", ((name,) for name in names))
 
     def keep(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Lines of the journal; a later one of a picture counts."""
+        """Add lines of the journal; the last one of each picture counts."""
         rows = ((r["picture"], r["state"], r.get("output"), json.dumps(r)) for r in records)
         self._many("insert or replace into line values (?, ?, ?, ?)", rows)
 
     def lines(self) -> Iterator[str]:
-        """All of them."""
+        """Yield all lines."""
         at, words = "", "select picture, record from line where picture > ? order by picture limit ?"
         while rows := self._ask(words, at, CHUNK):
             yield from (record for _, record in rows)
             at = rows[-1][0]
 
     def done(self) -> Iterator[Done]:
-        """The pictures that are done."""
+        """Yield the pictures that are done."""
         for line in self.lines():
             record = json.loads(line)
             if record.pop("state") == "done":
@@ -248,22 +248,22 @@ class Catalog:
             return self._base.execute(words, given).fetchall()
 
     def rows(self, first: int, most: int) -> list[tuple[Any, ...]]:
-        """Pictures that are left to do, from a place on."""
+        """Return remaining pictures from a position on."""
         words = "select place, name, source, mask, output, columns from picture where state = 'todo' and place >= ?"
         return self._ask(f"{words} order by place limit ?", first, most)
 
     def left(self) -> int:
-        """Pictures that are left to do."""
+        """Return the number of remaining pictures."""
         return int(self._ask("select count(*) from picture where state = 'todo'")[0][0])
 
     def nth(self, index: int) -> list[tuple[Any, ...]]:
-        """One of those that are left to do."""
+        """Return one of the remaining pictures."""
         words = "select place, name, source, mask, output, columns from picture where state = 'todo'"
         return self._ask(f"{words} order by place limit 1 offset ?", index)
 
 
 class Items(Sequence[Item]):
-    """The pictures that are left to do, read as they are asked for."""
+    """The remaining pictures, read on demand."""
 
     def __init__(self, catalog: Catalog, target: str) -> None:
         self._catalog, self._target, self._count = catalog, target, catalog.left()
@@ -302,5 +302,5 @@ def _short(name: str, ending: str | None) -> str:
 
 
 def _key(name: str) -> str:
-    """What no two results may share, whatever a file system makes of capitals."""
+    """Return a key that no two results may share, even on case-insensitive file systems."""
     return unicodedata.normalize("NFC", name).casefold()

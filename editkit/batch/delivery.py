@@ -1,14 +1,14 @@
-"""Workers put their results into a store themselves; the driver is told only their names.
+"""Workers write their results into a store themselves; the driver gets only their names.
 
-A store has no rename and no lock, and a service may do what was asked without the answer arriving. So a result gets
-into place in three steps, each of which any worker may repeat::
+A store has no rename and no lock, and a request may succeed even if its response is lost. So a result is written in
+three steps, each of which any worker may repeat::
 
-    .editkit/parts/KEY-SHA256      its bytes, under a name that says what they are
-    .editkit/done/KEY.json         put where nothing is: the first one counts, whoever else makes the same picture
-    the result's name              the bytes that the line before names, put where nothing is
+    .editkit/parts/KEY-SHA256      its bytes, under a name with their hash .editkit/done/KEY.json         created only
+    if missing: the first one counts if several workers make the same picture the result's name              the bytes
+    named by the previous object, created only if missing
 
-KEY is a hash of the picture's name. Without the second a picture was never made; with it, it is done, and whoever comes
-next only has to put the same bytes into place. Another's object at the result's name is left alone.
+KEY is a hash of the picture's name. Without the second object a picture was never made; with it, it is done, and the
+next worker only has to write the same bytes. A foreign object at the result's name is left unchanged.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ PARTS, DONE = ".editkit/parts", ".editkit/done"
 
 
 def key_of(picture: str) -> str:
-    """What a picture's objects are called."""
+    """Return the key of a picture's objects."""
     return hashlib.sha256(picture.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """Work of a run that puts its results into a store.
+    """The work of a run that writes its results into a store.
 
     Args:
-        number: of the run's hold on the store (`lease`).
-        force: replace what is there.
+        number: the number of the run's lease on the store (`lease`).
+        force: replace existing results.
     """
 
     work: Staged
@@ -52,7 +52,7 @@ class Delivery:
         return self.pack(self.edit(self.read(item)))
 
     def read(self, item: Item) -> Any:
-        """The picture; or the result, where it was made before."""
+        """Return the picture; or its result if it exists already."""
         try:
             made = self._made_before(item)
         except EditkitError as error:
@@ -60,21 +60,21 @@ class Delivery:
         return self.work.read(item) if made is None else made
 
     def edit(self, opened: Any) -> Any:
-        """As the work does it."""
+        """Delegate to the work."""
         return opened if isinstance(opened, Result) else self.work.edit(opened)
 
     @property
     def size(self) -> int:
-        """Of the work."""
+        """The batch size of the work."""
         return self.work.size
 
     def edit_many(self, opened: Sequence[Any]) -> list[Any]:
-        """As the work does it."""
+        """Delegate to the work."""
         made = iter(self.work.edit_many([one for one in opened if not isinstance(one, Result)]))
         return [one if isinstance(one, Result) else next(made) for one in opened]
 
     def pack(self, edited: Any) -> Result:
-        """The result, in place."""
+        """Write the result and return it."""
         if isinstance(edited, Result) and (edited.done is not None or edited.error is not None):
             return edited
         result = self.work.pack(edited)
@@ -86,7 +86,7 @@ class Delivery:
             return replace(result, data=b"", error=" ".join(str(error).split()))
 
     def _made_before(self, item: Item) -> Result | None:
-        """What a worker that was lost, or an earlier run, made of it."""
+        """Return the result of a lost worker or an earlier run, if any."""
         line = self.store.read(marker(item.name))
         done = None if line is None else done_of(line)
         if done is None or done.output != item.output:
@@ -108,7 +108,7 @@ class Delivery:
         if not self.store.create(marker(item.name), line):
             first = done_of(self.store.read(marker(item.name)) or b"")
             if first is not None and first.output == item.output and first.sha256 != done.sha256:
-                theirs = self.store.read(_part(first))  # None: it is in place already
+                theirs = self.store.read(_part(first))  # None: it has been written already
                 self.store.remove([_part(done)])
                 if theirs is None and self.store.size(item.output) != first.bytes:
                     raise PictureError(
@@ -120,7 +120,7 @@ class Delivery:
         return replace(result, data=b"", done=done)
 
     def _place(self, done: Done, data: bytes) -> None:
-        """Put it under its name."""
+        """Write the result under its name."""
         self._hold()
         if self.force:
             self.store.replace(done.output, data)
@@ -137,7 +137,7 @@ class Delivery:
 
 
 def marker(picture: str) -> str:
-    """The object that says that a picture is done."""
+    """Return the name of the object that marks a picture as done."""
     return f"{DONE}/{key_of(picture)}.json"
 
 
@@ -146,7 +146,7 @@ def _part(done: Done) -> str:
 
 
 def done_of(line: bytes) -> Done | None:
-    """What such an object says; None for something else."""
+    """Parse such an object; None for anything else."""
     try:
         found = Done(**json.loads(line))
     except (ValueError, TypeError, RecursionError):

@@ -1,15 +1,14 @@
-"""Whole folders: every picture of one folder through one recipe into another.
+"""Run batches: apply one recipe to every picture of a folder and write the results into another.
 
 The work on one picture is a pure function, `Work`: an `Item` in, a `Result` with the file's bytes out; it writes
 nothing and raises nothing. A small driver, `run`, hands items to an engine (`serial` and `processes` in engines.py, or
-anyone's function of the same type, such as the one on Ray Data) and puts what comes back into place. In a folder of
-this machine only the driver writes; in a store (`stores`) whoever does the work writes it there (`delivery`), and the
-driver is told names.
+any function of the same type, such as the one on Ray Data) and writes the results. In a local folder only the driver
+writes; in a store (`stores`) the workers write (`delivery`), and the driver gets only names.
 
-A result gets into place in three steps: its bytes are written to a temporary file, one line is written to the journal
+A result is written in three steps: its bytes are written to a temporary file, one line is written to the journal
 (append-only JSON lines, synced), and the file is renamed to the result's name. The line decides: with it, the picture
-is done, and `resume` only has to rename the file if a kill came between; without it, the picture was never made. So no
-result is ever incomplete, and nothing that is done is done again.
+is done, and `resume` only has to rename the file if the process was killed in between; without it, the picture was
+never made. So no result is ever incomplete, and no finished picture is made again.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Summary:
-    """The outcome of a run: how many were made now, how many had been made before; which failed and why, by name."""
+    """The outcome of a run: the number of pictures made now and before, and the failed ones with their reasons."""
 
     made: int
     before: int
@@ -61,7 +60,7 @@ class Summary:
         return self.made + self.before + len(self.failed)
 
 
-# long: every way of going through a folder is a parameter
+# long: one parameter for each option of a batch
 def batch(
     chain: Chain,
     source: Path | str,
@@ -82,27 +81,27 @@ def batch(
     watch: Callable[[Result], None] | None = None,
     notify: Notify = silent,
 ) -> Summary:
-    """Every picture of the folder `source` through `chain` into `target`.
+    """Apply `chain` to every picture of `source`, and write the results into `target`.
 
     Args:
         source: a folder, an address (`stores`) or a manifest (`manifest`).
         target: a folder or an address.
-        masks: where each picture's mask is; None: what the chain says, for all, and where that says none, beside them.
-        ending: of the results' names, which says the format; None: each picture's own.
-        provenance: keep in each result how it was made.
-        quality: of results that are JPEG, WebP or AVIF; None: as each picture came.
+        masks: where each picture's mask is; None: the chain's mask for all, or without one, files beside the pictures.
+        ending: suffix of the results, which sets the format; None: each picture's own.
+        provenance: store the provenance in each result.
+        quality: quality of JPEG, WebP or AVIF results; None: as in each picture's file.
         engine: where the work is done; default: `serial`.
-        models: what is loaded already; in other processes each loads its own.
-        resume: go on with a run that was broken off; what is done is not done again, what failed is tried again.
-        force: begin anew and replace results that are there.
-        results: the name of a table of what was made, in `target`: .jsonl or .parquet.
-        size: pictures that are in the network at once; 0: as many as there is memory for.
-        anywhere: a manifest may name pictures that lie neither in its folder nor where the arguments point.
-        begin, watch: are told how many pictures there are, and each result.
-        notify: is told what was left out.
+        models: loaded models; other processes load their own.
+        resume: continue an interrupted run; finished pictures are skipped, failed ones are tried again.
+        force: start again and replace existing results.
+        results: name of a table of results in `target`: .jsonl or .parquet.
+        size: batch size of the network; 0: as many pictures as memory allows.
+        anywhere: allow a manifest to name pictures outside its folder and the given arguments.
+        begin, watch: called with the number of pictures, and with each result.
+        notify: called with notices about skipped files.
 
     Raises:
-        UsageError: plugins, folders, masks or journal that do not go together; nothing was written.
+        UsageError: plugins, folders, masks or journal are inconsistent; nothing was written.
         ModelError: there is no such model.
         PictureError: the folder cannot be written to.
     """
@@ -122,7 +121,8 @@ def batch(
     size = size or most_at_once(chain)
     work = Work(chain, provenance, quality, models or new_models(size), size)
     identity = _identity(chain, Path(target), masks, ending, provenance, quality)
-    with closing(Catalog()) as catalog, Sheet.of(results, target, offline) as sheet:
+    table = Sheet.of(results, source, target, offline=offline, again=resume or force)
+    with closing(Catalog()) as catalog, table as sheet:
         if plain and is_plain(target):
             found = listing(Path(source), leave_out=Path(target))
             todo: Sequence[Item] = items(found, Path(source), Path(target), masks, ending)
@@ -131,7 +131,7 @@ def batch(
             todo = catalog.items(target)
         _tell(found, source, notify)
         if not todo and not found.unreadable:
-            raise UsageError(f"{source}: holds no pictures; their names end in {' '.join(sorted(PICTURES))}")
+            raise UsageError(f"{source}: contains no pictures; their names end in {' '.join(sorted(PICTURES))}")
         if begin is not None:
             begin(len(todo))
         told = _both(watch, sheet.take)
@@ -163,7 +163,7 @@ def _both(watch: Callable[[Result], None] | None, also: Callable[[Result], None]
 
 
 def _settle(chain: Chain) -> None:
-    """Find once what would be wrong with every picture: plugins in conflict, no such model or sampler."""
+    """Check once for errors that concern every picture: conflicting plugins, unknown model or sampler."""
     write_nothing_beside(chain, "a batch")
     for stage in chain.inherited().stages:
         info = described(stage)
@@ -172,7 +172,7 @@ def _settle(chain: Chain) -> None:
 
 
 def _tell(found: Listing, source: str, notify: Notify) -> None:
-    """What is no picture, and what leads back."""
+    """Report files that are not pictures, and links that lead back."""
     if found.others:
         more = f" and {len(found.others) - 3} more" if len(found.others) > 3 else ""
         notify(f"{source}: no pictures by their names, left out: {', '.join(found.others[:3])}{more}")
@@ -185,12 +185,12 @@ def _tell(found: Listing, source: str, notify: Notify) -> None:
 def _identity(
     chain: Chain, target: Path, masks: Masks | None, ending: str | None, provenance: bool, quality: int | None
 ) -> dict[str, str | int]:
-    """What the results depend on besides the pictures: a run is resumed only with the same."""
+    """Return what the results depend on besides the pictures; a resumed run must have the same."""
     from editkit.editing.recipe import to_yaml
 
     try:
         text = to_yaml(chain.inherited(), target)
-    except RecipeError:  # a callable or an array: from Python only, where the caller knows
+    except RecipeError:  # a callable or an array, possible only in Python, where the caller is responsible
         text = ""
     folder = None if masks is None else masks.folder
     where = "" if folder is None else str(folder if is_address(str(folder)) else Path(folder).resolve())
@@ -208,16 +208,16 @@ def run(
     force: bool = False,
     watch: Callable[[Result], None] | None = None,
 ) -> Summary:
-    """Make what the journal does not hold yet.
+    """Make the pictures that the journal does not list as done.
 
     Args:
         work: `Work`, or any function like it.
-        journal: open; says what is done, and takes what comes.
-        force: replace results that were there before the run.
-        watch: is called with each result, after it is in place.
+        journal: the open journal, for reading and recording.
+        force: replace results from before the run.
+        watch: called with each result after it has been written.
 
     Raises:
-        PictureError: the folder cannot be written to any more (a full disk): what is done stays done.
+        PictureError: the folder cannot be written to any more (a full disk); finished pictures stay.
     """
     todo, before = [], 0
     summary = Summary(0, 0, {})
@@ -247,10 +247,10 @@ def run_into(
     force: bool = False,
     watch: Callable[[Result], None] | None = None,
 ) -> Summary:
-    """The same into a store, where whoever does the work puts the result into place.
+    """Like `run`, into a store, where the workers write the results.
 
     Args:
-        fresh: what lies at a result's name was there before the run.
+        fresh: files at the results' names are from before the run.
 
     Raises:
         PictureError: the store cannot be written to any more, or another run has taken it over.
@@ -284,7 +284,7 @@ def _noted(book: ledger.Ledger, summary: Summary, result: Result, watch: Callabl
 
 @contextmanager
 def _from(engine: Engine, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Iterator[Result]]:
-    """An engine's results; its workers do not outlive a run that was broken off."""
+    """Yield an engine's results; its workers end with an interrupted run."""
     results = engine(work, items)
     try:
         yield results
@@ -295,7 +295,7 @@ def _from(engine: Engine, work: Callable[[Item], Result], items: Sequence[Item])
 
 
 def _take(journal: Journal, summary: Summary, result: Result, watch: Callable[[Result], None] | None) -> None:
-    """Put one result into place and into the journal."""
+    """Write one result and record it in the journal."""
     item = result.item
     if result.error is None:
         wrong = journal.commit(Done(item.name, item.output, result.seed, "", 0), result.data, Path(item.target))

@@ -1,4 +1,4 @@
-"""Engines for a batch: where its work is done, in one process or several. Others come in through entry points (group
+"""Engines for a batch, which run its work in one or several processes. Further ones come from entry points (group
 `editkit.engines`) and are chosen by `--engine NAME[:ARGUMENT]`.
 """
 
@@ -24,8 +24,8 @@ class Result:
     """The outcome of one item: the bytes of a file, or an error of one line.
 
     Args:
-        figures: what plugins measured of it, by `plugin.name`.
-        done: whoever made it has put it into place already; `data` is empty then.
+        figures: measurements of plugins, by `plugin.name`.
+        done: the worker has written it already; `data` is then empty.
         before: it was made by an earlier run, or by a worker that was lost.
     """
 
@@ -51,14 +51,14 @@ is `ray.data.from_items([{"item": i} for i in items]).map(lambda row: {"result":
 
 @dataclass(frozen=True)
 class Places:
-    """Where an engine on several machines is to work.
+    """The resources for an engine on several machines.
 
     Args:
-        workers: as --workers says.
-        actors: how many at least and at most; None: as many as there is room for.
-        gpus_per_actor: None: one where the edit runs on a GPU.
-        device: as the edit's --device says.
-        memory: bytes of a node's memory that an actor's models need; 0: not known, or little.
+        workers: the value of --workers.
+        actors: the minimum and maximum number; None: as many as the cluster allows.
+        gpus_per_actor: None: one if the edit runs on a GPU.
+        device: the edit's --device.
+        memory: bytes of a node's memory that an actor's models need; 0: unknown, or little.
     """
 
     workers: int = 1
@@ -70,14 +70,14 @@ class Places:
 
 @dataclass(frozen=True)
 class EngineKind:
-    """What an entry point of the group points to.
+    """The description of an engine; an entry point of the group refers to one.
 
     Args:
         name: its name.
         summary: a line for `editkit plugins`.
         make: (what stands behind the colon, "" for nothing; the number of workers asked for) -> an `Engine`. Raises
-            UsageError where these make no sense.
-        placed: the same with all that is said of where it works; None: `make` is enough, and --actors is refused.
+            UsageError if these are invalid.
+        placed: like `make`, with the `Places`; None: only `make` is used, and --actors is refused.
         api: the version of this protocol.
     """
 
@@ -93,25 +93,25 @@ ENGINES = Group(GROUP, "engine", "editkit plugins")
 
 
 def load_engine(name: str) -> EngineKind:
-    """The kind of engine called `name`.
+    """Return the kind of engine called `name`.
 
     Raises:
-        UsageError: there is none (the nearest is named).
-        PluginError: it does not import, or is no `EngineKind`.
+        UsageError: there is none (the message suggests the nearest).
+        PluginError: it cannot be imported, or is not an `EngineKind`.
     """
     return cast(EngineKind, ENGINES.fitting(ENGINES.load(name), name, ("name", "summary", "make")))
 
 
 def listed() -> list[Listed[EngineKind]]:
-    """Every installed one, the broken ones with their reason."""
+    """List all installed engines; broken ones with the reason."""
     return ENGINES.listed(load_engine)
 
 
 def engine_of(spec: str, places: Places) -> Engine:
-    """The engine that `NAME[:ARGUMENT]` asks for, in these places.
+    """Make the engine of `NAME[:ARGUMENT]` with these resources.
 
     Raises:
-        UsageError: it has no actors, and some were asked for.
+        UsageError: the engine has no actors, but some were requested.
     """
     name, _, argument = spec.partition(":")
     kind = load_engine(name)
@@ -127,9 +127,9 @@ def engine_of(spec: str, places: Places) -> Engine:
 @runtime_checkable
 class Staged(Protocol):
     """Work in three stages that may overlap: one picture is read and another's result is encoded while a third is in
-    the network. What a stage gives goes into the next; the middle one runs in the engine's own thread.
+    the network. Each stage's output is the next one's input; the middle one runs in the engine's own thread.
 
-    `size`: how many pictures the network takes at once, by `edit_many`.
+    `size`: the batch size of `edit_many`.
     """
 
     @property
@@ -145,11 +145,11 @@ class Staged(Protocol):
 
 
 AHEAD = 2
-"""Pictures that are read before the network has time for them."""
+"""How many pictures to read in advance."""
 
 
 def serial(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """An engine: one after another, in this process; what is `Staged` overlaps."""
+    """An engine that works in this process, one picture after another; `Staged` work overlaps."""
     if isinstance(function, Staged):
         yield from overlapped(function, items)
         return
@@ -158,7 +158,7 @@ def serial(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterato
 
 
 def overlapped(work: Staged, items: Iterable[Item]) -> Iterator[Result]:
-    """Results in the order of `items`; few pictures are held at once, whichever stage is the slowest."""
+    """Yield results in the order of `items`; only few pictures are in memory, whichever stage is the slowest."""
     packers = max(1, min(4, os.cpu_count() or 1))
     left, opened, packed = iter(items), deque[Future[Any]](), deque[Future[Result]]()
     reading, packing = ThreadPoolExecutor(1), ThreadPoolExecutor(packers)
@@ -174,7 +174,7 @@ def overlapped(work: Staged, items: Iterable[Item]) -> Iterator[Result]:
                 yield packed.popleft().result()
                 if not opened:
                     break
-    except KeyboardInterrupt:  # what was made is not thrown away
+    except KeyboardInterrupt:  # finished results are kept
         while packed:
             yield packed.popleft().result()
         raise
@@ -184,13 +184,13 @@ def overlapped(work: Staged, items: Iterable[Item]) -> Iterator[Result]:
 
 
 def _edited(work: Staged, opened: Sequence[Future[Any]]) -> list[Any]:
-    """What the network makes of some pictures; one alone goes the way it always went."""
+    """Run the network on some pictures; a single one is not batched."""
     ready = [one.result() for one in opened]
     return [work.edit(ready[0])] if len(ready) == 1 else work.edit_many(ready)
 
 
 def processes(workers: int) -> Engine:
-    """An engine of `workers` processes, each with its own models and its share of the processor's threads."""
+    """Make an engine of `workers` processes, each with its own models and its share of the CPU threads."""
 
     def engine(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         left, suspects, ended = iter(items), list[Item](), False
@@ -201,7 +201,7 @@ def processes(workers: int) -> Engine:
                 ended = True
             except BrokenProcessPool:
                 suspects = list(pending.values())
-            for item in suspects:  # one of them ended its process: each gets one of its own, to see which
+            for item in suspects:  # one of them crashed its process: each is run in a separate process to find which
                 try:
                     yield from _pooled(1, workers, function, iter([item]), {})
                 except BrokenProcessPool:
@@ -214,8 +214,8 @@ def processes(workers: int) -> Engine:
 def _pooled(
     workers: int, share: int, function: Callable[[Item], Result], left: Iterator[Item], pending: dict[Any, Item]
 ) -> Iterator[Result]:
-    """Results of a pool of `workers`, each with one of `share` equal parts of the threads (another number of threads
-    may round otherwise); takes a few of what is left at a time, so that results do not pile up.
+    """Yield results of a pool of `workers`, each with one of `share` equal parts of the threads (a different number of
+    threads may change the rounding). Submits only a few items at a time, so that results do not pile up.
     """
     from concurrent.futures import FIRST_COMPLETED, wait
     from multiprocessing import active_children, get_context
@@ -234,7 +234,7 @@ def _pooled(
                 del pending[future]
                 yield result
     finally:
-        if pending:  # broken off: nobody waits for what the workers are at
+        if pending:  # interrupted: do not wait for the workers
             for worker in set(active_children()) - others:
                 worker.terminate()
         pool.shutdown(wait=not pending, cancel_futures=True)
@@ -243,7 +243,7 @@ def _pooled(
 def _submitted(
     pool: ProcessPoolExecutor, function: Callable[[Item], Result], item: Item, pending: dict[Any, Item]
 ) -> Future[Result]:
-    """An item given to a pool; where the pool is broken the item is pending all the same, and is tried again."""
+    """Submit an item to a pool; if the pool is broken, the item stays pending and is tried again."""
     try:
         return pool.submit(function, item)
     except BrokenProcessPool:
@@ -252,7 +252,7 @@ def _submitted(
 
 
 def _start_worker(share: int) -> None:
-    """Share the threads; leave interrupts to the driver; end when the driver does, however it ended."""
+    """Limit the threads, ignore interrupts, and end when the driver ends for any reason."""
     import signal
     import threading
     from multiprocessing import connection, parent_process
@@ -274,7 +274,7 @@ def _start_worker(share: int) -> None:
 
 def _bare(name: str, argument: str) -> None:
     if argument:
-        raise UsageError(f"--engine {name}: takes nothing behind a colon, got {argument!r}")
+        raise UsageError(f"--engine {name}: takes nothing after a colon, got {argument!r}")
 
 
 def _serial(argument: str, workers: int) -> Engine:

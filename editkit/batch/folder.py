@@ -1,4 +1,4 @@
-"""What a batch works on: the pictures of a folder, the mask of each, and the name of each result."""
+"""The pictures of a folder, their masks, and the names of their results."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from editkit.pictures.files.formats import PICTURES, PNG, WRITABLE
 from editkit.pictures.shapes import is_words
 
 BESIDE = ("{stem}.mask.png",)
-"""Where a picture's mask is looked for in its own folder, where no pattern is given."""
+"""Default mask names in the picture's own folder."""
 
 APART = ("{stem}.mask.png", "{stem}.png", "{name}")
-"""And in a folder of masks."""
+"""Default mask names in a folder of masks."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Item:
     """One picture of a batch.
 
     Args:
-        name: relative to the input folder, with slashes; what journal and messages call it.
+        name: path relative to the input folder, with slashes; used in the journal and messages.
         source, target: the files read and written.
         output: the target, relative to the output folder, with slashes.
-        mask: a file, an address or words; None: what the recipe says.
-        columns: what a manifest says of this picture alone, by option or parameter.
+        mask: a file, an address or words; None: the recipe's mask.
+        columns: a manifest's values for this picture, by option or parameter.
     """
 
     name: str
@@ -44,8 +44,8 @@ class Item:
 
 @dataclass
 class Listing:
-    """What a folder holds: pictures (relative paths, sorted), other files, links that lead back, links that lead out
-    of it (which are followed), unreadable folders."""
+    """The content of a folder: pictures (relative paths, sorted), other files, links that lead back, links that lead
+    out of it (which are followed), unreadable folders."""
 
     pictures: list[Path] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
@@ -55,10 +55,10 @@ class Listing:
 
 
 def listing(folder: Path, leave_out: Path | None = None) -> Listing:
-    """All pictures below `folder`, through links to folders too, each folder once. Hidden ones are left out.
+    """List all pictures below `folder`, also through links, each folder once, without hidden files.
 
     Args:
-        leave_out: a folder whose files are no input, such as the output when it lies inside.
+        leave_out: a folder to skip, such as an output folder inside `folder`.
     """
     found = Listing()
     left_out = None if leave_out is None or not leave_out.exists() else _identity(leave_out)
@@ -88,7 +88,7 @@ def listing(folder: Path, leave_out: Path | None = None) -> Listing:
                 continue
             path = Path(at) / name
             if Path(name).suffix.lower() in PICTURES and path.exists() and not path.is_file():
-                found.unreadable[(inside / name).as_posix()] = "is not a regular file"  # a pipe would be waited for
+                found.unreadable[(inside / name).as_posix()] = "is not a regular file"  # a pipe would block
             elif Path(name).suffix.lower() in PICTURES:
                 found.pictures.append(inside / name)
                 if path.is_symlink() and not _real(path).is_relative_to(root):
@@ -99,7 +99,7 @@ def listing(folder: Path, leave_out: Path | None = None) -> Listing:
 
 
 def _real(path: Path) -> Path:
-    """Where links lead in the end; of links that lead in a circle, one of them."""
+    """Resolve links; for circular links, return one of them."""
     return Path(os.path.realpath(path))
 
 
@@ -109,13 +109,13 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def check_folders(source: Path, target: Path, masks: Path | None = None) -> None:
-    """Refuse folders that cannot be an input and its output.
+    """Refuse folders that cannot be used as input and output.
 
     Args:
-        masks: a folder of masks, which are read as pictures are.
+        masks: a folder of masks, which is also an input.
 
     Raises:
-        UsageError: no folder, the same, or the output around the input.
+        UsageError: not a folder, the same folder twice, or the input is inside the output.
     """
     if masks is not None and masks.is_dir() and target.is_dir():
         check_folders(masks, target)
@@ -135,12 +135,12 @@ def check_folders(source: Path, target: Path, masks: Path | None = None) -> None
 
 @dataclass(frozen=True)
 class Masks:
-    """Where the mask of a picture is.
+    """The place of each picture's mask.
 
     Args:
-        pattern: `{stem}.mask.png`, with {stem}, {name} (with its ending) and {suffix}; a file for all, without any; or
+        pattern: `{stem}.mask.png`, with {stem}, {name} (including the suffix) and {suffix}; a file for all pictures; or
             words such as box:10%,10%,50%,50%. None: the usual names.
-        folder: where masks are, a folder or an address, in the same subfolders as the pictures; None: beside them.
+        folder: a folder or address with the masks, in the same subfolders as the pictures; None: beside them.
     """
 
     pattern: str | None = None
@@ -153,21 +153,21 @@ class Masks:
             parts = [part for part in string.Formatter().parse(self.pattern) if part[1] is not None]
             fields = {name for _, name, _, _ in parts if name is not None}
             if any(spec or turned for _, _, spec, turned in parts):
-                raise ValueError("nothing but a name may stand in braces")
+                raise ValueError("only a name may be in braces")
         except ValueError as error:
             raise UsageError(f"--mask {self.pattern}: is not a pattern ({error}); write it as {BESIDE[0]}") from None
         for name in fields - {"stem", "name", "suffix"}:
             raise UsageError(f"--mask {self.pattern}: {{{name}}} is not known; use {{stem}}, {{name}}, {{suffix}}")
 
     def of(self, picture: Path, root: Path) -> list[str]:
-        """The files or words that may be the mask of `picture` (relative to `root`), the first that exists counts."""
+        """Return the possible masks of `picture` (relative to `root`); the first that exists counts."""
         if self.pattern is not None and (is_words(self.pattern) or "{" not in self.pattern):
             apart = self.folder is not None and not is_words(self.pattern)
             return [str(Path(self.folder or "") / self.pattern) if apart else self.pattern]
         return [str(Path(self.folder or root) / name) for name in self.names(picture)]
 
     def names(self, picture: PurePath) -> list[str]:
-        """The names that the mask of `picture` may have, relative to the folder of masks."""
+        """Return the possible names of the mask of `picture`, relative to the folder of masks."""
         if self.pattern is not None and "{" not in self.pattern:
             return [self.pattern]
         patterns = (BESIDE if self.folder is None else APART) if self.pattern is None else (self.pattern,)
@@ -178,11 +178,11 @@ class Masks:
 def items(
     found: Listing, source: Path, target: Path, masks: Masks | None = None, ending: str | None = ".png"
 ) -> list[Item]:
-    """The work: a picture, its mask, the name of its result. Files that are the mask of another are no pictures.
+    """Return the items: picture, mask, name of the result. Masks of other pictures are not pictures.
 
     Args:
-        masks: None: no picture has a mask of its own. A mask that is missing fails when it is read, and is named.
-        ending: of the results; None: each picture's own, where that can be written.
+        masks: None: no picture has its own mask. A missing mask is an error when it is read.
+        ending: suffix of the results; None: each picture's own, if that can be written.
     """
     chosen: dict[Path, str] = {}
     taken: set[str] = set()
@@ -202,15 +202,15 @@ def items(
 
 
 def mask_of(masks: Masks, picture: Path, root: Path) -> str:
-    """The mask of one picture, whether it is there or not."""
+    """Return the mask of one picture, whether it exists or not."""
     tries = masks.of(picture, root)
     folders: dict[str, dict[str, list[str]]] = {}
     return next((found for mask in tries for found in _as_written(mask, folders)), tries[0])
 
 
 def _as_written(path: str, folders: dict[str, dict[str, list[str]]]) -> list[str]:
-    """The file `path`, or where there is none, that of the same name in another Unicode form (a Mac writes é as two
-    characters) or with its ending in other capitals. `folders`: what was found in each folder, filled here.
+    """Return the file `path`, or else one of the same name in another Unicode form (a Mac writes é as two characters)
+    or with its suffix in another case. `folders`: a cache of the folders' contents, filled here.
 
     Raises:
         UsageError: there are several.
@@ -232,20 +232,20 @@ def _as_written(path: str, folders: dict[str, dict[str, list[str]]]) -> list[str
 
 
 def _key(name: str) -> str:
-    """The same for all that people would call the same name."""
+    """Return a key that is equal for names that look the same."""
     stem, ending = os.path.splitext(unicodedata.normalize("NFC", name))
     return stem + ending.lower()
 
 
 def _own(picture: Path, source: Path, chosen: dict[Path, str]) -> bool:
-    """Whether only the picture itself names this file as its mask, as a pattern {name} beside the pictures would."""
+    """Whether the picture would be its own mask, as with a pattern {name} beside the pictures."""
     path = os.path.realpath(source / picture)
     return [p for p, mask in chosen.items() if os.path.realpath(mask) == path] == [picture]
 
 
 def _names(pictures: Sequence[Path], ending: str | None) -> list[Path]:
-    """The results' names: the stem with the ending; the whole name where two pictures would get the same, and a number
-    where that is taken as well. No two are the same, whatever a file system makes of capitals.
+    """Choose the results' names: the stem with the suffix; the whole name if two pictures would get the same, and a
+    number if that is taken too. All differ, even on case-insensitive file systems.
     """
 
     def short(picture: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The journal of a batch: append-only JSON lines in the output folder, each synced before anything relies on it."""
+"""The journal of a batch: append-only JSON lines in the output folder, each synced before it is relied on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from editkit.errors import EditkitError, PictureError, UsageError
 
 NAME = "editkit-batch.jsonl"
 PARTS = ".editkit-parts"
-"""Where results are until their line is in the journal, in the output folder."""
+"""Subfolder for results whose line is not yet in the journal."""
 
 HOPELESS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 """Errors after which no other picture can be written either."""
@@ -24,7 +24,7 @@ HOPELESS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 @dataclass(frozen=True)
 class Done:
-    """A picture that is done: its name, its result's name, its seed, and the result's SHA-256 and size."""
+    """A finished picture: its name, its result's name, its seed, and the result's SHA-256 and size."""
 
     picture: str
     output: str
@@ -35,7 +35,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """A picture that failed, and why. It is tried again when the run is resumed."""
+    """A failed picture and the reason. A resumed run tries it again."""
 
     picture: str
     error: str
@@ -45,12 +45,12 @@ _KINDS = {"picture": str, "output": str, "seed": int, "sha256": str, "bytes": in
 
 
 def begun_before(path: object) -> UsageError:
-    """There is a journal at `path`, and nobody said what to do with it."""
+    """Return the error for an existing journal without --resume or --force."""
     return UsageError(f"{path}: an earlier run was here; --resume goes on with it, --force begins anew")
 
 
 def of_another_run(path: object) -> UsageError:
-    """The journal at `path` is of results that depend on something else."""
+    """Return the error for a journal of a run with other settings."""
     return UsageError(f"{path}: is of a run with another recipe or other options; give those, or --force to begin anew")
 
 
@@ -64,8 +64,8 @@ class Journal:
         self._force = force
 
     def settle(self, name: str, output: str) -> bool:
-        """Whether the picture is done and its result, `output` of this folder, in place; puts it there if a kill came
-        in between. A journal is a file that anyone may have changed: a line that names another file counts for nothing.
+        """Whether the picture is done and its result, `output` of this folder, exists; finishes an interrupted rename.
+        The journal may have been changed by anyone, so lines that name another file are ignored.
         """
         entry = self.done.get(name)
         if entry is None or entry.output != output:
@@ -79,10 +79,10 @@ class Journal:
         return target.is_file()
 
     def commit(self, entry: Done, data: bytes, target: Path) -> str | None:
-        """Put `data` at `target` and into the journal, both or neither; what was wrong with this one, in one line.
+        """Write `data` to `target` and record it in the journal, both or neither; return a one-line error, if any.
 
         Raises:
-            PictureError: nothing can be written any more; what is done stays done.
+            PictureError: nothing can be written any more; finished pictures stay.
         """
         part = self._part(entry.picture)
         try:
@@ -92,7 +92,7 @@ class Journal:
             if target.is_dir():
                 return f"{target}: is a folder; move it away"
             part.parent.mkdir(exist_ok=True)
-            part.unlink(missing_ok=True)  # a link there would lead the bytes elsewhere
+            part.unlink(missing_ok=True)  # a link there would redirect the bytes
             with part.open("xb") as file:
                 file.write(data)
                 file.flush()
@@ -111,7 +111,7 @@ class Journal:
         return None
 
     def failed(self, entry: Failed) -> None:
-        """Note a picture that failed.
+        """Record a failed picture.
 
         Raises:
             PictureError: the journal cannot be written to.
@@ -122,7 +122,7 @@ class Journal:
             raise self._full(error) from None
 
     def _append(self, record: Mapping[str, Any]) -> None:
-        """One whole line, synced; a line that does not fit is taken back."""
+        """Append one complete line, synced; remove it again if it does not fit on the disk."""
         line = (json.dumps(record) + "\n").encode()
         end = os.lseek(self._handle, 0, os.SEEK_END)
         try:
@@ -142,21 +142,21 @@ class Journal:
     def _full(self, error: OSError) -> PictureError:
         return PictureError(
             f"{self.folder}: cannot be written to any more ({error.strerror}); {len(self.done)} pictures are done: "
-            f"mend that and give --resume to go on"
+            f"fix that and use --resume to continue"
         )
 
 
 @contextlib.contextmanager
 def opened(folder: Path, run: Mapping[str, Any], *, resume: bool = False, force: bool = False) -> Iterator[Journal]:
-    """The journal of `folder`, held by this process alone.
+    """Open the journal of `folder`, locked by this process.
 
     Args:
-        run: what the results depend on; a run that is resumed must be the same.
-        resume: go on with the journal that is there; without one, begin.
-        force: begin anew, though there is one.
+        run: what the results depend on; a resumed run must have the same.
+        resume: continue an existing journal; without one, start.
+        force: start again, even if there is one.
 
     Raises:
-        UsageError: there is a journal and neither `resume` nor `force`; another run's; another process is at it.
+        UsageError: there is a journal without `resume` or `force`, it is another run's, or another process uses it.
         PictureError: the folder cannot be written to.
     """
     path = folder / NAME
@@ -178,7 +178,7 @@ def opened(folder: Path, run: Mapping[str, Any], *, resume: bool = False, force:
 
 
 def _begun(folder: Path, handle: int, path: Path, run: Mapping[str, Any], resume: bool, force: bool) -> Journal:
-    """The journal with its first line."""
+    """Start or continue the journal."""
     _lock(handle, folder)
     try:
         if not resume:
@@ -193,7 +193,7 @@ def _begun(folder: Path, handle: int, path: Path, run: Mapping[str, Any], resume
 
 
 def _lock(handle: int, folder: Path) -> None:
-    """Hold the journal as long as this process lives; the system lets go of it however the process ends."""
+    """Lock the journal until this process ends; the system releases the lock."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -205,7 +205,7 @@ def _lock(handle: int, folder: Path) -> None:
 
 
 def _read(handle: int, path: Path, run: Mapping[str, Any]) -> dict[str, Done]:
-    """What is done, by picture; the torn end of a line that a kill left is cut off."""
+    """Return the finished pictures; cut off an incomplete last line."""
     with os.fdopen(os.dup(handle), "rb") as file:
         file.seek(0)
         data = file.read()
@@ -230,7 +230,7 @@ def _read(handle: int, path: Path, run: Mapping[str, Any]) -> dict[str, Done]:
 
 
 def _sweep(parts: Path) -> None:
-    """Remove what a run that was killed left half made."""
+    """Remove incomplete results of a killed run."""
     if parts.is_dir():
         for part in parts.glob("*.part"):
             part.unlink()

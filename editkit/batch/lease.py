@@ -1,9 +1,9 @@
-"""One run at a time for one target, where nothing can be locked.
+"""A lease that allows one run at a time per target where files cannot be locked.
 
-Each run that begins puts an object with the next number, which only one can do, and keeps writing to it. Whoever finds
-the highest number still being written is refused; whoever sees nothing new in it for `TTL` seconds, by its own clock,
-puts the next number. So clocks need not agree, and a run that was cut off for long finds that a higher number is there
-and stops, its workers too: they look before they put a result into place.
+A new run creates an object with the next number, which only one can do, and keeps updating it. While the object with
+the highest number is being updated, other runs are refused; if it has not changed for `TTL` seconds by a run's own
+clock, that run creates the next number. So clocks need not agree. A run that was disconnected for long finds the higher
+number and stops, and so do its workers, which check before they write a result.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from editkit.errors import PictureError, UsageError
 
 FOLDER = ".editkit/lease"
 TTL = 60.0
-"""Seconds without a sign of life after which a run is taken for dead."""
+"""Seconds without an update after which a run counts as dead."""
 
 
 def name_of(number: int) -> str:
-    """The object of a run's number."""
+    """Return the object's name for a run's number."""
     return f"{FOLDER}/{number:08}.json"
 
 
 def is_lost(store: Store, number: int) -> bool:
-    """Whether another run has taken over since."""
+    """Whether another run has taken over."""
     return store.read(name_of(number + 1)) is not None
 
 
 class Lease:
-    """A hold on a target; `number` is this run's."""
+    """A lease on a target; `number` is this run's."""
 
     def __init__(self, store: Store, number: int) -> None:
         self.store, self.number = store, number
@@ -52,7 +52,7 @@ class Lease:
         self._end = threading.Event()
 
     def take(self) -> None:
-        """Raises UsageError where another was quicker, or the store does not refuse to put over what is there."""
+        """Acquire the lease. Raises UsageError if another run was faster, or the store ignores conditions."""
         name, mine = name_of(self.number), self._text(0)
         if not self.store.create(name, mine):
             raise UsageError(
@@ -68,7 +68,7 @@ class Lease:
         return json.dumps({**self._mine, "beat": beat}).encode()
 
     def keep(self) -> None:
-        """Say that this run lives, until the end; to be run in a thread."""
+        """Update the lease until the end; runs in a thread."""
         beat, since = 0, time.monotonic()
         while not self._end.wait(TTL / 6):
             beat += 1
@@ -84,11 +84,11 @@ class Lease:
                     return
 
     def end(self) -> None:
-        """Let `keep` come to its end."""
+        """Make `keep` return."""
         self._end.set()
 
     def give_back(self) -> None:
-        """The next run need not wait. Only after `keep` has ended, whose last word would be put over this one."""
+        """Release the lease for the next run. Call it only after `keep` has returned."""
         if not self.lost:
             with contextlib.suppress(PictureError):
                 self.store.replace(name_of(self.number), json.dumps({**self._mine, "released": True}).encode())
@@ -96,10 +96,10 @@ class Lease:
 
 @contextmanager
 def held(store: Store) -> Iterator[Lease]:
-    """A hold on a store, for the block.
+    """Hold a lease on a store for the block.
 
     Raises:
-        UsageError: another run is at work there.
+        UsageError: another run is active there.
     """
     lease = Lease(store, _free(store) + 1)
     lease.take()
@@ -114,7 +114,7 @@ def held(store: Store) -> Iterator[Lease]:
 
 
 def _free(store: Store) -> int:
-    """The highest number there, 0 for none; its run has ended, or shows no sign of life any more."""
+    """Return the highest number of an ended or dead run, 0 for none."""
     number = max((int(name.rpartition("/")[2][:8]) for name, _ in store.names(FOLDER)), default=0)
     if number == 0:
         return 0
@@ -141,7 +141,7 @@ def _body(data: bytes | None) -> dict[str, Any]:
 
 
 def _life() -> str:
-    """What says whether a process of this machine still lives: its number, in this namespace, since this start."""
+    """Return a unique id of this process: its number, namespace and start time."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         began = Path(f"/proc/{os.getpid()}/stat").read_text().rpartition(")")[2].split()[19]
@@ -151,7 +151,7 @@ def _life() -> str:
 
 
 def _is_dead(body: dict[str, Any]) -> bool:
-    """Whether a run of this very machine has ended without a word."""
+    """Whether a run on this machine has ended without releasing its lease."""
     mine, its = _life().split(), str(body.get("life", "")).split()
     if len(mine) != 4 or len(its) != 4 or its[:2] != mine[:2] or not its[2].isdigit():
         return False

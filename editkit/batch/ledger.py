@@ -1,8 +1,8 @@
 """The journal of a batch in a store: one part per writer while it runs, one file at the end.
 
-What counts are the markers that workers put (`delivery`). The driver writes down what it is told, some hundred lines an
-object, `.editkit/journal/NUMBER-PART.jsonl`, and when the run has ended it joins all parts, its own and those of runs
-that were cut off, to `editkit-batch.jsonl`, the same lines that a batch in a folder writes; then markers and parts go.
+The workers' markers are authoritative (`delivery`). The driver records results in parts of some hundred lines,
+`.editkit/journal/NUMBER-PART.jsonl`. At the end of the run it joins all parts, also those of interrupted runs, into
+`editkit-batch.jsonl`, with the same lines as a batch in a folder, and deletes markers and parts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from editkit.errors import EditkitError, PictureError
 
 RUN, JOURNAL = ".editkit/run.json", ".editkit/journal"
 LINES, SECONDS = 500, 20.0
-"""So many lines, or lines of so many seconds, are put at once: a driver that is killed loses them, the markers stay."""
+"""Lines, or seconds of lines, written at once: a killed driver loses them, but the markers remain."""
 
 
 class Ledger:
@@ -38,7 +38,7 @@ class Ledger:
         self._parts, self._since = 0, time.monotonic()
 
     def take(self, result: Result) -> None:
-        """Note a result that is in place, or that failed.
+        """Record a written result or a failure.
 
         Raises:
             PictureError: another run has taken over, or nothing can be written any more.
@@ -58,7 +58,7 @@ class Ledger:
             self.flush()
 
     def flush(self) -> None:
-        """Put what was noted."""
+        """Write the recorded lines."""
         if self._waiting:
             self.catalog.keep(self._waiting)
             lines = "".join(json.dumps(record) + "\n" for record in self._waiting)
@@ -68,7 +68,7 @@ class Ledger:
         self._since = time.monotonic()
 
     def join(self) -> None:
-        """One journal of all parts; what is not needed any more goes."""
+        """Join all parts into one journal, and delete what is no longer needed."""
         self.flush()
         handle, path = tempfile.mkstemp(prefix="editkit-journal-")
         try:
@@ -84,11 +84,11 @@ class Ledger:
                 self.store.remove(some)
 
     def done_before(self) -> None:
-        """Read what earlier runs noted.
+        """Read the journals of earlier runs.
 
         Raises:
-            UsageError: it is of another run.
-            EditkitError: it is damaged.
+            UsageError: they are of a different run.
+            EditkitError: they are damaged.
         """
         names = [NAME, *sorted(name for name, _ in self.store.names(JOURNAL))]
         for name in names:
@@ -123,7 +123,7 @@ def _in_groups(names: Iterator[str]) -> Iterator[list[str]]:
 def opened(
     store: Store, catalog: Catalog, run: Mapping[str, Any], *, resume: bool = False, force: bool = False
 ) -> Iterator[Ledger]:
-    """The journal of a store, held by this run alone: as `journal.opened` of a folder."""
+    """Open the journal of a store, locked by this run; like `journal.opened` for a folder."""
     before = store.read(RUN)
     if before is not None and not resume and not force:
         raise begun_before(f"{store.address}/{NAME}")
@@ -149,7 +149,7 @@ def opened(
 
 
 def _try_to(ledger: Ledger) -> None:
-    """Note what is known although the run was broken off."""
+    """Write the recorded lines of an interrupted run."""
     try:
         ledger.flush()
     except EditkitError:

@@ -1,11 +1,10 @@
-"""Manifests: a table with a row for each picture, which says what is done to it.
+"""Manifests: tables with a row for each picture and its settings.
 
-`.jsonl` (an object a line), `.parquet`, or `.csv` with a header. The column `picture` is needed: a name relative to the
-manifest, or an address; where it may lead says `reach`. Others are `mask` (a name, an address, or words), `output` (the
-result's name), `seed`, `prompt` and every other option of a run, and every parameter of the chain's plugins, as
-`inpaint.grow` or, where one plugin alone has it, `grow`; but none that names code, or a file to be written. `category`
-is for whoever judges the results (`editkit score --prompts`), and changes nothing. An empty value means that the
-recipe's counts.
+`.jsonl` (one object per line), `.parquet`, or `.csv` with a header. The column `picture` is required: a name relative
+to the manifest, or an address; `reach` limits its location. Others are `mask` (a name, an address, or words), `output`
+(the result's name), `seed`, `prompt` and every other option of a run, and every parameter of the chain's plugins, as
+`inpaint.grow` or, if only one plugin has it, `grow`; but none that names code or a file to write. `category` is only
+used for scoring the results (`editkit score --prompts`). An empty value means the recipe's value.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from editkit.common.extras import explained
+from editkit.common.small import small_bytes
 from editkit.common.spec import did_you_mean
 from editkit.errors import UsageError
 from editkit.plugin.chain import Chain
@@ -29,22 +29,23 @@ from editkit.plugin.params import Code, is_path, outputs, params, word
 ENDINGS = (".jsonl", ".parquet", ".csv")
 OWN = ("picture", "mask", "output")
 UNUSED = ("category",)
-"""Columns that are no option."""
+"""Columns that are not options."""
 
 BARRED = ("allow_code", "offline")
-"""Options that only the person at the machine may set."""
+"""Options that only the user of the machine may set."""
 
 LONGEST = 1 << 16
-"""Characters of a value: more are no prompt and no name, and a table of a kilobyte can have them in each row."""
+"""Most characters of a value; no prompt or name is longer, but a compressed table could have such values."""
 
 Columns = tuple[tuple[str, Any], ...]
 
 
 def rows(file: IO[bytes], name: str, chain: Chain) -> Iterator[dict[str, Any]]:
-    """Every row of a manifest, an open file, without its empty values.
+    """Yield the rows of a manifest, an open file, without empty values.
 
     Raises:
-        UsageError: it is no manifest, has a column that nothing takes (the nearest is named), or no picture in a row.
+        UsageError: it is not a manifest, has an unknown column (the message suggests the nearest), or a row without a
+            picture.
     """
     known = {*OWN, *UNUSED, *columns_of(chain)}
     for number, row in enumerate(_read(file, name), 1):
@@ -72,7 +73,11 @@ def _read(file: IO[bytes], name: str) -> Iterator[Any]:
     if name.lower().endswith(".csv"):
         yield from _read_csv(file, name)
         return
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
+        if len(line) == LONGEST_LINE:
+            raise UsageError(
+                f"{name}: line {number} has more than {LONGEST_LINE} bytes; a manifest has one object a line"
+            )
         if not line.strip():
             continue
         try:
@@ -81,16 +86,18 @@ def _read(file: IO[bytes], name: str) -> Iterator[Any]:
             raise UsageError(f"{name}: line {number} is not JSON; a manifest has one object a line") from None
 
 
+LONGEST_LINE = 16 << 20
+"""Bytes of a line of JSON: what never ends is no table."""
 ROWS_A_BYTE = 100
-"""Of a Parquet file: more are equal to each other, and no table of pictures."""
+"""Most rows per byte of a Parquet file; more would be repetitions, not a table of pictures."""
 UNPACKED, TIMES = 64 << 20, 200
-"""Bytes that a Parquet file may be unpacked, or times its own."""
+"""Limits of an unpacked Parquet file: bytes, or a multiple of its size."""
 AT_ONCE = 256 << 20
-"""Bytes of rows that are held, were each as long as all."""
+"""Most bytes of rows in memory, estimated by the longest row."""
 
 
 def _read_parquet(file: IO[bytes], name: str) -> Iterator[Any]:
-    """Rows of a table whose header claims no more than the file can have: a kilobyte can say a thousand million."""
+    """Yield the rows of a table after checking its declared size: a file of a kilobyte can declare a billion rows."""
     with explained():
         import pyarrow
         import pyarrow.parquet
@@ -129,15 +136,14 @@ def _read_csv(file: IO[bytes], name: str) -> Iterator[dict[str, str]]:
 
 
 def prompts(path: str) -> list[tuple[str, str]]:
-    """(category, prompt) of every row of a CSV with the column `prompt`, and `category` if there is one ("" for none);
-    rows of one category stand together, in the order in which categories come.
+    """Return (category, prompt) for every row of a CSV with the column `prompt` and optionally `category` (default
+    ""); rows are grouped by category, in the order of the categories' first rows.
 
     Raises:
-        UsageError: it cannot be read, lacks prompts, or has a column that says something else.
+        UsageError: it cannot be read, has no prompts, or has other columns.
     """
     try:
-        with open(path, "rb") as file:
-            found = list(_read_csv(file, path))
+        found = list(_read_csv(io.BytesIO(small_bytes(path, pipe=True)), path))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
     for number, row in enumerate(found, 1):
@@ -157,7 +163,7 @@ def prompts(path: str) -> list[tuple[str, str]]:
 
 
 def _check_header(columns: Sequence[str], name: str) -> None:
-    """Refuse a table of other separators, and one of two columns with one name, whose first would be lost."""
+    """Refuse a table with other separators, or with duplicate columns, of which one would be lost."""
     if len(columns) == 1 and re.search("[;\t|]", columns[0]):
         raise UsageError(f"{name}: its columns are not separated by commas; save it as CSV with commas")
     twice = next((column for column in columns if columns.count(column) > 1), None)
@@ -166,7 +172,7 @@ def _check_header(columns: Sequence[str], name: str) -> None:
 
 
 def columns_of(chain: Chain) -> list[str]:
-    """The columns that set something of `chain`."""
+    """Return the columns that `chain` accepts."""
     kinds = [type(plugin) for stage in chain.stages for plugin in stage.plugins]
     fields = [(kind.name, p.key) for kind in kinds for p in params(kind) if not _barred(kind, p.name)]
     alone = [field for _, field in fields if sum(field == other for _, other in fields) == 1]
@@ -175,10 +181,10 @@ def columns_of(chain: Chain) -> list[str]:
 
 
 def with_columns(chain: Chain, columns: Columns) -> Chain:
-    """`chain` with what a row says.
+    """Apply a row's values to `chain`.
 
     Raises:
-        ParameterError: a value out of range.
+        ParameterError: a value is out of range.
     """
     said = {name: value for name, value in columns if name in Options.model_fields and name not in BARRED}
     if said:
@@ -191,7 +197,7 @@ def with_columns(chain: Chain, columns: Columns) -> Chain:
 
 
 def with_paths(chain: Chain, row: Mapping[str, Any], joined: Callable[[str], str]) -> dict[str, Any]:
-    """A row whose other pictures, of plugins' parameters, are seen from the manifest too, as `joined` says."""
+    """Resolve the pictures in a row's plugin parameters relative to the manifest too, with `joined`."""
 
     def placed(column: str, value: Any) -> Any:
         if isinstance(value, list):
@@ -205,17 +211,17 @@ def with_paths(chain: Chain, row: Mapping[str, Any], joined: Callable[[str], str
 
 
 def _owner(chain: Chain, column: str) -> tuple[Declaration, str]:
-    """The plugin whose parameter a column is, and the parameter."""
+    """Return the plugin and the parameter of a column."""
     owner, _, key = column.rpartition(".")
     plugins = [plugin for stage in chain.stages for plugin in stage.plugins if owner in ("", plugin.name)]
     return next((p, field) for p in plugins for field in type(p).model_fields if word(field) == key)
 
 
 def _barred(kind: type[Declaration], name: str) -> bool:
-    """Whether a parameter names code to import, or a file to be written: no table says that, as no recipe does."""
+    """Whether a parameter names code to import or a file to write, which tables, like recipes, may not set."""
     return name in outputs(kind) or any(isinstance(one, Code) for one in kind.model_fields[name].metadata)
 
 
 def _plain(value: Any) -> Any:
-    """Lists as tuples, as declarations have them."""
+    """Convert lists to tuples, as in declarations."""
     return tuple(value) if isinstance(value, list) else value

@@ -1,9 +1,9 @@
-"""Metrics that compare results with references, by torchmetrics (`editkit[score]`).
+"""Metrics that compare results with references, using torchmetrics (`editkit[score]`).
 
-Nothing is downloaded: what needs weights reads a file of the user's. psnr and ssim need none. `lpips` (Zhang et al.
-2018) takes the linear layers that come with torchmetrics, and AlexNet's convolutions from a file; `clip` (Hessel et al.
-2021) a folder of open_clip's; `fid` (Heusel et al. 2017) and `kid` (Binkowski et al. 2018) the Inception network of the
-FID's authors, by torch-fidelity.
+Nothing is downloaded: metrics with weights read a file of the user. psnr and ssim need none. `lpips` (Zhang et al.
+2018) uses the linear layers that come with torchmetrics, and AlexNet's convolutions from a file; `clip` (Hessel et al.
+2021) an open_clip folder; `fid` (Heusel et al. 2017) and `kid` (Binkowski et al. 2018) the Inception network of the
+FID authors, through torch-fidelity.
 """
 
 from __future__ import annotations
@@ -26,41 +26,41 @@ WEIGHTS: Mapping[str, tuple[str, str]] = {
     "fid": ("--inception", "torch-fidelity's weights-inception-2015-12-05-6726825d.pth"),
     "kid": ("--inception", "torch-fidelity's weights-inception-2015-12-05-6726825d.pth"),
 }
-"""Metric -> the option that names its weights, and which file that is."""
+"""Metric -> the option for its weights, and a description of the file."""
 
 EACH = ("psnr", "ssim", "lpips", "clip")
-"""Those that are a figure of each picture."""
+"""Metrics of each picture."""
 
 ALL = ("fid", "kid")
-"""Those that compare two sets."""
+"""Metrics that compare two sets."""
 
 METRICS = (*EACH, *ALL)
 
 BETTER = {"psnr": "higher", "ssim": "higher", "lpips": "lower", "clip": "higher", "fid": "lower", "kid": "lower"}
 
 LEAST = {"ssim": 11, "lpips": 32}
-"""The shortest side of a picture that they can judge, in pixels."""
+"""Smallest picture side for these metrics, in pixels."""
 
 One = Callable[[Picture, Picture | None, str | None], float]
 """(result, reference, prompt) -> figure."""
 
 Seen = Callable[[Picture], "Tensor"]
-"""A picture's features (width,)."""
+"""Returns a picture's features (width,)."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """Where the weights are: paths of the user's."""
+    """The user's paths to the weights."""
 
     lpips: str | None = None
     clip: str | None = None
     inception: str | None = None
 
     def of(self, metric: str) -> str:
-        """The path for `metric`, checked.
+        """Return the checked path for `metric`.
 
         Raises:
-            UsageError: none was given; which file is wanted, and by which option.
+            UsageError: none was given; the message names the option and the file.
         """
         path = {"lpips": self.lpips, "clip": self.clip, "fid": self.inception, "kid": self.inception}[metric]
         option, what = WEIGHTS[metric]
@@ -72,11 +72,11 @@ class Files:
 
 
 def each(metric: str, files: Files) -> One:
-    """The figure of one picture that is called `metric`.
+    """Return the function that computes `metric` for one picture.
 
     Raises:
         ExtraError: torchmetrics is not installed.
-        UsageError, ModelError: weights that were not given, or cannot be loaded.
+        UsageError, ModelError: the weights were not given, or cannot be loaded.
     """
     made: dict[str, Callable[[], One]] = {
         "psnr": _psnr,
@@ -88,7 +88,7 @@ def each(metric: str, files: Files) -> One:
 
 
 def _unit(picture: Picture) -> Tensor:
-    """(1, 3, h, w) in [0, 1], as a picture without its transparency."""
+    """Convert to (1, 3, h, w) in [0, 1], without transparency."""
     import numpy as np
     import torch
 
@@ -97,7 +97,7 @@ def _unit(picture: Picture) -> Tensor:
 
 
 def _pair(result: Picture, reference: Picture | None) -> tuple[Tensor, Tensor]:
-    assert reference is not None  # `scoring` asks for one
+    assert reference is not None  # checked by `scoring`
     return _unit(result), _unit(reference)
 
 
@@ -141,7 +141,7 @@ def _clip(path: str) -> One:
 
     @torch.no_grad()
     def figure(result: Picture, reference: Picture | None, prompt: str | None) -> float:
-        assert prompt is not None  # `scoring` asks for one
+        assert prompt is not None  # checked by `scoring`
         cosine = model.images(2.0 * _unit(result) - 1.0) @ model.texts([prompt], torch.device("cpu")).T
         return 100.0 * max(float(cosine), 0.0)
 
@@ -149,14 +149,14 @@ def _clip(path: str) -> One:
 
 
 def inception(path: str) -> Seen:
-    """Features (2048,) by the network that FID and KID are defined with."""
+    """Return the function for features (2048,) of the network that defines FID and KID."""
     import tempfile
 
     import torch
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     state = _state(path, "fid")
-    with tempfile.TemporaryDirectory() as folder:  # torch-fidelity would run a pickle's code: it gets what we read
+    with tempfile.TemporaryDirectory() as folder:  # torch-fidelity would run a pickle's code: pass the loaded tensors
         copy = str(Path(folder) / "inception.pth")
         torch.save(dict(state), copy)
         try:
@@ -173,8 +173,9 @@ def inception(path: str) -> Seen:
 
 
 def between(metric: str, results: Tensor, references: Tensor) -> float:
-    """`fid` or `kid` of features (n, width) and (m, width); the library's own figures, by a way that resampling can
-    afford: tr (S1 S2)^1/2 is the sum of the singular values of X1 X2^T, centred, by the root of (n - 1)(m - 1).
+    """Compute `fid` or `kid` of features (n, width) and (m, width). Equals the library's result, but is fast enough for
+    resampling: tr (S1 S2)^1/2 is the sum of the singular values of the centred X1 X2^T, divided by
+    sqrt((n - 1)(m - 1)).
     """
     if metric == "kid":
         from torchmetrics.image.kid import poly_mmd
@@ -189,7 +190,7 @@ def between(metric: str, results: Tensor, references: Tensor) -> float:
 
 
 def _state(path: str, metric: str) -> Mapping[str, Any]:
-    """Tensors of a file, by name; no code of a pickle is run."""
+    """Load the tensors of a file by name, without running a pickle's code."""
     import torch
 
     if Path(path).exists() and not Path(path).is_file():
@@ -201,9 +202,9 @@ def _state(path: str, metric: str) -> Mapping[str, Any]:
             state: Any = load_file(path)
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of pickles, whose code is not run
+                warnings.simplefilter("ignore")  # warnings about pickles, whose code is not run
                 state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises whatever a damaged file makes it raise
+    except Exception as error:  # the unpickler may raise any error on a damaged file
         raise ModelError(f"{metric}: {path}: cannot be read as weights ({type(error).__name__})") from error
     if not isinstance(state, Mapping):
         raise ModelError(f"{metric}: {path}: holds {type(state).__name__}, not weights by name")
@@ -211,5 +212,5 @@ def _state(path: str, metric: str) -> Mapping[str, Any]:
 
 
 def needs_reference(metrics: Sequence[str]) -> list[str]:
-    """Those of `metrics` that compare a result with a reference of its own."""
+    """Return those of `metrics` that compare each result with its own reference."""
     return [metric for metric in metrics if metric in ("psnr", "ssim", "lpips")]

@@ -1,10 +1,10 @@
-"""An engine on a cluster: Ray Data's `map_batches` over the pictures' names, by a pool of actors that keep models.
+"""An engine on a cluster: Ray Data's `map_batches` over the pictures' names, with a pool of actors that keep models.
 
-`--engine ray` starts Ray on this machine, `ray:auto` or `ray:HOST:PORT` goes to a cluster that runs. Names come from
-the driver a few at a time and results go back as they are made (Ray Data streams blocks, and holds names back where
-actors are busy), so neither side grows with the folder. A node that is lost is no error: Ray gives its names to others,
-and whoever had put a result into a store already finds it there (`delivery`). Names whose actor died several times over
-are tried alone in the end; the one that ends its process again is named.
+`--engine ray` starts Ray on this machine, `ray:auto` or `ray:HOST:PORT` connects to a running cluster. The driver sends
+a few names at a time and receives results as they are made (Ray Data streams blocks, with back pressure), so memory
+does not grow with the folder. Losing a node is not an error: Ray gives its names to others, which find the results
+already written to a store (`delivery`). Names whose actor died several times are tried separately at the end; one that
+crashes its process again is reported.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from editkit.models.needs import gb
 from editkit.pictures.files.provenance import versions
 
 SLICE = 512
-"""Names that one task of the driver's hands out."""
+"""Names per task of the driver."""
 
 AT_ONCE = 4
-"""Names that an actor is given at once: it reads one and encodes another while a third is in the network."""
+"""Names sent to an actor at once: it reads one and encodes another while a third is in the network."""
 
 RETRIES = 2
 
@@ -45,7 +45,7 @@ class Actor:
         self._work = work
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Every result as it is made."""
+        """Yield each result as it is made."""
         import numpy as np
 
         places = {}
@@ -58,7 +58,7 @@ class Actor:
 
 
 def on_ray(address: str, places: Places) -> Engine:
-    """The engine at a cluster's address; "" starts one here."""
+    """Make the engine for a cluster's address; "" starts a cluster here."""
 
     def engine(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         with _connected(address), _quiet():
@@ -78,17 +78,17 @@ def on_ray(address: str, places: Places) -> Engine:
 def _streamed(
     function: Callable[[Item], Result], items: Sequence[Item], places: Places, gpus: float
 ) -> Iterator[tuple[int, Result]]:
-    """What Ray Data makes of the items; some may be missing where their actors died."""
+    """Yield Ray Data's results; those of dead actors may be missing."""
     import ray
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
-    context.target_max_block_size = 1  # every result is handed on by itself, and not when a hundred megabytes are
-    memory = 0 if gpus else places.memory  # on a GPU they lie in its own
+    context.target_max_block_size = 1  # pass on each result immediately instead of collecting a hundred megabytes
+    memory = 0 if gpus else places.memory  # on a GPU the models are in its own memory
     least, most = places.actors or (1, max(1, _room(gpus, memory)))
     data = ray.data.read_datasource(_source()(items), override_num_blocks=max(1, -(-len(items) // SLICE)), num_cpus=0)
-    with warnings.catch_warnings():  # Ray has no other word yet for how often a task is tried again
+    with warnings.catch_warnings():  # Ray has no newer option yet for the number of retries
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         data = data.map_batches(
             Actor,
@@ -107,12 +107,12 @@ def _streamed(
 
 
 def _source() -> type[Any]:
-    """Ray's own kind of source: it is there where Ray is."""
+    """Return a data source class; it exists only if Ray is installed."""
     from ray.data.block import BlockMetadata
     from ray.data.datasource import Datasource, ReadTask
 
     class Names(Datasource):  # type: ignore[misc]
-        """The items, packed by slices; they are handed out one by one."""
+        """The items, pickled in slices and passed on one by one."""
 
         def __init__(self, items: Sequence[Item]) -> None:
             super().__init__()
@@ -134,7 +134,7 @@ def _source() -> type[Any]:
 
 
 def _rows(packed: bytes, first: int) -> Iterable[Any]:
-    """A slice of items as blocks of a few."""
+    """Split a slice of items into small blocks."""
     import pyarrow
 
     some = pickle.loads(zlib.decompress(packed))
@@ -145,7 +145,7 @@ def _rows(packed: bytes, first: int) -> Iterable[Any]:
 
 
 def _alone(function: Callable[[Item], Result], item: Item, gpus: float) -> Result:
-    """One item in a process of its own."""
+    """Run one item in its own process."""
     import ray
 
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(_run_one)
@@ -163,11 +163,11 @@ def _run_one(function: Callable[[Item], Result], item: Item) -> Result:
 
 @contextmanager
 def _connected(address: str) -> Iterator[None]:
-    """Ray, as it runs in this process already, at the address, or started here and ended with the run.
+    """Connect to Ray: running in this process, at the address, or started here for this run.
 
     Raises:
         ExtraError: it is not installed.
-        UsageError: nobody answers.
+        UsageError: no cluster answers.
     """
     with explained():
         import ray
@@ -194,7 +194,7 @@ def _connected(address: str) -> Iterator[None]:
 
 @contextmanager
 def _reports_nothing() -> Iterator[None]:
-    """Ray tells its makers of every cluster that begins, unless its environment says otherwise as it does."""
+    """Disable Ray's usage reports while a cluster starts."""
     unset = REPORTS not in os.environ
     if unset:
         os.environ[REPORTS] = "0"
@@ -207,10 +207,10 @@ def _reports_nothing() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray Data says nothing but errors."""
+    """Limit Ray Data's output to errors."""
     log = logging.getLogger("ray.data")
     before = log.level
-    log.setLevel(logging.CRITICAL)  # what is lost is tried again, and named where it stays lost
+    log.setLevel(logging.CRITICAL)  # lost items are tried again, and reported if they stay lost
     try:
         yield
     finally:
@@ -218,7 +218,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _room(gpus: float, memory: int) -> int:
-    """How many actors the cluster holds."""
+    """Return how many actors fit on the cluster."""
     import ray
 
     has = ray.cluster_resources()
@@ -227,10 +227,10 @@ def _room(gpus: float, memory: int) -> int:
 
 
 def _checked(places: Places) -> float:
-    """The GPUs of an actor, once the cluster was looked at.
+    """Check the cluster and return the GPUs per actor.
 
     Raises:
-        UsageError: a node has other versions, or lacks editkit; no node has the GPUs or the memory that are needed.
+        UsageError: a node has other versions, or no editkit; or no node has enough GPUs or memory.
     """
     import ray
 
@@ -259,7 +259,7 @@ def _checked(places: Places) -> float:
 
 
 def _has_memory(needed: int) -> None:
-    """Raises UsageError where no node has the memory of one actor, which would be waited for without end."""
+    """Raise UsageError if no node has enough memory for an actor, since Ray would wait forever."""
     import ray
 
     most = max((node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
@@ -271,7 +271,7 @@ def _has_memory(needed: int) -> None:
 
 
 def _of_nodes(ray: Any) -> Iterator[tuple[str, dict[str, str]]]:
-    """What is installed, node by node."""
+    """Yield the installed versions of each node."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     asked = []
@@ -285,7 +285,7 @@ def _of_nodes(ray: Any) -> Iterator[tuple[str, dict[str, str]]]:
         try:
             yield name, ray.get(answer)
         except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
-            continue  # it was lost meanwhile, which is no error
+            continue  # it was lost in the meantime, which is not an error
         except ray.exceptions.RayError as error:
             raise UsageError(
                 f"--engine ray: node {name} cannot work ({type(error).__name__}: editkit may not be installed there); "
@@ -294,7 +294,7 @@ def _of_nodes(ray: Any) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def installed() -> dict[str, str]:
-    """The versions that decide a result, where this runs."""
+    """Return the installed versions that determine a result."""
     return versions()
 
 

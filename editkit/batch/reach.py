@@ -1,9 +1,9 @@
-"""What a manifest may name. It is somebody's file: a row that names `/home/you/private.png`, `../../private.png` or a
-service of your network would have it read, with your access, and its pixels put among the results.
+"""The places that a manifest may name. A manifest may come from someone else: a row with `/home/you/private.png`,
+`../../private.png` or a service of your network would read it with your access, and copy its pixels into the results.
 
-Without `--anywhere` a row names what lies in the manifest's own folder or below, when all links are followed, and what
-lies where the command itself points: the bucket or host of IN, of OUT, of `--masks`. `memory://` holds nothing but what
-this process put there.
+Without `--anywhere`, a row may only name files in the manifest's own folder or below, with links resolved, and at the
+places that the command names: the bucket or host of IN, of OUT, of `--masks`. `memory://` contains only what this
+process wrote.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from editkit.errors import UsageError
 from editkit.pictures.shapes import is_words
 
 HERE = ("", "file", "local")
-"""Schemes of this machine's files."""
+"""Schemes of local files."""
 
 
 @dataclass(frozen=True)
 class Reach:
-    """Where a manifest's names may lead.
+    """The places allowed for a manifest's names.
 
     Args:
-        folder: the manifest's own, a path or an address.
-        folders: real paths of this machine, which the command names.
-        hosts: `s3://bucket`, which the command names.
-        anywhere: the person at the machine allows every place.
+        folder: the manifest's folder, a path or an address.
+        folders: real local paths that the command names.
+        hosts: hosts such as `s3://bucket` that the command names.
+        anywhere: the user allows every place.
     """
 
     folder: str
@@ -42,7 +42,7 @@ class Reach:
 
     @classmethod
     def of(cls, manifest: str, target: str, masks: Masks | None, *, anywhere: bool) -> Reach:
-        """What the manifest's own place and the command's words allow."""
+        """Derive the allowed places from the manifest and the command's arguments."""
         folder = manifest.rpartition("/")[0] if is_address(manifest) else os.path.dirname(manifest)
         folder = folder or "."
         apart = None if masks is None or masks.folder is None else str(masks.folder)
@@ -52,23 +52,23 @@ class Reach:
         return cls(folder, folders, hosts, anywhere)
 
     def joined(self, name: str) -> str:
-        """A name of a row, which may be an address or a whole path, seen from the manifest's folder."""
+        """Resolve a row's name, which may be an address or an absolute path, relative to the manifest's folder."""
         return local(name) if scheme(name) or name.startswith("/") else f"{self.folder}/{name}"
 
     def check(self, manifest: str, row: int, name: str) -> None:
-        """Refuse a picture or a mask (a name, an address or words) that lies elsewhere.
+        """Refuse a picture or a mask (a name, an address or words) at another place.
 
         Raises:
-            UsageError: it does.
+            UsageError: the place is not allowed.
         """
         if not self.anywhere and not self._allows(name):
             self._refuse(manifest, row, name)
 
     def check_columns(self, manifest: str, row: int, columns: Mapping[str, Any]) -> None:
-        """Refuse a value of another column that names a file elsewhere: a model's folder, a LoRA, another picture.
+        """Refuse a value of another column that names a file at another place: a model folder, a LoRA, a picture.
 
         Raises:
-            UsageError: it does.
+            UsageError: the place is not allowed.
         """
         for text in () if self.anywhere else _texts_of(columns):
             if leads_out(text):
@@ -93,12 +93,12 @@ class Reach:
 
 
 def host(address: str) -> str:
-    """`s3://bucket` of an address, without secrets."""
+    """Return the `s3://bucket` part of an address, without secrets."""
     return "/".join(shown(address).split("/", 3)[:3]).lower()
 
 
 def real(text: str) -> str:
-    """A path of this machine, all links followed. What can be no path is taken as it is."""
+    """Return a local path with links resolved; an invalid path unchanged."""
     try:
         return os.path.realpath(local(text))
     except (OSError, ValueError):

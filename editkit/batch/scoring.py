@@ -1,4 +1,4 @@
-"""How good a folder of results is: metrics of each picture, in total and by category, with confidence intervals."""
+"""Score a folder of results: metrics of each picture, in total and by category, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LEVEL = 0.95
-"""Of the confidence intervals."""
+"""Level of the confidence intervals."""
 
 RESAMPLES = 2000
 
 GROUPS = 10
-"""That the jackknife of fid and kid leaves out in turn. Their bootstrap would be biased: a picture drawn twice makes a
-set look narrower than it is."""
+"""Groups that the jackknife of fid and kid leaves out in turn. Their bootstrap would be biased, because duplicated
+pictures make a set look less diverse than it is."""
 
 FEW = 2048
-"""Fewer pictures than this make fid larger than it is of many (Binkowski et al. 2018)."""
+"""With fewer pictures, fid is biased upwards (Binkowski et al. 2018)."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Total:
-    """A metric of `n` pictures of a category ("" for all): `value`, and its interval; NaN where n is too small."""
+    """A metric of `n` pictures of a category ("" for all): `value`, and its interval; NaN if n is too small."""
 
     metric: str
     category: str
@@ -61,7 +61,7 @@ class Total:
 
 @dataclass(frozen=True)
 class Scores:
-    """`rows` with their figures, and `totals`: of all, then by category."""
+    """`rows` with their figures, and `totals` of all pictures, then by category."""
 
     rows: tuple[Row, ...]
     totals: tuple[Total, ...]
@@ -79,18 +79,19 @@ def score(
     notify: Notify = silent,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """Judge the pictures of a folder (or one picture) by `metrics`.
+    """Score the pictures of a folder (or one picture) with `metrics`.
 
     Args:
-        reference: a folder with a picture of the same name for each result (its ending may be another), or one picture.
-            fid and kid compare with all pictures of it.
-        prompts: CSV with columns `picture`, and `prompt` or `category` or both. Only what it lists is judged.
-        files: of weights. seen: features for fid and kid instead of Inception's.
-        seed: of the resampling.
+        reference: a folder with a picture of the same name for each result (with any suffix), or one picture. fid and
+        kid
+            compare with all its pictures.
+        prompts: CSV with columns `picture`, and `prompt` or `category` or both. Only listed pictures are scored.
+        files: paths to the weights. seen: features for fid and kid instead of Inception's.
+        seed: seed of the resampling.
 
     Raises:
-        UsageError: a metric that there is not, what it needs and was not given, names that do not fit.
-        PictureError: a picture that cannot be read, or whose size is not its reference's.
+        UsageError: unknown metric, missing input for a metric, or names that do not match.
+        PictureError: a picture cannot be read, or its size differs from its reference's.
     """
     _check(metrics)
     rows = paired(Path(results), None if reference is None else Path(reference), metrics, prompts)
@@ -130,7 +131,7 @@ def _check(metrics: Sequence[str]) -> None:
 
 
 def paired(results: Path, reference: Path | None, metrics: Sequence[str], prompts: str | Path | None) -> list[Row]:
-    """The results, each with its reference, prompt and category."""
+    """Return the results, each with its reference, prompt and category."""
     beside = needs_reference(metrics)
     sets = [metric for metric in metrics if metric in ALL]
     if (beside or sets) and reference is None:
@@ -167,7 +168,7 @@ def _listed(found: Mapping[str, Path], told: Mapping[str, object], results: Path
 
 
 def pictures_of(place: Path | None) -> list[Path]:
-    """The files that are judged or compared with; none where there are none."""
+    """Return the picture files at `place`; an empty list without any."""
     return (
         []
         if place is None or not place.exists()
@@ -178,19 +179,19 @@ def pictures_of(place: Path | None) -> list[Path]:
 
 
 def _all(place: Path) -> list[Path]:
-    """The pictures of a folder, or the one that `place` is."""
+    """Return the pictures of a folder, or the single picture `place`."""
     if place.is_file():
         return [place]
     if not place.is_dir():
         raise UsageError(f"{place}: is not there; a folder of pictures or a picture is needed")
     found = [place / path for path in listing(place).pictures]
     if not found:
-        raise UsageError(f"{place}: holds no pictures")
+        raise UsageError(f"{place}: contains no pictures")
     return found
 
 
 def _named(place: Path) -> dict[str, Path]:
-    """Name without its ending -> file."""
+    """Return {name without suffix: file}."""
     found: dict[str, Path] = {}
     for path in _all(place):
         name = path.stem if place.is_file() else path.relative_to(place).with_suffix("").as_posix()
@@ -203,10 +204,10 @@ def _named(place: Path) -> dict[str, Path]:
 
 
 def read_prompts(path: str | Path) -> dict[str, tuple[str, str]]:
-    """Name of a picture, without its ending -> (prompt, category).
+    """Return {name of a picture, without suffix: (prompt, category)}.
 
     Raises:
-        UsageError: no such file, no UTF-8, no column `picture`, an empty or repeated name.
+        UsageError: no such file, not UTF-8, no column `picture`, or an empty or repeated name.
     """
     try:
         text = small_text(path, pipe=True)
@@ -254,7 +255,7 @@ def _categories(rows: Sequence[Row]) -> list[str]:
 
 
 def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """The bootstrap interval (BCa, Efron 1987) of a mean, by scipy; (NaN, NaN) of fewer than three values."""
+    """Return the bootstrap interval (BCa, Efron 1987) of a mean, by scipy; (NaN, NaN) for fewer than three values."""
     import numpy as np
     from scipy.stats import bootstrap
 
@@ -286,7 +287,7 @@ def _of_sets(
 
 
 def _jackknife(metric: str, results: Tensor, references: Tensor) -> float:
-    """The standard error by leaving out a group of both sets in turn; NaN where they are too small for it."""
+    """Return the jackknife standard error, leaving out one group of both sets in turn; NaN for too small sets."""
     import torch
 
     if min(len(results), len(references)) < 2 * GROUPS:

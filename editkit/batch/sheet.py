@@ -1,12 +1,13 @@
-"""The table of what a batch made: a row a picture with its result's name, hash, size, seed, figures, or what was wrong.
+"""The results table of a batch: for each picture its result's name, hash, size, seed and figures, or the error.
 
-JSON lines or Parquet, written when the run has ended. While it runs the rows lie in a file of their own.
+JSON lines or Parquet, written at the end of the run. During the run the rows are in a temporary file.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from editkit.batch.engines import Result
-from editkit.batch.journal import Done
+from editkit.batch.journal import NAME, Done
 from editkit.batch.sources import is_plain
-from editkit.batch.stores import store
+from editkit.batch.stores import shown, store
 from editkit.common.extras import explained
 from editkit.errors import UsageError
 from editkit.pictures.files.atomic import save_bytes
@@ -26,7 +27,7 @@ COLUMNS = ("picture", "output", "seed", "sha256", "bytes", "network_calls", "dev
 
 
 class Sheet:
-    """Rows of the table; `file`: None keeps none."""
+    """Rows of the table; `file` None: keep none."""
 
     def __init__(self, file: IO[str] | None) -> None:
         self._file = file
@@ -34,18 +35,19 @@ class Sheet:
 
     @classmethod
     @contextmanager
-    def of(cls, name: str | None, target: str, offline: bool) -> Iterator[Sheet]:
-        """The table called `name` in `target`, written when the block ends well.
+    def of(cls, name: str | None, source: str, target: str, *, offline: bool, again: bool) -> Iterator[Sheet]:
+        """Open the table `name` in `target`; it is written if the block ends without an error. `again`: replace one.
 
         Raises:
-            UsageError: it has another ending, or names a folder.
-            ExtraError: it is to be Parquet, and pyarrow is not installed.
+            UsageError: it has another suffix, has a folder in its name, or would replace another file.
+            ExtraError: it is Parquet, and pyarrow is not installed.
         """
         if name is None:
             yield cls(None)
             return
         if not name.lower().endswith(ENDINGS) or "/" in name or "\\" in name or name.startswith("."):
             raise UsageError(f"--results {name}: must be a name that ends in {' or '.join(ENDINGS)}, in OUT itself")
+        _check_place(name, source, target, offline, again)
         if name.lower().endswith(".parquet"):
             with explained():
                 import pyarrow.parquet as _  # noqa: F401  # before anything is done
@@ -56,7 +58,7 @@ class Sheet:
             _put(path if name.lower().endswith(".jsonl") else _as_parquet(path), name, target, offline)
 
     def take(self, result: Result) -> None:
-        """One result."""
+        """Add one result."""
         done = result.done
         self._row(
             picture=result.item.name,
@@ -71,7 +73,7 @@ class Sheet:
         )
 
     def before(self, done: Iterable[Done]) -> None:
-        """What earlier runs made."""
+        """Add results of earlier runs."""
         if self._file is None:
             return
         for entry in done:
@@ -86,6 +88,25 @@ class Sheet:
             self._file.write(json.dumps({name: values.get(name) for name in COLUMNS}) + "\n")
 
 
+def _check_place(name: str, source: str, target: str, offline: bool, again: bool) -> None:
+    """Refuse a table that would take the place of the journal, of the manifest, of what a link in OUT names, or,
+    unless a run begins anew or goes on, of any file.
+    """
+    if name == NAME:
+        raise UsageError(f"--results {name}: is the journal's name; give another one")
+    if not is_plain(target):
+        there = not again and store(target, offline=offline, results=True).size(name) is not None
+    else:
+        path = Path(target) / name
+        there = not again and os.path.lexists(path)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise UsageError(f"--results {name}: {path} is a link, a folder or a device; move it away")
+        if path.exists() and os.path.exists(source) and os.path.samefile(path, source):
+            raise UsageError(f"--results {name}: is the manifest that is read; give another name")
+    if there:
+        raise UsageError(f"--results {name}: is there already in {shown(target)}; give another name, or --force")
+
+
 def _put(path: Path, name: str, target: str, offline: bool) -> None:
     if is_plain(target):
         save_bytes(Path(target) / name, path.read_bytes(), force=True)
@@ -94,7 +115,7 @@ def _put(path: Path, name: str, target: str, offline: bool) -> None:
 
 
 def _as_parquet(path: Path) -> Path:
-    """The same rows; figures as their JSON, since each edit has others."""
+    """Convert the rows to Parquet, with the figures as JSON, since they differ between edits."""
     import pyarrow
     import pyarrow.parquet
 

@@ -1,16 +1,17 @@
-"""How many pictures go through the network at once, and what memory a worker's models need."""
+"""The batch size of the network, and the memory that a worker's models need."""
 
 from __future__ import annotations
 
 from editkit.plugin.chain import Chain
 
 MOST_HERE, MOST_GPU = 8, 32
-"""More is no faster: docs/scale.md has the figures of this processor."""
+"""Largest batch sizes; larger ones are not faster (measurements in docs/scale.md)."""
 
 
 def most_at_once(chain: Chain) -> int:
-    """As many as half of the free memory holds, by what `editkit plan` counts with: the bytes a pixel of a latent UNet
-    at the size its model was trained at. 1 for a model whose prior is the picture itself: there is nothing to share.
+    """Return the batch size that fits into half of the free memory, by the estimate of `editkit plan`: the bytes per
+    pixel of a latent UNet at its training size. 1 for a model whose prior is the picture itself, which cannot be
+    batched.
     """
     from editkit.common.device import pick_device
     from editkit.editing.settle import described
@@ -29,9 +30,9 @@ def most_at_once(chain: Chain) -> int:
 
 
 def memory_of(chain: Chain) -> int:
-    """Bytes that a worker needs for the models of `chain`, as `editkit plan` counts them: weights of all stages, which
-    are kept, and the most that one of them needs while it works, at the size its model was trained at. 0: models that
-    come with editkit, or whose weights are not on this machine.
+    """Return the bytes that a worker needs for the models of `chain`, by the estimate of `editkit plan`: the weights of
+    all stages, and the largest working memory of a stage at its model's training size. 0 for models that come with
+    editkit, or whose weights are not on this machine.
     """
     from editkit.diffusion.model import Pass
     from editkit.editing.settle import described

@@ -1,6 +1,4 @@
-"""The inputs of a batch at an address: pictures of a folder or an archive, rows of a manifest; and what is refused
-there.
-"""
+"""The inputs of a batch at an address: pictures of a folder or an archive, or rows of a manifest; with checks."""
 
 from __future__ import annotations
 
@@ -27,15 +25,15 @@ def is_manifest(text: str) -> bool:
 
 
 def is_plain(text: str) -> bool:
-    """Whether it is a folder of this machine."""
+    """Whether it is a local folder."""
     return not is_address(text) and not is_manifest(text)
 
 
 def check_places(source: str, target: str, offline: bool) -> None:
-    """Refuse what cannot be an input and its output.
+    """Refuse places that cannot be used as input and output.
 
     Raises:
-        UsageError: no such file or folder, the same place, the output within the input or around it.
+        UsageError: no such file or folder, the same place twice, or one inside the other.
     """
     if is_manifest(target):
         raise UsageError(
@@ -69,15 +67,15 @@ def cataloged(
     force: bool = False,
     anywhere: bool = False,
 ) -> Listing:
-    """Fill the catalog with the pictures at an address; what was left out comes back.
+    """Fill the catalog with the pictures at an address; return what was skipped.
 
     Args:
-        force: results replace what is there, so no picture and no mask of a manifest may lie among them.
-        anywhere: a manifest may name what lies elsewhere than it does (`reach`).
+        force: results replace existing files, so no picture or mask of a manifest may be among them.
+        anywhere: a manifest may name files at other places (`reach`).
 
     Raises:
-        UsageError: nothing is there, a manifest that is none, a place that is refused.
-        PictureError: it cannot be looked into.
+        UsageError: nothing is there, the manifest is invalid, or a place is not allowed.
+        PictureError: it cannot be listed.
     """
     found = Listing()
     if is_manifest(source):
@@ -108,7 +106,7 @@ def cataloged(
 
 
 def _sound(names: Iterator[tuple[str, int]], found: Listing) -> Iterator[str]:
-    """Names that can be a result's as well; hidden ones are left out, as in a folder."""
+    """Yield names that are valid for results too; hidden ones are skipped, as in a folder."""
     for name, _ in names:
         parts = PurePosixPath(name).parts
         if ".." in parts or name.startswith("/") or "\\" in name or not name:
@@ -118,7 +116,7 @@ def _sound(names: Iterator[tuple[str, int]], found: Listing) -> Iterator[str]:
 
 
 def _rows(source: str, chain: Chain, masks: Masks | None, offline: bool, reach: Reach) -> Iterator[Row]:
-    """A manifest's pictures: name, address, mask, result's name, and what else the row says."""
+    """Yield a manifest's pictures: name, address, mask, result's name, and the row's other values."""
     if is_address(source):
         store(reach.folder, offline=offline)
         data, name = read_from(source)
@@ -129,7 +127,7 @@ def _rows(source: str, chain: Chain, masks: Masks | None, offline: bool, reach: 
 
 
 def _apart(table: Iterator[Row], target: str) -> Iterator[Row]:
-    """The rows, none of which reads what lies at the target."""
+    """Yield the rows after checking that none reads a file at the target."""
     for row in table:
         for read in row[1:3]:
             if read is not None and not is_words(read) and _place(read).startswith(_place(target) + "/"):
@@ -141,7 +139,7 @@ def _apart(table: Iterator[Row], target: str) -> Iterator[Row]:
 
 
 def _place(text: str) -> str:
-    """The same for all names of a place."""
+    """Return a key that is equal for all names of a place."""
     return shown(text).rstrip("/") if scheme(text) not in ("", "file", "local") else real(text)
 
 
@@ -169,7 +167,7 @@ def _of_rows(
 
 
 def _check_name(output: str, manifest: str) -> None:
-    """Refuse a result's name that leads elsewhere, or to where a run keeps its books."""
+    """Refuse a result's name that leads outside the target or to the run's own files."""
     _check_text(output, manifest)
     parts = PurePosixPath(output).parts
     if ".." in parts or "\\" in output or output.startswith("/"):
@@ -179,13 +177,13 @@ def _check_name(output: str, manifest: str) -> None:
 
 
 def _check_text(text: str, manifest: str) -> None:
-    """Refuse what no name of a file can be."""
+    """Refuse text that cannot be a file name."""
     if not _is_name(text) or "\0" in text:
         raise UsageError(f"{manifest}: {text[:80]!r} holds a character that no name has; write it as it is called")
 
 
 def _is_name(text: str) -> bool:
-    """Whether it is text that can be kept, and an object's name: UTF-8."""
+    """Whether the text is valid UTF-8, and so a valid object name."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -194,7 +192,7 @@ def _is_name(text: str) -> bool:
 
 
 def _beside(picture: str, masks: Masks) -> str:
-    """What a pattern says of a picture's mask."""
+    """Apply a mask pattern to a picture's name."""
     if masks.pattern is not None and is_words(masks.pattern):
         return masks.pattern
     place, _, name = picture.rpartition("/")

@@ -1,10 +1,10 @@
-"""Where pictures lie and results go, by address: `s3://bucket/photos`, `gs://`, `memory://`, `https://host/photos/`,
-archives (`photos.zip`, `s3://bucket/photos.tar`). Anything that is not an address is a folder of this machine.
+"""Stores of pictures and results, by address: `s3://bucket/photos`, `gs://`, `memory://`, `https://host/photos/`,
+archives (`photos.zip`, `s3://bucket/photos.tar`). Anything else is a local folder.
 
-A `Store` is the little that a batch needs of one. An object is written whole or not at all, and `create` writes it only
-if there is none of that name: the journal in a store relies on these two properties only (`editkit.batch.ledger`).
-fsspec knows the services. Access is given by the environment, as the services' own tools take it, and never by an
-address: addresses are written into journals.
+A `Store` is the minimal interface for a batch. An object is written completely or not at all, and `create` writes it
+only if no object has that name; the journal in a store relies only on these two properties (`editkit.batch.ledger`).
+fsspec provides the services. Credentials come from the environment, as for the services' own tools, and never from an
+address, because addresses are written into journals.
 """
 
 from __future__ import annotations
@@ -30,82 +30,82 @@ T = TypeVar("T")
 
 ARCHIVES = {".zip": "zip", ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", ".tar.bz2": "tar", ".tar.xz": "tar"}
 KEEPING = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
-"""Services that put an object whole or not at all, and on condition that nothing is there: results may go there."""
+"""Services that write an object atomically, and only if it does not exist, so that they can store results."""
 
 LISTED = ("http", "https")
 TRIES = 6
-"""How often what may pass (a 503, a timeout) is asked for, with pauses of 0.1, 0.2, 0.4 ... seconds."""
+"""Attempts after temporary errors (a 503, a timeout), with pauses of 0.1, 0.2, 0.4 ... seconds."""
 
 PAUSE = 0.1
 
 
 class Store(Protocol):
-    """A folder somewhere. Names are relative to it, with slashes.
+    """A remote or local folder. Names are relative to it, with slashes.
 
-    Every method raises PictureError for what does not pass by itself, with the address and without secrets.
+    Every method raises PictureError for permanent errors, with the address and without secrets.
     """
 
     @property
     def address(self) -> str:
-        """As it may be shown and written down."""
+        """The address without secrets, for messages and journals."""
         ...
 
     def names(self, under: str = "") -> Iterator[tuple[str, int]]:
-        """Every object below `under` with its size in bytes, -1 where nobody says; folder by folder."""
+        """Yield every object below `under` with its size in bytes, -1 if unknown; folder by folder."""
         ...
 
     def read(self, name: str) -> bytes | None:
-        """All of an object; None: there is none."""
+        """Read an object; None: there is none."""
         ...
 
     def size(self, name: str) -> int | None:
-        """Of an object, in bytes; None: there is none."""
+        """Return the size of an object in bytes; None: there is none."""
         ...
 
     def create(self, name: str, data: bytes) -> bool:
-        """Put an object where none is. Whether `data` lies there now: True also where it lay there before, which is
-        what an answer that was lost after a successful write looks like.
+        """Create an object if there is none. Return whether it now contains `data`; also True if it did before, which
+        happens when the response of a successful write was lost.
         """
         ...
 
     def replace(self, name: str, data: bytes) -> None:
-        """Put an object, whatever is there."""
+        """Write an object, replacing an existing one."""
         ...
 
     def put(self, name: str, path: str) -> None:
-        """Put a file of this machine there, whatever is there."""
+        """Upload a local file, replacing an existing object."""
         ...
 
     def remove(self, names: list[str]) -> None:
-        """Those of `names` that are there."""
+        """Remove those of `names` that exist."""
         ...
 
 
 def is_address(text: str) -> bool:
-    """Whether it is not simply a folder of this machine."""
+    """Whether it is more than a local folder."""
     inside = "::" in text and archive_of(text.partition("::")[0]) is not None
     return inside or scheme(text) not in ("", "file", "local") or archive_of(text) is not None
 
 
 def scheme(text: str) -> str:
-    """`s3` of `s3://bucket`; "" where there is none."""
+    """Return the scheme, `s3` of `s3://bucket`; "" without one."""
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text)
     return found.group(1).lower() if found else ""
 
 
 def local(text: str) -> str:
-    """`file:///photos` as a path; anything else as it is."""
+    """Convert `file:///photos` to a path; return anything else unchanged."""
     return re.sub(r"^(file|local)://", "", text)
 
 
 def archive_of(text: str) -> str | None:
-    """The kind of archive that an address names, by its ending."""
+    """Return the kind of archive of an address, by its suffix."""
     lower = shown(text).lower().rstrip("/")
     return next((kind for ending, kind in ARCHIVES.items() if lower.endswith(ending)), None)
 
 
 def shown(address: str) -> str:
-    """An address as it may be written down: without what stands before an @, and without a query."""
+    """Return an address without secrets: without the part before an @, and without a query."""
     kind = scheme(address)
     if not kind:
         return address
@@ -115,15 +115,16 @@ def shown(address: str) -> str:
 
 
 def store(address: str, *, offline: bool = False, results: bool = False) -> Store:
-    """The store at an address.
+    """Open the store at an address.
 
     Args:
-        offline: open no socket.
-        results: it is written to.
+        offline: never connect to the internet.
+        results: results will be written to it.
 
     Raises:
-        UsageError: no such kind of address; a secret in it; it cannot keep results; it needs a network that is barred.
-        ExtraError: what reads it is not installed.
+        UsageError: unknown kind of address, a secret in it, no support for results, or it needs the internet while
+            `offline`.
+        ExtraError: the library for it is not installed.
     """
     kind, archive = scheme(address), archive_of(address)
     if kind and "@" in address[len(kind) + 3 :].partition("/")[0]:
@@ -140,7 +141,7 @@ def store(address: str, *, offline: bool = False, results: bool = False) -> Stor
     if results and (archive is not None or kind not in KEEPING):
         why = "is an archive, which a kill would leave damaged" if archive else f"cannot keep results ({kind}://)"
         raise UsageError(f"{shown(address)}: {why}; name a folder, or one of {' '.join(k + '://' for k in KEEPING)}")
-    if archive and kind in ("", "file", "local") and not Path(local(address)).is_file():  # a pipe would be waited for
+    if archive and kind in ("", "file", "local") and not Path(local(address)).is_file():  # a pipe would block
         raise UsageError(f"{address}: there is no such archive")
     _check_kind(kind, address)
     return Remote(address)
@@ -164,7 +165,7 @@ def _check_kind(kind: str, address: str) -> None:
 
 @dataclass(frozen=True)
 class Remote:
-    """A store by fsspec. Sent to another process, it connects there anew."""
+    """A store by fsspec. In another process it connects again."""
 
     whole: str = field(repr=False)
     """The address with its query, which may be a secret."""
@@ -175,7 +176,7 @@ class Remote:
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
-        """The file system and the root in it."""
+        """Return the file system and the root path in it."""
         import fsspec
 
         archive = archive_of(self.whole)
@@ -193,7 +194,7 @@ class Remote:
 
     @cached_property
     def _turn(self) -> threading.Lock | None:
-        """An archive is one file with one place to read from."""
+        """Return a lock for archives, which have a single read position."""
         return None if archive_of(self.whole) is None else threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -215,7 +216,7 @@ class Remote:
                 raise UsageError(f"{self.address}: there is nothing of that name; look at the address") from None
 
     def _below(self, fs: Any, at: str, root: str) -> Iterator[tuple[str, int]]:
-        """What lies in a folder and those below it; links of an HTTP listing that lead elsewhere are not followed."""
+        """List a folder and its subfolders; links of an HTTP listing that lead elsewhere are not followed."""
         folder = f"{at}/" if scheme(self.whole) in LISTED else at
         entries = self._tried("", lambda: fs.ls(folder, detail=True))
         for entry in sorted(entries, key=lambda entry: str(entry["name"])):
@@ -228,7 +229,7 @@ class Remote:
                 yield self._relative(path, root), int(entry.get("size") or -1)
 
     def _pages(self, fs: Any, root: str, under: str) -> Iterator[tuple[str, int]]:
-        """A listing as it comes, page by page: fsspec would hold all of it."""
+        """List page by page; fsspec would keep the whole listing in memory."""
         bucket, _, prefix = root.partition("/")
         prefix = "/".join(part for part in (prefix, under.strip("/")) if part)
         asked = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else ""}
@@ -283,7 +284,7 @@ class Remote:
                 fs.pipe_file(self._path(name), data, mode="create")
             except FileExistsError:
                 return False
-            except OSError as error:  # services that do not say on what condition
+            except OSError as error:  # services that do not report the failed condition
                 if "PreconditionFailed" in str(error.__cause__):
                     return False
                 raise
@@ -309,7 +310,7 @@ class Remote:
         fs, _ = self._opened
         for first in range(0, len(names), 1000):
             paths = [self._path(name) for name in names[first : first + 1000]]
-            if "s3" in _protocols(fs):  # a thousand in one call; what is not there is no error
+            if "s3" in _protocols(fs):  # a thousand per call; missing objects are not an error
                 self._tried("", partial(fs.rm, paths))
                 continue
             for path in paths:
@@ -322,10 +323,10 @@ class Remote:
 
     def _at(self, name: str) -> str:
         whole = f"{self.address.rstrip('/')}/{name}" if name else self.address
-        return shown(whole) if "?" in name else whole  # what stands behind a ? signs an address
+        return shown(whole) if "?" in name else whole  # the part after a ? may be a signature
 
     def _tried(self, name: str, ask: Callable[[], T]) -> T:
-        """What `ask` gives; asked again while what is wrong may pass."""
+        """Call `ask`, again after temporary errors."""
         for k in range(TRIES):
             try:
                 with self._explained(name):
@@ -341,7 +342,7 @@ class Remote:
 
 
 def _member(fs: Any, path: str) -> bytes:
-    """One file of an archive; some archives have all names as ./name."""
+    """Read one file of an archive; some archives have all names as ./name."""
     at = path if fs.exists(path) else f"./{path}"
     if int(fs.info(at).get("size") or 0) > MAX_BYTES:
         raise PictureError(f"{path}: larger than {MAX_BYTES >> 20} MiB, the most that is read")

@@ -1,6 +1,6 @@
 """The command line. The first word is a plugin or one of the tool's own commands; see `editkit --help`.
 
-Nothing here imports torch until a picture is really edited.
+torch is imported only when a picture is actually edited.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from editkit.errors import EditkitError, UsageError
 INTERRUPTED = 130
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""A disk, a quota or a device that takes no more."""
+"""Errors of a full disk, an exhausted quota or a failing device."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """The console script: run `words` (default: the process's own) and exit."""
+    """Entry point of the console script: run `words` (default: those of the process) and exit."""
     heed_ctrl_c()
     words = sys.argv[1:] if words is None else list(words)
     settle(offline="--offline" in words or (words[:1] == ["rerun"] and "--download" not in words) or _set_offline())
@@ -31,7 +31,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def _set_offline() -> bool:
-    """Whether the user's settings say so. What is wrong with them is said when they are used."""
+    """Whether the user's settings enable --offline. Errors in the settings are reported when they are used."""
     home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     if "EDITKIT_OFFLINE" not in os.environ and not os.path.isfile(os.path.join(home, "editkit", "config.toml")):
         return False  # nothing is imported to know this
@@ -44,7 +44,7 @@ def _set_offline() -> bool:
 
 
 def run(words: list[str]) -> int:
-    """Run one command; its exit code: 0 done, 1 the edit failed, 2 wrong usage, 130 interrupted."""
+    """Run one command, and return its exit code: 0 done, 1 the edit failed, 2 wrong usage, 130 interrupted."""
     from editkit.cli.console import bounded, say
 
     try:
@@ -72,7 +72,7 @@ def run(words: list[str]) -> int:
 
 
 def _unforeseen(error: Exception) -> int:
-    """What nobody thought of: one line, or all of it for whoever asks."""
+    """Report an unexpected error in one line, or with a traceback if EDITKIT_TRACEBACK is set."""
     from editkit.cli.console import bounded, say
 
     if os.environ.get("EDITKIT_TRACEBACK"):
@@ -110,7 +110,7 @@ Command = Callable[[list[str]], int]
 
 # long: a table of commands, each imported when it is called
 def commands() -> dict[str, Callable[[], Command]]:
-    """The tool's own commands, each imported when it is called."""
+    """Return the tool's own commands, each imported when it is called."""
 
     def plan() -> Command:
         from editkit.cli.plan import plan_command

@@ -10,7 +10,7 @@ from editkit.errors import UsageError
 
 
 def runner(app: typer.Typer, name: str) -> Callable[[list[str]], int]:
-    """A function that runs `app` on words and gives its exit code; usage errors become one line."""
+    """Return a function that runs `app` on words and returns its exit code; usage errors become one line."""
 
     def run(words: list[str]) -> int:
         try:

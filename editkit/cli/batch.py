@@ -30,14 +30,15 @@ INTERRUPTED = 130
 MOST_WORKERS = 256
 MOST_AT_ONCE = 64
 
-DOC = """Run a recipe, or the edit behind --, on every picture of a folder.
+DOC = """Run a recipe, or the edit after --, on every picture in a folder.
 
 editkit batch photos/ repaired/ -- inpaint --mask '{stem}.mask.png' --grow 3
 
-One bad picture is named and does not stop the rest. A journal in OUT says what is done: after a kill or a mended
-mistake, --resume goes on and makes nothing twice. Each picture has a seed of its own, from --seed and its name.
+A picture that fails is reported and does not stop the others. A journal in OUT records what is done: after an
+interruption or an error, --resume continues and repeats nothing. Each picture has its own seed, from --seed
+and its name.
 
-Exit code 1 where any picture failed.
+Exit code 1 if any picture failed.
 """
 
 ARGUMENTS = {
@@ -47,41 +48,41 @@ ARGUMENTS = {
 }
 
 INLINE = {name: ARGUMENTS[name] for name in ("source", "target")}
-"""Where the edit stands behind `--`."""
+"""Arguments if the edit is given after `--`."""
 
 PARAMS = [
     Param("mask", "text", "Each picture's mask: {stem}.mask.png, a file for all, or words.", None, False, (), "MASK"),
     Param(
         "masks", "text", "The folder or address the masks are in; default: beside the pictures.", None, False, (), "DIR"
     ),
-    Param("workers", "int", "Processes that work side by side.", 1, False),
+    Param("workers", "int", "Number of parallel processes.", 1, False),
     Param(
         "engine",
         "text",
-        "Where the work is done (see editkit plugins); default: serial, or processes for several workers.",
+        "Execution engine (see editkit plugins); default: serial, or processes for several workers.",
         None,
         False,
         (),
         "NAME[:ARGUMENT]",
     ),
     Param("batch_size", "text", "Pictures in the network at once: a number, or auto (by memory).", "1", False, (), "N"),
-    Param("actors", "text", "Of an engine on a cluster: how many work side by side.", None, False, (), "N[:MOST]"),
-    Param("gpus_per_actor", "float", "GPUs of each; default: one where the edit runs on a GPU.", None, False),
-    Param("resume", "flag", "Go on with the run whose journal is in OUT.", None, False),
-    Param("force", "flag", "Begin anew and replace results that are there.", None, False),
+    Param("actors", "text", "Engines on a cluster: number of parallel actors.", None, False, (), "N[:MOST]"),
+    Param("gpus_per_actor", "float", "GPUs of each actor; default: one if the edit runs on a GPU.", None, False),
+    Param("resume", "flag", "Continue the run whose journal is in OUT.", None, False),
+    Param("force", "flag", "Start again and overwrite existing results.", None, False),
     Param(
         "anywhere",
         "flag",
-        "A recipe or a manifest may name what lies neither in its folder nor where IN, OUT, --masks do.",
+        "Allow a recipe or a manifest to name files outside its own folder and those of IN, OUT and --masks.",
         None,
         False,
     ),
-    Param("results", "text", "A table of what was made, in OUT: its name, .jsonl or .parquet.", None, False),
-    Param("format", "text", "Ending of the results' names; keep: each picture's own.", ".png", False),
-    Param("quality", "int", "Of JPEG, WebP and AVIF results, 1 to 100.", None, False),
-    Param("provenance", "flag", "Keep in each result how it was made.", True, False),
-    Param("quiet", "flag", "Say nothing but errors.", None, False),
-    Param("json_", "flag", "One line of JSON about the run on standard output.", None, False),
+    Param("results", "text", "Name of a table of results to write in OUT, .jsonl or .parquet.", None, False),
+    Param("format", "text", "File format of the results; keep: that of each picture.", ".png", False),
+    Param("quality", "int", "Quality of JPEG, WebP and AVIF results, 1 to 100.", None, False),
+    Param("provenance", "flag", "Store in each result how it was made.", True, False),
+    Param("quiet", "flag", "Print nothing but errors.", None, False),
+    Param("json_", "flag", "Print one line of JSON about the run to standard output.", None, False),
 ]
 
 
@@ -102,10 +103,10 @@ def batch_command(words: list[str]) -> int:
     if not 1 <= workers <= MOST_WORKERS:
         raise UsageError(f"--workers: must be 1 to {MOST_WORKERS}, got {workers}")
     if given.get("resume") and given.get("force"):
-        raise UsageError("--resume goes on with a run, --force begins anew; give one of them")
+        raise UsageError("--resume continues a run, --force starts again; give one of them")
     if given.get("anywhere") and inline is not None and not is_manifest(given["source"]):
         raise UsageError(
-            f"--anywhere: is for a recipe or a manifest, and {shown(given['source'])} is none; leave it out"
+            f"--anywhere: is for a recipe or a manifest, but {shown(given['source'])} is none; leave it out"
         )
     chain, pattern = _asked(given, inline, settings, options)
     name = given.get("engine") or ("serial" if workers == 1 else "processes")
@@ -134,32 +135,32 @@ def batch_command(words: list[str]) -> int:
                 notify=report.notice,
             )
         except KeyboardInterrupt:
-            say(f"interrupted; {report.made} results are written and whole, --resume goes on")
+            say(f"interrupted; {report.made} results are complete, --resume continues")
             return INTERRUPTED
     return _end(summary, chain, given["target"], report)
 
 
 def _inline(words: list[str]) -> Chain:
-    """The edit behind `--`; where results go is the batch's business."""
+    """Parse the edit after `--`; output options belong to the batch."""
     line = parse(words, pictured=False)
     said = line.extras.model_fields_set - read_settings().values.keys()
     if said:
         name = min(said)
-        raise UsageError(f"{option(name)}: does not belong behind --, where the edit stands; see editkit batch --help")
+        raise UsageError(f"{option(name)}: is not allowed after --, where only the edit is; see editkit batch --help")
     return line.chain
 
 
 def _asked(
     given: dict[str, Any], inline: Chain | None, settings: Settings, options: Options
 ) -> tuple[Chain, str | None]:
-    """What is done to every picture, and the pattern of their masks where the edit has one."""
-    from editkit.editing import reading, recipe
+    """Return the chain for every picture, and the pattern of their masks if there is one."""
+    from editkit.editing import recipe, recipe_files
 
     if inline is None:
         places = [place for place in (given["source"], given.get("masks")) if place and not is_address(place)]
         anywhere = given.get("anywhere", False)
         asked = recipe.read(given["recipe"], allow_code=options.allow_code, anywhere=anywhere, places=places)
-        for told in reading.networks_elsewhere(asked, given["recipe"]):
+        for told in recipe_files.networks_elsewhere(asked, given["recipe"]):
             say(told)
         return settings.under_chain(asked).with_options(options), None
     patterns: list[str] = []
@@ -181,12 +182,12 @@ def _size(given: str, engine: str, workers: int) -> int:
     if given != "auto" and not (given.isdigit() and 1 <= int(given) <= MOST_AT_ONCE):
         raise UsageError(f"--batch-size: must be 1 to {MOST_AT_ONCE}, or auto, got {given!r}")
     if given != "1" and (engine.startswith("processes") or (not engine and workers > 1)):
-        raise UsageError("--batch-size: is for one process and for --engine ray; leave --workers out")
+        raise UsageError("--batch-size: works with one process and with --engine ray; leave --workers out")
     return 0 if given == "auto" else int(given)
 
 
 def _places(chain: Chain, workers: int, given: dict[str, Any], device: str) -> Places:
-    """Where the engine is to work; what its actors need of memory is counted where there may be any."""
+    """Return where the engine works; the memory of its actors is computed if there may be any."""
     actors, gpus = _actors(given.get("actors")), given.get("gpus_per_actor")
     remote = (given.get("engine") or "").partition(":")[0] not in ("", "serial", "processes")
     return Places(workers, actors, gpus, device, memory_of(chain) if remote else 0)
@@ -254,15 +255,15 @@ class _Report:
             self.notice(notice, result.item.name)
 
     def notice(self, text: str, name: str | None = None) -> None:
-        """Say it once, however many pictures it holds for."""
+        """Report a notice once, even if it applies to many pictures."""
         if self.quiet or self.as_json or text in self.told:
             return
         self.told.add(text)
-        say(text if name is None else f"{name}: {text} (this is said once)")
+        say(text if name is None else f"{name}: {text} (reported once)")
 
 
 def _end(summary: Summary, chain: Chain, target: str, report: _Report) -> int:
-    """Sum up; 1 where anything failed."""
+    """Print a summary, and return 1 if anything failed."""
     if report.as_json:
         record = {
             "output": target,
@@ -275,6 +276,6 @@ def _end(summary: Summary, chain: Chain, target: str, report: _Report) -> int:
         write(json.dumps(record))
     elif not report.quiet or summary.failed:
         before = f", {summary.before} were done before" if summary.before else ""
-        failed = f", {len(summary.failed)} failed (named above; --resume tries them again)" if summary.failed else ""
+        failed = f", {len(summary.failed)} failed (listed above; --resume tries them again)" if summary.failed else ""
         say(f"{target}: {summary.made} of {summary.total} made{before}{failed}")
     return 1 if summary.failed else 0

@@ -1,13 +1,11 @@
-"""`editkit plugins check NAME`: whether the plugin, sampler, model, mask word, engine or detector of that name keeps
-its contract.
-"""
+"""`editkit plugins check NAME`: check the contract of a plugin, sampler, model, mask word, engine or detector."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
-from editkit.errors import UsageError
+from editkit.errors import UsageError, short
 from editkit.plugin.protocol import Plugin
 
 if TYPE_CHECKING:
@@ -17,10 +15,10 @@ T = TypeVar("T")
 
 
 def check_command(name: str) -> int:
-    """`editkit plugins check [KIND:]NAME`: 1 where the contract is broken, or nothing of it could be checked.
+    """Run `editkit plugins check [KIND:]NAME`; returns 1 if the contract is violated or could not be checked.
 
     Raises:
-        UsageError: nothing is called so, or things of several kinds are and none is named.
+        UsageError: nothing has this name, or several kinds have it and the kind is not given.
     """
     from editkit.cli.contract_kinds import CONTRACTS, kinds_of
     from editkit.editing import contract
@@ -30,7 +28,7 @@ def check_command(name: str) -> int:
     kinds = kinds_of(bare if colon else name)
     if colon and kind not in kinds:
         there = f"it is a {' and a '.join(kinds)}" if kinds else "nothing is"
-        raise UsageError(f"no {kind} is called {bare!r}; {there}")
+        raise UsageError(f"no {kind} is called {short(bare)}; {there}")
     if not colon and len(kinds) > 1:
         raise UsageError(f"{name} is a {' and a '.join(kinds)}; write {' or '.join(f'{k}:{name}' for k in kinds)}")
     kind, bare = (kind, bare) if colon else ((kinds or ["plugin"])[0], name)
@@ -40,7 +38,7 @@ def check_command(name: str) -> int:
 
 
 def told(checked: T, name: str, checks: Mapping[str, Callable[[T], LeftOut | None]]) -> int:
-    """A line for each check, a line for each thing that one left out, and one for all."""
+    """Print a line for each check and for each case that it left out, and a summary."""
     from editkit.cli.console import write
     from editkit.editing import contract
 
@@ -60,7 +58,7 @@ def told(checked: T, name: str, checks: Mapping[str, Callable[[T], LeftOut | Non
 
 
 def _in_all(checks: int, broken: int, unchecked: int, in_part: int) -> str:
-    """The verdict on the whole, in a line."""
+    """Return the overall verdict in one line."""
     if broken:
         return f"{broken} of {checks} checks are broken"
     if unchecked == checks:
@@ -70,7 +68,7 @@ def _in_all(checks: int, broken: int, unchecked: int, in_part: int) -> str:
 
 
 def typed(plugin: type[Plugin]) -> None:
-    """Python and command line say the same of it."""
+    """Its command line parses to the same declaration."""
     from editkit.cli.words import parse
     from editkit.editing import contract, recipe
     from editkit.errors import RecipeError
@@ -82,4 +80,4 @@ def typed(plugin: type[Plugin]) -> None:
     except RecipeError as error:
         raise contract.NotChecked(f"its example cannot be written: {error}") from error
     if parse(words).chain.stages[0].plugins != chain.stages[0].plugins:
-        raise contract.ContractError("its words are parsed to something else")
+        raise contract.ContractError("its command line parses to a different declaration")

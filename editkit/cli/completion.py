@@ -1,4 +1,4 @@
-"""`editkit completion SHELL`: a script for the shell, which calls `editkit complete` at every tab."""
+"""`editkit completion SHELL`: a completion script for the shell, which calls `editkit complete`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WHERE = {
 def completion_command(words: list[str]) -> int:
     """`editkit completion bash|zsh|fish`."""
     if not words or words[0] in ("-h", "--help"):
-        write("usage: editkit completion bash|zsh|fish\n\nPrints a script that completes editkit's words:\n")
+        write("usage: editkit completion bash|zsh|fish\n\nPrints a completion script for the shell:\n")
         for line in WHERE.values():
             write(f"  {line}")
         return 0
@@ -48,11 +48,11 @@ def completion_command(words: list[str]) -> int:
 
 
 def complete_command(words: list[str]) -> int:
-    """`editkit complete -- WORD ...`: what the last of the words may become, a line each; nothing for a file's name."""
+    """`editkit complete -- WORD ...`: print the completions of the last word, one a line; none for file names."""
     words = words[1:] if words[:1] == ["--"] else words
     try:
         found = sorted(candidates(words[:-1], words[-1] if words else ""))
-    except EditkitError:  # a slip further left is not the time to complain
+    except EditkitError:  # errors in earlier words are not reported here
         found = []
     if found:
         write("\n".join(found))
@@ -60,7 +60,7 @@ def complete_command(words: list[str]) -> int:
 
 
 def candidates(before: Sequence[str], current: str) -> list[str]:
-    """The words that begin with `current` and may stand behind `before`."""
+    """Return the words that start with `current` and may follow `before`."""
     return [word for word in _known(list(before), current) if word.startswith(current)]
 
 
@@ -87,7 +87,7 @@ def _known(before: list[str], current: str) -> Iterable[str]:
 
 
 def _of_plugin(name: str, last: str, current: str) -> Iterable[str]:
-    """The options of a plugin and of the run, or what the option `last` takes."""
+    """Return the options of a plugin and of the run, or the values of the option `last`."""
     from editkit.cli.options import HELP_ALL, flags
     from editkit.cli.settings import read
     from editkit.cli.words import options_behind
@@ -108,7 +108,7 @@ def _of_plugin(name: str, last: str, current: str) -> Iterable[str]:
 
 
 def _of_command(before: Sequence[str]) -> Iterable[str]:
-    """The options, and the commands in it, of one of the tool's own commands."""
+    """Return the options and subcommands of one of the tool's own commands."""
     import typer
 
     try:

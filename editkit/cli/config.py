@@ -1,4 +1,4 @@
-"""`editkit config`: the default of every option of a run, and where it comes from."""
+"""`editkit config`: the default of every option of a run, and its source."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def config(
-    show: Annotated[bool, typer.Option("--show", help="Every option, also those left at their own default.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show every option, including unset ones.")] = False,
 ) -> None:
-    """Show the defaults you have set, with where each comes from: the environment (EDITKIT_STEPS=20), or the file
-    ~/.config/editkit/config.toml with the tables defaults, of options, and models, of names for them.
+    """Show your own defaults and the source of each: the environment (EDITKIT_STEPS=20) or a file.
+
+    The file ~/.config/editkit/config.toml has the tables defaults, with options, and models, with short names.
     """
     from editkit.cli import settings
     from editkit.cli.console import write

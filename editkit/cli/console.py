@@ -1,4 +1,4 @@
-"""Where the command line writes: results and tables to standard output, everything else to standard error."""
+"""Output of the command line: results and tables go to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 LONGEST = 1200
-"""Characters of a message: some list every option there is, none quotes more of what was given."""
+"""Largest length of a message in characters; some list all options."""
 
 
 @cache
 def out() -> Console:
-    """Tables and answers."""
+    """Return the console for tables and answers."""
     from rich.console import Console
 
     return Console(highlight=False)
@@ -26,49 +26,48 @@ def out() -> Console:
 
 @cache
 def err() -> Console:
-    """Progress, notices, errors: never mixed with a picture on standard output."""
+    """Return the console for progress, notices and errors, which never mix with a picture on standard output."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
 
 
 def printable(text: str, *, newlines: bool = True) -> str:
-    """`text` without what moves a terminal's cursor, hides or turns round what stands beside it: names of files,
-    recipes and provenance are strangers' words. `newlines`: line ends stay; else they are shown as such characters are.
+    """Escape control characters and bidirectional marks in `text`, since file names and recipes are untrusted.
+
+    `newlines`: keep line ends; else they are escaped as well.
     """
     return "".join(c if c.isprintable() or (newlines and c == "\n") else "?" for c in text)
 
 
 def bounded(text: str) -> str:
-    """`text` as one line of at most `LONGEST` characters; of a longer one its beginning and its end, where it says what
-    to do.
-    """
+    """Return `text` as one line of at most `LONGEST` characters, shortened in the middle: its end says what to do."""
     line = " ".join(text.split())
     return line if len(line) <= LONGEST else f"{line[: LONGEST * 2 // 3]} ... {line[5 - LONGEST // 3 :]}"
 
 
 def table(*heads: str) -> Table:
-    """A table to be printed to `out()`; its rows come by `row`."""
+    """Return a table for `out()`; add its rows with `row`."""
     from rich.table import Table
 
     return Table(*heads, box=None, pad_edge=False)
 
 
 def row(into: Table, *cells: str) -> None:
-    """One row of `into`, of strangers' words like everything else that is listed."""
+    """Add a row to `into`, with its cells escaped."""
     from rich.markup import escape
 
     into.add_row(*(escape(printable(cell, newlines=False)) for cell in cells))
 
 
 def say(message: str) -> None:
-    """One line on standard error, whatever the terminal's width."""
+    """Print one line to standard error, without wrapping."""
     sys.stderr.write(printable(message.rstrip("\n"), newlines=False) + "\n")
     sys.stderr.flush()
 
 
 def write(line: str) -> None:
-    """Lines on standard output, whatever the terminal's width."""
+    """Print lines to standard output, without wrapping."""
     if sys.stdout is None:  # closed before editkit began
         raise OSError(errno.EIO, "it is closed")
     sys.stdout.write(printable(line) + "\n")

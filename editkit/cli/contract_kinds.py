@@ -1,8 +1,7 @@
-"""The contracts of samplers, models, mask words, batch engines and hint detectors, built in or not.
+"""The contracts of samplers, models, mask words, batch engines and hint detectors.
 
-One contract for each kind of entry point besides plugins (`editkit.editing.contract`), for `editkit plugins check NAME`
-and for tests. A check takes the name, loads what the entry point points to, and raises `ContractError` with what is
-wrong.
+There is one contract for each kind of entry point other than plugins (`editkit.editing.contract`), for `editkit plugins
+check NAME` and for tests. A check takes the name, loads the entry point, and raises `ContractError` if it is violated.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ TABLES: Mapping[str, Schedule] = {"cosine": Cosine(), "flow": Flow(), "VE": VE(0
 
 
 def picture() -> Picture:
-    """A small picture with transparency, the same each time: 64x48."""
+    """Return a small picture with transparency, 64x48, always the same."""
     random = np.random.default_rng(3)
     pixels = random.integers(0, 256, (48, 64, 3), dtype=np.uint8)
     alpha = np.full((48, 64), 255, np.uint8)
@@ -61,8 +60,9 @@ def documented_sampler(name: str) -> None:
 
 
 def walks(name: str) -> LeftOut:
-    """From every table's noise to something finite, in 1, 4 and 20 steps, with as many calls as it says; an adaptive
-    one makes as many or more.
+    """It gives finite results on every schedule in 1, 4 and 20 steps, with the declared number of calls.
+
+    An adaptive sampler may make more calls.
     """
     left: list[str] = []
     for table, schedule in TABLES.items():
@@ -71,39 +71,39 @@ def walks(name: str) -> LeftOut:
             try:
                 levels = schedule.levels(steps, grid=sampler.grid)
             except UsageError as error:
-                left.append(f"the {table} table in {steps} steps: it cannot lay levels there: {error}")
+                left.append(f"the {table} schedule in {steps} steps: it has no levels there: {error}")
                 continue
             on = sampler.on(schedule) if isinstance(sampler, Adaptive) else sampler
             made, calls = _walked(on, levels)
             planned = sum(sampler.calls(Move(k, k - 1)) for k in range(steps, 0, -1))
-            require(math.isfinite(float(made.sum())), f"it makes NaN or infinity on the {table} table in {steps} steps")
+            require(math.isfinite(float(made.sum())), f"it makes NaN or infinity ({table}, {steps} steps)")
             right = calls == planned or (calls > planned and on is not sampler)
             require(right, f"it says {planned} network calls and makes {calls} ({table}, {steps} steps)")
     if len(left) == 3 * len(TABLES):
-        raise NotChecked(f"it walks on no table: {left[0]}")
+        raise NotChecked(f"it works on no schedule: {left[0]}")
     return tuple(left)
 
 
 def remembers_nothing(name: str) -> None:
-    """What it must remember goes in and comes out: one object walks twice and makes the same, and x_t is as it was."""
+    """It has no state: one object gives the same result twice, and does not modify x_t."""
     sampler = samplers.make_sampler(name)
     levels = Cosine().levels(6, grid=sampler.grid)
     first, second = (_walked(sampler, levels)[0] for _ in range(2))
-    require(bool((first == second).all()), "the same object makes something else the second time; hand memory on")
+    require(bool((first == second).all()), "the same object gives another result the second time; return its memory")
 
 
 def goes_up(name: str) -> None:
-    """Where it says that it is reversible, it walks from a picture to its noise."""
+    """If it is reversible, it maps a picture to its noise."""
     import torch
 
     sampler = samplers.make_sampler(name)
     if not sampler.reversible:
-        raise NotChecked("it does not say that it is reversible")
+        raise NotChecked("it is not declared as reversible")
     levels, model = Cosine().levels(20, grid=sampler.grid), ExactModel()
     x, memory = torch.full((1, 3, 4, 4), 0.3), None
 
     def said(x: Tensor, at: Level) -> Prediction:
-        """At the clean level the engine asks as at the one above."""
+        """Predict at the next level instead of the clean one, as the engine does."""
         return model(x, at if at.sigma > 0.0 else levels[1], (Conditioning(),))[0]
 
     for t, s in pairwise(levels):
@@ -118,7 +118,7 @@ def _still(t: Level, s: Level) -> Tensor:
 
 
 def _walked(sampler: samplers.Sampler, levels: tuple[Level, ...]) -> tuple[Tensor, int]:
-    """(where the sampler comes to from noise on the exact model, its network calls)."""
+    """Run the sampler from noise on the exact model: (final state, number of network calls)."""
     import torch
 
     model, generator = ExactModel(), torch.Generator().manual_seed(0)
@@ -130,7 +130,7 @@ def _walked(sampler: samplers.Sampler, levels: tuple[Level, ...]) -> tuple[Tenso
     for t, s in zip(levels[:0:-1], levels[-2::-1], strict=True):
         before = x.clone()
         made, memory = sampler.step(x, t, s, lambda x, at: model(x, at, (Conditioning(),))[0], noise, memory)
-        require(bool((x == before).all()), "it changes the state it is given; work on a copy")
+        require(bool((x == before).all()), "it modifies its input state; work on a copy")
         x = made
     return x, model.calls
 
@@ -139,7 +139,7 @@ def _walked(sampler: samplers.Sampler, levels: tuple[Level, ...]) -> tuple[Tenso
 
 
 def says_what_it_is(name: str) -> None:
-    """A family says what it is in words, and that an empty folder is not of it; a named model says its own name."""
+    """A family describes itself and rejects an empty folder; a named model returns its own name."""
     found = families.load_family(name)
     if isinstance(found, families.Family):
         require(bool(str(found.KNOWN).strip()), "KNOWN must say in words which models these are")
@@ -150,7 +150,7 @@ def says_what_it_is(name: str) -> None:
 
 
 def keeps_the_model_protocol(name: str) -> None:
-    """A named model predicts, encodes and decodes in the shapes it says."""
+    """A named model predicts, encodes and decodes in the shapes that it declares."""
     import torch
 
     from editkit.models import load
@@ -180,13 +180,13 @@ def keeps_the_model_protocol(name: str) -> None:
 
 
 def draws(name: str) -> None:
-    """Its example is a mask of the picture's size, the same each time, and the picture is as it was.
+    """Its example gives a mask of the picture's size, always the same, and does not modify the picture.
 
-    What looks for something (`finds`) may find nothing.
+    The mask of a word that detects something (`finds`) may be empty.
     """
     shape, photo = shapes.load(name), picture()
     if shape.example is None:
-        raise NotChecked("it needs a file of yours")
+        raise NotChecked("it needs a file")
     before = photo.pixels.copy()
     words = f"{name}:{shape.example}" if shape.example else name
     first, second = (shapes.from_words(words, photo) for _ in range(2))
@@ -196,22 +196,22 @@ def draws(name: str) -> None:
 
 
 def written_as_named(name: str) -> None:
-    """Its form begins with its word."""
+    """Its form begins with its name."""
     shape = shapes.load(name)
     require(shape.form.partition(":")[0] == name, f"its form {shape.form!r} does not begin with {name!r}")
-    require(bool(shape.summary.strip()), "it needs a summary, a line for the list")
+    require(bool(shape.summary.strip()), "it needs a summary of one line")
 
 
 # -- engines
 
 
 def named(item: Item) -> engines.Result:
-    """Work for the check: the item's name as bytes, and an error for one of them."""
+    """Work for the check: return the item's name as bytes, and an error for one item."""
     return engines.Result(item, item.name.encode(), error="as asked" if item.name == "3" else None)
 
 
 def maps(name: str) -> None:
-    """Every item comes back once, with its result, errors included."""
+    """It returns every item once, with its result or error."""
     items = [Item(str(k), "", "", "") for k in range(7)]
     engine = engines.load_engine(name).make("", 1)
     results = list(engine(named, items))
@@ -225,13 +225,13 @@ def maps(name: str) -> None:
 
 
 def sees(name: str) -> None:
-    """A hint of the picture's size; the picture is as it was."""
+    """It returns a hint of the picture's size, and does not modify the picture."""
     photo = picture()
     before = photo.pixels.copy()
     try:
         hints.detect(hints.make(name), photo.pixels, offline=True)
     except ModelError as error:
-        raise NotChecked(f"it needs weights that are not here: {error}") from error
+        raise NotChecked(f"it needs weights that are not available: {error}") from error
     require(np.array_equal(photo.pixels, before), "it changes the picture")
 
 
@@ -246,10 +246,10 @@ CONTRACTS: dict[str, tuple[Callable[[], list[str]], dict[str, Check]]] = {
     "engine": (engines.ENGINES.names, _by_name(maps)),
     "hint": (hints.names, _by_name(sees)),
 }
-"""Kind of entry point -> (the names there are, its checks)."""
+"""Kind of entry point -> (its names, its checks)."""
 
 
 def kinds_of(name: str) -> list[str]:
-    """The kinds that have something called `name`; `plugin` is one of them."""
+    """Return the kinds that have an entry called `name`; `plugin` is one of them."""
     found = [kind for kind, (names, _) in CONTRACTS.items() if name in names()]
     return (["plugin"] if name in registry.names() else []) + found

@@ -1,4 +1,4 @@
-"""`editkit density`: how likely a picture is to a model, and where it is not."""
+"""`editkit density`: the likelihood of a picture under a model, and a map of where it is unlikely."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ app = typer.Typer(add_completion=False)
 def density(  # long: every parameter is an option with its help
     picture: Annotated[str, typer.Argument(help="The photograph; - is standard input.")],
     model: Annotated[str, typer.Option(help="As for every edit; auto: pocket.")] = "auto",
-    prompt: Annotated[str | None, typer.Option(help="What a model that takes text is told.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Prompt, for models that take text.")] = None,
     steps: Annotated[int, typer.Option(min=4, max=10_000, help="Noise levels of the flow.")] = 50,
     probes: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Random signs a trace; the error falls by 1 / sqrt.")
+        int, typer.Option(min=1, max=10_000, help="Random probes of a trace; the error is ~ 1 / sqrt of it.")
     ] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Of the probes, and of where in its level a pixel lies.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps; auto: the fastest there is.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Random seed, of probes and dequantisation.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps; auto: the fastest available.")] = "auto",
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", help="The map, - standard output; default: PICTURE's name, .density.png."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing map.")] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Open no socket.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="One line of JSON on standard output.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing map.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never connect to the internet.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one line of JSON to standard output.")] = False,
 ) -> None:
-    """Say how likely PICTURE is to a model, in bits per dimension, and draw where it is unlikely.
+    """Compute the likelihood of PICTURE under a model, in bits per dimension, and draw where it is unlikely.
 
-    The less bits, the likelier; a picture of independent pixels has 8. A dimension is one channel of one pixel. The
-    map is white where the model would move a pixel far and surely: what does not fit with what lies around it.
+    Fewer bits are more likely; a picture of independent random pixels has 8. A dimension is one channel of one pixel.
+    The map is white where the model would strongly change a pixel, because it does not fit its surroundings.
     """
     from editkit.cli.console import say, write
     from editkit.editing.likely import density as judged
@@ -65,7 +65,7 @@ def density(  # long: every parameter is an option with its help
 
 
 def spoken(found: Density) -> str:
-    """In one line: bits with their standard error, of what."""
+    """Format the result in one line: bits with their standard error, and the size."""
     error = "" if found.error is None else f" +- {found.error:.3f}"
     of = "latent values" if found.latent else "pixel values"
     return f"{found.bits:.3f}{error} bits per dimension, of {' x '.join(str(n) for n in found.size)} {of}"
@@ -75,5 +75,5 @@ def _target(picture: str, output: str | None) -> str:
     if output is not None:
         return output
     if picture == "-":
-        raise UsageError("a picture from standard input has no name; say with -o where the map goes")
+        raise UsageError("a picture from standard input has no name; name the map with -o")
     return str(Path(picture).with_name(f"{Path(picture).stem}.density.png"))

@@ -1,4 +1,4 @@
-"""`editkit doctor`: what this installation has, and what is wrong with it."""
+"""`editkit doctor`: a report of the installation and its problems."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False) -> int:
-    """What this installation is: versions, device, cores, memory, the hub's cache, extras, broken plugins.
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False) -> int:
+    """Report the installation: versions, device, cores, memory, the hub's cache, extras, broken plugins.
 
-    Exit code 1 where something that is installed is broken.
+    Exit code 1 if something that is installed is broken.
     """
     import json
 
@@ -81,7 +81,7 @@ def _installed() -> Iterator[tuple[str, Any]]:
 
 
 def _broken() -> list[str]:
-    """What came in through an entry point and cannot be used, and settings that cannot be read."""
+    """Return entry points that cannot be loaded, and settings that cannot be read."""
     from editkit.cli import settings
     from editkit.cli.listing import installed
     from editkit.errors import EditkitError

@@ -57,7 +57,7 @@ def run_command(words: list[str]) -> int:
 
 
 def make(line: Line) -> int:
-    """Do what a line says, for every picture of it."""
+    """Run a parsed command line, for each of its pictures."""
     lines = lines_of(line)
     check_for_videos(lines)
     if line.extras.candidates is not None and len(lines) == 1:
@@ -103,13 +103,13 @@ def one(line: Line, target: str, models: Models | None = None, notify: Notify | 
 
 
 def _watched(lines: Sequence[Line], targets: Sequence[str]) -> int:
-    """Each edit again and again; after the first time its own result is replaced."""
+    """Run each edit whenever its files change; after the first run its own result is overwritten."""
     from editkit.cli.watching import Stamp, again_and_again, stamp
     from editkit.models.leasing import Models
     from editkit.pictures.files.writing import check_apart
 
     if any("-" in (line.picture, target) for line, target in zip(lines, targets, strict=True)):
-        raise UsageError("--watch is for files; standard input and output come once")
+        raise UsageError("--watch needs files; standard input and output can be used only once")
     for line in lines:
         write_nothing_beside(line.chain, "--watch")
     models, notify = Models(), notices(lines[0].extras)
@@ -120,7 +120,7 @@ def _watched(lines: Sequence[Line], targets: Sequence[str]) -> int:
         results = [path for path in (target, extras.preview, extras.trace, extras.compare, extras.save_recipe) if path]
         if not first:
             if stamp(results) != own[target]:
-                raise PictureError(f"{target}: was changed by another program meanwhile, and is not replaced")
+                raise PictureError(f"{target}: was changed by another program, and is not overwritten")
             extras = extras.model_copy(update={"force": True, "backup": False})
         one(replace(line, extras=extras), target, models, notify)
         own[target] = stamp(results)
@@ -133,7 +133,7 @@ def _watched(lines: Sequence[Line], targets: Sequence[str]) -> int:
 
 
 def _many(lines: Sequence[Line], targets: Sequence[str]) -> int:
-    """Several pictures, each as if it were alone; one that fails is named and does not stop the rest."""
+    """Edit several pictures independently; one that fails is reported and does not stop the others."""
     from editkit.models.leasing import Models
 
     extras = lines[0].extras
@@ -148,13 +148,14 @@ def _many(lines: Sequence[Line], targets: Sequence[str]) -> int:
             failed += 1
             say(f"failed: {line.picture}: {' '.join(str(error).split())}")
     if failed or not (extras.quiet or extras.json_):
-        say(f"{len(lines) - failed} of {len(lines)} made" + (f", {failed} failed (named above)" if failed else ""))
+        say(f"{len(lines) - failed} of {len(lines)} made" + (f", {failed} failed (listed above)" if failed else ""))
     return 1 if failed else 0
 
 
 def _distinct(results: Mapping[str, str | None], line: Line) -> None:
-    """No two outputs of a command may be one file, nor any but the result a file that is read; the recipe's place can
-    be written to.
+    """Check that outputs of a command are different files, do not overwrite inputs, and that the recipe can be written.
+
+    Only the result may be one of the input files.
     """
     from editkit.pictures.files.writing import check_apart, check_place
 
@@ -174,7 +175,7 @@ def _distinct(results: Mapping[str, str | None], line: Line) -> None:
 
 
 def files(chain: Chain) -> Iterator[str]:
-    """The files that the plugins' parameters name and read."""
+    """Yield the files that the plugins' parameters name and read."""
     for stage in chain.stages:
         for plugin in stage.plugins:
             for key in plugin.model_fields_set:
@@ -187,7 +188,7 @@ def files(chain: Chain) -> Iterator[str]:
 
 
 def _watchers(extras: Extras) -> list[Preview | Trace]:
-    """What looks at the process, as the options ask for."""
+    """Return the previews and traces that the options ask for."""
     if extras.preview is None and extras.trace is None:
         return []
     from editkit.editing.watching.trace import Preview, Trace
@@ -202,7 +203,7 @@ def _watchers(extras: Extras) -> list[Preview | Trace]:
 
 @contextmanager
 def watching(extras: Extras) -> Iterator[list[Watch]]:
-    """Who is told of every step, of edits that are no plain chain; what plugins print is kept from standard output."""
+    """Yield the callbacks for every step, for edits other than plain chains; output of plugins is redirected."""
     watchers = _watchers(extras)
     with _bar(extras) as show, redirect_stdout(sys.stderr):
         yield [show, *watchers]
@@ -218,25 +219,25 @@ def edited(
     models: Models | None = None,
     notify: Notify | None = None,
 ) -> Made:
-    """Run the chain under a progress bar; what the user should know is said, or goes to `notify`."""
+    """Run the chain with a progress bar; notices are printed, or go to `notify`."""
     from editkit.editing.made import make as make_one
     from editkit.editing.watching.time_left import TimeLeft
 
     notify = notify or notices(extras)
     for notice in picture.meta.notices:
         notify(notice)
-    # what a plugin prints is not a part of the picture or the JSON that may go to standard output
+    # output of plugins must not mix with a picture or JSON on standard output
     with _bar(extras) as show, redirect_stdout(sys.stderr):
         return make_one(picture, chain, watch=[show, TimeLeft(notify), *watchers], notify=notify, models=models)
 
 
 def notices(extras: Extras) -> Notify:
-    """Says a notice, each only once; nothing where --quiet is given."""
+    """Return a function that prints each notice once; nothing with --quiet."""
     return silent if extras.quiet else functools.cache(say)
 
 
 def _written(line: Line, made: Made, target: str) -> Written:
-    """Write the result; paths in its provenance are relative to where it lies."""
+    """Write the result; paths in its provenance are relative to its folder."""
     extras = line.extras
     base, source = Path() if target == "-" else Path(target).parent, line.picture
     if extras.backup and os.path.lexists(target):
@@ -249,14 +250,14 @@ def _written(line: Line, made: Made, target: str) -> Written:
 
 
 def save_recipe(line: Line) -> None:
-    """Write the chain to --save-recipe, where that is given."""
+    """Write the chain to --save-recipe, if given."""
     if line.extras.save_recipe is None:
         return
-    from editkit.editing import reading, recipe
+    from editkit.editing import recipe, recipe_files
     from editkit.pictures.files.atomic import save_bytes
 
     path = Path(line.extras.save_recipe)
-    for text in reading.files_elsewhere(line.chain, path, line.pictures)[:1]:
+    for text in recipe_files.files_elsewhere(line.chain, path, line.pictures)[:1]:
         notices(line.extras)(
             f"{path} names {text[:80]}, which lies out of its folder: editkit run takes it with --anywhere"
         )
@@ -265,7 +266,7 @@ def save_recipe(line: Line) -> None:
 
 
 def _candidates(line: Line, count: int) -> int:
-    """The same edit with `count` seeds, from --seed on, and a sheet of them all."""
+    """Run the edit with `count` consecutive seeds, and make a sheet of the results."""
     from editkit.editing.watching import sheets
     from editkit.models.leasing import Models
     from editkit.pictures.files.writing import check_output
@@ -324,7 +325,7 @@ class _Show:
 
 @contextmanager
 def _bar(extras: Extras) -> Iterator[_Show]:
-    """A bar with steps, network calls and time left; none where nobody looks."""
+    """Show a progress bar with steps, network calls and remaining time, if standard error is a terminal."""
     if extras.quiet or extras.json_ or not err().is_terminal:
         yield _Show(None)
         return
@@ -339,7 +340,7 @@ def _bar(extras: Extras) -> Iterator[_Show]:
 
 
 def _report(line: Line, written: Written, made: Made, seconds: float) -> None:
-    """What was done: one line of JSON, or one for people."""
+    """Report the result: in one line of JSON, or in one line of text."""
     if line.extras.json_:
         record = {
             "output": written.path,
@@ -365,7 +366,7 @@ def _report(line: Line, written: Written, made: Made, seconds: float) -> None:
 
 
 def _kept(written: Written, made: Made) -> int | None:
-    """By how much a pixel outside the masks may differ from the picture that went in, in the file as it decodes."""
+    """Return the largest deviation of pixels outside the masks from the input, in the decoded file."""
     if made.kept_deviation is None or written.kept_deviation is None:
         return None
     return made.kept_deviation + written.kept_deviation

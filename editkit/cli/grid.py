@@ -1,4 +1,4 @@
-"""`editkit grid`: one or two parameters varied, the results on one sheet."""
+"""`editkit grid`: vary one or two parameters, and show the results on one sheet."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from editkit.plugin.outputs import write_nothing_beside
 
 USAGE = """usage: editkit grid --vary NAME=V1,V2,... [--vary NAME=... | --prompts FILE] [--cells DIR] PLUGIN PICTURE ...
 
-Makes an edit once for every value of one parameter, or every pair of values of two, and lays the results out.
+Runs an edit for every value of one parameter, or for every pair of values of two, and makes a sheet of the results.
 NAME is an option of the run (seed, steps, sampler, ...) or PLUGIN.PARAMETER (guide.weight, inpaint.feather).
---prompts FILE is a CSV with the columns prompt and, as wished, category: every prompt, those of a category together.
-The sheet is written to -o, else to PICTURE's name with .grid.png; --cells keeps every result as well.
+--prompts FILE is a CSV file with the column prompt and optionally category: every prompt, grouped by category.
+The sheet is written to -o, else to PICTURE's name with .grid.png; --cells DIR also saves every result.
 
   editkit grid --vary guide.weight=0,50,200 --vary seed=1,2,3 inpaint photo.png --mask mask.png with guide"""
 
 MOST = 400
-"""The most cells of a grid."""
+"""Largest number of cells in a grid."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A parameter and the values it is to take, as text; what they are called on the sheet."""
+    """A parameter with its values, as text, and their labels on the sheet."""
 
     name: str
     values: tuple[str, ...]
@@ -41,10 +41,10 @@ class Axis:
 
     @classmethod
     def of_prompts(cls, path: str) -> Axis:
-        """The prompts of a CSV, each with its category.
+        """Read the prompts of a CSV file, each with its category.
 
         Raises:
-            UsageError: it is none.
+            UsageError: the file is not valid.
         """
         found = prompts(path)
         labels = (f"{category}: {prompt}" if category else prompt for category, prompt in found)
@@ -52,10 +52,10 @@ class Axis:
 
     @classmethod
     def of(cls, text: str) -> Axis:
-        """From NAME=V1,V2,...; a comma that belongs to a value is written as \\\\,.
+        """Parse NAME=V1,V2,...; a comma that belongs to a value is written as \\\\,.
 
         Raises:
-            UsageError: no name, no values.
+            UsageError: there is no name, or there are no values.
         """
         name, equals, listed = text.partition("=")
         values = tuple(v.replace("\0", ",") for v in listed.replace("\\,", "\0").split(","))
@@ -78,14 +78,14 @@ def grid_command(words: list[str]) -> int:
 
 
 def _cut(words: list[str]) -> tuple[list[Axis], Path | None, list[str]]:
-    """The grid's own options, which come first, and the edit."""
+    """Separate the grid's own options, which come first, from the edit."""
     axes: list[Axis] = []
     cells: Path | None = None
     while words and words[0].startswith("--"):
         flag, equals, value = words[0].partition("=")
         taken = 1 if equals else 2
         if flag not in ("--vary", "--prompts", "--cells"):
-            raise UsageError(f"grid: {flag} is not known here; before the plugin stand --vary, --prompts and --cells")
+            raise UsageError(f"grid: {flag} is unknown here; allowed before the plugin: --vary, --prompts and --cells")
         if len(words) < taken:
             raise UsageError(f"grid: {flag} needs a value")
         value = value if equals else words[1]
@@ -114,7 +114,7 @@ def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
     target = target_of(line, "grid")
     combinations = list(itertools.product(*(axis.values for axis in axes)))
     if len(combinations) > MOST:
-        raise UsageError(f"grid: {len(combinations)} cells are more than {MOST}; give fewer values")
+        raise UsageError(f"grid: {len(combinations)} cells are too many; give fewer values, for at most {MOST}")
     chains = [_varied(line.chain, axes, values) for values in combinations]
     labels = [", ".join(words) for words in itertools.product(*(axis.labels for axis in axes))]
     check_output(target, force=extras.force)
@@ -144,7 +144,7 @@ def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
 
 
 def _say_progress(line: Line, done: int, count: int, label: str, seconds: float) -> None:
-    """A line behind each cell: which it was, and about how long the others take, as the mean of those that are done."""
+    """Report a finished cell, and the estimated remaining time, by the mean of those that are done."""
     left = f", about {seconds / done * (count - done):.0f} s to go" if done < count else ""
     if not (line.extras.quiet or line.extras.json_):
         say(f"cell {done} of {count} ({label}): {seconds:.0f} s{left}")
@@ -157,7 +157,7 @@ def _varied(chain: Chain, axes: list[Axis], values: tuple[str, ...]) -> Chain:
 
 
 def _with(chain: Chain, name: str, value: str) -> Chain:
-    """`chain` with one parameter set, in the first plugin of that name, or one option in every stage."""
+    """Return `chain` with one parameter set in the first plugin of that name, or one option in every stage."""
     plugin, dot, field = name.partition(".")
     if not dot:
         if name not in Options.model_fields:

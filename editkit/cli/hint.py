@@ -1,4 +1,4 @@
-"""`editkit hint`: what a ControlNet will see of a picture, as a picture."""
+"""`editkit hint`: write the hint that a ControlNet sees, as a picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ app = typer.Typer(add_completion=False)
 
 
 def _list(wanted: bool) -> None:
-    """Show the installed detectors and leave."""
+    """Show the installed detectors and exit."""
     if not wanted:
         return
     import inspect
@@ -41,15 +41,15 @@ def hint(
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Default: PICTURE's name with .NAME.png; - is standard output.")
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Open no socket, not even for missing weights.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never connect to the internet.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     list_: Annotated[
         bool, typer.Option("--list", help="Show the installed detectors.", callback=_list, is_eager=True)
     ] = False,
 ) -> None:
-    """Show what a detector sees in PICTURE: the hint that `controlnet --control NAME` gives to its network.
+    """Write what a detector sees in PICTURE: the hint that `controlnet --control NAME` passes to its network.
 
-    The hint is as large as the picture. A file like it can be given to --control instead of a detector's name.
+    The hint has the size of the picture. Such a file can be given to --control instead of a detector's name.
     """
     from editkit.cli.console import say
     from editkit.pictures.files.writing import check_apart, check_output
@@ -76,5 +76,5 @@ def _target(picture: str, name: str, output: str | None) -> str:
     if output is not None:
         return output
     if picture == "-":
-        raise UsageError("a picture from standard input has no name; say with -o where the hint goes")
+        raise UsageError("a picture from standard input has no name; name the hint with -o")
     return str(Path(picture).with_name(f"{Path(picture).stem}.{name}.png"))

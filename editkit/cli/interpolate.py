@@ -1,4 +1,4 @@
-"""`editkit interpolate A --to B`: pictures between two pictures, as a strip or a moving picture."""
+"""`editkit interpolate A --to B`: pictures between two pictures, as a strip or an animation."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from editkit.pictures.files.provenance import Provenance
 
 MOST = 1000
-"""Pictures, all of which are in the network at once or after another, and in memory in the end."""
+"""Largest number of pictures; all are in memory at the end."""
 
 USAGE = """usage: editkit interpolate A --to B [--frames N] [--prompt-to TEXT] [--lerp] [options] [with ...] [then ...]
 
-Carries both pictures to their noise, and what lies between the two noises down again: N pictures (9), from A to B.
-They are written side by side, or one after another where the name ends in .webp. Not every model finds a picture
-between two: a small one fades from one to the other.
+Maps both pictures to their noise, and interpolated noise back to pictures: N pictures (9) from A to B. They are
+written side by side, or as an animation if the name ends in .webp. Not every model makes a new picture between two:
+a small model fades from one to the other.
 
   --to B            the other picture
-  --frames N        how many, A and B as they come back among them (default: 9)
-  --prompt-to TEXT  what describes B, where --prompt describes A; texts between them are told on the way down
-  --lerp            a straight line between the noises, not along the sphere they lie on: faint half way
-  --refine N        fixed-point iterations for every move up, --strength X how far up: as of `editkit invert`
+  --frames N        number of pictures, including the reconstructions of A and B (default: 9)
+  --prompt-to TEXT  text that describes B, where --prompt describes A; the way down uses interpolated texts
+  --lerp            interpolate noise linearly, not along the sphere: less contrast in the middle
+  --refine N        fixed-point iterations in every move up; --strength X: how far up; both as in `editkit invert`
 
   editkit interpolate a.png --to b.png --frames 9
   editkit interpolate a.png --to b.png --model DIR --prompt "a cat" --prompt-to "a dog" -o between.webp
@@ -75,7 +75,7 @@ def plans(words: list[str], notify: Notify) -> list[StagePlan]:
 
 
 def _read(words: list[str]) -> tuple[Asked, Line]:
-    """The command's own options, which stand before the first `with` or `then`, and the rest as an inversion."""
+    """Parse the command's own options, before the first `with` or `then`, and the rest as an inversion."""
     end = next((k for k, word in enumerate(words) if word in ("with", "then")), len(words))
     first, found, rest = list(words[:end]), dict[str, str](), list[str]()
     while first:
@@ -158,7 +158,7 @@ def _make(own: Asked, line: Line) -> int:
 
 
 def _origin(asked: Interpolation, own: Asked, line: Line, base: Path) -> Provenance:
-    """How the strip came about; paths are written relative to `base`."""
+    """Return the provenance of the strip; paths are written relative to `base`."""
     from editkit.editing import recipe
     from editkit.editing.named_weights import named_weights
     from editkit.editing.settle import described

@@ -1,4 +1,4 @@
-"""`editkit --help`, `plugins`, `models`: what there is. Answers without importing torch."""
+"""`editkit --help` and `editkit plugins`: lists of what is installed. Does not import torch."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ COMMANDS = (
     ("run", "a recipe (YAML) on a picture"),
     ("batch", "a recipe on every picture of a folder"),
     ("grid", "an edit with one or two parameters varied, on a sheet"),
-    ("interpolate", "pictures between two pictures: A --to B; a strip, or a .webp that moves"),
+    ("interpolate", "pictures between two pictures: A --to B; a strip, or an animated .webp"),
     ("plugins", "the installed plugins; with a name, its parameters; check NAME, its contract"),
     ("new-plugin", "write the package of a new plugin"),
-    ("models", "the models there are; info NAME, download NAME, suggest"),
+    ("models", "the available models; info NAME, download NAME, suggest"),
     ("mask", "make a mask: boxes, ellipses, polygons, colours"),
-    ("density", "how likely a picture is to a model, in bits per dimension, and where it is not"),
-    ("score", "how near results come to references and prompts: psnr, ssim, lpips, clip, fid, kid"),
-    ("hint", "what a ControlNet will see of a picture: edges, lines, depth; --list shows the detectors"),
-    ("rerun", "make a picture again from what it carries"),
+    ("density", "the likelihood of a picture under a model, in bits per dimension, and a map of it"),
+    ("score", "compare results with references and prompts: psnr, ssim, lpips, clip, fid, kid"),
+    ("hint", "the hint that a ControlNet sees: edges, lines, depth; --list shows the detectors"),
+    ("rerun", "make a picture again from its provenance"),
     ("show", "how a picture was made"),
-    ("strip", "remove that from a picture"),
-    ("studio", "the engine in a browser, on this machine: a brush, live estimates, history"),
+    ("strip", "remove the provenance from a picture"),
+    ("studio", "a local web interface: brush, live estimates, history"),
     ("train", "train the embedded networks"),
-    ("completion", "a script that completes words at a tab, for bash, zsh or fish"),
-    ("config", "your own defaults and names of models, and where each comes from"),
-    ("doctor", "what this installation is: torch, device, memory, extras, broken plugins"),
+    ("completion", "a completion script for bash, zsh or fish"),
+    ("config", "your own defaults and model names, and the source of each"),
+    ("doctor", "a report of this installation: torch, device, memory, extras, broken plugins"),
 )
 
 
 def overview() -> int:
-    """`editkit --help`: plugins in their groups; what they say of themselves is kept, so none is imported twice."""
+    """`editkit --help`: list plugins in their groups; summaries are cached, so plugins are not imported."""
     write(USAGE)
     found = summaries()
     others = sorted({row.group for row in found} - set(get_args(Section)))
@@ -57,7 +57,7 @@ def overview() -> int:
     write("\nother commands")
     for name, text in COMMANDS:
         write(f"  editkit {name:<13}{text}")
-    write("\neditkit PLUGIN --help has its options and examples, editkit help COMMAND those of a command")
+    write("\neditkit PLUGIN --help shows the options and examples of a plugin, editkit help COMMAND those of a command")
     write("\nexit codes: 0 done, 1 the edit failed, 2 wrong usage, 130 interrupted")
     return 0
 
@@ -78,8 +78,8 @@ def plugins_command(words: list[str]) -> int:
     if words and words[0] in ("-h", "--help"):
         write("usage: editkit plugins [NAME]\n       editkit plugins check NAME\n")
         write("Lists what is installed: plugins, samplers, models, mask words, batch engines, hint detectors. With a")
-        write("name, that one's parameters. `check` runs the contract of its kind, on a cheap exact model; exit code 1")
-        write("where it is broken. Where several kinds have the name, write KIND:NAME.")
+        write("name, shows its parameters. `check` tests the contract of its kind on a cheap exact model; exit code 1")
+        write("if it is violated. If several kinds have the same name, write KIND:NAME.")
         return 0
     if words[:1] == ["check"] and len(words) == 2:
         from editkit.cli.check import check_command
@@ -104,7 +104,7 @@ def plugins_command(words: list[str]) -> int:
 
 
 def installed() -> dict[str, list[Listed[str]]]:
-    """Everything that came in through an entry point, by kind, with a line about each."""
+    """Return everything that is registered through entry points, by kind, with one line about each."""
     from editkit.batch import engines
     from editkit.diffusion import samplers
     from editkit.models import families
@@ -125,7 +125,7 @@ def installed() -> dict[str, list[Listed[str]]]:
 
 
 def _one(name: str) -> int:
-    """The parameters of one plugin; a line about anything else of that name."""
+    """Show the parameters of a plugin, or one line about anything else of that name."""
     from editkit.plugin import registry
 
     if name not in registry.names():
@@ -138,7 +138,7 @@ def _one(name: str) -> int:
 
 
 def _plugin(name: str) -> int:
-    """The parameters and hooks of one plugin."""
+    """Show the parameters and hooks of a plugin."""
     import inspect
 
     from editkit.plugin import registry

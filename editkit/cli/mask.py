@@ -1,4 +1,4 @@
-"""`editkit mask`: make a mask from shapes, colours, transparency or other masks, and look at it."""
+"""`editkit mask`: make a mask from shapes, colours, transparency or other masks, and show it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 NEAR = 200
-"""Pieces nearer than a picture's longer side divided by this, or than the feather, are one thing's."""
+"""Pieces closer than the longer side divided by this, or than the feather, count as one object."""
 
 
 @app.command()
@@ -29,21 +29,21 @@ def mask(  # long: every parameter is an option with its help
     polygon: Annotated[
         list[str] | None, typer.Option(help="Three points or more.", metavar="X0,Y0,X1,Y1,X2,Y2...")
     ] = None,
-    color: Annotated[list[str] | None, typer.Option(help="Pixels of about this colour.", metavar="#RRGGBB")] = None,
+    color: Annotated[list[str] | None, typer.Option(help="Pixels of similar colour.", metavar="#RRGGBB")] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0.0, max=255.0, help="How far a channel may be from --color, of 255.")
+        float, typer.Option(min=0.0, max=255.0, help="Largest difference of a channel from --color, of 255.")
     ] = 16.0,
     from_alpha: Annotated[bool, typer.Option("--from-alpha", help="Where the photograph is transparent.")] = False,
-    border: Annotated[int | None, typer.Option(min=1, help="The outermost pixels, so many wide.")] = None,
+    border: Annotated[int | None, typer.Option(min=1, help="A border of this width, in pixels.")] = None,
     add: Annotated[
         list[str] | None, typer.Option(help="Another mask: a file, or words such as box:0,0,50%,50%.", metavar="MASK")
     ] = None,
     minus: Annotated[
-        list[str] | None, typer.Option(help="Take away: a file, or words such as ellipse:9,9,40,40.", metavar="MASK")
+        list[str] | None, typer.Option(help="Subtract: a file, or words such as ellipse:9,9,40,40.", metavar="MASK")
     ] = None,
     mask_model: Annotated[
         list[str] | None,
-        typer.Option(help="A network that words ask: its folder; several: give it again.", metavar="DIR"),
+        typer.Option(help="Folder of a network for mask words; repeatable.", metavar="DIR"),
     ] = None,
     invert: Annotated[bool, typer.Option("--invert", help="Regenerate what is outside instead.")] = False,
     grow: Annotated[int, typer.Option(min=0, help="Widen by this many pixels.")] = 0,
@@ -54,17 +54,17 @@ def mask(  # long: every parameter is an option with its help
     each: Annotated[
         Path | None,
         typer.Option(
-            help="Write every separate piece into this folder, transparent around it; those nearer than a 200th of the "
-            "longer side, or --feather, are one.",
+            help="Write every separate piece into this folder, with transparent surroundings; pieces closer than a "
+            "200th of the longer side, or --feather, count as one.",
             metavar="DIR",
         ),
     ] = None,
-    show: Annotated[Path | None, typer.Option(help="Draw the mask over the photograph into this file.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    show: Annotated[Path | None, typer.Option(help="Write the photograph with the mask drawn over it.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
     """Make a mask for PICTURE: white = regenerate.
 
-    Several shapes are united; then --minus takes away, --invert turns round, --grow widens, --feather softens.
+    The mask is the union of all shapes; then --minus subtracts, --invert inverts, --grow widens, --feather softens.
     """
     from editkit.cli.console import say
     from editkit.pictures.files.writing import check_apart, check_output
@@ -109,13 +109,13 @@ def mask(  # long: every parameter is an option with its help
         say(f"{each}: {_cut_out(photo, pieces(made, apart), each, stem, force)}")
     share = float((made > 0).mean())
     where = "standard output" if target == "-" else target
-    say(f"{where}: {photo.width}x{photo.height}, {share:.2%} is to be regenerated")
+    say(f"{where}: {photo.width}x{photo.height}, {share:.2%} will be regenerated")
 
 
 def _target(picture: str, output: str | None) -> str:
     if output is None:
         if picture == "-":
-            raise UsageError("a picture from standard input has no name; say with -o where the mask goes")
+            raise UsageError("a picture from standard input has no name; name the mask with -o")
         return str(Path(picture).with_name(f"{Path(picture).stem}.mask.png"))
     from editkit.pictures.files.formats import EXACT
 
@@ -125,7 +125,7 @@ def _target(picture: str, output: str | None) -> str:
 
 
 def _check_folder(each: Path | None, force: bool) -> None:
-    """Raise where the pieces cannot be written, before the work."""
+    """Raise UsageError if the pieces cannot be written, before the work starts."""
     if each is not None and each.exists() and not each.is_dir():
         raise UsageError(f"--each {each}: is a file; give a folder for the pieces")
     if each is not None and each.is_dir() and any(each.iterdir()) and not force:
@@ -133,7 +133,7 @@ def _check_folder(each: Path | None, force: bool) -> None:
 
 
 def _cut_out(photo: Picture, found: list[Mask], folder: Path, stem: str, force: bool) -> str:
-    """Write each of the pieces that were `found` as STEM.N.png into `folder`, cut close; says how many."""
+    """Write each piece as STEM.N.png into `folder`, cropped to its box; returns a text with their number."""
     import numpy as np
 
     from editkit.pictures.picture import Picture
@@ -151,7 +151,7 @@ def _cut_out(photo: Picture, found: list[Mask], folder: Path, stem: str, force: 
 
 
 def _combined(photo: Picture, united: list[str], minus: list[str], models: list[str]) -> Mask:
-    """The union of `united` without `minus`."""
+    """Return the union of `united` without `minus`, (H, W)."""
     import numpy as np
 
     made = _one(photo, united[0], models)
@@ -163,14 +163,14 @@ def _combined(photo: Picture, united: list[str], minus: list[str], models: list[
 
 
 def _one(photo: Picture, source: str, models: list[str]) -> Mask:
-    """One shape or file. Empty is allowed here: the union of all is what must hold something."""
+    """Draw one shape or read one file. It may be empty: only the union must not be."""
     from editkit.pictures.masks import load
 
     return load(source, photo, models=models)
 
 
 def _as_picture(mask: Mask) -> Picture:
-    """A mask as 8-bit greyscale. What is above 0 stays above 0: the feather's last step is not rounded away."""
+    """Convert a mask to 8-bit greyscale. Values above 0 stay above 0, so the end of a feather is not rounded away."""
     import numpy as np
 
     from editkit.pictures.picture import Picture

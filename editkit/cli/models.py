@@ -1,6 +1,4 @@
-"""`editkit models`: models that are here, what a model takes, fetching one, suggestions. Answers without importing
-torch.
-"""
+"""`editkit models`: list, describe, download and suggest models. Does not import torch."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ app = typer.Typer(add_completion=False)
 
 @app.callback(invoke_without_command=True)
 def models(context: typer.Context) -> None:
-    """The models there are, and what each can take: the embedded ones, and those in the hub's cache."""
+    """List the available models and the conditions they take: embedded ones, and those in the hub's cache."""
     if context.invoked_subcommand is not None:
         return
     from editkit.cli.console import out, row, table
@@ -29,9 +27,9 @@ def models(context: typer.Context) -> None:
 @app.command()
 def info(
     name: Annotated[str, typer.Argument(help="As for --model.", metavar="MODEL")],
-    offline: Annotated[bool, typer.Option("--offline", help="Open no socket.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never connect to the internet.")] = False,
 ) -> None:
-    """What one model is: family, conditions it takes, size, sampler, where its weights lie."""
+    """Describe a model: family, conditions that it takes, size, sampler, and where its weights are."""
     from editkit.cli.console import write
     from editkit.cli.settings import read
     from editkit.errors import ModelError
@@ -57,10 +55,10 @@ def info(
 @app.command()
 def download(
     name: Annotated[
-        str, typer.Argument(help="OWNER/NAME, with @REVISION and :VARIANT behind it where wanted.", metavar="MODEL")
+        str, typer.Argument(help="OWNER/NAME, optionally followed by @REVISION and :VARIANT.", metavar="MODEL")
     ],
 ) -> None:
-    """Fetch a model of the hub with its weights, so that --offline finds it."""
+    """Download a model from the hub with its weights, so that --offline finds it."""
     from editkit.cli.console import say
     from editkit.cli.settings import read
     from editkit.errors import UsageError
@@ -68,7 +66,7 @@ def download(
     from editkit.models.files.loading import find
 
     if named(name) is not None:
-        raise UsageError(f"models: {name} is here already, it came with its package")
+        raise UsageError(f"models: {name} is part of an installed package and needs no download")
     layout = find(read().models.get(name, name), offline=False, weights=True)
     say(f"{name}: {layout.file or layout.path}")
 
@@ -77,7 +75,7 @@ def download(
 def suggest(
     task: Annotated[str | None, typer.Argument(help="A command: edit, inpaint, sdedit, mask.", metavar="TASK")] = None,
 ) -> None:
-    """Models worth fetching: what for, how large, on which GPU, under which licence, how to fetch."""
+    """Suggest models to download: use, size, GPU, licence, and the command."""
     from editkit.cli.console import write
     from editkit.errors import UsageError
     from editkit.models.suggested import suggested, tasks
@@ -91,4 +89,4 @@ def suggest(
             f"{row.name}\n    {row.use}\n    {row.gigabytes:g} GB of files; GPU: {row.card}; {row.licence} ({sure})\n"
             f"    {row.command}"
         )
-    write("\nNames, sizes and licences: a model's page on the hub is what counts.")
+    write("\nNames, sizes and licences may change: a model's page on the hub is authoritative.")

@@ -1,4 +1,4 @@
-"""`editkit new-plugin NAME` and `editkit plugins check NAME`: for those who write plugins."""
+"""`editkit new-plugin NAME`, for authors of plugins."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def new_plugin(
-    name: Annotated[str, typer.Argument(help="The plugin's name: small letters, digits, dashes.")],
+    name: Annotated[str, typer.Argument(help="The plugin's name: lower-case letters, digits, dashes.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The folder to write; default: editkit-NAME.")
     ] = None,
 ) -> None:
-    """Write the package of a plugin called NAME: it installs, works, and passes its own tests; change it from there."""
+    """Write the package of a plugin called NAME, a working example with tests, to be changed."""
     from editkit.cli.console import say
     from editkit.cli.listing import COMMANDS
     from editkit.cli.scaffold import new_plugin as write_package

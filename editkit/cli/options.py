@@ -28,10 +28,11 @@ class HelpShown(Exception):  # noqa: N818
 
 
 def given_by(command: Any, name: str, words: Sequence[str], after: str = "") -> dict[str, Any]:
-    """What `words` give to a Typer command, by name; unset ones are absent. `after`: is shown below its help.
+    """Parse `words` for a Typer command into name -> value, without unset ones. `after` is shown below its help.
 
     Raises:
-        UsageError: in one line what is wrong. `HelpShown`: it was asked for help.
+        UsageError: the words are invalid.
+        HelpShown: help was requested, and has been shown.
     """
     try:
         context = command.make_context(f"editkit {name}", list(words))
@@ -59,13 +60,15 @@ def typed_command(
     several: str = "",
     shown: Collection[str] | None = None,
 ) -> Any:
-    """A Typer command that returns what was given.
+    """Create a Typer command that returns its arguments and options.
 
     Args:
-        arguments: name to help; each is required.
-        groups: title to options.
-        several: the argument, the last, that may be given more than once.
-        shown: the options that its help shows; None: all.
+        name: name of the command.
+        doc: text of its help.
+        arguments: name -> help; each is required.
+        groups: title -> options.
+        several: name of the last argument, if it may be given more than once.
+        shown: options that its help shows; None: all.
     """
 
     def collect(**given: Any) -> dict[str, Any]:
@@ -85,7 +88,7 @@ def with_options(
     several: str = "",
     shown: Collection[str] | None = None,
 ) -> Callable[..., Any]:
-    """A function of **keywords with the signature that Typer reads: `arguments`, then options in titled groups."""
+    """Wrap a function of **keywords with a signature for Typer: `arguments`, then options in titled groups."""
     options = {p.name: p for group in groups.values() for p in group}
 
     def told(**given: Any) -> Any:
@@ -108,10 +111,10 @@ def with_options(
 
 
 def _once(p: Param, value: Any) -> Any:
-    """What was given, which Typer has as a list of all times it was.
+    """Return the single value of an option, for which Typer collects a list.
 
     Raises:
-        UsageError: more than one value for an option that takes one: which was meant?
+        UsageError: an option that takes one value was given several times.
     """
     if not p.takes_value or value is None:
         return value
@@ -128,7 +131,7 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _annotated(p: Param, panel: str, hidden: bool) -> Any:
-    """The Typer annotation of one parameter; every default is None, so that what was not given is known."""
+    """Return the Typer annotation of a parameter; every default is None, to recognise unset options."""
     default = "" if p.default in (None, (), "") or p.kind == "flag" else f" (default: {p.default})"
     kind: Any = Enum(p.name, {c: c for c in p.choices}) if p.kind == "choice" else _TYPES[p.kind]
     option = typer.Option(
@@ -139,14 +142,14 @@ def _annotated(p: Param, panel: str, hidden: bool) -> Any:
 
 
 def metavar(p: Param) -> str | None:
-    """How the value is called in the help."""
+    """Return the name of the value in the help."""
     if p.metavar is not None or not p.takes_value:
         return p.metavar
     return "|".join(p.choices) or {"int": "N", "float": "X", "text": "TEXT"}[p.kind]
 
 
 def flags(p: Param) -> tuple[str, ...]:
-    """The option's names."""
+    """Return the option's names."""
     short = _SHORT.get(p.name)
     name = p.flag
     if p.kind == "flag" and p.default is True:

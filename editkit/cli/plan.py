@@ -1,4 +1,4 @@
-"""`editkit plan`: what an edit would do and cost."""
+"""`editkit plan`: show what an edit would do, and its cost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from editkit.pictures.files.clips import is_clip
 
 
 def plan_command(words: list[str]) -> int:
-    """`editkit plan <any edit command>`: what would be done and what it costs. No weights, no torch."""
+    """`editkit plan <any edit command>`: show the plan and its cost, without weights and without torch."""
     from editkit.pictures.picture import Picture
 
     if not words or words[0] in ("-h", "--help"):
@@ -41,7 +41,7 @@ def plan_command(words: list[str]) -> int:
 
 
 def _of_clip(line: Line) -> int:
-    """The plan of a video's first frame, and how many frames there are."""
+    """Show the plan of a video's first frame, and the number of frames."""
     from editkit.editing.video import Together, opening
     from editkit.pictures.files.clips import Span
 
@@ -53,8 +53,8 @@ def _of_clip(line: Line) -> int:
     if extras.json_:
         write(json.dumps({"frames": begun.frames, "copies": begun.copies, "first": [record(plan) for plan in plans]}))
         return 0
-    many = "frames that its file does not count" if begun.frames is None else f"about {begun.frames} frames"
-    what = "at most this, for what no other frame shows" if begun.copies else "this"
+    many = "an unknown number of frames" if begun.frames is None else f"about {begun.frames} frames"
+    what = "at most this, for areas that no other frame shows" if begun.copies else "this"
     write(f"{line.picture}: {many}, and for each {what}:")
     _show(plans, False)
     if begun.frames is not None:
@@ -76,9 +76,7 @@ def _show(plans: Sequence[StagePlan], as_json: bool) -> int:
             f"{sum(p.backward for p in plans)} backward passes"
         )
         if guessed:
-            write(
-                "a mask that a later stage finds in what comes before it is counted as it is found in what there is now"
-            )
+            write("a mask that a later stage detects in an earlier result is counted as detected in the input picture")
     return 0
 
 
@@ -109,7 +107,7 @@ def record(plan: StagePlan) -> dict[str, object]:
 
 
 def _needs(plan: StagePlan) -> Needs | None:
-    """What its model needs of memory; None where that is not known beforehand, or nothing to speak of."""
+    """Return the memory that its model needs; None if it is unknown in advance, or negligible."""
     if not plan.diffuses:
         return None
     passes = [part.at for part in plan.passes]
@@ -118,7 +116,7 @@ def _needs(plan: StagePlan) -> Needs | None:
 
 
 def _show_plan(plan: StagePlan, number: int, total: int) -> None:
-    """Print one stage's plan: hook x plugin, passes, cost."""
+    """Print the plan of a stage: hooks by plugin, passes, cost."""
     of = f"stage {number + 1} of {total}: " if total > 1 else ""
     write(f"{of}{plan.info.name} ({plan.info.family}), sampler {plan.sampler}")
     for box in dict.fromkeys(part.at.box for part in plan.passes):

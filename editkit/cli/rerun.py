@@ -21,21 +21,22 @@ app = typer.Typer(add_completion=False)
 def rerun(  # long: every parameter is an option with its help
     picture: Annotated[str, typer.Argument(help="A picture that editkit made.")],
     source: Annotated[
-        str | None, typer.Option("--picture", help="The picture it was made from; default: its name, beside it.")
+        str | None, typer.Option("--picture", help="The input picture; default: the recorded file beside PICTURE.")
     ] = None,
-    mask: Annotated[list[str] | None, typer.Option(help="Another mask than it was made with.", metavar="MASK")] = None,
+    mask: Annotated[list[str] | None, typer.Option(help="Use this mask, not the recorded one.", metavar="MASK")] = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Where the result goes.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     allow_code: Annotated[bool, typer.Option("--allow-code", help="Allow code that the recipe names.")] = False,
-    download: Annotated[bool, typer.Option("--download", help="Fetch models that the recipe names.")] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Open no socket; so it is without --download.")] = False,
+    download: Annotated[bool, typer.Option("--download", help="Download models that the recipe names.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Never connect to the internet; the default without --download.")
+    ] = False,
 ) -> int:
     """Make PICTURE again: the same recipe on the same picture gives the same bytes on the same machine.
 
-    The picture it was made from must be at hand, and be the same by its hash; code that the recipe names is refused
-    without --allow-code, since provenance can be forged. For the same reason nothing is fetched without --download, and
-    no file is read that does not lie beside the picture, but for a model's folder where you are, if it has the very
-    weights that made the picture.
+    The input picture must be available, with the recorded hash. Provenance can be forged: therefore code in the recipe
+    is refused without --allow-code, nothing is downloaded without --download, and only files beside the picture are
+    read. The exception is a model's folder in the current directory, if it has exactly the recorded weights.
     """
     from editkit.errors import EditkitError, UsageError
 
@@ -48,7 +49,7 @@ def rerun(  # long: every parameter is an option with its help
     except EditkitError as error:
         if download or offline or "--offline is on" not in str(error):
             raise
-        asked = "rerun asks the hub with --download only"
+        asked = "rerun connects to the hub only with --download"
         said = str(error).replace("--offline is on, so the hub was not asked", asked)
         raise type(error)(said.replace("--offline is on", asked)) from error
 
@@ -57,10 +58,9 @@ def rerun(  # long: every parameter is an option with its help
 def _beside(
     picture: str, source: str | None, masks: list[str] | None, output: str | None
 ) -> Iterator[tuple[str, str | None, list[str] | None, str | None]]:
-    """Within it the picture's folder is the present one, and what the user named is named from there.
+    """Change to the picture's folder, and adapt the paths that the user gave.
 
-    Names in provenance are relative to the picture: whatever a plugin makes of them, it must not find a file of that
-    name where the user happens to be.
+    Paths in provenance are relative to the picture, and must not match files in the user's current directory.
     """
     from editkit.pictures.shapes import is_words
 
@@ -73,7 +73,7 @@ def _beside(
         return name if name == "-" or is_words(name) else os.path.abspath(name)
 
     picture, source = absolute(picture), source and absolute(source)
-    if output is not None and not ("{" in output and not os.path.dirname(output)):  # a pattern is beside the picture
+    if output is not None and not ("{" in output and not os.path.dirname(output)):  # a pattern: beside the picture
         output = absolute(output) + ("/" if output.endswith("/") else "")
     masks = None if masks is None else [absolute(mask) for mask in masks]
     with chdir(folder):
@@ -81,8 +81,9 @@ def _beside(
 
 
 def _found_here(found: Provenance, folder: Path, here: Path) -> dict[str, str]:
-    """Name in provenance -> folder, of models that do not lie beside the picture but where the user is, with the very
-    weights that made it: a result says of a folder elsewhere only what it is called.
+    """Find models in the user's directory with exactly the recorded weights: name in provenance -> folder.
+
+    For folders elsewhere, provenance only has the name.
     """
     from editkit.errors import EditkitError
     from editkit.models import describe
@@ -94,7 +95,7 @@ def _found_here(found: Provenance, folder: Path, here: Path) -> dict[str, str]:
         if used.hash is None or (folder / used.name).exists() or not (here / used.name).exists():
             continue
         place = str(here / used.name)
-        with suppress(EditkitError):  # then it is not found, which is said
+        with suppress(EditkitError):  # then it is reported as not found
             laid = (describe(place, offline=True, transformer=over) for over in overs)
             if any(fingerprint(info) == used.hash for info in laid):
                 places[used.name] = place
@@ -102,7 +103,7 @@ def _found_here(found: Provenance, folder: Path, here: Path) -> dict[str, str]:
 
 
 def _transformers(told: Mapping[str, Any]) -> Iterator[str]:
-    """The files that a recipe lays over its models."""
+    """Yield the transformer files that a recipe names."""
     stages = told.get("stages")
     for stage in stages if isinstance(stages, list) else []:
         options = stage.get("options") if isinstance(stage, Mapping) else None
@@ -112,7 +113,7 @@ def _transformers(told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _with_models(told: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
-    """A recipe whose stages name their models as `places` says."""
+    """Return the recipe with its models' names replaced according to `places`."""
 
     def of_stage(stage: Any) -> Any:
         if not isinstance(stage, Mapping) or not isinstance(options := stage.get("options"), Mapping):
@@ -127,7 +128,7 @@ def _with_models(told: Mapping[str, Any], places: Mapping[str, str]) -> dict[str
 
 
 def _compare_weights(found: Provenance, chain: Chain, places: Mapping[str, str], picture: str) -> None:
-    """Say which models, LoRAs and networks of plugins have other weights than those that made `picture`."""
+    """Report models, LoRAs and plugins' networks whose weights differ from those that made `picture`."""
     from editkit.cli.console import say
     from editkit.editing.named_weights import named_weights
     from editkit.editing.settle import described
@@ -161,7 +162,7 @@ def _again(
     allow_code: bool,
     offline: bool,
 ) -> int:
-    """Check what the picture says of itself, and make it again."""
+    """Check the picture's provenance, and make it again."""
     from editkit.cli.console import say
     from editkit.cli.edit import make
     from editkit.cli.words import Line
@@ -179,7 +180,7 @@ def _again(
 
     found = read_provenance(picture)
     if found is None:
-        raise PictureError(f"{picture}: does not say how it was made (editkit show); nothing can be made again")
+        raise PictureError(f"{picture}: has no provenance (see editkit show), so it cannot be made again")
     if found.between is not None:
         raise PictureError(
             f"{picture}: is a strip between {found.picture} and {found.between.to}; editkit show says how it was made, "
@@ -189,15 +190,13 @@ def _again(
     folder = Path(picture).parent
     if source is None:
         if found.picture is None:
-            raise PictureError(f"{picture}: does not name the picture it was made from; give it with --picture")
+            raise PictureError(f"{picture}: does not name its input picture; give it with --picture")
         source = str(folder / found.picture)
         if not Path(source).is_file():
-            raise PictureError(
-                f"{source}: is not there, from which {picture} was made; say where it lies with --picture"
-            )
+            raise PictureError(f"{source}: is not there, from which {picture} was made; give its place with --picture")
     edited = Picture.read(source)
     if found.picture_hash is not None and hash_pixels(edited) != found.picture_hash:
-        raise PictureError(f"{source}: is not the picture that {picture} was made from; give that with --picture")
+        raise PictureError(f"{source}: is not the picture from which {picture} was made; give that with --picture")
     places = _found_here(found, folder, here)
     told = _with_models(recipe.without_outputs(found.recipe), places)
     chain = recipe.from_mapping(told, base=folder, allow_code=allow_code)
@@ -206,10 +205,10 @@ def _again(
     chain = masked(chain, new_mask) if new_mask else chain
     plugins = [plugin for stage in chain.stages for plugin in plugins_of(stage)]
     if hashes((e for plugin in plugins for e in plugin.examples(edited)), edited) != found.example_hashes:
-        raise PictureError(f"{picture}: was made with another picture to learn from (--from) than there is now")
+        raise PictureError(f"{picture}: was made with another picture to learn from (--from) than the present one")
     mask = plan_stage(chain.inherited().stages[0], edited).picture.mask
     if not new_mask and found.mask_hash is not None and (mask is None or hash_mask(mask) != found.mask_hash):
-        say(f"the mask is not the one that {picture} was made with; the result will differ")
+        say(f"the mask is not the one with which {picture} was made; the result will differ")
     path = Path(picture)
     target = output or str(path.with_name(f"{path.stem}.rerun{path.suffix}"))
     return make(Line((source,), chain, Extras(output=target, force=force)))

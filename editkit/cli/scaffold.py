@@ -1,4 +1,4 @@
-"""`editkit new-plugin`: a package that installs, works and keeps the contract, to change from there."""
+"""`editkit new-plugin`: write a working plugin package that keeps the contract, as a starting point."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ dependencies = ["editkit"]
 [project.optional-dependencies]
 test = ["pytest"]
 
-# This line is all that makes it a plugin: editkit finds it here, as it finds its own.
+# This entry point makes it a plugin; editkit registers its own plugins in the same way.
 [project.entry-points."editkit.plugins"]
 @NAME@ = "@MODULE@:@CLASS@"
 
@@ -34,12 +34,11 @@ test = ["pytest"]
 packages = ["@MODULE@"]
 """
 
-PLUGIN = '''"""@NAME@: a plugin for editkit, as a place to begin.
+PLUGIN = '''"""@NAME@: an example plugin for editkit, as a starting point.
 
-It adds one energy to the process: E = weight * (red - blue - tone)^2, with red and blue the mean of those channels of
-the estimated picture, in [-1, 1]. editkit takes the gradient, together with every other plugin's, in one backward pass.
-Other hooks are in the documentation of `editkit.plugin.protocol`; override those you need, and nothing else has to be
-said.
+It adds one energy to the process: E = weight * (red - blue - tone)^2, where red and blue are the means of these
+channels of the estimated picture, in [-1, 1]. editkit computes the gradient, together with those of all plugins, in one
+backward pass. The other hooks are described in `editkit.plugin.protocol`; override those that you need.
 """
 
 from __future__ import annotations
@@ -51,42 +50,42 @@ from editkit import Hooks, Plugin
 from editkit.plugin import Section, Step
 from pydantic import Field
 
-if TYPE_CHECKING:  # torch is imported where it is needed, so that `editkit --help` and `plan` answer at once
+if TYPE_CHECKING:  # import torch only where it is needed, so that `editkit --help` and `plan` respond quickly
     from torch import Tensor
 
 
 class @CLASS@(Plugin):
-    """Draw the picture towards a warmer or a colder tone."""
+    """Steer the picture towards a warmer or a colder tone."""
 
     name: ClassVar[str] = "@NAME@"
-    group: ClassVar[Section] = "steer"  # where `editkit --help` has it
-    usage: ClassVar[tuple[str, ...]] = (  # examples in `editkit @NAME@ --help`
+    group: ClassVar[Section] = "steer"  # its group in `editkit --help`
+    usage: ClassVar[tuple[str, ...]] = (  # examples for `editkit @NAME@ --help`
         "@NAME@ photo.png --tone 0.4",
         "inpaint photo.png --mask mask.png with @NAME@",
         "sdedit photo.png --strength 0.5 with @NAME@ --tone -0.4",
     )
     neutral: ClassVar[Mapping[str, Any] | None] = {"weight": 0.0}
 
-    tone: float = Field(0.2, ge=-2.0, le=2.0, description="Red minus blue to reach: above 0 warm, below 0 cold.")
-    weight: float = Field(1.0, ge=0.0, description="How hard it draws at a pixel; 0 changes nothing.")
+    tone: float = Field(0.2, ge=-2.0, le=2.0, description="Target of red minus blue: above 0 warm, below 0 cold.")
+    weight: float = Field(1.0, ge=0.0, description="Strength; 0 changes nothing.")
 
     def hooks(self) -> type[Hooks[@CLASS@]]:
         return _@CLASS@Hooks
 
 
 class _@CLASS@Hooks(Hooks[@CLASS@]):
-    through = "x0"  # the gradient with respect to the estimate: cheap; "network" is exact, and costs a backward pass
+    through = "x0"  # gradient in the estimate, which is cheap; "network" is exact, but needs a backward pass
 
     def energy(self, step: Step, x0: Tensor) -> Tensor | None:
         if self.plugin.weight == 0.0:
             return None
         image = step.decode(x0)
         red, _, blue = image.mean((2, 3)).unbind(1)
-        pixels = image[0, 0].numel()  # so that a weight does the same to pictures of any size
+        pixels = image[0, 0].numel()  # makes the effect of the weight independent of the size
         return self.plugin.weight * pixels * (red - blue - self.plugin.tone) ** 2
 '''
 
-TEST = '''"""The contract that every plugin keeps, and what this one does."""
+TEST = '''"""Tests of the contract that every plugin must keep, and of this plugin's effect."""
 
 import pytest
 from editkit import edit
@@ -105,12 +104,12 @@ def test_contract(check):
 
 
 def tone(picture):
-    """Red minus blue, in [-1, 1] each."""
+    """Return the mean of red minus that of blue, each in [0, 2]."""
     red, _, blue = picture.pixels.mean((0, 1)) / 127.5
     return red - blue
 
 
-def test_the_tone_comes_near_to_what_was_asked():
+def test_the_tone_approaches_its_target():
     model, picture = contract.ExactModel(), contract.picture()
     warm, cold = (edit(picture, @CLASS@(tone=t), model=model, steps=10) for t in (0.3, -0.3))
     assert tone(warm) > 0.1
@@ -125,23 +124,25 @@ A plugin for [editkit](https://pypi.org/project/editkit/).
     editkit @NAME@ photo.png --tone 0.4 --model pocket
     editkit inpaint photo.png --mask mask.png with @NAME@ --tone -0.2
 
-It is one declaration (`@CLASS@` in `@MODULE@/__init__.py`): its fields are the options of the command, the keys of
-a recipe and the arguments in Python, `edit("photo.png", @CLASS@(tone=0.3))`. `editkit @NAME@ --help` shows them.
+It is one declaration (`@CLASS@` in `@MODULE@/__init__.py`). Its fields are the options of the command, the keys of a
+recipe and the arguments in Python, `edit("photo.png", @CLASS@(tone=0.3))`. `editkit @NAME@ --help` shows them.
 
-    editkit plugins check @NAME@     # the contract that every plugin keeps
+    editkit plugins check @NAME@     # the contract that every plugin must keep
     pip install -e ".[test]" && pytest
 """
 
 
 def new_plugin(name: str, folder: Path | None = None, *, reserved: frozenset[str] = frozenset()) -> list[Path]:
-    """Write the package of a plugin called `name` into `folder` (default: editkit-NAME here); the files written.
+    """Write the package of a plugin called `name`, and return the files.
 
     Args:
-        reserved: names that a plugin may not have, those of the tool's own commands.
+        name: name of the plugin.
+        folder: where to write; default: editkit-NAME in the current directory.
+        reserved: names that a plugin must not have, such as the tool's own commands.
 
     Raises:
-        UsageError: no such name is possible, or it is taken.
-        PictureError: the folder is there already, or cannot be written to.
+        UsageError: the name is invalid or taken.
+        PictureError: the folder exists and is not empty, or cannot be written to.
     """
     _check(name, reserved)
     folder = folder or Path(f"editkit-{name}")
@@ -155,7 +156,7 @@ def new_plugin(name: str, folder: Path | None = None, *, reserved: frozenset[str
         f"tests/test_{name.replace('-', '_')}.py": TEST,
     }
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PictureError(f"{folder}: is there already and not empty; name another folder with -o")
+        raise PictureError(f"{folder}: exists already and is not empty; name another folder with -o")
     try:
         for path, text in files.items():
             for mark, word in words.items():
@@ -170,7 +171,7 @@ def new_plugin(name: str, folder: Path | None = None, *, reserved: frozenset[str
 def _check(name: str, reserved: frozenset[str]) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or len(name) > MOST:
         raise UsageError(
-            f"{name!r} cannot be a plugin's name: small letters, digits and single dashes, a letter first, "
+            f"{name!r} cannot be a plugin's name: lower-case letters, digits and single dashes, a letter first, "
             f"at most {MOST}"
         )
     if name in reserved or name in ("with", "then", "plugin") or keyword.iskeyword(name):

@@ -1,4 +1,4 @@
-"""`editkit score`: metrics of results against references, per picture, in total and by category."""
+"""`editkit score`: metrics of results against references, for each picture, in total and by category."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 MOST = 6
-"""Pictures of a category on the sheet: its worst, by the first metric."""
+"""Number of pictures of a category on the sheet: the worst by the first metric."""
 
 SIDE = 240
-"""Of a picture on the sheet, in pixels."""
+"""Side of a picture on the sheet, in pixels."""
 
 
 @app.command()
 def score(  # long: every parameter is an option with its help
     results: Annotated[Path, typer.Argument(help="A folder of pictures, or one picture.")],
     reference: Annotated[
-        Path | None, typer.Option(help="A folder with a picture of the same name for each, or one picture.")
+        Path | None, typer.Option(help="A folder with pictures of the same names, or one picture.")
     ] = None,
-    metrics: Annotated[str, typer.Option(help="Of psnr, ssim, lpips, clip, fid, kid; the last four need weights.")] = (
+    metrics: Annotated[str, typer.Option(help="psnr, ssim, lpips, clip, fid, kid; the last four need weights.")] = (
         "psnr,ssim"
     ),
     prompts: Annotated[
-        Path | None, typer.Option(help="CSV: columns picture, and prompt or category. Only what it lists is judged.")
+        Path | None, typer.Option(help="CSV: columns picture, and prompt or category. Only listed pictures are scored.")
     ] = None,
     lpips_weights: Annotated[Path | None, typer.Option(help="For lpips: alexnet-owt-7be5be79.pth.")] = None,
-    clip_model: Annotated[Path | None, typer.Option(help="For clip: a folder of open_clip's.")] = None,
+    clip_model: Annotated[Path | None, typer.Option(help="For clip: a model folder of open_clip.")] = None,
     inception: Annotated[
         Path | None, typer.Option(help="For fid and kid: weights-inception-2015-12-05-6726825d.pth.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="CSV of every picture's figures.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="A picture: the worst of every category, with figures.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the resampling.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="One line of JSON on standard output.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the resampling.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one line of JSON to standard output.")] = False,
 ) -> None:
-    """Say how near RESULTS come to their references and prompts, with 95 % confidence intervals.
+    """Compare RESULTS with their references and prompts, with 95 % confidence intervals.
 
-    Nothing is downloaded: a metric that needs weights says which file it wants. Needs the extra `score` of the package.
+    Nothing is downloaded: a metric that needs weights names the file. Needs the extra `score` of the package.
     """
     from editkit.batch.metrics import Files
     from editkit.batch.scoring import pictures_of
@@ -129,7 +129,7 @@ def _plain(scores: Scores) -> dict[str, object]:
 
 
 def _sheet(scores: Scores) -> Image:
-    """A row for every category: its worst pictures by the first metric, each beside its reference where it has one."""
+    """Make a sheet: a row for every category with its worst pictures by the first metric, and their references."""
     import numpy as np
 
     from editkit.batch.metrics import BETTER

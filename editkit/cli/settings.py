@@ -1,4 +1,4 @@
-"""The user's own defaults and names of models: a file, and the environment over it.
+"""The user's own defaults and model names, from a file and from the environment.
 
 `~/.config/editkit/config.toml` (or $XDG_CONFIG_HOME/editkit/config.toml)::
 
@@ -10,8 +10,8 @@
     sd15 = "stable-diffusion-v1-5/stable-diffusion-v1-5:fp16"
 
 An environment variable for an option of the run, such as EDITKIT_STEPS=20, overrides the file; the command line
-overrides both. What comes from here is
-in recipes and provenance as if it had been typed. `rerun`, and everything in Python, looks at neither.
+overrides both. Values from here are recorded in recipes and provenance as if they had been typed. `rerun` and the
+Python API ignore both sources.
 """
 
 from __future__ import annotations
@@ -35,58 +35,58 @@ from editkit.plugin.outputs import Extras
 OF_THE_RUN = tuple(name for name in Options.model_fields if name != "allow_code")
 ABOUT_RESULTS = ("provenance", "quality", "backup", "quiet")
 MAX_BYTES, LONGEST = 1 << 16, 2000
-"""Of the file, in bytes, and of a line of it, in characters."""
+"""Largest size of the file in bytes, and of a line in characters."""
 
 KNOWN = (*OF_THE_RUN, *ABOUT_RESULTS)
-"""What may be set. Code is allowed at the command only, and so is replacing a file without a copy."""
+"""Names that may be set. Allowing code, and overwriting without a backup, are possible on the command line only."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What was found: option to value, and where each was; other names of models."""
+    """The settings: option -> value, the source of each, and short names of models."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
     places: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[str, str] = field(default_factory=dict)
 
     def under(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """`given`, and what is set here where it says nothing."""
+        """Fill options that are not in `given` from the settings."""
         return self.resolved({**self.values, **given})
 
     def resolved(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """`given` with the model that its name stands for."""
+        """Replace a short model name in `given` by the model."""
         model = str(given.get("model"))
         return {**given, "model": self.models[model]} if model in self.models else dict(given)
 
     def under_chain(self, chain: Chain) -> Chain:
-        """`chain` with what is set here where its recipe says nothing."""
+        """Fill options that `chain` does not set from the settings."""
         first, *rest = chain.stages
         values = self.resolved({key: value for key, value in self.values.items() if key in OF_THE_RUN})
         return Chain((replace(first, options=Options(**values).merged(first.options)), *rest))
 
 
 def place() -> Path:
-    """Where the file is looked for."""
+    """Return the path of the settings file."""
     return folders.settings() / "config.toml"
 
 
 def read() -> Settings:
-    """What file and environment say.
+    """Read the settings from file and environment.
 
     Raises:
-        UsageError: what is wrong with it, with its line and the nearest name.
+        UsageError: a setting is invalid. The message gives the line and suggests the closest name.
     """
     text = _text()
-    if max(map(len, text.splitlines()), default=0) > LONGEST:  # dotted names of a line take the square of their length
+    if max(map(len, text.splitlines()), default=0) > LONGEST:  # parsing dotted names takes quadratic time
         raise UsageError(f"{place()}: has a line of more than {LONGEST} characters")
     try:
         data = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
+    except (ValueError, RecursionError) as error:  # includes numbers with thousands of digits
         raise UsageError(f"{place()}: is not TOML: {' '.join(str(error).split())[:200]}") from None
     _check(text, data, ("defaults", "models"))
     for name, table in data.items():
         if not isinstance(table, dict):
-            raise UsageError(f"{place()}: {name} is a table: [{name}] in a line, and below it what it holds")
+            raise UsageError(f"{place()}: {name} is a table: write [{name}] in a line, and its entries below")
     defaults, models = data.get("defaults", {}), data.get("models", {})
     _check(text, defaults, KNOWN)
     for name, model in models.items():
@@ -105,7 +105,7 @@ def _text() -> str:
         return small_text(place(), MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return ""
-    except PermissionError as error:  # a user without a home of its own, who has another's HOME
+    except PermissionError as error:  # a user without a home directory, with HOME of another user
         if not os.access(place().parent, os.X_OK):
             return ""
         raise UsageError(f"{place()}: cannot be read: {error.strerror}") from None
@@ -120,18 +120,18 @@ def _check(text: str, data: Mapping[str, Any], known: Iterable[str]) -> None:
     for name in data:
         if name not in known:
             hint = did_you_mean(name, known) or f"; known are {', '.join(known)}"
-            raise UsageError(f"{_at(text, name)}: {name} is not known{hint}")
+            raise UsageError(f"{_at(text, name)}: {name} is unknown{hint}")
 
 
 def _at(text: str, name: str) -> str:
-    """The file and the line where `name` is set."""
+    """Return the file and the line where `name` is set."""
     pattern = re.compile(rf"""\s*\[?\s*["']?{re.escape(name)}["']?\s*[=\].]""")
     line = next((k for k, line in enumerate(text.splitlines(), 1) if pattern.match(line)), None)
     return f"{place()}" + ("" if line is None else f", line {line}")
 
 
 def _right(name: str, value: Any, where: str) -> Any:
-    """`value` as the option has it."""
+    """Validate and convert `value` for the option `name`."""
     try:
         made = Options(**{name: value}) if name in OF_THE_RUN else Extras(**{name: value})
     except ParameterError as error:

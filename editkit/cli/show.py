@@ -1,4 +1,4 @@
-"""`editkit show`: how a picture was made, and what its file holds."""
+"""`editkit show`: show how a picture was made, and the contents of its file."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def show(
     picture: Annotated[str, typer.Argument(help="The picture; - is standard input.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
     recipe: Annotated[bool, typer.Option("--recipe", help="Only the recipe, as YAML for editkit run.")] = False,
 ) -> int:
-    """Show how PICTURE was made: recipe, models, seed, versions, hashes of what went in.
+    """Show how PICTURE was made: recipe, models, seed, versions, and hashes of the inputs.
 
-    Exit code 1 where the picture does not say.
+    Exit code 1 if the picture has no provenance.
     """
     from editkit.cli.console import say, write
     from editkit.pictures.files.provenance import read_provenance
 
     found = read_provenance(picture)
     if found is None:
-        say(f"{picture}: holds no provenance of editkit's")
+        say(f"{picture}: has no provenance from editkit")
         return 1
     if as_json:
         write(found.to_text())

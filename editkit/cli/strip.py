@@ -1,4 +1,4 @@
-"""`editkit strip`: take the provenance out of pictures."""
+"""`editkit strip`: remove the provenance from pictures."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def strip(
-    pictures: Annotated[list[Path], typer.Argument(help="The pictures, changed in place.")],
+    pictures: Annotated[list[Path], typer.Argument(help="The pictures to change in place.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Leave the picture as it is and write here (one picture).")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write the result here and leave the picture unchanged (one picture only)."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
 ) -> None:
-    """Take out what editkit says of how PICTURES were made. Pixels and other metadata stay byte for byte."""
+    """Remove the provenance that editkit wrote into PICTURES. Pixels and other metadata stay byte for byte."""
     from editkit.cli.console import say
     from editkit.pictures.files.provenance import strip as take_out
     from editkit.pictures.files.writing import check_output
@@ -31,4 +34,4 @@ def strip(
         check_output(output, force=force)
     for picture in pictures:
         changed = take_out(picture, output, force=force)
-        say(f"{output or picture}: " + ("provenance taken out" if changed else "holds no provenance of editkit's"))
+        say(f"{output or picture}: " + ("provenance removed" if changed else "has no provenance from editkit"))

@@ -1,4 +1,4 @@
-"""Which pictures a command edits, and where each result goes."""
+"""Find the pictures of a command, and the output file of each result."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from editkit.plugin.masking import each_mask
 
 
 def lines_of(line: Line) -> list[Line]:
-    """A line for every picture, once: folders are opened (not those in them), and patterns that no shell has opened
-    (quoted, or on Windows); masks that are patterns become files.
+    """Make one line for each distinct picture. Folders (not subfolders) and patterns that no shell has expanded
+    (quoted, or on Windows) are expanded; mask patterns become files.
 
-    A mask that lies in a folder beside its picture, and a result of the same command, is no picture.
+    A mask beside its picture in a folder, and a result of the same command, does not count as a picture.
 
     Raises:
-        UsageError: no pictures in a folder.
+        UsageError: a folder contains no pictures.
     """
     pictures: list[str] = []
     for name in line.pictures:
@@ -41,22 +41,22 @@ def lines_of(line: Line) -> list[Line]:
 
 
 def _inside(folder: str) -> list[str]:
-    """The pictures of a folder."""
+    """List the pictures of a folder."""
     found = [str(Path(folder) / path) for path in listing(Path(folder)).pictures if len(path.parts) == 1]
     if not found:
-        raise UsageError(f"{folder}: holds no pictures; their names end in {' '.join(sorted(PICTURES))}")
+        raise UsageError(f"{folder}: contains no pictures; their names end in {' '.join(sorted(PICTURES))}")
     return found
 
 
 def _matching(name: str) -> list[str]:
-    """The files that `name` is a pattern of; itself where it is none, or fits none."""
+    """Return the files that match the pattern `name`; `name` itself if it is not a pattern or matches none."""
     if os.path.lexists(name) or not glob.has_magic(name):
         return [name]
     return sorted(path for path in glob.glob(name) if os.path.isfile(path)) or [name]
 
 
 def with_masks(chain: Chain, picture: str) -> Chain:
-    """`chain` with patterns such as {stem}.mask.png as the masks of `picture`, beside it."""
+    """Replace mask patterns such as {stem}.mask.png in `chain` by the mask files beside `picture`."""
 
     def of_picture(mask: object) -> object:
         if not isinstance(mask, str) or "{" not in mask or os.path.lexists(mask):
@@ -79,10 +79,10 @@ def _mask_files(chain: Chain) -> Iterator[str]:
 
 
 def target_of(line: Line, edit: str | None = None) -> str:
-    """Where the result goes: beside the input as <stem>.<edit>.png unless said; .png where no ending is given.
+    """Return the output path: by default <stem>.<edit>.png beside the input; the default suffix is .png.
 
     Raises:
-        UsageError: a pattern that cannot be one.
+        UsageError: invalid pattern.
     """
     output = line.extras.output
     if output is None:
@@ -97,18 +97,19 @@ def target_of(line: Line, edit: str | None = None) -> str:
     elif is_folder(output):
         stem = "picture" if line.picture == "-" else Path(line.picture).stem
         output = str(Path(output) / f"{stem}{_ending(Path(line.picture))}")
-    return output if Path(output).suffix else output + _ending(Path(line.picture))
+    # what is there under that very name, such as /dev/null, is meant by it
+    return output if Path(output).suffix or os.path.lexists(output) else output + _ending(Path(line.picture))
 
 
 def _ending(source: Path) -> str:
-    """Of the result of `source` where nobody says: a video's stays what it is if that is written."""
+    """Return the default suffix of the result of `source`: a video keeps its own if that format can be written."""
     if not is_clip(source):
         return PNG.endings[0]
     return source.suffix.lower() if source.suffix.lower() in WRITTEN else WRITTEN[0]
 
 
 def is_folder(output: str) -> bool:
-    """Whether results are to go into this folder, which need not be there yet."""
+    """Whether `output` is a folder for results, which need not exist yet."""
     return output.endswith(("/", os.sep)) or os.path.isdir(output)
 
 
@@ -120,7 +121,7 @@ def _by_pattern(pattern: str, picture: str) -> str:
         if fields - words.keys():
             raise KeyError(min(fields - words.keys()))
         if any(spec or turned for _, _, spec, turned in string.Formatter().parse(pattern)):
-            raise ValueError("nothing but a name may stand in braces")
+            raise ValueError("only a name may be in braces")
         made = pattern.format(**words)
     except (ValueError, KeyError, IndexError) as error:
         raise UsageError(
@@ -130,29 +131,29 @@ def _by_pattern(pattern: str, picture: str) -> str:
 
 
 def check_targets(lines: Sequence[Line]) -> list[str]:
-    """Where the results of several pictures go; folders that are not there are made.
+    """Return the output paths of several pictures; missing folders are created.
 
     Raises:
-        UsageError: one place for two of them, or standard output for several.
+        UsageError: two of them share a path, or several go to standard output.
     """
     output = lines[0].extras.output
     targets = [target_of(line) for line in lines]
     seen: dict[str, str] = {}
     for line, target in zip(lines, targets, strict=True):
         if target == "-" and len(lines) > 1:
-            raise UsageError(f"{len(lines)} pictures do not fit into standard output; name a folder: -o FOLDER/")
+            raise UsageError(f"{len(lines)} pictures cannot all go to standard output; name a folder: -o FOLDER/")
         other = seen.setdefault(os.path.realpath(target), line.picture)
         if other != line.picture:
             raise UsageError(
-                f"{other} and {line.picture} would both become {target}; name a folder (-o FOLDER/) or a pattern "
-                f"(-o '{{folder}}/{{stem}}.fixed{{suffix}}') that keeps them apart"
+                f"{other} and {line.picture} would both be written to {target}; name a folder (-o FOLDER/) or a "
+                f"pattern (-o '{{folder}}/{{stem}}.fixed{{suffix}}') that distinguishes them"
             )
     pictures = {os.path.realpath(line.picture): line.picture for line in lines if line.picture != "-"}
     for line, target in zip(lines, targets, strict=True):
         read = pictures.get(os.path.realpath(target))
         if read is not None and read != line.picture:
             raise UsageError(
-                f"the result of {line.picture} would take the place of {read}, which is to be edited too; name a "
+                f"the result of {line.picture} would overwrite {read}, which is to be edited too; name a "
                 f"folder (-o FOLDER/) or another pattern"
             )
     if output is not None and output.endswith(("/", os.sep)):

@@ -1,4 +1,4 @@
-"""`editkit train`: train the embedded network, and show what it has learned."""
+"""`editkit train`: train the embedded network, and measure what it has learned."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ S = TypeVar("S", bound=Settings)
 Command = Callable[[dict[str, Any]], None]
 
 app = typer.Typer(
-    help="Train the embedded network, and show what it has learned.",
+    help="Train the embedded network, and measure what it has learned.",
     no_args_is_help=True,
     add_completion=False,
 )
 
 RESUME = Param("resume", "flag", "Continue from the checkpoint in --output.", False, False)
-INIT_FROM = Param("init_from", "text", "Begin from an exported folder's weights.", None, False, metavar="DIR")
+INIT_FROM = Param("init_from", "text", "Start from the weights of an exported folder.", None, False, metavar="DIR")
 
 
 @app.callback()
 def _group() -> None:
-    """Train the embedded network, and show what it has learned."""
+    """Train the embedded network, and measure what it has learned."""
 
 
 def _declared(settings: type[BaseModel], *more: Param) -> Callable[[Command], Command]:
-    """Register a command whose options are the fields of `settings`, and `more`; it is called with what was given."""
+    """Register a command whose options are the fields of `settings` and `more`; it is called with the given values."""
 
     def register(command: Command) -> Command:
         def collect(**given: Any) -> None:
@@ -66,7 +66,7 @@ def _declared(settings: type[BaseModel], *more: Param) -> Callable[[Command], Co
 
 
 def _architecture() -> list[Param]:
-    """The options of the network's shape; its channels in one word."""
+    """Return the options of the network's architecture; its channels as one value."""
     chosen = {p.name: p for p in params(Architecture) if p.name in ("channels", "layers", "window")}
     return [replace(chosen.pop("channels"), kind="text", repeated=False), *chosen.values()]
 
@@ -78,12 +78,14 @@ def _log_to_console() -> None:
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False)
     logger = logging.getLogger("editkit.training")
     logger.handlers[:] = [handler]
-    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)  # the first one speaks
+    logger.setLevel(
+        logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    )  # only the first process logs
 
 
 @contextmanager
 def _told_in_words(given: dict[str, Any]) -> Iterator[None]:
-    """Wrong values and what the disk refuses, as one line."""
+    """Report invalid values and file errors in one line."""
     try:
         yield
     except ValidationError as error:
@@ -94,18 +96,18 @@ def _told_in_words(given: dict[str, Any]) -> Iterator[None]:
 
 
 def _settings(kind: type[S], architecture: Architecture, given: dict[str, Any]) -> S:
-    """What was given of a run's declaration; the rest are its own defaults."""
+    """Build a run's settings from the given values; the rest are defaults."""
     return kind(architecture=architecture, **{name: given[name] for name in kind.model_fields if name in given})
 
 
 @_declared(PriorSettings, *_architecture(), RESUME, INIT_FROM)
 def prior(given: dict[str, Any]) -> None:
-    """Train `pocket` on a folder of photographs: prior, inpainting, upscaling, colourisation in one
-    network.
+    """Train `pocket` on a folder of photographs: one network for generation, inpainting, upscaling and
+    colourisation.
     """
     resume, init_from = given.get("resume", False), given.get("init_from")
     if resume and init_from is not None:
-        raise UsageError("--resume and --init-from exclude each other: one continues a run, the other begins one")
+        raise UsageError("--resume and --init-from exclude each other: one continues a run, the other starts a new one")
     shape = {name: given[name] for name in Architecture.model_fields if name in given}
     with _told_in_words(given):
         before = init_from or (Path(given.get("output", ".")) / "export" if resume else None)
@@ -118,7 +120,7 @@ def prior(given: dict[str, Any]) -> None:
 
 
 def _run(settings: Settings, lesson: Callable[[], Lesson], resume: bool) -> None:
-    """One run, by as many processes as torchrun started."""
+    """Run the training, in as many processes as torchrun started."""
     from editkit.training.device import device_of
     from editkit.training.loop import Run
     from editkit.training.together import together
@@ -140,7 +142,7 @@ def distill(given: dict[str, Any]) -> None:
 
 @_declared(ControlSettings, RESUME)
 def controlnet(given: dict[str, Any]) -> None:
-    """Train a ControlNet for a network that stays as it is: hints of your photographs by one of the detectors."""
+    """Train a ControlNet for a frozen network, with hints that one of the detectors makes from your photographs."""
     from editkit.plugin import hints
 
     with _told_in_words(given):
@@ -161,13 +163,13 @@ def report(
     model: Annotated[Path, typer.Option(help="Folder of an exported network.")],
     images: Annotated[Path, typer.Option(help="Folder of the photographs.")],
     output: Annotated[Path, typer.Option(help="Folder for the sheets and figures.json.")],
-    heldout: Annotated[Path | None, typer.Option(help="List of held-back names (default: the one in --model).")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 20,
-    samples: Annotated[int, typer.Option(min=1, help="Samples a picture for the means.")] = 4,
+    heldout: Annotated[Path | None, typer.Option(help="List of held-out names (default: the one in --model).")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Sampler steps.")] = 20,
+    samples: Annotated[int, typer.Option(min=1, help="Samples per picture for the means.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Seed of crops and noise.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace sheets and figures that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing sheets and figures.")] = False,
 ) -> None:
-    """Measure a trained network on the held-back photographs and draw its sheets."""
+    """Measure a trained network on the held-out photographs and draw its sheets."""
     import json
 
     _log_to_console()
@@ -179,20 +181,28 @@ def report(
 
 @_declared(
     ClassifierSettings,
-    Param("images", "text", "Folder with one folder of pictures a label.", None, True, metavar="DIR"),
+    Param("images", "text", "Folder with one subfolder of pictures for each label.", None, True, metavar="DIR"),
     Param("output", "text", "Folder for config.json and model.safetensors.", None, True, metavar="DIR"),
-    Param("model", "text", "Noise-aware, for this model's space and schedule; else for clean pictures.", None, False),
-    Param("offline", "flag", "Open no socket.", False, False),
-    Param("force", "flag", "Replace a classifier that is there.", False, False),
+    Param(
+        "model",
+        "text",
+        "Train a noise-aware classifier for this model's space and schedule (default: for clean pictures).",
+        None,
+        False,
+    ),
+    Param("offline", "flag", "Never connect to the internet.", False, False),
+    Param("force", "flag", "Replace an existing classifier.", False, False),
 )
 def classifier(given: dict[str, Any]) -> None:
-    """Train a classifier for `editkit classifier`: folders of pictures are the labels."""
+    """Train a classifier for `editkit classifier` on folders of pictures, one for each label."""
     _log_to_console()
     for name in ("images", "output"):
         if name not in given:
-            raise UsageError(f"--{name}: is needed, a folder")
+            raise UsageError(f"--{name} is required: name a folder")
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UsageError("train classifier: works in one process, and torchrun started several; start it by itself")
+        raise UsageError(
+            "train classifier runs in one process, but torchrun started several; start it without torchrun"
+        )
     with _told_in_words(given):
         settings = ClassifierSettings(**{k: v for k, v in given.items() if k in ClassifierSettings.model_fields})
     from editkit.training.classifier import FILES, read_folders, save, train

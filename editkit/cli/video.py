@@ -1,4 +1,4 @@
-"""Edits of videos from the command line: frames by number, time left, one line at the end."""
+"""Edit videos from the command line, with a progress bar of frames and one line at the end."""
 
 from __future__ import annotations
 
@@ -24,29 +24,33 @@ if TYPE_CHECKING:
     from editkit.plugin.outputs import Extras
 
 FOR_PICTURES = ("preview", "trace", "compare", "candidates", "watch", "backup")
-"""Options that mean nothing for a video."""
+"""Options that do not apply to videos."""
 
 FOR_VIDEOS = ("range", "stride", "track", "follow", "noise_along")
-"""Options that mean nothing for a picture."""
+"""Options that do not apply to pictures."""
 
 
 def check_for_videos(lines: Sequence[Line]) -> None:
-    """Options of videos for a picture, and the other way round, are refused.
+    """Refuse options for videos with pictures, and options for pictures with videos.
 
     Raises:
-        UsageError: there is one.
+        UsageError: there is such an option.
     """
     for line in lines:
         video = is_clip(line.picture)
         for name in FOR_PICTURES if video else FOR_VIDEOS:
             if name in line.extras.model_fields_set and getattr(line.extras, name) not in (None, False):
                 is_for = "pictures" if video else "videos"
-                see = "; a video's finished frames lie in OUT.frames/ meanwhile" if name == "preview" and video else ""
-                raise UsageError(f"{option(name)} is for {is_for}, and {line.picture} is none; leave it out{see}")
+                see = (
+                    "; finished frames of a video are in OUT.frames/ during the run"
+                    if name == "preview" and video
+                    else ""
+                )
+                raise UsageError(f"{option(name)} is for {is_for}, but {line.picture} is not one; leave it out{see}")
 
 
 def edit_clip(line: Line, target: str, models: Models | None, notify: Notify) -> None:
-    """Edit one video: check, edit, write, report."""
+    """Check, edit, write and report one video."""
     from editkit.common.extras import explained
     from editkit.editing.video import Together, edit_video
 
@@ -80,7 +84,7 @@ def edit_clip(line: Line, target: str, models: Models | None, notify: Notify) ->
 
 @contextmanager
 def _bar(extras: Extras) -> Iterator[Callable[[Told], None]]:
-    """Frames done, and how many a second; nothing where nobody looks."""
+    """Show the finished frames and the frames per second; nothing if the output is not a terminal."""
     if extras.quiet or extras.json_ or not err().is_terminal:
         yield lambda told: None
         return

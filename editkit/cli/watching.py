@@ -1,4 +1,4 @@
-"""`--watch`: an edit made again whenever what it reads has changed."""
+"""`--watch`: repeat an edit whenever one of its input files changes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from editkit.cli.console import say
 from editkit.errors import EditkitError
 
 PAUSE = 0.3
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 Stamp = Mapping[str, tuple[int, int] | None]
-"""Of each file the time of its change and its size; None where it is not there."""
+"""The modification time and size of each file; None if it does not exist."""
 
 
 def stamp(files: Sequence[str]) -> Stamp:
-    """What is seen of `files` from outside."""
+    """Return the time and size of each of `files`."""
     return {file: _seen(file) for file in files}
 
 
@@ -30,18 +30,18 @@ def _seen(file: str) -> tuple[int, int] | None:
 
 
 def again_and_again(jobs: Sequence[tuple[Sequence[str], Callable[[bool], None]]]) -> int:
-    """Do each job, and again when one of its files has changed, until Ctrl-C.
+    """Run each job, and repeat it when one of its files changes, until Ctrl-C.
 
     Args:
-        jobs: the files it reads, and what is to be done; that is told whether it is the first time.
+        jobs: for each, its input files and a function, called with True on the first run.
 
     Raises:
-        EditkitError: the first time; later ones are said, and waited on.
+        EditkitError: in the first run; later errors are only reported.
     """
     seen = [stamp(files) for files, _ in jobs]
     for _, job in jobs:
         job(True)
-    say("watching; Ctrl-C ends it")
+    say("watching; Ctrl-C stops it")
     try:
         while True:
             time.sleep(PAUSE)
@@ -51,7 +51,7 @@ def again_and_again(jobs: Sequence[tuple[Sequence[str], Callable[[bool], None]]]
                     continue
                 time.sleep(PAUSE)
                 if stamp(files) != now:
-                    continue  # it is being written
+                    continue  # the file is still being written
                 seen[k] = now
                 try:
                     job(False)

@@ -1,8 +1,8 @@
-"""From the words of a command line to a chain: cut at `with` and `then`, one Typer command for each plugin.
+"""Parse the words of a command line into a chain: split at `with` and `then`, one Typer command for each plugin.
 
-Typer ignores `chain=True` from 0.26 on, so nothing here builds on chain mode: words are cut where the parser expects no
-value (the arity of every option is known from the declarations), and each part is parsed by a command made from its
-plugin's fields (`editkit.cli.options`).
+Typer ignores `chain=True` from 0.26 on, so this module does not use chain mode. It splits the words where the parser
+expects no value (the arity of every option is known from the declarations), and parses each part with a command made
+from the fields of its plugin (`editkit.cli.options`).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from editkit.plugin.params import Param, params, word
 from editkit.plugin.protocol import Plugin
 
 COMMON = frozenset({"output", "force", "model", "prompt", "steps", "seed", "compare", "candidates"})
-"""The options of the run that `--help` shows."""
+"""The options of a run that `--help` shows."""
 
 AT_STEPS = frozenset({"condition", "branches", "combine", "energy", "shift", "clean", "after"})
-"""The hooks that a plugin's window (--start, --stop) is asked for."""
+"""The hooks that a plugin's window (--start, --stop) limits."""
 
 
-MASK = Param("mask", "text", "Another mask than the recipe's.", None, False, metavar="MASK", repeated=True)
-"""For commands that read an edit from somewhere else."""
-ANYWHERE = Param("anywhere", "flag", "The recipe may name files that lie out of its folder.", None, False)
+MASK = Param("mask", "text", "Use this mask instead of the recipe's.", None, False, metavar="MASK", repeated=True)
+"""For commands that read an edit from a recipe or a picture."""
+ANYWHERE = Param("anywhere", "flag", "Allow the recipe to name files outside its own folder.", None, False)
 
 
 @dataclass(frozen=True)
@@ -44,23 +44,25 @@ class Line:
     chain: Chain
     extras: Extras
     elsewhere: tuple[str, ...] = ()
-    """What is to be said of the networks that a recipe names out of its folder."""
+    """Messages about networks that a recipe names outside its folder."""
 
     @property
     def picture(self) -> str:
-        """The one picture.
+        """Return the only picture.
 
         Raises:
-            UsageError: several are given.
+            UsageError: there are several.
         """
         if len(self.pictures) != 1:
-            raise UsageError(f"one picture is needed here, got {len(self.pictures)}: {', '.join(self.pictures[:3])}")
+            raise UsageError(
+                f"needs exactly one picture here, got {len(self.pictures)}: {', '.join(self.pictures[:3])}"
+            )
         return self.pictures[0]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One plugin with its words, and the word that stood before it."""
+    """One plugin with its words, and the joining word before it."""
 
     joint: Literal["", "with", "then"]
     plugin: type[Plugin]
@@ -68,10 +70,10 @@ class _Part:
 
 
 def parse(words: Sequence[str], *, pictured: bool = True) -> Line:
-    """`words` (plugin, picture, options, `with`/`then` parts) as a chain. `pictured`: there are pictures in them.
+    """Parse `words` (plugin, picture, options, `with`/`then` parts) into a chain. `pictured`: they include pictures.
 
     Raises:
-        UsageError: in one line what is wrong and what is allowed. `HelpShown`: a part asked for --help.
+        UsageError: one line with the mistake and what is allowed. HelpShown: a part asked for --help.
     """
     parts, settings = _cut(list(words)), own_settings()
     stages: list[Stage] = []
@@ -96,13 +98,13 @@ def parse(words: Sequence[str], *, pictured: bool = True) -> Line:
 
 
 def _cut(words: list[str]) -> list[_Part]:
-    """The words of each plugin: cut at `with` and `then` where no option waits for a value."""
+    """Split the words of the plugins at `with` and `then`, except where an option expects a value."""
     parts: list[_Part] = []
     joint: Literal["", "with", "then"] = ""
     while True:
         if not words or words[0].startswith("-"):
             got = f", got {short(words[0])}" if words else ""
-            raise UsageError(f"`{joint}` needs a plugin behind it{got}; editkit plugins lists them")
+            raise UsageError(f"`{joint}` needs a plugin after it{got}; editkit plugins lists them")
         plugin = registry.load(words[0])
         valued = {flag for p in options_behind(plugin) if p.takes_value for flag in flags(p)}
         k = 1
@@ -116,7 +118,7 @@ def _cut(words: list[str]) -> list[_Part]:
 
 
 def _parse_part(part: _Part, first: bool) -> dict[str, Any]:
-    """The values that one part's words give, by field; unset ones are absent."""
+    """Parse the words of one part into values by field; unset fields are absent."""
     full = HELP_ALL in part.words
     words = ["--help" if word == HELP_ALL else word for word in part.words]
     return given_by(_command(part.plugin, first, full), part.plugin.name, words, after=_after_help(part.plugin, full))
@@ -124,8 +126,8 @@ def _parse_part(part: _Part, first: bool) -> dict[str, Any]:
 
 @cache
 def _command(plugin: type[Plugin], first: bool, full: bool) -> Any:
-    """A Typer command whose options are the plugin's fields and those of the run."""
-    own = sorted(params(plugin), key=lambda p: _depth(plugin, p.name))  # before what it shares with others
+    """Build a Typer command whose options are the plugin's fields and those of the run."""
+    own = sorted(params(plugin), key=lambda p: _depth(plugin, p.name))  # its own options first
     pictures = "The picture to edit, or several, or a folder of them; - reads standard input."
     groups = {plugin.name: own, "the run": _run_params()}
     return typed_command(
@@ -139,13 +141,13 @@ def _command(plugin: type[Plugin], first: bool, full: bool) -> Any:
 
 
 def _depth(plugin: type[Plugin], field: str) -> int:
-    """How many classes above `plugin` the field comes from."""
+    """Return how many classes above `plugin` the field is defined."""
     kinds = enumerate(plugin.__mro__)
     return min(depth for depth, kind in kinds if field in vars(kind).get("__annotations__", {}))
 
 
 def _shown(plugin: type[Plugin]) -> set[str]:
-    """The options that are worth a look at first: the plugin's own, and the common ones that mean something for it."""
+    """Return the options to show by default: the plugin's own, and the common ones that apply to it."""
     own = {p.name for p in params(plugin)}
     if not steps_matter(plugin):
         own -= {"start", "stop"}
@@ -153,10 +155,10 @@ def _shown(plugin: type[Plugin]) -> set[str]:
 
 
 def steps_matter(plugin: type[Plugin]) -> bool:
-    """Whether the plugin acts at single steps, so that --start and --stop change something."""
+    """Whether the plugin acts at single steps, so that --start and --stop have an effect."""
     try:
         return bool(AT_STEPS & plugin(**plugin.example).uses())
-    except Exception:  # a stranger's example that does not work: nothing is left out
+    except Exception:  # the example of a third-party plugin fails: show all options
         return True
 
 
@@ -167,7 +169,7 @@ def _after_help(plugin: type[Plugin], full: bool) -> str:
 
 
 def usage(plugin: type[Plugin]) -> tuple[str, ...]:
-    """Three commands with this plugin: its own, or made of its example."""
+    """Return example commands with this plugin: its own, or three made from its example."""
     if plugin.usage:
         return plugin.usage
     given = {word(key).replace("_", "-"): value for key, value in plugin.example.items()}
@@ -177,8 +179,8 @@ def usage(plugin: type[Plugin]) -> tuple[str, ...]:
 
 
 def parse_run(words: Sequence[str]) -> Line:
-    """`run RECIPE PICTURE [options of the run]`: the options given here win over the recipe's, in every stage."""
-    from editkit.editing import reading, recipe
+    """Parse `run RECIPE PICTURE [options of the run]`; these options override the recipe's in every stage."""
+    from editkit.editing import recipe, recipe_files
 
     arguments = {"recipe": "The recipe (YAML).", "picture": "The picture to edit, or several, or a folder of them."}
     groups = {"run": [MASK, ANYWHERE], "the run": _run_params()}
@@ -191,23 +193,23 @@ def parse_run(words: Sequence[str]) -> Line:
     chain = settings.under_chain(asked).with_options(options)
     if "mask" in given:
         chain = masked(chain, given["mask"])
-    elsewhere = tuple(reading.networks_elsewhere(asked, given["recipe"]))
+    elsewhere = tuple(recipe_files.networks_elsewhere(asked, given["recipe"]))
     return Line(tuple(given["picture"]), chain, _extras(settings.under(given)), elsewhere)
 
 
 def _run_params() -> list[Param]:
-    """The options of the run, on every edit command: where the result goes stands first."""
+    """Return the options of the run, for every edit command; --output comes first."""
     own = params(Extras)
     return [*own[:4], *params(Options), *own[4:]]
 
 
 def options_behind(plugin: type[Plugin]) -> list[Param]:
-    """The options that may stand behind a plugin's name."""
+    """Return the options that may follow a plugin's name."""
     return [*params(plugin), *_run_params()]
 
 
 def _declare(plugin: type[Plugin], values: dict[str, Any]) -> Plugin:
-    """The declaration, its errors in one line."""
+    """Build the declaration; report errors in one line."""
     try:
         return plugin(**values)
     except ParameterError as error:
@@ -222,7 +224,7 @@ def _extras(values: dict[str, Any]) -> Extras:
 
 
 def options_of(values: dict[str, Any]) -> Options:
-    """The options of the run among `values`, their errors in one line."""
+    """Build the options of the run from `values`; report errors in one line."""
     try:
         return Options(**{key: value for key, value in values.items() if key in Options.model_fields})
     except ParameterError as error:
@@ -230,10 +232,10 @@ def options_of(values: dict[str, Any]) -> Options:
 
 
 def explain(error: ParameterError) -> str:
-    """What is wrong with a parameter, in one line: option, what is allowed, what was got."""
+    """Describe an invalid parameter in one line: the option, what is allowed, what was given."""
     return f"{option(error.field) if error.field else 'the parameters'}: {error.reason}"
 
 
 def option(field: str) -> str:
-    """A field's name as an option."""
+    """Return the option name of a field."""
     return "--" + word(field).replace("_", "-")

@@ -1,1 +1,1 @@
-"""What everything else may use: telling the user, specs, entry points, devices, names that moved."""
+"""Shared basics: notices to the user, specs, entry points, devices, moved names."""

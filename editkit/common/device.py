@@ -1,6 +1,6 @@
-"""Where tensors live and in which number format the network computes: decided here and nowhere else.
+"""Choose the device and the dtype of the network; nothing else chooses them.
 
-x_t, schedule and sampler are float32 whatever is chosen.
+x_t, schedule and sampler are always float32.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(wanted: str = "auto") -> torch.device:
-    """The device called `wanted`; `auto`: cuda, else mps, else cpu.
+    """Return the device called `wanted`; `auto`: cuda, else mps, else cpu.
 
     Raises:
-        UsageError: there is no such device on this machine.
+        UsageError: this machine has no such device.
     """
     there = ["cpu"]
     if torch.backends.mps.is_available():
@@ -33,10 +33,10 @@ def pick_device(wanted: str = "auto") -> torch.device:
 
 
 def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """The network's number format; `auto`: bf16 where the device multiplies it fast, else fp32 (fp16 on mps).
+    """Return the network's dtype; `auto`: bf16 if the device supports it in hardware, else fp32 (fp16 on mps).
 
     Raises:
-        UsageError: fp16 on a CPU, where most operations lack it.
+        UsageError: fp16 on a CPU, where most operations do not support it.
     """
     if wanted == "auto":
         if device.type == "cuda":
@@ -51,7 +51,7 @@ def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def cpu_has_bf16() -> bool:
-    """True where the processor multiplies bfloat16 matrices in hardware (avx512_bf16 or AMX)."""
+    """Whether the CPU multiplies bfloat16 matrices in hardware (avx512_bf16 or AMX)."""
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:

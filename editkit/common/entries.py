@@ -1,6 +1,6 @@
-"""Entry points of one group, built in and strangers' alike.
+"""Entry points of a group, built-in and third-party.
 
-Listing names imports nothing. Loading imports one object. Two distributions with one name are an error that names both.
+Listing names imports nothing. Loading imports one object. If two distributions use the same name, the error names both.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from editkit.errors import PluginError, UsageError, short
 T = TypeVar("T")
 
 Path = tuple[tuple[str, int], ...]
-"""Folders where packages may lie, each with when it last changed."""
+"""Folders with packages, each with the time of its last change."""
 
 
 @dataclass(frozen=True)
 class Listed(Generic[T]):
-    """One installed declaration as the listing command shows it: `kind`, or the reason why there is none."""
+    """One installed declaration for the listing command: its `kind`, or the reason why it is broken."""
 
     name: str
     distribution: str
@@ -37,11 +37,11 @@ class Listed(Generic[T]):
 
 @dataclass(frozen=True)
 class Group:
-    """What is registered under one name.
+    """A group of entry points.
 
     Args:
         name: the group of entry points, such as `editkit.plugins`.
-        kind: what one of them is called in messages, such as "plugin".
+        kind: the word for one of them in messages, such as "plugin".
         listing: the command that lists them.
     """
 
@@ -58,27 +58,27 @@ class Group:
         return _read(self.name, _path())
 
     def names(self) -> list[str]:
-        """Sorted; read from metadata alone."""
+        """Return the sorted names, from metadata alone."""
         return sorted({point.name for point in self.points()})
 
     def load(self, name: str) -> object:
-        """What the entry point called `name` points to.
+        """Load the object of the entry point called `name`.
 
         Raises:
-            UsageError: there is none (the nearest is named).
-            PluginError: two distributions have one of that name, or it does not import.
+            UsageError: there is none (the message suggests the nearest).
+            PluginError: two distributions have that name, or it cannot be imported.
         """
         points = self._distinct(name)
         if not points:
             hint = did_you_mean(name, self.names()) or f"; {self.listing} lists what is installed"
-            raise UsageError(f"no {self.kind} is called {name!r}{hint}")
+            raise UsageError(f"no {self.kind} is called {short(name)}{hint}")
         if len(points) > 1:
             owners = self.owner(name)
             raise PluginError(f"{self.kind} {name}: {owners} both have one of that name; uninstall one of them")
         try:
-            with redirect_stdout(sys.stderr):  # a result may be on its way to standard output
+            with redirect_stdout(sys.stderr):  # standard output may carry a result
                 loaded: object = points[0].load()
-        except BaseException as error:  # whatever a stranger's module raises stops nobody else
+        except BaseException as error:  # an error in a third-party module must not affect others
             if isinstance(error, KeyboardInterrupt) and _pressed():
                 raise
             reason = f"{type(error).__name__}: {short(str(error), 400)}"
@@ -86,13 +86,13 @@ class Group:
         return loaded
 
     def declared(self, found: object, name: str, base: type[T], api: int) -> type[T]:
-        """`found`, if it is a subclass of `base` that was written for version `api` and bears the name `name`.
+        """Return `found` if it is a subclass of `base` for version `api` with the name `name`.
 
         Raises:
             PluginError: it is not.
         """
         if not (isinstance(found, type) and issubclass(found, base)):
-            door = ".".join(base.__module__.split(".")[:2])  # where it is to be imported from, wherever it lies within
+            door = ".".join(base.__module__.split(".")[:2])  # the public module to import it from
             needed = f"a subclass of {door}.{base.__name__} is needed"
             raise PluginError(f"{self.kind} {name}: its entry point is {found!r}; {needed}")
         self._of_this_version(name, getattr(found, "api", None), api)
@@ -100,12 +100,12 @@ class Group:
         return found
 
     def fitting(self, found: object, name: str, needed: Sequence[str], api: int = 1) -> object:
-        """`found`, if it has every attribute that is `needed`, and was written for version `api` of the protocol.
+        """Return `found` if it has all `needed` attributes, and is for version `api` of the protocol.
 
-        What says no version (`api`) was written for the first. Where a `name` is needed, it must be `name`.
+        Without an `api` attribute the version is 1. If `needed` includes `name`, it must equal `name`.
 
         Raises:
-            PluginError: it lacks one, is called otherwise, or is of another version.
+            PluginError: an attribute is missing, or the name or version differs.
         """
         lacking = [attribute for attribute in needed if not hasattr(found, attribute)]
         if lacking:
@@ -130,7 +130,7 @@ class Group:
             )
 
     def listed(self, load: Callable[[str], T]) -> list[Listed[T]]:
-        """Every installed one, as `load` gives it; the broken ones with their reason."""
+        """List all installed ones, loaded with `load`; broken ones with the reason."""
         rows = []
         for name in self.names():
             owner = self.owner(name)
@@ -141,11 +141,11 @@ class Group:
         return rows
 
     def owner(self, name: str) -> str:
-        """The distribution that brings `name`; several are joined by "and"."""
+        """Return the distribution of `name`; several are joined by "and"."""
         return " and ".join(sorted(_owner(point) for point in self._distinct(name)))
 
     def _distinct(self, name: str) -> tuple[EntryPoint, ...]:
-        """The entry points called `name`; one distribution seen twice on the path counts once."""
+        """Return the entry points called `name`; a distribution that is twice on the path counts once."""
         return _called(self.name, name, _path())
 
 
@@ -160,7 +160,7 @@ def _read(group: str, path: Path) -> tuple[EntryPoint, ...]:
 
 @lru_cache(maxsize=256)
 def _called(group: str, name: str, path: Path) -> tuple[EntryPoint, ...]:
-    """Those of one name, each distribution's once; a distribution's own name is in metadata that is slow to parse."""
+    """Return those of one name, once per distribution; cached because a distribution's name is slow to parse."""
     found: dict[tuple[str, str], EntryPoint] = {}
     for point in _read(group, path):
         if point.name == name:
@@ -169,7 +169,7 @@ def _called(group: str, name: str, path: Path) -> tuple[EntryPoint, ...]:
 
 
 def _changed(folder: str) -> int:
-    """When something was last installed there or taken away, in nanoseconds; 0: there is no such folder."""
+    """Return when the folder last changed, in nanoseconds; 0: it does not exist."""
     try:
         return os.stat(folder or ".").st_mtime_ns
     except OSError:
@@ -181,5 +181,5 @@ def _owner(point: EntryPoint) -> str:
 
 
 def _pressed() -> bool:
-    """Whether somebody pressed Ctrl-C; a module can raise KeyboardInterrupt by itself. True where nobody counts."""
+    """Whether the user pressed Ctrl-C, since a module can raise KeyboardInterrupt itself. True if that is unknown."""
     return bool(getattr(signal.getsignal(signal.SIGINT), "pressed", 1))

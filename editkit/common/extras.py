@@ -1,7 +1,7 @@
-"""Libraries that come with an extra of the package, and what to say where one is missing.
+"""Libraries that come with an extra of the package, and the error if one is missing.
 
-`pip install editkit` alone runs `patches` and `pocket`; what diffusers, CLIP, classifiers and ControlNets' detectors
-need comes with `editkit[diffusers]`, `[clip]`, `[classifiers]`, `[hints]`, or all of it with `editkit[all]`.
+`pip install editkit` alone runs `patches` and `pocket`; the libraries for diffusers, CLIP, classifiers and ControlNets'
+detectors come with `editkit[diffusers]`, `[clip]`, `[classifiers]`, `[hints]`, or all of it with `editkit[all]`.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ EXTRAS: dict[str, str] = {
     "anyio": "studio",
     "uvicorn": "studio",
 }
-"""Module -> the extra that brings it."""
+"""Module -> the extra that provides it."""
 
 
 def missing(error: ImportError) -> ExtraError | None:
-    """The error for the user, where `error` is of a library that comes with an extra; else None."""
+    """Return the error for the user if `error` concerns a library of an extra; else None."""
     library = (error.name or "").partition(".")[0]
     if not isinstance(error, ModuleNotFoundError) or library not in EXTRAS:
         return None
@@ -54,7 +54,7 @@ def missing(error: ImportError) -> ExtraError | None:
 
 
 def installed() -> dict[str, list[str]]:
-    """Extra -> those of its libraries that are not installed; imports none of them."""
+    """Return {extra: its libraries that are not installed}; imports none of them."""
     lacking: dict[str, list[str]] = {extra: [] for extra in EXTRAS.values()}
     for library, extra in EXTRAS.items():
         if find_spec(library) is None:
@@ -64,10 +64,10 @@ def installed() -> dict[str, list[str]]:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """A library of an extra that is missing within is an error with the command that installs it.
+    """Turn a missing library of an extra into an error with the command that installs it.
 
     Raises:
-        ExtraError: it is missing.
+        ExtraError: a library is missing.
     """
     try:
         yield

@@ -1,5 +1,5 @@
-"""The model hub: whether it answers is checked once a process, with a short timeout, and the retries that its library
-logs are not shown."""
+"""The model hub: its availability is checked once per process with a short timeout, and the retry messages of its
+library are hidden."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 SECONDS = 3.0
-"""How long an answer is waited for."""
+"""Timeout of the check, in seconds."""
 
 
 def local_only(offline: bool) -> bool:
-    """Whether to look into the cache alone: because the user says so (`--offline`), or because nobody answers.
+    """Whether to use only the cache: because of `--offline`, or because the hub does not answer.
 
-    Offline, huggingface_hub is told to send no telemetry from now on: with every look into the cache it would ask the
-    hub which programs it is to name in that.
+    Offline, the telemetry of huggingface_hub is disabled; otherwise it would contact the hub with every access to the
+    cache.
     """
     if offline:
         from huggingface_hub import constants
@@ -27,7 +27,7 @@ def local_only(offline: bool) -> bool:
 
 
 def why(offline: bool, error: Exception) -> str:
-    """Why a file that is not in the cache did not come from the hub either."""
+    """Explain why a file that is not in the cache was not downloaded."""
     if offline:
         return "--offline is on, so the hub was not asked"
     reason = unreachable()
@@ -39,7 +39,7 @@ def why(offline: bool, error: Exception) -> str:
 
 @cache
 def unreachable() -> str | None:
-    """Why the hub, or the proxy before it, cannot be reached; None where it answers."""
+    """Return why the hub, or its proxy, cannot be reached; None if it answers."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

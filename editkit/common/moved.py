@@ -1,7 +1,7 @@
 """Modules that have moved: their old names keep working for one release, with a DeprecationWarning.
 
-`install` puts a finder behind all others, so it is asked only for modules that are found nowhere else. `forward` is for
-packages that have the name of a former module. editkit itself uses neither; tests/test_house.py checks that.
+`install` adds a finder after all others, so it is used only for modules that are not found otherwise. `forward` is for
+packages with the name of a former module. editkit itself uses neither; tests/test_house.py checks that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 
-TYPE_CHECKING = False  # `typing` takes longer than all that is here
+TYPE_CHECKING = False  # importing `typing` takes longer than this module
 if TYPE_CHECKING:
     from typing import Any
 
@@ -115,10 +115,10 @@ MOVED: dict[str, tuple[str, ...]] = {
     "editkit.workers": ("editkit.batch.engines",),
     "editkit.writing": ("editkit.pictures.files.writing", "editkit.pictures.files.atomic"),
 }
-"""What a module was called -> where its names are now."""
+"""Old module name -> the modules with its names now."""
 
 SHADOWED = ("editkit.plan",)
-"""Of these, the names that are a public function of `editkit` as well: an import must not put a module in its place."""
+"""Old names that are also public functions of `editkit`, which an import must not replace by a module."""
 
 
 class Finder:
@@ -131,9 +131,9 @@ class Finder:
         return Moved(spec.name, spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """One module in place of another is that module itself; what is several now is looked up name by name.
+        """Replace a module that has one successor by that module; look up names one by one if there are several.
 
-        So is a package: its own path would let its modules be loaded a second time, under other names.
+        Packages are looked up by name too, because their path would allow loading their modules twice.
         """
         homes = MOVED[module.__name__]
         now = import_module(homes[0])
@@ -147,7 +147,7 @@ def _spec(name: str, loader: Any) -> ModuleSpec:
 
 
 class Moved(ModuleType):
-    """A module that no longer exists: its names are found in their new places."""
+    """A module that no longer exists; its names are looked up in their new modules."""
 
     def __init__(self, name: str, spec: ModuleSpec) -> None:
         super().__init__(name, f"Moved to {' and '.join(MOVED[name])}.")
@@ -161,10 +161,10 @@ class Moved(ModuleType):
 
 
 def forward(module: str) -> Callable[[str], Any]:
-    """A package's `__getattr__` for the names it had when it was one module."""
+    """Make a package's `__getattr__` for the names that it had as a single module."""
 
     def found(name: str) -> Any:
-        # `from package import module` asks here first: what is a module is left to the import system
+        # `from package import module` asks here first: leave modules to the import system
         if not name.startswith("__") and find_spec(f"{module}.{name}") is None:
             for home in MOVED[module]:
                 there = import_module(home)
@@ -177,7 +177,7 @@ def forward(module: str) -> Callable[[str], Any]:
 
 
 def install() -> None:
-    """Let what is in `MOVED` be imported; a second call changes nothing."""
+    """Enable imports of the names in `MOVED`; a second call has no effect."""
     finder = next((found for found in sys.meta_path if isinstance(found, Finder)), None)
     if finder is None:
         finder = Finder()
@@ -187,5 +187,5 @@ def install() -> None:
 
 
 def _warn(old: str, new: str) -> None:
-    """Said of the line that imports: the frames of the import system are not counted."""
+    """Warn about the importing line; frames of the import system are skipped."""
     warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=3)

@@ -38,7 +38,8 @@ def _spans(text: str) -> Iterator[tuple[int, int]]:
             if k + 1 < last:
                 yield k + 1, last
                 comma = text.find(",", k + 1, last)
-                yield from ((k + 1, comma) for _ in range(comma > k + 1))
+                if comma > k + 1:
+                    yield k + 1, comma
 
 
 def replaced(text: str, other: Callable[[str], str | None]) -> str:

@@ -1,12 +1,12 @@
-"""Telling the user something, in one line."""
+"""One-line notices to the user."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Notify = Callable[[str], None]
-"""Tells the user something, in one line."""
+"""Shows a one-line notice to the user."""
 
 
 def silent(message: str) -> None:
-    """Tell nobody."""
+    """Ignore a notice."""

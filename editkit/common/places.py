@@ -1,4 +1,4 @@
-"""Folders of the user. A service or a container may run as nobody, without a home: then nothing is kept or found."""
+"""Folders of the user. A service or a container may have no home folder; then nothing is stored or found."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 NOWHERE = Path(os.devnull)
-"""No file can lie below it: whoever looks finds nothing, whoever writes gets an OSError."""
+"""A path below which no file can exist: reading finds nothing, writing raises OSError."""
 
 
 def home() -> Path:
-    """The user's home; `NOWHERE` where there is none."""
+    """Return the user's home folder; `NOWHERE` if there is none."""
     try:
         return Path.home()
     except (RuntimeError, KeyError):
@@ -18,17 +18,17 @@ def home() -> Path:
 
 
 def cache() -> Path:
-    """Where what can be made again is kept."""
+    """Return the folder for data that can be recomputed."""
     return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "editkit"
 
 
 def settings() -> Path:
-    """Where the user's settings lie."""
+    """Return the folder of the user's settings."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or home() / ".config") / "editkit"
 
 
 def expanded(path: str | Path) -> Path:
-    """`path` with the user's home for ~; as it is where there is none."""
+    """Replace ~ by the user's home folder, if there is one."""
     try:
         return Path(path).expanduser()
     except (RuntimeError, KeyError):

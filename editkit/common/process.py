@@ -1,10 +1,10 @@
-"""What belongs to the whole process: libraries change it while they work, so one thread at a time has it.
+"""Locks for process-wide state that libraries change while they work.
 
-`SILENCE`: filters of warnings, standard output, log levels, changed so that a library says nothing. `LOADING`:
-accelerate, diffusers and transformers replace functions of torch, its default number format and log levels
+`SILENCE`: filters of warnings, standard output, log levels, changed to silence a library. `LOADING`:
+accelerate, diffusers and transformers replace functions of torch, its default dtype and log levels
 while they build networks. `DRAWING`: torch's global generator, which open_clip and kornia draw from. `READING`: a fast
-tokenizer keeps the padding and truncation of its last call. `THREADS`: how many threads torch gives to a thread that
-begins.
+tokenizer keeps the padding and truncation of its last call. `THREADS`: the number of torch threads for new
+threads.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ T = TypeVar("T")
 
 @contextmanager
 def drawing(seed: int | None = None) -> Iterator[None]:
-    """Whoever draws from torch's global generator does it within this: begun at `seed`, and given back as it was."""
+    """Lock torch's global generator for drawing, seeded with `seed`, and restore its state afterwards."""
     import torch
 
     with DRAWING:
         before = torch.get_rng_state()
         if seed is not None:
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would begin those of every GPU as well
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed all GPUs too
         try:
             yield
         finally:
@@ -43,7 +43,7 @@ def drawing(seed: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def quiet(library: str) -> Iterator[None]:
-    """A library's logger and all warnings say nothing: what there is to say is in the error."""
+    """Silence a library's logger and all warnings; errors contain everything relevant."""
     logger = getLogger(library)
     with SILENCE, warnings.catch_warnings(action="ignore"):
         level = logger.level
@@ -56,16 +56,16 @@ def quiet(library: str) -> Iterator[None]:
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Whoever builds networks does it within this; weights that are drawn only to be replaced are not missed."""
+    """Lock the building of networks, and skip initialising weights that will be replaced."""
     with LOADING, drawing():
         yield
 
 
 @contextmanager
 def own_threads() -> Iterator[None]:
-    """Within it `torch.set_num_threads` counts for the threads that call it, and not for those that begin later.
+    """Limit `torch.set_num_threads` to the calling threads, without effect on threads that start later.
 
-    torch keeps one number for each thread, and one for threads that begin; its function sets both.
+    torch keeps one number for each thread, and one for new threads; its function sets both.
     """
     import torch
 
@@ -78,7 +78,7 @@ def own_threads() -> Iterator[None]:
 
 
 def begin_thread() -> None:
-    """Let this thread take its number of threads now, and not while `own_threads` has another one there."""
+    """Fix this thread's number of torch threads now, and not while `own_threads` has changed it."""
     import torch
 
     with THREADS:
@@ -94,8 +94,8 @@ def _in_a_new_thread(call: Callable[[], T]) -> T:
 
 
 class Turn:
-    """A reentrant lock, which one thread holds at a time. It may be released from another thread, as happens when a
-    generator is garbage-collected there.
+    """A reentrant lock that may be released from another thread, as happens when a generator is garbage-collected
+    there.
     """
 
     def __init__(self) -> None:

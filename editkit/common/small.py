@@ -1,6 +1,6 @@
-"""Small files - recipes, settings, tables, configurations - read whole, up to a limit, and without waiting for data.
+"""Small files - recipes, settings, tables, configurations - read completely, up to a limit, without blocking.
 
-What a stranger's folder holds under such a name may be a device that never ends or a pipe into which nobody writes.
+In an untrusted folder such a file may be an endless device or a pipe without a writer.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import stat
 from pathlib import Path
 
 MOST = 64 << 20
-"""Bytes of a configuration or a table that are read; recipes and settings have bounds of their own."""
+"""Most bytes of a configuration or a table; recipes and settings have their own limits."""
 
 
 def small_bytes(path: str | Path, most: int = MOST, *, pipe: bool = False) -> bytes:
-    """All of a file of at most `most` bytes.
+    """Read a file of at most `most` bytes.
 
     Args:
-        pipe: what a person named may be a pipe, as `<(command)` of a shell; what a folder holds may not.
+        pipe: allow a pipe, such as `<(command)` of a shell, for files that the user named.
 
     Raises:
-        OSError: it cannot be read, is not a file (a device, a folder, a pipe), or has more bytes; `strerror` says it.
+        OSError: it cannot be read, is not a file (a device, a folder, a pipe), or has more bytes; see `strerror`.
     """
     mode = Path(path).stat().st_mode
     if not (stat.S_ISREG(mode) or (pipe and stat.S_ISFIFO(mode))):
@@ -33,10 +33,10 @@ def small_bytes(path: str | Path, most: int = MOST, *, pipe: bool = False) -> by
 
 
 def small_text(path: str | Path, most: int = MOST, *, pipe: bool = False) -> str:
-    """The same as text. A byte order mark, as some editors write, is none of it.
+    """Read a file as text, without a byte order mark.
 
     Raises:
-        OSError: as `small_bytes`.
+        OSError: see `small_bytes`.
         UnicodeDecodeError: it is not UTF-8.
     """
     return small_bytes(path, most, pipe=pipe).decode("utf-8-sig")

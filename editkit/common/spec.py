@@ -1,4 +1,4 @@
-"""Words that name a thing and its parameters, and what to say when they are wrong.
+"""Parse words with a name and parameters, and describe mistakes in them.
 
 `name` or `name:key=value,key=value`, such as `ddim:eta=1` and `canny:low=50,high=150`. No torch and no pydantic at
 import.
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 def name_of(text: str) -> str:
-    """What stands before the colon; all of `text` where there is none."""
+    """Return the part before the colon; all of `text` without one."""
     return text.partition(":")[0]
 
 
 def values_of(text: str, what: str, known: Iterable[str]) -> dict[str, str]:
-    """The parameters in `text`, as text; the last one counts where one is given twice.
+    """Parse the parameters in `text`, as strings; of duplicates the last one counts.
 
     Args:
-        what: what it is that has parameters, for messages: "sampler ddim".
-        known: the parameters it has.
+        what: the owner of the parameters, for messages: "sampler ddim".
+        known: its parameters.
 
     Raises:
-        UsageError: a parameter it does not have, or one without a value; says what it has.
+        UsageError: an unknown parameter, or one without a value; the message lists the known ones.
     """
     known = tuple(known)
     values = {}
@@ -44,21 +44,21 @@ def values_of(text: str, what: str, known: Iterable[str]) -> dict[str, str]:
 
 
 def nearest(word: str, known: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
-    """Those of `known` that `word` may be a slip of, the nearest first; at most `most`.
+    """Return those of `known` that `word` may be a misspelling of, the nearest first; at most `most`.
 
-    `cutoff`: how alike they must be, from 0 (anything) to 1 (the same), as `difflib` counts it.
+    `cutoff`: the required similarity, from 0 (any) to 1 (equal), as in `difflib`.
     """
     return difflib.get_close_matches(word, list(known), n=most, cutoff=cutoff)
 
 
 def did_you_mean(word: str, known: Iterable[str], most: int = 1, cutoff: float = 0.6) -> str:
-    """`; did you mean NAME?` to go on an error's line; nothing where none of `known` is near."""
+    """Return `; did you mean NAME?` for the end of an error; empty if none of `known` is similar."""
     near = nearest(word, known, most, cutoff)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def field_and_reason(error: ValidationError) -> tuple[str, str]:
-    """The first thing pydantic found wrong: the field ("" for all of them), and what is allowed and what was got."""
+    """Return pydantic's first error: the field ("" for all of them), and what is allowed and what was given."""
     first = error.errors(include_url=False)[0]
     field = str(first["loc"][0]) if first["loc"] else ""
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
@@ -67,10 +67,10 @@ def field_and_reason(error: ValidationError) -> tuple[str, str]:
 
 
 def number(text: str, what: str) -> float:
-    """The finite number that `text` is.
+    """Parse a finite number.
 
     Raises:
-        UsageError: it is none; `what` begins the message.
+        UsageError: it is not a finite number; the message starts with `what`.
     """
     try:
         value = float(text)

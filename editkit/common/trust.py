@@ -1,8 +1,7 @@
-"""What files that come from strangers may name.
+"""Limit what untrusted files may name.
 
-A model's folder says which shapes its networks have, and nothing else. It chooses no module that is imported, no class
-beyond a known list, no file outside of itself, and no option of a library. A picture's provenance names files beside
-the picture, and no others.
+A model folder only determines the shapes of its networks. It may not choose modules to import, classes beyond a known
+list, files outside the folder, or options of a library. A picture's provenance may only name files beside the picture.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ TOKENIZERS = (
     "Qwen2Tokenizer",
     "Qwen2TokenizerFast",
 )
-"""Tokenizers of transformers that read files alone. Its Auto classes run a folder's own code when they are let."""
+"""Tokenizers of transformers that only read files. Its Auto classes may run a folder's own code."""
 READERS = (*TOKENIZERS, "Qwen2VLProcessor", "Qwen2_5_VLProcessor", "PixtralProcessor")
-"""Those, and what reads texts and pictures for a text encoder that sees."""
+"""Tokenizers, and processors of texts and pictures for vision language models."""
 CLIP_TOKENIZERS = (
     *TOKENIZERS, "BertTokenizer", "BertTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast", "NllbTokenizer",
     "NllbTokenizerFast", "RobertaTokenizer", "RobertaTokenizerFast", "SiglipTokenizer", "XLMRobertaTokenizer",
     "XLMRobertaTokenizerFast",
 )  # fmt: skip
-"""Those that open_clip's models have."""
+"""Tokenizers of open_clip's models."""
 _LIBRARIES = ("diffusers", "transformers")
 
 _TOWER = {
@@ -57,18 +56,18 @@ _CLIP: dict[str, set[str]] = {
     },
     "tokenizer_kwargs": {"clean", "strip_sep_token", "language"},
 }  # fmt: skip
-"""Keys of open_clip's configurations that say how a network is built or a text is cleaned. Others name code or places
-on the hub, as hf_model_name does.
+"""Keys of open_clip's configurations that describe a network or the cleaning of text. Others name code or models on the
+hub, such as hf_model_name.
 """
 _CLIP["multimodal_cfg"] = _CLIP["text_cfg"] | {"dim_head", "n_queries", "attn_pooler_heads"}
 
 
 def component(name: str, part: str, listed: Any, classes: Collection[str]) -> str:
-    """The class that model_index.json names for `part` of the model called `name`: one of `classes`; those that end in
-    `*` say how its name begins.
+    """Return the class that model_index.json names for `part` of the model called `name`: one of `classes`, where `*`
+    at the end matches any suffix.
 
     Raises:
-        ModelError: it is another one, of another library, or no pair of words at all.
+        ModelError: it is another class, of another library, or not a pair of strings.
     """
     if not (isinstance(listed, list) and len(listed) == 2 and all(isinstance(word, str) for word in listed)):
         raise ModelError(
@@ -85,10 +84,10 @@ def component(name: str, part: str, listed: Any, classes: Collection[str]) -> st
 
 
 def inside(name: str, file: str, word: Any, ending: str) -> str:
-    """`word`, which `file` of the model called `name` gives as the name of a file beside it.
+    """Check `word`, which `file` of the model called `name` gives as the name of a file beside it.
 
     Raises:
-        ModelError: it has a folder in it, another ending, or is no text.
+        ModelError: it contains a folder, has another suffix, or is not a string.
     """
     if not isinstance(word, str) or not word.endswith(ending) or re.search(r"[/\\\x00]", word) or word.startswith("."):
         raise ModelError(
@@ -100,7 +99,7 @@ def inside(name: str, file: str, word: Any, ending: str) -> str:
 
 _CHOOSES_CODE = re.compile(r"auto_map|.*implementation(_internal)?|quantization_config|compression_config|use_kernels|"
                            r"kernel_config|custom_pipelines?|trust_remote_code|megatron_\w+")  # fmt: skip
-"""Keys by which transformers, diffusers and peft are told which code to take, some of it from the hub."""
+"""Keys with which transformers, diffusers and peft select code, partly from the hub."""
 
 
 _PACKING = {
@@ -111,12 +110,12 @@ _PACKING = {
     },
     "torchao": {"quant_type", "modules_to_not_convert"},
 }  # fmt: skip
-"""Libraries that may read a network's packed weights, and what may be said to each."""
+"""Libraries that may load quantised weights, and the allowed settings of each."""
 
 
 def _packs_plainly(config: Any) -> bool:
-    """Whether a `quantization_config` names one of those libraries, and says numbers and plain names alone: torchao
-    makes an object of the class that a name says, one of its own.
+    """Whether a `quantization_config` names one of those libraries, with only numbers and plain names: torchao creates
+    an object of one of its own classes by name.
     """
     known = _PACKING.get(str(config.get("quant_method"))) if isinstance(config, Mapping) else None
     if known is None or not config.keys() <= known | {"quant_method"}:
@@ -134,10 +133,10 @@ def _packs_plainly(config: Any) -> bool:
 
 
 def network_configuration(name: str, file: str, config: Mapping[str, Any]) -> None:
-    """Refuse a configuration of a network, a scheduler or an adapter that says more than sizes and numbers.
+    """Refuse a configuration of a network, a scheduler or an adapter that selects code.
 
     Raises:
-        ModelError: a key in it, however deep, chooses code.
+        ModelError: a key, at any depth, selects code.
     """
     left: list[Any] = [{k: v for k, v in config.items() if k != "quantization_config" or not _packs_plainly(v)}]
     while left:
@@ -155,11 +154,10 @@ def network_configuration(name: str, file: str, config: Mapping[str, Any]) -> No
 
 
 def clip_configuration(source: str, config: Any, tokenizer: Any) -> Mapping[str, Any]:
-    """open_clip_config.json, looked through before open_clip reads it; `tokenizer` is tokenizer_config.json, None where
-    there is none.
+    """Check open_clip_config.json before open_clip reads it; `tokenizer` is tokenizer_config.json, or None.
 
     Raises:
-        ModelError: it has a key that is not known, or names a model of the hub or a class of tokenizer not known.
+        ModelError: it has an unknown key, or names a hub model or an unknown tokenizer class.
     """
     model = config.get("model_cfg") if isinstance(config, dict) else None
     if not isinstance(model, dict):
@@ -180,7 +178,7 @@ def clip_configuration(source: str, config: Any, tokenizer: Any) -> Mapping[str,
         raise ModelError(
             f"clip: {source}: its tokenizer is a {str(named)[:80]!r}; known are {', '.join(CLIP_TOKENIZERS)}"
         )
-    return config  # type: ignore[no-any-return]  # a dictionary, as was seen above
+    return config  # type: ignore[no-any-return]  # a dictionary, as checked above
 
 
 def _known(source: str, group: str, given: Any) -> None:

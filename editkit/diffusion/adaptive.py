@@ -1,12 +1,12 @@
-"""The probability flow by an adaptive solver with tolerances: Dormand and Prince's rule of orders 5 and 4, by scipy.
+"""The probability flow ODE with an adaptive solver: the Dormand-Prince method of orders 5 and 4, from scipy.
 
 With theta = atan(sigma / alpha) and z = x / sqrt(alpha^2 + sigma^2) = cos(theta) x0 + sin(theta) eps, the flow of every
-table is
+schedule is
 
     dz / dtheta = cos(theta) eps - sin(theta) x0,
 
-the velocity of v-prediction (Salimans & Ho 2022, arXiv:2202.00512), which is bounded from pure noise to the picture, so
-that a solver with tolerances needs no special case at either end.
+the velocity of v-prediction (Salimans & Ho 2022, arXiv:2202.00512). It is bounded from pure noise to the picture, so an
+adaptive solver needs no special case at either end.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STAGES = 6
-"""Network calls of a step of the solver; its seventh stage is the first of the next step."""
+"""Network calls in one solver step; the seventh stage is the first of the next step."""
 
 Between = Callable[[float], Level]
 """theta -> the level there."""
@@ -35,22 +35,23 @@ Between = Callable[[float], Level]
 
 @runtime_checkable
 class Adaptive(Protocol):
-    """A sampler that makes as many network calls as its tolerances need, at levels between those of the ladder. `calls`
-    is the smallest number.
+    """A sampler whose number of network calls depends on its tolerances. `calls` is the smallest number.
+
+    It also evaluates the network at levels between those of the ladder.
     """
 
     def on(self, schedule: Schedule) -> Sampler:
-        """The rule on this table, which says the times of levels between two others."""
+        """Return the sampler for this schedule, which gives the times of intermediate levels."""
         ...
 
 
 @dataclass(frozen=True)
 class ODE:
-    """The probability flow (Song et al. 2021, arXiv:2011.13456) from level to level within `rtol` and `atol`.
+    """Probability flow ODE (Song et al. 2021, arXiv:2011.13456), solved to the tolerances `rtol` and `atol`.
 
-    A step of the solver is taken where the root mean square of its error over (atol + rtol |z|) is at most 1. The step
-    goes on from level to level, so that a ladder of few levels costs little; the flow ends at sigma / alpha = 0.002, or
-    the table's own quietest level, with the clean mean x0. `most` bounds the network calls of one move.
+    A solver step is accepted if the root mean square of its error over (atol + rtol |z|) is at most 1. The step size is
+    kept between levels, so a ladder of few levels costs little. The flow ends at sigma / alpha = 0.002, or at the
+    schedule's own least noisy level, with the clean mean x0. `most` bounds the network calls of one move.
     """
 
     name: ClassVar[str] = "ode"
@@ -71,11 +72,12 @@ class ODE:
         return True
 
     def calls(self, move: Move) -> int:
-        """The fewest: one step of the solver, and one call at the clean level."""
+        """Return the fewest network calls: one solver step, and one call at the clean level."""
         return 1 + STAGES + (0 in (move.t, move.s))
 
     def on(self, schedule: Schedule) -> Sampler:
-        """
+        """Return the sampler for `schedule`.
+
         Raises:
             ExtraError: scipy is not installed.
         """
@@ -86,14 +88,14 @@ class ODE:
     def step(
         self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
     ) -> tuple[Tensor, Memory]:
-        """Where no table says the times between two levels, they go evenly with the angle."""
+        """Make a move without a schedule: times between the two levels are linear in the angle."""
         between = _evenly(t, s)
         return self.walk(x_t, t, s, predict, memory, between, between(math.atan(QUIET)))
 
     def walk(
         self, x_t: Tensor, t: Level, s: Level, predict: Predict, memory: Memory, between: Between, quiet: Level
     ) -> tuple[Tensor, Memory]:
-        """(x_s, the size of the solver's next step). `quiet`: where the flow ends, or begins on the way up."""
+        """Return (x_s, the solver's next step size). The flow ends at `quiet`, or starts there on the way up."""
         if t.sigma == 0.0:
             scaled = (quiet.alpha / t.alpha) * x_t
             x_t, t = scaled + quiet.sigma * predict(scaled, quiet).eps, quiet
@@ -138,13 +140,13 @@ class ODE:
 def _not_reached(rule: ODE, t: Level, s: Level, theta: float) -> EditkitError:
     return EditkitError(
         f"sampler ode: rtol={rule.rtol:g},atol={rule.atol:g} is not reached from level {t.index} to {s.index} in "
-        f"{rule.most:g} network calls: it came to sigma / alpha = {math.tan(theta):.4g}; give larger ones, or a larger "
-        "most="
+        f"{rule.most:g} network calls: it got to sigma / alpha = {math.tan(theta):.4g}; give larger tolerances, or a "
+        "larger most="
     )
 
 
 def _numbers(x: Tensor) -> np.ndarray:
-    """All values in float64, (n,)."""
+    """Return all values as float64, (n,)."""
     values: np.ndarray = x.detach().double().flatten().cpu().numpy()
     return values
 
@@ -154,7 +156,7 @@ def _angle(level: Level) -> float:
 
 
 def _evenly(t: Level, s: Level) -> Between:
-    """Times in proportion to the angle, alpha^2 + sigma^2 = 1."""
+    """Interpolate times linearly in the angle, with alpha^2 + sigma^2 = 1."""
     a, b = _angle(t), _angle(s)
 
     def level(theta: float) -> Level:
@@ -166,7 +168,7 @@ def _evenly(t: Level, s: Level) -> Between:
 
 @dataclass(frozen=True)
 class _OnTable:
-    """`rule`, told the times of its table."""
+    """`rule`, with the times of a schedule."""
 
     rule: ODE
     table: Schedule
@@ -189,11 +191,11 @@ class _OnTable:
     def step(
         self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
     ) -> tuple[Tensor, Memory]:
-        quiet = replace(self.table.levels(2, "log-snr", self.grid)[1], index=0)  # it stands for the clean one
+        quiet = replace(self.table.levels(2, "log-snr", self.grid)[1], index=0)  # takes the place of the clean level
         return self.rule.walk(x_t, t, s, predict, memory, self._between(t, s), quiet)
 
     def _between(self, t: Level, s: Level) -> Between:
-        """The table's level of an angle, by bisection of its time, with which sigma / alpha grows on every table."""
+        """Find the schedule's level at an angle by bisection; sigma / alpha increases with time in every schedule."""
         low, high = sorted((t.t, s.t))
 
         def level(theta: float) -> Level:

@@ -1,7 +1,7 @@
-"""What a model can do besides `Model`, found through whatever is wrapped around it.
+"""Lookup of optional capabilities of a model, through wrappers around it.
 
-A wrapper (windows, a refiner, a third party's) names the model within by an attribute `wrapped`. The wrapper is asked
-first, so what it implements itself wins; what it does not implement, the model within may.
+A wrapper (windows, a refiner, or a third party's) exposes the inner model as the attribute `wrapped`. The wrapper is
+checked first, so its own implementation takes precedence over that of the inner model.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ P = TypeVar("P")
 
 @runtime_checkable
 class Wraps(Protocol):
-    """A model around another one, which it holds in an attribute."""
+    """A model that wraps another one, stored in an attribute."""
 
     @property
     def wrapped(self) -> Model:
-        """The model within."""
+        """The inner model."""
         ...
 
 
 @runtime_checkable
 class Leasable(Protocol):
-    """A model that an edit changes (whom it tells, its tiles, its VAE): each edit is given a copy of it."""
+    """A model that an edit modifies (its notices, tiles or VAE), so that each edit gets a copy."""
 
     def leased(self) -> Model:
-        """A copy for one edit, with the same networks."""
+        """Return a copy for one edit, with the same networks."""
         ...
 
 
 def capability(model: Any, kind: type[P]) -> P | None:
-    """`model` where it is of this `kind` (a runtime-checkable protocol, or a class), else the first one within that is;
-    None: none is.
+    """Return `model` or the outermost inner model that is of type `kind`; None if there is none.
+
+    `kind` is a runtime-checkable protocol or a class.
     """
     while not isinstance(model, kind):
         if not isinstance(model, Wraps):
@@ -47,8 +48,9 @@ def capability(model: Any, kind: type[P]) -> P | None:
 
 
 def changed(model: Model, kind: type[P], change: Callable[[P], Model]) -> Model:
-    """`model` with `change` done to the first one within that is of this `kind`, in the same wrappers; itself where
-    there is none.
+    """Apply `change` to the outermost model of type `kind`, and return it in copies of its wrappers.
+
+    Returns `model` itself if there is no such model.
     """
     if isinstance(model, kind):
         return change(model)
@@ -59,12 +61,12 @@ def changed(model: Model, kind: type[P], change: Callable[[P], Model]) -> Model:
 
 
 def leased(model: Model) -> Model:
-    """`model` for one edit: what is done to it does not reach the others. Networks are the same ones, not copied."""
+    """Return `model` for one edit: changes to it do not affect other edits. Networks are shared, not copied."""
     return changed(model, Leasable, lambda one: one.leased())
 
 
 def networks(model: Model) -> list[Any]:
-    """Every torch network that `model`, and whatever models it holds, works with; each once."""
+    """Return every torch network in `model` and in the models that it holds, each once."""
     import torch
 
     found, seen = [], set[int]()
@@ -84,7 +86,7 @@ def networks(model: Model) -> list[Any]:
 
 
 def _around(wrapper: Any, within: Model) -> Any:
-    """A copy of `wrapper` around another model."""
+    """Return a copy of `wrapper` around another model."""
     held = wrapper.wrapped
     made = copy.copy(wrapper)
     for name, value in vars(wrapper).items():

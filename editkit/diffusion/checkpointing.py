@@ -1,5 +1,7 @@
-"""Gradient checkpointing: activations are computed again in the backward pass instead of being kept (Chen et al. 2016,
-arXiv:1604.06174). The numbers stay the same; guidance through a large network needs a fraction of the memory.
+"""Gradient checkpointing: recompute activations in the backward pass instead of storing them.
+
+Chen et al. 2016, arXiv:1604.06174. Results do not change, and guidance through a large network needs a fraction of the
+memory.
 """
 
 from __future__ import annotations
@@ -11,14 +13,15 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 _USERS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-"""How many want it of a block; another edit meanwhile has it too, with the same numbers."""
+"""Number of edits that need it for a block. Other edits then use it as well, with the same results."""
 _LOCK = threading.Lock()
 
 
 @contextmanager
 def checkpointed(networks: Sequence[Any]) -> Iterator[bool]:
-    """Within it every diffusers network of `networks` has it on; False where there is none. What had it on before keeps
-    it.
+    """Enable gradient checkpointing in every diffusers network of `networks`; yields False if none supports it.
+
+    Blocks in which it was enabled before keep it.
     """
     able = [network for network in networks if getattr(network, "_supports_gradient_checkpointing", False)]
     with _LOCK:
@@ -34,16 +37,16 @@ def checkpointed(networks: Sequence[Any]) -> Iterator[bool]:
                 _USERS[block] -= 1
                 if not _USERS[block]:
                     del _USERS[block]
-                    block.gradient_checkpointing = False  # the function stays: a call that has just looked may need it
+                    block.gradient_checkpointing = False  # the function stays: a running call may still need it
 
 
 def _is_free(block: Any) -> bool:
-    """It can have it, and nobody else turned it on."""
+    """Whether a block supports it, and nobody else has enabled it."""
     return hasattr(block, "gradient_checkpointing") and (block in _USERS or not block.gradient_checkpointing)
 
 
 def _again(block: Any, *args: Any) -> Any:
-    """As diffusers does it, without torch's global generator: networks that do not learn draw nothing."""
+    """Checkpoint as diffusers does, but leave torch's global generator alone: in inference networks draw nothing."""
     from torch.utils.checkpoint import checkpoint
 
     return checkpoint(block.__call__, *args, use_reentrant=False, preserve_rng_state=False)

@@ -1,4 +1,4 @@
-"""What a model is told besides the noisy state."""
+"""The conditioning of a model: all inputs apart from the noisy state."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Encoded text: `embeds` (batch, tokens, width), or (batch, tokens, layers, width); `pooled` (batch, width) where
-    the model takes it; `mask` (batch, tokens), 1 for tokens that count, for models that take a mask.
+    """Encoded text.
+
+    Args:
+        embeds: (batch, tokens, width), or (batch, tokens, layers, width).
+        pooled: (batch, width), for models that take it.
+        mask: (batch, tokens), 1 for tokens that count, for models that take it.
     """
 
     embeds: Tensor
@@ -26,11 +30,11 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A picture that a model looks at while it makes another one (`TakesReferences.refer` makes it).
+    """A reference picture, which a model sees while it makes another one (created by `TakesReferences.refer`).
 
     Args:
-        latent: (batch or 1, channels, h, w) in the model's space, of a size of its own.
-        picture: (batch or 1, 3, H, W) in [-1, 1], for text encoders that see (`SeesPictures`).
+        latent: (batch or 1, channels, h, w) in the model's space; its size may differ from the state's.
+        picture: (batch or 1, 3, H, W) in [-1, 1], for multimodal text encoders (`SeesPictures`).
     """
 
     latent: Tensor
@@ -39,18 +43,18 @@ class Reference:
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """What an image encoder says of a picture, as a model is told it (`TakesEmbeddings.told` makes it).
+    """An image embedding, prepared for a model (created by `TakesEmbeddings.told`).
 
     Args:
         values: (batch or 1, width).
-        unwanted: as `values`, what the branch of guidance without the prompt is told.
+        unwanted: the same for the unconditional branch of guidance.
     """
 
     values: Tensor
     unwanted: Tensor
 
     def repeated(self, count: int) -> Embedding:
-        """The same for `count` windows, one after the other in the batch."""
+        """Repeat it for `count` windows, one after the other in the batch."""
         import torch
 
         return Embedding(torch.cat([self.values] * count), torch.cat([self.unwanted] * count))
@@ -58,21 +62,21 @@ class Embedding:
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """What a model is told besides x_t. Plugins fill it; a model reads what it can take.
+    """The inputs of a model in addition to x_t. Plugins fill it, and a model reads the fields that it supports.
 
     Args:
-        prompt, negative: encoded text, wanted and unwanted; None is the model's own "no text".
-        known, mask: the picture in the model's space and where to regenerate it (1), (batch, 1, ...).
+        prompt, negative: encoded prompt and negative prompt; None is the model's own "no text".
+        known, mask: the picture in the model's space, and where to regenerate it (1), (batch, 1, ...).
         lowres: a low-resolution picture in [-1, 1]: enlarged to the model's size, or at the size of its latents.
-        noise_level: how much noise `lowres` has, for a model that is told that (`NoisesLowres`).
-        references: pictures to look at, the first one first: what an instruction speaks of.
-        embedding: what an image encoder says of a picture: what an unCLIP model makes pictures of.
-        image_prompts: pictures that attention looks at beside the text (`editkit.diffusion.image_prompts`).
+        noise_level: noise level of `lowres`, for models that take it (`NoisesLowres`).
+        references: reference pictures to which an instruction refers, in order.
+        embedding: image embedding from which an unCLIP model generates.
+        image_prompts: pictures that attention sees in addition to the text (`editkit.diffusion.image_prompts`).
         control: ControlNets, which the model evaluates (`editkit.diffusion.control`); their residuals are summed.
         label: (batch,) class numbers.
-        task: the name of the task, for a network that has several.
-        guidance: the scale of classifier-free guidance that is wanted here; a network that was distilled from it is
-            told it. None: the run's.
+        task: name of the task, for a network with several tasks.
+        guidance: scale of classifier-free guidance for this prediction; an input of guidance-distilled networks.
+            None: the run's scale.
     """
 
     prompt: Prompt | None = None
@@ -91,30 +95,31 @@ class Conditioning:
 
     @property
     def unwanted(self) -> bool:
-        """True for the branch of classifier-free guidance that is given the negative prompt."""
+        """Whether this is the unconditional branch of guidance, with the negative prompt."""
         return self.prompt is self.negative
 
     def plus_reference(self, reference: Reference) -> Conditioning:
-        """With one more picture to look at, behind those that are there."""
+        """Append a reference picture."""
         return replace(self, references=(*self.references, reference))
 
     def plus_image_prompt(self, prompt: ImageTokens) -> Conditioning:
-        """With one more picture that attention looks at; what several say is added up."""
+        """Append an image prompt; the contributions of several add up."""
         return replace(self, image_prompts=(*self.image_prompts, prompt))
 
     def plus_control(self, control: Control) -> Conditioning:
-        """With one more ControlNet: residuals add, so their order does not matter."""
+        """Append a ControlNet; residuals add up, so the order does not matter."""
         return replace(self, control=(*self.control, control))
 
 
 def with_own_words(conds: Sequence[Conditioning]) -> list[Conditioning]:
-    """Under what the ControlNets of each branch are asked: the branch's own text, and those that it has."""
+    """Return the conditionings for ControlNets: each branch with its own text and its own ControlNets."""
     return [replace(cond, control=_acting(cond, len(conds))) for cond in conds]
 
 
 def with_wanted_words(conds: Sequence[Conditioning]) -> list[Conditioning]:
-    """As `with_own_words`, but the unwanted branch's are asked with the text of the first wanted one, so that one call
-    serves both: what the makers' pipelines of FLUX.1 and Qwen-Image do.
+    """Do the same as `with_own_words`, but use the first conditional branch's text in the unconditional branch.
+
+    Then one call serves both branches, as in the original pipelines of FLUX.1 and Qwen-Image.
     """
     wanted = next((cond for cond in conds if not cond.unwanted), conds[0])
     asked = [wanted if cond.unwanted else cond for cond in conds]
@@ -122,14 +127,15 @@ def with_wanted_words(conds: Sequence[Conditioning]) -> list[Conditioning]:
 
 
 def _acting(cond: Conditioning, branches: int) -> tuple[Control, ...]:
-    """Its ControlNets, without those that act on wanted branches alone where it is another."""
+    """Return the ControlNets that act on this branch: `wanted_only` ones skip the unconditional branch."""
     return tuple(one for one in cond.control if not (one.wanted_only and branches > 1 and cond.unwanted))
 
 
 def residuals(conds: Sequence[Conditioning], given: Given) -> Residuals | None:
-    """The sum over all ControlNets of `conds`; each is called once, on the branches that have it. None: there are none.
+    """Sum the residuals of all ControlNets in `conds`; None if there are none.
 
-    A sum of two does not depend on their order, to the last bit; of more, to rounding.
+    Each ControlNet is called once, on the branches that have it. The sum of two does not depend on their order, bit for
+    bit; with more it does only by rounding.
     """
     import torch
 

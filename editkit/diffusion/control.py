@@ -1,10 +1,10 @@
 """ControlNets as a model sees them: features added to those of its network (Zhang et al. 2023, arXiv:2302.05543).
 
-A plugin puts a `Control` into `Conditioning.control`; the model evaluates it, because only the model knows what the
-network is given: the states of all branches of classifier-free guidance in one batch, each with its own text. So one
-call of a ControlNet serves all branches, and one that a branch does not have is not computed for it. ControlNets of a
-transformer are called in the family's own way (`BringsControl`); of most the wanted text's residuals serve the unwanted
-branch too, as in their makers' pipelines (`with_wanted_words`).
+A plugin puts a `Control` into `Conditioning.control`. The model evaluates it, because only the model knows the inputs
+of its network: the states of all branches of classifier-free guidance in one batch, each with its own text. Thus one
+call of a ControlNet serves all branches that have it. ControlNets of transformers are called in the family's own way
+(`BringsControl`); for most, the residuals of the conditional branch also serve the unconditional one, as in the
+original pipelines (`with_wanted_words`).
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class TakesControl(Protocol):
-    """A model that takes `control`: what is added must fit its UNet's features."""
+    """A model that takes `control`; residuals must match its UNet's features."""
 
     unet: Any
 
 
 @runtime_checkable
 class Folded(TakesControl, Protocol):
-    """One whose UNet sees `unshuffle` x `unshuffle` values of the state as channels of one."""
+    """A model whose UNet sees `unshuffle` x `unshuffle` values of the state as channels (pixel unshuffle)."""
 
     unshuffle: int
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """What a ControlNet of a transformer is shown beside the state; it is brought to the model's space once.
+    """Inputs of a transformer's ControlNet in addition to the state; they are converted to the model's space once.
 
     Args:
-        hint: (batch or 1, 3, H, W) in [-1, 1], as large as the picture.
-        picture: what is edited, likewise; None: there is none.
-        mask: (batch or 1, 1, H, W), 1 = regenerate; None: all is.
+        hint: (batch or 1, 3, H, W) in [-1, 1], at the picture's size.
+        picture: the edited picture, likewise; None if there is none.
+        mask: (batch or 1, 1, H, W), 1 = regenerate; None: everything.
         region: the mask in the model's space.
-        kind: the number of the hint's kind, for a network that has several; None: it has one.
+        kind: number of the kind of hint, for a union ControlNet; None for a network with one kind.
     """
 
     hint: Tensor
@@ -54,32 +54,32 @@ class Shown:
 
 @runtime_checkable
 class BringsControl(Protocol):
-    """A model whose ControlNets are of a class of their own, and called in a way of their own: a transformer's."""
+    """A model (a transformer) whose ControlNets have their own class and calling convention."""
 
     transformer: Any
 
     def controlnet(self, config: Mapping[str, Any]) -> type[Any]:
-        """The class of a ControlNet with this configuration.
+        """Return the class of a ControlNet with this configuration.
 
         Raises:
-            ModelError: it was not made for this model; says both.
+            ModelError: the ControlNet was not made for this model. The message shows both.
         """
         ...
 
     def steered(self, network: Any, shown: Shown, scale: float, wanted_only: bool, stream: Stream | None) -> Control:
-        """`network`, of that class, shown what is `shown`; `stream`: where its posterior is drawn from."""
+        """Bind `network`, of that class, to its inputs; `stream` is for sampling the encoder's posterior."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """What a network is given at one step: all branches in one batch, the first branch's items first.
+    """Inputs of a network at one step: all branches in one batch, the items of the first branch first.
 
     Args:
-        x: the noisy state without the channels that a model concatenates, (branches * batch, channels, h, w).
-        t: the training time of each item.
-        words: the encoded text, (branches * batch, tokens, width); None for a network without cross-attention.
-        added: further embeddings by the names diffusers has for them (SDXL, FLUX.1).
+        x: the noisy state without channels that a model concatenates, (branches * batch, channels, h, w).
+        t: training timestep of each item.
+        words: encoded text, (branches * batch, tokens, width); None for a network without cross-attention.
+        added: further embeddings, by diffusers' names (SDXL, FLUX.1).
         label: class numbers.
     """
 
@@ -90,7 +90,7 @@ class Given:
     label: Tensor | None = None
 
     def rows(self, rows: Tensor) -> Given:
-        """Some of the items."""
+        """Select items of the batch."""
         return replace(
             self,
             x=self.x[rows],
@@ -103,8 +103,10 @@ class Given:
 
 @dataclass(frozen=True, eq=False)
 class Residuals:
-    """Features that are added to those of a network: for a UNet one tensor for each skip connection and one for the
-    middle; for a transformer one behind each of its blocks, None where nothing is added.
+    """Features to add to those of a network.
+
+    For a UNet: one tensor for each skip connection (`down`), and one for the middle block. For a transformer: one after
+    each block, None where nothing is added.
     """
 
     down: tuple[Tensor | None, ...]
@@ -112,7 +114,7 @@ class Residuals:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """What there is of `down`, in its order."""
+        """The tensors in `down`, in order, without None."""
         return [part for part in self.down if part is not None]
 
     def __add__(self, other: Residuals) -> Residuals:
@@ -120,7 +122,7 @@ class Residuals:
         return Residuals(down, _sum(self.mid, other.mid))
 
     def spread(self, rows: Tensor) -> Residuals:
-        """For a whole batch: these where `rows` is True, zeros elsewhere."""
+        """Expand to a whole batch: these residuals where `rows` is True, zeros elsewhere."""
 
         def spread(part: Tensor | None) -> Tensor | None:
             if part is None:
@@ -137,7 +139,7 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 def beside_each_other(parts: Sequence[Residuals], copies: int) -> Residuals:
-    """Those of several branches in one batch, the first branch's items first; a branch's are of `copies` items."""
+    """Concatenate the residuals of several branches in one batch, each expanded to `copies` items."""
     import torch
 
     def row(values: Sequence[Tensor | None]) -> Tensor | None:
@@ -152,22 +154,22 @@ def beside_each_other(parts: Sequence[Residuals], copies: int) -> Residuals:
 
 
 class Control(Protocol):
-    """Something that steers a network by residuals. `wanted_only`: in guidance, it acts on the wanted branch alone."""
+    """Steers a network by residuals. `wanted_only`: with guidance, act on the conditional branch only."""
 
     @property
     def wanted_only(self) -> bool: ...
 
     def __call__(self, given: Given) -> Residuals:
-        """The residuals of every item."""
+        """Return the residuals of every item."""
         ...
 
     def cut(self, spots: Sequence[tuple[slice, slice]], size: Sequence[int]) -> Control:
-        """The same for windows of a state of `size`: rows and columns of each, one after the other in the batch."""
+        """Crop for windows of a state of `size`, given by rows and columns; windows are concatenated in the batch."""
         ...
 
 
 def cut_like(value: Tensor, spots: Sequence[tuple[slice, slice]], size: Sequence[int]) -> Tensor:
-    """Windows of a picture that covers a state of `size` (at a whole multiple of it), one after the other."""
+    """Crop windows from a picture that covers a state of `size` (at an integer multiple), and concatenate them."""
     import torch
 
     k = value.shape[-1] // size[-1]

@@ -1,8 +1,8 @@
-"""The conventions that a run follows where pictures depend on them: editkit's own, or those of diffusers.
+"""Conventions on which results depend: editkit's own, or those of diffusers.
 
-Everything in which `--noise diffusers` differs is asked here: where random numbers come from, how levels are spaced,
-how a mask comes to the model's space, how a noise move is drawn, in which steps a ControlNet acts, what is drawn before
-the first step; and a sampler that diffusers walks otherwise knows how (`as_diffusers`). Nobody else asks.
+Everything that `--noise diffusers` changes is here: the source of random numbers, the spacing of levels, the conversion
+of masks to the model's space, noise moves, the steps in which a ControlNet acts, and the draws before the first step.
+Samplers that differ from diffusers implement `as_diffusers`. No other code depends on the choice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Masked(Protocol):
-    """What a convention needs of a run's inputs (`editkit.plugin.step.Inputs`)."""
+    """The part of a run's inputs that a convention needs (`editkit.plugin.step.Inputs`)."""
 
     @property
     def model(self) -> Model: ...
@@ -37,67 +37,67 @@ class Masked(Protocol):
     def known(self) -> Tensor | None: ...
 
     def encode_masked(self) -> Tensor | None:
-        """The masked picture in the model's space, encoded now."""
+        """Encode the masked picture now."""
         ...
 
 
 class Convention(Protocol):
-    """What a run asks where the two differ."""
+    """The choices in which the conventions differ."""
 
     def noise(self, seed: int, stage: int = 0, draw: int = 0) -> Noise:
-        """Where the random numbers of a stage come from: of the sample `draw` where a mean is taken."""
+        """Return the random numbers of a stage, for sample number `draw` of a mean."""
         ...
 
     def of_pass(self, noise: Noise, seed: int, stage: int, draw: int, box: int, attempt: int) -> Noise:
-        """Those of a pass over the part `box` of the picture, and of another start (`attempt`) of it.
+        """Return the random numbers of a pass over part number `box` of the picture, for try number `attempt`.
 
-        `noise`: what `noise` gave for the same sample. Passes over one part share their streams.
+        `noise` is the result of `noise` for the same sample. Passes over the same part share their streams.
         """
         ...
 
     def spacing(self, wanted: Spacing, schedule: Schedule, grid: Grid) -> Spacing:
-        """How levels are laid, where the user wanted `wanted`."""
+        """Return the spacing of levels, given the user's choice `wanted`."""
         ...
 
     def walked(self, sampler: Sampler) -> Sampler:
-        """The rule by which a stage walks that wants `sampler`."""
+        """Return the variant of `sampler` to use."""
         ...
 
     def region(self, mask: Tensor, model: Model) -> Tensor:
-        """A mask (b, 1, h, w), 1 = regenerate, in the model's space: (b, 1, h', w'), binary."""
+        """Convert a mask (b, 1, h, w), 1 = regenerate, to the model's space: (b, 1, h', w'), binary."""
         ...
 
     def climb(
         self, x: Tensor, t: Level, s: Level, schedule: Schedule, steps: int, normal: Callable[[], Tensor]
     ) -> Tensor:
-        """x at the noisier level s, by the forward kernel."""
+        """Noise x from level t to the noisier level s, by the forward kernel."""
         ...
 
     def shares_noise(self, latent: bool) -> bool:
-        """The known part is noised by what the process started from, on a model of latents or of pixels."""
+        """Whether the known region is noised with the initial noise, on a latent or a pixel model."""
         ...
 
     @property
     def advises(self) -> bool:
-        """Whether a user is told of settings that serve better: not where a pipeline is to be equalled."""
+        """Whether to suggest better settings to the user; not if results must equal a pipeline's."""
         ...
 
     def steers(self, start: float, stop: float, index: int, total: int) -> bool:
-        """Whether a ControlNet acts in step `index` of `total`, whose middle is in its window."""
+        """Whether a ControlNet acts in step `index` of `total`, given that the step's middle is in its window."""
         ...
 
     def before_start(self, inputs: Masked) -> None:
-        """What is encoded, and drawn for, before the noise that a process starts from."""
+        """Encode what must be drawn before the initial noise."""
         ...
 
     def before_first_step(self, inputs: Masked) -> None:
-        """What is encoded, and drawn for, between the start and the first step."""
+        """Encode what must be drawn between the initial noise and the first step."""
         ...
 
 
 @dataclass(frozen=True)
 class Own:
-    """editkit's: a stream for every owner, so that adding a plugin changes nobody's noise."""
+    """editkit's convention: a stream for every owner, so that adding a plugin does not change the others' noise."""
 
     def noise(self, seed: int, stage: int = 0, draw: int = 0) -> Noise:
         return Streams((seed,), stage, draw)
@@ -112,7 +112,7 @@ class Own:
         return sampler
 
     def region(self, mask: Tensor, model: Model) -> Tensor:
-        """Whatever a mask touches is regenerated."""
+        """Regenerate every value that the mask touches."""
         return model.encode_mask(mask)
 
     def climb(
@@ -131,15 +131,15 @@ class Own:
         return True
 
     def before_start(self, inputs: Masked) -> None:
-        """Nothing, as for `before_first_step`."""
+        """Do nothing, as in `before_first_step`."""
 
     def before_first_step(self, inputs: Masked) -> None:
-        """Nothing: what somebody needs is encoded when it is asked for, from a stream of its own."""
+        """Do nothing: values are encoded on first use, from a stream of their own."""
 
 
 @dataclass(frozen=True)
 class Before(Own):
-    """editkit's own with the streams of recipes that say `editkit: 1`."""
+    """editkit's convention with the streams of recipes that say `editkit: 1`."""
 
     def noise(self, seed: int, stage: int = 0, draw: int = 0) -> Noise:
         return MersenneStreams((seed + draw,), stage)
@@ -152,25 +152,25 @@ class Before(Own):
 
 @dataclass(frozen=True)
 class Diffusers:
-    """Its pipelines': one generator that all draw from in turn, in their order."""
+    """The convention of diffusers' pipelines: one generator, used in their order of draws."""
 
     def noise(self, seed: int, stage: int = 0, draw: int = 0) -> Noise:
-        """A mean is that of the pictures which its pipelines give for the seeds from `seed` on."""
+        """Seed the generator with `seed + draw`: a mean is that of the pipeline's results for consecutive seeds."""
         return OneStream.seeded(seed + draw)
 
     def of_pass(self, noise: Noise, seed: int, stage: int, draw: int, box: int, attempt: int) -> Noise:
         return noise
 
     def spacing(self, wanted: Spacing, schedule: Schedule, grid: Grid) -> Spacing:
-        """The configuration's by its name, since `auto` keeps a real stride here."""
+        """Resolve `auto` to the configuration's spacing, since editkit's `auto` may use a fractional stride."""
         return schedule.resolve(wanted, grid) if isinstance(schedule, Discrete) else wanted
 
     def walked(self, sampler: Sampler) -> Sampler:
-        """As the class walks that it has of the rule, where the rule knows of a difference."""
+        """Return the variant that equals diffusers' class, if the sampler defines one."""
         return sampler.as_diffusers() if isinstance(sampler, DiffersFromDiffusers) else sampler
 
     def region(self, mask: Tensor, model: Model) -> Tensor:
-        """Binarised at a half, the nearest pixel taken."""
+        """Binarise at 0.5 and resize by nearest neighbour."""
         import torch.nn.functional as F
 
         return F.interpolate((mask >= 0.5).to(mask.dtype), model.shape(*mask.shape[-2:])[1:])
@@ -178,7 +178,7 @@ class Diffusers:
     def climb(
         self, x: Tensor, t: Level, s: Level, schedule: Schedule, steps: int, normal: Callable[[], Tensor]
     ) -> Tensor:
-        """By the trained steps that its RePaintScheduler walks one by one."""
+        """Add noise by single trained steps, as RePaintScheduler does."""
         if not isinstance(schedule, Discrete):
             return renoise(x, t, s, normal())
         for beta in schedule.repaint_betas(s, steps):
@@ -193,16 +193,16 @@ class Diffusers:
         return False
 
     def steers(self, start: float, stop: float, index: int, total: int) -> bool:
-        """In whole steps within the window only."""
+        """Act only in steps that lie completely within the window."""
         return index / total >= start and (index + 1) / total <= stop
 
     def before_start(self, inputs: Masked) -> None:
-        """FLUX.1 Fill's pipeline encodes the picture first, and needs it at strengths below 1 alone."""
+        """Encode the picture first for FLUX.1 Fill, whose pipeline does so even if it is not needed at strength 1."""
         if inputs.mask is not None and "fine mask" in inputs.model.info.takes:
             _ = inputs.known
 
     def before_first_step(self, inputs: Masked) -> None:
-        """Its pipelines of latents encode the masked picture, whether the network is told it or not."""
+        """Encode the masked picture on latent models, whose pipelines do so even if the network does not take it."""
         if inputs.mask is not None and not space_of(inputs.model).is_pixels:
             inputs.encode_masked()
 
@@ -210,11 +210,11 @@ class Diffusers:
 NoiseName = Literal["streams", "streams-1", "diffusers"]
 
 CONVENTIONS: dict[NoiseName, Convention] = {"streams": Own(), "streams-1": Before(), "diffusers": Diffusers()}
-"""By the values of `--noise`."""
+"""Value of `--noise` -> convention."""
 
 
 def renoise(x: Tensor, t: Level, s: Level, z: Tensor) -> Tensor:
-    """The exact forward kernel x_s | x_t to a noisier level s.
+    """Noise x_t to the noisier level s by the exact forward kernel, with z ~ N(0, 1).
 
     x_s = (alpha_s / alpha_t) x_t + sqrt(sigma_s^2 - (alpha_s / alpha_t)^2 sigma_t^2) z.
     """

@@ -1,13 +1,13 @@
-"""Score distillation as a sampler: its state is a clean picture at every level.
+"""Score distillation as a sampler: the state is a clean picture at every level.
 
 Poole et al. 2022 (DreamFusion, arXiv:2209.14988, eq. 3) move a picture x, whatever generates it, against
-w(t) (eps_hat(x_t) - eps) with x_t = alpha_t x + sigma_t eps. What the network says of x_t, x0_hat, gives
-eps_hat - eps = (alpha_t / sigma_t) (x - x0_hat), so that a step moves x towards the guided estimate:
+w(t) (eps_hat(x_t) - eps) with x_t = alpha_t x + sigma_t eps. With the network's estimate x0_hat of x_t,
+eps_hat - eps = (alpha_t / sigma_t) (x - x0_hat), so a step moves x towards the guided estimate:
 
     x <- x + rate pull(t) (x0_hat - x),   pull(t) = w(t) alpha_t / sigma_t.
 
-Guidance, masks and likelihoods act on x0_hat as on every sampler's. Levels fall as the plan lays them (annealed), where
-the paper draws them at random, as `editkit.distill` does. No torch at import.
+Guidance, masks and likelihoods act on x0_hat as with every sampler. Levels decrease as in the plan (annealing); the
+paper draws them at random, as `editkit.distill` does. Imports no torch.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 class OfPictures:
-    """Marks a rule whose state is a clean picture at every level, in the model's space.
+    """Marks a sampler whose state is a clean picture at every level, in the model's space.
 
-    The engine gives `after` hooks the clean level with it, so that a known region comes back without noise. It starts
-    from `start` instead of from a plugin's noisy state, and refuses plans with moves that add noise.
+    The engine passes the clean level to `after` hooks, so that a known region is restored without noise. It starts from
+    `start` instead of a plugin's noisy state, and refuses plans with noise moves.
     """
 
     def start(self, known: Tensor | None, noise: Callable[[], Tensor]) -> Tensor:
-        """The picture that is edited, (batch, channels, ...); without one, noise of the data's deviation."""
+        """Return the edited picture, (batch, channels, ...); without one, noise of the data's standard deviation."""
         return noise() if known is None else known
 
 
@@ -40,8 +40,10 @@ WEIGHTS = ("paper", "even")
 
 
 def pull(t: Level, weight: str) -> float:
-    """w(t) alpha_t / sigma_t. `paper`: w = sigma^2 of the variance-preserving table with the same sigma / alpha, as in
-    DreamFusion, so that every table pulls alike; `even`: 1, w = sigma_t / alpha_t.
+    """Return w(t) alpha_t / sigma_t.
+
+    `paper`: w = sigma^2 of the variance-preserving schedule with the same sigma / alpha, as in DreamFusion, so that all
+    schedules pull equally. `even`: the result is 1, with w = sigma_t / alpha_t.
     """
     return t.alpha * t.sigma / (t.alpha**2 + t.sigma**2) if weight == "paper" else 1.0
 
@@ -50,8 +52,8 @@ def pull(t: Level, weight: str) -> float:
 class SDS(OneCall, OfPictures):
     """Score distillation on the picture itself: gradient descent with learning rate `rate`.
 
-    It looks for a mode and does not sample: of Gaussian data the mean of its results is the mode, and their variance
-    falls with `rate`.
+    It seeks a mode and does not sample: for Gaussian data the mean of its results is the mode, and their variance
+    decreases with `rate`.
     """
 
     name: ClassVar[str] = "sds"
@@ -70,7 +72,7 @@ class SDS(OneCall, OfPictures):
     def step(
         self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
     ) -> tuple[Tensor, Memory]:
-        """From the picture x (here `x_t`) to the next one."""
+        """Make one step from the picture x (here `x_t`), (batch, channels, ...)."""
         x = x_t
         x0 = predict(t.alpha * x + t.sigma * normal(t, s), t).x0
         return x + (self.rate * pull(t, self.weight)) * (x0 - x), None

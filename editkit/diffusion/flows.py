@@ -1,10 +1,9 @@
-"""The noise levels of recent flow-matching models: their shift depends on the picture's size, for some on the steps
-too.
+"""Noise levels of recent flow-matching models, whose shift depends on the picture's size and sometimes on the steps.
 
-t' = s t / (1 + (s - 1) t), t even from 1 / n to 1 (Esser et al. 2024, arXiv:2403.03206). The more tokens a picture has,
-the more noise hides it, so s = e^mu grows with their number. It is computed in float32 and in the order of diffusers'
-FlowMatchEulerDiscreteScheduler: a network is given sinusoids of 1000 t', in which an error in the seventh digit of t'
-becomes one in the fifth.
+t' = s t / (1 + (s - 1) t), with t evenly spaced from 1 / n to 1 (Esser et al. 2024, arXiv:2403.03206). A picture with
+more tokens needs more noise to be hidden, so s = e^mu grows with their number. Levels are computed in float32 and in
+the same order as in diffusers' FlowMatchEulerDiscreteScheduler: the network's input are sinusoids of 1000 t', in which
+an error in the seventh digit of t' becomes one in the fifth.
 """
 
 from __future__ import annotations
@@ -18,22 +17,22 @@ import numpy as np
 from editkit.diffusion.schedule import Flow, Grid, Level, Levels, Schedule, Spacing, is_even
 
 USUAL_TOKENS = 4096
-"""Of a picture of 1024 x 1024: where nobody says how large it is."""
+"""Number of tokens of a 1024x1024 picture, the default if the size is unknown."""
 
 
 ANY = Grid()
-"""All samplers lay these levels alike."""
+"""The levels are the same for all samplers."""
 
 
 class Mu(Protocol):
-    """The logarithm of the shift for a state of `tokens` tokens, walked in `steps` steps."""
+    """Function that returns the logarithm of the shift for a state of `tokens` tokens and `steps` steps."""
 
     def __call__(self, tokens: int, steps: int) -> float: ...
 
 
 @dataclass(frozen=True)
 class Line:
-    """mu on the line through (`few` tokens, `low`) and (`many`, `high`), beyond them too (FLUX.1, Qwen-Image)."""
+    """mu on the line through (`few` tokens, `low`) and (`many` tokens, `high`), extrapolated (FLUX.1, Qwen-Image)."""
 
     few: int = 256
     low: float = 0.5
@@ -46,13 +45,14 @@ class Line:
 
 
 JUMP = 4300
-"""Tokens above which FLUX.2's mu forgets the steps: with 4 of them the shift falls from 10.1 to 3.3 there."""
+"""Number of tokens above which FLUX.2's mu ignores the steps: with 4 steps the shift drops there from 10.1 to 3.3."""
 
 
 @dataclass(frozen=True)
 class Empirical:
-    """FLUX.2's: a line for 10 steps and one for 200, and between them a line in the steps (black-forest-labs/flux2,
-    src/flux2/sampling.py).
+    """FLUX.2's mu: linear in the tokens for 10 and for 200 steps, and linear in the steps in between.
+
+    Source: black-forest-labs/flux2, src/flux2/sampling.py.
     """
 
     def __call__(self, tokens: int, steps: int) -> float:
@@ -65,14 +65,14 @@ class Empirical:
 
 @dataclass(frozen=True)
 class SizedFlow(Flow):
-    """`Flow` whose `auto` levels are diffusers' for the transformers since FLUX.1: even from 1 to 1 / steps, shifted.
+    """`Flow` with diffusers' levels for the transformers since FLUX.1 as `auto`: even from 1 to 1 / steps, shifted.
 
     Args:
-        mu: gives the shift; None: it is `shift`, for every size.
-        terminal: the least noisy level but the clean one is brought to this sigma, the others in proportion (Qwen).
+        mu: computes the shift; None: it is `shift` for every size.
+        terminal: if not 0, levels are stretched so that the last one before the clean level has this sigma (Qwen).
         linear: the shift is mu, not e^mu.
-        patch: values of the state a side of one token.
-        tokens: of the state (`of_state`), those of references not counted.
+        patch: side of a token in values of the state.
+        tokens: number of tokens of the state (set by `of_state`), without those of references.
     """
 
     mu: Mu | None = None
@@ -82,7 +82,7 @@ class SizedFlow(Flow):
     tokens: int = USUAL_TOKENS
 
     def shift_for(self, steps: int) -> float:
-        """s for so many steps."""
+        """Return the shift s for `steps` steps."""
         if self.mu is None:
             return self.shift
         mu = self.mu(self.tokens, steps)
@@ -96,7 +96,7 @@ class SizedFlow(Flow):
         sigmas = s * even / (1 + (s - 1) * even) if self.mu is None else s / (s + (1 / even - 1))
         if self.terminal:
             rest = 1 - sigmas
-            if rest[-1] > 0.0:  # a single step has nothing to stretch
+            if rest[-1] > 0.0:  # a single step cannot be stretched
                 sigmas = 1 - rest / (rest[-1] / (1 - self.terminal))
         sigmas = np.append(sigmas.astype(np.float32), np.float32(0.0))
         times = sigmas * np.float32(self.scale)
@@ -108,8 +108,10 @@ class SizedFlow(Flow):
 
 
 def of_state(schedule: Schedule, height: int, width: int, shift: float | None) -> Schedule:
-    """`schedule` for a state of `height` x `width`, as the network sees it at once; with `shift` that of every size,
-    and nothing brought to a last level. Tables without a shift stay as they are (a chain may hand it on to one).
+    """Adapt `schedule` to a state of `height` x `width`, the size that the network sees at once.
+
+    With `shift`, use that shift for every size, and do not stretch to a terminal level. Schedules without a shift are
+    returned unchanged, since a chain may pass the option on to them.
     """
     if isinstance(schedule, SizedFlow):
         tokens = (height // schedule.patch) * (width // schedule.patch)

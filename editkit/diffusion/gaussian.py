@@ -1,6 +1,6 @@
-"""Exact models: a Gaussian and a mixture of Gaussians, whose E[x0 | x_t] is known in closed form.
+"""Exact models: a Gaussian and a mixture of Gaussians, with E[x0 | x_t] in closed form.
 
-The answer of every method is known on them; tests and docs use that.
+The result of every method is known for them; tests and docs use this.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from editkit.errors import ModelError
 
 
 class GaussianMixture:
-    """x0 ~ sum_k w_k N(m_k, C_k), exact.
+    """The exact model of data x0 ~ sum_k w_k N(m_k, C_k).
 
     With S_k = alpha_t^2 C_k + sigma_t^2 I and responsibilities r_k proportional to w_k N(x_t; alpha_t m_k, S_k),
     E[x0 | x_t] = sum_k r_k (m_k + alpha_t C_k S_k^-1 (x_t - alpha_t m_k)).
 
     Args:
         weights: (K,), non-negative; normalised here.
-        means: (K, channels, ...); what is behind K is the shape of a sample.
-        covariances: (K, d, d) with d the number of values of a sample, symmetric, positive semi-definite.
-        schedule: any table; its time is not used.
+        means: (K, channels, ...); the dimensions after K are the shape of a sample.
+        covariances: (K, d, d), symmetric and positive semi-definite, with d the number of values in a sample.
+        schedule: any schedule; its time is not used.
 
     Raises:
-        ModelError: shapes that do not fit, a matrix that is not a covariance, a negative weight.
+        ModelError: shapes do not match, a matrix is not a covariance, or a weight is negative.
     """
 
     clip: float | None = None
@@ -94,20 +94,21 @@ class GaussianMixture:
 
 
 def _variance(weights: Tensor, means: Tensor, values: Tensor) -> Tensor:
-    """The mean variance of a value of x0: within the components and between their means.
+    """Return the mean variance of a value of x0, within the components and between their means.
 
-    `weights` (K,) of sum 1, `means` (K, d), `values` (K, d) the eigenvalues of the covariances.
+    `weights` (K,) with sum 1, `means` (K, d), and the eigenvalues of the covariances, `values` (K, d).
     """
     centred = means - weights @ means
     return weights @ (values.clamp_min(0.0).mean(1) + centred.square().mean(1))
 
 
 class Gaussian(GaussianMixture):
-    """x0 ~ N(mean, covariance): E[x0 | x_t] = m + alpha_t C (alpha_t^2 C + sigma_t^2 I)^-1 (x_t - alpha_t m).
+    """The exact model of x0 ~ N(m, C): E[x0 | x_t] = m + alpha_t C (alpha_t^2 C + sigma_t^2 I)^-1 (x_t - alpha_t m).
 
     Args:
-        mean: (channels, ...), the shape of a sample.
+        mean: (channels, ...), in the shape of a sample.
         covariance: (d, d) with d the number of values in `mean`.
+        schedule: any schedule; its time is not used.
     """
 
     def __init__(self, mean: Tensor, covariance: Tensor, schedule: Schedule | None = None) -> None:

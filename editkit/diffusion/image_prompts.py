@@ -1,9 +1,8 @@
-"""Pictures as prompts, as a model sees them: tokens that its attention looks at beside the text's (IP-Adapter, Ye et
-al. 2023, arXiv:2308.06721).
+"""Image prompts as a model sees them: tokens to which its attention attends in addition to those of the text.
 
-A plugin puts an `ImageTokens` into `Conditioning.image_prompts`. The model evaluates it, since only the model knows the
-branches of guidance and the layers of its network. The network is not changed: the layers that look at the tokens are
-handed in with the call.
+IP-Adapter, Ye et al. 2023, arXiv:2308.06721. A plugin puts an `ImageTokens` into `Conditioning.image_prompts`. The
+model evaluates it, since only the model knows the branches of guidance and the layers of its network. The network is
+not modified: the adapter's layers are passed with the call.
 """
 
 from __future__ import annotations
@@ -20,26 +19,26 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class TakesImagePrompts(Protocol):
-    """A model that takes `image prompt`: its network has layers whose attention can look at further tokens."""
+    """A model that takes `image prompt`: its network has attention layers that can attend to further tokens."""
 
     @property
     def denoiser(self) -> Any:
-        """The network that is called at every step."""
+        """The network that is evaluated at every step."""
         ...
 
     def places(self) -> Places:
-        """Where an adapter can act."""
+        """Return the layers on which an adapter can act."""
         ...
 
 
 @dataclass(frozen=True)
 class Places:
-    """The layers of a network at which an adapter acts.
+    """The layers of a network on which an adapter acts.
 
     Args:
-        kind: the class of the network, as diffusers calls it.
-        layers: (name, width) of each, in the order in which a file of an adapter has them.
-        text: the width of the tokens that they look at.
+        kind: diffusers' name of the network's class.
+        layers: (name, width) of each layer, in the order of an adapter's file.
+        text: width of the tokens to which they attend.
     """
 
     kind: str
@@ -49,14 +48,14 @@ class Places:
 
 @dataclass(frozen=True, eq=False)
 class ImageTokens:
-    """One picture, or several that are looked at together, as a model's attention is to see them.
+    """The tokens of one image prompt, with the adapter's layers; several pictures can share one prompt.
 
     Args:
-        layers: an adapter's part of each layer, by the layer's name; the same object for the same adapter.
-        tokens: (batch or 1, tokens, width), of the pictures.
-        unwanted: as `tokens`, what the branch of guidance without the prompt looks at.
-        scale: how strongly it is added to what the text contributes; 0: not at all.
-        mask: (batch or 1, 1, h, w) of 0 and 1 over the whole picture, where it is added; None: everywhere.
+        layers: layer name -> the adapter's module for it; the same object for the same adapter.
+        tokens: (batch or 1, tokens, width), tokens of the pictures.
+        unwanted: the same for the unconditional branch of guidance.
+        scale: weight of the contribution that is added to the text's; 0: none.
+        mask: (batch or 1, 1, h, w) of 0 and 1 over the whole picture, 1 where it is added; None: everywhere.
     """
 
     layers: Mapping[str, Any]
@@ -66,7 +65,7 @@ class ImageTokens:
     mask: Tensor | None = None
 
     def cut(self, spots: Sequence[tuple[slice, slice]], size: Sequence[int]) -> ImageTokens:
-        """The same for windows of a state of `size`: rows and columns of each, one after the other in the batch."""
+        """Crop for windows of a state of `size`, given by rows and columns; windows are concatenated in the batch."""
         import torch
 
         return replace(

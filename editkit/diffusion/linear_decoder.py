@@ -1,8 +1,7 @@
-"""A linear stand-in for the decoder of a model of latents: pixels ~ enlarge(W x0 + b).
+"""A linear approximation of a latent model's decoder: pixels ~ enlarge(W x0 + b).
 
-Guidance through the decoder needs its backward pass at every step. The colours are nearly linear in the latent, so a
-3 x c matrix, fitted by least squares to a few decoded latents, is good enough for losses of colour, layout and rough
-shape.
+Guidance through the decoder needs its backward pass at every step. Colours are nearly linear in the latent, so a 3 x c
+matrix, fitted by least squares to a few decoded latents, suffices for losses on colour, layout and rough shape.
 """
 
 from __future__ import annotations
@@ -20,17 +19,16 @@ if TYPE_CHECKING:
     from editkit.diffusion.model import Model
 
 SIDE = 16
-"""Side of the latents it is fitted to."""
+"""Side of the latents to which it is fitted."""
 
 
 def linear_decoder(model: Model, shape: Sequence[int], known: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """(b, c, h, w) in the model's space -> pixels (b, 3, H, W), differentiable.
+    """Fit a differentiable map from latents (b, c, h, w) to pixels (b, 3, H, W).
 
     Args:
-        shape: of a state, (b, c, h, w).
-        known: the edited picture in the model's space; it and smooth noise are what W and b are fitted to.
-
-    A model whose space is pixels is decoded exactly: that is linear already.
+        model: the model whose decoder is approximated. On pixels its decoder is returned, which is linear already.
+        shape: shape of a state, (b, c, h, w).
+        known: the edited picture in the model's space. W and b are fitted to it and to smooth noise.
     """
     factor = space_of(model).factor
     if factor == 1:

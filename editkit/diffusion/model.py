@@ -1,5 +1,7 @@
-"""What the engine asks of a model: a map (x_t, t, conditioning) -> x0, the estimated clean sample
-E[x | x_t]; what is known of it without weights; and what some models can do besides.
+"""The interface between engine and models.
+
+A model maps (x_t, t, conditioning) to x0, the estimated clean sample E[x | x_t]. `ModelInfo` is what is known without
+weights, and further protocols are optional capabilities of some models.
 """
 
 from __future__ import annotations
@@ -24,13 +26,19 @@ if TYPE_CHECKING:
 
 
 class PlansPasses(Protocol):
-    """The passes over `box` by which a model invents it: a function of a module's own, so that it can be pickled."""
+    """Plans the passes by which a model fills `box`. Must be a module-level function, so that it can be pickled."""
 
     def __call__(
         self, box: Box, steps: int, usual: int, hole: np.ndarray | None, examples: Sequence[tuple[int, int]]
     ) -> tuple[Pass, ...]:
-        """Passes in `steps` levels, where `usual` are the model's own; `hole` (h, w): what is unknown of the box;
-        `examples`: (width, height) of other pictures that are learned from.
+        """Return passes with `steps` levels.
+
+        Args:
+            box: the part of the picture to fill.
+            steps: number of levels that was requested.
+            usual: the model's default number of levels.
+            hole: (h, w), the unknown pixels in the box; None if all are unknown.
+            examples: (width, height) of further pictures to learn from.
         """
         ...
 
@@ -40,21 +48,21 @@ class ModelInfo:
     """What is known of a model before its weights are loaded; `editkit plan` needs no more.
 
     Args:
-        name: what `--model` was given.
-        family: the kind of network, for messages.
-        takes: the named conditions it can take.
+        name: the value of `--model`.
+        family: kind of network, for messages.
+        takes: names of the conditions that it takes.
         sampler, steps: defaults.
-        window: the side it was trained at, in pixels; None: any size.
-        least: the smallest side at which it still works well, in pixels; None: its window.
+        window: training resolution, a side in pixels; None: any size.
+        least: smallest side at which it still works well, in pixels; None: `window`.
         multiple: sides must be multiples of this many pixels.
         own_picture: its prior is the edited picture itself (`Model.attach` is needed).
-        guidance: default scale of classifier-free guidance, or what a network distilled from it is told.
-        distilled: it has no guidance: one call gives what others need two for, and a negative prompt has no effect.
+        guidance: default guidance scale, or the default scale input of a guidance-distilled network.
+        distilled: it has no guidance: one call suffices, and a negative prompt has no effect.
         shifts: its levels have a shift (flow matching), which `--shift` sets.
-        references: how many pictures it looks at, where it takes `references`.
-        rounds_up: a strength between two levels starts from the upper one, as diffusers' pipelines for flow matching.
-        passes: how it invents a box coarse to fine; None: as its window asks (`editkit.editing.passes`).
-        transformer: the file that has the denoiser's weights (`--transformer`); None: they lie with the rest.
+        references: largest number of reference pictures, if it takes `references`.
+        rounds_up: a strength between two levels starts from the upper one, as in diffusers' flow-matching pipelines.
+        passes: plans coarse-to-fine passes over a box; None: as needed for `window` (`editkit.editing.passes`).
+        transformer: file with the denoiser's weights (`--transformer`); None: they are with the rest.
     """
 
     name: str
@@ -78,8 +86,8 @@ class ModelInfo:
 class Model(Protocol):
     """A denoiser with its schedule and its space.
 
-    `data_std` is the standard deviation of clean data in the model's space; `clip` bounds the x0 estimate (None: not
-    bounded), keeping the network's eps, as diffusers does with `clip_sample`.
+    `data_std` is the standard deviation of clean data in the model's space. `clip` bounds the x0 estimate (None: no
+    bound) and keeps the network's eps, as diffusers' `clip_sample` does.
     """
 
     @property
@@ -95,27 +103,27 @@ class Model(Protocol):
     def clip(self) -> float | None: ...
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
-        """One prediction for each conditioning, in one batched call where the model can."""
+        """Predict at x_t, (batch, channels, ...), once for each conditioning; in one batched call if possible."""
         ...
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
-        """(channels, ...) in the model's space of a picture of `height` x `width` pixels."""
+        """Return the shape of a state, (channels, ...), for a picture of `height` x `width` pixels."""
         ...
 
     def encode(self, image: Tensor, stream: Stream | None = None) -> Tensor:
-        """Pixels (batch, 3, h, w) in [-1, 1] to the model's space."""
+        """Encode pixels (batch, 3, h, w) in [-1, 1] to the model's space; `stream` is for stochastic encoders."""
         ...
 
     def encode_mask(self, mask: Tensor) -> Tensor:
-        """A mask (batch, 1, h, w) to the model's space, binary, 1 = regenerate."""
+        """Convert a mask (batch, 1, h, w) to the model's space: (batch, 1, h', w'), binary, 1 = regenerate."""
         ...
 
     def decode(self, x0: Tensor) -> Tensor:
-        """The model's space to pixels (batch, 3, h, w), about [-1, 1]; differentiable."""
+        """Decode to pixels (batch, 3, h, w), in about [-1, 1]; differentiable."""
         ...
 
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> Model:
-        """This model for one picture (`patches` takes its patches from it); most models return themselves."""
+        """Return the model for one picture (`patches` takes its patches from it); most models return themselves."""
         ...
 
 
@@ -124,65 +132,72 @@ class ReadsText(Protocol):
     """A model that takes `prompt`."""
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """(`text` for `Conditioning.prompt`, batch 1; what of it did not fit and was left out)."""
+        """Encode `text` with batch size 1. Returns the prompt, and the rest of the text that did not fit."""
         ...
 
 
 @runtime_checkable
 class TakesReferences(Protocol):
-    """A model that takes `references`: pictures that it looks at while it makes another one."""
+    """A model that takes `references`: pictures that it sees while it makes another one."""
 
     def refer(self, picture: Tensor) -> Reference:
-        """`picture` (batch, 3, h, w) in [-1, 1] as the model looks at it. One whose sides are multiples of
-        `info.multiple` and that is no larger than the model likes is encoded as it is; nothing is drawn for it, and
-        nothing is cut off.
+        """Prepare `picture`, (batch, 3, h, w) in [-1, 1], as a reference.
+
+        A picture is encoded at its own size if its sides are multiples of `info.multiple` and it is not too large for
+        the model. Nothing is cropped, and no random numbers are drawn.
         """
         ...
 
 
 @runtime_checkable
 class TakesEmbeddings(Protocol):
-    """A model that takes `embedding`: it makes a picture of what an image encoder says of one (unCLIP)."""
+    """A model that takes `embedding`: it generates a picture from an image embedding (unCLIP)."""
 
     @property
     def embedding_width(self) -> int:
-        """Of what the image encoder says."""
+        """Width of the image embedding."""
         ...
 
     @property
     def denoiser(self) -> Any:
-        """The network that is called at every step."""
+        """The network that is evaluated at every step."""
         ...
 
     def told(self, embedding: Tensor, none: Tensor, noise_level: int, draw: Callable[[], Tensor]) -> Embedding:
-        """An image encoder's `embedding` (n, width) as the model is told it, noised as far as `noise_level` says by
-        what `draw` gives, N(0, 1), always the same; `none` is what the encoder says of an empty picture.
+        """Prepare an image embedding for the model.
+
+        Args:
+            embedding: (n, width).
+            none: embedding of an empty picture, (1, width), for the unconditional branch.
+            noise_level: noise to add to the embedding.
+            draw: returns that noise, N(0, 1) of the embedding's shape, always the same.
         """
         ...
 
 
 @runtime_checkable
 class SeesPictures(Protocol):
-    """A model whose text encoder sees pictures: the same words are other embeddings beside another picture."""
+    """A model with a multimodal text encoder: the embedding of a text depends on the reference pictures."""
 
     def encode_seeing(self, text: str | None, references: Sequence[Reference]) -> tuple[Prompt, str]:
-        """As `ReadsText.encode_text`, beside `references`; None: the model's own "no text"."""
+        """Do the same as `ReadsText.encode_text`, given `references`; None: the model's own "no text"."""
         ...
 
 
 @runtime_checkable
 class FoldsGuidance(Protocol):
-    """A model whose guidance has a form of its own."""
+    """A model with its own formula for classifier-free guidance."""
 
     def fold(self, without: Tensor, wanted: Tensor, scale: float) -> Tensor:
-        """What the network would have put out, guided: of its outputs (batch, channels, ...) without and with the
-        prompt. At a `scale` of 1 it is `wanted`.
+        """Combine the network's outputs without and with the prompt, (batch, channels, ...) each.
+
+        At scale 1 the result is `wanted`.
         """
         ...
 
 
 class KeepsSteps(Protocol):
-    """What saves calls of a network: how many there were, how many of them were saved, and whether it may do so now."""
+    """A step cache: the number of network calls, how many of them it saved, and whether it is enabled."""
 
     calls: int
     saved: int
@@ -191,27 +206,29 @@ class KeepsSteps(Protocol):
 
 @runtime_checkable
 class CachesSteps(Protocol):
-    """A model that takes `step cache`: where its network's first block says much the same as before, the rest of it may
-    be taken from before.
+    """A model that takes `step cache`: if the output of its network's first block has hardly changed, the other blocks
+    can be taken from a cache.
     """
 
     def cache_steps(self, threshold: float) -> KeepsSteps:
-        """Save calls from now on, until the end of the lease, where what the first block adds changed by at most
-        `threshold` of it. What was remembered is forgotten; calls are counted on.
+        """Cache steps from now on until the end of the lease.
+
+        A step uses the cache if the first block's residual changed by at most the fraction `threshold`. The cache is
+        emptied; counters keep counting.
         """
         ...
 
 
 @runtime_checkable
 class HoldsStates(Protocol):
-    """A model that says what a backward pass through it holds: numbers of its dtype for each value of x_t."""
+    """A model that declares the memory of a backward pass: `held` numbers of its dtype for each value of x_t."""
 
     held: int
 
 
 @runtime_checkable
 class Notifies(Protocol):
-    """A model that has something to tell the user: what was chosen when it was loaded, and what happens in a run."""
+    """A model with messages for the user: `chosen`, from loading, and through `notify` during a run."""
 
     chosen: Sequence[str]
     notify: Callable[[str], None]
@@ -219,8 +236,12 @@ class Notifies(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """Another picture to learn from: `image` (3, h, w) at the scale of a pass, `lowres` as the coarser one shows it.
-    `unseen` (h, w), bool: where it is transparent and nothing is to be learned.
+    """A further picture to learn from.
+
+    Args:
+        image: (3, h, w), at the scale of a pass.
+        lowres: the same as seen by the coarser pass.
+        unseen: (h, w), bool, where it is transparent and must not be learned.
     """
 
     image: Tensor
@@ -230,29 +251,31 @@ class Example:
 
 @runtime_checkable
 class TakesExamples(Protocol):
-    """A model that takes `examples`: it learns from other pictures beside the one it is attached to."""
+    """A model that takes `examples`: it learns from further pictures, apart from the one it is attached to."""
 
     def given(self, examples: Sequence[Example], fill: Fill | None, barred: Tensor | None = None) -> Model:
-        """This model, to be attached with these, with what lies in the hole to begin with, and with what of the picture
-        it is not to learn from: (1, 1, h, w), > 0.
+        """Return the model with `examples`, to be attached.
+
+        `fill` is the initial content of the hole. `barred`, (1, 1, h, w), is > 0 where it must not learn from the
+        picture.
         """
         ...
 
     def afford(self, height: int, width: int, examples: Sequence[tuple[int, int]]) -> None:
-        """Refuse a pass of this size with examples of these (width, height) where memory is too small for it.
+        """Check the memory for a pass of this size with examples of these (width, height).
 
         Raises:
-            ModelError: with what is needed and what there is.
+            ModelError: memory is too small. The message says what is needed and what is free.
         """
         ...
 
 
 @runtime_checkable
 class Enlarges(Protocol):
-    """A model whose prior is the edited picture, and which learns from the small one where that was enlarged."""
+    """A model whose prior is the edited picture, and which can learn from the original of an enlarged picture."""
 
     def enlarging(self, small: Tensor, scale: float) -> Model:
-        """This model for a picture `scale` times as large as `small` (1, 3, h, w), and of the same content."""
+        """Return the model for a picture `scale` times as large as `small`, (1, 3, h, w), with the same content."""
         ...
 
 
@@ -261,32 +284,32 @@ class ReadsWeights(Protocol):
     """A model that takes `prompt` with weights for single words."""
 
     def encode_weighted(self, text: str) -> Prompt:
-        """As `ReadsText.encode_text`, of any length; `(words)1.3`, `word++` and `word-` are weights."""
+        """Encode a text of any length, in which `(words)1.3`, `word++` and `word-` are weights."""
         ...
 
 
 @runtime_checkable
 class NoisesLowres(Protocol):
-    """A model that takes `lowres` with noise in it, and `noise_level` beside it."""
+    """A model that takes a noised `lowres` and its `noise_level`."""
 
     noise_levels: int
 
     def noised(self, lowres: Tensor, noise_level: int, z: Tensor) -> Tensor:
-        """`lowres` at the size of the state, with the noise `z` of `noise_level` (0 to noise_levels - 1) added."""
+        """Add the noise `z` to `lowres`, at the size of the state; `noise_level` is 0 to noise_levels - 1."""
         ...
 
 
 @runtime_checkable
 class Sharpens(Protocol):
-    """A model that knows more of the small picture than its enlargement shows: what an earlier stage made of it."""
+    """A model that can sharpen the enlarged small picture, by the result of an earlier stage."""
 
     def sharpened(self, lowres: Tensor) -> Tensor:
-        """`lowres` at the size of the state, as the model is to be told it."""
+        """Return the `lowres` to pass to the model, at the size of the state."""
         ...
 
 
 class PixelSpace:
-    """The parts of `Model` that are the same for every model whose space is pixels."""
+    """The parts of `Model` that all pixel models share."""
 
     clip: float | None = 1.0
     data_std: float = 0.5
@@ -306,13 +329,13 @@ class PixelSpace:
 
 @dataclass(frozen=True, eq=False)
 class NoModel(PixelSpace):
-    """Takes the place of a model in a stage that denoises nothing: no weights."""
+    """Placeholder for the model in a stage that denoises nothing; has no weights."""
 
     info: ModelInfo
     schedule: Schedule = field(default_factory=Cosine)
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
-        raise ModelError("this stage denoises nothing, and its model was not loaded")
+        raise ModelError("this stage denoises nothing, so its model was not loaded")
 
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> NoModel:
         return self
@@ -320,14 +343,14 @@ class NoModel(PixelSpace):
 
 @dataclass(frozen=True)
 class Pass:
-    """One reverse process over `box` of the picture, brought to `height` x `width` pixels.
+    """One reverse process over `box` of the picture, resized to `height` x `width` pixels.
 
     Args:
-        steps: noise levels of its ladder.
-        strength: the fraction of the ladder it walks; 1 starts from noise, less from the coarser pass over this box.
-        repeats: walk every move this often (`Plan.travel(1, repeats)`), unless a plugin travels itself.
+        steps: number of noise levels.
+        strength: fraction of the levels to run; 1 starts from noise, less from the coarser pass over this box.
+        repeats: number of times each move is run (`Plan.travel(1, repeats)`), unless a plugin resamples itself.
         hold: while sigma_t is above this, keep the low frequencies of the coarser pass.
-        window: the side in pixels of the windows it is computed by; None: all at once.
+        window: side of the windows in which it is computed, in pixels; None: all at once.
     """
 
     box: Box
@@ -340,5 +363,5 @@ class Pass:
     window: int | None = None
 
     def plan(self, counting: Counting = BELOW) -> Plan:
-        """The pass's own trajectory, before plugins change it."""
+        """Return the pass's own plan, before plugins change it."""
         return Plan.uniform(self.steps, counting).start_at(self.strength)

@@ -1,6 +1,6 @@
-"""Multistep update rules: samplers that extrapolate linearly from the network's earlier estimates.
+"""Multistep samplers, which extrapolate linearly from the network's earlier estimates.
 
-Written in log-SNR lambda = log(alpha / sigma), as diffusers writes them.
+They are written in log-SNR lambda = log(alpha / sigma), as in diffusers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MULTISTEP = Grid(spacing="linspace", counts_clean=True, finite=True)
-"""The ladder of the samplers that diffusers writes in log-SNR."""
+"""The spacing of levels for the samplers that diffusers writes in log-SNR."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class DPMpp2M(OneCall):
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, Algorithm 2).
 
     With lambda = log(alpha / sigma), h = lambda_s - lambda_t and r = (lambda_t - lambda_before) / h,
-    x_s = (sigma_s / sigma_t) x_t - alpha_s (e^-h - 1) [x0 + (x0 - x0_before) / 2r]. First order where there is no
-    history, where its log-SNR is infinite, and in the last move.
+    x_s = (sigma_s / sigma_t) x_t - alpha_s (e^-h - 1) [x0 + (x0 - x0_before) / 2r]. It is of first order if there is no
+    history, if the history's log-SNR is infinite, and in the last move.
     """
 
     name: ClassVar[str] = "dpm++2m"
@@ -41,14 +41,15 @@ class DPMpp2M(OneCall):
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """What a multistep rule remembers: the estimate x0 at a level."""
+    """Memory of a multistep sampler: the estimate x0 at a level."""
 
     t: Level
     x0: Tensor
 
     def extrapolated(self, h: float, before: Estimate | None) -> Tensor:
-        """x0 in the middle of a move of length h in log-SNR, along the line through this estimate and the one before;
-        this one where there is none, or the move is infinitely long.
+        """Extrapolate x0 to the middle of a move of length h in log-SNR, from this estimate and the one before.
+
+        Returns this estimate if there is none before, or if h is infinite.
         """
         if before is None or not math.isfinite(h):
             return self.x0
@@ -57,7 +58,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class DPMpp2MSDE(OneCall):
-    """The stochastic DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, appendix; diffusers' `sde-dpmsolver++`).
+    """Stochastic DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, appendix; diffusers' `sde-dpmsolver++`).
 
     With the estimate of dpm++2m, x_s = (sigma_s / sigma_t) e^-h x_t + alpha_s (1 - e^-2h) estimate
     + sigma_s sqrt(1 - e^-2h) z.
@@ -80,11 +81,11 @@ class DPMpp2MSDE(OneCall):
 class UniPC(OneCall):
     """UniPC of order 2 with B(h) = e^h - 1 (Zhao et al. 2023, arXiv:2302.04867): one network call a move.
 
-    The prediction at t first corrects the move that led there, then dpm++2m's step goes on to s. With h = lambda_t -
-    lambda_p from the level p before, D = x0_t - x0_p and B = e^-h - 1, the corrector is
-    x_t' = (sigma_t / sigma_p) x_p - alpha_t B [x0_p + rho_1 (x0_pp - x0_p) / r + rho_2 D], with pp the level before p,
-    r = (lambda_pp - lambda_p) / h and the weights rho from the order's conditions. What somebody did to the state
-    between the moves is kept: x_t is moved by what the corrector changes, x_t' - (what this sampler had made there).
+    The prediction at t first corrects the move that led there; then dpm++2m's step leads to s. With h = lambda_t -
+    lambda_p from the level p before, D = x0_t - x0_p and B = e^-h - 1, the corrector is x_t' = (sigma_t / sigma_p) x_p
+    - alpha_t B [x0_p + rho_1 (x0_pp - x0_p) / r + rho_2 D], with pp the level before p, r = (lambda_pp - lambda_p) / h
+    and the weights rho from the order conditions. Changes of the state between the moves, by plugins, are kept: the
+    corrector adds the difference x_t' - (this sampler's own earlier result) to x_t.
     """
 
     name: ClassVar[str] = "unipc"
@@ -97,7 +98,7 @@ class UniPC(OneCall):
         now = Estimate(t, predict(x_t, t).x0)
         if last is not None:
             corrected = last.corrected(now)
-            # nobody acted in between: the corrector's own result, without the rounding of a difference
+            # if no plugin changed the state, use the corrector's result itself, without rounding of a difference
             x_t = corrected if x_t is last.x_s else x_t + (corrected - last.x_s)
         h = s.log_snr - t.log_snr
         before = None if last is None or not math.isfinite(h) else last.here
@@ -107,8 +108,9 @@ class UniPC(OneCall):
 
 @dataclass(frozen=True, eq=False)
 class Walked:
-    """What UniPC remembers of a move from x_p to x_s: both states, the estimate at its beginning, and the one before
-    where the move was of second order.
+    """UniPC's memory of a move from x_p to x_s: both states, the estimate at x_p, and the estimate before.
+
+    `before` is None if the move was of first order.
     """
 
     x_p: Tensor
@@ -117,7 +119,7 @@ class Walked:
     before: Estimate | None
 
     def corrected(self, now: Estimate) -> Tensor:
-        """x_s again, now that x0 is known there too."""
+        """Correct x_s, given the estimate there."""
         p, x0_p, t = self.here.t, self.here.x0, now.t
         h = t.log_snr - p.log_snr
         if not math.isfinite(h):

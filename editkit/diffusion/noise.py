@@ -1,12 +1,12 @@
-"""Randomness that belongs to someone: every plugin, the sampler and the start draw from streams of their own.
+"""Random numbers: every plugin, the sampler and the initial noise have noise streams of their own.
 
-A stream is keyed by (seed, stage, draw, box, try, owner), so adding a plugin does not change the noise of the others,
-and no two pictures share a sample. Noise is always drawn on the CPU in float32 and then moved, so that a picture does
-not depend on the device. There is no global seeding.
+A stream is keyed by (seed, stage, draw, box, try, owner). Adding a plugin therefore does not change the noise of the
+others, and no two pictures share a sample. Noise is always drawn on the CPU in float32 and then moved, so that results
+do not depend on the device. There is no global seeding.
 
-A key is a digest of 128 bits, so all bits of a seed count. The bits come from Philox (Salmon et al. 2011, "Parallel
-random numbers: as easy as 1, 2, 3"), which numpy keeps the same from version to version. What numpy and torch make of
-bits may change between versions (their compatibility policies), so normal numbers are made of them here.
+A key is a digest of 128 bits, so all bits of a seed count. Random bits come from Philox (Salmon et al. 2011, "Parallel
+random numbers: as easy as 1, 2, 3"), which numpy keeps stable between versions. The conversion of bits to normal
+numbers in numpy and torch may change between versions (by their compatibility policies), so it is done here.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from torch import Tensor
 G = TypeVar("G")
 
 CHUNK = 1 << 14
-"""Pairs of numbers that are made at once, so that what they are made of stays in the cache."""
+"""Pairs of numbers made at a time, so that intermediate results stay in the CPU's cache."""
 
 
 class Generator(Protocol):
-    """What a stream draws from: its state can be read and set, to draw again; `torch.Generator` is one."""
+    """A random generator whose state can be saved and restored, such as `torch.Generator`."""
 
     def get_state(self) -> Any:
-        """Where it stands."""
+        """Return the state."""
         ...
 
     def set_state(self, state: Any) -> Any:
-        """Go back to where it stood."""
+        """Restore a state."""
         ...
 
 
 class Stream(Protocol):
-    """Standard normal numbers, for one owner."""
+    """A stream of standard normal numbers for one owner."""
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """N(0, 1), float32 on the CPU, of `shape` (batch, ...)."""
+        """Draw N(0, 1), float32 on the CPU, of `shape` (batch, ...)."""
         ...
 
     @property
@@ -57,8 +57,8 @@ class Stream(Protocol):
 class Philox:
     """Normal numbers from Philox4x64-10 under a key of 128 bits.
 
-    64 bits make two numbers (Box and Muller 1958): sqrt(-2 log u) (cos v, sin v), u of the upper 32 bits, v of the
-    lower ones. Computed in float64; the largest is 6.8.
+    64 bits give two numbers (Box and Muller 1958): sqrt(-2 log u) (cos v, sin v), with u from the upper and v from the
+    lower 32 bits. They are computed in float64; the largest possible is 6.8.
     """
 
     def __init__(self, key: int) -> None:
@@ -66,11 +66,11 @@ class Philox:
 
     @cached_property
     def _bits(self) -> np.random.Philox:
-        """Made when it is first drawn from: most streams never are."""
+        """The bit generator, created on first use: most streams are never used."""
         return np.random.Philox(key=self._key)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """N(0, 1), float32, of `shape`; an odd number of them leaves half a pair unused."""
+        """Draw N(0, 1), float32, of `shape`; an odd count leaves half a pair unused."""
         count = math.prod(shape)
         made = np.empty((count + 1) // 2 * 2, np.float32)
         for at in range(0, len(made), 2 * CHUNK):
@@ -85,7 +85,7 @@ class Philox:
 
 
 def _pairs(bits: np.random.Philox, made: NDArray[np.float32]) -> None:
-    """Fill `made`, of even length, with normal numbers."""
+    """Fill `made`, of even length, with normal numbers, in place."""
     raw = np.asarray(bits.random_raw(len(made) // 2))
     radius = np.sqrt(-2.0 * np.log(((raw >> np.uint64(32)) + 0.5) * 2.0**-32))
     angle = (raw & np.uint64(0xFFFFFFFF)) * (math.tau * 2.0**-32)
@@ -101,32 +101,32 @@ class _Stream:
 
 
 def _by_item(generators: Sequence[G], shape: Sequence[int], normal: Callable[[G, Sequence[int]], Tensor]) -> Tensor:
-    """`shape` by the one generator there is, or item by item from theirs."""
+    """Draw `shape` from a single generator, or item by item from one generator each."""
     if len(generators) == 1:
         return normal(generators[0], shape)
     if len(generators) != shape[0]:
-        raise ValueError(f"{len(generators)} seeds for a batch of {shape[0]}: one seed an item, or one for all")
+        raise ValueError(f"{len(generators)} seeds for a batch of {shape[0]}: give one seed an item, or one for all")
     return torch.cat([normal(generator, (1, *shape[1:])) for generator in generators])
 
 
 class Noise(Protocol):
-    """Where streams come from."""
+    """The source of noise streams."""
 
     def stream(self, owner: str) -> Stream:
-        """The stream of `owner`, always at its beginning state the first time it is asked for."""
+        """Return the stream of `owner`; on first use it is in its initial state."""
         ...
 
 
 @dataclass(frozen=True)
 class Streams:
-    """A stream for every owner.
+    """A separate stream for every owner.
 
     Args:
-        seeds: one seed for the whole batch, or one an item: then item k has the noise it would have alone.
-        stage: the number of the stage in the chain.
-        draw: of the samples that a mean is taken of (`Options.samples`).
-        box: the number of the part of the picture that is worked on.
-        attempt: another start of the same pass (`Options.tries`).
+        seeds: one seed for the whole batch, or one for each item, which then has the noise that it would have alone.
+        stage: number of the stage in the chain.
+        draw: number of the sample, if a mean is taken (`Options.samples`).
+        box: number of the part of the picture.
+        attempt: number of the try of the same pass (`Options.tries`).
     """
 
     seeds: tuple[int, ...]
@@ -142,7 +142,7 @@ class Streams:
         return self._made[owner]
 
     def key(self, seed: int, owner: str) -> int:
-        """128 bits of the seed and of all that a stream belongs to."""
+        """Hash the seed and all properties of a stream to 128 bits."""
         said = f"{seed}/{self.stage}/{self.draw}/{self.box}/{self.attempt}/{owner}"
         return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=16).digest(), "big")
 
@@ -159,10 +159,10 @@ class _MersenneStream:
 
 @dataclass(frozen=True)
 class MersenneStreams:
-    """The streams of recipes and results that say `editkit: 1`, kept so that those are made again.
+    """The streams of recipes and results that say `editkit: 1`, kept to reproduce them.
 
-    torch's generator keeps 32 bits of what it is seeded with, so that some seeds have one picture; the tries of two
-    boxes begin alike.
+    torch's generator keeps only 32 bits of its seed, so some seeds give the same picture; and the tries of two boxes
+    start with the same noise.
     """
 
     seeds: tuple[int, ...]
@@ -185,7 +185,7 @@ class MersenneStreams:
 
 @dataclass(frozen=True)
 class Apart:
-    """The streams of `rest`, but `owner`'s of `base`."""
+    """The streams of `rest`, except that of `owner`, which comes from `base`."""
 
     base: Noise
     rest: Noise
@@ -197,13 +197,13 @@ class Apart:
 
 @dataclass(frozen=True)
 class OneStream:
-    """One CPU generator that everybody draws from in turn: the order of draws of a diffusers pipeline."""
+    """One CPU generator for all owners, used in the order of draws of a diffusers pipeline."""
 
     generator: torch.Generator
 
     @classmethod
     def seeded(cls, seed: int) -> OneStream:
-        """As `torch.Generator("cpu").manual_seed(seed)` handed to a diffusers pipeline."""
+        """Create it as `torch.Generator("cpu").manual_seed(seed)`, the generator of a diffusers pipeline."""
         return cls(torch.Generator("cpu").manual_seed(seed))
 
     def stream(self, owner: str) -> Stream:

@@ -1,10 +1,10 @@
-"""The trajectory as data: a plan is a list of moves between noise levels.
+"""Plans: the trajectory of a process as a list of moves between noise levels.
 
-Levels are numbered 0 (clean) to `steps` (noisiest). A move t -> s is one of two kinds. A `flow` move is walked by the
-sampler and calls the network: downward it denoises, upward it carries a picture to its noise (inversion). A `noise`
+Levels are numbered from 0 (clean) to `steps` (noisiest). A move t -> s is of one of two kinds. A `flow` move is made by
+the sampler and calls the network: downward it denoises, upward it maps a picture to its noise (inversion). A `noise`
 move goes up by the exact forward kernel, with fresh noise and without the network. SDEdit shortens a plan, RePaint
-inserts noise moves, inversion walks up: no plugin ever writes a loop. Plans are integers only, so that cost is known
-before any weight is loaded.
+inserts noise moves, inversion goes up; plugins need no loops of their own. Plans consist of integers, so the cost is
+known before any weights are loaded.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Literal
 from editkit.errors import UsageError
 
 Kind = Literal["flow", "noise"]
-"""Who walks a move: the sampler, or the forward kernel."""
+"""What makes a move: the sampler (`flow`), or the forward kernel (`noise`)."""
 
 
 @dataclass(frozen=True)
 class Move:
-    """From level `t` to level `s` (indices).
+    """A move from level `t` to level `s` (indices).
 
     Raises:
-        UsageError: a noise move that does not go up: the forward kernel cannot take noise away.
+        UsageError: a noise move does not go up; the forward kernel cannot remove noise.
     """
 
     t: int
@@ -37,30 +37,30 @@ class Move:
 
     @property
     def up(self) -> bool:
-        """True when it ends at a noisier level."""
+        """Whether it ends at a noisier level."""
         return self.s > self.t
 
     @property
     def flows(self) -> bool:
-        """True when the sampler walks it, with the network."""
+        """Whether the sampler makes it, with the network."""
         return self.kind == "flow"
 
 
 @dataclass(frozen=True)
 class Counting:
-    """At which level a strength starts.
+    """How a strength is rounded to a level.
 
     Args:
-        up: between two levels the upper one (`ModelInfo.rounds_up`), else the lower one.
-        floats: by the product of floats, as diffusers: 0.29 of 100 levels are 28.999999999999996, and so 28. Otherwise
-            a billionth of a level is no part of one, and they are 29.
+        up: round up to the next level (`ModelInfo.rounds_up`), else down.
+        floats: use the plain floating-point product, as diffusers does: 0.29 of 100 levels are 28.999999999999996, and
+            so 28. Otherwise rounding errors below a billionth of a level are removed first, and they are 29.
     """
 
     up: bool = False
     floats: bool = False
 
     def level(self, steps: int, strength: float) -> int:
-        """The level of a ladder of `steps`."""
+        """Return the level at which `strength` starts, of `steps` levels."""
         walked = min(steps * strength if self.floats else round(steps * strength, 9), steps)
         return steps - int(steps - walked) if self.up else int(walked)
 
@@ -70,10 +70,10 @@ BELOW = Counting()
 
 @dataclass(frozen=True)
 class Plan:
-    """`moves` over a ladder of `steps + 1` levels; each begins where the one before it ended.
+    """A sequence of `moves` over `steps + 1` levels; each move begins where the one before it ended.
 
-    A plan that ends above level 0 makes a noisy state, not a picture: the next stage goes on from there.
-    `counting`: where a strength starts.
+    A plan that ends above level 0 results in a noisy state, not a picture, from which the next stage continues.
+    `counting` says how a strength is rounded to a level.
     """
 
     steps: int
@@ -82,54 +82,53 @@ class Plan:
 
     @classmethod
     def uniform(cls, steps: int, counting: Counting = BELOW) -> Plan:
-        """One move a level, from the noisiest to the clean one: `steps` moves."""
+        """Return the plan from the noisiest to the clean level, in `steps` moves."""
         return cls(steps, _down(steps, 0), counting)
 
     @property
     def start(self) -> int:
-        """The level the process starts from; 0 for an empty plan."""
+        """The level at which the process starts; 0 for an empty plan."""
         return self.moves[0].t if self.moves else 0
 
     @property
     def end(self) -> int:
-        """The level the process ends at; 0 for an empty plan."""
+        """The level at which the process ends; 0 for an empty plan."""
         return self.moves[-1].s if self.moves else 0
 
     @property
     def top(self) -> int:
-        """The noisiest level it comes to."""
+        """The noisiest level that it reaches."""
         return max((max(move.t, move.s) for move in self.moves), default=0)
 
     @property
     def flow(self) -> tuple[Move, ...]:
-        """The moves that call the network: windows and steps count these."""
+        """The moves that call the network; plugins' windows and steps count these."""
         return tuple(move for move in self.moves if move.flows)
 
     def encode(self) -> Plan:
-        """The way up instead: flow moves from the clean level to `start`, one a level.
+        """Return the way up: flow moves from the clean level to `start`, one for each level.
 
-        `plan.encode() + plan` carries a picture to its noise and back.
+        `plan.encode() + plan` maps a picture to its noise and back.
         """
         return replace(self, moves=tuple(Move(k, k + 1) for k in range(self.start)))
 
     def __add__(self, other: Plan) -> Plan:
-        """This way, then `other` from where it ends.
+        """Append the moves of `other`.
 
         Raises:
-            UsageError: `other` is for another ladder, or begins at another level.
+            UsageError: `other` has another number of levels, or begins at another level than this plan ends.
         """
         if self.steps != other.steps or (self.moves and other.moves and self.end != other.start):
             raise UsageError(
-                f"a way of {self.steps} levels that ends at level {self.end} cannot go on with one of {other.steps} "
-                f"levels that begins at level {other.start}"
+                f"a plan of {self.steps} levels that ends at level {self.end} cannot continue with one of "
+                f"{other.steps} levels that begins at level {other.start}"
             )
         return replace(self, moves=self.moves + other.moves)
 
     def start_at(self, strength: float) -> Plan:
-        """Drop everything above level floor(steps * strength), or what `counting` makes of it (SDEdit,
-        Meng et al. 2021, arXiv:2108.01073).
+        """Drop the moves above level floor(steps * strength), rounded as `counting` says.
 
-        A strength of 1 is the identity, of 0 the empty plan.
+        SDEdit, Meng et al. 2021, arXiv:2108.01073. Strength 1 is the identity, 0 gives the empty plan.
         """
         level = self.counting.level(self.steps, strength)
         if level >= self.start:
@@ -137,16 +136,16 @@ class Plan:
         if level == 0:
             return replace(self, moves=())
         first = next(k for k, move in enumerate(self.moves) if move.t <= level)
-        left = self.moves[first:]  # a way that climbs above the level, and comes back to it, is left out
+        left = self.moves[first:]  # drops excursions above the level
         return replace(self, moves=tuple(move for move in left if max(move.t, move.s) <= level))
 
     def travel(self, jump: int, repeats: int, first: int = 1) -> Plan:
-        """Go back up `jump` levels and down again, so that every stretch is walked `repeats` times.
+        """Insert jumps: go back up `jump` levels and down again, so that every stretch is run `repeats` times.
 
-        RePaint's resampling (Lugmayr et al. 2022, arXiv:2201.09865, Algorithm 1 and appendix B): on first arrival at
-        the levels 1, 1 + jump, 1 + 2 jump, ... that have `jump` levels of the plan above them. `travel(j, 1)` is the
+        RePaint's resampling (Lugmayr et al. 2022, arXiv:2201.09865, Algorithm 1 and appendix B). Jumps start on first
+        arrival at the levels 1, 1 + jump, 1 + 2 jump, ..., if the plan has `jump` levels above. `travel(j, 1)` is the
         identity; 250 steps with jump 10 and 10 repeats are 4,570 moves, of which 2,410 call the network. `first` 0 is
-        diffusers' RePaintScheduler: levels 0, jump, 2 jump, ...
+        diffusers' RePaintScheduler, with levels 0, jump, 2 jump, ...
         """
         moves: list[Move] = []
         seen: set[int] = set()

@@ -1,6 +1,6 @@
-"""What a model says of a noisy state, and what its network's output means.
+"""A model's prediction at a noisy state, and the conversion from its network's output.
 
-Epsilon-, v-, flow- and sample-prediction are converted here, once, and nowhere else.
+Epsilon-, v-, flow- and sample-prediction are converted here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ PredictionType = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a model says of x_t = alpha_t * x0 + sigma_t * eps.
+    """A model's prediction at x_t = alpha_t * x0 + sigma_t * eps.
 
     Args:
         x0: the estimated clean sample, (batch, channels, ...).
-        eps: the estimated noise, the same shape.
-        variance: for a model that has learned its reverse variance, v in [0, 1], which interpolates between the logs of
-            the smallest and the largest one (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15).
-        output, kind: what the network itself gave and what it means, for combiners that work on that (`convert`).
+        eps: the estimated noise, of the same shape.
+        variance: for a model with learned reverse variance, v in [0, 1], which interpolates between the logarithms of
+            the smallest and the largest variance (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15).
+        output, kind: the network's own output and its prediction type, for guidance that combines outputs (`convert`).
     """
 
     x0: Float[Tensor, "b c *size"]
@@ -36,14 +36,14 @@ class Prediction:
     kind: PredictionType | None = None
 
     def with_x0(self, x0: Tensor, x_t: Tensor, level: Level) -> Prediction:
-        """Another estimate of x0; eps = (x_t - alpha_t x0) / sigma_t follows."""
+        """Return the prediction with another x0, and eps = (x_t - alpha_t x0) / sigma_t."""
         if level.sigma <= 0.0:
             return replace(self, x0=x0)
         return replace(self, x0=x0, eps=x_t.sub(x0, alpha=level.alpha).div_(level.sigma))
 
 
 def convert(output: Tensor, x_t: Tensor, level: Level, kind: PredictionType) -> Prediction:
-    """A network's output as a `Prediction`.
+    """Convert a network's output, (batch, channels, ...), to a `Prediction`.
 
     epsilon: x0 = (x_t - sigma_t out) / alpha_t. v (Salimans & Ho 2022, arXiv:2202.00512): x0 = alpha_t x_t -
     sigma_t out, eps = sigma_t x_t + alpha_t out. flow (x_t = (1 - t) x0 + t eps, out = eps - x0): x0 = x_t - t out,
@@ -63,7 +63,7 @@ def convert(output: Tensor, x_t: Tensor, level: Level, kind: PredictionType) -> 
 
 
 def output_of(x0: Tensor, eps: Tensor, level: Level, kind: PredictionType) -> Tensor:
-    """What a network would have to give for `convert` to make these estimates of it: its inverse."""
+    """Return the network output that `convert` maps to these estimates; its inverse."""
     match kind:
         case "epsilon":
             return eps

@@ -1,9 +1,9 @@
-"""Update rules x_t -> x_s, written once for every (alpha, sigma) table.
+"""Samplers: update rules x_t -> x_s, each written once for every (alpha, sigma) schedule.
 
-A sampler is a pure rule: what a multistep one must remember is a value that goes into a step and comes out of it, so
-nothing is changed and nothing has to be reset. Each equals its diffusers scheduler step for step
-(tests/test_samplers.py). The deterministic ones also walk upward, from a picture to its noise (`reversible`). No torch
-at import: plans are priced without it.
+A sampler has no state: the memory of a multistep sampler is a value that goes into a step and comes out of it, so
+nothing needs to be reset. Each sampler equals its diffusers scheduler step for step (tests/test_samplers.py).
+Deterministic samplers also run upward, from a picture to its noise (`reversible`). Imports no torch, since plans need
+none to compute their cost.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from editkit.common.entries import Group, Listed
 from editkit.common.spec import did_you_mean, name_of, number, values_of
 from editkit.diffusion.plan import Move
 from editkit.diffusion.schedule import Grid, Level
-from editkit.errors import UsageError
+from editkit.errors import UsageError, short
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,63 +25,64 @@ if TYPE_CHECKING:
     from editkit.diffusion.prediction import Prediction
 
 Predict = Callable[["Tensor", Level], "Prediction"]
-"""The guided, cleaned prediction at (x_t, level): every evaluation of the network passes there."""
+"""(x_t, level) -> the prediction, after guidance and `clean` hooks; every evaluation of the network goes through it."""
 
 Normal = Callable[[Level, Level], "Tensor"]
-"""(t, s) -> N(0, 1) of the state's shape for the interval from t to s, from the sampler's own stream."""
+"""(t, s) -> noise N(0, 1) of the state's shape for the interval from t to s, from the sampler's own stream."""
 
 Memory = Any
-"""What a sampler remembers from one move to the next; None: nothing yet, or no longer (after a noise move)."""
+"""A sampler's memory between moves; None at the start and after a noise move."""
 
 
 @runtime_checkable
 class DiffersFromDiffusers(Protocol):
-    """A rule that differs from diffusers' class of the same name: `--noise diffusers` asks for that variant."""
+    """A sampler that differs from diffusers' class of the same name; `--noise diffusers` uses that variant."""
 
     def as_diffusers(self) -> Sampler:
-        """The same rule as it is there."""
+        """Return diffusers' variant of the sampler."""
         ...
 
 
 class Sampler(Protocol):
-    """A rule x_t -> x_s."""
+    """An update rule x_t -> x_s."""
 
     @property
     def grid(self) -> Grid:
-        """How its levels are laid; of a registered one an attribute of the class."""
+        """Spacing of its levels; a class attribute of registered samplers."""
         ...
 
     @property
     def name(self) -> str:
-        """What `--sampler` and messages call it."""
+        """Name in `--sampler` and in messages."""
         ...
 
     @property
     def reversible(self) -> bool:
-        """It may also walk a flow move upward, s noisier than t."""
+        """Whether it can also make flow moves upward, with s noisier than t."""
         ...
 
     def calls(self, move: Move) -> int:
-        """Network evaluations of one flow move; of an adaptive rule (`editkit.diffusion.adaptive`) the fewest."""
+        """Return the network evaluations of one flow move; for adaptive samplers the smallest number."""
         ...
 
     def step(
         self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
     ) -> tuple[Tensor, Memory]:
-        """(x_s, what to remember) from x_t and what was remembered.
+        """Make one move, and return (x_s, memory).
 
         Args:
-            x_t: the state at `t`, (batch, channels, ...), float32; not to be changed.
-            predict: what the model says at a state and level; once for each of `calls`.
-            normal: fresh noise for an interval.
-            memory: what this sampler gave back after the move before; None at the start and after a noise move.
+            x_t: the state at `t`, (batch, channels, ...), float32; must not be modified.
+            t, s: the levels of the move.
+            predict: returns the prediction at a state and level; called `calls` times.
+            normal: returns fresh noise for an interval.
+            memory: the memory that the move before returned; None at the start and after a noise move.
         """
         ...
 
 
 @dataclass(frozen=True)
 class OneCall:
-    """A rule that calls the network once a move."""
+    """Base class of samplers that call the network once a move."""
 
     grid: ClassVar[Grid] = Grid()
 
@@ -95,7 +96,7 @@ class OneCall:
 
 @dataclass(frozen=True)
 class WrappedSampler:
-    """A rule around another one, `inner`, with its name, levels and directions (`Plugin.walk`)."""
+    """Base class of samplers that wrap another one, `inner`, with its name, levels and directions (`Plugin.walk`)."""
 
     inner: Sampler
 
@@ -121,7 +122,7 @@ class WrappedSampler:
 
 
 def posterior_variance(t: Level, s: Level) -> tuple[float, float]:
-    """(Var[x_s | x_t, x0], Var[x_t | x_s]): the smallest and the largest variance of a reverse step.
+    """Return (Var[x_s | x_t, x0], Var[x_t | x_s]), the smallest and the largest variance of a reverse step.
 
     beta = sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2; smallest = beta sigma_s^2 / sigma_t^2.
     """
@@ -133,10 +134,11 @@ def posterior_variance(t: Level, s: Level) -> tuple[float, float]:
 class DDPM(OneCall):
     """Ancestral sampling (Ho et al. 2020, arXiv:2006.11239, Algorithm 2), from any level to any lower one.
 
-    x_s = (alpha_t sigma_s^2 / (alpha_s sigma_t^2)) x_t + (alpha_s beta / sigma_t^2) x0 + sqrt(var) z, with `var` the
-    posterior's (`variance="small"`), the forward kernel's (`"large"`), or what the network has learned, if it has.
-    The forward kernel's variance is exact for data of unit deviation on VP tables. On VE tables it is the predictor of
-    Song et al. 2021, meant for a thousand steps: with few, wide steps the state leaves its range.
+    x_s = (alpha_t sigma_s^2 / (alpha_s sigma_t^2)) x_t + (alpha_s beta / sigma_t^2) x0 + sqrt(var) z, where `var` is
+    the variance of the posterior (`variance="small"`), of the forward kernel (`"large"`), or the network's learned
+    variance if it has one. The forward kernel's variance is exact for data of unit deviation on VP schedules. On VE
+    schedules this is the predictor of Song et al. 2021, meant for a thousand steps: with few, wide steps the state
+    leaves its range.
     """
 
     name: ClassVar[str] = "ddpm"
@@ -154,7 +156,7 @@ class DDPM(OneCall):
         ratio = t.alpha / s.alpha
         x_s = ((ratio * s.sigma**2 / t.sigma**2) * x_t).add_((s.alpha * large / t.sigma**2) * pred.x0)
         variance = pred.variance
-        del pred  # pictures as large as the result: not held while another is drawn
+        del pred  # as large as the result: free it before noise is drawn
         if s.sigma == 0.0:
             return x_s, None
         if variance is None:
@@ -165,11 +167,11 @@ class DDPM(OneCall):
 
 @dataclass(frozen=True)
 class DDIM(OneCall):
-    """x_s = alpha_s x0 + sqrt(sigma_s^2 - w^2) eps + w z, w = eta sqrt(var) (Song et al. 2021, eq. 12).
+    """DDIM: x_s = alpha_s x0 + sqrt(sigma_s^2 - w^2) eps + w z, w = eta sqrt(var) (Song et al. 2021, eq. 12).
 
-    arXiv:2010.02502. `eta` 0 is deterministic, and walks upward too (section 5.4); 1 has the variance of ddpm.
-    On the way up the network is told the time of the level it leaves, or with `told="to"` of the one it goes to, as by
-    diffusers' DDIMInverseScheduler.
+    arXiv:2010.02502. `eta` 0 is deterministic and also runs upward (section 5.4); 1 has the variance of ddpm. On the
+    way up the network gets the time of the level that it leaves, or, with `told="to"`, of the level that it goes to, as
+    in diffusers' DDIMInverseScheduler.
     """
 
     name: ClassVar[str] = "ddim"
@@ -188,7 +190,7 @@ class DDIM(OneCall):
             raise UsageError(f"sampler ddim: told is {self.told!r}; allowed: from, to")
 
     def as_diffusers(self) -> DDIM:
-        """Upward it is told where it goes to."""
+        """Return the variant with `told="to"`."""
         return replace(self, told="to") if self.reversible else self
 
     def step(
@@ -197,29 +199,29 @@ class DDIM(OneCall):
         ahead = self.told == "to" and s.index > t.index
         pred = predict(x_t, replace(t, t=s.t) if ahead else t)
         if self.eta == 0.0:
-            return (s.alpha * pred.x0).add_(s.sigma * pred.eps), None  # one picture less at a time, the same rounding
+            return (s.alpha * pred.x0).add_(s.sigma * pred.eps), None  # in place, to save memory; the same rounding
         w = self.eta * math.sqrt(posterior_variance(t, s)[0])
         return s.alpha * pred.x0 + math.sqrt(max(s.sigma**2 - w**2, 0.0)) * pred.eps + w * normal(t, s), None
 
 
 KARRAS = Grid(spacing="linspace", real=True, scaled_start=True, finite=True)
-"""The ladder of the samplers that diffusers writes in u = x / alpha, r = sigma / alpha."""
+"""The spacing of levels for the samplers that diffusers writes in u = x / alpha, r = sigma / alpha."""
 
 
 def slope(x_t: Tensor, t: Level, pred: Prediction) -> Tensor:
-    """du/dr = (x_t - alpha_t x0) / sigma_t: the noise that follows from x0, also where x0 was clipped.
+    """Return du/dr = (x_t - alpha_t x0) / sigma_t, the noise implied by x0, also if x0 was clipped.
 
-    At the clean level, where a walk upward begins, there is none to follow from: what the prediction says it is.
+    At the clean level, where the way up begins, it is the predicted eps.
     """
     return pred.eps if t.sigma == 0.0 else (x_t - t.alpha * pred.x0) / t.sigma
 
 
 @dataclass(frozen=True)
 class Euler(OneCall):
-    """The probability flow du/dr = eps of u = x / alpha, r = sigma / alpha in Euler steps (Karras et al. 2022).
+    """Euler steps of the probability flow du/dr = eps, with u = x / alpha and r = sigma / alpha (Karras et al. 2022).
 
-    x_s = alpha_s x0 + sigma_s (x_t - alpha_t x0) / sigma_t. That is ddim with eta 0, apart from the ladder (times
-    between two trained ones) and from clipping, after which the noise is derived anew.
+    x_s = alpha_s x0 + sigma_s (x_t - alpha_t x0) / sigma_t. This is ddim with eta 0, except for the levels (which may
+    lie between trained times) and for clipping, after which the noise is recomputed.
     """
 
     name: ClassVar[str] = "euler"
@@ -238,7 +240,7 @@ class Euler(OneCall):
 
 @dataclass(frozen=True)
 class EulerAncestral(OneCall):
-    """Euler to r_down = r_s^2 / r_t, then noise of deviation r_up = sqrt(r_s^2 - r_down^2) (k-diffusion's `euler_a`).
+    """Euler step to r_down = r_s^2 / r_t, then noise r_up = sqrt(r_s^2 - r_down^2) (k-diffusion's `euler_a`).
 
     With r = sigma / alpha, x_s = alpha_s (x0 + r_down eps + r_up z): the variance of ddim with eta 1.
     """
@@ -258,25 +260,26 @@ class EulerAncestral(OneCall):
 
 
 WIDE = 10.0
-"""A move from a state that is mostly noise, in which sigma / alpha falls by more than this factor, is wide."""
+"""A move is wide if it starts from mostly noise and reduces sigma / alpha by more than this factor."""
 
 
 def is_wide(t: Level, s: Level) -> bool:
-    """A move down from a state that is mostly noise, r_t > 1, to one of another kind: r_t > `WIDE` r_s."""
+    """Whether a move down is wide: from mostly noise, r_t > 1, with r_t > `WIDE` r_s."""
     return t.sigma > t.alpha and t.sigma * s.alpha > WIDE * t.alpha * s.sigma
 
 
 @dataclass(frozen=True)
 class Heun:
-    """The second-order rule of Karras et al. 2022 (arXiv:2206.00364, Algorithm 1 without churn).
+    """The second-order sampler of Karras et al. 2022 (arXiv:2206.00364, Algorithm 1 without churn).
 
-    In u = x / alpha and r = sigma / alpha the probability flow is du/dr = eps. One Euler step to s, then the mean of
-    both slopes, written as a correction of the Euler step: x_s += alpha_s (r_s - r_t) (eps_s - eps_t) / 2. First order
-    in the last move.
-    A `wide` move has r fall from thousands to a few, and the correction magnifies what the slopes differ by as often.
-    There the same rule in log-SNR, with e^-h = r_s / r_t, is bounded: x_s = (sigma_s / sigma_t) x_t +
-    alpha_s (1 - e^-h) (x0_t + x0_s) / 2 (Lu et al. 2022, arXiv:2211.01095, eq. 3.7). `wide="karras"` corrects there
-    too, as diffusers does, and goes out of range; only at alpha_t = 0, where u is infinite, it does not.
+    In u = x / alpha and r = sigma / alpha the probability flow is du/dr = eps. An Euler step to s is followed by the
+    mean of both slopes, written as a correction of the Euler step: x_s += alpha_s (r_s - r_t) (eps_s - eps_t) / 2. The
+    last move is of first order.
+
+    In a wide move r falls from thousands to a few, and the correction amplifies the difference of the slopes by that
+    factor. There the same method in log-SNR, with e^-h = r_s / r_t, is bounded: x_s = (sigma_s / sigma_t) x_t +
+    alpha_s (1 - e^-h) (x0_t + x0_s) / 2 (Lu et al. 2022, arXiv:2211.01095, eq. 3.7). `wide="karras"` uses the plain
+    correction there, as diffusers does, and leaves the valid range; except at alpha_t = 0, where u is infinite.
     """
 
     name: ClassVar[str] = "heun"
@@ -288,7 +291,7 @@ class Heun:
             raise UsageError(f"sampler heun: wide is {self.wide!r}; allowed: bounded, karras")
 
     def as_diffusers(self) -> Heun:
-        """It corrects wide moves as well, which drives states out of range."""
+        """Return the variant that uses the plain correction in wide moves as well."""
         return replace(self, wide="karras")
 
     @property
@@ -320,8 +323,8 @@ class Heun:
 class LCM(OneCall):
     """Multistep consistency sampling of a latent consistency model (Luo et al. 2023, arXiv:2310.04378, Algorithm 3).
 
-    f = c_skip x_t + c_out x0 with c_skip = d^2 / (k^2 + d^2), c_out = k / sqrt(k^2 + d^2), k = 10 t, d = 0.5; then
-    x_s = alpha_s f + sigma_s z, and f itself in the last move.
+    f = c_skip x_t + c_out x0 with c_skip = d^2 / (k^2 + d^2), c_out = k / sqrt(k^2 + d^2), k = 10 t, d = 0.5. Then
+    x_s = alpha_s f + sigma_s z, or f itself in the last move.
     """
 
     name: ClassVar[str] = "lcm"
@@ -337,18 +340,18 @@ class LCM(OneCall):
 
 
 API = 1
-"""The version of this protocol."""
+"""Version of this protocol."""
 
 GROUP = "editkit.samplers"
 SAMPLERS = Group(GROUP, "sampler", "editkit plugins")
 
 
 def load(name: str) -> type[Sampler]:
-    """The sampler called `name`: a dataclass whose fields are its parameters.
+    """Load the sampler called `name`, a dataclass whose fields are its parameters.
 
     Raises:
-        UsageError: there is none (the nearest is named).
-        PluginError: it does not import, or breaks the protocol.
+        UsageError: there is none. The message suggests the closest name.
+        PluginError: it cannot be imported, or violates the protocol.
     """
     return cast(
         "type[Sampler]",
@@ -357,21 +360,21 @@ def load(name: str) -> type[Sampler]:
 
 
 def listed() -> list[Listed[type[Sampler]]]:
-    """Every installed one, the broken ones with their reason."""
+    """Return every installed sampler; broken ones carry the reason."""
     return SAMPLERS.listed(load)
 
 
 def make_sampler(spec: str) -> Sampler:
-    """A fresh sampler from `name` or `name:parameter=value,...`, as `ddim:eta=1`.
+    """Create a sampler from `name` or `name:parameter=value,...`, such as `ddim:eta=1`.
 
     Raises:
-        UsageError: unknown name (the nearest is named), parameter or value.
+        UsageError: the name, a parameter or a value is invalid.
     """
     name = name_of(spec)
     there = SAMPLERS.names()
     if name not in there:
         hint = did_you_mean(name, there)
-        raise UsageError(f"no sampler is called {name!r}{hint} (there are: {', '.join(there)})")
+        raise UsageError(f"no sampler is called {short(name)}{hint} (there are: {', '.join(there)})")
     kind = load(name)
     known: dict[str, Field[Any]] = {f.name: f for f in fields(kind) if f.init} if is_dataclass(kind) else {}
     values: dict[str, float | str] = {}

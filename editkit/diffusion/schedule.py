@@ -1,9 +1,9 @@
 """Noise schedules: every noisy state is x_t = alpha_t * x0 + sigma_t * eps.
 
 Variance preserving (VP: alpha_t^2 + sigma_t^2 = 1), variance exploding (VE, EDM: alpha_t = 1) and flow matching
-(alpha_t = 1 - t, sigma_t = t) differ in these two numbers only. A schedule turns "so many steps" into a ladder of
-levels, index 0 being the clean end; plans, samplers and plugins speak of nothing else. No torch here: a plan can be
-printed without it.
+(alpha_t = 1 - t, sigma_t = t) differ only in these two numbers. A schedule converts a number of steps into a list of
+levels, with index 0 the clean level; plans, samplers and plugins work with levels only. Imports no torch, so that a
+plan can be printed without it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from editkit.errors import UsageError
 Spacing = Literal["auto", "leading", "trailing", "linspace", "log-snr", "karras"]
 
 FEW = 20
-"""Below so many steps `auto` is `trailing`, whatever the configuration says: `leading` begins below the noisiest level,
-from noise alone, and loses brightness and low frequencies; `linspace` spends its last step on a level without noise."""
+"""With fewer steps `auto` is `trailing`, whatever the configuration says. `leading` starts below the noisiest level but
+from pure noise, which loses brightness and low frequencies; `linspace` spends its last step on a noiseless level."""
 
 QUIET, LOUD = 0.002, 80.0
-"""Between these sigma / alpha `log-snr` and `karras` lay their levels where the table is wider (Karras et al. 2022)."""
+"""Range of sigma / alpha for `log-snr` and `karras`, if the schedule's range is wider (Karras et al. 2022)."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """One noise level: `t` is the time the network is told, x_t = alpha_t * x0 + sigma_t * eps."""
+    """A noise level, x_t = alpha_t * x0 + sigma_t * eps; `t` is the network's time input."""
 
     t: float
     alpha: float
@@ -48,18 +48,18 @@ Levels = tuple[Level, ...]
 
 @dataclass(frozen=True)
 class Grid:
-    """How a family of samplers lays its levels, as the matching diffusers schedulers do.
+    """How a family of samplers spaces its levels, as the corresponding diffusers schedulers do.
 
     Args:
-        spacing: what `auto` means where the model's configuration does not say.
-        real: times between two trained ones are allowed (euler, heun).
-        counts_clean: the clean level is counted as one of the levels that are spread (dpm++, unipc).
-        ends_clean: the last level is sigma = 0 whatever the model's configuration says (only ddim honours
+        spacing: meaning of `auto` if the model's configuration does not set it.
+        real: fractional times, between two trained ones, are allowed (euler, heun).
+        counts_clean: the clean level counts as one of the evenly spaced levels (dpm++, unipc).
+        ends_clean: the last level is sigma = 0, whatever the model's configuration says (only ddim honours
             `set_alpha_to_one = false`).
         scaled_start: with linspace and trailing the process starts at sigma_t * noise instead of noise (euler, heun).
         finite: alpha_t = 0 becomes 2^-12, so that log-SNR is finite at zero terminal SNR (all but ddpm and ddim).
-        distilled: the number of levels that a distilled model was trained at, from which its levels are picked, where
-            its configuration does not say it; 0: all (lcm).
+        distilled: number of levels of the distillation, from which levels are picked, if the model's configuration
+            does not set it (lcm); 0: all levels.
     """
 
     spacing: Spacing = "leading"
@@ -73,31 +73,31 @@ class Grid:
 
 @runtime_checkable
 class Schedule(Protocol):
-    """A table of (alpha_t, sigma_t)."""
+    """A noise schedule (alpha_t, sigma_t)."""
 
     def level(self, t: float) -> Level:
-        """The level at the model's time `t`."""
+        """Return the level at the model's time `t`."""
         ...
 
     def levels(self, steps: int, spacing: Spacing = "auto", grid: Grid = Grid()) -> Levels:
-        """`steps + 1` levels, clean (index 0) to noisiest (index `steps`)."""
+        """Return `steps + 1` levels, from clean (index 0) to noisiest (index `steps`)."""
         ...
 
     def prior_scale(self, level: Level, spacing: Spacing = "auto", grid: Grid = Grid()) -> float:
-        """Standard deviation of the noise that a process starts from at `level`, the first of its ladder."""
+        """Return the standard deviation of the initial noise of a process that starts at `level`."""
         ...
 
 
 def is_even(spacing: Spacing) -> bool:
-    """It lays levels by what they say of the picture, whatever the table and the sampler."""
+    """Whether the spacing is in sigma / alpha, independent of schedule and sampler."""
     return spacing in ("log-snr", "karras")
 
 
 def ratios(steps: int, low: float, high: float, spacing: Spacing, loud: float = LOUD) -> np.ndarray:
-    """sigma / alpha of `steps` levels, ascending, the last one `high` (infinite: pure noise).
+    """Return sigma / alpha of `steps` levels in ascending order, the last one `high` (infinite: pure noise).
 
-    From `low` on evenly in log-SNR, or in (sigma / alpha)^(1/7) for `karras` (Karras et al. 2022, arXiv:2206.00364,
-    eq. 5); above `loud`, where the state is all noise, there is the last level alone.
+    Levels start at `low` and are even in log-SNR, or in (sigma / alpha)^(1/7) for `karras` (Karras et al. 2022,
+    arXiv:2206.00364, eq. 5). Above `loud`, where the state is all noise, there is only the last level.
     """
     top = min(high, loud)
     within = steps - (top < high)
@@ -110,21 +110,22 @@ def ratios(steps: int, low: float, high: float, spacing: Spacing, loud: float = 
 
 
 def _ladder(levels: list[Level]) -> Levels:
-    """`levels`, clean end first, with their indices."""
+    """Number `levels`, given in order from the clean end."""
     return tuple(Level(v.t, v.alpha, v.sigma, i) for i, v in enumerate(levels))
 
 
 @dataclass(frozen=True, eq=False)
 class Discrete:
-    """The VP table of a model trained at T discrete times (Ho et al. 2020, arXiv:2006.11239).
+    """The VP schedule of a model trained at T discrete times (Ho et al. 2020, arXiv:2006.11239).
 
     Args:
         alphas_cumprod: alpha_t^2 at t = 0 .. T-1, shape (T,).
-        betas: 1 - alpha_t^2 / alpha_(t-1)^2 as trained, shape (T,); quotients of float32 numbers have 3 digits of them.
-        spacing: what `auto` means, from the model's configuration; `auto` there: the sampler's own default.
+        spacing: meaning of `auto`, from the model's configuration; `auto`: the sampler's default.
         steps_offset, set_alpha_to_one: as in diffusers' scheduler configurations.
-        karras: samplers that write sigma / alpha or log-SNR spread sigma / alpha as Karras et al. 2022 (eq. 5, rho 7).
-        distilled: how many levels a distilled model was trained at (diffusers' `original_inference_steps`).
+        karras: samplers written in sigma / alpha or log-SNR use the spacing of Karras et al. 2022 (eq. 5, rho 7).
+        distilled: number of levels of a distillation (diffusers' `original_inference_steps`).
+        betas: 1 - alpha_t^2 / alpha_(t-1)^2 as trained, shape (T,); computed from float32 quotients they would have
+            only 3 digits.
     """
 
     alphas_cumprod: np.ndarray
@@ -136,7 +137,7 @@ class Discrete:
     betas: np.ndarray | None = None
 
     def level(self, t: float) -> Level:
-        """(alpha_t, sigma_t); between two trained times sigma_t / alpha_t is interpolated linearly."""
+        """Return the level at `t`; between two trained times sigma_t / alpha_t is interpolated linearly."""
         low = math.floor(t)
         if low == t:
             alpha_bar = float(self.alphas_cumprod[low])
@@ -161,25 +162,25 @@ class Discrete:
         return _ladder([clean, *times])
 
     def _even(self, steps: int, spacing: Spacing, grid: Grid) -> Levels:
-        """Levels of the whole table by their sigma / alpha, and sigma = 0.
+        """Space levels over the whole schedule by sigma / alpha, and add sigma = 0.
 
         Raises:
-            UsageError: a distilled model, which knows its trained times alone.
+            UsageError: the model is distilled, and only knows its trained times.
         """
         if grid.distilled:
-            raise UsageError(f"--spacing {spacing} lays levels that a distilled model does not know; leave it out")
+            raise UsageError(f"--spacing {spacing} makes levels that a distilled model does not know; leave it out")
         r = ratios(steps, float(self._ratio(0)), float(self._ratio(len(self.alphas_cumprod) - 1)), spacing)
         if grid.finite:
             r = np.where(np.isinf(r), math.sqrt(2.0**24 - 1.0), r)
         return _ladder([Level(0.0, 1.0, 0.0), *self._at(r, grid.real)])
 
     def _ratio(self, index: int) -> float:
-        """sigma / alpha at a trained time."""
+        """Return sigma / alpha at a trained time."""
         bar = float(self.alphas_cumprod[index])
         return math.sqrt(1.0 / bar - 1.0) if bar > 0.0 else math.inf
 
     def _at(self, r: np.ndarray, real: bool) -> list[Level]:
-        """The levels of these sigma / alpha; the network is told times between two trained ones where `real`."""
+        """Return the levels with these sigma / alpha; `real`: with fractional times for the network."""
         table = np.sqrt((1.0 - self.alphas_cumprod) / np.maximum(self.alphas_cumprod, 2.0**-24))
         t = np.interp(np.log(np.minimum(r, table[-1])), np.log(table), np.arange(len(table)))
         told = t if real else t.round()
@@ -188,9 +189,9 @@ class Discrete:
         return [Level(float(a), float(b), float(c)) for a, b, c in zip(told, alpha, sigma, strict=True)]
 
     def _karras(self, steps: int, times: list[Level], grid: Grid) -> list[Level]:
-        """r = sigma / alpha from r_min to r_max, evenly in r^(1/7), ascending; as diffusers' `use_karras_sigmas`.
+        """Space r = sigma / alpha evenly in r^(1/7), ascending, as diffusers' `use_karras_sigmas`.
 
-        The ends are those of `times` (euler, heun), or of the whole table, and the network is told a trained time
+        r ranges over that of `times` (euler, heun), or over the whole schedule with times rounded to trained ones
         (dpm++, unipc).
         """
         table = np.sqrt((1.0 - self.alphas_cumprod) / np.maximum(self.alphas_cumprod, 2.0**-24))
@@ -199,12 +200,12 @@ class Discrete:
         return self._at(r, not grid.counts_clean)
 
     def resolve(self, spacing: Spacing, grid: Grid) -> Spacing:
-        """`spacing` with `auto` settled: the model's configuration, then the sampler's default."""
+        """Resolve `auto`: to the model's configuration, else to the sampler's default."""
         wanted = (spacing, self.spacing, grid.spacing)
         return next(name for name in wanted if name != "auto")
 
     def _times(self, steps: int, spacing: Spacing, grid: Grid) -> np.ndarray:
-        """Ascending times, shape (steps,)."""
+        """Return ascending times, (steps,)."""
         T = len(self.alphas_cumprod)
         distilled = grid.distilled and (self.distilled or grid.distilled)
         most = distilled or T
@@ -230,17 +231,17 @@ class Discrete:
             return times if grid.real else times.round()
         stride = T // (steps + grid.counts_clean)
         if stride == 0 or (auto and T % steps):
-            # A real stride: diffusers' integer one starts 300 of 1000 steps at t = 897, not at the noisiest levels.
+            # A fractional stride: with diffusers' integer one, 300 of 1000 steps start at t = 897, not at the noisiest
             times = np.floor(np.arange(steps) * T / steps)
         else:
             times = (np.arange(steps) + grid.counts_clean) * stride
         return np.minimum(times + self.steps_offset, T - 1)
 
     def repaint_betas(self, s: Level, steps: int) -> list[float]:
-        """The variances of the trained steps by which diffusers' RePaintScheduler goes up to level s.
+        """Return the variances of the trained steps in which diffusers' RePaintScheduler goes up to level s.
 
-        T // steps of them, from the time of s on: with steps = T this is the forward kernel from the level below, with
-        fewer steps one that has T // steps - 1 trained steps too many noise; kept for `--noise diffusers` alone.
+        These are T // steps variances, starting at the time of s. With steps = T this is the forward kernel from the
+        level below; with fewer steps it adds T // steps - 1 trained steps of noise too many. For `--noise diffusers`.
         """
         first, n = int(s.t), len(self.alphas_cumprod) // steps
         betas = self.betas
@@ -250,15 +251,15 @@ class Discrete:
         return [float(beta) for beta in betas[first : first + n]]
 
     def prior_scale(self, level: Level, spacing: Spacing = "auto", grid: Grid = Grid()) -> float:
-        """1 (the data's variance is taken to be 1), or sigma_t where diffusers starts so."""
+        """Return 1 (the data's variance is taken as 1), or sigma_t where diffusers starts with it."""
         return level.sigma if grid.scaled_start and self.resolve(spacing, grid) != "leading" else 1.0
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """alpha_t = cos(pi t / 2), sigma_t = sin(pi t / 2), t in [0, 1] (Nichol & Dhariwal 2021, arXiv:2102.09672).
+    """The cosine schedule alpha_t = cos(pi t / 2), sigma_t = sin(pi t / 2), t in [0, 1].
 
-    Continuous, and exact at both ends: t = 1 is pure noise.
+    Nichol & Dhariwal 2021, arXiv:2102.09672. It is continuous and exact at both ends: t = 1 is pure noise.
     """
 
     def level(self, t: float) -> Level:
@@ -278,9 +279,10 @@ class Cosine:
 
 @dataclass(frozen=True)
 class VE:
-    """alpha_t = 1, sigma_t from `sigma_max` down to `sigma_min`, then 0 (Karras et al. 2022, arXiv:2206.00364, eq. 5).
+    """The variance exploding schedule: alpha_t = 1, sigma_t from `sigma_max` down to `sigma_min`, then 0.
 
-    `rho` 0 is its limit, the geometric sequence of Song et al. 2021 (arXiv:2011.13456). The network's time is sigma.
+    Karras et al. 2022, arXiv:2206.00364, eq. 5. `rho` 0 stands for its limit, the geometric sequence of Song et al.
+    2021 (arXiv:2011.13456). The network's time is sigma.
     """
 
     sigma_min: float = 0.002
@@ -307,14 +309,15 @@ class VE:
 
 @dataclass(frozen=True)
 class Flow:
-    """alpha_t = 1 - t, sigma_t = t (Lipman et al. 2023, arXiv:2210.02747), with the resolution shift of SD 3.
+    """The flow-matching schedule alpha_t = 1 - t, sigma_t = t (Lipman et al. 2023, arXiv:2210.02747).
 
-    t' = shift * t / (1 + (shift - 1) t) (Esser et al. 2024, arXiv:2403.03206). The network's time is `scale * t'`.
+    With the resolution shift of SD 3, t' = shift * t / (1 + (shift - 1) t) (Esser et al. 2024, arXiv:2403.03206). The
+    network's time is `scale * t'`.
 
     Args:
         shift, scale: see above.
-        spacing: what `auto` means. `trailing` spreads steps + 1 levels evenly, the clean one counted (FLUX); `linspace`
-            is diffusers' scheduler on its own (SD 3): `steps` levels from 1 down to 1 / scale, and then 0.
+        spacing: meaning of `auto`. `trailing` spaces steps + 1 levels evenly, including the clean one (FLUX);
+            `linspace` is diffusers' default scheduler (SD 3): `steps` levels from 1 down to 1 / scale, and then 0.
     """
 
     shift: float = 1.0
@@ -342,14 +345,14 @@ class Flow:
 
 
 def _share(r: float) -> float:
-    """sigma of a flow table whose sigma / alpha is r."""
+    """Return sigma of the flow level with sigma / alpha = r."""
     return r / (1.0 + r) if math.isfinite(r) else 1.0
 
 
 def progress(level: Level, levels: Levels) -> float:
-    """How far a process has come at `level`: 0 at the noisiest, 1 at the cleanest, linear in log-SNR.
+    """Return the progress of a process at `level`: 0 at the noisiest level, 1 at the cleanest, linear in log-SNR.
 
-    Clipped at both ends, where log-SNR is infinite.
+    It is clipped at both ends, where log-SNR may be infinite.
     """
     finite = [v.log_snr for v in levels if math.isfinite(v.log_snr)]
     if len(finite) < 2 or not math.isfinite(level.log_snr):

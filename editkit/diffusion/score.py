@@ -1,7 +1,7 @@
-"""Samplers of the score SDE (Song et al. 2021, arXiv:2011.13456): its reverse in time, Langevin dynamics, and both in
-turn.
+"""Samplers of the score SDE (Song et al. 2021, arXiv:2011.13456): the reverse SDE, Langevin dynamics, and their
+combination.
 
-The score is grad log p_t(x_t) = -eps / sigma_t, eps what the network says of (x_t, t).
+The score is grad log p_t(x_t) = -eps / sigma_t, with the network's eps at (x_t, t).
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 
 
 SHORT = 0.8
-"""A move over which alpha changes by less than this factor is short: its increments stand for derivatives."""
+"""A move with alpha_t / alpha_s above this ratio is short, so that increments approximate derivatives."""
 
 
 @dataclass(frozen=True)
 class SDE(OneCall):
     """The reverse SDE in Euler-Maruyama steps: dx = (f x - g^2 score) dt + g dw, time running backward.
 
-    A table gives f dt and g^2 dt by their increments over the move, r - 1 and beta, with r = alpha_t / alpha_s and
-    beta = sigma_t^2 - r^2 sigma_s^2: x_s = (2 - r) x_t + beta score + sqrt(beta) z (the paper's reverse diffusion
-    sampler, appendix E). Near pure noise a move is not short, and f is unbounded: there the drift is that of ddpm,
-    which is the limit of this one as r tends to 1. The last move gives the mean of the clean sample, x0, without noise.
+    f dt and g^2 dt are given by the increments of the schedule over the move, r - 1 and beta, with r = alpha_t /
+    alpha_s and beta = sigma_t^2 - r^2 sigma_s^2: x_s = (2 - r) x_t + beta score + sqrt(beta) z (the paper's reverse
+    diffusion sampler, appendix E). Near pure noise moves are not short, and f is unbounded. There the drift is that of
+    ddpm, which has the same limit as r tends to 1. The last move returns the mean of the clean sample, x0, without
+    noise.
     """
 
     name: ClassVar[str] = "sde"
@@ -51,15 +52,15 @@ class SDE(OneCall):
 
 @dataclass(frozen=True)
 class PredictorCorrector:
-    """Before every move of `predictor`, `repeats` steps of Langevin dynamics at the level it leaves (Algorithms 4, 5).
+    """Predictor-corrector: `repeats` Langevin steps at the current level before every move (Algorithms 4, 5).
 
-    x <- x + e score + sqrt(2 e) z, e = 2 a (snr sigma_t)^2 and a = alpha_t^2 / alpha_s^2, at least 0.1 so that it does
-    not stand still at pure noise. The paper's e is 2 a (snr |z| / |score|)^2, of the norms that are met, and |score| is
-    |eps| / sigma_t with |eps| about |z|: the same where there are many values. Where there are few, a step whose length
-    depends on the state does not keep the law. Along an axis of p_t with variance l a correction leaves (1 - e / l)^2
-    of what is wrong with it, and tends to l / (1 - e / 2l), off by a snr^2 sigma_t^2 / l: the paper's snr of 0.16 is
-    for a thousand moves; twenty, which are long, want about 0.5, as far as corrections must go. `norms="measured"` is
-    the paper's, of each item, with a = 1 where diffusers' ScoreSdeVePipeline has it, on tables that explode.
+    x <- x + e score + sqrt(2 e) z with e = 2 a (snr sigma_t)^2 and a = alpha_t^2 / alpha_s^2, at least 0.1, so that
+    steps do not vanish at pure noise. The paper's e is 2 a (snr |z| / |score|)^2 with the actual norms, where |score|
+    is |eps| / sigma_t and |eps| is about |z|: the same for many values. For few values a step size that depends on the
+    state does not preserve the distribution. Along an axis of p_t with variance l, a correction reduces an error of the
+    variance by the factor (1 - e / l)^2, and converges to l / (1 - e / 2l), a relative error of a snr^2 sigma_t^2 / l.
+    The paper's snr of 0.16 is for a thousand moves; twenty moves, which are long, need about 0.5. `norms="measured"`
+    uses the paper's norms, for each item, with a = 1 on VE schedules, as in diffusers' ScoreSdeVePipeline.
     """
 
     name: ClassVar[str] = "pc"
@@ -84,7 +85,7 @@ class PredictorCorrector:
         _ = self._rule
 
     def as_diffusers(self) -> PredictorCorrector:
-        """It takes the norms that it meets."""
+        """Return the variant with measured norms."""
         return replace(self, norms="measured")
 
     @property
@@ -110,19 +111,19 @@ class PredictorCorrector:
 
 
 def _norms(z: Tensor, eps: Tensor) -> Tensor:
-    """(|z| / |eps|)^2 of each item, (batch, 1, ...)."""
+    """Return (|z| / |eps|)^2 of each item, (batch, 1, ...)."""
     ratio: Tensor = z.flatten(1).square().sum(1) / eps.flatten(1).square().sum(1).clamp_min(1e-12)
     return ratio.reshape(-1, *(1,) * (z.ndim - 1))
 
 
 @dataclass(frozen=True)
 class Langevin:
-    """Annealed Langevin dynamics (Song & Ermon 2019, arXiv:1907.05600, Algorithm 1), and at its end the clean mean x0.
+    """Annealed Langevin dynamics (Song & Ermon 2019, arXiv:1907.05600, Algorithm 1), ended by the clean mean x0.
 
-    `repeats` steps at every level, x <- x + a/2 score + sqrt(a) z with a = step_size sigma_t^2. From level to level
-    x / alpha is carried, as its authors' tables explode; x itself where the move is not short. The stationary law at a
-    level has variance l / (1 - a / 4l) where p_t has l: larger by what a finite step costs. That falls with sigma; what
-    is left at the end is how far the law lags behind p_t, as 1 / (levels repeats step_size).
+    At every level there are `repeats` steps x <- x + a/2 score + sqrt(a) z with a = step_size sigma_t^2. Between levels
+    x / alpha is kept, as with the authors' VE schedules, or x itself if the move is not short. Where p_t has variance
+    l, the stationary distribution has l / (1 - a / 4l), because of the finite step size. This error decreases with
+    sigma. The remaining error is the lag behind p_t, of order 1 / (levels repeats step_size).
     """
 
     name: ClassVar[str] = "langevin"

@@ -1,8 +1,8 @@
-"""Overlapping windows: a model of fixed size on a state of any size, within one reverse process.
+"""Overlapping windows: run a model of fixed size on a state of any size, within one reverse process.
 
 At every step the model sees windows of its own size, and their estimates of x0 are blended with weights that sum to one
-(MultiDiffusion, Bar-Tal et al. 2023, arXiv:2302.08113; on x0 rather than on the samples). All windows share one state
-and one noise, so no seam can open between them. Where only a part is regenerated, only the windows that touch it are
+(MultiDiffusion, Bar-Tal et al. 2023, arXiv:2302.08113; on x0 instead of the samples). All windows share one state and
+one noise, so there are no seams between them. If only a part is regenerated, only the windows that touch it are
 computed.
 """
 
@@ -27,9 +27,9 @@ from editkit.errors import ModelError
 
 
 def starts(length: int, window: int, overlap: int) -> tuple[int, ...]:
-    """Where windows of `window` begin that cover [0, length) and overlap by at least `overlap`, evenly laid.
+    """Return the starts of evenly spaced windows that cover [0, length) and overlap by at least `overlap`.
 
-    One window at 0 where `length` is not larger than `window`.
+    There is a single window at 0 if `length` is not larger than `window`.
     """
     if length <= window:
         return (0,)
@@ -38,10 +38,10 @@ def starts(length: int, window: int, overlap: int) -> tuple[int, ...]:
 
 
 def weights(begins: Sequence[int], window: int, length: int) -> Tensor:
-    """(windows, window): how much each window counts at each of its positions; at every position they sum to one.
+    """Return the weight of each window at each of its positions, (windows, window); they sum to one everywhere.
 
-    A tent, squared, over each window, so that one fades out while its neighbour fades in, divided by the sum of all. At
-    the border of a window it has 1 / (1 + overlap^2): without the square, 1 / (1 + overlap), a step that can be seen.
+    The weight is a squared tent over each window, divided by the sum of all, so that neighbours cross-fade. At the
+    border of a window it is 1 / (1 + overlap^2). Without the square it would be 1 / (1 + overlap), a visible step.
     """
     size = min(window, length)
     ramp = torch.arange(size, dtype=torch.float64) + 1.0
@@ -54,7 +54,7 @@ def weights(begins: Sequence[int], window: int, length: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Window:
-    """One window of a state: where it lies, and how much each of its rows and columns counts."""
+    """A window of a state: its rows and columns, and their weights."""
 
     rows: slice
     columns: slice
@@ -62,22 +62,24 @@ class _Window:
     along: Tensor
 
     def weight(self) -> Tensor:
-        """(height, width)"""
+        """Return the weights, (height, width)."""
         return self.down[:, None] * self.along[None, :]
 
 
 @dataclass(frozen=True, eq=False)
 class Windowed:
-    """`model` on states of any size, by windows of `window` x `window` (in the model's own space).
+    """`model` on states of any size, in windows of `window` x `window` (in the model's own space).
 
     Args:
-        overlap: of neighbouring windows, at least.
-        batch: windows of one state computed in one call of the model; of several states, a window of each.
-        region: (1 or b, 1, h, w), 1 = regenerate: windows that do not touch it are not computed; None: all are.
-        picture: pixels (b, 3, H, W), the estimate of x0 where no window was computed.
+        model: the model that sees the windows.
+        window: side of a window.
+        overlap: least overlap of neighbouring windows.
+        batch: windows in one call of the model, for a single state; for several states, one window of each.
+        region: (1 or b, 1, h, w), 1 = regenerate; windows that do not touch it are not computed. None: all are.
+        picture: pixels (b, 3, H, W), the estimate of x0 where no window is computed.
 
     Raises:
-        ModelError: an overlap that is not smaller than the window.
+        ModelError: the overlap is not smaller than the window.
     """
 
     model: Model
@@ -126,7 +128,7 @@ class Windowed:
         return self.model.decode(x0)
 
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> Windowed:
-        """With the windows that touch `mask` alone; the rest of the estimate is `picture`, encoded."""
+        """Compute only windows that touch `mask`; the rest of the estimate is `picture`, encoded."""
         model = self.model.attach(picture, mask)
         if picture is None or mask is None:
             return replace(self, model=model)
@@ -134,11 +136,11 @@ class Windowed:
 
     @cached_property
     def known(self) -> Tensor | None:
-        """The picture in the model's space; encoded only where some window is left out."""
+        """The picture in the model's space; encoded only if some window is not computed."""
         return None if self.picture is None else self.model.encode(self.picture)
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
-        """The blended predictions for x_t (b, c, h, w): x0 = sum_k w_k x0_k, and eps alike."""
+        """Return the blended predictions at x_t, (b, c, h, w): x0 = sum_k w_k x0_k, and likewise eps."""
         windows = self._windows(*x_t.shape[-2:])
         sums = [_Sum.of(x_t) for _ in conds]
         for group in _chunks(windows, self.batch if len(x_t) == 1 else 1):
@@ -152,7 +154,7 @@ class Windowed:
         return tuple(self._blended(total, rest, x_t, level, folded=len(conds) > 1) for total in sums)
 
     def _windows(self, height: int, width: int) -> list[_Window]:
-        """The windows of a state of `height` x `width` that touch the region."""
+        """Return the windows of a state of `height` x `width` that touch the region."""
         axes = []
         for length in (height, width):
             begins = starts(length, self.window, self.overlap)
@@ -166,7 +168,7 @@ class Windowed:
         return touching or found[:1]
 
     def _rest(self, windows: list[_Window], x_t: Tensor) -> Tensor | None:
-        """What the windows leave to the known picture at every position, (h, w); None: nothing."""
+        """Return the weight of the known picture at every position, (h, w); None if it is 0 everywhere."""
         if self.picture is None:
             return None
         rest = torch.ones(x_t.shape[-2:], device=x_t.device)
@@ -175,8 +177,10 @@ class Windowed:
         return rest.clamp_(min=0.0) if bool((rest > 1e-3).any()) else None
 
     def _blended(self, total: _Sum, rest: Tensor | None, x_t: Tensor, level: Level, folded: bool) -> Prediction:
-        """One prediction; where no window was computed, the known picture. What the network would have put out is
-        worked out only where several predictions are to be `folded`."""
+        """Complete a prediction with the known picture, where no window was computed.
+
+        The corresponding network output is computed only if several predictions will be combined (`folded`).
+        """
         x0, eps = total.x0, total.eps
         if rest is not None and self.known is not None:
             x0 = x0 + rest * self.known
@@ -187,7 +191,7 @@ class Windowed:
 
 @dataclass(eq=False)
 class _Sum:
-    """sum_k w_k p_k of the windows' predictions so far, each where its window lies: no window is kept."""
+    """The running sum of w_k p_k over the windows' predictions, so that no window must be stored."""
 
     x0: Tensor
     eps: Tensor
@@ -199,7 +203,7 @@ class _Sum:
         return cls(torch.zeros_like(x_t, dtype=torch.float32), torch.zeros_like(x_t, dtype=torch.float32))
 
     def add(self, prediction: Prediction, group: list[_Window]) -> None:
-        """Windows side by side in the batch, as `group` has them."""
+        """Add the predictions of `group`, whose windows are concatenated in the batch."""
         self.kind = prediction.kind
         if prediction.variance is not None and self.variance is None:
             self.variance = torch.zeros_like(self.x0)
@@ -216,16 +220,16 @@ def _chunks(windows: list[_Window], size: int) -> list[list[_Window]]:
 
 
 def spots(group: list[_Window]) -> list[tuple[slice, slice]]:
-    """(rows, columns) of each window."""
+    """Return (rows, columns) of each window."""
     return [(w.rows, w.columns) for w in group]
 
 
 def _cut(
     cond: Conditioning, group: list[_Window], size: Sequence[int], controls: Mapping[int, Control]
 ) -> Conditioning:
-    """What each window of `group` is told: pictures are cut like the state, the rest is repeated.
+    """Return the conditioning for the windows of `group`: pictures are cropped like the state, the rest is repeated.
 
-    `controls`: what each ControlNet is for these windows, by the identity of the whole one.
+    `controls`: id of a ControlNet -> the ControlNet cropped for these windows.
     """
 
     def spatial(value: Tensor | None) -> Tensor | None:
@@ -243,7 +247,7 @@ def _cut(
         return replace(value, embeds=embeds, pooled=repeated(value.pooled), mask=repeated(value.mask))
 
     def beside(reference: Reference) -> Reference:
-        """A picture of the state's own size is cut like it; another one is seen whole by every window."""
+        """Crop a picture of the state's size like the state; every window sees all of other pictures."""
         latent = reference.latent
         cut = latent.shape[-2:] == tuple(size)
         return replace(

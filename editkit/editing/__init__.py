@@ -1,4 +1,4 @@
-"""Edits: from a chain and a picture to the result."""
+"""Editing: from a chain and a picture to the result."""
 
 from __future__ import annotations
 

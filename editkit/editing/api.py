@@ -1,4 +1,4 @@
-"""Edits from Python: `edit` a picture, `plan` or `stream` its making, `sample` a model with plugins and no picture."""
+"""The Python API: `edit` a picture, `plan` or `stream` an edit, and `sample` a model with plugins but no picture."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ def edit(
     Args:
         picture: a path, a PIL image, the bytes of a file, an array (h, w, 3) of uint8 or uint16, or a `Picture`.
         edits: a plugin, a chain made with `&` (with) and `|` (then), or lists of plugins.
-        model: a name as for `--model`, or a model of one's own (for all stages).
-        notify: is called with what a user should know (one line each).
-        models: where loaded models are kept, for many pictures, one after another or at once; None: for this one.
-        progress: is called after every step with an `Update`, which has `fraction` and `image`.
-        output: also write the result there, with how it was made; a file that is there is found before the work.
-        force: replace that file.
-        loader: what `models` was in the release before; `models=Models(load=loader)` now.
-        options: those of `Options`, for all stages that do not set their own.
+        model: a name as for `--model`, or a model object (for all stages).
+        notify: called with messages for the user, one line each.
+        models: cache of loaded models, for many pictures, one after another or at once; None: load for this call only.
+        progress: called after every step with an `Update`, which has `fraction` and `image`.
+        output: also write the result to this file, with its provenance; an existing file is an error before the edit.
+        force: overwrite that file.
+        loader: deprecated; use `models=Models(load=loader)`.
+        options: the fields of `Options`, for all stages that do not set their own.
 
     Returns:
         The edited picture; `write` saves it.
 
     Raises:
-        EditkitError: with one line that says how to mend it.
+        EditkitError: the edit failed. The message is one line and says how to fix it.
     """
     with in_python("edit"):
         if output is not None:
@@ -88,14 +88,15 @@ def stream(
     loader: Load | None = None,
     **options: Unpack[RunOptions],
 ) -> Making:
-    """As `edit`, step by step: yields an `Update` after every step, and its `result` is the picture::
+    """Edit one picture step by step: yields an `Update` after every step, and `result` is the edited picture::
 
         making = stream("photo.png", SDEdit())
         for update in making:
             print(update.fraction)
         making.result.write("out.png")
 
-    Leave the loop to stop. `tell` is given what plugins measure of the result (`Hooks.measure`).
+    Leave the loop to stop. Arguments are those of `edit`; `tell` is called with the figures that plugins measure on the
+    result (`Hooks.measure`).
     """
     said = _told(notify)
 
@@ -123,7 +124,7 @@ def _kept(models: Models | None, loader: Load | None) -> Models | None:
 
 
 class Making(Generator[Update, None, Picture]):
-    """The steps of an edit, and what comes of them."""
+    """A running edit: an iterator over its steps, with the result."""
 
     def __init__(self, steps: Generator[Update, None, Picture]) -> None:
         self._steps = steps
@@ -131,7 +132,7 @@ class Making(Generator[Update, None, Picture]):
 
     @property
     def result(self) -> Picture:
-        """The edited picture; what is not made yet is made.
+        """The edited picture; runs the remaining steps first.
 
         Raises:
             UsageError: the edit was stopped.
@@ -139,7 +140,7 @@ class Making(Generator[Update, None, Picture]):
         for _ in self:
             pass
         if self._result is None:
-            raise UsageError("this edit was stopped (or failed) before its end, so it has no result; stream it again")
+            raise UsageError("this edit was stopped or failed before its end, so it has no result; stream it again")
         return self._result
 
     def send(self, value: None) -> Update:
@@ -157,7 +158,7 @@ class Making(Generator[Update, None, Picture]):
 
 
 def _told(notify: Notify | None) -> Notify:
-    """`notify`, which is told in Python's words."""
+    """Wrap `notify` so that messages use Python's names of options."""
     return silent if notify is None else lambda message: notify(words(message))
 
 
@@ -169,17 +170,17 @@ def plan(
     notify: Notify | None = None,
     **options: Unpack[RunOptions],
 ) -> tuple[StagePlan, ...]:
-    """What `edit` would do with the same arguments, and what it would cost, stage by stage. Loads no weights.
+    """Return what `edit` would do with the same arguments, and its cost, stage by stage. Loads no weights.
 
-    Each `StagePlan` has the model, the sampler, the plugins in the order they act, the passes with their boxes, sizes
-    and levels, and the number of network calls. A later stage is settled on the picture as it came, since the result of
-    the stage before is not known: its size and its masks are right, its colours are not.
+    Each `StagePlan` has the model, the sampler, the plugins in the order in which they act, the passes with their
+    boxes, sizes and levels, and the number of network calls. Later stages are planned on the input picture, since the
+    result of the stage before is unknown: sizes and masks are right, but colours are not.
 
     Args:
-        picture, edits, model, notify, options: as `edit` takes them.
+        picture, edits, model, notify, options: as for `edit`.
 
     Raises:
-        EditkitError: `edit` would be refused; with one line that says how to mend it.
+        EditkitError: `edit` would fail. The message is one line and says how to fix it.
     """
     own = None if isinstance(model, str) else model.info
     with in_python("plan"):
@@ -187,7 +188,7 @@ def plan(
 
 
 def _asked(edits: Edits, model: str | Model, options: Mapping[str, Any]) -> Chain:
-    """The chain of `edits`, with what is asked for all its stages, which their own options win over."""
+    """Return the chain of `edits` with options for all stages; options that a stage sets itself take precedence."""
     chain = Chain.of(edits)
     named = {"model": model} if isinstance(model, str) and model != "auto" else {}
     first = Stage(chain.stages[0].plugins, Options(**{**options, **named}).merged(chain.stages[0].options))
@@ -207,17 +208,18 @@ def sample(
     models: Models | None = None,
     **options: Any,
 ) -> Tensor:
-    """One reverse process in the model's own space, without pictures: for research and tests.
+    """Run one reverse process in the model's own space, without pictures; for research and tests.
 
     Args:
-        model: anything that keeps the `Model` protocol, as `editkit.models.Gaussian`.
+        model: any object that implements the `Model` protocol, such as `editkit.models.Gaussian`.
         plugins: one or several declarations (with).
-        shape: (batch, channels, ...): 1-D, 2-D, 3-D, whatever the model takes.
-        known: for plugins that need it: a clean sample, broadcastable to `shape`; pixels, for a model of latents.
+        shape: shape of the state, (batch, channels, ...), in 1-D, 2-D or 3-D as the model takes.
+        known: a clean sample, broadcastable to `shape`, for plugins that need it; for a latent model, pixels.
         mask: where to regenerate it (1), broadcastable likewise.
-        watch: is called with the engine's `State` after every move.
-        models: where networks of plugins are kept.
-        noise: where random numbers come from: as the option of that name, one draw for the whole batch; or a source.
+        watch: called with the engine's `State` after every move.
+        notify: called with messages for the user.
+        noise: source of random numbers: a value of the option `noise`, or a `Noise` object.
+        models: cache for the plugins' networks.
         options: `sampler` (default ddpm), `steps` (100), `seed` (0), `spacing`, `device`.
 
     Returns:

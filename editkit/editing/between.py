@@ -1,12 +1,12 @@
-"""Between two pictures: both are carried to their noise, and what lies between the noises is carried down.
+"""Interpolation between two pictures: map both to their noise, interpolate the noise, and map it back.
 
-Noise of a diffusion model is N(0, s^2 I), nearly all of it on a sphere, and so is what `slerp` finds between two of it
-(Song et al. 2020, arXiv:2010.02502, section 5.3): with w the angle between z_a and z_b,
+The noise of a diffusion model is N(0, s^2 I), nearly all of it on a sphere, and `slerp` stays on that sphere (Song et
+al. 2020, arXiv:2010.02502, section 5.3): with w the angle between z_a and z_b,
 
     z = (sin((1 - share) w) z_a + sin(share w) z_b) / sin w.
 
-The straight line (`lerp`) passes through the inside of the sphere: half way the variance is half. Texts are
-interpolated linearly, in the encoder's space. The ways up and down are those of the plugin `invert`; other plugins act
+The straight line (`lerp`) passes through the inside of the sphere: in the middle the variance is half. Texts are
+interpolated linearly in the encoder's space. The ways up and down are those of the plugin `invert`; other plugins act
 in all of them.
 """
 
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from editkit.models.leasing import Models
 
 WAY = "invert"
-"""The registered plugin that walks up and down."""
+"""The registered plugin that makes the ways up and down."""
 
 DEFAULT_MODEL = "pocket"
-"""What `--model auto` means here: a prior learned from one picture knows no other."""
+"""The meaning of `--model auto` here: a prior learnt from one picture does not know the other."""
 
 R = TypeVar("R")
 
@@ -52,7 +52,7 @@ Mix = Literal["slerp", "lerp"]
 
 
 def between(a: Tensor, b: Tensor, share: float, mix: Mix = "slerp") -> Tensor:
-    """The state at `share` of the way from a to b, (batch, ...), item by item."""
+    """Interpolate between a and b, (batch, ...), at the fraction `share`, item by item."""
     import torch
 
     if mix == "lerp":
@@ -60,14 +60,14 @@ def between(a: Tensor, b: Tensor, share: float, mix: Mix = "slerp") -> Tensor:
     first, second = a.flatten(1).double(), b.flatten(1).double()
     cosine = (first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1)).clamp_min(1e-30)
     w = torch.acos(cosine.clamp(-1.0, 1.0))[:, None]
-    near = torch.sin(w) < 1e-6  # one direction, or opposite ones, between which there is no one way
+    near = torch.sin(w) < 1e-6  # parallel or opposite: no unique arc
     u = torch.where(near, 1.0 - share, torch.sin((1.0 - share) * w) / torch.sin(w).clamp_min(1e-12))
     v = torch.where(near, share, torch.sin(share * w) / torch.sin(w).clamp_min(1e-12))
     return (u * first + v * second).reshape(a.shape).to(a.dtype)
 
 
 class Blend(Plugin):
-    """Give the model what lies between two texts: the way to the second is walked as far as `share` says."""
+    """Pass an interpolation of two texts to the model, at the fraction `share` towards the second."""
 
     name: ClassVar[str] = "blend"
     holds: ClassVar[frozenset[Slot]] = frozenset({"prompt"})
@@ -101,8 +101,8 @@ class _BlendHooks(Hooks[Blend]):
 
         if first.embeds.shape != second.embeds.shape:
             raise UsageError(
-                f"{self.run.model.info.name} reads texts token by token, and these are of different length; between "
-                "texts of equal length it can stand, or between two seeds"
+                f"{self.run.model.info.name} reads texts token by token, and these have different lengths; use texts "
+                "of equal length, or leave --prompt-to out"
             )
         share = self.plugin.share
         pooled = None
@@ -119,15 +119,15 @@ class _BlendHooks(Hooks[Blend]):
 
 @dataclass(frozen=True, eq=False)
 class Interpolation:
-    """What is to be made.
+    """The specification of an interpolation.
 
     Args:
-        a, b: the pictures, of one size.
-        chain: its first stage begins with the plugin `invert`, whose strength and refinement count; more plugins in it
-            act on all ways up and down, later stages on every frame.
-        frames: how many pictures, `a` and `b` as they come back among them.
-        prompt_to: what describes b; None: the prompt, for both.
-        mix: what lies between two noises.
+        a, b: the pictures, of the same size.
+        chain: its first stage begins with the plugin `invert`, whose strength and refinement are used; further plugins
+            in it act on all ways up and down, later stages on every frame.
+        frames: number of pictures, including the reconstructions of `a` and `b`.
+        prompt_to: the text that describes b; None: the prompt, for both.
+        mix: how noise is interpolated.
     """
 
     a: Picture
@@ -138,15 +138,15 @@ class Interpolation:
     mix: Mix = "slerp"
 
     def shares(self) -> list[float]:
-        """Where each frame lies, 0 to 1."""
+        """Return the position of each frame, from 0 to 1."""
         return [k / (self.frames - 1) for k in range(self.frames)]
 
     def up(self, share: float) -> Stage:
-        """The way of one of the pictures (0 or 1) to its noise."""
+        """Return the stage that maps one of the pictures (0 or 1) to its noise."""
         return self._way("up", share)
 
     def down(self, share: float) -> Stage:
-        """The way of one frame."""
+        """Return the stage that makes one frame from noise."""
         return self._way("down", share)
 
     def _way(self, way: str, share: float) -> Stage:
@@ -157,7 +157,7 @@ class Interpolation:
         return replace(first, plugins=(walking, *told, *others))
 
     def plans(self, notify: Notify = silent, info: ModelInfo | None = None) -> list[StagePlan]:
-        """Both ways up, every way down, and the later stages of every frame; loads no weights."""
+        """Plan both ways up, every way down, and the later stages of every frame; loads no weights."""
         stages = [(self.up(0.0), self.a), (self.up(1.0), self.b)]
         for share in self.shares():
             stages += [(stage, self.a) for stage in (self.down(share), *self.chain.stages[1:])]
@@ -168,43 +168,43 @@ def interpolation(
     a: Picture, b: Picture, chain: Chain, *, frames: int = 9, prompt_to: str | None = None, mix: Mix = "slerp",
     notify: Notify = silent,
 ) -> Interpolation:  # fmt: skip
-    """An `Interpolation` that can be: `b` at the size of `a`, a model that knows both.
+    """Check the arguments and return an `Interpolation`, with `b` resized to the size of `a`.
 
     Raises:
-        UsageError: fewer than 2 frames, a first plugin that does not walk both ways.
-        ChainError: a model that learns from one picture.
+        UsageError: there are fewer than 2 frames, or the first plugin is not `invert`.
+        ChainError: the model learns from one picture only.
     """
     if frames < 2:
-        raise UsageError(f"an interpolation has 2 frames or more, got {frames}")
+        raise UsageError(f"an interpolation needs 2 frames or more, got {frames}")
     first = chain.inherited().stages[0]
     if first.plugins[0].name != WAY:
-        raise UsageError(f"an interpolation walks by {WAY}, and its chain begins with {first.plugins[0].name}")
+        raise UsageError(f"an interpolation needs {WAY} first, and its chain begins with {first.plugins[0].name}")
     if first.options.model == "auto":
-        notify(f"by {DEFAULT_MODEL}; --model takes another")
+        notify(f"using model {DEFAULT_MODEL}; --model chooses another")
         chain = chain.with_options(Options(model=DEFAULT_MODEL))
     if first.options.model == "patches":
-        raise ChainError("patches learns from one picture, and knows nothing between two; use --model pocket")
+        raise ChainError("patches learns from one picture and cannot interpolate between two; use --model pocket")
     return Interpolation(a, _fitted(b, a, notify), chain.inherited(), frames, prompt_to, mix)
 
 
 def _fitted(b: Picture, a: Picture, notify: Notify) -> Picture:
-    """`b` at the size of `a`: cut around its middle to the same shape, and resized."""
+    """Crop `b` around its centre to the aspect ratio of `a`, and resize it to the size of `a`."""
     if b.size == a.size:
         return b
     scale = min(b.width / a.width, b.height / a.height)
     width, height = max(1, round(a.width * scale)), max(1, round(a.height * scale))
     left, top = (b.width - width) // 2, (b.height - height) // 2
-    notify(f"--to is {b.width}x{b.height}: its middle, {width}x{height}, is brought to {a.width}x{a.height}")
+    notify(f"--to is {b.width}x{b.height}: its centre, {width}x{height}, is resized to {a.width}x{a.height}")
     return Picture(b.visible[top : top + height, left : left + width].copy()).resized(a.width, a.height)
 
 
 def walk(
     asked: Interpolation, models: Models, notify: Notify = silent, own: Model | None = None
 ) -> Generator[Update, None, list[Picture]]:
-    """Yields every step, and returns the frames.
+    """Run an interpolation: yield every step, and return the frames.
 
     Raises:
-        EditkitError: as an edit does.
+        EditkitError: an edit failed.
     """
     from editkit.editing.running import leased, run_chain
     from editkit.editing.stages import make_ready, run_stage
@@ -234,7 +234,7 @@ def walk(
 
 
 def _numbered(steps: Generator[Update, None, R], number: int, total: int) -> Generator[Update, None, R]:
-    """The same steps as stage `number` of `total`."""
+    """Yield the same steps, numbered as stage `number` of `total`."""
     while True:
         try:
             update = next(steps)
@@ -260,18 +260,19 @@ def interpolate(
     progress: Callable[[Update], None] | None = None,
     **options: Unpack[RunOptions],
 ) -> list[Picture]:
-    """Pictures between `a` and `b`: `interpolate("a.png", "b.png", frames=9, steps=50)`.
+    """Interpolate between pictures `a` and `b`: `interpolate("a.png", "b.png", frames=9, steps=50)`.
 
     Args:
+        a, b: the pictures; `b` is cropped and resized to the size of `a`.
         edits: plugins that act on every way up and down.
-        frames: how many, `a` and `b` as they come back among them.
-        prompt_to: what describes b, where `prompt` describes a; texts between them are told on the way down.
-        mix: slerp, or lerp, whose frames are faint.
-        strength, refine: of the plugin `invert`.
-        model, notify, models, progress, options: as `editkit.edit` takes them.
+        frames: number of pictures, including the reconstructions of `a` and `b`.
+        prompt_to: the text that describes b, where `prompt` describes a; the way down uses interpolated texts.
+        mix: slerp, or lerp, whose frames have less contrast.
+        strength, refine: as for the plugin `invert`.
+        model, notify, models, progress, options: as for `editkit.edit`.
 
     Raises:
-        EditkitError: with one line that says how to mend it.
+        EditkitError: the edit failed. The message is one line and says how to fix it.
     """
     from editkit.models.leasing import Models
 
@@ -297,7 +298,7 @@ def interpolate(
 
 
 def strip(frames: Sequence[Picture]) -> Picture:
-    """The frames side by side, 8 bits a channel, each at the height of the first."""
+    """Arrange the frames side by side, in 8 bits a channel, each at the height of the first."""
     from editkit.editing.watching.sheets import eight_bit
 
     return Picture(np.concatenate([eight_bit(frame.pixels) for frame in frames], axis=1))

@@ -1,5 +1,6 @@
-"""Pictures of any size on any model: cutting out what a pass (`editkit.editing.passes`) sees of the picture, and
-putting its result back.
+"""The canvas: pictures of any size on any model.
+
+Crops the part of the picture that a pass (`editkit.editing.passes`) sees, and puts its result back.
 """
 
 from __future__ import annotations
@@ -38,11 +39,22 @@ def inputs(
     before: Pass | None = None,
     small: Picture | None = None,
 ) -> Inputs:
-    """The box of `picture` at the size of pass `at`, padded to the model's multiple, and at its own resolution.
+    """Return the inputs of pass `at`: its box of `picture`, at the size of the pass and at its own resolution.
 
-    The model is cut into windows where the pass asks for it, told the `examples`, and attached to what it sees
-    (`Model.attach`). `source`: the stage's picture as it came. `before`: the pass whose enlarged result this one starts
-    from. `small`: what the picture was enlarged from, sharp.
+    The first is padded to the model's multiple. The model is wrapped in windows if the pass needs them, given the
+    `examples`, and attached to what it sees (`Model.attach`).
+
+    Args:
+        picture: the picture to edit, with its mask.
+        at: the pass.
+        model: the stage's model.
+        stream: noise stream for stochastic encoders.
+        device: where tensors are created.
+        source: the stage's input picture.
+        convention: how masks are converted to the model's space.
+        examples: further pictures to learn from.
+        before: the pass from whose enlarged result this one starts.
+        small: the sharp picture from which `picture` was enlarged.
     """
     import torch
 
@@ -76,7 +88,7 @@ def inputs(
 def _shown(
     original: Tensor, mask: Tensor | None, at: Pass, info: ModelInfo, fill: Fill | None
 ) -> tuple[Tensor, Tensor | None]:
-    """The box's pixels and mask at the size of pass `at`, padded to the model's multiple."""
+    """Return the box's pixels and mask at the size of pass `at`, padded to the model's multiple."""
     size = (at.height, at.width)
     shown = pad(resize(original, *size), info.multiple)
     if mask is None:
@@ -90,7 +102,7 @@ def _shown(
 
 
 def _barred(picture: Picture, at: Pass, device: torch.device) -> Tensor | None:
-    """(1, 1, h, w): where of pass `at` nothing is learned: what is barred, in part too, and what is transparent."""
+    """Return where pass `at` must not learn, (1, 1, h, w): pixels that are even partly barred or transparent."""
     import torch
 
     areas = [area > 0 for area in (picture.barred, picture.hidden) if area is not None and area.any()]
@@ -102,7 +114,7 @@ def _barred(picture: Picture, at: Pass, device: torch.device) -> Tensor | None:
 
 
 def example(other: Picture, at: Pass, before: Pass | None, device: torch.device) -> Example:
-    """Another picture as large beside pass `at` as it is beside the whole one, and as the pass `before` shows it."""
+    """Return a further picture at the scale of pass `at`, and as seen by the pass `before`."""
     import torch.nn.functional as F
 
     image = to_unit(other.visible).to(device)
@@ -117,7 +129,7 @@ def example(other: Picture, at: Pass, before: Pass | None, device: torch.device)
 
 
 def _small(hidden: NDArray[np.bool_], height: int, width: int) -> Tensor:
-    """(1, 1, height, width), above 0 where a pixel at this size has a bit of what is hidden."""
+    """Downscale a mask to (1, 1, height, width); values are above 0 where a pixel covers any hidden pixel."""
     import torch
     import torch.nn.functional as F
 
@@ -125,14 +137,14 @@ def _small(hidden: NDArray[np.bool_], height: int, width: int) -> Tensor:
 
 
 def beside(at: Pass, size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) of a picture of this `size` at the scale of pass `at`."""
+    """Return (width, height) of a picture of this `size` at the scale of pass `at`."""
     scale = max(at.height, at.width) / max(at.box.height, at.box.width)
     width, height = size
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _windowed(model: Model, window: int) -> Model:
-    """`model` by windows of `window` pixels, unless it comes in windows of its own."""
+    """Wrap `model` in windows of `window` pixels, unless it is windowed already."""
     from editkit.diffusion.windows import Windowed
 
     if capability(model, Windowed) is not None:
@@ -142,5 +154,5 @@ def _windowed(model: Model, window: int) -> Model:
 
 
 def native(image: Tensor, at: Pass) -> Tensor:
-    """A pass's result without its padding, at the box's own resolution."""
+    """Crop the padding of a pass's result, and resize it to the box's own resolution."""
     return resize(image[..., : at.height, : at.width], at.box.height, at.box.width)

@@ -1,9 +1,8 @@
-"""How the passes of the canvas join: a finer pass starts from the enlarged result of the coarser one, and keeps its
-structure.
+"""Coarse-to-fine cascade: a finer pass starts from the enlarged result of the coarser pass and keeps its structure.
 
-It starts at a noise level that keeps structure, and is told the coarser picture (`lowres`, as the cascades of Ho et al.
-2022, arXiv:2106.15282); a model that does not take `lowres` may be held to its low frequencies (ILVR, Choi et al. 2021,
-arXiv:2108.02938).
+It starts at a noise level that keeps structure, and the model is conditioned on the coarser picture (`lowres`, as in
+the cascades of Ho et al. 2022, arXiv:2106.15282). A model that does not take `lowres` can be held to the low
+frequencies instead (ILVR, Choi et al. 2021, arXiv:2108.02938).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Refine(Plugin):
-    """Start from the enlarged coarser pass, and tell it to the model, or hold its low frequencies: how passes join."""
+    """Start from the enlarged coarser pass, and condition the model on it or hold its low frequencies."""
 
     name: ClassVar[str] = "canvas"
     order: ClassVar[int] = -100
@@ -38,7 +37,7 @@ class _RefineHooks(Hooks[Refine]):
 
     @classmethod
     def made(cls, plugin: Refine, run: Run, coarse: Tensor) -> _RefineHooks:
-        """`coarse`: (1, 3, h, w), the coarser pass's result at this pass's size, in the model's space."""
+        """Create the hooks; `coarse` is the coarser pass's result at this pass's size, in the model's space."""
         made = cls(plugin, run)
         made.coarse = coarse
         return made
@@ -63,6 +62,6 @@ class _RefineHooks(Hooks[Refine]):
 
 
 def refined(run: Run, coarse: Tensor, at: Pass, factor: float) -> tuple[Refine, Hooks[Refine]]:
-    """The canvas's own declaration and hooks for one finer pass."""
+    """Return the canvas's own declaration and hooks for a finer pass."""
     plugin = Refine(hold=at.hold, factor=factor)
     return plugin, _RefineHooks.made(plugin, run, coarse)

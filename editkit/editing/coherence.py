@@ -1,4 +1,4 @@
-"""How well invented pixels continue the known ones: which of several attempts to go on with."""
+"""Measures how well generated pixels continue the known ones, to choose between several tries."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from torch import Tensor
 from editkit.pictures.filling import depth_in
 
 SIDE = 7
-"""Of the patches that are compared."""
+"""Side of the patches that are compared, in pixels."""
 
 FADE = 1.3
-"""A patch counts less by this factor for each pixel of its middle's depth in the hole."""
+"""Factor by which a patch's weight decreases for each pixel of its centre's depth in the hole."""
 
 MOST = 2_000
-"""Known patches that are compared with, evenly spread."""
+"""Largest number of known patches to compare with, evenly spaced."""
 
 
 def misfit(image: Tensor, mask: Tensor) -> float:
-    """The mean distance of the patches that touch the hole to their nearest known one; less is better.
+    """Return the mean distance of the patches that touch the hole to their nearest known patch; less is better.
 
     E = sum_q w_q min_p |q - p|^2 / sum_q w_q, the coherence of Wexler et al. 2007, "Space-time completion of video",
     over squares q that touch `mask` (1, 1, h, w) > 0 and squares p that do not, w_q falling from the rim inwards.
-    `image` (1, c, h, w). Zero where no patch is known, or none asked for.
+    `image` is (1, c, h, w). The result is 0 if no patch is known, or none touches the hole.
     """
     height, width = image.shape[-2:]
     if min(height, width) < SIDE:

@@ -1,5 +1,4 @@
-"""The contract of every plugin, built in or not: checks on a cheap exact model, for `editkit plugins check NAME` and
-tests.
+"""The contract of every plugin: checks on a cheap exact model, for `editkit plugins check NAME` and for tests.
 
 In a plugin's own tests::
 
@@ -7,9 +6,9 @@ In a plugin's own tests::
     def test_contract(check):
         contract.CHECKS[check](registry.load("NAME"))
 
-Each check takes a declaration's class, makes it with the parameters of its `example`, and raises `ContractError` with
-what is wrong and how to mend it. `NotChecked` says why a check could not be made. A check that tries many cases returns
-those that could not be tried, and why (`LeftOut`).
+Each check takes a declaration's class, creates it with the parameters of its `example`, and raises `ContractError` with
+a message that says what is wrong and how to fix it. `NotChecked` says why a check could not be made. A check with many
+cases returns those that could not be tried, with the reason (`LeftOut`).
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ STEPS = 4
 T = TypeVar("T")
 
 LeftOut = tuple[str, ...]
-"""What a check could not try, and why: a line for each."""
+"""The cases that a check could not try, with the reason: one line each."""
 
 
 class ContractError(EditkitError):
@@ -56,7 +55,9 @@ class NotChecked(EditkitError):  # noqa: N818
 
 
 class ExactModel(PixelSpace):
-    """x0 ~ N(0, s^2 I) on pictures of any size: E[x0 | x_t] = s^2 alpha_t x_t / (s^2 alpha_t^2 + sigma_t^2).
+    """The exact model of x0 ~ N(0, s^2 I) on pictures of any size.
+
+    E[x0 | x_t] = s^2 alpha_t x_t / (s^2 alpha_t^2 + sigma_t^2).
 
     Exact, cheap, and without weights. It takes any condition and ignores it; `calls` counts its evaluations.
     """
@@ -78,28 +79,28 @@ class ExactModel(PixelSpace):
         return self
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """Zeros, whatever the text."""
+        """Return zeros for any text."""
         import torch
 
         return Prompt(torch.zeros(1, 4, 8)), ""
 
     def refer(self, picture: Tensor) -> Reference:
-        """The picture itself."""
+        """Return the picture itself as a reference."""
         return Reference(picture, picture)
 
 
 def picture() -> Picture:
-    """A small picture of noise, the same each time."""
+    """Return a small picture of noise, always the same."""
     return Picture(np.random.default_rng(3).integers(0, 256, (30, 36, 3), dtype=np.uint8))
 
 
 def model_for(*plugins: type[Plugin]) -> ExactModel:
-    """An exact model that takes what these plugins need: of alternatives one, the first by name."""
+    """Return an exact model that takes what these plugins need; of alternatives the first by name."""
     return ExactModel(frozenset(min(plugin.needs) for plugin in plugins if plugin.needs))
 
 
 def example(plugin: type[Plugin]) -> Plugin:
-    """The declaration with the parameters of its `example`."""
+    """Create the declaration with the parameters of its `example`."""
     try:
         return plugin(**plugin.example)
     except ValueError as error:
@@ -114,35 +115,35 @@ def documented(plugin: type[Plugin]) -> None:
 
 
 def acting(plugin: type[Plugin]) -> None:
-    """It gives a class of hooks, and acts through at least one."""
+    """It returns a class of hooks, and overrides at least one."""
     made = example(plugin)
     hooks = made.hooks()
     made_of_hooks = isinstance(hooks, type) and issubclass(hooks, Hooks)
-    require(made_of_hooks, f"hooks() gives {hooks!r}; a class of Hooks is needed")
-    require(bool(made.uses()), "it overrides no hook, so it can do nothing")
+    require(made_of_hooks, f"hooks() returns {hooks!r}; a subclass of Hooks is needed")
+    require(bool(made.uses()), "it overrides no hook, so it does nothing")
 
 
 def light(plugin: type[Plugin]) -> None:
-    """Its module does not import torch: the command line answers at once."""
+    """Its module does not import torch, so that the command line responds quickly."""
     code = f"import sys, {plugin.__module__}; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     last = (done.stderr.strip().splitlines() or [""])[-1]
     require(not last, f"its module cannot be imported by itself: {last}")
-    require(done.returncode == 0, "its module imports torch; import it inside of the functions that need it")
+    require(done.returncode == 0, "its module imports torch; import it inside the functions that need it")
 
 
 def harmless(plugin: type[Plugin]) -> None:
-    """The picture that goes in is not changed; a picture of the same depth comes out."""
+    """It does not modify the input picture, and the result has the same bit depth."""
     source = picture()
     before = source.pixels.copy()
     result = _edit(source, example(plugin), model_for(plugin))
-    require(np.array_equal(source.pixels, before), "it changes the pixels of the picture it is given")
-    require(result.pixels.dtype == before.dtype, f"it makes {result.pixels.dtype} of {before.dtype}")
+    require(np.array_equal(source.pixels, before), "it modifies the pixels of its input picture")
+    require(result.pixels.dtype == before.dtype, f"it converts {before.dtype} to {result.pixels.dtype}")
 
 
 def pure(plugin: type[Plugin]) -> None:
-    """Hooks change none of the tensors they are given."""
+    """Its hooks do not modify their arguments."""
 
     def bind(self: Plugin, run: Run) -> Hooks[Plugin]:
         hooks = plugin.bind(self, run)
@@ -156,21 +157,21 @@ def pure(plugin: type[Plugin]) -> None:
 
 
 def _watched(hook: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """`hook`, refusing to have its arguments changed."""
+    """Wrap `hook` with a check that its argument is not modified."""
 
     @functools.wraps(hook)
     def checked(*args: Any) -> Any:
         tensor = args[-1]
         before = tensor.detach().clone()
         out = hook(*args)
-        require(bool((tensor.detach() == before).all()), f"{name} changes the tensor it is given; work on x.clone()")
+        require(bool((tensor.detach() == before).all()), f"{name} modifies its argument; work on x.clone()")
         return out
 
     return checked
 
 
 def repeatable(plugin: type[Plugin]) -> None:
-    """The same seed gives the same bytes; another seed is heard, unless the plugin itself says how to begin."""
+    """The same seed gives the same bytes, and another seed another result, unless the plugin sets the initial state."""
     one, two, other = (_edit(picture(), example(plugin), model_for(plugin), seed=s).pixels for s in (1, 1, 2))
     require(np.array_equal(one, two), "the same seed gives another picture; draw from step.randn_like or run.stream")
     if "begin" not in example(plugin).claims():
@@ -178,28 +179,28 @@ def repeatable(plugin: type[Plugin]) -> None:
 
 
 def neutral(plugin: type[Plugin]) -> None:
-    """With its neutral parameters it is bit for bit as if it were not there."""
+    """With its neutral parameters it changes no bit of the result."""
     if plugin.neutral is None:
         raise NotChecked("it declares no neutral parameters")
     model = model_for(plugin)
     base = registry.load(START_FROM_PICTURE)()
     idle = plugin(**{**plugin.example, **plugin.neutral})
     if "begin" in idle.claims():
-        raise NotChecked("it says how to begin, so there is nothing to compare it to")
+        raise NotChecked("it sets the initial state, so there is nothing to compare it with")
     without, with_it = _edit(picture(), base, model), _edit(picture(), base & idle, model)
     same = np.array_equal(without.pixels, with_it.pixels)
     require(same, f"with its neutral parameters {dict(plugin.neutral)} it changes the result")
 
 
 def counted(plugin: type[Plugin]) -> None:
-    """The plan says how often the network will be called."""
+    """The plan has the right number of network calls."""
     composes(example(plugin) | registry.load(START_FROM_PICTURE)(), (plugin,))
 
 
 def composes(chain: Chain, plugins: Sequence[type[Plugin]]) -> None:
-    """`chain`, made of `plugins`, runs and calls the network as often as its plan says.
+    """Run `chain`, made of `plugins`, and check that it calls the network as often as its plan says.
 
-    What plugins evaluate beside that is either networks of their own, or the model.
+    Additional evaluations by plugins may be of their own networks or of the model.
     """
     model = model_for(*plugins)
     planned, beside, current = 0, 0, picture()
@@ -210,18 +211,18 @@ def composes(chain: Chain, plugins: Sequence[type[Plugin]]) -> None:
         current = settled.picture.with_mask(None)
     _edit(picture(), chain, model)
     allowed = (planned, planned + beside)
-    require(model.calls in allowed, f"the plan says {planned} network calls, there were {model.calls}")
+    require(model.calls in allowed, f"the plan says {planned} network calls, but there were {model.calls}")
 
 
 def combines(plugin: type[Plugin]) -> LeftOut:
-    """It acts with and before every other plugin that is installed, or the conflict is named before anything runs."""
+    """It can be combined with every installed plugin (`with`, `then`), or the conflict is reported in advance."""
     left: dict[str, list[str]] = {}
     tried = 0
     for name in registry.names():
         try:
             other = registry.load(name)
             second = example(other)
-        except EditkitError as error:  # another's fault
+        except EditkitError as error:  # the other plugin's fault
             left[f"{name}: that plugin is broken: {error}"] = ["with", "before"]
             continue
         for how, chain in (("with", example(plugin) & second), ("before", example(plugin) | second)):
@@ -232,7 +233,7 @@ def combines(plugin: type[Plugin]) -> LeftOut:
                 ExtraError,
                 NotChecked,
                 UsageError,
-            ) as error:  # the two examples do not fit, or need more
+            ) as error:  # the two examples do not fit together, or need more
                 left.setdefault(f"{name}: {error}", []).append(how)
             else:
                 tried += 1
@@ -243,7 +244,7 @@ def combines(plugin: type[Plugin]) -> LeftOut:
 
 
 def _composes(chain: Chain, plugins: Sequence[type[Plugin]], name: str) -> None:
-    """`composes`; a conflict that names both is what is wanted. `name`: the second one's, for what is wrong."""
+    """Run `composes`; a conflict is fine if its message names both plugins. `name`: the second one's, for messages."""
     try:
         composes(chain, plugins)
     except ChainError as error:
@@ -254,7 +255,7 @@ def _composes(chain: Chain, plugins: Sequence[type[Plugin]], name: str) -> None:
 
 
 def written(plugin: type[Plugin]) -> None:
-    """Python and recipe say the same of it."""
+    """A recipe of it reads back as the same declaration."""
     from editkit.editing import recipe
 
     chain = Chain.of(example(plugin))
@@ -262,7 +263,7 @@ def written(plugin: type[Plugin]) -> None:
         text = recipe.to_yaml(chain)
     except RecipeError as error:
         raise NotChecked(f"its example cannot be written: {error}") from error
-    require(recipe.from_yaml(text).stages[0].plugins == chain.stages[0].plugins, "a recipe of it reads back otherwise")
+    require(recipe.from_yaml(text).stages[0].plugins == chain.stages[0].plugins, "its recipe reads back differently")
 
 
 def _edit(source: Picture, edits: Plugin | Chain, model: ExactModel, seed: int = 0) -> Picture:
@@ -271,7 +272,7 @@ def _edit(source: Picture, edits: Plugin | Chain, model: ExactModel, seed: int =
     try:
         return edit(source, edits, model=model, steps=STEPS, seed=seed)
     except ModelError as error:
-        raise NotChecked(f"its example needs a model that is not here: {error}") from error
+        raise NotChecked(f"its example needs a model that is not available: {error}") from error
 
 
 def require(kept: bool, wrong: str) -> None:
@@ -280,20 +281,21 @@ def require(kept: bool, wrong: str) -> None:
 
 
 Check = Callable[[type[Plugin]], LeftOut | None]
-"""Raises ContractError where a plugin does not keep it, NotChecked where that cannot be seen; says in its docstring
-what is kept. Returns what it left out."""
+"""Raises ContractError if a plugin violates it, and NotChecked if that cannot be determined. Its docstring states the
+requirement. Returns the cases that it left out."""
 
 CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (documented, acting, light, written, harmless, pure, repeatable, neutral, counted, combines)
 }
-"""The checks, by name, in the order they are made."""
+"""Name -> check, in the order in which they are made."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one check: kept (True), broken (False), not checked (None), and why; of one that is kept, what it
-    could not try.
+    """The result of one check: kept (True), violated (False) or not checked (None), with the reason.
+
+    For a check that is kept: the cases that it could not try.
     """
 
     check: str
@@ -303,7 +305,7 @@ class Verdict:
 
 
 def verdicts(checked: T, checks: Mapping[str, Callable[[T], LeftOut | None]]) -> Iterator[Verdict]:
-    """All checks on one plugin (or what else a check takes), whatever the others say."""
+    """Run all checks on one plugin (or another kind of object), each independently of the others."""
     for name, check in checks.items():
         try:
             left_out = check(checked)

@@ -1,4 +1,4 @@
-"""What a process costs, counted from the declarations."""
+"""The cost of a process, computed from the declarations."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from editkit.plugin.protocol import Plugin
 
 @dataclass(frozen=True)
 class Cost:
-    """What a process costs: evaluations of the network, backward passes at most, and those that go through the network.
+    """The cost of a process: network evaluations, backward passes at most, and how many of them go through the network.
 
-    An energy may leave out a step, and where alpha_t is nearly 0 none goes through the network. `beside`: evaluations
-    of plugins' own networks, as many as the model's where they act (a hint in guess mode then has a smaller batch, and
-    by windows each is a batch of them).
+    An energy may skip a step, and where alpha_t is nearly 0 none goes through the network. `beside` counts evaluations
+    of plugins' own networks, as many as the model's where they act (with smaller batches in guess mode, and with one
+    batch for each group of windows).
     """
 
     calls: int
@@ -26,7 +26,7 @@ class Cost:
 
 
 def cost(plan: Plan, plugins: Sequence[Plugin], sampler: Sampler) -> Cost:
-    """The cost of a process: energies share a backward pass, apart from those that need one of their own."""
+    """Compute the cost of a process: energies share a backward pass, except those that need a separate one."""
     walked = plan.flow
     own = [p for p in plugins if "sampler" in p.claims()]
     energies = [p for p in plugins if "energy" in p.uses()]

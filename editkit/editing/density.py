@@ -1,11 +1,12 @@
-"""How likely a sample is to a model: by the flow's change of variables, and by the variational bound.
+"""The likelihood of a sample under a model: by the flow's change of variables, and by the variational bound.
 
 The probability flow of u = x / alpha over y = log r, r = sigma / alpha, is du/dy = r eps, so along it
 d log p(u) / dy = -tr(d(r eps)/du), and log p(x) = log p(u at the top) + int tr(d(r eps)/du) dy (Song et al. 2021,
-arXiv:2011.13456, eq. 39; Chen et al. 2018). The trace is exact, one backward pass a value, or Hutchinson's: the mean of
-v^T J v over random signs v, one backward pass each (Grathwohl et al. 2019, arXiv:1810.01367).
+arXiv:2011.13456, eq. 39; Chen et al. 2018). The trace is exact, with one backward pass for each value, or Hutchinson's
+estimate: the mean of v^T J v over random signs v, with one backward pass each (Grathwohl et al. 2019,
+arXiv:1810.01367).
 
-It is the density in the model's own space: of a model of latents, the latent's.
+It is the density in the model's own space; for a latent model, that of the latent.
 """
 
 from __future__ import annotations
@@ -26,16 +27,17 @@ from editkit.diffusion.schedule import LOUD, Grid, Level
 from editkit.errors import UsageError
 
 MOST_EXACT = 256
-"""Values of a sample up to which the trace is exact where nobody says how many probes."""
+"""Largest number of values for which the trace is exact by default."""
 
 LEVELS = Grid(real=True)
-"""Times between two trained ones are asked for."""
+"""Allows fractional times, between two trained ones."""
 
 
 @dataclass(frozen=True, eq=False)
 class Likelihood:
-    """log p of each item in nats, its standard error by the probes (0 where the trace is exact), and of how many values
-    an item is: (batch,), (batch,), d.
+    """log p of each item in nats (batch,), its standard error over the probes (batch,), and the number of values d.
+
+    The standard error is 0 for an exact trace.
     """
 
     nats: Tensor
@@ -44,7 +46,7 @@ class Likelihood:
 
     @property
     def bits_per_dim(self) -> Tensor:
-        """-log2 p a value, of pictures in [-1, 1] with 256 levels: (batch,)."""
+        """Return -log2 p for each value of pictures in [-1, 1] with 256 levels: (batch,)."""
         return -self.nats / (self.size * math.log(2.0)) + 7.0
 
 
@@ -57,21 +59,24 @@ def log_likelihood(
     seed: int = 0,
     told: Conditioning | None = None,
 ) -> Likelihood:
-    """log p(x) by the Runge-Kutta rule of fourth order over `steps` levels even in log-SNR, two at a time.
+    """Compute log p(x) by the fourth-order Runge-Kutta method over `steps` levels that are even in log-SNR.
 
-    That are 2 steps network calls and one more, and as many times `probes` (or values of x) backward passes.
+    This takes 2 steps + 1 network calls, and `probes` (or the number of values of x) times as many backward passes.
 
-    x counts as a state at the quietest level, sigma / alpha = 0.002 or what the table has; the top has the law
-    N(m, (r^2 + s^2) I), m what the model makes of nothing there, the data's mean, and s the deviation of clean data.
+    x is taken as a state at the least noisy level, sigma / alpha = 0.002 or that of the schedule. The prior at the top
+    is N(m, (r^2 + s^2) I), where m is the model's estimate there, the mean of the data, and s the standard deviation of
+    clean data.
 
     Args:
-        model: any; asked by itself, without plugins or clipping.
+        model: any model; it is evaluated without plugins or clipping.
         x: (batch, channels, ...), in the model's space.
-        probes: random signs a trace; None: exact up to 256 values, else 1.
-        told: what the model is told besides.
+        steps: number of levels.
+        probes: random sign vectors for each trace; None: exact up to 256 values, else 1.
+        seed: seed of the probes.
+        told: conditioning of the model.
 
     Raises:
-        UsageError: fewer than 4 levels, or probes that are none.
+        UsageError: there are fewer than 4 steps, or no probes.
     """
     if steps < 4 or (probes is not None and probes < 1):
         raise UsageError(f"log_likelihood needs 4 steps or more and 1 probe or more; got {steps} and {probes}")
@@ -80,7 +85,7 @@ def log_likelihood(
     signs = None if exact else _signs(x, probes or 1, seed)
     flow = _Flow(model, told or Conditioning(), signs)
     levels = [v for v in model.schedule.levels(steps, "log-snr", LEVELS) if 0.0 < v.sigma <= 1.001 * LOUD * v.alpha]
-    levels = levels[(len(levels) + 1) % 2 :]  # an odd number: a middle for each stretch
+    levels = levels[(len(levels) + 1) % 2 :]  # an odd number: each interval needs a midpoint
     u, traces = x.float(), torch.zeros(())
     for a, middle, b in zip(levels[:-2:2], levels[1::2], levels[2::2], strict=True):
         h = _y(b) - _y(a)
@@ -105,7 +110,7 @@ def _error(nats: Tensor) -> Tensor:
 
 
 def _signs(x: Tensor, probes: int, seed: int) -> Tensor:
-    """(probes, batch, channels, ...) of 1 and -1, the same along the whole way."""
+    """Draw random signs, (probes, batch, channels, ...), the same for the whole flow."""
     return torch.stack([Streams((seed,)).stream(f"probe {k}").normal(x.shape).sign() for k in range(probes)]).to(
         x.device
     )
@@ -116,7 +121,7 @@ def _y(level: Level) -> float:
 
 
 class _Flow:
-    """(u, level) -> (du/dy, the trace of its derivative by u: (batch, probes), float64)."""
+    """(u, level) -> du/dy, and the trace of its derivative in u, (batch, probes) float64."""
 
     def __init__(self, model: Model, told: Conditioning, signs: Tensor | None) -> None:
         self.model, self.told, self.signs = model, told, signs
@@ -140,8 +145,13 @@ class _Flow:
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """-log p(x) <= prior + sum of terms + decoder, in nats: KL at the top (batch,), one term a move from the noisiest
-    on (batch, steps - 1), and -log p(x0 | x_1) (batch,); `size` values an item.
+    """The bound -log p(x) <= prior + sum of terms + decoder, in nats.
+
+    Args:
+        prior: KL divergence at the top, (batch,).
+        terms: one for each move, from the noisiest level on, (batch, steps - 1).
+        decoder: -log p(x0 | x_1), (batch,).
+        size: number of values in an item.
     """
 
     prior: Tensor
@@ -151,25 +161,26 @@ class Bound:
 
     @property
     def nats(self) -> Tensor:
-        """The bound, (batch,)."""
+        """Return the bound, (batch,)."""
         return self.prior + self.terms.sum(1) + self.decoder
 
     @property
     def bits_per_dim(self) -> Tensor:
-        """A value, of pictures in [-1, 1] with 256 levels: (batch,)."""
+        """Return the bound for each value of pictures in [-1, 1] with 256 levels, in bits: (batch,)."""
         return self.nats / (self.size * math.log(2.0)) + 7.0
 
 
 def variational_bound(
     model: Model, x: Tensor, *, steps: int = 100, seed: int = 0, told: Conditioning | None = None
 ) -> Bound:
-    """The bound L of Ho et al. 2020 (arXiv:2006.11239, eq. 5), term by term, by one draw of x_t a term.
+    """Compute the variational bound of Ho et al. 2020 (arXiv:2006.11239, eq. 5), with one draw of x_t for each term.
 
     With the posterior's variance v of a step, a term is (alpha_s beta / sigma_t^2)^2 |x - x0(x_t)|^2 / 2v. The decoder
-    is N(x0(x_1), w I) with w = s^2 r^2 / (s^2 + r^2), what the quietest level leaves open of data of deviation s.
+    is N(x0(x_1), w I) with w = s^2 r^2 / (s^2 + r^2), the remaining variance of data with standard deviation s at the
+    least noisy level. Arguments are those of `log_likelihood`.
 
     Raises:
-        UsageError: fewer than 2 levels.
+        UsageError: there are fewer than 2 steps.
     """
     if steps < 2:
         raise UsageError(f"variational_bound needs 2 steps or more; got {steps}")
@@ -181,7 +192,7 @@ def variational_bound(
     conds: Sequence[Conditioning] = (told or Conditioning(),)
 
     def missed(t: Level) -> Tensor:
-        """|x - x0(x_t)|^2 of each item."""
+        """Return |x - x0(x_t)|^2 of each item, (batch,)."""
         x_t = t.alpha * x + t.sigma * stream.normal(x.shape).to(x.device)
         return (x - model(x_t, t, conds)[0].x0).flatten(1).double().square().sum(1)
 

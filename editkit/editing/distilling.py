@@ -1,8 +1,8 @@
-"""Moving something other than a sample under a diffusion prior: score distillation through any generator.
+"""Score distillation: optimise any differentiable generator under a diffusion prior.
 
-Poole et al. 2022 (DreamFusion, arXiv:2209.14988, eq. 3): the parameters theta of a differentiable generator x(theta)
-descend along E[w(t) (eps_hat(x_t) - eps) dx/dtheta], x_t = alpha_t x + sigma_t eps, and the network is not
-differentiated. eps_hat - eps = (alpha_t / sigma_t)(x - x0_hat), with the estimate that plugins have guided and cleaned.
+Poole et al. 2022 (DreamFusion, arXiv:2209.14988, eq. 3): the parameters theta of a generator x(theta) descend along
+E[w(t) (eps_hat(x_t) - eps) dx/dtheta] with x_t = alpha_t x + sigma_t eps, without differentiating the network.
+eps_hat - eps = (alpha_t / sigma_t)(x - x0_hat), where x0_hat is the estimate after the plugins' hooks.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ Order = Literal["annealed", "random"]
 
 @dataclass(frozen=True, eq=False)
 class Distilling:
-    """The state of a distillation: step `index` of `total`, at `level`; what was generated, and the prior's estimate of
-    it, (batch, channels, ...).
+    """The state of a distillation: step `index` of `total`, at `level`.
+
+    It has the generated sample and the prior's estimate for it, (batch, channels, ...) each.
     """
 
     index: int
@@ -64,33 +65,35 @@ def distill(  # long: its arguments, and one loop
     models: Models | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Move the parameters of `generator` until what it makes is likely to `model`, guided by `plugins`.
+    """Optimise the parameters of `generator` so that its output is likely under `model`, guided by `plugins`.
 
     Args:
-        model: the prior; any that keeps the `Model` protocol. Its space is the generator's.
-        generator: a module; `generator(k)` at step k gives (batch, channels, ...), differentiable in its parameters.
-            A scene draws its view from k.
+        model: the prior, any object that implements the `Model` protocol. Its space is the generator's.
+        generator: a module; `generator(k)` at step k returns (batch, channels, ...), differentiable in its parameters.
+            A scene chooses its view by k.
         plugins: declarations that act on the estimate as in `sample`: cfg, guide, clip, restore, masks ...
-        steps: of the optimizer, one network evaluation each.
+        steps: optimiser steps, with one network evaluation each.
+        seed: seed of the noise.
         optimizer: over the generator's parameters; None: Adam with learning rate `rate`.
-        order: of the noise levels: falling (`annealed`), or drawn anew at every step (`random`, as the paper).
-        window: the share of the ladder that is used, from the clean end (0) to the noisy one (1).
-        weight: `paper`: w = sigma_t^2; `even`: w = sigma_t / alpha_t, a gradient of x - x0_hat.
-        told: the conditioning of step k, instead of the plugins'; as of the view the generator draws at k.
+        rate: learning rate of the default optimiser.
+        order: order of the noise levels: decreasing (`annealed`), or random in every step (`random`, as in the paper).
+        window: range of levels to use, from the clean end (0) to the noisy end (1).
+        weight: `paper`: w = sigma_t^2; `even`: w = sigma_t / alpha_t, so that the gradient is x - x0_hat.
+        told: returns the conditioning of step k, instead of the plugins'; for example for the generator's view.
         known, mask, notify, models, options: as for `sample`.
-        watch: is called after every step.
+        watch: called after every step.
 
     Returns:
-        `generator`, changed in place.
+        `generator`, modified in place.
 
     Raises:
-        UsageError: there is nothing to train, or a window that holds no level.
-        ModelError: the generator returns another shape than at first, NaN or infinity, or what has no gradient.
+        UsageError: there are no parameters to train, or the window contains no level.
+        ModelError: the generator's output changes its shape, is not finite, or has no gradient.
     """
     with in_python("distill"):
         trained = [p for p in generator.parameters() if p.requires_grad]
         if not trained:
-            raise UsageError("distill: the generator has no parameter to train; one with requires_grad is needed")
+            raise UsageError("distill: the generator has no parameters to train; one with requires_grad is needed")
         ours = optimizer or torch.optim.Adam(trained, lr=rate)
         with torch.no_grad():
             shape = tuple(_checked(generator(0), None, 0).shape)
@@ -101,7 +104,7 @@ def distill(  # long: its arguments, and one loop
             for k, t in enumerate(levels):
                 x = _checked(generator(k), shape, k)
                 if not x.requires_grad:
-                    raise ModelError("distill: what the generator returns has no gradient; is it detached?")
+                    raise ModelError("distill: the generator's output has no gradient; is it detached?")
                 x0 = _estimate(process, prior, x.detach().float(), t, k, None if told is None else told(k))
                 ours.zero_grad()
                 gradient = pull(t, weight) * (x.detach().float() - x0)
@@ -113,19 +116,19 @@ def distill(  # long: its arguments, and one loop
 
 
 def _estimate(process: Process, prior: Predictor, x: Tensor, t: Level, k: int, told: Conditioning | None) -> Tensor:
-    """x0_hat(alpha_t x + sigma_t eps), guided and cleaned, at step k."""
+    """Return the guided estimate x0_hat(alpha_t x + sigma_t eps) at step k."""
     eps = process.sampler_stream.normal(x.shape).to(x.device)
     where = Where(process.plan.flow[k], k, process.plan.steps)
     return prior.at(where, t.alpha * x + t.sigma * eps, t, told).prediction.x0
 
 
 def _levels(process: Process, order: Order, window: tuple[float, float]) -> list[Level]:
-    """The level of every step: the ladder's inside of `window`, falling, or drawn from it."""
+    """Return the level of every step: decreasing through `window`, or drawn from it at random."""
     n = process.plan.steps
     low, high = (round(share * n, 9) for share in window)
     inside = [k for k in range(1, n + 1) if low <= k - 0.5 < high or (k == n and high == n)]
     if not inside:
-        raise UsageError(f"distill: window {window} holds none of {n} levels; widen it or take more steps")
+        raise UsageError(f"distill: window {window} contains none of {n} levels; widen it, or use more steps")
     if order == "random":
         draws = process.run.noise.stream("levels").normal((n,))
         chosen = torch.special.ndtr(draws.double()) * len(inside)
@@ -134,7 +137,7 @@ def _levels(process: Process, order: Order, window: tuple[float, float]) -> list
 
 
 def _checked(x: Any, shape: tuple[int, ...] | None, k: int) -> Tensor:
-    """What a generator gave."""
+    """Check a generator's output and return it."""
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
         got = f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
         raise ModelError(f"distill: the generator returned {got} at step {k}; a float tensor (batch, channels, ...) "

@@ -1,12 +1,12 @@
-"""Noise that moves with what is seen: a frame's noise is the first frame's, carried along the optical flow.
+"""Noise that moves with the scene: a frame's noise is the first frame's noise, moved along the optical flow.
 
-Where a thing goes, its noise goes along, so that what an edit makes of it does not swim over it (Chang et al. 2024,
-"How I warped your noise"). Averages of noise would be no noise any more: they have less variance, and neighbours are
-alike. So values are moved whole, none is used twice, and where two pixels ask for one, the second gets one of its own.
-What comes out is independent N(0, 1) again, for any flow that does not look at the noise.
+Noise moves with objects, so that the texture of an edit does not slide over them (Chang et al. 2024, "How I warped your
+noise"). Interpolated noise would have less variance and correlated neighbours. Therefore values are moved whole, and
+none is used twice: if two pixels map to one value, the second gets a fresh one. The result is independent N(0, 1)
+again, for any flow that does not depend on the noise.
 
-The first frame's noise is laid over its whole plane again and again, so that what comes into view later has noise that
-stays with it too, and boxes that move from frame to frame see one field.
+The first frame's noise is repeated periodically over the plane, so that objects that come into view later have noise
+that stays with them, and boxes that move between frames see the same field.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from editkit.diffusion.noise import Generator, Noise, Stream
 
 @dataclass(frozen=True, eq=False)
 class Drift:
-    """Where what is seen in a frame was in the first one.
+    """The position in the first frame of everything seen in a frame.
 
     Args:
-        origin: (H, W, 2), for each pixel's centre its place (x, y) there, in pixels; beyond the edges too.
+        origin: (H, W, 2), the position (x, y) of each pixel's centre in the first frame, in pixels; it may lie outside.
     """
 
     origin: NDArray[np.float32]
 
     def over(self, noise: Noise, at: Pass, multiple: int) -> Noise:
-        """`noise` for a pass of this frame, whose states are padded to a multiple of so many pixels."""
+        """Return `noise`, moved for a pass of this frame, whose states are padded to `multiple` pixels."""
         return _Drifting(noise, self, at, multiple)
 
     def sources(self, at: Pass, multiple: int, h: int, w: int) -> NDArray[np.int64]:
-        """(h w,): of each value of a state the one of the first frame's state that it gets, row by row; -1 for none."""
+        """Return the index of the first frame's value for each value of a state, row by row, (h w,); -1 for none."""
         down, across = (-(-side // multiple) * multiple / n for side, n in ((at.height, h), (at.width, w)))
         scale_y, scale_x = down * at.box.height / at.height, across * at.box.width / at.width  # in the frame's pixels
         y = at.box.top + (np.arange(h) + 0.5) * scale_y
@@ -79,7 +79,7 @@ class _DriftingStream:
         return *self.base.generators, *self.new.generators
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """As the stream's own; of a state (b, c, h, w) every channel is moved alike."""
+        """Draw N(0, 1) of `shape`; for a state (b, c, h, w) all channels are moved alike."""
         made = self.base.normal(shape)
         if len(shape) != 4:
             return made
@@ -89,13 +89,14 @@ class _DriftingStream:
 
 
 def first(height: int, width: int) -> NDArray[np.float32]:
-    """How far what is seen has come since the first frame, (H, W, 2): in that frame nothing has."""
+    """Return the displacement since the first frame, for the first frame itself: zeros, (H, W, 2)."""
     return np.zeros((height, width, 2), np.float32)
 
 
 def further(come: NDArray[np.float32], by: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The same one frame later: `by` says where each pixel was in the frame before, as an offset
-    (`editkit.pictures.motion.flow`).
+    """Update the displacement for the next frame.
+
+    `by` is the offset of each pixel to its position in the frame before (`editkit.pictures.motion.flow`), (H, W, 2).
     """
     from editkit.pictures.motion import carried
 
@@ -103,7 +104,7 @@ def further(come: NDArray[np.float32], by: NDArray[np.float32]) -> NDArray[np.fl
 
 
 def drift(come: NDArray[np.float32]) -> Drift:
-    """Where everything was, from how far it has come."""
+    """Return the positions in the first frame, given the displacement `come`."""
     h, w = come.shape[:2]
     centres = np.stack(np.meshgrid(np.arange(w) + 0.5, np.arange(h) + 0.5), -1)
     return Drift((centres + come).astype(np.float32))

@@ -1,7 +1,8 @@
-"""`--fast`: the options that a few-step LoRA needs, recognised by its file's name or its metadata.
+"""`--fast`: the options for a few-step LoRA, which is recognised by its file's name or its metadata.
 
-Such a LoRA was trained for a certain number of steps, sampler, ladder and guidance scale; with others its pictures are
-oversaturated or blurred. `KINDS` has what their makers say, in editkit's guidance scale, where 1 is none.
+Such a LoRA was trained for a certain number of steps, sampler, level spacing and guidance scale; with others its
+results are oversaturated or blurred. `KINDS` has the authors' recommendations, in editkit's guidance scale, where 1 is
+none.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ class Kind:
     """One kind of few-step LoRA.
 
     Args:
-        word: part of its name, by which it is recognised.
-        family: the beginning of the family's name.
-        steps: the number of steps where its name says none.
-        of: the numbers of steps that it exists for; its name says which.
-        options: the run's options.
-        weight: of the LoRA, where the user gives none.
+        word: part of its name by which it is recognised.
+        family: beginning of the model family's name.
+        steps: default number of steps, if its name does not give one.
+        of: the numbers of steps for which it exists; its name says which.
+        options: options for the run.
+        weight: default weight of the LoRA.
     """
 
     word: str
@@ -62,12 +63,12 @@ was tried.
 STEPS = re.compile(r"(\d+)[ _-]?steps?(?![a-z])")
 
 TOLD = ("modelspec.title", "ss_output_name", "name", "modelspec.description")
-"""Under these names a file's metadata says what it is."""
+"""Keys of a file's metadata that may identify it."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A few-step LoRA among those of a run: its word in `--lora`, its kind, its steps."""
+    """A few-step LoRA in a run: its value of `--lora`, its kind, and its number of steps."""
 
     lora: str
     kind: Kind
@@ -75,15 +76,15 @@ class Found:
 
 
 def recognised(loras: Sequence[str], info: ModelInfo) -> Found | None:
-    """The first few-step LoRA of `loras` for the family of `info`; None: there is none.
+    """Find the first few-step LoRA in `loras` for the family of `info`; None if there is none.
 
     Raises:
-        UsageError: a LoRA that is not there, or of a number of steps that is not known of its kind.
-        ModelError: one that cannot be read.
+        UsageError: a LoRA does not exist, or is for an unknown number of steps.
+        ModelError: a LoRA cannot be read.
     """
     for word in loras:
         name, said = _said(word)
-        for text in (name, said):  # the file's name has the first word: people rename what they know
+        for text in (name, said):  # the file's name takes precedence over its metadata
             for kind in KINDS:
                 if info.family.startswith(kind.family) and re.search(rf"(?<![a-z]){kind.word}(?![a-z])", text):
                     return Found(word, kind, _steps(word, kind, name) or _told(kind, said) or kind.steps)
@@ -91,7 +92,7 @@ def recognised(loras: Sequence[str], info: ModelInfo) -> Found | None:
 
 
 def _said(word: str) -> tuple[str, str]:
-    """A LoRA file's name, and what its metadata says of it, in small letters."""
+    """Return a LoRA file's name and its metadata's description, in lower case."""
     from safetensors import SafetensorError, safe_open
 
     file, _ = readable(word)
@@ -104,32 +105,36 @@ def _said(word: str) -> tuple[str, str]:
 
 
 def _steps(word: str, kind: Kind, text: str) -> int | None:
-    """The steps that a name says: `8steps`, `4-step`, `8_steps`; None: it says none."""
+    """Parse the number of steps in a name: `8steps`, `4-step`, `8_steps`; None if there is none."""
     found = STEPS.search(text)
     if found is None:
         return None
     if int(found[1]) not in kind.of:
         there = ", ".join(map(str, kind.of))
         raise UsageError(
-            f"--fast: {lora_and_weight(word)[0].name} is for {found[1]} steps; of this kind ({kind.word}) those for "
-            f"{there} are known here; set --steps, --sampler and --guidance-scale by hand, without --fast"
+            f"--fast: {lora_and_weight(word)[0].name} is for {found[1]} steps; of this kind ({kind.word}) only "
+            f"{there} are known; set --steps, --sampler and --guidance-scale by hand, without --fast"
         )
     return int(found[1])
 
 
 def _told(kind: Kind, said: str) -> int | None:
-    """The steps that metadata say; other numbers of steps in it are those of its training."""
+    """Return the steps given by metadata, if they match the kind; other step counts are those of training."""
     return next((int(n) for n in STEPS.findall(said) if int(n) in kind.of), None)
 
 
 def settled(options: Options, asked: Options, info: ModelInfo, notify: Notify, inherited: bool) -> Options:
-    """`options` as the few-step LoRA among them wants them; what is `asked` by hand stays. Says what was set.
+    """Set `options` for the few-step LoRA among them, keep those `asked` by the user, and report the choice.
 
     Args:
-        inherited: --fast was said for an earlier stage, and this one need have no such LoRA.
+        options: all options of the stage.
+        asked: options that the user set explicitly.
+        info: the stage's model.
+        notify: called with messages for the user.
+        inherited: --fast was given for an earlier stage, so this stage need not have such a LoRA.
 
     Raises:
-        UsageError: there is none for this model, and it is not distilled itself.
+        UsageError: there is no such LoRA for this model, and the model is not distilled itself.
     """
     found = recognised(options.lora, info)
     if found is None:
@@ -139,8 +144,8 @@ def settled(options: Options, asked: Options, info: ModelInfo, notify: Notify, i
         known = ", ".join(dict.fromkeys(kind.word for kind in KINDS if info.family.startswith(kind.family)))
         how = f"give one by --lora ({known})" if known else "none is known for this family"
         raise UsageError(
-            f"--fast needs a few-step LoRA for {info.name} ({info.family}), by its file's name or metadata, and none "
-            f"is among --lora; {how}, or set --steps, --sampler and --guidance-scale by hand"
+            f"--fast needs a few-step LoRA for {info.name} ({info.family}), recognised by its file's name or metadata, "
+            f"but --lora has none; {how}, or set --steps, --sampler and --guidance-scale by hand"
         )
     by_hand = {name for name, value in asked.model_dump(exclude_unset=True).items() if value is not None}
     wanted = {"steps": found.steps, **found.kind.options.model_dump(exclude_unset=True)}

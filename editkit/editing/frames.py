@@ -1,8 +1,10 @@
-"""Filling what a frame hides from frames that show it: real removal of what passes before a still scene.
+"""Filling of holes from other frames of a video, which show the background that is hidden in one frame.
 
-The frames around each frame are laid over it by the camera's motion, each one registered anew, the one that shows most
-first. What is hidden in all of them is invented once and carried along from there. Huang et al. 2016 ("Temporally
-coherent completion of dynamic video") and their successors do so; here without a network.
+The frames around each frame are aligned with it by the camera's motion; each is registered separately. Every pixel
+keeps the source of the frame before for as long as that shows it: two sources differ by a fraction of a pixel, and
+alternating between them would flicker. Otherwise the frame that shows most is used first. What is hidden in all frames
+is generated once and propagated from there. Huang et al. 2016 ("Temporally coherent completion of dynamic video") and
+successors do the same; here without a network.
 """
 
 from __future__ import annotations
@@ -15,35 +17,51 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from editkit.pictures.motion import Grey, Homography, Where, grey, refined, rounded, warped, warped_where
+from editkit.pictures.boxes import Box, bounds
+from editkit.pictures.motion import (
+    Grey,
+    Homography,
+    Where,
+    grey,
+    refined,
+    rounded,
+    warped,
+    warped_nearest,
+    warped_where,
+)
 from editkit.pictures.raster import Pixels, largest
 
 REACH = 4.0
-"""Seconds before and after a frame in which others are looked at."""
+"""Range of frames to use, in seconds before and after a frame."""
 
 A_SECOND = 10
-"""How many of a second."""
+"""Number of frames to use from each second."""
 
 BUDGET = 400 * 2**20
-"""Bytes of frames that are held at most."""
+"""Largest size of frames in memory, in bytes."""
 
 MOST = 4
-"""Frames that one is filled from at most."""
+"""Largest number of frames from which one frame is filled, and of frames with generated content that are held."""
 
 RING = 8
-"""Pixels around a hole in which frames are compared."""
+"""Width of the area around a hole in which frames are compared, in pixels."""
 
 WRONG = 14.0
-"""Levels of 255 by which a frame may differ around the hole from the one it is laid over; above, it is not used."""
+"""Largest difference of an aligned frame around the hole, in levels of 255; above it is not used."""
 
 RIM = 2
-"""Pixels around a mask that are not copied: lens and compression mixed them."""
+"""Width of the rim around a mask that is not copied, in pixels: lens and compression have mixed it."""
+
+
+Origin = NDArray[np.int32]
+"""(H, W): the source of each pixel: k + 1 if frame k shows it, -(k + 1) if it was generated in frame k, else 0."""
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A frame as another one sees it: pixels, their grey, what is not to be copied, and the camera: from the first
-    frame to this one.
+    """A frame as a source for others: its pixels, their grey values, the pixels not to copy, and the camera's motion.
+
+    `camera` maps the first frame to this one. `invented`: the pixels are the result, with its generated content.
     """
 
     index: int
@@ -51,19 +69,25 @@ class Shown:
     grey: Grey
     hidden: Where
     camera: Homography
+    invented: bool = False
 
-    @classmethod
-    def of(cls, index: int, pixels: Pixels, mask: Where, camera: Homography) -> Shown:
-        return cls(index, pixels, grey(pixels), mask, camera)
+    @property
+    def origin(self) -> int:
+        """Its number in an `Origin`."""
+        return -(self.index + 1) if self.invented else self.index + 1
+
+    def with_(self, pixels: Pixels, hidden: Where, *, invented: bool = False) -> Shown:
+        """Return the same frame with other pixels."""
+        return Shown(self.index, pixels, grey(pixels), hidden, self.camera, invented)
 
     def to(self, other: Shown) -> Homography:
-        """From this frame to the other."""
+        """Return the homography from this frame to the other."""
         return other.camera @ np.linalg.inv(self.camera)
 
 
 @dataclass
 class Around:
-    """Frames with those around them, `reach` before and after, every `stride`-th; a frame at a time from `source`."""
+    """Yields frames from `source` together with their neighbours: `reach` before and after, every `stride`-th."""
 
     source: Iterator[Shown]
     reach: int
@@ -72,14 +96,14 @@ class Around:
 
     @classmethod
     def over(cls, source: Iterator[Shown], rate: float, size: tuple[int, int], deep: bool) -> Around:
-        """As far as `REACH` and `BUDGET` allow."""
+        """Create it with the range that `REACH` and `BUDGET` allow."""
         one = size[0] * size[1] * (6 if deep else 3)
         stride = max(1, round(rate / A_SECOND))
         many = max(2, BUDGET // one)
         return cls(source, max(1, min(round(rate * REACH), many * stride // 2)), stride)
 
     def __iter__(self) -> Iterator[tuple[Shown, list[Shown]]]:
-        """(the frame, the others around it)."""
+        """Yield (frame, the others around it)."""
         waiting: deque[Shown] = deque()
         for shown in self.source:
             waiting.append(shown)
@@ -100,44 +124,103 @@ class Around:
         return frame, [other for other in self.held if other.index != frame.index]
 
 
-LOYAL = 1.3
-"""How much more another frame must show than one that the frame before was filled from: two fit differently."""
+@dataclass
+class Sources:
+    """The source of every filled pixel so far, from which the next frame is filled again."""
+
+    before: tuple[Shown, Origin] | None = None
+    anchors: list[Shown] = field(default_factory=list)
+    """Frames with generated content that is still in use, at most `MOST`."""
+
+    def fill(self, frame: Shown, others: list[Shown]) -> tuple[Pixels, Origin]:
+        """Fill `frame` from `others` and from earlier generated content: (pixels, where they come from)."""
+        wanted = self._wanted(frame)
+        pixels, origin = uncovered(frame, others, wanted)
+        rest = frame.hidden & (origin == 0)
+        if not rest.any() or not self.anchors:
+            return pixels, origin
+        pixels, carried = uncovered(frame.with_(pixels, rest), self.anchors, wanted)
+        return pixels, origin + carried
+
+    def filled(self, frame: Shown, pixels: Pixels, origin: Origin) -> None:
+        """Continue from `frame`, which became `pixels`; these matter only where its content was generated."""
+        origin = origin.copy()
+        own = -(frame.index + 1)
+        if (origin == own).any():
+            if len(self.anchors) == MOST:  # one more resampling, so that memory stays bounded
+                origin[origin < 0] = own
+                self.anchors.clear()
+            self.anchors.append(frame.with_(pixels, np.zeros_like(frame.hidden), invented=True))
+        used = set(np.unique(origin).tolist())
+        self.anchors = [anchor for anchor in self.anchors if anchor.origin in used] or self.anchors[-1:]
+        self.before = frame, origin
+
+    def _wanted(self, frame: Shown) -> Origin:
+        """Return the source of each pixel of `frame` in the frame before."""
+        if self.before is None:
+            return np.zeros(frame.hidden.shape, np.int32)
+        before, origin = self.before
+        return warped_nearest(origin, before.to(frame))
 
 
-def uncovered(
-    frame: Shown, others: list[Shown], hole: Where, before: Sequence[int] = ()
-) -> tuple[Pixels, Where, list[int]]:
-    """(`frame` with what `others` show of `hole`, what of it they do not show, which were used).
+@dataclass(frozen=True, eq=False)
+class _Laid:
+    """A frame aligned with another, in a `box` of it; `hidden` where it shows nothing."""
+
+    box: Box
+    pixels: Pixels
+    hidden: Where
+
+
+def uncovered(frame: Shown, others: Sequence[Shown], wanted: Origin) -> tuple[Pixels, Origin]:
+    """Fill the hole of `frame` from `others`.
 
     Args:
-        before: which the frame before was filled from.
+        frame: the frame to fill.
+        others: the frames around it.
+        wanted: the preferred source of each pixel.
+
+    Returns:
+        The pixels, and the source of each pixel; 0: none.
     """
-    left, made, used = hole.copy(), frame.pixels.copy(), list[int]()
-    rest = list(others)
-    for _ in range(MOST):
-        if not left.any() or not rest:
+    made, origin = frame.pixels.copy(), np.zeros(frame.hidden.shape, np.int32)
+    if not frame.hidden.any():
+        return made, origin
+    rest, tried = {other.origin: other for other in others}, list[tuple[int, _Laid | None]]()
+
+    def lay(key: int) -> None:
+        tried.append((key, _laid(rest.pop(key), frame)))
+
+    def take(key: int, laid: _Laid | None, where: Where) -> None:
+        if laid is not None:
+            part = laid.box.rows, laid.box.columns
+            now = frame.hidden[part] & (origin[part] == 0) & ~laid.hidden & where[part]
+            made[part][now], origin[part][now] = laid.pixels[now], key
+
+    keys, counts = np.unique(wanted[frame.hidden], return_counts=True)
+    loyal = [int(key) for key in keys[np.argsort(-counts, kind="stable")] if key in rest]
+    for key in loyal[:MOST]:
+        lay(key)
+        take(*tried[-1], wanted == key)
+    everywhere = np.ones_like(frame.hidden)
+    for key, laid in tried:
+        take(key, laid, everywhere)
+    while len(tried) < MOST and rest:
+        left = frame.hidden & (origin == 0)
+        best = max(rest.values(), key=lambda other: _shows(other, frame, left))
+        if not left.any() or _shows(best, frame, left) <= 0.0:
             break
-        best = max(rest, key=lambda other: _shows(other, frame, left) * (LOYAL if other.index in before else 1.0))
-        rest.remove(best)
-        if _shows(best, frame, left) <= 0.0:
-            break
-        laid = _laid(best, frame, hole)
-        if laid is None:
-            continue
-        pixels, hidden = laid
-        take = left & ~hidden
-        made[take] = pixels[take]
-        left &= ~take
-        used.append(best.index)
-    return made, left, used
+        lay(best.origin)
+        take(*tried[-1], everywhere)
+    return made, origin
 
 
 COARSE = 8
-"""How much smaller frames are where it is only asked what they show."""
+"""Factor by which frames are downscaled to determine what they show."""
 
 
 def _shows(other: Shown, frame: Shown, left: Where) -> float:
-    """How much of `left` another frame shows, less a little the farther away it is: pixels of the small size."""
+    """Return how much of `left` another frame shows, in pixels of the small size, with a small penalty for distance."""
     H = _scaled(other.to(frame))
     small = left[::COARSE, ::COARSE]
     hidden = warped_where(_grown(other.hidden, RIM)[::COARSE, ::COARSE], H, small.shape[::-1], beyond=True)
@@ -150,28 +233,32 @@ def _scaled(H: Homography) -> Homography:
     return np.asarray(down @ H @ np.linalg.inv(down), np.float64)
 
 
-def _laid(other: Shown, frame: Shown, hole: Where) -> tuple[Pixels, Where] | None:
-    """(`other` laid over `frame`, where it shows nothing); None where it does not fit around the hole."""
+def _laid(other: Shown, frame: Shown) -> _Laid | None:
+    """Align `other` with `frame`, around the hole of `frame`; None if it does not fit there."""
     sides = frame.pixels.shape[1::-1]
     rough = other.to(frame)
-    seen = ~other.hidden & ~warped_where(hole, np.asarray(np.linalg.inv(rough), np.float64), sides, beyond=False)
-    H = refined(rough, other.grey, frame.grey, seen)
+    there = warped_where(frame.hidden, np.asarray(np.linalg.inv(rough), np.float64), sides, beyond=False)
+    H = refined(rough, other.grey, frame.grey, ~other.hidden & ~there)
+    wide = _grown(frame.hidden, RING)
+    box = bounds(wide)
+    part = box.rows, box.columns
+    ring = (wide & ~_grown(frame.hidden, RIM))[part]
     best: tuple[float, NDArray[np.float32], Where] | None = None
-    ring = _grown(hole, RING) & ~_grown(hole, RIM)
     for tried in (H, rough) if H is not rough else (H,):
-        pixels = warped(other.pixels.astype(np.float32), tried, sides)
-        hidden = _grown(warped_where(_grown(other.hidden, RIM), tried, sides, beyond=True), 1)  # bicubic sees farther
-        told = ring & ~hidden & ~frame.hidden
+        pixels = warped(other.pixels, tried, box)
+        hidden = warped_where(_grown(other.hidden, RIM), tried, sides, beyond=True)
+        hidden = _grown(hidden, 1)[part]  # bicubic reach
+        told = ring & ~hidden
         if told.sum() < RING * RING:
             continue
-        error = pixels[told] - frame.pixels[told].astype(np.float32)
+        error = pixels[told] - frame.pixels[part][told].astype(np.float32)
         shift = np.median(error, axis=0)
         wrong = float(np.abs(error - shift).mean()) * 255.0 / float(largest(frame.pixels.dtype))
         if best is None or wrong < best[0]:
             best = wrong, pixels - shift, hidden
     if best is None or best[0] > WRONG:
         return None
-    return rounded(best[1], frame.pixels.dtype), best[2]
+    return _Laid(box, rounded(best[1], frame.pixels.dtype), best[2])
 
 
 def _grown(where: Where, by: int) -> Where:

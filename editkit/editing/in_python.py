@@ -1,4 +1,4 @@
-"""Errors and notices in Python's terms: `mask=`, where the command line says `--mask`."""
+"""Translation of errors and notices to Python's names: `mask=` instead of the command line's `--mask`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z0-9-]*)(?:[ =]([^\s,;:()`]+))?")
 
 @contextmanager
 def in_python(function: str) -> Iterator[None]:
-    """What `function` raises for its user, in Python's words; the options of a run are its own."""
+    """Translate errors raised inside to Python's names; `function` is named as the owner of run options."""
     try:
         yield
     except ParameterError as error:
@@ -29,7 +29,7 @@ def in_python(function: str) -> Iterator[None]:
 
 
 def words(text: str) -> str:
-    """`text` with every option of a run or of a loaded plugin as a keyword: `--steps 30` is `steps=30`."""
+    """Replace options of a run or of a loaded plugin in `text` by keywords: `--steps 30` becomes `steps=30`."""
     known: dict[str, list[Param]] = {}
     for kind in _kinds(Checked) if "--" in text else ():
         for param in params(kind):
@@ -42,7 +42,7 @@ def words(text: str) -> str:
 
 
 def _keyword(meant: list[Param], value: str | None) -> str:
-    """As a keyword of the parameters, of one name, that may be meant."""
+    """Write an option as a keyword; `meant` are the parameters of this name."""
     name = meant[0].name
     if all(param.kind == "flag" for param in meant):
         return f"{name}=True" + ("" if value is None else f" {value}")
@@ -54,7 +54,7 @@ def _keyword(meant: list[Param], value: str | None) -> str:
 
 
 def _kinds(kind: type[Checked]) -> Iterator[type[Checked]]:
-    """`kind` and all that was made of it."""
+    """Yield `kind` and all of its subclasses."""
     yield kind
     for below in kind.__subclasses__():
         yield from _kinds(below)

@@ -1,9 +1,10 @@
-"""How likely a picture is to a model, in bits per dimension, and where it is unlikely.
+"""The likelihood of a picture under a model, in bits per dimension, and a map of where it is unlikely.
 
-A picture of 8 bits is a cube of side 2 / 255, in which a value is drawn, so that a density stands for a probability
-(Theis et al. 2016, arXiv:1511.01844). The map is the norm of the score at each pixel, which says how far, and how
-surely, the model would move it: sigma |score(x)| = |eps(x)|, root mean square over channels and over noise levels from
-sigma / alpha = 0.05 to 1 (Mahmood et al. 2021, arXiv:2010.13132). On N(m, s^2) that is r |x - m| / (r^2 + s^2).
+An 8-bit picture stands for a cube of side 2 / 255 from which a value is drawn (dequantisation), so that a density
+corresponds to a probability (Theis et al. 2016, arXiv:1511.01844). The map is the norm of the score at each pixel,
+which says how strongly the model would move it: sigma |score(x)| = |eps(x)|, root mean square over channels and over
+noise levels from sigma / alpha = 0.05 to 1 (Mahmood et al. 2021, arXiv:2010.13132). For N(m, s^2) this is r |x - m| /
+(r^2 + s^2).
 """
 
 from __future__ import annotations
@@ -36,21 +37,21 @@ from editkit.plugin.options import Options, RunOptions
 from editkit.plugin.params import PictureSource
 
 DEFAULT_MODEL = "pocket"
-"""What `--model auto` means here: to a prior that is the picture itself, every picture is the likeliest."""
+"""The meaning of `--model auto` here: under a prior learnt from the picture itself, every picture is most likely."""
 
 SCALES = (0.05, 1.0)
-"""Between these sigma / alpha the map looks."""
+"""Range of sigma / alpha for the map."""
 
 
 @dataclass(frozen=True, eq=False)
 class Density:
-    """What a model says of a picture.
+    """The likelihood of a picture under a model.
 
     Args:
-        bits: -log2 p a value: of pixels, of 256 levels; of latents, of a continuous value.
-        error: the standard error of that by the probes; None: of one there is none.
-        size: how many values, (channels, h, w), the density is of.
-        latent: it is the density of the model's latent, not of the picture.
+        bits: -log2 p for each value: pixels with 256 levels, or continuous values of latents.
+        error: standard error of `bits` over the probes; None for a single probe.
+        size: shape of the values, (channels, h, w).
+        latent: whether it is the density of the model's latent, not of the picture.
         map: (H, W) float32, the norm of the score at each pixel, over noise levels.
     """
 
@@ -61,7 +62,7 @@ class Density:
     map: NDArray[np.float32]
 
     def picture(self) -> Picture:
-        """The map in grey: black likely, white what one pixel in 200 exceeds."""
+        """Return the map as a grey picture: black is likely, white is the value that one pixel in 200 exceeds."""
         top = max(float(np.quantile(self.map, 0.995)), 1e-12)
         grey = np.rint(np.clip(self.map / top, 0.0, 1.0) * 255.0).astype(np.uint8)
         return Picture(np.repeat(grey[..., None], 3, axis=2))
@@ -76,17 +77,19 @@ def density(
     models: Models | None = None,
     **options: Unpack[RunOptions],
 ) -> Density:
-    """How likely `picture` is: `density("photo.png", steps=50)`.
+    """Compute the likelihood of `picture` under a model: `density("photo.png", steps=50)`.
 
     Args:
-        model: a name as for `--model`, or a model of one's own; auto: `pocket`.
-        probes: random signs a trace.
-        notify: is told what a user should know.
-        options: `steps` (noise levels, 50), `prompt`, `seed`, `device`, `offline` count.
+        picture: as for `editkit.edit`.
+        model: a name as for `--model`, or a model object; auto: `pocket`.
+        probes: random sign vectors for each trace.
+        notify: called with messages for the user.
+        models: cache of loaded models.
+        options: `steps` (noise levels, 50), `prompt`, `seed`, `device` and `offline` are used.
 
     Raises:
-        ModelError: a prior that is the picture itself.
-        UsageError: fewer than 4 steps, or no probes.
+        ModelError: the model's prior is the picture itself.
+        UsageError: there are fewer than 4 steps, or no probes.
     """
     with in_python("density"):
         chosen, photo = Options(**options), Picture.read(picture)
@@ -98,8 +101,8 @@ def density(
             DEFAULT_MODEL if model == "auto" else model, offline=chosen.offline, transformer=chosen.transformer
         )
         if info.own_picture:
-            raise ModelError(f"{info.name} learns from the picture itself, to which it is the likeliest; use pocket")
-        dtype = pick_dtype("fp32", device)  # a trace of rounded numbers is none
+            raise ModelError(f"{info.name} learns from the picture itself, so its likelihood says nothing; use pocket")
+        dtype = pick_dtype("fp32", device)  # a trace needs full precision
         with models.lease(info, device, dtype, Setup.of(chosen), offline=chosen.offline) as lease:
             return _said(lease.model, photo, chosen, probes, device, notify)
 
@@ -126,7 +129,7 @@ def _said(model: Model, photo: Picture, options: Options, probes: int, device: t
 
 
 def _in_bits(found: Likelihood, latent: bool) -> tuple[float, float | None]:
-    """Of one item: (bits a value, their standard error). Latents have no levels, whose 7 bits are not theirs."""
+    """Return (bits for each value, standard error) of one item. Latents have no levels, so no bits are added."""
     error = float(found.error[0]) / (found.size * np.log(2.0))
     return float(found.bits_per_dim[0]) - (7.0 if latent else 0.0), None if np.isnan(error) else error
 
@@ -146,18 +149,18 @@ def _told(model: Model, options: Options, notify: Notify) -> Conditioning:
 
 
 def _whole(image: Tensor, multiple: int, notify: Notify) -> Tensor:
-    """`image` as far as the model's multiple goes: pixels that were made up would count."""
+    """Crop `image` to the model's multiple, since padded pixels would change the likelihood."""
     height, width = image.shape[-2:]
     kept = height // multiple * multiple, width // multiple * multiple
     if not all(kept):
         raise UsageError(f"the picture is {width}x{height}, and the model works on multiples of {multiple} pixels")
     if kept != (height, width):
-        notify(f"{kept[1]}x{kept[0]} of {width}x{height} pixels count: the model works on multiples of {multiple}")
+        notify(f"only {kept[1]}x{kept[0]} of {width}x{height} pixels are used: the model needs multiples of {multiple}")
     return image[..., : kept[0], : kept[1]]
 
 
 def _map(model: Model, x: Tensor, told: Conditioning, photo: Picture, size: tuple[int, int]) -> NDArray[np.float32]:
-    """(H, W) of the picture; where it is unlikely. `size`: of what of it counts."""
+    """Return the map of where the picture is unlikely, (H, W). `size`: the part of it that is used."""
     levels = model.schedule.levels(24, "log-snr", LEVELS)
     within = [v for v in levels if v.sigma > 0.0 and SCALES[0] <= v.sigma / max(v.alpha, 1e-9) <= SCALES[1]]
     squares = torch.zeros(x.shape[-2:], dtype=torch.float64, device=x.device)

@@ -1,6 +1,6 @@
-"""An edit and everything that is reported about it: the result, its cost, its models, which pixels it could change.
+"""An edit with everything that is reported about it: the result, its cost, its models, which pixels it could change.
 
-Every command runs `make`, one picture at a time: the edit commands, `editkit batch`, `grid`, `rerun`.
+All commands call `make`, for one picture at a time: the edit commands, `editkit batch`, `grid`, `rerun`.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
     from editkit.plugin.protocol import Figures
 
 Watch = Callable[["Update"], None]
-"""Is called after every move of an edit."""
+"""Callback after every move of an edit."""
 
 
 @dataclass
 class Made:
-    """What an edit made.
+    """The result of an edit.
 
     Args:
-        source: the picture that went in.
-        chain: what was done to it, options inherited.
+        source: the input picture.
+        chain: the edit, with inherited options.
         picture: the result, without mask.
-        calls: evaluations of the network.
-        models: what made it, by stage.
-        masks: what each stage could change, by stage; None: everything.
-        examples: hashes of the other pictures that were learned from, by stage.
-        figures: what plugins measured of the result: (stage, plugin, name -> value).
+        calls: number of network evaluations.
+        models: the model of each stage.
+        masks: what each stage could change; None: everything.
+        examples: for each stage, hashes of the further pictures that were learnt from.
+        figures: figures that plugins measured on the result: (stage, plugin, name -> value).
     """
 
     source: Picture
@@ -57,7 +57,7 @@ class Made:
 
     @property
     def changeable(self) -> Mask | None:
-        """(H, W), above 0 where any stage could change the result; None: everywhere."""
+        """Return where any stage could change the result: (H, W), above 0; None: everywhere."""
         masks = [mask for mask in self.masks.values() if mask is not None]
         shape = self.picture.pixels.shape[:2]
         if len(masks) < max(len(self.masks), 1) or any(mask.shape != shape for mask in masks):
@@ -67,9 +67,9 @@ class Made:
 
     @property
     def kept_deviation(self) -> int | None:
-        """The largest change of a channel outside of what could change, in the picture's levels: 0 as promised.
+        """Return the largest change of a channel outside the changeable area, in the picture's levels; 0 as promised.
 
-        None where everything could change, or the result has another size.
+        None if everything could change, or the result has another size.
         """
         mask, before, after = self.changeable, self.source.pixels, self.picture.pixels
         if mask is None or before.shape != after.shape or before.dtype != after.dtype:
@@ -78,7 +78,7 @@ class Made:
         return int(np.abs(before[kept].astype(np.int32) - after[kept]).max(initial=0))
 
     def provenance(self, name: str | Path | None, base: Path) -> Provenance:
-        """How it came about. `name`: of the file that was edited; paths are written relative to `base`."""
+        """Return the provenance. `name` is that of the edited file; paths are written relative to `base`."""
         from editkit.editing import recipe
         from editkit.editing.named_weights import named_weights
         from editkit.models.files.fingerprint import fingerprint
@@ -98,22 +98,22 @@ class Made:
     def write(
         self, path: str | Path, *, force: bool = False, provenance: Provenance | None = None, quality: int | None = None
     ) -> Written:
-        """Write the result whole or not at all; see `editkit.pictures.files.writing.write`."""
+        """Write the result atomically; see `editkit.pictures.files.writing.write`."""
         return self.to_write().write(path, force=force, provenance=provenance, quality=quality)
 
     def to_write(self) -> Picture:
-        """The result with what could change as its mask, so that a lossy file's effect on the rest is measured."""
+        """Return the result with the changeable area as its mask, to measure a lossy format's effect on the rest."""
         return self.picture.with_mask(self.changeable)
 
 
 def measured(plugin: str, figures: Figures) -> str:
-    """What a plugin measured of the result, in one line."""
+    """Format a plugin's figures about the result in one line."""
     said = {name: value if isinstance(value, str) else f"{value:.3g}" for name, value in figures.items()}
     return f"{plugin}: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())
 
 
 def hashes(examples: Iterable[Picture], source: Picture) -> tuple[str, ...]:
-    """Of the `examples` of a stage, apart from its own picture."""
+    """Return the hashes of a stage's `examples`, except its own picture."""
     from editkit.pictures.files.provenance import hash_pixels
 
     return tuple(hash_pixels(example) for example in examples if example is not source)
@@ -129,10 +129,19 @@ def make(
     own: Model | None = None,
     drift: Drift | None = None,
 ) -> Made:
-    """Edit `picture`, by the model `own` where one is at hand; `drift`: how noise has moved, for a video's frame.
+    """Edit `picture`.
+
+    Args:
+        picture: the input picture.
+        chain: the edit.
+        watch: called after every move.
+        notify: called with messages for the user.
+        models: cache of loaded models.
+        own: a model object for all stages; None: the models named by options.
+        drift: motion of the noise, for a video's frame.
 
     Raises:
-        EditkitError: with one line that says how to mend it.
+        EditkitError: the edit failed. The message is one line and says how to fix it.
     """
     from editkit.editing.running import run_chain
 

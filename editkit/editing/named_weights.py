@@ -1,4 +1,4 @@
-"""Weights that a chain names beside its models: LoRAs, and what plugins load (ControlNets, adapters, classifiers)."""
+"""Further weights in a chain, apart from models: LoRAs, and those of plugins (ControlNets, adapters, classifiers)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from editkit.plugin.protocol import plugins_of
 
 
 def named_weights(chain: Chain) -> tuple[tuple[str, str], ...]:
-    """(name without folders, hash) of each file or folder, in the order of the chain, refiners and what lies beside an
-    adapter too; what lies on the hub is not looked at, nor what stands behind a word (`timm:NAME:FILE`).
+    """Return (name without folders, hash) of each file or folder of weights, in the order of the chain.
+
+    Refiners and encoders beside an adapter are included. Weights on the hub, and files inside of words
+    (`timm:NAME:FILE`), are not.
     """
     found: dict[tuple[str, str], None] = {}
     for word in _words(chain):

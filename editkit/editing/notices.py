@@ -1,4 +1,4 @@
-"""What a user is told while a stage is settled: what was chosen for them, and which of their options change nothing."""
+"""Notices during the planning of a stage: what was chosen for the user, and which options have no effect."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ if TYPE_CHECKING:
 
 
 def who_serves(name: str, usual: ModelInfo, notify: Notify) -> None:
-    """Say that a plugin takes another model than the usual one."""
-    notify(f"by {name}, which serves this better than {usual.name}; --model takes another")
+    """Report that a plugin chose another model than the usual one."""
+    notify(f"using model {name}, which is better here than {usual.name}; --model chooses another")
 
 
 def nothing_to_learn_from(info: ModelInfo, notify: Notify) -> None:
-    """Say who fills a picture of which nothing is kept, where the model learns from the picture."""
-    notify(f"nothing is left that {info.name} could learn from; pocket, a small network, fills the picture")
+    """Report the model that fills a picture of which nothing is kept, if the usual one learns from the picture."""
+    notify(f"nothing is left from which {info.name} could learn; pocket, a small network, fills the picture")
 
 
 def what_is_scattered(picture: Picture, info: ModelInfo, examples: bool, notify: Notify) -> None:
-    """Say that the known pixels lie too far apart to be learned from, where nothing else is learned from."""
+    """Report that the known pixels are too scattered to learn from, if there are no other examples."""
     if info.own_picture and not examples and _scattered(picture):
-        notify("no square of pixels is known that could be learned from: holes are filled smoothly from around them")
+        notify("the known pixels contain no whole square to learn from: holes are filled smoothly from around them")
 
 
 def who_walks(plugins: Sequence[Plugin], options: Options, notify: Notify) -> None:
-    """Say what a sampler that was asked for still does where a plugin brings steps of its own (ddrm, diffpir)."""
+    """Report that --sampler only sets the spacing of levels if a plugin has a sampler of its own (ddrm, diffpir)."""
     own = next((p.name for p in plugins if "sampler" in p.claims()), None)
     if own is not None and options.sampler is not None:
-        notify(f"{own} walks by steps of its own; --sampler {options.sampler} lays the noise levels only")
+        notify(f"{own} has a sampler of its own; --sampler {options.sampler} only sets the spacing of the noise levels")
 
 
 def what_fill_is_for(picture: Picture, info: ModelInfo, notify: Notify) -> None:
-    """Say that --fill changes nothing for a model that starts from noise."""
+    """Report that --fill has no effect on a model that starts from noise."""
     if picture.fill is not None and not info.own_picture:
         notify(
-            f"--fill {picture.fill} changes nothing: {info.name} starts the hole from noise; `with sdedit --strength "
+            f"--fill {picture.fill} has no effect: {info.name} starts the hole from noise; `with sdedit --strength "
             f"0.8` starts from the fill"
         )
 
 
 class Planned(Protocol):
-    """A pass: its trajectory, and whether it is another attempt at the one before."""
+    """A planned pass, and the number of its try."""
 
     @property
     def at(self) -> Pass: ...
@@ -65,30 +65,28 @@ class Planned(Protocol):
 
 
 def what_is_idle(plugins: Sequence[Plugin], passes: Sequence[Planned], options: Options, notify: Notify) -> None:
-    """Say whose window (--start, --stop) lies between two steps, and that --tries changes nothing where it does."""
+    """Report plugins whose window (--start, --stop) contains no step, and --tries if it has no effect."""
     if options.tries > 1 and not any(part.attempt for part in passes):
-        notify(f"--tries {options.tries} has nothing to choose between: nothing is invented beside known pixels")
+        notify(f"--tries {options.tries} has no effect: nothing is generated next to known pixels")
     flows = [len(part.plan.flow) for part in passes]
     for plugin in plugins:
         whole = plugin.start <= 0.0 and plugin.stop >= 1.0
         if any(flows) and not whole and not any(plugin.acts(k, n) for n in flows for k in range(n)):
             notify(
-                f"{plugin.name} does nothing: no step of {max(flows)} has its middle from --start {plugin.start:g} to "
-                f"--stop {plugin.stop:g}; widen them, or take more --steps"
+                f"{plugin.name} does nothing: none of {max(flows)} steps has its middle between --start "
+                f"{plugin.start:g} and --stop {plugin.stop:g}; widen them, or use more --steps"
             )
 
 
 def what_is_walked(passes: Sequence[Planned], plugins: Sequence[Plugin], info: ModelInfo, notify: Notify) -> None:
-    """Say at which size the model works where it cannot take the picture's, and that a strength leaves few levels, or
-    none.
-    """
+    """Report the padded size if the model cannot take the picture's, and a strength that leaves few levels or none."""
     _how_few(passes, info, notify)
-    _continued(passes, info, plugins, notify)
+    _padded(passes, info, plugins, notify)
     _not_walked(passes, plugins, info, notify)
 
 
 def _scattered(picture: Picture) -> bool:
-    """Whether pixels are known, and no square that patches could be taken from."""
+    """Whether some pixels are known, but no square from which patches could be taken."""
     from editkit.models.patches.info import PATCH
 
     if picture.mask is None or bool((picture.mask > 0).all()) or min(picture.size) < PATCH:
@@ -100,19 +98,20 @@ def _scattered(picture: Picture) -> bool:
 
 
 def _how_few(passes: Sequence[Planned], info: ModelInfo, notify: Notify) -> None:
-    """Say that a strength leaves a distilled model fewer levels than it was distilled to, and what gives it as many."""
+    """Report a strength that leaves a distilled model fewer levels than it was distilled for, and the remedy."""
     flows, steps = max(((len(part.plan.flow), part.plan.steps) for part in passes), default=(0, 0))
     if info.distilled and 0 < flows < min(info.steps, steps):
         wanted = math.ceil(info.steps * steps / flows)
         notify(
-            f"{flows} of {steps} noise levels are walked, and {info.name} was distilled to {info.steps}: coarse; "
-            f"--steps {wanted} walks about as many"
+            f"only {flows} of {steps} noise levels are used, but {info.name} was distilled for {info.steps}, so the "
+            f"result is coarse; --steps {wanted} uses about as many"
         )
 
 
-def _continued(passes: Sequence[Planned], info: ModelInfo, plugins: Sequence[Plugin], notify: Notify) -> None:
-    """Say to what size a picture is continued whose sides a transformer of large tokens cannot take. A plugin that
-    shows the model the picture says it itself.
+def _padded(passes: Sequence[Planned], info: ModelInfo, plugins: Sequence[Plugin], notify: Notify) -> None:
+    """Report that a picture is padded to multiples of the model's token size.
+
+    A plugin that passes the picture to the model reports it itself.
     """
     if info.multiple < 16 or "prompt" not in info.takes or any("references" in plugin.needs for plugin in plugins):
         return
@@ -121,14 +120,14 @@ def _continued(passes: Sequence[Planned], info: ModelInfo, plugins: Sequence[Plu
     if uneven:
         width, height = max(uneven)
         whole = "x".join(str(side + -side % info.multiple) for side in (width, height))
-        notify(f"{width}x{height} is continued to {whole}, multiples of {info.multiple}, and cut back to its own size")
+        notify(f"{width}x{height} is padded to {whole}, multiples of {info.multiple}, and cropped back at the end")
 
 
 def _not_walked(passes: Sequence[Planned], plugins: Sequence[Plugin], info: ModelInfo, notify: Notify) -> None:
-    """Say that a strength leaves no noise level, so that the model is not called."""
+    """Report that a strength leaves no noise level, so that the model is not called."""
     if passes and any(p.diffuses for p in plugins) and not any(part.plan.flow for part in passes):
         steps = max(part.plan.steps for part in passes)
         notify(
-            f"no noise level of {steps} is left to walk, so {info.name} is not called and the picture stays as it is; "
-            "more --strength or more --steps leave some"
+            f"none of the {steps} noise levels is left, so {info.name} is not called and the picture stays as it is; "
+            "use a higher --strength or more --steps"
         )

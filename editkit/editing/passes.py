@@ -1,9 +1,9 @@
 """The passes of a stage: reverse processes over boxes of the picture, planned in integers.
 
-Models whose prior is the picture itself go coarse to fine: the hole is invented small, where a patch sees the whole
-scene, and every finer pass starts from the enlarged coarser one (`editkit.editing.cascade`). A model that was trained
-at one size, its window, sees a crop around the mask; where what it must invent is larger than that, it is invented at
-the window's size and refined by overlapping windows (`editkit.diffusion.windows`).
+Models whose prior is the picture itself go from coarse to fine: the hole is generated at a small size, where a patch
+sees the whole scene, and every finer pass starts from the enlarged coarser result (`editkit.editing.cascade`). A model
+that was trained at one size, its window, sees a crop around the mask. Larger content is generated at the window's size
+and refined in overlapping windows (`editkit.diffusion.windows`).
 """
 
 from __future__ import annotations
@@ -20,34 +20,38 @@ from editkit.pictures.picture import Picture
 from editkit.plugin.options import Options
 
 CONTEXT = 2.2
-"""The side of the crop, in sides of the mask's box, for a model that learns from the crop; it must see enough."""
+"""Side of the crop, relative to the mask's box, for a model that learns from the crop and needs enough to see."""
 
 NEAR = 1.75
-"""The same for a model that has learned pictures already."""
+"""The same for a pretrained model."""
 
 LEAST = 96
-"""The least side of a crop for a model whose prior is the picture: it must see something to learn from."""
+"""Least side of a crop for a model whose prior is the picture, in pixels."""
 
 SLACK = 1.25
-"""A model is given a picture so many times as large as its window at once, before it is cut into windows."""
+"""A picture up to this many times as large as the window is processed at once, not in windows."""
 
 OVERLAP = 0.25
-"""Of neighbouring windows, in windows."""
+"""Overlap of neighbouring windows, as a fraction of a window."""
 
 DEEP = 0.25
-"""How deep strokes may be where they are first drawn, in windows: every window then sees what lies beside them."""
+"""Largest depth of a hole in the first pass, as a fraction of a window, so that every window sees known pixels."""
 
 REDRAW = 0.5
-"""The strength of a pass by windows over an enlarged coarser one."""
+"""Strength of a windowed pass over an enlarged coarser result."""
 
 
 def passes(
     picture: Picture, info: ModelInfo, options: Options, invents: bool, examples: Sequence[tuple[int, int]] = ()
 ) -> tuple[Pass, ...]:
-    """What a stage works on, box by box, each coarse to fine.
+    """Plan the passes of a stage, box by box, each from coarse to fine.
 
-    `invents`: there is nothing but noise to start from and nothing that tells the structure, so that it is invented.
-    `examples`: (width, height) of other pictures that are learned from.
+    Args:
+        picture: the opened picture.
+        info: the stage's model.
+        options: the stage's options.
+        invents: the process starts from noise, and nothing determines the structure, so it must be generated.
+        examples: (width, height) of further pictures to learn from.
     """
     steps = options.steps or info.steps
     if options.crop_padding is not None and picture.mask is not None:
@@ -66,33 +70,33 @@ def passes(
 
 
 def _enlarged(mask: np.ndarray, info: ModelInfo, options: Options, steps: int) -> Pass:
-    """One pass over the mask's surroundings at the size that the model was trained at (`--crop-padding`)."""
+    """Plan a single pass over the mask's surroundings, at the model's training size (`--crop-padding`)."""
     if info.window is None or options.canvas == "full":
-        why = "with --canvas full" if info.window else f"with model {info.name}, which has no size of its own"
-        raise UsageError(f"--crop-padding enlarges a crop to the model's size; it means nothing {why}")
+        why = "with --canvas full" if info.window else f"with model {info.name}, which has no training size"
+        raise UsageError(f"--crop-padding enlarges a crop to the model's training size; it has no meaning {why}")
     box = padded(mask, options.crop_padding or 0)
     scale = info.window / max(box.height, box.width)
     return Pass(box, max(1, round(scale * box.height)), max(1, round(scale * box.width)), steps)
 
 
 def _boxes(picture: Picture, info: ModelInfo, options: Options) -> tuple[Box, ...]:
-    """Where a stage works: around what the mask marks, or everywhere."""
+    """Return the boxes in which a stage works: around the mask, or the whole picture."""
     cropped = options.canvas == "crop" or (options.canvas == "auto" and (info.window or info.own_picture))
     if picture.mask is None or not cropped:
         return (Box(0, 0, picture.width, picture.height),)
     if not picture.mask.any():
-        return ()  # nothing is to be made again
+        return ()  # nothing to regenerate
     if info.own_picture:
         return crops(picture.mask, CONTEXT, LEAST)
     return crops(picture.mask, NEAR, info.least or info.window or 0)
 
 
 def by_windows(box: Box, steps: int, window: int, invents: bool, hole: np.ndarray | None = None) -> tuple[Pass, ...]:
-    """Passes for a model that was trained at `window`: one at the box's own size, by windows if it is larger.
+    """Plan passes for a model that was trained at `window`: one at the box's own size, in windows if it is larger.
 
-    What is invented is invented whole: a first pass in which the box fits into a window, then enlargements by 2 at
-    most, each redrawn by windows. Strokes, beside which something is known everywhere, vanish where they are made
-    small: they are drawn first at the largest size at which no point of `hole` lies deeper than `DEEP`, mostly at once.
+    New content is first generated as a whole, in a pass in which the box fits into a window; then it is enlarged by at
+    most 2 and redrawn in windows, repeatedly. Thin strokes, with known pixels nearby everywhere, would vanish at a
+    small size. They start at the largest size at which no point of `hole` is deeper than `DEEP`, mostly the final one.
     """
     longest = max(box.height, box.width)
     if longest <= SLACK * window:
@@ -111,14 +115,14 @@ def by_windows(box: Box, steps: int, window: int, invents: bool, hole: np.ndarra
 
 
 def _first(longest: int, window: int, hole: np.ndarray | None) -> float:
-    """The scale at which what is invented in a crop of `longest` pixels is first drawn (`by_windows`)."""
+    """Return the scale of the first pass over a crop of `longest` pixels (see `by_windows`)."""
     whole = window / longest
     depth = math.inf if hole is None else _depth(hole)
     return whole if depth >= WIDE * longest else max(whole, DEEP * window / depth)
 
 
 def _depth(hole: np.ndarray) -> float:
-    """The radius in pixels of the largest disc without a known pixel; infinite where nothing is known."""
+    """Return the radius in pixels of the largest disc without a known pixel; infinite if nothing is known."""
     import cv2
 
     if hole.all():

@@ -1,4 +1,4 @@
-"""Previews of an edit while it works: by a tiny decoder where there is one, else by the model's own."""
+"""Previews of a running edit, by a tiny decoder if there is one, else by the model's own."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ if TYPE_CHECKING:
     from editkit.editing.settle import StagePlan
 
 SIDE = 64
-"""Pixels a side, to ask a model for its channels."""
+"""Side in pixels with which a model is queried for its channels."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """Pixels (1, 3, h, w) in about [-1, 1] of an estimate in the model's space, by the tiny decoder at `path`, which is
-    loaded when it is first asked.
-    """
+    """Decodes an estimate by the tiny decoder at `path`, loaded on first use: (1, 3, h, w) in about [-1, 1]."""
 
     path: Path
     lease: Lease
@@ -39,11 +37,12 @@ class Look:
 
 
 def look(settled: StagePlan, lease: Lease, device: torch.device) -> Look | None:
-    """How estimates of this stage are shown; None: by the model's own decoder. The option `preview_decoder` says which
-    tiny decoder, else one that lies in the model's folder is taken where it fits.
+    """Return the decoder for previews of this stage; None: the model's own decoder.
+
+    It is the tiny decoder of the option `preview_decoder`, else a fitting one in the model's folder.
 
     Raises:
-        ModelError: the one that was asked for reads other latents.
+        ModelError: the requested decoder is for other latents.
     """
     asked = settled.options.preview_decoder
     if not settled.diffuses:
@@ -58,7 +57,7 @@ def look(settled: StagePlan, lease: Lease, device: torch.device) -> Look | None:
     if asked is None:
         return None
     raise ModelError(
-        f"--preview-decoder {asked} reads latents of {reads} channels, and those of {settled.info.name} "
+        f"--preview-decoder {asked} reads latents of {reads} channels, but those of {settled.info.name} "
         f"({settled.info.family}) have {has}; leave it out"
     )
 
@@ -66,6 +65,6 @@ def look(settled: StagePlan, lease: Lease, device: torch.device) -> Look | None:
 def _beside(name: str) -> Path | None:
     try:
         folder = folder_of(name)
-    except ModelError:  # a model of one's own
+    except ModelError:  # a model object
         return None
     return tiny.beside(folder) if folder is not None and folder.is_dir() else None

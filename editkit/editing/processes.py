@@ -1,4 +1,4 @@
-"""One process in a model's own space, without pictures: what `sample` runs and `distill` asks."""
+"""A process in a model's own space, without pictures, for `sample` and `distill`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def process_of(
     models: Models | None,
     options: Mapping[str, Any],
 ) -> Iterator[Process]:
-    """A process ready to run; what it has on loan is given back at the end. The arguments are those of `sample`."""
+    """Prepare a process; borrowed networks are returned at the end. The arguments are those of `sample`."""
     mode = noise if isinstance(noise, str) else "streams"
     chosen = Options(**{"steps": 100, "noise": mode, **options, "sampler": options.get("sampler") or "ddpm"})
     wanted = [plugins] if isinstance(plugins, Plugin) else list(plugins)

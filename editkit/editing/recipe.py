@@ -1,4 +1,4 @@
-"""Recipes: a chain as YAML, and as the words of a command line. Python, YAML and command line say the same.
+"""Recipes: a chain as YAML, and as the words of a command line. Python, YAML and the command line are equivalent.
 
 ::
 
@@ -11,10 +11,10 @@
       - plugins:
           - sdedit: {strength: 0.3}
 
-Only what was set is written, so nothing is lost and defaults may improve. Names of files that plugins write are left
-out, since a recipe from somebody else may not name them. The version names the scheme that makes the noise: a recipe
-that says `editkit: 1` uses the streams of that version, and gives the same bytes. Paths are relative to the recipe. A
-recipe may come from anybody: it is checked key by key, and code that it names is refused unless the caller allows it.
+Only explicitly set values are written, so that defaults may improve. Names of files that plugins write are left out,
+since a recipe from somebody else must not choose them. The version identifies the noise scheme: a recipe that says
+`editkit: 1` uses the streams of that version and gives the same bytes. Paths are relative to the recipe. Recipes are
+untrusted: every key is checked, and code that one names is refused unless the caller allows it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import yaml
 
 from editkit.common.small import small_bytes
 from editkit.common.spec import did_you_mean
-from editkit.editing import reading
+from editkit.editing import recipe_files
 from editkit.errors import EditkitError, ParameterError, RecipeError, short
 from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
@@ -38,21 +38,21 @@ from editkit.plugin.params import Code, Param, marked, outputs, params, word
 from editkit.plugin.protocol import Plugin
 
 VERSION = 2
-"""1: noise by `streams-1`."""
+"""Version of the format; 1 had the noise of `streams-1`."""
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 20_000
 NOT_IN_RECIPES = frozenset({"allow_code", "offline", "preview_decoder"})
-"""What only the person at the machine may say, and what no result depends on."""
+"""Options that only the local user may set, or on which no result depends."""
 
 Place = tuple[str | int, ...]
 
 
 def to_mapping(chain: Chain, base: Path | None = None) -> dict[str, Any]:
-    """`chain` as YAML values. `base`: paths are written relative to this folder; None: as they are.
+    """Convert `chain` to YAML values. `base`: paths are written relative to this folder; None: unchanged.
 
     Raises:
-        RecipeError: an array, a callable or another value that is no text.
+        RecipeError: a value, such as an array or a callable, cannot be written as text.
     """
     stages = []
     for stage in chain.stages:
@@ -65,7 +65,7 @@ def to_mapping(chain: Chain, base: Path | None = None) -> dict[str, Any]:
 
 
 def without_outputs(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a recipe without the files that plugins would write: once they were kept in provenance."""
+    """Remove files that plugins would write from the values of a recipe; old provenance may contain them."""
 
     def kept(entry: Any) -> Any:
         if not isinstance(entry, Mapping) or len(entry) != 1:
@@ -89,22 +89,22 @@ def without_outputs(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_yaml(chain: Chain, base: Path | None = None) -> str:
-    """`chain` as a recipe's text. `base`: the folder it will lie in."""
-    chain = chain if base is None else reading.with_networks(chain, reading.seen_from(base))
+    """Convert `chain` to the text of a recipe; see `to_mapping`. `base`: the folder of the recipe."""
+    chain = chain if base is None else recipe_files.with_networks(chain, recipe_files.seen_from(base))
     text: str = yaml.safe_dump(to_mapping(chain, base), sort_keys=False, allow_unicode=True)
     return text
 
 
 def read(path: str | Path, *, allow_code: bool = False, anywhere: bool = False, places: Iterable[str] = ()) -> Chain:
-    """The chain of a recipe file; its relative paths are relative to it.
+    """Read a recipe file. Its relative paths are relative to the file.
 
     Args:
         allow_code: it may name code to import.
-        anywhere: it may name files that lie neither in its folder nor below, nor in `places` (`reading`).
-        places: files and folders that the person at the machine has named.
+        anywhere: allow files outside its folder and outside `places` (see `recipe_files`).
+        places: files and folders that the command line names.
 
     Raises:
-        RecipeError: what is wrong, with its line and the nearest key.
+        RecipeError: the recipe is invalid. The message gives the line and suggests the closest key.
     """
     path = Path(path)
     try:
@@ -119,29 +119,38 @@ def read(path: str | Path, *, allow_code: bool = False, anywhere: bool = False, 
         raise RecipeError(f"{path}: is not text") from None
     except EditkitError as error:
         raise RecipeError(f"{path}: {error}") from error
-    chain = reading.with_networks(chain, reading.below(path.parent))
+    chain = recipe_files.with_networks(chain, recipe_files.below(path.parent))
     if not anywhere:
-        reading.check_reach(chain, path, places)
+        recipe_files.check_reach(chain, path, places)
     return chain
 
 
 class _Plain(yaml.SafeLoader):
-    """YAML without aliases, which a recipe does not need: a few nested ones expand to gigabytes."""
+    """YAML loader without aliases, which recipes do not need: a few nested ones can expand to gigabytes."""
 
     nodes = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """One node; every one is counted."""
+        """Compose a node and count it."""
         self.nodes += 1
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("has an alias (*name); write the value where it is needed")
+            raise yaml.YAMLError("has an alias (*name); write the value in its place")
         if self.nodes > MAX_NODES:
             raise yaml.YAMLError(f"has more than {MAX_NODES} values")
         return super().compose_node(parent, index)
 
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """A mapping; of a key that stands twice a reader sees the one and YAML takes the other."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen if isinstance(key, yaml.ScalarNode) else False:
+                raise yaml.MarkedYAMLError(problem=f"has {key.value[:80]!r} twice", problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
+
 
 def from_yaml(text: str, *, base: Path | None = None, allow_code: bool = False) -> Chain:
-    """The chain that a recipe's text describes."""
+    """Parse the text of a recipe; see `from_mapping`."""
     try:
         node = yaml.compose(text, Loader=_Plain)
         data = yaml.load(text, Loader=_Plain)
@@ -158,7 +167,7 @@ def from_yaml(text: str, *, base: Path | None = None, allow_code: bool = False) 
 
 
 class _Wrong(RecipeError):  # noqa: N818
-    """Something wrong at one place of the mapping."""
+    """An error at one position in the mapping."""
 
     def __init__(self, message: str, *place: str | int) -> None:
         super().__init__(message)
@@ -166,10 +175,10 @@ class _Wrong(RecipeError):  # noqa: N818
 
 
 def from_mapping(data: object, *, base: Path | None = None, allow_code: bool = False) -> Chain:
-    """The chain that a recipe's values describe. `base`: the folder its relative paths start from.
+    """Convert a recipe's values to a chain. `base`: folder to which relative paths refer.
 
     Raises:
-        RecipeError: unknown key (the nearest is named) or plugin, a value out of range, code without `allow_code`.
+        RecipeError: a key or plugin is unknown, a value is invalid, or it names code without `allow_code`.
     """
     if not isinstance(data, Mapping):
         raise _Wrong(f"a recipe is a mapping with the keys editkit and stages, got {type(data).__name__}")
@@ -185,7 +194,7 @@ def from_mapping(data: object, *, base: Path | None = None, allow_code: bool = F
 
 
 def _with_noise_of_before(stages: Iterable[Stage]) -> Iterator[Stage]:
-    """`stages` with the streams that `editkit: 1` stands for; those after the first inherit it."""
+    """Set the noise streams of `editkit: 1` on the first stage; later stages inherit them."""
     for number, stage in enumerate(stages):
         said = "noise" in stage.options.model_fields_set
         if stage.options.noise == "streams" and (said or number == 0):
@@ -221,11 +230,11 @@ def _plugin(data: object, base: Path | None, allow_code: bool, place: Place) -> 
     _known_keys(values, tuple(fields), *place, name)
     for key in outputs(declaration):
         if word(key) in values:
-            said = f"{name}.{word(key)} names a file to be written, and a recipe writes none"
-            raise _Wrong(f"{said}; give --{word(key).replace('_', '-')} where the edit is typed", *place, name, key)
+            said = f"{name}.{word(key)} names a file to write, which a recipe must not do"
+            raise _Wrong(f"{said}; give --{word(key).replace('_', '-')} on the command line", *place, name, key)
     given = {fields[str(key)]: value for key, value in values.items()}
     if base is not None:
-        given = {key: reading.from_folder(declaration, key, value, base) for key, value in given.items()}
+        given = {key: recipe_files.from_folder(declaration, key, value, base) for key, value in given.items()}
     for key, value in given.items():
         if marked(declaration, key, Code) and isinstance(value, str) and ":" in value and not allow_code:
             raise _Wrong(f"{name}.{key} names code ({value[:80]}); add --allow-code if you trust it", *place, name, key)
@@ -262,7 +271,7 @@ def _key(error: ParameterError) -> Place:
 
 
 def _line(node: yaml.Node | None, place: Place) -> int | None:
-    """The line (from 1) of the value or key at `place`."""
+    """Return the line (from 1) of the value or key at `place`."""
     for step in place:
         if isinstance(node, yaml.MappingNode):
             found = next(((k, v) for k, v in node.value if getattr(k, "value", None) == str(step)), None)
@@ -277,7 +286,7 @@ def _line(node: yaml.Node | None, place: Place) -> int | None:
 
 
 def _values(plugin: Declaration, base: Path | None, without: Container[str] = ()) -> dict[str, Any]:
-    """The parameters that were set, as YAML values, but for those named in `without`."""
+    """Return the explicitly set parameters as YAML values, except those named in `without`."""
     values: dict[str, Any] = {}
     for key in type(plugin).model_fields:
         if key not in plugin.model_fields_set or key in without:
@@ -290,7 +299,7 @@ def _values(plugin: Declaration, base: Path | None, without: Container[str] = ()
                 f"{plugin.name}.{key} is {type(value).__name__}, which cannot be written into a recipe; "
                 f"use a file or module:function"
             )
-        values[word(key)] = value if base is None else reading.to_folder(type(plugin), key, value, base)
+        values[word(key)] = value if base is None else recipe_files.to_folder(type(plugin), key, value, base)
     return values
 
 
@@ -301,10 +310,10 @@ def _is_plain(value: object) -> bool:
 
 
 def to_words(chain: Chain, picture: str) -> list[str]:
-    """`chain` as the words behind `editkit`, for `picture`.
+    """Convert `chain` to the words of a command line after `editkit`, for `picture`.
 
     Raises:
-        RecipeError: a value that no word can say.
+        RecipeError: a value cannot be written as a word.
     """
     words: list[str] = []
     for number, stage in enumerate(chain.stages):
@@ -325,7 +334,7 @@ def to_words(chain: Chain, picture: str) -> list[str]:
 
 
 def _option(p: Param, value: Any) -> list[str]:
-    """One value as words; `--flag=value`, so that a value may begin with a dash."""
+    """Write one option as words; `--flag=value`, so that a value may begin with a dash."""
     if value is None or (p.kind == "flag" and value is p.default):
         return []
     if isinstance(value, bool):

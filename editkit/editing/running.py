@@ -1,4 +1,4 @@
-"""Running a chain on a picture, stage after stage: every edit does this, from Python and from the command line."""
+"""Runs a chain on a picture, stage after stage, for every edit from Python and from the command line."""
 
 from __future__ import annotations
 
@@ -29,13 +29,16 @@ def run_chain(
     tell: Tell,
     drift: Drift | None = None,
 ) -> Generator[Update, None, Picture]:
-    """Yields every step and returns the result.
+    """Run `chain` on `picture`: yield every step and return the result.
 
     Args:
-        chain: its options inherited already.
-        own: a model at hand, for all stages; None: those that the options name.
-        tell: is given what plugins measure of the result.
-        drift: how noise has moved, for a frame of a video.
+        picture: the input picture.
+        chain: the edit, with inherited options.
+        own: a model object for all stages; None: the models named by options.
+        notify: called with messages for the user.
+        models: cache of loaded models.
+        tell: called with the figures that plugins measure on the result.
+        drift: motion of the noise, for a frame of a video.
     """
     models = models or Models(most=1)
     left: Left = {}
@@ -46,12 +49,12 @@ def run_chain(
                 make_ready(lease.model, settled, notify)
             picture, left = yield from run_stage(settled, lease, number, len(chain.stages), notify, tell, left, drift)
     if left:
-        notify("the last stage ends at noise, which is not a picture; `then` an edit that goes on from it makes one")
+        notify("the last stage ends at noise, which is not a picture; add `then` and an edit that continues from it")
     return picture
 
 
 def leased(models: Models, settled: StagePlan, own: Model | None) -> AbstractContextManager[Lease]:
-    """The model of a stage: the caller's `own`, or a loaded one; none where nothing is denoised."""
+    """Lease the model of a stage: the caller's `own`, or a loaded one; a placeholder if nothing is denoised."""
     if not settled.diffuses:
         return models.borrow(NoModel(settled.info))
     if own is not None:

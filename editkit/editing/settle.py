@@ -1,4 +1,4 @@
-"""Order, conflicts, passes and cost of a stage, determined before any weight is loaded and without torch."""
+"""Planning of stages: order, conflicts, passes and cost, determined without torch before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from editkit.pictures.picture import Picture
 
 START_FROM_PICTURE = "sdedit"
-"""The registered plugin that begins an edit of a picture where no other plugin says how."""
+"""The registered plugin that sets the initial state of an edit if no other plugin does."""
 
 IMPLIED_BY_TEXT: dict[Slot, str] = {"prompt": "prompt", "combine": "cfg"}
 """The registered plugins that hold a slot of a model that takes text, where no other plugin does."""
 
 
 def arrange(stage: Stage, info: ModelInfo, has_picture: bool) -> tuple[Plugin, ...]:
-    """The stage's plugins in the order they act, with `sdedit` where nothing says how to begin.
+    """Return the stage's plugins in the order in which they act, with `sdedit` added if none sets the initial state.
 
-    Sorted by (`order`, position), and by what plugins say of each other. Checks slots and conditions.
+    They are sorted by (`order`, position), `acts_before` and `acts_after`. Slots and conditions are checked.
 
     Raises:
-        ChainError: two plugins claim one slot, the model takes none of the conditions a plugin needs, a plugin needs a
-            picture and there is none, or plugins want to act before each other in a circle.
+        ChainError: two plugins claim the same slot, the model takes none of the conditions that a plugin needs, a
+            plugin needs a picture and there is none, or the required order is circular.
     """
     plugins = list(plugins_of(stage))
     claims = {id(plugin): plugin.claims() for plugin in plugins}
@@ -68,22 +68,22 @@ def arrange(stage: Stage, info: ModelInfo, has_picture: bool) -> tuple[Plugin, .
                 + (f": {plugin.able}" if plugin.able else "")
             )
         if plugin.needs_picture and not has_picture:
-            raise ChainError(f"{plugin.name} works on a picture, and there is none")
+            raise ChainError(f"{plugin.name} needs a picture, but there is none")
     return in_order(plugins)
 
 
 def in_order(plugins: Sequence[Plugin]) -> tuple[Plugin, ...]:
-    """`plugins` as they act: each time the first by (`order`, position) that nobody left must precede.
+    """Sort `plugins` topologically; among the possible next ones, the first by (`order`, position) is taken.
 
     Raises:
-        ChainError: `acts_before` and `acts_after` go in a circle.
+        ChainError: `acts_before` and `acts_after` are circular.
     """
     waiting, done = sorted(plugins, key=lambda plugin: plugin.order), list[Plugin]()
     while waiting:
         free = next((k for k, p in enumerate(waiting) if not any(_precedes(q, p) for q in waiting if q is not p)), None)
         if free is None:
             names = " and ".join(dict.fromkeys(p.name for p in _circle(waiting)))
-            raise ChainError(f"{names} each want to act before the other (acts_before, acts_after); leave one out")
+            raise ChainError(f"{names} must each act before the other (acts_before, acts_after); leave one out")
         done.append(waiting.pop(free))
     return tuple(done)
 
@@ -93,7 +93,7 @@ def _precedes(first: Plugin, second: Plugin) -> bool:
 
 
 def _circle(waiting: Sequence[Plugin]) -> list[Plugin]:
-    """Those that go in a circle, where each of `waiting` is preceded by another one of them."""
+    """Find a circle, given that each of `waiting` must be preceded by another one of them."""
     path = [waiting[0]]
     while True:
         before = next(q for q in waiting if q is not path[-1] and _precedes(q, path[-1]))
@@ -103,19 +103,19 @@ def _circle(waiting: Sequence[Plugin]) -> list[Plugin]:
 
 
 def suited(plugins: Sequence[Plugin], info: ModelInfo, options: Options) -> Options:
-    """`options` with what its user left open as the plugins want it, and the sampler as the model does."""
+    """Fill unset `options` with the plugins' preferences, and then with the model's sampler."""
     wanted = Options(sampler=info.sampler)
-    for plugin in reversed(plugins):  # the first plugin of the stage has the last word
+    for plugin in reversed(plugins):  # the first plugin of the stage takes precedence
         wanted = wanted.merged(called(plugin, "default_options", plugin.default_options, info))
     asked = options.model_dump(exclude_unset=True)
     return wanted.model_copy(update={name: value for name, value in asked.items() if value is not None})
 
 
 def options_of(plugins: Sequence[Plugin], info: ModelInfo, stage: Stage, notify: Notify = silent) -> Options:
-    """`suited`, and as a few-step LoRA wants them where --fast is given.
+    """Return the options of a stage: as by `suited`, and with --fast those of its few-step LoRA.
 
     Raises:
-        UsageError: --fast without such a LoRA.
+        UsageError: --fast is given without such a LoRA.
     """
     options = suited(plugins, info, stage.options)
     return fast.settled(options, stage.options, info, notify, "fast" in stage.inherited) if options.fast else options
@@ -123,9 +123,9 @@ def options_of(plugins: Sequence[Plugin], info: ModelInfo, stage: Stage, notify:
 
 @dataclass(frozen=True)
 class PassPlan:
-    """One pass of a stage: where it works, on which trajectory, at which cost.
+    """One planned pass of a stage: its box, its plan, and its cost.
 
-    `attempt` counts those that start the same from other noise: the best of them goes on (`editkit.editing.coherence`).
+    `attempt` numbers tries of the same pass with different noise; the best one is kept (`editkit.editing.coherence`).
     """
 
     at: Pass
@@ -136,9 +136,10 @@ class PassPlan:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """All that is known of a stage before its weights are loaded.
+    """The plan of a stage: everything that is known before its weights are loaded.
 
-    `source` is the picture as it came, `picture` as the plugins opened it, `examples` what else may be learned from.
+    `source` is the input picture, `picture` the result of the plugins' `open`, and `examples` are further pictures to
+    learn from.
     """
 
     info: ModelInfo
@@ -158,57 +159,58 @@ class StagePlan:
 
     @property
     def small(self) -> Picture | None:
-        """The picture as it came, where plugins enlarged all of it (and masked nothing)."""
+        """The input picture, if plugins enlarged all of it and masked nothing; else None."""
         enlarged = self.picture.mask is None and self.picture.width > self.source.width
         return self.source if enlarged else None
 
     @property
     def diffuses(self) -> bool:
-        """Whether a model is needed at all."""
+        """Whether a model is needed."""
         return any(plugin.diffuses for plugin in self.plugins)
 
     @property
     def calls(self) -> int:
-        """Evaluations of the network."""
+        """Number of network evaluations."""
         return self.options.draws * sum(part.cost.calls for part in self.passes)
 
     @property
     def beside(self) -> int:
-        """Evaluations of plugins' own networks (ControlNets) beside those."""
+        """Number of additional evaluations of plugins' own networks, such as ControlNets."""
         return self.options.draws * sum(part.cost.beside for part in self.passes)
 
     @property
     def moves(self) -> int:
-        """Moves of all passes, upward ones included."""
+        """Number of moves in all passes, including upward ones."""
         return self.options.draws * sum(len(part.plan) for part in self.passes)
 
     @property
     def backward(self) -> int:
-        """Backward passes for the energies, at most (an energy may sit a step out)."""
+        """Largest number of backward passes for energies (an energy may skip a step)."""
         return self.options.draws * sum(part.cost.backward for part in self.passes)
 
     @property
     def deep(self) -> int:
-        """Those of them that go through the network."""
+        """How many of the backward passes go through the network."""
         return self.options.draws * sum(part.cost.deep for part in self.passes)
 
     def table(self) -> dict[str, tuple[str, ...]]:
-        """Hook -> the names of the plugins that act through it, in order."""
+        """Return hook -> names of the plugins that override it, in order."""
         uses = [(plugin.name, plugin.uses()) for plugin in self.plugins]
         rows = {hook: tuple(name for name, used in uses if hook in used) for hook in (*DECLARED, *HOOKS)}
         return {hook: names for hook, names in rows.items() if names}
 
 
 def model_name(stage: Stage) -> str:
-    """`--model`; for `auto` what the first plugin that has one wishes for."""
+    """Return the model's name; for `auto` the preference of the first plugin that has one."""
     if stage.options.model != "auto":
         return stage.options.model
     return next((wish for plugin in plugins_of(stage) if (wish := plugin.default_model()) is not None), "auto")
 
 
 def for_own_model(stage: Stage) -> Stage:
-    """`stage` without what was said for the model of an earlier stage, where it has one of its own: a file for its
-    transformer, and, where that is an embedded one, LoRAs and a refiner, which it takes none of.
+    """Drop options that were inherited from an earlier stage with another model.
+
+    These are a transformer's file, and for an embedded model also LoRAs and a refiner, which it does not take.
     """
     from editkit.models.families import named
 
@@ -223,10 +225,10 @@ def for_own_model(stage: Stage) -> Stage:
 
 
 def described(stage: Stage) -> ModelInfo:
-    """What is known of a stage's model without its weights.
+    """Describe a stage's model without loading its weights.
 
     Raises:
-        ModelError: it cannot be found, or is of a family that is not known.
+        ModelError: the model cannot be found, or its family is unknown.
     """
     from editkit.models import describe
 
@@ -235,9 +237,7 @@ def described(stage: Stage) -> ModelInfo:
 
 
 def _check_options(stage: Stage, info: ModelInfo) -> None:
-    """Text for a model that takes none, and a shift for one whose levels have none, are refused, unless they were said
-    for an earlier stage.
-    """
+    """Refuse text for a model without text, and a shift for a model without one, unless inherited."""
     for word in ("prompt", "negative", "guidance_scale"):
         asked = getattr(stage.options, word) is not None and word not in stage.inherited
         if asked and "prompt" not in info.takes:
@@ -247,7 +247,7 @@ def _check_options(stage: Stage, info: ModelInfo) -> None:
             )
     if stage.options.shift is not None and not info.shifts and "shift" not in stage.inherited:
         raise UsageError(
-            f"--shift is given, and {info.name} ({info.family}) is not a flow-matching model (SD 3, FLUX, Qwen-Image, "
+            f"--shift is given, but {info.name} ({info.family}) is not a flow-matching model (SD 3, FLUX, Qwen-Image, "
             f"Z-Image), whose levels have a shift; leave it out, or choose another --model"
         )
     backends.check(info, stage.options.backend, stage.options.device, stage.options.compile)
@@ -255,9 +255,9 @@ def _check_options(stage: Stage, info: ModelInfo) -> None:
 
 
 def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: ModelInfo | None = None) -> StagePlan:
-    """Settle one stage on `picture`: order, conflicts, passes, cost. No weights, no torch.
+    """Plan one stage on `picture`: order, conflicts, passes, cost. Uses no weights and no torch.
 
-    `info` is that of a model already at hand; None: that of `stage.options.model`.
+    `info` describes a model object; None: describe the model in `stage.options.model`.
     """
     from editkit.editing.passes import passes
     from editkit.models import describe
@@ -284,7 +284,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     assert options.sampler is not None
     sampler = make_sampler(options.sampler)
     if isinstance(sampler, Adaptive):
-        notify(f"sampler {sampler.name} calls the network as often as its tolerances need; the fewest are planned")
+        notify(f"sampler {sampler.name} calls the network as often as its tolerances need; the plan shows the minimum")
     for plugin in plugins:
         sampler = called(plugin, "walk", plugin.walk, sampler)
     begun = not any(p.diffuses for p in plugins) or any("begin" in p.claims() for p in plugins)
@@ -303,9 +303,10 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
 def plan_stages(
     chain: Chain, picture: Picture, notify: Notify = silent, info: ModelInfo | None = None
 ) -> tuple[StagePlan, ...]:
-    """Settle every stage of `chain`, whose options are inherited already. No weights, no torch.
+    """Plan every stage of `chain`, with inherited options. Uses no weights and no torch.
 
-    A later stage is settled on what the stage before opened: of the size and opacity of its result, not of its colours.
+    A later stage is planned on the picture that the stage before opened, which has the size and opacity of its result,
+    but not its colours.
     """
     plans: list[StagePlan] = []
     for stage in chain.stages:
@@ -317,48 +318,48 @@ def plan_stages(
 
 
 def _examples(plugins: Sequence[Plugin], picture: Picture, info: ModelInfo) -> list[Picture]:
-    """The other pictures that plugins give to learn from.
+    """Collect the further pictures from the plugins.
 
     Raises:
-        ChainError: the model learns from none.
+        ChainError: the model does not learn from pictures.
     """
     found: list[Picture] = []
     for plugin in plugins:
         given = called(plugin, "examples", plugin.examples, picture)
         if given and "examples" not in info.takes:
             raise ChainError(
-                f"{plugin.name} gives other pictures to learn from, and {info.name} ({info.family}) learns from none; "
-                f"use --model patches"
+                f"{plugin.name} has pictures to learn from, but {info.name} ({info.family}) does not learn from "
+                f"pictures; use --model patches"
             )
         found += given
     return found
 
 
 def _opened(plugin: Plugin, picture: Picture, notify: Notify, info: ModelInfo) -> Picture:
-    """`picture` as `plugin` opens it.
+    """Let `plugin` open `picture`.
 
     Raises:
-        ChainError: it bars a part of the picture, and the model learns nothing from it.
-        PluginError: it sets a mask or another size and does not say so, so that a conflict was not seen.
+        ChainError: it bars a part of the picture, but the model does not learn from the picture.
+        PluginError: it sets a mask or another size without declaring it, so that conflicts were not detected.
     """
     opened: Picture = called(plugin, "open", plugin.open, picture, notify)
     changed = {"mask": opened.mask is not picture.mask, "size": opened.size != picture.size}
     for slot, differs in changed.items():
         if differs and slot not in plugin.claims():
             raise PluginError(
-                f"plugin {plugin.name}: open sets the {slot} without saying so; its class needs "
+                f"plugin {plugin.name}: open sets the {slot} without declaring it; its class needs "
                 f'`holds = frozenset({{"{slot}"}})`'
             )
     if opened.barred is not None and not info.own_picture:
         raise ChainError(
-            f"{plugin.name} --not-from says what is not to be copied, and {info.name} ({info.family}) does not learn "
+            f"{plugin.name} --not-from says where not to copy from, but {info.name} ({info.family}) does not learn "
             "from the picture; leave it out, or use --model patches"
         )
     return opened
 
 
 def _tries(at: Pass, picture: Picture, options: Options) -> int:
-    """How often to start pass `at`: once where it starts from another one, or nothing is known to compare with."""
+    """Return the number of tries of pass `at`: one if it starts from another pass, or nothing can be compared."""
     within = None if picture.mask is None else picture.mask[at.box.rows, at.box.columns]
     invents = within is not None and at.strength == 1.0 and at.steps > 1 and not bool(within.all())
     return options.tries if invents else 1
@@ -367,7 +368,7 @@ def _tries(at: Pass, picture: Picture, options: Options) -> int:
 def plan_pass(
     at: Pass, plugins: Sequence[Plugin], sampler: Sampler, attempt: int = 0, counting: Counting = BELOW
 ) -> PassPlan:
-    """The trajectory of one pass after every plugin had its say, and what it costs."""
+    """Plan one pass: its moves after all plugins' `plan` hooks, and its cost."""
     diffuses = any(plugin.diffuses for plugin in plugins)
     plan = own = at.plan(counting) if diffuses else Plan.uniform(at.steps).start_at(0.0)
     for plugin in plugins:

@@ -1,4 +1,4 @@
-"""One stage of an edit, run pass by pass."""
+"""Runs one stage of an edit, pass by pass."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
     from editkit.editing.drifting import Drift
 
 Tell = Callable[[int, str, Figures], None]
-"""Is told figures about a result: (stage, plugin, name -> value)."""
+"""Callback for figures about a result: (stage, plugin, name -> value)."""
 
 Left = dict[Box, Handed]
-"""The noisy states that a stage leaves to the next, by the part of the picture they are of."""
+"""Box of the picture -> the noisy state that a stage passes to the next one."""
 
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """One step of an edit as `stream` yields it: stage, pass and sample (from 0), and the engine's state."""
+    """One step of an edit, as yielded by `stream`: stage, pass and sample (from 0), and the engine's state."""
 
     stage: int
     stages: int
@@ -62,15 +62,16 @@ class Update:
     look: Look | None = None
 
     def preview(self) -> Tensor | None:
-        """The current estimate of the result, (1, 3, h, w) in [-1, 1], at the size of the pass: by a tiny decoder where
-        there is one (`preview_decoder`).
+        """Decode the current estimate of the result at the size of the pass: (1, 3, h, w) in [-1, 1].
+
+        Uses a tiny decoder if there is one (`preview_decoder`). None before there is an estimate.
         """
         decode = self.model.decode if self.look is None else self.look
         return None if self.state.x0 is None else decode(self.state.x0).clamp(-1, 1)
 
     @property
     def image(self) -> Image.Image | None:
-        """The same as a Pillow image; None before there is an estimate."""
+        """Return the same as a Pillow image; None before there is an estimate."""
         from PIL import Image
 
         seen = self.preview()
@@ -78,7 +79,7 @@ class Update:
 
     @property
     def fraction(self) -> float:
-        """How much of the edit is done, 0 to 1: of the moves in this stage, and every stage counts the same."""
+        """Fraction of the edit that is done, 0 to 1, by the moves in this stage; all stages count equally."""
         passes = self.plan.passes
         within = float(sum(len(part.plan) for part in passes[: self.pass_]))
         within += len(passes[self.pass_].plan) * self.state.index / max(self.state.total, 1)
@@ -92,13 +93,13 @@ class Update:
         return f"<{names}: step {self.state.index} of {self.state.total}{of}, {self.fraction:.0%}>"
 
     def _repr_png_(self) -> bytes | None:
-        """What a notebook shows."""
+        """Return a PNG for notebooks."""
         image = self.image
         return None if image is None else as_png(image)
 
 
 def make_ready(model: Model, settled: StagePlan, notify: Notify) -> None:
-    """What a model must know before it runs: whom to tell, and whether its decoder fits into memory at once."""
+    """Prepare a model for a run: set its notices, and tile its decoder if memory is too small for one piece."""
     tells, learns, tiles = capability(model, Notifies), capability(model, TakesExamples), capability(model, Tiles)
     if tells is not None:
         tells.notify = notify
@@ -120,7 +121,7 @@ def make_ready(model: Model, settled: StagePlan, notify: Notify) -> None:
 
 
 def _computed(settled: StagePlan, at: Pass, window: int | None) -> tuple[int, int]:
-    """(height, width) of what the network is asked for in a pass: windows that touch the mask, where there is one."""
+    """Return (height, width) of what the network computes in a pass: with a mask only the windows that touch it."""
     mask = settled.picture.mask
     if mask is None or window is None or not mask.any():
         return at.height, at.width
@@ -139,10 +140,18 @@ def run_stage(
     handed: Left,
     drift: Drift | None = None,
 ) -> Generator[Update, None, tuple[Picture, Left]]:
-    """Run one stage on its picture, box by box; nothing moves where no pass has a move.
+    """Run one stage on its picture, box by box: yield every step, and return the picture and the states that it leaves.
 
-    Where a mean is asked for it is taken of the samples before they are finished and rounded. `handed`: what the stage
-    before left; what this one leaves comes back beside the picture. `drift`: how noise has moved, for a video's frame.
+    A mean is taken over samples before `finish` and rounding.
+
+    Args:
+        settled: the plan of the stage.
+        lease: the stage's model.
+        number: number of the stage, of `stages`.
+        notify: called with messages for the user.
+        tell: called with figures about the result.
+        handed: states that the stage before left.
+        drift: motion of the noise, for a video's frame.
     """
     picture = settled.picture
     _check_hand_over(settled, handed)
@@ -164,7 +173,7 @@ def run_stage(
             if type(bound.hooks).measure is not Hooks.measure:
                 rounded = to_unit(whole[box.rows, box.columns]).to(image.device)
                 tell(number, bound.plugin.name, called(bound.plugin, "measure", bound.hooks.measure, rounded))
-    if picture.hidden is not None:  # it was no part of what was edited: neither shown to anybody nor changed
+    if picture.hidden is not None:  # it was not part of the edit: neither visible nor changed
         kept = picture.hidden if picture.mask is None else picture.hidden & (picture.mask == 0)
         whole[kept] = picture.pixels[kept]
     result = picture.with_pixels(whole)
@@ -172,22 +181,22 @@ def run_stage(
 
 
 def _check_hand_over(settled: StagePlan, handed: Left) -> None:
-    """A state is handed on whole: one pass over each box, one sample, the same boxes before and after.
+    """Check that states can be passed on: one pass over each box, one sample, and the same boxes before and after.
 
     Raises:
-        ChainError: it cannot be; says what helps.
+        ChainError: they cannot be passed on. The message says what helps.
     """
     boxes = [part.at.box for part in settled.passes]
     names = " with ".join(plugin.name for plugin in settled.plugins)
     if handed and (len(set(boxes)) != len(boxes) or set(boxes) != set(handed)):
-        raise ChainError(f"the stage before ends at noise, and {names} works on other parts of it; use --canvas full")
+        raise ChainError(f"the stage before ends at noise, but {names} works on other boxes; use --canvas full")
     if any(part.plan.end > 0 for part in settled.passes):
         if len(set(boxes)) != len(boxes):
             raise ChainError(
-                f"{names} ends at noise, and {settled.info.name} works in several passes, which hand on pictures only"
+                f"{names} ends at noise, but {settled.info.name} works in several passes, which pass on pictures only"
             )
         if settled.options.draws > 1:
-            raise ChainError(f"{names} ends at noise, of which there is no mean; leave --estimate mean out")
+            raise ChainError(f"{names} ends at noise, which cannot be averaged; leave --estimate mean out")
 
 
 # long: a generator that yields every step of every pass; what goes from one pass to the next is seen in one place
@@ -201,8 +210,10 @@ def _sample(
     handed: Left,
     drift: Drift | None,
 ) -> Generator[Update, None, tuple[dict[Box, tuple[Tensor, Process]], Left]]:
-    """One sample of a stage: for each box its pixels (1, 3, h, w) at their own resolution, and the last process; and
-    the states of boxes whose process ends at noise.
+    """Draw one sample of a stage.
+
+    Returns box -> (pixels (1, 3, h, w) at their own resolution, last process), and the states of boxes whose process
+    ends at noise.
     """
     options, picture = settled.options, settled.picture
     device = pick_device(options.device)
@@ -212,7 +223,7 @@ def _sample(
     own_noise = cache(lambda box, attempt: convention.of_pass(noise, options.seed, number, draw, box, attempt))
     made: dict[Box, tuple[Tensor, Process]] = {}
     left: Left = {}
-    image: Tensor | None = None  # pixels of the last pass over this box; None until one has moved
+    image: Tensor | None = None  # pixels of the last pass over this box; None before the first move
     tried: list[tuple[float, Tensor, Process]] = []
     shown = look(settled, lease, device)
     for k, part in enumerate(settled.passes):
@@ -241,7 +252,7 @@ def _sample(
         for state in loop.steps(process):
             x = state.x
             yield Update(number, stages, k, settled, state, process.model, draw, shown)
-            del state  # or its estimate would live through the next step
+            del state  # else its estimate would stay in memory during the next step
         if x is not None and part.plan.end > 0:
             left[box] = Handed(x, process.levels[part.plan.end], process.model.info.family)
         elif x is not None:
@@ -263,7 +274,7 @@ def _sample(
 
 
 def _finished(bound: Bound, image: Tensor) -> Tensor:
-    """`image` (1, 3, h, w) after one plugin's `finish`, of the same size and finite."""
+    """Call one plugin's `finish` on `image` (1, 3, h, w), and check the result."""
     made = called(bound.plugin, "finish", bound.hooks.finish, image)
     if made.shape != image.shape:
         raise HookError(
@@ -275,7 +286,7 @@ def _finished(bound: Bound, image: Tensor) -> Tensor:
 
 
 def _prepare(inputs: Inputs, settled: StagePlan, plan: Plan, around: Around) -> Process:
-    """Bind the plugins of one pass and lay its levels."""
+    """Bind the plugins of one pass and compute its levels."""
     picture = inputs.picture
     assert picture is not None
     shape = (picture.shape[0], *inputs.model.shape(*picture.shape[-2:]))
@@ -283,9 +294,9 @@ def _prepare(inputs: Inputs, settled: StagePlan, plan: Plan, around: Around) -> 
 
 
 def _refine(process: Process, part: PassPlan, before: PassPlan, coarse: Tensor) -> Process:
-    """`process`, started from the coarser pass's result and held to its low frequencies.
+    """Start `process` from the coarser pass's result, and hold it to its low frequencies.
 
-    A network that works by windows made it of other windows: its tones are first bent to meet the known pixels.
+    If the network works in windows, the coarser result is first adjusted in tone to match the known pixels.
     """
     run = replace(process.run, stream=process.run.noise.stream("canvas"))
     at, old, known, mask = part.at, before.at, process.run.inputs.picture, process.run.inputs.mask

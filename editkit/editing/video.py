@@ -1,12 +1,12 @@
-"""An edit of a video, frame after frame: what every frame needs of the others, and what is kept if it is interrupted.
+"""Editing of a video, frame by frame: temporal consistency, and continuation after an interruption.
 
-Every frame is edited by the same chain with the same noise, or with that noise moved along with what is seen. Three
-things make one video of the frames. Where the model has only the picture to learn from and a mask is to be filled,
-other frames show what lies behind it (`editkit.editing.frames`); only what none of them shows is invented, once. Where
-the edit starts from the picture, a frame may start with a share of what was changed in the one before, moved along the
-optical flow. A mask may be a video itself, a folder of frames, or follow what it marks in the first frame.
+Every frame is edited by the same chain with the same noise, or with noise that moves along with the scene. If a mask is
+filled by a model that learns from the picture, the fill comes from other frames that show the background
+(`editkit.editing.frames`); only what no frame shows is generated, once. If the edit starts from the picture, a frame
+may start with a fraction of the previous frame's change, moved along the optical flow. A mask may be a video, a folder
+of frames, or follow the object that it marks in the first frame.
 
-Finished frames lie in a folder beside the result until it is written whole; the same command goes on from there.
+Finished frames are stored in a folder beside the result until the video is complete; the same command continues there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from editkit.common.notify import Notify, silent
-from editkit.editing.frames import Around, Shown, uncovered
+from editkit.editing.frames import Around, Shown, Sources
 from editkit.editing.made import make
 from editkit.editing.settle import described
 from editkit.editing.workplace import Workplace
@@ -42,19 +42,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from editkit.editing.drifting import Drift
+    from editkit.editing.frames import Origin
     from editkit.pictures.motion import Homography, Where
     from editkit.pictures.raster import Pixels
 
 
 @dataclass(frozen=True)
 class Together:
-    """How the frames of a video hang together.
+    """Options for temporal consistency.
 
     Args:
-        copy: fill masks from other frames that show what is behind; None: where the model learns from the picture.
-        follow: share of the change of the frame before that a frame starts with; None: 0.5 for edits that steer.
-        track: the mask is of the first frame, and follows what it marks.
-        noise_along: noise moves with what is seen (`editkit.editing.drifting`); else it stays where it is.
+        copy: fill masks from other frames that show the background; None: if the model learns from the picture.
+        follow: fraction of the previous frame's change with which a frame starts; None: 0.5 for edits that steer.
+        track: the mask is for the first frame, and follows what it marks.
+        noise_along: noise moves along with the scene (`editkit.editing.drifting`); else it is fixed.
     """
 
     copy: bool | None = None
@@ -65,7 +66,7 @@ class Together:
 
 @dataclass(frozen=True)
 class Told:
-    """How far it is: `done` frames; how many pixels of the last one were shown by others, and how many invented."""
+    """Progress: the number of frames done, and for the last one the pixels copied from others and those generated."""
 
     done: int
     shown: int
@@ -85,25 +86,37 @@ def edit_video(
     models: Models | None = None,
     watch: Callable[[Told], None] | None = None,
 ) -> int:
-    """Edit the video `source` by `edits` (as for `edit`) and write it to `target`, whole or not at all.
+    """Edit the video `source` and write it to `target`, atomically.
 
-    What is done lies in `TARGET.frames/` meanwhile; the same call goes on with it, to the same bytes. Memory does not
-    grow with the video's length.
+    Finished frames are kept in `TARGET.frames/` until then. After an interruption the same call continues from them,
+    with the same result, byte for byte. Memory does not grow with the video's length.
+
+    Args:
+        source: the video to edit.
+        edits: as for `edit`.
+        target: the video to write.
+        span: range of the video to edit, and stride; None: all of it.
+        together: options for temporal consistency.
+        quality: quality of the encoder.
+        force: overwrite an existing target.
+        notify: called with messages for the user.
+        models: cache of loaded models.
+        watch: called after every frame.
 
     Returns:
-        How many frames were made.
+        The number of frames.
 
     Raises:
-        EditkitError: with one line that says how to mend it.
+        EditkitError: the edit failed. The message is one line and says how to fix it.
     """
     span, together = span or Span(), together or Together()
     chain = Chain.of(edits).inherited()
     write_nothing_beside(chain, "a video")
     clip = Clip.open(source)
     if clip.alpha:
-        notify(f"{source}: its frames can be transparent; that is left out, and the result is opaque")
+        notify(f"{source}: its frames have transparency, which is dropped; the result is opaque")
     if clip.unheard:
-        notify(f"{source}: has sound of a kind that is not known here; it is left out")
+        notify(f"{source}: has sound of an unknown kind, which is dropped")
     place = Workplace.at(Path(target), clip, chain, (span, together, quality), force=force)
     work = _Work(clip, chain, span, together, place, functools.cache(notify), models or Models(), watch)
     with place.alone():
@@ -116,8 +129,8 @@ def edit_video(
 
 @dataclass(frozen=True, eq=False)
 class Opening:
-    """How an edit of a video would begin: its first frame, the chain for that, about how many frames there are (None:
-    the file does not say), and whether holes are filled from other frames.
+    """The start of a video edit: the first frame and its chain, the approximate number of frames (None: unknown), and
+    whether holes are filled from other frames.
     """
 
     picture: Picture
@@ -127,11 +140,11 @@ class Opening:
 
 
 def opening(source: str | Path, edits: Edits, span: Span, together: Together, notify: Notify = silent) -> Opening:
-    """Look at the first frame of an edit, and make nothing.
+    """Prepare the first frame of a video edit, without running it.
 
     Raises:
-        PictureError: the video cannot be decoded, or holds no frame in `span`.
-        UsageError: masks or options that do not go together.
+        PictureError: the video cannot be decoded, or has no frame in `span`.
+        UsageError: masks or options contradict each other.
     """
     chain, clip = Chain.of(edits).inherited(), Clip.open(source)
     frame = next(clip.frames(span), None)
@@ -142,17 +155,17 @@ def opening(source: str | Path, edits: Edits, span: Span, together: Together, no
 
 
 def copies(chain: Chain, together: Together) -> bool:
-    """Whether other frames are asked what a mask hides: where one plugin fills a mask by what the picture is.
+    """Whether holes are filled from other frames: if a single plugin fills a mask with a model that learns from it.
 
     Raises:
-        UsageError: it is asked for, and cannot be; noise is to move, and is not drawn for every frame.
+        UsageError: copying is requested but not possible, or --noise-along is requested although frames are copied.
     """
     plugin = _filler(chain)
     able = plugin is not None and described(chain.stages[0]).own_picture
     if able and together.copy is not False and together.noise_along:
         raise UsageError(
-            "--noise-along is for edits that draw every frame; this one copies what other frames show, and carries "
-            "along what it invents"
+            "--noise-along is for edits that generate every frame; this one copies from other frames and propagates "
+            "what it generates; leave it out"
         )
     if together.copy and not able:
         raise UsageError("--copy is for one plugin that fills a mask, by a model that learns from the picture")
@@ -172,10 +185,10 @@ class _Work:
     models: Models
     watch: Callable[[Told], None] | None
     last: tuple[Frame, Pixels] | None = field(default=None)
-    """The frame before, and what came of it."""
+    """The frame before, and its result."""
 
     def frames(self) -> int:
-        """Edit all of them that are not done; how many there are."""
+        """Edit all frames that are not done yet, and return their total number."""
         count = 0
         for frame in self._copying() if copies(self.chain, self.together) else self._plain():
             count = frame.index + 1
@@ -184,7 +197,7 @@ class _Work:
         return count
 
     def _plain(self) -> Iterator[Frame]:
-        """Frame after frame, each for itself but for what it starts with."""
+        """Edit frames independently, apart from their starting point."""
         follow = self._follow()
         along = Along() if self.together.noise_along else None
         masks = Masks(self.chain, self.clip, self.span, self.together.track, self.notify)
@@ -206,7 +219,7 @@ class _Work:
         return 0.5 if any(plugin.group == "steer" for plugin in plugins) else 0.0
 
     def _started(self, frame: Frame, follow: float) -> Picture:
-        """The frame with a share of what was changed in the one before, where that was there."""
+        """Add a fraction of the previous frame's change to the frame, moved along the optical flow."""
         if not follow or self.last is None or self.last[0].pixels.shape != self.last[1].shape:
             return Picture(frame.pixels)
         before, made = self.last
@@ -218,30 +231,31 @@ class _Work:
         return Picture(rounded(frame.pixels + follow * trust * moved, frame.pixels.dtype))
 
     def _copying(self) -> Iterator[Frame]:
-        """Frame after frame, its hole filled from those around it first, and from what was invented before."""
-        anchors: list[Shown] = []
-        before: list[int] = []
-        times: dict[int, Fraction] = {}
+        """Edit frames whose holes are first filled from neighbours, and from what was generated before."""
+        sources, times = Sources(), dict[int, Fraction]()
         around = Around.over(self._shown(times), float(self.clip.rate), self.clip.size, self.clip.deep)
         for shown, others in around:
             frame = Frame(shown.index, times.pop(shown.index), shown.pixels)
-            made, invented, used = self.place.finished_so_far(shown.index)
-            if made is None:
-                hole = shown.hidden
-                pixels, left, used = uncovered(shown, others, hole, before)
-                pixels, rest, _ = uncovered(Shown.of(shown.index, pixels, left, shown.camera), anchors, left)
-                made = self._filled(pixels, rest, frame)
-                invented = bool(rest.any())
-                self.place.keep(shown.index, frame.time, made, invented=invented, used=used)
-                self._tell(frame, int(hole.sum() - rest.sum()), int(rest.sum()))
-            if invented and made.shape == shown.pixels.shape:
-                whole = np.zeros_like(shown.hidden)
-                anchors = [Shown.of(shown.index, made, whole, shown.camera)]
-            before = used
+            kept = self.place.kept(shown.index)
+            if kept is None:
+                kept = self._uncovered(frame, shown, *sources.fill(shown, others))
+            sources.filled(shown, *kept)
             yield frame
 
+    def _uncovered(self, frame: Frame, shown: Shown, pixels: Pixels, origin: Origin) -> tuple[Pixels, Origin]:
+        """Make and store a frame from what others show of it: (its filled pixels, where they come from)."""
+        rest, later = shown.hidden & (origin == 0), Chain(self.chain.stages[1:])
+        if rest.any():
+            pixels = self._invented(pixels, rest)
+            origin = np.where(rest, -(shown.index + 1), origin).astype(np.int32)
+        made = self._made(Picture(pixels), later) if later.stages else pixels
+        first = pixels if later.stages and rest.any() else None
+        self.place.keep(shown.index, frame.time, made, origin, first)
+        self._tell(frame, int(shown.hidden.sum() - rest.sum()), int(rest.sum()))
+        return pixels, origin
+
     def _shown(self, times: dict[int, Fraction]) -> Iterator[Shown]:
-        """Every frame with what of it is to be filled and where the camera stood."""
+        """Yield every frame with its hole and the camera's position."""
         masks = Masks(self.chain, self.clip, self.span, self.together.track, self.notify)
         stands: Homography = np.eye(3)
         before: tuple[NDArray[np.uint8], Where] | None = None
@@ -256,12 +270,9 @@ class _Work:
             times[frame.index] = frame.time
             yield Shown(frame.index, frame.pixels, seen, hidden, stands)
 
-    def _filled(self, pixels: Pixels, rest: Where, frame: Frame) -> Pixels:
-        """What is left of the hole invented, and the stages after the first."""
-        chain = self.chain
-        if not rest.any():
-            later = Chain(chain.stages[1:])
-            return self._made(Picture(pixels), later) if later.stages else pixels
+    def _invented(self, pixels: Pixels, rest: Where) -> Pixels:
+        """Generate what is left of the hole, with the first stage."""
+        chain = Chain(self.chain.stages[:1])
         plugin = cast(Plugin, _filler(chain))
         for name, value in (("mask", rest), ("grow", 0), ("feather", 0), ("invert_mask", False)):
             if name in type(plugin).model_fields:
@@ -278,21 +289,21 @@ class _Work:
 
 
 def _filler(chain: Chain) -> Plugin | None:
-    """The plugin that fills a mask, where it is alone in the first stage."""
+    """Return the plugin that fills a mask, if it is alone in the first stage."""
     plugins = plugins_of(chain.stages[0])
     alone = len(plugins) == 1 and plugins[0].fresh and "mask" in plugins[0].claims()
     return plugins[0] if alone and mask_field(plugins[0]) is not None else None
 
 
 class Along:
-    """How far what is seen has come since the first frame, frame after frame."""
+    """Accumulates the motion since the first frame."""
 
     def __init__(self) -> None:
         self.come: NDArray[np.float32] | None = None
         self.seen: NDArray[np.uint8] | None = None
 
     def to(self, frame: Frame) -> Drift:
-        """Where everything in `frame` was in the first one; frames come in order."""
+        """Return the position in the first frame of everything in `frame`; call it for all frames in order."""
         from editkit.editing import drifting
 
         seen = grey(frame.pixels)
@@ -305,9 +316,7 @@ class Along:
 
 
 class Masks:
-    """The chain of every frame, with its masks: the same words for all, a video's or a folder's frame, or one that
-    follows.
-    """
+    """The chain of every frame with its masks: the same words for all, a frame of a video or folder, or tracked."""
 
     def __init__(self, chain: Chain, clip: Clip, span: Span, track: bool, notify: Notify) -> None:
         self.chain, self.clip, self.notify, self.track = chain, clip, notify, track
@@ -323,10 +332,10 @@ class Masks:
 
         each_mask(chain, begun)
         if track and self.given:
-            raise UsageError("--track follows the mask of the first frame, and the mask given has one for every frame")
+            raise UsageError("--track follows the mask of the first frame, but the given mask has one for every frame")
 
     def of(self, frame: Frame) -> Chain:
-        """The chain for `frame`; frames come in order."""
+        """Return the chain for `frame`; call it for all frames in order."""
         if self.track:
             return each_mask(self.chain, lambda mask: self._followed(mask, frame))
         now = {name: self._next(name, masks, frame) for name, masks in self.given.items()}
@@ -339,7 +348,7 @@ class Masks:
         elif seen is not self.seen:
             self.moving = followed(self.moving, self.seen, seen)
             if not (self.moving > 0.5).any():
-                raise PictureError(f"--track lost what the mask marks at frame {frame.index}; end before it (--range)")
+                raise PictureError(f"--track lost the marked object at frame {frame.index}; end before it (--range)")
         self.seen = seen
         return (self.moving > 0.5).astype(np.float32)
 
@@ -347,16 +356,16 @@ class Masks:
         mask = next(masks, None)
         if mask is None:
             raise PictureError(
-                f"{name}: has {frame.index} frames, and {self.clip.path} more; a mask is needed for each"
+                f"{name}: has {frame.index} frames, but {self.clip.path} has more; a mask is needed for each"
             )
         if mask.shape[:2] != frame.pixels.shape[:2]:
             got, wanted = (f"{s[1]}x{s[0]}" for s in (mask.shape, frame.pixels.shape))
-            raise PictureError(f"{name}: its frames are {got}, and the video's {wanted}")
+            raise PictureError(f"{name}: its frames are {got}, but the video's are {wanted}")
         return mask
 
 
 def _check_length(name: str, clip: Clip, span: Span) -> None:
-    """Refuse masks of more frames than the video has: they are of another one. Too few are met when they are missed.
+    """Check that masks do not have more frames than the video. Too few are detected when one is missing.
 
     Raises:
         PictureError: there are more.
@@ -366,13 +375,13 @@ def _check_length(name: str, clip: Clip, span: Span) -> None:
     elif span == Span():
         many = sum(path.suffix.lower() in PICTURES for path in Path(name).iterdir())
     else:
-        return  # of a part of the video, whose frames nobody has counted yet
+        return  # a part of the video, whose number of frames is unknown
     if many > (has := clip.packets()):
-        raise PictureError(f"{name}: has {many} frames, and {clip.path} {has}; a mask for each of these is needed")
+        raise PictureError(f"{name}: has {many} frames, but {clip.path} has {has}; one mask for each is needed")
 
 
 def _frames_of(name: str, span: Span) -> Iterator[NDArray[Any]]:
-    """The masks of a video or a folder, for the frames in `span`."""
+    """Yield the masks of a video or a folder, for the frames in `span`."""
     if is_clip(name):
         for frame in Clip.open(name).frames(span):
             yield grey(frame.pixels) > 127

@@ -1,7 +1,9 @@
 """The folder that holds the frames of a video until the video is written; a second run continues with it.
 
 `TARGET.frames/` holds `edit.json`, which says which edit the frames belong to; `000000.png` and so on, each written
-whole; and beside each `000000.json`: its time, whether something was invented in it, which frames it was filled from.
+whole; and beside each `000000.json`: its time. Where holes are filled from other frames, `000000.from.png` says by
+numbers which pixels are from where, the json what the numbers mean, and `000000.first.png` is a frame in which
+something was invented as it was before later stages.
 """
 
 from __future__ import annotations
@@ -10,12 +12,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -30,12 +32,18 @@ from editkit.plugin.chain import Chain
 from editkit.plugin.declaration import Declaration
 from editkit.plugin.params import params
 
+if TYPE_CHECKING:
+    from editkit.editing.frames import Origin
+
 SAYS = "edit.json"
+
+KEPT = 2
+"""How frames are kept; those of another editkit, which kept them otherwise, are not gone on with."""
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where the frames of one edit lie. `target`: the video that comes of them."""
+    """The folder with the frames of one edit. `target` is the resulting video."""
 
     target: Path
     folder: Path
@@ -43,23 +51,23 @@ class Workplace:
 
     @classmethod
     def at(cls, target: Path, clip: Clip, chain: Chain, rest: tuple[Any, ...], *, force: bool) -> Workplace:
-        """The place for an edit, new or as an interrupted run left it.
+        """Open the folder for an edit, a new one or that of an interrupted run.
 
         Raises:
-            UsageError: the result's name is that of no video that is written, or of the source itself.
-            PictureError: it exists already, or the frames beside it are of another edit.
+            UsageError: the target's format cannot be written, or the target is the source itself.
+            PictureError: the target exists already, or the frames beside it belong to another edit.
         """
         if target.suffix.lower() not in WRITTEN:
             raise UsageError(f"{target}: videos are written as {', '.join(WRITTEN)} (.mkv: lossless); name such a file")
         if os.path.realpath(target) == os.path.realpath(clip.path):
-            raise UsageError(f"{target}: is the video that is read; give the result another name")
+            raise UsageError(f"{target}: is the input video; give the result another name")
         check_apart({"--output": target}, [file for value in _sources(chain) for file in _files(value)])
         check_place(target, force=force)
         place = cls(target, target.with_name(target.name + ".frames"), force)
-        says = json.dumps({"edit": _digest(clip, chain, rest)}).encode()
+        says = json.dumps({"edit": _digest(clip, chain, rest), "kept": KEPT}).encode()
         known = place.folder / SAYS
-        if place.folder.is_symlink():  # what it leads to would be filled, and removed
-            raise PictureError(f"{place.folder}: is a link, and the frames would lie there; name another result")
+        if place.folder.is_symlink():  # its target would be filled and removed
+            raise PictureError(f"{place.folder}: is a link, but frames must be stored there; name another result")
         if os.path.lexists(known):
             if not _holds(known, says):
                 raise PictureError(f"{place.folder}: holds frames of another edit; remove it, or name another result")
@@ -69,54 +77,53 @@ class Workplace:
             except FileExistsError:
                 if not place.folder.is_dir() or any(place.folder.iterdir()):  # empty: killed as it began
                     raise PictureError(
-                        f"{place.folder}: exists, and is none of editkit's; name another result"
+                        f"{place.folder}: exists, but was not made by editkit; name another result"
                     ) from None
             save_bytes(known, says)
         return place
 
     def frame(self, index: int) -> Pixels | None:
-        """A finished frame, if it is."""
+        """Return a finished frame, (H, W, 3); None if it is not finished."""
         path = self._path(index)
-        if not (path.exists() and path.with_suffix(".json").exists()):
-            return None
-        made = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-        if made is None:
-            raise PictureError(f"{path}: is broken; remove it, and run the same command again")
-        return np.ascontiguousarray(made[..., ::-1])
+        return _picture(path) if path.exists() and path.with_suffix(".json").exists() else None
 
-    def finished_so_far(self, index: int) -> tuple[Pixels | None, bool, list[int]]:
-        """(a finished frame, whether something in it was shown by no other, which others it was filled from)."""
+    def kept(self, index: int) -> tuple[Pixels, Origin] | None:
+        """Return (the filled pixels of a finished frame before later stages, where they come from)."""
         made = self.frame(index)
         if made is None:
-            return None, False, []
-        says = json.loads(self._path(index).with_suffix(".json").read_bytes())
-        return made, bool(says["invented"]), [int(k) for k in says["used"]]
+            return None
+        codes, path = _picture(self._path(index, "from")), self._path(index, "first")
+        names = np.array([0, *_facts(self._path(index))["from"]], np.int32)
+        return _picture(path) if path.exists() else made, names[codes[..., 0]]
 
     def keep(
-        self, index: int, time: Fraction, pixels: Pixels, *, invented: bool = False, used: Sequence[int] = ()
+        self, index: int, time: Fraction, pixels: Pixels, origin: Origin | None = None, first: Pixels | None = None
     ) -> None:
-        """Finish a frame."""
-        path = self._path(index)
-        fine, encoded = cv2.imencode(".png", pixels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
-        assert fine
-        save_bytes(path, encoded.tobytes(), force=True)
-        says = {"time": [time.numerator, time.denominator], "invented": invented, "used": list(used)}
-        save_bytes(path.with_suffix(".json"), json.dumps(says).encode(), force=True)
+        """Store a finished frame; `origin`: where filled pixels come from, `first`: the frame before later stages."""
+        says: dict[str, Any] = {"time": [time.numerator, time.denominator]}
+        if origin is not None:
+            names = [int(name) for name in np.unique(origin) if name]
+            codes = np.searchsorted(np.array(names), origin) + 1 if names else origin
+            says["from"] = names
+            _save(self._path(index, "from"), np.where(origin, codes, 0).astype(np.uint8)[..., None].repeat(3, 2))
+        if first is not None:
+            _save(self._path(index, "first"), first)
+        _save(self._path(index), pixels)
+        save_bytes(self._path(index).with_suffix(".json"), json.dumps(says).encode(), force=True)
 
     def finished(self, count: int) -> Iterator[tuple[Fraction, Pixels]]:
-        """(time, pixels) of all frames."""
+        """Yield (time, pixels) of all frames."""
         for index in range(count):
             pixels = self.frame(index)
             assert pixels is not None
-            time = json.loads(self._path(index).with_suffix(".json").read_bytes())["time"]
-            yield Fraction(*time), pixels
+            yield Fraction(*_facts(self._path(index))["time"]), pixels
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Held by this process; released when it ends, however it does.
+        """Lock the folder for this process; the lock is released when the process ends, in any way.
 
         Raises:
-            PictureError: another one works there.
+            PictureError: another process has locked it.
         """
         with open(self.folder / SAYS, "rb") as file:
             try:
@@ -126,12 +133,12 @@ class Workplace:
             except ImportError:  # no such lock on this system
                 pass
             except BlockingIOError:
-                raise PictureError(f"{self.folder}: another run works there; wait for it") from None
+                raise PictureError(f"{self.folder}: is in use by another run; wait for it to end") from None
             yield
 
     @contextmanager
     def or_nothing(self) -> Iterator[None]:
-        """The work; where it fails before a frame is finished, nothing is left of it."""
+        """Remove the folder if the work inside fails before a frame is finished."""
         try:
             yield
         except BaseException:
@@ -141,7 +148,7 @@ class Workplace:
 
     @contextmanager
     def written(self) -> Iterator[Path]:
-        """A file to write the video to, which then takes its place; the frames go."""
+        """Yield a temporary file for the video; then move it to the target, and remove the frames."""
         part = self.folder / f"whole{self.target.suffix.lower()}"
         yield part
         if self.force:
@@ -155,12 +162,31 @@ class Workplace:
                 os.rename(part, self.target)
         shutil.rmtree(self.folder)
 
-    def _path(self, index: int) -> Path:
-        return self.folder / f"{index:06}.png"
+    def _path(self, index: int, what: str = "") -> Path:
+        return self.folder / f"{index:06}{what and '.'}{what}.png"
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What is known of a frame."""
+    facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_bytes())
+    return facts
+
+
+def _picture(path: Path) -> Pixels:
+    made = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if made is None:
+        raise PictureError(f"{path}: is broken; remove it, and run the same command again")
+    return np.ascontiguousarray(made[..., ::-1])
+
+
+def _save(path: Path, pixels: Pixels) -> None:
+    fine, encoded = cv2.imencode(".png", pixels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    assert fine
+    save_bytes(path, encoded.tobytes(), force=True)
 
 
 def _holds(file: Path, data: bytes) -> bool:
-    """Whether it is a file of `data`; a pipe of that name is not waited for."""
+    """Whether `file` is a regular file that contains `data`."""
     try:
         return not file.is_symlink() and small_bytes(file, len(data)) == data
     except OSError:
@@ -168,7 +194,7 @@ def _holds(file: Path, data: bytes) -> bool:
 
 
 def _sources(chain: Chain) -> Iterator[Any]:
-    """Every picture and mask that the chain's plugins read, as it was given."""
+    """Yield every picture and mask that the chain's plugins read, as given."""
     for stage in chain.stages:
         for plugin in stage.plugins:
             for param in params(type(plugin)):
@@ -178,7 +204,7 @@ def _sources(chain: Chain) -> Iterator[Any]:
 
 
 def _files(source: Any) -> list[Path]:
-    """The files that a picture or a mask is, or a folder of them holds; none for words and arrays."""
+    """Return the files of a picture or mask, or of a folder of them; none for words and arrays."""
     if not isinstance(source, str | Path) or not os.path.exists(source):
         return []
     if os.path.isdir(source):
@@ -187,7 +213,7 @@ def _files(source: Any) -> list[Path]:
 
 
 def _digest(clip: Clip, chain: Chain, rest: tuple[Any, ...]) -> str:
-    """Of everything that frames depend on: of files and arrays what is in them."""
+    """Hash everything on which frames depend, including the contents of files and arrays."""
     total = hashlib.sha256(_of_file(clip.path))
     for source in _sources(chain):
         files = _files(source)
@@ -206,7 +232,7 @@ def _digest(clip: Clip, chain: Chain, rest: tuple[Any, ...]) -> str:
 
 
 def _said(plugin: Declaration) -> dict[str, Any]:
-    """What was set of a plugin, as text; arrays have been looked at."""
+    """Return the explicitly set parameters of a plugin as text; arrays are hashed separately."""
     said = {key: getattr(plugin, key) for key in sorted(plugin.model_fields_set)}
     return {key: "" if hasattr(value, "shape") or hasattr(value, "size") else value for key, value in said.items()}
 

@@ -1,4 +1,4 @@
-"""One reverse process: the loop, and the calls of plugins' hooks in it."""
+"""The engine: the loop of one reverse process, and the calls of plugins' hooks in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which plugins act in a move, and how their hooks are called: timed, named in errors, their results checked."""
+"""Selects the plugins that act in a move, and calls their hooks: timed, with errors that name them, results checked."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Seconds = dict[tuple[str, str], float]
-"""Where time went, by (plugin, hook)."""
+"""(plugin, hook) -> seconds spent."""
 
 
 @dataclass(frozen=True)
 class Where:
-    """The flow move that hooks are asked in: `index` (from 0) of `total`."""
+    """The flow move in which hooks are called: `index` (from 0) of `total`."""
 
     move: Move
     index: int
@@ -37,7 +37,7 @@ class Where:
 
 @dataclass(frozen=True, eq=False)
 class Acting:
-    """The plugins of one process, in the order they act. `seconds` is added to as hooks are called."""
+    """The plugins of one process, in the order in which they act. `seconds` accumulates the time spent in hooks."""
 
     bound: tuple[Bound, ...]
     seconds: Seconds = field(default_factory=dict)
@@ -48,16 +48,16 @@ class Acting:
         object.__setattr__(self, "users", users)
 
     def active(self, name: str, where: Where, silent: frozenset[Run] = frozenset()) -> Sequence[Bound]:
-        """The plugins that override the hook `name` and act in this move, without the `silent` ones."""
+        """Return the plugins that override the hook `name` and act in this move, without the `silent` ones."""
         if not self.users[name]:
             return ()
         return [b for b in self.users[name] if b.hooks.run not in silent and b.plugin.acts(where.index, where.total)]
 
     def fold(self, name: str, where: Where, step: Step, x: Tensor, silent: frozenset[Run] = frozenset()) -> Tensor:
-        """`x` through the hook `name` of one plugin after the other.
+        """Pass `x` through the hook `name` of all active plugins, one after the other.
 
         Raises:
-            HookError: one of them raised, or gave another shape, NaN or infinity; it is named.
+            HookError: a hook raised, or returned another shape, NaN or infinity. The message names the plugin.
         """
         for b in self.active(name, where, silent):
             out = self.call(b, name, where, getattr(b.hooks, name), step.seen_by(b.hooks.run), x)
@@ -65,11 +65,11 @@ class Acting:
         return x
 
     def call(self, b: Bound, name: str, where: Where, hook: Callable[..., T], *args: Any) -> T:
-        """`hook(*args)`, timed; what it raises names the plugin, the hook and the step."""
+        """Call `hook(*args)` and time it; errors name the plugin, the hook and the step."""
         return self.timed(b.plugin.name, name, called, b.plugin, name, hook, *args, where=where)
 
     def timed(self, who: str, name: str, function: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
-        """`function(*args)`, and how long it took."""
+        """Call `function(*args)` and add its duration to `seconds`."""
         began = time.perf_counter()
         out = function(*args, **given)
         self.seconds[who, name] = self.seconds.get((who, name), 0.0) + time.perf_counter() - began
@@ -77,19 +77,19 @@ class Acting:
 
 
 def overrides(hooks: Hooks[Any], name: str) -> bool:
-    """Whether `hooks` acts through the hook `name`."""
+    """Whether `hooks` overrides the hook `name`."""
     return getattr(type(hooks), name) is not getattr(Hooks, name)
 
 
 def shaped(x: Tensor, shape: Sequence[int], b: Bound, name: str, where: Where) -> Tensor:
-    """`x`, if it is of this shape."""
+    """Return `x` if it has this shape; else raise HookError."""
     if tuple(x.shape) != tuple(shape):
         raise wrong(b, name, f"returned shape {tuple(x.shape)} instead of {tuple(shape)}", where)
     return x
 
 
 def finite(x: Tensor, b: Bound | None, name: str, where: Where) -> Tensor:
-    """`x`, if there is no NaN and no infinity in it; `b` None: the model or the sampler made it."""
+    """Return `x` if it is finite; else raise HookError. `b` is None for results of the model or the sampler."""
     if math.isfinite(float(x.detach().sum())):
         return x
     if b is not None:
@@ -98,5 +98,5 @@ def finite(x: Tensor, b: Bound | None, name: str, where: Where) -> Tensor:
 
 
 def wrong(b: Bound, name: str, what: str, where: Where) -> HookError:
-    """The error for a hook that gave something it may not."""
+    """Return the error for an invalid result of a hook."""
     return HookError(f"plugin {b.plugin.name}: {name} {what} ({where})")

@@ -1,4 +1,4 @@
-"""Preparing a process: computing its noise levels and binding its plugins."""
+"""Preparation of a process: compute its noise levels and bind its plugins."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ from editkit.plugin.step import Handed, Inputs, Lends, Opening, Run
 
 @dataclass(frozen=True, eq=False)
 class Around:
-    """What the caller gives a process: its noise, its device, its lease of models, the number of its stage, the
-    function that notifies the user, and the state that the stage before left (None: it left a picture, or there was
-    none).
+    """The environment of a process, from the caller.
+
+    It has the noise, the device, the lease of models, the number of the stage, the function that notifies the user, and
+    the state that the stage before left (None: it left a picture, or there was no such stage).
     """
 
     noise: Noise
@@ -46,15 +47,15 @@ class Around:
 def prepare(
     inputs: Inputs, plugins: Sequence[Plugin], plan: Plan, options: Options, shape: tuple[int, ...], around: Around
 ) -> Process:
-    """A process ready to run: levels laid, every plugin bound with a noise stream of its own.
+    """Prepare a process: compute its levels, and bind every plugin with a noise stream of its own.
 
     Args:
         inputs: what it edits, with the model.
-        plugins: in the order they act.
-        plan: the trajectory, in indices of the ladder.
-        options: the run's; its sampler is said.
-        shape: of the state: (batch, channels, ...) in the model's space.
-        around: what whoever runs it gives.
+        plugins: in the order in which they act.
+        plan: the moves, in indices of levels.
+        options: the run's options; `sampler` must be set.
+        shape: shape of the state, (batch, channels, ...) in the model's space.
+        around: the environment, from the caller.
 
     Raises:
         ChainError: a plan that goes upward with a sampler that cannot, two plugins with a sampler of their own, a state
@@ -89,7 +90,7 @@ def prepare(
 
 
 def _table(model: Model, shape: tuple[int, ...], options: Options) -> Schedule:
-    """The model's table for a state of `shape`, of which the network may see windows only."""
+    """Return the model's schedule for a state of `shape`, of which the network may see only windows."""
     windowed = capability(model, Windowed)
     height, width = shape[-2:] if len(shape) > 2 else (1, 1)
     if windowed is not None:
@@ -98,16 +99,16 @@ def _table(model: Model, shape: tuple[int, ...], options: Options) -> Schedule:
 
 
 def _check_up(plan: Plan, sampler: Sampler) -> None:
-    """A plan that goes upward needs a rule that can."""
+    """Check that the sampler is reversible if the plan goes upward."""
     if any(move.up for move in plan.flow) and not sampler.reversible:
         names = " or ".join(name for name in SAMPLERS.names() if make_sampler(name).reversible)
         raise ChainError(
-            f"this goes from a picture to its noise, which sampler {sampler.name} cannot; use --sampler {names}"
+            f"this maps a picture to its noise, which sampler {sampler.name} cannot do; use --sampler {names}"
         )
 
 
 def _check_clean(plan: Plan, sampler: Sampler, plugins: Sequence[Plugin]) -> None:
-    """A sampler whose state is a clean picture cannot walk moves that add noise."""
+    """Check that a sampler with clean states has no noise moves in its plan."""
     if not isinstance(sampler, OfPictures) or all(move.flows and not move.up for move in plan):
         return
     plain = Plan.uniform(plan.steps, plan.counting)
@@ -119,16 +120,16 @@ def _check_clean(plan: Plan, sampler: Sampler, plugins: Sequence[Plugin]) -> Non
 
 
 def _check_space(handed: Handed | None, info: ModelInfo, shape: tuple[int, ...]) -> None:
-    """A state that was handed on goes on in the same space only."""
+    """Check that a state from the stage before is in this model's space."""
     if handed is not None and tuple(handed.x.shape) != shape:
         raise ChainError(
-            f"the stage before leaves a state of {tuple(handed.x.shape)} ({handed.family}), and {info.name} "
-            f"({info.family}) works on {shape}; both need one space: the same model family and size"
+            f"the stage before leaves a state of {tuple(handed.x.shape)} ({handed.family}), but {info.name} "
+            f"({info.family}) works on {shape}; both stages need the same model family and size"
         )
 
 
 def _bound(plugins: Sequence[Plugin], run: Run) -> tuple[Bound, ...]:
-    """Every plugin's hooks for this run, with a noise stream by its name and how many of that name came before."""
+    """Bind every plugin, with a noise stream named after the plugin and its number among plugins of that name."""
     seen: Counter[str] = Counter()
     bound = []
     for plugin in plugins:
@@ -139,10 +140,10 @@ def _bound(plugins: Sequence[Plugin], run: Run) -> tuple[Bound, ...]:
 
 
 def _check_distilled(sampler: Sampler, model: Model, notify: Notify) -> None:
-    """A sampler of distilled models knows the trained times of a discrete table, and other models go wrong by it.
+    """Check a sampler for distilled models: it needs a discrete schedule, and gives wrong results on other models.
 
     Raises:
-        UsageError: there are no such times.
+        UsageError: the model's schedule is not discrete.
     """
     if not sampler.grid.distilled:
         return
@@ -153,22 +154,21 @@ def _check_distilled(sampler: Sampler, model: Model, notify: Notify) -> None:
         )
     if model.schedule.distilled is None:
         notify(
-            f"nothing says that {model.info.name} was distilled for sampler {sampler.name} (a LoRA may have done it); "
-            f"by other models its results are wrong"
+            f"{model.info.name} does not declare that it was distilled for sampler {sampler.name} (a LoRA may do so); "
+            f"with other models its results are wrong"
         )
 
 
 def _walked_by(bound: Sequence[Bound], sampler: Sampler, noise: Noise) -> tuple[Sampler, Stream]:
-    """The sampler of a process and the stream it draws from: a plugin's own one, or the stage's as
-    plugins walk it.
+    """Return the sampler of a process and its noise stream: a plugin's own, or the stage's as wrapped by plugins.
 
     Raises:
-        ChainError: two plugins have one.
+        ChainError: two plugins have a sampler of their own.
     """
     own = [(b, made) for b in bound if (made := called(b.plugin, "sampler", b.hooks.sampler)) is not None]
     if len(own) > 1:
         names = " and ".join(b.plugin.name for b, _ in own)
-        raise ChainError(f"{names} both walk by a sampler of their own; put `then` between them, or leave one out")
+        raise ChainError(f"{names} both have a sampler of their own; put `then` between them, or leave one out")
     if own:
         return own[0][1], own[0][0].hooks.run.stream
     for b in bound:

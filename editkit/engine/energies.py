@@ -1,4 +1,4 @@
-"""Energies of one evaluation: their gradients, how far these move x0, and a warning if the state leaves its range."""
+"""Energies of one evaluation: gradients, the resulting shift of x0, and a warning if the state leaves its range."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from editkit.errors import HookError
 from editkit.plugin.protocol import Hooks, Plugin
 
 FAINT = 1e-3
-"""Where alpha_t is not more, every energy is taken of x0 in the bounded form: x_t says nothing of x0 there, and
-sigma_t^2 / alpha_t would magnify the errors of a learned gradient without bound. The limit of (sigma_t^2 / alpha_t)
-grad log p(y | x_t) is E[x0 | y] - E[x0], for isotropic data -s^2 dE/dx0 at the estimate."""
+"""Up to this alpha_t, every energy is differentiated in x0, in the bounded form: x_t says nothing on x0 there, and
+sigma_t^2 / alpha_t would amplify errors of a learned gradient without bound. The limit of (sigma_t^2 / alpha_t) grad
+log p(y | x_t) is E[x0 | y] - E[x0], which for isotropic data is -s^2 dE/dx0 at the estimate."""
 
 RUNAWAY = 3.0
-"""A state so many times larger than usual is out of the schedule's range."""
+"""A state this many times larger than usual is out of the schedule's range."""
 
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """A plugin with the hooks it made for this run."""
+    """A plugin with its hooks for this run."""
 
     plugin: Plugin
     hooks: Hooks[Plugin]
@@ -33,7 +33,7 @@ class Bound:
 
 @dataclass(frozen=True, eq=False)
 class Energy:
-    """What one plugin's energy said at one evaluation: `value` (batch,), with a graph."""
+    """The energy of one plugin at one evaluation: `value` (batch,), with its autograd graph."""
 
     bound: Bound
     name: str
@@ -43,15 +43,17 @@ class Energy:
 def gradient(
     group: Sequence[Energy], x_t: Tensor, leaf: Tensor, keep: bool, at: str
 ) -> tuple[Tensor | None, Tensor | None]:
-    """(dE/dx_t, dE/dx0) of the sum E of `group`, in one backward pass; None where E does not depend on it.
+    """Return (dE/dx_t, dE/dx0) of the sum E of `group`, in one backward pass; None where E does not depend on it.
 
     Args:
-        leaf: the estimate of x0, cut off from the network.
-        keep: keep the graph for another pass.
+        group: energies to sum.
+        x_t: the state, (batch, channels, ...).
+        leaf: the estimate of x0, detached from the network.
+        keep: keep the graph for another backward pass.
         at: the step, for messages.
 
     Raises:
-        HookError: E depends on neither, or the gradient is NaN or infinite; names the plugin.
+        HookError: E depends on neither, or the gradient is NaN or infinite. The message names the plugin.
     """
     inputs = [v for v in (x_t, leaf) if v.requires_grad]
 
@@ -71,10 +73,10 @@ def gradient(
 
 
 def faint_gradient(group: Sequence[Energy], leaf: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """(None, dE/dx0) of the sum E of `group` at the estimate of a level that says almost nothing; see `FAINT`.
+    """Return (None, dE/dx0) of the sum E of `group` at a level with almost no signal; see `FAINT`.
 
-    That estimate may be the data's mean, often a flat picture, where a loss with a norm or a root has no derivative:
-    such values pull nowhere yet.
+    There the estimate may be the data's mean, often a flat picture, at which a loss with a norm or a root is not
+    differentiable. Non-finite values of the gradient are set to 0.
     """
     with torch.enable_grad():
         total = torch.stack([energy.value for energy in group]).sum()
@@ -87,24 +89,25 @@ def _finite(grads: Sequence[Tensor | None]) -> bool:
 
 
 def gradientless(b: Bound) -> str:
-    """What is wrong with an energy that has no gradient, for messages."""
+    """Describe an energy without a gradient, for messages."""
     source = "step.x_t" if b.plugin.through() == "x_t" else "x0"
     return f"does not depend on {source}, so it has no gradient"
 
 
 def moves(grads: Sequence[Tensor | None], level: Level, data_std: float) -> Tensor:
-    """What (dE/dx_t, dE/dx0) move x0 by: -(sigma_t^2 / alpha_t) dE/dx_t - s^2 sigma_t^2 / (s^2 alpha_t^2 + sigma_t^2)
-    dE/dx0, with s the data's standard deviation (the posterior's covariance for an isotropic Gaussian).
+    """Return the shift of x0: -(sigma_t^2 / alpha_t) dE/dx_t - s^2 sigma_t^2 / (s^2 alpha_t^2 + sigma_t^2) dE/dx0.
+
+    s is the data's standard deviation; the second factor is the posterior's variance of an isotropic Gaussian.
     """
     s2, sigma2 = data_std**2, level.sigma**2
-    exact = sigma2 / level.alpha if level.alpha > FAINT else 0.0  # nothing is asked of x_t below
+    exact = sigma2 / level.alpha if level.alpha > FAINT else 0.0  # no gradient in x_t below
     factors = exact, s2 * sigma2 / (s2 * level.alpha**2 + sigma2)
     parts = [-factor * grad for factor, grad in zip(factors, grads, strict=True) if grad is not None]
     return torch.stack(parts).sum(0)
 
 
 def clamped(x0: Tensor, clip: float) -> Tensor:
-    """x0 within [-clip, clip], with the gradient of x0 as if nothing was clipped."""
+    """Clip x0 to [-clip, clip], with the gradient of the unclipped x0 (straight-through)."""
     inside = x0.detach().clamp(-clip, clip)
     if not x0.requires_grad:
         return inside
@@ -113,10 +116,10 @@ def clamped(x0: Tensor, clip: float) -> Tensor:
 
 
 class Range:
-    """Warns once if guidance has driven the state out of the schedule's range.
+    """Warns once if guidance drives the state out of the schedule's range.
 
-    A state has a root mean square of about sqrt(alpha_s^2 r^2 + sigma_s^2), with r that of the first estimate before
-    guidance, at least the data's deviation; `RUNAWAY` times that is out of range.
+    A state usually has a root mean square of about sqrt(alpha_s^2 r^2 + sigma_s^2), where r is that of the first
+    estimate before guidance, or the data's standard deviation if that is larger. `RUNAWAY` times that is out of range.
     """
 
     def __init__(self) -> None:
@@ -124,12 +127,12 @@ class Range:
         self.warned = False
 
     def begin(self, x0: Tensor, data_std: float) -> None:
-        """Take r from the first estimate (b, c, ...) that comes; later ones change nothing."""
+        """Set r from the first estimate, (batch, channels, ...); later calls have no effect."""
         if self.reference is None:
             self.reference = max(_rms(x0), data_std)
 
     def check(self, x_s: Tensor, s: Level, guides: Sequence[str], at: str, notify: Notify) -> None:
-        """Look at the state x_s (b, c, ...) at the end of a guided move."""
+        """Check the state x_s, (batch, channels, ...), at the end of a guided move."""
         if self.warned or self.reference is None:
             return
         norm, usual = _rms(x_s), math.hypot(s.alpha * self.reference, s.sigma)
@@ -137,10 +140,10 @@ class Range:
             self.warned = True
             notify(
                 f"guidance by {', '.join(guides)} drives the state out of the schedule's range: at {at} its root mean "
-                f"square is {norm:.3g}, where about {usual:.2g} is usual; weaken it (its plugin has options for that)"
+                f"square is {norm:.3g}, where about {usual:.2g} is usual; weaken the guidance by its plugin's options"
             )
 
 
 def _rms(x: Tensor) -> float:
-    """The largest root mean square of an item."""
+    """Return the largest root mean square of an item."""
     return float(x.square().flatten(1).mean(1).max().sqrt())

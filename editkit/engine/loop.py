@@ -1,8 +1,8 @@
-"""The loop along a plan, the same for every model, sampler and set of plugins.
+"""The loop over a plan, the same for every model, sampler and set of plugins.
 
-A flow move is made by the sampler, downward or upward; every prediction it asks for is guided and cleaned by the
-plugins (`editkit.engine.predictor`). A noise move is made by the forward kernel. After each flow move plugins may
-change the state.
+A flow move is made by the sampler, downward or upward. Every prediction that it asks for passes through the plugins
+(`editkit.engine.predictor`). A noise move is made by the forward kernel. After each flow move plugins may change the
+state.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from editkit.plugin.step import Run
 
 @dataclass(frozen=True, eq=False)
 class Process:
-    """One process, ready to run. `bound` is in the order the plugins act."""
+    """A process that is ready to run. `bound` is in the order in which the plugins act."""
 
     model: Model
     sampler: Sampler
@@ -46,13 +46,12 @@ class Process:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What the generator yields after each move: the state `x` at `level`, and the last estimate of x0.
+    """The state `x` at `level` after a move, and the last estimate of x0, as yielded by `steps`.
 
-    `index` counts the flow moves done, of `total`; `calls` the evaluations of the network so far; `energies` are
-    the (plugin, mean value) of this move's last guided evaluation, `gradients` the norms of their gradients, by the
-    plugins that shared a backward pass; both are empty where the move was not guided.
-    `seconds` is where the time of this move went, by (plugin, hook); ("model", "network") and ("energies", "backward")
-    are the engine's own.
+    `index` counts the flow moves done, of `total`, and `calls` the evaluations of the network so far. `energies` holds
+    (plugin, mean value) for this move's last guided evaluation, and `gradients` the norms of their gradients, by
+    plugins that shared a backward pass; both are empty if the move was not guided. `seconds` is the time spent in this
+    move, by (plugin, hook); ("model", "network") and ("energies", "backward") are the engine's own.
     """
 
     move: Move
@@ -68,12 +67,12 @@ class State:
 
 
 def steps(process: Process) -> Iterator[State]:
-    """Run `process`, yielding a `State` after every move; stop early by leaving the loop."""
+    """Run `process` and yield a `State` after every move; leave the loop to stop early."""
     yield from _Walk(process).states()
 
 
 def run(process: Process, watch: Callable[[State], None] | None = None) -> Tensor:
-    """Run `process` to its end: x at the plan's last level, (batch, channels, ...), float32."""
+    """Run `process` to its end and return x at the plan's last level, (batch, channels, ...), float32."""
     walk = _Walk(process)
     for state in walk.states():
         if watch is not None:
@@ -82,7 +81,7 @@ def run(process: Process, watch: Callable[[State], None] | None = None) -> Tenso
 
 
 class _Walk:
-    """Where one process stands."""
+    """The current state of one process."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -116,7 +115,7 @@ class _Walk:
             yield self._state(move, s)
 
     def _flow(self, t: Level, s: Level) -> None:
-        """The sampler's move from t to s, and what plugins make of the state at its end."""
+        """Make the sampler's move from t to s, then call the plugins' `after` hooks."""
         p = self.process
         with torch.no_grad():
             x_s, self.memory = p.sampler.step(self.x, t, s, self._predict, self._normal(p.sampler_stream), self.memory)
@@ -129,8 +128,8 @@ class _Walk:
             self.predictor.range.check(x_s, s, guides, str(self.where), p.run.notify)
 
     def _predict(self, x_t: Tensor, level: Level) -> Prediction:
-        """What the sampler is told of (x_t, level)."""
-        self.x0 = None  # as large as the state: the last estimate need not lie beside the next
+        """Return the guided prediction at (x_t, level), for the sampler."""
+        self.x0 = None  # as large as the state: free the last estimate before the next is made
         self.calls += 1
         guided = self.predictor.at(self.where, x_t, level)
         self.x0 = guided.prediction.x0
@@ -146,8 +145,11 @@ class _Walk:
         )
 
     def _begin(self) -> Tensor:
-        """What the plugin with `begin` starts from, else what the stage before left, else noise of the schedule's
-        scale, or the picture itself where the plan begins at the clean level. A sampler of pictures has its own start.
+        """Return the initial state.
+
+        It is that of the plugin with `begin`; else the state that the stage before left; else the picture itself if the
+        plan begins at the clean level; else noise of the schedule's scale. A sampler with clean states has its own
+        start.
         """
         p = self.process
         level = p.levels[p.plan.start]
@@ -169,12 +171,12 @@ class _Walk:
             return noise if scale == 1.0 else scale * noise
 
     def _picture(self, sampler: OfPictures) -> Tensor:
-        """The clean picture that a sampler of such starts from."""
+        """Return the clean picture from which a sampler with clean states starts."""
         p = self.process
         known = p.run.inputs.start
         known = None if known is None else known.expand(p.shape).float()
         return sampler.start(known, lambda: p.model.data_std * p.run.opening.noise)
 
     def _normal(self, stream: Stream) -> Callable[[Level, Level], Tensor]:
-        """Fresh noise of the state's shape for any interval."""
+        """Return a function that draws fresh noise of the state's shape for an interval."""
         return lambda t, s: stream.normal(self.x.shape).to(self.x.device)

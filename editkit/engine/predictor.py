@@ -1,10 +1,10 @@
-"""One guided, cleaned prediction at any state and level: the network's output after all plugins' hooks.
+"""The guided prediction at any state and level: the network's output after all plugins' hooks.
 
-Every evaluation of the network passes through `Predictor.at`, so guidance works with every sampler. The gradient rule
-is Tweedie's formula plus a score term, x0' = x0 + (sigma_t^2 / alpha_t) grad log p(y | x_t): classifier guidance
+Every evaluation of the network goes through `Predictor.at`, so guidance works with every sampler. The gradient rule is
+Tweedie's formula plus a score term, x0' = x0 + (sigma_t^2 / alpha_t) grad log p(y | x_t). It covers classifier guidance
 (Dhariwal & Nichol 2021, arXiv:2105.05233), CLIP guidance (Nichol et al. 2022, arXiv:2112.10741) and DPS (Chung et al.
-2023, arXiv:2209.14687) in one rule, with one backward pass however many plugins give an energy, apart from those that
-shape their own shift (`Hooks.shift`).
+2023, arXiv:2209.14687). All energies share one backward pass, except those of plugins that modify their own shift
+(`Hooks.shift`).
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ Figures = tuple[tuple[str, float], ...]
 """(name, number) pairs."""
 
 NOTHING = Conditioning()
-"""What the model is told where no plugin tells it anything."""
+"""The conditioning if no plugin adds anything."""
 
 Silent = frozenset[Run]
-"""The runs of plugins that are waiting for a prediction themselves, and have no say in it."""
+"""The runs of plugins that wait for this prediction themselves; their hooks are skipped."""
 
 
 class Guided(NamedTuple):
-    """A prediction, and what the energies said at it: (plugin, mean value), and the norms of their gradients by the
-    plugins that shared a backward pass; both empty where nothing guided.
+    """A prediction with its energies, (plugin, mean value), and the norms of their gradients.
+
+    Gradients are listed by the plugins that shared a backward pass. Both are empty without guidance.
     """
 
     prediction: Prediction
@@ -52,8 +53,8 @@ class Predictor:
 
     Args:
         model: the network.
-        run: the engine's own, for steps; each plugin sees its own instead.
-        acting: the plugins, in the order they act, and how they are called.
+        run: the engine's own run, for steps; each plugin sees its own run instead.
+        acting: the plugins, in the order in which they act.
     """
 
     def __init__(self, model: Model, run: Run, acting: Acting) -> None:
@@ -61,7 +62,7 @@ class Predictor:
         self.range = Range()
 
     def step(self, where: Where, level: Level, x: Tensor, silent: Silent = frozenset()) -> Step:
-        """What hooks are given: the state x at `level`, and a way to ask for other predictions."""
+        """Return the step for hooks: the state x at `level`, with `predict` for further predictions."""
 
         def ask(x: Tensor, level: Level, told: Conditioning | None, asker: Run) -> Prediction:
             return self.at(where, x, level, told, silent | {asker}).prediction
@@ -71,13 +72,14 @@ class Predictor:
     def at(
         self, where: Where, x_t: Tensor, level: Level, told: Conditioning | None = None, silent: Silent = frozenset()
     ) -> Guided:
-        """The prediction at (x_t, level).
+        """Return the guided prediction at (x_t, level).
 
         Args:
+            where: the flow move.
             x_t: (batch, channels, ...), float32.
-            level: its level; at the clean one the network is asked as at the one above, and x0 is x_t itself.
-            told: what the model is told, and nothing else; None: what the plugins say.
-            silent: plugins without a say.
+            level: its level. At the clean level the network is evaluated at the next one, and x0 is x_t itself.
+            told: the only conditioning to use; None: that of the plugins.
+            silent: plugins whose hooks are skipped.
         """
         asked, clean = askable(level, self.run.levels), level.sigma == 0.0
         with torch.no_grad():
@@ -102,7 +104,7 @@ class Predictor:
         return predictions
 
     def _combined(self, where: Where, step: Step, silent: Silent) -> Prediction:
-        """The network's prediction(s), folded into one."""
+        """Evaluate the network on all branches, and combine the predictions."""
         acting = self.acting
         cond = NOTHING
         for b in acting.active("condition", where, silent):
@@ -117,10 +119,10 @@ class Predictor:
         return predictions[0]
 
     def _guided(self, where: Where, step: Step, pred: Prediction, energies: Sequence[Bound]) -> Guided:
-        """x0' = x0 - (sigma_t^2 / alpha_t) dE/dx_t, and the bounded form for energies of x0.
+        """Return x0' = x0 - (sigma_t^2 / alpha_t) dE/dx_t, or the bounded form for energies of x0.
 
         `pred.x0` is clipped before and not after, as in guided-diffusion: eps' = eps - (alpha_t / sigma_t) (x0' - x0)
-        has to follow what x0 was moved by, or the state moves against the guidance where x0 is saturated.
+        must follow the shift of x0, or the state moves against the guidance where x0 is saturated.
         """
         leaf = pred.x0.detach().requires_grad_()
         with torch.enable_grad():
@@ -136,15 +138,16 @@ class Predictor:
         return Guided(Prediction(x0 + dx0, pred.eps.detach() + deps, variance), values, gradients)
 
     def _moved(self, where: Where, step: Step, leaf: Tensor, said: Sequence[Energy]) -> tuple[Tensor, Figures]:
-        """(what the energies move x0 by, the norms of their gradients).
+        """Return the shift of x0 by all energies, and the norms of their gradients.
 
-        ONE backward pass for all energies but those that are `alone`; each of these has its own, for `shift` to shape.
+        There is one backward pass for all energies except those that are `alone`: each of these has its own, so that
+        `shift` can modify it.
         """
         shared = [energy for energy in said if not energy.bound.plugin.alone()]
         groups = [[energy] for energy in said if energy.bound.plugin.alone()] + ([shared] if shared else [])
         dx0, norms = torch.zeros_like(leaf, requires_grad=False), []
         for k, group in enumerate(groups):
-            last = k == len(groups) - 1 and len(group) == 1  # else the graph is needed again, if only to blame someone
+            last = k == len(groups) - 1 and len(group) == 1  # else the graph is needed again
             if step.alpha_t <= FAINT:
                 grads = self.acting.timed("energies", "backward", faint_gradient, group, leaf)
             else:
@@ -162,7 +165,7 @@ class Predictor:
     def _said(
         self, where: Where, step: Step, pred: Prediction, leaf: Tensor, energies: Sequence[Bound]
     ) -> list[Energy]:
-        """What each energy says of the estimate: one differentiable number an item."""
+        """Evaluate each energy at the estimate: one differentiable number for each item."""
         said: list[Energy] = []
         seen: Counter[str] = Counter()
         for b in energies:
@@ -173,10 +176,10 @@ class Predictor:
                 continue
             if value.shape != (x0.shape[0],):
                 got, wanted = tuple(value.shape), (x0.shape[0],)
-                raise wrong(b, "energy", f"has shape {got}; one number an item is needed, shape {wanted}", where)
+                raise wrong(b, "energy", f"has shape {got}; one number for each item is needed, {wanted}", where)
             if not value.requires_grad:
                 if step.alpha_t <= FAINT:
-                    continue  # it may read x_t alone, which is not asked here
+                    continue  # it may depend on x_t only, which is not used here
                 raise wrong(b, "energy", gradientless(b), where)
             count = seen[b.plugin.name]
             name = b.plugin.name if count == 1 else f"{b.plugin.name}#{count}"
@@ -185,8 +188,9 @@ class Predictor:
 
 
 def _asked_of(energies: Sequence[Bound], level: Level) -> tuple[Sequence[Bound], frozenset[Through]]:
-    """The energies that have a say at `level`, and what their gradients are taken through: where the signal is faint,
-    all through x0, but for those that read x_t, which says nothing of it.
+    """Return the energies that act at `level`, and how they are differentiated.
+
+    Where the signal is faint, all are differentiated in x0; energies of x_t do not act, since x_t is pure noise there.
     """
     if level.alpha <= FAINT:
         energies = [b for b in energies if b.plugin.through() != "x_t"]
@@ -195,5 +199,5 @@ def _asked_of(energies: Sequence[Bound], level: Level) -> tuple[Sequence[Bound],
 
 
 def askable(level: Level, levels: Levels) -> Level:
-    """The level a network is asked at: the least noisy one with noise, where a walk upward begins at the clean one."""
+    """Return the level at which to evaluate the network: the least noisy one with noise instead of the clean one."""
     return level if level.sigma > 0.0 else next((other for other in levels if other.sigma > 0.0), level)

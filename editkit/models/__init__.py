@@ -1,6 +1,6 @@
-"""Models: the protocol, exact models, the embedded ones, and adapters for diffusers' model folders.
+"""Models: the protocol, exact models, the embedded models, and adapters for diffusers' model folders.
 
-`describe` says what a model is without loading its weights; `load` loads them.
+`describe` returns what is known about a model without loading its weights; `load` loads them.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ __all__ = [
 ]
 
 PLAIN = Setup()
-"""Nothing but the model itself."""
+"""The plain model, without additions."""
 
 EMBEDDED_DEFAULT = "patches"
-"""What `--model auto` means; benchmarks/holes.py is the reason."""
+"""The model that `--model auto` chooses; see benchmarks/holes.py for the reason."""
 
 
 def embedded() -> tuple[ModelInfo, ...]:
-    """The models that come with editkit and other packages: nothing is downloaded."""
+    """List the models that come with editkit and other packages; they need no download."""
     from editkit.models.families import Named, listed
 
     found = []
@@ -50,17 +50,17 @@ def embedded() -> tuple[ModelInfo, ...]:
         try:
             found += [row.kind.info()] if isinstance(row.kind, Named) else []
         except ModelError:
-            continue  # it did not come with this installation
+            continue  # not part of this installation
     return tuple(found)
 
 
 def describe(name: str, *, offline: bool = False, transformer: str | None = None) -> ModelInfo:
-    """What is known of the model called `name` (see `Options.model`) without its weights. `transformer`: a file with
+    """Describe the model called `name` (see `Options.model`) without loading its weights. `transformer`: a file with
     the weights of its denoiser (see `Options.transformer`).
 
     Raises:
-        ModelError: it cannot be found, or is of a family that is not known.
-        UsageError: a transformer for a model that has none, or a file that is not there.
+        ModelError: it cannot be found, or its family is not known.
+        UsageError: a transformer for a model without one, or a file that does not exist.
     """
     from editkit.models.families import describe_folder, named
 
@@ -77,11 +77,11 @@ def describe(name: str, *, offline: bool = False, transformer: str | None = None
 
 
 def folder_of(name: str) -> Path | None:
-    """Where the weights of the model called `name` lie on this machine, a folder or a file; nothing is fetched. None:
-    it has none.
+    """Return the folder or file of the weights of the model called `name` on this machine, without downloading. None:
+    it has no weights.
 
     Raises:
-        ModelError: they are not here.
+        ModelError: the weights are not on this machine.
     """
     from editkit.models.families import named
     from editkit.models.files.loading import find
@@ -96,10 +96,10 @@ def folder_of(name: str) -> Path | None:
 def load(
     info: ModelInfo, device: torch.device, dtype: torch.dtype, *, offline: bool = False, setup: Setup = PLAIN
 ) -> Model:
-    """The model that `describe` spoke of, with its weights, as `setup` asks for it.
+    """Load the model that `describe` returned, with its weights, as `setup` asks.
 
     Raises:
-        ModelError: weights missing, misshapen, or in a pickle.
+        ModelError: weights are missing, have the wrong shape, or are in a pickle.
     """
     from editkit.common.process import loading
     from editkit.models.families import load_folder, named

@@ -1,6 +1,6 @@
-"""By what a model's networks are computed: torch, or OpenVINO on a processor, and in how many bits its weights are.
+"""What computes a model's networks: torch, or on request OpenVINO on the CPU; and the number of bits of its weights.
 
-What is known before weights load; the work is done in `editkit.models.fast.converted`. No torch.
+This module has the checks before the weights load; the work is done in `editkit.models.fast.converted`. No torch.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Backend = Literal["torch", "openvino"]
 
 
 def check(info: ModelInfo, backend: Backend, device: str, compiled: bool) -> None:
-    """Look whether the networks of the model of `info` can be computed so.
+    """Check whether `backend` can compute the networks of the model.
 
     Raises:
         ExtraError: OpenVINO is not installed.
-        UsageError: on another device than the CPU, or compiled by torch as well.
+        UsageError: the device is not the CPU, or torch compiles the network too.
         ModelError: the model has no network.
     """
     if backend == "torch":
@@ -40,7 +40,7 @@ def check(info: ModelInfo, backend: Backend, device: str, compiled: bool) -> Non
 
 
 class Asked(Protocol):
-    """What of the options decides whether weights can be packed."""
+    """The options that decide whether weights can be quantised."""
 
     @property
     def quantize(self) -> Quantize: ...
@@ -50,13 +50,13 @@ class Asked(Protocol):
 
 
 def check_bits(info: ModelInfo, asked: Asked) -> None:
-    """Look whether the linear layers of the model of `info` can be packed (`--quantize`); no weight is read, and
-    no socket opened: what is described is here.
+    """Check that the linear layers of the model of `info` can be quantised (`--quantize`), without reading weights and
+    without connecting to the internet.
 
     Raises:
         ExtraError: torchao is not installed.
-        UsageError: OpenVINO is asked for too.
-        ModelError: the model has none, or they are packed already.
+        UsageError: OpenVINO is requested too.
+        ModelError: it has none, or they are quantised already.
     """
     if asked.quantize == "none":
         return
@@ -66,21 +66,21 @@ def check_bits(info: ModelInfo, asked: Asked) -> None:
     word = f"--quantize {asked.quantize}"
     if named(info.name) is not None:
         raise ModelError(
-            f"{word} is for models in diffusers' folders, and {info.name} comes with editkit; leave it out, or choose "
+            f"{word} is for models in diffusers folders, but {info.name} comes with editkit; leave it out, or choose "
             "another --model"
         )
     if asked.backend != "torch":
-        raise UsageError(f"{word} is computed by torch, and --backend is {asked.backend}; leave one of them out")
+        raise UsageError(f"{word} needs --backend torch, and --backend is {asked.backend}; leave one of them out")
     over = None if info.transformer is None else overlay.given(info.transformer)
     try:
         layout = find(info.name, offline=True, over=over)
     except ModelError as error:
-        raise ModelError(f"{word} is done while weights are read from a folder; {error}") from error
+        raise ModelError(f"{word} quantises weights while they are read from a folder; {error}") from error
     quantising.check(layout)
 
 
 def line(backend: Backend) -> str | None:
-    """What `editkit plan` says of it; None: nothing."""
+    """Return the line that `editkit plan` shows, if any."""
     if backend == "torch":
         return None
     return (

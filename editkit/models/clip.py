@@ -1,7 +1,7 @@
-"""CLIP models of open_clip: by `NAME:TAG` of its own list, or a folder in its layout; safetensors only.
+"""CLIP models of open_clip: `NAME:TAG` from its list, or a folder in its layout; safetensors only.
 
-A folder holds open_clip_config.json and open_clip_model.safetensors. Where the configuration has `log_snr: [low, high]`
-the model was trained on noisy pictures of that range, and guides on x_t itself.
+A folder contains open_clip_config.json and open_clip_model.safetensors. If the configuration has `log_snr: [low,
+high]`, the model was trained on noisy pictures of that range and guides on x_t itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from editkit.common.places import expanded
 from editkit.common.small import small_bytes
 from editkit.common.spec import nearest
 from editkit.diffusion.schedule import Level, Levels
-from editkit.errors import ModelError
+from editkit.errors import ModelError, short
 from editkit.models.files.layout import mistaken
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A CLIP model: pictures and texts as unit vectors.
+    """A CLIP model, which embeds pictures and texts as unit vectors.
 
     Args:
         network, tokenizer: open_clip's.
-        size: side of its pictures.
+        size: side of its input pictures.
         mean, std: of pixels in [0, 1], by channel.
-        log_snr: the range of noise it was trained on; None: on clean pictures.
+        log_snr: the range of noise of its training; None: trained on clean pictures.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Clip:
     log_snr: tuple[float, float] | None = None
 
     def texts(self, texts: Sequence[str], device: torch.device) -> Tensor:
-        """(texts, width), of length 1."""
+        """Embed texts: (texts, width), unit vectors."""
         import torch
         import torch.nn.functional as F
 
@@ -60,7 +60,7 @@ class Clip:
             return F.normalize(self.network.encode_text(tokens.to(device)).float(), dim=-1)
 
     def images(self, images: Tensor) -> Tensor:
-        """(batch, width), of length 1, of pictures (batch, 3, h, w) in [-1, 1], stretched to its size."""
+        """Embed pictures (batch, 3, h, w) in [-1, 1], resized to its size: (batch, width), unit vectors."""
         import torch.nn.functional as F
 
         if images.shape[-2:] != (self.size, self.size):
@@ -70,11 +70,11 @@ class Clip:
         return F.normalize(self.network.encode_image(((images + 1.0) / 2.0 - mean) / std).float(), dim=-1)
 
     def noisy(self, x_t: Tensor, level: Level) -> Tensor:
-        """(batch, width) of noisy states, scaled to alpha_t^2 + sigma_t^2 = 1."""
+        """Embed noisy states, scaled to alpha_t^2 + sigma_t^2 = 1: (batch, width)."""
         return self.images(x_t / math.hypot(level.alpha, level.sigma))
 
     def check(self, shape: Sequence[int], levels: Levels) -> None:
-        """Raises ModelError where a noise-aware model does not know these states or levels."""
+        """Raise ModelError if a noise-aware model was not trained for these states or levels."""
         if self.log_snr is None:
             return
         wanted = (3, self.size, self.size)
@@ -93,7 +93,7 @@ class Clip:
 
 
 def is_noisy(source: str) -> bool:
-    """Whether the folder called `source` is noise-aware, by its configuration alone."""
+    """Whether the model in the folder `source` is noise-aware; reads only its configuration."""
     try:
         return "log_snr" in json.loads(small_bytes(expanded(source) / CONFIG))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -101,15 +101,15 @@ def is_noisy(source: str) -> bool:
 
 
 def load_clip(source: str, device: torch.device, *, offline: bool = False) -> Clip:
-    """The CLIP model called `source`, frozen, float32.
+    """Load the CLIP model called `source`, frozen, float32.
 
     Raises:
-        ModelError: a name or tag that open_clip does not know (near ones are listed), weights that are not here.
+        ModelError: unknown name or tag (similar ones are listed), or weights not on this machine.
     """
     from editkit.common.process import loading
 
     folder = expanded(source)
-    with loading():  # open_clip draws the weights that are then replaced
+    with loading():  # open_clip initialises weights that are then replaced
         if folder.is_dir():
             return _from_folder(source, folder, device)
         name, colon, tag = source.partition(":")
@@ -129,14 +129,16 @@ def _from_folder(source: str, folder: Path, device: torch.device) -> Clip:
     try:
         network = open_clip.create_model(f"local-dir:{folder}")
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **local)
-    except Exception as error:  # open_clip raises whatever its parts raise
+    except Exception as error:  # open_clip has no common error class
         wrong = mistaken(folder / WEIGHTS)
         said = f"{WEIGHTS} {wrong}" if wrong else f"cannot be loaded: {_first(error)}"
         raise ModelError(f"clip: {source}: {said}") from error
     try:
         return _made(source, network, tokenizer, config.get("preprocess_cfg", {}), device, config.get("log_snr"))
     except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
-        raise ModelError(f"clip: {source}: log_snr or preprocess_cfg of {CONFIG} is no use: {_first(error)}") from error
+        raise ModelError(
+            f"clip: {source}: log_snr or preprocess_cfg of {CONFIG} cannot be used: {_first(error)}"
+        ) from error
 
 
 def _json(source: str, file: Path) -> Any:
@@ -160,7 +162,9 @@ def _from_list(source: str, name: str, tag: str, device: torch.device, offline: 
     if name not in open_clip.list_models():
         near = nearest(name, open_clip.list_models(), most=4, cutoff=0.4)
         hint = f"; near ones: {', '.join(near)}" if near else ""
-        raise ModelError(f"clip: {source}: open_clip has no model called {name!r}, and there is no such folder{hint}")
+        raise ModelError(
+            f"clip: {source}: open_clip has no model called {short(name)}, and there is no such folder{hint}"
+        )
     tags = list_pretrained_tags_by_model(name)
     config = get_pretrained_cfg(name, tag) if tag else {}
     if not config:
@@ -177,7 +181,7 @@ def _from_list(source: str, name: str, tag: str, device: torch.device, offline: 
 
 
 def _fetched(source: str, place: str, offline: bool) -> Path:
-    """The weights of a tag, from the hub's cache or the hub."""
+    """Return the weights of a tag, from the hub's cache or the hub."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

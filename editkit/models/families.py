@@ -1,9 +1,9 @@
-"""Families of models through entry points (group `editkit.models`), and which of them a folder or hub id belongs to.
+"""Model families from entry points (group `editkit.models`), and the family of a folder or hub id.
 
-An entry point is a module or an object of one of two kinds. A `Family` knows folders: `matches(layout)`,
-`describe(layout)`, `load(layout, info, device, dtype)`. A `Named` model is known by its own name, `--model NAME`:
-`info()`, `make(info, device, dtype)`, `weights()`. It may be both, as `pocket` is. Nothing here imports torch or
-diffusers until weights are loaded.
+An entry point is a module or an object of one of two kinds. A `Family` reads folders: `matches(layout)`,
+`describe(layout)`, `load(layout, info, device, dtype)`. A `Named` model is chosen by its name, `--model NAME`:
+`info()`, `make(info, device, dtype)`, `weights()`. It may be both, like `pocket`. This module imports neither torch
+nor diffusers until weights are loaded.
 """
 
 from __future__ import annotations
@@ -33,42 +33,42 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Family(Protocol):
-    """What the module of a family of models defines. At most one family may claim a folder."""
+    """The interface of a model family. At most one family may match a folder."""
 
     KNOWN: str
-    """The family in words, for messages."""
+    """The name of the family, for messages."""
 
     def matches(self, layout: Layout) -> bool:
-        """True when the folder is of this family."""
+        """Whether the folder belongs to this family."""
         ...
 
     def describe(self, layout: Layout) -> ModelInfo:
-        """What is known without weights."""
+        """Describe the model without loading its weights."""
         ...
 
     def load(self, layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-        """The model with its weights."""
+        """Load the model with its weights."""
         ...
 
 
 @runtime_checkable
 class Named(Protocol):
-    """A model that is known by the name of its entry point, such as one that comes with a package."""
+    """A model chosen by the name of its entry point, such as one that comes with a package."""
 
     def info(self) -> ModelInfo:
-        """What is known without weights; its `name` is the entry point's.
+        """Describe the model without loading its weights; its `name` is that of the entry point.
 
         Raises:
-            ModelError: it did not come with this installation.
+            ModelError: it is not part of this installation.
         """
         ...
 
     def make(self, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-        """The model with its weights."""
+        """Load the model with its weights."""
         ...
 
     def weights(self) -> Path | None:
-        """Where its weights lie, for the provenance; None: it has none."""
+        """Return the path of its weights, for the provenance; None: it has none."""
         ...
 
 
@@ -80,11 +80,11 @@ FAMILIES = Group(GROUP, "model", "editkit plugins")
 
 
 def load_family(name: str) -> Family | Named:
-    """The family or the model that the entry point called `name` points to.
+    """Return the family or model of the entry point called `name`.
 
     Raises:
-        UsageError: there is none.
-        PluginError: it does not import, or is neither.
+        UsageError: there is no such entry point.
+        PluginError: it cannot be imported, or is neither a family nor a model.
     """
     found = FAMILIES.load(name)
     if isinstance(found, Named):
@@ -95,22 +95,22 @@ def load_family(name: str) -> Family | Named:
 
 
 def listed() -> list[Listed[Family | Named]]:
-    """Every installed one, the broken ones with their reason."""
+    """List all installed families and models; broken ones with the reason."""
     return FAMILIES.listed(load_family)
 
 
 def named(name: str) -> Named | None:
-    """The model that is known by this very name; None: there is none, and it may be a folder."""
+    """Return the model with exactly this name; None if there is none (the name may be a folder)."""
     found = load_family(name) if name in FAMILIES.names() else None
     return found if isinstance(found, Named) else None
 
 
 def describe_folder(name: str, *, offline: bool = False, transformer: str | None = None) -> ModelInfo:
-    """What is known of a folder or hub id from its configuration alone; imports neither torch nor diffusers.
-    `transformer`: the file with its denoiser's weights, where these lie in one.
+    """Describe the model of a folder or hub id from its configuration alone; imports neither torch nor diffusers.
+    `transformer`: a separate file with its denoiser's weights.
 
     Raises:
-        ModelError: not found (says where it was looked for), incomplete, or of a family that is not known.
+        ModelError: not found (the message names the places searched), incomplete, or of an unknown family.
     """
     over = None if transformer is None else overlay.given(transformer)
     try:
@@ -133,11 +133,12 @@ def load_folder(
     offline: bool = False,
     quantize: Quantize = "none",
 ) -> Model:
-    """The model called `name` that `describe_folder` spoke of, its network in `dtype` on `device`; `quantize`: its
-    linear layers packed.
+    """Load the model called `name` that `describe_folder` described, its network in `dtype` on `device`.
+
+    `quantize`: quantise its linear layers.
 
     Raises:
-        ModelError: weights missing, misshapen, or in a pickle; or they cannot be packed.
+        ModelError: weights are missing, have the wrong shape, are in a pickle, or cannot be quantised.
     """
     over = None if info.transformer is None else overlay.given(info.transformer)
     layout = find(name, offline=offline, weights=True, over=over)
@@ -181,20 +182,20 @@ def _packed(layout: Layout, model: Model) -> Model:
 
 
 def _as_diffusers(layout: Layout) -> bool:
-    """Weights lie where diffusers has them; where a stranger's family keeps its own, it counts them itself."""
+    """Whether the weights are where diffusers keeps them; a third-party family with another layout counts its own."""
     return layout.file is not None or bool(layout.index) or (layout.path / "config.json").is_file()
 
 
 def cached() -> tuple[ModelInfo, ...]:
-    """The models in the hub's cache on this machine that can be used: of a known family and with their weights, by
-    name, with the revision where that is not `main`; opens no socket.
+    """List the usable models in this machine's hub cache, sorted by name: of a known family, with their weights, and
+    with the revision if it is not `main`. Does not connect to the internet.
     """
     from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
         repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
-    except (CacheNotFound, ValueError, RuntimeError, OSError):  # no home, or one that may not be looked into
+    except (CacheNotFound, ValueError, RuntimeError, OSError):  # no home folder, or one without read access
         return ()
     found = []
     for name in sorted(_name(repo.repo_id, r) for repo in repos if repo.repo_type == "model" for r in repo.revisions):
@@ -202,36 +203,34 @@ def cached() -> tuple[ModelInfo, ...]:
             if complete(find(name, offline=True)):
                 found.append(describe_folder(name, offline=True))
         except ModelError:
-            continue  # of another kind than pictures, or not fetched to the end
+            continue  # not a picture model, or an incomplete download
     return tuple(found)
 
 
 def _name(repository: str, revision: Any) -> str:
-    """What `--model` is given for one cached revision: by its branch or tag, else by its commit."""
+    """Return the `--model` name of a cached revision: by its branch or tag, else by its commit."""
     if "main" in revision.refs:
         return repository
     return f"{repository}@{min(revision.refs, default=revision.commit_hash)}"
 
 
 def _family(layout: Layout) -> Family:
-    """The family that says the folder is of it.
+    """Return the family that matches the folder.
 
     Raises:
-        ModelError: none does, or several do.
+        ModelError: no family matches, or several do.
     """
     rows = listed()
     families = {row.name: row.kind for row in rows if isinstance(row.kind, Family)}
     mine = [name for name, family in families.items() if _matches(family, layout)]
     if len(mine) > 1:
-        raise ModelError(
-            f"model {layout.name}: {' and '.join(mine)} both say that it is of their family; uninstall one of them"
-        )
+        raise ModelError(f"model {layout.name}: {' and '.join(mine)} both claim this folder; uninstall one of them")
     if mine:
         return families[mine[0]]
     known = "; ".join([family.KNOWN for family in families.values()] + [row.broken for row in rows if row.broken])
     near = None if layout.index else meant(layout.path)
     if near:
-        raise ModelError(f"model {layout.name}: is not a whole model; {near}")
+        raise ModelError(f"model {layout.name}: is not a complete model; {near}")
     if not layout.index and not (layout.path / "config.json").is_file():
         raise ModelError(
             f"model {layout.name}: {layout.path} has neither model_index.json nor config.json; known: {known}"
@@ -241,7 +240,7 @@ def _family(layout: Layout) -> Family:
 
 
 def _matches(family: Family, layout: Layout) -> bool:
-    """A stranger's family that fails on a folder is not of it, and stops nobody else."""
+    """Whether the family matches; a third-party family that raises an error does not match."""
     try:
         return bool(family.matches(layout))
     except ModelError:

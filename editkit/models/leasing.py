@@ -1,9 +1,8 @@
 """Loaded models, and how edits share them.
 
-`Models` loads each model and each network of a plugin once, and lends them out: to one edit after another (a batch, a
-grid), or to several at once in threads (a server). The networks are shared. What an edit does to a model is done to a
-copy of its adapter (`capability.leased`), or taken back at the end of the lease, so every edit finds what it would find
-alone.
+`Models` loads each model and each network of a plugin once, and lends them to one edit after another (a batch, a grid),
+or to several at once in threads (a server). The networks are shared. An edit changes only a copy of a model's adapter
+(`capability.leased`), or its changes are undone at the end of the lease, so edits do not affect each other.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Load(Hashable, Protocol):
 
 @dataclass(eq=False)
 class _Held:
-    """Something loaded: how many borrow it now, and whose turn it is where only one at a time can use it."""
+    """A loaded object: the number of its current loans, and a lock if only one thread can use it at a time."""
 
     value: Any
     loans: int = 0
@@ -49,7 +48,7 @@ class _Held:
 
 
 class _Shelf:
-    """At most `most` loaded things besides those on loan; the one unused for longest is dropped first."""
+    """At most `most` loaded objects besides those on loan; drops the least recently used first."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -57,10 +56,10 @@ class _Shelf:
         self._lock = Lock()
 
     def take(self, key: Hashable, make: Callable[[], Any]) -> _Held:
-        """What is kept under `key`, made where it is not there; it is on loan until it is given back."""
+        """Borrow the object kept under `key`, made if missing; it is on loan until `give_back`."""
         found = self._lent(key)
         if found is not None:
-            return found  # without waiting for what another thread is loading
+            return found  # without waiting for an object that another thread is loading
         with loading():
             found = self._lent(key)
             if found is not None:
@@ -72,12 +71,12 @@ class _Shelf:
             return held
 
     def give_back(self, held: _Held) -> None:
-        """One loan less."""
+        """End one loan."""
         with self._lock:
             held.loans -= 1
 
     def clear(self) -> None:
-        """Keep nothing any more."""
+        """Drop all kept objects."""
         with self._lock:
             self._held.clear()
 
@@ -90,7 +89,7 @@ class _Shelf:
             return held
 
     def _make_room(self) -> None:
-        """Before something is loaded, so that both need not fit into memory."""
+        """Drop objects before another is loaded, so that not all need to fit into memory."""
         with self._lock:
             for key in [key for key, held in self._held.items() if not held.loans]:
                 if len(self._held) >= self.most:
@@ -98,12 +97,12 @@ class _Shelf:
 
 
 class Models:
-    """What was loaded, for all edits that are given this object (`edit(..., models=Models())`).
+    """The loaded models and networks, shared by all edits that get this object (`edit(..., models=Models())`).
 
     Args:
-        most: models that are kept, and networks of plugins (ControlNets, classifiers, detectors) beside them; where
-            more are on loan at once, there are more.
-        load: gives models their weights.
+        most: how many models to keep, and how many networks of plugins (ControlNets, classifiers, detectors); more are
+            kept only while they are on loan.
+        load: loads a model's weights.
     """
 
     def __init__(self, most: int = 4, *, load: Load = load_model) -> None:
@@ -121,12 +120,13 @@ class Models:
         *,
         offline: bool = False,
     ) -> Iterator[Lease]:
-        """The model that `describe` spoke of, for one edit; loaded where it is not here yet.
+        """Lend the model that `describe` returned to one edit; load it if necessary.
 
-        A model whose networks move while they work (--offload, text encoders on disk) is lent to one thread at a time.
+        A model whose weights move during computation (--offload, text encoders on disk) is lent to one thread at a
+        time.
 
         Raises:
-            ModelError: weights missing, misshapen, or in a pickle.
+            ModelError: weights are missing, have the wrong shape, or are in a pickle.
         """
         key = (info, device, dtype, setup, offline)
         held = self._models.take(key, lambda: self.load(info, device, dtype, offline=offline, setup=setup))
@@ -140,34 +140,34 @@ class Models:
 
     @contextmanager
     def borrow(self, model: Model) -> Iterator[Lease]:
-        """A model that its owner loaded, for one edit."""
+        """Lend a model that the caller loaded to one edit."""
         begin_thread()
         with ExitStack() as end:
             yield Lease(leased(model), self._networks, end)
 
     def reset(self) -> None:
-        """Forget everything; what is on loan stays with whoever has it."""
+        """Drop everything; objects on loan stay usable until they are returned."""
         self._models.clear()
         self._networks.clear()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Sent to another process it is that process's own one of this name: networks are not sent."""
+        """In another process, become that process's own object of this name: networks are not sent."""
         return _there, (self._name.hex, self._models.most, self.load)
 
 
 @dataclass(frozen=True, eq=False)
 class Lease:
-    """What an edit has on loan: `model`, a copy of its own with the networks of all, and networks for its plugins."""
+    """What an edit has on loan: `model`, its own copy with shared networks, and networks for its plugins."""
 
     model: Model
     _networks: _Shelf
     _end: ExitStack
 
     def network(self, load: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
-        """What `load(*args, **given)` gives, loaded once for all edits; nobody may change it.
+        """Return `load(*args, **given)`, loaded once for all edits; it must not be modified.
 
         Args:
-            load: a function of a module, or another that is equal to itself the next time; what it is given must be
+            load: a function of a module, or another callable that compares equal the next time; its arguments must be
                 hashable.
         """
         held = self._networks.take((load, args, tuple(sorted(given.items()))), lambda: load(*args, **given))
@@ -175,12 +175,12 @@ class Lease:
         return cast(T, held.value)
 
     def checkpoint(self) -> bool:
-        """Gradient checkpointing in every network of the model until the end of the lease; False: none has layers."""
+        """Enable gradient checkpointing in the model's networks until the end of the lease; False: none supports it."""
         return self._end.enter_context(checkpointed(networks(self.model)))
 
 
 def _moves(model: Model) -> bool:
-    """Its weights come and go while it works (accelerate's hooks, or those of diffusers' group offloading)."""
+    """Whether its weights move during computation (accelerate's hooks, or diffusers' group offloading)."""
     modules = (module for network in networks(model) for module in network.modules())
     return any("_hf_hook" in vars(module) or _in_groups(module) for module in modules)
 
@@ -191,7 +191,7 @@ def _in_groups(module: torch.nn.Module) -> bool:
 
 
 SENT = 2
-"""Objects of other processes that a worker keeps: of the batch it works for, and of one more beside it."""
+"""How many objects from other processes a worker keeps: for its current batch, and one more."""
 
 
 @lru_cache(maxsize=SENT)
@@ -200,9 +200,9 @@ def _made_here(name: str, most: int, load: Load) -> Models:
 
 
 def _there(name: str, most: int, load: Load) -> Models:
-    """In a worker's process, its own `Models` of the object called `name` elsewhere. Items are sent one by one, by any
-    engine, so what lives between two of them is the process's; the last `SENT` stay, or a worker that serves many
-    batches would fill up.
+    """Return the worker process's own `Models` for the object called `name`. Engines send items one by one, so the
+    process keeps the object between them; only the last `SENT` are kept, or a worker that serves many batches would
+    run out of memory.
     """
     with LOADING:
         return _made_here(name, most, load)

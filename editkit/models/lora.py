@@ -1,4 +1,4 @@
-"""LoRA files: what is read as one, and how it is added to a model's networks, by diffusers and peft themselves."""
+"""LoRA files: check them, and add them to a model's networks with diffusers and peft."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from editkit.models.files.weights import shapes
 __all__ = ["add", "is_lora", "lora_and_weight", "readable"]
 
 DOWN = ("lora_down.", "lora_A.", "lora.down.", "lora_linear_layer.down.")
-"""What stands in the name of the first matrix of each pair."""
+"""Parts of the name of the first matrix of each pair."""
 
 OTHER_KINDS = {
     "hada_w1": "a LoHa (LyCORIS)", "lokr_w": "a LoKr (LyCORIS)", "lora_mid": "a LoCon in Tucker's form (LyCORIS)",
@@ -33,23 +33,23 @@ OTHER_KINDS = {
     "clip_l": "a textual inversion", "down_blocks.0.resnets.0.conv1.weight": "a whole UNet",
     "model.diffusion_model": "a whole checkpoint",
 }  # fmt: skip
-"""What stands in the names of tensors of files that are taken for a LoRA."""
+"""Parts of tensor names in other kinds of files that are mistaken for a LoRA."""
 
 PEFT = "lora_adapter_metadata"
-"""Under this name a file of diffusers keeps peft's configuration."""
+"""The key under which diffusers' files keep peft's configuration."""
 
 NAME = re.compile(r"[\w.:/@ -]*")
-"""Words that mean themselves as regular expressions too."""
+"""Names that match themselves as regular expressions."""
 
 PAIRS = ("lora_down", "lora_up", "lora_A", "lora_B", "lora.down")
-"""What the tensors of a plain LoRA have in their names."""
+"""Parts of the tensor names of a plain LoRA."""
 
 
 def lora_and_weight(word: str) -> tuple[Path, float]:
-    """`FILE[:weight]` as the file and the weight, 1 by default.
+    """Split `FILE[:weight]` into the file and the weight (default 1).
 
     Raises:
-        UsageError: a weight that is no number.
+        UsageError: the weight is not a number.
     """
     name, colon, weight = word.rpartition(":")
     if not colon or "/" in weight or weight.lower().endswith(".safetensors"):
@@ -58,23 +58,23 @@ def lora_and_weight(word: str) -> tuple[Path, float]:
 
 
 def readable(word: str) -> tuple[Path, float]:
-    """As `lora_and_weight`, of a file that is there and no pickle."""
+    """Like `lora_and_weight`, and check that the file exists and is not a pickle."""
     file, weight = lora_and_weight(word)
     if not nameable(str(file)) or not file.is_file():
         raise UsageError(f"--lora {word}: there is no such file")
     if file.suffix.lower() != ".safetensors":
-        raise ModelError(f"--lora {file.name}: only .safetensors is read as a LoRA; a pickle can run code")
+        raise ModelError(f"--lora {file.name}: LoRAs must be .safetensors files; a pickle can run code")
     return file, weight
 
 
 def add(pipe: Any, name: str, words: Sequence[str]) -> list[str]:
-    """Every file with its weight, fused into the networks' own weights: a step costs what it did before; beside them
-    where they are quantised. `pipe` is the diffusers pipeline of the networks of the model called `name`. Answers what
-    the user should know: files that fit in part.
+    """Fuse every file with its weight into the networks' weights, so that steps cost the same as before; quantised
+    weights keep the LoRA separate. `pipe` is the diffusers pipeline of the model called `name`. Returns notices about
+    files that fit only in part.
 
     Raises:
-        ModelError: a family without LoRAs, or a file that does not fit.
-        UsageError: a file that is not there.
+        ModelError: the family supports no LoRA, or a file does not fit.
+        UsageError: a file does not exist.
     """
     import torch
 
@@ -82,16 +82,16 @@ def add(pipe: Any, name: str, words: Sequence[str]) -> list[str]:
 
     if not hasattr(pipe, "load_lora_weights"):
         raise ModelError(
-            f"--lora: model {name} is of a family that diffusers adds no LoRA to ({type(pipe).__name__}); leave it "
+            f"--lora: model {name} is of a family without LoRA support in diffusers ({type(pipe).__name__}); leave it "
             "out, or choose another --model: FLUX.1, FLUX.2, Z-Image, Qwen-Image, Chroma, Krea 2, Stable Diffusion"
         )
     networks: list[Any] = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     if any(network.device.type == "meta" for network in networks):
         raise ModelError(
-            f"--lora is added to all networks of model {name}, and there is no memory for its text encoders; what "
+            f"--lora is added to all networks of model {name}, and memory is too small for its text encoders; what "
             f"helps: --dtype bf16, closing other programs"
         )
-    packed = [layer for network in networks for layer in unpack(network)]  # peft puts layers of its own in their place
+    packed = [layer for network in networks for layer in unpack(network)]  # peft replaces these layers by its own
     try:
         with torch.no_grad(), quiet("diffusers"):
             weights = [_load_lora(pipe, f"lora{k}", name, word) for k, word in enumerate(words)]
@@ -110,7 +110,7 @@ def add(pipe: Any, name: str, words: Sequence[str]) -> list[str]:
 
 
 def _in_part(pipe: Any, adapter: str, name: str, word: str) -> Iterator[str]:
-    """A line, where a file has matrices for layers that the networks do not have: diffusers leaves them out."""
+    """Yield a notice if a file has matrices for layers that the networks do not have; diffusers ignores them."""
     import torch
 
     file, _ = lora_and_weight(word)
@@ -123,7 +123,7 @@ def _in_part(pipe: Any, adapter: str, name: str, word: str) -> Iterator[str]:
 
 
 def is_lora(name: str) -> bool:
-    """Whether `name` is a file whose tensors are a LoRA's, by its header alone."""
+    """Whether `name` is a file with the tensors of a LoRA; reads only its header."""
     file = expanded(name)
     if not nameable(str(file)) or not file.is_file() or file.suffix.lower() != ".safetensors":
         return False
@@ -134,10 +134,10 @@ def is_lora(name: str) -> bool:
 
 
 def _check_kind(file: Path) -> None:
-    """Refuse what is no LoRA, by its name.
+    """Refuse a file that is not a LoRA.
 
     Raises:
-        ModelError: it is something else, or cannot be read.
+        ModelError: it is something else (the message says what), or cannot be read.
     """
     try:
         keys = [key for key, _ in shapes("", file)]
@@ -148,17 +148,17 @@ def _check_kind(file: Path) -> None:
         found = [key for key in keys if mark in key]
         if found and (mark == "lora_mid" or not pairs):
             raise ModelError(
-                f"--lora {file.name}: is {what}, by its tensor {found[0][:80]}; plain LoRA files (lora_down "
-                "and lora_up, or lora_A and lora_B) are read"
+                f"--lora {file.name}: is {what}, by its tensor {found[0][:80]}; only plain LoRA files (lora_down "
+                "and lora_up, or lora_A and lora_B) are supported"
             )
 
 
 def _check_words(file: Path) -> None:
-    """Refuse a LoRA whose names are more than names: peft takes them for regular expressions, and a stranger's may take
-    for ever.
+    """Refuse a LoRA whose layer names are not plain: peft uses them as regular expressions, and untrusted ones may
+    never finish.
 
     Raises:
-        ModelError: names the first.
+        ModelError: a name is not plain; the message has the first.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -189,7 +189,7 @@ def _check_words(file: Path) -> None:
 
 
 def _ranks(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The ranks that peft's configuration says: matrices of so many rows are made before the file's are put there."""
+    """Yield the ranks in peft's configuration: peft allocates matrices of that many rows before loading the file."""
     for key, value in metadata.items():
         last = str(key).rpartition(".")[2]
         if last == "r" and value is not None:
@@ -200,7 +200,7 @@ def _ranks(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 @contextmanager
 def _lower_case(file: Path) -> Iterator[Path]:
-    """`file` under a name that ends in .safetensors: by another ending diffusers would take it for a pickle."""
+    """Provide `file` under a name that ends in .safetensors; diffusers takes other suffixes for pickles."""
     if file.suffix == ".safetensors":
         yield file
         return
@@ -214,7 +214,7 @@ def _lower_case(file: Path) -> Iterator[Path]:
 
 
 def _load_lora(pipe: Any, adapter: str, name: str, word: str) -> float:
-    """One file into the pipeline of the model called `name`; its weight."""
+    """Load one file into the pipeline of the model called `name`; return its weight."""
     from safetensors import SafetensorError
 
     file, weight = readable(word)

@@ -1,7 +1,7 @@
-"""How much memory a model of latents needs: before its weights are loaded, and before it runs.
+"""Estimate the memory of a latent model, before its weights are loaded and before it runs.
 
-Weights are counted from the headers of their files. What the networks need while they run was measured with the
-networks of Stable Diffusion 1.5 on a CPU (docs/diffusers.md): bytes a pixel, for half and for single precision.
+Weights are counted from the headers of their files. The memory of the computation was measured with the networks of
+Stable Diffusion 1.5 on a CPU (docs/diffusers.md): bytes per pixel, for half and single precision.
 """
 
 from __future__ import annotations
@@ -26,39 +26,38 @@ if TYPE_CHECKING:
     from editkit.diffusion.model import Model, Pass
 
 DECODER = {2: 1_000, 4: 3_500}
-"""Bytes a pixel while a VAE decodes, by the size of a number."""
+"""Bytes per pixel of a decoding VAE, by the size of a number."""
 
 DENOISER = {2: 1_200, 4: 2_400}
-"""Bytes a pixel while a latent UNet looks at both halves of guidance."""
+"""Bytes per pixel of a latent UNet with both branches of guidance."""
 
 _READERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 @runtime_checkable
 class Tiles(Protocol):
-    """A model whose decoder can work in tiles of `tile_side` pixels a side."""
+    """A model whose decoder can work in tiles of `tile_side` pixels per side."""
 
     @property
     def tile_side(self) -> int: ...
 
     def tile(self) -> None:
-        """Decode and encode large pictures tile by tile from now on."""
+        """Decode and encode large pictures in tiles from now on."""
         ...
 
 
 def weigh(layout: Layout, itemsize: int, free: int, beside: int = 0, gpu: bool = False) -> bool:
-    """Look whether the weights fit before they are read. True: they do without the text encoders, which are to stay on
-    disk.
+    """Check before reading whether the weights fit. True: only without the text encoders, which must then stay on disk.
 
     Args:
         layout: a model's folder.
         itemsize: bytes of one of its numbers.
-        free: bytes.
-        beside: bytes that are needed beside the weights to do anything; text encoders make room for them too.
-        gpu: it is a GPU's memory.
+        free: free bytes.
+        beside: further bytes that any computation needs; text encoders stay on disk for them too.
+        gpu: whether it is a GPU's memory.
 
     Raises:
-        ModelError: they do not; says what is needed, what there is, and what helps.
+        ModelError: they do not fit; the message says what is needed, what is free, and what helps.
     """
     network, readers, vae = sizes(layout, itemsize, gpu)
     needed = network + vae
@@ -74,7 +73,7 @@ def weigh(layout: Layout, itemsize: int, free: int, beside: int = 0, gpu: bool =
 
 
 def _packing(layout: Layout) -> str:
-    """That fewer bits help, where a denoiser's weights are plain."""
+    """Suggest fewer bits if a denoiser's weights are not quantised."""
     parts = [part for part in DENOISERS if layout.file is None and layout.index and layout.has(part)]
     plain = parts and layout.over is None and all(method(layout, part) is None for part in parts)
     gguf = "a GGUF of its network (--transformer FILE.gguf), "
@@ -82,9 +81,9 @@ def _packing(layout: Layout) -> str:
 
 
 def sizes(layout: Layout, itemsize: int, gpu: bool = True) -> tuple[int, int, int]:
-    """Bytes of the denoiser, the text encoders, and the VAE, from the headers of their files, with numbers of
-    `itemsize` bytes; what is packed stays so, but for what is unpacked where there is no `gpu`. Of a single file all of
-    them count as the denoiser's. `layout.int8`: the denoiser's linear layers are packed.
+    """Return the bytes of the denoiser, the text encoders, and the VAE, from the headers of their files, with numbers
+    of `itemsize` bytes. Quantised weights stay so, except those that are unpacked without a `gpu`. A single file counts
+    as the denoiser. `layout.int8`: the denoiser's linear layers are quantised.
 
     Raises:
         ModelError: there are no weights, or they cannot be read.
@@ -105,7 +104,7 @@ def sizes(layout: Layout, itemsize: int, gpu: bool = True) -> tuple[int, int, in
 
 
 def _ways(itemsize: int, gpu: bool) -> str:
-    """Options that need less memory."""
+    """Return the options that reduce memory, for messages."""
     return ("" if itemsize == 2 else "--dtype bf16, ") + ("--offload model, " if gpu else "")
 
 
@@ -121,17 +120,17 @@ def _bytes(tensors: Iterable[Stored], itemsize: int) -> int:
 
 
 def settle(passes: Sequence[Pass], itemsize: int, free: int, notify: Notify, side: int, gpu: bool = False) -> bool:
-    """True: the decoder is to work in tiles, since it would not fit at once; says so.
+    """Decide, with a notice, whether the decoder must work in tiles because memory is too small for the whole picture.
 
     Args:
-        passes: what is to be done with a model of latents that is loaded.
+        passes: the planned passes of a loaded latent model.
         itemsize: bytes of one of its numbers.
-        free: bytes.
-        side: of a tile, pixels.
-        gpu: it is a GPU's memory.
+        free: free bytes.
+        side: side of a tile, in pixels.
+        gpu: whether it is a GPU's memory.
 
     Raises:
-        ModelError: it does not fit in tiles either; says what is needed, what there is, and what helps.
+        ModelError: it does not fit in tiles either; the message says what is needed, what is free, and what helps.
     """
     pixels = max((at.height * at.width for at in passes), default=0)
     seen = max((at.window**2 if at.window else at.height * at.width for at in passes), default=0)
@@ -140,33 +139,32 @@ def settle(passes: Sequence[Pass], itemsize: int, free: int, notify: Notify, sid
     if max(network, decoder) <= free:
         return False
     if max(network, tiles) <= free:
-        notify(f"decoding in tiles of {side}: at once it would need {_gb(decoder)}, and {_gb(free)} are free")
+        notify(f"decoding in tiles of {side}: the whole picture would need {_gb(decoder)}, and {_gb(free)} are free")
         return True
     raise ModelError(
-        f"this needs about {_gb(max(network, tiles))} of memory beside the model, and {_gb(free)} are free; "
+        f"this needs about {_gb(max(network, tiles))} of memory in addition to the model, and {_gb(free)} are free; "
         f"what helps: {_ways(itemsize, gpu)}--canvas crop or auto, a smaller picture, closing other programs"
     )
 
 
 def afford_backward(model: Model, height: int, width: int, itemsize: int, device: torch.device) -> None:
-    """Refuse a backward pass through the network at this size where memory is too small; what a model holds is known of
-    those that say it.
+    """Refuse a backward pass through the network at this size if memory is too small, for models that report their use.
 
     Raises:
-        ModelError: with what is needed and what there is.
+        ModelError: it does not fit; the message says what is needed and what is free.
     """
     holds = capability(model, HoldsStates)
     needed = 0 if holds is None else holds.held * itemsize * 3 * height * width
     free = available(device)
     if needed > free:
         raise ModelError(
-            f"{model.info.name} on {width}x{height} pixels: to be differentiated it needs about {_gb(needed)} of "
+            f"{model.info.name} on {width}x{height} pixels: the backward pass needs about {_gb(needed)} of "
             f"memory, and {_gb(free)} are free; use a smaller picture, or a smaller mask with --canvas crop"
         )
 
 
 def available(device: torch.device) -> int:
-    """Bytes that are free where the networks lie."""
+    """Return the free bytes on the networks' device."""
     import psutil
     import torch
 

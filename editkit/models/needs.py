@@ -1,7 +1,7 @@
-"""What a model needs of memory, part by part, from the headers of its files: for `editkit plan`, before weights load.
+"""The memory that each part of a model needs, from the headers of its files: for `editkit plan`, before weights load.
 
-No torch. Weights are counted in the numbers they will be computed in; what networks need while they run is the estimate
-of `editkit.models.memory`, measured with the networks of Stable Diffusion 1.5: for other families it is rough.
+No torch. Weights are counted in the dtype of the computation. The memory of the computation is the estimate of
+`editkit.models.memory`, measured with the networks of Stable Diffusion 1.5; it is rough for other families.
 """
 
 from __future__ import annotations
@@ -24,24 +24,23 @@ if TYPE_CHECKING:
     from editkit.diffusion.model import Pass
 
 CARDS = (8, 12, 16, 24, 48, 80)
-"""GB of memory that GPUs have."""
+"""Common sizes of GPU memory, in GB."""
 
 ROOM = 0.92
-"""Of a GPU's memory, what is left beside its driver and what else is on it."""
+"""The usable share of a GPU's memory, without the driver and other programs."""
 
 Q4 = 4.5
-"""Bits a number of GGUF's Q4_0 and Q4_K, with the scales of its blocks."""
+"""Bits per number of GGUF's Q4_0 and Q4_K, including the scales of the blocks."""
 
 LAYER = 1_000_000_000
-"""Bytes at most of the layers that lie on the GPU at once with `--offload group`."""
+"""Most bytes of layers on the GPU at once with `--offload group`."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes: of the network that is called at every step, the text encoders, the VAE; and beside them while the network
-    and while the decoder work. `packed`: the network's weights are in few bits already. `unpacked`: of a network that
-    stays packed on a GPU alone, the bytes on a CPU. `int8`: of the network with `--quantize int8`; None where it is
-    packed.
+    """Bytes of the denoiser, the text encoders and the VAE, and the working memory of the network and of the decoder.
+    `packed`: the network's weights are quantised already. `unpacked`: for a network that stays quantised only on a
+    GPU, its bytes on a CPU. `int8`: the bytes of the network with `--quantize int8`; None: it is quantised already.
     """
 
     network: int
@@ -55,11 +54,11 @@ class Needs:
 
     @property
     def working(self) -> int:
-        """The more of the two that are needed beside weights."""
+        """The larger of the two working memories."""
         return max(self.steps, self.decoding)
 
     def ways(self) -> tuple[tuple[str, int], ...]:
-        """(what to do, bytes that are then needed), from the fastest on."""
+        """Return (what to do, bytes needed), the fastest first."""
         weights = self.network + self.vae
         return (
             ("as it is", weights + self.readers + self.working),
@@ -69,24 +68,24 @@ class Needs:
         )
 
     def in_four_bits(self, itemsize: int) -> Needs:
-        """With a GGUF of about four bits a number (Q4_K: 4.5) in the place of the network's weights."""
+        """Return the needs with a GGUF of about four bits per number (Q4_K: 4.5) as the network's weights."""
         return replace(self, network=math.ceil(self.network * Q4 / (8 * itemsize)), packed=True)
 
     def in_eight_bits(self) -> Needs:
-        """With `--quantize int8`, where it is not packed."""
+        """Return the needs with `--quantize int8`, if the network is not quantised yet."""
         return self if self.int8 is None else replace(self, network=self.int8, packed=True, int8=None)
 
     def how(self, room: float) -> str | None:
-        """The fastest way that `room` bytes are enough for; None: they are for none."""
+        """Return the fastest way that fits into `room` bytes; None: none fits."""
         return next((way for way, needed in self.ways() if needed <= room), None)
 
 
 def needs(
     name: str, passes: Sequence[Pass], itemsize: int, transformer: str | None = None, quantize: Quantize = "none"
 ) -> Needs | None:
-    """What the model called `name` needs for `passes` in numbers of `itemsize` bytes; None: it comes with editkit,
-    works on pixels, or its weights are not on this machine. Opens no socket. `transformer`: the file of its denoiser.
-    `quantize`: its linear layers are packed.
+    """Return what the model called `name` needs for `passes` in numbers of `itemsize` bytes; None: it comes with
+    editkit, works on pixels, or its weights are not on this machine. Never connects to the internet. `transformer`:
+    the file of its denoiser. `quantize`: quantise its linear layers.
     """
     if named(name) is not None:
         return None
@@ -117,23 +116,23 @@ def needs(
 
 
 def _packs(layout: Layout) -> bool:
-    """The folder's own denoiser is quantised."""
+    """Whether the folder's own denoiser is quantised."""
     own = [part for part in overlay.DENOISERS if layout.has(part) and layout.file is None]
     return any(method(layout, part) is not None for part in own)
 
 
 def cards(found: Needs) -> list[tuple[int, str | None]]:
-    """(GB of a GPU, the fastest way that fits; None: none does)."""
+    """Return (GB of a GPU, the fastest way that fits; None: none fits) for each size."""
     return [(card, found.how(ROOM * card * 1e9)) for card in CARDS]
 
 
 def bytes_of(dtype: str) -> int:
-    """Of a number, by the option --dtype; `auto` is what GPUs do."""
+    """Return the bytes per number of the option --dtype; `auto` as on GPUs."""
     return 4 if dtype == "fp32" else 2
 
 
 def lines(found: Needs, itemsize: int) -> list[str]:
-    """What `editkit plan` says of it."""
+    """Return the lines for `editkit plan`."""
     import psutil
 
     parts = {
@@ -146,7 +145,7 @@ def lines(found: Needs, itemsize: int) -> list[str]:
     fits = network + found.vae + found.working <= free
     how = "" if found.unpacked is None else f", {gb(network)} for the network, which is unpacked"
     said = [
-        f"memory, {itemsize} bytes a number{', the network packed' if found.packed else ''}: {listed}",
+        f"memory, {itemsize} bytes per number{', the network packed' if found.packed else ''}: {listed}",
         f"GPU of {_by_card(found)}",
     ]
     if not found.packed and found.how(ROOM * CARDS[0] * 1e9) != found.ways()[0][0]:
@@ -162,7 +161,7 @@ def lines(found: Needs, itemsize: int) -> list[str]:
 
 
 def _by_card(found: Needs) -> str:
-    """Sizes of GPUs with the fastest way that fits."""
+    """Format the sizes of GPUs with the fastest way that fits."""
     ways: dict[str, list[str]] = {}
     for card, way in cards(found):
         ways.setdefault(way or "too small", []).append(f"{card}")
@@ -170,5 +169,5 @@ def _by_card(found: Needs) -> str:
 
 
 def gb(number: int) -> str:
-    """Bytes in GB, at least a tenth."""
+    """Format bytes in GB, at least 0.1."""
     return f"{max(number / 1e9, 0.1):.1f} GB"

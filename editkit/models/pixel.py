@@ -30,7 +30,7 @@ _STEPS = {"ddpm": 250, "ddpm:variance=large": 250}
 
 
 def matches(layout: Layout) -> bool:
-    """A pipeline whose only network is a UNet2DModel, or a bare one."""
+    """Whether the folder is a pipeline whose only network is a UNet2DModel, or a bare UNet2DModel."""
     if layout.index.get("_class_name") == "EditkitPocket":
         return False
     if layout.index:
@@ -40,7 +40,7 @@ def matches(layout: Layout) -> bool:
 
 
 def describe(layout: Layout) -> ModelInfo:
-    """Sampler and size from the configuration; `takes` has `class` where the network needs one."""
+    """Describe sampler and size by the configuration; `takes` has `class` if the network needs one."""
     unet, scheduler = layout.config(_unet(layout)), _scheduler(layout)
     channels, out = unet.get("in_channels", 3), unet.get("out_channels", 3)
     if channels not in (1, 3) or out not in (channels, 2 * channels):
@@ -61,7 +61,7 @@ def describe(layout: Layout) -> ModelInfo:
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-    """The network in `dtype`; x_t and the schedule stay float32."""
+    """Load the network in `dtype`; x_t and the schedule stay float32."""
     from diffusers import UNet2DModel
 
     scheduler = _scheduler(layout)
@@ -73,10 +73,10 @@ class PixelUNet(PixelSpace):
     """A UNet2DModel as a `Model`.
 
     Args:
-        info: what `describe` said.
+        info: from `describe`.
         network: on its device, in its dtype.
-        schedule: the table it was trained with.
-        scheduler: its configuration: what the output means, and whether x0 is clipped.
+        schedule: its noise schedule of training.
+        scheduler: its configuration, with the prediction type and the clipping of x0.
     """
 
     def __init__(self, info: ModelInfo, network: Any, schedule: Schedule, scheduler: Mapping[str, Any]) -> None:
@@ -86,7 +86,7 @@ class PixelUNet(PixelSpace):
         self.clip = None if self.score else clip_range(scheduler)
         self.channels = int(network.config.in_channels)
         self.learned = network.config.out_channels == 2 * self.channels
-        # score-sde's networks know pixels in [0, 1]
+        # score-sde's networks use pixels in [0, 1]
         self.data_std = 0.25 if self.score else 0.5
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:

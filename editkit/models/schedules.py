@@ -1,7 +1,7 @@
-"""Schedules from the configuration files that diffusers' schedulers save.
+"""Noise schedules from the configuration files of diffusers' schedulers.
 
-The tables are those of diffusers' own scheduler classes; the rest of a configuration says how a sampler lays its
-levels. Which scheduler class a folder names does not choose the sampler for good: it is the default, nothing more.
+The tables are those of diffusers' own scheduler classes; the rest of a configuration determines the noise levels of a
+sampler. The scheduler class in a folder only sets the default sampler.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ SAMPLERS = {
     "DDIMInverseScheduler": "ddim",
     "IPNDMScheduler": "ddim",
 }
-"""Scheduler class -> the default sampler; those that are not here give way to the nearest, by order and kind."""
+"""Scheduler class -> the default sampler; others are replaced by the nearest, by order and kind."""
 
 OF_BETAS = ("beta_schedule", "beta_start", "trained_betas")
-"""A configuration with one of these has the usual table, whoever's class it is."""
+"""A configuration with one of these keys has the usual table, whatever its class."""
 
 MOST_LEVELS = 100_000
-"""Of a training; 1000 are usual."""
+"""Most training timesteps; 1000 are usual."""
 
 OTHER_LADDERS = ("use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas")
-"""Ways to spread noise levels that diffusers has and this does not; they are refused rather than passed over."""
+"""Spacings of noise levels that diffusers has but editkit does not; they are refused instead of ignored."""
 
 _PREDICTIONS: dict[str, PredictionType] = {
     "epsilon": "epsilon",
@@ -67,7 +67,7 @@ def _flows(config: Mapping[str, Any]) -> bool:
 
 
 def default_sampler(config: Mapping[str, Any]) -> str:
-    """The sampler that a scheduler configuration asks for.
+    """Return the default sampler of a scheduler configuration.
 
     Raises:
         ModelError: the scheduler's class is not known.
@@ -81,7 +81,7 @@ def default_sampler(config: Mapping[str, Any]) -> str:
 
 
 def prediction_type(config: Mapping[str, Any]) -> PredictionType:
-    """What the network's output means, by the scheduler's configuration; a score is epsilon here."""
+    """Return the prediction type of a scheduler configuration; a score counts as epsilon."""
     name = str(config.get("prediction_type", "epsilon"))
     if _flows(config):
         return "flow_prediction"
@@ -91,16 +91,16 @@ def prediction_type(config: Mapping[str, Any]) -> PredictionType:
 
 
 def clip_range(config: Mapping[str, Any]) -> float | None:
-    """The bound of the x0 estimate, None where the configuration does not clip; default: the scheduler's."""
+    """Return the bound of the x0 estimate, None if the configuration does not clip; the default is the scheduler's."""
     clips = str(config.get("_class_name", "")).startswith(("DDPM", "DDIM", "RePaint"))
     return float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", clips) else None
 
 
 def make_schedule(config: Mapping[str, Any]) -> Schedule:
-    """The table of a scheduler configuration. Imports diffusers for what is not the cosine one.
+    """Make the noise schedule of a scheduler configuration. Imports diffusers for all but the cosine schedule.
 
     Raises:
-        ModelError: it cannot be made of these values.
+        ModelError: the values are invalid.
     """
     for ladder in OTHER_LADDERS:
         if config.get(ladder):
@@ -128,7 +128,7 @@ def make_schedule(config: Mapping[str, Any]) -> Schedule:
         except (NotImplementedError, TypeError, ValueError) as error:
             raise ModelError(f"no noise schedule can be made of this scheduler configuration: {error}") from error
         betas, alphas_cumprod = trained.betas.numpy(), trained.alphas_cumprod.numpy()
-    if not ((alphas_cumprod >= 0.0) & (alphas_cumprod <= 1.0)).all():  # not a number is neither
+    if not ((alphas_cumprod >= 0.0) & (alphas_cumprod <= 1.0)).all():  # NaN fails both
         raise ModelError("no noise schedule can be made of this scheduler configuration: its betas lie beyond 0 and 1")
     spacing: Spacing = config.get("timestep_spacing", "auto")
     return Discrete(
@@ -143,11 +143,11 @@ def make_schedule(config: Mapping[str, Any]) -> Schedule:
 
 
 def make_flow(config: Mapping[str, Any], patch: int, mu: Mu | None = None) -> SizedFlow:
-    """The table of a transformer whose pipelines lay their levels themselves, evenly from 1 to 1 / steps, and let the
-    scheduler shift them: what FLUX.1 and those after it do. `mu` in place of the configuration's line.
+    """Make the schedule of a transformer whose pipelines choose the noise levels, evenly from 1 to 1 / steps, and let
+    the scheduler shift them, like FLUX.1 and later models. `mu` replaces the configuration's shift.
 
     Raises:
-        ModelError: it spreads them in a way that is not known here, or is no scheduler of flow matching.
+        ModelError: its spacing is not supported, or it is not a flow matching scheduler.
     """
     if not _flows(config):
         raise ModelError(f"scheduler {str(config.get('_class_name'))[:80]} is none of flow matching, as its model is")
@@ -169,9 +169,9 @@ def make_flow(config: Mapping[str, Any], patch: int, mu: Mu | None = None) -> Si
 
 
 def cosine_table(steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """(beta_t, alpha_bar_t), each (steps,), in float32 and to the bit as in diffusers' `squaredcos_cap_v2`: beta_t =
-    1 - f(t + 1) / f(t), at most 0.999, f(t) = cos((t / T + 0.008) / 1.008 pi / 2)^2 (Nichol & Dhariwal 2021,
-    arXiv:2102.09672, eq. 17). Written here since importing diffusers takes longer than an edit by `pocket`.
+    """Return (beta_t, alpha_bar_t), each (steps,), in float32, bit-identical to diffusers' `squaredcos_cap_v2`: beta_t
+    = 1 - f(t + 1) / f(t), at most 0.999, f(t) = cos((t / T + 0.008) / 1.008 pi / 2)^2 (Nichol & Dhariwal 2021,
+    arXiv:2102.09672, eq. 17). Implemented here because importing diffusers takes longer than an edit with `pocket`.
     """
     import torch
 

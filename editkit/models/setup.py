@@ -1,6 +1,6 @@
-"""What is done to a loaded model: LoRA files added (`models/lora.py`), a refiner joined, compiled, offloaded.
+"""Prepare a loaded model: add LoRA files (`models/lora.py`), join a refiner, compile, offload.
 
-All of it is done by diffusers, peft and accelerate themselves, on the pipeline that a model's networks make up.
+All of this is done by diffusers, peft and accelerate, on a pipeline of the model's networks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Offload = Literal["none", "model", "group", "sequential"]
 
 
 class Asked(Protocol):
-    """What is asked of a model, as `editkit.plugin.options.Options` has it."""
+    """The options for a model, as in `editkit.plugin.options.Options`."""
 
     @property
     def lora(self) -> tuple[str, ...]: ...
@@ -47,7 +47,7 @@ class Asked(Protocol):
 
 @dataclass(frozen=True)
 class Setup:
-    """Options of the run that make another model of a model; see `Options`. Hashable: loaded models are kept by it."""
+    """The options of a run that change a model; see `Options`. Hashable, as part of the key of loaded models."""
 
     lora: tuple[str, ...] = ()
     refiner: str | None = None
@@ -58,11 +58,11 @@ class Setup:
 
     @classmethod
     def of(cls, options: Asked) -> Setup:
-        """What `options` ask for.
+        """Collect the setup from `options`.
 
         Raises:
-            ModelError: a LoRA that is a pickle.
-            UsageError: a LoRA or a refiner that is not written as it should be, or a file that is not there.
+            ModelError: a LoRA is a pickle.
+            UsageError: a LoRA or refiner is not written correctly, or a file does not exist.
         """
         for word in options.lora:
             lora.readable(word)
@@ -73,23 +73,23 @@ class Setup:
 
 @runtime_checkable
 class FromPipeline(Protocol):
-    """A model whose networks make up a diffusers pipeline."""
+    """A model whose networks form a diffusers pipeline."""
 
     @property
     def denoiser(self) -> Any:
-        """The network that is called at every step."""
+        """Return the network that is called at every step."""
         ...
 
     def pipeline(self) -> Any:
-        """A diffusers pipeline of the very same networks."""
+        """Build a diffusers pipeline of the same network objects."""
         ...
 
 
 def refiner_and_start(word: str) -> tuple[str, float]:
-    """`MODEL[:start]` as the model and the fraction of training time at which it takes over, 0.8 by default.
+    """Split `MODEL[:start]` into the model and the fraction of training time of the switch (default 0.8).
 
     Raises:
-        UsageError: a fraction that is none.
+        UsageError: the start is not a fraction.
     """
     name, colon, start = word.rpartition(":")
     if not colon or "/" in start or not start[:1].isdigit():  # `name:fp16` is a variant
@@ -101,12 +101,12 @@ def refiner_and_start(word: str) -> tuple[str, float]:
 
 
 def check(info: ModelInfo, setup: Setup, device: torch.device, offline: bool) -> None:
-    """Look whether `setup` can be done, before any weight is loaded.
+    """Check whether `setup` is possible, before any weight is loaded.
 
     Raises:
-        ModelError: not with the model of `info`.
+        ModelError: not with this model.
         UsageError: not on this device.
-        ExtraError: by a library that is not installed.
+        ExtraError: a library is not installed.
     """
     backends.check(info, setup.backend, device.type, setup.compile)
     backends.check_bits(info, setup)
@@ -122,18 +122,18 @@ def check(info: ModelInfo, setup: Setup, device: torch.device, offline: bool) ->
 
 
 def home(setup: Setup, device: torch.device) -> torch.device:
-    """Where weights are loaded to: what is offloaded rests in main memory."""
+    """Return the device for loading weights; offloaded ones stay in main memory."""
     import torch
 
     return device if setup.offload == "none" else torch.device("cpu")
 
 
 def prepared(model: Model, setup: Setup, device: torch.device, dtype: torch.dtype, offline: bool) -> Model:
-    """`model`, loaded to its `home`, as `setup` asks for it.
+    """Prepare `model`, loaded to its `home`, by `setup`.
 
     Raises:
-        ModelError: it cannot be done with this model.
-        UsageError: files that are not there.
+        ModelError: it is not possible with this model.
+        UsageError: a file does not exist.
     """
     if setup == Setup():
         return model
@@ -175,8 +175,8 @@ def _as_pipeline(model: Model, flag: str) -> FromPipeline:
 
 
 def _offload(model: FromPipeline, how: Offload, device: torch.device) -> None:
-    """Networks stay in main memory and are moved to the device for as long as each is used (accelerate), or each of
-    their layers, by diffusers' group offloading while the layer before it works.
+    """Keep networks in main memory and move each to the device only while it is used (accelerate), or move each layer
+    while the previous one computes (diffusers' group offloading).
     """
     import torch
 

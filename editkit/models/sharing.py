@@ -1,8 +1,8 @@
-"""Several edits, one call of the network: edits that run side by side in threads meet where their networks are called.
+"""Batch the network calls of several edits that run in parallel threads.
 
-Each edit stays what it is, with its own plan, plugins and noise. A call waits until every other edit of the group has
-called too; calls of equal shape are then one call of the network, and each edit gets its rows. Values are those of the
-edit alone but for the rounding of larger matrices. What needs gradients is called at once and alone, since one edit's
+Each edit keeps its own plan, plugins and noise. A call waits until every other edit of the group has called too; calls
+of equal shape are then joined into one network call, and each edit gets its rows. The values are those of a single
+edit, up to the rounding of larger matrices. Calls with gradients are made immediately and separately, since one edit's
 backward pass would go through the others.
 """
 
@@ -23,12 +23,12 @@ from editkit.models import PLAIN, load
 from editkit.models.setup import Setup
 
 PATIENCE = 30.0
-"""Seconds after which a call no longer waits: who does not come may be waiting for something that the caller holds."""
+"""Seconds after which a call no longer waits: a missing edit may be waiting for something that the caller holds."""
 
 
 @dataclass(eq=False)
 class _Call:
-    """One edit's call: what it gives the network, and what came of it."""
+    """One edit's call: its arguments and its result."""
 
     forward: Callable[..., Any]
     given: tuple[Any, ...]
@@ -40,7 +40,7 @@ class _Call:
 
 @dataclass(eq=False)
 class Meeting:
-    """Where the calls of one process meet."""
+    """The meeting point of the calls in one process."""
 
     _condition: threading.Condition = field(default_factory=threading.Condition)
     _members: set[int] = field(default_factory=set)
@@ -48,13 +48,13 @@ class Meeting:
     _expected: int = 0
 
     def expect(self, count: int) -> None:
-        """So many edits are about to begin, each of which will be a `member`."""
+        """Announce `count` edits, each of which will be a `member`."""
         with self._condition:
             self._expected += count
 
     @contextmanager
     def member(self) -> Iterator[None]:
-        """This thread is one of them, until its edit ends."""
+        """Register this thread until its edit ends."""
         me = threading.get_ident()
         with self._condition:
             self._members.add(me)
@@ -67,7 +67,7 @@ class Meeting:
                 self._condition.notify_all()
 
     def call(self, forward: Callable[..., Any], given: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """What `forward(*given, **named)` gives, alone or with others."""
+        """Return `forward(*given, **named)`, computed alone or together with other calls."""
         if torch.is_grad_enabled() or threading.get_ident() not in self._members:
             return forward(*given, **named)
         mine = _Call(forward, given, named)
@@ -83,7 +83,7 @@ class Meeting:
                     one.done = True
                 self._condition.notify_all()
         with self._condition:
-            self._condition.wait_for(lambda: mine.done)  # another has it in hand
+            self._condition.wait_for(lambda: mine.done)  # another thread makes the call
         if mine.error is not None:
             raise mine.error
         return mine.out
@@ -112,7 +112,7 @@ def _answer(calls: Sequence[_Call]) -> None:
 
 
 def _shape(value: Any) -> Any:
-    """What must be equal for two calls to be one."""
+    """Return what must be equal for two calls to be joined."""
     match value:
         case Tensor():
             return tuple(value.shape), value.dtype, value.device
@@ -124,7 +124,7 @@ def _shape(value: Any) -> Any:
 
 
 def _joined(values: Sequence[Any], rows: int, copies: int) -> Any:
-    """The calls' values as those of one: rows are joined within each of the `copies` that a call has of its batch."""
+    """Join the calls' values, within each of the `copies` that a call has of its batch."""
     first = values[0]
     match first:
         case Tensor():
@@ -140,7 +140,7 @@ def _joined(values: Sequence[Any], rows: int, copies: int) -> Any:
 
 
 def _rows(out: Any, k: int, calls: int, rows: int, copies: int) -> Any:
-    """The rows of call `k`."""
+    """Return the rows of call `k`."""
     if isinstance(out, list | tuple):
         return type(out)(_rows(one, k, calls, rows, copies) for one in out)
     if not isinstance(out, Tensor):
@@ -151,9 +151,9 @@ def _rows(out: Any, k: int, calls: int, rows: int, copies: int) -> Any:
 
 @dataclass(frozen=True)
 class SharingLoad:
-    """Loads a model's weights, as `editkit.models.load` does, and lets the calls of its denoising network meet.
+    """Loads a model's weights, as `editkit.models.load` does, and batches the calls of its denoiser.
 
-    In another process it uses that process's own meeting.
+    In another process it uses that process's own meeting point.
     """
 
     meeting: Meeting = field(default_factory=Meeting, compare=False)
@@ -172,7 +172,7 @@ class SharingLoad:
 
 
 class _Meeting:
-    """A network's forward pass at a meeting."""
+    """A network's forward pass through the meeting point."""
 
     def __init__(self, forward: Callable[..., Any], meeting: Meeting) -> None:
         self._forward, self._meeting = forward, meeting

@@ -1,8 +1,7 @@
-"""Models on the hub that editkit can use, for those who look for one. The table is data: suggested.csv, a row per
-model.
+"""Suggested models on the hub. The table is suggested.csv, with one row per model.
 
-Names, sizes and licences were written down without access to the hub. `source` says what size and licence were compared
-with; where it is empty they are from memory, and the user is told. A model's page on the hub is authoritative.
+Names, sizes and licences were written down without access to the hub. `source` says what size and licence were checked
+against; if it is empty they were not checked, and the user is told. A model's page on the hub is authoritative.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ FETCHED = {
     "folder": "hf download {name} --local-dir FOLDER",
     "one": "hf download {name} FILE --local-dir .",
 }
-"""How it is fetched, by the table's column `files`: a whole model, a folder that an option takes, a file of several."""
+"""Download commands by the column `files`: a complete model, a folder for an option, one of several files."""
 
 
 class Suggested(NamedTuple):
-    """One model of the hub: its id, the commands that it is for, what it does, the GB of its files, the GPU that runs
-    it and how, its licence, with what size and licence were compared, and what is fetched of it (see `FETCHED`).
+    """One model on the hub: its id, the commands that it is for, what it does, the size of its files in GB, the GPU
+    that it needs and how, its licence, the source of size and licence, and what to download (see `FETCHED`).
     """
 
     name: str
@@ -37,12 +36,12 @@ class Suggested(NamedTuple):
 
     @property
     def command(self) -> str:
-        """The command that fetches it, with a tool of editkit or of the hub."""
+        """Return the download command, of editkit or of the hub's tool."""
         return FETCHED[self.files].format(name=self.name)
 
 
 def suggested(task: str | None = None) -> tuple[Suggested, ...]:
-    """All of the table, or the models for one command (`edit`, `inpaint`, `mask`)."""
+    """Return the whole table, or the models for one command (`edit`, `inpaint`, `mask`)."""
     table = (files("editkit.models") / "suggested.csv").read_text(encoding="utf-8")
     rows = [
         Suggested(
@@ -55,5 +54,5 @@ def suggested(task: str | None = None) -> tuple[Suggested, ...]:
 
 
 def tasks() -> tuple[str, ...]:
-    """The commands that the table has models for, in its order."""
+    """Return the commands that the table has models for, in its order."""
     return tuple(dict.fromkeys(task for row in suggested() for task in row.tasks))

@@ -1,6 +1,6 @@
-"""Where an edit works: boxes of the picture around what its mask marks.
+"""The crops that an edit works on: boxes around the masked area.
 
-Integers only, no torch: a plan can be printed without it.
+Integers only, no torch, so that a plan can be printed without it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 CELL = 16
-"""Marked pixels that lie less than this far apart belong to one hole."""
+"""Masked pixels closer than this belong to the same hole, in pixels."""
 
 GAIN = 2.0
-"""Holes get boxes of their own where that makes the area that is worked on so many times smaller."""
+"""Holes get separate boxes if that makes the total area smaller by this factor."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Box:
         return slice(self.left, self.right)
 
     def meets(self, other: Box) -> bool:
-        """True when they share a pixel."""
+        """Whether they share a pixel."""
         across = self.left < other.right and other.left < self.right
         return across and self.top < other.bottom and other.top < self.bottom
 
     def with_(self, other: Box) -> Box:
-        """The smallest box around both."""
+        """Return the smallest box around both."""
         return Box(
             min(self.left, other.left), min(self.top, other.top),
             max(self.right, other.right), max(self.bottom, other.bottom),
@@ -59,14 +59,14 @@ class Box:
 
 
 def around(mask: np.ndarray, context: float, least: int = 0) -> Box:
-    """A box inside the picture, `context` times as large as the mask's own (at least `least` pixels), around it."""
+    """Return a box inside the picture around the mask, `context` times the mask's size and at least `least` pixels."""
     return widened(bounds(mask), mask.shape, context, least)
 
 
 def crops(mask: np.ndarray, context: float, least: int = 0) -> tuple[Box, ...]:
-    """As `around`, but holes far apart each have a box of their own where that makes the work `GAIN` times less.
+    """Like `around`, but distant holes get separate boxes if that reduces the work by a factor of `GAIN`.
 
-    The boxes do not meet, and every marked pixel is in one of them.
+    The boxes do not overlap, and every masked pixel is in one of them.
     """
     whole = around(mask, context, least)
     holes = [(hole, widened(hole, mask.shape, context, least)) for hole in _holes(mask)]
@@ -85,13 +85,13 @@ def crops(mask: np.ndarray, context: float, least: int = 0) -> tuple[Box, ...]:
 
 
 def bounds(mask: np.ndarray) -> Box:
-    """The smallest box around what is marked."""
+    """Return the smallest box around the masked pixels."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
 
 
 def widened(hole: Box, shape: tuple[int, ...], context: float, least: int = 0) -> Box:
-    """A box around `hole`, `context` times as large, at least `least` pixels a side, inside a picture of `shape`."""
+    """Return a box around `hole`, `context` times as large (at least `least` pixels), inside a picture of `shape`."""
     side = max(round(context * max(hole.height, hole.width)), least)
     x0, x1 = _span(hole.left, hole.right, side, shape[1])
     y0, y1 = _span(hole.top, hole.bottom, side, shape[0])
@@ -99,7 +99,7 @@ def widened(hole: Box, shape: tuple[int, ...], context: float, least: int = 0) -
 
 
 def padded(mask: np.ndarray, padding: int) -> Box:
-    """The mask's bounds and `padding` pixels around, made square where the picture allows: diffusers' crop."""
+    """Return the mask's bounds with `padding` pixels around, square if the picture allows: diffusers' crop."""
     hole, (height, width) = bounds(mask), mask.shape
     left, right = max(hole.left - padding, 0), min(hole.right + padding, width)
     top, bottom = max(hole.top - padding, 0), min(hole.bottom + padding, height)
@@ -115,7 +115,7 @@ def padded(mask: np.ndarray, padding: int) -> Box:
 
 
 def _holes(mask: np.ndarray) -> list[Box]:
-    """The bounds of every connected part of the mask, seen in cells of `CELL` pixels."""
+    """Return the bounds of every connected part of the mask, in cells of `CELL` pixels."""
     import cv2
 
     height, width = mask.shape
@@ -132,14 +132,14 @@ def _holes(mask: np.ndarray) -> list[Box]:
 
 
 def _span(low: int, high: int, side: int, limit: int) -> tuple[int, int]:
-    """An interval of `side` (at most `limit`) around [low, high) and inside [0, limit)."""
+    """Return an interval of `side` (at most `limit`) around [low, high) and inside [0, limit)."""
     side = min(max(side, high - low), limit)
     first = min(max((low + high - side) // 2, 0), limit - side)
     return first, first + side
 
 
 def coverage(hole: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The share of `hole` (h, w) in each pixel of the picture at another, smaller size: (height, width)."""
+    """Return the share of `hole` (h, w) in each pixel at a smaller size: (height, width)."""
     sums = integral(hole)
     edges = []
     for n, size in ((hole.shape[0], height), (hole.shape[1], width)):
@@ -152,18 +152,18 @@ def coverage(hole: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def integral(flags: np.ndarray) -> np.ndarray:
-    """How many of `flags` (h, w), bool, are set in each rectangle from the top left corner: (h + 1, w + 1)."""
+    """Return the integral image of `flags` (h, w), bool: (h + 1, w + 1)."""
     import cv2
 
     return np.asarray(cv2.integral(flags.astype(np.uint8)))  # 32 bits: up to 46,340 x 46,340 pixels
 
 
 WIDE = 1 / 16
-"""A hole is wide where a disc of this radius, in sides of the crop, fits into it; strokes are not."""
+"""A hole is wide if a disc of this radius, relative to the crop's longer side, fits into it; strokes are not."""
 
 
 def is_wide(hole: np.ndarray) -> bool:
-    """True where a disc with a radius of `WIDE` of the longer side fits into `hole`."""
+    """Whether a disc with a radius of `WIDE` of the longer side fits into `hole`."""
     import cv2
 
     depth = cv2.distanceTransform(np.pad(hole, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

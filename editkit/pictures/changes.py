@@ -1,16 +1,16 @@
-"""What an edit changed: its mask, and the edit put back into the picture it was made of, the rest bit for bit.
+"""Find what an edit changed, and put only that into the original picture; all other pixels stay bit for bit.
 
-Models that edit by instruction give back a whole new picture: what was not asked for has moved by pixels, has another
-tint and has been through an encoder. `find` undoes the three in turn, and says them:
+Models that edit by instruction return a whole new picture: the unchanged parts are shifted by pixels, tinted, and
+re-encoded. `find` undoes these three in turn, and reports them:
 
-1. the shift, by phase correlation (Kuglin & Hines 1975) and then ECC (Evangelidis & Psarakis 2008) on what seems
-   unchanged, which also finds a zoom or a shear where there is one;
-2. the colours, by least trimmed squares (Rousseeuw 1984): an affine map of RGB that most of the picture obeys;
-3. what is then different by more than re-encoding makes of a place of the same texture, which the picture itself tells,
-   since most of it, or at least `CALM` of each texture, is unchanged: about where (`differences`), then to the pixel
-   (`outlines`).
+1. the shift, by phase correlation (Kuglin & Hines 1975) and then ECC (Evangelidis & Psarakis 2008) on the
+   seemingly unchanged parts, which also finds a zoom or a shear;
+2. the colours, by least trimmed squares (Rousseeuw 1984): an affine map of RGB that fits most of the picture; 3.
+re-encoding: a pixel has changed if it differs by more than re-encoding causes at the same texture. The picture itself
+   tells how much that is, since most of it, or at least `CALM` of each texture, is unchanged. The changes are found
+   roughly (`differences`), then to the pixel (`outlines`).
 
-All arrays are (H, W, 3) float32 in [0, 1] unless it says otherwise; no torch.
+All arrays are (H, W, 3) float32 in [0, 1] unless stated otherwise; no torch.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ Values = NDArray[np.float32]
 Marks = NDArray[np.bool_]
 
 NEARLY_ALL = 0.9
-"""The part of a picture from which on an edit changed all of it."""
+"""The share of changed pixels above which the edit counts as changing the whole picture."""
 
 UNLIKE = 0.4
-"""Of the power of two pictures' details, that of their difference: above, they show other things."""
+"""The power of the difference relative to that of the pictures' details; above this they show different content."""
 
 FAINT = 2.0
-"""Levels of 255: fainter details tell nothing."""
+"""In levels of 255: fainter details are ignored."""
 
 TINTS = (0.5, 2.0)
-"""Of a colour map the least and the largest gain of a direction: another one is no tint."""
+"""The smallest and largest gain of a colour map in any direction; beyond them it is not a tint."""
 
 LARGEST = 0.12
-"""Of the shorter side: a larger shift is no shift, but another picture."""
+"""The largest shift, relative to the shorter side; beyond it the pictures are unrelated."""
 
 LOOSE, TIGHT = 12.0, 3.0
-"""Levels of 255: colours that are off by so much are first, and at last, thought to be unchanged."""
+"""The first and last tolerance within which colours count as unchanged, in levels of 255."""
 
 SAME = 0.05
-"""Pixels: a shift this near to whole pixels is whole, so that nothing is interpolated."""
+"""In pixels: a shift this close to whole pixels is rounded, so that nothing is interpolated."""
 
 SMALLEST = 16
-"""Pixels: in a picture with a shorter side nothing can be registered."""
+"""The smallest side for registration, in pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +57,10 @@ class Changes:
     """What an edit did to a picture.
 
     Args:
-        shift: (x, y) in pixels, by which what did not change has moved, at the middle; right and down are positive.
-        zoom: by how much it is larger, 1: not at all.
+        shift: (x, y) of the unchanged parts, in pixels, at the centre; right and down are positive.
+        zoom: the scale factor; 1: none.
         tint: the largest mean change of a channel that was undone, in levels of 255.
-        mask: (H, W) float32 in [0, 1], 1 where the edit is, less at the edge of that where it is not sure, 0 elsewhere.
+        mask: (H, W) float32 in [0, 1], 1 inside the edit, less at uncertain edges, 0 elsewhere.
         edited: the edit with shift and colours undone.
     """
 
@@ -72,21 +72,21 @@ class Changes:
 
     @property
     def share(self) -> float:
-        """How much of the picture is not as it was, 0 to 1."""
+        """The share of the picture that changed, 0 to 1."""
         return float((self.mask > 0).mean())
 
     def onto(self, picture: Values) -> Values:
-        """`picture` with the edit in it; where the mask is 0 its very values."""
+        """Return `picture` with the edit; where the mask is 0, exactly its own values."""
         mask = self.mask[..., None]
         blended = picture + mask * (self.edited - picture)
         return np.where(mask == 0, picture, np.where(mask == 1, self.edited, blended))
 
 
 def find(picture: Values, edited: Values) -> Changes:
-    """What of `picture` is another in `edited`, of the same size.
+    """Find what of `picture` changed in `edited`, which has the same size.
 
-    An edit of more than `NEARLY_ALL` of the picture is taken as it came: nothing is left that tells a shift or a tint.
-    Nothing is lost where the edit has no counterpart: what the shift pushed out of the frame is kept as it was.
+    An edit of more than `NEARLY_ALL` of the picture is used unchanged, because nothing is left to estimate a shift or a
+    tint. Areas that the shift moved out of the frame keep the original pixels.
     """
     matrix = _registered(picture, edited)
     back, seen = _undone(edited, matrix)
@@ -111,13 +111,13 @@ def _grey(picture: Values) -> Values:
 
 
 def _detail(grey: Values, coarsest: float = 8.0) -> Values:
-    """What lies between one pixel and the `coarsest`: neither the noise of an encoder nor a tint."""
+    """Return the detail between one pixel and the `coarsest` scale: neither encoder noise nor a tint."""
     detail: Values = cv2.GaussianBlur(grey, (0, 0), 1.0) - cv2.GaussianBlur(grey, (0, 0), coarsest)
     return detail
 
 
 def _registered(picture: Values, edited: Values) -> NDArray[np.float64]:
-    """The 2 x 3 matrix that takes a place (x, y) of `picture` to the same thing's place in `edited`."""
+    """Return the 2 x 3 matrix that maps (x, y) of `picture` to the corresponding point of `edited`."""
     still = np.eye(2, 3)
     height, width = picture.shape[:2]
     if min(height, width) < SMALLEST:
@@ -142,7 +142,7 @@ def _registered(picture: Values, edited: Values) -> NDArray[np.float64]:
 
 
 def _unlike(picture: Values, back: Values, seen: Marks) -> bool:
-    """Whether not even the most similar parts of the two have the same details."""
+    """Whether even the most similar parts of the two have different details."""
     before, after = (_detail(_grey(one), 3.0) for one in (picture, back))
     off, both = (cv2.GaussianBlur(one, (0, 0), 2.0)[seen] for one in (np.square(after - before), before**2 + after**2))
     if not off.size:
@@ -156,7 +156,7 @@ def _shifted(x: float, y: float) -> NDArray[np.float64]:
 
 
 def _refined(before: Values, after: Values, matrix: NDArray[np.float64], kind: int) -> NDArray[np.float64] | None:
-    """`matrix` made better by ECC, where the pictures seem to be the same; None: it does not converge."""
+    """Refine `matrix` by ECC on the parts that seem unchanged; None: it does not converge."""
     back, seen = _undone(after, matrix)
     off = cv2.GaussianBlur(np.abs(back - before), (0, 0), 4.0)
     alike = seen & (off <= np.quantile(off[seen], 0.6)) if seen.any() else seen
@@ -174,7 +174,7 @@ def _refined(before: Values, after: Values, matrix: NDArray[np.float64], kind: i
 
 
 def _masked(alike: Marks, matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """`alike` as OpenCV wants it: of the edited picture."""
+    """Return `alike` in the coordinates of the edited picture, for OpenCV."""
     height, width = alike.shape
     moved: NDArray[np.uint8] = cv2.warpAffine(
         alike.astype(np.uint8), matrix, (width, height), flags=cv2.INTER_NEAREST, borderValue=0
@@ -183,7 +183,7 @@ def _masked(alike: Marks, matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def _misfit(before: Values, after: Values, matrix: NDArray[np.float64]) -> float:
-    """How different the half is that differs least, per pixel, with `matrix` undone."""
+    """Return the mean difference per pixel of the more similar half, with `matrix` undone."""
     back, seen = _undone(after, matrix)
     if seen.mean() < 0.5:
         return np.inf
@@ -192,7 +192,7 @@ def _misfit(before: Values, after: Values, matrix: NDArray[np.float64]) -> float
 
 
 def _undone(edited: Values, matrix: NDArray[np.float64]) -> tuple[Values, Marks]:
-    """`edited` with everything back in its place, and (H, W) where there is something of it."""
+    """Return `edited` with `matrix` undone, and (H, W) where it has pixels."""
     height, width = edited.shape[:2]
     linear, offset = matrix[:, :2], matrix[:, 2]
     ys, xs = np.mgrid[0:height, 0:width].astype(np.float32)
@@ -209,7 +209,7 @@ def _undone(edited: Values, matrix: NDArray[np.float64]) -> tuple[Values, Marks]
 
 
 def _colours(picture: Values, edited: Values, seen: Marks) -> NDArray[np.float64]:
-    """(4, 3): the affine map of RGB, linear part above the offset, that takes most of `picture` to `edited`."""
+    """Return the affine map of RGB, (4, 3), linear part above the offset, that maps most of `picture` to `edited`."""
     height, width = seen.shape
     step = max(1, round(np.sqrt(height * width / 40_000)))
     size = (max(1, width // step), max(1, height // step))
@@ -229,7 +229,7 @@ def _colours(picture: Values, edited: Values, seen: Marks) -> NDArray[np.float64
         off = np.square(rows @ found - wanted).sum(1)
         found = _fitted(rows, wanted, (off <= np.quantile(off, 0.5)).astype(np.float64))
     rare = _rarity(rows[:, :3])
-    for within in np.geomspace(LOOSE, TIGHT, 10) / 255.0:  # rare colours are off by little, what changed by much
+    for within in np.geomspace(LOOSE, TIGHT, 10) / 255.0:  # rare colours differ little, changed ones much
         off = np.square(rows @ found - wanted).sum(1)
         found = _fitted(rows, wanted, rare * np.square(within**2 / (within**2 + off)))
     gains = np.linalg.svd(found[:3], compute_uv=False)
@@ -239,7 +239,7 @@ def _colours(picture: Values, edited: Values, seen: Marks) -> NDArray[np.float64
 def _fitted(
     rows: NDArray[np.float64], wanted: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The (4, 3) map of `rows` (n, 4) to `wanted` (n, 3), which is the identity where nothing speaks against it."""
+    """Fit the (4, 3) map of `rows` (n, 4) to `wanted` (n, 3), regularised towards the identity."""
     weak = 1e-4 * weights.sum() * np.eye(4)
     still = np.vstack([np.eye(3), np.zeros(3)])
     given = rows * weights[:, None]
@@ -248,16 +248,16 @@ def _fitted(
 
 
 def _rarity(colours: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n,): one over the root of how many of (n, 3) colours are alike."""
+    """Return weights (n,): one over the square root of the number of similar colours among (n, 3)."""
     places = (np.clip(colours, 0.0, 0.999) * 10).astype(int) @ np.array([100, 10, 1])
     rarity: NDArray[np.float64] = 1.0 / np.sqrt(np.bincount(places, minlength=1000)[places])
     return rarity
 
 
 def _mask(picture: Values, back: Values, forth: Values, seen: Marks, marks: Marks) -> Values:
-    """(H, W): 1 where `back`, the edit, changed what the picture is in its colours, `forth`; at the edge of that how
-    probable it is, so that the edit fades where it is not sure, and never outside; else 0. Only near `marks` is it
-    looked at.
+    """Return (H, W): 1 where `back`, the edit, differs from `forth`, the picture in the edit's colours; at edges the
+    probability of a change, so that the edit fades where it is uncertain; 0 elsewhere. Only pixels near `marks` are
+    examined.
     """
     mask = np.zeros(seen.shape, np.float32)
     if not marks.any():
@@ -266,9 +266,10 @@ def _mask(picture: Values, back: Values, forth: Values, seen: Marks, marks: Mark
     sides = (np.flatnonzero(marks.any(axis)) for axis in (1, 0))
     at = tuple(slice(max(0, int(side[0]) - margin), int(side[-1]) + margin + 1) for side in sides)
     around = [np.maximum(texture(a), texture(b)) for a, b in zip(planes(picture), planes(back), strict=True)]
-    likely = outlined(np.dstack(planes(back - forth))[at], np.dstack(around)[at], seen[at], marks[at])
+    before, after = (np.dstack(planes(one))[at] for one in (forth, back))
+    likely = outlined(before, after, np.dstack(around)[at], seen[at], marks[at])
     changed = whole(likely > 0.5)
     edge = changed & (cv2.erode(changed.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1) == 0)
-    fading = np.where(likely > 0.5, likely, 1.0)  # what was filled in is like the picture anyway
+    fading = np.where(likely > 0.5, likely, 1.0)  # filled-in pixels resemble the picture anyway
     mask[at] = np.where(edge, fading, 1.0) * (changed & seen[at])
     return mask

@@ -1,4 +1,4 @@
-"""Colours in words."""
+"""Parse colours."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from editkit.errors import short
 
 
 def rgb(color: str) -> tuple[int, int, int]:
-    """The three bytes of `#rrggbb`, `#rgb` (the # may be left out) or a name such as white (those of CSS).
+    """Return the three bytes of `#rrggbb`, `#rgb` (the # is optional) or a CSS name such as white.
 
     Raises:
-        ValueError: it is written otherwise; the nearest name is said.
+        ValueError: not a colour; the message suggests the nearest name.
     """
     from PIL import ImageColor
 

@@ -1,7 +1,7 @@
-"""About where two pictures differ by more than re-encoding makes: the difference at several scales, in units of what it
-is in places of the same texture. `outlines` makes it exact.
+"""Find roughly where two pictures differ by more than re-encoding causes: the difference at several scales, relative to
+that of places with the same texture. `outlines` refines it.
 
-All arrays are (H, W, 3) float32 in [0, 1] unless it says otherwise.
+All arrays are (H, W, 3) float32 in [0, 1] unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ Values = NDArray[np.float32]
 Marks = NDArray[np.bool_]
 
 SCALES = (0.8, 2.0, 4.0)
-"""Deviations in pixels of the blurs at which pictures are compared."""
+"""Standard deviations of the blurs for the comparison, in pixels."""
 
 DEVIATIONS = 4.0
-"""A change is so many deviations of what re-encoding does."""
+"""A change exceeds this many standard deviations of the re-encoding error."""
 
 FLOORS = (3.0, 2.0, 1.5)
-"""And at least so many levels of 255, at each scale: pictures of equal bits have no noise at all."""
+"""The smallest change at each scale, in levels of 255: identical pictures have no noise at all."""
 
 CEILINGS = (64.0, 24.0, 12.0)
-"""And at most so many: an edit that changed everything has no part that tells what re-encoding does."""
+"""The largest threshold at each scale: an edit that changed everything has no unchanged part to measure."""
 
 SURE = 2.0
-"""A piece is changed only near where the difference is so many times the bound."""
+"""A region counts as changed only near a difference of this many times the threshold."""
 
 EDGE = 0.5
-"""A change ends where it is this part of what it is inside: there the edge of a step lies after any blur."""
+"""A change ends at this fraction of its inner value, which is where a blurred step has its edge."""
 
 HOLE, SPECK = 1 / 2000, 1 / 8000
-"""Of the picture: what looks the same within what changed, and is no larger, changed too; what changed alone and is no
-larger did not."""
+"""Relative to the picture: smaller unchanged holes inside a change count as changed, and smaller isolated changes do
+not count."""
 
 
 def marked(picture: Values, difference: Values, seen: Marks) -> Marks:
-    """(H, W): where the `difference` of an edit to `picture` is more than re-encoding makes there."""
+    """Return (H, W): where the `difference` of an edit to `picture` exceeds that of re-encoding."""
     textures = [texture(plane) for plane in planes(picture)]
     found, sure = np.zeros(seen.shape, bool), np.zeros(seen.shape, bool)
     for scale, *limits in zip(SCALES, FLOORS, CEILINGS, strict=True):
@@ -56,19 +56,19 @@ def marked(picture: Values, difference: Values, seen: Marks) -> Marks:
 
 
 def _ending(marks: Marks, ends: Marks, scale: float) -> Marks:
-    """`marks` that end where a change does, not where its blur does; what lies deep in them stays."""
+    """Trim `marks` to the change instead of its blur; their inner part stays."""
     return (marks & ends) | _eroded(marks, round(2.5 * scale) + 2)
 
 
 def planes(picture: Values) -> list[Values]:
-    """Luma and two chromas: encoders treat them differently."""
+    """Return luma and two chroma planes, which encoders treat differently."""
     red, green, blue = (picture[..., k] for k in range(3))
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     return [luma, blue - luma, red - luma]
 
 
 def texture(plane: Values) -> Values:
-    """(H, W): how much is going on around a pixel, within the blocks of an encoder."""
+    """Return (H, W): the amount of texture around each pixel, within encoder blocks."""
     steep = np.hypot(*(cv2.Sobel(plane, cv2.CV_32F, *axis, ksize=3) for axis in ((1, 0), (0, 1))))
     around: Values = cv2.GaussianBlur(cv2.dilate(steep, np.ones((9, 9), np.uint8)), (0, 0), 3.0)
     return around
@@ -85,7 +85,7 @@ def _disc(radius: int) -> NDArray[np.uint8]:
 
 
 def _cleaned(marks: Marks, sure: Marks) -> Marks:
-    """Of `marks` what lies near something `sure`, closed, without specks."""
+    """Keep the part of `marks` near `sure`, closed, without specks."""
     height, width = marks.shape
     radius = max(3, round(min(height, width) / 100))
     least = max(9, round(height * width / 4000))
@@ -102,13 +102,13 @@ def _cleaned(marks: Marks, sure: Marks) -> Marks:
 
 
 def whole(changed: Marks) -> Marks:
-    """`changed` without specks and small holes."""
+    """Remove specks and small holes from `changed`."""
     filled = ~_large(~changed, HOLE, connectivity=4)
     return _large(filled, SPECK, connectivity=8)
 
 
 def _large(marks: Marks, least: float, connectivity: int) -> Marks:
-    """The pieces of `marks` of at least this part of the picture, or 9 pixels."""
+    """Keep the parts of `marks` of at least this share of the picture, or 9 pixels."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(marks.astype(np.uint8), connectivity=connectivity)
     kept = stats[:, cv2.CC_STAT_AREA] >= max(9, least * marks.size)
     kept[0] = False

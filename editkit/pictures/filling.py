@@ -1,4 +1,4 @@
-"""What a hole is filled with when nothing is known but its surroundings, and how deep a pixel lies in it."""
+"""Fill holes from their surroundings alone, and compute the depth of a pixel in a hole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def depth_in(unknown: Tensor) -> Tensor:
-    """Distance of each pixel to the nearest known one, in pixels (chessboard); 0 where it is known."""
+    """Return the chessboard distance of each pixel to the nearest known one, in pixels; 0 for known pixels."""
     import cv2
 
     distance = cv2.distanceTransform(unknown.byte().cpu().numpy(), cv2.DIST_C, 3)
@@ -25,30 +25,29 @@ def depth_in(unknown: Tensor) -> Tensor:
 
 CYCLES = 6
 SWEEPS = 4
-"""V-cycles, and Jacobi's sweeps before and after each coarser level of one."""
+"""V-cycles, and Jacobi sweeps before and after each coarser level."""
 
 TINY = 1e-30
-"""Divided by instead of 0."""
+"""Replaces a divisor of 0."""
 
 DAMPING = 0.8
-"""Of Jacobi's sweeps: undamped they leave a checkerboard as it is."""
+"""Damping of the Jacobi sweeps; undamped sweeps do not reduce a checkerboard."""
 
 
 class Normals(Protocol):
     """Anything that draws noise, such as `editkit.diffusion.noise.Stream`."""
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """N(0, 1) of `shape`."""
+        """Draw N(0, 1) of `shape`."""
         ...
 
 
 def smooth_fill(x0: Tensor, mask: Tensor) -> Tensor:
-    """The known pixels, and in the hole their masked pyramid average (push-pull: Gortler et al. 1996, section
-    3.4).
+    """Fill the hole with the masked pyramid average of the known pixels (push-pull: Gortler et al. 1996, section 3.4).
 
     Going down, level k holds `sum(w x) / sum(w)` over 2x2 blocks with weight `w = min(1, sum w)`; coming
-    back, a pixel of weight w is `w x + (1 - w) up(coarser)`. Where mask = 0 the result is x0 exactly; what x0
-    holds in the hole has no influence. A picture without known pixels becomes 0.
+    back, a pixel of weight w is `w x + (1 - w) up(coarser)`. Where mask = 0 the result is x0 exactly; the
+    values of x0 in the hole have no influence. A picture without known pixels becomes 0.
     """
     known = (mask < 0.5).to(x0.dtype)
     levels = [(x0 * known, known)]
@@ -65,14 +64,13 @@ def smooth_fill(x0: Tensor, mask: Tensor) -> Tensor:
 
 
 def membrane(x0: Tensor, mask: Tensor) -> Tensor:
-    """The known pixels of x0 (b, c, h, w), and where mask (b or 1, 1, h, w) is 1 the harmonic function that they fix:
+    """Fill x0 (b, c, h, w) where mask (b or 1, 1, h, w) is 1 with the harmonic function determined by the known pixels:
 
         x_p = mean of x_q over the four neighbours q of p,
 
-    beyond the picture's border it goes on as it ends. Solved from `smooth_fill` on by conjugate gradients (flexible:
-    Notay 2000), preconditioned by multigrid (Briggs, Henson & McCormick 2000, "A multigrid tutorial"): the time follows
-    the number of pixels around the hole, and no cycle makes it worse, whatever the sides and borders. Without known
-    pixels it is 0.
+    with the border pixels repeated beyond the picture. Solved by flexible conjugate gradients (Notay 2000) starting
+    from `smooth_fill`, preconditioned by multigrid (Briggs, Henson & McCormick 2000, "A multigrid tutorial"): the time
+    is proportional to the number of pixels around the hole, and the residual never grows. Without known pixels it is 0.
     """
     free = (mask >= 0.5).to(x0.dtype)
     if not bool(free.any()):
@@ -96,20 +94,20 @@ def membrane(x0: Tensor, mask: Tensor) -> Tensor:
 
 
 def seamless(image: Tensor, known: Tensor, mask: Tensor) -> Tensor:
-    """`known` (b, c, h, w), and where mask (b or 1, 1, h, w) > 0 `image` with its tones bent to meet it at the rim:
-    image + membrane(known - image), the same Laplacian as `image` (Perez et al. 2003, "Poisson image editing").
+    """Blend `image` into `known` (b, c, h, w) where mask (b or 1, 1, h, w) > 0, with tones that match at the rim:
+    image + membrane(known - image), which has the Laplacian of `image` (Perez et al. 2003, "Poisson image editing").
     """
     hole = (mask > 0).to(image.dtype)
     return known.where(hole == 0, image + membrane((known - image) * (1.0 - hole), hole))
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """The inner product of each picture's channel: (b, c, 1, 1)."""
+    """Return the inner product for each channel of each picture: (b, c, 1, 1)."""
     return (a * b).sum((-2, -1), keepdim=True)
 
 
 def _with_rim(free: Tensor) -> tuple[EllipsisType, slice, slice]:
-    """The rows and columns of what is marked in (b, 1, h, w), and the pixels next to them."""
+    """Return the rows and columns of the marked pixels of (b, 1, h, w), with one pixel around them."""
     spans = []
     for axis in (-1, -2):
         at = free.flatten(0, 1).amax((0, axis)).nonzero()[:, 0]
@@ -118,16 +116,16 @@ def _with_rim(free: Tensor) -> tuple[EllipsisType, slice, slice]:
 
 
 def _correction(residual: Tensor, free: Tensor) -> Tensor:
-    """About the e with e - mean(e) = `residual` where `free` (b or 1, 1, h, w) is 1 and e = 0 elsewhere: a V-cycle."""
+    """Approximate by a V-cycle: e - mean(e) = `residual` where `free` (b or 1, 1, h, w) is 1, e = 0 elsewhere."""
     e = _swept(torch.zeros_like(residual), residual, free)
     height, width = e.shape[-2:]
     if max(height, width) > 2:
         block = (min(2, height), min(2, width))
         left = (residual - e + _around(e)) * free
-        # A pixel that lies half beyond the border has half of what a whole one is to spread, or too much is corrected.
+        # A coarse pixel half beyond the border has half the weight, otherwise the correction would be too large.
         coarse = F.avg_pool2d(left, block, ceil_mode=True, divisor_override=block[0] * block[1])
         inside = F.avg_pool2d(free, block, ceil_mode=True)
-        # The operator is the Laplacian times -h^2 / 4: on pixels twice as large the same function has four times of it.
+        # The operator is the Laplacian times -h^2 / 4, so it is four times as large on pixels of twice the size.
         coarse = _correction(4.0 * coarse, (inside == 1).to(free))
         finer = F.interpolate(
             coarse, scale_factor=(float(block[0]), float(block[1])), mode="bilinear", align_corners=False
@@ -138,23 +136,23 @@ def _correction(residual: Tensor, free: Tensor) -> Tensor:
 
 
 def _swept(e: Tensor, residual: Tensor, free: Tensor) -> Tensor:
-    """A few of Jacobi's sweeps, damped."""
+    """Apply a few damped Jacobi sweeps."""
     for _ in range(SWEEPS):
         e = e + DAMPING * (residual - e + _around(e)) * free
     return e
 
 
 def _around(x: Tensor) -> Tensor:
-    """The mean of the four neighbours of each pixel; beyond the border the picture goes on as it ends."""
+    """Return the mean of the four neighbours of each pixel; border pixels are repeated."""
     padded = F.pad(x, (1,) * 4, mode="replicate")
     return (padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1] + padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]) / 4
 
 
 def filled(image: Tensor, mask: Tensor, fill: Fill, stream: Normals | None = None) -> Tensor:
-    """`image` (b, c, h, w) with what `fill` says where mask (b or 1, 1, h, w) > 0.
+    """Fill `image` (b, c, h, w) by the method `fill` where mask (b or 1, 1, h, w) > 0.
 
-    smooth: a `membrane`. mean: the mean colour of the known pixels. noise: N(0, 1/4) around that, a picture's own
-    spread. original: what lies there.
+    smooth: a `membrane`. mean: the mean colour of the known pixels. noise: N(0, 1/4) around that mean, the spread of a
+    typical picture. original: unchanged.
     """
     hole = (mask > 0).to(image.dtype)
     if fill == "original":
@@ -165,6 +163,6 @@ def filled(image: Tensor, mask: Tensor, fill: Fill, stream: Normals | None = Non
     mean = (image * known).sum((-2, -1), keepdim=True) / known.sum((-2, -1), keepdim=True).clamp(min=1.0)
     if fill == "noise":
         if stream is None:
-            raise ValueError("a hole is filled with noise from a stream, and there is none")
+            raise ValueError("filling a hole with noise needs a random stream, and there is none")
         mean = mean + 0.5 * stream.normal(image.shape).to(image)
     return image.where(hole == 0, mean)

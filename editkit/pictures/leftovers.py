@@ -1,4 +1,4 @@
-"""What a tight mask leaves of a thing: flecks at its rim, before a calm background."""
+"""Find what a tight mask leaves of an object: specks at its rim, on a smooth background."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from editkit.pictures.picture import Picture
 
 BUSY, BLUR = 8.0, 3.0
-"""A pixel is of something that is so many levels of 255 off its blurred surroundings; that blur's deviation."""
+"""The smallest difference of a speck from its blurred surroundings, in levels of 255; the blur's standard deviation."""
 
 AROUND = 3
-"""How far beside its clear pixels a fleck goes on."""
+"""How far a speck extends beyond its clear pixels, in pixels."""
 
 CALM = 0.1
-"""The share of the surroundings that is of other things, at most."""
+"""Largest share of other objects in the surroundings."""
 
 
 def with_leftovers(mask: Mask, picture: Picture, reach: int) -> Mask:
-    """`mask` (H, W) and what of its thing sticks out: what begins at the mask, ends within `reach` pixels of it, and
-    lies before a calm background.
+    """Extend `mask` (H, W) by the protruding parts of its object: those that start at the mask, end within `reach`
+    pixels of it, and have a smooth background.
 
-    In grass everything goes on, and nothing is added; a branch that goes on further is a thing of its own.
+    In grass the texture continues, and nothing is added; a branch that extends further counts as another object.
     """
     import cv2
 

@@ -1,4 +1,4 @@
-"""Masks: white (1) = regenerate, black (0) = keep, between = feathered; everywhere in editkit.
+"""Masks: white (1) = regenerate, black (0) = keep, in between = feathered; everywhere in editkit.
 
 A mask is a file, an array, a Pillow image, or words such as `box:120,80,300,240` (see `pictures/shapes.py`).
 """
@@ -25,17 +25,18 @@ if TYPE_CHECKING:
 Source: TypeAlias = "str | Path | NDArray[Any] | Image.Image | BinaryIO"
 
 COLOURFUL, MOST_COLOUR = 0.2, 0.02
-"""A pixel is colourful whose channels differ by more than this share of white; so many of them make no mask."""
+"""A pixel is colourful if its channels differ by more than this share of white; a picture with more than this share of
+colourful pixels is not a mask."""
 
 DARK = 1.0 / 8.0
-"""A mask without anything brighter means something else than brightness."""
+"""If a mask has no brighter pixels, its values do not mean brightness."""
 
 COMPRESSION = 16.0 / 255.0
-"""How far from black or white the noise of a JPEG mask may lie; within it, black and white are meant."""
+"""Largest distance of JPEG noise from black or white; closer pixels count as black or white."""
 
 
 def _quiet(message: str) -> None:
-    """Tell nobody."""
+    """Ignore a message."""
 
 
 def read_mask(
@@ -46,20 +47,20 @@ def read_mask(
     notify: Callable[[str], None] = _quiet,
     models: Sequence[str] = (),
 ) -> Mask:
-    """The mask of `picture` from a file, an array, a Pillow image or words (see `pictures/shapes.py`).
+    """Read the mask of `picture` from a file, an array, a Pillow image or words (see `pictures/shapes.py`).
 
     Args:
-        source: arrays are (H, W) bool, uint8, uint16, or floats in [0, 1]; also with channels, like a picture. Of a
-            list the union is taken. A picture of the same aspect in another size is resized, with a notice.
-        invert: white = keep instead.
-        notify: called with what the user should know: a full mask, one without any white.
-        models: networks that words as `text:the dog` may ask, folders or files.
+        source: arrays are (H, W) bool, uint8, uint16, or floats in [0, 1]; also with channels, like a picture. For
+            a list, the result is the union. A mask of the same aspect ratio in another size is resized, with a notice.
+        invert: white = keep.
+        notify: called with notices for the user, for example about a full mask or one without white.
+        models: folders or files of networks for words such as `text:the dog`.
 
     Returns:
         (H, W) float32 in [0, 1], 1 = regenerate.
 
     Raises:
-        PictureError: cannot be read; another shape than the picture; in colours; nothing in it to regenerate.
+        PictureError: it cannot be read, has another shape than the picture, has colours, or is empty.
     """
     sources: Sequence[Source] = source if isinstance(source, list | tuple) else [cast(Source, source)]
     mask: Mask = np.max([load(one, picture, notify=notify, models=models) for one in sources], axis=0)
@@ -77,7 +78,7 @@ def load(
     notify: Callable[[str], None] = _quiet,
     models: Sequence[str] = (),
 ) -> Mask:
-    """The mask as `read_mask` reads it, but it may be empty."""
+    """Read a mask like `read_mask`, but allow an empty one."""
     if isinstance(source, str) and is_words(source):
         return from_words(source, picture, models)
     if isinstance(source, str) and re.match(r"[a-z]+:", source) and not is_there(source):
@@ -96,9 +97,9 @@ def load(
 
 
 def _resized(mask: Mask, picture: Picture) -> Mask | None:
-    """The mask at the picture's size, where the aspect is equal to a pixel; else None.
+    """Resize the mask to the picture's size if the aspect ratios agree to a pixel; else return None.
 
-    Of a mask of black and white every pixel that a bit of white falls into is white.
+    In a black and white mask, every pixel that contains some white becomes white.
     """
     from PIL import Image
 
@@ -116,7 +117,7 @@ def _name(source: object) -> str:
 
 
 def check(mask: Mask, name: str, *, invert: bool = False, notify: Callable[[str], None] = _quiet) -> None:
-    """An empty mask is an error; a full one, and one that is nowhere half white, a notice."""
+    """Raise an error for an empty mask; give a notice for a full one, or one that is nowhere at least half white."""
     top = float(mask.max())
     if top == 0.0:
         hint = "white is what is regenerated, see --invert-mask"
@@ -142,7 +143,7 @@ def _other_size(name: str, mask: Mask, picture: Picture) -> str:
 
 
 def _from_file(source: Source, notify: Callable[[str], None]) -> Mask:
-    """Brightness of a picture, times its alpha where that varies."""
+    """Read the mask as the brightness of a picture, times its alpha if that varies."""
     if isinstance(source, np.ndarray) and (source.dtype == np.bool_ or np.issubdtype(source.dtype, np.floating)):
         return _from_numbers(source)
     picture = Picture.read(source)
@@ -167,27 +168,27 @@ def _from_file(source: Source, notify: Callable[[str], None]) -> Mask:
     if alpha is not None:
         mask = as_mask(mask * alpha)
     if not picture.meta.lossless and picture.meta.format is not None:
-        # without this every pixel that the compression's ringing touched would be regenerated, not kept
+        # otherwise every pixel with ringing from the compression would be regenerated
         mask = np.where(mask < COMPRESSION, 0.0, np.where(mask > 1.0 - COMPRESSION, 1.0, mask))
     return as_mask(mask)
 
 
 def _scaled(mask: Mask, picture: Picture, source: Source, notify: Callable[[str], None]) -> Mask:
-    """A mask of 0 and one number near it (1, or 255 of 65535) as 0 and 1: nothing else can be meant by it.
+    """Scale a mask of 0 and one small value (1, or 255 of 65535) to 0 and 1.
 
     Raises:
-        PictureError: it has several such numbers, as a map of labels has.
+        PictureError: it has several small values, like a label map.
     """
     top = int(picture.pixels.max())
     if not picture.meta.lossless or not 0 < top < DARK * largest(picture.pixels.dtype):
         return mask
     levels = np.unique(picture.pixels[..., 0])
     if len(levels[levels > 0]) == 1:
-        notify(f"{_name(source)}: is of nothing brighter than {top}, so {top} is taken for white (regenerate)")
+        notify(f"{_name(source)}: has no value above {top}, so {top} is taken for white (regenerate)")
         return as_mask(mask > 0)
     raise PictureError(
-        f"{_name(source)}: has {len(levels)} levels from {levels[0]} to {top} of {largest(picture.pixels.dtype)}, as a "
-        f"map of labels has; say which are to be regenerated, each with a --color: "
+        f"{_name(source)}: has {len(levels)} levels from {levels[0]} to {top} of {largest(picture.pixels.dtype)}, like "
+        f"a label map; name those to regenerate, each with a --color: "
         f"editkit mask {_file(source)} --color '#010101~0' -o mask.png"
     )
 
@@ -197,7 +198,7 @@ def _file(source: Source) -> str:
 
 
 def _check_grey(picture: Picture, alpha: NDArray[Any] | None, source: Source) -> None:
-    """Refuse what shows colours: a photograph that was taken for a mask, or a mask that was painted in several."""
+    """Refuse a mask with colours: a photograph instead of a mask, or a mask painted in several colours."""
     red, green, blue = (picture.pixels[..., k] for k in range(3))  # over the last axis reductions are slow
     if np.array_equal(red, green) and np.array_equal(green, blue):
         return
@@ -215,7 +216,7 @@ def _check_grey(picture: Picture, alpha: NDArray[Any] | None, source: Source) ->
 
 
 def _from_numbers(array: NDArray[Any]) -> Mask:
-    """Booleans and floats."""
+    """Convert an array of booleans or floats."""
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.ndim != 2 or not array.size:
@@ -232,15 +233,15 @@ def _from_numbers(array: NDArray[Any]) -> Mask:
 
 
 def threshold(mask: Mask, level: float = 0.5) -> Mask:
-    """1 where the mask is at least `level`, else 0."""
+    """Return 1 where the mask is at least `level`, else 0."""
     return as_mask(mask >= level)
 
 
 def grow(mask: Mask, pixels: int) -> Mask:
-    """The mask widened by `pixels` in every direction (a disc): out(p) = max of the mask within that distance.
+    """Widen the mask by `pixels` in every direction (a disc): out(p) = max of the mask within that distance.
 
-    `grow(mask, 0)` is the mask. For a mask of 0 and 1 the disc is exact; a soft one grows by small discs, one after
-    another.
+    `grow(mask, 0)` is the mask. For a mask of 0 and 1 the disc is exact; a soft mask grows by several small discs in
+    turn.
     """
     if pixels < 0:
         raise PictureError(f"a mask grows by 0 or more pixels, got {pixels}")
@@ -248,7 +249,7 @@ def grow(mask: Mask, pixels: int) -> Mask:
         return mask.copy()
     import cv2
 
-    pixels = min(pixels, sum(mask.shape))  # beyond that all of it is reached
+    pixels = min(pixels, sum(mask.shape))  # a larger radius covers everything
     if np.isin(mask, (0.0, 1.0)).all():
         # the distance to the nearest 1; a large ellipse as a kernel would cost its area for every pixel
         distance = cv2.distanceTransform((mask == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -263,10 +264,10 @@ def grow(mask: Mask, pixels: int) -> Mask:
 
 
 def grow_rim(mask: Mask, most: int) -> Mask:
-    """The mask with a rim: every connected piece of it widened by a 6th of its thickness, from 2 to `most` pixels.
+    """Widen every connected part of the mask by a sixth of its thickness, from 2 to `most` pixels.
 
-    A thin stroke has a thin rim; seven pixels around a scratch would swallow what lies beside it. Thickness is that of
-    the largest disc that the piece holds.
+    A thin stroke gets a thin rim; seven pixels around a scratch would cover its neighbourhood. The thickness is the
+    diameter of the largest disc inside the part.
     """
     import cv2
 
@@ -283,14 +284,13 @@ def grow_rim(mask: Mask, most: int) -> Mask:
 
 
 def pieces(mask: Mask, gap: int = 0) -> list[Mask]:
-    """Its connected pieces, over sides and corners, the largest first; over gaps of about `gap` pixels as well, so that
-    what a leash or a twig before it cuts in two is one. Crumbs of less than a hundredth of the largest are left out:
-    they are an edge's, not things of their own.
+    """Return its 8-connected parts, the largest first. Gaps of about `gap` pixels are bridged, so that an object behind
+    a leash or a twig is one part. Parts smaller than a hundredth of the largest are dropped as fragments of edges.
     """
     import cv2
 
     there = (mask > 0).astype(np.uint8)
-    half = (gap + 1) // 2  # widened by half of the gap, two pieces that far apart touch
+    half = (gap + 1) // 2  # two parts that far apart touch if each grows by half of the gap
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * half + 1, 2 * half + 1))
     count, labels = cv2.connectedComponents(cv2.dilate(there, disc), connectivity=8)
     labels = np.where(there > 0, labels, 0)
@@ -302,11 +302,11 @@ def pieces(mask: Mask, gap: int = 0) -> list[Mask]:
 
 
 def feather_inside(mask: Mask, pixels: int) -> Mask:
-    """The mask with a soft edge of `pixels` that lies inside it: what was 0 stays exactly 0.
+    """Soften the edge over `pixels` inside the mask: what was 0 stays exactly 0.
 
     With d(p) the distance of a pixel's centre to the edge and R(p) the radius of the largest disc inside the mask that
-    holds p, the result is mask * min(1, d / min(pixels, R / 2)): at least the inner half of any stroke, however thin,
-    keeps its full value. The picture's own border is no edge. `feather_inside(mask, 0)` is the mask.
+    contains p, the result is mask * min(1, d / min(pixels, R / 2)): at least the inner half of any stroke, however
+    thin, keeps its full value. The picture's own border is not an edge. `feather_inside(mask, 0)` is the mask.
     """
     if pixels < 0:
         raise PictureError(f"a feather is 0 or more pixels wide, got {pixels}")
@@ -328,14 +328,14 @@ def feather_inside(mask: Mask, pixels: int) -> Mask:
             break
         reached = distance(~centres) < level
         radius[reached] = np.maximum(radius[reached], level)
-    # a pixel's centre lies half a pixel nearer to the edge than to the centre of the next pixel
+    # the edge is half a pixel closer than the centre of the next pixel
     width = np.minimum(pixels, np.maximum(radius - 0.5, 0.5) / 2.0)
     ramp = np.clip((depth - 0.5) / width, 0.0, 1.0)
     return as_mask(mask * ramp)
 
 
 def overlay(picture: Picture, mask: Mask) -> Pixels:
-    """(H, W, 3) uint8: the picture with what is to be regenerated in red, and the mask's edge in white."""
+    """Draw the mask over the picture: masked pixels in red, the edge in white. Returns (H, W, 3) uint8."""
     pixels = at_depth(picture.pixels, np.uint8).astype(np.float32)
     weight = 0.6 * mask[..., None]
     tinted = pixels * (1.0 - weight) + np.array([255.0, 0.0, 0.0], dtype=np.float32) * weight
@@ -346,6 +346,6 @@ def overlay(picture: Picture, mask: Mask) -> Pixels:
 
 
 def _eroded(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels whose four neighbours are inside as well; what lies outside the picture counts as inside."""
+    """Return the pixels whose four neighbours are inside too; outside the picture counts as inside."""
     padded = np.pad(inside, 1, constant_values=True)
     return padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]

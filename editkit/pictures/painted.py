@@ -1,12 +1,12 @@
-"""Masks that were painted in a colour: pure red on black, on white, or on transparency.
+"""Masks painted in one colour, for example pure red, on black, on white, or on transparency.
 
-What is painted is what is to be regenerated. A picture is such a mask if it shows nothing but one colour c, one
-background b, black or white, and mixtures of the two at the edges of strokes:
+Painted pixels are regenerated. A picture is such a mask if it has only one colour c, one background b, black or white,
+and mixtures of the two at the edges of strokes:
 
     pixel = b + t (c - b),  t in [0, 1],
 
-and t is the mask. Most pixels must be pure background or pure paint: the pixels of a photograph in one tint lie on such
-a line, too.
+and t is the mask. Most pixels must be pure background or pure paint, because the pixels of a tinted photograph are on
+such a line too.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from editkit.pictures.raster import Raster, largest
 from editkit.pictures.shapes import Mask, as_mask
 
 OFF = 3.0 / 255.0
-"""How far a pixel may lie from the line: rounding."""
+"""Tolerance of the distance to the line, for rounding."""
 
 OFF_LOSSY, SHARE_LOSSY = 32.0 / 255.0, 0.8
-"""The same in a lossy file, and for how much of what is painted: at its edges colours are smeared."""
+"""The same in a lossy file, and the share of painted pixels that must fulfil it: colours are smeared at edges."""
 
 PLAIN = 0.75
-"""How much of the picture must be ground or paint, not between."""
+"""The share of the picture that must be pure background or paint."""
 
 NEAR = 0.1
-"""What is so near to one of them (in t) counts as that."""
+"""Pixels this close to background or paint (in t) count as pure."""
 
 SATURATED = 0.2
-"""The channels of a colour differ by more than this share of white; else it is a grey."""
+"""A colour's channels differ by more than this share of white; otherwise it is a grey."""
 
 
 def painted(picture: Raster) -> tuple[Mask, str] | None:
-    """The mask that `picture` is, and how it was read, in words; None where it was not painted in one colour."""
+    """Return the mask and a description of how it was read; None if it was not painted in one colour."""
     red, green, blue = (picture.pixels[..., k] for k in range(3))
     if np.array_equal(red, green) and np.array_equal(red, blue):
         return None
@@ -50,7 +50,7 @@ def painted(picture: Raster) -> tuple[Mask, str] | None:
     for name, ground in (("black", 0.0), ("white", 1.0)):
         t = _along(pixels, shown, np.float32(ground), lossy)
         if t is None or (varies and ground == 1.0 and bool((t[shown] < NEAR).any())):
-            continue  # white beside transparency: neither is surely the ground
+            continue  # white and transparency: the background is ambiguous
         on = "" if t[shown].min() > 1.0 - NEAR else f" on {name}"
         said = f"is painted in one colour{on}{' on transparency' if varies else ''}; what is painted is regenerated"
         return as_mask(t * alpha if varies else np.where(shown, t, 0.0)), said
@@ -58,7 +58,7 @@ def painted(picture: Raster) -> tuple[Mask, str] | None:
 
 
 def _along(pixels: NDArray[Any], shown: NDArray[np.bool_], ground: np.float32, lossy: bool) -> NDArray[Any] | None:
-    """t of each pixel on the line from `ground` to the colour farthest from it; None where they lie on no such line."""
+    """Return t of each pixel on the line from `ground` to the colour farthest from it; None without such a line."""
     away = np.abs(pixels - ground).max(axis=2)
     far = float(away[shown].max())
     if far == 0.0:

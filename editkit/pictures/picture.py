@@ -1,7 +1,7 @@
-"""Pictures in memory: pixels, and which of them are to be regenerated.
+"""Pictures in memory: pixels, and the mask of those to regenerate.
 
-Orientation is applied when a file is read, so that width, height, masks and coordinates mean what the user sees.
-Reading and writing are in `editkit.pictures.files`; no torch is imported before a tensor is asked for.
+Orientation is applied when a file is read, so that width, height, masks and coordinates refer to what the user sees.
+Reading and writing are in `editkit.pictures.files`; torch is imported only when a tensor is needed.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from editkit.pictures.files.writing import Written
 
 Fill = Literal["smooth", "noise", "mean", "original"]
-"""What lies in a hole to begin with: see `editkit.pictures.filling.filled`."""
+"""The initial content of a hole: see `editkit.pictures.filling.filled`."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Picture(Raster):
-    """A picture in memory, upright and RGB: a `Raster`, and which of its pixels are to be regenerated.
+    """A picture in memory, upright and RGB: a `Raster` with a mask of the pixels to regenerate.
 
     Args:
         mask: (H, W) float32 in [0, 1], 1 = regenerate; None: everything may change.
-        fill: what lies under the mask where something must; None: as the model and the start have it.
-        barred: (H, W) bool, what a model that learns from the picture is not to learn from; None: nothing.
+        fill: the initial content under the mask; None: the default of the model and the start.
+        barred: (H, W) bool, pixels that a model which learns from the picture must not use; None: none.
 
     Raises:
-        PictureError: shapes or types that do not fit together.
+        PictureError: shapes or types do not match.
     """
 
     mask: NDArray[np.float32] | None = None
@@ -52,19 +52,16 @@ class Picture(Raster):
         if self.mask is not None and self.mask.shape != self.pixels.shape[:2]:
             raise PictureError(f"the mask must be {self.pixels.shape[:2]} like the pixels, got {self.mask.shape}")
         if self.barred is not None and self.barred.shape != self.pixels.shape[:2]:
-            raise PictureError(
-                f"what is barred must be {self.pixels.shape[:2]} like the pixels, got {self.barred.shape}"
-            )
+            raise PictureError(f"barred must be {self.pixels.shape[:2]} like the pixels, got {self.barred.shape}")
 
     @classmethod
     def read(cls, source: str | Path | bytes | Pixels | Image.Image | BinaryIO | Picture) -> Picture:
-        """A picture from a file, "-" (standard input), the bytes of one, an open binary file, an array or a
-        Pillow image.
+        """Read a picture from a path, "-" (standard input), bytes, an open binary file, an array or a Pillow image.
 
-        A `Picture` is given back as it is.
+        A `Picture` is returned unchanged.
 
         Raises:
-            PictureError: what was wrong with it, in one line.
+            PictureError: it cannot be read; the message is one line.
         """
         from editkit.pictures.files.reading import read
 
@@ -76,14 +73,14 @@ class Picture(Raster):
     def with_mask(
         self, mask: NDArray[Any] | None, fill: Fill | None = None, barred: NDArray[np.bool_] | None = None
     ) -> Picture:
-        """This picture with `mask`, (H, W) in [0, 1], 1 = regenerate, what lies there to begin with, and `barred`."""
+        """Return this picture with `mask`, (H, W) in [0, 1], 1 = regenerate, and the given `fill` and `barred`."""
         mask = None if mask is None else np.asarray(mask, dtype=np.float32)
         return replace(self, mask=mask, fill=fill, barred=barred)
 
     def with_pixels(self, pixels: Pixels) -> Picture:
-        """This picture with other `pixels`, of any size and of either depth.
+        """Return this picture with other `pixels`, of any size and either depth.
 
-        Alpha follows: resized where the size is another. The mask and what is barred stay only where the size does.
+        Alpha is resized if the size differs. The mask and `barred` are kept only if the size is the same.
         """
         alpha = None if self.alpha is None else at_depth(self.alpha, pixels.dtype)
         if pixels.shape[:2] == self.pixels.shape[:2]:
@@ -93,18 +90,18 @@ class Picture(Raster):
         return replace(self, pixels=pixels, alpha=alpha, mask=None, barred=None)
 
     def resized(self, width: int, height: int) -> Picture:
-        """This picture at another size, bicubic; alpha follows, the mask is left out."""
+        """Return this picture resized (bicubic) with its alpha; the mask is dropped."""
         channels = [_resize(self.visible[..., k], width, height) for k in range(3)]
         return self.with_pixels(np.stack(channels, axis=-1))
 
     def with_alpha(self, alpha: NDArray[Any] | None) -> Picture:
-        """This picture with another alpha, (H, W) of the pixels' dtype; None: opaque."""
+        """Return this picture with another alpha, (H, W) of the pixels' dtype; None: opaque."""
         return replace(self, alpha=alpha)
 
     def opaque_where(self, mask: NDArray[Any]) -> Picture:
-        """This picture with alpha raised to at least `mask`: what was filled in is to be seen.
+        """Return this picture with alpha raised to at least `mask`, so that filled pixels are visible.
 
-        A picture that is opaque everywhere afterwards has no alpha left.
+        If the result is opaque everywhere, it has no alpha.
         """
         if self.alpha is None:
             return self
@@ -114,8 +111,8 @@ class Picture(Raster):
 
     @cached_property
     def visible(self) -> Pixels:
-        """The pixels, and under full transparency the colour of the nearest one that is to be seen: what lies there in
-        the file is no picture. The very array where nothing is hidden, or everything is.
+        """Return the pixels; fully transparent ones, whose stored colours are meaningless, get the colour of the
+        nearest visible pixel. The same array if nothing or everything is hidden.
         """
         hidden = None if self.alpha is None else self.alpha == 0
         if hidden is None or not hidden.any() or hidden.all():
@@ -133,11 +130,11 @@ class Picture(Raster):
 
     @property
     def hidden(self) -> NDArray[np.bool_] | None:
-        """(H, W), where it is fully transparent; None: nowhere, or everywhere, when nothing else is to be seen."""
+        """Return (H, W), True where it is fully transparent; None if it is so nowhere or everywhere."""
         return None if self.visible is self.pixels or self.alpha is None else self.alpha == 0
 
     def coloured_as(self, meta: Metadata | None) -> Picture:
-        """This picture in the colour profile of a file that said `meta`, None: sRGB; see `profiles.converted`."""
+        """Convert this picture to the colour profile in `meta`; None: sRGB. See `profiles.converted`."""
         from editkit.pictures.profiles import converted
 
         pixels = converted(self.pixels, self.meta, meta)
@@ -145,7 +142,7 @@ class Picture(Raster):
 
     @property
     def pil(self) -> Image.Image:
-        """This picture as a Pillow image of 8 bits: RGB, or RGBA where it has alpha."""
+        """Return this picture as an 8-bit Pillow image: RGB, or RGBA if it has alpha."""
         from PIL import Image
 
         channels = [at_depth(self.pixels, np.uint8)]
@@ -153,15 +150,15 @@ class Picture(Raster):
         return Image.fromarray(np.concatenate(channels, axis=-1))
 
     def show(self) -> None:
-        """Open it in the system's viewer, as Pillow does."""
+        """Open the picture in the system's viewer, like Pillow."""
         self.pil.show()
 
     def _repr_png_(self) -> bytes:
-        """What a notebook shows."""
+        """Return the PNG that a notebook shows."""
         return as_png(self.pil)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        """`np.asarray(picture)`: the pixels, (H, W, 3), without alpha; a copy where `copy` or another `dtype` asks."""
+        """Return the pixels, (H, W, 3), without alpha, for `np.asarray`; a copy if `copy` or `dtype` requires it."""
         return np.array(self.pixels, dtype) if copy else np.asarray(self.pixels, dtype)
 
     def write(
@@ -174,7 +171,7 @@ class Picture(Raster):
         format: str | None = None,
         on_notice: Callable[[str], None] | None = None,
     ) -> Written:
-        """Write this picture whole or not at all; see `editkit.pictures.files.writing.write`."""
+        """Write this picture atomically; see `editkit.pictures.files.writing.write`."""
         from editkit.pictures.files.writing import write
 
         return write(
@@ -192,14 +189,14 @@ class Picture(Raster):
 
 
 def as_png(image: Image.Image) -> bytes:
-    """The bytes of a PNG file."""
+    """Encode an image as PNG."""
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
 def _resize(values: NDArray[Any], width: int, height: int) -> NDArray[Any]:
-    """One channel at another size, bicubic, of the same dtype."""
+    """Resize one channel (bicubic), keeping the dtype."""
     from PIL import Image
 
     image = Image.fromarray(values.astype(np.float32))

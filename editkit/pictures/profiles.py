@@ -1,4 +1,4 @@
-"""Converting pixels from one colour profile to another, so that numbers learned from another picture mean the same."""
+"""Convert pixels between colour profiles, so that values learned from another picture mean the same colours."""
 
 from __future__ import annotations
 
@@ -7,30 +7,35 @@ import io
 import numpy as np
 
 from editkit.errors import PictureError
-from editkit.pictures.files.colours import meaning
+from editkit.pictures.files.colours import meaning, outranks_profile
 from editkit.pictures.files.metadata import Metadata
 from editkit.pictures.raster import Pixels, at_depth
 
 
 def profile_of(meta: Metadata) -> bytes | None:
-    """The ICC profile that the file had, or that says what its code points or gamma said; None: sRGB."""
-    if meta.icc is not None:
+    """Return the file's ICC profile, or one for its code points or gamma; None: sRGB."""
+    if _has_profile(meta):
         return meta.icc
     said = meaning(meta.chunks)
     return None if said is None else said[1]
 
 
-def converted(pixels: Pixels, have: Metadata, want: Metadata | None) -> Pixels:
-    """(H, W, 3) in the profile of `have` as the numbers that the profile of `want` (None: sRGB) has for those colours.
+def _has_profile(meta: Metadata) -> bool:
+    """Whether the file's own ICC profile describes its colours."""
+    return meta.icc is not None and not outranks_profile(meta.chunks)
 
-    The same array where both are the same, or cannot be compared (a profile of another kind than grey or RGB). Between
-    profiles 16 bits are converted at 8.
+
+def converted(pixels: Pixels, have: Metadata, want: Metadata | None) -> Pixels:
+    """Convert (H, W, 3) from the profile of `have` to that of `want` (None: sRGB).
+
+    Returns the same array if the profiles are equal or not comparable (neither grey nor RGB). 16-bit pixels are
+    converted at 8 bits.
 
     Raises:
-        PictureError: the picture's numbers are HDR, which no such profile says.
+        PictureError: the picture is HDR, which such profiles cannot describe.
     """
     source, target = profile_of(have), None if want is None else profile_of(want)
-    said = meaning(have.chunks) if have.icc is None else None
+    said = None if _has_profile(have) else meaning(have.chunks)
     if said is not None and said[1] is None and (want is None or have.chunks != want.chunks):
         raise PictureError(
             f"a picture whose colours are {said[0]} cannot be converted; save it as sRGB or with a profile"
@@ -51,5 +56,5 @@ def converted(pixels: Pixels, have: Metadata, want: Metadata | None) -> Pixels:
         ]
         made = ImageCms.profileToProfile(image, profiles[0], profiles[1], outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError):
-        return pixels  # a profile that cannot be used is the same as none
+        return pixels  # an unusable profile is ignored
     return at_depth(np.asarray(made), pixels.dtype)

@@ -1,4 +1,4 @@
-"""Pixels with their alpha and their file's metadata: what is read and written."""
+"""Pixels with alpha and file metadata, as read and written."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Pixels = NDArray[Any]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Raster:
-    """What a file holds, upright and RGB.
+    """The content of a picture file, upright and RGB.
 
     Args:
-        pixels: (H, W, 3) uint8 or uint16; a greyscale file gives three equal channels. Not premultiplied by alpha.
-        alpha: (H, W) of the same dtype; None for a picture without.
-        meta: what the file said besides.
+        pixels: (H, W, 3) uint8 or uint16; a greyscale file has three equal channels. Not premultiplied by alpha.
+        alpha: (H, W) of the same dtype; None without alpha.
+        meta: the file's metadata.
 
     Raises:
-        PictureError: shapes or types that do not fit together.
+        PictureError: shapes or types do not match.
     """
 
     pixels: Pixels
@@ -66,12 +66,12 @@ class Raster:
 
 
 def largest(dtype: DTypeLike) -> int:
-    """255 or 65,535."""
+    """Return the largest value of a dtype: 255 or 65,535."""
     return int(np.iinfo(dtype).max)
 
 
 def at_depth(values: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
-    """uint8 <-> uint16 with 255 <-> 65,535."""
+    """Convert between uint8 and uint16, with 255 <-> 65,535."""
     if values.dtype == dtype:
         return values
     converted: NDArray[Any] = (

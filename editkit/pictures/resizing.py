@@ -1,4 +1,4 @@
-"""Pictures and masks as tensors at another size."""
+"""Resize pictures and masks as tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """(batch, c, h, w) to another size: bicubic, antialiased when it shrinks; the same size is untouched."""
+    """Resize (batch, c, h, w): bicubic, antialiased when shrinking; unchanged at the same size."""
     import torch.nn.functional as F
 
     if image.shape[-2:] == (height, width):
@@ -20,11 +20,11 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def lanczos(image: Tensor, height: int, width: int) -> Tensor:
-    """(1, c, h, w) enlarged by Pillow's Lanczos filter, each channel in 8 bits: what diffusers' pipelines see."""
+    """Enlarge (1, c, h, w) by Pillow's Lanczos filter, each channel in 8 bits, like diffusers' pipelines."""
     import torch
     from PIL import Image
 
-    low = -1.0 if image.shape[1] == 3 else 0.0  # pictures lie in [-1, 1], masks in [0, 1]
+    low = -1.0 if image.shape[1] == 3 else 0.0  # pictures are in [-1, 1], masks in [0, 1]
     levels = ((image[0] - low) / (1.0 - low) * 255.0).round().byte().cpu().numpy()
     made = [Image.fromarray(channel).resize((width, height), Image.Resampling.LANCZOS) for channel in levels]
     values = torch.from_numpy(np.stack([np.asarray(channel) for channel in made])).to(image)
@@ -32,9 +32,9 @@ def lanczos(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def shrink(image: Tensor, mask: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """A picture and its mask at a smaller size, from known pixels only: nothing of what is masked leaks.
+    """Shrink a picture and its mask, using only known pixels, so that masked content does not leak.
 
-    A pixel is the mean of the known ones within it, and is unknown if more than `HIDDEN` of it is.
+    A pixel is the mean of its known pixels, and is unknown if more than the share `HIDDEN` of it is unknown.
     """
     import torch.nn.functional as F
 
@@ -45,7 +45,7 @@ def shrink(image: Tensor, mask: Tensor, height: int, width: int) -> tuple[Tensor
 
 
 def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
-    """A mask at another size: a pixel that is partly to be regenerated is regenerated."""
+    """Resize a mask: a partly masked pixel becomes masked."""
     import torch.nn.functional as F
 
     if mask.shape[-2:] == (height, width):
@@ -56,7 +56,7 @@ def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
 
 
 def pad(image: Tensor, multiple: int) -> Tensor:
-    """The picture continued to the right and below until its sides are multiples."""
+    """Pad the picture at the right and the bottom until its sides are multiples of `multiple`."""
     import torch.nn.functional as F
 
     height, width = image.shape[-2:]
@@ -65,4 +65,4 @@ def pad(image: Tensor, multiple: int) -> Tensor:
 
 
 HIDDEN = 0.75
-"""A pixel of a smaller picture is unknown when more than this share of it is."""
+"""A pixel of the smaller picture is unknown if more than this share of it is unknown."""

@@ -42,7 +42,7 @@ Mask = NDArray[np.float32]
 """(H, W) in [0, 1], 1 = regenerate."""
 
 TOLERANCE = 16.0
-"""Of `color:` where none is given, in levels of 255."""
+"""Default tolerance of `color:`, in levels of 255."""
 
 GROUP = "editkit.masks"
 MASKS = Group(GROUP, "mask", "editkit plugins")
@@ -50,7 +50,7 @@ MASKS = Group(GROUP, "mask", "editkit plugins")
 
 @dataclass(frozen=True)
 class Shape:
-    """A word that draws a mask: what an entry point of the group points to.
+    """A word that draws a mask; an entry point of the group refers to one.
 
     Args:
         name: its word, the name of the entry point.
@@ -58,9 +58,9 @@ class Shape:
         draw: (picture, what stands behind the colon, "" for nothing) -> (H, W) in [0, 1], 1 = regenerate. Raises
             ShapeError where the words make no sense.
         summary: a line for `editkit plugins`.
-        example: what may stand behind the colon for a picture of 64x48, for the contract's checks; None: it needs a
-            file of the user's.
-        finds: it looks for something, so that its mask may be empty.
+        example: a valid text after the colon for a picture of 64x48, for the contract's checks; None: it needs a user's
+            file.
+        finds: whether it searches for something, so that its mask may be empty.
         api: the version of this protocol.
     """
 
@@ -75,32 +75,32 @@ class Shape:
 
 @dataclass(frozen=True)
 class Asking(Shape):
-    """A word that can ask a network which the user fetched.
+    """A word that can use a network from `--mask-model`.
 
     Args:
-        ask: as `draw`, and what `--mask-model` names: folders or files. `draw` is what it draws where none is named.
+        ask: like `draw`, with the folders or files of `--mask-model` as third argument. `draw` is used without.
     """
 
     ask: Callable[[Picture, str, Sequence[str]], Mask] = field(kw_only=True)
 
 
 def load(name: str) -> Shape:
-    """The shape called `name`.
+    """Return the shape called `name`.
 
     Raises:
-        UsageError: there is none (the nearest is named).
-        PluginError: it does not import, or is no `Shape`.
+        UsageError: there is none (the message suggests the nearest).
+        PluginError: it cannot be imported, or is not a `Shape`.
     """
     return cast(Shape, MASKS.fitting(MASKS.load(name), name, ("name", "form", "draw", "summary")))
 
 
 def listed() -> list[Listed[Shape]]:
-    """Every installed one, the broken ones with their reason."""
+    """List all installed shapes; broken ones with the reason."""
     return MASKS.listed(load)
 
 
 def words() -> str:
-    """The installed words, for messages."""
+    """Return the installed words, for messages."""
     return f"{' '.join(f'{name}:' for name in MASKS.names())}, joined by + (also), - (but not), & (only where also)"
 
 
@@ -109,32 +109,32 @@ JOINED: dict[str, Callable[[Mask, Mask], Mask]] = {
     "-": lambda mask, other: np.minimum(mask, np.float32(1.0) - other),
     "&": np.minimum,
 }
-"""What joins two masks."""
+"""The operators that join two masks."""
 
 
 class ShapeError(PictureError):
-    """Words that make no shape: wrong usage."""
+    """The words do not describe a shape; a usage error."""
 
     exit_code = 2
 
 
 def as_mask(values: NDArray[Any]) -> Mask:
-    """`values` as float32."""
+    """Convert `values` to float32."""
     return np.asarray(values, dtype=np.float32)
 
 
 def is_words(source: str) -> bool:
-    """True for words, unless a file has that very name."""
+    """Whether `source` is a mask in words; a file of the same name has priority."""
     return re.match(rf"{_any_word()}(?::|$|[+&-])", source) is not None and not is_there(source)
 
 
 def _any_word() -> str:
-    """An expression for the installed words."""
+    """Return a regular expression for the installed words."""
     return f"(?:{'|'.join(re.escape(name) for name in MASKS.names())})"
 
 
 def is_there(path: str) -> bool:
-    """A file of this name; words may be longer than any file's name."""
+    """Whether a file of this name exists; words may be longer than any file name."""
     try:
         return Path(path).exists()
     except (OSError, ValueError):
@@ -142,21 +142,21 @@ def is_there(path: str) -> bool:
 
 
 def from_words(words: str, picture: Picture, models: Sequence[str] = ()) -> Mask:
-    """A mask from words, (H, W) of 0 and 1 (`alpha` and what a network found may lie between).
+    """Draw a mask from words, (H, W) of 0 and 1 (`alpha` and networks may give values in between).
 
     `+` is the union, max(a, b); `-` the difference, min(a, 1 - b); `&` the intersection, min(a, b); left to right.
-    `models`: what `--mask-model` names, for words that ask a network.
+    `models`: the networks of `--mask-model`, for words that use them.
 
     Raises:
-        PictureError: what was looked for is everywhere.
-        ModelError: a network is not there, whether or not a word asks it.
+        PictureError: a searched object covers the whole picture.
+        ModelError: a network does not exist, whether or not a word uses it.
     """
     for name in models:
         if not is_there(name):
             kind = "file" if name.endswith(".onnx") else "folder"
             raise ModelError(
-                f"--mask-model {short(name)}: there is no such {kind}; hub ids are not fetched here: hf download "
-                f"OWNER/NAME --local-dir FOLDER, then give FOLDER"
+                f"--mask-model {short(name)}: there is no such {kind}; hub ids are not downloaded here: run hf "
+                f"download OWNER/NAME --local-dir FOLDER, then give FOLDER"
             )
     parts = re.split(rf"([+&-])(?={_any_word()}(?::|$|[+&-]))", words)
     mask = _word(parts[0], picture, models)
@@ -165,18 +165,18 @@ def from_words(words: str, picture: Picture, models: Sequence[str] = ()) -> Mask
         mask = JOINED[sign](mask, other)
     if mask.min() >= 1.0 and any(load(part.partition(":")[0]).finds for part in parts[0::2]):
         raise PictureError(
-            f"{short(words)}: marks the whole picture, so nothing was told from anything; take another word, or only a "
-            f"part of the picture, with &box:0,0,50%,100% behind it (docs/troubleshooting.md#everything-found)"
+            f"{short(words)}: marks the whole picture, so nothing was distinguished; use another word, or limit it to "
+            f"a part of the picture with &box:0,0,50%,100% after it (docs/troubleshooting.md#everything-found)"
         )
     return as_mask(mask)
 
 
 def _word(text: str, picture: Picture, models: Sequence[str]) -> Mask:
-    """What one word draws.
+    """Draw the mask of one word.
 
     Raises:
-        ShapeError: there is no such word, or its numbers make no sense.
-        PluginError: a stranger's word that draws no mask of the picture's size.
+        ShapeError: there is no such word, or its numbers are invalid.
+        PluginError: a third-party word did not draw a mask of the picture's size.
     """
     name, _, values = text.partition(":")
     if name not in MASKS.names():
@@ -192,10 +192,10 @@ def _word(text: str, picture: Picture, models: Sequence[str]) -> Mask:
 
 
 def coordinates(kind: str, values: str, picture: Picture) -> list[float]:
-    """Coordinates of the word `kind`, in pixels: x, y, x, y ...; those with % are of the width or height.
+    """Parse the coordinates of the word `kind` to pixels: x, y, x, y ...; % refers to the width or height.
 
     Raises:
-        ShapeError: one is no number.
+        ShapeError: one is not a number.
     """
     numbers = []
     for index, value in enumerate(values.split(",")):
@@ -213,7 +213,7 @@ def coordinates(kind: str, values: str, picture: Picture) -> list[float]:
 
 
 def _numbers(kind: str, values: str, picture: Picture, count: int | None) -> list[float]:
-    """`count` coordinates; None: those of three points or more."""
+    """Parse `count` coordinates; None: three points or more."""
     text = f"{kind}:{values}"
     numbers = coordinates(kind, values, picture)
     if count is not None and len(numbers) != count:
@@ -281,7 +281,7 @@ def color(picture: Picture, rgb: tuple[int, int, int], tolerance: float = TOLERA
 
 
 def seen(picture: Raster) -> NDArray[np.bool_] | np.bool_:
-    """Where something of it is to be seen: what lies under full transparency is no picture."""
+    """Return where the picture is visible; fully transparent pixels have no meaningful colour."""
     return np.bool_(True) if picture.alpha is None else picture.alpha > 0
 
 
@@ -295,14 +295,14 @@ def border(picture: Picture, pixels: int) -> Mask:
 
 
 def transparent(picture: Picture) -> Mask:
-    """1 - alpha: what is transparent in the photograph is regenerated."""
+    """Return 1 - alpha: transparent pixels are regenerated."""
     if picture.alpha is None:
         raise PictureError("alpha: the picture has no transparency; give a mask file or box:x0,y0,x1,y1")
     return as_mask(1.0 - picture.alpha / float(largest(picture.alpha.dtype)))
 
 
 def _centres(picture: Picture) -> tuple[NDArray[Any], NDArray[Any]]:
-    """x (1, W) and y (H, 1) of the pixels' centres."""
+    """Return x (1, W) and y (H, 1) of the pixel centres."""
     return np.arange(picture.width)[None, :] + 0.5, np.arange(picture.height)[:, None] + 0.5
 
 
@@ -315,7 +315,7 @@ def _lies_inside(kind: str, picture: Picture, x0: float, y0: float, x1: float, y
 
 
 def brightness(picture: Raster) -> Mask:
-    """From 0, black, to 1, white. Whole numbers first: an equal grey stays what it is, so that white is exactly 1."""
+    """Return the brightness from 0, black, to 1, white, with integer arithmetic first, so that white is exactly 1."""
     red, green, blue = (picture.pixels[..., k] for k in range(3))
     grey = red * np.int32(299) + green * np.int32(587) + blue * np.int32(114)
     return as_mask(grey / (1000.0 * float(largest(picture.pixels.dtype))))
@@ -323,13 +323,13 @@ def brightness(picture: Raster) -> Mask:
 
 def _brightness(picture: Picture, values: str) -> Mask:
     if values:
-        raise ShapeError(f"'brightness:{values}': brightness takes nothing behind a colon")
+        raise ShapeError(f"'brightness:{values}': brightness takes nothing after a colon")
     return as_mask(brightness(picture) * seen(picture))
 
 
 def _alpha(picture: Picture, values: str) -> Mask:
     if values:
-        raise ShapeError(f"'alpha:{values}': alpha takes nothing behind a colon")
+        raise ShapeError(f"'alpha:{values}': alpha takes nothing after a colon")
     return transparent(picture)
 
 

@@ -1,10 +1,10 @@
-"""The one front door for those who write plugins, hints, samplers, models and masks.
+"""The public interface for authors of plugins, hints, samplers, models and masks.
 
-The names in `__all__` stay importable from here, wherever they are defined. Docs and `editkit new-plugin` begin so::
+The names in `__all__` stay importable from here, wherever they are defined. Docs and `editkit new-plugin` start with::
 
     from editkit.plugin import Hooks, Plugin, Run, Step
 
-Names are imported on first use, so that importing this imports nothing heavy. editkit's own modules do not use it.
+Names are imported on first use, so importing this module is cheap. editkit's own modules do not use it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Chains: `with` puts plugins into one reverse process, `then` starts another on its result.
+"""Chains: `with` joins plugins in one reverse process, `then` starts another process on its result.
 
-In Python `&` is `with` and `|` is `then`; `&` binds tighter, as it must. `editkit.editing.settle` works out what a
-chain means for a picture.
+In Python `&` is `with` and `|` is `then`; as required, `&` binds tighter. `editkit.editing.settle` resolves a chain for
+a given picture.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from editkit.plugin.options import Options
 
 @dataclass(frozen=True)
 class Stage:
-    """Declarations that act in one reverse process, in the order they were written, and the options set for it.
+    """The declarations of one reverse process, in the order they were written, and its options.
 
-    `inherited`: the options that were taken over from an earlier stage.
+    `inherited`: names of the options that were inherited from an earlier stage.
     """
 
     plugins: tuple[Declaration, ...]
@@ -35,10 +35,10 @@ class Chain:
 
     @classmethod
     def of(cls, edits: Edits) -> Chain:
-        """A chain from a chain, a plugin, a list of plugins (with), or a list of such lists (then).
+        """Make a chain from a chain, a plugin, a list of plugins (with), or a list of such lists (then).
 
         Raises:
-            ChainError: nothing to do, or something that is no plugin.
+            ChainError: a stage has no plugin, or something in it is not a plugin.
         """
         if isinstance(edits, Chain):
             return edits
@@ -50,45 +50,45 @@ class Chain:
         for part in stages:
             for plugin in part if isinstance(part, Iterable) else [part]:
                 if not isinstance(plugin, Declaration):
-                    raise ChainError(f"{plugin!r} is not a plugin; a chain has declarations such as Inpaint(...)")
+                    raise ChainError(f"{plugin!r} is not a plugin; a chain takes declarations such as Inpaint(...)")
         if not stages or not all(stages):
             raise ChainError("a chain needs at least one plugin in every stage")
         return cls(tuple(Stage(tuple(part)) for part in stages))
 
     def __and__(self, other: Declaration | Chain) -> Chain:
-        """`with`: the plugins of `other` join the last stage."""
+        """`with`: add the plugins of `other` to the last stage."""
         added = Chain.of(other)
         if len(added.stages) != 1:
-            raise ChainError("`&` (with) joins plugins of one process; its right side has a `|` (then) in it")
+            raise ChainError("`&` (with) joins plugins of one process, but its right side contains a `|` (then)")
         last = self.stages[-1]
         options = last.options.merged(added.stages[0].options)
         return Chain((*self.stages[:-1], Stage((*last.plugins, *added.stages[0].plugins), options)))
 
     def __or__(self, other: Declaration | Chain) -> Chain:
-        """`then`: the stages of `other` go on with the result."""
+        """`then`: run the stages of `other` on the result."""
         return Chain((*self.stages, *Chain.of(other).stages))
 
     def using(self, **options: Any) -> Chain:
-        """With `options` set for the last stage, and for those that are added after it."""
+        """Return a chain with `options` set for the last stage, and for stages added after it."""
         last = self.stages[-1]
         return Chain((*self.stages[:-1], replace(last, options=last.options.merged(Options(**options)))))
 
     def with_options(self, options: Options) -> Chain:
-        """With what `options` sets itself in every stage."""
+        """Return a chain with the explicitly set fields of `options` in every stage."""
         return Chain(tuple(replace(s, options=s.options.merged(options)) for s in self.inherited().stages)).inherited()
 
     def with_seed(self, seed: Callable[[int], int]) -> Chain:
-        """With the seed of every stage changed by `seed`: from what it is to what it shall be."""
+        """Return a chain in which `seed` maps the old seed of every stage to a new one."""
         stages = self.inherited().stages
         seeded = [replace(s, options=s.options.merged(Options(seed=seed(s.options.seed)))) for s in stages]
         return Chain(tuple(seeded)).inherited()
 
     def with_field(self, plugin: Declaration, field: str, value: Any) -> Chain:
-        """With one parameter of `plugin`, an object of this chain, set anew; the rest of it as it was given.
+        """Return a chain with one parameter of `plugin`, an object of this chain, replaced.
 
         Raises:
-            ParameterError: it does not take that value.
-            ValueError: this chain does not have that plugin.
+            ParameterError: the value is not valid.
+            ValueError: the plugin is not in this chain.
         """
         for number, stage in enumerate(self.stages):
             for k, one in enumerate(stage.plugins):
@@ -100,7 +100,7 @@ class Chain:
         raise ValueError(f"{plugin.name} is not in this chain")
 
     def inherited(self) -> Chain:
-        """With every stage's options filled from the stage before it."""
+        """Return a chain in which unset options are filled from the stage before."""
         stages, options = [], Options()
         for stage in self.stages:
             merged = options.merged(stage.options)
@@ -111,4 +111,4 @@ class Chain:
 
 
 Edits = Chain | Declaration | Sequence[Declaration] | Sequence[Sequence[Declaration]]
-"""What `edit` and `sample` take as their plugins."""
+"""The types that `edit` and `sample` accept as plugins."""

@@ -1,4 +1,4 @@
-"""What everything that comes in through an entry point has: a name and parameters."""
+"""Base class of everything that is registered through an entry point: a name and parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from editkit.errors import ParameterError
 
 
 class Checked(BaseModel):
-    """Parameters that are checked when they are given; a wrong one raises `ParameterError`."""
+    """Parameters that are validated on construction; an invalid one raises `ParameterError`."""
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -21,7 +21,7 @@ class Checked(BaseModel):
 
 
 def _refused(kind: type[BaseModel], error: ValidationError) -> ParameterError:
-    """The first thing that pydantic found wrong, in our words."""
+    """Convert pydantic's first error."""
     first = error.errors(include_url=False)[0]
     known = kind.model_fields
     if first["type"] == "extra_forbidden":
@@ -36,11 +36,11 @@ def _refused(kind: type[BaseModel], error: ValidationError) -> ParameterError:
 
 
 class Declaration(Checked):
-    """What is wanted, with which parameters. Frozen; holds no tensors and no networks.
+    """A name with parameters. Frozen; holds no tensors and no networks.
 
     Class attributes:
-        api: the version of the protocol it was written for.
-        name: the name of its entry point.
+        api: version of the protocol that it was written for.
+        name: name of its entry point.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

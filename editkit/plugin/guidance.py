@@ -1,11 +1,12 @@
-"""What every guidance by an energy has in common: when it acts, where, how strongly, and through what.
+"""Base classes of guidance by an energy: when it acts, where, how strongly, and through what.
 
-`Guidance` is the declaration's part and `GuidanceHooks` the run's: a method adds its fields and `loss`, and inherits
+`Guidance` is the declaration and `GuidanceHooks` its part during a run. A method adds its fields and `loss`, and
+inherits
 
     E(x) = scale * w(progress) * loss(x),    x0' = x0 + shape(-(sigma_t^2 / alpha_t) dE/dx_t)
 
-where w is a piecewise linear weight over the process, and `shape` limits the shift to a region, bounds it, or gives it
-a fixed size. Where none of the three is asked for, all guidances share one backward pass (`editkit.engine.loop`).
+where w is a piecewise linear weight over the process, and `shape` restricts the shift to a region, bounds its size, or
+fixes its size. If none of these three is set, all guidances share one backward pass (`editkit.engine.loop`).
 docs/guidance.md has an example.
 """
 
@@ -30,24 +31,24 @@ if TYPE_CHECKING:
 
 
 class Guidance(Plugin):
-    """The shared parameters; not a method by itself."""
+    """Common parameters of guidance; an abstract base class."""
 
     gradient: Literal["network", "x0", "x_t"] | None = Field(
-        None, description="Exact through the network; cheap on x0; on x_t (noise-aware losses only)."
+        None, description="Gradient through the network (exact), on x0 (cheap), on x_t (noise-aware losses only)."
     )
     profile: str = Field("1", description="Weight along the process, as 0:0,0.5:1,1:0.2; linear in between.")
     every: int = Field(1, ge=1, description="Act only at every Nth step.")
-    mask: MaskSource | None = Field(None, description="Where it acts: white; elsewhere nothing is moved.")
+    mask: MaskSource | None = Field(None, description="White = where it acts; elsewhere nothing is moved.")
     view: Literal["whole", "region"] = Field(
-        "whole", description="What it looks at: everything, or the box around its own mask (else the edit's)."
+        "whole", description="What the loss sees: the whole picture, or the box around its (or the edit's) mask."
     )
-    limit: float | None = Field(None, gt=0.0, description="x0 is moved by at most this root mean square in a step.")
+    limit: float | None = Field(None, gt=0.0, description="Largest shift of x0 in a step (root mean square).")
     normalize: float | None = Field(
-        None, gt=0.0, description="x0 is moved by this times sigma_t (root mean square), however strong the gradient."
+        None, gt=0.0, description="Fixed shift of x0, this times sigma_t (root mean square), whatever the gradient."
     )
     checkpoint: bool = Field(False, description="Gradient checkpointing of the network: less memory, more time.")
     decoder: Literal["exact", "linear"] = Field(
-        "exact", description="Models of latents: their decoder, or a linear map fitted to it, much cheaper."
+        "exact", description="Latent models: their decoder, or a linear map fitted to it, which is much cheaper."
     )
 
     @field_validator("profile")
@@ -69,11 +70,11 @@ class Guidance(Plugin):
         return index % self.every == 0 and super().acts(index, total) and self.factor(index, total) != 0.0
 
     def factor(self, index: int, total: int) -> float:
-        """What the loss is multiplied by in flow move `index` of `total`; where it is 0 nothing is asked."""
+        """Return the factor of the loss in flow move `index` of `total`; at 0 the loss is not evaluated."""
         return self.strength() * weight(knots(self.profile), (index + 0.5) / max(total, 1))
 
     def strength(self) -> float:
-        """The factor of the loss; 0 changes nothing."""
+        """Return the overall factor of the loss; 0 changes nothing."""
         raise NotImplementedError(f"{type(self).__name__} must define strength()")
 
 
@@ -81,7 +82,7 @@ G = TypeVar("G", bound=Guidance, covariant=True)
 
 
 class GuidanceHooks(Hooks[G]):
-    """The run's part: override `loss`."""
+    """Hooks of guidance during a run; override `loss`."""
 
     def __init__(self, plugin: G, run: Run) -> None:
         super().__init__(plugin, run)
@@ -93,15 +94,15 @@ class GuidanceHooks(Hooks[G]):
             _checkpoint(plugin, run)
 
     def loss(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"]:
-        """What is to become small, for each item; differentiable in x0, or in `step.x_t` where `through` says so."""
+        """Return the loss to minimise, (batch,); differentiable in x0, or in `step.x_t` if `through` is "x_t"."""
         raise NotImplementedError(f"{type(self).__name__} must define loss()")
 
     def pixels(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b 3 h w"]:
-        """The part of the estimated picture that is looked at, about [-1, 1]."""
+        """Decode x0 and return the part that the loss sees, in about [-1, 1]."""
         return self.seen(step.decode(x0) if self.plugin.decoder == "exact" else self.run.inputs.sketch(x0))
 
     def seen(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 h w"]:
-        """The part that is looked at of a picture at the size of this pass."""
+        """Crop a picture at the size of this pass to the part that the loss sees."""
         if self.box is None:
             return image
         rows, columns = self.box
@@ -128,10 +129,10 @@ Knots = tuple[tuple[float, float], ...]
 
 
 def knots(profile: str) -> Knots:
-    """(fraction of the process, weight) pairs in ascending order, of `1`, or of `0:0,0.5:1,1:0.2`.
+    """Parse a profile, `1` or `0:0,0.5:1,1:0.2`, into ascending pairs (fraction of the process, weight).
 
     Raises:
-        ValueError: it says something else.
+        ValueError: the text has another form.
     """
     wrong = f"is {profile!r}; a weight as 0.5, or pairs fraction:weight in ascending order, as 0:0,0.5:1,1:0.2"
     try:
@@ -147,7 +148,7 @@ def knots(profile: str) -> Knots:
 
 
 def weight(knots: Knots, at: float) -> float:
-    """The weight at a fraction of the process: linear between the knots, constant outside of them."""
+    """Return the weight at a fraction of the process: linear between the knots, constant outside."""
     if at <= knots[0][0]:
         return knots[0][1]
     for (a, low), (b, high) in pairwise(knots):
@@ -157,7 +158,13 @@ def weight(knots: Knots, at: float) -> float:
 
 
 def placed_mask(name: str, source: Any, run: Run) -> Tensor:
-    """A mask as a parameter gives it, at the pixels of this pass: (1, 1, h, w), 1 = act."""
+    """Read a mask parameter and place it at the pixels of this pass: (1, 1, h, w), 1 = act.
+
+    `name` is the plugin's, for messages.
+
+    Raises:
+        UsageError: the mask cannot be read, or lies outside the part of the picture that is edited.
+    """
     import torch
 
     from editkit.errors import PictureError
@@ -170,12 +177,12 @@ def placed_mask(name: str, source: Any, run: Run) -> Tensor:
         raise UsageError(f"{name}: --mask: {error}") from error
     placed = run.inputs.place(mask)
     if not bool((placed > 0).any()):
-        raise UsageError(f"{name}: --mask lies outside of what is edited; nothing would be guided")
+        raise UsageError(f"{name}: --mask lies outside the edited area, so nothing would be guided")
     return placed
 
 
 def _blank(run: Run) -> Picture:
-    """A picture of the size that masks are drawn for: the edited one's; without one, the state's."""
+    """Return a picture of the size for which masks are drawn: the edited picture's, else the state's."""
     import numpy as np
 
     from editkit.pictures.picture import Picture
@@ -188,10 +195,10 @@ def _blank(run: Run) -> Picture:
 
 
 def _box(mask: Tensor) -> tuple[slice, slice]:
-    """Rows and columns of the box around what is white in (1 or b, 1, h, w); all of them where nothing is."""
+    """Return the rows and columns of the box around the white part of (1 or b, 1, h, w); all if nothing is white."""
     white = (mask > 0).flatten(0, 1).any(0)
     if not bool(white.any()):
-        return slice(None), slice(None)  # as `repair` that found nothing
+        return slice(None), slice(None)  # such as `repair` that found nothing
     rows, columns = (white.any(axis).nonzero()[:, 0] for axis in (1, 0))
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
@@ -200,5 +207,6 @@ def _checkpoint(plugin: Guidance, run: Run) -> None:
     if not run.lease.checkpoint():
         info = run.model.info
         raise UsageError(
-            f"{plugin.name}: --checkpoint is for networks of many layers; {info.name} ({info.family}) has none"
+            f"{plugin.name}: --checkpoint needs a network that supports it, and {info.name} ({info.family}) has none; "
+            f"leave it out"
         )

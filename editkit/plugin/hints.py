@@ -1,6 +1,6 @@
-"""Hints for ControlNets: what a detector sees in a picture, as a picture of the same size.
+"""Hints for ControlNets: the output of a detector, as a picture of the same size.
 
-A detector is a declaration like a plugin, found through entry points of its own (group `editkit.hints`)::
+A detector is a declaration like a plugin, registered through its own group of entry points (`editkit.hints`)::
 
     class Edges(Detector):
         name: ClassVar[str] = "edges"
@@ -9,8 +9,8 @@ A detector is a declaration like a plugin, found through entry points of its own
         def __call__(self, pixels):  # (H, W, 3) uint8 -> the same
             ...
 
-and written as `canny`, or with its parameters as `canny:low=50,high=150`. All hints go through `detect`: whatever size
-or number of channels a detector gives back, a hint is (H, W, 3) uint8 of the picture's own size.
+Users write `canny`, or with parameters `canny:low=50,high=150`. All hints go through `detect`: whatever size or number
+of channels a detector returns, a hint is (H, W, 3) uint8 at the picture's own size.
 """
 
 from __future__ import annotations
@@ -25,56 +25,56 @@ import numpy as np
 from editkit.common.entries import Group, Listed
 from editkit.common.extras import explained
 from editkit.common.spec import did_you_mean, name_of, values_of
-from editkit.errors import EditkitError, HookError, ParameterError, UsageError
+from editkit.errors import EditkitError, HookError, ParameterError, UsageError, short
 from editkit.pictures.raster import Pixels
 from editkit.plugin.declaration import Declaration
 
 API = 1
-"""The version of this protocol. A detector that was written for another is refused when it is loaded."""
+"""Version of this protocol. A detector written for another version is refused when it is loaded."""
 
 GROUP = "editkit.hints"
 DETECTORS = Group(GROUP, "hint detector", "editkit hint --list")
 
 Detect = Callable[[Pixels], Pixels]
-"""(H, W, 3) uint8 -> the hint."""
+"""Pixels (H, W, 3) uint8 -> the hint."""
 
 
 class Detector(Declaration):
-    """A declaration: which detector, with which parameters. Frozen; holds no networks.
+    """The declaration of a detector with its parameters. Frozen; holds no networks.
 
-    Subclasses give `name`, parameters as fields with a description, and `__call__`, or `ready` where weights are
+    Subclasses define `name`, parameters as fields with a description, and `__call__`, or `ready` if weights must be
     loaded first.
     """
 
     api: ClassVar[int] = API
 
     def __call__(self, pixels: Pixels) -> Pixels:
-        """The hint of `pixels`, (H, W, 3) uint8 RGB."""
+        """Detect the hint of `pixels`, (H, W, 3) uint8 RGB: uint8, (h, w), (h, w, 1) or (h, w, 3)."""
         return self.ready()(pixels)
 
     def ready(self, *, offline: bool = False) -> Detect:
-        """The function that detects. The place to load weights; with `offline` no socket may be opened."""
+        """Load weights and return the detecting function. With `offline`, do not connect to the internet."""
         if type(self).__call__ is Detector.__call__:
             raise NotImplementedError(f"{type(self).__name__} must define __call__ or ready")
         return self
 
 
 def names() -> list[str]:
-    """The names of all installed detectors, sorted; read from metadata alone."""
+    """Return the names of all installed detectors, sorted, from package metadata alone."""
     return DETECTORS.names()
 
 
 def listed() -> list[Listed[type[Detector]]]:
-    """Every installed detector, the broken ones with their reason."""
+    """Return every installed detector; broken ones carry the reason."""
     return DETECTORS.listed(load)
 
 
 def load(name: str) -> type[Detector]:
-    """The declaration called `name`.
+    """Load the declaration called `name`.
 
     Raises:
-        UsageError: there is none; the nearest and all that are installed are named.
-        PluginError: two distributions have one of that name, it does not import, or it breaks the protocol.
+        UsageError: there is none. The message suggests the closest name and lists all.
+        PluginError: two distributions define this name, it cannot be imported, or it violates the protocol.
     """
     if name not in names():
         raise UsageError(unknown(name))
@@ -82,28 +82,28 @@ def load(name: str) -> type[Detector]:
 
 
 def unknown(name: str) -> str:
-    """What to say where no detector is called `name`."""
+    """Return the message for an unknown detector `name`."""
     hint = did_you_mean(name, names()) or ";"
-    return f"no hint detector is called {name!r}{hint} installed: {', '.join(names())}"
+    return f"no hint detector is called {short(name)}{hint} installed: {', '.join(names())}"
 
 
 def is_words(source: str) -> bool:
-    """True when `source` names an installed detector (with or without parameters), rather than a file."""
+    """Whether `source` names an installed detector, with or without parameters, rather than a file."""
     return name_of(source) in names()
 
 
 def looks_like_a_file(source: str) -> bool:
-    """True for a path; a bare word is the name of a detector, perhaps a misspelt one."""
+    """Whether `source` is a path; a bare word is the name of a detector, perhaps misspelt."""
     path = Path(source)
     return bool(path.suffix) or len(path.parts) > 1 or source == "-" or path.is_file()
 
 
 def make(spec: str) -> Detector:
-    """A detector from `name` or `name:parameter=value,...`, as `canny:low=50,high=150`.
+    """Create a detector from `name` or `name:parameter=value,...`, such as `canny:low=50,high=150`.
 
     Raises:
-        UsageError: unknown name (the nearest is named), parameter or value.
-        PluginError: it cannot be loaded.
+        UsageError: the name, a parameter or a value is invalid.
+        PluginError: the detector cannot be loaded.
     """
     name = name_of(spec)
     kind = load(name)
@@ -116,16 +116,16 @@ def make(spec: str) -> Detector:
 
 
 def detect(detector: Detector, pixels: Pixels, *, offline: bool = False) -> Pixels:
-    """The hint of `pixels` (H, W, 3), uint8 or uint16: (H, W, 3) uint8, always of the same size.
+    """Detect the hint of `pixels`, (H, W, 3) uint8 or uint16. The result is (H, W, 3) uint8 at the same size.
 
     Raises:
-        HookError: the detector raised, or gave something that is no picture; it is named.
+        HookError: the detector raised, or returned something that is not a picture.
     """
     return ready(detector, offline=offline)(pixels)
 
 
 def ready(detector: Detector, *, offline: bool = False) -> Detect:
-    """`detect` for many pictures: weights are loaded once, here."""
+    """Return `detect` as a function for many pictures; weights are loaded once, here."""
     from editkit.pictures.raster import at_depth
 
     with _named(detector):
@@ -142,7 +142,7 @@ def ready(detector: Detector, *, offline: bool = False) -> Detect:
 
 @contextmanager
 def _named(detector: Detector) -> Iterator[None]:
-    """Whatever it raises, it is named."""
+    """Convert any exception into a HookError that names the detector."""
     try:
         with explained():
             yield
@@ -153,19 +153,19 @@ def _named(detector: Detector) -> Iterator[None]:
 
 
 def _fitted(name: str, made: Any, size: tuple[int, ...]) -> Pixels:
-    """`made` as (H, W, 3) uint8 of `size`: greyscale is repeated, a change of size is undone."""
+    """Convert a detector's result to (H, W, 3) uint8 at `size`: repeat greyscale, undo a change of size."""
     if not isinstance(made, np.ndarray) or made.dtype != np.uint8 or made.ndim not in (2, 3) or not made.size:
         got = f"{made.shape} of {made.dtype}" if isinstance(made, np.ndarray) else type(made).__name__
-        raise HookError(f"hint {name} gave {got}; (height, width, 3) of uint8 is needed")
+        raise HookError(f"hint {name} returned {got}; (height, width, 3) of uint8 is needed")
     flat = made if made.ndim == 3 else made[..., None]
     if flat.shape[2] not in (1, 3):
-        raise HookError(f"hint {name} gave {flat.shape[2]} channels; 1 or 3 are needed")
+        raise HookError(f"hint {name} returned {flat.shape[2]} channels; 1 or 3 are needed")
     flat = flat if flat.shape[2] == 3 else np.repeat(flat, 3, axis=2)
     return np.ascontiguousarray(resized(flat, size[0], size[1]))
 
 
 def resized(pixels: Pixels, height: int, width: int) -> Pixels:
-    """`pixels` (H, W, 3) uint8 at another size: averaged where it shrinks, bilinear where it grows."""
+    """Resize `pixels` (H, W, 3) uint8: by area averages when shrinking, bilinear when enlarging."""
     if pixels.shape[:2] == (height, width):
         return pixels
     import cv2
@@ -176,5 +176,5 @@ def resized(pixels: Pixels, height: int, width: int) -> Pixels:
 
 
 def empty(hint: Pixels) -> bool:
-    """True when every pixel is the same: there is nothing in it to follow."""
+    """Whether all pixels are equal, so that there is no structure to follow."""
     return bool((hint == hint[:1, :1]).all())

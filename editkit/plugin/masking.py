@@ -1,4 +1,4 @@
-"""The masks of a chain: finding the parameters that are masks, and replacing them."""
+"""Find and replace the mask parameters of a chain."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from editkit.plugin.protocol import plugins_of
 
 
 def masked(chain: Chain, mask: Any) -> Chain:
-    """`chain` with `mask` given to the first plugin that takes one.
+    """Return `chain` with `mask` set on the first plugin that takes a mask.
 
     Raises:
-        UsageError: none does.
+        UsageError: no plugin takes a mask.
     """
     for plugin in (plugin for stage in chain.stages for plugin in stage.plugins):
         field = mask_field(plugin)
@@ -26,13 +26,13 @@ def masked(chain: Chain, mask: Any) -> Chain:
 
 
 def needs_mask(chain: Chain) -> bool:
-    """Whether a plugin that sets the mask was given none."""
+    """Whether a plugin that sets the edit's mask has none."""
     plugins = [plugin for stage in chain.stages for plugin in plugins_of(stage) if "mask" in plugin.claims()]
     return any(getattr(p, field) is None for p in plugins if (field := mask_field(p)) is not None)
 
 
 def each_mask(chain: Chain, made: Callable[[Any], Any]) -> Chain:
-    """`chain` with `made(mask)` in the place of every mask that is set."""
+    """Return `chain` with every mask replaced by `made(mask)`."""
     for plugin in (plugin for stage in chain.stages for plugin in stage.plugins):
         field = mask_field(plugin)
         if field is None or getattr(plugin, field) is None:
@@ -46,5 +46,5 @@ def each_mask(chain: Chain, made: Callable[[Any], Any]) -> Chain:
 
 
 def mask_field(plugin: Declaration) -> str | None:
-    """The parameter that is a mask."""
+    """Return the name of the mask parameter; None if there is none."""
     return next((p.name for p in params(type(plugin)) if p.metavar == "MASK"), None)

@@ -1,4 +1,4 @@
-"""The options of a run: what every edit command takes besides its plugins' own parameters."""
+"""The options of a run, which every edit command takes in addition to its plugins' parameters."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from editkit.plugin.params import Metavar
 
 
 class Options(Checked):
-    """How a stage is run. Frozen; unset values are the model's own. Inherited by the stages after it."""
+    """Options of a stage. Frozen; unset options default to the model's own values, and later stages inherit them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(
         "auto",
-        description="An embedded one, a folder, .safetensors or hub id (OWNER/NAME@REVISION:VARIANT); auto: embedded.",
+        description="Embedded name, folder, .safetensors or hub id (OWNER/NAME@REVISION:VARIANT); auto: embedded.",
     )
     transformer: str | None = Field(
-        None, description="A file (.safetensors, .gguf) with the weights of --model's transformer or UNet alone."
+        None, description="File (.safetensors, .gguf) with other weights for --model's transformer or UNet."
     )
     lora: tuple[Annotated[str, Metavar("FILE[:WEIGHT]")], ...] = Field(
-        (), description="A LoRA (.safetensors) for the model, with its weight; several: give it again."
+        (), description="A LoRA (.safetensors) for the model, with its weight; repeatable."
     )
     fast: bool = Field(
-        False, description="Steps, sampler, ladder and guidance of the few-step LoRA (Lightning, Hyper, Turbo, LCM)."
+        False, description="Steps, sampler, levels and guidance of the few-step LoRA (Lightning, Hyper, Turbo, LCM)."
     )
     refiner: str | None = Field(
         None, description="MODEL[:START]: a refiner that takes over at this fraction of the process (0.8)."
     )
     prompt: str | None = Field(None, description="What the result should show (models that take text).")
-    negative: str | None = Field(None, description="What it should not show.")
+    negative: str | None = Field(None, description="What the result should not show.")
     guidance_scale: float | None = Field(None, ge=0.0, description="Strength of classifier-free guidance.")
     steps: int | None = Field(None, ge=1, le=10_000, description="Noise levels of the process; default: the model's.")
     shift: float | None = Field(
         None,
         gt=0.0,
         le=1000.0,
-        description="How far levels are shifted to the noisy side (flow matching); default: by the picture's size.",
+        description="Shift of the noise levels to the noisy side (flow matching); default: by picture size.",
     )
     sampler: str | None = Field(
         None, description="ddpm, ddim, euler, heun, dpm++2m, unipc, lcm ...; with parameters as ddim:eta=1."
     )
     estimate: Literal["sample", "mean"] = Field(
-        "sample", description="One sample, or the mean of several: nearer to the truth on average, and smoother."
+        "sample", description="One sample, or the mean of several: closer to the truth on average, and smoother."
     )
-    samples: int = Field(8, ge=1, le=1000, description="How many samples the mean is taken over.")
+    samples: int = Field(8, ge=1, le=1000, description="Number of samples of --estimate mean.")
     tries: int = Field(
-        1, ge=1, le=100, description="Attempts at the coarsest size; the one that fits the known pixels best goes on."
+        1, ge=1, le=100, description="Attempts at the coarsest size; the one that fits the known pixels best is kept."
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="Same seed, same machine: the same bytes.")
-    device: str = Field("auto", description="cpu, cuda, mps; auto: the fastest there is.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Random seed: same seed, same machine, same bytes.")
+    device: str = Field("auto", description="cpu, cuda, mps; auto: the fastest available.")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="Number format of the network.")
     canvas: Literal["auto", "crop", "full"] = Field(
-        "auto", description="Work on a crop around the mask, or on the full picture; auto: crop where there is a mask."
+        "auto", description="Work on a crop around the mask, or on the full picture; auto: crop if there is a mask."
     )
     crop_padding: int | None = Field(
         None,
@@ -67,21 +67,21 @@ class Options(Checked):
     )
     spacing: Spacing = Field(
         "auto",
-        description="How the noise levels are laid; auto: as configured, or trailing if few.",
+        description="Spacing of the noise levels; auto: the model's, or trailing for few steps.",
     )
     noise: Literal["streams", "streams-1", "diffusers"] = Field(
         "streams",
-        description="A noise stream for each plugin (-1: those of recipes that say `editkit: 1`), or one generator in "
-        "the order of diffusers' pipelines.",
+        description="Random numbers: a stream for each plugin (-1: as in recipes with `editkit: 1`), or one generator "
+        "in the order of diffusers' pipelines.",
     )
     compile: bool = Field(False, description="Compile the network: slow to start, faster steps (torch.compile).")
     offload: Literal["none", "model", "group", "sequential"] = Field(
         "none",
-        description="On a GPU: keep networks in main memory while they rest; group: layer by layer, each fetched while "
-        "another works; sequential: one after the other.",
+        description="On a GPU: keep idle networks in main memory; group: single layers, each loaded while another one "
+        "runs; sequential: single layers, one after the other.",
     )
     backend: Literal["torch", "openvino"] = Field(
-        "torch", description="What computes the networks on a CPU: torch, or OpenVINO (extra openvino; slow at first)."
+        "torch", description="Backend for networks on a CPU: torch, or OpenVINO (extra openvino; slow to start)."
     )
     quantize: Literal["none", "int8"] = Field(
         "none", description="Keep the weights of the network's linear layers in 8 bits (extra torchao): less memory."
@@ -89,26 +89,26 @@ class Options(Checked):
     preview_decoder: str | None = Field(
         None, description="An AutoencoderTiny (TAESD) for --preview, --trace: folder or .safetensors; not for results."
     )
-    offline: bool = Field(False, description="Open no socket.")
+    offline: bool = Field(False, description="Never connect to the internet.")
     allow_code: bool = Field(False, description="Allow parameters that name Python code to import.")
 
     @property
     def draws(self) -> int:
-        """How many samples a stage is made of."""
+        """Number of samples in a stage."""
         return self.samples if self.estimate == "mean" else 1
 
     @property
     def floats(self) -> bool:
-        """Whether strengths are counted in floats, as diffusers counts them."""
+        """Whether strengths are computed in floats, as diffusers does."""
         return self.noise == "diffusers"
 
     def merged(self, later: Options) -> Options:
-        """These options with those that `later` sets itself."""
+        """Return these options, overridden by those that `later` sets explicitly."""
         return self.model_copy(update=later.model_dump(exclude_unset=True))
 
 
 class RunOptions(TypedDict, total=False):
-    """The same as keywords of `edit` and `stream`, so that code editors complete them; `model` is separate there."""
+    """The same options as keyword arguments of `edit` and `stream`, for code completion; `model` is separate."""
 
     transformer: str | None
     lora: Sequence[str]

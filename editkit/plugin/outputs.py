@@ -1,6 +1,6 @@
-"""What an edit command writes: its own options, beside those of the run and of its plugins, for where the result goes
-and what is said about it, and the files that plugins write. The command line, its help, and the names that no
-plugin's parameter may take, follow from these fields.
+"""The output options of an edit command, and the files that plugins write.
+
+The command line, its help, and the names that no plugin's parameter may take are derived from these fields.
 """
 
 from __future__ import annotations
@@ -15,59 +15,59 @@ from editkit.plugin.declaration import Checked
 from editkit.plugin.params import Metavar, outputs, params, word
 
 File = Annotated[str, Metavar("FILE")]
-"""A file that is written."""
+"""A file to write."""
 
 
 class Extras(Checked):
-    """Where the result of an edit command goes and what is said about it."""
+    """Where an edit command writes its result, and what it reports about it."""
 
     output: File | None = Field(
         None,
-        description="Where the result goes: a file, a folder (FOLDER/), a pattern ({stem}.fixed{suffix}), - (standard "
-        "output). Default: beside PICTURE, by its name with the first plugin's (photo.inpaint.png).",
+        description="Output: a file, a folder (FOLDER/), a pattern ({stem}.fixed{suffix}), - (standard output). "
+        "Default: beside PICTURE, with the first plugin's name (photo.inpaint.png).",
     )
     force: bool = Field(False, description="Overwrite an existing file.")
-    backup: bool = Field(False, description="Overwrite an existing file, and keep it as FILE~.")
+    backup: bool = Field(False, description="Overwrite an existing file, but keep it as FILE~.")
     quality: int | None = Field(
-        None, ge=1, le=100, description="Of a JPEG, WebP or AVIF; default: as the picture came."
+        None, ge=1, le=100, description="Quality of JPEG, WebP or AVIF; default: that of the input."
     )
-    save_recipe: File | None = Field(None, description="Write the chain as a recipe, for editkit run.")
-    provenance: bool = Field(True, description="Keep in the file how it was made.")
+    save_recipe: File | None = Field(None, description="Save the chain as a recipe, for editkit run.")
+    provenance: bool = Field(True, description="Store in the file how it was made.")
     preview: Annotated[str, Metavar("PATH")] | None = Field(
-        None, description="The estimate every few steps: a folder, or a .webp."
+        None, description="Save the estimate every few steps: a folder, or a .webp."
     )
-    trace: File | None = Field(None, description="How it went, as a page (.html) or a sheet (.png).")
-    compare: File | None = Field(None, description="A sheet: before, mask, after, difference.")
+    trace: File | None = Field(None, description="Save a report of the steps: a page (.html) or a sheet (.png).")
+    compare: File | None = Field(None, description="Save a sheet: before, mask, after, difference.")
     candidates: int | None = Field(
-        None, ge=1, le=1000, description="Make so many, each with a seed of its own, and a sheet of them."
+        None, ge=1, le=1000, description="Make this many results, each with its own seed, and a sheet of them."
     )
-    watch: bool = Field(False, description="Make it again whenever the picture or a mask changes; Ctrl-C ends it.")
+    watch: bool = Field(False, description="Run again whenever the picture or a mask changes; Ctrl-C stops.")
     range: Annotated[str, Metavar("SPAN")] | None = Field(
-        None, description="Of a video: from when to when, as 10s-14s or 0:10-0:14."
+        None, description="Video: time span to edit, as 10s-14s or 0:10-0:14."
     )
-    stride: int = Field(1, ge=1, description="Of a video: only every so many-th frame.")
-    track: bool = Field(False, description="Of a video: the mask is of the first frame, and follows what it marks.")
+    stride: int = Field(1, ge=1, description="Video: edit only every Nth frame.")
+    track: bool = Field(False, description="Video: the mask is for the first frame, and follows what it marks.")
     follow: float | None = Field(
         None,
         ge=0.0,
         le=1.0,
-        description="Of a video: share of the frame before's change that a frame starts with; "
-        "default 0.5 for edits that steer, else 0.",
+        description="Video: fraction of the previous frame's change with which a frame starts; default 0.5 for edits "
+        "that steer, else 0.",
     )
-    noise_along: bool = Field(False, description="Of a video: noise moves with what is seen, by the optical flow.")
-    quiet: bool = Field(False, description="Say nothing but errors.")
-    json_: bool = Field(False, description="One line of JSON about the result on standard output.")
+    noise_along: bool = Field(False, description="Video: move the noise along with the optical flow.")
+    quiet: bool = Field(False, description="Print nothing but errors.")
+    json_: bool = Field(False, description="Print one line of JSON about the result to standard output.")
 
 
 NAMES_A_FILE = frozenset(p.name for p in params(Extras) if p.metavar in ("FILE", "PATH"))
-"""Those that name what is written: one command writes each of them once."""
+"""The options that name files to write; one command writes each of them once."""
 
 
 def written_by_plugins(chain: Chain) -> dict[str, str]:
-    """The files that plugins of `chain` are asked to write, by the option that says so.
+    """Return the files that plugins of `chain` write: option -> path.
 
     Raises:
-        UsageError: two of them by one option, in two stages.
+        UsageError: the same option is given in two stages.
     """
     made: dict[str, str] = {}
     for plugin in (plugin for stage in chain.stages for plugin in stage.plugins):
@@ -82,10 +82,10 @@ def written_by_plugins(chain: Chain) -> dict[str, str]:
 
 
 def write_nothing_beside(chain: Chain, what: str) -> None:
-    """Refuse files that plugins write, where `what` makes several results and each would write the same.
+    """Refuse files written by plugins if `what` makes several results, since each would write the same file.
 
     Raises:
-        UsageError: names the option.
+        UsageError: a plugin writes a file; the message names the option.
     """
     for flag in written_by_plugins(chain):
         raise UsageError(f"{flag} is for one picture, and {what} makes several; leave it out")

@@ -1,7 +1,7 @@
-"""One pydantic field -> one option, recipe key and row of the docs.
+"""Maps each pydantic field to an option, a recipe key and a row in the docs.
 
-Pictures and masks as parameters have the types `PictureSource` and `MaskSource`: a path or words on the command line
-and in recipes; in Python also an array, a PIL image or a `Picture`.
+Parameters that are pictures or masks have the types `PictureSource` and `MaskSource`: a path or words on the command
+line and in recipes; in Python also an array, a PIL image or a `Picture`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from editkit.errors import short
 
 @dataclass(frozen=True)
 class Metavar:
-    """How a parameter's value is called in help texts; `words` says which values are not paths.
+    """The name of a parameter's value in help texts.
 
-    `repeated`: it may be given several times; the value is then a tuple. `path`: it may name a file at all.
+    `words` says which values of a picture field are not paths. `repeated`: the option may be given several times; the
+    value is then a tuple. `path`: whether the value may name a file at all.
     """
 
     name: str
@@ -34,19 +35,20 @@ class Metavar:
 
 @dataclass(frozen=True)
 class Code:
-    """Marks a field whose text may name code to import: a recipe that does is refused without --allow-code."""
+    """Marks a field whose text may name code to import; recipes that do so are refused without --allow-code."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """Marks a field that names a file to be written. It is checked with the command's other outputs before the work
-    begins. It is left out of recipes and provenance: text from others may say what is done, not which files are
-    written.
+    """Marks a field that names a file to write.
+
+    The file is checked with the command's other outputs before the edit starts. The field is left out of recipes and
+    provenance: text from others must not decide which files are written.
     """
 
 
 def outputs(declaration: type[BaseModel]) -> tuple[str, ...]:
-    """The fields of `declaration` that name files to be written."""
+    """Return the fields of `declaration` that name files to write."""
     return tuple(
         name for name, info in declaration.model_fields.items() if any(isinstance(m, Output) for m in info.metadata)
     )
@@ -54,20 +56,20 @@ def outputs(declaration: type[BaseModel]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Weights:
-    """Marks a field whose text names weights to load, where no metavar says so: a server may restrict which."""
+    """Marks a field whose text names weights to load, if its metavar does not show it; a server may restrict them."""
 
 
 NETWORKS = ("CLASSIFIER", "DIR_OR_ID", "DIR")
-"""What parameters that name networks are called; others are marked (`Weights`)."""
+"""Metavars of parameters that name networks; other such parameters are marked with `Weights`."""
 
 
 def names_weights(param: Param, info: FieldInfo) -> bool:
-    """Whether a parameter, of the field `info`, names weights to load."""
+    """Whether a parameter, with the field `info`, names weights to load."""
     return param.metavar in NETWORKS or any(isinstance(m, Weights) for m in info.metadata)
 
 
 def _source(value: Any) -> Any:
-    """A path as text; other sources as they are; numbers and the like are refused."""
+    """Convert a path to text, keep other sources, and refuse numbers and the like."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, str | bytes) or hasattr(value, "shape") or hasattr(value, "size"):
@@ -80,26 +82,26 @@ PictureSource = Annotated[Any, BeforeValidator(_source), Metavar("PICTURE")]
 
 
 def _sources(value: Any) -> Any:
-    """One source, or a tuple of several."""
+    """Validate one source, or a list of several as a tuple."""
     if not isinstance(value, list | tuple):
         return _source(value)
     if not value:
-        raise ValueError("is an empty list; a mask or several are needed")
+        raise ValueError("is an empty list; at least one mask is needed")
     return _source(value[0]) if len(value) == 1 else tuple(_source(one) for one in value)
 
 
 MaskSource = Annotated[Any, BeforeValidator(_sources), Metavar("MASK", repeated=True)]
-"""A mask, white = regenerate: as `PictureSource`, words as `box:x0,y0,x1,y1`, or a list of them, whose union it is."""
+"""A mask, white = regenerate: a `PictureSource`, words such as `box:x0,y0,x1,y1`, or a list of these (their union)."""
 
 AreaSource = Annotated[Any, BeforeValidator(_sources), Metavar("AREA", repeated=True)]
-"""As `MaskSource`, where what it marks is not what the plugin's mask is: `--not-from`."""
+"""The same as `MaskSource`, for an area that is not the edit's mask, such as `--not-from`."""
 
 Kind = Literal["flag", "int", "float", "text", "choice"]
 
 
 @dataclass(frozen=True)
 class Param:
-    """One field, as the command line and the docs see it."""
+    """A field, as the command line and the docs see it."""
 
     name: str
     kind: Kind
@@ -112,12 +114,12 @@ class Param:
 
     @property
     def key(self) -> str:
-        """Its name in recipes."""
+        """Name of the field in recipes."""
         return word(self.name)
 
     @property
     def flag(self) -> str:
-        """The option's long name."""
+        """Long name of the option."""
         return "--" + self.key.replace("_", "-")
 
     @property
@@ -126,23 +128,23 @@ class Param:
 
 
 def word(name: str) -> str:
-    """A field's name outside of Python, which keeps some words for itself: `from_` is `from`."""
+    """Return a field's name outside Python, without the underscore that reserved words need: `from_` is `from`."""
     return name.rstrip("_")
 
 
 def params(declaration: type[BaseModel]) -> list[Param]:
-    """The fields of `declaration`, in order; `start` and `stop` last."""
+    """Return the fields of `declaration`, in order, with `start` and `stop` last."""
     fields = dict(declaration.model_fields)
     last = [(name, fields.pop(name)) for name in ("start", "stop") if name in fields]
     return [param(name, info) for name, info in [*fields.items(), *last]]
 
 
 def param(name: str, info: FieldInfo) -> Param:
-    """One field as a `Param`."""
+    """Convert one field to a `Param`."""
     kind, choices, repeated = _kind(info.annotation)
     marker = next((m for m in info.metadata if isinstance(m, Metavar)), None) or _nested_metavar(info)
     if marker is not None and kind in ("int", "float"):
-        kind = "text"  # a number that may be said in words, as 4x
+        kind = "text"  # a number with its own notation, such as 4x
     text = " ".join(filter(None, (info.description, _bounds(info))))
     default = None if info.is_required() else info.get_default(call_default_factory=True)
     metavar, several = (None, False) if marker is None else (marker.name, marker.repeated)
@@ -150,7 +152,7 @@ def param(name: str, info: FieldInfo) -> Param:
 
 
 def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:
-    """(kind, choices, repeated) of a field's type; what is no number, flag or choice is text."""
+    """Return (kind, choices, repeated) of a field's type; anything but numbers, flags and choices is text."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return _kind(get_args(annotation)[0])
@@ -167,7 +169,7 @@ def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:
 
 
 def _nested_metavar(info: FieldInfo) -> Metavar | None:
-    """The marker of an optional source, whose marker lies inside the union."""
+    """Return the marker of an optional source, which is inside the union."""
     for member in get_args(info.annotation):
         if get_origin(member) is Annotated:
             for marker in get_args(member)[1:]:
@@ -177,7 +179,7 @@ def _nested_metavar(info: FieldInfo) -> Metavar | None:
 
 
 def _bounds(info: FieldInfo) -> str:
-    """The allowed range as text."""
+    """Return the allowed range as text."""
     low = next((f"{m.ge}" for m in info.metadata if isinstance(m, at.Ge)), None)
     above = next((f"above {m.gt}" for m in info.metadata if isinstance(m, at.Gt)), None)
     high = next((f"{m.le}" for m in info.metadata if isinstance(m, at.Le)), None)
@@ -190,7 +192,7 @@ def _bounds(info: FieldInfo) -> str:
 
 
 def marked(plugin: type[BaseModel], key: str, kind: type) -> bool:
-    """Whether the field `key` carries a marker of `kind`, also inside an optional."""
+    """Whether the field `key` has a marker of `kind`, possibly inside an optional."""
     info = plugin.model_fields.get(key)
     if info is None:
         return False
@@ -200,7 +202,7 @@ def marked(plugin: type[BaseModel], key: str, kind: type) -> bool:
 
 
 def is_path(plugin: type[BaseModel], key: str, value: object) -> bool:
-    """Whether `value` is a path of a picture or mask (not words such as box:..., not standard input)."""
+    """Whether `value` is the path of a picture or mask (not words such as box:..., not standard input)."""
     from editkit.pictures.shapes import is_words
 
     if not isinstance(value, str) or not marked(plugin, key, Metavar) or value == "-" or is_words(value):

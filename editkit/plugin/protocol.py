@@ -1,29 +1,29 @@
-"""The plugin protocol: a declaration, its hooks, and the step that every hook is given.
+"""The plugin protocol: a declaration, its hooks, and the step that every hook receives.
 
-A plugin is a frozen pydantic model that says what it wants (`Plugin`); what it does at each step of the reverse process
-is a `Hooks` object made for one run, where tensors live. Hooks return values and never change what they are given. The
-table of hooks, in the order the engine calls them::
+A plugin is a frozen pydantic model with the parameters (`Plugin`). What it does at each step of the reverse process is
+in a `Hooks` object, which is created for one run and may hold tensors. Hooks return values and never modify their
+arguments. The hooks, in the order in which the engine calls them::
 
     open       (picture, notify) -> picture  on the declaration: set the mask, grow the canvas
-    examples   (picture) -> pictures         on the declaration: what `patches` may learn from besides the picture
-    default_options (info) -> options        on the declaration: options it prefers where the user gives none
-    plan       (plan) -> plan                on the declaration: SDEdit starts lower, RePaint travels
+    examples   (picture) -> pictures         on the declaration: further pictures that `patches` may learn from
+    default_options (info) -> options        on the declaration: preferred options, where the user gives none
+    plan       (plan) -> plan                on the declaration: SDEdit starts lower, RePaint jumps back
     walk       (sampler) -> sampler          on the declaration: wrap the stage's sampler, as `invert` does
     levels     (levels, inputs) -> levels    on the declaration: other noise levels, as `denoise` needs
     bind       (run) -> Hooks                borrow networks, encode pictures; the only one with side effects
-    begin      () -> x_t or None             the starting state                                     (slot)
+    begin      () -> x_t or None             the initial state                                      (slot)
     sampler    () -> Sampler or None         a transition x_t -> x_s of its own                     (slot)
     condition  (step, cond) -> cond          prompts, known picture and mask, ControlNet residuals
     branches   (step, cond) -> conds         the conditionings to evaluate, for `combine`
     combine    (step, predictions) -> one    classifier-free guidance and its variants              (slot)
-    energy     (step, x0) -> (batch,)        -log p(y | x), weights included; None: not this time
-    shift      (step, dx0) -> dx0            bound, mask or rescale what its own energy moves x0 by
+    energy     (step, x0) -> (batch,)        -log p(y | x), weights included; None: does not act in this step
+    shift      (step, dx0) -> dx0            bound, mask or rescale the shift of x0 by its own energy
     clean      (step, x0) -> x0              thresholding, projections
-    after      (step, x_s) -> x_s            once a flow move, at its end: put known regions back
+    after      (step, x_s) -> x_s            at the end of each flow move: put known regions back
     finish     (image) -> image              pixels -> pixels, at the picture's own resolution
-    measure    (image) -> {name: value}      figures about the result: how well it explains an observation
+    measure    (image) -> {name: value}      figures about the result, such as its distance to an observation
 
-A plugin uses a hook by overriding it. Nothing else needs to be said: `editkit plan` reads it off the class.
+A plugin uses a hook by overriding it; nothing else is needed. `editkit plan` inspects the class.
 """
 
 from __future__ import annotations
@@ -63,19 +63,19 @@ __all__ = [
 R = TypeVar("R")
 
 API = 1
-"""The version of this protocol. A plugin that was written for another is refused when it is loaded."""
+"""Version of this protocol. A plugin written for another version is refused when it is loaded."""
 
 Slot = Literal["begin", "combine", "mask", "prompt", "sampler", "size"]
-"""What only one plugin of a stage may hold."""
+"""A role that only one plugin of a stage may have."""
 
 OVERRIDDEN: tuple[Slot, ...] = ("begin", "combine", "sampler")
-"""The slots that are hooks: whoever overrides one holds it."""
+"""The slots that are hooks: a plugin holds such a slot if it overrides the hook."""
 
 CONDITIONS = "conditions"
-"""The role of every plugin that offers the model a condition, for `acts_before` and `acts_after`."""
+"""The role of all plugins that offer the model a condition, for `acts_before` and `acts_after`."""
 
 Through = Literal["network", "x0", "x_t"]
-"""Where an energy's gradient is taken; see `Hooks.through`."""
+"""How an energy is differentiated; see `Hooks.through`."""
 
 DECLARED = ("open", "examples", "default_options", "plan", "walk", "levels")
 """The hooks of `Plugin` itself."""
@@ -95,7 +95,7 @@ GIVES: dict[str, tuple[str, ...]] = {
     "calls": ("int",), "alone": ("bool",), "through": ("str",), "default_model": ("str",),
     "default_options": ("Options",), "found_weights": ("tuple",), "roles": ("frozenset", "set"),
 }  # fmt: skip
-"""The class, or the classes, of what a hook returns, by its name: looking by name needs no torch."""
+"""Hook -> names of the classes that it may return. Comparing names does not need torch."""
 
 MAY_GIVE_NONE = frozenset({"begin", "energy", "default_model"})
 
@@ -103,33 +103,33 @@ ASKED = (
     "hooks", "claims", "uses", "beside", "calls", "alone", "through", "default_model", "default_options",
     "found_weights", "roles",
 )  # fmt: skip
-"""Methods of a declaration that are called wherever something is to be known of it. Whatever they raise names it."""
+"""Methods of a declaration that query it. Exceptions in them are converted to errors that name the plugin."""
 
 
 class Plugin(Declaration):
-    """A declaration: which method, with which parameters. Frozen; holds no tensors.
+    """The declaration of a method with its parameters. Frozen; holds no tensors.
 
-    Subclasses give `name`, their parameters as fields with a description, and `hooks`. From that one declaration come
-    the Python constructor, the command with its options, the recipe's YAML and the reference in the docs.
+    Subclasses define `name`, their parameters as fields with a description, and `hooks`. The Python constructor, the
+    command with its options, the recipe's YAML and the reference in the docs are all derived from it.
 
     Class attributes:
-        name: the name of the entry point; the first word of the command.
-        order: plugins act in ascending order, then as they were written; constraints that must hold exactly use 100.
-        acts_before, acts_after: which others it acts before or after, whatever their `order`: a plugin's name, a
-            condition that plugins `offer`, or `CONDITIONS` for all that offer one (`roles`).
-        holds: the slots it holds besides those whose hook it overrides: `mask` if it sets the edit's mask, `size` if it
-            sets the picture's size or needs the original one, `prompt` if it sets the text.
-        offers: the named conditions this plugin can give to a model (`known`, `mask`, `lowres`, `control` ...).
+        name: name of the entry point, and first word of the command.
+        order: plugins act in ascending order, then as they were written. Constraints that must hold exactly use 100.
+        acts_before, acts_after: plugins before or after which it acts, whatever their `order`: a plugin's name, a
+            condition that plugins `offer`, or `CONDITIONS` for all plugins that offer one (`roles`).
+        holds: slots that it holds in addition to those of overridden hooks: `mask` if it sets the edit's mask, `size`
+            if it sets the picture's size or needs the original size, `prompt` if it sets the text.
+        offers: names of the conditions that it can pass to a model (`known`, `mask`, `lowres`, `control` ...).
         needs: conditions of which the model must take at least one; other models are refused.
-        able: which families take what it needs, as the end of that refusal: "FLUX.2 does".
-        fresh: True for an edit that replaces what it works on, so that the process starts from pure noise unless
+        able: model families that meet `needs`, as the end of the error message: "FLUX.2 does".
+        fresh: True for an edit that replaces the content it works on: the process starts from pure noise unless
             another plugin claims `begin`. Other edits of a picture start from the picture, by `sdedit`.
-        diffuses: False for a plugin that works on pixels only, in `finish`; a stage of such plugins loads no model.
-        needs_picture: True for a plugin that cannot work in `editkit.sample`, where there is no picture.
-        group: the heading under which the general help lists it.
+        diffuses: False for a plugin that only works on pixels, in `finish`. A stage of such plugins loads no model.
+        needs_picture: True for a plugin that does not work in `editkit.sample`, where there is no picture.
+        group: heading under which the general help lists it.
         usage: three example commands for its help, without the word `editkit`.
-        example: parameters of a small edit that works, for the contract suite; none are needed if all have defaults.
-        neutral: parameters with which the plugin changes nothing; None where there are none.
+        example: parameters of a small working edit, for the contract suite; may be empty if all have defaults.
+        neutral: parameters with which the plugin changes nothing; None if there are none.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -156,7 +156,7 @@ class Plugin(Declaration):
     @model_validator(mode="after")
     def _window(self) -> Self:
         if self.start > self.stop:
-            raise ValueError(f"start {self.start} lies after stop {self.stop}")
+            raise ValueError(f"start {self.start} is after stop {self.stop}")
         return self
 
     def __init_subclass__(cls, **given: Any) -> None:
@@ -166,134 +166,137 @@ class Plugin(Declaration):
                 setattr(cls, name, _asked(name, cls.__dict__[name]))
 
     def hooks(self) -> type[Hooks[Self]]:
-        """The class whose overridden methods act at each step; by default one that does nothing."""
+        """Return the class whose overridden methods act at each step; the default does nothing."""
         return Hooks
 
     def bind(self, run: Run) -> Hooks[Self]:
-        """Make the hooks for one run: load networks, encode pictures. The only place with side effects."""
+        """Create the hooks for one run: load networks, encode pictures. The only method with side effects."""
         return self.hooks()(self, run)
 
     def plan(self, plan: Plan) -> Plan:
-        """Change the trajectory. Pure: no weights, no pictures."""
+        """Change the plan of moves. Pure: uses no weights and no pictures."""
         return plan
 
     def walk(self, sampler: Sampler) -> Sampler:
-        """Change how the stage's sampler walks: return a sampler around `sampler` that counts its own calls.
+        """Wrap the stage's sampler. The returned sampler must count its own network calls.
 
-        Pure. A method that has its own sampler, which needs the run, overrides `Hooks.sampler` instead.
+        Pure. A method whose own sampler needs the run overrides `Hooks.sampler` instead.
         """
         return sampler
 
     def levels(self, levels: Levels, inputs: Inputs) -> Levels:
-        """Change the noise levels that the plan's indices refer to: as many, from the clean one (index 0) up.
+        """Replace the noise levels that the plan's indices refer to, by as many, from the clean level (index 0) up.
 
-        `inputs.model.schedule` makes others. Pure; once a pass, when the model and what it is given are there.
+        `inputs.model.schedule` makes levels. Pure; called once a pass, when the model and its inputs are known.
         """
         return levels
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
-        """Prepare the stage's picture before anything runs: set its mask, grow its canvas. Pure, no torch.
+        """Prepare the stage's picture before anything runs: set its mask, grow its canvas. Pure, without torch.
 
-        `notify` tells the user something in one line.
+        `notify` shows the user a message of one line.
         """
         return picture
 
     def examples(self, picture: Picture) -> Sequence[Picture]:
-        """Other pictures that a model which takes `examples` learns from. `picture`: the stage's, as it came."""
+        """Return further pictures to learn from, for models that take `examples`. `picture`: the stage's input."""
         return ()
 
     def default_options(self, info: ModelInfo) -> Options:
-        """The options that its method prefers on this model where the user gives none: `Options(sampler="ddpm")`.
+        """Return the preferred options on this model, where the user gives none: `Options(sampler="ddpm")`.
 
-        Only what it sets counts; if two plugins set the same option, the first of the stage decides. The model is named
-        by `default_model`, not here.
+        Only explicitly set options count. If two plugins set the same option, the first one in the stage wins. The
+        model itself is chosen by `default_model`, not here.
         """
         return Options()
 
     def default_model(self) -> str | None:
-        """The embedded model that `--model auto` means where this plugin acts; None: the usual one.
+        """Return the embedded model for `--model auto` with this plugin; None: the usual one.
 
-        The first plugin of the stage that names one decides, and the user is told.
+        The first plugin of the stage that names one wins, and the user is notified.
         """
         return None
 
     def found_weights(self) -> tuple[str, ...]:
-        """Files and folders of weights that no parameter names and that are loaded too, for provenance."""
+        """Return files and folders of further weights that no parameter names, for provenance."""
         return ()
 
     def claims(self) -> frozenset[Slot]:
-        """The slots this plugin holds: those whose hook it overrides, and what it says (`holds`)."""
+        """Return the slots that this plugin holds: those of overridden hooks, and `holds`."""
         used = self.uses()
         return self.holds | {slot for slot in OVERRIDDEN if slot in used}
 
     def uses(self) -> frozenset[str]:
-        """The names of the hooks this declaration acts through, those on the declaration itself included."""
+        """Return the names of the hooks that this plugin overrides, including those on the declaration."""
         hooks = self.hooks()
         used = {name for name in HOOKS if getattr(hooks, name) is not getattr(Hooks, name)}
         used |= {name for name in DECLARED if getattr(type(self), name) is not getattr(Plugin, name)}
         return frozenset(used)
 
     def roles(self) -> frozenset[str]:
-        """What `acts_before` and `acts_after` of other plugins may call it: its name, and what it offers."""
+        """Return the names for it in `acts_before` and `acts_after` of other plugins: its name, and what it offers."""
         return frozenset({self.name, *self.offers, *([CONDITIONS] if self.offers else [])})
 
     def through(self) -> Through:
-        """Where the energy of this declaration is differentiated; known before anything is loaded."""
+        """Return how the energy is differentiated; known before anything is loaded."""
         return self.hooks().through
 
     def alone(self) -> bool:
-        """Whether its energy needs a backward pass of its own, because `Hooks.shift` shapes the result."""
+        """Whether its energy needs a separate backward pass, because `Hooks.shift` modifies the result."""
         return "shift" in self.uses()
 
     def beside(self) -> int:
-        """How many further network evaluations it causes with each evaluation of the model, where it acts: of its own
-        networks, or of the model on something else."""
+        """Return the number of additional network evaluations for each evaluation of the model, where it acts.
+
+        These are evaluations of its own networks, or of the model on other inputs.
+        """
         return 0
 
     def calls(self, move: Move) -> int:
-        """Network evaluations of one flow move by its own sampler, where it has one (`Hooks.sampler`)."""
+        """Return the network evaluations of one flow move by its own sampler, if it has one (`Hooks.sampler`)."""
         return 1
 
     def acts(self, index: int, total: int) -> bool:
-        """Whether it acts in flow move `index` of `total`: those whose middle is in its window, `start` included and
-        `stop` not, so that windows that meet leave none out and share none.
+        """Whether it acts in flow move `index` of `total`: if the middle of the move is in [start, stop).
+
+        Thus adjacent windows neither skip nor share a move.
         """
         middle = (index + 0.5) / max(total, 1)
         return self.start <= middle < self.stop
 
     def __and__(self, other: Plugin | Chain) -> Chain:
-        """`with`: both act in the same reverse process."""
+        """`with`: let both act in the same reverse process."""
         return Chain.of(self) & other
 
     def __or__(self, other: Plugin | Chain) -> Chain:
-        """`then`: `other` starts another process on the result."""
+        """`then`: run `other` as another process on the result."""
         return Chain.of(self) | other
 
 
 def plugins_of(stage: Stage) -> tuple[Plugin, ...]:
-    """The plugins of a stage.
+    """Return the plugins of a stage.
 
     Raises:
-        ChainError: there is another declaration in it, such as that of a hint.
+        ChainError: the stage contains another kind of declaration, such as a hint detector.
     """
     for made in stage.plugins:
         if not isinstance(made, Plugin):
-            raise ChainError(f"{made!r} is not a plugin; a chain has declarations such as Inpaint(...)")
+            raise ChainError(f"{made!r} is not a plugin; a chain takes declarations such as Inpaint(...)")
     return tuple(made for made in stage.plugins if isinstance(made, Plugin))
 
 
 def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where: object = None) -> R:
-    """`hook(*args)`; what it raises, other than an error for the user, names the plugin, the hook, and `where` it was.
+    """Call `hook(*args)`. Unexpected exceptions become errors that name the plugin, the hook, and `where`.
 
     Raises:
-        HookError: the hook raised, or returned something of another kind.
-        ExtraError: it needs a library that is not installed.
+        HookError: the hook raised, or returned an object of the wrong type.
+        ExtraError: the hook needs a library that is not installed.
     """
     try:
         made = hook(*args)
     except EditkitError:
         raise
-    except (Exception, SystemExit) as error:  # a library in it that ends the process would end a whole batch
+    except (Exception, SystemExit) as error:  # a library that calls sys.exit would end a whole batch
         if isinstance(error, ImportError) and (extra := missing(error)) is not None:
             raise extra from error
         raise HookError(
@@ -313,7 +316,7 @@ def _placed(where: object) -> str:
 
 
 def _asked(name: str, method: Callable[..., R]) -> Callable[..., R]:
-    """`method` of a declaration, through `called`."""
+    """Wrap a declaration's `method` in `called`."""
 
     @functools.wraps(method)
     def asked(self: Plugin, *args: Any) -> R:
@@ -326,71 +329,72 @@ P = TypeVar("P", bound=Plugin, covariant=True)
 
 
 Figures = Mapping[str, float | str]
-"""What is said of a result: name -> number, or words."""
+"""Figures about a result: name -> number or text."""
 
 
 class Hooks(Generic[P]):
-    """What a plugin does during one run. Override what is needed; load and encode in `__init__`.
+    """What a plugin does during one run. Override the hooks that you need; load and encode in `__init__`.
 
-    Tensors x_t, x_s, x0 are (batch, channels, ...) in the model's space, float32. No hook may change its arguments.
+    The tensors x_t, x_s and x0 are (batch, channels, ...) in the model's space, float32. Hooks must not modify their
+    arguments.
     """
 
     through: ClassVar[Through] = "network"
-    """Where `energy` is differentiated. `network`: dE/dx_t exactly, backward through the model. `x_t`: the energy
-    reads `step.x_t` (a noise-aware loss), no backward pass through the model. `x0`: dE/dx0 in the bounded form
-    x0' = x0 - s^2 sigma_t^2 / (s^2 alpha_t^2 + sigma_t^2) dE/dx0, cheap."""
+    """How `energy` is differentiated. `network`: the exact dE/dx_t, by a backward pass through the model. `x_t`: the
+    energy reads `step.x_t` (a noise-aware loss), without a backward pass through the model. `x0`: dE/dx0 in the bounded
+    form x0' = x0 - s^2 sigma_t^2 / (s^2 alpha_t^2 + sigma_t^2) dE/dx0, which is cheap."""
 
     def __init__(self, plugin: P, run: Run) -> None:
         self.plugin = plugin
         self.run = run
 
     def begin(self) -> Float[Tensor, "b c *size"] | None:
-        """The state at the plan's first level; None: noise of the schedule's scale."""
+        """Return the state at the plan's first level; None: noise of the schedule's scale."""
         return None
 
     def sampler(self) -> Sampler | None:
-        """The rule x_t -> x_s of a method that has one of its own, bound to this run; None: the stage's sampler.
+        """Return the method's own sampler x_t -> x_s, bound to this run; None: the stage's sampler.
 
-        It draws from this plugin's stream. Levels are laid by the stage's sampler.
+        It draws from this plugin's noise stream. The spacing of the levels is still that of the stage's sampler.
         """
         return None
 
     def walk(self, sampler: Sampler) -> Sampler:
-        """`Plugin.walk`, for a sampler that reports something to this run; its calls and states must be the same."""
+        """Do the same as `Plugin.walk`, with a sampler that reports to this run; calls and states must be equal."""
         return self.plugin.walk(sampler)
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
-        """`cond` with what this plugin gives to the model."""
+        """Add this plugin's conditions to `cond`."""
         return cond
 
     def branches(self, step: Step, cond: Conditioning) -> Sequence[Conditioning]:
-        """The conditionings to evaluate at this step, in one batch; `combine` gets one prediction for each."""
+        """Return the conditionings to evaluate at this step, in one batch; `combine` gets a prediction for each."""
         return (cond,)
 
     def combine(self, step: Step, predictions: Sequence[Prediction]) -> Prediction:
-        """One prediction from those of `branches`."""
+        """Combine the predictions of `branches` into one."""
         return predictions[0]
 
     def energy(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"] | None:
-        """-log p(y | x0) up to a constant, weights included, for each item; None where it does not act."""
+        """Return -log p(y | x0) up to a constant, weights included, (batch,); None if it does not act in this step."""
         return None
 
     def shift(self, step: Step, dx0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
-        """What the energy of this plugin may move x0 by, from what its gradient says (`alone`)."""
+        """Limit or rescale dx0, the shift of x0 by this plugin's energy (`alone`)."""
         return dx0
 
     def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
-        """A better estimate of the clean sample."""
+        """Return a corrected estimate of the clean sample."""
         return x0
 
     def after(self, step: Step, x_s: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
-        """The state at the end of a flow move; `step` stands at level s."""
+        """Return the corrected state at the end of a flow move; `step` is at level s."""
         return x_s
 
     def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """The finished picture in [-1, 1], at the resolution of `run.inputs.original`."""
+        """Return the finished picture in [-1, 1], at the resolution of `run.inputs.original`."""
         return image
 
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Figures:
-        """Figures about the result, rounded as it will be written; shown after the run and in --json."""
+        """Return figures about the result, with pixels rounded as in the file; shown after the run and in --json."""
         return {}

@@ -1,7 +1,7 @@
-"""Plugins through entry points, built-ins and strangers alike (group `editkit.plugins`).
+"""The registry of plugins, built-in and third-party, through entry points (group `editkit.plugins`).
 
-Listing names imports nothing. Loading imports one plugin and checks it. One that fails to import is reported with its
-reason, and the others work.
+Listing names imports nothing. Loading imports one plugin and checks it. A plugin that fails to import is reported with
+the reason, and does not affect the others.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ PLUGINS = Group(GROUP, "plugin", "editkit plugins")
 RESERVED = frozenset(
     word(name) for name in (*Options.model_fields, *Extras.model_fields, "help", "picture", "with", "then")
 )
-"""Names that belong to the run, on every edit command: no plugin's parameter may take them."""
+"""Names of the options of every edit command, which no plugin's parameter may have."""
 
 
 def names() -> list[str]:
-    """The names of all installed plugins, sorted; read from metadata alone."""
+    """Return the names of all installed plugins, sorted, from package metadata alone."""
     return PLUGINS.names()
 
 
 def load(name: str) -> type[Plugin]:
-    """The declaration called `name`.
+    """Load the declaration called `name`.
 
     Raises:
-        UsageError: there is none (the nearest is named).
-        PluginError: two distributions have one of that name, it does not import, or it breaks the protocol.
+        UsageError: there is none. The message suggests the closest name.
+        PluginError: two distributions define this name, it cannot be imported, or it violates the protocol.
     """
     return check(PLUGINS.load(name), name)
 
 
 def listed() -> list[Listed[type[Plugin]]]:
-    """Every installed plugin, the broken ones with their reason."""
+    """Return every installed plugin; broken ones carry the reason."""
     return PLUGINS.listed(load)
 
 
 def check(declaration: object, name: str) -> type[Plugin]:
-    """`declaration`, if it is a plugin as the protocol wants it.
+    """Return `declaration` if it is a valid plugin.
 
     Raises:
-        PluginError: it is no Plugin, was written for another version, is called otherwise, or a field takes a name
-            that belongs to the run or to Plugin itself.
+        PluginError: it is not a Plugin, was written for another version, has another name or no hooks, or a field has
+            a name that is reserved for the run or for Plugin itself.
     """
     plugin = PLUGINS.declared(declaration, name, Plugin, API)
     own = set(plugin.model_fields) - set(Plugin.model_fields)

@@ -1,4 +1,4 @@
-"""The headings under which plugins stand in the general help."""
+"""The headings under which the general help lists plugins."""
 
 from __future__ import annotations
 

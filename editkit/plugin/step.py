@@ -1,4 +1,4 @@
-"""What plugins are given: the inputs of a pass, the run they are bound to, and the step every hook stands at."""
+"""The objects that plugins receive: the inputs of a pass, the run that they are bound to, and the current step."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SAME_ANGLE = 1e-4
-"""Radians: levels whose angles atan(sigma / alpha) differ by less are the same (a float32 table's rounding)."""
+"""Levels whose angles atan(sigma / alpha) differ by less, in radians, are equal (rounding of a float32 table)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What a run edits. `picture` is at the size of this pass, `original` at the picture's own.
+    """What a run edits. `picture` is at the size of this pass, `original` at the picture's own size.
 
     Args:
         model: encodes the picture.
-        picture: (batch, 3, h, w) in [-1, 1], or None when there is none.
+        picture: (batch, 3, h, w) in [-1, 1]; None if there is none.
         mask: (batch, 1, h, w), 1 = regenerate, 0 = keep, in between = feathered; None: everything may change.
-        original, original_mask: the same, at the picture's own resolution, for `finish`.
-        stream: the noise that a stochastic encoder draws from.
-        place: cuts and resizes another picture, (1, c, H, W) at the size of the whole edited one, exactly as this pass
-            does with the edited one: hints and references cannot be misaligned.
-        convention: how the mask is brought to the model's space; None: editkit's own way.
-        whole: the whole edited picture, (H, W, 3) of uint8 or uint16, for detectors of hints; None where there is none.
-        source: the same before any plugin's `open` changed it: what this stage was given.
-        fill: what lies under the mask where the process starts from the picture; None: the picture.
-        file: the metadata of the file of `source`; None where there is no picture.
+        original, original_mask: the same at the picture's own resolution, for `finish`.
+        stream: noise stream for stochastic encoders.
+        place: crops and resizes another picture, (1, c, H, W) at the size of the whole edited picture, exactly as this
+            pass does with the edited picture, so that hints and references are aligned.
+        convention: how the mask is converted to the model's space; None: editkit's own way.
+        whole: the whole edited picture, (H, W, 3) of uint8 or uint16, for hint detectors; None if there is none.
+        source: the stage's input, the same before any plugin's `open` changed it.
+        fill: initial content under the mask, if the process starts from the picture; None: the picture.
+        file: metadata of the file of `source`; None if there is no picture.
     """
 
     model: Model
@@ -69,12 +69,12 @@ class Inputs:
 
     @cached_property
     def known(self) -> Tensor | None:
-        """The picture in the model's space, encoded once."""
+        """The picture in the model's space, (batch, channels, ...), encoded once."""
         return None if self.picture is None else self.model.encode(self.picture, self.stream)
 
     @cached_property
     def start(self) -> Tensor | None:
-        """`known`, with the hole filled as `fill` says: what a process that starts from the picture starts from."""
+        """`known`, with the hole filled as `fill` says: the content from which a process with a picture starts."""
         if self.fill is None or self.picture is None or self.mask is None or self.stream is None:
             return self.known
         from editkit.pictures.filling import filled
@@ -92,13 +92,13 @@ class Inputs:
 
     @cached_property
     def masked(self) -> Tensor | None:
-        """The picture with mid-grey where it is to be regenerated, in the model's space: what inpainting models see."""
+        """The picture with mid-grey under the mask, in the model's space: the input of inpainting models."""
         if self.picture is None or self.mask is None:
             return None
         return self.model.encode(self.picture * (self.mask < 0.5), self.stream)
 
     def encode_masked(self) -> Tensor | None:
-        """`masked`, encoded now rather than when somebody first asks: where draws come in a fixed order."""
+        """Encode `masked` now instead of on first use, if random draws must come in a fixed order."""
         return self.masked
 
     @cached_property
@@ -109,16 +109,15 @@ class Inputs:
         return linear_decoder(self.model, (1, *self.model.shape(*size[-2:])), self.known)
 
     def sketch(self, x0: Tensor) -> Tensor:
-        """Pixels of `x0` by a linear map fitted to the decoder: (batch, 3, h, w), cheap and differentiable."""
+        """Decode `x0` by a linear map fitted to the decoder: (batch, 3, h, w), cheap and differentiable."""
         return self._linear(x0)
 
 
 @dataclass(eq=False)
 class Opening:
-    """The noise a process starts from: drawn when it is first asked for, the same for everyone who asks.
+    """The initial noise of a process: drawn on first use, and the same for all users.
 
-    It is as large as the state, so it is held weakly: when nobody uses it any more it is freed, and drawn again if
-    needed.
+    It is as large as the state, so only a weak reference is kept: unused noise is freed, and drawn again if needed.
     """
 
     stream: Stream
@@ -151,25 +150,25 @@ class Opening:
 
 
 class Lends(Protocol):
-    """What a run borrows until its end (`editkit.models.leasing.Lease`)."""
+    """Resources that a run borrows until its end (`editkit.models.leasing.Lease`)."""
 
     def network(self, load: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
-        """What `load(*args, **given)` gives, loaded once for all edits; nobody may change it. All is hashable."""
+        """Return `load(*args, **given)`, loaded once for all edits. Do not modify it; arguments must be hashable."""
         ...
 
     def checkpoint(self) -> bool:
-        """Gradient checkpointing in every network of the model, until the end; False: none has layers for it."""
+        """Enable gradient checkpointing in the model's networks until the end; False if none supports it."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Handed:
-    """A noisy state that one stage hands to the next instead of a picture.
+    """A noisy state that one stage passes to the next instead of a picture.
 
     Args:
         x: (batch, channels, ...), float32, in the model's space.
-        level: where it stands: x = alpha x0 + sigma eps.
-        family: the family of the model whose space it is in.
+        level: its noise level: x = alpha x0 + sigma eps.
+        family: family of the model in whose space it is.
     """
 
     x: Tensor
@@ -177,10 +176,10 @@ class Handed:
     family: str
 
     def at(self, level: Level) -> Tensor:
-        """The same state on another table, at the level with the same sigma / alpha: x' = (alpha' / alpha) x.
+        """Convert the state to another table's level with the same sigma / alpha: x' = (alpha' / alpha) x.
 
         Raises:
-            ChainError: that level has another ratio: what follows would take noise for picture, or the other way round.
+            ChainError: the level has another ratio, so the state would have the wrong amount of noise.
         """
         mine, theirs = (math.atan2(v.sigma, v.alpha) for v in (self.level, level))
         if abs(mine - theirs) > SAME_ANGLE:
@@ -195,18 +194,18 @@ class Handed:
 
 
 Ask = Callable[["Tensor", Level, "Conditioning | None", "Run"], "Prediction"]
-"""(x, level, conditioning or None, the asking plugin's run) -> a prediction: what `Step.predict` calls."""
+"""(x, level, conditioning or None, run of the calling plugin) -> prediction; called by `Step.predict`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
     """One pass of the reverse process, as one plugin sees it.
 
-    `model` may lie within others (windows, a refiner): `editkit.diffusion.capability` finds what one of them can.
-    `lease` lends a plugin's own networks, as `run.lease.network(load_classifier, name, run.device)`. `stream` is the
-    plugin's own noise. `levels[k]` is the level with index k of the plan. `notify` tells the user something once.
-    `opening` is the noise that the process starts from, whoever starts it. `convention` says whose conventions random
-    draws and masks follow. `handed` is the state that the stage before left, where that ended above the clean level.
+    `model` may be wrapped (windows, a refiner); `editkit.diffusion.capability` looks through wrappers. `lease` lends
+    networks to plugins: `run.lease.network(load_classifier, name, run.device)`. `stream` is the plugin's own noise
+    stream. `levels[k]` is the level with index k in the plan. `notify` shows the user a message, once. `opening` is the
+    initial noise of the process. `convention` says whose conventions random draws and masks follow. `handed` is the
+    state from the stage before, if that stage ended above the clean level.
     """
 
     model: Model
@@ -226,20 +225,21 @@ class Run:
     handed: Handed | None = None
 
     def noised(self, x: Tensor, level: Level) -> Tensor:
-        """alpha_t * x + sigma_t * eps, eps from this plugin's stream."""
+        """Return alpha_t * x + sigma_t * eps, with eps from this plugin's noise stream."""
         return level.alpha * x + level.sigma * self.randn_like(x)
 
     def randn_like(self, x: Tensor) -> Tensor:
-        """N(0, 1) of the shape, device and dtype of `x`, from this plugin's stream."""
+        """Draw N(0, 1) with the shape, device and dtype of `x`, from this plugin's noise stream."""
         return self.stream.normal(x.shape).to(x.device, x.dtype)
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """Where the process stands. `t` is the level of `x_t`; in `after` that is the end of the move.
+    """The current step of the process. `t` is the level of `x_t`; in `after` it is the end of the move.
 
-    `index` counts flow moves from 0, of `total`. All of it is shared by the plugins but `run`, which is each one's own.
-    `ask` is the engine's: `predict` goes through it. `told` is, in `combine`, what each prediction was made for.
+    `index` counts flow moves from 0 to `total` - 1. All plugins share the step except for `run`, which is each plugin's
+    own. `ask` belongs to the engine and serves `predict`. `told` holds, in `combine`, the conditioning of each
+    prediction.
     """
 
     run: Run
@@ -270,24 +270,24 @@ class Step:
 
     @property
     def progress(self) -> float:
-        """0 at the noisiest level to 1 at the clean one, linear in log-SNR, clipped."""
+        """Progress from 0 at the noisiest level to 1 at the clean level, linear in log-SNR, clipped."""
         return progress(self.t, self.run.levels)
 
     @property
     def is_last(self) -> bool:
-        """True in the move that ends at the clean level."""
+        """Whether this move ends at the clean level."""
         return self.move.s == 0
 
     def noised(self, x: Tensor) -> Tensor:
-        """alpha_t * x + sigma_t * eps at this step's level, eps from the plugin's own stream."""
+        """Return alpha_t * x + sigma_t * eps at this step's level, with eps from the plugin's own noise stream."""
         return self.run.noised(x, self.t)
 
     def randn_like(self, x: Tensor) -> Tensor:
-        """N(0, 1) like `x` from the plugin's own stream."""
+        """Draw N(0, 1) with the shape, device and dtype of `x`, from the plugin's own noise stream."""
         return self.run.randn_like(x)
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Pixels (batch, 3, h, w) in [-1, 1] of `x0`; differentiable; once a step however many plugins ask."""
+        """Decode `x0` to pixels, (batch, 3, h, w) in [-1, 1]. Differentiable; the result is cached for the step."""
         for known, image in self._decoded:
             if known is x0:
                 return image
@@ -296,21 +296,21 @@ class Step:
         return image
 
     def predict(self, x: Tensor, level: Level, conditioning: Conditioning | None = None) -> Prediction:
-        """The guided prediction at any state x (b, c, ...) and level: another view, another level, another condition.
+        """Return the guided prediction at any state x, (batch, channels, ...), and level.
 
-        All plugins that act in this move have their say, but for the one that asks while a prediction is being made
-        (in `condition`, `energy`, `clean` ...): its own hooks are left out then, or it would ask for ever. With
-        `conditioning` the model is told just that, once: no `condition`, `branches` or `combine`.
+        All plugins that act in this move take part. If a plugin calls this while a prediction is being made (in
+        `condition`, `energy`, `clean` ...), its own hooks are skipped, since they would recurse. With `conditioning`
+        the model is evaluated once with just that, without `condition`, `branches` or `combine`.
 
         Raises:
-            HookError: the step stands outside of a run.
+            HookError: the step is not part of a run.
         """
         if self.ask is None:
-            raise HookError("a step outside of a run has nobody to ask for a prediction")
+            raise HookError("a step outside of a run cannot make predictions")
         return self.ask(x, level, conditioning, self.run)
 
     def seen_by(self, run: Run) -> Step:
-        """This step with another plugin's `run`; made for every hook, so without the slower constructor."""
+        """Return this step with another plugin's `run`. Bypasses the slow constructor, as every hook call needs it."""
         seen = object.__new__(Step)
         seen.__dict__.update(self.__dict__, run=run)
         return seen

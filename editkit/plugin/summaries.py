@@ -1,8 +1,7 @@
-"""What the general help says about each plugin: its group and one line. Cached between runs, so that help imports no
-plugin.
+"""The group and summary line of each plugin in the general help, cached between runs so that help imports no plugin.
 
-The file in the user's cache folder is used for an entry point of the same value, version and source file; otherwise the
-declaration itself is imported.
+A cached line is used if the entry point's value, the version and the source file are unchanged; otherwise the plugin is
+imported.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ GROUP = "editkit.plugins"
 
 @dataclass(frozen=True)
 class Summary:
-    """One plugin, as the general help shows it."""
+    """A plugin's entry in the general help."""
 
     name: str
     group: str
@@ -32,7 +31,7 @@ class Summary:
 
 
 def summaries() -> list[Summary]:
-    """Every installed plugin, by name; a broken one is in the group `broken`, with its reason."""
+    """Return every installed plugin, sorted by name; broken ones are in the group `broken`, with the reason."""
     known, found = _read(), {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         key = _key(point)
@@ -53,7 +52,7 @@ def _asked(name: str) -> list[str]:
 
 
 def _key(point: EntryPoint) -> str:
-    """Changes when the plugin does: its place, its version, and when its source was written."""
+    """Return a cache key that changes with the plugin's entry point, version, or source file's modification time."""
     try:
         spec = find_spec(point.module)
         written = 0 if spec is None or spec.origin is None else os.stat(spec.origin).st_mtime_ns
@@ -68,7 +67,7 @@ def _file() -> Path:
 
 
 def _read() -> dict[str, list[str]]:
-    """What is kept; nothing where it cannot be read or is of another shape."""
+    """Read the cache; empty if it cannot be read or has another format."""
     with contextlib.suppress(OSError, ValueError, RuntimeError):
         kept = json.loads(_file().read_text(encoding="utf-8"))
         if isinstance(kept, dict):

@@ -19,7 +19,7 @@ def _cell(text: str) -> str:
 
 
 def attribution(collection: Collection) -> str:
-    """Markdown: one row a training photograph."""
+    """Return Markdown with one row per training photograph."""
     rows = []
     for photograph in collection.training:
         facts = [photograph.facts.get(key, "unknown") for key in ("author", "licence", "package", "original")]

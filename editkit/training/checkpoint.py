@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file with everything a resumed run needs, written whole or not at all."""
+"""Checkpoints: one safetensors file with everything that a resumed run needs, written atomically."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ S = TypeVar("S", bound=Settings)
 
 
 class Aside:
-    """A thread that writes in the background, job after job; its error is raised at the next job, or at the end."""
+    """A background thread that runs write jobs in order; an error is raised at the next job, or at the end."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
         self._last: Future[None] | None = None
 
     def put(self, job: Callable[[], None]) -> None:
-        """Have the job done when the one before is."""
+        """Run the job after the previous one."""
         self._wait()
         self._last = self._pool.submit(job)
 
@@ -50,7 +50,7 @@ class Aside:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is."""
+    """The progress of a run."""
 
     step: int = 0
     pictures: int = 0
@@ -58,11 +58,11 @@ class Progress:
 
 
 def save_checkpoint(folder: Path, settings: Settings, progress: Progress, tensors: dict[str, Tensor]) -> Path:
-    """Write `folder/checkpoint.safetensors`. A full disk raises EditkitError and leaves the old one whole."""
+    """Write `folder/checkpoint.safetensors`. A full disk raises EditkitError and keeps the old one."""
     from safetensors.torch import save
 
     metadata = {
-        "settings": json.dumps(settings.model_dump(), default=str),  # in ASCII, whatever bytes a folder's name has
+        "settings": json.dumps(settings.model_dump(), default=str),  # in ASCII, for any bytes in a folder's name
         "progress": json.dumps({"step": progress.step, "pictures": progress.pictures, "seconds": progress.seconds}),
     }
     path = folder / FILE
@@ -71,7 +71,7 @@ def save_checkpoint(folder: Path, settings: Settings, progress: Progress, tensor
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The header's metadata, without reading the tensors."""
+    """Read the header's metadata, without the tensors."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -84,10 +84,10 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def check_new(settings: Settings) -> None:
-    """Refuse to begin a run where another one's results lie: its first checkpoint would take their place.
+    """Refuse to start a run in the folder of another one, whose results its first checkpoint would replace.
 
     Raises:
-        EditkitError: they do.
+        EditkitError: the folder contains results.
     """
     found = next((name for name in (FILE, "export") if (settings.output / name).exists()), None)
     if found is not None:
@@ -100,7 +100,7 @@ def check_new(settings: Settings) -> None:
 def load_checkpoint(settings: S) -> tuple[Progress, dict[str, Tensor], S]:
     """Read back the checkpoint of a run's folder: progress, tensors, and the settings it was written with.
 
-    Raises EditkitError where it is missing, damaged, of another kind of run or of another architecture.
+    Raises EditkitError if it is missing, damaged, of another kind of run or of another architecture.
     """
     from safetensors.torch import load
 
@@ -119,7 +119,7 @@ def load_checkpoint(settings: S) -> tuple[Progress, dict[str, Tensor], S]:
             f"({_short(settings.architecture)}); use that one's settings or another --output"
         )
     try:
-        return progress, load(path.read_bytes()), before  # by its name safetensors reads UTF-8 alone
+        return progress, load(path.read_bytes()), before  # given a path, safetensors supports only UTF-8 names
     except Exception as error:  # safetensors raises its own SafetensorError
         raise EditkitError(f"{path}: is damaged ({error})") from error
 

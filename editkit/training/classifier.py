@@ -1,4 +1,4 @@
-"""Training a classifier on folders of pictures: p(y | x_t, t) for a model's schedule, or p(y | picture).
+"""Train a classifier on folders of pictures: p(y | x_t, t) for a model's schedule, or p(y | picture).
 
     repeat: (x0, y) ~ pictures, level t ~ uniform over the schedule's, eps ~ N(0, I)
             descend the gradient of  -log p(y | alpha_t x0 + sigma_t eps, log-SNR_t)
@@ -36,7 +36,7 @@ log = logging.getLogger("editkit.training")
 
 LEVELS = 1000
 LOG_SNR = 10.0
-"""Beyond this the noise is below what 8 bits resolve."""
+"""Beyond this the noise is below the resolution of 8 bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +49,10 @@ class Labelled:
 
 
 def read_folders(folder: Path, size: int) -> Labelled:
-    """The pictures in `folder`'s subfolders, whose names are the labels, cut to squares of `size`.
+    """Read the pictures in `folder`'s subfolders, whose names are the labels, as squares of `size`.
 
     Raises:
-        EditkitError: fewer than two labels, or a label without pictures.
+        EditkitError: there are fewer than two labels, or a label has no pictures.
     """
     try:
         labels = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
@@ -71,7 +71,7 @@ def read_folders(folder: Path, size: int) -> Labelled:
 
 
 def _square(file: Path, size: int) -> Tensor:
-    """(1, 3, size, size): the middle square, resized."""
+    """Read the centre square, resized: (1, 3, size, size)."""
     from editkit.pictures.resizing import resize
 
     image = to_unit(at_depth(Picture.read(file).coloured_as(None).visible, np.uint8))
@@ -82,7 +82,8 @@ def _square(file: Path, size: int) -> Tensor:
 
 
 def train(data: Labelled, settings: ClassifierSettings, model: Model | None = None) -> tuple[Network, dict[str, Any]]:
-    """(the network, its configuration). With `model` it is noise-aware, in the model's space and for its schedule.
+    """Train (the network, its configuration). With `model` it is noise-aware, in the model's space and for its
+    schedule.
 
     Raises:
         EditkitError: the loss is not finite.
@@ -123,7 +124,7 @@ def train(data: Labelled, settings: ClassifierSettings, model: Model | None = No
 
 
 def _table(model: Model) -> tuple[Tensor, Tensor, Tensor]:
-    """(log-SNR, alpha_t, sigma_t) of the levels of the model's schedule, scaled to alpha^2 + sigma^2 = 1."""
+    """Return (log-SNR, alpha_t, sigma_t) of the model's noise levels, scaled to alpha^2 + sigma^2 = 1."""
     levels = [v for v in model.schedule.levels(LEVELS) if v.alpha > 0.0 and v.log_snr < LOG_SNR]
     norms = [math.hypot(v.alpha, v.sigma) for v in levels]
     return (
@@ -136,7 +137,7 @@ def _table(model: Model) -> tuple[Tensor, Tensor, Tensor]:
 def _noised(
     x0: Tensor, table: tuple[Tensor, Tensor, Tensor] | None, flip: bool, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """(x_t, log-SNR) for a batch; without a table the clean pictures, and 0."""
+    """Return (x_t, log-SNR) for a batch; without a table, the clean pictures and 0."""
     if flip:
         mirrored = torch.rand(len(x0), generator=generator) < 0.5
         x0 = torch.where(mirrored.view(-1, 1, 1, 1), x0.flip(-1), x0)
@@ -148,14 +149,14 @@ def _noised(
 
 
 FILES = ("model.safetensors", "config.json")
-"""What `save` writes."""
+"""The files that `save` writes."""
 
 
 def save(network: Network, config: dict[str, Any], folder: Path) -> None:
-    """config.json and model.safetensors (16-bit), each written whole or not at all."""
+    """Write config.json and model.safetensors (16-bit), each atomically."""
     from safetensors.torch import save as packed
 
     weights = {name: value.detach().half().contiguous() for name, value in network.state_dict().items()}
     write_atomically(folder / "model.safetensors", packed(weights, {"format": "pt"}))
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"  # labels are names of folders, of any bytes
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"  # labels are folder names, which may have any bytes
     write_atomically(folder / "config.json", text.encode("utf-8", "backslashreplace"))

@@ -1,4 +1,4 @@
-"""What the network is told: the four tasks' condition picture and mask.
+"""The network's conditions: condition picture and mask for the four tasks.
 
 | task | condition picture | mask |
 |---|---|---|
@@ -32,8 +32,8 @@ SHARES = (0.24, 0.48, 0.14, 0.14)
 
 @lru_cache(maxsize=4)
 def _blurs(size: int, device: torch.device) -> Tensor:
-    """M (2, size + 1, size, size): a column of `size` pixels made n pixels long and enlarged again is M[., n] times it;
-    by antialiased bicubic reduction, and by area. Enlarging is bicubic. Below 4 pixels nothing is asked.
+    """Return M (2, size + 1, size, size): shrinking a column of `size` pixels to n and enlarging it again is
+    multiplying by M[., n], for antialiased bicubic and area reduction. Enlarging is bicubic. n below 4 is not used.
     """
     table, unit = torch.zeros(2, size + 1, size, size), torch.eye(size).view(1, 1, size, size)
     for n in range(4, size + 1):
@@ -44,8 +44,8 @@ def _blurs(size: int, device: torch.device) -> Tensor:
 
 
 def blurred(x0: Tensor, factors: Tensor, area: Tensor | None = None) -> Tensor:
-    """Each sample made `factor` (B,) times smaller (antialiased bicubic, or by area where `area` (B,) says so) and
-    enlarged again (bicubic).
+    """Shrink each sample by `factor` (B,) (antialiased bicubic, or by area where `area` (B,) is set), and enlarge it
+    again (bicubic).
     """
     size = x0.shape[-1]
     small = (size / factors).round().long().clamp(4, size)
@@ -63,9 +63,9 @@ def _between(low: float, high: float, batch: int, source: Source) -> Tensor:
 
 
 def rough(x0: Tensor, source: Source) -> Tensor:
-    """A coarser level's idea of x0: blurred 1.5 to 8 times, often with tones that are off (smooth noise) and lightly
-    noised. A young network's samples are softer than their size allows, so it is blurred by more than two levels lie
-    apart, and what the rim says about the tone is to win over it.
+    """Simulate a coarser level's estimate of x0: blurred 1.5 to 8 times, often with wrong tones (smooth noise) and
+    slight noise. Samples of a little-trained network are too soft, so the blur exceeds the distance of two levels, and
+    the tone of the rim is to prevail over it.
     """
     batch, channels, *size = x0.shape
     factors = torch.exp(_between(0.405, 2.079, batch, source)).flatten()
@@ -78,10 +78,10 @@ def rough(x0: Tensor, source: Source) -> Tensor:
 
 
 def inpaint_condition(x0: Tensor, source: Source) -> tuple[Tensor, Tensor]:
-    """A random hole with a smooth fill, or (half of them, mask 0.5) with a `rough` idea of what was there.
+    """Make a random hole with a smooth fill, or (half of them, mask 0.5) with a `rough` version of its content.
 
-    The second teaches the finer levels of a coarse-to-fine edit: draw what the enlarged coarser result means, as sharp
-    as its surroundings. Of those, a quarter are rough everywhere: a window that lies wholly inside the hole.
+    The second teaches the finer levels of a coarse-to-fine edit to refine the enlarged coarser result to the sharpness
+    of its surroundings. A quarter of those are rough everywhere, like a window entirely inside the hole.
     """
     batch, _, size, _ = x0.shape
     hole = random_masks(batch, size, source)
@@ -93,8 +93,8 @@ def inpaint_condition(x0: Tensor, source: Source) -> tuple[Tensor, Tensor]:
 
 
 def upscale_condition(x0: Tensor, source: Source) -> tuple[Tensor, Tensor]:
-    """Made 2 (60 %) or 2-4 times smaller, by area or bicubically, half of them with slight noise, and
-    enlarged bicubically.
+    """Shrink 2 (60 %) or 2-4 times, by area or bicubically, half of them with slight noise, and enlarge
+    bicubically.
     """
     batch = x0.shape[0]
     twice = _some(0.6, batch, source)
@@ -106,7 +106,7 @@ def upscale_condition(x0: Tensor, source: Source) -> tuple[Tensor, Tensor]:
 
 
 def condition_of(name: str, x0: Tensor, source: Source) -> tuple[Tensor, Tensor]:
-    """Condition picture (B, 3, H, W) and mask (B, 1, H, W) of one task's samples."""
+    """Return condition picture (B, 3, H, W) and mask (B, 1, H, W) of one task's samples."""
     if name == "inpaint":
         return inpaint_condition(x0, source)
     if name == "upscale":
@@ -115,8 +115,8 @@ def condition_of(name: str, x0: Tensor, source: Source) -> tuple[Tensor, Tensor]
 
 
 def told(x0: Tensor, counts: Sequence[int], source: Source) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(task (B,), condition, mask, deviation (B, 1, H, W)) of a batch: the first counts[0] samples are of `TASKS`'
-    first task, and so on. Which rows are whose is known on the host, so that nothing waits for the device.
+    """Return (task (B,), condition, mask, deviation (B, 1, H, W)) of a batch: the first counts[0] samples are of the
+    first of `TASKS`, and so on. The host knows the rows of each task, so that nothing waits for the device.
     """
     rows = zip(TASKS, counts, accumulate(counts), strict=True)
     parts = []

@@ -1,13 +1,13 @@
 """`editkit train controlnet`: a ControlNet for `pocket` (Zhang et al. 2023, arXiv:2302.05543).
 
-A copy of the UNet's encoder sees z, what the network is told, and a hint h; its features are added to those of the
-frozen UNet through 1x1 convolutions that begin as zeros, so that training begins at the network as it is:
+A copy of the UNet's encoder takes z, the network's conditions, and a hint h; its features are added to those of the
+frozen UNet through 1x1 convolutions initialised with zeros, so that training starts from the unchanged network:
 
     F_hat = unet(z, t, task, condition, mask; features + zero_conv(encoder(z + embed(h), t, task)))
 
-The hints are those of the project's own detectors. They are made of every halving of a photograph and then cut and
-resized like the picture; of two photographs in three a level's hint is that of a level one or two above, made smaller,
-since a hint of a large picture reaches the coarse passes of an edit in that way.
+The hints come from the project's own detectors. They are computed for every halving of a photograph and then cropped
+and resized like the picture. For two photographs in three, a level's hint is a reduced one of one or two levels above,
+as in the coarse passes of an edit with a large picture.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from editkit.training.sheets import grid, solve
 from editkit.training.store import Store
 
 SHARES = (0.30, 0.64, 0.0, 0.06)
-"""Share of each task in a batch: edges matter where the picture leaves them open (upscaling does not)."""
+"""Share of each task in a batch; upscaling has none, because the picture already determines the edges."""
 REACH = 3
-"""The hint of a level is detected at most this many levels (less one) above it."""
+"""The hint of a level is detected fewer than this many levels above it."""
 
 
 class Steered(nn.Module):
@@ -68,7 +68,7 @@ class Steered(nn.Module):
 
 @dataclass(frozen=True)
 class Hinted:
-    """A steered network with its hint: called like a `Pocket`."""
+    """A network with its ControlNet and hint; called like a `Pocket`."""
 
     steered: Steered
     hint: Tensor
@@ -83,8 +83,8 @@ class Hinted:
 
 
 def new_controlnet(pocket: Pocket) -> ControlNetModel:
-    """The UNet's encoder with its weights, zero convolutions, and an embedding that takes a hint of the window's size
-    down to the UNet's: one halving for each factor 2 of the unshuffle.
+    """Build a ControlNet: the UNet's encoder with its weights, zero convolutions, and an embedding that reduces a hint
+    to the UNet's size, with one halving for each factor 2 of the unshuffle.
     """
     halvings = pocket.architecture.unshuffle.bit_length() - 1
     channels = tuple(16 * 2**k for k in range(halvings + 1))
@@ -92,7 +92,7 @@ def new_controlnet(pocket: Pocket) -> ControlNetModel:
 
 
 def with_hints(photograph: Photograph, detect: hints.Detect, rise: int) -> Photograph:
-    """With three more channels on each level: the hint, detected `rise` levels above where there are as many."""
+    """Add three channels to each level: the hint, detected up to `rise` levels above."""
     own = [
         torch.from_numpy(detect(level.permute(1, 2, 0).contiguous().numpy())).permute(2, 0, 1)
         for level in photograph.levels
@@ -107,7 +107,7 @@ def with_hints(photograph: Photograph, detect: hints.Detect, rise: int) -> Photo
 
 
 def hinted(collection: Collection, control: str) -> Collection:
-    """The collection with hints; a detector that needs weights may not fetch them here."""
+    """Add hints to the collection; a detector may not download weights here."""
     detect = hints.ready(hints.make(control), offline=True)
     training = tuple(with_hints(p, detect, i % REACH) for i, p in enumerate(collection.training))
     heldout = tuple(with_hints(p, detect, 0) for p in collection.heldout)
@@ -115,12 +115,12 @@ def hinted(collection: Collection, control: str) -> Collection:
 
 
 def split(both: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 6, H, W) in [-1, 1] as x0 in [-1, 1] and hint in [0, 1]."""
+    """Split (B, 6, H, W) in [-1, 1] into x0 in [-1, 1] and hint in [0, 1]."""
     return both[:, :3], (both[:, 3:] + 1) / 2
 
 
 class ControlLesson:
-    """The hints' ControlNet; the network it steers is read from `settings.base` and stays as it is."""
+    """Trains the ControlNet; the network is read from `settings.base` and stays frozen."""
 
     def __init__(self, settings: ControlSettings) -> None:
         self.settings, self.device = settings, device_of(settings)
@@ -145,19 +145,19 @@ class ControlLesson:
         return losses(batch, residual, network(z, batch.t, batch.task, batch.condition, batch.mask, batch.hint))
 
     def windows(self, count: int, part: int) -> tuple[Tensor, Tensor]:
-        """x0 and hint of random windows, one of each of the first held-back photographs."""
+        """Return x0 and hint of random windows, one of each of the first held-out photographs."""
         shown = (self.collection.heldout or self.collection.training)[:count]
         return split(windows(shown, self.settings.architecture.window, part))
 
     def validation(self) -> Iterator[Batch]:
-        """Inpainting and the prior, on the same windows."""
+        """Yield inpainting and prior batches of the same windows."""
         x0, hint = (part.to(self.device) for part in self.windows(len(self.collection.heldout), 0))
         for name in ("inpaint", "prior"):
             task = TASKS.index(name)
             yield replace(with_noise(x0, only(task, len(x0)), Draws((0, 0, task + 1), self.device)), hint=hint)
 
     def sheet(self, network: Steered, columns: int = 16, steps: int = 10) -> Image.Image:
-        """Rows: truth, hint, a hole filled without the hint and with it, the prior without and with it."""
+        """Draw rows: truth, hint, a filled hole without and with the hint, the prior without and with it."""
         x0, hint = self.windows(columns, 7)
         mask = box(len(x0), x0.shape[-1], Seeded(Generator().manual_seed(7)))
         filled, zero, one = smooth_fill(x0, mask), torch.zeros_like(x0), torch.ones_like(mask)
@@ -168,7 +168,7 @@ class ControlLesson:
         return grid(rows)
 
     def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """A folder as diffusers saves a ControlNetModel, in fp16, with steers.json: detector and hash of the base."""
+        """Write a folder in diffusers' layout, in fp16, with steers.json: detector and hash of the base."""
         from safetensors.torch import save
 
         model = self.network.controlnet

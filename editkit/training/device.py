@@ -11,7 +11,7 @@ from editkit.training.settings import Settings
 
 
 def device_of(settings: Settings) -> torch.device:
-    """The device that the settings ask for. Raises EditkitError where there is no such one."""
+    """Return the device of the settings. Raises EditkitError if it does not exist."""
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise EditkitError("--device cuda: this machine has no CUDA device; use cpu or auto")
     asked = settings.device != "cpu" and torch.cuda.is_available()
@@ -19,7 +19,7 @@ def device_of(settings: Settings) -> torch.device:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 matrices itself (a processor: AVX512-bf16 or AMX)."""
+    """Whether the device supports bf16 matrix products (a CPU: AVX512-bf16 or AMX)."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     flags = Path("/proc/cpuinfo")

@@ -1,6 +1,6 @@
-"""Schedule, times, weight and samples of a training, in the papers' names.
+"""Schedule, times, loss weight and samples for training, in the notation of the papers.
 
-`x_t = alpha_t x0 + sigma_t eps`; levels are those of diffusers' cosine schedule. What the network predicts is in
+`x_t = alpha_t x0 + sigma_t eps`, with diffusers' cosine schedule. The network's prediction is defined in
 `editkit.models.pocket.residual`.
 """
 
@@ -34,7 +34,7 @@ SCHEDULER: dict[str, Any] = {
 
 @lru_cache(maxsize=1)
 def tables() -> tuple[Tensor, Tensor]:
-    """alpha_t and sigma_t, each (1000,), of DDPMScheduler(beta_schedule="squaredcos_cap_v2") (Nichol &
+    """Return alpha_t and sigma_t, each (1000,), of DDPMScheduler(beta_schedule="squaredcos_cap_v2") (Nichol &
     Dhariwal 2021).
     """
     from diffusers import DDPMScheduler
@@ -45,18 +45,18 @@ def tables() -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=4)
 def tables_on(device: torch.device) -> tuple[Tensor, Tensor]:
-    """`tables` on a device."""
+    """Return `tables` on a device."""
     alpha, sigma = tables()
     return alpha.to(device), sigma.to(device)
 
 
 def at(table: Tensor, t: Tensor) -> Tensor:
-    """The table's value at each t (B,), shaped to multiply pictures."""
+    """Return the table's value at each t (B,), shaped to multiply pictures."""
     return table[t].view(-1, 1, 1, 1)
 
 
 def stratified_times(batch: int, source: Source) -> Tensor:
-    """One t in each of B equal parts of 0..999, shuffled: less variance than independent draws (Kingma et al.
+    """Draw one t in each of B equal parts of 0..999, shuffled: less variance than independent draws (Kingma et al.
     2021).
     """
     u = (torch.arange(batch, device=source.device) + source.uniform(batch)) / batch
@@ -66,8 +66,8 @@ def stratified_times(batch: int, source: Source) -> Tensor:
 
 def residual_times(t: Tensor, s: Tensor) -> Tensor:
     """Every other t moved to where a residual of deviation s (B,) has the share of noise that data of deviation 1
-    has at t: `tan(t' pi / 2) = s tan(t pi / 2)`, t as a fraction. A narrow residual is decided at low noise; few-step
-    samplers also ask at high noise.
+    has at t: `tan(t' pi / 2) = s tan(t pi / 2)`, t as a fraction. A narrow residual is determined at low noise;
+    few-step samplers also need high noise.
     """
     angle = (t + 0.5) / TRAIN_STEPS * (torch.pi / 2)
     moved = (torch.atan(s * angle.tan()) * (2 / torch.pi) * TRAIN_STEPS).long().clamp(0, TRAIN_STEPS - 1)
@@ -75,24 +75,24 @@ def residual_times(t: Tensor, s: Tensor) -> Tensor:
 
 
 def middle_times(t: Tensor, s: Tensor) -> Tensor:
-    """Uniform times moved to the density pi / 2 sin(pi t), t as a fraction: rare at both ends, where a hint decides
-    little. s is not looked at.
+    """Map uniform times to the density pi / 2 sin(pi t), t as a fraction: rare at both ends, where a hint has little
+    influence. s is not used.
     """
     u = (t + 0.5) / TRAIN_STEPS
     return (torch.acos(1 - 2 * u) / torch.pi * TRAIN_STEPS).long().clamp(0, TRAIN_STEPS - 1)
 
 
 Move = Callable[[Tensor, Tensor], Tensor]
-"""(t (B,), s (B,)) -> t: from uniform times to those that are trained on; s: the residual's deviation."""
+"""(t (B,), s (B,)) -> t: maps uniform times to training times; s: the residual's deviation."""
 
 
 def weight(sigma: Tensor) -> Tensor:
-    """Weight of |F - F_hat|^2, whose share of noise is sigma: `min(SNR + 1, gamma + 1) / (SNR + 1)`, gamma = 5 and
-    `1 / (SNR + 1) = sigma^2`.
+    """Return the weight of |F - F_hat|^2 at the share of noise sigma: `min(SNR + 1, gamma + 1) / (SNR + 1)`, gamma = 5
+    and `1 / (SNR + 1) = sigma^2`.
 
     As Hang et al. 2023 (arXiv:2303.09556) it bounds the weight of the clean estimate's error by about gamma at low
-    noise; unlike theirs it does not vanish at high noise (there it is 1): conditioned tasks are decided there, and
-    few-step samplers begin there.
+    noise; unlike theirs it does not vanish at high noise (where it is 1), because conditioned tasks are decided and
+    few-step samplers start there.
     """
     return ((GAMMA + 1) * sigma.square()).clamp(max=1)
 
@@ -102,7 +102,7 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 
 
 def sample(predict: Predict, shape: tuple[int, ...], steps: int, generator: Generator, eta: float = 0.0) -> Tensor:
-    """x0 by the sampler `ddim` with trailing spacing, from noise; estimates are clipped to [-1, 1]."""
+    """Sample x0 from noise with `ddim` and trailing spacing; estimates are clipped to [-1, 1]."""
     alpha, sigma = tables()
     times = torch.linspace(TRAIN_STEPS - 1, -1, steps + 1).round().long().tolist()[:-1]
     levels = [Level(t, float(alpha[t]), float(sigma[t]), steps - k) for k, t in enumerate(times)]

@@ -1,13 +1,13 @@
 """`editkit train distill`: half the steps, the same samples (progressive distillation, Salimans & Ho 2022,
 arXiv:2202.00512, Algorithm 2).
 
-The student, which begins as the teacher, learns to do in one DDIM step what the teacher does in two. With t > m > s the
-student's and the teacher's levels, and x_s where the teacher arrives, the estimate that leads there in one step is
+The student, initialised from the teacher, learns to do in one DDIM step what the teacher does in two. With t > m > s
+the student's and the teacher's levels, and x_s the teacher's result, the estimate that leads there in one step is
 
     x~ = (x_s - (sigma_s / sigma_t) x_t) / (alpha_s - (sigma_s / sigma_t) alpha_t)
 
-and the student learns F of (x~, eps~ = (x_t - alpha_t x~) / sigma_t). Levels are those of trailing spacing, and x0 is
-clipped as the sampler clips it. Run again on the result, the steps halve again.
+and the student learns F of (x~, eps~ = (x_t - alpha_t x~) / sigma_t). Levels have trailing spacing, and x0 is
+clipped as in the sampler. Distilling the result again halves the steps again.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ Estimate = Callable[[Tensor, Tensor], Tensor]
 
 
 def grid(steps: int, device: torch.device | None = None) -> Tensor:
-    """The sampler's times, (steps + 1,): from 999 down to -1, which is clean."""
+    """Return the sampler's times, (steps + 1,): from 999 down to -1, which is clean."""
     return torch.linspace(diffusion.TRAIN_STEPS - 1, -1, steps + 1, device=device).round().long()
 
 
 def levels(t: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha and sigma at each t (B,), 1 and 0 where t = -1; shaped to multiply pictures."""
+    """Return alpha and sigma at each t (B,), 1 and 0 where t = -1; shaped to multiply pictures."""
     alpha, sigma = diffusion.tables_on(t.device)
     clean = (t < 0).view(-1, 1, 1, 1)
     at = t.clamp_min(0)
@@ -50,14 +50,14 @@ def levels(t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ddim(estimate: Estimate, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """x_s: one deterministic step from x_t."""
+    """Take one deterministic step from x_t to x_s."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = levels(t), levels(s)
     x0 = estimate(x_t, t).clamp(-1, 1)
     return alpha_s * x0 + sigma_s / sigma_t * (x_t - alpha_t * x0)
 
 
 def one_step_for_two(teacher: Estimate, x_t: Tensor, t: Tensor, m: Tensor, s: Tensor) -> Tensor:
-    """x~: the estimate at t that leads in one step where the teacher's steps t -> m -> s lead."""
+    """Return x~, the estimate at t that leads in one step to the result of the teacher's steps t -> m -> s."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = levels(t), levels(s)
     x_s = ddim(teacher, ddim(teacher, x_t, t, m), m, s)
     share = sigma_s / sigma_t
@@ -77,7 +77,7 @@ class DistillLesson(PriorLesson):
         to_dtype(self.teacher, dtype, self.device)
 
     def at_levels(self, batch: Batch, step: int) -> Batch:
-        """With times from the student's grid, each as often as any other."""
+        """Replace the times by uniform draws from the student's grid."""
         source = Draws((self.settings.seed, step, 7), self.device)
         row = (self.student_steps * source.uniform(len(batch.t))).long()
         return replace(batch, t=grid(self.student_steps, self.device)[row])
@@ -96,13 +96,13 @@ class DistillLesson(PriorLesson):
         return losses(replace(batch, x0=x0, eps=eps), residual, f_hat)
 
     def spans(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """t, the teacher's level between, and the student's next."""
+        """Return t, the teacher's level in between, and the student's next."""
         fine = grid(2 * self.student_steps, self.device)
         row = (fine.unsqueeze(0) - t.unsqueeze(1)).abs().argmin(dim=1)
         return t, fine[row + 1], fine[row + 2]
 
     def estimate(self, batch: Batch) -> Estimate:
-        """The teacher's, told what the batch is told."""
+        """Return the teacher's estimate under the batch's conditions."""
 
         def x0(x_t: Tensor, t: Tensor) -> Tensor:
             residual = Residual(batch.condition, batch.s, *levels(t))

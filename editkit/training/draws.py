@@ -1,9 +1,9 @@
-"""Random numbers that are drawn on the device that uses them, the same on a CPU and on a GPU.
+"""Random numbers drawn on the device that uses them, equal on CPU and GPU.
 
-Number i of call k at (seed, step, ...) is a hash of these integers and nothing else (a counter-based generator: Salmon
-et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; the hash is SplitMix64's finaliser: Steele, Lea & Flood
-2014). So nothing has to be kept to resume, and nothing is copied between devices. Uniform numbers are equal to the bit
-everywhere, normal ones to the rounding of log, sin and cos.
+Number i of call k at (seed, step, ...) is a hash of only these integers (a counter-based generator: Salmon et al. 2011,
+"Parallel random numbers: as easy as 1, 2, 3"; the hash is SplitMix64's finaliser: Steele, Lea & Flood 2014). So
+resuming needs no stored state, and nothing is copied between devices. Uniform numbers are bit-identical everywhere,
+normal ones up to the rounding of log, sin and cos.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ _WORD = 2**64 - 1
 
 
 class Source(Protocol):
-    """Where random numbers come from."""
+    """A source of random numbers."""
 
     @property
     def device(self) -> torch.device: ...
 
     def uniform(self, *shape: int) -> Tensor:
-        """[0, 1), fp32, multiples of 2^-24."""
+        """Draw from [0, 1), fp32, multiples of 2^-24."""
         ...
 
     def normal(self, *shape: int) -> Tensor:
-        """N(0, 1), fp32."""
+        """Draw from N(0, 1), fp32."""
         ...
 
     def lot(self) -> float:
-        """One number in [0, 1), known at once on the host."""
+        """Draw one number in [0, 1), available immediately on the host."""
         ...
 
 
 def _signed(word: int) -> int:
-    """The 64-bit word as torch's int64 has it."""
+    """Convert a 64-bit word to torch's int64."""
     return word - 2**64 if word >= 2**63 else word
 
 
@@ -51,7 +51,7 @@ def _mixed(z: int) -> int:
 
 
 def _shifted(z: Tensor, by: int) -> Tensor:
-    """z >> by, zeros coming in: torch's own shift repeats the sign."""
+    """Shift right with zeros; torch's own shift repeats the sign."""
     shifted: Tensor = (z >> by) & (2 ** (64 - by) - 1)
     return shifted
 
@@ -64,7 +64,7 @@ def _hashed(z: Tensor) -> Tensor:
 
 
 class Draws:
-    """A `Source` that is a function of its key, as (seed, step, stream), and of how often it was asked before."""
+    """A `Source` that depends only on its key, such as (seed, step, stream), and on the number of earlier calls."""
 
     def __init__(self, key: Sequence[int], device: torch.device) -> None:
         self.device = device
@@ -85,7 +85,7 @@ class Draws:
         return _shifted(self._bits(math.prod(shape)), 40).float().mul(2.0**-24).view(shape)
 
     def normal(self, *shape: int) -> Tensor:
-        """By Box and Muller: two numbers of each 64 bits."""
+        """Draw by the Box-Muller method: two numbers from each 64 bits."""
         count = math.prod(shape)
         bits = self._bits((count + 1) // 2)
         radius = ((_shifted(bits, 32) + 1).float() * 2.0**-32).log().mul(-2.0).sqrt()
@@ -114,12 +114,12 @@ class Seeded:
 
 
 def between(low: float, high: float, source: Source, *shape: int) -> Tensor:
-    """Uniform in [low, high)."""
+    """Draw uniformly from [low, high)."""
     return low + (high - low) * source.uniform(*shape)
 
 
 def shared(count: int, shares: Sequence[float], source: Source) -> list[int]:
-    """How many of `count` each share gets: within one of share * count, and that in the mean (systematic sampling)."""
+    """Split `count` by `shares`, each within one of share * count and exact in the mean (systematic sampling)."""
     lot, reached, ends = source.lot(), 0.0, [0]
     for share in shares:
         reached += share

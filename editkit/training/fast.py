@@ -1,8 +1,7 @@
-"""The network's own operations in less time on a processor; weights, names and results (to rounding) stay the
-same.
+"""Faster versions of the network's operations on a CPU, with the same weights, names and results (up to rounding).
 
 Measured on two AMX cores (PyTorch 2.14, bf16, channels-last, batch 32, 14.2 M parameters, forward and
-backward): diffusers' modules 23 windows a second, these 40. `native_group_norm_backward` took a quarter of
+backward): diffusers' modules 23 windows per second, these 40. `native_group_norm_backward` took a quarter of
 the time on channels-last tensors, the backward pass of the fused attention kernel on 8x8 windows another
 seventh.
 """
@@ -18,10 +17,10 @@ from torch import Tensor, nn
 
 
 def _sum(rows: Tensor) -> Tensor:
-    """Sum of (B, N, C) over N as fp32 (B, C), without a converted copy of a bf16 tensor.
+    """Sum (B, N, C) over N to fp32 (B, C), without a converted copy of a bf16 tensor.
 
-    A product with ones adds in fp32; only its results are rounded, so 16 partial sums (of many pixels; few
-    are quicker converted) keep the error near 2^-9 / 4 of a partial sum.
+    A product with ones adds in fp32; only its results are rounded, so 16 partial sums (for many pixels; for few,
+    conversion is faster) keep the error near 2^-9 / 4 of a partial sum.
     """
     b, n, c = rows.shape
     if rows.dtype == torch.float32 or n % 16 or n < 512:
@@ -31,7 +30,7 @@ def _sum(rows: Tensor) -> Tensor:
 
 
 class _NormSiLU(torch.autograd.Function):
-    """`silu(group_norm(x))` by sums over pixels, for (B, C, H, W) that lies channels-last in memory."""
+    """`silu(group_norm(x))` by sums over pixels, for channels-last (B, C, H, W)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
@@ -81,7 +80,7 @@ class NormSiLU(nn.GroupNorm):
 
 
 class _TimeSiLU(nn.SiLU):
-    """SiLU for the time embedding only, (B, C): of feature maps `NormSiLU` has already taken it."""
+    """SiLU only for the time embedding, (B, C); `NormSiLU` has already applied it to feature maps."""
 
     def forward(self, input: Tensor) -> Tensor:
         return input if input.ndim == 4 else super().forward(input)
@@ -103,8 +102,8 @@ class PlainAttention:
 
 
 def hasten(unet: Any) -> None:
-    """Put the faster operations into a UNet2DConditionModel or a ControlNetModel in place; parameters and their names
-    are untouched.
+    """Replace operations of a UNet2DConditionModel or a ControlNetModel in place by faster ones; parameters and their
+    names stay unchanged.
     """
     for module in unet.modules():
         if isinstance(module, ResnetBlock2D):

@@ -1,4 +1,4 @@
-"""Measurements of the steps, summed on the device until they are read."""
+"""Statistics of the steps, accumulated on the device until they are read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Gathered:
         self._found = torch.zeros(2, len(_NAMES), dtype=torch.float64, device=device)
 
     def add(self, each: Tensor, task: Tensor, norm: Tensor) -> None:
-        """Of one step: the loss of each sample (B,), its task (B,), the gradient's norm. Nothing is read here."""
+        """Add one step: each sample's loss (B,) and task (B,), the gradient's norm. Does not wait for the device."""
         sums = torch.zeros(len(TASKS), dtype=torch.float64, device=each.device).index_add_(0, task, each.double())
         counts = torch.zeros_like(sums).index_add_(0, task, torch.ones_like(each, dtype=torch.float64))
         one = torch.ones((), dtype=torch.float64, device=each.device)
@@ -25,7 +25,7 @@ class Gathered:
         self._found[1] += torch.cat([torch.stack([one, one]), counts])
 
     def read(self) -> dict[str, float]:
-        """The means since the last reading, of what there was."""
+        """Return the means since the last call, of the tasks that occurred."""
         sums, counts = self._found.tolist()
         self._found.zero_()
         return {name: s / n for name, s, n in zip(_NAMES, sums, counts, strict=True) if n}

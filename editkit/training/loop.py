@@ -1,9 +1,9 @@
-"""The loop that all trainings share: workers, optimizer steps, log, validation, checkpoints, signals.
+"""The training loop shared by all runs: workers, optimizer steps, log, validation, checkpoints, signals.
 
-What is learned is said by a `Lesson`. Everything random in step n is a function of (seed, n): a run that was killed and
-resumed gives the weights of one that was not, and nothing but weights and optimizer has to be kept. On a processor each
-worker takes a part of the batch; on a GPU there is one, and within a step nothing waits for the device: what is
-measured is summed up there and read at a report, and checkpoints are copied there and written aside.
+A `Lesson` defines the objective. All randomness of step n is a function of (seed, n): a run that was killed and resumed
+gives the same weights as an uninterrupted one, and only weights and optimizer state are stored. On a CPU each worker
+takes a part of the batch; a GPU has one worker, and no step waits for the device: statistics are accumulated there and
+read for reports, and checkpoints are copied there and written in the background.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch of training: pictures, times, noise and what the network is told."""
+    """One batch of training: pictures, times, noise and conditions."""
 
     x0: Tensor
     t: Tensor
@@ -56,13 +56,13 @@ class Batch:
     hint: Tensor | None = None
 
     def part(self, first: int, workers: int) -> Batch:
-        """Every `workers`-th of its samples."""
+        """Return every `workers`-th sample."""
         rows = slice(first, None, workers)
         return replace(self, **{name: value[rows] for name, value in vars(self).items() if value is not None})
 
 
 class Network(Protocol):
-    """A module of which a part is trained; the rest stays as it is."""
+    """A module of which a part is trained; the rest is frozen."""
 
     @property
     def learner(self) -> nn.Module: ...
@@ -73,9 +73,9 @@ class Network(Protocol):
 
 
 class Lesson(Protocol):
-    """What a run learns.
+    """The objective of a run.
 
-    Its batches are functions of the settings and of the step alone.
+    Its batches depend only on the settings and the step.
     """
 
     @property
@@ -87,22 +87,22 @@ class Lesson(Protocol):
     def draw(self, step: int) -> Batch: ...
 
     def losses(self, network: Any, batch: Batch) -> Tensor:
-        """The loss of each sample, (B,)."""
+        """Return the loss of each sample, (B,)."""
         ...
 
     def validation(self) -> Iterator[Batch]:
-        """The same batches at every call, each of one task, of held-back pictures."""
+        """Yield the same batches at every call, each of one task, from held-out pictures."""
         ...
 
     def sheet(self, network: Any) -> Image.Image: ...
 
     def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """Write the folder that is used, from the learner's weights in fp32."""
+        """Write the exported folder from the learner's fp32 weights."""
         ...
 
 
 def _replica(network: Network) -> Network:
-    """A copy that shares the network's weights and has gradients of its own."""
+    """Return a copy that shares the network's weights but has its own gradients."""
     twin = copy.deepcopy(network)
     for own, shared in zip(twin.parameters(), network.parameters(), strict=True):
         own.data = shared.data
@@ -110,7 +110,7 @@ def _replica(network: Network) -> Network:
 
 
 def describe(collection: Collection) -> None:
-    """Log what is used, with licences, and what is not."""
+    """Log the used pictures with their licences, and the skipped ones."""
     licences: dict[str, int] = defaultdict(int)
     for photograph in collection.training:
         licences[photograph.facts.get("licence", "licence unknown")] += 1
@@ -125,7 +125,7 @@ def describe(collection: Collection) -> None:
 
 
 def validate(lesson: Lesson, network: Network, pool: Executor) -> dict[str, float]:
-    """Mean loss of each task on the held-back pictures."""
+    """Return the mean loss of each task on the held-out pictures."""
 
     @torch.no_grad()
     def measure(batch: Batch) -> tuple[str, Tensor]:
@@ -138,7 +138,7 @@ def validate(lesson: Lesson, network: Network, pool: Executor) -> dict[str, floa
 
 
 class Run:
-    """One training run in a folder: `run()` goes to the last step, or to the time limit, or to a signal."""
+    """One training run in a folder: `run()` continues to the last step, the time limit, or a signal."""
 
     def __init__(self, settings: Settings, lesson: Lesson, resume: bool = False, together: Together = ALONE) -> None:
         if not resume and together.first:
@@ -149,7 +149,7 @@ class Run:
         self.workers = cores if self.device.type == "cpu" else 1
         network = lesson.network
         dtype = torch.bfloat16 if settings.in_bf16(has_bf16(self.device)) else torch.float32
-        nn.Module.to(network.learner, device=self.device)  # the masters lie where the network does
+        nn.Module.to(network.learner, device=self.device)  # the masters are on the network's device
         self.trainer = Trainer(network.learner, settings, self.workers)
         to_dtype(network, dtype, self.device)
         self.replicas = [network, *(_replica(network) for _ in range(self.workers - 1))]
@@ -180,8 +180,8 @@ class Run:
         log.info("resumed at step %d%s", self.progress.step, f"; changed: {', '.join(changed)}" if changed else "")
 
     def step(self, pool: Executor, drawn: Future[Batch], seconds: float = 0.0, stop: bool = False) -> bool:
-        """One step of Algorithm 1, `seconds` after the run began. Each worker of each process takes its part of the
-        batch. Whether any process was told to stop.
+        """Run one step of Algorithm 1, `seconds` after the start. Each worker of each process takes its part of the
+        batch. Returns whether any process was told to stop.
         """
         batch, place, count = drawn.result(), self.together.place, self.together.count
         each = torch.zeros(self.settings.batch, device=self.device)
@@ -207,7 +207,7 @@ class Run:
         return stop
 
     def run(self) -> Progress:
-        """Train to the end; the folder then holds checkpoint, log, sheets and export/."""
+        """Train to the end; the folder then contains checkpoint, log, sheets and export/."""
         settings = self.settings
         settings.output.mkdir(parents=True, exist_ok=True)
         begun, before = time.monotonic(), self.progress.seconds
@@ -220,7 +220,7 @@ class Run:
                 stop = self.step(pool, drawn, time.monotonic() - begun, bool(signals))
                 seconds, step = time.monotonic() - begun, self.progress.step + 1
                 self.progress = Progress(step, self.progress.pictures + settings.batch, before + seconds)
-                # with others the run ends where all know of it
+                # with several processes the run ends at a step that all know
                 ended = (
                     stop or self.seconds >= limit or (self.together.count == 1 and (bool(signals) or seconds >= limit))
                 )
@@ -233,7 +233,7 @@ class Run:
         return self.progress
 
     def _report(self, pool: Executor, aside: Aside, last: bool) -> None:
-        """What is due after this step: figures, losses on held-back pictures, a checkpoint, a sheet."""
+        """Do what is due after this step: figures, losses on held-out pictures, a checkpoint, a sheet."""
         step, settings = self.progress.step, self.settings
         saves = last or step % settings.checkpoint_every == 0
         if last or saves or step % settings.report_every == 0:
@@ -248,7 +248,7 @@ class Run:
             self._sheet()
 
     def _read(self) -> dict[str, float]:
-        """What was measured since it was read last. Raises EditkitError where a loss was not finite."""
+        """Return the statistics since the last call. Raises EditkitError if a loss was not finite."""
         found = self.gathered.read()
         if not math.isfinite(found["loss"]):
             raise EditkitError(
@@ -274,8 +274,8 @@ class Run:
 
     @contextmanager
     def averaged(self) -> Iterator[Network]:
-        """The network with the averaged weights, within the block; as it is, not compiled: for other batches than the
-        steps' it would be compiled anew.
+        """Use the averaged weights within the block, with the uncompiled network, since other batch sizes would compile
+        it again.
         """
         self.trainer.write_back(self.trainer.average)
         try:
@@ -286,8 +286,8 @@ class Run:
 
     @contextmanager
     def _pool(self) -> Iterator[Executor]:
-        """The workers, and one more that draws the next batch meanwhile; within it every operation runs on
-        one core.
+        """Start the workers, and one more that draws the next batch in advance; inside, every operation runs on one
+        core.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -311,11 +311,11 @@ class Run:
         sheet.save(path)
 
     def save(self) -> None:
-        """Checkpoint and export, at once."""
+        """Write checkpoint and export immediately."""
         self.snapshot()()
 
     def snapshot(self) -> Callable[[], None]:
-        """What writes checkpoint and export as they are now, whatever the run does meanwhile."""
+        """Return a function that writes checkpoint and export in their current state, even if the run continues."""
         settings, progress, trainer = self.settings, self.progress, self.trainer
         tensors = {name: value.detach().clone() for name, value in trainer.state().items()}
 

@@ -1,8 +1,8 @@
 """Random holes for a batch: boxes, ellipses, strokes, half-planes, borders and smooth blobs.
 
-The canvas gives the network crops in which the hole takes 25-60 % of the window's side, so that is what boxes
-and blobs are drawn from. All masks are (B, 1, H, W) floats, 1 = hole, 0 = known, drawn for the whole batch at
-once; each sample then keeps one kind.
+In the crops of a real edit, the hole has 25-60 % of the window's side, so boxes and blobs are drawn from that range.
+All masks are (B, 1, H, W) floats, 1 = hole, 0 = known, drawn for the whole batch at once; each sample then keeps one
+kind.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ def ellipse(batch: int, size: int, source: Source) -> Tensor:
 
 
 def blob(batch: int, size: int, source: Source) -> Tensor:
-    """Where smooth noise lies above a level: one or several shapes with soft outlines, 10-50 % of the
-    area.
-    """
+    """Threshold smooth noise: one or several shapes with smooth outlines, 10-50 % of the area."""
     noise = source.normal(batch, 1, 6, 6)
     smooth = F.interpolate(noise, size=(size, size), mode="bicubic", align_corners=False)
     share = between(0.10, 0.50, source, batch)
@@ -58,7 +56,7 @@ def blob(batch: int, size: int, source: Source) -> Tensor:
 
 
 def strokes(batch: int, size: int, source: Source, segments: int = 6) -> Tensor:
-    """A brush's walk: a chain of thick segments, thickness 3-14 % of the window."""
+    """A brush stroke: a chain of thick segments, thickness 3-14 % of the window."""
     start = source.uniform(batch, 1, 2)
     turns = between(-1.2, 1.2, source, batch, segments).cumsum(1) + between(0, 6.2832, source, batch, 1)
     length = between(0.05, 0.35, source, batch, segments)
@@ -75,9 +73,7 @@ def strokes(batch: int, size: int, source: Source, segments: int = 6) -> Tensor:
 
 
 def half(batch: int, size: int, source: Source) -> Tensor:
-    """One side of a line: three times in four an upright or level one, as tiles and uncropped borders have
-    it.
-    """
+    """One side of a line: three times in four vertical or horizontal, as in tiles and uncropped borders."""
     x, y = _grid(size, source)
     angle = (4 * source.uniform(batch, 1, 1, 1)).floor() * (torch.pi / 2)
     tilted = source.uniform(batch, 1, 1, 1) < 0.25
@@ -87,14 +83,14 @@ def half(batch: int, size: int, source: Source) -> Tensor:
 
 
 def border(batch: int, size: int, source: Source) -> Tensor:
-    """Everything but a rectangle: what uncropping asks for."""
+    """Everything but a rectangle, as in uncropping."""
     x, y = _grid(size, source)
     cx, cy, w, h = _boxes(batch, source, 0.40, 0.90)
     return (((x - cx).abs() >= w) | ((y - cy).abs() >= h)).float()
 
 
 def random_masks(batch: int, size: int, source: Source) -> Tensor:
-    """One hole a sample, (B, 1, H, W), kinds in the shares of `KINDS` and in that order; none is empty."""
+    """Draw one hole per sample, (B, 1, H, W), with the shares and order of `KINDS`; none is empty."""
     kinds = (box, ellipse, blob, strokes, half, border)
     counts = shared(batch, list(KINDS.values()), source)
     mask = torch.cat([kind(count, size, source) for kind, count in zip(kinds, counts, strict=True) if count])

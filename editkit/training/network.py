@@ -3,7 +3,7 @@
 The network's input is `cat(unshuffle(z), unshuffle(condition), unshuffle(mask))`: 3, 3 and 1 channels times f^2; its
 output is unshuffle(F), 3 f^2 channels; z and F are those of `editkit.models.pocket.residual`. The task is the class
 label.
-That wiring is written down in pocket.json beside the weights.
+pocket.json beside the weights documents this wiring.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from editkit.training.settings import Architecture
 
 
 def build_unet(architecture: Architecture) -> UNet2DConditionModel:
-    """The UNet with random weights; attention at the lowest level and in the middle only."""
+    """Build the UNet with random weights; attention only at the lowest level and in the middle."""
     levels, folded = len(architecture.channels), architecture.unshuffle**2
     unit = architecture.unshuffle * 2 ** (levels - 1)
     if architecture.window % unit:
@@ -63,7 +63,7 @@ class Pocket(nn.Module):
 
     @property
     def learner(self) -> nn.Module:
-        """What a training trains."""
+        """The part to train."""
         unet: nn.Module = self.unet
         return unet
 
@@ -75,7 +75,7 @@ class Pocket(nn.Module):
         return self.of_folded(self.fold(z, condition, mask), t, task)
 
     def fold(self, z: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
-        """What the UNet sees, (B, 7 f^2, window / f, window / f)."""
+        """Return the UNet's input, (B, 7 f^2, window / f, window / f)."""
         f = self.architecture.unshuffle
         folded = torch.cat([F.pixel_unshuffle(part, f) for part in (z, condition, mask)], dim=1)
         return folded.to(dtype=self.unet.dtype, memory_format=torch.channels_last)
@@ -83,7 +83,7 @@ class Pocket(nn.Module):
     def of_folded(
         self, folded: Tensor, t: Tensor, task: Tensor, down: tuple[Tensor, ...] | None = None, mid: Tensor | None = None
     ) -> Tensor:
-        """F; `down` and `mid` are added to the UNet's features (a ControlNet's)."""
+        """Return F; `down` and `mid` (of a ControlNet) are added to the UNet's features."""
         out: Tensor = self.unet(
             folded,
             t,
@@ -97,7 +97,7 @@ class Pocket(nn.Module):
 
 
 class Parts(Protocol):
-    """Of a module, what `to_dtype` needs."""
+    """The part of a module's interface that `to_dtype` uses."""
 
     def children(self) -> Iterator[nn.Module]: ...
 
@@ -110,7 +110,7 @@ def to_dtype(network: Parts, dtype: torch.dtype, device: torch.device | None = N
 
 
 def wiring(architecture: Architecture) -> dict[str, Any]:
-    """What an adapter must know, as pocket.json has it."""
+    """Return the wiring for adapters, as in pocket.json."""
     return {
         "format": 2,
         "window": architecture.window,
@@ -133,10 +133,10 @@ def wiring(architecture: Architecture) -> dict[str, Any]:
 
 
 def check_free(folder: Path, names: Iterable[str], force: bool) -> None:
-    """Refuse to replace a file in `folder` that is called as one to be written.
+    """Refuse to replace files in `folder`.
 
     Raises:
-        EditkitError: there is one, and not `force`.
+        EditkitError: one of `names` exists, and `force` is not set.
     """
     found = next((name for name in names if os.path.lexists(folder / name)), None)
     if found is not None and not force:
@@ -144,7 +144,7 @@ def check_free(folder: Path, names: Iterable[str], force: bool) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """A file whole or not at all: a temporary neighbour, fsync, rename. Raises EditkitError when the disk
+    """Write a file atomically: a temporary file beside it, fsync, rename. Raises EditkitError if the disk
     refuses.
     """
     try:
@@ -172,7 +172,7 @@ def _json(value: object) -> bytes:
 
 
 def export(folder: Path, architecture: Architecture, weights: dict[str, Tensor]) -> None:
-    """Write a diffusers-layout folder with the UNet's weights (given in fp32) in fp16."""
+    """Write a folder in diffusers' layout with the UNet's fp32 weights converted to fp16."""
     from safetensors.torch import save
 
     unet = build_unet(architecture)
@@ -196,7 +196,7 @@ def load(folder: Path) -> Pocket:
     """Read an exported folder (weights in fp32).
 
     Raises:
-        EditkitError: it is no such folder, or its weights are of another architecture than pocket.json says.
+        EditkitError: it is not such a folder, or its weights do not fit the architecture in pocket.json.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -213,7 +213,7 @@ def load(folder: Path) -> Pocket:
         raise EditkitError(f"{folder}: pocket.json or the weights cannot be read ({said})") from error
     shapes = {name: value.shape for name, value in weights.items()}
     bounded(str(folder), "unet", architecture.model_dump(mode="json"), _stored(weights))
-    with torch.device("meta"):  # it may claim more than there is memory for
+    with torch.device("meta"):  # the configuration may need more memory than available
         network = Pocket(architecture)
     if {name: value.shape for name, value in network.unet.state_dict().items()} != shapes:
         raise EditkitError(f"{folder}: the weights are of another architecture than pocket.json says")

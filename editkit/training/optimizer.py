@@ -1,10 +1,10 @@
 """Master weights in fp32, their update and their average.
 
-The network may compute in bf16; the weights that are trained are fp32 copies (Micikevicius et al. 2018,
+The network may compute in bf16; the trained weights are fp32 copies (Micikevicius et al. 2018,
 arXiv:1710.03740). Convolutions and matrices of the hidden layers follow Muon (Jordan et al. 2024: the
 momentum, orthogonalised; a convolution is the matrix of its filters), everything else AdamW. The average is
-that of Karras et al. 2024 (arXiv:2312.02696, section 3.1): it reaches over a fixed fraction of the run,
-however long that is.
+that of Karras et al. 2024 (arXiv:2312.02696, section 3.1): it covers a fixed fraction of the run, whatever
+its length.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MEMORY = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
 def ema_exponent(width: float) -> float:
-    """The exponent gamma for a relative width: `width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3))` (Karras
+    """Return the exponent gamma for a relative width: `width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3))` (Karras
     et al., equation 123).
     """
     low, high = 0.0, 1e4
@@ -37,8 +37,8 @@ def ema_exponent(width: float) -> float:
 
 
 def rate(settings: Settings, step: int, seconds: float = 0.0) -> float:
-    """Factor on the learning rate at a step, `seconds` after the run began: linear warm-up, constant, linear fall to 0
-    at the end of the run, by its steps or by its minutes, whichever is nearer to its end.
+    """Return the learning rate factor at a step, `seconds` after the start: linear warm-up, constant, linear decay to 0
+    at the end of the run, by steps or by minutes, whichever is closer to its end.
     """
     left = (settings.steps - step) / max(1.0, settings.cooldown * settings.steps)
     if settings.minutes is not None:
@@ -47,12 +47,12 @@ def rate(settings: Settings, step: int, seconds: float = 0.0) -> float:
 
 
 def norm_of(norms: Sequence[Tensor]) -> Tensor:
-    """The norm of what has these norms in its parts."""
+    """Return the total norm of parts with these norms."""
     return torch.stack(list(norms)).square().sum().sqrt()
 
 
 class Shard:
-    """Some of the parameters with their optimizers: what one worker updates."""
+    """The parameters that one worker updates, with their optimizers."""
 
     def __init__(self, masters: dict[str, Tensor], average: dict[str, Tensor], settings: Settings) -> None:
         self.settings, self.masters, self.average = settings, masters, average
@@ -84,7 +84,7 @@ class Shard:
 
     @property
     def gradients(self) -> list[Tensor]:
-        """What was gathered."""
+        """Return the gathered gradients."""
         return [seen.grad for seen in self.seen.values() if seen.grad is not None]
 
     @torch.no_grad()
@@ -103,7 +103,7 @@ class Shard:
         torch._foreach_copy_([network[name] for name in self.masters], list(self.masters.values()))
 
     def state(self) -> dict[str, Tensor]:
-        """Masters, average and the optimizers' memory, by name."""
+        """Return masters, average and the optimizers' state, by name."""
         tensors = {f"master.{name}": m for name, m in self.masters.items()}
         tensors |= {f"average.{name}": m for name, m in self.average.items()}
         owners = {id(seen): name for name, seen in self.seen.items()}
@@ -115,7 +115,7 @@ class Shard:
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `state`. Raises KeyError where weights are missing."""
+        """The inverse of `state`. Raises KeyError if weights are missing."""
         for name, master in self.masters.items():
             master.copy_(tensors[f"master.{name}"])
             self.average[name].copy_(tensors[f"average.{name}"])
@@ -151,13 +151,13 @@ class Trainer:
         self.replicas: list[dict[str, nn.Parameter]] = []
 
     def gather(self, pool: Executor) -> list[Tensor]:
-        """Sum up the gradients that lie in the replicas; those of all parameters, to be changed in place."""
+        """Sum the replicas' gradients; return those of all parameters, to be changed in place."""
         list(pool.map(lambda shard: shard.gather(self.replicas), self.shards))
         return [gradient for shard in self.shards for gradient in shard.gradients]
 
     def update(self, factor: float, step: int, pool: Executor) -> Tensor:
-        """One update from the gradients that were gathered, with the learning rate times `factor`; returns their norm
-        before clipping (at 1), which stays on the device.
+        """Update with the gathered gradients and the learning rate times `factor`; return their norm before clipping
+        (at 1), which stays on the device.
         """
         norms = list(pool.map(lambda shard: norm_of(torch._foreach_norm(shard.gradients)), self.shards))
         norm = norm_of(norms)
@@ -168,12 +168,12 @@ class Trainer:
 
     @torch.no_grad()
     def write_back(self, weights: dict[str, Tensor]) -> None:
-        """Put weights (the masters, or the average to measure it) into the network."""
+        """Copy weights (the masters, or the average for measuring) into the network."""
         for name, parameter in self.replicas[0].items():
             parameter.copy_(weights[name])
 
     def state(self) -> dict[str, Tensor]:
-        """Everything a resumed run needs, by name; all of it tensors."""
+        """Return everything that a resumed run needs, as tensors by name."""
         return {name: value for shard in self.shards for name, value in shard.state().items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -188,9 +188,7 @@ def _is_hidden(name: str, tensor: Tensor) -> bool:
 
 
 def _split(masters: dict[str, Tensor], workers: int) -> list[list[str]]:
-    """Names in as many lists, the work of orthogonalising a matrix (numel times its shorter side) about equal
-    in each.
-    """
+    """Split the names into lists with about equal work of orthogonalisation (numel times the shorter side)."""
     lists: list[list[str]] = [[] for _ in range(workers)]
     loads = [0.0] * workers
     for name in sorted(masters, key=lambda n: (-masters[n].numel(), n)):

@@ -28,8 +28,8 @@ photographs: three pairs of true twins at 0.999 and above, the next pair, two di
 
 @dataclass(frozen=True)
 class Photograph:
-    """One decoded picture: halved again and again down to the window's size. levels[k]: (3, H/2^k, W/2^k)
-    uint8; a hint's channels may follow the colours.
+    """One decoded picture, halved repeatedly down to the window's size. levels[k]: (3, H/2^k, W/2^k) uint8; channels of
+    a hint may follow the colours.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Photograph:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A picture that is not used, and why."""
+    """A skipped picture and the reason."""
 
     name: str
     reason: str
@@ -52,7 +52,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Collection:
-    """What a folder gave: pictures to train on, pictures held back to measure, and what was left out."""
+    """The pictures of a folder: for training, held out for measuring, and skipped ones."""
 
     training: tuple[Photograph, ...]
     heldout: tuple[Photograph, ...]
@@ -60,7 +60,7 @@ class Collection:
 
 
 def halved(level: Tensor) -> Tensor:
-    """(C, H, W) uint8 at half the size: means of 2x2 pixels; an odd last row or column is left out."""
+    """Halve (C, H, W) uint8: means of 2x2 pixels; an odd last row or column is dropped."""
     height, width = level.shape[1] // 2 * 2, level.shape[2] // 2 * 2
     return F.avg_pool2d(level[:, :height, :width].float().unsqueeze(0), 2)[0].round().to(torch.uint8)
 
@@ -97,7 +97,7 @@ def _read_facts(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def thumbnail(photograph: Photograph) -> Tensor:
-    """Grey 24x24 thumbnail of mean 0 and norm 1, (24, 24); 0 for a picture of one colour."""
+    """Return a grey thumbnail of mean 0 and norm 1, (24, 24); 0 for a picture of one colour."""
     grey = photograph.levels[-1].float().mean(0, keepdim=True).unsqueeze(0)
     small = F.interpolate(grey, size=(24, 24), mode="area")[0, 0]
     small = small - small.mean()
@@ -106,12 +106,12 @@ def thumbnail(photograph: Photograph) -> Tensor:
 
 
 def likeness(a: Tensor, b: Tensor) -> float:
-    """Correlation of two thumbnails, the second also mirrored."""
+    """Return the correlation of two thumbnails, also with the second mirrored."""
     return max(float((a * b).sum()), float((a * b.flip(1)).sum()))
 
 
 def _rgb(path: Path) -> Image.Image:
-    """A picture as every edit reads it: the same formats, the same bounds, upright.
+    """Read a picture like an edit: the same formats, the same limits, upright.
 
     Raises:
         EditkitError: it cannot be read, or is not a regular file.
@@ -122,9 +122,10 @@ def _rgb(path: Path) -> Image.Image:
 
 
 def load_collection(folder: Path, window: int, heldout: Path | None = None) -> Collection:
-    """Read every picture of a folder; held-back ones and their near-duplicates are kept out of training.
+    """Read every picture of a folder; held-out ones and their near-duplicates are excluded from training.
 
-    Errors: a folder that does not exist or holds no usable picture, a held-back name that is not there.
+    Raises:
+        EditkitError: the folder does not exist or has no usable picture, or a held-out picture is missing.
     """
     if not folder.is_dir():
         raise EditkitError(f"{folder}: is not a folder")
@@ -156,7 +157,7 @@ def load_collection(folder: Path, window: int, heldout: Path | None = None) -> C
 def _read_all(
     paths: Sequence[Path], window: int, facts: dict[str, dict[str, str]]
 ) -> tuple[list[Photograph], list[Skipped]]:
-    """The pictures that can be used, and why the others cannot."""
+    """Return the usable pictures, and the reasons why others are skipped."""
     read: list[Photograph] = []
     skipped: list[Skipped] = []
     for path in paths:
@@ -173,11 +174,11 @@ def _read_all(
 
 
 def crop(photograph: Photograph, window: int, generator: Generator) -> Tensor:
-    """A random square window (3, window, window) in [-1, 1].
+    """Crop a random square window (3, window, window) in [-1, 1].
 
     Its side in the photograph is log-uniform between `window` pixels (texture) and the shorter side (the
-    whole scene), its aspect ratio within 10 %, and it is mirrored half the time. It is cut from the halved
-    level next above, then resized with antialiasing.
+    whole scene), its aspect ratio within 10 %, and it is mirrored half the time. It is cropped from the next larger
+    level, then resized with antialiasing.
     """
     u = torch.rand(5, generator=generator).tolist()
     height, width = photograph.size
@@ -200,8 +201,8 @@ def crop(photograph: Photograph, window: int, generator: Generator) -> Tensor:
 
 
 def windows(photographs: Sequence[Photograph], window: int, part: int) -> Tensor:
-    """One random window of every photograph, (photographs, C, window, window), the same at every call: what is measured
-    on. The seeds are those of the runs in docs/pocket.md.
+    """Crop one random window of every photograph for measuring, (photographs, C, window, window), the same at every
+    call. The seeds are those of the runs in docs/pocket.md.
     """
     generator = Generator().manual_seed(part * 7_919 + 99 * 104_729)
     return torch.stack([crop(p, window, generator) for p in photographs])

@@ -1,4 +1,4 @@
-"""What `pocket` learns: Algorithm 1 of Ho et al. 2020 (arXiv:2006.11239) for four tasks at once.
+"""The objective of `pocket`: Algorithm 1 of Ho et al. 2020 (arXiv:2006.11239) for four tasks at once.
 
     repeat: x0 ~ photographs, t ~ stratified 0..999, eps ~ N(0, I)
             descend the gradient of  mean(where * weight * |F - F_hat(z, t, task, condition, mask)|^2)
@@ -35,8 +35,8 @@ from editkit.training.store import Store
 def with_noise(
     x0: Tensor, counts: Sequence[int], source: Source, moved: diffusion.Move = diffusion.residual_times
 ) -> Batch:
-    """A batch of clean pictures (B, 3, H, W), the first counts[0] of them for the first task and so on, with what the
-    network is told, times (`moved` to where they count) and noise.
+    """Make a batch from clean pictures (B, 3, H, W), the first counts[0] for the first task and so on, with conditions,
+    times (mapped by `moved`) and noise.
     """
     task, condition, mask, s = told(x0, counts, source)
     t = diffusion.stratified_times(len(x0), source)
@@ -45,19 +45,19 @@ def with_noise(
 
 
 def only(task: int, count: int) -> list[int]:
-    """`counts` of a batch of one task."""
+    """Return `counts` for a batch of one task."""
     return [count if index == task else 0 for index in range(len(TASKS))]
 
 
 def seen(batch: Batch) -> tuple[Residual, Tensor]:
-    """The residual of a batch, and z."""
+    """Return the residual of a batch, and z."""
     alpha_t, sigma_t = (diffusion.at(table, batch.t) for table in diffusion.tables_on(batch.t.device))
     residual = Residual(batch.condition, batch.s, alpha_t, sigma_t)
     return residual, residual.seen(alpha_t * batch.x0 + sigma_t * batch.eps)
 
 
 def losses(batch: Batch, residual: Residual, f_hat: Tensor) -> Tensor:
-    """Loss of each sample (B,): weighted squared error of F."""
+    """Return the loss of each sample (B,): weighted squared error of F."""
     error: Tensor = (f_hat - residual.target(batch.x0, batch.eps)).square().mean(dim=1, keepdim=True)
     where = batch.s / batch.s.mean(dim=(1, 2, 3), keepdim=True)
     each: Tensor = (error * where * diffusion.weight(residual.sigma)).mean(dim=(1, 2, 3))
@@ -65,7 +65,7 @@ def losses(batch: Batch, residual: Residual, f_hat: Tensor) -> Tensor:
 
 
 class PriorLesson:
-    """All tasks on all photographs; the whole UNet is trained, afresh or from an exported folder's weights."""
+    """Trains the whole UNet for all tasks, from random weights or those of an exported folder."""
 
     def __init__(self, settings: PriorSettings, init_from: Path | None = None) -> None:
         self.settings, self.device = settings, device_of(settings)
@@ -91,12 +91,12 @@ class PriorLesson:
 
     @cached_property
     def measured(self) -> list[Tensor]:
-        """Two windows of each held-back photograph, (photographs, 3, window, window) each."""
+        """Return two windows of each held-out photograph, (photographs, 3, window, window) each."""
         held, window = self.collection.heldout, self.settings.architecture.window
         return [windows(held, window, part).to(self.device) for part in range(2)]
 
     def validation(self) -> Iterator[Batch]:
-        """Each task on the same windows."""
+        """Yield each task on the same windows."""
         for task in range(len(TASKS)):
             for part, x0 in enumerate(self.measured):
                 yield with_noise(x0, only(task, len(x0)), Draws((0, part, task + 1), self.device))

@@ -1,6 +1,6 @@
-"""What a trained network can do, measured on held-back photographs: figures and sheets anyone can make again.
+"""Measure a trained network on held-out photographs: reproducible figures and sheets.
 
-Every window is one random crop of one held-back photograph (fixed by the seed). Peak signal-to-noise ratios
+Every window is one random crop of one held-out photograph (fixed by the seed). Peak signal-to-noise ratios
 are those of the mean squared error over all windows together, in dB, for pictures of range 2.
 """
 
@@ -33,30 +33,28 @@ Figures = dict[str, float]
 FILES = (
     *(f"{sheet}.png" for sheet in ("inpaint", "inpaint2", "refine", "upscale", "colorize", "prior")), "figures.json",
 )  # fmt: skip
-"""What a report writes."""
+"""The files of a report."""
 
 
 def psnr(a: Tensor, b: Tensor, where: Tensor | None = None) -> float:
-    """`10 log10(4 / mse)` over all pixels, or over those where `where` (broadcast) is not 0."""
+    """Return `10 log10(4 / mse)` over all pixels, or those where `where` (broadcast) is not 0."""
     error = (a - b).square()
     weights = torch.ones_like(error) if where is None else (where > 0).to(error.dtype).expand_as(error)
     return 10 * math.log10(4 / max(1e-10, float((error * weights).sum() / weights.sum())))
 
 
 def with_luma(x0: Tensor, grey: Tensor) -> Tensor:
-    """The sample's colour on the given luma: `x0 - luma(x0) + grey`, so luma is exact until the range is
-    left.
-    """
+    """Combine the sample's colour with the given luma: `x0 - luma(x0) + grey`, exact within the range."""
     return x0 - luma(x0) + grey
 
 
 def chroma_error(a: Tensor, b: Tensor) -> float:
-    """Root mean square difference of colour after luma is taken off, for range 2."""
+    """Return the root mean square difference of colour without luma, for range 2."""
     return float(((a - luma(a)) - (b - luma(b))).square().mean().sqrt())
 
 
 class Report:
-    """One network, the windows it is measured on, and the folder for sheets."""
+    """A network, the windows for measuring it, and the folder for sheets."""
 
     def __init__(
         self,
@@ -73,23 +71,23 @@ class Report:
         self.one = torch.full_like(self.x0[:, :1], HOLE)
 
     def draw(self, task: str, condition: Tensor, mask: Tensor) -> Tensor:
-        """`samples` samples of every window, (samples, B, 3, H, W)."""
+        """Draw `samples` samples of every window, (samples, B, 3, H, W)."""
         generators = [Generator().manual_seed(self.seed * 1000 + k) for k in range(self.samples)]
         return torch.stack([solve(self.network, task, condition, mask, g, self.steps) for g in generators])
 
     def mean(self, task: str, condition: Tensor, mask: Tensor) -> Tensor:
-        """The network's own estimate of the mean, E[x0 | condition]: one step from pure noise, (B, 3, H, W)."""
+        """Return the network's estimate of the mean, E[x0 | condition]: one step from pure noise, (B, 3, H, W)."""
         return solve(self.network, task, condition, mask, Generator().manual_seed(self.seed), 1)
 
     def save(self, name: str, rows: list[Tensor], columns: int = 16) -> None:
-        """A sheet of the first windows."""
+        """Save a sheet of the first windows."""
         path, data = self.folder / f"{name}.png", BytesIO()
         grid([row[:columns] for row in rows]).save(data, "PNG", optimize=True)
         write_atomically(path, data.getvalue())
         log.info("%s", path)
 
     def inpainting(self) -> Figures:
-        """Holes of 25-60 % of the side; sample and mean against the smooth fill, inside the hole."""
+        """Measure holes of 25-60 % of the side: sample and mean against the smooth fill, inside the hole."""
         source = Seeded(Generator().manual_seed(self.seed + 2))
         size, count = self.x0.shape[-1], len(self.x0)
         drawn = torch.stack([f(count, size, source) for f in (box, ellipse, strokes)])
@@ -110,7 +108,7 @@ class Report:
         }
 
     def refining(self) -> Figures:
-        """Holes that hold an enlarged coarser picture (mask 0.5)."""
+        """Measure holes that contain an enlarged coarser picture (mask 0.5)."""
         mask = box(len(self.x0), self.x0.shape[-1], Seeded(Generator().manual_seed(self.seed + 3))) * 0.5
         coarse = blurred(self.x0, torch.full((len(self.x0),), 2.0))
         condition = torch.where(mask > 0, coarse, self.x0)
@@ -125,7 +123,7 @@ class Report:
         }
 
     def upscaling(self) -> Figures:
-        """Twofold, after antialiased bicubic reduction."""
+        """Measure twofold upscaling after antialiased bicubic reduction."""
         small = blurred(self.x0, torch.full((len(self.x0),), 2.0))
         found = self.draw("upscale", small, self.one)
         self.save("upscale", [self.x0, small, found[0], found.mean(0)])
@@ -137,8 +135,8 @@ class Report:
         }
 
     def colouring(self, mean_colour: Tensor) -> Figures:
-        """Colour errors of grey, of the training photographs' mean colour, of the window's own mean colour,
-        and of the network.
+        """Measure the colour errors of grey, of the training photographs' mean colour, of the window's own mean
+        colour, and of the network.
         """
         grey = luma(self.x0)
         found = torch.stack([with_luma(z, grey) for z in self.draw("colorize", grey, self.one)])
@@ -154,7 +152,7 @@ class Report:
         }
 
     def prior(self, training: tuple[Photograph, ...], per_photograph: int = 60) -> Figures:
-        """Samples without any condition, and below each the nearest of many training crops (by 16x16
+        """Draw samples without conditions, and below each the nearest of many training crops (by 16x16
         thumbnails).
         """
         zeros = torch.zeros_like(self.x0[:16])
@@ -178,7 +176,7 @@ class Report:
 
 
 def _sharpness(x0: Tensor, mask: Tensor) -> float:
-    """Energy of the Laplacian in the hole."""
+    """Return the energy of the Laplacian in the hole."""
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]).expand(3, 1, 3, 3)
     response = F.conv2d(F.pad(x0, (1, 1, 1, 1), mode="replicate"), kernel, groups=3).square()
     inside = (mask > 0).float().expand_as(response)
@@ -191,8 +189,8 @@ def make_report(
     """Write sheets and figures.json; return the figures.
 
     Raises:
-        EditkitError: no network, no pictures, no list of held-back ones; a file of such a name is there, and not
-            `force`.
+        EditkitError: there is no network, no pictures, or no list of held-out ones; or a file exists and `force` is not
+            set.
     """
     check_free(output, FILES, force)
     network = load(model)

@@ -1,4 +1,4 @@
-"""What a training run is: one frozen declaration, kept in the checkpoint."""
+"""The settings of a training run: one frozen declaration, stored in the checkpoint."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from editkit.common.small import small_bytes
 
 
 def _numbers(value: Any) -> Any:
-    """`64,128,256` as numbers; anything else as it is."""
+    """Parse `64,128,256` to numbers; return anything else unchanged."""
     return value.split(",") if isinstance(value, str) else value
 
 
 class Architecture(BaseModel):
-    """The network's shape. A checkpoint can only be continued by the architecture that made it."""
+    """The network's architecture. A checkpoint can only be continued with the architecture that made it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,21 +32,21 @@ class Architecture(BaseModel):
 
 
 class Settings(BaseModel):
-    """Everything that decides the weights that come out of a run, and where they go."""
+    """All settings that determine the weights of a run, and its output folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    images: Path = Field(description="Folder of photographs (manifest.json in it gives licences and authors).")
+    images: Path = Field(description="Folder of photographs (its manifest.json lists licences and authors).")
     output: Path = Field(description="Folder of the run: checkpoint, log, sheets and, in export/, the network.")
-    heldout: Path | None = Field(None, description="List of file names never trained on; they only measure.")
+    heldout: Path | None = Field(None, description="List of held-out file names, used only for measuring.")
     steps: int = Field(10_000, ge=1, description="Length of the run; the learning rate falls to 0 at its end.")
     minutes: float | None = Field(
-        None, gt=0, description="End after so many minutes at the latest; the learning rate falls to 0 by then."
+        None, gt=0, description="Time limit in minutes; the learning rate falls to 0 by then."
     )
     batch: int = Field(32, ge=1, description="Windows per step.")
     seed: int = Field(0, ge=0, description="Seed of weights, crops, masks and noise.")
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate (root mean square of an update).")
-    optimizer: Literal["muon", "adamw"] = Field("muon", description="Rule for the matrices of the hidden layers.")
+    optimizer: Literal["muon", "adamw"] = Field("muon", description="Optimizer for the matrices of the hidden layers.")
     warmup: int = Field(200, ge=0, description="Steps of linear warm-up.")
     cooldown: float = Field(
         0.25, ge=0, le=1, description="Last fraction of the steps, in which the rate falls linearly."
@@ -55,9 +55,7 @@ class Settings(BaseModel):
     dtype: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Arithmetic of the network (weights are kept in fp32)."
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Where it computes; auto: a GPU if there is one."
-    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device; auto: a GPU if there is one.")
     compile: bool = Field(False, description="Compile the network (torch.compile): a minute or two before step 1.")
     threads: int | None = Field(None, ge=1, description="Processor threads.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.")
@@ -67,7 +65,7 @@ class Settings(BaseModel):
     architecture: Architecture = Architecture()
 
     def in_bf16(self, able: bool) -> bool:
-        """Whether the network computes in bf16 on a processor that is able to or not."""
+        """Whether the network computes in bf16; `able`: the device supports it."""
         return self.dtype == "bf16" or (self.dtype == "auto" and able)
 
 
@@ -78,14 +76,14 @@ class PriorSettings(Settings):
 class DistillSettings(PriorSettings):
     """`editkit train distill`."""
 
-    base: Path = Field(description="Folder of the teacher; the student begins with its weights.")
+    base: Path = Field(description="Folder of the teacher; the student starts from its weights.")
     student_steps: int = Field(8, ge=1, description="Steps of the student; the teacher takes twice as many.")
 
 
 class ControlSettings(Settings):
     """`editkit train controlnet`."""
 
-    base: Path = Field(description="Folder of the network that is steered; it stays as it is.")
+    base: Path = Field(description="Folder of the frozen network that the ControlNet is for.")
     control: str = Field("canny", min_length=1, description="The detector that draws the hints.")
 
 
@@ -96,18 +94,18 @@ class ClassifierSettings(BaseModel):
 
     size: int = Field(32, ge=8, description="Side of the pictures.")
     steps: int = Field(2000, ge=1, description="Steps of the optimizer.")
-    batch: int = Field(64, ge=1, description="Pictures a step.")
+    batch: int = Field(64, ge=1, description="Pictures per step.")
     seed: int = Field(0, ge=0, description="Seed of weights, order and noise.")
     learning_rate: float = Field(1e-3, gt=0, description="Peak of the one-cycle learning rate.")
     width: int = Field(32, ge=8, multiple_of=8, description="Channels of the first stage.")
     stages: int = Field(3, ge=1, le=6, description="Stages; each halves the side and doubles the channels.")
-    minutes: float | None = Field(None, gt=0, description="Stop after so many minutes, with what was learned.")
+    minutes: float | None = Field(None, gt=0, description="Time limit in minutes; the weights so far are saved.")
     flip: bool = Field(False, description="Mirror half of the pictures.")
 
 
 def architecture_of(folder: Path) -> dict[str, Any]:
-    """The architecture of an exported folder; {} where there is none to read."""
+    """Return the architecture of an exported folder; {} if it cannot be read."""
     try:
         return dict(json.loads(small_bytes(folder / "pocket.json"))["architecture"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}  # the loader says what is wrong with it
+        return {}  # the loader reports the error

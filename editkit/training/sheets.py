@@ -17,13 +17,13 @@ from editkit.training.pictures import Photograph, crop
 
 
 def to_image(picture: Tensor) -> Image.Image:
-    """(3, H, W) in [-1, 1] to RGB."""
+    """Convert (3, H, W) in [-1, 1] to an RGB image."""
     data = ((picture.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return Image.fromarray(data.permute(1, 2, 0).contiguous().numpy())
 
 
 def grid(rows: list[Tensor], gap: int = 2) -> Image.Image:
-    """Rows of pictures, each (N, 3, H, W), on white."""
+    """Arrange rows of pictures, each (N, 3, H, W), on white."""
     width = max(len(row) * (row.shape[-1] + gap) for row in rows) - gap
     height = sum(row.shape[-2] + gap for row in rows) - gap
     sheet = Image.new("RGB", (width, height), "white")
@@ -54,7 +54,7 @@ def solve(
     steps: int = 20,
     eta: float = 0.0,
 ) -> Tensor:
-    """Samples x0 of a task for a batch of conditions; known pixels (mask 0) are put back."""
+    """Sample x0 of a task for a batch of conditions; known pixels (mask 0) are restored."""
     device, label = network.device, torch.full((len(condition),), TASKS.index(task))
     s = deviation(label, condition, mask)
 
@@ -71,7 +71,7 @@ def solve(
 def training_sheet(
     network: Pocket, photographs: tuple[Photograph, ...], columns: int = 16, steps: int = 20
 ) -> Image.Image:
-    """Rows: truth, inpainting (condition, sample), upscaling x2, x4 (condition, sample), colourisation,
+    """Draw rows: truth, inpainting (condition, sample), upscaling x2, x4 (condition, sample), colourisation,
     prior.
     """
     crops, generator = Generator().manual_seed(7), Generator().manual_seed(8)

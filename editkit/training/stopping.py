@@ -1,4 +1,4 @@
-"""A run that is asked to stop finishes its step and writes its checkpoint."""
+"""On a stop signal, a run finishes its step and writes its checkpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 @contextmanager
 def stop_signals() -> Iterator[list[str]]:
-    """Within it SIGINT and SIGTERM only fill the list; the loop then ends with a checkpoint."""
+    """Collect SIGINT and SIGTERM in a list; the loop then ends with a checkpoint."""
     seen: list[str] = []
 
     def note(number: int, frame: FrameType | None) -> None:

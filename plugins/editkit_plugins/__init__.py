@@ -1,1 +1,1 @@
-"""The built-in methods, one file each. They come in through entry points like anybody's."""
+"""The built-in plugins, one file each. They are registered through entry points, as third-party plugins are."""

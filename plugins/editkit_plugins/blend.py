@@ -1,7 +1,7 @@
-"""Between two pictures by unCLIP: what lies between what an image encoder says of them is decoded.
+"""Blending of two pictures by unCLIP: decode an image embedding between the embeddings of both.
 
-Ramesh et al. 2022, arXiv:2204.06125, section 3.2: z = slerp(z_a, z_b, at), along the sphere on which CLIP's embeddings
-lie. `editkit interpolate` goes between the pictures' noises instead, with any model.
+Ramesh et al. 2022, arXiv:2204.06125, section 3.2: z = slerp(z_a, z_b, at), on the sphere of CLIP's embeddings.
+`editkit interpolate` interpolates between the pictures' noises instead, with any model.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 class Blend(Embedded):
-    """A picture that says something between this one and another one: content and style of both (unCLIP).
+    """Blend the content and style of this picture and another one (unCLIP).
 
-    The size is the first one's. --at 0 is a variation of the first, --at 1 of the second.
+    The result has the size of the first picture. --at 0 is a variation of the first picture, --at 1 of the second.
     """
 
     name: ClassVar[str] = "blend"
@@ -37,7 +37,7 @@ class Blend(Embedded):
     example: ClassVar[Mapping[str, Any]] = {"to": np.full((8, 8, 3), 90, np.uint8)}
 
     to: PictureSource = Field(description="The other picture.")
-    at: float = Field(0.5, ge=0.0, le=1.0, description="How far from the first to the other one.")
+    at: float = Field(0.5, ge=0.0, le=1.0, description="Position between the two: 0 is the first picture, 1 the other.")
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         read_for_encoder(self.to, "blend: --to")

@@ -1,9 +1,9 @@
-"""Fewer blocks of a transformer at steps that change little: diffusers' FirstBlockCache, after TeaCache (Liu et al.
-2024, arXiv:2411.19108) and ParaAttention.
+"""Step caching for transformers: skip most blocks at steps that change little.
 
-With r_t what the first block adds at a step and r_c what it added when the network was last computed in full, the
-rest is left out where mean|r_t - r_c| <= threshold mean|r_c|, and what it added then is added again. A threshold of 0
-changes no bit. The larger it is the more is saved, and the farther the result is from the network's own.
+This is diffusers' FirstBlockCache, after TeaCache (Liu et al. 2024, arXiv:2411.19108) and ParaAttention. Let r_t be the
+residual of the first block at this step, and r_c its residual at the last step that was computed in full. Where
+mean|r_t - r_c| <= threshold mean|r_c|, the other blocks are skipped and their cached residual is added instead. A
+threshold of 0 changes no bit. A larger threshold saves more calls and deviates more from the uncached result.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class Cache(Plugin):
-    """Leaves out most of a transformer's blocks at steps where the first one says much the same as before.
+    """Skip most of a transformer's blocks at steps where the output of the first block has hardly changed.
 
-    For FLUX.1 and Qwen-Image at many steps: at 4 to 8 nearly every step is needed. How many calls it saved is said.
-    Where gradients go through the network (`guide`) all of it is computed.
+    For FLUX.1 and Qwen-Image with many steps; with 4 to 8 steps nearly every one is needed. The number of saved calls
+    is reported. Calls that need gradients through the network (`guide`) are always computed in full.
     """
 
     name: ClassVar[str] = "cache"
@@ -43,7 +43,7 @@ class Cache(Plugin):
     neutral: ClassVar[Mapping[str, Any] | None] = {"threshold": 0.0}
 
     threshold: float = Field(
-        0.05, ge=0.0, le=100.0, description="Leave out where the first block changed by at most this part; 0: never."
+        0.05, ge=0.0, le=100.0, description="Skip a step whose first block changed by at most this fraction; 0: never."
     )
 
     def hooks(self) -> type[Hooks[Cache]]:
@@ -60,7 +60,7 @@ class _CacheHooks(Hooks[Cache]):
         for word, used in (("--offload", options.offload != "none"), ("--compile", options.compile)):
             if used:
                 raise ChainError(
-                    f"cache works on the network's own layers, which {word} has changed; leave out one of the two"
+                    f"cache hooks into the network's own layers, which {word} replaces; leave out one of the two"
                 )
         model = capability(run.model, CachesSteps)
         if model is None:
@@ -69,7 +69,7 @@ class _CacheHooks(Hooks[Cache]):
         self.cache.active = False
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
-        """From here to the end of the move calls may be saved."""
+        """Enable the cache from here until the end of the move."""
         if self.cache is not None:
             self.cache.active = True
         return cond
@@ -80,5 +80,5 @@ class _CacheHooks(Hooks[Cache]):
         return x_s
 
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Figures:
-        """The calls of this stage's network so far, and those that were saved."""
+        """Report the calls of this stage's network so far, and how many of them the cache saved."""
         return {} if self.cache is None else {"calls": float(self.cache.calls), "saved": float(self.cache.saved)}

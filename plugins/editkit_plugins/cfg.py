@@ -1,15 +1,19 @@
-"""Classifier-free guidance: away from what the model says without the prompt, towards what it says with it.
+"""Classifier-free guidance: extrapolate from the negative prompt's prediction past the prompt's prediction.
 
-Ho & Salimans 2022 (arXiv:2207.12598), in the network's own output: out = out_n + scale (out_p - out_n), with p the
-prompt and n the negative one. `rescale` r gives the result back the deviation of out_p, as far as r
-(Lin et al. 2023, arXiv:2305.08891, section 3.4): out <- (r std(out_p) / std(out) + 1 - r) out, for each item.
-A model may fold in a form of its own (`FoldsGuidance`): Qwen-Image gives each token the length of out_p.
-A scale of 1 is the prompt alone, and the other half is not computed; nor is it outside of `start` and `stop`
-(Kynkaanniemi et al. 2024, arXiv:2404.07724). A network that was distilled from guidance is told the scale instead, and
-is called once (Meng et al. 2023, arXiv:2210.03142); `true_scale` guides it besides, by the negative prompt, as
-diffusers' `true_cfg_scale`. One whose steps were distilled has no guidance at all.
+Ho & Salimans 2022 (arXiv:2207.12598), applied to the network's own output: out = out_n + scale (out_p - out_n), where p
+is the prompt and n the negative prompt.
 
---guidance-scale means the same for every model: 1 is none. diffusers' Z-Image and Krea 2 count from 0.
+- `rescale` r restores the standard deviation of out_p (Lin et al. 2023, arXiv:2305.08891, section 3.4), for each item:
+  out <- (r std(out_p) / std(out) + 1 - r) out.
+- A model may combine the two predictions in its own way (`FoldsGuidance`): Qwen-Image rescales each token to the norm
+  that it has in out_p.
+- At scale 1, and outside of `start` and `stop` (Kynkaanniemi et al. 2024, arXiv:2404.07724), only the prompt's
+  prediction is computed.
+- A guidance-distilled network takes the scale as an input and is called once (Meng et al. 2023, arXiv:2210.03142).
+  `true_scale` adds real guidance by the negative prompt, as diffusers' `true_cfg_scale` does.
+- A step-distilled network has no guidance at all.
+
+--guidance-scale means the same for every model: 1 is no guidance. diffusers' Z-Image and Krea 2 count from 0.
 """
 
 from __future__ import annotations
@@ -31,8 +35,8 @@ if TYPE_CHECKING:
 class Cfg(Plugin):
     """Follow the prompt more closely than the model does by itself; implied by every model that takes text.
 
-    The scale is --guidance-scale. `start` and `stop` bound when it acts: at high noise it narrows what can come of the
-    prompt, at low noise it costs time for little.
+    The scale is --guidance-scale. `start` and `stop` limit guidance to a part of the process: at high noise levels it
+    reduces variety, at low noise levels it has little effect for its cost.
     """
 
     name: ClassVar[str] = "cfg"
@@ -51,7 +55,7 @@ class Cfg(Plugin):
     rescale: float = Field(0.0, ge=0.0, le=1.0, description="Restore the prediction's standard deviation; 1: fully.")
 
     true_scale: float | None = Field(
-        None, ge=0.0, description="Models that are told the scale (FLUX.1): real guidance besides, by the negative."
+        None, ge=0.0, description="Guidance-distilled models (FLUX.1): scale of real guidance by --negative."
     )
 
     def hooks(self) -> type[Hooks[Cfg]]:
@@ -72,7 +76,7 @@ class _CfgHooks(Hooks[Cfg]):
         self._say_what_is_idle(chosen)
 
     def _say_what_is_idle(self, chosen: float | None) -> None:
-        """A scale or a negative prompt that changes nothing is said."""
+        """Notify the user of a scale or a negative prompt that has no effect."""
         run, plugin, name = self.run, self.plugin, self.run.model.info.name
         if run.model.info.distilled:
             given = {"--negative": run.options.negative, "--guidance-scale": None if chosen == 1.0 else chosen}
@@ -108,13 +112,15 @@ class _CfgHooks(Hooks[Cfg]):
         return replace(convert(out, step.x_t, step.t, made.kind), variance=wanted.variance)
 
     def _wanted(self, cond: Conditioning) -> float:
-        """The scale; another plugin may have said one of its own for this prediction (`Conditioning.guidance`)."""
+        """Return the scale. Another plugin may have set its own for this prediction (`Conditioning.guidance`)."""
         own = None if self.tells or self.run.model.info.distilled else cond.guidance
         return self.scale if own is None else own
 
     def _rescaled(self, out: Tensor, wanted: Tensor) -> Tensor:
-        """`out` with the deviation of `wanted`, as far as `rescale`; items of one value, and those whose values are all
-        the same, have none to give back."""
+        """Move the standard deviation of `out` towards that of `wanted`, by the fraction `rescale`.
+
+        Items with a single value, or whose values are all equal, have no deviation and are returned unchanged.
+        """
         r = self.plugin.rescale
         if not r or out[0].numel() == 1:
             return out
@@ -126,7 +132,7 @@ class _CfgHooks(Hooks[Cfg]):
 def folded(
     without: Prediction, wanted: Prediction, scale: float, x_t: Tensor, t: Level, folds: FoldsGuidance | None
 ) -> Prediction:
-    """Both predictions at (x_t, t) in one: out_n + scale (out_p - out_n), or as the model folds them."""
+    """Combine both predictions at (x_t, t): out_n + scale (out_p - out_n), or the model's own rule `folds`."""
     if without.output is None or wanted.output is None or wanted.kind is None:
         return wanted.with_x0(without.x0 + scale * (wanted.x0 - without.x0), x_t, t)
     if folds is not None:
@@ -137,5 +143,5 @@ def folded(
 
 
 def _deviation(out: Tensor) -> Tensor:
-    """(batch, 1, ...)."""
+    """Return the standard deviation of each item, (batch, 1, ...)."""
     return out.std(dim=tuple(range(1, out.ndim)), keepdim=True)

@@ -1,11 +1,13 @@
-"""Classifier guidance: the picture moves towards what a classifier calls by the wanted name.
+"""Classifier guidance: steer the picture towards a class, by the gradient of a classifier.
 
-Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", arXiv:2105.05233. The energy is -scale log
-p(y | .), and the engine's rule x0' = x0 + (sigma_t^2 / alpha_t) scale grad log p(y | x_t) is their Algorithm 2, eps'
-= eps - sigma_t scale grad log p(y | x_t), for every sampler. With ddpm's large variance, Sigma = beta_t, it is their
-Algorithm 1, mu' = mu + scale Sigma grad log p(y | mu), to first order in beta_t. A noise-aware classifier p(y | x_t,
-t) needs no backward pass through the model; an ordinary one sees the estimate E[x0 | x_t] instead (as DPS does, Chung
-et al. 2023, arXiv:2209.14687), exactly through the network, or cheaply on x0.
+Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", arXiv:2105.05233. The energy is
+-scale log p(y | .). The engine's rule x0' = x0 + (sigma_t^2 / alpha_t) scale grad log p(y | x_t) is their Algorithm 2,
+eps' = eps - sigma_t scale grad log p(y | x_t), for every sampler. With ddpm's large variance, Sigma = beta_t, it is
+their Algorithm 1, mu' = mu + scale Sigma grad log p(y | mu), to first order in beta_t.
+
+A noise-aware classifier p(y | x_t, t) needs no backward pass through the model. An ordinary classifier sees the
+estimate E[x0 | x_t] instead (as in DPS, Chung et al. 2023, arXiv:2209.14687): exactly, through the network, or cheaply,
+on x0.
 """
 
 from __future__ import annotations
@@ -34,10 +36,10 @@ ClassifierSource = Annotated[Any, BeforeValidator(_source), Metavar("CLASSIFIER"
 
 
 class Classifier(Guidance):
-    """Move towards what a classifier recognises as the wanted label.
+    """Steer the picture until a classifier recognises the wanted label in it.
 
-    Without --gradient a noise-aware classifier is asked of x_t, and an ordinary one of the estimated picture, exactly
-    through the network.
+    Without --gradient, a noise-aware classifier is evaluated on x_t, and an ordinary one on the estimated picture, with
+    the exact gradient through the network.
     """
 
     name: ClassVar[str] = "classifier"
@@ -54,7 +56,7 @@ class Classifier(Guidance):
     classifier: ClassifierSource = Field(
         description="A folder (editkit train classifier, timm's layout), a hub id, torchvision:NAME:FILE, timm:NAME."
     )
-    scale: float = Field(1.0, description="Strength; 1 is Bayes' rule, more is surer, 0 changes nothing.")
+    scale: float = Field(1.0, description="Strength; 1 is Bayes' rule, above 1 is stronger, 0 changes nothing.")
 
     def hooks(self) -> type[Hooks[Classifier]]:
         return _ClassifierHooks
@@ -81,8 +83,8 @@ class _ClassifierHooks(GuidanceHooks[Classifier]):
             raise UsageError(f"classifier: {plugin.classifier} is noise-aware, so it sees x_t; leave --gradient out")
         if not noisy and asked == "x_t":
             raise UsageError(
-                f"classifier: {plugin.classifier} was not trained on noisy pictures of any schedule, so it cannot be "
-                f"asked of x_t; use --gradient network or x0, or train one with editkit train classifier"
+                f"classifier: {plugin.classifier} was not trained on noisy pictures, so it cannot be evaluated on x_t; "
+                f"use --gradient network or x0, or train one with editkit train classifier"
             )
         if noisy:
             moves = run.plan.flow
@@ -90,7 +92,7 @@ class _ClassifierHooks(GuidanceHooks[Classifier]):
             source.check(run.shape, acting or run.levels)
 
     def loss(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"]:
-        """-log p(y | x_t) or -log p(y | x0)."""
+        """Return -log p(y | x_t) or -log p(y | x0), (batch,)."""
         if isinstance(self.network, Noisy):
             logits = self.network.at(step.x_t, step.t)
         else:

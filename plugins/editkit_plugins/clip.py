@@ -1,12 +1,13 @@
-"""CLIP guidance: the picture moves towards what a text, or another picture, says to a CLIP model.
+"""CLIP guidance: steer the picture towards a text, or towards another picture, in CLIP's embedding space.
 
-E = scale * sum_i w_i d(f(x), g_i) / sum_i |w_i|, with f the embedding of the picture, averaged over cut-outs of it,
-and g_i those of the wishes. d is half the squared angle's form 2 arcsin^2(|f - g| / 2) (Crowson 2021; Crowson et al.
-2022, arXiv:2204.08583) or 1 - f.g (GLIDE, Nichol et al. 2022, arXiv:2112.10741, section 2.4). A negative weight
-pushes away. A noise-aware CLIP model sees x_t itself, as GLIDE's does; an ordinary one sees the estimate E[x0 | x_t].
+The energy is E = scale * sum_i w_i d(f(x), g_i) / sum_i |w_i|, where f is the embedding of the picture and g_i are the
+embeddings of the targets; d is averaged over random crops of the picture. d is the spherical distance
+2 arcsin^2(|f - g| / 2) (Crowson 2021; Crowson et al. 2022, arXiv:2204.08583) or the cosine distance 1 - f.g (GLIDE,
+Nichol et al. 2022, arXiv:2112.10741, section 2.4). A negative weight pushes away. A noise-aware CLIP model sees x_t
+itself, as GLIDE's does; an ordinary one sees the estimate E[x0 | x_t].
 
-Cut-outs are drawn from the plugin's own noise stream and embedded `chunk` at a time; a chunk's activations are computed
-again in the backward pass (torch.utils.checkpoint), so that memory does not grow with their number.
+Crops are drawn from the plugin's own noise stream and embedded `chunk` at a time. Each chunk's activations are
+recomputed in the backward pass (torch.utils.checkpoint), so memory does not grow with the number of crops.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
 
 
 class Clip(Guidance):
-    """Move towards a text or a picture, as a CLIP model sees it.
+    """Steer the picture towards a text or another picture, as a CLIP model sees it.
 
-    --text may be given several times; `a red door:0.5` has weight 0.5, and a negative weight pushes away. It is another
-    text than --prompt, which is the diffusion model's.
+    --text may be given several times; `a red door:0.5` has weight 0.5, and a negative weight pushes away. --text is for
+    CLIP and --prompt for the diffusion model; they are independent.
     """
 
     name: ClassVar[str] = "clip"
@@ -55,9 +56,9 @@ class Clip(Guidance):
     neutral: ClassVar[Mapping[str, Any] | None] = {"scale": 0.0}
     example: ClassVar[Mapping[str, Any]] = {"text": ("a red circle",), "clip_model": "./clip"}
 
-    text: tuple[str, ...] = Field((), description="What is wanted; with a weight as `a red door:0.5`; repeatable.")
-    image: PictureSource | None = Field(None, description="A picture whose content is wanted.")
-    image_weight: float = Field(1.0, description="Its weight.")
+    text: tuple[str, ...] = Field((), description="Target text; with a weight as `a red door:0.5`; repeatable.")
+    image: PictureSource | None = Field(None, description="Target picture, whose content is wanted.")
+    image_weight: float = Field(1.0, description="Weight of --image.")
     clip_model: Annotated[str, Weights()] = Field(
         "ViT-B-32:laion2b_s34b_b79k", min_length=1, description="open_clip's NAME:TAG, or a folder in its layout."
     )
@@ -65,9 +66,9 @@ class Clip(Guidance):
     distance: Literal["spherical", "cosine"] = Field(
         "spherical", description="How the distance between picture and target is measured."
     )
-    cuts: int = Field(8, ge=0, description="Random cut-outs looked at in each step; 0: the whole picture alone.")
-    smallest: float = Field(0.3, gt=0.0, le=1.0, description="Area of the smallest cut-out, as a fraction.")
-    chunk: int = Field(8, ge=1, description="Cut-outs computed at a time: more is faster and takes more memory.")
+    cuts: int = Field(8, ge=0, description="Random crops embedded in each step; 0: the whole picture only.")
+    smallest: float = Field(0.3, gt=0.0, le=1.0, description="Area of the smallest crop, as a fraction of the picture.")
+    chunk: int = Field(8, ge=1, description="Crops computed at a time: more is faster and takes more memory.")
 
     @field_validator("text", mode="before")
     @classmethod
@@ -85,9 +86,9 @@ class Clip(Guidance):
     @model_validator(mode="after")
     def _wanted(self) -> Clip:
         if not self.text and self.image is None:
-            raise ValueError("nothing is wanted: give --text, or --image with a picture")
+            raise ValueError("there is no target: give --text, or --image with a picture")
         if not any(w for _, w in map(weighted, self.text)) and (self.image is None or not self.image_weight):
-            raise ValueError("every weight is 0; nothing is wanted")
+            raise ValueError("every weight is 0, so there is no target; give one a weight other than 0")
         return self
 
     def hooks(self) -> type[Hooks[Clip]]:
@@ -101,7 +102,7 @@ class Clip(Guidance):
 
 
 def weighted(words: str) -> tuple[str, float]:
-    """(text, weight) of `a red door:0.5`; the weight is 1 where none is written."""
+    """Split `a red door:0.5` into (text, weight). The weight is 1 if none is written."""
     text, colon, number = words.rpartition(":")
     try:
         return (text, float(number)) if colon else (words, 1.0)
@@ -119,7 +120,7 @@ class _ClipHooks(GuidanceHooks[Clip]):
         self.clip = run.lease.network(load_clip, plugin.clip_model, run.device, offline=run.options.offline)
         asked = plugin.through()
         if (asked == "x_t") != (self.clip.log_snr is not None):
-            kind = "not noise-aware, so it cannot be asked of x_t" if asked == "x_t" else "noise-aware, so it sees x_t"
+            kind = "not noise-aware, so it cannot see x_t" if asked == "x_t" else "noise-aware, so it sees x_t"
             raise UsageError(f"clip: {plugin.clip_model} is {kind}; leave --gradient out")
         self.clip.check(run.shape, run.levels[1:])
         wishes = [weighted(words) for words in plugin.text]
@@ -135,7 +136,7 @@ class _ClipHooks(GuidanceHooks[Clip]):
         self.weights = torch.tensor([weight / total for weight in weights], device=run.device)
 
     def loss(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"]:
-        """The weighted mean distance to the wishes, averaged over the cut-outs."""
+        """Return the weighted mean distance to the targets, averaged over the crops: (batch,)."""
         import torch
         from torch.utils.checkpoint import checkpoint
 
@@ -153,7 +154,7 @@ class _ClipHooks(GuidanceHooks[Clip]):
         return total / cuts
 
     def _cut(self, image: Tensor, seeds: Tensor) -> Tensor:
-        """The summed distance of one cut-out of each item for every column of `seeds` (b, cuts): (b,)."""
+        """Sum the distances of one crop of each item for every column of `seeds` (b, cuts): (b,)."""
         import torch
 
         pairs = [(one[None], int(seed)) for one, row in zip(image, seeds, strict=True) for seed in row]
@@ -162,7 +163,7 @@ class _ClipHooks(GuidanceHooks[Clip]):
         return summed
 
     def _augmented(self, image: Tensor, seed: int) -> Tensor:
-        """A random square of (1, 3, h, w), at the model's size, slightly turned and moved."""
+        """Crop a random square of (1, 3, h, w) at CLIP's input size, slightly rotated and shifted."""
         import kornia.augmentation as K
 
         from editkit.common.process import drawing
@@ -175,7 +176,7 @@ class _ClipHooks(GuidanceHooks[Clip]):
         return turned
 
     def _seeds(self, batch: int, cuts: int) -> Tensor:
-        """(batch, cuts) whole numbers from this plugin's own stream."""
+        """Draw (batch, cuts) integers from this plugin's own noise stream."""
         import torch
 
         z = self.run.stream.normal((batch, cuts))
@@ -183,7 +184,7 @@ class _ClipHooks(GuidanceHooks[Clip]):
         return (uniform * (2**31 - 1)).long()
 
     def _distance(self, embedded: Tensor) -> Tensor:
-        """(n, width) -> (n,): the weighted distance to the wishes."""
+        """Return the weighted distance of embeddings (n, width) to the targets: (n,)."""
         if self.plugin.distance == "cosine":
             each = 1.0 - embedded @ self.targets.T
         else:

@@ -1,10 +1,12 @@
-"""Colour for grey pictures: the model is told the luma (Palette, Saharia et al. 2022, arXiv:2111.05826) or solves.
+"""Colourisation of grey pictures.
 
-Luma is exact: y = 0.299 R + 0.587 G + 0.114 B at every pixel. Every estimate is moved along grey, x0 + y - luma(x0),
-which keeps its colour differences; the end is brought into the range of a picture by taking colour away, not luma.
+The model is either conditioned on the luma (Palette, Saharia et al. 2022, arXiv:2111.05826), or it is the prior of an
+inverse problem whose observation is the luma. Luma is exact: y = 0.299 R + 0.587 G + 0.114 B at every pixel. Every
+estimate is shifted along the grey axis, x0 + y - luma(x0), which keeps its colour differences. The result is brought
+into range by reducing saturation, never by changing luma.
 
-Colours that the user names at points (`--color-at x,y,#rrggbb`) are spread where luma is about equal, at the end, and
-the model's stay where no point reaches (`restoring.scribbles`). Luma is exact as without.
+Colours that the user sets at points (`--color-at x,y,#rrggbb`) spread over pixels of similar luma at the end of the
+process; where no point reaches, the model's colours stay (`restoring.scribbles`). Luma stays exact.
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ if TYPE_CHECKING:
 
 
 def pointed(text: str, width: int, height: int) -> Point:
-    """x, y in pixels and the colour of `x,y,#rrggbb`; x and y may be per cent.
+    """Parse `x,y,#rrggbb`. x and y are pixels, or per cent of `width` and `height`.
 
     Raises:
-        ValueError: it is written otherwise.
+        ValueError: the text has another form.
     """
     x, y, colour = (*text.split(",", 2), "", "", "")[:3]
     found = [re.fullmatch(r"\s*(\d+(?:\.\d+)?)(%?)\s*", v) for v in (x, y)]
@@ -44,7 +46,7 @@ def pointed(text: str, width: int, height: int) -> Point:
 
 
 class Colorize(Solver):
-    """Give a grey picture colours, and keep its luma: the result without colour is the picture that went in."""
+    """Colourise a grey picture and keep its luma: converted to grey, the result is the input picture."""
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"size"})
     name: ClassVar[str] = "colorize"
@@ -58,11 +60,11 @@ class Colorize(Solver):
     needs_picture: ClassVar[bool] = True
 
     method: Literal["auto", "conditioned", "ddnm"] = Field(
-        "auto", description="Tell the model the luma, or solve with it as prior; auto: what the model can."
+        "auto", description="Condition the model on luma, or solve with it as prior; auto: as the model allows."
     )
 
     color_at: tuple[Annotated[str, Metavar("X,Y,#RRGGBB", path=False)], ...] = Field(
-        (), description="The colour at a pixel, spread to where luma is about equal; several: give it again."
+        (), description="Colour at a pixel; it spreads over pixels of similar luma; repeatable."
     )
 
     @field_validator("color_at")
@@ -73,11 +75,11 @@ class Colorize(Solver):
         return color_at
 
     def default_model(self) -> str:
-        """A network: a grey picture's own patches have no colours."""
+        """Return a network's name: the patches of a grey picture have no colours."""
         return "pocket"
 
     def default_options(self, info: ModelInfo) -> Options:
-        """One step of `pocket`: the mean of all colours, faint, where one sample is bold and wrong in patches."""
+        """Use one step on `pocket`: its mean estimate is faint, but a single sample is wrong in whole regions."""
         return Options(steps=1) if self.nearest(info) else super().default_options(info)
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
@@ -85,10 +87,11 @@ class Colorize(Solver):
             at = pointed(text, picture.width - 1, picture.height - 1)
             if at.x >= picture.width or at.y >= picture.height:
                 raise UsageError(
-                    f"colorize --color-at {text}: lies outside the picture of {picture.width}x{picture.height}"
+                    f"colorize --color-at {text}: the point lies outside the picture of "
+                    f"{picture.width}x{picture.height}"
                 )
         if not (picture.visible == picture.visible[..., :1]).all():
-            notify("colorize: the picture has colours; they are left out, its luma is given new ones")
+            notify("colorize: the picture has colours; they are discarded, and only its luma is used")
         self.afford(*picture.size)
         return picture
 
@@ -107,8 +110,8 @@ class Colorize(Solver):
     def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
         if run.model.info.name == "pocket":
             run.notify(
-                "colorize: pocket is small and knows few colours: expect a faint tone; with --steps 10 bolder ones, "
-                "many of them wrong"
+                "colorize: pocket is a small model and knows few colours: expect a faint tint; --steps 10 gives "
+                "stronger colours, many of them wrong"
             )
         grey = run.inputs.place(y.expand(-1, 3, -1, -1))
         return lambda cond: replace(cond, known=grey, task="colorize")

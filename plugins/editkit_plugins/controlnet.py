@@ -1,11 +1,13 @@
-"""ControlNet: the structure of one picture steers the making of another.
+"""ControlNet: steer the result by the structure of a picture.
 
 Zhang et al. 2023, "Adding Conditional Control to Text-to-Image Diffusion Models", arXiv:2302.05543. A copy of the
-UNet's encoder sees x_t and a hint c (edges, depth, a pose ...), and what it says is added to the UNet's own features
-through convolutions that were zero when training began: h_k <- h_k + scale z_k(x_t, t, c). Several add up, in any
-order. A model that was trained on hints itself (FLUX.1 Canny, Depth) is shown the hint instead, in the model's own
-space; transformers bring ControlNets of their own (FLUX.1, Qwen-Image, Z-Image: `BringsControl`). The model evaluates
-them (`editkit.diffusion.control`), so every branch of guidance is steered, a UNet's with its own prompt.
+UNet's encoder sees x_t and a hint c (edges, depth, a pose ...). Its outputs are added to the UNet's own features
+through zero-initialised convolutions: h_k <- h_k + scale z_k(x_t, t, c). Several ControlNets add up, in any order.
+
+A model that was itself trained on hints (FLUX.1 Canny, Depth) takes the hint directly, in the model's own space.
+Transformers have ControlNets of their own kind (FLUX.1, Qwen-Image, Z-Image: `BringsControl`). The model evaluates the
+ControlNets (`editkit.diffusion.control`), so every branch of guidance is steered; a UNet's ControlNet sees the prompt
+of its branch.
 """
 
 from __future__ import annotations
@@ -52,23 +54,23 @@ if TYPE_CHECKING:
     from editkit.plugin import Conditioning
 
 COMPARED = ("block_out_channels", "layers_per_block", "cross_attention_dim", "addition_embed_type")
-"""What a ControlNet and a UNet must have in common, or their features do not fit."""
+"""Configuration values that a ControlNet and its UNet must share; otherwise their features do not fit."""
 
 EMBEDDED = "pocket-canny"
 """The ControlNet that comes with editkit: edges, for `--model pocket`."""
 
 KINDS = {"canny": 0, "tile": 1, "depth": 2, "blur": 3, "pose": 4, "gray": 5, "low-quality": 6}
-"""Of hints, by the numbers that FLUX.1's unions were trained with (InstantX, Shakker Labs)."""
+"""Kind of hint -> its number in FLUX.1's union ControlNets (InstantX, Shakker Labs)."""
 
 DETECTED = {"luma": "gray", "dwpose": "pose", "zoe": "depth", "leres": "depth"}
-"""What other detectors show."""
+"""Detector -> kind of hint, where the two names differ."""
 
 FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
-"""The width of the text that they read."""
+"""Width of the text embeddings -> model family."""
 
 
 def _hint(value: Any) -> Any:
-    """A detector's name, a path, a picture; a misspelt name is refused here, before anything is loaded."""
+    """Accept a detector's name, a path or a picture. A misspelt name is refused here, before anything is loaded."""
     if isinstance(value, Path):
         value = str(value)
     if not isinstance(value, str):
@@ -83,11 +85,11 @@ def _hint(value: Any) -> Any:
 
 
 HintSource = Annotated[Any, BeforeValidator(_hint), Metavar("HINT", words=hints.is_words)]
-"""A detector (`canny`, `canny:low=50,high=150`), or a picture that is a hint already."""
+"""A detector (`canny`, `canny:low=50,high=150`), or a ready-made hint picture."""
 
 
 def _kind(value: Any) -> Any:
-    """A kind's name as it is; a number as a number."""
+    """Return a kind's name unchanged, and the text of a number as an integer."""
     if value is None or isinstance(value, int):
         return value
     if str(value).isdigit():
@@ -98,17 +100,17 @@ def _kind(value: Any) -> Any:
 
 
 def _is_name(value: str) -> bool:
-    """Whether a ControlNet is named (embedded, or owner/name on the hub), not a folder. `./a/b` is always a folder."""
+    """Whether the value names a ControlNet (embedded, or owner/name on the hub). `./a/b` is always a folder."""
     if value == EMBEDDED:
         return True
     return value.count("/") == 1 and value[0] not in "./~" and not Path(value).is_dir()
 
 
 class ControlNet(Plugin):
-    """Follow the structure of a picture: its edges, lines, depth, poses; or that of a hint of your own.
+    """Follow the structure of the picture (edges, lines, depth, poses) or of a hint of your own.
 
-    --control names a detector that looks at the picture being edited (`editkit hint` shows what it sees), or is a file:
-    a ready hint that covers the same picture. Give the plugin several times for several ControlNets.
+    --control is either the name of a detector that is run on the edited picture (`editkit hint` shows its output), or
+    the file of a ready-made hint that covers the same area. Give the plugin several times for several ControlNets.
     """
 
     name: ClassVar[str] = "controlnet"
@@ -124,20 +126,20 @@ class ControlNet(Plugin):
     neutral: ClassVar[Mapping[str, Any] | None] = {"scale": 0.0}
     example: ClassVar[Mapping[str, Any]] = {"control": "canny", "controlnet": "./controlnet"}
 
-    control: HintSource = Field(description="A detector, as canny or canny:low=50,high=150; or a hint's file.")
+    control: HintSource = Field(description="A detector, as canny or canny:low=50,high=150; or a hint file.")
     controlnet: Annotated[str, Metavar("DIR_OR_ID", words=_is_name)] = Field(
         EMBEDDED, min_length=1, description="The ControlNet: a folder as diffusers saves it, or a hub id."
     )
     scale: float = Field(1.0, ge=0.0, description="Strength; 0 changes nothing.")
-    guess: bool = Field(False, description="Guess mode: the hint without the prompt's help; deep features count more.")
+    guess: bool = Field(False, description="Guess mode: follow the hint without a prompt; deep features count more.")
     mode: Annotated[str | int | None, BeforeValidator(_kind), Metavar("KIND", path=False)] = Field(
         None,
-        description="What the hint is, for a union of FLUX.1: canny, tile, depth, blur, pose, gray, low-quality or a "
-        "number; default: by the detector.",
+        description="Kind of hint for FLUX.1's union ControlNets: canny, tile, depth, blur, pose, gray, low-quality or "
+        "a number; default: by the detector.",
     )
 
     def default_model(self) -> str | None:
-        """The embedded network is the only one that the embedded ControlNet fits."""
+        """Return `pocket` for the embedded ControlNet, which fits no other network."""
         return "pocket" if self.controlnet == EMBEDDED else None
 
     def hooks(self) -> type[Hooks[ControlNet]]:
@@ -173,8 +175,9 @@ class _ControlNetHooks(Hooks[ControlNet]):
 
 
 def _shown(plugin: ControlNet, run: Run) -> Reference:
-    """The hint in the space of a model that was trained on hints itself, drawn from its posterior; what of the plugin
-    then changes nothing is said.
+    """Encode the hint for a model that was itself trained on hints: a sample of the encoder's posterior.
+
+    Notifies the user of options of the plugin that then have no effect.
     """
     idle = {"--controlnet": plugin.controlnet != EMBEDDED, "--scale": plugin.scale != 1.0, "--guess": plugin.guess}
     idle["--mode"] = plugin.mode is not None
@@ -189,7 +192,7 @@ def _shown(plugin: ControlNet, run: Run) -> Reference:
 
 @dataclass(frozen=True, eq=False)
 class _Control:
-    """One ControlNet with its hint, (batch, 3, H, W) in [0, 1]; by windows, (windows * batch, 3, h, w)."""
+    """A ControlNet with its hint: (batch, 3, H, W) in [0, 1], or (windows * batch, 3, h, w) for windows."""
 
     network: Any
     hint: Tensor
@@ -220,17 +223,17 @@ class _Control:
 
 
 def _bound(plugin: ControlNet, run: Run) -> Control:
-    """The network, checked against the model before its weights are read, and the hint as it sees it.
+    """Load the network with its hint; the network is checked against the model before its weights are read.
 
     Raises:
-        ModelError: not found, in a pickle, or of another family than the model.
-        UsageError: a union that is not told what the hint is.
+        ModelError: the network is not found, is a pickle, or does not belong to the model's family.
+        UsageError: it is a union ControlNet, and the kind of hint is unknown.
     """
     from editkit.models.pocket.model import folder
     from editkit.plugin import capability
 
     try:
-        where = plugin.controlnet if plugin.controlnet != EMBEDDED else str(folder(EMBEDDED))
+        where = _folder_of(plugin.controlnet) if plugin.controlnet != EMBEDDED else str(folder(EMBEDDED))
         layout = find(where, offline=run.options.offline)
         component = "controlnet" if layout.index and layout.has("controlnet") else ""
         config = layout.config(component)
@@ -239,7 +242,7 @@ def _bound(plugin: ControlNet, run: Run) -> Control:
             return _of_transformer(plugin, run, own, where, component, config)
         model = capability(run.model, TakesControl)
         if model is None:
-            raise ModelError(f"{run.model.info.name} ({run.model.info.family}) has no network that could be steered")
+            raise ModelError(f"{run.model.info.name} ({run.model.info.family}) does not support ControlNets")
         _check(plugin.controlnet, config, model, run)
         layout = find(where, offline=run.options.offline, weights=True)
         network = run.lease.network(_loaded, layout, component, run.device, model.unet.dtype)
@@ -251,10 +254,23 @@ def _bound(plugin: ControlNet, run: Run) -> Control:
     return _Control(network, _placed(plugin, run), plugin.scale, guess)
 
 
+def _folder_of(word: str) -> str:
+    """Return what `--controlnet` names, or the folder of weights in diffusers format; other files: ModelError."""
+    file, weights = Path(word).expanduser(), "diffusion_pytorch_model.safetensors"
+    if file.suffix.lower() != ".safetensors" or not file.is_file():
+        return word
+    if file.name == weights and (file.parent / "config.json").is_file():
+        return str(file.parent)
+    raise ModelError(
+        f"{word} is a ControlNet in a single file, which is not supported; give its hub id, or its diffusers folder "
+        f"(config.json and {weights})"
+    )
+
+
 def _of_transformer(
     plugin: ControlNet, run: Run, model: BringsControl, where: str, component: str, config: Mapping[str, Any]
 ) -> Control:
-    """As `_bound`, of a model whose ControlNets are its own."""
+    """Do the same as `_bound` for a model with ControlNets of its own kind."""
     try:
         kind = model.controlnet(config)
     except ModelError as error:
@@ -268,10 +284,10 @@ def _of_transformer(
 
 
 def _number_of_kind(plugin: ControlNet, config: Mapping[str, Any], notify: Notify) -> int | None:
-    """By which number a union knows what the hint is; None: the network takes hints of one kind.
+    """Return a union ControlNet's number for the kind of hint; None if the network takes one kind only.
 
     Raises:
-        UsageError: nothing says what it is, or the network has fewer kinds.
+        UsageError: the kind is unknown, or its number is too large for the network.
     """
     count, mode = config.get("num_mode"), plugin.mode
     if count is None:
@@ -282,7 +298,7 @@ def _number_of_kind(plugin: ControlNet, config: Mapping[str, Any], notify: Notif
         detector = name_of(plugin.control)
         mode = DETECTED.get(detector, detector if detector in KINDS else None)
         if mode is not None:
-            notify(f"controlnet: {plugin.controlnet} takes hints of several kinds; this is told as {mode}")
+            notify(f"controlnet: {plugin.controlnet} takes hints of several kinds; this one is passed as {mode}")
     if mode is None:
         raise UsageError(
             f"controlnet: {plugin.controlnet} takes hints of several kinds; say which with --mode: {', '.join(KINDS)} "
@@ -295,7 +311,6 @@ def _number_of_kind(plugin: ControlNet, config: Mapping[str, Any], notify: Notif
 
 
 def _loaded(layout: Layout, component: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """The network."""
     from diffusers import ControlNetModel
 
     from editkit.models.fast.blocks import quicken
@@ -304,7 +319,7 @@ def _loaded(layout: Layout, component: str, device: torch.device, dtype: torch.d
 
 
 def _check(name: str, config: Mapping[str, Any], model: TakesControl, run: Run) -> None:
-    """Raises ModelError where the ControlNet was not made for this model's UNet; says both."""
+    """Raise ModelError if the ControlNet was not made for this model's UNet. The message shows both."""
     kind = config.get("_class_name")
     if kind != "ControlNetModel":
         raise ModelError(f"{name} is a {kind}; a ControlNetModel is needed (no union ControlNets, no T2I-Adapters yet)")
@@ -338,7 +353,7 @@ def _family(width: Any) -> str:
 
 
 def _placed(plugin: ControlNet, run: Run) -> Tensor:
-    """The hint where the picture is, at its size: (batch, 3, H, W) in [0, 1]."""
+    """Return the hint, aligned with the picture and at its size: (batch, 3, H, W) in [0, 1]."""
     import torch
 
     from editkit.plugin import resize
@@ -359,7 +374,7 @@ def _placed(plugin: ControlNet, run: Run) -> Tensor:
 
 
 def _on_black(hint: Picture) -> Pixels:
-    """The pixels of a hint's file, black where it is transparent: there is nothing to follow."""
+    """Return the pixels of a hint file, with transparent parts black: there is no structure to follow there."""
     if hint.alpha is None:
         return hint.pixels
     weight = hint.alpha[..., None] / float(largest(hint.alpha.dtype))
@@ -367,7 +382,7 @@ def _on_black(hint: Picture) -> Pixels:
 
 
 def _hints(plugin: ControlNet, run: Run) -> list[Pixels]:
-    """The hint as pixels, for the whole picture; one for each item where there is a batch of pictures."""
+    """Return the hint of the whole picture as pixels (H, W, 3); for a batch of pictures, one hint for each."""
     control = plugin.control
     if not (isinstance(control, str) and hints.is_words(control)):
         try:

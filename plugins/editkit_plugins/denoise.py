@@ -1,12 +1,12 @@
-"""Denoising: a noisy picture is a state of the process, at the level whose noise it has.
+"""Denoising: treat a noisy picture as a state of the diffusion process at the matching noise level.
 
-y = x + s n is x_t / alpha_t at the level with sigma_t / alpha_t = s, so the network's estimate there, E[x | y], is the
-best one in the mean square, in one step. `sampled` walks from that level to the clean end instead: sharper, and on
-average further from the truth.
+y = x + s n equals x_t / alpha_t at the level with sigma_t / alpha_t = s. The network's estimate there, E[x | y], is the
+minimum mean-square error estimate, in one step. `sampled` runs the process from that level to the clean end instead:
+the result is sharper, and on average further from the truth.
 
-The true E[x | y] turns with the picture: E[x | g y] = g E[x | y] for the eight turns and mirrorings g of the square, as
-pictures are about as likely one way as the other. A network's does not quite, so its mean over them, 1/8 sum_g g^-1
-E[x | g y], is nearer (as cycle spinning does with shifts, Coifman & Donoho 1995).
+The true E[x | y] is equivariant: E[x | g y] = g E[x | y] for the eight rotations and reflections g of the square, since
+pictures are about equally likely in each orientation. A network's estimate is only approximately so. The mean over the
+orientations, 1/8 sum_g g^-1 E[x | g y], is closer to the truth (compare cycle spinning, Coifman & Donoho 1995).
 """
 
 from __future__ import annotations
@@ -43,22 +43,23 @@ if TYPE_CHECKING:
     from editkit.plugin import ModelInfo
 
 COARSE = 1.5
-"""How many times as large coarse noise must be as fine, to be told."""
+"""Report coarse noise if it is at least this many times the fine noise."""
 
 LEAST = 0.25
-"""Noise below this is none, in levels of 255."""
+"""Noise below this counts as none, in levels of 255."""
 
 LEAST_COLOUR, CORRELATED, BESIDE_FINE = 3.0, 1.5, 0.6
-"""The coarse noise of colours that is a camera's, at least: in levels of 255, in their fine noise, in fine noise."""
+"""Least coarse chroma noise that counts as a camera's: in levels of 255, relative to fine chroma noise, and relative to
+fine noise."""
 
 SHARE = 1.6
-"""A camera's noise in coarse noise of its colours, which a JPEG's chroma blurs."""
+"""A camera's noise, relative to its coarse chroma noise, which chroma subsampling in JPEG reduces."""
 
 
 def ladder_from(schedule: Schedule, ratio: float, levels: Levels) -> Levels:
-    """As many levels as `levels`, even in the schedule's time, from clean up to the one with sigma / alpha = `ratio`.
+    """Return as many levels as `levels`, evenly spaced in time, from clean up to sigma / alpha = `ratio`.
 
-    What is noisier than the noisiest of `levels`, or quieter than the schedule can say, becomes that.
+    `ratio` is clamped to the range from the schedule's least noise to the noisiest of `levels`.
     """
     low, high = 0.0, levels[-1].t
     for _ in range(60):
@@ -71,10 +72,11 @@ def ladder_from(schedule: Schedule, ratio: float, levels: Levels) -> Levels:
 
 
 def estimated_noise(pixels: np.ndarray, top: float | None = None) -> float:
-    """The standard deviation of a picture's noise in levels of 255, from its finest diagonal details.
+    """Estimate the standard deviation of a picture's noise, in levels of 255, from its finest diagonal details.
 
-    median |d| / 0.6745 of the diagonal Haar coefficients (Donoho & Johnstone 1994): half of them are smaller than what
-    edges make. Texture as fine as noise is counted as noise. `top`: white; else the largest value of the type.
+    The estimate is median |d| / 0.6745 over the diagonal Haar coefficients d (Donoho & Johnstone 1994); the median
+    ignores the few large coefficients of edges. Texture as fine as noise counts as noise. `pixels` is (H, W, channels);
+    `top` is the value of white (default: the largest value of the data type).
     """
     height, width = (n // 2 * 2 for n in pixels.shape[:2])
     x = pixels[:height, :width].astype(np.float64) * (255.0 / (top or largest(pixels.dtype)))
@@ -83,10 +85,10 @@ def estimated_noise(pixels: np.ndarray, top: float | None = None) -> float:
 
 
 def coarse_noise(pixels: np.ndarray) -> float:
-    """The noise of the picture at half its size, times 2: as `estimated_noise` where noise is white.
+    """Estimate the noise at half the picture's size, times 2: equal to `estimated_noise` for white noise.
 
-    A camera's noise, demosaicked, smoothed and compressed, is correlated over some pixels: it hides from the finest
-    details, and halving the size lowers it by less than half.
+    After demosaicking, smoothing and compression, a camera's noise is correlated over several pixels. Most of it is
+    then missing from the finest details, and halving the size reduces it by less than half.
     """
     height, width = (n // 2 * 2 for n in pixels.shape[:2])
     halves = pixels[:height, :width].reshape(height // 2, 2, width // 2, 2, -1).mean((1, 3))
@@ -94,8 +96,10 @@ def coarse_noise(pixels: np.ndarray) -> float:
 
 
 def colour_noise(pixels: np.ndarray) -> tuple[float, float]:
-    """The noise of the differences between channels, over sqrt 2: the finest, and that of the picture at half its size,
-    times 2. Texture is for the most part a change of light, alike in all channels; a sensor's noise is not.
+    """Estimate the noise of the differences between channels, divided by sqrt 2: (fine, coarse), in levels of 255.
+
+    Coarse noise is measured at half the picture's size, times 2. Texture is mostly a change of brightness, the same in
+    all channels; a sensor's noise is not.
     """
     x = pixels[..., :3].astype(np.float64) * (255.0 / largest(pixels.dtype))
     if x.shape[-1] < 3:
@@ -107,11 +111,10 @@ def colour_noise(pixels: np.ndarray) -> tuple[float, float]:
 
 
 def camera_noise(pixels: np.ndarray) -> float:
-    """The standard deviation of a picture's noise in levels of 255, coarse noise counted as far as colours have it.
+    """Estimate the standard deviation of a picture's noise, in levels of 255, including a camera's coarse noise.
 
-    A camera's noise hides from the finest details (`coarse_noise`), and so does texture. Where the differences of the
-    channels are noisier at half the size than at the full one, it is a camera's, max(fine, min(coarse, `SHARE` *
-    colour)).
+    Coarse detail can be a camera's noise (`coarse_noise`) or texture. It counts as noise if the differences between
+    channels are noisier at half the size than at full size: max(fine, min(coarse, `SHARE` * colour)).
     """
     fine, (sharp, colour) = estimated_noise(pixels), colour_noise(pixels)
     if colour < max(LEAST_COLOUR, CORRELATED * sharp, BESIDE_FINE * fine):
@@ -120,9 +123,9 @@ def camera_noise(pixels: np.ndarray) -> float:
 
 
 class Denoise(Plugin):
-    """Take the noise out of a picture, starting at the noise level that it has (estimated where --sigma is not given).
+    """Remove noise, starting the process at the picture's own noise level (estimated unless --sigma is given).
 
-    One step by default, the model's mean of all clean pictures; --sampled walks on to one of them.
+    By default one step, the model's mean estimate of the clean picture; --sampled draws one plausible picture instead.
     """
 
     name: ClassVar[str] = "denoise"
@@ -136,24 +139,24 @@ class Denoise(Plugin):
     example: ClassVar[Mapping[str, Any]] = {"sigma": 25}
 
     sigma: float | None = Field(None, ge=0.0, le=255.0, description="The noise in levels of 255; default: estimated.")
-    sampled: bool = Field(False, description="Walk all levels below the picture's instead of one step.")
+    sampled: bool = Field(False, description="Run all levels below the picture's own instead of one step.")
     views: int = Field(
-        8, ge=1, le=8, description="One step: the mean over this many turned and mirrored copies (models of pixels)."
+        8, ge=1, le=8, description="One step: average over this many rotated and mirrored copies (pixel models)."
     )
 
     def default_model(self) -> str:
-        """A network: the picture's own patches are as noisy as it is."""
+        """Return a network's name: the picture's own patches are as noisy as the picture."""
         return "pocket"
 
     def default_options(self, info: ModelInfo) -> Options:
-        """`sampled`: the stochastic process, on models that walk by ddim, by which seeds differ."""
+        """Choose ddpm for `sampled` on models whose sampler is ddim, so that results depend on the seed."""
         return Options(sampler="ddpm") if self.sampled and info.sampler == "ddim" else Options()
 
     def hooks(self) -> type[Hooks[Denoise]]:
         return _DenoiseHooks
 
     def noise(self, pixels: np.ndarray) -> float:
-        """The size of the noise, given or estimated."""
+        """Return the standard deviation of the noise in levels of 255, as given or estimated."""
         return camera_noise(pixels) if self.sigma is None else self.sigma
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
@@ -163,8 +166,8 @@ class Denoise(Plugin):
             notify(f"denoise: noise of {fine:.1f} levels of 255 (estimated; --sigma sets it)")
             if coarse > COARSE * max(fine, LEAST):
                 notify(
-                    f"denoise: grain or texture coarser than a pixel is there too; if blotches are left, --sigma "
-                    f"{coarse:.0f} takes them out, with some of the finest detail"
+                    f"denoise: the picture also has grain or texture coarser than a pixel; if blotches remain, --sigma "
+                    f"{coarse:.0f} removes them, with some of the finest detail"
                 )
         return picture
 
@@ -181,7 +184,7 @@ class Denoise(Plugin):
 
 
 def turned(x: Tensor, view: int, back: bool = False) -> Tensor:
-    """(..., h, w) mirrored for an odd `view`, then turned by view // 2 quarters; `back` undoes it."""
+    """Mirror (..., h, w) for an odd `view`, then rotate it by view // 2 quarter turns; `back` undoes both."""
     quarters = view // 2
     if back:
         x = x.rot90(-quarters, (-2, -1))
@@ -201,7 +204,7 @@ class _DenoiseHooks(Hooks[Denoise]):
         return cond
 
     def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
-        """The mean over views; where the model is told a picture, that view alone (it would have to be turned too)."""
+        """Average over the views. A model conditioned on a picture gets one view: its condition is not rotated."""
         told = self.told
         if self.views == 1 or told.control or told.known is not None or told.lowres is not None:
             return x0
@@ -211,7 +214,7 @@ class _DenoiseHooks(Hooks[Denoise]):
         return mean
 
     def seen(self, step: Step, view: int) -> Tensor:
-        """The estimate from one view, turned back; nothing else of it is kept, since pictures may be large."""
+        """Return the estimate from one view, rotated back. Nothing else is kept: pictures may be large."""
         made = step.predict(turned(step.x_t.detach(), view), step.t, self.told)
         return turned(made.x0, view, back=True)
 
@@ -220,7 +223,7 @@ class _DenoiseHooks(Hooks[Denoise]):
         return None if known is None else self.run.levels[self.run.plan.start].alpha * known
 
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Mapping[str, float]:
-        """The size of what was taken out: about the noise's, where the result is right."""
+        """Report the root mean square of what was removed: about the noise's, if the result is right."""
         original = self.run.inputs.original
         assert original is not None
         return {"removed_levels": 127.5 * float((image - original).square().mean().sqrt())}

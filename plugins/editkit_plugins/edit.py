@@ -1,11 +1,11 @@
-"""Editing by instruction: the model looks at the picture, and makes it anew as the text says.
+"""Editing by instruction: the model sees the picture and regenerates it as the prompt says.
 
-The picture, and others beside it, stand in what the model is told (`Conditioning.references`); the process starts from
-noise alone. What comes of it keeps the picture's own size: sides that do not fit are continued at the right and below,
-and cut off again, so nothing is cropped, moved or rescaled, and the picture that the model looks at is as large as the
-one that it makes. With a mask (`inpaint ... with edit`) only what lies inside is made anew.
+The picture and further reference pictures are part of the conditioning (`Conditioning.references`); the process starts
+from pure noise. The result has the picture's own size: sides that the model cannot take are padded on the right and
+below, and the padding is cropped from the result. Nothing is shifted or rescaled, and the reference has the size of the
+result. With a mask (`inpaint ... with edit`) only the inside of the mask is regenerated.
 
-`--only-changes` puts into the picture only what the edit changed (see `only_changes.py`).
+`--only-changes` copies into the picture only what the edit changed (see `only_changes.py`).
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ if TYPE_CHECKING:
 
 
 class Edit(Plugin):
-    """Change a picture as --prompt says (`make it winter`), with a model that looks at pictures.
+    """Change a picture as --prompt says (`make it winter`), with a model that takes reference pictures.
 
-    With a mask only inside it: `inpaint photo.png --mask mask.png --model DIR --prompt "a red door" with edit`.
+    To change only the inside of a mask: `inpaint photo.png --mask mask.png --model DIR --prompt "a red door" with
+    edit`.
     """
 
     name: ClassVar[str] = "edit"
@@ -64,26 +65,26 @@ class Edit(Plugin):
     fresh: ClassVar[bool] = True
 
     reference: tuple[PictureSource, ...] = Field(
-        (), description="Another picture that the instruction speaks of; several: give it again."
+        (), description="Another picture that the instruction refers to; repeatable."
     )
     only_changes: bool = Field(
-        False, description="Keep every pixel that the edit did not change, bit for bit, and say what it moved."
+        False, description="Keep every pixel that the edit did not change, bit for bit; report shifts."
     )
 
     def hooks(self) -> type[Hooks[Any]]:
         return _OnlyChanges if self.only_changes else _EditHooks
 
     def default_options(self, info: ModelInfo) -> Options:
-        """Nothing of its own; it is where a model is known and no weights are loaded yet.
+        """Check the number of references, at the point where the model is known and no weights are loaded yet.
 
         Raises:
-            UsageError: it looks at fewer pictures than there are.
+            UsageError: the model takes fewer pictures than were given.
         """
         looked = 1 + len(self.reference)
         if info.references and looked > info.references:
             raise UsageError(
-                f"edit shows the picture and {len(self.reference)} --reference, and {info.name} looks at "
-                f"{info.references} in all; give fewer"
+                f"edit has the picture and {len(self.reference)} --reference, but {info.name} takes at most "
+                f"{info.references} pictures in all; give fewer"
             )
         return Options()
 
@@ -93,14 +94,14 @@ class _EditHooks(Hooks[Edit]):
         super().__init__(plugin, run)
         model, picture = capability(run.model, TakesReferences), run.inputs.picture
         if model is None:
-            raise ModelError(f"model {run.model.info.name} says that it looks at pictures, but has no `refer`")
+            raise ModelError(f"model {run.model.info.name} says that it takes reference pictures, but has no `refer`")
         if picture is None:
             raise ChainError("edit works on a picture, and there is none; with sample(), give known=")
         if run.options.prompt is None:
-            run.notify("edit has no --prompt, so the model is asked for nothing; say what is to change")
+            run.notify("edit has no --prompt, so the model has no instruction; say what to change with --prompt")
         self._say_the_size(picture)
         own = model.refer(picture)
-        if own.picture.shape != picture.shape:  # scaled down: what is made would be of another scale than what is seen
+        if own.picture.shape != picture.shape:  # scaled down: reference and result would differ in scale
             own = replace(own, latent=run.model.encode(picture), picture=picture)
         self.references: list[Reference] = [own, *(model.refer(self._other(one)) for one in plugin.reference)]
 
@@ -117,7 +118,7 @@ class _EditHooks(Hooks[Edit]):
         multiple = self.run.model.info.multiple
         if (height, width) == (h + -h % multiple, w + -w % multiple):
             self.run.notify(
-                f"edit: {w}x{h} is continued to {width}x{height}, multiples of {multiple}, and cut back to its own size"
+                f"edit: {w}x{h} is padded to {width}x{height}, multiples of {multiple}, and cropped back at the end"
             )
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:

@@ -1,5 +1,8 @@
 """Guidance by any differentiable loss: x0' = x0 - (sigma_t^2 / alpha_t) d(weight * loss)/dx_t.
 
+A model that copies patches of the picture (`patches`) cannot draw other colours. With it, `color`, `brightness` and
+`palette` adjust the tones of the result instead (`editkit_plugins.tones`).
+
 The score term of classifier guidance (Dhariwal & Nichol 2021, arXiv:2105.05233) and of diffusion posterior sampling
 (Chung et al. 2023, arXiv:2209.14687), with a loss in place of -log p(y | x). The ready losses are in
 `editkit_plugins.losses`.
@@ -28,7 +31,7 @@ from editkit.plugin import (
     UsageError,
     Weights,
 )
-from editkit_plugins.losses import LOSSES, Loss, hexed
+from editkit_plugins.losses import LOSSES, TONES, Loss, hexed
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -36,10 +39,10 @@ if TYPE_CHECKING:
 
 
 class Guide(Guidance):
-    """Steer the picture down a loss: towards a colour, a palette, a reference picture, or anything differentiable.
+    """Steer the picture towards a low loss: a colour, a palette, a reference picture, or anything differentiable.
 
-    In Python the loss is any callable from pixels (batch, 3, h, w) in [-1, 1] to (batch,); on the command line
-    `module:function` names one (with --allow-code).
+    In Python the loss is any callable from pixels (batch, 3, h, w) in [-1, 1] to (batch,). On the command line,
+    `module:function` names such a callable (with --allow-code).
     """
 
     name: ClassVar[str] = "guide"
@@ -52,23 +55,24 @@ class Guide(Guidance):
     neutral: ClassVar[Mapping[str, Any] | None] = {"weight": 0.0}
 
     view: Literal["whole", "region"] = Field(
-        "region", description="What it looks at: the box around its (else the edit's) mask, where there is one; or all."
+        "region",
+        description="What the loss sees: the box around its (or the edit's) mask, or the whole picture.",
     )
     loss: Annotated[str | Callable[..., Any], Code()] = Field(
         "brightness", description=f"{', '.join(LOSSES)}, module:function."
     )
     weight: float | None = Field(
-        None, description="Factor of the loss; 0 changes nothing. Default: --amount for every pixel that is looked at."
+        None, description="Weight of the loss; 0 changes nothing. Default: --amount times the number of pixels seen."
     )
-    amount: float = Field(1.0, ge=0.0, description="How strongly, whatever the picture's size; for --weight's default.")
-    brightness: float = Field(0.5, ge=0.0, le=1.0, description="brightness: the mean to reach, 0 black to 1 white.")
-    color: str = Field("#808080", description="color: the mean colour to reach, as #rrggbb.")
-    palette: str = Field("", description="palette: the only colours wanted, as #102030,#c0a060.")
-    symmetry: Literal["left-right", "top-bottom", "turned"] = Field("left-right", description="symmetry: which one.")
-    sharpness: float = Field(0.2, ge=0.0, description="sharpness: the Laplacian's root mean square to reach.")
-    reference: PictureSource | None = Field(None, description="reference, features: the picture to come near to.")
+    amount: float = Field(1.0, ge=0.0, description="Strength, whatever the picture's size; sets --weight's default.")
+    brightness: float = Field(0.5, ge=0.0, le=1.0, description="brightness: target mean, 0 black to 1 white.")
+    color: str = Field("#808080", description="color: target mean colour, as #rrggbb.")
+    palette: str = Field("", description="palette: the allowed colours, as #102030,#c0a060.")
+    symmetry: Literal["left-right", "top-bottom", "turned"] = Field("left-right", description="symmetry: which kind.")
+    sharpness: float = Field(0.2, ge=0.0, description="sharpness: target root mean square of the Laplacian.")
+    reference: PictureSource | None = Field(None, description="reference, features: the target picture.")
     network: Annotated[str, Weights()] = Field(
-        "", description="features: what sees them, as --classifier: timm:NAME, torchvision:NAME:FILE, a folder."
+        "", description="features: the network, as for --classifier: timm:NAME, torchvision:NAME:FILE, a folder."
     )
 
     @field_validator("loss")
@@ -76,7 +80,7 @@ class Guide(Guidance):
     def _known(cls, loss: str | Callable[..., Any]) -> str | Callable[..., Any]:
         if isinstance(loss, str) and loss not in LOSSES and ":" not in loss:
             hint = did_you_mean(loss, LOSSES)
-            raise ValueError(f"no loss is called {loss!r}{hint} (allowed: {', '.join(LOSSES)}, module:function)")
+            raise ValueError(f"no loss is called {loss[:80]!r}{hint} (allowed: {', '.join(LOSSES)}, module:function)")
         return loss
 
     @field_validator("color", "palette")
@@ -90,7 +94,7 @@ class Guide(Guidance):
     @classmethod
     def _pixels(cls, gradient: str | None) -> str | None:
         if gradient == "x_t":
-            raise ValueError("is x_t; a loss of clean pixels is taken through the network or on x0")
+            raise ValueError("is x_t, but the loss takes clean pixels; use network or x0")
         return gradient
 
     def hooks(self) -> type[Hooks[Guide]]:
@@ -99,9 +103,9 @@ class Guide(Guidance):
     def strength(self) -> float:
         return self.amount if self.weight is None else self.weight
 
-    def default_model(self) -> str:
-        """A network: patches can only show what the picture has already."""
-        return "pocket"
+    def default_model(self) -> str | None:
+        """Return a network's name, except for losses of tones: copied texture can be given those too."""
+        return None if self.loss in TONES else "pocket"
 
 
 class _GuideHooks(GuidanceHooks[Guide]):
@@ -122,22 +126,62 @@ class _GuideHooks(GuidanceHooks[Guide]):
         loss = self.of(image)
         return loss if self.plugin.weight is not None else loss * float(image[0, 0].numel())
 
+    @property
+    def _tones(self) -> bool:
+        """Whether the tones of the result are adjusted at the end, for a model that copies."""
+        return self.plugin.loss in TONES and self.run.model.info.own_picture
+
+    def energy(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"] | None:
+        return None if self._tones else super().energy(step, x0)
+
+    def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Adjust the tones inside the mask, if any; those of the original picture if nothing else edits it."""
+        if self.of is None or not self._tones:
+            return image
+        from editkit_plugins.tones import toned
+
+        plugin, hole, inputs = self.plugin, self._hole(), self.run.inputs
+        if hole is None and inputs.original is not None and self.run.plan.start == len(self.run.levels) - 1:
+            image = inputs.original
+        pixels = image[0, 0].numel() if hole is None else int(hole.sum())
+        return toned(image, hole, self.of, plugin.amount if plugin.weight is None else plugin.weight / max(pixels, 1))
+
+    def _hole(self) -> Tensor | None:
+        """Return where the tones of the finished picture may change, (h, w) bool; None: everywhere."""
+        from editkit.plugin import resize
+
+        own, mask = self.region, self.run.inputs.original_mask
+        if own is not None:
+            original = self.run.inputs.original
+            own = (own if original is None else resize(own.float(), *original.shape[-2:]))[0, 0] > 0.5
+        edited = None if mask is None else mask[0, 0] > 0
+        if own is None or edited is None:
+            return edited if own is None else own
+        return own & edited
+
+    def _judged(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Return the pixels of a finished picture that the loss sees."""
+        hole = self._hole() if self._tones else None
+        if hole is None or not bool(hole.any()):
+            return self.seen(self._sized(image))
+        return image[..., hole][:, :, None]
+
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Figures:
-        """What it came to, beside what was wanted, in words for a colour and a brightness."""
+        """Report the loss before and after; for a colour or a brightness, the value reached and its target."""
         plugin, run = self.plugin, self.run
         if self.of is None:
             return {}
-        seen = self.seen(self._sized(image))
+        seen = self._judged(image)
         if plugin.loss == "color":
             return {"mean_colour": hexed(seen[0].mean((1, 2))), "wanted": plugin.color}
         if plugin.loss == "brightness":
             return {"brightness": (float(seen.mean()) + 1.0) / 2.0, "wanted": plugin.brightness}
         before = run.inputs.original
-        figures = {} if before is None else {"loss_before": float(self.of(self.seen(self._sized(before))).mean())}
+        figures = {} if before is None else {"loss_before": float(self.of(self._judged(before)).mean())}
         return {**figures, "loss": float(self.of(seen).mean())}
 
     def _sized(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 H W"]:
-        """At the size of this pass, which is the loss's."""
+        """Resize `image` to the size of this pass, at which the loss is computed."""
         from editkit.plugin import resize
 
         size = self.run.inputs.picture.shape[-2:] if self.run.inputs.picture is not None else image.shape[-2:]
@@ -145,10 +189,10 @@ class _GuideHooks(GuidanceHooks[Guide]):
 
 
 def _imported(path: str, allowed: bool) -> Loss:
-    """The function that `module:function` names.
+    """Import the loss that `module:function` names.
 
     Raises:
-        UsageError: not allowed, not found, not callable.
+        UsageError: importing is not allowed, the function is not found, or it is not callable.
     """
     if not allowed:
         raise UsageError(f"guide: --loss {path} would import code; add --allow-code if you trust it")

@@ -1,8 +1,9 @@
-"""A picture as a prompt: what is made looks like it, in content or in style.
+"""A picture as a prompt: the result resembles it in content or style.
 
-Ye et al. 2023, "IP-Adapter", arXiv:2308.06721: an image encoder says what a picture shows, a projection makes tokens of
-it, and each attention layer looks at them beside the text's, with matrices of its own, `scale` times. The network's own
-weights stay as they are; the adapter comes with each call of it. With --mask the picture counts only there.
+Ye et al. 2023, "IP-Adapter", arXiv:2308.06721. An image encoder embeds the picture, a projection turns the embedding
+into tokens, and each cross-attention layer attends to them in addition to the text tokens, with keys and values of its
+own, weighted by `scale`. The network's weights do not change; the adapter is passed with each call. With --mask the
+picture acts only inside the mask.
 """
 
 from __future__ import annotations
@@ -53,11 +54,11 @@ def _is_hub_id(value: str) -> bool:
 
 
 class ImagePrompt(Plugin):
-    """A picture as a prompt, beside the text or in its place: its content and style, by an IP-Adapter or Redux.
+    """Use a picture as a prompt for content and style, with or without a text (IP-Adapter or Redux).
 
-    --adapter is an IP-Adapter's .safetensors file, --encoder the folder of the image encoder that it was trained with
-    (default: `image_encoder` beside the file, or the model's own); or it is the folder of FLUX.1 Redux. Give the plugin
-    several times for several adapters.
+    --adapter is the .safetensors file of an IP-Adapter, or the folder of FLUX.1 Redux. --encoder is the folder of the
+    image encoder that an IP-Adapter was trained with (default: `image_encoder` beside the file, or the model's own).
+    Give the plugin several times for several adapters.
     """
 
     name: ClassVar[str] = "image-prompt"
@@ -74,23 +75,23 @@ class ImagePrompt(Plugin):
     example: ClassVar[Mapping[str, Any]] = {"image": np.full((8, 8, 3), 90, np.uint8), "adapter": "./adapter"}
 
     image: tuple[PictureSource, ...] = Field(
-        description="The picture that is the prompt; several, looked at together: give it again."
+        description="The prompt picture; repeatable, and all of them are seen together."
     )
     adapter: Annotated[str, Metavar("ADAPTER", words=_is_hub_id), Weights()] = Field(
-        min_length=1, description="The IP-Adapter, a .safetensors file made for the model's family; or Redux's folder."
+        min_length=1, description="The IP-Adapter, a .safetensors file for the model's family; or Redux's folder."
     )
     encoder: Annotated[str, Metavar("DIR_OR_ID", words=is_name)] | None = Field(
-        None, description="The image encoder it was trained with: a folder as transformers saves it, or a hub id."
+        None, description="The adapter's image encoder: a folder as transformers saves it, or a hub id."
     )
-    scale: float = Field(1.0, ge=0.0, description="How much the picture counts beside the text; 0 changes nothing.")
-    mask: MaskSource | None = Field(None, description="Where the picture counts: white; default: everywhere.")
+    scale: float = Field(1.0, ge=0.0, description="Weight of the picture relative to the text; 0 changes nothing.")
+    mask: MaskSource | None = Field(None, description="White = where the picture acts; default: everywhere.")
 
     @field_validator("image", mode="before")
     @classmethod
     def _several(cls, given: Any) -> Any:
         if isinstance(given, list | tuple):
             if not given:
-                raise ValueError("is an empty list; a picture or several are needed")
+                raise ValueError("is an empty list; at least one picture is needed")
             return tuple(given)
         return (given,)
 
@@ -107,7 +108,7 @@ class ImagePrompt(Plugin):
         return (str(beside),) if self.encoder is None and expanded(self.adapter).is_file() and beside.is_dir() else ()
 
     def pictures(self) -> list[Image.Image]:
-        """The pictures as an encoder reads them.
+        """Read the pictures for the encoder: RGB, 8 bits, sRGB.
 
         Raises:
             UsageError: one cannot be read.
@@ -125,7 +126,7 @@ class _ImagePromptHooks(Hooks[ImagePrompt]):
 
 
 class _ReduxHooks(Hooks[ImagePrompt]):
-    """Tokens of the pictures behind the text's; `scale` times, and at 0 none."""
+    """Append the pictures' tokens, times `scale`, to the text's tokens; at scale 0 nothing is appended."""
 
     def __init__(self, plugin: ImagePrompt, run: Run) -> None:
         super().__init__(plugin, run)
@@ -135,8 +136,8 @@ class _ReduxHooks(Hooks[ImagePrompt]):
         if plugin.mask is not None or plugin.encoder is not None:
             given = "mask" if plugin.mask is not None else "encoder"
             raise UsageError(
-                f"image-prompt: --{given} is for an IP-Adapter, and {plugin.adapter} is a folder: Redux's tokens stand "
-                f"beside the text's and have no place, and its encoder comes with it; leave --{given} out"
+                f"image-prompt: --{given} is for IP-Adapters, but {plugin.adapter} is a folder, as Redux is; Redux has "
+                f"an encoder of its own, and its tokens have no position; leave --{given} out"
             )
         pictures = plugin.pictures()
         self.tokens = plugin.scale * _redux(plugin, run).tokens(pictures)
@@ -152,10 +153,10 @@ class _ReduxHooks(Hooks[ImagePrompt]):
 
 
 def _redux(plugin: ImagePrompt, run: Run) -> redux.Redux:
-    """The folder's networks.
+    """Load Redux's networks from its folder.
 
     Raises:
-        ModelError: it is no Redux, or the model is not FLUX.1.
+        ModelError: the folder is not Redux, or the model is not FLUX.1.
     """
     from editkit.diffusion.image_prompts import TakesImagePrompts
 
@@ -164,7 +165,7 @@ def _redux(plugin: ImagePrompt, run: Run) -> redux.Redux:
         info = run.model.info
         raise ModelError(
             f"image-prompt: {plugin.adapter} is a folder, as Redux is, which is for FLUX.1; {info.name} "
-            f"({info.family}) takes an IP-Adapter, a .safetensors file"
+            f"({info.family}) needs an IP-Adapter, a .safetensors file"
         )
     layout = find(plugin.adapter, offline=True, weights=True)
     try:
@@ -175,16 +176,16 @@ def _redux(plugin: ImagePrompt, run: Run) -> redux.Redux:
 
 
 def _bound(plugin: ImagePrompt, run: Run) -> ImageTokens:
-    """The pictures as tokens, and the adapter's layers; both are looked at by their headers before weights are read.
+    """Load the adapter's layers and encode the pictures as tokens; file headers are checked before weights are read.
 
     Raises:
-        ModelError: no adapter of this model's family, no encoder for it, a pickle.
+        ModelError: the adapter is a pickle, is not for this model's family, or has no matching encoder.
     """
     from editkit.diffusion.image_prompts import ImageTokens, TakesImagePrompts
 
     model = capability(run.model, TakesImagePrompts)
     if model is None:
-        raise ModelError(f"image-prompt: model {run.model.info.name} has no attention that a picture could be shown to")
+        raise ModelError(f"image-prompt: model {run.model.info.name} does not support image prompts")
     try:
         file, places, dtype = expanded(plugin.adapter), model.places(), model.denoiser.dtype
         says = ip.check(file, places)
@@ -201,8 +202,10 @@ def _bound(plugin: ImagePrompt, run: Run) -> ImageTokens:
 
 
 def _tokens(eye: Eye, adapter: ip.Adapter, pictures: Sequence[Image.Image], black: bool) -> tuple[Tensor, Tensor]:
-    """(1, tokens, width) of the pictures, and what the branch without the prompt sees, as diffusers has it: no
-    embedding, or that of no picture; `black`: of a black one.
+    """Return the tokens of the pictures and of the branch without a prompt, (1, tokens, width) each.
+
+    As in diffusers, the second are made from a zero embedding or the embedding of zero pixels; `black`: of a black
+    picture.
     """
     import torch
     from PIL import Image
@@ -220,23 +223,23 @@ def _tokens(eye: Eye, adapter: ip.Adapter, pictures: Sequence[Image.Image], blac
 
 
 def _encoder(plugin: ImagePrompt, file: Path, says: ip.Read, run: Run) -> tuple[Layout, str]:
-    """The image encoder that the adapter reads: its folder, and the component in it.
+    """Find the adapter's image encoder: its folder, and the component in it.
 
     Raises:
-        ModelError: there is none, or one that gives embeddings of another width.
+        ModelError: there is none, or its embeddings have another width.
     """
     found = find_eye(plugin.encoder, file.parent, run.model.info.name, run.options.offline)
     if found is None:
         raise ModelError(
             f"no image encoder for {file.name}: there is no folder {ENCODER} beside it, and the model has none; "
-            f"--encoder names the folder of CLIP's that it was trained with (it reads width {says.width})"
+            f"--encoder names the folder of the CLIP encoder that it was trained with (width {says.width})"
         )
     layout, component = found
     kind, _ = kind_of(layout, component)
     gives = width(layout, component, says.pooled)
     if not kind.startswith("CLIP") or gives != says.width:
         raise ModelError(
-            f"{file.name} reads CLIP's embeddings of width {says.width}, and {layout.name} is a {kind} that "
-            f"gives {gives}; --encoder names the one it was trained with"
+            f"{file.name} takes CLIP embeddings of width {says.width}, but {layout.name} is a {kind} of width "
+            f"{gives}; --encoder names the encoder that it was trained with"
         )
     return layout, component

@@ -1,14 +1,15 @@
-"""Inpainting by replacement: known regions are put back, at the right noise level, after every step.
+"""Inpainting by replacement: restore the known region, at the right noise level, after every step.
 
-`replace` does that once a step (Song et al. 2021, "Score-Based Generative Modeling through SDEs", arXiv:2011.13456,
-appendix I.2); `repaint` also travels back up and down so that both regions come to agree (Lugmayr et al. 2022,
-"RePaint", arXiv:2201.09865, Algorithm 1). With m = 1 where the picture is known, y the picture and z fresh noise,
+`replace` does so once a step (Song et al. 2021, "Score-Based Generative Modeling through SDEs", arXiv:2011.13456,
+appendix I.2). `repaint` also jumps back to higher noise levels and resamples, so that both regions harmonise (Lugmayr
+et al. 2022, "RePaint", arXiv:2201.09865, Algorithm 1). With m = 1 where the picture is known, the picture y and fresh
+noise z,
 
     x_s <- m (alpha_s y + sigma_s z) + (1 - m) x_s.
 
-Replacement is biased (it samples the known region from its marginal, not its posterior); travelling makes the bias
-smaller and never removes it, which tests/test_closed_forms.py measures. A model that takes `known` and `mask` itself is
-given them instead.
+Replacement is biased: it samples the known region from its marginal, not from its posterior. Resampling reduces the
+bias but never removes it; tests/test_closed_forms.py measures it. A model that takes `known` and `mask` is conditioned
+on them instead.
 """
 
 from __future__ import annotations
@@ -53,19 +54,19 @@ if TYPE_CHECKING:
 
 
 Grow = Annotated[int, Field(ge=0, le=1000)] | Literal["auto"]
-"""By how many pixels a mask is enlarged."""
+"""Number of pixels by which a mask is enlarged."""
 
 AUTO = (
-    "auto: a sixth of each piece's thickness, at least 2, at most 2 plus a 200th of the longer side, and what sticks "
-    "out of the mask before a calm background."
+    "auto: a sixth of each piece's thickness, at least 2, at most 2 plus a 200th of the longer side, and parts of the "
+    "object that stick out of the mask over a calm background."
 )
 
 STICKS_OUT = 32
-"""What sticks out ends within a longer side divided by this."""
+"""A part that sticks out of the mask is at most the longer side divided by this in length."""
 
 
 class Replacing(Plugin):
-    """What every edit shares that regenerates a part of the picture and keeps the rest: the method."""
+    """Base class of edits that regenerate a part of the picture and keep the rest."""
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"mask"})
     order: ClassVar[int] = 100
@@ -73,50 +74,50 @@ class Replacing(Plugin):
     fresh: ClassVar[bool] = True
 
     method: Literal["replace", "repaint", "repaint-diffusers"] = Field(
-        "replace", description="Replacement, or RePaint's resampling (-diffusers: jumping where diffusers does)."
+        "replace", description="Replacement, or RePaint's resampling (-diffusers: with diffusers' jump schedule)."
     )
     jump: int | None = Field(
-        None, ge=1, description="repaint: levels to travel back up; default: one in 25 (10 of 250, as in the paper)."
+        None, ge=1, description="repaint: levels of a jump back; default: one in 25 (10 of 250, as in the paper)."
     )
-    repeats: int = Field(10, ge=1, le=1000, description="repaint: how many times each stretch is walked.")
+    repeats: int = Field(10, ge=1, le=1000, description="repaint: number of passes over each stretch of levels.")
     known_noise: Literal["fresh", "fixed"] = Field(
-        "fresh", description="Noise of the known part: new at every step, or one for all steps."
+        "fresh", description="Noise of the known region: new at every step, or the same for all steps."
     )
     fill: Fill | None = Field(
         None,
-        description="What lies in the hole to begin with: for patches a first guide (default: smooth; noise: none), "
-        "`with sdedit` its start (default: original). Models that start from noise alone do without, and say so.",
+        description="Initial content of the hole: for patches a first guide (default: smooth; noise: none), with "
+        "`with sdedit` its start (default: original). Models that start from pure noise ignore it, with a notice.",
     )
     from_: tuple[PictureSource, ...] = Field(
-        (), description="Another picture that patches may be taken from (--model patches); several: give it again."
+        (), description="Another picture to take patches from (--model patches); repeatable."
     )
 
     not_from: AreaSource | None = Field(
-        None, description="White = copy nothing from here (models that learn from the picture, as patches)."
+        None, description="White = never copy from here (models that learn from the picture, as patches)."
     )
 
     mask_model: tuple[Annotated[str, Metavar("DIR")], ...] = Field(
         (),
-        description="A network that mask words ask (text:the dog, point:x,y): the folder of SAM 3, Grounding DINO, SAM "
-        "2, CLIPSeg, ViTMatte; several: give it again.",
+        description="A network for mask words (text:the dog, point:x,y): the folder of SAM 3, Grounding DINO, SAM 2, "
+        "CLIPSeg or ViTMatte; repeatable.",
     )
 
     def barred(self, picture: Picture, notify: Notify) -> NDArray[np.bool_] | None:
-        """(H, W): what of `picture` nothing is copied from; None: of all of it something may be.
+        """Return where nothing may be copied from `picture`, (H, W); None if everything may be copied.
 
         Raises:
-            PictureError: `not_from` cannot be read, or is of another size.
-            UsageError: it covers the whole picture, and there is no other one.
+            PictureError: `not_from` cannot be read, or its size differs.
+            UsageError: it covers the whole picture, and there is no other picture to copy from.
         """
         if self.not_from is None:
             return None
         barred = load(self.not_from, picture, notify=notify, models=self.mask_model) > 0
         if not barred.any():
-            notify("--not-from marks nothing: everything that is known may be copied (white is what is barred)")
+            notify("--not-from marks nothing, so all known pixels may be copied (white = never copy)")
         if barred.all() and not self.from_:
             raise UsageError(
-                "--not-from covers the whole picture, so that there is nothing to copy: mark less, or give another "
-                "picture with --from"
+                "--not-from covers the whole picture, so there is nothing to copy: mark less, or give another picture "
+                "with --from"
             )
         return barred
 
@@ -136,7 +137,7 @@ class Replacing(Plugin):
 class Inpaint(Replacing):
     """Regenerate what the mask marks (white) and keep every other pixel bit for bit.
 
-    The mask may be grown and feathered; a feathered edge lies inside the mask, so known pixels never change.
+    The mask can be grown and feathered. A feathered edge lies inside the mask, so known pixels never change.
     """
 
     name: ClassVar[str] = "inpaint"
@@ -151,7 +152,7 @@ class Inpaint(Replacing):
     mask: MaskSource | None = Field(
         None,
         description="White = regenerate. A picture, or words as box:10,10,80,60 (editkit plugins lists them) joined by "
-        "+ - &; several: give it again.",
+        "+ - &; repeatable.",
     )
     invert_mask: bool = Field(False, description="Black = regenerate.")
     grow: Grow = Field(0, description="Enlarge the mask by this many pixels first. " + AUTO)
@@ -165,12 +166,12 @@ class Inpaint(Replacing):
         return picture.with_mask(feather_inside(grown, self.feather), self.fill, self.barred(picture, notify))
 
     def _rimmed(self, mask: Mask, picture: Picture, notify: Notify) -> Mask:
-        """`mask` with a rim, and with what sticks out of it."""
+        """Return `mask` with a rim, and with the parts of the object that stick out of it."""
         rim = grow_rim(mask, 2 + round(max(picture.size) / 200))
         whole = with_leftovers(rim, picture, round(max(picture.size) / STICKS_OUT))
         more = int(((whole > 0) & (rim == 0)).sum())
         if more:
-            notify(f"{self.name}: {more} pixels that stick out of the mask are taken with it (--grow 4 leaves them)")
+            notify(f"{self.name}: {more} pixels that stick out of the mask are added to it (--grow 4 leaves them)")
         return whole
 
 
@@ -188,8 +189,8 @@ class _ReplacingHooks(Hooks[Replacing]):
             put_back = plugin.method == "replace" and not run.model.info.own_picture
             if put_back and run.options.sampler == "ddim" and run.convention.advises:
                 run.notify(
-                    f"{plugin.name}: {run.model.info.name} is not told what is known, it is put back after each step; "
-                    "sampler ddpm heeds it better than ddim"
+                    f"{plugin.name}: {run.model.info.name} is not an inpainting model, so known pixels are put back "
+                    "after each step; sampler ddpm blends in better than ddim"
                 )
             self.known = run.inputs.known
             self.noise = run.opening.noise if fixed else None
@@ -206,7 +207,7 @@ class _ReplacingHooks(Hooks[Replacing]):
         if self.conditioned or self.known is None:
             return x_s
         z = step.randn_like(self.known) if self.noise is None else self.noise
-        if step.t.index == 0:  # the end is the picture itself, also where the model's last level is not quite clean
+        if step.t.index == 0:  # at the end the picture itself, even if the model's last level is not quite clean
             return x_s.where(self.region, self.known)
         return x_s.where(self.region, step.alpha_t * self.known + step.sigma_t * z)
 

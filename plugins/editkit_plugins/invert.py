@@ -1,23 +1,24 @@
-"""Inversion: a picture to its noise by the deterministic flow, and back.
+"""Inversion: map a picture to its noise by the deterministic flow, and back.
 
-Every reversible rule walks upward as well (DDIM inversion, Song et al. 2020, arXiv:2010.02502, section 5.4): the noise
-that a picture comes from is where its own flow ends. The way up asks the network at the level it leaves, the way down
-at the one it leaves, so there and back differ by the rule's order.
+Every reversible sampler also runs upward, from clean to noise (DDIM inversion, Song et al. 2020, arXiv:2010.02502,
+section 5.4). In both directions a move evaluates the network at the level that it leaves, so the round trip has an
+error of the sampler's order.
 
-`refine` N solves for the state from which the way down comes back exactly (AIDI, Pan et al. 2023, arXiv:2309.04907;
-ReNoise, Garibi et al. 2024, arXiv:2403.14602), by N fixed-point iterations a move,
+`refine` N solves each move up for the state from which the move down returns exactly (AIDI, Pan et al. 2023,
+arXiv:2309.04907; ReNoise, Garibi et al. 2024, arXiv:2403.14602), by N fixed-point iterations a move:
 
     x_s <- x_s + c (x_t - down(x_s)),   c^2 = (d^2 alpha_s^2 + sigma_s^2) / (d^2 alpha_t^2 + sigma_t^2),
 
-where down is the rule's own move from s to t and d the deviation of clean data, so that on N(0, d^2) one iteration is
-nearly enough. With c = alpha_s / alpha_t and ddim that is AIDI's iteration, which stands still at alpha_s = 0. On a
-network the iteration need not contract: an iterate that comes back less well than the best one before it is dropped,
-and c halved.
+where down is the sampler's own move from s to t and d is the standard deviation of clean data; on N(0, d^2) one
+iteration is nearly enough. With c = alpha_s / alpha_t and ddim this is AIDI's iteration, which makes no progress at
+alpha_s = 0. On a network the iteration need not contract: an iterate with a larger error than the best one so far is
+dropped, and c is halved.
 
-Guidance multiplies what differs between a text and none, and with it the error of every move. `null_text` goes up
-without it and learns in place of "no text" what keeps the way back (`editkit_plugins.null_text`); `source` takes the
-text of the picture itself for that, without learning (negative-prompt inversion, Miyake et al. 2023, arXiv:2305.16807):
-by the picture's own text guidance then changes nothing, by another one it goes from the one to the other.
+Guidance amplifies the difference between the predictions with and without text, and with it the error of every move.
+`null_text` goes up without guidance and learns an embedding in place of "no text" that leads back to the picture
+(`editkit_plugins.null_text`). `source` uses the picture's own description in place of "no text", without learning
+(negative-prompt inversion, Miyake et al. 2023, arXiv:2305.16807): with the same text as prompt guidance then changes
+nothing, and with another prompt it leads from the one text to the other.
 """
 
 from __future__ import annotations
@@ -60,21 +61,21 @@ if TYPE_CHECKING:
     from editkit.plugin import ModelInfo
 
 DEVIATION = 0.5
-"""Of clean data, for the size of a fixed-point step; only its speed depends on it."""
+"""Standard deviation of clean data, for the size of a fixed-point step. Only the speed depends on it."""
 
 ROUNDINGS = 100
-"""An iterate that misses by no more of them has come back: what is less well than it is rounding."""
+"""An iterate whose relative error is below this many machine epsilons has converged; differences below are rounding."""
 
 
 class Heard(Protocol):
-    """Is told of every move up to s whether an iterate of an item came back less well than the one before it."""
+    """Callback after each move up to s; `worse`: an iterate had a larger error than the best one before it."""
 
     def __call__(self, s: Level, worse: bool) -> None: ...
 
 
 @dataclass(frozen=True)
 class Refined(WrappedSampler):
-    """`inner`, whose upward moves are solved for: the state at s from which `inner` comes back to x_t."""
+    """`inner` with refined upward moves: solves for the state at s from which `inner` returns to x_t."""
 
     iterations: int
     heard: Heard | None = None
@@ -92,7 +93,9 @@ class Refined(WrappedSampler):
         return self._solved(x_s, x_t, lambda x: self.inner.step(x, s, t, predict, normal, None)[0], s, t), None
 
     def _solved(self, x_s: Tensor, x_t: Tensor, down: Callable[[Tensor], Tensor], s: Level, t: Level) -> Tensor:
-        """The last iterate where the one before it was the best so far, else the best; item by item."""
+        """Iterate from x_s, (batch, channels, ...). Each item returns its last iterate, or its best one if the
+        last evaluated iterate was worse.
+        """
         import torch
 
         each = (-1, *(1,) * (x_t.ndim - 1))
@@ -118,21 +121,21 @@ def _variance(level: Level) -> float:
 
 
 def walks_both_ways(info: ModelInfo) -> Options:
-    """A rule that walks upward, on models that walk by another: ddim."""
+    """Choose ddim for models whose default sampler is not reversible."""
     return Options() if make_sampler(info.sampler).reversible else Options(sampler="ddim")
 
 
 class Invert(Plugin):
-    """Carry the picture to its noise by the deterministic flow, and back; how well it comes back is said (PSNR).
+    """Map the picture to its noise by the deterministic flow, and back; the PSNR of the round trip is reported.
 
-    `--way up` ends at the noise, from which a stage `then invert --way down` goes on: by another prompt or another
-    model it is a translation. --save-noise keeps the noise in a file, --from-noise starts there.
+    `--way up` ends at the noise, and a stage `then invert --way down` continues from there: with another prompt or
+    model this is a translation. --save-noise saves the noise to a file, --from-noise starts from such a file.
     """
 
     name: ClassVar[str] = "invert"
     group: ClassVar[Section] = "advanced"
     acts_after: ClassVar[frozenset[str]] = frozenset({CONDITIONS})
-    """Null text is learnt beside what the others tell the model."""
+    """Null-text learning must see the conditioning that the other plugins add."""
 
     usage: ClassVar[tuple[str, ...]] = (
         "invert photo.png --steps 50 --refine 3",
@@ -140,29 +143,29 @@ class Invert(Plugin):
         "invert photo.png --way up --model DIR then invert --way down --model OTHER",
     )
 
-    way: Literal["both", "up", "down"] = Field("both", description="There and back, or one way.")
-    strength: float = Field(1.0, ge=0.0, le=1.0, description="How far up: 1 is pure noise.")
-    refine: int = Field(0, ge=0, le=1000, description="Fixed-point iterations for every move up (AIDI, ReNoise).")
+    way: Literal["both", "up", "down"] = Field("both", description="up: to the noise; down: back to the picture.")
+    strength: float = Field(1.0, ge=0.0, le=1.0, description="Highest noise level to reach; 1: pure noise.")
+    refine: int = Field(0, ge=0, le=1000, description="Fixed-point iterations in every move up (AIDI, ReNoise).")
     source: str | None = Field(
-        None, description="What the picture shows: the way up, and what guidance leads away from on the way down."
+        None, description="What the picture shows: the prompt on the way up, and the negative prompt on the way down."
     )
     null_text: int = Field(
         0,
         ge=0,
         le=1000,
-        description="Null-text inversion: optimisation steps a move, so that guidance comes back to the picture.",
+        description="Null-text inversion: optimisation steps in each move down, so that guidance keeps the picture.",
     )
     save_noise: Annotated[str | None, Metavar("FILE"), Output()] = Field(
-        None, description="Keep the noise, and what it belongs to (.safetensors)."
+        None, description="Save the noise, with the settings that it belongs to (.safetensors)."
     )
     from_noise: Annotated[str, Metavar("FILE")] | None = Field(
-        None, description="Start from the noise in this file; the picture gives the size, and what PSNR is against."
+        None, description="Start from the noise in this file; the picture gives the size and the reference for PSNR."
     )
 
     @model_validator(mode="after")
     def _one_way(self) -> Invert:
         if self.from_noise is not None and (self.save_noise is not None or self.way == "up"):
-            raise ValueError("--from-noise is the way down; leave --save-noise and --way up out")
+            raise ValueError("--from-noise runs the way down only; leave --save-noise and --way up out")
         if self.null_text and (self.way != "both" or self.from_noise is not None or self.source is not None):
             raise ValueError("--null-text learns on the way back; leave --way, --from-noise and --source out")
         if self.null_text and (self.start, self.stop) != (0.0, 1.0):
@@ -171,7 +174,7 @@ class Invert(Plugin):
 
     @property
     def climbs(self) -> bool:
-        """Whether there is a way up in it."""
+        """Whether the process has a way up."""
         return self.way != "down" and self.from_noise is None
 
     def hooks(self) -> type[Hooks[Invert]]:
@@ -212,7 +215,7 @@ class _InvertHooks(Hooks[Invert]):
         return replace(rule, heard=self.heard) if isinstance(rule, Refined) else rule
 
     def heard(self, s: Level, worse: bool) -> None:
-        """Count the moves in which refining did not contract; at the top say of how many that is so."""
+        """Count the moves in which refinement did not contract; report their number at the top."""
         top = self.run.plan.top
         self.worse += worse
         if s.index == top and self.worse:
@@ -222,25 +225,27 @@ class _InvertHooks(Hooks[Invert]):
             )
 
     def begin(self) -> Float[Tensor, "b c *size"] | None:
-        """The picture where the way begins at the clean level, else the noise: what was handed on, or kept in a file.
+        """Return the first state: the picture if the way begins at the clean level, else noise.
+
+        The noise comes from a file, or from the stage before (None: the engine passes it on).
 
         Raises:
-            ChainError: there is none.
+            ChainError: there is no noise to start from.
         """
         run = self.run
         if self.plugin.from_noise is not None:
             return loaded(self.plugin.from_noise, run)
         if run.handed is None and run.plan.start > 0 and not self.plugin.climbs:
-            raise ChainError("invert --way down goes on from noise, and no stage before ends there (invert --way up)")
+            raise ChainError("invert --way down starts from noise, but no stage before ends there (invert --way up)")
         known = run.inputs.known
         if run.handed is not None or known is None:
             return None
-        if run.plan.start == 0:  # also where a model's last level is not quite clean
+        if run.plan.start == 0:  # even if the model's last level is not quite clean
             return known.expand(run.shape)
         return run.levels[run.plan.start].alpha * known + run.levels[run.plan.start].sigma * run.opening.noise
 
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Mapping[str, float | str]:
-        """The peak signal-to-noise ratio of the result against the picture, in decibels."""
+        """Report the peak signal-to-noise ratio of the result against the picture, in decibels."""
         original = self.run.inputs.original
         assert original is not None
         error = float((image - original).double().square().mean())
@@ -261,14 +266,14 @@ class _SavingHooks(_InvertHooks):
 
 
 class _SourceHooks(_InvertHooks):
-    """Guidance with what the picture shows in place of no text."""
+    """Guidance with the picture's description in place of "no text"."""
 
     def __init__(self, plugin: Invert, run: Run) -> None:
         super().__init__(plugin, run)
         reads = capability(run.model, ReadsText) if "prompt" in run.model.info.takes else None
         if reads is None:
             raise ChainError(
-                f"invert --source is a text, and {run.model.info.name} ({run.model.info.family}) takes no text; leave "
+                f"invert --source is a text, but {run.model.info.name} ({run.model.info.family}) takes no text; leave "
                 "it out, or choose another --model"
             )
         self.source, dropped = reads.encode_text(plugin.source or "")
@@ -285,7 +290,7 @@ class _SavingSourceHooks(_SourceHooks, _SavingHooks):
 
 
 class _NullTextHooks(_InvertHooks):
-    """Up without guidance, down with what is learnt in place of no text."""
+    """Up without guidance, down with a learnt embedding in place of "no text"."""
 
     def __init__(self, plugin: Invert, run: Run) -> None:
         super().__init__(plugin, run)
@@ -315,14 +320,14 @@ class _NullTextHooks(_InvertHooks):
         return x_s
 
     def _began(self) -> Tensor:
-        """The picture, where the way began."""
+        """Return the state in which the way up began: the picture."""
         begun = self.begin()
         assert begun is not None
         return begun
 
 
 class _KeptHooks(_InvertHooks):
-    """The way down from a file; with what was learnt in place of no text, where the file has it."""
+    """The way down from a file, with the learnt null-text embeddings if the file has them."""
 
     def __init__(self, plugin: Invert, run: Run) -> None:
         super().__init__(plugin, run)

@@ -1,9 +1,9 @@
-"""Differential diffusion: a soft mask says how far each pixel may move (Levin & Fried 2023, arXiv:2306.00950).
+"""Differential diffusion: a soft mask sets how much each pixel may change (Levin & Fried 2023, arXiv:2306.00950).
 
-A value m of the mask is the strength from which on its pixel is free: while more than m of the way is left, the pixel
-is the picture's, noised to the level; from there on the process may change it. With k levels left of n and y the
-picture, x_s <- x_s where k < m n, else alpha_s y + sigma_s z. So 0 keeps a pixel, 1 leaves it to the edit, and between
-them every pixel is an `sdedit` of its own strength, in one process that sees all of them.
+The mask value m of a pixel is its strength. While more than the fraction m of the process is left, the pixel is held to
+the picture, noised to the current level; after that the process may change it. With k of n levels left and the picture
+y: x_s <- x_s where k < m n, else alpha_s y + sigma_s z. Thus 0 keeps a pixel and 1 leaves it to the edit. In between,
+every pixel is an `sdedit` with its own strength, in one process that sees all pixels.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class Keep(Plugin):
-    """Let each pixel of another edit move only as far as a soft mask says: black not at all, white as far as the edit.
+    """Limit by a soft mask how much an edit may change each pixel: black not at all, white without limit.
 
-    Of sdedit, inpaint, translate and every other edit with one process.
+    Works with sdedit, inpaint, translate and every other edit that runs one process.
     """
 
     name: ClassVar[str] = "keep"
@@ -38,7 +38,7 @@ class Keep(Plugin):
     example: ClassVar[Mapping[str, Any]] = {"map": "box:40%,40%,60%,60%"}
 
     map: MaskSource | None = Field(
-        None, description="How far each pixel may move, black 0 to white 1; a picture, or words as box:10,10,80,60."
+        None, description="How much each pixel may change, black 0 to white 1; a picture, or words as box:10,10,80,60."
     )
 
     def hooks(self) -> type[Hooks[Keep]]:
@@ -52,7 +52,7 @@ class _KeepHooks(Hooks[Keep]):
 
         super().__init__(plugin, run)
         if plugin.map is None:
-            raise UsageError("keep needs --map: a picture (white = may move) or words as box:10,10,80,60")
+            raise UsageError("keep needs --map: a picture (white = may change) or words as box:10,10,80,60")
         whole = run.inputs.whole
         known = run.inputs.known
         if whole is None or known is None:
@@ -71,7 +71,7 @@ class _KeepHooks(Hooks[Keep]):
     def after(self, step: Step, x_s: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         if step.move.up:
             return x_s
-        if step.t.index == 0:  # what may not move at all is the picture, also where the last level is not quite clean
+        if step.t.index == 0:  # pixels at 0 equal the picture even if the last level is not quite clean
             return x_s.where(self.free > 0.0, self.known)
         left = step.t.index / self.run.plan.steps
         return x_s.where(self.free > left, step.alpha_t * self.known + step.sigma_t * step.randn_like(self.known))

@@ -1,15 +1,17 @@
-"""The ready losses of `guide`: each makes, from the declaration and the run, a function of pixels in [-1, 1].
+"""The built-in losses of `guide`.
+
+Each factory takes the declaration and the run, and returns a loss of pixels in [-1, 1].
 
 | loss | of pixels x (b, 3, h, w) |
 |---|---|
-| brightness | (mean x - wanted)^2 |
+| brightness | (mean x - target)^2 |
 | color | mean over channels of (mean over pixels of x - colour)^2 |
-| palette | mean over pixels of the squared distance to the nearest colour, softly |
+| palette | mean over pixels of the squared distance to the nearest colour (soft minimum) |
 | reference | mean (x - reference)^2 |
-| features | 1 - cosine of a network's feature maps of x and of the reference, by position |
+| features | 1 - cosine similarity of a network's feature maps of x and of the reference, mean over positions |
 | symmetry | mean (x - mirrored x)^2 |
 | smooth | total variation: mean |dx| + mean |dy| |
-| sharpness | (root mean square of the Laplacian - wanted)^2 |
+| sharpness | (root mean square of the Laplacian - target)^2 |
 """
 
 from __future__ import annotations
@@ -29,11 +31,11 @@ Loss = Callable[["Tensor"], "Tensor"]
 """Pixels (batch, 3, h, w) -> (batch,)."""
 
 Seen = Callable[["Tensor"], "Tensor"]
-"""The part of a picture at the size of the pass that is looked at."""
+"""Pixels at the size of the pass -> the part of them that the loss sees."""
 
 
 class Wanted(Protocol):
-    """What the losses ask of the declaration; see the fields of `guide`."""
+    """The options that the losses read; see the fields of `guide`."""
 
     @property
     def loss(self) -> object: ...
@@ -61,7 +63,7 @@ class Wanted(Protocol):
 
 
 def hexed(colour: Tensor) -> str:
-    """#rrggbb of three values in [-1, 1]."""
+    """Format three values in [-1, 1] as #rrggbb."""
     r, g, b = (round(127.5 * (min(max(float(value), -1.0), 1.0) + 1.0)) for value in colour)
     return f"#{r:02x}{g:02x}{b:02x}"
 
@@ -94,9 +96,9 @@ def _palette(plugin: Wanted, run: Run, seen: Seen) -> Loss:
 
 
 def _target(plugin: Wanted, run: Run, seen: Seen) -> Tensor:
-    """The reference where the edited picture is, and as much of it as is looked at: (1, 3, h, w)."""
+    """Return the part of the reference that the loss sees, aligned with the edited picture: (1, 3, h, w)."""
     if plugin.reference is None:
-        raise UsageError(f"guide: the loss `{plugin.loss}` needs --reference, the picture to come near to")
+        raise UsageError(f"guide: the loss `{plugin.loss}` needs --reference, the target picture")
     reference = Picture.read(plugin.reference).coloured_as(run.inputs.file)
     return seen(run.inputs.place(to_unit(reference.visible).to(run.device)))
 
@@ -157,4 +159,7 @@ LOSSES: dict[str, Callable[[Wanted, Run, Seen], Loss]] = {
     "smooth": _smooth,
     "sharpness": _sharpness,
 }
-"""By name; `guide --loss NAME`."""
+"""Name -> factory, for `guide --loss NAME`."""
+
+TONES = frozenset({"brightness", "color", "palette"})
+"""Losses that depend on colours alone, not on where they are."""

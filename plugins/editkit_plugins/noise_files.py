@@ -1,4 +1,4 @@
-"""Files of noise: the state at the top of a way up, what it belongs to, and what was learnt on the way back."""
+"""Noise files: the state at the top of an inversion, its settings, and the learnt null-text embeddings."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VERSION = "1"
-"""Of files of noise."""
+"""Version of the file format."""
 
 
 def free(path: str) -> None:
-    """Raises UsageError where something lies at `path`."""
+    """Raise UsageError if `path` exists."""
     if os.path.lexists(path):
         raise UsageError(f"--save-noise {path}: exists already; give another name")
 
 
 def belongs(run: Run) -> dict[str, Any]:
-    """What noise belongs to: without one of these it does not come back."""
+    """Return the settings that the noise depends on. If one of them changes, the way down does not lead back."""
     from editkit.models.files.fingerprint import fingerprint
 
     original = run.inputs.original
@@ -47,14 +47,14 @@ def belongs(run: Run) -> dict[str, Any]:
 
 SAID = {"model": "model", "weights": "weights", "size": "size", "shape": "shape", "steps": "--steps",
         "level": "--strength", "sampler": "--sampler", "spacing": "--spacing"}  # fmt: skip
-"""What must be the same, and how it is called; the prompt may be another one."""
+"""Setting that must be equal -> its name in messages. The prompt may differ."""
 
 
 def save(path: str, x: Tensor, run: Run, learner: NullText | None = None) -> None:
-    """Write the state `x` (batch, channels, ...) at the top of the plan, and what was learnt; whole or not at all.
+    """Write the state `x` (batch, channels, ...) at the top of the plan, and the learnt embeddings, atomically.
 
     Raises:
-        PictureError: it cannot be written, or something lies there.
+        PictureError: the file cannot be written, or exists already.
     """
     from safetensors.torch import save as as_bytes
 
@@ -68,10 +68,12 @@ def save(path: str, x: Tensor, run: Run, learner: NullText | None = None) -> Non
 
 
 def learnt_in(path: str, run: Run) -> dict[int, Tensor]:
-    """What a file has in place of no text, by the level's index, on the run's device; empty where nothing was learnt.
+    """Read the learnt null-text embeddings: level index -> (batch, tokens, width), on the run's device.
+
+    The result is empty if the file has none.
 
     Raises:
-        UsageError: it was learnt for another guidance, or is no text of this model.
+        UsageError: the file cannot be read, or its embeddings are for another guidance scale or another model.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -86,20 +88,20 @@ def learnt_in(path: str, run: Run) -> dict[int, Tensor]:
     scale, text = guided_by(run), nothing(run).embeds
     if told.get("guidance") != scale:
         raise UsageError(
-            f"--from-noise {path}: its text was learnt for --guidance-scale {str(told.get('guidance'))[:20]}, and here "
-            f"it is {scale:g}"
+            f"--from-noise {path}: its embeddings were learnt for --guidance-scale {str(told.get('guidance'))[:20]}, "
+            f"and here it is {scale:g}"
         )
     for e in kept.values():
         if e.shape[1:] != text.shape[1:] or not (e.is_floating_point() and bool(e.isfinite().all())):
-            raise UsageError(f"--from-noise {path}: is damaged: texts of shape {tuple(text.shape)} are needed")
+            raise UsageError(f"--from-noise {path}: is damaged: embeddings of shape {tuple(text.shape)} are needed")
     return {index: e.to(run.device, text.dtype) for index, e in kept.items()}
 
 
 def loaded(path: str, run: Run) -> Tensor:
-    """The noise of a file, on the run's device.
+    """Read the noise from a file: (batch, channels, ...), on the run's device.
 
     Raises:
-        UsageError: it is no such file, or of another model, size, plan or version.
+        UsageError: it is not a noise file, or belongs to another model, size, plan or version.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -110,11 +112,11 @@ def loaded(path: str, run: Run) -> Tensor:
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise UsageError(f"--from-noise {path}: cannot be read: {error}") from None
     if told is None or x is None:
-        raise UsageError(f"--from-noise {path}: not a file of noise; invert --save-noise writes one")
+        raise UsageError(f"--from-noise {path}: not a noise file; invert --save-noise writes one")
     here = belongs(run)
     if not isinstance(told, dict) or told.get("version") != VERSION:
         version = str(told.get("version") if isinstance(told, dict) else told)[:80]
-        raise UsageError(f"--from-noise {path}: of version {version}, and this editkit reads {VERSION}")
+        raise UsageError(f"--from-noise {path}: has version {version}, and this editkit reads {VERSION}")
     for key, word in SAID.items():
         if told.get(key) != here[key]:
             raise UsageError(
@@ -124,5 +126,5 @@ def loaded(path: str, run: Run) -> Tensor:
         raise UsageError(f"--from-noise {path}: is damaged: numbers of shape {run.shape} are needed")
     ratio = told.get("ratio")
     if not isinstance(ratio, float) or not abs(ratio - here["ratio"]) <= 1e-4:
-        raise UsageError(f"--from-noise {path}: its noise is that of another level; keep --spacing and the model")
+        raise UsageError(f"--from-noise {path}: its noise has another level; use the same --spacing and model")
     return x.to(run.device)

@@ -1,14 +1,14 @@
-"""Null-text inversion (Mokady et al. 2023, arXiv:2211.09794): what stands for "no text" is learnt, level by level, so
-that guidance comes back along the way that the picture went up without it.
+"""Null-text inversion (Mokady et al. 2023, arXiv:2211.09794).
 
-With z*_t the states of the way up at scale 1, and z_t(e) the states of the way down at scale w, e in place of no text:
+The embedding e of "no text" is optimised at each level, so that the guided way down retraces the unguided way up. Let
+z*_t be the states of the way up at scale 1, and z_t(e) those of the way down at scale w:
 
-    e_t = argmin |z*_s - z_s(z_t, e)|^2,   z_s(z_t, e) = the rule's move by out(e) + w (out(prompt) - out(e)),
+    e_t = argmin |z*_s - z_s(z_t, e)|^2,   z_s(z_t, e) = the sampler's move by out(e) + w (out(prompt) - out(e)).
 
-by N steps of Adam from the e of the level before, its rate 0.01 (1 - k / 2n) in move k of n, as in the paper. The
-paper stops early where the loss is small; here all N are made, so that their number is known beforehand. Where the
-model's law moves with its text the optimum is the prompt's own embedding (a test), and the path comes back as at scale
-1. Pooled embeddings and masks stay those of no text.
+The optimiser is Adam with N steps, started from the e of the level before, with learning rate 0.01 (1 - k / 2n) in move
+k of n, as in the paper. The paper stops early if the loss is small; here all N steps are made, so that their number is
+known beforehand. If the model's distribution only shifts with the text, the optimum is the prompt's own embedding (a
+test), and the path is that of scale 1. Pooled embeddings and masks stay those of "no text".
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from editkit.plugin import Prediction
 
 RATE = 0.01
-"""Of Adam in the first move, as in the paper."""
+"""Adam's learning rate in the first move, as in the paper."""
 
 
 @dataclass(frozen=True)
 class Learning(WrappedSampler):
-    """`inner`, by a model that is called `iterations` times more in a move down, and once for the prompt."""
+    """`inner` with the cost of learning: `iterations` + 1 further network calls in each move down."""
 
     iterations: int
 
@@ -54,10 +54,10 @@ class Learning(WrappedSampler):
 
 
 def guided_by(run: Run) -> float:
-    """The scale that is learnt for.
+    """Return the guidance scale of the run.
 
     Raises:
-        ChainError: there is no guidance by two predictions.
+        ChainError: the run is not guided by two predictions.
     """
     info = run.model.info
     scale = info.guidance if run.options.guidance_scale is None else run.options.guidance_scale
@@ -68,32 +68,32 @@ def guided_by(run: Run) -> float:
             else f"{info.name} is guided in one call" if told
             else "--guidance-scale is 1"
         )  # fmt: skip
-        raise ChainError(f"invert --null-text learns what keeps guidance from spoiling the way back, and {why}")
+        raise ChainError(f"invert --null-text corrects for guidance by two predictions, but {why}; leave it out")
     return scale
 
 
 class NullText:
-    """What is learnt in a run, by the index of the level it was learnt at: embeddings (batch, tokens, width).
+    """The null-text embeddings of a run: level index -> (batch, tokens, width), learnt when first needed.
 
     Raises:
-        ChainError: there is no guidance, or a rule whose moves ask more than once.
+        ChainError: there is no guidance, or the sampler calls the network more than once in a move.
     """
 
     def __init__(self, run: Run, iterations: int, rule: Sampler) -> None:
         self.run, self.iterations, self.rule = run, iterations, rule
         self.scale = guided_by(run)
         if rule.calls(Move(2, 1)) != 1:
-            raise ChainError(f"invert --null-text walks by rules of one call a move, ddim or euler; not {rule.name}")
+            raise ChainError(f"invert --null-text needs a sampler with one call a move, ddim or euler; not {rule.name}")
         self.states: dict[int, Tensor] = {}
         self.learnt: dict[int, Tensor] = {}
         self.empty = nothing(run)
 
     def passed(self, index: int, x: Tensor) -> None:
-        """Keep a state of the way up."""
+        """Store the state x, (batch, channels, ...), that the way up reached at level `index`."""
         self.states[index] = x.detach()
 
     def negative(self, step: Step, cond: Conditioning) -> Prompt:
-        """What stands for no text in this move down, learnt where it is not yet."""
+        """Return the embedding of "no text" for this move down; learn it if needed."""
         if step.move.t not in self.learnt:
             self.learnt[step.move.t] = self._learn(step, cond)
         return replace(self.empty, embeds=self.learnt[step.move.t].to(self.empty.embeds.dtype))
@@ -122,8 +122,9 @@ class NullText:
         return e.detach()
 
     def _without(self, cond: Conditioning, e: Tensor) -> Conditioning:
-        """The branch of guidance with `e` in place of no text: what it sees of image prompts, embeddings, and
-        ControlNets of the wanted branch alone, is what it will see beside the other one.
+        """Return the unconditional branch of guidance with the embedding `e`.
+
+        Its image prompts, embeddings and ControlNets are those that it has when both branches are evaluated together.
         """
         none = replace(self.empty, embeds=e.to(self.empty.embeds.dtype))
         branches = [replace(cond, prompt=none, negative=none), cond]
@@ -134,7 +135,7 @@ class NullText:
 
 
 def nothing(run: Run) -> Prompt:
-    """No text, or the unwanted one that is given, as the model reads it."""
+    """Encode "no text", or the negative prompt if one is given."""
     reads = capability(run.model, ReadsText)
     if reads is None:
         raise ChainError(f"invert --null-text: {run.model.info.name} has no encode_text")
@@ -142,4 +143,4 @@ def nothing(run: Run) -> Prompt:
 
 
 def _no_noise(t: Level, s: Level) -> Tensor:
-    raise ChainError("invert --null-text walks by a rule that draws no noise: ddim or euler")
+    raise ChainError("invert --null-text needs a sampler that draws no noise: ddim or euler")

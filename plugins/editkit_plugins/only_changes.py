@@ -1,9 +1,9 @@
-"""Take of an edit only what it changed: everything else is the picture, bit for bit.
+"""Keep of an edit only what it changed; everything else is the original picture, bit for bit.
 
-Models that edit by instruction give the whole picture back, shifted by pixels, tinted and encoded anew. Here the shift
-is measured and undone, the colours are matched, what is then still different is found (`editkit.pictures.changes`), and
-the edit is put into the picture there, fading where the edge is not sure. It serves any edit of a whole picture:
-`sdedit`, `translate`, `edit`, and with `--edited` what another program made, without a model.
+Models that edit by instruction return the whole picture, shifted by some pixels, tinted and re-encoded. This plugin
+measures the shift and undoes it, matches the colours, finds what still differs (`editkit.pictures.changes`), and blends
+the edit into the picture there, softly where the edge is uncertain. It works with any edit of a whole picture:
+`sdedit`, `translate`, `edit`, and, with `--edited`, the result of another program, without a model.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from editkit.plugin import Notify, Picture
 
 STRETCH = 0.03
-"""How far the ratio of an edited picture's sides may be from the picture's: some programs round sides."""
+"""Largest relative difference of the two aspect ratios: some programs round the sides."""
 
 
 class OnlyChanges(Plugin):
     """Keep of an edit only what it changed; every other pixel is the picture's own, bit for bit.
 
-    The shift of what should not have moved is measured, said and undone, and the colours are matched.
+    A shift of the unchanged part is measured, reported and undone, and its colours are matched.
     """
 
     name: ClassVar[str] = "only-changes"
@@ -47,11 +47,11 @@ class OnlyChanges(Plugin):
     example: ClassVar[Mapping[str, Any]] = {"edited": np.full((30, 36, 3), 90, np.uint8)}
 
     edited: PictureSource | None = Field(
-        None, description="An edited version of the picture, made elsewhere; default: what this process makes."
+        None, description="An edited version of the picture from another program; default: this process's result."
     )
 
     def claims(self) -> frozenset[Slot]:
-        """An edit from a file is one of the whole picture, and is begun by nobody else."""
+        """Claim further slots for an edit from a file: it replaces the whole picture, with no process of its own."""
         held: frozenset[Slot] = frozenset() if self.edited is None else frozenset({"begin", "mask", "size"})
         return super().claims() | held
 
@@ -78,7 +78,7 @@ class _OnlyChangesHooks(Hooks[OnlyChanges]):
             edited = image
         else:
             raise UsageError(
-                "only-changes has no edit to look at: give --edited FILE, or put it behind an edit (sdedit photo.png "
+                "only-changes has no edit to compare: give --edited FILE, or put it after an edit (sdedit photo.png "
                 "--strength 0.4 with only-changes)"
             )
         before = original if self.plugin.edited is None else image
@@ -89,7 +89,7 @@ class _OnlyChangesHooks(Hooks[OnlyChanges]):
         return {} if self.found is None else figures(self.found)
 
     def _elsewhere(self, original: Tensor) -> Tensor:
-        """The edit in `--edited`, (1, 3, h, w) in [-1, 1], at the size of the picture."""
+        """Read the picture of `--edited`, resized to the original: (1, 3, h, w) in [-1, 1]."""
         from editkit.plugin import Picture, to_unit
 
         assert self.plugin.edited is not None
@@ -104,18 +104,21 @@ class _OnlyChangesHooks(Hooks[OnlyChanges]):
 
 
 def fitting(edited: tuple[int, int], picture: tuple[int, int]) -> None:
-    """Refuses an edit of other aspect than the picture; both sizes (width, height)."""
+    """Raise UsageError if the aspect ratios differ; both sizes are (width, height)."""
     apart = (edited[0] / edited[1]) / (picture[0] / picture[1])
     if not 1.0 / (1.0 + STRETCH) <= apart <= 1.0 + STRETCH:
         sizes = [f"{width}x{height}" for width, height in (edited, picture)]
         raise UsageError(
-            f"only-changes: the edited picture is {sizes[0]} and the picture {sizes[1]}, of other shape; "
-            f"give the two uncropped"
+            f"only-changes: the edited picture is {sizes[0]} and the picture {sizes[1]}, with another aspect ratio; "
+            f"give both uncropped"
         )
 
 
 def only_changes(original: Tensor, edited: Tensor, onto: Tensor, notify: Notify) -> tuple[Tensor, Changes]:
-    """(1, 3, h, w) in [-1, 1]: `onto` with what `edited` changed of `original`; and what that is."""
+    """Blend into `onto` what `edited` changed of `original`; all are (1, 3, h, w) in [-1, 1].
+
+    Returns the result, (1, 3, h, w), and the changes.
+    """
     import torch
 
     from editkit.pictures.changes import find
@@ -124,22 +127,20 @@ def only_changes(original: Tensor, edited: Tensor, onto: Tensor, notify: Notify)
     mask = torch.from_numpy(found.mask).to(original)[None, None]
     matched = 2.0 * torch.from_numpy(found.edited).to(original).permute(2, 0, 1)[None] - 1.0
     if found.share == 1.0:
-        notify(
-            "only-changes: the edit changed the whole picture, so nothing of it is kept; the result is the edit itself"
-        )
+        notify("only-changes: the edit changed the whole picture, so no pixel is kept; the result is the edit itself")
     elif not found.share:
-        notify("only-changes: no change was found, so the picture stays as it came")
+        notify("only-changes: no change was found, so the picture stays as it is")
     return onto.where(mask == 0, matched.where(mask == 1, onto + mask * (matched - onto))), found
 
 
 def _pixels(image: Tensor) -> NDArray[np.float32]:
-    """(h, w, 3) in [0, 1] of (1, 3, h, w) in [-1, 1]."""
+    """Convert (1, 3, h, w) in [-1, 1] to (h, w, 3) in [0, 1]."""
     unit: NDArray[np.float32] = ((image[0].clamp(-1.0, 1.0) + 1.0) / 2.0).permute(1, 2, 0).cpu().numpy()
     return unit
 
 
 def figures(found: Changes) -> Figures:
-    """What is said of it, after the run and in --json."""
+    """Return the figures reported after the run and in --json."""
     right, down = found.shift
     said: dict[str, float | str] = {
         "changed_percent": 100.0 * found.share,
@@ -151,4 +152,4 @@ def figures(found: Changes) -> Figures:
 
 
 ZOOMED = 2e-4
-"""A zoom nearer to 1 is none: a pixel in 5,000."""
+"""A zoom closer to 1 than this, a pixel in 5,000, is not reported."""

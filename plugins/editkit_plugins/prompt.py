@@ -1,7 +1,7 @@
-"""The prompt: what the result should show, and what it should not, given to a model that takes text.
+"""The prompt and the negative prompt of models that take text.
 
-It is part of every process on such a model, as is `cfg`, without being written. The words are the run's own options
-(`--prompt`, `--negative`), so that they are inherited by later stages.
+Like `cfg`, this plugin is part of every process on such a model without being named. The texts are options of the run
+(`--prompt`, `--negative`), so later stages inherit them.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 
 class PromptText(Plugin):
-    """Give --prompt and --negative to the model; implied by every model that takes text.
+    """Pass --prompt and --negative to the model; implied by every model that takes text.
 
-    `with prompt --weights` reads `(a red door)1.3`, `door++` and `sky-` as weights of these words, as compel does;
-    without it every character is text.
+    `with prompt --weights` reads `(a red door)1.3`, `door++` and `sky-` as weighted words, as compel does. Without it
+    every character is plain text.
     """
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"prompt"})
@@ -64,9 +64,9 @@ class _PromptHooks(Hooks[PromptText]):
         self.prompt: Prompt | None = None
         self.negative: Prompt | None = None
         if self.sees is not None:
-            return  # it reads the texts beside the pictures that other plugins give, when these are there
+            return  # encoded later, together with the reference pictures that other plugins add
         self.prompt = self._encoded(run.options.prompt or "")
-        # without a negative prompt the model's own idea of "no text" stands (SDXL: zeros)
+        # without a negative prompt the model's own "no text" is used (SDXL: zeros)
         if run.options.negative is not None:
             self.negative = self._encoded(run.options.negative)
 
@@ -82,14 +82,14 @@ class _PromptHooks(Hooks[PromptText]):
             return reader.encode_weighted(text)
         plain = capability(model, ReadsText)
         if plain is None:
-            raise ModelError(f"model {model.info.name} says that it takes text, but has no encode_text")
+            raise ModelError(f"model {model.info.name} declares that it takes text, but has no encode_text")
         prompt, dropped = plain.encode_text(text)
         if dropped:
             self.run.notify(f"the prompt is longer than the model can read; left out: {dropped}")
         return prompt
 
     def _beside(self, sees: SeesPictures, references: tuple[Reference, ...]) -> None:
-        """Both texts beside these pictures, once."""
+        """Encode both texts together with these pictures, unless that has been done already."""
         if self.seen is not None and _same(self.seen, references):
             return
         self.seen = references

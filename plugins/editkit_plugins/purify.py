@@ -1,9 +1,9 @@
-"""DiffPure (Nie et al. 2022, arXiv:2205.07460): noise drowns what an adversary added, and the model takes both away.
+"""DiffPure (Nie et al. 2022, arXiv:2205.07460): drown adversarial noise in Gaussian noise, then denoise.
 
-x_t = alpha_t y + sigma_t eps at the level t* with sigma_t / alpha_t = s, then the reverse process from there: the more
-noise, the less is left of the attack - and of the picture. Its authors walk back by the stochastic process (ddpm). One
-step (`--steps 1`) is the network's estimate at t* (denoised smoothing, Carlini et al. 2022, arXiv:2206.10550), and the
-mean over several noises (`--estimate mean`) keeps more of the picture at the same depth (docs/restoration.md).
+x_t = alpha_t y + sigma_t eps at the level t* with sigma_t / alpha_t = s, then the reverse process from there. More
+noise leaves less of the attack, and less of the picture. The authors use the stochastic reverse process (ddpm). One
+step (`--steps 1`) is the network's estimate at t* (denoised smoothing, Carlini et al. 2022, arXiv:2206.10550). The mean
+over several noises (`--estimate mean`) keeps more of the picture at the same noise level (docs/restoration.md).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Purify(Plugin):
-    """Wash adversarial noise out of a picture: bury it in noise, and denoise that."""
+    """Remove adversarial noise from a picture: add Gaussian noise, then denoise."""
 
     name: ClassVar[str] = "purify"
     group: ClassVar[Section] = "advanced"
@@ -37,17 +37,17 @@ class Purify(Plugin):
     needs_picture: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {"sigma": 25}
 
-    sigma: float = Field(30.0, gt=0.0, le=2550.0, description="Noise to add, in levels of 255; more washes deeper.")
+    sigma: float = Field(30.0, gt=0.0, le=2550.0, description="Noise to add, in levels of 255; more removes more.")
 
     def hooks(self) -> type[Hooks[Purify]]:
         return _PurifyHooks
 
     def default_model(self) -> str:
-        """A network: the picture's own patches have the attack in them."""
+        """Return a network's name: the picture's own patches contain the attack."""
         return "pocket"
 
     def default_options(self, info: ModelInfo) -> Options:
-        """The stochastic process, on models that walk by ddim."""
+        """Choose ddpm on models whose sampler is ddim."""
         return Options(sampler="ddpm") if info.sampler == "ddim" else Options()
 
     def levels(self, levels: Levels, inputs: Inputs) -> Levels:
@@ -70,7 +70,7 @@ class _PurifyHooks(Hooks[Purify]):
         return level.alpha * known + level.sigma * run.opening.noise
 
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Mapping[str, float]:
-        """How far the result is from the picture that came: what was washed out, and what was lost with it."""
+        """Report the root mean square change in levels of 255: the attack, and what was lost with it."""
         original = self.run.inputs.original
         assert original is not None
         return {"changed_levels": 127.5 * float((image - original).square().mean().sqrt())}

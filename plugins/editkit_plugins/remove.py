@@ -1,7 +1,7 @@
-"""Removing an object: inpainting of what the mask marks and of the rim around it.
+"""Object removal: inpaint the mask and a rim around it.
 
-A mask drawn along an object's edge leaves what of it lies beyond: pixels that the lens, the scaling or the compression
-mixed from object and background. They stay as a halo, and what fills the hole goes on with them.
+A mask drawn along an object's edge misses the pixels just outside, in which the lens, scaling or compression has mixed
+object and background. They would stay as a halo, and the fill would continue them into the hole.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from editkit_plugins.inpaint import AUTO, Grow, Inpaint
 
 
 class Remove(Inpaint):
-    """Remove what the mask marks (white), its blurred rim included.
+    """Remove what the mask marks (white), including its blurred rim.
 
-    As `inpaint` with the mask enlarged; every pixel outside of that is kept bit for bit.
+    Works as `inpaint` with an enlarged mask; every pixel outside the enlarged mask is kept bit for bit.
     """
 
     name: ClassVar[str] = "remove"

@@ -1,17 +1,17 @@
-"""Repair of a scan: scratches, folds and spots are found and filled, a cast and fading are undone.
+"""Repair of a scan: find and fill scratches, folds and spots, and undo a colour cast and fading.
 
-What is found is what the mask words `scratches` and `spots` find; it is filled as `inpaint` fills a mask. A print fades
-by about a straight line in each channel, y = b + x (w - b) / 255 with its black b and white w. These are read from the
-darkest and the brightest thousandths of what is not damaged, and the line is undone,
+Damage is found by the mask words `scratches` and `spots`, and filled as `inpaint` fills a mask. Fading of a print is
+about linear in each channel: y = b + x (w - b) / 255, with the faded black b and white w. They are estimated from the
+darkest and the brightest thousandth of the undamaged pixels, and the line is inverted to new ends b' and w':
 
     x = b' + (y - b) (w' - b') / (w - b).
 
-Undoing is worse than leaving where a picture has no black of its own (fog, a page, a close-up of grass), so it is done
-only on strong evidence: black *and* white of every channel lie where old prints have theirs, none is touched otherwise,
-and at one end at least the pixels stop as at a wall, as they do where black was black before it faded; where a scene
-only thins out towards its darkest thing there is none. The end with a wall becomes black or white, the other nearly.
-Fading is what the channels have in common; the cast is where they differ from that, and is undone unless they differ by
-more than `MOST`, which is the picture's own (a sunset).
+A wrong correction is worse than none where a picture contains no true black (fog, a page, a close-up of grass).
+Therefore it needs strong evidence. Black *and* white of every channel must lie in the range of old prints. At one end
+at least the histogram must end abruptly, at a "wall": this happens where true black or white has faded, but not where a
+scene merely has few dark pixels. An end with a wall becomes black or white, the other end nearly so. Fading is what the
+channels have in common, and the cast is how they differ. A difference above `MOST` is taken as part of the picture (a
+sunset) and left alone.
 """
 
 from __future__ import annotations
@@ -33,34 +33,35 @@ from editkit_plugins.masks.scratches import scratches
 from editkit_plugins.masks.spots import spots
 
 TAIL = 0.001
-"""What of the pixels is darker than black, and brighter than white."""
+"""Fraction of the pixels that is darker than black, and that is brighter than white."""
 
 BLACKS, WHITES = (20.0, 75.0), (170.0, 240.0)
-"""Where the black and the white of a faded print lie, in levels of 255."""
+"""Ranges of a faded print's black and white, in levels of 255."""
 
 WALL, NEAR = 6.0, 0.01
-"""At a wall the darkest (brightest) hundredth of a channel lies within so many levels."""
+"""At a wall the darkest (brightest) hundredth of a channel spans at most this many levels."""
 
 MADE, LESS = 2.0, 8.0
-"""How far from 0 and 255 an end becomes that has a wall, and one that has none."""
+"""Distance of the new ends from 0 and 255, with a wall and without one."""
 
 MOST = 30.0
-"""How far apart the channels' blacks or whites may lie, in levels of 255, to be a cast."""
+"""Largest difference between the channels' blacks or whites that counts as a cast, in levels of 255."""
 
 LEAST_RANGE = 90.0
-"""Fewer levels between black and white are no faded photograph's but a flat picture's: it is left as it is."""
+"""A picture with fewer levels between black and white is flat, not faded, and is left as it is."""
 
 MUCH = 0.05
-"""What is found of a picture above this is told: the scans of benchmarks/masks.py have 2 to 4 % damaged."""
+"""Warn if more than this fraction is found: the scans of benchmarks/masks.py have 2 to 4 % damage."""
 
 Ends = NDArray[np.float64]
-"""(3,): a level of each channel."""
+"""(3,): one level for each channel, of 255."""
 
 
 class Repair(Replacing):
-    """Mend a scan: find scratches, folds and spots and fill them, undo its cast and fading. Every step can be left out.
+    """Repair a scan: find and fill scratches, folds and spots, and undo a colour cast and fading.
 
-    Pixels outside of what was found change by the cast and the fading alone; without these they are kept bit for bit.
+    Every step can be switched off. Outside the damage, only the correction of cast and fading changes pixels; without
+    it they are kept bit for bit.
     """
 
     name: ClassVar[str] = "repair"
@@ -74,18 +75,18 @@ class Repair(Replacing):
 
     scratches: bool = Field(True, description="Find scratches, hairs and folds, and fill them.")
     spots: bool = Field(True, description="Find dust and blots, and fill them.")
-    cast: bool = Field(True, description="Undo a colour that lies over everything, where a print has clearly faded.")
-    fading: bool = Field(True, description="Undo what made black grey and white dull, where it clearly did.")
+    cast: bool = Field(True, description="Undo a colour cast over the whole picture, where a print has clearly faded.")
+    fading: bool = Field(True, description="Restore black and white, where a print has clearly faded.")
     eagerness: float = Field(
-        1.0, ge=0.1, le=10.0, description="Sensitivity: 2 also finds what stands out half as much."
+        1.0, ge=0.1, le=10.0, description="Sensitivity: 2 also finds damage with half the contrast."
     )
-    grow: int = Field(1, ge=0, le=1000, description="Enlarge what was found by this many pixels.")
+    grow: int = Field(1, ge=0, le=1000, description="Enlarge the damage found by this many pixels.")
     save_mask: Annotated[str | None, Metavar("FILE"), Output()] = Field(
-        None, description="Write what is filled as a mask, for inpaint --mask."
+        None, description="Save the filled area as a mask, for inpaint --mask."
     )
 
     def found(self, picture: Picture, notify: Notify) -> Mask:
-        """(H, W) of 0 and 1: what is to be filled, grown."""
+        """Return the area to fill, grown: (H, W) of 0 and 1."""
         mask = np.zeros((picture.height, picture.width), np.float32)
         said = []
         for name, wanted, find in (("scratches", self.scratches, scratches), ("spots", self.spots, spots)):
@@ -97,8 +98,8 @@ class Repair(Replacing):
             notify(f"repair: found {' and '.join(said)} of the picture")
         if mask.mean() > MUCH:
             notify(
-                "repair: that is much, and lines of the picture's own may be among it: look with --save-mask, or find "
-                "less with --eagerness 0.6"
+                "repair: that is a large share and may include lines that belong to the picture: check with "
+                "--save-mask, or find less with --eagerness 0.6"
             )
         return grow(as_mask(mask * seen(picture)), self.grow)
 
@@ -107,13 +108,13 @@ class Repair(Replacing):
         toned = self.toned(picture, mask, notify)
         if toned is picture and not mask.any():
             notify(
-                "repair: found nothing to mend, and the picture stays as it is; --eagerness 2 finds fainter things, "
+                "repair: found nothing to repair, so the picture stays as it is; --eagerness 2 finds fainter damage, "
                 "and inpaint --mask fills what you mark"
             )
         return toned.with_mask(mask, self.fill)
 
     def toned(self, picture: Picture, damaged: Mask, notify: Notify) -> Picture:
-        """`picture` with cast and fading undone where they are wanted; itself where there are none."""
+        """Return `picture` with cast and fading undone as the options say; `picture` itself if there are none."""
         top = float(largest(picture.pixels.dtype))
         levels = picture.pixels.astype(np.float32) * np.float32(255.0 / top)
         kept = levels[(damaged == 0) & seen(picture)]
@@ -129,7 +130,7 @@ class Repair(Replacing):
         return picture.with_pixels(np.rint(np.clip(undone, 0.0, 255.0) * (top / 255.0)).astype(picture.pixels.dtype))
 
     def _aims(self, black: Ends, white: Ends, wall: tuple[bool, bool]) -> tuple[Ends, Ends]:
-        """What the channels' `black` and `white` are to become; themselves without strong evidence."""
+        """Return the new ends for `black` and `white`; the same ends if the evidence is weak."""
         there = all(low <= v.min() and v.max() <= high for v, (low, high) in ((black, BLACKS), (white, WHITES)))
         if not (there and any(wall)) or (white - black).min() < LEAST_RANGE:
             return black, white
@@ -149,10 +150,10 @@ class Repair(Replacing):
         return super().bind(run)
 
     def _saved(self, path: Path, mask: NDArray[np.uint8]) -> None:
-        """Write the mask, whole; every pass of an edit has the same.
+        """Write the mask (H, W). Every pass of an edit has the same mask, so an equal file is accepted.
 
         Raises:
-            PictureError: something else lies there.
+            PictureError: another file exists at `path`.
         """
         if path.is_file() and np.array_equal(mask, Picture.read(path).pixels[..., 0]):
             return
@@ -161,7 +162,7 @@ class Repair(Replacing):
 
 
 def ends(levels: NDArray[np.float32]) -> tuple[Ends, Ends]:
-    """Black and white of each channel of (N, 3)."""
+    """Estimate black and white of each channel from pixels (N, 3) in levels of 255."""
     if not len(levels):
         return np.zeros(3), np.full(3, 255.0)
     black, white = np.quantile(levels, (TAIL, 1.0 - TAIL), axis=0)
@@ -169,7 +170,7 @@ def ends(levels: NDArray[np.float32]) -> tuple[Ends, Ends]:
 
 
 def walls(levels: NDArray[np.float32]) -> tuple[bool, bool]:
-    """Whether the pixels stop as at a wall in the dark, and in the light, in every channel."""
+    """Whether the histogram of (N, 3) ends abruptly in every channel: (at black, at white)."""
     if not len(levels):
         return False, False
     dark, darker, lighter, light = np.quantile(levels, (TAIL, NEAR, 1.0 - NEAR, 1.0 - TAIL), axis=0)
@@ -177,7 +178,7 @@ def walls(levels: NDArray[np.float32]) -> tuple[bool, bool]:
 
 
 def as_levels(mask: NDArray[Any]) -> NDArray[np.uint8]:
-    """A mask of 0 and 1 as a file has it."""
+    """Convert a mask of 0 and 1 to the levels of a file, 0 and 255."""
     return np.where(mask > 0, 255, 0).astype(np.uint8)
 
 

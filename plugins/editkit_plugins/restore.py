@@ -1,7 +1,7 @@
 """Restoration: undo a known degradation, with the model as prior.
 
-The degradation is named with its parameters, `gaussian:2` or `jpeg:30`; the picture is what it made. How each is
-inverted is in `editkit_plugins.restoring`.
+The degradation is given by name and parameters, such as `gaussian:2` or `jpeg:30`; the picture is its output. The
+solvers are in `editkit_plugins.restoring`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Method = Literal["auto", "conditioned", "wiener", "ddnm", "ddrm", "diffpir", "dp
 BLURS = ("gaussian", "motion", "kernel")
 
 ROUNDING = 0.29
-"""The standard deviation of rounding to levels: 1 / sqrt(12)."""
+"""Standard deviation of rounding to whole levels: 1 / sqrt(12)."""
 
 
 class Restore(Solver):
-    """Undo a known degradation: blur, reduction, lost pixels, JPEG, quantisation, noise, lost colour.
+    """Undo a known degradation: blur, downscaling, lost pixels, JPEG, quantisation, noise, lost colour.
 
-    noise, mask (with --mask, white = lost), grey, average:N, bicubic:N, gaussian:SIGMA, motion:LENGTH,ANGLE,
-    kernel:FILE, jpeg (by the file's own tables) or jpeg:QUALITY, quantise:LEVELS.
+    Degradations: noise, mask (with --mask, white = lost), grey, average:N, bicubic:N, gaussian:SIGMA,
+    motion:LENGTH,ANGLE, kernel:FILE, jpeg (with the file's own tables) or jpeg:QUALITY, quantise:LEVELS.
     """
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"size"})
@@ -52,16 +52,16 @@ class Restore(Solver):
     needs_picture: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {"degradation": "gaussian:1"}
 
-    degradation: str = Field("noise", description="What the picture went through, as gaussian:2, jpeg, average:4.")
+    degradation: str = Field("noise", description="The degradation to undo, as gaussian:2, jpeg, average:4.")
     sigma: float | None = Field(None, ge=0.0, le=255.0, description="Noise, in levels of 255; default 0 (blurs: 0.29).")
-    mask: MaskSource | None = Field(None, description="mask: the lost pixels, white; a picture or words.")
+    mask: MaskSource | None = Field(None, description="mask: White = lost pixels; a picture or words.")
     taper: bool = Field(
-        True, description="Blurs: fade the edges, which would ring otherwise, because a lens blurs past them."
+        True, description="Blurs: taper the edges against ringing, since a lens also blurs in light from outside."
     )
     method: Method = Field(
         "auto",
-        description="How it is solved; auto: ddnm; where there is noise wiener, or ddrm; dps on latents; lost pixels: "
-        "told to a model that takes a mask.",
+        description="Solver; auto: ddnm; with noise wiener, or ddrm for much noise; dps on latents; for lost pixels "
+        "conditioned, if the model takes a mask.",
     )
 
     @field_validator("degradation")
@@ -72,21 +72,21 @@ class Restore(Solver):
 
     @property
     def named(self) -> Named:
-        """The degradation's name and numbers."""
+        """Return the parsed degradation."""
         return parse(self.degradation)
 
     def default_model(self) -> str | None:
-        """A network, but where the picture's own patches are what is wanted at another scale (docs/restoration.md)."""
+        """Return a network's name, or None (patches) for noiseless blur or downscaling (docs/restoration.md)."""
         clean = self.noise() < LITTLE and self.named.kind in ("average", "bicubic", *BLURS)
         return None if clean else "pocket"
 
     def default_options(self, info: ModelInfo) -> Options:
-        """JPEG: the mean of eight samples, since one is farther from the truth than the file (docs/restoration.md)."""
+        """Average samples for JPEG: a single one is further from the truth than the file (docs/restoration.md)."""
         wanted = Options(steps=1) if self.nearest(info) else super().default_options(info)
         return wanted.merged(Options(estimate="mean")) if self.named.kind == "jpeg" else wanted
 
     def tells(self) -> frozenset[str]:
-        """Where pixels are lost: which, and the others. An inpainting model knows what to do."""
+        """Return the conditions of an inpainting model, if pixels are lost and there is no noise; else nothing."""
         return self.offers if self.named.kind == "mask" and not self.sigma else frozenset()
 
     def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
@@ -98,7 +98,7 @@ class Restore(Solver):
         return lambda cond: replace(cond, known=known, mask=lost)
 
     def share(self) -> float:
-        """JPEG: 0.15, from the decoded file on; what it lost is little."""
+        """Return the fraction of the process to run. Default 1, for JPEG 0.15: the file is near the truth."""
         if self.strength is None:
             return 0.15 if self.named.kind == "jpeg" else 1.0
         return self.strength
@@ -110,38 +110,38 @@ class Restore(Solver):
         return self.noise() > 0.0 and self.named.linear
 
     def noise(self) -> float:
-        """In levels of 255: given, or, under a blur, that of 8-bit rounding, which undoing it would blow up."""
+        """Return the noise in levels of 255. The default for blurs is 8-bit rounding, which deblurring amplifies."""
         if self.sigma is not None:
             return self.sigma
         return ROUNDING if self.named.kind in BLURS else 0.0
 
     def amplifies(self) -> float:
-        """A mean of n^2 pixels is spread over them again, by singular values of 1 / n."""
+        """Return n for the mean of n^2 pixels, whose singular values are 1 / n."""
         return self.named.reduces
 
     def claims(self) -> frozenset[Slot]:
-        """A reduction undone changes everybody's mask."""
+        """Claim the mask as well if the size changes, since masks of other plugins would no longer fit."""
         return super().claims() | ({"mask"} if self.named.reduces != 1.0 else set())
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         named = self.named
         if named.kind == "noise" and not self.sigma:
-            raise UsageError("restore --degradation noise needs --sigma, the noise's size in levels of 255 (as 25)")
+            raise UsageError("restore --degradation noise needs --sigma, the noise in levels of 255 (such as 25)")
         if (self.mask is not None) != (named.kind == "mask"):
-            raise UsageError("restore takes --mask with --degradation mask, and that needs it: white = lost")
+            raise UsageError("restore: --mask goes with --degradation mask, which needs it (white = lost)")
         if self.mask is not None:
             read_mask(self.mask, picture, notify=notify)
         if self.method == "conditioned" and not self.tells():
             raise UsageError(
-                f"restore: --method conditioned tells a model which pixels are lost; it is for --degradation mask "
+                f"restore: --method conditioned passes the lost pixels to a model; it is for --degradation mask "
                 f"without --sigma, not for {self.degradation}"
             )
         if self.method == "graikos" and named.linear and self.noise() == 0.0:
-            raise UsageError("restore: --method graikos weighs what is seen by its noise; give --sigma, or use point")
+            raise UsageError("restore: --method graikos needs the noise as a weight; give --sigma, or use point")
         if self.taper and "taper" in self.model_fields_set and named.kind not in BLURS:
             raise UsageError(f"restore: --taper is for blurs ({', '.join(BLURS)}), not for {named.kind}; leave it out")
         if self.sigma and not named.linear:
-            raise UsageError(f"restore: --sigma cannot be used with {named.kind}, whose own error is bounded already")
+            raise UsageError(f"restore: --sigma cannot be used with {named.kind}, whose error is bounded; leave it out")
         if (side := named.side()) > min(picture.size):
             raise UsageError(
                 f"restore: the kernel of {self.degradation} has {side}x{side} pixels and the picture "
@@ -159,13 +159,13 @@ class Restore(Solver):
         keep = None if self.mask is None else self._lost(run)[0, 0].cpu().numpy() == 0
         A = self.named.made(size, (int(y.shape[-2]), int(y.shape[-1])), keep, run.inputs.file)
         if self.named.kind in ("grey", "mask"):
-            y = A.forward(y)  # what a file holds in lost pixels, or of colour, is no observation
+            y = A.forward(y)  # the file's values at lost pixels, or its colours, are not observed
         if self.taper and isinstance(A, Blur):
             y = A.tapered(y)
         return Problem(A, y, self.noise() / 127.5)
 
     def _lost(self, run: Run) -> Tensor:
-        """The lost pixels of the whole picture, (1, 1, H, W): 1 where --mask is not black."""
+        """Return the lost pixels of the whole picture, (1, 1, H, W): 1 where --mask is not black."""
         import torch
 
         assert run.inputs.source is not None

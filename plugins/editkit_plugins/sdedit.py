@@ -1,8 +1,8 @@
-"""SDEdit: start the reverse process from the noised picture instead of from noise.
+"""SDEdit: start the reverse process from the noised picture instead of pure noise.
 
 Meng et al. 2021, "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations", arXiv:2108.01073.
-A strength s begins at level floor(s * steps) with x_t = alpha_t * y + sigma_t * eps: the less noise, the nearer to the
-picture y. `img2img` elsewhere.
+A strength s starts at level floor(s * steps) with x_t = alpha_t * y + sigma_t * eps: less noise stays closer to the
+picture y. Other programs call this `img2img`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ if TYPE_CHECKING:
 
 
 TOUCH = 0.35
-"""Up to this strength a picture is only touched up, and nobody expects another one."""
+"""Up to this strength users expect a touch-up, not a different picture."""
 
-EMBEDDED = {"patches": " (--model pocket paints where it makes dots)", "pocket": ""}
-"""The models that come with editkit, and what helps a little."""
+EMBEDDED = {
+    "patches": "draws the picture again from its own patches: texture comes from elsewhere in it",
+    "pocket": "smooths and smears, the more with higher strength",
+}
+"""Models that come with editkit -> what they do instead of varying objects."""
 
 
 class SDEdit(Plugin):
     """Redraw the picture from a noisy version of itself.
 
-    Strength 0 returns the picture; strength 1 walks every level, from the picture buried in noise - and from pure
-    noise where a mask says what to regenerate, so that nothing of the old content remains.
+    Strength 0 returns the picture. Strength 1 runs every level, starting from the picture at the highest noise level;
+    with a mask it starts from pure noise, so that nothing of the old content remains inside.
     """
 
     name: ClassVar[str] = "sdedit"
@@ -41,7 +44,7 @@ class SDEdit(Plugin):
     )
     order: ClassVar[int] = -10
 
-    strength: float = Field(0.6, ge=0.0, le=1.0, description="How much of the process to run: 0 none, 1 all of it.")
+    strength: float = Field(0.6, ge=0.0, le=1.0, description="Fraction of the process to run: 0 none, 1 all.")
 
     def hooks(self) -> type[Hooks[SDEdit]]:
         return _SDEditHooks
@@ -64,7 +67,6 @@ class _SDEditHooks(Hooks[SDEdit]):
         name = self.run.model.info.name
         if name in EMBEDDED and self.run.inputs.mask is None and self.plugin.strength > TOUCH:
             self.run.notify(
-                f"sdedit: {name}, which comes with editkit, knows no things and invents no variation: it smooths, and "
-                f"smears the more the stronger{EMBEDDED[name]}; a Stable Diffusion varies what is shown "
-                "(editkit models suggest)"
+                f"sdedit: {name}, which comes with editkit, knows no objects and {EMBEDDED[name]}; Stable Diffusion "
+                "makes real variations (editkit models suggest)"
             )

@@ -1,4 +1,4 @@
-"""What plugins share that show a picture to an image encoder: how it is read, and what the encoder does not see."""
+"""Reading of pictures for image encoders, and a notice about the parts that an encoder does not see."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def read_for_encoder(source: Any, what: str) -> Image.Image:
-    """The picture as image encoders read it: RGB, 8 bits, sRGB; `what` names the option in messages.
+    """Read a picture as image encoders expect it: RGB, 8 bits, sRGB. `what` names the option in messages.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: the picture cannot be read.
     """
     from PIL import Image
 
@@ -31,8 +31,8 @@ def read_for_encoder(source: Any, what: str) -> Image.Image:
 
 
 def say_what_is_cut(name: str, pictures: Sequence[Image.Image], eye: Eye, run: Run) -> None:
-    """CLIP sees squares: what lies outside of the middle one is not looked at."""
+    """Notify the user if the encoder crops a picture to its central square, as CLIP does."""
     for picture in pictures:
         if picture.width != picture.height and getattr(eye.prepare, "do_center_crop", False):
             size = f"{picture.width}x{picture.height}"
-            run.notify(f"{name}: of a picture of {size} the encoder sees the square in its middle")
+            run.notify(f"{name}: the encoder sees only the central square of the picture of {size}")

@@ -1,4 +1,4 @@
-"""Sizes, factors and borders in words: 1920x1080, 4x, 10%, 16:9."""
+"""Parsing of sizes, factors and borders: 1920x1080, 4x, 10%, 16:9."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ LARGEST = 20_000
 
 
 def sides(size: str) -> tuple[int, int]:
-    """Width and height of WIDTHxHEIGHT.
+    """Parse WIDTHxHEIGHT into width and height in pixels.
 
     Raises:
-        ValueError: it is written otherwise, or too large.
+        ValueError: the text has another form, or a side is out of range.
     """
     found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
     both = (int(found[1]), int(found[2])) if found else (0, 0)
@@ -27,10 +27,10 @@ def sides(size: str) -> tuple[int, int]:
 
 
 def ratio(aspect: str) -> tuple[float, float]:
-    """Width and height of an aspect ratio: 16:9, 16/9 or 1.777.
+    """Parse an aspect ratio, 16:9, 16/9 or 1.777, into relative width and height.
 
     Raises:
-        ValueError: it is written otherwise, or more than 100 to 1.
+        ValueError: the text has another form, or the ratio exceeds 100 to 1.
     """
     wide, sign, high = aspect.replace("/", ":").partition(":")
     try:
@@ -57,7 +57,7 @@ def _border(value: object) -> object:
 
 
 def pixels(border: int | str, extent: int) -> int:
-    """A border in pixels, beside a picture of `extent` pixels."""
+    """Convert a border to pixels; per cent refer to the picture's `extent` in pixels."""
     return border if isinstance(border, int) else round(float(border[:-1]) * extent / 100.0)
 
 

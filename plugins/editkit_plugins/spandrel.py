@@ -1,7 +1,7 @@
-"""Upscalers that are no diffusion models: ESRGAN and its family, SwinIR, HAT, SPAN and what else spandrel loads.
+"""Upscaling by networks that are not diffusion models: the ESRGAN family, SwinIR, HAT, SPAN and others in spandrel.
 
-One network, one pass over the picture, by overlapping tiles whose weights fade into each other and sum to one. It is a
-stage like any other, so it can be compared with `upscale`, and chained: `spandrel ... then sdedit --strength 0.2`.
+One network makes one pass over the picture, in overlapping tiles whose blending weights sum to one. It is a stage like
+any other, so it can be compared with `upscale`, and chained: `spandrel ... then sdedit --strength 0.2`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 class Spandrel(Plugin):
-    """Enlarge the picture by a network of the ESRGAN kind, without diffusion: any architecture that spandrel knows.
+    """Enlarge the picture by an upscaling network without diffusion, such as ESRGAN: any architecture of spandrel.
 
-    Where --scale is not the network's own, its result is resized. Needs `pip install 'editkit[upscalers]'`.
+    If --scale is not the network's own factor, the result is resized. Needs `pip install 'editkit[upscalers]'`.
     """
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"mask", "size"})
@@ -42,8 +42,8 @@ class Spandrel(Plugin):
     diffuses: ClassVar[bool] = False
 
     weights: Annotated[str, Weights()] = Field("", description="The network: a .safetensors file.")
-    scale: Times = Field(4.0, gt=0.0, le=64.0, description="How many times as large.")
-    tile: int = Field(192, ge=16, le=4096, description="Side of the tiles it works on, in pixels.")
+    scale: Times = Field(4.0, gt=0.0, le=64.0, description="Factor of enlargement.")
+    tile: int = Field(192, ge=16, le=4096, description="Side of the tiles, in pixels of the small picture.")
 
     def hooks(self) -> type[Hooks[Spandrel]]:
         return _SpandrelHooks
@@ -79,7 +79,7 @@ class _SpandrelHooks(Hooks[Spandrel]):
         return resize(self._enlarged(source), height, width)
 
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Mapping[str, float]:
-        """The distance of the result, made small again, to the picture that came, as `upscale` tells it."""
+        """Report the distance of the result, downscaled again, to the input, as `upscale` does."""
         from editkit_plugins.restoring.degradations import bicubic
         from editkit_plugins.restoring.methods import consistency
         from editkit_plugins.restoring.problem import Problem
@@ -89,7 +89,7 @@ class _SpandrelHooks(Hooks[Spandrel]):
         return consistency(image, Problem(bicubic(size, h, w), source)) if self.plugin.scale > 1.0 else {}
 
     def _enlarged(self, source: Tensor) -> Tensor:
-        """The network's result for (1, 3, h, w) in [-1, 1], by blended tiles."""
+        """Run the network on (1, 3, h, w) in [-1, 1], in blended tiles: (1, 3, scale h, scale w) in [-1, 1]."""
         import torch
 
         from editkit.diffusion.windows import starts, weights
@@ -112,11 +112,11 @@ class _SpandrelHooks(Hooks[Spandrel]):
 
 
 def _loaded(weights: str, device: torch.device) -> Any:
-    """The network in the file `weights`, as spandrel describes it.
+    """Load the network from the file `weights`.
 
     Raises:
         UsageError: spandrel is not installed.
-        ModelError: it is none that takes a colour picture.
+        ModelError: spandrel does not know the network, or its input is not a colour picture alone.
     """
     try:
         import spandrel
@@ -124,7 +124,7 @@ def _loaded(weights: str, device: torch.device) -> Any:
         raise UsageError("spandrel is not installed: pip install 'editkit[upscalers]'") from error
     try:
         loaded = spandrel.ModelLoader(device=device).load_from_file(weights)
-    except Exception as error:  # its own errors and those of the file's reader
+    except Exception as error:  # errors of spandrel and of the file reader
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         wrong = mistaken(Path(weights))
         raise ModelError(f"{weights}: {wrong or f'is not an upscaler that spandrel knows: {reason}'}") from error

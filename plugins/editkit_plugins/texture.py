@@ -1,7 +1,7 @@
-"""Texture synthesis: a canvas of any size from the patches of one picture.
+"""Texture synthesis: fill a canvas of any size with patches of one picture.
 
-An edit in which nothing is known but another picture, the one that was given (Efros & Leung 1999; from the whole canvas
-at once and coarse to fine, as Kwatra et al. 2005, "Texture optimization for example-based synthesis").
+The canvas is entirely unknown, and the input picture is the example (Efros & Leung 1999). The whole canvas is optimised
+at once, coarse to fine, as in Kwatra et al. 2005, "Texture optimization for example-based synthesis".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SMALLEST = 16
-"""The shortest side of a canvas that can be made to repeat."""
+"""Shortest side of a tileable canvas, in pixels."""
 
 
 class Texture(Plugin):
@@ -42,7 +42,7 @@ class Texture(Plugin):
     example: ClassVar[Mapping[str, Any]] = {"size": "20x16"}
 
     size: Size = Field("1024x1024", description="Width and height of the canvas in pixels, as 1024x768.")
-    tile: bool = Field(False, description="Make it so that copies side by side show no seam.")
+    tile: bool = Field(False, description="Make the texture tileable: copies side by side show no seam.")
 
     def hooks(self) -> type[Hooks[Texture]]:
         return _TileHooks if self.tile else Hooks

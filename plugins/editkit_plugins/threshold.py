@@ -1,8 +1,8 @@
-"""Dynamic thresholding: keep a strongly guided estimate of the clean picture in range without flattening it.
+"""Dynamic thresholding: keep a strongly guided x0 in range without saturating it.
 
-Saharia et al. 2022 ("Imagen", arXiv:2205.11487, section 2.3): with s the `percentile` of |x0| over each item, at least
-1 and at most `largest`, x0 <- clip(x0, -s, s) / s. Strong guidance drives x0 out of [-1, 1]; clipping saturates, this
-does not. The noise estimate follows the new x0 (unlike clip_sample, which keeps the network's own).
+Saharia et al. 2022 ("Imagen", arXiv:2205.11487, section 2.3): x0 <- clip(x0, -s, s) / s, where s is the `percentile` of
+|x0| over each item, at least 1 and at most `largest`. Strong guidance drives x0 out of [-1, 1]; plain clipping
+saturates, this does not. The noise estimate follows the new x0 (clip_sample keeps the network's own).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Threshold(Plugin):
-    """Imagen's dynamic thresholding of the clean estimate, for models whose space is pixels.
+    """Apply Imagen's dynamic thresholding to the clean estimate, on models that work on pixels.
 
-    Latents have no range to keep to; a model of latents is refused. x0 that lies within [-1, 1] up to the percentile is
-    only clipped, so a percentile of 1 with largest 1 is plain clipping.
+    Latents have no fixed range, so latent models are refused. If x0 lies within [-1, 1] up to the percentile it is only
+    clipped; a percentile of 1 with largest 1 is plain clipping.
     """
 
     name: ClassVar[str] = "threshold"
@@ -35,8 +35,8 @@ class Threshold(Plugin):
     )
     order: ClassVar[int] = 10
 
-    percentile: float = Field(0.995, gt=0.0, le=1.0, description="The fraction of values that must be in range.")
-    largest: float = Field(1.5, ge=1.0, description="The most to divide by; 1 is plain clipping.")
+    percentile: float = Field(0.995, gt=0.0, le=1.0, description="Fraction of values that must be in range.")
+    largest: float = Field(1.5, ge=1.0, description="Largest divisor; 1 is plain clipping.")
 
     def hooks(self) -> type[Hooks[Threshold]]:
         return _ThresholdHooks
@@ -47,8 +47,8 @@ class _ThresholdHooks(Hooks[Threshold]):
         super().__init__(plugin, run)
         if not space_of(run.model).is_pixels:
             raise ChainError(
-                f"threshold keeps pixels in range; {run.model.info.name} ({run.model.info.family}) works on latents, "
-                f"which have none; lower --guidance-scale or use `with cfg --rescale 0.7`"
+                f"threshold keeps pixels in range, but {run.model.info.name} ({run.model.info.family}) works on "
+                f"latents, which have no range; lower --guidance-scale or use `with cfg --rescale 0.7`"
             )
 
     def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:

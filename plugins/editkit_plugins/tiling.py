@@ -1,6 +1,6 @@
-"""A texture that repeats without a seam: what lies over its wrapped edges is exchanged for another piece of itself.
+"""Tileable textures: cover the seam at the wrapped edges with another piece of the same texture.
 
-Image quilting (Efros & Freeman 2001): the piece that fits best, cut in along two paths of least difference.
+Image quilting (Efros & Freeman 2001): the best matching piece is pasted along two paths of least difference.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ Values = NDArray[np.float32]
 
 
 def tileable(texture: Values) -> Values:
-    """`texture` (h, w, c), of at least 8x8 pixels, moved by half its size: copies of it side by side show no seam.
+    """Make `texture` (h, w, c), at least 8x8 pixels, tileable. The result is shifted by half its size.
 
-    At most a cross as wide as a quarter of it is another than before, and that is of pieces of the texture.
+    Only a cross of at most a quarter of the size in width changes, and it consists of pieces of the texture.
     """
     across = _joined(texture)
     return _joined(across.transpose(1, 0, 2)).transpose(1, 0, 2)
 
 
 def _joined(texture: Values) -> Values:
-    """Without a seam between its last and its first column, which lie in the middle now."""
+    """Hide the seam between the last and the first column, which the shift moves to the middle."""
     _, width, _ = texture.shape
     band = max(2, min(width // 8, 48))
     rolled = np.roll(texture, width // 2, axis=1)
@@ -40,9 +40,10 @@ def _joined(texture: Values) -> Values:
 
 
 def cheapest_path(cost: Values) -> NDArray[np.int64]:
-    """The column in each row of the path from top to bottom over the least `cost` (h, w), a step aside a row at most.
+    """Return the columns, (h,), of the cheapest path from top to bottom through `cost` (h, w).
 
-    It ends, to a step, in the column it begins in, so that it closes where the rows are wrapped.
+    The column changes by at most one a row. The path ends within one column of its start, so that it closes when the
+    rows wrap.
     """
     height, width = cost.shape
     begin = int(np.argmin(cost[0]))
@@ -59,6 +60,6 @@ def cheapest_path(cost: Values) -> NDArray[np.int64]:
 
 
 def _least(row: NDArray[np.float64], near: int) -> int:
-    """The column of the least value beside `near`, or in it."""
+    """Return the column of the least value among `near` and its two neighbours."""
     first = max(near - 1, 0)
     return first + int(np.argmin(row[first : near + 2]))

@@ -1,31 +1,31 @@
-"""Translation: a picture that one text describes becomes one that another describes, and stays itself in the rest.
+"""Translation: change a picture that one text describes into one that another text describes, and keep the rest.
 
-`ddib` goes up by the source's flow and down by the target's (Su et al. 2022, arXiv:2203.08382): between two Gaussians
-that is the optimal transport map. `cycle` (DPM-Encoder, Wu & De la Torre 2022, arXiv:2210.05559) records the noise of
-every stochastic step by which the source's process arrives at the picture, and replays it in the target's. So does
-`edit-friendly` (Huberman-Spiegelglas et al. 2023, arXiv:2304.06140), whose states are noised independently of each
-other. With mu the mean of a step of ddpm, x_t the source's state and y_t the target's,
+`ddib` runs the source's flow up and the target's flow down (Su et al. 2022, arXiv:2203.08382); between two Gaussians
+this is the optimal transport map. `cycle` (DPM-Encoder, Wu & De la Torre 2022, arXiv:2210.05559) records the noise of
+each stochastic step with which the source's process reaches the picture, and replays it in the target's process.
+`edit-friendly` (Huberman-Spiegelglas et al. 2023, arXiv:2304.06140) does the same with independently noised states.
+With mu the mean of a ddpm step, x_t the source's state and y_t the target's,
 
     y_s = mu(y_t; target) + (x_s - mu(x_t; source)),   x_s ~ q(x_s | x_t, x0)   or   x_s = alpha_s x0 + sigma_s e_s.
 
-`flowedit` (Kulikov et al. 2024, arXiv:2412.08629), for models of flow matching, walks the picture itself by the
-difference of both velocities at states with one noise: z += (s - t) (v(z + x_t - x0; target) - v(x_t; source)).
-`rf` (RF-inversion, Rout et al. 2024, arXiv:2410.10792), for the same models, goes up and down as `ddib`, drawn to one
-noise z on the way up and to the picture y on the first part of the way down:
+`flowedit` (Kulikov et al. 2024, arXiv:2412.08629), for flow-matching models, moves the picture itself by the difference
+of the two velocities at states with the same noise: z += (s - t) (v(z + x_t - x0; target) - v(x_t; source)). `rf`
+(RF-inversion, Rout et al. 2024, arXiv:2410.10792), for the same models, goes up and down as `ddib` does, but is pulled
+towards one noise z on the way up and towards the picture y on the first part of the way down:
 
     dx/dt = (1 - gamma) v(x; source) + gamma (z - x) / (1 - t),   dx/dt = (1 - hold) v(x; target) + hold (x - y) / t.
 
-`rf-solver` (Wang et al. 2024, arXiv:2411.04746) is `ddib` by a rule of second order for these models, the velocity's
-expansion with a derivative over half a move: x_s = x_t + h v + h^2/2 (v(x_t + h/2 v, t + h/2) - v) / (h/2), which is
-the midpoint rule.
+`rf-solver` (Wang et al. 2024, arXiv:2411.04746) is `ddib` with a second-order solver for these models: the expansion of
+the velocity, with its derivative taken over half a move, x_s = x_t + h v + h^2/2 (v(x_t + h/2 v, t + h/2) - v) / (h/2).
+This is the midpoint rule.
 
-`dds` (Hertz et al. 2023, arXiv:2304.07090) moves a picture against w (eps_hat(x_t; target) - eps_hat(x_t; source)),
-both with one noise: score distillation without what it does to any picture. `pds` (Koo et al. 2024, arXiv:2311.13831)
-moves it against the difference of the noise maps z = (x_s - mu(x_t)) / sqrt(var) of both. Algebra gives both the same
-direction, D = (x0_hat - x) of the target minus that of the source, with weights of their own (tests/test_distill.py).
+`dds` (Hertz et al. 2023, arXiv:2304.07090) moves a picture against w (eps_hat(x_t; target) - eps_hat(x_t; source)) with
+the same noise in both: score distillation without the bias that it has on every picture. `pds` (Koo et al. 2024,
+arXiv:2311.13831) moves it against the difference of the two noise maps z = (x_s - mu(x_t)) / sqrt(var). Both have the
+same direction, D = (x0_hat - x) of the target minus that of the source, but different weights (tests/test_distill.py).
 
-With equal texts `cycle`, `edit-friendly`, `flowedit`, `dds` and `pds` give the picture back, whatever the guidance;
-`ddib` does to the order of its rule, `rf` where it is held to the end.
+With equal texts `cycle`, `edit-friendly`, `flowedit`, `dds` and `pds` return the picture exactly, whatever the
+guidance; `ddib` returns it up to the order of its sampler, and `rf` if it is held to the end.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ if TYPE_CHECKING:
 Method = Literal["ddib", "cycle", "edit-friendly", "flowedit", "rf", "rf-solver", "dds", "pds"]
 
 BOTH_WAYS: tuple[Method, ...] = ("ddib", "rf", "rf-solver")
-"""Those that carry the picture to noise first."""
+"""Methods that first map the picture to noise."""
 
 
 class Translate(Plugin):
-    """Make of what --source describes (the picture as it is) what --prompt describes.
+    """Change what --source describes (the picture as it is) into what --prompt describes.
 
-    With a mask only what lies inside is translated. Between two models: `invert --way up --model A then invert --way
-    down --model B`.
+    With a mask only its inside is translated. To translate between two models: `invert --way up --model A then invert
+    --way down --model B`.
     """
 
     name: ClassVar[str] = "translate"
@@ -95,21 +95,19 @@ class Translate(Plugin):
     order: ClassVar[int] = -20
     example: ClassVar[Mapping[str, Any]] = {"source": "a cat"}
 
-    method: Method = Field("cycle", description="How; flowedit, rf and rf-solver are for models of flow matching.")
+    method: Method = Field("cycle", description="Method; flowedit, rf and rf-solver are for flow-matching models.")
     source: str = Field("", description="What the picture shows.")
     source_guidance: float | None = Field(
-        None, ge=0.0, description="Strength of guidance by --source; default: as by --prompt."
+        None, ge=0.0, description="Guidance scale for --source; default: the same as for --prompt."
     )
-    strength: float = Field(1.0, ge=0.0, le=1.0, description="How much of the process to run: 0 none, 1 all of it.")
-    skip: int = Field(0, ge=0, description="Steps left out at the noisy end: the more, the nearer to the picture.")
-    rate: float = Field(0.5, gt=0.0, le=2.0, description="dds, pds: how far a step moves the picture.")
+    strength: float = Field(1.0, ge=0.0, le=1.0, description="Fraction of the process to run: 0 none, 1 all.")
+    skip: int = Field(0, ge=0, description="Steps skipped at the noisy end; more stays closer to the picture.")
+    rate: float = Field(0.5, gt=0.0, le=2.0, description="dds, pds: step size.")
     gamma: float = Field(
-        0.5, ge=0.0, le=1.0, description="rf: how strongly one fixed noise pulls on the way up; 0: the flow alone."
+        0.5, ge=0.0, le=1.0, description="rf: pull towards one fixed noise on the way up; 0: the flow alone."
     )
-    hold: float = Field(
-        0.9, ge=0.0, le=1.0, description="rf: how strongly the picture pulls on the way down; 1: fully."
-    )
-    hold_until: float = Field(0.3, ge=0.0, le=1.0, description="rf: until which fraction of the way down.")
+    hold: float = Field(0.9, ge=0.0, le=1.0, description="rf: pull towards the picture on the way down; 1: fully.")
+    hold_until: float = Field(0.3, ge=0.0, le=1.0, description="rf: fraction of the way down during which --hold acts.")
     mask: MaskSource | None = Field(None, description="White = translate; a picture, or words as box:10,10,80,60.")
 
     def hooks(self) -> type[Hooks[Translate]]:
@@ -135,22 +133,22 @@ class Translate(Plugin):
 
 
 class _Hooks(Hooks[Translate]):
-    """`ddib`: which text is meant follows from the direction."""
+    """Hooks of `ddib`: the source's text on the way up, the target's on the way down."""
 
     def __init__(self, plugin: Translate, run: Run) -> None:
         super().__init__(plugin, run)
         reads = capability(run.model, ReadsText)
         if reads is None:
-            raise ModelError(f"model {run.model.info.name} says that it takes text, but has no encode_text")
+            raise ModelError(f"model {run.model.info.name} declares that it takes text, but has no encode_text")
         self.source, dropped = reads.encode_text(plugin.source)
         if dropped:
             run.notify(f"--source is longer than the model can read; left out: {dropped}")
         if run.inputs.known is None:
-            raise ChainError("translate works on a picture, and there is none; with sample(), give known=")
+            raise ChainError("translate needs a picture; with sample(), give known=")
         self.picture = run.inputs.known.expand(run.shape).float()
 
     def of_source(self, step: Step) -> bool:
-        """Whether the source's prediction is being asked for."""
+        """Whether the current prediction is for the source's text."""
         return step.move.up
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
@@ -173,7 +171,7 @@ class _Hooks(Hooks[Translate]):
 
 
 class _Both(_Hooks):
-    """Both predictions in every move: the sampler says which one it asks for."""
+    """Hooks of methods with both predictions in every move; the sampler says which one it asks for."""
 
     def __init__(self, plugin: Translate, run: Run) -> None:
         super().__init__(plugin, run)
@@ -183,7 +181,7 @@ class _Both(_Hooks):
         return self.asking
 
     def of(self, predict: Predict, x: Tensor, level: Level, source: bool) -> Prediction:
-        """What the source's or the target's process says of x."""
+        """Predict at state x, (batch, channels, ...), with the source's or the target's text."""
         self.asking = source
         try:
             return predict(x, level)
@@ -191,13 +189,13 @@ class _Both(_Hooks):
             self.asking = False
 
     def inside(self, difference: Tensor) -> Tensor:
-        """What may differ from the source's own way: inside the mask only."""
+        """Set `difference` to 0 outside the mask, where the result must not differ from the picture."""
         region = self.run.inputs.region
         return difference if region is None else difference * (region > 0)
 
 
 class Walk:
-    """What the rules of these methods share: they are bound to their hooks, and ask for both predictions in a move."""
+    """Base class of these methods' samplers: bound to their hooks, with both predictions in a move."""
 
     name: ClassVar[str]
     grid: ClassVar[Grid] = Grid()
@@ -219,16 +217,16 @@ class _Replaying(_Both):
 
 
 class Replayed(Walk):
-    """`cycle` and `edit-friendly`; what it remembers is the source's state."""
+    """Sampler of `cycle` and `edit-friendly`; its memory is the source's state."""
 
     name = "replayed"
 
     def step(
         self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
     ) -> tuple[Tensor, Memory]:
-        """(y_s, x_s) from y_t and, in memory, x_t, from which it starts."""
+        """Return (y_s, x_s) from y_t and, in memory, x_t; both processes start from the same state."""
         hooks, ours = self.hooks, x_t if memory is None else memory
-        if s.index == 0:  # the picture itself, also where a model's last level is not quite clean
+        if s.index == 0:  # the picture itself, even if the model's last level is not quite clean
             theirs = hooks.picture
         elif hooks.plugin.method == "cycle":
             theirs = mean(ours, hooks.picture, t, s) + posterior_variance(t, s)[0] ** 0.5 * normal(t, s)
@@ -240,19 +238,19 @@ class Replayed(Walk):
 
 
 def mean(x_t: Tensor, x0: Tensor, t: Level, s: Level) -> Tensor:
-    """E[x_s | x_t, x0] = (alpha_t sigma_s^2 / (alpha_s sigma_t^2)) x_t + (alpha_s beta / sigma_t^2) x0."""
+    """Return E[x_s | x_t, x0] = (alpha_t sigma_s^2 / (alpha_s sigma_t^2)) x_t + (alpha_s beta / sigma_t^2) x0."""
     beta = posterior_variance(t, s)[1]
     return (t.alpha * s.sigma**2 / (s.alpha * t.sigma**2)) * x_t + (s.alpha * beta / t.sigma**2) * x0
 
 
 class _Flowing(_Both):
-    """Of models of flow matching."""
+    """Hooks of methods for flow-matching models."""
 
     def __init__(self, plugin: Translate, run: Run) -> None:
         super().__init__(plugin, run)
         if not isinstance(run.model.schedule, Flow):
             raise ChainError(
-                f"translate --method {plugin.method} is for models of flow matching (SD 3, FLUX), and "
+                f"translate --method {plugin.method} is for flow-matching models (SD 3, FLUX), and "
                 f"{run.model.info.name} is none; use --method cycle"
             )
 
@@ -266,7 +264,7 @@ class _FlowEdit(_Flowing):
 
 
 class Velocities(Walk, OfPictures):
-    """`flowedit`: the state is a picture at every level."""
+    """Sampler of `flowedit`: the state is a clean picture at every level."""
 
     name = "velocities"
 
@@ -290,7 +288,7 @@ class _Drawn(_Flowing):
         return Controlled(self)
 
     def held(self, t: Level) -> Tensor | float:
-        """How far the picture draws the way down from t: wholly outside of the mask."""
+        """Return the pull towards the picture on the way down from t; outside the mask it is 1."""
         plugin, plan, region = self.plugin, self.run.plan, self.run.inputs.region
         early = plan.top - t.index < plugin.hold_until * plan.top
         hold = plugin.hold if early else 0.0
@@ -298,7 +296,7 @@ class _Drawn(_Flowing):
 
 
 class Controlled(Walk):
-    """`rf`: Euler steps of a flow that is drawn to one noise, and back to the picture."""
+    """Sampler of `rf`: Euler steps of a flow that is pulled towards one noise, and back to the picture."""
 
     name = "controlled"
 
@@ -333,7 +331,7 @@ class _Solved(_Flowing):
 
 
 class Midpoint(Walk):
-    """`rf-solver`: the velocity and its derivative in two calls a move."""
+    """Sampler of `rf-solver`: the velocity and its derivative, by two calls a move."""
 
     name = "rf-solver"
 
@@ -362,14 +360,14 @@ class _Distilled(_Both):
 
 
 class Deltas(Walk, OfPictures):
-    """`dds` and `pds`: the state is the picture itself; levels fall, where the papers draw them at random."""
+    """Sampler of `dds` and `pds`: the state is the picture; levels decrease (the papers draw them at random)."""
 
     name = "deltas"
 
     def step(
         self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
     ) -> tuple[Tensor, Memory]:
-        """x + rate w D from the picture x, D the difference of both pulls at one noise."""
+        """Return x + rate w D for the picture x; D is the difference of both directions at the same noise."""
         hooks, x, picture = self.hooks, x_t, self.hooks.picture
         noise = t.sigma * normal(t, s)
         to = hooks.of(predict, t.alpha * x + noise, t, source=False).x0
@@ -377,8 +375,11 @@ class Deltas(Walk, OfPictures):
         return x + hooks.inside((hooks.plugin.rate * self.pull(t, s)) * ((to - x) - (of - picture))), None
 
     def pull(self, t: Level, s: Level) -> float:
-        """How far D is gone at rate 1. dds: as sds. pds: d(x_s - mu) / sqrt(var) = alpha_s beta / (sigma_t^2 sqrt(var))
-        of D, at most 1, since var falls to 0 in the last move."""
+        """Return the weight w of D.
+
+        dds: as in sds. pds: alpha_s beta / (sigma_t^2 sqrt(var)), the factor of D in (x_s - mu) / sqrt(var); at most 1,
+        since var decreases to 0 in the last move.
+        """
         if self.hooks.plugin.method == "dds":
             return pull(t, "paper")
         small, beta = posterior_variance(t, s)

@@ -1,7 +1,7 @@
-"""Outpainting: grow the canvas and let the process paint what lies beyond the picture's old border.
+"""Outpainting: enlarge the canvas and let the process paint beyond the picture's old border.
 
-The methods are inpainting's (`Replacing`); only the mask is another. It reaches a few pixels into the picture, and the
-result fades into the original over them, so that the old border does not show as a line.
+The methods are those of inpainting (`Replacing`). The mask reaches a few pixels into the picture, over which the result
+blends into the original, so that the old border does not show as a line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Uncrop(Replacing):
-    """Grow the picture beyond its borders, by pixels on each side or to an aspect ratio."""
+    """Extend the picture beyond its borders, by pixels on each side or to an aspect ratio."""
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"mask", "size"})
     name: ClassVar[str] = "uncrop"
@@ -39,11 +39,9 @@ class Uncrop(Replacing):
     right: Border = Field(0, description="Pixels to add on the right.")
     top: Border = Field(0, description="Pixels to add above.")
     bottom: Border = Field(0, description="Pixels to add below.")
-    aspect: str | None = Field(
-        None, description="Instead: grow evenly to this ratio of width to height, as 16:9 or 1.777."
-    )
-    size: Size | None = Field(None, description="Instead: grow evenly to this width and height, as 1920x1080.")
-    overlap: int = Field(8, ge=0, le=500, description="Pixels of the picture's edge that may change, to hide the seam.")
+    aspect: str | None = Field(None, description="Instead: extend evenly to this aspect ratio, as 16:9 or 1.777.")
+    size: Size | None = Field(None, description="Instead: extend evenly to this width and height, as 1920x1080.")
+    overlap: int = Field(8, ge=0, le=500, description="Pixels at the picture's edge that may change, to hide the seam.")
 
     @field_validator("aspect")
     @classmethod
@@ -80,11 +78,11 @@ class Uncrop(Replacing):
         )
 
     def _borders(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Pixels to add (left, right, top, bottom) to a picture of `width` x `height`."""
+        """Return the pixels to add to a picture of `width` x `height`: (left, right, top, bottom)."""
         borders = self.left, self.right, self.top, self.bottom
         ways = [any(borders), self.aspect is not None, self.size is not None]
         if sum(ways) > 1:
-            raise UsageError("uncrop takes borders, an --aspect or a --size, not both")
+            raise UsageError("uncrop takes borders, an --aspect or a --size; give only one of them")
         if self.size is not None:
             wide, high = sides(self.size)
             if wide < width or high < height:

@@ -1,12 +1,13 @@
-"""Super-resolution: the model is told the small picture, or the inverse problem is solved with the model as prior.
+"""Super-resolution, by a model conditioned on the small picture or as an inverse problem with the model as prior.
 
-Told: SR3 (Saharia et al. 2021, arXiv:2104.07636) and cascaded diffusion (Ho et al. 2022, arXiv:2106.15282), whose
-noise-conditioning augmentation is `noise_level` for models that are told it too. Solved: y = A x with A the reduction
-that made the picture small (see `editkit_plugins.restoring.methods`). Told models are also held to y (`project`): the
-truth explains y, so the nearest picture that does is no further from the truth.
+Conditioned: SR3 (Saharia et al. 2021, arXiv:2104.07636) and cascaded diffusion (Ho et al. 2022, arXiv:2106.15282),
+whose noise conditioning augmentation is `noise_level`, on models that take it. Inverse problem: y = A x, where A is the
+downscaling that made the picture small (see `editkit_plugins.restoring.methods`). The estimates of conditioned models
+are also projected onto y (`project`): the truth explains y, so the closest picture that does is no further from it.
 
-A cascade is a chain: `upscale --scale 2 then upscale --scale 2`. Large pictures are computed by windows blended on x0
-within one process (`editkit.diffusion.windows`), and the projection sees all of the picture, so no seam can open.
+A cascade is a chain: `upscale --scale 2 then upscale --scale 2`. Large pictures are computed in windows that are
+blended on x0 within one process (`editkit.diffusion.windows`). The projection sees the whole picture, so no seams
+appear.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
 
 
 class Upscale(Solver):
-    """Enlarge the picture by any factor above 1, inventing the detail that the small one cannot show.
+    """Enlarge the picture by any factor above 1 and invent the detail that the small picture lacks.
 
-    A model that takes `lowres` is told the small picture; with others the inverse problem is solved. Either way the
-    result, made small again, is the picture that went in (its distance is told).
+    A model that takes `lowres` is conditioned on the small picture; with others an inverse problem is solved. In both
+    cases the result, downscaled again, is the input picture (the remaining distance is reported).
     """
 
     holds: ClassVar[frozenset[Slot]] = frozenset({"mask", "size"})
@@ -47,29 +48,31 @@ class Upscale(Solver):
     needs_picture: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {"scale": 2}
 
-    scale: Times = Field(2.0, gt=1.0, le=64.0, description="How many times as large, as 4 or 4x.")
-    size: Size | None = Field(None, description="Instead: as large as fits into this width and height, as 1920x1080.")
+    scale: Times = Field(2.0, gt=1.0, le=64.0, description="Factor of enlargement, as 4 or 4x.")
+    size: Size | None = Field(None, description="Instead: the largest size within this width and height, as 1920x1080.")
     method: Literal["auto", "conditioned", "ddnm", "ddrm", "diffpir", "dps", "pigdm"] = Field(
-        "auto", description="Tell the model, or solve with it as prior; auto: what the model can."
+        "auto", description="Condition the model, or solve with it as prior; auto: as the model allows."
     )
-    kernel: Literal["bicubic", "average"] = Field(
-        "bicubic", description="How the small picture is assumed to have been made."
-    )
+    kernel: Literal["bicubic", "average"] = Field("bicubic", description="Assumed downscaling of the small picture.")
     sigma: float = Field(0.0, ge=0.0, le=255.0, description="Noise of the small picture, in levels of 255.")
     noise_level: int | None = Field(
-        None, ge=0, description="Noise added to the small picture before the model is told it, as the model counts it."
+        None, ge=0, description="Noise added to the small picture before conditioning, on the model's own scale."
     )
 
     def default_model(self) -> str:
-        """A network: nearer to the truth than the picture's own patches, and faster (benchmarks/defaults.py)."""
+        """Return a network's name: closer to the truth than patches, and faster (benchmarks/defaults.py)."""
         return "pocket"
 
     def default_options(self, info: ModelInfo) -> Options:
-        """One step of `pocket` that is told the small picture: its mean of all large ones, nearest to the truth."""
+        """Use one step on `pocket`, conditioned: its mean estimate is closest to the truth."""
         return Options(steps=1) if self.nearest(info) else super().default_options(info)
 
     def _larger(self, picture: Picture) -> tuple[int, int]:
-        """Width and height of the result."""
+        """Return the width and height of the result.
+
+        Raises:
+            UsageError: the options contradict each other, or the result is no larger than the picture.
+        """
         if self.size is None:
             return round(picture.width * self.scale), round(picture.height * self.scale)
         if "scale" in self.model_fields_set:
@@ -125,15 +128,15 @@ class Upscale(Solver):
                 raise UsageError(f"upscale: --noise-level is {level}; this model has 0 to {noises.noise_levels - 1}")
             lowres = noises.noised(lowres, level, run.randn_like(lowres))
         elif level is not None:
-            raise UsageError(f"upscale: {run.model.info.name} is not told a noise level; leave --noise-level out")
+            raise UsageError(f"upscale: {run.model.info.name} does not take a noise level; leave --noise-level out")
         return lambda cond: replace(cond, lowres=lowres, noise_level=level)
 
 
 def observed(run: Run) -> tuple[Tensor, tuple[int, int, int]]:
-    """(the stage's picture as it came, (1, 3, h, w) in [-1, 1]; the size of the result, (3, H, W))."""
+    """Return the stage's input picture, (1, 3, h, w) in [-1, 1], and the size of the result, (3, H, W)."""
     assert run.inputs.source is not None
     assert run.inputs.original is not None
     _, _, height, width = run.inputs.original.shape
     if run.inputs.source is run.inputs.whole and run.inputs.source.shape[:2] == (height, width):
-        return run.inputs.original, (3, height, width)  # the same picture: once in memory
+        return run.inputs.original, (3, height, width)  # the same picture: keep one copy in memory
     return to_unit(run.inputs.source).to(run.device), (3, height, width)

@@ -1,9 +1,9 @@
-"""Variations of a picture by unCLIP: pictures that an image encoder says the same of.
+"""Variations of a picture by unCLIP: pictures with the same image embedding.
 
-Ramesh et al. 2022, "Hierarchical Text-Conditional Image Generation with CLIP Latents", arXiv:2204.06125, section 3: a
-decoder makes a picture of z_i, CLIP's embedding of one. What z_i does not say is in the decoder's own noise x_T, which
-inversion finds: with both the picture comes back, with z_i alone it is varied. With two texts z_i is turned towards the
-difference of their embeddings (text diffs),
+Ramesh et al. 2022, "Hierarchical Text-Conditional Image Generation with CLIP Latents", arXiv:2204.06125, section 3. A
+decoder generates a picture from z_i, the CLIP embedding of a picture. Everything that z_i does not determine is in the
+decoder's initial noise x_T, which inversion finds. With z_i and x_T the decoder reconstructs the picture; with z_i
+alone it makes a variation. Given two texts, z_i is rotated towards the difference of their embeddings (text diffs),
 
     z = |z_i| slerp(z_i / |z_i|, norm(z_to - z_from), by),
 
@@ -56,7 +56,7 @@ Clip = Annotated[str, Metavar("DIR_OR_ID", words=is_name)]
 
 
 class Embedded(Plugin):
-    """What every edit shares that gives a decoder an embedding: where encoders are, and where the decoder starts."""
+    """Base class of edits that pass an image embedding to a decoder: the encoders, and the decoder's initial noise."""
 
     group: ClassVar[Section] = "steer"
     offers: ClassVar[frozenset[str]] = frozenset({"embedding"})
@@ -65,11 +65,11 @@ class Embedded(Plugin):
     fresh: ClassVar[bool] = True
 
     origin: Literal["auto", "noise", "inverted"] = Field(
-        "auto", description="Where the decoder starts: noise of the seed, or the picture's own, found by inversion."
+        "auto", description="Initial noise: random, by the seed, or the picture's own, found by inversion."
     )
-    noise_level: int = Field(0, ge=0, description="How far the embedding is noised: more is a freer variation.")
+    noise_level: int = Field(0, ge=0, description="Noise level of the embedding; more gives freer variations.")
     clip: Clip | None = Field(
-        None, description="The CLIP that the decoder was trained with, where the model's folder has not all of it."
+        None, description="The decoder's CLIP model, where the model's folder does not contain all of it."
     )
 
     @property
@@ -81,7 +81,7 @@ class Embedded(Plugin):
         return _InvertingHooks if self.inverts else EmbeddedHooks
 
     def default_options(self, info: ModelInfo) -> Options:
-        """Upward by a rule that walks upward, and without guidance, which would not lead back."""
+        """For inversion, choose a reversible sampler and no guidance, which would not lead back to the picture."""
         if not self.inverts:
             return Options()
         rule = {} if make_sampler(info.sampler).reversible else {"sampler": "ddim"}
@@ -91,14 +91,14 @@ class Embedded(Plugin):
         return plan.encode() + plan if self.inverts else plan
 
     def target(self, own: Tensor, sight: Sight) -> Tensor:
-        """The embedding (1, width) that is decoded, where the picture's is `own`."""
+        """Return the embedding to decode, (1, width), given the picture's embedding `own`."""
         return own
 
 
 class Vary(Embedded):
-    """Variations of the picture: other pictures that say the same, each --seed another one (unCLIP).
+    """Make variations of the picture with the same content and style, another for each --seed (unCLIP).
 
-    With --from-text and --to-text its meaning is turned from the one to the other, and everything else kept.
+    With --from-text and --to-text the content changes from the one to the other, and everything else is kept.
     """
 
     name: ClassVar[str] = "vary"
@@ -108,13 +108,13 @@ class Vary(Embedded):
         "invert photo.jpg --model DIR --guidance-scale 1 --refine 3 with vary --origin noise",
     )
 
-    from_text: str | None = Field(None, description="What the picture shows, as far as that is to change.")
+    from_text: str | None = Field(None, description="What the picture shows, of the part that is to change.")
     to_text: str | None = Field(None, description="What it should show instead.")
     by: float = Field(
         0.35,
         ge=0.0,
         le=1.0,
-        description="How far the meaning is turned along the difference of the texts; 0: not at all.",
+        description="How far the embedding is rotated along the difference of the texts; 0: not at all.",
     )
 
     @model_validator(mode="after")
@@ -137,12 +137,16 @@ class Vary(Embedded):
 
 
 class Sight:
-    """The encoders of one run: what CLIP says of pictures and texts, in one space."""
+    """The CLIP encoders of one run, which embed pictures and texts in one space.
+
+    Raises:
+        ModelError: the model takes no embedding, or has no image encoder of the right width.
+    """
 
     def __init__(self, plugin: Embedded, run: Run) -> None:
         model = capability(run.model, TakesEmbeddings)
         if model is None:
-            raise ModelError(f"{plugin.name}: model {run.model.info.name} takes no embedding of a picture")
+            raise ModelError(f"{plugin.name}: model {run.model.info.name} does not take an image embedding")
         self.plugin, self.run, self.model = plugin, run, model
         try:
             layout, component = self._eye()
@@ -156,23 +160,23 @@ class Sight:
             self.plugin.clip, None, name, run.options.offline
         )
         if found is None:
-            raise ModelError(f"model {name} comes without its image encoder; --clip names the folder of it")
+            raise ModelError(f"model {name} comes without its image encoder; --clip names the encoder's folder")
         kind, _ = kind_of(*found)
         gives, wanted = width(*found, pooled=True), self.model.embedding_width
         if not kind.startswith("CLIP") or gives != wanted:
             raise ModelError(
-                f"{found[0].name} is a {kind} that gives embeddings of width {gives}, and model {name} takes CLIP's of "
-                f"width {wanted}; --clip names the one it was trained with"
+                f"{found[0].name} is a {kind} with embeddings of width {gives}, but model {name} takes CLIP embeddings "
+                f"of width {wanted}; --clip names the one it was trained with"
             )
         return found
 
     def pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """(n, width), float32."""
+        """Embed n pictures: (n, width), float32."""
         say_what_is_cut(self.plugin.name, pictures, self.eye, self.run)
         return self.eye.pooled(self.eye.pixels(pictures)).float()
 
     def nothing(self) -> Tensor:
-        """(1, width) of an empty picture, which is zeros to the encoder."""
+        """Embed an empty picture, whose prepared pixels are zero: (1, width)."""
         import torch
 
         side = self.eye.network.config.image_size
@@ -180,21 +184,21 @@ class Sight:
         return self.eye.pooled(empty).float()
 
     def texts(self, text: str) -> Tensor:
-        """(1, width), of length 1.
+        """Embed a text: (1, width), of norm 1.
 
         Raises:
-            ModelError: there is no text encoder in the space of the pictures.
+            ModelError: there is no text encoder that shares the pictures' embedding space.
         """
         plugin, run, wanted = self.plugin, self.run, self.model.embedding_width
         try:
             layout = find(plugin.clip or run.model.info.name, offline=run.options.offline, weights=True)
             gives = words.width(layout)
             if gives != wanted:
-                raise ModelError(f"{layout.name} gives embeddings of width {gives}, and {wanted} is needed")
+                raise ModelError(f"{layout.name} has embeddings of width {gives}, but {wanted} is needed")
             reader = run.lease.network(words.load_words, layout, run.device, self.eye.network.dtype)
         except ModelError as error:
             raise ModelError(
-                f"{plugin.name}: {error}; --clip names the folder of the CLIP whose image encoder the model has"
+                f"{plugin.name}: {error}; --clip names the folder of the CLIP model whose image encoder this model uses"
             ) from error
         made: Tensor = reader.embed(text).float()
         unit: Tensor = made / made.norm()
@@ -202,19 +206,19 @@ class Sight:
 
 
 class EmbeddedHooks(Hooks[Any]):
-    """The picture's own embedding on the way up, the target on the way down."""
+    """Pass the picture's own embedding on the way up, and the target on the way down."""
 
     def __init__(self, plugin: Embedded, run: Run) -> None:
         super().__init__(plugin, run)
         if run.inputs.picture is None:
-            raise ChainError(f"{plugin.name} looks at a picture, and there is none; with sample(), give known=")
+            raise ChainError(f"{plugin.name} needs a picture; with sample(), give known=")
         sight = Sight(plugin, run)
         own = sight.pictures(_shown(run))
         none, target = sight.nothing(), plugin.target(own, sight)
 
         @cache
         def draw() -> Tensor:
-            """The same for all that are compared, whatever plugin asks."""
+            """Draw once, so that all embeddings get the same noise."""
             return run.noise.stream("embedding").normal(own.shape).to(run.device)
 
         self.own, self.target = (sight.model.told(one, none, plugin.noise_level, draw) for one in (own, target))
@@ -224,7 +228,7 @@ class EmbeddedHooks(Hooks[Any]):
 
 
 def _shown(run: Run) -> list[Image.Image]:
-    """The pictures that are edited, as they came: the whole one, not what of it a pass works on."""
+    """Return the edited pictures as they came: the whole picture, not only the part that a pass works on."""
     from PIL import Image
 
     from editkit.plugin import at_depth

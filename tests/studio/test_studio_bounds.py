@@ -55,7 +55,7 @@ def test_more_edits_than_fit_are_refused(folder):
     with pytest.raises(Refused, match="of this tab"):
         queue.add("a3", "a")
     queue.add("c1", "c")
-    with pytest.raises(Refused, match="4 edits wait"):
+    with pytest.raises(Refused, match="4 edits are already waiting"):
         queue.add("d1", "d")
     assert [queue.before(edit) for edit in ("a1", "b1", "c1", "a2")] == [0, 1, 2, 3]
     queue.close("a")

@@ -1,7 +1,7 @@
-"""`editkit studio`: the engine in a browser, on this machine.
+"""`editkit studio`: edit in a browser, on this machine.
 
-It is a room of the command line, not of the engine: another way to give the words of an edit, which reads and writes
-them as a command (`said`) and runs them as every command does (`editing.made.make`).
+The studio belongs to the command line, not to the engine: it is another way to enter an edit. It reads and writes
+edits as commands (`said`) and runs them as every command does (`editing.made.make`).
 """
 
 from __future__ import annotations
@@ -21,28 +21,32 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def studio(  # long: every parameter is an option with its help
-    place: Annotated[str, typer.Argument(help="A folder of pictures, or a picture to begin with.")] = ".",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8765,
+    place: Annotated[str, typer.Argument(help="A folder of pictures, or a picture to open first.")] = ".",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8765,
     host: Annotated[
-        str, typer.Option(help="Address to listen at; others than this machine's own need a secret.")
+        str, typer.Option(help="Address to listen on; any but this machine's own needs a secret.")
     ] = "127.0.0.1",
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     password: Annotated[
-        str | None, typer.Option(help="Let in from other machines whoever knows it; - asks for it.")
+        str | None, typer.Option(help="Password for access from other machines; - prompts for it.")
     ] = None,
-    token_file: Annotated[Path | None, typer.Option(help="A file with the token, in place of one made anew.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the token, instead of a newly generated one.")
+    ] = None,
     allow_model: Annotated[
         list[str] | None,
-        typer.Option(help="A model, LoRA or other network that recipes may name; several: give it again."),
+        typer.Option(help="A model, LoRA or other network that recipes may name; repeatable."),
     ] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch allowed models that are not here.")] = False,
-    max_megabytes: Annotated[int, typer.Option(min=1, max=1024, help="Of an uploaded file.")] = 512,
-    max_megapixels: Annotated[float, typer.Option(min=0.01, max=178, help="Of a picture.")] = 178,
+    download: Annotated[
+        bool, typer.Option("--download", help="Download allowed models that are not on this machine.")
+    ] = False,
+    max_megabytes: Annotated[int, typer.Option(min=1, max=1024, help="Largest uploaded file, in MiB.")] = 512,
+    max_megapixels: Annotated[float, typer.Option(min=0.01, max=178, help="Largest picture, in megapixels.")] = 178,
 ) -> None:
-    """Open a page in which pictures of FOLDER are edited with a brush, by everything that editkit has.
+    """Open a page for editing the pictures of FOLDER with a brush and every edit that editkit has.
 
-    Only this machine can come in, and only with the token in the address that is printed. Nothing is read or written
-    outside of FOLDER; results wait in FOLDER/.editkit-studio until they are saved. Nothing is fetched without
+    Only this machine has access, and only with the token in the printed address. Nothing is read or written outside
+    FOLDER; results are kept in FOLDER/.editkit-studio until they are saved. Nothing is downloaded without
     --download.
     """
     from editkit.cli.studio.config import MIB, Bounds, Config, is_loopback
@@ -52,12 +56,12 @@ def studio(  # long: every parameter is an option with its help
     if password == "-":
         password = typer.prompt("password", hide_input=True)
     if password is not None and len(password) < 8:
-        raise UsageError("--password: at least 8 characters are needed, others may try to guess it")
+        raise UsageError("--password: needs at least 8 characters, since others may try to guess it")
     given = {} if token_file is None else {"token": _token(token_file)}
     if not is_loopback(host) and password is None and token_file is None:
         raise UsageError(
-            f"--host {host} lets other machines in: whoever knows the secret can read and edit the pictures of "
-            f"{folder.name}/, and what is sent is not encrypted; add --password - or --token-file FILE, or stay on "
+            f"--host {host} gives other machines access: whoever knows the secret can read and edit the pictures of "
+            f"{folder.name}/, and the connection is not encrypted; add --password - or --token-file FILE, or stay on "
             f"127.0.0.1 and use ssh -L"
         )
     bounds = Bounds(upload=max_megabytes * MIB, pixels=int(max_megapixels * 1e6))
@@ -65,15 +69,15 @@ def studio(  # long: every parameter is an option with its help
         folder=folder, password=password, host=host, port=port, models=tuple(allow_model or ()), online=download,
         bounds=bounds, **given,
     )  # fmt: skip
-    os.chdir(folder)  # words that name a file mean one of the folder
+    os.chdir(folder)  # relative paths in an edit are relative to the folder
     serve(config, picture, open_)
 
 
 def _place(place: str) -> tuple[Path, str | None]:
-    """The folder, links followed, and the picture to begin with.
+    """Return the folder, with links resolved, and the picture to open first.
 
     Raises:
-        UsageError: there is no such place.
+        UsageError: there is no such folder or picture.
     """
     from editkit.errors import UsageError
 
@@ -86,10 +90,10 @@ def _place(place: str) -> tuple[Path, str | None]:
 
 
 def _token(file: Path) -> str:
-    """The token in a file.
+    """Read the token from a file.
 
     Raises:
-        UsageError: there is none, or it is no word of an address.
+        UsageError: the file cannot be read, or its content cannot be part of an address.
     """
     import re
 
@@ -100,7 +104,7 @@ def _token(file: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not re.fullmatch(r"[A-Za-z0-9_-]{20,200}", word):
-        raise UsageError(f"{file}: a token is a word of 20 to 200 letters, digits, - and _")
+        raise UsageError(f"{file}: a token consists of 20 to 200 letters, digits, - and _")
     return word
 
 
@@ -120,9 +124,9 @@ def serve(config: Config, picture: str | None = None, show: bool = False) -> Non
     address = f"http://{host}:{sock.getsockname()[1]}/{config.token}/"
     address += f"#open={quote(picture)}" if picture is not None else ""
     if not config.is_loopback:
-        say("other machines can come in; what is sent is not encrypted, and whoever knows the secret may edit")
+        say("other machines have access; the connection is not encrypted, and whoever knows the secret can edit")
     write(f"studio of {config.folder.name}/: {address}")
-    say("whoever has this address can edit; Ctrl-C ends it")
+    say("whoever has this address can edit; Ctrl-C stops the studio")
     if show:
         import webbrowser
 
@@ -138,10 +142,10 @@ def serve(config: Config, picture: str | None = None, show: bool = False) -> Non
 
 
 def listening(config: Config) -> socket.socket:
-    """A socket at the address; the next free port where the usual one is taken.
+    """Open a listening socket; if the default port is taken, on the next free one.
 
     Raises:
-        UsageError: it cannot be listened at.
+        UsageError: the address cannot be used.
     """
     from editkit.errors import UsageError
 
@@ -150,10 +154,8 @@ def listening(config: Config) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((config.host, config.port))
-        made.listen(128)  # whoever follows the address before the server is ready waits
+        made.listen(128)  # a browser that connects before the server is ready waits
     except OSError as error:
         made.close()
-        raise UsageError(
-            f"{config.host}:{config.port}: cannot be listened at: {error.strerror}; try --port 0"
-        ) from None
+        raise UsageError(f"{config.host}:{config.port}: cannot listen there: {error.strerror}; try --port 0") from None
     return made

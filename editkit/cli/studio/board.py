@@ -1,4 +1,4 @@
-"""What happens to edits, for whoever watches: a bounded list of numbered events, and the last estimates as pictures."""
+"""The progress of edits: a bounded list of numbered events, and the latest estimates as pictures."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 MOST_EVENTS = 4000
 MOST_ESTIMATES = 8
-"""Of one edit, that can still be fetched."""
+"""Estimates of one edit that can still be fetched."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened. `kind`: state, progress, notice, estimate, or gone."""
+    """One event. `kind`: state, progress, notice, estimate, or gone."""
 
     number: int
     edit: str
@@ -24,7 +24,7 @@ class Event:
 
 
 class Board:
-    """Written to by workers' threads, read by streams."""
+    """The events; worker threads write them, streams read them."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -39,7 +39,7 @@ class Board:
         return self._last
 
     def tell(self, edit: str, kind: str, **data: Any) -> int:
-        """Something happened to `edit`; its number."""
+        """Add an event of `edit` and return its number."""
         with self._lock:
             self._last += 1
             self._events.append(Event(self._last, edit, kind, data))
@@ -48,7 +48,7 @@ class Board:
             return self._last
 
     def since(self, number: int, edit: str | None = None) -> tuple[list[Event], bool]:
-        """What came after event `number` (of one edit), and whether something before it is lost."""
+        """Return the events after `number` (of one edit), and whether earlier ones have been dropped."""
         if number == self._last:
             return [], False
         with self._lock:
@@ -57,7 +57,7 @@ class Board:
         return found, lost or number > self._last
 
     def show(self, edit: str, picture: bytes, **data: Any) -> None:
-        """An estimate of `edit`."""
+        """Add an estimate of `edit`."""
         number = self.tell(edit, "estimate", **data)
         with self._lock:
             kept = self._estimates.setdefault(edit, OrderedDict())
@@ -66,18 +66,18 @@ class Board:
                 kept.popitem(last=False)
 
     def estimate(self, edit: str, number: int) -> bytes | None:
-        """The picture of one estimate, while it is kept."""
+        """Return the picture of one estimate while it is kept."""
         with self._lock:
             kept = self._estimates.get(edit)
             return None if kept is None else kept.get(number)
 
     def progress(self, edit: str) -> dict[str, Any]:
-        """How far `edit` is, as it was told last; empty where nothing was, or where it has ended."""
+        """Return the last progress of `edit`; empty before the first report and after its end."""
         with self._lock:
             return self._progress.get(edit, {})
 
     def forget(self, edits: Iterable[str]) -> None:
-        """Keep no estimates and no progress of these any more."""
+        """Drop the estimates and the progress of these edits."""
         with self._lock:
             for edit in edits:
                 self._estimates.pop(edit, None)

@@ -1,4 +1,4 @@
-"""What a studio was started with: its folder, its secrets, its limits."""
+"""The configuration of a studio: its folder, its secrets, its limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIB = 1 << 20
 
 
 class Refused(EditkitError):  # noqa: N818
-    """A request that is not answered: its status, and why in one line."""
+    """A refused request: its HTTP status, and the reason in one line."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -25,15 +25,15 @@ class Refused(EditkitError):  # noqa: N818
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much a studio takes.
+    """The limits of a studio.
 
     Args:
-        upload: bytes of one uploaded file. pixels: of one picture.
-        text: bytes of any other request.
-        waiting, waiting_of_one: edits that wait, in all and of one tab.
-        streams: event streams at once.
-        pictures, masks, edits: that are kept; more are refused until some are taken away.
-        decoded: bytes of decoded pictures that are kept for views.
+        upload: most bytes of one uploaded file. pixels: most pixels of one picture.
+        text: most bytes of any other request.
+        waiting, waiting_of_one: most waiting edits, in all and of one tab.
+        streams: most event streams at once.
+        pictures, masks, edits: how many are kept; more are refused until some are deleted.
+        decoded: most bytes of decoded pictures kept for views.
         away: seconds after which a tab whose stream has ended counts as closed.
     """
 
@@ -51,20 +51,20 @@ class Bounds:
 
     def __post_init__(self) -> None:
         if self.upload > MAX_BYTES or self.pixels > MAX_PIXELS:
-            raise Refused(500, f"at most {MAX_BYTES} bytes and {MAX_PIXELS} pixels of a picture are read")
+            raise Refused(500, f"at most {MAX_BYTES} bytes and {MAX_PIXELS} pixels of a picture can be read")
 
 
 @dataclass(frozen=True)
 class Config:
-    """What a studio was started with.
+    """The configuration of a studio.
 
     Args:
-        folder: the only place where anything is read or written; absolute, links followed.
-        token: whoever knows it is answered.
-        password: asked for at the door where others may come in; None: nobody is asked.
-        host: the address that is listened at. port: filled in once it is known.
-        models: what recipes may name besides the embedded models.
-        online: whether a model of `models` may be fetched.
+        folder: the only folder that is read or written; absolute, with links resolved.
+        token: the secret that every request needs.
+        password: what other machines must enter; None: no password.
+        host: the address to listen on. port: filled in once it is known.
+        models: the models that recipes may name in addition to the embedded ones.
+        online: whether the models in `models` may be downloaded.
     """
 
     folder: Path
@@ -78,11 +78,11 @@ class Config:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can come in."""
+        """Whether only this machine has access."""
         return is_loopback(self.host)
 
     def knows(self, token: str) -> bool:
-        """Whether `token` is the token; takes as long for every wrong one."""
+        """Whether `token` is the token; takes the same time for every wrong one."""
         return hmac.compare_digest(_digest(token), _digest(self.token))
 
     def is_password(self, word: str) -> bool:
@@ -99,7 +99,7 @@ def _digest(text: str) -> bytes:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address or name is this machine's own to itself."""
+    """Whether an address or name is a loopback address of this machine."""
     if host == "localhost":
         return True
     try:
@@ -109,7 +109,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_address(host: str) -> bool:
-    """Whether `host` is an address, which no name server can point elsewhere."""
+    """Whether `host` is an IP address, which no name server can redirect."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

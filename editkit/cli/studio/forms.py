@@ -1,4 +1,4 @@
-"""What the page builds its forms from: plugins, options, mask words and models, as their declarations describe them."""
+"""The data for the page's forms: plugins, options, mask words and models, from their declarations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from editkit.plugin.sections import Section
 
 
 def plugins() -> list[dict[str, Any]]:
-    """Every installed plugin with its fields, the broken ones with their reason."""
+    """Return every installed plugin with its fields; broken ones with the reason."""
     order = {section: k for k, section in enumerate(get_args(Section))}
     rows = [_plugin(row.name, row.kind, row.distribution, row.broken) for row in registry.listed()]
     return sorted(rows, key=lambda row: (order.get(row["group"], len(order)), row["name"]))
@@ -48,12 +48,12 @@ def _plugin(name: str, kind: type[Plugin] | None, distribution: str, broken: str
 
 
 def fields(kind: type[BaseModel]) -> list[dict[str, Any]]:
-    """The parameters of a declaration that a page may set."""
+    """Return the parameters of a declaration that a page may set."""
     return [_field(p, kind.model_fields[p.name]) for p in params(kind) if p.metavar not in WRITTEN]
 
 
 def _field(p: Param, info: FieldInfo) -> dict[str, Any]:
-    """One parameter: `kind` says what it is entered by."""
+    """Describe one parameter; `kind` names its input control."""
     weights = names_weights(p, info)
     low, high = _bound(info, "ge", "gt"), _bound(info, "le", "lt")
     return {
@@ -73,7 +73,7 @@ def _field(p: Param, info: FieldInfo) -> dict[str, Any]:
 
 
 def _entered(p: Param) -> str:
-    """flag, int, float, choice, text; mask, picture, weights, lora; color, for what is a colour by default."""
+    """Return flag, int, float, choice, text, mask, picture, weights, lora, or color where the default is a colour."""
     if p.metavar == "FILE[:WEIGHT]":
         return "lora"
     if p.metavar in ("MASK", "AREA"):
@@ -86,7 +86,7 @@ def _entered(p: Param) -> str:
 
 
 def _bound(info: FieldInfo, *names: str) -> float | None:
-    """The bound called one of `names` (ge, gt ...), also of an optional number, whose bounds lie inside."""
+    """Return the bound called one of `names` (ge, gt ...), also of an optional number, whose bounds are nested."""
     for marker in [*info.metadata, *(m for member in get_args(info.annotation) for m in get_args(member)[1:])]:
         for one in getattr(marker, "metadata", None) or [marker]:
             for name in names:
@@ -97,25 +97,25 @@ def _bound(info: FieldInfo, *names: str) -> float | None:
 
 
 def _plain(value: Any) -> Any:
-    """`value`, where JSON can say it."""
+    """Return `value` if JSON can represent it."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, bool | int | float | str | list) else str(value)
 
 
 def options() -> list[dict[str, Any]]:
-    """The options of a run that a page may set."""
+    """Return the options of a run that a page may set."""
     return [row for row in fields(Options) if row["key"] not in NOT_IN_RECIPES]
 
 
 def words() -> list[dict[str, str]]:
-    """The words that draw masks."""
+    """Return the words that draw masks."""
     rows = shapes.listed()
     return [{"name": row.name, "form": row.kind.form, "help": row.kind.summary} for row in rows if row.kind is not None]
 
 
 def models(config: Config) -> list[dict[str, Any]]:
-    """The models and LoRAs that a recipe may name here, and what each takes; those that cannot be used say why."""
+    """Return the models and LoRAs that a recipe may name here and what each needs; unusable ones with the reason."""
     found: list[dict[str, Any]] = [{"name": "auto", "family": "", "takes": [], "lora": False, "why": None}]
     for info in embedded():
         found.append(_model(info.name, info))
@@ -139,7 +139,7 @@ def _model(name: str, info: Any) -> dict[str, Any]:
 
 
 def status(config: Config) -> dict[str, Any]:
-    """The studio: its folder, its device, memory, and whether anything may be fetched."""
+    """Return the studio's folder, device and memory, and whether models may be downloaded."""
     import psutil
     import torch
 

@@ -1,9 +1,9 @@
-"""Which requests are answered: nothing of a request is processed before it has passed here.
+"""Access control: no part of a request is processed before it has passed these checks.
 
-The token stands in the path (`/TOKEN/...`, what the page uses: links, pictures and event streams carry it by
-themselves, and no cookie goes to other servers of this machine) or in `Authorization: Bearer TOKEN` (programs). Host
-must be this machine, so that no foreign name can be made to point here (DNS rebinding). Origin and Sec-Fetch-Site must
-be ours, so that no other page of the browser may ask. A body is bounded whether or not it says its length.
+The token is part of the path (`/TOKEN/...`, used by the page: links, pictures and event streams then carry it, and no
+cookie is sent to other servers on this machine) or of `Authorization: Bearer TOKEN` (for programs). Host must be this
+machine, which prevents DNS rebinding. Origin and Sec-Fetch-Site must be the studio's own, so that no other page of the
+browser can send requests. The size of a body is limited whether or not its length is declared.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
-"""Nothing from elsewhere, no script or style in the page itself, no text that becomes one."""
+"""No resources from other origins, no inline script or style, no text that becomes a script."""
 
 HEADERS = (
     (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"same-origin"),  # without any a form says that it comes from nowhere
+    (b"referrer-policy", b"same-origin"),  # without a referrer, a form sends "Origin: null"
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=(), usb=()"),
 )
 
 UPLOADS = ("/pictures", "/masks")
-"""Where files are sent."""
+"""Where files are uploaded."""
 
 OPEN = ("/", "/login", "/login.css")
-"""What a studio with a password shows to whoever has no token yet."""
+"""What a studio with a password shows without a token."""
 
 PAUSE = 1.0
-"""Seconds between two passwords."""
+"""Seconds between two password attempts."""
 
 
 class Guard:
@@ -77,21 +77,21 @@ class Guard:
                 await _say(guarded, refused)
 
     def _admitted(self, scope: Scope) -> Scope:
-        """`scope` with the token taken out of its path.
+        """Return `scope` with the token removed from its path.
 
         Raises:
-            Refused: with a status and one line.
+            Refused: the request is not allowed.
         """
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         self._check_host(headers.get("host", ""))
         self._check_origin(headers)
         path = scope["path"]
         if path.startswith("/.") or "\0" in path or "\\" in path or ".." in path.split("/"):
-            raise Refused(400, "the address is no place here")
+            raise Refused(400, "the address does not exist here")
         first, _, rest = path[1:].partition("/")
         if self.config.knows(first):
             if not path[1 + len(first) :]:
-                raise Refused(404, "the address ends with the token and a slash")
+                raise Refused(404, "the address must end with the token and a slash")
             return {**scope, "path": "/" + rest, "raw_path": ("/" + rest).encode(), "studio.in_path": True}
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self.config.knows(bearer.strip()):
@@ -102,12 +102,12 @@ class Guard:
         raise Refused(401, "the token is missing or wrong; open the address that `editkit studio` printed")
 
     def _pace(self, scope: Scope) -> None:
-        """Passwords come at most one in a second, whoever tries."""
+        """Limit password attempts to one a second, for all clients together."""
         if scope["method"] != "POST":
             return
         now = self.clock()
         if now - self._last_try < PAUSE:
-            raise Refused(429, "one password in a second; wait and try again")
+            raise Refused(429, "only one password a second is accepted; wait and try again")
         self._last_try = now
 
     def _check_host(self, host: str) -> None:
@@ -121,19 +121,19 @@ class Guard:
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
         ours = f"http://{headers.get('host', '')}"
         if (origin is not None and origin != ours) or site not in ("none", "same-origin"):
-            raise Refused(403, "another page asks, and only the studio's own may")
+            raise Refused(403, "the request comes from another page; only the studio's own may send requests")
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """`receive` of at most as many bytes as are taken there.
+        """Limit `receive` to the bytes that the address accepts.
 
         Raises:
-            Refused: more are announced; or they come.
+            Refused: more bytes are declared or sent.
         """
         bounds = self.config.bounds
         most = bounds.upload if scope["path"] in UPLOADS else bounds.text
         length = next((value for name, value in scope["headers"] if name.lower() == b"content-length"), b"0")
         if not length.isdigit() or len(length) > 18 or int(length) > most:
-            raise Refused(413, f"more than {most} bytes, the most that is taken here")
+            raise Refused(413, f"more than {most} bytes, the limit here")
         got = 0
 
         async def bounded() -> Message:
@@ -141,14 +141,14 @@ class Guard:
             message = await receive()
             got += len(message.get("body", b""))
             if got > most:
-                raise Refused(413, f"more than {most} bytes, the most that is taken here")
+                raise Refused(413, f"more than {most} bytes, the limit here")
             return message
 
         return bounded
 
 
 def _keep(message: Message) -> tuple[tuple[bytes, bytes], ...]:
-    """What is not to be kept by the browser, unless the answer says otherwise."""
+    """Return the header that forbids caching, unless the response sets its own."""
     said = any(name.lower() == b"cache-control" for name, _ in message.get("headers", ()))
     return () if said else ((b"cache-control", b"no-store"),)
 

@@ -1,6 +1,6 @@
-"""Edits that wait, and the workers that make them: one for each device, fair between tabs, bounded.
+"""The bounded queue of edits and its workers, one for each device.
 
-Tabs take turns: one that has asked for a hundred edits delays another tab's first edit by only one.
+Tabs take turns: one that has queued a hundred edits delays another tab's first edit by only one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from editkit.cli.studio.config import Bounds, Refused
 
 
 class Stop:
-    """Tells a running edit to end. Can be set from any thread."""
+    """Tells a running edit to stop. Can be set from any thread."""
 
     def __init__(self) -> None:
         self._flag = threading.Event()
@@ -26,15 +26,15 @@ class Stop:
 
 
 Work = Callable[[str, str, Stop], None]
-"""(edit, device, stop): make it; raises nothing."""
+"""(edit, device, stop): run the edit; raises nothing."""
 
 
 class Queue:
-    """Edits by name, in turn.
+    """The queue of edits, by id.
 
     Args:
-        work: makes one edit.
-        dropped: is told of an edit that was taken out before it began.
+        work: runs one edit.
+        dropped: called with an edit that was removed before it began.
     """
 
     def __init__(self, bounds: Bounds, work: Work, dropped: Callable[[str], None]) -> None:
@@ -46,14 +46,14 @@ class Queue:
         self._threads: list[threading.Thread] = []
 
     def start(self, devices: tuple[str, ...]) -> None:
-        """One worker for each of `devices`."""
+        """Start one worker for each of `devices`."""
         for device in devices:
             thread = threading.Thread(target=self._serve, args=(device,), name=f"studio-{device}", daemon=True)
             self._threads.append(thread)
             thread.start()
 
     def end(self, patience: float = 10.0) -> None:
-        """Take no more; what runs is told to stop, and waited for."""
+        """Accept no more edits; tell the running ones to stop, and wait for them."""
         with self._changed:
             self._ended = True
             for _, stop in self._running.values():
@@ -63,22 +63,22 @@ class Queue:
             thread.join(patience)
 
     def add(self, edit: str, tab: str) -> None:
-        """Put an edit of `tab` behind its others.
+        """Queue an edit of `tab` behind its others.
 
         Raises:
-            Refused: too many wait already.
+            Refused: too many edits wait already.
         """
         with self._changed:
             if sum(map(len, self._waiting.values())) >= self.bounds.waiting:
-                raise Refused(429, f"{self.bounds.waiting} edits wait already; wait for one to end")
+                raise Refused(429, f"{self.bounds.waiting} edits are already waiting; wait for one to end")
             own = self._waiting.setdefault(tab, deque())
             if len(own) >= self.bounds.waiting_of_one:
-                raise Refused(429, f"{len(own)} edits of this tab wait already; wait for one to end")
+                raise Refused(429, f"{len(own)} edits of this tab are already waiting; wait for one to end")
             own.append(edit)
             self._changed.notify()
 
     def cancel(self, edit: str) -> None:
-        """Take an edit out, or tell it to stop where it runs."""
+        """Remove a waiting edit, or tell a running one to stop."""
         with self._changed:
             running = self._running.get(edit)
             if running is not None:
@@ -89,7 +89,7 @@ class Queue:
             self.dropped(edit)
 
     def close(self, tab: str) -> None:
-        """A tab is gone: its edits give their places free."""
+        """Cancel the edits of a tab that was closed."""
         with self._changed:
             gone = list(self._waiting.pop(tab, ()))
             for owner, stop in self._running.values():
@@ -99,12 +99,12 @@ class Queue:
             self.dropped(edit)
 
     def before(self, edit: str) -> int | None:
-        """How many edits are made before this one; None: it does not wait."""
+        """Return how many edits run before this one; None if it is not waiting."""
         with self._changed:
             return next((k for k, waiting in enumerate(self._in_turn()) if waiting == edit), None)
 
     def tabs(self) -> frozenset[str]:
-        """The tabs that have an edit here."""
+        """Return the tabs that have an edit here."""
         with self._changed:
             return frozenset(self._waiting) | {tab for tab, _ in self._running.values()}
 
@@ -123,7 +123,7 @@ class Queue:
         return True
 
     def _next(self) -> tuple[str, str, Stop] | None:
-        """The next edit with its tab, which goes to the end of the row; None: no more will come."""
+        """Return the next edit and its tab, which moves to the end of the queue; None: no more will come."""
         with self._changed:
             while not self._waiting and not self._ended:
                 self._changed.wait()

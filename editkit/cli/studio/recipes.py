@@ -1,7 +1,7 @@
-"""Recipes that come from a page, which are checked before any part of them is used.
+"""Check recipes that come from a page, before any part of them is used.
 
-A recipe may name masks and pictures of the studio's folder, and models that the studio was started with. It may name no
-code, no other file or folder, no hub id, and nothing that is to be written.
+A recipe may name masks and pictures of the studio's folder, and models that the studio was started with. It may not
+name code, other files or folders, hub ids, or files to write.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from editkit.plugin.options import Options
 from editkit.plugin.params import Param, names_weights, params
 
 PICTURES = ("PICTURE", "MASK", "AREA", "HINT")
-"""What parameters that name pictures to be read are called."""
+"""The metavars of parameters that name pictures to read."""
 
 WRITTEN = ("FILE",)
-"""What parameters that name files to be written, or read without being pictures, are called."""
+"""The metavars of parameters that name files to write, or other files to read."""
 
 LANGUAGE = ("prompt", "negative", "text", "avoid")
-"""Keys whose values are language."""
+"""Keys whose values are free text."""
 
 
 class NotAllowed(RecipeError):  # noqa: N818
-    """Something in a recipe that a page may not ask for. `place`: where in the mapping."""
+    """A recipe asks for something that a page may not. `place`: where in the mapping."""
 
     def __init__(self, message: str, *place: str | int) -> None:
         super().__init__(message)
@@ -47,7 +47,7 @@ class Wanted:
     """A chain that may be run.
 
     Args:
-        said: with paths relative to the studio's folder, as the command run there would say it.
+        said: with paths relative to the studio's folder, as in a command run there.
         real: with absolute paths.
     """
 
@@ -61,15 +61,15 @@ class Wanted:
 
     @property
     def mapping(self) -> dict[str, Any]:
-        """As a recipe."""
+        """Return the chain as a recipe."""
         return recipe.to_mapping(self.said)
 
 
 def wanted(data: object, config: Config) -> Wanted:
-    """The chain that `data`, a recipe's mapping, describes.
+    """Build the chain that `data`, a recipe's mapping, describes.
 
     Raises:
-        RecipeError: it describes none. NotAllowed: it names what a page may not name.
+        RecipeError: it is not a recipe. NotAllowed: it names something that a page may not name.
     """
     said = recipe.from_mapping(data)
     for number, stage in enumerate(said.stages):
@@ -85,17 +85,17 @@ def wanted(data: object, config: Config) -> Wanted:
 
 
 def _check(param: Param, value: Any, config: Config, place: tuple[str | int, ...], plugin: Declaration) -> None:
-    """One parameter.
+    """Check one parameter.
 
     Raises:
-        NotAllowed: it names what a page may not name.
+        NotAllowed: it names something that a page may not name.
     """
     texts = list(_texts(value))
     if not texts or param.kind == "choice" or value == param.default:
         return
     for text in texts:
         if param.metavar in WRITTEN:
-            raise NotAllowed(f"{plugin.name}.{param.key} names a file beside the result, which a page may not", *place)
+            raise NotAllowed(f"{plugin.name}.{param.key} names a file to write, which a page may not do", *place)
         if names_weights(param, type(plugin).model_fields[param.name]):
             _check_weights(f"{plugin.name}.{param.key}", text, config, place)
         elif param.metavar in PICTURES:
@@ -114,15 +114,15 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _check_picture(name: str, text: str, config: Config, place: tuple[str | int, ...]) -> None:
     if text == "-" or leads_out(text):
-        raise NotAllowed(f"{name} names {text[:80]!r}; only pictures of the studio's folder can be read", *place)
+        raise NotAllowed(f"{name} names {text[:80]!r}; only pictures in the studio's folder can be read", *place)
     if is_words(text) or not _is_file(config.folder / text):
-        _check_text(name, text, config, place)  # words, or a file that is not there, which is said when it is read
+        _check_text(name, text, config, place)  # words, or a missing file, which is reported when it is read
     elif not (config.folder / text).resolve().is_relative_to(config.folder):
         raise NotAllowed(f"{name} names {text[:80]!r}, a link out of the studio's folder", *place)
 
 
 def _check_text(name: str, text: str, config: Config, place: tuple[str | int, ...]) -> None:
-    """A value that is no language, and may be anything that its plugin makes of it."""
+    """Check a value that is not free text, and that its plugin may interpret in any way."""
     parts = [text, *text.split(":"), *text.split(",")]
     known = config.allows(text)
     if not known and (leads_out(text) or any("/" in part or "\\" in part for part in parts) or _is_there(parts)):
@@ -134,7 +134,7 @@ def _check_text(name: str, text: str, config: Config, place: tuple[str | int, ..
 
 
 def _is_there(parts: list[str]) -> bool:
-    """Whether any of them is a file or folder where the server runs."""
+    """Whether any of them is a file or folder in the server's working folder."""
     return any(part.strip(". ") and os.path.lexists(part) for part in parts if "\0" not in part and len(part) < 4096)
 
 
@@ -154,7 +154,7 @@ def _check_weights(name: str, text: str, config: Config, place: tuple[str | int,
 
 
 def _check_options(options: Options, config: Config, place: tuple[str | int, ...]) -> None:
-    """The options that name weights.
+    """Check the options that name weights.
 
     Raises:
         NotAllowed: weights that the studio was not started with.
@@ -170,7 +170,7 @@ def _check_options(options: Options, config: Config, place: tuple[str | int, ...
         if not config.allows(lora):
             _check_weights("lora", lora.rpartition(":")[0] or lora, config, (*place, "lora"))
     if options.sampler is not None and leads_out(options.sampler):
-        raise NotAllowed(f"sampler {name_of(options.sampler)[:80]!r} is none", *place, "sampler")
+        raise NotAllowed(f"sampler {name_of(options.sampler)[:80]!r} is not one of editkit's", *place, "sampler")
 
 
 def _is_embedded(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a studio remembers of pictures and edits, as JSON in its folder."""
+"""The records of pictures and edits that a studio keeps, as JSON in its folder."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ID = re.compile(r"[0-9a-f]{16}")
 
 
 def new_id() -> str:
-    """A name for something new."""
+    """Return an unused id for a picture or an edit."""
     return secrets.token_hex(8)
 
 
 class PictureRecord(BaseModel):
-    """A picture that can be edited: one of the folder, one that was sent, or a result.
+    """A picture that can be edited: from the folder, uploaded, or a result.
 
-    `path` is relative to the studio's folder; `depth` is of a channel, in bits.
+    `path` is relative to the studio's folder; `depth` is in bits per channel.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,14 +40,14 @@ class PictureRecord(BaseModel):
 
 
 class EditRecord(BaseModel):
-    """An edit, from when it was asked for: what a restarted server finds.
+    """An edit, recorded from the time it was requested, so that a restarted server finds it.
 
     Args:
-        picture: what was edited; a result of an earlier edit has that edit's id (`parent`).
-        recipe: the chain, its paths relative to the studio's folder.
-        group: candidates that were asked for together.
-        kept: by how much pixels outside of the mask differ; None: everything could change.
-        result: what came of it.
+        picture: the id of the edited picture; the result of an earlier edit has that edit's id (`parent`).
+        recipe: the chain, with paths relative to the studio's folder.
+        group: shared by candidates that were requested together.
+        kept: the largest difference of the pixels outside the mask; None: every pixel could change.
+        result: the record of the result.
     """
 
     id: str
@@ -69,5 +69,5 @@ class EditRecord(BaseModel):
     result: PictureRecord | None = None
 
     def told(self) -> dict[str, Any]:
-        """What the page is told of it."""
+        """Return what the page shows of it."""
         return self.model_dump(exclude={"provenance", "tab"})

@@ -23,17 +23,17 @@ from editkit.editing import recipe
 T = TypeVar("T")
 
 PAUSE = 0.05
-"""Seconds between two looks at the board."""
+"""Seconds between two checks of the board."""
 
 HEARTBEAT = 10.0
-"""Seconds after which a silent stream says that it is there."""
+"""Seconds after which a silent stream sends a sign of life."""
 
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 Tab = Annotated[str, Field(pattern=r"^[\w-]{1,64}$")]
 
 
 class Asked(BaseModel):
-    """An edit: what of, and what. `recipe` is the mapping that a recipe's YAML says."""
+    """An edit of a picture. `recipe` is the mapping of a recipe's YAML."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,7 +43,7 @@ class Asked(BaseModel):
 
 
 class AskedFor(Asked):
-    """An edit that is to be made. `candidates`: with so many seeds, from its own on. `tab`: who asks."""
+    """An edit to run. `candidates`: the number of seeds, starting with its own. `tab`: the tab that asks."""
 
     candidates: int = Field(1, ge=1, le=16)
     tab: Tab | None = None
@@ -75,14 +75,14 @@ class Place(BaseModel):
 
 
 class Saved(Place):
-    """Where a result goes. `over`: what is there is kept as FILE~."""
+    """Where to save a result. `over`: replace an existing file, which is kept as FILE~."""
 
     quality: int | None = Field(None, ge=1, le=100)
     over: bool = False
 
 
 class Calls:
-    """Runs what decodes, plans or writes in threads: a few at once, so that memory is bounded."""
+    """Runs decoding, planning and writing in threads, only a few at once to bound memory."""
 
     def __init__(self) -> None:
         self.heavy = CapacityLimiter(2)
@@ -94,44 +94,44 @@ class Calls:
 
 # long: a table of addresses
 def pictures(studio: Studio, calls: Calls) -> APIRouter:
-    """Pictures of the folder, pictures that are sent, and how they look."""
+    """Pictures of the folder, uploaded pictures, and their previews."""
     router = APIRouter(tags=["pictures"])
 
     @router.get("/folder")
     async def listing() -> list[dict[str, Any]]:
-        """The pictures of the studio's folder."""
+        """List the pictures of the studio's folder."""
         return [dict(row) for row in await calls(studio.store.listing)]
 
     @router.get("/folder/thumb")
     async def thumb(path: Annotated[str, Query(max_length=1000)]) -> Response:
-        """A small picture of one of them."""
+        """Return a thumbnail of a picture of the folder."""
         return _image(await calls(studio.views.thumb, path))
 
     @router.post("/pictures", status_code=201)
     async def send(request: Request, name: Annotated[str, Query(max_length=1000)] = "picture") -> dict[str, Any]:
-        """Send a picture: the file is the body, and is kept as it came."""
+        """Upload a picture: the file is the body, and is kept unchanged."""
         async with calls.uploads:
             data = await request.body()
             return (await calls(studio.store.add, name, data)).model_dump()
 
     @router.post("/pictures/open")
     async def opened(place: Place) -> dict[str, Any]:
-        """Take a picture of the folder."""
+        """Open a picture of the folder."""
         return (await calls(studio.store.open, place.path)).model_dump()
 
     @router.get("/pictures/{picture}")
     async def one(picture: Id) -> dict[str, Any]:
-        """What is known of a picture; a result is one by the name of its edit."""
+        """Return the record of a picture; a result has the id of its edit."""
         return studio.store.picture(picture).model_dump()
 
     @router.get("/pictures/{picture}/preview")
     async def preview(picture: Id) -> Response:
-        """All of it, 2048 pixels at most, 8 bits, sRGB."""
+        """Return the whole picture, at most 2048 pixels a side, 8 bits, sRGB."""
         return _image(await calls(studio.views.preview, picture))
 
     @router.get("/pictures/{picture}/tiles/{level}/{column}/{row}")
     async def tile(picture: Id, level: int, column: int, row: int) -> Response:
-        """512 pixels of it, each the mean of 2^level a side."""
+        """Return a tile of 512 pixels a side, each pixel the mean of 2^level x 2^level."""
         return _image(await calls(studio.views.tile, picture, level, column, row))
 
     return router
@@ -143,7 +143,7 @@ def masks(studio: Studio, calls: Calls) -> APIRouter:
 
     @router.post("/masks", status_code=201)
     async def send(request: Request, picture: Annotated[Id, Query()]) -> dict[str, Any]:
-        """Send a mask of a picture: a PNG (or another picture) of its size is the body."""
+        """Upload a mask of a picture: a PNG (or another picture) of the same size is the body."""
         async with calls.uploads:
             data = await request.body()
             return await calls(studio.add_mask, picture, data)
@@ -155,12 +155,12 @@ def masks(studio: Studio, calls: Calls) -> APIRouter:
 
     @router.get("/masks/{mask}")
     async def one(mask: Id) -> Response:
-        """A mask as PNG."""
+        """Return a mask as PNG."""
         return _image(await calls(studio.store.mask(mask).read_bytes))
 
     @router.get("/masks/{mask}/raw")
     async def raw(mask: Id) -> Response:
-        """Its bytes row by row, 0 to 255."""
+        """Return its bytes row by row, 0 to 255."""
         return Response(await calls(studio.raw_mask, mask), media_type="application/octet-stream")
 
     return router
@@ -168,48 +168,48 @@ def masks(studio: Studio, calls: Calls) -> APIRouter:
 
 # long: a table of addresses
 def edits(studio: Studio, calls: Calls) -> APIRouter:
-    """Edits: asked for, watched, stopped, saved."""
+    """Edits: request, watch, stop, save."""
     router = APIRouter(tags=["edits"])
 
     @router.post("/edits", status_code=202)
     async def ask(asked: AskedFor) -> list[dict[str, Any]]:
-        """Ask for an edit; it waits for its turn."""
+        """Queue an edit."""
         made = await calls(studio.ask, asked.picture, asked.recipe, asked.mask, asked.tab, asked.candidates)
         return [edit.told() for edit in made]
 
     @router.get("/edits")
     async def all_of_them() -> list[dict[str, Any]]:
-        """Every edit of the folder, as they were asked for; of those that run, how far they are."""
+        """List all edits of the folder in the order of their requests; running ones with their progress."""
         return [{**studio.board.progress(edit.id), **edit.told()} for edit in studio.store.edits()]
 
     @router.get("/edits/{edit}")
     async def one(edit: Id) -> dict[str, Any]:
-        """One edit. `before`: how many are made before it. Of one that runs, how far it is."""
+        """Return one edit, with its progress if it is running. `before`: how many run before it."""
         progress = studio.board.progress(edit)
         return {**progress, **studio.store.edit(edit).told(), "before": studio.queue.before(edit)}
 
     @router.post("/edits/{edit}/cancel")
     async def cancel(edit: Id) -> dict[str, Any]:
-        """Take it out of the queue, or stop it at its next step."""
+        """Remove it from the queue, or stop it at its next step."""
         studio.store.edit(edit)
         await calls(studio.queue.cancel, edit)
         return studio.store.edit(edit).told()
 
     @router.delete("/edits/{edit}", status_code=204)
     async def forget(edit: Id) -> None:
-        """Take an ended edit away, with its result."""
+        """Delete an ended edit and its result."""
         await calls(studio.store.forget, edit)
         studio.board.tell(edit, "gone")
 
     @router.get("/edits/{edit}/events")
     async def events(edit: Id, request: Request) -> StreamingResponse:
-        """Server-sent events of one edit until it ends: state, progress, notice, estimate."""
+        """Stream the server-sent events of one edit until it ends: state, progress, notice, estimate."""
         studio.store.edit(edit)
         return _streamed(studio, request, f"of:{edit}", edit)
 
     @router.get("/edits/{edit}/estimates/{number}")
     async def estimate(edit: Id, number: int) -> Response:
-        """The picture of one of the last estimates; it covers `box` of its event."""
+        """Return the picture of one of the latest estimates; it covers the `box` of its event."""
         found = studio.board.estimate(edit, number)
         if found is None:
             raise Refused(404, "this estimate is no longer kept")
@@ -221,18 +221,18 @@ def edits(studio: Studio, calls: Calls) -> APIRouter:
         format: Annotated[str, Query(max_length=16)] = "png",
         quality: Annotated[int | None, Query(ge=1, le=100)] = None,
     ) -> Response:
-        """The result as a file: png, jpeg, tiff, webp."""
+        """Return the result as a file: png, jpeg, tiff, webp."""
         data, name = await calls(studio.download, edit, format, quality)
         return _file(data, name)
 
     @router.post("/edits/{edit}/save")
     async def save(edit: Id, asked: Saved) -> dict[str, Any]:
-        """Write the result into the studio's folder; the name's ending says the format."""
+        """Write the result into the studio's folder; the suffix of the name sets the format."""
         return await calls(studio.save, edit, asked.path, asked.quality, asked.over)
 
     @router.get("/edits/{edit}/recipe")
     async def text(edit: Id) -> Response:
-        """Its recipe, for `editkit run`."""
+        """Return its recipe, for `editkit run`."""
         found = studio.store.edit(edit)
         words = recipe.to_yaml(recipe.from_mapping(found.recipe))
         return _file(words.encode(), "recipe.yaml")
@@ -242,49 +242,49 @@ def edits(studio: Studio, calls: Calls) -> APIRouter:
 
 # long: a table of addresses
 def about(studio: Studio, calls: Calls) -> APIRouter:
-    """What there is, what an edit would do, and how it is said."""
+    """What is available, what an edit would do, and how to write it."""
     router = APIRouter(tags=["about"])
 
     @router.get("/plugins")
     async def plugins() -> dict[str, Any]:
-        """The plugins with their fields, the options of a run, and the words for masks: from their declarations."""
+        """Return the plugins with their fields, the options of a run, and the words for masks."""
         return {"plugins": await calls(forms.plugins), "options": forms.options(), "words": forms.words()}
 
     @router.get("/models")
     async def models() -> list[dict[str, Any]]:
-        """The models that may be named here."""
+        """List the models that may be named here."""
         return await calls(forms.models, studio.config)
 
     @router.get("/status")
     async def status() -> dict[str, Any]:
-        """The studio itself."""
+        """Return the state of the studio."""
         return await calls(forms.status, studio.config)
 
     @router.post("/plan")
     async def plan(asked: Asked) -> dict[str, Any]:
-        """What an edit would do and cost; an error says where in the recipe it is."""
+        """Return what an edit would do and cost; an error names its place in the recipe."""
         return await calls(studio.plan, asked.picture, asked.recipe, asked.mask)
 
     @router.post("/said")
     async def written(asked: Asked) -> dict[str, Any]:
-        """An edit as a command line, as Python and as YAML."""
+        """Return an edit as a command line, as Python and as YAML."""
         return await calls(studio.said, asked.picture, asked.recipe, asked.mask)
 
     @router.post("/read")
     async def read(asked: Text) -> dict[str, Any]:
-        """A command line, Python or YAML as a recipe's mapping."""
+        """Read a command line, Python or YAML into a recipe's mapping."""
         return await calls(said.read, asked.text)
 
     @router.get("/events")
     async def events(request: Request, tab: Annotated[Tab, Query()]) -> StreamingResponse:
-        """Server-sent events of all edits, for as long as a tab is open; `Last-Event-ID` goes on."""
+        """Stream the server-sent events of all edits while a tab is open; `Last-Event-ID` resumes."""
         return _streamed(studio, request, tab, None)
 
     return router
 
 
 def _streamed(studio: Studio, request: Request, tab: str, edit: str | None) -> StreamingResponse:
-    """A stream; counted, so that there are not too many."""
+    """Open a stream; their number is limited."""
     if len(studio.tabs) >= studio.config.bounds.streams:
         raise Refused(503, f"{studio.config.bounds.streams} streams are open already; close a tab")
     last = request.headers.get("last-event-id", "")
@@ -295,7 +295,7 @@ def _streamed(studio: Studio, request: Request, tab: str, edit: str | None) -> S
 
 
 async def _events(studio: Studio, tab: str, last: int, edit: str | None) -> AsyncIterator[str]:
-    """Events after number `last`, as text, until the edit ends or the reader goes."""
+    """Yield events after number `last` as text, until the edit ends or the client disconnects."""
     studio.tabs.come(tab)
     silent = time.monotonic()
     try:
@@ -335,7 +335,7 @@ def _image(data: bytes) -> Response:
 
 
 def _file(data: bytes, name: str) -> Response:
-    """A download. Names come from `safe_name` or the folder: what is no ASCII is left out of the header."""
+    """Build a download. Names come from `safe_name` or the folder; the header leaves out what is not ASCII."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_. ") else "_" for c in name)
     headers = {"content-disposition": f'attachment; filename="{plain}"'}
     return Response(data, media_type="application/octet-stream", headers=headers)

@@ -1,6 +1,6 @@
-"""A chain in the four ways it can be said, there and back: the mapping of a recipe, YAML, a command line, Python.
+"""Convert a chain to and from its four forms: the mapping of a recipe, YAML, a command line, Python.
 
-Python is read as an expression of names, calls, `&` and `|`, and constants; nothing of it is run.
+Python is parsed as an expression of names, calls, `&` and `|`, and constants; it is never executed.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from editkit.plugin.chain import Chain, Stage
 from editkit.plugin.options import Options
 
 MOST = 200_000
-"""Characters of a text that is read."""
+"""Longest text that is read, in characters."""
 
 
 def said(chain: Chain, picture: str, output: str) -> dict[str, str]:
-    """`chain` on `picture` as a command line, as Python and as YAML; paths as they are in it."""
+    """Return `chain` on `picture` as a command line, as Python and as YAML, with its paths unchanged."""
     command = ["editkit", *recipe.to_words(chain, picture), f"--output={output}"]
     return {"command": shlex.join(command), "python": to_python(chain, picture, output), "yaml": recipe.to_yaml(chain)}
 
 
 def to_python(chain: Chain, picture: str, output: str) -> str:
-    """`chain` on `picture` as a call of `edit`."""
+    """Return `chain` on `picture` as a call of `edit`."""
     kinds = sorted({type(plugin).__name__ for stage in chain.stages for plugin in stage.plugins})
     door = "Chain, edit" if any(_options(stage.options) for stage in chain.stages[1:]) else "edit"
     first = _options(chain.stages[0].options)
@@ -61,10 +61,10 @@ def _options(options: Options) -> dict[str, Any]:
 
 
 def read(text: str) -> dict[str, Any]:
-    """The recipe's mapping of a text in any of these ways.
+    """Parse a text in any of these forms into the recipe's mapping.
 
     Raises:
-        RecipeError: it is none of them; with what was wrong as what it looks like.
+        RecipeError: it has none of these forms; the message is that of the form it resembles.
     """
     if len(text) > MOST:
         raise RecipeError(f"a text of {len(text)} characters; a chain has at most {MOST}")
@@ -85,12 +85,12 @@ def _from_command(text: str) -> Chain:
     if words[:1] == ["plan"]:
         words = words[1:]
     if not words or {"-h", "--help", "--help-all"} & set(words):
-        raise RecipeError("the command has no edit in it; paste one as: editkit inpaint photo.png --mask mask.png")
+        raise RecipeError("the command contains no edit; paste one as: editkit inpaint photo.png --mask mask.png")
     return parse(words).chain
 
 
 def _plain(chain: Chain) -> Chain:
-    """`chain` without what its stages have from the stage before, and without what only the command may say."""
+    """Return `chain` without what its stages inherit and without options that only a command may have."""
     stages = []
     for stage in chain.stages:
         values = stage.options.model_dump(exclude_unset=True, exclude={*stage.inherited, *recipe.NOT_IN_RECIPES})
@@ -106,14 +106,12 @@ def _from_python(text: str) -> Chain:
             "the Python cannot be read; paste a call as: edit('photo.png', Inpaint(mask='m.png'))"
         ) from None
     if len(calls) != 1 or len(calls[0].args) != 2:
-        raise RecipeError("one call of edit(picture, chain, ...) is needed")
+        raise RecipeError("needs exactly one call of edit(picture, chain, ...)")
     chain = _chain(calls[0].args[1])
     given = {key.arg: _value(key.value) for key in calls[0].keywords if key.arg not in ("output", "force", None)}
     unknown = next((key for key in given if key not in Options.model_fields or key in recipe.NOT_IN_RECIPES), None)
     if unknown is not None:
-        raise RecipeError(
-            f"edit() is given {unknown}=, which is no option{did_you_mean(unknown, Options.model_fields)}"
-        )
+        raise RecipeError(f"edit() got {unknown}=, which is not an option{did_you_mean(unknown, Options.model_fields)}")
     first = Stage(chain.stages[0].plugins, Options(**given).merged(chain.stages[0].options))
     return Chain((first, *chain.stages[1:]))
 
@@ -123,7 +121,7 @@ def _name(call: ast.Call) -> str:
 
 
 def _chain(node: ast.expr) -> Chain:
-    """What an expression of declarations, `&` and `|` means."""
+    """Evaluate an expression of declarations, `&` and `|`."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         return _chain(node.left) | _chain(node.right)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
@@ -138,11 +136,11 @@ def _chain(node: ast.expr) -> Chain:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
         kind = _declaration(node.func.id)
         return Chain.of(kind(**{str(k.arg): _value(k.value) for k in node.keywords}))
-    raise RecipeError(f"{ast.unparse(node)[:80]!r} is no chain; write declarations joined by & (with) and | (then)")
+    raise RecipeError(f"{ast.unparse(node)[:80]!r} is not a chain; write declarations joined by & (with) and | (then)")
 
 
 def _declaration(name: str) -> Any:
-    """The plugin whose class has this name."""
+    """Return the plugin whose class has this name."""
     found = {}
     for plugin in registry.names():
         try:
@@ -150,7 +148,7 @@ def _declaration(name: str) -> Any:
         except EditkitError:
             continue
     if name not in found:
-        raise RecipeError(f"no plugin's class is called {name}{did_you_mean(name, found)}")
+        raise RecipeError(f"no plugin has a class named {name}{did_you_mean(name, found)}")
     return found[name]
 
 
@@ -158,4 +156,6 @@ def _value(node: ast.expr) -> Any:
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        raise RecipeError(f"{ast.unparse(node)[:80]!r} is no constant; write numbers, texts, lists of them") from None
+        raise RecipeError(
+            f"{ast.unparse(node)[:80]!r} is not a constant; write numbers, strings or lists of them"
+        ) from None

@@ -1,4 +1,4 @@
-"""The server: guard, routes, page, errors in one line; and how it is started and ended."""
+"""The server: access control, routes, page, one-line errors, start and shutdown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KINDS = {
 
 
 def application(config: Config, models: Models | None = None) -> Guard:
-    """The whole server of a studio, as an ASGI application. Its workers begin and end with it."""
+    """Build the server of a studio as an ASGI application. Its workers start and stop with it."""
     studio = Studio(config, models)
 
     @contextlib.asynccontextmanager
@@ -55,7 +55,7 @@ def application(config: Config, models: Models | None = None) -> Guard:
 
 
 def devices() -> tuple[str, ...]:
-    """What edits are made on: every GPU, else the one device there is. Imports torch, before the first edit asks."""
+    """Return the devices for edits: every GPU, or else the one device. Imports torch before the first edit needs it."""
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -63,7 +63,7 @@ def devices() -> tuple[str, ...]:
 
 
 async def _close_tabs(studio: Studio) -> None:
-    """Looks every second for tabs that were closed."""
+    """Check every second for closed tabs."""
     while True:
         await asyncio.sleep(1.0)
         for tab in studio.tabs.closed(time.monotonic()):
@@ -71,7 +71,7 @@ async def _close_tabs(studio: Studio) -> None:
 
 
 def _errors(app: FastAPI) -> None:
-    """Whatever goes wrong is a status and one line."""
+    """Answer every error with a status and one line."""
 
     @app.exception_handler(EditkitError)
     async def ours(request: Request, error: EditkitError) -> JSONResponse:
@@ -89,7 +89,7 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(OSError)
     async def unusable(request: Request, error: OSError) -> JSONResponse:
-        return JSONResponse({"error": f"{error.strerror or 'a file cannot be used'}; give another name"}, 422)
+        return JSONResponse({"error": f"{error.strerror or 'a file cannot be used'}; choose another name"}, 422)
 
     @app.exception_handler(RecursionError)
     async def deep(request: Request, error: RecursionError) -> JSONResponse:
@@ -101,7 +101,7 @@ def _errors(app: FastAPI) -> None:
 
 
 def _page(app: FastAPI, config: Config) -> None:
-    """The page and its files: those that are there, by their names."""
+    """Add the routes of the page and its files, which are served only by known names."""
     place = files("editkit.cli.studio") / "page"
     known = {entry.name: entry for entry in place.iterdir() if entry.is_file()}
 
@@ -117,7 +117,7 @@ def _page(app: FastAPI, config: Config) -> None:
     @app.get("/page/{name}", include_in_schema=False)
     async def file(name: str) -> Response:
         if name not in known:
-            raise Refused(404, "there is no such file of the page")
+            raise Refused(404, "the page has no such file")
         return served(name)
 
     @app.get("/login.css", include_in_schema=False)
@@ -130,5 +130,5 @@ def _page(app: FastAPI, config: Config) -> None:
 
         word = parse_qs((await request.body()).decode("utf-8", "replace")).get("password", [""])[0]
         if not config.is_password(word):
-            raise Refused(401, "this is not the password")
+            raise Refused(401, "wrong password")
         return Response(status_code=303, headers={"location": f"/{config.token}/"})

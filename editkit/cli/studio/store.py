@@ -1,13 +1,13 @@
-"""What a studio keeps in its folder, so that a killed server finds it again.
+"""The files that a studio keeps in its folder, so that a killed server finds its state again.
 
 ::
 
-    FOLDER/photo.jpg                        pictures that were there
-    FOLDER/.editkit-studio/pictures/ID/     about.json, and the file as it was sent
-    FOLDER/.editkit-studio/masks/ID.png     masks, at their picture's size
-    FOLDER/.editkit-studio/edits/ID/        edit.json, result.png, kept.png (what could change, white)
+    FOLDER/photo.jpg                        pictures that were already there
+    FOLDER/.editkit-studio/pictures/ID/     about.json, and the uploaded file unchanged
+    FOLDER/.editkit-studio/masks/ID.png     masks, of their picture's size
+    FOLDER/.editkit-studio/edits/ID/        edit.json, result.png, kept.png (white: what could change)
 
-Every file is written whole or not at all. Names in it come from here, never from a request.
+Every file is written completely or not at all. Their names are made here, never taken from a request.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ R = TypeVar("R", bound=BaseModel)
 OWN = ".editkit-studio"
 
 MOST_LISTED = 2000
-"""Pictures of the folder that are shown."""
+"""Most pictures of the folder that are listed."""
 
 MOST_LOOKED_AT = 100_000
-"""Files that are looked at for them: a folder may be a whole disk."""
+"""Most files that are examined for the list: a folder may be a whole disk."""
 
 
 class Store:
     """The studio's folder.
 
     Args:
-        folder: absolute, links followed.
+        folder: absolute, with links resolved.
 
     Raises:
-        UsageError: what the studio keeps would lie elsewhere.
+        UsageError: a link would lead the studio's files elsewhere.
     """
 
     def __init__(self, folder: Path, bounds: Bounds) -> None:
@@ -59,8 +59,8 @@ class Store:
         self.own = folder / OWN
         self._lock = Lock()
         for part in (".", "pictures", "masks", "edits"):
-            if (self.own / part).is_symlink():  # of a folder of somebody else's: what is kept would go elsewhere
-                raise UsageError(f"{self.own / part}: is a link; take it away, the studio keeps its own things there")
+            if (self.own / part).is_symlink():  # in somebody else's folder: files would be written elsewhere
+                raise UsageError(f"{self.own / part}: is a link; remove it, the studio keeps its own files there")
             (self.own / part).mkdir(parents=True, exist_ok=True)
         ignore = self.own / ".gitignore"
         if not ignore.exists():
@@ -70,7 +70,7 @@ class Store:
     # pictures
 
     def listing(self) -> list[dict[str, str | int]]:
-        """The pictures of the folder and of the folders in it, by name; hidden ones left out."""
+        """List the pictures of the folder and its subfolders by name, without hidden ones."""
         found: list[dict[str, str | int]] = []
         looked = 0
         for place, folders, files in os.walk(self.folder):
@@ -90,10 +90,10 @@ class Store:
         return found
 
     def inside(self, path: str) -> Path:
-        """A file of the folder, by its path in it.
+        """Return a file of the folder by its relative path.
 
         Raises:
-            Refused: it is no file there, links followed.
+            Refused: with links resolved, it is not a file in the folder.
         """
         try:
             real = (self.folder / path).resolve(strict=True)
@@ -105,10 +105,10 @@ class Store:
         return real
 
     def open(self, path: str) -> PictureRecord:
-        """A picture of the folder.
+        """Open a picture of the folder.
 
         Raises:
-            Refused: it is not there. EditkitError: it cannot be read.
+            Refused: it does not exist. EditkitError: it cannot be read.
         """
         file = self.inside(path)
         if file.suffix.lower() not in PICTURES:
@@ -117,17 +117,17 @@ class Store:
         for known in self._pictures():
             about = self.own / "pictures" / known.id / "about.json"
             if known.path == name and about.stat().st_mtime_ns > file.stat().st_mtime_ns:
-                return known  # as another tab has it, and not changed since
+                return known  # already opened by another tab, and not changed since
         return self._keep_picture(new_id(), Path(name).name, name, Picture.read(file))
 
     def add(self, name: str, data: bytes) -> PictureRecord:
-        """A picture that was sent; the file stays as it came.
+        """Keep an uploaded picture; the file stays unchanged.
 
         Raises:
-            EditkitError: it is none, or too large.
+            EditkitError: it is not a picture, or too large.
         """
         if self._count("pictures") >= self.bounds.pictures:
-            raise Refused(507, "the studio holds as many pictures as it may; take some away")
+            raise Refused(507, "the studio holds as many pictures as it may; delete some")
         picture = self.read(data)
         id_ = new_id()
         place = self.own / "pictures" / id_
@@ -142,20 +142,20 @@ class Store:
             raise
 
     def read(self, data: bytes) -> Picture:
-        """A picture from bytes, no larger than the studio takes.
+        """Decode a picture no larger than the studio accepts.
 
         Raises:
-            EditkitError: it is none, or too large.
+            EditkitError: it is not a picture, or too large.
         """
         import io
 
         from PIL import Image
 
-        pixels = 0  # what is wrong is said below
+        pixels = 0  # the error is raised below
         with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=known_formats()) as seen:
             pixels = seen.width * seen.height
         if pixels > self.bounds.pixels:
-            raise Refused(413, f"a picture of {pixels} pixels; at most {self.bounds.pixels} are taken here")
+            raise Refused(413, f"a picture of {pixels} pixels; at most {self.bounds.pixels} are accepted here")
         return Picture.read(data)
 
     def _keep_picture(self, id_: str, name: str, path: str, picture: Picture) -> PictureRecord:
@@ -166,10 +166,10 @@ class Store:
         return record
 
     def picture(self, id_: str) -> PictureRecord:
-        """A picture, or the result of an edit.
+        """Return a picture, or the result of an edit.
 
         Raises:
-            Refused: there is none of that name.
+            Refused: none has that id.
         """
         edit = self._edits.get(id_)
         if edit is not None and edit.result is not None:
@@ -180,10 +180,10 @@ class Store:
         return found
 
     def file(self, picture: PictureRecord) -> Path:
-        """Where a picture lies.
+        """Return the file of a picture.
 
         Raises:
-            Refused: it was taken away.
+            Refused: it was deleted.
         """
         return self.inside(picture.path)
 
@@ -196,20 +196,20 @@ class Store:
     # masks
 
     def add_mask(self, data: bytes) -> str:
-        """Keep a mask, a PNG file, and give its name: of equal masks the same, so that equal edits say equal words."""
+        """Keep a mask, a PNG file, and return its id; equal masks get the same, so that equal edits read the same."""
         id_ = hashlib.sha256(data).hexdigest()[:16]
         file = self.own / "masks" / f"{id_}.png"
         if not file.exists():
             if self._count("masks") >= self.bounds.masks:
-                raise Refused(507, "the studio holds as many masks as it may; take some away")
+                raise Refused(507, "the studio holds as many masks as it may; delete some")
             save_bytes(file, data, force=True)
         return id_
 
     def mask(self, id_: str) -> Path:
-        """Where a mask lies.
+        """Return the file of a mask.
 
         Raises:
-            Refused: there is none of that name.
+            Refused: none has that id.
         """
         file = self.own / "masks" / f"{id_}.png"
         if not ID.fullmatch(id_) or not file.is_file() or file.is_symlink():
@@ -219,15 +219,15 @@ class Store:
     # edits
 
     def edits(self) -> list[EditRecord]:
-        """All edits, as they were asked for."""
+        """Return all edits in the order of their requests."""
         with self._lock:
             return sorted(self._edits.values(), key=lambda edit: (edit.created, edit.id))
 
     def edit(self, id_: str) -> EditRecord:
-        """One edit.
+        """Return one edit.
 
         Raises:
-            Refused: there is none of that name.
+            Refused: none has that id.
         """
         found = self._edits.get(id_)
         if found is None:
@@ -235,49 +235,49 @@ class Store:
         return found
 
     def keep_edit(self, edit: EditRecord) -> None:
-        """Write an edit as it is now."""
+        """Write the current state of an edit."""
         place = self.own / "edits" / edit.id
         with self._lock:
             if edit.id not in self._edits:
                 if len(self._edits) >= self.bounds.edits:
-                    raise Refused(507, "the studio holds as many edits as it may; take some away")
+                    raise Refused(507, "the studio holds as many edits as it may; delete some")
                 place.mkdir()
             _write(place / "edit.json", edit)
             self._edits[edit.id] = edit
 
     def forget(self, id_: str) -> None:
-        """Take an edit away, with its result.
+        """Delete an edit and its result.
 
         Raises:
-            Refused: it goes on, or others were made of its result.
+            Refused: it is still running, or other edits start from its result.
         """
         edit = self.edit(id_)
         if edit.state not in ENDED:
-            raise Refused(409, "this edit goes on; stop it first")
+            raise Refused(409, "this edit is still running; stop it first")
         if any(other.picture == id_ for other in self._edits.values()):
-            raise Refused(409, "other edits were made of this result; take those away first")
+            raise Refused(409, "other edits start from this result; delete those first")
         with self._lock:
             del self._edits[id_]
         shutil.rmtree(self.own / "edits" / id_, ignore_errors=True)
 
     def result_place(self, id_: str) -> Path:
-        """The folder of an edit."""
+        """Return the folder of an edit."""
         return self.own / "edits" / id_
 
     def _found(self) -> Iterator[EditRecord]:
-        """The edits of an earlier server; those that it did not end were interrupted."""
+        """Yield the edits of an earlier server; mark unfinished ones as interrupted."""
         for place in (self.own / "edits").iterdir():
             edit = _read(place / "edit.json", EditRecord)
             if edit is None or edit.id != place.name:
                 continue
             if edit.state not in ENDED:
-                edit = edit.model_copy(update={"state": "interrupted", "error": "the server ended before the edit"})
+                edit = edit.model_copy(update={"state": "interrupted", "error": "the server stopped before the edit"})
                 _write(place / "edit.json", edit)
             yield edit
 
     def _place(self, part: str, id_: str) -> Path:
         if not ID.fullmatch(id_):
-            raise Refused(404, "there is nothing of that name")
+            raise Refused(404, "nothing has that name")
         return self.own / part / id_
 
     def _count(self, part: str) -> int:
@@ -285,7 +285,7 @@ class Store:
 
 
 def described(id_: str, name: str, path: str, picture: Picture) -> PictureRecord:
-    """What the page is told of a picture."""
+    """Return the record of a picture."""
     return PictureRecord(
         id=id_,
         name=name,
@@ -300,7 +300,7 @@ def described(id_: str, name: str, path: str, picture: Picture) -> PictureRecord
 
 
 def safe_name(name: str, ending: str) -> str:
-    """A file's name made of letters, digits, dashes and points of the last part of `name`."""
+    """Make a file name from the letters, digits, dashes and dots of the last part of `name`."""
     last = re.split(r"[/\\]", name)[-1]
     stem, _, suffix = last.rpartition(".")
     if f".{suffix.lower()}" not in PICTURES:
@@ -314,8 +314,8 @@ def _write(path: Path, record: BaseModel) -> None:
 
 
 def _read(path: Path, kind: type[R]) -> R | None:
-    """A record; None where there is none, or half of one."""
+    """Read a record; None if it is missing or incomplete."""
     try:
         return kind.model_validate_json(small_bytes(path))
-    except (OSError, ValidationError, ValueError):  # also what a stranger's folder holds: a pipe, a device
+    except (OSError, ValidationError, ValueError):  # also a pipe or a device in somebody else's folder
         return None

@@ -1,4 +1,4 @@
-"""A studio: what the routes ask of it. Everything that reads, decodes or plans runs in threads, a few at once."""
+"""The studio behind the routes. Reading, decoding and planning run in threads, a few at once."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from editkit.models.leasing import Models
 
 ALONE = "alone:"
-"""Before the name of an edit that nobody's tab asked for: it takes turns by itself."""
+"""Prefix of the tab of an edit that no tab requested: it takes turns by itself."""
 
 
 class Studio:
-    """One folder, its edits, and who makes them."""
+    """One folder, its edits, and the workers that run them."""
 
     def __init__(self, config: Config, models: Models | None = None) -> None:
         from editkit.models.leasing import Models as Loaded
@@ -61,10 +61,10 @@ class Studio:
     # asking for edits
 
     def ask(self, picture: str, data: object, mask: str | None, tab: str | None, candidates: int) -> list[EditRecord]:
-        """Put an edit, or several with seeds of their own, into the queue.
+        """Queue an edit, or several that differ in their seeds.
 
         Raises:
-            EditkitError: what is asked for makes no sense. Refused: it may not be asked for, or too many wait.
+            EditkitError: the edit is invalid. Refused: it is not allowed, or too many edits wait.
         """
         source = self.store.picture(picture)
         asked = self._asked(data, mask)
@@ -98,7 +98,7 @@ class Studio:
         return wanted(data, self.config)
 
     def plan(self, picture: str, data: object, mask: str | None) -> dict[str, Any]:
-        """What an edit would do and cost; loads no weights."""
+        """Return what an edit would do and cost; loads no weights."""
         notices: list[str] = []
         asked = self._asked(data, mask)
         plans = plan_stages(asked.real.inherited(), self.maker.source(picture), notices.append)
@@ -110,7 +110,7 @@ class Studio:
         }
 
     def said(self, picture: str, data: object, mask: str | None) -> dict[str, Any]:
-        """The same as a command line, as Python and as YAML, for the studio's folder."""
+        """Return the edit as a command line, as Python and as YAML, for the studio's folder."""
         source = self.store.picture(picture)
         asked = self._asked(data, mask)
         name = f"{Path(source.name).stem}.{asked.said.stages[0].plugins[0].name}.png"
@@ -119,9 +119,9 @@ class Studio:
     # masks
 
     def add_mask(self, picture: str, source: bytes | str) -> dict[str, Any]:
-        """A mask of a picture, from the bytes of a file or from words, as `--mask` takes them."""
+        """Add a mask of a picture, from the bytes of a file or from words as `--mask` takes them."""
         if isinstance(source, str) and not shapes.is_words(source):
-            raise UsageError(f"{source[:80]!r} are no words for a mask; write them as {shapes.words()[:300]}")
+            raise UsageError(f"{source[:80]!r} does not describe a mask; write {shapes.words()[:300]}")
         if isinstance(source, str):
             wanted({"editkit": 2, "stages": [{"plugins": [{"inpaint": {"mask": source}}]}]}, self.config)
         notices: list[str] = []
@@ -141,16 +141,16 @@ class Studio:
         }
 
     def raw_mask(self, id_: str) -> bytes:
-        """The bytes of a mask, row by row, 0 to 255."""
+        """Return the bytes of a mask, row by row, 0 to 255."""
         return _grey(self.store.mask(id_)).tobytes()
 
     # results
 
     def result(self, id_: str) -> tuple[EditRecord, PictureRecord]:
-        """An edit and what came of it.
+        """Return an edit and its result.
 
         Raises:
-            Refused: nothing did.
+            Refused: it has no result.
         """
         edit = self.store.edit(id_)
         if edit.result is None:
@@ -158,15 +158,15 @@ class Studio:
         return edit, edit.result
 
     def _as_made(self, edit: EditRecord, result: PictureRecord) -> tuple[Raster, NDArray[np.bool_] | None]:
-        """A result with what its source said besides its pixels, and what could change: as the command has it."""
+        """Return a result with its source's metadata, and what could change, as the command has it."""
         picture = Picture.read(self.store.file(result))
-        with contextlib.suppress(EditkitError):  # where the source is gone the result speaks for itself
+        with contextlib.suppress(EditkitError):  # if the source is gone, the result is returned without its metadata
             picture = replace(picture, meta=self.maker.source(edit.picture).meta)
         kept = self.store.result_place(edit.id) / "kept.png"
         return picture, _grey(kept) > 0 if kept.is_file() else None
 
     def download(self, id_: str, format: str, quality: int | None) -> tuple[bytes, str]:
-        """A result in a format, and a name for it."""
+        """Return a result in a file format, and a name for it."""
         edit, result = self.result(id_)
         row = to_write(format)
         picture, mask = self._as_made(edit, result)
@@ -174,10 +174,10 @@ class Studio:
         return data, Path(result.name).stem + row.endings[0]
 
     def save(self, id_: str, path: str, quality: int | None, over: bool) -> dict[str, Any]:
-        """Write a result into the folder. `over`: what is there is kept as FILE~.
+        """Write a result into the folder. `over`: replace an existing file, which is kept as FILE~.
 
         Raises:
-            Refused: the place is none in the folder. EditkitError: it cannot be written.
+            Refused: the path is not in the folder. EditkitError: it cannot be written.
         """
         edit, result = self.result(id_)
         target = self._target(path)
@@ -193,10 +193,10 @@ class Studio:
         }  # fmt: skip
 
     def _target(self, path: str) -> Path:
-        """A place in the folder for a new file.
+        """Return the path in the folder for a new file.
 
         Raises:
-            Refused: it is none.
+            Refused: the path is not in the folder.
         """
         parts = path.split("/")
         hidden = any(part.startswith(".") or not part or "\\" in part or "\0" in part for part in parts)
@@ -208,20 +208,20 @@ class Studio:
 
 
 def _grey(file: Path) -> NDArray[np.uint8]:
-    """A mask that the studio wrote, (H, W); read like any picture, since the folder may be somebody else's."""
+    """Read a mask that the studio wrote, (H, W); like any picture, since the folder may be somebody else's."""
     return at_depth(Picture.read(file).pixels[..., 0], np.dtype(np.uint8))
 
 
 def _shifted(chain: Chain, by: int) -> Chain:
-    """`chain` with `by` added to every seed."""
+    """Return `chain` with `by` added to every seed."""
     return chain.with_seed(lambda seed: (seed + by) % 2**63)
 
 
 class Tabs:
-    """Which tabs are open, so that a closed one frees its places in the queue.
+    """Tracks the open tabs, so that the edits of a closed one leave the queue.
 
     Args:
-        away: seconds without a stream after which a tab counts as closed; a reload takes one.
+        away: seconds without a stream after which a tab counts as closed; a reload interrupts the stream briefly.
     """
 
     def __init__(self, away: float) -> None:
@@ -233,19 +233,19 @@ class Tabs:
         return sum(self._streams.values())
 
     def come(self, tab: str) -> None:
-        """A stream of `tab` begins."""
+        """Record that a stream of `tab` begins."""
         self._streams[tab] = self._streams.get(tab, 0) + 1
         self._left.pop(tab, None)
 
     def go(self, tab: str, now: float) -> None:
-        """A stream of `tab` ended."""
+        """Record that a stream of `tab` has ended."""
         self._streams[tab] -= 1
         if not self._streams[tab]:
             del self._streams[tab]
             self._left[tab] = now
 
     def closed(self, now: float) -> list[str]:
-        """The tabs that have been away too long; each is told once."""
+        """Return the tabs that have been away too long; each is returned once."""
         gone = [tab for tab, since in self._left.items() if now - since >= self.away]
         for tab in gone:
             del self._left[tab]
@@ -253,7 +253,7 @@ class Tabs:
 
 
 def one_line(error: BaseException) -> dict[str, Any]:
-    """What is said of an error: one line, and where in the recipe it is, if that is known."""
+    """Describe an error: one line, and its place in the recipe if known."""
     place = getattr(error, "place", None)
     told: dict[str, Any] = {"error": " ".join(str(error).split())[:2000]}
     return {**told, "place": list(place)} if isinstance(place, tuple) else told

@@ -1,6 +1,6 @@
-"""What the browser sees of a picture: a preview of bounded size, and tiles of it at any size for whoever comes near.
+"""What the browser shows of a picture: a preview of bounded size, and tiles at every zoom level.
 
-Both are in sRGB and of 8 bits; the file itself is what is edited. Decoded pictures are kept while they fit into memory.
+Both are 8-bit sRGB; edits use the file itself. Decoded pictures are kept while they fit into memory.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from editkit.pictures.picture import Picture
 from editkit.pictures.raster import at_depth
 
 SIDE = 2048
-"""Pixels of a preview's longer side, at most."""
+"""Longest side of a preview, in pixels."""
 
 THUMB = 320
-"""Pixels of the longer side of a picture in the list of the folder."""
+"""Longest side of a thumbnail in the list of the folder, in pixels."""
 
 TILE = 512
-"""Pixels of a tile's side."""
+"""Side of a tile, in pixels."""
 
 LEVELS = 12
-"""Level k shows a picture by tiles of which each pixel is 2^k of its pixels a side."""
+"""Number of zoom levels: a pixel of level k is the mean of 2^k x 2^k pixels."""
 
 
 class Views:
-    """Previews and tiles. `most`: bytes of decoded pictures that are kept."""
+    """Previews and tiles. `most`: bytes of decoded pictures to keep."""
 
     def __init__(self, store: Store, most: int) -> None:
         self.store, self.most = store, most
@@ -44,7 +44,7 @@ class Views:
         self._previews: OrderedDict[tuple[str, int], bytes] = OrderedDict()
 
     def preview(self, id_: str) -> bytes:
-        """A file of the whole picture, `SIDE` at most."""
+        """Return an image file of the whole picture, at most `SIDE` pixels a side."""
         key = self._key(id_)
         with self._lock:
             known = self._previews.get(key)
@@ -60,10 +60,10 @@ class Views:
         return known
 
     def thumb(self, path: str) -> bytes:
-        """A small picture of a file of the folder.
+        """Return a thumbnail of a file of the folder.
 
         Raises:
-            Refused: it is not there. EditkitError: it cannot be read.
+            Refused: it does not exist. EditkitError: it cannot be read.
         """
         file = self.store.inside(path)
         key = (path, file.stat().st_mtime_ns)
@@ -81,7 +81,7 @@ class Views:
         return known
 
     def tile(self, id_: str, level: int, column: int, row: int) -> bytes:
-        """A file of one tile.
+        """Return an image file of one tile.
 
         Raises:
             Refused: there is no such tile.
@@ -102,7 +102,7 @@ class Views:
         return id_, file.stat().st_mtime_ns
 
     def _pixels(self, key: tuple[str, int]) -> NDArray[np.uint8]:
-        """(H, W, 3 or 4) uint8, sRGB."""
+        """Return (H, W, 3 or 4) uint8, sRGB."""
         with self._lock:
             found = self._kept.get(key)
             if found is not None:
@@ -117,8 +117,8 @@ class Views:
 
 
 def seen(picture: Picture) -> NDArray[np.uint8]:
-    """(H, W, 3 or 4) uint8, in sRGB where that can be."""
-    with contextlib.suppress(PictureError):  # HDR: its numbers as they are
+    """Return (H, W, 3 or 4) uint8, in sRGB if it can be converted."""
+    with contextlib.suppress(PictureError):  # HDR: unconverted values
         picture = picture.coloured_as(None)
     channels: list[NDArray[Any]] = [at_depth(picture.pixels, np.uint8)]
     if picture.alpha is not None:
@@ -127,7 +127,7 @@ def seen(picture: Picture) -> NDArray[np.uint8]:
 
 
 def shrunk(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """At `size` (width, height), each pixel the mean of what it covers."""
+    """Resize to `size` (width, height); each pixel is the mean of those it covers."""
     import cv2
 
     if size == (pixels.shape[1], pixels.shape[0]):
@@ -137,7 +137,7 @@ def shrunk(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
 
 
 def encoded(pixels: NDArray[np.uint8]) -> bytes:
-    """A PNG of little effort: the very pixels, quickly."""
+    """Encode a PNG quickly, at low compression."""
     from PIL import Image
 
     file = io.BytesIO()

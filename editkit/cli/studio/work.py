@@ -1,4 +1,4 @@
-"""One edit of the queue, from its record to its result in the folder: read, made and written by the library."""
+"""Run one edit of the queue, from its record to its result in the folder, through the library."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from editkit.models.leasing import Models
 
 OFTEN = 0.15
-"""Seconds between two estimates, at least."""
+"""Shortest time between two estimates, in seconds."""
 
 SHARE = 0.1
-"""Of the time that an edit takes, for its estimates: decoding them costs."""
+"""Largest share of an edit's time that is spent on decoding estimates."""
 
 SIDE = 1024
-"""Pixels of the longer side of an estimate, at most."""
+"""Longest side of an estimate, in pixels."""
 
 
 class Stopped(Exception):  # noqa: N818
-    """The edit was told to end."""
+    """The edit was told to stop."""
 
 
 class Watcher:
-    """Tells the board how an edit goes, and ends it where that is asked for."""
+    """Reports the progress of an edit to the board, and stops the edit on request."""
 
     def __init__(self, board: Board, edit: str, stop: Stop, clock: Callable[[], float] = time.monotonic) -> None:
         self.board, self.edit, self.stop, self.clock = board, edit, stop, clock
@@ -96,13 +96,13 @@ def _alpha(inside: np.ndarray[tuple[int, int], np.dtype[np.uint8]], size: tuple[
 
 
 class Maker:
-    """Makes edits; one for all workers."""
+    """Runs edits; one for all workers."""
 
     def __init__(self, config: Config, store: Store, board: Board, models: Models) -> None:
         self.config, self.store, self.board, self.models = config, store, board, models
 
     def __call__(self, id_: str, device: str, stop: Stop) -> None:
-        """Make one edit; whatever goes wrong is in its record."""
+        """Run one edit; errors are written to its record."""
         edit = self._keep(self.store.edit(id_), state="running")
         began = time.monotonic()
         notices: list[str] = []
@@ -118,7 +118,7 @@ class Maker:
             done = edit.model_copy(update={"state": "stopped"})
         except EditkitError as error:
             done = edit.model_copy(update={"state": "failed", "error": _line(error)})
-        except Exception as error:  # a library in it failed: the server goes on, and says so
+        except Exception as error:  # a library failed: the server reports it and goes on
             told = missing(error) if isinstance(error, ImportError) else None
             said = _line(told) if told is not None else f"{type(error).__name__}: {_line(error)}"
             done = edit.model_copy(update={"state": "failed", "error": said})
@@ -127,7 +127,7 @@ class Maker:
         self.board.forget([id_])
 
     def dropped(self, id_: str) -> None:
-        """An edit that did not begin."""
+        """Record that an edit was removed before it began."""
         self._keep(self.store.edit(id_), state="stopped")
 
     def _keep(self, edit: EditRecord, **changes: object) -> EditRecord:
@@ -154,7 +154,7 @@ class Maker:
         return self._kept(edit, source.name, made, origin.to_text())
 
     def _kept(self, edit: EditRecord, name: str, made: Made, origin: str) -> EditRecord:
-        """The record of what was made, written to the folder."""
+        """Write the result to the folder and return its record."""
         from editkit.pictures.files.writing import write
 
         place = self.store.result_place(edit.id)
@@ -180,7 +180,7 @@ class Maker:
         )  # fmt: skip
 
     def source(self, id_: str) -> Picture:
-        """The picture of this name, as the command would read it."""
+        """Return the picture with this id, as the command would read it."""
         return Picture.read(self.store.file(self.store.picture(id_)))
 
 

@@ -1,1 +1,1 @@
-"""Seeing an edit while it runs and afterwards: traces, sheets, charts, the time left."""
+"""Observation of edits: previews, traces, sheets, charts, and the remaining time."""

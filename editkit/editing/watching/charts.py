@@ -11,7 +11,7 @@ from editkit.editing.watching.sheets import INK, PALE, PAPER, clipped, font
 
 COLOURS = ((31, 97, 168), (214, 96, 30), (42, 140, 74), (147, 76, 165), (120, 90, 60), (20, 150, 160))
 UP = (200, 30, 30)
-"""What moves upward is drawn in."""
+"""Colour of upward moves."""
 
 LEFT, RIGHT, TOP, BOTTOM = 68, 16, 30, 34
 Points = Sequence[tuple[float, float]]
@@ -26,11 +26,15 @@ def lines(
     dividers: Sequence[tuple[float, str]] = (),
     size: tuple[int, int] = (860, 220),
 ) -> Image.Image:
-    """Lines through `series`, by name.
+    """Draw a line chart.
 
     Args:
-        red: stretches drawn over them in red.
-        dividers: dashed verticals with a name to their right.
+        title: title of the chart.
+        series: name -> points.
+        x_label: label of the x axis.
+        red: segments drawn in red on top.
+        dividers: positions of dashed vertical lines, with a name to their right.
+        size: (width, height) in pixels.
     """
     width, height = size
     page = Image.new("RGB", size, PAPER)
@@ -96,7 +100,7 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def bars(title: str, values: Mapping[str, float], unit: str, width: int = 860) -> Image.Image:
-    """One horizontal bar for each name, the longest first, with its value and share."""
+    """Draw a horizontal bar for each name, the longest first, with its value and share."""
     ordered = sorted(values.items(), key=lambda pair: -pair[1])
     row, left = 20, 190
     page = Image.new("RGB", (width, 34 + row * max(len(ordered), 1)), PAPER)

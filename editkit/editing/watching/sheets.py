@@ -23,7 +23,7 @@ LINE = 18
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture of a sheet, (h, w, 3) uint8, and what is written below it."""
+    """One picture of a sheet, (h, w, 3) uint8, with its label."""
 
     label: str
     pixels: NDArray[np.uint8]
@@ -35,7 +35,7 @@ def font(size: int = 13) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def sheet(tiles: Sequence[Tile], columns: int | None = None, side: int = 320, title: str = "") -> Image.Image:
-    """`tiles` in rows, each fitted into `side` pixels and labelled; small ones are enlarged by whole factors.
+    """Arrange `tiles` in rows, each fitted into `side` pixels and labelled; small ones are enlarged by whole factors.
 
     Args:
         columns: default: about as many as rows.
@@ -59,12 +59,12 @@ def sheet(tiles: Sequence[Tile], columns: int | None = None, side: int = 320, ti
 
 
 def _widest(tiles: Sequence[Tile], side: int) -> int:
-    """Room for the longest label, up to `side`."""
+    """Return the width of the longest label, up to `side`."""
     return min(side, max(math.ceil(font().getlength(tile.label)) for tile in tiles))
 
 
 def clipped(text: str, width: float, size: int = 13) -> str:
-    """`text`, cut with an ellipsis where it is wider than `width` pixels."""
+    """Shorten `text` with an ellipsis if it is wider than `width` pixels."""
     if font(size).getlength(text) <= width:
         return text
     while text and font(size).getlength(text + "...") > width:
@@ -73,7 +73,7 @@ def clipped(text: str, width: float, size: int = 13) -> str:
 
 
 def fitted(pixels: NDArray[np.uint8], side: int) -> Image.Image:
-    """Shrunk to at most `side` pixels, or enlarged by the largest whole factor that fits."""
+    """Shrink a picture to at most `side` pixels, or enlarge it by the largest whole factor that fits."""
     image = Image.fromarray(pixels)
     longest = max(image.size)
     if longest > side:
@@ -84,15 +84,15 @@ def fitted(pixels: NDArray[np.uint8], side: int) -> Image.Image:
 
 
 def eight_bit(pixels: Pixels) -> NDArray[np.uint8]:
-    """Pixels of either depth as uint8."""
+    """Convert pixels of 8 or 16 bits to uint8."""
     converted: NDArray[np.uint8] = at_depth(pixels, np.uint8)
     return converted
 
 
 def compare(before: Picture, after: Picture, mask: Mask | None, side: int = 480) -> Image.Image:
-    """A sheet: before, mask, after, and their difference, made brighter so that its largest value is white.
+    """Make a sheet: before, mask, after, and their difference, scaled so that its largest value is white.
 
-    The label says the largest difference, and the largest where the mask is 0.
+    The label gives the largest difference, and the largest where the mask is 0.
     """
     from editkit.pictures.masks import overlay
 
@@ -119,7 +119,7 @@ def _difference(before: Picture, after: Picture, mask: Mask | None) -> Tile:
 
 
 def save(image: Image.Image, path: str | Path, *, force: bool = False) -> None:
-    """Write a sheet whole or not at all; the name's ending says the format.
+    """Write a sheet atomically; the format follows from the name.
 
     Raises:
         PictureError: it cannot be written there.

@@ -1,4 +1,4 @@
-"""How long an edit will take, estimated from its first steps."""
+"""Estimation of an edit's remaining time, from its first steps."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class TimeLeft:
-    """Says once per stage about how long it will still take, unless that is too short to matter.
+    """Reports the estimated remaining time once per stage, unless it is too short to matter.
 
-    The first steps of the pass that costs most are timed (not the very first, which warms things up); the others are
-    taken to cost in proportion to their pixels.
+    The first steps of the most expensive pass are timed, without the very first, which includes warm-up. The cost of
+    other passes is taken to be proportional to their pixels.
     """
 
     TIMED = 2
@@ -48,5 +48,5 @@ class TimeLeft:
 
 
 def _pixels(part: PassPlan) -> int:
-    """Pixels that all moves of a pass see."""
+    """Return the total number of pixels in all moves of a pass."""
     return len(part.plan) * part.at.height * part.at.width

@@ -1,7 +1,7 @@
-"""Watching an edit: previews of its estimate, and a trace of everything it did.
+"""Previews of an edit's estimate, and a trace of everything that it did.
 
-Both are functions of an `Update`, called after every move, and write their file in `close`; `Preview` into a folder
-writes as it goes.
+Both are called with an `Update` after every move, and write their file in `close`; `Preview` writes to a folder during
+the edit.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from editkit.editing.stages import Update
 
 FRAMES = 24
-"""About how many estimates of a stage are kept."""
+"""Approximate number of estimates to keep from a stage."""
 
 FRAME_SIDE = 512
 STRIP = 12
@@ -43,7 +43,7 @@ MILLISECONDS = 120
 
 
 def due(update: Update, frames: int) -> bool:
-    """Whether this is one of about `frames` evenly spread moves of a stage; the last of every pass always is."""
+    """Whether this move is one of about `frames` evenly spaced moves of a stage; the last of every pass always is."""
     plan = update.plan
     before = sum(len(part.plan) for part in plan.passes[: update.pass_])
     every = max(1, round(plan.moves / frames))
@@ -53,7 +53,7 @@ def due(update: Update, frames: int) -> bool:
 
 
 def estimate(update: Update) -> NDArray[np.uint8] | None:
-    """The estimate of the clean picture, (h, w, 3), at the size of the pass."""
+    """Return the estimate of the clean picture, (h, w, 3), at the size of the pass."""
     image = update.preview()
     if image is None:
         return None
@@ -63,11 +63,11 @@ def estimate(update: Update) -> NDArray[np.uint8] | None:
 
 
 class Preview:
-    """Estimates into a folder (PNG, as they come), or one moving WebP (at the end).
+    """Saves estimates to a folder (as PNG, during the edit), or as one animated WebP (at the end).
 
     Raises:
-        UsageError: a name with another ending than .webp.
-        PictureError: it cannot be written there.
+        UsageError: the name is not a folder and does not end in .webp, or frames exist already.
+        PictureError: it cannot be written.
     """
 
     def __init__(self, path: str | Path, *, force: bool = False) -> None:
@@ -104,14 +104,14 @@ class Preview:
         Picture(pixels).write(self.path / name, force=self.force)
 
     def close(self) -> None:
-        """Write the moving picture; every frame at the size of the largest."""
+        """Write the animation, with every frame at the size of the largest."""
         if not self.frames:
             return
         save_bytes(self.path, moving(self.frames), force=self.force)
 
 
 def moving(frames: Sequence[Image.Image], back: bool = False) -> bytes:
-    """A WebP that shows `frames`, each at the size of the largest, the last for longer; with `back` there and back."""
+    """Encode an animated WebP of `frames`, each at the size of the largest; `back`: forward and backward."""
     size = max(f.width for f in frames), max(f.height for f in frames)
     shown = [frame.resize(size, Image.Resampling.BILINEAR) for frame in frames]
     durations = [MILLISECONDS] * (len(shown) - 1) + [10 * MILLISECONDS]
@@ -124,7 +124,7 @@ def moving(frames: Sequence[Image.Image], back: bool = False) -> bytes:
 
 @dataclass(frozen=True)
 class Point:
-    """What a trace keeps of one move."""
+    """The data of one move in a trace."""
 
     stage: int
     pass_: int
@@ -136,12 +136,13 @@ class Point:
 
 
 class Trace:
-    """A page (.html, one file that needs nothing else) or a sheet (.png) of how an edit went: a strip of estimates, the
-    plan as it was walked, energies and the norm of their gradient, and where the time went.
+    """Writes a report of an edit, as a self-contained page (.html) or a sheet (.png).
+
+    It has a strip of estimates, the plan, energies with the norm of their gradient, and the time spent.
 
     Raises:
-        UsageError: a name with another ending.
-        PictureError: it cannot be written there.
+        UsageError: the name has another ending, or the file exists.
+        PictureError: it cannot be written.
     """
 
     def __init__(self, path: str | Path, *, force: bool = False) -> None:
@@ -181,7 +182,7 @@ class Trace:
             save(self._sheet(), self.path, force=self.force)
 
     def summary(self) -> list[str]:
-        """What was run, a line each stage, and what it took."""
+        """Return a summary: one line for each stage, and the time."""
         rows = []
         for number, plan in sorted(self.plans.items()):
             names = " with ".join(plugin.name for plugin in plan.plugins)
@@ -196,7 +197,7 @@ class Trace:
         return rows
 
     def charts(self) -> list[Image.Image]:
-        """Plan, energies and gradient where there are any, time by hook."""
+        """Draw charts of the plan, of energies and gradients if there are any, and of the time by hook."""
         return [*self._plan(), *self._energies(), *self._time()]
 
     def _plan(self) -> list[Image.Image]:
@@ -279,7 +280,7 @@ figure img{{height:96px;image-rendering:auto}}img{{max-width:100%}}h2{{font-size
 
 
 def _uri(image: Image.Image) -> str:
-    """A picture as part of a page."""
+    """Encode a picture as a data URI."""
     data = io.BytesIO()
     image.save(data, "PNG")
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()

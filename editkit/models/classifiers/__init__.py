@@ -1,4 +1,4 @@
-"""Classifiers that can guide: p(y | x_t, t) of noisy states, and p(y | picture) of clean ones.
+"""Classifiers for guidance: p(y | x_t, t) of noisy states, and p(y | picture) of clean pictures.
 
 The kind decides how a classifier is called (`Noisy`, `Clean`); both give logits (batch, classes). They
 come from a folder (made by `editkit train classifier`, or in timm's layout), from a hub id, or as an architecture
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def is_noisy(source: Any) -> bool:
-    """Whether a classifier's source is noise-aware, by its configuration alone; reads no weights."""
+    """Whether a classifier is noise-aware; reads only its configuration."""
     if not isinstance(source, str):
         return hasattr(source, "at")
     file = expanded(source) / "config.json"
@@ -35,10 +35,10 @@ def is_noisy(source: Any) -> bool:
 
 
 def load_classifier(source: str, device: torch.device, *, offline: bool = False) -> Clean | NoiseAware:
-    """The classifier called `source` (see `KINDS`), frozen.
+    """Load the classifier called `source` (see `KINDS`), frozen.
 
     Raises:
-        ModelError: not found, weights missing, misshapen or in a pickle; a channel count that pictures do not have.
+        ModelError: not found; weights missing, of the wrong shape or in a pickle; not for 3 channels.
     """
     from editkit.models.classifiers import loading
 
@@ -50,10 +50,10 @@ def load_classifier(source: str, device: torch.device, *, offline: bool = False)
 
 
 def resolve(label: str, labels: Sequence[str]) -> int:
-    """The number of a label given by number or name; case, underscores and what follows a comma do not matter.
+    """Return the number of a label given by number or name; case, underscores and text after a comma are ignored.
 
     Raises:
-        UsageError: none or several are called so; names the nearest.
+        UsageError: no label or several have this name; the message lists the nearest.
     """
     if re.fullmatch(r"\d+", label) and label not in labels:
         if int(label) >= len(labels):
@@ -64,12 +64,12 @@ def resolve(label: str, labels: Sequence[str]) -> int:
     found = [k for k, name in enumerate(plain) if name == wanted]
     if len(found) > 1:
         numbers = ", ".join(map(str, found))
-        raise UsageError(f"label {label!r}: several are called so, numbers {numbers}; give the number")
+        raise UsageError(f"label {label!r}: several labels have this name: {numbers}; give the number")
     if not found:
         inside = [name for name in plain if wanted in name.split() or wanted in name]
         near = nearest(wanted, plain, most=3, cutoff=0.5) or inside[:3]
         hint = f"; did you mean {' or '.join(near)}?" if near else f"; it has {', '.join(plain[:5])} ..."
-        raise UsageError(f"label {label!r}: the classifier has none of {len(labels)} called so{hint}")
+        raise UsageError(f"label {label!r}: none of the {len(labels)} labels has this name{hint}")
     return found[0]
 
 

@@ -1,4 +1,4 @@
-"""Classifiers of two kinds: of noisy states, p(y | x_t, t), and of clean pictures, p(y | picture)."""
+"""The two kinds of classifiers: p(y | x_t, t) of noisy states, and p(y | picture) of clean pictures."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OWN = "EditkitClassifier"
-"""The class name in the configuration of what `editkit train classifier` saves."""
+"""The class name in the configurations that `editkit train classifier` saves."""
 
 KINDS = "a folder, a hub id (owner/name), torchvision:NAME:FILE.safetensors or timm:NAME[:FILE.safetensors]"
 
 
 @runtime_checkable
 class Noisy(Protocol):
-    """p(y | x_t, t): asked of the noisy state itself."""
+    """p(y | x_t, t), evaluated at the noisy state itself."""
 
     labels: Sequence[str]
 
     def at(self, x_t: Tensor, level: Level) -> Tensor:
-        """Logits (batch, classes) of x_t (batch, channels, ...)."""
+        """Return the logits (batch, classes) of x_t (batch, channels, ...)."""
         ...
 
     def check(self, shape: Sequence[int], levels: Levels) -> None:
-        """Raises ModelError where it was not trained for states of this shape or for these levels."""
+        """Raise ModelError if it was not trained for states of this shape or for these levels."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Clean:
-    """p(y | picture), with the size and normalisation it was trained with.
+    """p(y | picture), with the size and normalisation of its training.
 
     Args:
         network: (batch, channels, size, size), normalised -> logits.
-        labels: by number.
-        size: the side it takes.
+        labels: names, indexed by class number.
+        size: side of its input, in pixels.
         mean, std: of pixels in [0, 1], by channel.
     """
 
@@ -52,11 +52,11 @@ class Clean:
     std: tuple[float, ...]
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Logits (batch, classes) of pictures (batch, 3, h, w) in [-1, 1], stretched to its size."""
+        """Return the logits (batch, classes) of pictures (batch, 3, h, w) in [-1, 1], resized to its size."""
         return self.through(self.network)(image)
 
     def through(self, part: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """A part of the network (its trunk, say) as a function of pictures (batch, 3, h, w) in [-1, 1]."""
+        """Return a part of the network (such as its trunk) as a function of pictures (batch, 3, h, w) in [-1, 1]."""
         return lambda image: part(self._prepared(image))
 
     def _prepared(self, image: Tensor) -> Tensor:
@@ -70,15 +70,15 @@ class Clean:
 
 @dataclass(frozen=True, eq=False)
 class NoiseAware:
-    """A network that was trained on x_t = alpha_t x0 + sigma_t eps at log(alpha_t / sigma_t) within `log_snr`.
+    """A network trained on x_t = alpha_t x0 + sigma_t eps with log(alpha_t / sigma_t) within `log_snr`.
 
-    It sees x_t / sqrt(alpha_t^2 + sigma_t^2) and the log-SNR: two tables with the same log-SNR are the same to it.
+    Its input is x_t / sqrt(alpha_t^2 + sigma_t^2) and the log-SNR, so schedules with the same log-SNR are equivalent.
 
     Args:
         network: (x, log_snr) -> logits, x (batch, channels, size, size), log_snr (batch,).
-        labels: by number.
-        channels, size: of the states it was trained on.
-        log_snr: the lowest and highest it was trained at.
+        labels: names, indexed by class number.
+        channels, size: shape of the states it was trained on.
+        log_snr: the lowest and highest log-SNR of its training.
         name: for messages.
     """
 

@@ -1,4 +1,4 @@
-"""Reading classifiers: folders, hub ids, architectures of torchvision and timm; safetensors only."""
+"""Load classifiers from folders, hub ids, and architectures of torchvision and timm; safetensors only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from editkit.common.places import expanded
 from editkit.common.spec import did_you_mean
-from editkit.errors import ModelError
+from editkit.errors import ModelError, short
 from editkit.models.classifiers.kinds import KINDS, OWN, Clean, NoiseAware
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import find
@@ -19,16 +19,16 @@ from editkit.models.files.skeleton import without_values
 from editkit.models.files.weights import PICKLES, unreadable, weight_files
 
 MOST_STAGES = 16
-"""Of a network of our own, whose stages each halve the picture."""
+"""Most stages of an editkit network; each halves the picture."""
 
 MOST_SIDE = 4096
-"""Of what a classifier sees: every picture is brought to that size."""
+"""Largest input size of a classifier, in pixels; every picture is resized to it."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def from_folder(source: str, device: torch.device, *, offline: bool) -> Clean | NoiseAware:
-    """What `editkit train classifier` saved, or timm's layout: config.json and model.safetensors."""
+    """Load what `editkit train classifier` saved, or timm's layout: config.json and model.safetensors."""
     if source.count("/") != 1 and not expanded(source).exists():
         raise ModelError(f"classifier {source!r} was not found; it can be {KINDS}")
     try:
@@ -50,17 +50,17 @@ def from_folder(source: str, device: torch.device, *, offline: bool) -> Clean | 
         return _ready(library, str(config["architecture"]), tensors, given, source, device)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
         wrong = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        raise ModelError(f"classifier {source}: its config.json is damaged ({wrong}); fetch it again") from error
+        raise ModelError(f"classifier {source}: its config.json is damaged ({wrong}); download it again") from error
 
 
 def by_architecture(library: str, name: str, file: str, device: torch.device, *, offline: bool) -> Clean:
-    """An architecture by name, with weights from a file, or from the hub for timm."""
+    """Build an architecture by name, with weights from a file, or from the hub for timm."""
     source = f"{library}:{name}" + (f":{file}" if file else "")
     if file:
         path = expanded(file)
         if path.suffix.lower() in PICKLES:
             raise ModelError(
-                f"classifier {source}: a pickle can run code when it is read; convert it once, if you trust it: "
+                f"classifier {source}: a pickle can run code when it is read; if you trust it, convert it once: "
                 f"safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')"
             )
         return _ready(library, name, _tensors(source, path), {}, source, device)
@@ -71,7 +71,7 @@ def by_architecture(library: str, name: str, file: str, device: torch.device, *,
     _known(name, timm.list_models(), source)
     tag = timm.get_pretrained_cfg(name)
     if tag is None or not tag.hf_hub_id:
-        raise ModelError(f"classifier {source}: timm has no weights of it; give a file, {source}:FILE.safetensors")
+        raise ModelError(f"classifier {source}: timm has no weights for it; give a file, {source}:FILE.safetensors")
     made = from_folder(tag.hf_hub_id, device, offline=offline)
     assert isinstance(made, Clean)
     return made
@@ -86,7 +86,7 @@ def _own(
     width, stages = int(config["width"]), int(config["stages"])
     if not (0 < stages <= MOST_STAGES and width > 0 and channels > 0 and 0 < size <= MOST_SIDE):
         raise ValueError(f"width {width}, stages {stages}, channels {channels}, size {size}")
-    with without_values():  # what it says is compared with the file's tensors before anything is allocated
+    with without_values():  # the sizes are compared with the file's tensors before memory is allocated
         _fitting(Network(channels, len(labels), width, stages), tensors, layout.name)
     network = Network(channels, len(labels), width, stages)
     _fill(network, tensors, layout.name)
@@ -102,7 +102,7 @@ def _own(
 def _ready(
     library: str, name: str, tensors: dict[str, Tensor], config: Mapping[str, Any], source: str, device: torch.device
 ) -> Clean:
-    """An architecture with its weights; size, normalisation and labels as the configuration says, else ImageNet's."""
+    """Build an architecture with its weights; size, normalisation and labels are the configuration's or ImageNet's."""
     classes, network = _made(library, name, tensors, source)
     defaults: Mapping[str, Any] = dict(getattr(network, "pretrained_cfg", None) or {})
     config = {**defaults, **{key: value for key, value in config.items() if value is not None}}
@@ -117,7 +117,7 @@ def _ready(
 
 
 def _made(library: str, name: str, tensors: Mapping[str, Tensor], source: str) -> tuple[int, Any]:
-    """(number of classes, which the weights of the last layer tell; the network without weights)."""
+    """Return (number of classes, from the weights of the last layer; the network without weights)."""
     build: Callable[[int], torch.nn.Module]
     if library == "torchvision":
         from torchvision import models
@@ -135,18 +135,18 @@ def _made(library: str, name: str, tensors: Mapping[str, Tensor], source: str) -
         heads = [key for key, part in build(1000).named_modules() if isinstance(part, torch.nn.Linear)]
     head = tensors.get(f"{heads[-1]}.weight") if heads else None
     if head is not None and head.ndim != 2:
-        raise ModelError(f"classifier {source}: its last layer has the shape {tuple(head.shape)}; no classes are in it")
+        raise ModelError(f"classifier {source}: its last layer has the shape {tuple(head.shape)}; it has no classes")
     classes = 1000 if head is None else len(head)
     return classes, build(classes)
 
 
 def _known(name: str, names: Sequence[str], source: str) -> None:
     if name.split(".")[0] not in names:
-        raise ModelError(f"classifier {source}: no architecture is called {name!r}{did_you_mean(name, names, most=3)}")
+        raise ModelError(f"classifier {source}: unknown architecture {short(name)}{did_you_mean(name, names, most=3)}")
 
 
 def _labels(config: Mapping[str, Any], classes: int) -> Sequence[str]:
-    """Names by number: the configuration's own, ImageNet's for 1000 classes, else the numbers."""
+    """Return the label names: the configuration's own, ImageNet's for 1000 classes, else the numbers."""
     named = config.get("label_names")
     if named:
         return tuple(map(str, named))
@@ -179,10 +179,10 @@ def _fill(network: Any, tensors: dict[str, Tensor], source: str) -> None:
 
 
 def _fitting(network: Any, tensors: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
-    """The network's own tensors, where the file has all of them in the same shapes.
+    """Return the network's tensors from the file.
 
     Raises:
-        ModelError: it has not.
+        ModelError: some are missing or have the wrong shape.
     """
     wanted: Mapping[str, Tensor] = network.state_dict()
     missing = [key for key in wanted if key not in tensors and not key.endswith("num_batches_tracked")]

@@ -1,4 +1,4 @@
-"""The network that `editkit train classifier` trains: convolutions that are told the noise level.
+"""The network that `editkit train classifier` trains: a CNN conditioned on the noise level.
 
 Residual blocks with group normalisation, each scaled and shifted by an embedding of the log-SNR (Perez et al. 2018,
 arXiv:1709.07871; the downsampling trunk of Dhariwal & Nichol 2021, arXiv:2105.05233, without attention).
@@ -35,7 +35,7 @@ class Network(nn.Module):
     """(x, log_snr) -> logits; x (b, channels, size, size), log_snr (b,).
 
     Args:
-        width: channels of the first of `stages` stages; each further one has twice as many at half the side.
+        width: channels of the first of `stages` stages; each further stage doubles them and halves the side.
     """
 
     def __init__(self, channels: int, classes: int, width: int = 32, stages: int = 3) -> None:
@@ -50,7 +50,7 @@ class Network(nn.Module):
         self.head = nn.Linear(widths[-1], classes)
 
     def features(self, x: Tensor, log_snr: Tensor) -> Tensor:
-        """(b, width * 2^(stages - 1)): what the last layer sees."""
+        """Return the input of the last layer, (b, width * 2^(stages - 1))."""
         waves = log_snr[:, None] * self.get_buffer("frequencies")
         e = self.embed(torch.cat([waves.sin(), waves.cos()], dim=1))
         h = self.stem(x)

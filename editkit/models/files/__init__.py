@@ -1,1 +1,1 @@
-"""Models on disk: finding their folders, reading configurations and weights."""
+"""Models on disk: find their folders, read configurations and weights."""

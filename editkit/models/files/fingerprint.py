@@ -1,6 +1,7 @@
-"""Which weights made a picture: one hash of a model's safetensors files, for its provenance.
+"""Hash a model's safetensors files, for the provenance of a picture.
 
-A large file is read once: its hash is kept in the user's cache folder, with the file's size and modification time.
+A large file is read only once: its hash is cached in the user's cache folder, with the file's size and modification
+time.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from editkit.models.files import overlay
 
 _BLOB = re.compile(r"[0-9a-f]{64}")
 LARGE = 64 * 2**20
-"""Bytes from which on a hash is worth keeping."""
+"""Smallest file whose hash is cached, in bytes."""
 
 
 def fingerprint(info: ModelInfo) -> str | None:
-    """SHA-256 over the names and contents of the weights of the model that `describe` spoke of; None without weights.
+    """Return the SHA-256 of the names and contents of a model's weights; None without weights.
 
-    A file in the hub's cache is a link to one that is named by its own hash, and is not read again. Of a folder that a
-    denoiser's file is laid over, its own denoiser is left out, and the file's hash is in its place.
+    A file in the hub's cache is a link to a file named by its hash, so it is not read. If a separate file replaces the
+    denoiser of a folder, the file's hash replaces that of the folder's own denoiser.
     """
     from editkit.models import folder_of
 
@@ -33,19 +34,19 @@ def fingerprint(info: ModelInfo) -> str | None:
         path = folder_of(info.name)
         over = None if info.transformer is None else overlay.given(info.transformer)
         return None if path is None else _of(path.absolute(), None if over is None else over.absolute())
-    except ModelError:  # a model of one's own, given to edit() as an object
+    except ModelError:  # a custom model passed to edit() as an object
         return None
 
 
 def of_place(path: Path) -> str | None:
-    """The same over a file, or the weights in a folder; None: there are none."""
+    """Return the SHA-256 of a file, or of the weights in a folder; None without weights."""
     return _of(path.absolute()) if path.is_file() or path.is_dir() else None
 
 
 @cache
 def _of(path: Path, over: Path | None = None) -> str | None:
-    """The hash over a folder, or a file alone, named from the root; files do not change while a process runs, but the
-    present folder may.
+    """Hash a folder or a file, given by its absolute path: files do not change while a process runs, but the current
+    folder may.
     """
     if path.is_file():
         return _hash(path)
@@ -83,7 +84,7 @@ def _hash(file: Path) -> str:
         draft.write_text(stamp + found, encoding="ascii")
         draft.replace(note)
     except OSError:
-        pass  # a home that cannot be written to: the file is read again next time
+        pass  # the home folder is not writable: the file is read again next time
     return found
 
 

@@ -1,11 +1,11 @@
-"""The header of a .gguf file, looked through before the package `gguf` reads it.
+"""Check the header of a .gguf file before the package `gguf` reads it.
 
-That package makes an object of every value that a header claims, whether the file has it or not: 49 bytes that claim an
-array of 2**50 numbers keep it busy for ever. Here what is claimed must lie within the file, and be few. Of the numbers
-of an array none is read.
+That package makes an object of every declared value, whether the file contains it or not: a header of 49 bytes that
+declares an array of 2**50 numbers keeps it busy forever. Here every declared value must lie within the file, and their
+number is limited. The numbers of arrays are not read.
 
-Layout (ggml's docs/gguf.md, version 3): "GGUF", version, tensors, values; each value a name, a kind and what it is;
-each tensor a name, its sides, a kind, an offset. Texts and arrays have their lengths before them.
+Layout (ggml's docs/gguf.md, version 3): "GGUF", version, tensors, values; each value has a name, a kind and its data;
+each tensor has a name, its dimensions, a kind and an offset. The length precedes texts and arrays.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from pathlib import Path
 from typing import BinaryIO
 
 MOST = 100_000
-"""Values, and tensors: networks that make pictures have a dozen and some thousands."""
+"""Most values, and most tensors: image models have a dozen values and some thousands of tensors."""
 
 DEEPEST = 4
-"""Arrays in each other."""
+"""Most levels of nested arrays."""
 
 SIDES = 8
-"""Of a tensor; ggml has 4."""
+"""Most dimensions of a tensor; ggml has 4."""
 
 TEXT, ARRAY = 8, 9
 BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""Of a number, by the kind of value."""
+"""Bytes of a number, by the kind of value."""
 
 
 class HeaderError(ValueError):
-    """What a header claims is not so; the message is a part of a sentence."""
+    """A header is invalid; the message is part of a sentence."""
 
 
 def look_through(file: Path) -> None:
-    """Read the header of `file` to its end.
+    """Check the whole header of `file`.
 
     Raises:
         OSError: it cannot be read.
-        HeaderError: it is none, claims more than the file has, or more than a network needs.
+        HeaderError: it is not a header, or declares more than the file contains or a network needs.
     """
     with file.open("rb") as data:
         _Header(data, os.fstat(data.fileno()).st_size).read()

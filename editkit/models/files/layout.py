@@ -1,4 +1,4 @@
-"""A model's folder in diffusers' layout, and reading its configuration, without torch or diffusers."""
+"""A model folder in diffusers' layout; reads its configuration without torch or diffusers."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 class ReadsAhead(Protocol):
-    """Reads components' tensors before they are asked for (`editkit.models.files.weights.Ahead`)."""
+    """Reads the tensors of components in advance (`editkit.models.files.weights.Ahead`)."""
 
     def take(self, component: str, dtype: torch.dtype) -> dict[str, Tensor] | None:
-        """All tensors of a component, once; None where it was not read ahead in this `dtype`."""
+        """Return all tensors of a component, once; None if they were not read in advance in this `dtype`."""
         ...
 
 
 def mistaken(file: Path) -> str | None:
-    """What a file is in place of weights or a configuration, and what to do: a pointer of Git LFS, a web page, empty;
-    None: none of these.
+    """Explain why a file is not weights or a configuration, and what to do: a Git LFS pointer, a web page, empty.
+    None: nothing of the kind.
     """
     if file.exists() and not file.is_file():
         return "is not a regular file"
@@ -38,18 +38,18 @@ def mistaken(file: Path) -> str | None:
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     if begin.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer in place of the file; run `git lfs pull` in its folder"
+        return "is a Git LFS pointer instead of the file; run `git lfs pull` in its folder"
     if begin[:1] == b"<":
-        return "is a web page (HTML or XML), perhaps a login page that was saved; fetch it again"
-    return None if begin else "is empty; fetch it again"
+        return "is a web page (HTML or XML), perhaps a saved login page; download it again"
+    return None if begin else "is empty; download it again"
 
 
 def meant(folder: Path) -> str:
-    """Which folder may be meant where `folder` holds no model: the hub's cache keeps one deeper, a part of one lies
-    within it, several lie side by side. Empty: nothing is near.
+    """Suggest the folder that may be meant if `folder` contains no model: a subfolder of the hub's cache, the parent of
+    a component, or one of several subfolders. Empty: no suggestion.
     """
     if (folder.parent / "model_index.json").is_file():
-        return f"it is a part of the model {folder.parent}"
+        return f"it is part of the model {folder.parent}"
     kept = folder / "snapshots" if (folder / "snapshots").is_dir() else folder
     near = [kept, *sorted(kept.glob("models--*/snapshots"))[:20]]
     found = [file.parent for place in near for file in sorted(place.glob("*/model_index.json"))[:3]]
@@ -59,30 +59,30 @@ def meant(folder: Path) -> str:
 
 @contextmanager
 def understandable(name: str) -> Iterator[None]:
-    """Whatever a library or a table raises where a model's configuration makes no sense is an error for the user.
+    """Turn any exception about an invalid model configuration into an error for the user.
 
     Raises:
-        ModelError: it did.
+        ModelError: an exception was raised.
     """
     try:
         yield
     except (EditkitError, ImportError, MemoryError):
         raise
-    except Exception as error:  # libraries have errors of their own
+    except Exception as error:  # libraries have no common error class
         said = " ".join(str(error).split())[:160] or "no reason given"
         raise ModelError(
-            f"model {name}: nothing can be made of its configuration ({type(error).__name__}: {said}); is the folder "
-            "whole, and of one model?"
+            f"model {name}: its configuration is not usable ({type(error).__name__}: {said}); is the folder "
+            "complete, and of only one model?"
         ) from error
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A folder as diffusers saves it. `name` is what `--model` was given; `file`, if there is one, has the weights;
-    `variant` is the copy of them that was asked for (`fp16`); `over` has the denoiser's weights in place of its own.
+    """A folder as diffusers saves it. `name` is the value of `--model`; `file`, if any, has the weights; `variant` is
+    the requested copy of the weights (`fp16`); `over` is a file with the denoiser's weights.
 
-    `texts_on_disk`: text encoders are not to be held in memory (`memory.weigh`). `ahead`: weights that are being read.
-    `int8`: the denoiser is packed while it is read (`quantising`).
+    `texts_on_disk`: do not keep text encoders in memory (`memory.weigh`). `ahead`: weights that are being read.
+    `int8`: quantise the denoiser while it is read (`quantising`).
     """
 
     name: str
@@ -96,32 +96,32 @@ class Layout:
 
     @property
     def index(self) -> Mapping[str, Any]:
-        """model_index.json, or an empty mapping for the folder of a single network."""
+        """Return model_index.json, or an empty mapping for the folder of a single network."""
         return self.json("model_index.json") if (self.path / "model_index.json").is_file() else {}
 
     def has(self, component: str) -> bool:
-        """True when the folder has this component, by its index or by its files."""
+        """Whether the folder has this component, by its index or its files."""
         listed = self.index.get(component)
         if isinstance(listed, list) and (not listed or listed[0] is None):
             return False
         return listed is not None or (self.path / component).is_dir()
 
     def is_of(self, component: str, kind: str) -> bool:
-        """True for a pipeline whose `component` is of diffusers' class `kind`."""
+        """Whether the folder is a pipeline whose `component` is of diffusers' class `kind`."""
         return bool(self.index) and self.has(component) and self.config(component).get("_class_name") == kind
 
     def require(self, *components: str) -> None:
-        """All of these must be there.
+        """Check that all these components exist.
 
         Raises:
-            ModelError: some are not; they are named.
+            ModelError: some are missing; the message names them.
         """
         missing = [part for part in components if not self.has(part)]
         if missing:
             raise ModelError(f"model {self.name}: {', '.join(missing)} missing; the model folder is incomplete")
 
     def config(self, component: str = "") -> Mapping[str, Any]:
-        """The configuration of a component; of the folder itself for an empty name.
+        """Return the configuration of a component; of the folder itself for an empty name.
 
         Raises:
             ModelError: the component is missing or its configuration cannot be read.
@@ -133,10 +133,10 @@ class Layout:
         raise ModelError(f"{self.name}: {Path(component) / names[0]} is missing; the model folder is incomplete")
 
     def json(self, file: str | Path) -> Mapping[str, Any]:
-        """One file of the folder.
+        """Read one JSON file of the folder.
 
         Raises:
-            ModelError: it cannot be read, or a key in it chooses code.
+            ModelError: it cannot be read, or one of its keys selects code to run.
         """
         try:
             values = json.loads(small_bytes(self.path / file))

@@ -1,4 +1,4 @@
-"""Folders and hub ids in the layout of diffusers: finding them, reading their configuration, loading their weights.
+"""Folders and hub ids in diffusers' layout: find them, read their configuration, load their weights.
 
 Weights come from safetensors only: a pickle can run code when it is read. Reading the configuration imports neither
 torch nor diffusers.
@@ -35,23 +35,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _FILES = ("*.json", "*.txt", "*.model", "*.jinja", "diffusion_pytorch_model*.safetensors", "model*.safetensors")
-"""What is fetched of a component: not the single-file checkpoints that lie beside the folders."""
+"""The files of a component to download; excludes single-file checkpoints beside the folders."""
 _OTHERS = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*.non_ema.*", "*.ema_only.*")
-"""Further copies of the weights."""
+"""Other copies of the weights."""
 DENOISERS = overlay.DENOISERS
 _IDLE = ("safety_checker", "feature_extractor", "image_encoder")
-"""Components that are not used, or by who shows a picture alone (`editkit.models.prompts.vision`)."""
+"""Components that are unused, or used only by image prompts (`editkit.models.prompts.vision`)."""
 _SEEING = ("image_normalizer", "image_embedder", "prior")
-"""Components beside which an image encoder is a part of the model: unCLIP, Redux, Kandinsky's prior."""
+"""Components that make an image encoder part of the model: unCLIP, Redux, Kandinsky's prior."""
 
 
 def find(name: str, *, offline: bool, weights: bool = False, over: Path | None = None) -> Layout:
-    """The folder of the model called `name`: a path, or `OWNER/NAME[@REVISION]` on the hub, whose files are fetched
-    (`weights`: with its weights, else its configuration alone) unless `offline`. `:VARIANT` behind either asks for a
-    copy of the weights. `over`: a file with the denoiser's weights, whose own ones are not needed.
+    """Return the folder of the model called `name`: a path, or `OWNER/NAME[@REVISION]` on the hub, which is downloaded
+    (`weights`: with its weights, else only its configuration) unless `offline`. A suffix `:VARIANT` selects a copy of
+    the weights. `over`: a file that replaces the denoiser's own weights.
 
     Raises:
-        ModelError: it is nowhere, or without what was asked for; says where it was looked for.
+        ModelError: it was not found, or is incomplete; the message names the places searched.
     """
     if not nameable(name):
         raise ModelError(f"model {name[:80]!r}... was not found: no file has a name of {len(name)} characters")
@@ -78,13 +78,13 @@ def find(name: str, *, offline: bool, weights: bool = False, over: Path | None =
 
 
 def nameable(name: str) -> bool:
-    """Whether a file could be called so, that is, whether it can be looked for: no part is too long."""
+    """Whether `name` can be a file name, that is, no part of it is too long."""
     parts = os.fsencode(name).split(b"/")
     return "\0" not in name and len(os.fsencode(name)) < 4096 and max(map(len, parts)) < 256
 
 
 def name_and_variant(name: str) -> tuple[str, str | None]:
-    """`MODEL[:VARIANT]` as the model and the variant, which has no slash or dot; a path that is there has none."""
+    """Split `MODEL[:VARIANT]`; a variant has no slash or dot, and an existing path has no variant."""
     model, colon, variant = name.rpartition(":")
     if not colon or not re.fullmatch(r"\w{2,}", variant) or expanded(name).exists():
         return name, None
@@ -92,10 +92,10 @@ def name_and_variant(name: str) -> tuple[str, str | None]:
 
 
 def _whole(layout: Layout, why: str) -> Layout:
-    """`layout`, where weights are there for each of its networks, and some of them of its variant.
+    """Return `layout` if each of its networks has weights, and some of them are of its variant.
 
     Raises:
-        ModelError: they are not.
+        ModelError: weights are missing.
     """
     parts = [part for part in _parts(layout) if layout.over is None or part.strip("/") not in DENOISERS]
     files = {part: [f.name for f in (layout.path / part).glob("*") if f.is_file()] for part in parts}
@@ -113,7 +113,7 @@ def _whole(layout: Layout, why: str) -> Layout:
 
 
 def complete(layout: Layout) -> bool:
-    """Weights that can be loaded are here for each of its networks."""
+    """Whether each of its networks has loadable weights on this machine."""
     try:
         for part in _parts(layout):
             if (layout.path / part / "config.json").is_file():
@@ -123,7 +123,7 @@ def complete(layout: Layout) -> bool:
     return True
 
 
-# long: two downloads, and a line for each thing that can go wrong with them
+# long: two downloads, and one message for each possible problem
 def _from_hub(
     name: str, offline: bool, weights: bool, variant: str | None = None, without: Collection[str] = ()
 ) -> Path:
@@ -158,17 +158,17 @@ def _from_hub(
         plain = lacking() if variant is not None else parts
         if plain:
             fetch([f"{part}{kind}" for part in plain for kind in _FILES], but=_OTHERS)
-        for part in lacking():  # a folder that has its weights in half precision alone
+        for part in lacking():  # a folder with weights in half precision only
             fetch([f"{part}*.fp16*"])
         return path
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         where = f"no folder {name!r}, nothing in {constants.HF_HUB_CACHE}"
-        how = "" if offline or not alone else f"; where there is a network: editkit models download {name}"
+        how = "" if offline or not alone else f"; with a network connection: editkit models download {name}"
         raise ModelError(f"model {name!r} was not found: {where}; {hub.why(offline, error)}{how}") from error
 
 
 def _parts(layout: Layout) -> list[str]:
-    """The folders that are loaded, with a slash; the repository itself for a bare network."""
+    """Return the folders to load, each with a slash; the repository itself for a single network."""
     idle = {*_IDLE} - ({"image_encoder", "feature_extractor"} if any(map(layout.has, _SEEING)) else set())
     listed = [part for part in layout.index if part not in idle and layout.has(part) and not part.startswith("_")]
     folders = [part for part in listed if isinstance(layout.index[part], list)]
@@ -176,10 +176,10 @@ def _parts(layout: Layout) -> list[str]:
 
 
 def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.dtype, device: torch.device) -> Any:
-    """A diffusers network of class `kind` with its weights, frozen, in `dtype` and channels-last where it has images.
+    """Load a diffusers network of class `kind`, frozen, in `dtype`, and channels-last if it takes images.
 
     Raises:
-        ModelError: weights missing or misshapen (how many, and the first), or in a pickle.
+        ModelError: weights are missing or have the wrong shape (how many, and the first), or are in a pickle.
     """
     import torch
 
@@ -204,7 +204,7 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
             skeleton = kind.from_config(config)
     except (TypeError, ValueError, KeyError, NotImplementedError, IndexError) as error:
         raise ModelError(
-            f"model {layout.name}: no {kind.__name__} can be made of its configuration: {_first(error)}"
+            f"model {layout.name}: no {kind.__name__} can be built from its configuration: {_first(error)}"
         ) from error
     packs = layout.int8 and component in quantising.denoisers(layout)
     if laid is None:
@@ -224,11 +224,11 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
 def _own(
     layout: Layout, component: str, file: Path, skeleton: Any, dtype: torch.dtype, unpacks: bool, packs: bool
 ) -> dict[str, Tensor]:
-    """The tensors of a component's own `file`, as many as `skeleton` has, in its shapes and in `dtype`; `unpacks`: they
-    are packed by bitsandbytes; `packs`: they are to be packed by torchao.
+    """Read the tensors of a component's own `file`, with the names and shapes of `skeleton`, in `dtype`; `unpacks`:
+    they are packed by bitsandbytes; `packs`: quantise them with torchao.
 
     Raises:
-        ModelError: some are missing or misshapen.
+        ModelError: some are missing or have the wrong shape.
     """
     import torch
 
@@ -251,7 +251,7 @@ def _own(
 
 
 def _filled(skeleton: Any, found: Mapping[str, Tensor], config: Mapping[str, Any], dtype: torch.dtype) -> Any:
-    """`skeleton`, which lies on the meta device, with its tensors, and with the buffers that are saved nowhere."""
+    """Fill `skeleton`, which is on the meta device, with its tensors and with the buffers that are not saved."""
     skeleton.load_state_dict(found, assign=True)
     computed = [name for name, buffer in skeleton.named_buffers() if buffer.is_meta]
     whole = dict(type(skeleton).from_config(config).named_buffers()) if computed else {}
@@ -267,22 +267,22 @@ LANGUAGE_MODELS = (
     "Qwen3ForCausalLM", "Qwen3Model", "Qwen3VLModel", "Qwen2_5_VLForConditionalGeneration",
     "Mistral3ForConditionalGeneration",
 )  # fmt: skip
-"""Of transformers, whose hidden states are a text's embeddings."""
+"""Classes of transformers whose hidden states are used as text embeddings."""
 
 
 def _first(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-# long: each thing that can be wrong with a text encoder has its line
+# long: one message for each possible problem with a text encoder
 def load_text_encoder(
     layout: Layout, tokenizer: str, encoder: str, dtype: torch.dtype, device: torch.device
 ) -> tuple[Any, Any]:
-    """(tokenizer, text encoder) of the classes that the folder names, frozen. With `texts_on_disk`, accelerate reads
-    each layer's weights when it is called.
+    """Load (tokenizer, text encoder) of the classes that the folder names, frozen. With `texts_on_disk`, accelerate
+    reads each layer's weights when the layer is called.
 
     Raises:
-        ModelError: a class that is not known, files that cannot be read, weights missing or in a pickle.
+        ModelError: unknown class, unreadable files, or weights missing or in a pickle.
     """
     import transformers
     from transformers.utils import logging
@@ -295,8 +295,8 @@ def load_text_encoder(
     library = quantised.method(layout, encoder)
     if library is not None:
         raise ModelError(
-            f"model {layout.name}: its {encoder} is quantised by {library}, which is read for "
-            "transformers and UNets alone; take one that is not, from the folder that it was made of"
+            f"model {layout.name}: its {encoder} is quantised by {library}, which is supported "
+            "only for transformers and UNets; use an unquantised one, from the original folder"
         )
     bounded(layout.name, encoder, layout.config(encoder), stored(layout.name, weights))
     named = layout.config(encoder).get("architectures") or ["CLIPTextModel"]
@@ -311,8 +311,8 @@ def load_text_encoder(
         trust.preparation(layout.name, tokenizer, layout.json(Path(tokenizer) / "preprocessor_config.json"))
     shown = logging.is_progress_bar_enabled()
     if layout.texts_on_disk:
-        getLogger("accelerate.big_modeling").setLevel("ERROR")  # says what was asked for
-    logging.disable_progress_bar()  # the command line has its own; transformers' would be in the way of --json
+        getLogger("accelerate.big_modeling").setLevel("ERROR")  # it only repeats what was requested
+    logging.disable_progress_bar()  # the command line has its own; transformers' would disturb --json
     try:
         words = reader.from_pretrained(layout.path / tokenizer, local_files_only=True, trust_remote_code=False)
         network, report = as_number(kind, dtype).from_pretrained(
@@ -337,10 +337,10 @@ def load_text_encoder(
 
 
 def as_number(kind: type[Any], dtype: torch.dtype) -> type[Any]:
-    """`kind` of transformers, whose weights are of `dtype` as it is made (on the meta device).
+    """Return `kind` of transformers, changed to create its weights in `dtype` (on the meta device).
 
-    transformers makes it with `dtype` as torch's default, for all threads: what another edit computed meanwhile was of
-    that number too.
+    transformers would set `dtype` as torch's default for all threads, which changes the precision of other edits that
+    run at the same time.
     """
     import torch
 

@@ -1,9 +1,9 @@
-"""A denoiser's weights in one file (.safetensors, .gguf), laid over a model's folder, which has everything else: its
-configuration, text encoders, VAE and scheduler.
+"""A denoiser's weights in one file (.safetensors, .gguf) that replace those of a model folder. The folder provides
+everything else: configuration, text encoders, VAE and scheduler.
 
-The tensors may have diffusers' names or those of the original code, which diffusers' own converters rename. In a .gguf
-file they are packed in blocks of 32 or 256 numbers (Q4_0, Q4_K, Q8_0 ...); diffusers unpacks a layer's weights each
-time that it is called, so they stay small.
+The tensors may have diffusers' names or those of the original code, which diffusers' converters rename. In a .gguf
+file they are packed in blocks of 32 or 256 numbers (Q4_0, Q4_K, Q8_0 ...). They stay packed in memory; diffusers
+unpacks a layer's weights each time the layer is called.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     import torch
 
 DENOISERS = ("unet", "transformer")
-"""Components that a file can be laid over."""
+"""Components whose weights a file can replace."""
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.")
-"""What other programs put before the names of a transformer's tensors."""
+"""Prefixes that other programs add to the names of a transformer's tensors."""
 
 SCALED = ("scale_weight", "weight_scale", "scale_input", "input_scale", "scaled_fp8", "weight_scale_2")
-"""Ends of names in files whose numbers of 8 bits or fewer are to be multiplied by others."""
+"""Suffixes of names in files whose numbers of 8 bits or fewer have separate scales."""
 
 MARKS = {"__index_timestep_zero__": "zero_cond_t"}
-"""Tensors that say of which kind a network is (Qwen-Image-Edit-2511), and the key by which a folder says it."""
+"""Tensors that mark a kind of network (Qwen-Image-Edit-2511), and the corresponding configuration key."""
 
 
 def given(word: str) -> Path:
-    """The file that `--transformer` names.
+    """Return the file that `--transformer` names.
 
     Raises:
-        UsageError: there is none.
-        ModelError: it is a pickle, or of another kind.
+        UsageError: it does not exist.
+        ModelError: it is a pickle, or of an unsupported kind.
     """
     file = expanded(word)
     try:
@@ -49,16 +49,16 @@ def given(word: str) -> Path:
     except (OSError, ValueError):
         there = False
     if not there:
-        raise UsageError(f"--transformer {word[:200]}: there is no such file")
+        raise UsageError(f"--transformer {word[:200]}: no such file")
     if file.suffix.lower() in PICKLES:
         raise ModelError(pickled(word, file))
     if file.suffix.lower() not in (".safetensors", ".gguf"):
-        raise ModelError(f"--transformer {file.name}: a .safetensors or .gguf file is needed")
+        raise ModelError(f"--transformer {file.name}: must be a .safetensors or .gguf file")
     return file
 
 
 def check(layout: Layout, file: Path) -> None:
-    """Look whether `file` can be laid over a folder, before any weight is loaded.
+    """Check whether `file` can replace the denoiser of a folder, before any weight is loaded.
 
     Raises:
         ModelError: the folder has neither a transformer nor a UNet, or the file cannot be read.
@@ -69,17 +69,17 @@ def check(layout: Layout, file: Path) -> None:
             f"UNet; --model {layout.name} is none"
         )
     if not any(True for _ in contents(layout.name, file)):
-        raise ModelError(f"--transformer {file.name}: there is no tensor in it")
+        raise ModelError(f"--transformer {file.name}: contains no tensors")
 
 
 def alone(name: str, file: Path, over: Path | None) -> None:
-    """Refuse a file as a whole model where it is one network: a .gguf, or one that another is to be laid over.
+    """Refuse a file as a complete model if it is a single network: a .gguf, or one combined with `--transformer`.
 
     Raises:
-        ModelError: it is; says what is missing.
+        ModelError: it is a single network; the message says what is missing.
     """
     if over is not None:
-        raise ModelError(f"--transformer {over.name} is laid over a folder, and --model {name} is a file")
+        raise ModelError(f"--transformer {over.name} needs a folder as the model, and --model {name} is a file")
     if file.suffix.lower() == ".gguf":
         raise ModelError(
             f"model {name} is one network in GGUF: its text encoders, VAE, scheduler and configuration are missing; "
@@ -88,11 +88,11 @@ def alone(name: str, file: Path, over: Path | None) -> None:
 
 
 def contents(name: str, file: Path) -> Iterator[Stored]:
-    """The tensors of a .safetensors or .gguf file, from its header alone.
+    """List the tensors of a .safetensors or .gguf file, from its header alone.
 
     Raises:
         ModelError: it cannot be read.
-        ExtraError: it is a .gguf, and the package `gguf` is not installed.
+        ExtraError: it is a .gguf file and the package `gguf` is not installed.
     """
     if not packed(file):
         yield from stored(name, file)
@@ -103,7 +103,7 @@ def contents(name: str, file: Path) -> Iterator[Stored]:
 
 
 def _gguf(name: str, file: Path) -> Any:
-    """A .gguf file, opened by the package of that name, which maps it into memory, after its header was looked through.
+    """Check the header of a .gguf file, and open it with the package `gguf`, which maps it into memory.
 
     Raises:
         ModelError: it cannot be read.
@@ -113,18 +113,18 @@ def _gguf(name: str, file: Path) -> Any:
     try:
         look_through(file)
         return GGUFReader(file)
-    except Exception as error:  # whatever its reader stumbles over in a damaged file
+    except Exception as error:  # its reader has no common error class for damaged files
         said = " ".join(str(error).split())[:160]
-        why = mistaken(file) or f"is damaged or no GGUF file ({said}); fetch it again"
+        why = mistaken(file) or f"is damaged or not a GGUF file ({said}); download it again"
         raise ModelError(f"model {name}: {file.name} {why}") from error
 
 
 def tensors(layout: Layout, config: Mapping[str, Any], skeleton: Any, dtype: torch.dtype) -> dict[str, Any]:
-    """The tensors of `layout.over` by diffusers' names, as many as `skeleton` (on the meta device) has, in its shapes:
-    in `dtype`, or packed.
+    """Return the tensors of `layout.over` by diffusers' names, with the names and shapes of `skeleton` (on the meta
+    device), in `dtype` or packed.
 
     Raises:
-        ModelError: it is of another family or size than the folder.
+        ModelError: the file is of another family or size than the folder.
     """
     assert layout.over is not None
     file = layout.over
@@ -133,8 +133,8 @@ def tensors(layout: Layout, config: Mapping[str, Any], skeleton: Any, dtype: tor
     odd = next((name for name in names if name.endswith(SCALED)), None)
     if odd is not None:
         raise ModelError(
-            f"--transformer {file.name}: has numbers with scales of their own ({odd[:80]}), as ComfyUI's fp8_scaled "
-            "files; these are not read: take a .gguf, or one in bf16"
+            f"--transformer {file.name}: has numbers with separate scales ({odd[:80]}), like ComfyUI's fp8_scaled "
+            "files; these are not supported: use a .gguf file, or one in bf16"
         )
     given = _packed(file) if packed(file) else dict(read(layout.name, file, lambda _: dtype))
     expected = {key: tuple(value.shape) for key, value in skeleton.state_dict().items()}
@@ -152,29 +152,29 @@ def tensors(layout: Layout, config: Mapping[str, Any], skeleton: Any, dtype: tor
 
 
 def _check_more(where: str, more: Set[str], config: Mapping[str, Any]) -> None:
-    """Refuse tensors that the folder's network does not have: it is a smaller one, or another. What marks a kind of
-    network must be said by the configuration too.
+    """Refuse tensors that the folder's network does not have: it is a smaller or a different network. If a tensor marks
+    a kind of network, the configuration must declare that kind too.
     """
     unsaid = next((mark for mark in MARKS if mark in more and not config.get(MARKS[mark])), None)
     if unsaid is not None:
-        raise ModelError(f"{where}: it is of a kind whose folder says {MARKS[unsaid]} in its configuration; take that")
+        raise ModelError(f"{where}: its kind needs a folder whose configuration has {MARKS[unsaid]}; use that")
     left = sorted(more - MARKS.keys())
     if left:
         raise ModelError(
-            f"{where}: it has {len(left)} tensors that the folder's network has not, the first is {left[0][:80]}; is "
-            "it of another size?"
+            f"{where}: it has {len(left)} tensors that the folder's network does not have, first {left[0][:80]}; "
+            "is it of another size?"
         )
 
 
 def _renamed(
     kind: str, tensors: dict[str, Any], config: Mapping[str, Any], expected: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """`tensors` by diffusers' names."""
+    """Rename `tensors` to diffusers' names."""
     from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     convert = SINGLE_FILE_LOADABLE_CLASSES[kind]["checkpoint_mapping_fn"]
-    if convert is convert_ldm_unet_checkpoint:  # it tells the UNet of a whole model by its prefix
+    if convert is convert_ldm_unet_checkpoint:  # it finds the UNet of a complete model by its prefix
         if expected.keys() <= tensors.keys():
             return tensors
         return dict(convert(tensors, config=config))
@@ -186,7 +186,7 @@ def _renamed(
 
 
 def _packed(file: Path) -> dict[str, Any]:
-    """The tensors of a .gguf file; those in blocks as diffusers' own parameters."""
+    """Read the tensors of a .gguf file; packed ones as diffusers' own parameters."""
     from diffusers.models.model_loading_utils import load_gguf_checkpoint
 
     try:
@@ -200,14 +200,14 @@ def _shape(tensor: Any) -> tuple[int, ...]:
 
 
 def packed(file: Path | None) -> bool:
-    """Whether its weights stay packed while they are computed with."""
+    """Whether its weights stay packed during computation."""
     return file is not None and file.suffix.lower() == ".gguf"
 
 
 def unpacking(layout: Layout, component: str, skeleton: Any, found: Mapping[str, Any], dtype: torch.dtype) -> Any:
-    """A network like `skeleton` that unpacks `found`, what `tensors` says of a .gguf file, while it works.
+    """Build a network like `skeleton` that unpacks `found`, the tensors of a .gguf file, as it computes.
 
-    diffusers has layers of its own for matrices alone; whatever else is packed is unpacked here.
+    diffusers has such layers only for matrices; other packed tensors are unpacked here.
     """
     import torch
     from diffusers import GGUFQuantizationConfig

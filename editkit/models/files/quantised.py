@@ -1,9 +1,9 @@
-"""Networks of a folder whose configuration names torchao or bitsandbytes: weights in few bits, which diffusers reads by
-that library, which is checked against a short list; its settings may only be numbers and names (`trust`).
+"""Networks quantised by torchao or bitsandbytes, as the folder's configuration declares. diffusers loads them with that
+library, which must be on a short list; its settings may only be numbers and names (`trust`).
 
-diffusers lets bitsandbytes compute on GPUs alone. On a CPU its weights are unpacked once, and the network is a plain
-one: it needs as much memory as a folder that was never packed, and the library need not be there. Unpacking is a table
-and a product; bitsandbytes 0.50's own on a CPU is wrong where the rows of a matrix are shorter than its blocks.
+diffusers supports bitsandbytes only on GPUs. On a CPU the weights are unpacked once into an ordinary network: it needs
+as much memory as an unquantised folder, and the library need not be installed. Unpacking is a table lookup and a
+product; bitsandbytes 0.50's own on a CPU is wrong if the rows of a matrix are shorter than its blocks.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
 KEY = "quantization_config"
 
 BESIDE = (".weight.absmax", ".weight.quant", ".weight.nested_", ".SCB", ".weight_format")
-"""In names of what bitsandbytes writes beside packed weights: their scales, tables and settings."""
+"""Parts of the names of what bitsandbytes stores with packed weights: scales, tables and settings."""
 
 
 def quantised(network: Any) -> bool:
-    """Its weights are packed in few bits (GGUF, torchao, bitsandbytes): nothing can be added to them, so that a LoRA
-    stays beside them and is computed at every step.
+    """Whether its weights are quantised (GGUF, torchao, bitsandbytes). A LoRA cannot be merged into them and is
+    computed separately at every step.
     """
     return getattr(network, "hf_quantizer", None) is not None or bool(getattr(network, "is_quantized", False))
 
 
 def method(layout: Layout, component: str) -> str | None:
-    """The library that packed a component's weights; None: they are plain."""
+    """Return the library that quantised a component's weights; None: not quantised."""
     named = layout.config(component).get(KEY)
     return None if named is None else str(named["quant_method"])
 
 
 def check(layout: Layout, component: str, gpu: bool) -> None:
-    """Look whether a component that is packed can be read here, before anything is.
+    """Check whether a quantised component can be read here, before anything is read.
 
     Raises:
         ExtraError: its library is not installed.
@@ -58,12 +58,12 @@ def check(layout: Layout, component: str, gpu: bool) -> None:
 
 
 def to_unpack(layout: Layout, component: str, gpu: bool) -> bool:
-    """Whether a component's packed weights become plain ones here."""
+    """Whether a component's quantised weights are unpacked here."""
     return not gpu and method(layout, component) == "bitsandbytes"
 
 
 def plain_numbers(layout: Layout, component: str) -> int:
-    """How many numbers a component of bitsandbytes has once it is unpacked: two in a byte of a matrix in 4 bits."""
+    """Return how many numbers a bitsandbytes component has once unpacked: a byte of a 4-bit matrix has two."""
     tensors = {tensor.key: tensor for tensor in stored(layout.name, weight_files(layout, component)[0])}
     return sum(
         tensor.size * 2 if f"{key}.absmax" in tensors else math.prod(tensor.shape)
@@ -73,10 +73,10 @@ def plain_numbers(layout: Layout, component: str) -> int:
 
 
 def load(layout: Layout, component: str, kind: type[Any], dtype: torch.dtype, device: torch.device) -> Any:
-    """A network of class `kind` with its packed weights; the rest of it in `dtype`.
+    """Load a network of class `kind` with its quantised weights; the rest in `dtype`.
 
     Raises:
-        ExtraError: as `check`.
+        ExtraError: see `check`.
         ModelError: it cannot be read.
     """
     check(layout, component, device.type == "cuda")
@@ -100,10 +100,10 @@ def load(layout: Layout, component: str, kind: type[Any], dtype: torch.dtype, de
 
 
 def unpacked(layout: Layout, component: str, file: Path, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors that bitsandbytes packed, as they were but for what the packing lost, in `dtype`.
+    """Unpack the tensors that bitsandbytes quantised, in `dtype`, up to the quantisation error.
 
     Raises:
-        ModelError: what stands beside the weights does not fit them.
+        ModelError: the scales or tables do not fit the weights.
     """
     import torch
 
@@ -126,8 +126,8 @@ def unpacked(layout: Layout, component: str, file: Path, dtype: torch.dtype) -> 
 
 
 def of_four_bits(packed: Tensor, beside: Mapping[str, Tensor]) -> Tensor:
-    """A matrix of which a byte holds two numbers, the first in its upper half: places in a table of 16 values
-    (`quant_map`), which are multiplied by the scale of their block (`absmax`); the scales may be packed likewise, in
+    """Unpack a 4-bit matrix. Each byte contains two indices, the first in its upper half, into a table of 16 values
+    (`quant_map`); each value is multiplied by the scale of its block (`absmax`). The scales may be quantised too, in
     bytes (Dettmers et al. 2023, arXiv:2305.14314, "double quantization").
     """
     import torch
@@ -135,7 +135,7 @@ def of_four_bits(packed: Tensor, beside: Mapping[str, Tensor]) -> Tensor:
     word = next(name for name in beside if name.startswith("quant_state."))
     said = json.loads(bytes(beside[word].tolist()))
     if packed.dtype != torch.uint8:
-        raise ValueError(f"its numbers of 4 bits are stored as {packed.dtype}; known is torch.uint8")
+        raise ValueError(f"its 4-bit numbers are stored as {packed.dtype}; only torch.uint8 is supported")
     scales = beside["absmax"]
     if "nested_absmax" in beside:
         larger = _each(beside["nested_absmax"], said["nested_blocksize"], len(scales))
@@ -147,11 +147,11 @@ def of_four_bits(packed: Tensor, beside: Mapping[str, Tensor]) -> Tensor:
 
 
 def _each(scales: Tensor, block: int, count: int) -> Tensor:
-    """Of each of `count` numbers, in blocks of `block`, its block's scale: (count,).
+    """Return the block scale of each of `count` numbers, in blocks of `block`: (count,).
 
     Raises:
-        ValueError: there are not as many scales as blocks, so that a file's word alone could ask for any memory.
+        ValueError: there are not as many scales as blocks; the file alone must not decide how much memory is needed.
     """
     if type(block) is not int or block < 1 or len(scales) != -(-count // block):
-        raise ValueError(f"its blocks are said to have {short(block)} numbers, and {len(scales)} scales are stored")
+        raise ValueError(f"its blocks should have {short(block)} numbers each, but {len(scales)} scales are stored")
     return scales.repeat_interleave(block)[:count]

@@ -1,10 +1,10 @@
-"""Weights that are packed in 8 bits while a model is read (`--quantize int8`): those of its denoiser's linear layers.
+"""8-bit quantisation of a denoiser's linear layers while its weights are read (`--quantize int8`).
 
-torchao's weight-only int8 (`Int8WeightOnlyConfig`): a row w of a matrix is kept as whole numbers q and one scale
-s = max |w| / 127.5, w ~ s q, so every weight is off by at most s / 2. A layer computes s (q x) in the numbers of x.
-Convolutions, norms and biases stay as they are, and so does what diffusers keeps in float32.
+torchao's weight-only int8 (`Int8WeightOnlyConfig`): a row w of a matrix is stored as integers q and one scale
+s = max |w| / 127.5, w ~ s q, so every weight is off by at most s / 2. A layer computes s (q x) in the dtype of x.
+Convolutions, norms, biases, and whatever diffusers keeps in float32 are not quantised.
 
-Each matrix is packed before the next one is read, so the whole network never lies in memory in plain numbers.
+Each matrix is quantised before the next one is read, so the whole network is never in memory unquantised.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 Quantize = Literal["none", "int8"]
 
 ROW = 5
-"""Bytes that a row has besides its numbers: its scale in float32, and a zero point, which is 0."""
+"""Bytes of a row besides its integers: its scale in float32, and a zero point, which is 0."""
 
 
 def check(layout: Layout) -> None:
-    """Look whether the denoiser of a folder can be packed, before its weights are read.
+    """Check that the denoiser of a folder can be quantised, before its weights are read.
 
     Raises:
         ExtraError: torchao is not installed.
-        ModelError: it is packed already, or the model is a single file.
+        ModelError: it is quantised already, or the model is a single file.
     """
     if find_spec("torchao") is None:
         raise ExtraError("--quantize int8 needs torchao, which is not installed: pip install 'editkit[torchao]'")
@@ -53,36 +53,35 @@ def check(layout: Layout) -> None:
         if library is not None:
             raise ModelError(
                 f"--quantize int8: the {part or 'network'} of model {layout.name} is quantised already, by {library}; "
-                "leave --quantize out, or take the folder that it was made of"
+                "leave --quantize out, or use the folder that it was made from"
             )
 
 
 def check_numbers(dtype: torch.dtype) -> None:
-    """Refuse float16: a layer multiplies its input by whole numbers up to 127 before it scales them down, and sums of
-    more than 65504 are infinite in it.
+    """Reject float16: a layer multiplies its input by integers up to 127 before scaling, and sums above 65504 overflow.
 
     Raises:
-        UsageError: the network is to be computed in it.
+        UsageError: `dtype` is float16.
     """
     if dtype.itemsize == 2 and "bfloat" not in str(dtype):
         raise UsageError(
-            "--quantize int8 and --dtype fp16 do not go together: products of 8-bit weights exceed its largest number "
+            "--quantize int8 and --dtype fp16 do not go together: products of 8-bit weights exceed its largest value "
             "(65504) before they are scaled; use --dtype bf16 or fp32"
         )
 
 
 def denoisers(layout: Layout) -> tuple[str, ...]:
-    """The components of a folder that are packed."""
+    """Return the components of a folder that are quantised."""
     return tuple(part for part in overlay.DENOISERS if layout.has(part)) if layout.index else ("",)
 
 
 def int8(tensors: Iterable[tuple[str, Tensor]], skeleton: Any) -> Iterator[tuple[str, Tensor]]:
-    """`tensors` by name, the matrices of `skeleton`'s linear layers packed, one after the other."""
+    """Yield `tensors` by name, with the matrices of `skeleton`'s linear layers quantised, one after another."""
     import torch
 
     with quiet("diffusers"):
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
-    # by default it also changes settings of torch's compiler, and of all matrix products of this process
+    # the default also changes settings of torch's compiler and of all matrix products of this process
     how = Int8WeightOnlyConfig(set_inductor_config=False)
     kept = set(getattr(type(skeleton), "_keep_in_fp32_modules", None) or ())
     linear = {
@@ -92,7 +91,8 @@ def int8(tensors: Iterable[tuple[str, Tensor]], skeleton: Any) -> Iterator[tuple
     }
     for key, tensor in tensors:
         if key in linear:
-            layer = torch.nn.Linear(*reversed(tensor.shape), bias=False, device="meta")
+            outputs, inputs = tensor.shape
+            layer = torch.nn.Linear(inputs, outputs, bias=False, device="meta")
             layer.weight = torch.nn.Parameter(tensor, requires_grad=False)
             quantize_(layer, how)
             tensor = layer.weight
@@ -100,14 +100,15 @@ def int8(tensors: Iterable[tuple[str, Tensor]], skeleton: Any) -> Iterator[tuple
 
 
 def emptied(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """The items of a dictionary, which holds each no longer than until it is given."""
+    """Yield the items of a dictionary, and remove each when it is yielded."""
     while tensors:
         yield tensors.popitem()
 
 
 def size(tensors: Iterable[Stored], itemsize: int) -> int:
-    """Bytes of a network in int8, from the header of its file; the rest of it in numbers of `itemsize` bytes. Every
-    matrix that is called a weight counts as a linear layer's: the few tables of embeddings are counted too small.
+    """Return the bytes of a network in int8, from the header of its file; other tensors with `itemsize` bytes per value.
+
+    Every matrix called a weight counts as that of a linear layer: the few embedding tables are underestimated.
     """
 
     def of(one: Stored) -> int:

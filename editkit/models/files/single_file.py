@@ -1,7 +1,7 @@
-"""A whole model in one .safetensors file, as communities exchange them: diffusers reads it (`from_single_file`).
+"""A complete model in one .safetensors file, as model-sharing sites offer them; read by diffusers (`from_single_file`).
 
-Such a file has no configuration and no tokenizer. Both come from a folder in diffusers' layout, whose weights are not
-needed: one beside the file with its name, or the repository on the hub that diffusers knows for the file's tensors.
+Such a file has no configuration and no tokenizer. Both come from a folder in diffusers' layout, without weights: one
+beside the file with its name, or the hub repository that diffusers knows for the file's tensors.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def configuration(file: Path, fetch: Callable[[str], Path]) -> Path:
-    """The folder that says how the networks in `file` are built. `fetch` gets a repository's configuration.
+    """Find the folder that configures the networks in `file`. `fetch` downloads a repository's configuration.
 
     Raises:
-        ModelError: there is none; says which is needed, and where to put it.
+        ModelError: there is none; the message says which is needed and where to put it.
     """
     beside = file.with_suffix("")
     if (beside / "model_index.json").is_file():
@@ -39,17 +39,18 @@ def configuration(file: Path, fetch: Callable[[str], Path]) -> Path:
         return fetch(repository)
     except ModelError as error:
         raise ModelError(
-            f"model {file.name} is one file, without how its networks are built; it looks like {repository}: "
-            f"put that one's folder, without weights, beside it as {beside.name}/, or let editkit fetch it ({error})"
+            f"model {file.name} is one file without the configuration of its networks; it looks like {repository}: "
+            f"put that model's folder, without weights, beside it as {beside.name}/, or let editkit "
+            f"download it ({error})"
         ) from error
 
 
 def component(layout: Layout, name: str, dtype: torch.dtype, classes: Collection[str]) -> Any:
-    """One network of what `layout.file` holds, in `dtype`, or a tokenizer of its configuration; of one of `classes`, as
-    `trust.component` has them. diffusers would import whatever module the configuration names.
+    """Load one network of `layout.file` in `dtype`, or a tokenizer of its configuration; only of `classes`, as
+    `trust.component` lists them, because diffusers would import any module that the configuration names.
 
     Raises:
-        ModelError: it names another class, or diffusers cannot read it by that configuration.
+        ModelError: it names another class, or diffusers cannot read the file with that configuration.
     """
     import diffusers
     from diffusers.loaders.single_file_utils import SingleFileComponentError
@@ -57,9 +58,9 @@ def component(layout: Layout, name: str, dtype: torch.dtype, classes: Collection
     named = str(layout.index.get("_class_name"))
     kind = getattr(diffusers, named, None)
     if kind is None or not hasattr(kind, "from_single_file"):
-        raise ModelError(f"model {layout.name}: diffusers reads no {named} from a single file")
+        raise ModelError(f"model {layout.name}: diffusers cannot read a {named} from a single file")
     trust.component(layout.name, name, layout.index.get(name), classes)
-    if (layout.path / name / "config.json").is_file():  # looked through here: diffusers reads it again by itself
+    if (layout.path / name / "config.json").is_file():  # checked here: diffusers reads it again itself
         assert layout.file is not None
         config = layout.config(name)
         try:

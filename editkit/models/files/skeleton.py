@@ -1,4 +1,4 @@
-"""Networks without values: made of a configuration to learn which tensors they have, and filled from a file then."""
+"""Networks without values: built from a configuration to learn their tensors, then filled from a file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def without_values() -> Iterator[None]:
-    """Within, modules are made on the meta device, and nothing is drawn for them. This thread's alone: accelerate's
-    `init_empty_weights` changes torch for all.
+    """Create modules on the meta device, without initialising values. Affects only this thread; accelerate's
+    `init_empty_weights` changes torch for all threads.
     """
     with torch.device("meta"), _Undrawn():
         yield
 
 
 class _Undrawn(TorchFunctionMode):
-    """What would fill a tensor that has no values leaves it alone: torch imports its compiler (1 s) to do nothing."""
+    """Skips filling tensors without values, for which torch would import its compiler (1 s)."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None

@@ -1,7 +1,7 @@
-"""Weights on disk: which files hold them, whether they fit a network, and reading them.
+"""Weights on disk: find their files, check that they fit a network, and read them.
 
-Files are read tensor by tensor into the numbers that are wanted, not mapped into memory: the pages of a
-mapped file that were read count as memory, and a model that is converted would need twice its size.
+Files are read tensor by tensor into the wanted dtype, not mapped into memory: pages of a mapped file count as memory
+once read, so a converted model would need twice its size.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Names that checkpoints from before diffusers 0.15 have in their attention blocks; diffusers renames them itself."""
+"""Names in the attention blocks of checkpoints from before diffusers 0.15; diffusers renames them too."""
 
 
 def pickled(name: str, file: Path) -> str:
@@ -39,10 +39,10 @@ def pickled(name: str, file: Path) -> str:
 
 
 def weight_files(layout: Layout, component: str) -> tuple[Path, str | None]:
-    """(a component's safetensors file or the index of its shards, its variant).
+    """Return (a component's safetensors file or the index of its shards, its variant).
 
     Raises:
-        ModelError: there are none; a pickle is named as such.
+        ModelError: there are none; the message says if there is a pickle.
     """
     folder = layout.path / component
     stems = ("diffusion_pytorch_model", "model")
@@ -59,13 +59,13 @@ def weight_files(layout: Layout, component: str) -> tuple[Path, str | None]:
 
 
 def check(name: str, component: str, expected: Mapping[str, tuple[int, ...]], file: Path) -> None:
-    """Every tensor there, in its shape."""
+    """Check that the file has every tensor in its shape."""
     found = {_modern(key): shape for key, shape in shapes(name, file)}
     compare(f"model {name}: {component or 'its network'}", found, expected)
 
 
 def compare(where: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse tensors that are missing or have other shapes; `where` says whose they are."""
+    """Refuse missing tensors and wrong shapes; `where` names the network in messages."""
     missing = sorted(expected.keys() - found.keys())
     if missing:
         raise ModelError(f"{where} lacks {len(missing)} of {len(expected)} tensors, the first is {missing[0]}")
@@ -78,12 +78,12 @@ def compare(where: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[
 
 
 def _same(found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    """Equal, or a matrix that was saved as a 1x1 convolution or the other way round, as old attention blocks have."""
+    """Whether the shapes are equal, or a matrix was saved as a 1x1 convolution or vice versa (old attention blocks)."""
     return found == expected or (found[:2] == expected[:2] and {*found[2:], *expected[2:]} <= {1})
 
 
 def is_statistic(name: str) -> bool:
-    """A mean or variance that was measured: it keeps its digits in half precision too."""
+    """Whether the tensor is a measured mean or variance, which stays in float32 in half precision too."""
     return name.endswith((".running_mean", ".running_var"))
 
 
@@ -95,7 +95,7 @@ def _modern(key: str) -> str:
 
 
 def _shards(name: str, file: Path) -> list[Path]:
-    """`file` itself, or the files that it lists as an index of shards."""
+    """Return `file`, or the files that it lists if it is an index of shards."""
     if file.suffix != ".json":
         return [file]
     try:
@@ -108,7 +108,7 @@ def _shards(name: str, file: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor of a file, by its header: its name, its shape, the kind of its numbers and its bytes."""
+    """One tensor in the header of a file: its name, shape, kind of numbers and bytes."""
 
     key: str
     shape: tuple[int, ...]
@@ -117,23 +117,23 @@ class Stored:
 
 
 NUMBERS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
-"""Bytes of numbers that are not whole, which are converted to those that are computed with."""
+"""Bytes of floating-point numbers, which are converted to the dtype of the computation."""
 WHOLE = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
-"""Bytes of whole numbers, where these are more than one."""
+"""Bytes of integers of more than one byte."""
 
 
 def shapes(name: str, file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The tensors of a file or of an index's shards, from their headers alone."""
+    """Read the shapes of the tensors of a file or of an index's shards, from the headers alone."""
     return ((tensor.key, tensor.shape) for tensor in stored(name, file))
 
 
 def stored(name: str, file: Path) -> Iterator[Stored]:
-    """The tensors of a .safetensors file or of an index's shards, from their headers alone."""
+    """List the tensors of a .safetensors file or of an index's shards, from the headers alone."""
     from safetensors import SafetensorError, safe_open
 
     for part in _shards(name, file):
         try:
-            with safe_open(part, "np") as tensors:  # "pt" would import torch, for a header
+            with safe_open(part, "np") as tensors:  # "pt" would import torch only for a header
                 for key in tensors.keys():  # noqa: SIM118 - not a dictionary
                     part_of = tensors.get_slice(key)
                     shape, kind = tuple(part_of.get_shape()), str(part_of.get_dtype())
@@ -143,17 +143,17 @@ def stored(name: str, file: Path) -> Iterator[Stored]:
 
 
 def unreadable(file: Path, error: Exception) -> str:
-    """Why a file of weights could not be read."""
+    """Explain why a file of weights could not be read."""
     if not file.exists():
         return "is missing"
-    return mistaken(file) or f"is damaged or no safetensors file ({error}); fetch it again"
+    return mistaken(file) or f"is damaged or not a safetensors file ({error}); download it again"
 
 
 def bounded(name: str, component: str, config: Mapping[str, Any], weights: Iterable[Stored]) -> None:
-    """Refuse, before anything is built, a configuration whose sizes its own weights do not have.
+    """Refuse a configuration whose sizes do not fit its weights, before building anything.
 
     Raises:
-        ModelError: a number of layers beyond the number of tensors, or a size far beyond the largest of them.
+        ModelError: more layers than tensors, or a size far larger than the largest tensor.
     """
     found = [tensor.shape for tensor in weights]
     longest = max((side for shape in found for side in shape), default=0)
@@ -161,18 +161,18 @@ def bounded(name: str, component: str, config: Mapping[str, Any], weights: Itera
         most = len(found) if "layer" in key else max(1 << 16, 8 * longest)
         if value > most:
             raise ModelError(
-                f"model {name}: {component or 'its network'}: its configuration says {key} = {value}, and its weights "
-                f"are {len(found)} tensors with sides of {longest} at most"
+                f"model {name}: {component or 'its network'}: its configuration says {key} = {value}, but its weights "
+                f"are {len(found)} tensors with sides of at most {longest}"
             )
 
 
 NO_SIZES = ("rope_theta", "max_window_layers", "_token_id")
-"""Whole numbers in configurations of language models that nothing is as large as: an angle's base, from which layer on
-attention would slide, which it does not, and what a token is called."""
+"""Integers in configurations of language models that are not sizes: the base of rotary angles, the first layer of
+sliding attention (unused), and token ids."""
 
 
 def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Whole numbers of a configuration, and the lengths of its lists, with their keys."""
+    """Yield the integers of a configuration, and the lengths of its lists, with their keys."""
     waiting: list[tuple[str, Any]] = list(config.items())
     while waiting:
         key, value = waiting.pop()
@@ -186,13 +186,13 @@ def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def read(name: str, file: Path, dtype: Callable[[str], torch.dtype]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a file or of an index's shards, by their present names, in the order they lie in; numbers that are
-    not whole are converted to what `dtype` says for the name, convolutions are laid out channels-last.
+    """Read the tensors of a file or of an index's shards in file order, by their current names. Floating-point numbers
+    are converted to `dtype(name)`; convolutions are stored channels-last.
 
     The format: 8 bytes with the length of a JSON header, the header, then the bytes of all tensors.
 
     Raises:
-        ModelError: a file is missing, or ends too early.
+        ModelError: a file is missing or truncated.
     """
     import torch
 
@@ -213,7 +213,7 @@ def read(name: str, file: Path, dtype: Callable[[str], torch.dtype]) -> Iterator
                 raw = torch.empty(end - begin, dtype=torch.uint8)
                 data.seek(8 + first + begin)
                 view, got = memoryview(raw.numpy().data), 0
-                while got < len(view):  # one call reads 2 GB at most
+                while got < len(view):  # one call reads at most 2 GB
                     count = data.readinto(view[got:])
                     if not count:
                         raise ModelError(f"model {name}: {part.name} ends before {key}; it is damaged")
@@ -226,12 +226,11 @@ def read(name: str, file: Path, dtype: Callable[[str], torch.dtype]) -> Iterator
 
 
 class Ahead:
-    """Components whose tensors are read, one after the other, in a thread of their own, while other things (the import
-    of diffusers) are done.
+    """Reads the tensors of components, one after the other, in its own thread while diffusers is imported.
 
     Args:
         layout: the model's folder.
-        dtypes: the components, and the numbers that are wanted of each.
+        dtypes: the components, with the dtype of each.
     """
 
     def __init__(self, layout: Layout, dtypes: Mapping[str, torch.dtype]) -> None:
@@ -249,7 +248,7 @@ class Ahead:
         return found
 
     def take(self, component: str, dtype: torch.dtype) -> dict[str, Tensor] | None:
-        """All tensors of a component, once; None where it was not read ahead in this `dtype`.
+        """Return all tensors of a component, once; None if they were not read in advance in this `dtype`.
 
         Raises:
             ModelError: its files are missing or damaged.
@@ -260,7 +259,7 @@ class Ahead:
         return self._read.pop(component).result()
 
     def end(self) -> None:
-        """What nobody took is not read to its end, and let go."""
+        """Stop reading and release the tensors that were not taken."""
         self._stop.set()
         self._thread.shutdown(cancel_futures=True)
         self._read.clear()

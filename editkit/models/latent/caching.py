@@ -1,8 +1,8 @@
-"""A transformer that leaves out most of its blocks where the first one's output is nearly that of the step before.
+"""Skip most blocks of a transformer when the output of the first one has hardly changed since the last step.
 
-diffusers' FirstBlockCache: where the mean change of what the first block adds, by the mean of that, is at most a
-threshold, the rest of the network is taken to add what it added last. Its hooks are put on a copy of the network's
-modules that belongs to one edit and shares the tensors, so that they affect no other edit and do not outlive this one.
+This is diffusers' FirstBlockCache: if the relative mean change of the first block's residual is at most a threshold,
+the cached residual of the other blocks is used again. The hooks are on a copy of the network's modules that shares its
+tensors and belongs to one edit, so they do not affect other edits.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 CONTROL = ("controlnet_block_samples", "controlnet_single_block_samples")
-"""What diffusers' transformers are given of a ControlNet, and add behind their blocks."""
+"""Arguments of diffusers' transformers for ControlNet residuals, which they add after their blocks."""
 
 
 class StepCache:
-    """Stands in for `network`, and counts its calls and how many of them were saved.
+    """Replaces `network`, and counts its calls and the skipped ones.
 
-    Calls are told apart by what they are told and by their sizes, and of equal ones at one time by their order: the two
-    halves of guidance, the texts of a translation and the windows of a large picture each have a memory of their own.
-    Where gradients are asked for (of the state, or of what the network is told), where a ControlNet adds to the blocks
-    (it would add twice), and while it is not `active`, the network is called as it is.
+    Calls are distinguished by their conditions and sizes, and equal ones at the same time by their order: the two
+    branches of guidance, the texts of a translation and the windows of a large picture each have a separate cache.
+    The cache is not used when gradients are needed (of the state or the conditions), when a ControlNet adds to the
+    blocks (its residuals would be added twice), and while it is not `active`.
     """
 
     def __init__(self, network: Any) -> None:
@@ -40,13 +40,13 @@ class StepCache:
         self._time, self._asked = 0.0, Counter[tuple[Any, ...]]()
         blocks = [block for part in self.twin.children() if isinstance(part, nn.ModuleList) for block in part]
         if len(blocks) < 2:
-            raise ModelError("a step cache leaves out all blocks but the first, and this network has one")
+            raise ModelError("a step cache skips all blocks but the first, and this network has only one")
         next(blocks[-1].children()).register_forward_pre_hook(self._saw)
         self._forward = self.twin.forward
         self.twin.forward = self._called
 
     def begin(self, threshold: float) -> None:
-        """Remember nothing of what was, and save calls by this `threshold` from now on."""
+        """Clear the cache, and skip calls by this `threshold` from now on."""
         from diffusers import FirstBlockCacheConfig
 
         if self.twin.is_cache_enabled:
@@ -57,7 +57,7 @@ class StepCache:
         self._computed = True
 
     def _called(self, *given: Any, **named: Any) -> Any:
-        """The network's forward pass; diffusers' pipelines, and so these adapters, name all that they give."""
+        """The network's forward pass; diffusers' pipelines, and so these adapters, use keyword arguments only."""
         import torch
 
         self.calls += 1
@@ -83,7 +83,7 @@ class StepCache:
 
 
 def twin(network: nn.Module) -> Any:
-    """`network` with modules of its own and the same tensors."""
+    """Copy the modules of `network`; the tensors are shared."""
     shared = [*network.parameters(), *network.buffers()]
     quantizer = getattr(network, "hf_quantizer", None)
     memo: dict[int, Any] = {id(one): one for one in [*shared, *([] if quantizer is None else [quantizer])]}
@@ -91,8 +91,8 @@ def twin(network: nn.Module) -> Any:
 
 
 class CachingTransformer:
-    """The parts of `CachesSteps` for a model whose network is its `transformer`: the leased copy has the twin in its
-    place, and the network itself, where gradients go, as `whole`, so that checkpointing finds it (`networks`).
+    """Implements `CachesSteps` for a model whose network is its `transformer`. The leased copy has the twin there, and
+    the network itself as `whole`, used for gradients, so that checkpointing finds it (`networks`).
     """
 
     transformer: Any

@@ -1,8 +1,8 @@
 """Chroma (Lodestone Rock 2025): FLUX.1 schnell's transformer pruned and trained further, with real guidance.
 
-It reads T5 alone, and is told where the text ends: all padding but its first token counts less. diffusers makes a
-matrix of that mask of 0 and 1 which attention adds to its logits, so that padding is weighed down and not excluded. The
-model was trained so, and is called so here.
+Its only text encoder is T5, with a mask for the end of the text: all padding tokens but the first count less. diffusers
+adds this mask of 0 and 1 to the attention logits, so padding has a lower weight but is not excluded. The model was
+trained that way and is called that way here.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 KNOWN = "Chroma (ChromaTransformer2DModel, AutoencoderKL)"
 PATCH = 2
 WINDOW, LEAST = 1024, 512
-"""Pixels a side."""
+"""In pixels per side."""
 STEPS, GUIDANCE = 35, 5.0
 """diffusers' defaults."""
 LENGTH = 512
-"""Tokens of T5."""
+"""Number of T5 tokens."""
 
 
 def matches(layout: Layout) -> bool:
-    """A pipeline with a ChromaTransformer2DModel."""
+    """Whether the folder is a pipeline with a ChromaTransformer2DModel."""
     return layout.is_of("transformer", "ChromaTransformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
-    """What is known without weights."""
+    """Describe the model without loading its weights."""
     layout.require("vae", "text_encoder", "tokenizer", "scheduler")
     return ModelInfo(
         layout.name, KNOWN, frozenset({"prompt"}), default_sampler(layout.config("scheduler")), STEPS, WINDOW, LEAST,
@@ -52,7 +52,7 @@ def describe(layout: Layout) -> ModelInfo:
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-    """Networks in `dtype`."""
+    """Load the model with its networks in `dtype`."""
     from diffusers import ChromaTransformer2DModel
 
     transformer = load_network(layout, "transformer", ChromaTransformer2DModel, dtype, device)
@@ -65,10 +65,10 @@ class Chroma(FlowTransformer):
     """A ChromaTransformer2DModel behind an AutoencoderKL as a `Model`.
 
     Args:
-        info: what `describe` said.
+        info: from `describe`.
         transformer, vae: on their device, in their dtype.
         reader: T5 with its tokenizer.
-        schedule: its ladder.
+        schedule: its noise levels.
     """
 
     def __init__(self, info: ModelInfo, transformer: Any, vae: Any, reader: Reader, schedule: Schedule) -> None:
@@ -97,7 +97,7 @@ class Chroma(FlowTransformer):
         return unpacked(out, *x_t.shape[-2:]).to(x_t.dtype).chunk(n)
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """T5's last hidden state, (1, 512, width), and where its text and the first padding are (1)."""
+        """Return T5's last hidden state, (1, 512, width), and the mask: 1 for the text and the first padding token."""
         import torch
 
         words, encoder = self.reader.tokenizer, self.reader.encoder
@@ -111,7 +111,7 @@ class Chroma(FlowTransformer):
         return Prompt(embeds, mask=seen), rest
 
     def pipeline(self) -> Any:
-        """A diffusers pipeline of these networks."""
+        """Build a diffusers pipeline of these networks."""
         from diffusers import ChromaPipeline, FlowMatchEulerDiscreteScheduler
 
         return ChromaPipeline(

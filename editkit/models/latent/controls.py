@@ -1,8 +1,8 @@
-"""ControlNets of transformers: FLUX.1's (InstantX's form, a union of which takes several kinds of hint; XLabs' form,
-with layers of its own for the hint), Qwen-Image's and Z-Image's, for inpainting too.
+"""ControlNets of transformers: FLUX.1's (InstantX's form, where a union takes several kinds of hint; XLabs' form, with
+its own layers for the hint), Qwen-Image's and Z-Image's, also for inpainting.
 
-Each is called in the way of its own class and gives a tensor behind each block of the transformer. A ControlNet has
-fewer blocks than its transformer: one of its tensors serves several blocks in a row (XLabs: they take turns).
+Each returns a residual for each block of the transformer. A ControlNet has fewer blocks than its transformer: each of
+its residuals is used for several consecutive blocks (XLabs: they alternate).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class TokenControl:
 
     Args:
         network: on its device, in its dtype.
-        hint: what it is shown; by windows, (windows * batch, ...).
-        scale: what its residuals are multiplied by.
-        wanted_only: in guidance, it acts on the wanted branch alone.
+        hint: its input picture; with windows, (windows * batch, ...).
+        scale: the factor of its residuals.
+        wanted_only: in guidance, it acts only on the conditional branch.
     """
 
     network: Any
@@ -40,13 +40,13 @@ class TokenControl:
         return replace(self, hint=cut_like(self.hint, spots, size))
 
     def _hint(self, given: Given) -> Tensor:
-        """For every item of `given`, in the network's numbers."""
+        """Return the hint for every item of `given`, in the network's dtype."""
         return self.hint.to(given.x.device, self.network.dtype).repeat(len(given.x) // len(self.hint), 1, 1, 1)
 
 
 @dataclass(frozen=True, eq=False)
 class FluxControl(TokenControl):
-    """A FluxControlNetModel beside a transformer of `counts` (double, single) blocks; `kind` of the hint: a union's."""
+    """A FluxControlNetModel for a transformer of `counts` (double, single) blocks. `kind`: a union's kind of hint."""
 
     counts: tuple[int, int]
     kind: int | None = None
@@ -73,7 +73,7 @@ class FluxControl(TokenControl):
 
 @dataclass(frozen=True, eq=False)
 class QwenControl(TokenControl):
-    """A QwenImageControlNetModel beside a transformer of so many `layers`."""
+    """A QwenImageControlNetModel for a transformer with `layers` layers."""
 
     layers: int
 
@@ -91,7 +91,7 @@ class QwenControl(TokenControl):
 
 @dataclass(frozen=True, eq=False)
 class ZImageControl(TokenControl):
-    """A ZImageControlNetModel beside a transformer of so many `layers`."""
+    """A ZImageControlNetModel for a transformer with `layers` layers."""
 
     layers: int
 
@@ -105,17 +105,17 @@ class ZImageControl(TokenControl):
 
 
 def listed(x: Tensor) -> list[Tensor]:
-    """(b, c, h, w) as Z-Image is given it: an item is (c, 1, h, w)."""
+    """Convert (b, c, h, w) to Z-Image's input: a list of (c, 1, h, w)."""
     return list(x[:, :, None])
 
 
 def told_time(t: Tensor) -> Tensor:
-    """What Z-Image is told of the time: 1 - sigma, in float32 and in this order."""
+    """Return Z-Image's time input: 1 - sigma, in float32 and in this order of operations."""
     return (1000 - t) / 1000
 
 
 def in_a_row(made: Sequence[Tensor] | None, blocks: int) -> list[Tensor | None]:
-    """A tensor a block: each one serves as many blocks in a row."""
+    """Return one tensor per block: each is used for equally many consecutive blocks."""
     if made is None:
         return [None] * blocks
     each = math.ceil(blocks / len(made))
@@ -123,19 +123,19 @@ def in_a_row(made: Sequence[Tensor] | None, blocks: int) -> list[Tensor | None]:
 
 
 def in_turn(made: Sequence[Tensor] | None, blocks: int) -> list[Tensor | None]:
-    """A tensor a block: they take turns."""
+    """Return one tensor per block: they alternate."""
     return [None] * blocks if made is None else [made[k % len(made)] for k in range(blocks)]
 
 
 def on_first(part: Tensor, tokens: int) -> Tensor:
-    """(b, n, width) with zeros behind: nothing is added to what stands behind the noise's tokens."""
+    """Pad (b, n, width) with zeros, so that nothing is added to the tokens after those of the noise."""
     import torch.nn.functional as F
 
     return F.pad(part, (0, 0, 0, tokens - part.shape[1])) if part.shape[1] < tokens else part
 
 
 def whole(parts: Sequence[Tensor | None]) -> list[Tensor] | None:
-    """Residuals as diffusers takes them: a tensor for each block, or None."""
+    """Return residuals as diffusers takes them: a tensor for each block, or None."""
     import torch
 
     like = next((part for part in parts if part is not None), None)
@@ -143,15 +143,15 @@ def whole(parts: Sequence[Tensor | None]) -> list[Tensor] | None:
 
 
 def with_tables(network: Any) -> Any:
-    """A network of Qwen-Image with its table of positions, which is no buffer and was not made with the weights."""
+    """Give a Qwen-Image network its table of positions, which is not a buffer and was not created with the weights."""
     place = network.pos_embed
     network.pos_embed = type(place)(theta=place.theta, axes_dim=place.axes_dim, scale_rope=place.scale_rope)
     return network
 
 
 def beside_transformer(network: Any, transformer: Any) -> Any:
-    """A Z-Image ControlNet with the embedders of its transformer, which it has not saved. The outermost module is
-    another one: who uses the network beside another transformer has his own.
+    """Give a Z-Image ControlNet the embedders of its transformer, which are not saved with it. The outermost module is
+    a copy, so the network can be used with another transformer too.
     """
     from editkit.models.files.skeleton import without_values
 
@@ -160,12 +160,12 @@ def beside_transformer(network: Any, transformer: Any) -> Any:
     for name, part in network.named_children():
         setattr(own, name, part)
     own = type(network).from_transformer(own, transformer)
-    own.gradient_checkpointing = False  # diffusers 0.42 asks for it where gradients flow, and does not set it
+    own.gradient_checkpointing = False  # diffusers 0.42 reads it when gradients flow, but does not set it
     return own
 
 
 def flux_controlnet(config: Mapping[str, Any], transformer: Any, model: str) -> type[Any]:
-    """The class of a FLUX.1 ControlNet that fits; raises ModelError where it does not."""
+    """Return the class of a FLUX.1 ControlNet; raise ModelError if it does not fit."""
     from diffusers import FluxControlNetModel
 
     pairs = {"width": (_width(config, 24 * 128), _width(transformer, 24 * 128))}
@@ -177,7 +177,7 @@ def flux_controlnet(config: Mapping[str, Any], transformer: Any, model: str) -> 
 
 
 def qwen_controlnet(config: Mapping[str, Any], transformer: Any, model: str) -> type[Any]:
-    """As `flux_controlnet`, of Qwen-Image."""
+    """Like `flux_controlnet`, for Qwen-Image."""
     from diffusers import QwenImageControlNetModel
 
     pairs = {"width": (_width(config, 24 * 128), _width(transformer, 24 * 128))}
@@ -189,14 +189,14 @@ def qwen_controlnet(config: Mapping[str, Any], transformer: Any, model: str) -> 
 
 
 def zimage_controlnet(config: Mapping[str, Any], transformer: Any, model: str) -> type[Any]:
-    """As `flux_controlnet`, of Z-Image: 16 channels, or 33, which for inpainting are hint, mask and masked picture."""
+    """Like `flux_controlnet`, for Z-Image: 16 channels, or 33 (hint, mask and masked picture) for inpainting."""
     from diffusers import ZImageControlNetModel
 
     latent, shown = int(transformer.get("in_channels") or 16), int(config.get("control_in_dim") or 0)
     pairs = {"dim": (int(config.get("dim") or 3840), int(transformer.get("dim") or 3840))}
     _fit("ZImageControlNetModel", config, pairs, model)
     if shown not in (latent, 2 * latent + 1):
-        raise ModelError(f"has {shown} channels for its hint; known are {latent} and {2 * latent + 1}")
+        raise ModelError(f"has {shown} hint channels; supported are {latent} and {2 * latent + 1}")
     found: type[Any] = ZImageControlNetModel
     return found
 
@@ -208,7 +208,7 @@ def _width(config: Any, usual: int) -> int:
 def _fit(kind: str, config: Mapping[str, Any], pairs: Mapping[str, tuple[int, int]], model: str) -> None:
     found = config.get("_class_name")
     if found != kind:
-        raise ModelError(f"is a {found}; for {model} a {kind} is needed")
+        raise ModelError(f"is a {found}; {model} needs a {kind}")
     wrong = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
     if wrong:
         mine, theirs = (", ".join(f"{key} {pair[k]}" for key, pair in wrong.items()) for k in (0, 1))

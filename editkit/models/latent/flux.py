@@ -1,9 +1,9 @@
-"""FLUX.1 (Black Forest Labs 2024): one transformer for several tasks, told apart by what it is given.
+"""FLUX.1 (Black Forest Labs 2024): one transformer architecture for several tasks, distinguished by their inputs.
 
-As many channels as latents: a text model (dev, schnell), or Kontext, which looks at a picture (tokens behind the
-noise's, the first of their three positions 1). Twice as many: Control, whose hint (edges, depth) lies in further
-channels. Six times: Fill, which sees the masked picture and the mask by the pixel. Two text encoders: T5's tokens, and
-CLIP's pooled output.
+As many channels as latents: a text model (dev, schnell), or Kontext, whose reference picture becomes tokens after those
+of the noise (the first of their three positions is 1). Twice as many: Control, whose hint (edges, depth) is in the
+further channels. Six times: Fill, with the masked picture and the full-resolution mask. Two text encoders: T5's tokens,
+and CLIP's pooled output.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 KNOWN = "FLUX.1 dev, schnell, Fill, Kontext and Control (FluxTransformer2DModel, AutoencoderKL)"
 WINDOW, LEAST = 1024, 512
-"""Pixels a side."""
+"""In pixels per side."""
 T5_LENGTH = 512
-"""Tokens of T5; the transformer sees the padding, so there are always as many."""
+"""Number of T5 tokens, including padding, which the transformer sees."""
 
 Task = Literal["text", "control", "fill"]
 STEPS: dict[str, int] = {"text": 28, "control": 28, "fill": 50}
@@ -47,13 +47,13 @@ GUIDANCE: dict[str, float] = {"text": 3.5, "control": 3.5, "fill": 30.0}
 
 
 def matches(layout: Layout) -> bool:
-    """A pipeline with a FluxTransformer2DModel."""
+    """Whether the folder is a pipeline with a FluxTransformer2DModel."""
     return layout.is_of("transformer", "FluxTransformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
-    """What it is by the transformer's channels and the index's class; a network without a guidance embedding whose
-    levels do not depend on the size is schnell's kind, distilled to a few steps.
+    """Describe the model by the transformer's channels and the index's class. A network without a guidance embedding
+    whose noise levels do not depend on the size is like schnell: distilled to a few steps.
     """
     layout.require("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
     transformer, vae, scheduler = (layout.config(part) for part in ("transformer", "vae", "scheduler"))
@@ -88,7 +88,7 @@ def _task(layout: Layout, channels: int, vae: Any) -> Task:
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-    """Networks in `dtype`."""
+    """Load the model with its networks in `dtype`."""
     from diffusers import FluxTransformer2DModel
 
     transformer = load_network(layout, "transformer", FluxTransformer2DModel, dtype, device)
@@ -101,14 +101,14 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
 
 
 class Flux(CachingTransformer, FluxSteering, FluxTokens):
-    """A FluxTransformer2DModel behind an AutoencoderKL as a `Model`: its text, its call, and where image prompts act.
-    The step cache, ControlNets, and what it sees beside the noise are its bases.
+    """A FluxTransformer2DModel behind an AutoencoderKL as a `Model`: its text, its call, its layers for image prompts.
+    The base classes implement the step cache, ControlNets, and the inputs beside the noise.
 
     Args:
-        info: what `describe` said.
+        info: from `describe`.
         transformer, vae: on their device, in their dtype.
         pooled, reader: CLIP and T5 with their tokenizers.
-        schedule: its ladder.
+        schedule: its noise levels.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Flux(CachingTransformer, FluxSteering, FluxTokens):
         return super().__call__(x_t, level, by_branch(conds))
 
     def fits(self, cond: Conditioning, steered: bool) -> Hashable:
-        """By references, adapters, and tokens of the text."""
+        """Return the key for batching: references, adapters, and text tokens."""
         return looked_at(cond), adapters(cond), self.words(cond).embeds.shape[1]
 
     def velocities(
@@ -151,8 +151,8 @@ class Flux(CachingTransformer, FluxSteering, FluxTokens):
         return unpacked(out, *x_t.shape[-2:]).to(x_t.dtype).chunk(n)
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """T5's last hidden state, (1, 512, width), and CLIP's pooled output of its first 77 tokens. What T5 does not
-        read is left out.
+        """Return (T5's last hidden state, (1, 512, width), with CLIP's pooled output of its first 77 tokens; the text
+        beyond T5's limit).
         """
         clip, t5 = self.pooled, self.reader
         with READING:
@@ -169,13 +169,13 @@ class Flux(CachingTransformer, FluxSteering, FluxTokens):
         return Prompt(t5.encoder(beside(ids, t5.encoder))[0], pooled), rest
 
     def places(self) -> Places:
-        """The attentions where an IP-Adapter can act."""
+        """Return the attention layers where an IP-Adapter can act."""
         from editkit.models.prompts.flux import places
 
         return places(self.transformer)
 
     def pipeline(self) -> Any:
-        """A diffusers pipeline of these networks."""
+        """Build a diffusers pipeline of these networks."""
         import diffusers
 
         takes = self.info.takes

@@ -1,8 +1,8 @@
-"""FLUX.2 (Black Forest Labs 2025): a transformer on latents in patches that looks at pictures beside the text.
+"""FLUX.2 (Black Forest Labs 2025): a transformer on patched latents, conditioned on text and reference pictures.
 
-`klein` was distilled to a few steps without guidance, `klein-base` was not, `dev` is told its guidance. References are
-tokens behind the noise's (of `klein-KV` before them), the k-th at time 10 k. The text is three hidden layers of a
-language model side by side.
+`klein` was distilled to a few steps without guidance, `klein-base` was not, `dev` has the guidance scale as an input.
+References are tokens after those of the noise (in `klein-KV` before them), the k-th at time 10 k. The text embedding
+concatenates three hidden layers of a language model.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
 
 KNOWN = "FLUX.2 (Flux2Transformer2DModel, AutoencoderKLFlux2)"
 WINDOW, LEAST = 1024, 512
-"""Pixels a side; above 1.1 megapixels its ladder is another one (`flows.JUMP`)."""
+"""Pixels a side; above 1.1 megapixels it has other noise levels (`flows.JUMP`)."""
 AREA = 1024 * 1024
-"""Pixels of a reference, at most."""
+"""Largest area of a reference, in pixels."""
 TIME = 10
-"""Between the times of references."""
+"""Distance between the times of references."""
 QWEN_LAYERS, MISTRAL_LAYERS = (9, 18, 27), (10, 20, 30)
 SYSTEM = (
     "You are an AI that reasons about image descriptions. You give structured responses focusing on object "
     "relationships, object\nattribution and actions without speculation."
 )
-"""What dev's language model is told it is; its line break was there when it was trained."""
+"""The system prompt of dev's language model, with the line break of its training."""
 Row = tuple["Tensor", "Tensor"]
 """Tokens (n batch, tokens, c), and their positions (tokens, 4)."""
 MANY = 10
-"""References at most, as its makers say of dev."""
+"""Most references, as the authors state for dev."""
 
 
 def matches(layout: Layout) -> bool:
-    """A pipeline with a Flux2Transformer2DModel."""
+    """Whether the folder is a pipeline with a Flux2Transformer2DModel."""
     return layout.is_of("transformer", "Flux2Transformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
-    """What it is by the transformer's guidance and the index's `is_distilled`."""
+    """Describe the model by the transformer's guidance and the index's `is_distilled`."""
     layout.require("vae", "text_encoder", "tokenizer", "scheduler")
     transformer = layout.config("transformer")
     tells = bool(transformer.get("guidance_embeds", True))
@@ -67,12 +67,12 @@ def describe(layout: Layout) -> ModelInfo:
 
 
 def keeps_keys(layout: Layout) -> bool:
-    """Whether it is a klein KV, by the index alone."""
+    """Whether it is a klein KV; only the index tells."""
     return layout.index.get("_class_name") == "Flux2KleinKVPipeline"
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-    """Networks in `dtype`."""
+    """Load the model with its networks in `dtype`."""
     from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
 
     transformer = load_network(layout, "transformer", Flux2Transformer2DModel, dtype, device)
@@ -105,7 +105,7 @@ class Flux2(BesideLanguageModel, PatchedSpace):
         return unrowed(out[:, : height * width], height, width).to(x_t.dtype).chunk(n)
 
     def _pictures(self, x_t: Tensor, conds: Sequence[Conditioning]) -> tuple[Row, Row | None]:
-        """(the noise's tokens; those of the references, if there are some)."""
+        """Return (the noise's tokens; those of the references, if any)."""
         import torch
 
         batch = len(x_t)
@@ -122,7 +122,7 @@ class Flux2(BesideLanguageModel, PatchedSpace):
         return noise, (torch.cat(own), torch.cat(ids))
 
     def _arranged(self, own: Row, looked: Row | None, dtype: torch.dtype) -> dict[str, Any]:
-        """What the transformer is handed of them: references behind the noise."""
+        """Arrange the transformer's input: references after the noise."""
         import torch
 
         parts = [own] if looked is None else [own, looked]
@@ -136,7 +136,7 @@ class Flux2(BesideLanguageModel, PatchedSpace):
         return Reference(self.encode(fitted), fitted)
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """Three hidden layers of the language model side by side, (1, 512, 3 width); the padding is seen too."""
+        """Return three concatenated hidden layers of the language model, (1, 512, 3 width), including padding."""
         mistral = type(self.encoder).__name__.startswith("Mistral")
         states, _, dropped = Chat(self.tokenizer, self.encoder, self._as_dev if mistral else self._as_klein).read(text)
         return Prompt(side_by_side(states, MISTRAL_LAYERS if mistral else QWEN_LAYERS)), dropped
@@ -156,7 +156,7 @@ class Flux2(BesideLanguageModel, PatchedSpace):
         return said
 
     def pipeline(self) -> Any:
-        """A diffusers pipeline of these networks."""
+        """Build a diffusers pipeline of these networks."""
         from diffusers import FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Pipeline
 
         kind = Flux2Pipeline if "guidance" in self.info.takes else Flux2KleinPipeline
@@ -167,9 +167,9 @@ class Flux2(BesideLanguageModel, PatchedSpace):
 
 
 class Flux2KV(Flux2):
-    """klein KV: references stand before the noise, attend only to each other, and are given t = 0, so that their keys
-    and values are the same at every level. diffusers' pipeline keeps those of the first step; here they are computed
-    anew, to the same numbers, and nothing has to be kept between calls.
+    """klein KV: references come before the noise, attend only to each other, and have t = 0, so that their keys and
+    values are the same at every level. diffusers' pipeline caches those of the first step; here they are computed
+    again with the same result, without a cache between calls.
     """
 
     def __init__(self, *given: Any) -> None:

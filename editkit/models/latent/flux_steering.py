@@ -1,4 +1,4 @@
-"""The ControlNets of FLUX.1: what they are given, and how what they say goes to the transformer."""
+"""The ControlNets of FLUX.1: their inputs, and how their residuals reach the transformer."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from editkit.diffusion.noise import Stream
 
 GUIDANCE = 3.5
-"""What a ControlNet is told beside a network that is told none."""
+"""The guidance scale of a ControlNet if its model takes none."""
 
 
 def pooled_of(prompt: Prompt, model: str) -> Tensor:
-    """CLIP's pooled output.
+    """Return CLIP's pooled output.
 
     Raises:
         ModelError: there is none.
     """
     if prompt.pooled is None:
-        raise ModelError(f"model {model} needs the pooled text beside the encoded one")
+        raise ModelError(f"model {model} needs the pooled text embedding in addition")
     return prompt.pooled
 
 
 class FluxSteering(FlowTransformer):
-    """What a FLUX.1 does for its ControlNets (`BringsControl`)."""
+    """Implements ControlNets for FLUX.1 (`BringsControl`)."""
 
     def steering(self, added: Residuals | None, tokens: int, dtype: torch.dtype) -> dict[str, list[Tensor] | None]:
-        """Residuals by the transformer's names; references, behind the noise's tokens, are left as they are."""
+        """Return residuals by the transformer's argument names; reference tokens, after the noise, get none."""
         if added is None:
             return {}
         double = len(self.transformer.transformer_blocks)
@@ -51,7 +51,7 @@ class FluxSteering(FlowTransformer):
 
         batch, device, dtype, prompt = len(x_t), x_t.device, self.transformer.dtype, self.words(cond)
         scale = self.info.guidance if cond.guidance is None else cond.guidance
-        told = scale if "guidance" in self.info.takes else GUIDANCE  # schnell's is none; ControlNets are dev's
+        told = scale if "guidance" in self.info.takes else GUIDANCE  # schnell takes none; ControlNets are made for dev
         return Given(
             x_t, torch.full((batch,), level.t, dtype=torch.float32, device=device),
             prompt.embeds.expand(batch, -1, -1).to(device, dtype),
@@ -65,8 +65,8 @@ class FluxSteering(FlowTransformer):
         return flux_controlnet(config, self.transformer.config, self.info.name)
 
     def steered(self, network: Any, shown: Shown, scale: float, wanted_only: bool, stream: Stream | None) -> Control:
-        """A hint is drawn from its posterior, as in diffusers' pipelines; a network with layers of its own for it is
-        shown the picture.
+        """Return the ControlNet with its hint. The hint is encoded by a draw from the VAE's posterior, as in diffusers'
+        pipelines; a network with its own layers for the hint takes the picture.
         """
         hint = shown.hint if network.input_hint_block is not None else self.encode(shown.hint, stream)
         counts = len(self.transformer.transformer_blocks), len(self.transformer.single_transformer_blocks)

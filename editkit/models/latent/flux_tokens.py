@@ -1,4 +1,4 @@
-"""What a FLUX.1 sees beside the noise: in further channels of its tokens, or as tokens behind them."""
+"""The inputs of FLUX.1 beside the noise: further channels of its tokens, or tokens after them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from editkit.diffusion.noise import Stream
 
 PATCH = 2
-"""Latents a side of one token."""
+"""Side of a token, in latents."""
 AREA = 1024 * 1024
-"""Pixels of a reference, at most."""
+"""Largest area of a reference, in pixels."""
 REFERENCE = 1
 """The first position of a reference's tokens; the noise's is 0."""
 
 
 class FluxTokens(FlowTransformer):
-    """The tokens of a FLUX.1 and their positions: of Control with the hint, of Fill with the masked picture and the
-    mask, of Kontext with the picture that it looks at.
+    """The tokens of a FLUX.1 and their positions: with the hint for Control, the masked picture and the mask
+    for Fill, and the reference picture for Kontext.
     """
 
     def tokens(self, x_t: Tensor, cond: Conditioning) -> Tensor:
-        """(batch, tokens, channels): the noise, what lies beside it in channels, and behind it in tokens."""
+        """Return (batch, tokens, channels): the noise with its further channels, then further tokens."""
         import torch
 
         batch = len(x_t)
@@ -37,11 +37,11 @@ class FluxTokens(FlowTransformer):
         if "references" not in self.info.takes or not cond.references:
             return tokens
         if len(cond.references) > 1:
-            raise ModelError(f"model {self.info.name} looks at one picture, and was given {len(cond.references)}")
+            raise ModelError(f"model {self.info.name} takes one reference picture, got {len(cond.references)}")
         return torch.cat([tokens, packed(cond.references[0].latent.to(x_t)).expand(batch, -1, -1)], dim=1)
 
     def _beside(self, x_t: Tensor, cond: Conditioning) -> Sequence[Tensor]:
-        """Further channels for Control (the hint) and Fill (the masked picture, then the mask's pixels)."""
+        """Return the further channels for Control (the hint) and Fill (the masked picture, then the mask's pixels)."""
         import torch.nn.functional as F
 
         if "hint" in self.info.takes:
@@ -49,13 +49,13 @@ class FluxTokens(FlowTransformer):
         if "fine mask" not in self.info.takes:
             return []
         mask, known = cond.mask, cond.known
-        if mask is None or known is None:  # everything is to be made
+        if mask is None or known is None:  # everything is generated
             size = [self.factor * side for side in x_t.shape[-2:]]
             mask, known = x_t.new_ones(1, 1, *size), self.encode(x_t.new_zeros(1, 3, *size))
         return [known.to(x_t), F.pixel_unshuffle(mask.to(x_t), self.factor)]
 
     def ids(self, x_t: Tensor, cond: Conditioning) -> Tensor:
-        """Positions of the tokens, the same for the whole batch."""
+        """Return the positions of the tokens, the same for the whole batch."""
         import torch
 
         def of(like: Tensor, first: int) -> Tensor:
@@ -65,7 +65,7 @@ class FluxTokens(FlowTransformer):
         return torch.cat([of(x_t, 0), *(of(latent, REFERENCE) for latent in looked)])
 
     def encode(self, image: Tensor, stream: Stream | None = None) -> Tensor:
-        """A draw from the posterior; of Kontext, whose references are pictures as they are, its mode."""
+        """Encode by a draw from the posterior; for Kontext, whose references are whole pictures, by its mode."""
         return super().encode(image, None if "references" in self.info.takes else stream)
 
     def refer(self, picture: Tensor) -> Reference:

@@ -1,8 +1,8 @@
-"""Kandinsky 2.2's decoder (Razzhigaev et al. 2023, arXiv:2310.03502): a UNet on the latents of a MoVQ, which is told an
-image embedding alone. The prior that makes embeddings of texts is another folder; what lies here is made by `vary` and
-`blend` of pictures.
+"""Kandinsky 2.2's decoder (Razzhigaev et al. 2023, arXiv:2310.03502): a UNet on the latents of a MoVQ, conditioned on
+an image embedding alone. The prior, which makes embeddings from texts, is another folder; here `vary` and `blend` make
+them from pictures.
 
-It reads no text. The unconditional branch of guidance gets the image embedding of an empty picture.
+It takes no text. The unconditional branch of guidance has the image embedding of an empty picture.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ CLASS = "KandinskyV22"
 
 
 def matches(layout: Layout) -> bool:
-    """A pipeline with a UNet and a MoVQ."""
+    """Whether the folder is a pipeline with a UNet and a MoVQ."""
     return bool(layout.index) and layout.has("unet") and layout.has(VAE)
 
 
 def describe(layout: Layout) -> ModelInfo:
-    """What it is by the UNet's configuration."""
+    """Describe the model by the UNet's configuration."""
     unet, movq, scheduler = (layout.config(part) for part in ("unet", VAE, "scheduler"))
     channels = int(movq.get("latent_channels", 4))
     if unet.get("addition_embed_type") != "image" or int(unet.get("in_channels", 4)) != channels:
@@ -58,7 +58,7 @@ def describe(layout: Layout) -> ModelInfo:
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-    """Networks in `dtype`."""
+    """Load the model with its networks in `dtype`."""
     from diffusers import UNet2DConditionModel, VQModel
 
     unet = load_network(layout, "unet", UNet2DConditionModel, dtype, device)
@@ -71,10 +71,10 @@ class Kandinsky(LatentSpace):
     """Kandinsky 2.2's UNet as a `Model`.
 
     Args:
-        info: what `describe` said.
+        info: from `describe`.
         unet, movq: on their device, in their dtype.
-        schedule: the table it was trained with.
-        scheduler: its configuration: what the output means, and whether x0 is clipped.
+        schedule: its noise schedule of training.
+        scheduler: its configuration, with the prediction type and the clipping of x0.
     """
 
     def __init__(self, info: ModelInfo, unet: Any, movq: Any, schedule: Schedule, scheduler: Mapping[str, Any]) -> None:
@@ -99,47 +99,47 @@ class Kandinsky(LatentSpace):
     def _values(self, cond: Conditioning) -> Tensor:
         if cond.embedding is None:
             raise ModelError(
-                f"model {self.info.name} makes pictures of what an image encoder says, and was told nothing; add "
+                f"model {self.info.name} generates from an image embedding, and none was given; add "
                 f"`with vary` or `with blend`"
             )
         return cond.embedding.values
 
     def _prediction(self, out: Tensor, x_t: Tensor, level: Level) -> Prediction:
-        """The second half of the channels is the variance, between its bounds, where it was learned."""
+        """Split the output: if the variance was learned, the second half of the channels interpolates its bounds."""
         mean, rest = out[:, : self.channels], out[:, self.channels :]
         made = convert(mean, x_t, level, self.kind)
         return replace(made, variance=(rest + 1.0) / 2.0) if self.learned else made
 
     @property
     def embedding_width(self) -> int:
-        """Of what the image encoder says."""
+        """Width of the image embedding."""
         return int(self.unet.config.encoder_hid_dim)
 
     def told(self, embedding: Tensor, none: Tensor, noise_level: int, draw: Callable[[], Tensor]) -> Embedding:
-        """As it is; nothing is drawn.
+        """Return the embedding unchanged; nothing is drawn.
 
         Raises:
-            UsageError: a noise level, which it is not told.
+            UsageError: a noise level, which the model does not take.
         """
         if noise_level:
-            raise UsageError(f"the noise level is {noise_level}; model {self.info.name} was trained without any")
+            raise UsageError(f"the noise level is {noise_level}, but model {self.info.name} takes none")
         return Embedding(embedding, none)
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """Nothing is read: all of `text` is left out."""
+        """Read nothing: all of `text` is dropped."""
         import torch
 
         return Prompt(torch.zeros(1, 1, 1)), text
 
     def encode(self, image: Tensor, stream: Stream | None = None) -> Tensor:
-        """The MoVQ's latents before they are quantised, as they are; nothing is drawn."""
+        """Return the MoVQ's latents before quantisation; nothing is drawn."""
         made: Tensor = self._finite(
             lambda vae: vae.encode(image.to(vae.dtype)).latents.float(), lambda made: made, "a picture"
         )
         return made
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Pixels, of latents that are not quantised."""
+        """Decode latents that are not quantised to pixels."""
         image: Tensor = self._finite(
             lambda vae: vae.decode(x0.to(vae.dtype), force_not_quantize=True).sample.float(),
             lambda made: made,

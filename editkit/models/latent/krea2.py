@@ -1,8 +1,8 @@
-"""Krea 2 (Krea 2026), Raw and Turbo: a transformer on Qwen-Image's latents that reads several layers of a language
-model.
+"""Krea 2 (Krea 2026), Raw and Turbo: a transformer on Qwen-Image's latents, conditioned on several hidden layers of a
+language model.
 
-Scales of guidance are editkit's: diffusers' pipeline counts from 0, so that its g is g + 1 here. Turbo, distilled to a
-few steps without guidance, has one shift for all sizes.
+Guidance scales are editkit's: the scale g of diffusers' pipeline, which counts from 0, is g + 1 here. Turbo, distilled
+to a few steps without guidance, has the same shift for all sizes.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 KNOWN = "Krea 2 Raw and Turbo (Krea2Transformer2DModel, AutoencoderKLQwenImage)"
 PATCH = 2
 WINDOW, LEAST = 1024, 512
-"""Pixels a side."""
+"""In pixels per side."""
 LAYERS = (2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 35)
-"""Of the language model, where the folder names no others."""
+"""Default layers of the language model."""
 LENGTH = 507
-"""Tokens of the prompt that are read."""
+"""Most tokens of the prompt."""
 MANY = 6400
-"""Tokens of the ladder's upper end, where the scheduler's configuration has none."""
+"""Tokens at the upper end of the shift, if the scheduler's configuration has none."""
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """A shift that depends on neither size nor steps."""
+    """A shift that does not depend on size or steps."""
 
     mu: float = 1.15
 
@@ -52,12 +52,12 @@ class Fixed:
 
 
 def matches(layout: Layout) -> bool:
-    """A pipeline with a Krea2Transformer2DModel."""
+    """Whether the folder is a pipeline with a Krea2Transformer2DModel."""
     return layout.is_of("transformer", "Krea2Transformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
-    """Turbo by the index's `is_distilled`."""
+    """Describe the model; the index's `is_distilled` marks Turbo."""
     layout.require("vae", "text_encoder", "tokenizer", "scheduler")
     turbo = bool(layout.index.get("is_distilled", False))
     steps, guidance = (8, 1.0) if turbo else (28, 5.5)
@@ -68,7 +68,7 @@ def describe(layout: Layout) -> ModelInfo:
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-    """Networks in `dtype`."""
+    """Load the model with its networks in `dtype`."""
     from diffusers import AutoencoderKLQwenImage, Krea2Transformer2DModel
 
     transformer = load_network(layout, "transformer", Krea2Transformer2DModel, dtype, device)
@@ -84,7 +84,7 @@ class Krea2(BesideLanguageModel, FilmSpace):
     """A Krea2Transformer2DModel behind an AutoencoderKLQwenImage as a `Model`.
 
     Args:
-        layers: of the language model, whose states the transformer reads.
+        layers: layers of the language model that the transformer reads.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Krea2(BesideLanguageModel, FilmSpace):
         self.layers = layers
 
     def fits(self, cond: Conditioning, steered: bool) -> Hashable:
-        """Texts of different length are not padded: padding is masked in the pipeline, so nothing changes."""
+        """Return the key for batching. Texts of different length are not padded; the pipeline masks padding."""
         return self.words(cond).embeds.shape[1]
 
     def velocities(
@@ -115,8 +115,8 @@ class Krea2(BesideLanguageModel, FilmSpace):
         return unpacked(out, *x_t.shape[-2:]).to(x_t.dtype).chunk(n)
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """Some hidden layers of the language model, (1, tokens, layers, width), of at most 507 tokens of `text` and the
-        chat's end.
+        """Return hidden layers of the language model, (1, tokens, layers, width), for at most 507 tokens of `text` and
+        the end of the chat.
         """
         import torch
 
@@ -131,7 +131,7 @@ class Krea2(BesideLanguageModel, FilmSpace):
         return Prompt(torch.stack([states[layer] for layer in self.layers], dim=2)[:, cut:]), rest
 
     def pipeline(self) -> Any:
-        """A diffusers pipeline of these networks."""
+        """Build a diffusers pipeline of these networks."""
         from diffusers import FlowMatchEulerDiscreteScheduler, Krea2Pipeline
 
         return Krea2Pipeline(

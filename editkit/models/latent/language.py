@@ -1,4 +1,4 @@
-"""Language models as text encoders: the hidden states of some layers, of a chat in which the prompt is a message."""
+"""Language models as text encoders: hidden states of some layers for a chat with the prompt as a message."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class BesideLanguageModel(FlowTransformer):
-    """A transformer whose text is read by a language model.
+    """A transformer with a language model as its text encoder.
 
     Args:
-        info: what `describe` said.
+        info: from `describe`.
         transformer, vae, encoder: on their device, in their dtype.
-        reader: the tokenizer of the language model `encoder`, or its processor.
-        schedule: its ladder.
+        reader: the tokenizer or processor of the language model `encoder`.
+        schedule: its noise levels.
     """
 
     def __init__(
@@ -37,18 +37,18 @@ class BesideLanguageModel(FlowTransformer):
 
     @property
     def tokenizer(self) -> Any:
-        """`reader`, or that of a processor."""
+        """`reader`, or the tokenizer of a processor."""
         return getattr(self.reader, "tokenizer", self.reader)
 
 
 class ReadBesidePictures(BesideLanguageModel):
-    """One whose text is read beside the references; named before its family's class among the bases."""
+    """Encodes the text together with the references; must precede the family's class among the bases."""
 
     area: int = 1024 * 1024
-    """Pixels of a reference, at most."""
+    """Largest area of a reference, in pixels."""
 
     def refer(self, picture: Tensor) -> Reference:
-        """`picture` (b, 3, h, w) in [-1, 1], at a size that the model likes."""
+        """Resize `picture` (b, 3, h, w) in [-1, 1] to a size for the model."""
         fitted = fitting(picture, self.info.multiple, self.area)
         return Reference(self.encode(fitted), fitted)
 
@@ -56,23 +56,23 @@ class ReadBesidePictures(BesideLanguageModel):
         return self.encode_seeing(None, cond.references)[0] if cond.prompt is None else cond.prompt
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """As `encode_seeing`, beside no picture."""
+        """Like `encode_seeing`, without pictures."""
         return self.encode_seeing(text, ())
 
     @abstractmethod
     def encode_seeing(self, text: str | None, references: Sequence[Reference]) -> tuple[Prompt, str]:
-        """(`text` as it is read beside the references; what of it did not fit). None: no text."""
+        """Return (`text` encoded together with the references; the part that did not fit). None: no text."""
 
 
 @dataclass(frozen=True, eq=False)
 class Chat:
-    """A language model that reads a prompt within a chat of `length` tokens, padded behind.
+    """A language model that encodes a prompt within a chat of `length` tokens, padded at the end.
 
     Args:
-        tokenizer, encoder: the encoder on its device; a processor may take the place of its tokenizer.
-        said: the chat with a prompt in it, as the tokenizer's template writes it.
-        length: tokens that are read; what is longer is cut off at the end.
-        padded: shorter chats are filled up to it.
+        tokenizer, encoder: the encoder on its device; a processor may replace its tokenizer.
+        said: writes the chat for a prompt, with the tokenizer's template.
+        length: most tokens; longer chats are truncated.
+        padded: pad shorter chats to `length`.
     """
 
     tokenizer: Any
@@ -82,11 +82,11 @@ class Chat:
     padded: bool = True
 
     def read(self, text: str) -> tuple[Sequence[Tensor], Tensor, str]:
-        """(the hidden states, one (1, length, width) a layer, the embedding first; the mask of what is no padding,
-        (1, length); what of `text` was cut off).
+        """Return (the hidden states, (1, length, width) for each layer, the embedding first; the mask, (1, length), 0
+        for padding; the truncated part of `text`).
         """
         chat, words = self.said(text), getattr(self.tokenizer, "tokenizer", self.tokenizer)
-        begins = bool(words.bos_token) and chat.startswith(words.bos_token)  # by the template, and not once more
+        begins = bool(words.bos_token) and chat.startswith(words.bos_token)  # the template has added it already
         with READING:
             ids = words(
                 chat, padding="max_length" if self.padded else False, truncation=True, max_length=self.length,
@@ -103,24 +103,24 @@ class Chat:
 
 
 def each_item(pictures: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Pictures (batch or 1, 3, h, w) that are looked at, apart for each item of the batch: (1, 3, h, w) each."""
+    """Split pictures (batch or 1, 3, h, w) into lists for each item of the batch: (1, 3, h, w) each."""
     count = max((len(picture) for picture in pictures), default=1)
     return [[picture[k : k + 1] if len(picture) > 1 else picture for picture in pictures] for k in range(count)]
 
 
 def last_alone(encoder: Any) -> dict[str, int]:
-    """The logits are not needed; a model that makes some makes those of one token."""
+    """Return the argument that limits the logits, which are not needed, to one token."""
     return {"logits_to_keep": 1} if hasattr(encoder, "lm_head") else {}
 
 
 def of_prompt(rest: str, chat: str, text: str) -> str:
-    """Of what was cut off a chat, that which is the prompt's."""
+    """Return the part of a chat's truncated text that belongs to the prompt."""
     behind = chat.rpartition(text)[2] if text else chat
     return rest.removesuffix(behind).strip() if len(rest) > len(behind) else ""
 
 
 def side_by_side(states: Sequence[Tensor], layers: Sequence[int]) -> Tensor:
-    """(1, length, layers * width): the states of these layers, each token's one behind the other."""
+    """Concatenate the states of these layers for each token: (1, length, layers * width)."""
     import torch
 
     return torch.cat([states[layer] for layer in layers], dim=-1)

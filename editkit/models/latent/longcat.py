@@ -1,9 +1,9 @@
-"""LongCat-Image and LongCat-Image-Edit (Meituan 2025): a transformer on FLUX.1's latents beside a language model that
-sees.
+"""LongCat-Image and LongCat-Image-Edit (Meituan 2025): a transformer on FLUX.1's latents with a vision language
+model.
 
-Positions begin with the text: the first of a token's three is 0 for text, 1 for the noise and 2 for a picture that is
-looked at, the other two count the text's tokens and go on from their number. Text within quotation marks is read letter
-by letter, so that it can be written into the picture.
+The first of a token's three positions is 0 for text, 1 for noise and 2 for a reference picture; the other two count the
+text tokens and continue from their number. Text within quotation marks is tokenised letter by letter, so that the model
+can write it into the picture.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 KNOWN = "LongCat-Image and -Edit (LongCatImageTransformer2DModel, AutoencoderKL)"
 PATCH = 2
 WINDOW, LEAST = 1024, 512
-"""Pixels a side."""
+"""In pixels per side."""
 STEPS, GUIDANCE = 50, 4.5
 """diffusers' defaults."""
 LENGTH = 512
-"""Tokens of the prompt; the transformer sees the padding, so there are always as many."""
+"""Number of prompt tokens, including padding, which the transformer sees."""
 NOISE, REFERENCE = 1, 2
-"""The first position of their tokens."""
+"""The first position of noise and reference tokens."""
 
 DESCRIBE = (
     "As an image captioning expert, generate a descriptive text prompt based on an image content, suitable for input "
@@ -51,19 +51,19 @@ ALTER = (
     "user's editing instructions, clearly and precisely determine how to modify the given image(s), ensuring that only "
     "the specified parts are altered and all other aspects remain consistent with the original(s)."
 )
-"""What the language model is told to do, as in training."""
+"""The instructions to the language model, as in training."""
 SEE, PAD, SEEN = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
 END = "<|im_end|>\n<|im_start|>assistant\n"
 QUOTED = re.compile("|".join(f"{a}[^{a}{b}]*{b}" for a, b in ("''", '""', "\u2018\u2019", "\u201c\u201d")))
 
 
 def matches(layout: Layout) -> bool:
-    """A pipeline with a LongCatImageTransformer2DModel."""
+    """Whether the folder is a pipeline with a LongCatImageTransformer2DModel."""
     return layout.is_of("transformer", "LongCatImageTransformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
-    """Whether it edits by the index's class: the networks are the same."""
+    """Describe the model; only the index's class tells whether it edits, since the networks are the same."""
     edits = str(layout.index.get("_class_name")).startswith("LongCatImageEdit")
     layout.require("vae", "text_encoder", "tokenizer", "scheduler", *(["text_processor"] if edits else []))
     takes = {"prompt"} | ({"references"} if edits else set())
@@ -75,7 +75,7 @@ def describe(layout: Layout) -> ModelInfo:
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-    """Networks in `dtype`."""
+    """Load the model with its networks in `dtype`."""
     from diffusers import LongCatImageTransformer2DModel
 
     transformer = load_network(layout, "transformer", LongCatImageTransformer2DModel, dtype, device)
@@ -115,14 +115,14 @@ class LongCat(BesideLanguageModel):
 
     @staticmethod
     def _ids(latent: Tensor, first: int, start: int) -> Tensor:
-        """Positions of the tokens of `latent`; rows and columns count from `start`."""
+        """Return the positions of the tokens of `latent`; rows and columns count from `start`."""
         ids = grid_ids([side // PATCH for side in latent.shape[-2:]], first, 3, latent.device)
         ids[:, 1:] += start
         return ids
 
     def fold(self, without: Tensor, wanted: Tensor, scale: float) -> Tensor:
-        """out = w min(|p| / |w|, 1) with w = n + scale (p - n), the lengths being those of a token's values: guidance
-        makes none longer than it is with the prompt.
+        """Return w min(|p| / |w|, 1) with w = n + scale (p - n) and the norms per token: guidance makes no token longer
+        than with the prompt alone.
         """
         import torch
 
@@ -133,7 +133,7 @@ class LongCat(BesideLanguageModel):
         return unpacked(mixed * shorter, *wanted.shape[-2:])
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """The language model's last hidden state of the prompt and its padding, (1, 512, width)."""
+        """Return the language model's last hidden state of the prompt and its padding, (1, 512, width)."""
         head = f"<|im_start|>system\n{DESCRIBE}<|im_end|>\n<|im_start|>user\n"
         with READING:
             before = self.reader(head, add_special_tokens=False).input_ids
@@ -141,8 +141,8 @@ class LongCat(BesideLanguageModel):
         return Prompt(self._states(ids, mask, len(before))), rest
 
     def _read(self, before: list[int], text: str) -> tuple[Tensor, Tensor, str]:
-        """(the chat's tokens with `text` between `before` and its end, (1, n); the mask of what is no padding; what of
-        `text` was cut off).
+        """Return (the chat's tokens with `text` between `before` and its end, (1, n); the mask, 0 for padding; the
+        truncated part of `text`).
         """
         import torch
 
@@ -158,7 +158,7 @@ class LongCat(BesideLanguageModel):
         return torch.tensor([[*before, *kept, *padding, *after]]), mask, rest
 
     def _states(self, ids: Tensor, mask: Tensor, start: int, **seen: Tensor) -> Tensor:
-        """The last hidden state from `start` to the end of the prompt."""
+        """Return the last hidden state from `start` to the end of the prompt."""
         words = self.tokenizer
         out = self.encoder(
             input_ids=beside(ids, self.encoder), attention_mask=beside(mask, self.encoder), output_hidden_states=True,
@@ -171,7 +171,7 @@ class LongCat(BesideLanguageModel):
         return states[:, start:-end]
 
     def pipeline(self) -> Any:
-        """A diffusers pipeline of these networks."""
+        """Build a diffusers pipeline of these networks."""
         import diffusers
 
         words = self.tokenizer
@@ -184,18 +184,18 @@ class LongCat(BesideLanguageModel):
 
 
 class LongCatEdit(ReadBesidePictures, LongCat):
-    """With one reference, which the text is read beside; its guidance is the plain one."""
+    """With one reference, encoded together with the text; uses plain guidance."""
 
     def fold(self, without: Tensor, wanted: Tensor, scale: float) -> Tensor:
         return without + scale * (wanted - without)
 
     def encode_seeing(self, text: str | None, references: Sequence[Reference]) -> tuple[Prompt, str]:
-        """The language model's last hidden state of the picture, the prompt and its padding, (batch, tokens, width)."""
+        """Return the last hidden state of the picture, the prompt and its padding, (batch, tokens, width)."""
         import torch
 
         if len(references) > 1:
             raise ModelError(
-                f"model {self.info.name} looks at one picture, and was given {len(references)}; leave some out, or "
+                f"model {self.info.name} takes one reference picture, got {len(references)}; leave some out, or "
                 "choose another --model (Qwen-Image-Edit-Plus, FLUX.2)"
             )
         items = each_item([reference.picture for reference in references])
@@ -203,7 +203,7 @@ class LongCatEdit(ReadBesidePictures, LongCat):
         return Prompt(torch.cat([states for states, _ in read])), read[0][1]
 
     def _seeing(self, text: str, pictures: Sequence[Tensor]) -> tuple[Tensor, str]:
-        """Of one item's picture, or none."""
+        """Encode the text with one item's picture, or with none."""
         import torch
 
         head = f"<|im_start|>system\n{ALTER}<|im_end|>\n<|im_start|>user\n"
@@ -225,7 +225,7 @@ class LongCatEdit(ReadBesidePictures, LongCat):
 
 
 def halved(picture: Tensor) -> Image.Image:
-    """`picture` (1, 3, h, w) in [-1, 1] at half its sides, for the language model."""
+    """Resize `picture` (1, 3, h, w) in [-1, 1] to half its sides, for the language model."""
     from PIL import Image
 
     image = Image.fromarray(from_unit(picture[:1].cpu(), "uint8"))
@@ -233,8 +233,8 @@ def halved(picture: Tensor) -> Image.Image:
 
 
 def spelled(text: str) -> list[str]:
-    """`text` in the pieces that are read apart: what stands within quotation marks letter by letter, with its marks. An
-    apostrophe within a word is none.
+    """Split `text` into the pieces to tokenise: quoted text letter by letter, with its marks. An apostrophe within a
+    word is not a quotation mark.
     """
     hidden = re.sub(r"(?<=[a-zA-Z])'(?=[a-zA-Z])", "\0", text)
     pieces: list[str] = []

@@ -1,8 +1,8 @@
-"""Qwen-Image (Wu et al. 2025, arXiv:2508.02324), -Edit and -Edit-Plus (2509, 2511): a transformer beside a language
-model that sees.
+"""Qwen-Image (Wu et al. 2025, arXiv:2508.02324), -Edit and -Edit-Plus (2509, 2511): a transformer with a vision
+language model.
 
-References are tokens behind the noise's, told apart by their sizes; the edit models' text is read beside the same
-pictures. Guidance gives every token (2 x 2 latents) the length that it has with the prompt.
+References are tokens after those of the noise, distinguished by their sizes; the edit models encode the text together
+with the same pictures. Guidance gives every token (2 x 2 latents) the norm that it has with the prompt.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 KNOWN = "Qwen-Image, -Edit and -Edit-Plus (QwenImageTransformer2DModel, AutoencoderKLQwenImage)"
 PATCH = 2
 WINDOW, LEAST = 1024, 512
-"""Pixels a side."""
+"""In pixels per side."""
 SEEN = 384 * 384
-"""Pixels of a picture as the language model of -Edit-Plus sees it; -Edit's sees all of them."""
+"""Area in pixels of a picture for the language model of -Edit-Plus; -Edit's takes the full size."""
 GUIDANCE = 4.0
 NO_WORDS = " "
-"""What the makers give for no negative prompt."""
+"""The authors' text for an empty negative prompt."""
 LENGTH = 1024
-"""Tokens of the prompt that are read."""
+"""Most tokens of the prompt."""
 
 DESCRIBE = (
     "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the "
@@ -56,26 +56,26 @@ ALTER = (
     "how the user's text instruction should alter or modify the image. Generate a new image that meets the user's "
     "requirements while maintaining consistency with the original input where appropriate."
 )
-"""What the language model is told to do, as in training."""
+"""The instructions to the language model, as in training."""
 CUT = {DESCRIBE: 34, ALTER: 64}
-"""Tokens of that which are not part of the text."""
+"""Tokens of the instructions, which are removed from the text's states."""
 PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
 def matches(layout: Layout) -> bool:
-    """A pipeline with a QwenImageTransformer2DModel."""
+    """Whether the folder is a pipeline with a QwenImageTransformer2DModel."""
     return layout.is_of("transformer", "QwenImageTransformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
-    """What it is by the index's class alone: the networks are the same."""
+    """Describe the model; only the index's class tells its task, since the networks are the same."""
     kind = str(layout.index.get("_class_name"))
     edits, several = kind.startswith("QwenImageEdit"), kind.startswith("QwenImageEditPlus")
     layout.require("vae", "text_encoder", "processor" if edits else "tokenizer", "scheduler")
     transformer = layout.config("transformer")
     if "Layered" in kind or transformer.get("use_additional_t_cond") or transformer.get("guidance_embeds"):
         raise ModelError(
-            f"model {layout.name}: is a {kind} with another loop (layers, or a told scale); known are {KNOWN}"
+            f"model {layout.name}: is a {kind} with another sampling loop (layers, or a scale as input); known: {KNOWN}"
         )
     takes = {"prompt", "control", "step cache"} | ({"references"} if edits else set())
     return ModelInfo(
@@ -86,7 +86,7 @@ def describe(layout: Layout) -> ModelInfo:
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-    """Networks in `dtype`."""
+    """Load the model with its networks in `dtype`."""
     from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
     transformer = load_network(layout, "transformer", QwenImageTransformer2DModel, dtype, device)
@@ -102,7 +102,7 @@ class Qwen(CachingTransformer, BesideLanguageModel, FilmSpace):
     """A QwenImageTransformer2DModel behind an AutoencoderKLQwenImage as a `Model`."""
 
     def fits(self, cond: Conditioning, steered: bool) -> Hashable:
-        """Texts of different length are not padded: that rounds otherwise, and saves nothing."""
+        """Return the key for batching. Texts of different length are not padded, which would change the rounding."""
         return looked_at(cond), self.words(cond).embeds.shape[1]
 
     def velocities(
@@ -136,8 +136,8 @@ class Qwen(CachingTransformer, BesideLanguageModel, FilmSpace):
         return qwen_controlnet(config, self.transformer.config, self.info.name)
 
     def steered(self, network: Any, shown: Shown, scale: float, wanted_only: bool, stream: Stream | None) -> Control:
-        """A hint is drawn from its posterior, as in the pipeline. A network for inpainting is shown the picture that
-        is given as its hint with the hole in black, and the mask (1 = known).
+        """Return the ControlNet with its hint, a draw from the VAE's posterior, as in the pipeline. A network for
+        inpainting takes the hint picture with the hole in black, and the mask (1 = known).
         """
         import torch
 
@@ -151,7 +151,7 @@ class Qwen(CachingTransformer, BesideLanguageModel, FilmSpace):
         return QwenControl(network, shown_at_once, scale, wanted_only, layers)
 
     def fold(self, without: Tensor, wanted: Tensor, scale: float) -> Tensor:
-        """out = w |p| / |w| with w = n + scale (p - n), the lengths being those of a token's values."""
+        """Return w |p| / |w| with w = n + scale (p - n), with the norms per token."""
         import torch
 
         p, n = packed(wanted), packed(without)
@@ -165,14 +165,14 @@ class Qwen(CachingTransformer, BesideLanguageModel, FilmSpace):
         return self.encode_text(NO_WORDS)[0]
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """The language model's last hidden state, (1, tokens, width), at most 1024 of them."""
+        """Return the language model's last hidden state, (1, tokens, width), of at most 1024 tokens."""
         cut = CUT[DESCRIBE]
         chat = Chat(self.reader, self.encoder, lambda words: chat_of(DESCRIBE, words), LENGTH + cut, padded=False)
         states, _, dropped = chat.read(text)
         return Prompt(states[-1][:, cut:]), dropped
 
     def pipeline(self) -> Any:
-        """A diffusers pipeline of these networks."""
+        """Build a diffusers pipeline of these networks."""
         from diffusers import FlowMatchEulerDiscreteScheduler, QwenImagePipeline
 
         return QwenImagePipeline(
@@ -182,22 +182,22 @@ class Qwen(CachingTransformer, BesideLanguageModel, FilmSpace):
 
 
 class QwenEdit(ReadBesidePictures, Qwen):
-    """-Edit and -Edit-Plus: with references, which the text is read beside."""
+    """-Edit and -Edit-Plus: with references, encoded together with the text."""
 
     def encode_seeing(self, text: str | None, references: Sequence[Reference]) -> tuple[Prompt, str]:
-        """The last hidden state of the language model that sees the pictures, (batch, tokens, width); all is read."""
+        """Return the last hidden state of the pictures and the whole text, (batch, tokens, width)."""
         import torch
 
         if len(references) > self.info.references:
             raise ModelError(
-                f"model {self.info.name} looks at {self.info.references} pictures at most, and was given "
+                f"model {self.info.name} takes at most {self.info.references} reference pictures, got "
                 f"{len(references)}; leave some out, or choose another --model (-Edit-Plus, FLUX.2)"
             )
         items = each_item([reference.picture for reference in references])
         return Prompt(torch.cat([self._seeing(NO_WORDS if text is None else text, item) for item in items])), ""
 
     def _seeing(self, text: str, pictures: Sequence[Tensor]) -> Tensor:
-        """Of one item's pictures, (1, tokens, width)."""
+        """Encode the text with one item's pictures, (1, tokens, width)."""
         several = self.info.references > 1
         images = [seen(picture, SEEN if several else None) for picture in pictures]
         shown = "".join(f"Picture {k + 1}: {PICTURE}" if several else PICTURE for k in range(len(images)))
@@ -212,20 +212,20 @@ class QwenEdit(ReadBesidePictures, Qwen):
 
 
 TOLD = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw", "mm_token_type_ids")
-"""What the language model is told of what its processor says. By the last it knows the rows and columns of a picture's
-tokens; diffusers 0.42's pipelines leave it out, and with transformers 5 the tokens then stand in one line
+"""The inputs of the language model from its processor. The last one gives the rows and columns of a picture's tokens;
+diffusers 0.42's pipelines leave it out, and with transformers 5 the tokens are then in a single line
 (huggingface/diffusers issue 14194).
 """
 
 
 def chat_of(task: str, words: str) -> str:
-    """The prompt as the makers write it, whatever template the folder has."""
+    """Return the prompt in the authors' template, whatever template the folder has."""
     system, user = f"<|im_start|>system\n{task}<|im_end|>\n", f"<|im_start|>user\n{words}<|im_end|>\n"
     return f"{system}{user}<|im_start|>assistant\n"
 
 
 def seen(picture: Tensor, area: int | None) -> Image.Image:
-    """`picture` (1, 3, h, w) in [-1, 1] for a language model: of about `area` pixels, its sides multiples of 32."""
+    """Resize `picture` (1, 3, h, w) in [-1, 1] for a language model: about `area` pixels, sides multiples of 32."""
     from PIL import Image
 
     image = Image.fromarray(from_unit(picture[:1].cpu(), "uint8"))

@@ -1,8 +1,8 @@
-"""A model that hands over to a refiner (Podell et al. 2023, arXiv:2307.01952, section 2.5): two experts, one process.
+"""A model with a refiner (Podell et al. 2023, arXiv:2307.01952, section 2.5): two experts, one process.
 
-Both work on the latents of the same VAE. While the training time t is at least (1 - start) T the model itself is asked,
-below that the refiner: the hand-over is a fraction of training time, whatever the number of steps. Diffusers does the
-same with two pipelines, `denoising_end` and `denoising_start`; here samplers and plugins do not notice.
+Both work on the latents of the same VAE. While the training time t is at least (1 - start) T the model itself is
+called, below that the refiner: the switch is a fraction of training time, whatever the number of steps. Diffusers does
+the same with two pipelines, `denoising_end` and `denoising_start`; here samplers and plugins do not see the switch.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Twice(Prompt):
-    """A text as the model reads it, and as the refiner does."""
+    """A text encoded for the model and for the refiner."""
 
     refined: Prompt | None = None
 
 
 @dataclass(eq=False)
 class Refined:
-    """`model` down to the time `until`, `refiner` from there on."""
+    """Uses `model` down to the time `until`, and `refiner` below."""
 
     model: Any
     refiner: Any
@@ -45,7 +45,7 @@ class Refined:
 
     @property
     def wrapped(self) -> Model:
-        """The one that encodes, decodes and is steered."""
+        """The model that encodes, decodes and takes ControlNets."""
         base: Model = self.model
         return base
 
@@ -73,7 +73,7 @@ class Refined:
 
     @property
     def chosen(self) -> Sequence[str]:
-        """What was chosen when they were loaded."""
+        """The choices made at loading, for the report."""
         return tuple(dict.fromkeys([*self.model.chosen, *self.refiner.chosen]))
 
     @property
@@ -121,8 +121,8 @@ class Refined:
 
 
 def _for_refiner(cond: Conditioning) -> Conditioning:
-    """`cond` with the texts as the refiner reads them; ControlNets and image prompts were made for the model,
-    and are left out.
+    """Return `cond` with the texts encoded for the refiner, without ControlNets and image prompts, which were made for
+    the model.
     """
     negative = _refined(cond.negative)
     prompt = negative if cond.unwanted else _refined(cond.prompt)
@@ -134,16 +134,14 @@ def _refined(prompt: Prompt | None) -> Prompt | None:
 
 
 def check(info: ModelInfo, name: str, offline: bool) -> ModelInfo:
-    """The refiner called `name`, where it goes on from what the model of `info` begins; no weights.
+    """Describe the refiner called `name`, without its weights, and check that it fits the model of `info`.
 
     Raises:
-        ModelError: it does not.
+        ModelError: it does not fit.
     """
     refiner = describe_folder(name, offline=offline)
     if "prompt" not in info.takes or refiner.family != info.family or {"known", "mask"} & (refiner.takes ^ info.takes):
-        raise ModelError(
-            f"--refiner {name} ({refiner.family}) does not go on from what {info.name} ({info.family}) begins"
-        )
+        raise ModelError(f"--refiner {name} ({refiner.family}) is not a refiner for {info.name} ({info.family})")
     return refiner
 
 
@@ -156,8 +154,8 @@ def joined(
     offline: bool,
     quantize: Quantize = "none",
 ) -> Refined:
-    """`model` that hands over to the refiner called `name` at the fraction `start` of training time; `quantize`: with
-    the refiner's linear layers packed as well.
+    """Join `model` and the refiner called `name`, with the switch at the fraction `start` of training time; `quantize`:
+    quantise the refiner's linear layers as well.
 
     Raises:
         ModelError: they do not work on the same latents and times.

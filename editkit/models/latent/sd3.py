@@ -1,8 +1,8 @@
 """Stable Diffusion 3 and 3.5 (Esser et al. 2024, arXiv:2403.03206): a transformer on latents, trained by flow matching.
 
-Three text encoders: two CLIPs, whose hidden states stand side by side, and T5 behind them as further tokens; where a
-folder has no T5, zeros stand for it, as in diffusers. It is built of `LatentSpace` with
-the VAE, a `Flow` table, and a call that hands the network its conditions by their names.
+Three text encoders: two CLIPs, whose hidden states are concatenated, and T5 as further tokens after them; without T5
+its tokens are zeros, as in diffusers. The model consists of `LatentSpace` with the VAE, a `Flow` schedule, and a call
+that passes the network its conditions by name.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ KNOWN = "Stable Diffusion 3 (SD3Transformer2DModel, AutoencoderKL)"
 STEPS, GUIDANCE = 28, 7.0
 """diffusers' defaults."""
 T5_LENGTH = 256
-"""Tokens of T5 that diffusers' pipelines read; a longer text is given a multiple of them."""
+"""Number of T5 tokens in diffusers' pipelines; a longer text uses a multiple of it."""
 
 
 def matches(layout: Layout) -> bool:
-    """A pipeline with an SD3Transformer2DModel."""
+    """Whether the folder is a pipeline with an SD3Transformer2DModel."""
     return layout.is_of("transformer", "SD3Transformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
-    """What it takes by the transformer's input channels."""
+    """Describe the model; the transformer's input channels tell the task."""
     layout.require("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
     transformer, vae = layout.config("transformer"), layout.config("vae")
     latent, channels = int(vae.get("latent_channels", 16)), int(transformer.get("in_channels", 16))
@@ -59,7 +59,7 @@ def describe(layout: Layout) -> ModelInfo:
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-    """Networks in `dtype`."""
+    """Load the model with its networks in `dtype`."""
     from diffusers import AutoencoderKL, SD3Transformer2DModel
 
     transformer = load_network(layout, "transformer", SD3Transformer2DModel, dtype, device)
@@ -77,10 +77,10 @@ class LatentTransformer(LatentSpace):
     """An SD3Transformer2DModel behind an AutoencoderKL as a `Model`.
 
     Args:
-        info: what `describe` said.
+        info: from `describe`.
         transformer, vae: on their device, in their dtype.
         readers: two CLIPs with their tokenizers, and T5 with its own or not.
-        schedule, scheduler: the table and its configuration.
+        schedule, scheduler: the noise schedule and its configuration.
     """
 
     clip: float | None = None
@@ -114,12 +114,12 @@ class LatentTransformer(LatentSpace):
         return tuple(convert(part, x_t, level, self.kind) for part in out.to(x_t.dtype).chunk(n))
 
     def _extra(self, cond: Conditioning, x_t: Tensor) -> tuple[Tensor, ...]:
-        """(mask, masked picture) of an inpainting transformer; nothing known where no plugin says otherwise."""
+        """Return (mask, masked picture) for an inpainting transformer; without a plugin, nothing is known."""
         return self.mask_and_known(cond, x_t) if "mask" in self.info.takes else ()
 
     def _pooled(self, prompt: Prompt) -> Tensor:
         if prompt.pooled is None:
-            raise ModelError(f"model {self.info.name} needs the pooled text beside the encoded one")
+            raise ModelError(f"model {self.info.name} needs the pooled text embedding in addition")
         return prompt.pooled
 
     @cached_property
@@ -127,10 +127,10 @@ class LatentTransformer(LatentSpace):
         return self.encode_text("")[0]
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """Both CLIPs' last hidden states but one side by side, zero-padded to T5's width, then T5's; both pooled.
+        """Return both CLIPs' last but one hidden states, zero-padded to T5's width, then T5's; and both pooled outputs.
 
-        (1, (77 + 256) n, width), with n as large as the text asks for: n rows of 75 tokens for the CLIPs, 256 n at once
-        for T5. The transformer knows no order among them, so a shorter text may be followed by the empty one's.
+        The shape is (1, (77 + 256) n, width), with n as large as the text needs: n rows of 75 tokens for the CLIPs,
+        256 n tokens for T5. The transformer has no order among them, so the empty text's rows can pad a shorter text.
         """
         import torch
         import torch.nn.functional as F
@@ -160,7 +160,7 @@ class LatentTransformer(LatentSpace):
         return self.transformer
 
     def pipeline(self) -> Any:
-        """A diffusers pipeline of these networks."""
+        """Build a diffusers pipeline of these networks."""
         from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
         one, two, three = (*self.readers, None, None, None)[:3]

@@ -1,4 +1,4 @@
-"""What models of latents share, whatever their network: the VAE's space, and text cut to a tokenizer's length."""
+"""What all latent models share: the VAE's space, and texts split by a tokenizer's length."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def vae_factor(vae: Mapping[str, Any]) -> int:
-    """Pixels a side of one latent value."""
+    """Return the side of one latent value, in pixels."""
     return int(2 ** (len(vae.get("block_out_channels", (1, 2, 3, 4))) - 1))
 
 
 def load_vae(layout: Layout, dtype: torch.dtype, device: torch.device) -> Any:
-    """A model's AutoencoderKL: in float32 where it is known to overflow in float16 (`force_upcast`)."""
+    """Load a model's AutoencoderKL, in float32 if it is known to overflow in float16 (`force_upcast`)."""
     import torch
     from diffusers import AutoencoderKL
 
@@ -35,15 +35,15 @@ def load_vae(layout: Layout, dtype: torch.dtype, device: torch.device) -> Any:
 
 
 LONGEST = 4096
-"""Tokens of a row that a text encoder reads: CLIP's are 77. Tokenizers without a configuration say 10^30."""
+"""Most tokens per row of a text encoder (CLIP: 77). Tokenizers without a configuration report 10^30."""
 
 
 class LatentSpace:
-    """The parts of `Model` that an AutoencoderKL decides.
+    """The parts of `Model` that an AutoencoderKL determines.
 
     Args:
         vae: on its device, in its dtype.
-        channels, factor: of its latents, and pixels a side of one, where its configuration says them in another way.
+        channels, factor: latent channels, and pixels per latent side, if its configuration has them under other keys.
     """
 
     data_std: float = 1.0
@@ -51,7 +51,7 @@ class LatentSpace:
     def __init__(self, vae: Any, channels: int | None = None, factor: int | None = None) -> None:
         scale = getattr(vae.config, "scaling_factor", 1.0)
         if not isinstance(scale, (int, float)) or not 0.0 < abs(scale) < math.inf:
-            raise ModelError(f"the VAE's configuration has the scaling_factor {str(scale)[:40]}; a number is needed")
+            raise ModelError(f"the VAE's configuration has the scaling_factor {str(scale)[:40]}; it must be a number")
         self.vae = vae
         self.chosen: Sequence[str] = ()
         self.notify: Notify = silent
@@ -59,14 +59,14 @@ class LatentSpace:
         self.factor = vae_factor(vae.config) if factor is None else factor
 
     def leased(self) -> Self:
-        """A copy for one edit: whom it tells, its tiles and its VAE are its own, the networks everybody's."""
+        """Return a copy for one edit, with its own notices, tiles and VAE; the networks are shared."""
         return copy.copy(self)
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         return (self.channels, height // self.factor, width // self.factor)
 
     def encode(self, image: Tensor, stream: Stream | None = None) -> Tensor:
-        """A draw from the VAE's posterior, or its mode without a stream, scaled. Overflows are as for `decode`."""
+        """Return a scaled draw from the VAE's posterior, or its mode without a stream. For overflows see `decode`."""
         posterior = self._finite(
             lambda vae: vae.encode(image.to(vae.dtype)).latent_dist, lambda made: made.mean, "a picture"
         )
@@ -76,17 +76,17 @@ class LatentSpace:
         return self.normalised(mean)
 
     def normalised(self, latent: Tensor) -> Tensor:
-        """What the network works on, of the VAE's latents."""
+        """Convert the VAE's latents to those of the network."""
         shift, scale = self._shift_and_scale(latent)
         return (latent - shift) * scale
 
     def denormalised(self, x0: Tensor) -> Tensor:
-        """The VAE's latents, of what the network works on."""
+        """Convert the network's latents to those of the VAE."""
         shift, scale = self._shift_and_scale(x0)
         return x0 / scale + shift
 
     def _shift_and_scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents for the UNet are (VAE's - shift) * scale; by channel where the VAE says so."""
+        """Return shift and scale: latents for the UNet are (VAE's - shift) * scale, by channel if the VAE says so."""
         config = self.vae.config
         scale = like.new_tensor(config.scaling_factor)
         if getattr(config, "latents_mean", None) is not None and getattr(config, "latents_std", None) is not None:
@@ -103,7 +103,7 @@ class LatentSpace:
         return (F.max_pool2d(mask, self.factor) > 0).to(mask.dtype)
 
     def mask_and_known(self, cond: Conditioning, x_t: Tensor) -> tuple[Tensor, Tensor]:
-        """(mask, masked picture) for the batch; where no plugin gives them, everything is to be made."""
+        """Return (mask, masked picture) for the batch; without a plugin that sets them, everything is regenerated."""
         batch, _, height, width = x_t.shape
         mask, known = cond.mask, cond.known
         if mask is None or known is None:
@@ -112,10 +112,10 @@ class LatentSpace:
         return mask.expand(batch, -1, -1, -1), known.expand(batch, -1, -1, -1)
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Pixels; where the VAE overflows in half precision, once more in float32, which it then stays in.
+        """Decode to pixels; if the VAE overflows in half precision, decode again in float32 and stay in float32.
 
         Raises:
-            ModelError: there is NaN or infinity in them all the same.
+            ModelError: the result contains NaN or infinity even so.
         """
         latents = self.denormalised(x0)
         image: Tensor = self._finite(
@@ -124,7 +124,7 @@ class LatentSpace:
         return image
 
     def _finite(self, run: Callable[[Any], Any], values: Callable[[Any], Tensor], of: str) -> Any:
-        """What `run` makes with the VAE; where its `values` overflow, once more with the VAE in float32."""
+        """Call `run` with the VAE; if its `values` overflow, call it again with the VAE in float32."""
         import torch
 
         made = run(self.vae)
@@ -138,24 +138,24 @@ class LatentSpace:
 
     @property
     def tile_side(self) -> int:
-        """Pixels a side of what the VAE decodes at once when it works in tiles."""
+        """Side of a decoded VAE tile, in pixels."""
         return int(self.vae.tile_sample_min_size)
 
     def tile(self) -> None:
-        """Encode and decode large pictures tile by tile from now on (diffusers' tiling)."""
-        self.vae = copy.copy(self.vae)  # the outermost module alone: others see no tiles
+        """Encode and decode large pictures in tiles from now on (diffusers' tiling)."""
+        self.vae = copy.copy(self.vae)  # only the outermost module: other edits are not tiled
         self.vae.enable_tiling()
 
 
 def in_float32(vae: Any, device: torch.device) -> Any:
-    """A copy of `vae` on `device`, its weights in float32."""
+    """Return a copy of `vae` on `device` with float32 weights."""
     import torch
 
     from editkit.models.files.skeleton import without_values
 
     with without_values():
         made = type(vae).from_config(vae.config)
-    if any(weight.is_meta for weight in vae.parameters()):  # they are brought when they are needed, and taken away
+    if any(weight.is_meta for weight in vae.parameters()):  # accelerate loads them on demand and removes them again
         from accelerate.utils.modeling import get_state_dict_offloaded_model
 
         weights = get_state_dict_offloaded_model(vae)
@@ -168,10 +168,10 @@ def in_float32(vae: Any, device: torch.device) -> Any:
 
 
 def chunks(tokenizer: Any, text: str, least: int = 1) -> Any:
-    """`text` as so many rows of the tokenizer's length as it takes, each with its beginning and end, padded.
+    """Split `text` into padded rows of the tokenizer's length, each with its start and end tokens.
 
-    A text that fits is one row, exactly as the pipelines read it. Longer ones are cut every 75 tokens, as is usual: the
-    rows are encoded apart and stand side by side. Fewer rows than `least` are followed by empty ones.
+    A text that fits is one row, exactly as in the pipelines. Longer ones are split every 75 tokens, as is usual: the
+    rows are encoded separately and concatenated. Empty rows are added up to `least`.
     """
     from editkit.common.process import READING
 
@@ -191,7 +191,7 @@ def chunks(tokenizer: Any, text: str, least: int = 1) -> Any:
 
 
 def length(tokenizer: Any, text: str) -> int:
-    """How many tokens `text` is, with those at both ends."""
+    """Return the number of tokens of `text`, including those at both ends."""
     from editkit.common.process import READING
 
     with READING:
@@ -199,7 +199,7 @@ def length(tokenizer: Any, text: str) -> int:
 
 
 def padded(tokenizer: Any, text: str, length: int) -> Any:
-    """`text` as one row of tokens, filled up to `length`."""
+    """Tokenise `text` into one row, padded to `length`."""
     from editkit.common.process import READING
 
     with READING:
@@ -207,17 +207,17 @@ def padded(tokenizer: Any, text: str, length: int) -> Any:
 
 
 def beside(ids: Tensor, encoder: Any) -> Tensor:
-    """Tokens where their encoder computes; one whose weights are elsewhere until it is called moves them itself."""
+    """Move tokens to their encoder's device; an encoder with offloaded weights moves them itself."""
     return ids if encoder.device.type == "meta" else ids.to(encoder.device)
 
 
 def side_by_side(states: Tensor) -> Tensor:
-    """Rows (n, tokens, width) of one text as one, (1, n * tokens, width)."""
+    """Join the rows (n, tokens, width) of one text: (1, n * tokens, width)."""
     return states.reshape(1, -1, states.shape[-1])
 
 
 def evened(embeds: Sequence[Tensor], empty: Callable[[], Tensor]) -> list[Tensor]:
-    """Texts of different length at the length of the longest: further rows are those of the empty text."""
+    """Pad texts to the length of the longest with rows of the empty text."""
     import torch
 
     longest = max(e.shape[1] for e in embeds)

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     import torch
 
 NAMES = ("taesd", "taesdxl", "taesd3", "taef1", "vae_tiny", "tiny_vae")
-"""Folders of a model's folder in which one is looked for."""
+"""Subfolders of a model folder that may contain one."""
 
 FIRST = "decoder.layers.0.weight"
-"""The tensor that says how many channels a latent has."""
+"""The tensor whose shape gives the number of latent channels."""
 
 
 def given(word: str) -> Path:
-    """The folder or the .safetensors file that `--preview-decoder` names.
+    """Return the folder or .safetensors file that `--preview-decoder` names.
 
     Raises:
-        UsageError: there is none.
-        ModelError: a pickle, or another network.
+        UsageError: it does not exist.
+        ModelError: it is a pickle, or another network.
     """
     path = expanded(word)
     try:
@@ -36,7 +36,7 @@ def given(word: str) -> Path:
     except (OSError, ValueError):
         there = False
     if not there:
-        raise UsageError(f"--preview-decoder {word[:200]}: there is no such folder or file")
+        raise UsageError(f"--preview-decoder {word[:200]}: no such folder or file")
     if path.is_file() and path.suffix.lower() in PICKLES:
         raise ModelError(pickled(word, path))
     channels(path)
@@ -44,7 +44,7 @@ def given(word: str) -> Path:
 
 
 def beside(folder: Path) -> Path | None:
-    """The tiny decoder that lies in a model's folder; None: there is none."""
+    """Return the tiny decoder in a model folder; None: there is none."""
     for name in NAMES:
         path = folder / name
         if (path / "config.json").is_file():
@@ -53,27 +53,27 @@ def beside(folder: Path) -> Path | None:
 
 
 def channels(path: Path) -> int:
-    """How many channels the latents have that it reads.
+    """Return the number of latent channels that it takes.
 
     Raises:
-        ModelError: it is no AutoencoderTiny.
+        ModelError: it is not an AutoencoderTiny.
     """
     if path.is_dir():
         config = Layout(str(path), path).config()
         if config.get("_class_name") == "AutoencoderTiny":
             return int(config.get("latent_channels", 4))
-        raise ModelError(f"--preview-decoder {path}: is a {config.get('_class_name')}; an AutoencoderTiny is needed")
+        raise ModelError(f"--preview-decoder {path}: is a {config.get('_class_name')}; it must be an AutoencoderTiny")
     found = dict(shapes(path.name, path)).get(FIRST)
     if found is None or len(found) != 4:
-        raise ModelError(f"--preview-decoder {path}: has no {FIRST}; the weights of an AutoencoderTiny are needed")
+        raise ModelError(f"--preview-decoder {path}: has no {FIRST}; it must have the weights of an AutoencoderTiny")
     return int(found[1])
 
 
 def load(path: Path, device: torch.device) -> Any:
-    """It, in float32, frozen.
+    """Load the decoder in float32, frozen.
 
     Raises:
-        ModelError: weights missing or misshapen.
+        ModelError: weights are missing or have the wrong shape.
     """
     import torch
     from diffusers import AutoencoderTiny

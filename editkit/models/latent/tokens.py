@@ -1,5 +1,5 @@
-"""What transformers on tokens share: states as rows of tokens, references behind them, branches in as few calls as can
-be, and pictures brought to a size that a model looks at.
+"""What transformers on tokens share: states as rows of tokens, references after them, branches batched into few calls,
+and pictures resized for a model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Asked = TypeVar("Asked")
 
 
 def rows(x: Tensor) -> Tensor:
-    """(b, c, h, w) as (b, h w, c): a token a value, row by row."""
+    """Convert (b, c, h, w) to (b, h w, c): one token per value, row by row."""
     return x.flatten(2).transpose(1, 2)
 
 
@@ -30,14 +30,14 @@ def unrowed(tokens: Tensor, height: int, width: int) -> Tensor:
 
 
 def packed(x: Tensor, patch: int = 2) -> Tensor:
-    """(b, c, h, w) as tokens of patch x patch values each, (b, h w / patch^2, patch^2 c): channel, row, column."""
+    """Convert (b, c, h, w) to tokens of patch x patch values, (b, h w / patch^2, patch^2 c): channel, row, column."""
     import torch.nn.functional as F
 
     return rows(F.pixel_unshuffle(x, patch))
 
 
 def unpacked(tokens: Tensor, height: int, width: int, patch: int = 2) -> Tensor:
-    """The inverse of `packed` for a state of `height` x `width`; what stands behind its tokens is left out."""
+    """The inverse of `packed` for a state of `height` x `width`; drops further tokens."""
     import torch.nn.functional as F
 
     down, along = height // patch, width // patch
@@ -45,7 +45,7 @@ def unpacked(tokens: Tensor, height: int, width: int, patch: int = 2) -> Tensor:
 
 
 def told(conds: Sequence[Conditioning], info: ModelInfo, batch: int, device: torch.device) -> Tensor | None:
-    """The scale of guidance that each item's network is told, (conds * batch,); None where it is told none."""
+    """Return the guidance scale input for each item, (conds * batch,); None if the network takes none."""
     import torch
 
     if "guidance" not in info.takes:
@@ -55,7 +55,7 @@ def told(conds: Sequence[Conditioning], info: ModelInfo, batch: int, device: tor
 
 
 def grid_ids(size: Sequence[int], first: int, axes: int, device: torch.device) -> Tensor:
-    """(h w, axes) positions of the tokens of a picture of `size` (h, w): (first, row, column, 0 ...), int64."""
+    """Return the token positions of a picture of `size` (h, w): (h w, axes), int64, (first, row, column, 0 ...)."""
     import torch
 
     height, width = size
@@ -69,7 +69,7 @@ def grid_ids(size: Sequence[int], first: int, axes: int, device: torch.device) -
 def alike(
     conds: Sequence[Asked], key: Callable[[Asked], Hashable], ask: Callable[[Sequence[Asked]], Sequence[Tensor]]
 ) -> list[Tensor]:
-    """The network's answer to each of `conds`, in their order; those with the same `key` are asked in one call."""
+    """Return the network's output for each of `conds`, in order; those with the same `key` share one call."""
     groups: dict[Hashable, list[int]] = {}
     for k, cond in enumerate(conds):
         groups.setdefault(key(cond), []).append(k)
@@ -80,13 +80,13 @@ def alike(
 
 
 def looked_at(cond: Conditioning) -> Hashable:
-    """The sizes of the references: conditions with the same ones fit into one call."""
+    """Return the sizes of the references; conditions with equal ones fit into one call."""
     return tuple(tuple(reference.latent.shape[-3:]) for reference in cond.references)
 
 
 def fitting(picture: Tensor, multiple: int, area: int) -> Tensor:
-    """`picture` (b, 3, h, w) with sides that are multiples of `multiple`, of at most `area` pixels: itself where it is
-    so, else as near to that in size and shape as can be. Scaled, never cut.
+    """Resize `picture` (b, 3, h, w) to sides that are multiples of `multiple` and at most `area` pixels, with the
+    nearest possible size and shape; unchanged if it fits already. Never crops.
     """
     from editkit.pictures.resizing import resize
 

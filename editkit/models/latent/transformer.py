@@ -1,8 +1,8 @@
-"""What transformers trained by flow matching share, whatever their VAE: a ladder, branches of guidance in as few calls
-as can be, and ControlNets, whose residuals are added behind the transformer's blocks.
+"""What transformers trained by flow matching share, whatever their VAE: noise levels, branches of guidance batched into
+few calls, and ControlNets, whose residuals are added after the transformer's blocks.
 
-A family says what its network is handed (`velocities`), which branches fit into one call (`fits`), and, where it has
-ControlNets, what these are given (`given`) and with whose text (`control_words`).
+A family defines the call of its network (`velocities`), which branches fit into one call (`fits`), and, if it has
+ControlNets, their inputs (`given`) and text (`control_words`).
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 
 class Branch(NamedTuple):
-    """One branch of guidance: what the network is told, and what is added behind its blocks (None: nothing)."""
+    """One branch of guidance: the conditions, and the residuals added after the blocks (None: nothing)."""
 
     cond: Conditioning
     added: Residuals | None
 
 
 class FlowTransformer(LatentSpace, ABC):
-    """A transformer in the space of a VAE as a `Model`; named before that space among a family's bases.
+    """A transformer in the space of a VAE as a `Model`; must precede that space among a family's bases.
 
     Args:
-        info: what `describe` said.
+        info: from `describe`.
         transformer, vae: on their device, in their dtype.
-        schedule: its ladder.
+        schedule: its noise levels.
     """
 
     clip: float | None = None
@@ -63,22 +63,22 @@ class FlowTransformer(LatentSpace, ABC):
     def velocities(
         self, x_t: Tensor, level: Level, conds: Sequence[Conditioning], added: Residuals | None
     ) -> Sequence[Tensor]:
-        """What the network says under `conds`, which fit into one call: eps - x0 for each, as large as x_t."""
+        """Call the network once for all `conds`: eps - x0 for each, of the shape of x_t."""
 
     def fits(self, cond: Conditioning, steered: bool) -> Hashable:
-        """Branches of which this is equal fit into one call."""
+        """Return a key; branches with equal keys fit into one call."""
         return looked_at(cond)
 
     def given(self, x_t: Tensor, level: Level, cond: Conditioning) -> Given:
-        """What a ControlNet is given beside its hint."""
+        """Return the inputs of a ControlNet other than its hint."""
         raise ModelError(f"model {self.info.name} ({self.info.family}) takes no ControlNet")
 
     def control_words(self, conds: Sequence[Conditioning]) -> Sequence[Conditioning]:
-        """Under what the ControlNets of each branch are asked."""
+        """Return the conditions of each branch's ControlNets."""
         return with_wanted_words(conds)
 
     def _added(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> list[Residuals | None]:
-        """What the ControlNets of each branch add; those that are asked the same are asked once."""
+        """Return the residuals of each branch's ControlNets; equal calls are made only once."""
         made: dict[Hashable, Residuals | None] = {}
         keys = []
         for cond in self.control_words(conds):
@@ -90,7 +90,7 @@ class FlowTransformer(LatentSpace, ABC):
         return [made[key] for key in keys]
 
     def words(self, cond: Conditioning) -> Prompt:
-        """The encoded text of a conditioning; where there is none, the model's own "no text"."""
+        """Return the encoded text of a conditioning; without one, the model's own "no text"."""
         return self._no_words if cond.prompt is None else cond.prompt
 
     @cached_property
@@ -99,7 +99,7 @@ class FlowTransformer(LatentSpace, ABC):
 
     @abstractmethod
     def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """(`text` for `Conditioning.prompt`, batch 1; what of it did not fit and was left out)."""
+        """Return (`text` for `Conditioning.prompt`, batch 1; the part that did not fit)."""
 
     @property
     def denoiser(self) -> Any:

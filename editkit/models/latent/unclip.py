@@ -1,8 +1,8 @@
-"""Stable unCLIP (after Ramesh et al. 2022, arXiv:2204.06125): Stable Diffusion 2.1 that is given a picture's embedding
-by an image encoder, as well as a text.
+"""Stable unCLIP (after Ramesh et al. 2022, arXiv:2204.06125): Stable Diffusion 2.1 conditioned on the image embedding
+of a picture as well as on a text.
 
-The embedding is noised as far as `noise_level` says, and joined by sinusoids of that level; the UNet takes both in the
-place of a class. Without an embedding it is told zeros, as in training where the picture was dropped.
+The embedding is noised to `noise_level` and concatenated with a sinusoidal embedding of that level; the UNet takes both
+as its class embedding. Without an image embedding it is zero, as in training when the picture was dropped.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ NORMALIZER, NOISING = "image_normalizer", "image_noising_scheduler"
 
 
 def matches(layout: Layout) -> bool:
-    """A pipeline with a UNet, a VAE and the statistics of image embeddings."""
+    """Whether the folder is a pipeline with a UNet, a VAE and the statistics of image embeddings."""
     return bool(layout.index) and all(layout.has(part) for part in ("unet", "vae", NORMALIZER))
 
 
 def describe(layout: Layout) -> ModelInfo:
-    """As for Stable Diffusion, and that it takes an embedding."""
+    """Describe the model like Stable Diffusion, with an image embedding."""
     needed = ("text_encoder", "tokenizer", "scheduler", "image_encoder", NOISING)
     missing = [part for part in needed if not layout.has(part)]
     if missing:
@@ -52,7 +52,7 @@ def describe(layout: Layout) -> ModelInfo:
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-    """Networks in `dtype`; the image encoder is loaded by who shows a picture."""
+    """Load the model with its networks in `dtype`; plugins that use a picture load the image encoder."""
     from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 
     from editkit.models.fast.blocks import load_unet
@@ -62,7 +62,7 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     normalizer = load_network(layout, NORMALIZER, StableUnCLIPImageNormalizer, dtype, device)
     noising = make_schedule(layout.config(NOISING))
     if not isinstance(noising, Discrete):
-        raise ModelError(f"model {layout.name}: {NOISING} has no table of noise levels")
+        raise ModelError(f"model {layout.name}: {NOISING} has no noise schedule")
     return UnClip(info, unet, vae, tokenizer, encoder, layout.config("scheduler"), normalizer, noising)
 
 
@@ -70,9 +70,9 @@ class UnClip(LatentUNet):
     """Stable unCLIP's UNet as a `Model`.
 
     Args:
-        info, unet, vae, tokenizer, text_encoder, scheduler: as for `LatentUNet`.
+        info, unet, vae, tokenizer, text_encoder, scheduler: see `LatentUNet`.
         normalizer: `mean` and `std` of embeddings, (1, width).
-        noising: the table by which embeddings are noised.
+        noising: the noise schedule for embeddings.
     """
 
     def __init__(
@@ -84,21 +84,21 @@ class UnClip(LatentUNet):
 
     @property
     def embedding_width(self) -> int:
-        """Of what the image encoder says."""
+        """Width of the image embedding."""
         return int(self.normalizer.mean.shape[-1])
 
     def told(self, embedding: Tensor, none: Tensor, noise_level: int, draw: Callable[[], Tensor]) -> Embedding:
-        """`embedding` (n, width) noised with what `draw` gives, and the level beside it; without: zeros.
+        """Return `embedding` (n, width), noised with `draw()`, with its level; zeros without an embedding.
 
         Raises:
-            UsageError: a noise level that is not in the table.
+            UsageError: the noise level is outside the schedule.
         """
         import torch
         from diffusers.models.embeddings import get_timestep_embedding
 
         most = len(self.noising.alphas_cumprod)
         if not 0 <= noise_level < most:
-            raise UsageError(f"the noise level is {noise_level}; model {self.info.name} knows 0 to {most - 1}")
+            raise UsageError(f"the noise level is {noise_level}; model {self.info.name} has 0 to {most - 1}")
         kept = float(self.noising.alphas_cumprod[noise_level])
         mean, std = self.normalizer.mean.float(), self.normalizer.std.float()
         noised = (kept**0.5 * (embedding.float() - mean) / std + (1.0 - kept) ** 0.5 * draw()) * std + mean

@@ -1,8 +1,8 @@
-"""Stable Diffusion 1.x and 2.x and what was made of them: a UNet on the latents of a VAE, with a CLIP text encoder.
+"""Stable Diffusion 1.x, 2.x and derived models: a UNet on the latents of a VAE, with a CLIP text encoder.
 
-One adapter for the family of networks; tasks are plugins. UNets with 4 input channels and those with 9 (latents, mask,
-masked picture: the inpainting models), epsilon, v and sample prediction, and latent consistency models, which are told
-the guidance scale instead of being called twice.
+One adapter for the whole family; tasks are plugins. UNets with 4 input channels and those with 9 (latents, mask,
+masked picture: the inpainting models), epsilon, v and sample prediction, and latent consistency models, which take
+the guidance scale as an input instead of being called twice.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 
 KNOWN = "Stable Diffusion 1.x/2.x (UNet2DConditionModel, AutoencoderKL, CLIPTextModel)"
 GUIDANCE, TOLD = 7.5, 8.5
-"""Scales of guidance, diffusers' defaults: of a model, and what one that was distilled from guidance is told."""
+"""Guidance scales, diffusers' defaults: of ordinary models, and the input of guidance-distilled ones."""
 STEPS = {"lcm": 4, "dpm++2m": 25, "dpm++2m-sde": 25, "unipc": 25}
-"""Default steps of a sampler; 50 for the others."""
+"""Default steps by sampler; 50 for the others."""
 
 TURBO_STEPS = 4
 _NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
 def matches(layout: Layout) -> bool:
-    """A pipeline with a UNet2DConditionModel and a VAE, and one text encoder or none; not the upscaler, nor unCLIP."""
+    """Whether the folder has a UNet2DConditionModel, a VAE and at most one text encoder; not the upscaler or unCLIP."""
     others = any(layout.has(part) for part in ("text_encoder_2", "low_res_scheduler", "image_normalizer"))
     if not layout.index or not (layout.has("unet") and layout.has("vae")) or others:
         return False
@@ -49,13 +49,13 @@ def matches(layout: Layout) -> bool:
 
 
 def describe(layout: Layout) -> ModelInfo:
-    """What it takes by the UNet's input channels and embeddings."""
+    """Describe the model by the UNet's input channels and embeddings."""
     layout.require(*_NEEDED)
     return describe_unet(layout, KNOWN)
 
 
 def describe_unet(layout: Layout, family: str, guidance: float = GUIDANCE) -> ModelInfo:
-    """What every latent UNet's configuration says: conditions, size, sampler; few steps and no guidance for a turbo
+    """Describe any latent UNet by its configuration: conditions, size, sampler; few steps and no guidance for a turbo
     model.
     """
     unet, vae = layout.config("unet"), layout.config("vae")
@@ -84,8 +84,8 @@ def describe_unet(layout: Layout, family: str, guidance: float = GUIDANCE) -> Mo
 
 
 def turbo(scheduler: Mapping[str, Any]) -> bool:
-    """A model that was distilled to one to four steps without guidance (Sauer et al. 2023, arXiv:2311.17042), by its
-    scheduler's configuration: euler from the noisiest level, of epsilon, by an ordinary table.
+    """Whether the model was distilled to one to four steps without guidance (Sauer et al. 2023, arXiv:2311.17042), by
+    its scheduler's configuration: euler from the noisiest level, epsilon prediction, ordinary noise schedule.
     """
     euler = str(scheduler.get("_class_name", "")).startswith("Euler")
     plain = scheduler.get("prediction_type", "epsilon") == "epsilon" and not scheduler.get("rescale_betas_zero_snr")
@@ -93,7 +93,7 @@ def turbo(scheduler: Mapping[str, Any]) -> bool:
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-    """UNet, VAE and text encoder in `dtype`."""
+    """Load the model with UNet, VAE and text encoder in `dtype`."""
     from diffusers import AutoencoderKL
 
     from editkit.models.fast.blocks import load_unet
@@ -109,10 +109,10 @@ class LatentUNet(LatentSpace):
     """A UNet2DConditionModel behind an AutoencoderKL as a `Model`.
 
     Args:
-        info: what `describe` said.
+        info: from `describe`.
         unet, vae, tokenizer, text_encoder: on their device, in their dtype.
-        schedule: the table it was trained with.
-        scheduler: its configuration: what the output means, and whether x0 is clipped.
+        schedule: its noise schedule of training.
+        scheduler: its configuration, with the prediction type and the clipping of x0.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class LatentUNet(LatentSpace):
         return tuple(convert(out, x_t, level, self.kind) for out in outputs)
 
     def _outputs(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> Sequence[Tensor]:
-        """What the network says under `conds`, whose image prompts are of the same adapters, in one call."""
+        """Call the network once for all `conds`, whose image prompts use the same adapters."""
         import torch
 
         n, batch, dtype = len(conds), len(x_t), self.unet.dtype
@@ -173,39 +173,39 @@ class LatentUNet(LatentSpace):
         return answers
 
     def places(self) -> Places:
-        """The attentions to the text, where an IP-Adapter can act."""
+        """Return the cross-attention layers, where an IP-Adapter can act."""
         from editkit.models.fast.blocks import places
 
         return places(self.unet)
 
     def words(self, cond: Conditioning) -> Prompt:
-        """The encoded text of a conditioning; where there is none, the model's own "no text"."""
+        """Return the encoded text of a conditioning; without one, the model's own "no text"."""
         return self.no_words if cond.prompt is None else cond.prompt
 
     @cached_property
     def no_words(self) -> Prompt:
-        """What the model was trained with in the place of a text that was dropped."""
+        """Return what replaced dropped texts in training."""
         return self.encode_text("")[0]
 
     @cached_property
     def empty(self) -> Tensor:
-        """The encoded empty text, which fills up the shorter one of two texts."""
+        """Return the encoded empty text, which pads the shorter of two texts."""
         return self.encode_text("")[0].embeds
 
     def added(self, conds: Sequence[Conditioning], x_t: Tensor) -> dict[str, Tensor] | None:
-        """Further embeddings for the UNet, by the names that diffusers has for them; None for SD 1.x and 2.x."""
+        """Return further embeddings for the UNet by diffusers' names; None for SD 1.x and 2.x."""
         return None
 
     def labels(self, conds: Sequence[Conditioning], x_t: Tensor) -> Tensor | None:
-        """Class numbers for the UNet, (conds * batch,); None for one without classes."""
+        """Return class numbers for the UNet, (conds * batch,); None for one without classes."""
         return None
 
     def _extra(self, cond: Conditioning, x_t: Tensor) -> tuple[Tensor, ...]:
-        """(mask, masked picture) of an inpainting model."""
+        """Return (mask, masked picture) for an inpainting model."""
         return self.mask_and_known(cond, x_t) if "mask" in self.info.takes else ()
 
     def _guidance(self, conds: Sequence[Conditioning], batch: int, x_t: Tensor) -> Tensor | None:
-        """The embedding of (scale - 1) * 1000 that latent consistency models take (Luo et al. 2023)."""
+        """Return the embedding of (scale - 1) * 1000 for latent consistency models (Luo et al. 2023)."""
         width = self.unet.config.time_cond_proj_dim
         if width is None:
             return None
@@ -217,7 +217,7 @@ class LatentUNet(LatentSpace):
         return made.to(x_t.device, self.unet.dtype)
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """CLIP's last hidden state, (1, 77 n, width); nothing is left out."""
+        """Return CLIP's last hidden state, (1, 77 n, width); no text is dropped."""
         ids = chunks(self.tokenizer, text)
         attention = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = beside(ids["attention_mask"], self.text_encoder) if attention else None
@@ -225,7 +225,7 @@ class LatentUNet(LatentSpace):
         return Prompt(side_by_side(embeds)), ""
 
     def encode_weighted(self, text: str) -> Prompt:
-        """As `encode_text`, with weights as compel writes them: `(words)1.3`, `word++`, `word-`."""
+        """Like `encode_text`, with weights in compel's syntax: `(words)1.3`, `word++`, `word-`."""
         return Prompt(weighted(text, self.tokenizer, self.text_encoder))
 
     @property
@@ -233,7 +233,7 @@ class LatentUNet(LatentSpace):
         return self.unet
 
     def pipeline(self) -> Any:
-        """A diffusers pipeline of these networks."""
+        """Build a diffusers pipeline of these networks."""
         from diffusers import DDIMScheduler, StableDiffusionPipeline
 
         return StableDiffusionPipeline(

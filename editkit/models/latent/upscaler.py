@@ -1,8 +1,9 @@
-"""The x4 upscaler (Rombach et al. 2022, arXiv:2112.10752, section 4.4): latents of a picture, told a smaller one.
+"""The x4 upscaler (Rombach et al. 2022, arXiv:2112.10752, section 4.4): latent diffusion conditioned on a small
+picture.
 
-Its UNet sees the latents and, at their size, the small picture itself (4 + 3 channels), with some noise of a table of
-its own added; how much it is told as a class. More noise lets it invent more. One latent value is `factor` (4) pixels a
-side of the result and one of the small picture.
+Its UNet takes the latents and the small picture at the same size (4 + 3 channels). Noise from a separate schedule is
+added to the small picture, and its level is the class; more noise makes the result freer. A side of one latent value is
+`factor` (4) pixels of the result and one pixel of the small picture.
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ if TYPE_CHECKING:
 
 KNOWN = "the x4 upscaler (UNet2DConditionModel of latents and a small picture, AutoencoderKL, CLIPTextModel)"
 GUIDANCE = 9.0
-"""The scale of guidance, diffusers' default."""
+"""The guidance scale, diffusers' default."""
 NOISE_LEVEL = 20
-"""The level the small picture is noised to where nobody says otherwise, diffusers' default."""
+"""The default noise level of the small picture, as in diffusers."""
 
 _NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "low_res_scheduler")
 
 
 def matches(layout: Layout) -> bool:
-    """A pipeline with a scheduler for the small picture."""
+    """Whether the folder is a pipeline with a scheduler for the small picture."""
     return bool(layout.index) and layout.has("unet") and layout.has("low_res_scheduler")
 
 
 def describe(layout: Layout) -> ModelInfo:
-    """As for Stable Diffusion, with `lowres`."""
+    """Describe the model like Stable Diffusion, with `lowres`."""
     layout.require(*_NEEDED)
     unet, vae = layout.config("unet"), layout.config("vae")
     latent, channels = int(vae.get("latent_channels", 4)), int(unet.get("in_channels", 7))
@@ -57,7 +58,7 @@ def describe(layout: Layout) -> ModelInfo:
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-    """Networks in `dtype`, but for a VAE that needs more."""
+    """Load the model with its networks in `dtype`, except a VAE that needs more precision."""
     from editkit.models.fast.blocks import load_unet
 
     unet, vae = load_unet(layout, dtype, device), load_vae(layout, dtype, device)
@@ -70,8 +71,8 @@ class LatentUpscaler(LatentUNet):
     """The upscaler as a `Model`, with 4 latent channels and the small picture (`NoisesLowres`).
 
     Args:
-        info, unet, vae, tokenizer, text_encoder, schedule, scheduler: as for `LatentUNet`.
-        small: the table that the small picture is noised by.
+        info, unet, vae, tokenizer, text_encoder, schedule, scheduler: see `LatentUNet`.
+        small: the noise schedule for the small picture.
     """
 
     def __init__(
@@ -90,14 +91,14 @@ class LatentUpscaler(LatentUNet):
         self.noise_levels = int(unet.config.num_class_embeds)
 
     def noised(self, lowres: Tensor, noise_level: int, z: Tensor) -> Tensor:
-        """alpha * lowres + sigma * z at `noise_level`: what `Conditioning.lowres` has to be with that level.
+        """Return alpha * lowres + sigma * z at `noise_level`, the value for `Conditioning.lowres`.
 
         Args:
             lowres: (batch, 3, h, w) in [-1, 1], at the size of the latents.
-            z: noise of its shape, one for the whole process.
+            z: noise of the same shape, the same for the whole process.
 
         Raises:
-            UsageError: a level that the network does not have.
+            UsageError: the network does not have this level.
         """
         if not 0 <= noise_level < self.noise_levels:
             raise UsageError(
@@ -107,12 +108,12 @@ class LatentUpscaler(LatentUNet):
         return level.alpha * lowres + level.sigma * z
 
     def _extra(self, cond: Conditioning, x_t: Tensor) -> tuple[Tensor, ...]:
-        """The small picture; a larger one is brought to the size of the latents."""
+        """Return the small picture; a larger one is resized to the latents."""
         import torch.nn.functional as F
 
         if cond.lowres is None:
             raise ModelError(
-                f"model {self.info.name} enlarges a small picture and was given none; use the plugin upscale with it"
+                f"model {self.info.name} enlarges a small picture, and none was given; use it with the plugin upscale"
             )
         lowres = cond.lowres
         if lowres.shape[-2:] != x_t.shape[-2:]:
@@ -120,7 +121,7 @@ class LatentUpscaler(LatentUNet):
         return (lowres.expand(len(x_t), -1, -1, -1),)
 
     def labels(self, conds: Sequence[Conditioning], x_t: Tensor) -> Tensor:
-        """The noise level of the small picture; a clean one where none is told."""
+        """Return the noise level of the small picture; 0 without one."""
         import torch
 
         levels = torch.tensor([cond.noise_level or 0 for cond in conds], device=x_t.device)

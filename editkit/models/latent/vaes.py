@@ -1,5 +1,5 @@
-"""The spaces of newer VAEs, as `LatentSpace` is that of AutoencoderKL: FLUX.2's, whose latents come in patches, and
-Qwen-Image's, a VAE for videos that is given one frame.
+"""The latent spaces of newer VAEs, like `LatentSpace` for AutoencoderKL: FLUX.2's, with patched latents, and
+Qwen-Image's, a video VAE used with one frame.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class PatchedSpace(LatentSpace):
-    """The space of AutoencoderKLFlux2 (FLUX.2): 2 x 2 latents are the channels of one value, 16 pixels a side, and they
-    are standardised by the statistics of a batch norm that the VAE brings.
+    """The space of AutoencoderKLFlux2 (FLUX.2): 2 x 2 latents form the channels of one value, 16 pixels a side,
+    standardised by the statistics of the VAE's batch norm.
     """
 
     def __init__(self, vae: Any) -> None:
         super().__init__(vae, 4 * int(vae.config.latent_channels), 2 * vae_factor(vae.config))
 
     def encode(self, image: Tensor, stream: Stream | None = None) -> Tensor:
-        """The posterior's mode: nothing is drawn, as in diffusers' pipelines."""
+        """Return the posterior's mode; nothing is drawn, as in diffusers' pipelines."""
         return super().encode(image)
 
     def normalised(self, latent: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class PatchedSpace(LatentSpace):
 
 
 def film_factor(vae: Mapping[str, Any]) -> int:
-    """Pixels a side of one latent value of an AutoencoderKLQwenImage."""
+    """Return the side of one latent value of an AutoencoderKLQwenImage, in pixels."""
     return int(2 ** len(vae.get("temperal_downsample", (False, True, True))))
 
 

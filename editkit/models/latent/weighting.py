@@ -1,4 +1,4 @@
-"""Weights for words of a prompt, by compel: `(a red door)1.3`, `door++`, `sky-`."""
+"""Weights for words of a prompt, in compel's syntax: `(a red door)1.3`, `door++`, `sky-`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from editkit.errors import ModelError
 
 
 def weighted(text: str, tokenizer: Any, encoder: Any, kind: Any = None, pooled: Any = False) -> Any:
-    """`text`, of any length, as compel's reader gives it for a tokenizer and a text encoder, or for lists of both.
+    """Encode `text`, of any length, with compel for a tokenizer and a text encoder, or for lists of both.
 
     Raises:
-        ModelError: compel is not installed, or the encoders are on disk for want of memory.
+        ModelError: compel is not installed, or the encoders are on disk because memory is short.
     """
     try:
         from compel import Compel, SplitLongTextMode
@@ -20,7 +20,7 @@ def weighted(text: str, tokenizer: Any, encoder: Any, kind: Any = None, pooled: 
     first = encoder[0] if isinstance(encoder, list) else encoder
     if first.device.type == "meta":
         raise ModelError(
-            "weights for words need the text encoders in memory, and there is none left for them; what helps: "
+            "weights for words need the text encoders in memory, and there is not enough for them; what helps: "
             "--dtype bf16, closing other programs, a prompt without weights"
         )
     from editkit.common.process import READING

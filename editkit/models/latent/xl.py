@@ -1,7 +1,7 @@
 """Stable Diffusion XL and its refiner (Podell et al. 2023, arXiv:2307.01952): the latent UNet, two text encoders.
 
-The UNet is also told the pooled text and the sizes of the picture: height and width it was trained at, the crop's
-corner, height and width it is to have; the refiner an aesthetic score instead of the last two.
+The UNet also takes the pooled text and sizes of the picture: original height and width, crop corner, target height and
+width; the refiner takes an aesthetic score instead of the last two.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ if TYPE_CHECKING:
 KNOWN = "Stable Diffusion XL (UNet2DConditionModel, AutoencoderKL, two text encoders) and its refiner"
 
 GUIDANCE = 5.0
-"""The scale of guidance, diffusers' default."""
+"""The guidance scale, diffusers' default."""
 
 SCORE, UNWANTED_SCORE = 6.0, 2.5
-"""The aesthetic scores the refiner is told with the prompt and with the negative prompt, diffusers' defaults."""
+"""The refiner's aesthetic scores with the prompt and with the negative prompt, diffusers' defaults."""
 
 
 def matches(layout: Layout) -> bool:
-    """A pipeline with a UNet2DConditionModel, a VAE and a second text encoder."""
+    """Whether the folder is a pipeline with a UNet2DConditionModel, a VAE and a second text encoder."""
     if not layout.index or not (layout.has("unet") and layout.has("vae") and layout.has("text_encoder_2")):
         return False
     return layout.config("unet").get("_class_name") == "UNet2DConditionModel"
 
 
 def describe(layout: Layout) -> ModelInfo:
-    """As for Stable Diffusion; the refiner has the second text encoder only."""
+    """Describe the model like Stable Diffusion; the refiner has only the second text encoder."""
     layout.require("tokenizer_2", "scheduler")
     if layout.config("unet").get("addition_embed_type") != "text_time":
-        raise ModelError(f"model {layout.name}: two text encoders, but a UNet that takes no pooled text; not known")
+        raise ModelError(f"model {layout.name}: two text encoders, but a UNet that takes no pooled text; not supported")
     return describe_unet(layout, KNOWN, GUIDANCE)
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-    """Networks in `dtype`, but for a VAE that needs more."""
+    """Load the model with its networks in `dtype`, except a VAE that needs more precision."""
     from editkit.models.fast.blocks import load_unet
 
     unet, vae = load_unet(layout, dtype, device), load_vae(layout, dtype, device)
@@ -80,10 +80,10 @@ class LatentXL(LatentUNet):
     """SDXL's UNet as a `Model`.
 
     Args:
-        info, unet, vae, schedule, scheduler: as for `LatentUNet`.
+        info, unet, vae, schedule, scheduler: see `LatentUNet`.
         readers: the text encoders, the one with the pooled output last.
-        zeros: no negative prompt is zeros, not the empty text.
-        scored: the UNet is told an aesthetic score (the refiner).
+        zeros: without a negative prompt, use zeros instead of the empty text.
+        scored: the UNet takes an aesthetic score (the refiner).
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class LatentXL(LatentUNet):
         self.readers, self.zeros, self.scored = readers, zeros, scored
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """The last hidden state but one of every encoder, side by side, (1, 77 n, widths); the first row's pooled."""
+        """Return the encoders' last but one hidden states, (1, 77 n, widths), and the first row's pooled output."""
         import torch
 
         states, pooled = [], None
@@ -115,7 +115,7 @@ class LatentXL(LatentUNet):
         return Prompt(torch.cat(states, dim=-1), pooled), ""
 
     def encode_weighted(self, text: str) -> Prompt:
-        """As `encode_text`, with weights as compel writes them."""
+        """Like `encode_text`, with weights in compel's syntax."""
         from compel import ReturnedEmbeddingsType
 
         kind = ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED
@@ -125,7 +125,7 @@ class LatentXL(LatentUNet):
 
     @cached_property
     def no_words(self) -> Prompt:
-        """Zeros, or the empty text."""
+        """Return zeros, or the encoded empty text."""
         import torch
 
         empty = self.encode_text("")[0]
@@ -134,7 +134,7 @@ class LatentXL(LatentUNet):
         return Prompt(torch.zeros_like(empty.embeds), torch.zeros_like(empty.pooled))
 
     def added(self, conds: Sequence[Conditioning], x_t: Tensor) -> dict[str, Tensor]:
-        """Pooled text and sizes, (conds * batch, ...)."""
+        """Return pooled text and sizes, (conds * batch, ...)."""
         import torch
 
         batch, size = len(x_t), [self.factor * side for side in x_t.shape[-2:]]
@@ -142,14 +142,14 @@ class LatentXL(LatentUNet):
         for cond in conds:
             pooled = self.words(cond).pooled
             if pooled is None:
-                raise ModelError(f"model {self.info.name} needs the pooled text beside the encoded one")
+                raise ModelError(f"model {self.info.name} needs the pooled text embedding in addition")
             last = [UNWANTED_SCORE if cond.unwanted else SCORE] if self.scored else size
             rows.append(x_t.new_tensor([*size, 0, 0, *last], dtype=pooled.dtype).expand(batch, -1))
             texts.append(pooled.expand(batch, -1))
         return {"text_embeds": torch.cat(texts).to(x_t.device), "time_ids": torch.cat(rows)}
 
     def pipeline(self) -> Any:
-        """A diffusers pipeline of these networks; the refiner's has the second text encoder only."""
+        """Build a diffusers pipeline of these networks; the refiner's has only the second text encoder."""
         from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 
         first = self.readers[0] if len(self.readers) > 1 else None

@@ -1,8 +1,8 @@
-"""Z-Image (Alibaba 2025): a transformer on FLUX.1's latents and a text in one row of tokens.
+"""Z-Image (Alibaba 2025): a transformer on FLUX.1's latents and a text in one sequence of tokens.
 
-The network is told 1 - sigma and says x0 - eps, the negative of what others say. Turbo was distilled to a few steps
-without guidance, the base model was not; both are of one class, and the scheduler's shift tells them apart. Scales of
-guidance are editkit's: diffusers' pipelines count from 0, so that their g is g + 1 here.
+The network takes 1 - sigma and predicts x0 - eps, the negative of the usual velocity. Turbo was distilled to a few
+steps without guidance, the base model was not; both have the same class, and the scheduler's shift distinguishes them.
+Guidance scales are editkit's: the scale g of diffusers' pipelines, which count from 0, is g + 1 here.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 KNOWN = "Z-Image and Z-Image-Turbo (ZImageTransformer2DModel, AutoencoderKL)"
 PATCH = 2
 WINDOW, LEAST = 1024, 512
-"""Pixels a side."""
+"""In pixels per side."""
 TURBO = 3.0
 """The shift of Turbo's scheduler; a larger one is the base model's."""
 
 
 def matches(layout: Layout) -> bool:
-    """A pipeline with a ZImageTransformer2DModel."""
+    """Whether the folder is a pipeline with a ZImageTransformer2DModel."""
     return layout.is_of("transformer", "ZImageTransformer2DModel")
 
 
 def describe(layout: Layout) -> ModelInfo:
-    """Turbo's steps and guidance where the scheduler shifts as Turbo's does, else the base model's."""
+    """Describe the model: Turbo's steps and guidance if the scheduler has Turbo's shift, else the base model's."""
     layout.require("vae", "text_encoder", "tokenizer", "scheduler")
     if layout.has("siglip"):
         raise ModelError(
-            f"model {layout.name}: is a Z-Image-Omni, which looks at pictures by SigLIP; known are Z-Image and "
-            "Z-Image-Turbo"
+            f"model {layout.name}: is a Z-Image-Omni, which takes reference pictures through SigLIP; known are Z-Image "
+            "and Z-Image-Turbo"
         )
     scheduler = layout.config("scheduler")
     steps, guidance = (9, 1.0) if float(scheduler.get("shift", 1.0)) <= TURBO else (50, 5.0)
@@ -58,7 +58,7 @@ def describe(layout: Layout) -> ModelInfo:
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-    """Networks in `dtype`."""
+    """Load the model with its networks in `dtype`."""
     from diffusers import ZImageTransformer2DModel
 
     transformer = load_network(layout, "transformer", ZImageTransformer2DModel, dtype, device)
@@ -71,7 +71,7 @@ class ZImage(BesideLanguageModel):
     """A ZImageTransformer2DModel behind an AutoencoderKL as a `Model`."""
 
     def fits(self, cond: Conditioning, steered: bool) -> Hashable:
-        """It pads texts itself; what ControlNets add lies behind texts of one length."""
+        """Return the key for batching. The network pads texts itself; ControlNets need texts of equal length."""
         return self.words(cond).embeds.shape[1] if steered else None
 
     def velocities(
@@ -103,8 +103,8 @@ class ZImage(BesideLanguageModel):
         return zimage_controlnet(config, self.transformer.config, self.info.name)
 
     def steered(self, network: Any, shown: Shown, scale: float, wanted_only: bool, stream: Stream | None) -> Control:
-        """The hint's mode; for a network with further channels, then the mask (1 = known) and the masked picture, or
-        zeros where there is none.
+        """Return the ControlNet with its hint, the posterior's mode; with further channels, also the mask (1 = known)
+        and the masked picture, or zeros without one.
         """
         import torch
 
@@ -121,7 +121,7 @@ class ZImage(BesideLanguageModel):
         )
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
-        """The last hidden layer but one of the language model, (1, tokens, width), at most 512 of them."""
+        """Return the language model's last but one hidden state, (1, tokens, width), of at most 512 tokens."""
         states, _, dropped = Chat(self.tokenizer, self.encoder, self._said, padded=False).read(text)
         return Prompt(states[-2]), dropped
 
@@ -132,7 +132,7 @@ class ZImage(BesideLanguageModel):
         return said
 
     def pipeline(self) -> Any:
-        """A diffusers pipeline of these networks."""
+        """Build a diffusers pipeline of these networks."""
         from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline
 
         return ZImagePipeline(

@@ -46,7 +46,7 @@ def calmed(x: Tensor, region: Tensor) -> Tensor:
     calm = region & little
     if not bool(calm.any()) or bool(calm.all()):
         return x
-    grain, known = x - _blurred(x), little & ~region
+    grain, known = x - blurred(x), little & ~region
     if bool(known.any()):
         most = grain[:, known].abs().amax(1)[:, None, None]
         grain = grain.clamp(-most, most)
@@ -70,13 +70,13 @@ def detail(x: Tensor, region: Tensor) -> Tensor:
 
 def _once(image: Tensor, unknown: Tensor) -> Tensor:
     """(1, 1, h, w): the detail that is as small as the pixels of `image` (1, c, h, w) are."""
-    own = _around((image - _blurred(image[0])).square().mean(1, keepdim=True))
+    own = _around((image - blurred(image[0])).square().mean(1, keepdim=True))
     wide = 2 * REACH + 1  # the blur reaches over the rim
     unclear = F.max_pool2d(F.max_pool2d(unknown, (wide, 1), 1, (REACH, 0)), (1, wide), 1, (0, REACH))
     return torch.maximum(own, smooth_fill(own, unclear))
 
 
-def _blurred(x: Tensor) -> Tensor:
+def blurred(x: Tensor) -> Tensor:
     """`x` (c, h, w) under a Gaussian."""
     r = torch.arange(-REACH, REACH + 1, dtype=x.dtype, device=x.device)
     kernel = torch.exp(-(r**2) / (2 * BLUR**2))

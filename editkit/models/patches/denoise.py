@@ -14,11 +14,13 @@ from editkit.diffusion.model import Example
 from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
 from editkit.models.patches.atlas import Atlas, side_by_side
+from editkit.models.patches.busy import busy, expected
 from editkit.models.patches.calm import calmed
+from editkit.models.patches.islands import without_islands
 from editkit.models.patches.search import Queries, Sources, everything, grow, improve, shortlist
 from editkit.models.patches.thin import thin
 from editkit.models.patches.votes import Voters
-from editkit.pictures.filling import depth_in, filled, membrane, smooth_fill
+from editkit.pictures.filling import depth_in, filled, smooth_fill
 from editkit.pictures.picture import Fill
 
 DEEPEST = 30.0
@@ -97,7 +99,7 @@ class Bound:
     """The model for one picture (3, h, w); `region` (h, w): what is to be estimated, the rest is given back.
 
     `barred` (h, w) is known, and neither copied nor continued: no source, of no weight, `seen` as what is around it.
-    `examples` are other pictures whose patches are sources too.
+    `examples` are other pictures whose patches are sources too; `own`: the first one is this picture, of this size.
     """
 
     settings: Settings
@@ -117,6 +119,7 @@ class Bound:
     spots: Tensor
     fill: Fill | None
     examples: Sequence[Example] = ()
+    own: bool = False
 
     @classmethod
     def of(  # long: every value that is bound follows from those before it, and is used once
@@ -127,18 +130,15 @@ class Bound:
         examples: Sequence[Example] = (),
         fill: Fill | None = None,
         barred: Tensor | None = None,
+        own: bool = False,
     ) -> Bound:
         """`unknown`, `barred` (h, w), bool; None: all is known, and all is estimated; nothing is barred.
 
-        `fill`: the first guide; noise: none.
+        `fill`: the first guide; noise: none. `own`: the first example is what the picture shows, place by place.
         """
         side = settings.side
         height, width = picture.shape[-2:]
-        if min(height, width) < side:
-            raise ModelError(
-                f"patches compares squares of {side}x{side} pixels, and the picture is only {width}x{height} here: "
-                "use a larger picture, or another --model"
-            )
+        large_enough(height, width, side)
         known = picture.new_ones(height, width, dtype=torch.bool) if unknown is None else ~unknown
         region = torch.ones_like(known) if unknown is None else unknown
         pictures = [picture, *(example.image for example in examples)]
@@ -167,7 +167,7 @@ class Bound:
             corners, neighbours, steps,
             settings.fade ** -depth.clamp(max=DEEPEST), deep, slack, Voters(corners, atlas, stride, confidence),
             _spots(atlas.offsets.view(side, side)), None if nothing or unknown is None else fill or "smooth",
-            tuple(examples),
+            tuple(examples), own,
         )  # fmt: skip
 
     @cached_property
@@ -196,6 +196,9 @@ class Bound:
                 patches = self._copied(queries, sources, source) + patches - patches.detach()
         voted = self.voters.mean(patches, level.t, self.picture.shape, lowres is not None)
         made = voted.where(self.region, self.seen)
+        if self.fill is not None and level.sigma < QUIET * level.alpha:
+            least = self._expected[0] - self._expected[1] / 2.0
+            made = made + (without_islands(made.detach(), self.region, least, self.settings.side) - made.detach())
         if lowres is not None and level.sigma < QUIET * level.alpha:
             made = made + (calmed(made.detach(), self.region) - made.detach())
         return made.where(self.region, self.picture)
@@ -234,7 +237,9 @@ class Bound:
         guide = None if told is None else self._layout(told)[self.corners[:, None] + self.spots]
         tau_guide = self.settings.tau_smooth if lowres is None else self.settings.tau_lowres
         may = None if lowres is None or self.fill is None else self._layout(self.thin[1][None])[self._middle, 0]
-        return Queries(flat[index], weights[index], guide, tau_guide**-2, self.neighbours, self.steps, may)
+        wanted = None if lowres is None or self.fill is None else self._wanted
+        own = self.corners + self.picture.shape[-1] if self.own else None
+        return Queries(flat[index], weights[index], guide, tau_guide**-2, self.neighbours, self.steps, may, wanted, own)
 
     def _sources(self, lowres: Tensor | None) -> Sources:
         atlas = self.atlas
@@ -249,7 +254,30 @@ class Bound:
             has = by_middle[:, 0].roll(-int(atlas.offsets[self.settings.side**2 // 2]))
             if not bool(self.thin[1].any()) and not bool(has[grid].all()):
                 grid = grid[~has[grid]]
-        return Sources(atlas, guide, grid, self.spots, has)
+        busy = None if lowres is None or self.fill is None else self._busy
+        return Sources(atlas, guide, grid, self.spots, has, busy)
+
+    @cached_property
+    def _busy(self) -> Tensor:
+        """(pixels,), by corner: how busy a patch is."""
+        side, examples = self.settings.side, [e.image for e in self.examples]
+        by_middle = self._layout(self._detail[None], [busy(image, side)[None] for image in examples])
+        return by_middle[:, 0].roll(-int(self.atlas.offsets[side**2 // 2]))
+
+    @cached_property
+    def _detail(self) -> Tensor:
+        """(h, w): how busy the picture is; what is unknown is seen as a smooth fill."""
+        hidden = self.region[None, None].to(self.seen.dtype)
+        return busy(smooth_fill(self.seen[None], hidden)[0], self.settings.side)
+
+    @cached_property
+    def _wanted(self) -> Tensor:
+        """(Q, 2): how busy each patch should be, and the deviation of that."""
+        return self._layout(torch.stack(self._expected))[self._middle]
+
+    @cached_property
+    def _expected(self) -> tuple[Tensor, Tensor]:
+        return expected(self._detail, self.region | self.barred, self.settings.side)
 
     @cached_property
     def thin(self) -> tuple[Tensor, Tensor]:
@@ -265,6 +293,19 @@ class Bound:
         """A picture of this size (c, h, w) as it lies in the atlas, `beside` it examples or nothing: (pixels, c)."""
         laid = side_by_side(_views([image, *beside], self.settings))
         return F.pad(laid, (0, self.atlas.width - laid.shape[-1])).flatten(1).T.contiguous()
+
+
+def large_enough(height: int, width: int, side: int) -> None:
+    """Refuse pictures that have no patch.
+
+    Raises:
+        ModelError: says so.
+    """
+    if min(height, width) < side:
+        raise ModelError(
+            f"patches compares squares of {side}x{side} pixels, and the picture is only {width}x{height} here: "
+            "use a larger picture, or another --model"
+        )
 
 
 def _nothing_left(side: int, region: Tensor, barred: Tensor) -> str:
@@ -283,33 +324,6 @@ def _unseen(picture: Tensor, barred: Tensor, unknown: Tensor) -> Tensor:
         return picture
     hidden = (barred | unknown)[None, None].to(picture.dtype)
     return smooth_fill(picture[None], hidden)[0].where(barred, picture)
-
-
-@dataclass(frozen=True, eq=False)
-class Smooth:
-    """In the place of `Bound` where no whole patch is known: whatever x_t is, the membrane of what is."""
-
-    picture: Tensor
-
-    def denoise(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Tensor:
-        """The picture, (3, h, w)."""
-        return self.picture
-
-
-def bind(
-    picture: Tensor,
-    unknown: Tensor | None,
-    settings: Settings,
-    examples: Sequence[Example] = (),
-    fill: Fill | None = None,
-    barred: Tensor | None = None,
-) -> Bound | Smooth:
-    """`Bound.of` these, or `Smooth` where pixels are known and no whole patch is."""
-    if unknown is not None and not examples and not bool(unknown.all()):
-        known, side = ~unknown, settings.side
-        if min(known.shape) >= side and bool((F.max_pool2d((~known)[None].float(), side, 1) > 0).all()):
-            return Smooth(membrane(picture[None], unknown[None, None].to(picture.dtype))[0])
-    return Bound.of(picture, unknown, settings, examples, fill, barred)
 
 
 def _views(pictures: Sequence[Tensor], settings: Settings) -> list[Tensor]:

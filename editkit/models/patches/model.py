@@ -28,9 +28,11 @@ from editkit.diffusion.prediction import Prediction
 from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
 from editkit.models.memory import available
+from editkit.models.patches.binding import Smooth, bind
 from editkit.models.patches.crew import crew
-from editkit.models.patches.denoise import Bound, Settings, Smooth, bind
+from editkit.models.patches.denoise import Bound, Settings
 from editkit.models.patches.info import PATCHES, Ladder
+from editkit.models.patches.redraw import Redrawn
 from editkit.pictures.picture import Fill
 
 __all__ = ["Ladder", "Patches"]
@@ -54,7 +56,7 @@ class Patches(PixelSpace):
     examples: Sequence[Example] = ()
     fill: Fill | None = None
     barred: Tensor | None = None
-    _bound: tuple[Bound | Smooth, ...] = ()
+    _bound: tuple[Bound | Smooth | Redrawn, ...] = ()
 
     @property
     def info(self) -> ModelInfo:
@@ -88,8 +90,8 @@ class Patches(PixelSpace):
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> Patches:
         """This model with the known patches of `picture` (b, 3, h, w), `mask` (b, 1, h, w), 1 = unknown.
 
-        Without a mask every patch is known, and every pixel is still estimated from x_t. Where pixels are known and no
-        whole patch (dust, a mesh), what is unknown is the membrane between them.
+        Without a mask every patch is known, and every pixel is still estimated from x_t (`Redrawn`). Where pixels are
+        known and no whole patch (dust, a mesh), what is unknown is the membrane between them.
 
         Raises:
             ModelError: nothing is known, the picture is smaller than a patch, or memory is short.

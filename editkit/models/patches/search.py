@@ -35,6 +35,13 @@ HELD = 1536
 FOREIGN = 1e4
 """Added to the squared distance of what is no source for a query: more than any tolerance makes good."""
 
+USUAL, ODD, ROUGHLY = 1.0, 3.0, 0.5
+"""How busy a source is counts from so many deviations on, by this factor of their square; in the shortlist from the
+first on, by that one."""
+
+OWN, BESIDE = 20.0, 7
+"""What is added to the squared distance of a source at a query's own place, or so many pixels beside it."""
+
 BLOCKS = 32
 """The shortlist holds at most one source of each block: sources next to each other are nearly the same."""
 
@@ -51,6 +58,8 @@ class Queries:
         neighbours: (Q, 8), numbers of the queries around each, its own where there is none.
         steps: (8,), what to add to a neighbour's match to continue it here.
         thin: (Q,), bool: where lone lines may be; None: anywhere.
+        busy: (Q, 2), how busy a source should be, and the deviation of that; None: as it likes.
+        own: (Q,), corners of the sources at their own places, which cost `OWN`; None: it costs nothing.
     """
 
     values: Tensor
@@ -60,6 +69,8 @@ class Queries:
     neighbours: Tensor
     steps: Tensor
     thin: Tensor | None = None
+    busy: Tensor | None = None
+    own: Tensor | None = None
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -69,7 +80,11 @@ class Queries:
         guide = None if self.guide is None else self.guide[rows]
         values, weights, neighbours = self.values[rows], self.weights[rows], self.neighbours[rows]
         thin = None if self.thin is None else self.thin[rows]
-        return replace(self, values=values, weights=weights, guide=guide, neighbours=neighbours, thin=thin)
+        busy = None if self.busy is None else self.busy[rows]
+        own = None if self.own is None else self.own[rows]
+        return replace(
+            self, values=values, weights=weights, guide=guide, neighbours=neighbours, thin=thin, busy=busy, own=own
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +92,7 @@ class Sources:
     """What queries are compared with: an atlas, its guiding picture (same layout), and the grid of it that is searched.
 
     `spots` are the offsets within a patch at which guiding pictures are compared (they are smooth). `thin`, by corner:
-    the patches with a lone line; None: as if there were none.
+    the patches with a lone line; None: as if there were none. `busy`, by corner: how busy they are; None: whatever.
     """
 
     atlas: Atlas
@@ -85,11 +100,13 @@ class Sources:
     grid: Tensor
     spots: Tensor
     thin: Tensor | None = None
+    busy: Tensor | None = None
 
     def distance(self, queries: Queries, corners: Tensor) -> Tensor:
         """d(q, p) for the sources at `corners` (Q, k), exactly: (Q, k). Differentiable with respect to the queries.
 
-        A lone line where none may be is `FOREIGN` further away.
+        A lone line where none may be is `FOREIGN` further away, a patch at its own place `OWN`, one that is flatter or
+        busier than what is around by `ODD` times the square of its deviations.
         """
         channels = queries.values.shape[-1]
 
@@ -99,6 +116,14 @@ class Sources:
             d = ((p - queries.values[rows].flatten(1)[:, None]).square() @ weights[..., None])[..., 0]
             if self.thin is not None and queries.thin is not None:
                 d = d + FOREIGN * (self.thin[corners[rows]] & ~queries.thin[rows, None])
+            if queries.own is not None:
+                away = corners[rows] - queries.own[rows, None]
+                down = torch.round(away / self.atlas.width).long()
+                d = d + OWN * ((down.abs() <= BESIDE) & ((away - down * self.atlas.width).abs() <= BESIDE))
+            if self.busy is not None and queries.busy is not None:
+                mean, spread = queries.busy[rows, None].unbind(-1)
+                off = ((self.busy[corners[rows]] - mean).abs() / spread - USUAL).clamp(min=0.0)
+                d = d + ODD * off.square()
             if self.guide is None or queries.guide is None:
                 return d
             guide = self.guide.patches(corners[rows], self.spots) - queries.guide[rows, None]
@@ -113,6 +138,9 @@ class Sources:
         if self.guide is not None:
             guide = self.guide.patches(self.grid, self.spots).flatten(1)
             parts += [guide, guide.square().sum(-1, keepdim=True)]
+        if self.busy is not None:
+            busy = self.busy[self.grid, None]
+            parts += [busy.square(), busy]
         return torch.cat(parts, dim=1)
 
     def products(self, queries: Queries) -> Tensor:
@@ -121,12 +149,17 @@ class Sources:
         parts = [w, (-2.0 * w[..., None] * queries.values).flatten(1)]
         if queries.guide is not None:
             parts += [-2.0 * queries.precision * queries.guide.flatten(1), w.new_full((len(w), 1), queries.precision)]
+        if queries.busy is not None:
+            mean, spread = queries.busy.unbind(-1)
+            scale = ROUGHLY / spread.square()
+            parts += [scale[:, None], (-2.0 * scale * mean)[:, None]]
         return torch.cat(parts, dim=1)
 
 
 def everything(queries: Queries, sources: Sources) -> Tensor:
     """The exact posterior mean over all sources of the atlas, (Q, n, c)."""
-    whole = Sources(sources.atlas, sources.guide, sources.atlas.corners, sources.spots)
+    whole = replace(sources, grid=sources.atlas.corners, thin=None, busy=None)
+    queries = replace(queries, busy=None)
     left, keys, patches = whole.products(queries), whole.keys().T, whole.atlas.patches(whole.grid).flatten(1)
 
     def chunk(rows: slice) -> Tensor:

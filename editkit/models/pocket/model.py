@@ -1,8 +1,8 @@
 """`pocket`: the embedded network of four tasks (Palette, Saharia et al. 2022, arXiv:2111.05826).
 
-One UNet behind a pixel-unshuffle sees z, a condition picture and a mask and predicts F; the task is its class label.
-z and F are x_t and v of the residual around the condition picture (`editkit.models.pocket.residual`). What it is told
-is what its training told it (`editkit.training.conditions`); here the conditions of a run are brought to that form:
+One UNet behind a pixel-unshuffle takes z, a condition picture and a mask and predicts F; the task is its class label.
+z and F are x_t and v of the residual around the condition picture (`editkit.models.pocket.residual`). The conditions
+are those of its training (`editkit.training.conditions`); this module converts the conditions of a run to that form:
 
 | given | task | condition picture | mask |
 |---|---|---|---|
@@ -12,7 +12,7 @@ is what its training told it (`editkit.training.conditions`); here the condition
 | lowres | upscale | the small picture enlarged | 1 |
 | known, task "colorize" | colorize | its luma | 1 |
 
-It works on windows of one size; `editkit.diffusion.windows` makes them serve pictures of any size.
+It works on windows of one size; `editkit.diffusion.windows` combines them for pictures of any size.
 """
 
 from __future__ import annotations
@@ -39,40 +39,40 @@ if TYPE_CHECKING:
 KNOWN = "pocket (pixel-space tasks)"
 _CLASS = "EditkitPocket"
 STEPS = 8
-"""More make the holes of benchmarks/holes.py worse (docs/pocket.md)."""
+"""More steps make the holes of benchmarks/holes.py worse (docs/pocket.md)."""
 
 FORMAT = 2
-"""Of pocket.json: 1 predicted v of x0 itself."""
+"""Format of pocket.json; networks of format 1 predicted v of x0 itself."""
 
 
 def folder(name: str = "pocket") -> Path:
-    """Where an embedded network lies: in the installed package, or in the checkout."""
+    """Return the folder of an embedded network, in the installed package or in the checkout."""
     package = Path(__file__).parent.parent.parent
     inside = package / "_assets" / name
     return inside if inside.is_dir() else package.parent / "assets" / name
 
 
 def matches(layout: Layout) -> bool:
-    """A folder that `editkit train prior` exported."""
+    """Whether the folder was exported by `editkit train prior`."""
     return layout.index.get("_class_name") == _CLASS
 
 
 def describe(layout: Layout) -> ModelInfo:
-    """Window and tasks from pocket.json."""
+    """Describe window and tasks by pocket.json."""
     wiring = layout.json("pocket.json")
     return ModelInfo(
         layout.name,
         KNOWN,
         takes=frozenset({"known", "mask", "lowres", "task", "control"}),
         sampler="ddim",
-        steps=int(wiring.get("steps", STEPS)),  # a distilled network has its own
+        steps=int(wiring.get("steps", STEPS)),  # a distilled network has its own default
         window=int(wiring["window"]),
         multiple=int(wiring["unshuffle"]) * 2 ** (len(layout.config("unet")["block_out_channels"]) - 1),
     )
 
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-    """The network in `dtype`, seeing windows of its own size."""
+    """Load the network in `dtype`, applied to windows of its own size."""
     from editkit.diffusion.windows import Windowed
     from editkit.models.pocket.unet import PocketUNet
 
@@ -88,24 +88,24 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
 
 
 def info() -> ModelInfo:
-    """The embedded network's, by its own name."""
+    """Describe the embedded network."""
     return replace(describe(_here()), name="pocket")
 
 
 def make(info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-    """The embedded network."""
+    """Load the embedded network."""
     return load(_here(), info, device, dtype)
 
 
 def weights() -> Path | None:
-    """The embedded network's folder."""
+    """Return the embedded network's folder."""
     return _here().path
 
 
 def _here() -> Layout:
     path = folder()
     if not (path / "pocket.json").is_file():
-        raise ModelError("model pocket did not come with this installation of editkit; use patches")
+        raise ModelError("model pocket is not part of this installation of editkit; use patches")
     return Layout("pocket", path)
 
 
@@ -113,14 +113,14 @@ class Pocket(PixelSpace):
     """The network as a `Model`.
 
     Args:
-        info: what `describe` said.
+        info: from `describe`.
         unet: a `PocketUNet`, on its device, in its dtype.
-        schedule: the table it was trained with.
+        schedule: its noise schedule of training.
         wiring: pocket.json.
     """
 
     held = 640
-    """Rounded up from 620 and 626 that were measured, in half and single precision (docs/reliability.md)."""
+    """Rounded up from the measured 620 and 626, in half and single precision (docs/reliability.md)."""
 
     def __init__(self, info: ModelInfo, unet: Any, schedule: Schedule, wiring: Any) -> None:
         self.info, self.unet, self.schedule = info, unet, schedule
@@ -157,7 +157,7 @@ class Pocket(PixelSpace):
         return tuple(convert(part, x_t, level, "v_prediction") for part in torch.chunk(v, n))
 
     def _told(self, cond: Conditioning, x_t: Tensor) -> tuple[int, Tensor, Tensor]:
-        """(task, condition picture, mask) for the network, as in the table above."""
+        """Return (task, condition picture, mask) for the network, as in the table above."""
         from editkit.models.pocket.residual import luma
         from editkit.pictures.filling import smooth_fill
 

@@ -1,13 +1,13 @@
 """Preconditioning around the condition: the network learns a residual of unit variance.
 
-A condition tells much of x0 before any noise is looked at. So each pixel is taken as x0 ~ N(c, s^2) with the condition
-picture c and a deviation s, and the network only predicts what this leaves open (Karras et al. 2022,
-arXiv:2206.00364, section 5, with a mean and a deviation of its own for every pixel):
+A condition determines much of x0, whatever the noisy state. So each pixel is modelled as x0 ~ N(c, s^2) with the
+condition picture c and a deviation s, and the network only predicts the remainder (Karras et al. 2022,
+arXiv:2206.00364, section 5, with a separate mean and deviation for every pixel):
 
     n  = (x0 - c) / s                        the standardised residual
     D  = sqrt(alpha_t^2 s^2 + sigma_t^2),    alpha = alpha_t s / D,  sigma = sigma_t / D
-    z  = (x_t - alpha_t c) / D = alpha n + sigma eps      what the network sees: variance 1
-    F  = alpha eps - sigma n                              what it predicts: variance 1, the v of n
+    z  = (x_t - alpha_t c) / D = alpha n + sigma eps      the network's input: variance 1
+    F  = alpha eps - sigma n                              its prediction: variance 1, the v of n
     x0 = c + s (alpha z - sigma F),   eps = sigma z + alpha F
 
 F = 0 gives the best linear estimate of x0 from x_t, `c + alpha_t s^2 / D^2 (x_t - alpha_t c)`; c = 0 and s = 1 give
@@ -44,7 +44,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def luma(x0: Tensor) -> Tensor:
-    """Y' of (..., 3, H, W), repeated in three channels."""
+    """Return Y' of (..., 3, H, W), repeated in three channels."""
     weights = torch.tensor(LUMA, dtype=x0.dtype, device=x0.device).view(3, 1, 1)
     return (x0 * weights).sum(dim=-3, keepdim=True).expand_as(x0)
 
@@ -61,7 +61,7 @@ class Residual:
     Args:
         c: condition picture, (B, 3, H, W).
         s: deviation, (B, 1, H, W), positive.
-        alpha_t, sigma_t: of the level; numbers, or (B, 1, 1, 1).
+        alpha_t, sigma_t: of the noise level; numbers, or (B, 1, 1, 1).
     """
 
     c: Tensor
@@ -71,7 +71,7 @@ class Residual:
 
     @property
     def spread(self) -> Tensor:
-        """D, the deviation of x_t."""
+        """D, the standard deviation of x_t."""
         return ((self.alpha_t * self.s).square() + self.sigma_t**2).sqrt()
 
     @property
@@ -83,51 +83,51 @@ class Residual:
         return self.sigma_t / self.spread
 
     def seen(self, x_t: Tensor) -> Tensor:
-        """z."""
+        """Return z."""
         return (x_t - self.alpha_t * self.c) / self.spread
 
     def target(self, x0: Tensor, eps: Tensor) -> Tensor:
-        """F."""
+        """Return F."""
         return self.alpha * eps - self.sigma * (x0 - self.c) / self.s
 
     def x0(self, z: Tensor, f: Tensor) -> Tensor:
-        """The clean picture that z and F mean."""
+        """Return the clean picture x0 for z and F."""
         return self.c + self.s * (self.alpha * z - self.sigma * f)
 
     def eps(self, z: Tensor, f: Tensor) -> Tensor:
-        """The noise that z and F mean."""
+        """Return the noise eps for z and F."""
         return self.sigma * z + self.alpha * f
 
 
 def depth(mask: Tensor) -> Tensor:
-    """How many pixels inside the hole (mask > 0) each pixel lies, 0 on known ones: steps of a king to the nearest known
-    pixel (`filling.depth_in`). Without any known pixel it is the picture's longer side.
+    """Return the depth of each pixel in the hole (mask > 0), 0 for known ones: the chessboard distance to the nearest
+    known pixel (`filling.depth_in`). Without known pixels it is the picture's longer side.
     """
     if mask.device.type != "cpu":
-        return eroded_depth(mask)  # the same, and nothing waits for the device
+        return eroded_depth(mask)  # the same result without waiting for the device
     found = torch.stack([depth_in(hole) for hole in mask[:, 0] > 0])[:, None]
     return found.clamp(max=max(mask.shape[-2:])).to(mask.dtype)
 
 
 def eroded_depth(mask: Tensor) -> Tensor:
-    """`depth` by as many erosions of the hole as there may be pixels to count."""
+    """Compute `depth` by repeated erosion of the hole."""
     hole = (mask > 0).to(mask.dtype)
     found = hole
     for _ in range(max(mask.shape[-2:]) - 1):
-        hole = -F.max_pool2d(-hole, 3, 1, 1)  # what lies beyond the border is not known
+        hole = -F.max_pool2d(-hole, 3, 1, 1)  # pixels beyond the border are unknown
         found = found + hole
     return found
 
 
 def activity(c: Tensor) -> Tensor:
-    """Root mean square, over 5x5 pixels and the channels, of what c has above its 3x3 mean: (B, 1, H, W)."""
+    """Return the local root mean square of c minus its 3x3 mean, over 5x5 pixels and channels: (B, 1, H, W)."""
     fine = c - F.avg_pool2d(F.pad(c, (1, 1, 1, 1), mode="replicate"), 3, 1)
     energy = F.pad(fine.square().mean(dim=1, keepdim=True), (2, 2, 2, 2), mode="replicate")
     return F.avg_pool2d(energy, 5, 1).sqrt()
 
 
 def deviation_of(name: str, condition: Tensor, mask: Tensor) -> Tensor:
-    """s of every pixel, (B, 1, H, W), by the table above, for samples of one task."""
+    """Return s of every pixel, (B, 1, H, W), by the table above, for samples of one task."""
     if name == "inpaint":
         hole = (0.16 * depth(mask).pow(1 / 3)).clamp(EXACT, PRIOR)
         return hole.where(mask != COARSE, ROUGH)
@@ -139,7 +139,7 @@ def deviation_of(name: str, condition: Tensor, mask: Tensor) -> Tensor:
 
 
 def deviation(task: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
-    """`deviation_of` each sample's task (B,), an index into `TASKS`."""
+    """Return `deviation_of` for each sample's task (B,), an index into `TASKS`."""
     s = torch.full_like(mask, PRIOR)
     for index, name in enumerate(TASKS):
         rows = task == index

@@ -1,7 +1,7 @@
-"""`pocket`'s network without diffusers: the UNet2DConditionModel that its folder describes, for its own blocks only.
+"""`pocket`'s network without diffusers: a UNet2DConditionModel with only the blocks that it uses.
 
-Importing diffusers takes longer than an edit does; the same network by the same names takes a page. Weights,
-configuration and results are those of diffusers' class (a test compares them), which trains it and can load it.
+Importing diffusers takes longer than an edit; the same network with the same names fits on a page. Weights,
+configuration and results equal those of diffusers' class (a test compares them), which is used in training.
 
     x, conv_in, [ResNet blocks (attention at the lowest level), 2x down], ..., middle, [..., 2x up], ..., conv_out
 
@@ -61,7 +61,7 @@ class Attention(nn.Module):
 
 
 class Sample(nn.Module):
-    """Half or twice the size, and a convolution."""
+    """Halve or double the size, with a convolution."""
 
     def __init__(self, channels: int, up: bool) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Sample(nn.Module):
 
 
 class Block(nn.Module):
-    """One level, downwards or upwards: ResNet blocks, each with attention or not, and what changes the size."""
+    """One level, downwards or upwards: ResNet blocks, optionally with attention, and a resampling layer."""
 
     def __init__(
         self, ins: Sequence[int], out: int, time: int, groups: int, head: int | None, down: bool, up: bool
@@ -86,17 +86,17 @@ class Block(nn.Module):
         self.upsamplers = nn.ModuleList([Sample(out, up=True)] if up else [])
 
     def one(self, k: int, x: Tensor, time: Tensor) -> Tensor:
-        """The k-th ResNet block, and the attention after it."""
+        """Apply the k-th ResNet block, and the attention after it."""
         x = self.resnets[k](x, time)
         out: Tensor = self.attentions[k](x) if self.attentions else x
         return out
 
 
 class PocketUNet(nn.Module):
-    """(x, t, label) to what the network predicts, (B, out_channels, H, W).
+    """(x, t, label) -> prediction, (B, out_channels, H, W).
 
     Raises:
-        ModelError: a configuration with other blocks.
+        ModelError: the configuration has other blocks.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -137,7 +137,7 @@ class PocketUNet(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> PocketUNet:
-        """With random weights."""
+        """Build the network with random weights."""
         return cls(config)
 
     @property
@@ -147,8 +147,8 @@ class PocketUNet(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor, label: Tensor, down: Sequence[Tensor] | None = None, mid: Tensor | None = None
     ) -> Tensor:
-        """x: (B, in_channels, H, W); t: (B,), training times; label: (B,), the task; `down` and `mid` are added to the
-        features on the way to the other side (a ControlNet's).
+        """x: (B, in_channels, H, W); t: (B,), training times; label: (B,), the task; `down` and `mid` (of a
+        ControlNet) are added to the skip and middle features.
         """
         half = self.first // 2
         rates = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32, device=x.device) / half)

@@ -1,1 +1,1 @@
-"""Pictures as prompts: image encoders, and adapters by which a text-to-image network looks at what they say."""
+"""Pictures as prompts: image encoders, and adapters that condition a text-to-image network on their embeddings."""

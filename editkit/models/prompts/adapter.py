@@ -1,9 +1,9 @@
-"""IP-Adapter (Ye et al. 2023, arXiv:2308.06721): a projection of a picture's embedding to tokens, and for each
-attention layer two matrices by which it looks at them beside the text,
+"""IP-Adapter (Ye et al. 2023, arXiv:2308.06721): a projection of a picture's embedding to tokens, and two
+matrices for each attention layer that attend to them in addition to the text,
 
     out = attention(q, k_text, v_text) + scale * attention(q, k_picture, v_picture).
 
-Files are read as their authors publish them; projections and processors are diffusers' own.
+Files have the layout that their authors publish; projections and processors are diffusers' own.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from editkit.diffusion.image_prompts import Places
 
 FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL", 4096: "FLUX.1"}
-"""The width of the text that they read."""
+"""Families by the width of their text embeddings."""
 
 PROJECTION = ("image_proj.", "ip_adapter_proj_model.")
 ATTENTION = ("ip_adapter.", "double_blocks.")
-"""How the names of tensors begin: of the authors', and of XLabs' files for FLUX.1."""
+"""Prefixes of tensor names: the authors', and those of XLabs' files for FLUX.1."""
 
 FLUX = "FluxTransformer2DModel"
 
@@ -38,8 +38,8 @@ class Adapter:
 
     Args:
         layers: diffusers' processor of each attention layer.
-        projection: embeddings to tokens.
-        pooled: it reads one embedding of a picture, not the states of all its patches.
+        projection: maps embeddings to tokens.
+        pooled: takes one embedding per picture, not the states of all its patches.
     """
 
     layers: Mapping[str, Any]
@@ -49,17 +49,17 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Read:
-    """What an adapter's file says of itself: whether it reads pooled embeddings, and of which width."""
+    """What an adapter's file declares: whether it takes pooled embeddings, and of which width."""
 
     pooled: bool
     width: int
 
 
 def check(file: Path, places: Places) -> Read:
-    """Look whether the adapter in `file` fits a network, by the file's header alone.
+    """Check whether the adapter in `file` fits a network; reads only the file's header.
 
     Raises:
-        ModelError: it is no IP-Adapter, a pickle, of another family, or needs another encoder than CLIP's.
+        ModelError: it is not an IP-Adapter, a pickle, of another family, or needs an encoder other than CLIP.
     """
     if file.suffix.lower() in PICKLES:
         raise ModelError(
@@ -113,7 +113,7 @@ def _family(text: int) -> str:
 
 
 def _numbered(places: Places) -> list[tuple[int, tuple[str, int]]]:
-    """Each layer with its number in a file: a UNet's self-attentions are counted too."""
+    """Return each layer with its number in a file, which counts a UNet's self-attentions too."""
     unet = places.kind != FLUX
     return [(2 * k + 1 if unet else k, layer) for k, layer in enumerate(places.layers)]
 
@@ -130,7 +130,7 @@ def _read(file: Path, projection: Mapping[str, tuple[int, ...]], places: Places)
 
 
 def _named(key: str) -> str:
-    """A tensor's name as the authors of IP-Adapter write it."""
+    """Convert a tensor's name to the form of IP-Adapter's authors."""
     for kind, wanted in zip((PROJECTION, ATTENTION), ("image_proj.", "ip_adapter."), strict=True):
         for prefix in kind:
             if key.startswith(prefix):
@@ -142,10 +142,10 @@ def _named(key: str) -> str:
 
 
 def load(file: Path, places: Places, device: torch.device, dtype: torch.dtype) -> Adapter:
-    """The adapter in `file`, which `check` found fitting, frozen.
+    """Load the adapter in `file`, which `check` has accepted, frozen.
 
     Raises:
-        ModelError: it is damaged, or of sizes that do not fit together.
+        ModelError: it is damaged, or its sizes do not match.
     """
     tensors = {_named(key): value for key, value in read(file.name, file, lambda _: dtype)}
     projection = {key.removeprefix("image_proj."): t for key, t in tensors.items() if key.startswith("image_proj.")}

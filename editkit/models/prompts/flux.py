@@ -1,4 +1,4 @@
-"""Attention of FLUX.1's transformer that can look at image prompts: diffusers' own, as long as there are none."""
+"""Attention of FLUX.1's transformer with support for image prompts; diffusers' own without any."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from editkit.models.prompts.shown import Shown
 
 
 class FluxAttend(FluxAttnProcessor):  # type: ignore[misc]
-    """As `editkit.models.fast.blocks.Attend` for a UNet: called with `shown` (`joint_attention_kwargs`), it looks at
-    image prompts by diffusers' processor for that.
+    """Like `editkit.models.fast.blocks.Attend` for a UNet: called with `shown` (`joint_attention_kwargs`), it uses
+    diffusers' processor for image prompts.
 
     Args:
-        name: the layer's, as the transformer calls it.
+        name: the layer's name in the transformer.
     """
 
     def __init__(self, name: str = "") -> None:
@@ -35,7 +35,7 @@ class FluxAttend(FluxAttnProcessor):  # type: ignore[misc]
 
 
 def looking(transformer: Any) -> Any:
-    """`transformer` with these processors in it, where it has diffusers' own."""
+    """Replace diffusers' own processors in `transformer` by these."""
     own = {
         name: FluxAttend(name) if type(processor) is FluxAttnProcessor else processor
         for name, processor in transformer.attn_processors.items()
@@ -45,7 +45,7 @@ def looking(transformer: Any) -> Any:
 
 
 def places(transformer: Any) -> Places:
-    """The blocks in which text and picture have weights of their own, which an IP-Adapter acts at."""
+    """Return the blocks with separate weights for text and picture, where an IP-Adapter acts."""
     names = [name for name in transformer.attn_processors if not name.startswith("single_")]
     config = transformer.config
     inner = config.num_attention_heads * config.attention_head_dim

@@ -1,4 +1,4 @@
-"""FLUX.1 Redux (Black Forest Labs 2024): SigLIP's states of a picture as tokens that stand behind the text's."""
+"""FLUX.1 Redux (Black Forest Labs 2024): SigLIP's states of a picture as tokens after those of the text."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ EMBEDDER, ENCODER = "image_embedder", "image_encoder"
 
 @dataclass(frozen=True, eq=False)
 class Redux:
-    """An image encoder and what makes tokens of its states."""
+    """An image encoder and the embedder that turns its states into tokens."""
 
     eye: Eye
     embedder: Any
 
     def tokens(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """(1, tokens, width) of all `pictures`, one behind the other."""
+        """Return the concatenated tokens of all `pictures`, (1, tokens, width)."""
         states = self.eye.network(self.eye.pixels(pictures)).last_hidden_state
         made: Tensor = self.embedder(states).image_embeds
         return made.flatten(0, 1)[None]
 
 
 def check(layout: Layout, text: int) -> None:
-    """Look whether the folder is a Redux for text of width `text`, by its configuration alone.
+    """Check whether the folder is a Redux for text of width `text`; reads only its configuration.
 
     Raises:
         ModelError: it is not.
@@ -53,10 +53,10 @@ def check(layout: Layout, text: int) -> None:
 
 
 def load(layout: Layout, device: torch.device, dtype: torch.dtype) -> Redux:
-    """Both networks in `dtype`, frozen.
+    """Load both networks in `dtype`, frozen.
 
     Raises:
-        ModelError: weights missing, misshapen, or in a pickle.
+        ModelError: weights are missing, have the wrong shape, or are in a pickle.
     """
     from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 

@@ -1,4 +1,4 @@
-"""What attention looks at beside the text in one call of a network: the tokens of image prompts, with diffusers' own
+"""The tokens of image prompts that attention uses in addition to the text in one network call, with diffusers' own
 attention processors for them.
 """
 
@@ -22,9 +22,9 @@ class Shown:
     """Image prompts for all branches in one batch.
 
     Args:
-        layers: diffusers' processor of each layer, which looks at the text and at all of them.
-        tokens: of each prompt, (conds * batch, pictures, tokens, width) for a UNet, without `pictures` for FLUX.
-        masks: of each prompt, (conds * batch, 1, h, w), or None; None where no prompt has one.
+        layers: diffusers' processor of each layer, which attends to the text and all image prompts.
+        tokens: for each prompt, (conds * batch, pictures, tokens, width) for a UNet, without `pictures` for FLUX.
+        masks: for each prompt, (conds * batch, 1, h, w), or None; None if no prompt has one.
     """
 
     layers: Mapping[str, Any]
@@ -33,7 +33,7 @@ class Shown:
 
 
 def by_branch(conds: Sequence[Conditioning]) -> list[Conditioning]:
-    """`conds` with what each branch of guidance is to see of image prompts and embeddings, in the place of both."""
+    """Return `conds` with the image prompts and embeddings of each branch of guidance."""
     return [_unwanted(cond) if len(conds) > 1 and cond.unwanted else cond for cond in conds]
 
 
@@ -44,12 +44,12 @@ def _unwanted(cond: Conditioning) -> Conditioning:
 
 
 def adapters(cond: Conditioning) -> Hashable:
-    """The adapters and their scales: conditions with the same ones fit into one call."""
+    """Return the adapters and their scales; conditions with equal ones fit into one call."""
     return tuple((id(one.layers), one.scale, one.mask is None) for one in cond.image_prompts)
 
 
 def for_unet(conds: Sequence[Conditioning], batch: int, device: torch.device, dtype: torch.dtype) -> Shown | None:
-    """The image prompts of `conds`, which have the same adapters; None: they have none."""
+    """Combine the image prompts of `conds`, which have the same adapters; None: they have none."""
     prompts = [cond.image_prompts for cond in conds]
     if not prompts[0]:
         return None
@@ -71,8 +71,8 @@ def for_flux(
     size: Sequence[int],
     behind: int,
 ) -> Shown | None:
-    """As `for_unet`, for a transformer whose state is `size` (rows, columns) of tokens with `behind` of references
-    behind them. diffusers knows no masks there: here a mask is a scale for each token, and 0 for references.
+    """Like `for_unet`, for a transformer whose state has `size` (rows, columns) tokens, followed by `behind` reference
+    tokens. diffusers has no masks there; here a mask is a scale for each token, and 0 for references.
     """
     prompts = [cond.image_prompts for cond in conds]
     if not prompts[0]:
@@ -111,8 +111,8 @@ def _stacked(masks: Sequence[Tensor | None], batch: int, device: torch.device) -
 
 
 def _joined(kind: Any, prompts: Sequence[ImageTokens], scales: Sequence[Any]) -> dict[str, Any]:
-    """A processor of `kind` for each layer that has the parts of all adapters, each with its scale; the parts are the
-    adapters' own modules.
+    """Make a processor of `kind` for each layer with the modules of all adapters, each with its scale. The modules are
+    shared with the adapters.
     """
     made = {}
     for name, part in prompts[0].layers.items():

@@ -1,4 +1,4 @@
-"""Image encoders of transformers (CLIP's, SigLIP's): finding, loading, asking."""
+"""Image encoders of transformers (CLIP's, SigLIP's): find, load and run them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ENCODER = "image_encoder"
-"""How the folder of an image encoder is called, beside an adapter and within a model."""
+"""The folder name of an image encoder, beside an adapter or within a model."""
 
 KINDS = {
     "clip": ("CLIPVisionModelWithProjection", "CLIPImageProcessor"),
@@ -27,43 +27,43 @@ KINDS = {
     "siglip": ("SiglipVisionModel", "SiglipImageProcessor"),
     "siglip_vision_model": ("SiglipVisionModel", "SiglipImageProcessor"),
 }
-"""By `model_type` of the configuration: the network and the class that prepares pictures for it."""
+"""By `model_type` of the configuration: the network and its preprocessing class."""
 
 
 @dataclass(frozen=True, eq=False)
 class Eye:
-    """An image encoder with what prepares pictures for it."""
+    """An image encoder with its preprocessing."""
 
     network: Any
     prepare: Any
 
     def pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """(pictures, 3, h, w) as the network takes them; CLIP's are the square in the middle of each."""
+        """Preprocess pictures for the network, (pictures, 3, h, w); CLIP uses the centre square of each."""
         made: Tensor = self.prepare(list(pictures), return_tensors="pt").pixel_values
         return made.to(self.network.device, self.network.dtype)
 
     def pooled(self, pixels: Tensor) -> Tensor:
-        """(pictures, width): one embedding each, in the space of CLIP's texts."""
+        """Return one embedding for each picture, in the space of CLIP's texts: (pictures, width)."""
         made: Tensor = self.network(pixels).image_embeds
         return made
 
     def states(self, pixels: Tensor) -> Tensor:
-        """(pictures, tokens, width) of the last layer but one."""
+        """Return the last but one layer's states, (pictures, tokens, width)."""
         made: Tensor = self.network(pixels, output_hidden_states=True).hidden_states[-2]
         return made
 
 
 def is_name(value: str) -> bool:
-    """Whether an encoder is named (owner/name on the hub), not a folder. `./a/b` is always a folder."""
+    """Whether `value` is a hub id (owner/name) and not a folder; `./a/b` is always a folder."""
     return value.count("/") == 1 and value[0] not in "./~" and not Path(value).is_dir()
 
 
 def find_eye(given: str | None, near: Path | None, model: str, offline: bool) -> tuple[Layout, str] | None:
-    """The folder of an image encoder and the component in it: the one that was `given`, else `image_encoder` in the
-    folder `near`, else the one of the model called `model`; None: there is none.
+    """Return the folder of an image encoder and the component in it: the `given` one, else `image_encoder` in the
+    folder `near`, else that of the model called `model`; None: there is none.
 
     Raises:
-        ModelError: the one that was given is not there.
+        ModelError: the given one does not exist.
     """
     if given is not None:
         layout = find(given, offline=offline, weights=True)
@@ -78,10 +78,10 @@ def find_eye(given: str | None, near: Path | None, model: str, offline: bool) ->
 
 
 def kind_of(layout: Layout, component: str) -> tuple[str, str]:
-    """The classes of the image encoder in `component`, by its configuration alone.
+    """Return the classes of the image encoder in `component`, by its configuration alone.
 
     Raises:
-        ModelError: it is none that is known.
+        ModelError: it is of an unknown kind.
     """
     config = layout.config(component)
     found = KINDS.get(str(config.get("model_type")))
@@ -95,7 +95,7 @@ def kind_of(layout: Layout, component: str) -> tuple[str, str]:
 
 
 def width(layout: Layout, component: str, pooled: bool) -> int:
-    """The width of what the encoder gives, pooled or by token."""
+    """Return the width of the encoder's output, pooled or per token."""
     config = layout.config(component)
     vision = config.get("vision_config") or config
     value = (
@@ -105,11 +105,11 @@ def width(layout: Layout, component: str, pooled: bool) -> int:
 
 
 def load_eye(layout: Layout, component: str, device: torch.device, dtype: torch.dtype) -> Eye:
-    """The encoder in `component`, frozen, and its preparation: of the folder `feature_extractor` or `image_processor`
-    beside it, else of its own folder, else CLIP's for the size that it sees.
+    """Load the encoder in `component`, frozen, with its preprocessing: from the folder `feature_extractor` or
+    `image_processor` beside it, else its own folder, else CLIP's for its input size.
 
     Raises:
-        ModelError: of another kind, weights missing or in a pickle.
+        ModelError: it is of another kind, or its weights are missing or in a pickle.
     """
     import transformers
 
@@ -120,10 +120,10 @@ def load_eye(layout: Layout, component: str, device: torch.device, dtype: torch.
 
 
 def load_tower(layout: Layout, component: str, kind: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """A network of class `kind` of transformers, frozen; from a folder of a whole CLIP one of its two.
+    """Load a network of class `kind` of transformers, frozen; from a folder of a complete CLIP, one of its two towers.
 
     Raises:
-        ModelError: weights missing or in a pickle.
+        ModelError: weights are missing or in a pickle.
     """
     weights, variant = weight_files(layout, component)
     bounded(layout.name, component, layout.config(component), stored(layout.name, weights))
@@ -146,7 +146,7 @@ def _prepared(layout: Layout, component: str, prepare: Any, network: Any) -> Any
     for part in ("feature_extractor", "image_processor", component):
         if (layout.path / part / "preprocessor_config.json").is_file():
             file = f"{part}/preprocessor_config.json" if part else "preprocessor_config.json"
-            trust.preparation(layout.name, file, layout.json(file))  # which chooses no code, either
+            trust.preparation(layout.name, file, layout.json(file))  # which must not select code either
             return prepare.from_pretrained(layout.path / part, local_files_only=True)
     side = network.config.image_size
     if prepare.__name__.startswith("CLIP"):

@@ -1,4 +1,4 @@
-"""CLIP's texts in the space of its pictures: the other tower of an image encoder."""
+"""CLIP's text embeddings in the space of its pictures: the other tower of an image encoder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Words:
     encoder: Any
 
     def embed(self, text: str) -> Tensor:
-        """(1, width): the projected embedding; of a long text the first 77 tokens are read."""
+        """Return the projected embedding, (1, width), of the first 77 tokens."""
         with READING:
             ids = self.tokenizer(
                 text, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True,
@@ -38,7 +38,7 @@ class Words:
 
 
 def width(layout: Layout) -> int:
-    """The width of a text's embedding, by configuration.
+    """Return the width of a text embedding, by configuration.
 
     Raises:
         ModelError: the folder has no text encoder with a projection.
@@ -54,10 +54,10 @@ def width(layout: Layout) -> int:
 
 
 def load_words(layout: Layout, device: torch.device, dtype: torch.dtype) -> Words:
-    """The text encoder that `width` spoke of, frozen.
+    """Load the text encoder, frozen.
 
     Raises:
-        ModelError: weights missing, or in a pickle.
+        ModelError: weights are missing or in a pickle.
     """
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 

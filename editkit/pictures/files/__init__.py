@@ -1,1 +1,1 @@
-"""Picture files: reading, writing, what they say besides their pixels."""
+"""Picture files: reading, writing, metadata."""

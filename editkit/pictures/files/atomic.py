@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from editkit.errors import PictureError
 
 
 def save_bytes(path: Path, data: bytes, *, force: bool = False) -> None:
-    """Put `data` at `path` as one step: no reader ever sees half of it, and a failure leaves what was there.
+    """Write `data` to `path` atomically: no reader ever sees a partial file, and a failure leaves the old one.
 
-    Without `force` the file is linked into place, which fails where the name has been taken meanwhile.
+    Without `force` the file is linked into place, which fails if the name has been taken in the meantime.
     """
     target = Path(os.path.realpath(path))  # through a symbolic link to what it names
     temporary = target.parent / f".editkit-{secrets.token_hex(8)}.tmp"
@@ -42,10 +42,10 @@ def save_bytes(path: Path, data: bytes, *, force: bool = False) -> None:
 
 
 def keep(path: Path) -> Path:
-    """Give what lies at `path` another name, PATH~ (PATH~2 ... where that is taken), before it is replaced.
+    """Rename the file at `path` to PATH~ (PATH~2 ... if that is taken), before it is replaced.
 
     Raises:
-        PictureError: it cannot be kept; nothing has changed.
+        PictureError: it cannot be renamed; nothing has changed.
     """
     target = os.path.realpath(path)
     names = (path.with_name(f"{path.name}~{'' if k == 1 else k}") for k in itertools.count(1))

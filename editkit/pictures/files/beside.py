@@ -1,5 +1,5 @@
-"""What a file holds besides its picture and what is not edited: gain maps, motion photos, depth maps. It is left out,
-the user is told, and the XMP no longer claims that it is there.
+"""Parts of a file that are not edited: gain maps, motion photos, depth maps. They are left out with a notice, and the
+XMP no longer refers to them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MARKS: tuple[tuple[bytes, str], ...] = (
     (rb"xmpNote:HasExtendedXMP", "extended XMP"),
     (rb"urn:mpeg:mpegB:cicp:systems:auxiliary:depth", "depth map"),
 )
-"""(expression, what it tells of); each is found in one pass over the file."""
+"""(expression, the part that it indicates); each is found in one pass over the file."""
 
 _NAMESPACES = (
     b"http://ns.adobe.com/hdr-gain-map/1.0/", b"http://ns.apple.com/HDRGainMap/1.0/",
@@ -30,18 +30,18 @@ _NAMESPACES = (
     b"http://ns.google.com/photos/dd/1.0/device/", b"http://ns.google.com/photos/dd/1.0/item/",
     b"http://ns.google.com/photos/dd/1.0/profile/", b"http://ns.adobe.com/xmp/note/",
 )  # fmt: skip
-"""Whose words in an XMP packet are about what is left out."""
+"""The namespaces in an XMP packet that describe the removed parts."""
 
 
 def lost(data: bytes, xmp: bytes | None) -> tuple[str, ...]:
-    """What a file with these bytes and this XMP holds beside its picture, in words."""
+    """List what a file with these bytes and this XMP contains beside its picture."""
     found = [what for mark, what in _MARKS if any(re.search(mark, where) for where in (data, xmp or b""))]
     return tuple(dict.fromkeys(found))
 
 
 def without_claims(xmp: bytes) -> bytes:
-    """An XMP packet without the words of those namespaces, under whatever prefix: attributes, elements and all that is
-    in them. Each byte is looked at a bounded number of times."""
+    """Remove the attributes and elements of those namespaces, under any prefix, from an XMP packet. Each byte is read a
+    bounded number of times."""
     prefixes = [
         prefix
         for prefix, _, uri in re.findall(rb"\sxmlns:([\w.-]{1,40})=([\"'])([^\"'<>]{1,200})\2", xmp)
@@ -56,7 +56,7 @@ def without_claims(xmp: bytes) -> bytes:
 
 
 def _without_elements(xmp: bytes, prefix: bytes) -> bytes:
-    """Without the outermost elements of a prefix. One pass over their tags, which counts how deep it is."""
+    """Remove the outermost elements of a prefix, in one pass over their tags that counts the depth."""
     kept, at, depth = [], 0, 0
     tags = re.finditer(rb"<(/?)" + re.escape(prefix) + rb":[\w.-]{1,80}(?:\s[^<>]*)?>", xmp)
     for tag in tags:
@@ -68,6 +68,6 @@ def _without_elements(xmp: bytes, prefix: bytes) -> bytes:
         depth = max(depth, 0)
         if depth == 0:
             at = max(at, tag.end())
-    if depth:  # an element without an end: from its beginning on everything would be in it
+    if depth:  # an unclosed element would contain the rest of the packet
         return xmp
     return b"".join([*kept, xmp[at:]])

@@ -1,7 +1,7 @@
-"""Video files through PyAV: frames in and out one at a time, sound copied as it is.
+"""Read and write video files with PyAV, one frame at a time; sound is copied unchanged.
 
-A clip's frames keep their times, so that a variable rate stays as it is, and its colour tags. What comes out is H.264
-(.mp4, .mov), or lossless FFV1 in RGB (.mkv): there every pixel is what was given.
+Frames keep their times, so a variable rate is preserved, and their colour tags. The output is H.264 (.mp4, .mov), or
+lossless FFV1 in RGB (.mkv), which keeps every pixel.
 """
 
 from __future__ import annotations
@@ -126,10 +126,10 @@ class Clip:
 
     @classmethod
     def open(cls, path: str | Path) -> Clip:
-        """A look at the file `path`.
+        """Examine the file `path`.
 
         Raises:
-            PictureError: it is none, cannot be decoded, or has no picture.
+            PictureError: it is not a video, cannot be decoded, or has no picture.
         """
         path = Path(path)
         with _reading(path) as container:
@@ -147,19 +147,19 @@ class Clip:
             return cls(path, size, rate, time_base, deep, any(known), alpha, tags, length, not all(known))
 
     def packets(self) -> int:
-        """How many pictures the file holds, by its packets: nothing is decoded."""
+        """Count the frames of the file by its packets, without decoding."""
         with _reading(self.path) as container:
             return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size > 0)
 
     def about(self, span: Span) -> int | None:
-        """About how many frames lie in `span`, by what the file says of its length; None: it does not say."""
+        """Estimate the number of frames in `span` from the file's duration; None: it has none."""
         if self.length is None:
             return None
         last = self.length if span.last is None else min(self.length, span.last)
         return max(0, math.ceil((last - span.first) * self.rate / span.every))
 
     def frames(self, span: Span | None = None) -> Iterator[Frame]:
-        """Its frames within `span`, counted from 0 in what is taken.
+        """Yield the frames within `span`, counted from 0 at its start.
 
         Raises:
             PictureError: it cannot be decoded to the end, or its frames change size.
@@ -189,7 +189,7 @@ class Clip:
         if pixels.shape[1::-1] != self.size:
             got, wanted = (f"{w}x{h}" for w, h in (pixels.shape[1::-1], self.size))
             raise PictureError(
-                f"{self.path}: its frames change from {wanted} to {got}; cut it there, and edit the parts"
+                f"{self.path}: its frames change from {wanted} to {got}; cut it there and edit the parts separately"
             )
         return np.ascontiguousarray(pixels)
 
@@ -200,7 +200,7 @@ def _time(frame: Any, met: int, clip: Clip) -> Fraction:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[Any]:
-    """The open container; what the library says is one line."""
+    """Open the container; report the library's errors in one line."""
     import av
     import psutil
 
@@ -212,10 +212,10 @@ def _reading(path: Path) -> Iterator[Any]:
                 raise PictureError(f"{path}: has no picture, only sound")
             codec = container.streams.video[0].codec_context
             if codec is None:
-                raise PictureError(f"{path}: its picture is of a kind that is not known here; is the file damaged?")
+                raise PictureError(f"{path}: its video format is not known here; is the file damaged?")
             if codec.width * codec.height > MAX_PIXELS:
                 size = f"{codec.width}x{codec.height}"
-                raise PictureError(f"{path}: its frames are {size}; at most {MAX_PIXELS:,} pixels are read")
+                raise PictureError(f"{path}: its frames are {size}; at most {MAX_PIXELS:,} pixels can be read")
             needed, free = codec.width * codec.height * HELD, int(psutil.virtual_memory().available)
             check_room(str(path), codec.width, codec.height, needed, free)
             codec.options = {"max_pixels": str(MAX_PIXELS)}
@@ -225,7 +225,7 @@ def _reading(path: Path) -> Iterator[Any]:
 
 
 def _url(path: Path) -> str:
-    """As the library takes it to be a file, whatever its name begins with."""
+    """Return a URL that the library takes as a file, whatever the name begins with."""
     return f"file:{os.fspath(path)}"
 
 
@@ -236,17 +236,17 @@ def _said(error: Any) -> str:
 def _first(container: Any, stream: Any, path: Path) -> Any:
     for frame in container.decode(stream):
         return frame
-    raise PictureError(f"{path}: holds no frame that can be decoded")
+    raise PictureError(f"{path}: contains no frame that can be decoded")
 
 
 def write_clip(
     path: Path, frames: Iterator[tuple[Fraction, Pixels]], source: Clip, span: Span, quality: int | None = None
 ) -> None:
-    """Write frames and what of the source's sound lies in `span` to `path`, which is replaced; not as one step.
+    """Write frames and the source's sound within `span` to `path`, which is replaced, but not atomically.
 
     Args:
-        frames: (seconds since the source's begin, pixels); all of one size.
-        quality: 1 to 100, of H.264; None: hardly to be told apart. FFV1 keeps everything.
+        frames: (seconds since the start of the source, pixels); all of the same size.
+        quality: 1 to 100, for H.264; None: visually almost lossless. FFV1 is lossless.
 
     Raises:
         PictureError: there are no frames, or they cannot be encoded.
@@ -255,9 +255,9 @@ def write_clip(
 
     first = next(frames, None)
     if first is None:
-        raise PictureError(f"{source.path}: no frames in the range that was asked for")
+        raise PictureError(f"{source.path}: no frames in the requested range")
     try:
-        exact = {"fflags": "+bitexact"}  # no time of day and no random number in the file
+        exact = {"fflags": "+bitexact"}  # no time stamp and no random number in the file
         with (
             av.open(_url(path), "w", options=exact) as out,
             av.open(_url(source.path), options=READ, metadata_errors="replace") as sound,
@@ -284,7 +284,7 @@ def _again(
 
 
 def _stream(out: Any, path: Path, pixels: Pixels, source: Clip, quality: int | None) -> Any:
-    """The video stream of a new file."""
+    """Add the video stream to a new file."""
     height, width = pixels.shape[:2]
     deep = pixels.dtype == np.uint16
     if path.suffix.lower() == ".mkv":
@@ -319,7 +319,7 @@ def _frame(pixels: Pixels, time: Fraction, video: Any, source: Clip) -> Any:
 
 
 def _copy(out: Any, sound: Any, old: Any, new: Any, span: Span, begin: Fraction) -> None:
-    """The packets of one sound stream that lie in `span`, as they are, from `begin` on."""
+    """Copy the packets of one sound stream within `span` unchanged, starting at `begin`."""
     base = Fraction(old.time_base)
     start = (old.start_time or 0) * base
     sound.seek(0)

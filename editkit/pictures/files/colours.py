@@ -1,5 +1,5 @@
-"""Which colours the numbers of a picture mean: code points (CICP: PNG's cICP, AVIF's nclx), gamma and primaries (PNG's
-gAMA and cHRM), and the ICC profile that says the same, for formats that have nothing else.
+"""The colour space of a picture: code points (CICP: PNG's cICP, AVIF's nclx), gamma and primaries (PNG's gAMA and
+cHRM), and the equivalent ICC profile, for formats that have nothing else.
 
 Code points are those of ITU-T H.273. A matrix profile is that of ICC.1:2010, 8.3.3; the white point is adapted to D50
 by Bradford's transform.
@@ -29,17 +29,17 @@ PRIMARIES: dict[int, tuple[float, ...]] = {
 
 NAMES = {4: "BT.470M", 5: "BT.470BG", 6: "BT.601", 7: "SMPTE 240M", 9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
 HDR = {16: "PQ", 18: "HLG"}
-"""Transfer functions beyond white, which no ICC profile of this kind says."""
+"""HDR transfer functions, which an ICC profile of this kind cannot express."""
 
 _SRGB = (1, 2, 6, 13, 14, 15)
-"""Transfers that every viewer shows as sRGB's; 2 is `unspecified`."""
+"""Transfer functions that viewers show as sRGB; 2 is `unspecified`."""
 
 _GAMMA = {4: 2.2, 5: 2.8, 8: 1.0}
 
 
 def code_points(data: bytes) -> bytes | None:
-    """Primaries, transfer, matrix 0 and full range, as PNG's cICP has them, of the first `nclx` box of an AVIF or HEIC
-    that says something else than sRGB; None where there is none. Its matrix is undone by whoever decodes it."""
+    """Return primaries, transfer, matrix 0 and full range, in PNG's cICP layout, of the first `nclx` box of an AVIF or
+    HEIC file that is not sRGB; None without one. The decoder undoes its matrix."""
     properties = _within(data, (b"meta", b"iprp", b"ipco"))
     for kind, body in properties:
         if kind == b"colr" and body[:4] == b"nclx" and len(body) >= 10:
@@ -51,7 +51,7 @@ def code_points(data: bytes) -> bytes | None:
 
 
 def _within(data: bytes, path: Sequence[bytes]) -> Iterable[tuple[bytes, bytes]]:
-    """(type, body) of the boxes inside of the first box at `path`."""
+    """Yield (type, body) of the boxes inside the first box at `path`."""
     for step in path:
         found = next((body for kind, body in _boxes(data) if kind == step), b"")
         data = found[4:] if step == b"meta" else found
@@ -72,9 +72,20 @@ def _boxes(data: bytes) -> Iterable[tuple[bytes, bytes]]:
         at += size
 
 
+def outranks_profile(chunks: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether code points say the colours, whatever ICC profile lies beside them: those of a PNG that are known (PNG,
+    third edition, 4.3). What is unspecified or unknown leaves it to the profile.
+    """
+    code = dict(chunks).get(b"cICP", b"")
+    return len(code) == 4 and code[0] in PRIMARIES and code[2] == 0 and code[1] != 2 and _is_known(code[1])
+
+
+def _is_known(transfer: int) -> bool:
+    return transfer in HDR or _curve(transfer) is not None
+
+
 def meaning(chunks: Iterable[tuple[bytes, bytes]]) -> tuple[str, bytes | None] | None:
-    """What PNG colour chunks say: (a name, the ICC profile that says the same, None where none can); None for sRGB or
-    nothing."""
+    """Interpret PNG colour chunks: (a name, the equivalent ICC profile or None); None for sRGB or without chunks."""
     said = dict(chunks)
     code = said.get(b"cICP")
     if code is not None and len(code) == 4:
@@ -116,10 +127,10 @@ def _curve(transfer: int) -> Callable[[NDArray[np.float64]], NDArray[np.float64]
 def profile(
     name: str, corners: Sequence[float], curve: Callable[[NDArray[np.float64]], NDArray[np.float64]]
 ) -> bytes | None:
-    """An ICC profile (version 2) of these primaries and white, x and y each; None where they make no colour space.
+    """Build an ICC profile (version 2) of these primaries and white, x and y each; None if they are not a colour space.
 
     Args:
-        curve: number in [0, 1] -> light in [0, 1].
+        curve: value in [0, 1] -> light in [0, 1].
     """
     xy = np.asarray(corners, np.float64).reshape(4, 2)
     if (xy[:, 1] < 5e-5).any():
@@ -151,7 +162,7 @@ def _xyz(values: NDArray[np.float64]) -> bytes:
 
 
 def _assembled(tags: dict[bytes, bytes], white: NDArray[np.float64]) -> bytes:
-    """Header, table and bodies; equal bodies are kept once."""
+    """Assemble header, table and bodies; equal bodies are stored once."""
     at, table, bodies, places = 128 + 4 + 12 * len(tags), b"", b"", dict[bytes, int]()
     for key, body in tags.items():
         if body not in places:

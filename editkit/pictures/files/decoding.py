@@ -1,8 +1,8 @@
-"""What Pillow decoded, as upright RGB with alpha, in every depth, mode and orientation.
+"""Convert decoded pictures of any depth, mode and orientation to upright RGB with alpha.
 
-Pillow decodes, and checks that the file is whole. It silently opens 16-bit RGB as 8-bit, so those pixels are read again
-by OpenCV, and used only where their upper bytes equal Pillow's. If pixels are cut to 8 bits all the same, the user is
-told.
+Pillow decodes, and checks that the file is complete. It silently opens 16-bit RGB as 8-bit, so those pixels are read
+again with OpenCV, and used only if their upper bytes equal Pillow's. If pixels are reduced to 8 bits even so, the user
+is notified.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from editkit.pictures.raster import Raster
 
 
 def from_array(array: NDArray[Any]) -> Raster:
-    """A picture from an array; see `read`."""
+    """Make a picture from an array; see `read`."""
     if array.dtype not in (np.uint8, np.uint16):
         raise PictureError(
             f"a picture array must be uint8 or uint16, got {array.dtype}; scale it to 0..255 and call .astype('uint8')"
@@ -41,24 +41,22 @@ def from_array(array: NDArray[Any]) -> Raster:
 
 
 def from_image(image: Any, data: bytes, name: str) -> Raster:
-    """`image` as Pillow opened it, with everything the file says; no `data` for an image that a caller opened."""
+    """Convert `image` from Pillow, with all metadata of the file; no `data` for an image that a caller opened."""
     notices: list[str] = []
     row = of_image(image.format)
     frames = 1 if row is not None and image.format in row.also else int(getattr(image, "n_frames", 1))
     if frames > 1 and data:
         notices.append(f"{name}: only the first of its {frames} frames is read")
-    if "Multi-Frame" in str(getattr(image, "mpinfo", "")):  # two eyes, a panorama; not a preview or a gain map
-        notices.append(f"{name}: only the first of its {image.n_frames} pictures is read")
     mode, bits = _declared(image, data, row, name)
     orientation = _orientation(image)
     image.load()
     if bits == 16 and mode == "RGB" and data:
-        image.info.pop("transparency", None)  # a 16-bit colour key, meaningless for Pillow's 8 bits; OpenCV heeds it
+        image.info.pop("transparency", None)  # a 16-bit colour key, meaningless for Pillow's 8 bits; OpenCV applies it
     _scale_key(image, data, row)
     _tell_extra(image, row, name, notices)
     applied = row is not None and row.turned
     if not applied:
-        orientation = _orientation(image)  # a PNG may say it behind the pixels
+        orientation = _orientation(image)  # a PNG may store it after the pixels
     meta = describe(image, data, row, mode, bits, orientation, name)
     picture = _from_pillow(image, meta, name, notices)
     if not applied:
@@ -70,8 +68,8 @@ def from_image(image: Any, data: bytes, name: str) -> Raster:
 
 
 def _scale_key(image: Any, data: bytes, row: Format | None) -> None:
-    """The transparent level of a grey PNG of 1 to 8 bits in units of 8: Pillow gives the file's own number, of which
-    only the lowest bits count."""
+    """Scale the transparent level of a grey PNG of 1 to 8 bits to 8 bits: Pillow returns the file's own number, of
+    which only the lowest bits count."""
     if row is not PNG or len(data) < 26 or data[24] > 8 or data[25] != 0 or "transparency" not in image.info:
         return
     top = (1 << data[24]) - 1
@@ -80,18 +78,18 @@ def _scale_key(image: Any, data: bytes, row: Format | None) -> None:
 
 
 def _tell_extra(image: Any, row: Format | None, name: str, notices: list[str]) -> None:
-    """A TIFF's channels beyond colour that nobody calls transparency are not read, and that is said."""
+    """Report a TIFF's extra channels that are not marked as transparency and are not read."""
     extra = image.tag_v2.get(338, ()) if row is TIFF else ()
     left = sum(kind == 0 for kind in (extra if isinstance(extra, tuple) else (extra,)))
     if left:
-        notices.append(f"{name}: {left} of its channels are of no said meaning (not marked as alpha) and are left out")
+        notices.append(f"{name}: {left} of its channels are not marked as alpha and are left out")
 
 
 def _from_pillow(image: Any, meta: Metadata, name: str, notices: list[str]) -> Raster:
-    """Any mode of Pillow's to RGB with alpha. 16 bits stay where Pillow has them (greyscale)."""
+    """Convert any Pillow mode to RGB with alpha. 16-bit greyscale stays 16-bit."""
     mode = image.mode
     if mode == "F":
-        raise PictureError(f"{name}: 32-bit floating-point pixels are not read; convert it to 16 bits a channel")
+        raise PictureError(f"{name}: 32-bit floating-point pixels are not supported; convert it to 16 bits per channel")
     if mode == "I" or mode.startswith("I;16"):
         picture = _wide_grey(image, meta, name)
     else:
@@ -105,7 +103,7 @@ def _from_pillow(image: Any, meta: Metadata, name: str, notices: list[str]) -> R
             image = image.convert("L")
         elif mode != "RGB":
             if mode == "LAB":
-                raise PictureError(f"{name}: CIELAB pixels are not read; convert it to RGB")
+                raise PictureError(f"{name}: CIELAB pixels are not supported; convert it to RGB")
             image = image.convert("RGB")
         picture = from_array(np.asarray(image))
         picture = Raster(picture.pixels, picture.alpha, meta)
@@ -113,12 +111,12 @@ def _from_pillow(image: Any, meta: Metadata, name: str, notices: list[str]) -> R
 
 
 def _wide_grey(image: Any, meta: Metadata, name: str) -> Raster:
-    """Greyscale of more than 8 bits."""
+    """Convert greyscale of more than 8 bits."""
     values = np.asarray(image)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65_535:
         raise PictureError(
-            f"{name}: its values reach from {low} to {high}; 0 to 65535 (16 bits) can be kept: convert it to 16 bits"
+            f"{name}: its values range from {low} to {high}, beyond 16 bits (0 to 65535); convert it to 16 bits"
         )
     values = _to_sixteen(values.astype(np.uint16), image)
     key = image.info.get("transparency")
@@ -127,7 +125,7 @@ def _wide_grey(image: Any, meta: Metadata, name: str) -> Raster:
 
 
 def _to_sixteen(values: NDArray[Any], image: Any) -> NDArray[Any]:
-    """Levels of a TIFF of 12 or 16 bits, where 0 may be white, as 16 bits with 65535 = white: Pillow does it for 8."""
+    """Convert levels of a 12- or 16-bit TIFF, where 0 may be white, to 16 bits with 65535 = white."""
     tags = getattr(image, "tag_v2", {})
     if tags.get(258, (16,))[0] == 12:
         values = values << 4 | values >> 8
@@ -135,7 +133,7 @@ def _to_sixteen(values: NDArray[Any], image: Any) -> NDArray[Any]:
 
 
 def _from_cmyk(image: Any) -> Any:
-    """CMYK to RGB: by the picture's own profile to sRGB where it has one."""
+    """Convert CMYK to RGB; to sRGB by the picture's own profile if it has one."""
     profile = image.info.get("icc_profile")
     if profile:
         from PIL import ImageCms
@@ -144,12 +142,12 @@ def _from_cmyk(image: Any) -> Any:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
         except (ImageCms.PyCMSError, OSError, ValueError):
-            pass  # a profile that cannot be used is the same as none
+            pass  # an unusable profile is ignored
     return image.convert("RGB")
 
 
 def _declared(image: Any, data: bytes, row: Format | None, name: str) -> tuple[str, int]:
-    """The file's own mode and depth, which Pillow's mode may hide."""
+    """Return the file's own mode and depth, which Pillow's mode may hide."""
     mode: str = image.mode
     if row is PNG and data[24:25] == b"\x10":
         return {0: "L", 2: "RGB", 4: "LA", 6: "RGBA"}.get(data[25], mode), 16
@@ -159,24 +157,24 @@ def _declared(image: Any, data: bytes, row: Format | None, name: str) -> tuple[s
         tags = image.tag_v2
         depths = tags.get(258, (1,))
         if tags.get(339, (1,))[0] == 3:
-            raise PictureError(f"{name}: floating-point TIFF is not read; convert it to 16 bits a channel")
+            raise PictureError(f"{name}: floating-point TIFF is not supported; convert it to 16 bits per channel")
         if depths[0] == 16:
-            if tags.get(284) == 2:  # neither Pillow nor OpenCV reads these rightly, and both without a word
+            if tags.get(284) == 2:  # Pillow and OpenCV both read these wrongly, without an error
                 raise PictureError(
-                    f"{name}: 16-bit TIFF in separate planes is not read; save it with interleaved channels"
+                    f"{name}: 16-bit TIFF with separate planes is not supported; save it with interleaved channels"
                 )
             return ("RGBA" if mode in ("RGBX", "RGBa") else mode), 16
     return mode, 8 if row is None else row.depth(data)
 
 
 def _orientation(image: Any) -> int:
-    """1 to 8; 1 where the tag is missing or nonsense."""
+    """Return the EXIF orientation, 1 to 8; 1 if the tag is missing or invalid."""
     value = image.getexif().get(0x0112, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def turn(array: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """(H, W, ...) as it lies in the file to how it is meant to be seen, by its EXIF orientation."""
+    """Turn (H, W, ...) upright by its EXIF orientation."""
     match orientation:
         case 2:
             turned = array[:, ::-1]
@@ -212,7 +210,7 @@ def _agree(deep: NDArray[Any], cut: NDArray[Any]) -> bool:
 
 
 def _by_opencv(data: bytes) -> NDArray[Any] | None:
-    """A file as OpenCV reads it, BGR; None where it cannot, without what it would write to standard error."""
+    """Read a file with OpenCV, BGR; None if it cannot. OpenCV's standard error is suppressed."""
     import cv2
 
     with SILENCE:
@@ -227,8 +225,8 @@ def _by_opencv(data: bytes) -> NDArray[Any] | None:
 
 
 def _deep(picture: Raster, data: bytes, row: Format | None, notices: list[str], name: str) -> Raster:
-    """`picture`, which Pillow cut to 8 bits, with the 16 bits of its file."""
-    doubt = f"{name}: its {picture.meta.bits} bits a channel could not be read; 8 are kept"
+    """Restore the file's 16 bits in `picture`, which Pillow reduced to 8."""
+    doubt = f"{name}: its {picture.meta.bits} bits per channel could not be read; 8 are kept"
     if row is None or not row.deep or picture.meta.mode not in ("L", "LA", "RGB", "RGBA") or not data:
         notices.append(doubt)
         return picture
@@ -246,7 +244,7 @@ def _deep(picture: Raster, data: bytes, row: Format | None, notices: list[str], 
     pixels = np.ascontiguousarray(wide[..., 2::-1])
     alpha = np.ascontiguousarray(wide[..., 3]) if wide.shape[2] == 4 else None
     if row is TIFF and picture.alpha is None:
-        alpha = None  # a fourth channel, and not of transparency
+        alpha = None  # a fourth channel that is not transparency
     seen = [(pixels, picture.pixels)]
     if picture.alpha is not None and alpha is not None and "A" in picture.meta.mode:
         seen.append((alpha, picture.alpha))

@@ -1,9 +1,9 @@
-"""Pictures to the bytes of a file, in the mode and with the metadata they came with.
+"""Encode pictures to files, in their original mode and with their metadata.
 
-The mode that a result is written in: greyscale where the file was greyscale and the result still is grey; RGB otherwise
-(a palette is not kept: an edit brings colours it does not have). Alpha is written where there is one. 16-bit pixels
-stay 16-bit in PNG and TIFF and become 8-bit, with a notice, elsewhere. PNG and TIFF are exact; WebP is exact unless the
-picture came from a lossy file or a quality was asked for; JPEG takes over the tables of the JPEG it came from.
+A result is greyscale if the file was greyscale and the result still is grey, otherwise RGB (a palette is not kept,
+because an edit adds colours). Alpha is written if there is one. 16-bit pixels stay 16-bit in PNG and TIFF, and become
+8-bit, with a notice, in other formats. PNG and TIFF are exact; WebP is exact unless the picture came from a lossy file
+or a quality was requested; JPEG reuses the quantisation tables of the original JPEG.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editkit.errors import PictureError
-from editkit.pictures.files.colours import meaning
+from editkit.pictures.files.colours import meaning, outranks_profile
 from editkit.pictures.files.exif import sized
 from editkit.pictures.files.formats import AVIF, JPEG, PNG, TIFF, WEBP, Format, endings, to_write
 from editkit.pictures.files.jpeg import LONGEST, with_iptc
@@ -28,17 +28,17 @@ from editkit.pictures.files.xmp import sized_xmp
 from editkit.pictures.raster import Raster, at_depth
 
 QUALITY = 90
-"""Of lossy WebP and AVIF where none was asked for."""
+"""Default quality of lossy WebP and AVIF."""
 
 BAND = 64
-"""Rows that are worked on at once where a whole picture would need much memory."""
+"""Rows processed at once where a whole picture would need much memory."""
 
 LARGEST = 1 << 30
-"""Bytes of a PNG chunk, at most: its length has 31 bits."""
+"""Largest PNG chunk in bytes: its length has 31 bits."""
 
 
 class Encoded(NamedTuple):
-    """A file's bytes, the picture as far as the format can hold it, and whether the file decodes to exactly that."""
+    """A file's bytes, the picture as the format can store it, and whether the file decodes to exactly that."""
 
     data: bytes
     raster: Raster
@@ -53,15 +53,15 @@ def encode(
     text: str | None = None,
     quality: int | None = None,
 ) -> Encoded:
-    """The bytes of a file. `text`: how the picture was made, kept in the file.
+    """Encode a file. `text`: the provenance to store in it.
 
     Raises:
-        PictureError: the format cannot hold it.
+        PictureError: the format cannot store the picture.
     """
     row = to_write(format)
     if (limit := row.largest_side) and max(picture.size) > limit:
         raise PictureError(
-            f"{row.name} holds at most {limit} pixels a side, the picture is {picture.width}x{picture.height}; "
+            f"{row.name} holds at most {limit} pixels per side, the picture is {picture.width}x{picture.height}; "
             f"use {endings(lambda able: able.largest_side is None, 'or')}"
         )
     if quality is not None and not 1 <= quality <= 100:
@@ -74,7 +74,7 @@ def encode(
         meta = _short_enough(meta, row.title, row.longest, notices)
     picture = replace(picture, meta=meta)
     try:
-        if row is PNG:  # what is written here is read back before it is put into place (`writing.to_bytes`)
+        if row is PNG:  # the written file is read back before it replaces anything (`writing.to_bytes`)
             data = _png(picture, text)
         elif row is TIFF:
             data = _tiff(picture)
@@ -82,42 +82,44 @@ def encode(
             data = _by_pillow(picture, row, quality)
     except MemoryError:
         raise
-    except Exception as error:  # Pillow raises anything where metadata has values of odd types
+    except Exception as error:  # Pillow raises arbitrary errors for metadata of unexpected types
         raise PictureError(f"the picture cannot be encoded as {row.name}: {error or type(error).__name__}") from None
     return Encoded(data, picture, row.is_exact(meta.lossless, quality))
 
 
 def _fitted(picture: Raster, row: Format, notices: list[str]) -> Raster:
-    """What the format can hold of it."""
+    """Reduce the picture to what the format can store."""
     if picture.pixels.dtype == np.uint16 and not row.deep:
         deep = endings(lambda able: able.deep)
-        notices.append(f"{row.name} holds 8 bits a channel: the picture's 16 are rounded; {deep} keep them")
+        notices.append(f"{row.name} stores 8 bits per channel: the picture's 16 are rounded; {deep} keep them")
         alpha = None if picture.alpha is None else at_depth(picture.alpha, np.uint8)
         picture = replace(picture, pixels=at_depth(picture.pixels, np.uint8), alpha=alpha)
     if picture.alpha is not None and not row.alpha:
         if (picture.alpha != 255).any():
             able = endings(lambda able: able.alpha)
-            notices.append(f"{row.name} holds no transparency: it is left out; {able} keep it")
+            notices.append(f"{row.name} does not support transparency: it is left out; {able} keep it")
         picture = replace(picture, alpha=None)
     if picture.meta.icc is not None:
         space = picture.meta.icc[16:20]
         if space == b"GRAY" and not _as_grey(picture, row):
-            notices.append("the greyscale ICC profile does not fit a result in colour and is left out")
+            notices.append("the greyscale ICC profile does not fit a colour result and is left out")
             picture = replace(picture, meta=replace(picture.meta, icc=None))
     return replace(picture, meta=_said(picture, row, notices))
 
 
 def _said(picture: Raster, row: Format, notices: list[str]) -> Metadata:
-    """What the file will say of its colours, its size and its caption, in words that its format has."""
-    meta = picture.meta
-    means = meaning(meta.chunks) if meta.icc is None and not (row is PNG and meta.format == PNG.name) else None
+    """Return the metadata of the file (colours, size, caption) in the terms of its format."""
+    meta, as_it_was = picture.meta, row is PNG and picture.meta.format == PNG.name
+    if meta.icc is not None and not as_it_was and outranks_profile(meta.chunks):
+        meta = replace(meta, icc=None)
+    means = meaning(meta.chunks) if meta.icc is None and not as_it_was else None
     if means is not None:
         name, icc = means
         if icc is not None and not _as_grey(picture, row):
             meta = replace(meta, icc=icc)
-            notices.append(f"its colours are {name}, and an ICC profile in the file says so")
+            notices.append(f"its colours are {name}; an ICC profile in the file declares them")
         elif row is not PNG:
-            notices.append(f"{row.name} cannot say that its colours are {name}: they will look different; .png says it")
+            notices.append(f"{row.name} cannot declare that its colours are {name}: they will look different; .png can")
     exif = None if meta.exif is None else sized(meta.exif, picture.size)
     meta = replace(meta, exif=exif, xmp=None if meta.xmp is None else sized_xmp(meta.xmp, picture.size))
     if meta.iptc is not None and (row not in (JPEG, TIFF) or len(meta.iptc) > LONGEST):
@@ -128,13 +130,13 @@ def _said(picture: Raster, row: Format, notices: list[str]) -> Metadata:
         known = any(key == "Comment" for key, _ in meta.text) or "\0" in text
         meta = replace(meta, text=meta.text if known else (*meta.text, ("Comment", text)), comment=None)
     elif meta.comment is not None and row is not JPEG:
-        notices.append(f"the comment in the file has no place in {row.name} and is left out; .png and .jpg keep it")
+        notices.append(f"{row.name} cannot store the file's comment, which is left out; .png and .jpg keep it")
         meta = replace(meta, comment=None)
     return meta
 
 
 def _as_grey(picture: Raster, row: Format) -> bool:
-    """Whether the picture is written with one channel of colour."""
+    """Whether the picture is written as greyscale."""
     if not picture.meta.grey or not row.grey:
         return False
     if row is TIFF and picture.alpha is not None and picture.pixels.dtype == np.uint16:
@@ -144,7 +146,7 @@ def _as_grey(picture: Raster, row: Format) -> bool:
 
 
 def _channels(picture: Raster, row: Format) -> NDArray[Any]:
-    """(H, W, 1 to 4) as the file will hold it: grey, grey and alpha, RGB, RGB and alpha."""
+    """Return (H, W, 1 to 4) for the file: grey, grey and alpha, RGB, RGB and alpha."""
     colour = picture.pixels[..., :1] if _as_grey(picture, row) else picture.pixels
     if picture.alpha is None:
         return colour
@@ -152,7 +154,7 @@ def _channels(picture: Raster, row: Format) -> NDArray[Any]:
 
 
 def _with_text(meta: Metadata, text: str, row: Format, notices: list[str]) -> Metadata:
-    """With how the picture was made in its XMP, where the format holds that much."""
+    """Add the provenance to the XMP if the format can store its length."""
     from editkit.pictures.files.xmp import into_xmp
 
     xmp = into_xmp(meta.xmp, text)
@@ -164,7 +166,7 @@ def _with_text(meta: Metadata, text: str, row: Format, notices: list[str]) -> Me
 
 
 def _short_enough(meta: Metadata, title: str, longest: int, notices: list[str]) -> Metadata:
-    """Without the EXIF or XMP that has more than `longest` bytes."""
+    """Drop EXIF or XMP of more than `longest` bytes."""
     if meta.exif is not None and len(meta.exif) > longest:
         notices.append(f"the EXIF of {len(meta.exif)} bytes is too long for {title} and is left out")
         meta = replace(meta, exif=None)
@@ -175,7 +177,7 @@ def _short_enough(meta: Metadata, title: str, longest: int, notices: list[str]) 
 
 
 def _png(picture: Raster, provenance: str | None) -> bytes:
-    """A PNG file."""
+    """Encode a PNG file."""
     channels = _channels(picture, PNG)
     height, width, count = channels.shape
     colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[count]
@@ -203,12 +205,12 @@ def _png(picture: Raster, provenance: str | None) -> bytes:
 
 
 def _filtered(channels: NDArray[Any]) -> bytes:
-    """PNG rows, each behind the filter (none, left, above, Paeth's) whose bytes are smallest in sum."""
+    """Return PNG rows, each with the filter (none, left, above, Paeth's) whose bytes have the smallest sum."""
     height, width, count = channels.shape
     pixel = count * channels.dtype.itemsize
     last = np.zeros((1, width * pixel), np.uint8)
     parts = []
-    for at in range(0, height, BAND):  # in bands, so that a large picture does not need its memory ten times over
+    for at in range(0, height, BAND):  # in bands, so that a large picture does not need ten times its memory
         band = channels[at : at + BAND]
         rows = band.astype(band.dtype.newbyteorder(">"), copy=False).view(np.uint8).reshape(-1, width * pixel)
         above = np.concatenate([last, rows[:-1]])
@@ -223,19 +225,19 @@ def _filtered(channels: NDArray[Any]) -> bytes:
 
 
 _FILTERS = np.array([0, 1, 2, 4], np.uint8)
-"""What PNG calls them."""
+"""PNG's numbers of these filters."""
 
 
 def _paeth(left: NDArray[np.uint8], above: NDArray[np.uint8], above_left: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Paeth's predictor: whichever of the three is nearest to left + above - above_left (PNG, section 9.4)."""
+    """Paeth's predictor: the one of the three nearest to left + above - above_left (PNG, section 9.4)."""
     a, b, c = (part.astype(np.int16) for part in (left, above, above_left))
     to_a, to_b, to_c = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)
     return np.where((to_a <= to_b) & (to_a <= to_c), left, np.where(to_b <= to_c, above, above_left))
 
 
-# long: a table of tags, one a line
+# long: a table of tags, one per line
 def _tiff(picture: Raster) -> bytes:
-    """A little-endian TIFF, Deflate with horizontal differences; EXIF becomes its tags."""
+    """Encode a little-endian TIFF, Deflate with horizontal differences; EXIF becomes its tags."""
     from PIL import Image
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -287,20 +289,20 @@ def _tiff(picture: Raster) -> bytes:
 
 
 _NOT_FROM_EXIF = LAYOUT - {282, 283, 296, 301, 318, 319, 531, 532}
-"""Tags that EXIF from elsewhere may not set in a TIFF: they say how its pixels lie. Those that are taken out here are
-about resolution and colour.
+"""Tags that foreign EXIF may not set in a TIFF, because they describe its pixel layout. The exceptions here are about
+resolution and colour.
 """
 
 
 def _strip(channels: NDArray[Any]) -> bytes:
-    """Rows of a TIFF: differences along the row, little-endian, deflated."""
+    """Encode the rows of a TIFF: differences along the row, little-endian, deflated."""
     differences = channels.copy()
     differences[:, 1:] -= channels[:, :-1]
     return deflated(differences.astype(differences.dtype.newbyteorder("<")).tobytes())
 
 
 def _by_pillow(picture: Raster, row: Format, quality: int | None) -> bytes:
-    """JPEG, WebP, AVIF."""
+    """Encode JPEG, WebP or AVIF."""
     from PIL import Image, features
 
     if row is AVIF and not features.check("avif"):

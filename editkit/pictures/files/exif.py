@@ -1,4 +1,4 @@
-"""The few bytes of EXIF that an edit makes untrue: the orientation, the thumbnail and the size."""
+"""Update the parts of EXIF that an edit invalidates: the orientation, the thumbnail and the size."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import struct
 
 
 def upright(exif: bytes) -> bytes:
-    """EXIF (or a classic TIFF file) with its orientation set to 1 and its thumbnail blanked; the rest untouched.
+    """Set the orientation of EXIF (or of a classic TIFF file) to 1 and blank its thumbnail; the rest is unchanged.
 
-    Patching in place keeps every offset, so that makers' notes stay readable. Raises `ValueError` where the structure
-    is damaged.
+    Patching in place keeps every offset, so that maker notes stay readable. Raises `ValueError` if the structure is
+    damaged.
     """
     try:
         return _upright(exif)
@@ -32,7 +32,7 @@ def _upright(exif: bytes) -> bytes:
                 raise ValueError("EXIF orientation is not a number")
             struct.pack_into(order + ("HH" if kind == 3 else "L"), data, at + 8, *((1, 0) if kind == 3 else (1,)))
     link = first + 2 + 12 * count
-    if link + 4 > len(data):  # some writers leave the last link out
+    if link + 4 > len(data):  # some writers omit the last link
         return bytes(data)
     (second,) = struct.unpack_from(order + "L", data, link)
     if second:
@@ -42,7 +42,7 @@ def _upright(exif: bytes) -> bytes:
 
 
 def _blank_thumbnail(data: bytearray, order: str, directory: int, main: tuple[int, int]) -> None:
-    """Zero the thumbnail that the second directory points at; `main` is where the first directory lies.
+    """Zero the thumbnail that the second directory points to; `main` is the range of the first directory.
 
     Raises:
         ValueError: it would cover the header or a directory, which no thumbnail does.
@@ -62,11 +62,11 @@ def _blank_thumbnail(data: bytearray, order: str, directory: int, main: tuple[in
 
 
 _SIZES = {0x0100: 0, 0x0101: 1, 0xA002: 0, 0xA003: 1}
-"""Tags that say the width (0) or the height (1)."""
+"""Tags with the width (0) or the height (1)."""
 
 
 def sized(exif: bytes, size: tuple[int, int]) -> bytes:
-    """EXIF whose tags of the picture's size say `size`, (width, height), where it has them; damaged EXIF as it is."""
+    """Set the size tags of EXIF, if any, to `size`, (width, height); return damaged EXIF unchanged."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
         return exif
@@ -82,7 +82,7 @@ def sized(exif: bytes, size: tuple[int, int]) -> bytes:
 
 
 def _set_sizes(data: bytearray, order: str, directory: int, size: tuple[int, int]) -> int:
-    """Set them in one directory; gives the place of the one for EXIF, 0 where it has none."""
+    """Set them in one directory; return the offset of the EXIF directory, 0 without one."""
     (count,) = struct.unpack_from(order + "H", data, directory)
     below = 0
     for index in range(count):
@@ -96,9 +96,7 @@ def _set_sizes(data: bytearray, order: str, directory: int, size: tuple[int, int
 
 
 def held(tiff: bytes, tag: int) -> bytes | None:
-    """The bytes that the first directory of a classic TIFF has under `tag`, as they stand in the file; None where it is
-    not there, or damaged.
-    """
+    """Return the bytes of `tag` in the first directory of a classic TIFF; None if it is missing or damaged."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
         return None

@@ -1,7 +1,7 @@
-"""The file formats: one row for each, with its name, how a file of it is recognised, and what it can hold.
+"""The file formats: for each its name, its signature, and what it can store.
 
-Whoever reads, writes or lists picture files asks here. What is special to the bytes of one format (a PNG's chunks, a
-TIFF's tags, a JPEG's tables) lies where these are read and written.
+All code that reads, writes or lists picture files uses this table. Details of one format (a PNG's chunks, a TIFF's
+tags, a JPEG's tables) are in the modules that read and write it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from editkit.errors import PictureError
 
 Kept = Callable[[Mapping[str, Any], bytes], bool]
-"""(what Pillow says of a file, its bytes) -> whether the file holds its pixels without loss."""
+"""(Pillow's info of a file, its bytes) -> whether the file is lossless."""
 
 
 def _always(info: Mapping[str, Any], data: bytes) -> bool:
@@ -31,14 +31,14 @@ def _tiff_kept(info: Mapping[str, Any], data: bytes) -> bool:
 
 
 def _webp_kept(info: Mapping[str, Any], data: bytes) -> bool:
-    """True for a WebP file whose first frame is coded without loss (VP8L)."""
+    """Whether the first frame of a WebP file is lossless (VP8L)."""
     at = 12
     while at + 8 <= len(data):
         kind = data[at : at + 4]
         (length,) = struct.unpack_from("<L", data, at + 4)
         if kind in (b"VP8L", b"VP8 "):
             return kind == b"VP8L"
-        # an animation's first frame lies inside ANMF, behind 16 bytes of its own
+        # an animation's first frame is inside ANMF, after a header of 16 bytes
         at += 24 if kind == b"ANMF" else 8 + length + length % 2
     return False
 
@@ -58,7 +58,7 @@ def _jpeg2000_depth(data: bytes) -> int:
 
 
 def _avif_depth(data: bytes) -> int:
-    at = data.find(b"av1C") + 6  # of the flags there, one says more than 8 bits and one 12
+    at = data.find(b"av1C") + 6  # one flag there means more than 8 bits, another 12 bits
     flags = data[at] if 6 <= at < len(data) else 0
     return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
 
@@ -68,24 +68,24 @@ class Format:
     """One file format.
 
     Args:
-        name: Pillow's.
-        title: how people write it.
-        endings: the endings of its files' names, in lower case, the usual one first.
-        also: Pillow's names of its variants that hold several pictures of the same scene; the first is read.
-        needs: the package without which it is not read.
-        marks: (offset, bytes) at the beginning of a file; any one of them identifies the format.
-        kept: whether a file of this format holds its pixels without loss, from the file's bytes.
-        depth: bits per channel of a file that Pillow silently gives as 8, from the file's bytes.
-        turned: Pillow turns it upright while it loads it.
-        written: whether editkit writes it; what follows is about that.
-        exact: whether what is written decodes to exactly the same pixels. "as it came": where the picture's own file
-            was lossless and no quality is asked for.
-        deep: 16 bits a channel, where the picture has them; such a file is read by OpenCV, too.
-        alpha: transparency.
-        grey: one channel of colour, where the picture is grey.
-        largest_side: the most pixels a side.
-        longest: the most bytes of EXIF or of XMP, rounded down.
-        own_text: the provenance is a text chunk of its own; in other formats it is a part of the XMP.
+        name: Pillow's name.
+        title: its usual spelling.
+        endings: its file suffixes, in lower case, the usual one first.
+        also: Pillow's names of variants with several pictures of the same scene; the first is read.
+        needs: the package needed to read it.
+        marks: signatures as (offset, bytes); any one of them identifies the format.
+        kept: whether a given file of this format is lossless.
+        depth: the file's bits per channel, from its bytes; Pillow may silently reduce them to 8.
+        turned: whether Pillow turns it upright when loading.
+        written: whether editkit writes it; the following fields are about writing.
+        exact: whether written files decode to exactly the same pixels. "as it came": if the picture's own file was
+            lossless and no quality is requested.
+        deep: supports 16 bits per channel; OpenCV reads such files too.
+        alpha: supports transparency.
+        grey: supports greyscale.
+        largest_side: most pixels per side.
+        longest: most bytes of EXIF or of XMP, rounded down.
+        own_text: the provenance is a separate text chunk; in other formats it is part of the XMP.
     """
 
     name: str
@@ -107,11 +107,11 @@ class Format:
     own_text: bool = False
 
     def begins(self, data: bytes) -> bool:
-        """Whether a file with these bytes begins as one of this format."""
+        """Whether a file with these bytes has the signature of this format."""
         return any(data[at : at + len(mark)] == mark for at, mark in self.marks)
 
     def is_exact(self, came_exact: bool, quality: int | None) -> bool:
-        """Whether a picture is written without loss: one that `came_exact` or not, in the `quality` asked for."""
+        """Whether a picture is written losslessly. `came_exact`: its own file was lossless."""
         return self.exact == "always" or (self.exact == "as it came" and quality is None and came_exact)
 
 
@@ -142,33 +142,33 @@ PPM = Format("PPM", "PPM", (".ppm", ".pgm", ".pnm"), kept=_always, depth=_ppm_de
 JPEG2000 = Format("JPEG2000", "JPEG 2000", (".jp2", ".j2k"), depth=_jpeg2000_depth)
 
 FORMATS = (PNG, JPEG, WEBP, TIFF, AVIF, HEIF, BMP, GIF, PPM, JPEG2000)
-"""What may be read. Pillow knows more, some of which runs other programs (EPS)."""
+"""The formats that may be read. Pillow supports more, some of which run other programs (EPS)."""
 
 WRITTEN = tuple(row for row in FORMATS if row.written)
 
 WRITABLE = {ending: row for row in WRITTEN for ending in row.endings}
-"""What can be written, by the name's ending."""
+"""The formats that can be written, by file suffix."""
 
 PICTURES = frozenset(ending for row in FORMATS for ending in row.endings)
-"""The endings, in lower case, of what is taken for a picture; what it really is shows when it is read."""
+"""The suffixes, in lower case, that are taken for pictures; the actual format is found on reading."""
 
 EXACT = tuple(ending for ending, row in WRITABLE.items() if row.is_exact(came_exact=True, quality=None))
-"""The endings of what a picture that came without loss is written to without loss."""
+"""The suffixes of formats that store a lossless picture losslessly."""
 
 PHOTOGRAPHS = tuple(ending for row in (PNG, JPEG, WEBP, TIFF, BMP) for ending in row.endings)
-"""The endings of what is learned from."""
+"""The suffixes of training photographs."""
 
 
 def of_image(name: str | None) -> Format | None:
-    """The row of what Pillow calls `name`; None for one that is not in the table, or for no file at all."""
+    """Return the format that Pillow calls `name`; None if it is not in the table, or without a file."""
     return next((row for row in FORMATS if name == row.name or name in row.also), None)
 
 
 def to_write(name: str) -> Format:
-    """The row of a format called `name`, in any case, to write a picture as.
+    """Return the writable format called `name`, in upper or lower case.
 
     Raises:
-        PictureError: it cannot be written; says what can.
+        PictureError: it cannot be written; the message lists those that can.
     """
     for row in WRITTEN:
         if row.name == name.upper():
@@ -178,12 +178,12 @@ def to_write(name: str) -> Format:
 
 
 def endings(able: Callable[[Format], bool], joint: Literal["and", "or"] = "and") -> str:
-    """The usual endings of the formats that can be written and are `able`, for messages: ".png and .tif"."""
+    """Return the usual suffixes of writable formats that are `able`, for messages: ".png and .tif"."""
     *most, last = [row.endings[0] for row in WRITTEN if able(row)]
     return f"{', '.join(most)} {joint} {last}" if most else last
 
 
 def readable() -> str:
-    """What can be read, in words."""
+    """Return the readable formats, for messages."""
     bare = ", ".join(row.title for row in FORMATS if row.needs is None)
     return "; ".join([bare, *(f"{row.title} with {row.needs} installed" for row in FORMATS if row.needs)])

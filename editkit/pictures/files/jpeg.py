@@ -1,4 +1,4 @@
-"""JPEG files as segments: captions (IPTC), and what lies beside the picture (gain maps, films)."""
+"""JPEG files as segments: captions (IPTC), and further parts (gain maps, motion photos)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 _PHOTOSHOP = b"Photoshop 3.0\0"
 _IPTC = 0x0404
 LONGEST = 65_000
-"""Bytes of a segment, rounded down."""
+"""Most bytes of a segment, rounded down."""
 
 
 def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(marker, body) of each segment before the first scan; ends where the structure is damaged."""
+    """Yield (marker, body) of each segment before the first scan; stop where the structure is damaged."""
     at = 2
     while data[:2] == b"\xff\xd8" and at + 4 <= len(data) and data[at] == 0xFF:
         marker, (length,) = data[at + 1], struct.unpack_from(">H", data, at + 2)
@@ -23,9 +23,9 @@ def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def iptc(data: bytes) -> bytes | None:
-    """The caption, author, copyright of a JPEG (IPTC-NAA records); None where it has none.
+    """Return the caption, author and copyright of a JPEG (IPTC-NAA records); None if it has none.
 
-    Photoshop's other resources beside them are left out: they hold a thumbnail, paths, layers' states.
+    Photoshop's other resources (a thumbnail, paths, layer states) are left out.
     """
     whole = b"".join(
         body[len(_PHOTOSHOP) :] for marker, body in segments(data) if marker == 0xED and body.startswith(_PHOTOSHOP)
@@ -34,7 +34,7 @@ def iptc(data: bytes) -> bytes | None:
 
 
 def in_resources(whole: bytes) -> bytes | None:
-    """The IPTC-NAA records among Photoshop's resources."""
+    """Return the IPTC-NAA records among Photoshop's resources."""
     at = 0
     while at + 12 <= len(whole) and whole[at : at + 4] == b"8BIM":
         (kind,) = struct.unpack_from(">H", whole, at + 4)
@@ -50,7 +50,7 @@ def in_resources(whole: bytes) -> bytes | None:
 
 
 def with_iptc(data: bytes, records: bytes) -> bytes:
-    """A JPEG with these records in a segment of their own, behind those that must be first."""
+    """Insert these records into a JPEG as a separate segment, after those that must come first."""
     resource = b"8BIM" + struct.pack(">H", _IPTC) + b"\0\0" + struct.pack(">L", len(records)) + records
     body = _PHOTOSHOP + resource + b"\0" * (len(records) % 2)
     at = 2

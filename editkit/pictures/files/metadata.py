@@ -1,7 +1,7 @@
-"""What a picture file says besides its pixels, and the few bytes of it that must change.
+"""The metadata of a picture file, and the parts of it that must change.
 
-EXIF and XMP are carried over byte for byte except for what an edit makes untrue: the orientation (it has been applied)
-and the embedded thumbnail, which would still show what was edited away.
+EXIF and XMP are copied byte for byte, except what an edit invalidates: the orientation (it has been applied) and the
+embedded thumbnail, which would still show the unedited picture.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from editkit.pictures.files.png import png_chunks
 from editkit.pictures.files.xmp import upright_xmp, without_provenance
 
 PNG_COLOUR = (b"cICP", b"gAMA", b"cHRM", b"sRGB", b"pHYs")
-"""PNG chunks that say how the numbers are meant; copied from PNG to PNG."""
+"""PNG chunks about the interpretation of the pixels; copied from PNG to PNG."""
 
 PNG_TEXT = ("Title", "Author", "Description", "Copyright", "Creation Time", "Software", "Source", "Comment")
-"""The PNG specification's own keywords are kept. Others (another tool's prompt, an older provenance) would describe a
-picture that no longer is."""
+"""The PNG specification's own keywords are kept. Others (another tool's prompt, an older provenance) would describe the
+previous picture."""
 
 MAX_TEXT = 65_536
-"""No PNG text longer than this is carried over."""
+"""Longer PNG texts are not copied."""
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a file said besides its pixels.
+    """The metadata of a file.
 
     Args:
         format: Pillow's name of the format, or None for an array.
         mode: the file's own mode by Pillow's names (1, L, LA, P, RGB, RGBA, CMYK ...), whatever its depth.
-        bits: bits a channel of the file, 8 or 16 (1 is counted as 8).
+        bits: bits per channel of the file, 8 or 16 (1 counts as 8).
         lossless: whether the file's format kept the pixels exactly.
-        icc, exif, xmp: as in the file; EXIF as a TIFF structure, its orientation 1 and without thumbnail.
+        icc, exif, xmp: as in the file; EXIF as a TIFF structure, with orientation 1 and without thumbnail.
         iptc: caption, author, copyright of a JPEG or TIFF, as IPTC-NAA records.
-        comment: of a JPEG or GIF.
+        comment: the comment of a JPEG or GIF.
         dpi: horizontal and vertical resolution.
         orientation: the EXIF orientation that has been applied, 1 to 8.
         quantization, subsampling, progressive: how a JPEG was compressed (Pillow's tables and sampling number).
-        chunks: PNG chunks that are copied as they are, (type, data).
+        chunks: PNG chunks to copy unchanged, (type, data).
         text: PNG texts under the specification's keywords.
         notices: what was changed while reading, for the user.
     """
@@ -69,7 +69,7 @@ class Metadata:
 
     @property
     def grey(self) -> bool:
-        """True where the file held one channel of colour."""
+        """Whether the file was greyscale."""
         return self.mode in {"1", "L", "LA", "I"}
 
 
@@ -79,13 +79,15 @@ class Metadata:
 def describe(
     image: Any, data: bytes, row: Format | None, mode: str, bits: int, orientation: int, name: str
 ) -> Metadata:
-    """What a loaded Pillow image and the bytes it came from say; damaged EXIF becomes a notice."""
+    """Read the metadata of a loaded Pillow image and its file; damaged EXIF becomes a notice."""
     notices: list[str] = []
     xmp = _xmp(image)
     beside = lost(data if row in (JPEG, AVIF, HEIF) else b"", xmp)
     if beside:
         notices.append(f"{name}: its {' and '.join(beside)} will not be in the result")
         xmp = None if xmp is None else without_claims(xmp)
+    elif data and (others := _others(image)):
+        notices.append(f"{name}: only the first of its {1 + others} pictures is read")
     return Metadata(
         format=image.format if row is None else row.name,
         mode=mode,
@@ -107,13 +109,19 @@ def describe(
     )
 
 
+def _others(image: Any) -> int:
+    """How many pictures a JPEG has behind its first: two eyes, a panorama, what is of no said kind; no previews."""
+    listed = getattr(image, "mpinfo", {}).get(0xB002, [])[1:]
+    return sum("Thumbnail" not in str(entry.get("Attribute", {}).get("MPType")) for entry in listed)
+
+
 def _exif(image: Any, row: Format | None, notices: list[str], name: str) -> bytes | None:
-    """EXIF as a TIFF structure, upright and without thumbnail; damaged EXIF is left out with a notice."""
+    """Return EXIF as a TIFF structure, upright and without thumbnail; damaged EXIF is left out with a notice."""
     from PIL import Image
 
     try:
         if row is TIFF:
-            # A TIFF is its own EXIF: what describes the layout of this very file must not travel.
+            # A TIFF is its own EXIF: tags about the layout of this file must not be copied.
             kept, own = Image.Exif(), image.getexif()
             for tag, value in own.items():
                 if tag not in LAYOUT and tag not in (0x8769, 0x8825):
@@ -129,7 +137,7 @@ def _exif(image: Any, row: Format | None, notices: list[str], name: str) -> byte
         if not raw:
             return None
         return upright(raw.removeprefix(b"Exif\0\0"))
-    except Exception:  # Pillow's EXIF code raises anything on damaged bytes
+    except Exception:  # Pillow's EXIF code raises arbitrary errors on damaged bytes
         notices.append(f"{name}: its EXIF is damaged and is left out")
         return None
 
@@ -139,7 +147,7 @@ LAYOUT = frozenset(
     for first, last in ((254, 259), (262, 266), (273, 284), (290, 297), (301, 301), (317, 341), (347, 347), (512, 532))
     for tag in range(first, last + 1)
 ) | {700, 33723, 34377, 34675, 37724}
-"""TIFF tags about the layout of one file (and ICC, XMP, IPTC, Photoshop, which travel on their own or not at all)."""
+"""TIFF tags about the layout of one file (and ICC, XMP, IPTC, Photoshop, which are copied separately or not at all)."""
 
 
 def _xmp(image: Any) -> bytes | None:
@@ -149,14 +157,14 @@ def _xmp(image: Any) -> bytes | None:
     if not isinstance(raw, bytes) or not raw.strip(b"\0 "):
         return None
     if b"editkit:provenance" in raw:
-        raw = without_provenance(raw)  # it tells of the picture that was, not of the one to be written
+        raw = without_provenance(raw)  # it describes the previous picture, not the one to be written
     return upright_xmp(raw)
 
 
 def _iptc_of_tiff(image: Any, data: bytes) -> bytes | None:
-    """From the tag of its own, or from Photoshop's resources."""
+    """Return IPTC records from their own tag, or from Photoshop's resources."""
     value, resources = image.tag_v2.get(33723), image.tag_v2.get(34377)
-    if not isinstance(value, bytes):  # some writers say 32-bit words, of which Pillow gives the first
+    if not isinstance(value, bytes):  # some writers declare 32-bit words, of which Pillow returns only the first
         value = held(data, 33723)
     if value:
         return bytes(value)
@@ -171,7 +179,7 @@ def _comment(image: Any) -> bytes | None:
 
 def _dpi(image: Any, row: Format | None) -> tuple[float, float] | None:
     if row is TIFF and 282 not in image.tag_v2:
-        return None  # Pillow says 1 where the file says nothing
+        return None  # Pillow returns 1 if the file has no value
     try:
         x, y = (float(value) for value in image.info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):

@@ -134,27 +134,27 @@ class Provenance(BaseModel):
         """ASCII JSON, keys sorted: the same provenance is the same text.
 
         Raises:
-            PictureError: longer than `MAX_TEXT`, or NaN in the recipe.
+            PictureError: the text is longer than `MAX_TEXT`, or the recipe contains NaN.
         """
         try:
             idle = {name for name in ("between", "files") if not getattr(self, name)}
             said = self.model_dump(mode="json", exclude=idle)
             text = json.dumps(said, sort_keys=True, separators=(",", ":"), allow_nan=False)
         except ValueError as error:
-            raise PictureError(f"the recipe cannot be kept in the picture ({error}); use --no-provenance") from None
+            raise PictureError(f"the recipe cannot be stored in the picture ({error}); use --no-provenance") from None
         if len(text) > MAX_TEXT:
             raise PictureError(
-                f"the recipe of {len(text)} bytes is too long to be kept in the picture "
+                f"the recipe of {len(text)} bytes is too long to be stored in the picture "
                 f"(at most {MAX_TEXT}); use --no-provenance"
             )
         return text
 
     @classmethod
     def from_text(cls, text: str | bytes, name: str = "the picture") -> Provenance:
-        """The provenance in `text`.
+        """Parse the provenance in `text`.
 
         Raises:
-            PictureError: damaged, forged, or of a later version.
+            PictureError: it is damaged, forged, or of a later version.
         """
         if len(text) > MAX_TEXT:
             raise PictureError(f"{name}: its provenance is longer than {MAX_TEXT} bytes and is not read")
@@ -165,26 +165,26 @@ class Provenance(BaseModel):
             where = ".".join(str(part) for part in first["loc"])[:80]
             reason = f"{where}: {first['msg']}" if where else str(first["msg"])
             raise PictureError(
-                f"{name}: its provenance is damaged ({' '.join(reason.split())[:160]}); editkit strip takes it out"
+                f"{name}: its provenance is damaged ({' '.join(reason.split())[:160]}); editkit strip removes it"
             ) from None
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the result, without importing any of it."""
+    """Return the versions of the packages that determine the result, without importing them."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
     for package in ("editkit", "torch", "diffusers"):
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # run from a checkout that is not installed
+        except PackageNotFoundError:  # running from a checkout that is not installed
             found[package] = "unknown"
     return found
 
 
 def _without_folders(value: Any) -> Any:
-    """`value` with absolute paths, paths that climb out of the result's folder, and folders of models below the present
-    one cut to their last part: they say where its author's files lie.
+    """Cut absolute paths, paths out of the result's folder, and model folders below the current one to their last part,
+    because they would reveal the author's folders.
     """
     match value:
         case Path():
@@ -200,7 +200,7 @@ def _without_folders(value: Any) -> Any:
 
 
 def _readable(text: str) -> str:
-    """`text`, with what is no UTF-8 in the name of a file replaced: the record is UTF-8."""
+    """Replace what is not UTF-8 in `text`, for example in a file name: the record is UTF-8."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -208,7 +208,9 @@ def _name_of(text: str) -> str:
     for kind in (PurePosixPath, PureWindowsPath):
         if _is_file(kind(text)):
             return kind(text).name
-    if text.startswith("./") and PurePosixPath(text).name and _is_folder(text):  # a model of where its author was
+    if (
+        text.startswith("./") and PurePosixPath(text).name and _is_folder(text)
+    ):  # a model folder on the author's machine
         return PurePosixPath(text).name
     parts = re.split(r"([+&-])(?=[a-z_]+:)", text)  # box:1,2,3,4+watermark:/a/b.png
     if len(parts) > 1:
@@ -226,7 +228,7 @@ def _is_folder(text: str) -> bool:
 
 
 def _is_file(path: PurePath) -> bool:
-    """Whether text is a path that is to be cut rather than, say, a prompt that begins with a slash."""
+    """Whether the text is a path to cut, and not for example a prompt that begins with a slash."""
     if not path.name or len(path.parts) < 2:
         return False
     try:
@@ -239,13 +241,13 @@ def _is_file(path: PurePath) -> bool:
 
 
 def hash_pixels(picture: Raster) -> str:
-    """SHA-256 of the pixels and alpha, with their depth and size; the same for any file that decodes to them."""
+    """Return the SHA-256 of the pixels and alpha, with depth and size; equal for all files that decode to them."""
     parts = [picture.pixels] if picture.alpha is None else [picture.pixels, picture.alpha]
     return _hash(*parts)
 
 
 def hash_mask(mask: NDArray[Any]) -> str:
-    """SHA-256 of a mask as float32."""
+    """Return the SHA-256 of a mask as float32."""
     return _hash(np.asarray(mask, dtype=np.float32))
 
 
@@ -261,10 +263,10 @@ def _hash(*arrays: NDArray[Any]) -> str:
 
 
 def read_provenance(path: str | Path) -> Provenance | None:
-    """How the picture in a file was made; None where it does not say.
+    """Read the provenance of a picture file; None if it has none.
 
     Raises:
-        PictureError: no such file, or provenance that is damaged or forged.
+        PictureError: the file does not exist, or its provenance is damaged or forged.
     """
     data, name = read_bytes(path)
     text = find(data, name)
@@ -272,7 +274,7 @@ def read_provenance(path: str | Path) -> Provenance | None:
 
 
 def find(data: bytes, name: str = "the picture") -> str | None:
-    """The text of the provenance in the bytes of a file."""
+    """Return the text of the provenance in the bytes of a file; None without one."""
     if data.startswith(PNG_SIGNATURE):
         for kind, body in png_chunks(data, name):
             if kind == b"iTXt" and body.startswith(KEYWORD + b"\0"):
@@ -283,12 +285,12 @@ def find(data: bytes, name: str = "the picture") -> str | None:
     try:
         return html.unescape(found.decode())
     except UnicodeDecodeError:
-        raise PictureError(f"{name}: its provenance is damaged (not text); editkit strip takes it out") from None
+        raise PictureError(f"{name}: its provenance is damaged (not text); editkit strip removes it") from None
 
 
 def _international(body: bytes, name: str) -> str:
-    """The text of an iTXt chunk; one that would unpack to more than `MAX_TEXT` is refused, not unpacked."""
-    damaged = PictureError(f"{name}: its provenance is damaged (not text); editkit strip takes it out")
+    """Return the text of an iTXt chunk; refuse one that would unpack to more than `MAX_TEXT`."""
+    damaged = PictureError(f"{name}: its provenance is damaged (not text); editkit strip removes it")
     rest = body[len(KEYWORD) + 1 :]
     parts = rest[2:].split(b"\0", 2)
     if len(rest) < 2 or len(parts) != 3:
@@ -303,10 +305,10 @@ def _international(body: bytes, name: str) -> str:
 
 
 def stripped(data: bytes, name: str = "the picture") -> bytes:
-    """The bytes of a file without provenance; pixels and all other metadata are byte for byte the same.
+    """Remove the provenance from the bytes of a file; pixels and all other metadata stay byte for byte.
 
-    In a PNG the chunk is left out. Elsewhere spaces take its place inside the XMP, which allows them, so that no length
-    or offset in the file changes.
+    In a PNG the chunk is dropped. In other formats spaces replace it inside the XMP, which allows them, so that no
+    length or offset in the file changes.
     """
     if not data.startswith(PNG_SIGNATURE):
         return blanked(data)
@@ -320,11 +322,11 @@ def stripped(data: bytes, name: str = "the picture") -> bytes:
             clean = _without(kind, body)
             whole = whole if clean == body else png_chunk(kind, clean)
         parts.append(whole)
-    return b"".join([*parts, data[at:]])  # with whatever lies behind the end
+    return b"".join([*parts, data[at:]])  # including any data after the end
 
 
 def _without(kind: bytes, body: bytes) -> bytes:
-    """The body of a PNG's text chunk without provenance in it; XMP may be compressed."""
+    """Remove the provenance from the body of a PNG's text chunk; XMP may be compressed."""
     if kind != b"iTXt" or not body.startswith(_COMPRESSED_XMP):
         return without_provenance(body)
     head, rest = body[: len(_COMPRESSED_XMP) + 1], body[len(_COMPRESSED_XMP) + 1 :]
@@ -344,14 +346,14 @@ def _without(kind: bytes, body: bytes) -> bytes:
 
 _COMPRESSED_XMP = b"XML:com.adobe.xmp\0\1"
 MOST_XMP = 1 << 24
-"""No XMP that unpacks to more bytes is looked into."""
+"""XMP that unpacks to more bytes is not searched."""
 
 
 def strip(path: str | Path, output: str | Path | None = None, *, force: bool = False) -> bool:
-    """Take the provenance out of a file, in place or into `output`; False where there was none.
+    """Remove the provenance from a file, in place or into `output`; return False if there was none.
 
     Raises:
-        PictureError: cannot be read or written; the file is then as it was.
+        PictureError: it cannot be read or written; the file is then unchanged.
     """
     from editkit.pictures.files.atomic import save_bytes
 

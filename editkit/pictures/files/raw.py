@@ -1,6 +1,7 @@
-"""Camera raw files, and TIFFs whose first page is a thumbnail: never taken for the photograph.
+"""Camera raw files, and TIFFs whose first page is a thumbnail: refuse them.
 
-A reader that does not know the raw format takes the file for a TIFF, whose first directory holds a thumbnail.
+A reader that does not know the raw format takes the file for a TIFF, and its thumbnail in the first directory for the
+photograph.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ MAKERS = {
     "Olympus": ".orf", "Panasonic": ".rw2", "Pentax": ".pef", "Phase One": ".iiq", "Samsung": ".srw",
     "Sigma": ".x3f", "Sony": ".arw .sr2 .srf",
 }  # fmt: skip
-"""Whose raw files have which endings."""
+"""The raw file suffixes of each maker."""
 
 ENDINGS = {ending: maker for maker, endings in MAKERS.items() for ending in endings.split()}
 
@@ -26,21 +27,21 @@ MARKS = (
     (0, b"IIU\0", "Panasonic"), (0, b"FOVb", "Sigma"), (0, b"\0MRM", "Minolta"), (4, b"ftypcrx ", "Canon"),
     (8, b"CR\2\0", "Canon"), (6, b"HEAPCCDR", "Canon"),
 )  # fmt: skip
-"""(offset, bytes, maker) of what raw files begin with."""
+"""Signatures of raw files: (offset, bytes, maker)."""
 
 _ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _SENSOR = (32803, 34892)
-"""Photometric interpretations of what a sensor saw: a colour filter's mosaic, and linear raw."""
+"""Photometric interpretations of sensor data: colour filter array, and linear raw."""
 
 _DIRECTORIES = 64
-"""No more of a file's directories are looked at."""
+"""Most directories of a file that are read."""
 
 
 def refuse(data: bytes, name: str) -> None:
-    """Nothing, for what is no raw file.
+    """Refuse camera raw files.
 
     Raises:
-        PictureError: it is one, or a TIFF that begins with a reduced copy of its picture; says what to do.
+        PictureError: it is a raw file, or a TIFF whose first page is a thumbnail; the message says what to do.
     """
     order = _ORDERS.get(data[:4])
     maker = next((maker for at, mark, maker in MARKS if data[at : at + len(mark)] == mark), None)
@@ -61,8 +62,8 @@ def refuse(data: bytes, name: str) -> None:
 
 
 def _directories(data: bytes, order: str) -> Iterator[dict[int, int]]:
-    """Tag to first value of every directory of a classic TIFF, those that hang below others included; ends where the
-    structure is damaged."""
+    """Yield {tag: first value} of every directory of a classic TIFF, including nested ones; stop where the structure is
+    damaged."""
     try:
         (first,) = struct.unpack_from(order + "L", data, 4)
         waiting, seen = [first], set[int]()

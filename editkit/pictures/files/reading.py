@@ -1,4 +1,4 @@
-"""Reading pictures from files, standard input, arrays and Pillow images: a `Raster`, or an error of one line."""
+"""Read pictures from files, standard input, arrays and Pillow images into a `Raster`, with one-line errors."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 178_956_970
-"""The largest picture that is read, in pixels; a file that claims more is taken for a decompression bomb. Reading takes
-at most some 32 bytes of memory a pixel (16-bit with alpha; 12 for 8-bit RGB), besides the file itself."""
+"""The largest readable picture, in pixels; a file that declares more is treated as a decompression bomb. Reading needs
+at most about 32 bytes of memory per pixel (16-bit with alpha; 12 for 8-bit RGB), in addition to the file itself."""
 
 MAX_BYTES = 1 << 30
-"""The largest file that is read, in bytes."""
+"""The largest readable file, in bytes."""
 
 
 def read(source: str | Path | bytes | Pixels | Image.Image | BinaryIO) -> Raster:
-    """A picture from a file, "-" for standard input, the bytes of one, an open binary file, an array or a Pillow image.
+    """Read a picture from a path, "-" for standard input, bytes, an open binary file, an array or a Pillow image.
 
     Arrays are (H, W), (H, W, 1), (H, W, 3) RGB, or with alpha (H, W, 2), (H, W, 4), of uint8 or uint16.
 
@@ -61,7 +61,7 @@ def read(source: str | Path | bytes | Pixels | Image.Image | BinaryIO) -> Raster
 
 
 def _no_picture(source: object) -> str:
-    """What to do with what is neither a file nor an array."""
+    """Explain what to pass instead of an object that is neither a file nor an array."""
     kinds = "a path, bytes, a Pillow image, an array (h, w, 3) of uint8 or uint16, or a Picture is needed"
     if hasattr(source, "numpy"):
         kinds += "; of a tensor (3, h, w) in [0, 1]: (x * 255).round().byte().permute(1, 2, 0).numpy()"
@@ -69,7 +69,7 @@ def _no_picture(source: object) -> str:
 
 
 def read_bytes(source: str | Path) -> tuple[bytes, str]:
-    """The bytes of a file (or of standard input for "-") and its name for messages."""
+    """Return the bytes of a file (or of standard input for "-") and its name for messages."""
     if str(source) == "-":
         if sys.stdin.isatty():
             raise PictureError("-: standard input is a terminal; pipe a picture into it or name a file")
@@ -86,14 +86,14 @@ def read_bytes(source: str | Path) -> tuple[bytes, str]:
     except FileNotFoundError:
         raise PictureError(f"{path}: no such file{_nearest(path)}") from None
     except PermissionError:
-        raise PictureError(f"{path}: no permission to read it (chmod u+r would give it)") from None
+        raise PictureError(f"{path}: no permission to read it (chmod u+r grants it)") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise PictureError(f"{path}: cannot be read: {reason}") from None
 
 
 def _bounded(file: BinaryIO, name: str) -> bytes:
-    """All of an open file, or an error for one that is empty or larger than `MAX_BYTES`."""
+    """Read an open file; raise an error if it is empty or larger than `MAX_BYTES`."""
     try:
         data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
@@ -106,7 +106,7 @@ def _bounded(file: BinaryIO, name: str) -> bytes:
 
 
 def _nearest(path: Path) -> str:
-    """A near name in the same folder, for the message."""
+    """Suggest a similar name in the same folder, for the message."""
     try:
         names = os.listdir(path.parent)
     except OSError:
@@ -117,7 +117,7 @@ def _nearest(path: Path) -> str:
 
 
 def decode(data: bytes, name: str) -> Raster:
-    """A picture from the bytes of a file; `name` is for messages."""
+    """Decode the bytes of a picture file; `name` is for messages."""
     from PIL import Image
 
     _register_heif()
@@ -131,17 +131,17 @@ def decode(data: bytes, name: str) -> Raster:
 
 
 LARGE = 1 << 24
-"""Pixels from which on memory is asked about before it is taken."""
+"""Number of pixels from which the free memory is checked before decoding."""
 
 MUCH, MOST_PRESSED = 2 << 30, 500
-"""Bytes of memory that a file is not given which is so many times smaller than its pixels: no photograph is."""
+"""Most bytes of memory for a file that is this many times smaller than its pixels, which no photograph is."""
 
 
 def _afford(image: Image.Image, data: bytes, name: str) -> None:
-    """Refuse a picture that the free memory does not hold, before it is decoded: a small file may claim a large one.
+    """Refuse a picture that does not fit into memory, before decoding: a small file may declare a huge picture.
 
     Raises:
-        PictureError: with what is needed and what there is.
+        PictureError: it does not fit; the message says what is needed and what is free.
     """
     pixels = image.width * image.height
     if pixels < LARGE:
@@ -154,7 +154,7 @@ def _afford(image: Image.Image, data: bytes, name: str) -> None:
     if needed > MUCH and pixels * (8 if deep else 4) > MOST_PRESSED * len(data):
         raise PictureError(
             f"{name}: its {len(data)} bytes claim {image.width}x{image.height} pixels, as a decompression bomb does; "
-            f"if they are meant, save them without compression (.tif, .bmp)"
+            f"if that is intended, save it without compression (.tif, .bmp)"
         )
     check_room(name, image.width, image.height, needed, free)
 
@@ -163,7 +163,7 @@ def check_room(name: str, width: int, height: int, needed: int, free: int) -> No
     """Refuse pixels that need more bytes than are free.
 
     Raises:
-        PictureError: with what is needed and what there is.
+        PictureError: the message says what is needed and what is free.
     """
     if needed > free:
         raise PictureError(
@@ -174,12 +174,12 @@ def check_room(name: str, width: int, height: int, needed: int, free: int) -> No
 
 @contextlib.contextmanager
 def _one_line(name: str, data: bytes) -> Iterator[None]:
-    """Whatever a decoder raises as a `PictureError`, and none of its warnings."""
+    """Turn any error of a decoder into a `PictureError`, and suppress its warnings."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with SILENCE, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of what is reported or harmless here
+            warnings.simplefilter("ignore")  # Pillow warns of problems that are reported here or harmless
             yield
     except PictureError:
         raise
@@ -187,21 +187,21 @@ def _one_line(name: str, data: bytes) -> Iterator[None]:
         raise PictureError(_unknown(data, name)) from None
     except Image.DecompressionBombError:
         raise PictureError(
-            f"{name}: more than {MAX_PIXELS:,} pixels, the most that is read (it may be a decompression bomb); "
+            f"{name}: more than {MAX_PIXELS:,} pixels, the most that is read (perhaps a decompression bomb); "
             "make it smaller first"
         ) from None
     except MemoryError:
         raise PictureError(f"{name}: not enough memory for this picture; make it smaller first") from None
     except Exception as error:
-        # A decoder fed with damaged bytes may raise anything; all of it means the same to the user.
+        # A decoder may raise any error on damaged bytes; all mean the same to the user.
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise PictureError(
-            f"{name}: is damaged or truncated ({reason}); open it in a viewer and save it again, or fetch a whole copy"
+            f"{name}: is damaged or truncated ({reason}); open it in a viewer and save it again, or get a complete copy"
         ) from None
 
 
 def known_formats() -> list[str]:
-    """What Pillow may open a file as: of its other formats one starts programs."""
+    """Return the formats that Pillow may use; one of its others starts programs."""
     from PIL import Image
 
     Image.init()
@@ -209,18 +209,18 @@ def known_formats() -> list[str]:
 
 
 def _register_heif() -> None:
-    """Let Pillow read HEIC where pillow-heif is installed."""
+    """Let Pillow read HEIC if pillow-heif is installed."""
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
 
 
 def _unknown(data: bytes, name: str) -> str:
-    """Why nothing could decode this."""
+    """Explain why the file could not be decoded."""
     for row in FORMATS:
         if not row.begins(data):
             continue
         if row.needs is not None:
-            where = f"where {row.needs} is installed (pip install {row.needs})"
+            where = f"if {row.needs} is installed (pip install {row.needs})"
             return f"{name}: {row.title} is read {where}; or convert it to JPEG"
-        return f"{name}: starts like {row.title} but is damaged, truncated or of a kind that is not read"
+        return f"{name}: starts like {row.title} but is damaged, truncated or of an unsupported kind"
     return f"{name}: is not a picture that editkit reads ({readable()})"

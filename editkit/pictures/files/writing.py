@@ -1,4 +1,4 @@
-"""Writing pictures: whole or not at all. How they are encoded is in `pictures/files/encoding.py`."""
+"""Write pictures, completely or not at all. The encoding is in `pictures/files/encoding.py`."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from editkit.pictures.files.reading import decode
 from editkit.pictures.raster import Raster
 
 BAND = 64
-"""Rows that are compared at once."""
+"""Rows compared at once."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written.
+    """The result of writing a picture.
 
     Args:
-        path: where; "-" for standard output.
+        path: the file; "-" for standard output.
         format: Pillow's name of the format.
         bytes: the file's size.
-        deviation: the largest difference of a channel between the picture and the file as it decodes, in levels of 8
-            bits (or of 16, in a 16-bit file); 0 for a lossless format.
-        kept_deviation: the same over the pixels whose mask is 0; None for a picture without mask.
-        notices: what could not be kept, for the user.
+        deviation: the largest difference of a channel between the picture and the decoded file, in 8-bit levels (or
+            16-bit levels in a 16-bit file); 0 for a lossless format.
+        kept_deviation: the same over pixels whose mask is 0; None without a mask.
+        notices: what could not be stored, for the user.
     """
 
     path: str
@@ -48,11 +48,11 @@ class Written:
 
 
 def check_output(path: str | Path, *, force: bool = False, quality: int | None = None) -> str:
-    """Refuse before any work what could not be written after it; gives the format. "-" is always fine (PNG).
+    """Check before any work that the output can be written, and return its format. "-" is always valid (PNG).
 
     Raises:
-        PictureError: unknown ending, existing file without `force`, a folder, missing or read-only folder; a `quality`
-            for a format that has none.
+        PictureError: unknown suffix, existing file without `force`, a folder, missing or read-only folder, or a
+            `quality` for a lossless format.
     """
     format_ = PNG.name if str(path) == "-" else format_of(Path(path))
     if quality is not None and to_write(format_).exact == "always":
@@ -64,7 +64,7 @@ def check_output(path: str | Path, *, force: bool = False, quality: int | None =
 
 
 def check_place(path: str | Path, *, force: bool = False) -> None:
-    """As `check_output`, for a file of any ending.
+    """Like `check_output`, for a file of any suffix.
 
     Raises:
         PictureError: existing file without `force`, a folder, missing or read-only folder.
@@ -80,24 +80,24 @@ def check_place(path: str | Path, *, force: bool = False) -> None:
             if not force:
                 raise PictureError(f"{path}: exists already; give another name, or `force` to replace it (--force)")
         if not folder.exists():
-            raise PictureError(f"{folder}: no such folder; make it first (mkdir -p {folder})")
+            raise PictureError(f"{folder}: no such folder; create it first (mkdir -p {folder})")
         if not folder.is_dir():
             raise PictureError(f"{folder}: is not a folder; name an output in one")
-    except (OSError, RuntimeError, ValueError) as error:  # too long a name, a loop of links, an unreadable folder
+    except (OSError, RuntimeError, ValueError) as error:  # name too long, a loop of links, an unreadable folder
         raise PictureError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PictureError(f"{folder}: no permission to write in this folder; name an output elsewhere")
 
 
 def check_apart(outputs: Mapping[str, str | Path | None], inputs: Iterable[str | Path] = (), first: str = "") -> None:
-    """Refuse outputs of one command that are the same file, under whatever names, or one of its `inputs`.
+    """Refuse outputs of one command that are the same file under any names, or one of its `inputs`.
 
     Args:
-        outputs: option (as the user knows it) to path; None and "-" are left out.
-        first: the option of the result itself, which may take the place of an input (with --force).
+        outputs: option name to path; None and "-" are ignored.
+        first: the option of the result itself, which may replace an input (with --force).
 
     Raises:
-        UsageError: two are one; says which.
+        UsageError: two are the same; the message says which.
     """
     read = {_identity(path): str(path) for path in inputs if str(path) != "-"}
     seen: dict[tuple[object, ...], str] = {}
@@ -108,12 +108,12 @@ def check_apart(outputs: Mapping[str, str | Path | None], inputs: Iterable[str |
         if identity in seen:
             raise UsageError(f"{seen[identity]} and {flag} both name {path}; give them different names")
         if identity in read and flag != first:
-            raise UsageError(f"{flag} {path}: is what is read ({read[identity]}); give another name")
+            raise UsageError(f"{flag} {path}: is also an input ({read[identity]}); give another name")
         seen[identity] = flag
 
 
 def _identity(path: str | Path) -> tuple[object, ...]:
-    """The same for all names of a file, links included, whether it is there or not."""
+    """Return a key that is equal for all names of a file, including links, whether it exists or not."""
     try:
         state = os.stat(path)
         return state.st_dev, state.st_ino
@@ -122,12 +122,12 @@ def _identity(path: str | Path) -> tuple[object, ...]:
 
 
 def format_of(path: Path) -> str:
-    """The format a name's ending stands for."""
+    """Return the format of a file name's suffix."""
     try:
         return WRITABLE[path.suffix.lower()].name
     except KeyError:
         known = " ".join(WRITABLE)
-        got = f"the ending {path.suffix!r} is not one that can be written" if path.suffix else "the name has no ending"
+        got = f"files ending in {path.suffix!r} cannot be written" if path.suffix else "the name has no ending"
         raise PictureError(f"{path}: {got}; use one of {known}") from None
 
 
@@ -140,10 +140,10 @@ def to_bytes(
     text: str | None = None,
     quality: int | None = None,
 ) -> tuple[bytes, int, int | None]:
-    """The bytes of a file, the largest deviation, and that over the pixels whose `mask` is 0 (see `Written`).
+    """Return the bytes of a file, the largest deviation, and that over the pixels whose `mask` is 0 (see `Written`).
 
-    A file that could not be opened again is made once more without the metadata that came with the picture, and with a
-    notice: whatever a stranger put there, a finished edit is not lost to it.
+    If the file cannot be opened again, it is encoded without the picture's original metadata, with a notice, so that
+    bad metadata cannot destroy a finished edit.
     """
     try:
         said = list(notices)
@@ -154,7 +154,7 @@ def to_bytes(
             raise
         said = list(notices)
         encoded, back = _seen_again(bare, format, said, text, quality)
-        said.append(f"its metadata (EXIF, XMP, ICC profile) cannot be put into {format} and is left out")
+        said.append(f"its metadata (EXIF, XMP, ICC profile) cannot be stored in {format} and is left out")
     notices[:] = said
     if encoded.lossless or back is None:
         return encoded.data, 0, None if mask is None else 0
@@ -168,23 +168,22 @@ def _without_metadata(meta: Metadata) -> Metadata:
 def _seen_again(
     raster: Raster, format: str, notices: list[str], text: str | None, quality: int | None
 ) -> tuple[Encoded, NDArray[Any] | None]:
-    """The bytes of a file, and its pixels as it decodes; None for a lossless file without metadata, which nothing can
-    have spoilt.
+    """Return the encoded file and its decoded pixels; None for a lossless file without metadata, which needs no check.
 
     Raises:
-        PictureError: it cannot be made, or does not decode to what went in.
+        PictureError: it cannot be encoded, or does not decode to the same pixels.
     """
     encoded = encode(raster, format, notices, text=text, quality=quality)
     if encoded.lossless and raster.meta == _without_metadata(raster.meta):
         return encoded, None
     back = decode(encoded.data, "the written file").pixels
     if back.shape != encoded.raster.pixels.shape or (encoded.lossless and _differ(back, encoded.raster.pixels)):
-        raise PictureError("the written file: does not decode to the picture that went in")
+        raise PictureError("the written file: does not decode to the same picture")
     return encoded, back
 
 
 def _differ(a: NDArray[Any], b: NDArray[Any]) -> bool:
-    """In bands, without an array of their size."""
+    """Compare in bands, without an array of the full size."""
     return a.dtype != b.dtype or any(not np.array_equal(a[at : at + BAND], b[at : at + BAND]) for at in _bands(a))
 
 
@@ -193,7 +192,7 @@ def _bands(array: NDArray[Any]) -> range:
 
 
 def _deviation(raster: Raster, mask: NDArray[Any] | None, back: NDArray[Any]) -> tuple[int, int | None]:
-    """The largest difference that a lossy format made, over all pixels and over those the mask keeps."""
+    """Return the largest difference made by a lossy format, over all pixels and over those that the mask keeps."""
     largest, kept = 0, 0
     for at in range(0, raster.height, BAND):
         rows = slice(at, at + BAND)
@@ -215,18 +214,18 @@ def write(
     format: str | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> Written:
-    """Write a picture, whole or not at all: a temporary file beside it takes its place when it is complete.
+    """Write a picture atomically: a temporary file beside it replaces it when it is complete.
 
     Args:
-        path: its ending decides the format; "-" is standard output, as `format` (PNG unless told).
-        force: replace an existing file. Without it a file that appears meanwhile is not replaced either.
-        mask: (H, W); what a lossy format changes where it is 0 is measured apart.
-        text: how it was made, put into the file.
-        quality: 1 to 100 for JPEG, WebP and AVIF; None takes over what the picture came with.
+        path: its suffix sets the format; "-" is standard output, as `format` (default PNG).
+        force: replace an existing file. Without it, a file that appears in the meantime is not replaced either.
+        mask: (H, W); changes by a lossy format where it is 0 are measured separately.
+        text: the provenance to store in the file.
+        quality: 1 to 100 for JPEG, WebP and AVIF; None: as in the picture's own file.
         on_notice: called with each notice; they are in the result as well.
 
     Raises:
-        PictureError: it cannot be written there; nothing is left behind and an old file is as it was.
+        PictureError: it cannot be written; no partial file remains and an old file is unchanged.
     """
     known = check_output(path, force=force)
     if str(path) == "-" and format is not None:
@@ -247,7 +246,7 @@ def _to_stdout(data: bytes) -> None:
     if sys.stdout is None:
         raise PictureError("standard output: cannot be written: it is closed")
     if sys.stdout.isatty():
-        raise PictureError("-: standard output is a terminal; send it into a file or a pipe, or use -o NAME")
+        raise PictureError("-: standard output is a terminal; redirect it to a file or a pipe, or use -o NAME")
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

@@ -1,4 +1,4 @@
-"""XMP packets: what an edit makes untrue in them, and the provenance that is kept in them."""
+"""XMP packets: update what an edit invalidates, and store the provenance."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 
 def upright_xmp(xmp: bytes) -> bytes:
-    """XMP with its orientation set to 1 and its thumbnails left out."""
+    """Set the orientation of XMP to 1 and remove its thumbnails."""
     xmp = re.sub(rb'(tiff:Orientation=["\'])\d+(["\'])', rb"\g<1>1\g<2>", xmp)
     xmp = re.sub(rb"(<tiff:Orientation>)\d+(</tiff:Orientation>)", rb"\g<1>1\g<2>", xmp)
     return _without_thumbnails(xmp)
@@ -17,7 +17,7 @@ _SIZES = (b"tiff:ImageWidth", b"exif:PixelXDimension"), (b"tiff:ImageLength", b"
 
 
 def sized_xmp(xmp: bytes, size: tuple[int, int]) -> bytes:
-    """XMP that says `size`, (width, height), where it says one."""
+    """Set the size tags of XMP, if any, to `size`, (width, height)."""
     for names, number in zip(_SIZES, size, strict=True):
         word, new = b"(?:" + b"|".join(names) + b")", rb"\g<1>%d\g<2>" % number
         xmp = re.sub(b"(" + word + rb"=[\"\'])\d+([\"\'])", new, xmp)
@@ -26,7 +26,7 @@ def sized_xmp(xmp: bytes, size: tuple[int, int]) -> bytes:
 
 
 def _without_thumbnails(xmp: bytes) -> bytes:
-    """Each byte is looked at once, whatever it is: an expression would begin anew at every opening without an end."""
+    """Remove thumbnails, reading each byte once: a regular expression would restart at every unclosed element."""
     begin, end = b"<xmp:Thumbnails>", b"</xmp:Thumbnails>"
     kept, at = [], 0
     while (start := xmp.find(begin, at)) >= 0 and (stop := xmp.find(end, start)) >= 0:
@@ -36,7 +36,7 @@ def _without_thumbnails(xmp: bytes) -> bytes:
 
 
 MAX_TEXT = 1 << 18
-"""The most bytes of provenance that are written or read."""
+"""Most bytes of provenance that are written or read."""
 
 NAMESPACE = "urn:editkit:1.0:"
 
@@ -52,7 +52,7 @@ _RDF_END = b"</rdf:RDF>"
 
 
 def into_xmp(xmp: bytes | None, text: str) -> bytes:
-    """An XMP packet with provenance `text` in it, in place of an older one."""
+    """Store the provenance `text` in an XMP packet, replacing an older one."""
     packet = without_provenance(xmp or _PACKET)
     if _RDF_END not in packet:
         packet += _PACKET
@@ -61,16 +61,16 @@ def into_xmp(xmp: bytes | None, text: str) -> bytes:
 
 
 def without_provenance(xmp: bytes) -> bytes:
-    """An XMP packet without provenance."""
+    """Remove the provenance from an XMP packet."""
     return _BLOCK.sub(b"", xmp)
 
 
 def provenance_in(data: bytes) -> bytes | None:
-    """The provenance, still escaped, in a packet or in a file that has one."""
+    """Return the provenance, still escaped, of a packet or of a file that contains one."""
     found = _BLOCK.search(data)
     return None if found is None else found[1]
 
 
 def blanked(data: bytes) -> bytes:
-    """`data` with spaces in the place of the provenance, so that no length or offset changes."""
+    """Replace the provenance in `data` by spaces, so that no length or offset changes."""
     return _BLOCK.sub(lambda found: b" " * len(found[0]), data)

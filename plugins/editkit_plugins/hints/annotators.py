@@ -1,9 +1,10 @@
-"""Detectors of controlnet-aux by name: soft edges, depth, normals, poses, segments, drawn lines.
+"""Detectors from controlnet-aux: soft edges, depth, normals, poses, segments, line art.
 
-They are imported, and their weights looked for, when one is used. What is mended here: import takes seconds and warns
-about packages nobody asked for; weights are fetched without a word (with --offline: never, and the error says what is
-missing and where it belongs); pictures come back in another size (`editkit.plugin.hints.detect` undoes that). Their
-weights are PyTorch files, not safetensors; torch reads them with `weights_only`, which runs no code of theirs.
+controlnet-aux is imported, and weights are looked up, only when a detector is used. This module works around three of
+its problems. Importing it takes seconds and warns about packages that are not needed. It downloads weights silently;
+with --offline nothing is downloaded, and the error says which file is missing and where it belongs. Its results differ
+in size from the input; `editkit.plugin.hints.detect` resizes them. The weights are PyTorch files, not safetensors;
+torch reads them with `weights_only`, which runs no code from them.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ ANNOTATORS = "lllyasviel/Annotators"
 
 
 class Aux(Detector):
-    """What they share: `source` is the class in controlnet_aux, `files` its weights in the hub's `repo`.
+    """Base class of the detectors from controlnet-aux.
 
-    `loading` goes to its `from_pretrained`; `requires` are packages that controlnet-aux does not bring itself.
+    `source` is the class in controlnet_aux, `files` are its weights in the hub repository `repo`, and `loading` holds
+    arguments for its `from_pretrained`. `requires` lists packages that controlnet-aux does not install itself.
+    `downloads`: the detector fetches its own weights.
     """
 
     source: ClassVar[str]
@@ -42,11 +45,13 @@ class Aux(Detector):
     requires: ClassVar[tuple[str, ...]] = ()
     downloads: ClassVar[bool] = False
 
-    resolution: int = Field(512, ge=64, le=4096, description="The shorter side, in pixels, at which it looks.")
-    weights: str | None = Field(None, description="A folder with its weights; default: the hub's cache.")
+    resolution: int = Field(
+        512, ge=64, le=4096, description="Shorter side at which the detector sees the picture, in pixels."
+    )
+    weights: str | None = Field(None, description="Folder with the weights; default: the hub's cache.")
 
     def settings(self) -> dict[str, Any]:
-        """Further arguments of its call."""
+        """Return further keyword arguments for the detector's call."""
         return {}
 
     def ready(self, *, offline: bool = False) -> Detect:
@@ -68,10 +73,10 @@ class Aux(Detector):
             return np.asarray(network(pixels, **given))
 
     def _folder(self, offline: bool) -> str | None:
-        """Where all of its files lie; None where it has none.
+        """Return the folder that holds all of the detector's files; None if it has none.
 
         Raises:
-            ModelError: they are missing; says which, and where they belong.
+            ModelError: files are missing. The message says which, and where they belong.
         """
         if not self.files:
             return None
@@ -87,7 +92,7 @@ class Aux(Detector):
             paths = [hf_hub_download(self.repo, file, local_files_only=hub.local_only(offline)) for file in self.files]
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             raise ModelError(
-                f"hint {self.name} needs {', '.join(self.files)} of the hub's {self.repo}, not found in "
+                f"hint {self.name} needs {', '.join(self.files)} from the hub's {self.repo}, not found in "
                 f"{constants.HF_HUB_CACHE}; {hub.why(offline, error)}. Fetch it once where there is a network (hf "
                 f"download {self.repo} {' '.join(self.files)}), or name a folder that has it: "
                 f"{self.name}:weights=DIR"
@@ -97,8 +102,9 @@ class Aux(Detector):
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without warnings and prints; with a command line that its parsers find empty. One thread at a time: all of these
-    are the process's.
+    """Suppress warnings and output, and hide the command line from argument parsers.
+
+    One thread at a time may enter: all of these are global to the process.
     """
     with (
         SILENCE,
@@ -116,7 +122,7 @@ def quiet() -> Iterator[None]:
 
 
 def _loaded(source: str, folder: str | None, given: Mapping[str, str]) -> Any:
-    """The detector's object, on the fastest device."""
+    """Load the detector on the fastest device."""
     from editkit.common.device import pick_device
     from editkit.common.process import loading
 
@@ -129,7 +135,7 @@ def _loaded(source: str, folder: str | None, given: Mapping[str, str]) -> Any:
 
 
 class Softedge(Aux):
-    """Soft edges: holistically nested edge detection (Xie & Tu 2015, arXiv:1504.06375)."""
+    """Soft edges by holistically nested edge detection (Xie & Tu 2015, arXiv:1504.06375)."""
 
     name: ClassVar[str] = "softedge"
     source: ClassVar[str] = "HEDdetector"
@@ -142,7 +148,7 @@ class Softedge(Aux):
 
 
 class Pidi(Aux):
-    """Soft edges by pixel differences (Su et al. 2021, arXiv:2108.07009)."""
+    """Soft edges by pixel difference networks (Su et al. 2021, arXiv:2108.07009)."""
 
     name: ClassVar[str] = "pidi"
     source: ClassVar[str] = "PidiNetDetector"
@@ -165,7 +171,7 @@ class Teed(Aux):
 
 
 class Anyline(Aux):
-    """Lines of every kind: TEED's edges and drawn lines together."""
+    """Lines of every kind: TEED's edges combined with line art."""
 
     name: ClassVar[str] = "anyline"
     source: ClassVar[str] = "AnylineDetector"
@@ -175,7 +181,7 @@ class Anyline(Aux):
 
 
 class Depth(Aux):
-    """Depth, near is bright: MiDaS (Ranftl et al. 2020, arXiv:1907.01341)."""
+    """Depth by MiDaS, near is bright (Ranftl et al. 2020, arXiv:1907.01341)."""
 
     name: ClassVar[str] = "depth"
     source: ClassVar[str] = "MidasDetector"
@@ -183,7 +189,7 @@ class Depth(Aux):
 
 
 class Zoe(Aux):
-    """Depth, near is bright: ZoeDepth (Bhat et al. 2023, arXiv:2302.12288)."""
+    """Depth by ZoeDepth, near is bright (Bhat et al. 2023, arXiv:2302.12288)."""
 
     name: ClassVar[str] = "zoe"
     source: ClassVar[str] = "ZoeDetector"
@@ -191,7 +197,7 @@ class Zoe(Aux):
 
 
 class Leres(Aux):
-    """Depth, near is bright: LeReS (Yin et al. 2021, arXiv:2012.09365)."""
+    """Depth by LeReS, near is bright (Yin et al. 2021, arXiv:2012.09365)."""
 
     name: ClassVar[str] = "leres"
     source: ClassVar[str] = "LeresDetector"
@@ -213,8 +219,8 @@ class Pose(Aux):
     source: ClassVar[str] = "OpenposeDetector"
     files: ClassVar[tuple[str, ...]] = ("body_pose_model.pth", "hand_pose_model.pth", "facenet.pth")
 
-    hands: bool = Field(False, description="Hands too.")
-    face: bool = Field(False, description="Faces too.")
+    hands: bool = Field(False, description="Also detect hands.")
+    face: bool = Field(False, description="Also detect faces.")
 
     def settings(self) -> dict[str, Any]:
         return {"include_hand": self.hands, "include_face": self.face}
@@ -230,20 +236,20 @@ class Dwpose(Aux):
 
 
 class Face(Aux):
-    """Faces as coloured outlines, by MediaPipe."""
+    """Faces as coloured outlines (MediaPipe)."""
 
     name: ClassVar[str] = "face"
     source: ClassVar[str] = "MediapipeFaceDetector"
     requires: ClassVar[tuple[str, ...]] = ("mediapipe",)
 
-    faces: int = Field(1, ge=1, le=100, description="At most so many.")
+    faces: int = Field(1, ge=1, le=100, description="Largest number of faces.")
 
     def settings(self) -> dict[str, Any]:
         return {"max_faces": self.faces}
 
 
 class Segment(Aux):
-    """Regions in random colours: Segment Anything (Kirillov et al. 2023, arXiv:2304.02643)."""
+    """Regions in random colours by Segment Anything (Kirillov et al. 2023, arXiv:2304.02643)."""
 
     name: ClassVar[str] = "segment"
     source: ClassVar[str] = "SamDetector"
@@ -252,7 +258,7 @@ class Segment(Aux):
 
 
 class LineartRealistic(Aux):
-    """Drawn lines by a network (Chan et al. 2022, arXiv:2203.12691)."""
+    """Line art by a network (Chan et al. 2022, arXiv:2203.12691)."""
 
     name: ClassVar[str] = "lineart_realistic"
     source: ClassVar[str] = "LineartDetector"
@@ -265,7 +271,7 @@ class LineartRealistic(Aux):
 
 
 class LineartAnime(Aux):
-    """Drawn lines of animation, by a network."""
+    """Line art in the style of anime, by a network."""
 
     name: ClassVar[str] = "lineart_anime"
     source: ClassVar[str] = "LineartAnimeDetector"
@@ -273,7 +279,7 @@ class LineartAnime(Aux):
 
 
 class LineartStandard(Aux):
-    """Drawn lines by a difference of Gaussians, as controlnet-aux does it; no weights."""
+    """Line art by a difference of Gaussians, as in controlnet-aux; needs no weights."""
 
     name: ClassVar[str] = "lineart_standard"
     source: ClassVar[str] = "LineartStandardDetector"

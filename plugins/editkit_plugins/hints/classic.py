@@ -1,6 +1,6 @@
-"""Detectors without weights: OpenCV and arithmetic. Edges, lines, tones, colours, layout.
+"""Detectors without weights, built on OpenCV: edges, lines, tones, colours, layout.
 
-Lines are white on black, as ControlNets are trained to see them (Zhang et al. 2023, arXiv:2302.05543).
+Lines are white on black, as in the training data of ControlNets (Zhang et al. 2023, arXiv:2302.05543).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from editkit.plugin import Detector, Pixels
 
 
 class Canny(Detector):
-    """Edges (Canny 1986): those stronger than `high`, and those stronger than `low` that join them."""
+    """Edges (Canny 1986): those stronger than `high`, and those stronger than `low` that connect to them."""
 
     name: ClassVar[str] = "canny"
 
@@ -24,7 +24,7 @@ class Canny(Detector):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.low > self.high:
-            raise ValueError(f"low {self.low} lies above high {self.high}")
+            raise ValueError(f"low {self.low} is above high {self.high}")
         return self
 
     def __call__(self, pixels: Pixels) -> Pixels:
@@ -35,12 +35,12 @@ class Canny(Detector):
 
 
 class Lineart(Detector):
-    """Drawn lines: what is darker than its surroundings, by a difference of Gaussians."""
+    """Line art: pixels darker than their surroundings, by a difference of Gaussians."""
 
     name: ClassVar[str] = "lineart"
 
-    sigma: float = Field(6.0, gt=0.0, le=100.0, description="How wide the surroundings are, in pixels.")
-    threshold: int = Field(8, ge=0, le=254, description="Differences up to this, of 255, are no line.")
+    sigma: float = Field(6.0, gt=0.0, le=100.0, description="Width of the surroundings, in pixels.")
+    threshold: int = Field(8, ge=0, le=254, description="Differences up to this level (of 255) are ignored.")
 
     def __call__(self, pixels: Pixels) -> Pixels:
         import cv2
@@ -55,11 +55,11 @@ class Lineart(Detector):
 
 
 class Scribble(Detector):
-    """A rough sketch: the edges of the blurred picture, as thick strokes."""
+    """A rough sketch: edges of the blurred picture, as thick strokes."""
 
     name: ClassVar[str] = "scribble"
 
-    sigma: float = Field(3.0, gt=0.0, le=100.0, description="Details finer than this, in pixels, are left out.")
+    sigma: float = Field(3.0, gt=0.0, le=100.0, description="Details finer than this, in pixels, are ignored.")
     thickness: int = Field(5, ge=1, le=99, description="Width of a stroke in pixels.")
 
     def __call__(self, pixels: Pixels) -> Pixels:
@@ -72,7 +72,7 @@ class Scribble(Detector):
 
 
 class Tile(Detector):
-    """The picture without its fine detail, for ControlNets that make it anew; factor 1 is the picture itself."""
+    """The picture without fine detail, for ControlNets that regenerate it; factor 1 is the picture itself."""
 
     name: ClassVar[str] = "tile"
 
@@ -102,7 +102,7 @@ class Luma(Detector):
 
 
 class Blur(Detector):
-    """The picture through a Gaussian blur."""
+    """The picture, blurred by a Gaussian."""
 
     name: ClassVar[str] = "blur"
 
@@ -116,7 +116,7 @@ class Blur(Detector):
 
 
 class Palette(Detector):
-    """Where which colour is: the mean colour of every square of a grid."""
+    """Layout of colours: the mean colour of every square of a grid."""
 
     name: ClassVar[str] = "palette"
 
@@ -136,8 +136,8 @@ class Shuffle(Detector):
 
     name: ClassVar[str] = "shuffle"
 
-    grain: int = Field(256, ge=2, le=4096, description="How far apart, in pixels, the flow is drawn anew.")
-    seed: int = Field(0, ge=0, description="Of the flow.")
+    grain: int = Field(256, ge=2, le=4096, description="Spacing of the flow's random values, in pixels.")
+    seed: int = Field(0, ge=0, description="Seed of the flow.")
 
     def __call__(self, pixels: Pixels) -> Pixels:
         import cv2
@@ -152,5 +152,5 @@ class Shuffle(Detector):
 
 
 def _cells(width: int, height: int, side: int) -> tuple[int, int]:
-    """(columns, rows) of a grid of squares; one at least."""
+    """Return (columns, rows) of a grid of squares, at least one of each."""
     return max(1, round(width / side)), max(1, round(height / side))

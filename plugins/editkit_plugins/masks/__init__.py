@@ -1,1 +1,1 @@
-"""Mask words beyond those of `editkit.pictures.shapes`: what is drawn by hand, and what is found in the picture."""
+"""Mask words beyond those of `editkit.pictures.shapes`: drawn by hand, or detected in the picture."""

@@ -1,7 +1,7 @@
-"""`text:the dog` and `point:x,y`: what a network says is there, which the user fetched (`--mask-model`).
+"""`text:the dog` and `point:x,y`: segmentation by networks that the user has downloaded (`--mask-model`).
 
-`text` is SAM 3's, else Grounding DINO's boxes with SAM 2's masks, else CLIPSeg's, by what the folders are. Where
-ViTMatte is among them the mask's edge is its alpha.
+`text` uses SAM 3; else Grounding DINO's boxes with SAM 2's masks; else CLIPSeg: the first of these among the folders.
+If ViTMatte is among them, it refines the mask's edge to a soft alpha.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from editkit_plugins.masks import networks
 
 
 def by_text(picture: Picture, values: str, models: Sequence[str]) -> Mask:
-    """(H, W) in [0, 1]: 1 where what the words name is; nothing where it is not.
+    """Segment what the words name: (H, W) in [0, 1], all 0 if nothing is found.
 
     Raises:
-        UsageError: no network for it is among `models`.
+        UsageError: `models` has no suitable network.
         ShapeError: there are no words.
     """
     import numpy as np
 
     if not values.strip():
-        raise ShapeError("'text:': write what is to be found behind it, as text:the dog")
+        raise ShapeError("'text:': write what to find after the colon, as text:the dog")
     there = networks.found(models)
     if "SAM 3" in there:
         mask = networks.by_sam3(there["SAM 3"], picture, values)
@@ -41,11 +41,11 @@ def by_text(picture: Picture, values: str, models: Sequence[str]) -> Mask:
 
 
 def by_point(picture: Picture, values: str, models: Sequence[str]) -> Mask:
-    """(H, W) in [0, 1]: the thing at x, y; several points (x,y,x,y) are of one thing.
+    """Segment the object at x,y: (H, W) in [0, 1]. Several points (x,y,x,y) mark one object.
 
     Raises:
         UsageError: SAM 2 is not among `models`.
-        ShapeError: a point is none, or outside.
+        ShapeError: a point is malformed, or outside the picture.
     """
     numbers = coordinates("point", values, picture)
     points = list(zip(numbers[0::2], numbers[1::2], strict=False))
@@ -59,16 +59,16 @@ def by_point(picture: Picture, values: str, models: Sequence[str]) -> Mask:
 
 
 def soft(picture: Picture, mask: Mask, models: Sequence[str]) -> Mask:
-    """`mask` with ViTMatte's edge where it is among `models`; else itself."""
+    """Return `mask`, (H, W), with its edge refined by ViTMatte if that is among `models`."""
     folder = networks.found(models).get("ViTMatte")
     return mask if folder is None else networks.matted(folder, picture, mask)
 
 
 TEXT = Asking(
     "text", "text:words", lambda picture, values: by_text(picture, values, ()),
-    "What the words name, found by a network (--mask-model).", None, True, ask=by_text,
+    "What the words name, segmented by a network (--mask-model).", None, True, ask=by_text,
 )  # fmt: skip
 POINT = Asking(
     "point", "point:x,y", lambda picture, values: by_point(picture, values, ()),
-    "The thing at a point, by SAM 2 (--mask-model).", None, True, ask=by_point,
+    "The object at a point, by SAM 2 (--mask-model).", None, True, ask=by_point,
 )  # fmt: skip

@@ -1,6 +1,6 @@
 """Masks drawn by hand, in words: `flood:x,y~tolerance` and `brush:x,y,x,y...:radius`.
 
-Also in per cent, as boxes are.
+Coordinates may be in per cent, as those of boxes.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from editkit.pictures.picture import Picture
 from editkit.pictures.shapes import TOLERANCE, Mask, Shape, ShapeError, as_mask, coordinates, seen
 
 ROWS = 256
-"""So many rows are drawn at once, whatever the size of the picture."""
+"""Rows drawn at a time, to bound memory."""
 
 
 def flood(picture: Picture, x: float, y: float, tolerance: float = TOLERANCE) -> Mask:
-    """1 for the pixels that are joined to (x, y), over sides, by pixels of about its colour: every channel within
-    `tolerance` of 255.
+    """Flood fill: mark the pixels that are 4-connected to (x, y) through pixels of similar colour.
+
+    Similar: no channel differs by more than `tolerance`, in levels of 255. The result is (H, W) of 0 and 1.
 
     Raises:
-        ShapeError: (x, y) lies outside.
+        ShapeError: (x, y) lies outside the picture.
     """
     import cv2
 
@@ -31,14 +32,17 @@ def flood(picture: Picture, x: float, y: float, tolerance: float = TOLERANCE) ->
     shown = np.broadcast_to(seen(picture), (picture.height, picture.width))
     near = np.abs(picture.pixels.astype(np.int32) - picture.pixels[row, column]).max(axis=2)
     within = near <= tolerance * float(np.iinfo(picture.pixels.dtype).max) / 255.0
-    # what lies under full transparency has no colour: it is joined to itself
+    # fully transparent pixels have no colour: they connect only to each other
     within = within & shown if shown[row, column] else ~shown
     _, labels = cv2.connectedComponents(within.astype(np.uint8), connectivity=4)
     return as_mask(labels == labels[row, column])
 
 
 def brush(picture: Picture, points: list[tuple[float, float]], radius: float) -> Mask:
-    """1 for the pixels whose centre is at most `radius` from the line through `points`; of one point a disc."""
+    """Mark the pixels whose centre is within `radius` of the line through `points`; one point makes a disc.
+
+    The result is (H, W) of 0 and 1; points and radius are in pixels.
+    """
     made = np.zeros((picture.height, picture.width), bool)
     for (xa, ya), (xb, yb) in dict.fromkeys(zip(points, points[1:] or points, strict=False)):
         left, right = (int(np.clip(v, 0, picture.width)) for v in (min(xa, xb) - radius, max(xa, xb) + radius + 1))
@@ -47,7 +51,7 @@ def brush(picture: Picture, points: list[tuple[float, float]], radius: float) ->
         dx, dy = xb - xa, yb - ya
         for first in range(top, bottom, ROWS):
             part = made[first : min(first + ROWS, bottom), left:right]
-            if part.all():  # a wide brush goes over the same pixels again and again
+            if part.all():  # a wide brush covers the same pixels many times
                 continue
             y = np.arange(first, first + len(part))[:, None] + 0.5
             t = np.clip(((x - xa) * dx + (y - ya) * dy) / max(dx * dx + dy * dy, 1e-12), 0.0, 1.0)
@@ -75,5 +79,5 @@ def _brush(picture: Picture, values: str) -> Mask:
     return mask
 
 
-FLOOD = Shape("flood", "flood:x,y~tolerance", _flood, "What is joined to a point by about its colour.", "20,20~40")
+FLOOD = Shape("flood", "flood:x,y~tolerance", _flood, "The area of similar colour around a point.", "20,20~40")
 BRUSH = Shape("brush", "brush:x,y,x,y...:radius", _brush, "A stroke of a brush.", "10,10,40,30:4")

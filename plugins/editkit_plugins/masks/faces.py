@@ -1,8 +1,8 @@
-"""`faces`: faces from the front, as ellipses a little larger than what the detector boxes.
+"""`faces`: frontal faces, as ellipses a little larger than the detector's boxes.
 
-Without a file: dlib's detector (histograms of gradients and a linear classifier, Dalal & Triggs 2005; King 2015,
-arXiv:1502.00046), which is compiled into its library, so that nothing is fetched. With YuNet's `.onnx` file
-(`--mask-model`), OpenCV's FaceDetectorYN: turned and half hidden faces too.
+By default dlib's detector (histograms of oriented gradients and a linear classifier, Dalal & Triggs 2005; King 2015,
+arXiv:1502.00046), which is part of the library, so nothing is downloaded. With YuNet's `.onnx` file (`--mask-model`),
+OpenCV's FaceDetectorYN, which also finds turned and partly hidden faces.
 """
 
 from __future__ import annotations
@@ -19,23 +19,28 @@ from editkit.pictures.raster import at_depth
 from editkit.pictures.shapes import Asking, Mask, ShapeError, as_mask, ellipse
 
 SURE, SURE_NET = 0.25, 0.6
-"""How sure the detectors must be, each in its own measure."""
+"""Score thresholds of the two detectors, dlib and YuNet."""
 
 SIDE = 1280
-"""Larger pictures are looked at in this size."""
+"""Larger pictures are downscaled to this longer side for detection."""
 
 WIDER = 0.25
-"""How much larger than the box the ellipse is, on each side, in the box's own size: hair and chin."""
+"""Margin of the ellipse on each side, as a fraction of the box, to include hair and chin."""
 
 Box = tuple[float, float, float, float]
 
 
 def faces(picture: Picture, values: str, models: Sequence[str]) -> Mask:
-    """(H, W) of 0 and 1: 1 where a face is; nothing where there is none."""
+    """Mark faces: (H, W) of 0 and 1.
+
+    Raises:
+        ModelError: YuNet's file is missing, or cannot be read.
+        ShapeError: there are `values`.
+    """
     import cv2
 
     if values:
-        raise ShapeError(f"'faces:{values}': faces takes nothing behind a colon")
+        raise ShapeError(f"'faces:{values}': faces takes nothing after a colon")
     scale = min(1.0, SIDE / max(picture.size))
     small = cv2.resize(
         np.asarray(at_depth(picture.pixels, np.uint8)), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA
@@ -51,7 +56,7 @@ def faces(picture: Picture, values: str, models: Sequence[str]) -> Mask:
 
 
 def by_dlib(pixels: np.ndarray) -> list[Box]:
-    """Boxes x0, y0, x1, y1 of faces of 40 pixels or more."""
+    """Detect faces of 40 pixels or more in (H, W, 3) uint8: boxes x0, y0, x1, y1 in pixels."""
     with explained():
         import dlib
     found, sure, _ = dlib.get_frontal_face_detector().run(np.ascontiguousarray(pixels), 1, SURE)
@@ -59,10 +64,10 @@ def by_dlib(pixels: np.ndarray) -> list[Box]:
 
 
 def by_yunet(file: str, pixels: np.ndarray) -> list[Box]:
-    """The same by YuNet's file.
+    """Do the same with YuNet's file.
 
     Raises:
-        ModelError: it is not there, or not YuNet.
+        ModelError: the file is missing, or is not YuNet.
     """
     import cv2
 
@@ -77,5 +82,5 @@ def by_yunet(file: str, pixels: np.ndarray) -> list[Box]:
 
 
 FACES = Asking(
-    "faces", "faces", lambda picture, values: faces(picture, values, ()), "Faces from the front.", None, True, ask=faces
+    "faces", "faces", lambda picture, values: faces(picture, values, ()), "Frontal faces.", None, True, ask=faces
 )

@@ -1,12 +1,12 @@
-"""Whether a line that was found is laid over the picture, as a scratch is, or is the picture's own, as an eave is.
+"""Decides whether a detected line lies on top of the picture, as a scratch does, or belongs to it, as an eave does.
 
-What is laid over a picture lies over one ground: on both sides of it there is the same, and goes on under it. With the
-share a of it that covers, and its own tone t,
+A line on top of the picture has the same background on both sides, and the background continues under it. With opacity
+a and its own tone t, its colour is
 
     v = (1 - a) b + a t,
 
-so that between the places along the line, and between the channels, v changes less than the ground b beside it does. An
-eave, a rib or a shadow's edge has different colours at its sides, or its colour is that of its surroundings, darker.
+so along the line and between the channels v varies less than the background b beside it. An eave, a rib or the edge of
+a shadow has different colours on its two sides, or its colour is a darker version of its surroundings.
 """
 
 from __future__ import annotations
@@ -15,36 +15,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALIKE = 0.9
-"""How far the sides of a scratch are apart, at most, in its heights over them; a median along it."""
+"""Largest difference between the two sides of a scratch, relative to its contrast; a median along the line."""
 
 SLOPE, COLOURS = 0.8, 0.9
-"""By how much a scratch's colours change where those of the ground change by 1: in all, and what of them is no grey."""
+"""Largest slope of a scratch's colour against the background's: of all of the colour, and of its chroma alone."""
 
 ASIDE, REACH = (5.0, 6.0), (-1.0, 0.0, 1.0)
-"""Where the sides are looked at, and where a line's crest, in pixels across."""
+"""Offsets across the line at which its sides, and its crest, are sampled, in pixels."""
 
 CLEAR, FEWEST = 4.0, 20
-"""The height in levels of a pixel that is asked, and how many there are at least."""
+"""Least contrast of a sampled pixel, in levels of 255, and the least number of such pixels."""
 
 WAYS = 8
-"""Lines that cross are told apart by their angles, in so many parts of a half turn."""
+"""Number of angle bins in a half turn; they separate lines that cross."""
 
 LONG = 70
-"""Pixels of a piece that can be judged by itself; a shorter one goes with what it is joined to."""
+"""Least length of a piece that is judged by itself, in pixels. A shorter piece follows the piece it touches."""
 
 ASKED = 500
-"""Pixels of a line that are asked, evenly from all of them."""
+"""Largest number of pixels sampled from a line, evenly spaced."""
 
 
 def laid_over(
     lines: NDArray[np.uint8], angle: NDArray[np.float32], picture: NDArray[np.float32], tone: NDArray[np.float32],
     eager: float = 1.0,
 ) -> NDArray[np.uint8]:  # fmt: skip
-    """The pieces of `lines` (H, W) that are laid over `picture` (H, W, 3), in levels of 255. A piece is connected and
-    of one direction; a short one is kept where it joins one that is.
+    """Return the pieces of `lines` (H, W) that lie on top of `picture` (H, W, 3), in levels of 255.
 
-    `angle`: of the line through each pixel; `tone` (H, W): what it is bright in. `eager`: what is asked is so many
-    times as lenient.
+    A piece is connected and has one direction. A short piece is kept if it touches one that is kept.
+
+    Args:
+        angle: (H, W), angle of the line through each pixel, in radians.
+        tone: (H, W), the channel in which the line is bright.
+        eager: factor by which the thresholds are relaxed.
     """
     import cv2
 
@@ -69,7 +72,7 @@ def laid_over(
 
 
 def _joined(pieces: NDArray[np.uint8], seeds: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The connected pieces that hold one of `seeds`."""
+    """Return the connected pieces that contain one of `seeds`."""
     import cv2
 
     count, labels = cv2.connectedComponents(pieces, connectivity=8)
@@ -81,7 +84,7 @@ def _joined(pieces: NDArray[np.uint8], seeds: NDArray[np.uint8]) -> NDArray[np.u
 def _across(
     seen: NDArray[np.float32], y: NDArray[np.int64], x: NDArray[np.int64], angle: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """(N, 4) each: a line's crest at these pixels, where its tone, the last channel, is highest; both of its sides."""
+    """Sample the line's crest (maximum of the tone, the last channel) and both sides at N pixels: (N, 4) each."""
     import cv2
 
     def at(steps: tuple[float, ...]) -> NDArray[np.float32]:
@@ -98,7 +101,7 @@ def _across(
 def _is_laid(
     crest: NDArray[np.float32], left: NDArray[np.float32], right: NDArray[np.float32], eager: float
 ) -> bool | None:  # fmt: skip
-    """Whether a line with this crest and these sides is; None: too little of it is clear."""
+    """Whether a line with this crest and these sides lies on top; None if too few pixels are clear."""
     height = crest[:, -1] - np.maximum(left[:, -1], right[:, -1])
     apart = np.abs(left - right)[:, :3].mean(axis=1)
     if np.median(apart) > ALIKE * eager * max(float(np.median(height)), 1.0):
@@ -113,5 +116,5 @@ def _is_laid(
 
 
 def _slope(b: NDArray[np.float32], v: NDArray[np.float32]) -> float:
-    """That of v = slope b, by least squares."""
+    """Return the least-squares slope of v = slope * b."""
     return float((b * v).sum() / max(float((b * b).sum()), 1.0))

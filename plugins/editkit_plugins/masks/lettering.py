@@ -1,9 +1,9 @@
-"""`lettering`: letters and digits of any kind, found by PP-OCR's detector (Liao et al. 2020, "DB", arXiv:1911.08947).
+"""`lettering`: text of any kind, found by PP-OCR's detector (Liao et al. 2020, "DB", arXiv:1911.08947).
 
-The network says for each pixel whether it is in the kernel of a line of text, which is the line shrunk; each kernel is
-grown back by about its own height. It is read by OpenCV from the file that the package rapidocr-onnxruntime brings
-(4.7 MB, Apache-2.0); nothing of that package is imported, so its own needs need not be installed. Marked is the line
-as a whole: `lettering&color:white` has its strokes alone.
+The network predicts for each pixel whether it is in the kernel of a line of text, that is, in the shrunk line. Each
+kernel is grown back in proportion to its height. OpenCV reads the network from a file in the package
+rapidocr-onnxruntime (4.7 MB, Apache-2.0). The package itself is never imported, so its dependencies are not needed. The
+mask covers whole lines; `lettering&color:white` marks only their white strokes.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ from editkit.pictures.shapes import Asking, Mask, ShapeError, as_mask
 PACKAGE, FILE = "rapidocr_onnxruntime", "models/ch_PP-OCRv4_det_infer.onnx"
 
 SURE, SURE_LINE = 0.3, 0.6
-"""A pixel of a kernel, and the mean of a line."""
+"""Thresholds on the probability of a kernel's pixel, and on its mean over a line."""
 
 SIDE = 1280
-"""Larger pictures are looked at in this size."""
+"""Larger pictures are downscaled to this longer side for detection."""
 
 GROWN = 1.4
-"""How far a kernel is grown back, in its own half heights: a line shrunk by 0.4 of area over length (the paper's ratio)
-and grown by 1.5 of it (its authors' setting), for a long line.
+"""Distance by which a kernel is grown, in half heights of the kernel. For a long line this corresponds to the paper's
+shrink ratio of 0.4 and the authors' growth by 1.5 times area over length.
 """
 
 
 def lettering(picture: Picture, values: str, models: Sequence[str]) -> Mask:
-    """(H, W) of 0 and 1: 1 where lines of text are; nothing where there are none.
+    """Mark lines of text: (H, W) of 0 and 1.
 
     Raises:
-        ExtraError: the detector's file is not there.
+        ExtraError: the detector's file is missing.
+        ModelError: the file is not such a detector.
     """
     import cv2
 
     if values:
-        raise ShapeError(f"'lettering:{values}': lettering takes nothing behind a colon")
+        raise ShapeError(f"'lettering:{values}': lettering takes nothing after a colon")
     likely = _asked(_file(models), np.asarray(at_depth(picture.pixels, np.uint8)))
     count, labels = cv2.connectedComponents((likely > SURE).astype(np.uint8), connectivity=8)
     mask = np.zeros(likely.shape, np.float32)
@@ -59,7 +60,7 @@ def lettering(picture: Picture, values: str, models: Sequence[str]) -> Mask:
 
 
 def _asked(file: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """How likely each pixel is a kernel's, at the size it is looked at: a multiple of 32."""
+    """Return the probability that a pixel belongs to a kernel, (h, w), at the network's size (multiples of 32)."""
     import cv2
 
     scale = min(1.0, SIDE / max(pixels.shape[:2]))
@@ -70,14 +71,14 @@ def _asked(file: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         network.setInput(cv2.dnn.blobFromImage(small[..., ::-1], 1.0 / 127.5, (wide, high), (127.5,) * 3))
         out = network.forward()
     except cv2.error as error:
-        raise ModelError(f"{file}: OpenCV cannot read it as PP-OCR's: {' '.join(str(error).split())[:160]}") from None
+        raise ModelError(f"{file}: OpenCV cannot read it as PP-OCR: {' '.join(str(error).split())[:160]}") from None
     if out.shape != (1, 1, high, wide):
-        raise ModelError(f"{file}: is not a detector of text; PP-OCR's det .onnx is needed")
+        raise ModelError(f"{file}: is not a text detector; PP-OCR's det .onnx is needed")
     return np.asarray(out[0, 0], dtype=np.float32)
 
 
 def _file(models: Sequence[str]) -> Path:
-    """The detector: one of --mask-model's, else the installed package's."""
+    """Return the detector's file: from --mask-model, else from the installed package."""
     for name in models:
         if name.endswith(".onnx") and "det" in Path(name).name:
             if not Path(name).is_file():
@@ -86,7 +87,7 @@ def _file(models: Sequence[str]) -> Path:
     spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise ExtraError(
-            "lettering: needs the file of PP-OCR's detector: pip install --no-deps rapidocr-onnxruntime (only its file "
+            "lettering: needs the file of PP-OCR's detector: pip install --no-deps rapidocr-onnxruntime (only the file "
             "is read), or --mask-model FILE.det.onnx"
         )
     return Path(spec.submodule_search_locations[0]) / FILE
@@ -94,5 +95,5 @@ def _file(models: Sequence[str]) -> Path:
 
 LETTERING = Asking(
     "lettering", "lettering", lambda picture, values: lettering(picture, values, ()),
-    "Letters and digits of any kind.", None, True, ask=lettering,
+    "Text: letters and digits of any kind.", None, True, ask=lettering,
 )  # fmt: skip

@@ -1,8 +1,9 @@
-"""Networks that mask words ask: SAM 3, Grounding DINO, SAM 2, CLIPSeg and ViTMatte, by transformers.
+"""Networks behind mask words: SAM 3, Grounding DINO, SAM 2, CLIPSeg and ViTMatte, loaded by transformers.
 
-What a folder is, its config.json says (`model_type`). It is read as data: `editkit.common.trust` looks through every
-configuration before transformers does, the classes are named here and not by the folder, weights are safetensors alone,
-and no socket is opened. One network is kept from one picture to the next, since loading takes longer than asking.
+A folder's config.json says which network it holds (`model_type`). Folders are treated as data: `editkit.common.trust`
+checks every configuration before transformers sees it, the classes are named here and not by the folder, weights must
+be safetensors, and no connection is opened. Networks are cached between pictures, since loading takes longer than
+inference.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from editkit.pictures.raster import at_depth
 from editkit.pictures.shapes import Mask, as_mask
 
 SURE = 0.5
-"""SAM 3: how sure of an instance it is that is taken."""
+"""SAM 3: score threshold of an instance."""
 BOX, WORD = 0.35, 0.25
-"""Grounding DINO: how sure of a box, and that a word belongs to it (those of its authors)."""
+"""Grounding DINO: score thresholds of a box, and of the words that belong to it (its authors' values)."""
 HEAT = 0.4
-"""CLIPSeg: how hot a pixel is that is taken."""
+"""CLIPSeg: threshold on the heat map, in [0, 1]."""
 
 
 class Kind(NamedTuple):
-    """One kind of network: what its model_type may be, its classes in transformers, where to get one."""
+    """A kind of network: values of its model_type, its classes in transformers, and where to get the weights."""
 
     types: tuple[str, ...]
     model: str
@@ -65,7 +66,7 @@ KINDS = {
 
 
 def needed(word: str, kinds: Sequence[str], given: Sequence[str]) -> UsageError:
-    """The error where none of `kinds` is among the networks that were given for `word`."""
+    """Return the error for a mask word `word` that needs one of `kinds`, where only `given` are available."""
     got = f", got {' and '.join(given)}" if given else ""
     ways = "; ".join(f"{kind}: hf download {KINDS[kind].get} --local-dir FOLDER" for kind in kinds)
     return UsageError(
@@ -75,10 +76,10 @@ def needed(word: str, kinds: Sequence[str], given: Sequence[str]) -> UsageError:
 
 
 def found(models: Sequence[str]) -> dict[str, Path]:
-    """Kind -> folder; what is not a folder (a detector's file) is passed over.
+    """Identify the networks in folders: kind -> folder. Files of detectors (.onnx) are skipped.
 
     Raises:
-        ModelError: a folder is not there or is none of the kinds; two are of one kind.
+        ModelError: a folder is missing, is of no known kind, or is of the same kind as another.
     """
     folders: dict[str, Path] = {}
     for name in models:
@@ -95,8 +96,8 @@ def found(models: Sequence[str]) -> dict[str, Path]:
 def _kind(folder: Path) -> str:
     if not folder.is_dir():
         raise ModelError(
-            f"--mask-model {folder}: there is no such folder; hub ids are not fetched here: hf download OWNER/NAME "
-            f"--local-dir FOLDER, then give FOLDER"
+            f"--mask-model {folder}: there is no such folder; hub ids are not downloaded here: run hf download "
+            f"OWNER/NAME --local-dir FOLDER, then give FOLDER"
         )
     types = {word: kind for kind, row in KINDS.items() for word in row.types}
     return types[trust.configuration(str(folder), "config.json", _json(folder / "config.json"), types)]
@@ -106,11 +107,11 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(small_bytes(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON ({type(error).__name__}); fetch the folder anew") from None
+        raise ModelError(f"{path}: cannot be read as JSON ({type(error).__name__}); download it again") from None
 
 
 class Network(NamedTuple):
-    """A network with what prepares its inputs."""
+    """A network with its image processor and tokenizer."""
 
     model: Any
     images: Any
@@ -127,7 +128,7 @@ def _loaded(kind: str, folder: Path, stamp: float) -> Network:
             if file.name.endswith("processor_config.json"):
                 trust.preparation(str(folder), file.name, said)
     if not list(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder}: has no .safetensors; other weights can run code: take a revision that has them")
+        raise ModelError(f"{folder}: has no .safetensors; other formats can run code: use a revision that has them")
     layout = Layout(str(folder), folder)
     config = _json(folder / "config.json")
     try:
@@ -152,17 +153,17 @@ def _loaded(kind: str, folder: Path, stamp: float) -> Network:
 
 
 def network(kind: str, folder: Path) -> Network:
-    """The network in `folder`, loaded once as long as its files stay the same."""
+    """Return the network in `folder`; it is loaded again only when its files change."""
     weights = [file.stat().st_mtime for file in folder.glob("*.safetensors")]
     return _loaded(kind, folder.resolve(), max(weights, default=0.0))
 
 
 def pixels(picture: Picture) -> NDArray[np.uint8]:
-    return np.array(at_depth(picture.pixels, np.uint8), dtype=np.uint8)  # a copy: torch wants to own what it is given
+    return np.array(at_depth(picture.pixels, np.uint8), dtype=np.uint8)  # a copy: torch needs a writable array
 
 
 def by_sam3(folder: Path, picture: Picture, text: str) -> Mask:
-    """The union of all instances of a noun phrase."""
+    """Return the union of all instances of a noun phrase, (H, W) of 0 and 1."""
     import torch
 
     net = network("SAM 3", folder)
@@ -177,7 +178,7 @@ def by_sam3(folder: Path, picture: Picture, text: str) -> Mask:
 
 
 def boxes(folder: Path, picture: Picture, text: str) -> NDArray[np.float64]:
-    """Grounding DINO's boxes of what `text` names: (n, 4), x0, y0, x1, y1 in pixels."""
+    """Detect what `text` names with Grounding DINO: boxes (n, 4) of x0, y0, x1, y1 in pixels."""
     import torch
     from transformers import GroundingDinoProcessor
 
@@ -194,7 +195,10 @@ def boxes(folder: Path, picture: Picture, text: str) -> NDArray[np.float64]:
 
 
 def by_sam2(folder: Path, picture: Picture, **prompts: Any) -> Mask:
-    """The union of one mask for each box (`input_boxes`) or group of points (`input_points`, `input_labels`)."""
+    """Return the union of the masks of all boxes (`input_boxes`) or groups of points (`input_points`, `input_labels`).
+
+    The result is (H, W) of 0 and 1.
+    """
     import torch
     from transformers import Sam2Processor
 
@@ -209,7 +213,7 @@ def by_sam2(folder: Path, picture: Picture, **prompts: Any) -> Mask:
 
 
 def by_clipseg(folder: Path, picture: Picture, text: str) -> Mask:
-    """Where its heat map, of 352 pixels a side whatever the picture's size, is hot."""
+    """Threshold CLIPSeg's heat map, which is 352x352 whatever the picture's size: (H, W) of 0 and 1."""
     import cv2
     import torch
 
@@ -223,7 +227,10 @@ def by_clipseg(folder: Path, picture: Picture, text: str) -> Mask:
 
 
 def matted(folder: Path, picture: Picture, mask: Mask) -> Mask:
-    """ViTMatte's alpha for a mask: what is further than a 100th of the longer side from its edge stays as it is."""
+    """Refine a mask's edge by ViTMatte: (H, W) in [0, 1].
+
+    Pixels further than a 100th of the longer side from the edge stay as they are.
+    """
     import cv2
     import torch
 

@@ -1,13 +1,12 @@
-"""`scratches`: lines that are brighter or darker than what lies on both sides of them, hairs and folds included.
+"""`scratches`: lines that are brighter or darker than both of their sides, including hairs and folds.
 
-Along each of 16 directions the mean over a short stroke is compared with the strokes beside it: what exceeds both is a
-ridge, so that an edge, which exceeds one, is none. Ridges are kept that continue for long, straight or bent, as a path
-of pixels each of which goes on in about the direction of the last (path openings: Talbot & Appleton 2007), that stand
-well above the ridges the picture has around there, and that are laid over it (`laid`). All of it at full size, and at a
-half, a quarter, an eighth.
+In each of 16 directions, the mean along a short stroke is compared with the strokes on its two sides. A ridge exceeds
+both; an edge exceeds only one. A ridge is kept if it forms a long path, straight or bent, whose pixels continue in
+about the same direction (path openings: Talbot & Appleton 2007), if it stands well above the usual ridges around it,
+and if it lies on top of the picture (`laid`). The search runs at full size, and at a half, a quarter and an eighth.
 
-A wire, a mast or a stalk of grass is a line as well: look at what was found (`editkit mask photo.png --add scratches
---show seen.png`) and take away what is none, or keep to a part: `scratches&box:0,0,50%,100%`.
+A wire, a mast or a blade of grass is a line as well. Check the result (`editkit mask photo.png --add scratches --show
+seen.png`) and remove false lines, or restrict it to a region: `scratches&box:0,0,50%,100%`.
 """
 
 from __future__ import annotations
@@ -25,41 +24,44 @@ Grey = NDArray[np.float32]
 """(H, W) in levels of 255."""
 
 STROKE = 25
-"""The length of a stroke in pixels."""
+"""Length of a stroke in pixels."""
 
 BESIDE = 3.0
-"""How far the strokes beside it lie from a stroke, in pixels."""
+"""Distance from a stroke to the strokes beside it, in pixels."""
 
 WEAKEST, LEAST = 4.0, 9.0
-"""The contrast of a pixel on a path, and of the path's better half, in levels of 255."""
+"""Least contrast of a pixel on a path, and of a strong pixel, in levels of 255."""
 
 ABOVE_WEAK, ABOVE = 2.0, 3.5
-"""The same in mean ridges of the surroundings."""
+"""The same, relative to the mean ridge of the surroundings."""
 
 SHARE = 0.3
-"""Of a path's pixels that are strong, in the surroundings of each."""
+"""Least fraction of strong pixels among the path's pixels around each of them."""
 
 OUT = 1.0
-"""How far beyond the mean of the surroundings a line lies, in their deviations: what is damaged is out of place."""
+"""Least distance of a line from the mean of its surroundings, in their standard deviations."""
 
 WEAK = 0.3
-"""What of its ridge a pixel of a line has at least."""
+"""Least contrast of a line's pixel, relative to its ridge."""
 
 AROUND = 61
-"""The side of the surroundings, in pixels."""
+"""Side of the surroundings, in pixels."""
 
 LENGTH, SHORTEST = 0.08, 32
-"""The least length of a path: in longer sides of the picture, and in pixels where the picture is made small."""
+"""Least length of a path: as a fraction of the longer side, and in pixels of the downscaled picture."""
 
 
 HELD = 13
-"""States of three numbers a pixel that are held at once, among them the ridges of 16 directions."""
+"""Arrays of three floats a pixel held at once, including the ridges of 16 directions."""
 
 
 def scratches(picture: Picture, eager: float = 1.0) -> Mask:
-    """(H, W) of 0 and 1: 1 where a scratch, a hair or a fold lies, of 1 to about 8 pixels (more on large pictures).
+    """Mark scratches, hairs and folds, 1 to about 8 pixels wide (more on large pictures): (H, W) of 0 and 1.
 
-    `eager`: 2 finds what stands out half as much, and more that is none.
+    `eager`: 2 finds lines with half the contrast, and more false ones.
+
+    Raises:
+        PictureError: the picture needs more memory than is free.
     """
     import cv2
 
@@ -84,21 +86,21 @@ def scratches(picture: Picture, eager: float = 1.0) -> Mask:
 
 
 def tones(picture: Picture) -> tuple[Grey, Grey]:
-    """What white damage raises most, the least channel, and what black lowers most, the largest, turned round.
+    """Return two tones, (H, W) each, in which damage is bright: the minimum channel, and the inverted maximum channel.
 
-    What has a colour stands out less in them than white or black does.
+    White damage is brightest in the first, black damage in the second; coloured objects stand out less in both.
     """
     pixels = in_levels(picture)
     return pixels.min(axis=2), 255.0 - pixels.max(axis=2)
 
 
 def in_levels(picture: Picture) -> Grey:
-    """(H, W, 3): its colours in levels of 255."""
+    """Return the colours in levels of 255, (H, W, 3) float32."""
     return picture.visible.astype(np.float32) * np.float32(255.0 / largest(picture.pixels.dtype))
 
 
 def _lines(grey: Grey, eager: float, least: int) -> tuple[NDArray[np.uint8], Grey]:
-    """1 where a bright line lies that is at least so many pixels long; the angle of the best line at each pixel."""
+    """Find bright lines of at least `least` pixels: (H, W) of 0 and 1, and the best line's angle at each pixel."""
     import cv2
 
     angles = [np.pi * k / 16 for k in range(16)]
@@ -109,12 +111,12 @@ def _lines(grey: Grey, eager: float, least: int) -> tuple[NDArray[np.uint8], Gre
     strong = best > np.maximum(LEAST, ABOVE * usual) / eager
     strong &= out_of_place(grey, AROUND, OUT / eager)
     found = np.zeros(grey.shape, np.uint8)
-    for k in range(0, 16, 4):  # a path goes on within 45 degrees of an axis or a diagonal
+    for k in range(0, 16, 4):  # a path stays within 45 degrees of an axis or a diagonal
         near = np.max([ridges[(k + d) % 16] for d in (-2, -1, 0, 1, 2)], axis=0)
         path = paths((near > over).astype(np.uint8), k // 4, least)
         share = _share(strong & (path > 0), path > 0, least)
         found |= paths((share > SHARE).astype(np.uint8) & path, k // 4, least)
-    # a stroke is wider than a thin line: of the ridge only what has a good part of its height itself
+    # a stroke is wider than a thin line: keep only the ridge's pixels that have a good part of its contrast
     hat = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
     high = cv2.dilate(np.where(found > 0, best, np.float32(0.0)), np.ones((3, 3), np.uint8))
     angle = np.argmax(ridges, axis=0).astype(np.float32) * np.float32(np.pi / 16)
@@ -122,10 +124,10 @@ def _lines(grey: Grey, eager: float, least: int) -> tuple[NDArray[np.uint8], Gre
 
 
 def completed(found: NDArray[np.uint8], grey: Grey, least: float) -> NDArray[np.uint8]:
-    """`found`, its straight lines as wide as they are in `grey`, and as long as they go on there.
+    """Widen and extend the straight lines of `found` (H, W) to their full width and length in `grey` (H, W).
 
-    A line is wide where the mean across it lies `EDGE` of its height above both sides; it goes on where a stroke of it
-    has `GOES_ON` of the height, over gaps of a stroke.
+    A line is as wide as its profile exceeds `EDGE` of its height above both sides. It continues while a stroke of it
+    has `GOES_ON` of the height, across gaps of up to a stroke.
     """
     import cv2
 
@@ -145,21 +147,22 @@ def completed(found: NDArray[np.uint8], grey: Grey, least: float) -> NDArray[np.
 
 
 SEEN = 0.7
-"""Of a line, above which it belongs to one that is completed already."""
+"""A line of which more than this fraction is covered already belongs to a completed one."""
 
 EDGE, GOES_ON, STANDS_OUT = 0.2, 0.4, 40.0
-"""See `completed`."""
+"""Fractions of a line's height (see `completed`), and its least height in levels of 255."""
 
 HALF, FAR = 9, 15
-"""How far from its middle a line may reach, and where its sides are looked at, in pixels."""
+"""Largest half width of a line, and largest distance at which its sides are sampled, in pixels."""
 
 
 def _strips(
     grey: Grey, middle: NDArray[np.float64], along: NDArray[np.float64], across: NDArray[np.float64],
     ends: tuple[float, float],
 ) -> list[NDArray[np.int32]]:  # fmt: skip
-    """What a straight line covers, in pieces of three strokes, the corners of each (4, 2) as x, y; none where it does
-    not stand out.
+    """Return the area of a straight line as polygons of three strokes' length, corners (4, 2) as x, y.
+
+    The list is empty if the line does not stand out.
     """
     import cv2
 
@@ -192,7 +195,7 @@ def _strips(
 
 
 def _wide(profile: Grey) -> tuple[int, int, float]:
-    """(from where, to where, how high) a line is, of its `profile` across."""
+    """Return (first index, last index, height) of a line in its cross-section `profile`."""
     near = profile[FAR - 4 : FAR + 5]
     centre, height = FAR - 4 + int(near.argmax()), float(near.max())
     low, high = centre, centre
@@ -204,7 +207,7 @@ def _wide(profile: Grey) -> tuple[int, int, float]:
 
 
 def _as_far(on: NDArray[np.bool_], first: int, last: int) -> tuple[int, int]:
-    """The ends of a line that goes on while it is `on`, over gaps of a stroke."""
+    """Extend [first, last] while the line is `on`, across gaps of up to a stroke."""
     while first > 0 and on[max(first - STROKE, 0) : first].any():
         first = max(first - STROKE, 0) + int(on[max(first - STROKE, 0) : first].argmax())
     while last < len(on) - 1 and on[last + 1 : last + 1 + STROKE].any():
@@ -213,9 +216,9 @@ def _as_far(on: NDArray[np.bool_], first: int, last: int) -> tuple[int, int]:
 
 
 def _new(lines: NDArray[np.uint8], found: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """The pieces of `lines`, of a smaller picture, that lie for the most part away from what is `found`.
+    """Return the pieces of `lines`, found in a smaller picture, that lie mostly away from `found`.
 
-    Between a line and an edge there is something that looks like a wider line.
+    The area between a line and an edge looks like a wider line at a smaller scale.
     """
     import cv2
 
@@ -226,7 +229,7 @@ def _new(lines: NDArray[np.uint8], found: NDArray[np.uint8], scale: int) -> NDAr
 
 
 def _share(part: NDArray[np.bool_], whole: NDArray[np.bool_], side: int) -> Grey:
-    """What of `whole` is `part` in the square around each pixel."""
+    """Return the fraction of `whole` that is `part`, in the square around each pixel."""
     import cv2
 
     counted = (cv2.blur(values.astype(np.float32), (side | 1, side | 1)) for values in (part, whole))
@@ -235,7 +238,7 @@ def _share(part: NDArray[np.bool_], whole: NDArray[np.bool_], side: int) -> Grey
 
 
 def out_of_place(grey: Grey, side: int, deviations: float) -> NDArray[np.bool_]:
-    """True where a pixel is so many deviations brighter than the mean of the square around it."""
+    """Return where a pixel exceeds the mean of the square around it by `deviations` standard deviations, (H, W)."""
     import cv2
 
     mean = cv2.blur(grey, (side, side), borderType=cv2.BORDER_REFLECT)
@@ -245,7 +248,10 @@ def out_of_place(grey: Grey, side: int, deviations: float) -> NDArray[np.bool_]:
 
 
 def ridge(grey: Grey, angle: float) -> Grey:
-    """How far the mean of a stroke at this angle through each pixel lies above those of both strokes beside it."""
+    """Return by how much the mean of a stroke through each pixel exceeds both strokes beside it, (H, W).
+
+    `angle` is in radians; the unit is that of `grey`.
+    """
     import cv2
 
     along = np.array([np.cos(angle), np.sin(angle)])
@@ -256,7 +262,7 @@ def ridge(grey: Grey, angle: float) -> Grey:
 
 
 def _stroke(along: NDArray[np.float64]) -> Grey:
-    """A line through the middle of a square, of weight 1, about a pixel and a half wide."""
+    """Return a filter kernel with sum 1: a line through the centre, about 1.5 pixels wide."""
     reach = STROKE // 2 + 1
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     on, off = x * along[0] + y * along[1], y * along[0] - x * along[1]
@@ -265,7 +271,7 @@ def _stroke(along: NDArray[np.float64]) -> Grey:
 
 
 def _moved(values: Grey, by: NDArray[np.float64]) -> Grey:
-    """values(p + by), bilinear."""
+    """Return values(p + by), bilinearly interpolated."""
     import cv2
 
     matrix = np.array([[1.0, 0.0, by[0]], [0.0, 1.0, by[1]]])
@@ -275,8 +281,10 @@ def _moved(values: Grey, by: NDArray[np.float64]) -> Grey:
 
 
 def paths(on: NDArray[np.uint8], turn: int, least: int) -> NDArray[np.uint8]:
-    """1 for the pixels of `on` through which a path of at least `least` pixels goes, within 45 degrees of `turn` times
-    45 degrees from the x axis to the y axis (which points down). Gaps of a pixel or two are bridged.
+    """Keep the pixels of `on` (H, W) that lie on a path of at least `least` pixels.
+
+    A path's direction stays within 45 degrees of `turn` * 45 degrees, measured from the x axis towards the y axis
+    (which points down). Gaps of one or two pixels are bridged.
     """
     import cv2
 
@@ -285,17 +293,17 @@ def paths(on: NDArray[np.uint8], turn: int, least: int) -> NDArray[np.uint8]:
     if turn == 0:
         return np.ascontiguousarray(_downwards(np.ascontiguousarray(on.T), least).T)
     height, width = on.shape
-    side = height + width  # holds the picture turned by any angle
+    side = height + width  # fits the picture rotated by any angle
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), 45.0 * turn - 90.0, 1.0)
     matrix[:, 2] += (side - width) / 2, (side - height) / 2
-    upright = cv2.warpAffine(255 * on, matrix, (side, side), flags=cv2.INTER_LINEAR) > 80  # a line has no holes so
+    upright = cv2.warpAffine(255 * on, matrix, (side, side), flags=cv2.INTER_LINEAR) > 80  # keeps lines free of holes
     long = 255 * _downwards(upright.astype(np.uint8), least)
     back = cv2.warpAffine(long, matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     return np.asarray((back > 0) & (on > 0), dtype=np.uint8)
 
 
 def _downwards(on: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
-    """1 for the pixels of `on` through which a path from top to bottom of at least `least` rows goes."""
+    """Keep the pixels of `on` that lie on a downward path of at least `least` rows."""
     import cv2
 
     bridged = cv2.morphologyEx(on, cv2.MORPH_CLOSE, np.ones((3, 1), np.uint8))
@@ -304,7 +312,7 @@ def _downwards(on: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
 
 
 def _reaching(on: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """How many rows a path from the top to each pixel has, each pixel of it below or beside below the one before."""
+    """Return the length, in rows, of the longest downward path that ends at each pixel (8-connected)."""
     reached = np.zeros((on.shape[0], on.shape[1] + 2), np.int32)
     for y in range(on.shape[0]):
         above = reached[y - 1] if y else np.zeros_like(reached[0])
@@ -313,10 +321,10 @@ def _reaching(on: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 
 def eagerness(word: str, values: str) -> float:
-    """The number behind the colon of `word`; 1 where there is none.
+    """Parse the number after the colon of `word`; 1 if there is none.
 
     Raises:
-        ShapeError: it is none between 0.1 and 10.
+        ShapeError: it is not a number between 0.1 and 10.
     """
     try:
         number = float(values or 1.0)
@@ -329,5 +337,5 @@ def eagerness(word: str, values: str) -> float:
 
 SCRATCHES = Shape(
     "scratches", "scratches:eagerness", lambda picture, values: scratches(picture, eagerness("scratches", values)),
-    "Scratches, hairs and folds that are found; scratches:2 finds more.", finds=True,
+    "Scratches, hairs and folds; scratches:2 finds more.", finds=True,
 )  # fmt: skip

@@ -1,12 +1,12 @@
-"""`spots`: dust and blots, small things that are brighter or darker than all around them.
+"""`spots`: dust and blots, small areas that are brighter or darker than everything around them.
 
-The mean over a small disc is compared with those at eight places around it: a spot exceeds all eight, an edge or a line
-does not. It must stand well above how far the eight differ from one another around there, so that gravel and leaves
-are no spots. Its pixels are those of the disc's neighbourhood that have a good part of its contrast.
+The mean over a small disc is compared with the means at eight positions around it: a spot exceeds all eight, an edge or
+a line does not. Its contrast must also be well above the usual deviation between the eight, so that gravel and leaves
+do not count. The mask takes the pixels around the disc that have a good part of its contrast.
 
-Dust and lost emulsion are near black or white and lie apart: what is not in the outer half of the picture's tones, what
-lies in a crowd of its like, and what is much larger than its disc is the picture's own. That leaves out half of what
-was marked and was none, and a tenth of the spots (23 development photographs; benchmarks/masks.py has others).
+Dust and lost emulsion are nearly black or white, and isolated. Candidates outside the outer half of the picture's
+tones, in a crowd of similar ones, or much larger than their disc belong to the picture. This rule removes half of the
+false positives and a tenth of the spots (23 development photographs; benchmarks/masks.py has others).
 """
 
 from __future__ import annotations
@@ -22,32 +22,36 @@ from editkit_plugins.restoring.memory import afford
 Grey = NDArray[np.float32]
 
 RADII = (1.5, 2.5, 4.5)
-"""Of spots, in pixels of a picture of 1024; larger ones are larger on larger pictures."""
+"""Radii of spots in pixels, for a longer side of 1024; they scale with larger pictures."""
 
 LEAST, ABOVE = 20.0, 3.5
-"""The contrast of a spot: in levels of 255, and in deviations of the eight places, a mean over the surroundings."""
+"""Least contrast of a spot: in levels of 255, and relative to the mean deviation of the eight positions nearby."""
 
 WEAK = 0.35
-"""What of its contrast a pixel of a spot has at least."""
+"""Least contrast of a spot's pixel, as a fraction of the spot's contrast."""
 
 OUT = 1.5
-"""How far beyond the mean of the surroundings it lies, in their deviations."""
+"""Least distance of a spot from the mean of its surroundings, in their standard deviations."""
 
 OUTER = 0.5
-"""How bright a bright spot is, from the picture's darkest, 0, to its brightest, 1."""
+"""Least brightness of a bright spot, from the picture's darkest tone, 0, to its brightest, 1."""
 
 CROWD, CROWDED = 40.0, 0.05
-"""The side of a crowd's square, in radii, and the share of it that is marked."""
+"""Side of the square in which crowding is measured, in radii, and the largest fraction of it that may be marked."""
 
 LARGEST = 9.0
-"""The area of a spot, in discs."""
+"""Largest area of a spot, in discs."""
 
 AROUND = 20.0
-"""The side of the surroundings, in radii."""
+"""Side of the surroundings, in radii."""
 
 
 def spots(picture: Picture, eager: float = 1.0) -> Mask:
-    """(H, W) of 0 and 1: 1 where a spot lies. `eager`: as that of scratches."""
+    """Mark spots: (H, W) of 0 and 1. `eager`: 2 finds spots with half the contrast, and more false ones.
+
+    Raises:
+        PictureError: the picture needs more memory than is free.
+    """
     import cv2
 
     afford(f"looking for spots in {picture.width}x{picture.height}", picture.width, picture.height, HELD)
@@ -60,7 +64,7 @@ def spots(picture: Picture, eager: float = 1.0) -> Mask:
 
 
 def _blobs(grey: Grey, radius: float, eager: float) -> NDArray[np.bool_]:
-    """True where a bright spot of about this radius lies."""
+    """Return where bright spots of about this radius lie, (H, W)."""
     import cv2
 
     mean = cv2.GaussianBlur(grey, (0, 0), 0.6 * radius)
@@ -88,7 +92,7 @@ def _blobs(grey: Grey, radius: float, eager: float) -> NDArray[np.bool_]:
 
 
 def _moved(values: Grey, x: float, y: float) -> Grey:
-    """values(p + (x, y)), bilinear."""
+    """Return values(p + (x, y)), bilinearly interpolated."""
     import cv2
 
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -99,5 +103,5 @@ def _moved(values: Grey, x: float, y: float) -> Grey:
 
 SPOTS = Shape(
     "spots", "spots:eagerness", lambda picture, values: spots(picture, eagerness("spots", values)),
-    "Dust and blots that are found; spots:2 finds more.", finds=True,
+    "Dust and blots; spots:2 finds more.", finds=True,
 )  # fmt: skip

@@ -1,8 +1,8 @@
-"""`subject:x0,y0,x1,y1`: what stands in a box, told from what lies outside of it (GrabCut: Rother et al. 2004);
-`background:x0,y0,x1,y1`: all else. Where ViTMatte is given (`--mask-model`), with its soft edge.
+"""`subject:x0,y0,x1,y1`: the object in a box, by GrabCut (Rother et al. 2004); `background:...`: everything else.
 
-Two mixtures of Gaussians of colours, of what lies outside of the box and of what does not, and a cut between them where
-the picture has edges, five times over, by OpenCV. It needs a subject whose colours are not those around it.
+With ViTMatte (`--mask-model`) the mask has a soft edge. OpenCV's GrabCut fits one Gaussian mixture to the colours of
+the background, initially everything outside the box, and one to those of the subject, and cuts between them along
+edges, for five iterations. The subject's colours must differ from those around it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from editkit.pictures.shapes import Asking, Mask, ShapeError, as_mask, box, coor
 from editkit_plugins.masks.asked import soft
 
 SIDE = 640
-"""Larger pictures are cut at this size; the edge is as fine as its pixels."""
+"""Larger pictures are segmented at this longer side, which limits the precision of the edge."""
 
 ROUNDS = 5
 LEAST = 4
-"""What of a box or of its surroundings must be left at that size, in pixels."""
+"""Least side of the box and of its surroundings at that size, in pixels."""
 
 
 def subject(picture: Picture, x0: float, y0: float, x1: float, y1: float) -> Mask:
-    """(H, W) of 0 and 1: 1 for the subject. The same each time.
+    """Segment the subject in a box (corners in pixels): (H, W) of 0 and 1. The result is deterministic.
 
     Raises:
-        ShapeError: the box is outside, tiny, or leaves nothing around it to tell the subject from.
+        ShapeError: the box is outside the picture, tiny, or leaves no background around it.
     """
     import cv2
 
@@ -45,7 +45,7 @@ def subject(picture: Picture, x0: float, y0: float, x1: float, y1: float) -> Mas
         raise ShapeError(f"{written}: draw the box around the subject, with some of what lies around it left outside")
     state = np.where(within, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
     models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.setRNGSeed(0)  # of this thread alone: the mixtures begin from random centres
+    cv2.setRNGSeed(0)  # per thread; the mixtures start from random centres
     cv2.grabCut(np.ascontiguousarray(small[..., ::-1]), state, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
     found = np.isin(state, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float32)
     whole = cv2.resize(found, picture.size, interpolation=cv2.INTER_LINEAR) >= 0.5
@@ -64,24 +64,24 @@ def _ask(picture: Picture, values: str, models: Sequence[str]) -> Mask:
 
 
 def _rest(picture: Picture, values: str, models: Sequence[str]) -> Mask:
-    """What the subject is not.
+    """Return the background.
 
     Raises:
-        PictureError: there is no subject: the whole picture would be its background.
+        PictureError: there is no subject, so the whole picture would be background.
     """
     try:
         found = _ask(picture, values, models)
     except ShapeError as error:
         raise ShapeError(str(error).replace("subject:", "background:")) from None
     if not found.any():
-        raise PictureError(f"background:{values}: no subject was found in that box, so all would be background")
+        raise PictureError(f"background:{values}: no subject was found in that box, so everything would be background")
     return as_mask(1.0 - found)
 
 
 SUBJECT = Asking(
-    "subject", "subject:x0,y0,x1,y1", _draw, "What stands in that box (GrabCut).", "16,12,48,36", True, ask=_ask,
+    "subject", "subject:x0,y0,x1,y1", _draw, "The object in a box (GrabCut).", "16,12,48,36", True, ask=_ask,
 )  # fmt: skip
 BACKGROUND = Asking(
     "background", "background:x0,y0,x1,y1", lambda picture, values: _rest(picture, values, ()),
-    "What does not stand in that box.", None, True, ask=_rest,
+    "Everything but the object in a box.", None, True, ask=_rest,
 )  # fmt: skip

@@ -1,8 +1,8 @@
-"""`timestamp`: the date that a camera exposed near a corner, in orange, red, yellow or white.
+"""`timestamp`: the date that a camera printed near a corner, in orange, red, yellow or white.
 
-In a strip along the upper and the lower edge, thin strokes are looked for that are brighter than their surroundings
-and of such a colour; a date is a row of them: several of about one height, side by side on one line. The strip is
-searched for one colour at a time. The best row is taken, if it has enough pieces.
+In a strip along the upper and the lower edge, find thin strokes of such a colour that are brighter than their
+surroundings. A date is a row of characters of about equal height on one line. Each strip is searched for one colour at
+a time. The best row is taken if it has enough characters.
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ from editkit.pictures.raster import largest
 from editkit.pictures.shapes import Mask, Shape, ShapeError, as_mask
 
 STRIP = 0.2
-"""The height of the strips, in heights of the picture."""
+"""Height of the strips, as a fraction of the picture's height."""
 
 HIGH = (0.012, 0.07)
-"""The least and the largest height of a sign, in heights of the picture."""
+"""Least and largest height of a character, as fractions of the picture's height."""
 
 CONTRAST = 30.0
-"""Of a stroke with its surroundings, in levels of 255."""
+"""Least contrast of a stroke with its surroundings, in levels of 255."""
 
 OWN = 0.6
-"""What of the contrast of the strokes around it a stroke has at least: a diode's glow has less, and joins signs."""
+"""Least contrast of a stroke relative to the strokes around it. The glow of an LED has less, and would join
+characters."""
 
 PIECES, LEAST = 5.0, 4.0
-"""The least number of signs, and that number over 1 + 5 times the relative spread of their heights."""
+"""Least number n of characters, and least score n / (1 + 5 * relative standard deviation of their heights)."""
 
 MIDDLE = 0.3
-"""A date lies in the left or the right half; its middle at least so far from the picture's, in halves of its width."""
+"""Least horizontal distance of the date's middle from the picture's middle, in half widths of the picture."""
 
 
 def timestamp(picture: Picture) -> Mask:
-    """(H, W) of 0 and 1: 1 for the signs and a rim of a few pixels; nowhere, where no date is found."""
+    """Mark the characters of a date, with a rim of a few pixels: (H, W) of 0 and 1, all 0 if none is found."""
     import cv2
 
     rgb = picture.pixels.astype(np.float32) * np.float32(255.0 / largest(picture.pixels.dtype))
@@ -54,7 +55,7 @@ def timestamp(picture: Picture) -> Mask:
 
 
 def _colours(rgb: NDArray[np.float32], height: int) -> list[NDArray[np.uint8]]:
-    """1 for strokes of the colours of a diode (orange, red, yellow), and for white ones."""
+    """Return two masks of strokes, (h, w) of 0 and 1: of an LED's colours (orange, red, yellow), and of white."""
     import cv2
 
     wide = max(3, round(0.02 * height)) | 1
@@ -72,14 +73,14 @@ def _colours(rgb: NDArray[np.float32], height: int) -> list[NDArray[np.uint8]]:
 
 
 def _row(strokes: NDArray[np.uint8], height: int) -> tuple[float, NDArray[np.uint8]]:
-    """The best row of signs: how well it stands out (0: there is none), and its pixels."""
+    """Find the best row of characters: its score (0: there is none) and its pixels, (h, w) of 0 and 1."""
     import cv2
 
     nothing = 0.0, np.zeros_like(strokes)
     low, high = (share * height for share in HIGH)
-    # pieces of one sign (the segments of a digit) are joined; where signs are, too, a piece counts by its width
+    # join the pieces of a character (segments of a digit); if characters join as well, a piece counts by its width
     down, across = (max(1, round(share * height)) for share in (0.006, 0.002))
-    wide = np.pad(strokes, ((2 * down,) * 2, (2 * across,) * 2))  # at a border closing would join signs with it
+    wide = np.pad(strokes, ((2 * down,) * 2, (2 * across,) * 2))  # else closing would join characters with the border
     wide = cv2.morphologyEx(wide, cv2.MORPH_CLOSE, np.ones((2 * down + 1, 2 * across + 1), np.uint8))
     signs = np.ascontiguousarray(wide[2 * down : -2 * down, 2 * across : -2 * across])
     count, labels, stats, centres = cv2.connectedComponentsWithStats(signs, connectivity=8)
@@ -106,7 +107,7 @@ def _row(strokes: NDArray[np.uint8], height: int) -> tuple[float, NDArray[np.uin
 
 
 def _on_line(first: int, kept: NDArray[np.intp], stats: NDArray[np.int32], centres: NDArray[np.float64]) -> list[int]:
-    """The signs of about the height of `first` and on its line, as far as one follows the other."""
+    """Return the characters on the line of `first`, of about its height, without large gaps between them."""
     import cv2
 
     tall = stats[first, cv2.CC_STAT_HEIGHT]
@@ -131,9 +132,10 @@ def _on_line(first: int, kept: NDArray[np.intp], stats: NDArray[np.int32], centr
 def _within(
     signs: NDArray[np.uint8], labels: NDArray[np.int32], stats: NDArray[np.int32], row: list[int]
 ) -> NDArray[np.uint8]:
-    """The pixels of the row's signs and of what lies for the most part between them: dots, dashes, others.
+    """Return the pixels of the row's characters and of whatever lies mostly between them, such as dots and dashes.
 
-    A sign that a thread joins to something else is none by itself, and half of a date left in is worse than all of it.
+    A character that touches something else is not detected by itself, and a half-removed date is worse than a whole
+    one.
     """
     import cv2
 
@@ -151,8 +153,8 @@ def _within(
 
 def _draw(picture: Picture, values: str) -> Mask:
     if values:
-        raise ShapeError(f"'timestamp:{values}': timestamp takes nothing behind a colon")
+        raise ShapeError(f"'timestamp:{values}': timestamp takes nothing after a colon")
     return timestamp(picture)
 
 
-TIMESTAMP = Shape("timestamp", "timestamp", _draw, "The date of a camera near a corner.", finds=True)
+TIMESTAMP = Shape("timestamp", "timestamp", _draw, "A date printed by a camera near a corner.", finds=True)

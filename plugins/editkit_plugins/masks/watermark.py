@@ -1,8 +1,8 @@
-"""`watermark:example.png`: where a mark that one has as a picture lies in a photograph, once or many times.
+"""`watermark:example.png`: a known mark, given as a picture, wherever it occurs in a photograph.
 
-The example is the mark alone: on a transparent ground, or on one of a single colour (that of its corners). It is looked
-for by its edges, whose direction is compared and whose strength is bounded, so that the photograph's own do not drown
-it, at sizes from a half to twice its own; of what matches nearly as well as the best all are taken.
+The example shows the mark alone, on a transparent background or on a single colour (that of its corners). Matching
+compares edge directions and limits edge strength, so that the photograph's own edges do not dominate. Scales from a
+half to twice the example's are tried. All matches nearly as good as the best one are taken.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ SIDE = 1024
 
 SCALES = tuple(2.0 ** (k / 8) for k in range(-8, 9))
 FINER = tuple(2.0 ** (k / 200) for k in range(-14, 15))
-"""Sizes beside the example's own, and beside the best of those."""
+"""Scales tried relative to the example, and then relative to the best of these."""
 
 BOUND = 12.0
-"""Edges much stronger than so many levels of 255 count alike."""
+"""Edges much stronger than this, in levels of 255, all count the same."""
 
 LEAST, ABOVE, NEARLY = 0.12, 13.0, 0.6
-"""The least correlation of a match, the same in deviations of all places, and what of the best others have.
+"""Least correlation of a match; the same in standard deviations over all positions; and the least correlation of
+further matches, relative to the best.
 
-In photographs without the mark the best place was 8 to 10 deviations above, with it 17 to 50 (benchmarks/masks.py)."""
+Without the mark the best position was 8 to 10 standard deviations above, with it 17 to 50 (benchmarks/masks.py)."""
 
 OPAQUE = 0.08
-"""Of the example: less opaque pixels are no part of the mark."""
+"""Pixels of the example with less opacity are not part of the mark."""
 
 
 def watermark(picture: Picture, example: Picture) -> Mask:
-    """(H, W) of 0 and 1: 1 where the mark of `example` lies; nowhere, where nothing matches.
+    """Mark where the mark of `example` lies: (H, W) of 0 and 1, all 0 if nothing matches.
 
     Raises:
-        ShapeError: the example shows nothing, or is larger than the photograph at every size.
+        ShapeError: the example shows no mark, or is larger than the photograph at every scale.
     """
     cover = _cover(example)
     shrunk = min(1.0, SIDE / max(picture.size))
@@ -65,7 +66,7 @@ def watermark(picture: Picture, example: Picture) -> Mask:
 
 
 def _cover(example: Picture) -> Grey:
-    """How much of the mark each pixel has, in [0, 1]: alpha, or the distance from the colour of the corners."""
+    """Return the mark's opacity, (h, w) in [0, 1]: alpha, or the distance from the colour of the corners."""
     alpha = example.alpha
     if alpha is not None and bool((alpha != alpha.flat[0]).any()):
         cover = alpha / np.float32(largest(alpha.dtype))
@@ -75,14 +76,14 @@ def _cover(example: Picture) -> Grey:
         away = np.abs(pixels - ground).max(axis=2)
         cover = away / max(float(away.max()), 1e-6)
     if not (cover > OPAQUE).any() or (cover > OPAQUE).all():
-        raise ShapeError("watermark: the example shows no mark; it needs one on a transparent or one-coloured ground")
+        raise ShapeError("watermark: the example shows no mark; it needs one on a transparent or plain background")
     rows, columns = (np.flatnonzero((cover > OPAQUE).any(axis=axis)) for axis in (1, 0))
     part = cover[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return np.asarray(np.pad(part, 2), dtype=np.float32)
 
 
 def _edges(values: Grey) -> Grey:
-    """(H, W, 2): slopes in x and y, bounded."""
+    """Return gradients in x and y with limited magnitude, (H, W, 2)."""
     import cv2
 
     soft = cv2.GaussianBlur(values, (0, 0), 0.8)
@@ -91,9 +92,9 @@ def _edges(values: Grey) -> Grey:
 
 
 def _match(wanted: Grey, cover: Grey, scale: float) -> Grey | None:
-    """The correlation of the edges of `cover`, `scale` times its size, at every place; None where it does not fit.
+    """Correlate the edges of `cover`, resized by `scale`, at every position; None if it does not fit.
 
-    A mark darker than the photograph has its edges the other way round.
+    The absolute value is taken, since a mark darker than the photograph has opposite edge directions.
     """
     import cv2
 
@@ -105,7 +106,7 @@ def _match(wanted: Grey, cover: Grey, scale: float) -> Grey | None:
 
 
 def _finer(wanted: Grey, cover: Grey, shrunk: float, scale: float) -> float:
-    """The best size within 5 % of `scale`, looked for around the place that matches best."""
+    """Return the best scale within 5 % of `scale`, searched around the best position."""
     found = _match(wanted, cover, shrunk * scale)
     assert found is not None
     y, x = (int(n) for n in np.unravel_index(int(found.argmax()), found.shape))
@@ -119,7 +120,7 @@ def _finer(wanted: Grey, cover: Grey, shrunk: float, scale: float) -> float:
 
 
 def _peaks(found: Grey, least: float, size: NDArray[np.float64]) -> list[tuple[int, int]]:
-    """The places (y, x) of the best matches above `least`, none of which covers half of another."""
+    """Return the positions (y, x) of the best matches above `least`, none of which covers half of another."""
     left, places = found.copy(), list[tuple[int, int]]()
     high, wide = (max(1, int(n / 2)) for n in size)
     while left.max() >= least:
@@ -130,7 +131,7 @@ def _peaks(found: Grey, least: float, size: NDArray[np.float64]) -> list[tuple[i
 
 
 def _laid(mask: Grey, part: Grey, y: int, x: int) -> None:
-    """The larger of `part` at (y, x) and what is there, in place."""
+    """Paste `part` at (y, x), in place, by the maximum of both."""
     there = mask[y : y + part.shape[0], x : x + part.shape[1]]
     np.maximum(there, part[: there.shape[0], : there.shape[1]], out=there)
 
@@ -155,7 +156,7 @@ WATERMARK = Shape(
     "watermark",
     "watermark:example.png",
     _draw,
-    "A mark that is given as a picture, wherever it lies.",
+    "A known mark, given as a picture, wherever it occurs.",
     None,
     finds=True,
 )

@@ -1,1 +1,1 @@
-"""Inverse problems with a diffusion model as prior: degradations, the methods that solve them, their declarations."""
+"""Inverse problems with a diffusion model as prior: degradations, solvers, and their declarations."""

@@ -1,4 +1,4 @@
-"""Which method solves a problem, and its hooks for a run."""
+"""Choice of the solver for a problem, and its hooks for a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ METHODS: Mapping[str, type[SolvingHooks]] = {
 
 
 def hooks_for(method: str, noisy: bool, covariance: bool = False) -> type[SolvingHooks]:
-    """The hooks of a method: ddnm has another form with noise, pigdm another one given a covariance."""
+    """Return the hooks class of a method; ddnm has a variant for noise, pigdm one for a known covariance."""
     if method == "ddnm" and noisy:
         return DdnmPlus
     if method == "pigdm" and covariance:
@@ -39,10 +39,10 @@ def hooks_for(method: str, noisy: bool, covariance: bool = False) -> type[Solvin
 
 
 def bound(plugin: Solving, run: Run) -> SolvingHooks:
-    """The hooks of a run; what `auto` picked is said.
+    """Create the hooks of a run, and report the choice of `auto`.
 
     Raises:
-        ChainError: the method works in pixels and the model does not.
+        ChainError: the model cannot be conditioned on the observation, or the method needs a model of pixels.
     """
     problem = plugin.problem(run)
     kind: type[SolvingHooks] = plugin.hooks()
@@ -57,7 +57,7 @@ def bound(plugin: Solving, run: Run) -> SolvingHooks:
         kind = Dps
     elif latent and not issubclass(kind, Dps | Conditioned):
         raise ChainError(
-            f"{plugin.name}: {plugin.method} works on pixels, {run.model.info.name} ({run.model.info.family}) on "
+            f"{plugin.name}: {plugin.method} works on pixels, but {run.model.info.name} ({run.model.info.family}) on "
             "latents; use --method dps"
         )
     made = kind(plugin, run, problem)

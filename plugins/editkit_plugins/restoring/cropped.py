@@ -1,4 +1,4 @@
-"""Degradations of a picture that a run has padded: of the part of it that was observed."""
+"""Degradations of padded pictures: they act on the observed part only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from editkit_plugins.restoring.degradations import Degradation, Linear, Size
 
 
 class _CroppedLinear(Linear):
-    """`inner` of the upper left part of a larger picture."""
+    """`inner`, applied to the upper left part of a larger picture."""
 
     def __init__(self, inner: Linear, height: int, width: int) -> None:
         super().__init__((inner.size[0], height, width), inner.observed)
@@ -32,7 +32,7 @@ class _CroppedLinear(Linear):
 
 
 class _Cropped(Degradation):
-    """The same of a degradation that is not linear."""
+    """The same for a degradation that is not linear."""
 
     def __init__(self, inner: Degradation, height: int, width: int) -> None:
         super().__init__((inner.size[0], height, width), inner.observed)
@@ -50,7 +50,7 @@ class _Cropped(Degradation):
 
 
 def fitted(degradation: Degradation, height: int, width: int) -> Degradation:
-    """`degradation` for pictures that were padded to `height` x `width` on the right and below."""
+    """Adapt `degradation` to pictures that were padded on the right and below, to `height` x `width`."""
     if degradation.size[1:] == (height, width):
         return degradation
     if isinstance(degradation, Linear):
@@ -59,7 +59,7 @@ def fitted(degradation: Degradation, height: int, width: int) -> Degradation:
 
 
 def _projected(outer: _CroppedLinear | _Cropped, x: Tensor, y: Tensor) -> Tensor:
-    """x with the part that `outer.inner` sees projected."""
+    """Project the part of x that `outer.inner` sees."""
     part = _cut(x, outer.inner.size)
     return x + _padded(outer.inner.project(part, y) - part, outer.size)
 

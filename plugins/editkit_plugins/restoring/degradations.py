@@ -1,15 +1,16 @@
-"""Degradations y = A(x): what a picture went through before it was observed.
+"""Degradations y = A(x), the forward operators of inverse problems.
 
-A linear one is known by the thin singular value decomposition of its matrix, A = U S V^T. Four operations say it all:
-`analyse` V^T x, `synthesise` V z, `observe` U^T y, `render` U z, and the singular values S. From them follow
+A linear degradation is given by the thin singular value decomposition of its matrix, A = U S V^T. It is defined by four
+operations, `analyse` V^T x, `synthesise` V z, `observe` U^T y and `render` U z, and the singular values S. From these
+follow
 
     forward  A x   = U S V^T x            adjoint  A^T y = V S U^T y            pinv  A^+ y = V S^+ U^T y
 
-and everything the methods do, coefficient by coefficient. U and V have orthonormal columns; coefficients z may have any
-shape (for a blur they are complex: the half spectrum of a real picture). Singular values below `BAND` of the largest
-count as zero in S^+: what lies there is not observed ("the band it keeps").
+and all that the solvers do, coefficient by coefficient. U and V have orthonormal columns. Coefficients z may have any
+shape; those of a blur are complex, the half spectrum of a real picture. Singular values below `BAND` times the largest
+are zero in S^+: such coefficients count as unobserved, the others are the band that A keeps.
 
-Pictures are (batch, c, h, w), any range; `size` is that of x behind the batch, `observed` that of y.
+Pictures are (batch, c, h, w) in any range; `size` is (c, h, w) of x, and `observed` that of y.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ from editkit_plugins.restoring.kernels import LUMA
 from editkit_plugins.restoring.pieces import STRIP, pieces
 
 BAND = 1e-3
-"""Singular values below this share of the largest are not inverted."""
+"""Singular values below this fraction of the largest are not inverted."""
 
 ROUNDS = 10
-"""Of the alternating projections onto what explains an observation and what is a picture."""
+"""Rounds of alternating projections onto the pictures that explain an observation and onto the valid range."""
 
 Size = tuple[int, int, int]
 """(channels, height, width)"""
 
 
 class Degradation(ABC):
-    """y = A(x).
+    """A degradation y = A(x).
 
     Args:
         size: of x, (channels, height, width).
@@ -52,32 +53,32 @@ class Degradation(ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """A(x), (batch, *observed); differentiable where A is."""
+        """Return A(x), (batch, *observed), for x (batch, *size); differentiable if A is."""
 
     @abstractmethod
     def project(self, x: Tensor, y: Tensor) -> Tensor:
-        """The x' nearest to x (in the Euclidean norm) of which A(x') = y on the band that A keeps."""
+        """Return the x' closest to x in the Euclidean norm, (batch, *size), with A(x') = y on the band that A keeps."""
 
     @abstractmethod
     def guess(self, y: Tensor) -> Tensor:
-        """A picture of the size of x that y suggests, to begin from."""
+        """Return an initial estimate of x from y, (batch, *size)."""
 
     def within(self, x: Tensor, y: Tensor) -> Tensor:
-        """x in the range of pictures [-1, 1], and explaining y: projected onto the two in turn."""
+        """Project x onto the pictures in [-1, 1] that explain y, by alternating projections."""
         for _ in range(ROUNDS):
             x = self.project(x, y)
             low, high = torch.aminmax(x)
             beyond = max(-float(low), float(high)) > 1.0
             x = x.clamp(-1.0, 1.0)
-            if not beyond:  # in both already
+            if not beyond:  # in both sets already
                 break
         return x
 
     def check(self, y: Tensor) -> None:
-        """Raises UsageError where `y` cannot be an observation by this degradation."""
+        """Raise UsageError if the size of `y` is not that of an observation by this degradation."""
         if tuple(y.shape[1:]) != self.observed:
             got, wanted = _said(tuple(y.shape[1:])), _said(self.observed)
-            made = f"of a picture of {_said(self.size)} this degradation makes {wanted}"
+            made = f"this degradation turns a picture of {_said(self.size)} into {wanted}"
             raise UsageError(f"the observation is {got}; {made}")
 
 
@@ -87,57 +88,57 @@ def _said(size: tuple[int, ...]) -> str:
 
 
 class Linear(Degradation):
-    """y = A x, by A = U S V^T; `singular` is S, broadcastable to the coefficients."""
+    """A linear degradation y = A x with A = U S V^T; `singular` is S, broadcastable to the coefficients."""
 
     linear = True
     singular: Tensor
     alike: bool = False
-    """Each channel is degraded by itself, and all in the same way: any of them may be given alone."""
+    """Whether every channel is degraded separately and in the same way; then single channels may be passed."""
 
     @abstractmethod
     def analyse(self, x: Tensor) -> Tensor:
-        """V^T x: the coefficients of x."""
+        """Return V^T x, the coefficients of x."""
 
     @abstractmethod
     def synthesise(self, z: Tensor) -> Tensor:
-        """V z: the part of a picture that has the coefficients z."""
+        """Return V z, the component of a picture with the coefficients z."""
 
     @abstractmethod
     def observe(self, y: Tensor) -> Tensor:
-        """U^T y: the coefficients of an observation, S z of noiseless ones."""
+        """Return U^T y, the coefficients of an observation; without noise they are S z."""
 
     @abstractmethod
     def render(self, z: Tensor) -> Tensor:
-        """U z."""
+        """Return U z, the observation with the coefficients z."""
 
     @cached_property
     def kept(self) -> Tensor:
-        """True where a coefficient is observed, as `singular`."""
+        """Which coefficients are observed, in the shape of `singular`."""
         return self.singular > BAND * self.singular.max()
 
     @cached_property
     def inverse(self) -> Tensor:
-        """S^+."""
+        """S^+, in the shape of `singular`."""
         return torch.where(self.kept, 1.0 / self.singular.clamp_min(1e-30), torch.zeros_like(self.singular))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.render(self.singular * self.analyse(x))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """A^T y."""
+        """Return A^T y, (batch, *size)."""
         return self.synthesise(self.singular * self.observe(y))
 
     def pinv(self, y: Tensor) -> Tensor:
-        """A^+ y, the smallest picture that explains y."""
+        """Return A^+ y, (batch, *size): the picture of least norm that explains y."""
         return self.synthesise(self.inverse * self.observe(y))
 
     def with_coefficients(self, x: Tensor, z: Tensor) -> Tensor:
-        """x with its observed coefficients set to z; the null space of A keeps what x has there."""
+        """Set the observed coefficients of x to z, and keep its component in the null space of A."""
         change = (z - self.analyse(x)).masked_fill_(~self.kept, 0.0)
         return x + self.synthesise(change)
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
-        """x + A^+ (y - A x)."""
+        """Return x + A^+ (y - A x)."""
         return pieces(lambda x, y: x + self.pinv(y - self.forward(x)), -3, 1 if self.alike else x.shape[1], x, y)
 
     def guess(self, y: Tensor) -> Tensor:
@@ -145,10 +146,9 @@ class Linear(Degradation):
 
 
 class Mask(Linear):
-    """y = m x: pixels where `keep`, broadcastable to (c, h, w), is 1 are seen, the others are 0. U = V = restriction,
-    S = 1.
+    """Lost pixels, y = m x: `keep`, broadcastable to (c, h, w), is 1 where a pixel is observed; others are 0.
 
-    All ones: nothing is lost, and only noise is to be removed.
+    U = V = restriction, S = 1. All ones: nothing is lost, and the problem is pure denoising.
     """
 
     def __init__(self, keep: Tensor, size: Size) -> None:
@@ -171,10 +171,11 @@ class Mask(Linear):
 
 
 class Separable(Linear):
-    """Y = R X C^T for each channel: any resampling, by the decompositions of two small matrices.
+    """Separable resampling, Y = R X C^T for each channel, by the decompositions of two small matrices.
 
     Args:
-        rows: R, (h_y, h). columns: C, (w_y, w). Both with at most as many rows as columns.
+        rows: R, (h_y, h) with h_y <= h.
+        columns: C, (w_y, w) with w_y <= w.
     """
 
     alike = True
@@ -202,41 +203,45 @@ class Separable(Linear):
 
 
 def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Thin U, s, V of (m, n), m <= n, in float64 and then float32."""
+    """Return thin U, s, V of a matrix (m, n), m <= n; computed in float64, returned in float32."""
     u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
     return u.float(), s.float(), vh.T.contiguous().float()
 
 
 def average(size: Size, factor: int) -> Linear:
-    """Every `factor` x `factor` block becomes its mean. `size` must be a multiple of `factor`."""
+    """Downscale by block means of `factor` x `factor` pixels. `size` must be a multiple of `factor`."""
     return _resampled(size, size[1] // factor, size[2] // factor, _area)
 
 
 def bicubic(size: Size, height: int, width: int) -> Linear:
-    """Antialiased bicubic reduction to `height` x `width`, as `torch.nn.functional.interpolate` and Pillow do it."""
+    """Downscale to `height` x `width` by antialiased bicubic interpolation, as in torch and Pillow.
+
+    Raises:
+        UsageError: the result would be larger than `size`.
+    """
     return _resampled(size, height, width, _bicubic)
 
 
 def _resampled(size: Size, height: int, width: int, matrix: Callable[[int, int], Tensor]) -> Linear:
     if height > size[1] or width > size[2]:
-        raise UsageError(f"a reduction cannot make {width}x{height} of {size[2]}x{size[1]} pixels")
+        raise UsageError(f"downscaling cannot turn {size[2]}x{size[1]} pixels into {width}x{height}")
     return Separable(matrix(height, size[1]), matrix(width, size[2]), size[0])
 
 
 def _area(m: int, n: int) -> Tensor:
-    """(m, n): output k is the mean of the inputs it touches."""
+    """Return the matrix (m, n) in which output k is the mean of the inputs that it overlaps."""
     matrix: Tensor = F.adaptive_avg_pool1d(torch.eye(n, dtype=torch.float64)[None], m)[0].T
     return matrix
 
 
 def _bicubic(m: int, n: int) -> Tensor:
-    """(m, n): output k as a sum of inputs."""
+    """Return the matrix (m, n) of antialiased bicubic interpolation."""
     eye = torch.eye(n, dtype=torch.float64)[None, None]
     return F.interpolate(eye, (m, n), mode="bicubic", antialias=True, align_corners=False)[0, 0]
 
 
 class Grey(Linear):
-    """y = w . x for every pixel: luma, (batch, 1, h, w). S = |w|, V = w / |w|, U = 1."""
+    """Luma, y = w . x for every pixel: (batch, 1, h, w). S = |w|, V = w / |w|, U = 1."""
 
     def __init__(self, size: Size, weights: tuple[float, ...] = LUMA) -> None:
         super().__init__(size, (1, *size[1:]))
@@ -262,25 +267,28 @@ class Grey(Linear):
 
 
 class Luma(Grey):
-    """Grey, whose estimates are corrected along grey instead of along w: colour differences stay as they are."""
+    """Luma whose estimates are corrected along the grey axis instead of along w, which keeps colour differences."""
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
         return x + (y - self.forward(x))
 
     def within(self, x: Tensor, y: Tensor) -> Tensor:
-        """y + k (x - luma(x)) with the largest k <= 1 at each pixel that lies in [-1, 1]: luma y, exactly."""
+        """Return y + k (x - luma(x)), with the largest k <= 1 at each pixel that keeps it in [-1, 1].
+
+        Its luma is exactly y.
+        """
         colour = x - self.forward(x)
         room = torch.where(colour > 0, 1.0 - y, 1.0 + y).clamp_min(0.0) / colour.abs().clamp_min(1e-12)
         return y + room.amin(1, keepdim=True).clamp_max(1.0) * colour
 
 
 class Blur(Linear):
-    """y = k * x, a circular convolution with `kernel` (kh, kw), centred, by the fast Fourier transform.
+    """A blur y = k * x: circular convolution with a centred `kernel` (kh, kw), by the fast Fourier transform.
 
-    With k^ the kernel's spectrum: V = F^-1, S = |k^|, U = F^-1 k^ / |k^|.
+    With the kernel's spectrum k^: V = F^-1, S = |k^|, U = F^-1 k^ / |k^|.
 
     Raises:
-        UsageError: a kernel larger than the picture.
+        UsageError: the kernel is larger than the picture.
     """
 
     alike = True
@@ -316,11 +324,11 @@ class Blur(Linear):
         return self.synthesise(self._phase * z)
 
     def tapered(self, y: Tensor) -> Tensor:
-        """y faded into k * y towards its edges, as far as the kernel reaches: opposite edges then meet.
+        """Blend y into k * y towards its edges, as far as the kernel reaches, so that opposite edges match.
 
-        A lens does not blur in circles: what lies beyond the edge is not what lies at the opposite one, and undoing a
-        circular blur rings there. The weight is 1 less the kernel's normalised autocorrelation (MATLAB's edgetaper;
-        Reeves 2005 has the reason).
+        A real blur is not circular: beyond the edge lies something else than at the opposite edge, and inverting a
+        circular blur causes ringing there. The weight is 1 minus the kernel's normalised autocorrelation (MATLAB's
+        edgetaper; explained in Reeves 2005).
         """
         rows, columns = (_inside(profile, n).to(y) for profile, n in zip(self._profiles, self.size[1:], strict=True))
         inside = rows[:, None] * columns[None, :]
@@ -328,7 +336,7 @@ class Blur(Linear):
 
 
 def _inside(profile: Tensor, n: int) -> Tensor:
-    """1 - acf(k) / acf(0) of a kernel's `profile` along one axis, circular, (n,): 0 at both edges, 1 out of reach."""
+    """Return 1 - acf(k) / acf(0) of a kernel's `profile` along one axis, (n,): 0 at the edges, 1 out of its reach."""
     power = torch.fft.rfft(profile.double(), max(n - 1, len(profile))).abs().square()
     acf = torch.fft.irfft(power, max(n - 1, len(profile)))
     acf = torch.cat([acf, acf[:1]])[:n]
@@ -336,7 +344,10 @@ def _inside(profile: Tensor, n: int) -> Tensor:
 
 
 class Quantise(Degradation):
-    """y = the nearest of `levels` evenly spaced values in [-1, 1]. Not linear: y says an interval for every value."""
+    """Quantisation to the nearest of `levels` evenly spaced values in [-1, 1].
+
+    It is not linear: y determines an interval for every value.
+    """
 
     def __init__(self, levels: int, size: Size) -> None:
         super().__init__(size, size)

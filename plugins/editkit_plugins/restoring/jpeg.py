@@ -1,9 +1,9 @@
-"""JPEG as a degradation: what a decoded JPEG says of the picture is an interval for every DCT coefficient.
+"""JPEG as a degradation: a decoded JPEG determines an interval for every DCT coefficient.
 
-Y'CbCr of BT.601, 8x8 blocks, the tables of the standard's annex K scaled by the quality as libjpeg scales them, no
-subsampling of the colours (4:4:4). The observation is the decoded picture before it is rounded to 8 bits, so that A is
-idempotent: A(A(x)) = A(x). Kawar et al. 2022 ("JPEG Artifact Correction using DDRM", arXiv:2209.11888) take the
-decoder for A^+ and set x0 + y - A(x0); the projection here is the nearest picture with the same coefficients instead.
+The model is Y'CbCr of BT.601, 8x8 blocks, the tables of the standard's annex K scaled by quality as in libjpeg, and no
+chroma subsampling (4:4:4). The observation is the decoded picture before rounding to 8 bits, so A is idempotent:
+A(A(x)) = A(x). Kawar et al. 2022 ("JPEG Artifact Correction using DDRM", arXiv:2209.11888) use the decoder as A^+ and
+set x0 + y - A(x0). The projection here is the closest picture with the same quantised coefficients instead.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ _YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.
 
 
 def tables(quality: int) -> Tensor:
-    """The quantisation steps of Y', Cb, Cr at `quality` 1 to 100: (3, 8, 8), at least 1."""
+    """Return the quantisation steps of Y', Cb, Cr at `quality` 1 to 100: (3, 8, 8), each at least 1."""
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     base = torch.tensor([_LUMA, _CHROMA, _CHROMA])
     return ((base * scale + 50) // 100).clamp(1, 255).float()
 
 
 def of_file(file: Metadata | None) -> Tensor:
-    """The quantisation steps that a JPEG file itself has: (3, 8, 8).
+    """Return the quantisation steps stored in a JPEG file: (3, 8, 8).
 
     Raises:
-        UsageError: it is no JPEG.
+        UsageError: the picture is not from a JPEG file.
     """
     if file is None or not file.quantization:
         raise UsageError(
-            "restore: --degradation jpeg reads the tables of a JPEG file, and the picture came from none; say the "
+            "restore: --degradation jpeg reads the tables of a JPEG file, but the picture is not from one; give the "
             "quality, such as jpeg:30"
         )
     luma, *others = file.quantization
@@ -54,7 +54,7 @@ def of_file(file: Metadata | None) -> Tensor:
 
 
 def _dct() -> Tensor:
-    """The orthonormal DCT-II of 8 values, (8, 8)."""
+    """Return the matrix of the orthonormal DCT-II of 8 values, (8, 8)."""
     k, n = torch.arange(8.0)[:, None], torch.arange(8.0)[None, :]
     matrix = torch.cos(math.pi * (2 * n + 1) * k / 16) * 0.5
     matrix[0] *= math.sqrt(0.5)
@@ -62,7 +62,7 @@ def _dct() -> Tensor:
 
 
 class Jpeg(Degradation):
-    """y = the picture as JPEG shows it, for pictures of three channels in [-1, 1]; `steps` (3, 8, 8) as of `tables`."""
+    """JPEG compression of pictures with three channels in [-1, 1]; `steps` (3, 8, 8) as from `tables`."""
 
     def __init__(self, steps: Tensor, size: Size) -> None:
         super().__init__(size, size)
@@ -72,7 +72,10 @@ class Jpeg(Degradation):
         self._rgb = torch.linalg.inv(self._ycc.double()).float()
 
     def coefficients(self, x: Tensor) -> Tensor:
-        """DCT coefficients of levels of 255, (batch, 3, rows, columns, 8, 8); edges are repeated to whole blocks."""
+        """Return the DCT coefficients in levels of 255, (batch, 3, rows, columns, 8, 8).
+
+        Edges are replicated to whole blocks.
+        """
         height, width = x.shape[-2:]
         levels = F.pad(x, (0, -width % 8, 0, -height % 8), mode="replicate") * 127.5 - 0.5  # 0 to 255, less 128
         ycc = torch.einsum("ij,bjhw->bihw", self._ycc, levels)
@@ -82,7 +85,7 @@ class Jpeg(Degradation):
         return made
 
     def picture(self, coefficients: Tensor, height: int) -> Tensor:
-        """The inverse of `coefficients`, (batch, 3, height, w)."""
+        """Invert `coefficients`: (batch, 3, height, w)."""
         blocks = self._dct.T @ coefficients @ self._dct
         ycc = blocks.transpose(-3, -2).flatten(-2).flatten(-3, -2)
         rgb = torch.einsum("ij,bjhw->bihw", self._rgb, ycc)
@@ -93,9 +96,9 @@ class Jpeg(Degradation):
         return self.picture((self.coefficients(x) / self.steps).round() * self.steps, x.shape[-2])
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
-        """Every coefficient of x moved into the interval that y's has been rounded from.
+        """Clamp every coefficient of x to the interval from which y's coefficient was rounded.
 
-        Nearest in the space of Y'CbCr, where the intervals lie.
+        The result is the closest picture in Y'CbCr, where the intervals are defined.
         """
         return pieces(self._within, -2, STRIP, x, y)
 

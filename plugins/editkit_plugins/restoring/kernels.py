@@ -1,4 +1,4 @@
-"""Kernels of blurs, and the weights of luma. No torch is imported before one is made."""
+"""Blur kernels, and the weights of luma. torch is imported only when a kernel is created."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def gaussian_radius(sigma: float) -> int:
-    """Three sigma, in whole pixels."""
+    """Return three sigma, rounded up to whole pixels."""
     return max(1, math.ceil(3.0 * sigma))
 
 
 def motion_radius(length: float) -> int:
-    """Half the length, in whole pixels."""
+    """Return half the length, rounded up to whole pixels."""
     return max(1, math.ceil(length / 2.0))
 
 
 def gaussian(sigma: float) -> Tensor:
-    """exp(-r^2 / 2 sigma^2), cut at three sigma, with sum 1: (n, n), n odd."""
+    """Return the kernel exp(-r^2 / 2 sigma^2), truncated at three sigma, with sum 1: (n, n), n odd."""
     import torch
 
     radius = gaussian_radius(sigma)
@@ -34,9 +34,9 @@ def gaussian(sigma: float) -> Tensor:
 
 
 def motion(length: float, angle: float) -> Tensor:
-    """A straight line of `length` pixels at `angle` degrees (0: to the right, 90: upwards), sum 1: (n, n), n odd.
+    """Return a line of `length` pixels at `angle` degrees (0: right, 90: up), with sum 1: (n, n), n odd.
 
-    Each of many points on the line gives its weight to the four pixels around it (bilinear).
+    Points on the line distribute their weight to the four pixels around them (bilinear).
     """
     import torch
 

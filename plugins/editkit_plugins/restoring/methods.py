@@ -1,20 +1,21 @@
-"""Methods that solve y = A(x) + sigma_y n with a diffusion model as prior, as hooks of one step.
+"""Solvers of y = A(x) + sigma_y n with a diffusion model as prior, as hooks of one step.
 
-Every method sees x_t = alpha_t x + sigma_t eps and the network's x0 = E[x | x_t], and differs in what it makes of them:
+All solvers see x_t = alpha_t x + sigma_t eps and the network's x0 = E[x | x_t]. They differ in the update:
 
-- `ddnm` (Wang et al. 2022, arXiv:2212.00490): x0 <- x0 + A^+(y - A x0), the nearest picture that explains y; with any
-  sampler. With noise (DDNM+) only as much of y is taken as its noise allows, and the step adds that much less.
-- `ddrm` (Kawar et al. 2022, arXiv:2201.11793): the same in the singular vectors of A, y and x0 mixed by their noise.
+- `ddnm` (Wang et al. 2022, arXiv:2212.00490): x0 <- x0 + A^+(y - A x0), the closest picture that explains y; with any
+  sampler. With noise (DDNM+) the correction is limited by the noise of y, and the step adds less noise accordingly.
+- `ddrm` (Kawar et al. 2022, arXiv:2201.11793): the same in the singular vectors of A, mixing y and x0 by their noise.
 - `diffpir` (Zhu et al. 2023, arXiv:2305.08995): x0 <- argmin |y - A x|^2 / sigma_y^2 + lam (alpha_t^2 / sigma_t^2
   + 1 / s^2) |x - x0|^2, s the data's standard deviation.
-- `dps` (Chung et al. 2023, arXiv:2209.14687): x_s <- x_s - 2 zeta d|y - A x0|/dx_t, backward through the network.
+- `dps` (Chung et al. 2023, arXiv:2209.14687): x_s <- x_s - 2 zeta d|y - A x0|/dx_t, with a backward pass through the
+  network.
 - `pigdm` (Song et al. 2023, "Pseudoinverse-guided diffusion models"): E = 1/2 r^T (r_t^2 A A^T + sigma_y^2)^-1 r with
   r = y - A x0 and r_t^2 = s^2 sigma_t^2 / (s^2 alpha_t^2 + sigma_t^2), s the data's standard deviation: exact for
   isotropic Gaussians. Given the data's covariance C, r_t^2 becomes sigma_t^2 C (alpha_t^2 C + sigma_t^2)^-1, exact for
   every Gaussian.
 
-`ddnm` with noise, `ddrm` and `diffpir` bring transitions x_t -> x_s of their own: samplers bound to the problem
-(`Hooks.sampler`, `editkit_plugins.restoring.transitions`), whose x_s other plugins act on as on any other's.
+`ddnm` with noise, `ddrm` and `diffpir` have transitions x_t -> x_s of their own: samplers bound to the problem
+(`Hooks.sampler`, `editkit_plugins.restoring.transitions`). Other plugins act on their x_s as on that of any sampler.
 """
 
 from __future__ import annotations
@@ -38,17 +39,17 @@ if TYPE_CHECKING:
 
 
 DOUBTFUL = 3.0
-"""Levels of 255 by which a result may fail to explain its observation before that is told; noise comes on top."""
+"""Warn if a result deviates from its observation by more than this, in levels of 255; noise is added to it."""
 
 
 class SolvingHooks(Hooks["Solving"]):
-    """What all methods share: the problem, where to begin, what is measured at the end."""
+    """Base class of the solvers: the problem, the initial state, and the figures reported at the end."""
 
     needs_linear: ClassVar[bool] = False
     says: ClassVar[str]
-    """How a user is told of it."""
+    """Name of the method in notices."""
     weight: ClassVar[float] = 1.0
-    """Of the prior, unless `lam` is given."""
+    """Default weight of the prior, if `lam` is not given."""
 
     def __init__(self, plugin: Solving, run: Run, problem: Problem) -> None:
         from editkit_plugins.restoring.cropped import fitted
@@ -62,32 +63,32 @@ class SolvingHooks(Hooks["Solving"]):
 
     @property
     def lam(self) -> float:
-        """The weight of the prior."""
+        """Weight of the prior."""
         return self.weight if self.plugin.lam is None else self.plugin.lam
 
     def warn(self) -> str | None:
-        """What whoever asks for this method should know of it in this run."""
+        """Return a notice for users who choose this method explicitly, or None."""
         return None
 
     def begin(self) -> Float[Tensor, "b c *size"] | None:
-        """The noised guess A^+ y where the process starts below the top (Chung et al. 2022, arXiv:2112.05146)."""
+        """Return the noised A^+ y if the process starts below the top (Chung et al. 2022, arXiv:2112.05146)."""
         if self.plugin.share() == 1.0:
             return None
         level = self.run.levels[self.run.plan.start]
         return level.alpha * self.starting() + level.sigma * self.run.opening.noise
 
     def starting(self) -> Float[Tensor, "b c *size"]:
-        """A^+ y, of the state's shape."""
+        """Return A^+ y in the shape of the state."""
         return self._guess().expand(self.run.shape).float()
 
     def _guess(self) -> Float[Tensor, "b c *size"]:
-        """A^+ y in the model's space."""
+        """Return A^+ y in the model's space."""
         model, inputs = self.run.model, self.run.inputs
         guess = self.A.guess(self.y)
         return guess if space_of(model).is_pixels else model.encode(guess, inputs.stream)
 
     def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """The nearest picture that explains an observation without noise, whatever a decoder made of the state."""
+        """Project the decoded result onto a noiseless observation."""
         if self.sigma > 0.0:
             return image
         return self.problem.A.within(self.problem.A.project(image, self.y), self.y)
@@ -96,16 +97,17 @@ class SolvingHooks(Hooks["Solving"]):
         figures = consistency(image, self.problem)
         if self.problem.A.linear and figures["consistency_levels"] > DOUBTFUL + 2.0 * 127.5 * self.sigma:
             self.run.notify(
-                f"{self.plugin.name}: the result does not explain the picture (by {figures['consistency_levels']:.1f} "
-                "levels) and may be worse than what went in; compare them, and try another --method or a larger --sigma"
+                f"{self.plugin.name}: the result, degraded again, differs from the input by "
+                f"{figures['consistency_levels']:.1f} levels, and may be worse than the input; compare them, and try "
+                "another --method or a larger --sigma"
             )
         return figures
 
 
 def consistency(image: Tensor, problem: Problem) -> dict[str, float]:
-    """How far the degraded result A(x) is from the observation y, in 8-bit levels and relative to y.
+    """Measure the distance of the degraded result A(x) to the observation y, in 8-bit levels and relative to y.
 
-    Where A is not linear, how far x is from the pictures that explain y: rounding alone tips A(x) over.
+    If A is not linear, measure the distance of x to the pictures that explain y, since rounding alone can change A(x).
     """
     from editkit_plugins.restoring.degradations import Linear
     from editkit_plugins.restoring.pieces import pieces
@@ -121,9 +123,9 @@ def consistency(image: Tensor, problem: Problem) -> dict[str, float]:
 
 
 class LinearHooks(SolvingHooks):
-    """What the methods share that work on singular vectors.
+    """Base class of the solvers that work on singular vectors.
 
-    Where all channels are degraded alike they are moved one after the other, so that there are coefficients of one.
+    If all channels are degraded alike they are processed one at a time, to save memory for coefficients.
     """
 
     needs_linear = True
@@ -133,17 +135,18 @@ class LinearHooks(SolvingHooks):
         self.operator = cast("Linear", self.A)
 
     def channelwise(self, function: Callable[..., Tensor], *pictures: Tensor) -> Tensor:
+        """Apply `function` to pictures (batch, c, h, w), one channel at a time if the channels are independent."""
         from editkit_plugins.restoring.pieces import pieces
 
         return pieces(function, -3, 1 if self.operator.alike else pictures[0].shape[1], *pictures)
 
     def bar(self, y: Tensor) -> Tensor:
-        """S^+ U^T y: the coefficients that explain y."""
+        """Return S^+ U^T y, the coefficients that explain y."""
         return self.operator.inverse * self.operator.observe(y)
 
 
 def spread(run: Run, t: Level) -> float:
-    """r_t^2 = s^2 sigma_t^2 / (s^2 alpha_t^2 + sigma_t^2): Var[x | x_t] of a value, s the data's deviation."""
+    """Return r_t^2 = s^2 sigma_t^2 / (s^2 alpha_t^2 + sigma_t^2), the variance of x | x_t; s: the data's deviation."""
     s2 = run.model.data_std**2
     return s2 * t.sigma**2 / (s2 * t.alpha**2 + t.sigma**2)
 
@@ -151,9 +154,9 @@ def spread(run: Run, t: Level) -> float:
 class Wiener(LinearHooks):
     """x0 <- x0 + V r^2 S (r^2 S^2 + lam sigma_y^2)^-1 (U^T y - S V^T x0), with pigdm's r^2 = `spread` and no gradient.
 
-    Wiener's filter of the residual y - A x0, where x | x_t ~ N(x0, r^2 I): E[x | x_t, y] of isotropic Gaussians, so
-    exact for these at lam 1 as the steps grow, with any sampler. Without noise it is ddnm. Of other data x | x_t is
-    narrower than r in most directions, so that less of y is to be taken: `lam` above 1.
+    The Wiener filter of the residual y - A x0 for x | x_t ~ N(x0, r^2 I). For isotropic Gaussians it is E[x | x_t, y],
+    so with lam 1 it is exact in the limit of many steps, with any sampler. Without noise it is ddnm. For other data,
+    x | x_t is narrower than r in most directions, so y should count less: `lam` above 1.
     """
 
     says = "wiener"
@@ -171,13 +174,12 @@ class Wiener(LinearHooks):
 
 
 class Point(Wiener):
-    """A point estimate under the prior, as Graikos et al. 2022 (arXiv:2206.09012) look for one, by levels that fall.
+    """A point estimate under the prior, as in Graikos et al. 2022 (arXiv:2206.09012), with decreasing noise levels.
 
-    x <- x + rate (E[x0 | x_t, y] - x), x_t = alpha_t x + sigma_t eps: score distillation (`sds`), held to y by the
-    estimate's filter (`Wiener`), not by a second gradient. The paper differentiates |eps - eps_hat(x_t)|^2 through the
-    network (`graikos`, `restoring.plug_and_play`, is its Algorithm 1); here, as in DreamFusion, the network's own
-    derivative is left out, and a step is so long as the posterior asks. Of Gaussian data x ends at the mode of
-    p(x | y).
+    x <- x + rate (E[x0 | x_t, y] - x) with x_t = alpha_t x + sigma_t eps: score distillation (`sds`), where the filter
+    of the estimate (`Wiener`) takes the place of a second gradient for y. The paper differentiates
+    |eps - eps_hat(x_t)|^2 through the network (`graikos`, `restoring.plug_and_play`, is its Algorithm 1). Here, as in
+    DreamFusion, the network's derivative is omitted. For Gaussian data x converges to the mode of p(x | y).
     """
 
     says = "point"
@@ -187,12 +189,12 @@ class Point(Wiener):
         return PointEstimate(self.plugin.rate, "even", self)
 
     def warn(self) -> str | None:
-        return "point looks for one likely picture and does not sample: what y leaves open comes out smooth"
+        return "point finds one likely picture and does not sample: details that y does not determine come out smooth"
 
 
 @dataclass(frozen=True)
 class PointEstimate(SDS):
-    """`sds` from the picture A^+ y."""
+    """`sds`, started from A^+ y."""
 
     method: Point | None = None
 
@@ -202,7 +204,7 @@ class PointEstimate(SDS):
 
 
 class Ddnm(SolvingHooks):
-    """x0 <- the nearest picture with A(x0) = y; for a noiseless observation."""
+    """DDNM for noiseless observations: replace x0 by the closest picture with A(x0) = y."""
 
     says = "ddnm"
 
@@ -210,12 +212,12 @@ class Ddnm(SolvingHooks):
         return self.A.project(x0, self.y)
 
     def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """It explains y since the last step; what is out of range is brought back."""
+        """Bring the result, which explains y since the last step, into range."""
         return self.problem.A.within(image, self.y)
 
 
 class Conditioned(Ddnm):
-    """The model is told the observation (`Solving.told`); `project` holds it to that as ddnm does."""
+    """Condition the model on the observation (`Solving.told`); `project` also projects onto it, as ddnm does."""
 
     says = "conditioned"
 
@@ -239,13 +241,14 @@ class Conditioned(Ddnm):
 class Dps(SolvingHooks):
     """DPS, Algorithm 1 (Gaussian noise), as an energy: E = 2 zeta alpha_t / (alpha_s beta) |y - A x0|.
 
-    The engine subtracts sigma_t^2 / alpha_t dE/dx_t from x0, of which the ancestral step (ddpm) makes alpha_s beta /
-    alpha_t dE/dx_t in x_s: 2 zeta d|y - A x0|/dx_t = zeta_t d|y - A x0|^2/dx_t with zeta_t = zeta / |y - A x0|.
-    The paper's zeta is for one operator, size and number of steps (1000). Here `zeta` is how far all n steps together
-    may move a value, as far as y is at odds with it: zeta_t |y - A x0| = (zeta / n) sqrt(m) / s^2, of m observed
-    coefficients, s the largest singular value. (A^T r / |r| has values of about s / sqrt(m), and x has to go 1 / s as
-    far as A x.)
-    For a degradation without a gradient |y - A x0| is the distance of x0 to the pictures that explain y.
+    The engine subtracts sigma_t^2 / alpha_t dE/dx_t from x0, which the ancestral step (ddpm) turns into
+    alpha_s beta / alpha_t dE/dx_t in x_s: 2 zeta d|y - A x0|/dx_t = zeta_t d|y - A x0|^2/dx_t with
+    zeta_t = zeta / |y - A x0|. The paper's zeta is tuned for one operator, size and number of steps (1000). Here `zeta`
+    is how far all n steps together may move a value that disagrees with y: zeta_t |y - A x0| = (zeta / n) sqrt(m) /
+    s^2, with m observed coefficients and the largest singular value s. (A^T r / |r| has values of about s / sqrt(m),
+    and x moves 1 / s as far as A x.)
+
+    For a degradation without a gradient, |y - A x0| is the distance of x0 to the pictures that explain y.
     """
 
     says = "dps"
@@ -260,7 +263,7 @@ class Dps(SolvingHooks):
         self.step_size = plugin.zeta / run.plan.steps * m**0.5 / s**2
 
     def energy(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"] | None:
-        t, s = (self.run.levels[index] for index in (step.move.t, step.move.s))  # of the move, wherever it is asked
+        t, s = (self.run.levels[index] for index in (step.move.t, step.move.s))  # the move's, wherever E is evaluated
         beta = t.sigma**2 - (t.alpha / s.alpha) ** 2 * s.sigma**2
         if beta <= 0.0:
             return None
@@ -275,7 +278,7 @@ class Dps(SolvingHooks):
 
 
 class PiGdm(SolvingHooks):
-    """PiGDM: the likelihood N(y; A x0, r_t^2 A A^T + sigma_y^2 I)."""
+    """PiGDM, with the likelihood N(y; A x0, r_t^2 A A^T + sigma_y^2 I)."""
 
     says = "pigdm"
     needs_linear = True
@@ -288,7 +291,7 @@ class PiGdm(SolvingHooks):
 
 
 class PiGdmGiven(SolvingHooks):
-    """PiGDM with the data's covariance C (d, d), d small: N(y; A x0, A Cov[x | x_t] A^T + sigma_y^2 I)."""
+    """PiGDM with a known data covariance C (d, d), d small: N(y; A x0, A Cov[x | x_t] A^T + sigma_y^2 I)."""
 
     says = "pigdm with a covariance"
     needs_linear = True
@@ -313,5 +316,5 @@ class PiGdmGiven(SolvingHooks):
 
 
 def works_on_latents(run: Run) -> bool:
-    """True where the model's space is not pixels."""
+    """Whether the model works on latents, not on pixels."""
     return run.inputs.picture is not None and run.shape[1:] != tuple(run.inputs.picture.shape[1:])

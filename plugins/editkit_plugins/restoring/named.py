@@ -1,4 +1,7 @@
-"""Degradations by name, as users write them: `gaussian:2`, `motion:15,30`, `jpeg:30`. No torch before one is made."""
+"""Degradations by name, as users write them: `gaussian:2`, `motion:15,30`, `jpeg:30`.
+
+torch is imported only when a degradation is created.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,10 @@ NUMBERS: dict[str, tuple[str, ...]] = {
     "gaussian": ("SIGMA",),
     "motion": ("LENGTH", "ANGLE"),
     "kernel": ("FILE",),
-    "jpeg": ("QUALITY",),  # or none: the file's own tables
+    "jpeg": ("QUALITY",),  # may be omitted: the file's own tables
     "quantise": ("LEVELS",),
 }
-"""What each kind takes behind its colon."""
+"""Kind -> its parameters after the colon."""
 
 _LIMITS = {
     "average": (2, 64), "bicubic": (1.0001, 64), "gaussian": (0.1, 100), "motion": (1, 1000), "jpeg": (1, 100),
@@ -40,7 +43,7 @@ _WHOLE = ("average", "jpeg", "quantise")
 
 @dataclass(frozen=True)
 class Named:
-    """A kind of degradation with its numbers (`kernel`: with the file's name)."""
+    """A kind of degradation with its parameters (`kernel`: with the file's name)."""
 
     kind: str
     numbers: tuple[float, ...] = ()
@@ -52,11 +55,11 @@ class Named:
 
     @property
     def reduces(self) -> float:
-        """How many times smaller it makes a picture."""
+        """Factor by which it downscales a picture."""
         return self.numbers[0] if self.kind in ("average", "bicubic") else 1.0
 
     def side(self) -> int:
-        """Pixels a side of a kernel that its numbers make; 0 for what has none, or has it in a file."""
+        """Return the kernel's side in pixels; 0 without a kernel, or for a kernel from a file."""
         match self.kind:
             case "gaussian":
                 return 2 * kernels.gaussian_radius(*self.numbers) + 1
@@ -68,9 +71,14 @@ class Named:
     def made(
         self, size: Size, observed: tuple[int, int], keep: np.ndarray | None = None, file: Metadata | None = None
     ) -> Degradation:
-        """The degradation for pictures of `size`, observed at (height, width).
+        """Create the degradation for pictures of `size`, observed at (height, width).
 
-        `keep` (h, w): pixels that a mask leaves. `file`: what the observation's file says of itself.
+        Args:
+            keep: (h, w), True where a pixel is observed; for `mask`.
+            file: metadata of the observation's file; for `jpeg` without a quality.
+
+        Raises:
+            UsageError: the degradation does not fit the size, or the file has no tables.
         """
         import torch
 
@@ -97,7 +105,11 @@ class Named:
                 return d.Blur(self.kernel(), size)
 
     def kernel(self) -> Tensor:
-        """The blur's kernel, (kh, kw), sum 1."""
+        """Return the blur kernel, (kh, kw), with sum 1.
+
+        Raises:
+            PictureError: the kernel's file cannot be read, or is black.
+        """
         import torch
 
         if self.kind == "gaussian":
@@ -108,15 +120,15 @@ class Named:
 
         values = torch.from_numpy(Picture.read(self.file).pixels.astype(np.float64).mean(-1))
         if float(values.sum()) == 0.0:
-            raise PictureError(f"{self.file}: a kernel needs something that is not black")
+            raise PictureError(f"{self.file}: all of the kernel is black; it needs pixels that are not black")
         return values / values.sum()
 
 
 def parse(text: str) -> Named:
-    """`text` as `Named`.
+    """Parse a degradation, such as `gaussian:2`.
 
     Raises:
-        ValueError: what is wrong and what is allowed, in one line.
+        ValueError: the text is not a valid degradation. The message is one line and says what is allowed.
     """
     kind, _, rest = text.partition(":")
     if kind not in NUMBERS:

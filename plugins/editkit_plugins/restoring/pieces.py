@@ -1,4 +1,4 @@
-"""Functions of large pictures, a piece at a time."""
+"""Piecewise evaluation of functions of large pictures."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STRIP = 256
-"""Rows at a time of what is done to rows by themselves."""
+"""Rows processed at a time, where rows are independent."""
 
 
 def pieces(function: Callable[..., Tensor], dim: int, step: int, *pictures: Tensor) -> Tensor:
-    """What `function` makes of pictures, `step` channels (dim -3) or rows (dim -2) at a time: for functions that treat
-    these by themselves and change no other side, with memory for one piece.
+    """Apply `function` to `pictures`, `step` channels (dim -3) or rows (dim -2) at a time, to save memory.
+
+    The function must treat the channels or rows independently, and keep the size of the other dimensions.
     """
     length = pictures[0].shape[dim]
     if length <= step:

@@ -1,11 +1,12 @@
-"""Graikos et al. 2022 ("Diffusion models as plug-and-play priors", arXiv:2206.09012), Algorithm 1, as it stands.
+"""Algorithm 1 of Graikos et al. 2022 ("Diffusion models as plug-and-play priors", arXiv:2206.09012).
 
-A picture x descends, level by level from the noisiest, one draw of eps at each, along the gradient of
+A picture x descends along the gradient of
 
     F(x) = w |eps - eps_hat(alpha_t x + sigma_t eps)|^2 - log c(x, y),   -log c = |y - A x|^2 / (2 sigma_y^2),
 
-the first part differentiated through the network; w is the prior's weight (`lam`, 1 in the paper). Score distillation
-(`methods.Point`) leaves the network's derivative out.
+from the noisiest level down, with one draw of eps at each level. The first term is differentiated through the network;
+w is the weight of the prior (`lam`, 1 in the paper). Score distillation (`methods.Point`) omits the network's
+derivative.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
 
 
 class PlugAndPlay(SolvingHooks):
-    """x <- x - lambda dF/dx. The first part of F is this method's energy, the second has a gradient in closed form.
+    """Gradient descent x <- x - lambda dF/dx. The first term of F is the energy, the second has a closed-form gradient.
 
-    The paper leaves lambda open. Here it is `rate` / L, L = w / (2 s^2) + s_max^2 / sigma_y^2: no step of Gaussian data
-    of deviation s overshoots, s_max being A's largest singular value.
+    The paper leaves lambda open. Here it is `rate` / L with L = w / (2 s^2) + s_max^2 / sigma_y^2, where s_max is A's
+    largest singular value: for Gaussian data of standard deviation s no step overshoots.
     """
 
     says = "graikos"
@@ -43,25 +44,25 @@ class PlugAndPlay(SolvingHooks):
     def __init__(self, plugin: Solving, run: Run, problem: Problem) -> None:
         super().__init__(plugin, run, problem)
         if self.sigma <= 0.0:
-            raise ChainError(f"{plugin.name}: graikos weighs y by its noise; give --sigma, or use --method point")
+            raise ChainError(f"{plugin.name}: graikos needs the noise of y; give --sigma, or use --method point")
         self.operator = cast("Linear", self.A)
         prior, constraint = self.lam / (2.0 * run.model.data_std**2), float(self.operator.singular.max()) ** 2
         self.step_size = plugin.rate / (prior + constraint / self.sigma**2)
         self.eps: Tensor | None = None
-        """The draw of this step, which the energy is of."""
+        """The noise drawn for this step, on which the energy depends."""
         self.unguided: Tensor | None = None
-        """The estimate before anybody's energy moved it."""
+        """The estimate before any energy moved it."""
         self.moved: Tensor | float = 0.0
-        """What the energy of this method would move it by."""
+        """The change of the estimate by this method's energy."""
 
     def warn(self) -> str | None:
-        return "graikos descends slowly where y has little noise, and goes backward through the network; see point"
+        return "graikos leaves grain where y has little noise, because its steps are that short; auto restores better"
 
     def sampler(self) -> Sampler:
         return Descent(self)
 
     def energy(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"] | None:
-        """w |eps - eps_hat(x_t)|^2 of each item; eps belongs to the step and does not depend on x."""
+        """Return w |eps - eps_hat(x_t)|^2, (batch,); eps is fixed for the step and does not depend on x."""
         self.unguided = x0.detach()
         if self.eps is None:
             return None
@@ -69,21 +70,21 @@ class PlugAndPlay(SolvingHooks):
         return self.lam * (self.eps - eps_hat).square().flatten(1).sum(1)
 
     def shift(self, step: Step, dx0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
-        """Kept for the step; the estimate itself, which other plugins act on, stays the network's."""
+        """Store the change for `Descent.step`; the estimate that other plugins see stays the network's."""
         self.moved = dx0
         return dx0.new_zeros(dx0.shape)
 
     def towards_y(self, x: Tensor) -> Tensor:
-        """d(-log c)/dx = A^T (A x - y) / sigma_y^2."""
+        """Return d(-log c)/dx = A^T (A x - y) / sigma_y^2, (batch, c, h, w)."""
         return self.operator.adjoint(self.operator.forward(x) - self.y) / self.sigma**2
 
 
 @dataclass(frozen=True, eq=False)
 class Descent(OneCall, OfPictures):
-    """Lines 2 to 6 of Algorithm 1, bound to a method's problem.
+    """Lines 2 to 6 of Algorithm 1, as a sampler bound to a problem.
 
-    The engine moves an estimate by -(sigma_t^2 / alpha_t) dE/dx_t for an energy E, the method's or another plugin's.
-    x_t = alpha_t x + sigma_t eps, so dE/dx = -(alpha_t / sigma_t)^2 times that.
+    For an energy E, of this method or of another plugin, the engine moves the estimate by -(sigma_t^2 / alpha_t)
+    dE/dx_t. Since x_t = alpha_t x + sigma_t eps, dE/dx is -(alpha_t / sigma_t)^2 times that.
     """
 
     method: PlugAndPlay
@@ -93,18 +94,18 @@ class Descent(OneCall, OfPictures):
         return self.method.says
 
     def start(self, known: Tensor | None, noise: Callable[[], Tensor]) -> Tensor:
-        """Line 1: x ~ N(0, 1); from A^+ y where not all levels are walked."""
+        """Line 1: x ~ N(0, 1); or A^+ y if only part of the levels is run."""
         method = self.method
         return method.run.opening.noise if method.plugin.share() == 1.0 else method.starting()
 
     def step(
         self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
     ) -> tuple[Tensor, Memory]:
-        """From the picture x (here `x_t`) to the next one."""
+        """Make one descent step from the picture x (here `x_t`), (batch, c, h, w)."""
         x, method = x_t, self.method
         method.eps, method.moved, method.unguided = normal(t, s), 0.0, None
         x0 = predict(t.alpha * x + t.sigma * method.eps, t).x0
         gradient = method.towards_y(x)
-        if method.unguided is not None:  # else out of the plugin's window, where the prior has no say
+        if method.unguided is not None:  # else outside the plugin's window, where the prior does not act
             gradient = gradient - (t.alpha / t.sigma) ** 2 * (method.moved + x0 - method.unguided)
         return x - method.step_size * gradient, None

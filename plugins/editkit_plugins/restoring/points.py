@@ -1,4 +1,4 @@
-"""A colour at a pixel, as a user names it."""
+"""A colour at a pixel, as set by the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An inverse problem as a method is given it."""
+"""The inverse problem that a solver receives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """y = A(x) + sigma n, in the model's range. `y` (batch or 1, *A.observed); `covariance` of the data, (d, d)."""
+    """An inverse problem y = A(x) + sigma n, in the model's range.
+
+    `y` is (batch or 1, *A.observed); `covariance` is that of the data, (d, d).
+    """
 
     A: Degradation
     y: Tensor

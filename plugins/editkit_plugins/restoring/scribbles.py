@@ -1,12 +1,13 @@
-"""Colours that a user names at points, spread over a grey picture (Levin, Lischinski & Weiss 2004, "Colorization using
-optimization"): neighbours of about equal luma have about equal colours.
+"""Propagation of colours from user points over a grey picture: neighbours of similar luma get similar colours.
+
+Levin, Lischinski & Weiss 2004 ("Colorization using optimization") minimise
 
     J(u) = sum_p (u_p - sum_q w_pq u_q)^2,   w_pq ~ exp(-(y_p - y_q)^2 / 2 s^2),   u fixed at the points.
 
-Its sparse system is not solved here but what it says is done directly: each point's reach over the grid is the length
-of the shortest way to a pixel, where a step costs what luma changes on it, and a little for its length; colours are
-averaged with weights that fall with that reach (as Yatziv & Sapiro 2006, "Fast image and video colorization using
-chrominance blending", do). Where no point reaches, what was there stays.
+Instead of their sparse linear system this module uses geodesic distances (Yatziv & Sapiro 2006, "Fast image and video
+colorization using chrominance blending"): the distance from a point to a pixel is the length of the shortest path,
+where a step costs the change of luma plus a small constant. Colours are averaged with weights that decrease with
+distance. Where no point reaches, colours do not change.
 """
 
 from __future__ import annotations
@@ -25,20 +26,23 @@ from editkit_plugins.restoring.points import Point
 Floats = NDArray[np.float32]
 
 STEP = 0.0015
-"""What a step of a pixel costs, of a picture of `SIDE`; luma goes from 0 to 1."""
+"""Constant cost of a step by one pixel in a picture of `SIDE`; luma ranges from 0 to 1."""
 
 SIDE = 512
-"""Ways are measured on a picture of this size."""
+"""Distances are computed on a picture with this longer side."""
 
 NEAR, FAR = 0.3, 1.2
-"""The way up to which a point alone decides, and at which it no longer counts."""
+"""Distance up to which the points alone set the colour, and distance from which they have no effect."""
 
 SWEEPS = 24
-"""Rounds of sweeping at most: a way that turns back more often is found too long."""
+"""Largest number of sweeps: a path that turns back more often is overestimated."""
 
 
 def reach(luma: Floats, x: int, y: int) -> Floats:
-    """(H, W): the cost of the cheapest way from pixel (x, y), by sweeps over rows and columns until nothing changes."""
+    """Return the distance of each pixel from pixel (x, y), (H, W), by sweeps over rows and columns.
+
+    `luma`: (H, W) in [0, 1].
+    """
     far = np.full(luma.shape, np.inf, np.float32)
     far[y, x] = 0.0
     step = np.float32(STEP * SIDE / max(luma.shape))
@@ -54,7 +58,7 @@ def reach(luma: Floats, x: int, y: int) -> Floats:
 
 
 def _swept(far: Floats, cost: Floats) -> None:
-    """Down and up again, in place: each row from the one before."""
+    """Sweep down and up, in place: relax each row from the one before."""
     for k in range(1, len(far)):
         np.minimum(far[k], far[k - 1] + cost[k - 1], out=far[k])
     for k in range(len(far) - 2, -1, -1):
@@ -62,16 +66,16 @@ def _swept(far: Floats, cost: Floats) -> None:
 
 
 def _calm(luma: Floats) -> Floats:
-    """`luma` with its edges and without its texture, in which no colour would get far."""
+    """Remove texture from `luma` but keep edges; texture would stop colours from spreading."""
     for _ in range(3):
         luma = cv2.bilateralFilter(luma, 9, 0.12, 4.0)
     return luma
 
 
 def spread(luma: Floats, points: Sequence[Point]) -> tuple[Floats, Floats]:
-    """Colour differences from luma, (H, W, 3), white is 1; and how much they count, (H, W) in [0, 1].
+    """Return colour differences from luma, (H, W, 3) with white 1, and their weight, (H, W) in [0, 1].
 
-    At a point they are the colour's own, and count wholly. `luma`: (H, W) in [0, 1].
+    At a point the difference is exactly that of its colour, with weight 1. `luma`: (H, W) in [0, 1].
     """
     ways = [reach(luma, point.x, point.y) for point in points]
     total, mean = np.zeros(luma.shape, np.float32), np.zeros((*luma.shape, 3), np.float32)
@@ -85,10 +89,12 @@ def spread(luma: Floats, points: Sequence[Point]) -> tuple[Floats, Floats]:
 
 
 class HintedLuma(Luma):
-    """Luma whose result takes the colours of points where they reach.
+    """Luma whose result takes the colours of points within their reach.
 
     Args:
+        size: of x, (channels, height, width).
         y: (1, 1, h, w), the observed luma in [-1, 1].
+        points: colours set by the user, in pixels of `size`.
     """
 
     def __init__(self, size: tuple[int, int, int], y: Tensor, points: Sequence[Point]) -> None:
@@ -115,7 +121,7 @@ class HintedLuma(Luma):
         )
 
     def within(self, x: Tensor, y: Tensor) -> Tensor:
-        """As `Luma.within`, of the model's colours where no point reaches and of the points' where one does."""
+        """Do the same as `Luma.within`, with the points' colours within their reach and the model's elsewhere."""
         colour = x - self.forward(x)
         mixed = colour + self.share * (2.0 * self.colour - colour)
         return super().within(y + mixed - self.forward(mixed), y)

@@ -1,4 +1,4 @@
-"""Declarations with a method that solves them: what `restore`, `upscale` and `colorize` are made of."""
+"""Base classes of declarations that are solved by a method: `restore`, `upscale`, `colorize`, and `inverse`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ class Inverse(Solver):
     """Any inverse problem, for `editkit.sample`: operator, observation and noise are given as objects.
 
     Args:
-        degradation: a `Degradation`. y: (batch or 1, *degradation.observed). sigma: of its noise; both in the range of
-            the model. covariance: of the data, (d, d), for pigdm.
+        degradation: a `Degradation`.
+        y: the observation, (batch or 1, *degradation.observed), in the model's range.
+        sigma: standard deviation of the observation's noise, in the model's range.
+        covariance: covariance of the data, (d, d), for pigdm.
     """
 
     name: ClassVar[str] = "inverse"
@@ -48,7 +50,7 @@ class Inverse(Solver):
         return Problem(self.degradation, self.y, self.sigma, self.covariance)
 
     def noise(self) -> float:
-        return 0.0  # `MUCH` is for photographs and a network of theirs
+        return 0.0  # `MUCH` was measured on photographs, with a network trained on them
 
     def noisy(self) -> bool:
         return self.sigma > 0.0 and bool(self.degradation.linear)

@@ -1,4 +1,4 @@
-"""Methods with transitions x_t -> x_s of their own: samplers bound to their problem."""
+"""Solvers with transitions x_t -> x_s of their own: samplers bound to a problem."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ if TYPE_CHECKING:
 
 
 PAPERS = 20
-"""Steps of ddrm's paper."""
+"""Number of steps in ddrm's paper."""
 
 ETA = 0.85
-"""Of ddrm's paper."""
+"""eta in ddrm's paper."""
 
 MANY = 100
-"""Steps up to which ddrm renews as much noise as its paper where nothing is observed, unless `eta` is given."""
+"""Number of steps up to which ddrm uses the paper's eta for unobserved coefficients, unless `eta` is given."""
 
 
 class Transition(LinearHooks):
-    """A method with its own x_t -> x_s: the sampler of its process."""
+    """Base class of solvers with their own transition x_t -> x_s, which is the sampler of the process."""
 
     def sampler(self) -> Sampler:
         return Walk(self)
 
     def transition(self, t: Level, s: Level, x_t: Tensor, x0: Tensor, z: Tensor) -> Tensor:
-        """x_s from x_t, the estimate x0 and noise z, all (batch, channels, h, w)."""
+        """Return x_s from x_t, the estimate x0 and noise z, all (batch, channels, h, w)."""
         return self.channelwise(lambda *parts: self.moved(t, s, *parts), x_t, x0, self.y, z)
 
     @abstractmethod
     def moved(self, t: Level, s: Level, x_t: Tensor, x0: Tensor, y: Tensor, z: Tensor) -> Tensor:
-        """x_s from x_t, the estimate x0, the observation, and noise z."""
+        """Return x_s from x_t, the estimate x0, the observation y and noise z."""
 
 
 @dataclass(frozen=True, eq=False)
 class Walk(OneCall):
-    """A method's transition as a sampler, bound to its problem."""
+    """A solver's transition as a sampler, bound to its problem."""
 
     method: Transition
 
@@ -60,7 +60,7 @@ class Walk(OneCall):
 
 
 class DdnmPlus(Transition):
-    """DDNM+ (section 3.3 and appendix E): the ancestral step, with its noise lowered by what y brings along.
+    """DDNM+ (section 3.3 and appendix E): the ancestral step, with its noise reduced by the noise that y adds.
 
     x_s = a x0' + b x_t + noise, a = alpha_s beta / sigma_t^2, b = alpha_t sigma_s^2 / (alpha_s sigma_t^2),
     beta = sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2, and v = beta sigma_s^2 / sigma_t^2 the step's variance. For each
@@ -72,8 +72,8 @@ class DdnmPlus(Transition):
 
     def warn(self) -> str | None:
         return (
-            "ddnm takes the observation's noise for new noise at every step, so that more steps make it worse; "
-            "--method wiener is ddnm without that"
+            "ddnm treats the observation's noise as new noise at every step, so more steps make it worse; --method "
+            "wiener avoids that"
         )
 
     def moved(self, t: Level, s: Level, x_t: Tensor, x0: Tensor, y: Tensor, z: Tensor) -> Tensor:
@@ -93,38 +93,41 @@ class DdnmPlus(Transition):
 class Ddrm(Transition):
     """DDRM, equation 4 (x / alpha has noise sigma / alpha): with c = sqrt(1 - eta^2), rho = sigma / alpha at s and t,
 
-    unseen:             x0 + c rho_s (x_t - x0) / rho_t + eta rho_s z
+    unobserved:          x0 + c rho_s (x_t - x0) / rho_t + eta rho_s z
     rho_s < sigma_y/s_i: x0 + c rho_s (y_i - x0) / (sigma_y / s_i) + eta rho_s z
-    otherwise:          (1 - eta_b) x0 + eta_b y_i + sqrt(rho_s^2 - eta_b^2 sigma_y^2 / s_i^2) z
+    otherwise:           (1 - eta_b) x0 + eta_b y_i + sqrt(rho_s^2 - eta_b^2 sigma_y^2 / s_i^2) z
 
-    x_s has the law N(x0, rho_s^2) for every eta (the paper's proposition 3.1), so eta may differ from step to step. One
-    that is given is the paper's, the same in all steps; more of these pull farther, and keep (1 + c) / 2 of the
-    variance where nothing is observed. Without one it is the paper's 0.85 up to 20 steps. Above, c = rho_s s_i /
-    sigma_y below the noise of y, so that x moves by rho_s^2 grad log p(y | x0); and where nothing is observed eta^2
-    falls as 1 / sqrt(steps) from 100 steps on: less and less in a step, more and more in all. Of isotropic data the
-    mean, and the variance of what is not observed, are exact in the limit; what is observed has half of the
-    posterior's variance, since a step forgets x_t.
+    x_s has the distribution N(x0, rho_s^2) for every eta (proposition 3.1 of the paper), so eta may vary between steps.
+    A given eta is used in all steps, as in the paper; then more steps pull further towards y, and unobserved
+    coefficients keep (1 + c) / 2 of their variance. Otherwise eta is the paper's 0.85 up to 20 steps. With more steps,
+    c = rho_s s_i / sigma_y below the noise of y, so x moves by rho_s^2 grad log p(y | x0); and for unobserved
+    coefficients eta^2 decreases as 1 / sqrt(steps) from 100 steps on: less noise in each step, but more in total. For
+    isotropic data the mean, and the variance of unobserved coefficients, are exact in the limit. Observed coefficients
+    have half of the posterior's variance, since a step forgets x_t.
     """
 
     says = "ddrm"
 
     @property
     def walks_papers(self) -> bool:
-        """Whether eta is the paper's, the same in every step."""
+        """Whether eta is constant, as in the paper."""
         return self.plugin.eta is not None or self.run.plan.steps <= PAPERS
 
     def warn(self) -> str | None:
         if self.sigma == 0.0 or self.run.plan.steps <= PAPERS:
             return None
         if self.plugin.eta is None:
-            return f"ddrm was made for about {PAPERS} steps: with more of them its eta differs from step to step"
+            return f"ddrm was designed for about {PAPERS} steps: with more steps its eta varies between them"
         return (
-            f"ddrm was made for about {PAPERS} steps: below the observation's noise each of them pulls as far, so that "
-            f"more make it worse; without --eta it does not, and --method wiener gains by steps"
+            f"ddrm was designed for about {PAPERS} steps: below the observation's noise every step pulls equally far, "
+            f"so more steps make it worse; leave --eta out to avoid that, or use --method wiener"
         )
 
     def begin(self) -> Float[Tensor, "b c *size"] | None:
-        """Equation 4's start: observed coefficients from N(y_i, rho_T^2 - sigma_y^2 / s_i^2), the others from noise."""
+        """Draw the initial state of equation 4.
+
+        Observed coefficients are from N(y_i, rho_T^2 - sigma_y^2 / s_i^2), the others are noise.
+        """
         level = self.run.levels[self.run.plan.start]
         if self.plugin.share() < 1.0 or level.alpha < 1e-3:
             return super().begin()
@@ -160,7 +163,7 @@ class Ddrm(Transition):
 
 
 class DiffPir(Transition):
-    """DiffPIR, Algorithm 1: the proximal estimate, and a step that renews the share zeta of the noise.
+    """DiffPIR, Algorithm 1: the proximal estimate, and a step that renews the fraction zeta of the noise.
 
     x0' = argmin |y - A x|^2 + q |x - x0|^2, q = lam sigma_y^2 (alpha_t^2 / sigma_t^2 + 1 / s^2); in the singular
     vectors x0'_i = (s_i u_i + q x0_i) / (s_i^2 + q), u = U^T y.
@@ -173,7 +176,7 @@ class DiffPir(Transition):
     weight = 7.0
 
     def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
-        """The proximal estimate."""
+        """Return the proximal estimate."""
         A, t = self.operator, step.t
         precision = t.alpha**2 / t.sigma**2 + 1.0 / self.run.model.data_std**2
         q = max(self.lam * self.sigma**2 * precision, 1e-12)

@@ -1,9 +1,9 @@
 """Files that a recipe names: where they are looked for, and which it may name.
 
-What a recipe names is seen from its own folder. A recipe may come from anybody, and what it names is put into a
-result: so it names what lies in its folder or below, when all links are followed, and what the command names too.
-`--anywhere` allows every place. Networks (models, LoRAs, ControlNets ...) may lie anywhere, since people keep them
-apart from everything else and nothing of a picture is in them; those out of the folder are said.
+Names are relative to the recipe's own folder. A recipe may come from anybody, and the content of a file that it names
+can end up in the result. So it may name files in its folder or below (with all links resolved), and files that the
+command names too; `--anywhere` allows all others. Networks (models, LoRAs, ControlNets ...) may be anywhere, because
+people keep them apart and they hold no picture; those outside the folder are reported.
 """
 
 from __future__ import annotations
@@ -142,10 +142,10 @@ def _elsewhere(chain: Chain, allowed: Sequence[str], *, networks: bool) -> Itera
                 info, value = kind.model_fields[key], getattr(plugin, key)
                 if names_weights(param(key, info), info) is networks:
                     for one in value if isinstance(value, tuple) else (value,):
-                        if is_path(kind, key, one):
-                            yield from (one for _ in range(_is_out(one, allowed)))
-                        else:
+                        if not is_path(kind, key, one):
                             yield from _out_of(one, key, allowed, networks)
+                        elif _is_out(one, allowed):
+                            yield one
         for key, value in stage.options.model_dump(exclude_unset=True).items():
             if (key in NETWORKS) is networks:
                 yield from _out_of(value, key, allowed, networks)

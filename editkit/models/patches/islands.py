@@ -1,0 +1,56 @@
+"""What stands alone in a hole on calm ground goes: it continues nothing.
+
+A lamp or a ruin that was copied into a sky touches nothing that is known there. So what has detail and is surrounded by
+what has none stays only if it reaches the hole's rim. Where the surroundings are busy calm ground is the mistake, and
+the marks on it are what is left of a texture: they stay.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from editkit.models.patches.busy import busy
+from editkit.models.patches.calm import blurred
+from editkit.pictures.filling import membrane
+
+GROUND = 4.0 / 127.5
+"""The most detail of calm ground, root mean square: four grey levels of 255."""
+
+AROUND = 5
+"""Detail is averaged over a square of so many pixels."""
+
+EDGE = 3
+"""How far an island's soft edge reaches, in pixels."""
+
+
+MOST = 0.05
+"""Where more than this part of a hole would go, it is a texture whose grains stand apart, and all of it stays."""
+
+
+def without_islands(x: Tensor, region: Tensor, least: Tensor, side: int) -> Tensor:
+    """`x` (3, h, w) with the membrane of its surroundings where something in `region` (h, w), bool, stands alone that
+    is at least as `busy` as `least` (h, w), in patches of `side`.
+    """
+    inside = region.cpu().numpy()
+    energy = (x - blurred(x)).square().mean(0).cpu().numpy()
+    stands = (cv2.blur(energy, (AROUND, AROUND)) > GROUND**2).astype(np.uint8)
+    contours, _ = cv2.findContours(stands, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    contours = [c for c in contours if inside[c[:, 0, 1], c[:, 0, 0]].all()]
+    if not contours:
+        return x
+    labels = np.zeros(inside.shape, np.int32)
+    for k, contour in enumerate(contours, 1):
+        cv2.drawContours(labels, [contour], -1, k, cv2.FILLED)
+    above = np.bincount(labels.ravel(), (busy(x, side) - least).cpu().numpy().ravel(), len(contours) + 1)
+    gone = np.isin(labels, np.flatnonzero(above[1:] > 0.0) + 1).astype(np.uint8)
+    # What encloses something known is no island.
+    gone = cv2.dilate(gone, np.ones((2 * EDGE + 1,) * 2, np.uint8)) > 0
+    _, labels = cv2.connectedComponents(gone.astype(np.uint8), connectivity=8)
+    gone &= ~np.isin(labels, np.unique(labels[~inside]))
+    if not 0 < gone.sum() <= MOST * inside.sum():
+        return x
+    away = torch.from_numpy(gone).to(region.device)
+    return membrane(x[None], away[None, None].to(x.dtype))[0]
