@@ -106,7 +106,7 @@ def emptied(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 
 def size(tensors: Iterable[Stored], itemsize: int) -> int:
-    """Return the bytes of a network in int8, from the header of its file; other tensors with `itemsize` bytes per value.
+    """Return the bytes of a network in int8, from the header of its file; other tensors with `itemsize` bytes each.
 
     Every matrix called a weight counts as that of a linear layer: the few embedding tables are underestimated.
     """
