@@ -52,11 +52,14 @@ def pocket(side: int, batch: int) -> tuple[Callable[[], Any], dict[str, Any]]:
 
 
 def as_an_edit_has_it(network: Any, dtype: torch.dtype) -> Any:
+    return quickened(network.to(dtype, memory_format=torch.channels_last).eval().requires_grad_(False))
+
+
+def quickened(network: Any) -> Any:
     from editkit.models.fast.blocks import quicken
     from editkit.models.fast.norms import steady
     from editkit.models.fast.packing import pack
 
-    network = network.to(dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
     network = pack(steady(network))
     return quicken(network) if hasattr(network, "attn_processors") else network
 
@@ -130,8 +133,9 @@ def alternate(ways: dict[str, Any], given: dict[str, Any], repeats: int) -> None
     for name, (wall, processor) in middle.items():
         each = ", ".join(f"{seconds:.2f}" for _, seconds in found[name])
         print(f"{name}: {wall:.2f} s, {processor:.2f} processor seconds ({each})")
-    ratios = [theirs / ours for theirs, ours in zip(middle["torch"], middle["OpenVINO"], strict=True)]
-    print(f"OpenVINO is {ratios[0]:.2f} times as fast on the wall, {ratios[1]:.2f} by processor seconds")
+    for name in middle.keys() - {"torch"}:
+        ratios = [theirs / ours for theirs, ours in zip(middle["torch"], middle[name], strict=True)]
+        print(f"{name} is {ratios[0]:.2f} times as fast on the wall, {ratios[1]:.2f} by processor seconds")
     print(f"{os.getloadavg()[0]:.1f} processes wanted the machine's {os.cpu_count()} cores in the last minute")
 
 

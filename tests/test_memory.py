@@ -55,7 +55,8 @@ def test_weights_are_counted_from_their_headers(sd: Path) -> None:
         weigh(layout, 4, needed - 10_000)
     with pytest.raises(
         ModelError,
-        match=r"what helps: --offload model, a GGUF of its network \(--transformer FILE.gguf\), a smaller --model",
+        match=r"what helps: --offload model, --quantize int8, a GGUF of its network \(--transformer FILE.gguf\), a "
+        r"smaller --model",
     ):
         weigh(layout, 2, 1000, gpu=True)
 

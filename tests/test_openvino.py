@@ -102,12 +102,12 @@ def test_a_converted_network_is_torchs_in_other_sizes_and_numbers(call: Callable
 
 
 @INSTALLED
-@pytest.mark.parametrize("name", ["flux", "klein", "longcat"])
+@pytest.mark.parametrize("name", ["flux", "klein", "longcat", "chroma"])
 def test_a_transformer_is_torchs_in_other_sizes(tmp_path: Path, name: str) -> None:
     path = Folders(tmp_path).model(name)
     info = describe(path)
     theirs, ours = (load(info, CPU, torch.float32, setup=setup) for setup in (Setup(), OPENVINO))
-    for height, width, batch in ((32, 48, 1), (64, 32, 2)):
+    for height, width, batch in ((32, 48, 1), (64, 32, 1), (64, 32, 2)):
         shape = (batch, *theirs.shape(height, width))
         found, expected = (
             sample(model, shape=shape, steps=1, prompt="a dog", seed=1, device="cpu") for model in (ours, theirs)

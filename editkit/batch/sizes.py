@@ -39,14 +39,13 @@ def memory_of(chain: Chain) -> int:
     from editkit.models.needs import bytes_of, needs
     from editkit.pictures.boxes import Box
 
-    kept, working = dict[tuple[str, str | None], int](), 0
+    kept, working = dict[tuple[str, str | None, str], int](), 0
     for stage in chain.inherited().stages:
         info = described(stage)
         side = info.window or 512
-        found = needs(
-            info.name, [Pass(Box(0, 0, side, side), side, side, 1)], bytes_of(stage.options.dtype), info.transformer
-        )
+        once, packs = [Pass(Box(0, 0, side, side), side, side, 1)], stage.options.quantize
+        found = needs(info.name, once, bytes_of(stage.options.dtype), info.transformer, packs)
         if found is not None:
-            kept[info.name, info.transformer] = found.network + found.readers + found.vae
+            kept[info.name, info.transformer, packs] = found.network + found.readers + found.vae
             working = max(working, found.working)
     return sum(kept.values()) + working

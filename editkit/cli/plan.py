@@ -111,7 +111,8 @@ def _needs(plan: StagePlan) -> Needs | None:
     if not plan.diffuses:
         return None
     passes = [part.at for part in plan.passes]
-    return needs(plan.info.name, passes, bytes_of(plan.options.dtype), plan.info.transformer)
+    options = plan.options
+    return needs(plan.info.name, passes, bytes_of(options.dtype), plan.info.transformer, options.quantize)
 
 
 def _show_plan(plan: StagePlan, number: int, total: int) -> None:

@@ -218,7 +218,9 @@ def for_own_model(stage: Stage) -> Stage:
     if "model" in stage.inherited or "model" not in options.model_fields_set:
         return stage
     embedded = options.model == "auto" or named(options.model) is not None
-    others = stage.inherited & ({"transformer", "lora", "refiner", "backend"} if embedded else {"transformer"})
+    others = stage.inherited & (
+        {"transformer", "lora", "refiner", "backend", "quantize"} if embedded else {"transformer"}
+    )
     return replace(stage, options=Options(**options.model_dump(exclude_unset=True, exclude=set(others))))
 
 
@@ -249,6 +251,7 @@ def _check_options(stage: Stage, info: ModelInfo) -> None:
             f"Z-Image), whose levels have a shift; leave it out, or choose another --model"
         )
     backends.check(info, stage.options.backend, stage.options.device, stage.options.compile)
+    backends.check_bits(info, stage.options)
 
 
 def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: ModelInfo | None = None) -> StagePlan:

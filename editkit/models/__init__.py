@@ -108,7 +108,8 @@ def load(
     with explained(), loading(), understandable(info.name):
         own = named(info.name)
         if own is None:
-            model = load_folder(info.name, info, home(setup, device), dtype, offline=offline)
+            where = home(setup, device)
+            model = load_folder(info.name, info, where, dtype, offline=offline, quantize=setup.quantize)
         else:
             model = own.make(info, home(setup, device), dtype)
         return prepared(model, setup, device, dtype, offline)

@@ -1,4 +1,4 @@
-"""The backend that computes a model's networks: torch, or on request OpenVINO on the CPU.
+"""What computes a model's networks: torch, or on request OpenVINO on the CPU; and the number of bits of its weights.
 
 This module has the checks before the weights load; the work is done in `editkit.models.fast.converted`. No torch.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Literal
+from typing import Literal, Protocol
 
 from editkit.diffusion.model import ModelInfo
 from editkit.errors import ExtraError, ModelError, UsageError
+from editkit.models.files import overlay, quantising
+from editkit.models.files.quantising import Quantize
 
 Backend = Literal["torch", "openvino"]
 
@@ -35,6 +37,46 @@ def check(info: ModelInfo, backend: Backend, device: str, compiled: bool) -> Non
         raise UsageError(f"--backend {backend} and --compile are two ways of compiling the network; leave one out")
     if find_spec("openvino") is None:
         raise ExtraError("--backend openvino needs openvino, which is not installed: pip install 'editkit[openvino]'")
+
+
+class Asked(Protocol):
+    """The options that decide whether weights can be quantised."""
+
+    @property
+    def quantize(self) -> Quantize: ...
+
+    @property
+    def backend(self) -> Backend: ...
+
+
+def check_bits(info: ModelInfo, asked: Asked) -> None:
+    """Check that the linear layers of the model of `info` can be quantised (`--quantize`), without reading weights and
+    without connecting to the internet.
+
+    Raises:
+        ExtraError: torchao is not installed.
+        UsageError: OpenVINO is requested too.
+        ModelError: it has none, or they are quantised already.
+    """
+    if asked.quantize == "none":
+        return
+    from editkit.models.families import named
+    from editkit.models.files.loading import find
+
+    word = f"--quantize {asked.quantize}"
+    if named(info.name) is not None:
+        raise ModelError(
+            f"{word} is for models in diffusers folders, but {info.name} comes with editkit; leave it out, or choose "
+            "another --model"
+        )
+    if asked.backend != "torch":
+        raise UsageError(f"{word} needs --backend torch, and --backend is {asked.backend}; leave one of them out")
+    over = None if info.transformer is None else overlay.given(info.transformer)
+    try:
+        layout = find(info.name, offline=True, over=over)
+    except ModelError as error:
+        raise ModelError(f"{word} quantises weights while they are read from a folder; {error}") from error
+    quantising.check(layout)
 
 
 def line(backend: Backend) -> str | None:

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from editkit.common.entries import Group, Listed
 from editkit.common.spec import did_you_mean
-from editkit.diffusion.capability import capability
+from editkit.diffusion.capability import capability, networks
 from editkit.diffusion.model import Model, ModelInfo, Notifies
 from editkit.errors import ModelError
-from editkit.models.files import overlay
+from editkit.models.files import overlay, quantising
 from editkit.models.files.layout import Layout, meant
 from editkit.models.files.loading import complete, find
 from editkit.models.files.quantised import check as check_quantised
-from editkit.models.files.quantised import method
+from editkit.models.files.quantised import method, quantised
+from editkit.models.files.quantising import Quantize
 from editkit.models.files.weights import Ahead
 from editkit.models.memory import DENOISER, available, weigh
 
@@ -124,15 +125,27 @@ def describe_folder(name: str, *, offline: bool = False, transformer: str | None
 
 
 def load_folder(
-    name: str, info: ModelInfo, device: torch.device, dtype: torch.dtype, *, offline: bool = False
+    name: str,
+    info: ModelInfo,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    offline: bool = False,
+    quantize: Quantize = "none",
 ) -> Model:
     """Load the model called `name` that `describe_folder` described, its network in `dtype` on `device`.
 
+    `quantize`: quantise its linear layers.
+
     Raises:
-        ModelError: weights are missing, have the wrong shape, or are in a pickle.
+        ModelError: weights are missing, have the wrong shape, are in a pickle, or cannot be quantised.
     """
     over = None if info.transformer is None else overlay.given(info.transformer)
     layout = find(name, offline=offline, weights=True, over=over)
+    if quantize != "none":
+        quantising.check(layout)
+        quantising.check_numbers(dtype)
+        layout = replace(layout, int8=True)
     parts = ["vae", *(overlay.DENOISERS if over is None else ())] if layout.file is None else []
     latent = layout.has("vae")
     for part in (part for part in parts if layout.has(part)):
@@ -140,16 +153,31 @@ def load_folder(
     beside = (info.window or 0) ** 2 * DENOISER[dtype.itemsize] if latent else 0
     on_disk = _as_diffusers(layout) and weigh(layout, dtype.itemsize, available(device), beside, device.type == "cuda")
     if not latent:
-        return _family(layout).load(layout, info, device, dtype)
-    ahead = Ahead(layout, {part: dtype for part in parts if layout.has(part) and method(layout, part) is None})
+        return _packed(layout, _family(layout).load(layout, info, device, dtype))
+    whole = [part for part in parts if layout.has(part) and method(layout, part) is None]
+    ahead = Ahead(layout, {part: dtype for part in whole if not layout.int8 or part == "vae"})
     layout = replace(layout, texts_on_disk=on_disk, ahead=ahead)
     try:
         model = _family(layout).load(layout, info, device, dtype)
     finally:
         ahead.end()
-    told = capability(model, Notifies)
+    told = capability(_packed(layout, model), Notifies)
     if layout.texts_on_disk and told is not None:
         told.chosen = ("memory is short: the text encoders stay on disk, and are read layer by layer for every text",)
+    return model
+
+
+def _packed(layout: Layout, model: Model) -> Model:
+    """`model`, whose family read its weights as `layout` says.
+
+    Raises:
+        ModelError: its network was to be packed, and is not.
+    """
+    if layout.int8 and not any(map(quantised, networks(model))):
+        raise ModelError(
+            f"--quantize int8: the family of model {layout.name} reads its weights itself ({model.info.family}); leave "
+            "--quantize out, or choose another --model"
+        )
     return model
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from editkit.diffusion.capability import capability
 from editkit.diffusion.model import HoldsStates
 from editkit.errors import ModelError
+from editkit.models.files import quantising
 from editkit.models.files.layout import Layout
 from editkit.models.files.overlay import DENOISERS, contents
 from editkit.models.files.quantised import method, plain_numbers, to_unpack
@@ -75,13 +76,14 @@ def _packing(layout: Layout) -> str:
     """Suggest fewer bits if a denoiser's weights are not quantised."""
     parts = [part for part in DENOISERS if layout.file is None and layout.index and layout.has(part)]
     plain = parts and layout.over is None and all(method(layout, part) is None for part in parts)
-    return "a GGUF of its network (--transformer FILE.gguf), " if plain else ""
+    gguf = "a GGUF of its network (--transformer FILE.gguf), "
+    return ("" if layout.int8 else "--quantize int8, ") + gguf if plain else ""
 
 
 def sizes(layout: Layout, itemsize: int, gpu: bool = True) -> tuple[int, int, int]:
     """Return the bytes of the denoiser, the text encoders, and the VAE, from the headers of their files, with numbers
     of `itemsize` bytes. Quantised weights stay so, except those that are unpacked without a `gpu`. A single file counts
-    as the denoiser.
+    as the denoiser. `layout.int8`: the denoiser's linear layers are quantised.
 
     Raises:
         ModelError: there are no weights, or they cannot be read.
@@ -92,10 +94,13 @@ def sizes(layout: Layout, itemsize: int, gpu: bool = True) -> tuple[int, int, in
     def of(parts: Sequence[str]) -> int:
         return sum(_of(layout, part, itemsize, gpu) for part in parts if layout.has(part))
 
-    if not layout.index:
-        return of(("",)), 0, 0
-    denoiser = of(DENOISERS) if layout.over is None else _bytes(contents(layout.name, layout.over), itemsize)
-    return denoiser, of(_READERS), of(("vae",))
+    own = quantising.denoisers(layout)
+    if layout.int8:
+        files = [weight_files(layout, part)[0] for part in own] if layout.over is None else [layout.over]
+        denoiser = sum(quantising.size(contents(layout.name, file), itemsize) for file in files)
+    else:
+        denoiser = of(own) if layout.over is None else _bytes(contents(layout.name, layout.over), itemsize)
+    return (denoiser, of(_READERS), of(("vae",))) if layout.index else (denoiser, 0, 0)
 
 
 def _ways(itemsize: int, gpu: bool) -> str:

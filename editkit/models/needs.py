@@ -17,6 +17,7 @@ from editkit.models.files import overlay
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import find
 from editkit.models.files.quantised import method
+from editkit.models.files.quantising import Quantize
 from editkit.models.memory import DECODER, DENOISER, sizes
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ LAYER = 1_000_000_000
 class Needs:
     """Bytes of the denoiser, the text encoders and the VAE, and the working memory of the network and of the decoder.
     `packed`: the network's weights are quantised already. `unpacked`: for a network that stays quantised only on a
-    GPU, its bytes on a CPU.
+    GPU, its bytes on a CPU. `int8`: the bytes of the network with `--quantize int8`; None: it is quantised already.
     """
 
     network: int
@@ -49,6 +50,7 @@ class Needs:
     decoding: int
     packed: bool = False
     unpacked: int | None = None
+    int8: int | None = None
 
     @property
     def working(self) -> int:
@@ -69,15 +71,21 @@ class Needs:
         """Return the needs with a GGUF of about four bits per number (Q4_K: 4.5) as the network's weights."""
         return replace(self, network=math.ceil(self.network * Q4 / (8 * itemsize)), packed=True)
 
+    def in_eight_bits(self) -> Needs:
+        """Return the needs with `--quantize int8`, if the network is not quantised yet."""
+        return self if self.int8 is None else replace(self, network=self.int8, packed=True, int8=None)
+
     def how(self, room: float) -> str | None:
         """Return the fastest way that fits into `room` bytes; None: none fits."""
         return next((way for way, needed in self.ways() if needed <= room), None)
 
 
-def needs(name: str, passes: Sequence[Pass], itemsize: int, transformer: str | None = None) -> Needs | None:
+def needs(
+    name: str, passes: Sequence[Pass], itemsize: int, transformer: str | None = None, quantize: Quantize = "none"
+) -> Needs | None:
     """Return what the model called `name` needs for `passes` in numbers of `itemsize` bytes; None: it comes with
     editkit, works on pixels, or its weights are not on this machine. Never connects to the internet. `transformer`:
-    the file of its denoiser.
+    the file of its denoiser. `quantize`: quantise its linear layers.
     """
     if named(name) is not None:
         return None
@@ -85,21 +93,25 @@ def needs(name: str, passes: Sequence[Pass], itemsize: int, transformer: str | N
         layout = find(name, offline=True, over=None if transformer is None else overlay.given(transformer))
         if not layout.has("vae"):
             return None
+        packed = overlay.packed(layout.over) or (layout.over is None and _packs(layout))
+        small = None if packed or layout.file is not None else replace(layout, int8=True)
+        layout = layout if quantize == "none" or small is None else small
         network, readers, vae = sizes(layout, itemsize)
         plain = sizes(layout, itemsize, gpu=False)[0]
+        int8 = None if small is None else sizes(small, itemsize)[0]
     except ModelError:
         return None
     seen = max((at.window**2 if at.window else at.height * at.width for at in passes), default=0)
     pixels = max((at.height * at.width for at in passes), default=0)
-    packed = overlay.packed(layout.over) or (layout.over is None and _packs(layout))
     return Needs(
         network,
         readers,
         vae,
         seen * DENOISER[itemsize],
         pixels * DECODER[itemsize],
-        packed,
+        packed or layout.int8,
         None if plain == network else plain,
+        None if layout.int8 else int8,
     )
 
 
@@ -137,6 +149,9 @@ def lines(found: Needs, itemsize: int) -> list[str]:
         f"GPU of {_by_card(found)}",
     ]
     if not found.packed and found.how(ROOM * CARDS[0] * 1e9) != found.ways()[0][0]:
+        eight = found.in_eight_bits()
+        if eight is not found:
+            said.append(f"with --quantize int8, about {gb(eight.network)}: GPU of {_by_card(eight)}")
         four = found.in_four_bits(itemsize)
         said.append(
             f"with a GGUF of its network in 4 bits (--transformer FILE), about {gb(four.network)}: GPU of "

@@ -15,6 +15,7 @@ from editkit.diffusion.model import Model, ModelInfo, Notifies
 from editkit.errors import ModelError, UsageError
 from editkit.models import backends, lora
 from editkit.models.backends import Backend
+from editkit.models.files.quantising import Quantize
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +41,9 @@ class Asked(Protocol):
     @property
     def backend(self) -> Backend: ...
 
+    @property
+    def quantize(self) -> Quantize: ...
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -50,6 +54,7 @@ class Setup:
     compile: bool = False
     offload: Offload = "none"
     backend: Backend = "torch"
+    quantize: Quantize = "none"
 
     @classmethod
     def of(cls, options: Asked) -> Setup:
@@ -63,7 +68,7 @@ class Setup:
             lora.readable(word)
         if options.refiner is not None:
             refiner_and_start(options.refiner)
-        return cls(options.lora, options.refiner, options.compile, options.offload, options.backend)
+        return cls(options.lora, options.refiner, options.compile, options.offload, options.backend, options.quantize)
 
 
 @runtime_checkable
@@ -104,6 +109,7 @@ def check(info: ModelInfo, setup: Setup, device: torch.device, offline: bool) ->
         ExtraError: a library is not installed.
     """
     backends.check(info, setup.backend, device.type, setup.compile)
+    backends.check_bits(info, setup)
     if setup.offload != "none" and device.type == "cpu":
         raise UsageError(
             "--offload moves networks between a GPU and main memory, and this run is on the CPU; leave it out (to need "
@@ -142,7 +148,8 @@ def prepared(model: Model, setup: Setup, device: torch.device, dtype: torch.dtyp
     if setup.refiner is not None:
         from editkit.models.latent.refiner import joined
 
-        refined = joined(model, *refiner_and_start(setup.refiner), home(setup, device), dtype, offline)
+        name, start = refiner_and_start(setup.refiner)
+        refined = joined(model, name, start, home(setup, device), dtype, offline, setup.quantize)
         model, experts = refined, (refined.model, refined.refiner)
     for expert in experts:
         if setup.compile:

@@ -83,6 +83,9 @@ class Options(Checked):
     backend: Literal["torch", "openvino"] = Field(
         "torch", description="Backend for networks on a CPU: torch, or OpenVINO (extra openvino; slow to start)."
     )
+    quantize: Literal["none", "int8"] = Field(
+        "none", description="Keep the weights of the network's linear layers in 8 bits (extra torchao): less memory."
+    )
     preview_decoder: str | None = Field(
         None, description="An AutoencoderTiny (TAESD) for --preview, --trace: folder or .safetensors; not for results."
     )
@@ -130,6 +133,7 @@ class RunOptions(TypedDict, total=False):
     compile: bool
     offload: Literal["none", "model", "group", "sequential"]
     backend: Literal["torch", "openvino"]
+    quantize: Literal["none", "int8"]
     preview_decoder: str | None
     offline: bool
     allow_code: bool

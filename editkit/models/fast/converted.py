@@ -31,8 +31,8 @@ NETWORKS = ("unet", "transformer", "network", "vae")
 
 KNOWN = (
     "UNet2DConditionModel", "UNet2DModel", "PocketUNet", "SD3Transformer2DModel", "FluxTransformer2DModel",
-    "Flux2Transformer2DModel", "LongCatImageTransformer2DModel", "AutoencoderKL",
-    "AutoencoderKLFlux2",
+    "Flux2Transformer2DModel", "LongCatImageTransformer2DModel", "ChromaTransformer2DModel",
+    "AutoencoderKL", "AutoencoderKLFlux2",
 )  # fmt: skip
 """Classes that were compared with torch (tests/test_openvino.py)."""
 
@@ -123,6 +123,7 @@ class Plain(NamedTuple):
         return f"{type(self.network).__name__} {config} {self.within}"
 
     def __call__(self) -> nn.Module:
+        from editkit.models.fast.tracing import traceable
         from editkit.models.files.skeleton import without_values
 
         with without_values():
@@ -131,7 +132,7 @@ class Plain(NamedTuple):
         for name, buffer in self.network.named_buffers():
             owner, _, last = name.rpartition(".")
             setattr(made.get_submodule(owner), last, _wide(buffer))
-        part: nn.Module = made.get_submodule(self.within)
+        part = traceable(made.get_submodule(self.within))
         return part.eval().requires_grad_(False)
 
 

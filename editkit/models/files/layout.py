@@ -82,6 +82,7 @@ class Layout:
     the requested copy of the weights (`fp16`); `over` is a file with the denoiser's weights.
 
     `texts_on_disk`: do not keep text encoders in memory (`memory.weigh`). `ahead`: weights that are being read.
+    `int8`: quantise the denoiser while it is read (`quantising`).
     """
 
     name: str
@@ -91,6 +92,7 @@ class Layout:
     over: Path | None = None
     texts_on_disk: bool = False
     ahead: ReadsAhead | None = field(default=None, compare=False)
+    int8: bool = False
 
     @property
     def index(self) -> Mapping[str, Any]:

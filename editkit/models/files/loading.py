@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from editkit.common import hub, trust
 from editkit.common.places import expanded
 from editkit.errors import ModelError
-from editkit.models.files import overlay, quantised, single_file
+from editkit.models.files import overlay, quantised, quantising, single_file
 from editkit.models.files.layout import Layout, mistaken
 from editkit.models.files.weights import (
     PICKLES,
@@ -206,22 +206,26 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
         raise ModelError(
             f"model {layout.name}: no {kind.__name__} can be built from its configuration: {_first(error)}"
         ) from error
+    packs = layout.int8 and component in quantising.denoisers(layout)
     if laid is None:
-        found = _own(layout, component, file, skeleton, dtype, unpacks)
+        found = _own(layout, component, file, skeleton, dtype, unpacks, packs)
     else:
         found = overlay.tensors(layout, config, skeleton, dtype)
+        found = dict(quantising.int8(quantising.emptied(found), skeleton)) if packs else found
     if overlay.packed(laid):
         network = overlay.unpacking(layout, component, skeleton, found, dtype)
         return steady(network.to(device).eval().requires_grad_(False))
     network = _filled(skeleton, found, config, dtype).to(device).eval().requires_grad_(False)
+    if packs:
+        network.is_quantized = True  # as diffusers marks its own
     return pack(steady(network)) if device.type == "cpu" else network
 
 
 def _own(
-    layout: Layout, component: str, file: Path, skeleton: Any, dtype: torch.dtype, unpacks: bool
+    layout: Layout, component: str, file: Path, skeleton: Any, dtype: torch.dtype, unpacks: bool, packs: bool
 ) -> dict[str, Tensor]:
     """Read the tensors of a component's own `file`, with the names and shapes of `skeleton`, in `dtype`; `unpacks`:
-    they are packed by bitsandbytes.
+    they are packed by bitsandbytes; `packs`: quantise them with torchao.
 
     Raises:
         ModelError: some are missing or have the wrong shape.
@@ -242,7 +246,8 @@ def _own(
         if ahead is None
         else iter(ahead.items())
     )
-    return {key: tensor.reshape(expected[key]) for key, tensor in tensors if key in expected}
+    own = ((key, tensor.reshape(expected[key])) for key, tensor in tensors if key in expected)
+    return dict(quantising.int8(own, skeleton) if packs else own)
 
 
 def _filled(skeleton: Any, found: Mapping[str, Tensor], config: Mapping[str, Any], dtype: torch.dtype) -> Any:

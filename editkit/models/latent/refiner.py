@@ -18,6 +18,7 @@ from editkit.diffusion.prediction import Prediction
 from editkit.diffusion.schedule import Discrete, Level, Schedule
 from editkit.errors import ModelError
 from editkit.models.families import describe_folder, load_folder
+from editkit.models.files.quantising import Quantize
 
 if TYPE_CHECKING:
     import torch
@@ -144,13 +145,23 @@ def check(info: ModelInfo, name: str, offline: bool) -> ModelInfo:
     return refiner
 
 
-def joined(model: Model, name: str, start: float, device: torch.device, dtype: torch.dtype, offline: bool) -> Refined:
-    """Join `model` and the refiner called `name`, with the switch at the fraction `start` of training time.
+def joined(
+    model: Model,
+    name: str,
+    start: float,
+    device: torch.device,
+    dtype: torch.dtype,
+    offline: bool,
+    quantize: Quantize = "none",
+) -> Refined:
+    """Join `model` and the refiner called `name`, with the switch at the fraction `start` of training time; `quantize`:
+    quantise the refiner's linear layers as well.
 
     Raises:
         ModelError: they do not work on the same latents and times.
     """
-    refiner = load_folder(name, check(model.info, name, offline), device, dtype, offline=offline)
+    described = check(model.info, name, offline)
+    refiner = load_folder(name, described, device, dtype, offline=offline, quantize=quantize)
     first, second = model.schedule, refiner.schedule
     if capability(model, ReadsText) is None or not isinstance(first, Discrete) or not isinstance(second, Discrete):
         raise ModelError(f"--refiner is for Stable Diffusion XL; {model.info.name} ({model.info.family}) takes none")
