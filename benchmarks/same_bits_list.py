@@ -213,7 +213,7 @@ SEVERAL: dict[str, tuple[str, ...]] = {
     "batch": (f"{BATCH} --save-recipe OUT.yaml -o OUT.png {COMMON}", "batch OUT.yaml three OUT --quiet"),
     "batch masks": (
         f"inpaint photo.png --mask strokes.png --steps 3 --save-recipe OUT.yaml -o OUT.png {COMMON}",
-        "batch OUT.yaml three OUT --mask {stem}.png --masks masks --seed 4 --quiet",
+        "batch OUT.yaml three OUT --mask {stem}.png --masks masks --anywhere --seed 4 --quiet",
     ),
     "run": (
         f"{BATCH} then sdedit --strength 0.5 --save-recipe OUT.yaml -o OUT.png {COMMON}",
