@@ -1,4 +1,4 @@
-"""`patches`: the picture as its own prior. `info` says what is known of it without torch; `model` is the denoiser."""
+"""`patches`: the picture as its own prior. `info` describes the model without torch; `model` is the denoiser."""
 
 from __future__ import annotations
 
@@ -31,4 +31,4 @@ class Embedded:
 EMBEDDED = Embedded()
 
 
-__getattr__ = forward(__name__)  # the names it had when it was one module, for one release
+__getattr__ = forward(__name__)  # names from when this was one module, for one release

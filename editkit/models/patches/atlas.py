@@ -1,7 +1,7 @@
-"""Where patches come from: the known part of one or several pictures, side by side in one array.
+"""The source of patches: the known parts of one or more pictures, side by side in one array.
 
-A patch is named by the flat index of its top left corner in the atlas, so that "the patch one pixel further right" is
-the next index whatever picture it lies in: matches are handed on from neighbour to neighbour by plain addition.
+A patch is identified by the flat index of its top left corner in the atlas. "The patch one pixel further right" is
+therefore the next index in every picture, and a match propagates from neighbour to neighbour by plain addition.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def side_by_side(pictures: Sequence[Tensor]) -> Tensor:
-    """Pictures (channels, h, w) in one row, as high as the highest: (channels, height, width)."""
+    """Join pictures (channels, h, w) in one row, padded to the greatest height: (channels, height, width)."""
     height = max(p.shape[-2] for p in pictures)
     return torch.cat([F.pad(p, (0, 0, 0, height - p.shape[-2])) for p in pictures], dim=-1)
 
@@ -27,9 +27,9 @@ class Atlas:
 
     Args:
         pixels: (height * width, channels), in [-1, 1].
-        width: of the whole atlas.
-        side: of a patch.
-        whole: (height * width,), True where the patch with this top left corner is known throughout.
+        width: width of the whole atlas.
+        side: side of a patch.
+        whole: (height * width,), True where every pixel of the patch with this top left corner is known.
     """
 
     pixels: Tensor
@@ -39,7 +39,7 @@ class Atlas:
 
     @classmethod
     def of(cls, pictures: Sequence[Tensor], known: Sequence[Tensor], side: int) -> Atlas:
-        """From pictures (channels, h, w) with masks of what is known (h, w), bool."""
+        """Build an atlas from pictures (channels, h, w) and masks of their known pixels (h, w), bool."""
         joined = side_by_side(pictures)
         flags = []
         for mask in known:
@@ -57,13 +57,13 @@ class Atlas:
 
     @cached_property
     def offsets(self) -> Tensor:
-        """(side^2,): what to add to a corner's index for each pixel of its patch, row by row."""
+        """Offsets (side^2,) from a corner's index to each pixel of its patch, row by row."""
         steps = torch.arange(self.side, device=self.pixels.device)
         return (steps[:, None] * self.width + steps[None, :]).reshape(-1)
 
     @cached_property
     def rows(self) -> Tensor:
-        """Every patch as one row of side^2 * channels, so that taking one is one copy."""
+        """Every patch as one row of side^2 * channels values, so that reading a patch is one copy."""
         last, channels = max(len(self.pixels) - int(self.offsets[-1]), 0), self.pixels.shape[1]
         row = (last, self.side, self.side * channels)
         return self.pixels.as_strided(row, (channels, self.width * channels, 1)).flatten(1)
@@ -74,13 +74,13 @@ class Atlas:
         return self.whole.nonzero()[:, 0]
 
     def some(self, most: int) -> Tensor:
-        """At most `most` known patches, evenly spread: every n-th in both directions, or the nearest to that."""
+        """Return at most `most` known patches, evenly spread: every n-th in both directions, or nearly so."""
         corners = self.corners
         stride = 1
         while len(corners) > most:
             stride += 1
             rows, columns = self.corners // self.width, self.corners % self.width
-            # Rows are shifted against each other, so that the columns of a grid or a wall do not all fall between.
+            # Offset the rows against each other, so that the columns of a grid or a wall are not all skipped.
             shift = (rows // stride) * (stride // 2 + 1)
             corners = self.corners[(rows % stride == 0) & ((columns + shift) % stride == 0)]
             if len(corners) == 0:
@@ -88,7 +88,7 @@ class Atlas:
         return corners
 
     def patches(self, corners: Tensor, offsets: Tensor | None = None) -> Tensor:
-        """The patches at `corners` (...): (..., side^2, channels), or only their pixels at `offsets`."""
+        """Return the patches at `corners` (...): (..., side^2, channels), or only their pixels at `offsets`."""
         channels = self.pixels.shape[1]
         if offsets is None:
             return self.rows.index_select(0, corners.reshape(-1)).view(*corners.shape, -1, channels)

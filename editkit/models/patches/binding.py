@@ -1,4 +1,4 @@
-"""What the model becomes for one picture, by what is known of it."""
+"""Choose the form of the model for one picture, depending on which pixels are known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from editkit.pictures.picture import Fill
 
 @dataclass(frozen=True, eq=False)
 class Smooth:
-    """In the place of `Bound` where no whole patch is known: whatever x_t is, the membrane of what is."""
+    """Replaces `Bound` if no whole patch is known: the membrane of the known pixels, independent of x_t."""
 
     picture: Tensor
 
@@ -35,8 +35,10 @@ def bind(
     fill: Fill | None = None,
     barred: Tensor | None = None,
 ) -> Bound | Smooth | Redrawn:
-    """`Bound.of` these; `Smooth` where pixels are known and no whole patch is; `Redrawn` where all is known and nothing
-    else is learned from.
+    """Return the model for `picture`.
+
+    It is `Smooth` if some pixels but no whole patch are known, `Redrawn` if every pixel is known and there is no other
+    source of patches, and `Bound.of` the arguments otherwise.
     """
     if unknown is None and not examples and barred is None:
         large_enough(picture.shape[-2], picture.shape[-1], settings.side)

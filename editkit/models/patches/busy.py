@@ -1,8 +1,9 @@
-"""How busy a place is, and how busy a hole may be: a prior on sources.
+"""Measure how busy a place is and estimate how busy a hole should be: a prior on sources.
 
-Compared blurred with blurred, flat patches and busy ones are alike: grass is filled with its flattest patches, and
-every pass makes it flatter. So a source counts as further away the less its own detail is what the surroundings of the
-hole, continued, have (`search.ODD`): the logarithm of its energy, in deviations.
+If only blurred patches are compared, flat patches and busy ones look alike: grass is filled with its flattest patches,
+and every pass makes it flatter. So the distance of a source grows as its detail departs from the detail of the hole's
+surroundings, continued into the hole (`search.ODD`). Detail is the logarithm of its energy; the departure is measured
+in standard deviations.
 """
 
 from __future__ import annotations
@@ -17,27 +18,27 @@ from editkit.models.patches.calm import blurred
 from editkit.pictures.filling import smooth_fill
 
 LEAST = 1.0 / 127.5
-"""Detail below a grey level of 255 is as good as none."""
+"""Detail below one grey level of 255 is negligible."""
 
 SPREAD = 0.5
-"""The least standard deviation of the logarithm of energy: patches of one texture differ by as much."""
+"""Minimum standard deviation of the logarithm of energy: patches of a single texture differ by this much."""
 
 AROUND = 4
-"""Means are taken over a square of the picture's longer side divided by this."""
+"""Means are taken over a square whose side is the picture's longer side divided by this."""
 
 REACH = 4
-"""How far the blur that detail is measured against counts, in pixels."""
+"""Effective radius, in pixels, of the blur against which detail is measured."""
 
 
 def busy(x: Tensor, side: int) -> Tensor:
-    """(h, w): the logarithm of the detail's energy in the patch of `side` around each pixel of `x` (c, h, w)."""
+    """Return (h, w): the logarithm of the detail's energy in the patch of `side` around each pixel of `x` (c, h, w)."""
     energy = (x - blurred(x)).square().mean(0)[None, None]
     half = side // 2
     return torch.log(F.avg_pool2d(F.pad(energy, (half,) * 4, mode="replicate"), side, 1) + LEAST**2)[0, 0]
 
 
 def expected(known: Tensor, region: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """(h, w) twice: mean and standard deviation of `busy` outside of `region` (h, w), bool, continued into it."""
+    """Return mean and standard deviation, (h, w) each, of `busy` outside `region` (h, w), bool, continued into it."""
     reach = 2 * (REACH + side // 2) + 1
     hidden = region.cpu().numpy().astype(np.uint8)
     unclear = cv2.dilate(hidden, np.ones((reach, reach), np.uint8))

@@ -1,13 +1,13 @@
-"""Calm regions stay calm: skies, walls and blurred backgrounds are continued as a membrane.
+"""Keep calm regions calm: continue skies, walls and blurred backgrounds as a membrane.
 
-Copied pieces of a smooth background join with steps of a grey level or two, and their averages mottle it. A hole's
-pixels around which there is less than `FLAT` of detail get the `membrane` instead that the pixels beside them hold, and
-keep their grain.
+Copied pieces of a smooth background join with steps of one or two grey levels, and their averages look mottled. Where
+the detail around a pixel of the hole is below `FLAT`, the pixel instead takes the value of a `membrane` through the
+adjacent pixels, and keeps its grain.
 
-Detail has every size. A soft picture has none between neighbouring pixels and yet is not calm: its detail is coarser.
-And a horizon is a line: the larger the picture, the smaller the share of pixels near it. So detail is measured at the
-picture's own size and at each halving of it, over surroundings that are the same part of the picture, since a picture's
-size and sharpness say nothing about what it shows.
+Detail occurs at every scale. A soft picture has none between neighbouring pixels and yet is not calm: its detail is
+coarser. A horizon is a line: the larger the picture, the smaller the share of pixels near it. So detail is measured at
+the picture's own size and at each halving of it, over surroundings that are a fixed fraction of the picture, because a
+picture's size and sharpness do not determine its content.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from torch import Tensor
 from editkit.pictures.filling import membrane, smooth_fill
 
 FLAT = 2.0 / 127.5
-"""Root mean square of the detail below which a place is calm: two grey levels of 255. A faint texture has more."""
+"""A place is calm if the RMS of its detail is below this: two grey levels of 255. Even a faint texture has more."""
 
 BLUR = 2.0
-"""Standard deviation in pixels of the blur that detail is measured against."""
+"""Standard deviation, in pixels, of the blur against which detail is measured."""
 
 REACH = 6
-"""How far that blur sees, in pixels."""
+"""Radius of that blur's kernel, in pixels."""
 
 AROUND = 8
-"""Detail is averaged over a square of the picture's longer side divided by this."""
+"""Detail is averaged over a square whose side is the picture's longer side divided by this."""
 
 SMALLEST = AROUND * (2 * REACH + 1)
-"""The longer side of the smallest picture that is asked: surroundings are to be as wide as what a blur reaches."""
+"""Longer side of the smallest reduced size: there the surroundings are as wide as the blur's kernel."""
 
 
 def calmed(x: Tensor, region: Tensor) -> Tensor:
-    """`x` (c, h, w) with a membrane and its own grain over the calm pixels of `region` (h, w), bool:
+    """Replace the calm pixels of `region` (h, w), bool, in `x` (c, h, w) by a membrane plus their own grain:
 
-        membrane + x - blur(x)                   where neither the fill nor what is known around, continued, has detail.
+        membrane + x - blur(x)     where neither the fill nor the known surroundings, continued, have detail.
 
-    The others are given back. Grain is no stronger than that of calm places that are known: where pieces copied from
-    the two ends of a slope meet, x - blur(x) holds their step.
+    Other pixels are unchanged. Grain is limited to the strongest grain of known calm places: where pieces copied from
+    the two ends of a slope meet, x - blur(x) contains the step between them.
     """
     little = detail(x, region) < FLAT**2
     calm = region & little
@@ -54,10 +54,11 @@ def calmed(x: Tensor, region: Tensor) -> Tensor:
 
 
 def detail(x: Tensor, region: Tensor) -> Tensor:
-    """(h, w): the most detail of any size, mean square, around each pixel of `x` (c, h, w) or of what is known around
-    `region` (h, w), continued there:
+    """Return (h, w): the greatest mean square detail at any scale around each pixel of `x` (c, h, w).
 
-        max over k of mean over surroundings of (x_k - blur(x_k))^2,  x_k of a 2^k-th of the size.
+    In `region` (h, w), it is at least the detail of the known surroundings, continued:
+
+        max over k of the mean over the surroundings of (x_k - blur(x_k))^2,  x_k reduced by 2^k.
     """
     image, unknown = x[None], region[None, None].to(x.dtype)
     most = _once(image, unknown)
@@ -69,15 +70,15 @@ def detail(x: Tensor, region: Tensor) -> Tensor:
 
 
 def _once(image: Tensor, unknown: Tensor) -> Tensor:
-    """(1, 1, h, w): the detail that is as small as the pixels of `image` (1, c, h, w) are."""
+    """Return (1, 1, h, w): the detail at the pixel scale of `image` (1, c, h, w)."""
     own = _around((image - blurred(image[0])).square().mean(1, keepdim=True))
-    wide = 2 * REACH + 1  # the blur reaches over the rim
+    wide = 2 * REACH + 1  # the blur reaches across the rim
     unclear = F.max_pool2d(F.max_pool2d(unknown, (wide, 1), 1, (REACH, 0)), (1, wide), 1, (0, REACH))
     return torch.maximum(own, smooth_fill(own, unclear))
 
 
 def blurred(x: Tensor) -> Tensor:
-    """`x` (c, h, w) under a Gaussian."""
+    """Blur `x` (c, h, w) with a Gaussian."""
     r = torch.arange(-REACH, REACH + 1, dtype=x.dtype, device=x.device)
     kernel = torch.exp(-(r**2) / (2 * BLUR**2))
     kernel = (kernel / kernel.sum()).expand(len(x), 1, 1, -1)
@@ -86,7 +87,7 @@ def blurred(x: Tensor) -> Tensor:
 
 
 def _around(energy: Tensor) -> Tensor:
-    """The mean of `energy` (1, 1, h, w) over each place's surroundings."""
+    """Average `energy` (1, 1, h, w) over the surroundings of each pixel."""
     half = max(1, max(energy.shape) // AROUND // 2)
     padded = F.pad(energy, (half,) * 4, mode="replicate")
     return F.avg_pool2d(F.avg_pool2d(padded, (2 * half + 1, 1), 1), (1, 2 * half + 1), 1)

@@ -1,8 +1,8 @@
-"""Rows shared out among threads.
+"""Distribute rows among threads.
 
-The searches are long rows of small sums. Threads that join after every one of those spend their time waiting for each
-other (or, where they do not sleep while they wait, the machine's); so each thread computes its own rows from the first
-sum to the last, and no sum is shared.
+The searches are long sequences of small sums. Threads that synchronise after every sum waste their time waiting for
+each other, or, if they spin, the machine's time. So each thread computes its own rows from the first sum to the last,
+and no sum is shared.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CREW: ContextVar[ThreadPoolExecutor | None] = ContextVar("crew", default=None)
 
 @contextmanager
 def crew() -> Iterator[None]:
-    """Within it `by_rows` has as many threads as torch (`torch.set_num_threads`), and everything else has one."""
+    """Let `by_rows` use as many threads as torch (`torch.set_num_threads`) here, and everything else use one."""
     threads = torch.get_num_threads()
     if threads == 1 or _CREW.get() is not None:
         yield
@@ -34,10 +34,10 @@ def crew() -> Iterator[None]:
         with own_threads():
             torch.set_num_threads(1)
             for _ in range(threads):
-                pool.submit(_nothing)  # each begins a thread, as long as none is idle: all of them wait
+                pool.submit(_nothing)  # each starts a new thread, because none is idle: all wait at the barrier
             try:
                 there.wait()
-            except BaseException:  # Ctrl-C: nobody may wait for ever
+            except BaseException:  # Ctrl-C: no thread may wait forever
                 there.abort()
                 raise
         token = _CREW.set(pool)
@@ -50,8 +50,8 @@ def crew() -> Iterator[None]:
 
 
 def _alone(there: Barrier) -> None:
-    """A thread that computes what it is given by itself; ready when all are."""
-    torch.get_num_threads()  # a thread takes the number for all when it first asks, and would do so later
+    """Initialise a single-threaded worker; return when all workers are ready."""
+    torch.get_num_threads()  # a thread adopts the global number at its first query: query now, then override
     torch.set_num_threads(1)
     there.wait()
 
@@ -61,20 +61,20 @@ def _nothing() -> None:
 
 
 def together(*calls: Callable[[], Tensor]) -> list[Tensor]:
-    """What each of `calls` gives."""
+    """Return the results of `calls`, in order."""
     pool = _CREW.get()
     if pool is None or len(calls) < 2:
         return [call() for call in calls]
     wanted = torch.is_grad_enabled()
 
     def as_asked(call: Callable[[], Tensor]) -> Tensor:
-        with torch.set_grad_enabled(wanted):  # each thread has its own
+        with torch.set_grad_enabled(wanted):  # the setting is per thread
             return call()
 
     return list(pool.map(as_asked, calls))
 
 
 def by_rows(compute: Callable[[slice], Tensor], rows: int, chunk: int) -> Tensor:
-    """`compute` of every `chunk` of `rows`, joined; what one gives does not depend on the others."""
+    """Apply `compute` to every `chunk` of `rows` and join the results, which do not depend on each other."""
     parts = [slice(first, first + chunk) for first in range(0, rows, chunk)]
     return torch.cat(together(*(partial(compute, part) for part in parts)))

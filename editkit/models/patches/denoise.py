@@ -1,4 +1,4 @@
-"""The denoiser for one picture: queries, their nearest sources, the posterior mean, the votes."""
+"""The denoiser for one picture: queries, nearest sources, posterior mean, votes."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from editkit.pictures.filling import depth_in, filled, smooth_fill
 from editkit.pictures.picture import Fill
 
 DEEPEST = 30.0
-"""Precision and confidence fall with the depth in the hole up to so many pixels."""
+"""Precision and confidence fall with depth in the hole, up to this many pixels."""
 
 PIECE = 64
-"""Where nothing is known, pieces of an example grow from points so many pixels apart."""
+"""If nothing is known, pieces of an example grow from points this many pixels apart."""
 
 GOLDEN = 0.618
-"""Multiples of it modulo 1 lie apart from each other."""
+"""Its multiples modulo 1 are well spread."""
 
 QUIET = 0.06
-"""Ratio sigma_t / alpha_t below which a pass is at its end: what is calm is then made a membrane."""
+"""A pass is at its end if sigma_t / alpha_t is below this: calm regions then become a membrane."""
 
 FLOOR = 0.02
-"""No pixel is trusted to better than this: 8-bit greys about three levels apart are equal."""
+"""Minimum standard deviation of any pixel: 8-bit greys about three levels apart count as equal."""
 
 
 @dataclass(frozen=True)
@@ -44,26 +44,27 @@ class Settings:
     """Sizes and precisions of the `patches` model.
 
     Args:
-        side: of a patch, odd.
-        most: sources that are compared with every patch; the rest is found through neighbours.
-        exact: up to so many pairs of patches the sum runs over all sources.
-        candidates: sources the sum runs over otherwise, the nearest ones.
-        dense: above so many unknown pixels every second patch in each direction is enough: they still overlap.
-        deep: every third in a hole of at least this depth, in pixels.
-        tau: standard deviation of known pixels as a fraction of sigma_t / alpha_t, while that is large: a known pixel
-            counts for more than a noisy one.
+        side: side of a patch, odd.
+        most: number of sources compared with every patch; the others are found through neighbours.
+        exact: up to this many pairs of patches, the sum runs over all sources.
+        candidates: otherwise, the number of nearest sources that the sum runs over.
+        dense: above this many unknown pixels, every second patch in each direction is used: they still overlap.
+        deep: every third patch is used in a large hole of at least this depth, in pixels.
+        tau: standard deviation of known pixels as a fraction of sigma_t / alpha_t, while that ratio is large: a known
+            pixel has more weight than a noisy one.
         tau_lowres: standard deviation of the guiding picture.
-        tau_smooth: that of a smooth fill, which guides where nothing else does: what is around goes on.
-        fade: the precision of an unknown pixel falls by this factor for each pixel of depth in the hole ...
-        decay: ... and the vote of a patch by this one: what is near the known is settled first, and tells the rest.
-        kappa: a guided patch goes on with its shallower neighbour's source while that is at most 1 + kappa times as far
-            as its own nearest one, so that whole pieces are copied (Hertzmann et al. 2001, section 3.1, and Ashikhmin
-            2001), ...
-        ramp: ... with all of kappa from this depth on, in pixels: thin holes know better.
-        bias: a copied patch is moved by the difference between the guiding pictures' means, at most this far
+        tau_smooth: standard deviation of a smooth fill, the guide if there is no other: it continues the surroundings.
+        fade: the precision of an unknown pixel falls by this factor per pixel of depth in the hole.
+        decay: the vote of a patch falls by this factor per pixel of depth: pixels near the known ones settle first and
+            determine the rest.
+        kappa: a guided patch continues its shallower neighbour's source while the distance is at most 1 + kappa times
+            that of its own nearest source, so that whole pieces are copied (Hertzmann et al. 2001, section 3.1, and
+            Ashikhmin 2001).
+        ramp: depth, in pixels, from which the whole kappa applies: in thin holes the surroundings are better evidence.
+        bias: a copied patch is shifted by the difference between the guiding pictures' means, at most by this value
             (Darabi et al. 2012, "Image melding"): pieces of a smooth background then join without a step.
-        mirror: take mirrored patches too.
-        scales: take patches of the pictures made smaller by these factors too.
+        mirror: also use mirrored patches.
+        scales: also use patches of the pictures scaled down by these factors.
     """
 
     side: int = 7
@@ -84,9 +85,9 @@ class Settings:
     scales: tuple[float, ...] = ()
 
     def bytes(self, height: int, width: int, beside: int = 0) -> int:
-        """About what a picture of this size takes: every patch as a row, the keys, the queries and their candidates.
+        """Estimate the bytes for a picture of this size: every patch as a row, the keys, the queries, their candidates.
 
-        `beside`: pixels of the examples' part of the atlas.
+        `beside` is the number of pixels of the examples' part of the atlas.
         """
         views = (2 if self.mirror else 1) * (1.0 + sum(scale**2 for scale in self.scales))
         atlas = round((height * width + beside) * views)
@@ -96,10 +97,11 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """The model for one picture (3, h, w); `region` (h, w): what is to be estimated, the rest is given back.
+    """The model for one picture (3, h, w). Pixels of `region` (h, w) are estimated; the others are returned unchanged.
 
-    `barred` (h, w) is known, and neither copied nor continued: no source, of no weight, `seen` as what is around it.
-    `examples` are other pictures whose patches are sources too; `own`: the first one is this picture, of this size.
+    `barred` (h, w) pixels are known but neither copied nor continued: they are no sources and have no weight, and
+    `seen` has their surroundings continued over them. `examples` are other pictures whose patches are also sources;
+    `own` means that the first one is this picture, at this size.
     """
 
     settings: Settings
@@ -122,7 +124,7 @@ class Bound:
     own: bool = False
 
     @classmethod
-    def of(  # long: every value that is bound follows from those before it, and is used once
+    def of(  # long: each bound value follows from those before it and is used once
         cls,
         picture: Tensor,
         unknown: Tensor | None,
@@ -132,9 +134,10 @@ class Bound:
         barred: Tensor | None = None,
         own: bool = False,
     ) -> Bound:
-        """`unknown`, `barred` (h, w), bool; None: all is known, and all is estimated; nothing is barred.
+        """Bind the model to `picture`; `unknown` and `barred` are (h, w), bool.
 
-        `fill`: the first guide; noise: none. `own`: the first example is what the picture shows, place by place.
+        Without `unknown`, every pixel is known and every pixel is estimated. Without `barred`, nothing is barred.
+        `fill` is the first guide ("noise": no guide). `own`: the first example matches the picture place by place.
         """
         side = settings.side
         height, width = picture.shape[-2:]
@@ -158,7 +161,7 @@ class Bound:
         deep = depth[corners + atlas.offsets[side * side // 2]]
         slack = settings.kappa * ((deep - 1.0) / settings.ramp).clamp(0.0, 1.0)
         confidence = settings.decay ** -deep.clamp(max=DEEPEST)
-        if nothing:  # no rim to grow from, and nothing near it to be trusted more
+        if nothing:  # no rim to grow from, and no pixels near one that deserve more trust
             deep = depth_in(_unseeded(height, width)).to(picture)[corners // atlas.width, corners % atlas.width]
             slack = torch.full_like(deep, settings.kappa)
         barred = known & ~kept if bool(kept.any()) else torch.zeros_like(known)
@@ -172,13 +175,13 @@ class Bound:
 
     @cached_property
     def smooth(self) -> Tensor | None:
-        """(3, h, w), what guides where no coarser pass does; None: nothing."""
+        """The guide (3, h, w) if there is no coarser pass; None without one."""
         if self.fill is None or self.fill == "noise":
             return None
         return filled(self.seen[None], self.region[None, None].to(self.picture.dtype), self.fill)[0]
 
     def denoise(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Tensor:
-        """E[x | x_t, what is known, lowres], (3, h, w); all three pictures of this size."""
+        """Return E[x | x_t, known pixels, lowres], (3, h, w); all three pictures have this size."""
         if len(self.corners) == 0:
             return self.picture
         lowres = None if lowres is None else _unseen(lowres, self.barred, torch.zeros_like(self.barred))
@@ -204,10 +207,10 @@ class Bound:
         return made.where(self.region, self.picture)
 
     def _grown(self, queries: Queries, sources: Sources, corners: Tensor, lowres: Tensor) -> Tensor:
-        """Coherent matches (Q,), where the guide leaves a choice.
+        """Return coherent matches (Q,) where the guide leaves a choice.
 
-        It lacks detail of variance |x - L(x)|^2, measured where x is known and continued into the hole. Sources whose
-        guides differ by no more than that, at each of the compared pixels, are equally good; by at most twice tau.
+        The guide lacks detail of variance |x - L(x)|^2, measured where x is known and continued into the hole. Sources
+        whose guides differ by no more than that at each compared pixel, but at most by twice tau, are equally good.
         """
         lost = (self.seen - lowres).square().mean(0, keepdim=True)
         lost = smooth_fill(lost[None], self.region[None, None].to(lost.dtype))[0]
@@ -216,7 +219,7 @@ class Bound:
         return grow(queries, sources, corners, self.depth, self.slack, floor)
 
     def _copied(self, queries: Queries, sources: Sources, corners: Tensor) -> Tensor:
-        """The patches at `corners` (Q,), moved towards the mean colour that the guide has there: (Q, side^2, c)."""
+        """Return the patches at `corners` (Q,), shifted towards the guide's mean colour there: (Q, side^2, c)."""
         patches = self.atlas.patches(corners)
         if queries.guide is None or sources.guide is None:
             return patches
@@ -224,7 +227,7 @@ class Bound:
         return patches + apart.clamp(-self.settings.bias, self.settings.bias)
 
     def _asked(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Queries:
-        """The patches over the region: known pixels clean, the others at the scale of clean pictures."""
+        """Return the patches over the region: known pixels clean, the others at the scale of clean pictures."""
         ratio = level.sigma / max(level.alpha, 1e-3)
         noisy = max(ratio, FLOOR)
         tau = max(self.settings.tau * noisy, min(0.1, noisy))
@@ -259,20 +262,20 @@ class Bound:
 
     @cached_property
     def _busy(self) -> Tensor:
-        """(pixels,), by corner: how busy a patch is."""
+        """How busy each patch is, (pixels,), by corner."""
         side, examples = self.settings.side, [e.image for e in self.examples]
         by_middle = self._layout(self._detail[None], [busy(image, side)[None] for image in examples])
         return by_middle[:, 0].roll(-int(self.atlas.offsets[side**2 // 2]))
 
     @cached_property
     def _detail(self) -> Tensor:
-        """(h, w): how busy the picture is; what is unknown is seen as a smooth fill."""
+        """How busy the picture is, (h, w), with a smooth fill in place of unknown pixels."""
         hidden = self.region[None, None].to(self.seen.dtype)
         return busy(smooth_fill(self.seen[None], hidden)[0], self.settings.side)
 
     @cached_property
     def _wanted(self) -> Tensor:
-        """(Q, 2): how busy each patch should be, and the deviation of that."""
+        """How busy each patch should be, and the standard deviation, (Q, 2)."""
         return self._layout(torch.stack(self._expected))[self._middle]
 
     @cached_property
@@ -281,25 +284,25 @@ class Bound:
 
     @cached_property
     def thin(self) -> tuple[Tensor, Tensor]:
-        """(h, w) twice, by the middles of patches: those with a lone line, and those that may have one."""
+        """Patches that have a lone line, and patches that may have one, (h, w) each, by the patches' middles."""
         return thin(self.seen, self.region, self.settings.side)
 
     @property
     def _middle(self) -> Tensor:
-        """(Q,): the middle pixels of the queries."""
+        """Middle pixels of the queries, (Q,)."""
         return self.corners + self.atlas.offsets[self.settings.side**2 // 2]
 
     def _layout(self, image: Tensor, beside: Sequence[Tensor] = ()) -> Tensor:
-        """A picture of this size (c, h, w) as it lies in the atlas, `beside` it examples or nothing: (pixels, c)."""
+        """Lay out a picture of this size (c, h, w), with any examples `beside` it, as in the atlas: (pixels, c)."""
         laid = side_by_side(_views([image, *beside], self.settings))
         return F.pad(laid, (0, self.atlas.width - laid.shape[-1])).flatten(1).T.contiguous()
 
 
 def large_enough(height: int, width: int, side: int) -> None:
-    """Refuse pictures that have no patch.
+    """Refuse pictures smaller than a patch.
 
     Raises:
-        ModelError: says so.
+        ModelError: the picture is smaller than a patch.
     """
     if min(height, width) < side:
         raise ModelError(
@@ -309,7 +312,7 @@ def large_enough(height: int, width: int, side: int) -> None:
 
 
 def _nothing_left(side: int, region: Tensor, barred: Tensor) -> str:
-    """Why there is no patch to learn from, and what helps."""
+    """Return the message that there is no patch to learn from, and how to fix it."""
     also = f", of {int(barred.sum())} more nothing may be copied" if bool(barred.any()) else ""
     return (
         f"the mask leaves no known square of {side}x{side} pixels to learn from ({int(region.sum())} of "
@@ -319,7 +322,7 @@ def _nothing_left(side: int, region: Tensor, barred: Tensor) -> str:
 
 
 def _unseen(picture: Tensor, barred: Tensor, unknown: Tensor) -> Tensor:
-    """`picture` (c, h, w) with what is known and not `barred` (h, w) continued smoothly over what is."""
+    """Continue the known pixels of `picture` (c, h, w) that are not `barred` (h, w) smoothly over the barred ones."""
     if not bool(barred.any()):
         return picture
     hidden = (barred | unknown)[None, None].to(picture.dtype)
@@ -327,15 +330,15 @@ def _unseen(picture: Tensor, barred: Tensor, unknown: Tensor) -> Tensor:
 
 
 def _views(pictures: Sequence[Tensor], settings: Settings) -> list[Tensor]:
-    """Pictures (..., h, w), or what is known of them, as patches are taken from: each as it is, mirrored where that
-    is set, and smaller by each of the `scales`.
+    """Return the views of pictures or masks (..., h, w) that patches come from: unchanged, mirrored if set, and scaled
+    down by each of the `scales`.
     """
     turned = [view for one in pictures for view in ((one, one.flip(-1)) if settings.mirror else (one,))]
     return [*turned, *(_smaller(view, scale) for scale in settings.scales for view in turned)]
 
 
 def _smaller(one: Tensor, scale: float) -> Tensor:
-    """A picture (..., h, w) by area; of flags, where they are all True."""
+    """Scale a picture (..., h, w) down by area averaging; a flag is True if all flags of its area are."""
     height, width = (max(1, round(scale * n)) for n in one.shape[-2:])
     made = F.interpolate(one.reshape(1, -1, *one.shape[-2:]).float(), (height, width), mode="area")
     made = made.reshape(*one.shape[:-2], height, width)
@@ -343,9 +346,9 @@ def _smaller(one: Tensor, scale: float) -> Tensor:
 
 
 def _queries(region: Tensor, side: int, width: int, stride: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Corners (Q,) of the patches that touch the region, every `stride`-th; their neighbours (Q, 8); steps (8,).
+    """Return corners (Q,) of every `stride`-th patch that touches the region, their neighbours (Q, 8) and steps (8,).
 
-    `width` is the atlas's. The last row and column are always among them, so that every pixel is covered.
+    `width` is that of the atlas. The last row and column are always included, so that every pixel is covered.
     """
     touching = F.max_pool2d(region[None].float(), side, 1)[0] > 0
     rows, columns = touching.shape
@@ -368,7 +371,7 @@ def _queries(region: Tensor, side: int, width: int, stride: int) -> tuple[Tensor
 
 
 def _unseeded(height: int, width: int) -> Tensor:
-    """(height, width): False at one point in `PIECE` x `PIECE`, each row of them shifted by another fraction."""
+    """Return (height, width): False at one point per `PIECE` x `PIECE` square, shifted differently in each row."""
     unknown = torch.ones(height, width, dtype=torch.bool)
     for k, y in enumerate(range(0, height, PIECE)):
         unknown[y, round(k * GOLDEN * PIECE) % min(PIECE, width) :: PIECE] = False
@@ -376,6 +379,6 @@ def _unseeded(height: int, width: int) -> Tensor:
 
 
 def _spots(offsets: Tensor) -> Tensor:
-    """First, middle and last of each row and column of a patch's `offsets` (side, side)."""
+    """Return the first, middle and last of each row and column of a patch's `offsets` (side, side)."""
     step = max(1, len(offsets) // 2)
     return offsets[::step, ::step].reshape(-1)

@@ -1,18 +1,18 @@
-"""Patches of a smaller picture as the prior of its enlargement: what is sharp there is copied at the finer scale.
+"""Patches of a smaller picture as the prior of its enlargement: its sharp detail is copied at the finer scale.
 
 Small pieces of a picture recur in it at other scales (Glasner et al. 2009, "Super-resolution from a single image"; as
 a denoiser: Granot et al. 2022, arXiv:2103.15545). With s the scale, L(S) the small picture S reduced by s and enlarged
-again, and L the enlarged small picture that guides (`lowres`), a patch of L is compared with patches of L(S), and what
-those lack of S is copied (Freeman et al. 2002, "Example-based super-resolution"):
+again, and L the enlarged small picture that guides (`lowres`), a patch of L is compared with patches of L(S), and the
+difference between S and L(S) is copied (Freeman et al. 2002, "Example-based super-resolution"):
 
     E[x | x_t, L] = L + sum_p w_p (p - L(p)),   log w_p = - |x_t / alpha_t - L - (p - L(p))|^2 / 2 r^2 - |L - L(p)|^2 /
     2 tau^2,   r = sigma_t / alpha_t.
 
-Without a guide whole patches are compared and copied.
+Without a guide, whole patches are compared and copied.
 
-What is alike at two scales is less so at scales that lie farther apart, and S reduced by 4 has few patches left. So
-scales from 2 sqrt 2 on are a cascade of factors near 2: S becomes what one step makes of each stage, held to the stage
-before it (Irani & Peleg 1991), and the last S, enlarged, guides the last stage.
+The similarity between two scales decreases with the distance between them, and S reduced by 4 has few patches left. So
+scales of 2 sqrt 2 and above are a cascade of factors near 2: the next S is one estimate of each stage, made consistent
+with the previous stage (Irani & Peleg 1991), and the last S, enlarged, guides the last stage.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ from editkit.models.patches.search import Queries, Sources, improve, shortlist
 from editkit.pictures.resizing import resize
 
 MOST = 6_000
-"""Sources that are compared with every patch; the rest is found through neighbours."""
+"""Number of sources compared with every patch; the others are found through neighbours."""
 
 DENSE = 1 << 18
-"""Above so many pixels every second patch in each direction is estimated."""
+"""Above this many pixels, only every second patch in each direction is estimated."""
 
 WIDTH = 2.0
-"""Of a patch's vote, in pixels."""
+"""Width of a patch's vote, in pixels."""
 
 TAU = 0.02
-"""Standard deviation of the guiding picture's pixels: it is exact, but two scales of a picture are not alike."""
+"""Standard deviation of the guide's pixels: the guide is exact, but two scales of a picture are not quite alike."""
 
 CANDIDATES = 8
-"""Sources the sum runs over."""
+"""Number of sources that the sum runs over."""
 
 ROUNDS = 4
-"""Of projection back to the picture that a stage enlarged."""
+"""Number of back-projections onto the picture that a stage enlarges."""
 
 
 def enlarging(small: Tensor, scale: float, window: int) -> Windowed:
-    """The denoiser of enlargements of `small` (1, 3, h, w) by `scale`: the last stage of the cascade, by windows."""
+    """Return the denoiser of enlargements of `small` (1, 3, h, w) by `scale`: the cascade's last stage, in windows."""
     stages = max(1, round(math.log2(scale)))
     factor, width = scale ** (1.0 / stages), small.shape[-1]
     for _ in range(stages - 1):
@@ -67,7 +67,7 @@ def enlarging(small: Tensor, scale: float, window: int) -> Windowed:
 
 
 def _staged(small: Tensor, factor: float, window: int) -> Tensor:
-    """One estimate of `small` enlarged by `factor`, whose reduction is `small`."""
+    """Estimate `small` enlarged by `factor`, such that its reduction is `small`."""
     size = [round(n * factor) for n in small.shape[-2:]]
     guide = resize(small, *size)
     model = Windowed(Enlarging(small, factor), window, 2 * Settings().side, batch=1)
@@ -79,7 +79,7 @@ def _staged(small: Tensor, factor: float, window: int) -> Tensor:
 
 
 class _Lean(Atlas):
-    """Patches are cut when they are asked for: a row for each would be 147 times the picture."""
+    """Cuts patches on request: one row per patch would be 147 times the size of the picture."""
 
     def patches(self, corners: Tensor, offsets: Tensor | None = None) -> Tensor:
         return super().patches(corners, self.offsets if offsets is None else offsets)
@@ -87,10 +87,10 @@ class _Lean(Atlas):
 
 @dataclass(frozen=True, eq=False)
 class Enlarging(PixelSpace):
-    """The denoiser for enlargements, of any size, of `small` (1, 3, h, w), by `scale`.
+    """The denoiser for enlargements, of any size, of `small` (1, 3, h, w) by `scale`.
 
     Raises:
-        ModelError: a picture smaller than a patch.
+        ModelError: the picture is smaller than a patch.
     """
 
     small: Tensor
@@ -116,12 +116,12 @@ class Enlarging(PixelSpace):
         return self
 
     def sharpened(self, lowres: Tensor) -> Tensor:
-        """The last stage's small picture, enlarged to the size of `lowres`."""
+        """Return the last stage's small picture, enlarged to the size of `lowres`."""
         return resize(self.small, *lowres.shape[-2:])
 
     @cached_property
     def reduced(self) -> Tensor:
-        """L(S), as `small`: what an enlargement by `scale` shows of a picture."""
+        """L(S), in the size of `small`: `small` reduced by `scale` and enlarged again."""
         height, width = self.small.shape[-2:]
         fewer = (max(1, round(n / self.scale)) for n in (height, width))
         return resize(resize(self.small, *fewer), height, width)
@@ -137,12 +137,12 @@ class Enlarging(PixelSpace):
 
     @cached_property
     def sources(self) -> Sources:
-        """Details and what guides to them."""
+        """Patches of detail, and their guides."""
         spots = self.detail.offsets
         return Sources(self.detail, _laid(self.reduced[0]), self.detail.some(MOST), spots)
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
-        """E[x | x_t, lowres] for each conditioning; x_t (b, 3, h, w) of any size."""
+        """Return E[x | x_t, lowres] for each conditioning; x_t is (b, 3, h, w) of any size."""
         made = []
         for cond in conds:
             lowres = [None] * len(x_t) if cond.lowres is None else list(cond.lowres.expand(len(x_t), -1, -1, -1))
@@ -151,7 +151,7 @@ class Enlarging(PixelSpace):
         return tuple(made)
 
     def _estimate(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Tensor:
-        """x0 (3, h, w)."""
+        """Return x0 (3, h, w)."""
         base = torch.zeros_like(x_t) if lowres is None else lowres
         atlas = self.atlas if lowres is None else self.detail
         sources = Sources(atlas, None, atlas.some(MOST), atlas.offsets) if lowres is None else self.sources
@@ -175,7 +175,7 @@ class Enlarging(PixelSpace):
 
 
 def _voted(patches: Tensor, corners: Tensor, layout: Atlas, shape: Sequence[int]) -> Tensor:
-    """The mean of overlapping `patches` (Q, side^2, c) at `corners` (Q,), their middles counting most: (c, h, w)."""
+    """Average overlapping `patches` (Q, side^2, c) at `corners` (Q,), with most weight on their middles: (c, h, w)."""
     r = torch.arange(layout.side, device=patches.device) - (layout.side - 1) / 2
     kernel = torch.exp(-(r[:, None] ** 2 + r[None, :] ** 2).reshape(-1, 1) / (2.0 * WIDTH**2))
     weighted = torch.cat([patches * kernel, kernel.expand(len(patches), -1, -1)], -1).flatten(0, 1)
@@ -185,7 +185,7 @@ def _voted(patches: Tensor, corners: Tensor, layout: Atlas, shape: Sequence[int]
 
 
 def _laid(picture: Tensor) -> Atlas:
-    """One picture (c, h, w), all of it known."""
+    """Return the atlas of one picture (c, h, w), all of it known."""
     known = torch.ones(picture.shape[-2:], dtype=torch.bool, device=picture.device)
     made = Atlas.of([picture], [known], Settings().side)
     return _Lean(made.pixels, made.width, made.side, made.whole)

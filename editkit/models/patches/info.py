@@ -1,4 +1,4 @@
-"""What is known of `patches` without torch: its description, its noise levels, and its passes, coarse to fine."""
+"""The parts of `patches` that do not need torch: its description, noise levels and passes, coarse to fine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANY_GRID = Grid()
 class Ladder:
     """alpha_t = cos(pi t / 2), sigma_t = sin(pi t / 2), with sigma_t / alpha_t in equal ratios from `high` to `low`.
 
-    The last step must be quiet: whatever noise is left decides between patches of a smooth sky, and mottles it.
+    The last step must have little noise: any noise left selects between patches of a smooth sky, and mottles it.
     """
 
     high: float = 6.3
@@ -42,27 +42,27 @@ class Ladder:
 
 
 FACTOR = 1.6
-"""Each pass of `ladder` is so many times as large as the one before."""
+"""Each pass of `ladder` is this many times as large as the previous one."""
 
 COARSEST = 42.0
 """The longer side of the smallest pass is at least this many pixels."""
 
 PATCH = 7
-"""What a model of patches sees at once."""
+"""Side, in pixels, of the squares that a model of patches sees at once."""
 
 FEWEST = 30
-"""The least patches to learn from in the first pass of `ladder`."""
+"""Minimum number of patches to learn from in the first pass of `ladder`."""
 
 
 def ladder(
     box: Box, steps: int, usual: int, hole: np.ndarray | None = None, examples: Sequence[tuple[int, int]] = ()
 ) -> tuple[Pass, ...]:
-    """Passes for a model whose prior is the picture: small first, then 1.6 times as large until the box's own size.
+    """Return passes for a model whose prior is the picture: small first, then 1.6 times as large up to the box's size.
 
-    The first pass is the smallest one (`COARSEST` pixels or more) at which enough is known, or, for a hole that
-    vanishes when it is made small (its pixels are averages of known ones there), the largest one at which it has: that
-    one is a single step which gives back what is known. `steps` scales the number of levels of every pass against
-    `usual`. What the large passes add to a wide hole is found in fewer levels than what they add to strokes.
+    The first pass is the smallest one (at least `COARSEST` pixels) at which enough is known. A hole may vanish at small
+    sizes, because its pixels become averages of known ones; then the first pass is the largest one at which it has
+    vanished, a single step that returns the known pixels. `steps` relative to `usual` scales the number of levels of
+    every pass. Large passes need fewer levels for a wide hole than for strokes.
     """
     side = max(box.height, box.width)
     sizes = [float(side)]
@@ -92,7 +92,7 @@ def ladder(
 
 
 def _enough(unknown: np.ndarray, examples: Sequence[tuple[int, int]]) -> bool:
-    """True where there are at least `FEWEST` patches to learn from, known ones and those of `examples` (sizes)."""
+    """Return whether there are at least `FEWEST` patches to learn from, known or in `examples` (width, height)."""
     edge = PATCH - 1
     patches = sum(max(0, width - edge) * max(0, height - edge) for width, height in examples)
     if min(unknown.shape) >= PATCH:

@@ -1,8 +1,8 @@
-"""What stands alone in a hole on calm ground goes: it continues nothing.
+"""Remove objects that stand alone on calm ground in a hole: they continue nothing.
 
-A lamp or a ruin that was copied into a sky touches nothing that is known there. So what has detail and is surrounded by
-what has none stays only if it reaches the hole's rim. Where the surroundings are busy calm ground is the mistake, and
-the marks on it are what is left of a texture: they stay.
+A lamp or a ruin copied into a sky touches nothing that is known. So a region with detail, surrounded by ground without
+detail, is kept only if it reaches the rim of the hole. If the surroundings are busy, the calm ground is the error and
+the marks on it are the remains of a texture: they are kept.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from editkit.models.patches.calm import blurred
 from editkit.pictures.filling import membrane
 
 GROUND = 4.0 / 127.5
-"""The most detail of calm ground, root mean square: four grey levels of 255."""
+"""Maximum detail of calm ground, root mean square: four grey levels of 255."""
 
 AROUND = 5
-"""Detail is averaged over a square of so many pixels."""
+"""Detail is averaged over a square of this side, in pixels."""
 
 EDGE = 3
-"""How far an island's soft edge reaches, in pixels."""
+"""Width of an island's soft edge, in pixels."""
 
 
 MOST = 0.05
-"""Where more than this part of a hole would go, it is a texture whose grains stand apart, and all of it stays."""
+"""If more than this fraction of a hole would be removed, it is a texture of separate grains: everything is kept."""
 
 
 def without_islands(x: Tensor, region: Tensor, least: Tensor, side: int) -> Tensor:
-    """`x` (3, h, w) with the membrane of its surroundings where something in `region` (h, w), bool, stands alone that
-    is at least as `busy` as `least` (h, w), in patches of `side`.
+    """Replace islands of `x` (3, h, w) in `region` (h, w), bool, by the membrane of their surroundings.
+
+    An island is removed if it is at least as `busy` as `least` (h, w), in patches of `side`.
     """
     inside = region.cpu().numpy()
     energy = (x - blurred(x)).square().mean(0).cpu().numpy()
@@ -46,7 +47,7 @@ def without_islands(x: Tensor, region: Tensor, least: Tensor, side: int) -> Tens
         cv2.drawContours(labels, [contour], -1, k, cv2.FILLED)
     above = np.bincount(labels.ravel(), (busy(x, side) - least).cpu().numpy().ravel(), len(contours) + 1)
     gone = np.isin(labels, np.flatnonzero(above[1:] > 0.0) + 1).astype(np.uint8)
-    # What encloses something known is no island.
+    # A contour that encloses known pixels is no island.
     gone = cv2.dilate(gone, np.ones((2 * EDGE + 1,) * 2, np.uint8)) > 0
     _, labels = cv2.connectedComponents(gone.astype(np.uint8), connectivity=8)
     gone &= ~np.isin(labels, np.unique(labels[~inside]))

@@ -1,16 +1,16 @@
 """`patches`: the picture as its own prior, with nothing to train.
 
-The exact denoiser of the empirical distribution of the picture's known patches p: a noisy patch x_t of a picture whose
-known pixels y are given becomes
+This is the exact denoiser of the empirical distribution of the picture's known patches p. A noisy patch x_t with known
+pixels y becomes
 
     E[p | x_t, y] = sum_p w_p p / sum_p w_p,   log w_p = - |x_t - alpha_t p|^2 / 2 sigma_t^2 - |y - p|^2 / 2 tau_t^2,
 
-the first sum over its unknown pixels, the second over its known ones, and overlapping patches vote for every pixel (the
-local score of Kamb & Ganguli 2024, arXiv:2412.20292; coarse to fine as in Granot et al. 2022, "Drop the GAN",
-arXiv:2103.15545). At high noise this is a soft average; at low noise it is the nearest patch, and the reverse process
-becomes the alternation of search and vote of Wexler et al. 2007. A guiding low-resolution picture L (`lowres`: the
-enlarged coarser pass) adds - |L(x) - L(p)|^2 / 2 tau_L^2: blurred is compared with blurred, and sharp is copied, as in
-image analogies (Hertzmann et al. 2001).
+where the first norm is over its unknown pixels and the second over its known ones. Overlapping patches vote for every
+pixel (the local score of Kamb & Ganguli 2024, arXiv:2412.20292; coarse to fine as in Granot et al. 2022, "Drop the
+GAN", arXiv:2103.15545). At high noise this is a soft average. At low noise it is the nearest patch, and the reverse
+process becomes the alternation of search and vote of Wexler et al. 2007. A guiding low-resolution picture L (`lowres`:
+the enlarged coarser pass) adds - |L(x) - L(p)|^2 / 2 tau_L^2: blurred patches are compared with blurred ones, and sharp
+patches are copied, as in image analogies (Hertzmann et al. 2001).
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from editkit.pictures.picture import Fill
 __all__ = ["Ladder", "Patches"]
 
 WINDOW = 96
-"""Side of the parts that enlargements are computed by: what bounds their memory."""
+"""Side of the windows in which enlargements are computed; it bounds their memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class Patches(PixelSpace):
-    """The denoiser; bound to a picture by `attach`.
+    """The denoiser; `attach` binds it to a picture.
 
     Args:
-        settings: sizes and precisions; the defaults are what benchmarks/holes.py was run with.
+        settings: sizes and precisions; benchmarks/holes.py was run with the defaults.
         examples: other pictures to learn from.
-        fill: what guides where no coarser pass does; None: smooth.
-        barred: (1, 1, h, w), > 0 where nothing is learned of the picture; None: nowhere.
+        fill: the guide if there is no coarser pass; None: smooth.
+        barred: (1, 1, h, w), > 0 where nothing is learned from the picture; None: nowhere.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -67,11 +67,11 @@ class Patches(PixelSpace):
         return Ladder()
 
     def given(self, examples: Sequence[Example], fill: Fill | None, barred: Tensor | None = None) -> Patches:
-        """This model with the patches of other pictures as well, another first guide, and without what is `barred`."""
+        """Return this model with the patches of `examples`, the first guide `fill`, and without the `barred` pixels."""
         return replace(self, examples=tuple(examples), fill=fill, barred=barred)
 
     def afford(self, height: int, width: int, examples: Sequence[tuple[int, int]]) -> None:
-        """Refuse what does not fit into memory."""
+        """Refuse pictures that do not fit into memory."""
         beside = sum(across for across, _ in examples) * max([height, *(down for _, down in examples)])
         needed, free = self.settings.bytes(height, width, beside), available(torch.device("cpu"))
         if needed > free:
@@ -82,16 +82,16 @@ class Patches(PixelSpace):
             )
 
     def enlarging(self, small: Tensor, scale: float) -> Model:
-        """The denoiser of enlargements of `small`, by windows: what is sharp there is copied, stage by stage."""
+        """Return the denoiser of enlargements of `small`, in windows: its sharp detail is copied, stage by stage."""
         from editkit.models.patches.enlarging import enlarging
 
         return enlarging(small, scale, WINDOW)
 
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> Patches:
-        """This model with the known patches of `picture` (b, 3, h, w), `mask` (b, 1, h, w), 1 = unknown.
+        """Return this model with the known patches of `picture` (b, 3, h, w); `mask` (b, 1, h, w), 1 = unknown.
 
-        Without a mask every patch is known, and every pixel is still estimated from x_t (`Redrawn`). Where pixels are
-        known and no whole patch (dust, a mesh), what is unknown is the membrane between them.
+        Without a mask, every patch is known, and every pixel is still estimated from x_t (`Redrawn`). If pixels but no
+        whole patch are known (dust, a mesh), the unknown pixels become the membrane between the known ones.
 
         Raises:
             ModelError: nothing is known, the picture is smaller than a patch, or memory is short.
@@ -108,7 +108,7 @@ class Patches(PixelSpace):
         return replace(self, _bound=bound)
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
-        """E[x | x_t, known pixels] for each conditioning; x_t (b, 3, h, w). Known pixels are given back as they are."""
+        """Return E[x | x_t, known pixels] for each conditioning; x_t (b, 3, h, w). Known pixels are unchanged."""
         if not self._bound:
             raise ModelError("patches is not bound to a picture: call attach(picture, mask) first")
         guides = {id(c.lowres): c.lowres for c in conds}

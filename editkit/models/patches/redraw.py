@@ -1,9 +1,10 @@
-"""A whole picture drawn again from its own patches, coarse to fine, whatever is known of it only through x_t.
+"""Redraw a whole picture from its own patches, coarse to fine, with x_t as the only evidence.
 
-At the ratio r = sigma_t / alpha_t a picture made 1.6^k times smaller by area has noise of r / 1.6^k. What is under the
-noise is estimated where little is left of that, and every finer size copies patches by what the coarser one shows, as
-a hole is filled (`denoise`): one patch a place, so that it is as sharp as the picture. A patch's own place counts as
-further away by `OWN`: where another one looks like it, it may come in its place, the more so the more noise there is.
+At the ratio r = sigma_t / alpha_t, a picture reduced by 1.6^k with area averaging has noise of r / 1.6^k. The content
+under the noise is first estimated at a size at which little noise is left. Every finer size then copies patches guided
+by the coarser one, as for a hole (`denoise`): one patch per place, so that the result is as sharp as the picture. `OWN`
+is added to the squared distance of a patch at its own place, so a similar patch may replace it, more easily the more
+noise there is.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ from editkit.models.patches.info import COARSEST, FACTOR, Ladder
 from editkit.pictures.resizing import resize
 
 CALM = 0.1
-"""The most noise, as sigma_t / alpha_t, that the coarsest size that is begun with may have."""
+"""Maximum noise, as sigma_t / alpha_t, at the coarsest size, where the estimate begins."""
 
 COARSER = 2
-"""At least so many sizes lie below the picture's own."""
+"""Minimum number of sizes below the picture's own."""
 
 
 @dataclass(frozen=True, eq=False)
 class Redrawn:
-    """The model for one picture (3, h, w), of which nothing is known for certain."""
+    """The model for one picture (3, h, w), no pixel of which is known for certain."""
 
     picture: Tensor
     settings: Settings
     sizes: dict[int, Bound] = field(default_factory=dict)
 
     def denoise(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Tensor:
-        """E[x | x_t], (3, h, w)."""
+        """Return E[x | x_t], (3, h, w)."""
         ratio = level.sigma / max(level.alpha, 1e-3)
         image = x_t / max(level.alpha, 1e-3)
         made: Tensor | None = None
@@ -52,18 +53,18 @@ class Redrawn:
         return made
 
     def _begin(self, ratio: float) -> int:
-        """How many times the picture is made smaller first."""
+        """Return how many times the picture is reduced for the first size."""
         k = 0
         while (k < COARSER or ratio / FACTOR**k > CALM) and self._fits(k + 1):
             k += 1
         return k
 
     def _fits(self, k: int) -> bool:
-        """Whether the picture is large enough to be made smaller so often."""
+        """Return whether the picture is large enough to be reduced k times."""
         return min(self.picture.shape[-2:]) / FACTOR**k >= COARSEST / 2
 
     def _at(self, k: int) -> Bound:
-        """The model of the picture made smaller k times: all of it unknown, and learned from as from another one."""
+        """Return the model of the picture reduced k times: every pixel is unknown, and the picture is an example."""
         if k not in self.sizes:
             size = [max(self.settings.side, round(n / FACTOR**k)) for n in self.picture.shape[-2:]]
             image = _by_area(self.picture, size)
@@ -75,10 +76,10 @@ class Redrawn:
 
 
 def _level(ratio: float) -> Level:
-    """Of this sigma_t / alpha_t."""
+    """Return the level with this sigma_t / alpha_t."""
     return Ladder().level(2.0 / math.pi * math.atan(ratio))
 
 
 def _by_area(image: Tensor, size: Sequence[int]) -> Tensor:
-    """`image` (3, h, w) at another size."""
+    """Resize `image` (3, h, w) by area averaging."""
     return image if tuple(size) == tuple(image.shape[-2:]) else F.interpolate(image[None], tuple(size), mode="area")[0]

@@ -1,12 +1,12 @@
-"""Nearest patches: products in bfloat16 for a shortlist, float32 for the order, neighbours for what was missed.
+"""Nearest-patch search: bfloat16 products for a shortlist, float32 for the order, neighbours for missed sources.
 
 The squared distance of a noisy patch q to a source p, with a weight w_i for each pixel, is
 
     d(q, p) = sum_i w_i |q_i - p_i|^2 = const + [w, -2 w q] . [|p|^2, p]
 
-so one matrix product compares all with all. A shortlist from a coarse grid of sources is enough, because neighbouring
-patches mostly match neighbouring sources: every match is offered to the neighbours, shifted along (Barnes et al. 2009,
-"PatchMatch"), which also finds the sources between those of the grid.
+so one matrix product compares every query with every source. A shortlist from a coarse grid of sources is enough,
+because neighbouring patches mostly match neighbouring sources: every match, shifted accordingly, is offered to the
+neighbours (Barnes et al. 2009, "PatchMatch"). This also finds sources between the points of the grid.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from editkit.models.patches.atlas import Atlas
 from editkit.models.patches.crew import by_rows
 
 CHUNK = 1 << 20
-"""Distances held at once: what stays in a processor's cache is reduced several times faster."""
+"""Number of distances held at once: reducing data in the processor's cache is several times faster."""
 
 SUMMED = 1 << 17
-"""Weights of sources held at once where the sum runs over all of them."""
+"""Number of source weights held at once if the sum runs over all sources."""
 
 TINY = 1e-20
-"""Less weight is none: numbers near float32's least make a product five times as slow."""
+"""Smaller weights become 0: numbers near float32's minimum make a product five times as slow."""
 
 HELD = 1536
-"""Candidates that are held at once while they are compared with their queries."""
+"""Number of candidates held at once while they are compared with their queries."""
 
 FOREIGN = 1e4
-"""Added to the squared distance of what is no source for a query: more than any tolerance makes good."""
+"""Added to the squared distance of a source not allowed for a query: more than any tolerance can offset."""
 
 USUAL, ODD, ROUGHLY = 1.0, 3.0, 0.5
-"""How busy a source is counts from so many deviations on, by this factor of their square; in the shortlist from the
-first on, by that one."""
+"""Penalty for how busy a source is: number of deviations that are free, factor on the square of the excess, and factor
+on the square of all deviations in the shortlist.
+"""
 
 OWN, BESIDE = 20.0, 7
-"""What is added to the squared distance of a source at a query's own place, or so many pixels beside it."""
+"""Added to the squared distance of a source at a query's own place, or up to this many pixels from it."""
 
 BLOCKS = 32
-"""The shortlist holds at most one source of each block: sources next to each other are nearly the same."""
+"""Number of blocks. The shortlist has at most one source of each: adjacent sources are nearly the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +54,13 @@ class Queries:
     Args:
         values: (Q, n, c), the patches at the scale of clean pictures; n = side^2.
         weights: (Q, n), the precision 1 / variance of each pixel.
-        guide: (Q, m, c), their pixels in the guiding picture, at `spots`; None without one.
+        guide: (Q, m, c), their pixels in the guiding picture, at `spots`; None without a guide.
         precision: 1 / variance of the guiding picture's pixels.
-        neighbours: (Q, 8), numbers of the queries around each, its own where there is none.
-        steps: (8,), what to add to a neighbour's match to continue it here.
-        thin: (Q,), bool: where lone lines may be; None: anywhere.
-        busy: (Q, 2), how busy a source should be, and the deviation of that; None: as it likes.
-        own: (Q,), corners of the sources at their own places, which cost `OWN`; None: it costs nothing.
+        neighbours: (Q, 8), indices of the queries around each query; its own index where there is none.
+        steps: (8,), offsets that continue a neighbour's match at this query.
+        thin: (Q,), bool, where lone lines are allowed; None: anywhere.
+        busy: (Q, 2), how busy a source should be, and the standard deviation; None: no preference.
+        own: (Q,), corners of the sources at the queries' own places, which cost `OWN`; None: they cost nothing.
     """
 
     values: Tensor
@@ -76,7 +77,7 @@ class Queries:
         return self.values.shape[0]
 
     def some(self, rows: Tensor) -> Queries:
-        """Those with these numbers (r,); their neighbours keep theirs."""
+        """Return the queries with indices `rows` (r,); the indices of neighbours do not change."""
         guide = None if self.guide is None else self.guide[rows]
         values, weights, neighbours = self.values[rows], self.weights[rows], self.neighbours[rows]
         thin = None if self.thin is None else self.thin[rows]
@@ -89,10 +90,10 @@ class Queries:
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """What queries are compared with: an atlas, its guiding picture (same layout), and the grid of it that is searched.
+    """The sources for queries: an atlas, its guiding picture (same layout), and the grid of corners to search.
 
-    `spots` are the offsets within a patch at which guiding pictures are compared (they are smooth). `thin`, by corner:
-    the patches with a lone line; None: as if there were none. `busy`, by corner: how busy they are; None: whatever.
+    `spots` are the offsets within a patch at which guiding pictures, which are smooth, are compared. `thin`, by corner,
+    marks the patches with a lone line; None: no patch has one. `busy`, by corner, is how busy they are; None: ignored.
     """
 
     atlas: Atlas
@@ -103,10 +104,11 @@ class Sources:
     busy: Tensor | None = None
 
     def distance(self, queries: Queries, corners: Tensor) -> Tensor:
-        """d(q, p) for the sources at `corners` (Q, k), exactly: (Q, k). Differentiable with respect to the queries.
+        """Return the exact d(q, p), (Q, k), for the sources at `corners` (Q, k).
 
-        A lone line where none may be is `FOREIGN` further away, a patch at its own place `OWN`, one that is flatter or
-        busier than what is around by `ODD` times the square of its deviations.
+        It is differentiable with respect to the queries. It adds `FOREIGN` for a lone line where none is allowed, `OWN`
+        for a patch at its own place, and, for a patch flatter or busier than the surroundings, `ODD` times the square
+        of the deviations beyond `USUAL`.
         """
         channels = queries.values.shape[-1]
 
@@ -132,7 +134,7 @@ class Sources:
         return by_rows(chunk, len(queries), max(1, HELD // corners.shape[1]))
 
     def keys(self) -> Tensor:
-        """(N, d): the right factor of the product above, for the grid."""
+        """Return the right factor of the product above for the grid, (N, d)."""
         p = self.atlas.patches(self.grid)
         parts = [p.square().sum(-1), p.flatten(1)]
         if self.guide is not None:
@@ -144,7 +146,7 @@ class Sources:
         return torch.cat(parts, dim=1)
 
     def products(self, queries: Queries) -> Tensor:
-        """(Q, d): the left factor."""
+        """Return the left factor, (Q, d)."""
         w = queries.weights
         parts = [w, (-2.0 * w[..., None] * queries.values).flatten(1)]
         if queries.guide is not None:
@@ -157,7 +159,7 @@ class Sources:
 
 
 def everything(queries: Queries, sources: Sources) -> Tensor:
-    """The exact posterior mean over all sources of the atlas, (Q, n, c)."""
+    """Return the exact posterior mean over all sources of the atlas, (Q, n, c)."""
     whole = replace(sources, grid=sources.atlas.corners, thin=None, busy=None)
     queries = replace(queries, busy=None)
     left, keys, patches = whole.products(queries), whole.keys().T, whole.atlas.patches(whole.grid).flatten(1)
@@ -170,12 +172,12 @@ def everything(queries: Queries, sources: Sources) -> Tensor:
 
 
 def shortlist(queries: Queries, sources: Sources, k: int) -> Tensor:
-    """(Q, k): corners of about the nearest sources of the grid, from bfloat16 products where those are fast."""
+    """Return corners (Q, k) of roughly the nearest sources of the grid, by bfloat16 products where those are fast."""
     dtype = torch.bfloat16 if _has_bf16() else torch.float32
     keys, left = sources.keys().to(dtype), sources.products(queries).to(dtype)
     n = len(keys)
     blocks = max(1, min(BLOCKS, n // 4))
-    size = n // blocks  # up to `blocks` - 1 sources at the end are left to the neighbours
+    size = n // blocks  # up to `blocks` - 1 sources at the end are only found through neighbours
     keys = keys[: blocks * size]
     starts = torch.arange(blocks, device=keys.device) * size
 
@@ -188,7 +190,7 @@ def shortlist(queries: Queries, sources: Sources, k: int) -> Tensor:
 
 
 def improve(queries: Queries, sources: Sources, corners: Tensor, k: int, rounds: int) -> Tensor:
-    """(Q, k): the best k of `corners` (Q, k'), of what the neighbours found, and of what lies beside the best."""
+    """Return the best k (Q, k) of `corners` (Q, k'), the neighbours' matches and the patches beside the best match."""
     whole = sources.atlas.whole
     d = sources.distance(queries, corners)
     d, corners = _best(d, corners, k)
@@ -210,13 +212,13 @@ def improve(queries: Queries, sources: Sources, corners: Tensor, k: int, rounds:
 def grow(
     queries: Queries, sources: Sources, corners: Tensor, depth: Tensor, slack: Tensor, floor: Tensor | float = 0.0
 ) -> Tensor:
-    """(Q,): coherent matches, from the rim of the hole inwards.
+    """Return coherent matches (Q,), grown from the rim of the hole inwards.
 
-    A patch at `depth` (Q,) goes on with the source of a shallower neighbour, shifted along, where its distance is at
+    A patch at `depth` (Q,) continues the source of a shallower neighbour, shifted accordingly, if its distance is at
     most 1 + `slack` (Q,) times that of the patch's own nearest source at `corners` (Q,): Hertzmann et al. 2001, section
-    3.1, with their kappa. Distances below `floor` (Q,) say nothing and count as that. Nearest sources one by one make a
-    mosaic whose overlaps average to something flat, and flat is then nearest to flat; pieces that hang together keep
-    the texture they were cut from.
+    3.1, with their kappa. Distances below `floor` (Q,) are not significant and count as `floor`. Independent nearest
+    sources form a mosaic whose overlaps average to a flat result, and flat patches are then nearest to it; coherent
+    pieces keep the texture that they were cut from.
     """
     whole, corners = sources.atlas.whole, corners.clone()
     own = sources.distance(queries, corners[:, None])[:, 0].clamp(min=floor)
@@ -234,7 +236,7 @@ def grow(
 
 
 def _best(d: Tensor, corners: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k smallest distances of each row, each source once."""
+    """Return the k smallest distances of each row and their corners, each source once."""
     order = corners.argsort(dim=1, stable=True)
     d, corners = d.gather(1, order), corners.gather(1, order)
     again = torch.zeros_like(corners, dtype=torch.bool)
@@ -245,5 +247,5 @@ def _best(d: Tensor, corners: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _has_bf16() -> bool:
-    """True where bfloat16 products are faster than float32 ones."""
+    """Return whether bfloat16 products are faster than float32 ones."""
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())

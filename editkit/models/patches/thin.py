@@ -1,8 +1,8 @@
-"""Thin things - wires, poles, twigs - and where in a hole they may go on.
+"""Find thin objects (wires, poles, twigs) and where they may continue in a hole.
 
-A wire is not seen in the coarse passes, and comes along in the fine ones with what was chosen for its colour: its ends
-then float in a field. So a patch with a line that its surroundings are not full of is copied only where such a line
-arrives at the rim of the hole, and on its way straight on from there.
+A wire is invisible in the coarse passes. In the fine passes it is copied along with a patch chosen for its colour, and
+its ends then float in a field. So a patch with a lone line, one that is not part of a texture of lines, is copied only
+where such a line meets the rim of the hole and along its straight continuation into the hole.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from torch import Tensor
 from editkit.pictures.filling import smooth_fill
 
 ANGLES = 12
-"""Directions of strokes."""
+"""Number of stroke directions."""
 
 STROKE, WIDE, BESIDE = 21, 0.6, 3
-"""The length of a stroke, the deviation of its width, and how far the strokes beside it lie, in pixels."""
+"""Length of a stroke, standard deviation of its width, and distance of the strokes beside it, in pixels."""
 
 LEAST, ABOVE, AROUND = 0.08, 1.8, 61
-"""The contrast of a line, of [-1, 1], and in means of the square of so many pixels around it, ..."""
+"""Minimum contrast of a line: on the scale [-1, 1], and as a multiple of the mean over a square of `AROUND` pixels."""
 
 LONG, FAINT = 40, 0.7
-"""The least length of a line in pixels; where it goes on it has so much of that contrast at least."""
+"""Minimum length of a line in pixels, and the fraction of the minimum contrast that its continuation needs."""
 
 EACH = 5
-"""... where each pixel counts as the strongest of the square of so many around it: lines that recur are a texture."""
+"""In that mean, a pixel counts as the maximum over a square of this side: recurring lines are a texture."""
 
 CREST = 0.85
-"""A pixel is on a line's crest that has so much of the most that is beside it."""
+"""A pixel is on the crest of a line if it has at least this fraction of the maximum around it."""
 
 OPENS = 0.06
-"""How far a line that goes on may leave its way, in pixels for each pixel."""
+"""How far a continued line may deviate from its direction, in pixels per pixel."""
 
 
 def lone(image: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.float32]]:
-    """(h, w): where a line of `image` (h, w) lies that its surroundings are not full of; its clear crest; angles.
+    """Return where `image` (h, w) has lone lines, where their crests are clear, and angles; (h, w) each.
 
-    A line is brighter, or darker, than what lies on both sides of it.
+    A line is brighter, or darker, than both of its sides.
     """
     best, angle = np.zeros_like(image), np.zeros_like(image)
     for k in range(ANGLES):
@@ -67,7 +67,7 @@ def lone(image: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool
 
 
 def _long(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The connected pieces of `flags` that are long."""
+    """Return the connected pieces of `flags` that are at least `LONG`."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(flags.astype(np.uint8), connectivity=8)
     kept = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) >= LONG
     kept[0] = False
@@ -79,7 +79,7 @@ def _part(wide: NDArray[np.float32], y: int, x: int, shape: tuple[int, ...]) -> 
 
 
 def _stroke(turn: float) -> NDArray[np.float32]:
-    """A line through the middle of a square, of weight 1."""
+    """Return a line through the middle of a square, with a sum of 1."""
     reach = STROKE // 2 + 1
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     on, off = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
@@ -88,8 +88,9 @@ def _stroke(turn: float) -> NDArray[np.float32]:
 
 
 def thin(seen: Tensor, region: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """(h, w), bool, twice, for patches of `side` by their middle pixels: those with a lone line in what is known of
-    `seen` (3, h, w), that is outside of `region` (h, w); those that may have one.
+    """Return patches that have a lone line and patches that may have one: (h, w), bool, by middle pixel.
+
+    Patches are squares of `side`. Lines are found in the known part of `seen` (3, h, w), outside `region` (h, w).
     """
     unknown = region[None, None].to(seen.dtype)
     grey = smooth_fill(seen[None], unknown)[0].mean(0)
@@ -101,12 +102,12 @@ def thin(seen: Tensor, region: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 
 def _near(flags: Tensor, reach: int) -> Tensor:
-    """Where any of `flags` (h, w) is within `reach` pixels."""
+    """Return where any of `flags` (h, w) is within `reach` pixels."""
     return F.max_pool2d(flags[None, None].float(), 2 * reach + 1, 1, reach)[0, 0] > 0
 
 
 def _ahead(arrive: Tensor, angle: NDArray[np.float32], region: Tensor, half: int) -> Tensor:
-    """The ways straight on into `region` of the lines that `arrive` at it, `half` wide and a little wider ahead."""
+    """Return the straight continuations into `region` of lines that `arrive` at it: half-width `half`, widening."""
     inside = region.cpu().numpy()
     height, width = inside.shape
     canvas, far = np.zeros((height, width), np.uint8), math.hypot(height, width)

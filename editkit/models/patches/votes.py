@@ -12,14 +12,16 @@ from editkit.models.patches.atlas import Atlas
 from editkit.models.patches.crew import together
 
 NARROW = 0.5
-"""Width in pixels, at low noise, of the part of a patch that votes: little more than its centre, so that what comes out
-is as sharp as what was put in."""
+"""Width, in pixels, of the part of a patch that votes at low noise.
+
+It is little more than the centre, so that the result is as sharp as the patches.
+"""
 
 WIDE = 2.0
-"""The same where patches agree: their mean takes mottling out of skies and blurred backgrounds."""
+"""The same where patches agree: their mean removes mottling from skies and blurred backgrounds."""
 
 AGREE = 0.02
-"""Standard deviation of the votes below which they say the same."""
+"""Votes agree if their standard deviation is below about this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +29,9 @@ class Voters:
     """The patches that vote.
 
     Args:
-        corners: (Q,), where they lie, in the atlas's layout.
-        stride: between neighbouring ones.
+        corners: (Q,), the patches' corners in the layout of `atlas`.
+        atlas: the layout.
+        stride: distance between neighbouring patches, in pixels.
         confidence: (Q,), weights of their votes.
     """
 
@@ -38,14 +41,15 @@ class Voters:
     confidence: Tensor
 
     def mean(self, patches: Tensor, t: float, shape: Sequence[int], guided: bool = False) -> Tensor:
-        """A picture (c, h, w) from what the `patches` (Q, side^2, c) say at time t; `guided`: by a coarser picture.
+        """Return the picture (c, h, w) that `patches` (Q, side^2, c) vote for at time t.
 
-        x = calm + v / (v + AGREE^2) (sharp - calm): `calm` is the mean over whole patches, `sharp` that over their
-        middles, v the variance of the votes. While noise is high and nothing guides, middles are as wide as patches: a
-        blurred estimate would attract flat patches in the next step, but an unguided one must first agree on something.
+        x = calm + v / (v + AGREE^2) (sharp - calm): `calm` is the mean over whole patches, `sharp` the mean over their
+        middles, v the variance of the votes. `guided`: a coarser picture guides the patches. At high noise without a
+        guide, the middles are as wide as the patches: a blurred estimate would attract flat patches in the next step,
+        but unguided patches must first reach agreement.
         """
         side, channels = self.atlas.side, patches.shape[-1]
-        # With every n-th patch, a patch's own middle is n pixels wide: no pixel then lies between two of them.
+        # If every n-th patch votes, a patch's middle is n pixels wide, so that no pixel lies between two middles.
         r = torch.arange(side, device=patches.device) - side // 2 - (self.stride - 1) % 2 / 2
         square = (r[:, None] ** 2 + r[None, :] ** 2).reshape(-1)
         narrow = NARROW + (0.0 if guided else 4.0 * max(0.0, t - 0.2))
@@ -59,7 +63,7 @@ class Voters:
         return voted.T.view(channels, shape[-2], -1)[..., : shape[-1]]
 
     def _sums(self, patches: Tensor, kernel: Tensor, shape: Sequence[int]) -> Tensor:
-        """The weighted mean of the votes for each pixel of the atlas's first columns: (pixels, c)."""
+        """Return the weighted mean of the votes for each pixel of the atlas's first rows: (pixels, c)."""
         weights = (self.confidence[:, None] * kernel)[..., None]
         joined = torch.cat([patches * weights, weights], dim=-1).flatten(0, 1)
         index = (self.corners[:, None] + self.atlas.offsets).reshape(-1)
