@@ -1,1 +1,1 @@
-"""The same networks, faster: packed convolutions, blocks exchanged in place."""
+"""The same networks, faster: packed convolutions, blocks replaced in place."""

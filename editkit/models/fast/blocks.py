@@ -1,6 +1,6 @@
-"""Blocks of a latent UNet with fewer passes over memory: diffusers' modules, the same mathematics.
+"""diffusers' blocks of a latent UNet with the same mathematics and fewer passes over memory.
 
-For Stable Diffusion 1.5 on two AMX cores they save about a seventh of a call (docs/diffusers.md).
+For Stable Diffusion 1.5 on two AMX cores, they save about a seventh of the time of a call (docs/diffusers.md).
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from editkit.models.files.quantised import quantised
 from editkit.models.prompts.shown import Shown
 
 CACHE_LINE = 64
-"""Bytes."""
+"""Size of a cache line, in bytes."""
 
 
 class Attend(AttnProcessor2_0):  # type: ignore[misc]
-    """Attention within one sequence or to a text; whatever has masks or norms of its own goes diffusers' way.
+    """Self-attention, or cross-attention to a text; layers with masks or norms of their own use diffusers' processor.
 
-    Called with `shown` (`editkit.models.prompts.shown.Shown`), an attention to a text looks at image prompts as
-    well, by diffusers' processor for that.
+    If called with `shown` (`editkit.models.prompts.shown.Shown`), cross-attention to a text also attends to image
+    prompts, by diffusers' processor for them.
 
     Args:
-        name: the layer's, as the UNet calls it; before the first one no text has been seen. That one, called with
-            `copies` (`cross_attention_kwargs`), has so many equal copies of a batch, one after the other, and one is
-            looked at for all: guidance asks about one x_t with several texts.
+        name: the layer's name in the UNet. No text has entered before the layer `FIRST`. If that layer is called with
+            `copies` (`cross_attention_kwargs`), its batch is that many equal copies, one after the other, and one copy
+            is computed for all: guidance evaluates one x_t with several texts.
     """
 
     def __init__(self, name: str = "") -> None:
@@ -70,20 +70,20 @@ def _plain(attn: Attention, x: Tensor, args: Any, kwargs: Any) -> bool:
 
 
 def _attention(attn: Attention, x: Tensor, context: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v for every head, (B, N, C) and (B, M, C') to (B, N, C)."""
+    """Compute softmax(q k^T / sqrt(d)) v for every head, from (B, N, C) and (B, M, C') to (B, N, C)."""
     q, k, v = (
         z.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
         for z in (attn.to_q(x), attn.to_k(context), attn.to_v(context))
     )
     if x.device.type == "cpu" and q.shape[-1] * q.element_size() % CACHE_LINE:
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()  # each row of a head would lie across cache lines
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()  # else a head's rows straddle cache lines
     out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
     done: Tensor = attn.to_out[1](attn.to_out[0](out))
     return done
 
 
 class FusedGEGLU(GEGLU):  # type: ignore[misc]
-    """diffusers' GEGLU by `PackedGate.gated`."""
+    """diffusers' GEGLU, computed by `PackedGate.gated`."""
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if isinstance(self.proj, PackedGate) and not learns(hidden_states):
@@ -93,7 +93,7 @@ class FusedGEGLU(GEGLU):  # type: ignore[misc]
 
 
 class ChannelsLast(Transformer2DModel):  # type: ignore[misc]
-    """A block that returns pictures in the memory layout in which it got them."""
+    """A block that returns pictures in the memory layout of its input."""
 
     def _get_output_for_continuous_inputs(
         self, hidden_states: Tensor, residual: Tensor, batch_size: int, height: int, width: int, inner_dim: int
@@ -109,12 +109,12 @@ class ChannelsLast(Transformer2DModel):  # type: ignore[misc]
 
 
 def load_unet(layout: Layout, dtype: torch.dtype, device: torch.device) -> Any:
-    """A model's UNet2DConditionModel, as `load_network` loads it, with these blocks in it."""
+    """Load a model's UNet2DConditionModel with `load_network` and replace its blocks by these."""
     return quicken(load_network(layout, "unet", UNet2DConditionModel, dtype, device))
 
 
 def quicken(unet: Any) -> Any:
-    """`unet` (frozen), or a ControlNet of one, with these blocks in it."""
+    """Replace the blocks of `unet` (frozen), or of a ControlNet for one, by these, and return it."""
     unet.set_attn_processor({name: _of(name, processor) for name, processor in unet.attn_processors.items()})
     for module in unet.modules():
         if type(module) is Transformer2DModel and hasattr(module, "_get_output_for_continuous_inputs"):
@@ -123,7 +123,7 @@ def quicken(unet: Any) -> Any:
 
 
 def fuse_gates(network: Any) -> Any:
-    """`network` (frozen, on the CPU) with the gates of its feed-forward layers fused; itself where torch cannot."""
+    """Fuse the gates of the feed-forward layers of `network` (frozen, on the CPU) if torch can, and return it."""
     for module in network.modules() if able() and not quantised(network) else ():
         if type(module) is GEGLU and type(module.proj) is nn.Linear:
             module.__class__ = FusedGEGLU
@@ -132,7 +132,7 @@ def fuse_gates(network: Any) -> Any:
 
 
 FIRST = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor"
-"""The attention that no text reaches before, in a UNet that begins with one."""
+"""The attention before which no text enters, in a UNet that begins with one."""
 
 
 def _of(name: str, processor: Any) -> Any:
@@ -140,7 +140,7 @@ def _of(name: str, processor: Any) -> Any:
 
 
 def places(unet: Any) -> Places:
-    """The attentions of a quickened UNet to its text, which an IP-Adapter acts at."""
+    """Return the cross-attention layers of a UNet after `quicken`, where an IP-Adapter acts."""
     names = [name for name in unet.attn_processors if not name.endswith("attn1.processor")]
     widths = [unet.get_submodule(name.removesuffix(".processor")).inner_dim for name in names]
     text = int(unet.config.cross_attention_dim)
@@ -148,6 +148,6 @@ def places(unet: Any) -> Places:
 
 
 def looks_once(unet: Any) -> bool:
-    """A quickened UNet that begins with attention which no text reaches before (`Attend.first`)."""
+    """Return whether a UNet after `quicken` begins with an attention that no text precedes (`Attend.first`)."""
     processors = unet.attn_processors
     return FIRST in processors and all(isinstance(processor, Attend) for processor in processors.values())

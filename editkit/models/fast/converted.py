@@ -1,11 +1,11 @@
-"""Networks whose calls OpenVINO computes, on a processor: in the place of a frozen network's forward pass.
+"""Networks whose calls OpenVINO computes on the CPU, in place of a frozen network's forward pass.
 
-The network stays what it is to whoever holds it: its class, its configuration, its weights. What asks for gradients, or
-gives it more than tensors and plain values (image prompts), goes to torch as before, and so does a copy of the network
-(`StepCache`, whose hooks lie on its blocks).
+The network keeps its class, configuration and weights. torch still computes calls that need gradients or have arguments
+other than tensors and plain values (image prompts), and all calls of a copy of the network (`StepCache`, whose hooks
+are on its blocks).
 
-A program belongs to one form of call: which arguments are tensors, of how many dimensions, and what the others are. It
-is compiled for one size of picture at a time, and any number of them.
+A program belongs to one form of call: which arguments are tensors, their numbers of dimensions, and the values of the
+other arguments. It is compiled for one picture size and any batch size.
 """
 
 from __future__ import annotations
@@ -27,37 +27,39 @@ from editkit.models.fast.programs import Program, compiled, model_of
 from editkit.models.files.quantised import quantised
 
 NETWORKS = ("unet", "transformer", "network", "vae")
-"""What adapters call theirs."""
+"""Attributes in which adapters hold their networks."""
 
 KNOWN = (
     "UNet2DConditionModel", "UNet2DModel", "PocketUNet", "SD3Transformer2DModel", "FluxTransformer2DModel",
     "Flux2Transformer2DModel", "LongCatImageTransformer2DModel", "ChromaTransformer2DModel",
     "AutoencoderKL", "AutoencoderKLFlux2",
 )  # fmt: skip
-"""Classes that were compared with torch (tests/test_openvino.py)."""
+"""Classes whose results were compared with torch's (tests/test_openvino.py)."""
 
 HINTS = frozenset({"copies"})
-"""Keywords that change how fast a network computes, not what (`editkit.models.fast.blocks.Attend`)."""
+"""Keywords that change a network's speed, not its result (`editkit.models.fast.blocks.Attend`)."""
 
 SIZES, TILES = 2, 4
-"""Programs of one network that are kept: a coarse pass's and a fine one's, each with the weights in its own order; of a
-VAE, which is small, and whose last tiles of a row, a column and a picture are smaller.
+"""Maximum number of programs kept for a network and for a VAE.
+
+A network has one for a coarse pass and one for a fine pass, each with the weights in its own order. A VAE is small, and
+the last tiles of a row, of a column and of the picture are smaller than the others.
 """
 
 
 class Apart(NamedTuple):
-    """A call taken apart: its form, and its tensors in the form's order."""
+    """A call taken apart: its form, and its tensors in the order of the form."""
 
     form: Hashable
     tensors: list[Tensor]
 
 
 class _OtherError(Exception):
-    """Something that is neither tensor nor plain value."""
+    """An argument that is neither a tensor nor a plain value."""
 
 
 def taken_apart(value: Any) -> Apart | None:
-    """`value` (tensors, plain values, lists, tuples and dictionaries of them); None: there is something else in it."""
+    """Take `value` (tensors, plain values, lists, tuples, dictionaries) apart; None if it contains anything else."""
     tensors: list[Tensor] = []
 
     def form(part: Any) -> Hashable:
@@ -83,7 +85,7 @@ def taken_apart(value: Any) -> Apart | None:
 
 
 def put_together(form: Any, tensors: Iterator[Tensor]) -> Any:
-    """What `taken_apart` took apart, without hints."""
+    """Rebuild the value that `taken_apart` took apart, without hints."""
     match form:
         case ("tensor", *_):
             return next(tensors)
@@ -97,7 +99,7 @@ def put_together(form: Any, tensors: Iterator[Tensor]) -> Any:
 
 
 class Flat(nn.Module):
-    """`network`, given the tensors of a call of this `form` one after the other; its tensors as a tuple."""
+    """`network` with the tensors of a call of this `form` as positional arguments and its outputs as a tuple."""
 
     def __init__(self, network: nn.Module, form: Hashable) -> None:
         super().__init__()
@@ -110,14 +112,14 @@ class Flat(nn.Module):
 
 
 class Plain(NamedTuple):
-    """Makes `network`, or what is called `within` of it, anew in float32, of ordinary layers."""
+    """Rebuilds `network`, or its submodule `within`, in float32 from ordinary layers."""
 
     network: Any
     within: str
 
     @property
     def made_of(self) -> str:
-        """Class and configuration, but for where it was read and by which version it was written."""
+        """Class and configuration, without the path it was read from and the version that wrote it."""
         told = {key: value for key, value in self.network.config.items() if not key.startswith("_")}
         config = json.dumps(told, sort_keys=True, default=str)
         return f"{type(self.network).__name__} {config} {self.within}"
@@ -137,13 +139,13 @@ class Plain(NamedTuple):
 
 
 class Converted:
-    """A network's forward pass.
+    """A network's forward pass, computed by OpenVINO.
 
     Args:
-        network: frozen, on the CPU; its forward pass is that of its class.
-        plain: makes the same network anew for OpenVINO to look at.
-        name: for messages.
-        sizes: programs that are kept.
+        network: frozen, on the CPU, with the forward pass of its class.
+        plain: rebuilds the same network for OpenVINO to convert.
+        name: the network's name in messages.
+        sizes: maximum number of programs kept.
     """
 
     def __init__(self, network: Any, plain: Plain, name: str, sizes: int = SIZES) -> None:
@@ -164,7 +166,7 @@ class Converted:
         return out if named.get("return_dict") is False else out[0]
 
     def _program(self, apart: Apart, half: bool) -> Program:
-        """Of this form and these sizes; the last few are kept."""
+        """Return the program for this form and these sizes; the most recent ones are kept."""
         key = apart.form, tuple(tuple(tensor.shape[1:]) for tensor in apart.tensors)
         if key not in self._programs:
             while len(self._programs) >= self._sizes:
@@ -174,7 +176,7 @@ class Converted:
         return self._programs[key]
 
     def _model(self, apart: Apart, half: bool) -> Any:
-        """OpenVINO's, of this form of call."""
+        """Return OpenVINO's model for this form of call."""
         if apart.form not in self._models:
             made_of = f"{self._plain.made_of} {apart.form}"
             flat = lambda: Flat(self._plain(), apart.form)  # noqa: E731
@@ -182,7 +184,7 @@ class Converted:
         return self._models[apart.form]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """A copy of the network computes by torch: hooks on its layers would not be called here."""
+        """Let a copy of the network compute with torch, because OpenVINO would not call hooks on its layers."""
         twin = memo.get(id(self.network), self.network)
         return MethodType(type(twin).forward, twin)
 
@@ -192,10 +194,10 @@ def _learns(tensor: Tensor) -> bool:
 
 
 def by_openvino(model: Model) -> None:
-    """Let OpenVINO compute the networks of `model`, which are frozen and on the CPU; text encoders stay torch's.
+    """Let OpenVINO compute the networks of `model`, which are frozen and on the CPU; text encoders stay with torch.
 
     Raises:
-        ModelError: a network of a class that was not tried, or quantised; a model without any.
+        ModelError: a network is quantised or of a class not in `KNOWN`, or the model has no network.
     """
     while isinstance(model, Wraps):
         model = model.wrapped

@@ -1,9 +1,9 @@
-"""Group norms whose sums do not depend on how many threads compute them.
+"""Group norms whose sums do not depend on the number of threads.
 
-torch's kernel for pictures that lie channels-last gives each thread a share of the pixels, from 1024 of them on, and
-adds up the shares; with another number of threads the sum is another rounding. In bf16 a quarter of the bytes of an
-edit then differed by up to 2 levels. Here the pixels are cut into as many blocks as their number says, each sum is one
-thread's, and the sums of the blocks are added in order.
+For channels-last pictures of at least 1024 pixels, torch's kernel gives each thread a share of the pixels and adds up
+the partial sums, so the rounding depends on the number of threads. In bf16, a quarter of the bytes of an edit then
+differed by up to 2 levels. Here the number of pixels determines the number of blocks, one thread computes the sum of a
+block, and the sums of the blocks are added in order.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from editkit.models.fast.packing import learns
 
 SHARED = 1024
-"""From so many pixels on torch's kernel shares out a sum."""
+"""From this many pixels, torch's kernel splits a sum among threads."""
 
 MOST = 64
-"""Blocks at most, and pixels of a block at least."""
+"""Maximum number of blocks, and minimum number of pixels in a block."""
 
 
 class SteadyGroupNorm(nn.GroupNorm):
-    """torch's group norm, to the same rounding of its sums; torch's own where gradients are asked for."""
+    """torch's group norm with a fixed rounding of its sums; torch's own kernel if gradients are needed."""
 
     def forward(self, input: Tensor) -> Tensor:
         if learns(input) or self.weight is None or self.weight.requires_grad or not _shared(input):
@@ -33,7 +33,7 @@ class SteadyGroupNorm(nn.GroupNorm):
         x = input.permute(0, 2, 3, 1).reshape(batch, pixels, channels).float()
         count, width_of = _blocks(pixels), channels // self.num_groups
         parts = x.view(batch * count, pixels // count, channels)
-        square = parts * parts  # one array: it becomes what comes out
+        square = parts * parts  # one array: the output reuses it
         sums = torch.stack((parts.sum(1), square.sum(1))).view(2, batch, count, self.num_groups, width_of)
         mean, squares = (sums.sum((2, 4)) / (pixels * width_of)).unbind()
         scale = torch.addcmul(squares, mean, mean, value=-1.0).clamp_min_(0.0).add_(self.eps).rsqrt_()
@@ -44,13 +44,13 @@ class SteadyGroupNorm(nn.GroupNorm):
 
 
 def _shared(x: Tensor) -> bool:
-    """torch's kernel would share out its sums."""
+    """Return whether torch's kernel would split the sums of `x` among threads."""
     last = x.ndim == 4 and x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
     return last and not x.is_contiguous() and x.shape[2] * x.shape[3] >= SHARED
 
 
 def _blocks(pixels: int) -> int:
-    """Into how many blocks so many pixels are cut: a power of two."""
+    """Return the number of blocks that `pixels` are split into: a power of two."""
     count = 1
     while count < MOST and pixels % (2 * count) == 0 and pixels // (2 * count) >= MOST:
         count *= 2
@@ -58,7 +58,7 @@ def _blocks(pixels: int) -> int:
 
 
 def steady(network: Any) -> Any:
-    """`network` (frozen) with such norms in it."""
+    """Replace the group norms of `network` (frozen) by `SteadyGroupNorm`, and return it."""
     for module in network.modules():
         if type(module) is nn.GroupNorm:
             module.__class__ = SteadyGroupNorm

@@ -1,12 +1,12 @@
-"""Layers that keep their weights in the processor's own order.
+"""Layers that keep their weights in the processor's blocked layout.
 
-oneDNN sorts a layer's weights into blocks before it multiplies, at every call: for Stable Diffusion 1.5's UNet, over a
-gigabyte of them. Here that is done at the first call, and the blocks are kept in the place of the plain weights.
+oneDNN reorders a layer's weights into blocks before it multiplies, at every call: over a gigabyte for the UNet of
+Stable Diffusion 1.5. These layers do it at the first call and keep the blocks in place of the plain weights.
 
-- Convolutions: the multiplication is the same one, so the results are too, to the last bit.
-- Gates, `a * gelu(b)` of one matrix product (Shazeer 2020, GEGLU): as two products, the second of which computes gelu
-  and the first of which multiplies while they write, instead of two more passes over all the numbers. In bf16 this
-  rounds less often, so it is nearer to the exact result.
+- Convolutions: the multiplication is the same, so the results are equal to the last bit.
+- Gates, `a * gelu(b)` of one matrix product (Shazeer 2020, GEGLU): two products instead of one. The product for b
+  applies gelu and the product for a multiplies as they write their outputs, which saves two passes over all values. In
+  bf16 this rounds less often, so the result is closer to the exact one.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ import torch
 from torch import Tensor, nn
 
 _PACKING = Lock()
-"""One thread packs a layer; the others wait, and find it packed."""
+"""One thread packs a layer; the others wait and then find it packed."""
 
 
 class _Kept(nn.Module):
-    """A layer on the CPU whose weights are kept in blocks from its first call on."""
+    """A layer on the CPU that keeps its weights in blocks from its first call on."""
 
     plain: ClassVar[type[nn.Module]]
     blocks: tuple[Tensor, ...] | None
-    """Parts of the weights, along the channels that come out."""
+    """Parts of the weights, split along the output channels."""
 
     @property
     def weight(self) -> Tensor:
-        """The plain weights: a copy, once they are packed."""
-        plain = self._parameters["weight"]  # looked at first: another thread packs, then takes them away
+        """The plain weights; a copy once they are packed."""
+        plain = self._parameters["weight"]  # read first: a packing thread sets the blocks, then removes these
         if plain is not None:
             return plain
         assert self.blocks is not None
         with torch.inference_mode(False):
             weight = torch.cat([part.to_dense() for part in self.blocks])
-            # as it lay before it was packed: another order of the same numbers is another rounding of gradients
+            # the layout before packing: a different order of the same numbers rounds gradients differently
             return weight.to(memory_format=torch.channels_last) if weight.ndim == 4 else weight
 
     def keep(self, order: Callable[[Tensor], Tensor], parts: int = 1) -> tuple[Tensor, ...]:
-        """The blocks, made by `order` at the first call."""
+        """Return the blocks, which `order` makes at the first call."""
         if self.blocks is None:
             with _PACKING:
                 if self.blocks is None:
@@ -56,14 +56,14 @@ class _Kept(nn.Module):
         destination[prefix + "weight"] = self.weight if keep_vars else self.weight.detach()
 
     def release(self) -> None:
-        """Be an ordinary layer again."""
+        """Turn this into an ordinary layer again."""
         self._parameters["weight"] = nn.Parameter(self.weight, requires_grad=False)
         del self.blocks
         plain: Any = self.plain
         self.__class__ = plain
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Kept:
-        """What is moved, converted or laid out anew is an ordinary layer again."""
+        """Turn a layer into an ordinary one again if it is moved, converted or given another layout."""
         plain: Any = self.plain
         self.release()
         done: _Kept = plain._apply(self, fn, recurse)
@@ -71,12 +71,12 @@ class _Kept(nn.Module):
 
 
 def learns(x: Tensor) -> bool:
-    """Gradients are asked for, or a compiler looks on: neither knows blocks."""
+    """Return whether gradients are needed or torch.compile traces: neither supports blocks."""
     return bool((torch.is_grad_enabled() and x.requires_grad) or torch.compiler.is_compiling())
 
 
 class Packed(_Kept, nn.Conv2d):  # type: ignore[override]
-    """A convolution; it behaves as an ordinary one where gradients are needed, and when `weight` is read."""
+    """A convolution; it behaves as an ordinary one if gradients are needed, and when `weight` is read."""
 
     plain = nn.Conv2d
 
@@ -91,12 +91,12 @@ class Packed(_Kept, nn.Conv2d):  # type: ignore[override]
 
 
 class PackedGate(_Kept, nn.Linear):  # type: ignore[override]
-    """The matrix product of a GEGLU, (..., in) to (..., 2 out); an ordinary one but for `gated`."""
+    """The matrix product of a GEGLU, (..., in) to (..., 2 out); an ordinary layer apart from `gated`."""
 
     plain = nn.Linear
 
     def gated(self, x: Tensor) -> Tensor:
-        """`a * gelu(b)`, (..., out), of a and b = the two halves of this product."""
+        """Return `a * gelu(b)`, (..., out), where a and b are the two halves of this product."""
         order, product = torch.ops.mkldnn._reorder_linear_weight, torch.ops.mkldnn._linear_pointwise
         values, gates = self.keep(lambda weight: order(weight, x.numel() // x.shape[-1]), parts=2)
         a, b = (None, None) if self.bias is None else self.bias.chunk(2)
@@ -105,7 +105,7 @@ class PackedGate(_Kept, nn.Linear):  # type: ignore[override]
 
 
 def pack(network: Any) -> Any:
-    """`network` (frozen, on the CPU) with its convolutions packed at their first call; itself where torch cannot."""
+    """Let the convolutions of `network` (frozen, on the CPU) be packed at their first call if torch can; return it."""
     for module in network.modules() if able() else ():
         if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
             swap(module, Packed)
@@ -113,7 +113,7 @@ def pack(network: Any) -> Any:
 
 
 def unpack(network: nn.Module) -> Sequence[tuple[nn.Module, type[_Kept]]]:
-    """Every layer of `network` an ordinary one, for whoever looks at layers themselves; which were not (`swap`)."""
+    """Make every layer of `network` ordinary, for code that inspects layers; return those that were not, for `swap`."""
     kept = [(module, type(module)) for module in network.modules() if isinstance(module, _Kept)]
     for module, _ in kept:
         module.release()
@@ -121,12 +121,12 @@ def unpack(network: nn.Module) -> Sequence[tuple[nn.Module, type[_Kept]]]:
 
 
 def able() -> bool:
-    """This torch has oneDNN's own layers."""
+    """Return whether this torch has the operators of oneDNN."""
     backend: Any = torch.backends.mkldnn
     return bool(backend.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise"))
 
 
 def swap(module: nn.Module, kind: type[_Kept]) -> None:
-    """`module` as one that will keep its weights in blocks."""
+    """Turn `module` into a layer that will keep its weights in blocks."""
     module.__class__ = kind
     cast(_Kept, module).blocks = None

@@ -1,8 +1,8 @@
-"""Programs of OpenVINO: a network converted once, kept in the user's cache folder by what it was made of, and compiled.
+"""OpenVINO programs of networks: converted once, cached in the user's cache folder, and compiled.
 
-A kept program is a folder named by the SHA-256 of the weights, the configuration, the form of the call and the versions
-of what converted it; it is written aside and put there whole. One that another user owns, or may write to, is not read:
-the network is converted anew then, and not kept.
+A cached program is a folder named by the SHA-256 of the weights, the configuration, the form of the call and the
+versions of the converting libraries. It is written to a temporary folder and moved into place atomically. A program
+that another user owns or may write to is not read: the network is then converted again and not cached.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from editkit.common.process import quiet
 from editkit.errors import ModelError
 
 FORMAT = 1
-"""Of what is kept."""
+"""Version of the cache's format."""
 
 FILE = "network.xml"
 _MADE_BY = ("torch", "diffusers", "openvino")
 
 
 class Program:
-    """A compiled network: tensors in, tensors out, the same tensors for as many rows as there are."""
+    """A compiled network: tensors in, tensors out, for any number of rows."""
 
     def __init__(self, compiled: Any) -> None:
         self._request = compiled.create_infer_request()
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """float32 tensors, copies of the program's own; not for two threads at once."""
+        """Return float32 tensors, copies of the program's own. Not thread-safe."""
         given = [np.ascontiguousarray(_plain(tensor).numpy()) for tensor in tensors]
         made = self._request.infer(given, share_inputs=True)
         return [torch.from_numpy(np.array(made[k], dtype=np.float32)) for k in range(len(made))]
@@ -56,14 +56,14 @@ def _plain(tensor: Tensor) -> Tensor:
 def model_of(
     name: str, network: nn.Module, made_of: str, flat: Callable[[], nn.Module], example: Sequence[Tensor], half: bool
 ) -> Any:
-    """OpenVINO's model of `network`, for any sizes: the one that is kept, or converted now.
+    """Return OpenVINO's model of `network`, for any sizes, from the cache or converted now.
 
     Args:
-        name: for messages.
-        made_of: what the network's results depend on beside its weights: class, configuration, the form of a call.
-        flat: makes a network that takes the tensors of a call one by one, in float32.
+        name: the network's name in messages.
+        made_of: what the results depend on besides the weights: class, configuration and form of the call.
+        flat: makes a float32 network that takes the tensors of a call as positional arguments.
         example: such tensors.
-        half: its weights are in 16 bits.
+        half: whether the weights of `network` have 16 bits.
 
     Raises:
         ModelError: OpenVINO cannot convert it.
@@ -75,28 +75,29 @@ def model_of(
     try:
         with torch.inference_mode(False), torch.no_grad(), quiet("diffusers"):
             model = _converted(flat(), tuple(_plain(tensor).clone() for tensor in example))
-    except Exception as error:  # the converter's own errors have no class in common
+    except Exception as error:  # the converter's errors have no common base class
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(f"--backend openvino: the {name} cannot be converted: {said}; leave it out") from error
     return kept(model, place, half)
 
 
 def _converted(network: nn.Module, example: tuple[Tensor, ...]) -> Any:
-    """OpenVINO's model of `network`. By its frontend: `openvino.convert_model` tells its makers of each use unless the
-    user has declined.
+    """Convert `network` to OpenVINO's model.
+
+    It uses the frontend, because `openvino.convert_model` reports each use to its makers unless the user opted out.
     """
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # it traces by torch.jit
+        warnings.simplefilter("ignore", FutureWarning)  # the decoder traces with torch.jit
         decoder = TorchScriptPythonDecoder(network, example_input=example)
     frontend = FrontEndManager().load_by_framework("pytorch")
     return frontend.convert(frontend.load(decoder))
 
 
 def compiled(model: Any, example: Sequence[Tensor], half: bool) -> Program:
-    """`model` for the sizes of `example`, any number of rows; in bf16 where it is `half` and the processor has it."""
+    """Compile `model` for the sizes of `example` and any number of rows; in bf16 if `half` and the CPU supports it."""
     import openvino
 
     core, sized = openvino.Core(), model.clone()
@@ -112,7 +113,7 @@ def compiled(model: Any, example: Sequence[Tensor], half: bool) -> Program:
 
 
 def folder(network: nn.Module, made_of: str, half: bool) -> Path:
-    """Where a model of `network` is kept."""
+    """Return the folder in which a model of `network` is cached."""
     told = hashlib.sha256(json.dumps([FORMAT, made_of, half, *map(version, _MADE_BY)]).encode())
     for line in _hashes(network):
         told.update(line.encode())
@@ -120,7 +121,7 @@ def folder(network: nn.Module, made_of: str, half: bool) -> Path:
 
 
 def _hashes(network: nn.Module) -> list[str]:
-    """A line for each tensor."""
+    """Return a line for each tensor: name, dtype, shape and SHA-256."""
 
     def line(item: tuple[str, Tensor]) -> str:
         name, tensor = item
@@ -132,8 +133,9 @@ def _hashes(network: nn.Module) -> list[str]:
 
 
 def kept(model: Any, place: Path, half: bool) -> Any:
-    """`model` as it is read from its file, whose weights are in 16 bits where it is `half`: the same now and the next
-    time. Put at `place` whole; where nothing can be kept there, the file is gone when this is done.
+    """Cache `model` at `place`, atomically, and return it as read from its file, so that every run uses the same model.
+
+    The file's weights have 16 bits if `half`. If `place` cannot be used, the file is temporary and deleted on return.
     """
     import openvino
 
@@ -148,12 +150,12 @@ def kept(model: Any, place: Path, half: bool) -> Any:
                 with suppress(OSError):  # another process was faster
                     whole.rename(place)
             return _kept(place) or openvino.Core().read_model(whole / FILE)
-    except (OSError, RuntimeError):  # no place for it at all
+    except (OSError, RuntimeError):  # no writable folder at all
         return model
 
 
 def _kept(place: Path) -> Any:
-    """OpenVINO's model that is kept at `place`; None: there is none, or none to be trusted or read."""
+    """Return OpenVINO's model cached at `place`, or None if there is none that is trusted and readable."""
     import openvino
 
     file = place / FILE
@@ -167,13 +169,13 @@ def _kept(place: Path) -> Any:
 
 
 def _ours(path: Path) -> bool:
-    """It is there, no link, this user's, and nobody else may write to it."""
+    """Return whether `path` exists, is no symbolic link, belongs to this user, and only this user may write to it."""
     try:
         state = path.lstat()
     except OSError:
         return False
     if stat.S_ISLNK(state.st_mode):
         return False
-    if not hasattr(os, "geteuid"):  # Windows: the folder lies in the user's own profile
+    if not hasattr(os, "geteuid"):  # Windows: the folder is in the user's own profile
         return True
     return state.st_uid == os.geteuid() and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
