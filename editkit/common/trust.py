@@ -206,15 +206,16 @@ def _plain(value: Any, keyed: bool) -> bool:
 
 
 _ASKS_THE_HUB = ("backbone", "use_timm_backbone", "use_pretrained_backbone")
-"""Keys by which a network fetches a part of itself."""
+"""Keys that make a network fetch a part of itself."""
 
 
 def configuration(source: str, file: str, config: Any, kinds: Collection[str]) -> str:
-    """The `model_type` of a transformers folder's configuration, one of `kinds`, looked through before transformers
-    reads it; no key of it or of what lies in it names code or a part that would be fetched.
+    """Check the configuration of a transformers folder before transformers reads it, and return its `model_type`.
+
+    `source` is the folder and `file` the name of the configuration.
 
     Raises:
-        ModelError: it is of another kind, or has such a key; `source` is the folder, `file` the configuration's name.
+        ModelError: `model_type` is not in `kinds`, or a key, at any depth, names code or a part to fetch.
     """
     kind = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(kind, str) or kind not in kinds:
@@ -224,11 +225,10 @@ def configuration(source: str, file: str, config: Any, kinds: Collection[str]) -
 
 
 def settings(source: str, file: str, config: Any) -> None:
-    """Refuse a configuration that names code or a part that would be fetched, however deep, or pictures of a size that
-    no network sees.
+    """Refuse a configuration that names code or a part to fetch.
 
     Raises:
-        ModelError: it does.
+        ModelError: a key, at any depth, does.
     """
     if isinstance(config, dict):
         for key, value in config.items():
@@ -243,20 +243,20 @@ def settings(source: str, file: str, config: Any) -> None:
 
 
 OWN_ATTENTION = ("eager", "sdpa")
-"""Ways of computing attention that transformers has itself; others may be a repository's code."""
+"""Attention implementations in transformers itself; others may be code from a repository."""
 
 _SIDES = ("size", "crop_size", "pad_size", "mask_size", "height", "width", "shortest_edge", "min_pixels")
-"""Keys that say to what size a picture is brought before a network sees it. What it is reduced to at most is none."""
+"""Keys that set the size to which a picture is resized before a network sees it. Upper limits are not among them."""
 
 MOST_SIDE = 4096
-"""Pixels: networks see 224 to 1,333 on a side; Qwen's `shortest_edge` is 3,136 pixels of area."""
+"""Maximum side in pixels. Networks use 224 to 1,333; Qwen's `shortest_edge` is an area of 3,136 pixels."""
 
 
 def preparation(source: str, file: str, config: Any) -> None:
-    """Refuse a preprocessor's configuration that would enlarge every picture beyond what any network sees.
+    """Refuse a preprocessor's configuration that would enlarge every picture beyond the input size of any network.
 
     Raises:
-        ModelError: it would.
+        ModelError: a size exceeds `MOST_SIDE`, or its square for `min_pixels`.
     """
     left: list[tuple[str, Any]] = [("", config)]
     while left:
@@ -272,11 +272,13 @@ def preparation(source: str, file: str, config: Any) -> None:
 
 
 def beside(picture: str, name: str | None, recipe: Mapping[str, Any]) -> None:
-    """Refuse provenance of the file `picture` that names files elsewhere than in its folder or below: it can be forged,
-    and what it names would be read and copied into a result. `name`: the picture it says it was made from.
+    """Refuse provenance of the file `picture` that names files outside its folder and the folders below.
+
+    Provenance can be forged, and the files that it names would be read and copied into a result. `name` is the picture
+    it claims as its source.
 
     Raises:
-        PictureError: it does; says what to do instead.
+        PictureError: it names such a file; the message says what to do instead.
     """
     folder = Path(picture).parent
     how = "rerun reads only what lies beside the picture; read it (editkit show --recipe), then use editkit run"
@@ -291,9 +293,9 @@ def beside(picture: str, name: str | None, recipe: Mapping[str, Any]) -> None:
 
 
 def _inside(folder: Path, text: str) -> bool:
-    """Whether `text` names no file, or one that lies in `folder` or below when all links are followed."""
+    """Return whether `text` names no file, or one in or below `folder` after resolving all links."""
     try:
         path = folder / text
         return not path.exists() or path.resolve().is_relative_to(folder.resolve())
-    except (OSError, ValueError, RuntimeError):  # too long for a name, a loop of links
+    except (OSError, ValueError, RuntimeError):  # a name that is too long, a loop of links
         return True
