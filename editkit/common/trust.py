@@ -233,7 +233,7 @@ def settings(source: str, file: str, config: Any) -> None:
     if isinstance(config, dict):
         for key, value in config.items():
             if value and _CHOOSES_CODE.fullmatch(str(key).rpartition(".")[2]) and value not in OWN_ATTENTION:
-                raise ModelError(f"{source}: its {file} has {key!r}, which would run code of the folder's: refused")
+                raise ModelError(f"{source}: its {file} has {key!r}, which would run code from the folder: refused")
             if key in _ASKS_THE_HUB and value:
                 raise ModelError(f"{source}: its {file} has {key!r}, which would fetch a part of the network: refused")
             settings(source, file, value)

@@ -208,7 +208,7 @@ def by_openvino(model: Model) -> None:
         if type(network).__name__ not in KNOWN or quantised(network):
             kind = "quantised" if quantised(network) else f"a {type(network).__name__}"
             raise ModelError(
-                f"--backend openvino: the {name} is {kind}; what was compared with torch: {', '.join(KNOWN)}; leave "
+                f"--backend openvino: the {name} is {kind}; classes compared with torch: {', '.join(KNOWN)}; leave "
                 "--backend out, or choose another --model"
             )
     if not found:
