@@ -128,7 +128,7 @@ class _GuideHooks(GuidanceHooks[Guide]):
 
     @property
     def _tones(self) -> bool:
-        """Whether to adjust the tones of the result at the end, as for a model that copies."""
+        """Whether the tones of the result are adjusted at the end: the loss is one of tones, and the model copies."""
         return self.plugin.loss in TONES and self.run.model.info.own_picture
 
     def energy(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"] | None:
