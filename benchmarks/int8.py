@@ -1,13 +1,14 @@
-"""A denoiser's call in 8-bit weights (--quantize int8) and in plain ones, alternating in one process; random weights.
+"""Compare a denoiser's call with 8-bit weights (--quantize int8) and with plain ones; weights are random.
 
     python benchmarks/int8.py --dtype fp32                    # two blocks of FLUX.2 klein 4B
     python benchmarks/int8.py --dtype bf16
     python benchmarks/int8.py --network sd15 --dtype fp32     # Stable Diffusion 1.5's UNet, 7 GB
-    python benchmarks/int8.py --tiny                          # a check that it runs
+    python benchmarks/int8.py --tiny                          # smoke test
 
-Prints how near each is to the same network in fp32, in dB of the largest value and of the mean square; the bytes of
-both; and medians in seconds. Weights are drawn as each layer of torch draws its own, so the figures show what rounding
-does to a network of this shape; trained weights have outliers that these lack, and may lose more.
+Both run alternately in one process. The output shows how close each is to the same network in fp32 (PSNR and SNR in
+dB), the size of both, and the median time in seconds. Weights come from torch's default initialisation of each layer,
+so the figures show the effect of rounding on a network of this shape. Trained weights have outliers that these lack,
+and may lose more.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ SMALL = {"num_attention_heads": 2, "attention_head_dim": 32, "axes_dims_rope": (
 
 
 def klein(tiny: bool, side: int) -> tuple[Any, dict[str, Any]]:
-    """(a block of each kind at the width of FLUX.2 klein 4B, a call at `side` tokens a side with 64 of text)."""
+    """Return (a network with one block of each kind at the width of FLUX.2 klein 4B, the arguments of a call).
+
+    The call has `side` tokens per side, and 64 text tokens.
+    """
     from diffusers import Flux2Transformer2DModel
 
     kept = {**SMALL, "guidance_embeds": False} if tiny else KLEIN
@@ -40,7 +44,7 @@ def klein(tiny: bool, side: int) -> tuple[Any, dict[str, Any]]:
 
 
 def in_int8(network: Any, dtype: torch.dtype) -> Any:
-    """`network` (frozen) packed as an edit packs it while it is read."""
+    """Return a frozen copy of `network`, quantised as in an edit."""
     from editkit.models.files.quantising import int8
 
     made = copy.deepcopy(network).to(dtype, memory_format=torch.channels_last)
@@ -50,13 +54,13 @@ def in_int8(network: Any, dtype: torch.dtype) -> Any:
 
 
 def size(network: Any) -> int:
-    """Bytes of its parameters."""
+    """Return the size of the parameters in bytes."""
     parts = ((p.qdata, p.scale, p.zero_point) if hasattr(p, "qdata") else (p,) for p in network.parameters())
     return sum(tensor.numel() * tensor.element_size() for own in parts for tensor in own)
 
 
 def to_mean_square(found: Tensor, expected: Tensor) -> float:
-    """Signal to noise, in dB."""
+    """Return the signal-to-noise ratio in dB."""
     error = (found.float() - expected).square().mean()
     return 10 * math.log10(float(expected.square().mean() / error)) if error else math.inf
 

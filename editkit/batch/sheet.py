@@ -1,6 +1,6 @@
-"""The results table of a batch: for each picture its result's name, hash, size, seed and figures, or the error.
+"""The results table of a batch: for each picture the result's name, hash, size, seed and figures, or the error.
 
-JSON lines or Parquet, written at the end of the run. During the run the rows are in a temporary file.
+The table is JSON lines or Parquet, and is written at the end of the run. Until then the rows are in a temporary file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COLUMNS = ("picture", "output", "seed", "sha256", "bytes", "network_calls", "dev
 
 
 class Sheet:
-    """Rows of the table; `file` None: keep none."""
+    """Collects the rows of the table in `file`; None: there is no table."""
 
     def __init__(self, file: IO[str] | None) -> None:
         self._file = file
@@ -36,11 +36,13 @@ class Sheet:
     @classmethod
     @contextmanager
     def of(cls, name: str | None, source: str, target: str, *, offline: bool, again: bool) -> Iterator[Sheet]:
-        """Open the table `name` in `target`; it is written if the block ends without an error. `again`: replace one.
+        """Open the table `name` in `target`; it is written if the block ends without an error.
+
+        `again`: replace an existing table.
 
         Raises:
-            UsageError: it has another suffix, has a folder in its name, or would replace another file.
-            ExtraError: it is Parquet, and pyarrow is not installed.
+            UsageError: the name has another suffix or contains a folder, or the table would replace another file.
+            ExtraError: the table is Parquet, and pyarrow is not installed.
         """
         if name is None:
             yield cls(None)
@@ -50,7 +52,7 @@ class Sheet:
         _check_place(name, source, target, offline, again)
         if name.lower().endswith(".parquet"):
             with explained():
-                import pyarrow.parquet as _  # noqa: F401  # before anything is done
+                import pyarrow.parquet as _  # noqa: F401  # fail before the run starts
         with tempfile.TemporaryDirectory(prefix="editkit-results-") as folder:
             path = Path(folder) / "rows.jsonl"
             with path.open("w", encoding="utf-8") as file:
@@ -58,7 +60,7 @@ class Sheet:
             _put(path if name.lower().endswith(".jsonl") else _as_parquet(path), name, target, offline)
 
     def take(self, result: Result) -> None:
-        """Add one result."""
+        """Add the row of one result."""
         done = result.done
         self._row(
             picture=result.item.name,
@@ -73,7 +75,7 @@ class Sheet:
         )
 
     def before(self, done: Iterable[Done]) -> None:
-        """Add results of earlier runs."""
+        """Add the rows of earlier runs, except for pictures that were edited again."""
         if self._file is None:
             return
         for entry in done:
@@ -89,8 +91,12 @@ class Sheet:
 
 
 def _check_place(name: str, source: str, target: str, offline: bool, again: bool) -> None:
-    """Refuse a table that would take the place of the journal, of the manifest, of what a link in OUT names, or,
-    unless a run begins anew or goes on, of any file.
+    """Check that the table would not replace the journal, the manifest or the target of a link in OUT.
+
+    Unless `again`, it must not replace any file.
+
+    Raises:
+        UsageError: it would.
     """
     if name == NAME:
         raise UsageError(f"--results {name}: is the journal's name; give another one")
@@ -115,7 +121,7 @@ def _put(path: Path, name: str, target: str, offline: bool) -> None:
 
 
 def _as_parquet(path: Path) -> Path:
-    """Convert the rows to Parquet, with the figures as JSON, since they differ between edits."""
+    """Convert the rows to Parquet; figures are stored as JSON, because their names differ between edits."""
     import pyarrow
     import pyarrow.parquet
 

@@ -1,5 +1,6 @@
-"""Names of files in the texts of a recipe, a manifest, a record: `mask.png`, `kernel:FILE`, `lora.safetensors:0.7`,
-`box:1,2,3,4+watermark:FILE`.
+"""Find file names in the strings of a recipe, a manifest or a provenance record.
+
+Examples: `mask.png`, `kernel:FILE`, `lora.safetensors:0.7`, `box:1,2,3,4+watermark:FILE`.
 """
 
 from __future__ import annotations
@@ -10,24 +11,26 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 _WORDS_OF_PEOPLE = ("prompt", "negative", "text", "avoid", "source", "from_text", "to_text")
-"""Keys of a recipe whose values are language, where a slash is not a folder."""
+"""Recipe keys whose values are natural language, in which a slash does not separate folders."""
 
 MOST_SIGNS = 40
-"""Colons and equals signs of a word that are looked behind; what has more may name anything."""
+"""Largest number of colons and equals signs that are examined in a word; a word with more may name any file."""
 
 _JOINTS = re.compile(r"[+&-](?=[a-z_]+(?::|$|[+&-]))")
-"""Between the words of a mask."""
+"""Separators between the words of a mask."""
 
 
 def named(text: str) -> Iterator[str]:
-    """What in `text` may be the name of a file: itself, what stands behind or before a colon (`kernel:/x/y.png`,
-    `lora.safetensors:0.7`) or behind `=` (`softedge:weights=/x/y,size=512`), and the same of each word of a mask.
+    """Yield every part of `text` that may be a file name.
+
+    These are the whole text, the parts before and after a colon (`kernel:/x/y.png`, `lora.safetensors:0.7`), the part
+    after `=` (`softedge:weights=/x/y,size=512`), and the same parts of each word of a mask.
     """
     yield from dict.fromkeys(text[first:end] for first, end in _spans(text))
 
 
 def _spans(text: str) -> Iterator[tuple[int, int]]:
-    """Where they stand in `text`, the likelier of two first."""
+    """Yield the (start, end) of these parts in `text`, the likelier of two first."""
     yield 0, len(text)
     joints = [(joint.start(), joint.end()) for joint in _JOINTS.finditer(text)]
     for first, last in zip([0, *(end for _, end in joints)], [*(start for start, _ in joints), len(text)], strict=True):
@@ -43,7 +46,7 @@ def _spans(text: str) -> Iterator[tuple[int, int]]:
 
 
 def replaced(text: str, other: Callable[[str], str | None]) -> str:
-    """`text` with the first name in each word of it for which `other` has another one."""
+    """Replace in each word of `text` the first name for which `other` returns a new one."""
     made, done = [], 0
     for first, end in _spans(text):
         if first >= done and (name := other(text[first:end])) is not None:
@@ -53,20 +56,20 @@ def replaced(text: str, other: Callable[[str], str | None]) -> str:
 
 
 def climbs(part: str) -> bool:
-    """Whether a name is a path that is absolute or leads above where it starts."""
+    """Return whether a name is a path that is absolute, or that leaves its folder through `..` or `~`."""
     return part.startswith("~") or any(
         ".." in path.parts or path.anchor != "" for path in (PurePosixPath(part), PureWindowsPath(part))
     )
 
 
 def leads_out(text: str) -> bool:
-    """Whether `text`, or a name in it, is a path that is absolute or climbs, or cannot be told."""
+    """Return whether `text` or a name in it is a path that climbs (see `climbs`), or has too many parts to decide."""
     too_many = any(sum(map(word.count, ":=")) > MOST_SIGNS for word in _JOINTS.split(text))
     return too_many or any(map(climbs, named(text)))
 
 
 def texts(value: Any, key: str = "") -> Iterator[str]:
-    """The texts of a recipe, or of one value called `key`, that may be files."""
+    """Yield the strings of a recipe, or of one value under `key`, that may name files."""
     match value:
         case str():
             if key not in _WORDS_OF_PEOPLE:

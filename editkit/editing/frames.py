@@ -1,10 +1,10 @@
-"""Filling of holes from other frames of a video, which show the background that is hidden in one frame.
+"""Fill holes in a frame of a video from other frames, which show the hidden background.
 
 The frames around each frame are aligned with it by the camera's motion; each is registered separately. Every pixel
-keeps the source of the frame before for as long as that shows it: two sources differ by a fraction of a pixel, and
-alternating between them would flicker. Otherwise the frame that shows most is used first. What is hidden in all frames
-is generated once and propagated from there. Huang et al. 2016 ("Temporally coherent completion of dynamic video") and
-successors do the same; here without a network.
+keeps its source from the previous frame for as long as that source shows it: two sources differ by a fraction of a
+pixel, and alternating between them would flicker. Otherwise the frame that shows most of the hole is used first.
+Content that is hidden in all frames is generated once and propagated from there. Huang et al. 2016 ("Temporally
+coherent completion of dynamic video") and their successors do the same; this module uses no network.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ A_SECOND = 10
 """Number of frames to use from each second."""
 
 BUDGET = 400 * 2**20
-"""Largest size of frames in memory, in bytes."""
+"""Largest total size of the frames in memory, in bytes."""
 
 MOST = 4
-"""Largest number of frames from which one frame is filled, and of frames with generated content that are held."""
+"""Largest number of frames from which one frame is filled, and of frames with generated content in memory."""
 
 RING = 8
 """Width of the area around a hole in which frames are compared, in pixels."""
 
 WRONG = 14.0
-"""Largest difference of an aligned frame around the hole, in levels of 255; above it is not used."""
+"""Largest mean difference of an aligned frame around the hole, in levels of 255; frames above it are not used."""
 
 RIM = 2
-"""Width of the rim around a mask that is not copied, in pixels: lens and compression have mixed it."""
+"""Width of the rim around a mask that is not copied, in pixels; lens blur and compression have mixed it."""
 
 
 Origin = NDArray[np.int32]
@@ -61,7 +61,7 @@ Origin = NDArray[np.int32]
 class Shown:
     """A frame as a source for others: its pixels, their grey values, the pixels not to copy, and the camera's motion.
 
-    `camera` maps the first frame to this one. `invented`: the pixels are the result, with its generated content.
+    `camera` maps the first frame to this one. `invented`: the pixels are the result and include generated content.
     """
 
     index: int
@@ -73,7 +73,7 @@ class Shown:
 
     @property
     def origin(self) -> int:
-        """Its number in an `Origin`."""
+        """The number of this frame in an `Origin`."""
         return -(self.index + 1) if self.invented else self.index + 1
 
     def with_(self, pixels: Pixels, hidden: Where, *, invented: bool = False) -> Shown:
@@ -87,7 +87,7 @@ class Shown:
 
 @dataclass
 class Around:
-    """Yields frames from `source` together with their neighbours: `reach` before and after, every `stride`-th."""
+    """Yield frames from `source` with their neighbours: every `stride`-th frame up to `reach` before and after."""
 
     source: Iterator[Shown]
     reach: int
@@ -96,7 +96,7 @@ class Around:
 
     @classmethod
     def over(cls, source: Iterator[Shown], rate: float, size: tuple[int, int], deep: bool) -> Around:
-        """Create it with the range that `REACH` and `BUDGET` allow."""
+        """Create an instance with the range that `REACH` and `BUDGET` allow."""
         one = size[0] * size[1] * (6 if deep else 3)
         stride = max(1, round(rate / A_SECOND))
         many = max(2, BUDGET // one)
@@ -126,14 +126,14 @@ class Around:
 
 @dataclass
 class Sources:
-    """The source of every filled pixel so far, from which the next frame is filled again."""
+    """The sources of the previous frame's pixels, from which the next frame is filled."""
 
     before: tuple[Shown, Origin] | None = None
     anchors: list[Shown] = field(default_factory=list)
     """Frames with generated content that is still in use, at most `MOST`."""
 
     def fill(self, frame: Shown, others: list[Shown]) -> tuple[Pixels, Origin]:
-        """Fill `frame` from `others` and from earlier generated content: (pixels, where they come from)."""
+        """Fill `frame` from `others` and from content generated earlier; return (pixels, their sources)."""
         wanted = self._wanted(frame)
         pixels, origin = uncovered(frame, others, wanted)
         rest = frame.hidden & (origin == 0)
@@ -143,11 +143,11 @@ class Sources:
         return pixels, origin + carried
 
     def filled(self, frame: Shown, pixels: Pixels, origin: Origin) -> None:
-        """Continue from `frame`, which became `pixels`; these matter only where its content was generated."""
+        """Continue from `frame` with the result `pixels`, which are used only where content was generated."""
         origin = origin.copy()
         own = -(frame.index + 1)
         if (origin == own).any():
-            if len(self.anchors) == MOST:  # one more resampling, so that memory stays bounded
+            if len(self.anchors) == MOST:  # resample once more, so that memory stays bounded
                 origin[origin < 0] = own
                 self.anchors.clear()
             self.anchors.append(frame.with_(pixels, np.zeros_like(frame.hidden), invented=True))
@@ -165,7 +165,7 @@ class Sources:
 
 @dataclass(frozen=True, eq=False)
 class _Laid:
-    """A frame aligned with another, in a `box` of it; `hidden` where it shows nothing."""
+    """A frame aligned with another one, within a `box` of that frame; `hidden`: the pixels that it does not show."""
 
     box: Box
     pixels: Pixels
@@ -181,7 +181,7 @@ def uncovered(frame: Shown, others: Sequence[Shown], wanted: Origin) -> tuple[Pi
         wanted: the preferred source of each pixel.
 
     Returns:
-        The pixels, and the source of each pixel; 0: none.
+        The pixels, and the source of each; 0: none.
     """
     made, origin = frame.pixels.copy(), np.zeros(frame.hidden.shape, np.int32)
     if not frame.hidden.any():
@@ -216,11 +216,11 @@ def uncovered(frame: Shown, others: Sequence[Shown], wanted: Origin) -> tuple[Pi
 
 
 COARSE = 8
-"""Factor by which frames are downscaled to determine what they show."""
+"""Downscaling factor for determining what a frame shows."""
 
 
 def _shows(other: Shown, frame: Shown, left: Where) -> float:
-    """Return how much of `left` another frame shows, in pixels of the small size, with a small penalty for distance."""
+    """Return how much of `left` another frame shows, in downscaled pixels, minus a small penalty for distance."""
     H = _scaled(other.to(frame))
     small = left[::COARSE, ::COARSE]
     hidden = warped_where(_grown(other.hidden, RIM)[::COARSE, ::COARSE], H, small.shape[::-1], beyond=True)
@@ -247,7 +247,7 @@ def _laid(other: Shown, frame: Shown) -> _Laid | None:
     for tried in (H, rough) if H is not rough else (H,):
         pixels = warped(other.pixels, tried, box)
         hidden = warped_where(_grown(other.hidden, RIM), tried, sides, beyond=True)
-        hidden = _grown(hidden, 1)[part]  # bicubic reach
+        hidden = _grown(hidden, 1)[part]  # support of the cubic kernel
         told = ring & ~hidden
         if told.sum() < RING * RING:
             continue

@@ -1,9 +1,9 @@
-"""Files that a recipe names: where they are looked for, and which it may name.
+"""Resolve the files that a recipe names, and check which ones it may name.
 
-Names are relative to the recipe's own folder. A recipe may come from anybody, and the content of a file that it names
-can end up in the result. So it may name files in its folder or below (with all links resolved), and files that the
+Names are relative to the recipe's own folder. A recipe may come from anyone, and the content of a file that it names
+can end up in the result. So it may name only files in its folder or below (with all links resolved), and files that the
 command names too; `--anywhere` allows all others. Networks (models, LoRAs, ControlNets ...) may be anywhere, because
-people keep them apart and they hold no picture; those outside the folder are reported.
+users store them separately and they contain no pictures; networks outside the folder are reported.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ NETWORKS = ("model", "transformer", "lora", "refiner")
 
 
 Move = Callable[[str], str | None]
-"""What a name is called seen from elsewhere; None: it names no file."""
+"""A function from a name to the same file's name relative to another folder; None if the name is not a file."""
 
 
 def from_folder(plugin: type[Declaration], key: str, value: Any, base: Path) -> Any:
-    """A recipe's value of `key`, whose files are seen from the folder `base`, seen from the present one."""
+    """Convert a recipe's value of `key`: file names relative to `base` become relative to the current folder."""
     if isinstance(value, list):
         return [from_folder(plugin, key, one, base) for one in value]
     if base == Path():
@@ -42,7 +42,7 @@ def from_folder(plugin: type[Declaration], key: str, value: Any, base: Path) -> 
 
 
 def to_folder(plugin: type[Declaration], key: str, value: Any, base: Path) -> Any:
-    """A value of `key`, whose files are seen from the present folder, seen from `base`."""
+    """Convert a value of `key`: file names relative to the current folder become relative to `base`."""
     if isinstance(value, list):
         return [to_folder(plugin, key, one, base) for one in value]
     if is_path(plugin, key, value):
@@ -51,7 +51,7 @@ def to_folder(plugin: type[Declaration], key: str, value: Any, base: Path) -> An
 
 
 def with_networks(chain: Chain, move: Move) -> Chain:
-    """`chain` with the networks that its options name called as `move` says."""
+    """Return `chain` with the networks in its options renamed by `move`."""
 
     def moved(stage: Stage) -> Stage:
         given = stage.options.model_dump(include=stage.options.model_fields_set & {*NETWORKS})
@@ -68,14 +68,14 @@ def _moved(value: Any, move: Move) -> Any:
 
 
 def _each_file(plugin: type[Declaration], key: str, value: Any, move: Move) -> Any:
-    """`value` with the files that it names called as `move` says, where it is a text and neither language nor code."""
+    """Rename the files in `value` by `move`, if it is a string that is neither natural language nor code."""
     if marked(plugin, key, Code) or not [*texts(value, key)]:
         return value
     return _moved(value, lambda name: move(name) if _is_written_as_file(name) else None)
 
 
 def below(base: Path) -> Move:
-    """How a file is called from the present folder which is there when it is seen from `base`."""
+    """Return a function from a name that exists relative to `base` to its name relative to the current folder."""
 
     def moved(name: str) -> str | None:
         there = base != Path() and not Path(name).is_absolute() and _is_there(base, name)
@@ -85,7 +85,7 @@ def below(base: Path) -> Move:
 
 
 def seen_from(base: Path) -> Move:
-    """How a file is called from `base` which is there when it is seen from the present folder."""
+    """Return a function from a name that exists relative to the current folder to its name relative to `base`."""
 
     def moved(name: str) -> str | None:
         if base == Path() or not _is_there(Path(), name):
@@ -101,7 +101,7 @@ def _is_written_as_file(name: str) -> bool:
 
 
 def _is_there(base: Path, name: str) -> bool:
-    """Whether there is a file `name` in `base`, and no embedded network of that name."""
+    """Return whether `base` contains a file `name`, and no built-in network has that name."""
     try:
         return (_is_written_as_file(name) or families.named(name) is None) and os.path.exists(base / name)
     except (ValueError, EditkitError):
@@ -109,10 +109,10 @@ def _is_there(base: Path, name: str) -> bool:
 
 
 def check_reach(chain: Chain, recipe: Path, places: Iterable[str]) -> None:
-    """Refuse a recipe, read as `chain`, that names a file out of its folder and of `places`, which the command names.
+    """Check that a recipe, read as `chain`, names only files in its folder and in `places`, which the command names.
 
     Raises:
-        RecipeError: it does.
+        RecipeError: it names another file.
     """
     for text in files_elsewhere(chain, recipe, places):
         raise RecipeError(
@@ -122,19 +122,19 @@ def check_reach(chain: Chain, recipe: Path, places: Iterable[str]) -> None:
 
 
 def files_elsewhere(chain: Chain, recipe: Path, places: Iterable[str]) -> list[str]:
-    """What the recipe, read as `chain`, names out of its folder and of `places`, but for networks."""
+    """Return the names in the recipe, read as `chain`, outside its folder and `places`, except networks."""
     allowed = tuple(os.path.realpath(place) for place in (str(recipe.parent), *places))
     return list(dict.fromkeys(_elsewhere(chain, allowed, networks=False)))
 
 
 def networks_elsewhere(chain: Chain, recipe: str | Path) -> list[str]:
-    """A line for each network that the recipe, read as `chain`, names out of its own folder."""
+    """Return a message for each network outside its own folder that the recipe, read as `chain`, names."""
     found = _elsewhere(chain, (os.path.realpath(Path(recipe).parent),), networks=True)
     return [f"the recipe loads {text}, which lies out of its folder" for text in dict.fromkeys(found)]
 
 
 def _elsewhere(chain: Chain, allowed: Sequence[str], *, networks: bool) -> Iterator[str]:
-    """What `chain` names out of the folders and files `allowed`: its networks, or all else."""
+    """Yield the names in `chain` outside the `allowed` folders and files: its networks, or everything else."""
     for stage in chain.stages:
         for plugin in stage.plugins:
             kind = type(plugin)
@@ -152,7 +152,10 @@ def _elsewhere(chain: Chain, allowed: Sequence[str], *, networks: bool) -> Itera
 
 
 def _out_of(value: Any, key: str, allowed: Sequence[str], network: bool) -> Iterator[str]:
-    """The texts in a value that may name a file elsewhere. What is no network is looked for, too."""
+    """Yield the strings in a value that name a file outside `allowed`.
+
+    For networks, only names that climb are examined; for other files, also the names of existing files.
+    """
     for text in texts(value, key):
         parts = [] if not leads_out(text) and network else [*named(text)]
         asked = (p for p in parts if climbs(p) or (not network and _is_written_as_file(p) and _is_there(Path(), p)))
@@ -164,5 +167,5 @@ def _is_out(name: str, allowed: Sequence[str]) -> bool:
     try:
         real = os.path.realpath(name)
     except (OSError, ValueError):
-        return False  # no file is called so
+        return False  # no file can have this name
     return name.startswith("~") or not any(Path(real).is_relative_to(place) for place in allowed)

@@ -1,12 +1,13 @@
-"""Editing of a video, frame by frame: temporal consistency, and continuation after an interruption.
+"""Edit a video frame by frame: temporal consistency, and continuation after an interruption.
 
-Every frame is edited by the same chain with the same noise, or with noise that moves along with the scene. If a mask is
+Every frame is edited by the same chain with the same noise, or with noise that moves with the scene. If a mask is
 filled by a model that learns from the picture, the fill comes from other frames that show the background
 (`editkit.editing.frames`); only what no frame shows is generated, once. If the edit starts from the picture, a frame
 may start with a fraction of the previous frame's change, moved along the optical flow. A mask may be a video, a folder
 of frames, or follow the object that it marks in the first frame.
 
-Finished frames are stored in a folder beside the result until the video is complete; the same command continues there.
+Finished frames are stored in a folder beside the result until the video is complete; repeating the command continues
+from them.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ class Together:
 
     Args:
         copy: fill masks from other frames that show the background; None: if the model learns from the picture.
-        follow: fraction of the previous frame's change with which a frame starts; None: 0.5 for edits that steer.
-        track: the mask is for the first frame, and follows what it marks.
-        noise_along: noise moves along with the scene (`editkit.editing.drifting`); else it is fixed.
+        follow: fraction of the previous frame's change to start a frame with; None: 0.5 for edits that steer, else 0.
+        track: the mask is for the first frame, and follows the object that it marks.
+        noise_along: noise moves with the scene (`editkit.editing.drifting`); else it is fixed.
     """
 
     copy: bool | None = None
@@ -66,7 +67,7 @@ class Together:
 
 @dataclass(frozen=True)
 class Told:
-    """Progress: the number of frames done, and for the last one the pixels copied from others and those generated."""
+    """Progress: the number of finished frames, and how many pixels of the last one were copied and generated."""
 
     done: int
     shown: int
@@ -95,7 +96,7 @@ def edit_video(
         source: the video to edit.
         edits: as for `edit`.
         target: the video to write.
-        span: range of the video to edit, and stride; None: all of it.
+        span: range of frames to edit, and stride; None: the whole video.
         together: options for temporal consistency.
         quality: quality of the encoder.
         force: overwrite an existing target.
@@ -107,7 +108,7 @@ def edit_video(
         The number of frames.
 
     Raises:
-        EditkitError: the edit failed. The message is one line and says how to fix it.
+        EditkitError: the edit failed. The message is one line and includes a fix.
     """
     span, together = span or Span(), together or Together()
     chain = Chain.of(edits).inherited()
@@ -155,7 +156,9 @@ def opening(source: str | Path, edits: Edits, span: Span, together: Together, no
 
 
 def copies(chain: Chain, together: Together) -> bool:
-    """Whether holes are filled from other frames: if a single plugin fills a mask with a model that learns from it.
+    """Return whether holes are filled from other frames.
+
+    This is the default if a single plugin fills a mask with a model that learns from the picture.
 
     Raises:
         UsageError: copying is requested but not possible, or --noise-along is requested although frames are copied.
@@ -185,10 +188,10 @@ class _Work:
     models: Models
     watch: Callable[[Told], None] | None
     last: tuple[Frame, Pixels] | None = field(default=None)
-    """The frame before, and its result."""
+    """The previous frame and its result."""
 
     def frames(self) -> int:
-        """Edit all frames that are not done yet, and return their total number."""
+        """Edit all unfinished frames, and return the total number of frames."""
         count = 0
         for frame in self._copying() if copies(self.chain, self.together) else self._plain():
             count = frame.index + 1
@@ -197,7 +200,7 @@ class _Work:
         return count
 
     def _plain(self) -> Iterator[Frame]:
-        """Edit frames independently, apart from their starting point."""
+        """Edit frames independently of each other, except for their starting point."""
         follow = self._follow()
         along = Along() if self.together.noise_along else None
         masks = Masks(self.chain, self.clip, self.span, self.together.track, self.notify)
@@ -231,7 +234,7 @@ class _Work:
         return Picture(rounded(frame.pixels + follow * trust * moved, frame.pixels.dtype))
 
     def _copying(self) -> Iterator[Frame]:
-        """Edit frames whose holes are first filled from neighbours, and from what was generated before."""
+        """Edit frames whose holes are first filled from neighbours and from content generated earlier."""
         sources, times = Sources(), dict[int, Fraction]()
         around = Around.over(self._shown(times), float(self.clip.rate), self.clip.size, self.clip.deep)
         for shown, others in around:
@@ -243,7 +246,7 @@ class _Work:
             yield frame
 
     def _uncovered(self, frame: Frame, shown: Shown, pixels: Pixels, origin: Origin) -> tuple[Pixels, Origin]:
-        """Make and store a frame from what others show of it: (its filled pixels, where they come from)."""
+        """Complete and store a frame that was filled from others; return (its filled pixels, their sources)."""
         rest, later = shown.hidden & (origin == 0), Chain(self.chain.stages[1:])
         if rest.any():
             pixels = self._invented(pixels, rest)
@@ -255,7 +258,7 @@ class _Work:
         return pixels, origin
 
     def _shown(self, times: dict[int, Fraction]) -> Iterator[Shown]:
-        """Yield every frame with its hole and the camera's position."""
+        """Yield every frame with its hole and the camera motion since the first frame."""
         masks = Masks(self.chain, self.clip, self.span, self.together.track, self.notify)
         stands: Homography = np.eye(3)
         before: tuple[NDArray[np.uint8], Where] | None = None
@@ -271,7 +274,7 @@ class _Work:
             yield Shown(frame.index, frame.pixels, seen, hidden, stands)
 
     def _invented(self, pixels: Pixels, rest: Where) -> Pixels:
-        """Generate what is left of the hole, with the first stage."""
+        """Generate the rest of the hole with the first stage."""
         chain = Chain(self.chain.stages[:1])
         plugin = cast(Plugin, _filler(chain))
         for name, value in (("mask", rest), ("grow", 0), ("feather", 0), ("invert_mask", False)):
@@ -289,7 +292,7 @@ class _Work:
 
 
 def _filler(chain: Chain) -> Plugin | None:
-    """Return the plugin that fills a mask, if it is alone in the first stage."""
+    """Return the plugin that fills a mask, if it is the only one in the first stage."""
     plugins = plugins_of(chain.stages[0])
     alone = len(plugins) == 1 and plugins[0].fresh and "mask" in plugins[0].claims()
     return plugins[0] if alone and mask_field(plugins[0]) is not None else None
@@ -303,7 +306,7 @@ class Along:
         self.seen: NDArray[np.uint8] | None = None
 
     def to(self, frame: Frame) -> Drift:
-        """Return the position in the first frame of everything in `frame`; call it for all frames in order."""
+        """Return the position in the first frame of every pixel of `frame`; call it for all frames in order."""
         from editkit.editing import drifting
 
         seen = grey(frame.pixels)
@@ -316,7 +319,7 @@ class Along:
 
 
 class Masks:
-    """The chain of every frame with its masks: the same words for all, a frame of a video or folder, or tracked."""
+    """The chain with the masks of each frame: the same for all frames, from a video or folder, or tracked."""
 
     def __init__(self, chain: Chain, clip: Clip, span: Span, track: bool, notify: Notify) -> None:
         self.chain, self.clip, self.notify, self.track = chain, clip, notify, track
@@ -365,10 +368,10 @@ class Masks:
 
 
 def _check_length(name: str, clip: Clip, span: Span) -> None:
-    """Check that masks do not have more frames than the video. Too few are detected when one is missing.
+    """Check that there are not more masks than frames in the video; too few are detected when one is missing.
 
     Raises:
-        PictureError: there are more.
+        PictureError: there are more masks.
     """
     if is_clip(name):
         many = Clip.open(name).packets()

@@ -1,9 +1,9 @@
-"""The folder that holds the frames of a video until the video is written; a second run continues with it.
+"""The folder that stores the frames of a video until the video is written, so that a second run can continue.
 
-`TARGET.frames/` holds `edit.json`, which says which edit the frames belong to; `000000.png` and so on, each written
-whole; and beside each `000000.json`: its time. Where holes are filled from other frames, `000000.from.png` says by
-numbers which pixels are from where, the json what the numbers mean, and `000000.first.png` is a frame in which
-something was invented as it was before later stages.
+`TARGET.frames/` contains `edit.json`, which identifies the edit that the frames belong to; the frames `000000.png` and
+so on, each written atomically; and for each frame `000000.json` with its time. If holes are filled from other frames,
+`000000.from.png` stores the source of each pixel as a code, and the JSON file maps the codes to frames. If content was
+generated in a frame and later stages follow, `000000.first.png` is the frame before them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 SAYS = "edit.json"
 
 KEPT = 2
-"""How frames are kept; those of another editkit, which kept them otherwise, are not gone on with."""
+"""Version of the folder format; frames in another version are not continued."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Workplace:
 
     @classmethod
     def at(cls, target: Path, clip: Clip, chain: Chain, rest: tuple[Any, ...], *, force: bool) -> Workplace:
-        """Open the folder for an edit, a new one or that of an interrupted run.
+        """Open the folder of an edit: a new one, or that of an interrupted run.
 
         Raises:
             UsageError: the target's format cannot be written, or the target is the source itself.
@@ -66,7 +66,7 @@ class Workplace:
         place = cls(target, target.with_name(target.name + ".frames"), force)
         says = json.dumps({"edit": _digest(clip, chain, rest), "kept": KEPT}).encode()
         known = place.folder / SAYS
-        if place.folder.is_symlink():  # its target would be filled and removed
+        if place.folder.is_symlink():  # the folder behind it would be filled and removed
             raise PictureError(f"{place.folder}: is a link, but frames must be stored there; name another result")
         if os.path.lexists(known):
             if not _holds(known, says):
@@ -75,7 +75,7 @@ class Workplace:
             try:
                 place.folder.mkdir()
             except FileExistsError:
-                if not place.folder.is_dir() or any(place.folder.iterdir()):  # empty: killed as it began
+                if not place.folder.is_dir() or any(place.folder.iterdir()):  # empty: the run was killed at its start
                     raise PictureError(
                         f"{place.folder}: exists, but was not made by editkit; name another result"
                     ) from None
@@ -83,12 +83,12 @@ class Workplace:
         return place
 
     def frame(self, index: int) -> Pixels | None:
-        """Return a finished frame, (H, W, 3); None if it is not finished."""
+        """Return a finished frame, (H, W, 3), or None if it is not finished."""
         path = self._path(index)
         return _picture(path) if path.exists() and path.with_suffix(".json").exists() else None
 
     def kept(self, index: int) -> tuple[Pixels, Origin] | None:
-        """Return (the filled pixels of a finished frame before later stages, where they come from)."""
+        """Return (the filled pixels of a finished frame before later stages, their sources), or None."""
         made = self.frame(index)
         if made is None:
             return None
@@ -99,7 +99,7 @@ class Workplace:
     def keep(
         self, index: int, time: Fraction, pixels: Pixels, origin: Origin | None = None, first: Pixels | None = None
     ) -> None:
-        """Store a finished frame; `origin`: where filled pixels come from, `first`: the frame before later stages."""
+        """Store a finished frame; `origin`: the sources of filled pixels; `first`: the frame before later stages."""
         says: dict[str, Any] = {"time": [time.numerator, time.denominator]}
         if origin is not None:
             names = [int(name) for name in np.unique(origin) if name]
@@ -112,7 +112,7 @@ class Workplace:
         save_bytes(self._path(index).with_suffix(".json"), json.dumps(says).encode(), force=True)
 
     def finished(self, count: int) -> Iterator[tuple[Fraction, Pixels]]:
-        """Yield (time, pixels) of all frames."""
+        """Yield (time, pixels) of every frame in order."""
         for index in range(count):
             pixels = self.frame(index)
             assert pixels is not None
@@ -120,7 +120,7 @@ class Workplace:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Lock the folder for this process; the lock is released when the process ends, in any way.
+        """Lock the folder for this process; the lock is released however the process ends.
 
         Raises:
             PictureError: another process has locked it.
@@ -130,7 +130,7 @@ class Workplace:
                 import fcntl
 
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:  # no such lock on this system
+            except ImportError:  # this system has no such lock
                 pass
             except BlockingIOError:
                 raise PictureError(f"{self.folder}: is in use by another run; wait for it to end") from None
@@ -167,7 +167,7 @@ class Workplace:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """What is known of a frame."""
+    """Read the stored facts of a frame."""
     facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_bytes())
     return facts
 
@@ -186,7 +186,7 @@ def _save(path: Path, pixels: Pixels) -> None:
 
 
 def _holds(file: Path, data: bytes) -> bool:
-    """Whether `file` is a regular file that contains `data`."""
+    """Return whether `file` is a regular file that contains exactly `data`."""
     try:
         return not file.is_symlink() and small_bytes(file, len(data)) == data
     except OSError:
@@ -194,7 +194,7 @@ def _holds(file: Path, data: bytes) -> bool:
 
 
 def _sources(chain: Chain) -> Iterator[Any]:
-    """Yield every picture and mask that the chain's plugins read, as given."""
+    """Yield every picture and mask parameter of the chain's plugins."""
     for stage in chain.stages:
         for plugin in stage.plugins:
             for param in params(type(plugin)):
@@ -204,7 +204,7 @@ def _sources(chain: Chain) -> Iterator[Any]:
 
 
 def _files(source: Any) -> list[Path]:
-    """Return the files of a picture or mask, or of a folder of them; none for words and arrays."""
+    """Return the file of a picture or mask, or the files of a folder; none for mask words and arrays."""
     if not isinstance(source, str | Path) or not os.path.exists(source):
         return []
     if os.path.isdir(source):
@@ -213,7 +213,7 @@ def _files(source: Any) -> list[Path]:
 
 
 def _digest(clip: Clip, chain: Chain, rest: tuple[Any, ...]) -> str:
-    """Hash everything on which frames depend, including the contents of files and arrays."""
+    """Hash everything that the frames depend on, including the contents of files and arrays."""
     total = hashlib.sha256(_of_file(clip.path))
     for source in _sources(chain):
         files = _files(source)

@@ -1,6 +1,6 @@
-"""What computes a model's networks: torch, or on request OpenVINO on the CPU; and the number of bits of its weights.
+"""Check the backend of a model's networks (torch, or OpenVINO on the CPU), and the quantisation of their weights.
 
-This module has the checks before the weights load; the work is done in `editkit.models.fast.converted`. No torch.
+This module has the checks that run before the weights load; `editkit.models.fast.converted` does the work. No torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Backend = Literal["torch", "openvino"]
 
 
 def check(info: ModelInfo, backend: Backend, device: str, compiled: bool) -> None:
-    """Check whether `backend` can compute the networks of the model.
+    """Check that `backend` can compute the networks of the model.
 
     Raises:
         ExtraError: OpenVINO is not installed.
@@ -50,13 +50,14 @@ class Asked(Protocol):
 
 
 def check_bits(info: ModelInfo, asked: Asked) -> None:
-    """Check that the linear layers of the model of `info` can be quantised (`--quantize`), without reading weights and
-    without connecting to the internet.
+    """Check that the model's linear layers can be quantised (`--quantize`).
+
+    This reads no weights and does not connect to the internet.
 
     Raises:
         ExtraError: torchao is not installed.
         UsageError: OpenVINO is requested too.
-        ModelError: it has none, or they are quantised already.
+        ModelError: the model is not a diffusers folder, or is quantised already.
     """
     if asked.quantize == "none":
         return
@@ -80,7 +81,7 @@ def check_bits(info: ModelInfo, asked: Asked) -> None:
 
 
 def line(backend: Backend) -> str | None:
-    """Return the line that `editkit plan` shows, if any."""
+    """Return the line that `editkit plan` shows, or None for torch."""
     if backend == "torch":
         return None
     return (

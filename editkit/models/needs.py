@@ -1,7 +1,8 @@
-"""The memory that each part of a model needs, from the headers of its files: for `editkit plan`, before weights load.
+"""Estimate the memory that each part of a model needs, for `editkit plan`, before weights load.
 
-No torch. Weights are counted in the dtype of the computation. The memory of the computation is the estimate of
-`editkit.models.memory`, measured with the networks of Stable Diffusion 1.5; it is rough for other families.
+Sizes come from the headers of the files; no torch. Weights are counted in the dtype of the computation. The working
+memory is the estimate of `editkit.models.memory`, measured with the networks of Stable Diffusion 1.5; it is rough for
+other families.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ CARDS = (8, 12, 16, 24, 48, 80)
 """Common sizes of GPU memory, in GB."""
 
 ROOM = 0.92
-"""The usable share of a GPU's memory, without the driver and other programs."""
+"""The usable share of a GPU's memory; the rest is for the driver and other programs."""
 
 Q4 = 4.5
 """Bits per number of GGUF's Q4_0 and Q4_K, including the scales of the blocks."""
@@ -38,9 +39,17 @@ LAYER = 1_000_000_000
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes of the denoiser, the text encoders and the VAE, and the working memory of the network and of the decoder.
-    `packed`: the network's weights are quantised already. `unpacked`: for a network that stays quantised only on a
-    GPU, its bytes on a CPU. `int8`: the bytes of the network with `--quantize int8`; None: it is quantised already.
+    """The memory that a model needs, in bytes.
+
+    Args:
+        network: weights of the denoiser.
+        readers: weights of the text encoders.
+        vae: weights of the VAE.
+        steps: working memory of the denoiser.
+        decoding: working memory of the decoder.
+        packed: whether the denoiser's weights are quantised already.
+        unpacked: the denoiser's weights on a CPU, if they stay quantised only on a GPU.
+        int8: the denoiser's weights with `--quantize int8`; None: they are quantised already.
     """
 
     network: int
@@ -83,9 +92,16 @@ class Needs:
 def needs(
     name: str, passes: Sequence[Pass], itemsize: int, transformer: str | None = None, quantize: Quantize = "none"
 ) -> Needs | None:
-    """Return what the model called `name` needs for `passes` in numbers of `itemsize` bytes; None: it comes with
-    editkit, works on pixels, or its weights are not on this machine. Never connects to the internet. `transformer`:
-    the file of its denoiser. `quantize`: quantise its linear layers.
+    """Return the needs of the model `name` for `passes`, without connecting to the internet.
+
+    None: the model comes with editkit, works on pixels, or its weights are not on this machine.
+
+    Args:
+        name: the model, as for --model.
+        passes: the passes of the edit.
+        itemsize: bytes per number.
+        transformer: the file of its denoiser, if it has one of its own.
+        quantize: quantisation of its linear layers.
     """
     if named(name) is not None:
         return None
@@ -116,18 +132,18 @@ def needs(
 
 
 def _packs(layout: Layout) -> bool:
-    """Whether the folder's own denoiser is quantised."""
+    """Return whether the folder's own denoiser is quantised."""
     own = [part for part in overlay.DENOISERS if layout.has(part) and layout.file is None]
     return any(method(layout, part) is not None for part in own)
 
 
 def cards(found: Needs) -> list[tuple[int, str | None]]:
-    """Return (GB of a GPU, the fastest way that fits; None: none fits) for each size."""
+    """Return for each size of GPU (GB, the fastest way that fits or None)."""
     return [(card, found.how(ROOM * card * 1e9)) for card in CARDS]
 
 
 def bytes_of(dtype: str) -> int:
-    """Return the bytes per number of the option --dtype; `auto` as on GPUs."""
+    """Return the bytes per number of the option --dtype; `auto` counts as on a GPU."""
     return 4 if dtype == "fp32" else 2
 
 
@@ -161,7 +177,7 @@ def lines(found: Needs, itemsize: int) -> list[str]:
 
 
 def _by_card(found: Needs) -> str:
-    """Format the sizes of GPUs with the fastest way that fits."""
+    """Format the GPU sizes with the fastest way that fits each."""
     ways: dict[str, list[str]] = {}
     for card, way in cards(found):
         ways.setdefault(way or "too small", []).append(f"{card}")

@@ -1,14 +1,14 @@
-"""Find what an edit changed, and put only that into the original picture; all other pixels stay bit for bit.
+"""Find what an edit changed, and copy only that into the original picture; all other pixels stay bit for bit.
 
 Models that edit by instruction return a whole new picture: the unchanged parts are shifted by pixels, tinted, and
 re-encoded. `find` undoes these three in turn, and reports them:
 
 1. the shift, by phase correlation (Kuglin & Hines 1975) and then ECC (Evangelidis & Psarakis 2008) on the
    seemingly unchanged parts, which also finds a zoom or a shear;
-2. the colours, by least trimmed squares (Rousseeuw 1984): an affine map of RGB that fits most of the picture; 3.
-re-encoding: a pixel has changed if it differs by more than re-encoding causes at the same texture. The picture itself
-   tells how much that is, since most of it, or at least `CALM` of each texture, is unchanged. The changes are found
-   roughly (`differences`), then to the pixel (`outlines`).
+2. the colours, by least trimmed squares (Rousseeuw 1984): an affine map of RGB that fits most of the picture;
+3. re-encoding: a pixel has changed if it differs by more than re-encoding causes at the same texture. This amount is
+   estimated from the picture itself, since most of it, or at least `CALM` of each texture, is unchanged. The changes
+   are found roughly (`differences`), then to the pixel (`outlines`).
 
 All arrays are (H, W, 3) float32 in [0, 1] unless stated otherwise; no torch.
 """
@@ -83,7 +83,7 @@ class Changes:
 
 
 def find(picture: Values, edited: Values) -> Changes:
-    """Find what of `picture` changed in `edited`, which has the same size.
+    """Find the parts of `picture` that changed in `edited`, which has the same size.
 
     An edit of more than `NEARLY_ALL` of the picture is used unchanged, because nothing is left to estimate a shift or a
     tint. Areas that the shift moved out of the frame keep the original pixels.
@@ -142,7 +142,7 @@ def _registered(picture: Values, edited: Values) -> NDArray[np.float64]:
 
 
 def _unlike(picture: Values, back: Values, seen: Marks) -> bool:
-    """Whether even the most similar parts of the two have different details."""
+    """Return whether even the most similar parts of the two have different details."""
     before, after = (_detail(_grey(one), 3.0) for one in (picture, back))
     off, both = (cv2.GaussianBlur(one, (0, 0), 2.0)[seen] for one in (np.square(after - before), before**2 + after**2))
     if not off.size:
@@ -192,7 +192,7 @@ def _misfit(before: Values, after: Values, matrix: NDArray[np.float64]) -> float
 
 
 def _undone(edited: Values, matrix: NDArray[np.float64]) -> tuple[Values, Marks]:
-    """Return `edited` with `matrix` undone, and (H, W) where it has pixels."""
+    """Return `edited` with `matrix` undone, and the mask (H, W) of the pixels inside its frame."""
     height, width = edited.shape[:2]
     linear, offset = matrix[:, :2], matrix[:, 2]
     ys, xs = np.mgrid[0:height, 0:width].astype(np.float32)
@@ -255,8 +255,10 @@ def _rarity(colours: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _mask(picture: Values, back: Values, forth: Values, seen: Marks, marks: Marks) -> Values:
-    """Return (H, W): 1 where `back`, the edit, differs from `forth`, the picture in the edit's colours; at edges the
-    probability of a change, so that the edit fades where it is uncertain; 0 elsewhere. Only pixels near `marks` are
+    """Return the mask of the edit, (H, W).
+
+    It is 1 where `back`, the edit, differs from `forth`, the picture in the edit's colours, and 0 elsewhere. At edges
+    it is the probability of a change, so that the edit fades where it is uncertain. Only pixels near `marks` are
     examined.
     """
     mask = np.zeros(seen.shape, np.float32)

@@ -1,5 +1,7 @@
-"""Find roughly where two pictures differ by more than re-encoding causes: the difference at several scales, relative to
-that of places with the same texture. `outlines` refines it.
+"""Find roughly where two pictures differ by more than re-encoding causes.
+
+The difference is taken at several scales, relative to that of places with the same texture. `outlines` refines the
+result.
 
 All arrays are (H, W, 3) float32 in [0, 1] unless stated otherwise.
 """
@@ -19,7 +21,7 @@ SCALES = (0.8, 2.0, 4.0)
 """Standard deviations of the blurs for the comparison, in pixels."""
 
 DEVIATIONS = 4.0
-"""A change exceeds this many standard deviations of the re-encoding error."""
+"""A change exceeds this many standard deviations of the re-encoding noise."""
 
 FLOORS = (3.0, 2.0, 1.5)
 """The smallest change at each scale, in levels of 255: identical pictures have no noise at all."""
@@ -34,8 +36,8 @@ EDGE = 0.5
 """A change ends at this fraction of its inner value, which is where a blurred step has its edge."""
 
 HOLE, SPECK = 1 / 2000, 1 / 8000
-"""Relative to the picture: smaller unchanged holes inside a change count as changed, and smaller isolated changes do
-not count."""
+"""Shares of the picture: smaller unchanged holes inside a change count as changed, and smaller isolated changes are
+discarded."""
 
 
 def marked(picture: Values, difference: Values, seen: Marks) -> Marks:
@@ -56,7 +58,7 @@ def marked(picture: Values, difference: Values, seen: Marks) -> Marks:
 
 
 def _ending(marks: Marks, ends: Marks, scale: float) -> Marks:
-    """Trim `marks` to the change instead of its blur; their inner part stays."""
+    """Trim `marks` from the blurred change to the change itself; their inner part stays."""
     return (marks & ends) | _eroded(marks, round(2.5 * scale) + 2)
 
 
@@ -85,7 +87,7 @@ def _disc(radius: int) -> NDArray[np.uint8]:
 
 
 def _cleaned(marks: Marks, sure: Marks) -> Marks:
-    """Keep the part of `marks` near `sure`, closed, without specks."""
+    """Keep the part of `marks` near `sure`, close it morphologically, and remove specks."""
     height, width = marks.shape
     radius = max(3, round(min(height, width) / 100))
     least = max(9, round(height * width / 4000))

@@ -1,8 +1,8 @@
-"""The motion between frames: the camera's as a homography, that of objects as dense optical flow.
+"""Motion between frames: the camera's as a homography, that of objects as dense optical flow.
 
 A homography H maps points (x, y, 1) of one frame to another. Kanade-Lucas-Tomasi points with RANSAC estimate it between
 neighbouring frames; enhanced correlation (Evangelidis & Psarakis 2008) refines it between distant ones; DIS flow
-(Kroeger et al. 2016, arXiv:1603.03590) follows moving objects. All with OpenCV.
+(Kroeger et al. 2016, arXiv:1603.03590) follows moving objects. All are OpenCV's implementations.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from editkit.pictures.boxes import Box
 from editkit.pictures.raster import Pixels, largest
 
 Homography = NDArray[np.float64]
-"""(3, 3)."""
+"""Shape (3, 3)."""
 
 Grey = NDArray[np.uint8]
 Where = NDArray[np.bool_]
@@ -49,11 +49,11 @@ def camera(before: Grey, after: Grey, moving: Where) -> Homography:
 
 
 def refined(H: Homography, of: Grey, into: Grey, valid: Where) -> Homography:
-    """Refine `H` from frame `of` to frame `into` to a fraction of a pixel where `of` is `valid`; unchanged if that does
-    not converge.
+    """Refine the homography `H` from frame `of` to frame `into` to subpixel accuracy; if that fails, return `H`.
 
-    The frames are not blurred first: a blur mixes invalid pixels into valid ones. With OpenCV's usual 5 pixels the mean
-    error was a twentieth of a pixel, different in every frame; without it, a hundredth.
+    `valid`: the pixels of `of` to use. The frames are not blurred first, because a blur mixes invalid pixels into valid
+    ones. With OpenCV's usual 5 pixels the mean error was a twentieth of a pixel, different in every frame; without it,
+    a hundredth.
     """
     back = np.linalg.inv(H)
     try:
@@ -68,10 +68,10 @@ def refined(H: Homography, of: Grey, into: Grey, valid: Where) -> Homography:
 
 
 def warped(image: NDArray[Any], H: Homography, box: Box) -> NDArray[np.float32]:
-    """Warp `image` (h, w, c) by `H`, and return the part `box` of the result; edges are repeated.
+    """Warp `image` (h, w, c) by `H`, and return the part `box` of the result; edge pixels are repeated.
 
-    Uses cubic convolution with a = -0.5 (Keys 1981, doi:10.1109/TASSP.1981.1163711), of third order. OpenCV's bicubic
-    has a = -0.75, which sharpens: fine detail then differs between frames by more than it does in the video.
+    It uses cubic convolution of third order with a = -0.5 (Keys 1981, doi:10.1109/TASSP.1981.1163711). OpenCV's
+    bicubic has a = -0.75, which sharpens: fine detail then differs between frames by more than it does in the video.
     """
     y, x = np.mgrid[box.top : box.bottom, box.left : box.right].astype(np.float64)
     to = np.linalg.inv(H)
@@ -97,7 +97,7 @@ def _taps(at: NDArray[np.float64], n: int) -> tuple[list[NDArray[np.intp]], list
 
 
 def warped_where(where: Where, H: Homography, size: tuple[int, int], beyond: bool) -> Where:
-    """Like `warped` for booleans; `beyond`: the value beyond the edges. A partly true pixel is true."""
+    """Warp a boolean mask by `H`; `beyond`: the value beyond the edges. A partly true pixel becomes true."""
     soft = where.astype(np.float32)
     made = cv2.warpPerspective(soft, H, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
                                borderValue=float(beyond))  # fmt: skip
@@ -125,8 +125,10 @@ def carried(image: NDArray[Any], by: NDArray[np.float32]) -> NDArray[Any]:
 
 
 def followed(mask: NDArray[np.float32], before: Grey, after: Grey) -> NDArray[np.float32]:
-    """Move `mask` from `before` to `after` with its object: by the similarity transform of its inner points that do not
-    move with the camera, or by its median flow if there are too few points.
+    """Move `mask` from frame `before` to frame `after` with its object.
+
+    The motion is the similarity transform of the inner points that do not move with the camera. With too few points, it
+    is the median flow.
     """
     inside = mask > 0.5
     if not inside.any():
@@ -140,13 +142,13 @@ def followed(mask: NDArray[np.float32], before: Grey, after: Grey) -> NDArray[np
 
 
 def _core(inside: Where) -> Where:
-    """Return the part of a mask deeper than a third of its depth, since a box's corners are not part of the object."""
+    """Return the part of a mask deeper than a third of its depth; the corners of a box are not part of the object."""
     depth = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.asarray(depth > depth.max() / 3.0)
 
 
 def _similarity(inside: Where, before: Grey, after: Grey, still: Homography) -> NDArray[np.float64] | None:
-    """Return rotation, scale and shift of the points `inside`, (2, 3); None if there are too few."""
+    """Return rotation, scale and shift of the points `inside` as a (2, 3) matrix; None if there are too few."""
     points = cv2.goodFeaturesToTrack(before, 300, 0.002, 2, mask=inside.astype(np.uint8))
     if points is None or len(points) < FEWEST:
         return None
@@ -164,7 +166,7 @@ def _similarity(inside: Where, before: Grey, after: Grey, still: Homography) -> 
 def _tracked(
     before: Grey, after: Grey, points: NDArray[np.float32], window: int = 21
 ) -> tuple[NDArray[np.float32], Where]:
-    """Return (the tracked points, whether tracking them back agrees), by pyramidal Lucas-Kanade."""
+    """Track points by pyramidal Lucas-Kanade; return the tracked points, and whether tracking them back agrees."""
     size = (window, window)
     there, found, _ = cv2.calcOpticalFlowPyrLK(before, after, points, None, winSize=size, maxLevel=4)
     back, again, _ = cv2.calcOpticalFlowPyrLK(after, before, there, None, winSize=size, maxLevel=4)

@@ -1,20 +1,21 @@
-"""Where a change ends, to the pixel: marks that were found by rough means, made exact.
+"""Refine rough marks of a change to the exact pixels that changed.
 
-What a pixel differs by has two explanations. It did not change: then it is what re-encoding does at places of the same
-texture, whose deviation the unchanged part tells. It changed: then it is like what changed around it, by mean and
-variance there (local Gaussian distribution fitting; Wang, He, Mishra & Li 2009, Signal Processing 89). Which of the two
-holds depends on its neighbours as well: the mean field of a Potts model. Both are Student's t, since JPEG's noise has
-long tails. Or it is like nothing around: then each scale of difference is as probable (Jeffreys' prior).
+The difference of a pixel has two explanations. If the pixel did not change, its difference is re-encoding noise, whose
+deviation is estimated from the unchanged pixels with the same texture. If it changed, it resembles the changed pixels
+around it, with their local mean and variance (local Gaussian distribution fitting; Wang, He, Mishra & Li 2009, Signal
+Processing 89). The neighbours count as well: the labels are the mean field of a Potts model. Both densities are
+Student's t, because JPEG noise has long tails. A changed pixel may also resemble nothing around it; then every scale of
+the difference is equally probable (Jeffreys' prior).
 
-An encoder that keeps one value of a chroma for four pixels spreads a change over its neighbours, which would seem
-changed too. By how much is measured on what did not change: the blur that makes the picture most like the edit, in each
-of luma and chromas. A pixel is then expected to have that part of the change around it that it has of the marks,
-blurred alike.
+An encoder with chroma subsampling stores one chroma value for four pixels, so a change spreads to its neighbours, which
+would then seem changed too. The spread is estimated from the unchanged pixels, for luma and each chroma: it is the blur
+that makes the original most similar to the edit. The expected share of a change at a pixel is the blurred field of the
+marks.
 
-What changed by less than the noise of a pixel is seen in the mean of many. Such means are taken over what is unchanged
-so far and has nothing spread to it, and they count beside what changed already (hysteresis).
+A change below the noise of one pixel is visible in the mean of many. Such means are taken over pixels that count as
+unchanged so far and that no change has spread to. They count only beside a change found before (hysteresis).
 
-All arrays are (H, W) or, of three planes, (H, W, 3), float32; differences in units of 255 levels.
+All arrays are float32, (H, W), or (H, W, 3) for three planes, in units of 255 levels.
 """
 
 from __future__ import annotations
@@ -29,75 +30,76 @@ Values = NDArray[np.float32]
 Marks = NDArray[np.bool_]
 
 CALM = 0.3
-"""The quantile of the differences at which what re-encoding changes is read off."""
+"""The quantile of the absolute differences from which the re-encoding noise is estimated."""
 
 OF_NORMAL = 0.3853
-"""That quantile of the absolute values of N(0, 1)."""
+"""The same quantile of |N(0, 1)|."""
 
 TURNS = 10
-"""How often the two explanations are weighed; the field has settled then."""
+"""Number of mean-field iterations; the field has converged by then."""
 
 MEASURED, GROWN = (0, 1, 4), (1, 3, 5)
-"""Turns at which the noise is measured anew, and at which faint changes are looked for."""
+"""Iterations in which the noise is estimated again, and in which faint changes are searched for."""
 
 AROUND = 3.0
-"""Pixels: the deviation of the window in which what changed is described."""
+"""Standard deviation of the window for the local mean and variance of a change, in pixels."""
 
 TAILS = 3.0
-"""Degrees of freedom."""
+"""Degrees of freedom of Student's t."""
 
 AT_ZERO = 0.3676
-"""Student's density of these at 0."""
+"""Density of Student's t with `TAILS` degrees of freedom at 0."""
 
 STRONGEST = 12.0
-"""A pixel says at most so much (natural logarithms of odds)."""
+"""Largest evidence of one pixel, as natural log odds."""
 
 ALIKE = 4.0
-"""And its neighbours, if they are of one mind, this."""
+"""Evidence of the neighbours if all of them agree, as natural log odds."""
 
 FAINTEST, LOUDEST = 0.5, 24.0
-"""Levels of 255: the noise of a pixel is between these, since equal bits have none, and an edit that changed everything
-has no part that tells it."""
+"""Bounds of a pixel's noise, in levels of 255. Identical pictures have no noise, and an edit that changed everything
+has no unchanged part to estimate it from."""
 
 SPREADS = (0.0, 0.35, 0.45, 0.55, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)
-"""Pixels: the deviations of a blur, of which the encoder's is taken; 4:2:0's is 1."""
+"""Candidate standard deviations of the encoder's blur, in pixels; 4:2:0 has 1."""
 
 SPREADING = 2
-"""The turn from which on changes are thought to spread: the first marks hold more than changed, which would seem to be
-spread from around it."""
+"""The first iteration that models spreading. The first marks are too large, and their surplus would be taken for a
+spread of the change."""
 
 UNSURE = 1.0
-"""Of what spreads to a pixel at an edge, the deviation: neither the blur's shape is known, nor where in a pixel the
-edge lies."""
+"""Relative standard deviation of the spread at an edge: neither the shape of the blur nor the subpixel position of the
+edge is known."""
 
 REACHED = 0.02
-"""Of a change: more than this, spread to a pixel, would count as its own in a mean."""
+"""Pixels that receive at least this share of a change by spreading are excluded from the means."""
 
 SCALES = 50.0
-"""What changed like nothing around it has the density 1 / (2 SCALES |d|): of 255 levels log(255) = 5.5 would be all."""
+"""A change that resembles nothing around it has the density 1 / (2 SCALES |d|); log(255) = 5.5 would normalise it over
+255 levels."""
 
 MEANS = (2.0, 4.0, 8.0)
-"""Pixels: deviations of the windows in which the means of faint changes are taken."""
+"""Standard deviations of the windows for the means of faint changes, in pixels."""
 
 FAINT, LEVELS = 3.5, 0.4
-"""A mean is a change from so many deviations on, and from so many levels of 255."""
+"""A mean counts as a change above `FAINT` standard deviations, but at least above `FAINT` * `LEVELS` levels of 255."""
 
 THIN = 2
-"""Pixels: what is thinner than twice this and one is no faint change but the edge of one that is not."""
+"""In pixels: regions thinner than 2 `THIN` + 1 are not faint changes but edges of stronger ones."""
 
 GRANTED = 2.0
-"""What a faint change says of its pixels, as `STRONGEST`."""
+"""Evidence for the pixels of a faint change, as natural log odds."""
 
 
 def outlined(before: Values, after: Values, texture: Values, seen: Marks, marks: Marks) -> Values:
-    """(H, W) in [0, 1]: how probable it is that a pixel changed, beginning with `marks`.
+    """Return the probability that each pixel changed, (H, W) in [0, 1].
 
     Args:
-        before: (H, W, 3), luma and two chromas of the picture.
-        after: of the edit.
-        texture: (H, W, 3), how much is going on there in each of them.
-        seen: where there is an edit.
-        marks: about where it is a change.
+        before: luma and two chroma planes of the original, (H, W, 3).
+        after: the same of the edit.
+        texture: amount of texture in each plane, (H, W, 3).
+        seen: where the edit has pixels.
+        marks: rough marks of the change, the initial state.
     """
     spreads = _spreads(before, after, seen, marks)
     difference = np.dstack([after[..., k] - _spread(before[..., k], spreads[k]) for k in range(3)])
@@ -123,7 +125,7 @@ def _spread(plane: Values, deviation: float) -> Values:
 
 
 def _spreads(before: Values, after: Values, seen: Marks, marks: Marks) -> list[float]:
-    """Of each plane the blur, one of `SPREADS`, that an encoder has given to what is away from `marks`."""
+    """Return the encoder's blur of each plane, one of `SPREADS`, estimated away from `marks`."""
     calm = seen & (cv2.dilate(marks.astype(np.uint8), np.ones((9, 9), np.uint8)) == 0)
     found = [0.0, 0.0, 0.0]
     for k in range(3 if calm.any() else 0):
@@ -133,8 +135,8 @@ def _spreads(before: Values, after: Values, seen: Marks, marks: Marks) -> list[f
 
 
 def noise(off: Values, texture: Values, calm: Marks) -> Values:
-    """(H, W): the deviation of what re-encoding makes of `off` at places of the same `texture`, told by those that are
-    `calm`.
+    """Return (H, W): the standard deviation of the re-encoding noise in `off` as a function of `texture`, estimated
+    from the pixels where `calm` is true.
     """
     values, kinds = off[calm], texture[calm]
     bins = int(np.clip(len(values) // 2000, 1, 16))
@@ -152,20 +154,20 @@ def _blurred(x: NDArray[Any], deviation: float) -> Values:
 
 
 def _deviations(difference: Values, texture: Values, calm: Marks) -> Values:
-    """(H, W, 3): of each pixel, if it did not change."""
+    """Return (H, W, 3): the standard deviation of each pixel if it did not change."""
     planes = [noise(np.abs(difference[..., k]), texture[..., k], calm) for k in range(3)]
     return np.clip(np.dstack(planes), FAINTEST / 255.0, LOUDEST / 255.0)
 
 
 def _odds(difference: Values, deviation: Values, field: Values, spreads: list[float]) -> Values:
-    """(H, W): the logarithm of how much more probable a pixel is, if it changed as those around it did, or as nothing
-    around, than if it did not, and has what spreads to it.
+    """Return (H, W): the log odds that a pixel changed, like the changes around it or unlike them, against that it did
+    not change and only receives what spreads to it.
     """
     odds = np.zeros(field.shape, np.float32)
     for k, spread in enumerate(spreads):
         off, noise = difference[..., k], np.square(deviation[..., k])
         own = _own(spread)
-        others = _spread(field, spread) - own * field  # what of a change comes to the pixel from elsewhere
+        others = _spread(field, spread) - own * field  # the share of a change that spreads to the pixel
         part = others + own
         mass = _blurred(field * np.square(part), AROUND) + 1e-3
         mean = _blurred(field * part * off, AROUND) / mass
@@ -179,26 +181,26 @@ def _odds(difference: Values, deviation: Values, field: Values, spreads: list[fl
 
 
 def _own(spread: float) -> float:
-    """The part of a pixel that stays in it."""
+    """Return the share of a pixel's value that the blur leaves in it."""
     point = np.zeros((31, 31), np.float32)
     point[15, 15] = 1.0
     return float(_spread(point, spread)[15, 15])
 
 
 def _said(off: NDArray[Any], variance: Values) -> Values:
-    """The logarithm of Student's density, but for a constant."""
+    """Return the log density of Student's t, up to a constant."""
     logarithm: Values = -(TAILS + 1.0) / 2.0 * np.log1p(np.square(off) / (variance * TAILS)) - np.log(variance) / 2
     return logarithm
 
 
 def _alone(off: Values, noise: Values) -> Values:
-    """The logarithm of a density in which each scale from the noise on is as probable, but for the same constant."""
+    """Return the log density in which all scales above the noise are equally probable, up to the same constant."""
     logarithm: Values = -np.log(2.0 * SCALES * AT_ZERO * np.sqrt(np.maximum(np.square(off), noise)))
     return logarithm
 
 
 def _faint(difference: Values, texture: Values, calm: Marks, field: Values, spreads: list[float]) -> Marks:
-    """Of what is `calm` so far what differs in the mean, and lies beside what changed, `field`."""
+    """Return the `calm` pixels that differ in the mean and are connected to a change in `field`."""
     found = np.zeros(calm.shape, bool)
     if not calm.any():
         return found

@@ -1,11 +1,11 @@
 """Guidance by any differentiable loss: x0' = x0 - (sigma_t^2 / alpha_t) d(weight * loss)/dx_t.
 
+This is the score term of classifier guidance (Dhariwal & Nichol 2021, arXiv:2105.05233) and of diffusion posterior
+sampling (Chung et al. 2023, arXiv:2209.14687), with a loss in place of -log p(y | x). The built-in losses are in
+`editkit_plugins.losses`.
+
 A model that copies patches of the picture (`patches`) cannot draw other colours. With it, `color`, `brightness` and
 `palette` adjust the tones of the result instead (`editkit_plugins.tones`).
-
-The score term of classifier guidance (Dhariwal & Nichol 2021, arXiv:2105.05233) and of diffusion posterior sampling
-(Chung et al. 2023, arXiv:2209.14687), with a loss in place of -log p(y | x). The ready losses are in
-`editkit_plugins.losses`.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Guide(Guidance):
         return self.amount if self.weight is None else self.weight
 
     def default_model(self) -> str | None:
-        """Return a network's name, except for losses of tones: copied texture can be given those too."""
+        """Return `pocket`, or None for losses of tones, which copied texture can meet too."""
         return None if self.loss in TONES else "pocket"
 
 
@@ -128,14 +128,14 @@ class _GuideHooks(GuidanceHooks[Guide]):
 
     @property
     def _tones(self) -> bool:
-        """Whether the tones of the result are adjusted at the end, for a model that copies."""
+        """Whether the tones of the result are adjusted at the end: the loss is one of tones, and the model copies."""
         return self.plugin.loss in TONES and self.run.model.info.own_picture
 
     def energy(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"] | None:
         return None if self._tones else super().energy(step, x0)
 
     def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Adjust the tones inside the mask, if any; those of the original picture if nothing else edits it."""
+        """Adjust the tones inside the mask, if any; if nothing else edits the picture, those of the original."""
         if self.of is None or not self._tones:
             return image
         from editkit_plugins.tones import toned
@@ -147,7 +147,7 @@ class _GuideHooks(GuidanceHooks[Guide]):
         return toned(image, hole, self.of, plugin.amount if plugin.weight is None else plugin.weight / max(pixels, 1))
 
     def _hole(self) -> Tensor | None:
-        """Return where the tones of the finished picture may change, (h, w) bool; None: everywhere."""
+        """Return the mask in which tones may change, (h, w) bool; None: everywhere."""
         from editkit.plugin import resize
 
         own, mask = self.region, self.run.inputs.original_mask
@@ -167,7 +167,7 @@ class _GuideHooks(GuidanceHooks[Guide]):
         return image[..., hole][:, :, None]
 
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Figures:
-        """Report the loss before and after; for a colour or a brightness, the value reached and its target."""
+        """Report the loss before and after; for `color` and `brightness`, the value reached and the target."""
         plugin, run = self.plugin, self.run
         if self.of is None:
             return {}

@@ -1,4 +1,4 @@
-"""Guidance of copied content: adjust its tones by a loss, and keep its texture.
+"""Guide copied content: adjust its tones to minimise a loss, and keep its texture.
 
 A model whose prior is the picture itself only copies: no gradient makes it draw another colour. So its result is
 multiplied by a gain that varies smoothly and fades out at the rim of the hole,
@@ -21,13 +21,13 @@ STRONG = 100.0
 """Weight of the loss relative to the squared gain."""
 
 DARK = 0.06
-"""E in the formula: with it, a gain can lighten even black."""
+"""E in the formula, which lets a gain lighten even black."""
 
 CELLS = 12
-"""Number of grid points of the gain along the longer side; bicubic in between."""
+"""Number of grid points of the gain along the longer side, with bicubic interpolation in between."""
 
 ROUNDS = 40
-"""Most iterations of L-BFGS."""
+"""Maximum number of L-BFGS iterations."""
 
 RIM = 0.08
 """Width of the fade at the rim, relative to the depth of the hole."""
@@ -37,9 +37,13 @@ LEAST = 3.0
 
 
 def toned(image: Tensor, hole: Tensor | None, loss: Callable[[Tensor], Tensor], amount: float) -> Tensor:
-    """Adjust the tones of `image` (1, 3, h, w) in [-1, 1] inside `hole` (h, w), bool; None: everywhere.
+    """Adjust the tones of `image` inside `hole`.
 
-    `loss`: maps the pixels that may change, (1, 3, 1, n), to one number.
+    Args:
+        image: (1, 3, h, w) in [-1, 1].
+        hole: (h, w), bool; None: everywhere.
+        loss: maps the pixels that may change, (1, 3, 1, n), to one number.
+        amount: strength of the loss.
     """
     import torch
     import torch.nn.functional as F
@@ -74,7 +78,7 @@ def toned(image: Tensor, hole: Tensor | None, loss: Callable[[Tensor], Tensor], 
 
 
 def _fade(hole: Tensor) -> Tensor:
-    """Return (h, w): 0 outside `hole`, rising to 1 inside it."""
+    """Return weights (h, w): 0 outside `hole`, rising smoothly to 1 inside."""
     import cv2
     import torch
 

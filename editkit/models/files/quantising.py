@@ -1,8 +1,8 @@
 """8-bit quantisation of a denoiser's linear layers while its weights are read (`--quantize int8`).
 
-torchao's weight-only int8 (`Int8WeightOnlyConfig`): a row w of a matrix is stored as integers q and one scale
-s = max |w| / 127.5, w ~ s q, so every weight is off by at most s / 2. A layer computes s (q x) in the dtype of x.
-Convolutions, norms, biases, and whatever diffusers keeps in float32 are not quantised.
+It uses torchao's weight-only int8 (`Int8WeightOnlyConfig`): a row w of a matrix is stored as integers q and one scale
+s = max |w| / 127.5, w ~ s q, so the error of a weight is at most s / 2. A layer computes s (q x) in the dtype of x.
+Convolutions, norms, biases, and the layers that diffusers keeps in float32 are not quantised.
 
 Each matrix is quantised before the next one is read, so the whole network is never in memory unquantised.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Quantize = Literal["none", "int8"]
 
 ROW = 5
-"""Bytes of a row besides its integers: its scale in float32, and a zero point, which is 0."""
+"""Bytes of a row besides its integers: a float32 scale, and a zero point, which is 0."""
 
 
 def check(layout: Layout) -> None:
@@ -36,7 +36,7 @@ def check(layout: Layout) -> None:
 
     Raises:
         ExtraError: torchao is not installed.
-        ModelError: it is quantised already, or the model is a single file.
+        ModelError: the denoiser is quantised already, or the model is a single file.
     """
     if find_spec("torchao") is None:
         raise ExtraError("--quantize int8 needs torchao, which is not installed: pip install 'editkit[torchao]'")
@@ -76,7 +76,7 @@ def denoisers(layout: Layout) -> tuple[str, ...]:
 
 
 def int8(tensors: Iterable[tuple[str, Tensor]], skeleton: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield `tensors` by name, with the matrices of `skeleton`'s linear layers quantised, one after another."""
+    """Yield (name, tensor), with the matrices of `skeleton`'s linear layers quantised one after another."""
     import torch
 
     with quiet("diffusers"):
@@ -100,15 +100,15 @@ def int8(tensors: Iterable[tuple[str, Tensor]], skeleton: Any) -> Iterator[tuple
 
 
 def emptied(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the items of a dictionary, and remove each when it is yielded."""
+    """Yield the items of a dictionary, and remove each one as it is yielded."""
     while tensors:
         yield tensors.popitem()
 
 
 def size(tensors: Iterable[Stored], itemsize: int) -> int:
-    """Return the bytes of a network in int8, from the header of its file; other tensors with `itemsize` bytes each.
+    """Return the bytes of a network in int8, from its file's header; other tensors take `itemsize` bytes per number.
 
-    Every matrix called a weight counts as that of a linear layer: the few embedding tables are underestimated.
+    Every matrix named `*.weight` counts as that of a linear layer, so the few embedding tables are underestimated.
     """
 
     def of(one: Stored) -> int:

@@ -1,8 +1,8 @@
-"""The colour space of a picture: code points (CICP: PNG's cICP, AVIF's nclx), gamma and primaries (PNG's gAMA and
-cHRM), and the equivalent ICC profile, for formats that have nothing else.
+"""The colour space of a picture, and the equivalent ICC profile for formats that support nothing else.
 
-Code points are those of ITU-T H.273. A matrix profile is that of ICC.1:2010, 8.3.3; the white point is adapted to D50
-by Bradford's transform.
+It is declared by code points (CICP: PNG's cICP, AVIF's nclx) or by gamma and primaries (PNG's gAMA and cHRM). Code
+points are those of ITU-T H.273. The matrix profile follows ICC.1:2010, 8.3.3; the white point is adapted to D50 by
+Bradford's transform.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ PRIMARIES: dict[int, tuple[float, ...]] = {
     12: (0.680, 0.320, 0.265, 0.690, 0.150, 0.060, *D65),
     22: (0.630, 0.340, 0.295, 0.605, 0.155, 0.077, *D65),
 }
-"""x and y of red, green, blue and white, by code point."""
+"""Chromaticities x and y of red, green, blue and white, by code point."""
 
 NAMES = {4: "BT.470M", 5: "BT.470BG", 6: "BT.601", 7: "SMPTE 240M", 9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
 HDR = {16: "PQ", 18: "HLG"}
-"""HDR transfer functions, which an ICC profile of this kind cannot express."""
+"""HDR transfer functions, which a matrix profile cannot express."""
 
 _SRGB = (1, 2, 6, 13, 14, 15)
 """Transfer functions that viewers show as sRGB; 2 is `unspecified`."""
@@ -38,8 +38,11 @@ _GAMMA = {4: 2.2, 5: 2.8, 8: 1.0}
 
 
 def code_points(data: bytes) -> bytes | None:
-    """Return primaries, transfer, matrix 0 and full range, in PNG's cICP layout, of the first `nclx` box of an AVIF or
-    HEIC file that is not sRGB; None without one. The decoder undoes its matrix."""
+    """Return the code points of an AVIF or HEIC file in PNG's cICP layout: primaries, transfer, matrix 0, full range.
+
+    They come from the first `nclx` box. The matrix is 0, because the decoder has undone it. None: there is no such box,
+    or the colours are sRGB.
+    """
     properties = _within(data, (b"meta", b"iprp", b"ipco"))
     for kind, body in properties:
         if kind == b"colr" and body[:4] == b"nclx" and len(body) >= 10:
@@ -73,8 +76,9 @@ def _boxes(data: bytes) -> Iterable[tuple[bytes, bytes]]:
 
 
 def outranks_profile(chunks: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether code points say the colours, whatever ICC profile lies beside them: those of a PNG that are known (PNG,
-    third edition, 4.3). What is unspecified or unknown leaves it to the profile.
+    """Return whether the code points of a PNG take precedence over its ICC profile (PNG, third edition, 4.3).
+
+    They do if they are known; if they are unspecified or unknown, the profile applies.
     """
     code = dict(chunks).get(b"cICP", b"")
     return len(code) == 4 and code[0] in PRIMARIES and code[2] == 0 and code[1] != 2 and _is_known(code[1])
@@ -85,7 +89,10 @@ def _is_known(transfer: int) -> bool:
 
 
 def meaning(chunks: Iterable[tuple[bytes, bytes]]) -> tuple[str, bytes | None] | None:
-    """Interpret PNG colour chunks: (a name, the equivalent ICC profile or None); None for sRGB or without chunks."""
+    """Interpret PNG colour chunks; return (a name, the equivalent ICC profile or None).
+
+    None: the colours are sRGB, or there are no such chunks.
+    """
     said = dict(chunks)
     code = said.get(b"cICP")
     if code is not None and len(code) == 4:
@@ -127,10 +134,12 @@ def _curve(transfer: int) -> Callable[[NDArray[np.float64]], NDArray[np.float64]
 def profile(
     name: str, corners: Sequence[float], curve: Callable[[NDArray[np.float64]], NDArray[np.float64]]
 ) -> bytes | None:
-    """Build an ICC profile (version 2) of these primaries and white, x and y each; None if they are not a colour space.
+    """Build an ICC profile (version 2); return None if the primaries do not form a colour space.
 
     Args:
-        curve: value in [0, 1] -> light in [0, 1].
+        name: description of the profile.
+        corners: x and y of red, green, blue and white.
+        curve: transfer function from a value in [0, 1] to light in [0, 1].
     """
     xy = np.asarray(corners, np.float64).reshape(4, 2)
     if (xy[:, 1] < 5e-5).any():
@@ -162,7 +171,7 @@ def _xyz(values: NDArray[np.float64]) -> bytes:
 
 
 def _assembled(tags: dict[bytes, bytes], white: NDArray[np.float64]) -> bytes:
-    """Assemble header, table and bodies; equal bodies are stored once."""
+    """Assemble the header, the tag table and the tag data; equal data is stored once."""
     at, table, bodies, places = 128 + 4 + 12 * len(tags), b"", b"", dict[bytes, int]()
     for key, body in tags.items():
         if body not in places:

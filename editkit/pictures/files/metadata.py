@@ -1,7 +1,7 @@
 """The metadata of a picture file, and the parts of it that must change.
 
-EXIF and XMP are copied byte for byte, except what an edit invalidates: the orientation (it has been applied) and the
-embedded thumbnail, which would still show the unedited picture.
+EXIF and XMP are copied byte for byte, except for what an edit invalidates: the orientation, which has been applied, and
+the embedded thumbnail, which would still show the unedited picture.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from editkit.pictures.files.png import png_chunks
 from editkit.pictures.files.xmp import upright_xmp, without_provenance
 
 PNG_COLOUR = (b"cICP", b"gAMA", b"cHRM", b"sRGB", b"pHYs")
-"""PNG chunks about the interpretation of the pixels; copied from PNG to PNG."""
+"""PNG chunks that define how pixels are interpreted; they are copied from PNG to PNG."""
 
 PNG_TEXT = ("Title", "Author", "Description", "Copyright", "Creation Time", "Software", "Source", "Comment")
-"""The PNG specification's own keywords are kept. Others (another tool's prompt, an older provenance) would describe the
-previous picture."""
+"""Keywords of the PNG specification, whose texts are kept. Others (another tool's prompt, an older provenance) would
+describe the previous picture."""
 
 MAX_TEXT = 65_536
 """Longer PNG texts are not copied."""
@@ -35,7 +35,7 @@ class Metadata:
 
     Args:
         format: Pillow's name of the format, or None for an array.
-        mode: the file's own mode by Pillow's names (1, L, LA, P, RGB, RGBA, CMYK ...), whatever its depth.
+        mode: the file's own mode in Pillow's names (1, L, LA, P, RGB, RGBA, CMYK ...), regardless of its depth.
         bits: bits per channel of the file, 8 or 16 (1 counts as 8).
         lossless: whether the file's format kept the pixels exactly.
         icc, exif, xmp: as in the file; EXIF as a TIFF structure, with orientation 1 and without thumbnail.
@@ -46,7 +46,7 @@ class Metadata:
         quantization, subsampling, progressive: how a JPEG was compressed (Pillow's tables and sampling number).
         chunks: PNG chunks to copy unchanged, (type, data).
         text: PNG texts under the specification's keywords.
-        notices: what was changed while reading, for the user.
+        notices: messages for the user about changes made while reading.
     """
 
     format: str | None = None
@@ -73,7 +73,7 @@ class Metadata:
         return self.mode in {"1", "L", "LA", "I"}
 
 
-# --------------------------------------------------------------------------------- what Pillow's image says
+# ------------------------------------------------------------------------------- reading from a Pillow image
 
 
 def describe(
@@ -110,13 +110,13 @@ def describe(
 
 
 def _others(image: Any) -> int:
-    """How many pictures a JPEG has behind its first: two eyes, a panorama, what is of no said kind; no previews."""
+    """Return the number of pictures after the first in a JPEG (stereo, panorama, undefined type), without previews."""
     listed = getattr(image, "mpinfo", {}).get(0xB002, [])[1:]
     return sum("Thumbnail" not in str(entry.get("Attribute", {}).get("MPType")) for entry in listed)
 
 
 def _exif(image: Any, row: Format | None, notices: list[str], name: str) -> bytes | None:
-    """Return EXIF as a TIFF structure, upright and without thumbnail; damaged EXIF is left out with a notice."""
+    """Return EXIF as a TIFF structure with orientation 1 and without thumbnail; damaged EXIF becomes a notice."""
     from PIL import Image
 
     try:
@@ -147,7 +147,8 @@ LAYOUT = frozenset(
     for first, last in ((254, 259), (262, 266), (273, 284), (290, 297), (301, 301), (317, 341), (347, 347), (512, 532))
     for tag in range(first, last + 1)
 ) | {700, 33723, 34377, 34675, 37724}
-"""TIFF tags about the layout of one file (and ICC, XMP, IPTC, Photoshop, which are copied separately or not at all)."""
+"""TIFF tags that describe the layout of one file; and ICC, XMP, IPTC and Photoshop, which are copied separately or not
+at all."""
 
 
 def _xmp(image: Any) -> bytes | None:
@@ -162,7 +163,7 @@ def _xmp(image: Any) -> bytes | None:
 
 
 def _iptc_of_tiff(image: Any, data: bytes) -> bytes | None:
-    """Return IPTC records from their own tag, or from Photoshop's resources."""
+    """Return the IPTC records from their own tag or from Photoshop's resources."""
     value, resources = image.tag_v2.get(33723), image.tag_v2.get(34377)
     if not isinstance(value, bytes):  # some writers declare 32-bit words, of which Pillow returns only the first
         value = held(data, 33723)
@@ -195,7 +196,7 @@ def _tables(image: Any, row: Format | None) -> tuple[tuple[int, ...], ...] | Non
 
 
 def _sampling(image: Any, row: Format | None) -> int:
-    """Pillow's number for the chroma subsampling: 0 is 4:4:4, 1 is 4:2:2, 2 is 4:2:0."""
+    """Return Pillow's number for the chroma subsampling: 0 is 4:4:4, 1 is 4:2:2, 2 is 4:2:0."""
     if row is not JPEG:
         return 0
     from PIL import JpegImagePlugin
@@ -204,7 +205,7 @@ def _sampling(image: Any, row: Format | None) -> int:
 
 
 def _colour_chunks(data: bytes, row: Format | None, image: Any) -> tuple[tuple[bytes, bytes], ...]:
-    """What says how the numbers are meant, as PNG chunks whatever the format: those of a PNG, an AVIF's code points."""
+    """Return the colour information as PNG chunks: those of a PNG, or the code points of an AVIF or HEIC file."""
     if row is PNG:
         return tuple((kind, body) for kind, body in png_chunks(data) if kind in PNG_COLOUR)
     if row in (AVIF, HEIF) and not image.info.get("icc_profile"):
