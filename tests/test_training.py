@@ -48,7 +48,7 @@ def test_a_stopped_and_resumed_run_gives_the_uninterrupted_weights(
 
     def stopping(self: Run, *args: Any) -> None:
         if self.progress.step == 2:
-            noted = signal.getsignal(signal.SIGTERM)  # called, not raised: without a handler the tests would end with it
+            noted = signal.getsignal(signal.SIGTERM)  # called: raised without a handler it would end the tests
             assert callable(noted)
             noted(signal.SIGTERM, None)
         step(self, *args)
