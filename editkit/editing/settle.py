@@ -44,7 +44,9 @@ def arrange(stage: Stage, info: ModelInfo, has_picture: bool) -> tuple[Plugin, .
     claims = {id(plugin): plugin.claims() for plugin in plugins}
     diffuses = not plugins or any(p.diffuses for p in plugins)
     if has_picture and diffuses and not any(p.fresh or "begin" in claims[id(p)] for p in plugins):
-        implied = registry.load(START_FROM_PICTURE)()
+        strengths = [strength for p in plugins if (strength := p.implied_strength(info)) is not None]
+        least = {"strength": max(strengths)} if plugins and len(strengths) == len(plugins) else {}
+        implied = registry.load(START_FROM_PICTURE)(**least)
         plugins.insert(0, implied)
         claims[id(implied)] = implied.claims()
     for slot, name in IMPLIED_BY_TEXT.items() if "prompt" in info.takes and diffuses else ():

@@ -93,15 +93,16 @@ GIVES: dict[str, tuple[str, ...]] = {
     "branches": ("list", "tuple"), "measure": ("dict",),
     "hooks": ("type",), "claims": ("frozenset", "set"), "uses": ("frozenset", "set"), "beside": ("int",),
     "calls": ("int",), "alone": ("bool",), "through": ("str",), "default_model": ("str",),
-    "default_options": ("Options",), "found_weights": ("tuple",), "roles": ("frozenset", "set"),
+    "implied_strength": ("float", "int"), "default_options": ("Options",), "found_weights": ("tuple",),
+    "roles": ("frozenset", "set"),
 }  # fmt: skip
 """Hook -> names of the classes that it may return. Comparing names does not need torch."""
 
-MAY_GIVE_NONE = frozenset({"begin", "energy", "default_model"})
+MAY_GIVE_NONE = frozenset({"begin", "energy", "default_model", "implied_strength"})
 
 ASKED = (
     "hooks", "claims", "uses", "beside", "calls", "alone", "through", "default_model", "default_options",
-    "found_weights", "roles",
+    "implied_strength", "found_weights", "roles",
 )  # fmt: skip
 """Methods of a declaration that query it. Exceptions in them are converted to errors that name the plugin."""
 
@@ -209,6 +210,10 @@ class Plugin(Declaration):
         model itself is chosen by `default_model`, not here.
         """
         return Options()
+
+    def implied_strength(self, info: ModelInfo) -> float | None:
+        """Return the strength of the `sdedit` that is added if no plugin sets the initial state; None: its default."""
+        return None
 
     def default_model(self) -> str | None:
         """Return the embedded model for `--model auto` with this plugin; None: the usual one.

@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from editkit.diffusion.model import ModelInfo
+
+LEAST = 0.1
+"""Strength of the process if `guide` only adjusts tones: the picture is not drawn again."""
+
 
 class Guide(Guidance):
     """Steer the picture towards a low loss: a colour, a palette, a reference picture, or anything differentiable.
@@ -107,6 +112,10 @@ class Guide(Guidance):
         """Return `pocket`, or None for losses of tones, which copied texture can meet too."""
         return None if self.loss in TONES else "pocket"
 
+    def implied_strength(self, info: ModelInfo) -> float | None:
+        """Return little for tones on a model that copies: `finish` adjusts those of the original."""
+        return LEAST if self.loss in TONES and info.own_picture else None
+
 
 class _GuideHooks(GuidanceHooks[Guide]):
     def __init__(self, plugin: Guide, run: Run) -> None:
@@ -140,9 +149,9 @@ class _GuideHooks(GuidanceHooks[Guide]):
             return image
         from editkit_plugins.tones import toned
 
-        plugin, hole, inputs = self.plugin, self._hole(), self.run.inputs
-        if hole is None and inputs.original is not None and self.run.plan.start == len(self.run.levels) - 1:
-            image = inputs.original
+        plugin, hole, run = self.plugin, self._hole(), self.run
+        if hole is None and run.inputs.original is not None and run.plan.start == run.plan.start_at(LEAST).start:
+            image = run.inputs.original
         pixels = image[0, 0].numel() if hole is None else int(hole.sum())
         return toned(image, hole, self.of, plugin.amount if plugin.weight is None else plugin.weight / max(pixels, 1))
 
