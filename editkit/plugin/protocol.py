@@ -92,9 +92,8 @@ GIVES: dict[str, tuple[str, ...]] = {
     "clean": ("Tensor",), "after": ("Tensor",), "finish": ("Tensor",), "examples": ("list", "tuple"),
     "branches": ("list", "tuple"), "measure": ("dict",),
     "hooks": ("type",), "claims": ("frozenset", "set"), "uses": ("frozenset", "set"), "beside": ("int",),
-    "calls": ("int",), "alone": ("bool",), "through": ("str",), "default_model": ("str",),
-    "implied_strength": ("float", "int"), "default_options": ("Options",), "found_weights": ("tuple",),
-    "roles": ("frozenset", "set"),
+    "calls": ("int",), "alone": ("bool",), "through": ("str",), "default_model": ("str",), "found_weights": ("tuple",),
+    "implied_strength": ("float", "int"), "default_options": ("Options",), "roles": ("frozenset", "set"),
 }  # fmt: skip
 """Hook -> names of the classes that it may return. Comparing names does not need torch."""
 
@@ -193,10 +192,7 @@ class Plugin(Declaration):
         return levels
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
-        """Prepare the stage's picture before anything runs: set its mask, grow its canvas. Pure, without torch.
-
-        `notify` shows the user a message of one line.
-        """
+        """Prepare the stage's picture before anything runs: set its mask, grow its canvas. Pure, without torch."""
         return picture
 
     def examples(self, picture: Picture) -> Sequence[Picture]:
@@ -216,10 +212,7 @@ class Plugin(Declaration):
         return None
 
     def default_model(self) -> str | None:
-        """Return the embedded model for `--model auto` with this plugin; None: the usual one.
-
-        The first plugin of the stage that names one wins, and the user is notified.
-        """
+        """Return the embedded model for `--model auto`; None: the usual one. The stage's first wins, with a notice."""
         return None
 
     def found_weights(self) -> tuple[str, ...]:
