@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import editkit
+from editkit_plugins import tones
 from editkit_plugins.guide import Guide
 from editkit_plugins.inpaint import Inpaint
 
@@ -44,3 +45,13 @@ def test_brightness_is_reached_and_nothing_is_done_at_no_amount(plain):
     assert abs(inside(made).mean() / 255 - 0.7) < 0.02
     same = editkit.edit(grass(), hole & Guide(loss="brightness", brightness=0.7, amount=0.0)).pixels
     assert np.array_equal(same, plain)
+
+
+def test_alone_it_is_the_original_under_another_light():
+    """Not drawn again: between neighbours the gain hardly changes, however the pixels differ."""
+    picture = np.random.default_rng(3).integers(20, 90, (64, 80, 3), dtype=np.uint8)
+    made = editkit.edit(picture, Guide(brightness=0.35), seed=0).pixels
+    assert abs(made.mean() / 255 - 0.35) < 0.02
+    gain = np.log((made / 255 + tones.DARK) / (picture / 255 + tones.DARK))
+    assert np.abs(np.diff(gain, axis=0)).max() < 0.1
+    assert np.abs(np.diff(gain, axis=1)).max() < 0.1

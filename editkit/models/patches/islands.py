@@ -25,7 +25,6 @@ AROUND = 5
 EDGE = 3
 """Width of an island's soft edge, in pixels."""
 
-
 MOST = 0.05
 """If more than this fraction of a hole would be removed, it is a texture of separate grains: everything is kept."""
 
