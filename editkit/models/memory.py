@@ -119,7 +119,9 @@ def _bytes(tensors: Iterable[Stored], itemsize: int) -> int:
     return sum(itemsize * math.prod(one.shape) if one.kind in NUMBERS else one.size for one in tensors)
 
 
-def settle(passes: Sequence[Pass], itemsize: int, free: int, notify: Notify, side: int | None, gpu: bool = False) -> bool:
+def settle(
+    passes: Sequence[Pass], itemsize: int, free: int, notify: Notify, side: int | None, gpu: bool = False
+) -> bool:
     """Decide, with a notice, whether the decoder must work in tiles because memory is too small for the whole picture.
 
     Args:
