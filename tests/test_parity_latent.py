@@ -142,7 +142,7 @@ def same(found: list[Tensor], expected: list[Tensor]) -> None:
 
 
 def edits() -> list[tuple[str, str, str, float, float, int]]:
-    """Every task with every case, and the kinds of prediction in turn: each meets every value of every other setting."""
+    """Every task with every case; the kinds of prediction in turn, so that each meets every value of all the others."""
     kinds, tasks = ("epsilon", "v_prediction"), ("img2img", "inpaint4", "inpaint9")
     found = []
     for (k, task), (name, scale, strength, batch) in product(enumerate(tasks), CASES):
