@@ -228,8 +228,8 @@ def _opened(path: Path) -> Any:
     """Return the open container. Titles that are not UTF-8 are no error (they are by default before PyAV 19)."""
     import av
 
-    older = int(av.__version__.split(".")[0]) < 19
-    return av.open(_url(path), options=READ, **({"metadata_errors": "replace"} if older else {}))
+    older: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+    return av.open(_url(path), options=READ, **older)
 
 
 def _url(path: Path) -> str:
