@@ -21,6 +21,8 @@ from editkit.plugin import registry
         ("inp", ["inpaint"]),
         ("inpaint photo.png --inv", ["--invert-mask"]),
         ("inpaint photo.png --method rep", ["repaint", "repaint-diffusers", "replace"]),
+        ("inpaint photo.png --method=repaint-", ["--method=repaint-diffusers"]),
+        ("inpaint photo.png --mask=ma", []),
         ("inpaint photo.png --mask m.png with gui", ["guide"]),
         ("inpaint photo.png with guide --los", ["--loss"]),
         ("inpaint photo.png w", ["with"]),

@@ -61,6 +61,9 @@ def complete_command(words: list[str]) -> int:
 
 def candidates(before: Sequence[str], current: str) -> list[str]:
     """Return the words that start with `current` and may follow `before`."""
+    option, equals, value = current.partition("=")
+    if equals and option.startswith("--"):
+        return [f"{option}={word}" for word in candidates([*before, option], value)]
     return [word for word in _known(list(before), current) if word.startswith(current)]
 
 

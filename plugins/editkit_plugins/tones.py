@@ -29,7 +29,7 @@ CELLS = 12
 ROUNDS = 40
 """Maximum number of L-BFGS iterations."""
 
-RIM = 0.08
+RIM = 0.2
 """Width of the fade at the rim, relative to the depth of the hole."""
 
 LEAST = 3.0
