@@ -7,8 +7,9 @@ box, an ellipse, strokes of 2.5 to 7 % of the shorter side: holes.py's own holes
 (`hue`) by turning its colours. The whole is moved by up to 3.6 pixels, tinted by a matrix and an offset, and written as
 JPEG. recall: of what was repainted, the part that the found mask holds; precision: of the found mask, the part that was
 repainted; both count every pixel that may change, the faded rim too. A pixel that was repainted with its own value did
-not change, and is not counted for recall (white paper stays white in other hues). shift: the distance of the shift that
-is said from the true one, in pixels. kept: whether every other pixel is the photograph's own.
+not change, and is not counted for recall (white paper stays white in other hues); nor is one that the shift moved out
+of the frame, since no pixel of the edit shows it. shift: the distance of the shift that is said from the true one, in
+pixels. kept: whether every other pixel is the photograph's own.
 """
 
 from __future__ import annotations
@@ -68,6 +69,13 @@ def sent_through(picture: np.ndarray, shift: tuple[float, float], quality: int) 
     return np.asarray(Image.open(file))
 
 
+def inside(shift: tuple[float, float], height: int, width: int) -> np.ndarray:
+    """(height, width): whether a pixel is still in the frame after `shift` (x, y)."""
+    ys, xs = np.mgrid[0:height, 0:width]
+    x, y = xs + shift[0], ys + shift[1]
+    return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+
+
 def measured(photos: Path, names: list[str], side: int, how: str, quality: int) -> Iterator[Score]:
     """One score for each photograph."""
     for i, name in enumerate(names):
@@ -79,7 +87,7 @@ def measured(photos: Path, names: list[str], side: int, how: str, quality: int) 
         unit = before.astype(np.float32) / 255.0
         changes = find(unit, after.astype(np.float32) / 255.0)
         found = changes.mask > 0
-        another = (anew != before).any(-1)
+        another = (anew != before).any(-1) & inside(shift, *before.shape[:2])
         kept = bool((changes.onto(unit)[~found] == unit[~found]).all())
         yield Score(
             name,

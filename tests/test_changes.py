@@ -11,6 +11,7 @@ from PIL import Image
 from editkit import edit
 from editkit.editing.made import make
 from editkit.errors import ChainError, UsageError
+from editkit.pictures import outlines
 from editkit.pictures.changes import Changes, find
 from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Chain
@@ -129,6 +130,32 @@ def test_what_an_encoder_spreads_of_a_hue_is_no_change(name, shift):
     recall, precision = scores(changes, region & (after != before).any(-1))
     assert recall > 0.95
     assert precision > 0.9
+
+
+LINES = (
+    (0.1, 0.2, 0.6, 0.3), (0.6, 0.3, 0.3, 0.8), (0.2, 0.1, 0.45, 0.85), (0.7, 0.6, 0.9, 0.9), (0.1, 0.5, 0.9, 0.45),
+    (0.1, 0.6, 0.5, 0.95), (0.5, 0.5, 0.95, 0.2), (0.15, 0.75, 0.85, 0.7),
+)  # fmt: skip
+
+
+def test_between_strokes_the_faint_is_searched_for_again_when_they_have_their_outlines(monkeypatch):
+    """Before, their rims count as unchanged: of what is found 3 pixels and more away from any, half and more goes."""
+    recalls, far = {True: [], False: []}, {True: 0, False: 0}
+    for name in ("grass", "seabed"):
+        before = photo(name, 320)
+        height, width = before.shape[:2]
+        canvas = np.zeros((height, width), np.uint8)
+        for x, y, x2, y2 in LINES:
+            cv2.line(canvas, (round(x * width), round(y * height)), (round(x2 * width), round(y2 * height)), 1, 6)
+        after = sent_through(in_other_hues(before, canvas > 0), (-2.0, 3.0), quality=95)
+        for again in (True, False):
+            monkeypatch.setattr(outlines, "CHECKED", outlines.CHECKED if again else -1)
+            changes = find(unit(before), unit(after))
+            far[again] += int((changes.mask[cv2.dilate(canvas, np.ones((5, 5), np.uint8)) == 0] > 0).sum())
+            recalls[again].append(scores(changes, canvas > 0)[0])
+            monkeypatch.undo()
+    assert far[True] <= far[False] / 2
+    assert recalls[True] == pytest.approx(recalls[False], abs=0.003)
 
 
 def test_what_fades_lies_within_what_was_found():

@@ -213,6 +213,8 @@ def test_on_the_command_line(
     assert "layer_4_covers" in said.out
     assert "no --prompt" in said.err
     assert Path("photo.ora").exists()
+    assert run([*words, "--save-layers", "photo.ora", "-o", "whole.png", "--force"]) == 1
+    assert "--save-layers photo.ora: exists already, and --force is for --output" in capsys.readouterr().err
     assert run(["plan", *words]) == 0
     capsys.readouterr()
     assert run(["rerun", "whole.png", "--picture", "photo.png", "--offline", "-o", "again.png"]) == 0

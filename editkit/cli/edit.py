@@ -170,8 +170,10 @@ def _distinct(results: Mapping[str, str | None], line: Line) -> None:
     check_apart({**results, **others, **made}, [line.picture, *files(line.chain)], first=next(iter(results)))
     if extras.save_recipe is not None:
         check_place(extras.save_recipe, force=extras.force)
-    for path in made.values():
-        check_place(path)
+    for flag, path in made.items():
+        check_place(path, force=True)
+        if os.path.lexists(path):
+            raise PictureError(f"{flag} {path}: exists already, and --force is for --output; give another name")
 
 
 def files(chain: Chain) -> Iterator[str]:

@@ -41,6 +41,10 @@ TURNS = 10
 MEASURED, GROWN = (0, 1, 4), (1, 3, 5)
 """Iterations in which the noise is estimated again, and in which faint changes are searched for."""
 
+CHECKED = 7
+"""The iteration in which faint changes are searched for again. Before the clear changes have their outlines, their rims
+count as unchanged, and the means beside them differ."""
+
 AROUND = 3.0
 """Standard deviation of the window for the local mean and variance of a change, in pixels."""
 
@@ -114,7 +118,14 @@ def outlined(before: Values, after: Values, texture: Values, seen: Marks, marks:
             faint |= _faint(difference, texture, seen & (field < 0.5), field, spreads)
             field = np.maximum(field, faint)
         seem = spreads if turn >= SPREADING else [0.0, 0.0, 0.0]
-        odds = _blurred(_odds(difference, deviation, field, seem), 0.5) + GRANTED * faint
+        odds = _blurred(_odds(difference, deviation, field, seem), 0.5)
+        if turn == CHECKED:
+            weak = faint & (odds < 0.0)
+            rest = np.where(weak, np.float32(0.0), field)
+            doubtful = weak & ~_faint(difference, texture, seen & (rest < 0.5), rest, spreads)
+            faint &= ~doubtful
+            field = np.where(doubtful, np.float32(0.0), field)
+        odds += GRANTED * faint
         odds += ALIKE * _blurred(2.0 * field - 1.0, 1.0)
         field = np.where(seen, 1.0 / (1.0 + np.exp(-odds)), 0.0).astype(np.float32)
     return field
