@@ -6,8 +6,8 @@ difference between neighbouring frames after the camera's own motion is undone, 
 largest memory. `--sheet FILE` writes frames of all of it.
 
 `--track`: the mask of the first frame alone, which follows. `--lengths 5,10,20` instead: seconds and largest memory of
-the first clip so long each, in a process of its own. `--noise` instead: flicker of `sdedit` over the clips without
-anything that passes, with noise that stays where it is and with noise that goes along.
+the command on the first clip so long each, in a process of its own. `--noise` instead: flicker of `sdedit` over the
+clips without anything that passes, with noise that stays where it is and with noise that goes along.
 """
 
 from __future__ import annotations

@@ -224,3 +224,70 @@ def test_a_plugin_that_needs_noisy_states_is_named():
 def test_values_that_sds_does_not_take(spec):
     with pytest.raises(UsageError, match="sampler sds"):
         make_sampler(spec)
+
+
+class Waves(nn.Module):
+    """A generator that is not linear in its parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor([0.3, -0.8, 1.1]))
+
+    def forward(self, k):
+        a, b, c = self.theta
+        return torch.stack([a * b, torch.sin(c), torch.exp(0.3 * a), b * c + a * a])[None]
+
+
+def test_the_gradient_of_a_generator_is_that_of_finite_differences():
+    """dx/dtheta, applied to w (eps_hat - eps) = w alpha / sigma (x - x0_hat): the network is not differentiated."""
+    generator, states = Waves(), []
+    theta = generator.theta.detach().clone()
+    editkit.distill(
+        model(), generator, steps=1, seed=4, optimizer=torch.optim.SGD([generator.theta], lr=1.0), watch=states.append
+    )
+    (at,) = states
+    w = at.level.sigma**2 / (at.level.alpha**2 + at.level.sigma**2)
+    pulled = w * at.level.alpha / at.level.sigma * (at.x - at.x0).double()
+    apart, exact = 1e-5, Waves().double()
+    for k in range(3):
+        ends = []
+        for sign in (1.0, -1.0):
+            with torch.no_grad():
+                exact.theta.copy_(theta.double() + sign * apart * (torch.arange(3) == k))
+                ends.append(float((pulled * exact(0)).sum()))
+        gradient = float((theta - generator.theta.detach())[k])
+        assert (ends[0] - ends[1]) / (2.0 * apart) == pytest.approx(gradient, abs=1e-5)
+
+
+class Coordinates(nn.Module):
+    """A network from a pixel's place to its colour."""
+
+    def __init__(self, side):
+        super().__init__()
+        torch.manual_seed(0)
+        at = torch.linspace(-1.0, 1.0, side)
+        place = torch.stack(torch.meshgrid(at, at, indexing="ij"), -1).reshape(-1, 2)
+        waves = place @ torch.randn(2, 24) * 3.0
+        self.register_buffer("seen", torch.cat([waves.sin(), waves.cos()], 1))
+        self.net = nn.Sequential(nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 3))
+        self.side = side
+
+    def forward(self, k):
+        return self.net(self.seen).T.reshape(1, 3, self.side, self.side)
+
+
+@pytest.mark.parametrize("kind", ["picture", "network of coordinates"])
+def test_distill_fits_a_picture_to_one_of_the_pictures_of_the_prior(kind):
+    """At least 10 dB nearer to one of two than their mean is."""
+    side = 16
+    at = torch.linspace(-1.0, 1.0, side)
+    y, x = torch.meshgrid(at, at, indexing="ij")
+    crops = torch.stack([torch.stack([x, y, x * y]), torch.stack([torch.sin(3 * y), -x, y * y - 0.5])]) * 0.8
+    prior = GaussianMixture(torch.ones(2), crops, 0.02**2 * torch.eye(3 * side * side).expand(2, -1, -1))
+    generator = Coordinates(side)
+    if kind == "picture":
+        generator = Picture4()
+        generator.x = nn.Parameter(torch.zeros(1, 3, side, side))
+    editkit.distill(prior, generator, steps=300, seed=1, rate=0.02)
+    error = (generator(0).detach() - crops).square().mean((1, 2, 3)).min()
+    assert float(error) < 0.1 * float((crops.mean(0) - crops).square().mean())

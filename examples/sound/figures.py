@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from autoregressive import Filled, Signal, fill, independent, mirrored
+from mel import Mel, apart, least, waves
 from numpy.typing import NDArray
 from PIL import Image
 from repair import clicks, clipped, halved, wave, write
@@ -86,6 +87,28 @@ def other_rows() -> None:
           f"{snr(x, many.mean(0), middle):.1f} the mean of 16 samples, {snr(x, many[0], middle):.1f} one")  # fmt: skip
 
 
+def mel_rows() -> list[Signal]:
+    """Prints a row for each seed of the voice; gives the first: as it was, by Griffin and Lim, and a sample."""
+    first: list[Signal] = []
+    print("| voice | Griffin and Lim | least squares | sample | without the voice's prior |")
+    print("|---|---|---|---|---|")
+    for seed in (SEED, SEED + 1, SEED + 2):
+        loud = float((whole := voice(1.5, RATE, seed)).std())
+        x, mel = torch.from_numpy(whole / loud), Mel(RATE)
+        y, n, like = mel(x), len(x), voice(2.0, RATE, seed + 10)
+        start = torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        ways = (
+            mel.griffin_lim(y, n),
+            least(lambda u, mel=mel, y=y: (mel(u) - y).square().sum(), start, 300),
+            waves(mel, y, like, n, draws=1, seed=0)[0],
+            waves(mel, y, np.random.default_rng(0).standard_normal(RATE), n, draws=1, seed=0)[0],
+        )
+        heard = [f"{apart(mel(way), y):.1f} / {apart(mel.stft(way).abs(), mel.stft(x).abs()):.1f}" for way in ways]
+        print(f"| {seed} | {' | '.join(heard)} |", flush=True)
+        first = first or [loud * one.numpy() for one in (x, ways[0], ways[2])]
+    return first
+
+
 def spectrogram(x: Signal) -> NDArray[np.uint8]:
     """(frequencies, times, 3), 0 to half the rate from below, 60 dB from black to white."""
     power = np.abs(stft(x, RATE, nperseg=256, noverlap=224)[2])[::-1]
@@ -93,29 +116,42 @@ def spectrogram(x: Signal) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray((255.0 * level.clip(0.0, 1.0)).astype(np.uint8)).convert("RGB"))
 
 
-def shown(kept: dict[str, tuple[Signal, NDArray[np.bool_], Filled]], docs: Path) -> None:
-    """The listening file, with half a second of silence between: as it was, gaps of 20 ms, filled by a sample."""
-    docs.mkdir(parents=True, exist_ok=True)
+def gaps_shown(kept: dict[str, tuple[Signal, NDArray[np.bool_], Filled]], docs: Path) -> None:
+    """As it was, with gaps of 20 ms, and filled by a sample."""
     x, lost, found = kept["voice 20"]
     part = slice(0, round(1.5 * RATE))
-    parts = [x[part], np.where(lost, 0.0, x)[part], found.draws[0][part]]
+    parts = {
+        "as it was": x[part],
+        "gaps of 20 ms": np.where(lost, 0.0, x)[part],
+        "filled: one sample of the posterior": found.draws[0][part],
+    }
+    shown(parts, docs / "voice")
+
+
+def shown(parts: dict[str, Signal], path: Path) -> None:
+    """The listening file, with half a second of silence between, and the spectrograms: `path` with .wav and .png."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     pause = np.zeros(RATE // 2)
-    write(docs / "voice.wav", RATE, np.concatenate([piece for one in parts for piece in (one, pause)]))
-    words = ("as it was", "gaps of 20 ms", "filled: one sample of the posterior")
-    tiles = [Tile(word, spectrogram(one)) for word, one in zip(words, parts, strict=True)]
-    sheet(tiles, columns=1, side=480).save(docs / "voice.png", optimize=True)
+    write(path.with_suffix(".wav"), RATE, np.concatenate([piece for one in parts.values() for piece in (one, pause)]))
+    tiles = [Tile(word, spectrogram(one)) for word, one in parts.items()]
+    sheet(tiles, columns=1, side=480).save(path.with_suffix(".png"), optimize=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--docs", type=Path, help="where the listening file and the picture go")
+    parser.add_argument("--mel", action="store_true", help="only what mel.py makes")
     words = parser.parse_args()
     torch.set_num_threads(1)
     began = time.perf_counter()
-    kept = gap_rows()
-    other_rows()
+    made = dict(zip(("as it was", "Griffin and Lim", "a sample"), mel_rows(), strict=True))
     if words.docs is not None:
-        shown(kept, words.docs)
+        shown(made, words.docs / "mel")
+    if not words.mel:
+        kept = gap_rows()
+        other_rows()
+        if words.docs is not None:
+            gaps_shown(kept, words.docs)
     print(f"{time.perf_counter() - began:.0f} s")
 
 

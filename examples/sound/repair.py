@@ -6,8 +6,8 @@
     python examples/sound/repair.py wave small.wav out.wav --like whole.wav
 
 `wave` gives back the upper half of the spectrum of a recording at half its rate, as WaveGrad (Chen et al. 2021) makes a
-waveform from what is left of it: a sample of the posterior, whose prior is a whole recording of the same voice. A mel
-spectrogram has no phase; it is no linear function of the waveform, and none of `restore`'s linear methods can take it.
+waveform from what is left of it: a sample of the posterior, whose prior is a whole recording of the same voice. What is
+left here is a linear function of the waveform; mel.py begins with a mel spectrogram, which is not.
 """
 
 from __future__ import annotations
