@@ -176,8 +176,8 @@ CODE = {"_attn_implementation": "a/kernel", "quantization_config": {"quant_metho
 @pytest.mark.parametrize("deep", [lambda v: v, lambda v: {"text_config": v}, lambda v: {"a": [1, [v]]}])
 def test_no_folder_that_masks_ask_chooses_code(key, deep):
     with pytest.raises(ModelError, match=f"has '{key}', which would run code"):
-        trust.settings("folder", "config.json", deep({key: CODE[key]}))
-    trust.settings("folder", "config.json", deep({key: None, "_attn_implementation": "sdpa", "kernel_size": 3}))
+        trust.check_no_code("folder", "config.json", deep({key: CODE[key]}))
+    trust.check_no_code("folder", "config.json", deep({key: None, "_attn_implementation": "sdpa", "kernel_size": 3}))
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +236,7 @@ def test_shards_of_a_network_for_masks_lie_beside_their_index(clipseg, tmp_path)
                                     {"size": {"height": float("nan")}}, {"min_pixels": 10**12}])  # fmt: skip
 def test_a_preparation_enlarges_no_picture_without_end(config):
     with pytest.raises(ModelError, match="is the most that is taken"):
-        trust.preparation("f", "preprocessor_config.json", {"a": [config]})
+        trust.check_preprocessor_config("f", "preprocessor_config.json", {"a": [config]})
     known = {"size": {"shortest_edge": 3136, "longest_edge": 12845056}, "crop_size": 224, "min_pixels": 3136,
              "max_pixels": 12845056, "do_resize": True, "image_mean": [0.5, 0.5, 0.5]}  # fmt: skip
-    trust.preparation("f", "preprocessor_config.json", known)
+    trust.check_preprocessor_config("f", "preprocessor_config.json", known)

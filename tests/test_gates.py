@@ -78,7 +78,7 @@ GATES = {
     "editkit/models/clip.py:_fetched": "a place in open_clip's own list",
     "editkit/models/clip.py:_from_folder": "keys in trust._CLIP, tokenizers in trust.CLIP_TOKENIZERS, no code, no hub",
     "editkit/models/clip.py:_from_list": "names in open_clip's own list, no code",
-    "editkit/models/clip.py:_json": "to trust.clip_configuration",
+    "editkit/models/clip.py:_json": "to trust.check_clip_config",
     "editkit/models/files/layout.py:Layout.json": "a JSON object without keys that choose code",
     "editkit/models/files/loading.py:_from_hub.fetch": "the user's own word; JSON, text and safetensors, no pickles",
     "editkit/models/files/loading.py:load_network": "a class that our source names; sizes that the file's tensors have",
@@ -217,7 +217,7 @@ def test_numbers_and_names_of_networks_choose_none():
         "auto_map": None,
         "_name_or_path": "a/b",
     }
-    trust.network_configuration("m", "config.json", {**plain, "x": [plain, [plain]]})
+    trust.check_network_config("m", "config.json", {**plain, "x": [plain, [plain]]})
 
 
 @pytest.fixture(scope="module")
@@ -268,9 +268,9 @@ def test_a_clip_folder_asks_for_no_weights_elsewhere(key):
     value = {"timm_model_pretrained": True, "timm_model_name": "hf-hub:a/b"}[key]
     config = {"model_cfg": {"embed_dim": 8, "vision_cfg": {key: value}, "text_cfg": {}}}
     with pytest.raises(ModelError, match=key):
-        trust.clip_configuration("c", config, None)
+        trust.check_clip_config("c", config, None)
     config["model_cfg"]["vision_cfg"] = {"timm_model_pretrained": False}
-    assert trust.clip_configuration("c", config, None) is config
+    assert trust.check_clip_config("c", config, None) is config
 
 
 # ---------------------------------------------------------------------------------------------------------- LoRA

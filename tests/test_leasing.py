@@ -21,7 +21,7 @@ from toy import Isotropic
 from toy_leasing import CPU, FP32, HOW, MASK, photo, sd, two_threads
 
 from editkit import edit
-from editkit.common.process import Turn
+from editkit.common.process import CrossThreadLock
 from editkit.diffusion.capability import capability
 from editkit.diffusion.model import ModelInfo
 from editkit.editing.api import stream
@@ -272,7 +272,7 @@ def test_threads_that_read_pictures_leave_no_filter_and_no_log_level(tmp_path: P
 
 
 def test_a_turn_is_given_back_from_any_thread() -> None:
-    turn = Turn()
+    turn = CrossThreadLock()
     turn.__enter__()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(turn.__exit__).result(timeout=300)

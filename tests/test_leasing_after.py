@@ -17,7 +17,7 @@ from toy_leasing import CPU, FP32, HOW, MASK, photo, sd, two_threads
 
 from editkit import edit
 from editkit.batch.driver import batch
-from editkit.common.process import begin_thread, own_threads
+from editkit.common.process import init_thread, own_threads
 from editkit.diffusion.capability import capability, leased, networks
 from editkit.diffusion.checkpointing import checkpointed
 from editkit.editing.api import stream
@@ -204,7 +204,7 @@ def test_a_thread_that_begins_meanwhile_has_the_number_of_all(two_threads: None)
     from editkit.models.patches.crew import crew
 
     def begun() -> int:
-        begin_thread()
+        init_thread()
         return torch.get_num_threads()
 
     with crew():

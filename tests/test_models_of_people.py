@@ -207,7 +207,7 @@ def homeless(monkeypatch):
 
 def test_without_a_home_everything_works_and_nothing_is_kept(homeless, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert places.expanded("~/x") == Path("~/x")
+    assert places.expand_path("~/x") == Path("~/x")
     for words in (["models"], ["plugins"], ["doctor"], ["config"], ["models", "info", "pocket"]):
         assert run(words) == 0, words
     assert "should not happen" not in capsys.readouterr().err

@@ -295,12 +295,12 @@ def test_a_packed_text_encoder_is_refused(plain: Path, tmp_path: Path) -> None:
      {"bnb_4bit_quant_type": "hub/kernel"}, {"auto_map": "a.B"}],
 )  # fmt: skip
 def test_what_says_more_than_numbers_and_names_is_refused(change: Any) -> None:
-    trust.network_configuration("m", "config.json", {"quantization_config": BNB})
-    trust.network_configuration("m", "config.json", {"quantization_config": AO})
+    trust.check_network_config("m", "config.json", {"quantization_config": BNB})
+    trust.check_network_config("m", "config.json", {"quantization_config": AO})
     with pytest.raises(ModelError, match="can choose code"):
-        trust.network_configuration("m", "config.json", {"quantization_config": {**BNB, **change}})
+        trust.check_network_config("m", "config.json", {"quantization_config": {**BNB, **change}})
     with pytest.raises(EditkitError, match="can choose code"):  # only where diffusers has it
-        trust.network_configuration("m", "config.json", {"text_config": {"quantization_config": BNB}})
+        trust.check_network_config("m", "config.json", {"text_config": {"quantization_config": BNB}})
 
 
 @torchao

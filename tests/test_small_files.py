@@ -20,7 +20,7 @@ from editkit.cli import console, run
 from editkit.cli.console import LONGEST, bounded
 from editkit.cli.rerun import _found_here, _with_models
 from editkit.cli.words import parse
-from editkit.common.small import small_bytes, small_text
+from editkit.common.small import read_limited_bytes, read_limited_text
 from editkit.diffusion.samplers import make_sampler
 from editkit.editing.api import edit
 from editkit.editing.likely import density
@@ -53,23 +53,23 @@ def here(tmp_path, monkeypatch):
 
 def test_a_small_file_is_read_whole_and_no_other(here):
     Path("x").write_bytes(b"\xef\xbb\xbfabc")
-    assert small_bytes("x") == b"\xef\xbb\xbfabc"
-    assert small_text("x") == "abc"  # without the byte order mark
-    assert small_bytes("x", 6) == b"\xef\xbb\xbfabc"
+    assert read_limited_bytes("x") == b"\xef\xbb\xbfabc"
+    assert read_limited_text("x") == "abc"  # without the byte order mark
+    assert read_limited_bytes("x", 6) == b"\xef\xbb\xbfabc"
     with pytest.raises(OSError, match="more than 5 bytes"):
-        small_bytes("x", 5)
+        read_limited_bytes("x", 5)
     for other in ("pipe", "/dev/zero", "."):
         with pytest.raises(OSError, match="is not a regular file"):
-            small_bytes(other)
+            read_limited_bytes(other)
     with pytest.raises(FileNotFoundError):
-        small_bytes("nothing")
+        read_limited_bytes("nothing")
 
 
 def test_a_pipe_that_a_person_names_is_read(here):
     read, write = os.pipe()
     os.write(write, b"abc")
     os.close(write)
-    assert small_bytes(f"/dev/fd/{read}", pipe=True) == b"abc"
+    assert read_limited_bytes(f"/dev/fd/{read}", pipe=True) == b"abc"
     os.close(read)
 
 

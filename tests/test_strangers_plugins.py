@@ -103,7 +103,7 @@ class Point:
 def registered(monkeypatch, points):
     """`points` as what is installed."""
     monkeypatch.setattr(entries, "_read", lambda group, path: tuple(points) if group == registry.GROUP else ())
-    monkeypatch.setattr(entries, "_called", entries._called.__wrapped__)
+    monkeypatch.setattr(entries, "_entries_named", entries._entries_named.__wrapped__)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_whatever_a_module_raises_when_it_is_imported_stops_nobody_else(monkeypa
     registered(monkeypatch, [*others, Point(raised)])
     before = signal.signal(signal.SIGINT, process.CtrlC())
     try:
-        rows = registry.listed()
+        rows = registry.list_installed()
         assert command(["plugins"]) == 0
         assert command(["plan", "hostile", "x.png"]) == 1
     finally:
@@ -143,7 +143,7 @@ def test_ctrl_c_while_a_plugin_is_imported_is_ctrl_c(monkeypatch):
 
 @pytest.mark.parametrize("evil", ["\x1b[2J", "\x1b]0;x\x07", "\x9b31m", "\u202e", "[red]", "[/]", "a\nb"])
 def test_no_table_says_more_than_words(monkeypatch, capsys, evil):
-    rows = {"plugin": [entries.Listed(evil, evil, evil), entries.Listed("b", "c", None, evil)]}
+    rows = {"plugin": [entries.InstalledEntry(evil, evil, evil), entries.InstalledEntry("b", "c", None, evil)]}
     monkeypatch.setattr(listing, "installed", lambda: rows)
     assert command(["plugins"]) == 0
     shown = capsys.readouterr().out

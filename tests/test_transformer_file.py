@@ -269,7 +269,7 @@ def test_strangers_provenance_lays_no_file_from_elsewhere(pairs: dict[str, Pair]
     for word in ("/etc/x.gguf", "../x.safetensors", "~/x.gguf"):
         recipe = {"stages": [{"plugins": ["sdedit"], "options": {"transformer": word}}]}
         with pytest.raises(EditkitError, match="lies elsewhere"):
-            trust.beside(str(tmp_path / "a.png"), None, recipe)
+            trust.check_provenance_paths(str(tmp_path / "a.png"), None, recipe)
 
 
 def test_a_stage_with_another_model_does_not_inherit_it(pairs: dict[str, Pair], tmp_path: Path) -> None:

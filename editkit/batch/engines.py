@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from editkit.batch.folder import Item
 from editkit.batch.journal import Done
-from editkit.common.entries import Group, Listed
+from editkit.common.entries import Group, InstalledEntry
 from editkit.errors import UsageError
 
 
@@ -99,12 +99,12 @@ def load_engine(name: str) -> EngineKind:
         UsageError: there is none (the message suggests the nearest).
         PluginError: it cannot be imported, or is not an `EngineKind`.
     """
-    return cast(EngineKind, ENGINES.fitting(ENGINES.load(name), name, ("name", "summary", "make")))
+    return cast(EngineKind, ENGINES.check_attributes(ENGINES.load(name), name, ("name", "summary", "make")))
 
 
-def listed() -> list[Listed[EngineKind]]:
+def list_installed() -> list[InstalledEntry[EngineKind]]:
     """List all installed engines; broken ones with the reason."""
-    return ENGINES.listed(load_engine)
+    return ENGINES.list_installed(load_engine)
 
 
 def engine_of(spec: str, places: Places) -> Engine:

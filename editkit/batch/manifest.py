@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from editkit.common.extras import explained
-from editkit.common.small import small_bytes
+from editkit.common.small import read_limited_bytes
 from editkit.common.spec import did_you_mean
 from editkit.errors import UsageError
 from editkit.plugin.chain import Chain
@@ -143,7 +143,7 @@ def prompts(path: str) -> list[tuple[str, str]]:
         UsageError: it cannot be read, has no prompts, or has other columns.
     """
     try:
-        found = list(_read_csv(io.BytesIO(small_bytes(path, pipe=True)), path))
+        found = list(_read_csv(io.BytesIO(read_limited_bytes(path, pipe=True)), path))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
     for number, row in enumerate(found, 1):

@@ -16,7 +16,7 @@ from typing import Any
 
 from editkit.batch.folder import Masks
 from editkit.batch.stores import is_address, local, scheme, shown
-from editkit.common.named import leads_out, texts
+from editkit.common.named import file_strings, has_escaping_path
 from editkit.errors import UsageError
 from editkit.pictures.shapes import is_words
 
@@ -71,17 +71,17 @@ class Reach:
             UsageError: the place is not allowed.
         """
         for text in () if self.anywhere else _texts_of(columns):
-            if leads_out(text):
+            if has_escaping_path(text):
                 self._refuse(manifest, row, text)
 
     def _allows(self, name: str) -> bool:
         if scheme(name) not in HERE:
             return scheme(name) == "memory" or (host(name) in self.hosts and ".." not in PurePosixPath(name).parts)
         if is_words(name):
-            return not leads_out(name)
+            return not has_escaping_path(name)
         whole = scheme(name) != "" or name.startswith("/")
-        if not whole and (leads_out(name) or scheme(self.folder) not in HERE):
-            return not leads_out(name)
+        if not whole and (has_escaping_path(name) or scheme(self.folder) not in HERE):
+            return not has_escaping_path(name)
         at = real(self.joined(name).partition("::")[0])
         return any(at == folder or at.startswith(folder.rstrip("/") + "/") for folder in self.folders)
 
@@ -107,4 +107,4 @@ def real(text: str) -> str:
 
 def _texts_of(columns: Mapping[str, Any]) -> Iterator[str]:
     for column, value in columns.items():
-        yield from texts(value, column.rpartition(".")[2])
+        yield from file_strings(value, column.rpartition(".")[2])

@@ -14,7 +14,7 @@ from editkit.batch.folder import listing
 from editkit.batch.metrics import ALL, EACH, LEAST, METRICS, Files, Seen, between, each, inception, needs_reference
 from editkit.common.extras import explained
 from editkit.common.notify import Notify, silent
-from editkit.common.small import small_text
+from editkit.common.small import read_limited_text
 from editkit.common.spec import nearest
 from editkit.errors import PictureError, UsageError
 from editkit.pictures.picture import Picture
@@ -210,7 +210,7 @@ def read_prompts(path: str | Path) -> dict[str, tuple[str, str]]:
         UsageError: no such file, not UTF-8, no column `picture`, or an empty or repeated name.
     """
     try:
-        text = small_text(path, pipe=True)
+        text = read_limited_text(path, pipe=True)
         table = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     except UnicodeDecodeError:
         raise UsageError(f"--prompts {path}: cannot be read as CSV: it is not UTF-8; save it as such") from None

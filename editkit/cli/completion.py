@@ -99,9 +99,9 @@ def _of_plugin(name: str, last: str, current: str) -> Iterable[str]:
     param = known.get(last)
     if param is not None and param.takes_value:
         if param.name == "model":
-            models = [row.name for row in families.listed() if isinstance(row.kind, families.Named)]
+            models = [row.name for row in families.list_installed() if isinstance(row.kind, families.Named)]
             return ["auto", *models, *read().models]
-        return [row.name for row in samplers.listed()] if param.name == "sampler" else param.choices
+        return [row.name for row in samplers.list_installed()] if param.name == "sampler" else param.choices
     if current.startswith("-"):
         return [flag for both in known for flag in both.split("/")] + ["--help", HELP_ALL]
     return ["with", "then"] if current else []

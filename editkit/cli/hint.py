@@ -22,7 +22,7 @@ def _list(wanted: bool) -> None:
     from editkit.plugin import hints
 
     made = table("hint", "parameters", "from", "")
-    for found in hints.listed():
+    for found in hints.list_installed():
         if found.kind is None:
             row(made, found.name, "", found.distribution, f"BROKEN: {found.broken}")
             continue

@@ -186,7 +186,9 @@ def _again(
             f"{picture}: is a strip between {found.picture} and {found.between.to}; editkit show says how it was made, "
             "and editkit interpolate makes it"
         )
-    trust.beside(picture, found.picture if source is None else None, found.recipe)  # --mask is the user's own word
+    trust.check_provenance_paths(
+        picture, found.picture if source is None else None, found.recipe
+    )  # --mask is the user's own word
     folder = Path(picture).parent
     if source is None:
         if found.picture is None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from editkit.common import places as folders
-from editkit.common.small import small_text
+from editkit.common.small import read_limited_text
 from editkit.common.spec import did_you_mean
 from editkit.errors import ParameterError, UsageError
 from editkit.plugin.chain import Chain
@@ -102,7 +102,7 @@ def read() -> Settings:
 
 def _text() -> str:
     try:
-        return small_text(place(), MAX_BYTES)
+        return read_limited_text(place(), MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except PermissionError as error:  # a user without a home directory, with HOME of another user

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from editkit.common.places import expanded
+from editkit.common.places import expand_path
 from editkit.editing.settle import for_own_model
 from editkit.models.files.fingerprint import of_place
 from editkit.models.lora import lora_and_weight
@@ -22,7 +22,7 @@ def named_weights(chain: Chain) -> tuple[tuple[str, str], ...]:
     """
     found: dict[tuple[str, str], None] = {}
     for word in _words(chain):
-        path = expanded(word)
+        path = expand_path(word)
         try:
             digest = of_place(path)
         except (OSError, ValueError):

@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from editkit.common.small import small_bytes
+from editkit.common.small import read_limited_bytes
 from editkit.common.spec import did_you_mean
 from editkit.editing import recipe_files
 from editkit.errors import EditkitError, ParameterError, RecipeError, short
@@ -108,7 +108,7 @@ def read(path: str | Path, *, allow_code: bool = False, anywhere: bool = False, 
     """
     path = Path(path)
     try:
-        data = small_bytes(path, MAX_BYTES, pipe=True)
+        data = read_limited_bytes(path, MAX_BYTES, pipe=True)
     except OSError as error:
         raise RecipeError(
             f"{path}: {error.strerror or error}; a recipe file is needed, as --save-recipe writes one"

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from editkit.common.named import climbs, leads_out, named, replaced, texts
+from editkit.common.named import candidate_names, escapes_folder, file_strings, has_escaping_path, replace_names
 from editkit.errors import EditkitError, RecipeError
 from editkit.models import families
 from editkit.plugin.chain import Chain, Stage
@@ -64,12 +64,12 @@ def with_networks(chain: Chain, move: Move) -> Chain:
 def _moved(value: Any, move: Move) -> Any:
     if isinstance(value, tuple):
         return tuple(_moved(one, move) for one in value)
-    return replaced(value, move) if isinstance(value, str) else value
+    return replace_names(value, move) if isinstance(value, str) else value
 
 
 def _each_file(plugin: type[Declaration], key: str, value: Any, move: Move) -> Any:
     """Rename the files in `value` by `move`, if it is a string that is neither natural language nor code."""
-    if marked(plugin, key, Code) or not [*texts(value, key)]:
+    if marked(plugin, key, Code) or not [*file_strings(value, key)]:
         return value
     return _moved(value, lambda name: move(name) if _is_written_as_file(name) else None)
 
@@ -156,9 +156,11 @@ def _out_of(value: Any, key: str, allowed: Sequence[str], network: bool) -> Iter
 
     For networks, only names that climb are examined; for other files, also the names of existing files.
     """
-    for text in texts(value, key):
-        parts = [] if not leads_out(text) and network else [*named(text)]
-        asked = (p for p in parts if climbs(p) or (not network and _is_written_as_file(p) and _is_there(Path(), p)))
+    for text in file_strings(value, key):
+        parts = [] if not has_escaping_path(text) and network else [*candidate_names(text)]
+        asked = (
+            p for p in parts if escapes_folder(p) or (not network and _is_written_as_file(p) and _is_there(Path(), p))
+        )
         if any(_is_out(part, allowed) for part in asked):
             yield text
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from editkit.common.small import small_bytes
+from editkit.common.small import read_limited_bytes
 from editkit.errors import PictureError, UsageError
 from editkit.pictures.files.atomic import save_bytes
 from editkit.pictures.files.clips import WRITTEN, Clip
@@ -188,7 +188,7 @@ def _save(path: Path, pixels: Pixels) -> None:
 def _holds(file: Path, data: bytes) -> bool:
     """Return whether `file` is a regular file that contains exactly `data`."""
     try:
-        return not file.is_symlink() and small_bytes(file, len(data)) == data
+        return not file.is_symlink() and read_limited_bytes(file, len(data)) == data
     except OSError:
         return False
 

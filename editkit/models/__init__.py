@@ -43,10 +43,10 @@ EMBEDDED_DEFAULT = "patches"
 
 def embedded() -> tuple[ModelInfo, ...]:
     """List the models that come with editkit and other packages; they need no download."""
-    from editkit.models.families import Named, listed
+    from editkit.models.families import Named, list_installed
 
     found = []
-    for row in listed():
+    for row in list_installed():
         try:
             found += [row.kind.info()] if isinstance(row.kind, Named) else []
         except ModelError:

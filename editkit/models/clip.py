@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.common import hub, trust
-from editkit.common.places import expanded
-from editkit.common.small import small_bytes
+from editkit.common.places import expand_path
+from editkit.common.small import read_limited_bytes
 from editkit.common.spec import nearest
 from editkit.diffusion.schedule import Level, Levels
 from editkit.errors import ModelError, short
@@ -95,7 +95,7 @@ class Clip:
 def is_noisy(source: str) -> bool:
     """Whether the model in the folder `source` is noise-aware; reads only its configuration."""
     try:
-        return "log_snr" in json.loads(small_bytes(expanded(source) / CONFIG))
+        return "log_snr" in json.loads(read_limited_bytes(expand_path(source) / CONFIG))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 
@@ -108,7 +108,7 @@ def load_clip(source: str, device: torch.device, *, offline: bool = False) -> Cl
     """
     from editkit.common.process import loading
 
-    folder = expanded(source)
+    folder = expand_path(source)
     with loading():  # open_clip initialises weights that are then replaced
         if folder.is_dir():
             return _from_folder(source, folder, device)
@@ -123,7 +123,7 @@ def _from_folder(source: str, folder: Path, device: torch.device) -> Clip:
 
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise ModelError(f"clip: {source}: {CONFIG} and {WEIGHTS} are needed in a folder; pickles are not read")
-    config = trust.clip_configuration(source, _json(source, folder / CONFIG), _tokenizer_configuration(source, folder))
+    config = trust.check_clip_config(source, _json(source, folder / CONFIG), _tokenizer_configuration(source, folder))
     words = bool(config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"))
     local = {"trust_remote_code": False, "local_files_only": True} if words else {}
     try:
@@ -143,7 +143,7 @@ def _from_folder(source: str, folder: Path, device: torch.device) -> Clip:
 
 def _json(source: str, file: Path) -> Any:
     try:
-        return json.loads(small_bytes(file))
+        return json.loads(read_limited_bytes(file))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"clip: {source}: {file.name} {mistaken(file) or f'cannot be read: {_first(error)}'}"
@@ -194,8 +194,8 @@ def _fetched(source: str, place: str, offline: bool) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         where = f"its weights are not in {constants.HF_HUB_CACHE}"
         raise ModelError(
-            f"clip: {source}: {where}; {hub.why(offline, error)}; give a folder with {CONFIG} and {WEIGHTS}, or fetch "
-            f"them where there is a network (hf download {repo})"
+            f"clip: {source}: {where}; {hub.explain_failure(offline, error)}; give a folder with {CONFIG} and "
+            f"{WEIGHTS}, or fetch them where there is a network (hf download {repo})"
         ) from error
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from editkit.common.entries import Group, Listed
+from editkit.common.entries import Group, InstalledEntry
 from editkit.common.spec import did_you_mean
 from editkit.diffusion.capability import capability, networks
 from editkit.diffusion.model import Model, ModelInfo, Notifies
@@ -88,15 +88,15 @@ def load_family(name: str) -> Family | Named:
     """
     found = FAMILIES.load(name)
     if isinstance(found, Named):
-        FAMILIES.fitting(found, name, ("info", "make", "weights"), API)
+        FAMILIES.check_attributes(found, name, ("info", "make", "weights"), API)
         return found
-    FAMILIES.fitting(found, name, ("KNOWN", "matches", "describe", "load"), API)
+    FAMILIES.check_attributes(found, name, ("KNOWN", "matches", "describe", "load"), API)
     return cast(Family, found)
 
 
-def listed() -> list[Listed[Family | Named]]:
+def list_installed() -> list[InstalledEntry[Family | Named]]:
     """List all installed families and models; broken ones with the reason."""
-    return FAMILIES.listed(load_family)
+    return FAMILIES.list_installed(load_family)
 
 
 def named(name: str) -> Named | None:
@@ -220,7 +220,7 @@ def _family(layout: Layout) -> Family:
     Raises:
         ModelError: no family matches, or several do.
     """
-    rows = listed()
+    rows = list_installed()
     families = {row.name: row.kind for row in rows if isinstance(row.kind, Family)}
     mine = [name for name, family in families.items() if _matches(family, layout)]
     if len(mine) > 1:

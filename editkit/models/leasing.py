@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import torch
 
-from editkit.common.process import LOADING, Turn, begin_thread, loading
+from editkit.common.process import LOADING, CrossThreadLock, init_thread, loading
 from editkit.diffusion.capability import leased, networks
 from editkit.diffusion.checkpointing import checkpointed
 from editkit.diffusion.model import Model, ModelInfo
@@ -44,7 +44,7 @@ class _Held:
 
     value: Any
     loans: int = 0
-    turn: Turn = field(default_factory=Turn)
+    turn: CrossThreadLock = field(default_factory=CrossThreadLock)
 
 
 class _Shelf:
@@ -141,7 +141,7 @@ class Models:
     @contextmanager
     def borrow(self, model: Model) -> Iterator[Lease]:
         """Lend a model that the caller loaded to one edit."""
-        begin_thread()
+        init_thread()
         with ExitStack() as end:
             yield Lease(leased(model), self._networks, end)
 

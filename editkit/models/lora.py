@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from editkit.common import trust
-from editkit.common.places import expanded
+from editkit.common.places import expand_path
 from editkit.common.process import quiet
 from editkit.common.spec import number
 from editkit.errors import ModelError, UsageError, short
@@ -53,8 +53,8 @@ def lora_and_weight(word: str) -> tuple[Path, float]:
     """
     name, colon, weight = word.rpartition(":")
     if not colon or "/" in weight or weight.lower().endswith(".safetensors"):
-        return expanded(word), 1.0
-    return expanded(name), number(weight, f"--lora {word}: the weight")
+        return expand_path(word), 1.0
+    return expand_path(name), number(weight, f"--lora {word}: the weight")
 
 
 def readable(word: str) -> tuple[Path, float]:
@@ -124,7 +124,7 @@ def _in_part(pipe: Any, adapter: str, name: str, word: str) -> Iterator[str]:
 
 def is_lora(name: str) -> bool:
     """Whether `name` is a file with the tensors of a LoRA; reads only its header."""
-    file = expanded(name)
+    file = expand_path(name)
     if not nameable(str(file)) or not file.is_file() or file.suffix.lower() != ".safetensors":
         return False
     try:
@@ -170,7 +170,7 @@ def _check_words(file: Path) -> None:
         raise ModelError(f"--lora {file.name}: what it says of itself cannot be read: {error}") from error
     if not isinstance(metadata, dict):
         raise ModelError(f"--lora {file.name}: what it says of itself is not a JSON object")
-    trust.network_configuration(file.name, PEFT, metadata)
+    trust.check_network_config(file.name, PEFT, metadata)
     most = max((side for _, shape in shapes(file.name, file) for side in shape), default=0)
     for key, rank in _ranks(metadata):
         if not isinstance(rank, int) or rank > most:

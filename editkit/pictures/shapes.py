@@ -32,7 +32,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from editkit.common.entries import Group, Listed
+from editkit.common.entries import Group, InstalledEntry
 from editkit.errors import ModelError, PictureError, PluginError, short
 from editkit.pictures.colors import rgb
 from editkit.pictures.picture import Picture
@@ -91,12 +91,12 @@ def load(name: str) -> Shape:
         UsageError: there is none (the message suggests the nearest).
         PluginError: it cannot be imported, or is not a `Shape`.
     """
-    return cast(Shape, MASKS.fitting(MASKS.load(name), name, ("name", "form", "draw", "summary")))
+    return cast(Shape, MASKS.check_attributes(MASKS.load(name), name, ("name", "form", "draw", "summary")))
 
 
-def listed() -> list[Listed[Shape]]:
+def list_installed() -> list[InstalledEntry[Shape]]:
     """List all installed shapes; broken ones with the reason."""
-    return MASKS.listed(load)
+    return MASKS.list_installed(load)
 
 
 def words() -> str:

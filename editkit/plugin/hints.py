@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from editkit.common.entries import Group, Listed
+from editkit.common.entries import Group, InstalledEntry
 from editkit.common.extras import explained
 from editkit.common.spec import did_you_mean, name_of, values_of
 from editkit.errors import EditkitError, HookError, ParameterError, UsageError, short
@@ -64,9 +64,9 @@ def names() -> list[str]:
     return DETECTORS.names()
 
 
-def listed() -> list[Listed[type[Detector]]]:
+def list_installed() -> list[InstalledEntry[type[Detector]]]:
     """Return every installed detector; broken ones carry the reason."""
-    return DETECTORS.listed(load)
+    return DETECTORS.list_installed(load)
 
 
 def load(name: str) -> type[Detector]:
@@ -78,7 +78,7 @@ def load(name: str) -> type[Detector]:
     """
     if name not in names():
         raise UsageError(unknown(name))
-    return DETECTORS.declared(DETECTORS.load(name), name, Detector, API)
+    return DETECTORS.check_class(DETECTORS.load(name), name, Detector, API)
 
 
 def unknown(name: str) -> str:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
-from editkit.common.small import small_bytes
+from editkit.common.small import read_limited_bytes
 from editkit.errors import EditkitError
 from editkit.models.files.weights import Stored, bounded
 from editkit.models.pocket.residual import COARSE, HOLE, KNOWN, LUMA, TASKS
@@ -202,7 +202,7 @@ def load(folder: Path) -> Pocket:
     from safetensors.torch import load_file
 
     try:
-        described = json.loads(small_bytes(folder / "pocket.json"))
+        described = json.loads(read_limited_bytes(folder / "pocket.json"))
         architecture = Architecture.model_validate(described["architecture"])
         weights = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     except FileNotFoundError as error:

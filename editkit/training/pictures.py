@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Generator, Tensor
 
-from editkit.common.small import small_bytes, small_text
+from editkit.common.small import read_limited_bytes, read_limited_text
 from editkit.errors import EditkitError
 from editkit.pictures.files.formats import PHOTOGRAPHS
 from editkit.pictures.picture import Picture
@@ -78,7 +78,7 @@ def _read_list(path: Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        lines = small_text(path, pipe=True).splitlines()
+        lines = read_limited_text(path, pipe=True).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not UTF-8"
         raise EditkitError(f"{path}: the list of held-back pictures cannot be read ({why})") from error
@@ -90,7 +90,7 @@ def _read_facts(folder: Path) -> dict[str, dict[str, str]]:
     if not path.exists():
         return {}
     try:
-        rows = json.loads(small_bytes(path))
+        rows = json.loads(read_limited_bytes(path))
         return {str(row["file"]): {key: str(value) for key, value in row.items() if key != "file"} for row in rows}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise EditkitError(f"{path}: is not a list of objects with a 'file' ({error})") from error

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field, field_validator
 
-from editkit.common.places import expanded
+from editkit.common.places import expand_path
 from editkit.models.files.loading import find
 from editkit.models.prompts import adapter as ip
 from editkit.models.prompts import redux
@@ -96,7 +96,7 @@ class ImagePrompt(Plugin):
         return (given,)
 
     def hooks(self) -> type[Hooks[ImagePrompt]]:
-        return _ReduxHooks if expanded(self.adapter).is_dir() else _ImagePromptHooks
+        return _ReduxHooks if expand_path(self.adapter).is_dir() else _ImagePromptHooks
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         if self.scale > 0.0:
@@ -104,8 +104,10 @@ class ImagePrompt(Plugin):
         return picture
 
     def found_weights(self) -> tuple[str, ...]:
-        beside = expanded(self.adapter).parent / ENCODER
-        return (str(beside),) if self.encoder is None and expanded(self.adapter).is_file() and beside.is_dir() else ()
+        beside = expand_path(self.adapter).parent / ENCODER
+        return (
+            (str(beside),) if self.encoder is None and expand_path(self.adapter).is_file() and beside.is_dir() else ()
+        )
 
     def pictures(self) -> list[Image.Image]:
         """Read the pictures for the encoder: RGB, 8 bits, sRGB.
@@ -187,7 +189,7 @@ def _bound(plugin: ImagePrompt, run: Run) -> ImageTokens:
     if model is None:
         raise ModelError(f"image-prompt: model {run.model.info.name} does not support image prompts")
     try:
-        file, places, dtype = expanded(plugin.adapter), model.places(), model.denoiser.dtype
+        file, places, dtype = expand_path(plugin.adapter), model.places(), model.denoiser.dtype
         says = ip.check(file, places)
         layout, component = _encoder(plugin, file, says, run)
         eye = run.lease.network(load_eye, layout, component, run.device, dtype)

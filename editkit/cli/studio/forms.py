@@ -27,7 +27,7 @@ from editkit.plugin.sections import Section
 def plugins() -> list[dict[str, Any]]:
     """Return every installed plugin with its fields; broken ones with the reason."""
     order = {section: k for k, section in enumerate(get_args(Section))}
-    rows = [_plugin(row.name, row.kind, row.distribution, row.broken) for row in registry.listed()]
+    rows = [_plugin(row.name, row.kind, row.distribution, row.broken) for row in registry.list_installed()]
     return sorted(rows, key=lambda row: (order.get(row["group"], len(order)), row["name"]))
 
 
@@ -110,7 +110,7 @@ def options() -> list[dict[str, Any]]:
 
 def words() -> list[dict[str, str]]:
     """Return the words that draw masks."""
-    rows = shapes.listed()
+    rows = shapes.list_installed()
     return [{"name": row.name, "form": row.kind.form, "help": row.kind.summary} for row in rows if row.kind is not None]
 
 

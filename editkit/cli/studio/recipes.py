@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from editkit.cli.studio.config import Config
-from editkit.common.named import leads_out
+from editkit.common.named import has_escaping_path
 from editkit.common.spec import name_of
 from editkit.editing import recipe
 from editkit.errors import EditkitError, RecipeError
@@ -113,7 +113,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _check_picture(name: str, text: str, config: Config, place: tuple[str | int, ...]) -> None:
-    if text == "-" or leads_out(text):
+    if text == "-" or has_escaping_path(text):
         raise NotAllowed(f"{name} names {text[:80]!r}; only pictures in the studio's folder can be read", *place)
     if is_words(text) or not _is_file(config.folder / text):
         _check_text(name, text, config, place)  # words, or a missing file, which is reported when it is read
@@ -125,7 +125,9 @@ def _check_text(name: str, text: str, config: Config, place: tuple[str | int, ..
     """Check a value that is not free text, and that its plugin may interpret in any way."""
     parts = [text, *text.split(":"), *text.split(",")]
     known = config.allows(text)
-    if not known and (leads_out(text) or any("/" in part or "\\" in part for part in parts) or _is_there(parts)):
+    if not known and (
+        has_escaping_path(text) or any("/" in part or "\\" in part for part in parts) or _is_there(parts)
+    ):
         raise NotAllowed(
             f"{name} names {text[:80]!r}, a file, a folder or a hub id; start the studio with --allow-model "
             f"{text[:80]!r} to allow it",
@@ -169,7 +171,7 @@ def _check_options(options: Options, config: Config, place: tuple[str | int, ...
     for lora in options.lora:
         if not config.allows(lora):
             _check_weights("lora", lora.rpartition(":")[0] or lora, config, (*place, "lora"))
-    if options.sampler is not None and leads_out(options.sampler):
+    if options.sampler is not None and has_escaping_path(options.sampler):
         raise NotAllowed(f"sampler {name_of(options.sampler)[:80]!r} is not one of editkit's", *place, "sampler")
 
 

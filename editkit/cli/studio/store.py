@@ -26,7 +26,7 @@ from pydantic import BaseModel, ValidationError
 
 from editkit.cli.studio.config import Bounds, Refused
 from editkit.cli.studio.records import ENDED, ID, EditRecord, PictureRecord, new_id
-from editkit.common.small import small_bytes
+from editkit.common.small import read_limited_bytes
 from editkit.errors import EditkitError, UsageError
 from editkit.pictures.files.atomic import save_bytes
 from editkit.pictures.files.formats import PICTURES
@@ -316,6 +316,6 @@ def _write(path: Path, record: BaseModel) -> None:
 def _read(path: Path, kind: type[R]) -> R | None:
     """Read a record; None if it is missing or incomplete."""
     try:
-        return kind.model_validate_json(small_bytes(path))
+        return kind.model_validate_json(read_limited_bytes(path))
     except (OSError, ValidationError, ValueError):  # also a pipe or a device in somebody else's folder
         return None

@@ -13,8 +13,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from editkit.common.places import expanded
-from editkit.common.small import small_bytes
+from editkit.common.places import expand_path
+from editkit.common.small import read_limited_bytes
 from editkit.common.spec import nearest
 from editkit.errors import UsageError
 from editkit.models.classifiers.kinds import Clean, NoiseAware
@@ -27,9 +27,9 @@ def is_noisy(source: Any) -> bool:
     """Whether a classifier is noise-aware; reads only its configuration."""
     if not isinstance(source, str):
         return hasattr(source, "at")
-    file = expanded(source) / "config.json"
+    file = expand_path(source) / "config.json"
     try:
-        return "log_snr" in json.loads(small_bytes(file))
+        return "log_snr" in json.loads(read_limited_bytes(file))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editkit.common.places import expanded
+from editkit.common.places import expand_path
 from editkit.common.spec import did_you_mean
 from editkit.errors import ModelError, short
 from editkit.models.classifiers.kinds import KINDS, OWN, Clean, NoiseAware
@@ -29,7 +29,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def from_folder(source: str, device: torch.device, *, offline: bool) -> Clean | NoiseAware:
     """Load what `editkit train classifier` saved, or timm's layout: config.json and model.safetensors."""
-    if source.count("/") != 1 and not expanded(source).exists():
+    if source.count("/") != 1 and not expand_path(source).exists():
         raise ModelError(f"classifier {source!r} was not found; it can be {KINDS}")
     try:
         layout = find(source, offline=offline, weights=True)
@@ -57,7 +57,7 @@ def by_architecture(library: str, name: str, file: str, device: torch.device, *,
     """Build an architecture by name, with weights from a file, or from the hub for timm."""
     source = f"{library}:{name}" + (f":{file}" if file else "")
     if file:
-        path = expanded(file)
+        path = expand_path(file)
         if path.suffix.lower() in PICKLES:
             raise ModelError(
                 f"classifier {source}: a pickle can run code when it is read; if you trust it, convert it once: "

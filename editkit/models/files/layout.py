@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from editkit.common import trust
-from editkit.common.small import small_bytes
+from editkit.common.small import read_limited_bytes
 from editkit.errors import EditkitError, ModelError
 
 if TYPE_CHECKING:
@@ -139,12 +139,12 @@ class Layout:
             ModelError: it cannot be read, or one of its keys selects code to run.
         """
         try:
-            values = json.loads(small_bytes(self.path / file))
+            values = json.loads(read_limited_bytes(self.path / file))
         except (OSError, ValueError, RecursionError) as error:
             raise ModelError(
                 f"{self.name}: {file} {mistaken(self.path / file) or f'cannot be read: {error}'}"
             ) from error
         if not isinstance(values, dict):
             raise ModelError(f"{self.name}: {file} is not a JSON object")
-        trust.network_configuration(self.name, str(file), values)
+        trust.check_network_config(self.name, str(file), values)
         return values

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.common import hub, trust
-from editkit.common.places import expanded
+from editkit.common.places import expand_path
 from editkit.errors import ModelError
 from editkit.models.files import overlay, quantised, quantising, single_file
 from editkit.models.files.layout import Layout, mistaken
@@ -56,7 +56,7 @@ def find(name: str, *, offline: bool, weights: bool = False, over: Path | None =
     if not nameable(name):
         raise ModelError(f"model {name[:80]!r}... was not found: no file has a name of {len(name)} characters")
     where, variant = name_and_variant(name)
-    path = expanded(where)
+    path = expand_path(where)
     if path.suffix.lower() in PICKLES and path.is_file():
         raise ModelError(pickled(name, path))
     if path.is_dir():
@@ -86,7 +86,7 @@ def nameable(name: str) -> bool:
 def name_and_variant(name: str) -> tuple[str, str | None]:
     """Split `MODEL[:VARIANT]`; a variant has no slash or dot, and an existing path has no variant."""
     model, colon, variant = name.rpartition(":")
-    if not colon or not re.fullmatch(r"\w{2,}", variant) or expanded(name).exists():
+    if not colon or not re.fullmatch(r"\w{2,}", variant) or expand_path(name).exists():
         return name, None
     return model, variant
 
@@ -164,7 +164,9 @@ def _from_hub(
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         where = f"no folder {name!r}, nothing in {constants.HF_HUB_CACHE}"
         how = "" if offline or not alone else f"; with a network connection: editkit models download {name}"
-        raise ModelError(f"model {name!r} was not found: {where}; {hub.why(offline, error)}{how}") from error
+        raise ModelError(
+            f"model {name!r} was not found: {where}; {hub.explain_failure(offline, error)}{how}"
+        ) from error
 
 
 def _parts(layout: Layout) -> list[str]:
@@ -306,9 +308,11 @@ def load_text_encoder(
         known = f"CLIP's, T5's, {', '.join(LANGUAGE_MODELS)}"
         raise ModelError(f"model {layout.name}: {encoder} is a {first}; text encoders that are known: {known}")
     listed = layout.index.get(tokenizer, ["transformers", "CLIPTokenizer"])
-    reader = getattr(transformers, trust.component(layout.name, tokenizer, listed, trust.READERS))
+    reader = getattr(transformers, trust.check_component(layout.name, tokenizer, listed, trust.READERS))
     if (layout.path / tokenizer / "preprocessor_config.json").is_file():
-        trust.preparation(layout.name, tokenizer, layout.json(Path(tokenizer) / "preprocessor_config.json"))
+        trust.check_preprocessor_config(
+            layout.name, tokenizer, layout.json(Path(tokenizer) / "preprocessor_config.json")
+        )
     shown = logging.is_progress_bar_enabled()
     if layout.texts_on_disk:
         getLogger("accelerate.big_modeling").setLevel("ERROR")  # it only repeats what was requested

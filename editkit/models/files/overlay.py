@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.common.extras import explained
-from editkit.common.places import expanded
+from editkit.common.places import expand_path
 from editkit.common.process import quiet
 from editkit.errors import ModelError, UsageError
 from editkit.models.files.gguf_header import look_through
@@ -43,7 +43,7 @@ def given(word: str) -> Path:
         UsageError: it does not exist.
         ModelError: it is a pickle, or of an unsupported kind.
     """
-    file = expanded(word)
+    file = expand_path(word)
     try:
         there = file.is_file()
     except (OSError, ValueError):

@@ -47,7 +47,7 @@ def configuration(file: Path, fetch: Callable[[str], Path]) -> Path:
 
 def component(layout: Layout, name: str, dtype: torch.dtype, classes: Collection[str]) -> Any:
     """Load one network of `layout.file` in `dtype`, or a tokenizer of its configuration; only of `classes`, as
-    `trust.component` lists them, because diffusers would import any module that the configuration names.
+    `trust.check_component` lists them, because diffusers would import any module that the configuration names.
 
     Raises:
         ModelError: it names another class, or diffusers cannot read the file with that configuration.
@@ -59,7 +59,7 @@ def component(layout: Layout, name: str, dtype: torch.dtype, classes: Collection
     kind = getattr(diffusers, named, None)
     if kind is None or not hasattr(kind, "from_single_file"):
         raise ModelError(f"model {layout.name}: diffusers cannot read a {named} from a single file")
-    trust.component(layout.name, name, layout.index.get(name), classes)
+    trust.check_component(layout.name, name, layout.index.get(name), classes)
     if (layout.path / name / "config.json").is_file():  # checked here: diffusers reads it again itself
         assert layout.file is not None
         config = layout.config(name)

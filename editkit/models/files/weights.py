@@ -16,7 +16,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from editkit.common import trust
-from editkit.common.small import small_bytes
+from editkit.common.small import read_limited_bytes
 from editkit.errors import ModelError
 from editkit.models.files.layout import mistaken
 
@@ -99,10 +99,10 @@ def _shards(name: str, file: Path) -> list[Path]:
     if file.suffix != ".json":
         return [file]
     try:
-        words = list(json.loads(small_bytes(file))["weight_map"].values())
+        words = list(json.loads(read_limited_bytes(file))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"model {name}: {file.name} cannot be read as an index of shards: {error}") from error
-    parts = {trust.inside(name, file.name, word, ".safetensors") for word in words}
+    parts = {trust.check_sibling_name(name, file.name, word, ".safetensors") for word in words}
     return [file.parent / part for part in sorted(parts)]
 
 

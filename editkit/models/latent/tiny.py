@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit.common.places import expanded
+from editkit.common.places import expand_path
 from editkit.errors import ModelError, UsageError
 from editkit.models.files.layout import Layout
 from editkit.models.files.weights import PICKLES, compare, pickled, read, shapes
@@ -30,7 +30,7 @@ def given(word: str) -> Path:
         UsageError: it does not exist.
         ModelError: it is a pickle, or another network.
     """
-    path = expanded(word)
+    path = expand_path(word)
     try:
         there = path.exists()
     except (OSError, ValueError):

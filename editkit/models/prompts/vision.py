@@ -146,7 +146,7 @@ def _prepared(layout: Layout, component: str, prepare: Any, network: Any) -> Any
     for part in ("feature_extractor", "image_processor", component):
         if (layout.path / part / "preprocessor_config.json").is_file():
             file = f"{part}/preprocessor_config.json" if part else "preprocessor_config.json"
-            trust.preparation(layout.name, file, layout.json(file))  # which must not select code either
+            trust.check_preprocessor_config(layout.name, file, layout.json(file))  # which must not select code either
             return prepare.from_pretrained(layout.path / part, local_files_only=True)
     side = network.config.image_size
     if prepare.__name__.startswith("CLIP"):

@@ -63,7 +63,7 @@ def load_words(layout: Layout, device: torch.device, dtype: torch.dtype) -> Word
 
     component, words = (TEXT, TOKENIZER) if layout.has(TEXT) else ("", "")
     if layout.index.get(words):
-        trust.component(layout.name, words, layout.index[words], trust.TOKENIZERS)
+        trust.check_component(layout.name, words, layout.index[words], trust.TOKENIZERS)
     encoder = load_tower(layout, component, CLIPTextModelWithProjection, device, dtype)
     with understandable(layout.name):
         reader = CLIPTokenizer.from_pretrained(layout.path / words, local_files_only=True, trust_remote_code=False)

@@ -93,8 +93,8 @@ class Aux(Detector):
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             raise ModelError(
                 f"hint {self.name} needs {', '.join(self.files)} from the hub's {self.repo}, not found in "
-                f"{constants.HF_HUB_CACHE}; {hub.why(offline, error)}. Fetch it once where there is a network (hf "
-                f"download {self.repo} {' '.join(self.files)}), or name a folder that has it: "
+                f"{constants.HF_HUB_CACHE}; {hub.explain_failure(offline, error)}. Fetch it once where there is a "
+                f"network (hf download {self.repo} {' '.join(self.files)}), or name a folder that has it: "
                 f"{self.name}:weights=DIR"
             ) from None
         return str(Path(paths[0]).parent)

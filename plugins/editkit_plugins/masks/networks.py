@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from editkit.common import trust
 from editkit.common.extras import explained
-from editkit.common.small import small_bytes
+from editkit.common.small import read_limited_bytes
 from editkit.errors import ModelError, UsageError
 from editkit.models.files.layout import Layout
 from editkit.models.files.weights import bounded, stored, weight_files
@@ -100,12 +100,12 @@ def _kind(folder: Path) -> str:
             f"OWNER/NAME --local-dir FOLDER, then give FOLDER"
         )
     types = {word: kind for kind, row in KINDS.items() for word in row.types}
-    return types[trust.configuration(str(folder), "config.json", _json(folder / "config.json"), types)]
+    return types[trust.check_transformers_config(str(folder), "config.json", _json(folder / "config.json"), types)]
 
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(small_bytes(path))
+        return json.loads(read_limited_bytes(path))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read as JSON ({type(error).__name__}); download it again") from None
 
@@ -124,9 +124,9 @@ def _loaded(kind: str, folder: Path, stamp: float) -> Network:
     for file in sorted(folder.glob("*.json")):
         if not file.name.endswith(".index.json") and file.name not in ("tokenizer.json", "vocab.json"):
             said = _json(file)
-            trust.settings(str(folder), file.name, said)
+            trust.check_no_code(str(folder), file.name, said)
             if file.name.endswith("processor_config.json"):
-                trust.preparation(str(folder), file.name, said)
+                trust.check_preprocessor_config(str(folder), file.name, said)
     if not list(folder.glob("*.safetensors")):
         raise ModelError(f"{folder}: has no .safetensors; other formats can run code: use a revision that has them")
     layout = Layout(str(folder), folder)
