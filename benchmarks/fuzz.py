@@ -42,8 +42,8 @@ from editkit.errors import EditkitError
 from editkit.models.files.overlay import contents
 from editkit.models.files.weights import shapes
 from editkit.pictures.files.clips import Clip
-from editkit.pictures.files.provenance import find, stripped
-from editkit.pictures.files.xmp import into_xmp
+from editkit.pictures.files.provenance import find_provenance, strip_bytes
+from editkit.pictures.files.xmp import insert_provenance
 from editkit.pictures.picture import Picture
 from editkit.pictures.shapes import from_words
 from editkit.plugin.chain import Chain
@@ -91,7 +91,7 @@ def encoded(format: str, mode: str = "RGB", **more: object) -> bytes:
     if format in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF"):
         more.setdefault("exif", exif.tobytes())
     if format in ("JPEG", "WEBP", "AVIF"):
-        more.setdefault("xmp", into_xmp(None, '{"a": 1}'))
+        more.setdefault("xmp", insert_provenance(None, '{"a": 1}'))
     Image.fromarray(scene()).convert(mode).save(buffer, format, **more)
     return buffer.getvalue()
 
@@ -145,8 +145,8 @@ def targets() -> dict[str, Target]:
     mends = {"PNG": with_checksums}
     found = {name: Target(seeds, Picture.read, mends.get(name)) for name, seeds in files.items()}
     everything = [seed for seeds in files.values() for seed in seeds]
-    found["provenance"] = Target(everything, lambda data: find(data) or "")
-    found["strip"] = Target(everything, stripped)
+    found["provenance"] = Target(everything, lambda data: find_provenance(data) or "")
+    found["strip"] = Target(everything, strip_bytes)
     found["recipe"] = Target([RECIPE], lambda data: recipe.from_yaml(data.decode("utf-8", "replace")))
     found["words"] = Target(WORDS, lambda data: parse(data.decode("utf-8", "surrogateescape").split("\n")))
     found["mask words"] = Target(MASKS, lambda data: from_words(data.decode("utf-8", "replace"), picture))

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from editkit import edit
 from editkit.cli import run
 from editkit.errors import EditkitError, ExtraError, ModelError, PictureError, UsageError
-from editkit.pictures.masks import load, pieces, read_mask
+from editkit.pictures.masks import connected_parts, load, read_mask
 from editkit.pictures.picture import Picture
 from editkit.pictures.shapes import ShapeError, from_words
 from editkit.plugins import Inpaint
@@ -262,20 +262,20 @@ def test_each_piece_is_a_picture_of_its_own(tmp_path, monkeypatch, photo):
 
 def test_pieces_leave_crumbs_out_and_begin_with_the_largest(photo):
     mask = from_words("box:0,0,40,40+box:50,10,60,20+box:70,50,71,51", photo)
-    first, second = pieces(mask)
+    first, second = connected_parts(mask)
     assert (first.sum(), second.sum()) == (1600, 100)
-    assert pieces(np.zeros((4, 4), np.float32)) == []
+    assert connected_parts(np.zeros((4, 4), np.float32)) == []
 
 
 @pytest.mark.parametrize("way", [0, 1])
 def test_what_a_twig_cuts_in_two_is_one_piece(way):
     mask = np.ones((40, 60), np.float32)
     np.moveaxis(mask, way, 0)[18:22] = 0.0
-    assert [piece.sum() for piece in pieces(mask, 4)] == [mask.sum()]
-    assert len(pieces(mask, 2)) == 2
-    assert (sum(pieces(mask, 2)) == mask).all()  # nothing is marked that was not
+    assert [piece.sum() for piece in connected_parts(mask, 4)] == [mask.sum()]
+    assert len(connected_parts(mask, 2)) == 2
+    assert (sum(connected_parts(mask, 2)) == mask).all()  # nothing is marked that was not
     soft = from_words("box:0,0,100%,100%", Picture(np.zeros((40, 60, 3), np.uint8)))
-    assert len(pieces(soft, 9)) == 1
+    assert len(connected_parts(soft, 9)) == 1
 
 
 # --------------------------------------------------------------------------------------------- faces and lettering

@@ -37,7 +37,7 @@ from editkit.diffusion.samplers import make_sampler
 from editkit.editing.settle import arrange, described, for_own_model, options_of
 from editkit.errors import RecipeError, UsageError
 from editkit.pictures.files.formats import PICTURES
-from editkit.pictures.shapes import is_there
+from editkit.pictures.shapes import path_exists
 from editkit.plugin.chain import Chain
 from editkit.plugin.masking import masked, needs_mask
 from editkit.plugin.outputs import write_nothing_beside
@@ -224,7 +224,7 @@ def run(
     for item in items:
         if journal.settle(item.name, item.output):
             before += 1
-        elif not force and is_there(item.target):
+        elif not force and path_exists(item.target):
             reason = f"{item.target}: exists already and is not of this run; move it away, or give --force"
             _take(journal, summary, Result(item, error=reason), watch)
         else:

@@ -43,13 +43,13 @@ def density(  # long: every parameter is an option with its help
     """
     from editkit.cli.console import say, write
     from editkit.editing.likely import density as judged
-    from editkit.pictures.files.writing import check_apart, check_output
+    from editkit.pictures.files.writing import check_distinct, check_output
     from editkit.pictures.picture import Picture
 
     target = _target(picture, output)
     if target == "-" and json_:
         raise UsageError("density: --json and the map cannot both go to standard output; leave one of them out")
-    check_apart({"--output": target}, [picture])
+    check_distinct({"--output": target}, [picture])
     check_output(target, force=force)
     photo = Picture.read(picture)
     options: RunOptions = {"steps": steps, "seed": seed, "device": device, "offline": offline}

@@ -106,7 +106,7 @@ def _watched(lines: Sequence[Line], targets: Sequence[str]) -> int:
     """Run each edit whenever its files change; after the first run its own result is overwritten."""
     from editkit.cli.watching import Stamp, again_and_again, stamp
     from editkit.models.leasing import Models
-    from editkit.pictures.files.writing import check_apart
+    from editkit.pictures.files.writing import check_distinct
 
     if any("-" in (line.picture, target) for line, target in zip(lines, targets, strict=True)):
         raise UsageError("--watch needs files; standard input and output can be used only once")
@@ -128,7 +128,7 @@ def _watched(lines: Sequence[Line], targets: Sequence[str]) -> int:
     pairs = list(zip(lines, targets, strict=True))
     watched = [[line.picture, *files(line.chain)] for line in lines]
     for target in targets:
-        check_apart({"--output": target}, itertools.chain(*watched))
+        check_distinct({"--output": target}, itertools.chain(*watched))
     return again_and_again([(read, functools.partial(job, *pair)) for read, pair in zip(watched, pairs, strict=True)])
 
 
@@ -157,7 +157,7 @@ def _distinct(results: Mapping[str, str | None], line: Line) -> None:
 
     Only the result may be one of the input files.
     """
-    from editkit.pictures.files.writing import check_apart, check_place
+    from editkit.pictures.files.writing import check_distinct, check_place
 
     extras = line.extras
     others = {
@@ -167,7 +167,7 @@ def _distinct(results: Mapping[str, str | None], line: Line) -> None:
         "--save-recipe": extras.save_recipe,
     }
     made = written_by_plugins(line.chain)
-    check_apart({**results, **others, **made}, [line.picture, *files(line.chain)], first=next(iter(results)))
+    check_distinct({**results, **others, **made}, [line.picture, *files(line.chain)], first=next(iter(results)))
     if extras.save_recipe is not None:
         check_place(extras.save_recipe, force=extras.force)
     for path in made.values():
@@ -241,9 +241,9 @@ def _written(line: Line, made: Made, target: str) -> Written:
     extras = line.extras
     base, source = Path() if target == "-" else Path(target).parent, line.picture
     if extras.backup and os.path.lexists(target):
-        from editkit.pictures.files.atomic import keep
+        from editkit.pictures.files.atomic import keep_backup
 
-        kept = keep(Path(target))
+        kept = keep_backup(Path(target))
         source = str(kept) if os.path.realpath(source) == os.path.realpath(target) else source
     origin = made.provenance(source, base) if extras.provenance else None
     return made.write(target, force=extras.force or extras.backup, provenance=origin, quality=extras.quality)

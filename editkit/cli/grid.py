@@ -104,7 +104,7 @@ def _cut(words: list[str]) -> tuple[list[Axis], Path | None, list[str]]:
 def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
     from editkit.editing.watching import sheets
     from editkit.models.leasing import Models
-    from editkit.pictures.files.writing import check_apart, check_output
+    from editkit.pictures.files.writing import check_distinct, check_output
     from editkit.pictures.picture import Picture
 
     extras = line.extras
@@ -119,7 +119,7 @@ def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
     labels = [", ".join(words) for words in itertools.product(*(axis.labels for axis in axes))]
     check_output(target, force=extras.force)
     names = [] if cells is None else [cells / f"{k + 1:03}.png" for k in range(len(chains))]
-    check_apart(
+    check_distinct(
         {"--output": target, **{f"cell {k + 1}": name for k, name in enumerate(names)}},
         [line.picture, *files(line.chain)],
     )

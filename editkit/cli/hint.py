@@ -52,13 +52,13 @@ def hint(
     The hint has the size of the picture. Such a file can be given to --control instead of a detector's name.
     """
     from editkit.cli.console import say
-    from editkit.pictures.files.writing import check_apart, check_output
+    from editkit.pictures.files.writing import check_distinct, check_output
     from editkit.pictures.picture import Picture
     from editkit.plugin import hints
 
     detector = hints.make(control)
     target = _target(picture, detector.name, output)
-    check_apart({"--output": target}, [picture])
+    check_distinct({"--output": target}, [picture])
     check_output(target, force=force)
     photo = Picture.read(picture)
     for notice in photo.meta.notices:

@@ -122,7 +122,7 @@ def _make(own: Asked, line: Line) -> int:
     from editkit.editing.watching.trace import moving
     from editkit.models.leasing import Models
     from editkit.pictures.files.atomic import save_bytes
-    from editkit.pictures.files.writing import check_apart, check_output
+    from editkit.pictures.files.writing import check_distinct, check_output
 
     extras, target = line.extras, target_of(line, "interpolate")
     for name in ("compare", "candidates", "save_recipe", "preview"):
@@ -131,7 +131,7 @@ def _make(own: Asked, line: Line) -> int:
     if target == "-":
         raise UsageError("interpolate: name a file with -o; standard output is for one picture")
     check_output(target, force=extras.force)
-    check_apart({"--output": target, "--trace": extras.trace}, [line.picture, own.to])
+    check_distinct({"--output": target, "--trace": extras.trace}, [line.picture, own.to])
     notify, began, calls = notices(extras), time.perf_counter(), 0
     asked = _asked(own, line, notify)
     with watching(extras) as watchers:

@@ -67,16 +67,16 @@ def mask(  # long: every parameter is an option with its help
     The mask is the union of all shapes; then --minus subtracts, --invert inverts, --grow widens, --feather softens.
     """
     from editkit.cli.console import say
-    from editkit.pictures.files.writing import check_apart, check_output
-    from editkit.pictures.masks import check, feather_inside, overlay, pieces
+    from editkit.pictures.files.writing import check_distinct, check_output
+    from editkit.pictures.masks import check, connected_parts, feather_inside, overlay
     from editkit.pictures.masks import grow as widen
     from editkit.pictures.picture import Picture
-    from editkit.pictures.shapes import is_there
+    from editkit.pictures.shapes import path_exists
 
     target = _target(picture, output)
-    check_apart({"--output": target, "--show": show}, [picture])
-    given = [name for name in (*(add or ()), *(minus or ())) if is_there(name)]
-    check_apart({"--output": target, "--show": show}, given, first="--output")
+    check_distinct({"--output": target, "--show": show}, [picture])
+    given = [name for name in (*(add or ()), *(minus or ())) if path_exists(name)]
+    check_distinct({"--output": target, "--show": show}, given, first="--output")
     check_output(target, force=force)
     if show is not None:
         check_output(show, force=force)
@@ -106,7 +106,7 @@ def mask(  # long: every parameter is an option with its help
     if each is not None:
         stem = Path(target).stem if picture == "-" else Path(picture).stem
         apart = max(feather, round(max(photo.size) / NEAR))
-        say(f"{each}: {_cut_out(photo, pieces(made, apart), each, stem, force)}")
+        say(f"{each}: {_cut_out(photo, connected_parts(made, apart), each, stem, force)}")
     share = float((made > 0).mean())
     where = "standard output" if target == "-" else target
     say(f"{where}: {photo.width}x{photo.height}, {share:.2%} will be regenerated")

@@ -59,10 +59,10 @@ def score(  # long: every parameter is an option with its help
     from editkit.cli.console import say, write
     from editkit.editing.watching.sheets import save
     from editkit.pictures.files.atomic import save_bytes
-    from editkit.pictures.files.writing import check_apart, check_output, check_place
+    from editkit.pictures.files.writing import check_distinct, check_output, check_place
 
     given = (prompts, lpips_weights, inception, *pictures_of(results), *pictures_of(reference))
-    check_apart({"--output": output, "--sheet": sheet}, [path for path in given if path is not None])
+    check_distinct({"--output": output, "--sheet": sheet}, [path for path in given if path is not None])
     if output is not None:
         check_place(output, force=force)
     if sheet is not None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from editkit.diffusion.model import ModelInfo, Pass
 from editkit.errors import UsageError
-from editkit.pictures.boxes import WIDE, Box, crops, padded
+from editkit.pictures.boxes import WIDE, Box, crops, padded_bounds
 from editkit.pictures.picture import Picture
 from editkit.plugin.options import Options
 
@@ -74,7 +74,7 @@ def _enlarged(mask: np.ndarray, info: ModelInfo, options: Options, steps: int) -
     if info.window is None or options.canvas == "full":
         why = "with --canvas full" if info.window else f"with model {info.name}, which has no training size"
         raise UsageError(f"--crop-padding enlarges a crop to the model's training size; it has no meaning {why}")
-    box = padded(mask, options.crop_padding or 0)
+    box = padded_bounds(mask, options.crop_padding or 0)
     scale = info.window / max(box.height, box.width)
     return Pass(box, max(1, round(scale * box.height)), max(1, round(scale * box.width)), steps)
 

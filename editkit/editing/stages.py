@@ -29,7 +29,7 @@ from editkit.errors import ChainError, HookError
 from editkit.models.leasing import Lease
 from editkit.models.memory import Tiles, afford_backward, available, settle
 from editkit.pictures.boxes import Box
-from editkit.pictures.filling import seamless
+from editkit.pictures.filling import blend_seamlessly
 from editkit.pictures.picture import Picture, as_png
 from editkit.pictures.resizing import pad, resize
 from editkit.pictures.tensors import from_unit, to_unit
@@ -303,7 +303,7 @@ def _refine(process: Process, part: PassPlan, before: PassPlan, coarse: Tensor) 
     enlarged = resize(coarse[..., : old.height, : old.width], at.height, at.width)
     enlarged = pad(enlarged, process.model.info.multiple)
     if at.window is not None and known is not None and mask is not None:
-        enlarged = seamless(enlarged, known, mask).clamp(-1.0, 1.0)
+        enlarged = blend_seamlessly(enlarged, known, mask).clamp(-1.0, 1.0)
     enlarged = process.model.encode(enlarged, run.stream)
     plugin, hooks = cascade.refined(run, enlarged, at, at.height / old.height)
     return replace(process, bound=(Bound(plugin, hooks), *process.bound))

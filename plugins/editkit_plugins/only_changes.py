@@ -121,9 +121,9 @@ def only_changes(original: Tensor, edited: Tensor, onto: Tensor, notify: Notify)
     """
     import torch
 
-    from editkit.pictures.changes import find
+    from editkit.pictures.changes import find_changes
 
-    found = find(_pixels(original), _pixels(edited))
+    found = find_changes(_pixels(original), _pixels(edited))
     mask = torch.from_numpy(found.mask).to(original)[None, None]
     matched = 2.0 * torch.from_numpy(found.edited).to(original).permute(2, 0, 1)[None] - 1.0
     if found.share == 1.0:

@@ -27,7 +27,7 @@ from editkit.editing import recipe
 from editkit.editing.settle import plan_stages
 from editkit.errors import EditkitError, UsageError
 from editkit.pictures import masks, shapes
-from editkit.pictures.files.atomic import keep
+from editkit.pictures.files.atomic import keep_backup
 from editkit.pictures.files.formats import to_write
 from editkit.pictures.files.writing import check_output, format_of, to_bytes, write
 from editkit.pictures.picture import Picture, as_png
@@ -185,7 +185,7 @@ class Studio:
         check_output(target, force=over, quality=quality)
         picture, mask = self._as_made(edit, result)
         if over and os.path.lexists(target):
-            keep(target)
+            keep_backup(target)
         done = write(picture, target, mask=mask, force=over, text=edit.provenance, quality=quality)
         return {
             "path": path, "bytes": done.bytes, "format": done.format, "deviation": done.deviation,

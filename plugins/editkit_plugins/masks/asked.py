@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from editkit.pictures.picture import Picture
-from editkit.pictures.shapes import Asking, Mask, ShapeError, as_mask, coordinates
+from editkit.pictures.shapes import Mask, NetworkShape, ShapeError, as_mask, coordinates
 from editkit_plugins.masks import networks
 
 
@@ -64,11 +64,11 @@ def soft(picture: Picture, mask: Mask, models: Sequence[str]) -> Mask:
     return mask if folder is None else networks.matted(folder, picture, mask)
 
 
-TEXT = Asking(
+TEXT = NetworkShape(
     "text", "text:words", lambda picture, values: by_text(picture, values, ()),
     "What the words name, segmented by a network (--mask-model).", None, True, ask=by_text,
 )  # fmt: skip
-POINT = Asking(
+POINT = NetworkShape(
     "point", "point:x,y", lambda picture, values: by_point(picture, values, ()),
     "The object at a point, by SAM 2 (--mask-model).", None, True, ask=by_point,
 )  # fmt: skip

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from editkit.errors import ExtraError, ModelError
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import at_depth
-from editkit.pictures.shapes import Asking, Mask, ShapeError, as_mask
+from editkit.pictures.shapes import Mask, NetworkShape, ShapeError, as_mask
 
 PACKAGE, FILE = "rapidocr_onnxruntime", "models/ch_PP-OCRv4_det_infer.onnx"
 
@@ -93,7 +93,7 @@ def _file(models: Sequence[str]) -> Path:
     return Path(spec.submodule_search_locations[0]) / FILE
 
 
-LETTERING = Asking(
+LETTERING = NetworkShape(
     "lettering", "lettering", lambda picture, values: lettering(picture, values, ()),
     "Text: letters and digits of any kind.", None, True, ask=lettering,
 )  # fmt: skip
