@@ -352,7 +352,8 @@ COLOR = Shape(
     "Pixels of about this colour; also by name: color:white.", "#808080~255",
 )  # fmt: skip
 BORDER = Shape(
-    "border", "border:N", lambda picture, values: border(picture, _whole_number(values)), "The outermost N pixels.", "4",
+    "border", "border:N", lambda picture, values: border(picture, _whole_number(values)),
+    "The outermost N pixels.", "4",
 )  # fmt: skip
 ALPHA = Shape("alpha", "alpha", _alpha, "Where the photograph is transparent.")
 BRIGHTNESS = Shape("brightness", "brightness", _brightness, "The photograph's own brightness: white = regenerate.")
