@@ -18,7 +18,7 @@ from toy_batch import here, pictures
 
 from editkit.batch import driver as batching
 from editkit.batch import journal as journals
-from editkit.batch.driver import batch, masked
+from editkit.batch.driver import batch, with_mask
 from editkit.batch.engines import processes
 from editkit.batch.folder import items, listing
 from editkit.batch.journal import Done, opened
@@ -168,7 +168,7 @@ def test_masks_for_a_recipe_that_takes_none(here, capsys):
     assert run(["batch", "g.yaml", "in", "out", "--mask", "{stem}.mask.png"]) == 2
     assert "no plugin of the recipe takes one" in capsys.readouterr().err
     with pytest.raises(UsageError):
-        masked(Chain.of(Uncrop(right=6)), "m.png")
+        with_mask(Chain.of(Uncrop(right=6)), "m.png")
 
 
 def test_a_result_that_was_there_before_is_not_touched_without_force(here, capsys):

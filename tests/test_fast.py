@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from editkit.diffusion.flows import of_state
+from editkit.diffusion.flows import flow_for_state
 from editkit.diffusion.model import ModelInfo
 from editkit.editing.fast import KINDS, recognised, settled
 from editkit.editing.settle import plan_stage
@@ -155,6 +155,6 @@ def test_the_plan_of_a_stage_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         line.startswith("--fast: Qwen-Image-Lightning-8steps-V1.0.safetensors (lightning): steps 8") for line in said
     )
     model = load(describe(str(folder)), torch.device("cpu"), torch.float32)
-    levels = of_state(model.schedule, 128, 128, plan.options.shift).levels(8, "trailing")
+    levels = flow_for_state(model.schedule, 128, 128, plan.options.shift).levels(8, "trailing")
     s = np.linspace(1.0, 1 / 8, 8)
     assert np.allclose([level.sigma for level in levels[:0:-1]], 3 * s / (1 + 2 * s), atol=1e-6)

@@ -70,7 +70,7 @@ GATES = {
     "editkit/editing/contract.py:light": "this Python, which imports a module that is installed",
     "editkit/editing/fast.py:_said": "a header of text, in which words are looked for",
     "editkit/editing/recipe.py:from_yaml": "YAML without aliases and tags, at most 20,000 values, known keys",
-    "editkit/plugin/summaries.py:_read": "the user's own cache: lines of text about plugins",
+    "editkit/plugin/summaries.py:_read_cache": "the user's own cache: lines of text about plugins",
     "editkit/models/classifiers/__init__.py:is_noisy": "whether a key is there",
     "editkit/models/clip.py:is_noisy": "whether a key is there",
     "editkit/models/classifiers/loading.py:_made": "names in torchvision's and timm's lists; the number of classes",

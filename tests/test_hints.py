@@ -54,7 +54,7 @@ def test_lines_are_white_on_black_where_the_outline_is(name: str) -> None:
     assert made[(r > 14) & (r < 23)].mean() > 40
     assert made[(r < 10)].mean() < 5
     assert (made[..., 0] == made[..., 2]).all()
-    assert hints.empty(seen(name, np.full((50, 50, 3), 77, np.uint8)))
+    assert hints.is_blank(seen(name, np.full((50, 50, 3), 77, np.uint8)))
 
 
 def test_edges_have_thresholds() -> None:

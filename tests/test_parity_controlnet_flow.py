@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from editkit.diffusion.conditioning import Conditioning
-from editkit.diffusion.control import Shown
+from editkit.diffusion.control import ControlInputs
 from editkit.diffusion.windows import Windowed
 from editkit.errors import ModelError, UsageError
 from editkit.models import describe, load
@@ -277,7 +277,7 @@ def test_by_windows_a_hint_is_cut_with_the_state(models: dict[str, Any], place: 
     """Two windows of a state that is twice the same one say twice the same."""
     model = models["flux" if name == "xlabs" else name.removesuffix("-inpaint")]
     hint, level = torch.rand(1, 3, 64, 128), model.schedule.levels(2)[1]
-    shown = Shown(hint, hint, torch.ones_like(hint[:, :1]), torch.ones(1, 1, 8, 16))
+    shown = ControlInputs(hint, hint, torch.ones_like(hint[:, :1]), torch.ones(1, 1, 8, 16))
     network = load_network(
         find(str(place / name), offline=True), "", type(NETWORKS[name]()), torch.float32, torch.device("cpu")
     )
@@ -301,7 +301,7 @@ def test_by_windows_every_item_is_told_its_own(models: dict[str, Any], place: Pa
     pooled = None if one.pooled is None else torch.cat([one.pooled, two.pooled])
     both = replace(one, embeds=torch.cat([one.embeds, two.embeds]), pooled=pooled)
     hint = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(3))
-    shown, level = Shown(hint), model.schedule.levels(2)[1]
+    shown, level = ControlInputs(hint), model.schedule.levels(2)[1]
     network = load_network(
         find(str(place / family), offline=True), "", type(NETWORKS[family]()), torch.float32, torch.device("cpu")
     )

@@ -39,8 +39,8 @@ from editkit.errors import RecipeError, UsageError
 from editkit.pictures.files.formats import PICTURES
 from editkit.pictures.shapes import path_exists
 from editkit.plugin.chain import Chain
-from editkit.plugin.masking import masked, needs_mask
-from editkit.plugin.outputs import write_nothing_beside
+from editkit.plugin.masking import needs_mask, with_mask
+from editkit.plugin.outputs import refuse_plugin_outputs
 
 if TYPE_CHECKING:
     from editkit.models.leasing import Models
@@ -116,7 +116,7 @@ def batch(
     if masks is None and needs_mask(chain) and not source.endswith(ENDINGS):
         masks = Masks()
     if masks is not None:
-        masked(chain, "")
+        with_mask(chain, "")
     _settle(chain)
     size = size or most_at_once(chain)
     work = Work(chain, provenance, quality, models or new_models(size), size)
@@ -164,7 +164,7 @@ def _both(watch: Callable[[Result], None] | None, also: Callable[[Result], None]
 
 def _settle(chain: Chain) -> None:
     """Check once for errors that concern every picture: conflicting plugins, unknown model or sampler."""
-    write_nothing_beside(chain, "a batch")
+    refuse_plugin_outputs(chain, "a batch")
     for stage in chain.inherited().stages:
         info = described(stage)
         plugins = arrange(stage, info, has_picture=True)

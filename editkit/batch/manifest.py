@@ -24,7 +24,7 @@ from editkit.errors import UsageError
 from editkit.plugin.chain import Chain
 from editkit.plugin.declaration import Declaration
 from editkit.plugin.options import Options
-from editkit.plugin.params import Code, is_path, outputs, params, word
+from editkit.plugin.params import Code, cli_name, is_path, outputs, params
 
 ENDINGS = (".jsonl", ".parquet", ".csv")
 OWN = ("picture", "mask", "output")
@@ -214,7 +214,7 @@ def _owner(chain: Chain, column: str) -> tuple[Declaration, str]:
     """Return the plugin and the parameter of a column."""
     owner, _, key = column.rpartition(".")
     plugins = [plugin for stage in chain.stages for plugin in stage.plugins if owner in ("", plugin.name)]
-    return next((p, field) for p in plugins for field in type(p).model_fields if word(field) == key)
+    return next((p, field) for p in plugins for field in type(p).model_fields if cli_name(field) == key)
 
 
 def _barred(kind: type[Declaration], name: str) -> bool:

@@ -23,7 +23,7 @@ from editkit.batch.stores import is_address, read_from, shown
 from editkit.errors import EditkitError, PictureError
 from editkit.pictures.shapes import is_words
 from editkit.plugin.chain import Chain
-from editkit.plugin.masking import masked
+from editkit.plugin.masking import with_mask
 
 if TYPE_CHECKING:
     from editkit.editing.made import Made
@@ -144,7 +144,7 @@ class Work:
             elif not is_words(mask) and not Path(mask).is_file():  # a named pipe would be waited for
                 wrong = "not a regular file" if Path(mask).exists() else "missing"
                 raise PictureError(f"its mask is {wrong}: {mask}")
-            chain = masked(chain, mask)
+            chain = with_mask(chain, mask)
         return Opened(item, picture, chain, aside)
 
     def _edited(self, opened: Opened) -> Edited:

@@ -22,7 +22,7 @@ from editkit.cli.words import option, options_of, parse
 from editkit.errors import UsageError
 from editkit.pictures.files.formats import WRITABLE
 from editkit.plugin.chain import Chain
-from editkit.plugin.masking import each_mask
+from editkit.plugin.masking import map_masks
 from editkit.plugin.options import Options
 from editkit.plugin.params import Param, params
 
@@ -171,7 +171,7 @@ def _asked(
             return None
         return mask
 
-    chain = each_mask(inline, taken).with_options(options)
+    chain = map_masks(inline, taken).with_options(options)
     if len(patterns) > 1:
         raise UsageError(f"one pattern of masks is allowed in a batch, got {' and '.join(patterns)}")
     return chain, next(iter(patterns), None)

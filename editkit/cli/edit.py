@@ -23,7 +23,7 @@ from editkit.common.notify import Notify, silent
 from editkit.errors import EditkitError, PictureError, UsageError
 from editkit.pictures.files.clips import is_clip
 from editkit.plugin.chain import Chain
-from editkit.plugin.outputs import Extras, write_nothing_beside, written_by_plugins
+from editkit.plugin.outputs import Extras, plugin_outputs, refuse_plugin_outputs
 from editkit.plugin.params import outputs
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def make(line: Line) -> int:
     if line.extras.candidates is not None and len(lines) == 1:
         return _candidates(lines[0], line.extras.candidates)
     if len(lines) > 1:
-        write_nothing_beside(line.chain, "this command")
+        refuse_plugin_outputs(line.chain, "this command")
     targets = check_targets(lines)
     if line.extras.watch:
         return _watched(lines, targets)
@@ -111,7 +111,7 @@ def _watched(lines: Sequence[Line], targets: Sequence[str]) -> int:
     if any("-" in (line.picture, target) for line, target in zip(lines, targets, strict=True)):
         raise UsageError("--watch needs files; standard input and output can be used only once")
     for line in lines:
-        write_nothing_beside(line.chain, "--watch")
+        refuse_plugin_outputs(line.chain, "--watch")
     models, notify = Models(), notices(lines[0].extras)
     own: dict[str, Stamp] = {}
 
@@ -166,7 +166,7 @@ def _distinct(results: Mapping[str, str | None], line: Line) -> None:
         "--compare": extras.compare,
         "--save-recipe": extras.save_recipe,
     }
-    made = written_by_plugins(line.chain)
+    made = plugin_outputs(line.chain)
     check_distinct({**results, **others, **made}, [line.picture, *files(line.chain)], first=next(iter(results)))
     if extras.save_recipe is not None:
         check_place(extras.save_recipe, force=extras.force)
@@ -275,7 +275,7 @@ def _candidates(line: Line, count: int) -> int:
     extras, target = line.extras, target_of(line)
     if target == "-" or extras.preview or extras.trace or extras.compare:
         raise UsageError("--candidates writes several pictures: name a file, without --preview, --trace and --compare")
-    write_nothing_beside(line.chain, "--candidates")
+    refuse_plugin_outputs(line.chain, "--candidates")
     path = Path(target)
     lines = [replace(line, chain=_shifted(line.chain, k)) for k in range(count)]
     seeds = [one.chain.stages[0].options.seed for one in lines]

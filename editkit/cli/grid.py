@@ -16,7 +16,7 @@ from editkit.cli.words import Line, explain, options_of, parse
 from editkit.errors import ParameterError, UsageError
 from editkit.plugin.chain import Chain
 from editkit.plugin.options import Options
-from editkit.plugin.outputs import write_nothing_beside
+from editkit.plugin.outputs import refuse_plugin_outputs
 
 USAGE = """usage: editkit grid --vary NAME=V1,V2,... [--vary NAME=... | --prompts FILE] [--cells DIR] PLUGIN PICTURE ...
 
@@ -110,7 +110,7 @@ def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
     extras = line.extras
     if extras.preview or extras.trace or extras.compare or extras.candidates or extras.save_recipe:
         raise UsageError("grid: leave --preview, --trace, --compare, --candidates and --save-recipe out")
-    write_nothing_beside(line.chain, "grid")
+    refuse_plugin_outputs(line.chain, "grid")
     target = target_of(line, "grid")
     combinations = list(itertools.product(*(axis.values for axis in axes)))
     if len(combinations) > MOST:

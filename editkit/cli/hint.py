@@ -64,7 +64,7 @@ def hint(
     for notice in photo.meta.notices:
         say(notice)
     made = hints.detect(detector, photo.visible, offline=offline)
-    if hints.empty(made):
+    if hints.is_blank(made):
         say(f"the hint is empty: {detector.name} found nothing in {picture}")
     for notice in Picture(made).write(target, force=force).notices:
         say(notice)

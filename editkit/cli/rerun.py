@@ -173,7 +173,7 @@ def _again(
     from editkit.errors import PictureError
     from editkit.pictures.files.provenance import hash_mask, hash_pixels, read_provenance
     from editkit.pictures.picture import Picture
-    from editkit.plugin.masking import masked
+    from editkit.plugin.masking import with_mask
     from editkit.plugin.options import Options
     from editkit.plugin.outputs import Extras
     from editkit.plugin.protocol import plugins_of
@@ -204,7 +204,7 @@ def _again(
     chain = recipe.from_mapping(told, base=folder, allow_code=allow_code)
     _compare_weights(found, chain, places, picture)
     chain = chain.with_options(Options(allow_code=allow_code, offline=offline))
-    chain = masked(chain, new_mask) if new_mask else chain
+    chain = with_mask(chain, new_mask) if new_mask else chain
     plugins = [plugin for stage in chain.stages for plugin in plugins_of(stage)]
     if hashes((e for plugin in plugins for e in plugin.examples(edited)), edited) != found.example_hashes:
         raise PictureError(f"{picture}: was made with another picture to learn from (--from) than the present one")

@@ -15,7 +15,7 @@ from editkit.errors import UsageError
 from editkit.pictures.files.clips import WRITTEN, is_clip
 from editkit.pictures.files.formats import PICTURES, PNG
 from editkit.plugin.chain import Chain
-from editkit.plugin.masking import each_mask
+from editkit.plugin.masking import map_masks
 
 
 def lines_of(line: Line) -> list[Line]:
@@ -64,7 +64,7 @@ def with_masks(chain: Chain, picture: str) -> Chain:
         path = Path(picture)
         return mask_of(Masks(mask), Path(path.name), path.parent)
 
-    return each_mask(chain, of_picture)
+    return map_masks(chain, of_picture)
 
 
 def _mask_files(chain: Chain) -> Iterator[str]:
@@ -74,7 +74,7 @@ def _mask_files(chain: Chain) -> Iterator[str]:
         found.append(mask)
         return mask
 
-    each_mask(chain, seen)
+    map_masks(chain, seen)
     yield from (mask for mask in found if isinstance(mask, str) and os.path.isfile(mask))
 
 

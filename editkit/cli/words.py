@@ -18,10 +18,10 @@ from editkit.cli.settings import read as own_settings
 from editkit.errors import ParameterError, UsageError, short
 from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
-from editkit.plugin.masking import masked
+from editkit.plugin.masking import with_mask
 from editkit.plugin.options import Options
 from editkit.plugin.outputs import NAMES_A_FILE, Extras
-from editkit.plugin.params import Param, params, word
+from editkit.plugin.params import Param, cli_name, params
 from editkit.plugin.protocol import Plugin
 
 COMMON = frozenset({"output", "force", "model", "prompt", "steps", "seed", "compare", "candidates"})
@@ -172,7 +172,7 @@ def usage(plugin: type[Plugin]) -> tuple[str, ...]:
     """Return example commands with this plugin: its own, or three made from its example."""
     if plugin.usage:
         return plugin.usage
-    given = {word(key).replace("_", "-"): value for key, value in plugin.example.items()}
+    given = {cli_name(key).replace("_", "-"): value for key, value in plugin.example.items()}
     options = "".join(f" --{key} {value}" for key, value in given.items())
     first = f"{plugin.name} photo.png{options}"
     return (first, f"plan {first}", f"sdedit photo.png with {plugin.name}{options}")
@@ -192,7 +192,7 @@ def parse_run(words: Sequence[str]) -> Line:
     asked = recipe.read(given["recipe"], allow_code=options.allow_code, anywhere=anywhere, places=places)
     chain = settings.under_chain(asked).with_options(options)
     if "mask" in given:
-        chain = masked(chain, given["mask"])
+        chain = with_mask(chain, given["mask"])
     elsewhere = tuple(recipe_files.networks_elsewhere(asked, given["recipe"]))
     return Line(tuple(given["picture"]), chain, _extras(settings.under(given)), elsewhere)
 
@@ -238,4 +238,4 @@ def explain(error: ParameterError) -> str:
 
 def option(field: str) -> str:
     """Return the option name of a field."""
-    return "--" + word(field).replace("_", "-")
+    return "--" + cli_name(field).replace("_", "-")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from editkit.diffusion.capability import capability, changed
+from editkit.diffusion.capability import capability, with_change
 from editkit.diffusion.model import Enlarges, Example, Model, ModelInfo, Pass, TakesExamples
 from editkit.editing.passes import OVERLAP
 from editkit.pictures.picture import Fill, Picture
@@ -64,10 +64,10 @@ def inputs(
         model = _windowed(model, at.window)
     if small is not None:
         sharp, scale = to_unit(small.visible).to(device), picture.width / small.width
-        model = changed(model, Enlarges, lambda one: one.enlarging(sharp, scale))
+        model = with_change(model, Enlarges, lambda one: one.enlarging(sharp, scale))
     learned = [example(other, at, before, device) for other in examples]
     barred = _barred(picture, at, device)
-    model = changed(model, TakesExamples, lambda one: one.given(learned, picture.fill, barred))
+    model = with_change(model, TakesExamples, lambda one: one.given(learned, picture.fill, barred))
 
     def place(whole: Tensor) -> Tensor:
         whole = resize(whole, picture.height, picture.width)[..., rows, columns]

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.conditioning import Conditioning
-from editkit.diffusion.distilling import pull
+from editkit.diffusion.distilling import gradient_weight
 from editkit.diffusion.model import Model
 from editkit.diffusion.schedule import Level
 from editkit.editing.in_python import in_python
 from editkit.editing.processes import process_of
-from editkit.engine.acting import Acting, Where
+from editkit.engine.acting import ActivePlugins, FlowMove
 from editkit.engine.loop import Process
 from editkit.engine.predictor import Predictor
 from editkit.errors import ModelError, UsageError
@@ -99,7 +99,7 @@ def distill(  # long: its arguments, and one loop
             shape = tuple(_checked(generator(0), None, 0).shape)
         asked = {"steps": steps, "seed": seed, **options}
         with process_of(model, plugins, shape, known, mask, notify, "streams", models, asked) as process:
-            prior = Predictor(process.model, process.run, Acting(process.bound))
+            prior = Predictor(process.model, process.run, ActivePlugins(process.bound))
             levels = _levels(process, order, window)
             for k, t in enumerate(levels):
                 x = _checked(generator(k), shape, k)
@@ -107,7 +107,7 @@ def distill(  # long: its arguments, and one loop
                     raise ModelError("distill: the generator's output has no gradient; is it detached?")
                 x0 = _estimate(process, prior, x.detach().float(), t, k, None if told is None else told(k))
                 ours.zero_grad()
-                gradient = pull(t, weight) * (x.detach().float() - x0)
+                gradient = gradient_weight(t, weight) * (x.detach().float() - x0)
                 torch.autograd.backward(x, gradient.to(x.dtype))
                 ours.step()
                 if watch is not None:
@@ -118,7 +118,7 @@ def distill(  # long: its arguments, and one loop
 def _estimate(process: Process, prior: Predictor, x: Tensor, t: Level, k: int, told: Conditioning | None) -> Tensor:
     """Return the guided estimate x0_hat(alpha_t x + sigma_t eps) at step k."""
     eps = process.sampler_stream.normal(x.shape).to(x.device)
-    where = Where(process.plan.flow[k], k, process.plan.steps)
+    where = FlowMove(process.plan.flow[k], k, process.plan.steps)
     return prior.at(where, t.alpha * x + t.sigma * eps, t, told).prediction.x0
 
 

@@ -34,7 +34,7 @@ from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
 from editkit.plugin.declaration import Declaration
 from editkit.plugin.options import Options
-from editkit.plugin.params import Code, Param, marked, outputs, params, word
+from editkit.plugin.params import Code, Param, cli_name, has_marker, outputs, params
 from editkit.plugin.protocol import Plugin
 
 VERSION = 2
@@ -73,7 +73,7 @@ def without_outputs(data: Mapping[str, Any]) -> dict[str, Any]:
         name, values = next(iter(entry.items()))
         if not isinstance(values, Mapping) or name not in registry.names():
             return entry
-        written = {word(field) for field in outputs(registry.load(name))}
+        written = {cli_name(field) for field in outputs(registry.load(name))}
         return {name: {key: value for key, value in values.items() if key not in written}}
 
     stages = data.get("stages")
@@ -226,17 +226,17 @@ def _plugin(data: object, base: Path | None, allow_code: bool, place: Place) -> 
     values = {} if values is None else values
     if not isinstance(values, Mapping):
         raise _Wrong(f"the parameters of {name} must be a mapping, got {short(values)}", *place, name)
-    fields = {word(field): field for field in declaration.model_fields}
+    fields = {cli_name(field): field for field in declaration.model_fields}
     _known_keys(values, tuple(fields), *place, name)
     for key in outputs(declaration):
-        if word(key) in values:
-            said = f"{name}.{word(key)} names a file to write, which a recipe must not do"
-            raise _Wrong(f"{said}; give --{word(key).replace('_', '-')} on the command line", *place, name, key)
+        if cli_name(key) in values:
+            said = f"{name}.{cli_name(key)} names a file to write, which a recipe must not do"
+            raise _Wrong(f"{said}; give --{cli_name(key).replace('_', '-')} on the command line", *place, name, key)
     given = {fields[str(key)]: value for key, value in values.items()}
     if base is not None:
         given = {key: recipe_files.from_folder(declaration, key, value, base) for key, value in given.items()}
     for key, value in given.items():
-        if marked(declaration, key, Code) and isinstance(value, str) and ":" in value and not allow_code:
+        if has_marker(declaration, key, Code) and isinstance(value, str) and ":" in value and not allow_code:
             raise _Wrong(f"{name}.{key} names code ({value[:80]}); add --allow-code if you trust it", *place, name, key)
     try:
         return declaration(**given)
@@ -263,11 +263,11 @@ def _known_keys(data: Mapping[Any, Any], known: Iterable[str], *place: str | int
 
 
 def _said(error: ParameterError) -> str:
-    return f"{word(error.field)}: {error.reason}" if error.field else error.reason
+    return f"{cli_name(error.field)}: {error.reason}" if error.field else error.reason
 
 
 def _key(error: ParameterError) -> Place:
-    return (word(error.field),) if error.field else ()
+    return (cli_name(error.field),) if error.field else ()
 
 
 def _line(node: yaml.Node | None, place: Place) -> int | None:
@@ -299,7 +299,7 @@ def _values(plugin: Declaration, base: Path | None, without: Container[str] = ()
                 f"{plugin.name}.{key} is {type(value).__name__}, which cannot be written into a recipe; "
                 f"use a file or module:function"
             )
-        values[word(key)] = value if base is None else recipe_files.to_folder(type(plugin), key, value, base)
+        values[cli_name(key)] = value if base is None else recipe_files.to_folder(type(plugin), key, value, base)
     return values
 
 

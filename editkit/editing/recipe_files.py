@@ -20,7 +20,7 @@ from editkit.models import families
 from editkit.plugin.chain import Chain, Stage
 from editkit.plugin.declaration import Declaration
 from editkit.plugin.options import Options
-from editkit.plugin.params import Code, is_path, marked, names_weights, param
+from editkit.plugin.params import Code, describe_param, has_marker, is_path, names_weights
 
 NETWORKS = ("model", "transformer", "lora", "refiner")
 """Options that name networks."""
@@ -69,7 +69,7 @@ def _moved(value: Any, move: Move) -> Any:
 
 def _each_file(plugin: type[Declaration], key: str, value: Any, move: Move) -> Any:
     """Rename the files in `value` by `move`, if it is a string that is neither natural language nor code."""
-    if marked(plugin, key, Code) or not [*file_strings(value, key)]:
+    if has_marker(plugin, key, Code) or not [*file_strings(value, key)]:
         return value
     return _moved(value, lambda name: move(name) if _is_written_as_file(name) else None)
 
@@ -140,7 +140,7 @@ def _elsewhere(chain: Chain, allowed: Sequence[str], *, networks: bool) -> Itera
             kind = type(plugin)
             for key in plugin.model_fields_set:
                 info, value = kind.model_fields[key], getattr(plugin, key)
-                if names_weights(param(key, info), info) is networks:
+                if names_weights(describe_param(key, info), info) is networks:
                     for one in value if isinstance(value, tuple) else (value,):
                         if not is_path(kind, key, one):
                             yield from _out_of(one, key, allowed, networks)

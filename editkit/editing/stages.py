@@ -22,7 +22,7 @@ from editkit.editing.coherence import misfit
 from editkit.editing.previews import Look, look
 from editkit.editing.settle import PassPlan, StagePlan
 from editkit.engine import loop
-from editkit.engine.binding import Around, prepare
+from editkit.engine.binding import Environment, prepare
 from editkit.engine.energies import Bound
 from editkit.engine.loop import Process, State
 from editkit.errors import ChainError, HookError
@@ -244,7 +244,7 @@ def _sample(
             None if before is None else before.at,
             settled.small,
         )
-        around = Around(own, device, lease, number, notify, handed.get(box))
+        around = Environment(own, device, lease, number, notify, handed.get(box))
         process = _prepare(inputs, settled, part.plan, around)
         if before is not None and image is not None:
             process = _refine(process, part, before, image)
@@ -285,7 +285,7 @@ def _finished(bound: Bound, image: Tensor) -> Tensor:
     return made
 
 
-def _prepare(inputs: Inputs, settled: StagePlan, plan: Plan, around: Around) -> Process:
+def _prepare(inputs: Inputs, settled: StagePlan, plan: Plan, around: Environment) -> Process:
     """Bind the plugins of one pass and compute its levels."""
     picture = inputs.picture
     assert picture is not None

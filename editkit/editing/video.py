@@ -35,8 +35,8 @@ from editkit.pictures.masks import read_mask
 from editkit.pictures.motion import camera, carried, flow, followed, grey, rounded
 from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Chain, Edits
-from editkit.plugin.masking import each_mask, mask_field
-from editkit.plugin.outputs import write_nothing_beside
+from editkit.plugin.masking import map_masks, mask_field
+from editkit.plugin.outputs import refuse_plugin_outputs
 from editkit.plugin.protocol import Plugin, called, plugins_of
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def edit_video(
     """
     span, together = span or Span(), together or Together()
     chain = Chain.of(edits).inherited()
-    write_nothing_beside(chain, "a video")
+    refuse_plugin_outputs(chain, "a video")
     clip = Clip.open(source)
     if clip.alpha:
         notify(f"{source}: its frames have transparency, which is dropped; the result is opaque")
@@ -333,16 +333,16 @@ class Masks:
                 _check_length(mask, clip, span)
             return mask
 
-        each_mask(chain, begun)
+        map_masks(chain, begun)
         if track and self.given:
             raise UsageError("--track follows the mask of the first frame, but the given mask has one for every frame")
 
     def of(self, frame: Frame) -> Chain:
         """Return the chain for `frame`; call it for all frames in order."""
         if self.track:
-            return each_mask(self.chain, lambda mask: self._followed(mask, frame))
+            return map_masks(self.chain, lambda mask: self._followed(mask, frame))
         now = {name: self._next(name, masks, frame) for name, masks in self.given.items()}
-        return each_mask(self.chain, lambda mask: now.get(mask, mask) if isinstance(mask, str) else mask)
+        return map_masks(self.chain, lambda mask: now.get(mask, mask) if isinstance(mask, str) else mask)
 
     def _followed(self, mask: Any, frame: Frame) -> NDArray[np.float32]:
         seen = grey(frame.pixels)

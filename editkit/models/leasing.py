@@ -2,7 +2,7 @@
 
 `Models` loads each model and each network of a plugin once, and lends them to one edit after another (a batch, a grid),
 or to several at once in threads (a server). The networks are shared. An edit changes only a copy of a model's adapter
-(`capability.leased`), or its changes are undone at the end of the lease, so edits do not affect each other.
+(`capability.copy_for_edit`), or its changes are undone at the end of the lease, so edits do not affect each other.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from uuid import uuid4
 import torch
 
 from editkit.common.process import LOADING, CrossThreadLock, init_thread, loading
-from editkit.diffusion.capability import leased, networks
-from editkit.diffusion.checkpointing import checkpointed
+from editkit.diffusion.capability import copy_for_edit, networks
+from editkit.diffusion.checkpointing import gradient_checkpointing
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.models import PLAIN
 from editkit.models import load as load_model
@@ -143,7 +143,7 @@ class Models:
         """Lend a model that the caller loaded to one edit."""
         init_thread()
         with ExitStack() as end:
-            yield Lease(leased(model), self._networks, end)
+            yield Lease(copy_for_edit(model), self._networks, end)
 
     def reset(self) -> None:
         """Drop everything; objects on loan stay usable until they are returned."""
@@ -176,7 +176,7 @@ class Lease:
 
     def checkpoint(self) -> bool:
         """Enable gradient checkpointing in the model's networks until the end of the lease; False: none supports it."""
-        return self._end.enter_context(checkpointed(networks(self.model)))
+        return self._end.enter_context(gradient_checkpointing(networks(self.model)))
 
 
 def _moves(model: Model) -> bool:

@@ -10,14 +10,14 @@ from editkit.common.entries import Group, InstalledEntry
 from editkit.errors import PluginError
 from editkit.plugin.options import Options
 from editkit.plugin.outputs import Extras
-from editkit.plugin.params import word
+from editkit.plugin.params import cli_name
 from editkit.plugin.protocol import API, DECLARED, Plugin
 
 GROUP = "editkit.plugins"
 PLUGINS = Group(GROUP, "plugin", "editkit plugins")
 
 RESERVED = frozenset(
-    word(name) for name in (*Options.model_fields, *Extras.model_fields, "help", "picture", "with", "then")
+    cli_name(name) for name in (*Options.model_fields, *Extras.model_fields, "help", "picture", "with", "then")
 )
 """Names of the options of every edit command, which no plugin's parameter may have."""
 

@@ -131,11 +131,11 @@ class Opening:
         """N(0, 1), (batch, channels, ...) in the model's space."""
         held = None if self._held is None else self._held()
         if held is None:
-            held = self._drawn()
+            held = self._draw()
             self._held = weakref.ref(held)
         return held
 
-    def _drawn(self) -> Tensor:
+    def _draw(self) -> Tensor:
         generators = self.stream.generators
         now = tuple(generator.get_state() for generator in generators)
         if self._before is None:

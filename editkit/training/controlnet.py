@@ -108,7 +108,7 @@ def with_hints(photograph: Photograph, detect: hints.Detect, rise: int) -> Photo
 
 def hinted(collection: Collection, control: str) -> Collection:
     """Add hints to the collection; a detector may not download weights here."""
-    detect = hints.ready(hints.make(control), offline=True)
+    detect = hints.prepare_detector(hints.make(control), offline=True)
     training = tuple(with_hints(p, detect, i % REACH) for i, p in enumerate(collection.training))
     heldout = tuple(with_hints(p, detect, 0) for p in collection.heldout)
     return replace(collection, training=training, heldout=heldout)

@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from editkit.common.spec import name_of
-from editkit.diffusion.control import BringsControl, Control, Folded, Shown, TakesControl, cut_like
+from editkit.diffusion.control import BringsControl, Control, ControlInputs, Folded, TakesControl, cut_like
 from editkit.diffusion.space import space_of
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import find, load_network
@@ -80,7 +80,7 @@ def _hint(value: Any) -> Any:
     if hints.is_words(value):
         hints.make(value)
     elif not hints.looks_like_a_file(value):
-        raise ValueError(hints.unknown(name_of(value)))
+        raise ValueError(hints.unknown_message(name_of(value)))
     return value
 
 
@@ -279,7 +279,7 @@ def _of_transformer(
     layout = find(where, offline=run.options.offline, weights=True)
     network = run.lease.network(load_network, layout, component, kind, model.transformer.dtype, run.device)
     inputs = run.inputs
-    shown = Shown(2.0 * _placed(plugin, run) - 1.0, inputs.picture, inputs.mask, inputs.region, number)
+    shown = ControlInputs(2.0 * _placed(plugin, run) - 1.0, inputs.picture, inputs.mask, inputs.region, number)
     return model.steered(network, shown, plugin.scale, plugin.guess, run.stream)
 
 
@@ -396,5 +396,5 @@ def _hints(plugin: ControlNet, run: Run) -> list[Pixels]:
         seen = [from_unit(item, "uint8") for item in inputs.picture]
     else:
         raise UsageError(f"controlnet: --control {control} looks at a picture, and there is none; give a hint's file")
-    detect = run.lease.network(hints.ready, detector, offline=run.options.offline)
+    detect = run.lease.network(hints.prepare_detector, detector, offline=run.options.offline)
     return [detect(pixels) for pixels in seen]

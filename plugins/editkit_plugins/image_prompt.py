@@ -37,7 +37,7 @@ from editkit.plugin import (
     Weights,
     capability,
 )
-from editkit.plugin.guidance import placed_mask
+from editkit.plugin.guidance import mask_at_state
 from editkit_plugins.seen import read_for_encoder, say_what_is_cut
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def _bound(plugin: ImagePrompt, run: Run) -> ImageTokens:
         raise ModelError(f"image-prompt: {str(error).removeprefix('image-prompt: ')}") from error
     pictures = plugin.pictures()
     say_what_is_cut(plugin.name, pictures, eye, run)
-    mask = None if plugin.mask is None else (placed_mask(plugin.name, plugin.mask, run) >= 0.5).float()
+    mask = None if plugin.mask is None else (mask_at_state(plugin.name, plugin.mask, run) >= 0.5).float()
     tokens, unwanted = _tokens(eye, adapter, pictures, black=places.kind == ip.FLUX)
     return ImageTokens(adapter.layers, tokens, unwanted, plugin.scale, mask)
 

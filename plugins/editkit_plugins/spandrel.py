@@ -92,15 +92,15 @@ class _SpandrelHooks(Hooks[Spandrel]):
         """Run the network on (1, 3, h, w) in [-1, 1], in blended tiles: (1, 3, scale h, scale w) in [-1, 1]."""
         import torch
 
-        from editkit.diffusion.windows import starts, weights
+        from editkit.diffusion.windows import window_starts, window_weights
 
         side, scale = self.plugin.tile, self.network.scale
         _, _, height, width = source.shape
         made = source.new_zeros(1, 3, height * scale, width * scale)
         axes = []
         for length in (height, width):
-            begins = starts(length, side, side // 4)
-            shares = weights([b * scale for b in begins], min(side, length) * scale, length * scale)
+            begins = window_starts(length, side, side // 4)
+            shares = window_weights([b * scale for b in begins], min(side, length) * scale, length * scale)
             axes.append([(b, min(side, length), share.to(source)) for b, share in zip(begins, shares, strict=True)])
         for top, high, down in axes[0]:
             for left, wide, across in axes[1]:

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from editkit.diffusion.distilling import OfPictures, pull
+from editkit.diffusion.distilling import PictureState, gradient_weight
 from editkit.diffusion.samplers import Memory, Normal, Predict, posterior_variance
 from editkit.diffusion.schedule import Flow
 from editkit.plugin import (
@@ -263,7 +263,7 @@ class _FlowEdit(_Flowing):
         return Velocities(self)
 
 
-class Velocities(Walk, OfPictures):
+class Velocities(Walk, PictureState):
     """Sampler of `flowedit`: the state is a clean picture at every level."""
 
     name = "velocities"
@@ -359,7 +359,7 @@ class _Distilled(_Both):
         return Deltas(self)
 
 
-class Deltas(Walk, OfPictures):
+class Deltas(Walk, PictureState):
     """Sampler of `dds` and `pds`: the state is the picture; levels decrease (the papers draw them at random)."""
 
     name = "deltas"
@@ -381,6 +381,6 @@ class Deltas(Walk, OfPictures):
         since var decreases to 0 in the last move.
         """
         if self.hooks.plugin.method == "dds":
-            return pull(t, "paper")
+            return gradient_weight(t, "paper")
         small, beta = posterior_variance(t, s)
         return 1.0 if small == 0.0 else min(1.0, s.alpha * beta / (t.sigma**2 * small**0.5))

@@ -33,7 +33,7 @@ from editkit.pictures.files.writing import check_output, format_of, to_bytes, wr
 from editkit.pictures.picture import Picture, as_png
 from editkit.pictures.raster import Raster, at_depth
 from editkit.plugin.chain import Chain
-from editkit.plugin.masking import masked
+from editkit.plugin.masking import with_mask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,7 +94,7 @@ class Studio:
     def _asked(self, data: object, mask: str | None) -> Wanted:
         if mask is not None:
             path = self.store.mask(mask).relative_to(self.config.folder).as_posix()
-            data = recipe.to_mapping(masked(recipe.from_mapping(data), path))
+            data = recipe.to_mapping(with_mask(recipe.from_mapping(data), path))
         return wanted(data, self.config)
 
     def plan(self, picture: str, data: object, mask: str | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from editkit.diffusion.conditioning import Conditioning, Prompt
-from editkit.diffusion.control import Control, Given, Residuals, Shown
+from editkit.diffusion.control import Control, ControlInputs, Given, Residuals
 from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
 from editkit.models.latent.controls import FluxControl, flux_controlnet, on_first, whole
@@ -64,7 +64,9 @@ class FluxSteering(FlowTransformer):
     def controlnet(self, config: Mapping[str, Any]) -> type[Any]:
         return flux_controlnet(config, self.transformer.config, self.info.name)
 
-    def steered(self, network: Any, shown: Shown, scale: float, wanted_only: bool, stream: Stream | None) -> Control:
+    def steered(
+        self, network: Any, shown: ControlInputs, scale: float, wanted_only: bool, stream: Stream | None
+    ) -> Control:
         """Return the ControlNet with its hint. The hint is encoded by a draw from the VAE's posterior, as in diffusers'
         pipelines; a network with its own layers for the hint takes the picture.
         """

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.common.process import READING
 from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
-from editkit.diffusion.control import Control, Given, Residuals, Shown
+from editkit.diffusion.control import Control, ControlInputs, Given, Residuals
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
@@ -135,7 +135,9 @@ class Qwen(CachingTransformer, BesideLanguageModel, FilmSpace):
     def controlnet(self, config: Mapping[str, Any]) -> type[Any]:
         return qwen_controlnet(config, self.transformer.config, self.info.name)
 
-    def steered(self, network: Any, shown: Shown, scale: float, wanted_only: bool, stream: Stream | None) -> Control:
+    def steered(
+        self, network: Any, shown: ControlInputs, scale: float, wanted_only: bool, stream: Stream | None
+    ) -> Control:
         """Return the ControlNet with its hint, a draw from the VAE's posterior, as in the pipeline. A network for
         inpainting takes the hint picture with the hole in black, and the mask (1 = known).
         """

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from editkit.diffusion.capability import capability, leased
+from editkit.diffusion.capability import capability, copy_for_edit
 from editkit.diffusion.conditioning import Conditioning, Prompt
 from editkit.diffusion.model import Model, ModelInfo, ReadsText
 from editkit.diffusion.prediction import Prediction
@@ -50,7 +50,7 @@ class Refined:
         return base
 
     def leased(self) -> Refined:
-        return replace(self, model=leased(self.model), refiner=leased(self.refiner))
+        return replace(self, model=copy_for_edit(self.model), refiner=copy_for_edit(self.refiner))
 
     @property
     def info(self) -> ModelInfo:

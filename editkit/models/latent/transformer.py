@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from editkit.diffusion.conditioning import Conditioning, Prompt, residuals, with_wanted_words
-from editkit.diffusion.control import Given, Residuals, beside_each_other
+from editkit.diffusion.control import Given, Residuals, stack_residuals
 from editkit.diffusion.model import ModelInfo
 from editkit.diffusion.prediction import Prediction, convert
 from editkit.diffusion.schedule import Level, Schedule
@@ -50,7 +50,7 @@ class FlowTransformer(LatentSpace, ABC):
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
         def ask(branches: Sequence[Branch]) -> Sequence[Tensor]:
             added = [branch.added for branch in branches if branch.added is not None]
-            whole = beside_each_other(added, len(x_t)) if added else None
+            whole = stack_residuals(added, len(x_t)) if added else None
             return self.velocities(x_t, level, [branch.cond for branch in branches], whole)
 
         def key(branch: Branch) -> Hashable:

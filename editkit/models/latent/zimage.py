@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from editkit.diffusion.conditioning import Conditioning, Prompt, with_own_words
-from editkit.diffusion.control import Control, Given, Residuals, Shown
+from editkit.diffusion.control import Control, ControlInputs, Given, Residuals
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
@@ -102,7 +102,9 @@ class ZImage(BesideLanguageModel):
     def controlnet(self, config: Mapping[str, Any]) -> type[Any]:
         return zimage_controlnet(config, self.transformer.config, self.info.name)
 
-    def steered(self, network: Any, shown: Shown, scale: float, wanted_only: bool, stream: Stream | None) -> Control:
+    def steered(
+        self, network: Any, shown: ControlInputs, scale: float, wanted_only: bool, stream: Stream | None
+    ) -> Control:
         """Return the ControlNet with its hint, the posterior's mode; with further channels, also the mask (1 = known)
         and the masked picture, or zeros without one.
         """
