@@ -39,7 +39,7 @@ from editkit.cli.options import HelpShown
 from editkit.cli.words import parse
 from editkit.editing import recipe
 from editkit.errors import EditkitError
-from editkit.models.files.overlay import contents
+from editkit.models.files.overlay import list_tensors
 from editkit.models.files.weights import shapes
 from editkit.pictures.files.clips import Clip
 from editkit.pictures.files.provenance import find_provenance, strip_bytes
@@ -157,7 +157,9 @@ def targets() -> dict[str, Target]:
     if find_spec("pyarrow"):
         found["Parquet"] = Target([_parquet()], lambda data: _rows(data, "m.parquet"))
     if find_spec("gguf"):
-        found["GGUF"] = Target([_gguf()], lambda data: _named(data, "x.gguf", lambda file: list(contents("x", file))))
+        found["GGUF"] = Target(
+            [_gguf()], lambda data: _named(data, "x.gguf", lambda file: list(list_tensors("x", file)))
+        )
     if find_spec("av"):
         found["video"] = Target([_video(ending) for ending in (".mkv", ".mp4")], _read_video)
     return found

@@ -238,7 +238,7 @@ def test_a_model_that_is_being_loaded_keeps_nobody_from_another() -> None:
 def test_what_moves_while_it_works_is_lent_to_one_thread_at_a_time(sd: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from editkit.models import families
 
-    monkeypatch.setattr(families, "weigh", lambda *_: True)  # text encoders stay on disk
+    monkeypatch.setattr(families, "estimate_memory", lambda *_: True)  # text encoders stay on disk
     models, info = Models(), describe(sd)
     entered: list[str] = []
     with ThreadPoolExecutor(1) as pool:

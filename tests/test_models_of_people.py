@@ -17,8 +17,8 @@ from editkit.cli import run
 from editkit.common import places
 from editkit.errors import EditkitError, ModelError
 from editkit.models import describe, load
-from editkit.models.files.layout import meant
-from editkit.models.files.weights import bounded, stored
+from editkit.models.files.layout import suggest_folder
+from editkit.models.files.weights import check_sizes, read_stored
 from editkit.models.schedules import MOST_LEVELS, default_sampler, make_schedule
 from editkit.models.setup import Setup
 from editkit.plugins import SDEdit
@@ -187,7 +187,7 @@ def test_sizes_that_the_weights_do_not_have_are_refused_before_anything_is_built
 def test_what_is_there_is_within_the_bounds(whole):
     for part in ("unet", "vae", "text_encoder"):
         file = next((whole / part).glob("*.safetensors"))
-        bounded("m", part, json.loads((whole / part / "config.json").read_text()), stored("m", file))
+        check_sizes("m", part, json.loads((whole / part / "config.json").read_text()), read_stored("m", file))
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_a_folder_that_holds_no_model_says_which_is_near(whole, tmp_path):
     with pytest.raises(ModelError, match=f"is part of the model {beside}"):
         describe(str(beside / "unet"), offline=True)
     (tmp_path / "empty").mkdir()
-    assert meant(tmp_path / "empty") == ""
+    assert suggest_folder(tmp_path / "empty") == ""
 
 
 def changed(folder, file, **keys):

@@ -25,7 +25,7 @@ from editkit.diffusion.control import ControlInputs
 from editkit.diffusion.windows import Windowed
 from editkit.errors import ModelError, UsageError
 from editkit.models import describe, load
-from editkit.models.files.loading import find, load_network
+from editkit.models.files.loading import find_layout, load_network
 from editkit.models.latent import controls
 from editkit.models.latent import flux as of_flux1
 from editkit.plugins import Cfg, ControlNet, Inpaint, SDEdit
@@ -279,7 +279,7 @@ def test_by_windows_a_hint_is_cut_with_the_state(models: dict[str, Any], place: 
     hint, level = torch.rand(1, 3, 64, 128), model.schedule.levels(2)[1]
     shown = ControlInputs(hint, hint, torch.ones_like(hint[:, :1]), torch.ones(1, 1, 8, 16))
     network = load_network(
-        find(str(place / name), offline=True), "", type(NETWORKS[name]()), torch.float32, torch.device("cpu")
+        find_layout(str(place / name), offline=True), "", type(NETWORKS[name]()), torch.float32, torch.device("cpu")
     )
     control = model.steered(network, shown, 1.0, False, None)
     first = control.hint[..., : control.hint.shape[-1] // 2]  # a VAE sees the border
@@ -303,7 +303,7 @@ def test_by_windows_every_item_is_told_its_own(models: dict[str, Any], place: Pa
     hint = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(3))
     shown, level = ControlInputs(hint), model.schedule.levels(2)[1]
     network = load_network(
-        find(str(place / family), offline=True), "", type(NETWORKS[family]()), torch.float32, torch.device("cpu")
+        find_layout(str(place / family), offline=True), "", type(NETWORKS[family]()), torch.float32, torch.device("cpu")
     )
     control = (model.steered(network, shown, 1.0, False, None),)
     x = torch.randn(2, 16, 8, 16, generator=torch.Generator().manual_seed(4))

@@ -28,7 +28,7 @@ from editkit.errors import EditkitError, ModelError
 from editkit.models import Gaussian, describe, memory
 from editkit.models.classifiers import is_noisy
 from editkit.models.files.fingerprint import fingerprint
-from editkit.models.files.layout import Layout, mistaken
+from editkit.models.files.layout import Layout, explain_mistake
 from editkit.models.memory import afford_backward
 from editkit.models.pocket.model import Pocket
 from editkit.pictures.files.provenance import Provenance, UsedModel, read_provenance
@@ -95,7 +95,7 @@ def test_a_pipe_in_a_folder_of_a_model_is_waited_for_by_nobody(here):
     os.mkfifo("m/config.json")
     with pytest.raises(ModelError, match="is not a regular file"):
         Layout("m", Path("m")).json("config.json")
-    assert mistaken(Path("m/config.json")) == "is not a regular file"
+    assert explain_mistake(Path("m/config.json")) == "is not a regular file"
     assert not is_noisy("m")
     with pytest.raises(ModelError, match="is not a regular file"):
         _state("pipe", "fid")

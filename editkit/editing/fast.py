@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from editkit.common.notify import Notify
 from editkit.diffusion.model import ModelInfo
 from editkit.errors import ModelError, UsageError
-from editkit.models.files.weights import unreadable
-from editkit.models.lora import lora_and_weight, readable
+from editkit.models.files.weights import unreadable_error
+from editkit.models.lora import check_readable, lora_and_weight
 from editkit.plugin.options import Options
 
 UNET, XL = "Stable Diffusion 1.x/2.x", "Stable Diffusion XL"
@@ -95,12 +95,12 @@ def _said(word: str) -> tuple[str, str]:
     """Return a LoRA file's name and its metadata's description, in lower case."""
     from safetensors import SafetensorError, safe_open
 
-    file, _ = readable(word)
+    file, _ = check_readable(word)
     try:
         with safe_open(file, "np") as tensors:
             metadata = tensors.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"--lora {file.name} {unreadable(file, error)}") from error
+        raise ModelError(f"--lora {file.name} {unreadable_error(file, error)}") from error
     return file.stem.lower(), " ".join(str(metadata.get(key, ""))[:500] for key in TOLD).lower()
 
 

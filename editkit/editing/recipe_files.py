@@ -103,7 +103,7 @@ def _is_written_as_file(name: str) -> bool:
 def _is_there(base: Path, name: str) -> bool:
     """Return whether `base` contains a file `name`, and no built-in network has that name."""
     try:
-        return (_is_written_as_file(name) or families.named(name) is None) and os.path.exists(base / name)
+        return (_is_written_as_file(name) or families.find_named(name) is None) and os.path.exists(base / name)
     except (ValueError, EditkitError):
         return False
 

@@ -214,12 +214,12 @@ def for_own_model(stage: Stage) -> Stage:
 
     These are a transformer's file, and for an embedded model also LoRAs and a refiner, which it does not take.
     """
-    from editkit.models.families import named
+    from editkit.models.families import find_named
 
     options = stage.options
     if "model" in stage.inherited or "model" not in options.model_fields_set:
         return stage
-    embedded = options.model == "auto" or named(options.model) is not None
+    embedded = options.model == "auto" or find_named(options.model) is not None
     others = stage.inherited & (
         {"transformer", "lora", "refiner", "backend", "quantize"} if embedded else {"transformer"}
     )

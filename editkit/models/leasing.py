@@ -39,7 +39,7 @@ class Load(Hashable, Protocol):
 
 
 @dataclass(eq=False)
-class _Held:
+class _HeldModel:
     """A loaded object: the number of its current loans, and a lock if only one thread can use it at a time."""
 
     value: Any
@@ -52,10 +52,10 @@ class _Shelf:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._held: OrderedDict[Hashable, _Held] = OrderedDict()
+        self._held: OrderedDict[Hashable, _HeldModel] = OrderedDict()
         self._lock = Lock()
 
-    def take(self, key: Hashable, make: Callable[[], Any]) -> _Held:
+    def take(self, key: Hashable, make: Callable[[], Any]) -> _HeldModel:
         """Borrow the object kept under `key`, made if missing; it is on loan until `give_back`."""
         found = self._lent(key)
         if found is not None:
@@ -65,12 +65,12 @@ class _Shelf:
             if found is not None:
                 return found
             self._make_room()
-            held = _Held(make(), loans=1)
+            held = _HeldModel(make(), loans=1)
             with self._lock:
                 self._held[key] = held
             return held
 
-    def give_back(self, held: _Held) -> None:
+    def give_back(self, held: _HeldModel) -> None:
         """End one loan."""
         with self._lock:
             held.loans -= 1
@@ -80,7 +80,7 @@ class _Shelf:
         with self._lock:
             self._held.clear()
 
-    def _lent(self, key: Hashable) -> _Held | None:
+    def _lent(self, key: Hashable) -> _HeldModel | None:
         with self._lock:
             held = self._held.get(key)
             if held is not None:
@@ -132,7 +132,7 @@ class Models:
         held = self._models.take(key, lambda: self.load(info, device, dtype, offline=offline, setup=setup))
         try:
             with ExitStack() as stack:
-                if _moves(held.value):
+                if _is_movable(held.value):
                     stack.enter_context(held.turn)
                 yield stack.enter_context(self.borrow(held.value))
         finally:
@@ -152,7 +152,7 @@ class Models:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """In another process, become that process's own object of this name: networks are not sent."""
-        return _there, (self._name.hex, self._models.most, self.load)
+        return _worker_models, (self._name.hex, self._models.most, self.load)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +179,7 @@ class Lease:
         return self._end.enter_context(gradient_checkpointing(networks(self.model)))
 
 
-def _moves(model: Model) -> bool:
+def _is_movable(model: Model) -> bool:
     """Whether its weights move during computation (accelerate's hooks, or diffusers' group offloading)."""
     modules = (module for network in networks(model) for module in network.modules())
     return any("_hf_hook" in vars(module) or _in_groups(module) for module in modules)
@@ -195,14 +195,14 @@ SENT = 2
 
 
 @lru_cache(maxsize=SENT)
-def _made_here(name: str, most: int, load: Load) -> Models:
+def _shared_models(name: str, most: int, load: Load) -> Models:
     return Models(most, load=load)
 
 
-def _there(name: str, most: int, load: Load) -> Models:
+def _worker_models(name: str, most: int, load: Load) -> Models:
     """Return the worker process's own `Models` for the object called `name`. Engines send items one by one, so the
     process keeps the object between them; only the last `SENT` are kept, or a worker that serves many batches would
     run out of memory.
     """
     with LOADING:
-        return _made_here(name, most, load)
+        return _shared_models(name, most, load)

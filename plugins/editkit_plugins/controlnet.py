@@ -24,7 +24,7 @@ from editkit.common.spec import name_of
 from editkit.diffusion.control import BringsControl, Control, ControlInputs, Folded, TakesControl, cut_like
 from editkit.diffusion.space import space_of
 from editkit.models.files.layout import Layout
-from editkit.models.files.loading import find, load_network
+from editkit.models.files.loading import find_layout, load_network
 from editkit.plugin import (
     EditkitError,
     Given,
@@ -234,7 +234,7 @@ def _bound(plugin: ControlNet, run: Run) -> Control:
 
     try:
         where = _folder_of(plugin.controlnet) if plugin.controlnet != EMBEDDED else str(folder(EMBEDDED))
-        layout = find(where, offline=run.options.offline)
+        layout = find_layout(where, offline=run.options.offline)
         component = "controlnet" if layout.index and layout.has("controlnet") else ""
         config = layout.config(component)
         own = capability(run.model, BringsControl)
@@ -244,7 +244,7 @@ def _bound(plugin: ControlNet, run: Run) -> Control:
         if model is None:
             raise ModelError(f"{run.model.info.name} ({run.model.info.family}) does not support ControlNets")
         _check(plugin.controlnet, config, model, run)
-        layout = find(where, offline=run.options.offline, weights=True)
+        layout = find_layout(where, offline=run.options.offline, weights=True)
         network = run.lease.network(_loaded, layout, component, run.device, model.unet.dtype)
     except ModelError as error:
         raise ModelError(f"controlnet: {str(error).removeprefix('controlnet: ')}") from error
@@ -276,7 +276,7 @@ def _of_transformer(
     except ModelError as error:
         raise ModelError(f"{plugin.controlnet} {error}; choose a ControlNet that was made for this model") from error
     number = _number_of_kind(plugin, config, run.notify)
-    layout = find(where, offline=run.options.offline, weights=True)
+    layout = find_layout(where, offline=run.options.offline, weights=True)
     network = run.lease.network(load_network, layout, component, kind, model.transformer.dtype, run.device)
     inputs = run.inputs
     shown = ControlInputs(2.0 * _placed(plugin, run) - 1.0, inputs.picture, inputs.mask, inputs.region, number)
@@ -313,9 +313,9 @@ def _number_of_kind(plugin: ControlNet, config: Mapping[str, Any], notify: Notif
 def _loaded(layout: Layout, component: str, device: torch.device, dtype: torch.dtype) -> Any:
     from diffusers import ControlNetModel
 
-    from editkit.models.fast.blocks import quicken
+    from editkit.models.fast.blocks import replace_blocks
 
-    return quicken(load_network(layout, component, ControlNetModel, dtype, device))
+    return replace_blocks(load_network(layout, component, ControlNetModel, dtype, device))
 
 
 def _check(name: str, config: Mapping[str, Any], model: TakesControl, run: Run) -> None:

@@ -17,10 +17,18 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from editkit.common.places import expand_path
-from editkit.models.files.loading import find
+from editkit.models.files.loading import find_layout
 from editkit.models.prompts import adapter as ip
 from editkit.models.prompts import redux
-from editkit.models.prompts.vision import ENCODER, Eye, find_eye, is_name, kind_of, load_eye, width
+from editkit.models.prompts.vision import (
+    ENCODER,
+    ImageEncoder,
+    find_image_encoder,
+    is_name,
+    kind_of,
+    load_image_encoder,
+    width,
+)
 from editkit.plugin import (
     Hooks,
     MaskSource,
@@ -169,7 +177,7 @@ def _redux(plugin: ImagePrompt, run: Run) -> redux.Redux:
             f"image-prompt: {plugin.adapter} is a folder, as Redux is, which is for FLUX.1; {info.name} "
             f"({info.family}) needs an IP-Adapter, a .safetensors file"
         )
-    layout = find(plugin.adapter, offline=True, weights=True)
+    layout = find_layout(plugin.adapter, offline=True, weights=True)
     try:
         redux.check(layout, model.places().text)
         return run.lease.network(redux.load, layout, run.device, model.denoiser.dtype)
@@ -192,7 +200,7 @@ def _bound(plugin: ImagePrompt, run: Run) -> ImageTokens:
         file, places, dtype = expand_path(plugin.adapter), model.places(), model.denoiser.dtype
         says = ip.check(file, places)
         layout, component = _encoder(plugin, file, says, run)
-        eye = run.lease.network(load_eye, layout, component, run.device, dtype)
+        eye = run.lease.network(load_image_encoder, layout, component, run.device, dtype)
         adapter = run.lease.network(ip.load, file, places, run.device, dtype)
     except ModelError as error:
         raise ModelError(f"image-prompt: {str(error).removeprefix('image-prompt: ')}") from error
@@ -203,7 +211,9 @@ def _bound(plugin: ImagePrompt, run: Run) -> ImageTokens:
     return ImageTokens(adapter.layers, tokens, unwanted, plugin.scale, mask)
 
 
-def _tokens(eye: Eye, adapter: ip.Adapter, pictures: Sequence[Image.Image], black: bool) -> tuple[Tensor, Tensor]:
+def _tokens(
+    eye: ImageEncoder, adapter: ip.Adapter, pictures: Sequence[Image.Image], black: bool
+) -> tuple[Tensor, Tensor]:
     """Return the tokens of the pictures and of the branch without a prompt, (1, tokens, width) each.
 
     As in diffusers, the second are made from a zero embedding or the embedding of zero pixels; `black`: of a black
@@ -224,13 +234,13 @@ def _tokens(eye: Eye, adapter: ip.Adapter, pictures: Sequence[Image.Image], blac
     return wanted, unwanted
 
 
-def _encoder(plugin: ImagePrompt, file: Path, says: ip.Read, run: Run) -> tuple[Layout, str]:
+def _encoder(plugin: ImagePrompt, file: Path, says: ip.AdapterHeader, run: Run) -> tuple[Layout, str]:
     """Find the adapter's image encoder: its folder, and the component in it.
 
     Raises:
         ModelError: there is none, or its embeddings have another width.
     """
-    found = find_eye(plugin.encoder, file.parent, run.model.info.name, run.options.offline)
+    found = find_image_encoder(plugin.encoder, file.parent, run.model.info.name, run.options.offline)
     if found is None:
         raise ModelError(
             f"no image encoder for {file.name}: there is no folder {ENCODER} beside it, and the model has none; "

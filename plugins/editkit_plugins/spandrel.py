@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from editkit.models.files.layout import mistaken
+from editkit.models.files.layout import explain_mistake
 from editkit.plugin import Hooks, ModelError, Notify, Picture, Plugin, Run, Section, Slot, UsageError, Weights
 from editkit_plugins.restoring.memory import afford
 from editkit_plugins.sizes import Times
@@ -126,7 +126,7 @@ def _loaded(weights: str, device: torch.device) -> Any:
         loaded = spandrel.ModelLoader(device=device).load_from_file(weights)
     except Exception as error:  # errors of spandrel and of the file reader
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        wrong = mistaken(Path(weights))
+        wrong = explain_mistake(Path(weights))
         raise ModelError(f"{weights}: {wrong or f'is not an upscaler that spandrel knows: {reason}'}") from error
     if not isinstance(loaded, spandrel.ImageModelDescriptor) or loaded.input_channels != 3:
         raise ModelError(f"{weights}: {loaded.architecture.name} does not take a colour picture alone")

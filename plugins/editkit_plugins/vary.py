@@ -22,9 +22,9 @@ from pydantic import Field, model_validator
 from editkit.diffusion.model import TakesEmbeddings
 from editkit.diffusion.samplers import make_sampler
 from editkit.editing.between import between
-from editkit.models.files.loading import find
+from editkit.models.files.loading import find_layout
 from editkit.models.prompts import words
-from editkit.models.prompts.vision import Eye, find_eye, is_name, kind_of, load_eye, width
+from editkit.models.prompts.vision import ImageEncoder, find_image_encoder, is_name, kind_of, load_image_encoder, width
 from editkit.plugin import (
     ChainError,
     Hooks,
@@ -150,13 +150,15 @@ class Sight:
         self.plugin, self.run, self.model = plugin, run, model
         try:
             layout, component = self._eye()
-            self.eye: Eye = run.lease.network(load_eye, layout, component, run.device, model.denoiser.dtype)
+            self.eye: ImageEncoder = run.lease.network(
+                load_image_encoder, layout, component, run.device, model.denoiser.dtype
+            )
         except ModelError as error:
             raise ModelError(f"{plugin.name}: {error}") from error
 
     def _eye(self) -> tuple[Layout, str]:
         run, name = self.run, self.run.model.info.name
-        found = find_eye(None, None, name, run.options.offline) or find_eye(
+        found = find_image_encoder(None, None, name, run.options.offline) or find_image_encoder(
             self.plugin.clip, None, name, run.options.offline
         )
         if found is None:
@@ -191,7 +193,7 @@ class Sight:
         """
         plugin, run, wanted = self.plugin, self.run, self.model.embedding_width
         try:
-            layout = find(plugin.clip or run.model.info.name, offline=run.options.offline, weights=True)
+            layout = find_layout(plugin.clip or run.model.info.name, offline=run.options.offline, weights=True)
             gives = words.width(layout)
             if gives != wanted:
                 raise ModelError(f"{layout.name} has embeddings of width {gives}, but {wanted} is needed")

@@ -17,7 +17,7 @@ from editkit.common.named import has_escaping_path
 from editkit.common.spec import name_of
 from editkit.editing import recipe
 from editkit.errors import EditkitError, RecipeError
-from editkit.models.families import named
+from editkit.models.families import find_named
 from editkit.pictures.shapes import is_words
 from editkit.plugin.chain import Chain
 from editkit.plugin.declaration import Declaration
@@ -177,6 +177,6 @@ def _check_options(options: Options, config: Config, place: tuple[str | int, ...
 
 def _is_embedded(name: str) -> bool:
     try:
-        return named(name) is not None
+        return find_named(name) is not None
     except EditkitError:
         return False

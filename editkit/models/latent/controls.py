@@ -153,9 +153,9 @@ def beside_transformer(network: Any, transformer: Any) -> Any:
     """Give a Z-Image ControlNet the embedders of its transformer, which are not saved with it. The outermost module is
     a copy, so the network can be used with another transformer too.
     """
-    from editkit.models.files.skeleton import without_values
+    from editkit.models.files.skeleton import meta_skeleton
 
-    with without_values():
+    with meta_skeleton():
         own = type(network).from_config(network.config).eval()
     for name, part in network.named_children():
         setattr(own, name, part)

@@ -114,9 +114,9 @@ class Flux(CachingTransformer, FluxSteering, FluxTokens):
     def __init__(
         self, info: ModelInfo, transformer: Any, vae: Any, pooled: Reader, reader: Reader, schedule: Schedule
     ) -> None:
-        from editkit.models.prompts.flux import looking
+        from editkit.models.prompts.flux import use_attend
 
-        super().__init__(info, looking(transformer), vae, schedule)
+        super().__init__(info, use_attend(transformer), vae, schedule)
         self.pooled, self.reader = pooled, reader
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:

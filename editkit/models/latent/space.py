@@ -151,9 +151,9 @@ def in_float32(vae: Any, device: torch.device) -> Any:
     """Return a copy of `vae` on `device` with float32 weights."""
     import torch
 
-    from editkit.models.files.skeleton import without_values
+    from editkit.models.files.skeleton import meta_skeleton
 
-    with without_values():
+    with meta_skeleton():
         made = type(vae).from_config(vae.config)
     if any(weight.is_meta for weight in vae.parameters()):  # accelerate loads them on demand and removes them again
         from accelerate.utils.modeling import get_state_dict_offloaded_model

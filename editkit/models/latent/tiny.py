@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from editkit.common.places import expand_path
 from editkit.errors import ModelError, UsageError
 from editkit.models.files.layout import Layout
-from editkit.models.files.weights import PICKLES, compare, pickled, read, shapes
+from editkit.models.files.weights import PICKLES, compare, pickle_error, read, shapes
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,7 @@ def given(word: str) -> Path:
     if not there:
         raise UsageError(f"--preview-decoder {word[:200]}: no such folder or file")
     if path.is_file() and path.suffix.lower() in PICKLES:
-        raise ModelError(pickled(word, path))
+        raise ModelError(pickle_error(word, path))
     channels(path)
     return path
 

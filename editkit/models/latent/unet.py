@@ -125,10 +125,10 @@ class LatentUNet(LatentSpace):
         schedule: Schedule,
         scheduler: Mapping[str, Any],
     ) -> None:
-        from editkit.models.fast.blocks import looks_once
+        from editkit.models.fast.blocks import attends_once
 
         super().__init__(vae)
-        self.looks_once = looks_once(unet)
+        self.looks_once = attends_once(unet)
         self.info, self.unet, self.schedule = info, unet, schedule
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
         self.kind: PredictionType = prediction_type(scheduler)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from editkit.common import trust
 from editkit.common.process import READING
 from editkit.errors import ModelError
-from editkit.models.files.layout import Layout, understandable
+from editkit.models.files.layout import Layout, readable_errors
 from editkit.models.latent.space import beside
 from editkit.models.prompts.vision import load_tower
 
@@ -65,6 +65,6 @@ def load_words(layout: Layout, device: torch.device, dtype: torch.dtype) -> Word
     if layout.index.get(words):
         trust.check_component(layout.name, words, layout.index[words], trust.TOKENIZERS)
     encoder = load_tower(layout, component, CLIPTextModelWithProjection, device, dtype)
-    with understandable(layout.name):
+    with readable_errors(layout.name):
         reader = CLIPTokenizer.from_pretrained(layout.path / words, local_files_only=True, trust_remote_code=False)
     return Words(reader, encoder)

@@ -22,7 +22,7 @@ from editkit.common.extras import explained
 from editkit.common.small import read_limited_bytes
 from editkit.errors import ModelError, UsageError
 from editkit.models.files.layout import Layout
-from editkit.models.files.weights import bounded, stored, weight_files
+from editkit.models.files.weights import check_sizes, read_stored, weight_files
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import at_depth
 from editkit.pictures.shapes import Mask, as_mask
@@ -132,7 +132,7 @@ def _loaded(kind: str, folder: Path, stamp: float) -> Network:
     layout = Layout(str(folder), folder)
     config = _json(folder / "config.json")
     try:
-        bounded(str(folder), "", config, stored(str(folder), weight_files(layout, "")[0]))
+        check_sizes(str(folder), "", config, read_stored(str(folder), weight_files(layout, "")[0]))
     except ModelError as error:
         raise ModelError(f"{folder}: {kind} cannot be read: {error}") from None
     with explained():
