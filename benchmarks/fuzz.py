@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, features
 
-from editkit.batch.journal import NAME, opened
+from editkit.batch.journal import NAME, open_journal
 from editkit.batch.manifest import rows
 from editkit.batch.reach import Reach
 from editkit.batch.scoring import read_prompts
@@ -251,7 +251,7 @@ def _journal() -> bytes:
 def _read_journal(data: bytes) -> object:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / NAME).write_bytes(data)
-        with opened(Path(folder), {"recipe": "r"}, resume=True) as journal:
+        with open_journal(Path(folder), {"recipe": "r"}, resume=True) as journal:
             return journal.settle("a.png", "a.png")
 
 

@@ -11,7 +11,7 @@ from toy_hardening import here
 
 from editkit.batch.driver import Work
 from editkit.batch.folder import Item, Masks, items, listing
-from editkit.batch.journal import NAME, PARTS, Done, opened
+from editkit.batch.journal import NAME, PARTS, Done, open_journal
 from editkit.cli import run
 from editkit.cli.console import printable
 from editkit.common import trust
@@ -176,7 +176,7 @@ def test_a_journal_puts_nothing_where_the_batch_does_not(here):
         line = {"state": "done", "picture": "a.png", "output": output, "seed": 0, "bytes": 4}
         line["sha256"] = hashlib.sha256(b"evil").hexdigest()
         (out / NAME).write_text(json.dumps({"state": "run"}) + "\n" + json.dumps(line) + "\n")
-        with opened(out, {}, resume=True) as journal:
+        with open_journal(out, {}, resume=True) as journal:
             assert not journal.settle("a.png", "a.png")
         assert victim.read_text() == "precious"
         assert not (out / "a.png").exists()
@@ -188,13 +188,13 @@ def test_a_part_or_journal_that_is_a_link_leads_nowhere(here):
     out = here / "out"
     (out / PARTS).mkdir(parents=True)
     (out / PARTS / f"{hashlib.sha256(b'a.png').hexdigest()[:32]}.part").symlink_to(victim)
-    with opened(out, {}) as journal:
+    with open_journal(out, {}) as journal:
         assert journal.commit(Done("a.png", "a.png", 0, "", 0), b"whole", out / "a.png") is None
     assert (out / "a.png").read_bytes() == b"whole"
     (out / NAME).unlink()
     (out / NAME).symlink_to(victim)
     with pytest.raises(UsageError, match="link"):
-        opened(out, {}, force=True).__enter__()
+        open_journal(out, {}, force=True).__enter__()
     assert victim.read_text() == "precious"
 
 
@@ -205,7 +205,7 @@ def test_a_journal_of_other_types_is_damaged(here, entry):
     line = {"state": "done", "picture": "a", "output": "a", "seed": 0, "sha256": "", "bytes": 0} | entry
     (out / NAME).write_text(json.dumps(line) + "\n")
     with pytest.raises(Exception, match="line 1 is damaged"):
-        opened(out, {}, resume=True).__enter__()
+        open_journal(out, {}, resume=True).__enter__()
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_uncrop_asks_for_memory_first():
 
 
 def test_training_reads_no_format_that_runs_programs(here):
-    from editkit.training.classifier import _square
+    from editkit.training.classifier import _read_square
     from editkit.training.pictures import load_collection
 
     Path("im").mkdir()
@@ -298,7 +298,7 @@ def test_training_reads_no_format_that_runs_programs(here):
     assert sorted(s.name for s in found.skipped) == ["eps.jpg", "pipe.png"]
     Picture(np.full((16, 16, 3), 0xC805, np.uint16)).write("deep.png")
     Picture(np.full((16, 16, 3), 0xC8, np.uint8)).write("flat.png")
-    assert float((_square(Path("deep.png"), 16) - _square(Path("flat.png"), 16)).abs().max()) < 0.01
+    assert float((_read_square(Path("deep.png"), 16) - _read_square(Path("flat.png"), 16)).abs().max()) < 0.01
 
 
 @pytest.mark.parametrize("name", ["m" * 5000, "a/" + "m" * 300, "a\0b"])

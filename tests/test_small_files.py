@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from editkit.batch.metrics import _state
+from editkit.batch.metrics import _load_state
 from editkit.batch.scoring import pictures_of
 from editkit.cli import console, run
 from editkit.cli.console import LONGEST, bounded
@@ -98,7 +98,7 @@ def test_a_pipe_in_a_folder_of_a_model_is_waited_for_by_nobody(here):
     assert explain_mistake(Path("m/config.json")) == "is not a regular file"
     assert not is_noisy("m")
     with pytest.raises(ModelError, match="is not a regular file"):
-        _state("pipe", "fid")
+        _load_state("pipe", "fid")
 
 
 def test_a_row_that_names_a_pipe_fails_alone(here, capsys):

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from editkit.batch.driver import Summary, batch
-from editkit.batch.engines import Places, Result, engine_of
+from editkit.batch.engines import EngineResources, Result, engine_of
 from editkit.batch.folder import Masks
 from editkit.batch.sizes import memory_of
 from editkit.batch.sources import is_manifest
-from editkit.batch.stores import is_address, scheme, shown
+from editkit.batch.stores import is_address, redact, scheme
 from editkit.cli.console import err, say, write
 from editkit.cli.options import HelpShown, given_by, typed_command
 from editkit.cli.settings import Settings
@@ -106,7 +106,7 @@ def batch_command(words: list[str]) -> int:
         raise UsageError("--resume continues a run, --force starts again; give one of them")
     if given.get("anywhere") and inline is not None and not is_manifest(given["source"]):
         raise UsageError(
-            f"--anywhere: is for a recipe or a manifest, but {shown(given['source'])} is none; leave it out"
+            f"--anywhere: is for a recipe or a manifest, but {redact(given['source'])} is none; leave it out"
         )
     chain, pattern = _asked(given, inline, settings, options)
     name = given.get("engine") or ("serial" if workers == 1 else "processes")
@@ -186,11 +186,11 @@ def _size(given: str, engine: str, workers: int) -> int:
     return 0 if given == "auto" else int(given)
 
 
-def _places(chain: Chain, workers: int, given: dict[str, Any], device: str) -> Places:
+def _places(chain: Chain, workers: int, given: dict[str, Any], device: str) -> EngineResources:
     """Return where the engine works; the memory of its actors is computed if there may be any."""
     actors, gpus = _actors(given.get("actors")), given.get("gpus_per_actor")
     remote = (given.get("engine") or "").partition(":")[0] not in ("", "serial", "processes")
-    return Places(workers, actors, gpus, device, memory_of(chain) if remote else 0)
+    return EngineResources(workers, actors, gpus, device, memory_of(chain) if remote else 0)
 
 
 def _actors(given: str | None) -> tuple[int, int] | None:

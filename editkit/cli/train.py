@@ -123,9 +123,9 @@ def _run(settings: Settings, lesson: Callable[[], Lesson], resume: bool) -> None
     """Run the training, in as many processes as torchrun started."""
     from editkit.training.device import device_of
     from editkit.training.loop import Run
-    from editkit.training.together import together
+    from editkit.training.process_group import join_process_group
 
-    with together(settings.batch, device_of(settings)) as place:
+    with join_process_group(settings.batch, device_of(settings)) as place:
         Run(settings, lesson(), resume=resume, together=place).run()
 
 

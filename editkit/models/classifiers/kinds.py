@@ -98,8 +98,9 @@ class NoiseAware:
         wanted = (self.channels, self.size, self.size)
         if tuple(shape[1:]) != wanted:
             raise ModelError(
-                f"{self.name} was trained on states of {_format_shape(wanted)}, and these are {_format_shape(shape[1:])}: "
-                f"noise cannot be resized; train one for this size (editkit train classifier) or use an ordinary classifier"
+                f"{self.name} was trained on states of {_format_shape(wanted)}, and these are "
+                f"{_format_shape(shape[1:])}: noise cannot be resized; train one for this size "
+                f"(editkit train classifier) or use an ordinary classifier"
             )
         low, high = self.log_snr
         noisiest = min(v.log_snr for v in levels if v.alpha > 0.0)
