@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from editkit import edit
-from editkit.editing.made import make
+from editkit.editing.result import make
 from editkit.errors import ChainError, UsageError
 from editkit.pictures.changes import Changes, find_changes
 from editkit.pictures.picture import Picture

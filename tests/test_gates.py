@@ -68,7 +68,7 @@ GATES = {
     "editkit/batch/journal.py:_read": "lines of known keys and types; paths are compared with the batch's own",
     "editkit/cli/settings.py:read": "the user's own file: known options, checked as if they were typed",
     "editkit/editing/contract.py:light": "this Python, which imports a module that is installed",
-    "editkit/editing/fast.py:_said": "a header of text, in which words are looked for",
+    "editkit/editing/fast.py:_description": "a header of text, in which words are looked for",
     "editkit/editing/recipe.py:from_yaml": "YAML without aliases and tags, at most 20,000 values, known keys",
     "editkit/plugin/summaries.py:_read_cache": "the user's own cache: lines of text about plugins",
     "editkit/models/classifiers/__init__.py:is_noisy": "whether a key is there",

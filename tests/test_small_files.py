@@ -23,7 +23,7 @@ from editkit.cli.words import parse
 from editkit.common.small import read_limited_bytes, read_limited_text
 from editkit.diffusion.samplers import make_sampler
 from editkit.editing.api import edit
-from editkit.editing.likely import density
+from editkit.editing.picture_density import density
 from editkit.errors import EditkitError, ModelError
 from editkit.models import Gaussian, describe, memory
 from editkit.models.classifiers import is_noisy

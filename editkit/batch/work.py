@@ -26,7 +26,7 @@ from editkit.plugin.chain import Chain
 from editkit.plugin.masking import with_mask
 
 if TYPE_CHECKING:
-    from editkit.editing.made import Made
+    from editkit.editing.result import Made
     from editkit.models.leasing import Models
     from editkit.pictures.picture import Picture
 
@@ -148,7 +148,7 @@ class Work:
         return Opened(item, picture, chain, aside)
 
     def _edit(self, opened: Opened) -> Edited:
-        from editkit.editing.made import make
+        from editkit.editing.result import make
 
         notices = list(opened.picture.meta.notices)
         made = make(opened.picture, opened.chain, notify=notices.append, models=self.models)

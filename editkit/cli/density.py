@@ -11,7 +11,7 @@ import typer
 from editkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from editkit.editing.likely import Density
+    from editkit.editing.picture_density import Density
     from editkit.plugin.options import RunOptions
 
 app = typer.Typer(add_completion=False)
@@ -42,7 +42,7 @@ def density(  # long: every parameter is an option with its help
     The map is white where the model would strongly change a pixel, because it does not fit its surroundings.
     """
     from editkit.cli.console import say, write
-    from editkit.editing.likely import density as judged
+    from editkit.editing.picture_density import density as judged
     from editkit.pictures.files.writing import check_distinct, check_output
     from editkit.pictures.picture import Picture
 

@@ -29,7 +29,7 @@ from editkit.plugin.params import outputs
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from editkit.editing.made import Made, Watch
+    from editkit.editing.result import Made, Watch
     from editkit.editing.stages import Update
     from editkit.editing.watching.trace import Preview, Trace
     from editkit.models.leasing import Models
@@ -220,7 +220,7 @@ def edited(
     notify: Notify | None = None,
 ) -> Made:
     """Run the chain with a progress bar; notices are printed, or go to `notify`."""
-    from editkit.editing.made import make as make_one
+    from editkit.editing.result import make as make_one
     from editkit.editing.watching.time_left import TimeLeft
 
     notify = notify or notices(extras)

@@ -118,8 +118,8 @@ def _asked(own: Asked, line: Line, notify: Notify) -> Interpolation:
 
 
 def _make(own: Asked, line: Line) -> int:
-    from editkit.editing.between import strip, walk
-    from editkit.editing.watching.trace import moving
+    from editkit.editing.between import run_interpolation, strip
+    from editkit.editing.watching.trace import encode_animation
     from editkit.models.leasing import Models
     from editkit.pictures.files.atomic import save_bytes
     from editkit.pictures.files.writing import check_distinct, check_output
@@ -135,7 +135,7 @@ def _make(own: Asked, line: Line) -> int:
     notify, began, calls = notices(extras), time.perf_counter(), 0
     asked = _asked(own, line, notify)
     with watching(extras) as watchers:
-        making, before = walk(asked, Models(), notify), (0, 0)
+        making, before = run_interpolation(asked, Models(), notify), (0, 0)
         while True:
             try:
                 update = next(making)
@@ -148,7 +148,7 @@ def _make(own: Asked, line: Line) -> int:
             for each in watchers:
                 each(update)
     if Path(target).suffix.lower() == ".webp":
-        save_bytes(Path(target), moving([frame.pil for frame in frames], back=True), force=extras.force)
+        save_bytes(Path(target), encode_animation([frame.pil for frame in frames], back=True), force=extras.force)
     else:
         origin = _origin(asked, own, line, Path(target).parent) if extras.provenance else None
         strip(frames).write(target, force=extras.force, provenance=origin)

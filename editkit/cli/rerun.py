@@ -168,7 +168,7 @@ def _again(
     from editkit.cli.words import Line
     from editkit.common import trust
     from editkit.editing import recipe
-    from editkit.editing.made import hashes
+    from editkit.editing.result import hashes
     from editkit.editing.settle import plan_stage
     from editkit.errors import PictureError
     from editkit.pictures.files.provenance import hash_mask, hash_pixels, read_provenance

@@ -96,13 +96,13 @@ def distill(  # long: its arguments, and one loop
             raise UsageError("distill: the generator has no parameters to train; one with requires_grad is needed")
         ours = optimizer or torch.optim.Adam(trained, lr=rate)
         with torch.no_grad():
-            shape = tuple(_checked(generator(0), None, 0).shape)
+            shape = tuple(_check_output(generator(0), None, 0).shape)
         asked = {"steps": steps, "seed": seed, **options}
         with process_of(model, plugins, shape, known, mask, notify, "streams", models, asked) as process:
             prior = Predictor(process.model, process.run, ActivePlugins(process.bound))
             levels = _levels(process, order, window)
             for k, t in enumerate(levels):
-                x = _checked(generator(k), shape, k)
+                x = _check_output(generator(k), shape, k)
                 if not x.requires_grad:
                     raise ModelError("distill: the generator's output has no gradient; is it detached?")
                 x0 = _estimate(process, prior, x.detach().float(), t, k, None if told is None else told(k))
@@ -136,7 +136,7 @@ def _levels(process: Process, order: Order, window: tuple[float, float]) -> list
     return [process.levels[inside[len(inside) - 1 - k * len(inside) // n]] for k in range(n)]
 
 
-def _checked(x: Any, shape: tuple[int, ...] | None, k: int) -> Tensor:
+def _check_output(x: Any, shape: tuple[int, ...] | None, k: int) -> Tensor:
     """Check a generator's output and return it."""
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
         got = f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__

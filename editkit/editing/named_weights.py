@@ -21,7 +21,7 @@ def named_weights(chain: Chain) -> tuple[tuple[str, str], ...]:
     (`timm:NAME:FILE`), are not.
     """
     found: dict[tuple[str, str], None] = {}
-    for word in _words(chain):
+    for word in _weight_names(chain):
         path = expand_path(word)
         try:
             digest = of_place(path)
@@ -32,7 +32,7 @@ def named_weights(chain: Chain) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def _words(chain: Chain) -> Iterator[str]:
+def _weight_names(chain: Chain) -> Iterator[str]:
     for stage in chain.inherited().stages:
         options = for_own_model(stage).options
         yield from (str(lora_and_weight(word)[0]) for word in options.lora)

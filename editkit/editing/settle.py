@@ -120,7 +120,11 @@ def options_of(plugins: Sequence[Plugin], info: ModelInfo, stage: Stage, notify:
         UsageError: --fast is given without such a LoRA.
     """
     options = suited(plugins, info, stage.options)
-    return fast.settled(options, stage.options, info, notify, "fast" in stage.inherited) if options.fast else options
+    return (
+        fast.settle_options(options, stage.options, info, notify, "fast" in stage.inherited)
+        if options.fast
+        else options
+    )
 
 
 @dataclass(frozen=True)

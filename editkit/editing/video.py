@@ -24,7 +24,7 @@ import numpy as np
 
 from editkit.common.notify import Notify, silent
 from editkit.editing.frames import Around, Shown, Sources
-from editkit.editing.made import make
+from editkit.editing.result import make
 from editkit.editing.settle import described
 from editkit.editing.workplace import Workplace
 from editkit.errors import PictureError, UsageError

@@ -24,7 +24,7 @@ from editkit.plugin.options import Options
 if TYPE_CHECKING:
     from PIL import Image
 
-    from editkit.editing.made import Made
+    from editkit.editing.result import Made
     from editkit.editing.stages import Update
     from editkit.models.leasing import Models
 
@@ -137,7 +137,7 @@ class Maker:
         return changed
 
     def _made(self, edit: EditRecord, device: str, stop: Stop, notify: Callable[[str], None]) -> EditRecord:
-        from editkit.editing.made import make
+        from editkit.editing.result import make
 
         asked = wanted(edit.recipe, self.config)
         source = self.store.picture(edit.picture)
