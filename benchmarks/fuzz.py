@@ -35,7 +35,7 @@ from editkit.batch.journal import NAME, open_journal
 from editkit.batch.manifest import rows
 from editkit.batch.reach import Reach
 from editkit.batch.scoring import read_prompts
-from editkit.cli.options import HelpShown
+from editkit.cli.options import HelpWasShown
 from editkit.cli.words import parse
 from editkit.editing import recipe
 from editkit.errors import EditkitError
@@ -326,7 +326,7 @@ def fuzz(name: str, target: Target, inputs: int, seed: int, failed: Callable[[by
             with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
                 target.read(data)
             report.read += 1
-        except HelpShown:
+        except HelpWasShown:
             report.read += 1
         except EditkitError as error:
             if "\n" in str(error).strip() or len(str(error)) > 2000:

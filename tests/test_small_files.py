@@ -18,7 +18,7 @@ from editkit.batch.metrics import _load_state
 from editkit.batch.scoring import pictures_of
 from editkit.cli import console, run
 from editkit.cli.console import LONGEST, bounded
-from editkit.cli.rerun import _found_here, _with_models
+from editkit.cli.rerun import _find_models, _replace_models
 from editkit.cli.words import parse
 from editkit.common.small import read_limited_bytes, read_limited_text
 from editkit.diffusion.samplers import make_sampler
@@ -282,9 +282,9 @@ def test_a_model_elsewhere_is_taken_by_rerun_only_with_the_weights_that_made_the
     recipe = {"editkit": 2, "stages": [{"plugins": [{"inpaint": {}}], "options": {"model": "sd"}}, {"plugins": []}, 5]}
     for given, places in ((hash_, {"sd": str(tmp_path / "sd")}), ("0" * 64, {}), (None, {})):
         found = Provenance(recipe=recipe, models=(UsedModel(name="sd", hash=given),))
-        assert _found_here(found, Path("out"), tmp_path) == places
-    assert _found_here(Provenance(recipe=recipe, models=(UsedModel(name="sd", hash=hash_),)), tmp_path, tmp_path) == {}
-    told = _with_models(recipe, {"sd": "/x/sd"})
+        assert _find_models(found, Path("out"), tmp_path) == places
+    assert _find_models(Provenance(recipe=recipe, models=(UsedModel(name="sd", hash=hash_),)), tmp_path, tmp_path) == {}
+    told = _replace_models(recipe, {"sd": "/x/sd"})
     assert told["stages"][0]["options"]["model"] == "/x/sd"
     assert told["stages"][1:] == [{"plugins": []}, 5]
 

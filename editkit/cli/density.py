@@ -61,10 +61,10 @@ def density(  # long: every parameter is an option with its help
         write(json.dumps({"bits_per_dimension": found.bits, "standard_error": found.error, "values": list(found.size),
                           "latent": found.latent, "map": target}))  # fmt: skip
         return
-    say(f"{spoken(found)} · map in {'standard output' if target == '-' else target}")
+    say(f"{format_density(found)} · map in {'standard output' if target == '-' else target}")
 
 
-def spoken(found: Density) -> str:
+def format_density(found: Density) -> str:
     """Format the result in one line: bits with their standard error, and the size."""
     error = "" if found.error is None else f" +- {found.error:.3f}"
     of = "latent values" if found.latent else "pixel values"

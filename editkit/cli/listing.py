@@ -88,7 +88,7 @@ def plugins_command(words: list[str]) -> int:
     if len(words) > 1:
         raise UsageError(f"plugins takes one name at most, got {len(words)}")
     if words:
-        return _one(words[0])
+        return _show_one(words[0])
     for kind, rows in installed().items():
         made = table(kind, "from", "")
         for found in rows:
@@ -126,7 +126,7 @@ def installed() -> dict[str, list[InstalledEntry[str]]]:
     }
 
 
-def _one(name: str) -> int:
+def _show_one(name: str) -> int:
     """Show the parameters of a plugin, or one line about anything else of that name."""
     from editkit.plugin import registry
 
@@ -136,10 +136,10 @@ def _one(name: str) -> int:
             write(f"{kind} {name} (from {row.distribution}): {row.kind or f'BROKEN: {row.broken}'}")
         if found:
             return 0
-    return _plugin(name)
+    return _show_plugin(name)
 
 
-def _plugin(name: str) -> int:
+def _show_plugin(name: str) -> int:
     """Show the parameters and hooks of a plugin."""
     import inspect
 

@@ -94,7 +94,7 @@ def mask(  # long: every parameter is an option with its help
             "several for their union"
         )
     photo = Picture.read(picture)
-    made = _combined(photo, united, minus or [], mask_model or [])
+    made = _combine(photo, united, minus or [], mask_model or [])
     if invert:
         made = 1.0 - made
     check(made, "the mask", notify=say)
@@ -150,19 +150,19 @@ def _cut_out(photo: Picture, found: list[Mask], folder: Path, stem: str, force: 
     return f"{len(found)} piece{'s' if len(found) != 1 else ''}"
 
 
-def _combined(photo: Picture, united: list[str], minus: list[str], models: list[str]) -> Mask:
+def _combine(photo: Picture, united: list[str], minus: list[str], models: list[str]) -> Mask:
     """Return the union of `united` without `minus`, (H, W)."""
     import numpy as np
 
-    made = _one(photo, united[0], models)
+    made = _draw_one(photo, united[0], models)
     for source in united[1:]:
-        made = np.maximum(made, _one(photo, source, models))
+        made = np.maximum(made, _draw_one(photo, source, models))
     for source in minus:
-        made = np.minimum(made, 1.0 - _one(photo, source, models))
+        made = np.minimum(made, 1.0 - _draw_one(photo, source, models))
     return made
 
 
-def _one(photo: Picture, source: str, models: list[str]) -> Mask:
+def _draw_one(photo: Picture, source: str, models: list[str]) -> Mask:
     """Draw one shape or read one file. It may be empty: only the union must not be."""
     from editkit.pictures.masks import load
 

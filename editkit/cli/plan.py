@@ -9,7 +9,7 @@ from dataclasses import asdict
 from editkit.cli.console import out, row, say, table, write
 from editkit.cli.edit import save_recipe
 from editkit.cli.interpolate import plans as interpolated
-from editkit.cli.options import HelpShown
+from editkit.cli.options import HelpWasShown
 from editkit.cli.video import check_for_videos
 from editkit.cli.words import Line, parse
 from editkit.editing.settle import StagePlan, plan_stages
@@ -30,7 +30,7 @@ def plan_command(words: list[str]) -> int:
         return _show(interpolated(words[1:], say), "--json" in words)
     try:
         line = parse(words)
-    except HelpShown:
+    except HelpWasShown:
         return 0
     if is_clip(line.picture):
         return _of_clip(line)

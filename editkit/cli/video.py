@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editkit.cli.console import err, say, write
-from editkit.cli.words import option
+from editkit.cli.words import option_name
 from editkit.common.notify import Notify
 from editkit.errors import UsageError
 from editkit.pictures.files.clips import Span, is_clip
@@ -46,7 +46,9 @@ def check_for_videos(lines: Sequence[Line]) -> None:
                     if name == "preview" and video
                     else ""
                 )
-                raise UsageError(f"{option(name)} is for {is_for}, but {line.picture} is not one; leave it out{see}")
+                raise UsageError(
+                    f"{option_name(name)} is for {is_for}, but {line.picture} is not one; leave it out{see}"
+                )
 
 
 def edit_clip(line: Line, target: str, models: Models | None, notify: Notify) -> None:

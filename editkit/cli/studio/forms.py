@@ -55,12 +55,12 @@ def fields(kind: type[BaseModel]) -> list[dict[str, Any]]:
 def _field(p: Param, info: FieldInfo) -> dict[str, Any]:
     """Describe one parameter; `kind` names its input control."""
     weights = names_weights(p, info)
-    low, high = _bound(info, "ge", "gt"), _bound(info, "le", "lt")
+    low, high = _range_of(info, "ge", "gt"), _range_of(info, "le", "lt")
     return {
         "key": p.key,
         "name": p.name,
         "flag": p.flag,
-        "kind": "weights" if weights else _entered(p),
+        "kind": "weights" if weights else _input_format(p),
         "help": p.help,
         "default": list(p.default) if isinstance(p.default, tuple) else _plain(p.default),
         "required": p.required,
@@ -72,7 +72,7 @@ def _field(p: Param, info: FieldInfo) -> dict[str, Any]:
     }
 
 
-def _entered(p: Param) -> str:
+def _input_format(p: Param) -> str:
     """Return flag, int, float, choice, text, mask, picture, weights, lora, or color where the default is a colour."""
     if p.metavar == "FILE[:WEIGHT]":
         return "lora"
@@ -85,7 +85,7 @@ def _entered(p: Param) -> str:
     return p.kind
 
 
-def _bound(info: FieldInfo, *names: str) -> float | None:
+def _range_of(info: FieldInfo, *names: str) -> float | None:
     """Return the bound called one of `names` (ge, gt ...), also of an optional number, whose bounds are nested."""
     for marker in [*info.metadata, *(m for member in get_args(info.annotation) for m in get_args(member)[1:])]:
         for one in getattr(marker, "metadata", None) or [marker]:

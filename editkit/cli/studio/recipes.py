@@ -43,7 +43,7 @@ class NotAllowed(RecipeError):  # noqa: N818
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequestedEdit:
     """A chain that may be run.
 
     Args:
@@ -65,7 +65,7 @@ class Wanted:
         return recipe.to_mapping(self.said)
 
 
-def wanted(data: object, config: Config) -> Wanted:
+def parse_request(data: object, config: Config) -> RequestedEdit:
     """Build the chain that `data`, a recipe's mapping, describes.
 
     Raises:
@@ -81,7 +81,7 @@ def wanted(data: object, config: Config) -> Wanted:
         _check_options(stage.options, config, ("stages", number, "options"))
     real = recipe.from_mapping(data, base=config.folder)
     fetch = Options(offline=not config.online)
-    return Wanted(said, real.with_options(fetch))
+    return RequestedEdit(said, real.with_options(fetch))
 
 
 def _check(param: Param, value: Any, config: Config, place: tuple[str | int, ...], plugin: Declaration) -> None:
