@@ -63,8 +63,8 @@ GATES = {
     "editkit/editing/workplace.py:_facts": "our own facts of a frame",
     "editkit/editing/workplace.py:_picture": "our own PNG of a frame",
     "editkit/models/latent/flux.py:Flux.pipeline": "a class of diffusers that our source names",
-    "plugins/editkit_plugins/masks/networks.py:_json": TEXT,
-    "plugins/editkit_plugins/masks/networks.py:_loaded": "classes that our source names; safetensors, no code, no hub",
+    "plugins/editkit_plugins/masks/networks.py:_read_json": TEXT,
+    "plugins/editkit_plugins/masks/networks.py:_load": "classes that our source names; safetensors, no code, no hub",
     "editkit/batch/journal.py:_read": "lines of known keys and types; paths are compared with the batch's own",
     "editkit/cli/settings.py:read": "the user's own file: known options, checked as if they were typed",
     "editkit/editing/contract.py:light": "this Python, which imports a module that is installed",
@@ -112,10 +112,10 @@ GATES = {
     "editkit/training/settings.py:architecture_of": TEXT,
     "plugins/editkit_plugins/guide.py:_imported": "code, with --allow-code alone",
     "plugins/editkit_plugins/hints/annotators.py:Aux._folder": "repositories that our source names",
-    "plugins/editkit_plugins/hints/annotators.py:_loaded": "classes that our source names; torch reads weights_only",
-    "plugins/editkit_plugins/noise_files.py:learnt_in": "tensors of the text's shape, and plain JSON that is compared",
-    "plugins/editkit_plugins/noise_files.py:loaded": "one tensor of the run's shape, and plain JSON that is compared",
-    "plugins/editkit_plugins/spandrel.py:_loaded": "a .safetensors file; spandrel knows networks by their tensors",
+    "plugins/editkit_plugins/hints/annotators.py:_load_detector": "classes of our source; torch reads weights_only",
+    "plugins/editkit_plugins/noise_files.py:read_learned": "tensors of the text's shape, and JSON that is compared",
+    "plugins/editkit_plugins/noise_files.py:load_noise": "one tensor of the run's shape, and JSON that is compared",
+    "plugins/editkit_plugins/spandrel.py:_load_upscaler": "a .safetensors file; spandrel knows them by their tensors",
 }
 """Place -> what it lets through."""
 
@@ -328,7 +328,7 @@ def test_clip_and_spandrel_say_what_a_file_is(tmp_path, content, what):
     pytest.importorskip("open_clip")
     pytest.importorskip("spandrel")
     from editkit.models.clip import load_clip
-    from editkit_plugins.spandrel import _loaded
+    from editkit_plugins.spandrel import _load_upscaler
 
     tower = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16, "head_width": 32}
     words = {"context_length": 16, "vocab_size": 200, "width": 32, "heads": 2, "layers": 1}
@@ -342,4 +342,4 @@ def test_clip_and_spandrel_say_what_a_file_is(tmp_path, content, what):
     with pytest.raises(ModelError, match=f"open_clip_config.json is .*{what}|is empty"):
         load_clip(str(tmp_path), torch.device("cpu"), offline=True)
     with pytest.raises(ModelError, match=what):
-        _loaded(str(tmp_path / "up.safetensors"), torch.device("cpu"))
+        _load_upscaler(str(tmp_path / "up.safetensors"), torch.device("cpu"))

@@ -61,7 +61,9 @@ def certain(monkeypatch):
 
 
 def test_a_folder_is_known_by_what_it_says_it_is(folders):
-    assert networks.found(list(folders.values())) == {KINDS[name]: Path(folder) for name, folder in folders.items()}
+    assert networks.find_networks(list(folders.values())) == {
+        KINDS[name]: Path(folder) for name, folder in folders.items()
+    }
 
 
 @pytest.mark.parametrize("kinds", [["sam3"], ["grounding_dino", "sam2"], ["clipseg"]])
@@ -113,7 +115,7 @@ def test_sam_2_gets_every_box_and_their_masks_are_united(folders, photo):
 
 def test_vitmatte_softens_the_edge_and_leaves_the_rest(folders, photo):
     hard = from_words("box:20,10,60,50", photo)
-    soft = networks.matted(Path(folders["vitmatte"]), photo, hard)
+    soft = networks.matte(Path(folders["vitmatte"]), photo, hard)
     inside, outside = from_words("box:26,16,54,44", photo) > 0, from_words("box:14,4,66,56", photo) == 0
     assert (soft[inside] == 1.0).all()
     assert (soft[outside] == 0.0).all()
@@ -231,7 +233,7 @@ def _set(folder: Path, file: str, key: str, value: object) -> None:
 
 def test_two_of_one_kind_are_refused(folders):
     with pytest.raises(ModelError, match="is CLIPSeg, and so is"):
-        networks.found([folders["clipseg"], folders["clipseg"]])
+        networks.find_networks([folders["clipseg"], folders["clipseg"]])
 
 
 # --------------------------------------------------------------------------------------------- where masks are used

@@ -46,7 +46,7 @@ from editkit.plugin import (
     capability,
 )
 from editkit.plugin.guidance import mask_at_state
-from editkit_plugins.seen import read_for_encoder, say_what_is_cut
+from editkit_plugins.seen import read_for_encoder, report_cropping
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -96,7 +96,7 @@ class ImagePrompt(Plugin):
 
     @field_validator("image", mode="before")
     @classmethod
-    def _several(cls, given: Any) -> Any:
+    def _to_tuple(cls, given: Any) -> Any:
         if isinstance(given, list | tuple):
             if not given:
                 raise ValueError("is an empty list; at least one picture is needed")
@@ -129,7 +129,7 @@ class ImagePrompt(Plugin):
 class _ImagePromptHooks(Hooks[ImagePrompt]):
     def __init__(self, plugin: ImagePrompt, run: Run) -> None:
         super().__init__(plugin, run)
-        self.prompt = _bound(plugin, run) if plugin.scale > 0.0 else None
+        self.prompt = _bind_prompt(plugin, run) if plugin.scale > 0.0 else None
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
         return cond if self.prompt is None else cond.plus_image_prompt(self.prompt)
@@ -150,7 +150,7 @@ class _ReduxHooks(Hooks[ImagePrompt]):
                 f"an encoder of its own, and its tokens have no position; leave --{given} out"
             )
         pictures = plugin.pictures()
-        self.tokens = plugin.scale * _redux(plugin, run).tokens(pictures)
+        self.tokens = plugin.scale * _bind_redux(plugin, run).tokens(pictures)
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
         import torch
@@ -162,7 +162,7 @@ class _ReduxHooks(Hooks[ImagePrompt]):
         return replace(cond, prompt=replace(cond.prompt, embeds=torch.cat([embeds, behind], dim=1)))
 
 
-def _redux(plugin: ImagePrompt, run: Run) -> redux.Redux:
+def _bind_redux(plugin: ImagePrompt, run: Run) -> redux.Redux:
     """Load Redux's networks from its folder.
 
     Raises:
@@ -185,7 +185,7 @@ def _redux(plugin: ImagePrompt, run: Run) -> redux.Redux:
         raise ModelError(f"image-prompt: {str(error).removeprefix('image-prompt: ')}") from error
 
 
-def _bound(plugin: ImagePrompt, run: Run) -> ImageTokens:
+def _bind_prompt(plugin: ImagePrompt, run: Run) -> ImageTokens:
     """Load the adapter's layers and encode the pictures as tokens; file headers are checked before weights are read.
 
     Raises:
@@ -205,7 +205,7 @@ def _bound(plugin: ImagePrompt, run: Run) -> ImageTokens:
     except ModelError as error:
         raise ModelError(f"image-prompt: {str(error).removeprefix('image-prompt: ')}") from error
     pictures = plugin.pictures()
-    say_what_is_cut(plugin.name, pictures, eye, run)
+    report_cropping(plugin.name, pictures, eye, run)
     mask = None if plugin.mask is None else (mask_at_state(plugin.name, plugin.mask, run) >= 0.5).float()
     tokens, unwanted = _tokens(eye, adapter, pictures, black=places.kind == ip.FLUX)
     return ImageTokens(adapter.layers, tokens, unwanted, plugin.scale, mask)

@@ -42,7 +42,7 @@ from editkit.plugin import (
     capability,
     from_unit,
 )
-from editkit_plugins.seen import say_what_is_cut
+from editkit_plugins.seen import report_cropping
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -90,7 +90,7 @@ class Embedded(Plugin):
     def plan(self, plan: Plan) -> Plan:
         return plan.encode() + plan if self.inverts else plan
 
-    def target(self, own: Tensor, sight: Sight) -> Tensor:
+    def target(self, own: Tensor, sight: ClipEncoders) -> Tensor:
         """Return the embedding to decode, (1, width), given the picture's embedding `own`."""
         return own
 
@@ -118,7 +118,7 @@ class Vary(Embedded):
     )
 
     @model_validator(mode="after")
-    def _both(self) -> Self:
+    def _check_texts(self) -> Self:
         if (self.from_text is None) != (self.to_text is None):
             raise ValueError("--from-text and --to-text belong together; give both, or neither")
         return self
@@ -127,7 +127,7 @@ class Vary(Embedded):
     def inverts(self) -> bool:
         return self.origin == "inverted" or (self.origin == "auto" and self.to_text is not None)
 
-    def target(self, own: Tensor, sight: Sight) -> Tensor:
+    def target(self, own: Tensor, sight: ClipEncoders) -> Tensor:
         if self.from_text is None or self.to_text is None:
             return own
         z = sight.texts(self.to_text) - sight.texts(self.from_text)
@@ -136,7 +136,7 @@ class Vary(Embedded):
         return between(own, z * (own.norm() / z.norm()), self.by)
 
 
-class Sight:
+class ClipEncoders:
     """The CLIP encoders of one run, which embed pictures and texts in one space.
 
     Raises:
@@ -174,7 +174,7 @@ class Sight:
 
     def pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Embed n pictures: (n, width), float32."""
-        say_what_is_cut(self.plugin.name, pictures, self.eye, self.run)
+        report_cropping(self.plugin.name, pictures, self.eye, self.run)
         return self.eye.pooled(self.eye.pixels(pictures)).float()
 
     def nothing(self) -> Tensor:
@@ -214,8 +214,8 @@ class EmbeddedHooks(Hooks[Any]):
         super().__init__(plugin, run)
         if run.inputs.picture is None:
             raise ChainError(f"{plugin.name} needs a picture; with sample(), give known=")
-        sight = Sight(plugin, run)
-        own = sight.pictures(_shown(run))
+        sight = ClipEncoders(plugin, run)
+        own = sight.pictures(_whole_pictures(run))
         none, target = sight.nothing(), plugin.target(own, sight)
 
         @cache
@@ -229,7 +229,7 @@ class EmbeddedHooks(Hooks[Any]):
         return replace(cond, embedding=self.own if step.move.up else self.target)
 
 
-def _shown(run: Run) -> list[Image.Image]:
+def _whole_pictures(run: Run) -> list[Image.Image]:
     """Return the edited pictures as they came: the whole picture, not only the part that a pass works on."""
     from PIL import Image
 

@@ -63,7 +63,7 @@ class Aux(Detector):
             reason = "--offline is on" if offline else f"the hub cannot be reached ({hub.unreachable()})"
             raise ModelError(f"hint {self.name} fetches its weights by itself, and {reason}; use another one")
         folder = self._folder(offline)
-        return partial(self._detect, _loaded(self.source, folder, self.loading))
+        return partial(self._detect, _load_detector(self.source, folder, self.loading))
 
     def _detect(self, network: Any, pixels: Pixels) -> Pixels:
         given = {"detect_resolution": self.resolution, "output_type": "np", **self.settings()}
@@ -121,7 +121,7 @@ def quiet() -> Iterator[None]:
             sys.argv = words
 
 
-def _loaded(source: str, folder: str | None, given: Mapping[str, str]) -> Any:
+def _load_detector(source: str, folder: str | None, given: Mapping[str, str]) -> Any:
     """Load the detector on the fastest device."""
     from editkit.common.device import pick_device
     from editkit.common.process import loading

@@ -45,7 +45,7 @@ def lettering(picture: Picture, values: str, models: Sequence[str]) -> Mask:
 
     if values:
         raise ShapeError(f"'lettering:{values}': lettering takes nothing after a colon")
-    likely = _asked(_file(models), np.asarray(at_depth(picture.pixels, np.uint8)))
+    likely = _detect_kernels(_file(models), np.asarray(at_depth(picture.pixels, np.uint8)))
     count, labels = cv2.connectedComponents((likely > SURE).astype(np.uint8), connectivity=8)
     mask = np.zeros(likely.shape, np.float32)
     for label in range(1, count):
@@ -59,7 +59,7 @@ def lettering(picture: Picture, values: str, models: Sequence[str]) -> Mask:
     return as_mask(cv2.resize(mask, picture.size, interpolation=cv2.INTER_LINEAR) >= 0.5)
 
 
-def _asked(file: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _detect_kernels(file: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the probability that a pixel belongs to a kernel, (h, w), at the network's size (multiples of 32)."""
     import cv2
 
