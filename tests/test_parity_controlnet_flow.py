@@ -149,10 +149,10 @@ def test_xlabs_form_sees_the_picture_itself_and_its_blocks_take_turns(models: di
     found = packed(tiny.walked(models["flux"], [steering(place, "xlabs", scale=0.7)]))
     assert tiny.distance(found, expected) <= BOUND
     a, b, c = (torch.full((1,), float(k)) for k in range(3))
-    assert [float(x) for x in controls.in_turn([a, b], 5) if x is not None] == [0, 1, 0, 1, 0]
-    assert [float(x) for x in controls.in_a_row([a, b], 5) if x is not None] == [0, 0, 0, 1, 1]
-    assert [float(x) for x in controls.in_a_row([a, b, c], 3) if x is not None] == [0, 1, 2]
-    assert controls.in_a_row(None, 2) == controls.in_turn(None, 2) == [None, None]
+    assert [float(x) for x in controls.alternate_over_blocks([a, b], 5) if x is not None] == [0, 1, 0, 1, 0]
+    assert [float(x) for x in controls.spread_over_blocks([a, b], 5) if x is not None] == [0, 0, 0, 1, 1]
+    assert [float(x) for x in controls.spread_over_blocks([a, b, c], 3) if x is not None] == [0, 1, 2]
+    assert controls.spread_over_blocks(None, 2) == controls.alternate_over_blocks(None, 2) == [None, None]
 
 
 @pytest.mark.parametrize("strength", [0.6, 1.0])

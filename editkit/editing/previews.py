@@ -47,7 +47,7 @@ def preview_decoder(settled: StagePlan, lease: Lease, device: torch.device) -> P
     asked = settled.options.preview_decoder
     if not settled.diffuses:
         return None
-    path = tiny.given(asked) if asked is not None else _decoder_beside(settled.info.name)
+    path = tiny.tiny_decoder_file(asked) if asked is not None else _decoder_beside(settled.info.name)
     if path is None:
         return None
     multiple = settled.info.multiple
@@ -67,4 +67,4 @@ def _decoder_beside(name: str) -> Path | None:
         folder = folder_of(name)
     except ModelError:  # a model object
         return None
-    return tiny.beside(folder) if folder is not None and folder.is_dir() else None
+    return tiny.decoder_beside(folder) if folder is not None and folder.is_dir() else None

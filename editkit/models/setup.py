@@ -146,10 +146,10 @@ def prepare_model(model: Model, setup: Setup, device: torch.device, dtype: torch
         if told is not None:
             told.chosen = (*told.chosen, *said)
     if setup.refiner is not None:
-        from editkit.models.latent.refiner import joined
+        from editkit.models.latent.refiner import with_refiner
 
         name, start = refiner_and_start(setup.refiner)
-        refined = joined(model, name, start, loading_device(setup, device), dtype, offline, setup.quantize)
+        refined = with_refiner(model, name, start, loading_device(setup, device), dtype, offline, setup.quantize)
         model, experts = refined, (refined.model, refined.refiner)
     for expert in experts:
         if setup.compile:

@@ -124,12 +124,12 @@ def _for_refiner(cond: Conditioning) -> Conditioning:
     """Return `cond` with the texts encoded for the refiner, without ControlNets and image prompts, which were made for
     the model.
     """
-    negative = _refined(cond.negative)
-    prompt = negative if cond.unwanted else _refined(cond.prompt)
+    negative = _refiner_prompt(cond.negative)
+    prompt = negative if cond.unwanted else _refiner_prompt(cond.prompt)
     return replace(cond, prompt=prompt, negative=negative, control=(), image_prompts=())
 
 
-def _refined(prompt: Prompt | None) -> Prompt | None:
+def _refiner_prompt(prompt: Prompt | None) -> Prompt | None:
     return prompt.refined if isinstance(prompt, Twice) else None
 
 
@@ -145,7 +145,7 @@ def check(info: ModelInfo, name: str, offline: bool) -> ModelInfo:
     return refiner
 
 
-def joined(
+def with_refiner(
     model: Model,
     name: str,
     start: float,

@@ -206,7 +206,7 @@ def padded(tokenizer: Any, text: str, length: int) -> Any:
         return tokenizer(text, padding="max_length", max_length=length, return_tensors="pt")
 
 
-def beside(ids: Tensor, encoder: Any) -> Tensor:
+def to_encoder_device(ids: Tensor, encoder: Any) -> Tensor:
     """Move tokens to their encoder's device; an encoder with offloaded weights moves them itself."""
     return ids if encoder.device.type == "meta" else ids.to(encoder.device)
 
@@ -216,7 +216,7 @@ def side_by_side(states: Tensor) -> Tensor:
     return states.reshape(1, -1, states.shape[-1])
 
 
-def evened(embeds: Sequence[Tensor], empty: Callable[[], Tensor]) -> list[Tensor]:
+def pad_to_longest(embeds: Sequence[Tensor], empty: Callable[[], Tensor]) -> list[Tensor]:
     """Pad texts to the length of the longest with rows of the empty text."""
     import torch
 

@@ -23,7 +23,7 @@ FIRST = "decoder.layers.0.weight"
 """The tensor whose shape gives the number of latent channels."""
 
 
-def given(word: str) -> Path:
+def tiny_decoder_file(word: str) -> Path:
     """Return the folder or .safetensors file that `--preview-decoder` names.
 
     Raises:
@@ -43,7 +43,7 @@ def given(word: str) -> Path:
     return path
 
 
-def beside(folder: Path) -> Path | None:
+def decoder_beside(folder: Path) -> Path | None:
     """Return the tiny decoder in a model folder; None: there is none."""
     for name in NAMES:
         path = folder / name

@@ -9,7 +9,7 @@ from editkit.common import trust
 from editkit.common.process import READING
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout, readable_errors
-from editkit.models.latent.space import beside
+from editkit.models.latent.space import to_encoder_device
 from editkit.models.prompts.vision import load_tower
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Words:
                 text, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True,
                 return_tensors="pt",
             ).input_ids  # fmt: skip
-        made: Tensor = self.encoder(beside(ids, self.encoder)).text_embeds
+        made: Tensor = self.encoder(to_encoder_device(ids, self.encoder)).text_embeds
         return made
 
 
