@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ TINT = np.array([[1.06, 0.0, 0.0], [0.0, 1.0, 0.02], [0.01, 0.0, 0.93]]), np.arr
 class Score:
     """Of one edit: see the module."""
 
+    name: str
     shape: str
     recall: float
     precision: float
@@ -80,6 +82,7 @@ def measured(photos: Path, names: list[str], side: int, how: str, quality: int) 
         another = (anew != before).any(-1)
         kept = bool((changes.onto(unit)[~found] == unit[~found]).all())
         yield Score(
+            name,
             shape,
             float((found & another).sum()) / float(another.sum()),
             float((found & region).sum()) / max(float(found.sum()), 1.0),
@@ -107,6 +110,13 @@ def table(scores: list[Score], title: str) -> str:
 KEYS = ("recall", "precision", "shift")
 
 
+def missed(scores: list[Score]) -> str:
+    """Name the photographs that miss one of the three, with their numbers."""
+    bad = [score for score in scores if score.recall <= 0.98 or score.precision <= 0.9 or score.shift >= 0.3]
+    lines = [f"missed: {s.name}, {s.shape}: {s.recall:.3f}, {s.precision:.3f}, {s.shift:.2f} px" for s in bad]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--photos", type=Path, required=True)
@@ -118,12 +128,13 @@ def main() -> None:
     parser.add_argument(
         "--others", type=int, metavar="N", help="every Nth of those that are not on the list, 32 at most"
     )
+    parser.add_argument("--first", type=int, default=0, metavar="K", help="with --others: from the Kth of them on")
     arguments = parser.parse_args()
     lines = arguments.list.read_text().splitlines()
     names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if arguments.others is not None:
         there = {path.name for path in arguments.photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")}
-        names = sorted(there - set(names))[:: arguments.others][:32]
+        names = sorted(there - set(names))[arguments.first :: arguments.others][:32]
     names = names[: arguments.subset]
     print("| painted, JPEG | region | recall (worst) | precision (worst) | shift (worst) | reach | kept |")
     print("|---|---|---|---|---|---|---|")
@@ -131,6 +142,7 @@ def main() -> None:
         for quality in map(int, arguments.quality.split(",")):
             scores = list(measured(arguments.photos, names, arguments.side, how, quality))
             print(table(scores, f"{how}, {quality}"), flush=True)
+            print(missed(scores), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,9 @@ from editkit.plugin.chain import Chain
 from editkit.plugins import Remove, SDEdit
 
 RATE = 25
+TURN = 5.0
+"""Seconds after which the clips of `--lengths` go backward."""
+
 EVERY = 6
 """Frame by frame only every so many-th frame is edited, which takes long."""
 
@@ -98,20 +101,33 @@ def flicker(frames, cameras, masks) -> float:
 
 
 def alone(clip: str, marks: str, out: str) -> None:
-    """One removal; prints seconds and the largest memory of this process."""
+    """One removal by the command; prints seconds and the largest memory of this process."""
+    from editkit.cli import run
+    from editkit.cli.process import configure_process
+
+    configure_process()
     began = time.perf_counter()
-    count = edit_video(clip, Remove(mask=marks), out)
+    assert run(["remove", clip, "--mask", marks, "-o", out, "--quiet"]) == 0
     seconds = time.perf_counter() - began
     says = Path("/proc/self/status").read_text()  # getrusage counts what the parent had as this process began
     most = int(says.partition("VmHWM:")[2].split()[0]) / 2**10
+    count = Clip.open(out).packets()
     print(f"{count / RATE:6.1f} s of video: {seconds:7.1f} s, largest memory {most:6.0f} MiB", flush=True)
 
 
 def lengths(files: list[Path], size: tuple[int, int], given: list[float]) -> None:
-    """The first clip, so long each, a process for each."""
+    """The first clip, so long each, a process for each.
+
+    The same `TURN` seconds forward and backward, so that a longer clip is more of the same: where the object crosses
+    more slowly instead, other frames show less of what is behind it, and more is invented.
+    """
     back, front = (np.asarray(Image.open(files[k % len(files)]).convert("RGB")) for k in (20, 60))
+    turn = round(RATE * TURN)
+    once, _, marked, _ = scene(back, front, size, turn, 0)
     for seconds in given:
-        frames, _, masks, _ = scene(back, front, size, round(RATE * seconds), 0)
+        order = [k % (2 * turn) for k in range(round(RATE * seconds))]
+        order = [min(k, 2 * turn - 1 - k) for k in order]
+        frames, masks = [once[k] for k in order], [marked[k] for k in order]
         with tempfile.TemporaryDirectory() as folder:
             clip = save(Path(folder) / "in.mkv", frames)
             marks = save(

@@ -20,6 +20,7 @@ from editkit_plugins.image_prompt import ImagePrompt as ImagePrompt
 from editkit_plugins.inpaint import Inpaint as Inpaint
 from editkit_plugins.invert import Invert as Invert
 from editkit_plugins.keep import Keep as Keep
+from editkit_plugins.layers import Layers as Layers
 from editkit_plugins.only_changes import OnlyChanges as OnlyChanges
 from editkit_plugins.prompt import PromptText as PromptText
 from editkit_plugins.purify import Purify as Purify

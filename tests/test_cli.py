@@ -223,10 +223,12 @@ def test_a_commands_process_settles_itself_and_leaves_what_the_user_set(monkeypa
     before = gc.get_threshold()
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "9")
     try:
         configure_process()
         assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
         assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
+        assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "9"
         assert gc.get_threshold()[0] > before[0]
         assert gc.isenabled()
         monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")

@@ -132,6 +132,9 @@ def test_it_says_what_can_and_how_many(klein: str) -> None:
     many = tuple(photo() for _ in range(10))
     with pytest.raises(UsageError, match="10 reference.*takes at most 10 pictures in all; give fewer"):
         plan(before, Edit(reference=many), **{k: v for k, v in _options(klein).items() if k != "dtype"})
+    lost = {k: v for k, v in _options(klein).items() if k != "dtype"}
+    with pytest.raises(UsageError, match=r"edit: reference=.*nowhere\.png: no such file"):  # before weights load
+        plan(before, Edit(reference=("nowhere.png",)), **lost)
     said: list[str] = []
     edit(before, Edit(), notify=said.append, **given(klein, prompt=None))
     assert any("edit has no prompt=, so the model has no instruction" in line for line in said)

@@ -28,7 +28,7 @@ from editkit.models.leasing import Models
 from editkit.plugins import Edit, Inpaint, SDEdit
 
 BOUND, SEEN = 1e-5, 1e-2
-NAMES = {"kontext": 1, "qwen": 1, "qwen-plus": 3, "longcat-edit": 1, "klein": 10, "klein-base": 10, "dev": 10}
+NAMES = {"kontext": 1, "qwen": 1, "qwen-plus": 3, "longcat-edit": 1, "klein": 10, "dev": 10}
 """How many pictures each looks at."""
 MODELS = Models(most=len(NAMES))
 
@@ -44,7 +44,7 @@ def pipe(name: str, whole: bool = False) -> Any:
         case "dev":
             return diffusers.Flux2Pipeline(**test_parity_flux2.dev())
         case _:
-            return diffusers.Flux2KleinPipeline(**test_parity_flux2.parts(), is_distilled=name == "klein")
+            return diffusers.Flux2KleinPipeline(**test_parity_flux2.parts(), is_distilled=True)
 
 
 @pytest.fixture(scope="module")

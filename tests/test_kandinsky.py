@@ -123,3 +123,19 @@ def test_what_cannot_be_is_refused_or_said(folders: dict[str, str], tmp_path: Pa
     pipe.save_pretrained(tmp_path / "hint")
     with pytest.raises(ModelError, match="not 2.1, the inpainting or the ControlNet decoder"):
         describe(str(tmp_path / "hint"))
+
+
+def test_without_tiles_too_little_memory_is_a_line_and_an_overflow_is_run_again_in_float32(
+    folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """diffusers has no tiling for its VQModel."""
+    from editkit.editing import stages
+    from editkit.models.latent.space import in_float32
+
+    model: Any = load(describe(folders["ddim"]), torch.device("cpu"), torch.bfloat16)
+    wide = in_float32(model.vae, torch.device("cpu"))
+    assert wide.dtype == torch.float32
+    assert not hasattr(wide, "use_tiling")
+    monkeypatch.setattr(stages, "available", lambda device: 0)
+    with pytest.raises(ModelError, match="in addition to the model, and 0.0 GB are free"):
+        edit(ONE, Vary(clip=folders["prior"]), model=folders["ddim"], **FULL)

@@ -159,6 +159,8 @@ def test_the_decoder_works_in_tiles_where_it_does_not_fit_at_once() -> None:
         settle(whole(4096, 512), 2, free, said.append, 2000)
     with pytest.raises(ModelError, match=r"what helps: --offload model, --canvas crop"):
         settle(whole(4096), 2, free, said.append, 512, gpu=True)
+    with pytest.raises(ModelError, match=rf"needs about {need}"):  # no tiles: all of it at once
+        settle(whole(4096, 512), 2, free, said.append, None)
 
 
 def test_an_edit_in_tiles_keeps_what_is_known(sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:

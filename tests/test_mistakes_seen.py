@@ -21,12 +21,13 @@ import test_parity_flux2 as flux2
 import test_parity_qwen as qwen
 import test_parity_zimage as zimage
 import tiny_flow as tiny
+import tiny_prompts
 import torch
 from torch import Tensor
 
 from editkit.models import describe, load
 from editkit.plugin import Plugin
-from editkit.plugins import Cfg, ControlNet, Inpaint, SDEdit
+from editkit.plugins import Cfg, ControlNet, ImagePrompt, Inpaint, SDEdit
 
 SEEN = 1e-2
 SIZE = (64, 96)
@@ -64,6 +65,7 @@ class Row:
         return looks or "known" in self.options or (self.hint is not None and self.hint != "xlabs")
 
 
+REDUX = "FluxPriorRedux"
 LOOK, BOTH = tiny.Look(pictures=(IMAGE,)), tiny.Look(pictures=(IMAGE, OTHER))
 REDRAW, NEGATIVE = SDEdit(strength=0.6), {"negative": qwen.NEGATIVE}
 ROWS = (
@@ -76,7 +78,7 @@ ROWS = (
     Row("FluxControlInpaint", "control", (REDRAW, Inpaint()), HOLED, ""),
     Row("FluxControlNet", "dev", hint="flux"), Row("FluxControlNet, XLabs", "dev", hint="xlabs"),
     Row("FluxControlNetImg2Img", "dev", (REDRAW,), REDRAWN, "flux"),
-    Row("FluxControlNetInpaint", "dev", (REDRAW, Inpaint()), HOLED, "flux"),
+    Row("FluxControlNetInpaint", "dev", (REDRAW, Inpaint()), HOLED, "flux"), Row(REDUX, "dev"),
     Row("Flux2Klein", "klein"), Row("Flux2Klein, guided", "klein-base"),
     Row("Flux2Klein, two references", "klein", (BOTH,)),
     Row("Flux2KleinInpaint", "klein", (REDRAW, LOOK, Inpaint()), HOLED),
@@ -102,6 +104,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("seen")
     for name in {row.hint for row in ROWS if row.hint}:
         steered.NETWORKS[name]().save_pretrained(path / name)
+    tiny_prompts.redux(path / "redux")
     tiny.picture(96, 64, seed=9).save(path / "hint.png")
     return path
 
@@ -125,6 +128,8 @@ def walk(model: Any, row: Row, place: Path, **more: Any) -> list[Tensor]:
     if row.hint is not None:
         own = {"controlnet": str(place / row.hint)} if row.hint else {}
         plugins = [ControlNet(control=str(place / "hint.png"), **own), *plugins]
+    if row.pipeline == REDUX:
+        plugins = [ImagePrompt(image=IMAGE, adapter=str(place / "redux"))]
     return tiny.walked(model, plugins, SIZE, **{"steps": 2, **row.options, **more})
 
 

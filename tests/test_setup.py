@@ -99,8 +99,10 @@ def test_loras_that_do_not_fit_are_refused(
     def given(word: str) -> None:
         load(describe(str(sd)), CPU, torch.float32, setup=Setup(lora=(word,)))
 
-    with pytest.raises(ModelError, match=r"1\.48\.safetensors does not fit model .*sd"):
+    unfit = r"1\.48\.safetensors does not fit model .*sd: its matrix for \S+ has [\dx ]+ values, and [\dx ]+ are needed"
+    with pytest.raises(ModelError, match=unfit) as refused:
         given(str(lora(tmp_path, 1, 48)))
+    assert str(refused.value).endswith("choose a LoRA that was trained for this model")
     save_file({"something.else": torch.zeros(2)}, tmp_path / "odd.safetensors")
     with pytest.raises(ModelError, match=r"odd\.safetensors does not fit model"):
         given(str(tmp_path / "odd.safetensors"))

@@ -55,3 +55,13 @@ def test_alone_it_is_the_original_under_another_light():
     gain = np.log((made / 255 + tones.DARK) / (picture / 255 + tones.DARK))
     assert np.abs(np.diff(gain, axis=0)).max() < 0.1
     assert np.abs(np.diff(gain, axis=1)).max() < 0.1
+
+
+def test_tones_take_neither_levels_nor_backward_passes():
+    """With too few steps for any noise level, the original is adjusted all the same, and nothing is announced."""
+    picture = np.random.default_rng(3).integers(20, 90, (64, 80, 3), dtype=np.uint8)
+    told: list[str] = []
+    made = editkit.edit(picture, Guide(brightness=0.35), steps=4, notify=told.append).pixels
+    assert abs(made.mean() / 255 - 0.35) < 0.02
+    assert not [line for line in told if "noise levels" in line]
+    assert all(stage.backward == 0 for stage in editkit.plan(picture, Guide(brightness=0.35)))

@@ -9,10 +9,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 from toy_video import FRAMES, MASKS, H, N, StopNow, W, clip, masked, read, shown, written
 
 from editkit import edit_video
 from editkit.cli import run
+from editkit.editing.video import Told
+from editkit.editing.watching.of_video import MOST, VideoPreview
 from editkit.errors import EditkitError, PictureError, UsageError
 from editkit.pictures.files.clips import Clip, Span
 from editkit.pictures.picture import Picture
@@ -27,7 +30,9 @@ __all__ = ["clip", "masked"]
         (["--range", "3"], r"--range 3: two times are needed"),
         (["--range", "5-3"], r"ends before it begins"),
         (["--range", "90-99"], r"no frames in the range"),
-        (["--preview", "{out}.webp"], r"--preview is for pictures.*finished frames of a video are in OUT.frames/"),
+        (["--trace", "{out}.html"], r"--trace is for pictures, but .*in.mkv is not one"),
+        (["--preview", "{out}.gif"], r"out.gif: give a folder, or a name that ends in .webp"),
+        (["--preview", "{held}"], r"held: holds now.png already; give --force"),
         (["-o", "-"], r"not to standard output"),
         (["-o", "{out}.png"], r"videos are written as \.mp4, \.mov, \.mkv"),
         (["-o", "{clip}", "--force"], r"is the input video"),
@@ -45,9 +50,12 @@ def test_one_line_says_what_is_wrong(clip, tmp_path, capsys, words, message):
         "short": written(tmp_path / "short.mkv", shown(MASKS[:5])),
         "long": written(tmp_path / "long.mkv", shown([*MASKS, MASKS[0]])),
         "many": str(tmp_path / "many"),
+        "held": str(tmp_path / "held"),
         "small": written(tmp_path / "small.mkv", shown([mask[::2, ::2] for mask in MASKS])),
     }
     (tmp_path / "many").mkdir()
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / "now.png").write_bytes(b"")
     for k in range(N + 1):
         (tmp_path / "many" / f"{k:02}.png").write_bytes(b"")
     given = [word.format(**names) for word in words]
@@ -226,7 +234,58 @@ def test_a_plan_of_a_video_is_its_first_frames_so_many_times(clip, masked, tmp_p
 
 
 @pytest.mark.parametrize(("words", "said"), [(["--range", "90-99"], "no frames in the range"),
-                                             (["--preview", "p"], "--preview is for pictures")])  # fmt: skip
+                                             (["--trace", "p.html"], "--trace is for pictures")])  # fmt: skip
 def test_what_cannot_be_planned_of_a_video(clip, capsys, words, said):
     assert run(["plan", "sdedit", clip, *words]) in (1, 2)
     assert said in capsys.readouterr().err
+
+
+def test_a_preview_shows_the_frame_being_worked_on(tmp_path, monkeypatch):
+    """Its estimates, then its result; the video's bytes are those of a run without a preview."""
+    tiny = written(tmp_path / "in.mkv", [frame[40:72, 40:88] for frame in FRAMES[:2]])
+    words = ["sdedit", tiny, "--steps", "4", "--strength", "0.5"]
+    seen, folder, write = [], tmp_path / "p", Picture.write
+
+    def noted(picture, path, **options):
+        seen.append((Path(path), picture.pixels))
+        return write(picture, path, **options)
+
+    monkeypatch.setattr(Picture, "write", noted)
+    assert run([*words, "-o", str(tmp_path / "a.mkv"), "--preview", str(folder)]) == 0
+    assert {path for path, _ in seen} == {folder / "now.png"} == set(folder.iterdir())
+    made, shown_ = read(tmp_path / "a.mkv"), [pixels for _, pixels in seen]
+    assert len(shown_) == 2 * (2 + 1)  # two steps and the result of each of two frames
+    assert all((a == b).all() for a, b in zip(made, shown_[2::3], strict=True))
+    assert (shown_[0] != made[0]).any()
+    assert (Picture.read(folder / "now.png").pixels == made[-1]).all()
+    assert run([*words, "-o", str(tmp_path / "b.mkv")]) == 0
+    assert (tmp_path / "a.mkv").read_bytes() == (tmp_path / "b.mkv").read_bytes()
+
+
+def test_a_preview_goes_on_with_the_run_that_it_shows(clip, masked, tmp_path, monkeypatch):
+    """Killed at its third frame: the folder is taken again, and an animation shows what was finished before, too."""
+    words = ["remove", clip, "--mask", masked, "--range", "0-0.2", "-o", str(tmp_path / "out.mkv")]
+    theirs, done = VideoPreview.frame, []
+
+    def frame(preview, told):
+        theirs(preview, told)
+        done.append(told.done)
+        if len(done) == 3:
+            raise StopNow
+
+    monkeypatch.setattr(VideoPreview, "frame", frame)
+    assert run([*words, "--preview", str(tmp_path / "p")]) == 1
+    assert run([*words, "--preview", str(tmp_path / "p")]) == 0
+    assert done == [1, 2, 3, 1, 2, 3, 4, 5]
+    assert (Picture.read(tmp_path / "p" / "now.png").pixels == read(tmp_path / "out.mkv")[-1]).all()
+    assert run([*words, "--force", "--preview", str(tmp_path / "p.webp")]) == 0
+    with Image.open(tmp_path / "p.webp") as moving:
+        assert (moving.size, moving.n_frames) == ((W, H), 5)
+
+
+def test_an_animation_of_a_long_video_has_a_bounded_number_of_frames(tmp_path):
+    preview = VideoPreview(tmp_path / "p.webp")
+    for k in range(5 * MOST):
+        preview.frame(Told(k + 1, 0, 0, np.full((9, 16, 3), k, np.uint8)))
+        assert len(preview.frames) <= MOST
+    assert np.diff([int(np.asarray(frame)[0, 0, 0]) for frame in preview.frames]).tolist() == [8] * 29

@@ -21,11 +21,11 @@ from editkit.plugins import SDEdit
 
 PHOTO = np.asarray(tiny.picture(32, 32))
 MODELS = Models(most=2)
-READ_ALL = ("qwen-edit", "qwen-plus")
+READ_ALL = ("qwen-edit", "qwen-plus", "qwen-2511")
 """Their language models are given the whole text, beside the pictures."""
 IDLE = {
-    **dict.fromkeys(("klein", "schnell", "krea-turbo"), "was distilled and has no guidance"),
-    **dict.fromkeys(("flux", "fill", "kontext", "control"), "is told its guidance; .*true.scale"),
+    **dict.fromkeys(("klein", "klein-kv", "schnell", "krea-turbo"), "was distilled and has no guidance"),
+    **dict.fromkeys(("flux", "flux2-dev", "fill", "kontext", "control"), "is told its guidance; .*true.scale"),
     "z-image": "is not guided at scale 1; a larger .*guidance.scale.* heeds it",
 }
 """What is said of a negative prompt that has no branch."""
@@ -39,31 +39,27 @@ def said(folders: Folders, name: str, **options: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_of_a_long_prompt_what_is_not_read(folders: Folders, name: str) -> None:
-    left_out = [line for line in said(folders, name, prompt="x" * 1500 + "END") if "left out: " in line]
+def test_what_is_not_read_and_what_has_no_branch(folders: Folders, name: str) -> None:
+    """The end of a long prompt, and a negative prompt; of a short prompt alone nothing is said."""
+    lines = said(folders, name, prompt="x" * 1500 + "END", negative="blurry")
+    left_out = [line for line in lines if "left out: " in line]
     assert len(left_out) == (name not in READ_ALL)
     for line in left_out:
         words = line.partition("left out: ")[2]
         assert words.endswith("END")
         assert {*words[:-3]} == {"x"}
         assert len(words) < 1500
-    assert not any("left out" in line for line in said(folders, name))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_negative_prompt_without_a_branch(folders: Folders, name: str) -> None:
-    about = [line for line in said(folders, name, negative="blurry") if "without effect" in line]
+    about = [line for line in lines if "without effect" in line]
     assert len(about) == (name in IDLE)
     assert all("negative" in line and re.search(IDLE[name], line) for line in about)
+    assert not any("left out" in line or "without effect" in line for line in said(folders, name))
 
 
 def test_models_with_another_loop_are_refused_by_name(folders: Folders, tmp_path: Path) -> None:
     layered = Path(shutil.copytree(folders.model("qwen"), tmp_path / "layered"))
     index = json.loads((layered / "model_index.json").read_text())
     (layered / "model_index.json").write_text(json.dumps({**index, "_class_name": "QwenImageLayeredPipeline"}))
-    with pytest.raises(
-        ModelError, match=r"is a QwenImageLayeredPipeline with another sampling loop .*known: Qwen-Image"
-    ):
+    with pytest.raises(ModelError, match=r"is a QwenImageLayeredPipeline with other inputs .*known: Qwen-Image"):
         describe(str(layered))
     omni = Path(shutil.copytree(folders.model("z-image"), tmp_path / "omni"))
     (omni / "siglip").mkdir()

@@ -15,14 +15,18 @@ import test_parity_zimage
 import tiny_flow as tiny
 
 NAMES = (
-    "flux2", "klein", "flux", "schnell", "fill", "kontext", "control", "z-image", "qwen", "qwen-edit", "qwen-plus",
-    "chroma", "krea", "krea-turbo", "longcat", "longcat-edit",
+    "flux2", "flux2-dev", "klein", "klein-kv", "flux", "schnell", "fill", "kontext", "control", "z-image",
+    "z-image-base", "qwen", "qwen-edit", "qwen-plus", "qwen-2511", "chroma", "krea", "krea-turbo", "longcat",
+    "longcat-edit",
 )  # fmt: skip
-LOOKS = ("flux2", "klein", "kontext", "qwen-edit", "qwen-plus", "longcat-edit")
+LOOKS = (
+    "flux2", "flux2-dev", "klein", "klein-kv", "kontext", "qwen-edit", "qwen-plus", "qwen-2511", "longcat-edit",
+)  # fmt: skip
 """Those that look at pictures."""
 CONTROLNETS = {
     **dict.fromkeys(("flux", "schnell", "fill", "kontext"), tiny.flux_controlnet),
-    **dict.fromkeys(("qwen", "qwen-edit", "qwen-plus"), tiny.qwen_controlnet), "z-image": tiny.zimage_controlnet,
+    **dict.fromkeys(("qwen", "qwen-edit", "qwen-plus", "qwen-2511"), tiny.qwen_controlnet),
+    **dict.fromkeys(("z-image", "z-image-base"), tiny.zimage_controlnet),
 }  # fmt: skip
 
 
@@ -30,9 +34,13 @@ def pipe(name: str) -> Any:
     match name:
         case "flux2" | "klein":
             return diffusers.Flux2KleinPipeline(**test_parity_flux2.parts(), is_distilled=name == "klein")
-        case "z-image":
-            return test_parity_zimage.pipe()
-        case "qwen" | "qwen-edit" | "qwen-plus":
+        case "klein-kv":
+            return test_parity_flux2.kv()
+        case "flux2-dev":
+            return diffusers.Flux2Pipeline(**test_parity_flux2.dev())
+        case "z-image" | "z-image-base":
+            return test_parity_zimage.pipe(shift=6.0 if name == "z-image-base" else 3.0)
+        case "qwen" | "qwen-edit" | "qwen-plus" | "qwen-2511":
             return test_parity_qwen.pipe("text" if name == "qwen" else name.removeprefix("qwen-"), whole=False)
         case "chroma":
             return test_parity_siblings.chroma()

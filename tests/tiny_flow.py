@@ -240,26 +240,27 @@ def zimage_transformer() -> Any:
 
 
 @cache
-def qwen_vae() -> Any:
+def qwen_vae(channels: int = 3) -> Any:
     from diffusers import AutoencoderKLQwenImage
 
     torch.manual_seed(2)
     return AutoencoderKLQwenImage(
-        base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, attn_scales=[],
+        base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, attn_scales=[], input_channels=channels,
         temperal_downsample=[False, True, True], latents_mean=[0.1 * k - 0.8 for k in range(16)],
         latents_std=[1.0 + 0.05 * k for k in range(16)],
     ).eval()  # fmt: skip
 
 
 @cache
-def qwen_transformer(fresh: bool = False) -> Any:
-    """`fresh`: of the 2511 kind, whose references are told t = 0."""
+def qwen_transformer(fresh: bool = False, layered: bool = False) -> Any:
+    """`fresh`: of the 2511 kind, whose references are told t = 0; `layered`: of -Layered."""
     from diffusers import QwenImageTransformer2DModel
 
     return awake(
         QwenImageTransformer2DModel(
             patch_size=2, in_channels=64, out_channels=16, num_layers=2, attention_head_dim=16, num_attention_heads=2,
             joint_attention_dim=24, guidance_embeds=False, axes_dims_rope=(4, 4, 8), zero_cond_t=fresh,
+            use_additional_t_cond=layered, use_layer3d_rope=layered,
         )
     )  # fmt: skip
 
@@ -376,7 +377,8 @@ def states(pipe: Any, seed: int = 5, **given: Any) -> list[Tensor]:
         return {}
 
     pipe.set_progress_bar_config(disable=True)
-    pipe(generator=torch.Generator().manual_seed(seed), output_type="latent", callback_on_step_end=keep, **given)
+    how = {"output_type": "latent", "generator": torch.Generator().manual_seed(seed), **given}
+    pipe(callback_on_step_end=keep, **how)
     return found
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +17,16 @@ from editkit.errors import UsageError
 from editkit.pictures.files.clips import Span, is_clip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from rich.progress import Progress
 
     from editkit.cli.words import Line
+    from editkit.editing.stages import Update
     from editkit.editing.video import Told
+    from editkit.editing.watching.of_video import VideoPreview
     from editkit.models.leasing import Models
     from editkit.plugin.outputs import Extras
 
-FOR_PICTURES = ("preview", "trace", "compare", "candidates", "watch", "backup")
+FOR_PICTURES = ("trace", "compare", "candidates", "watch", "backup")
 """Options that do not apply to videos."""
 
 FOR_VIDEOS = ("range", "stride", "track", "follow", "noise_along")
@@ -41,14 +44,7 @@ def check_for_videos(lines: Sequence[Line]) -> None:
         for name in FOR_PICTURES if video else FOR_VIDEOS:
             if name in line.extras.model_fields_set and getattr(line.extras, name) not in (None, False):
                 is_for = "pictures" if video else "videos"
-                see = (
-                    "; finished frames of a video are in OUT.frames/ during the run"
-                    if name == "preview" and video
-                    else ""
-                )
-                raise UsageError(
-                    f"{option_name(name)} is for {is_for}, but {line.picture} is not one; leave it out{see}"
-                )
+                raise UsageError(f"{option_name(name)} is for {is_for}, but {line.picture} is not one; leave it out")
 
 
 def edit_clip(line: Line, target: str, models: Models | None, notify: Notify) -> None:
@@ -61,20 +57,36 @@ def edit_clip(line: Line, target: str, models: Models | None, notify: Notify) ->
         raise UsageError("a video is written to a file, not to standard output; name one: -o out.mp4")
     span = Span.of(extras.range, extras.stride)
     together = Together(follow=extras.follow, track=extras.track, noise_along=extras.noise_along)
+    preview = _preview(extras, target)
     began = time.perf_counter()
     shown = invented = 0
-    with explained(), _bar(extras) as show:
+    # output of plugins must not mix with JSON on standard output
+    with explained(), _bar(extras) as bar, redirect_stdout(sys.stderr):
 
         def watch(told: Told) -> None:
             nonlocal shown, invented
             shown, invented = shown + told.shown, invented + told.invented
-            show(told)
+            bar.frame(told)
+            if preview is not None:
+                preview.frame(told)
+
+        def progress(update: Update) -> None:
+            bar.step(update)
+            if preview is not None:
+                preview.step(update)
 
         count = edit_video(
             line.picture, line.chain, target, span=span, together=together, quality=extras.quality,
-            force=extras.force, notify=notify, models=models, watch=watch,
+            force=extras.force, notify=notify, models=models, watch=watch, progress=progress,
         )  # fmt: skip
-    seconds = time.perf_counter() - began
+    if preview is not None:
+        preview.close()
+    _report(extras, target, (count, shown, invented), time.perf_counter() - began)
+
+
+def _report(extras: Extras, target: str, counts: tuple[int, int, int], seconds: float) -> None:
+    """Report the video: in one line of JSON, or of text; `counts`: frames, and pixels copied and generated."""
+    count, shown, invented = counts
     if extras.json_:
         record = {"output": target, "frames": count, "shown": shown, "invented": invented,
                   "seconds": round(seconds, 2)}  # fmt: skip
@@ -84,15 +96,40 @@ def edit_clip(line: Line, target: str, models: Models | None, notify: Notify) ->
         say(f"wrote {Path(target)} · {count} frames · {seconds:.1f} s{share}")
 
 
+def _preview(extras: Extras, target: str) -> VideoPreview | None:
+    """Return the preview that is asked for; a run that continues another one also continues its preview."""
+    if extras.preview is None:
+        return None
+    from editkit.editing.watching.of_video import VideoPreview
+    from editkit.editing.workplace import folder_of
+
+    return VideoPreview(extras.preview, force=extras.force or folder_of(Path(target)).exists())
+
+
+class _Bar:
+    """Shows finished frames, and the steps of the one being worked on; does nothing without a progress bar."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
+        self.task = None if progress is None else progress.add_task("", total=None, step="")
+
+    def frame(self, told: Told) -> None:
+        if self.progress is not None and self.task is not None:
+            self.progress.update(self.task, completed=told.done, step="")
+
+    def step(self, update: Update) -> None:
+        if self.progress is not None and self.task is not None:
+            self.progress.update(self.task, step=f"· {update.fraction:.0%} of the next")
+
+
 @contextmanager
-def _bar(extras: Extras) -> Iterator[Callable[[Told], None]]:
-    """Show the finished frames and the frames per second; nothing if the output is not a terminal."""
+def _bar(extras: Extras) -> Iterator[_Bar]:
+    """Show the finished frames and the time; nothing if the output is not a terminal."""
     if extras.quiet or extras.json_ or not err().is_terminal:
-        yield lambda told: None
+        yield _Bar(None)
         return
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    with Progress(SpinnerColumn(), TextColumn("frame {task.completed}"), TimeElapsedColumn(), console=err(),
-                  transient=True) as progress:  # fmt: skip
-        task = progress.add_task("", total=None)
-        yield lambda told: progress.update(task, completed=told.done)
+    columns = SpinnerColumn(), TextColumn("frame {task.completed} {task.fields[step]}"), TimeElapsedColumn()
+    with Progress(*columns, console=err(), transient=True) as progress:
+        yield _Bar(progress)

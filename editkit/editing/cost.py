@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from editkit.diffusion.model import ModelInfo
 from editkit.diffusion.plan import Plan
 from editkit.diffusion.samplers import Sampler
 from editkit.plugin.protocol import Plugin
@@ -25,11 +26,14 @@ class Cost:
     beside: int = 0
 
 
-def cost(plan: Plan, plugins: Sequence[Plugin], sampler: Sampler) -> Cost:
-    """Compute the cost of a process: energies share a backward pass, except those that need a separate one."""
+def cost(plan: Plan, plugins: Sequence[Plugin], sampler: Sampler, info: ModelInfo | None = None) -> Cost:
+    """Compute the cost of a process: energies share a backward pass, except those that need a separate one.
+
+    Energies that do not act with the model `info` cost nothing; None: all act.
+    """
     walked = plan.flow
     own = [p for p in plugins if "sampler" in p.claims()]
-    energies = [p for p in plugins if "energy" in p.uses()]
+    energies = [p for p in plugins if "energy" in p.uses() and (info is None or p.steers(info))]
     alone = [p for p in energies if p.alone()]
     shared = [p for p in energies if not p.alone()]
     calls = backward = deep = beside = 0

@@ -124,10 +124,12 @@ def _padded(passes: Sequence[Planned], info: ModelInfo, plugins: Sequence[Plugin
 
 
 def _not_walked(passes: Sequence[Planned], plugins: Sequence[Plugin], info: ModelInfo, notify: Notify) -> None:
-    """Report that a strength leaves no noise level, so that the model is not called."""
+    """Report that a strength leaves no noise level, so that the model is not called, where that is not implied."""
+    if any(p.implied_strength(info) is not None for p in plugins):
+        return
     if passes and any(p.diffuses for p in plugins) and not any(part.plan.flow for part in passes):
         steps = max(part.plan.steps for part in passes)
         notify(
             f"none of the {steps} noise levels is left, so {info.name} is not called and the picture stays as it is; "
-            "use a higher --strength or more --steps"
+            "use more --steps, or a higher --strength of sdedit"
         )

@@ -300,7 +300,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
         notices.what_fill_is_for(picture, info, notify)
     counting = Counting(info.rounds_up, options.floats)
     tried = [(at, attempt) for at in found for attempt in range(_tries(at, picture, options))]
-    planned = tuple(plan_pass(at, plugins, sampler, attempt, counting) for at, attempt in tried)
+    planned = tuple(plan_pass(at, plugins, sampler, info, attempt, counting) for at, attempt in tried)
     notices.what_is_idle(plugins, planned, options, notify)
     notices.what_is_walked(planned, plugins, info, notify)
     return StagePlan(info, options, options.sampler, plugins, picture, planned, source, tuple(examples))
@@ -372,7 +372,12 @@ def _tries(at: Pass, picture: Picture, options: Options) -> int:
 
 
 def plan_pass(
-    at: Pass, plugins: Sequence[Plugin], sampler: Sampler, attempt: int = 0, counting: Counting = BELOW
+    at: Pass,
+    plugins: Sequence[Plugin],
+    sampler: Sampler,
+    info: ModelInfo,
+    attempt: int = 0,
+    counting: Counting = BELOW,
 ) -> PassPlan:
     """Plan one pass: its moves after all plugins' `plan` hooks, and its cost."""
     diffuses = any(plugin.diffuses for plugin in plugins)
@@ -381,4 +386,4 @@ def plan_pass(
         plan = called(plugin, "plan", plugin.plan, plan)
     if at.repeats > 1 and plan == own:
         plan = plan.travel(1, at.repeats)
-    return PassPlan(at, plan, cost(plan, plugins, sampler), attempt)
+    return PassPlan(at, plan, cost(plan, plugins, sampler, info), attempt)

@@ -268,7 +268,7 @@ def _sample(
         if image is not None and (after is None or after.at.box != box):
             made[box] = canvas.to_native_resolution(image, part.at), process
             image = None
-        elif not settled.diffuses and inputs.original is not None:
+        elif inputs.original is not None and not (settled.diffuses and (part.plan.flow or box in made)):
             made[box] = inputs.original, process
     return made, left
 

@@ -13,29 +13,27 @@ from them.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from editkit.common.notify import Notify, silent
+from editkit.editing.frame_masks import Masks
 from editkit.editing.frames import Around, Shown, Sources
 from editkit.editing.result import make
 from editkit.editing.settle import described
 from editkit.editing.workplace import Workplace
 from editkit.errors import PictureError, UsageError
 from editkit.models.leasing import Models
-from editkit.pictures.files.clips import Clip, Frame, Span, is_clip, write_clip
-from editkit.pictures.files.formats import PICTURES
-from editkit.pictures.masks import read_mask
-from editkit.pictures.motion import camera, carried, flow, followed, grey, rounded
+from editkit.pictures.files.clips import Clip, Frame, Span, write_clip
+from editkit.pictures.motion import camera, carried, flow, grey, rounded
 from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Chain, Edits
-from editkit.plugin.masking import map_masks, mask_field
+from editkit.plugin.masking import mask_field
 from editkit.plugin.outputs import refuse_plugin_outputs
 from editkit.plugin.protocol import Plugin, called, plugins_of
 
@@ -44,6 +42,7 @@ if TYPE_CHECKING:
 
     from editkit.editing.drifting import Drift
     from editkit.editing.frames import Origin
+    from editkit.editing.stages import Update
     from editkit.pictures.motion import Homography, Where
     from editkit.pictures.raster import Pixels
 
@@ -67,11 +66,14 @@ class Together:
 
 @dataclass(frozen=True)
 class Told:
-    """Progress: the number of finished frames, and how many pixels of the last one were copied and generated."""
+    """Progress: the number of finished frames, how many pixels of the last one were copied and generated, and its
+    result, (H, W, 3); a frame that an earlier run finished counts none.
+    """
 
     done: int
     shown: int
     invented: int
+    pixels: Pixels
 
 
 def edit_video(
@@ -86,6 +88,7 @@ def edit_video(
     notify: Notify = silent,
     models: Models | None = None,
     watch: Callable[[Told], None] | None = None,
+    progress: Callable[[Update], None] | None = None,
 ) -> int:
     """Edit the video `source` and write it to `target`, atomically.
 
@@ -103,6 +106,7 @@ def edit_video(
         notify: called with messages for the user.
         models: cache of loaded models.
         watch: called after every frame.
+        progress: called after every step of a frame's edit, as for `edit`.
 
     Returns:
         The number of frames.
@@ -119,7 +123,7 @@ def edit_video(
     if clip.unheard:
         notify(f"{source}: has sound of an unknown kind, which is dropped")
     place = Workplace.at(Path(target), clip, chain, (span, together, quality), force=force)
-    work = _Work(clip, chain, span, together, place, functools.cache(notify), models or Models(), watch)
+    work = _Work(clip, chain, span, together, place, functools.cache(notify), models or Models(), watch, progress)
     with place.alone():
         with place.or_nothing():
             count = work.frames()
@@ -187,6 +191,7 @@ class _Work:
     notify: Notify
     models: Models
     watch: Callable[[Told], None] | None
+    progress: Callable[[Update], None] | None
     last: tuple[Frame, Pixels] | None = field(default=None)
     """The previous frame and its result."""
 
@@ -211,7 +216,7 @@ class _Work:
             if made is None:
                 made = self._made(self._started(frame, follow), chain, drift)
                 self.place.keep(frame.index, frame.time, made)
-                self._tell(frame, 0, 0)
+            self._tell(frame, made)
             self.last = (frame, made)
             yield frame
 
@@ -242,6 +247,8 @@ class _Work:
             kept = self.place.kept(shown.index)
             if kept is None:
                 kept = self._uncovered(frame, shown, *sources.fill(shown, others))
+            elif (made := self.place.frame(shown.index)) is not None:
+                self._tell(frame, made)
             sources.filled(shown, *kept)
             yield frame
 
@@ -254,7 +261,7 @@ class _Work:
         made = self._made(Picture(pixels), later) if later.stages else pixels
         first = pixels if later.stages and rest.any() else None
         self.place.keep(shown.index, frame.time, made, origin, first)
-        self._tell(frame, int(shown.hidden.sum() - rest.sum()), int(rest.sum()))
+        self._tell(frame, made, int(shown.hidden.sum() - rest.sum()), int(rest.sum()))
         return pixels, origin
 
     def _shown(self, times: dict[int, Fraction]) -> Iterator[Shown]:
@@ -284,11 +291,12 @@ class _Work:
         return self._made(Picture(pixels), chain)
 
     def _made(self, picture: Picture, chain: Chain, drift: Drift | None = None) -> Pixels:
-        return make(picture, chain, notify=self.notify, models=self.models, drift=drift).picture.pixels
+        watch = self.progress or ()
+        return make(picture, chain, watch=watch, notify=self.notify, models=self.models, drift=drift).picture.pixels
 
-    def _tell(self, frame: Frame, shown: int, invented: int) -> None:
+    def _tell(self, frame: Frame, made: Pixels, shown: int = 0, invented: int = 0) -> None:
         if self.watch is not None:
-            self.watch(Told(frame.index + 1, shown, invented))
+            self.watch(Told(frame.index + 1, shown, invented, made))
 
 
 def _filler(chain: Chain) -> Plugin | None:
@@ -316,79 +324,3 @@ class Along:
             self.come = drifting.further(self.come, flow(self.seen, seen))
         self.seen = seen
         return drifting.drift(self.come)
-
-
-class Masks:
-    """The chain with the masks of each frame: the same for all frames, from a video or folder, or tracked."""
-
-    def __init__(self, chain: Chain, clip: Clip, span: Span, track: bool, notify: Notify) -> None:
-        self.chain, self.clip, self.notify, self.track = chain, clip, notify, track
-        self.moving: NDArray[np.float32] | None = None
-        self.seen: NDArray[np.uint8] | None = None
-        self.given: dict[str, Iterator[NDArray[Any]]] = {}
-
-        def begun(mask: Any) -> Any:
-            if isinstance(mask, str) and mask not in self.given and (is_clip(mask) or os.path.isdir(mask)):
-                self.given[mask] = _frames_of(mask, span)
-                _check_length(mask, clip, span)
-            return mask
-
-        map_masks(chain, begun)
-        if track and self.given:
-            raise UsageError("--track follows the mask of the first frame, but the given mask has one for every frame")
-
-    def of(self, frame: Frame) -> Chain:
-        """Return the chain for `frame`; call it for all frames in order."""
-        if self.track:
-            return map_masks(self.chain, lambda mask: self._followed(mask, frame))
-        now = {name: self._next(name, masks, frame) for name, masks in self.given.items()}
-        return map_masks(self.chain, lambda mask: now.get(mask, mask) if isinstance(mask, str) else mask)
-
-    def _followed(self, mask: Any, frame: Frame) -> NDArray[np.float32]:
-        seen = grey(frame.pixels)
-        if self.moving is None or self.seen is None:
-            self.moving = read_mask(mask, Picture(frame.pixels), notify=self.notify)
-        elif seen is not self.seen:
-            self.moving = followed(self.moving, self.seen, seen)
-            if not (self.moving > 0.5).any():
-                raise PictureError(f"--track lost the marked object at frame {frame.index}; end before it (--range)")
-        self.seen = seen
-        return (self.moving > 0.5).astype(np.float32)
-
-    def _next(self, name: str, masks: Iterator[NDArray[Any]], frame: Frame) -> NDArray[Any]:
-        mask = next(masks, None)
-        if mask is None:
-            raise PictureError(
-                f"{name}: has {frame.index} frames, but {self.clip.path} has more; a mask is needed for each"
-            )
-        if mask.shape[:2] != frame.pixels.shape[:2]:
-            got, wanted = (f"{s[1]}x{s[0]}" for s in (mask.shape, frame.pixels.shape))
-            raise PictureError(f"{name}: its frames are {got}, but the video's are {wanted}")
-        return mask
-
-
-def _check_length(name: str, clip: Clip, span: Span) -> None:
-    """Check that there are not more masks than frames in the video; too few are detected when one is missing.
-
-    Raises:
-        PictureError: there are more masks.
-    """
-    if is_clip(name):
-        many = Clip.open(name).packets()
-    elif span == Span():
-        many = sum(path.suffix.lower() in PICTURES for path in Path(name).iterdir())
-    else:
-        return  # a part of the video, whose number of frames is unknown
-    if many > (has := clip.packets()):
-        raise PictureError(f"{name}: has {many} frames, but {clip.path} has {has}; one mask for each is needed")
-
-
-def _frames_of(name: str, span: Span) -> Iterator[NDArray[Any]]:
-    """Yield the masks of a video or a folder, for the frames in `span`."""
-    if is_clip(name):
-        for frame in Clip.open(name).frames(span):
-            yield grey(frame.pixels) > 127
-        return
-    files = sorted(path for path in Path(name).iterdir() if path.suffix.lower() in PICTURES)
-    for path in files:
-        yield grey(Picture.read(path).pixels) > 127

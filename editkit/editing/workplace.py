@@ -41,6 +41,11 @@ KEPT = 2
 """Version of the folder format; frames in another version are not continued."""
 
 
+def folder_of(target: Path) -> Path:
+    """Return the folder that stores the frames of `target` while it is made."""
+    return target.with_name(target.name + ".frames")
+
+
 @dataclass(frozen=True)
 class Workplace:
     """The folder with the frames of one edit. `target` is the resulting video."""
@@ -63,7 +68,7 @@ class Workplace:
             raise UsageError(f"{target}: is the input video; give the result another name")
         check_distinct({"--output": target}, [file for value in _sources(chain) for file in _files(value)])
         check_place(target, force=force)
-        place = cls(target, target.with_name(target.name + ".frames"), force)
+        place = cls(target, folder_of(target), force)
         says = json.dumps({"edit": _digest(clip, chain, rest), "kept": KEPT}).encode()
         known = place.folder / SAYS
         if place.folder.is_symlink():  # the folder behind it would be filled and removed

@@ -41,6 +41,9 @@ PEFT = "lora_adapter_metadata"
 NAME = re.compile(r"[\w.:/@ -]*")
 """Names that match themselves as regular expressions."""
 
+SIZES = re.compile(r"size mismatch for (\S+?)\.lora_[AB]\S* copying .*?Size\(\[([\d, ]+)\]\).*?Size\(\[([\d, ]+)\]\)")
+"""torch's words for a matrix of another size: layer, its size in the file, the size that is needed."""
+
 PAIRS = ("lora_down", "lora_up", "lora_A", "lora_B", "lora.down")
 """Parts of the tensor names of a plain LoRA."""
 
@@ -226,9 +229,23 @@ def _load_lora(pipe: Any, adapter: str, name: str, word: str) -> float:
                 str(lower.parent), adapter_name=adapter, weight_name=lower.name, local_files_only=True
             )
     except (RuntimeError, ValueError, KeyError, OSError, SafetensorError, AttributeError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        said = " ".join(lines).removesuffix(":")[:300]
-        raise ModelError(f"--lora {file.name} does not fit model {name}: {said}") from error
+        raise ModelError(f"--lora {file.name} does not fit model {name}: {_misfit(error)}") from error
     if not any(adapter in names for names in pipe.get_list_adapters().values()):
-        raise ModelError(f"--lora {file.name} does not fit model {name}: it has no weights for any of its networks")
+        raise ModelError(
+            f"--lora {file.name} does not fit model {name}: it has no weights for any of its networks; choose a LoRA "
+            f"that was trained for this model"
+        )
     return weight
+
+
+def _misfit(error: Exception) -> str:
+    """Return what a library says of a LoRA that does not fit, in one line; of many matrices the first."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    found = SIZES.search(text)
+    if found is None:
+        return text.removesuffix(":")[:300]
+    layer, theirs, here = found.groups()
+    return (
+        f"its matrix for {layer} has {theirs.replace(', ', ' x ')} values, and {here.replace(', ', ' x ')} are needed; "
+        f"choose a LoRA that was trained for this model"
+    )

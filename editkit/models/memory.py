@@ -36,10 +36,10 @@ _READERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 @runtime_checkable
 class Tiles(Protocol):
-    """A model whose decoder can work in tiles of `tile_side` pixels per side."""
+    """A model whose decoder can work in tiles of `tile_side` pixels per side; None if it only works in one piece."""
 
     @property
-    def tile_side(self) -> int: ...
+    def tile_side(self) -> int | None: ...
 
     def tile(self) -> None:
         """Decode and encode large pictures in tiles from now on."""
@@ -119,14 +119,16 @@ def _bytes(tensors: Iterable[Stored], itemsize: int) -> int:
     return sum(itemsize * math.prod(one.shape) if one.kind in NUMBERS else one.size for one in tensors)
 
 
-def settle(passes: Sequence[Pass], itemsize: int, free: int, notify: Notify, side: int, gpu: bool = False) -> bool:
+def settle(
+    passes: Sequence[Pass], itemsize: int, free: int, notify: Notify, side: int | None, gpu: bool = False
+) -> bool:
     """Decide, with a notice, whether the decoder must work in tiles because memory is too small for the whole picture.
 
     Args:
         passes: the planned passes of a loaded latent model.
         itemsize: bytes of one of its numbers.
         free: free bytes.
-        side: side of a tile, in pixels.
+        side: side of a tile, in pixels; None: the decoder has no tiles.
         gpu: whether it is a GPU's memory.
 
     Raises:
@@ -135,7 +137,7 @@ def settle(passes: Sequence[Pass], itemsize: int, free: int, notify: Notify, sid
     pixels = max((at.height * at.width for at in passes), default=0)
     seen = max((at.window**2 if at.window else at.height * at.width for at in passes), default=0)
     network, decoder = seen * DENOISER[itemsize], pixels * DECODER[itemsize]
-    tiles = min(decoder, side**2 * DECODER[itemsize])
+    tiles = decoder if side is None else min(decoder, side**2 * DECODER[itemsize])
     if max(network, decoder) <= free:
         return False
     if max(network, tiles) <= free:

@@ -34,7 +34,7 @@ class Extras(ValidatedModel):
     save_recipe: File | None = Field(None, description="Save the chain as a recipe, for editkit run.")
     provenance: bool = Field(True, description="Store in the file how it was made.")
     preview: Annotated[str, Metavar("PATH")] | None = Field(
-        None, description="Save the estimate every few steps: a folder, or a .webp."
+        None, description="Save the estimate every few steps: a folder, or a .webp; of a video, the current frame."
     )
     trace: File | None = Field(None, description="Save a report of the steps: a page (.html) or a sheet (.png).")
     compare: File | None = Field(None, description="Save a sheet: before, mask, after, difference.")

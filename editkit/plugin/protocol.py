@@ -94,6 +94,7 @@ GIVES: dict[str, tuple[str, ...]] = {
     "hooks": ("type",), "claims": ("frozenset", "set"), "uses": ("frozenset", "set"), "beside": ("int",),
     "calls": ("int",), "alone": ("bool",), "through": ("str",), "default_model": ("str",), "found_weights": ("tuple",),
     "implied_strength": ("float", "int"), "default_options": ("Options",), "roles": ("frozenset", "set"),
+    "steers": ("bool",),
 }  # fmt: skip
 """Hook -> names of the classes that it may return. Comparing names does not need torch."""
 
@@ -101,7 +102,7 @@ MAY_GIVE_NONE = frozenset({"begin", "energy", "default_model", "implied_strength
 
 ASKED = (
     "hooks", "claims", "uses", "beside", "calls", "alone", "through", "default_model", "default_options",
-    "implied_strength", "found_weights", "roles",
+    "implied_strength", "steers", "found_weights", "roles",
 )  # fmt: skip
 """Methods of a declaration that query it. Exceptions in them are converted to errors that name the plugin."""
 
@@ -235,6 +236,10 @@ class Plugin(Declaration):
         """Return the names for it in `acts_before` and `acts_after` of other plugins: its name, and what it offers."""
         return frozenset({self.name, *self.offers, *([CONDITIONS] if self.offers else [])})
 
+    def steers(self, info: ModelInfo) -> bool:
+        """Whether its energy, if it has one, acts with this model."""
+        return True
+
     def through(self) -> Through:
         """Return how the energy is differentiated; known before anything is loaded."""
         return self.hooks().through
@@ -244,10 +249,7 @@ class Plugin(Declaration):
         return "shift" in self.uses()
 
     def beside(self) -> int:
-        """Return the number of additional network evaluations for each evaluation of the model, where it acts.
-
-        These are evaluations of its own networks, or of the model on other inputs.
-        """
+        """Return the number of evaluations of its own networks for each one of the model, or on other inputs."""
         return 0
 
     def calls(self, move: Move) -> int:

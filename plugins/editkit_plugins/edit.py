@@ -17,6 +17,7 @@ from pydantic import Field
 
 from editkit.plugin import (
     ChainError,
+    EditkitError,
     Figures,
     Hooks,
     ModelError,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from editkit.pictures.changes import Changes
-    from editkit.plugin import Conditioning
+    from editkit.plugin import Conditioning, Notify
 
 
 class Edit(Plugin):
@@ -73,6 +74,15 @@ class Edit(Plugin):
 
     def hooks(self) -> type[Hooks[Any]]:
         return _OnlyChanges if self.only_changes else _EditHooks
+
+    def open(self, picture: Picture, notify: Notify) -> Picture:
+        """Check that the other pictures can be read, before weights load."""
+        for source in self.reference:
+            try:
+                Picture.read(source)
+            except EditkitError as error:
+                raise UsageError(f"edit: --reference: {error}") from error
+        return picture
 
     def default_options(self, info: ModelInfo) -> Options:
         """Check the number of references, at the point where the model is known and no weights are loaded yet.

@@ -112,9 +112,13 @@ class Guide(Guidance):
         """Return `pocket`, or None for losses of tones, which copied texture can meet too."""
         return None if self.loss in TONES else "pocket"
 
+    def steers(self, info: ModelInfo) -> bool:
+        """Return False for tones on a model that copies: only `finish` adjusts them."""
+        return not (self.loss in TONES and info.own_picture)
+
     def implied_strength(self, info: ModelInfo) -> float | None:
         """Return little for tones on a model that copies: `finish` adjusts those of the original."""
-        return LEAST if self.loss in TONES and info.own_picture else None
+        return None if self.steers(info) else LEAST
 
 
 class _GuideHooks(GuidanceHooks[Guide]):

@@ -79,12 +79,7 @@ class Preview:
         if self.moving:
             check_output(self.path, force=force)
             return
-        if self.path.suffix and not self.path.is_dir():
-            raise UsageError(f"--preview {path}: give a folder, or a name that ends in .webp")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"--preview {path}: {error.strerror}") from None
+        make_folder(self.path)
         if any(self.path.glob("frame-*.png")) and not force:
             raise UsageError(f"--preview {path}: holds frames already; give --force to replace them, or another folder")
 
@@ -108,6 +103,20 @@ class Preview:
         if not self.frames:
             return
         save_bytes(self.path, encode_animation(self.frames), force=self.force)
+
+
+def make_folder(path: Path) -> None:
+    """Create the folder of a preview.
+
+    Raises:
+        UsageError: it is named like a file, or cannot be created.
+    """
+    if path.suffix and not path.is_dir():
+        raise UsageError(f"--preview {path}: give a folder, or a name that ends in .webp")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--preview {path}: {error.strerror}") from None
 
 
 def encode_animation(frames: Sequence[Image.Image], back: bool = False) -> bytes:

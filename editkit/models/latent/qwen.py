@@ -63,8 +63,9 @@ PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
 def matches(layout: Layout) -> bool:
-    """Whether the folder is a pipeline with a QwenImageTransformer2DModel."""
-    return layout.is_of("transformer", "QwenImageTransformer2DModel")
+    """Whether the folder is a pipeline with a QwenImageTransformer2DModel for one picture (not -Layered)."""
+    own = layout.is_of("transformer", "QwenImageTransformer2DModel")
+    return own and not layout.config("transformer").get("use_layer3d_rope")
 
 
 def describe(layout: Layout) -> ModelInfo:
@@ -74,9 +75,7 @@ def describe(layout: Layout) -> ModelInfo:
     layout.require("vae", "text_encoder", "processor" if edits else "tokenizer", "scheduler")
     transformer = layout.config("transformer")
     if "Layered" in kind or transformer.get("use_additional_t_cond") or transformer.get("guidance_embeds"):
-        raise ModelError(
-            f"model {layout.name}: is a {kind} with another sampling loop (layers, or a scale as input); known: {KNOWN}"
-        )
+        raise ModelError(f"model {layout.name}: is a {kind} with other inputs (layers, or a scale); known: {KNOWN}")
     takes = {"prompt", "control", "step cache"} | ({"references"} if edits else set())
     return ModelInfo(
         layout.name, KNOWN, frozenset(takes), default_sampler(layout.config("scheduler")), 40 if several else 50,
@@ -87,19 +86,25 @@ def describe(layout: Layout) -> ModelInfo:
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
     """Load the model with its networks in `dtype`."""
+    edits = "references" in info.takes
+    made = networks(layout, "processor" if edits else "tokenizer", device, dtype)
+    return (QwenEdit if edits else Qwen)(info, *made, make_flow(layout.config("scheduler"), PATCH))
+
+
+def networks(layout: Layout, reader: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any, Any, Any]:
+    """Load the transformer, the VAE, the `reader` (tokenizer or processor) and its language model."""
     from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
     transformer = load_network(layout, "transformer", QwenImageTransformer2DModel, dtype, device)
-    transformer = with_tables(transformer)
     vae = load_network(layout, "vae", AutoencoderKLQwenImage, dtype, device)
-    edits = "references" in info.takes
-    reader, encoder = load_text_encoder(layout, "processor" if edits else "tokenizer", "text_encoder", dtype, device)
-    schedule = make_flow(layout.config("scheduler"), PATCH)
-    return (QwenEdit if edits else Qwen)(info, transformer, vae, reader, encoder, schedule)
+    return with_tables(transformer), vae, *load_text_encoder(layout, reader, "text_encoder", dtype, device)
 
 
 class Qwen(CachingTransformer, BesideLanguageModel, FilmSpace):
     """A QwenImageTransformer2DModel behind an AutoencoderKLQwenImage as a `Model`."""
+
+    frames: int = 1
+    """Pictures in one state, with their channels one after the other."""
 
     def fits(self, cond: Conditioning, steered: bool) -> Hashable:
         """Return the key for batching. Texts of different length are not padded, which would change the rounding."""
@@ -113,18 +118,33 @@ class Qwen(CachingTransformer, BesideLanguageModel, FilmSpace):
         n, batch, device, dtype = len(conds), len(x_t), x_t.device, self.transformer.dtype
         looked = [[reference.latent.to(x_t) for reference in cond.references] for cond in conds]
         tokens = torch.cat(
-            [torch.cat([packed(x_t), *(packed(r).expand(batch, -1, -1) for r in refs)], 1) for refs in looked]
+            [torch.cat([self.tokens(x_t), *(packed(r).expand(batch, -1, -1) for r in refs)], 1) for refs in looked]
         )
         words = torch.cat([self.words(cond).embeds.expand(batch, -1, -1) for cond in conds])
-        sizes = [(1, *(side // PATCH for side in part.shape[-2:])) for part in (x_t, *looked[0])]
+        sizes = [(1, *(side // PATCH for side in part.shape[-2:])) for part in (*[x_t] * self.frames, *looked[0])]
         steering = None if added is None else [on_first(part, tokens.shape[1]).to(dtype) for part in added.tensors]
         out = self.transformer(
             hidden_states=tokens.to(dtype),
             timestep=torch.full((n * batch,), level.t, dtype=torch.float32, device=device) / 1000,
             encoder_hidden_states=words.to(device, dtype), img_shapes=[sizes] * (n * batch), return_dict=False,
-            controlnet_block_samples=steering,
+            controlnet_block_samples=steering, additional_t_cond=self.kind_of(tokens),
         )[0]  # fmt: skip
-        return unpacked(out, *x_t.shape[-2:]).to(x_t.dtype).chunk(n)
+        return self.untokened(out, *x_t.shape[-2:]).to(x_t.dtype).chunk(n)
+
+    def kind_of(self, tokens: Tensor) -> Tensor | None:
+        """Return a further input of the network, a number for each of the batch; None: it has none."""
+        return None
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Convert states (b, channels, h, w) to tokens, (b, frames h w / 4, 64): one picture after the other."""
+        batch, _, height, width = x.shape
+        return packed(x.reshape(batch * self.frames, -1, height, width)).reshape(batch, -1, PATCH**2 * self.channels)
+
+    def untokened(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        """The inverse of `tokens`; drops further tokens."""
+        count = self.frames * (height // PATCH) * (width // PATCH)
+        frames = tokens[:, :count].reshape(len(tokens) * self.frames, -1, tokens.shape[-1])
+        return unpacked(frames, height, width).reshape(len(tokens), -1, height, width)
 
     def given(self, x_t: Tensor, level: Level, cond: Conditioning) -> Given:
         import torch
@@ -156,11 +176,11 @@ class Qwen(CachingTransformer, BesideLanguageModel, FilmSpace):
         """Return w |p| / |w| with w = n + scale (p - n), with the norms per token."""
         import torch
 
-        p, n = packed(wanted), packed(without)
+        p, n = self.tokens(wanted), self.tokens(without)
         mixed = n + scale * (p - n)
         length = torch.linalg.vector_norm(mixed, dim=-1, keepdim=True).clamp(min=1e-12)
         folded = mixed * (torch.linalg.vector_norm(p, dim=-1, keepdim=True) / length)
-        return unpacked(folded, *wanted.shape[-2:])
+        return self.untokened(folded, *wanted.shape[-2:])
 
     @cached_property
     def _no_words(self) -> Prompt:

@@ -137,9 +137,10 @@ class LatentSpace:
         return made
 
     @property
-    def tile_side(self) -> int:
-        """Side of a decoded VAE tile, in pixels."""
-        return int(self.vae.tile_sample_min_size)
+    def tile_side(self) -> int | None:
+        """Side of a decoded VAE tile, in pixels. None: diffusers has no tiling for this VAE."""
+        side = getattr(self.vae, "tile_sample_min_size", None)
+        return None if side is None else int(side)
 
     def tile(self) -> None:
         """Encode and decode large pictures in tiles from now on (diffusers' tiling)."""
@@ -163,7 +164,9 @@ def in_float32(vae: Any, device: torch.device) -> Any:
         weights = vae.state_dict()
     wide = {name: torch.float32 if weight.is_floating_point() else weight.dtype for name, weight in weights.items()}
     made.load_state_dict({name: weight.to(device, wide[name]) for name, weight in weights.items()}, assign=True)
-    made.use_tiling, made.use_slicing = vae.use_tiling, vae.use_slicing
+    for option in ("use_tiling", "use_slicing"):
+        if hasattr(vae, option):  # a VQModel has neither
+            setattr(made, option, getattr(vae, option))
     return made.eval().requires_grad_(False)
 
 

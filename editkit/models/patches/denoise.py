@@ -17,6 +17,7 @@ from editkit.models.patches.atlas import Atlas, side_by_side
 from editkit.models.patches.busy import busy, expected
 from editkit.models.patches.calm import calmed
 from editkit.models.patches.islands import without_islands
+from editkit.models.patches.places import Between, compared, spots, unseeded
 from editkit.models.patches.search import Queries, Sources, everything, grow, improve, shortlist
 from editkit.models.patches.thin import thin
 from editkit.models.patches.votes import Voters
@@ -26,14 +27,11 @@ from editkit.pictures.picture import Fill
 DEEPEST = 30.0
 """Precision and confidence fall with depth in the hole, up to this many pixels."""
 
-PIECE = 64
-"""If nothing is known, pieces of an example grow from points this many pixels apart."""
-
-GOLDEN = 0.618
-"""Its multiples modulo 1 are well spread."""
-
 QUIET = 0.06
 """A pass is at its end if sigma_t / alpha_t is below this: calm regions then become a membrane."""
+
+AT_ONCE = 1 << 16
+"""Number of pixels between patches that are held at once."""
 
 FLOOR = 0.02
 """Minimum standard deviation of any pixel: 8-bit greys about three levels apart count as equal."""
@@ -156,20 +154,20 @@ class Bound:
         stride = 1
         if int(region.sum()) > settings.dense:
             stride = 3 if float(depth.max()) >= settings.deep else 2
-        corners, neighbours, steps = _queries(region, side, atlas.width, stride)
+        corners, neighbours, steps = compared(region, side, atlas.width, stride)
         depth = F.pad(depth, (0, atlas.width - width)).reshape(-1)
         deep = depth[corners + atlas.offsets[side * side // 2]]
         slack = settings.kappa * ((deep - 1.0) / settings.ramp).clamp(0.0, 1.0)
         confidence = settings.decay ** -deep.clamp(max=DEEPEST)
         if nothing:  # no rim to grow from, and no pixels near one that deserve more trust
-            deep = depth_in(_unseeded(height, width)).to(picture)[corners // atlas.width, corners % atlas.width]
+            deep = depth_in(unseeded(height, width)).to(picture)[corners // atlas.width, corners % atlas.width]
             slack = torch.full_like(deep, settings.kappa)
         barred = known & ~kept if bool(kept.any()) else torch.zeros_like(known)
         return cls(
             settings, picture, _unseen(picture, barred, region), region, barred, atlas, atlas.some(settings.most),
             corners, neighbours, steps,
             settings.fade ** -depth.clamp(max=DEEPEST), deep, slack, Voters(corners, atlas, stride, confidence),
-            _spots(atlas.offsets.view(side, side)), None if nothing or unknown is None else fill or "smooth",
+            spots(atlas.offsets.view(side, side)), None if nothing or unknown is None else fill or "smooth",
             tuple(examples), own,
         )  # fmt: skip
 
@@ -186,6 +184,7 @@ class Bound:
             return self.picture
         lowres = None if lowres is None else _unseen(lowres, self.barred, torch.zeros_like(self.barred))
         queries, sources = self._asked(x_t, level, lowres), self._sources(lowres)
+        source: Tensor | None = None
         if len(queries) * len(self.atlas.corners) <= self.settings.exact:
             patches = everything(queries, sources)
         else:
@@ -197,14 +196,37 @@ class Bound:
             patches = torch.einsum("qk,qkic->qic", weights, self.atlas.patches(best))
             if lowres is not None:
                 patches = self._copied(queries, sources, source) + patches - patches.detach()
-        voted = self.voters.mean(patches, level.t, self.picture.shape, lowres is not None)
+        quiet, chosen = level.sigma < QUIET * level.alpha, None
+        if quiet and lowres is not None and source is not None and self.voters.stride > 1:
+            chosen = self._chosen(x_t, level, lowres, sources, source)
+        voted = self.voters.mean(patches, level.t, self.picture.shape, lowres is not None, chosen)
         made = voted.where(self.region, self.seen)
-        if self.fill is not None and level.sigma < QUIET * level.alpha:
+        if self.fill is not None and quiet:
             least = self._expected[0] - self._expected[1] / 2.0
             made = made + (without_islands(made.detach(), self.region, least, self.settings.side) - made.detach())
-        if lowres is not None and level.sigma < QUIET * level.alpha:
+        if lowres is not None and quiet:
             made = made + (calmed(made.detach(), self.region) - made.detach())
         return made.where(self.region, self.picture)
+
+    def _chosen(
+        self, x_t: Tensor, level: Level, lowres: Tensor, sources: Sources, source: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the pixels between patches with different `source`s, (p,), and their colours (p, 3)."""
+        corners, found = self.between.choices(source, self.corners, self.atlas)
+        middle = self.settings.side**2 // 2
+        colours = [self.picture.new_zeros(0, self.picture.shape[0])]
+        with torch.no_grad():
+            for first in range(0, len(corners), AT_ONCE):
+                some, choices = corners[first : first + AT_ONCE], found[first : first + AT_ONCE]
+                queries = self._asked(x_t, level, lowres, some)
+                best = choices.gather(1, sources.distance(queries, choices).argmin(1, keepdim=True))[:, 0]
+                colours.append(self._copied(queries, sources, best)[:, middle])
+        return corners + self.atlas.offsets[middle], torch.cat(colours)
+
+    @cached_property
+    def between(self) -> Between:
+        """The pixels between the compared patches."""
+        return Between.of(self.corners, self.region, self.atlas.width, self.settings.side, self.voters.stride)
 
     def _grown(self, queries: Queries, sources: Sources, corners: Tensor, lowres: Tensor) -> Tensor:
         """Return coherent matches (Q,) where the guide leaves a choice.
@@ -226,8 +248,13 @@ class Bound:
         apart = (queries.guide - sources.guide.patches(corners, self.spots)).mean(1, keepdim=True)
         return patches + apart.clamp(-self.settings.bias, self.settings.bias)
 
-    def _asked(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Queries:
-        """Return the patches over the region: known pixels clean, the others at the scale of clean pictures."""
+    def _asked(self, x_t: Tensor, level: Level, lowres: Tensor | None, corners: Tensor | None = None) -> Queries:
+        """Return the patches over the region: known pixels clean, the others at the scale of clean pictures.
+
+        `corners` (q,) are those of other patches, which have no neighbours.
+        """
+        at, neighbours = (self.corners, self.neighbours) if corners is None else (corners, self.neighbours[:0])
+        middle = at + self.atlas.offsets[self.settings.side**2 // 2]
         ratio = level.sigma / max(level.alpha, 1e-3)
         noisy = max(ratio, FLOOR)
         tau = max(self.settings.tau * noisy, min(0.1, noisy))
@@ -235,14 +262,14 @@ class Bound:
         region = self._layout(self.region[None])[:, 0]
         weights = torch.where(region, self.precision / noisy**2, 1.0 / tau**2).to(flat.dtype)
         weights = weights.masked_fill(self._layout(self.barred[None])[:, 0], 0.0)
-        index = self.corners[:, None] + self.atlas.offsets
+        index = at[:, None] + self.atlas.offsets
         told = self.smooth if lowres is None else lowres
-        guide = None if told is None else self._layout(told)[self.corners[:, None] + self.spots]
+        guide = None if told is None else self._layout(told)[at[:, None] + self.spots]
         tau_guide = self.settings.tau_smooth if lowres is None else self.settings.tau_lowres
-        may = None if lowres is None or self.fill is None else self._layout(self.thin[1][None])[self._middle, 0]
-        wanted = None if lowres is None or self.fill is None else self._wanted
-        own = self.corners + self.picture.shape[-1] if self.own else None
-        return Queries(flat[index], weights[index], guide, tau_guide**-2, self.neighbours, self.steps, may, wanted, own)
+        may = None if lowres is None or self.fill is None else self._layout(self.thin[1][None])[middle, 0]
+        wanted = None if lowres is None or self.fill is None else self._layout(torch.stack(self._expected))[middle]
+        own = at + self.picture.shape[-1] if self.own else None
+        return Queries(flat[index], weights[index], guide, tau_guide**-2, neighbours, self.steps, may, wanted, own)
 
     def _sources(self, lowres: Tensor | None) -> Sources:
         atlas = self.atlas
@@ -272,11 +299,6 @@ class Bound:
         """How busy the picture is, (h, w), with a smooth fill in place of unknown pixels."""
         hidden = self.region[None, None].to(self.seen.dtype)
         return busy(smooth_fill(self.seen[None], hidden)[0], self.settings.side)
-
-    @cached_property
-    def _wanted(self) -> Tensor:
-        """How busy each patch should be, and the standard deviation, (Q, 2)."""
-        return self._layout(torch.stack(self._expected))[self._middle]
 
     @cached_property
     def _expected(self) -> tuple[Tensor, Tensor]:
@@ -343,42 +365,3 @@ def _smaller(one: Tensor, scale: float) -> Tensor:
     made = F.interpolate(one.reshape(1, -1, *one.shape[-2:]).float(), (height, width), mode="area")
     made = made.reshape(*one.shape[:-2], height, width)
     return made > 1.0 - 1e-6 if one.dtype == torch.bool else made.to(one.dtype)
-
-
-def _queries(region: Tensor, side: int, width: int, stride: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return corners (Q,) of every `stride`-th patch that touches the region, their neighbours (Q, 8) and steps (8,).
-
-    `width` is that of the atlas. The last row and column are always included, so that every pixel is covered.
-    """
-    touching = F.max_pool2d(region[None].float(), side, 1)[0] > 0
-    rows, columns = touching.shape
-    on = [torch.zeros(n, dtype=torch.bool, device=region.device) for n in (rows, columns)]
-    for flags in on:
-        flags[::stride] = True
-        flags[-1] = True
-    at = (touching & on[0][:, None] & on[1][None, :]).nonzero()
-    own = torch.arange(len(at), device=region.device)
-    number = torch.full((rows + 2 * stride, columns + 2 * stride), -1, device=region.device)
-    number[stride + at[:, 0], stride + at[:, 1]] = own
-    neighbours, steps = [], []
-    for dy in (-stride, 0, stride):
-        for dx in (-stride, 0, stride):
-            if dy or dx:
-                found = number[stride + at[:, 0] + dy, stride + at[:, 1] + dx]
-                neighbours.append(torch.where(found < 0, own, found))
-                steps.append(-(dy * width + dx))
-    return at[:, 0] * width + at[:, 1], torch.stack(neighbours, 1), torch.tensor(steps, device=region.device)
-
-
-def _unseeded(height: int, width: int) -> Tensor:
-    """Return (height, width): False at one point per `PIECE` x `PIECE` square, shifted differently in each row."""
-    unknown = torch.ones(height, width, dtype=torch.bool)
-    for k, y in enumerate(range(0, height, PIECE)):
-        unknown[y, round(k * GOLDEN * PIECE) % min(PIECE, width) :: PIECE] = False
-    return unknown
-
-
-def _spots(offsets: Tensor) -> Tensor:
-    """Return the first, middle and last of each row and column of a patch's `offsets` (side, side)."""
-    step = max(1, len(offsets) // 2)
-    return offsets[::step, ::step].reshape(-1)

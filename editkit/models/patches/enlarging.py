@@ -32,8 +32,9 @@ from editkit.diffusion.schedule import Level
 from editkit.diffusion.windows import Windowed
 from editkit.errors import ModelError
 from editkit.models.patches.atlas import Atlas
-from editkit.models.patches.denoise import FLOOR, Settings, _queries
+from editkit.models.patches.denoise import FLOOR, Settings
 from editkit.models.patches.info import PATCHES, Ladder
+from editkit.models.patches.places import compared
 from editkit.models.patches.search import Queries, Sources, improve, shortlist
 from editkit.pictures.resizing import resize
 
@@ -160,7 +161,7 @@ class Enlarging(PixelSpace):
         layout = _own_atlas(x_t / max(level.alpha, 1e-3) - base)
         everywhere = torch.ones(height, width, dtype=torch.bool, device=x_t.device)
         stride = 1 if self.small[0, 0].numel() * self.scale**2 <= DENSE else 2
-        corners, neighbours, _ = _queries(everywhere, atlas.side, width, stride)
+        corners, neighbours, _ = compared(everywhere, atlas.side, width, stride)
         around = [(dy, dx) for dy in (-stride, 0, stride) for dx in (-stride, 0, stride) if dy or dx]
         steps = torch.tensor([-(dy * atlas.width + dx) for dy, dx in around], device=x_t.device)
         values = layout.patches(corners)

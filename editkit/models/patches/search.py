@@ -43,6 +43,15 @@ on the square of all deviations in the shortlist.
 OWN, BESIDE = 20.0, 7
 """Added to the squared distance of a source at a query's own place, or up to this many pixels from it."""
 
+EVEN, FURTHER = 2.0, 8.0
+"""A source whose mean differs from the guide's, in each channel, by less than `EVEN` times the usual detail of the
+surroundings may continue with `FURTHER` times the slack: its tone is right, and coherent texture looks better than
+texture that matches the guide in every pixel. On calm ground the limit is small, so that no piece is out of place.
+"""
+
+INSIDE = 10.0
+"""Depth, in pixels, from which `FURTHER` applies: in strokes the surroundings are better evidence."""
+
 BLOCKS = 32
 """Number of blocks. The shortlist has at most one source of each: adjacent sources are nearly the same."""
 
@@ -218,7 +227,7 @@ def grow(
     most 1 + `slack` (Q,) times that of the patch's own nearest source at `corners` (Q,): Hertzmann et al. 2001, section
     3.1, with their kappa. Distances below `floor` (Q,) are not significant and count as `floor`. Independent nearest
     sources form a mosaic whose overlaps average to a flat result, and flat patches are then nearest to it; coherent
-    pieces keep the texture that they were cut from.
+    pieces keep the texture that they were cut from. Where the tone is right, they may grow further (`FURTHER`).
     """
     whole, corners = sources.atlas.whole, corners.clone()
     own = sources.distance(queries, corners[:, None])[:, 0].clamp(min=floor)
@@ -230,8 +239,14 @@ def grow(
         allowed &= whole[handed.clamp(0, len(whole) - 1)]
         handed = handed.where(allowed, corners[rows, None])
         d, which = sources.distance(queries.some(rows), handed).masked_fill(~allowed, float("inf")).min(1)
-        goes_on = d <= (1.0 + slack[rows]) * own[rows]
-        corners[rows] = handed.gather(1, which[:, None])[:, 0].where(goes_on, corners[rows])
+        taken = handed.gather(1, which[:, None])[:, 0]
+        freedom = slack[rows]
+        if sources.guide is not None and queries.guide is not None and queries.busy is not None:
+            off = (queries.guide[rows] - sources.guide.patches(taken, sources.spots)).mean(1).abs().amax(-1)
+            even = off < EVEN * (0.5 * queries.busy[rows, 0]).exp()
+            freedom = freedom.where(~even | (depth[rows] < INSIDE), FURTHER * freedom)
+        goes_on = d <= (1.0 + freedom) * own[rows]
+        corners[rows] = taken.where(goes_on, corners[rows])
     return corners
 
 

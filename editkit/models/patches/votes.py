@@ -40,13 +40,20 @@ class Voters:
     stride: int
     confidence: Tensor
 
-    def mean(self, patches: Tensor, t: float, shape: Sequence[int], guided: bool = False) -> Tensor:
+    def mean(
+        self,
+        patches: Tensor,
+        t: float,
+        shape: Sequence[int],
+        guided: bool = False,
+        chosen: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """Return the picture (c, h, w) that `patches` (Q, side^2, c) vote for at time t.
 
         x = calm + v / (v + AGREE^2) (sharp - calm): `calm` is the mean over whole patches, `sharp` the mean over their
         middles, v the variance of the votes. `guided`: a coarser picture guides the patches. At high noise without a
         guide, the middles are as wide as the patches: a blurred estimate would attract flat patches in the next step,
-        but unguided patches must first reach agreement.
+        but unguided patches must first reach agreement. `chosen`: pixels (p,) of the layout, and their `sharp` (p, c).
         """
         side, channels = self.atlas.side, patches.shape[-1]
         # If every n-th patch votes, a patch's middle is n pixels wide, so that no pixel lies between two middles.
@@ -57,6 +64,8 @@ class Voters:
             lambda: self._sums(patches, torch.exp(-square / (2.0 * narrow**2)), shape),
             lambda: self._sums(torch.cat([patches, patches.square()], -1), torch.exp(-square / (2.0 * WIDE**2)), shape),
         )
+        if chosen is not None:
+            sharp = sharp + (sharp.detach().index_copy(0, *chosen) - sharp.detach())
         mean, squares = calm[:, :channels], calm[:, channels:]
         v = (squares - mean.square()).clamp(min=0.0).mean(-1, keepdim=True)
         voted = mean + (sharp - mean) * (v / (v + AGREE**2))

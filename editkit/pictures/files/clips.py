@@ -207,7 +207,7 @@ def _reading(path: Path) -> Iterator[Any]:
     if not os.path.isfile(path):
         raise PictureError(f"{path}: {'is not a file' if os.path.exists(path) else 'no such file'}")
     try:
-        with av.open(_url(path), options=READ, metadata_errors="replace") as container:
+        with _opened(path) as container:
             if not container.streams.video:
                 raise PictureError(f"{path}: has no picture, only sound")
             codec = container.streams.video[0].codec_context
@@ -222,6 +222,14 @@ def _reading(path: Path) -> Iterator[Any]:
             yield container
     except av.FFmpegError as error:
         raise PictureError(f"{path}: cannot be decoded as a video: {_said(error)}") from None
+
+
+def _opened(path: Path) -> Any:
+    """Return the open container. Titles that are not UTF-8 are no error (they are by default before PyAV 19)."""
+    import av
+
+    older = int(av.__version__.split(".")[0]) < 19
+    return av.open(_url(path), options=READ, **({"metadata_errors": "replace"} if older else {}))
 
 
 def _url(path: Path) -> str:
@@ -260,7 +268,7 @@ def write_clip(
         exact = {"fflags": "+bitexact"}  # no time stamp and no random number in the file
         with (
             av.open(_url(path), "w", options=exact) as out,
-            av.open(_url(source.path), options=READ, metadata_errors="replace") as sound,
+            _opened(source.path) as sound,
         ):
             video = _stream(out, path, first[1], source, quality)
             heard = [(s, out.add_stream_from_template(s)) for s in sound.streams.audio if s.codec_context is not None]
