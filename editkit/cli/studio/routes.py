@@ -63,7 +63,7 @@ class TextRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    text: str = Field(max_length=said.MOST)
+    text: str = Field(max_length=notations.MOST)
 
 
 class PathRequest(BaseModel):
