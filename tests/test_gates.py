@@ -165,7 +165,7 @@ def test_a_gate_is_seen(text):
 
 
 OF_OUR_OWN = {
-    ("contract.py", "light"), ("metrics.py", "_state"), ("on_ray.py", "_rows"), ("on_ray.py", "_streamed"),
+    ("contract.py", "light"), ("metrics.py", "_load_state"), ("on_ray.py", "_rows"), ("on_ray.py", "_stream_results"),
 }  # fmt: skip
 """A Python of ours; tensors read by `weights_only`; what a driver and its own workers say to each other."""
 

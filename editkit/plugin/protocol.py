@@ -300,7 +300,7 @@ def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where:
         if isinstance(error, ImportError) and (extra := missing(error)) is not None:
             raise extra from error
         raise HookError(
-            f"plugin {plugin.name}: {name} raised {type(error).__name__}: {error}{_format_place(where)}"
+            f"plugin {plugin.name}: {name} raised {type(error).__name__}: {error}{_where(where)}"
         ) from error
     wanted = GIVES.get(name, ())
     if not wanted or type(made).__name__ in wanted or any(base.__name__ in wanted for base in type(made).__mro__):
@@ -308,12 +308,10 @@ def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where:
     if made is None and name in MAY_GIVE_NONE:
         return made
     got = "nothing (is a `return` missing?)" if made is None else f"{short(made)} ({type(made).__name__})"
-    raise HookError(
-        f"plugin {plugin.name}: {name} returned {got}; a {' or '.join(wanted)} is needed{_format_place(where)}"
-    )
+    raise HookError(f"plugin {plugin.name}: {name} returned {got}; a {' or '.join(wanted)} is needed{_where(where)}")
 
 
-def _format_place(where: object) -> str:
+def _where(where: object) -> str:
     return "" if where is None else f" ({where})"
 
 
