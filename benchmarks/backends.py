@@ -56,12 +56,12 @@ def as_an_edit_has_it(network: Any, dtype: torch.dtype) -> Any:
 
 
 def quickened(network: Any) -> Any:
-    from editkit.models.fast.blocks import quicken
-    from editkit.models.fast.norms import steady
+    from editkit.models.fast.blocks import replace_blocks
+    from editkit.models.fast.norms import use_steady_norms
     from editkit.models.fast.packing import pack
 
-    network = pack(steady(network))
-    return quicken(network) if hasattr(network, "attn_processors") else network
+    network = pack(use_steady_norms(network))
+    return replace_blocks(network) if hasattr(network, "attn_processors") else network
 
 
 def decibel(found: Tensor, expected: Tensor) -> float:
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def compare(make: Callable[[], Any], call: dict[str, Any], dtype: torch.dtype, repeats: int, cache: Path) -> None:
-    from editkit.models.fast.converted import Converted, Plain
+    from editkit.models.fast.converted import OpenVINONetwork, PlainRebuild
 
     def given(kind: torch.dtype) -> dict[str, Any]:
         floats = ("sample", "encoder_hidden_states", "x")
@@ -109,7 +109,7 @@ def compare(make: Callable[[], Any], call: dict[str, Any], dtype: torch.dtype, r
     with torch.inference_mode(False):
         network = as_an_edit_has_it(plain, dtype)
         began = time.perf_counter(), time.process_time()
-        converted = Converted(network, Plain(network, ""), "network")
+        converted = OpenVINONetwork(network, PlainRebuild(network, ""), "network")
     by_openvino = first(converted(**given(dtype)))
     took = time.perf_counter() - began[0], time.process_time() - began[1]
     by_torch = first(network(**given(dtype)))

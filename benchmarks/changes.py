@@ -26,7 +26,7 @@ import numpy as np
 from holes import ROOT, SHAPES, SIZES, Case, load, make_hole
 from PIL import Image
 
-from editkit.pictures.changes import find
+from editkit.pictures.changes import find_changes
 
 SHIFTS = ((3.0, 0.0), (-2.0, 3.0), (1.4, -2.6), (0.0, 0.0))
 TINT = np.array([[1.06, 0.0, 0.0], [0.0, 1.0, 0.02], [0.01, 0.0, 0.93]]), np.array([0.0, 0.01, 0.015])
@@ -85,7 +85,7 @@ def measured(photos: Path, names: list[str], side: int, how: str, quality: int) 
         anew = painted(before, other, region, how)
         after = sent_through(anew, shift, quality)
         unit = before.astype(np.float32) / 255.0
-        changes = find(unit, after.astype(np.float32) / 255.0)
+        changes = find_changes(unit, after.astype(np.float32) / 255.0)
         found = changes.mask > 0
         another = (anew != before).any(-1) & inside(shift, *before.shape[:2])
         kept = bool((changes.onto(unit)[~found] == unit[~found]).all())

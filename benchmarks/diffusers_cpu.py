@@ -126,7 +126,7 @@ def calls(model: Path, count: int) -> dict[str, list[float]]:
     import torch
     from diffusers import UNet2DConditionModel
 
-    from editkit.models.fast.blocks import load_unet, looks_once
+    from editkit.models.fast.blocks import attends_once, load_unet
     from editkit.models.files.layout import Layout
 
     cpu, layout = torch.device("cpu"), Layout(str(model), model)
@@ -140,7 +140,9 @@ def calls(model: Path, count: int) -> dict[str, list[float]]:
     with torch.inference_mode():
         for turn in range(count + 1):
             for name, network in networks.items():
-                told = {"copies": 2} if looks_once(network) else None  # both halves see the same latents, as in an edit
+                told = (
+                    {"copies": 2} if attends_once(network) else None
+                )  # both halves see the same latents, as in an edit
                 given = x.to(network.dtype), torch.tensor([500.0] * 2), words.to(network.dtype)
                 start = time.perf_counter()
                 network(*given, cross_attention_kwargs=told, return_dict=False)

@@ -31,19 +31,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, features
 
-from editkit.batch.journal import NAME, opened
+from editkit.batch.journal import NAME, open_journal
 from editkit.batch.manifest import rows
 from editkit.batch.reach import Reach
 from editkit.batch.scoring import read_prompts
-from editkit.cli.options import HelpShown
+from editkit.cli.options import HelpWasShown
 from editkit.cli.words import parse
 from editkit.editing import recipe
 from editkit.errors import EditkitError
-from editkit.models.files.overlay import contents
+from editkit.models.files.overlay import list_tensors
 from editkit.models.files.weights import shapes
 from editkit.pictures.files.clips import Clip
-from editkit.pictures.files.provenance import find, stripped
-from editkit.pictures.files.xmp import into_xmp
+from editkit.pictures.files.provenance import find_provenance, strip_bytes
+from editkit.pictures.files.xmp import insert_provenance
 from editkit.pictures.picture import Picture
 from editkit.pictures.shapes import from_words
 from editkit.plugin.chain import Chain
@@ -91,7 +91,7 @@ def encoded(format: str, mode: str = "RGB", **more: object) -> bytes:
     if format in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF"):
         more.setdefault("exif", exif.tobytes())
     if format in ("JPEG", "WEBP", "AVIF"):
-        more.setdefault("xmp", into_xmp(None, '{"a": 1}'))
+        more.setdefault("xmp", insert_provenance(None, '{"a": 1}'))
     Image.fromarray(scene()).convert(mode).save(buffer, format, **more)
     return buffer.getvalue()
 
@@ -145,8 +145,8 @@ def targets() -> dict[str, Target]:
     mends = {"PNG": with_checksums}
     found = {name: Target(seeds, Picture.read, mends.get(name)) for name, seeds in files.items()}
     everything = [seed for seeds in files.values() for seed in seeds]
-    found["provenance"] = Target(everything, lambda data: find(data) or "")
-    found["strip"] = Target(everything, stripped)
+    found["provenance"] = Target(everything, lambda data: find_provenance(data) or "")
+    found["strip"] = Target(everything, strip_bytes)
     found["recipe"] = Target([RECIPE], lambda data: recipe.from_yaml(data.decode("utf-8", "replace")))
     found["words"] = Target(WORDS, lambda data: parse(data.decode("utf-8", "surrogateescape").split("\n")))
     found["mask words"] = Target(MASKS, lambda data: from_words(data.decode("utf-8", "replace"), picture))
@@ -157,7 +157,9 @@ def targets() -> dict[str, Target]:
     if find_spec("pyarrow"):
         found["Parquet"] = Target([_parquet()], lambda data: _rows(data, "m.parquet"))
     if find_spec("gguf"):
-        found["GGUF"] = Target([_gguf()], lambda data: _named(data, "x.gguf", lambda file: list(contents("x", file))))
+        found["GGUF"] = Target(
+            [_gguf()], lambda data: _named(data, "x.gguf", lambda file: list(list_tensors("x", file)))
+        )
     if find_spec("av"):
         found["video"] = Target([_video(ending) for ending in (".mkv", ".mp4")], _read_video)
     return found
@@ -249,7 +251,7 @@ def _journal() -> bytes:
 def _read_journal(data: bytes) -> object:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / NAME).write_bytes(data)
-        with opened(Path(folder), {"recipe": "r"}, resume=True) as journal:
+        with open_journal(Path(folder), {"recipe": "r"}, resume=True) as journal:
             return journal.settle("a.png", "a.png")
 
 
@@ -324,7 +326,7 @@ def fuzz(name: str, target: Target, inputs: int, seed: int, failed: Callable[[by
             with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
                 target.read(data)
             report.read += 1
-        except HelpShown:
+        except HelpWasShown:
             report.read += 1
         except EditkitError as error:
             if "\n" in str(error).strip() or len(str(error)) > 2000:

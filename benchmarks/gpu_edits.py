@@ -67,7 +67,7 @@ def sd(bench: Bench) -> Sides:
     import tiny_latent as tiny
     import torch
 
-    from editkit.models.fast.blocks import quicken
+    from editkit.models.fast.blocks import replace_blocks
     from editkit.models.files.layout import Layout
     from editkit.models.latent import unet as adapter
     from editkit.models.schedules import make_schedule
@@ -89,7 +89,7 @@ def sd(bench: Bench) -> Sides:
     pipe = _ready(bench, pipe)
     layout = Layout("sd", _configured(bench, "sd", pipe))
     model = adapter.LatentUNet(
-        adapter.describe(layout), quicken(copy.deepcopy(pipe.unet)), pipe.vae, pipe.tokenizer, pipe.text_encoder,
+        adapter.describe(layout), replace_blocks(copy.deepcopy(pipe.unet)), pipe.vae, pipe.tokenizer, pipe.text_encoder,
         make_schedule(layout.config("scheduler")), layout.config("scheduler"),
     )  # fmt: skip
     return Sides(pipe, model, 64 if bench.tiny else 1024, 3 if bench.tiny else STEPS, bench.device)
@@ -102,7 +102,7 @@ def xl(bench: Bench) -> Sides:
     import tiny_latent as tiny
     import torch
 
-    from editkit.models.fast.blocks import quicken
+    from editkit.models.fast.blocks import replace_blocks
     from editkit.models.files.layout import Layout
     from editkit.models.latent import xl as adapter
     from editkit.models.schedules import make_schedule
@@ -135,7 +135,7 @@ def xl(bench: Bench) -> Sides:
         adapter.Reader(pipe.tokenizer_2, pipe.text_encoder_2),
     )
     model = adapter.LatentXL(
-        adapter.describe(layout), quicken(copy.deepcopy(pipe.unet)), pipe.vae, readers,
+        adapter.describe(layout), replace_blocks(copy.deepcopy(pipe.unet)), pipe.vae, readers,
         make_schedule(layout.config("scheduler")), layout.config("scheduler"), zeros=True, scored=False,
     )  # fmt: skip
     return Sides(pipe, model, 64 if bench.tiny else 1024, 3 if bench.tiny else STEPS, bench.device)
@@ -259,7 +259,7 @@ def offload(bench: Bench) -> Jobs:
     """Networks move to the GPU for as long as each is used."""
     import torch
 
-    from editkit.models.setup import Setup, prepared
+    from editkit.models.setup import Setup, prepare_model
 
     def both(sides: Sides) -> Row:
         device = torch.device(bench.device)
@@ -270,7 +270,7 @@ def offload(bench: Bench) -> Jobs:
             theirs = _alternating(bench, {"diffusers": sides.theirs}, 1)
             sides.pipe.remove_all_hooks()
             sides.pipe.to("cpu")
-            sides.model = prepared(sides.model, Setup(offload="model"), device, torch.bfloat16, True)
+            sides.model = prepare_model(sides.model, Setup(offload="model"), device, torch.bfloat16, True)
         else:
             theirs = _alternating(bench, {"diffusers": sides.theirs}, 1)
         return theirs | _alternating(bench, {"full": partial(sides.ours, "full")}, 1)

@@ -32,7 +32,7 @@ from editkit import edit
 from editkit.common.device import pick_device, pick_dtype
 from editkit.diffusion.capability import capability
 from editkit.diffusion.model import Model
-from editkit.diffusion.windows import Windowed, starts
+from editkit.diffusion.windows import Windowed, window_starts
 from editkit.editing.contract import ExactModel
 from editkit.models import describe, load
 from editkit.pictures.picture import Picture
@@ -132,7 +132,7 @@ def main() -> None:
         "before, "
         f"{time.process_time() - began:.0f} processor seconds"
     )
-    begins = np.array(starts(chosen.side, WINDOW, chosen.overlap))
+    begins = np.array(window_starts(chosen.side, WINDOW, chosen.overlap))
     lines = np.unique(np.concatenate([begins, begins + WINDOW]))
     lines = lines[(lines > 0) & (lines < chosen.side)]
     for what, picture in (("the result", result), ("bicubic", Picture(given).resized(*result.shape[1::-1]).pixels)):

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from editkit import edit
-from editkit.models.classifiers import load_classifier, resolve
+from editkit.models.classifiers import load_classifier, resolve_label
 from editkit.models.classifiers.kinds import Clean
 from editkit.plugins import Classifier, Inpaint
 
@@ -104,7 +104,7 @@ def main() -> None:
     print("photo, label: judge without, with guidance, ratio; guide without, with")
     for seed, line in enumerate(lines[: given.first]):
         file, label = line.split(maxsplit=1)
-        photo, number = square(given.photos / file, given.side), resolve(label, guide.labels)
+        photo, number = square(given.photos / file, given.side), resolve_label(label, guide.labels)
         inpaint = Inpaint(mask=f"box:{low},{low},{high},{high}")
         wish = Classifier(label=label, classifier=source, scale=given.scale, gradient=given.gradient, view="region")
         run = {"model": given.model, "steps": given.steps, "seed": seed}

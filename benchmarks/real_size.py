@@ -105,11 +105,11 @@ def measure(folder: Path, side: int) -> None:
 
     from editkit.diffusion.conditioning import Conditioning, Prompt
     from editkit.models import describe
-    from editkit.models.files.loading import find, load_network
+    from editkit.models.files.loading import find_layout, load_network
     from editkit.models.latent.flux2 import Empirical, Flux2
     from editkit.models.schedules import make_flow
 
-    layout, cpu = find(str(folder), offline=True), torch.device("cpu")
+    layout, cpu = find_layout(str(folder), offline=True), torch.device("cpu")
     with torch.device("meta"):
         Flux2Transformer2DModel(**KLEIN)
     before = most()

@@ -32,7 +32,7 @@ from editkit.batch.driver import run_into
 from editkit.batch.engines import Result, processes, serial
 from editkit.batch.folder import Item, Masks, items, listing
 from editkit.batch.journal import Done
-from editkit.batch.sources import cataloged
+from editkit.batch.sources import fill_catalog
 from editkit.batch.work import Work, new_models
 from editkit.plugin.chain import Chain
 from editkit.plugins import Inpaint
@@ -188,9 +188,9 @@ def drive(names: int, engine: Callable[[object, Sequence[Item]], Iterator[Result
             for k in range(names):
                 file.write(json.dumps({"picture": f"s3://bucket/photos/{k // 1000:04}/{k:08}.jpg"}) + "\n")
         began = time.perf_counter()
-        cataloged(catalog, chain, str(path), "void://out", None, ".png", False)
+        fill_catalog(catalog, chain, str(path), "void://out", None, ".png", False)
         listed = time.perf_counter() - began
-        with ledger.opened(Void(), catalog, {"run": "x"}) as book:
+        with ledger.open_ledger(Void(), catalog, {"run": "x"}) as book:
             summary = run_into(None, catalog, book, engine, "void://out")
             told = time.perf_counter() - began - listed
         whole = time.perf_counter() - began

@@ -103,9 +103,9 @@ def flicker(frames, cameras, masks) -> float:
 def alone(clip: str, marks: str, out: str) -> None:
     """One removal by the command; prints seconds and the largest memory of this process."""
     from editkit.cli import run
-    from editkit.cli.process import settle
+    from editkit.cli.process import configure_process
 
-    settle()
+    configure_process()
     began = time.perf_counter()
     assert run(["remove", clip, "--mask", marks, "-o", out, "--quiet"]) == 0
     seconds = time.perf_counter() - began

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from editkit.diffusion.samplers import listed as samplers
+from editkit.diffusion.samplers import list_installed as samplers
 from editkit.pictures import shapes
 from editkit.plugin import hints, registry
 from editkit.plugin.options import Options

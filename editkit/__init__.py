@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from editkit.editing.density import log_likelihood as log_likelihood
     from editkit.editing.density import variational_bound as variational_bound
     from editkit.editing.distilling import distill as distill
-    from editkit.editing.likely import density as density
+    from editkit.editing.picture_density import density as density
     from editkit.editing.video import edit_video as edit_video
     from editkit.pictures.picture import Picture as Picture
     from editkit.plugin import Hooks as Hooks
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Chain": "plugin.chain", "Hooks": "plugin.protocol", "Picture": "pictures.picture", "Plan": "diffusion.plan",
-    "Plugin": "plugin.protocol", "Run": "plugin.step", "Step": "plugin.step", "density": "editing.likely",
+    "Plugin": "plugin.protocol", "Run": "plugin.step", "Step": "plugin.step", "density": "editing.picture_density",
     "distill": "editing.distilling", "edit": "editing.api", "edit_video": "editing.video",
     "interpolate": "editing.between", "log_likelihood": "editing.density", "plan": "editing.api",
     "sample": "editing.api", "stream": "editing.api", "variational_bound": "editing.density",

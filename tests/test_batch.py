@@ -18,10 +18,10 @@ from toy_batch import here, pictures
 
 from editkit.batch import driver as batching
 from editkit.batch import journal as journals
-from editkit.batch.driver import batch, masked
+from editkit.batch.driver import batch, with_mask
 from editkit.batch.engines import processes
 from editkit.batch.folder import items, listing
-from editkit.batch.journal import Done, opened
+from editkit.batch.journal import Done, open_journal
 from editkit.batch.work import Work
 from editkit.cli import run
 from editkit.errors import PictureError, UsageError
@@ -168,7 +168,7 @@ def test_masks_for_a_recipe_that_takes_none(here, capsys):
     assert run(["batch", "g.yaml", "in", "out", "--mask", "{stem}.mask.png"]) == 2
     assert "no plugin of the recipe takes one" in capsys.readouterr().err
     with pytest.raises(UsageError):
-        masked(Chain.of(Uncrop(right=6)), "m.png")
+        with_mask(Chain.of(Uncrop(right=6)), "m.png")
 
 
 def test_a_result_that_was_there_before_is_not_touched_without_force(here, capsys):
@@ -251,20 +251,20 @@ def test_killed_between_the_line_and_the_new_name_the_part_takes_its_place(here,
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)
-        with pytest.raises(KeyboardInterrupt), opened(Path("out"), {}) as journal:
+        with pytest.raises(KeyboardInterrupt), open_journal(Path("out"), {}) as journal:
             journal.commit(Done("a.png", "a.png", 0, "", 0), b"whole", target)
     assert not target.exists()
-    with opened(Path("out"), {}, resume=True) as journal:
+    with open_journal(Path("out"), {}, resume=True) as journal:
         assert journal.settle("a.png", "a.png")
     assert target.read_bytes() == b"whole"
 
 
 def test_a_damaged_journal_and_a_second_run_in_the_same_folder_are_refused(here):
-    with opened(Path("out"), {}), pytest.raises(UsageError, match="another batch is at work"):
-        opened(Path("out"), {}, resume=True).__enter__()
+    with open_journal(Path("out"), {}), pytest.raises(UsageError, match="another batch is at work"):
+        open_journal(Path("out"), {}, resume=True).__enter__()
     Path("out", journals.NAME).write_text("{}\n")
     with pytest.raises(Exception, match="line 1 is damaged"):
-        opened(Path("out"), {}, resume=True).__enter__()
+        open_journal(Path("out"), {}, resume=True).__enter__()
 
 
 def test_interrupted_the_run_says_how_to_go_on(here, capsys, monkeypatch):
@@ -298,7 +298,7 @@ def test_an_engine_of_ones_own_in_any_order_and_work_that_raises_nothing(tmp_pat
         for item in reversed(work):
             yield function(item)
 
-    with opened(tmp_path / "out", {}) as journal:
+    with open_journal(tmp_path / "out", {}) as journal:
         summary = batching.run(copy, todo, journal, backwards)
     assert (summary.made, summary.failed) == (2, {})
     assert states(str(tmp_path / "out"))[1:] == [("done", "b.png"), ("done", "a.png")]

@@ -11,7 +11,7 @@ from toy_batch import here, pictures
 
 from editkit.batch import journal as journals
 from editkit.batch.folder import Masks, items, listing
-from editkit.batch.work import seeded
+from editkit.batch.work import with_own_seed
 from editkit.cli import run
 from editkit.errors import UsageError
 from editkit.plugin.chain import Chain
@@ -40,9 +40,11 @@ def test_a_picture_has_the_same_seed_whatever_else_is_in_the_folder_and_can_be_m
 
 def test_every_stage_gets_a_seed_of_the_run_and_the_name():
     chain = Chain.of([[Guide()], [Guide()]]).using(seed=3)
-    one, same, other = (seeded(chain, name) for name in ("a.png", "a.png", "b.png"))
+    one, same, other = (with_own_seed(chain, name) for name in ("a.png", "a.png", "b.png"))
     assert one == same
-    seeds = [stage.options.seed for c in (one, other, seeded(chain.using(seed=4), "a.png")) for stage in c.stages]
+    seeds = [
+        stage.options.seed for c in (one, other, with_own_seed(chain.using(seed=4), "a.png")) for stage in c.stages
+    ]
     assert len(set(seeds[:2] + seeds[2:4])) == 4  # the first stage's own seed, 0, and the second's, 3
     assert seeds[0] != seeds[2]
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image, ImageCms, features
 from toy_as_they_are import scene
 
-from editkit.pictures.files.beside import without_claims
-from editkit.pictures.files.colours import PRIMARIES, meaning, profile
-from editkit.pictures.files.exif import sized
+from editkit.pictures.files.beside import strip_removed_parts
+from editkit.pictures.files.colours import PRIMARIES, interpret_chunks, profile
+from editkit.pictures.files.exif import with_size
 from editkit.pictures.files.jpeg import iptc
 from editkit.pictures.files.png import png_chunk
 from editkit.pictures.files.xmp import sized_xmp
@@ -67,12 +67,12 @@ def test_hdr_is_kept_or_told(tmp_path, transfer):
 def test_the_colours_of_srgb_need_no_words(tmp_path):
     for chunks in ([], [(b"sRGB", b"\0")], [(b"gAMA", struct.pack(">L", 45455))], [(b"cICP", b"\1\15\0\1")],
                    [(b"cICP", b"\11\20\0")], [(b"gAMA", b"\0\0\0\0")]):  # fmt: skip
-        assert meaning(chunks) is None, chunks
+        assert interpret_chunks(chunks) is None, chunks
 
 
 @pytest.mark.parametrize("value", [0, 1, 2**31, 2**32 - 1])
 def test_primaries_that_are_no_colours_have_no_profile(value):
-    said = meaning([(b"cHRM", struct.pack(">8L", *[value] * 8))])
+    said = interpret_chunks([(b"cHRM", struct.pack(">8L", *[value] * 8))])
     assert said is None or said[1] is None
 
 
@@ -206,18 +206,18 @@ def test_a_container_is_left_out_with_all_that_is_in_it():
     )
     place = "http://ns.google.com/photos/1.0/container/"
     names = f'xmlns:C="{place}" xmlns:I="{place}item/" '
-    left = without_claims(packet(HDRGM + names, inside))
+    left = strip_removed_parts(packet(HDRGM + names, inside))
     assert b"kept" in left
     assert b"GainMap" not in left
     assert b"Directory" not in left
     ElementTree.fromstring(left)
     for cut in range(0, len(inside), 7):  # whatever is open, nothing else is lost before it
-        assert without_claims(packet(names, inside[:cut] + "<dc:y>last</dc:y>")).count(b"last") <= 1
+        assert strip_removed_parts(packet(names, inside[:cut] + "<dc:y>last</dc:y>")).count(b"last") <= 1
 
 
 def test_claims_are_looked_for_in_a_time_that_follows_the_length():
     """Counted in steps of the scanner, not in seconds: the tags of 40,000 openings are visited once."""
-    left = without_claims(packet('xmlns:C="http://ns.google.com/photos/1.0/container/"', "<C:a>" * 40_000))
+    left = strip_removed_parts(packet('xmlns:C="http://ns.google.com/photos/1.0/container/"', "<C:a>" * 40_000))
     assert left.count(b"<C:a>") == 40_000
 
 
@@ -232,11 +232,11 @@ def test_exif_and_xmp_say_the_size_that_the_picture_has(size, order):
         struct.pack(order + "HHLL", 0x101, 4, 1, 32) + struct.pack(order + "HHLL", 0x8769, 4, 1, 50) + bytes(4) + sub
     )
     exif = Image.Exif()
-    exif.load(sized(data, size))
+    exif.load(with_size(data, size))
     assert (exif[0x100], exif[0x101]) == size
     assert (exif.get_ifd(0x8769)[0xA002], exif.get_ifd(0x8769)[0xA003]) == size
     for cut in range(len(data)):
-        assert len(sized(data[:cut], size)) == cut
+        assert len(with_size(data[:cut], size)) == cut
     xmp = b'tiff:ImageWidth="48" <tiff:ImageLength>32</tiff:ImageLength> exif:PixelXDimension=\'48\' dc:ImageWidth="48"'
     words = (
         b'tiff:ImageWidth="%d" <tiff:ImageLength>%d</tiff:ImageLength> exif:PixelXDimension=\'%d\' dc:ImageWidth="48"'

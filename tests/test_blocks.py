@@ -13,7 +13,7 @@ from test_parity_latent import adapter
 from torch import Tensor
 
 from editkit.diffusion.conditioning import Conditioning
-from editkit.models.fast.blocks import Attend, ChannelsLast, looks_once, quicken
+from editkit.models.fast.blocks import Attend, ChannelsLast, attends_once, replace_blocks
 from editkit.models.fast.packing import pack
 
 TEXT_FIRST: dict[str, Any] = {
@@ -34,7 +34,7 @@ def test_quickened_is_plain(linear: bool, heads: int) -> None:
     channels = (24, 48) if heads == 3 else (32, 64)
     plain = tiny.unet(use_linear_projection=linear, attention_head_dim=heads, block_out_channels=channels)
     plain = plain.requires_grad_(False).to(memory_format=torch.channels_last)
-    quick = pack(quicken(deepcopy(plain)))
+    quick = pack(replace_blocks(deepcopy(plain)))
     x, words = torch.randn(3, 4, 16, 8), torch.randn(3, 7, 32)
     expected = call(plain, x, words)
     assert torch.allclose(call(quick, x, words), expected, rtol=0, atol=2e-6 * float(expected.abs().max()))
@@ -43,7 +43,7 @@ def test_quickened_is_plain(linear: bool, heads: int) -> None:
 
 
 def test_pictures_stay_channels_last() -> None:
-    unet = quicken(tiny.unet()).to(memory_format=torch.channels_last)
+    unet = replace_blocks(tiny.unet()).to(memory_format=torch.channels_last)
     seen: list[bool] = []
     for module in unet.modules():
         if isinstance(module, ChannelsLast):
@@ -56,9 +56,9 @@ def test_pictures_stay_channels_last() -> None:
 
 
 def test_copies_are_looked_at_once() -> None:
-    unet = quicken(tiny.unet(**TEXT_FIRST))
-    assert looks_once(unet)
-    assert not looks_once(quicken(tiny.unet()))
+    unet = replace_blocks(tiny.unet(**TEXT_FIRST))
+    assert attends_once(unet)
+    assert not attends_once(replace_blocks(tiny.unet()))
     rows: list[int] = []
     attn1 = unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1
     attn1.to_q.register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
@@ -82,7 +82,7 @@ def test_other_attention_goes_diffusers_way(odd: dict[str, Any]) -> None:
 
 
 def test_a_text_with_a_mask_goes_diffusers_way() -> None:
-    plain, quick = tiny.unet(), quicken(tiny.unet())
+    plain, quick = tiny.unet(), replace_blocks(tiny.unet())
     x, words, mask = torch.randn(2, 4, 8, 8), torch.randn(2, 7, 32), torch.ones(2, 7, dtype=torch.bool)
     mask[:, 4:] = False
     masked = call(quick, x, words, encoder_attention_mask=mask)
@@ -92,7 +92,7 @@ def test_a_text_with_a_mask_goes_diffusers_way() -> None:
 
 def test_guidance_looks_at_one_picture_once() -> None:
     plain = adapter(4, tiny.SD, unet=tiny.unet(**TEXT_FIRST))
-    quick = adapter(4, tiny.SD, unet=quicken(tiny.unet(**TEXT_FIRST)))
+    quick = adapter(4, tiny.SD, unet=replace_blocks(tiny.unet(**TEXT_FIRST)))
     rows: list[int] = []
     attn1 = quick.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1
     attn1.to_q.register_forward_hook(lambda _, given, __: rows.append(len(given[0])))

@@ -18,7 +18,7 @@ from editkit.diffusion.samplers import DDIM, SAMPLERS, OneCall, make_sampler
 from editkit.diffusion.schedule import VE, Cosine, Flow
 from editkit.editing.settle import arrange, in_order
 from editkit.engine import loop
-from editkit.engine.binding import Around, prepare
+from editkit.engine.binding import Environment, prepare
 from editkit.errors import ChainError, PluginError, UsageError
 from editkit.pictures.picture import Picture
 from editkit.plugin import CONDITIONS, Hooks, Inputs, Plugin, registry
@@ -84,7 +84,7 @@ def _encoded(table, sampler, steps, x0):
     exact = model(table)
     inputs = Inputs(exact.attach(x0, None), x0, None, x0)
     up = Plan.uniform(steps).encode()
-    around = Around(Streams((0,)), x0.device, LEASE)
+    around = Environment(Streams((0,)), x0.device, LEASE)
     process = prepare(inputs, (), up, Options(sampler=sampler), tuple(x0.shape), around)
     return loop.run(process), process.levels[-1]
 
@@ -149,7 +149,7 @@ def test_a_sampler_holds_nothing_between_runs(name):
     runs = []
     for seed in (0, 1):
         inputs = Inputs(model())
-        around = Around(Streams((seed,)), CPU, LEASE)
+        around = Environment(Streams((seed,)), CPU, LEASE)
         process = prepare(inputs, (), Plan.uniform(8), Options(sampler=name), (3, 4), around)
         runs.append(loop.steps(replace(process, sampler=shared)))
     for first, _ in zip(*runs, strict=True):
@@ -185,7 +185,7 @@ def test_noise_is_asked_for_an_interval():
             return super().step(x_t, t, s, predict, told, memory)
 
     inputs = Inputs(model())
-    around = Around(Streams((0,)), CPU, LEASE)
+    around = Environment(Streams((0,)), CPU, LEASE)
     process = prepare(inputs, (), Plan.uniform(5), Options(sampler="ddim:eta=1"), (3, 4), around)
     loop.run(replace(process, sampler=Spy(eta=1.0)))
     assert asked == [(5, 4), (4, 3), (3, 2), (2, 1), (1, 0)]

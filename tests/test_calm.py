@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 import editkit
 from editkit.models.patches.calm import FLAT, calmed
-from editkit.pictures.filling import membrane, seamless
+from editkit.pictures.filling import blend_seamlessly, membrane
 from editkit_plugins.inpaint import Inpaint
 
 
@@ -93,11 +93,11 @@ def test_what_is_off_by_a_harmonic_function_is_cloned_without_a_seam():
     texture = torch.rand(3, 60, 90, generator=torch.Generator().manual_seed(0)) - 0.5
     inside = hole(60, 90)
     known = texture.where(~inside, 9.0)
-    made = seamless((texture + 0.4 + harmonic(60, 90))[None], known[None], inside[None, None].float())[0]
+    made = blend_seamlessly((texture + 0.4 + harmonic(60, 90))[None], known[None], inside[None, None].float())[0]
     assert torch.equal(made[:, ~inside], texture[:, ~inside])
     assert float((made - texture).abs().max()) < 0.004
     everything = torch.ones(1, 1, 60, 90)
-    assert torch.equal(seamless(texture[None], known[None], everything)[0], texture)  # nothing to meet
+    assert torch.equal(blend_seamlessly(texture[None], known[None], everything)[0], texture)  # nothing to meet
 
 
 def test_steps_between_pieces_of_a_smooth_background_go():

@@ -193,7 +193,7 @@ def test_crops_hold_every_hole_do_not_meet_and_save_work(mask, least):
     for k, box in enumerate(boxes):
         assert 0 <= box.left < box.right <= mask.shape[1]
         assert 0 <= box.top < box.bottom <= mask.shape[0]
-        assert not any(box.meets(other) for other in boxes[k + 1 :])
+        assert not any(box.overlaps(other) for other in boxes[k + 1 :])
         rest[box.rows, box.columns] = 0.0
     assert not rest.any()
     assert boxes == (joint,) or GAIN * sum(box.area for box in boxes) <= joint.area

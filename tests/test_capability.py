@@ -17,7 +17,7 @@ from torch import Tensor
 from toy_leasing import HOW, MASK, photo, sd
 
 from editkit import edit, sample
-from editkit.diffusion.capability import capability, changed, leased, networks
+from editkit.diffusion.capability import capability, copy_for_edit, networks, with_change
 from editkit.diffusion.conditioning import Conditioning, Prompt
 from editkit.diffusion.control import TakesControl
 from editkit.diffusion.model import (
@@ -99,19 +99,19 @@ def test_the_wrapper_is_asked_first() -> None:
 def test_a_change_within_keeps_the_wrappers() -> None:
     wrapped = Windowed(Quieter(Patches()), 16, 4)
     examples = [Example(torch.zeros(3, 20, 20))]
-    made: Any = changed(wrapped, TakesExamples, lambda one: one.given(examples, None))
+    made: Any = with_change(wrapped, TakesExamples, lambda one: one.given(examples, None))
     assert (type(made), type(made.model), len(made.model.inner.examples)) == (Windowed, Quieter, 1)
     assert wrapped.model.inner.examples == ()  # type: ignore[attr-defined]
-    larger: Any = changed(Quieter(Patches()), Enlarges, lambda one: one.enlarging(torch.zeros(1, 3, 20, 20), 2.0))
+    larger: Any = with_change(Quieter(Patches()), Enlarges, lambda one: one.enlarging(torch.zeros(1, 3, 20, 20), 2.0))
     assert (type(larger), type(larger.inner)) == (Quieter, Windowed)
     model = tiny_model()
-    assert changed(model, TakesExamples, lambda one: one.given(examples, None)) is model
+    assert with_change(model, TakesExamples, lambda one: one.given(examples, None)) is model
 
 
 def test_a_copy_for_an_edit_reaches_the_model_within_a_strangers_wrapper() -> None:
     model = tiny_model()
     wrapped = Quieter(model)
-    mine: Any = leased(wrapped)
+    mine: Any = copy_for_edit(wrapped)
     tiles = capability(mine, Tiles)
     assert tiles is not None
     tiles.tile()

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from editkit import edit
-from editkit.editing.made import make
+from editkit.editing.result import make
 from editkit.errors import ChainError, UsageError
 from editkit.pictures import outlines
-from editkit.pictures.changes import Changes, find
+from editkit.pictures.changes import Changes, find_changes
 from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Chain
 from editkit.plugins import Inpaint, OnlyChanges, SDEdit
@@ -79,7 +79,7 @@ def scores(changes: Changes, region: np.ndarray) -> tuple[float, float]:
 def test_a_known_change_is_found_beside_shift_tint_and_encoding(name, shift):
     before = photo(name)
     region = region_of(before)
-    changes = find(unit(before), unit(sent_through(painted(before, region), shift)))
+    changes = find_changes(unit(before), unit(sent_through(painted(before, region), shift)))
     recall, precision = scores(changes, region)
     assert recall > 0.98
     assert precision > 0.9
@@ -99,7 +99,7 @@ def test_thin_strokes_are_not_widened(name):
         ends = [(round(a * width), round(b * height)) for a, b in ((x, y), (x2, y2))]
         cv2.line(canvas, *ends, 1, 10)
     region = canvas > 0
-    changes = find(unit(before), unit(sent_through(painted(before, region), (3.0, 0.0))))
+    changes = find_changes(unit(before), unit(sent_through(painted(before, region), (3.0, 0.0))))
     recall, precision = scores(changes, region)
     assert recall > 0.97
     assert precision > 0.9
@@ -126,7 +126,7 @@ def test_what_an_encoder_spreads_of_a_hue_is_no_change(name, shift):
         cv2.line(canvas, (round(x * width), round(y * height)), (round(x2 * width), round(y2 * height)), 1, 8)
     region = canvas > 0
     after = in_other_hues(before, region)
-    changes = find(unit(before), unit(sent_through(after, shift, quality=95)))
+    changes = find_changes(unit(before), unit(sent_through(after, shift, quality=95)))
     recall, precision = scores(changes, region & (after != before).any(-1))
     assert recall > 0.95
     assert precision > 0.9
@@ -150,7 +150,7 @@ def test_between_strokes_the_faint_is_searched_for_again_when_they_have_their_ou
         after = sent_through(in_other_hues(before, canvas > 0), (-2.0, 3.0), quality=95)
         for again in (True, False):
             monkeypatch.setattr(outlines, "CHECKED", outlines.CHECKED if again else -1)
-            changes = find(unit(before), unit(after))
+            changes = find_changes(unit(before), unit(after))
             far[again] += int((changes.mask[cv2.dilate(canvas, np.ones((5, 5), np.uint8)) == 0] > 0).sum())
             recalls[again].append(scores(changes, canvas > 0)[0])
             monkeypatch.undo()
@@ -161,7 +161,7 @@ def test_between_strokes_the_faint_is_searched_for_again_when_they_have_their_ou
 def test_what_fades_lies_within_what_was_found():
     """Outside of the mask nothing changes; inside, away from its edge, all of the edit is there."""
     before = photo()
-    changes = find(unit(before), unit(sent_through(painted(before, region_of(before)))))
+    changes = find_changes(unit(before), unit(sent_through(painted(before, region_of(before)))))
     found = changes.mask > 0
     inner = cv2.erode(found.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1) > 0
     assert (changes.mask[inner] == 1).all()
@@ -173,7 +173,7 @@ def test_the_change_comes_in_the_colours_and_at_the_place_of_the_picture():
     before = photo()
     region = region_of(before)
     wanted = painted(before, region)
-    changes = find(unit(before), unit(sent_through(wanted, (3.0, -2.0), quality=95)))
+    changes = find_changes(unit(before), unit(sent_through(wanted, (3.0, -2.0), quality=95)))
     inside = cv2.erode(region.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
     off = np.abs(changes.onto(unit(before)) - unit(wanted))[inside]
     undone = np.abs(unit(sent_through(wanted, (3.0, -2.0), quality=95)) - unit(wanted))[inside]
@@ -185,20 +185,20 @@ def test_what_clips_is_no_change():
     """A tint that runs into white cannot be undone there, and nothing was changed."""
     before = np.clip(unit(photo("seabed")) * 1.6, 0.0, 1.0)
     after = np.clip(before * np.float32(1.08), 0.0, 1.0)
-    assert find(before, after).share == 0.0
+    assert find_changes(before, after).share == 0.0
 
 
 @pytest.mark.parametrize("quality", [95, 75, 40])
 def test_an_edit_that_changed_nothing_leaves_the_picture(quality):
     before = photo("grass")
-    changes = find(unit(before), unit(sent_through(before, (2.0, 1.0), quality=quality)))
+    changes = find_changes(unit(before), unit(sent_through(before, (2.0, 1.0), quality=quality)))
     assert changes.share == 0.0
     assert np.array_equal(changes.onto(unit(before)), unit(before))
 
 
 def test_the_very_picture_has_no_change_shift_or_tint():
     before = unit(photo("horses"))
-    changes = find(before, before.copy())
+    changes = find_changes(before, before.copy())
     assert (changes.shift, changes.zoom, changes.share) == ((0.0, 0.0), 1.0, 0.0)
     assert changes.tint == pytest.approx(0.0, abs=1e-3)
 
@@ -209,7 +209,7 @@ def test_a_zoom_is_seen_and_undone():
     height, width = before.shape[:2]
     matrix = np.array([[1.02, 0.0, -0.01 * (width - 1)], [0.0, 1.02, -0.01 * (height - 1)]])
     zoomed = cv2.warpAffine(painted(before, region), matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=2)
-    changes = find(unit(before), unit(sent_through(zoomed)))
+    changes = find_changes(unit(before), unit(sent_through(zoomed)))
     assert changes.zoom == pytest.approx(1.02, abs=1e-3)
     assert np.hypot(*changes.shift) < 0.3
     recall, precision = scores(changes, region)
@@ -221,7 +221,7 @@ def test_a_zoom_is_seen_and_undone():
 def test_any_size_serves(size):
     random = np.random.default_rng(0)
     before, after = (random.random((*size, 3), dtype=np.float32) for _ in range(2))
-    changes = find(before, after)
+    changes = find_changes(before, after)
     assert changes.mask.shape == size
     assert np.isfinite(changes.onto(before)).all()
 
@@ -231,7 +231,7 @@ def test_flat_pictures_serve(value):
     before = np.full((40, 50, 3), value, np.float32)
     after = before.copy()
     after[10:30, 10:30] = 1.0 - value if value != 0.5 else 0.9
-    changes = find(before, after)
+    changes = find_changes(before, after)
     assert changes.shift == (0.0, 0.0)
     assert (changes.mask[10:30, 10:30] > 0).all()
     assert changes.share < 0.3
@@ -242,7 +242,7 @@ def test_another_picture_altogether_is_all_change():
     before = unit(photo("grass", 200))
     for after in (before[::-1, ::-1].copy(), unit(photo("seabed", 200))[:149, :200], 1.0 - before):
         after = cv2.resize(after, before.shape[1::-1])
-        changes = find(before, after)
+        changes = find_changes(before, after)
         assert (changes.share, changes.shift, changes.zoom, changes.tint) == (1.0, (0.0, 0.0), 1.0, 0.0)
         assert np.array_equal(changes.onto(before), after)
 

@@ -19,7 +19,7 @@ from editkit.batch.manifest import LONGEST, rows
 from editkit.common import trust
 from editkit.errors import ModelError, UsageError
 from editkit.models.files import gguf_header
-from editkit.models.files.gguf_header import MOST, HeaderError, look_through
+from editkit.models.files.gguf_header import MOST, HeaderError, check_header
 from editkit.plugin.chain import Chain
 from editkit.plugins import Inpaint
 
@@ -65,37 +65,37 @@ def test_a_gguf_claims_no_more_than_it_has(tmp_path, name):
     file = tmp_path / "x.gguf"
     file.write_bytes(CLAIMS[name])
     with pytest.raises(HeaderError):
-        look_through(file)
+        check_header(file)
 
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_it_is_one_line_for_the_user_and_the_library_is_not_asked(tmp_path, name, monkeypatch):
     gguf = pytest.importorskip("gguf")
-    from editkit.models.files.overlay import contents
+    from editkit.models.files.overlay import list_tensors
 
     monkeypatch.setattr(gguf, "GGUFReader", lambda file: pytest.fail("the library was asked"))
     file = tmp_path / "x.gguf"
     file.write_bytes(CLAIMS[name])
     with pytest.raises(ModelError, match=r"x\.gguf (is damaged or not a GGUF file|is empty)") as error:
-        list(contents("m", file))
+        list(list_tensors("m", file))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("sides", [(2**40, 2**40), (2**32, 2**32), (8, 2**62), (0, 2**40)])
 def test_a_tensor_of_a_gguf_that_the_file_has_not_is_refused(tmp_path, sides):
     pytest.importorskip("gguf")
-    from editkit.models.files.overlay import contents
+    from editkit.models.files.overlay import list_tensors
 
     file = tmp_path / "x.gguf"
     file.write_bytes(header(1, 0, tensor(*sides)))
     with contextlib.suppress(ModelError):
-        assert all(0 in one.shape for one in contents("m", file))  # nothing of it is there, and it says so
+        assert all(0 in one.shape for one in list_tensors("m", file))  # nothing of it is there, and it says so
 
 
 def test_headers_of_whole_files_are_read_to_their_end(tmp_path):
     gguf = pytest.importorskip("gguf")
     file = tiny_files.gguf({"a": torch.ones(4, 32), "b": torch.ones(3)}, tmp_path / "x.gguf")
-    look_through(file)
+    check_header(file)
     writer = gguf.GGUFWriter(tmp_path / "y.gguf", "flux")
     writer.add_array("words", ["a", "b"])
     writer.add_array("numbers", [1.5, 2.5])
@@ -107,7 +107,7 @@ def test_headers_of_whole_files_are_read_to_their_end(tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    look_through(tmp_path / "y.gguf")
+    check_header(tmp_path / "y.gguf")
 
 
 def test_what_is_looked_at_grows_with_what_is_there(tmp_path):
@@ -176,8 +176,8 @@ CODE = {"_attn_implementation": "a/kernel", "quantization_config": {"quant_metho
 @pytest.mark.parametrize("deep", [lambda v: v, lambda v: {"text_config": v}, lambda v: {"a": [1, [v]]}])
 def test_no_folder_that_masks_ask_chooses_code(key, deep):
     with pytest.raises(ModelError, match=f"has '{key}', which would run code"):
-        trust.settings("folder", "config.json", deep({key: CODE[key]}))
-    trust.settings("folder", "config.json", deep({key: None, "_attn_implementation": "sdpa", "kernel_size": 3}))
+        trust.check_no_code("folder", "config.json", deep({key: CODE[key]}))
+    trust.check_no_code("folder", "config.json", deep({key: None, "_attn_implementation": "sdpa", "kernel_size": 3}))
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +236,7 @@ def test_shards_of_a_network_for_masks_lie_beside_their_index(clipseg, tmp_path)
                                     {"size": {"height": float("nan")}}, {"min_pixels": 10**12}])  # fmt: skip
 def test_a_preparation_enlarges_no_picture_without_end(config):
     with pytest.raises(ModelError, match="is the most that is taken"):
-        trust.preparation("f", "preprocessor_config.json", {"a": [config]})
+        trust.check_preprocessor_config("f", "preprocessor_config.json", {"a": [config]})
     known = {"size": {"shortest_edge": 3136, "longest_edge": 12845056}, "crop_size": 224, "min_pixels": 3136,
              "max_pixels": 12845056, "do_resize": True, "image_mean": [0.5, 0.5, 0.5]}  # fmt: skip
-    trust.preparation("f", "preprocessor_config.json", known)
+    trust.check_preprocessor_config("f", "preprocessor_config.json", known)

@@ -13,7 +13,7 @@ from toy import Isotropic
 from editkit import edit, sample
 from editkit.diffusion.schedule import VE, Cosine, Flow
 from editkit.errors import ModelError, UsageError
-from editkit.models.classifiers import load_classifier, resolve
+from editkit.models.classifiers import load_classifier, resolve_label
 from editkit.models.classifiers.kinds import Clean, NoiseAware
 from editkit.models.classifiers.network import Network
 from editkit.pictures.picture import Picture
@@ -222,7 +222,7 @@ def test_an_architecture_of_torchvision_or_timm_with_a_file_of_weights(tmp_path)
     tv = get_model("squeezenet1_1", weights=None)
     save_file(tv.state_dict(), tmp_path / "tv.safetensors")
     one = load_classifier(f"torchvision:squeezenet1_1:{tmp_path / 'tv.safetensors'}", CPU)
-    assert one.labels[resolve("tabby", one.labels)] == "tabby"
+    assert one.labels[resolve_label("tabby", one.labels)] == "tabby"
     assert one(torch.zeros(2, 3, 40, 50)).shape == (2, 1000)
     small = timm.create_model("test_resnet", pretrained=False, num_classes=5)
     folder = tmp_path / "timm"
@@ -246,14 +246,14 @@ def test_an_architecture_of_torchvision_or_timm_with_a_file_of_weights(tmp_path)
 )
 def test_an_unknown_label_is_refused_with_the_nearest(label, message):
     with pytest.raises(UsageError, match=message):
-        resolve(label, ("cat", "tabby cat", "dog"))
+        resolve_label(label, ("cat", "tabby cat", "dog"))
 
 
 def test_labels_by_number_name_and_without_their_synonyms():
     labels = ("tench, Tinca tinca", "great_white shark", "crane", "crane")
-    assert [resolve(text, labels) for text in ("0", "Tench", "great white shark")] == [0, 0, 1]
+    assert [resolve_label(text, labels) for text in ("0", "Tench", "great white shark")] == [0, 0, 1]
     with pytest.raises(UsageError, match="several labels have this name: 2, 3"):
-        resolve("crane", labels)
+        resolve_label("crane", labels)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from editkit.cli import run
-from editkit.cli.process import settle
+from editkit.cli.process import configure_process
 
 MASK = "box:30,20,58,44"
 
@@ -225,14 +225,14 @@ def test_a_commands_process_settles_itself_and_leaves_what_the_user_set(monkeypa
     monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "9")
     try:
-        settle()
+        configure_process()
         assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
         assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
         assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "9"
         assert gc.get_threshold()[0] > before[0]
         assert gc.isenabled()
         monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-        settle()
+        configure_process()
         assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
     finally:
         gc.set_threshold(*before)

@@ -9,7 +9,7 @@ from PIL import Image
 from editkit import edit
 from editkit.cli import run
 from editkit.errors import EditkitError
-from editkit_plugins.colorize import Colorize, pointed
+from editkit_plugins.colorize import Colorize, parse_points
 from editkit_plugins.restoring.points import Point
 from editkit_plugins.restoring.scribbles import FAR, reach, spread
 
@@ -73,7 +73,7 @@ def test_beyond_the_reach_the_models_colours_stay():
     ],
 )
 def test_points_are_pixels_or_per_cent(text, point):
-    assert pointed(text, 200, 100)[:2] == point
+    assert parse_points(text, 200, 100)[:2] == point
 
 
 @pytest.mark.parametrize("text", ["10,20", "x,20,red", "10,20,rod", "", "10;20;red", "-1,2,red"])

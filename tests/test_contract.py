@@ -7,7 +7,7 @@ from pydantic import Field
 from toy import Isotropic
 
 from editkit import edit
-from editkit.cli.check import told, typed
+from editkit.cli.check import report_checks, typed
 from editkit.diffusion.conditioning import Conditioning
 from editkit.editing import contract
 from editkit.editing.settle import arrange
@@ -135,13 +135,13 @@ def test_checks_of_what_is_missing_are_counted_as_not_made(capsys):
     def kept(checked):
         """It is."""
 
-    assert told("mine", "mine", {"missing": missing, "partly": partly, "kept": kept}) == 0
+    assert report_checks("mine", "mine", {"missing": missing, "partly": partly, "kept": kept}) == 0
     shown = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in shown] == ["not", "kept", "not", "kept", "mine:"]
     assert str(MISSING) in shown[0]
     assert shown[2].split() == ["not", "tried", "the", "VE", "table:", "no", "levels"]
     assert shown[-1] == "mine: keeps the contract (1 not checked, 1 in part)"
-    assert told("mine", "mine", {"missing": missing}) == 1
+    assert report_checks("mine", "mine", {"missing": missing}) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "mine: nothing could be checked"
 
 

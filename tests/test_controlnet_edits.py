@@ -39,14 +39,14 @@ def test_the_hint_is_cut_and_resized_with_the_picture(sd: str, folder: Path, mon
     seen: list[tuple[Tensor, Tensor]] = []
     from editkit_plugins import controlnet
 
-    bound = controlnet._bound
+    bound = controlnet._bind_controlnet
 
     def watched(plugin: Any, run: Any) -> Any:
         control = bound(plugin, run)
         seen.append((control.hint * 2 - 1, run.inputs.picture))
         return control
 
-    monkeypatch.setattr(controlnet, "_bound", watched)
+    monkeypatch.setattr(controlnet, "_bind_controlnet", watched)
     picture = photo(151, 203)
     for control in ("tile:factor=1", picture.pixels, Image.fromarray(picture.pixels)):
         for canvas in ("crop", "full", "auto"):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from editkit.errors import UsageError
 from editkit_plugins.restoring import kernels
-from editkit_plugins.restoring.cropped import fitted
+from editkit_plugins.restoring.cropped import crop_to_fit
 from editkit_plugins.restoring.degradations import Blur, Grey, Mask, Quantise, average, bicubic
 from editkit_plugins.restoring.jpeg import Jpeg, tables
 
@@ -139,7 +139,7 @@ def test_what_is_not_linear_is_idempotent_and_projects_onto_what_explains_it(A):
 
 @pytest.mark.parametrize("A", [average((3, 8, 8), 2), Quantise(4, (3, 8, 8))], ids=["average", "quantise"])
 def test_on_a_padded_picture_the_padding_is_not_observed(A):
-    wide, y = fitted(A, 10, 11), A.forward(noise(1, 3, 8, 8))
+    wide, y = crop_to_fit(A, 10, 11), A.forward(noise(1, 3, 8, 8))
     x = noise(1, 3, 10, 11, seed=1)
     near = wide.project(x, y)
     torch.testing.assert_close(near[..., :8, :8], A.project(x[..., :8, :8], y))

@@ -16,7 +16,7 @@ from toy import Isotropic
 from editkit import density
 from editkit.cli import run
 from editkit.diffusion.schedule import VE, Flow
-from editkit.editing.likely import SCALES
+from editkit.editing.picture_density import SCALES
 from editkit.errors import EditkitError, ModelError, UsageError
 from editkit.pictures.picture import Picture
 

@@ -95,7 +95,7 @@ def test_two_distributions_with_one_name_are_an_error_naming_both(tmp_path, monk
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(PluginError, match="my-sepia and other-sepia both have one of that name"):
         registry.load("sepia")
-    rows = {row.name: row for row in registry.listed()}
+    rows = {row.name: row for row in registry.list_installed()}
     assert rows["sepia"].kind is None
     assert rows["inpaint"].kind is not None
 

@@ -253,12 +253,12 @@ def test_what_is_broken_is_listed_with_its_reason_and_stops_nobody(tmp_path, pho
 
 
 DOORS = {
-    "editkit.plugins": (registry.listed, "sdedit", "Mirror"),
-    "editkit.samplers": (samplers.listed, "ddim", "Lazy"),
-    "editkit.models": (folder.listed, "pocket", "NAMED"),
-    "editkit.masks": (shapes.listed, "box", "CIRCLE"),
-    "editkit.engines": (engines.listed, "ray", "BACKWARDS"),
-    "editkit.hints": (hints.listed, "canny", "Grey"),
+    "editkit.plugins": (registry.list_installed, "sdedit", "Mirror"),
+    "editkit.samplers": (samplers.list_installed, "ddim", "Lazy"),
+    "editkit.models": (folder.list_installed, "pocket", "NAMED"),
+    "editkit.masks": (shapes.list_installed, "box", "CIRCLE"),
+    "editkit.engines": (engines.list_installed, "ray", "BACKWARDS"),
+    "editkit.hints": (hints.list_installed, "canny", "Grey"),
 }
 FAULTY = '''
 from stranger import *
@@ -340,6 +340,6 @@ def test_words_may_be_longer_than_a_files_name():
 
 def test_the_built_ins_go_the_same_way():
     assert set(samplers.SAMPLERS.names()) >= {"ddpm", "ddim", "euler", "heun", "dpm++2m", "unipc", "lcm"}
-    assert all(row.broken is None for rows in (samplers.listed(), shapes.listed(), engines.listed(), folder.listed())
-               for row in rows)  # fmt: skip
+    groups = (samplers, shapes, engines, folder)
+    assert all(row.broken is None for group in groups for row in group.list_installed())
     assert load(describe("patches"), torch.device("cpu"), torch.float32).info == describe("patches")

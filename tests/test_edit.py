@@ -15,7 +15,7 @@ from test_parity_flux2 import parts
 
 from editkit import edit
 from editkit.editing.api import plan
-from editkit.editing.made import make
+from editkit.editing.result import make
 from editkit.errors import ChainError, UsageError
 from editkit.models import describe, load
 from editkit.models.leasing import Models

@@ -13,7 +13,7 @@ from editkit.diffusion.noise import Streams
 from editkit.diffusion.plan import Plan
 from editkit.diffusion.schedule import VE, Cosine, Flow
 from editkit.engine import loop
-from editkit.engine.binding import Around, prepare
+from editkit.engine.binding import Environment, prepare
 from editkit.errors import HookError, UsageError
 from editkit.models.leasing import Models
 from editkit.models.schedules import make_schedule
@@ -31,7 +31,7 @@ def _plugin(name="made", through="network", **methods):
 def _process(plugins=(), steps=10, sampler="ddim", shape=(3, 4)):
     inputs = Inputs(model())
     with Models().borrow(inputs.model) as lease:
-        around = Around(Streams((0,)), torch.device("cpu"), lease)
+        around = Environment(Streams((0,)), torch.device("cpu"), lease)
         return prepare(inputs, plugins, Plan.uniform(steps), Options(sampler=sampler), shape, around)
 
 

@@ -36,7 +36,7 @@ def test_metadata_is_read_once_while_nothing_changes(monkeypatch):
 
 
 def test_whose_a_sampler_is_is_asked_once_while_nothing_changes(monkeypatch):
-    entries._called.cache_clear()
+    entries._entries_named.cache_clear()
     owner, asked = entries._owner, []
     monkeypatch.setattr(entries, "_owner", lambda point: asked.append(point.name) or owner(point))
     for _ in range(3):

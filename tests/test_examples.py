@@ -13,7 +13,7 @@ from editkit.cli.words import parse
 from editkit.diffusion.conditioning import Conditioning
 from editkit.diffusion.model import Example, Pass
 from editkit.editing import recipe
-from editkit.editing.canvas import beside, example
+from editkit.editing.canvas import example, size_at_scale
 from editkit.editing.settle import plan_stage
 from editkit.errors import ChainError, ModelError, ParameterError, PictureError
 from editkit.models.patches.denoise import Bound, Settings
@@ -87,7 +87,7 @@ def test_an_example_is_scaled_with_the_passes_and_blurred_as_the_coarser_pass_bl
     box = Box(10, 20, 110, 100)
     coarse, fine = Pass(box, 40, 50, 4), Pass(box, 80, 100, 4)
     other = Picture(noise(60, 30))
-    assert beside(coarse, other.size) == (15, 30)
+    assert size_at_scale(coarse, other.size) == (15, 30)
     small, large = (example(other, at, before, torch.device("cpu")) for at, before in ((coarse, None), (fine, coarse)))
     assert small.lowres is None
     assert small.image.shape == (3, 30, 15)
@@ -100,7 +100,7 @@ def test_an_example_is_scaled_with_the_passes_and_blurred_as_the_coarser_pass_bl
 def test_the_first_pass_has_enough_to_learn_from():
     hole = np.ones((300, 400), bool)
     rungs = ladder(Box(0, 0, 400, 300), 22, 22, hole, [(60, 50)])
-    width, height = beside(rungs[0], (60, 50))
+    width, height = size_at_scale(rungs[0], (60, 50))
     assert (width - PATCH + 1) * (height - PATCH + 1) >= FEWEST
     assert rungs[0].width < 400
     assert rungs[-1].width == 400

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from editkit.diffusion.flows import of_state
+from editkit.diffusion.flows import flow_for_state
 from editkit.diffusion.model import ModelInfo
-from editkit.editing.fast import KINDS, recognised, settled
+from editkit.editing.fast import KINDS, find_fast_lora, settle_options
 from editkit.editing.settle import plan_stage
 from editkit.errors import EditkitError, UsageError
 from editkit.models.latent import flux, flux2, qwen, unet, xl
@@ -36,7 +36,7 @@ def lora(folder: Path, name: str, **metadata: str) -> str:
 def made(model: ModelInfo, word: str, **asked: Any) -> tuple[Options, str]:
     said: list[str] = []
     options = Options(lora=(word,), fast=True, **asked)
-    found = settled(
+    found = settle_options(
         options.merged(Options(sampler=asked.get("sampler", "dpm++2m"))), options, model, said.append, False
     )
     (line,) = said
@@ -107,25 +107,25 @@ def test_without_such_a_lora_it_says_what_is_known(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is for 1 steps; of this kind .hyper. only 2, 4, 8, 12 are known"):
         made(info("xl"), lora(tmp_path, "Hyper-SDXL-1step-lora.safetensors"))
     with pytest.raises(UsageError, match="there is no such file"):
-        recognised(("none.safetensors",), info("xl"))
+        find_fast_lora(("none.safetensors",), info("xl"))
     (tmp_path / "lightning.safetensors").write_bytes(b"no")
     with pytest.raises(EditkitError, match="lightning.safetensors is damaged"):
-        recognised((str(tmp_path / "lightning.safetensors"),), info("xl"))
+        find_fast_lora((str(tmp_path / "lightning.safetensors"),), info("xl"))
 
 
 def test_a_word_within_a_word_is_none(tmp_path: Path) -> None:
     for name in ("calcmania", "hyperrealism", "turbocharged-car"):
         word = lora(tmp_path, f"{name}.safetensors")
-        assert all(recognised((word,), info(model)) is None for model in FAMILIES), name
+        assert all(find_fast_lora((word,), info(model)) is None for model in FAMILIES), name
 
 
 def test_steps_of_training_are_none_of_the_run(tmp_path: Path) -> None:
     said = {"modelspec.title": "Lightning", "modelspec.description": "3000 steps of distillation; use 8 steps"}
-    found = recognised((lora(tmp_path, "mine.safetensors", **said),), info("qwen"))
+    found = find_fast_lora((lora(tmp_path, "mine.safetensors", **said),), info("qwen"))
     assert found is not None
     assert found.steps == 8
     said["modelspec.description"] = "distilled in 3000 steps"
-    found = recognised((lora(tmp_path, "mine.safetensors", **said),), info("qwen"))
+    found = find_fast_lora((lora(tmp_path, "mine.safetensors", **said),), info("qwen"))
     assert found is not None
     assert found.steps == found.kind.steps
 
@@ -155,6 +155,6 @@ def test_the_plan_of_a_stage_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         line.startswith("--fast: Qwen-Image-Lightning-8steps-V1.0.safetensors (lightning): steps 8") for line in said
     )
     model = load(describe(str(folder)), torch.device("cpu"), torch.float32)
-    levels = of_state(model.schedule, 128, 128, plan.options.shift).levels(8, "trailing")
+    levels = flow_for_state(model.schedule, 128, 128, plan.options.shift).levels(8, "trailing")
     s = np.linspace(1.0, 1 / 8, 8)
     assert np.allclose([level.sigma for level in levels[:0:-1]], 3 * s / (1 + 2 * s), atol=1e-6)

@@ -13,7 +13,7 @@ from editkit.editing.api import stream
 from editkit.editing.coherence import misfit
 from editkit.editing.settle import plan_stage
 from editkit.models.patches.denoise import Bound, Settings
-from editkit.pictures.filling import filled, membrane
+from editkit.pictures.filling import fill_hole, membrane
 from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Chain
 from editkit_plugins.inpaint import Inpaint
@@ -36,8 +36,8 @@ def test_the_four_fills():
     mask[..., 4:9, 5:12] = 0.5
     inside = (mask > 0).expand_as(image)
     known = [image[k, :, mask[0, 0] == 0] for k in range(2)]
-    made = {fill: filled(image, mask, fill, Streams((1,)).stream("x")) for fill in ("smooth", "mean", "noise")}
-    assert filled(image, mask, "original") is image
+    made = {fill: fill_hole(image, mask, fill, Streams((1,)).stream("x")) for fill in ("smooth", "mean", "noise")}
+    assert fill_hole(image, mask, "original") is image
     for fill in made.values():
         assert torch.equal(fill[~inside], image[~inside])
     for k in range(2):
@@ -47,7 +47,7 @@ def test_the_four_fills():
     assert torch.equal(made["smooth"], membrane(image, (mask > 0).float()))
     assert made["noise"][inside].std() > made["mean"][inside].std()
     with pytest.raises(ValueError, match="stream"):
-        filled(image, mask, "noise")
+        fill_hole(image, mask, "noise")
 
 
 def test_sdedit_starts_from_the_fill():

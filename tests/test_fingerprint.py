@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from editkit.diffusion.model import ModelInfo
 from editkit.models.files import fingerprint as hashes
-from editkit.models.files.fingerprint import _of, fingerprint
+from editkit.models.files.fingerprint import _hash_weights, fingerprint
 from editkit.models.patches.info import PATCHES
 
 
@@ -37,7 +37,7 @@ def test_a_link_into_the_hubs_cache_is_its_own_hash(tmp_path):
     linked = tmp_path / "linked" / "unet"
     linked.mkdir(parents=True)
     (linked / "model.safetensors").symlink_to(blob)
-    assert _of(tmp_path / "linked") == fingerprint(info)
+    assert _hash_weights(tmp_path / "linked") == fingerprint(info)
 
 
 def test_a_large_file_is_read_once_until_it_changes(tmp_path, monkeypatch):

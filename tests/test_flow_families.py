@@ -167,7 +167,7 @@ def test_a_lora_stays_beside_quantised_weights(folder: Any, tmp_path: Path, monk
     info = describe(folder("flux2"))
     fused: Any = load(info, torch.device("cpu"), torch.float32, setup=asked)
     with monkeypatch.context() as m:
-        m.setattr(lora_files, "quantised", lambda network: type(network).__name__ == "Flux2Transformer2DModel")
+        m.setattr(lora_files, "is_quantised", lambda network: type(network).__name__ == "Flux2Transformer2DModel")
         beside: Any = load(info, torch.device("cpu"), torch.float32, setup=asked)
     assert not any("lora" in key for key in fused.transformer.state_dict())
     assert any("lora" in key for key in beside.transformer.state_dict())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from editkit import sample
 from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
-from editkit.diffusion.flows import JUMP, Empirical, Line, SizedFlow, of_state
+from editkit.diffusion.flows import JUMP, Empirical, Line, SizedFlow, flow_for_state
 from editkit.diffusion.model import ModelInfo, PixelSpace
 from editkit.diffusion.prediction import Prediction, convert
 from editkit.diffusion.schedule import Cosine, Flow, Level
@@ -54,7 +54,7 @@ def test_a_table_that_is_none_of_flow_matching_is_refused() -> None:
 def test_levels_are_diffusers_to_the_bit(name: str, steps: int) -> None:
     theirs = FlowMatchEulerDiscreteScheduler(**CONFIGS[name])
     table = make_flow(configured(name), patch=2)
-    sized = of_state(table, 96, 64, None)
+    sized = flow_for_state(table, 96, 64, None)
     assert isinstance(sized, SizedFlow)
     mu = None if sized.mu is None else sized.mu(96 * 64 // 4, steps)
     theirs.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
@@ -79,13 +79,13 @@ def test_the_shift_grows_with_the_picture_and_jumps_where_flux_2_does() -> None:
 
 def test_a_shift_that_is_asked_for_is_that_of_every_size() -> None:
     table = make_flow(configured("qwen"), patch=2)
-    small, large = (of_state(table, side, side, 3.0).levels(4) for side in (16, 128))
+    small, large = (flow_for_state(table, side, side, 3.0).levels(4) for side in (16, 128))
     assert small == large
     assert [level.sigma for level in small[1:]] == pytest.approx([0.5, 0.75, 0.9, 1.0])
-    plain = of_state(Flow(3.0, 1000.0, "linspace"), 8, 8, 2.0)
+    plain = flow_for_state(Flow(3.0, 1000.0, "linspace"), 8, 8, 2.0)
     assert isinstance(plain, Flow)
     assert plain.shift == 2.0
-    assert isinstance(of_state(Cosine(), 8, 8, 2.0), Cosine)
+    assert isinstance(flow_for_state(Cosine(), 8, 8, 2.0), Cosine)
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,7 +44,7 @@ GATES = {
     "editkit/__init__.py:__getattr__": OWN,
     "editkit/plugin/__init__.py:__getattr__": OWN,
     "editkit/cli/__init__.py:commands.typer_app.load": OWN,
-    "editkit/cli/completion.py:_of_command": OWN,
+    "editkit/cli/completion.py:_command_completions": OWN,
     "editkit/common/moved.py:Finder.exec_module": OWN,
     "editkit/common/moved.py:forward.found": OWN,
     "editkit/pictures/files/reading.py:_register_heif": OWN,
@@ -52,53 +52,53 @@ GATES = {
     "editkit/batch/catalog.py:Catalog.done": "our own temporary database of this run",
     "editkit/batch/catalog.py:Items._item": "our own temporary database of this run",
     "editkit/batch/delivery.py:done_of": "a marker of known keys; its names are compared with the batch's own",
-    "editkit/batch/lease.py:_body": "a lease of known keys and types",
+    "editkit/batch/lease.py:_parse_lease": "a lease of known keys and types",
     "editkit/batch/ledger.py:Ledger._records": "lines of known keys; names are compared with the batch's own",
     "editkit/batch/manifest.py:_read": "rows of texts and numbers, checked as options; none names a file to write",
-    "editkit/batch/metrics.py:_state": "tensors; torch reads weights_only",
+    "editkit/batch/metrics.py:_load_state": "tensors; torch reads weights_only",
     "editkit/batch/on_ray.py:_rows": "what this driver packed for its own workers",
-    "editkit/batch/on_ray.py:_streamed": "what this driver's own workers packed",
+    "editkit/batch/on_ray.py:_stream_results": "what this driver's own workers packed",
     "editkit/batch/sheet.py:_as_parquet": "our own lines of results",
-    "editkit/cli/studio/said.py:_value": "a literal of the call that is pasted: text, numbers, lists",
+    "editkit/cli/studio/notations.py:_eval_literal": "a literal of the call that is pasted: text, numbers, lists",
     "editkit/editing/workplace.py:_facts": "our own facts of a frame",
     "editkit/editing/workplace.py:_picture": "our own PNG of a frame",
     "editkit/models/latent/flux.py:Flux.pipeline": "a class of diffusers that our source names",
-    "plugins/editkit_plugins/masks/networks.py:_json": TEXT,
-    "plugins/editkit_plugins/masks/networks.py:_loaded": "classes that our source names; safetensors, no code, no hub",
+    "plugins/editkit_plugins/masks/networks.py:_read_json": TEXT,
+    "plugins/editkit_plugins/masks/networks.py:_load": "classes that our source names; safetensors, no code, no hub",
     "editkit/batch/journal.py:_read": "lines of known keys and types; paths are compared with the batch's own",
     "editkit/cli/settings.py:read": "the user's own file: known options, checked as if they were typed",
     "editkit/editing/contract.py:light": "this Python, which imports a module that is installed",
-    "editkit/editing/fast.py:_said": "a header of text, in which words are looked for",
+    "editkit/editing/fast.py:_description": "a header of text, in which words are looked for",
     "editkit/editing/recipe.py:from_yaml": "YAML without aliases and tags, at most 20,000 values, known keys",
-    "editkit/plugin/summaries.py:_read": "the user's own cache: lines of text about plugins",
+    "editkit/plugin/summaries.py:_read_cache": "the user's own cache: lines of text about plugins",
     "editkit/models/classifiers/__init__.py:is_noisy": "whether a key is there",
     "editkit/models/clip.py:is_noisy": "whether a key is there",
-    "editkit/models/classifiers/loading.py:_made": "names in torchvision's and timm's lists; the number of classes",
-    "editkit/models/classifiers/loading.py:_tensors": WEIGHTS,
-    "editkit/models/clip.py:_fetched": "a place in open_clip's own list",
+    "editkit/models/classifiers/loading.py:_build_empty": "names in torchvision's and timm's lists; a class count",
+    "editkit/models/classifiers/loading.py:_load_tensors": WEIGHTS,
+    "editkit/models/clip.py:_fetch_weights": "a place in open_clip's own list",
     "editkit/models/clip.py:_from_folder": "keys in trust._CLIP, tokenizers in trust.CLIP_TOKENIZERS, no code, no hub",
     "editkit/models/clip.py:_from_list": "names in open_clip's own list, no code",
-    "editkit/models/clip.py:_json": "to trust.clip_configuration",
+    "editkit/models/clip.py:_read_json": "to trust.check_clip_config",
     "editkit/models/files/layout.py:Layout.json": "a JSON object without keys that choose code",
     "editkit/models/files/loading.py:_from_hub.fetch": "the user's own word; JSON, text and safetensors, no pickles",
     "editkit/models/files/loading.py:load_network": "a class that our source names; sizes that the file's tensors have",
-    "editkit/models/files/loading.py:_filled": "the configuration that load_network made a network of",
+    "editkit/models/files/loading.py:_fill_skeleton": "the configuration that load_network made a network of",
     "editkit/models/files/loading.py:load_text_encoder": "CLIPText* and T5Encoder*, tokenizers in trust.TOKENIZERS",
-    "editkit/models/files/overlay.py:_gguf": "a header; names, shapes and kinds of tensors, which are compared",
-    "editkit/models/files/overlay.py:_packed": "tensors of kinds that diffusers unpacks; their shapes are compared",
-    "editkit/models/files/overlay.py:unpacking": "our own class; a configuration looked through",
-    "editkit/models/files/quantised.py:of_four_bits": "numbers, which are compared with what is stored",
-    "editkit/models/fast/converted.py:Plain.__call__": "the configuration of a network that is loaded",
+    "editkit/models/files/overlay.py:_open_gguf": "a header; names, shapes and kinds of tensors, which are compared",
+    "editkit/models/files/overlay.py:_read_packed": "tensors of kinds that diffusers unpacks; shapes are compared",
+    "editkit/models/files/overlay.py:unpacking_network": "our own class; a configuration looked through",
+    "editkit/models/files/quantised.py:dequantise_4bit": "numbers, which are compared with what is stored",
+    "editkit/models/fast/converted.py:PlainRebuild.__call__": "the configuration of a network that is loaded",
     "editkit/models/files/quantised.py:load": "our own class; torchao or bitsandbytes, told numbers and names",
-    "editkit/models/files/single_file.py:component": "a pipeline of diffusers, one component of a known class",
-    "editkit/models/files/single_file.py:configuration": "shapes of tensors; gives a name in diffusers' own list",
+    "editkit/models/files/single_file.py:load_component": "a pipeline of diffusers, one component of a known class",
+    "editkit/models/files/single_file.py:find_configuration": "shapes of tensors; gives a name in diffusers' own list",
     "editkit/models/files/weights.py:_shards": "names of .safetensors files without folders",
     "editkit/models/files/weights.py:read": "a safetensors header that safe_open has read already",
-    "editkit/models/files/weights.py:stored": WEIGHTS,
+    "editkit/models/files/weights.py:read_stored": WEIGHTS,
     "editkit/models/latent/controls.py:beside_transformer": "the configuration of a network that is loaded",
     "editkit/models/latent/space.py:in_float32": "the configuration of a network that is loaded",
-    "editkit/models/prompts/vision.py:_prepared": "a class that our source names; JSON without keys that choose code",
-    "editkit/models/prompts/vision.py:load_eye": "kinds of image encoders in vision.KINDS",
+    "editkit/models/prompts/vision.py:_load_preprocessor": "a class of our source; JSON without keys that choose code",
+    "editkit/models/prompts/vision.py:load_image_encoder": "kinds of image encoders in vision.KINDS",
     "editkit/models/prompts/vision.py:load_tower": "kinds in vision.KINDS; safetensors; sizes that its tensors have",
     "editkit/models/prompts/words.py:load_words": "tokenizers in trust.TOKENIZERS, no code, no hub",
     "editkit/models/schedules.py:make_schedule": "numbers for DDPMScheduler, bounded in their count",
@@ -112,10 +112,10 @@ GATES = {
     "editkit/training/settings.py:architecture_of": TEXT,
     "plugins/editkit_plugins/guide.py:_imported": "code, with --allow-code alone",
     "plugins/editkit_plugins/hints/annotators.py:Aux._folder": "repositories that our source names",
-    "plugins/editkit_plugins/hints/annotators.py:_loaded": "classes that our source names; torch reads weights_only",
-    "plugins/editkit_plugins/noise_files.py:learnt_in": "tensors of the text's shape, and plain JSON that is compared",
-    "plugins/editkit_plugins/noise_files.py:loaded": "one tensor of the run's shape, and plain JSON that is compared",
-    "plugins/editkit_plugins/spandrel.py:_loaded": "a .safetensors file; spandrel knows networks by their tensors",
+    "plugins/editkit_plugins/hints/annotators.py:_load_detector": "classes of our source; torch reads weights_only",
+    "plugins/editkit_plugins/noise_files.py:read_learned": "tensors of the text's shape, and JSON that is compared",
+    "plugins/editkit_plugins/noise_files.py:load_noise": "one tensor of the run's shape, and JSON that is compared",
+    "plugins/editkit_plugins/spandrel.py:_load_upscaler": "a .safetensors file; spandrel knows them by their tensors",
 }
 """Place -> what it lets through."""
 
@@ -165,7 +165,7 @@ def test_a_gate_is_seen(text):
 
 
 OF_OUR_OWN = {
-    ("contract.py", "light"), ("metrics.py", "_state"), ("on_ray.py", "_rows"), ("on_ray.py", "_streamed"),
+    ("contract.py", "light"), ("metrics.py", "_load_state"), ("on_ray.py", "_rows"), ("on_ray.py", "_stream_results"),
 }  # fmt: skip
 """A Python of ours; tensors read by `weights_only`; what a driver and its own workers say to each other."""
 
@@ -217,7 +217,7 @@ def test_numbers_and_names_of_networks_choose_none():
         "auto_map": None,
         "_name_or_path": "a/b",
     }
-    trust.network_configuration("m", "config.json", {**plain, "x": [plain, [plain]]})
+    trust.check_network_config("m", "config.json", {**plain, "x": [plain, [plain]]})
 
 
 @pytest.fixture(scope="module")
@@ -268,9 +268,9 @@ def test_a_clip_folder_asks_for_no_weights_elsewhere(key):
     value = {"timm_model_pretrained": True, "timm_model_name": "hf-hub:a/b"}[key]
     config = {"model_cfg": {"embed_dim": 8, "vision_cfg": {key: value}, "text_cfg": {}}}
     with pytest.raises(ModelError, match=key):
-        trust.clip_configuration("c", config, None)
+        trust.check_clip_config("c", config, None)
     config["model_cfg"]["vision_cfg"] = {"timm_model_pretrained": False}
-    assert trust.clip_configuration("c", config, None) is config
+    assert trust.check_clip_config("c", config, None) is config
 
 
 # ---------------------------------------------------------------------------------------------------------- LoRA
@@ -328,7 +328,7 @@ def test_clip_and_spandrel_say_what_a_file_is(tmp_path, content, what):
     pytest.importorskip("open_clip")
     pytest.importorskip("spandrel")
     from editkit.models.clip import load_clip
-    from editkit_plugins.spandrel import _loaded
+    from editkit_plugins.spandrel import _load_upscaler
 
     tower = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16, "head_width": 32}
     words = {"context_length": 16, "vocab_size": 200, "width": 32, "heads": 2, "layers": 1}
@@ -342,4 +342,4 @@ def test_clip_and_spandrel_say_what_a_file_is(tmp_path, content, what):
     with pytest.raises(ModelError, match=f"open_clip_config.json is .*{what}|is empty"):
         load_clip(str(tmp_path), torch.device("cpu"), offline=True)
     with pytest.raises(ModelError, match=what):
-        _loaded(str(tmp_path / "up.safetensors"), torch.device("cpu"))
+        _load_upscaler(str(tmp_path / "up.safetensors"), torch.device("cpu"))

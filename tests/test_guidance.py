@@ -14,7 +14,7 @@ from editkit.models import Gaussian
 from editkit.pictures.picture import Picture
 from editkit.plugin import Hooks, Plugin
 from editkit.plugin.chain import Chain
-from editkit.plugin.guidance import knots, weight
+from editkit.plugin.guidance import interpolate_weight, parse_profile
 from editkit.plugins import Cfg, Guide, SDEdit
 
 
@@ -34,10 +34,10 @@ def _energy(name, function, through="network"):
 
 
 def test_the_profile_is_linear_between_its_knots():
-    at = knots("0:0,0.5:1,1:0.2")
-    assert [round(weight(at, x), 3) for x in (0.0, 0.25, 0.5, 0.75, 1.0)] == [0.0, 0.5, 1.0, 0.6, 0.2]
-    assert weight(knots("0.3"), 0.9) == 0.3
-    assert weight(knots("0.4:2,0.6:1"), 0.1) == 2.0
+    at = parse_profile("0:0,0.5:1,1:0.2")
+    assert [round(interpolate_weight(at, x), 3) for x in (0.0, 0.25, 0.5, 0.75, 1.0)] == [0.0, 0.5, 1.0, 0.6, 0.2]
+    assert interpolate_weight(parse_profile("0.3"), 0.9) == 0.3
+    assert interpolate_weight(parse_profile("0.4:2,0.6:1"), 0.1) == 2.0
 
 
 @pytest.mark.parametrize("profile", ["", "a", "0:1,0:2", "0.5:1,0.2:1", "0:1,2:1", "1:2:3"])

@@ -11,7 +11,7 @@ from toy_hardening import here
 
 from editkit.batch.driver import Work
 from editkit.batch.folder import Item, Masks, items, listing
-from editkit.batch.journal import NAME, PARTS, Done, opened
+from editkit.batch.journal import NAME, PARTS, Done, open_journal
 from editkit.cli import run
 from editkit.cli.console import printable
 from editkit.common import trust
@@ -40,8 +40,10 @@ __all__ = ["here"]
 )  # fmt: skip
 def test_only_known_classes_of_two_libraries_may_be_named(listed):
     with pytest.raises(ModelError, match="tokenizer"):
-        trust.component("m", "tokenizer", listed, trust.TOKENIZERS)
-    assert trust.component("m", "tokenizer", ["transformers", "CLIPTokenizer"], trust.TOKENIZERS) == "CLIPTokenizer"
+        trust.check_component("m", "tokenizer", listed, trust.TOKENIZERS)
+    assert (
+        trust.check_component("m", "tokenizer", ["transformers", "CLIPTokenizer"], trust.TOKENIZERS) == "CLIPTokenizer"
+    )
 
 
 @pytest.mark.parametrize("word", ["../a.safetensors", "/a.safetensors", "b\\a.safetensors", "a.bin", 5, ["a"], None,
@@ -78,25 +80,25 @@ def _clip(**text):
 )
 def test_a_clip_configuration_names_no_code_and_no_hub(change):
     with pytest.raises(ModelError, match="clip: c"):
-        trust.clip_configuration("c", _clip(**change), None)
+        trust.check_clip_config("c", _clip(**change), None)
 
 
 @pytest.mark.parametrize("config", [None, [], {}, {"model_cfg": 5}, {"model_cfg": {"vision_cfg": {}}}])
 def test_a_clip_configuration_that_is_none_is_told(config):
     with pytest.raises(ModelError, match="has no"):
-        trust.clip_configuration("c", config, None)
+        trust.check_clip_config("c", config, None)
 
 
 def test_a_clip_configuration_names_known_towers_and_tokenizers():
     plain = _clip(context_length=16, hf_tokenizer_name="x", tokenizer_kwargs={"clean": "canonicalize"})
-    assert trust.clip_configuration("c", plain, {"tokenizer_class": "TokenizersBackend"}) is plain
+    assert trust.check_clip_config("c", plain, {"tokenizer_class": "TokenizersBackend"}) is plain
     with pytest.raises(ModelError, match="tokenizer"):
-        trust.clip_configuration("c", plain, {"tokenizer_class": "Evil"})
+        trust.check_clip_config("c", plain, {"tokenizer_class": "Evil"})
     for name in ("hf-hub:a/b", "a/b", 5):
         place = _clip()
         place["model_cfg"]["vision_cfg"]["timm_model_name"] = name
         with pytest.raises(ModelError, match="timm_model_name"):
-            trust.clip_configuration("c", place, None)
+            trust.check_clip_config("c", place, None)
 
 
 def test_a_clip_folder_runs_no_code(tmp_path):
@@ -117,7 +119,7 @@ def test_a_clip_folder_runs_no_code(tmp_path):
 @pytest.mark.parametrize("name", ["/a/b.png", "../b.png", "a/b.png", "a\\b.png", "..", "", "a\0"])
 def test_rerun_takes_no_picture_from_elsewhere(name):
     with pytest.raises(PictureError, match="--picture"):
-        trust.beside("f.png", name, {})
+        trust.check_provenance_paths("f.png", name, {})
 
 
 @pytest.mark.parametrize("value", ["/a/b.png", "../b.png", "kernel:/a/b.png", "kernel:../b.png", "m/../../b", "~/b.png",
@@ -125,8 +127,8 @@ def test_rerun_takes_no_picture_from_elsewhere(name):
                                    {"deep": ["../b"]}])  # fmt: skip
 def test_rerun_reads_no_file_from_elsewhere(value):
     with pytest.raises(PictureError, match="lies elsewhere"):
-        trust.beside("f.png", None, {"stages": [{"plugins": [{"inpaint": {"mask": value}}]}]})
-    trust.beside("f.png", None, {"stages": [{"options": {"prompt": "/imagine ../ a cat"}}]})
+        trust.check_provenance_paths("f.png", None, {"stages": [{"plugins": [{"inpaint": {"mask": value}}]}]})
+    trust.check_provenance_paths("f.png", None, {"stages": [{"options": {"prompt": "/imagine ../ a cat"}}]})
 
 
 def test_rerun_follows_no_link_out_of_the_folder(here):
@@ -134,7 +136,7 @@ def test_rerun_follows_no_link_out_of_the_folder(here):
     Path("in/m.png").symlink_to(here / "x.png")
     for name, plugins in (("m.png", []), (None, [{"inpaint": {"mask": "m.png"}}])):
         with pytest.raises(PictureError, match="link out of|elsewhere"):
-            trust.beside("in/f.png", name, {"stages": [{"plugins": plugins}]})
+            trust.check_provenance_paths("in/f.png", name, {"stages": [{"plugins": plugins}]})
 
 
 def test_rerun_asks_no_hub_and_says_how_it_would(here, capsys):
@@ -174,7 +176,7 @@ def test_a_journal_puts_nothing_where_the_batch_does_not(here):
         line = {"state": "done", "picture": "a.png", "output": output, "seed": 0, "bytes": 4}
         line["sha256"] = hashlib.sha256(b"evil").hexdigest()
         (out / NAME).write_text(json.dumps({"state": "run"}) + "\n" + json.dumps(line) + "\n")
-        with opened(out, {}, resume=True) as journal:
+        with open_journal(out, {}, resume=True) as journal:
             assert not journal.settle("a.png", "a.png")
         assert victim.read_text() == "precious"
         assert not (out / "a.png").exists()
@@ -186,13 +188,13 @@ def test_a_part_or_journal_that_is_a_link_leads_nowhere(here):
     out = here / "out"
     (out / PARTS).mkdir(parents=True)
     (out / PARTS / f"{hashlib.sha256(b'a.png').hexdigest()[:32]}.part").symlink_to(victim)
-    with opened(out, {}) as journal:
+    with open_journal(out, {}) as journal:
         assert journal.commit(Done("a.png", "a.png", 0, "", 0), b"whole", out / "a.png") is None
     assert (out / "a.png").read_bytes() == b"whole"
     (out / NAME).unlink()
     (out / NAME).symlink_to(victim)
     with pytest.raises(UsageError, match="link"):
-        opened(out, {}, force=True).__enter__()
+        open_journal(out, {}, force=True).__enter__()
     assert victim.read_text() == "precious"
 
 
@@ -203,7 +205,7 @@ def test_a_journal_of_other_types_is_damaged(here, entry):
     line = {"state": "done", "picture": "a", "output": "a", "seed": 0, "sha256": "", "bytes": 0} | entry
     (out / NAME).write_text(json.dumps(line) + "\n")
     with pytest.raises(Exception, match="line 1 is damaged"):
-        opened(out, {}, resume=True).__enter__()
+        open_journal(out, {}, resume=True).__enter__()
 
 
 @pytest.mark.parametrize(
@@ -284,7 +286,7 @@ def test_uncrop_asks_for_memory_first():
 
 
 def test_training_reads_no_format_that_runs_programs(here):
-    from editkit.training.classifier import _square
+    from editkit.training.classifier import _read_square
     from editkit.training.pictures import load_collection
 
     Path("im").mkdir()
@@ -296,7 +298,7 @@ def test_training_reads_no_format_that_runs_programs(here):
     assert sorted(s.name for s in found.skipped) == ["eps.jpg", "pipe.png"]
     Picture(np.full((16, 16, 3), 0xC805, np.uint16)).write("deep.png")
     Picture(np.full((16, 16, 3), 0xC8, np.uint8)).write("flat.png")
-    assert float((_square(Path("deep.png"), 16) - _square(Path("flat.png"), 16)).abs().max()) < 0.01
+    assert float((_read_square(Path("deep.png"), 16) - _read_square(Path("flat.png"), 16)).abs().max()) < 0.01
 
 
 @pytest.mark.parametrize("name", ["m" * 5000, "a/" + "m" * 300, "a\0b"])

@@ -14,12 +14,12 @@ from toy_hardening import here
 from editkit.batch.folder import listing
 from editkit.cli import run
 from editkit.errors import HookError, PictureError, UsageError
-from editkit.pictures.files.exif import upright
+from editkit.pictures.files.exif import with_upright_orientation
 from editkit.pictures.files.formats import PPM
 from editkit.pictures.files.png import PNG_SIGNATURE, png_chunk, png_chunks, png_text
-from editkit.pictures.files.provenance import strip, stripped
-from editkit.pictures.files.writing import check_apart, check_place
-from editkit.pictures.files.xmp import into_xmp, upright_xmp
+from editkit.pictures.files.provenance import strip_bytes, strip_file
+from editkit.pictures.files.writing import check_distinct, check_place
+from editkit.pictures.files.xmp import insert_provenance, upright_xmp
 from editkit.pictures.masks import grow
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import Raster
@@ -62,10 +62,10 @@ def test_a_recipe_is_written_nowhere_that_it_may_not_be(here, capsys):
 
 
 def test_results_may_take_the_place_of_an_input_and_others_may_not(here):
-    check_apart({"--output": "x.png"}, ["x.png"], first="--output")
+    check_distinct({"--output": "x.png"}, ["x.png"], first="--output")
     with pytest.raises(UsageError, match="is also an input"):
-        check_apart({"--output": "./x.png"}, ["x.png"])
-    check_apart({"--output": "-", "--show": None}, ["-"])
+        check_distinct({"--output": "./x.png"}, ["x.png"])
+    check_distinct({"--output": "-", "--show": None}, ["-"])
 
 
 # ----------------------------------------------------------------------------------------------- metadata
@@ -105,14 +105,14 @@ def test_no_exif_spoils_a_result(here, entry, end):
 def test_a_thumbnail_that_covers_the_exif_is_damage():
     second = struct.pack("<H", 2) + struct.pack("<HHLL", 0x201, 4, 1, 0) + struct.pack("<HHLL", 0x202, 4, 1, 60)
     with pytest.raises(ValueError, match="covers"):
-        upright(_exif([(0x010E, 2, 4, b"abc\0")], second + bytes(4)))
+        with_upright_orientation(_exif([(0x010E, 2, 4, b"abc\0")], second + bytes(4)))
 
 
 def test_a_thumbnail_that_claims_more_than_there_is_is_blanked_to_the_end():
     second = struct.pack("<H", 2) + struct.pack("<HHLL", 0x201, 4, 1, 60) + struct.pack("<HHLL", 0x202, 4, 1, 9999)
     exif = _exif([(0x010E, 2, 4, b"abc\0")], second + bytes(4))
     exif += bytes(60 - len(exif)) + b"secret"
-    assert b"secret" not in upright(exif)
+    assert b"secret" not in with_upright_orientation(exif)
 
 
 def test_thumbnails_of_xmp_are_left_out_whatever_is_open():
@@ -144,23 +144,23 @@ def test_strip_takes_what_it_owns_and_keeps_every_other_byte(here, tail):
     plain = _png_of(here, bytes(wrong)) + tail
     for own in ([], [png_text("editkit", said)], [png_text("editkit", said)] * 2,
                 [png_chunk(b"zTXt", b"editkit\0\0" + zlib.compress(said.encode()))]):  # fmt: skip
-        assert stripped(_png_of(here, bytes(wrong), *own) + tail) == plain
+        assert strip_bytes(_png_of(here, bytes(wrong), *own) + tail) == plain
         (here / "y.png").write_bytes(_png_of(here, bytes(wrong), *own) + tail)
-        assert strip(here / "y.png") is bool(own)
+        assert strip_file(here / "y.png") is bool(own)
         assert (here / "y.png").read_bytes() == plain
 
 
 @pytest.mark.parametrize("other", [b"", b"<rdf:Description>kept</rdf:Description>"])
 def test_strip_looks_into_compressed_xmp(here, other):
-    xmp = into_xmp(None, "a secret")
+    xmp = insert_provenance(None, "a secret")
     xmp = xmp.replace(b"</rdf:RDF>", other + b"</rdf:RDF>")
-    left = stripped(_png_of(here, png_text("XML:com.adobe.xmp", xmp.decode(), compress=True)))
+    left = strip_bytes(_png_of(here, png_text("XML:com.adobe.xmp", xmp.decode(), compress=True)))
     body = next(body for kind, body in png_chunks(left) if kind == b"iTXt")
     assert b"secret" not in zlib.decompress(body[22:])
     assert other in zlib.decompress(body[22:])
     for broken in (b"XML:com.adobe.xmp\0\1\0", b"XML:com.adobe.xmp\0\1\0\0\0junk"):
         file = _png_of(here, png_chunk(b"iTXt", broken))
-        assert stripped(file) == file
+        assert strip_bytes(file) == file
 
 
 @pytest.mark.parametrize("hook", ["examples", "branches", "measure", "plan", "clean", "finish", "condition"])

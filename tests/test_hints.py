@@ -54,7 +54,7 @@ def test_lines_are_white_on_black_where_the_outline_is(name: str) -> None:
     assert made[(r > 14) & (r < 23)].mean() > 40
     assert made[(r < 10)].mean() < 5
     assert (made[..., 0] == made[..., 2]).all()
-    assert hints.empty(seen(name, np.full((50, 50, 3), 77, np.uint8)))
+    assert hints.is_blank(seen(name, np.full((50, 50, 3), 77, np.uint8)))
 
 
 def test_edges_have_thresholds() -> None:
@@ -174,7 +174,7 @@ def test_a_strangers_detector_comes_in_by_the_same_door(tmp_path: Path, monkeypa
     distribution(tmp_path, "my-canny", STRANGER, "canny = my_canny:Negative")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert (seen("negative") == 255 - photo()).all()
-    rows = {row.name: row for row in hints.listed()}
+    rows = {row.name: row for row in hints.list_installed()}
     assert rows["negative"].distribution == "my-negative"
     assert "no_such_module" in (rows["broken"].broken or "")
     assert "a subclass of editkit.plugin.Detector is needed" in (rows["three"].broken or "")

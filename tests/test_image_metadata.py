@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from toy_files import edited, exif, noise, png_file
 
-from editkit.pictures.files.exif import upright
+from editkit.pictures.files.exif import with_upright_orientation
 from editkit.pictures.files.png import png_chunk
 from editkit.pictures.files.reading import decode
 from editkit.pictures.files.xmp import upright_xmp
@@ -87,7 +87,7 @@ def test_png_colour_chunks_dpi_and_texts_travel(tmp_path: Path) -> None:
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_exif_is_patched_in_place(order: str) -> None:
     before = exif(6, order)
-    after = upright(before)
+    after = with_upright_orientation(before)
     assert len(after) == len(before)
     assert after == exif(1, order, bytes(15)).replace(
         struct.pack(order + "L", 8 + 2 + 24 + 4) + struct.pack(order + "H", 2),

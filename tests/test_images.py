@@ -17,7 +17,7 @@ from PIL import Image
 from toy_files import ALL, ICC, XMP, colours, edited, exif, noise, png_file, stored, tiff_file, written
 
 from editkit.errors import PictureError
-from editkit.pictures.files.decoding import turn
+from editkit.pictures.files.decoding import apply_orientation
 from editkit.pictures.files.png import png_chunk
 from editkit.pictures.files.reading import decode
 from editkit.pictures.files.writing import to_bytes
@@ -169,7 +169,7 @@ def test_jpeg_orientations(orientation: int, tmp_path: Path) -> None:
 @settings(deadline=None, max_examples=40)
 def test_turn_undoes_the_standard(height: int, width: int, orientation: int) -> None:
     array = np.arange(height * width).reshape(height, width)
-    assert np.array_equal(turn(stored(array, orientation), orientation), array)
+    assert np.array_equal(apply_orientation(stored(array, orientation), orientation), array)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -13,7 +13,7 @@ from editkit import edit, interpolate, sample
 from editkit.cli import run
 from editkit.diffusion.conditioning import Prompt
 from editkit.diffusion.schedule import Cosine, Flow
-from editkit.editing.between import Blend, between, interpolation, walk
+from editkit.editing.between import Blend, between, interpolation, run_interpolation
 from editkit.editing.contract import model_for
 from editkit.errors import ChainError, ModelError, UsageError
 from editkit.models import Gaussian
@@ -140,7 +140,7 @@ def test_with_and_before_every_other_plugin(name, later):
     second, exact = other(**other.example), model_for(Invert, other)
     chain = Chain.of(Invert()) | second if later else Chain.of(Invert()) & second
     asked = interpolation(A, B, chain.with_options(Options(steps=3, model="pocket")), frames=2)
-    steps = walk(asked, Models(most=1), own=exact)
+    steps = run_interpolation(asked, Models(most=1), own=exact)
     try:
         planned = asked.plans(info=exact.info)
         frames = finished(steps)

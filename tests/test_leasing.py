@@ -21,7 +21,7 @@ from toy import Isotropic
 from toy_leasing import CPU, FP32, HOW, MASK, photo, sd, two_threads
 
 from editkit import edit
-from editkit.common.process import Turn
+from editkit.common.process import CrossThreadLock
 from editkit.diffusion.capability import capability
 from editkit.diffusion.model import ModelInfo
 from editkit.editing.api import stream
@@ -238,7 +238,7 @@ def test_a_model_that_is_being_loaded_keeps_nobody_from_another() -> None:
 def test_what_moves_while_it_works_is_lent_to_one_thread_at_a_time(sd: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from editkit.models import families
 
-    monkeypatch.setattr(families, "weigh", lambda *_: True)  # text encoders stay on disk
+    monkeypatch.setattr(families, "estimate_memory", lambda *_: True)  # text encoders stay on disk
     models, info = Models(), describe(sd)
     entered: list[str] = []
     with ThreadPoolExecutor(1) as pool:
@@ -272,7 +272,7 @@ def test_threads_that_read_pictures_leave_no_filter_and_no_log_level(tmp_path: P
 
 
 def test_a_turn_is_given_back_from_any_thread() -> None:
-    turn = Turn()
+    turn = CrossThreadLock()
     turn.__enter__()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(turn.__exit__).result(timeout=300)

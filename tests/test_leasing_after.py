@@ -17,9 +17,9 @@ from toy_leasing import CPU, FP32, HOW, MASK, photo, sd, two_threads
 
 from editkit import edit
 from editkit.batch.driver import batch
-from editkit.common.process import begin_thread, own_threads
-from editkit.diffusion.capability import capability, leased, networks
-from editkit.diffusion.checkpointing import checkpointed
+from editkit.common.process import init_thread, own_threads
+from editkit.diffusion.capability import capability, copy_for_edit, networks
+from editkit.diffusion.checkpointing import gradient_checkpointing
 from editkit.editing.api import stream
 from editkit.models import describe, load
 from editkit.models.latent.space import chunks, padded
@@ -110,16 +110,16 @@ def test_a_process_that_is_left_gives_back_what_it_had(sd: str) -> None:
 
 def test_checkpointing_is_counted_and_what_had_it_before_keeps_it() -> None:
     unet = tiny.unet()
-    with checkpointed([unet]) as one:
-        with checkpointed([unet]):
+    with gradient_checkpointing([unet]) as one:
+        with gradient_checkpointing([unet]):
             assert one
         assert unet.is_gradient_checkpointing
     assert not unet.is_gradient_checkpointing
     unet.enable_gradient_checkpointing()
-    with checkpointed([unet]):
+    with gradient_checkpointing([unet]):
         pass
     assert unet.is_gradient_checkpointing
-    with checkpointed([torch.nn.Linear(2, 2)]) as able:
+    with gradient_checkpointing([torch.nn.Linear(2, 2)]) as able:
         assert not able
 
 
@@ -138,11 +138,11 @@ def test_checkpointing_changes_no_bit(sd: str) -> None:
 
 def test_a_copy_for_an_edit_has_the_networks_of_all(sd: str) -> None:
     model: Any = load(describe(sd), CPU, FP32)
-    one, two = leased(model), leased(model)
+    one, two = copy_for_edit(model), copy_for_edit(model)
     assert one is not two
     assert [id(network) for network in networks(one)] == [id(network) for network in networks(model)]
     toy = Isotropic()
-    assert leased(toy) is toy
+    assert copy_for_edit(toy) is toy
 
 
 def test_a_batch_of_three_whose_first_needs_tiles_and_a_vae_in_float32(
@@ -204,7 +204,7 @@ def test_a_thread_that_begins_meanwhile_has_the_number_of_all(two_threads: None)
     from editkit.models.patches.crew import crew
 
     def begun() -> int:
-        begin_thread()
+        init_thread()
         return torch.get_num_threads()
 
     with crew():

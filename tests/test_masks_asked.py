@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from editkit import edit
 from editkit.cli import run
 from editkit.errors import EditkitError, ExtraError, ModelError, PictureError, UsageError
-from editkit.pictures.masks import load, pieces, read_mask
+from editkit.pictures.masks import connected_parts, load, read_mask
 from editkit.pictures.picture import Picture
 from editkit.pictures.shapes import ShapeError, from_words
 from editkit.plugins import Inpaint
@@ -61,7 +61,9 @@ def certain(monkeypatch):
 
 
 def test_a_folder_is_known_by_what_it_says_it_is(folders):
-    assert networks.found(list(folders.values())) == {KINDS[name]: Path(folder) for name, folder in folders.items()}
+    assert networks.find_networks(list(folders.values())) == {
+        KINDS[name]: Path(folder) for name, folder in folders.items()
+    }
 
 
 @pytest.mark.parametrize("kinds", [["sam3"], ["grounding_dino", "sam2"], ["clipseg"]])
@@ -113,7 +115,7 @@ def test_sam_2_gets_every_box_and_their_masks_are_united(folders, photo):
 
 def test_vitmatte_softens_the_edge_and_leaves_the_rest(folders, photo):
     hard = from_words("box:20,10,60,50", photo)
-    soft = networks.matted(Path(folders["vitmatte"]), photo, hard)
+    soft = networks.matte(Path(folders["vitmatte"]), photo, hard)
     inside, outside = from_words("box:26,16,54,44", photo) > 0, from_words("box:14,4,66,56", photo) == 0
     assert (soft[inside] == 1.0).all()
     assert (soft[outside] == 0.0).all()
@@ -231,7 +233,7 @@ def _set(folder: Path, file: str, key: str, value: object) -> None:
 
 def test_two_of_one_kind_are_refused(folders):
     with pytest.raises(ModelError, match="is CLIPSeg, and so is"):
-        networks.found([folders["clipseg"], folders["clipseg"]])
+        networks.find_networks([folders["clipseg"], folders["clipseg"]])
 
 
 # --------------------------------------------------------------------------------------------- where masks are used
@@ -262,20 +264,20 @@ def test_each_piece_is_a_picture_of_its_own(tmp_path, monkeypatch, photo):
 
 def test_pieces_leave_crumbs_out_and_begin_with_the_largest(photo):
     mask = from_words("box:0,0,40,40+box:50,10,60,20+box:70,50,71,51", photo)
-    first, second = pieces(mask)
+    first, second = connected_parts(mask)
     assert (first.sum(), second.sum()) == (1600, 100)
-    assert pieces(np.zeros((4, 4), np.float32)) == []
+    assert connected_parts(np.zeros((4, 4), np.float32)) == []
 
 
 @pytest.mark.parametrize("way", [0, 1])
 def test_what_a_twig_cuts_in_two_is_one_piece(way):
     mask = np.ones((40, 60), np.float32)
     np.moveaxis(mask, way, 0)[18:22] = 0.0
-    assert [piece.sum() for piece in pieces(mask, 4)] == [mask.sum()]
-    assert len(pieces(mask, 2)) == 2
-    assert (sum(pieces(mask, 2)) == mask).all()  # nothing is marked that was not
+    assert [piece.sum() for piece in connected_parts(mask, 4)] == [mask.sum()]
+    assert len(connected_parts(mask, 2)) == 2
+    assert (sum(connected_parts(mask, 2)) == mask).all()  # nothing is marked that was not
     soft = from_words("box:0,0,100%,100%", Picture(np.zeros((40, 60, 3), np.uint8)))
-    assert len(pieces(soft, 9)) == 1
+    assert len(connected_parts(soft, 9)) == 1
 
 
 # --------------------------------------------------------------------------------------------- faces and lettering

@@ -20,11 +20,11 @@ from editkit import edit
 from editkit.diffusion.model import Pass
 from editkit.errors import ModelError
 from editkit.models import describe, load
-from editkit.models.fast.packing import _Kept
+from editkit.models.fast.packing import _BlockedWeights
 from editkit.models.files.layout import Layout
-from editkit.models.files.weights import Ahead, read, weight_files
+from editkit.models.files.weights import AheadReader, read, weight_files
 from editkit.models.latent.space import in_float32
-from editkit.models.memory import DECODER, DENOISER, settle, weigh
+from editkit.models.memory import DECODER, DENOISER, estimate_memory, settle
 from editkit.models.setup import Setup
 from editkit.pictures.boxes import Box
 from editkit.plugins import Inpaint, PromptText
@@ -48,27 +48,27 @@ def test_weights_are_counted_from_their_headers(sd: Path) -> None:
         for parts in ((model.unet, model.vae), (model.text_encoder,))
     )
     layout = Layout("sd", sd)
-    assert not weigh(layout, 4, needed + readers + 10_000)
-    assert weigh(layout, 4, needed + readers - 10_000)
-    assert weigh(layout, 4, needed + 10_000)
+    assert not estimate_memory(layout, 4, needed + readers + 10_000)
+    assert estimate_memory(layout, 4, needed + readers - 10_000)
+    assert estimate_memory(layout, 4, needed + 10_000)
     with pytest.raises(ModelError, match=r"need .* GB of memory without the text encoders, .*--dtype bf16"):
-        weigh(layout, 4, needed - 10_000)
+        estimate_memory(layout, 4, needed - 10_000)
     with pytest.raises(
         ModelError,
         match=r"what helps: --offload model, --quantize int8, a GGUF of its network \(--transformer FILE.gguf\), a "
         r"smaller --model",
     ):
-        weigh(layout, 2, 1000, gpu=True)
+        estimate_memory(layout, 2, 1000, gpu=True)
 
 
 def test_text_encoders_make_room_for_the_run_too(sd: Path) -> None:
     """Everything fits, but with nothing left for a step: text encoders on disk, and it runs."""
     layout = Layout("sd", sd)
     at = 4_000_000_000
-    while weigh(layout, 4, at // 2, 0) is False:
+    while estimate_memory(layout, 4, at // 2, 0) is False:
         at //= 2
-    assert not weigh(layout, 4, at)
-    assert weigh(layout, 4, at, beside=at)
+    assert not estimate_memory(layout, 4, at)
+    assert estimate_memory(layout, 4, at, beside=at)
 
 
 def test_models_in_pixels_are_weighed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,9 @@ def test_what_is_offloaded_is_loaded_into_main_memory(sd: Path, monkeypatch: pyt
     assert asked == ["cpu"]
     assert moved == [cuda]
     assert model.unet.device.type == "cpu"
-    assert not any(isinstance(module, _Kept) for module in model.unet.modules())  # accelerate moves ordinary layers
+    assert not any(
+        isinstance(module, _BlockedWeights) for module in model.unet.modules()
+    )  # accelerate moves ordinary layers
 
 
 @pytest.fixture
@@ -110,7 +112,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with memory for the networks, but not for the text encoders."""
     from editkit.models import families
 
-    monkeypatch.setattr(families, "weigh", lambda *_: True)
+    monkeypatch.setattr(families, "estimate_memory", lambda *_: True)
 
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -237,7 +239,7 @@ def test_nan_from_the_vae_is_never_a_picture() -> None:
 
 def test_weights_read_ahead_are_the_weights(sd: Path) -> None:
     layout = Layout("sd", sd)
-    ahead = Ahead(layout, {"unet": torch.bfloat16, "vae": torch.float32})
+    ahead = AheadReader(layout, {"unet": torch.bfloat16, "vae": torch.float32})
     taken = ahead.take("unet", torch.bfloat16)
     assert taken is not None
     plain = dict(read("sd", weight_files(layout, "unet")[0], lambda _: torch.bfloat16))
@@ -249,7 +251,7 @@ def test_weights_read_ahead_are_the_weights(sd: Path) -> None:
 
 
 def test_weights_that_are_missing_are_said_when_they_are_wanted(sd: Path, tmp_path: Path) -> None:
-    ahead = Ahead(Layout("empty", tmp_path), {"unet": torch.float32})
+    ahead = AheadReader(Layout("empty", tmp_path), {"unet": torch.float32})
     with pytest.raises(ModelError, match="model empty: no safetensors weights in unet"):
         ahead.take("unet", torch.float32)
     ahead.end()

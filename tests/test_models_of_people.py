@@ -17,8 +17,8 @@ from editkit.cli import run
 from editkit.common import places
 from editkit.errors import EditkitError, ModelError
 from editkit.models import describe, load
-from editkit.models.files.layout import meant
-from editkit.models.files.weights import bounded, stored
+from editkit.models.files.layout import suggest_folder
+from editkit.models.files.weights import check_sizes, read_stored
 from editkit.models.schedules import MOST_LEVELS, default_sampler, make_schedule
 from editkit.models.setup import Setup
 from editkit.plugins import SDEdit
@@ -187,7 +187,7 @@ def test_sizes_that_the_weights_do_not_have_are_refused_before_anything_is_built
 def test_what_is_there_is_within_the_bounds(whole):
     for part in ("unet", "vae", "text_encoder"):
         file = next((whole / part).glob("*.safetensors"))
-        bounded("m", part, json.loads((whole / part / "config.json").read_text()), stored("m", file))
+        check_sizes("m", part, json.loads((whole / part / "config.json").read_text()), read_stored("m", file))
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def homeless(monkeypatch):
 
 def test_without_a_home_everything_works_and_nothing_is_kept(homeless, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert places.expanded("~/x") == Path("~/x")
+    assert places.expand_path("~/x") == Path("~/x")
     for words in (["models"], ["plugins"], ["doctor"], ["config"], ["models", "info", "pocket"]):
         assert run(words) == 0, words
     assert "should not happen" not in capsys.readouterr().err
@@ -248,7 +248,7 @@ def test_a_folder_that_holds_no_model_says_which_is_near(whole, tmp_path):
     with pytest.raises(ModelError, match=f"is part of the model {beside}"):
         describe(str(beside / "unet"), offline=True)
     (tmp_path / "empty").mkdir()
-    assert meant(tmp_path / "empty") == ""
+    assert suggest_folder(tmp_path / "empty") == ""
 
 
 def changed(folder, file, **keys):

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from editkit.cli import run
 from editkit.editing.named_weights import named_weights
-from editkit.models.files.fingerprint import _of as fingerprints
+from editkit.models.files.fingerprint import _hash_weights as fingerprints
 from editkit.models.files.fingerprint import of_place
 from editkit.pictures.files.provenance import read_provenance
 from editkit.plugin import Chain

@@ -16,7 +16,7 @@ from editkit.cli import run
 from editkit.diffusion.model import Pass
 from editkit.models import describe
 from editkit.models.memory import DECODER, DENOISER
-from editkit.models.needs import CARDS, Needs, bytes_of, cards, lines, needs
+from editkit.models.needs import CARDS, Needs, bytes_of, gpu_cards, lines, needs
 from editkit.pictures.boxes import Box
 from editkit.plugin.chain import Chain
 from editkit.plugins import SDEdit
@@ -64,7 +64,7 @@ def test_of_what_comes_with_editkit_or_is_not_here_nothing_is_said(tmp_path: Pat
 def test_the_fastest_way_that_fits_is_named() -> None:
     """klein 4B in bf16: 8 GB of network, 8 of text encoder."""
     found = Needs(network=8 * GB, readers=8 * GB, vae=GB // 5, steps=GB, decoding=GB)
-    assert dict(cards(found)) == {
+    assert dict(gpu_cards(found)) == {
         8: "--offload group", 12: "as it is, text encoders read from disk",
         16: "as it is, text encoders read from disk", 24: "as it is", 48: "as it is", 80: "as it is",
     }  # fmt: skip
@@ -77,7 +77,7 @@ def test_the_fastest_way_that_fits_is_named() -> None:
 def test_nothing_fits_less_where_there_is_more() -> None:
     found = Needs(network=64 * GB, readers=48 * GB, vae=GB, steps=2 * GB, decoding=4 * GB)
     order = [way for way, _ in found.ways()]
-    places = [len(order) if way is None else order.index(way) for _, way in cards(found)]
+    places = [len(order) if way is None else order.index(way) for _, way in gpu_cards(found)]
     assert places == sorted(places, reverse=True)
     assert len(places) == len(CARDS)
 

@@ -27,7 +27,7 @@ from editkit.errors import ExtraError, ModelError, UsageError
 from editkit.models import backends, describe, load
 from editkit.models.backends import check
 from editkit.models.fast import programs
-from editkit.models.fast.converted import Converted, Plain, put_together, taken_apart
+from editkit.models.fast.converted import OpenVINONetwork, PlainRebuild, flatten_call, unflatten_call
 from editkit.models.setup import Setup
 from editkit.plugins import Guide, SDEdit
 
@@ -90,7 +90,7 @@ def largest(found: Tensor, expected: Tensor) -> float:
 def test_a_converted_network_is_torchs_in_other_sizes_and_numbers(call: Callable[..., Any]) -> None:
     torch.manual_seed(0)
     network = call(1, 32)[0].requires_grad_(False)
-    converted = Converted(network, Plain(network, ""), "unet")
+    converted = OpenVINONetwork(network, PlainRebuild(network, ""), "unet")
     for batch, side in ((2, 32), (1, 32), (3, 48)):
         _, given, named = call(batch, side)
         plain = {name: value for name, value in named.items() if name != "cross_attention_kwargs"}
@@ -129,7 +129,7 @@ def test_an_edit_is_torchs_and_the_same_bytes_each_time(sd: Path, name: str) -> 
 @INSTALLED
 def test_gradients_copies_and_image_prompts_are_torchs(sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unet = load(describe(str(sd)), CPU, torch.float32, setup=OPENVINO).unet  # type: ignore[attr-defined]
-    monkeypatch.setattr(Converted, "_program", lambda *_: pytest.fail("OpenVINO was asked"))
+    monkeypatch.setattr(OpenVINONetwork, "_program", lambda *_: pytest.fail("OpenVINO was asked"))
     x, t, words = torch.randn(1, 4, 8, 8), torch.tensor([500.0]), torch.randn(1, 77, 32)
     unet(x.requires_grad_(), t, words, return_dict=False)[0].square().sum().backward()
     assert x.grad is not None
@@ -153,9 +153,9 @@ def small() -> Any:
     return tiny.unet2d(block_out_channels=(8, 8), norm_num_groups=4, **blocks).requires_grad_(False)
 
 
-def made(network: Any) -> tuple[Converted, Callable[[], Tensor]]:
+def made(network: Any) -> tuple[OpenVINONetwork, Callable[[], Tensor]]:
     """`network` converted, and a call of it."""
-    converted = Converted(network, Plain(network, ""), "network")
+    converted = OpenVINONetwork(network, PlainRebuild(network, ""), "network")
     x, t = torch.linspace(-1, 1, 768).reshape(1, 3, 16, 16), torch.tensor([500.0])
 
     def call() -> Tensor:
@@ -176,8 +176,8 @@ def test_what_was_converted_is_kept_by_its_weights_and_nothing_else_is_read(
     (kept,) = (tmp_path / "editkit" / "openvino").iterdir()
     assert sorted(file.name for file in kept.iterdir()) == ["network.bin", "network.xml"]
 
-    convert, asked = programs._converted, []
-    monkeypatch.setattr(programs, "_converted", lambda *given: asked.append(1) or convert(*given))
+    convert, asked = programs._convert, []
+    monkeypatch.setattr(programs, "_convert", lambda *given: asked.append(1) or convert(*given))
     assert torch.equal(made(network)[1](), first)
     assert not asked
 
@@ -203,13 +203,13 @@ def test_what_was_converted_is_kept_by_its_weights_and_nothing_else_is_read(
 def test_a_call_is_taken_apart_and_put_together() -> None:
     x, y = torch.zeros(2, 3), torch.ones(1)
     value = ((x, None, 0.5), {"a": [y, (x,)], "b": {"copies": 2}, "c": {}, "d": {"copies": 1, "e": y}})
-    apart = taken_apart(value)
+    apart = flatten_call(value)
     assert apart is not None
     hash(apart.form)
     assert [len(tensor) for tensor in apart.tensors] == [2, 1, 2, 1]
-    again = put_together(apart.form, iter(apart.tensors))
+    again = unflatten_call(apart.form, iter(apart.tensors))
     assert repr(again) == repr(((x, None, 0.5), {"a": [y, (x,)], "b": None, "c": {}, "d": {"e": y}}))
-    assert taken_apart({"a": object()}) is None
+    assert flatten_call({"a": object()}) is None
 
 
 def test_what_it_cannot_compute_is_refused_in_a_line(sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +235,7 @@ def test_networks_that_were_not_tried_are_refused(sd: Path, monkeypatch: pytest.
 
 @INSTALLED
 def test_a_network_that_cannot_be_converted_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "_converted", lambda *_: [][0])
+    monkeypatch.setattr(programs, "_convert", lambda *_: [][0])
     with pytest.raises(ModelError, match="the network cannot be converted: list index out of range"):
         made(small())[1]()
 
@@ -259,8 +259,8 @@ def test_a_cache_of_others_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "open").write_text("")
     (tmp_path / "open").chmod(0o622)
     (tmp_path / "file").chmod(0o600)
-    assert programs._ours(tmp_path / "file")
-    assert not any(programs._ours(tmp_path / name) for name in ("link", "open", "none"))
+    assert programs._is_trusted(tmp_path / "file")
+    assert not any(programs._is_trusted(tmp_path / name) for name in ("link", "open", "none"))
 
 
 @INSTALLED
@@ -269,6 +269,6 @@ def test_its_makers_are_told_nothing(sd: Path, monkeypatch: pytest.MonkeyPatch) 
     telemetry = pytest.importorskip("openvino_telemetry")
     told: list[object] = []
     monkeypatch.setattr(telemetry.Telemetry, "__init__", lambda self, *given, **named: told.append((given, named)))
-    monkeypatch.setattr(programs, "_kept", lambda place: None)
+    monkeypatch.setattr(programs, "_read_cached", lambda place: None)
     sample(load(describe(str(sd)), CPU, torch.float32, setup=OPENVINO), shape=(1, 4, 8, 8), steps=2, seed=1)
     assert told == []

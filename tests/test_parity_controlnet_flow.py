@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from editkit.diffusion.conditioning import Conditioning
-from editkit.diffusion.control import Shown
+from editkit.diffusion.control import ControlInputs
 from editkit.diffusion.windows import Windowed
 from editkit.errors import ModelError, UsageError
 from editkit.models import describe, load
-from editkit.models.files.loading import find, load_network
+from editkit.models.files.loading import find_layout, load_network
 from editkit.models.latent import controls
 from editkit.models.latent import flux as of_flux1
 from editkit.plugins import Cfg, ControlNet, Inpaint, SDEdit
@@ -149,10 +149,10 @@ def test_xlabs_form_sees_the_picture_itself_and_its_blocks_take_turns(models: di
     found = packed(tiny.walked(models["flux"], [steering(place, "xlabs", scale=0.7)]))
     assert tiny.distance(found, expected) <= BOUND
     a, b, c = (torch.full((1,), float(k)) for k in range(3))
-    assert [float(x) for x in controls.in_turn([a, b], 5) if x is not None] == [0, 1, 0, 1, 0]
-    assert [float(x) for x in controls.in_a_row([a, b], 5) if x is not None] == [0, 0, 0, 1, 1]
-    assert [float(x) for x in controls.in_a_row([a, b, c], 3) if x is not None] == [0, 1, 2]
-    assert controls.in_a_row(None, 2) == controls.in_turn(None, 2) == [None, None]
+    assert [float(x) for x in controls.alternate_over_blocks([a, b], 5) if x is not None] == [0, 1, 0, 1, 0]
+    assert [float(x) for x in controls.spread_over_blocks([a, b], 5) if x is not None] == [0, 0, 0, 1, 1]
+    assert [float(x) for x in controls.spread_over_blocks([a, b, c], 3) if x is not None] == [0, 1, 2]
+    assert controls.spread_over_blocks(None, 2) == controls.alternate_over_blocks(None, 2) == [None, None]
 
 
 @pytest.mark.parametrize("strength", [0.6, 1.0])
@@ -277,9 +277,9 @@ def test_by_windows_a_hint_is_cut_with_the_state(models: dict[str, Any], place: 
     """Two windows of a state that is twice the same one say twice the same."""
     model = models["flux" if name == "xlabs" else name.removesuffix("-inpaint")]
     hint, level = torch.rand(1, 3, 64, 128), model.schedule.levels(2)[1]
-    shown = Shown(hint, hint, torch.ones_like(hint[:, :1]), torch.ones(1, 1, 8, 16))
+    shown = ControlInputs(hint, hint, torch.ones_like(hint[:, :1]), torch.ones(1, 1, 8, 16))
     network = load_network(
-        find(str(place / name), offline=True), "", type(NETWORKS[name]()), torch.float32, torch.device("cpu")
+        find_layout(str(place / name), offline=True), "", type(NETWORKS[name]()), torch.float32, torch.device("cpu")
     )
     control = model.steered(network, shown, 1.0, False, None)
     first = control.hint[..., : control.hint.shape[-1] // 2]  # a VAE sees the border
@@ -301,9 +301,9 @@ def test_by_windows_every_item_is_told_its_own(models: dict[str, Any], place: Pa
     pooled = None if one.pooled is None else torch.cat([one.pooled, two.pooled])
     both = replace(one, embeds=torch.cat([one.embeds, two.embeds]), pooled=pooled)
     hint = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(3))
-    shown, level = Shown(hint), model.schedule.levels(2)[1]
+    shown, level = ControlInputs(hint), model.schedule.levels(2)[1]
     network = load_network(
-        find(str(place / family), offline=True), "", type(NETWORKS[family]()), torch.float32, torch.device("cpu")
+        find_layout(str(place / family), offline=True), "", type(NETWORKS[family]()), torch.float32, torch.device("cpu")
     )
     control = (model.steered(network, shown, 1.0, False, None),)
     x = torch.randn(2, 16, 8, 16, generator=torch.Generator().manual_seed(4))

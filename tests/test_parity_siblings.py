@@ -194,7 +194,7 @@ def test_krea(models: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     few = theirs(krea(True), width=96, guidance_scale=0.0)
     assert tiny.distance(ours(models["krea turbo"], size=(64, 96)), few) <= BOUND
     with monkeypatch.context() as m:
-        m.setattr(krea2.Fixed, "__call__", lambda self, tokens, steps: 0.5)
+        m.setattr(krea2.ConstantShift, "__call__", lambda self, tokens, steps: 0.5)
         assert tiny.distance(ours(models["krea turbo"], size=(64, 96)), few) > SEEN, "another mu"
 
 
@@ -217,7 +217,7 @@ def test_what_is_quoted_is_read_letter_by_letter(text: str) -> None:
     expected: list[str] = []
     for part, quoted in of_longcat.split_quotation(text):
         expected += list(part) if quoted else [part]
-    assert longcat.spelled(text) == expected
+    assert longcat.split_quoted(text) == expected
 
 
 def test_longcat_edit_looks_at_a_picture(models: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

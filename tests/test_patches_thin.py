@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from editkit import edit
-from editkit.models.patches.thin import lone, thin
+from editkit.models.patches.thin import find_lone_lines, thin
 from editkit.plugins import Inpaint
 
 SIDE = 7
@@ -23,12 +23,12 @@ def field(height: int = 160, width: int = 200, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("angle", [0.0, 0.5, 1.2, np.pi / 2, 2.4])
 def test_a_wire_stands_alone_and_grain_does_not(sign, angle):
     picture = field()
-    marked, _, _ = lone(picture)
+    marked, _, _ = find_lone_lines(picture)
     assert marked.mean() < 0.01
     y, x = np.mgrid[:160, :200]
     off = np.abs((y - 80) * np.cos(angle) - (x - 100) * np.sin(angle))
     wire = off < 0.8
-    marked, crest, at = lone(np.where(wire, sign * 0.5, picture).astype(np.float32))
+    marked, crest, at = find_lone_lines(np.where(wire, sign * 0.5, picture).astype(np.float32))
     inner = wire & (np.abs(y - 80) < 60) & (np.abs(x - 100) < 80)
     assert marked[inner].mean() > 0.9
     assert marked[off > 8].mean() < 0.01
@@ -38,7 +38,7 @@ def test_a_wire_stands_alone_and_grain_does_not(sign, angle):
 
 def test_lines_everywhere_are_no_lone_ones():
     bars = np.tile(np.where(np.arange(200) % 8 < 2, 0.5, -0.5), (160, 1)).astype(np.float32)
-    marked, _, _ = lone(bars)
+    marked, _, _ = find_lone_lines(bars)
     assert not marked[20:-20, 20:-20].any()
 
 

@@ -21,7 +21,7 @@ from editkit import sample
 from editkit.diffusion.noise import OneStream
 from editkit.errors import ModelError
 from editkit.models import Conditioning, describe, load
-from editkit.models.families import cached
+from editkit.models.families import cached_models
 from editkit.models.pixel import PixelUNet
 
 CPU = torch.device("cpu")
@@ -296,12 +296,12 @@ def test_a_hub_id_from_the_cache_without_a_socket(tmp_path: Path, monkeypatch: p
     other = tmp_path / "models--someone--words" / "snapshots" / ("1" * 40)
     other.mkdir(parents=True)
     (other / "config.json").write_text(json.dumps({"architectures": ["BertModel"]}))
-    assert [info.name for info in cached()] == ["someone/model"]
+    assert [info.name for info in cached_models()] == ["someone/model"]
     for file in (root / "snapshots").rglob("*.safetensors"):
         pickle = file.rename(file.with_suffix(".bin"))
-        assert cached() == ()  # a pickle is not loaded
+        assert cached_models() == ()  # a pickle is not loaded
         pickle.unlink()
-    assert cached() == ()  # the configuration alone can do nothing
+    assert cached_models() == ()  # the configuration alone can do nothing
     with pytest.raises(ModelError, match="no safetensors weights in unet; --offline is on, so the hub was not asked"):
         load(info, CPU, torch.float32, offline=True)
 
@@ -315,7 +315,7 @@ def test_other_revisions_of_the_cache_are_listed_as_they_are_asked_for(
     saved(root / "snapshots" / ("1" * 40), diffusers.DDPMScheduler())
     (root / "refs").mkdir()
     (root / "refs" / "v2").write_text("0" * 40)
-    names = [info.name for info in cached()]
+    names = [info.name for info in cached_models()]
     assert names == [f"someone/model@{'1' * 40}", "someone/model@v2"]
     for name in names:
         assert load(describe(name, offline=True), CPU, torch.float32, offline=True).info.window == 32
@@ -390,4 +390,4 @@ def test_only_what_is_loaded_is_fetched(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_no_cache_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "nowhere"))
-    assert cached() == ()
+    assert cached_models() == ()

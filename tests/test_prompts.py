@@ -13,7 +13,7 @@ from test_parity_latent import PROMPT, adapter, parts, same
 
 from editkit import sample
 from editkit.errors import ModelError
-from editkit.models.latent.space import chunks, evened
+from editkit.models.latent.space import chunks, pad_to_longest
 from editkit.models.latent.xl import LatentXL, Reader
 from editkit.plugins import PromptText
 
@@ -59,7 +59,7 @@ def test_long_prompts_give_the_pipelines_latents(scale: float) -> None:
         feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
-    _, filled = evened([wanted.embeds, negative.embeds], lambda: model.empty)
+    _, filled = pad_to_longest([wanted.embeds, negative.embeds], lambda: model.empty)
     expected = pipe(
         prompt_embeds=wanted.embeds, negative_prompt_embeds=filled, num_inference_steps=5, guidance_scale=scale,
         height=64, width=64, generator=torch.Generator().manual_seed(5), output_type="latent",

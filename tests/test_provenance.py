@@ -19,8 +19,16 @@ from editkit.cli import run
 from editkit.errors import PictureError
 from editkit.pictures.files.encoding import encode
 from editkit.pictures.files.png import PNG_SIGNATURE, png_chunk, png_text
-from editkit.pictures.files.provenance import Provenance, find, hash_mask, hash_pixels, read_provenance, strip, stripped
-from editkit.pictures.files.xmp import MAX_TEXT, into_xmp, without_provenance
+from editkit.pictures.files.provenance import (
+    Provenance,
+    find_provenance,
+    hash_mask,
+    hash_pixels,
+    read_provenance,
+    strip_bytes,
+    strip_file,
+)
+from editkit.pictures.files.xmp import MAX_TEXT, insert_provenance, without_provenance
 from editkit.pictures.picture import Picture
 
 ENDINGS = [".png", ".jpg", ".webp", ".tif"] + ([".avif"] if features.check("avif") else [])
@@ -113,10 +121,10 @@ def test_any_recipe_comes_back(value: Any) -> None:
     provenance = Provenance(recipe={"value": value})
     for format_ in ("PNG", "JPEG"):
         data = encode(photo(), format_, [], text=provenance.to_text())[0]
-        text = find(data)
+        text = find_provenance(data)
         assert text is not None
         assert Provenance.from_text(text) == provenance
-        assert find(stripped(data)) is None
+        assert find_provenance(strip_bytes(data)) is None
 
 
 def test_hashes_are_of_pixels_not_of_files(tmp_path: Path) -> None:
@@ -149,7 +157,7 @@ def test_strip_leaves_pixels_and_the_rest(ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"out{ending}"
     Picture.read(source).write(path, provenance=made())
     before = Picture.read(path)
-    assert strip(path) is True
+    assert strip_file(path) is True
     assert read_provenance(path) is None
     assert b"picture_hash" not in path.read_bytes()
     after = Picture.read(path)
@@ -157,7 +165,7 @@ def test_strip_leaves_pixels_and_the_rest(ending: str, tmp_path: Path) -> None:
     assert after.meta.exif == before.meta.exif
     assert b'dc:creator="me"' in (after.meta.xmp or b"")
     data = path.read_bytes()
-    assert strip(path) is False
+    assert strip_file(path) is False
     assert path.read_bytes() == data
     assert {p.name for p in tmp_path.iterdir()} == {"in.webp", path.name}
 
@@ -165,17 +173,17 @@ def test_strip_leaves_pixels_and_the_rest(ending: str, tmp_path: Path) -> None:
 def test_strip_of_a_png_restores_the_bytes_without(tmp_path: Path) -> None:
     photo().write(tmp_path / "a.png")
     photo().write(tmp_path / "b.png", provenance=made())
-    assert strip(tmp_path / "b.png", tmp_path / "c.png")
+    assert strip_file(tmp_path / "b.png", tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes() == (tmp_path / "a.png").read_bytes()
     assert read_provenance(tmp_path / "b.png") == made()
     with pytest.raises(PictureError, match="--force"):
-        strip(tmp_path / "b.png", tmp_path / "c.png")
+        strip_file(tmp_path / "b.png", tmp_path / "c.png")
 
 
 def test_xmp_of_others_is_kept_in_any_shape() -> None:
-    for xmp in (b"", b"no rdf here", b"<x><rdf:RDF>theirs</rdf:RDF></x>", into_xmp(None, "older")):
-        packet = into_xmp(xmp or None, 'a < b & "c"')
-        assert find(packet) == 'a < b & "c"'
+    for xmp in (b"", b"no rdf here", b"<x><rdf:RDF>theirs</rdf:RDF></x>", insert_provenance(None, "older")):
+        packet = insert_provenance(xmp or None, 'a < b & "c"')
+        assert find_provenance(packet) == 'a < b & "c"'
         assert without_provenance(packet).count(b"provenance>") == 0
         if xmp and b"older" not in xmp:
             assert xmp.replace(b"</rdf:RDF></x>", b"") in packet
@@ -226,7 +234,7 @@ def test_size_is_bounded_both_ways(tmp_path: Path) -> None:
     bomb = b"editkit\0\1\0\0\0" + zlib.compress(bytes(50_000_000), 9)
     for chunk in (png_chunk(b"iTXt", bomb), png_text("editkit", "x" * (MAX_TEXT + 1))):
         with pytest.raises(PictureError, match="longer than"):
-            Provenance.from_text(find(png_with(chunk)) or "")
+            Provenance.from_text(find_provenance(png_with(chunk)) or "")
     told = photo().write(tmp_path / "a.jpg", provenance=made({"text": "x" * 100_000})).notices
     assert "too long for JPEG" in told[0]
     assert read_provenance(tmp_path / "a.jpg") is None
@@ -237,7 +245,7 @@ def test_size_is_bounded_both_ways(tmp_path: Path) -> None:
 )
 def test_damaged_chunks(body: bytes) -> None:
     with pytest.raises(PictureError, match="damaged"):
-        find(png_with(png_chunk(b"iTXt", body)))
+        find_provenance(png_with(png_chunk(b"iTXt", body)))
 
 
 def test_truncated_and_empty_files(tmp_path: Path) -> None:
@@ -273,7 +281,7 @@ def test_mutated_files(format_: str, data: st.DataObject) -> None:
                 del file[at : at + data.draw(st.integers(1, 30))]
             case _:
                 file[at:at] = data.draw(st.binary(min_size=1, max_size=20))
-    for function in (lambda raw: (text := find(raw)) and Provenance.from_text(text), stripped):
+    for function in (lambda raw: (text := find_provenance(raw)) and Provenance.from_text(text), strip_bytes):
         told = ""
         try:
             function(bytes(file))

@@ -18,8 +18,8 @@ import torch
 from editkit.common import trust
 from editkit.errors import EditkitError, ExtraError, ModelError
 from editkit.models import describe, load
-from editkit.models.files.loading import find
-from editkit.models.files.quantised import check, of_four_bits, quantised
+from editkit.models.files.loading import find_layout
+from editkit.models.files.quantised import check, dequantise_4bit, is_quantised
 from editkit.models.needs import needs
 from editkit.models.setup import Setup
 
@@ -81,8 +81,8 @@ def test_a_folder_packed_by_torchao_is_near_to_the_plain_one(plain: Path, int8: 
     """8 bits a number, a scale a row: each is off by at most half a step of 1/127 of the largest in its row."""
     assert "quantization_config" in json.loads((int8 / "transformer" / "config.json").read_text())
     one, two = loaded(plain), loaded(int8)
-    assert quantised(two.transformer)
-    assert not quantised(one.transformer)
+    assert is_quantised(two.transformer)
+    assert not is_quantised(one.transformer)
     for name, layer in one.transformer.named_modules():
         if isinstance(layer, torch.nn.Linear):
             found = two.transformer.get_submodule(name).weight.dequantize().float()
@@ -125,7 +125,7 @@ def test_without_its_library_the_command_is_named(
 
     folder = named(plain, tmp_path / "q", config)
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == library else find_spec(name))
-    layout = find(str(folder), offline=True)
+    layout = find_layout(str(folder), offline=True)
     with pytest.raises(ExtraError, match=rf"transformer is quantised by {library}, .* 'editkit\[{library}\]'"):
         check(layout, "transformer", gpu)
 
@@ -215,7 +215,7 @@ def test_bitsandbytes_is_unpacked_on_a_cpu(plain: Path, bits: Path, monkeypatch:
     stored = json.loads((bits / "transformer" / "config.json").read_text())
     assert stored["quantization_config"]["quant_method"] == "bitsandbytes"
     one, two = loaded(plain), loaded(bits)
-    assert not quantised(two.transformer)
+    assert not is_quantised(two.transformer)
     most = {"nf4": 0.153, "fp4": 0.168 + 0.02, "int8": 0.65 / 127}[bits.name]
     moved = False
     for name, layer in one.transformer.named_modules():
@@ -236,7 +236,7 @@ def test_four_bits_are_unpacked_as_the_library_does() -> None:
     for kind in ("nf4", "fp4"):
         for twice in (False, True):
             packed, state = functional.quantize_4bit(weight, quant_type=kind, compress_statistics=twice)
-            found = of_four_bits(packed, state.as_dict(packed=True))
+            found = dequantise_4bit(packed, state.as_dict(packed=True))
             expected = functional.dequantize_4bit(packed, state)
             assert float((found - expected).abs().max()) <= 1e-6 * float(expected.abs().max())
 
@@ -248,7 +248,7 @@ def test_a_block_that_is_not_that_of_the_scales_asks_for_no_memory(block: Any) -
     told = json.loads(bytes(beside["quant_state.bitsandbytes__nf4"].tolist())) | {"blocksize": block}
     beside["quant_state.bitsandbytes__nf4"] = torch.tensor(list(json.dumps(told).encode()), dtype=torch.uint8)
     with pytest.raises(ValueError, match="its blocks should have"):
-        of_four_bits(made["k"], beside)
+        dequantise_4bit(made["k"], beside)
 
 
 def test_unpacked_it_needs_what_the_plain_folder_does(plain: Path, bits: Path) -> None:
@@ -295,12 +295,12 @@ def test_a_packed_text_encoder_is_refused(plain: Path, tmp_path: Path) -> None:
      {"bnb_4bit_quant_type": "hub/kernel"}, {"auto_map": "a.B"}],
 )  # fmt: skip
 def test_what_says_more_than_numbers_and_names_is_refused(change: Any) -> None:
-    trust.network_configuration("m", "config.json", {"quantization_config": BNB})
-    trust.network_configuration("m", "config.json", {"quantization_config": AO})
+    trust.check_network_config("m", "config.json", {"quantization_config": BNB})
+    trust.check_network_config("m", "config.json", {"quantization_config": AO})
     with pytest.raises(ModelError, match="can choose code"):
-        trust.network_configuration("m", "config.json", {"quantization_config": {**BNB, **change}})
+        trust.check_network_config("m", "config.json", {"quantization_config": {**BNB, **change}})
     with pytest.raises(EditkitError, match="can choose code"):  # only where diffusers has it
-        trust.network_configuration("m", "config.json", {"text_config": {"quantization_config": BNB}})
+        trust.check_network_config("m", "config.json", {"text_config": {"quantization_config": BNB}})
 
 
 @torchao

@@ -26,7 +26,7 @@ from editkit.models import backends, describe, families, load, setup
 from editkit.models.fast.packing import unpack
 from editkit.models.files import quantising
 from editkit.models.files.layout import Layout
-from editkit.models.files.quantised import quantised
+from editkit.models.files.quantised import is_quantised
 from editkit.models.leasing import Models
 from editkit.models.needs import lines, needs
 from editkit.models.setup import Setup
@@ -73,9 +73,9 @@ def bytes_of(network: Any) -> int:
 def test_each_weight_is_off_by_half_a_step_and_plan_counts_its_bytes(folders: Folders, sd: str, name: str) -> None:
     path = sd if name == "sd" else folders.model(name)
     one, two = loaded(path), loaded(path, quantize="int8")
-    assert quantised(two.denoiser)
-    assert not quantised(one.denoiser)
-    assert not quantised(two.vae)
+    assert is_quantised(two.denoiser)
+    assert not is_quantised(one.denoiser)
+    assert not is_quantised(two.vae)
     rounding = 2.0**-20  # of the scale and the quotient, in float32, by the largest weight of a row
     for layer, plain in matrices(one.denoiser):
         packed: Any = two.denoiser.get_submodule(layer).weight
@@ -127,7 +127,7 @@ def test_a_matrix_is_packed_before_the_next_is_read(monkeypatch: pytest.MonkeyPa
     assert (key, asked) == ("0.weight", ["0.weight"])
     assert hasattr(tensor, "qdata")
     held = {"a": torch.zeros(1), "b": torch.ones(1)}
-    assert next(quantising.emptied(held))[0] == "b"
+    assert next(quantising.pop_items(held))[0] == "b"
     assert [*held] == ["a"]
 
 
@@ -171,7 +171,7 @@ def test_layers_that_rest_elsewhere_give_the_same_bits(sd: str) -> None:
     other = loaded(sd, quantize="int8")
     for network in (other.unet, other.vae, other.text_encoder):
         network.to(memory_format=torch.contiguous_format)
-    setup.prepared(other, Setup(offload="group"), CPU, torch.float32, True)
+    setup.prepare_model(other, Setup(offload="group"), CPU, torch.float32, True)
     assert torch.equal(latents(other), expected)
 
 

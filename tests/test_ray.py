@@ -9,9 +9,9 @@ import pytest
 import toy_work
 
 from editkit.batch import driver, on_ray
-from editkit.batch.engines import Places, engine_of
+from editkit.batch.engines import EngineResources, engine_of
 from editkit.batch.folder import Item, items, listing
-from editkit.batch.journal import opened
+from editkit.batch.journal import open_journal
 from editkit.cli import run
 from editkit.errors import ExtraError, UsageError
 
@@ -64,8 +64,8 @@ def test_a_picture_that_ends_its_process_is_named_and_a_node_that_is_lost_loses_
         if len(made) == 8:
             cluster.remove_node(node, allow_graceful=False)
 
-    engine = engine_of("ray", Places(actors=(1, 3), device="cpu", memory=1 << 20))
-    with opened(tmp_path / "out", {}) as journal:
+    engine = engine_of("ray", EngineResources(actors=(1, 3), device="cpu", memory=1 << 20))
+    with open_journal(tmp_path / "out", {}) as journal:
         summary = driver.run(toy_work.dies_slowly, todo, journal, engine, watch=watch)
     assert "its process ended without a word" in summary.failed.pop("b.png")
     assert (summary.made, summary.failed) == (39, {})
@@ -93,15 +93,15 @@ def test_the_command_gives_the_bytes_of_the_serial_run(cluster, tmp_path, monkey
 def test_what_the_cluster_lacks_is_said_before_the_start(cluster, tmp_path, monkeypatch):
     todo = pictures(tmp_path / "in", 1)
     with pytest.raises(UsageError, match="no node has 1 GPU for an actor"):
-        list(on_ray.on_ray("", Places(device="cuda"))(toy_work.copy, todo))
+        list(on_ray.on_ray("", EngineResources(device="cuda"))(toy_work.copy, todo))
     with pytest.raises(UsageError, match="--gpus-per-actor 0: the edit is to run with --device cuda"):
-        list(on_ray.on_ray("", Places(device="cuda", gpus_per_actor=0.0))(toy_work.copy, todo))
+        list(on_ray.on_ray("", EngineResources(device="cuda", gpus_per_actor=0.0))(toy_work.copy, todo))
     with pytest.raises(UsageError, match=r"models need about 1000000.0 GB .*no node gives Ray more than"):
-        list(on_ray.on_ray("", Places(device="cpu", memory=10**15))(toy_work.copy, todo))
+        list(on_ray.on_ray("", EngineResources(device="cpu", memory=10**15))(toy_work.copy, todo))
     found = {**on_ray.installed(), "torch": "0.1"}
-    monkeypatch.setattr(on_ray, "_of_nodes", lambda ray: [("10.0.0.7", found)])
+    monkeypatch.setattr(on_ray, "_node_versions", lambda ray: [("10.0.0.7", found)])
     with pytest.raises(UsageError, match=r"node 10.0.0.7 has torch 0.1 \(here .*install the same versions everywhere"):
-        list(on_ray.on_ray("", Places(device="cpu"))(toy_work.copy, todo))
+        list(on_ray.on_ray("", EngineResources(device="cpu"))(toy_work.copy, todo))
 
 
 def test_nobody_at_the_address_and_no_ray_at_all_are_one_line(tmp_path, monkeypatch):
@@ -114,7 +114,7 @@ def test_nobody_at_the_address_and_no_ray_at_all_are_one_line(tmp_path, monkeypa
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", nobody)
     with pytest.raises(UsageError, match=r"no cluster answers at 10.0.0.1:6379 \(Could not connect\)"):
-        list(on_ray.on_ray("10.0.0.1:6379", Places())(toy_work.copy, todo))
+        list(on_ray.on_ray("10.0.0.1:6379", EngineResources())(toy_work.copy, todo))
 
 
 @pytest.mark.parametrize("told", [None, "1"])
@@ -132,7 +132,7 @@ def test_a_ray_that_is_started_here_reports_to_nobody_unless_told_to(tmp_path, m
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", start)
     with pytest.raises(UsageError, match="Ray cannot be started here"):
-        list(on_ray.on_ray("", Places())(toy_work.copy, pictures(tmp_path / "in", 1)))
+        list(on_ray.on_ray("", EngineResources())(toy_work.copy, pictures(tmp_path / "in", 1)))
     assert seen == [told or "0"]
     assert os.environ.get("RAY_USAGE_STATS_ENABLED") == told
 
@@ -140,7 +140,7 @@ def test_a_ray_that_is_started_here_reports_to_nobody_unless_told_to(tmp_path, m
 def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ExtraError, match=r"pip install 'editkit\[ray\]'"):
-        list(on_ray.on_ray("", Places())(toy_work.copy, pictures(tmp_path / "in", 1)))
+        list(on_ray.on_ray("", EngineResources())(toy_work.copy, pictures(tmp_path / "in", 1)))
 
 
 @pytest.mark.parametrize("given", ["0", "x", "3:2", "1:", "1:x"])
@@ -154,4 +154,4 @@ def test_actors_are_numbers(tmp_path, monkeypatch, capsys, given):
 
 def test_engines_without_actors_refuse_them():
     with pytest.raises(UsageError, match="--engine serial: has no actors"):
-        engine_of("serial", Places(actors=(2, 2)))
+        engine_of("serial", EngineResources(actors=(2, 2)))

@@ -12,7 +12,7 @@ from editkit.batch.driver import batch
 from editkit.batch.folder import Masks
 from editkit.batch.reach import Reach
 from editkit.cli import run
-from editkit.common.named import leads_out
+from editkit.common.named import has_escaping_path
 from editkit.errors import UsageError
 from editkit.plugin.chain import Chain
 from editkit.plugins import Inpaint
@@ -176,4 +176,4 @@ def test_words_that_are_no_files_pass(here):
 ])  # fmt: skip
 def test_names_behind_an_equals_sign_are_names(text, out):
     """A detector's weights, as `--control softedge:weights=DIR`; what has too many parts may name anything."""
-    assert leads_out(text) == out
+    assert has_escaping_path(text) == out

@@ -21,7 +21,7 @@ from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Stage
 from editkit.plugin.options import Options
 from editkit.plugins import Colorize, Denoise, Inpaint, Purify, Restore, Upscale
-from editkit_plugins.denoise import turned
+from editkit_plugins.denoise import apply_view
 from editkit_plugins.restoring import memory
 from editkit_plugins.restoring.named import NUMBERS, parse
 
@@ -185,9 +185,9 @@ def test_the_command_line_says_and_prints_consistency(tmp_path, capsys):
 @pytest.mark.parametrize("view", range(8))
 def test_views_of_a_picture_are_eight_and_are_undone(view):
     x = torch.arange(12.0).reshape(1, 1, 3, 4)
-    assert torch.equal(turned(turned(x, view), view, back=True), x)
+    assert torch.equal(apply_view(apply_view(x, view), view, back=True), x)
     square = torch.arange(9.0).reshape(1, 1, 3, 3)
-    assert len({tuple(turned(square, k).flatten().tolist()) for k in range(8)}) == 8
+    assert len({tuple(apply_view(square, k).flatten().tolist()) for k in range(8)}) == 8
 
 
 class Lopsided(ExactModel):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from editkit.batch.metrics import Files, between, each
+from editkit.batch.metrics import Files, metric_function, set_distance
 from editkit.batch.scoring import interval, read_prompts, score
 from editkit.cli import run
 from editkit.errors import EditkitError
@@ -98,12 +98,12 @@ def test_fid_and_kid_of_features_are_the_librarys(folders):
     for real in (True, False):
         for path in sorted((folders / ("reference" if real else "results")).iterdir()):
             fid.update((unit(path) * 255.0).round().byte(), real=real)
-    assert between("fid", mine, theirs) == pytest.approx(float(fid.compute()), rel=1e-3)
+    assert set_distance("fid", mine, theirs) == pytest.approx(float(fid.compute()), rel=1e-3)
     kid = torchmetrics.image.kid.KernelInceptionDistance(feature=Means(), subsets=1, subset_size=10)
     for real in (True, False):
         for path in sorted((folders / ("reference" if real else "results")).iterdir()):
             kid.update((unit(path) * 255.0).round().byte(), real=real)
-    assert between("kid", mine, theirs) == pytest.approx(float(kid.compute()[0]), rel=1e-3)
+    assert set_distance("kid", mine, theirs) == pytest.approx(float(kid.compute()[0]), rel=1e-3)
 
 
 def test_fid_of_sets_says_that_few_are_few(folders):
@@ -119,13 +119,13 @@ def test_fid_of_sets_says_that_few_are_few(folders):
 
 def test_the_jackknife_gives_an_interval_that_covers():
     """Of the fid between samples of two Gaussians in two dimensions, whose distance is 1; its bias is counted in."""
-    from editkit.batch.scoring import _of_sets
+    from editkit.batch.scoring import _totals_of_sets
 
     covered, g = 0, torch.Generator().manual_seed(0)
     for _ in range(60):
         a, b = (torch.randn(200, 2, generator=g, dtype=torch.float64) for _ in range(2))
         b[:, 0] += 1.0
-        (total,) = _of_sets([None] * 200, list(a), list(b), ["fid"])
+        (total,) = _totals_of_sets([None] * 200, list(a), list(b), ["fid"])
         covered += total.low <= 1.0 <= total.high
     assert covered >= 48
 
@@ -139,7 +139,7 @@ def test_lpips_is_the_librarys_with_weights_from_a_file(tmp_path, monkeypatch):
     torch.manual_seed(0)
     network = torchvision.models.alexnet(weights=None)
     torch.save({k: v for k, v in network.state_dict().items() if "features" in k}, tmp_path / "alexnet.pth")
-    figure = each("lpips", Files(lpips=str(tmp_path / "alexnet.pth")))
+    figure = metric_function("lpips", Files(lpips=str(tmp_path / "alexnet.pth")))
     monkeypatch.setattr(module, "_get_tv_model_features", lambda net, pretrained: network.features)
     as_tensor = lambda x: torch.from_numpy(x / np.float32(255.0)).permute(2, 0, 1)[None]  # noqa: E731
     for k in range(10):

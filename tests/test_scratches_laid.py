@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from editkit.pictures.picture import Picture
-from editkit_plugins.masks.laid import laid_over
+from editkit_plugins.masks.overlaid import find_overlaid_lines
 from editkit_plugins.masks.scratches import scratches
 
 HEIGHT, WIDTH = 120, 200
@@ -31,7 +31,7 @@ def kept(picture: np.ndarray, cover: np.ndarray, angle: float, dark: bool) -> fl
     picture = picture.astype(np.float32)
     tone = 255.0 - picture.max(2) if dark else picture.min(2)
     where = (cover > 0).astype(np.uint8)
-    made = laid_over(where, np.full(tone.shape, angle, np.float32), picture, tone)
+    made = find_overlaid_lines(where, np.full(tone.shape, angle, np.float32), picture, tone)
     assert not (made & ~where).any()
     return float(made.sum() / where.sum())
 

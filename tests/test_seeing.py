@@ -13,10 +13,10 @@ from tiny_latent import SD, save_sd
 from editkit.cli import run
 from editkit.editing import contract
 from editkit.editing.api import stream
-from editkit.editing.made import make
+from editkit.editing.result import make
 from editkit.editing.watching.charts import bars, lines
 from editkit.editing.watching.sheets import GAP, LINE, Tile, compare, sheet
-from editkit.editing.watching.trace import Preview, Trace, due
+from editkit.editing.watching.trace import Preview, Trace, is_due
 from editkit.errors import UsageError
 from editkit.models.leasing import Models
 from editkit.pictures.picture import Picture
@@ -65,10 +65,10 @@ def test_the_engine_tells_energies_the_gradients_norm_and_where_time_went():
 
 
 def test_estimates_are_shown_evenly_and_the_last_always_is():
-    seen = [u.state.index for u in updates(SDEdit(strength=1.0), steps=40) if due(u, 8)]
+    seen = [u.state.index for u in updates(SDEdit(strength=1.0), steps=40) if is_due(u, 8)]
     assert seen == [5, 10, 15, 20, 25, 30, 35, 40]
-    assert [u.state.index for u in updates(SDEdit(strength=1.0), steps=3) if due(u, 8)] == [1, 2, 3]
-    assert [u.state.index for u in updates(SDEdit(strength=1.0), steps=7) if due(u, 2)][-1] == 7
+    assert [u.state.index for u in updates(SDEdit(strength=1.0), steps=3) if is_due(u, 8)] == [1, 2, 3]
+    assert [u.state.index for u in updates(SDEdit(strength=1.0), steps=7) if is_due(u, 2)][-1] == 7
 
 
 def test_previews_in_a_folder_and_as_a_moving_picture(here, capsys):

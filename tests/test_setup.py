@@ -158,7 +158,7 @@ def test_offload_is_diffusers_own(sd: Path, monkeypatch: pytest.MonkeyPatch, how
     seen: list[Any] = []
     monkeypatch.setattr(diffusers.StableDiffusionPipeline, called, lambda self, device: seen.append((self, device)))
     model: Any = load(describe(str(sd)), CPU, torch.float32)
-    setup.prepared(model, Setup(offload=how), torch.device("cuda"), torch.float32, True)
+    setup.prepare_model(model, Setup(offload=how), torch.device("cuda"), torch.float32, True)
     assert seen[0][0].unet is model.unet
     assert seen[0][1].type == "cuda"
 
@@ -173,9 +173,9 @@ def test_groups_of_layers_that_rest_elsewhere_give_the_same_bits(sd: Path) -> No
         unpack(network)
     expected = latents(model)
     picture = model.decode(expected)
-    assert not leasing._moves(model)
-    setup.prepared(model, Setup(offload="group"), CPU, torch.float32, True)
-    assert leasing._moves(model)
+    assert not leasing._is_movable(model)
+    setup.prepare_model(model, Setup(offload="group"), CPU, torch.float32, True)
+    assert leasing._is_movable(model)
     found = latents(model)
     assert torch.equal(found, expected)
     assert torch.equal(model.decode(found), picture)

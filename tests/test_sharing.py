@@ -16,7 +16,7 @@ from editkit.batch.sizes import most_at_once
 from editkit.batch.work import Work, new_models
 from editkit.cli import run
 from editkit.models import sharing
-from editkit.models.sharing import Meeting, SharingLoad, _Meeting
+from editkit.models.sharing import BatchPoint, SharingLoad, _BatchedForward
 from editkit.plugin.chain import Chain
 from editkit.plugins import Guide, Inpaint
 
@@ -43,8 +43,8 @@ class Net(nn.Module):
 
 
 def together(net: Net, calls: list) -> list:
-    meeting = Meeting()
-    forward = _Meeting(net.forward, meeting)
+    meeting = BatchPoint()
+    forward = _BatchedForward(net.forward, meeting)
     meeting.expect(len(calls))
 
     @torch.no_grad()
@@ -91,8 +91,8 @@ def test_other_sizes_go_by_themselves_and_whoever_is_done_is_not_waited_for():
 
 
 def test_what_needs_gradients_and_strangers_go_alone():
-    net, meeting = Net(), Meeting()
-    forward = _Meeting(net.forward, meeting)
+    net, meeting = Net(), BatchPoint()
+    forward = _BatchedForward(net.forward, meeting)
     meeting.expect(2)
     (x, t), _ = call(0)
     with meeting.member():
@@ -121,11 +121,11 @@ def test_an_error_of_the_network_is_everybodys_own_and_nobody_waits_for_ever(mon
     thread.join(120)
     assert said == ["no room"]
     monkeypatch.setattr(sharing, "PATIENCE", 0.01)
-    net, meeting = Net(), Meeting()
+    net, meeting = Net(), BatchPoint()
     meeting.expect(2)  # the other never comes
     (x, t), _ = call(0)
     with torch.no_grad(), meeting.member():
-        _Meeting(net.forward, meeting)(x, t)
+        _BatchedForward(net.forward, meeting)(x, t)
     assert net.rows == [1]
 
 

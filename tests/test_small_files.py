@@ -14,21 +14,21 @@ import pytest
 import torch
 from PIL import Image
 
-from editkit.batch.metrics import _state
+from editkit.batch.metrics import _load_state
 from editkit.batch.scoring import pictures_of
 from editkit.cli import console, run
 from editkit.cli.console import LONGEST, bounded
-from editkit.cli.rerun import _found_here, _with_models
+from editkit.cli.rerun import _find_models, _replace_models
 from editkit.cli.words import parse
-from editkit.common.small import small_bytes, small_text
+from editkit.common.small import read_limited_bytes, read_limited_text
 from editkit.diffusion.samplers import make_sampler
 from editkit.editing.api import edit
-from editkit.editing.likely import density
+from editkit.editing.picture_density import density
 from editkit.errors import EditkitError, ModelError
 from editkit.models import Gaussian, describe, memory
 from editkit.models.classifiers import is_noisy
 from editkit.models.files.fingerprint import fingerprint
-from editkit.models.files.layout import Layout, mistaken
+from editkit.models.files.layout import Layout, explain_mistake
 from editkit.models.memory import afford_backward
 from editkit.models.pocket.model import Pocket
 from editkit.pictures.files.provenance import Provenance, UsedModel, read_provenance
@@ -53,23 +53,23 @@ def here(tmp_path, monkeypatch):
 
 def test_a_small_file_is_read_whole_and_no_other(here):
     Path("x").write_bytes(b"\xef\xbb\xbfabc")
-    assert small_bytes("x") == b"\xef\xbb\xbfabc"
-    assert small_text("x") == "abc"  # without the byte order mark
-    assert small_bytes("x", 6) == b"\xef\xbb\xbfabc"
+    assert read_limited_bytes("x") == b"\xef\xbb\xbfabc"
+    assert read_limited_text("x") == "abc"  # without the byte order mark
+    assert read_limited_bytes("x", 6) == b"\xef\xbb\xbfabc"
     with pytest.raises(OSError, match="more than 5 bytes"):
-        small_bytes("x", 5)
+        read_limited_bytes("x", 5)
     for other in ("pipe", "/dev/zero", "."):
         with pytest.raises(OSError, match="is not a regular file"):
-            small_bytes(other)
+            read_limited_bytes(other)
     with pytest.raises(FileNotFoundError):
-        small_bytes("nothing")
+        read_limited_bytes("nothing")
 
 
 def test_a_pipe_that_a_person_names_is_read(here):
     read, write = os.pipe()
     os.write(write, b"abc")
     os.close(write)
-    assert small_bytes(f"/dev/fd/{read}", pipe=True) == b"abc"
+    assert read_limited_bytes(f"/dev/fd/{read}", pipe=True) == b"abc"
     os.close(read)
 
 
@@ -95,10 +95,10 @@ def test_a_pipe_in_a_folder_of_a_model_is_waited_for_by_nobody(here):
     os.mkfifo("m/config.json")
     with pytest.raises(ModelError, match="is not a regular file"):
         Layout("m", Path("m")).json("config.json")
-    assert mistaken(Path("m/config.json")) == "is not a regular file"
+    assert explain_mistake(Path("m/config.json")) == "is not a regular file"
     assert not is_noisy("m")
     with pytest.raises(ModelError, match="is not a regular file"):
-        _state("pipe", "fid")
+        _load_state("pipe", "fid")
 
 
 def test_a_row_that_names_a_pipe_fails_alone(here, capsys):
@@ -282,9 +282,9 @@ def test_a_model_elsewhere_is_taken_by_rerun_only_with_the_weights_that_made_the
     recipe = {"editkit": 2, "stages": [{"plugins": [{"inpaint": {}}], "options": {"model": "sd"}}, {"plugins": []}, 5]}
     for given, places in ((hash_, {"sd": str(tmp_path / "sd")}), ("0" * 64, {}), (None, {})):
         found = Provenance(recipe=recipe, models=(UsedModel(name="sd", hash=given),))
-        assert _found_here(found, Path("out"), tmp_path) == places
-    assert _found_here(Provenance(recipe=recipe, models=(UsedModel(name="sd", hash=hash_),)), tmp_path, tmp_path) == {}
-    told = _with_models(recipe, {"sd": "/x/sd"})
+        assert _find_models(found, Path("out"), tmp_path) == places
+    assert _find_models(Provenance(recipe=recipe, models=(UsedModel(name="sd", hash=hash_),)), tmp_path, tmp_path) == {}
+    told = _replace_models(recipe, {"sd": "/x/sd"})
     assert told["stages"][0]["options"]["model"] == "/x/sd"
     assert told["stages"][1:] == [{"plugins": []}, 5]
 

@@ -18,8 +18,8 @@ from editkit.batch.delivery import Delivery
 from editkit.batch.driver import run_into
 from editkit.batch.engines import serial
 from editkit.batch.folder import Item
-from editkit.batch.sources import cataloged
-from editkit.batch.stores import store
+from editkit.batch.sources import fill_catalog
+from editkit.batch.stores import open_store
 from editkit.errors import PictureError, UsageError
 
 __all__ = ["memory"]
@@ -104,9 +104,9 @@ def test_answers_slower_than_the_lease_lose_nothing(memory, monkeypatch, what):
 def test_two_workers_at_one_picture_whose_bytes_differ_leave_the_first_ones(memory):
     """As where a node was lost for a while, and another kind of processor made the picture meanwhile."""
     put(a__png=b"A")
-    at = store("memory://out")
+    at = open_store("memory://out")
     item = Item("a.png", "memory://in/a.png", "memory://out/a.png", "a.png")
-    with lease.held(at) as hold:
+    with lease.hold_lease(at) as hold:
         first, second = Copies(), Copies()
         second.pack = lambda edited: Copies.pack(second, (edited[0], b"other"))
         late = Delivery(second, at, hold.number)
@@ -146,8 +146,8 @@ def test_a_result_that_vanished_is_made_again(memory):
 
 def test_two_runs_on_one_target_are_refused_and_one_that_was_taken_over_stops(memory, monkeypatch):
     put(a__png=b"A", b__png=b"B")
-    at = store("memory://out")
-    with lease.held(at) as hold:
+    at = open_store("memory://out")
+    with lease.hold_lease(at) as hold:
         monkeypatch.setattr(lease, "time", Clock(lambda: at.replace(lease.name_of(hold.number), b"a sign of life")))
         with pytest.raises(UsageError, match="another batch is at work here"):
             go(Copies())
@@ -163,7 +163,7 @@ def test_two_runs_on_one_target_are_refused_and_one_that_was_taken_over_stops(me
 
 def test_a_run_without_a_sign_of_life_is_taken_over_when_its_time_is_over(memory, monkeypatch):
     put(a__png=b"A")
-    at, clock = store("memory://out"), Clock()
+    at, clock = open_store("memory://out"), Clock()
     monkeypatch.setattr(lease, "time", clock)
     lease.Lease(at, 1).take()
     assert go(Copies()).made == 1
@@ -184,7 +184,7 @@ class Ends:
 
 
 def test_a_run_says_that_it_lives_until_another_takes_over(memory):
-    at = store("memory://out")
+    at = open_store("memory://out")
     hold = lease.Lease(at, 1)
     hold.take()
     hold._end = Ends(3)
@@ -200,7 +200,7 @@ def test_a_run_says_that_it_lives_until_another_takes_over(memory):
 
 @pytest.mark.parametrize(("beats", "lost"), [(5, False), (9, True)])
 def test_a_run_that_is_cut_off_gives_up_its_hold_when_others_may_have_taken_it(memory, monkeypatch, beats, lost):
-    hold = lease.Lease(store("memory://out"), 1)
+    hold = lease.Lease(open_store("memory://out"), 1)
     hold.take()
     memory.faults = Faults(often=1.0, kinds=("busy", "timeout", "lost"))
     monkeypatch.setattr(stores, "TRIES", 1)
@@ -211,7 +211,7 @@ def test_a_run_that_is_cut_off_gives_up_its_hold_when_others_may_have_taken_it(m
 
 def test_the_last_word_of_a_run_is_that_its_hold_is_free(memory, monkeypatch):
     """Also where its last sign of life takes its time, so that the next run need not wait."""
-    at, beating, ended = store("memory://out"), threading.Event(), threading.Event()
+    at, beating, ended = open_store("memory://out"), threading.Event(), threading.Event()
     monkeypatch.setattr(lease, "TTL", 0.0)
     real, end = lease.Lease._text, lease.Lease.end
 
@@ -228,7 +228,7 @@ def test_the_last_word_of_a_run_is_that_its_hold_is_free(memory, monkeypatch):
 
     monkeypatch.setattr(lease.Lease, "_text", slow)
     monkeypatch.setattr(lease.Lease, "end", told)
-    with lease.held(at) as hold:
+    with lease.hold_lease(at) as hold:
         assert beating.wait(60)
     assert json.loads(at.read(lease.name_of(hold.number)))["released"]
 
@@ -236,8 +236,8 @@ def test_the_last_word_of_a_run_is_that_its_hold_is_free(memory, monkeypatch):
 def test_a_run_that_lost_its_hold_ends(memory):
     put(a__png=b"A")
     with closing(Catalog()) as catalog:
-        cataloged(catalog, CHAIN, "memory://in", "memory://out", None, ".png", False)
-        with ledger.opened(store("memory://out"), catalog, {}) as book:
+        fill_catalog(catalog, CHAIN, "memory://in", "memory://out", None, ".png", False)
+        with ledger.open_ledger(open_store("memory://out"), catalog, {}) as book:
             book.lease.lost = True
             with pytest.raises(PictureError, match="this run's hold was lost"):
                 run_into(Copies(), catalog, book, serial, "memory://out")
@@ -247,7 +247,10 @@ def test_a_run_that_lost_its_hold_ends(memory):
 def test_a_service_that_puts_over_what_is_there_is_refused(memory, monkeypatch):
     real = FaultyMemory.pipe_file
     monkeypatch.setattr(FaultyMemory, "pipe_file", lambda self, path, value, mode="", **k: real(self, path, value))
-    with pytest.raises(UsageError, match="puts an object over one that is there"), lease.held(store("memory://out")):
+    with (
+        pytest.raises(UsageError, match="puts an object over one that is there"),
+        lease.hold_lease(open_store("memory://out")),
+    ):
         pass
 
 

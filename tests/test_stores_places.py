@@ -20,8 +20,8 @@ from toy_work import Copies
 from editkit.batch import stores
 from editkit.batch.catalog import Catalog
 from editkit.batch.folder import Masks, items, listing
-from editkit.batch.sources import cataloged
-from editkit.batch.stores import read_from, shown, store
+from editkit.batch.sources import fill_catalog
+from editkit.batch.stores import open_store, read_from, redact
 from editkit.cli import run
 from editkit.errors import ExtraError, PictureError
 
@@ -86,7 +86,7 @@ def test_names_of_results_and_choice_of_pictures_are_those_of_a_folder(tmp_path,
     for masks, ending in [(None, ".png"), (None, None), (Masks(), ".jpg"), (Masks("{stem}.mask{suffix}"), ".png")]:
         expected = items(listing(tmp_path), tmp_path, tmp_path / "out", masks, ending)
         with closing(Catalog()) as catalog:
-            found = cataloged(catalog, CHAIN, "memory://in", "memory://out", masks, ending, False)
+            found = fill_catalog(catalog, CHAIN, "memory://in", "memory://out", masks, ending, False)
             got = list(catalog.items("memory://out"))
             assert [got[-1], got[0]] == [catalog.items("memory://out")[-1], catalog.items("memory://out")[0]]
         assert {(i.name, i.output) for i in got} == {(i.name, i.output) for i in expected}
@@ -180,11 +180,11 @@ def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch):
 
     monkeypatch.setattr(fsspec, "get_filesystem_class", lacking)
     with pytest.raises(ExtraError, match=r"pip install 'editkit\[stores\]'"):
-        store("s3://bucket/x")
+        open_store("s3://bucket/x")
 
 
 def test_secrets_are_in_no_message_and_no_journal(here, capsys):
-    assert shown("https://u:p@host/a/b.png?sig=sesame#x") == "https://host/a/b.png"
+    assert redact("https://u:p@host/a/b.png?sig=sesame#x") == "https://host/a/b.png"
     assert "sesame" not in repr(stores.Remote("https://host/a?sig=sesame"))
     with pytest.raises(PictureError) as error:
         read_from("memory://in/a.png?sig=sesame")

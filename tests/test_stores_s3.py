@@ -19,8 +19,8 @@ from editkit.batch import lease, ledger, stores
 from editkit.batch.catalog import Catalog
 from editkit.batch.driver import run_into
 from editkit.batch.engines import serial
-from editkit.batch.sources import cataloged
-from editkit.batch.stores import store
+from editkit.batch.sources import fill_catalog
+from editkit.batch.stores import open_store
 from editkit.cli import run
 from editkit.errors import PictureError, UsageError
 from editkit.plugin.chain import Chain
@@ -106,8 +106,8 @@ def fill_in(bucket: str, count: int) -> dict[str, bytes]:
 def go(bucket: str, work, resume: bool = False):
     source, target = f"s3://{bucket}/in", f"s3://{bucket}/out"
     with closing(Catalog()) as catalog:
-        cataloged(catalog, CHAIN, source, target, None, ".png", False)
-        with ledger.opened(store(target), catalog, {"run": "x"}, resume=resume) as book:
+        fill_catalog(catalog, CHAIN, source, target, None, ".png", False)
+        with ledger.open_ledger(open_store(target), catalog, {"run": "x"}, resume=resume) as book:
             return run_into(work, catalog, book, serial, target, fresh=not resume)
 
 

@@ -103,7 +103,7 @@ class Point:
 def registered(monkeypatch, points):
     """`points` as what is installed."""
     monkeypatch.setattr(entries, "_read", lambda group, path: tuple(points) if group == registry.GROUP else ())
-    monkeypatch.setattr(entries, "_called", entries._called.__wrapped__)
+    monkeypatch.setattr(entries, "_entries_named", entries._entries_named.__wrapped__)
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def registered(monkeypatch, points):
 def test_whatever_a_module_raises_when_it_is_imported_stops_nobody_else(monkeypatch, raised, capsys):
     others = list(registry.PLUGINS.points())
     registered(monkeypatch, [*others, Point(raised)])
-    before = signal.signal(signal.SIGINT, process.CtrlC())
+    before = signal.signal(signal.SIGINT, process.InterruptHandler())
     try:
-        rows = registry.listed()
+        rows = registry.list_installed()
         assert command(["plugins"]) == 0
         assert command(["plan", "hostile", "x.png"]) == 1
     finally:
@@ -131,7 +131,7 @@ def test_whatever_a_module_raises_when_it_is_imported_stops_nobody_else(monkeypa
 
 def test_ctrl_c_while_a_plugin_is_imported_is_ctrl_c(monkeypatch):
     registered(monkeypatch, [Point(KeyboardInterrupt())])
-    pressed = process.CtrlC()
+    pressed = process.InterruptHandler()
     pressed.pressed = 1
     before = signal.signal(signal.SIGINT, pressed)
     try:
@@ -143,7 +143,7 @@ def test_ctrl_c_while_a_plugin_is_imported_is_ctrl_c(monkeypatch):
 
 @pytest.mark.parametrize("evil", ["\x1b[2J", "\x1b]0;x\x07", "\x9b31m", "\u202e", "[red]", "[/]", "a\nb"])
 def test_no_table_says_more_than_words(monkeypatch, capsys, evil):
-    rows = {"plugin": [entries.Listed(evil, evil, evil), entries.Listed("b", "c", None, evil)]}
+    rows = {"plugin": [entries.InstalledEntry(evil, evil, evil), entries.InstalledEntry("b", "c", None, evil)]}
     monkeypatch.setattr(listing, "installed", lambda: rows)
     assert command(["plugins"]) == 0
     shown = capsys.readouterr().out
@@ -222,8 +222,8 @@ def as_usual():
 
 
 def child(code):
-    """A process that heeds Ctrl-C, and runs `code` after `CtrlC` was installed."""
-    start = "import os, signal\nfrom editkit.cli.process import heed_ctrl_c\nheed_ctrl_c()\n"
+    """A process that heeds Ctrl-C, and runs `code` after `InterruptHandler` was installed."""
+    start = "import os, signal\nfrom editkit.cli.process import install_signal_handlers\ninstall_signal_handlers()\n"
     done = subprocess.run(
         [sys.executable, "-c", start + code],
         capture_output=True, text=True, timeout=300, check=False, preexec_fn=as_usual,
@@ -271,7 +271,11 @@ def test_what_is_half_written_goes_when_the_process_is_asked_to_end(tmp_path, na
 
 def test_what_is_started_to_ignore_ctrl_c_ignores_it():
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-    code += "from editkit.cli.process import heed_ctrl_c\nheed_ctrl_c()\nimport os\n" + PRESS + "print('on')"
+    code += (
+        "from editkit.cli.process import install_signal_handlers\ninstall_signal_handlers()\nimport os\n"
+        + PRESS
+        + "print('on')"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "on\n", "")
 

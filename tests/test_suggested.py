@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from editkit.cli import run
-from editkit.models.suggested import suggested, tasks
+from editkit.models.suggested import suggested_models, tasks
 from editkit.plugin.registry import names
 
 NOT_METHODS = {"mask", "preview"}
@@ -16,11 +16,11 @@ def test_every_task_is_a_command():
 
 
 def test_no_model_is_listed_twice():
-    listed = [row.name for row in suggested()]
+    listed = [row.name for row in suggested_models()]
     assert len(set(listed)) == len(listed)
 
 
-@pytest.mark.parametrize("row", suggested(), ids=lambda row: row.name)
+@pytest.mark.parametrize("row", suggested_models(), ids=lambda row: row.name)
 def test_each_says_what_where_and_how(row):
     assert row.use
     assert row.licence
@@ -33,7 +33,9 @@ def test_each_says_what_where_and_how(row):
 def test_one_task_lists_its_models_alone(capsys):
     assert run(["models", "suggest", "vary"]) == 0
     said = capsys.readouterr().out
-    assert [row.name for row in suggested() if row.name in said] == [row.name for row in suggested("vary")]
+    assert [row.name for row in suggested_models() if row.name in said] == [
+        row.name for row in suggested_models("vary")
+    ]
     assert "editkit models download kandinsky-community/kandinsky-2-2-decoder" in said
     assert "from memory, not checked" in said
 

@@ -22,7 +22,7 @@ from editkit import edit
 from editkit.batch.driver import Work
 from editkit.batch.engines import processes, serial
 from editkit.batch.folder import items, listing
-from editkit.models.fast.norms import SteadyGroupNorm, steady
+from editkit.models.fast.norms import SteadyGroupNorm, use_steady_norms
 from editkit.models.leasing import Models
 from editkit.plugin.chain import Chain
 from editkit.plugins import Inpaint, SDEdit
@@ -43,7 +43,7 @@ def norm(channels: int, groups: int, dtype: torch.dtype) -> nn.Module:
     generator = torch.Generator().manual_seed(1)
     made[0].weight.copy_(torch.randn(channels, generator=generator))
     made[0].bias.copy_(torch.randn(channels, generator=generator))
-    return steady(made).to(dtype)
+    return use_steady_norms(made).to(dtype)
 
 
 def given(shape: tuple[int, ...], dtype: torch.dtype, mean: float = 0.5) -> Tensor:

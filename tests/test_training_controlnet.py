@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d
 from toy_training import TINY, generator, photos
 
 from editkit.errors import EditkitError
-from editkit.training.controlnet import ControlLesson, Steered, hinted, split
+from editkit.training.controlnet import ControlLesson, Steered, add_hints, split
 from editkit.training.loop import Run
 from editkit.training.network import build_unet, export, load
 from editkit.training.pictures import crop, load_collection
@@ -98,13 +98,13 @@ def test_what_it_leaves_is_a_controlnet_of_diffusers(photos: Path, base: Path) -
 
 def test_hints_are_cut_like_their_picture(photos: Path) -> None:
     """A hint that is the picture itself stays equal to it through levels, cut, resize and mirror."""
-    found = hinted(load_collection(photos, 16, photos.parent / "heldout.txt"), "tile:factor=1")
+    found = add_hints(load_collection(photos, 16, photos.parent / "heldout.txt"), "tile:factor=1")
     for photograph in found.training:
         for k in range(4):
             both = crop(photograph, 16, generator(k)).unsqueeze(0)
             x0, hint = split(both)
             torch.testing.assert_close(hint * 2 - 1, x0, atol=0.02, rtol=0)
-    edges = hinted(load_collection(photos, 16), "canny").training[1]
+    edges = add_hints(load_collection(photos, 16), "canny").training[1]
     above = edges.levels[0][3:, : 40 // 2 * 2].float()
     lower = avg_pool2d(above.unsqueeze(0), 2)[0]
     assert len(edges.levels) > 1

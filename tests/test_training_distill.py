@@ -26,7 +26,7 @@ __all__ = ["photos"]
 
 def gaussian(x_t: Tensor, t: Tensor) -> Tensor:
     """The exact estimate for data of mean 0.2 and deviation 0.15."""
-    alpha_t, sigma_t = (diffusion.at(z, t) for z in diffusion.tables())
+    alpha_t, sigma_t = (diffusion.gather_levels(z, t) for z in diffusion.tables())
     return 0.2 + alpha_t * 0.15**2 / (alpha_t**2 * 0.15**2 + sigma_t**2) * (x_t - alpha_t * 0.2)
 
 

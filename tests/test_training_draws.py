@@ -12,11 +12,11 @@ from toy_training import photos, prior_run, settings
 
 from editkit.models.pocket.residual import depth, eroded_depth
 from editkit.training import prior
-from editkit.training.conditions import blurred
-from editkit.training.draws import Draws, _mixed, shared
+from editkit.training.conditions import blur
+from editkit.training.draws import Draws, _mix_bits, split_count
 from editkit.training.loop import Run
 from editkit.training.masks import KINDS, random_masks
-from editkit.training.pictures import Photograph, crop, halved, load_collection
+from editkit.training.pictures import Photograph, crop, halve, load_collection
 from editkit.training.prior import PriorLesson
 from editkit.training.store import Store
 
@@ -29,13 +29,13 @@ def test_the_hash_is_splitmix64() -> None:
     """The first outputs of SplitMix64 from seed 1234567, as published with it."""
     known = (6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431)
     golden = 0x9E3779B97F4A7C15
-    assert tuple(_mixed((1234567 + k * golden) % 2**64) for k in range(1, 5)) == known
+    assert tuple(_mix_bits((1234567 + k * golden) % 2**64) for k in range(1, 5)) == known
 
 
 def test_tensors_hash_as_the_host_does() -> None:
     golden, one, other = 0x9E3779B97F4A7C15, Draws((3, 14), CPU), Draws((3, 14), CPU)
     start = other._next()
-    expected = [_mixed((start + k * golden) % 2**64) for k in range(1, 101)]
+    expected = [_mix_bits((start + k * golden) % 2**64) for k in range(1, 101)]
     assert [word % 2**64 for word in one._bits(100).tolist()] == expected
 
 
@@ -45,7 +45,7 @@ def test_draws_are_a_function_of_key_and_call() -> None:
     second = a.uniform(3, 5)
     assert torch.equal(second, b.uniform(3, 5))
     assert torch.equal(a.normal(7), b.normal(7))
-    assert a.lot() == b.lot()
+    assert a.scalar() == b.scalar()
     assert not torch.equal(Draws((1, 2), CPU).uniform(3, 5), second)
     keys = {Draws(key, CPU).key for key in [(s, n, k) for s in range(5) for n in range(2000) for k in range(3)]}
     assert len(keys) == 30_000
@@ -70,12 +70,12 @@ def test_draws_have_the_distributions_they_say() -> None:
 
 def test_shares_are_met_within_one_and_in_the_mean() -> None:
     source, shares = Draws((0,), CPU), (0.24, 0.48, 0.14, 0.14)
-    rows = torch.tensor([shared(10, shares, source) for _ in range(4000)], dtype=torch.float64)
+    rows = torch.tensor([split_count(10, shares, source) for _ in range(4000)], dtype=torch.float64)
     expected = torch.tensor(shares, dtype=torch.float64) * 10
     assert bool((rows.sum(1) == 10).all())
     assert bool(((rows - expected).abs() < 1).all())
     assert bool(((rows.mean(0) - expected).abs() < 5 * 0.5 / math.sqrt(4000)).all())
-    assert shared(3, (1.0, 0.0), source) == [3, 0]
+    assert split_count(3, (1.0, 0.0), source) == [3, 0]
 
 
 @pytest.mark.parametrize("window", [16, 24])
@@ -91,7 +91,7 @@ def test_a_batch_cuts_what_crop_cuts(photos: Path, window: int) -> None:
 
 def test_photographs_of_any_depth_of_levels_and_any_channels(photos: Path) -> None:
     big = torch.randint(0, 256, (6, 130, 97), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    levels = (big, halved(big), halved(halved(big)))
+    levels = (big, halve(big), halve(halve(big)))
     small = Photograph("small", (big[:, :20, :17].contiguous(),))
     found = (small, Photograph("big", levels))
     store = Store(found, 16, CPU)
@@ -116,7 +116,7 @@ def test_blurring_is_two_resizes() -> None:
         else:
             low = F.interpolate(x0[row : row + 1], size=(size, size), mode="bicubic", antialias=True)
         expected = F.interpolate(low, size=(32, 32), mode="bicubic").clamp(-1, 1)
-        torch.testing.assert_close(blurred(x0, factors, area)[row : row + 1], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(blur(x0, factors, area)[row : row + 1], expected, atol=1e-5, rtol=0)
 
 
 def test_erosions_count_what_the_distance_is() -> None:
@@ -164,7 +164,7 @@ def test_a_compiled_run_is_one_graph_and_gives_the_same_weights(photos: Path, mo
 
     real = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: real(self, backend="aot_eager"))
-    monkeypatch.setattr(prior, "hasten", lambda unet: None)
+    monkeypatch.setattr(prior, "use_fast_operations", lambda unet: None)
     monkeypatch.setattr(Run, "_sheet", lambda self: None)
     counters.clear()
     plain = prior_run(settings(photos, "plain", steps=3, threads=1, measure_every=1))

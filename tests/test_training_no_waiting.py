@@ -47,7 +47,7 @@ def imagined(photos: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(GPU):
         yield
     diffusion.tables_on.cache_clear()
-    conditions._blurs.cache_clear()
+    conditions._blur_matrices.cache_clear()
 
 
 @pytest.mark.usefixtures("imagined")

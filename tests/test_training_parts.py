@@ -13,9 +13,9 @@ from toy_training import TINY, generator
 from editkit.models.pocket.residual import EXACT, PRIOR, ROUGH, Residual, depth, deviation, luma
 from editkit.pictures.filling import smooth_fill
 from editkit.training import diffusion
-from editkit.training.conditions import SHARES, blurred, inpaint_condition, rough, told
-from editkit.training.draws import Draws, shared
-from editkit.training.fast import hasten
+from editkit.training.conditions import SHARES, blur, draw_conditions, inpaint_condition, simulate_coarse_estimate
+from editkit.training.draws import Draws, split_count
+from editkit.training.fast import use_fast_operations
 from editkit.training.masks import random_masks
 from editkit.training.network import Pocket, export, load
 from editkit.training.settings import Architecture
@@ -67,7 +67,7 @@ def test_faster_operations_give_the_same_values_and_gradients(dtype: torch.dtype
         torch.manual_seed(0)
         net = Pocket(architecture)
         if fast:
-            hasten(net.unet)
+            use_fast_operations(net.unet)
         net.unet.to(dtype=dtype, memory_format=torch.channels_last)
         v = net(x_t, *told)
         v.square().mean().backward()
@@ -85,7 +85,7 @@ def test_sampler_on_an_exact_gaussian() -> None:
     mean, deviation = 0.2, 0.15
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
-        alpha_t, sigma_t = (diffusion.at(z, t) for z in diffusion.tables())
+        alpha_t, sigma_t = (diffusion.gather_levels(z, t) for z in diffusion.tables())
         return mean + alpha_t * deviation**2 / (alpha_t**2 * deviation**2 + sigma_t**2) * (x_t - alpha_t * mean)
 
     for eta in (0.0, 1.0):
@@ -98,7 +98,7 @@ def _residual() -> tuple[Residual, Tensor, Tensor, Tensor]:
     """A residual at four levels, x0, eps and x_t."""
     c, x0, eps = torch.randn((3, 4, 3, 8, 8), generator=generator())
     s = 0.01 + torch.rand((4, 1, 8, 8), generator=generator())
-    alpha_t, sigma_t = (diffusion.at(z, torch.tensor([0, 300, 700, 999])) for z in diffusion.tables())
+    alpha_t, sigma_t = (diffusion.gather_levels(z, torch.tensor([0, 300, 700, 999])) for z in diffusion.tables())
     return Residual(c, s, alpha_t, sigma_t), x0, eps, alpha_t * x0 + sigma_t * eps
 
 
@@ -187,10 +187,10 @@ def test_masks_and_conditions() -> None:
     assert torch.equal(masks, random_masks(200, 32, draws()))
     x0 = torch.rand((64, 3, 32, 32), generator=generator()) * 2 - 1
     before = x0.clone()
-    counts = shared(64, SHARES, draws())
+    counts = split_count(64, SHARES, draws())
     assert sum(counts) == 64
     assert counts[1] in range(30, 33)
-    task, condition, mask, s = told(x0, counts, draws())
+    task, condition, mask, s = draw_conditions(x0, counts, draws())
     assert torch.bincount(task, minlength=4).tolist() == counts
     assert torch.equal(x0, before)
     torch.testing.assert_close(s, deviation(task, condition, mask))
@@ -201,11 +201,11 @@ def test_masks_and_conditions() -> None:
     assert bool((mask[task != 1] == 1).all())
     _, mask = inpaint_condition(x0, draws())
     assert set(mask.unique().tolist()) == {0.0, 0.5, 1.0}
-    coarser = rough(x0, draws())
-    assert torch.equal(coarser, rough(x0, draws()))
-    fine, coarse = ((z - blurred(z, torch.full((64,), 8.0))).square().mean() for z in (x0, coarser))
+    coarser = simulate_coarse_estimate(x0, draws())
+    assert torch.equal(coarser, simulate_coarse_estimate(x0, draws()))
+    fine, coarse = ((z - blur(z, torch.full((64,), 8.0))).square().mean() for z in (x0, coarser))
     assert coarse < 0.4 * fine  # texture is gone
     tones = (torch.nn.functional.avg_pool2d(z, 8) for z in (x0, coarser))
     assert 0.01 < float((next(tones) - next(tones)).square().mean().sqrt()) < 0.15  # and tones are off
-    small = blurred(x0, torch.full((64,), 2.0))
+    small = blur(x0, torch.full((64,), 2.0))
     assert 0.1 < float((small - x0).square().mean().sqrt()) < 0.7

@@ -22,8 +22,8 @@ from editkit.training.controlnet import ControlLesson
 from editkit.training.distill import DistillLesson
 from editkit.training.loop import Lesson, Run
 from editkit.training.network import build_unet, export
+from editkit.training.process_group import ALONE, ProcessGroup, join_process_group
 from editkit.training.settings import ControlSettings, DistillSettings, PriorSettings, Settings
-from editkit.training.together import ALONE, Together, together
 
 assert photos  # a fixture
 
@@ -36,7 +36,7 @@ import sys, torch
 from editkit.training.loop import Run
 from editkit.training.prior import PriorLesson
 from editkit.training.settings import PriorSettings
-from editkit.training.together import together
+from editkit.training.process_group import together
 Run._sheet = lambda self: None
 runs = [PriorSettings.model_validate_json(words) for words in sys.argv[1::2]]
 with together(runs[0].batch, torch.device("cpu")) as place:
@@ -125,12 +125,12 @@ class Meeting:
 
 
 @dataclass(frozen=True)
-class Beside(Together):
+class Beside(ProcessGroup):
     """A place of two in one process."""
 
     meeting: Meeting = field(default_factory=Meeting)
 
-    def add_up(self, tensors):
+    def sum_over_processes(self, tensors):
         self.meeting.told[self.place] = torch.cat([tensor.reshape(-1) for tensor in tensors])
         self.meeting.barrier.wait()
         total = self.meeting.told[0] + self.meeting.told[1]
@@ -139,7 +139,7 @@ class Beside(Together):
             tensor.copy_(part.view_as(tensor))
 
 
-def stepped(made: Settings, lesson: Lesson, place: Together = ALONE, steps: int = 3) -> dict[str, torch.Tensor]:
+def stepped(made: Settings, lesson: Lesson, place: ProcessGroup = ALONE, steps: int = 3) -> dict[str, torch.Tensor]:
     """What so many steps make of the learner."""
     going = Run(made, lesson, together=place)
     with ThreadPoolExecutor(2) as pool:
@@ -174,13 +174,13 @@ def test_a_classifier_is_not_shared_and_says_so(tmp_path, monkeypatch, capsys):
 
 def test_alone_nothing_is_asked_of_anybody(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with together(4, torch.device("cpu")) as place:
+    with join_process_group(4, torch.device("cpu")) as place:
         assert place == ALONE
         assert place.first
     value = torch.ones(3)
-    ALONE.add_up([value])
+    ALONE.sum_over_processes([value])
     assert value.tolist() == [1.0, 1.0, 1.0]
-    assert ALONE.from_first("x") == "x"
+    assert ALONE.broadcast_first("x") == "x"
 
 
 def test_mistakes(monkeypatch):
@@ -188,8 +188,8 @@ def test_mistakes(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UsageError, match="WORLD_SIZE is set, and RANK and MASTER_ADDR and MASTER_PORT are not"):
-        together(8, torch.device("cpu")).__enter__()
+        join_process_group(8, torch.device("cpu")).__enter__()
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "0")
     with pytest.raises(UsageError, match="--batch 3: is shared by 4 processes; give at least 4"):
-        together(3, torch.device("cpu")).__enter__()
+        join_process_group(3, torch.device("cpu")).__enter__()

@@ -27,9 +27,9 @@ from test_setup import latents
 from editkit.cli import run
 from editkit.errors import EditkitError, ModelError, UsageError
 from editkit.models import describe, load
-from editkit.models.files.fingerprint import _of as fingerprints
+from editkit.models.files.fingerprint import _hash_weights as fingerprints
 from editkit.models.files.fingerprint import fingerprint
-from editkit.models.files.overlay import _renamed, contents
+from editkit.models.files.overlay import _rename_tensors, list_tensors
 from editkit.models.needs import needs
 from editkit.pictures.files.provenance import read_provenance
 from editkit.plugins import SDEdit
@@ -104,7 +104,7 @@ def test_flux_by_its_original_names_has_the_shapes_of_the_real_width() -> None:
     with torch.device("meta"):
         network = diffusers.FluxTransformer2DModel(num_layers=1, num_single_layers=1, guidance_embeds=True)
     state = network.state_dict()
-    found = _renamed("FluxTransformer2DModel", tiny_files.original_flux(state), network.config, state)
+    found = _rename_tensors("FluxTransformer2DModel", tiny_files.original_flux(state), network.config, state)
     assert {key: value.shape for key, value in found.items()} == {key: value.shape for key, value in state.items()}
 
 
@@ -158,7 +158,7 @@ def test_its_bytes_are_those_of_its_header(pairs: dict[str, Pair], kind: str, tm
     pytest.importorskip("gguf")
     pair = pairs["flux2"]
     file = tiny_files.gguf(pair.state, tmp_path / "x.gguf", kind)
-    listed = list(contents("x", file))
+    listed = list(list_tensors("x", file))
     assert {one.key: one.shape for one in listed} == {key: tuple(value.shape) for key, value in pair.state.items()}
     block = {"Q8_0": 34, "Q4_0": 18}[kind]
     expected = sum(
@@ -269,7 +269,7 @@ def test_strangers_provenance_lays_no_file_from_elsewhere(pairs: dict[str, Pair]
     for word in ("/etc/x.gguf", "../x.safetensors", "~/x.gguf"):
         recipe = {"stages": [{"plugins": ["sdedit"], "options": {"transformer": word}}]}
         with pytest.raises(EditkitError, match="lies elsewhere"):
-            trust.beside(str(tmp_path / "a.png"), None, recipe)
+            trust.check_provenance_paths(str(tmp_path / "a.png"), None, recipe)
 
 
 def test_a_stage_with_another_model_does_not_inherit_it(pairs: dict[str, Pair], tmp_path: Path) -> None:

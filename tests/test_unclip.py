@@ -23,7 +23,7 @@ from editkit import edit, sample
 from editkit.engine.loop import State
 from editkit.errors import ChainError, ModelError, ParameterError, UsageError
 from editkit.models import describe
-from editkit.models.files.loading import complete, find
+from editkit.models.files.loading import find_layout, is_complete
 from editkit.models.latent.unclip import UnClip
 from editkit.models.leasing import Models
 from editkit.plugins import Blend, Cfg, Inpaint, Invert, Vary
@@ -199,7 +199,7 @@ def test_what_the_folder_is(folder: str, tmp_path: Path) -> None:
     info = describe(folder)
     assert info.takes == {"prompt", "control", "image prompt", "embedding"}
     assert (info.steps, info.guidance) == (20, 10.0)
-    assert complete(find(folder, offline=True))
+    assert is_complete(find_layout(folder, offline=True))
     blind = shutil.copytree(folder, tmp_path / "blind")
     (blind / "image_encoder" / "model.safetensors").unlink()
-    assert not complete(find(str(blind), offline=True))
+    assert not is_complete(find_layout(str(blind), offline=True))

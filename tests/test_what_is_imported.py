@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from editkit.models.files.skeleton import without_values
+from editkit.models.files.skeleton import meta_skeleton
 
 NEVER = {
     "torch._dynamo",
@@ -47,7 +47,7 @@ def test_an_edit_by_an_embedded_model_imports_torch_and_no_library_beside_it(tmp
 
 
 def test_a_network_is_made_without_values_and_what_is_made_then_is_not() -> None:
-    with without_values():
+    with meta_skeleton():
         made = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4), nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4), nn.LSTM(4, 4))
         nn.init.trunc_normal_(tensor=made[1].weight)
         real = nn.init.normal_(torch.empty(1000, device="cpu"))
@@ -58,6 +58,6 @@ def test_a_network_is_made_without_values_and_what_is_made_then_is_not() -> None
 
 def test_a_network_without_values_draws_nothing_from_the_global_generator() -> None:
     before = torch.get_rng_state()
-    with without_values():
+    with meta_skeleton():
         nn.Embedding(3, 4)
     assert torch.equal(torch.get_rng_state(), before)

@@ -17,7 +17,7 @@ from editkit.errors import PictureError, RecipeError, UsageError
 from editkit.pictures.files.provenance import Provenance, read_provenance
 from editkit.pictures.picture import Picture
 from editkit.plugin.params import outputs
-from editkit.plugin.registry import listed
+from editkit.plugin.registry import list_installed
 from editkit.plugins import Invert, Repair
 
 FEW = ["--steps", "2", "--model", "pocket"]
@@ -100,9 +100,9 @@ def test_an_edit_writes_what_was_asked_and_nothing_else(here, words, code, new, 
 
 
 def test_every_plugin_s_file_to_be_written_is_known():
-    found = {f"{row.name}.{name}" for row in listed() for name in outputs(row.kind)}
+    found = {f"{row.name}.{name}" for row in list_installed() for name in outputs(row.kind)}
     assert {"repair.save_mask", "invert.save_noise"} <= found
-    for row in listed():
+    for row in list_installed():
         for name in row.kind.model_fields:
             assert not name.startswith(("save", "write", "output")) or name in outputs(row.kind)
 
@@ -179,7 +179,7 @@ def test_noise_of_another_file_is_refused_in_one_line(here):
 )  # fmt: skip
 def test_a_file_named_within_other_words_lies_beside_the_picture(text):
     with pytest.raises(PictureError, match="lies elsewhere"):
-        trust.beside("f.png", None, {"stages": [{"plugins": [{"inpaint": {"mask": text}}]}]})
+        trust.check_provenance_paths("f.png", None, {"stages": [{"plugins": [{"inpaint": {"mask": text}}]}]})
 
 
 @pytest.mark.parametrize("text", ["box:1,2,3,4+watermark:b.png", "lora.safetensors:0.7", "timm:resnet18:w.safetensors"])
@@ -188,7 +188,7 @@ def test_links_within_other_words_are_followed_no_further(here, text):
     for name in ("b.png", "lora.safetensors", "w.safetensors"):
         Path("sub", name).symlink_to(here / FULL)
     with pytest.raises(PictureError, match="lies elsewhere"):
-        trust.beside("sub/f.png", None, {"stages": [{"plugins": [{"inpaint": {"mask": text}}]}]})
+        trust.check_provenance_paths("sub/f.png", None, {"stages": [{"plugins": [{"inpaint": {"mask": text}}]}]})
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from editkit.diffusion.conditioning import Conditioning
 from editkit.diffusion.model import ModelInfo
 from editkit.diffusion.prediction import Prediction
 from editkit.diffusion.schedule import Cosine
-from editkit.diffusion.windows import Windowed, starts, weights
+from editkit.diffusion.windows import Windowed, window_starts, window_weights
 from editkit.editing.api import stream
 from editkit.errors import ModelError
 from editkit.plugins import Inpaint, SDEdit
@@ -22,7 +22,7 @@ from editkit.plugins import Inpaint, SDEdit
 @given(st.integers(1, 400), st.integers(2, 80), st.integers(0, 40))
 def test_windows_cover_lie_inside_and_overlap(length, window, overlap):
     overlap = min(overlap, window - 1)
-    begins = starts(length, window, overlap)
+    begins = window_starts(length, window, overlap)
     size = min(window, length)
     covered = torch.zeros(length)
     for begin in begins:
@@ -35,9 +35,9 @@ def test_windows_cover_lie_inside_and_overlap(length, window, overlap):
 
 @given(st.integers(1, 400), st.integers(2, 80), st.integers(0, 40))
 def test_weights_sum_to_one_everywhere(length, window, overlap):
-    begins = starts(length, window, min(overlap, window - 1))
+    begins = window_starts(length, window, min(overlap, window - 1))
     total = torch.zeros(length)
-    for begin, share in zip(begins, weights(begins, window, length), strict=True):
+    for begin, share in zip(begins, window_weights(begins, window, length), strict=True):
         assert (share > 0).all()
         total[begin : begin + len(share)] += share
     torch.testing.assert_close(total, torch.ones(length), atol=1e-5, rtol=0)

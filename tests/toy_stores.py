@@ -17,8 +17,8 @@ from editkit.batch import lease, ledger, stores
 from editkit.batch.catalog import Catalog
 from editkit.batch.driver import run_into
 from editkit.batch.engines import serial
-from editkit.batch.sources import cataloged
-from editkit.batch.stores import store
+from editkit.batch.sources import fill_catalog
+from editkit.batch.stores import open_store
 from editkit.plugin.chain import Chain
 from editkit.plugins import Inpaint
 
@@ -64,9 +64,9 @@ def put(**data: bytes) -> None:
 def go(work, *, resume=False, force=False, mask=None, identity=None):
     """A run of `work` from memory://in into memory://out."""
     with closing(Catalog()) as catalog:
-        cataloged(catalog, CHAIN, "memory://in", "memory://out", mask, ".png", False)
-        with ledger.opened(
-            store("memory://out"), catalog, identity or {"run": "x"}, resume=resume, force=force
+        fill_catalog(catalog, CHAIN, "memory://in", "memory://out", mask, ".png", False)
+        with ledger.open_ledger(
+            open_store("memory://out"), catalog, identity or {"run": "x"}, resume=resume, force=force
         ) as book:
             return run_into(work, catalog, book, serial, "memory://out", fresh=not (resume or force), force=force)
 

@@ -8,15 +8,15 @@ LASTING = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryErro
 """Errors that are passed on to the caller."""
 
 
-class Passing(Exception):  # noqa: N818
+class TemporaryError(Exception):
     """A temporary failure: a busy service, a lost connection."""
 
 
-class Gone(PictureError):  # noqa: N818
+class StoreGoneError(PictureError):
     """The store itself no longer exists."""
 
 
-class Explained:
+class StoreErrors:
     """Turns errors of a service's library into one line with the address, without anything that could be secret."""
 
     def __init__(self, at: str) -> None:
@@ -38,7 +38,7 @@ class Explained:
                 f"as docs/scale.md says"
             ) from None
         if isinstance(error, (OSError, TimeoutError)) or "Timeout" in name or "Connection" in name:
-            raise Passing(f"does not answer as it should ({name})") from None
+            raise TemporaryError(f"does not answer as it should ({name})") from None
         if type(error).__module__.split(".")[0] in ("aiohttp", "botocore", "aiobotocore", "s3fs"):
-            raise Passing(f"does not answer as it should ({name})") from None
+            raise TemporaryError(f"does not answer as it should ({name})") from None
         raise PictureError(f"{self._at}: cannot be read or written ({name})") from None

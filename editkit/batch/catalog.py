@@ -41,11 +41,11 @@ class Catalog:
         self._folder = tempfile.TemporaryDirectory(prefix="editkit-batch-")
         self._base = sqlite3.connect(Path(self._folder.name) / "catalog", check_same_thread=False)
         self._lock = threading.Lock()
-        with self._using():
+        with self._locked():
             self._base.executescript("pragma journal_mode = off; pragma synchronous = off;" + TABLES)
 
     @contextmanager
-    def _using(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         """Lock the database for one thread at a time.
 
         Raises:
@@ -101,7 +101,7 @@ class Catalog:
         """Record which pictures are masks of others."""
         if masks.folder is not None:
             return
-        with self._using():
+        with self._locked():
             self._base.execute("insert into masks select name from listed")
         at, rows = "", self._ask("select name from listed order by name limit ?", CHUNK)
         while rows:
@@ -145,7 +145,7 @@ class Catalog:
 
     def _insert(self, words: str, *given: Any) -> bool:
         """Insert a row; return whether it was new."""
-        with self._using():
+        with self._locked():
             return self._base.execute(words, given).rowcount == 1
 
     def _settle_names(self, ending: str | None) -> None:
@@ -191,14 +191,14 @@ class Catalog:
         """Mark pictures as done whose result exists according to the journal; return their number."""
         line = "line.picture = picture.name and line.state = 'done' and line.output = picture.output"
         done = f"exists (select 1 from line where {line}) and output in (select name from there)"
-        with self._using():
+        with self._locked():
             return self._base.execute(f"update picture set state = 'before' where {done}").rowcount
 
     def refused(self) -> Iterator[tuple[str, str]]:
         """Mark and yield the pictures whose result's name is taken: (name, result's name). Only for a new run; in a
         resumed one, an earlier part may have written the file without recording it, so the worker checks.
         """
-        with self._using():
+        with self._locked():
             self._base.execute(
                 "update picture set state = 'refused' where state = 'todo' and output in (select name from there)"
             )
@@ -240,11 +240,11 @@ class Catalog:
     # ---------------------------------------------------------------------------------------------------- SQLite
 
     def _many(self, words: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        with self._using():
+        with self._locked():
             self._base.executemany(words, rows)
 
     def _ask(self, words: str, *given: Any) -> list[tuple[Any, ...]]:
-        with self._using():
+        with self._locked():
             return self._base.execute(words, given).fetchall()
 
     def rows(self, first: int, most: int) -> list[tuple[Any, ...]]:

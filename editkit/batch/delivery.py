@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from editkit.batch.engines import Result, Staged
+from editkit.batch.engines import Result, StagedWork
 from editkit.batch.folder import Item
 from editkit.batch.journal import Done
 from editkit.batch.lease import is_lost
@@ -43,7 +43,7 @@ class Delivery:
         force: replace existing results.
     """
 
-    work: Staged
+    work: StagedWork
     store: Store
     number: int
     force: bool = False
@@ -81,7 +81,7 @@ class Delivery:
         if result.error is not None:
             return result
         try:
-            return self._delivered(result)
+            return self._mark_delivered(result)
         except EditkitError as error:
             return replace(result, data=b"", error=" ".join(str(error).split()))
 
@@ -92,24 +92,24 @@ class Delivery:
         if done is None or done.output != item.output:
             return None
         if self.store.size(item.output) != done.bytes:
-            data = self.store.read(_part(done))
+            data = self.store.read(_part_name(done))
             if data is None or hashlib.sha256(data).hexdigest() != done.sha256:
                 self.store.remove([marker(item.name)])
                 return None
             self._place(done, data)
         return Result(item, seed=done.seed, done=done, before=True)
 
-    def _delivered(self, result: Result) -> Result:
+    def _mark_delivered(self, result: Result) -> Result:
         item, data = result.item, result.data
         done = Done(item.name, item.output, result.seed, hashlib.sha256(data).hexdigest(), len(data))
-        self._hold()
-        self.store.replace(_part(done), data)
+        self._check_lease()
+        self.store.replace(_part_name(done), data)
         line = json.dumps(asdict(done)).encode()
         if not self.store.create(marker(item.name), line):
             first = done_of(self.store.read(marker(item.name)) or b"")
             if first is not None and first.output == item.output and first.sha256 != done.sha256:
-                theirs = self.store.read(_part(first))  # None: it has been written already
-                self.store.remove([_part(done)])
+                theirs = self.store.read(_part_name(first))  # None: it has been written already
+                self.store.remove([_part_name(done)])
                 if theirs is None and self.store.size(item.output) != first.bytes:
                     raise PictureError(
                         f"{item.output}: was made twice at once and neither is whole; --resume makes it anew"
@@ -121,15 +121,15 @@ class Delivery:
 
     def _place(self, done: Done, data: bytes) -> None:
         """Write the result under its name."""
-        self._hold()
+        self._check_lease()
         if self.force:
             self.store.replace(done.output, data)
         elif not self.store.create(done.output, data):
-            self.store.remove([marker(done.picture), _part(done)])
+            self.store.remove([marker(done.picture), _part_name(done)])
             raise PictureError(f"{done.output}: exists already and is not of this run; move it away, or give --force")
-        self.store.remove([_part(done)])
+        self.store.remove([_part_name(done)])
 
-    def _hold(self) -> None:
+    def _check_lease(self) -> None:
         if is_lost(self.store, self.number):
             raise PictureError(
                 f"{self.store.address}: another run has taken over; this one puts nothing there any more"
@@ -141,7 +141,7 @@ def marker(picture: str) -> str:
     return f"{DONE}/{key_of(picture)}.json"
 
 
-def _part(done: Done) -> str:
+def _part_name(done: Done) -> str:
     return f"{PARTS}/{key_of(done.picture)}-{done.sha256}"
 
 

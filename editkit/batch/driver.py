@@ -23,24 +23,24 @@ from typing import TYPE_CHECKING
 from editkit.batch import ledger
 from editkit.batch.catalog import Catalog
 from editkit.batch.delivery import Delivery
-from editkit.batch.engines import Engine, Result, Staged, serial
+from editkit.batch.engines import Engine, Result, StagedWork, serial
 from editkit.batch.folder import Item, Listing, Masks, check_folders, items, listing
-from editkit.batch.journal import Done, Failed, Journal, opened
+from editkit.batch.journal import Done, Failed, Journal, open_journal
 from editkit.batch.manifest import ENDINGS
 from editkit.batch.sheet import Sheet
 from editkit.batch.sizes import most_at_once
-from editkit.batch.sources import cataloged, check_places, is_plain
-from editkit.batch.stores import is_address, local, store
+from editkit.batch.sources import check_places, fill_catalog, is_plain
+from editkit.batch.stores import is_address, local_path, open_store
 from editkit.batch.work import Work, new_models
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.samplers import make_sampler
 from editkit.editing.settle import arrange, described, for_own_model, options_of
 from editkit.errors import RecipeError, UsageError
 from editkit.pictures.files.formats import PICTURES
-from editkit.pictures.shapes import is_there
+from editkit.pictures.shapes import path_exists
 from editkit.plugin.chain import Chain
-from editkit.plugin.masking import masked, needs_mask
-from editkit.plugin.outputs import write_nothing_beside
+from editkit.plugin.masking import needs_mask, with_mask
+from editkit.plugin.outputs import refuse_plugin_outputs
 
 if TYPE_CHECKING:
     from editkit.models.leasing import Models
@@ -105,7 +105,7 @@ def batch(
         ModelError: there is no such model.
         PictureError: the folder cannot be written to.
     """
-    source, target = local(str(source)), local(str(target))
+    source, target = local_path(str(source)), local_path(str(target))
     offline = any(stage.options.offline for stage in chain.inherited().stages)
     plain = is_plain(source)
     if plain and is_plain(target):
@@ -116,8 +116,8 @@ def batch(
     if masks is None and needs_mask(chain) and not source.endswith(ENDINGS):
         masks = Masks()
     if masks is not None:
-        masked(chain, "")
-    _settle(chain)
+        with_mask(chain, "")
+    _check_chain(chain)
     size = size or most_at_once(chain)
     work = Work(chain, provenance, quality, models or new_models(size), size)
     identity = _identity(chain, Path(target), masks, ending, provenance, quality)
@@ -127,21 +127,21 @@ def batch(
             found = listing(Path(source), leave_out=Path(target))
             todo: Sequence[Item] = items(found, Path(source), Path(target), masks, ending)
         else:
-            found = cataloged(catalog, chain, source, target, masks, ending, offline, force, anywhere)
+            found = fill_catalog(catalog, chain, source, target, masks, ending, offline, force, anywhere)
             todo = catalog.items(target)
-        _tell(found, source, notify)
+        _report_skipped(found, source, notify)
         if not todo and not found.unreadable:
             raise UsageError(f"{source}: contains no pictures; their names end in {' '.join(sorted(PICTURES))}")
         if begin is not None:
             begin(len(todo))
-        told = _both(watch, sheet.take)
+        told = _call_both(watch, sheet.take)
         if is_plain(target):
-            with opened(Path(target), identity, resume=resume, force=force) as journal:
+            with open_journal(Path(target), identity, resume=resume, force=force) as journal:
                 summary = run(work, todo, journal, engine or serial, force=force, watch=told)
                 sheet.before(journal.done.values())
         else:
-            at = store(target, offline=offline, results=True)
-            with ledger.opened(at, catalog, identity, resume=resume, force=force) as book:
+            at = open_store(target, offline=offline, results=True)
+            with ledger.open_ledger(at, catalog, identity, resume=resume, force=force) as book:
                 summary = run_into(
                     work, catalog, book, engine or serial, target, fresh=not (resume or force), force=force, watch=told
                 )
@@ -153,7 +153,7 @@ def batch(
     return summary
 
 
-def _both(watch: Callable[[Result], None] | None, also: Callable[[Result], None]) -> Callable[[Result], None]:
+def _call_both(watch: Callable[[Result], None] | None, also: Callable[[Result], None]) -> Callable[[Result], None]:
     def told(result: Result) -> None:
         also(result)
         if watch is not None:
@@ -162,16 +162,16 @@ def _both(watch: Callable[[Result], None] | None, also: Callable[[Result], None]
     return told
 
 
-def _settle(chain: Chain) -> None:
+def _check_chain(chain: Chain) -> None:
     """Check once for errors that concern every picture: conflicting plugins, unknown model or sampler."""
-    write_nothing_beside(chain, "a batch")
+    refuse_plugin_outputs(chain, "a batch")
     for stage in chain.inherited().stages:
         info = described(stage)
         plugins = arrange(stage, info, has_picture=True)
         make_sampler(options_of(plugins, info, for_own_model(stage)).sampler or info.sampler)
 
 
-def _tell(found: Listing, source: str, notify: Notify) -> None:
+def _report_skipped(found: Listing, source: str, notify: Notify) -> None:
     """Report files that are not pictures, and links that lead back."""
     if found.others:
         more = f" and {len(found.others) - 3} more" if len(found.others) > 3 else ""
@@ -224,20 +224,20 @@ def run(
     for item in items:
         if journal.settle(item.name, item.output):
             before += 1
-        elif not force and is_there(item.target):
+        elif not force and path_exists(item.target):
             reason = f"{item.target}: exists already and is not of this run; move it away, or give --force"
-            _take(journal, summary, Result(item, error=reason), watch)
+            _write_result(journal, summary, Result(item, error=reason), watch)
         else:
             todo.append(item)
     summary.before = before
-    with _from(engine, work, todo) as results:
+    with _results_of(engine, work, todo) as results:
         for result in results:
-            _take(journal, summary, result, watch)
+            _write_result(journal, summary, result, watch)
     return summary
 
 
 def run_into(
-    work: Staged,
+    work: StagedWork,
     catalog: Catalog,
     book: ledger.Ledger,
     engine: Engine,
@@ -261,15 +261,15 @@ def run_into(
     if fresh:
         for name, output in catalog.refused():
             reason = f"{output}: exists already and is not of this run; move it away, or give --force"
-            _noted(book, summary, Result(Item(name, "", "", output), error=reason), watch)
+            _record(book, summary, Result(Item(name, "", "", output), error=reason), watch)
     delivery = Delivery(work, book.store, book.lease.number, force)
-    with _from(engine, delivery, catalog.items(target)) as results:
+    with _results_of(engine, delivery, catalog.items(target)) as results:
         for result in results:
-            _noted(book, summary, result, watch)
+            _record(book, summary, result, watch)
     return summary
 
 
-def _noted(book: ledger.Ledger, summary: Summary, result: Result, watch: Callable[[Result], None] | None) -> None:
+def _record(book: ledger.Ledger, summary: Summary, result: Result, watch: Callable[[Result], None] | None) -> None:
     book.take(result)
     if result.error is not None:
         summary.failed[result.item.name] = result.error
@@ -283,7 +283,7 @@ def _noted(book: ledger.Ledger, summary: Summary, result: Result, watch: Callabl
 
 
 @contextmanager
-def _from(engine: Engine, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Iterator[Result]]:
+def _results_of(engine: Engine, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Iterator[Result]]:
     """Yield an engine's results; its workers end with an interrupted run."""
     results = engine(work, items)
     try:
@@ -294,7 +294,7 @@ def _from(engine: Engine, work: Callable[[Item], Result], items: Sequence[Item])
             close()
 
 
-def _take(journal: Journal, summary: Summary, result: Result, watch: Callable[[Result], None] | None) -> None:
+def _write_result(journal: Journal, summary: Summary, result: Result, watch: Callable[[Result], None] | None) -> None:
     """Write one result and record it in the journal."""
     item = result.item
     if result.error is None:

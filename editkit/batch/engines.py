@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from editkit.batch.folder import Item
 from editkit.batch.journal import Done
-from editkit.common.entries import Group, Listed
+from editkit.common.entries import Group, InstalledEntry
 from editkit.errors import UsageError
 
 
@@ -50,7 +50,7 @@ is `ray.data.from_items([{"item": i} for i in items]).map(lambda row: {"result":
 
 
 @dataclass(frozen=True)
-class Places:
+class EngineResources:
     """The resources for an engine on several machines.
 
     Args:
@@ -77,7 +77,7 @@ class EngineKind:
         summary: a line for `editkit plugins`.
         make: (what stands behind the colon, "" for nothing; the number of workers asked for) -> an `Engine`. Raises
             UsageError if these are invalid.
-        placed: like `make`, with the `Places`; None: only `make` is used, and --actors is refused.
+        placed: like `make`, with the `EngineResources`; None: only `make` is used, and --actors is refused.
         api: the version of this protocol.
     """
 
@@ -85,7 +85,7 @@ class EngineKind:
     summary: str
     make: Callable[[str, int], Engine]
     api: int = 1
-    placed: Callable[[str, Places], Engine] | None = None
+    placed: Callable[[str, EngineResources], Engine] | None = None
 
 
 GROUP = "editkit.engines"
@@ -99,15 +99,15 @@ def load_engine(name: str) -> EngineKind:
         UsageError: there is none (the message suggests the nearest).
         PluginError: it cannot be imported, or is not an `EngineKind`.
     """
-    return cast(EngineKind, ENGINES.fitting(ENGINES.load(name), name, ("name", "summary", "make")))
+    return cast(EngineKind, ENGINES.check_attributes(ENGINES.load(name), name, ("name", "summary", "make")))
 
 
-def listed() -> list[Listed[EngineKind]]:
+def list_installed() -> list[InstalledEntry[EngineKind]]:
     """List all installed engines; broken ones with the reason."""
-    return ENGINES.listed(load_engine)
+    return ENGINES.list_installed(load_engine)
 
 
-def engine_of(spec: str, places: Places) -> Engine:
+def engine_of(spec: str, places: EngineResources) -> Engine:
     """Make the engine of `NAME[:ARGUMENT]` with these resources.
 
     Raises:
@@ -125,7 +125,7 @@ def engine_of(spec: str, places: Places) -> Engine:
 
 
 @runtime_checkable
-class Staged(Protocol):
+class StagedWork(Protocol):
     """Work in three stages that may overlap: one picture is read and another's result is encoded while a third is in
     the network. Each stage's output is the next one's input; the middle one runs in the engine's own thread.
 
@@ -149,15 +149,15 @@ AHEAD = 2
 
 
 def serial(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """An engine that works in this process, one picture after another; `Staged` work overlaps."""
-    if isinstance(function, Staged):
-        yield from overlapped(function, items)
+    """An engine that works in this process, one picture after another; `StagedWork` overlaps."""
+    if isinstance(function, StagedWork):
+        yield from run_overlapped(function, items)
         return
     for item in items:
         yield function(item)
 
 
-def overlapped(work: Staged, items: Iterable[Item]) -> Iterator[Result]:
+def run_overlapped(work: StagedWork, items: Iterable[Item]) -> Iterator[Result]:
     """Yield results in the order of `items`; only few pictures are in memory, whichever stage is the slowest."""
     packers = max(1, min(4, os.cpu_count() or 1))
     left, opened, packed = iter(items), deque[Future[Any]](), deque[Future[Result]]()
@@ -166,7 +166,7 @@ def overlapped(work: Staged, items: Iterable[Item]) -> Iterator[Result]:
         while True:
             opened.extend(reading.submit(work.read, item) for item in islice(left, AHEAD + work.size - 1 - len(opened)))
             if opened:
-                for edited in _edited(work, [opened.popleft() for _ in range(min(work.size, len(opened)))]):
+                for edited in _edit_group(work, [opened.popleft() for _ in range(min(work.size, len(opened)))]):
                     packed.append(packing.submit(work.pack, edited))
             elif not packed:
                 return
@@ -183,7 +183,7 @@ def overlapped(work: Staged, items: Iterable[Item]) -> Iterator[Result]:
         packing.shutdown(cancel_futures=True)
 
 
-def _edited(work: Staged, opened: Sequence[Future[Any]]) -> list[Any]:
+def _edit_group(work: StagedWork, opened: Sequence[Future[Any]]) -> list[Any]:
     """Run the network on some pictures; a single one is not batched."""
     ready = [one.result() for one in opened]
     return [work.edit(ready[0])] if len(ready) == 1 else work.edit_many(ready)
@@ -197,13 +197,13 @@ def processes(workers: int) -> Engine:
         while not ended:
             pending: dict[Any, Item] = {}
             try:
-                yield from _pooled(workers, workers, function, left, pending)
+                yield from _run_pool(workers, workers, function, left, pending)
                 ended = True
             except BrokenProcessPool:
                 suspects = list(pending.values())
             for item in suspects:  # one of them crashed its process: each is run in a separate process to find which
                 try:
-                    yield from _pooled(1, workers, function, iter([item]), {})
+                    yield from _run_pool(1, workers, function, iter([item]), {})
                 except BrokenProcessPool:
                     yield Result(item, error="its process ended without a word (out of memory?); nothing was written")
             suspects = []
@@ -211,7 +211,7 @@ def processes(workers: int) -> Engine:
     return engine
 
 
-def _pooled(
+def _run_pool(
     workers: int, share: int, function: Callable[[Item], Result], left: Iterator[Item], pending: dict[Any, Item]
 ) -> Iterator[Result]:
     """Yield results of a pool of `workers`, each with one of `share` equal parts of the threads (a different number of
@@ -225,7 +225,7 @@ def _pooled(
     try:
         while True:
             for item in islice(left, 2 * workers - len(pending)):
-                pending[_submitted(pool, function, item, pending)] = item
+                pending[_submit(pool, function, item, pending)] = item
             if not pending:
                 return
             done, _ = wait(pending, return_when=FIRST_COMPLETED)
@@ -240,7 +240,7 @@ def _pooled(
         pool.shutdown(wait=not pending, cancel_futures=True)
 
 
-def _submitted(
+def _submit(
     pool: ProcessPoolExecutor, function: Callable[[Item], Result], item: Item, pending: dict[Any, Item]
 ) -> Future[Result]:
     """Submit an item to a pool; if the pool is broken, the item stays pending and is tried again."""
@@ -272,20 +272,20 @@ def _start_worker(share: int) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // share))
 
 
-def _bare(name: str, argument: str) -> None:
+def _refuse_argument(name: str, argument: str) -> None:
     if argument:
         raise UsageError(f"--engine {name}: takes nothing after a colon, got {argument!r}")
 
 
 def _serial(argument: str, workers: int) -> Engine:
-    _bare("serial", argument)
+    _refuse_argument("serial", argument)
     if workers > 1:
         raise UsageError(f"--engine serial works on one picture at a time; leave --workers {workers} out")
     return serial
 
 
 def _processes(argument: str, workers: int) -> Engine:
-    _bare("processes", argument)
+    _refuse_argument("processes", argument)
     return processes(workers)
 
 

@@ -62,7 +62,7 @@ def listing(folder: Path, leave_out: Path | None = None) -> Listing:
     """
     found = Listing()
     left_out = None if leave_out is None or not leave_out.exists() else _identity(leave_out)
-    seen, root = {_identity(folder)}, _real(folder)
+    seen, root = {_identity(folder)}, _resolve_links(folder)
 
     def unreadable(error: OSError) -> None:
         name = os.path.relpath(error.filename or folder, folder)
@@ -80,7 +80,7 @@ def listing(folder: Path, leave_out: Path | None = None) -> Listing:
                 found.loops.append((inside / name).as_posix())
             else:
                 seen.add(identity)
-                if path.is_symlink() and not _real(path).is_relative_to(root):
+                if path.is_symlink() and not _resolve_links(path).is_relative_to(root):
                     found.outside.append((inside / name).as_posix())
         folders.sort()
         for name in sorted(files):
@@ -91,14 +91,14 @@ def listing(folder: Path, leave_out: Path | None = None) -> Listing:
                 found.unreadable[(inside / name).as_posix()] = "is not a regular file"  # a pipe would block
             elif Path(name).suffix.lower() in PICTURES:
                 found.pictures.append(inside / name)
-                if path.is_symlink() and not _real(path).is_relative_to(root):
+                if path.is_symlink() and not _resolve_links(path).is_relative_to(root):
                     found.outside.append((inside / name).as_posix())
             else:
                 found.others.append((inside / name).as_posix())
     return found
 
 
-def _real(path: Path) -> Path:
+def _resolve_links(path: Path) -> Path:
     """Resolve links; for circular links, return one of them."""
     return Path(os.path.realpath(path))
 
@@ -193,8 +193,10 @@ def items(
         there = [name for mask in tries for name in _as_written(mask, folders)]
         chosen[picture] = there[0] if there else tries[0]
         taken |= {os.path.realpath(mask) for mask in there}
-    pictures = [p for p in found.pictures if os.path.realpath(source / p) not in taken or _own(p, source, chosen)]
-    names = _names(pictures, ending)
+    pictures = [
+        p for p in found.pictures if os.path.realpath(source / p) not in taken or _is_own_mask(p, source, chosen)
+    ]
+    names = _result_names(pictures, ending)
     return [
         Item(p.as_posix(), str(source / p), str(target / out), out.as_posix(), chosen.get(p))
         for p, out in zip(pictures, names, strict=True)
@@ -237,13 +239,13 @@ def _key(name: str) -> str:
     return stem + ending.lower()
 
 
-def _own(picture: Path, source: Path, chosen: dict[Path, str]) -> bool:
+def _is_own_mask(picture: Path, source: Path, chosen: dict[Path, str]) -> bool:
     """Whether the picture would be its own mask, as with a pattern {name} beside the pictures."""
     path = os.path.realpath(source / picture)
     return [p for p, mask in chosen.items() if os.path.realpath(mask) == path] == [picture]
 
 
-def _names(pictures: Sequence[Path], ending: str | None) -> list[Path]:
+def _result_names(pictures: Sequence[Path], ending: str | None) -> list[Path]:
     """Choose the results' names: the stem with the suffix; the whole name if two pictures would get the same, and a
     number if that is taken too. All differ, even on case-insensitive file systems.
     """

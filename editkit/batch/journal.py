@@ -44,18 +44,18 @@ class Failed:
 _KINDS = {"picture": str, "output": str, "seed": int, "sha256": str, "bytes": int}
 
 
-def begun_before(path: object) -> UsageError:
+def earlier_run_error(path: object) -> UsageError:
     """Return the error for an existing journal without --resume or --force."""
     return UsageError(f"{path}: an earlier run was here; --resume goes on with it, --force begins anew")
 
 
-def of_another_run(path: object) -> UsageError:
+def other_run_error(path: object) -> UsageError:
     """Return the error for a journal of a run with other settings."""
     return UsageError(f"{path}: is of a run with another recipe or other options; give those, or --force to begin anew")
 
 
 class Journal:
-    """An open journal; see `opened`."""
+    """An open journal; see `open_journal`."""
 
     def __init__(self, folder: Path, handle: int, done: dict[str, Done], force: bool) -> None:
         self.folder = folder
@@ -106,7 +106,7 @@ class Journal:
                 with contextlib.suppress(OSError):
                     part.unlink()
             if error.errno in HOPELESS:
-                raise self._full(error) from None
+                raise self._disk_full_error(error) from None
             return f"{target}: cannot be written: {error.strerror}"
         return None
 
@@ -119,7 +119,7 @@ class Journal:
         try:
             self._append({"state": "failed", **asdict(entry)})
         except OSError as error:
-            raise self._full(error) from None
+            raise self._disk_full_error(error) from None
 
     def _append(self, record: Mapping[str, Any]) -> None:
         """Append one complete line, synced; remove it again if it does not fit on the disk."""
@@ -139,7 +139,7 @@ class Journal:
         digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
         return self.folder / PARTS / f"{digest[:32]}.part"
 
-    def _full(self, error: OSError) -> PictureError:
+    def _disk_full_error(self, error: OSError) -> PictureError:
         return PictureError(
             f"{self.folder}: cannot be written to any more ({error.strerror}); {len(self.done)} pictures are done: "
             f"fix that and use --resume to continue"
@@ -147,7 +147,9 @@ class Journal:
 
 
 @contextlib.contextmanager
-def opened(folder: Path, run: Mapping[str, Any], *, resume: bool = False, force: bool = False) -> Iterator[Journal]:
+def open_journal(
+    folder: Path, run: Mapping[str, Any], *, resume: bool = False, force: bool = False
+) -> Iterator[Journal]:
     """Open the journal of `folder`, locked by this process.
 
     Args:
@@ -161,7 +163,7 @@ def opened(folder: Path, run: Mapping[str, Any], *, resume: bool = False, force:
     """
     path = folder / NAME
     if path.exists() and not resume and not force:
-        raise begun_before(path)
+        raise earlier_run_error(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.is_symlink() or (folder / PARTS).is_symlink():
@@ -170,14 +172,14 @@ def opened(folder: Path, run: Mapping[str, Any], *, resume: bool = False, force:
     except OSError as error:
         raise PictureError(f"{folder}: cannot be written to: {error.strerror}") from None
     try:
-        journal = _begun(folder, handle, path, run, resume, force)
+        journal = _begin_journal(folder, handle, path, run, resume, force)
         yield journal
-        _sweep(folder / PARTS)
+        _remove_parts(folder / PARTS)
     finally:
         os.close(handle)
 
 
-def _begun(folder: Path, handle: int, path: Path, run: Mapping[str, Any], resume: bool, force: bool) -> Journal:
+def _begin_journal(folder: Path, handle: int, path: Path, run: Mapping[str, Any], resume: bool, force: bool) -> Journal:
     """Start or continue the journal."""
     _lock(handle, folder)
     try:
@@ -218,7 +220,7 @@ def _read(handle: int, path: Path, run: Mapping[str, Any]) -> dict[str, Done]:
             record = json.loads(line)
             state = record.pop("state")
             if state == "run" and record != dict(run):
-                raise of_another_run(path)
+                raise other_run_error(path)
             if state == "done":
                 entry = Done(**record)
                 if not all(isinstance(getattr(entry, key), kind) for key, kind in _KINDS.items()):
@@ -229,7 +231,7 @@ def _read(handle: int, path: Path, run: Mapping[str, Any]) -> dict[str, Done]:
     return done
 
 
-def _sweep(parts: Path) -> None:
+def _remove_parts(parts: Path) -> None:
     """Remove incomplete results of a killed run."""
     if parts.is_dir():
         for part in parts.glob("*.part"):

@@ -46,7 +46,7 @@ class Lease:
         self.lost = False
         self._mine = {
             "who": f"{socket.gethostname()} process {os.getpid()}",
-            "life": _life(),
+            "life": _process_id(),
             "token": secrets.token_hex(8),
         }
         self._end = threading.Event()
@@ -95,13 +95,13 @@ class Lease:
 
 
 @contextmanager
-def held(store: Store) -> Iterator[Lease]:
+def hold_lease(store: Store) -> Iterator[Lease]:
     """Hold a lease on a store for the block.
 
     Raises:
         UsageError: another run is active there.
     """
-    lease = Lease(store, _free(store) + 1)
+    lease = Lease(store, _last_free_number(store) + 1)
     lease.take()
     thread = threading.Thread(target=lease.keep, daemon=True)
     thread.start()
@@ -113,13 +113,13 @@ def held(store: Store) -> Iterator[Lease]:
         lease.give_back()
 
 
-def _free(store: Store) -> int:
+def _last_free_number(store: Store) -> int:
     """Return the highest number of an ended or dead run, 0 for none."""
     number = max((int(name.rpartition("/")[2][:8]) for name, _ in store.names(FOLDER)), default=0)
     if number == 0:
         return 0
     first = store.read(name_of(number))
-    body = _body(first)
+    body = _parse_lease(first)
     if body.get("released") or _is_dead(body):
         return number
     until = time.monotonic() + TTL
@@ -133,14 +133,14 @@ def _free(store: Store) -> int:
     return number
 
 
-def _body(data: bytes | None) -> dict[str, Any]:
+def _parse_lease(data: bytes | None) -> dict[str, Any]:
     with contextlib.suppress(ValueError):
         found = json.loads(data or b"{}")
         return found if isinstance(found, dict) else {}
     return {}
 
 
-def _life() -> str:
+def _process_id() -> str:
     """Return a unique id of this process: its number, namespace and start time."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -152,7 +152,7 @@ def _life() -> str:
 
 def _is_dead(body: dict[str, Any]) -> bool:
     """Whether a run on this machine has ended without releasing its lease."""
-    mine, its = _life().split(), str(body.get("life", "")).split()
+    mine, its = _process_id().split(), str(body.get("life", "")).split()
     if len(mine) != 4 or len(its) != 4 or its[:2] != mine[:2] or not its[2].isdigit():
         return False
     try:

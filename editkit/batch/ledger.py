@@ -19,8 +19,8 @@ from typing import Any
 from editkit.batch.catalog import Catalog
 from editkit.batch.delivery import DONE, PARTS
 from editkit.batch.engines import Result
-from editkit.batch.journal import NAME, Done, Failed, begun_before, of_another_run
-from editkit.batch.lease import Lease, held
+from editkit.batch.journal import NAME, Done, Failed, earlier_run_error, other_run_error
+from editkit.batch.lease import Lease, hold_lease
 from editkit.batch.stores import Store
 from editkit.errors import EditkitError, PictureError
 
@@ -30,7 +30,7 @@ LINES, SECONDS = 500, 20.0
 
 
 class Ledger:
-    """An open journal in a store; see `opened`."""
+    """An open journal in a store; see `open_ledger`."""
 
     def __init__(self, store: Store, catalog: Catalog, lease: Lease, run: Mapping[str, Any]) -> None:
         self.store, self.catalog, self.lease, self.run = store, catalog, lease, run
@@ -120,15 +120,15 @@ def _in_groups(names: Iterator[str]) -> Iterator[list[str]]:
 
 
 @contextmanager
-def opened(
+def open_ledger(
     store: Store, catalog: Catalog, run: Mapping[str, Any], *, resume: bool = False, force: bool = False
 ) -> Iterator[Ledger]:
-    """Open the journal of a store, locked by this run; like `journal.opened` for a folder."""
+    """Open the journal of a store, locked by this run; like `journal.open_journal` for a folder."""
     before = store.read(RUN)
     if before is not None and not resume and not force:
-        raise begun_before(f"{store.address}/{NAME}")
+        raise earlier_run_error(f"{store.address}/{NAME}")
     text = json.dumps(dict(run)).encode()
-    with held(store) as lease:
+    with hold_lease(store) as lease:
         ledger = Ledger(store, catalog, lease, run)
         if force and before is not None:
             ledger_names = [NAME, RUN]
@@ -136,19 +136,19 @@ def opened(
                 ledger_names += [name for name, _ in store.names(folder)]
             store.remove(ledger_names)
         if not store.create(RUN, text):
-            raise of_another_run(f"{store.address}/{NAME}")
+            raise other_run_error(f"{store.address}/{NAME}")
         if resume:
             ledger.done_before()
         try:
             yield ledger
         except BaseException:
             if not lease.lost:
-                _try_to(ledger)
+                _try_flush(ledger)
             raise
         ledger.join()
 
 
-def _try_to(ledger: Ledger) -> None:
+def _try_flush(ledger: Ledger) -> None:
     """Write the recorded lines of an interrupted run."""
     try:
         ledger.flush()

@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from editkit.common.extras import explained
-from editkit.common.small import small_bytes
+from editkit.common.small import read_limited_bytes
 from editkit.common.spec import did_you_mean
 from editkit.errors import UsageError
 from editkit.plugin.chain import Chain
 from editkit.plugin.declaration import Declaration
 from editkit.plugin.options import Options
-from editkit.plugin.params import Code, is_path, outputs, params, word
+from editkit.plugin.params import Code, cli_name, is_path, outputs, params
 
 ENDINGS = (".jsonl", ".parquet", ".csv")
 OWN = ("picture", "mask", "output")
@@ -143,7 +143,7 @@ def prompts(path: str) -> list[tuple[str, str]]:
         UsageError: it cannot be read, has no prompts, or has other columns.
     """
     try:
-        found = list(_read_csv(io.BytesIO(small_bytes(path, pipe=True)), path))
+        found = list(_read_csv(io.BytesIO(read_limited_bytes(path, pipe=True)), path))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
     for number, row in enumerate(found, 1):
@@ -174,7 +174,7 @@ def _check_header(columns: Sequence[str], name: str) -> None:
 def columns_of(chain: Chain) -> list[str]:
     """Return the columns that `chain` accepts."""
     kinds = [type(plugin) for stage in chain.stages for plugin in stage.plugins]
-    fields = [(kind.name, p.key) for kind in kinds for p in params(kind) if not _barred(kind, p.name)]
+    fields = [(kind.name, p.key) for kind in kinds for p in params(kind) if not _is_forbidden(kind, p.name)]
     alone = [field for _, field in fields if sum(field == other for _, other in fields) == 1]
     options = [option for option in Options.model_fields if option not in BARRED]
     return [*options, *dict.fromkeys(f"{name}.{field}" for name, field in fields), *alone]
@@ -188,11 +188,11 @@ def with_columns(chain: Chain, columns: Columns) -> Chain:
     """
     said = {name: value for name, value in columns if name in Options.model_fields and name not in BARRED}
     if said:
-        chain = chain.with_options(Options(**{name: _plain(value) for name, value in said.items()}))
+        chain = chain.with_options(Options(**{name: _lists_to_tuples(value) for name, value in said.items()}))
     for name, value in columns:
         if name not in said:
-            plugin, field = _owner(chain, name)
-            chain = chain.with_field(plugin, field, _plain(value))
+            plugin, field = _column_owner(chain, name)
+            chain = chain.with_field(plugin, field, _lists_to_tuples(value))
     return chain
 
 
@@ -204,24 +204,24 @@ def with_paths(chain: Chain, row: Mapping[str, Any], joined: Callable[[str], str
             return [placed(column, one) for one in value]
         if column in Options.model_fields:
             return value
-        plugin, field = _owner(chain, column)
+        plugin, field = _column_owner(chain, column)
         return joined(value) if is_path(type(plugin), field, value) else value
 
     return {column: placed(column, value) for column, value in row.items()}
 
 
-def _owner(chain: Chain, column: str) -> tuple[Declaration, str]:
+def _column_owner(chain: Chain, column: str) -> tuple[Declaration, str]:
     """Return the plugin and the parameter of a column."""
     owner, _, key = column.rpartition(".")
     plugins = [plugin for stage in chain.stages for plugin in stage.plugins if owner in ("", plugin.name)]
-    return next((p, field) for p in plugins for field in type(p).model_fields if word(field) == key)
+    return next((p, field) for p in plugins for field in type(p).model_fields if cli_name(field) == key)
 
 
-def _barred(kind: type[Declaration], name: str) -> bool:
+def _is_forbidden(kind: type[Declaration], name: str) -> bool:
     """Whether a parameter names code to import or a file to write, which tables, like recipes, may not set."""
     return name in outputs(kind) or any(isinstance(one, Code) for one in kind.model_fields[name].metadata)
 
 
-def _plain(value: Any) -> Any:
+def _lists_to_tuples(value: Any) -> Any:
     """Convert lists to tuples, as in declarations."""
     return tuple(value) if isinstance(value, list) else value

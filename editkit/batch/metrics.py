@@ -71,7 +71,7 @@ class Files:
         return str(Path(path).expanduser())
 
 
-def each(metric: str, files: Files) -> One:
+def metric_function(metric: str, files: Files) -> One:
     """Return the function that computes `metric` for one picture.
 
     Raises:
@@ -87,7 +87,7 @@ def each(metric: str, files: Files) -> One:
     return made[metric]()
 
 
-def _unit(picture: Picture) -> Tensor:
+def _to_unit_tensor(picture: Picture) -> Tensor:
     """Convert to (1, 3, h, w) in [0, 1], without transparency."""
     import numpy as np
     import torch
@@ -98,7 +98,7 @@ def _unit(picture: Picture) -> Tensor:
 
 def _pair(result: Picture, reference: Picture | None) -> tuple[Tensor, Tensor]:
     assert reference is not None  # checked by `scoring`
-    return _unit(result), _unit(reference)
+    return _to_unit_tensor(result), _to_unit_tensor(reference)
 
 
 def _psnr() -> One:
@@ -117,7 +117,7 @@ def _lpips(path: str) -> One:
     from torchmetrics.functional.image.lpips import _LPIPS
 
     network = _LPIPS(pretrained=True, net="alex", pnet_rand=True)
-    state = _state(path, "lpips")
+    state = _load_state(path, "lpips")
     for name, value in network.net.state_dict().items():  # slice1.0.weight is features.0.weight
         theirs = f"features.{name.partition('.')[2]}"
         if theirs not in state or state[theirs].shape != value.shape:
@@ -142,7 +142,7 @@ def _clip(path: str) -> One:
     @torch.no_grad()
     def figure(result: Picture, reference: Picture | None, prompt: str | None) -> float:
         assert prompt is not None  # checked by `scoring`
-        cosine = model.images(2.0 * _unit(result) - 1.0) @ model.texts([prompt], torch.device("cpu")).T
+        cosine = model.images(2.0 * _to_unit_tensor(result) - 1.0) @ model.texts([prompt], torch.device("cpu")).T
         return 100.0 * max(float(cosine), 0.0)
 
     return figure
@@ -155,7 +155,7 @@ def inception(path: str) -> Seen:
     import torch
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    state = _state(path, "fid")
+    state = _load_state(path, "fid")
     with tempfile.TemporaryDirectory() as folder:  # torch-fidelity would run a pickle's code: pass the loaded tensors
         copy = str(Path(folder) / "inception.pth")
         torch.save(dict(state), copy)
@@ -166,13 +166,13 @@ def inception(path: str) -> Seen:
 
     @torch.no_grad()
     def features(picture: Picture) -> Tensor:
-        seen: Tensor = network((255.0 * _unit(picture)).round().byte())[0][0]
+        seen: Tensor = network((255.0 * _to_unit_tensor(picture)).round().byte())[0][0]
         return seen.double()
 
     return features
 
 
-def between(metric: str, results: Tensor, references: Tensor) -> float:
+def set_distance(metric: str, results: Tensor, references: Tensor) -> float:
     """Compute `fid` or `kid` of features (n, width) and (m, width). Equals the library's result, but is fast enough for
     resampling: tr (S1 S2)^1/2 is the sum of the singular values of the centred X1 X2^T, divided by
     sqrt((n - 1)(m - 1)).
@@ -189,7 +189,7 @@ def between(metric: str, results: Tensor, references: Tensor) -> float:
     return float(apart + one.square().sum() + two.square().sum() - 2.0 * common)
 
 
-def _state(path: str, metric: str) -> Mapping[str, Any]:
+def _load_state(path: str, metric: str) -> Mapping[str, Any]:
     """Load the tensors of a file by name, without running a pickle's code."""
     import torch
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from editkit.batch.engines import Engine, EngineKind, Places, Result, serial
+from editkit.batch.engines import Engine, EngineKind, EngineResources, Result, serial
 from editkit.batch.folder import Item
 from editkit.common.extras import explained
 from editkit.errors import UsageError
@@ -57,26 +57,26 @@ class Actor:
             yield {"place": np.array([places[result.item.name][0]]), "result": packed}
 
 
-def on_ray(address: str, places: Places) -> Engine:
+def on_ray(address: str, places: EngineResources) -> Engine:
     """Make the engine for a cluster's address; "" starts a cluster here."""
 
     def engine(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        with _connected(address), _quiet():
-            gpus = _checked(places)
+        with _connect(address), _limit_output():
+            gpus = _check_cluster(places)
             made = bytearray(len(items))
-            for place, result in _streamed(function, items, places, gpus):
+            for place, result in _stream_results(function, items, places, gpus):
                 if not made[place]:
                     made[place] = 1
                     yield result
             for place, done in enumerate(made):
                 if not done:
-                    yield _alone(function, items[place], gpus)
+                    yield _run_in_own_process(function, items[place], gpus)
 
     return engine
 
 
-def _streamed(
-    function: Callable[[Item], Result], items: Sequence[Item], places: Places, gpus: float
+def _stream_results(
+    function: Callable[[Item], Result], items: Sequence[Item], places: EngineResources, gpus: float
 ) -> Iterator[tuple[int, Result]]:
     """Yield Ray Data's results; those of dead actors may be missing."""
     import ray
@@ -86,7 +86,7 @@ def _streamed(
     context.max_errored_blocks = -1
     context.target_max_block_size = 1  # pass on each result immediately instead of collecting a hundred megabytes
     memory = 0 if gpus else places.memory  # on a GPU the models are in its own memory
-    least, most = places.actors or (1, max(1, _room(gpus, memory)))
+    least, most = places.actors or (1, max(1, _actor_capacity(gpus, memory)))
     data = ray.data.read_datasource(_source()(items), override_num_blocks=max(1, -(-len(items) // SLICE)), num_cpus=0)
     with warnings.catch_warnings():  # Ray has no newer option yet for the number of retries
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
@@ -144,7 +144,7 @@ def _rows(packed: bytes, first: int) -> Iterable[Any]:
         yield pyarrow.table({"place": places, "item": pyarrow.array([pickle.dumps(i) for i in part], pyarrow.binary())})
 
 
-def _alone(function: Callable[[Item], Result], item: Item, gpus: float) -> Result:
+def _run_in_own_process(function: Callable[[Item], Result], item: Item, gpus: float) -> Result:
     """Run one item in its own process."""
     import ray
 
@@ -162,7 +162,7 @@ def _run_one(function: Callable[[Item], Result], item: Item) -> Result:
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[None]:
+def _connect(address: str) -> Iterator[None]:
     """Connect to Ray: running in this process, at the address, or started here for this run.
 
     Raises:
@@ -206,7 +206,7 @@ def _reports_nothing() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _limit_output() -> Iterator[None]:
     """Limit Ray Data's output to errors."""
     log = logging.getLogger("ray.data")
     before = log.level
@@ -217,7 +217,7 @@ def _quiet() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _room(gpus: float, memory: int) -> int:
+def _actor_capacity(gpus: float, memory: int) -> int:
     """Return how many actors fit on the cluster."""
     import ray
 
@@ -226,7 +226,7 @@ def _room(gpus: float, memory: int) -> int:
     return min(room, int(has.get("memory", 0) / memory)) if memory else room
 
 
-def _checked(places: Places) -> float:
+def _check_cluster(places: EngineResources) -> float:
     """Check the cluster and return the GPUs per actor.
 
     Raises:
@@ -248,7 +248,7 @@ def _checked(places: Places) -> float:
     if gpus == 0 and places.memory:
         _has_memory(places.memory)
     mine = versions()
-    for node, found in _of_nodes(ray):
+    for node, found in _node_versions(ray):
         other = [f"{name} {found.get(name)} (here {mine[name]})" for name in mine if found.get(name) != mine[name]]
         if other:
             raise UsageError(
@@ -270,7 +270,7 @@ def _has_memory(needed: int) -> None:
         )
 
 
-def _of_nodes(ray: Any) -> Iterator[tuple[str, dict[str, str]]]:
+def _node_versions(ray: Any) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the installed versions of each node."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -298,14 +298,19 @@ def installed() -> dict[str, str]:
     return versions()
 
 
-def _bare(argument: str, workers: int) -> Engine:
-    return _placed(argument, Places(workers))
+def _engine_with_workers(argument: str, workers: int) -> Engine:
+    return _engine_with_resources(argument, EngineResources(workers))
 
 
-def _placed(argument: str, places: Places) -> Engine:
+def _engine_with_resources(argument: str, places: EngineResources) -> Engine:
     if places.workers > 1 and places.actors is None:
         places = replace(places, actors=(places.workers, places.workers))
     return on_ray(argument, places)
 
 
-RAY = EngineKind("ray", "A cluster, by Ray Data: ray:ADDRESS, or one started here.", _bare, placed=_placed)
+RAY = EngineKind(
+    "ray",
+    "A cluster, by Ray Data: ray:ADDRESS, or one started here.",
+    _engine_with_workers,
+    placed=_engine_with_resources,
+)

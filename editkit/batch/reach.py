@@ -15,8 +15,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from editkit.batch.folder import Masks
-from editkit.batch.stores import is_address, local, scheme, shown
-from editkit.common.named import leads_out, texts
+from editkit.batch.stores import is_address, local_path, redact, scheme
+from editkit.common.named import file_strings, has_escaping_path
 from editkit.errors import UsageError
 from editkit.pictures.shapes import is_words
 
@@ -47,13 +47,13 @@ class Reach:
         folder = folder or "."
         apart = None if masks is None or masks.folder is None else str(masks.folder)
         read = (folder,) if apart is None else (folder, apart)
-        folders = tuple(real(place) for place in read if scheme(place) in HERE)
+        folders = tuple(resolve_local(place) for place in read if scheme(place) in HERE)
         hosts = tuple(host(place) for place in (*read, target) if scheme(place) not in HERE)
         return cls(folder, folders, hosts, anywhere)
 
     def joined(self, name: str) -> str:
         """Resolve a row's name, which may be an address or an absolute path, relative to the manifest's folder."""
-        return local(name) if scheme(name) or name.startswith("/") else f"{self.folder}/{name}"
+        return local_path(name) if scheme(name) or name.startswith("/") else f"{self.folder}/{name}"
 
     def check(self, manifest: str, row: int, name: str) -> None:
         """Refuse a picture or a mask (a name, an address or words) at another place.
@@ -71,40 +71,40 @@ class Reach:
             UsageError: the place is not allowed.
         """
         for text in () if self.anywhere else _texts_of(columns):
-            if leads_out(text):
+            if has_escaping_path(text):
                 self._refuse(manifest, row, text)
 
     def _allows(self, name: str) -> bool:
         if scheme(name) not in HERE:
             return scheme(name) == "memory" or (host(name) in self.hosts and ".." not in PurePosixPath(name).parts)
         if is_words(name):
-            return not leads_out(name)
+            return not has_escaping_path(name)
         whole = scheme(name) != "" or name.startswith("/")
-        if not whole and (leads_out(name) or scheme(self.folder) not in HERE):
-            return not leads_out(name)
-        at = real(self.joined(name).partition("::")[0])
+        if not whole and (has_escaping_path(name) or scheme(self.folder) not in HERE):
+            return not has_escaping_path(name)
+        at = resolve_local(self.joined(name).partition("::")[0])
         return any(at == folder or at.startswith(folder.rstrip("/") + "/") for folder in self.folders)
 
     def _refuse(self, manifest: str, row: int, name: str) -> None:
         raise UsageError(
-            f"{manifest}: row {row} names {shown(name)[:80]!r}, which lies neither in the manifest's folder nor where "
+            f"{manifest}: row {row} names {redact(name)[:80]!r}, which lies neither in the manifest's folder nor where "
             f"the command points; add --anywhere if you trust who wrote it"
         )
 
 
 def host(address: str) -> str:
     """Return the `s3://bucket` part of an address, without secrets."""
-    return "/".join(shown(address).split("/", 3)[:3]).lower()
+    return "/".join(redact(address).split("/", 3)[:3]).lower()
 
 
-def real(text: str) -> str:
+def resolve_local(text: str) -> str:
     """Return a local path with links resolved; an invalid path unchanged."""
     try:
-        return os.path.realpath(local(text))
+        return os.path.realpath(local_path(text))
     except (OSError, ValueError):
-        return local(text)
+        return local_path(text)
 
 
 def _texts_of(columns: Mapping[str, Any]) -> Iterator[str]:
     for column, value in columns.items():
-        yield from texts(value, column.rpartition(".")[2])
+        yield from file_strings(value, column.rpartition(".")[2])

@@ -11,10 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editkit.batch.folder import listing
-from editkit.batch.metrics import ALL, EACH, LEAST, METRICS, Files, Seen, between, each, inception, needs_reference
+from editkit.batch.metrics import (
+    ALL,
+    EACH,
+    LEAST,
+    METRICS,
+    Files,
+    Seen,
+    inception,
+    metric_function,
+    needs_reference,
+    set_distance,
+)
 from editkit.common.extras import explained
 from editkit.common.notify import Notify, silent
-from editkit.common.small import small_text
+from editkit.common.small import read_limited_text
 from editkit.common.spec import nearest
 from editkit.errors import PictureError, UsageError
 from editkit.pictures.picture import Picture
@@ -94,27 +105,29 @@ def score(
         PictureError: a picture cannot be read, or its size differs from its reference's.
     """
     _check(metrics)
-    rows = paired(Path(results), None if reference is None else Path(reference), metrics, prompts)
+    rows = pair_results(Path(results), None if reference is None else Path(reference), metrics, prompts)
     files = files or Files()
     with explained():
-        figures = {metric: each(metric, files) for metric in metrics if metric in EACH}
+        figures = {metric: metric_function(metric, files) for metric in metrics if metric in EACH}
         sets = [metric for metric in metrics if metric in ALL]
         look = (seen or inception(files.of(sets[0]))) if sets else None
     judged, features = [], []
     for k, row in enumerate(rows):
         result = Picture.read(row.result)
         beside = None if row.reference is None or not needs_reference(metrics) else Picture.read(row.reference)
-        _comparable(row, result, beside, metrics)
+        _check_comparable(row, result, beside, metrics)
         found = {metric: figure(result, beside, row.prompt) for metric, figure in figures.items()}
         judged.append(Row(row.name, row.result, row.reference, row.prompt, row.category, found))
         if look is not None:
             features.append(look(result))
         if progress is not None:
             progress(k + 1, len(rows))
-    totals = [total for metric in figures for total in _of_each(judged, metric, seed)]
+    totals = [total for metric in figures for total in _totals_of_pictures(judged, metric, seed)]
     if look is not None:
         assert reference is not None
-        totals += _of_sets(judged, features, [look(Picture.read(path)) for path in _all(Path(reference))], sets)
+        totals += _totals_of_sets(
+            judged, features, [look(Picture.read(path)) for path in _pictures_at(Path(reference))], sets
+        )
         if "fid" in sets and len(rows) < FEW:
             notify(f"fid of {len(rows)} pictures is larger than it would be of many; compare only sets of one size")
     return Scores(tuple(judged), tuple(totals))
@@ -130,7 +143,9 @@ def _check(metrics: Sequence[str]) -> None:
         raise UsageError(f"--metrics: name each metric once, of {', '.join(METRICS)}")
 
 
-def paired(results: Path, reference: Path | None, metrics: Sequence[str], prompts: str | Path | None) -> list[Row]:
+def pair_results(
+    results: Path, reference: Path | None, metrics: Sequence[str], prompts: str | Path | None
+) -> list[Row]:
     """Return the results, each with its reference, prompt and category."""
     beside = needs_reference(metrics)
     sets = [metric for metric in metrics if metric in ALL]
@@ -138,11 +153,11 @@ def paired(results: Path, reference: Path | None, metrics: Sequence[str], prompt
         raise UsageError(f"{(beside + sets)[0]} compares with a reference; give --reference, a folder or a picture")
     if "clip" in metrics and prompts is None:
         raise UsageError("clip compares a picture with a text; give --prompts, a CSV with columns picture and prompt")
-    found = _named(results)
+    found = _files_by_stem(results)
     told = None if prompts is None else read_prompts(prompts)
     if told is not None:
-        found = _listed(found, told, results, prompts)
-    theirs = {} if reference is None or not beside else _named(reference)
+        found = _in_prompt_order(found, told, results, prompts)
+    theirs = {} if reference is None or not beside else _files_by_stem(reference)
     alone = reference is not None and reference.is_file()
     if alone and beside and len(found) > 1:
         raise UsageError(f"--reference {reference}: is one picture, and {results} holds {len(found)}; give a folder")
@@ -158,7 +173,9 @@ def paired(results: Path, reference: Path | None, metrics: Sequence[str], prompt
     return rows
 
 
-def _listed(found: Mapping[str, Path], told: Mapping[str, object], results: Path, prompts: object) -> dict[str, Path]:
+def _in_prompt_order(
+    found: Mapping[str, Path], told: Mapping[str, object], results: Path, prompts: object
+) -> dict[str, Path]:
     for name in told:
         if name not in found:
             near = nearest(name, list(found))
@@ -172,13 +189,13 @@ def pictures_of(place: Path | None) -> list[Path]:
     return (
         []
         if place is None or not place.exists()
-        else _all(place)
+        else _pictures_at(place)
         if place.is_file()
         else [place / path for path in listing(place).pictures]
     )
 
 
-def _all(place: Path) -> list[Path]:
+def _pictures_at(place: Path) -> list[Path]:
     """Return the pictures of a folder, or the single picture `place`."""
     if place.is_file():
         return [place]
@@ -190,10 +207,10 @@ def _all(place: Path) -> list[Path]:
     return found
 
 
-def _named(place: Path) -> dict[str, Path]:
+def _files_by_stem(place: Path) -> dict[str, Path]:
     """Return {name without suffix: file}."""
     found: dict[str, Path] = {}
-    for path in _all(place):
+    for path in _pictures_at(place):
         name = path.stem if place.is_file() else path.relative_to(place).with_suffix("").as_posix()
         if name in found:
             raise UsageError(
@@ -210,7 +227,7 @@ def read_prompts(path: str | Path) -> dict[str, tuple[str, str]]:
         UsageError: no such file, not UTF-8, no column `picture`, or an empty or repeated name.
     """
     try:
-        text = small_text(path, pipe=True)
+        text = read_limited_text(path, pipe=True)
         table = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     except UnicodeDecodeError:
         raise UsageError(f"--prompts {path}: cannot be read as CSV: it is not UTF-8; save it as such") from None
@@ -230,7 +247,7 @@ def read_prompts(path: str | Path) -> dict[str, tuple[str, str]]:
     return told
 
 
-def _comparable(row: Row, result: Picture, reference: Picture | None, metrics: Sequence[str]) -> None:
+def _check_comparable(row: Row, result: Picture, reference: Picture | None, metrics: Sequence[str]) -> None:
     for metric in metrics:
         if min(result.width, result.height) < LEAST.get(metric, 1):
             size = f"{result.width}x{result.height}"
@@ -242,7 +259,7 @@ def _comparable(row: Row, result: Picture, reference: Picture | None, metrics: S
         )
 
 
-def _of_each(rows: Sequence[Row], metric: str, seed: int) -> list[Total]:
+def _totals_of_pictures(rows: Sequence[Row], metric: str, seed: int) -> list[Total]:
     totals = []
     for category in _categories(rows):
         values = [row.figures[metric] for row in rows if category in ("", row.category)]
@@ -270,7 +287,7 @@ def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def _of_sets(
+def _totals_of_sets(
     rows: Sequence[Row], features: Sequence[Tensor], references: Sequence[Tensor], metrics: Sequence[str]
 ) -> list[Total]:
     import torch
@@ -280,7 +297,7 @@ def _of_sets(
     mine, theirs = torch.stack(list(features)), torch.stack(list(references))
     totals = []
     for metric in metrics:
-        value = between(metric, mine, theirs)
+        value = set_distance(metric, mine, theirs)
         half = 1.96 * _jackknife(metric, mine, theirs)
         totals.append(Total(metric, "", len(rows), value, value - half, value + half))
     return totals
@@ -293,6 +310,7 @@ def _jackknife(metric: str, results: Tensor, references: Tensor) -> float:
     if min(len(results), len(references)) < 2 * GROUPS:
         return math.nan
     keep = [
-        between(metric, *(x[torch.arange(len(x)) % GROUPS != g] for x in (results, references))) for g in range(GROUPS)
+        set_distance(metric, *(x[torch.arange(len(x)) % GROUPS != g] for x in (results, references)))
+        for g in range(GROUPS)
     ]
     return math.sqrt(float(torch.tensor(keep).var(correction=0)) * (GROUPS - 1))

@@ -17,7 +17,7 @@ from typing import IO, Any
 from editkit.batch.engines import Result
 from editkit.batch.journal import NAME, Done
 from editkit.batch.sources import is_plain
-from editkit.batch.stores import shown, store
+from editkit.batch.stores import open_store, redact
 from editkit.common.extras import explained
 from editkit.errors import UsageError
 from editkit.pictures.files.atomic import save_bytes
@@ -101,7 +101,7 @@ def _check_place(name: str, source: str, target: str, offline: bool, again: bool
     if name == NAME:
         raise UsageError(f"--results {name}: is the journal's name; give another one")
     if not is_plain(target):
-        there = not again and store(target, offline=offline, results=True).size(name) is not None
+        there = not again and open_store(target, offline=offline, results=True).size(name) is not None
     else:
         path = Path(target) / name
         there = not again and os.path.lexists(path)
@@ -110,14 +110,14 @@ def _check_place(name: str, source: str, target: str, offline: bool, again: bool
         if path.exists() and os.path.exists(source) and os.path.samefile(path, source):
             raise UsageError(f"--results {name}: is the manifest that is read; give another name")
     if there:
-        raise UsageError(f"--results {name}: is there already in {shown(target)}; give another name, or --force")
+        raise UsageError(f"--results {name}: is there already in {redact(target)}; give another name, or --force")
 
 
 def _put(path: Path, name: str, target: str, offline: bool) -> None:
     if is_plain(target):
         save_bytes(Path(target) / name, path.read_bytes(), force=True)
     else:
-        store(target, offline=offline, results=True).put(name, str(path))
+        open_store(target, offline=offline, results=True).put(name, str(path))
 
 
 def _as_parquet(path: Path) -> Path:
@@ -129,14 +129,14 @@ def _as_parquet(path: Path) -> Path:
     kinds = [(name, pyarrow.int64() if name in whole else pyarrow.string()) for name in COLUMNS]
     schema, to = pyarrow.schema(kinds), path.with_suffix(".parquet")
     with path.open(encoding="utf-8") as file, pyarrow.parquet.ParquetWriter(to, schema) as writer:
-        while rows := [json.loads(line) for line in _some(file)]:
+        while rows := [json.loads(line) for line in _read_lines(file)]:
             for row in rows:
                 row["figures"] = json.dumps(row["figures"])
             writer.write_table(pyarrow.Table.from_pylist(rows, schema))
     return to
 
 
-def _some(file: IO[str], most: int = 1000) -> Iterator[str]:
+def _read_lines(file: IO[str], most: int = 1000) -> Iterator[str]:
     with contextlib.suppress(StopIteration):
         for _ in range(most):
             yield next(file)

@@ -10,8 +10,8 @@ from typing import Any
 from editkit.batch.catalog import Catalog
 from editkit.batch.folder import Listing, Masks, listing
 from editkit.batch.manifest import ENDINGS, rows, with_paths
-from editkit.batch.reach import Reach, real
-from editkit.batch.stores import archive_of, is_address, read_from, scheme, shown, store
+from editkit.batch.reach import Reach, resolve_local
+from editkit.batch.stores import archive_of, is_address, open_store, read_from, redact, scheme
 from editkit.errors import UsageError
 from editkit.pictures.shapes import is_words
 from editkit.plugin.chain import Chain
@@ -21,7 +21,7 @@ Row = tuple[str, str, str | None, str | None, Mapping[str, Any]]
 
 def is_manifest(text: str) -> bool:
     """Whether an address or a path is a table of pictures."""
-    return shown(text).lower().endswith(ENDINGS)
+    return redact(text).lower().endswith(ENDINGS)
 
 
 def is_plain(text: str) -> bool:
@@ -37,14 +37,14 @@ def check_places(source: str, target: str, offline: bool) -> None:
     """
     if is_manifest(target):
         raise UsageError(
-            f"{shown(target)}: is a manifest; results go into a folder or a bucket (--results names a table there)"
+            f"{redact(target)}: is a manifest; results go into a folder or a bucket (--results names a table there)"
         )
     if is_address(target):
-        store(target, offline=offline, results=True)
+        open_store(target, offline=offline, results=True)
     elif Path(target).exists() and not Path(target).is_dir():
         raise UsageError(f"{target}: is not a folder; results go into a folder")
     if is_address(source):
-        store(source, offline=offline)
+        open_store(source, offline=offline)
     elif is_manifest(source) and not Path(source).is_file():
         raise UsageError(f"{source}: there is no such manifest")
     elif not is_manifest(source) and not Path(source).is_dir():
@@ -53,10 +53,10 @@ def check_places(source: str, target: str, offline: bool) -> None:
         )
     inner, outer = source.rstrip("/") + "/", target.rstrip("/") + "/"
     if inner == outer or (inner.startswith(outer) and not is_manifest(source)) or outer.startswith(inner):
-        raise UsageError(f"{shown(source)} and {shown(target)} lie in each other; name another place for the results")
+        raise UsageError(f"{redact(source)} and {redact(target)} lie in each other; name another place for the results")
 
 
-def cataloged(
+def fill_catalog(
     catalog: Catalog,
     chain: Chain,
     source: str,
@@ -81,18 +81,18 @@ def cataloged(
     if is_manifest(source):
         reach = Reach.of(source, target, masks, anywhere=anywhere)
         table = _rows(source, chain, masks, offline, reach)
-        catalog.add(_apart(table, target) if force else table, ending)
+        catalog.add(_check_rows_apart(table, target) if force else table, ending)
         catalog.settle_names(ending)
         return found
     if masks is not None and is_address(str(masks.folder or "")):
-        catalog.know_masks(name for name, _ in store(str(masks.folder), offline=offline).names())
+        catalog.know_masks(name for name, _ in open_store(str(masks.folder), offline=offline).names())
     elif masks is not None and masks.folder is not None:
         folder = Path(masks.folder)
         found_masks = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
         catalog.know_masks(filter(_is_name, found_masks))
     if is_address(source):
-        inside = store(source, offline=offline)
-        found.others = catalog.take(_sound(inside.names(), found))
+        inside = open_store(source, offline=offline)
+        found.others = catalog.take(_valid_names(inside.names(), found))
         base = source.rstrip("/") if archive_of(source) is None else f"{source}::"
     else:
         found = listing(Path(source))
@@ -105,7 +105,7 @@ def cataloged(
     return found
 
 
-def _sound(names: Iterator[tuple[str, int]], found: Listing) -> Iterator[str]:
+def _valid_names(names: Iterator[tuple[str, int]], found: Listing) -> Iterator[str]:
     """Yield names that are valid for results too; hidden ones are skipped, as in a folder."""
     for name, _ in names:
         parts = PurePosixPath(name).parts
@@ -118,51 +118,51 @@ def _sound(names: Iterator[tuple[str, int]], found: Listing) -> Iterator[str]:
 def _rows(source: str, chain: Chain, masks: Masks | None, offline: bool, reach: Reach) -> Iterator[Row]:
     """Yield a manifest's pictures: name, address, mask, result's name, and the row's other values."""
     if is_address(source):
-        store(reach.folder, offline=offline)
+        open_store(reach.folder, offline=offline)
         data, name = read_from(source)
-        yield from _of_rows(rows(BytesIO(data), name, chain), name, chain, masks, offline, reach)
+        yield from _pictures_of_rows(rows(BytesIO(data), name, chain), name, chain, masks, offline, reach)
         return
     with Path(source).open("rb") as file:
-        yield from _of_rows(rows(file, source, chain), source, chain, masks, offline, reach)
+        yield from _pictures_of_rows(rows(file, source, chain), source, chain, masks, offline, reach)
 
 
-def _apart(table: Iterator[Row], target: str) -> Iterator[Row]:
+def _check_rows_apart(table: Iterator[Row], target: str) -> Iterator[Row]:
     """Yield the rows after checking that none reads a file at the target."""
     for row in table:
         for read in row[1:3]:
-            if read is not None and not is_words(read) and _place(read).startswith(_place(target) + "/"):
+            if read is not None and not is_words(read) and _place_key(read).startswith(_place_key(target) + "/"):
                 raise UsageError(
-                    f"{shown(read)}: lies in {shown(target)}, where --force would let a result take its place; "
+                    f"{redact(read)}: lies in {redact(target)}, where --force would let a result take its place; "
                     f"name another place for the results, or leave --force out"
                 )
         yield row
 
 
-def _place(text: str) -> str:
+def _place_key(text: str) -> str:
     """Return a key that is equal for all names of a place."""
-    return shown(text).rstrip("/") if scheme(text) not in ("", "file", "local") else real(text)
+    return redact(text).rstrip("/") if scheme(text) not in ("", "file", "local") else resolve_local(text)
 
 
-def _of_rows(
+def _pictures_of_rows(
     table: Iterator[dict[str, Any]], name: str, chain: Chain, masks: Masks | None, offline: bool, reach: Reach
 ) -> Iterator[Row]:
     for number, row in enumerate(table, 1):
         picture, mask, output = row.pop("picture"), row.pop("mask", None), row.pop("output", None)
-        known = shown(picture) if not scheme(picture) else shown(picture).partition("://")[2]
+        known = redact(picture) if not scheme(picture) else redact(picture).partition("://")[2]
         known = known.lstrip("/")
-        _check_name(output or known, shown(name))
+        _check_name(output or known, redact(name))
         output = None if output is None else PurePosixPath(output).as_posix()
         for address in (picture, mask or ""):
-            _check_text(address, shown(name))
+            _check_text(address, redact(name))
             if scheme(address):
-                store(address, offline=offline)
+                open_store(address, offline=offline)
             if address:
-                reach.check(shown(name), number, address)
-        reach.check_columns(shown(name), number, row)
+                reach.check(redact(name), number, address)
+        reach.check_columns(redact(name), number, row)
         if mask is not None:
             mask = mask if is_words(mask) else reach.joined(mask)
         elif masks is not None:
-            mask = _beside(reach.joined(picture), masks)
+            mask = _mask_by_pattern(reach.joined(picture), masks)
         yield known, reach.joined(picture), mask, output, with_paths(chain, row, reach.joined)
 
 
@@ -191,7 +191,7 @@ def _is_name(text: str) -> bool:
     return True
 
 
-def _beside(picture: str, masks: Masks) -> str:
+def _mask_by_pattern(picture: str, masks: Masks) -> str:
     """Apply a mask pattern to a picture's name."""
     if masks.pattern is not None and is_words(masks.pattern):
         return masks.pattern

@@ -19,7 +19,7 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from editkit.batch.answers import Explained, Gone, Passing
+from editkit.batch.answers import StoreErrors, StoreGoneError, TemporaryError
 from editkit.batch.web import client
 from editkit.common.extras import explained
 from editkit.common.spec import did_you_mean
@@ -93,18 +93,18 @@ def scheme(text: str) -> str:
     return found.group(1).lower() if found else ""
 
 
-def local(text: str) -> str:
+def local_path(text: str) -> str:
     """Convert `file:///photos` to a path; return anything else unchanged."""
     return re.sub(r"^(file|local)://", "", text)
 
 
 def archive_of(text: str) -> str | None:
     """Return the kind of archive of an address, by its suffix."""
-    lower = shown(text).lower().rstrip("/")
+    lower = redact(text).lower().rstrip("/")
     return next((kind for ending, kind in ARCHIVES.items() if lower.endswith(ending)), None)
 
 
-def shown(address: str) -> str:
+def redact(address: str) -> str:
     """Return an address without secrets: without the part before an @, and without a query."""
     kind = scheme(address)
     if not kind:
@@ -114,7 +114,7 @@ def shown(address: str) -> str:
     return f"{kind}://{host.rpartition('@')[2]}{slash}{re.split(r'[?#]', path, maxsplit=1)[0]}"
 
 
-def store(address: str, *, offline: bool = False, results: bool = False) -> Store:
+def open_store(address: str, *, offline: bool = False, results: bool = False) -> Store:
     """Open the store at an address.
 
     Args:
@@ -129,19 +129,19 @@ def store(address: str, *, offline: bool = False, results: bool = False) -> Stor
     kind, archive = scheme(address), archive_of(address)
     if kind and "@" in address[len(kind) + 3 :].partition("/")[0]:
         raise UsageError(
-            f"{shown(address)}: has a name or a password before an @, which would be written into journals; give them "
+            f"{redact(address)}: has a name or a password before an @, which would be written into journals; give them "
             f"by the environment (for s3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile), see docs/scale.md"
         )
     if re.search("::[a-z0-9+.-]+://", address, re.IGNORECASE):
-        raise UsageError(f"{shown(address)}: is an address within another; copy what is meant to a place of its own")
+        raise UsageError(f"{redact(address)}: is an address within another; copy what is meant to a place of its own")
     if offline and kind not in ("", "file", "local", "memory"):
         raise UsageError(
-            f"{shown(address)}: lies behind a network, and --offline opens no socket; leave one of them out"
+            f"{redact(address)}: lies behind a network, and --offline opens no socket; leave one of them out"
         )
     if results and (archive is not None or kind not in KEEPING):
         why = "is an archive, which a kill would leave damaged" if archive else f"cannot keep results ({kind}://)"
-        raise UsageError(f"{shown(address)}: {why}; name a folder, or one of {' '.join(k + '://' for k in KEEPING)}")
-    if archive and kind in ("", "file", "local") and not Path(local(address)).is_file():  # a pipe would block
+        raise UsageError(f"{redact(address)}: {why}; name a folder, or one of {' '.join(k + '://' for k in KEEPING)}")
+    if archive and kind in ("", "file", "local") and not Path(local_path(address)).is_file():  # a pipe would block
         raise UsageError(f"{address}: there is no such archive")
     _check_kind(kind, address)
     return Remote(address)
@@ -155,12 +155,12 @@ def _check_kind(kind: str, address: str) -> None:
         return
     if kind not in known_implementations and kind not in fsspec.available_protocols():
         near = did_you_mean(kind, [*KEEPING, *LISTED])
-        raise UsageError(f"{shown(address)}: {kind}:// is not a kind of address that is known{near}")
+        raise UsageError(f"{redact(address)}: {kind}:// is not a kind of address that is known{near}")
     try:
         fsspec.get_filesystem_class(kind)
     except ImportError as error:
         what = "pip install 'editkit[stores]'" if kind in ("s3", "s3a", *LISTED) else str(error)
-        raise ExtraError(f"{shown(address)}: {kind}:// needs a library that is not installed: {what}") from None
+        raise ExtraError(f"{redact(address)}: {kind}:// needs a library that is not installed: {what}") from None
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Remote:
 
     @property
     def address(self) -> str:
-        return shown(self.whole)
+        return redact(self.whole)
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
@@ -188,7 +188,7 @@ class Remote:
             return fsspec.filesystem(archive, fo=outer.open(path, "rb"), skip_instance_cache=True), ""
 
         try:
-            return self._tried("", connect)
+            return self._retry("", connect)
         except FileNotFoundError:
             raise UsageError(f"{self.address}: there is nothing of that name; look at the address") from None
 
@@ -203,39 +203,39 @@ class Remote:
     def names(self, under: str = "") -> Iterator[tuple[str, int]]:
         fs, root = self._opened
         if "s3" in _protocols(fs):
-            yield from self._pages(fs, root, under)
+            yield from self._list_pages(fs, root, under)
             return
         try:
             if archive_of(self.whole) is not None:
-                found = self._tried(under, lambda: fs.find(under, detail=True))
+                found = self._retry(under, lambda: fs.find(under, detail=True))
                 yield from ((_plain_name(name), int(entry.get("size") or -1)) for name, entry in found.items())
                 return
-            yield from self._below(fs, f"{root}/{under}".rstrip("/"), root)
+            yield from self._list_below(fs, f"{root}/{under}".rstrip("/"), root)
         except FileNotFoundError:
             if not under:
                 raise UsageError(f"{self.address}: there is nothing of that name; look at the address") from None
 
-    def _below(self, fs: Any, at: str, root: str) -> Iterator[tuple[str, int]]:
+    def _list_below(self, fs: Any, at: str, root: str) -> Iterator[tuple[str, int]]:
         """List a folder and its subfolders; links of an HTTP listing that lead elsewhere are not followed."""
         folder = f"{at}/" if scheme(self.whole) in LISTED else at
-        entries = self._tried("", lambda: fs.ls(folder, detail=True))
+        entries = self._retry("", lambda: fs.ls(folder, detail=True))
         for entry in sorted(entries, key=lambda entry: str(entry["name"])):
             path = str(entry["name"]).rstrip("/")
             if not path.startswith(f"{at}/") or path == at:
                 continue
             if entry["type"] == "directory":
-                yield from self._below(fs, path, root)
+                yield from self._list_below(fs, path, root)
             elif "?" not in path:
                 yield self._relative(path, root), int(entry.get("size") or -1)
 
-    def _pages(self, fs: Any, root: str, under: str) -> Iterator[tuple[str, int]]:
+    def _list_pages(self, fs: Any, root: str, under: str) -> Iterator[tuple[str, int]]:
         """List page by page; fsspec would keep the whole listing in memory."""
         bucket, _, prefix = root.partition("/")
         prefix = "/".join(part for part in (prefix, under.strip("/")) if part)
         asked = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else ""}
         while True:
             try:
-                page = self._tried(under, lambda: fs.call_s3("list_objects_v2", **asked))
+                page = self._retry(under, lambda: fs.call_s3("list_objects_v2", **asked))
             except FileNotFoundError:
                 raise UsageError(f"{self.address}: there is no such bucket; look at the address") from None
             for entry in page.get("Contents", ()):
@@ -261,9 +261,9 @@ class Remote:
 
         try:
             if self._turn is None:
-                return self._tried(name, fetch)
+                return self._retry(name, fetch)
             with self._turn:
-                return self._tried(name, fetch)
+                return self._retry(name, fetch)
         except (FileNotFoundError, IsADirectoryError):
             return None
 
@@ -272,7 +272,7 @@ class Remote:
         if archive_of(self.whole) is not None:
             return None
         try:
-            return int(self._tried(name, lambda: fs.info(self._path(name)))["size"])
+            return int(self._retry(name, lambda: fs.info(self._path(name)))["size"])
         except FileNotFoundError:
             return None
 
@@ -291,31 +291,31 @@ class Remote:
             return True
 
         try:
-            return self._tried(name, put) or self.read(name) == data
+            return self._retry(name, put) or self.read(name) == data
         except FileNotFoundError:
-            raise Gone(f"{self.address}: is not there any more; nothing can be written") from None
+            raise StoreGoneError(f"{self.address}: is not there any more; nothing can be written") from None
 
     def replace(self, name: str, data: bytes) -> None:
         fs, _ = self._opened
         try:
-            self._tried(name, lambda: fs.pipe_file(self._path(name), data))
+            self._retry(name, lambda: fs.pipe_file(self._path(name), data))
         except FileNotFoundError:
-            raise Gone(f"{self.address}: is not there any more; nothing can be written") from None
+            raise StoreGoneError(f"{self.address}: is not there any more; nothing can be written") from None
 
     def put(self, name: str, path: str) -> None:
         fs, _ = self._opened
-        self._tried(name, lambda: fs.put_file(path, self._path(name)))
+        self._retry(name, lambda: fs.put_file(path, self._path(name)))
 
     def remove(self, names: list[str]) -> None:
         fs, _ = self._opened
         for first in range(0, len(names), 1000):
             paths = [self._path(name) for name in names[first : first + 1000]]
             if "s3" in _protocols(fs):  # a thousand per call; missing objects are not an error
-                self._tried("", partial(fs.rm, paths))
+                self._retry("", partial(fs.rm, paths))
                 continue
             for path in paths:
                 with contextlib.suppress(FileNotFoundError):
-                    self._tried("", partial(fs.rm_file, path))
+                    self._retry("", partial(fs.rm_file, path))
 
     def _path(self, name: str) -> str:
         _, root = self._opened
@@ -323,22 +323,22 @@ class Remote:
 
     def _at(self, name: str) -> str:
         whole = f"{self.address.rstrip('/')}/{name}" if name else self.address
-        return shown(whole) if "?" in name else whole  # the part after a ? may be a signature
+        return redact(whole) if "?" in name else whole  # the part after a ? may be a signature
 
-    def _tried(self, name: str, ask: Callable[[], T]) -> T:
+    def _retry(self, name: str, ask: Callable[[], T]) -> T:
         """Call `ask`, again after temporary errors."""
         for k in range(TRIES):
             try:
-                with self._explained(name):
+                with self._explain_errors(name):
                     return ask()
-            except Passing as error:
+            except TemporaryError as error:
                 if k == TRIES - 1:
                     raise PictureError(f"{self._at(name)}: {error} ({TRIES} times)") from None
                 time.sleep(PAUSE * 2**k)
         raise AssertionError
 
-    def _explained(self, name: str) -> Explained:
-        return Explained(self._at(name))
+    def _explain_errors(self, name: str) -> StoreErrors:
+        return StoreErrors(self._at(name))
 
 
 def _member(fs: Any, path: str) -> bytes:
@@ -372,13 +372,13 @@ def read_from(address: str) -> tuple[bytes, str]:
     place, name = _split(address)
     reader = _reader(place)
     if scheme(address) not in LISTED and (reader.size(name) or 0) > MAX_BYTES:
-        raise PictureError(f"{shown(address)}: larger than {MAX_BYTES >> 20} MiB, the most that is read")
+        raise PictureError(f"{redact(address)}: larger than {MAX_BYTES >> 20} MiB, the most that is read")
     data = reader.read(name)
     if data is None:
-        raise PictureError(f"{shown(address)}: there is no such object")
+        raise PictureError(f"{redact(address)}: there is no such object")
     if not data:
-        raise PictureError(f"{shown(address)}: is empty (zero bytes); a picture was expected")
-    return data, shown(address)
+        raise PictureError(f"{redact(address)}: is empty (zero bytes); a picture was expected")
+    return data, redact(address)
 
 
 def _split(address: str) -> tuple[str, str]:

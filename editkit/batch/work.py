@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, TypeVar
 from editkit.batch.engines import Result
 from editkit.batch.folder import Item
 from editkit.batch.manifest import with_columns
-from editkit.batch.stores import is_address, read_from, shown
+from editkit.batch.stores import is_address, read_from, redact
 from editkit.errors import EditkitError, PictureError
 from editkit.pictures.shapes import is_words
 from editkit.plugin.chain import Chain
-from editkit.plugin.masking import masked
+from editkit.plugin.masking import with_mask
 
 if TYPE_CHECKING:
-    from editkit.editing.made import Made
+    from editkit.editing.result import Made
     from editkit.models.leasing import Models
     from editkit.pictures.picture import Picture
 
@@ -85,14 +85,14 @@ class Work:
 
     def read(self, item: Item) -> Opened | Result:
         """The picture, decoded."""
-        return self._guarded(item, lambda: self._read(item))
+        return self._catch_errors(item, lambda: self._read(item))
 
     def edit(self, opened: Opened | Result) -> Edited | Result:
         """What the networks make of it; a failure stays one."""
         if isinstance(opened, Result):
             return opened
         try:
-            return self._guarded(opened.item, lambda: self._edited(opened))
+            return self._catch_errors(opened.item, lambda: self._edit(opened))
         finally:
             if opened.aside is not None:
                 shutil.rmtree(opened.aside, ignore_errors=True)
@@ -119,47 +119,47 @@ class Work:
         """The file's bytes; a failure stays one."""
         if isinstance(edited, Result):
             return edited
-        return self._guarded(edited.item, lambda: self._packed(edited))
+        return self._catch_errors(edited.item, lambda: self._pack(edited))
 
-    def _guarded(self, item: Item, made: Callable[[], T]) -> T | Result:
+    def _catch_errors(self, item: Item, made: Callable[[], T]) -> T | Result:
         try:
             return made()
         except EditkitError as error:
             reason = " ".join(str(error).split())
         except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return Result(item, seed=seeded(self.chain, item.name).stages[0].options.seed, error=reason)
+        return Result(item, seed=with_own_seed(self.chain, item.name).stages[0].options.seed, error=reason)
 
     def _read(self, item: Item) -> Opened:
         from editkit.pictures.picture import Picture
 
         if not is_address(item.source) and Path(item.source).exists() and not Path(item.source).is_file():
             raise PictureError("is not a regular file")  # a row may name a pipe, which would be waited for
-        picture = opened(item.source) if is_address(item.source) else Picture.read(item.source)
-        chain, aside = with_columns(seeded(self.chain, item.name), item.columns), None
+        picture = read_address(item.source) if is_address(item.source) else Picture.read(item.source)
+        chain, aside = with_columns(with_own_seed(self.chain, item.name), item.columns), None
         if item.mask is not None:
             mask = item.mask
             if is_address(mask) and not is_words(mask):
-                mask, aside = _fetched(mask)
+                mask, aside = _fetch_mask(mask)
             elif not is_words(mask) and not Path(mask).is_file():  # a named pipe would be waited for
                 wrong = "not a regular file" if Path(mask).exists() else "missing"
                 raise PictureError(f"its mask is {wrong}: {mask}")
-            chain = masked(chain, mask)
+            chain = with_mask(chain, mask)
         return Opened(item, picture, chain, aside)
 
-    def _edited(self, opened: Opened) -> Edited:
-        from editkit.editing.made import make
+    def _edit(self, opened: Opened) -> Edited:
+        from editkit.editing.result import make
 
         notices = list(opened.picture.meta.notices)
         made = make(opened.picture, opened.chain, notify=notices.append, models=self.models)
         return Edited(opened.item, made, opened.chain.stages[0].options.seed, tuple(notices))
 
-    def _packed(self, edited: Edited) -> Result:
+    def _pack(self, edited: Edited) -> Result:
         from editkit.pictures.files.writing import format_of, to_bytes
 
         item, made, notices = edited.item, edited.made, list(edited.notices)
         target = Path(item.target)
-        origin = made.provenance(shown(item.source), target.parent) if self.provenance else None
+        origin = made.provenance(redact(item.source), target.parent) if self.provenance else None
         result, text = made.to_write(), None if origin is None else origin.to_text()
         data, deviation, _ = to_bytes(
             result, format_of(target), notices, mask=result.mask, text=text, quality=self.quality
@@ -168,7 +168,7 @@ class Work:
         return Result(item, data, edited.seed, made.calls, deviation, tuple(notices), figures=figures)
 
 
-def opened(address: str) -> Picture:
+def read_address(address: str) -> Picture:
     """The picture at an address."""
     from editkit.pictures.files.reading import decode
     from editkit.pictures.picture import Picture
@@ -177,7 +177,7 @@ def opened(address: str) -> Picture:
     return Picture(raster.pixels, raster.alpha, raster.meta)
 
 
-def _fetched(mask: str) -> tuple[str, str]:
+def _fetch_mask(mask: str) -> tuple[str, str]:
     """A mask that lies in a store as a file of its own name, since plugins read files; and the folder around it."""
     try:
         data, name = read_from(mask)
@@ -189,7 +189,7 @@ def _fetched(mask: str) -> tuple[str, str]:
     return str(path), folder
 
 
-def seeded(chain: Chain, name: str) -> Chain:
+def with_own_seed(chain: Chain, name: str) -> Chain:
     """`chain` with a seed of its own for the picture called `name`: of the run's seed and the name alone, so that the
     same picture gets the same noise whatever else lies in the folder, and however often the run was broken off.
     """
@@ -201,6 +201,6 @@ def seeded(chain: Chain, name: str) -> Chain:
     return chain.with_seed(own)
 
 
-def moved(result: Result) -> Result:
+def without_data(result: Result) -> Result:
     """A result whose bytes are where they belong: without them."""
     return replace(result, data=b"")

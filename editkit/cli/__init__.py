@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from editkit.cli.process import heed_ctrl_c, leave, settle
+from editkit.cli.process import configure_process, install_signal_handlers, prepare_exit
 from editkit.common.extras import missing
 from editkit.errors import EditkitError, UsageError
 
@@ -22,11 +22,13 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 def main(words: Sequence[str] | None = None) -> None:
     """Entry point of the console script: run `words` (default: those of the process) and exit."""
-    heed_ctrl_c()
+    install_signal_handlers()
     words = sys.argv[1:] if words is None else list(words)
-    settle(offline="--offline" in words or (words[:1] == ["rerun"] and "--download" not in words) or _set_offline())
+    configure_process(
+        offline="--offline" in words or (words[:1] == ["rerun"] and "--download" not in words) or _set_offline()
+    )
     code = run(words)
-    leave()
+    prepare_exit()
     sys.exit(code)
 
 

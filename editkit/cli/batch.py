@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from editkit.batch.driver import Summary, batch
-from editkit.batch.engines import Places, Result, engine_of
+from editkit.batch.engines import EngineResources, Result, engine_of
 from editkit.batch.folder import Masks
 from editkit.batch.sizes import memory_of
 from editkit.batch.sources import is_manifest
-from editkit.batch.stores import is_address, scheme, shown
+from editkit.batch.stores import is_address, redact, scheme
 from editkit.cli.console import err, say, write
-from editkit.cli.options import HelpShown, given_by, typed_command
+from editkit.cli.options import HelpWasShown, given_by, typed_command
 from editkit.cli.settings import Settings
 from editkit.cli.settings import read as read_settings
-from editkit.cli.words import option, options_of, parse
+from editkit.cli.words import option_name, options_of, parse
 from editkit.errors import UsageError
 from editkit.pictures.files.formats import WRITABLE
 from editkit.plugin.chain import Chain
-from editkit.plugin.masking import each_mask
+from editkit.plugin.masking import map_masks
 from editkit.plugin.options import Options
 from editkit.plugin.params import Param, params
 
@@ -92,10 +92,10 @@ def batch_command(words: list[str]) -> int:
     groups = {"the batch": PARAMS, "the run": params(Options)}
     at = words.index("--") if "--" in words else None
     try:
-        inline = None if at is None else _inline(words[at + 1 :])
+        inline = None if at is None else _parse_inline(words[at + 1 :])
         command = typed_command("batch", DOC, ARGUMENTS if at is None else INLINE, groups)
         given = given_by(command, "batch", words[:at])
-    except HelpShown:
+    except HelpWasShown:
         return 0
     settings = read_settings()
     options = options_of(settings.resolved(given))
@@ -106,12 +106,12 @@ def batch_command(words: list[str]) -> int:
         raise UsageError("--resume continues a run, --force starts again; give one of them")
     if given.get("anywhere") and inline is not None and not is_manifest(given["source"]):
         raise UsageError(
-            f"--anywhere: is for a recipe or a manifest, but {shown(given['source'])} is none; leave it out"
+            f"--anywhere: is for a recipe or a manifest, but {redact(given['source'])} is none; leave it out"
         )
-    chain, pattern = _asked(given, inline, settings, options)
+    chain, pattern = _chain_and_masks(given, inline, settings, options)
     name = given.get("engine") or ("serial" if workers == 1 else "processes")
-    engine = engine_of(name, _places(chain, workers, given, options.device))
-    size = _size(given.get("batch_size", "1"), given.get("engine") or "", workers)
+    engine = engine_of(name, _engine_resources(chain, workers, given, options.device))
+    size = _batch_size(given.get("batch_size", "1"), given.get("engine") or "", workers)
     masks = _masks(given.get("mask", pattern), given.get("masks"))
     report = _Report(given.get("quiet", False), given.get("json_", False))
     with report.bar():
@@ -137,20 +137,22 @@ def batch_command(words: list[str]) -> int:
         except KeyboardInterrupt:
             say(f"interrupted; {report.made} results are complete, --resume continues")
             return INTERRUPTED
-    return _end(summary, chain, given["target"], report)
+    return _print_summary(summary, chain, given["target"], report)
 
 
-def _inline(words: list[str]) -> Chain:
+def _parse_inline(words: list[str]) -> Chain:
     """Parse the edit after `--`; output options belong to the batch."""
     line = parse(words, pictured=False)
     said = line.extras.model_fields_set - read_settings().values.keys()
     if said:
         name = min(said)
-        raise UsageError(f"{option(name)}: is not allowed after --, where only the edit is; see editkit batch --help")
+        raise UsageError(
+            f"{option_name(name)}: is not allowed after --, where only the edit is; see editkit batch --help"
+        )
     return line.chain
 
 
-def _asked(
+def _chain_and_masks(
     given: dict[str, Any], inline: Chain | None, settings: Settings, options: Options
 ) -> tuple[Chain, str | None]:
     """Return the chain for every picture, and the pattern of their masks if there is one."""
@@ -171,13 +173,13 @@ def _asked(
             return None
         return mask
 
-    chain = each_mask(inline, taken).with_options(options)
+    chain = map_masks(inline, taken).with_options(options)
     if len(patterns) > 1:
         raise UsageError(f"one pattern of masks is allowed in a batch, got {' and '.join(patterns)}")
     return chain, next(iter(patterns), None)
 
 
-def _size(given: str, engine: str, workers: int) -> int:
+def _batch_size(given: str, engine: str, workers: int) -> int:
     """`8`; 0 for auto."""
     if given != "auto" and not (given.isdigit() and 1 <= int(given) <= MOST_AT_ONCE):
         raise UsageError(f"--batch-size: must be 1 to {MOST_AT_ONCE}, or auto, got {given!r}")
@@ -186,11 +188,11 @@ def _size(given: str, engine: str, workers: int) -> int:
     return 0 if given == "auto" else int(given)
 
 
-def _places(chain: Chain, workers: int, given: dict[str, Any], device: str) -> Places:
+def _engine_resources(chain: Chain, workers: int, given: dict[str, Any], device: str) -> EngineResources:
     """Return where the engine works; the memory of its actors is computed if there may be any."""
     actors, gpus = _actors(given.get("actors")), given.get("gpus_per_actor")
     remote = (given.get("engine") or "").partition(":")[0] not in ("", "serial", "processes")
-    return Places(workers, actors, gpus, device, memory_of(chain) if remote else 0)
+    return EngineResources(workers, actors, gpus, device, memory_of(chain) if remote else 0)
 
 
 def _actors(given: str | None) -> tuple[int, int] | None:
@@ -262,7 +264,7 @@ class _Report:
         say(text if name is None else f"{name}: {text} (reported once)")
 
 
-def _end(summary: Summary, chain: Chain, target: str, report: _Report) -> int:
+def _print_summary(summary: Summary, chain: Chain, target: str, report: _Report) -> int:
     """Print a summary, and return 1 if anything failed."""
     if report.as_json:
         record = {

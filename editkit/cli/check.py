@@ -33,11 +33,11 @@ def check_command(name: str) -> int:
         raise UsageError(f"{name} is a {' and a '.join(kinds)}; write {' or '.join(f'{k}:{name}' for k in kinds)}")
     kind, bare = (kind, bare) if colon else ((kinds or ["plugin"])[0], name)
     if kind == "plugin":
-        return told(registry.load(bare), bare, {**contract.CHECKS, "typed": typed})
-    return told(bare, bare, CONTRACTS[kind][1])
+        return report_checks(registry.load(bare), bare, {**contract.CHECKS, "typed": typed})
+    return report_checks(bare, bare, CONTRACTS[kind][1])
 
 
-def told(checked: T, name: str, checks: Mapping[str, Callable[[T], LeftOut | None]]) -> int:
+def report_checks(checked: T, name: str, checks: Mapping[str, Callable[[T], LeftOut | None]]) -> int:
     """Print a line for each check and for each case that it left out, and a summary."""
     from editkit.cli.console import write
     from editkit.editing import contract
@@ -53,11 +53,11 @@ def told(checked: T, name: str, checks: Mapping[str, Callable[[T], LeftOut | Non
         for line in verdict.left_out:
             write(f"{'':<12} {'':<{width}} not tried {line}")
     broken, unchecked = (sum(v.kept is kept for v in verdicts) for kept in (False, None))
-    write(f"{name}: {_in_all(len(checks), broken, unchecked, sum(bool(v.left_out) for v in verdicts))}")
+    write(f"{name}: {_overall_verdict(len(checks), broken, unchecked, sum(bool(v.left_out) for v in verdicts))}")
     return 1 if broken or unchecked == len(checks) else 0
 
 
-def _in_all(checks: int, broken: int, unchecked: int, in_part: int) -> str:
+def _overall_verdict(checks: int, broken: int, unchecked: int, in_part: int) -> str:
     """Return the overall verdict in one line."""
     if broken:
         return f"{broken} of {checks} checks are broken"

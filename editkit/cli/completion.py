@@ -64,10 +64,10 @@ def candidates(before: Sequence[str], current: str) -> list[str]:
     option, equals, value = current.partition("=")
     if equals and option.startswith("--"):
         return [f"{option}={word}" for word in candidates([*before, option], value)]
-    return [word for word in _known(list(before), current) if word.startswith(current)]
+    return [word for word in _completions(list(before), current) if word.startswith(current)]
 
 
-def _known(before: list[str], current: str) -> Iterable[str]:
+def _completions(before: list[str], current: str) -> Iterable[str]:
     from editkit.cli.listing import COMMANDS
     from editkit.plugin import registry
 
@@ -77,40 +77,40 @@ def _known(before: list[str], current: str) -> Iterable[str]:
     if not before:
         return [*registry.names(), *commands, "help", "version"]
     if before[0] == "plan":
-        return _known(before[1:], current) if len(before) > 1 else registry.names()
+        return _completions(before[1:], current) if len(before) > 1 else registry.names()
     if before[-1] in ("with", "then"):
         return registry.names()
     if before[0] in ("batch", "grid"):
         at = next((k for k, word in enumerate(before) if word in registry.names()), None)
-        return [] if at is None else _known(before[at:], current)
+        return [] if at is None else _completions(before[at:], current)
     if before[0] in commands:
-        return _of_command(before)
+        return _command_completions(before)
     joints = [k for k, word in enumerate(before) if word in ("with", "then")]
-    return _of_plugin(before[joints[-1] + 1 if joints else 0], before[-1], current)
+    return _plugin_completions(before[joints[-1] + 1 if joints else 0], before[-1], current)
 
 
-def _of_plugin(name: str, last: str, current: str) -> Iterable[str]:
+def _plugin_completions(name: str, last: str, current: str) -> Iterable[str]:
     """Return the options of a plugin and of the run, or the values of the option `last`."""
     from editkit.cli.options import HELP_ALL, flags
     from editkit.cli.settings import read
-    from editkit.cli.words import options_behind
+    from editkit.cli.words import options_after
     from editkit.diffusion import samplers
     from editkit.models import families
     from editkit.plugin import registry
 
-    known = {flag: p for p in options_behind(registry.load(name)) for flag in flags(p)}
+    known = {flag: p for p in options_after(registry.load(name)) for flag in flags(p)}
     param = known.get(last)
     if param is not None and param.takes_value:
         if param.name == "model":
-            models = [row.name for row in families.listed() if isinstance(row.kind, families.Named)]
+            models = [row.name for row in families.list_installed() if isinstance(row.kind, families.Named)]
             return ["auto", *models, *read().models]
-        return [row.name for row in samplers.listed()] if param.name == "sampler" else param.choices
+        return [row.name for row in samplers.list_installed()] if param.name == "sampler" else param.choices
     if current.startswith("-"):
         return [flag for both in known for flag in both.split("/")] + ["--help", HELP_ALL]
     return ["with", "then"] if current else []
 
 
-def _of_command(before: Sequence[str]) -> Iterable[str]:
+def _command_completions(before: Sequence[str]) -> Iterable[str]:
     """Return the options and subcommands of one of the tool's own commands."""
     import typer
 

@@ -74,7 +74,7 @@ def walks(name: str) -> LeftOut:
                 left.append(f"the {table} schedule in {steps} steps: it has no levels there: {error}")
                 continue
             on = sampler.on(schedule) if isinstance(sampler, Adaptive) else sampler
-            made, calls = _walked(on, levels)
+            made, calls = _run_sampler(on, levels)
             planned = sum(sampler.calls(Move(k, k - 1)) for k in range(steps, 0, -1))
             require(math.isfinite(float(made.sum())), f"it makes NaN or infinity ({table}, {steps} steps)")
             right = calls == planned or (calls > planned and on is not sampler)
@@ -88,7 +88,7 @@ def remembers_nothing(name: str) -> None:
     """It has no state: one object gives the same result twice, and does not modify x_t."""
     sampler = samplers.make_sampler(name)
     levels = Cosine().levels(6, grid=sampler.grid)
-    first, second = (_walked(sampler, levels)[0] for _ in range(2))
+    first, second = (_run_sampler(sampler, levels)[0] for _ in range(2))
     require(bool((first == second).all()), "the same object gives another result the second time; return its memory")
 
 
@@ -107,17 +107,17 @@ def goes_up(name: str) -> None:
         return model(x, at if at.sigma > 0.0 else levels[1], (Conditioning(),))[0]
 
     for t, s in pairwise(levels):
-        x, memory = sampler.step(x, t, s, said, _still, memory)
+        x, memory = sampler.step(x, t, s, said, _zero_noise, memory)
     require(math.isfinite(float(x.sum())), "it makes NaN or infinity on the way up")
 
 
-def _still(t: Level, s: Level) -> Tensor:
+def _zero_noise(t: Level, s: Level) -> Tensor:
     import torch
 
     return torch.zeros(1, 3, 4, 4)
 
 
-def _walked(sampler: samplers.Sampler, levels: tuple[Level, ...]) -> tuple[Tensor, int]:
+def _run_sampler(sampler: samplers.Sampler, levels: tuple[Level, ...]) -> tuple[Tensor, int]:
     """Run the sampler from noise on the exact model: (final state, number of network calls)."""
     import torch
 
@@ -205,7 +205,7 @@ def written_as_named(name: str) -> None:
 # -- engines
 
 
-def named(item: Item) -> engines.Result:
+def name_as_bytes(item: Item) -> engines.Result:
     """Work for the check: return the item's name as bytes, and an error for one item."""
     return engines.Result(item, item.name.encode(), error="as asked" if item.name == "3" else None)
 
@@ -214,7 +214,7 @@ def maps(name: str) -> None:
     """It returns every item once, with its result or error."""
     items = [Item(str(k), "", "", "") for k in range(7)]
     engine = engines.load_engine(name).make("", 1)
-    results = list(engine(named, items))
+    results = list(engine(name_as_bytes, items))
     names = sorted(result.item.name for result in results)
     require(names == [item.name for item in items], f"of 7 items {len(results)} came back: {', '.join(names)}")
     require(all(r.data == r.item.name.encode() for r in results), "a result belongs to another item")

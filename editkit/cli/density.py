@@ -11,7 +11,7 @@ import typer
 from editkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from editkit.editing.likely import Density
+    from editkit.editing.picture_density import Density
     from editkit.plugin.options import RunOptions
 
 app = typer.Typer(add_completion=False)
@@ -42,14 +42,14 @@ def density(  # long: every parameter is an option with its help
     The map is white where the model would strongly change a pixel, because it does not fit its surroundings.
     """
     from editkit.cli.console import say, write
-    from editkit.editing.likely import density as judged
-    from editkit.pictures.files.writing import check_apart, check_output
+    from editkit.editing.picture_density import density as judged
+    from editkit.pictures.files.writing import check_distinct, check_output
     from editkit.pictures.picture import Picture
 
     target = _target(picture, output)
     if target == "-" and json_:
         raise UsageError("density: --json and the map cannot both go to standard output; leave one of them out")
-    check_apart({"--output": target}, [picture])
+    check_distinct({"--output": target}, [picture])
     check_output(target, force=force)
     photo = Picture.read(picture)
     options: RunOptions = {"steps": steps, "seed": seed, "device": device, "offline": offline}
@@ -61,10 +61,10 @@ def density(  # long: every parameter is an option with its help
         write(json.dumps({"bits_per_dimension": found.bits, "standard_error": found.error, "values": list(found.size),
                           "latent": found.latent, "map": target}))  # fmt: skip
         return
-    say(f"{spoken(found)} · map in {'standard output' if target == '-' else target}")
+    say(f"{format_density(found)} · map in {'standard output' if target == '-' else target}")
 
 
-def spoken(found: Density) -> str:
+def format_density(found: Density) -> str:
     """Format the result in one line: bits with their standard error, and the size."""
     error = "" if found.error is None else f" +- {found.error:.3f}"
     of = "latent values" if found.latent else "pixel values"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editkit.cli.console import err, say, write
-from editkit.cli.options import HelpShown
+from editkit.cli.options import HelpWasShown
 from editkit.cli.targets import check_targets, lines_of, target_of
 from editkit.cli.video import check_for_videos, edit_clip
 from editkit.cli.words import Line, parse, parse_run
@@ -23,13 +23,13 @@ from editkit.common.notify import Notify, silent
 from editkit.errors import EditkitError, PictureError, UsageError
 from editkit.pictures.files.clips import is_clip
 from editkit.plugin.chain import Chain
-from editkit.plugin.outputs import Extras, write_nothing_beside, written_by_plugins
+from editkit.plugin.outputs import Extras, plugin_outputs, refuse_plugin_outputs
 from editkit.plugin.params import outputs
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from editkit.editing.made import Made, Watch
+    from editkit.editing.result import Made, Watch
     from editkit.editing.stages import Update
     from editkit.editing.watching.trace import Preview, Trace
     from editkit.models.leasing import Models
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 def edit_command(words: list[str]) -> int:
     """`editkit PLUGIN PICTURE... [options] [with PLUGIN ...] [then PLUGIN ...]`."""
     try:
-        return make(parse(words))
-    except HelpShown:
+        return run_line(parse(words))
+    except HelpWasShown:
         return 0
 
 
@@ -49,39 +49,39 @@ def run_command(words: list[str]) -> int:
     """`editkit run RECIPE PICTURE... [options]`."""
     try:
         line = parse_run(words)
-    except HelpShown:
+    except HelpWasShown:
         return 0
     for told in line.elsewhere:
-        notices(line.extras)(told)
-    return make(line)
+        notice_printer(line.extras)(told)
+    return run_line(line)
 
 
-def make(line: Line) -> int:
+def run_line(line: Line) -> int:
     """Run a parsed command line, for each of its pictures."""
     lines = lines_of(line)
     check_for_videos(lines)
     if line.extras.candidates is not None and len(lines) == 1:
-        return _candidates(lines[0], line.extras.candidates)
+        return _run_candidates(lines[0], line.extras.candidates)
     if len(lines) > 1:
-        write_nothing_beside(line.chain, "this command")
+        refuse_plugin_outputs(line.chain, "this command")
     targets = check_targets(lines)
     if line.extras.watch:
-        return _watched(lines, targets)
+        return _watch_and_rerun(lines, targets)
     if len(lines) == 1:
-        one(lines[0], targets[0])
+        edit_one(lines[0], targets[0])
         return 0
-    return _many(lines, targets)
+    return _edit_many(lines, targets)
 
 
-def one(line: Line, target: str, models: Models | None = None, notify: Notify | None = None) -> None:
+def edit_one(line: Line, target: str, models: Models | None = None, notify: Notify | None = None) -> None:
     """Edit one picture: check, edit, write, report."""
     from editkit.pictures.files.writing import check_output
     from editkit.pictures.picture import Picture
 
     extras = line.extras
-    _distinct({"--output": target}, line)
+    _check_distinct({"--output": target}, line)
     if is_clip(line.picture):
-        edit_clip(line, target, models, notify or notices(extras))
+        edit_clip(line, target, models, notify or notice_printer(extras))
         return save_recipe(line)
     check_output(target, force=extras.force or extras.backup, quality=extras.quality)
     if extras.compare is not None:
@@ -89,9 +89,9 @@ def one(line: Line, target: str, models: Models | None = None, notify: Notify | 
     watchers = _watchers(extras)
     picture = Picture.read(line.picture)
     began = time.perf_counter()
-    made = edited(picture, line.chain, extras, watchers, models, notify)
+    made = run_edit(picture, line.chain, extras, watchers, models, notify)
     seconds = time.perf_counter() - began
-    written = _written(line, made, target)
+    written = _write_result(line, made, target)
     for watcher in watchers:
         watcher.close()
     if extras.compare is not None:
@@ -102,37 +102,37 @@ def one(line: Line, target: str, models: Models | None = None, notify: Notify | 
     _report(line, written, made, seconds)
 
 
-def _watched(lines: Sequence[Line], targets: Sequence[str]) -> int:
+def _watch_and_rerun(lines: Sequence[Line], targets: Sequence[str]) -> int:
     """Run each edit whenever its files change; after the first run its own result is overwritten."""
-    from editkit.cli.watching import Stamp, again_and_again, stamp
+    from editkit.cli.watching import Stamp, file_states, run_on_changes
     from editkit.models.leasing import Models
-    from editkit.pictures.files.writing import check_apart
+    from editkit.pictures.files.writing import check_distinct
 
     if any("-" in (line.picture, target) for line, target in zip(lines, targets, strict=True)):
         raise UsageError("--watch needs files; standard input and output can be used only once")
     for line in lines:
-        write_nothing_beside(line.chain, "--watch")
-    models, notify = Models(), notices(lines[0].extras)
+        refuse_plugin_outputs(line.chain, "--watch")
+    models, notify = Models(), notice_printer(lines[0].extras)
     own: dict[str, Stamp] = {}
 
     def job(line: Line, target: str, first: bool) -> None:
         extras = line.extras
         results = [path for path in (target, extras.preview, extras.trace, extras.compare, extras.save_recipe) if path]
         if not first:
-            if stamp(results) != own[target]:
+            if file_states(results) != own[target]:
                 raise PictureError(f"{target}: was changed by another program, and is not overwritten")
             extras = extras.model_copy(update={"force": True, "backup": False})
-        one(replace(line, extras=extras), target, models, notify)
-        own[target] = stamp(results)
+        edit_one(replace(line, extras=extras), target, models, notify)
+        own[target] = file_states(results)
 
     pairs = list(zip(lines, targets, strict=True))
-    watched = [[line.picture, *files(line.chain)] for line in lines]
+    watched = [[line.picture, *named_files(line.chain)] for line in lines]
     for target in targets:
-        check_apart({"--output": target}, itertools.chain(*watched))
-    return again_and_again([(read, functools.partial(job, *pair)) for read, pair in zip(watched, pairs, strict=True)])
+        check_distinct({"--output": target}, itertools.chain(*watched))
+    return run_on_changes([(read, functools.partial(job, *pair)) for read, pair in zip(watched, pairs, strict=True)])
 
 
-def _many(lines: Sequence[Line], targets: Sequence[str]) -> int:
+def _edit_many(lines: Sequence[Line], targets: Sequence[str]) -> int:
     """Edit several pictures independently; one that fails is reported and does not stop the others."""
     from editkit.models.leasing import Models
 
@@ -140,10 +140,10 @@ def _many(lines: Sequence[Line], targets: Sequence[str]) -> int:
     for name in ("preview", "trace", "compare", "candidates", "save_recipe"):
         if getattr(extras, name) is not None:
             raise UsageError(f"--{name.replace('_', '-')} is for one picture, got {len(lines)}")
-    models, notify, failed = Models(), notices(extras), 0
+    models, notify, failed = Models(), notice_printer(extras), 0
     for line, target in zip(lines, targets, strict=True):
         try:
-            one(line, target, models, notify)
+            edit_one(line, target, models, notify)
         except EditkitError as error:
             failed += 1
             say(f"failed: {line.picture}: {' '.join(str(error).split())}")
@@ -152,12 +152,12 @@ def _many(lines: Sequence[Line], targets: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def _distinct(results: Mapping[str, str | None], line: Line) -> None:
+def _check_distinct(results: Mapping[str, str | None], line: Line) -> None:
     """Check that outputs of a command are different files, do not overwrite inputs, and that the recipe can be written.
 
     Only the result may be one of the input files.
     """
-    from editkit.pictures.files.writing import check_apart, check_place
+    from editkit.pictures.files.writing import check_distinct, check_place
 
     extras = line.extras
     others = {
@@ -166,8 +166,8 @@ def _distinct(results: Mapping[str, str | None], line: Line) -> None:
         "--compare": extras.compare,
         "--save-recipe": extras.save_recipe,
     }
-    made = written_by_plugins(line.chain)
-    check_apart({**results, **others, **made}, [line.picture, *files(line.chain)], first=next(iter(results)))
+    made = plugin_outputs(line.chain)
+    check_distinct({**results, **others, **made}, [line.picture, *named_files(line.chain)], first=next(iter(results)))
     if extras.save_recipe is not None:
         check_place(extras.save_recipe, force=extras.force)
     for flag, path in made.items():
@@ -176,7 +176,7 @@ def _distinct(results: Mapping[str, str | None], line: Line) -> None:
             raise PictureError(f"{flag} {path}: exists already, and --force is for --output; give another name")
 
 
-def files(chain: Chain) -> Iterator[str]:
+def named_files(chain: Chain) -> Iterator[str]:
     """Yield the files that the plugins' parameters name and read."""
     for stage in chain.stages:
         for plugin in stage.plugins:
@@ -213,7 +213,7 @@ def watching(extras: Extras) -> Iterator[list[Watch]]:
         watcher.close()
 
 
-def edited(
+def run_edit(
     picture: Picture,
     chain: Chain,
     extras: Extras,
@@ -222,10 +222,10 @@ def edited(
     notify: Notify | None = None,
 ) -> Made:
     """Run the chain with a progress bar; notices are printed, or go to `notify`."""
-    from editkit.editing.made import make as make_one
+    from editkit.editing.result import make as make_one
     from editkit.editing.watching.time_left import TimeLeft
 
-    notify = notify or notices(extras)
+    notify = notify or notice_printer(extras)
     for notice in picture.meta.notices:
         notify(notice)
     # output of plugins must not mix with a picture or JSON on standard output
@@ -233,19 +233,19 @@ def edited(
         return make_one(picture, chain, watch=[show, TimeLeft(notify), *watchers], notify=notify, models=models)
 
 
-def notices(extras: Extras) -> Notify:
+def notice_printer(extras: Extras) -> Notify:
     """Return a function that prints each notice once; nothing with --quiet."""
     return silent if extras.quiet else functools.cache(say)
 
 
-def _written(line: Line, made: Made, target: str) -> Written:
+def _write_result(line: Line, made: Made, target: str) -> Written:
     """Write the result; paths in its provenance are relative to its folder."""
     extras = line.extras
     base, source = Path() if target == "-" else Path(target).parent, line.picture
     if extras.backup and os.path.lexists(target):
-        from editkit.pictures.files.atomic import keep
+        from editkit.pictures.files.atomic import keep_backup
 
-        kept = keep(Path(target))
+        kept = keep_backup(Path(target))
         source = str(kept) if os.path.realpath(source) == os.path.realpath(target) else source
     origin = made.provenance(source, base) if extras.provenance else None
     return made.write(target, force=extras.force or extras.backup, provenance=origin, quality=extras.quality)
@@ -260,14 +260,14 @@ def save_recipe(line: Line) -> None:
 
     path = Path(line.extras.save_recipe)
     for text in recipe_files.files_elsewhere(line.chain, path, line.pictures)[:1]:
-        notices(line.extras)(
+        notice_printer(line.extras)(
             f"{path} names {text[:80]}, which lies out of its folder: editkit run takes it with --anywhere"
         )
     text = recipe.to_yaml(line.chain, path.parent)
     save_bytes(path, text.encode("utf-8", "surrogateescape"), force=line.extras.force)
 
 
-def _candidates(line: Line, count: int) -> int:
+def _run_candidates(line: Line, count: int) -> int:
     """Run the edit with `count` consecutive seeds, and make a sheet of the results."""
     from editkit.editing.watching import sheets
     from editkit.models.leasing import Models
@@ -277,23 +277,23 @@ def _candidates(line: Line, count: int) -> int:
     extras, target = line.extras, target_of(line)
     if target == "-" or extras.preview or extras.trace or extras.compare:
         raise UsageError("--candidates writes several pictures: name a file, without --preview, --trace and --compare")
-    write_nothing_beside(line.chain, "--candidates")
+    refuse_plugin_outputs(line.chain, "--candidates")
     path = Path(target)
-    lines = [replace(line, chain=_shifted(line.chain, k)) for k in range(count)]
+    lines = [replace(line, chain=_shift_seeds(line.chain, k)) for k in range(count)]
     seeds = [one.chain.stages[0].options.seed for one in lines]
     names = [str(path.with_name(f"{path.stem}.seed{seed}{path.suffix}")) for seed in seeds]
     overview = str(path.with_name(f"{path.stem}.sheet.png"))
     results = {f"--seed {seed}": name for seed, name in zip(seeds, names, strict=True)}
-    _distinct({**results, "the sheet": overview}, line)
+    _check_distinct({**results, "the sheet": overview}, line)
     for name in (*names, overview):
         check_output(name, force=extras.force or extras.backup, quality=extras.quality)
     picture = Picture.read(line.picture)
-    models, notify = Models(), notices(extras)
+    models, notify = Models(), notice_printer(extras)
     tiles = []
     for one, seed, name in zip(lines, seeds, names, strict=True):
         began = time.perf_counter()
-        made = edited(picture, one.chain, extras, models=models, notify=notify)
-        _report(one, _written(one, made, name), made, time.perf_counter() - began)
+        made = run_edit(picture, one.chain, extras, models=models, notify=notify)
+        _report(one, _write_result(one, made, name), made, time.perf_counter() - began)
         tiles.append(sheets.Tile(f"seed {seed}", sheets.eight_bit(made.picture.pixels)))
     sheets.save(sheets.sheet(tiles), overview, force=extras.force)
     save_recipe(line)
@@ -302,7 +302,7 @@ def _candidates(line: Line, count: int) -> int:
     return 0
 
 
-def _shifted(chain: Chain, by: int) -> Chain:
+def _shift_seeds(chain: Chain, by: int) -> Chain:
     """`chain` with `by` added to every seed."""
     return chain.with_seed(lambda seed: (seed + by) % 2**63)
 
@@ -349,7 +349,7 @@ def _report(line: Line, written: Written, made: Made, seconds: float) -> None:
             "format": written.format,
             "bytes": written.bytes,
             "deviation": written.deviation,
-            "kept_deviation": _kept(written, made),
+            "kept_deviation": _largest_deviation(written, made),
             "stages": [[plugin.name for plugin in stage.plugins] for stage in line.chain.stages],
             "seed": line.chain.stages[0].options.seed,
             "network_calls": made.calls,
@@ -364,18 +364,18 @@ def _report(line: Line, written: Written, made: Made, seconds: float) -> None:
     for notice in written.notices:
         say(notice)
     where = "standard output" if written.path == "-" else written.path
-    say(f"wrote {where} · {made.calls} network calls · {seconds:.1f} s{_kept_text(written, made)}")
+    say(f"wrote {where} · {made.calls} network calls · {seconds:.1f} s{_deviation_text(written, made)}")
 
 
-def _kept(written: Written, made: Made) -> int | None:
+def _largest_deviation(written: Written, made: Made) -> int | None:
     """Return the largest deviation of pixels outside the masks from the input, in the decoded file."""
     if made.kept_deviation is None or written.kept_deviation is None:
         return None
     return made.kept_deviation + written.kept_deviation
 
 
-def _kept_text(written: Written, made: Made) -> str:
-    kept = _kept(written, made)
+def _deviation_text(written: Written, made: Made) -> str:
+    kept = _largest_deviation(written, made)
     if kept == 0:
         return " · pixels outside the mask: identical"
     if made.kept_deviation:

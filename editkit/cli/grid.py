@@ -9,14 +9,14 @@ from pathlib import Path
 
 from editkit.batch.manifest import prompts
 from editkit.cli.console import say, write
-from editkit.cli.edit import edited, files, notices
-from editkit.cli.options import HelpShown
+from editkit.cli.edit import named_files, notice_printer, run_edit
+from editkit.cli.options import HelpWasShown
 from editkit.cli.targets import target_of
 from editkit.cli.words import Line, explain, options_of, parse
 from editkit.errors import ParameterError, UsageError
 from editkit.plugin.chain import Chain
 from editkit.plugin.options import Options
-from editkit.plugin.outputs import write_nothing_beside
+from editkit.plugin.outputs import refuse_plugin_outputs
 
 USAGE = """usage: editkit grid --vary NAME=V1,V2,... [--vary NAME=... | --prompts FILE] [--cells DIR] PLUGIN PICTURE ...
 
@@ -69,15 +69,15 @@ def grid_command(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         write(USAGE)
         return 0
-    axes, cells, rest = _cut(words)
+    axes, cells, rest = _split_grid_options(words)
     try:
         line = parse(rest)
-    except HelpShown:
+    except HelpWasShown:
         return 0
     return _make(line, axes, cells)
 
 
-def _cut(words: list[str]) -> tuple[list[Axis], Path | None, list[str]]:
+def _split_grid_options(words: list[str]) -> tuple[list[Axis], Path | None, list[str]]:
     """Separate the grid's own options, which come first, from the edit."""
     axes: list[Axis] = []
     cells: Path | None = None
@@ -104,34 +104,34 @@ def _cut(words: list[str]) -> tuple[list[Axis], Path | None, list[str]]:
 def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
     from editkit.editing.watching import sheets
     from editkit.models.leasing import Models
-    from editkit.pictures.files.writing import check_apart, check_output
+    from editkit.pictures.files.writing import check_distinct, check_output
     from editkit.pictures.picture import Picture
 
     extras = line.extras
     if extras.preview or extras.trace or extras.compare or extras.candidates or extras.save_recipe:
         raise UsageError("grid: leave --preview, --trace, --compare, --candidates and --save-recipe out")
-    write_nothing_beside(line.chain, "grid")
+    refuse_plugin_outputs(line.chain, "grid")
     target = target_of(line, "grid")
     combinations = list(itertools.product(*(axis.values for axis in axes)))
     if len(combinations) > MOST:
         raise UsageError(f"grid: {len(combinations)} cells are too many; give fewer values, for at most {MOST}")
-    chains = [_varied(line.chain, axes, values) for values in combinations]
+    chains = [_vary(line.chain, axes, values) for values in combinations]
     labels = [", ".join(words) for words in itertools.product(*(axis.labels for axis in axes))]
     check_output(target, force=extras.force)
     names = [] if cells is None else [cells / f"{k + 1:03}.png" for k in range(len(chains))]
-    check_apart(
+    check_distinct(
         {"--output": target, **{f"cell {k + 1}": name for k, name in enumerate(names)}},
-        [line.picture, *files(line.chain)],
+        [line.picture, *named_files(line.chain)],
     )
     if cells is not None:
         cells.mkdir(parents=True, exist_ok=True)
     for name in names:
         check_output(name, force=extras.force)
     picture = Picture.read(line.picture)
-    models, notify = Models(), notices(extras)
+    models, notify = Models(), notice_printer(extras)
     tiles, began = [], time.perf_counter()
     for k, (chain, label) in enumerate(zip(chains, labels, strict=True)):
-        made = edited(picture, chain, extras, models=models, notify=notify)
+        made = run_edit(picture, chain, extras, models=models, notify=notify)
         _say_progress(line, k + 1, len(chains), label, time.perf_counter() - began)
         tiles.append(sheets.Tile(label, sheets.eight_bit(made.picture.pixels)))
         if names:
@@ -150,13 +150,13 @@ def _say_progress(line: Line, done: int, count: int, label: str, seconds: float)
         say(f"cell {done} of {count} ({label}): {seconds:.0f} s{left}")
 
 
-def _varied(chain: Chain, axes: list[Axis], values: tuple[str, ...]) -> Chain:
+def _vary(chain: Chain, axes: list[Axis], values: tuple[str, ...]) -> Chain:
     for axis, value in zip(axes, values, strict=True):
-        chain = _with(chain, axis.name.replace("-", "_"), value)
+        chain = _with_value(chain, axis.name.replace("-", "_"), value)
     return chain
 
 
-def _with(chain: Chain, name: str, value: str) -> Chain:
+def _with_value(chain: Chain, name: str, value: str) -> Chain:
     """Return `chain` with one parameter set in the first plugin of that name, or one option in every stage."""
     plugin, dot, field = name.partition(".")
     if not dot:

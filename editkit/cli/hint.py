@@ -22,7 +22,7 @@ def _list(wanted: bool) -> None:
     from editkit.plugin import hints
 
     made = table("hint", "parameters", "from", "")
-    for found in hints.listed():
+    for found in hints.list_installed():
         if found.kind is None:
             row(made, found.name, "", found.distribution, f"BROKEN: {found.broken}")
             continue
@@ -52,19 +52,19 @@ def hint(
     The hint has the size of the picture. Such a file can be given to --control instead of a detector's name.
     """
     from editkit.cli.console import say
-    from editkit.pictures.files.writing import check_apart, check_output
+    from editkit.pictures.files.writing import check_distinct, check_output
     from editkit.pictures.picture import Picture
     from editkit.plugin import hints
 
     detector = hints.make(control)
     target = _target(picture, detector.name, output)
-    check_apart({"--output": target}, [picture])
+    check_distinct({"--output": target}, [picture])
     check_output(target, force=force)
     photo = Picture.read(picture)
     for notice in photo.meta.notices:
         say(notice)
     made = hints.detect(detector, photo.visible, offline=offline)
-    if hints.empty(made):
+    if hints.is_blank(made):
         say(f"the hint is empty: {detector.name} found nothing in {picture}")
     for notice in Picture(made).write(target, force=force).notices:
         say(notice)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editkit.cli.console import say, write
-from editkit.cli.edit import notices, watching
-from editkit.cli.options import HelpShown
+from editkit.cli.edit import notice_printer, watching
+from editkit.cli.options import HelpWasShown
 from editkit.cli.targets import target_of
 from editkit.cli.words import Line, parse
 from editkit.common.notify import Notify
@@ -47,7 +47,7 @@ Options of the run (--steps, --sampler, --seed, -o ...) are those of every edit.
 
 
 @dataclass(frozen=True)
-class Asked:
+class InterpolateOptions:
     """The command's own options."""
 
     to: str
@@ -63,7 +63,7 @@ def interpolate_command(words: list[str]) -> int:
         return 0
     try:
         own, line = _read(words)
-    except HelpShown:
+    except HelpWasShown:
         return 0
     return _make(own, line)
 
@@ -71,10 +71,10 @@ def interpolate_command(words: list[str]) -> int:
 def plans(words: list[str], notify: Notify) -> list[StagePlan]:
     """What `editkit plan interpolate` shows."""
     own, line = _read(words)
-    return _asked(own, line, notify).plans(notify)
+    return _interpolation_of(own, line, notify).plans(notify)
 
 
-def _read(words: list[str]) -> tuple[Asked, Line]:
+def _read(words: list[str]) -> tuple[InterpolateOptions, Line]:
     """Parse the command's own options, before the first `with` or `then`, and the rest as an inversion."""
     end = next((k for k, word in enumerate(words) if word in ("with", "then")), len(words))
     first, found, rest = list(words[:end]), dict[str, str](), list[str]()
@@ -97,7 +97,7 @@ def _read(words: list[str]) -> tuple[Asked, Line]:
         raise UsageError(f"interpolate needs a second picture: --to B{did_you_mean('--to', rest) or ''}")
     if re.fullmatch("[0-9]{1,9}", frames := found.get("--frames", "9")) is None or not 2 <= int(frames) <= MOST:
         raise UsageError(f"interpolate: --frames is {frames[:80]}; a whole number from 2 to {MOST} is needed")
-    own = Asked(
+    own = InterpolateOptions(
         found["--to"],
         int(frames),
         found.get("--prompt-to"),
@@ -110,19 +110,19 @@ def _read(words: list[str]) -> tuple[Asked, Line]:
     return own, line
 
 
-def _asked(own: Asked, line: Line, notify: Notify) -> Interpolation:
+def _interpolation_of(own: InterpolateOptions, line: Line, notify: Notify) -> Interpolation:
     from editkit.pictures.picture import Picture
 
     pictures = Picture.read(line.picture), Picture.read(own.to)
     return interpolation(*pictures, line.chain, frames=own.frames, prompt_to=own.prompt_to, mix=own.mix, notify=notify)
 
 
-def _make(own: Asked, line: Line) -> int:
-    from editkit.editing.between import strip, walk
-    from editkit.editing.watching.trace import moving
+def _make(own: InterpolateOptions, line: Line) -> int:
+    from editkit.editing.between import run_interpolation, strip
+    from editkit.editing.watching.trace import encode_animation
     from editkit.models.leasing import Models
     from editkit.pictures.files.atomic import save_bytes
-    from editkit.pictures.files.writing import check_apart, check_output
+    from editkit.pictures.files.writing import check_distinct, check_output
 
     extras, target = line.extras, target_of(line, "interpolate")
     for name in ("compare", "candidates", "save_recipe", "preview"):
@@ -131,11 +131,11 @@ def _make(own: Asked, line: Line) -> int:
     if target == "-":
         raise UsageError("interpolate: name a file with -o; standard output is for one picture")
     check_output(target, force=extras.force)
-    check_apart({"--output": target, "--trace": extras.trace}, [line.picture, own.to])
-    notify, began, calls = notices(extras), time.perf_counter(), 0
-    asked = _asked(own, line, notify)
+    check_distinct({"--output": target, "--trace": extras.trace}, [line.picture, own.to])
+    notify, began, calls = notice_printer(extras), time.perf_counter(), 0
+    asked = _interpolation_of(own, line, notify)
     with watching(extras) as watchers:
-        making, before = walk(asked, Models(), notify), (0, 0)
+        making, before = run_interpolation(asked, Models(), notify), (0, 0)
         while True:
             try:
                 update = next(making)
@@ -148,16 +148,16 @@ def _make(own: Asked, line: Line) -> int:
             for each in watchers:
                 each(update)
     if Path(target).suffix.lower() == ".webp":
-        save_bytes(Path(target), moving([frame.pil for frame in frames], back=True), force=extras.force)
+        save_bytes(Path(target), encode_animation([frame.pil for frame in frames], back=True), force=extras.force)
     else:
-        origin = _origin(asked, own, line, Path(target).parent) if extras.provenance else None
+        origin = _strip_provenance(asked, own, line, Path(target).parent) if extras.provenance else None
         strip(frames).write(target, force=extras.force, provenance=origin)
     if not extras.quiet:
         say(f"wrote {target} · {len(frames)} pictures · {calls} network calls · {time.perf_counter() - began:.1f} s")
     return 0
 
 
-def _origin(asked: Interpolation, own: Asked, line: Line, base: Path) -> Provenance:
+def _strip_provenance(asked: Interpolation, own: InterpolateOptions, line: Line, base: Path) -> Provenance:
     """Return the provenance of the strip; paths are written relative to `base`."""
     from editkit.editing import recipe
     from editkit.editing.named_weights import named_weights

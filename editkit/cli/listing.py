@@ -7,7 +7,7 @@ from typing import TypeVar, get_args
 
 from editkit.cli import console
 from editkit.cli.console import out, table, write
-from editkit.common.entries import Listed
+from editkit.common.entries import InstalledEntry
 from editkit.errors import UsageError
 from editkit.plugin.sections import Section
 from editkit.plugin.summaries import summaries
@@ -88,7 +88,7 @@ def plugins_command(words: list[str]) -> int:
     if len(words) > 1:
         raise UsageError(f"plugins takes one name at most, got {len(words)}")
     if words:
-        return _one(words[0])
+        return _show_one(words[0])
     for kind, rows in installed().items():
         made = table(kind, "from", "")
         for found in rows:
@@ -103,7 +103,7 @@ def plugins_command(words: list[str]) -> int:
     return 0
 
 
-def installed() -> dict[str, list[Listed[str]]]:
+def installed() -> dict[str, list[InstalledEntry[str]]]:
     """Return everything that is registered through entry points, by kind, with one line about each."""
     from editkit.batch import engines
     from editkit.diffusion import samplers
@@ -111,20 +111,22 @@ def installed() -> dict[str, list[Listed[str]]]:
     from editkit.pictures import shapes
     from editkit.plugin import hints, registry
 
-    def lines(rows: Sequence[Listed[T]], about: Callable[[T], str]) -> list[Listed[str]]:
-        return [Listed(r.name, r.distribution, None if r.kind is None else about(r.kind), r.broken) for r in rows]
+    def lines(rows: Sequence[InstalledEntry[T]], about: Callable[[T], str]) -> list[InstalledEntry[str]]:
+        return [
+            InstalledEntry(r.name, r.distribution, None if r.kind is None else about(r.kind), r.broken) for r in rows
+        ]
 
     return {
-        "plugin": lines(registry.listed(), _summary),
-        "sampler": lines(samplers.listed(), _summary),
-        "model": lines(families.listed(), lambda found: str(getattr(found, "KNOWN", "")) or _summary(found)),
-        "mask": lines(shapes.listed(), lambda shape: f"{shape.form}  {shape.summary}"),
-        "engine": lines(engines.listed(), lambda engine: engine.summary),
-        "hint": lines(hints.listed(), _summary),
+        "plugin": lines(registry.list_installed(), _summary),
+        "sampler": lines(samplers.list_installed(), _summary),
+        "model": lines(families.list_installed(), lambda found: str(getattr(found, "KNOWN", "")) or _summary(found)),
+        "mask": lines(shapes.list_installed(), lambda shape: f"{shape.form}  {shape.summary}"),
+        "engine": lines(engines.list_installed(), lambda engine: engine.summary),
+        "hint": lines(hints.list_installed(), _summary),
     }
 
 
-def _one(name: str) -> int:
+def _show_one(name: str) -> int:
     """Show the parameters of a plugin, or one line about anything else of that name."""
     from editkit.plugin import registry
 
@@ -134,10 +136,10 @@ def _one(name: str) -> int:
             write(f"{kind} {name} (from {row.distribution}): {row.kind or f'BROKEN: {row.broken}'}")
         if found:
             return 0
-    return _plugin(name)
+    return _show_plugin(name)
 
 
-def _plugin(name: str) -> int:
+def _show_plugin(name: str) -> int:
     """Show the parameters and hooks of a plugin."""
     import inspect
 

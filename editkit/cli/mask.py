@@ -67,16 +67,16 @@ def mask(  # long: every parameter is an option with its help
     The mask is the union of all shapes; then --minus subtracts, --invert inverts, --grow widens, --feather softens.
     """
     from editkit.cli.console import say
-    from editkit.pictures.files.writing import check_apart, check_output
-    from editkit.pictures.masks import check, feather_inside, overlay, pieces
+    from editkit.pictures.files.writing import check_distinct, check_output
+    from editkit.pictures.masks import check, connected_parts, feather_inside, overlay
     from editkit.pictures.masks import grow as widen
     from editkit.pictures.picture import Picture
-    from editkit.pictures.shapes import is_there
+    from editkit.pictures.shapes import path_exists
 
     target = _target(picture, output)
-    check_apart({"--output": target, "--show": show}, [picture])
-    given = [name for name in (*(add or ()), *(minus or ())) if is_there(name)]
-    check_apart({"--output": target, "--show": show}, given, first="--output")
+    check_distinct({"--output": target, "--show": show}, [picture])
+    given = [name for name in (*(add or ()), *(minus or ())) if path_exists(name)]
+    check_distinct({"--output": target, "--show": show}, given, first="--output")
     check_output(target, force=force)
     if show is not None:
         check_output(show, force=force)
@@ -94,7 +94,7 @@ def mask(  # long: every parameter is an option with its help
             "several for their union"
         )
     photo = Picture.read(picture)
-    made = _combined(photo, united, minus or [], mask_model or [])
+    made = _combine(photo, united, minus or [], mask_model or [])
     if invert:
         made = 1.0 - made
     check(made, "the mask", notify=say)
@@ -106,7 +106,7 @@ def mask(  # long: every parameter is an option with its help
     if each is not None:
         stem = Path(target).stem if picture == "-" else Path(picture).stem
         apart = max(feather, round(max(photo.size) / NEAR))
-        say(f"{each}: {_cut_out(photo, pieces(made, apart), each, stem, force)}")
+        say(f"{each}: {_cut_out(photo, connected_parts(made, apart), each, stem, force)}")
     share = float((made > 0).mean())
     where = "standard output" if target == "-" else target
     say(f"{where}: {photo.width}x{photo.height}, {share:.2%} will be regenerated")
@@ -150,19 +150,19 @@ def _cut_out(photo: Picture, found: list[Mask], folder: Path, stem: str, force: 
     return f"{len(found)} piece{'s' if len(found) != 1 else ''}"
 
 
-def _combined(photo: Picture, united: list[str], minus: list[str], models: list[str]) -> Mask:
+def _combine(photo: Picture, united: list[str], minus: list[str], models: list[str]) -> Mask:
     """Return the union of `united` without `minus`, (H, W)."""
     import numpy as np
 
-    made = _one(photo, united[0], models)
+    made = _draw_one(photo, united[0], models)
     for source in united[1:]:
-        made = np.maximum(made, _one(photo, source, models))
+        made = np.maximum(made, _draw_one(photo, source, models))
     for source in minus:
-        made = np.minimum(made, 1.0 - _one(photo, source, models))
+        made = np.minimum(made, 1.0 - _draw_one(photo, source, models))
     return made
 
 
-def _one(photo: Picture, source: str, models: list[str]) -> Mask:
+def _draw_one(photo: Picture, source: str, models: list[str]) -> Mask:
     """Draw one shape or read one file. It may be empty: only the union must not be."""
     from editkit.pictures.masks import load
 

@@ -16,10 +16,10 @@ def models(context: typer.Context) -> None:
         return
     from editkit.cli.console import out, row, table
     from editkit.models import embedded
-    from editkit.models.families import cached
+    from editkit.models.families import cached_models
 
     made = table("model", "kind", "takes", "sampler", "steps")
-    for info in (*embedded(), *cached()):
+    for info in (*embedded(), *cached_models()):
         row(made, info.name, info.family, ", ".join(sorted(info.takes)) or "-", info.sampler, str(info.steps))
     out().print(made)
 
@@ -62,12 +62,12 @@ def download(
     from editkit.cli.console import say
     from editkit.cli.settings import read
     from editkit.errors import UsageError
-    from editkit.models.families import named
-    from editkit.models.files.loading import find
+    from editkit.models.families import find_named
+    from editkit.models.files.loading import find_layout
 
-    if named(name) is not None:
+    if find_named(name) is not None:
         raise UsageError(f"models: {name} is part of an installed package and needs no download")
-    layout = find(read().models.get(name, name), offline=False, weights=True)
+    layout = find_layout(read().models.get(name, name), offline=False, weights=True)
     say(f"{name}: {layout.file or layout.path}")
 
 
@@ -78,9 +78,9 @@ def suggest(
     """Suggest models to download: use, size, GPU, licence, and the command."""
     from editkit.cli.console import write
     from editkit.errors import UsageError
-    from editkit.models.suggested import suggested, tasks
+    from editkit.models.suggested import suggested_models, tasks
 
-    rows = suggested(task)
+    rows = suggested_models(task)
     if not rows:
         raise UsageError(f"models suggest: no model is listed for {task!r}; for: {', '.join(tasks())}")
     for row in rows:

@@ -23,7 +23,7 @@ _SHORT = {"output": "-o", "quiet": "-q", "watch": "-w"}
 HELP_ALL = "--help-all"
 
 
-class HelpShown(Exception):  # noqa: N818
+class HelpWasShown(Exception):  # noqa: N818
     """--help was asked for and answered."""
 
 
@@ -41,7 +41,7 @@ def given_by(command: Any, name: str, words: Sequence[str], after: str = "") -> 
     except typer.Exit as done:
         if after:
             write(after)
-        raise HelpShown from done
+        raise HelpWasShown from done
     except Exception as error:
         # Typer's own copy of Click is private: its usage errors are known by this method alone.
         if hasattr(error, "format_message"):
@@ -92,7 +92,7 @@ def with_options(
     options = {p.name: p for group in groups.values() for p in group}
 
     def told(**given: Any) -> Any:
-        return function(**{key: _once(options[key], v) if key in options else v for key, v in given.items()})
+        return function(**{key: _single_value(options[key], v) if key in options else v for key, v in given.items()})
 
     signature = [
         _keyword(
@@ -110,7 +110,7 @@ def with_options(
     return told
 
 
-def _once(p: Param, value: Any) -> Any:
+def _single_value(p: Param, value: Any) -> Any:
     """Return the single value of an option, for which Typer collects a list.
 
     Raises:

@@ -9,12 +9,12 @@ from dataclasses import asdict
 from editkit.cli.console import out, row, say, table, write
 from editkit.cli.edit import save_recipe
 from editkit.cli.interpolate import plans as interpolated
-from editkit.cli.options import HelpShown
+from editkit.cli.options import HelpWasShown
 from editkit.cli.video import check_for_videos
 from editkit.cli.words import Line, parse
 from editkit.editing.settle import StagePlan, plan_stages
 from editkit.models import backends
-from editkit.models.needs import Needs, bytes_of, cards, lines, needs
+from editkit.models.needs import Needs, bytes_of, gpu_cards, lines, needs
 from editkit.pictures.files.clips import is_clip
 
 
@@ -30,7 +30,7 @@ def plan_command(words: list[str]) -> int:
         return _show(interpolated(words[1:], say), "--json" in words)
     try:
         line = parse(words)
-    except HelpShown:
+    except HelpWasShown:
         return 0
     if is_clip(line.picture):
         return _of_clip(line)
@@ -102,7 +102,9 @@ def record(plan: StagePlan) -> dict[str, object]:
         "network_calls_beside": plan.beside,
         "backward_passes": plan.backward,
         "backward_passes_through_network": plan.deep,
-        "memory": None if found is None else {**asdict(found), "gpus": {f"{card}": way for card, way in cards(found)}},
+        "memory": None
+        if found is None
+        else {**asdict(found), "gpus": {f"{card}": way for card, way in gpu_cards(found)}},
     }
 
 
@@ -141,7 +143,7 @@ def _show_plan(plan: StagePlan, number: int, total: int) -> None:
     found = _needs(plan)
     for line in () if found is None else lines(found, bytes_of(plan.options.dtype)):
         write(line)
-    computed = backends.line(plan.options.backend)
+    computed = backends.backend_line(plan.options.backend)
     if computed is not None and plan.diffuses:
         write(computed)
     write(f"{plan.calls} network calls{beside}, {plan.backward} backward passes{deep}")

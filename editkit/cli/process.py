@@ -17,7 +17,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """glibc's names of `mallopt`'s parameters (malloc.h)."""
 
 
-class CtrlC:
+class InterruptHandler:
     """What Ctrl-C and SIGTERM (by which a system asks a process to end) do in a command: the first one raises
     KeyboardInterrupt, so that half-written files are removed, except where that does harm.
 
@@ -50,9 +50,9 @@ def _importing(frame: FrameType | None) -> bool:
     return False
 
 
-def heed_ctrl_c() -> None:
-    """Install `CtrlC` for both signals, unless the process was started to ignore them, as in the background."""
-    handler = CtrlC()
+def install_signal_handlers() -> None:
+    """Install `InterruptHandler` for both signals, unless the process ignores them, as in the background."""
+    handler = InterruptHandler()
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         if signal.getsignal(number) is usual:
             signal.signal(number, handler)
@@ -62,7 +62,7 @@ OF_EACH_OTHER = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_qu
 """Loggers that warn where torchao is installed, whatever model is asked for: three lines before the one that counts."""
 
 
-def settle(*, offline: bool = False) -> None:
+def configure_process(*, offline: bool = False) -> None:
     """Threads sleep while they wait, garbage is looked for less often, and freed memory is kept for the next step.
     Libraries that are imported later say nothing of each other. `offline`: nor do they ask the hub.
     """
@@ -88,9 +88,9 @@ def settle(*, offline: bool = False) -> None:
         mallopt(M_TRIM_THRESHOLD, 512 << 20)
 
 
-def leave() -> None:
+def prepare_exit() -> None:
     """Nothing is looked through once more when the process ends, and signals come too late to stop anything."""
     gc.freeze()
     for number in (signal.SIGINT, signal.SIGTERM):
-        if isinstance(signal.getsignal(number), CtrlC):
+        if isinstance(signal.getsignal(number), InterruptHandler):
             signal.signal(number, signal.SIG_IGN)

@@ -44,8 +44,8 @@ def rerun(  # long: every parameter is an option with its help
         raise UsageError("--download and --offline: give one of them")
     here = Path.cwd()
     try:
-        with _beside(picture, source, mask, output) as (picture, source, mask, output):
-            return _again(picture, source, mask, output, here, force=force, allow_code=allow_code, offline=not download)
+        with _use_picture_folder(picture, source, mask, output) as (picture, source, mask, output):
+            return _rerun(picture, source, mask, output, here, force=force, allow_code=allow_code, offline=not download)
     except EditkitError as error:
         if download or offline or "--offline is on" not in str(error):
             raise
@@ -55,7 +55,7 @@ def rerun(  # long: every parameter is an option with its help
 
 
 @contextmanager
-def _beside(
+def _use_picture_folder(
     picture: str, source: str | None, masks: list[str] | None, output: str | None
 ) -> Iterator[tuple[str, str | None, list[str] | None, str | None]]:
     """Change to the picture's folder, and adapt the paths that the user gave.
@@ -80,7 +80,7 @@ def _beside(
         yield picture, source, masks, output
 
 
-def _found_here(found: Provenance, folder: Path, here: Path) -> dict[str, str]:
+def _find_models(found: Provenance, folder: Path, here: Path) -> dict[str, str]:
     """Find models in the user's directory with exactly the recorded weights: name in provenance -> folder.
 
     For folders elsewhere, provenance only has the name.
@@ -90,7 +90,7 @@ def _found_here(found: Provenance, folder: Path, here: Path) -> dict[str, str]:
     from editkit.models.files.fingerprint import fingerprint
 
     places = {}
-    overs = [None, *_transformers(found.recipe)]
+    overs = [None, *_transformer_files(found.recipe)]
     for used in found.models:
         if used.hash is None or (folder / used.name).exists() or not (here / used.name).exists():
             continue
@@ -102,7 +102,7 @@ def _found_here(found: Provenance, folder: Path, here: Path) -> dict[str, str]:
     return places
 
 
-def _transformers(told: Mapping[str, Any]) -> Iterator[str]:
+def _transformer_files(told: Mapping[str, Any]) -> Iterator[str]:
     """Yield the transformer files that a recipe names."""
     stages = told.get("stages")
     for stage in stages if isinstance(stages, list) else []:
@@ -112,7 +112,7 @@ def _transformers(told: Mapping[str, Any]) -> Iterator[str]:
             yield over
 
 
-def _with_models(told: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
+def _replace_models(told: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
     """Return the recipe with its models' names replaced according to `places`."""
 
     def of_stage(stage: Any) -> Any:
@@ -151,7 +151,7 @@ def _compare_weights(found: Provenance, chain: Chain, places: Mapping[str, str],
 
 
 # long: one check of the picture after the other, each with its own line
-def _again(
+def _rerun(
     picture: str,
     source: str | None,
     new_mask: list[str] | None,
@@ -164,16 +164,16 @@ def _again(
 ) -> int:
     """Check the picture's provenance, and make it again."""
     from editkit.cli.console import say
-    from editkit.cli.edit import make
+    from editkit.cli.edit import run_line
     from editkit.cli.words import Line
     from editkit.common import trust
     from editkit.editing import recipe
-    from editkit.editing.made import hashes
+    from editkit.editing.result import hashes
     from editkit.editing.settle import plan_stage
     from editkit.errors import PictureError
     from editkit.pictures.files.provenance import hash_mask, hash_pixels, read_provenance
     from editkit.pictures.picture import Picture
-    from editkit.plugin.masking import masked
+    from editkit.plugin.masking import with_mask
     from editkit.plugin.options import Options
     from editkit.plugin.outputs import Extras
     from editkit.plugin.protocol import plugins_of
@@ -186,7 +186,9 @@ def _again(
             f"{picture}: is a strip between {found.picture} and {found.between.to}; editkit show says how it was made, "
             "and editkit interpolate makes it"
         )
-    trust.beside(picture, found.picture if source is None else None, found.recipe)  # --mask is the user's own word
+    trust.check_provenance_paths(
+        picture, found.picture if source is None else None, found.recipe
+    )  # --mask is the user's own word
     folder = Path(picture).parent
     if source is None:
         if found.picture is None:
@@ -197,12 +199,12 @@ def _again(
     edited = Picture.read(source)
     if found.picture_hash is not None and hash_pixels(edited) != found.picture_hash:
         raise PictureError(f"{source}: is not the picture from which {picture} was made; give that with --picture")
-    places = _found_here(found, folder, here)
-    told = _with_models(recipe.without_outputs(found.recipe), places)
+    places = _find_models(found, folder, here)
+    told = _replace_models(recipe.without_outputs(found.recipe), places)
     chain = recipe.from_mapping(told, base=folder, allow_code=allow_code)
     _compare_weights(found, chain, places, picture)
     chain = chain.with_options(Options(allow_code=allow_code, offline=offline))
-    chain = masked(chain, new_mask) if new_mask else chain
+    chain = with_mask(chain, new_mask) if new_mask else chain
     plugins = [plugin for stage in chain.stages for plugin in plugins_of(stage)]
     if hashes((e for plugin in plugins for e in plugin.examples(edited)), edited) != found.example_hashes:
         raise PictureError(f"{picture}: was made with another picture to learn from (--from) than the present one")
@@ -211,4 +213,4 @@ def _again(
         say(f"the mask is not the one with which {picture} was made; the result will differ")
     path = Path(picture)
     target = output or str(path.with_name(f"{path.stem}.rerun{path.suffix}"))
-    return make(Line((source,), chain, Extras(output=target, force=force)))
+    return run_line(Line((source,), chain, Extras(output=target, force=force)))

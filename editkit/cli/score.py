@@ -59,10 +59,10 @@ def score(  # long: every parameter is an option with its help
     from editkit.cli.console import say, write
     from editkit.editing.watching.sheets import save
     from editkit.pictures.files.atomic import save_bytes
-    from editkit.pictures.files.writing import check_apart, check_output, check_place
+    from editkit.pictures.files.writing import check_distinct, check_output, check_place
 
     given = (prompts, lpips_weights, inception, *pictures_of(results), *pictures_of(reference))
-    check_apart({"--output": output, "--sheet": sheet}, [path for path in given if path is not None])
+    check_distinct({"--output": output, "--sheet": sheet}, [path for path in given if path is not None])
     if output is not None:
         check_place(output, force=force)
     if sheet is not None:
@@ -77,7 +77,7 @@ def score(  # long: every parameter is an option with its help
     if sheet is not None:
         save(_sheet(scores), sheet, force=force)
     if json_:
-        write(json.dumps(_plain(scores), allow_nan=False))
+        write(json.dumps(_to_json(scores), allow_nan=False))
         return
     _table(scores)
 
@@ -87,7 +87,7 @@ def _table(scores: Scores) -> None:
 
     shown = table("metric", "category", "pictures", "mean", "95 %")
     for total in scores.totals:
-        row(shown, total.metric, total.category or "all", str(total.n), _number(total.value), _between(total))
+        row(shown, total.metric, total.category or "all", str(total.n), _number(total.value), _interval_text(total))
     out().print(shown)
 
 
@@ -95,7 +95,7 @@ def _number(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 1.0 else f"{value:.2f}"
 
 
-def _between(total: Total) -> str:
+def _interval_text(total: Total) -> str:
     if math.isnan(total.low):
         return "too few to say"
     return f"{_number(total.low)} to {_number(total.high)}"
@@ -111,7 +111,7 @@ def _csv(scores: Scores) -> str:
     return lines.getvalue()
 
 
-def _plain(scores: Scores) -> dict[str, object]:
+def _to_json(scores: Scores) -> dict[str, object]:
     def number(value: float) -> float | None:
         return value if math.isfinite(value) else None
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from editkit.common import places as folders
-from editkit.common.small import small_text
+from editkit.common.small import read_limited_text
 from editkit.common.spec import did_you_mean
 from editkit.errors import ParameterError, UsageError
 from editkit.plugin.chain import Chain
@@ -49,7 +49,7 @@ class Settings:
     places: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[str, str] = field(default_factory=dict)
 
-    def under(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Fill options that are not in `given` from the settings."""
         return self.resolved({**self.values, **given})
 
@@ -91,18 +91,18 @@ def read() -> Settings:
     _check(text, defaults, KNOWN)
     for name, model in models.items():
         if not isinstance(model, str):
-            raise UsageError(f"{_at(text, name)}: {name} must be the name of a model, got {model!r}")
-    values, places = dict(defaults), {name: _at(text, name) for name in defaults}
+            raise UsageError(f"{_position(text, name)}: {name} must be the name of a model, got {model!r}")
+    values, places = dict(defaults), {name: _position(text, name) for name in defaults}
     for name in KNOWN:
         variable = f"EDITKIT_{name.upper()}"
         if os.environ.get(variable):
             values[name], places[name] = os.environ[variable], variable
-    return Settings({name: _right(name, values[name], places[name]) for name in values}, places, models)
+    return Settings({name: _validate(name, values[name], places[name]) for name in values}, places, models)
 
 
 def _text() -> str:
     try:
-        return small_text(place(), MAX_BYTES)
+        return read_limited_text(place(), MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except PermissionError as error:  # a user without a home directory, with HOME of another user
@@ -120,17 +120,17 @@ def _check(text: str, data: Mapping[str, Any], known: Iterable[str]) -> None:
     for name in data:
         if name not in known:
             hint = did_you_mean(name, known) or f"; known are {', '.join(known)}"
-            raise UsageError(f"{_at(text, name)}: {name} is unknown{hint}")
+            raise UsageError(f"{_position(text, name)}: {name} is unknown{hint}")
 
 
-def _at(text: str, name: str) -> str:
+def _position(text: str, name: str) -> str:
     """Return the file and the line where `name` is set."""
     pattern = re.compile(rf"""\s*\[?\s*["']?{re.escape(name)}["']?\s*[=\].]""")
     line = next((k for k, line in enumerate(text.splitlines(), 1) if pattern.match(line)), None)
     return f"{place()}" + ("" if line is None else f", line {line}")
 
 
-def _right(name: str, value: Any, where: str) -> Any:
+def _validate(name: str, value: Any, where: str) -> Any:
     """Validate and convert `value` for the option `name`."""
     try:
         made = Options(**{name: value}) if name in OF_THE_RUN else Extras(**{name: value})

@@ -25,7 +25,7 @@ def strip(
 ) -> None:
     """Remove the provenance that editkit wrote into PICTURES. Pixels and other metadata stay byte for byte."""
     from editkit.cli.console import say
-    from editkit.pictures.files.provenance import strip as take_out
+    from editkit.pictures.files.provenance import strip_file as take_out
     from editkit.pictures.files.writing import check_output
 
     if output is not None:

@@ -15,7 +15,7 @@ from editkit.errors import UsageError
 from editkit.pictures.files.clips import WRITTEN, is_clip
 from editkit.pictures.files.formats import PICTURES, PNG
 from editkit.plugin.chain import Chain
-from editkit.plugin.masking import each_mask
+from editkit.plugin.masking import map_masks
 
 
 def lines_of(line: Line) -> list[Line]:
@@ -29,7 +29,7 @@ def lines_of(line: Line) -> list[Line]:
     """
     pictures: list[str] = []
     for name in line.pictures:
-        pictures += _inside(name) if name != "-" and os.path.isdir(name) else _matching(name)
+        pictures += _pictures_inside(name) if name != "-" and os.path.isdir(name) else _expand_pattern(name)
     pictures = list({os.path.realpath(name) if name != "-" else name: name for name in reversed(pictures)}.values())
     pictures.reverse()
     chains = [with_masks(line.chain, name) for name in pictures]
@@ -40,7 +40,7 @@ def lines_of(line: Line) -> list[Line]:
     return [one for one in several if os.path.realpath(one.picture) not in masks]
 
 
-def _inside(folder: str) -> list[str]:
+def _pictures_inside(folder: str) -> list[str]:
     """List the pictures of a folder."""
     found = [str(Path(folder) / path) for path in listing(Path(folder)).pictures if len(path.parts) == 1]
     if not found:
@@ -48,7 +48,7 @@ def _inside(folder: str) -> list[str]:
     return found
 
 
-def _matching(name: str) -> list[str]:
+def _expand_pattern(name: str) -> list[str]:
     """Return the files that match the pattern `name`; `name` itself if it is not a pattern or matches none."""
     if os.path.lexists(name) or not glob.has_magic(name):
         return [name]
@@ -64,7 +64,7 @@ def with_masks(chain: Chain, picture: str) -> Chain:
         path = Path(picture)
         return mask_of(Masks(mask), Path(path.name), path.parent)
 
-    return each_mask(chain, of_picture)
+    return map_masks(chain, of_picture)
 
 
 def _mask_files(chain: Chain) -> Iterator[str]:
@@ -74,7 +74,7 @@ def _mask_files(chain: Chain) -> Iterator[str]:
         found.append(mask)
         return mask
 
-    each_mask(chain, seen)
+    map_masks(chain, seen)
     yield from (mask for mask in found if isinstance(mask, str) and os.path.isfile(mask))
 
 
@@ -93,7 +93,7 @@ def target_of(line: Line, edit: str | None = None) -> str:
     if output == "-":
         return output
     if "{" in output:
-        output = _by_pattern(output, line.picture)
+        output = _apply_pattern(output, line.picture)
     elif is_folder(output):
         stem = "picture" if line.picture == "-" else Path(line.picture).stem
         output = str(Path(output) / f"{stem}{_ending(Path(line.picture))}")
@@ -113,7 +113,7 @@ def is_folder(output: str) -> bool:
     return output.endswith(("/", os.sep)) or os.path.isdir(output)
 
 
-def _by_pattern(pattern: str, picture: str) -> str:
+def _apply_pattern(pattern: str, picture: str) -> str:
     path = Path(picture)
     words = {"stem": path.stem, "name": path.name, "suffix": path.suffix, "folder": str(path.parent)}
     try:

@@ -15,7 +15,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from editkit.cli.options import with_options
-from editkit.cli.words import option
+from editkit.cli.words import option_name
 from editkit.common.spec import field_and_reason
 from editkit.errors import EditkitError, UsageError
 from editkit.plugin.params import Param, params
@@ -50,7 +50,7 @@ def _group() -> None:
     """Train the embedded network, and measure what it has learned."""
 
 
-def _declared(settings: type[BaseModel], *more: Param) -> Callable[[Command], Command]:
+def _with_options(settings: type[BaseModel], *more: Param) -> Callable[[Command], Command]:
     """Register a command whose options are the fields of `settings` and `more`; it is called with the given values."""
 
     def register(command: Command) -> Command:
@@ -84,13 +84,13 @@ def _log_to_console() -> None:
 
 
 @contextmanager
-def _told_in_words(given: dict[str, Any]) -> Iterator[None]:
+def _report_errors(given: dict[str, Any]) -> Iterator[None]:
     """Report invalid values and file errors in one line."""
     try:
         yield
     except ValidationError as error:
         field, reason = field_and_reason(error)
-        raise UsageError(f"{option(field) if field else 'the parameters'}: {reason}") from error
+        raise UsageError(f"{option_name(field) if field else 'the parameters'}: {reason}") from error
     except OSError as error:
         raise EditkitError(f"{error.filename or given['output']}: {error.strerror or error}") from error
 
@@ -100,7 +100,7 @@ def _settings(kind: type[S], architecture: Architecture, given: dict[str, Any]) 
     return kind(architecture=architecture, **{name: given[name] for name in kind.model_fields if name in given})
 
 
-@_declared(PriorSettings, *_architecture(), RESUME, INIT_FROM)
+@_with_options(PriorSettings, *_architecture(), RESUME, INIT_FROM)
 def prior(given: dict[str, Any]) -> None:
     """Train `pocket` on a folder of photographs: one network for generation, inpainting, upscaling and
     colourisation.
@@ -109,7 +109,7 @@ def prior(given: dict[str, Any]) -> None:
     if resume and init_from is not None:
         raise UsageError("--resume and --init-from exclude each other: one continues a run, the other starts a new one")
     shape = {name: given[name] for name in Architecture.model_fields if name in given}
-    with _told_in_words(given):
+    with _report_errors(given):
         before = init_from or (Path(given.get("output", ".")) / "export" if resume else None)
         base = architecture_of(Path(before)) if before else {}
         settings = _settings(PriorSettings, Architecture.model_validate(base | shape), given)
@@ -123,16 +123,16 @@ def _run(settings: Settings, lesson: Callable[[], Lesson], resume: bool) -> None
     """Run the training, in as many processes as torchrun started."""
     from editkit.training.device import device_of
     from editkit.training.loop import Run
-    from editkit.training.together import together
+    from editkit.training.process_group import join_process_group
 
-    with together(settings.batch, device_of(settings)) as place:
+    with join_process_group(settings.batch, device_of(settings)) as place:
         Run(settings, lesson(), resume=resume, together=place).run()
 
 
-@_declared(DistillSettings, RESUME)
+@_with_options(DistillSettings, RESUME)
 def distill(given: dict[str, Any]) -> None:
     """Teach a copy of the network to take half the steps; run it again on the result for a quarter."""
-    with _told_in_words(given):
+    with _report_errors(given):
         settings = _settings(DistillSettings, _architecture_of_base(given), given)
         _log_to_console()
         from editkit.training.distill import DistillLesson
@@ -140,12 +140,12 @@ def distill(given: dict[str, Any]) -> None:
         _run(settings, lambda: DistillLesson(settings), given.get("resume", False))
 
 
-@_declared(ControlSettings, RESUME)
+@_with_options(ControlSettings, RESUME)
 def controlnet(given: dict[str, Any]) -> None:
     """Train a ControlNet for a frozen network, with hints that one of the detectors makes from your photographs."""
     from editkit.plugin import hints
 
-    with _told_in_words(given):
+    with _report_errors(given):
         settings = _settings(ControlSettings, _architecture_of_base(given), given)
         hints.make(settings.control)
         _log_to_console()
@@ -179,7 +179,7 @@ def report(
     typer.echo(json.dumps(figures, indent=2))
 
 
-@_declared(
+@_with_options(
     ClassifierSettings,
     Param("images", "text", "Folder with one subfolder of pictures for each label.", None, True, metavar="DIR"),
     Param("output", "text", "Folder for config.json and model.safetensors.", None, True, metavar="DIR"),
@@ -203,7 +203,7 @@ def classifier(given: dict[str, Any]) -> None:
         raise UsageError(
             "train classifier runs in one process, but torchrun started several; start it without torchrun"
         )
-    with _told_in_words(given):
+    with _report_errors(given):
         settings = ClassifierSettings(**{k: v for k, v in given.items() if k in ClassifierSettings.model_fields})
     from editkit.training.classifier import FILES, read_folders, save, train
     from editkit.training.network import check_free

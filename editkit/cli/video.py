@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editkit.cli.console import err, say, write
-from editkit.cli.words import option
+from editkit.cli.words import option_name
 from editkit.common.notify import Notify
 from editkit.errors import UsageError
 from editkit.pictures.files.clips import Span, is_clip
@@ -44,7 +44,7 @@ def check_for_videos(lines: Sequence[Line]) -> None:
         for name in FOR_PICTURES if video else FOR_VIDEOS:
             if name in line.extras.model_fields_set and getattr(line.extras, name) not in (None, False):
                 is_for = "pictures" if video else "videos"
-                raise UsageError(f"{option(name)} is for {is_for}, but {line.picture} is not one; leave it out")
+                raise UsageError(f"{option_name(name)} is for {is_for}, but {line.picture} is not one; leave it out")
 
 
 def edit_clip(line: Line, target: str, models: Models | None, notify: Notify) -> None:

@@ -16,12 +16,12 @@ Stamp = Mapping[str, tuple[int, int] | None]
 """The modification time and size of each file; None if it does not exist."""
 
 
-def stamp(files: Sequence[str]) -> Stamp:
+def file_states(files: Sequence[str]) -> Stamp:
     """Return the time and size of each of `files`."""
-    return {file: _seen(file) for file in files}
+    return {file: _file_state(file) for file in files}
 
 
-def _seen(file: str) -> tuple[int, int] | None:
+def _file_state(file: str) -> tuple[int, int] | None:
     try:
         state = os.stat(file)
     except OSError:
@@ -29,7 +29,7 @@ def _seen(file: str) -> tuple[int, int] | None:
     return state.st_mtime_ns, state.st_size
 
 
-def again_and_again(jobs: Sequence[tuple[Sequence[str], Callable[[bool], None]]]) -> int:
+def run_on_changes(jobs: Sequence[tuple[Sequence[str], Callable[[bool], None]]]) -> int:
     """Run each job, and repeat it when one of its files changes, until Ctrl-C.
 
     Args:
@@ -38,7 +38,7 @@ def again_and_again(jobs: Sequence[tuple[Sequence[str], Callable[[bool], None]]]
     Raises:
         EditkitError: in the first run; later errors are only reported.
     """
-    seen = [stamp(files) for files, _ in jobs]
+    seen = [file_states(files) for files, _ in jobs]
     for _, job in jobs:
         job(True)
     say("watching; Ctrl-C stops it")
@@ -46,11 +46,11 @@ def again_and_again(jobs: Sequence[tuple[Sequence[str], Callable[[bool], None]]]
         while True:
             time.sleep(PAUSE)
             for k, (files, job) in enumerate(jobs):
-                now = stamp(files)
+                now = file_states(files)
                 if now == seen[k] or None in now.values():
                     continue
                 time.sleep(PAUSE)
-                if stamp(files) != now:
+                if file_states(files) != now:
                     continue  # the file is still being written
                 seen[k] = now
                 try:

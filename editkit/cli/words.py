@@ -18,10 +18,10 @@ from editkit.cli.settings import read as own_settings
 from editkit.errors import ParameterError, UsageError, short
 from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
-from editkit.plugin.masking import masked
+from editkit.plugin.masking import with_mask
 from editkit.plugin.options import Options
 from editkit.plugin.outputs import NAMES_A_FILE, Extras
-from editkit.plugin.params import Param, params, word
+from editkit.plugin.params import Param, cli_name, params
 from editkit.plugin.protocol import Plugin
 
 COMMON = frozenset({"output", "force", "model", "prompt", "steps", "seed", "compare", "candidates"})
@@ -75,7 +75,7 @@ def parse(words: Sequence[str], *, pictured: bool = True) -> Line:
     Raises:
         UsageError: one line with the mistake and what is allowed. HelpShown: a part asked for --help.
     """
-    parts, settings = _cut(list(words)), own_settings()
+    parts, settings = _split_parts(list(words)), own_settings()
     stages: list[Stage] = []
     pictures: list[str] = []
     extras: dict[str, Any] = {}
@@ -83,7 +83,7 @@ def parse(words: Sequence[str], *, pictured: bool = True) -> Line:
         given = _parse_part(part, first=part.joint == "" and pictured)
         pictures += given.pop("picture", [])
         plugin = _declare(part.plugin, {k: v for k, v in given.items() if k in part.plugin.model_fields})
-        options = options_of(settings.resolved(given) if stages else settings.under(given))
+        options = options_of(settings.resolved(given) if stages else settings.with_defaults(given))
         for name in Extras.model_fields:
             if name in given:
                 if name in extras and name in NAMES_A_FILE:
@@ -94,10 +94,10 @@ def parse(words: Sequence[str], *, pictured: bool = True) -> Line:
             stages[-1] = Stage((*last.plugins, plugin), last.options.merged(options))
         else:
             stages.append(Stage((plugin,), options))
-    return Line(tuple(pictures), Chain(tuple(stages)).inherited(), _extras(settings.under(extras)))
+    return Line(tuple(pictures), Chain(tuple(stages)).inherited(), _extras(settings.with_defaults(extras)))
 
 
-def _cut(words: list[str]) -> list[_Part]:
+def _split_parts(words: list[str]) -> list[_Part]:
     """Split the words of the plugins at `with` and `then`, except where an option expects a value."""
     parts: list[_Part] = []
     joint: Literal["", "with", "then"] = ""
@@ -106,7 +106,7 @@ def _cut(words: list[str]) -> list[_Part]:
             got = f", got {short(words[0])}" if words else ""
             raise UsageError(f"`{joint}` needs a plugin after it{got}; editkit plugins lists them")
         plugin = registry.load(words[0])
-        valued = {flag for p in options_behind(plugin) if p.takes_value for flag in flags(p)}
+        valued = {flag for p in options_after(plugin) if p.takes_value for flag in flags(p)}
         k = 1
         while k < len(words) and words[k] not in ("with", "then"):
             k += 2 if words[k] in valued else 1
@@ -127,7 +127,7 @@ def _parse_part(part: _Part, first: bool) -> dict[str, Any]:
 @cache
 def _command(plugin: type[Plugin], first: bool, full: bool) -> Any:
     """Build a Typer command whose options are the plugin's fields and those of the run."""
-    own = sorted(params(plugin), key=lambda p: _depth(plugin, p.name))  # its own options first
+    own = sorted(params(plugin), key=lambda p: _definition_depth(plugin, p.name))  # its own options first
     pictures = "The picture to edit, or several, or a folder of them; - reads standard input."
     groups = {plugin.name: own, "the run": _run_params()}
     return typed_command(
@@ -136,17 +136,17 @@ def _command(plugin: type[Plugin], first: bool, full: bool) -> Any:
         {"picture": pictures} if first else {},
         groups,
         several="picture",
-        shown=None if full else _shown(plugin),
+        shown=None if full else _default_options(plugin),
     )
 
 
-def _depth(plugin: type[Plugin], field: str) -> int:
+def _definition_depth(plugin: type[Plugin], field: str) -> int:
     """Return how many classes above `plugin` the field is defined."""
     kinds = enumerate(plugin.__mro__)
     return min(depth for depth, kind in kinds if field in vars(kind).get("__annotations__", {}))
 
 
-def _shown(plugin: type[Plugin]) -> set[str]:
+def _default_options(plugin: type[Plugin]) -> set[str]:
     """Return the options to show by default: the plugin's own, and the common ones that apply to it."""
     own = {p.name for p in params(plugin)}
     if not steps_matter(plugin):
@@ -172,7 +172,7 @@ def usage(plugin: type[Plugin]) -> tuple[str, ...]:
     """Return example commands with this plugin: its own, or three made from its example."""
     if plugin.usage:
         return plugin.usage
-    given = {word(key).replace("_", "-"): value for key, value in plugin.example.items()}
+    given = {cli_name(key).replace("_", "-"): value for key, value in plugin.example.items()}
     options = "".join(f" --{key} {value}" for key, value in given.items())
     first = f"{plugin.name} photo.png{options}"
     return (first, f"plan {first}", f"sdedit photo.png with {plugin.name}{options}")
@@ -192,9 +192,9 @@ def parse_run(words: Sequence[str]) -> Line:
     asked = recipe.read(given["recipe"], allow_code=options.allow_code, anywhere=anywhere, places=places)
     chain = settings.under_chain(asked).with_options(options)
     if "mask" in given:
-        chain = masked(chain, given["mask"])
+        chain = with_mask(chain, given["mask"])
     elsewhere = tuple(recipe_files.networks_elsewhere(asked, given["recipe"]))
-    return Line(tuple(given["picture"]), chain, _extras(settings.under(given)), elsewhere)
+    return Line(tuple(given["picture"]), chain, _extras(settings.with_defaults(given)), elsewhere)
 
 
 def _run_params() -> list[Param]:
@@ -203,7 +203,7 @@ def _run_params() -> list[Param]:
     return [*own[:4], *params(Options), *own[4:]]
 
 
-def options_behind(plugin: type[Plugin]) -> list[Param]:
+def options_after(plugin: type[Plugin]) -> list[Param]:
     """Return the options that may follow a plugin's name."""
     return [*params(plugin), *_run_params()]
 
@@ -233,9 +233,9 @@ def options_of(values: dict[str, Any]) -> Options:
 
 def explain(error: ParameterError) -> str:
     """Describe an invalid parameter in one line: the option, what is allowed, what was given."""
-    return f"{option(error.field) if error.field else 'the parameters'}: {error.reason}"
+    return f"{option_name(error.field) if error.field else 'the parameters'}: {error.reason}"
 
 
-def option(field: str) -> str:
+def option_name(field: str) -> str:
     """Return the option name of a field."""
-    return "--" + word(field).replace("_", "-")
+    return "--" + cli_name(field).replace("_", "-")

@@ -26,7 +26,7 @@ Path = tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
-class Listed(Generic[T]):
+class InstalledEntry(Generic[T]):
     """One installed declaration for the listing command: its `kind`, or the reason why it is broken."""
 
     name: str
@@ -55,7 +55,7 @@ class Group:
         Cached until a folder of `sys.path` changes: every edit asks, and reading the metadata of all packages takes
         longer than the rest of the engine's work.
         """
-        return _read(self.name, _path())
+        return _read(self.name, _path_key())
 
     def names(self) -> list[str]:
         """Return the sorted names, from metadata alone."""
@@ -79,13 +79,13 @@ class Group:
             with redirect_stdout(sys.stderr):  # standard output may carry a result
                 loaded: object = points[0].load()
         except BaseException as error:  # an error in a third-party module must not affect others
-            if isinstance(error, KeyboardInterrupt) and _pressed():
+            if isinstance(error, KeyboardInterrupt) and _was_interrupted():
                 raise
             reason = f"{type(error).__name__}: {short(str(error), 400)}"
             raise PluginError(f"{self.kind} {name} (from {_owner(points[0])}) does not import: {reason}") from error
         return loaded
 
-    def declared(self, found: object, name: str, base: type[T], api: int) -> type[T]:
+    def check_class(self, found: object, name: str, base: type[T], api: int) -> type[T]:
         """Return `found` if it is a subclass of `base` for version `api` with the name `name`.
 
         Raises:
@@ -95,11 +95,11 @@ class Group:
             door = ".".join(base.__module__.split(".")[:2])  # the public module to import it from
             needed = f"a subclass of {door}.{base.__name__} is needed"
             raise PluginError(f"{self.kind} {name}: its entry point is {found!r}; {needed}")
-        self._of_this_version(name, getattr(found, "api", None), api)
-        self._called(name, getattr(found, "name", None))
+        self._check_version(name, getattr(found, "api", None), api)
+        self._check_name(name, getattr(found, "name", None))
         return found
 
-    def fitting(self, found: object, name: str, needed: Sequence[str], api: int = 1) -> object:
+    def check_attributes(self, found: object, name: str, needed: Sequence[str], api: int = 1) -> object:
         """Return `found` if it has all `needed` attributes, and is for version `api` of the protocol.
 
         Without an `api` attribute the version is 1. If `needed` includes `name`, it must equal `name`.
@@ -111,33 +111,33 @@ class Group:
         if lacking:
             what = found.__name__ if isinstance(found, type | ModuleType) else repr(found)
             raise PluginError(f"{self.kind} {name}: {what} lacks {', '.join(lacking)}; it needs {', '.join(needed)}")
-        self._of_this_version(name, getattr(found, "api", 1), api)
+        self._check_version(name, getattr(found, "api", 1), api)
         if "name" in needed:
-            self._called(name, getattr(found, "name", None))
+            self._check_name(name, getattr(found, "name", None))
         return found
 
-    def _of_this_version(self, name: str, theirs: object, api: int) -> None:
+    def _check_version(self, name: str, theirs: object, api: int) -> None:
         if theirs != api:
             raise PluginError(
                 f"{self.kind} {name} was written for version {theirs} of the {self.kind} protocol, this is {api}; "
                 f"install a version of it made for this editkit"
             )
 
-    def _called(self, name: str, theirs: object) -> None:
+    def _check_name(self, name: str, theirs: object) -> None:
         if theirs != name:
             raise PluginError(
                 f"{self.kind} {name}: its attribute `name` is {theirs!r}; it must equal its entry point's name"
             )
 
-    def listed(self, load: Callable[[str], T]) -> list[Listed[T]]:
+    def list_installed(self, load: Callable[[str], T]) -> list[InstalledEntry[T]]:
         """List all installed ones, loaded with `load`; broken ones with the reason."""
         rows = []
         for name in self.names():
             owner = self.owner(name)
             try:
-                rows.append(Listed(name, owner, load(name)))
+                rows.append(InstalledEntry(name, owner, load(name)))
             except PluginError as error:
-                rows.append(Listed(name, owner, None, str(error)))
+                rows.append(InstalledEntry(name, owner, None, str(error)))
         return rows
 
     def owner(self, name: str) -> str:
@@ -146,11 +146,11 @@ class Group:
 
     def _distinct(self, name: str) -> tuple[EntryPoint, ...]:
         """Return the entry points called `name`; a distribution that is twice on the path counts once."""
-        return _called(self.name, name, _path())
+        return _entries_named(self.name, name, _path_key())
 
 
-def _path() -> Path:
-    return tuple((folder, _changed(folder)) for folder in sys.path)
+def _path_key() -> Path:
+    return tuple((folder, _modified_at(folder)) for folder in sys.path)
 
 
 @lru_cache(maxsize=64)
@@ -159,7 +159,7 @@ def _read(group: str, path: Path) -> tuple[EntryPoint, ...]:
 
 
 @lru_cache(maxsize=256)
-def _called(group: str, name: str, path: Path) -> tuple[EntryPoint, ...]:
+def _entries_named(group: str, name: str, path: Path) -> tuple[EntryPoint, ...]:
     """Return those of one name, once per distribution; cached because a distribution's name is slow to parse."""
     found: dict[tuple[str, str], EntryPoint] = {}
     for point in _read(group, path):
@@ -168,7 +168,7 @@ def _called(group: str, name: str, path: Path) -> tuple[EntryPoint, ...]:
     return tuple(found.values())
 
 
-def _changed(folder: str) -> int:
+def _modified_at(folder: str) -> int:
     """Return when the folder last changed, in nanoseconds; 0: it does not exist."""
     try:
         return os.stat(folder or ".").st_mtime_ns
@@ -180,6 +180,6 @@ def _owner(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else "an unnamed distribution"
 
 
-def _pressed() -> bool:
+def _was_interrupted() -> bool:
     """Whether the user pressed Ctrl-C, since a module can raise KeyboardInterrupt itself. True if that is unknown."""
     return bool(getattr(signal.getsignal(signal.SIGINT), "pressed", 1))

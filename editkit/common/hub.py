@@ -26,7 +26,7 @@ def local_only(offline: bool) -> bool:
     return offline or unreachable() is not None
 
 
-def why(offline: bool, error: Exception) -> str:
+def explain_failure(offline: bool, error: Exception) -> str:
     """Explain why a file that is not in the cache was not downloaded."""
     if offline:
         return "--offline is on, so the hub was not asked"

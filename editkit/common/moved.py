@@ -48,7 +48,7 @@ MOVED: dict[str, tuple[str, ...]] = {
         "editkit.pictures.files.metadata",
     ),
     "editkit.journal": ("editkit.batch.journal",),
-    "editkit.making": ("editkit.editing.made",),
+    "editkit.making": ("editkit.editing.result",),
     "editkit.masks": ("editkit.pictures.masks",),
     "editkit.metadata": (
         "editkit.pictures.files.metadata",

@@ -20,7 +20,7 @@ _JOINTS = re.compile(r"[+&-](?=[a-z_]+(?::|$|[+&-]))")
 """Separators between the words of a mask."""
 
 
-def named(text: str) -> Iterator[str]:
+def candidate_names(text: str) -> Iterator[str]:
     """Yield every part of `text` that may be a file name.
 
     These are the whole text, the parts before and after a colon (`kernel:/x/y.png`, `lora.safetensors:0.7`), the part
@@ -45,7 +45,7 @@ def _spans(text: str) -> Iterator[tuple[int, int]]:
                     yield k + 1, comma
 
 
-def replaced(text: str, other: Callable[[str], str | None]) -> str:
+def replace_names(text: str, other: Callable[[str], str | None]) -> str:
     """Replace in each word of `text` the first name for which `other` returns a new one."""
     made, done = [], 0
     for first, end in _spans(text):
@@ -55,20 +55,20 @@ def replaced(text: str, other: Callable[[str], str | None]) -> str:
     return "".join([*made, text[done:]])
 
 
-def climbs(part: str) -> bool:
+def escapes_folder(part: str) -> bool:
     """Return whether a name is a path that is absolute, or that leaves its folder through `..` or `~`."""
     return part.startswith("~") or any(
         ".." in path.parts or path.anchor != "" for path in (PurePosixPath(part), PureWindowsPath(part))
     )
 
 
-def leads_out(text: str) -> bool:
-    """Return whether `text` or a name in it is a path that climbs (see `climbs`), or has too many parts to decide."""
+def has_escaping_path(text: str) -> bool:
+    """Return whether `text` or a name in it is a path that escapes its folder, or has too many parts to decide."""
     too_many = any(sum(map(word.count, ":=")) > MOST_SIGNS for word in _JOINTS.split(text))
-    return too_many or any(map(climbs, named(text)))
+    return too_many or any(map(escapes_folder, candidate_names(text)))
 
 
-def texts(value: Any, key: str = "") -> Iterator[str]:
+def file_strings(value: Any, key: str = "") -> Iterator[str]:
     """Yield the strings of a recipe, or of one value under `key`, that may name files."""
     match value:
         case str():
@@ -76,7 +76,7 @@ def texts(value: Any, key: str = "") -> Iterator[str]:
                 yield value
         case Mapping():
             for inner, one in value.items():
-                yield from texts(one, str(inner))
+                yield from file_strings(one, str(inner))
         case list() | tuple():
             for one in value:
-                yield from texts(one, key)
+                yield from file_strings(one, key)

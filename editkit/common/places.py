@@ -27,7 +27,7 @@ def settings() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or home() / ".config") / "editkit"
 
 
-def expanded(path: str | Path) -> Path:
+def expand_path(path: str | Path) -> Path:
     """Replace ~ by the user's home folder, if there is one."""
     try:
         return Path(path).expanduser()

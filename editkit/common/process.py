@@ -70,14 +70,14 @@ def own_threads() -> Iterator[None]:
     import torch
 
     with THREADS:
-        before = _in_a_new_thread(torch.get_num_threads)
+        before = _run_in_new_thread(torch.get_num_threads)
         try:
             yield
         finally:
-            _in_a_new_thread(partial(torch.set_num_threads, before))
+            _run_in_new_thread(partial(torch.set_num_threads, before))
 
 
-def begin_thread() -> None:
+def init_thread() -> None:
     """Fix this thread's number of torch threads now, and not while `own_threads` has changed it."""
     import torch
 
@@ -85,7 +85,7 @@ def begin_thread() -> None:
         torch.get_num_threads()
 
 
-def _in_a_new_thread(call: Callable[[], T]) -> T:
+def _run_in_new_thread(call: Callable[[], T]) -> T:
     made: list[T] = []
     thread = threading.Thread(target=lambda: made.append(call()))
     thread.start()
@@ -93,7 +93,7 @@ def _in_a_new_thread(call: Callable[[], T]) -> T:
     return made[0]
 
 
-class Turn:
+class CrossThreadLock:
     """A reentrant lock that may be released from another thread, as happens when a generator is garbage-collected
     there.
     """

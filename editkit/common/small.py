@@ -13,7 +13,7 @@ MOST = 64 << 20
 """Most bytes of a configuration or a table; recipes and settings have their own limits."""
 
 
-def small_bytes(path: str | Path, most: int = MOST, *, pipe: bool = False) -> bytes:
+def read_limited_bytes(path: str | Path, most: int = MOST, *, pipe: bool = False) -> bytes:
     """Read a file of at most `most` bytes.
 
     Args:
@@ -32,11 +32,11 @@ def small_bytes(path: str | Path, most: int = MOST, *, pipe: bool = False) -> by
     return data
 
 
-def small_text(path: str | Path, most: int = MOST, *, pipe: bool = False) -> str:
+def read_limited_text(path: str | Path, most: int = MOST, *, pipe: bool = False) -> str:
     """Read a file as text, without a byte order mark.
 
     Raises:
-        OSError: see `small_bytes`.
+        OSError: see `read_limited_bytes`.
         UnicodeDecodeError: it is not UTF-8.
     """
-    return small_bytes(path, most, pipe=pipe).decode("utf-8-sig")
+    return read_limited_bytes(path, most, pipe=pipe).decode("utf-8-sig")

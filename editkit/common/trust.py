@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from editkit.common.named import leads_out, named, texts
+from editkit.common.named import candidate_names, file_strings, has_escaping_path
 from editkit.errors import ModelError, PictureError
 
 TOKENIZERS = (
@@ -62,7 +62,7 @@ hub, such as hf_model_name.
 _CLIP["multimodal_cfg"] = _CLIP["text_cfg"] | {"dim_head", "n_queries", "attn_pooler_heads"}
 
 
-def component(name: str, part: str, listed: Any, classes: Collection[str]) -> str:
+def check_component(name: str, part: str, listed: Any, classes: Collection[str]) -> str:
     """Return the class that model_index.json names for `part` of the model called `name`: one of `classes`, where `*`
     at the end matches any suffix.
 
@@ -83,7 +83,7 @@ def component(name: str, part: str, listed: Any, classes: Collection[str]) -> st
     return str(kind)
 
 
-def inside(name: str, file: str, word: Any, ending: str) -> str:
+def check_sibling_name(name: str, file: str, word: Any, ending: str) -> str:
     """Check `word`, which `file` of the model called `name` gives as the name of a file beside it.
 
     Raises:
@@ -113,7 +113,7 @@ _PACKING = {
 """Libraries that may load quantised weights, and the allowed settings of each."""
 
 
-def _packs_plainly(config: Any) -> bool:
+def _is_plain_quantization(config: Any) -> bool:
     """Whether a `quantization_config` names one of those libraries, with only numbers and plain names: torchao creates
     an object of one of its own classes by name.
     """
@@ -132,13 +132,13 @@ def _packs_plainly(config: Any) -> bool:
     return True
 
 
-def network_configuration(name: str, file: str, config: Mapping[str, Any]) -> None:
+def check_network_config(name: str, file: str, config: Mapping[str, Any]) -> None:
     """Refuse a configuration of a network, a scheduler or an adapter that selects code.
 
     Raises:
         ModelError: a key, at any depth, selects code.
     """
-    left: list[Any] = [{k: v for k, v in config.items() if k != "quantization_config" or not _packs_plainly(v)}]
+    left: list[Any] = [{k: v for k, v in config.items() if k != "quantization_config" or not _is_plain_quantization(v)}]
     while left:
         value = left.pop()
         if isinstance(value, Mapping):
@@ -153,7 +153,7 @@ def network_configuration(name: str, file: str, config: Mapping[str, Any]) -> No
             left += value
 
 
-def clip_configuration(source: str, config: Any, tokenizer: Any) -> Mapping[str, Any]:
+def check_clip_config(source: str, config: Any, tokenizer: Any) -> Mapping[str, Any]:
     """Check open_clip_config.json before open_clip reads it; `tokenizer` is tokenizer_config.json, or None.
 
     Raises:
@@ -162,12 +162,12 @@ def clip_configuration(source: str, config: Any, tokenizer: Any) -> Mapping[str,
     model = config.get("model_cfg") if isinstance(config, dict) else None
     if not isinstance(model, dict):
         raise ModelError(f"clip: {source}: its configuration has no model_cfg")
-    _known(source, "", model)
+    _check_keys(source, "", model)
     for group in ("vision_cfg", "text_cfg"):
         if not isinstance(model.get(group), dict):
             raise ModelError(f"clip: {source}: its configuration has no {group}")
     for group in ("vision_cfg", "text_cfg", "multimodal_cfg"):
-        _known(source, group, model.get(group, {}))
+        _check_keys(source, group, model.get(group, {}))
     if model["vision_cfg"].get("timm_model_pretrained"):
         raise ModelError(f"clip: {source}: timm_model_pretrained asks the hub for other weights; set it to false")
     timm = model["vision_cfg"].get("timm_model_name", "")
@@ -181,7 +181,7 @@ def clip_configuration(source: str, config: Any, tokenizer: Any) -> Mapping[str,
     return config  # type: ignore[no-any-return]  # a dictionary, as checked above
 
 
-def _known(source: str, group: str, given: Any) -> None:
+def _check_keys(source: str, group: str, given: Any) -> None:
     if not isinstance(given, dict):
         raise ModelError(f"clip: {source}: {group} is {str(given)[:80]!r}; keys and values are needed")
     for key, value in given.items():
@@ -192,14 +192,14 @@ def _known(source: str, group: str, given: Any) -> None:
                 f"hub; known are {', '.join(sorted(_CLIP[group]))}"
             )
         if key == "tokenizer_kwargs":
-            _known(source, key, value or {})
-        elif not (key.endswith("_cfg") or _plain(value, key.endswith("_kwargs"))):
+            _check_keys(source, key, value or {})
+        elif not (key.endswith("_cfg") or _is_plain_value(value, key.endswith("_kwargs"))):
             raise ModelError(f"clip: {source}: {where} is {str(value)[:80]!r}; a number, a word or a list is needed")
 
 
-def _plain(value: Any, keyed: bool) -> bool:
+def _is_plain_value(value: Any, keyed: bool) -> bool:
     if isinstance(value, dict):
-        return keyed and all(_plain(inner, False) for inner in value.values())
+        return keyed and all(_is_plain_value(inner, False) for inner in value.values())
     if isinstance(value, list):
         return all(isinstance(inner, (bool, int, float)) for inner in value)
     return value is None or isinstance(value, (bool, int, float, str))
@@ -209,7 +209,7 @@ _ASKS_THE_HUB = ("backbone", "use_timm_backbone", "use_pretrained_backbone")
 """Keys that make a network fetch a part of itself."""
 
 
-def configuration(source: str, file: str, config: Any, kinds: Collection[str]) -> str:
+def check_transformers_config(source: str, file: str, config: Any, kinds: Collection[str]) -> str:
     """Check the configuration of a transformers folder before transformers reads it, and return its `model_type`.
 
     `source` is the folder and `file` the name of the configuration.
@@ -220,11 +220,11 @@ def configuration(source: str, file: str, config: Any, kinds: Collection[str]) -
     kind = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(kind, str) or kind not in kinds:
         raise ModelError(f"{source}: its {file} says it is a {str(kind)[:80]!r}; known are {', '.join(sorted(kinds))}")
-    settings(source, file, config)
+    check_no_code(source, file, config)
     return kind
 
 
-def settings(source: str, file: str, config: Any) -> None:
+def check_no_code(source: str, file: str, config: Any) -> None:
     """Refuse a configuration that names code or a part to fetch.
 
     Raises:
@@ -236,10 +236,10 @@ def settings(source: str, file: str, config: Any) -> None:
                 raise ModelError(f"{source}: its {file} has {key!r}, which would run code from the folder: refused")
             if key in _ASKS_THE_HUB and value:
                 raise ModelError(f"{source}: its {file} has {key!r}, which would fetch a part of the network: refused")
-            settings(source, file, value)
+            check_no_code(source, file, value)
     elif isinstance(config, list):
         for value in config:
-            settings(source, file, value)
+            check_no_code(source, file, value)
 
 
 OWN_ATTENTION = ("eager", "sdpa")
@@ -252,7 +252,7 @@ MOST_SIDE = 4096
 """Maximum side in pixels. Networks use 224 to 1,333; Qwen's `shortest_edge` is an area of 3,136 pixels."""
 
 
-def preparation(source: str, file: str, config: Any) -> None:
+def check_preprocessor_config(source: str, file: str, config: Any) -> None:
     """Refuse a preprocessor's configuration that would enlarge every picture beyond the input size of any network.
 
     Raises:
@@ -271,7 +271,7 @@ def preparation(source: str, file: str, config: Any) -> None:
                 raise ModelError(f"{source}: its {file} says {key} = {value:g}; {most} is the most that is taken")
 
 
-def beside(picture: str, name: str | None, recipe: Mapping[str, Any]) -> None:
+def check_provenance_paths(picture: str, name: str | None, recipe: Mapping[str, Any]) -> None:
     """Refuse provenance of the file `picture` that names files outside its folder and the folders below.
 
     Provenance can be forged, and the files that it names would be read and copied into a result. `name` is the picture
@@ -285,14 +285,14 @@ def beside(picture: str, name: str | None, recipe: Mapping[str, Any]) -> None:
     if name is not None and (re.search(r"[/\\\x00]", name) or name in ("", ".", "..")):
         raise PictureError(f"{picture}: says it was made from {name[:80]!r}; give the picture with --picture")
     for text in [] if name is None else [name]:
-        if not _inside(folder, text):
+        if not _is_inside(folder, text):
             raise PictureError(f"{picture}: {text[:80]!r} is a link out of its folder; give it with --picture")
-    for text in texts(recipe):
-        if leads_out(text) or not all(_inside(folder, part) for part in named(text)):
+    for text in file_strings(recipe):
+        if has_escaping_path(text) or not all(_is_inside(folder, part) for part in candidate_names(text)):
             raise PictureError(f"{picture}: its recipe names {text[:80]!r}, which lies elsewhere; {how}")
 
 
-def _inside(folder: Path, text: str) -> bool:
+def _is_inside(folder: Path, text: str) -> bool:
     """Return whether `text` names no file, or one in or below `folder` after resolving all links."""
     try:
         path = folder / text

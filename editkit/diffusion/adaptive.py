@@ -83,13 +83,13 @@ class ODE:
         """
         with explained():
             import scipy.integrate  # noqa: F401
-        return _OnTable(self, schedule)
+        return _ScheduledODE(self, schedule)
 
     def step(
         self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
     ) -> tuple[Tensor, Memory]:
         """Make a move without a schedule: times between the two levels are linear in the angle."""
-        between = _evenly(t, s)
+        between = _interpolate_levels(t, s)
         return self.walk(x_t, t, s, predict, memory, between, between(math.atan(QUIET)))
 
     def walk(
@@ -100,10 +100,10 @@ class ODE:
             scaled = (quiet.alpha / t.alpha) * x_t
             x_t, t = scaled + quiet.sigma * predict(scaled, quiet).eps, quiet
         end = s if s.sigma > 0.0 else min(quiet, t, key=_angle)
-        x, width = self._solved(x_t, t, end, predict, memory, between)
+        x, width = self._solve(x_t, t, end, predict, memory, between)
         return (x if s.sigma > 0.0 else s.alpha * predict(x, end).x0), width
 
-    def _solved(
+    def _solve(
         self, x_t: Tensor, t: Level, s: Level, predict: Predict, width: float | None, between: Between
     ) -> tuple[Tensor, float | None]:
         from scipy.integrate import RK45
@@ -118,26 +118,26 @@ class ODE:
             nonlocal calls
             calls += 1
             if calls > self.most:
-                raise _not_reached(self, t, s, theta)
+                raise _tolerance_error(self, t, s, theta)
             level = ends.get(theta) or between(theta)
             x = x_t.new_tensor(z).reshape(x_t.shape) * math.hypot(level.alpha, level.sigma)
             pred = predict(x, level)
             made = math.cos(theta) * slope(x, level, pred) - math.sin(theta) * pred.x0
-            return _numbers(made)
+            return _flat_float64(made)
 
         first = min(width or math.inf, abs(end - theta))
         solver = RK45(
-            velocity, theta, _numbers(x_t) / math.hypot(t.alpha, t.sigma), end, rtol=self.rtol, atol=self.atol,
+            velocity, theta, _flat_float64(x_t) / math.hypot(t.alpha, t.sigma), end, rtol=self.rtol, atol=self.atol,
             first_step=first,
         )  # fmt: skip
         while solver.status == "running":
             solver.step()
         if solver.status == "failed":
-            raise _not_reached(self, t, s, solver.t)
+            raise _tolerance_error(self, t, s, solver.t)
         return x_t.new_tensor(solver.y).reshape(x_t.shape) * math.hypot(s.alpha, s.sigma), float(solver.h_abs)
 
 
-def _not_reached(rule: ODE, t: Level, s: Level, theta: float) -> EditkitError:
+def _tolerance_error(rule: ODE, t: Level, s: Level, theta: float) -> EditkitError:
     return EditkitError(
         f"sampler ode: rtol={rule.rtol:g},atol={rule.atol:g} is not reached from level {t.index} to {s.index} in "
         f"{rule.most:g} network calls: it got to sigma / alpha = {math.tan(theta):.4g}; give larger tolerances, or a "
@@ -145,7 +145,7 @@ def _not_reached(rule: ODE, t: Level, s: Level, theta: float) -> EditkitError:
     )
 
 
-def _numbers(x: Tensor) -> np.ndarray:
+def _flat_float64(x: Tensor) -> np.ndarray:
     """Return all values as float64, (n,)."""
     values: np.ndarray = x.detach().double().flatten().cpu().numpy()
     return values
@@ -155,7 +155,7 @@ def _angle(level: Level) -> float:
     return math.atan2(level.sigma, level.alpha)
 
 
-def _evenly(t: Level, s: Level) -> Between:
+def _interpolate_levels(t: Level, s: Level) -> Between:
     """Interpolate times linearly in the angle, with alpha^2 + sigma^2 = 1."""
     a, b = _angle(t), _angle(s)
 
@@ -167,7 +167,7 @@ def _evenly(t: Level, s: Level) -> Between:
 
 
 @dataclass(frozen=True)
-class _OnTable:
+class _ScheduledODE:
     """`rule`, with the times of a schedule."""
 
     rule: ODE
@@ -192,9 +192,9 @@ class _OnTable:
         self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
     ) -> tuple[Tensor, Memory]:
         quiet = replace(self.table.levels(2, "log-snr", self.grid)[1], index=0)  # takes the place of the clean level
-        return self.rule.walk(x_t, t, s, predict, memory, self._between(t, s), quiet)
+        return self.rule.walk(x_t, t, s, predict, memory, self._level_at_angle(t, s), quiet)
 
-    def _between(self, t: Level, s: Level) -> Between:
+    def _level_at_angle(self, t: Level, s: Level) -> Between:
         """Find the schedule's level at an angle by bisection; sigma / alpha increases with time in every schedule."""
         low, high = sorted((t.t, s.t))
 

@@ -47,7 +47,7 @@ def capability(model: Any, kind: type[P]) -> P | None:
     return model
 
 
-def changed(model: Model, kind: type[P], change: Callable[[P], Model]) -> Model:
+def with_change(model: Model, kind: type[P], change: Callable[[P], Model]) -> Model:
     """Apply `change` to the outermost model of type `kind`, and return it in copies of its wrappers.
 
     Returns `model` itself if there is no such model.
@@ -56,13 +56,13 @@ def changed(model: Model, kind: type[P], change: Callable[[P], Model]) -> Model:
         return change(model)
     if not isinstance(model, Wraps):
         return model
-    within = changed(model.wrapped, kind, change)
-    return model if within is model.wrapped else _around(model, within)
+    within = with_change(model.wrapped, kind, change)
+    return model if within is model.wrapped else _rewrap(model, within)
 
 
-def leased(model: Model) -> Model:
+def copy_for_edit(model: Model) -> Model:
     """Return `model` for one edit: changes to it do not affect other edits. Networks are shared, not copied."""
-    return changed(model, Leasable, lambda one: one.leased())
+    return with_change(model, Leasable, lambda one: one.leased())
 
 
 def networks(model: Model) -> list[Any]:
@@ -85,7 +85,7 @@ def networks(model: Model) -> list[Any]:
     return found
 
 
-def _around(wrapper: Any, within: Model) -> Any:
+def _rewrap(wrapper: Any, within: Model) -> Any:
     """Return a copy of `wrapper` around another model."""
     held = wrapper.wrapped
     made = copy.copy(wrapper)

@@ -18,7 +18,7 @@ _LOCK = threading.Lock()
 
 
 @contextmanager
-def checkpointed(networks: Sequence[Any]) -> Iterator[bool]:
+def gradient_checkpointing(networks: Sequence[Any]) -> Iterator[bool]:
     """Enable gradient checkpointing in every diffusers network of `networks`; yields False if none supports it.
 
     Blocks in which it was enabled before keep it.
@@ -27,7 +27,7 @@ def checkpointed(networks: Sequence[Any]) -> Iterator[bool]:
     with _LOCK:
         blocks = {block for network in able for block in network.modules() if _is_free(block)}
         for block in blocks:
-            block._gradient_checkpointing_func, block.gradient_checkpointing = _again, True
+            block._gradient_checkpointing_func, block.gradient_checkpointing = _checkpoint_block, True
             _USERS[block] = _USERS.get(block, 0) + 1
     try:
         yield bool(able)
@@ -45,7 +45,7 @@ def _is_free(block: Any) -> bool:
     return hasattr(block, "gradient_checkpointing") and (block in _USERS or not block.gradient_checkpointing)
 
 
-def _again(block: Any, *args: Any) -> Any:
+def _checkpoint_block(block: Any, *args: Any) -> Any:
     """Checkpoint as diffusers does, but leave torch's global generator alone: in inference networks draw nothing."""
     from torch.utils.checkpoint import checkpoint
 

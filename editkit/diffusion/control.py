@@ -34,7 +34,7 @@ class Folded(TakesControl, Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class ControlInputs:
     """Inputs of a transformer's ControlNet in addition to the state; they are converted to the model's space once.
 
     Args:
@@ -66,7 +66,9 @@ class BringsControl(Protocol):
         """
         ...
 
-    def steered(self, network: Any, shown: Shown, scale: float, wanted_only: bool, stream: Stream | None) -> Control:
+    def steered(
+        self, network: Any, shown: ControlInputs, scale: float, wanted_only: bool, stream: Stream | None
+    ) -> Control:
         """Bind `network`, of that class, to its inputs; `stream` is for sampling the encoder's posterior."""
         ...
 
@@ -138,7 +140,7 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a + b
 
 
-def beside_each_other(parts: Sequence[Residuals], copies: int) -> Residuals:
+def stack_residuals(parts: Sequence[Residuals], copies: int) -> Residuals:
     """Concatenate the residuals of several branches in one batch, each expanded to `copies` items."""
     import torch
 

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from editkit.diffusion.noise import Apart, MersenneStreams, Noise, OneStream, Streams
+from editkit.diffusion.noise import MersenneStreams, Noise, OneStream, OwnerOverride, Streams
 from editkit.diffusion.samplers import DiffersFromDiffusers, Sampler
 from editkit.diffusion.schedule import Discrete, Grid, Level, Schedule, Spacing
 from editkit.diffusion.space import space_of
@@ -138,7 +138,7 @@ class Own:
 
 
 @dataclass(frozen=True)
-class Before(Own):
+class V1Streams(Own):
     """editkit's convention with the streams of recipes that say `editkit: 1`."""
 
     def noise(self, seed: int, stage: int = 0, draw: int = 0) -> Noise:
@@ -147,7 +147,7 @@ class Before(Own):
     def of_pass(self, noise: Noise, seed: int, stage: int, draw: int, box: int, attempt: int) -> Noise:
         if not attempt:
             return noise
-        return Apart(noise, MersenneStreams((seed + draw,), stage, attempt), "encode")
+        return OwnerOverride(noise, MersenneStreams((seed + draw,), stage, attempt), "encode")
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class Diffusers:
 
 NoiseName = Literal["streams", "streams-1", "diffusers"]
 
-CONVENTIONS: dict[NoiseName, Convention] = {"streams": Own(), "streams-1": Before(), "diffusers": Diffusers()}
+CONVENTIONS: dict[NoiseName, Convention] = {"streams": Own(), "streams-1": V1Streams(), "diffusers": Diffusers()}
 """Value of `--noise` -> convention."""
 
 

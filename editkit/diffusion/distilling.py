@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class OfPictures:
+class PictureState:
     """Marks a sampler whose state is a clean picture at every level, in the model's space.
 
     The engine passes the clean level to `after` hooks, so that a known region is restored without noise. It starts from
@@ -39,7 +39,7 @@ class OfPictures:
 WEIGHTS = ("paper", "even")
 
 
-def pull(t: Level, weight: str) -> float:
+def gradient_weight(t: Level, weight: str) -> float:
     """Return w(t) alpha_t / sigma_t.
 
     `paper`: w = sigma^2 of the variance-preserving schedule with the same sigma / alpha, as in DreamFusion, so that all
@@ -49,7 +49,7 @@ def pull(t: Level, weight: str) -> float:
 
 
 @dataclass(frozen=True)
-class SDS(OneCall, OfPictures):
+class SDS(OneCall, PictureState):
     """Score distillation on the picture itself: gradient descent with learning rate `rate`.
 
     It seeks a mode and does not sample: for Gaussian data the mean of its results is the mode, and their variance
@@ -75,4 +75,4 @@ class SDS(OneCall, OfPictures):
         """Make one step from the picture x (here `x_t`), (batch, channels, ...)."""
         x = x_t
         x0 = predict(t.alpha * x + t.sigma * normal(t, s), t).x0
-        return x + (self.rate * pull(t, self.weight)) * (x0 - x), None
+        return x + (self.rate * gradient_weight(t, self.weight)) * (x0 - x), None

@@ -72,7 +72,7 @@ class SizedFlow(Flow):
         terminal: if not 0, levels are stretched so that the last one before the clean level has this sigma (Qwen).
         linear: the shift is mu, not e^mu.
         patch: side of a token in values of the state.
-        tokens: number of tokens of the state (set by `of_state`), without those of references.
+        tokens: number of tokens of the state (set by `flow_for_state`), without those of references.
     """
 
     mu: Mu | None = None
@@ -107,7 +107,7 @@ class SizedFlow(Flow):
         return super().levels(steps, spacing, grid)
 
 
-def of_state(schedule: Schedule, height: int, width: int, shift: float | None) -> Schedule:
+def flow_for_state(schedule: Schedule, height: int, width: int, shift: float | None) -> Schedule:
     """Adapt `schedule` to a state of `height` x `width`, the size that the network sees at once.
 
     With `shift`, use that shift for every size, and do not stretch to a terminal level. Schedules without a shift are

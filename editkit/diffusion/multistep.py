@@ -36,7 +36,7 @@ class DPMpp2M(OneCall):
     ) -> tuple[Tensor, Memory]:
         now = Estimate(t, predict(x_t, t).x0)
         h = s.log_snr - t.log_snr
-        return (s.sigma / t.sigma) * x_t - s.alpha * math.expm1(-h) * now.extrapolated(h, memory), now
+        return (s.sigma / t.sigma) * x_t - s.alpha * math.expm1(-h) * now.extrapolate(h, memory), now
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Estimate:
     t: Level
     x0: Tensor
 
-    def extrapolated(self, h: float, before: Estimate | None) -> Tensor:
+    def extrapolate(self, h: float, before: Estimate | None) -> Tensor:
         """Extrapolate x0 to the middle of a move of length h in log-SNR, from this estimate and the one before.
 
         Returns this estimate if there is none before, or if h is infinite.
@@ -73,7 +73,7 @@ class DPMpp2MSDE(OneCall):
         now = Estimate(t, predict(x_t, t).x0)
         h = s.log_snr - t.log_snr
         gone = -math.expm1(-2.0 * h)
-        x_s = (s.sigma / t.sigma * math.exp(-h)) * x_t + s.alpha * gone * now.extrapolated(h, memory)
+        x_s = (s.sigma / t.sigma * math.exp(-h)) * x_t + s.alpha * gone * now.extrapolate(h, memory)
         return (x_s if s.sigma == 0.0 else x_s + s.sigma * math.sqrt(gone) * normal(t, s)), now
 
 
@@ -94,20 +94,20 @@ class UniPC(OneCall):
     def step(
         self, x_t: Tensor, t: Level, s: Level, predict: Predict, normal: Normal, memory: Memory
     ) -> tuple[Tensor, Memory]:
-        last: Walked | None = memory
+        last: PreviousMove | None = memory
         now = Estimate(t, predict(x_t, t).x0)
         if last is not None:
-            corrected = last.corrected(now)
+            corrected = last.correct(now)
             # if no plugin changed the state, use the corrector's result itself, without rounding of a difference
             x_t = corrected if x_t is last.x_s else x_t + (corrected - last.x_s)
         h = s.log_snr - t.log_snr
         before = None if last is None or not math.isfinite(h) else last.here
-        x_s = (s.sigma / t.sigma) * x_t - s.alpha * math.expm1(-h) * now.extrapolated(h, before)
-        return x_s, Walked(x_t, x_s, now, before)
+        x_s = (s.sigma / t.sigma) * x_t - s.alpha * math.expm1(-h) * now.extrapolate(h, before)
+        return x_s, PreviousMove(x_t, x_s, now, before)
 
 
 @dataclass(frozen=True, eq=False)
-class Walked:
+class PreviousMove:
     """UniPC's memory of a move from x_p to x_s: both states, the estimate at x_p, and the estimate before.
 
     `before` is None if the move was of first order.
@@ -118,7 +118,7 @@ class Walked:
     here: Estimate
     before: Estimate | None
 
-    def corrected(self, now: Estimate) -> Tensor:
+    def correct(self, now: Estimate) -> Tensor:
         """Correct x_s, given the estimate there."""
         p, x0_p, t = self.here.t, self.here.x0, now.t
         h = t.log_snr - p.log_snr

@@ -74,7 +74,7 @@ class Philox:
         count = math.prod(shape)
         made = np.empty((count + 1) // 2 * 2, np.float32)
         for at in range(0, len(made), 2 * CHUNK):
-            _pairs(self._bits, made[at : at + 2 * CHUNK])
+            _fill_normal_pairs(self._bits, made[at : at + 2 * CHUNK])
         return torch.from_numpy(made[:count]).reshape(tuple(shape))
 
     def get_state(self) -> Any:
@@ -84,7 +84,7 @@ class Philox:
         self._bits.state = state
 
 
-def _pairs(bits: np.random.Philox, made: NDArray[np.float32]) -> None:
+def _fill_normal_pairs(bits: np.random.Philox, made: NDArray[np.float32]) -> None:
     """Fill `made`, of even length, with normal numbers, in place."""
     raw = np.asarray(bits.random_raw(len(made) // 2))
     radius = np.sqrt(-2.0 * np.log(((raw >> np.uint64(32)) + 0.5) * 2.0**-32))
@@ -97,10 +97,12 @@ class _Stream:
     generators: tuple[Philox, ...]
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        return _by_item(self.generators, shape, Philox.normal)
+        return _draw_by_item(self.generators, shape, Philox.normal)
 
 
-def _by_item(generators: Sequence[G], shape: Sequence[int], normal: Callable[[G, Sequence[int]], Tensor]) -> Tensor:
+def _draw_by_item(
+    generators: Sequence[G], shape: Sequence[int], normal: Callable[[G, Sequence[int]], Tensor]
+) -> Tensor:
     """Draw `shape` from a single generator, or item by item from one generator each."""
     if len(generators) == 1:
         return normal(generators[0], shape)
@@ -152,7 +154,7 @@ class _MersenneStream:
     generators: tuple[torch.Generator, ...]
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        return _by_item(
+        return _draw_by_item(
             self.generators, shape, lambda g, shape: torch.randn(tuple(shape), generator=g, dtype=torch.float32)
         )
 
@@ -184,7 +186,7 @@ class MersenneStreams:
 
 
 @dataclass(frozen=True)
-class Apart:
+class OwnerOverride:
     """The streams of `rest`, except that of `owner`, which comes from `base`."""
 
     base: Noise

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
 
-from editkit.common.entries import Group, Listed
+from editkit.common.entries import Group, InstalledEntry
 from editkit.common.spec import did_you_mean, name_of, number, values_of
 from editkit.diffusion.plan import Move
 from editkit.diffusion.schedule import Grid, Level
@@ -355,13 +355,13 @@ def load(name: str) -> type[Sampler]:
     """
     return cast(
         "type[Sampler]",
-        SAMPLERS.fitting(SAMPLERS.load(name), name, ("name", "grid", "reversible", "calls", "step"), API),
+        SAMPLERS.check_attributes(SAMPLERS.load(name), name, ("name", "grid", "reversible", "calls", "step"), API),
     )
 
 
-def listed() -> list[Listed[type[Sampler]]]:
+def list_installed() -> list[InstalledEntry[type[Sampler]]]:
     """Return every installed sampler; broken ones carry the reason."""
-    return SAMPLERS.listed(load)
+    return SAMPLERS.list_installed(load)
 
 
 def make_sampler(spec: str) -> Sampler:

@@ -331,7 +331,7 @@ class Flow:
     def levels(self, steps: int, spacing: Spacing = "auto", grid: Grid = Grid()) -> Levels:
         if is_even(spacing):
             found = ratios(steps, QUIET, math.inf, spacing)
-            return _ladder([self.level(0.0), *(self.level(self.scale * _share(r)) for r in found)])
+            return _ladder([self.level(0.0), *(self.level(self.scale * _flow_sigma(r)) for r in found)])
         plain = np.arange(steps + 1) / steps
         if (self.spacing if spacing == "auto" else spacing) == "linspace":
             plain[1:] = np.linspace(1.0, self._shifted(1.0 / self.scale), steps)[::-1]
@@ -344,7 +344,7 @@ class Flow:
         return 1.0
 
 
-def _share(r: float) -> float:
+def _flow_sigma(r: float) -> float:
     """Return sigma of the flow level with sigma / alpha = r."""
     return r / (1.0 + r) if math.isfinite(r) else 1.0
 

@@ -26,7 +26,7 @@ from editkit.diffusion.schedule import Level, Schedule
 from editkit.errors import ModelError
 
 
-def starts(length: int, window: int, overlap: int) -> tuple[int, ...]:
+def window_starts(length: int, window: int, overlap: int) -> tuple[int, ...]:
     """Return the starts of evenly spaced windows that cover [0, length) and overlap by at least `overlap`.
 
     There is a single window at 0 if `length` is not larger than `window`.
@@ -37,7 +37,7 @@ def starts(length: int, window: int, overlap: int) -> tuple[int, ...]:
     return tuple(round(k * (length - window) / (count - 1)) for k in range(count))
 
 
-def weights(begins: Sequence[int], window: int, length: int) -> Tensor:
+def window_weights(begins: Sequence[int], window: int, length: int) -> Tensor:
     """Return the weight of each window at each of its positions, (windows, window); they sum to one everywhere.
 
     The weight is a squared tent over each window, divided by the sum of all, so that neighbours cross-fade. At the
@@ -146,20 +146,20 @@ class Windowed:
         for group in _chunks(windows, self.batch if len(x_t) == 1 else 1):
             cut = torch.cat([x_t[..., w.rows, w.columns] for w in group])
             steering = {id(control): control for cond in conds for control in cond.control}
-            controls = {key: control.cut(spots(group), x_t.shape[-2:]) for key, control in steering.items()}
-            given = [_cut(cond, group, x_t.shape[-2:], controls) for cond in conds]
+            controls = {key: control.cut(window_slices(group), x_t.shape[-2:]) for key, control in steering.items()}
+            given = [_crop_conditioning(cond, group, x_t.shape[-2:], controls) for cond in conds]
             for total, prediction in zip(sums, self.model(cut, level, given), strict=True):
                 total.add(prediction, group)
-        rest = self._rest(windows, x_t)
-        return tuple(self._blended(total, rest, x_t, level, folded=len(conds) > 1) for total in sums)
+        rest = self._known_weight(windows, x_t)
+        return tuple(self._blend(total, rest, x_t, level, folded=len(conds) > 1) for total in sums)
 
     def _windows(self, height: int, width: int) -> list[_Window]:
         """Return the windows of a state of `height` x `width` that touch the region."""
         axes = []
         for length in (height, width):
-            begins = starts(length, self.window, self.overlap)
+            begins = window_starts(length, self.window, self.overlap)
             size = min(self.window, length)
-            shares = weights(begins, self.window, length)
+            shares = window_weights(begins, self.window, length)
             axes.append([(slice(b, b + size), share) for b, share in zip(begins, shares, strict=True)])
         found = [_Window(rows, columns, down, along) for (rows, down), (columns, along) in itertools.product(*axes)]
         if self.region is None:
@@ -167,7 +167,7 @@ class Windowed:
         touching = [w for w in found if bool((self.region[..., w.rows, w.columns] > 0).any())]
         return touching or found[:1]
 
-    def _rest(self, windows: list[_Window], x_t: Tensor) -> Tensor | None:
+    def _known_weight(self, windows: list[_Window], x_t: Tensor) -> Tensor | None:
         """Return the weight of the known picture at every position, (h, w); None if it is 0 everywhere."""
         if self.picture is None:
             return None
@@ -176,7 +176,7 @@ class Windowed:
             rest[w.rows, w.columns] -= w.weight().to(x_t.device)
         return rest.clamp_(min=0.0) if bool((rest > 1e-3).any()) else None
 
-    def _blended(self, total: _Sum, rest: Tensor | None, x_t: Tensor, level: Level, folded: bool) -> Prediction:
+    def _blend(self, total: _Sum, rest: Tensor | None, x_t: Tensor, level: Level, folded: bool) -> Prediction:
         """Complete a prediction with the known picture, where no window was computed.
 
         The corresponding network output is computed only if several predictions will be combined (`folded`).
@@ -219,12 +219,12 @@ def _chunks(windows: list[_Window], size: int) -> list[list[_Window]]:
     return [windows[k : k + size] for k in range(0, len(windows), size)]
 
 
-def spots(group: list[_Window]) -> list[tuple[slice, slice]]:
+def window_slices(group: list[_Window]) -> list[tuple[slice, slice]]:
     """Return (rows, columns) of each window."""
     return [(w.rows, w.columns) for w in group]
 
 
-def _cut(
+def _crop_conditioning(
     cond: Conditioning, group: list[_Window], size: Sequence[int], controls: Mapping[int, Control]
 ) -> Conditioning:
     """Return the conditioning for the windows of `group`: pictures are cropped like the state, the rest is repeated.
@@ -235,7 +235,7 @@ def _cut(
     def spatial(value: Tensor | None) -> Tensor | None:
         if value is None:
             return None
-        return cut_like(value, spots(group), size)
+        return cut_like(value, window_slices(group), size)
 
     def repeated(value: Tensor | None) -> Tensor | None:
         return None if value is None else torch.cat([value] * len(group))
@@ -251,7 +251,7 @@ def _cut(
         latent = reference.latent
         cut = latent.shape[-2:] == tuple(size)
         return replace(
-            reference, latent=cut_like(latent, spots(group), size) if cut else torch.cat([latent] * len(group))
+            reference, latent=cut_like(latent, window_slices(group), size) if cut else torch.cat([latent] * len(group))
         )
 
     return replace(
@@ -264,6 +264,6 @@ def _cut(
         label=repeated(cond.label),
         references=tuple(beside(reference) for reference in cond.references),
         embedding=None if cond.embedding is None else cond.embedding.repeated(len(group)),
-        image_prompts=tuple(one.cut(spots(group), size) for one in cond.image_prompts),
+        image_prompts=tuple(one.cut(window_slices(group), size) for one in cond.image_prompts),
         control=tuple(controls[id(control)] for control in cond.control),
     )

@@ -14,8 +14,8 @@ from editkit.diffusion.convention import NoiseName
 from editkit.diffusion.model import Model
 from editkit.diffusion.noise import Noise
 from editkit.editing.in_python import in_python, words
-from editkit.editing.made import make, measured
 from editkit.editing.processes import process_of
+from editkit.editing.result import format_figures, make
 from editkit.editing.running import run_chain
 from editkit.editing.settle import StagePlan, plan_stages
 from editkit.editing.stages import Tell, Update
@@ -67,10 +67,12 @@ def edit(
     with in_python("edit"):
         if output is not None:
             check_output(output, force=force)
-        chain = _asked(edits, model, options)
+        chain = _chain_with_options(edits, model, options)
         own = None if isinstance(model, str) else model
-        kept = _kept(models, loader)
-        made = make(Picture.read(picture), chain, watch=progress or (), notify=_told(notify), models=kept, own=own)
+        kept = _model_store(models, loader)
+        made = make(
+            Picture.read(picture), chain, watch=progress or (), notify=_with_python_names(notify), models=kept, own=own
+        )
         if output is not None:
             name = picture if isinstance(picture, str | Path) else None
             made.write(output, force=force, provenance=made.provenance(name, Path(output).parent))
@@ -87,7 +89,7 @@ def stream(
     tell: Tell | None = None,
     loader: Load | None = None,
     **options: Unpack[RunOptions],
-) -> Making:
+) -> RunningEdit:
     """Edit one picture step by step: yields an `Update` after every step, and `result` is the edited picture::
 
         making = stream("photo.png", SDEdit())
@@ -98,10 +100,10 @@ def stream(
     Leave the loop to stop. Arguments are those of `edit`; `tell` is called with the figures that plugins measure on the
     result (`Hooks.measure`).
     """
-    said = _told(notify)
+    said = _with_python_names(notify)
 
     def told(stage: int, plugin: str, figures: Figures) -> None:
-        said(measured(plugin, figures))
+        said(format_figures(plugin, figures))
         if tell is not None:
             tell(stage, plugin, figures)
 
@@ -110,12 +112,12 @@ def stream(
             return (yield from run_chain(Picture.read(picture), chain, own, said, kept, told))
 
     with in_python("stream"):
-        chain = _asked(edits, model, options)
-    own, kept = None if isinstance(model, str) else model, _kept(models, loader)
-    return Making(steps())
+        chain = _chain_with_options(edits, model, options)
+    own, kept = None if isinstance(model, str) else model, _model_store(models, loader)
+    return RunningEdit(steps())
 
 
-def _kept(models: Models | None, loader: Load | None) -> Models | None:
+def _model_store(models: Models | None, loader: Load | None) -> Models | None:
     """Where loaded models are kept; `loader` is what the release before took."""
     if loader is None:
         return models
@@ -123,7 +125,7 @@ def _kept(models: Models | None, loader: Load | None) -> Models | None:
     return models or Models(load=loader)
 
 
-class Making(Generator[Update, None, Picture]):
+class RunningEdit(Generator[Update, None, Picture]):
     """A running edit: an iterator over its steps, with the result."""
 
     def __init__(self, steps: Generator[Update, None, Picture]) -> None:
@@ -157,7 +159,7 @@ class Making(Generator[Update, None, Picture]):
         self._steps.close()
 
 
-def _told(notify: Notify | None) -> Notify:
+def _with_python_names(notify: Notify | None) -> Notify:
     """Wrap `notify` so that messages use Python's names of options."""
     return silent if notify is None else lambda message: notify(words(message))
 
@@ -184,10 +186,12 @@ def plan(
     """
     own = None if isinstance(model, str) else model.info
     with in_python("plan"):
-        return plan_stages(_asked(edits, model, options), Picture.read(picture), _told(notify), own)
+        return plan_stages(
+            _chain_with_options(edits, model, options), Picture.read(picture), _with_python_names(notify), own
+        )
 
 
-def _asked(edits: Edits, model: str | Model, options: Mapping[str, Any]) -> Chain:
+def _chain_with_options(edits: Edits, model: str | Model, options: Mapping[str, Any]) -> Chain:
     """Return the chain of `edits` with options for all stages; options that a stage sets itself take precedence."""
     chain = Chain.of(edits)
     named = {"model": model} if isinstance(model, str) and model != "auto" else {}

@@ -83,11 +83,11 @@ class Blend(Plugin):
 class _BlendHooks(Hooks[Blend]):
     def __init__(self, plugin: Blend, run: Run) -> None:
         super().__init__(plugin, run)
-        first, second = (self._encoded(text) for text in (run.options.prompt or "", plugin.second))
-        self.prompt = self._mixed(first, second)
-        self.negative = None if run.options.negative is None else self._encoded(run.options.negative)
+        first, second = (self._encode(text) for text in (run.options.prompt or "", plugin.second))
+        self.prompt = self._mix(first, second)
+        self.negative = None if run.options.negative is None else self._encode(run.options.negative)
 
-    def _encoded(self, text: str) -> Prompt:
+    def _encode(self, text: str) -> Prompt:
         reads = capability(self.run.model, ReadsText)
         if reads is None:
             raise ChainError(f"{self.run.model.info.name} says that it takes text, but has no encode_text")
@@ -96,7 +96,7 @@ class _BlendHooks(Hooks[Blend]):
             self.run.notify(f"the prompt is longer than the model can read; left out: {dropped}")
         return prompt
 
-    def _mixed(self, first: Prompt, second: Prompt) -> Prompt:
+    def _mix(self, first: Prompt, second: Prompt) -> Prompt:
         import torch
 
         if first.embeds.shape != second.embeds.shape:
@@ -143,13 +143,13 @@ class Interpolation:
 
     def up(self, share: float) -> Stage:
         """Return the stage that maps one of the pictures (0 or 1) to its noise."""
-        return self._way("up", share)
+        return self._stage_along("up", share)
 
     def down(self, share: float) -> Stage:
         """Return the stage that makes one frame from noise."""
-        return self._way("down", share)
+        return self._stage_along("down", share)
 
-    def _way(self, way: str, share: float) -> Stage:
+    def _stage_along(self, way: str, share: float) -> Stage:
         first = self.chain.stages[0]
         walker, *others = first.plugins
         walking = walker.model_copy(update={"way": way, "refine": getattr(walker, "refine", 0) if way == "up" else 0})
@@ -184,10 +184,10 @@ def interpolation(
         chain = chain.with_options(Options(model=DEFAULT_MODEL))
     if first.options.model == "patches":
         raise ChainError("patches learns from one picture and cannot interpolate between two; use --model pocket")
-    return Interpolation(a, _fitted(b, a, notify), chain.inherited(), frames, prompt_to, mix)
+    return Interpolation(a, _crop_to_aspect(b, a, notify), chain.inherited(), frames, prompt_to, mix)
 
 
-def _fitted(b: Picture, a: Picture, notify: Notify) -> Picture:
+def _crop_to_aspect(b: Picture, a: Picture, notify: Notify) -> Picture:
     """Crop `b` around its centre to the aspect ratio of `a`, and resize it to the size of `a`."""
     if b.size == a.size:
         return b
@@ -198,7 +198,7 @@ def _fitted(b: Picture, a: Picture, notify: Notify) -> Picture:
     return Picture(b.visible[top : top + height, left : left + width].copy()).resized(a.width, a.height)
 
 
-def walk(
+def run_interpolation(
     asked: Interpolation, models: Models, notify: Notify = silent, own: Model | None = None
 ) -> Generator[Update, None, list[Picture]]:
     """Run an interpolation: yield every step, and return the frames.
@@ -206,7 +206,7 @@ def walk(
     Raises:
         EditkitError: an edit failed.
     """
-    from editkit.editing.running import leased, run_chain
+    from editkit.editing.running import lease_model, run_chain
     from editkit.editing.stages import make_ready, run_stage
 
     total, later = 2 + asked.frames, Chain(asked.chain.stages[1:])
@@ -215,10 +215,10 @@ def walk(
         stage: Stage, picture: Picture, number: int, handed: Left
     ) -> Generator[Update, None, tuple[Picture, Left]]:
         settled = plan_stage(stage, picture, notify, None if own is None else own.info)
-        with leased(models, settled, own) as lease:
+        with lease_model(models, settled, own) as lease:
             make_ready(lease.model, settled, notify)
             steps = run_stage(settled, lease, 0, 1, notify, lambda *_: None, handed)
-            return (yield from _numbered(steps, number, total))
+            return (yield from _renumber_steps(steps, number, total))
 
     _, first = yield from staged(asked.up(0.0), asked.a, 0, {})
     _, second = yield from staged(asked.up(1.0), asked.b, 1, {})
@@ -228,12 +228,14 @@ def walk(
         shown = asked.a if share < 0.5 else asked.b
         frame, _ = yield from staged(asked.down(share), shown, 2 + k, handed)
         if later.stages:
-            frame = yield from _numbered(run_chain(frame, later, own, notify, models, lambda *_: None), 2 + k, total)
+            frame = yield from _renumber_steps(
+                run_chain(frame, later, own, notify, models, lambda *_: None), 2 + k, total
+            )
         frames.append(frame)
     return frames
 
 
-def _numbered(steps: Generator[Update, None, R], number: int, total: int) -> Generator[Update, None, R]:
+def _renumber_steps(steps: Generator[Update, None, R], number: int, total: int) -> Generator[Update, None, R]:
     """Yield the same steps, numbered as stage `number` of `total`."""
     while True:
         try:
@@ -287,7 +289,7 @@ def interpolate(
         asked = interpolation(
             Picture.read(a), Picture.read(b), chain, frames=frames, prompt_to=prompt_to, mix=mix, notify=said
         )
-        making = walk(asked, models or Models(most=1), said, own)
+        making = run_interpolation(asked, models or Models(most=1), said, own)
         while True:
             try:
                 update = next(making)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from editkit.diffusion.capability import capability, changed
+from editkit.diffusion.capability import capability, with_change
 from editkit.diffusion.model import Enlarges, Example, Model, ModelInfo, Pass, TakesExamples
 from editkit.editing.passes import OVERLAP
 from editkit.pictures.picture import Fill, Picture
@@ -61,13 +61,13 @@ def inputs(
     box, multiple = at.box, model.info.multiple
     rows, columns = box.rows, box.columns
     if at.window is not None:
-        model = _windowed(model, at.window)
+        model = _wrap_in_windows(model, at.window)
     if small is not None:
         sharp, scale = to_unit(small.visible).to(device), picture.width / small.width
-        model = changed(model, Enlarges, lambda one: one.enlarging(sharp, scale))
+        model = with_change(model, Enlarges, lambda one: one.enlarging(sharp, scale))
     learned = [example(other, at, before, device) for other in examples]
-    barred = _barred(picture, at, device)
-    model = changed(model, TakesExamples, lambda one: one.given(learned, picture.fill, barred))
+    barred = _excluded_mask(picture, at, device)
+    model = with_change(model, TakesExamples, lambda one: one.given(learned, picture.fill, barred))
 
     def place(whole: Tensor) -> Tensor:
         whole = resize(whole, picture.height, picture.width)[..., rows, columns]
@@ -77,7 +77,7 @@ def inputs(
     mask = None
     if picture.mask is not None:
         mask = torch.from_numpy(picture.mask[rows, columns].copy())[None, None].to(device)
-    shown, mask_shown = _shown(original, mask, at, model.info, picture.fill)
+    shown, mask_shown = _box_at_size(original, mask, at, model.info, picture.fill)
     return Inputs(
         model=model.attach(shown, mask_shown), picture=shown, mask=mask_shown, original=original, original_mask=mask,
         stream=stream, place=place, convention=convention, whole=picture.visible, source=source.visible,
@@ -85,7 +85,7 @@ def inputs(
     )  # fmt: skip
 
 
-def _shown(
+def _box_at_size(
     original: Tensor, mask: Tensor | None, at: Pass, info: ModelInfo, fill: Fill | None
 ) -> tuple[Tensor, Tensor | None]:
     """Return the box's pixels and mask at the size of pass `at`, padded to the model's multiple."""
@@ -101,7 +101,7 @@ def _shown(
     return shown, pad(resize_mask(mask, *size), info.multiple)
 
 
-def _barred(picture: Picture, at: Pass, device: torch.device) -> Tensor | None:
+def _excluded_mask(picture: Picture, at: Pass, device: torch.device) -> Tensor | None:
     """Return where pass `at` must not learn, (1, 1, h, w): pixels that are even partly barred or transparent."""
     import torch
 
@@ -120,15 +120,15 @@ def example(other: Picture, at: Pass, before: Pass | None, device: torch.device)
     image = to_unit(other.visible).to(device)
 
     def seen(part: Pass) -> Tensor:
-        width, height = beside(part, other.size)
+        width, height = size_at_scale(part, other.size)
         return image if (height, width) == image.shape[-2:] else F.interpolate(image, (height, width), mode="area")
 
     here = seen(at)
-    unseen = None if other.hidden is None else _small(other.hidden, *here.shape[-2:])[0, 0].to(device) > 0
+    unseen = None if other.hidden is None else _shrink_mask(other.hidden, *here.shape[-2:])[0, 0].to(device) > 0
     return Example(here[0], None if before is None else resize(seen(before), *here.shape[-2:])[0], unseen)
 
 
-def _small(hidden: NDArray[np.bool_], height: int, width: int) -> Tensor:
+def _shrink_mask(hidden: NDArray[np.bool_], height: int, width: int) -> Tensor:
     """Downscale a mask to (1, 1, height, width); values are above 0 where a pixel covers any hidden pixel."""
     import torch
     import torch.nn.functional as F
@@ -136,14 +136,14 @@ def _small(hidden: NDArray[np.bool_], height: int, width: int) -> Tensor:
     return F.interpolate(torch.from_numpy(hidden.astype(np.float32))[None, None], (height, width), mode="area")
 
 
-def beside(at: Pass, size: tuple[int, int]) -> tuple[int, int]:
+def size_at_scale(at: Pass, size: tuple[int, int]) -> tuple[int, int]:
     """Return (width, height) of a picture of this `size` at the scale of pass `at`."""
     scale = max(at.height, at.width) / max(at.box.height, at.box.width)
     width, height = size
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _windowed(model: Model, window: int) -> Model:
+def _wrap_in_windows(model: Model, window: int) -> Model:
     """Wrap `model` in windows of `window` pixels, unless it is windowed already."""
     from editkit.diffusion.windows import Windowed
 
@@ -153,6 +153,6 @@ def _windowed(model: Model, window: int) -> Model:
     return Windowed(model, side, round(OVERLAP * side))
 
 
-def native(image: Tensor, at: Pass) -> Tensor:
+def to_native_resolution(image: Tensor, at: Pass) -> Tensor:
     """Crop the padding of a pass's result, and resize it to the box's own resolution."""
     return resize(image[..., : at.height, : at.width], at.box.height, at.box.width)

@@ -61,7 +61,7 @@ class _RefineHooks(Hooks[Refine]):
         return resize(small, height, width)
 
 
-def refined(run: Run, coarse: Tensor, at: Pass, factor: float) -> tuple[Refine, Hooks[Refine]]:
+def refining_plugin(run: Run, coarse: Tensor, at: Pass, factor: float) -> tuple[Refine, Hooks[Refine]]:
     """Return the canvas's own declaration and hooks for a finer pass."""
     plugin = Refine(hold=at.hold, factor=factor)
     return plugin, _RefineHooks.made(plugin, run, coarse)

@@ -148,7 +148,7 @@ def pure(plugin: type[Plugin]) -> None:
     def bind(self: Plugin, run: Run) -> Hooks[Plugin]:
         hooks = plugin.bind(self, run)
         for name in made.uses() & {"energy", "clean", "after", "finish"}:
-            setattr(hooks, name, _watched(getattr(hooks, name), name))
+            setattr(hooks, name, _check_unmodified(getattr(hooks, name), name))
         return hooks
 
     made = example(plugin)
@@ -156,7 +156,7 @@ def pure(plugin: type[Plugin]) -> None:
     _edit(picture(), watched(**plugin.example), model_for(plugin))
 
 
-def _watched(hook: Callable[..., Any], name: str) -> Callable[..., Any]:
+def _check_unmodified(hook: Callable[..., Any], name: str) -> Callable[..., Any]:
     """Wrap `hook` with a check that its argument is not modified."""
 
     @functools.wraps(hook)
@@ -227,7 +227,7 @@ def combines(plugin: type[Plugin]) -> LeftOut:
             continue
         for how, chain in (("with", example(plugin) & second), ("before", example(plugin) | second)):
             try:
-                _composes(chain, (plugin, other), name)
+                _check_composes(chain, (plugin, other), name)
             except (
                 ModelError,
                 ExtraError,
@@ -243,7 +243,7 @@ def combines(plugin: type[Plugin]) -> LeftOut:
     return left_out
 
 
-def _composes(chain: Chain, plugins: Sequence[type[Plugin]], name: str) -> None:
+def _check_composes(chain: Chain, plugins: Sequence[type[Plugin]], name: str) -> None:
     """Run `composes`; a conflict is fine if its message names both plugins. `name`: the second one's, for messages."""
     try:
         composes(chain, plugins)

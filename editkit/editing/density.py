@@ -82,13 +82,13 @@ def log_likelihood(
         raise UsageError(f"log_likelihood needs 4 steps or more and 1 probe or more; got {steps} and {probes}")
     size = x[0].numel()
     exact = probes is None and size <= MOST_EXACT
-    signs = None if exact else _signs(x, probes or 1, seed)
+    signs = None if exact else _random_signs(x, probes or 1, seed)
     flow = _Flow(model, told or Conditioning(), signs)
     levels = [v for v in model.schedule.levels(steps, "log-snr", LEVELS) if 0.0 < v.sigma <= 1.001 * LOUD * v.alpha]
     levels = levels[(len(levels) + 1) % 2 :]  # an odd number: each interval needs a midpoint
     u, traces = x.float(), torch.zeros(())
     for a, middle, b in zip(levels[:-2:2], levels[1::2], levels[2::2], strict=True):
-        h = _y(b) - _y(a)
+        h = _log_ratio(b) - _log_ratio(a)
         k1, d1 = flow(u, a)
         k2, d2 = flow(u + 0.5 * h * k1, middle)
         k3, d3 = flow(u + 0.5 * h * k2, middle)
@@ -109,14 +109,14 @@ def _error(nats: Tensor) -> Tensor:
     return nats.std(1) / math.sqrt(nats.shape[1])
 
 
-def _signs(x: Tensor, probes: int, seed: int) -> Tensor:
+def _random_signs(x: Tensor, probes: int, seed: int) -> Tensor:
     """Draw random signs, (probes, batch, channels, ...), the same for the whole flow."""
     return torch.stack([Streams((seed,)).stream(f"probe {k}").normal(x.shape).sign() for k in range(probes)]).to(
         x.device
     )
 
 
-def _y(level: Level) -> float:
+def _log_ratio(level: Level) -> float:
     return math.log(level.sigma / level.alpha)
 
 

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.conditioning import Conditioning
-from editkit.diffusion.distilling import pull
+from editkit.diffusion.distilling import gradient_weight
 from editkit.diffusion.model import Model
 from editkit.diffusion.schedule import Level
 from editkit.editing.in_python import in_python
 from editkit.editing.processes import process_of
-from editkit.engine.acting import Acting, Where
+from editkit.engine.acting import ActivePlugins, FlowMove
 from editkit.engine.loop import Process
 from editkit.engine.predictor import Predictor
 from editkit.errors import ModelError, UsageError
@@ -96,18 +96,18 @@ def distill(  # long: its arguments, and one loop
             raise UsageError("distill: the generator has no parameters to train; one with requires_grad is needed")
         ours = optimizer or torch.optim.Adam(trained, lr=rate)
         with torch.no_grad():
-            shape = tuple(_checked(generator(0), None, 0).shape)
+            shape = tuple(_check_output(generator(0), None, 0).shape)
         asked = {"steps": steps, "seed": seed, **options}
         with process_of(model, plugins, shape, known, mask, notify, "streams", models, asked) as process:
-            prior = Predictor(process.model, process.run, Acting(process.bound))
+            prior = Predictor(process.model, process.run, ActivePlugins(process.bound))
             levels = _levels(process, order, window)
             for k, t in enumerate(levels):
-                x = _checked(generator(k), shape, k)
+                x = _check_output(generator(k), shape, k)
                 if not x.requires_grad:
                     raise ModelError("distill: the generator's output has no gradient; is it detached?")
                 x0 = _estimate(process, prior, x.detach().float(), t, k, None if told is None else told(k))
                 ours.zero_grad()
-                gradient = pull(t, weight) * (x.detach().float() - x0)
+                gradient = gradient_weight(t, weight) * (x.detach().float() - x0)
                 torch.autograd.backward(x, gradient.to(x.dtype))
                 ours.step()
                 if watch is not None:
@@ -118,7 +118,7 @@ def distill(  # long: its arguments, and one loop
 def _estimate(process: Process, prior: Predictor, x: Tensor, t: Level, k: int, told: Conditioning | None) -> Tensor:
     """Return the guided estimate x0_hat(alpha_t x + sigma_t eps) at step k."""
     eps = process.sampler_stream.normal(x.shape).to(x.device)
-    where = Where(process.plan.flow[k], k, process.plan.steps)
+    where = FlowMove(process.plan.flow[k], k, process.plan.steps)
     return prior.at(where, t.alpha * x + t.sigma * eps, t, told).prediction.x0
 
 
@@ -136,7 +136,7 @@ def _levels(process: Process, order: Order, window: tuple[float, float]) -> list
     return [process.levels[inside[len(inside) - 1 - k * len(inside) // n]] for k in range(n)]
 
 
-def _checked(x: Any, shape: tuple[int, ...] | None, k: int) -> Tensor:
+def _check_output(x: Any, shape: tuple[int, ...] | None, k: int) -> Tensor:
     """Check a generator's output and return it."""
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
         got = f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__

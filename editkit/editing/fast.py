@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from editkit.common.notify import Notify
 from editkit.diffusion.model import ModelInfo
 from editkit.errors import ModelError, UsageError
-from editkit.models.files.weights import unreadable
-from editkit.models.lora import lora_and_weight, readable
+from editkit.models.files.weights import unreadable_error
+from editkit.models.lora import check_readable, lora_and_weight
 from editkit.plugin.options import Options
 
 UNET, XL = "Stable Diffusion 1.x/2.x", "Stable Diffusion XL"
 
 
 @dataclass(frozen=True)
-class Kind:
+class FastLora:
     """One kind of few-step LoRA.
 
     Args:
@@ -43,14 +43,14 @@ class Kind:
 
 
 KINDS = (
-    Kind("lightning", "Qwen-Image", 8, (4, 8), Options(sampler="euler", shift=3.0, guidance_scale=1.0)),
-    Kind("lightning", XL, 4, (2, 4, 8), Options(sampler="euler", spacing="trailing", guidance_scale=1.0)),
-    Kind("hyper", "FLUX.1", 8, (8, 16), Options(sampler="euler"), 0.125),
-    Kind("turbo", "FLUX.1", 8, (8,), Options(sampler="euler")),
-    Kind("hyper", XL, 8, (2, 4, 8, 12), Options(sampler="ddim", spacing="trailing", guidance_scale=1.0)),
-    Kind("hyper", UNET, 8, (2, 4, 8, 12), Options(sampler="ddim", spacing="trailing", guidance_scale=1.0)),
-    Kind("lcm", XL, 4, (2, 3, 4, 5, 6, 7, 8), Options(sampler="lcm", guidance_scale=1.0)),
-    Kind("lcm", UNET, 4, (2, 3, 4, 5, 6, 7, 8), Options(sampler="lcm", guidance_scale=1.0)),
+    FastLora("lightning", "Qwen-Image", 8, (4, 8), Options(sampler="euler", shift=3.0, guidance_scale=1.0)),
+    FastLora("lightning", XL, 4, (2, 4, 8), Options(sampler="euler", spacing="trailing", guidance_scale=1.0)),
+    FastLora("hyper", "FLUX.1", 8, (8, 16), Options(sampler="euler"), 0.125),
+    FastLora("turbo", "FLUX.1", 8, (8,), Options(sampler="euler")),
+    FastLora("hyper", XL, 8, (2, 4, 8, 12), Options(sampler="ddim", spacing="trailing", guidance_scale=1.0)),
+    FastLora("hyper", UNET, 8, (2, 4, 8, 12), Options(sampler="ddim", spacing="trailing", guidance_scale=1.0)),
+    FastLora("lcm", XL, 4, (2, 3, 4, 5, 6, 7, 8), Options(sampler="lcm", guidance_scale=1.0)),
+    FastLora("lcm", UNET, 4, (2, 3, 4, 5, 6, 7, 8), Options(sampler="lcm", guidance_scale=1.0)),
 )  # fmt: skip
 """Written from memory but for Qwen-Image's row, and compared on 2026-11-28 with stored copies of the makers' pages:
 Qwen-Image-Lightning's script (its shift is 3 at every size, and nothing is stretched to the last level), ByteDance's
@@ -67,15 +67,15 @@ TOLD = ("modelspec.title", "ss_output_name", "name", "modelspec.description")
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundLora:
     """A few-step LoRA in a run: its value of `--lora`, its kind, and its number of steps."""
 
     lora: str
-    kind: Kind
+    kind: FastLora
     steps: int
 
 
-def recognised(loras: Sequence[str], info: ModelInfo) -> Found | None:
+def find_fast_lora(loras: Sequence[str], info: ModelInfo) -> FoundLora | None:
     """Find the first few-step LoRA in `loras` for the family of `info`; None if there is none.
 
     Raises:
@@ -83,28 +83,30 @@ def recognised(loras: Sequence[str], info: ModelInfo) -> Found | None:
         ModelError: a LoRA cannot be read.
     """
     for word in loras:
-        name, said = _said(word)
+        name, said = _description(word)
         for text in (name, said):  # the file's name takes precedence over its metadata
             for kind in KINDS:
                 if info.family.startswith(kind.family) and re.search(rf"(?<![a-z]){kind.word}(?![a-z])", text):
-                    return Found(word, kind, _steps(word, kind, name) or _told(kind, said) or kind.steps)
+                    return FoundLora(
+                        word, kind, _steps(word, kind, name) or _steps_of_metadata(kind, said) or kind.steps
+                    )
     return None
 
 
-def _said(word: str) -> tuple[str, str]:
+def _description(word: str) -> tuple[str, str]:
     """Return a LoRA file's name and its metadata's description, in lower case."""
     from safetensors import SafetensorError, safe_open
 
-    file, _ = readable(word)
+    file, _ = check_readable(word)
     try:
         with safe_open(file, "np") as tensors:
             metadata = tensors.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"--lora {file.name} {unreadable(file, error)}") from error
+        raise ModelError(f"--lora {file.name} {unreadable_error(file, error)}") from error
     return file.stem.lower(), " ".join(str(metadata.get(key, ""))[:500] for key in TOLD).lower()
 
 
-def _steps(word: str, kind: Kind, text: str) -> int | None:
+def _steps(word: str, kind: FastLora, text: str) -> int | None:
     """Parse the number of steps in a name: `8steps`, `4-step`, `8_steps`; None if there is none."""
     found = STEPS.search(text)
     if found is None:
@@ -118,12 +120,12 @@ def _steps(word: str, kind: Kind, text: str) -> int | None:
     return int(found[1])
 
 
-def _told(kind: Kind, said: str) -> int | None:
+def _steps_of_metadata(kind: FastLora, said: str) -> int | None:
     """Return the steps given by metadata, if they match the kind; other step counts are those of training."""
     return next((int(n) for n in STEPS.findall(said) if int(n) in kind.of), None)
 
 
-def settled(options: Options, asked: Options, info: ModelInfo, notify: Notify, inherited: bool) -> Options:
+def settle_options(options: Options, asked: Options, info: ModelInfo, notify: Notify, inherited: bool) -> Options:
     """Set `options` for the few-step LoRA among them, keep those `asked` by the user, and report the choice.
 
     Args:
@@ -136,7 +138,7 @@ def settled(options: Options, asked: Options, info: ModelInfo, notify: Notify, i
     Raises:
         UsageError: there is no such LoRA for this model, and the model is not distilled itself.
     """
-    found = recognised(options.lora, info)
+    found = find_fast_lora(options.lora, info)
     if found is None:
         if info.distilled or inherited:
             notify(f"--fast sets nothing: {info.name} takes {info.steps} steps by itself")

@@ -17,7 +17,7 @@ from editkit.pictures.masks import read_mask
 from editkit.pictures.motion import followed, grey
 from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Chain
-from editkit.plugin.masking import each_mask
+from editkit.plugin.masking import map_masks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,16 +38,16 @@ class Masks:
                 _check_length(mask, clip, span)
             return mask
 
-        each_mask(chain, begun)
+        map_masks(chain, begun)
         if track and self.given:
             raise UsageError("--track follows the mask of the first frame, but the given mask has one for every frame")
 
     def of(self, frame: Frame) -> Chain:
         """Return the chain for `frame`; call it for all frames in order."""
         if self.track:
-            return each_mask(self.chain, lambda mask: self._followed(mask, frame))
+            return map_masks(self.chain, lambda mask: self._followed(mask, frame))
         now = {name: self._next(name, masks, frame) for name, masks in self.given.items()}
-        return each_mask(self.chain, lambda mask: now.get(mask, mask) if isinstance(mask, str) else mask)
+        return map_masks(self.chain, lambda mask: now.get(mask, mask) if isinstance(mask, str) else mask)
 
     def _followed(self, mask: Any, frame: Frame) -> NDArray[np.float32]:
         seen = grey(frame.pixels)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from editkit.errors import EditkitError, ParameterError
-from editkit.plugin.declaration import Checked
+from editkit.plugin.declaration import ValidatedModel
 from editkit.plugin.params import Param, params
 
 OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z0-9-]*)(?:[ =]([^\s,;:()`]+))?")
@@ -31,7 +31,7 @@ def in_python(function: str) -> Iterator[None]:
 def words(text: str) -> str:
     """Replace options of a run or of a loaded plugin in `text` by keywords: `--steps 30` becomes `steps=30`."""
     known: dict[str, list[Param]] = {}
-    for kind in _kinds(Checked) if "--" in text else ():
+    for kind in _kinds(ValidatedModel) if "--" in text else ():
         for param in params(kind):
             known.setdefault(param.flag, []).append(param)
 
@@ -53,7 +53,7 @@ def _keyword(meant: list[Param], value: str | None) -> str:
     return f"{name}={value}" if re.fullmatch(r"-?\d+(\.\d+)?", value) else f"{name}= {value}"
 
 
-def _kinds(kind: type[Checked]) -> Iterator[type[Checked]]:
+def _kinds(kind: type[ValidatedModel]) -> Iterator[type[ValidatedModel]]:
     """Yield `kind` and all of its subclasses."""
     yield kind
     for below in kind.__subclasses__():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from editkit.common.places import expanded
+from editkit.common.places import expand_path
 from editkit.editing.settle import for_own_model
 from editkit.models.files.fingerprint import of_place
 from editkit.models.lora import lora_and_weight
@@ -21,8 +21,8 @@ def named_weights(chain: Chain) -> tuple[tuple[str, str], ...]:
     (`timm:NAME:FILE`), are not.
     """
     found: dict[tuple[str, str], None] = {}
-    for word in _words(chain):
-        path = expanded(word)
+    for word in _weight_names(chain):
+        path = expand_path(word)
         try:
             digest = of_place(path)
         except (OSError, ValueError):
@@ -32,7 +32,7 @@ def named_weights(chain: Chain) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def _words(chain: Chain) -> Iterator[str]:
+def _weight_names(chain: Chain) -> Iterator[str]:
     for stage in chain.inherited().stages:
         options = for_own_model(stage).options
         yield from (str(lora_and_weight(word)[0]) for word in options.lora)

@@ -15,7 +15,7 @@ import numpy as np
 
 from editkit.diffusion.model import ModelInfo, Pass
 from editkit.errors import UsageError
-from editkit.pictures.boxes import WIDE, Box, crops, padded
+from editkit.pictures.boxes import WIDE, Box, crops, padded_bounds
 from editkit.pictures.picture import Picture
 from editkit.plugin.options import Options
 
@@ -55,7 +55,7 @@ def passes(
     """
     steps = options.steps or info.steps
     if options.crop_padding is not None and picture.mask is not None:
-        return (_enlarged(picture.mask, info, options, steps),)
+        return (_crop_pass(picture.mask, info, options, steps),)
     found: list[Pass] = []
     for box in _boxes(picture, info, options):
         if info.passes is not None and invents:
@@ -69,12 +69,12 @@ def passes(
     return tuple(found)
 
 
-def _enlarged(mask: np.ndarray, info: ModelInfo, options: Options, steps: int) -> Pass:
+def _crop_pass(mask: np.ndarray, info: ModelInfo, options: Options, steps: int) -> Pass:
     """Plan a single pass over the mask's surroundings, at the model's training size (`--crop-padding`)."""
     if info.window is None or options.canvas == "full":
         why = "with --canvas full" if info.window else f"with model {info.name}, which has no training size"
         raise UsageError(f"--crop-padding enlarges a crop to the model's training size; it has no meaning {why}")
-    box = padded(mask, options.crop_padding or 0)
+    box = padded_bounds(mask, options.crop_padding or 0)
     scale = info.window / max(box.height, box.width)
     return Pass(box, max(1, round(scale * box.height)), max(1, round(scale * box.width)), steps)
 
@@ -101,7 +101,7 @@ def by_windows(box: Box, steps: int, window: int, invents: bool, hole: np.ndarra
     longest = max(box.height, box.width)
     if longest <= SLACK * window:
         return (Pass(box, box.height, box.width, steps),)
-    first = _first(longest, window, hole) if invents else 1.0
+    first = _first_scale(longest, window, hole) if invents else 1.0
     if first * SLACK >= 1.0:
         return (Pass(box, box.height, box.width, steps, window=window),)
     finer = math.ceil(-math.log2(first))
@@ -114,14 +114,14 @@ def by_windows(box: Box, steps: int, window: int, invents: bool, hole: np.ndarra
     return tuple(found)
 
 
-def _first(longest: int, window: int, hole: np.ndarray | None) -> float:
+def _first_scale(longest: int, window: int, hole: np.ndarray | None) -> float:
     """Return the scale of the first pass over a crop of `longest` pixels (see `by_windows`)."""
     whole = window / longest
-    depth = math.inf if hole is None else _depth(hole)
+    depth = math.inf if hole is None else _hole_depth(hole)
     return whole if depth >= WIDE * longest else max(whole, DEEP * window / depth)
 
 
-def _depth(hole: np.ndarray) -> float:
+def _hole_depth(hole: np.ndarray) -> float:
     """Return the radius in pixels of the largest disc without a known pixel; infinite if nothing is known."""
     import cv2
 

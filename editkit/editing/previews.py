@@ -22,7 +22,7 @@ SIDE = 64
 
 
 @dataclass(frozen=True)
-class Look:
+class PreviewDecoder:
     """Decodes an estimate by the tiny decoder at `path`, loaded on first use: (1, 3, h, w) in about [-1, 1]."""
 
     path: Path
@@ -36,7 +36,7 @@ class Look:
         return made
 
 
-def look(settled: StagePlan, lease: Lease, device: torch.device) -> Look | None:
+def preview_decoder(settled: StagePlan, lease: Lease, device: torch.device) -> PreviewDecoder | None:
     """Return the decoder for previews of this stage; None: the model's own decoder.
 
     It is the tiny decoder of the option `preview_decoder`, else a fitting one in the model's folder.
@@ -47,13 +47,13 @@ def look(settled: StagePlan, lease: Lease, device: torch.device) -> Look | None:
     asked = settled.options.preview_decoder
     if not settled.diffuses:
         return None
-    path = tiny.given(asked) if asked is not None else _beside(settled.info.name)
+    path = tiny.tiny_decoder_file(asked) if asked is not None else _decoder_beside(settled.info.name)
     if path is None:
         return None
     multiple = settled.info.multiple
     has, reads = lease.model.shape(SIDE * multiple, SIDE * multiple)[0], tiny.channels(path)
     if has == reads:
-        return Look(path, lease, device)
+        return PreviewDecoder(path, lease, device)
     if asked is None:
         return None
     raise ModelError(
@@ -62,9 +62,9 @@ def look(settled: StagePlan, lease: Lease, device: torch.device) -> Look | None:
     )
 
 
-def _beside(name: str) -> Path | None:
+def _decoder_beside(name: str) -> Path | None:
     try:
         folder = folder_of(name)
     except ModelError:  # a model object
         return None
-    return tiny.beside(folder) if folder is not None and folder.is_dir() else None
+    return tiny.decoder_beside(folder) if folder is not None and folder.is_dir() else None

@@ -16,7 +16,7 @@ from editkit.diffusion.noise import Noise
 from editkit.diffusion.plan import Counting, Plan
 from editkit.diffusion.space import space_of
 from editkit.editing.settle import arrange
-from editkit.engine.binding import Around, prepare
+from editkit.engine.binding import Environment, prepare
 from editkit.engine.loop import Process
 from editkit.models.leasing import Models
 from editkit.plugin.chain import Stage
@@ -56,5 +56,5 @@ def process_of(
     with (models or Models(most=1)).borrow(model) as lease:
         fitted = lease.model.attach(known, mask)
         inputs = Inputs(fitted, known, mask, known, mask, source.stream("encode"), convention=convention)
-        around = Around(source, device, lease, notify=notify)
+        around = Environment(source, device, lease, notify=notify)
         yield prepare(inputs, ordered, plan, chosen, tuple(shape), around)

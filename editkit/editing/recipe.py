@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from editkit.common.small import small_bytes
+from editkit.common.small import read_limited_bytes
 from editkit.common.spec import did_you_mean
 from editkit.editing import recipe_files
 from editkit.errors import EditkitError, ParameterError, RecipeError, short
@@ -34,7 +34,7 @@ from editkit.plugin import registry
 from editkit.plugin.chain import Chain, Stage
 from editkit.plugin.declaration import Declaration
 from editkit.plugin.options import Options
-from editkit.plugin.params import Code, Param, marked, outputs, params, word
+from editkit.plugin.params import Code, Param, cli_name, has_marker, outputs, params
 from editkit.plugin.protocol import Plugin
 
 VERSION = 2
@@ -73,7 +73,7 @@ def without_outputs(data: Mapping[str, Any]) -> dict[str, Any]:
         name, values = next(iter(entry.items()))
         if not isinstance(values, Mapping) or name not in registry.names():
             return entry
-        written = {word(field) for field in outputs(registry.load(name))}
+        written = {cli_name(field) for field in outputs(registry.load(name))}
         return {name: {key: value for key, value in values.items() if key not in written}}
 
     stages = data.get("stages")
@@ -90,7 +90,7 @@ def without_outputs(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_yaml(chain: Chain, base: Path | None = None) -> str:
     """Convert `chain` to the text of a recipe; see `to_mapping`. `base`: the folder of the recipe."""
-    chain = chain if base is None else recipe_files.with_networks(chain, recipe_files.seen_from(base))
+    chain = chain if base is None else recipe_files.with_networks(chain, recipe_files.relativiser_to(base))
     text: str = yaml.safe_dump(to_mapping(chain, base), sort_keys=False, allow_unicode=True)
     return text
 
@@ -108,7 +108,7 @@ def read(path: str | Path, *, allow_code: bool = False, anywhere: bool = False, 
     """
     path = Path(path)
     try:
-        data = small_bytes(path, MAX_BYTES, pipe=True)
+        data = read_limited_bytes(path, MAX_BYTES, pipe=True)
     except OSError as error:
         raise RecipeError(
             f"{path}: {error.strerror or error}; a recipe file is needed, as --save-recipe writes one"
@@ -119,7 +119,7 @@ def read(path: str | Path, *, allow_code: bool = False, anywhere: bool = False, 
         raise RecipeError(f"{path}: is not text") from None
     except EditkitError as error:
         raise RecipeError(f"{path}: {error}") from error
-    chain = recipe_files.with_networks(chain, recipe_files.below(path.parent))
+    chain = recipe_files.with_networks(chain, recipe_files.resolver_from(path.parent))
     if not anywhere:
         recipe_files.check_reach(chain, path, places)
     return chain
@@ -161,12 +161,12 @@ def from_yaml(text: str, *, base: Path | None = None, allow_code: bool = False) 
         raise RecipeError(f"{where}is not YAML: {said}") from None
     try:
         return from_mapping(data, base=base, allow_code=allow_code)
-    except _Wrong as wrong:
+    except _PlacedError as wrong:
         line = _line(node, wrong.place)
         raise RecipeError(f"line {line}: {wrong}" if line else str(wrong)) from None
 
 
-class _Wrong(RecipeError):  # noqa: N818
+class _PlacedError(RecipeError):
     """An error at one position in the mapping."""
 
     def __init__(self, message: str, *place: str | int) -> None:
@@ -181,14 +181,14 @@ def from_mapping(data: object, *, base: Path | None = None, allow_code: bool = F
         RecipeError: a key or plugin is unknown, a value is invalid, or it names code without `allow_code`.
     """
     if not isinstance(data, Mapping):
-        raise _Wrong(f"a recipe is a mapping with the keys editkit and stages, got {type(data).__name__}")
+        raise _PlacedError(f"a recipe is a mapping with the keys editkit and stages, got {type(data).__name__}")
     _known_keys(data, ("editkit", "stages"))
     version = data.get("editkit")
     if version not in (1, VERSION):
-        raise _Wrong(f"a recipe says `editkit: {VERSION}`, got {short(version)}", "editkit")
+        raise _PlacedError(f"a recipe says `editkit: {VERSION}`, got {short(version)}", "editkit")
     stages = data.get("stages")
     if not isinstance(stages, list) or not stages:
-        raise _Wrong("stages must be a list with at least one stage", "stages")
+        raise _PlacedError("stages must be a list with at least one stage", "stages")
     made = tuple(_stage(stage, base, allow_code, ("stages", k)) for k, stage in enumerate(stages))
     return Chain(made if version == VERSION else tuple(_with_noise_of_before(made)))
 
@@ -204,11 +204,11 @@ def _with_noise_of_before(stages: Iterable[Stage]) -> Iterator[Stage]:
 
 def _stage(data: object, base: Path | None, allow_code: bool, place: Place) -> Stage:
     if not isinstance(data, Mapping):
-        raise _Wrong("a stage is a mapping with the keys plugins and options", *place)
+        raise _PlacedError("a stage is a mapping with the keys plugins and options", *place)
     _known_keys(data, ("plugins", "options"), *place)
     entries = data.get("plugins")
     if not isinstance(entries, list) or not entries:
-        raise _Wrong("plugins must be a list with at least one plugin", *place, "plugins")
+        raise _PlacedError("plugins must be a list with at least one plugin", *place, "plugins")
     plugins = tuple(_plugin(e, base, allow_code, (*place, "plugins", k)) for k, e in enumerate(entries))
     return Stage(plugins, _options(data.get("options") or {}, (*place, "options")))
 
@@ -217,41 +217,45 @@ def _plugin(data: object, base: Path | None, allow_code: bool, place: Place) -> 
     if isinstance(data, str):
         data = {data: {}}
     if not isinstance(data, Mapping) or len(data) != 1:
-        raise _Wrong("a plugin is written as `name: {parameter: value}`", *place)
+        raise _PlacedError("a plugin is written as `name: {parameter: value}`", *place)
     name, values = next(iter(data.items()))
     try:
         declaration = registry.load(str(name))
     except EditkitError as error:
-        raise _Wrong(str(error), *place, name) from error
+        raise _PlacedError(str(error), *place, name) from error
     values = {} if values is None else values
     if not isinstance(values, Mapping):
-        raise _Wrong(f"the parameters of {name} must be a mapping, got {short(values)}", *place, name)
-    fields = {word(field): field for field in declaration.model_fields}
+        raise _PlacedError(f"the parameters of {name} must be a mapping, got {short(values)}", *place, name)
+    fields = {cli_name(field): field for field in declaration.model_fields}
     _known_keys(values, tuple(fields), *place, name)
     for key in outputs(declaration):
-        if word(key) in values:
-            said = f"{name}.{word(key)} names a file to write, which a recipe must not do"
-            raise _Wrong(f"{said}; give --{word(key).replace('_', '-')} on the command line", *place, name, key)
+        if cli_name(key) in values:
+            said = f"{name}.{cli_name(key)} names a file to write, which a recipe must not do"
+            raise _PlacedError(
+                f"{said}; give --{cli_name(key).replace('_', '-')} on the command line", *place, name, key
+            )
     given = {fields[str(key)]: value for key, value in values.items()}
     if base is not None:
         given = {key: recipe_files.from_folder(declaration, key, value, base) for key, value in given.items()}
     for key, value in given.items():
-        if marked(declaration, key, Code) and isinstance(value, str) and ":" in value and not allow_code:
-            raise _Wrong(f"{name}.{key} names code ({value[:80]}); add --allow-code if you trust it", *place, name, key)
+        if has_marker(declaration, key, Code) and isinstance(value, str) and ":" in value and not allow_code:
+            raise _PlacedError(
+                f"{name}.{key} names code ({value[:80]}); add --allow-code if you trust it", *place, name, key
+            )
     try:
         return declaration(**given)
     except ParameterError as error:
-        raise _Wrong(f"{name}: {_said(error)}", *place, name, *_key(error)) from error
+        raise _PlacedError(f"{name}: {_format_error(error)}", *place, name, *_error_key(error)) from error
 
 
 def _options(data: object, place: Place) -> Options:
     if not isinstance(data, Mapping):
-        raise _Wrong(f"options must be a mapping, got {short(data)}", *place)
+        raise _PlacedError(f"options must be a mapping, got {short(data)}", *place)
     _known_keys(data, tuple(k for k in Options.model_fields if k not in NOT_IN_RECIPES), *place)
     try:
         return Options(**{str(k): v for k, v in data.items()})
     except ParameterError as error:
-        raise _Wrong(_said(error), *place, *_key(error)) from error
+        raise _PlacedError(_format_error(error), *place, *_error_key(error)) from error
 
 
 def _known_keys(data: Mapping[Any, Any], known: Iterable[str], *place: str | int) -> None:
@@ -259,15 +263,15 @@ def _known_keys(data: Mapping[Any, Any], known: Iterable[str], *place: str | int
     for key in data:
         if key not in known:
             hint = did_you_mean(str(key), known) or f"; allowed: {', '.join(known)}"
-            raise _Wrong(f"unknown key {short(key)}{hint}", *place, key)
+            raise _PlacedError(f"unknown key {short(key)}{hint}", *place, key)
 
 
-def _said(error: ParameterError) -> str:
-    return f"{word(error.field)}: {error.reason}" if error.field else error.reason
+def _format_error(error: ParameterError) -> str:
+    return f"{cli_name(error.field)}: {error.reason}" if error.field else error.reason
 
 
-def _key(error: ParameterError) -> Place:
-    return (word(error.field),) if error.field else ()
+def _error_key(error: ParameterError) -> Place:
+    return (cli_name(error.field),) if error.field else ()
 
 
 def _line(node: yaml.Node | None, place: Place) -> int | None:
@@ -299,7 +303,7 @@ def _values(plugin: Declaration, base: Path | None, without: Container[str] = ()
                 f"{plugin.name}.{key} is {type(value).__name__}, which cannot be written into a recipe; "
                 f"use a file or module:function"
             )
-        values[word(key)] = value if base is None else recipe_files.to_folder(type(plugin), key, value, base)
+        values[cli_name(key)] = value if base is None else recipe_files.to_folder(type(plugin), key, value, base)
     return values
 
 

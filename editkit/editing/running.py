@@ -44,7 +44,7 @@ def run_chain(
     left: Left = {}
     for number, stage in enumerate(chain.stages):
         settled = plan_stage(stage, picture, notify, None if own is None else own.info)
-        with leased(models, settled, own) as lease:
+        with lease_model(models, settled, own) as lease:
             if settled.diffuses:
                 make_ready(lease.model, settled, notify)
             picture, left = yield from run_stage(settled, lease, number, len(chain.stages), notify, tell, left, drift)
@@ -53,7 +53,7 @@ def run_chain(
     return picture
 
 
-def leased(models: Models, settled: StagePlan, own: Model | None) -> AbstractContextManager[Lease]:
+def lease_model(models: Models, settled: StagePlan, own: Model | None) -> AbstractContextManager[Lease]:
     """Lease the model of a stage: the caller's `own`, or a loaded one; a placeholder if nothing is denoised."""
     if not settled.diffuses:
         return models.borrow(NoModel(settled.info))

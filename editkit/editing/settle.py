@@ -120,7 +120,11 @@ def options_of(plugins: Sequence[Plugin], info: ModelInfo, stage: Stage, notify:
         UsageError: --fast is given without such a LoRA.
     """
     options = suited(plugins, info, stage.options)
-    return fast.settled(options, stage.options, info, notify, "fast" in stage.inherited) if options.fast else options
+    return (
+        fast.settle_options(options, stage.options, info, notify, "fast" in stage.inherited)
+        if options.fast
+        else options
+    )
 
 
 @dataclass(frozen=True)
@@ -214,12 +218,12 @@ def for_own_model(stage: Stage) -> Stage:
 
     These are a transformer's file, and for an embedded model also LoRAs and a refiner, which it does not take.
     """
-    from editkit.models.families import named
+    from editkit.models.families import find_named
 
     options = stage.options
     if "model" in stage.inherited or "model" not in options.model_fields_set:
         return stage
-    embedded = options.model == "auto" or named(options.model) is not None
+    embedded = options.model == "auto" or find_named(options.model) is not None
     others = stage.inherited & (
         {"transformer", "lora", "refiner", "backend", "quantize"} if embedded else {"transformer"}
     )

@@ -19,17 +19,17 @@ from editkit.diffusion.model import Model, Notifies, Pass, TakesExamples
 from editkit.diffusion.plan import Plan
 from editkit.editing import canvas, cascade
 from editkit.editing.coherence import misfit
-from editkit.editing.previews import Look, look
+from editkit.editing.previews import PreviewDecoder, preview_decoder
 from editkit.editing.settle import PassPlan, StagePlan
 from editkit.engine import loop
-from editkit.engine.binding import Around, prepare
+from editkit.engine.binding import Environment, prepare
 from editkit.engine.energies import Bound
 from editkit.engine.loop import Process, State
 from editkit.errors import ChainError, HookError
 from editkit.models.leasing import Lease
 from editkit.models.memory import Tiles, afford_backward, available, settle
 from editkit.pictures.boxes import Box
-from editkit.pictures.filling import seamless
+from editkit.pictures.filling import blend_seamlessly
 from editkit.pictures.picture import Picture, as_png
 from editkit.pictures.resizing import pad, resize
 from editkit.pictures.tensors import from_unit, to_unit
@@ -59,7 +59,7 @@ class Update:
     state: State
     model: Model
     draw: int = 0
-    look: Look | None = None
+    look: PreviewDecoder | None = None
 
     def preview(self) -> Tensor | None:
         """Decode the current estimate of the result at the size of the pass: (1, 3, h, w) in [-1, 1].
@@ -107,7 +107,7 @@ def make_ready(model: Model, settled: StagePlan, notify: Notify) -> None:
             notify(line)
     if learns is not None and settled.small is None:
         for part in settled.passes:
-            examples = [canvas.beside(part.at, example.size) for example in settled.examples]
+            examples = [canvas.size_at_scale(part.at, example.size) for example in settled.examples]
             learns.afford(part.at.height, part.at.width, examples)
     device = pick_device(settled.options.device)
     size, gpu = pick_dtype(settled.options.dtype, device).itemsize, device.type == "cuda"
@@ -225,7 +225,7 @@ def _sample(
     left: Left = {}
     image: Tensor | None = None  # pixels of the last pass over this box; None before the first move
     tried: list[tuple[float, Tensor, Process]] = []
-    shown = look(settled, lease, device)
+    shown = preview_decoder(settled, lease, device)
     for k, part in enumerate(settled.passes):
         before = None if image is None or part.at.strength == 1.0 else settled.passes[k - 1]
         box = part.at.box
@@ -244,7 +244,7 @@ def _sample(
             None if before is None else before.at,
             settled.small,
         )
-        around = Around(own, device, lease, number, notify, handed.get(box))
+        around = Environment(own, device, lease, number, notify, handed.get(box))
         process = _prepare(inputs, settled, part.plan, around)
         if before is not None and image is not None:
             process = _refine(process, part, before, image)
@@ -266,7 +266,7 @@ def _sample(
             _, image, process = min(tried, key=lambda one: one[0])
             tried = []
         if image is not None and (after is None or after.at.box != box):
-            made[box] = canvas.native(image, part.at), process
+            made[box] = canvas.to_native_resolution(image, part.at), process
             image = None
         elif inputs.original is not None and not (settled.diffuses and (part.plan.flow or box in made)):
             made[box] = inputs.original, process
@@ -285,7 +285,7 @@ def _finished(bound: Bound, image: Tensor) -> Tensor:
     return made
 
 
-def _prepare(inputs: Inputs, settled: StagePlan, plan: Plan, around: Around) -> Process:
+def _prepare(inputs: Inputs, settled: StagePlan, plan: Plan, around: Environment) -> Process:
     """Bind the plugins of one pass and compute its levels."""
     picture = inputs.picture
     assert picture is not None
@@ -303,7 +303,7 @@ def _refine(process: Process, part: PassPlan, before: PassPlan, coarse: Tensor) 
     enlarged = resize(coarse[..., : old.height, : old.width], at.height, at.width)
     enlarged = pad(enlarged, process.model.info.multiple)
     if at.window is not None and known is not None and mask is not None:
-        enlarged = seamless(enlarged, known, mask).clamp(-1.0, 1.0)
+        enlarged = blend_seamlessly(enlarged, known, mask).clamp(-1.0, 1.0)
     enlarged = process.model.encode(enlarged, run.stream)
-    plugin, hooks = cascade.refined(run, enlarged, at, at.height / old.height)
+    plugin, hooks = cascade.refining_plugin(run, enlarged, at, at.height / old.height)
     return replace(process, bound=(Bound(plugin, hooks), *process.bound))

@@ -24,7 +24,7 @@ import numpy as np
 from editkit.common.notify import Notify, silent
 from editkit.editing.frame_masks import Masks
 from editkit.editing.frames import Around, Shown, Sources
-from editkit.editing.made import make
+from editkit.editing.result import make
 from editkit.editing.settle import described
 from editkit.editing.workplace import Workplace
 from editkit.errors import PictureError, UsageError
@@ -34,7 +34,7 @@ from editkit.pictures.motion import camera, carried, flow, grey, rounded
 from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Chain, Edits
 from editkit.plugin.masking import mask_field
-from editkit.plugin.outputs import write_nothing_beside
+from editkit.plugin.outputs import refuse_plugin_outputs
 from editkit.plugin.protocol import Plugin, called, plugins_of
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def edit_video(
     """
     span, together = span or Span(), together or Together()
     chain = Chain.of(edits).inherited()
-    write_nothing_beside(chain, "a video")
+    refuse_plugin_outputs(chain, "a video")
     clip = Clip.open(source)
     if clip.alpha:
         notify(f"{source}: its frames have transparency, which is dropped; the result is opaque")

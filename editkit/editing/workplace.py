@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from editkit.common.small import small_bytes
+from editkit.common.small import read_limited_bytes
 from editkit.errors import PictureError, UsageError
 from editkit.pictures.files.atomic import save_bytes
 from editkit.pictures.files.clips import WRITTEN, Clip
-from editkit.pictures.files.writing import check_apart, check_place
+from editkit.pictures.files.writing import check_distinct, check_place
 from editkit.pictures.raster import Pixels
 from editkit.plugin.chain import Chain
 from editkit.plugin.declaration import Declaration
@@ -66,7 +66,7 @@ class Workplace:
             raise UsageError(f"{target}: videos are written as {', '.join(WRITTEN)} (.mkv: lossless); name such a file")
         if os.path.realpath(target) == os.path.realpath(clip.path):
             raise UsageError(f"{target}: is the input video; give the result another name")
-        check_apart({"--output": target}, [file for value in _sources(chain) for file in _files(value)])
+        check_distinct({"--output": target}, [file for value in _sources(chain) for file in _files(value)])
         check_place(target, force=force)
         place = cls(target, folder_of(target), force)
         says = json.dumps({"edit": _digest(clip, chain, rest), "kept": KEPT}).encode()
@@ -193,7 +193,7 @@ def _save(path: Path, pixels: Pixels) -> None:
 def _holds(file: Path, data: bytes) -> bool:
     """Return whether `file` is a regular file that contains exactly `data`."""
     try:
-        return not file.is_symlink() and small_bytes(file, len(data)) == data
+        return not file.is_symlink() and read_limited_bytes(file, len(data)) == data
     except OSError:
         return False
 

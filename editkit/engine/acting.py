@@ -24,7 +24,7 @@ Seconds = dict[tuple[str, str], float]
 
 
 @dataclass(frozen=True)
-class Where:
+class FlowMove:
     """The flow move in which hooks are called: `index` (from 0) of `total`."""
 
     move: Move
@@ -36,7 +36,7 @@ class Where:
 
 
 @dataclass(frozen=True, eq=False)
-class Acting:
+class ActivePlugins:
     """The plugins of one process, in the order in which they act. `seconds` accumulates the time spent in hooks."""
 
     bound: tuple[Bound, ...]
@@ -47,13 +47,13 @@ class Acting:
         users = {name: tuple(b for b in self.bound if overrides(b.hooks, name)) for name in HOOKS}
         object.__setattr__(self, "users", users)
 
-    def active(self, name: str, where: Where, silent: frozenset[Run] = frozenset()) -> Sequence[Bound]:
+    def active(self, name: str, where: FlowMove, silent: frozenset[Run] = frozenset()) -> Sequence[Bound]:
         """Return the plugins that override the hook `name` and act in this move, without the `silent` ones."""
         if not self.users[name]:
             return ()
         return [b for b in self.users[name] if b.hooks.run not in silent and b.plugin.acts(where.index, where.total)]
 
-    def fold(self, name: str, where: Where, step: Step, x: Tensor, silent: frozenset[Run] = frozenset()) -> Tensor:
+    def fold(self, name: str, where: FlowMove, step: Step, x: Tensor, silent: frozenset[Run] = frozenset()) -> Tensor:
         """Pass `x` through the hook `name` of all active plugins, one after the other.
 
         Raises:
@@ -61,10 +61,10 @@ class Acting:
         """
         for b in self.active(name, where, silent):
             out = self.call(b, name, where, getattr(b.hooks, name), step.seen_by(b.hooks.run), x)
-            x = x if out is x else finite(shaped(out, x.shape, b, name, where), b, name, where)
+            x = x if out is x else check_finite(check_shape(out, x.shape, b, name, where), b, name, where)
         return x
 
-    def call(self, b: Bound, name: str, where: Where, hook: Callable[..., T], *args: Any) -> T:
+    def call(self, b: Bound, name: str, where: FlowMove, hook: Callable[..., T], *args: Any) -> T:
         """Call `hook(*args)` and time it; errors name the plugin, the hook and the step."""
         return self.timed(b.plugin.name, name, called, b.plugin, name, hook, *args, where=where)
 
@@ -81,22 +81,22 @@ def overrides(hooks: Hooks[Any], name: str) -> bool:
     return getattr(type(hooks), name) is not getattr(Hooks, name)
 
 
-def shaped(x: Tensor, shape: Sequence[int], b: Bound, name: str, where: Where) -> Tensor:
+def check_shape(x: Tensor, shape: Sequence[int], b: Bound, name: str, where: FlowMove) -> Tensor:
     """Return `x` if it has this shape; else raise HookError."""
     if tuple(x.shape) != tuple(shape):
-        raise wrong(b, name, f"returned shape {tuple(x.shape)} instead of {tuple(shape)}", where)
+        raise hook_error(b, name, f"returned shape {tuple(x.shape)} instead of {tuple(shape)}", where)
     return x
 
 
-def finite(x: Tensor, b: Bound | None, name: str, where: Where) -> Tensor:
+def check_finite(x: Tensor, b: Bound | None, name: str, where: FlowMove) -> Tensor:
     """Return `x` if it is finite; else raise HookError. `b` is None for results of the model or the sampler."""
     if math.isfinite(float(x.detach().sum())):
         return x
     if b is not None:
-        raise wrong(b, name, "made NaN or infinity", where)
+        raise hook_error(b, name, "made NaN or infinity", where)
     raise HookError(f"{name} made NaN or infinity at {where}; no picture was written")
 
 
-def wrong(b: Bound, name: str, what: str, where: Where) -> HookError:
+def hook_error(b: Bound, name: str, what: str, where: FlowMove) -> HookError:
     """Return the error for an invalid result of a hook."""
     return HookError(f"plugin {b.plugin.name}: {name} {what} ({where})")

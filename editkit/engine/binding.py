@@ -12,8 +12,8 @@ from editkit.common.notify import Notify, silent
 from editkit.diffusion.adaptive import Adaptive
 from editkit.diffusion.capability import capability
 from editkit.diffusion.convention import CONVENTIONS
-from editkit.diffusion.distilling import OfPictures
-from editkit.diffusion.flows import of_state
+from editkit.diffusion.distilling import PictureState
+from editkit.diffusion.flows import flow_for_state
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.noise import Noise, Stream
 from editkit.diffusion.plan import Plan
@@ -29,7 +29,7 @@ from editkit.plugin.step import Handed, Inputs, Lends, Opening, Run
 
 
 @dataclass(frozen=True, eq=False)
-class Around:
+class Environment:
     """The environment of a process, from the caller.
 
     It has the noise, the device, the lease of models, the number of the stage, the function that notifies the user, and
@@ -45,7 +45,7 @@ class Around:
 
 
 def prepare(
-    inputs: Inputs, plugins: Sequence[Plugin], plan: Plan, options: Options, shape: tuple[int, ...], around: Around
+    inputs: Inputs, plugins: Sequence[Plugin], plan: Plan, options: Options, shape: tuple[int, ...], around: Environment
 ) -> Process:
     """Prepare a process: compute its levels, and bind every plugin with a noise stream of its own.
 
@@ -69,7 +69,7 @@ def prepare(
     _check_distilled(sampler, model, around.notify)
     spacing = convention.spacing(options.spacing, model.schedule, sampler.grid)
     options = options.model_copy(update={"spacing": spacing})
-    levels = _table(model, shape, options).levels(plan.steps, spacing, sampler.grid)
+    levels = _schedule_for(model, shape, options).levels(plan.steps, spacing, sampler.grid)
     for plugin in plugins:
         levels = called(plugin, "levels", plugin.levels, levels, inputs)
     _check_space(around.handed, model.info, shape)
@@ -79,9 +79,9 @@ def prepare(
         opening=Opening(noise.stream("start"), shape, around.device), convention=convention, lease=around.lease,
         handed=around.handed,
     )  # fmt: skip
-    bound = _bound(plugins, run)
-    sampler, stream = _walked_by(bound, sampler, noise)
-    _check_up(plan, sampler)
+    bound = _bind_plugins(plugins, run)
+    sampler, stream = _wrap_sampler(bound, sampler, noise)
+    _check_upward_moves(plan, sampler)
     _check_clean(plan, sampler, plugins)
     return Process(
         model=model, sampler=sampler, plan=plan, levels=levels, bound=bound, run=run, shape=shape,
@@ -89,16 +89,16 @@ def prepare(
     )  # fmt: skip
 
 
-def _table(model: Model, shape: tuple[int, ...], options: Options) -> Schedule:
+def _schedule_for(model: Model, shape: tuple[int, ...], options: Options) -> Schedule:
     """Return the model's schedule for a state of `shape`, of which the network may see only windows."""
     windowed = capability(model, Windowed)
     height, width = shape[-2:] if len(shape) > 2 else (1, 1)
     if windowed is not None:
         height, width = min(height, windowed.window), min(width, windowed.window)
-    return of_state(model.schedule, height, width, options.shift)
+    return flow_for_state(model.schedule, height, width, options.shift)
 
 
-def _check_up(plan: Plan, sampler: Sampler) -> None:
+def _check_upward_moves(plan: Plan, sampler: Sampler) -> None:
     """Check that the sampler is reversible if the plan goes upward."""
     if any(move.up for move in plan.flow) and not sampler.reversible:
         names = " or ".join(name for name in SAMPLERS.names() if make_sampler(name).reversible)
@@ -109,7 +109,7 @@ def _check_up(plan: Plan, sampler: Sampler) -> None:
 
 def _check_clean(plan: Plan, sampler: Sampler, plugins: Sequence[Plugin]) -> None:
     """Check that a sampler with clean states has no noise moves in its plan."""
-    if not isinstance(sampler, OfPictures) or all(move.flows and not move.up for move in plan):
+    if not isinstance(sampler, PictureState) or all(move.flows and not move.up for move in plan):
         return
     plain = Plan.uniform(plan.steps, plan.counting)
     adding = [p.name for p in plugins if any(m.up or not m.flows for m in called(p, "plan", p.plan, plain))]
@@ -128,7 +128,7 @@ def _check_space(handed: Handed | None, info: ModelInfo, shape: tuple[int, ...])
         )
 
 
-def _bound(plugins: Sequence[Plugin], run: Run) -> tuple[Bound, ...]:
+def _bind_plugins(plugins: Sequence[Plugin], run: Run) -> tuple[Bound, ...]:
     """Bind every plugin, with a noise stream named after the plugin and its number among plugins of that name."""
     seen: Counter[str] = Counter()
     bound = []
@@ -159,7 +159,7 @@ def _check_distilled(sampler: Sampler, model: Model, notify: Notify) -> None:
         )
 
 
-def _walked_by(bound: Sequence[Bound], sampler: Sampler, noise: Noise) -> tuple[Sampler, Stream]:
+def _wrap_sampler(bound: Sequence[Bound], sampler: Sampler, noise: Noise) -> tuple[Sampler, Stream]:
     """Return the sampler of a process and its noise stream: a plugin's own, or the stage's as wrapped by plugins.
 
     Raises:

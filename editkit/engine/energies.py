@@ -65,9 +65,9 @@ def gradient(
     grads = of(group, keep)
     if all(grad is None for grad in grads):
         b = group[0].bound
-        raise HookError(f"plugin {b.plugin.name}: energy {gradientless(b)} ({at})")
-    if not _finite(grads):
-        wrong = group[0] if len(group) == 1 else next(e for e in group if not _finite(of([e], keep=True)))
+        raise HookError(f"plugin {b.plugin.name}: energy {missing_gradient(b)} ({at})")
+    if not _is_finite(grads):
+        wrong = group[0] if len(group) == 1 else next(e for e in group if not _is_finite(of([e], keep=True)))
         raise HookError(f"plugin {wrong.bound.plugin.name}: the gradient of its energy is NaN or infinite ({at})")
     return (grads[0], grads[1]) if x_t.requires_grad else (None, grads[0])
 
@@ -84,17 +84,17 @@ def faint_gradient(group: Sequence[Energy], leaf: Tensor) -> tuple[Tensor | None
     return None, grad.nan_to_num(0.0, 0.0, 0.0)
 
 
-def _finite(grads: Sequence[Tensor | None]) -> bool:
+def _is_finite(grads: Sequence[Tensor | None]) -> bool:
     return all(grad is None or math.isfinite(float(grad.sum())) for grad in grads)
 
 
-def gradientless(b: Bound) -> str:
+def missing_gradient(b: Bound) -> str:
     """Describe an energy without a gradient, for messages."""
     source = "step.x_t" if b.plugin.through() == "x_t" else "x0"
     return f"does not depend on {source}, so it has no gradient"
 
 
-def moves(grads: Sequence[Tensor | None], level: Level, data_std: float) -> Tensor:
+def shift_of_x0(grads: Sequence[Tensor | None], level: Level, data_std: float) -> Tensor:
     """Return the shift of x0: -(sigma_t^2 / alpha_t) dE/dx_t - s^2 sigma_t^2 / (s^2 alpha_t^2 + sigma_t^2) dE/dx0.
 
     s is the data's standard deviation; the second factor is the posterior's variance of an isotropic Gaussian.
@@ -106,7 +106,7 @@ def moves(grads: Sequence[Tensor | None], level: Level, data_std: float) -> Tens
     return torch.stack(parts).sum(0)
 
 
-def clamped(x0: Tensor, clip: float) -> Tensor:
+def clamp_straight_through(x0: Tensor, clip: float) -> Tensor:
     """Clip x0 to [-clip, clip], with the gradient of the unclipped x0 (straight-through)."""
     inside = x0.detach().clamp(-clip, clip)
     if not x0.requires_grad:
@@ -115,7 +115,7 @@ def clamped(x0: Tensor, clip: float) -> Tensor:
         return x0 + (inside - x0.detach())
 
 
-class Range:
+class StateRangeCheck:
     """Warns once if guidance drives the state out of the schedule's range.
 
     A state usually has a root mean square of about sqrt(alpha_s^2 r^2 + sigma_s^2), where r is that of the first

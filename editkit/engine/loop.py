@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from editkit.diffusion.convention import Convention
-from editkit.diffusion.distilling import OfPictures
+from editkit.diffusion.distilling import PictureState
 from editkit.diffusion.model import Model
 from editkit.diffusion.noise import Stream
 from editkit.diffusion.plan import Move, Plan
 from editkit.diffusion.prediction import Prediction
 from editkit.diffusion.samplers import Memory, Sampler
 from editkit.diffusion.schedule import Level, Levels
-from editkit.engine.acting import Acting, Where, finite, shaped
+from editkit.engine.acting import ActivePlugins, FlowMove, check_finite, check_shape
 from editkit.engine.energies import Bound as Bound
 from editkit.engine.predictor import Figures, Predictor
 from editkit.plugin.step import Run
@@ -85,7 +85,7 @@ class _Walk:
 
     def __init__(self, process: Process) -> None:
         self.process = process
-        self.acting = Acting(process.bound)
+        self.acting = ActivePlugins(process.bound)
         self.predictor = Predictor(process.model, process.run, self.acting)
         self.total = len(process.plan.flow)
         self.index = 0
@@ -95,7 +95,7 @@ class _Walk:
         self.gradients: Figures = ()
         self.x0: Tensor | None = None
         first = process.plan.moves[0] if process.plan.moves else Move(0, 0)
-        self.where = Where(first, 0, self.total)
+        self.where = FlowMove(first, 0, self.total)
         self.x = self._begin()
         with torch.no_grad():
             process.convention.before_first_step(process.run.inputs)
@@ -104,7 +104,7 @@ class _Walk:
         p = self.process
         for move in p.plan:
             t, s = p.levels[move.t], p.levels[move.s]
-            self.where, self.energies, self.gradients = Where(move, self.index, self.total), (), ()
+            self.where, self.energies, self.gradients = FlowMove(move, self.index, self.total), (), ()
             if move.flows:
                 self._flow(t, s)
                 self.index += 1
@@ -119,9 +119,9 @@ class _Walk:
         p = self.process
         with torch.no_grad():
             x_s, self.memory = p.sampler.step(self.x, t, s, self._predict, self._normal(p.sampler_stream), self.memory)
-            self.x = finite(x_s, None, "sampler", self.where)
+            self.x = check_finite(x_s, None, "sampler", self.where)
             if self.acting.users["after"]:
-                stands = p.levels[0] if isinstance(p.sampler, OfPictures) else s
+                stands = p.levels[0] if isinstance(p.sampler, PictureState) else s
                 self.x = self.acting.fold("after", self.where, self.predictor.step(self.where, stands, x_s), x_s)
         if self.gradients:
             guides = [name for name, _ in self.gradients]
@@ -153,14 +153,14 @@ class _Walk:
         """
         p = self.process
         level = p.levels[p.plan.start]
-        if isinstance(p.sampler, OfPictures):
+        if isinstance(p.sampler, PictureState):
             return self._picture(p.sampler)
         with torch.no_grad():
             p.convention.before_start(p.run.inputs)
             for b in self.acting.users["begin"]:
                 x = self.acting.call(b, "begin", self.where, b.hooks.begin)
                 if x is not None:
-                    return shaped(x.float(), p.shape, b, "begin", self.where)
+                    return check_shape(x.float(), p.shape, b, "begin", self.where)
             if p.run.handed is not None:
                 return p.run.handed.at(level)
             known = p.run.inputs.known if level.sigma == 0.0 else None
@@ -170,7 +170,7 @@ class _Walk:
             noise = p.run.opening.noise
             return noise if scale == 1.0 else scale * noise
 
-    def _picture(self, sampler: OfPictures) -> Tensor:
+    def _picture(self, sampler: PictureState) -> Tensor:
         """Return the clean picture from which a sampler with clean states starts."""
         p = self.process
         known = p.run.inputs.start

@@ -22,8 +22,18 @@ from editkit.diffusion.conditioning import Conditioning
 from editkit.diffusion.model import Model
 from editkit.diffusion.prediction import Prediction
 from editkit.diffusion.schedule import Level, Levels
-from editkit.engine.acting import Acting, Where, finite, shaped, wrong
-from editkit.engine.energies import FAINT, Bound, Energy, Range, clamped, faint_gradient, gradient, gradientless, moves
+from editkit.engine.acting import ActivePlugins, FlowMove, check_finite, check_shape, hook_error
+from editkit.engine.energies import (
+    FAINT,
+    Bound,
+    Energy,
+    StateRangeCheck,
+    clamp_straight_through,
+    faint_gradient,
+    gradient,
+    missing_gradient,
+    shift_of_x0,
+)
 from editkit.plugin.protocol import Through
 from editkit.plugin.step import Run, Step
 
@@ -57,11 +67,11 @@ class Predictor:
         acting: the plugins, in the order in which they act.
     """
 
-    def __init__(self, model: Model, run: Run, acting: Acting) -> None:
+    def __init__(self, model: Model, run: Run, acting: ActivePlugins) -> None:
         self.model, self.run, self.acting = model, run, acting
-        self.range = Range()
+        self.range = StateRangeCheck()
 
-    def step(self, where: Where, level: Level, x: Tensor, silent: Silent = frozenset()) -> Step:
+    def step(self, where: FlowMove, level: Level, x: Tensor, silent: Silent = frozenset()) -> Step:
         """Return the step for hooks: the state x at `level`, with `predict` for further predictions."""
 
         def ask(x: Tensor, level: Level, told: Conditioning | None, asker: Run) -> Prediction:
@@ -70,7 +80,7 @@ class Predictor:
         return Step(self.run, where.move, level, x, where.index, where.total, ask)
 
     def at(
-        self, where: Where, x_t: Tensor, level: Level, told: Conditioning | None = None, silent: Silent = frozenset()
+        self, where: FlowMove, x_t: Tensor, level: Level, told: Conditioning | None = None, silent: Silent = frozenset()
     ) -> Guided:
         """Return the guided prediction at (x_t, level).
 
@@ -81,16 +91,16 @@ class Predictor:
             told: the only conditioning to use; None: that of the plugins.
             silent: plugins whose hooks are skipped.
         """
-        asked, clean = askable(level, self.run.levels), level.sigma == 0.0
+        asked, clean = nearest_noisy_level(level, self.run.levels), level.sigma == 0.0
         with torch.no_grad():
-            energies, through = _asked_of(self.acting.active("energy", where, silent), asked)
+            energies, through = _acting_energies(self.acting.active("energy", where, silent), asked)
             x_t = x_t.detach().requires_grad_(bool(through & {"network", "x_t"}))
             step = self.step(where, asked, x_t, silent)
             with torch.set_grad_enabled("network" in through):
-                pred = self._combined(where, step, silent) if told is None else self._network(where, step, (told,))[0]
+                pred = self._combine(where, step, silent) if told is None else self._network(where, step, (told,))[0]
             if self.model.clip is not None:
-                pred = replace(pred, x0=clamped(pred.x0, self.model.clip))
-            pred, said, gradients = self._guided(where, step, pred, energies) if energies else Guided(pred)
+                pred = replace(pred, x0=clamp_straight_through(pred.x0, self.model.clip))
+            pred, said, gradients = self._guide(where, step, pred, energies) if energies else Guided(pred)
             x0 = self.acting.fold("clean", where, step, pred.x0, silent)
             if x0 is not pred.x0:
                 pred = pred.with_x0(x0, x_t.detach(), asked)
@@ -98,12 +108,12 @@ class Predictor:
                 pred = replace(pred, x0=x_t.detach())
             return Guided(pred, said, gradients)
 
-    def _network(self, where: Where, step: Step, conds: Sequence[Conditioning]) -> Sequence[Prediction]:
+    def _network(self, where: FlowMove, step: Step, conds: Sequence[Conditioning]) -> Sequence[Prediction]:
         predictions = self.acting.timed("model", "network", self.model, step.x_t, step.t, conds)
-        finite(predictions[0].x0, None, "the model", where)
+        check_finite(predictions[0].x0, None, "the model", where)
         return predictions
 
-    def _combined(self, where: Where, step: Step, silent: Silent) -> Prediction:
+    def _combine(self, where: FlowMove, step: Step, silent: Silent) -> Prediction:
         """Evaluate the network on all branches, and combine the predictions."""
         acting = self.acting
         cond = NOTHING
@@ -118,7 +128,7 @@ class Predictor:
             return acting.call(b, "combine", where, b.hooks.combine, step.seen_by(b.hooks.run), predictions)
         return predictions[0]
 
-    def _guided(self, where: Where, step: Step, pred: Prediction, energies: Sequence[Bound]) -> Guided:
+    def _guide(self, where: FlowMove, step: Step, pred: Prediction, energies: Sequence[Bound]) -> Guided:
         """Return x0' = x0 - (sigma_t^2 / alpha_t) dE/dx_t, or the bounded form for energies of x0.
 
         `pred.x0` is clipped before and not after, as in guided-diffusion: eps' = eps - (alpha_t / sigma_t) (x0' - x0)
@@ -126,18 +136,18 @@ class Predictor:
         """
         leaf = pred.x0.detach().requires_grad_()
         with torch.enable_grad():
-            said = self._said(where, step, pred, leaf, energies)
+            said = self._evaluate_energies(where, step, pred, leaf, energies)
         x0 = pred.x0.detach()
         self.range.begin(x0, self.model.data_std)
         if not said:
             return Guided(replace(pred, x0=x0, eps=pred.eps.detach()))
-        dx0, gradients = self._moved(where, step, leaf, said)
+        dx0, gradients = self._total_shift(where, step, leaf, said)
         values = tuple((energy.name, float(energy.value.detach().mean())) for energy in said)
         variance = None if pred.variance is None else pred.variance.detach()
         deps = -(step.alpha_t / step.sigma_t) * dx0 if step.sigma_t > 0.0 else 0.0
         return Guided(Prediction(x0 + dx0, pred.eps.detach() + deps, variance), values, gradients)
 
-    def _moved(self, where: Where, step: Step, leaf: Tensor, said: Sequence[Energy]) -> tuple[Tensor, Figures]:
+    def _total_shift(self, where: FlowMove, step: Step, leaf: Tensor, said: Sequence[Energy]) -> tuple[Tensor, Figures]:
         """Return the shift of x0 by all energies, and the norms of their gradients.
 
         There is one backward pass for all energies except those that are `alone`: each of these has its own, so that
@@ -153,17 +163,17 @@ class Predictor:
             else:
                 grads = self.acting.timed("energies", "backward", gradient, group, step.x_t, leaf, not last, str(where))
             norms.append(math.hypot(*(float(grad.norm()) for grad in grads if grad is not None)))
-            moved = moves(grads, step.t, self.model.data_std)
+            moved = shift_of_x0(grads, step.t, self.model.data_std)
             b = group[0].bound
             if b.plugin.alone():
                 moved = self.acting.call(b, "shift", where, b.hooks.shift, step.seen_by(b.hooks.run), moved)
-                finite(shaped(moved, leaf.shape, b, "shift", where), b, "shift", where)
+                check_finite(check_shape(moved, leaf.shape, b, "shift", where), b, "shift", where)
             dx0 = dx0 + moved
         names = (" + ".join(energy.name for energy in group) for group in groups)
         return dx0, tuple(zip(names, norms, strict=True))
 
-    def _said(
-        self, where: Where, step: Step, pred: Prediction, leaf: Tensor, energies: Sequence[Bound]
+    def _evaluate_energies(
+        self, where: FlowMove, step: Step, pred: Prediction, leaf: Tensor, energies: Sequence[Bound]
     ) -> list[Energy]:
         """Evaluate each energy at the estimate: one differentiable number for each item."""
         said: list[Energy] = []
@@ -176,18 +186,18 @@ class Predictor:
                 continue
             if value.shape != (x0.shape[0],):
                 got, wanted = tuple(value.shape), (x0.shape[0],)
-                raise wrong(b, "energy", f"has shape {got}; one number for each item is needed, {wanted}", where)
+                raise hook_error(b, "energy", f"has shape {got}; one number for each item is needed, {wanted}", where)
             if not value.requires_grad:
                 if step.alpha_t <= FAINT:
                     continue  # it may depend on x_t only, which is not used here
-                raise wrong(b, "energy", gradientless(b), where)
+                raise hook_error(b, "energy", missing_gradient(b), where)
             count = seen[b.plugin.name]
             name = b.plugin.name if count == 1 else f"{b.plugin.name}#{count}"
-            said.append(Energy(b, name, finite(value, b, "energy", where)))
+            said.append(Energy(b, name, check_finite(value, b, "energy", where)))
         return said
 
 
-def _asked_of(energies: Sequence[Bound], level: Level) -> tuple[Sequence[Bound], frozenset[Through]]:
+def _acting_energies(energies: Sequence[Bound], level: Level) -> tuple[Sequence[Bound], frozenset[Through]]:
     """Return the energies that act at `level`, and how they are differentiated.
 
     Where the signal is faint, all are differentiated in x0; energies of x_t do not act, since x_t is pure noise there.
@@ -198,6 +208,6 @@ def _asked_of(energies: Sequence[Bound], level: Level) -> tuple[Sequence[Bound],
     return energies, frozenset(b.plugin.through() for b in energies)
 
 
-def askable(level: Level, levels: Levels) -> Level:
+def nearest_noisy_level(level: Level, levels: Levels) -> Level:
     """Return the level at which to evaluate the network: the least noisy one with noise instead of the clean one."""
     return level if level.sigma > 0.0 else next((other for other in levels if other.sigma > 0.0), level)

@@ -13,8 +13,8 @@ from editkit.diffusion.conditioning import Conditioning
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.prediction import Prediction
 from editkit.errors import ModelError, UsageError
-from editkit.models.files.layout import understandable
-from editkit.models.setup import Setup, check, home, prepared
+from editkit.models.files.layout import readable_errors
+from editkit.models.setup import Setup, check, loading_device, prepare_model
 
 if TYPE_CHECKING:
     import torch
@@ -43,10 +43,10 @@ EMBEDDED_DEFAULT = "patches"
 
 def embedded() -> tuple[ModelInfo, ...]:
     """List the models that come with editkit and other packages; they need no download."""
-    from editkit.models.families import Named, listed
+    from editkit.models.families import Named, list_installed
 
     found = []
-    for row in listed():
+    for row in list_installed():
         try:
             found += [row.kind.info()] if isinstance(row.kind, Named) else []
         except ModelError:
@@ -62,10 +62,10 @@ def describe(name: str, *, offline: bool = False, transformer: str | None = None
         ModelError: it cannot be found, or its family is not known.
         UsageError: a transformer for a model without one, or a file that does not exist.
     """
-    from editkit.models.families import describe_folder, named
+    from editkit.models.families import describe_folder, find_named
 
-    with explained(), understandable(name):
-        model = named(EMBEDDED_DEFAULT if name == "auto" else name)
+    with explained(), readable_errors(name):
+        model = find_named(EMBEDDED_DEFAULT if name == "auto" else name)
         if model is None:
             return describe_folder(name, offline=offline, transformer=transformer)
         if transformer is not None:
@@ -83,13 +83,13 @@ def folder_of(name: str) -> Path | None:
     Raises:
         ModelError: the weights are not on this machine.
     """
-    from editkit.models.families import named
-    from editkit.models.files.loading import find
+    from editkit.models.families import find_named
+    from editkit.models.files.loading import find_layout
 
-    model = named(name)
+    model = find_named(name)
     if model is not None:
         return model.weights()
-    layout = find(name, offline=True)
+    layout = find_layout(name, offline=True)
     return layout.file or layout.path
 
 
@@ -102,17 +102,17 @@ def load(
         ModelError: weights are missing, have the wrong shape, or are in a pickle.
     """
     from editkit.common.process import loading
-    from editkit.models.families import load_folder, named
+    from editkit.models.families import find_named, load_folder
 
     check(info, setup, device, offline)
-    with explained(), loading(), understandable(info.name):
-        own = named(info.name)
+    with explained(), loading(), readable_errors(info.name):
+        own = find_named(info.name)
         if own is None:
-            where = home(setup, device)
+            where = loading_device(setup, device)
             model = load_folder(info.name, info, where, dtype, offline=offline, quantize=setup.quantize)
         else:
-            model = own.make(info, home(setup, device), dtype)
-        return prepared(model, setup, device, dtype, offline)
+            model = own.make(info, loading_device(setup, device), dtype)
+        return prepare_model(model, setup, device, dtype, offline)
 
 
 def __dir__() -> list[str]:

@@ -39,7 +39,7 @@ def check(info: ModelInfo, backend: Backend, device: str, compiled: bool) -> Non
         raise ExtraError("--backend openvino needs openvino, which is not installed: pip install 'editkit[openvino]'")
 
 
-class Asked(Protocol):
+class BackendOptions(Protocol):
     """The options that decide whether weights can be quantised."""
 
     @property
@@ -49,7 +49,7 @@ class Asked(Protocol):
     def backend(self) -> Backend: ...
 
 
-def check_bits(info: ModelInfo, asked: Asked) -> None:
+def check_bits(info: ModelInfo, asked: BackendOptions) -> None:
     """Check that the model's linear layers can be quantised (`--quantize`).
 
     This reads no weights and does not connect to the internet.
@@ -61,26 +61,26 @@ def check_bits(info: ModelInfo, asked: Asked) -> None:
     """
     if asked.quantize == "none":
         return
-    from editkit.models.families import named
-    from editkit.models.files.loading import find
+    from editkit.models.families import find_named
+    from editkit.models.files.loading import find_layout
 
     word = f"--quantize {asked.quantize}"
-    if named(info.name) is not None:
+    if find_named(info.name) is not None:
         raise ModelError(
             f"{word} is for models in diffusers folders, but {info.name} comes with editkit; leave it out, or choose "
             "another --model"
         )
     if asked.backend != "torch":
         raise UsageError(f"{word} needs --backend torch, and --backend is {asked.backend}; leave one of them out")
-    over = None if info.transformer is None else overlay.given(info.transformer)
+    over = None if info.transformer is None else overlay.transformer_file(info.transformer)
     try:
-        layout = find(info.name, offline=True, over=over)
+        layout = find_layout(info.name, offline=True, over=over)
     except ModelError as error:
         raise ModelError(f"{word} quantises weights while they are read from a folder; {error}") from error
     quantising.check(layout)
 
 
-def line(backend: Backend) -> str | None:
+def backend_line(backend: Backend) -> str | None:
     """Return the line that `editkit plan` shows, or None for torch."""
     if backend == "torch":
         return None

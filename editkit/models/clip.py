@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.common import hub, trust
-from editkit.common.places import expanded
-from editkit.common.small import small_bytes
+from editkit.common.places import expand_path
+from editkit.common.small import read_limited_bytes
 from editkit.common.spec import nearest
 from editkit.diffusion.schedule import Level, Levels
 from editkit.errors import ModelError, short
-from editkit.models.files.layout import mistaken
+from editkit.models.files.layout import explain_mistake
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +95,7 @@ class Clip:
 def is_noisy(source: str) -> bool:
     """Whether the model in the folder `source` is noise-aware; reads only its configuration."""
     try:
-        return "log_snr" in json.loads(small_bytes(expanded(source) / CONFIG))
+        return "log_snr" in json.loads(read_limited_bytes(expand_path(source) / CONFIG))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 
@@ -108,7 +108,7 @@ def load_clip(source: str, device: torch.device, *, offline: bool = False) -> Cl
     """
     from editkit.common.process import loading
 
-    folder = expanded(source)
+    folder = expand_path(source)
     with loading():  # open_clip initialises weights that are then replaced
         if folder.is_dir():
             return _from_folder(source, folder, device)
@@ -123,36 +123,38 @@ def _from_folder(source: str, folder: Path, device: torch.device) -> Clip:
 
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise ModelError(f"clip: {source}: {CONFIG} and {WEIGHTS} are needed in a folder; pickles are not read")
-    config = trust.clip_configuration(source, _json(source, folder / CONFIG), _tokenizer_configuration(source, folder))
+    config = trust.check_clip_config(
+        source, _read_json(source, folder / CONFIG), _tokenizer_configuration(source, folder)
+    )
     words = bool(config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"))
     local = {"trust_remote_code": False, "local_files_only": True} if words else {}
     try:
         network = open_clip.create_model(f"local-dir:{folder}")
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **local)
     except Exception as error:  # open_clip has no common error class
-        wrong = mistaken(folder / WEIGHTS)
-        said = f"{WEIGHTS} {wrong}" if wrong else f"cannot be loaded: {_first(error)}"
+        wrong = explain_mistake(folder / WEIGHTS)
+        said = f"{WEIGHTS} {wrong}" if wrong else f"cannot be loaded: {_first_line(error)}"
         raise ModelError(f"clip: {source}: {said}") from error
     try:
-        return _made(source, network, tokenizer, config.get("preprocess_cfg", {}), device, config.get("log_snr"))
+        return _build_clip(source, network, tokenizer, config.get("preprocess_cfg", {}), device, config.get("log_snr"))
     except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
         raise ModelError(
-            f"clip: {source}: log_snr or preprocess_cfg of {CONFIG} cannot be used: {_first(error)}"
+            f"clip: {source}: log_snr or preprocess_cfg of {CONFIG} cannot be used: {_first_line(error)}"
         ) from error
 
 
-def _json(source: str, file: Path) -> Any:
+def _read_json(source: str, file: Path) -> Any:
     try:
-        return json.loads(small_bytes(file))
+        return json.loads(read_limited_bytes(file))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
-            f"clip: {source}: {file.name} {mistaken(file) or f'cannot be read: {_first(error)}'}"
+            f"clip: {source}: {file.name} {explain_mistake(file) or f'cannot be read: {_first_line(error)}'}"
         ) from error
 
 
 def _tokenizer_configuration(source: str, folder: Path) -> Any:
     file = folder / "tokenizer_config.json"
-    return _json(source, file) if file.is_file() else None
+    return _read_json(source, file) if file.is_file() else None
 
 
 def _from_list(source: str, name: str, tag: str, device: torch.device, offline: bool) -> Clip:
@@ -169,18 +171,18 @@ def _from_list(source: str, name: str, tag: str, device: torch.device, offline: 
     config = get_pretrained_cfg(name, tag) if tag else {}
     if not config:
         raise ModelError(f"clip: {source}: weights of {name} are {', '.join(tags) or 'none'}; write {name}:TAG")
-    file = _fetched(source, str(config.get("hf_hub", "")), offline)
+    file = _fetch_weights(source, str(config.get("hf_hub", "")), offline)
     try:
         network = open_clip.create_model(name, pretrained=str(file), force_quick_gelu=bool(config.get("quick_gelu")))
         words = bool((open_clip.get_model_config(name) or {}).get("text_cfg", {}).get("hf_tokenizer_name"))
         local = {"trust_remote_code": False, "local_files_only": offline} if words else {}
         tokenizer = open_clip.get_tokenizer(name, **local)
     except Exception as error:
-        raise ModelError(f"clip: {source} cannot be loaded: {_first(error)}") from error
-    return _made(source, network, tokenizer, config, device, None)
+        raise ModelError(f"clip: {source} cannot be loaded: {_first_line(error)}") from error
+    return _build_clip(source, network, tokenizer, config, device, None)
 
 
-def _fetched(source: str, place: str, offline: bool) -> Path:
+def _fetch_weights(source: str, place: str, offline: bool) -> Path:
     """Return the weights of a tag, from the hub's cache or the hub."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -194,12 +196,12 @@ def _fetched(source: str, place: str, offline: bool) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         where = f"its weights are not in {constants.HF_HUB_CACHE}"
         raise ModelError(
-            f"clip: {source}: {where}; {hub.why(offline, error)}; give a folder with {CONFIG} and {WEIGHTS}, or fetch "
-            f"them where there is a network (hf download {repo})"
+            f"clip: {source}: {where}; {hub.explain_failure(offline, error)}; give a folder with {CONFIG} and "
+            f"{WEIGHTS}, or fetch them where there is a network (hf download {repo})"
         ) from error
 
 
-def _made(
+def _build_clip(
     source: str, network: Any, tokenizer: Any, pre: Mapping[str, Any], device: torch.device, log_snr: Any
 ) -> Clip:
     from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
@@ -211,5 +213,5 @@ def _made(
     return Clip(source, network, tokenizer, side, mean, std, None if log_snr is None else (log_snr[0], log_snr[1]))
 
 
-def _first(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -11,19 +11,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from editkit.common.entries import Group, Listed
+from editkit.common.entries import Group, InstalledEntry
 from editkit.common.spec import did_you_mean
 from editkit.diffusion.capability import capability, networks
 from editkit.diffusion.model import Model, ModelInfo, Notifies
 from editkit.errors import ModelError
 from editkit.models.files import overlay, quantising
-from editkit.models.files.layout import Layout, meant
-from editkit.models.files.loading import complete, find
+from editkit.models.files.layout import Layout, suggest_folder
+from editkit.models.files.loading import find_layout, is_complete
 from editkit.models.files.quantised import check as check_quantised
-from editkit.models.files.quantised import method, quantised
+from editkit.models.files.quantised import is_quantised, method
 from editkit.models.files.quantising import Quantize
-from editkit.models.files.weights import Ahead
-from editkit.models.memory import DENOISER, available, weigh
+from editkit.models.files.weights import AheadReader
+from editkit.models.memory import DENOISER, available, estimate_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,18 +88,18 @@ def load_family(name: str) -> Family | Named:
     """
     found = FAMILIES.load(name)
     if isinstance(found, Named):
-        FAMILIES.fitting(found, name, ("info", "make", "weights"), API)
+        FAMILIES.check_attributes(found, name, ("info", "make", "weights"), API)
         return found
-    FAMILIES.fitting(found, name, ("KNOWN", "matches", "describe", "load"), API)
+    FAMILIES.check_attributes(found, name, ("KNOWN", "matches", "describe", "load"), API)
     return cast(Family, found)
 
 
-def listed() -> list[Listed[Family | Named]]:
+def list_installed() -> list[InstalledEntry[Family | Named]]:
     """List all installed families and models; broken ones with the reason."""
-    return FAMILIES.listed(load_family)
+    return FAMILIES.list_installed(load_family)
 
 
-def named(name: str) -> Named | None:
+def find_named(name: str) -> Named | None:
     """Return the model with exactly this name; None if there is none (the name may be a folder)."""
     found = load_family(name) if name in FAMILIES.names() else None
     return found if isinstance(found, Named) else None
@@ -112,9 +112,9 @@ def describe_folder(name: str, *, offline: bool = False, transformer: str | None
     Raises:
         ModelError: not found (the message names the places searched), incomplete, or of an unknown family.
     """
-    over = None if transformer is None else overlay.given(transformer)
+    over = None if transformer is None else overlay.transformer_file(transformer)
     try:
-        layout = find(name, offline=offline, over=over)
+        layout = find_layout(name, offline=offline, over=over)
     except ModelError as error:
         hint = "" if "/" in name else did_you_mean(name, FAMILIES.names())
         raise ModelError(f"{error}{hint}") from error
@@ -140,8 +140,8 @@ def load_folder(
     Raises:
         ModelError: weights are missing, have the wrong shape, are in a pickle, or cannot be quantised.
     """
-    over = None if info.transformer is None else overlay.given(info.transformer)
-    layout = find(name, offline=offline, weights=True, over=over)
+    over = None if info.transformer is None else overlay.transformer_file(info.transformer)
+    layout = find_layout(name, offline=offline, weights=True, over=over)
     if quantize != "none":
         quantising.check(layout)
         quantising.check_numbers(dtype)
@@ -151,29 +151,31 @@ def load_folder(
     for part in (part for part in parts if layout.has(part)):
         check_quantised(layout, part, device.type == "cuda")
     beside = (info.window or 0) ** 2 * DENOISER[dtype.itemsize] if latent else 0
-    on_disk = _as_diffusers(layout) and weigh(layout, dtype.itemsize, available(device), beside, device.type == "cuda")
+    on_disk = _as_diffusers(layout) and estimate_memory(
+        layout, dtype.itemsize, available(device), beside, device.type == "cuda"
+    )
     if not latent:
-        return _packed(layout, _family(layout).load(layout, info, device, dtype))
+        return _check_packed(layout, _family(layout).load(layout, info, device, dtype))
     whole = [part for part in parts if layout.has(part) and method(layout, part) is None]
-    ahead = Ahead(layout, {part: dtype for part in whole if not layout.int8 or part == "vae"})
+    ahead = AheadReader(layout, {part: dtype for part in whole if not layout.int8 or part == "vae"})
     layout = replace(layout, texts_on_disk=on_disk, ahead=ahead)
     try:
         model = _family(layout).load(layout, info, device, dtype)
     finally:
         ahead.end()
-    told = capability(_packed(layout, model), Notifies)
+    told = capability(_check_packed(layout, model), Notifies)
     if layout.texts_on_disk and told is not None:
         told.chosen = ("memory is short: the text encoders stay on disk, and are read layer by layer for every text",)
     return model
 
 
-def _packed(layout: Layout, model: Model) -> Model:
+def _check_packed(layout: Layout, model: Model) -> Model:
     """`model`, whose family read its weights as `layout` says.
 
     Raises:
         ModelError: its network was to be packed, and is not.
     """
-    if layout.int8 and not any(map(quantised, networks(model))):
+    if layout.int8 and not any(map(is_quantised, networks(model))):
         raise ModelError(
             f"--quantize int8: the family of model {layout.name} reads its weights itself ({model.info.family}); leave "
             "--quantize out, or choose another --model"
@@ -186,7 +188,7 @@ def _as_diffusers(layout: Layout) -> bool:
     return layout.file is not None or bool(layout.index) or (layout.path / "config.json").is_file()
 
 
-def cached() -> tuple[ModelInfo, ...]:
+def cached_models() -> tuple[ModelInfo, ...]:
     """List the usable models in this machine's hub cache, sorted by name: of a known family, with their weights, and
     with the revision if it is not `main`. Does not connect to the internet.
     """
@@ -200,7 +202,7 @@ def cached() -> tuple[ModelInfo, ...]:
     found = []
     for name in sorted(_name(repo.repo_id, r) for repo in repos if repo.repo_type == "model" for r in repo.revisions):
         try:
-            if complete(find(name, offline=True)):
+            if is_complete(find_layout(name, offline=True)):
                 found.append(describe_folder(name, offline=True))
         except ModelError:
             continue  # not a picture model, or an incomplete download
@@ -220,7 +222,7 @@ def _family(layout: Layout) -> Family:
     Raises:
         ModelError: no family matches, or several do.
     """
-    rows = listed()
+    rows = list_installed()
     families = {row.name: row.kind for row in rows if isinstance(row.kind, Family)}
     mine = [name for name, family in families.items() if _matches(family, layout)]
     if len(mine) > 1:
@@ -228,7 +230,7 @@ def _family(layout: Layout) -> Family:
     if mine:
         return families[mine[0]]
     known = "; ".join([family.KNOWN for family in families.values()] + [row.broken for row in rows if row.broken])
-    near = None if layout.index else meant(layout.path)
+    near = None if layout.index else suggest_folder(layout.path)
     if near:
         raise ModelError(f"model {layout.name}: is not a complete model; {near}")
     if not layout.index and not (layout.path / "config.json").is_file():

@@ -2,7 +2,7 @@
 
 `Models` loads each model and each network of a plugin once, and lends them to one edit after another (a batch, a grid),
 or to several at once in threads (a server). The networks are shared. An edit changes only a copy of a model's adapter
-(`capability.leased`), or its changes are undone at the end of the lease, so edits do not affect each other.
+(`capability.copy_for_edit`), or its changes are undone at the end of the lease, so edits do not affect each other.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from uuid import uuid4
 
 import torch
 
-from editkit.common.process import LOADING, Turn, begin_thread, loading
-from editkit.diffusion.capability import leased, networks
-from editkit.diffusion.checkpointing import checkpointed
+from editkit.common.process import LOADING, CrossThreadLock, init_thread, loading
+from editkit.diffusion.capability import copy_for_edit, networks
+from editkit.diffusion.checkpointing import gradient_checkpointing
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.models import PLAIN
 from editkit.models import load as load_model
@@ -39,12 +39,12 @@ class Load(Hashable, Protocol):
 
 
 @dataclass(eq=False)
-class _Held:
+class _HeldModel:
     """A loaded object: the number of its current loans, and a lock if only one thread can use it at a time."""
 
     value: Any
     loans: int = 0
-    turn: Turn = field(default_factory=Turn)
+    turn: CrossThreadLock = field(default_factory=CrossThreadLock)
 
 
 class _Shelf:
@@ -52,10 +52,10 @@ class _Shelf:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._held: OrderedDict[Hashable, _Held] = OrderedDict()
+        self._held: OrderedDict[Hashable, _HeldModel] = OrderedDict()
         self._lock = Lock()
 
-    def take(self, key: Hashable, make: Callable[[], Any]) -> _Held:
+    def take(self, key: Hashable, make: Callable[[], Any]) -> _HeldModel:
         """Borrow the object kept under `key`, made if missing; it is on loan until `give_back`."""
         found = self._lent(key)
         if found is not None:
@@ -65,12 +65,12 @@ class _Shelf:
             if found is not None:
                 return found
             self._make_room()
-            held = _Held(make(), loans=1)
+            held = _HeldModel(make(), loans=1)
             with self._lock:
                 self._held[key] = held
             return held
 
-    def give_back(self, held: _Held) -> None:
+    def give_back(self, held: _HeldModel) -> None:
         """End one loan."""
         with self._lock:
             held.loans -= 1
@@ -80,7 +80,7 @@ class _Shelf:
         with self._lock:
             self._held.clear()
 
-    def _lent(self, key: Hashable) -> _Held | None:
+    def _lent(self, key: Hashable) -> _HeldModel | None:
         with self._lock:
             held = self._held.get(key)
             if held is not None:
@@ -132,7 +132,7 @@ class Models:
         held = self._models.take(key, lambda: self.load(info, device, dtype, offline=offline, setup=setup))
         try:
             with ExitStack() as stack:
-                if _moves(held.value):
+                if _is_movable(held.value):
                     stack.enter_context(held.turn)
                 yield stack.enter_context(self.borrow(held.value))
         finally:
@@ -141,9 +141,9 @@ class Models:
     @contextmanager
     def borrow(self, model: Model) -> Iterator[Lease]:
         """Lend a model that the caller loaded to one edit."""
-        begin_thread()
+        init_thread()
         with ExitStack() as end:
-            yield Lease(leased(model), self._networks, end)
+            yield Lease(copy_for_edit(model), self._networks, end)
 
     def reset(self) -> None:
         """Drop everything; objects on loan stay usable until they are returned."""
@@ -152,7 +152,7 @@ class Models:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """In another process, become that process's own object of this name: networks are not sent."""
-        return _there, (self._name.hex, self._models.most, self.load)
+        return _worker_models, (self._name.hex, self._models.most, self.load)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,10 +176,10 @@ class Lease:
 
     def checkpoint(self) -> bool:
         """Enable gradient checkpointing in the model's networks until the end of the lease; False: none supports it."""
-        return self._end.enter_context(checkpointed(networks(self.model)))
+        return self._end.enter_context(gradient_checkpointing(networks(self.model)))
 
 
-def _moves(model: Model) -> bool:
+def _is_movable(model: Model) -> bool:
     """Whether its weights move during computation (accelerate's hooks, or diffusers' group offloading)."""
     modules = (module for network in networks(model) for module in network.modules())
     return any("_hf_hook" in vars(module) or _in_groups(module) for module in modules)
@@ -195,14 +195,14 @@ SENT = 2
 
 
 @lru_cache(maxsize=SENT)
-def _made_here(name: str, most: int, load: Load) -> Models:
+def _shared_models(name: str, most: int, load: Load) -> Models:
     return Models(most, load=load)
 
 
-def _there(name: str, most: int, load: Load) -> Models:
+def _worker_models(name: str, most: int, load: Load) -> Models:
     """Return the worker process's own `Models` for the object called `name`. Engines send items one by one, so the
     process keeps the object between them; only the last `SENT` are kept, or a worker that serves many batches would
     run out of memory.
     """
     with LOADING:
-        return _made_here(name, most, load)
+        return _shared_models(name, most, load)

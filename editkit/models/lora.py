@@ -12,15 +12,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from editkit.common import trust
-from editkit.common.places import expanded
+from editkit.common.places import expand_path
 from editkit.common.process import quiet
 from editkit.common.spec import number
 from editkit.errors import ModelError, UsageError, short
-from editkit.models.files.loading import nameable
-from editkit.models.files.quantised import quantised
+from editkit.models.files.loading import is_valid_file_name
+from editkit.models.files.quantised import is_quantised
 from editkit.models.files.weights import shapes
 
-__all__ = ["add", "is_lora", "lora_and_weight", "readable"]
+__all__ = ["add", "check_readable", "is_lora", "lora_and_weight"]
 
 DOWN = ("lora_down.", "lora_A.", "lora.down.", "lora_linear_layer.down.")
 """Parts of the name of the first matrix of each pair."""
@@ -56,14 +56,14 @@ def lora_and_weight(word: str) -> tuple[Path, float]:
     """
     name, colon, weight = word.rpartition(":")
     if not colon or "/" in weight or weight.lower().endswith(".safetensors"):
-        return expanded(word), 1.0
-    return expanded(name), number(weight, f"--lora {word}: the weight")
+        return expand_path(word), 1.0
+    return expand_path(name), number(weight, f"--lora {word}: the weight")
 
 
-def readable(word: str) -> tuple[Path, float]:
+def check_readable(word: str) -> tuple[Path, float]:
     """Like `lora_and_weight`, and check that the file exists and is not a pickle."""
     file, weight = lora_and_weight(word)
-    if not nameable(str(file)) or not file.is_file():
+    if not is_valid_file_name(str(file)) or not file.is_file():
         raise UsageError(f"--lora {word}: there is no such file")
     if file.suffix.lower() != ".safetensors":
         raise ModelError(f"--lora {file.name}: LoRAs must be .safetensors files; a pickle can run code")
@@ -98,13 +98,13 @@ def add(pipe: Any, name: str, words: Sequence[str]) -> list[str]:
     try:
         with torch.no_grad(), quiet("diffusers"):
             weights = [_load_lora(pipe, f"lora{k}", name, word) for k, word in enumerate(words)]
-            said = [line for k, word in enumerate(words) for line in _in_part(pipe, f"lora{k}", name, word)]
+            said = [line for k, word in enumerate(words) for line in _ignored_layers(pipe, f"lora{k}", name, word)]
             pipe.set_adapters([f"lora{k}" for k in range(len(words))], weights)
             there = {part: getattr(pipe, part, None) for part in pipe._lora_loadable_modules}
-            whole = [part for part, network in there.items() if network is not None and not quantised(network)]
+            whole = [part for part, network in there.items() if network is not None and not is_quantised(network)]
             if whole:
                 pipe.fuse_lora(components=whole)
-            if not any(quantised(network) for network in there.values()):
+            if not any(is_quantised(network) for network in there.values()):
                 pipe.unload_lora_weights()
     finally:
         for layer, kind in packed:
@@ -112,7 +112,7 @@ def add(pipe: Any, name: str, words: Sequence[str]) -> list[str]:
     return said
 
 
-def _in_part(pipe: Any, adapter: str, name: str, word: str) -> Iterator[str]:
+def _ignored_layers(pipe: Any, adapter: str, name: str, word: str) -> Iterator[str]:
     """Yield a notice if a file has matrices for layers that the networks do not have; diffusers ignores them."""
     import torch
 
@@ -127,8 +127,8 @@ def _in_part(pipe: Any, adapter: str, name: str, word: str) -> Iterator[str]:
 
 def is_lora(name: str) -> bool:
     """Whether `name` is a file with the tensors of a LoRA; reads only its header."""
-    file = expanded(name)
-    if not nameable(str(file)) or not file.is_file() or file.suffix.lower() != ".safetensors":
+    file = expand_path(name)
+    if not is_valid_file_name(str(file)) or not file.is_file() or file.suffix.lower() != ".safetensors":
         return False
     try:
         return any(mark in key for key, _ in shapes(name, file) for mark in PAIRS)
@@ -173,7 +173,7 @@ def _check_words(file: Path) -> None:
         raise ModelError(f"--lora {file.name}: what it says of itself cannot be read: {error}") from error
     if not isinstance(metadata, dict):
         raise ModelError(f"--lora {file.name}: what it says of itself is not a JSON object")
-    trust.network_configuration(file.name, PEFT, metadata)
+    trust.check_network_config(file.name, PEFT, metadata)
     most = max((side for _, shape in shapes(file.name, file) for side in shape), default=0)
     for key, rank in _ranks(metadata):
         if not isinstance(rank, int) or rank > most:
@@ -220,7 +220,7 @@ def _load_lora(pipe: Any, adapter: str, name: str, word: str) -> float:
     """Load one file into the pipeline of the model called `name`; return its weight."""
     from safetensors import SafetensorError
 
-    file, weight = readable(word)
+    file, weight = check_readable(word)
     _check_kind(file)
     _check_words(file)
     try:

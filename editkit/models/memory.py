@@ -15,9 +15,9 @@ from editkit.diffusion.model import HoldsStates
 from editkit.errors import ModelError
 from editkit.models.files import quantising
 from editkit.models.files.layout import Layout
-from editkit.models.files.overlay import DENOISERS, contents
-from editkit.models.files.quantised import method, plain_numbers, to_unpack
-from editkit.models.files.weights import NUMBERS, Stored, stored, weight_files
+from editkit.models.files.overlay import DENOISERS, list_tensors
+from editkit.models.files.quantised import method, must_unpack, plain_numbers
+from editkit.models.files.weights import NUMBERS, Stored, read_stored, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ class Tiles(Protocol):
         ...
 
 
-def weigh(layout: Layout, itemsize: int, free: int, beside: int = 0, gpu: bool = False) -> bool:
+def estimate_memory(layout: Layout, itemsize: int, free: int, beside: int = 0, gpu: bool = False) -> bool:
     """Check before reading whether the weights fit. True: only without the text encoders, which must then stay on disk.
 
     Args:
@@ -68,7 +68,7 @@ def weigh(layout: Layout, itemsize: int, free: int, beside: int = 0, gpu: bool =
     of_what = " without the text encoders" if readers else ""
     raise ModelError(
         f"model {layout.name}: its weights need {_gb(needed)} of memory{of_what}, and {_gb(free)} are free; "
-        f"what helps: {_ways(itemsize, gpu)}{_packing(layout)}a smaller --model, closing other programs"
+        f"what helps: {_options_for(itemsize, gpu)}{_packing(layout)}a smaller --model, closing other programs"
     )
 
 
@@ -89,7 +89,7 @@ def sizes(layout: Layout, itemsize: int, gpu: bool = True) -> tuple[int, int, in
         ModelError: there are no weights, or they cannot be read.
     """
     if layout.file is not None:
-        return _bytes(stored(layout.name, layout.file), itemsize), 0, 0
+        return _bytes(read_stored(layout.name, layout.file), itemsize), 0, 0
 
     def of(parts: Sequence[str]) -> int:
         return sum(_of(layout, part, itemsize, gpu) for part in parts if layout.has(part))
@@ -97,21 +97,21 @@ def sizes(layout: Layout, itemsize: int, gpu: bool = True) -> tuple[int, int, in
     own = quantising.denoisers(layout)
     if layout.int8:
         files = [weight_files(layout, part)[0] for part in own] if layout.over is None else [layout.over]
-        denoiser = sum(quantising.size(contents(layout.name, file), itemsize) for file in files)
+        denoiser = sum(quantising.size(list_tensors(layout.name, file), itemsize) for file in files)
     else:
-        denoiser = of(own) if layout.over is None else _bytes(contents(layout.name, layout.over), itemsize)
+        denoiser = of(own) if layout.over is None else _bytes(list_tensors(layout.name, layout.over), itemsize)
     return (denoiser, of(_READERS), of(("vae",))) if layout.index else (denoiser, 0, 0)
 
 
-def _ways(itemsize: int, gpu: bool) -> str:
+def _options_for(itemsize: int, gpu: bool) -> str:
     """Return the options that reduce memory, for messages."""
     return ("" if itemsize == 2 else "--dtype bf16, ") + ("--offload model, " if gpu else "")
 
 
 def _of(layout: Layout, part: str, itemsize: int, gpu: bool) -> int:
-    if to_unpack(layout, part, gpu):
+    if must_unpack(layout, part, gpu):
         return itemsize * plain_numbers(layout, part)
-    tensors = stored(layout.name, weight_files(layout, part)[0])
+    tensors = read_stored(layout.name, weight_files(layout, part)[0])
     return _bytes(tensors, itemsize) if method(layout, part) is None else sum(one.size for one in tensors)
 
 
@@ -145,7 +145,7 @@ def settle(
         return True
     raise ModelError(
         f"this needs about {_gb(max(network, tiles))} of memory in addition to the model, and {_gb(free)} are free; "
-        f"what helps: {_ways(itemsize, gpu)}--canvas crop or auto, a smaller picture, closing other programs"
+        f"what helps: {_options_for(itemsize, gpu)}--canvas crop or auto, a smaller picture, closing other programs"
     )
 
 

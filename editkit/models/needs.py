@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from editkit.errors import ModelError
-from editkit.models.families import named
+from editkit.models.families import find_named
 from editkit.models.files import overlay
 from editkit.models.files.layout import Layout
-from editkit.models.files.loading import find
+from editkit.models.files.loading import find_layout
 from editkit.models.files.quantised import method
 from editkit.models.files.quantising import Quantize
 from editkit.models.memory import DECODER, DENOISER, sizes
@@ -103,13 +103,15 @@ def needs(
         transformer: the file of its denoiser, if it has one of its own.
         quantize: quantisation of its linear layers.
     """
-    if named(name) is not None:
+    if find_named(name) is not None:
         return None
     try:
-        layout = find(name, offline=True, over=None if transformer is None else overlay.given(transformer))
+        layout = find_layout(
+            name, offline=True, over=None if transformer is None else overlay.transformer_file(transformer)
+        )
         if not layout.has("vae"):
             return None
-        packed = overlay.packed(layout.over) or (layout.over is None and _packs(layout))
+        packed = overlay.stays_packed(layout.over) or (layout.over is None and _packs(layout))
         small = None if packed or layout.file is not None else replace(layout, int8=True)
         layout = layout if quantize == "none" or small is None else small
         network, readers, vae = sizes(layout, itemsize)
@@ -137,7 +139,7 @@ def _packs(layout: Layout) -> bool:
     return any(method(layout, part) is not None for part in own)
 
 
-def cards(found: Needs) -> list[tuple[int, str | None]]:
+def gpu_cards(found: Needs) -> list[tuple[int, str | None]]:
     """Return for each size of GPU (GB, the fastest way that fits or None)."""
     return [(card, found.how(ROOM * card * 1e9)) for card in CARDS]
 
@@ -179,7 +181,7 @@ def lines(found: Needs, itemsize: int) -> list[str]:
 def _by_card(found: Needs) -> str:
     """Format the GPU sizes with the fastest way that fits each."""
     ways: dict[str, list[str]] = {}
-    for card, way in cards(found):
+    for card, way in gpu_cards(found):
         ways.setdefault(way or "too small", []).append(f"{card}")
     return "; ".join(f"{', '.join(sizes)} GB: {way}" for way, sizes in ways.items())
 

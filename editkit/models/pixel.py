@@ -35,8 +35,8 @@ def matches(layout: Layout) -> bool:
         return False
     if layout.index:
         networks = {key for key in layout.index if not key.startswith("_")} - {"unet", "scheduler"}
-        return not networks and _class(layout.config("unet")) == "UNet2DModel"
-    return (layout.path / "config.json").is_file() and _class(layout.config()) == "UNet2DModel"
+        return not networks and _class_name(layout.config("unet")) == "UNet2DModel"
+    return (layout.path / "config.json").is_file() and _class_name(layout.config()) == "UNet2DModel"
 
 
 def describe(layout: Layout) -> ModelInfo:
@@ -52,7 +52,7 @@ def describe(layout: Layout) -> ModelInfo:
     return ModelInfo(
         layout.name,
         KNOWN,
-        takes=frozenset({"class"} if _classes(unet) else ()),
+        takes=frozenset({"class"} if _is_class_conditional(unet) else ()),
         sampler=sampler,
         steps=_STEPS.get(sampler, 50),
         window=_side(unet.get("sample_size")),
@@ -145,11 +145,11 @@ def _scheduler(layout: Layout) -> Mapping[str, Any]:
     )
 
 
-def _class(config: Mapping[str, Any]) -> str:
+def _class_name(config: Mapping[str, Any]) -> str:
     return str(config.get("_class_name", ""))
 
 
-def _classes(unet: Mapping[str, Any]) -> bool:
+def _is_class_conditional(unet: Mapping[str, Any]) -> bool:
     return unet.get("num_class_embeds") is not None or unet.get("class_embed_type") is not None
 
 

@@ -62,7 +62,7 @@ _PREDICTIONS: dict[str, PredictionType] = {
 }
 
 
-def _flows(config: Mapping[str, Any]) -> bool:
+def _is_flow_matching(config: Mapping[str, Any]) -> bool:
     return str(config.get("_class_name")) in ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 
 
@@ -83,7 +83,7 @@ def default_sampler(config: Mapping[str, Any]) -> str:
 def prediction_type(config: Mapping[str, Any]) -> PredictionType:
     """Return the prediction type of a scheduler configuration; a score counts as epsilon."""
     name = str(config.get("prediction_type", "epsilon"))
-    if _flows(config):
+    if _is_flow_matching(config):
         return "flow_prediction"
     if name not in _PREDICTIONS:
         raise ModelError(f"prediction type {name!r} is not known; known are: {', '.join(_PREDICTIONS)}")
@@ -111,11 +111,11 @@ def make_schedule(config: Mapping[str, Any]) -> Schedule:
     match config.get("_class_name"):
         case "ScoreSdeVeScheduler":
             return VE(float(config.get("sigma_min", 0.01)), float(config.get("sigma_max", 1348.0)), rho=0.0)
-        case _ if _flows(config) and config.get("use_karras_sigmas"):
+        case _ if _is_flow_matching(config) and config.get("use_karras_sigmas"):
             raise ModelError("use_karras_sigmas is not known for flow matching")
-        case _ if _flows(config) and config.get("use_dynamic_shifting"):
+        case _ if _is_flow_matching(config) and config.get("use_dynamic_shifting"):
             raise ModelError("a noise schedule that shifts with the picture's size (use_dynamic_shifting) is not known")
-        case _ if _flows(config):
+        case _ if _is_flow_matching(config):
             return Flow(float(config.get("shift", 1.0)), float(config.get("num_train_timesteps", 1000)), "linspace")
     changed = config.get("trained_betas") is not None or config.get("rescale_betas_zero_snr")
     if config.get("beta_schedule") == "squaredcos_cap_v2" and not changed:
@@ -149,7 +149,7 @@ def make_flow(config: Mapping[str, Any], patch: int, mu: Mu | None = None) -> Si
     Raises:
         ModelError: its spacing is not supported, or it is not a flow matching scheduler.
     """
-    if not _flows(config):
+    if not _is_flow_matching(config):
         raise ModelError(f"scheduler {str(config.get('_class_name'))[:80]} is none of flow matching, as its model is")
     for ladder in (*OTHER_LADDERS, "use_karras_sigmas", "invert_sigmas", "stochastic_sampling"):
         if config.get(ladder):

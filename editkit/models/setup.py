@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Offload = Literal["none", "model", "group", "sequential"]
 
 
-class Asked(Protocol):
+class ModelOptions(Protocol):
     """The options for a model, as in `editkit.plugin.options.Options`."""
 
     @property
@@ -57,7 +57,7 @@ class Setup:
     quantize: Quantize = "none"
 
     @classmethod
-    def of(cls, options: Asked) -> Setup:
+    def of(cls, options: ModelOptions) -> Setup:
         """Collect the setup from `options`.
 
         Raises:
@@ -65,7 +65,7 @@ class Setup:
             UsageError: a LoRA or refiner is not written correctly, or a file does not exist.
         """
         for word in options.lora:
-            lora.readable(word)
+            lora.check_readable(word)
         if options.refiner is not None:
             refiner_and_start(options.refiner)
         return cls(options.lora, options.refiner, options.compile, options.offload, options.backend, options.quantize)
@@ -121,15 +121,15 @@ def check(info: ModelInfo, setup: Setup, device: torch.device, offline: bool) ->
         refiner.check(info, refiner_and_start(setup.refiner)[0], offline)
 
 
-def home(setup: Setup, device: torch.device) -> torch.device:
+def loading_device(setup: Setup, device: torch.device) -> torch.device:
     """Return the device for loading weights; offloaded ones stay in main memory."""
     import torch
 
     return device if setup.offload == "none" else torch.device("cpu")
 
 
-def prepared(model: Model, setup: Setup, device: torch.device, dtype: torch.dtype, offline: bool) -> Model:
-    """Prepare `model`, loaded to its `home`, by `setup`.
+def prepare_model(model: Model, setup: Setup, device: torch.device, dtype: torch.dtype, offline: bool) -> Model:
+    """Prepare `model`, loaded to its `loading_device`, by `setup`.
 
     Raises:
         ModelError: it is not possible with this model.
@@ -146,10 +146,10 @@ def prepared(model: Model, setup: Setup, device: torch.device, dtype: torch.dtyp
         if told is not None:
             told.chosen = (*told.chosen, *said)
     if setup.refiner is not None:
-        from editkit.models.latent.refiner import joined
+        from editkit.models.latent.refiner import with_refiner
 
         name, start = refiner_and_start(setup.refiner)
-        refined = joined(model, name, start, home(setup, device), dtype, offline, setup.quantize)
+        refined = with_refiner(model, name, start, loading_device(setup, device), dtype, offline, setup.quantize)
         model, experts = refined, (refined.model, refined.refiner)
     for expert in experts:
         if setup.compile:

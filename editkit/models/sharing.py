@@ -39,7 +39,7 @@ class _Call:
 
 
 @dataclass(eq=False)
-class Meeting:
+class BatchPoint:
     """The meeting point of the calls in one process."""
 
     _condition: threading.Condition = field(default_factory=threading.Condition)
@@ -77,7 +77,7 @@ class Meeting:
             self._condition.wait_for(lambda: mine.done or len(self._waiting) >= self._expected, PATIENCE)
             calls, self._waiting = ([], self._waiting) if mine.done else (self._waiting, [])
         if calls:
-            _answer(calls)
+            _run_batched(calls)
             with self._condition:
                 for one in calls:
                     one.done = True
@@ -89,11 +89,11 @@ class Meeting:
         return mine.out
 
 
-def _answer(calls: Sequence[_Call]) -> None:
+def _run_batched(calls: Sequence[_Call]) -> None:
     """Call each network once for all calls of equal shape."""
     groups: dict[Any, list[_Call]] = defaultdict(list)
     for one in calls:
-        groups[(id(one.forward), _shape((one.given, one.named)))].append(one)
+        groups[(id(one.forward), _shape_key((one.given, one.named)))].append(one)
     for group in groups.values():
         try:
             first = group[0]
@@ -102,7 +102,7 @@ def _answer(calls: Sequence[_Call]) -> None:
                 continue
             copies = int((first.named.get("cross_attention_kwargs") or {}).get("copies", 1))
             rows = len(first.given[0])
-            given, named = _joined([(one.given, one.named) for one in group], rows, copies)
+            given, named = _join_values([(one.given, one.named) for one in group], rows, copies)
             out = first.forward(*given, **named)
             for k, one in enumerate(group):
                 one.out = _rows(out, k, len(group), rows, copies)
@@ -111,19 +111,19 @@ def _answer(calls: Sequence[_Call]) -> None:
                 one.error = error
 
 
-def _shape(value: Any) -> Any:
+def _shape_key(value: Any) -> Any:
     """Return what must be equal for two calls to be joined."""
     match value:
         case Tensor():
             return tuple(value.shape), value.dtype, value.device
         case dict():
-            return tuple((key, _shape(one)) for key, one in value.items())
+            return tuple((key, _shape_key(one)) for key, one in value.items())
         case list() | tuple():
-            return tuple(_shape(one) for one in value)
+            return tuple(_shape_key(one) for one in value)
     return value if isinstance(value, str | int | float | bool | type(None)) else id(value)
 
 
-def _joined(values: Sequence[Any], rows: int, copies: int) -> Any:
+def _join_values(values: Sequence[Any], rows: int, copies: int) -> Any:
     """Join the calls' values, within each of the `copies` that a call has of its batch."""
     first = values[0]
     match first:
@@ -133,9 +133,9 @@ def _joined(values: Sequence[Any], rows: int, copies: int) -> Any:
             parts = [value.unflatten(0, (copies, rows // copies)) for value in values]
             return torch.cat(parts, dim=1).flatten(0, 1)
         case dict():
-            return {key: _joined([value[key] for value in values], rows, copies) for key in first}
+            return {key: _join_values([value[key] for value in values], rows, copies) for key in first}
         case list() | tuple():
-            return type(first)(_joined([value[k] for value in values], rows, copies) for k in range(len(first)))
+            return type(first)(_join_values([value[k] for value in values], rows, copies) for k in range(len(first)))
     return first
 
 
@@ -156,7 +156,7 @@ class SharingLoad:
     In another process it uses that process's own meeting point.
     """
 
-    meeting: Meeting = field(default_factory=Meeting, compare=False)
+    meeting: BatchPoint = field(default_factory=BatchPoint, compare=False)
 
     def __call__(
         self, info: ModelInfo, device: torch.device, dtype: torch.dtype, *, offline: bool = False, setup: Setup = PLAIN
@@ -164,17 +164,17 @@ class SharingLoad:
         model = load(info, device, dtype, offline=offline, setup=setup)
         network = getattr(model, "unet", None)
         if isinstance(network, torch.nn.Module) and not any("_hf_hook" in vars(m) for m in network.modules()):
-            network.forward = _Meeting(network.forward, self.meeting)
+            network.forward = _BatchedForward(network.forward, self.meeting)
         return model
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SharingLoad, ()
 
 
-class _Meeting:
+class _BatchedForward:
     """A network's forward pass through the meeting point."""
 
-    def __init__(self, forward: Callable[..., Any], meeting: Meeting) -> None:
+    def __init__(self, forward: Callable[..., Any], meeting: BatchPoint) -> None:
         self._forward, self._meeting = forward, meeting
 
     def __call__(self, *given: Any, **named: Any) -> Any:

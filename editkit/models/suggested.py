@@ -10,7 +10,7 @@ import csv
 from importlib.resources import files
 from typing import NamedTuple
 
-__all__ = ["Suggested", "suggested", "tasks"]
+__all__ = ["SuggestedModel", "suggested_models", "tasks"]
 
 FETCHED = {
     "": "editkit models download {name}",
@@ -20,7 +20,7 @@ FETCHED = {
 """Download commands by the column `files`: a complete model, a folder for an option, one of several files."""
 
 
-class Suggested(NamedTuple):
+class SuggestedModel(NamedTuple):
     """One model on the hub: its id, the commands that it is for, what it does, the size of its files in GB, the GPU
     that it needs and how, its licence, the source of size and licence, and what to download (see `FETCHED`).
     """
@@ -40,11 +40,11 @@ class Suggested(NamedTuple):
         return FETCHED[self.files].format(name=self.name)
 
 
-def suggested(task: str | None = None) -> tuple[Suggested, ...]:
+def suggested_models(task: str | None = None) -> tuple[SuggestedModel, ...]:
     """Return the whole table, or the models for one command (`edit`, `inpaint`, `mask`)."""
     table = (files("editkit.models") / "suggested.csv").read_text(encoding="utf-8")
     rows = [
-        Suggested(
+        SuggestedModel(
             row["name"], tuple(row["tasks"].split()), row["use"], float(row["gigabytes"]), row["card"],
             row["licence"], row["source"], row["files"],
         )
@@ -55,4 +55,4 @@ def suggested(task: str | None = None) -> tuple[Suggested, ...]:
 
 def tasks() -> tuple[str, ...]:
     """Return the commands that the table has models for, in its order."""
-    return tuple(dict.fromkeys(task for row in suggested() for task in row.tasks))
+    return tuple(dict.fromkeys(task for row in suggested_models() for task in row.tasks))

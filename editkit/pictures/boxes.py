@@ -45,12 +45,12 @@ class Box:
     def columns(self) -> slice:
         return slice(self.left, self.right)
 
-    def meets(self, other: Box) -> bool:
+    def overlaps(self, other: Box) -> bool:
         """Whether they share a pixel."""
         across = self.left < other.right and other.left < self.right
         return across and self.top < other.bottom and other.top < self.bottom
 
-    def with_(self, other: Box) -> Box:
+    def united(self, other: Box) -> Box:
         """Return the smallest box around both."""
         return Box(
             min(self.left, other.left), min(self.top, other.top),
@@ -60,7 +60,7 @@ class Box:
 
 def around(mask: np.ndarray, context: float, least: int = 0) -> Box:
     """Return a box inside the picture around the mask, `context` times the mask's size and at least `least` pixels."""
-    return widened(bounds(mask), mask.shape, context, least)
+    return expand_box(bounds(mask), mask.shape, context, least)
 
 
 def crops(mask: np.ndarray, context: float, least: int = 0) -> tuple[Box, ...]:
@@ -69,15 +69,15 @@ def crops(mask: np.ndarray, context: float, least: int = 0) -> tuple[Box, ...]:
     The boxes do not overlap, and every masked pixel is in one of them.
     """
     whole = around(mask, context, least)
-    holes = [(hole, widened(hole, mask.shape, context, least)) for hole in _holes(mask)]
+    holes = [(hole, expand_box(hole, mask.shape, context, least)) for hole in _holes(mask)]
     merged = True
     while merged:
         merged = False
         for i, (hole, box) in enumerate(holes):
-            near = next((j for j in range(i + 1, len(holes)) if box.meets(holes[j][1])), None)
+            near = next((j for j in range(i + 1, len(holes)) if box.overlaps(holes[j][1])), None)
             if near is not None:
-                both = hole.with_(holes.pop(near)[0])
-                holes[i] = (both, widened(both, mask.shape, context, least))
+                both = hole.united(holes.pop(near)[0])
+                holes[i] = (both, expand_box(both, mask.shape, context, least))
                 merged = True
                 break
     boxes = tuple(box for _, box in holes)
@@ -90,7 +90,7 @@ def bounds(mask: np.ndarray) -> Box:
     return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
 
 
-def widened(hole: Box, shape: tuple[int, ...], context: float, least: int = 0) -> Box:
+def expand_box(hole: Box, shape: tuple[int, ...], context: float, least: int = 0) -> Box:
     """Return a box around `hole`, `context` times as large (at least `least` pixels), inside a picture of `shape`."""
     side = max(round(context * max(hole.height, hole.width)), least)
     x0, x1 = _span(hole.left, hole.right, side, shape[1])
@@ -98,7 +98,7 @@ def widened(hole: Box, shape: tuple[int, ...], context: float, least: int = 0) -
     return Box(x0, y0, x1, y1)
 
 
-def padded(mask: np.ndarray, padding: int) -> Box:
+def padded_bounds(mask: np.ndarray, padding: int) -> Box:
     """Return the mask's bounds with `padding` pixels around, square if the picture allows: diffusers' crop."""
     hole, (height, width) = bounds(mask), mask.shape
     left, right = max(hole.left - padding, 0), min(hole.right + padding, width)

@@ -1,7 +1,7 @@
 """Find what an edit changed, and copy only that into the original picture; all other pixels stay bit for bit.
 
 Models that edit by instruction return a whole new picture: the unchanged parts are shifted by pixels, tinted, and
-re-encoded. `find` undoes these three in turn, and reports them:
+re-encoded. `find_changes` undoes these three in turn, and reports them:
 
 1. the shift, by phase correlation (Kuglin & Hines 1975) and then ECC (Evangelidis & Psarakis 2008) on the
    seemingly unchanged parts, which also finds a zoom or a shear;
@@ -82,18 +82,18 @@ class Changes:
         return np.where(mask == 0, picture, np.where(mask == 1, self.edited, blended))
 
 
-def find(picture: Values, edited: Values) -> Changes:
+def find_changes(picture: Values, edited: Values) -> Changes:
     """Find the parts of `picture` that changed in `edited`, which has the same size.
 
     An edit of more than `NEARLY_ALL` of the picture is used unchanged, because nothing is left to estimate a shift or a
     tint. Areas that the shift moved out of the frame keep the original pixels.
     """
-    matrix = _registered(picture, edited)
-    back, seen = _undone(edited, matrix)
-    tinted = _colours(picture, back, seen)
+    matrix = _register(picture, edited)
+    back, seen = _unwarp(edited, matrix)
+    tinted = _color_map(picture, back, seen)
     forth = np.clip(picture @ tinted[:3] + tinted[3], 0.0, 1.0).astype(np.float32)
     changed = marked(picture, back - forth, seen)
-    if changed.mean() > NEARLY_ALL or _unlike(picture, back, seen):
+    if changed.mean() > NEARLY_ALL or _is_unlike(picture, back, seen):
         return Changes((0.0, 0.0), 1.0, 0.0, np.ones(seen.shape, np.float32), edited)
     matched = np.clip((back - tinted[3]) @ np.linalg.inv(tinted[:3]), 0.0, 1.0).astype(np.float32)
     mask = _mask(picture, back, forth, seen, changed)
@@ -116,7 +116,7 @@ def _detail(grey: Values, coarsest: float = 8.0) -> Values:
     return detail
 
 
-def _registered(picture: Values, edited: Values) -> NDArray[np.float64]:
+def _register(picture: Values, edited: Values) -> NDArray[np.float64]:
     """Return the 2 x 3 matrix that maps (x, y) of `picture` to the corresponding point of `edited`."""
     still = np.eye(2, 3)
     height, width = picture.shape[:2]
@@ -127,21 +127,21 @@ def _registered(picture: Values, edited: Values) -> NDArray[np.float64]:
     candidates = [still]
     (x, y), _ = cv2.phaseCorrelate(before, after, window)
     if np.hypot(x, y) <= LARGEST * min(height, width):
-        candidates.append(_shifted(x, y))
+        candidates.append(_translation(x, y))
     best = min(candidates, key=lambda matrix: _misfit(before, after, matrix))
     for kind in (cv2.MOTION_TRANSLATION, cv2.MOTION_TRANSLATION, cv2.MOTION_AFFINE):
-        found = _refined(before, after, best, kind)
+        found = _refine(before, after, best, kind)
         gain = 0.95 if kind == cv2.MOTION_AFFINE else 1.0
         if found is not None and _misfit(before, after, found) < gain * _misfit(before, after, best):
             best = found
     if np.array_equal(best[:, :2], np.eye(2)):
         whole = np.rint(best[:, 2])
         if np.abs(best[:, 2] - whole).max() < SAME:
-            best = _shifted(*whole)
+            best = _translation(*whole)
     return best
 
 
-def _unlike(picture: Values, back: Values, seen: Marks) -> bool:
+def _is_unlike(picture: Values, back: Values, seen: Marks) -> bool:
     """Return whether even the most similar parts of the two have different details."""
     before, after = (_detail(_grey(one), 3.0) for one in (picture, back))
     off, both = (cv2.GaussianBlur(one, (0, 0), 2.0)[seen] for one in (np.square(after - before), before**2 + after**2))
@@ -151,19 +151,19 @@ def _unlike(picture: Values, back: Values, seen: Marks) -> bool:
     return bool(off[calm].mean() > max(UNLIKE * both[calm].mean(), (FAINT / 255.0) ** 2))
 
 
-def _shifted(x: float, y: float) -> NDArray[np.float64]:
+def _translation(x: float, y: float) -> NDArray[np.float64]:
     return np.array([[1.0, 0.0, x], [0.0, 1.0, y]])
 
 
-def _refined(before: Values, after: Values, matrix: NDArray[np.float64], kind: int) -> NDArray[np.float64] | None:
+def _refine(before: Values, after: Values, matrix: NDArray[np.float64], kind: int) -> NDArray[np.float64] | None:
     """Refine `matrix` by ECC on the parts that seem unchanged; None: it does not converge."""
-    back, seen = _undone(after, matrix)
+    back, seen = _unwarp(after, matrix)
     off = cv2.GaussianBlur(np.abs(back - before), (0, 0), 4.0)
     alike = seen & (off <= np.quantile(off[seen], 0.6)) if seen.any() else seen
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 60, 1e-5)
     try:
         _, found = cv2.findTransformECC(
-            before, after, matrix.astype(np.float32), kind, criteria, _masked(alike, matrix), 3
+            before, after, matrix.astype(np.float32), kind, criteria, _warp_mask(alike, matrix), 3
         )
     except cv2.error:
         return None
@@ -173,7 +173,7 @@ def _refined(before: Values, after: Values, matrix: NDArray[np.float64], kind: i
     return np.asarray(found, np.float64)
 
 
-def _masked(alike: Marks, matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _warp_mask(alike: Marks, matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Return `alike` in the coordinates of the edited picture, for OpenCV."""
     height, width = alike.shape
     moved: NDArray[np.uint8] = cv2.warpAffine(
@@ -184,14 +184,14 @@ def _masked(alike: Marks, matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 def _misfit(before: Values, after: Values, matrix: NDArray[np.float64]) -> float:
     """Return the mean difference per pixel of the more similar half, with `matrix` undone."""
-    back, seen = _undone(after, matrix)
+    back, seen = _unwarp(after, matrix)
     if seen.mean() < 0.5:
         return np.inf
     off = cv2.GaussianBlur(np.square(back - before), (0, 0), 3.0)[seen]
     return float(np.sort(off)[: len(off) // 2].mean())
 
 
-def _undone(edited: Values, matrix: NDArray[np.float64]) -> tuple[Values, Marks]:
+def _unwarp(edited: Values, matrix: NDArray[np.float64]) -> tuple[Values, Marks]:
     """Return `edited` with `matrix` undone, and the mask (H, W) of the pixels inside its frame."""
     height, width = edited.shape[:2]
     linear, offset = matrix[:, :2], matrix[:, 2]
@@ -208,7 +208,7 @@ def _undone(edited: Values, matrix: NDArray[np.float64]) -> tuple[Values, Marks]
     return back, seen
 
 
-def _colours(picture: Values, edited: Values, seen: Marks) -> NDArray[np.float64]:
+def _color_map(picture: Values, edited: Values, seen: Marks) -> NDArray[np.float64]:
     """Return the affine map of RGB, (4, 3), linear part above the offset, that maps most of `picture` to `edited`."""
     height, width = seen.shape
     step = max(1, round(np.sqrt(height * width / 40_000)))
@@ -227,16 +227,16 @@ def _colours(picture: Values, edited: Values, seen: Marks) -> NDArray[np.float64
     found[3] = np.median(wanted - rows[:, :3], axis=0)
     for _ in range(12):
         off = np.square(rows @ found - wanted).sum(1)
-        found = _fitted(rows, wanted, (off <= np.quantile(off, 0.5)).astype(np.float64))
-    rare = _rarity(rows[:, :3])
+        found = _fit_color_map(rows, wanted, (off <= np.quantile(off, 0.5)).astype(np.float64))
+    rare = _rarity_weights(rows[:, :3])
     for within in np.geomspace(LOOSE, TIGHT, 10) / 255.0:  # rare colours differ little, changed ones much
         off = np.square(rows @ found - wanted).sum(1)
-        found = _fitted(rows, wanted, rare * np.square(within**2 / (within**2 + off)))
+        found = _fit_color_map(rows, wanted, rare * np.square(within**2 / (within**2 + off)))
     gains = np.linalg.svd(found[:3], compute_uv=False)
     return found if TINTS[0] < gains[-1] and gains[0] < TINTS[1] and np.trace(found[:3]) > 0.0 else still
 
 
-def _fitted(
+def _fit_color_map(
     rows: NDArray[np.float64], wanted: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Fit the (4, 3) map of `rows` (n, 4) to `wanted` (n, 3), regularised towards the identity."""
@@ -247,7 +247,7 @@ def _fitted(
     return fitted
 
 
-def _rarity(colours: NDArray[np.float64]) -> NDArray[np.float64]:
+def _rarity_weights(colours: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return weights (n,): one over the square root of the number of similar colours among (n, 3)."""
     places = (np.clip(colours, 0.0, 0.999) * 10).astype(int) @ np.array([100, 10, 1])
     rarity: NDArray[np.float64] = 1.0 / np.sqrt(np.bincount(places, minlength=1000)[places])

@@ -75,16 +75,16 @@ def membrane(x0: Tensor, mask: Tensor) -> Tensor:
     free = (mask >= 0.5).to(x0.dtype)
     if not bool(free.any()):
         return x0
-    part = _with_rim(free)
+    part = _window_with_rim(free)
     image, free = x0[part], free[part]
     fill = smooth_fill(image, free)
-    residual = (_around(fill) - fill) * free
+    residual = (_neighbour_mean(fill) - fill) * free
     along, slope = torch.zeros_like(residual), 1.0 + torch.zeros_like(residual[..., :1, :1])
     before = residual
     for _ in range(CYCLES):
         step = _correction(residual, free)
         along = step + along * (_dot(step, residual - before) / slope).clamp(min=0.0)
-        change = (along - _around(along)) * free
+        change = (along - _neighbour_mean(along)) * free
         slope, before = _dot(step, residual).clamp(min=TINY), residual
         rate = _dot(along, residual) / _dot(along, change).clamp(min=TINY)
         fill, residual = fill + rate * along, residual - rate * change
@@ -93,7 +93,7 @@ def membrane(x0: Tensor, mask: Tensor) -> Tensor:
     return made
 
 
-def seamless(image: Tensor, known: Tensor, mask: Tensor) -> Tensor:
+def blend_seamlessly(image: Tensor, known: Tensor, mask: Tensor) -> Tensor:
     """Blend `image` into `known` (b, c, h, w) where mask (b or 1, 1, h, w) > 0, with tones that match at the rim:
     image + membrane(known - image), which has the Laplacian of `image` (Perez et al. 2003, "Poisson image editing").
     """
@@ -106,7 +106,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum((-2, -1), keepdim=True)
 
 
-def _with_rim(free: Tensor) -> tuple[EllipsisType, slice, slice]:
+def _window_with_rim(free: Tensor) -> tuple[EllipsisType, slice, slice]:
     """Return the rows and columns of the marked pixels of (b, 1, h, w), with one pixel around them."""
     spans = []
     for axis in (-1, -2):
@@ -117,11 +117,11 @@ def _with_rim(free: Tensor) -> tuple[EllipsisType, slice, slice]:
 
 def _correction(residual: Tensor, free: Tensor) -> Tensor:
     """Approximate by a V-cycle: e - mean(e) = `residual` where `free` (b or 1, 1, h, w) is 1, e = 0 elsewhere."""
-    e = _swept(torch.zeros_like(residual), residual, free)
+    e = _smooth(torch.zeros_like(residual), residual, free)
     height, width = e.shape[-2:]
     if max(height, width) > 2:
         block = (min(2, height), min(2, width))
-        left = (residual - e + _around(e)) * free
+        left = (residual - e + _neighbour_mean(e)) * free
         # A coarse pixel half beyond the border has half the weight, otherwise the correction would be too large.
         coarse = F.avg_pool2d(left, block, ceil_mode=True, divisor_override=block[0] * block[1])
         inside = F.avg_pool2d(free, block, ceil_mode=True)
@@ -131,24 +131,24 @@ def _correction(residual: Tensor, free: Tensor) -> Tensor:
             coarse, scale_factor=(float(block[0]), float(block[1])), mode="bilinear", align_corners=False
         )
         e = e + finer[..., : e.shape[-2], : e.shape[-1]] * free
-        e = _swept(e, residual, free)
+        e = _smooth(e, residual, free)
     return e
 
 
-def _swept(e: Tensor, residual: Tensor, free: Tensor) -> Tensor:
+def _smooth(e: Tensor, residual: Tensor, free: Tensor) -> Tensor:
     """Apply a few damped Jacobi sweeps."""
     for _ in range(SWEEPS):
-        e = e + DAMPING * (residual - e + _around(e)) * free
+        e = e + DAMPING * (residual - e + _neighbour_mean(e)) * free
     return e
 
 
-def _around(x: Tensor) -> Tensor:
+def _neighbour_mean(x: Tensor) -> Tensor:
     """Return the mean of the four neighbours of each pixel; border pixels are repeated."""
     padded = F.pad(x, (1,) * 4, mode="replicate")
     return (padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1] + padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]) / 4
 
 
-def filled(image: Tensor, mask: Tensor, fill: Fill, stream: Normals | None = None) -> Tensor:
+def fill_hole(image: Tensor, mask: Tensor, fill: Fill, stream: Normals | None = None) -> Tensor:
     """Fill `image` (b, c, h, w) by the method `fill` where mask (b or 1, 1, h, w) > 0.
 
     smooth: a `membrane`. mean: the mean colour of the known pixels. noise: N(0, 1/4) around that mean, the spread of a

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editkit.errors import PictureError
-from editkit.pictures.painted import painted
+from editkit.pictures.painted import read_painted_mask
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import Pixels, at_depth, largest
-from editkit.pictures.shapes import Mask, ShapeError, as_mask, brightness, from_words, is_there, is_words, words
+from editkit.pictures.shapes import Mask, ShapeError, as_mask, brightness, from_words, is_words, path_exists, words
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,7 +35,7 @@ COMPRESSION = 16.0 / 255.0
 """Largest distance of JPEG noise from black or white; closer pixels count as black or white."""
 
 
-def _quiet(message: str) -> None:
+def _ignore(message: str) -> None:
     """Ignore a message."""
 
 
@@ -44,7 +44,7 @@ def read_mask(
     picture: Picture,
     *,
     invert: bool = False,
-    notify: Callable[[str], None] = _quiet,
+    notify: Callable[[str], None] = _ignore,
     models: Sequence[str] = (),
 ) -> Mask:
     """Read the mask of `picture` from a file, an array, a Pillow image or words (see `pictures/shapes.py`).
@@ -75,13 +75,13 @@ def load(
     source: Source,
     picture: Picture,
     *,
-    notify: Callable[[str], None] = _quiet,
+    notify: Callable[[str], None] = _ignore,
     models: Sequence[str] = (),
 ) -> Mask:
     """Read a mask like `read_mask`, but allow an empty one."""
     if isinstance(source, str) and is_words(source):
         return from_words(source, picture, models)
-    if isinstance(source, str) and re.match(r"[a-z]+:", source) and not is_there(source):
+    if isinstance(source, str) and re.match(r"[a-z]+:", source) and not path_exists(source):
         raise ShapeError(f"mask {source[:80]}: is neither a file nor a shape; shapes are {words()}")
     mask = _from_file(source, notify)
     if mask.shape == picture.pixels.shape[:2]:
@@ -116,7 +116,7 @@ def _name(source: object) -> str:
     return f"mask {source}" if isinstance(source, str | Path) else "the mask"
 
 
-def check(mask: Mask, name: str, *, invert: bool = False, notify: Callable[[str], None] = _quiet) -> None:
+def check(mask: Mask, name: str, *, invert: bool = False, notify: Callable[[str], None] = _ignore) -> None:
     """Raise an error for an empty mask; give a notice for a full one, or one that is nowhere at least half white."""
     top = float(mask.max())
     if top == 0.0:
@@ -149,7 +149,7 @@ def _from_file(source: Source, notify: Callable[[str], None]) -> Mask:
     picture = Picture.read(source)
     for notice in picture.meta.notices:
         notify(notice)
-    coloured = painted(picture)
+    coloured = read_painted_mask(picture)
     if coloured is not None:
         notify(f"{_name(source)}: {coloured[1]}")
         return coloured[0]
@@ -164,7 +164,7 @@ def _from_file(source: Source, notify: Callable[[str], None]) -> Mask:
             f"is transparent: editkit mask {_file(source)} --from-alpha -o mask.png; what is painted: the same with "
             "--invert"
         )
-    mask = _scaled(mask, picture, source, notify)
+    mask = _rescale_binary(mask, picture, source, notify)
     if alpha is not None:
         mask = as_mask(mask * alpha)
     if not picture.meta.lossless and picture.meta.format is not None:
@@ -173,7 +173,7 @@ def _from_file(source: Source, notify: Callable[[str], None]) -> Mask:
     return as_mask(mask)
 
 
-def _scaled(mask: Mask, picture: Picture, source: Source, notify: Callable[[str], None]) -> Mask:
+def _rescale_binary(mask: Mask, picture: Picture, source: Source, notify: Callable[[str], None]) -> Mask:
     """Scale a mask of 0 and one small value (1, or 255 of 65535) to 0 and 1.
 
     Raises:
@@ -283,7 +283,7 @@ def grow_rim(mask: Mask, most: int) -> Mask:
     return as_mask(grown)
 
 
-def pieces(mask: Mask, gap: int = 0) -> list[Mask]:
+def connected_parts(mask: Mask, gap: int = 0) -> list[Mask]:
     """Return its 8-connected parts, the largest first. Gaps of about `gap` pixels are bridged, so that an object behind
     a leash or a twig is one part. Parts smaller than a hundredth of the largest are dropped as fragments of edges.
     """
@@ -340,12 +340,12 @@ def overlay(picture: Picture, mask: Mask) -> Pixels:
     weight = 0.6 * mask[..., None]
     tinted = pixels * (1.0 - weight) + np.array([255.0, 0.0, 0.0], dtype=np.float32) * weight
     inside = mask > 0
-    edge = inside & ~_eroded(inside)
+    edge = inside & ~_erode(inside)
     tinted[edge] = 255.0
     return np.asarray(np.rint(tinted), dtype=np.uint8)
 
 
-def _eroded(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _erode(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the pixels whose four neighbours are inside too; outside the picture counts as inside."""
     padded = np.pad(inside, 1, constant_values=True)
     return padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]

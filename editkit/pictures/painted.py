@@ -35,7 +35,7 @@ SATURATED = 0.2
 """A colour's channels differ by more than this share of white; otherwise it is a grey."""
 
 
-def painted(picture: Raster) -> tuple[Mask, str] | None:
+def read_painted_mask(picture: Raster) -> tuple[Mask, str] | None:
     """Return the mask and a description of how it was read; None if it was not painted in one colour."""
     red, green, blue = (picture.pixels[..., k] for k in range(3))
     if np.array_equal(red, green) and np.array_equal(red, blue):
@@ -48,7 +48,7 @@ def painted(picture: Raster) -> tuple[Mask, str] | None:
         return None
     lossy = not picture.meta.lossless and picture.meta.format is not None
     for name, ground in (("black", 0.0), ("white", 1.0)):
-        t = _along(pixels, shown, np.float32(ground), lossy)
+        t = _color_line_position(pixels, shown, np.float32(ground), lossy)
         if t is None or (varies and ground == 1.0 and bool((t[shown] < NEAR).any())):
             continue  # white and transparency: the background is ambiguous
         on = "" if t[shown].min() > 1.0 - NEAR else f" on {name}"
@@ -57,7 +57,9 @@ def painted(picture: Raster) -> tuple[Mask, str] | None:
     return None
 
 
-def _along(pixels: NDArray[Any], shown: NDArray[np.bool_], ground: np.float32, lossy: bool) -> NDArray[Any] | None:
+def _color_line_position(
+    pixels: NDArray[Any], shown: NDArray[np.bool_], ground: np.float32, lossy: bool
+) -> NDArray[Any] | None:
     """Return t of each pixel on the line from `ground` to the colour farthest from it; None without such a line."""
     away = np.abs(pixels - ground).max(axis=2)
     far = float(away[shown].max())

@@ -134,10 +134,10 @@ class Picture(Raster):
         return None if self.visible is self.pixels or self.alpha is None else self.alpha == 0
 
     def coloured_as(self, meta: Metadata | None) -> Picture:
-        """Convert this picture to the colour profile in `meta`; None: sRGB. See `profiles.converted`."""
-        from editkit.pictures.profiles import converted
+        """Convert this picture to the colour profile in `meta`; None: sRGB. See `profiles.convert_profile`."""
+        from editkit.pictures.profiles import convert_profile
 
-        pixels = converted(self.pixels, self.meta, meta)
+        pixels = convert_profile(self.pixels, self.meta, meta)
         return self if pixels is self.pixels else replace(self, pixels=pixels)
 
     @property

@@ -7,7 +7,7 @@ import io
 import numpy as np
 
 from editkit.errors import PictureError
-from editkit.pictures.files.colours import meaning, outranks_profile
+from editkit.pictures.files.colours import code_points_take_precedence, interpret_chunks
 from editkit.pictures.files.metadata import Metadata
 from editkit.pictures.raster import Pixels, at_depth
 
@@ -16,16 +16,16 @@ def profile_of(meta: Metadata) -> bytes | None:
     """Return the file's ICC profile, or one for its code points or gamma; None: sRGB."""
     if _has_profile(meta):
         return meta.icc
-    said = meaning(meta.chunks)
+    said = interpret_chunks(meta.chunks)
     return None if said is None else said[1]
 
 
 def _has_profile(meta: Metadata) -> bool:
     """Whether the file's own ICC profile describes its colours."""
-    return meta.icc is not None and not outranks_profile(meta.chunks)
+    return meta.icc is not None and not code_points_take_precedence(meta.chunks)
 
 
-def converted(pixels: Pixels, have: Metadata, want: Metadata | None) -> Pixels:
+def convert_profile(pixels: Pixels, have: Metadata, want: Metadata | None) -> Pixels:
     """Convert (H, W, 3) from the profile of `have` to that of `want` (None: sRGB).
 
     Returns the same array if the profiles are equal or not comparable (neither grey nor RGB). 16-bit pixels are
@@ -35,7 +35,7 @@ def converted(pixels: Pixels, have: Metadata, want: Metadata | None) -> Pixels:
         PictureError: the picture is HDR, which such profiles cannot describe.
     """
     source, target = profile_of(have), None if want is None else profile_of(want)
-    said = None if _has_profile(have) else meaning(have.chunks)
+    said = None if _has_profile(have) else interpret_chunks(have.chunks)
     if said is not None and said[1] is None and (want is None or have.chunks != want.chunks):
         raise PictureError(
             f"a picture whose colours are {said[0]} cannot be converted; save it as sRGB or with a profile"

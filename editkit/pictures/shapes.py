@@ -32,7 +32,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from editkit.common.entries import Group, Listed
+from editkit.common.entries import Group, InstalledEntry
 from editkit.errors import ModelError, PictureError, PluginError, short
 from editkit.pictures.colors import rgb
 from editkit.pictures.picture import Picture
@@ -74,7 +74,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Asking(Shape):
+class NetworkShape(Shape):
     """A word that can use a network from `--mask-model`.
 
     Args:
@@ -91,12 +91,12 @@ def load(name: str) -> Shape:
         UsageError: there is none (the message suggests the nearest).
         PluginError: it cannot be imported, or is not a `Shape`.
     """
-    return cast(Shape, MASKS.fitting(MASKS.load(name), name, ("name", "form", "draw", "summary")))
+    return cast(Shape, MASKS.check_attributes(MASKS.load(name), name, ("name", "form", "draw", "summary")))
 
 
-def listed() -> list[Listed[Shape]]:
+def list_installed() -> list[InstalledEntry[Shape]]:
     """List all installed shapes; broken ones with the reason."""
-    return MASKS.listed(load)
+    return MASKS.list_installed(load)
 
 
 def words() -> str:
@@ -125,15 +125,15 @@ def as_mask(values: NDArray[Any]) -> Mask:
 
 def is_words(source: str) -> bool:
     """Whether `source` is a mask in words; a file of the same name has priority."""
-    return re.match(rf"{_any_word()}(?::|$|[+&-])", source) is not None and not is_there(source)
+    return re.match(rf"{_words_pattern()}(?::|$|[+&-])", source) is not None and not path_exists(source)
 
 
-def _any_word() -> str:
+def _words_pattern() -> str:
     """Return a regular expression for the installed words."""
     return f"(?:{'|'.join(re.escape(name) for name in MASKS.names())})"
 
 
-def is_there(path: str) -> bool:
+def path_exists(path: str) -> bool:
     """Whether a file of this name exists; words may be longer than any file name."""
     try:
         return Path(path).exists()
@@ -152,16 +152,16 @@ def from_words(words: str, picture: Picture, models: Sequence[str] = ()) -> Mask
         ModelError: a network does not exist, whether or not a word uses it.
     """
     for name in models:
-        if not is_there(name):
+        if not path_exists(name):
             kind = "file" if name.endswith(".onnx") else "folder"
             raise ModelError(
                 f"--mask-model {short(name)}: there is no such {kind}; hub ids are not downloaded here: run hf "
                 f"download OWNER/NAME --local-dir FOLDER, then give FOLDER"
             )
-    parts = re.split(rf"([+&-])(?={_any_word()}(?::|$|[+&-]))", words)
-    mask = _word(parts[0], picture, models)
+    parts = re.split(rf"([+&-])(?={_words_pattern()}(?::|$|[+&-]))", words)
+    mask = _draw_word(parts[0], picture, models)
     for sign, part in zip(parts[1::2], parts[2::2], strict=True):
-        other = _word(part, picture, models)
+        other = _draw_word(part, picture, models)
         mask = JOINED[sign](mask, other)
     if mask.min() >= 1.0 and any(load(part.partition(":")[0]).finds for part in parts[0::2]):
         raise PictureError(
@@ -171,7 +171,7 @@ def from_words(words: str, picture: Picture, models: Sequence[str] = ()) -> Mask
     return as_mask(mask)
 
 
-def _word(text: str, picture: Picture, models: Sequence[str]) -> Mask:
+def _draw_word(text: str, picture: Picture, models: Sequence[str]) -> Mask:
     """Draw the mask of one word.
 
     Raises:
@@ -182,13 +182,13 @@ def _word(text: str, picture: Picture, models: Sequence[str]) -> Mask:
     if name not in MASKS.names():
         raise ShapeError(f"{short(text)}: is not a shape; use {words()}")
     shape = load(name)
-    asks = models and isinstance(shape, Asking)
-    mask = cast(Asking, shape).ask(picture, values, models) if asks else shape.draw(picture, values)
+    asks = models and isinstance(shape, NetworkShape)
+    mask = cast(NetworkShape, shape).ask(picture, values, models) if asks else shape.draw(picture, values)
     size = (picture.height, picture.width)
     fits = isinstance(mask, np.ndarray) and mask.shape == size and bool(np.isfinite(mask).all())
     if not fits or mask.min() < 0.0 or mask.max() > 1.0:
         raise PluginError(f"mask {name}: drew something that is not a mask; (height, width) {size} in [0, 1] is needed")
-    return as_mask(mask * seen(picture)) if shape.finds else as_mask(mask)
+    return as_mask(mask * visible_mask(picture)) if shape.finds else as_mask(mask)
 
 
 def coordinates(kind: str, values: str, picture: Picture) -> list[float]:
@@ -234,7 +234,7 @@ def _colour(values: str) -> tuple[tuple[int, int, int], float]:
         raise ShapeError(f"{short(text)}: {error}, with ~20 behind it for a tolerance (0 to 255)") from None
 
 
-def _whole(values: str) -> int:
+def _whole_number(values: str) -> int:
     text = f"border:{values}"
     if not re.fullmatch(r"0*[1-9]\d{0,8}", values.strip()):
         raise ShapeError(f"{short(text)}: write border:N with N pixels, 1 or more")
@@ -277,10 +277,10 @@ def color(picture: Picture, rgb: tuple[int, int, int], tolerance: float = TOLERA
     scale = largest(picture.pixels.dtype) / 255.0
     wanted = np.array(rgb, dtype=np.float32) * scale
     near = np.abs(picture.pixels.astype(np.float32) - wanted).max(axis=2) <= tolerance * scale
-    return as_mask(near & seen(picture))
+    return as_mask(near & visible_mask(picture))
 
 
-def seen(picture: Raster) -> NDArray[np.bool_] | np.bool_:
+def visible_mask(picture: Raster) -> NDArray[np.bool_] | np.bool_:
     """Return where the picture is visible; fully transparent pixels have no meaningful colour."""
     return np.bool_(True) if picture.alpha is None else picture.alpha > 0
 
@@ -324,7 +324,7 @@ def brightness(picture: Raster) -> Mask:
 def _brightness(picture: Picture, values: str) -> Mask:
     if values:
         raise ShapeError(f"'brightness:{values}': brightness takes nothing after a colon")
-    return as_mask(brightness(picture) * seen(picture))
+    return as_mask(brightness(picture) * visible_mask(picture))
 
 
 def _alpha(picture: Picture, values: str) -> Mask:
@@ -352,7 +352,8 @@ COLOR = Shape(
     "Pixels of about this colour; also by name: color:white.", "#808080~255",
 )  # fmt: skip
 BORDER = Shape(
-    "border", "border:N", lambda picture, values: border(picture, _whole(values)), "The outermost N pixels.", "4",
+    "border", "border:N", lambda picture, values: border(picture, _whole_number(values)),
+    "The outermost N pixels.", "4",
 )  # fmt: skip
 ALPHA = Shape("alpha", "alpha", _alpha, "Where the photograph is transparent.")
 BRIGHTNESS = Shape("brightness", "brightness", _brightness, "The photograph's own brightness: white = regenerate.")

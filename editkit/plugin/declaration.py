@@ -10,17 +10,17 @@ from editkit.common.spec import did_you_mean, field_and_reason
 from editkit.errors import ParameterError
 
 
-class Checked(BaseModel):
+class ValidatedModel(BaseModel):
     """Parameters that are validated on construction; an invalid one raises `ParameterError`."""
 
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise _refused(type(self), error) from None
+            raise _to_parameter_error(type(self), error) from None
 
 
-def _refused(kind: type[BaseModel], error: ValidationError) -> ParameterError:
+def _to_parameter_error(kind: type[BaseModel], error: ValidationError) -> ParameterError:
     """Convert pydantic's first error."""
     first = error.errors(include_url=False)[0]
     known = kind.model_fields
@@ -35,7 +35,7 @@ def _refused(kind: type[BaseModel], error: ValidationError) -> ParameterError:
     return ParameterError(kind.__name__, *field_and_reason(error))
 
 
-class Declaration(Checked):
+class Declaration(ValidatedModel):
     """A name with parameters. Frozen; holds no tensors and no networks.
 
     Class attributes:

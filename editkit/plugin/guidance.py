@@ -54,7 +54,7 @@ class Guidance(Plugin):
     @field_validator("profile")
     @classmethod
     def _readable(cls, profile: str) -> str:
-        knots(profile)
+        parse_profile(profile)
         return profile
 
     def through(self) -> Through:
@@ -71,7 +71,7 @@ class Guidance(Plugin):
 
     def factor(self, index: int, total: int) -> float:
         """Return the factor of the loss in flow move `index` of `total`; at 0 the loss is not evaluated."""
-        return self.strength() * weight(knots(self.profile), (index + 0.5) / max(total, 1))
+        return self.strength() * interpolate_weight(parse_profile(self.profile), (index + 0.5) / max(total, 1))
 
     def strength(self) -> float:
         """Return the overall factor of the loss; 0 changes nothing."""
@@ -86,12 +86,12 @@ class GuidanceHooks(Hooks[G]):
 
     def __init__(self, plugin: G, run: Run) -> None:
         super().__init__(plugin, run)
-        mask = None if plugin.mask is None or plugin.strength() == 0.0 else placed_mask(plugin.name, plugin.mask, run)
+        mask = None if plugin.mask is None or plugin.strength() == 0.0 else mask_at_state(plugin.name, plugin.mask, run)
         self.region = None if mask is None else run.model.encode_mask(mask)
         looked_at = (mask if mask is not None else run.inputs.mask) if plugin.view == "region" else None
-        self.box = None if looked_at is None else _box(looked_at)
+        self.box = None if looked_at is None else _mask_slices(looked_at)
         if plugin.checkpoint:
-            _checkpoint(plugin, run)
+            _enable_checkpointing(plugin, run)
 
     def loss(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"]:
         """Return the loss to minimise, (batch,); differentiable in x0, or in `step.x_t` if `through` is "x_t"."""
@@ -128,7 +128,7 @@ class GuidanceHooks(Hooks[G]):
 Knots = tuple[tuple[float, float], ...]
 
 
-def knots(profile: str) -> Knots:
+def parse_profile(profile: str) -> Knots:
     """Parse a profile, `1` or `0:0,0.5:1,1:0.2`, into ascending pairs (fraction of the process, weight).
 
     Raises:
@@ -147,7 +147,7 @@ def knots(profile: str) -> Knots:
     return pairs
 
 
-def weight(knots: Knots, at: float) -> float:
+def interpolate_weight(knots: Knots, at: float) -> float:
     """Return the weight at a fraction of the process: linear between the knots, constant outside."""
     if at <= knots[0][0]:
         return knots[0][1]
@@ -157,7 +157,7 @@ def weight(knots: Knots, at: float) -> float:
     return knots[-1][1]
 
 
-def placed_mask(name: str, source: Any, run: Run) -> Tensor:
+def mask_at_state(name: str, source: Any, run: Run) -> Tensor:
     """Read a mask parameter and place it at the pixels of this pass: (1, 1, h, w), 1 = act.
 
     `name` is the plugin's, for messages.
@@ -170,7 +170,7 @@ def placed_mask(name: str, source: Any, run: Run) -> Tensor:
     from editkit.errors import PictureError
     from editkit.pictures.masks import read_mask
 
-    picture = _blank(run)
+    picture = _blank_picture(run)
     try:
         mask = torch.from_numpy(read_mask(source, picture, notify=run.notify))[None, None].to(run.device)
     except PictureError as error:
@@ -181,7 +181,7 @@ def placed_mask(name: str, source: Any, run: Run) -> Tensor:
     return placed
 
 
-def _blank(run: Run) -> Picture:
+def _blank_picture(run: Run) -> Picture:
     """Return a picture of the size for which masks are drawn: the edited picture's, else the state's."""
     import numpy as np
 
@@ -194,7 +194,7 @@ def _blank(run: Run) -> Picture:
     return Picture(np.zeros((height, width, 3), np.uint8))
 
 
-def _box(mask: Tensor) -> tuple[slice, slice]:
+def _mask_slices(mask: Tensor) -> tuple[slice, slice]:
     """Return the rows and columns of the box around the white part of (1 or b, 1, h, w); all if nothing is white."""
     white = (mask > 0).flatten(0, 1).any(0)
     if not bool(white.any()):
@@ -203,7 +203,7 @@ def _box(mask: Tensor) -> tuple[slice, slice]:
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def _checkpoint(plugin: Guidance, run: Run) -> None:
+def _enable_checkpointing(plugin: Guidance, run: Run) -> None:
     if not run.lease.checkpoint():
         info = run.model.info
         raise UsageError(

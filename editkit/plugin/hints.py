@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from editkit.common.entries import Group, Listed
+from editkit.common.entries import Group, InstalledEntry
 from editkit.common.extras import explained
 from editkit.common.spec import did_you_mean, name_of, values_of
 from editkit.errors import EditkitError, HookError, ParameterError, UsageError, short
@@ -64,9 +64,9 @@ def names() -> list[str]:
     return DETECTORS.names()
 
 
-def listed() -> list[Listed[type[Detector]]]:
+def list_installed() -> list[InstalledEntry[type[Detector]]]:
     """Return every installed detector; broken ones carry the reason."""
-    return DETECTORS.listed(load)
+    return DETECTORS.list_installed(load)
 
 
 def load(name: str) -> type[Detector]:
@@ -77,11 +77,11 @@ def load(name: str) -> type[Detector]:
         PluginError: two distributions define this name, it cannot be imported, or it violates the protocol.
     """
     if name not in names():
-        raise UsageError(unknown(name))
-    return DETECTORS.declared(DETECTORS.load(name), name, Detector, API)
+        raise UsageError(unknown_message(name))
+    return DETECTORS.check_class(DETECTORS.load(name), name, Detector, API)
 
 
-def unknown(name: str) -> str:
+def unknown_message(name: str) -> str:
     """Return the message for an unknown detector `name`."""
     hint = did_you_mean(name, names()) or ";"
     return f"no hint detector is called {short(name)}{hint} installed: {', '.join(names())}"
@@ -121,27 +121,27 @@ def detect(detector: Detector, pixels: Pixels, *, offline: bool = False) -> Pixe
     Raises:
         HookError: the detector raised, or returned something that is not a picture.
     """
-    return ready(detector, offline=offline)(pixels)
+    return prepare_detector(detector, offline=offline)(pixels)
 
 
-def ready(detector: Detector, *, offline: bool = False) -> Detect:
+def prepare_detector(detector: Detector, *, offline: bool = False) -> Detect:
     """Return `detect` as a function for many pictures; weights are loaded once, here."""
     from editkit.pictures.raster import at_depth
 
-    with _named(detector):
+    with _naming_errors(detector):
         look = detector.ready(offline=offline)
 
     def detected(pixels: Pixels) -> Pixels:
         seen = np.ascontiguousarray(at_depth(pixels, np.uint8))
-        with _named(detector):
+        with _naming_errors(detector):
             made = look(seen.copy())
-        return _fitted(detector.name, made, seen.shape[:2])
+        return _to_rgb_at_size(detector.name, made, seen.shape[:2])
 
     return detected
 
 
 @contextmanager
-def _named(detector: Detector) -> Iterator[None]:
+def _naming_errors(detector: Detector) -> Iterator[None]:
     """Convert any exception into a HookError that names the detector."""
     try:
         with explained():
@@ -152,7 +152,7 @@ def _named(detector: Detector) -> Iterator[None]:
         raise HookError(f"hint {detector.name} raised {type(error).__name__}: {error}") from error
 
 
-def _fitted(name: str, made: Any, size: tuple[int, ...]) -> Pixels:
+def _to_rgb_at_size(name: str, made: Any, size: tuple[int, ...]) -> Pixels:
     """Convert a detector's result to (H, W, 3) uint8 at `size`: repeat greyscale, undo a change of size."""
     if not isinstance(made, np.ndarray) or made.dtype != np.uint8 or made.ndim not in (2, 3) or not made.size:
         got = f"{made.shape} of {made.dtype}" if isinstance(made, np.ndarray) else type(made).__name__
@@ -161,10 +161,10 @@ def _fitted(name: str, made: Any, size: tuple[int, ...]) -> Pixels:
     if flat.shape[2] not in (1, 3):
         raise HookError(f"hint {name} returned {flat.shape[2]} channels; 1 or 3 are needed")
     flat = flat if flat.shape[2] == 3 else np.repeat(flat, 3, axis=2)
-    return np.ascontiguousarray(resized(flat, size[0], size[1]))
+    return np.ascontiguousarray(resize_hint(flat, size[0], size[1]))
 
 
-def resized(pixels: Pixels, height: int, width: int) -> Pixels:
+def resize_hint(pixels: Pixels, height: int, width: int) -> Pixels:
     """Resize `pixels` (H, W, 3) uint8: by area averages when shrinking, bilinear when enlarging."""
     if pixels.shape[:2] == (height, width):
         return pixels
@@ -175,6 +175,6 @@ def resized(pixels: Pixels, height: int, width: int) -> Pixels:
     return made
 
 
-def empty(hint: Pixels) -> bool:
+def is_blank(hint: Pixels) -> bool:
     """Whether all pixels are equal, so that there is no structure to follow."""
     return bool((hint == hint[:1, :1]).all())

@@ -12,7 +12,7 @@ from editkit.plugin.params import params
 from editkit.plugin.protocol import plugins_of
 
 
-def masked(chain: Chain, mask: Any) -> Chain:
+def with_mask(chain: Chain, mask: Any) -> Chain:
     """Return `chain` with `mask` set on the first plugin that takes a mask.
 
     Raises:
@@ -31,7 +31,7 @@ def needs_mask(chain: Chain) -> bool:
     return any(getattr(p, field) is None for p in plugins if (field := mask_field(p)) is not None)
 
 
-def each_mask(chain: Chain, made: Callable[[Any], Any]) -> Chain:
+def map_masks(chain: Chain, made: Callable[[Any], Any]) -> Chain:
     """Return `chain` with every mask replaced by `made(mask)`."""
     for plugin in (plugin for stage in chain.stages for plugin in stage.plugins):
         field = mask_field(plugin)

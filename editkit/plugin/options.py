@@ -8,11 +8,11 @@ from typing import Annotated, Literal, TypedDict
 from pydantic import ConfigDict, Field
 
 from editkit.diffusion.schedule import Spacing
-from editkit.plugin.declaration import Checked
+from editkit.plugin.declaration import ValidatedModel
 from editkit.plugin.params import Metavar
 
 
-class Options(Checked):
+class Options(ValidatedModel):
     """Options of a stage. Frozen; unset options default to the model's own values, and later stages inherit them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

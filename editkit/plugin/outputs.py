@@ -11,14 +11,14 @@ from pydantic import Field
 
 from editkit.errors import UsageError
 from editkit.plugin.chain import Chain
-from editkit.plugin.declaration import Checked
-from editkit.plugin.params import Metavar, outputs, params, word
+from editkit.plugin.declaration import ValidatedModel
+from editkit.plugin.params import Metavar, cli_name, outputs, params
 
 File = Annotated[str, Metavar("FILE")]
 """A file to write."""
 
 
-class Extras(Checked):
+class Extras(ValidatedModel):
     """Where an edit command writes its result, and what it reports about it."""
 
     output: File | None = Field(
@@ -63,7 +63,7 @@ NAMES_A_FILE = frozenset(p.name for p in params(Extras) if p.metavar in ("FILE",
 """The options that name files to write; one command writes each of them once."""
 
 
-def written_by_plugins(chain: Chain) -> dict[str, str]:
+def plugin_outputs(chain: Chain) -> dict[str, str]:
     """Return the files that plugins of `chain` write: option -> path.
 
     Raises:
@@ -72,7 +72,7 @@ def written_by_plugins(chain: Chain) -> dict[str, str]:
     made: dict[str, str] = {}
     for plugin in (plugin for stage in chain.stages for plugin in stage.plugins):
         for name in outputs(type(plugin)):
-            flag, path = "--" + word(name).replace("_", "-"), getattr(plugin, name)
+            flag, path = "--" + cli_name(name).replace("_", "-"), getattr(plugin, name)
             if path is None:
                 continue
             if flag in made:
@@ -81,11 +81,11 @@ def written_by_plugins(chain: Chain) -> dict[str, str]:
     return made
 
 
-def write_nothing_beside(chain: Chain, what: str) -> None:
+def refuse_plugin_outputs(chain: Chain, what: str) -> None:
     """Refuse files written by plugins if `what` makes several results, since each would write the same file.
 
     Raises:
         UsageError: a plugin writes a file; the message names the option.
     """
-    for flag in written_by_plugins(chain):
+    for flag in plugin_outputs(chain):
         raise UsageError(f"{flag} is for one picture, and {what} makes several; leave it out")

@@ -115,7 +115,7 @@ class Param:
     @property
     def key(self) -> str:
         """Name of the field in recipes."""
-        return word(self.name)
+        return cli_name(self.name)
 
     @property
     def flag(self) -> str:
@@ -127,7 +127,7 @@ class Param:
         return self.kind != "flag"
 
 
-def word(name: str) -> str:
+def cli_name(name: str) -> str:
     """Return a field's name outside Python, without the underscore that reserved words need: `from_` is `from`."""
     return name.rstrip("_")
 
@@ -136,10 +136,10 @@ def params(declaration: type[BaseModel]) -> list[Param]:
     """Return the fields of `declaration`, in order, with `start` and `stop` last."""
     fields = dict(declaration.model_fields)
     last = [(name, fields.pop(name)) for name in ("start", "stop") if name in fields]
-    return [param(name, info) for name, info in [*fields.items(), *last]]
+    return [describe_param(name, info) for name, info in [*fields.items(), *last]]
 
 
-def param(name: str, info: FieldInfo) -> Param:
+def describe_param(name: str, info: FieldInfo) -> Param:
     """Convert one field to a `Param`."""
     kind, choices, repeated = _kind(info.annotation)
     marker = next((m for m in info.metadata if isinstance(m, Metavar)), None) or _nested_metavar(info)
@@ -191,7 +191,7 @@ def _bounds(info: FieldInfo) -> str:
     return f"[{text}]" if text else ""
 
 
-def marked(plugin: type[BaseModel], key: str, kind: type) -> bool:
+def has_marker(plugin: type[BaseModel], key: str, kind: type) -> bool:
     """Whether the field `key` has a marker of `kind`, possibly inside an optional."""
     info = plugin.model_fields.get(key)
     if info is None:
@@ -205,7 +205,7 @@ def is_path(plugin: type[BaseModel], key: str, value: object) -> bool:
     """Whether `value` is the path of a picture or mask (not words such as box:..., not standard input)."""
     from editkit.pictures.shapes import is_words
 
-    if not isinstance(value, str) or not marked(plugin, key, Metavar) or value == "-" or is_words(value):
+    if not isinstance(value, str) or not has_marker(plugin, key, Metavar) or value == "-" or is_words(value):
         return False
     info = plugin.model_fields[key]
     markers = [*(m for m in info.metadata if isinstance(m, Metavar)), _nested_metavar(info)]

@@ -164,7 +164,7 @@ class Plugin(Declaration):
         super().__init_subclass__(**given)
         for name in ASKED:
             if name in cls.__dict__:
-                setattr(cls, name, _asked(name, cls.__dict__[name]))
+                setattr(cls, name, _wrap_query(name, cls.__dict__[name]))
 
     def hooks(self) -> type[Hooks[Self]]:
         """Return the class whose overridden methods act at each step; the default does nothing."""
@@ -300,7 +300,7 @@ def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where:
         if isinstance(error, ImportError) and (extra := missing(error)) is not None:
             raise extra from error
         raise HookError(
-            f"plugin {plugin.name}: {name} raised {type(error).__name__}: {error}{_placed(where)}"
+            f"plugin {plugin.name}: {name} raised {type(error).__name__}: {error}{_where(where)}"
         ) from error
     wanted = GIVES.get(name, ())
     if not wanted or type(made).__name__ in wanted or any(base.__name__ in wanted for base in type(made).__mro__):
@@ -308,14 +308,14 @@ def called(plugin: Plugin, name: str, hook: Callable[..., R], *args: Any, where:
     if made is None and name in MAY_GIVE_NONE:
         return made
     got = "nothing (is a `return` missing?)" if made is None else f"{short(made)} ({type(made).__name__})"
-    raise HookError(f"plugin {plugin.name}: {name} returned {got}; a {' or '.join(wanted)} is needed{_placed(where)}")
+    raise HookError(f"plugin {plugin.name}: {name} returned {got}; a {' or '.join(wanted)} is needed{_where(where)}")
 
 
-def _placed(where: object) -> str:
+def _where(where: object) -> str:
     return "" if where is None else f" ({where})"
 
 
-def _asked(name: str, method: Callable[..., R]) -> Callable[..., R]:
+def _wrap_query(name: str, method: Callable[..., R]) -> Callable[..., R]:
     """Wrap a declaration's `method` in `called`."""
 
     @functools.wraps(method)

@@ -6,18 +6,18 @@ the reason, and does not affect the others.
 
 from __future__ import annotations
 
-from editkit.common.entries import Group, Listed
+from editkit.common.entries import Group, InstalledEntry
 from editkit.errors import PluginError
 from editkit.plugin.options import Options
 from editkit.plugin.outputs import Extras
-from editkit.plugin.params import word
+from editkit.plugin.params import cli_name
 from editkit.plugin.protocol import API, DECLARED, Plugin
 
 GROUP = "editkit.plugins"
 PLUGINS = Group(GROUP, "plugin", "editkit plugins")
 
 RESERVED = frozenset(
-    word(name) for name in (*Options.model_fields, *Extras.model_fields, "help", "picture", "with", "then")
+    cli_name(name) for name in (*Options.model_fields, *Extras.model_fields, "help", "picture", "with", "then")
 )
 """Names of the options of every edit command, which no plugin's parameter may have."""
 
@@ -37,9 +37,9 @@ def load(name: str) -> type[Plugin]:
     return check(PLUGINS.load(name), name)
 
 
-def listed() -> list[Listed[type[Plugin]]]:
+def list_installed() -> list[InstalledEntry[type[Plugin]]]:
     """Return every installed plugin; broken ones carry the reason."""
-    return PLUGINS.listed(load)
+    return PLUGINS.list_installed(load)
 
 
 def check(declaration: object, name: str) -> type[Plugin]:
@@ -49,7 +49,7 @@ def check(declaration: object, name: str) -> type[Plugin]:
         PluginError: it is not a Plugin, was written for another version, has another name or no hooks, or a field has
             a name that is reserved for the run or for Plugin itself.
     """
-    plugin = PLUGINS.declared(declaration, name, Plugin, API)
+    plugin = PLUGINS.check_class(declaration, name, Plugin, API)
     own = set(plugin.model_fields) - set(Plugin.model_fields)
     for taken in sorted(own & (RESERVED | set(dir(Plugin)))):
         raise PluginError(f"plugin {name}: a parameter may not be called {taken!r}, that name belongs to every edit")

@@ -77,9 +77,9 @@ class Inputs:
         """`known`, with the hole filled as `fill` says: the content from which a process with a picture starts."""
         if self.fill is None or self.picture is None or self.mask is None or self.stream is None:
             return self.known
-        from editkit.pictures.filling import filled
+        from editkit.pictures.filling import fill_hole
 
-        return self.model.encode(filled(self.picture, self.mask, self.fill, self.stream), self.stream)
+        return self.model.encode(fill_hole(self.picture, self.mask, self.fill, self.stream), self.stream)
 
     @cached_property
     def region(self) -> Tensor | None:
@@ -131,11 +131,11 @@ class Opening:
         """N(0, 1), (batch, channels, ...) in the model's space."""
         held = None if self._held is None else self._held()
         if held is None:
-            held = self._drawn()
+            held = self._draw()
             self._held = weakref.ref(held)
         return held
 
-    def _drawn(self) -> Tensor:
+    def _draw(self) -> Tensor:
         generators = self.stream.generators
         now = tuple(generator.get_state() for generator in generators)
         if self._before is None:

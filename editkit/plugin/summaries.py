@@ -32,16 +32,16 @@ class Summary:
 
 def summaries() -> list[Summary]:
     """Return every installed plugin, sorted by name; broken ones are in the group `broken`, with the reason."""
-    known, found = _read(), {}
+    known, found = _read_cache(), {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         key = _key(point)
-        found[key] = known.get(key) or _asked(point.name)
+        found[key] = known.get(key) or _describe_plugin(point.name)
     if found.keys() - known.keys():
-        _write({key: row for key, row in found.items() if row[1] != "broken"})
+        _write_cache({key: row for key, row in found.items() if row[1] != "broken"})
     return [Summary(*row) for row in found.values()]
 
 
-def _asked(name: str) -> list[str]:
+def _describe_plugin(name: str) -> list[str]:
     from editkit.plugin import registry
 
     try:
@@ -62,14 +62,14 @@ def _key(point: EntryPoint) -> str:
     return f"{point.name}={point.value} {version} {written}"
 
 
-def _file() -> Path:
+def _cache_file() -> Path:
     return places.cache() / "plugins.json"
 
 
-def _read() -> dict[str, list[str]]:
+def _read_cache() -> dict[str, list[str]]:
     """Read the cache; empty if it cannot be read or has another format."""
     with contextlib.suppress(OSError, ValueError, RuntimeError):
-        kept = json.loads(_file().read_text(encoding="utf-8"))
+        kept = json.loads(_cache_file().read_text(encoding="utf-8"))
         if isinstance(kept, dict):
             return {key: row for key, row in kept.items() if _is_row(row)}
     return {}
@@ -79,9 +79,9 @@ def _is_row(row: object) -> bool:
     return isinstance(row, list) and len(row) == 3 and all(isinstance(text, str) for text in row)
 
 
-def _write(rows: dict[str, list[str]]) -> None:
+def _write_cache(rows: dict[str, list[str]]) -> None:
     from editkit.pictures.files.atomic import save_bytes
 
     with contextlib.suppress(OSError, EditkitError, RuntimeError):
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        save_bytes(_file(), json.dumps(rows).encode(), force=True)
+        _cache_file().parent.mkdir(parents=True, exist_ok=True)
+        save_bytes(_cache_file(), json.dumps(rows).encode(), force=True)

@@ -20,7 +20,7 @@ FILE = "checkpoint.safetensors"
 S = TypeVar("S", bound=Settings)
 
 
-class Aside:
+class BackgroundWriter:
     """A background thread that runs write jobs in order; an error is raised at the next job, or at the end."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Aside:
         if last is not None:
             last.result()
 
-    def __enter__(self) -> Aside:
+    def __enter__(self) -> BackgroundWriter:
         return self
 
     def __exit__(self, kind: object, *rest: object) -> None:
@@ -115,8 +115,8 @@ def load_checkpoint(settings: S) -> tuple[Progress, dict[str, Tensor], S]:
         raise EditkitError(f"{path}: its settings cannot be read ({error})") from error
     if before.architecture != settings.architecture:
         raise EditkitError(
-            f"{path}: was made by another architecture ({_short(before.architecture)}) than asked for "
-            f"({_short(settings.architecture)}); use that one's settings or another --output"
+            f"{path}: was made by another architecture ({_format_architecture(before.architecture)}) than asked for "
+            f"({_format_architecture(settings.architecture)}); use that one's settings or another --output"
         )
     try:
         return progress, load(path.read_bytes()), before  # given a path, safetensors supports only UTF-8 names
@@ -124,7 +124,7 @@ def load_checkpoint(settings: S) -> tuple[Progress, dict[str, Tensor], S]:
         raise EditkitError(f"{path}: is damaged ({error})") from error
 
 
-def _short(architecture: Architecture) -> str:
+def _format_architecture(architecture: Architecture) -> str:
     return (
         f"window {architecture.window}, unshuffle {architecture.unshuffle}, "
         f"channels {'-'.join(map(str, architecture.channels))}, layers {architecture.layers}"

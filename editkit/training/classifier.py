@@ -65,12 +65,12 @@ def read_folders(folder: Path, size: int) -> Labelled:
         files = sorted(f for f in (folder / label).iterdir() if f.suffix.lower() in PHOTOGRAPHS)
         if not files:
             raise EditkitError(f"{folder / label}: has no pictures ({', '.join(PHOTOGRAPHS)})")
-        pictures += [_square(file, size) for file in files]
+        pictures += [_read_square(file, size) for file in files]
         classes += [number] * len(files)
     return Labelled(torch.cat(pictures), torch.tensor(classes), tuple(labels))
 
 
-def _square(file: Path, size: int) -> Tensor:
+def _read_square(file: Path, size: int) -> Tensor:
     """Read the centre square, resized: (1, 3, size, size)."""
     from editkit.pictures.resizing import resize
 
@@ -89,7 +89,7 @@ def train(data: Labelled, settings: ClassifierSettings, model: Model | None = No
         EditkitError: the loss is not finite.
     """
     x = data.x if model is None else torch.cat([model.encode(part) for part in torch.split(data.x, 64)])
-    table = None if model is None else _table(model)
+    table = None if model is None else _level_table(model)
     torch.manual_seed(settings.seed)
     network = Network(x.shape[1], len(data.labels), settings.width, settings.stages)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=1e-2)
@@ -98,7 +98,7 @@ def train(data: Labelled, settings: ClassifierSettings, model: Model | None = No
     began, seen, right = time.monotonic(), 0.0, 0.0
     for step in range(1, settings.steps + 1):
         rows = torch.randint(len(x), (settings.batch,), generator=generator)
-        x_t, log_snr = _noised(x[rows], table, settings.flip, generator)
+        x_t, log_snr = _add_noise(x[rows], table, settings.flip, generator)
         logits = network(x_t, log_snr)
         loss = F.cross_entropy(logits, data.y[rows])
         if not bool(torch.isfinite(loss)):
@@ -123,7 +123,7 @@ def train(data: Labelled, settings: ClassifierSettings, model: Model | None = No
     return network.eval().requires_grad_(False), config
 
 
-def _table(model: Model) -> tuple[Tensor, Tensor, Tensor]:
+def _level_table(model: Model) -> tuple[Tensor, Tensor, Tensor]:
     """Return (log-SNR, alpha_t, sigma_t) of the model's noise levels, scaled to alpha^2 + sigma^2 = 1."""
     levels = [v for v in model.schedule.levels(LEVELS) if v.alpha > 0.0 and v.log_snr < LOG_SNR]
     norms = [math.hypot(v.alpha, v.sigma) for v in levels]
@@ -134,7 +134,7 @@ def _table(model: Model) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def _noised(
+def _add_noise(
     x0: Tensor, table: tuple[Tensor, Tensor, Tensor] | None, flip: bool, generator: Generator
 ) -> tuple[Tensor, Tensor]:
     """Return (x_t, log-SNR) for a batch; without a table, the clean pictures and 0."""

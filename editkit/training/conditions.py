@@ -23,7 +23,7 @@ from torch import Tensor
 
 from editkit.models.pocket.residual import COARSE, HOLE, TASKS, deviation_of, luma
 from editkit.pictures.filling import smooth_fill
-from editkit.training.draws import Source, between
+from editkit.training.draws import Source, uniform_between
 from editkit.training.masks import random_masks
 
 SHARES = (0.24, 0.48, 0.14, 0.14)
@@ -31,7 +31,7 @@ SHARES = (0.24, 0.48, 0.14, 0.14)
 
 
 @lru_cache(maxsize=4)
-def _blurs(size: int, device: torch.device) -> Tensor:
+def _blur_matrices(size: int, device: torch.device) -> Tensor:
     """Return M (2, size + 1, size, size): shrinking a column of `size` pixels to n and enlarging it again is
     multiplying by M[., n], for antialiased bicubic and area reduction. Enlarging is bicubic. n below 4 is not used.
     """
@@ -43,26 +43,26 @@ def _blurs(size: int, device: torch.device) -> Tensor:
     return table.to(device)
 
 
-def blurred(x0: Tensor, factors: Tensor, area: Tensor | None = None) -> Tensor:
+def blur(x0: Tensor, factors: Tensor, area: Tensor | None = None) -> Tensor:
     """Shrink each sample by `factor` (B,) (antialiased bicubic, or by area where `area` (B,) is set), and enlarge it
     again (bicubic).
     """
     size = x0.shape[-1]
     small = (size / factors).round().long().clamp(4, size)
     kind = torch.zeros_like(small) if area is None else area.long()
-    m = _blurs(size, x0.device)[kind, small].unsqueeze(1)
+    m = _blur_matrices(size, x0.device)[kind, small].unsqueeze(1)
     return (m @ x0 @ m.transpose(-1, -2)).clamp(-1, 1)
 
 
-def _some(share: float, batch: int, source: Source) -> Tensor:
+def _random_flags(share: float, batch: int, source: Source) -> Tensor:
     return source.uniform(batch, 1, 1, 1) < share
 
 
 def _between(low: float, high: float, batch: int, source: Source) -> Tensor:
-    return between(low, high, source, batch, 1, 1, 1)
+    return uniform_between(low, high, source, batch, 1, 1, 1)
 
 
-def rough(x0: Tensor, source: Source) -> Tensor:
+def simulate_coarse_estimate(x0: Tensor, source: Source) -> Tensor:
     """Simulate a coarser level's estimate of x0: blurred 1.5 to 8 times, often with wrong tones (smooth noise) and
     slight noise. Samples of a little-trained network are too soft, so the blur exceeds the distance of two levels, and
     the tone of the rim is to prevail over it.
@@ -72,9 +72,9 @@ def rough(x0: Tensor, source: Source) -> Tensor:
     small = source.normal(batch, channels, 5, 5)
     tone = F.interpolate(small, size=size, mode="bicubic", align_corners=False)
     grain = source.normal(*x0.shape)
-    tone = tone * _between(0, 0.15, batch, source) * _some(0.6, batch, source)
-    grain = grain * _between(0, 0.08, batch, source) * _some(0.5, batch, source)
-    return blurred(x0, factors) + tone + grain
+    tone = tone * _between(0, 0.15, batch, source) * _random_flags(0.6, batch, source)
+    grain = grain * _between(0, 0.08, batch, source) * _random_flags(0.5, batch, source)
+    return blur(x0, factors) + tone + grain
 
 
 def inpaint_condition(x0: Tensor, source: Source) -> tuple[Tensor, Tensor]:
@@ -85,9 +85,9 @@ def inpaint_condition(x0: Tensor, source: Source) -> tuple[Tensor, Tensor]:
     """
     batch, _, size, _ = x0.shape
     hole = random_masks(batch, size, source)
-    refine = _some(0.5, batch, source)
-    hole = torch.where(refine & _some(0.25, batch, source), torch.ones_like(hole), hole)
-    filled = torch.where(refine, rough(x0, source), smooth_fill(x0, hole))
+    refine = _random_flags(0.5, batch, source)
+    hole = torch.where(refine & _random_flags(0.25, batch, source), torch.ones_like(hole), hole)
+    filled = torch.where(refine, simulate_coarse_estimate(x0, source), smooth_fill(x0, hole))
     condition = torch.where(hole > 0, filled, x0)
     return condition, hole * torch.where(refine, COARSE, HOLE)
 
@@ -97,11 +97,11 @@ def upscale_condition(x0: Tensor, source: Source) -> tuple[Tensor, Tensor]:
     bicubically.
     """
     batch = x0.shape[0]
-    twice = _some(0.6, batch, source)
+    twice = _random_flags(0.6, batch, source)
     factors = torch.where(twice, 2.0, torch.exp(_between(0.693, 1.386, batch, source))).flatten()
-    area = _some(0.4, batch, source).flatten()
-    low = blurred(x0, factors, area)
-    noise = source.normal(*x0.shape) * _between(0, 0.04, batch, source) * _some(0.4, batch, source)
+    area = _random_flags(0.4, batch, source).flatten()
+    low = blur(x0, factors, area)
+    noise = source.normal(*x0.shape) * _between(0, 0.04, batch, source) * _random_flags(0.4, batch, source)
     return low + noise, torch.ones_like(x0[:, :1])
 
 
@@ -114,7 +114,7 @@ def condition_of(name: str, x0: Tensor, source: Source) -> tuple[Tensor, Tensor]
     return (luma(x0) if name == "colorize" else torch.zeros_like(x0)), torch.ones_like(x0[:, :1])
 
 
-def told(x0: Tensor, counts: Sequence[int], source: Source) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def draw_conditions(x0: Tensor, counts: Sequence[int], source: Source) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return (task (B,), condition, mask, deviation (B, 1, H, W)) of a batch: the first counts[0] samples are of the
     first of `TASKS`, and so on. The host knows the rows of each task, so that nothing waits for the device.
     """

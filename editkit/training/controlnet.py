@@ -28,13 +28,13 @@ from editkit.pictures.filling import smooth_fill
 from editkit.plugin import hints
 from editkit.training.device import device_of
 from editkit.training.diffusion import middle_times
-from editkit.training.draws import Draws, Seeded, shared
-from editkit.training.fast import hasten
+from editkit.training.draws import Draws, Seeded, split_count
+from editkit.training.fast import use_fast_operations
 from editkit.training.loop import Batch
 from editkit.training.masks import box
 from editkit.training.network import Pocket, load, write_atomically
-from editkit.training.pictures import Collection, Photograph, halved, load_collection, windows
-from editkit.training.prior import losses, only, seen, with_noise
+from editkit.training.pictures import Collection, Photograph, halve, load_collection, windows
+from editkit.training.prior import batch_residual, losses, one_task_counts, with_noise
 from editkit.training.settings import ControlSettings
 from editkit.training.sheets import grid, solve
 from editkit.training.store import Store
@@ -101,14 +101,14 @@ def with_hints(photograph: Photograph, detect: hints.Detect, rise: int) -> Photo
     for k, level in enumerate(photograph.levels):
         hint = own[max(0, k - rise)]
         for _ in range(k - max(0, k - rise)):
-            hint = halved(hint)
+            hint = halve(hint)
         levels.append(torch.cat([level, hint]))
     return replace(photograph, levels=tuple(levels))
 
 
-def hinted(collection: Collection, control: str) -> Collection:
+def add_hints(collection: Collection, control: str) -> Collection:
     """Add hints to the collection; a detector may not download weights here."""
-    detect = hints.ready(hints.make(control), offline=True)
+    detect = hints.prepare_detector(hints.make(control), offline=True)
     training = tuple(with_hints(p, detect, i % REACH) for i, p in enumerate(collection.training))
     heldout = tuple(with_hints(p, detect, 0) for p in collection.heldout)
     return replace(collection, training=training, heldout=heldout)
@@ -129,19 +129,19 @@ class ControlLesson:
             torch.manual_seed(settings.seed)
             self.network = Steered(pocket)
         if self.device.type == "cpu":
-            hasten(pocket.unet)
-            hasten(self.network.controlnet)
+            use_fast_operations(pocket.unet)
+            use_fast_operations(self.network.controlnet)
         window = settings.architecture.window
-        self.collection = hinted(load_collection(settings.images, window, settings.heldout), settings.control)
+        self.collection = add_hints(load_collection(settings.images, window, settings.heldout), settings.control)
         self.store = Store(self.collection.training, window, self.device)
 
     def draw(self, step: int) -> Batch:
         source, batch = Draws((self.settings.seed, step), self.device), self.settings.batch
         x0, hint = split(self.store.draw(batch, source))
-        return replace(with_noise(x0, shared(batch, SHARES, source), source, middle_times), hint=hint)
+        return replace(with_noise(x0, split_count(batch, SHARES, source), source, middle_times), hint=hint)
 
     def losses(self, network: Steered, batch: Batch) -> Tensor:
-        residual, z = seen(batch)
+        residual, z = batch_residual(batch)
         return losses(batch, residual, network(z, batch.t, batch.task, batch.condition, batch.mask, batch.hint))
 
     def windows(self, count: int, part: int) -> tuple[Tensor, Tensor]:
@@ -154,7 +154,9 @@ class ControlLesson:
         x0, hint = (part.to(self.device) for part in self.windows(len(self.collection.heldout), 0))
         for name in ("inpaint", "prior"):
             task = TASKS.index(name)
-            yield replace(with_noise(x0, only(task, len(x0)), Draws((0, 0, task + 1), self.device)), hint=hint)
+            yield replace(
+                with_noise(x0, one_task_counts(task, len(x0)), Draws((0, 0, task + 1), self.device)), hint=hint
+            )
 
     def sheet(self, network: Steered, columns: int = 16, steps: int = 10) -> Image.Image:
         """Draw rows: truth, hint, a filled hole without and with the hint, the prior without and with it."""

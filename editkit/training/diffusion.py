@@ -50,7 +50,7 @@ def tables_on(device: torch.device) -> tuple[Tensor, Tensor]:
     return alpha.to(device), sigma.to(device)
 
 
-def at(table: Tensor, t: Tensor) -> Tensor:
+def gather_levels(table: Tensor, t: Tensor) -> Tensor:
     """Return the table's value at each t (B,), shaped to multiply pictures."""
     return table[t].view(-1, 1, 1, 1)
 

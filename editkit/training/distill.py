@@ -25,7 +25,7 @@ from editkit.models.pocket.residual import Residual
 from editkit.training import diffusion
 from editkit.training.device import has_bf16
 from editkit.training.draws import Draws
-from editkit.training.fast import hasten
+from editkit.training.fast import use_fast_operations
 from editkit.training.loop import Batch
 from editkit.training.network import Pocket, load, to_dtype, write_atomically
 from editkit.training.prior import PriorLesson, losses
@@ -46,7 +46,9 @@ def levels(t: Tensor) -> tuple[Tensor, Tensor]:
     alpha, sigma = diffusion.tables_on(t.device)
     clean = (t < 0).view(-1, 1, 1, 1)
     at = t.clamp_min(0)
-    return torch.where(clean, 1.0, diffusion.at(alpha, at)), torch.where(clean, 0.0, diffusion.at(sigma, at))
+    return torch.where(clean, 1.0, diffusion.gather_levels(alpha, at)), torch.where(
+        clean, 0.0, diffusion.gather_levels(sigma, at)
+    )
 
 
 def ddim(estimate: Estimate, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -72,7 +74,7 @@ class DistillLesson(PriorLesson):
         self.student_steps = settings.student_steps
         self.teacher: Pocket = load(settings.base).requires_grad_(False)
         if self.device.type == "cpu":
-            hasten(self.teacher.unet)
+            use_fast_operations(self.teacher.unet)
         dtype = torch.bfloat16 if settings.in_bf16(has_bf16(self.device)) else torch.float32
         to_dtype(self.teacher, dtype, self.device)
 

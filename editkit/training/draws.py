@@ -34,33 +34,33 @@ class Source(Protocol):
         """Draw from N(0, 1), fp32."""
         ...
 
-    def lot(self) -> float:
+    def scalar(self) -> float:
         """Draw one number in [0, 1), available immediately on the host."""
         ...
 
 
-def _signed(word: int) -> int:
+def _to_int64(word: int) -> int:
     """Convert a 64-bit word to torch's int64."""
     return word - 2**64 if word >= 2**63 else word
 
 
-def _mixed(z: int) -> int:
+def _mix_bits(z: int) -> int:
     z = ((z ^ (z >> 30)) * _A) & _WORD
     z = ((z ^ (z >> 27)) * _B) & _WORD
     return z ^ (z >> 31)
 
 
-def _shifted(z: Tensor, by: int) -> Tensor:
+def _shift_right(z: Tensor, by: int) -> Tensor:
     """Shift right with zeros; torch's own shift repeats the sign."""
     shifted: Tensor = (z >> by) & (2 ** (64 - by) - 1)
     return shifted
 
 
-def _hashed(z: Tensor) -> Tensor:
-    """`_mixed` of every int64; products wrap around."""
-    z = (z ^ _shifted(z, 30)) * _signed(_A)
-    z = (z ^ _shifted(z, 27)) * _signed(_B)
-    return z ^ _shifted(z, 31)
+def _hash_words(z: Tensor) -> Tensor:
+    """`_mix_bits` of every int64; products wrap around."""
+    z = (z ^ _shift_right(z, 30)) * _to_int64(_A)
+    z = (z ^ _shift_right(z, 27)) * _to_int64(_B)
+    return z ^ _shift_right(z, 31)
 
 
 class Draws:
@@ -70,29 +70,29 @@ class Draws:
         self.device = device
         self.key = 0
         for number in key:
-            self.key = _mixed((self.key + (number + 1) * _GOLDEN) & _WORD)
+            self.key = _mix_bits((self.key + (number + 1) * _GOLDEN) & _WORD)
         self._calls = 0
 
     def _next(self) -> int:
         self._calls += 1
-        return _mixed((self.key + self._calls * _GOLDEN) & _WORD)
+        return _mix_bits((self.key + self._calls * _GOLDEN) & _WORD)
 
     def _bits(self, count: int) -> Tensor:
         index = torch.arange(1, count + 1, device=self.device)
-        return _hashed(index * _signed(_GOLDEN) + _signed(self._next()))
+        return _hash_words(index * _to_int64(_GOLDEN) + _to_int64(self._next()))
 
     def uniform(self, *shape: int) -> Tensor:
-        return _shifted(self._bits(math.prod(shape)), 40).float().mul(2.0**-24).view(shape)
+        return _shift_right(self._bits(math.prod(shape)), 40).float().mul(2.0**-24).view(shape)
 
     def normal(self, *shape: int) -> Tensor:
         """Draw by the Box-Muller method: two numbers from each 64 bits."""
         count = math.prod(shape)
         bits = self._bits((count + 1) // 2)
-        radius = ((_shifted(bits, 32) + 1).float() * 2.0**-32).log().mul(-2.0).sqrt()
+        radius = ((_shift_right(bits, 32) + 1).float() * 2.0**-32).log().mul(-2.0).sqrt()
         angle = ((bits >> 8) & (2**24 - 1)).float() * (2.0 * math.pi * 2.0**-24)
         return torch.cat([radius * angle.cos(), radius * angle.sin()])[:count].view(shape)
 
-    def lot(self) -> float:
+    def scalar(self) -> float:
         return (self._next() >> 40) * 2.0**-24
 
 
@@ -109,18 +109,18 @@ class Seeded:
     def normal(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self._generator)
 
-    def lot(self) -> float:
+    def scalar(self) -> float:
         return float(torch.rand((), generator=self._generator))
 
 
-def between(low: float, high: float, source: Source, *shape: int) -> Tensor:
+def uniform_between(low: float, high: float, source: Source, *shape: int) -> Tensor:
     """Draw uniformly from [low, high)."""
     return low + (high - low) * source.uniform(*shape)
 
 
-def shared(count: int, shares: Sequence[float], source: Source) -> list[int]:
+def split_count(count: int, shares: Sequence[float], source: Source) -> list[int]:
     """Split `count` by `shares`, each within one of share * count and exact in the mean (systematic sampling)."""
-    lot, reached, ends = source.lot(), 0.0, [0]
+    lot, reached, ends = source.scalar(), 0.0, [0]
     for share in shares:
         reached += share
         ends.append(max(0, math.ceil(reached / sum(shares) * count - lot - 1e-9)))

@@ -101,7 +101,7 @@ class PlainAttention:
         return result
 
 
-def hasten(unet: Any) -> None:
+def use_fast_operations(unet: Any) -> None:
     """Replace operations of a UNet2DConditionModel or a ControlNetModel in place by faster ones; parameters and their
     names stay unchanged.
     """

@@ -29,15 +29,15 @@ from torch import Tensor, nn
 from editkit.errors import EditkitError
 from editkit.models.pocket.residual import TASKS
 from editkit.training.attribution import attribution
-from editkit.training.checkpoint import Aside, Progress, check_new, load_checkpoint, save_checkpoint
+from editkit.training.checkpoint import BackgroundWriter, Progress, check_new, load_checkpoint, save_checkpoint
 from editkit.training.device import device_of, has_bf16
-from editkit.training.gathered import Gathered
 from editkit.training.network import to_dtype, write_atomically
 from editkit.training.optimizer import Trainer, rate
 from editkit.training.pictures import Collection
+from editkit.training.process_group import ALONE, ProcessGroup
 from editkit.training.settings import Settings
+from editkit.training.step_statistics import StepStatistics
 from editkit.training.stopping import stop_signals
-from editkit.training.together import ALONE, Together
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,9 @@ def validate(lesson: Lesson, network: Network, pool: Executor) -> dict[str, floa
 class Run:
     """One training run in a folder: `run()` continues to the last step, the time limit, or a signal."""
 
-    def __init__(self, settings: Settings, lesson: Lesson, resume: bool = False, together: Together = ALONE) -> None:
+    def __init__(
+        self, settings: Settings, lesson: Lesson, resume: bool = False, together: ProcessGroup = ALONE
+    ) -> None:
         if not resume and together.first:
             check_new(settings)
         self.settings, self.lesson, self.device = settings, lesson, device_of(settings)
@@ -154,7 +156,7 @@ class Run:
         to_dtype(network, dtype, self.device)
         self.replicas = [network, *(_replica(network) for _ in range(self.workers - 1))]
         self.trainer.replicas = [dict(replica.learner.named_parameters()) for replica in self.replicas]
-        self.gathered = Gathered(self.device)
+        self.gathered = StepStatistics(self.device)
         self.progress, self.seconds = Progress(), 0.0
         describe(lesson.collection)
         if resume:
@@ -168,7 +170,7 @@ class Run:
 
     def _resume(self) -> None:
         found = load_checkpoint(self.settings) if self.together.first else None
-        self.progress, tensors, before = cast(Any, self.together.from_first(found))
+        self.progress, tensors, before = cast(Any, self.together.broadcast_first(found))
         try:
             self.trainer.restore(tensors)
         except KeyError as error:
@@ -199,7 +201,7 @@ class Run:
         gradients = self.trainer.gather(pool)
         if count > 1:
             said = torch.tensor([float(stop), seconds if self.together.first else 0.0], device=self.device)
-            self.together.add_up([*gradients, each, said])
+            self.together.sum_over_processes([*gradients, each, said])
             stop, seconds = bool(said[0] > 0), float(said[1])
         norm = self.trainer.update(rate(self.settings, self.progress.step, seconds), self.progress.step, pool)
         self.gathered.add(each, batch.task, norm)
@@ -212,7 +214,7 @@ class Run:
         settings.output.mkdir(parents=True, exist_ok=True)
         begun, before = time.monotonic(), self.progress.seconds
         limit = math.inf if settings.minutes is None else 60 * settings.minutes
-        with stop_signals() as signals, self._pool() as pool, Aside() as aside:
+        with stop_signals() as signals, self._pool() as pool, BackgroundWriter() as aside:
             following = pool.submit(self.lesson.draw, self.progress.step)
             while self.progress.step < settings.steps:
                 drawn = following
@@ -232,7 +234,7 @@ class Run:
                     break
         return self.progress
 
-    def _report(self, pool: Executor, aside: Aside, last: bool) -> None:
+    def _report(self, pool: Executor, aside: BackgroundWriter, last: bool) -> None:
         """Do what is due after this step: figures, losses on held-out pictures, a checkpoint, a sheet."""
         step, settings = self.progress.step, self.settings
         saves = last or step % settings.checkpoint_every == 0
@@ -273,7 +275,7 @@ class Run:
         )
 
     @contextmanager
-    def averaged(self) -> Iterator[Network]:
+    def use_averaged_weights(self) -> Iterator[Network]:
         """Use the averaged weights within the block, with the uncompiled network, since other batch sizes would compile
         it again.
         """
@@ -298,12 +300,12 @@ class Run:
             torch.set_num_threads(threads)
 
     def _measure(self, pool: Executor) -> None:
-        with self.averaged() as network:
+        with self.use_averaged_weights() as network:
             self._record(validate(self.lesson, network, pool), "validation")
 
     def _sheet(self) -> None:
         torch.set_num_threads(self.workers)
-        with self.averaged() as network:
+        with self.use_averaged_weights() as network:
             sheet = self.lesson.sheet(network)
         torch.set_num_threads(1)
         path = self.settings.output / "sheets" / f"step{self.progress.step:06d}.png"

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editkit.training.draws import Source, between, shared
+from editkit.training.draws import Source, split_count, uniform_between
 
 KINDS = {"box": 0.30, "ellipse": 0.18, "blob": 0.14, "strokes": 0.14, "half": 0.12, "border": 0.12}
 """Share of each kind."""
@@ -23,7 +23,7 @@ def _grid(size: int, source: Source) -> tuple[Tensor, Tensor]:
 
 
 def _boxes(batch: int, source: Source, low: float, high: float) -> tuple[Tensor, ...]:
-    half_w, half_h = between(low / 2, high / 2, source, 2, batch, 1, 1, 1).unbind(0)
+    half_w, half_h = uniform_between(low / 2, high / 2, source, 2, batch, 1, 1, 1).unbind(0)
     u, v = source.uniform(2, batch, 1, 1, 1).unbind(0)
     # Centres reach a little beyond the window, so that a tenth of the holes touch its border.
     cx = -0.05 + half_w + u * (1.1 - 2 * half_w)
@@ -49,7 +49,7 @@ def blob(batch: int, size: int, source: Source) -> Tensor:
     """Threshold smooth noise: one or several shapes with smooth outlines, 10-50 % of the area."""
     noise = source.normal(batch, 1, 6, 6)
     smooth = F.interpolate(noise, size=(size, size), mode="bicubic", align_corners=False)
-    share = between(0.10, 0.50, source, batch)
+    share = uniform_between(0.10, 0.50, source, batch)
     ordered = smooth.flatten(1).sort(dim=1, descending=True).values
     level = ordered.gather(1, (share * (size * size - 1)).long().view(batch, 1))
     return (smooth > level.view(batch, 1, 1, 1)).float()
@@ -58,11 +58,11 @@ def blob(batch: int, size: int, source: Source) -> Tensor:
 def strokes(batch: int, size: int, source: Source, segments: int = 6) -> Tensor:
     """A brush stroke: a chain of thick segments, thickness 3-14 % of the window."""
     start = source.uniform(batch, 1, 2)
-    turns = between(-1.2, 1.2, source, batch, segments).cumsum(1) + between(0, 6.2832, source, batch, 1)
-    length = between(0.05, 0.35, source, batch, segments)
+    turns = uniform_between(-1.2, 1.2, source, batch, segments).cumsum(1) + uniform_between(0, 6.2832, source, batch, 1)
+    length = uniform_between(0.05, 0.35, source, batch, segments)
     moves = torch.stack([turns.cos() * length, turns.sin() * length], dim=-1)
     points = torch.cat([start, start + moves.cumsum(1)], dim=1)
-    radius = between(0.015, 0.07, source, batch, 1, 1)
+    radius = uniform_between(0.015, 0.07, source, batch, 1, 1)
     x, y = _grid(size, source)
     pixels = torch.stack([x.expand(1, 1, size, size), y.expand(1, 1, size, size)], -1).view(1, 1, -1, 2)
     a, d = points[:, :-1].unsqueeze(2), moves.unsqueeze(2)
@@ -77,8 +77,8 @@ def half(batch: int, size: int, source: Source) -> Tensor:
     x, y = _grid(size, source)
     angle = (4 * source.uniform(batch, 1, 1, 1)).floor() * (torch.pi / 2)
     tilted = source.uniform(batch, 1, 1, 1) < 0.25
-    angle = torch.where(tilted, between(0, 6.2832, source, batch, 1, 1, 1), angle)
-    offset = between(-0.25, 0.25, source, batch, 1, 1, 1)
+    angle = torch.where(tilted, uniform_between(0, 6.2832, source, batch, 1, 1, 1), angle)
+    offset = uniform_between(-0.25, 0.25, source, batch, 1, 1, 1)
     return ((x - 0.5) * angle.cos() + (y - 0.5) * angle.sin() > offset).float()
 
 
@@ -92,7 +92,7 @@ def border(batch: int, size: int, source: Source) -> Tensor:
 def random_masks(batch: int, size: int, source: Source) -> Tensor:
     """Draw one hole per sample, (B, 1, H, W), with the shares and order of `KINDS`; none is empty."""
     kinds = (box, ellipse, blob, strokes, half, border)
-    counts = shared(batch, list(KINDS.values()), source)
+    counts = split_count(batch, list(KINDS.values()), source)
     mask = torch.cat([kind(count, size, source) for kind, count in zip(kinds, counts, strict=True) if count])
     middle = torch.zeros_like(mask[:1])
     middle[..., size // 3 : 2 * size // 3, size // 3 : 2 * size // 3] = 1

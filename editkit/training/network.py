@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
-from editkit.common.small import small_bytes
+from editkit.common.small import read_limited_bytes
 from editkit.errors import EditkitError
-from editkit.models.files.weights import Stored, bounded
+from editkit.models.files.weights import Stored, check_sizes
 from editkit.models.pocket.residual import COARSE, HOLE, KNOWN, LUMA, TASKS
 from editkit.training.diffusion import SCHEDULER
 from editkit.training.settings import Architecture
@@ -202,7 +202,7 @@ def load(folder: Path) -> Pocket:
     from safetensors.torch import load_file
 
     try:
-        described = json.loads(small_bytes(folder / "pocket.json"))
+        described = json.loads(read_limited_bytes(folder / "pocket.json"))
         architecture = Architecture.model_validate(described["architecture"])
         weights = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     except FileNotFoundError as error:
@@ -212,7 +212,7 @@ def load(folder: Path) -> Pocket:
         said = " ".join(str(error).split())[:200]
         raise EditkitError(f"{folder}: pocket.json or the weights cannot be read ({said})") from error
     shapes = {name: value.shape for name, value in weights.items()}
-    bounded(str(folder), "unet", architecture.model_dump(mode="json"), _stored(weights))
+    check_sizes(str(folder), "unet", architecture.model_dump(mode="json"), _stored(weights))
     with torch.device("meta"):  # the configuration may need more memory than available
         network = Pocket(architecture)
     if {name: value.shape for name, value in network.unet.state_dict().items()} != shapes:

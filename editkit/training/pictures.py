@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Generator, Tensor
 
-from editkit.common.small import small_bytes, small_text
+from editkit.common.small import read_limited_bytes, read_limited_text
 from editkit.errors import EditkitError
 from editkit.pictures.files.formats import PHOTOGRAPHS
 from editkit.pictures.picture import Picture
@@ -59,7 +59,7 @@ class Collection:
     skipped: tuple[Skipped, ...]
 
 
-def halved(level: Tensor) -> Tensor:
+def halve(level: Tensor) -> Tensor:
     """Halve (C, H, W) uint8: means of 2x2 pixels; an odd last row or column is dropped."""
     height, width = level.shape[1] // 2 * 2, level.shape[2] // 2 * 2
     return F.avg_pool2d(level[:, :height, :width].float().unsqueeze(0), 2)[0].round().to(torch.uint8)
@@ -69,7 +69,7 @@ def _pyramid(picture: Image.Image, window: int) -> tuple[Tensor, ...]:
     level = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
     levels = [level]
     while min(level.shape[1:]) >= 2 * window:
-        level = halved(level)
+        level = halve(level)
         levels.append(level)
     return tuple(levels)
 
@@ -78,7 +78,7 @@ def _read_list(path: Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        lines = small_text(path, pipe=True).splitlines()
+        lines = read_limited_text(path, pipe=True).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not UTF-8"
         raise EditkitError(f"{path}: the list of held-back pictures cannot be read ({why})") from error
@@ -90,7 +90,7 @@ def _read_facts(folder: Path) -> dict[str, dict[str, str]]:
     if not path.exists():
         return {}
     try:
-        rows = json.loads(small_bytes(path))
+        rows = json.loads(read_limited_bytes(path))
         return {str(row["file"]): {key: str(value) for key, value in row.items() if key != "file"} for row in rows}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise EditkitError(f"{path}: is not a list of objects with a 'file' ({error})") from error
@@ -105,7 +105,7 @@ def thumbnail(photograph: Photograph) -> Tensor:
     return scaled
 
 
-def likeness(a: Tensor, b: Tensor) -> float:
+def thumbnail_similarity(a: Tensor, b: Tensor) -> float:
     """Return the correlation of two thumbnails, also with the second mirrored."""
     return max(float((a * b).sum()), float((a * b.flip(1)).sum()))
 
@@ -144,7 +144,7 @@ def load_collection(folder: Path, window: int, heldout: Path | None = None) -> C
         if photograph.name in set(names):
             continue
         own = thumbnail(photograph)
-        twin = next((name for name, other in thumbnails if likeness(own, other) > TWIN), None)
+        twin = next((name for name, other in thumbnails if thumbnail_similarity(own, other) > TWIN), None)
         if twin:
             skipped.append(Skipped(photograph.name, f"near-duplicate of the held-back {twin}"))
         else:

@@ -20,10 +20,10 @@ from torch import Tensor
 from editkit.errors import EditkitError
 from editkit.models.pocket.residual import TASKS, Residual
 from editkit.training import diffusion
-from editkit.training.conditions import SHARES, told
+from editkit.training.conditions import SHARES, draw_conditions
 from editkit.training.device import device_of
-from editkit.training.draws import Draws, Source, shared
-from editkit.training.fast import hasten
+from editkit.training.draws import Draws, Source, split_count
+from editkit.training.fast import use_fast_operations
 from editkit.training.loop import Batch
 from editkit.training.network import Pocket, export, load
 from editkit.training.pictures import load_collection, windows
@@ -38,20 +38,20 @@ def with_noise(
     """Make a batch from clean pictures (B, 3, H, W), the first counts[0] for the first task and so on, with conditions,
     times (mapped by `moved`) and noise.
     """
-    task, condition, mask, s = told(x0, counts, source)
+    task, condition, mask, s = draw_conditions(x0, counts, source)
     t = diffusion.stratified_times(len(x0), source)
     t = moved(t, s.square().sum((1, 2, 3)) / s.sum((1, 2, 3)))
     return Batch(x0, t, source.normal(*x0.shape), task, condition, mask, s)
 
 
-def only(task: int, count: int) -> list[int]:
+def one_task_counts(task: int, count: int) -> list[int]:
     """Return `counts` for a batch of one task."""
     return [count if index == task else 0 for index in range(len(TASKS))]
 
 
-def seen(batch: Batch) -> tuple[Residual, Tensor]:
+def batch_residual(batch: Batch) -> tuple[Residual, Tensor]:
     """Return the residual of a batch, and z."""
-    alpha_t, sigma_t = (diffusion.at(table, batch.t) for table in diffusion.tables_on(batch.t.device))
+    alpha_t, sigma_t = (diffusion.gather_levels(table, batch.t) for table in diffusion.tables_on(batch.t.device))
     residual = Residual(batch.condition, batch.s, alpha_t, sigma_t)
     return residual, residual.seen(alpha_t * batch.x0 + sigma_t * batch.eps)
 
@@ -78,15 +78,15 @@ class PriorLesson:
                 f"{init_from}: is of another architecture than this run's; leave out the options that differ"
             )
         if self.device.type == "cpu":
-            hasten(self.network.unet)
+            use_fast_operations(self.network.unet)
         self.store = Store(self.collection.training, settings.architecture.window, self.device)
 
     def draw(self, step: int) -> Batch:
         source, batch = Draws((self.settings.seed, step), self.device), self.settings.batch
-        return with_noise(self.store.draw(batch, source), shared(batch, SHARES, source), source)
+        return with_noise(self.store.draw(batch, source), split_count(batch, SHARES, source), source)
 
     def losses(self, network: Pocket, batch: Batch) -> Tensor:
-        residual, z = seen(batch)
+        residual, z = batch_residual(batch)
         return losses(batch, residual, network(z, batch.t, batch.task, batch.condition, batch.mask))
 
     @cached_property
@@ -99,7 +99,7 @@ class PriorLesson:
         """Yield each task on the same windows."""
         for task in range(len(TASKS)):
             for part, x0 in enumerate(self.measured):
-                yield with_noise(x0, only(task, len(x0)), Draws((0, part, task + 1), self.device))
+                yield with_noise(x0, one_task_counts(task, len(x0)), Draws((0, part, task + 1), self.device))
 
     def sheet(self, network: Pocket) -> Image.Image:
         return training_sheet(network, self.collection.heldout or self.collection.training)

@@ -19,10 +19,10 @@ from torch import Generator, Tensor
 from editkit.errors import EditkitError
 from editkit.models.pocket.residual import HOLE, LUMA, luma
 from editkit.pictures.filling import smooth_fill
-from editkit.training.conditions import blurred
+from editkit.training.conditions import blur
 from editkit.training.device import has_bf16
 from editkit.training.draws import Seeded
-from editkit.training.fast import hasten
+from editkit.training.fast import use_fast_operations
 from editkit.training.masks import box, ellipse, strokes
 from editkit.training.network import Pocket, check_free, load, to_dtype, write_atomically
 from editkit.training.pictures import Photograph, crop, load_collection
@@ -110,7 +110,7 @@ class Report:
     def refining(self) -> Figures:
         """Measure holes that contain an enlarged coarser picture (mask 0.5)."""
         mask = box(len(self.x0), self.x0.shape[-1], Seeded(Generator().manual_seed(self.seed + 3))) * 0.5
-        coarse = blurred(self.x0, torch.full((len(self.x0),), 2.0))
+        coarse = blur(self.x0, torch.full((len(self.x0),), 2.0))
         condition = torch.where(mask > 0, coarse, self.x0)
         found = self.draw("inpaint", condition, mask)
         self.save("refine", [self.x0, condition, *found[:1]])
@@ -124,7 +124,7 @@ class Report:
 
     def upscaling(self) -> Figures:
         """Measure twofold upscaling after antialiased bicubic reduction."""
-        small = blurred(self.x0, torch.full((len(self.x0),), 2.0))
+        small = blur(self.x0, torch.full((len(self.x0),), 2.0))
         found = self.draw("upscale", small, self.one)
         self.save("upscale", [self.x0, small, found[0], found.mean(0)])
         return {
@@ -194,7 +194,7 @@ def make_report(
     """
     check_free(output, FILES, force)
     network = load(model)
-    hasten(network.unet)
+    use_fast_operations(network.unet)
     to_dtype(network, torch.bfloat16 if has_bf16(torch.device("cpu")) else torch.float32)
     network.eval()
     collection = load_collection(images, network.architecture.window, heldout)

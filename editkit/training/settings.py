@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from editkit.common.small import small_bytes
+from editkit.common.small import read_limited_bytes
 
 
 def _numbers(value: Any) -> Any:
@@ -106,6 +106,6 @@ class ClassifierSettings(BaseModel):
 def architecture_of(folder: Path) -> dict[str, Any]:
     """Return the architecture of an exported folder; {} if it cannot be read."""
     try:
-        return dict(json.loads(small_bytes(folder / "pocket.json"))["architecture"])
+        return dict(json.loads(read_limited_bytes(folder / "pocket.json"))["architecture"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}  # the loader reports the error

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from editkit.models.pocket.residual import TASKS, Residual, deviation, luma
 from editkit.training import diffusion
-from editkit.training.conditions import blurred, inpaint_condition
+from editkit.training.conditions import blur, inpaint_condition
 from editkit.training.draws import Seeded
 from editkit.training.network import Pocket
 from editkit.training.pictures import Photograph, crop
@@ -35,7 +35,7 @@ def grid(rows: list[Tensor], gap: int = 2) -> Image.Image:
     return sheet
 
 
-class Told(Protocol):
+class ConditionalNetwork(Protocol):
     """(z, t, task, condition, mask) -> F."""
 
     @property
@@ -46,7 +46,7 @@ class Told(Protocol):
 
 @torch.no_grad()
 def solve(
-    network: Told,
+    network: ConditionalNetwork,
     task: str,
     condition: Tensor,
     mask: Tensor,
@@ -59,7 +59,7 @@ def solve(
     s = deviation(label, condition, mask)
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
-        residual = Residual(condition, s, *(diffusion.at(table, t) for table in diffusion.tables()))
+        residual = Residual(condition, s, *(diffusion.gather_levels(table, t) for table in diffusion.tables()))
         z = residual.seen(x_t)
         f = network(*(part.to(device) for part in (z, t, label, condition, mask))).cpu()
         return residual.x0(z, f)
@@ -82,7 +82,7 @@ def training_sheet(
     shown = torch.where(mask > 0, condition, x0)
     rows = [x0, shown, solve(network, "inpaint", condition, mask, generator, steps)]
     for factor in (2.0, 4.0):
-        small = blurred(x0, torch.full((columns,), factor))
+        small = blur(x0, torch.full((columns,), factor))
         rows += [small, solve(network, "upscale", small, one, generator, steps)]
     rows.append(solve(network, "colorize", luma(x0), one, generator, steps))
     rows.append(solve(network, "prior", torch.zeros_like(x0), one, generator, steps))

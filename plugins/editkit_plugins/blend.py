@@ -15,7 +15,7 @@ from pydantic import Field
 from editkit.editing.between import between
 from editkit.plugin import Notify, Picture, PictureSource
 from editkit_plugins.seen import read_for_encoder
-from editkit_plugins.vary import Embedded, Sight
+from editkit_plugins.vary import ClipEncoders, Embedded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +43,6 @@ class Blend(Embedded):
         read_for_encoder(self.to, "blend: --to")
         return picture
 
-    def target(self, own: Tensor, sight: Sight) -> Tensor:
+    def target(self, own: Tensor, sight: ClipEncoders) -> Tensor:
         other = sight.pictures([read_for_encoder(self.to, "blend: --to")])
         return between(own, other.expand(len(own), -1), self.at)

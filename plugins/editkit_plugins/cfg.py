@@ -73,9 +73,9 @@ class _CfgHooks(Hooks[Cfg]):
         self.folds = capability(run.model, FoldsGuidance)
         if info.distilled:
             self.scale = 1.0
-        self._say_what_is_idle(chosen)
+        self._report_idle(chosen)
 
-    def _say_what_is_idle(self, chosen: float | None) -> None:
+    def _report_idle(self, chosen: float | None) -> None:
         """Notify the user of a scale or a negative prompt that has no effect."""
         run, plugin, name = self.run, self.plugin, self.run.model.info.name
         if run.model.info.distilled:
@@ -97,26 +97,26 @@ class _CfgHooks(Hooks[Cfg]):
         return replace(cond, guidance=self.told) if self.tells and cond.guidance is None else cond
 
     def branches(self, step: Step, cond: Conditioning) -> Sequence[Conditioning]:
-        return (cond,) if self._wanted(cond) == 1.0 else (replace(cond, prompt=cond.negative), cond)
+        return (cond,) if self._guidance_scale(cond) == 1.0 else (replace(cond, prompt=cond.negative), cond)
 
     def combine(self, step: Step, predictions: Sequence[Prediction]) -> Prediction:
         if len(predictions) == 1:
             return predictions[0]
         without, wanted = predictions
-        made = folded(without, wanted, self._wanted(step.told[-1]), step.x_t, step.t, self.folds)
+        made = combine_folded(without, wanted, self._guidance_scale(step.told[-1]), step.x_t, step.t, self.folds)
         if not self.plugin.rescale:
             return made
         if made.output is None or wanted.output is None or made.kind is None:
-            return wanted.with_x0(self._rescaled(made.x0, wanted.x0), step.x_t, step.t)
-        out = self._rescaled(made.output, wanted.output)
+            return wanted.with_x0(self._rescale(made.x0, wanted.x0), step.x_t, step.t)
+        out = self._rescale(made.output, wanted.output)
         return replace(convert(out, step.x_t, step.t, made.kind), variance=wanted.variance)
 
-    def _wanted(self, cond: Conditioning) -> float:
+    def _guidance_scale(self, cond: Conditioning) -> float:
         """Return the scale. Another plugin may have set its own for this prediction (`Conditioning.guidance`)."""
         own = None if self.tells or self.run.model.info.distilled else cond.guidance
         return self.scale if own is None else own
 
-    def _rescaled(self, out: Tensor, wanted: Tensor) -> Tensor:
+    def _rescale(self, out: Tensor, wanted: Tensor) -> Tensor:
         """Move the standard deviation of `out` towards that of `wanted`, by the fraction `rescale`.
 
         Items with a single value, or whose values are all equal, have no deviation and are returned unchanged.
@@ -129,7 +129,7 @@ class _CfgHooks(Hooks[Cfg]):
         return (r * (out * ratio) + (1.0 - r) * out).where(deviation > 0.0, out)
 
 
-def folded(
+def combine_folded(
     without: Prediction, wanted: Prediction, scale: float, x_t: Tensor, t: Level, folds: FoldsGuidance | None
 ) -> Prediction:
     """Combine both predictions at (x_t, t): out_n + scale (out_p - out_n), or the model's own rule `folds`."""

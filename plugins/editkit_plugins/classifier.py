@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from editkit.models.classifiers import is_noisy, load_classifier, resolve
+from editkit.models.classifiers import is_noisy, load_classifier, resolve_label
 from editkit.models.classifiers.kinds import Noisy
 from editkit.plugin import Guidance, GuidanceHooks, Hooks, Metavar, Run, Section, Step, Through, UsageError
 
@@ -77,7 +77,7 @@ class _ClassifierHooks(GuidanceHooks[Classifier]):
         source = plugin.classifier
         if isinstance(source, str):
             source = run.lease.network(load_classifier, source, run.device, offline=run.options.offline)
-        self.network, self.label = source, resolve(plugin.label, source.labels)
+        self.network, self.label = source, resolve_label(plugin.label, source.labels)
         noisy, asked = isinstance(source, Noisy), plugin.through()
         if noisy and asked != "x_t":
             raise UsageError(f"classifier: {plugin.classifier} is noise-aware, so it sees x_t; leave --gradient out")

@@ -72,22 +72,22 @@ class Clip(Guidance):
 
     @field_validator("text", mode="before")
     @classmethod
-    def _several(cls, text: Any) -> Any:
+    def _to_tuple(cls, text: Any) -> Any:
         return (text,) if isinstance(text, str) else text
 
     @field_validator("text")
     @classmethod
     def _not_empty(cls, text: tuple[str, ...]) -> tuple[str, ...]:
         for words in text:
-            if not weighted(words)[0].strip():
+            if not parse_weighted(words)[0].strip():
                 raise ValueError(f"is {words!r}; a text is needed, as `a red door` or `a red door:0.5`")
         return text
 
     @model_validator(mode="after")
-    def _wanted(self) -> Clip:
+    def _check_target(self) -> Clip:
         if not self.text and self.image is None:
             raise ValueError("there is no target: give --text, or --image with a picture")
-        if not any(w for _, w in map(weighted, self.text)) and (self.image is None or not self.image_weight):
+        if not any(w for _, w in map(parse_weighted, self.text)) and (self.image is None or not self.image_weight):
             raise ValueError("every weight is 0, so there is no target; give one a weight other than 0")
         return self
 
@@ -101,7 +101,7 @@ class Clip(Guidance):
         return self.scale
 
 
-def weighted(words: str) -> tuple[str, float]:
+def parse_weighted(words: str) -> tuple[str, float]:
     """Split `a red door:0.5` into (text, weight). The weight is 1 if none is written."""
     text, colon, number = words.rpartition(":")
     try:
@@ -123,7 +123,7 @@ class _ClipHooks(GuidanceHooks[Clip]):
             kind = "not noise-aware, so it cannot see x_t" if asked == "x_t" else "noise-aware, so it sees x_t"
             raise UsageError(f"clip: {plugin.clip_model} is {kind}; leave --gradient out")
         self.clip.check(run.shape, run.levels[1:])
-        wishes = [weighted(words) for words in plugin.text]
+        wishes = [parse_weighted(words) for words in plugin.text]
         targets = [self.clip.texts([text for text, _ in wishes], run.device)] if wishes else []
         weights = [weight for _, weight in wishes]
         if plugin.image is not None:
@@ -149,20 +149,20 @@ class _ClipHooks(GuidanceHooks[Clip]):
         size = max(1, self.plugin.chunk // len(image))
         total = torch.zeros(len(image), device=image.device)
         for first in range(0, cuts, size):
-            part = partial(self._cut, seeds=seeds[:, first : first + size])
+            part = partial(self._cutouts, seeds=seeds[:, first : first + size])
             total = total + checkpoint(part, image, use_reentrant=False, preserve_rng_state=False)
         return total / cuts
 
-    def _cut(self, image: Tensor, seeds: Tensor) -> Tensor:
+    def _cutouts(self, image: Tensor, seeds: Tensor) -> Tensor:
         """Sum the distances of one crop of each item for every column of `seeds` (b, cuts): (b,)."""
         import torch
 
         pairs = [(one[None], int(seed)) for one, row in zip(image, seeds, strict=True) for seed in row]
-        cut = torch.cat([self._augmented(one, seed) for one, seed in pairs])
+        cut = torch.cat([self._augment(one, seed) for one, seed in pairs])
         summed: Tensor = self._distance(self.clip.images(cut)).reshape(seeds.shape).sum(1)
         return summed
 
-    def _augmented(self, image: Tensor, seed: int) -> Tensor:
+    def _augment(self, image: Tensor, seed: int) -> Tensor:
         """Crop a random square of (1, 3, h, w) at CLIP's input size, slightly rotated and shifted."""
         import kornia.augmentation as K
 

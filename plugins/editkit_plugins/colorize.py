@@ -22,7 +22,7 @@ from editkit.pictures.colors import rgb
 from editkit.plugin import Metavar, Notify, Options, Picture, Run, Section, Slot, UsageError
 from editkit_plugins.restoring.points import Point
 from editkit_plugins.restoring.solving import Solver
-from editkit_plugins.upscale import observed
+from editkit_plugins.upscale import observed_picture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from editkit_plugins.restoring.problem import Problem
 
 
-def pointed(text: str, width: int, height: int) -> Point:
+def parse_points(text: str, width: int, height: int) -> Point:
     """Parse `x,y,#rrggbb`. x and y are pixels, or per cent of `width` and `height`.
 
     Raises:
@@ -69,9 +69,9 @@ class Colorize(Solver):
 
     @field_validator("color_at")
     @classmethod
-    def _pointed(cls, color_at: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_points(cls, color_at: tuple[str, ...]) -> tuple[str, ...]:
         for one in color_at:
-            pointed(one, 1, 1)
+            parse_points(one, 1, 1)
         return color_at
 
     def default_model(self) -> str:
@@ -84,7 +84,7 @@ class Colorize(Solver):
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         for text in self.color_at:
-            at = pointed(text, picture.width - 1, picture.height - 1)
+            at = parse_points(text, picture.width - 1, picture.height - 1)
             if at.x >= picture.width or at.y >= picture.height:
                 raise UsageError(
                     f"colorize --color-at {text}: the point lies outside the picture of "
@@ -100,11 +100,11 @@ class Colorize(Solver):
         from editkit_plugins.restoring.problem import Problem
         from editkit_plugins.restoring.scribbles import HintedLuma
 
-        source, size = observed(run)
+        source, size = observed_picture(run)
         A = Luma(size)
         y = A.forward(source)
         if self.color_at:
-            A = HintedLuma(size, y, [pointed(one, size[2] - 1, size[1] - 1) for one in self.color_at])
+            A = HintedLuma(size, y, [parse_points(one, size[2] - 1, size[1] - 1) for one in self.color_at])
         return Problem(A, y)
 
     def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:

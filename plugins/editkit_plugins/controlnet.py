@@ -21,10 +21,10 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from editkit.common.spec import name_of
-from editkit.diffusion.control import BringsControl, Control, Folded, Shown, TakesControl, cut_like
+from editkit.diffusion.control import BringsControl, Control, ControlInputs, Folded, TakesControl, cut_like
 from editkit.diffusion.space import space_of
 from editkit.models.files.layout import Layout
-from editkit.models.files.loading import find, load_network
+from editkit.models.files.loading import find_layout, load_network
 from editkit.plugin import (
     EditkitError,
     Given,
@@ -80,7 +80,7 @@ def _hint(value: Any) -> Any:
     if hints.is_words(value):
         hints.make(value)
     elif not hints.looks_like_a_file(value):
-        raise ValueError(hints.unknown(name_of(value)))
+        raise ValueError(hints.unknown_message(name_of(value)))
     return value
 
 
@@ -161,9 +161,9 @@ class _ControlNetHooks(Hooks[ControlNet]):
         self.control: Control | None = None
         self.shown: Reference | None = None
         if plugin.scale > 0.0 and "hint" in run.model.info.takes:
-            self.shown = _shown(plugin, run)
+            self.shown = _control_inputs(plugin, run)
         elif plugin.scale > 0.0:
-            self.control = _bound(plugin, run)
+            self.control = _bind_controlnet(plugin, run)
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
         if self.shown is not None:
@@ -174,7 +174,7 @@ class _ControlNetHooks(Hooks[ControlNet]):
         return cond.plus_control(self.control)
 
 
-def _shown(plugin: ControlNet, run: Run) -> Reference:
+def _control_inputs(plugin: ControlNet, run: Run) -> Reference:
     """Encode the hint for a model that was itself trained on hints: a sample of the encoder's posterior.
 
     Notifies the user of options of the plugin that then have no effect.
@@ -186,7 +186,7 @@ def _shown(plugin: ControlNet, run: Run) -> Reference:
         run.notify(
             f"{' and '.join(words)}: without effect, {run.model.info.name} was trained on hints and needs no ControlNet"
         )
-    hint = 2.0 * _placed(plugin, run) - 1.0
+    hint = 2.0 * _place_hint(plugin, run) - 1.0
     return Reference(run.model.encode(hint, run.stream), hint)
 
 
@@ -222,7 +222,7 @@ class _Control:
         return replace(self, hint=cut_like(self.hint, spots, size))
 
 
-def _bound(plugin: ControlNet, run: Run) -> Control:
+def _bind_controlnet(plugin: ControlNet, run: Run) -> Control:
     """Load the network with its hint; the network is checked against the model before its weights are read.
 
     Raises:
@@ -234,24 +234,24 @@ def _bound(plugin: ControlNet, run: Run) -> Control:
 
     try:
         where = _folder_of(plugin.controlnet) if plugin.controlnet != EMBEDDED else str(folder(EMBEDDED))
-        layout = find(where, offline=run.options.offline)
+        layout = find_layout(where, offline=run.options.offline)
         component = "controlnet" if layout.index and layout.has("controlnet") else ""
         config = layout.config(component)
         own = capability(run.model, BringsControl)
         if own is not None:
-            return _of_transformer(plugin, run, own, where, component, config)
+            return _transformer_control(plugin, run, own, where, component, config)
         model = capability(run.model, TakesControl)
         if model is None:
             raise ModelError(f"{run.model.info.name} ({run.model.info.family}) does not support ControlNets")
         _check(plugin.controlnet, config, model, run)
-        layout = find(where, offline=run.options.offline, weights=True)
-        network = run.lease.network(_loaded, layout, component, run.device, model.unet.dtype)
+        layout = find_layout(where, offline=run.options.offline, weights=True)
+        network = run.lease.network(_load_network, layout, component, run.device, model.unet.dtype)
     except ModelError as error:
         raise ModelError(f"controlnet: {str(error).removeprefix('controlnet: ')}") from error
     if plugin.mode is not None:
         run.notify(f"--mode: without effect, {plugin.controlnet} takes hints of one kind")
     guess = plugin.guess or bool(config.get("global_pool_conditions"))
-    return _Control(network, _placed(plugin, run), plugin.scale, guess)
+    return _Control(network, _place_hint(plugin, run), plugin.scale, guess)
 
 
 def _folder_of(word: str) -> str:
@@ -267,19 +267,19 @@ def _folder_of(word: str) -> str:
     )
 
 
-def _of_transformer(
+def _transformer_control(
     plugin: ControlNet, run: Run, model: BringsControl, where: str, component: str, config: Mapping[str, Any]
 ) -> Control:
-    """Do the same as `_bound` for a model with ControlNets of its own kind."""
+    """Do the same as `_bind_controlnet` for a model with ControlNets of its own kind."""
     try:
         kind = model.controlnet(config)
     except ModelError as error:
         raise ModelError(f"{plugin.controlnet} {error}; choose a ControlNet that was made for this model") from error
     number = _number_of_kind(plugin, config, run.notify)
-    layout = find(where, offline=run.options.offline, weights=True)
+    layout = find_layout(where, offline=run.options.offline, weights=True)
     network = run.lease.network(load_network, layout, component, kind, model.transformer.dtype, run.device)
     inputs = run.inputs
-    shown = Shown(2.0 * _placed(plugin, run) - 1.0, inputs.picture, inputs.mask, inputs.region, number)
+    shown = ControlInputs(2.0 * _place_hint(plugin, run) - 1.0, inputs.picture, inputs.mask, inputs.region, number)
     return model.steered(network, shown, plugin.scale, plugin.guess, run.stream)
 
 
@@ -310,12 +310,12 @@ def _number_of_kind(plugin: ControlNet, config: Mapping[str, Any], notify: Notif
     return number
 
 
-def _loaded(layout: Layout, component: str, device: torch.device, dtype: torch.dtype) -> Any:
+def _load_network(layout: Layout, component: str, device: torch.device, dtype: torch.dtype) -> Any:
     from diffusers import ControlNetModel
 
-    from editkit.models.fast.blocks import quicken
+    from editkit.models.fast.blocks import replace_blocks
 
-    return quicken(load_network(layout, component, ControlNetModel, dtype, device))
+    return replace_blocks(load_network(layout, component, ControlNetModel, dtype, device))
 
 
 def _check(name: str, config: Mapping[str, Any], model: TakesControl, run: Run) -> None:
@@ -324,7 +324,7 @@ def _check(name: str, config: Mapping[str, Any], model: TakesControl, run: Run) 
     if kind != "ControlNetModel":
         raise ModelError(f"{name} is a {kind}; a ControlNetModel is needed (no union ControlNets, no T2I-Adapters yet)")
     unet, folded = model.unet.config, isinstance(model, Folded)
-    pairs = {key: (_plain(config.get(key)), _plain(unet.get(key))) for key in COMPARED}
+    pairs = {key: (_list_to_tuple(config.get(key)), _list_to_tuple(unet.get(key))) for key in COMPARED}
     pairs["in_channels"] = config.get("in_channels", 4), unet["in_channels"] if folded else run.shape[1]
     side = space_of(run.model).factor * (model.unshuffle if isinstance(model, Folded) else 1)
     pairs["pixels a side of one value"] = 2 ** (len(_embedding(config)) - 1), side
@@ -340,7 +340,7 @@ def _check(name: str, config: Mapping[str, Any], model: TakesControl, run: Run) 
         )
 
 
-def _plain(value: Any) -> Any:
+def _list_to_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -352,7 +352,7 @@ def _family(width: Any) -> str:
     return f"{FAMILIES[width]}: " if width in FAMILIES else ""
 
 
-def _placed(plugin: ControlNet, run: Run) -> Tensor:
+def _place_hint(plugin: ControlNet, run: Run) -> Tensor:
     """Return the hint, aligned with the picture and at its size: (batch, 3, H, W) in [0, 1]."""
     import torch
 
@@ -396,5 +396,5 @@ def _hints(plugin: ControlNet, run: Run) -> list[Pixels]:
         seen = [from_unit(item, "uint8") for item in inputs.picture]
     else:
         raise UsageError(f"controlnet: --control {control} looks at a picture, and there is none; give a hint's file")
-    detect = run.lease.network(hints.ready, detector, offline=run.options.offline)
+    detect = run.lease.network(hints.prepare_detector, detector, offline=run.options.offline)
     return [detect(pixels) for pixels in seen]

@@ -183,7 +183,7 @@ class Denoise(Plugin):
         return ladder_from(inputs.model.schedule, sigma / 127.5, levels)
 
 
-def turned(x: Tensor, view: int, back: bool = False) -> Tensor:
+def apply_view(x: Tensor, view: int, back: bool = False) -> Tensor:
     """Mirror (..., h, w) for an odd `view`, then rotate it by view // 2 quarter turns; `back` undoes both."""
     quarters = view // 2
     if back:
@@ -215,8 +215,8 @@ class _DenoiseHooks(Hooks[Denoise]):
 
     def seen(self, step: Step, view: int) -> Tensor:
         """Return the estimate from one view, rotated back. Nothing else is kept: pictures may be large."""
-        made = step.predict(turned(step.x_t.detach(), view), step.t, self.told)
-        return turned(made.x0, view, back=True)
+        made = step.predict(apply_view(step.x_t.detach(), view), step.t, self.told)
+        return apply_view(made.x0, view, back=True)
 
     def begin(self) -> Float[Tensor, "b c *size"] | None:
         known = self.run.inputs.known

@@ -109,18 +109,18 @@ class _EditHooks(Hooks[Edit]):
             raise ChainError("edit works on a picture, and there is none; with sample(), give known=")
         if run.options.prompt is None:
             run.notify("edit has no --prompt, so the model has no instruction; say what to change with --prompt")
-        self._say_the_size(picture)
+        self._report_size(picture)
         own = model.refer(picture)
         if own.picture.shape != picture.shape:  # scaled down: reference and result would differ in scale
             own = replace(own, latent=run.model.encode(picture), picture=picture)
-        self.references: list[Reference] = [own, *(model.refer(self._other(one)) for one in plugin.reference)]
+        self.references: list[Reference] = [own, *(model.refer(self._second_picture(one)) for one in plugin.reference)]
 
-    def _other(self, source: PictureSource) -> Tensor:
+    def _second_picture(self, source: PictureSource) -> Tensor:
         """(1, 3, h, w) in [-1, 1], in the colours of the edited picture."""
         other = Picture.read(source).coloured_as(self.run.inputs.file)
         return to_unit(other.visible).to(self.run.device)
 
-    def _say_the_size(self, picture: Tensor) -> None:
+    def _report_size(self, picture: Tensor) -> None:
         original = self.run.inputs.original
         if original is None or original.shape[-2:] == picture.shape[-2:]:
             return

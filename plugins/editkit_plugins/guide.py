@@ -31,7 +31,7 @@ from editkit.plugin import (
     UsageError,
     Weights,
 )
-from editkit_plugins.losses import LOSSES, TONES, Loss, hexed
+from editkit_plugins.losses import LOSSES, TONES, Loss, to_hex
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -186,7 +186,7 @@ class _GuideHooks(GuidanceHooks[Guide]):
             return {}
         seen = self._judged(image)
         if plugin.loss == "color":
-            return {"mean_colour": hexed(seen[0].mean((1, 2))), "wanted": plugin.color}
+            return {"mean_colour": to_hex(seen[0].mean((1, 2))), "wanted": plugin.color}
         if plugin.loss == "brightness":
             return {"brightness": (float(seen.mean()) + 1.0) / 2.0, "wanted": plugin.brightness}
         before = run.inputs.original

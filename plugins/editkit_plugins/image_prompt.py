@@ -16,11 +16,19 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field, field_validator
 
-from editkit.common.places import expanded
-from editkit.models.files.loading import find
+from editkit.common.places import expand_path
+from editkit.models.files.loading import find_layout
 from editkit.models.prompts import adapter as ip
 from editkit.models.prompts import redux
-from editkit.models.prompts.vision import ENCODER, Eye, find_eye, is_name, kind_of, load_eye, width
+from editkit.models.prompts.vision import (
+    ENCODER,
+    ImageEncoder,
+    find_image_encoder,
+    is_name,
+    kind_of,
+    load_image_encoder,
+    width,
+)
 from editkit.plugin import (
     Hooks,
     MaskSource,
@@ -37,8 +45,8 @@ from editkit.plugin import (
     Weights,
     capability,
 )
-from editkit.plugin.guidance import placed_mask
-from editkit_plugins.seen import read_for_encoder, say_what_is_cut
+from editkit.plugin.guidance import mask_at_state
+from editkit_plugins.seen import read_for_encoder, report_cropping
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -88,7 +96,7 @@ class ImagePrompt(Plugin):
 
     @field_validator("image", mode="before")
     @classmethod
-    def _several(cls, given: Any) -> Any:
+    def _to_tuple(cls, given: Any) -> Any:
         if isinstance(given, list | tuple):
             if not given:
                 raise ValueError("is an empty list; at least one picture is needed")
@@ -96,7 +104,7 @@ class ImagePrompt(Plugin):
         return (given,)
 
     def hooks(self) -> type[Hooks[ImagePrompt]]:
-        return _ReduxHooks if expanded(self.adapter).is_dir() else _ImagePromptHooks
+        return _ReduxHooks if expand_path(self.adapter).is_dir() else _ImagePromptHooks
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         if self.scale > 0.0:
@@ -104,8 +112,10 @@ class ImagePrompt(Plugin):
         return picture
 
     def found_weights(self) -> tuple[str, ...]:
-        beside = expanded(self.adapter).parent / ENCODER
-        return (str(beside),) if self.encoder is None and expanded(self.adapter).is_file() and beside.is_dir() else ()
+        beside = expand_path(self.adapter).parent / ENCODER
+        return (
+            (str(beside),) if self.encoder is None and expand_path(self.adapter).is_file() and beside.is_dir() else ()
+        )
 
     def pictures(self) -> list[Image.Image]:
         """Read the pictures for the encoder: RGB, 8 bits, sRGB.
@@ -119,7 +129,7 @@ class ImagePrompt(Plugin):
 class _ImagePromptHooks(Hooks[ImagePrompt]):
     def __init__(self, plugin: ImagePrompt, run: Run) -> None:
         super().__init__(plugin, run)
-        self.prompt = _bound(plugin, run) if plugin.scale > 0.0 else None
+        self.prompt = _bind_prompt(plugin, run) if plugin.scale > 0.0 else None
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
         return cond if self.prompt is None else cond.plus_image_prompt(self.prompt)
@@ -140,7 +150,7 @@ class _ReduxHooks(Hooks[ImagePrompt]):
                 f"an encoder of its own, and its tokens have no position; leave --{given} out"
             )
         pictures = plugin.pictures()
-        self.tokens = plugin.scale * _redux(plugin, run).tokens(pictures)
+        self.tokens = plugin.scale * _bind_redux(plugin, run).tokens(pictures)
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
         import torch
@@ -152,7 +162,7 @@ class _ReduxHooks(Hooks[ImagePrompt]):
         return replace(cond, prompt=replace(cond.prompt, embeds=torch.cat([embeds, behind], dim=1)))
 
 
-def _redux(plugin: ImagePrompt, run: Run) -> redux.Redux:
+def _bind_redux(plugin: ImagePrompt, run: Run) -> redux.Redux:
     """Load Redux's networks from its folder.
 
     Raises:
@@ -167,7 +177,7 @@ def _redux(plugin: ImagePrompt, run: Run) -> redux.Redux:
             f"image-prompt: {plugin.adapter} is a folder, as Redux is, which is for FLUX.1; {info.name} "
             f"({info.family}) needs an IP-Adapter, a .safetensors file"
         )
-    layout = find(plugin.adapter, offline=True, weights=True)
+    layout = find_layout(plugin.adapter, offline=True, weights=True)
     try:
         redux.check(layout, model.places().text)
         return run.lease.network(redux.load, layout, run.device, model.denoiser.dtype)
@@ -175,7 +185,7 @@ def _redux(plugin: ImagePrompt, run: Run) -> redux.Redux:
         raise ModelError(f"image-prompt: {str(error).removeprefix('image-prompt: ')}") from error
 
 
-def _bound(plugin: ImagePrompt, run: Run) -> ImageTokens:
+def _bind_prompt(plugin: ImagePrompt, run: Run) -> ImageTokens:
     """Load the adapter's layers and encode the pictures as tokens; file headers are checked before weights are read.
 
     Raises:
@@ -187,21 +197,23 @@ def _bound(plugin: ImagePrompt, run: Run) -> ImageTokens:
     if model is None:
         raise ModelError(f"image-prompt: model {run.model.info.name} does not support image prompts")
     try:
-        file, places, dtype = expanded(plugin.adapter), model.places(), model.denoiser.dtype
+        file, places, dtype = expand_path(plugin.adapter), model.places(), model.denoiser.dtype
         says = ip.check(file, places)
         layout, component = _encoder(plugin, file, says, run)
-        eye = run.lease.network(load_eye, layout, component, run.device, dtype)
+        eye = run.lease.network(load_image_encoder, layout, component, run.device, dtype)
         adapter = run.lease.network(ip.load, file, places, run.device, dtype)
     except ModelError as error:
         raise ModelError(f"image-prompt: {str(error).removeprefix('image-prompt: ')}") from error
     pictures = plugin.pictures()
-    say_what_is_cut(plugin.name, pictures, eye, run)
-    mask = None if plugin.mask is None else (placed_mask(plugin.name, plugin.mask, run) >= 0.5).float()
+    report_cropping(plugin.name, pictures, eye, run)
+    mask = None if plugin.mask is None else (mask_at_state(plugin.name, plugin.mask, run) >= 0.5).float()
     tokens, unwanted = _tokens(eye, adapter, pictures, black=places.kind == ip.FLUX)
     return ImageTokens(adapter.layers, tokens, unwanted, plugin.scale, mask)
 
 
-def _tokens(eye: Eye, adapter: ip.Adapter, pictures: Sequence[Image.Image], black: bool) -> tuple[Tensor, Tensor]:
+def _tokens(
+    eye: ImageEncoder, adapter: ip.Adapter, pictures: Sequence[Image.Image], black: bool
+) -> tuple[Tensor, Tensor]:
     """Return the tokens of the pictures and of the branch without a prompt, (1, tokens, width) each.
 
     As in diffusers, the second are made from a zero embedding or the embedding of zero pixels; `black`: of a black
@@ -222,13 +234,13 @@ def _tokens(eye: Eye, adapter: ip.Adapter, pictures: Sequence[Image.Image], blac
     return wanted, unwanted
 
 
-def _encoder(plugin: ImagePrompt, file: Path, says: ip.Read, run: Run) -> tuple[Layout, str]:
+def _encoder(plugin: ImagePrompt, file: Path, says: ip.AdapterHeader, run: Run) -> tuple[Layout, str]:
     """Find the adapter's image encoder: its folder, and the component in it.
 
     Raises:
         ModelError: there is none, or its embeddings have another width.
     """
-    found = find_eye(plugin.encoder, file.parent, run.model.info.name, run.options.offline)
+    found = find_image_encoder(plugin.encoder, file.parent, run.model.info.name, run.options.offline)
     if found is None:
         raise ModelError(
             f"no image encoder for {file.name}: there is no folder {ENCODER} beside it, and the model has none; "

@@ -162,10 +162,10 @@ class Inpaint(Replacing):
         if self.mask is None:
             raise UsageError(f"{self.name} needs --mask: a picture (white = regenerate) or words as box:10,10,80,60")
         mask = read_mask(self.mask, picture, invert=self.invert_mask, notify=notify, models=self.mask_model)
-        grown = self._rimmed(mask, picture, notify) if self.grow == "auto" else grow(mask, self.grow)
+        grown = self._with_rim(mask, picture, notify) if self.grow == "auto" else grow(mask, self.grow)
         return picture.with_mask(feather_inside(grown, self.feather), self.fill, self.barred(picture, notify))
 
-    def _rimmed(self, mask: Mask, picture: Picture, notify: Notify) -> Mask:
+    def _with_rim(self, mask: Mask, picture: Picture, notify: Notify) -> Mask:
         """Return `mask` with a rim, and with the parts of the object that stick out of it."""
         rim = grow_rim(mask, 2 + round(max(picture.size) / 200))
         whole = with_leftovers(rim, picture, round(max(picture.size) / STICKS_OUT))

@@ -51,8 +51,8 @@ from editkit.plugin import (
     capability,
     make_sampler,
 )
-from editkit_plugins.noise_files import free, learnt_in, loaded, save
-from editkit_plugins.null_text import Learning, NullText, guided_by, nothing
+from editkit_plugins.noise_files import check_free, load_noise, read_learned, save
+from editkit_plugins.null_text import Learning, NullText, empty_prompt, guided_by
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -67,7 +67,7 @@ ROUNDINGS = 100
 """An iterate whose relative error is below this many machine epsilons has converged; differences below are rounding."""
 
 
-class Heard(Protocol):
+class ConvergenceCallback(Protocol):
     """Callback after each move up to s; `worse`: an iterate had a larger error than the best one before it."""
 
     def __call__(self, s: Level, worse: bool) -> None: ...
@@ -78,7 +78,7 @@ class Refined(WrappedSampler):
     """`inner` with refined upward moves: solves for the state at s from which `inner` returns to x_t."""
 
     iterations: int
-    heard: Heard | None = None
+    report_convergence: ConvergenceCallback | None = None
 
     def calls(self, move: Move) -> int:
         back = self.iterations * self.inner.calls(Move(move.s, move.t)) if move.up else 0
@@ -90,9 +90,9 @@ class Refined(WrappedSampler):
         x_s, kept = self.inner.step(x_t, t, s, predict, normal, memory)
         if s.index < t.index:
             return x_s, kept
-        return self._solved(x_s, x_t, lambda x: self.inner.step(x, s, t, predict, normal, None)[0], s, t), None
+        return self._solve(x_s, x_t, lambda x: self.inner.step(x, s, t, predict, normal, None)[0], s, t), None
 
-    def _solved(self, x_s: Tensor, x_t: Tensor, down: Callable[[Tensor], Tensor], s: Level, t: Level) -> Tensor:
+    def _solve(self, x_s: Tensor, x_t: Tensor, down: Callable[[Tensor], Tensor], s: Level, t: Level) -> Tensor:
         """Iterate from x_s, (batch, channels, ...). Each item returns its last iterate, or its best one if the
         last evaluated iterate was worse.
         """
@@ -111,8 +111,8 @@ class Refined(WrappedSampler):
             best, missed, least = x_s.where(better, best), off.where(better, missed), size.where(better, least)
             c = c.where(better, 0.5 * c)
             x_s = best + c * missed
-        if self.heard is not None:
-            self.heard(s, bool(worse.any()))
+        if self.report_convergence is not None:
+            self.report_convergence(s, bool(worse.any()))
         return x_s.where(better, best)
 
 
@@ -163,7 +163,7 @@ class Invert(Plugin):
     )
 
     @model_validator(mode="after")
-    def _one_way(self) -> Invert:
+    def _check_one_direction(self) -> Invert:
         if self.from_noise is not None and (self.save_noise is not None or self.way == "up"):
             raise ValueError("--from-noise runs the way down only; leave --save-noise and --way up out")
         if self.null_text and (self.way != "both" or self.from_noise is not None or self.source is not None):
@@ -208,13 +208,13 @@ class _InvertHooks(Hooks[Invert]):
     def walk(self, sampler: Sampler) -> Sampler:
         walked = super().walk(sampler)
         if isinstance(walked, Learning):
-            return replace(walked, inner=self._listened(walked.inner))
-        return self._listened(walked)
+            return replace(walked, inner=self._with_callback(walked.inner))
+        return self._with_callback(walked)
 
-    def _listened(self, rule: Sampler) -> Sampler:
-        return replace(rule, heard=self.heard) if isinstance(rule, Refined) else rule
+    def _with_callback(self, rule: Sampler) -> Sampler:
+        return replace(rule, report_convergence=self.report_convergence) if isinstance(rule, Refined) else rule
 
-    def heard(self, s: Level, worse: bool) -> None:
+    def report_convergence(self, s: Level, worse: bool) -> None:
         """Count the moves in which refinement did not contract; report their number at the top."""
         top = self.run.plan.top
         self.worse += worse
@@ -234,7 +234,7 @@ class _InvertHooks(Hooks[Invert]):
         """
         run = self.run
         if self.plugin.from_noise is not None:
-            return loaded(self.plugin.from_noise, run)
+            return load_noise(self.plugin.from_noise, run)
         if run.handed is None and run.plan.start > 0 and not self.plugin.climbs:
             raise ChainError("invert --way down starts from noise, but no stage before ends there (invert --way up)")
         known = run.inputs.known
@@ -256,7 +256,7 @@ class _SavingHooks(_InvertHooks):
     def __init__(self, plugin: Invert, run: Run) -> None:
         super().__init__(plugin, run)
         assert plugin.save_noise is not None
-        free(plugin.save_noise)
+        check_free(plugin.save_noise)
 
     def after(self, step: Step, x_s: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         if step.move.up and step.move.s == self.run.plan.top:
@@ -296,7 +296,7 @@ class _NullTextHooks(_InvertHooks):
         super().__init__(plugin, run)
         guided_by(run)
         if plugin.save_noise is not None:
-            free(plugin.save_noise)
+            check_free(plugin.save_noise)
         self.learner: NullText | None = None
 
     def walk(self, sampler: Sampler) -> Sampler:
@@ -313,13 +313,13 @@ class _NullTextHooks(_InvertHooks):
         assert self.learner is not None
         if step.move.up:
             if not self.learner.states:
-                self.learner.passed(step.move.t, self._began())
+                self.learner.passed(step.move.t, self._initial_state())
             self.learner.passed(step.move.s, x_s)
         elif step.move.s == 0 and self.plugin.save_noise is not None:
             save(self.plugin.save_noise, self.learner.states[self.run.plan.top], self.run, self.learner)
         return x_s
 
-    def _began(self) -> Tensor:
+    def _initial_state(self) -> Tensor:
         """Return the state in which the way up began: the picture."""
         begun = self.begin()
         assert begun is not None
@@ -332,8 +332,8 @@ class _KeptHooks(_InvertHooks):
     def __init__(self, plugin: Invert, run: Run) -> None:
         super().__init__(plugin, run)
         assert plugin.from_noise is not None
-        self.learnt = learnt_in(plugin.from_noise, run)
-        self.empty = nothing(run) if self.learnt else None
+        self.learnt = read_learned(plugin.from_noise, run)
+        self.empty = empty_prompt(run) if self.learnt else None
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
         kept = self.learnt.get(step.move.t)

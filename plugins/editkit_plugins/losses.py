@@ -34,7 +34,7 @@ Seen = Callable[["Tensor"], "Tensor"]
 """Pixels at the size of the pass -> the part of them that the loss sees."""
 
 
-class Wanted(Protocol):
+class LossOptions(Protocol):
     """The options that the losses read; see the fields of `guide`."""
 
     @property
@@ -62,25 +62,25 @@ class Wanted(Protocol):
     def network(self) -> str: ...
 
 
-def hexed(colour: Tensor) -> str:
+def to_hex(colour: Tensor) -> str:
     """Format three values in [-1, 1] as #rrggbb."""
     r, g, b = (round(127.5 * (min(max(float(value), -1.0), 1.0) + 1.0)) for value in colour)
     return f"#{r:02x}{g:02x}{b:02x}"
 
 
-def _brightness(plugin: Wanted, run: Run, seen: Seen) -> Loss:
+def _brightness(plugin: LossOptions, run: Run, seen: Seen) -> Loss:
     wanted = 2.0 * plugin.brightness - 1.0
     return lambda image: (image.flatten(1).mean(1) - wanted) ** 2
 
 
-def _color(plugin: Wanted, run: Run, seen: Seen) -> Loss:
+def _color(plugin: LossOptions, run: Run, seen: Seen) -> Loss:
     import torch
 
     colour = torch.tensor(rgb(plugin.color), device=run.device) / 127.5 - 1.0
     return lambda image: ((image.mean((2, 3)) - colour) ** 2).mean(1)
 
 
-def _palette(plugin: Wanted, run: Run, seen: Seen) -> Loss:
+def _palette(plugin: LossOptions, run: Run, seen: Seen) -> Loss:
     import torch
 
     colours = [rgb(colour) for colour in filter(None, plugin.palette.split(","))]
@@ -95,7 +95,7 @@ def _palette(plugin: Wanted, run: Run, seen: Seen) -> Loss:
     return loss
 
 
-def _target(plugin: Wanted, run: Run, seen: Seen) -> Tensor:
+def _target(plugin: LossOptions, run: Run, seen: Seen) -> Tensor:
     """Return the part of the reference that the loss sees, aligned with the edited picture: (1, 3, h, w)."""
     if plugin.reference is None:
         raise UsageError(f"guide: the loss `{plugin.loss}` needs --reference, the target picture")
@@ -103,12 +103,12 @@ def _target(plugin: Wanted, run: Run, seen: Seen) -> Tensor:
     return seen(run.inputs.place(to_unit(reference.visible).to(run.device)))
 
 
-def _reference(plugin: Wanted, run: Run, seen: Seen) -> Loss:
+def _reference(plugin: LossOptions, run: Run, seen: Seen) -> Loss:
     target = _target(plugin, run, seen)
     return lambda image: ((image - target) ** 2).flatten(1).mean(1)
 
 
-def _features(plugin: Wanted, run: Run, seen: Seen) -> Loss:
+def _features(plugin: LossOptions, run: Run, seen: Seen) -> Loss:
     import torch
     import torch.nn.functional as F
 
@@ -129,16 +129,16 @@ def _features(plugin: Wanted, run: Run, seen: Seen) -> Loss:
     return lambda image: 1.0 - (F.normalize(maps(image), dim=1) * wanted).sum(1).flatten(1).mean(1)
 
 
-def _symmetry(plugin: Wanted, run: Run, seen: Seen) -> Loss:
+def _symmetry(plugin: LossOptions, run: Run, seen: Seen) -> Loss:
     axes = {"left-right": (-1,), "top-bottom": (-2,), "turned": (-2, -1)}[plugin.symmetry]
     return lambda image: ((image - image.flip(axes)) ** 2).flatten(1).mean(1)
 
 
-def _smooth(plugin: Wanted, run: Run, seen: Seen) -> Loss:
+def _smooth(plugin: LossOptions, run: Run, seen: Seen) -> Loss:
     return lambda image: image.diff(dim=-1).abs().flatten(1).mean(1) + image.diff(dim=-2).abs().flatten(1).mean(1)
 
 
-def _sharpness(plugin: Wanted, run: Run, seen: Seen) -> Loss:
+def _sharpness(plugin: LossOptions, run: Run, seen: Seen) -> Loss:
     import torch.nn.functional as F
 
     def loss(image: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def _sharpness(plugin: Wanted, run: Run, seen: Seen) -> Loss:
     return loss
 
 
-LOSSES: dict[str, Callable[[Wanted, Run, Seen], Loss]] = {
+LOSSES: dict[str, Callable[[LossOptions, Run, Seen], Loss]] = {
     "brightness": _brightness,
     "color": _color,
     "palette": _palette,

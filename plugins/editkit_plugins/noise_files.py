@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.plugin import Run, UsageError
-from editkit_plugins.null_text import NullText, guided_by, nothing
+from editkit_plugins.null_text import NullText, empty_prompt, guided_by
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,13 +18,13 @@ VERSION = "1"
 """Version of the file format."""
 
 
-def free(path: str) -> None:
+def check_free(path: str) -> None:
     """Raise UsageError if `path` exists."""
     if os.path.lexists(path):
         raise UsageError(f"--save-noise {path}: exists already; give another name")
 
 
-def belongs(run: Run) -> dict[str, Any]:
+def noise_settings(run: Run) -> dict[str, Any]:
     """Return the settings that the noise depends on. If one of them changes, the way down does not lead back."""
     from editkit.models.files.fingerprint import fingerprint
 
@@ -60,14 +60,14 @@ def save(path: str, x: Tensor, run: Run, learner: NullText | None = None) -> Non
 
     from editkit.pictures.files.atomic import save_bytes
 
-    told, tensors = belongs(run), {"x": x.detach().cpu().contiguous()}
+    told, tensors = noise_settings(run), {"x": x.detach().cpu().contiguous()}
     if learner is not None:
         told["guidance"] = learner.scale
         tensors |= {f"null {index}": e.cpu().contiguous() for index, e in learner.learnt.items()}
     save_bytes(Path(path), as_bytes(tensors, {"editkit-noise": json.dumps(told)}))
 
 
-def learnt_in(path: str, run: Run) -> dict[int, Tensor]:
+def read_learned(path: str, run: Run) -> dict[int, Tensor]:
     """Read the learnt null-text embeddings: level index -> (batch, tokens, width), on the run's device.
 
     The result is empty if the file has none.
@@ -85,7 +85,7 @@ def learnt_in(path: str, run: Run) -> dict[int, Tensor]:
         raise UsageError(f"--from-noise {path}: cannot be read: {error}") from None
     if not kept or not isinstance(told, dict):
         return {}
-    scale, text = guided_by(run), nothing(run).embeds
+    scale, text = guided_by(run), empty_prompt(run).embeds
     if told.get("guidance") != scale:
         raise UsageError(
             f"--from-noise {path}: its embeddings were learnt for --guidance-scale {str(told.get('guidance'))[:20]}, "
@@ -97,7 +97,7 @@ def learnt_in(path: str, run: Run) -> dict[int, Tensor]:
     return {index: e.to(run.device, text.dtype) for index, e in kept.items()}
 
 
-def loaded(path: str, run: Run) -> Tensor:
+def load_noise(path: str, run: Run) -> Tensor:
     """Read the noise from a file: (batch, channels, ...), on the run's device.
 
     Raises:
@@ -113,7 +113,7 @@ def loaded(path: str, run: Run) -> Tensor:
         raise UsageError(f"--from-noise {path}: cannot be read: {error}") from None
     if told is None or x is None:
         raise UsageError(f"--from-noise {path}: not a noise file; invert --save-noise writes one")
-    here = belongs(run)
+    here = noise_settings(run)
     if not isinstance(told, dict) or told.get("version") != VERSION:
         version = str(told.get("version") if isinstance(told, dict) else told)[:80]
         raise UsageError(f"--from-noise {path}: has version {version}, and this editkit reads {VERSION}")

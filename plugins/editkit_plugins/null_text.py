@@ -32,7 +32,7 @@ from editkit.plugin import (
     Step,
     capability,
 )
-from editkit_plugins.cfg import folded
+from editkit_plugins.cfg import combine_folded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,7 +86,7 @@ class NullText:
             raise ChainError(f"invert --null-text needs a sampler with one call a move, ddim or euler; not {rule.name}")
         self.states: dict[int, Tensor] = {}
         self.learnt: dict[int, Tensor] = {}
-        self.empty = nothing(run)
+        self.empty = empty_prompt(run)
 
     def passed(self, index: int, x: Tensor) -> None:
         """Store the state x, (batch, channels, ...), that the way up reached at level `index`."""
@@ -113,15 +113,15 @@ class NullText:
         folds = capability(model, FoldsGuidance)
         for _ in range(self.iterations):
             with torch.enable_grad():
-                (without,) = model(x_t, step.t, (self._without(cond, e),))
-                made = folded(without, with_text, self.scale, x_t, step.t, folds)
-                x_s = self._moved(x_t, step.t, s, made)
+                (without,) = model(x_t, step.t, (self._unconditional(cond, e),))
+                made = combine_folded(without, with_text, self.scale, x_t, step.t, folds)
+                x_s = self._take_step(x_t, step.t, s, made)
                 loss = (x_s - wanted).square().flatten(1).mean(1).sum()
                 (e.grad,) = torch.autograd.grad(loss, e)
             adam.step()
         return e.detach()
 
-    def _without(self, cond: Conditioning, e: Tensor) -> Conditioning:
+    def _unconditional(self, cond: Conditioning, e: Tensor) -> Conditioning:
         """Return the unconditional branch of guidance with the embedding `e`.
 
         Its image prompts, embeddings and ControlNets are those that it has when both branches are evaluated together.
@@ -130,11 +130,11 @@ class NullText:
         branches = [replace(cond, prompt=none, negative=none), cond]
         return with_own_words(by_branch(branches))[0]
 
-    def _moved(self, x_t: Tensor, t: Level, s: Level, made: Prediction) -> Tensor:
+    def _take_step(self, x_t: Tensor, t: Level, s: Level, made: Prediction) -> Tensor:
         return self.rule.step(x_t, t, s, lambda x, level: made, _no_noise, None)[0]
 
 
-def nothing(run: Run) -> Prompt:
+def empty_prompt(run: Run) -> Prompt:
     """Encode "no text", or the negative prompt if one is given."""
     reads = capability(run.model, ReadsText)
     if reads is None:

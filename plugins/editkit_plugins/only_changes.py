@@ -57,7 +57,7 @@ class OnlyChanges(Plugin):
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         if self.edited is not None:
-            fitting(type(picture).read(self.edited).size, picture.size)
+            check_aspect(type(picture).read(self.edited).size, picture.size)
         return picture
 
     def hooks(self) -> type[Hooks[OnlyChanges]]:
@@ -73,7 +73,7 @@ class _OnlyChangesHooks(Hooks[OnlyChanges]):
         original = self.run.inputs.original
         assert original is not None
         if self.plugin.edited is not None:
-            edited = self._elsewhere(original)
+            edited = self._edited_picture(original)
         elif bool((image != original).any()):
             edited = image
         else:
@@ -88,7 +88,7 @@ class _OnlyChangesHooks(Hooks[OnlyChanges]):
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Figures:
         return {} if self.found is None else figures(self.found)
 
-    def _elsewhere(self, original: Tensor) -> Tensor:
+    def _edited_picture(self, original: Tensor) -> Tensor:
         """Read the picture of `--edited`, resized to the original: (1, 3, h, w) in [-1, 1]."""
         from editkit.plugin import Picture, to_unit
 
@@ -96,14 +96,14 @@ class _OnlyChangesHooks(Hooks[OnlyChanges]):
         edited = Picture.read(self.plugin.edited).coloured_as(self.run.inputs.file)
         height, width = original.shape[-2:]
         if edited.size != (width, height):
-            fitting(edited.size, (width, height))
+            check_aspect(edited.size, (width, height))
             size = f"{edited.width}x{edited.height}"
             self.run.notify(f"only-changes: the edited picture, {size}, is resized to {width}x{height}")
             edited = edited.resized(width, height)
         return to_unit(edited.visible).to(original.device)
 
 
-def fitting(edited: tuple[int, int], picture: tuple[int, int]) -> None:
+def check_aspect(edited: tuple[int, int], picture: tuple[int, int]) -> None:
     """Raise UsageError if the aspect ratios differ; both sizes are (width, height)."""
     apart = (edited[0] / edited[1]) / (picture[0] / picture[1])
     if not 1.0 / (1.0 + STRETCH) <= apart <= 1.0 + STRETCH:
@@ -121,9 +121,9 @@ def only_changes(original: Tensor, edited: Tensor, onto: Tensor, notify: Notify)
     """
     import torch
 
-    from editkit.pictures.changes import find
+    from editkit.pictures.changes import find_changes
 
-    found = find(_pixels(original), _pixels(edited))
+    found = find_changes(_pixels(original), _pixels(edited))
     mask = torch.from_numpy(found.mask).to(original)[None, None]
     matched = 2.0 * torch.from_numpy(found.edited).to(original).permute(2, 0, 1)[None] - 1.0
     if found.share == 1.0:

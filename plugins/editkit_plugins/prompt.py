@@ -65,12 +65,12 @@ class _PromptHooks(Hooks[PromptText]):
         self.negative: Prompt | None = None
         if self.sees is not None:
             return  # encoded later, together with the reference pictures that other plugins add
-        self.prompt = self._encoded(run.options.prompt or "")
+        self.prompt = self._encode(run.options.prompt or "")
         # without a negative prompt the model's own "no text" is used (SDXL: zeros)
         if run.options.negative is not None:
-            self.negative = self._encoded(run.options.negative)
+            self.negative = self._encode(run.options.negative)
 
-    def _encoded(self, text: str) -> Prompt:
+    def _encode(self, text: str) -> Prompt:
         model = self.run.model
         if self.plugin.weights:
             reader = capability(model, ReadsWeights)
@@ -88,9 +88,9 @@ class _PromptHooks(Hooks[PromptText]):
             self.run.notify(f"the prompt is longer than the model can read; left out: {dropped}")
         return prompt
 
-    def _beside(self, sees: SeesPictures, references: tuple[Reference, ...]) -> None:
+    def _encode_seeing(self, sees: SeesPictures, references: tuple[Reference, ...]) -> None:
         """Encode both texts together with these pictures, unless that has been done already."""
-        if self.seen is not None and _same(self.seen, references):
+        if self.seen is not None and _are_same(self.seen, references):
             return
         self.seen = references
         self.prompt, dropped = sees.encode_seeing(self.run.options.prompt or "", references)
@@ -100,9 +100,9 @@ class _PromptHooks(Hooks[PromptText]):
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
         if self.sees is not None:
-            self._beside(self.sees, cond.references)
+            self._encode_seeing(self.sees, cond.references)
         return replace(cond, prompt=self.prompt, negative=self.negative)
 
 
-def _same(one: Sequence[Reference], other: Sequence[Reference]) -> bool:
+def _are_same(one: Sequence[Reference], other: Sequence[Reference]) -> bool:
     return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))

@@ -26,7 +26,7 @@ from pydantic import Field
 
 from editkit.pictures.files.writing import check_output
 from editkit.pictures.masks import grow
-from editkit.pictures.shapes import as_mask, seen
+from editkit.pictures.shapes import as_mask, visible_mask
 from editkit.plugin import Hooks, Mask, Metavar, Notify, Output, Picture, Run, Section, largest
 from editkit_plugins.inpaint import Replacing
 from editkit_plugins.masks.scratches import scratches
@@ -101,7 +101,7 @@ class Repair(Replacing):
                 "repair: that is a large share and may include lines that belong to the picture: check with "
                 "--save-mask, or find less with --eagerness 0.6"
             )
-        return grow(as_mask(mask * seen(picture)), self.grow)
+        return grow(as_mask(mask * visible_mask(picture)), self.grow)
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         mask = self.found(picture, notify)
@@ -117,7 +117,7 @@ class Repair(Replacing):
         """Return `picture` with cast and fading undone as the options say; `picture` itself if there are none."""
         top = float(largest(picture.pixels.dtype))
         levels = picture.pixels.astype(np.float32) * np.float32(255.0 / top)
-        kept = levels[(damaged == 0) & seen(picture)]
+        kept = levels[(damaged == 0) & visible_mask(picture)]
         black, white = ends(kept)
         to_black, to_white = self._aims(black, white, walls(kept))
         if np.allclose(black, to_black) and np.allclose(white, to_white):

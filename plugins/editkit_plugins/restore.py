@@ -17,7 +17,7 @@ from editkit.plugin import MaskSource, Notify, Options, Picture, Plan, Run, Sect
 from editkit_plugins.restoring.base import LITTLE
 from editkit_plugins.restoring.named import Named, parse
 from editkit_plugins.restoring.solving import Solver
-from editkit_plugins.upscale import observed
+from editkit_plugins.upscale import observed_picture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,7 +91,7 @@ class Restore(Solver):
 
     def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
         model, place = run.model, run.inputs.place
-        known, lost = place(y), place(self._lost(run))
+        known, lost = place(y), place(self._lost_pixels(run))
         if not space_of(model).is_pixels:
             known = model.encode(known, run.inputs.stream)
         lost = model.encode_mask(lost)
@@ -155,8 +155,8 @@ class Restore(Solver):
         from editkit_plugins.restoring.degradations import Blur
         from editkit_plugins.restoring.problem import Problem
 
-        y, size = observed(run)
-        keep = None if self.mask is None else self._lost(run)[0, 0].cpu().numpy() == 0
+        y, size = observed_picture(run)
+        keep = None if self.mask is None else self._lost_pixels(run)[0, 0].cpu().numpy() == 0
         A = self.named.made(size, (int(y.shape[-2]), int(y.shape[-1])), keep, run.inputs.file)
         if self.named.kind in ("grey", "mask"):
             y = A.forward(y)  # the file's values at lost pixels, or its colours, are not observed
@@ -164,7 +164,7 @@ class Restore(Solver):
             y = A.tapered(y)
         return Problem(A, y, self.noise() / 127.5)
 
-    def _lost(self, run: Run) -> Tensor:
+    def _lost_pixels(self, run: Run) -> Tensor:
         """Return the lost pixels of the whole picture, (1, 1, H, W): 1 where --mask is not black."""
         import torch
 

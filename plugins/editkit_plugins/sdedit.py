@@ -55,7 +55,7 @@ class SDEdit(Plugin):
 
 class _SDEditHooks(Hooks[SDEdit]):
     def begin(self) -> Float[Tensor, "b c *size"] | None:
-        self._say_what_it_cannot()
+        self._report_limits()
         run = self.run
         start = run.inputs.start
         if start is None or (self.plugin.strength == 1.0 and run.inputs.mask is not None):
@@ -63,7 +63,7 @@ class _SDEditHooks(Hooks[SDEdit]):
         level = run.levels[run.plan.start]
         return level.alpha * start + level.sigma * run.opening.noise
 
-    def _say_what_it_cannot(self) -> None:
+    def _report_limits(self) -> None:
         name = self.run.model.info.name
         if name in EMBEDDED and self.run.inputs.mask is None and self.plugin.strength > TOUCH:
             self.run.notify(

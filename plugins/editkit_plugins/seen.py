@@ -12,7 +12,7 @@ from editkit.plugin import EditkitError, Picture, Run, UsageError, at_depth
 if TYPE_CHECKING:
     from PIL import Image
 
-    from editkit.models.prompts.vision import Eye
+    from editkit.models.prompts.vision import ImageEncoder
 
 
 def read_for_encoder(source: Any, what: str) -> Image.Image:
@@ -30,7 +30,7 @@ def read_for_encoder(source: Any, what: str) -> Image.Image:
     return Image.fromarray(at_depth(read.visible, np.uint8))
 
 
-def say_what_is_cut(name: str, pictures: Sequence[Image.Image], eye: Eye, run: Run) -> None:
+def report_cropping(name: str, pictures: Sequence[Image.Image], eye: ImageEncoder, run: Run) -> None:
     """Notify the user if the encoder crops a picture to its central square, as CLIP does."""
     for picture in pictures:
         if picture.width != picture.height and getattr(eye.prepare, "do_center_crop", False):

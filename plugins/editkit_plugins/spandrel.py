@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from editkit.models.files.layout import mistaken
+from editkit.models.files.layout import explain_mistake
 from editkit.plugin import Hooks, ModelError, Notify, Picture, Plugin, Run, Section, Slot, UsageError, Weights
 from editkit_plugins.restoring.memory import afford
 from editkit_plugins.sizes import Times
-from editkit_plugins.upscale import observed
+from editkit_plugins.upscale import observed_picture
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +67,7 @@ class _SpandrelHooks(Hooks[Spandrel]):
         if not path.is_file():
             raise ModelError(f"{path}: is not a file")
         super().__init__(plugin, run)
-        self.network = loaded = run.lease.network(_loaded, plugin.weights, run.device)
+        self.network = loaded = run.lease.network(_load_upscaler, plugin.weights, run.device)
         if loaded.scale != plugin.scale:
             wanted = f"its result is resized to {plugin.scale:g}"
             run.notify(f"spandrel: the network enlarges {loaded.scale} times; {wanted}")
@@ -75,8 +75,8 @@ class _SpandrelHooks(Hooks[Spandrel]):
     def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         from editkit.plugin import resize
 
-        source, (_, height, width) = observed(self.run)
-        return resize(self._enlarged(source), height, width)
+        source, (_, height, width) = observed_picture(self.run)
+        return resize(self._upscale(source), height, width)
 
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Mapping[str, float]:
         """Report the distance of the result, downscaled again, to the input, as `upscale` does."""
@@ -84,23 +84,23 @@ class _SpandrelHooks(Hooks[Spandrel]):
         from editkit_plugins.restoring.methods import consistency
         from editkit_plugins.restoring.problem import Problem
 
-        source, size = observed(self.run)
+        source, size = observed_picture(self.run)
         _, _, h, w = source.shape
         return consistency(image, Problem(bicubic(size, h, w), source)) if self.plugin.scale > 1.0 else {}
 
-    def _enlarged(self, source: Tensor) -> Tensor:
+    def _upscale(self, source: Tensor) -> Tensor:
         """Run the network on (1, 3, h, w) in [-1, 1], in blended tiles: (1, 3, scale h, scale w) in [-1, 1]."""
         import torch
 
-        from editkit.diffusion.windows import starts, weights
+        from editkit.diffusion.windows import window_starts, window_weights
 
         side, scale = self.plugin.tile, self.network.scale
         _, _, height, width = source.shape
         made = source.new_zeros(1, 3, height * scale, width * scale)
         axes = []
         for length in (height, width):
-            begins = starts(length, side, side // 4)
-            shares = weights([b * scale for b in begins], min(side, length) * scale, length * scale)
+            begins = window_starts(length, side, side // 4)
+            shares = window_weights([b * scale for b in begins], min(side, length) * scale, length * scale)
             axes.append([(b, min(side, length), share.to(source)) for b, share in zip(begins, shares, strict=True)])
         for top, high, down in axes[0]:
             for left, wide, across in axes[1]:
@@ -111,7 +111,7 @@ class _SpandrelHooks(Hooks[Spandrel]):
         return made.clamp(-1.0, 1.0)
 
 
-def _loaded(weights: str, device: torch.device) -> Any:
+def _load_upscaler(weights: str, device: torch.device) -> Any:
     """Load the network from the file `weights`.
 
     Raises:
@@ -126,7 +126,7 @@ def _loaded(weights: str, device: torch.device) -> Any:
         loaded = spandrel.ModelLoader(device=device).load_from_file(weights)
     except Exception as error:  # errors of spandrel and of the file reader
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        wrong = mistaken(Path(weights))
+        wrong = explain_mistake(Path(weights))
         raise ModelError(f"{weights}: {wrong or f'is not an upscaler that spandrel knows: {reason}'}") from error
     if not isinstance(loaded, spandrel.ImageModelDescriptor) or loaded.input_channels != 3:
         raise ModelError(f"{weights}: {loaded.architecture.name} does not take a colour picture alone")

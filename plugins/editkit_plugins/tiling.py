@@ -16,11 +16,11 @@ def tileable(texture: Values) -> Values:
 
     Only a cross of at most a quarter of the size in width changes, and it consists of pieces of the texture.
     """
-    across = _joined(texture)
-    return _joined(across.transpose(1, 0, 2)).transpose(1, 0, 2)
+    across = _hide_seam(texture)
+    return _hide_seam(across.transpose(1, 0, 2)).transpose(1, 0, 2)
 
 
-def _joined(texture: Values) -> Values:
+def _hide_seam(texture: Values) -> Values:
     """Hide the seam between the last and the first column, which the shift moves to the middle."""
     _, width, _ = texture.shape
     band = max(2, min(width // 8, 48))
@@ -53,13 +53,13 @@ def cheapest_path(cost: Values) -> NDArray[np.int64]:
         before = np.pad(total[y - 1], 1, constant_values=np.inf)
         total[y] = cost[y] + np.minimum(np.minimum(before[:-2], before[1:-1]), before[2:])
     path = np.empty(height, np.int64)
-    path[-1] = _least(total[-1], begin)
+    path[-1] = _least_neighbour(total[-1], begin)
     for y in range(height - 2, -1, -1):
-        path[y] = _least(total[y], int(path[y + 1]))
+        path[y] = _least_neighbour(total[y], int(path[y + 1]))
     return path
 
 
-def _least(row: NDArray[np.float64], near: int) -> int:
+def _least_neighbour(row: NDArray[np.float64], near: int) -> int:
     """Return the column of the least value among `near` and its two neighbours."""
     first = max(near - 1, 0)
     return first + int(np.argmin(row[first : near + 2]))

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from editkit.diffusion.distilling import OfPictures, pull
+from editkit.diffusion.distilling import PictureState, gradient_weight
 from editkit.diffusion.samplers import Memory, Normal, Predict, posterior_variance
 from editkit.diffusion.schedule import Flow
 from editkit.plugin import (
@@ -147,12 +147,12 @@ class _Hooks(Hooks[Translate]):
             raise ChainError("translate needs a picture; with sample(), give known=")
         self.picture = run.inputs.known.expand(run.shape).float()
 
-    def of_source(self, step: Step) -> bool:
+    def predicts_source(self, step: Step) -> bool:
         """Whether the current prediction is for the source's text."""
         return step.move.up
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
-        if not self.of_source(step):
+        if not self.predicts_source(step):
             return cond
         scale = self.plugin.source_guidance
         return replace(cond, prompt=self.source, guidance=cond.guidance if scale is None else scale)
@@ -177,7 +177,7 @@ class _Both(_Hooks):
         super().__init__(plugin, run)
         self.asking = False
 
-    def of_source(self, step: Step) -> bool:
+    def predicts_source(self, step: Step) -> bool:
         return self.asking
 
     def of(self, predict: Predict, x: Tensor, level: Level, source: bool) -> Prediction:
@@ -188,7 +188,7 @@ class _Both(_Hooks):
         finally:
             self.asking = False
 
-    def inside(self, difference: Tensor) -> Tensor:
+    def inside_mask(self, difference: Tensor) -> Tensor:
         """Set `difference` to 0 outside the mask, where the result must not differ from the picture."""
         region = self.run.inputs.region
         return difference if region is None else difference * (region > 0)
@@ -234,7 +234,7 @@ class Replayed(Walk):
             theirs = s.alpha * hooks.picture + s.sigma * normal(t, s)
         wanted = mean(x_t, hooks.of(predict, x_t, t, source=False).x0, t, s)
         came = mean(ours, hooks.of(predict, ours, t, source=True).x0, t, s)
-        return theirs + hooks.inside(wanted - came), theirs
+        return theirs + hooks.inside_mask(wanted - came), theirs
 
 
 def mean(x_t: Tensor, x0: Tensor, t: Level, s: Level) -> Tensor:
@@ -263,7 +263,7 @@ class _FlowEdit(_Flowing):
         return Velocities(self)
 
 
-class Velocities(Walk, OfPictures):
+class Velocities(Walk, PictureState):
     """Sampler of `flowedit`: the state is a clean picture at every level."""
 
     name = "velocities"
@@ -276,7 +276,7 @@ class Velocities(Walk, OfPictures):
         wanted = came + (x_t - hooks.picture)
         to, of = hooks.of(predict, wanted, t, source=False), hooks.of(predict, came, t, source=True)
         difference = (to.eps - of.eps) - (to.x0 - of.x0)
-        return x_t + hooks.inside((s.sigma - t.sigma) * difference), None
+        return x_t + hooks.inside_mask((s.sigma - t.sigma) * difference), None
 
 
 class _Drawn(_Flowing):
@@ -287,7 +287,7 @@ class _Drawn(_Flowing):
     def sampler(self) -> Sampler:
         return Controlled(self)
 
-    def held(self, t: Level) -> Tensor | float:
+    def pull_strength(self, t: Level) -> Tensor | float:
         """Return the pull towards the picture on the way down from t; outside the mask it is 1."""
         plugin, plan, region = self.plugin, self.run.plan, self.run.inputs.region
         early = plan.top - t.index < plugin.hold_until * plan.top
@@ -321,7 +321,7 @@ class Controlled(Walk):
             share: Tensor | float = self.drawn.plugin.gamma
             drawn = (self.drawn.noise - x_t) / t.alpha
         else:
-            share, drawn = self.drawn.held(t), (x_t - self.drawn.picture) / t.sigma
+            share, drawn = self.drawn.pull_strength(t), (x_t - self.drawn.picture) / t.sigma
         return x_t + (s.sigma - t.sigma) * (v + share * (drawn - v)), None
 
 
@@ -359,7 +359,7 @@ class _Distilled(_Both):
         return Deltas(self)
 
 
-class Deltas(Walk, OfPictures):
+class Deltas(Walk, PictureState):
     """Sampler of `dds` and `pds`: the state is the picture; levels decrease (the papers draw them at random)."""
 
     name = "deltas"
@@ -372,7 +372,7 @@ class Deltas(Walk, OfPictures):
         noise = t.sigma * normal(t, s)
         to = hooks.of(predict, t.alpha * x + noise, t, source=False).x0
         of = hooks.of(predict, t.alpha * picture + noise, t, source=True).x0
-        return x + hooks.inside((hooks.plugin.rate * self.pull(t, s)) * ((to - x) - (of - picture))), None
+        return x + hooks.inside_mask((hooks.plugin.rate * self.pull(t, s)) * ((to - x) - (of - picture))), None
 
     def pull(self, t: Level, s: Level) -> float:
         """Return the weight w of D.
@@ -381,6 +381,6 @@ class Deltas(Walk, OfPictures):
         since var decreases to 0 in the last move.
         """
         if self.hooks.plugin.method == "dds":
-            return pull(t, "paper")
+            return gradient_weight(t, "paper")
         small, beta = posterior_variance(t, s)
         return 1.0 if small == 0.0 else min(1.0, s.alpha * beta / (t.sigma**2 * small**0.5))

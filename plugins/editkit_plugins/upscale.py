@@ -67,7 +67,7 @@ class Upscale(Solver):
         """Use one step on `pocket`, conditioned: its mean estimate is closest to the truth."""
         return Options(steps=1) if self.nearest(info) else super().default_options(info)
 
-    def _larger(self, picture: Picture) -> tuple[int, int]:
+    def _target_size(self, picture: Picture) -> tuple[int, int]:
         """Return the width and height of the result.
 
         Raises:
@@ -87,7 +87,7 @@ class Upscale(Solver):
         return round(picture.width * factor), round(picture.height * factor)
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
-        width, height = self._larger(picture)
+        width, height = self._target_size(picture)
         if (width, height) == picture.size:
             raise UsageError(
                 f"upscale: {picture.width}x{picture.height} times {self.scale} is the same size; use a larger --scale"
@@ -107,7 +107,7 @@ class Upscale(Solver):
         from editkit_plugins.restoring.degradations import average, bicubic
         from editkit_plugins.restoring.problem import Problem
 
-        y, size = observed(run)
+        y, size = observed_picture(run)
         _, _, h, w = y.shape
         A = average(size, int(self.scale)) if self.kernel == "average" else bicubic(size, h, w)
         return Problem(A, y, self.sigma / 127.5)
@@ -132,7 +132,7 @@ class Upscale(Solver):
         return lambda cond: replace(cond, lowres=lowres, noise_level=level)
 
 
-def observed(run: Run) -> tuple[Tensor, tuple[int, int, int]]:
+def observed_picture(run: Run) -> tuple[Tensor, tuple[int, int, int]]:
     """Return the stage's input picture, (1, 3, h, w) in [-1, 1], and the size of the result, (3, H, W)."""
     assert run.inputs.source is not None
     assert run.inputs.original is not None

@@ -22,9 +22,9 @@ from pydantic import Field, model_validator
 from editkit.diffusion.model import TakesEmbeddings
 from editkit.diffusion.samplers import make_sampler
 from editkit.editing.between import between
-from editkit.models.files.loading import find
+from editkit.models.files.loading import find_layout
 from editkit.models.prompts import words
-from editkit.models.prompts.vision import Eye, find_eye, is_name, kind_of, load_eye, width
+from editkit.models.prompts.vision import ImageEncoder, find_image_encoder, is_name, kind_of, load_image_encoder, width
 from editkit.plugin import (
     ChainError,
     Hooks,
@@ -42,7 +42,7 @@ from editkit.plugin import (
     capability,
     from_unit,
 )
-from editkit_plugins.seen import say_what_is_cut
+from editkit_plugins.seen import report_cropping
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -90,7 +90,7 @@ class Embedded(Plugin):
     def plan(self, plan: Plan) -> Plan:
         return plan.encode() + plan if self.inverts else plan
 
-    def target(self, own: Tensor, sight: Sight) -> Tensor:
+    def target(self, own: Tensor, sight: ClipEncoders) -> Tensor:
         """Return the embedding to decode, (1, width), given the picture's embedding `own`."""
         return own
 
@@ -118,7 +118,7 @@ class Vary(Embedded):
     )
 
     @model_validator(mode="after")
-    def _both(self) -> Self:
+    def _check_texts(self) -> Self:
         if (self.from_text is None) != (self.to_text is None):
             raise ValueError("--from-text and --to-text belong together; give both, or neither")
         return self
@@ -127,7 +127,7 @@ class Vary(Embedded):
     def inverts(self) -> bool:
         return self.origin == "inverted" or (self.origin == "auto" and self.to_text is not None)
 
-    def target(self, own: Tensor, sight: Sight) -> Tensor:
+    def target(self, own: Tensor, sight: ClipEncoders) -> Tensor:
         if self.from_text is None or self.to_text is None:
             return own
         z = sight.texts(self.to_text) - sight.texts(self.from_text)
@@ -136,7 +136,7 @@ class Vary(Embedded):
         return between(own, z * (own.norm() / z.norm()), self.by)
 
 
-class Sight:
+class ClipEncoders:
     """The CLIP encoders of one run, which embed pictures and texts in one space.
 
     Raises:
@@ -150,13 +150,15 @@ class Sight:
         self.plugin, self.run, self.model = plugin, run, model
         try:
             layout, component = self._eye()
-            self.eye: Eye = run.lease.network(load_eye, layout, component, run.device, model.denoiser.dtype)
+            self.eye: ImageEncoder = run.lease.network(
+                load_image_encoder, layout, component, run.device, model.denoiser.dtype
+            )
         except ModelError as error:
             raise ModelError(f"{plugin.name}: {error}") from error
 
     def _eye(self) -> tuple[Layout, str]:
         run, name = self.run, self.run.model.info.name
-        found = find_eye(None, None, name, run.options.offline) or find_eye(
+        found = find_image_encoder(None, None, name, run.options.offline) or find_image_encoder(
             self.plugin.clip, None, name, run.options.offline
         )
         if found is None:
@@ -172,7 +174,7 @@ class Sight:
 
     def pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Embed n pictures: (n, width), float32."""
-        say_what_is_cut(self.plugin.name, pictures, self.eye, self.run)
+        report_cropping(self.plugin.name, pictures, self.eye, self.run)
         return self.eye.pooled(self.eye.pixels(pictures)).float()
 
     def nothing(self) -> Tensor:
@@ -191,7 +193,7 @@ class Sight:
         """
         plugin, run, wanted = self.plugin, self.run, self.model.embedding_width
         try:
-            layout = find(plugin.clip or run.model.info.name, offline=run.options.offline, weights=True)
+            layout = find_layout(plugin.clip or run.model.info.name, offline=run.options.offline, weights=True)
             gives = words.width(layout)
             if gives != wanted:
                 raise ModelError(f"{layout.name} has embeddings of width {gives}, but {wanted} is needed")
@@ -212,8 +214,8 @@ class EmbeddedHooks(Hooks[Any]):
         super().__init__(plugin, run)
         if run.inputs.picture is None:
             raise ChainError(f"{plugin.name} needs a picture; with sample(), give known=")
-        sight = Sight(plugin, run)
-        own = sight.pictures(_shown(run))
+        sight = ClipEncoders(plugin, run)
+        own = sight.pictures(_whole_pictures(run))
         none, target = sight.nothing(), plugin.target(own, sight)
 
         @cache
@@ -227,7 +229,7 @@ class EmbeddedHooks(Hooks[Any]):
         return replace(cond, embedding=self.own if step.move.up else self.target)
 
 
-def _shown(run: Run) -> list[Image.Image]:
+def _whole_pictures(run: Run) -> list[Image.Image]:
     """Return the edited pictures as they came: the whole picture, not only the part that a pass works on."""
     from PIL import Image
 

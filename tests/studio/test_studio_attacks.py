@@ -216,7 +216,7 @@ def test_a_forged_recipe_is_refused_in_one_line_wherever_it_is_sent(client, fold
 
 def test_what_the_server_was_started_with_may_be_named(folder):
     allowed = config(folder, models=("someone/model", "x.safetensors", "timm:resnet18"))
-    from editkit.cli.studio.recipes import wanted
+    from editkit.cli.studio.recipes import parse_request
 
     for given in (
         recipe({"sdedit": {}}, model="someone/model"),
@@ -224,11 +224,11 @@ def test_what_the_server_was_started_with_may_be_named(folder):
         recipe({"spandrel": {"weights": "x.safetensors"}}),
         recipe({"classifier": {"label": "cat", "classifier": "timm:resnet18"}}),
     ):
-        assert wanted(given, allowed).real.stages[0].options.offline
+        assert parse_request(given, allowed).real.stages[0].options.offline
 
 
 def test_words_of_people_may_have_slashes_and_colons(folder):
-    from editkit.cli.studio.recipes import wanted
+    from editkit.cli.studio.recipes import parse_request
 
     told = recipe({"prompt": {}}, prompt="a cat and/or dog: ../..", negative="/etc")
-    assert wanted(told, config(folder)).said.stages[0].options.prompt == "a cat and/or dog: ../.."
+    assert parse_request(told, config(folder)).said.stages[0].options.prompt == "a cat and/or dog: ../.."

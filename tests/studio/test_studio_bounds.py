@@ -11,7 +11,7 @@ from PIL import EpsImagePlugin, Image
 from studio_help import asked, client_of, config, ended, opened, pixels, png, recipe
 from toy_attacks import SMALL, client, folder, kept, said
 
-from editkit.cli.studio.config import Bounds, Config, Refused
+from editkit.cli.studio.config import Bounds, Config, RefusedRequest
 from editkit.cli.studio.guard import Guard
 from editkit.cli.studio.queue import Queue
 from editkit.cli.studio.records import EditRecord, PictureRecord
@@ -52,10 +52,10 @@ def test_more_edits_than_fit_are_refused(folder):
         pass
     for edit, tab in (("a1", "a"), ("a2", "a"), ("b1", "b")):
         queue.add(edit, tab)
-    with pytest.raises(Refused, match="of this tab"):
+    with pytest.raises(RefusedRequest, match="of this tab"):
         queue.add("a3", "a")
     queue.add("c1", "c")
-    with pytest.raises(Refused, match="4 edits are already waiting"):
+    with pytest.raises(RefusedRequest, match="4 edits are already waiting"):
         queue.add("d1", "d")
     assert [queue.before(edit) for edit in ("a1", "b1", "c1", "a2")] == [0, 1, 2, 3]
     queue.close("a")
@@ -113,7 +113,7 @@ def test_an_animated_bomb_is_bounded(client):
 
 
 def test_bounds_are_no_wider_than_the_library(folder):
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedRequest):
         Bounds(upload=1 << 40)
     assert Config(folder=folder).token != Config(folder=folder).token
 

@@ -12,7 +12,7 @@ from studio_help import client_of, config, opened, pixels, png, recipe
 from editkit.cli.studio import forms
 from editkit.errors import ParameterError
 from editkit.plugin import registry
-from editkit.plugin.params import word
+from editkit.plugin.params import cli_name
 
 DECLARED = {row["name"]: row for row in forms.plugins()}
 
@@ -60,7 +60,7 @@ def test_what_a_form_sends_is_taken_or_refused_in_the_declarations_words(client,
     name, values = form
     answer = client.post("/said", json={"picture": client.picture, "recipe": recipe({name: values})})
     declaration = registry.load(name)
-    keys = {word(field): field for field in declaration.model_fields}
+    keys = {cli_name(field): field for field in declaration.model_fields}
     try:
         declaration(**{keys[key]: value for key, value in values.items()})
     except ParameterError as error:
@@ -68,7 +68,7 @@ def test_what_a_form_sends_is_taken_or_refused_in_the_declarations_words(client,
         assert " ".join(error.reason.split()) in answer.json()["error"]
         if error.field:
             assert answer.json()["place"][:5] == ["stages", 0, "plugins", 0, name]
-            assert answer.json()["place"][-1] == word(error.field)
+            assert answer.json()["place"][-1] == cli_name(error.field)
         return
     if answer.status_code == 200:
         assert answer.json()["recipe"]["stages"][0]["plugins"][0].keys() == {name}

@@ -1,7 +1,7 @@
 """`editkit studio`: edit in a browser, on this machine.
 
 The studio belongs to the command line, not to the engine: it is another way to enter an edit. It reads and writes
-edits as commands (`said`) and runs them as every command does (`editing.made.make`).
+edits as commands (`notations`) and runs them as every command does (`editing.result.make`).
 """
 
 from __future__ import annotations

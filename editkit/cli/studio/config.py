@@ -15,7 +15,7 @@ from editkit.pictures.files.reading import MAX_BYTES, MAX_PIXELS
 MIB = 1 << 20
 
 
-class Refused(EditkitError):  # noqa: N818
+class RefusedRequest(EditkitError):  # noqa: N818
     """A refused request: its HTTP status, and the reason in one line."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -51,7 +51,7 @@ class Bounds:
 
     def __post_init__(self) -> None:
         if self.upload > MAX_BYTES or self.pixels > MAX_PIXELS:
-            raise Refused(500, f"at most {MAX_BYTES} bytes and {MAX_PIXELS} pixels of a picture can be read")
+            raise RefusedRequest(500, f"at most {MAX_BYTES} bytes and {MAX_PIXELS} pixels of a picture can be read")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from editkit.plugin.sections import Section
 def plugins() -> list[dict[str, Any]]:
     """Return every installed plugin with its fields; broken ones with the reason."""
     order = {section: k for k, section in enumerate(get_args(Section))}
-    rows = [_plugin(row.name, row.kind, row.distribution, row.broken) for row in registry.listed()]
+    rows = [_plugin(row.name, row.kind, row.distribution, row.broken) for row in registry.list_installed()]
     return sorted(rows, key=lambda row: (order.get(row["group"], len(order)), row["name"]))
 
 
@@ -55,12 +55,12 @@ def fields(kind: type[BaseModel]) -> list[dict[str, Any]]:
 def _field(p: Param, info: FieldInfo) -> dict[str, Any]:
     """Describe one parameter; `kind` names its input control."""
     weights = names_weights(p, info)
-    low, high = _bound(info, "ge", "gt"), _bound(info, "le", "lt")
+    low, high = _range_of(info, "ge", "gt"), _range_of(info, "le", "lt")
     return {
         "key": p.key,
         "name": p.name,
         "flag": p.flag,
-        "kind": "weights" if weights else _entered(p),
+        "kind": "weights" if weights else _input_format(p),
         "help": p.help,
         "default": list(p.default) if isinstance(p.default, tuple) else _plain(p.default),
         "required": p.required,
@@ -72,7 +72,7 @@ def _field(p: Param, info: FieldInfo) -> dict[str, Any]:
     }
 
 
-def _entered(p: Param) -> str:
+def _input_format(p: Param) -> str:
     """Return flag, int, float, choice, text, mask, picture, weights, lora, or color where the default is a colour."""
     if p.metavar == "FILE[:WEIGHT]":
         return "lora"
@@ -85,7 +85,7 @@ def _entered(p: Param) -> str:
     return p.kind
 
 
-def _bound(info: FieldInfo, *names: str) -> float | None:
+def _range_of(info: FieldInfo, *names: str) -> float | None:
     """Return the bound called one of `names` (ge, gt ...), also of an optional number, whose bounds are nested."""
     for marker in [*info.metadata, *(m for member in get_args(info.annotation) for m in get_args(member)[1:])]:
         for one in getattr(marker, "metadata", None) or [marker]:
@@ -110,7 +110,7 @@ def options() -> list[dict[str, Any]]:
 
 def words() -> list[dict[str, str]]:
     """Return the words that draw masks."""
-    rows = shapes.listed()
+    rows = shapes.list_installed()
     return [{"name": row.name, "form": row.kind.form, "help": row.kind.summary} for row in rows if row.kind is not None]
 
 

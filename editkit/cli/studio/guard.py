@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from editkit.cli.studio.config import Config, Refused, is_address, is_loopback
+from editkit.cli.studio.config import Config, RefusedRequest, is_address, is_loopback
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -66,17 +66,17 @@ class Guard:
             nonlocal began
             if message["type"] == "http.response.start":
                 began = True
-                message["headers"] = [*message.get("headers", ()), *HEADERS, *_keep(message)]
+                message["headers"] = [*message.get("headers", ()), *HEADERS, *_no_store_header(message)]
             await send(message)
 
         try:
-            scope = self._admitted(scope)
-            await self.app(scope, self._bounded(scope, receive), guarded)
-        except Refused as refused:
+            scope = self._admit(scope)
+            await self.app(scope, self._limit_body(scope, receive), guarded)
+        except RefusedRequest as refused:
             if not began:
-                await _say(guarded, refused)
+                await _send_refusal(guarded, refused)
 
-    def _admitted(self, scope: Scope) -> Scope:
+    def _admit(self, scope: Scope) -> Scope:
         """Return `scope` with the token removed from its path.
 
         Raises:
@@ -87,27 +87,27 @@ class Guard:
         self._check_origin(headers)
         path = scope["path"]
         if path.startswith("/.") or "\0" in path or "\\" in path or ".." in path.split("/"):
-            raise Refused(400, "the address does not exist here")
+            raise RefusedRequest(400, "the address does not exist here")
         first, _, rest = path[1:].partition("/")
         if self.config.knows(first):
             if not path[1 + len(first) :]:
-                raise Refused(404, "the address must end with the token and a slash")
+                raise RefusedRequest(404, "the address must end with the token and a slash")
             return {**scope, "path": "/" + rest, "raw_path": ("/" + rest).encode(), "studio.in_path": True}
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self.config.knows(bearer.strip()):
             return scope
         if self.config.password is not None and path in OPEN:
-            self._pace(scope)
+            self._limit_attempts(scope)
             return scope
-        raise Refused(401, "the token is missing or wrong; open the address that `editkit studio` printed")
+        raise RefusedRequest(401, "the token is missing or wrong; open the address that `editkit studio` printed")
 
-    def _pace(self, scope: Scope) -> None:
+    def _limit_attempts(self, scope: Scope) -> None:
         """Limit password attempts to one a second, for all clients together."""
         if scope["method"] != "POST":
             return
         now = self.clock()
         if now - self._last_try < PAUSE:
-            raise Refused(429, "only one password a second is accepted; wait and try again")
+            raise RefusedRequest(429, "only one password a second is accepted; wait and try again")
         self._last_try = now
 
     def _check_host(self, host: str) -> None:
@@ -115,15 +115,15 @@ class Guard:
         name = name.removeprefix("[").removesuffix("]")
         fits = is_loopback(name) if self.config.is_loopback else is_loopback(name) or is_address(name)
         if not fits:
-            raise Refused(421, "the Host of the request is not this machine; open the address that was printed")
+            raise RefusedRequest(421, "the Host of the request is not this machine; open the address that was printed")
 
     def _check_origin(self, headers: dict[str, str]) -> None:
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
         ours = f"http://{headers.get('host', '')}"
         if (origin is not None and origin != ours) or site not in ("none", "same-origin"):
-            raise Refused(403, "the request comes from another page; only the studio's own may send requests")
+            raise RefusedRequest(403, "the request comes from another page; only the studio's own may send requests")
 
-    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+    def _limit_body(self, scope: Scope, receive: Receive) -> Receive:
         """Limit `receive` to the bytes that the address accepts.
 
         Raises:
@@ -133,7 +133,7 @@ class Guard:
         most = bounds.upload if scope["path"] in UPLOADS else bounds.text
         length = next((value for name, value in scope["headers"] if name.lower() == b"content-length"), b"0")
         if not length.isdigit() or len(length) > 18 or int(length) > most:
-            raise Refused(413, f"more than {most} bytes, the limit here")
+            raise RefusedRequest(413, f"more than {most} bytes, the limit here")
         got = 0
 
         async def bounded() -> Message:
@@ -141,19 +141,19 @@ class Guard:
             message = await receive()
             got += len(message.get("body", b""))
             if got > most:
-                raise Refused(413, f"more than {most} bytes, the limit here")
+                raise RefusedRequest(413, f"more than {most} bytes, the limit here")
             return message
 
         return bounded
 
 
-def _keep(message: Message) -> tuple[tuple[bytes, bytes], ...]:
+def _no_store_header(message: Message) -> tuple[tuple[bytes, bytes], ...]:
     """Return the header that forbids caching, unless the response sets its own."""
     said = any(name.lower() == b"cache-control" for name, _ in message.get("headers", ()))
     return () if said else ((b"cache-control", b"no-store"),)
 
 
-async def _say(send: Send, refused: Refused) -> None:
+async def _send_refusal(send: Send, refused: RefusedRequest) -> None:
     body = json.dumps({"error": str(refused)}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if refused.status in (401, 413):

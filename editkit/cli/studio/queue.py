@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
-from editkit.cli.studio.config import Bounds, Refused
+from editkit.cli.studio.config import Bounds, RefusedRequest
 
 
 class Stop:
@@ -70,10 +70,10 @@ class Queue:
         """
         with self._changed:
             if sum(map(len, self._waiting.values())) >= self.bounds.waiting:
-                raise Refused(429, f"{self.bounds.waiting} edits are already waiting; wait for one to end")
+                raise RefusedRequest(429, f"{self.bounds.waiting} edits are already waiting; wait for one to end")
             own = self._waiting.setdefault(tab, deque())
             if len(own) >= self.bounds.waiting_of_one:
-                raise Refused(429, f"{len(own)} edits of this tab are already waiting; wait for one to end")
+                raise RefusedRequest(429, f"{len(own)} edits of this tab are already waiting; wait for one to end")
             own.append(edit)
             self._changed.notify()
 
@@ -84,7 +84,7 @@ class Queue:
             if running is not None:
                 running[1].set()
                 return
-            found = any(self._taken(edit, tab) for tab in list(self._waiting))
+            found = any(self._remove_waiting(edit, tab) for tab in list(self._waiting))
         if found:
             self.dropped(edit)
 
@@ -101,19 +101,19 @@ class Queue:
     def before(self, edit: str) -> int | None:
         """Return how many edits run before this one; None if it is not waiting."""
         with self._changed:
-            return next((k for k, waiting in enumerate(self._in_turn()) if waiting == edit), None)
+            return next((k for k, waiting in enumerate(self._round_robin()) if waiting == edit), None)
 
     def tabs(self) -> frozenset[str]:
         """Return the tabs that have an edit here."""
         with self._changed:
             return frozenset(self._waiting) | {tab for tab, _ in self._running.values()}
 
-    def _in_turn(self) -> list[str]:
+    def _round_robin(self) -> list[str]:
         rows = [list(own) for own in self._waiting.values()]
         longest = max(map(len, rows), default=0)
         return [row[k] for k in range(longest) for row in rows if k < len(row)]
 
-    def _taken(self, edit: str, tab: str) -> bool:
+    def _remove_waiting(self, edit: str, tab: str) -> bool:
         own = self._waiting[tab]
         if edit not in own:
             return False

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from editkit.cli.studio.config import Config
-from editkit.common.named import leads_out
+from editkit.common.named import has_escaping_path
 from editkit.common.spec import name_of
 from editkit.editing import recipe
 from editkit.errors import EditkitError, RecipeError
-from editkit.models.families import named
+from editkit.models.families import find_named
 from editkit.pictures.shapes import is_words
 from editkit.plugin.chain import Chain
 from editkit.plugin.declaration import Declaration
@@ -43,7 +43,7 @@ class NotAllowed(RecipeError):  # noqa: N818
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequestedEdit:
     """A chain that may be run.
 
     Args:
@@ -65,7 +65,7 @@ class Wanted:
         return recipe.to_mapping(self.said)
 
 
-def wanted(data: object, config: Config) -> Wanted:
+def parse_request(data: object, config: Config) -> RequestedEdit:
     """Build the chain that `data`, a recipe's mapping, describes.
 
     Raises:
@@ -81,7 +81,7 @@ def wanted(data: object, config: Config) -> Wanted:
         _check_options(stage.options, config, ("stages", number, "options"))
     real = recipe.from_mapping(data, base=config.folder)
     fetch = Options(offline=not config.online)
-    return Wanted(said, real.with_options(fetch))
+    return RequestedEdit(said, real.with_options(fetch))
 
 
 def _check(param: Param, value: Any, config: Config, place: tuple[str | int, ...], plugin: Declaration) -> None:
@@ -113,7 +113,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _check_picture(name: str, text: str, config: Config, place: tuple[str | int, ...]) -> None:
-    if text == "-" or leads_out(text):
+    if text == "-" or has_escaping_path(text):
         raise NotAllowed(f"{name} names {text[:80]!r}; only pictures in the studio's folder can be read", *place)
     if is_words(text) or not _is_file(config.folder / text):
         _check_text(name, text, config, place)  # words, or a missing file, which is reported when it is read
@@ -125,7 +125,9 @@ def _check_text(name: str, text: str, config: Config, place: tuple[str | int, ..
     """Check a value that is not free text, and that its plugin may interpret in any way."""
     parts = [text, *text.split(":"), *text.split(",")]
     known = config.allows(text)
-    if not known and (leads_out(text) or any("/" in part or "\\" in part for part in parts) or _is_there(parts)):
+    if not known and (
+        has_escaping_path(text) or any("/" in part or "\\" in part for part in parts) or _is_there(parts)
+    ):
         raise NotAllowed(
             f"{name} names {text[:80]!r}, a file, a folder or a hub id; start the studio with --allow-model "
             f"{text[:80]!r} to allow it",
@@ -169,12 +171,12 @@ def _check_options(options: Options, config: Config, place: tuple[str | int, ...
     for lora in options.lora:
         if not config.allows(lora):
             _check_weights("lora", lora.rpartition(":")[0] or lora, config, (*place, "lora"))
-    if options.sampler is not None and leads_out(options.sampler):
+    if options.sampler is not None and has_escaping_path(options.sampler):
         raise NotAllowed(f"sampler {name_of(options.sampler)[:80]!r} is not one of editkit's", *place, "sampler")
 
 
 def _is_embedded(name: str) -> bool:
     try:
-        return named(name) is not None
+        return find_named(name) is not None
     except EditkitError:
         return False

@@ -68,6 +68,6 @@ class EditRecord(BaseModel):
     provenance: str | None = None
     result: PictureRecord | None = None
 
-    def told(self) -> dict[str, Any]:
+    def public_data(self) -> dict[str, Any]:
         """Return what the page shows of it."""
         return self.model_dump(exclude={"provenance", "tab"})

@@ -13,9 +13,9 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 
-from editkit.cli.studio import forms, said
+from editkit.cli.studio import forms, notations
 from editkit.cli.studio.board import Event
-from editkit.cli.studio.config import Refused
+from editkit.cli.studio.config import RefusedRequest
 from editkit.cli.studio.records import ENDED
 from editkit.cli.studio.studio import Studio
 from editkit.editing import recipe
@@ -32,7 +32,7 @@ Id = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 Tab = Annotated[str, Field(pattern=r"^[\w-]{1,64}$")]
 
 
-class Asked(BaseModel):
+class EditRequest(BaseModel):
     """An edit of a picture. `recipe` is the mapping of a recipe's YAML."""
 
     model_config = ConfigDict(extra="forbid")
@@ -42,14 +42,14 @@ class Asked(BaseModel):
     mask: Id | None = None
 
 
-class AskedFor(Asked):
+class QueuedEditRequest(EditRequest):
     """An edit to run. `candidates`: the number of seeds, starting with its own. `tab`: the tab that asks."""
 
     candidates: int = Field(1, ge=1, le=16)
     tab: Tab | None = None
 
 
-class Words(BaseModel):
+class MaskWordsRequest(BaseModel):
     """A mask in words, as `--mask` takes them."""
 
     model_config = ConfigDict(extra="forbid")
@@ -58,15 +58,15 @@ class Words(BaseModel):
     words: str = Field(max_length=200_000)
 
 
-class Text(BaseModel):
+class TextRequest(BaseModel):
     """A command line, Python or YAML."""
 
     model_config = ConfigDict(extra="forbid")
 
-    text: str = Field(max_length=said.MOST)
+    text: str = Field(max_length=notations.MOST)
 
 
-class Place(BaseModel):
+class PathRequest(BaseModel):
     """A path in the studio's folder."""
 
     model_config = ConfigDict(extra="forbid")
@@ -74,7 +74,7 @@ class Place(BaseModel):
     path: str = Field(min_length=1, max_length=1000)
 
 
-class Saved(Place):
+class SaveRequest(PathRequest):
     """Where to save a result. `over`: replace an existing file, which is kept as FILE~."""
 
     quality: int | None = Field(None, ge=1, le=100)
@@ -115,7 +115,7 @@ def pictures(studio: Studio, calls: Calls) -> APIRouter:
             return (await calls(studio.store.add, name, data)).model_dump()
 
     @router.post("/pictures/open")
-    async def opened(place: Place) -> dict[str, Any]:
+    async def opened(place: PathRequest) -> dict[str, Any]:
         """Open a picture of the folder."""
         return (await calls(studio.store.open, place.path)).model_dump()
 
@@ -149,7 +149,7 @@ def masks(studio: Studio, calls: Calls) -> APIRouter:
             return await calls(studio.add_mask, picture, data)
 
     @router.post("/masks/words", status_code=201)
-    async def worded(asked: Words) -> dict[str, Any]:
+    async def worded(asked: MaskWordsRequest) -> dict[str, Any]:
         """Draw a mask in words, as `box:10,10,80,60+color:#ffffff~20`."""
         return await calls(studio.add_mask, asked.picture, asked.words)
 
@@ -172,28 +172,28 @@ def edits(studio: Studio, calls: Calls) -> APIRouter:
     router = APIRouter(tags=["edits"])
 
     @router.post("/edits", status_code=202)
-    async def ask(asked: AskedFor) -> list[dict[str, Any]]:
+    async def ask(asked: QueuedEditRequest) -> list[dict[str, Any]]:
         """Queue an edit."""
         made = await calls(studio.ask, asked.picture, asked.recipe, asked.mask, asked.tab, asked.candidates)
-        return [edit.told() for edit in made]
+        return [edit.public_data() for edit in made]
 
     @router.get("/edits")
     async def all_of_them() -> list[dict[str, Any]]:
         """List all edits of the folder in the order of their requests; running ones with their progress."""
-        return [{**studio.board.progress(edit.id), **edit.told()} for edit in studio.store.edits()]
+        return [{**studio.board.progress(edit.id), **edit.public_data()} for edit in studio.store.edits()]
 
     @router.get("/edits/{edit}")
     async def one(edit: Id) -> dict[str, Any]:
         """Return one edit, with its progress if it is running. `before`: how many run before it."""
         progress = studio.board.progress(edit)
-        return {**progress, **studio.store.edit(edit).told(), "before": studio.queue.before(edit)}
+        return {**progress, **studio.store.edit(edit).public_data(), "before": studio.queue.before(edit)}
 
     @router.post("/edits/{edit}/cancel")
     async def cancel(edit: Id) -> dict[str, Any]:
         """Remove it from the queue, or stop it at its next step."""
         studio.store.edit(edit)
         await calls(studio.queue.cancel, edit)
-        return studio.store.edit(edit).told()
+        return studio.store.edit(edit).public_data()
 
     @router.delete("/edits/{edit}", status_code=204)
     async def forget(edit: Id) -> None:
@@ -205,14 +205,14 @@ def edits(studio: Studio, calls: Calls) -> APIRouter:
     async def events(edit: Id, request: Request) -> StreamingResponse:
         """Stream the server-sent events of one edit until it ends: state, progress, notice, estimate."""
         studio.store.edit(edit)
-        return _streamed(studio, request, f"of:{edit}", edit)
+        return _stream_events(studio, request, f"of:{edit}", edit)
 
     @router.get("/edits/{edit}/estimates/{number}")
     async def estimate(edit: Id, number: int) -> Response:
         """Return the picture of one of the latest estimates; it covers the `box` of its event."""
         found = studio.board.estimate(edit, number)
         if found is None:
-            raise Refused(404, "this estimate is no longer kept")
+            raise RefusedRequest(404, "this estimate is no longer kept")
         return _image(found)
 
     @router.get("/edits/{edit}/result")
@@ -226,7 +226,7 @@ def edits(studio: Studio, calls: Calls) -> APIRouter:
         return _file(data, name)
 
     @router.post("/edits/{edit}/save")
-    async def save(edit: Id, asked: Saved) -> dict[str, Any]:
+    async def save(edit: Id, asked: SaveRequest) -> dict[str, Any]:
         """Write the result into the studio's folder; the suffix of the name sets the format."""
         return await calls(studio.save, edit, asked.path, asked.quality, asked.over)
 
@@ -261,32 +261,32 @@ def about(studio: Studio, calls: Calls) -> APIRouter:
         return await calls(forms.status, studio.config)
 
     @router.post("/plan")
-    async def plan(asked: Asked) -> dict[str, Any]:
+    async def plan(asked: EditRequest) -> dict[str, Any]:
         """Return what an edit would do and cost; an error names its place in the recipe."""
         return await calls(studio.plan, asked.picture, asked.recipe, asked.mask)
 
     @router.post("/said")
-    async def written(asked: Asked) -> dict[str, Any]:
+    async def written(asked: EditRequest) -> dict[str, Any]:
         """Return an edit as a command line, as Python and as YAML."""
-        return await calls(studio.said, asked.picture, asked.recipe, asked.mask)
+        return await calls(studio.in_notations, asked.picture, asked.recipe, asked.mask)
 
     @router.post("/read")
-    async def read(asked: Text) -> dict[str, Any]:
+    async def read(asked: TextRequest) -> dict[str, Any]:
         """Read a command line, Python or YAML into a recipe's mapping."""
-        return await calls(said.read, asked.text)
+        return await calls(notations.parse_text, asked.text)
 
     @router.get("/events")
     async def events(request: Request, tab: Annotated[Tab, Query()]) -> StreamingResponse:
         """Stream the server-sent events of all edits while a tab is open; `Last-Event-ID` resumes."""
-        return _streamed(studio, request, tab, None)
+        return _stream_events(studio, request, tab, None)
 
     return router
 
 
-def _streamed(studio: Studio, request: Request, tab: str, edit: str | None) -> StreamingResponse:
+def _stream_events(studio: Studio, request: Request, tab: str, edit: str | None) -> StreamingResponse:
     """Open a stream; their number is limited."""
     if len(studio.tabs) >= studio.config.bounds.streams:
-        raise Refused(503, f"{studio.config.bounds.streams} streams are open already; close a tab")
+        raise RefusedRequest(503, f"{studio.config.bounds.streams} streams are open already; close a tab")
     last = request.headers.get("last-event-id", "")
     begin = int(last) if last.isdigit() and len(last) < 16 else (0 if edit is not None else studio.board.last)
     stream = _events(studio, tab, begin, edit)

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from editkit.cli.studio import routes
-from editkit.cli.studio.config import Config, Refused
+from editkit.cli.studio.config import Config, RefusedRequest
 from editkit.cli.studio.guard import Guard
 from editkit.cli.studio.studio import Studio, one_line
 from editkit.errors import EditkitError
@@ -75,7 +75,7 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(EditkitError)
     async def ours(request: Request, error: EditkitError) -> JSONResponse:
-        return JSONResponse(one_line(error), error.status if isinstance(error, Refused) else 422)
+        return JSONResponse(one_line(error), error.status if isinstance(error, RefusedRequest) else 422)
 
     @app.exception_handler(RequestValidationError)
     async def asked(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -117,7 +117,7 @@ def _page(app: FastAPI, config: Config) -> None:
     @app.get("/page/{name}", include_in_schema=False)
     async def file(name: str) -> Response:
         if name not in known:
-            raise Refused(404, "the page has no such file")
+            raise RefusedRequest(404, "the page has no such file")
         return served(name)
 
     @app.get("/login.css", include_in_schema=False)
@@ -130,5 +130,5 @@ def _page(app: FastAPI, config: Config) -> None:
 
         word = parse_qs((await request.body()).decode("utf-8", "replace")).get("password", [""])[0]
         if not config.is_password(word):
-            raise Refused(401, "wrong password")
+            raise RefusedRequest(401, "wrong password")
         return Response(status_code=303, headers={"location": f"/{config.token}/"})

@@ -24,9 +24,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from editkit.cli.studio.config import Bounds, Refused
+from editkit.cli.studio.config import Bounds, RefusedRequest
 from editkit.cli.studio.records import ENDED, ID, EditRecord, PictureRecord, new_id
-from editkit.common.small import small_bytes
+from editkit.common.small import read_limited_bytes
 from editkit.errors import EditkitError, UsageError
 from editkit.pictures.files.atomic import save_bytes
 from editkit.pictures.files.formats import PICTURES
@@ -82,7 +82,7 @@ class Store:
                 path = Path(place, name)
                 if name.startswith(".") or path.suffix.lower() not in PICTURES:
                     continue
-                with contextlib.suppress(OSError, Refused):
+                with contextlib.suppress(OSError, RefusedRequest):
                     self.inside(path.relative_to(self.folder).as_posix())
                     found.append({"path": path.relative_to(self.folder).as_posix(), "bytes": path.stat().st_size})
                 if len(found) >= MOST_LISTED:
@@ -101,7 +101,7 @@ class Store:
         except (OSError, ValueError, RuntimeError):
             fits = False
         if not fits:
-            raise Refused(404, "there is no such file in the studio's folder")
+            raise RefusedRequest(404, "there is no such file in the studio's folder")
         return real
 
     def open(self, path: str) -> PictureRecord:
@@ -112,7 +112,7 @@ class Store:
         """
         file = self.inside(path)
         if file.suffix.lower() not in PICTURES:
-            raise Refused(404, "there is no such picture in the studio's folder")
+            raise RefusedRequest(404, "there is no such picture in the studio's folder")
         name = file.relative_to(self.folder).as_posix()
         for known in self._pictures():
             about = self.own / "pictures" / known.id / "about.json"
@@ -127,7 +127,7 @@ class Store:
             EditkitError: it is not a picture, or too large.
         """
         if self._count("pictures") >= self.bounds.pictures:
-            raise Refused(507, "the studio holds as many pictures as it may; delete some")
+            raise RefusedRequest(507, "the studio holds as many pictures as it may; delete some")
         picture = self.read(data)
         id_ = new_id()
         place = self.own / "pictures" / id_
@@ -155,11 +155,11 @@ class Store:
         with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=known_formats()) as seen:
             pixels = seen.width * seen.height
         if pixels > self.bounds.pixels:
-            raise Refused(413, f"a picture of {pixels} pixels; at most {self.bounds.pixels} are accepted here")
+            raise RefusedRequest(413, f"a picture of {pixels} pixels; at most {self.bounds.pixels} are accepted here")
         return Picture.read(data)
 
     def _keep_picture(self, id_: str, name: str, path: str, picture: Picture) -> PictureRecord:
-        record = described(id_, name, path, picture)
+        record = describe_picture(id_, name, path, picture)
         place = self.own / "pictures" / id_
         place.mkdir(exist_ok=True)
         _write(place / "about.json", record)
@@ -176,7 +176,7 @@ class Store:
             return edit.result
         found = _read(self._place("pictures", id_) / "about.json", PictureRecord)
         if found is None:
-            raise Refused(404, "there is no such picture")
+            raise RefusedRequest(404, "there is no such picture")
         return found
 
     def file(self, picture: PictureRecord) -> Path:
@@ -201,7 +201,7 @@ class Store:
         file = self.own / "masks" / f"{id_}.png"
         if not file.exists():
             if self._count("masks") >= self.bounds.masks:
-                raise Refused(507, "the studio holds as many masks as it may; delete some")
+                raise RefusedRequest(507, "the studio holds as many masks as it may; delete some")
             save_bytes(file, data, force=True)
         return id_
 
@@ -213,7 +213,7 @@ class Store:
         """
         file = self.own / "masks" / f"{id_}.png"
         if not ID.fullmatch(id_) or not file.is_file() or file.is_symlink():
-            raise Refused(404, "there is no such mask")
+            raise RefusedRequest(404, "there is no such mask")
         return file
 
     # edits
@@ -231,7 +231,7 @@ class Store:
         """
         found = self._edits.get(id_)
         if found is None:
-            raise Refused(404, "there is no such edit")
+            raise RefusedRequest(404, "there is no such edit")
         return found
 
     def keep_edit(self, edit: EditRecord) -> None:
@@ -240,7 +240,7 @@ class Store:
         with self._lock:
             if edit.id not in self._edits:
                 if len(self._edits) >= self.bounds.edits:
-                    raise Refused(507, "the studio holds as many edits as it may; delete some")
+                    raise RefusedRequest(507, "the studio holds as many edits as it may; delete some")
                 place.mkdir()
             _write(place / "edit.json", edit)
             self._edits[edit.id] = edit
@@ -253,9 +253,9 @@ class Store:
         """
         edit = self.edit(id_)
         if edit.state not in ENDED:
-            raise Refused(409, "this edit is still running; stop it first")
+            raise RefusedRequest(409, "this edit is still running; stop it first")
         if any(other.picture == id_ for other in self._edits.values()):
-            raise Refused(409, "other edits start from this result; delete those first")
+            raise RefusedRequest(409, "other edits start from this result; delete those first")
         with self._lock:
             del self._edits[id_]
         shutil.rmtree(self.own / "edits" / id_, ignore_errors=True)
@@ -277,14 +277,14 @@ class Store:
 
     def _place(self, part: str, id_: str) -> Path:
         if not ID.fullmatch(id_):
-            raise Refused(404, "nothing has that name")
+            raise RefusedRequest(404, "nothing has that name")
         return self.own / part / id_
 
     def _count(self, part: str) -> int:
         return sum(1 for _ in (self.own / part).iterdir())
 
 
-def described(id_: str, name: str, path: str, picture: Picture) -> PictureRecord:
+def describe_picture(id_: str, name: str, path: str, picture: Picture) -> PictureRecord:
     """Return the record of a picture."""
     return PictureRecord(
         id=id_,
@@ -316,6 +316,6 @@ def _write(path: Path, record: BaseModel) -> None:
 def _read(path: Path, kind: type[R]) -> R | None:
     """Read a record; None if it is missing or incomplete."""
     try:
-        return kind.model_validate_json(small_bytes(path))
+        return kind.model_validate_json(read_limited_bytes(path))
     except (OSError, ValidationError, ValueError):  # also a pipe or a device in somebody else's folder
         return None

@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from editkit.cli.plan import record as planned
-from editkit.cli.studio import said
+from editkit.cli.studio import notations
 from editkit.cli.studio.board import Board
-from editkit.cli.studio.config import Config, Refused
+from editkit.cli.studio.config import Config, RefusedRequest
 from editkit.cli.studio.queue import Queue
-from editkit.cli.studio.recipes import Wanted, wanted
+from editkit.cli.studio.recipes import RequestedEdit, parse_request
 from editkit.cli.studio.records import EditRecord, PictureRecord, new_id
 from editkit.cli.studio.store import OWN, Store
 from editkit.cli.studio.views import Views
@@ -27,13 +27,13 @@ from editkit.editing import recipe
 from editkit.editing.settle import plan_stages
 from editkit.errors import EditkitError, UsageError
 from editkit.pictures import masks, shapes
-from editkit.pictures.files.atomic import keep
+from editkit.pictures.files.atomic import keep_backup
 from editkit.pictures.files.formats import to_write
 from editkit.pictures.files.writing import check_output, format_of, to_bytes, write
 from editkit.pictures.picture import Picture, as_png
 from editkit.pictures.raster import Raster, at_depth
 from editkit.plugin.chain import Chain
-from editkit.plugin.masking import masked
+from editkit.plugin.masking import with_mask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,40 +67,40 @@ class Studio:
             EditkitError: the edit is invalid. Refused: it is not allowed, or too many edits wait.
         """
         source = self.store.picture(picture)
-        asked = self._asked(data, mask)
+        asked = self._requested_edit(data, mask)
         group = new_id() if candidates > 1 else None
         edits = []
         for k in range(candidates):
-            chain = _shifted(asked.said, k) if k else asked.said
+            chain = _shift_seeds(asked.said, k) if k else asked.said
             edit = EditRecord(
-                id=new_id(), picture=picture, parent=picture if source.id in self._made() else None,
+                id=new_id(), picture=picture, parent=picture if source.id in self._edit_ids() else None,
                 recipe=recipe.to_mapping(chain), tab=tab, group=group, created=time.time(),
                 seed=chain.stages[0].options.seed, summary=asked.summary,
             )  # fmt: skip
             self.store.keep_edit(edit)
             try:
                 self.queue.add(edit.id, tab or ALONE + edit.id)
-            except Refused:
+            except RefusedRequest:
                 self.maker.dropped(edit.id)
                 self.store.forget(edit.id)
                 raise
-            self.board.tell(edit.id, "state", **edit.told())
+            self.board.tell(edit.id, "state", **edit.public_data())
             edits.append(edit)
         return edits
 
-    def _made(self) -> frozenset[str]:
+    def _edit_ids(self) -> frozenset[str]:
         return frozenset(edit.id for edit in self.store.edits())
 
-    def _asked(self, data: object, mask: str | None) -> Wanted:
+    def _requested_edit(self, data: object, mask: str | None) -> RequestedEdit:
         if mask is not None:
             path = self.store.mask(mask).relative_to(self.config.folder).as_posix()
-            data = recipe.to_mapping(masked(recipe.from_mapping(data), path))
-        return wanted(data, self.config)
+            data = recipe.to_mapping(with_mask(recipe.from_mapping(data), path))
+        return parse_request(data, self.config)
 
     def plan(self, picture: str, data: object, mask: str | None) -> dict[str, Any]:
         """Return what an edit would do and cost; loads no weights."""
         notices: list[str] = []
-        asked = self._asked(data, mask)
+        asked = self._requested_edit(data, mask)
         plans = plan_stages(asked.real.inherited(), self.maker.source(picture), notices.append)
         return {
             "stages": [planned(plan) for plan in plans],
@@ -109,12 +109,12 @@ class Studio:
             "notices": notices,
         }
 
-    def said(self, picture: str, data: object, mask: str | None) -> dict[str, Any]:
+    def in_notations(self, picture: str, data: object, mask: str | None) -> dict[str, Any]:
         """Return the edit as a command line, as Python and as YAML, for the studio's folder."""
         source = self.store.picture(picture)
-        asked = self._asked(data, mask)
+        asked = self._requested_edit(data, mask)
         name = f"{Path(source.name).stem}.{asked.said.stages[0].plugins[0].name}.png"
-        return {**said.said(asked.said, source.path, name), "recipe": asked.mapping}
+        return {**notations.write_forms(asked.said, source.path, name), "recipe": asked.mapping}
 
     # masks
 
@@ -123,7 +123,7 @@ class Studio:
         if isinstance(source, str) and not shapes.is_words(source):
             raise UsageError(f"{source[:80]!r} does not describe a mask; write {shapes.words()[:300]}")
         if isinstance(source, str):
-            wanted({"editkit": 2, "stages": [{"plugins": [{"inpaint": {"mask": source}}]}]}, self.config)
+            parse_request({"editkit": 2, "stages": [{"plugins": [{"inpaint": {"mask": source}}]}]}, self.config)
         notices: list[str] = []
         given = source if isinstance(source, str) else io.BytesIO(source)
         mask = masks.load(given, self.maker.source(picture), notify=notices.append)
@@ -142,7 +142,7 @@ class Studio:
 
     def raw_mask(self, id_: str) -> bytes:
         """Return the bytes of a mask, row by row, 0 to 255."""
-        return _grey(self.store.mask(id_)).tobytes()
+        return _read_grey(self.store.mask(id_)).tobytes()
 
     # results
 
@@ -154,22 +154,22 @@ class Studio:
         """
         edit = self.store.edit(id_)
         if edit.result is None:
-            raise Refused(409, "this edit has no result")
+            raise RefusedRequest(409, "this edit has no result")
         return edit, edit.result
 
-    def _as_made(self, edit: EditRecord, result: PictureRecord) -> tuple[Raster, NDArray[np.bool_] | None]:
+    def _result_with_metadata(self, edit: EditRecord, result: PictureRecord) -> tuple[Raster, NDArray[np.bool_] | None]:
         """Return a result with its source's metadata, and what could change, as the command has it."""
         picture = Picture.read(self.store.file(result))
         with contextlib.suppress(EditkitError):  # if the source is gone, the result is returned without its metadata
             picture = replace(picture, meta=self.maker.source(edit.picture).meta)
         kept = self.store.result_place(edit.id) / "kept.png"
-        return picture, _grey(kept) > 0 if kept.is_file() else None
+        return picture, _read_grey(kept) > 0 if kept.is_file() else None
 
     def download(self, id_: str, format: str, quality: int | None) -> tuple[bytes, str]:
         """Return a result in a file format, and a name for it."""
         edit, result = self.result(id_)
         row = to_write(format)
-        picture, mask = self._as_made(edit, result)
+        picture, mask = self._result_with_metadata(edit, result)
         data, _, _ = to_bytes(picture, row.name, [], mask=mask, text=edit.provenance, quality=quality)
         return data, Path(result.name).stem + row.endings[0]
 
@@ -183,9 +183,9 @@ class Studio:
         target = self._target(path)
         format_of(target)
         check_output(target, force=over, quality=quality)
-        picture, mask = self._as_made(edit, result)
+        picture, mask = self._result_with_metadata(edit, result)
         if over and os.path.lexists(target):
-            keep(target)
+            keep_backup(target)
         done = write(picture, target, mask=mask, force=over, text=edit.provenance, quality=quality)
         return {
             "path": path, "bytes": done.bytes, "format": done.format, "deviation": done.deviation,
@@ -203,16 +203,16 @@ class Studio:
         target = self.config.folder / path
         inside = not hidden and target.parent.is_dir() and target.parent.resolve().is_relative_to(self.config.folder)
         if not inside or OWN in parts or target.is_symlink():
-            raise Refused(403, "results are written into the studio's folder; give a name, or FOLDER/NAME in it")
+            raise RefusedRequest(403, "results are written into the studio's folder; give a name, or FOLDER/NAME in it")
         return target
 
 
-def _grey(file: Path) -> NDArray[np.uint8]:
+def _read_grey(file: Path) -> NDArray[np.uint8]:
     """Read a mask that the studio wrote, (H, W); like any picture, since the folder may be somebody else's."""
     return at_depth(Picture.read(file).pixels[..., 0], np.dtype(np.uint8))
 
 
-def _shifted(chain: Chain, by: int) -> Chain:
+def _shift_seeds(chain: Chain, by: int) -> Chain:
     """Return `chain` with `by` added to every seed."""
     return chain.with_seed(lambda seed: (seed + by) % 2**63)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from editkit.cli.studio.config import Refused
+from editkit.cli.studio.config import RefusedRequest
 from editkit.cli.studio.store import Store
 from editkit.errors import PictureError
 from editkit.pictures.picture import Picture
@@ -52,7 +52,7 @@ class Views:
             pixels = self._pixels(key)
             scale = min(1.0, SIDE / max(pixels.shape[:2]))
             size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
-            known = encoded(shrunk(pixels, size))
+            known = encode_preview(shrink_to(pixels, size))
             with self._lock:
                 self._previews[key] = known
                 while sum(map(len, self._previews.values())) > self.most // 8:
@@ -70,10 +70,10 @@ class Views:
         with self._lock:
             known = self._thumbs.get(key)
         if known is None:
-            pixels = seen(Picture.read(file))
+            pixels = to_viewable(Picture.read(file))
             scale = min(1.0, THUMB / max(pixels.shape[:2]))
             size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
-            known = encoded(shrunk(pixels, size))
+            known = encode_preview(shrink_to(pixels, size))
             with self._lock:
                 self._thumbs[key] = known
                 while len(self._thumbs) > 500:
@@ -88,14 +88,14 @@ class Views:
         """
         key = self._key(id_)
         if not 0 <= level <= LEVELS or column < 0 or row < 0:
-            raise Refused(404, "there is no such tile")
+            raise RefusedRequest(404, "there is no such tile")
         pixels = self._pixels(key)
         side = TILE << level
         part = pixels[row * side : (row + 1) * side, column * side : (column + 1) * side]
         if not part.size:
-            raise Refused(404, "there is no such tile")
+            raise RefusedRequest(404, "there is no such tile")
         size = max(1, -(-part.shape[1] >> level)), max(1, -(-part.shape[0] >> level))
-        return encoded(shrunk(part, size))
+        return encode_preview(shrink_to(part, size))
 
     def _key(self, id_: str) -> tuple[str, int]:
         file = self.store.file(self.store.picture(id_))
@@ -109,14 +109,14 @@ class Views:
                 self._kept.move_to_end(key)
                 return found
             picture = Picture.read(self.store.file(self.store.picture(key[0])))
-            pixels = seen(picture)
+            pixels = to_viewable(picture)
             self._kept[key] = pixels
             while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > self.most:
                 self._kept.popitem(last=False)
             return pixels
 
 
-def seen(picture: Picture) -> NDArray[np.uint8]:
+def to_viewable(picture: Picture) -> NDArray[np.uint8]:
     """Return (H, W, 3 or 4) uint8, in sRGB if it can be converted."""
     with contextlib.suppress(PictureError):  # HDR: unconverted values
         picture = picture.coloured_as(None)
@@ -126,7 +126,7 @@ def seen(picture: Picture) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.concatenate(channels, axis=-1))
 
 
-def shrunk(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def shrink_to(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize to `size` (width, height); each pixel is the mean of those it covers."""
     import cv2
 
@@ -136,7 +136,7 @@ def shrunk(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
     return made
 
 
-def encoded(pixels: NDArray[np.uint8]) -> bytes:
+def encode_preview(pixels: NDArray[np.uint8]) -> bytes:
     """Encode a PNG quickly, at low compression."""
     from PIL import Image
 

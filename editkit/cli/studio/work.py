@@ -12,9 +12,9 @@ import numpy as np
 from editkit.cli.studio.board import Board
 from editkit.cli.studio.config import Config
 from editkit.cli.studio.queue import Stop
-from editkit.cli.studio.recipes import wanted
+from editkit.cli.studio.recipes import parse_request
 from editkit.cli.studio.records import EditRecord
-from editkit.cli.studio.store import Store, described
+from editkit.cli.studio.store import Store, describe_picture
 from editkit.common.extras import missing
 from editkit.errors import EditkitError
 from editkit.pictures.files.atomic import save_bytes
@@ -24,7 +24,7 @@ from editkit.plugin.options import Options
 if TYPE_CHECKING:
     from PIL import Image
 
-    from editkit.editing.made import Made
+    from editkit.editing.result import Made
     from editkit.editing.stages import Update
     from editkit.models.leasing import Models
 
@@ -38,7 +38,7 @@ SIDE = 1024
 """Longest side of an estimate, in pixels."""
 
 
-class Stopped(Exception):  # noqa: N818
+class EditStopped(Exception):  # noqa: N818
     """The edit was told to stop."""
 
 
@@ -53,7 +53,7 @@ class Watcher:
 
     def __call__(self, update: Update) -> None:
         if self.stop:
-            raise Stopped
+            raise EditStopped
         now = self.clock()
         if now - self.said >= 0.1 or update.fraction >= 1.0:
             self.said = now
@@ -103,7 +103,7 @@ class Maker:
 
     def __call__(self, id_: str, device: str, stop: Stop) -> None:
         """Run one edit; errors are written to its record."""
-        edit = self._keep(self.store.edit(id_), state="running")
+        edit = self._update_record(self.store.edit(id_), state="running")
         began = time.monotonic()
         notices: list[str] = []
 
@@ -113,33 +113,33 @@ class Maker:
                 self.board.tell(id_, "notice", text=message)
 
         try:
-            done = self._made(edit, device, stop, notify)
-        except Stopped:
+            done = self._run_edit(edit, device, stop, notify)
+        except EditStopped:
             done = edit.model_copy(update={"state": "stopped"})
         except EditkitError as error:
-            done = edit.model_copy(update={"state": "failed", "error": _line(error)})
+            done = edit.model_copy(update={"state": "failed", "error": _error_line(error)})
         except Exception as error:  # a library failed: the server reports it and goes on
             told = missing(error) if isinstance(error, ImportError) else None
-            said = _line(told) if told is not None else f"{type(error).__name__}: {_line(error)}"
+            said = _error_line(told) if told is not None else f"{type(error).__name__}: {_error_line(error)}"
             done = edit.model_copy(update={"state": "failed", "error": said})
         seconds = round(time.monotonic() - began, 2)
-        self._keep(done, seconds=seconds, notices=tuple(notices))
+        self._update_record(done, seconds=seconds, notices=tuple(notices))
         self.board.forget([id_])
 
     def dropped(self, id_: str) -> None:
         """Record that an edit was removed before it began."""
-        self._keep(self.store.edit(id_), state="stopped")
+        self._update_record(self.store.edit(id_), state="stopped")
 
-    def _keep(self, edit: EditRecord, **changes: object) -> EditRecord:
+    def _update_record(self, edit: EditRecord, **changes: object) -> EditRecord:
         changed = edit.model_copy(update=changes)
         self.store.keep_edit(changed)
-        self.board.tell(edit.id, "state", **changed.told())
+        self.board.tell(edit.id, "state", **changed.public_data())
         return changed
 
-    def _made(self, edit: EditRecord, device: str, stop: Stop, notify: Callable[[str], None]) -> EditRecord:
-        from editkit.editing.made import make
+    def _run_edit(self, edit: EditRecord, device: str, stop: Stop, notify: Callable[[str], None]) -> EditRecord:
+        from editkit.editing.result import make
 
-        asked = wanted(edit.recipe, self.config)
+        asked = parse_request(edit.recipe, self.config)
         source = self.store.picture(edit.picture)
         picture = self.source(edit.picture)
         for notice in picture.meta.notices:
@@ -148,12 +148,12 @@ class Maker:
         watcher = Watcher(self.board, edit.id, stop)
         made = make(picture, chain, watch=watcher, notify=notify, models=self.models)
         if stop:
-            raise Stopped
+            raise EditStopped
         made.chain = asked.real.inherited()
         origin = made.provenance(source.path, self.config.folder)
-        return self._kept(edit, source.name, made, origin.to_text())
+        return self._write_result(edit, source.name, made, origin.to_text())
 
-    def _kept(self, edit: EditRecord, name: str, made: Made, origin: str) -> EditRecord:
+    def _write_result(self, edit: EditRecord, name: str, made: Made, origin: str) -> EditRecord:
         """Write the result to the folder and return its record."""
         from editkit.pictures.files.writing import write
 
@@ -170,7 +170,7 @@ class Maker:
         stem = name.rpartition(".")[0] or name
         first = made.chain.stages[0].plugins[0].name
         path = file.relative_to(self.config.folder).as_posix()
-        record = described(edit.id, f"{stem}.{first}.png", path, made.picture)
+        record = describe_picture(edit.id, f"{stem}.{first}.png", path, made.picture)
         record = record.model_copy(update={"notices": tuple(written.notices)})
         return edit.model_copy(
             update={
@@ -184,5 +184,5 @@ class Maker:
         return Picture.read(self.store.file(self.store.picture(id_)))
 
 
-def _line(error: BaseException) -> str:
+def _error_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:1000]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw
 
-from editkit.editing.watching.sheets import INK, PALE, PAPER, clipped, font
+from editkit.editing.watching.sheets import INK, PALE, PAPER, clip_text, font
 
 COLOURS = ((31, 97, 168), (214, 96, 30), (42, 140, 74), (147, 76, 165), (120, 90, 60), (20, 150, 160))
 UP = (200, 30, 30)
@@ -48,7 +48,7 @@ def lines(
         v = (point[1] - y_range[0]) / (y_range[1] - y_range[0])
         return LEFT + u * (width - LEFT - RIGHT), height - BOTTOM - v * (height - TOP - BOTTOM)
 
-    draw.text((8, 6), clipped(title, width // 2, 14), fill=INK, font=font(14))
+    draw.text((8, 6), clip_text(title, width // 2, 14), fill=INK, font=font(14))
     for k in range(5):
         y = y_range[0] + (y_range[1] - y_range[0]) * k / 4
         draw.line((at((x_range[0], y)), at((x_range[1], y))), fill=(228, 230, 233))
@@ -109,7 +109,7 @@ def bars(title: str, values: Mapping[str, float], unit: str, width: int = 860) -
     most, total = max([v for _, v in ordered] or [1.0]) or 1.0, sum(values.values()) or 1.0
     for k, (name, value) in enumerate(ordered):
         y = 30 + k * row
-        draw.text((left - 10, y + row / 2), clipped(name, left - 20, 12), fill=INK, font=font(12), anchor="rm")
+        draw.text((left - 10, y + row / 2), clip_text(name, left - 20, 12), fill=INK, font=font(12), anchor="rm")
         length = (width - left - 150) * value / most
         draw.rectangle((left, y + 3, left + max(length, 1), y + row - 4), fill=COLOURS[0])
         text = f"{value:.0f}" if value >= 100 else f"{value:.2g}"

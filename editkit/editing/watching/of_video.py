@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from editkit.editing.watching.sheets import eight_bit
-from editkit.editing.watching.trace import FRAME_SIDE, FRAMES, due, estimate, make_folder, moving
+from editkit.editing.watching.trace import FRAME_SIDE, FRAMES, encode_animation, estimate, is_due, make_folder
 from editkit.errors import UsageError
 from editkit.pictures.files.atomic import save_bytes
 from editkit.pictures.files.writing import check_output
@@ -53,7 +53,7 @@ class VideoPreview:
 
     def step(self, update: Update) -> None:
         """Show the estimate after a step, if it is due."""
-        if self.moving or not due(update, FRAMES):
+        if self.moving or not is_due(update, FRAMES):
             return
         pixels = estimate(update)
         if pixels is not None:
@@ -73,4 +73,4 @@ class VideoPreview:
     def close(self) -> None:
         """Write the animation."""
         if self.frames:
-            save_bytes(self.path, moving(self.frames), force=self.force)
+            save_bytes(self.path, encode_animation(self.frames), force=self.force)

@@ -41,8 +41,8 @@ def sheet(tiles: Sequence[Tile], columns: int | None = None, side: int = 320, ti
         columns: default: about as many as rows.
     """
     columns = columns or math.ceil(math.sqrt(len(tiles)))
-    pictures = [fitted(tile.pixels, side) for tile in tiles]
-    width = max([picture.width for picture in pictures] + [_widest(tiles, side)])
+    pictures = [fit_to_side(tile.pixels, side) for tile in tiles]
+    width = max([picture.width for picture in pictures] + [_widest_label(tiles, side)])
     height = max(picture.height for picture in pictures)
     rows = math.ceil(len(tiles) / columns)
     top = GAP + (LINE + GAP if title else 0)
@@ -50,20 +50,20 @@ def sheet(tiles: Sequence[Tile], columns: int | None = None, side: int = 320, ti
     page = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(page)
     if title:
-        draw.text((GAP, GAP), clipped(title, size[0] - 2 * GAP, 15), fill=INK, font=font(15))
+        draw.text((GAP, GAP), clip_text(title, size[0] - 2 * GAP, 15), fill=INK, font=font(15))
     for k, (tile, picture) in enumerate(zip(tiles, pictures, strict=True)):
         x, y = GAP + (k % columns) * (width + GAP), top + (k // columns) * (height + LINE + GAP)
         page.paste(picture, (x, y))
-        draw.text((x, y + height + 2), clipped(tile.label, width), fill=INK, font=font())
+        draw.text((x, y + height + 2), clip_text(tile.label, width), fill=INK, font=font())
     return page
 
 
-def _widest(tiles: Sequence[Tile], side: int) -> int:
+def _widest_label(tiles: Sequence[Tile], side: int) -> int:
     """Return the width of the longest label, up to `side`."""
     return min(side, max(math.ceil(font().getlength(tile.label)) for tile in tiles))
 
 
-def clipped(text: str, width: float, size: int = 13) -> str:
+def clip_text(text: str, width: float, size: int = 13) -> str:
     """Shorten `text` with an ellipsis if it is wider than `width` pixels."""
     if font(size).getlength(text) <= width:
         return text
@@ -72,7 +72,7 @@ def clipped(text: str, width: float, size: int = 13) -> str:
     return text + "..."
 
 
-def fitted(pixels: NDArray[np.uint8], side: int) -> Image.Image:
+def fit_to_side(pixels: NDArray[np.uint8], side: int) -> Image.Image:
     """Shrink a picture to at most `side` pixels, or enlarge it by the largest whole factor that fits."""
     image = Image.fromarray(pixels)
     longest = max(image.size)

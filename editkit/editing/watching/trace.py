@@ -42,7 +42,7 @@ THUMBNAIL = 96
 MILLISECONDS = 120
 
 
-def due(update: Update, frames: int) -> bool:
+def is_due(update: Update, frames: int) -> bool:
     """Whether this move is one of about `frames` evenly spaced moves of a stage; the last of every pass always is."""
     plan = update.plan
     before = sum(len(part.plan) for part in plan.passes[: update.pass_])
@@ -84,7 +84,7 @@ class Preview:
             raise UsageError(f"--preview {path}: holds frames already; give --force to replace them, or another folder")
 
     def __call__(self, update: Update) -> None:
-        if not due(update, FRAMES):
+        if not is_due(update, FRAMES):
             return
         pixels = estimate(update)
         if pixels is None:
@@ -102,7 +102,7 @@ class Preview:
         """Write the animation, with every frame at the size of the largest."""
         if not self.frames:
             return
-        save_bytes(self.path, moving(self.frames), force=self.force)
+        save_bytes(self.path, encode_animation(self.frames), force=self.force)
 
 
 def make_folder(path: Path) -> None:
@@ -119,7 +119,7 @@ def make_folder(path: Path) -> None:
         raise UsageError(f"--preview {path}: {error.strerror}") from None
 
 
-def moving(frames: Sequence[Image.Image], back: bool = False) -> bytes:
+def encode_animation(frames: Sequence[Image.Image], back: bool = False) -> bytes:
     """Encode an animated WebP of `frames`, each at the size of the largest; `back`: forward and backward."""
     size = max(f.width for f in frames), max(f.height for f in frames)
     shown = [frame.resize(size, Image.Resampling.BILINEAR) for frame in frames]
@@ -173,7 +173,7 @@ class Trace:
     def __call__(self, update: Update) -> None:
         state = update.state
         self.plans[update.stage] = update.plan
-        if due(update, STRIP):
+        if is_due(update, STRIP):
             pixels = estimate(update)
             if pixels is not None:
                 image = Image.fromarray(pixels)

@@ -13,8 +13,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from editkit.common.places import expanded
-from editkit.common.small import small_bytes
+from editkit.common.places import expand_path
+from editkit.common.small import read_limited_bytes
 from editkit.common.spec import nearest
 from editkit.errors import UsageError
 from editkit.models.classifiers.kinds import Clean, NoiseAware
@@ -27,9 +27,9 @@ def is_noisy(source: Any) -> bool:
     """Whether a classifier is noise-aware; reads only its configuration."""
     if not isinstance(source, str):
         return hasattr(source, "at")
-    file = expanded(source) / "config.json"
+    file = expand_path(source) / "config.json"
     try:
-        return "log_snr" in json.loads(small_bytes(file))
+        return "log_snr" in json.loads(read_limited_bytes(file))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 
@@ -49,7 +49,7 @@ def load_classifier(source: str, device: torch.device, *, offline: bool = False)
     return loading.from_folder(source, device, offline=offline)
 
 
-def resolve(label: str, labels: Sequence[str]) -> int:
+def resolve_label(label: str, labels: Sequence[str]) -> int:
     """Return the number of a label given by number or name; case, underscores and text after a comma are ignored.
 
     Raises:
@@ -59,8 +59,8 @@ def resolve(label: str, labels: Sequence[str]) -> int:
         if int(label) >= len(labels):
             raise UsageError(f"label {label}: the classifier has {len(labels)} labels, 0 to {len(labels) - 1}")
         return int(label)
-    plain = [_plain(name) for name in labels]
-    wanted = _plain(label)
+    plain = [_normalised(name) for name in labels]
+    wanted = _normalised(label)
     found = [k for k, name in enumerate(plain) if name == wanted]
     if len(found) > 1:
         numbers = ", ".join(map(str, found))
@@ -73,5 +73,5 @@ def resolve(label: str, labels: Sequence[str]) -> int:
     return found[0]
 
 
-def _plain(name: str) -> str:
+def _normalised(name: str) -> str:
     return re.sub(r"[\s_]+", " ", name.split(",")[0]).strip().lower()

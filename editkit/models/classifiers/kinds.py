@@ -57,9 +57,9 @@ class Clean:
 
     def through(self, part: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """Return a part of the network (such as its trunk) as a function of pictures (batch, 3, h, w) in [-1, 1]."""
-        return lambda image: part(self._prepared(image))
+        return lambda image: part(self._normalise(image))
 
-    def _prepared(self, image: Tensor) -> Tensor:
+    def _normalise(self, image: Tensor) -> Tensor:
         import torch.nn.functional as F
 
         shrinks = min(image.shape[-2:]) > self.size
@@ -98,8 +98,9 @@ class NoiseAware:
         wanted = (self.channels, self.size, self.size)
         if tuple(shape[1:]) != wanted:
             raise ModelError(
-                f"{self.name} was trained on states of {_size(wanted)}, and these are {_size(shape[1:])}: noise cannot "
-                f"be resized; train one for this size (editkit train classifier) or use an ordinary classifier"
+                f"{self.name} was trained on states of {_format_shape(wanted)}, and these are "
+                f"{_format_shape(shape[1:])}: noise cannot be resized; train one for this size "
+                f"(editkit train classifier) or use an ordinary classifier"
             )
         low, high = self.log_snr
         noisiest = min(v.log_snr for v in levels if v.alpha > 0.0)
@@ -111,5 +112,5 @@ class NoiseAware:
             )
 
 
-def _size(shape: Sequence[int]) -> str:
+def _format_shape(shape: Sequence[int]) -> str:
     return f"{shape[0]} channels of {'x'.join(str(side) for side in shape[1:])}"

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editkit.common.places import expanded
+from editkit.common.places import expand_path
 from editkit.common.spec import did_you_mean
 from editkit.errors import ModelError, short
 from editkit.models.classifiers.kinds import KINDS, OWN, Clean, NoiseAware
 from editkit.models.files.layout import Layout
-from editkit.models.files.loading import find
-from editkit.models.files.skeleton import without_values
-from editkit.models.files.weights import PICKLES, unreadable, weight_files
+from editkit.models.files.loading import find_layout
+from editkit.models.files.skeleton import meta_skeleton
+from editkit.models.files.weights import PICKLES, unreadable_error, weight_files
 
 MOST_STAGES = 16
 """Most stages of an editkit network; each halves the picture."""
@@ -29,15 +29,15 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def from_folder(source: str, device: torch.device, *, offline: bool) -> Clean | NoiseAware:
     """Load what `editkit train classifier` saved, or timm's layout: config.json and model.safetensors."""
-    if source.count("/") != 1 and not expanded(source).exists():
+    if source.count("/") != 1 and not expand_path(source).exists():
         raise ModelError(f"classifier {source!r} was not found; it can be {KINDS}")
     try:
-        layout = find(source, offline=offline, weights=True)
+        layout = find_layout(source, offline=offline, weights=True)
         config = layout.config()
         file, _ = weight_files(layout, "")
     except ModelError as error:
-        raise ModelError(f"classifier {source}: {_plain(error, source)}") from error
-    tensors = _tensors(source, file)
+        raise ModelError(f"classifier {source}: {_format_error(error, source)}") from error
+    tensors = _load_tensors(source, file)
     if config.get("_class_name") != OWN and "architecture" not in config:
         raise ModelError(
             f"classifier {source}: its config.json names no architecture; known are timm's layout and what "
@@ -45,9 +45,9 @@ def from_folder(source: str, device: torch.device, *, offline: bool) -> Clean | 
         )
     try:
         if config.get("_class_name") == OWN:
-            return _own(layout, config, tensors, device)
+            return _load_own_kind(layout, config, tensors, device)
         library, given = str(config.get("library", "timm")), config.get("pretrained_cfg") or config
-        return _ready(library, str(config["architecture"]), tensors, given, source, device)
+        return _build_with_weights(library, str(config["architecture"]), tensors, given, source, device)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
         wrong = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         raise ModelError(f"classifier {source}: its config.json is damaged ({wrong}); download it again") from error
@@ -57,18 +57,18 @@ def by_architecture(library: str, name: str, file: str, device: torch.device, *,
     """Build an architecture by name, with weights from a file, or from the hub for timm."""
     source = f"{library}:{name}" + (f":{file}" if file else "")
     if file:
-        path = expanded(file)
+        path = expand_path(file)
         if path.suffix.lower() in PICKLES:
             raise ModelError(
                 f"classifier {source}: a pickle can run code when it is read; if you trust it, convert it once: "
                 f"safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')"
             )
-        return _ready(library, name, _tensors(source, path), {}, source, device)
+        return _build_with_weights(library, name, _load_tensors(source, path), {}, source, device)
     if library == "torchvision":
         raise ModelError(f"classifier {source}: torchvision's weights are pickles; write {source}:FILE.safetensors")
     import timm
 
-    _known(name, timm.list_models(), source)
+    _check_architecture(name, timm.list_models(), source)
     tag = timm.get_pretrained_cfg(name)
     if tag is None or not tag.hf_hub_id:
         raise ModelError(f"classifier {source}: timm has no weights for it; give a file, {source}:FILE.safetensors")
@@ -77,7 +77,7 @@ def by_architecture(library: str, name: str, file: str, device: torch.device, *,
     return made
 
 
-def _own(
+def _load_own_kind(
     layout: Layout, config: Mapping[str, Any], tensors: dict[str, Tensor], device: torch.device
 ) -> Clean | NoiseAware:
     from editkit.models.classifiers.network import Network
@@ -86,52 +86,52 @@ def _own(
     width, stages = int(config["width"]), int(config["stages"])
     if not (0 < stages <= MOST_STAGES and width > 0 and channels > 0 and 0 < size <= MOST_SIDE):
         raise ValueError(f"width {width}, stages {stages}, channels {channels}, size {size}")
-    with without_values():  # the sizes are compared with the file's tensors before memory is allocated
-        _fitting(Network(channels, len(labels), width, stages), tensors, layout.name)
+    with meta_skeleton():  # the sizes are compared with the file's tensors before memory is allocated
+        _matching_tensors(Network(channels, len(labels), width, stages), tensors, layout.name)
     network = Network(channels, len(labels), width, stages)
-    _fill(network, tensors, layout.name)
+    _load_state(network, tensors, layout.name)
     network.to(device).eval().requires_grad_(False)
     if "log_snr" in config:
         low, high = config["log_snr"]
         return NoiseAware(network, labels, channels, size, (float(low), float(high)), f"classifier {layout.name}")
-    _three(channels, layout.name)
+    _check_channels(channels, layout.name)
     clean = lambda x: network(x, x.new_zeros(len(x)))  # noqa: E731
     return Clean(clean, labels, size, (0.5,) * 3, (0.5,) * 3)
 
 
-def _ready(
+def _build_with_weights(
     library: str, name: str, tensors: dict[str, Tensor], config: Mapping[str, Any], source: str, device: torch.device
 ) -> Clean:
     """Build an architecture with its weights; size, normalisation and labels are the configuration's or ImageNet's."""
-    classes, network = _made(library, name, tensors, source)
+    classes, network = _build_empty(library, name, tensors, source)
     defaults: Mapping[str, Any] = dict(getattr(network, "pretrained_cfg", None) or {})
     config = {**defaults, **{key: value for key, value in config.items() if value is not None}}
     channels, size = (config.get("input_size") or (3, 224, 224))[:2]
-    _three(int(channels), source)
+    _check_channels(int(channels), source)
     if not 0 < int(size) <= MOST_SIDE:
         raise ValueError(f"input_size {size}")
-    _fill(network, tensors, source)
+    _load_state(network, tensors, source)
     network.to(device).eval().requires_grad_(False)
     mean, std = tuple(config.get("mean", IMAGENET_MEAN)), tuple(config.get("std", IMAGENET_STD))
     return Clean(network, _labels(config, classes), int(size), mean, std)
 
 
-def _made(library: str, name: str, tensors: Mapping[str, Tensor], source: str) -> tuple[int, Any]:
+def _build_empty(library: str, name: str, tensors: Mapping[str, Tensor], source: str) -> tuple[int, Any]:
     """Return (number of classes, from the weights of the last layer; the network without weights)."""
     build: Callable[[int], torch.nn.Module]
     if library == "torchvision":
         from torchvision import models
 
-        _known(name, models.list_models(module=models), source)
+        _check_architecture(name, models.list_models(module=models), source)
         build = lambda classes: models.get_model(name, weights=None, num_classes=classes)  # noqa: E731
     elif library == "timm":
         import timm
 
-        _known(name, timm.list_models(), source)
+        _check_architecture(name, timm.list_models(), source)
         build = lambda classes: timm.create_model(name, pretrained=False, num_classes=classes)  # noqa: E731
     else:
         raise ModelError(f"classifier {source}: its library is {library!r}; known are torchvision and timm")
-    with without_values():
+    with meta_skeleton():
         heads = [key for key, part in build(1000).named_modules() if isinstance(part, torch.nn.Linear)]
     head = tensors.get(f"{heads[-1]}.weight") if heads else None
     if head is not None and head.ndim != 2:
@@ -140,7 +140,7 @@ def _made(library: str, name: str, tensors: Mapping[str, Tensor], source: str) -
     return classes, build(classes)
 
 
-def _known(name: str, names: Sequence[str], source: str) -> None:
+def _check_architecture(name: str, names: Sequence[str], source: str) -> None:
     if name.split(".")[0] not in names:
         raise ModelError(f"classifier {source}: unknown architecture {short(name)}{did_you_mean(name, names, most=3)}")
 
@@ -157,12 +157,12 @@ def _labels(config: Mapping[str, Any], classes: int) -> Sequence[str]:
     return tuple(str(k) for k in range(classes))
 
 
-def _three(channels: int, source: str) -> None:
+def _check_channels(channels: int, source: str) -> None:
     if channels != 3:
         raise ModelError(f"classifier {source}: takes pictures of {channels} channels; editkit's have 3")
 
 
-def _tensors(source: str, file: Path) -> dict[str, Tensor]:
+def _load_tensors(source: str, file: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -170,15 +170,15 @@ def _tensors(source: str, file: Path) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = load_file(file)
         return tensors
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"classifier {source}: {file} {unreadable(file, error)}") from error
+        raise ModelError(f"classifier {source}: {file} {unreadable_error(file, error)}") from error
 
 
-def _fill(network: Any, tensors: dict[str, Tensor], source: str) -> None:
-    wanted = _fitting(network, tensors, source)
+def _load_state(network: Any, tensors: dict[str, Tensor], source: str) -> None:
+    wanted = _matching_tensors(network, tensors, source)
     network.load_state_dict({key: tensors[key] for key in wanted if key in tensors}, strict=False)
 
 
-def _fitting(network: Any, tensors: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+def _matching_tensors(network: Any, tensors: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
     """Return the network's tensors from the file.
 
     Raises:
@@ -199,5 +199,5 @@ def _fitting(network: Any, tensors: Mapping[str, Tensor], source: str) -> Mappin
     return wanted
 
 
-def _plain(error: ModelError, source: str) -> str:
+def _format_error(error: ModelError, source: str) -> str:
     return str(error).removeprefix(f"model {source!r} ").removeprefix(f"model {source}: ").removeprefix(f"{source}: ")

@@ -16,11 +16,11 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 from editkit.diffusion.image_prompts import Places
-from editkit.models.fast.packing import PackedGate, able, learns, swap
+from editkit.models.fast.packing import PackedGate, has_onednn, needs_plain_weights, swap
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network
-from editkit.models.files.quantised import quantised
-from editkit.models.prompts.shown import Shown
+from editkit.models.files.quantised import is_quantised
+from editkit.models.prompts.shown import BranchPrompts
 
 CACHE_LINE = 64
 """Size of a cache line, in bytes."""
@@ -29,8 +29,8 @@ CACHE_LINE = 64
 class Attend(AttnProcessor2_0):  # type: ignore[misc]
     """Self-attention, or cross-attention to a text; layers with masks or norms of their own use diffusers' processor.
 
-    If called with `shown` (`editkit.models.prompts.shown.Shown`), cross-attention to a text also attends to image
-    prompts, by diffusers' processor for them.
+    If called with `shown` (`editkit.models.prompts.shown.BranchPrompts`), cross-attention to a text also attends to
+    image prompts, by diffusers' processor for them.
 
     Args:
         name: the layer's name in the UNet. No text has entered before the layer `FIRST`. If that layer is called with
@@ -45,7 +45,7 @@ class Attend(AttnProcessor2_0):  # type: ignore[misc]
 
     def __call__(
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any,
-        copies: int = 1, shown: Shown | None = None, **kwargs: Any,
+        copies: int = 1, shown: BranchPrompts | None = None, **kwargs: Any,
     ) -> Tensor:  # fmt: skip
         look = None if shown is None or encoder_hidden_states is None else shown.layers.get(self.name)
         if shown is not None and look is not None:
@@ -55,14 +55,14 @@ class Attend(AttnProcessor2_0):  # type: ignore[misc]
         copies = copies if self.first and encoder_hidden_states is None else 1
         batch = len(hidden_states) // copies
         x = hidden_states[:batch]
-        if _plain(attn, x, args, kwargs):
+        if _is_plain_call(attn, x, args, kwargs):
             out = _attention(attn, x, x if encoder_hidden_states is None else encoder_hidden_states)
         else:
             out = super().__call__(attn, x, encoder_hidden_states, *args, **kwargs)
         return out if batch == len(hidden_states) else torch.cat([out] * copies)
 
 
-def _plain(attn: Attention, x: Tensor, args: Any, kwargs: Any) -> bool:
+def _is_plain_call(attn: Attention, x: Tensor, args: Any, kwargs: Any) -> bool:
     odd = (attn.group_norm, attn.spatial_norm, attn.norm_cross, attn.norm_q, attn.norm_k)
     given = any(value is not None for value in (*args, *kwargs.values()))
     whole = not attn.residual_connection and attn.rescale_output_factor == 1
@@ -86,7 +86,7 @@ class FusedGEGLU(GEGLU):  # type: ignore[misc]
     """diffusers' GEGLU, computed by `PackedGate.gated`."""
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if isinstance(self.proj, PackedGate) and not learns(hidden_states):
+        if isinstance(self.proj, PackedGate) and not needs_plain_weights(hidden_states):
             return self.proj.gated(hidden_states)
         out: Tensor = super().forward(hidden_states, *args, **kwargs)
         return out
@@ -110,12 +110,14 @@ class ChannelsLast(Transformer2DModel):  # type: ignore[misc]
 
 def load_unet(layout: Layout, dtype: torch.dtype, device: torch.device) -> Any:
     """Load a model's UNet2DConditionModel with `load_network` and replace its blocks by these."""
-    return quicken(load_network(layout, "unet", UNet2DConditionModel, dtype, device))
+    return replace_blocks(load_network(layout, "unet", UNet2DConditionModel, dtype, device))
 
 
-def quicken(unet: Any) -> Any:
+def replace_blocks(unet: Any) -> Any:
     """Replace the blocks of `unet` (frozen), or of a ControlNet for one, by these, and return it."""
-    unet.set_attn_processor({name: _of(name, processor) for name, processor in unet.attn_processors.items()})
+    unet.set_attn_processor(
+        {name: _fast_processor(name, processor) for name, processor in unet.attn_processors.items()}
+    )
     for module in unet.modules():
         if type(module) is Transformer2DModel and hasattr(module, "_get_output_for_continuous_inputs"):
             module.__class__ = ChannelsLast
@@ -124,7 +126,7 @@ def quicken(unet: Any) -> Any:
 
 def fuse_gates(network: Any) -> Any:
     """Fuse the gates of the feed-forward layers of `network` (frozen, on the CPU) if torch can, and return it."""
-    for module in network.modules() if able() and not quantised(network) else ():
+    for module in network.modules() if has_onednn() and not is_quantised(network) else ():
         if type(module) is GEGLU and type(module.proj) is nn.Linear:
             module.__class__ = FusedGEGLU
             swap(module.proj, PackedGate)
@@ -135,19 +137,19 @@ FIRST = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor"
 """The attention before which no text enters, in a UNet that begins with one."""
 
 
-def _of(name: str, processor: Any) -> Any:
+def _fast_processor(name: str, processor: Any) -> Any:
     return Attend(name) if type(processor) is AttnProcessor2_0 else processor
 
 
 def places(unet: Any) -> Places:
-    """Return the cross-attention layers of a UNet after `quicken`, where an IP-Adapter acts."""
+    """Return the cross-attention layers of a UNet after `replace_blocks`, where an IP-Adapter acts."""
     names = [name for name in unet.attn_processors if not name.endswith("attn1.processor")]
     widths = [unet.get_submodule(name.removesuffix(".processor")).inner_dim for name in names]
     text = int(unet.config.cross_attention_dim)
     return Places(type(unet).__name__, tuple(zip(names, widths, strict=True)), text)
 
 
-def looks_once(unet: Any) -> bool:
-    """Return whether a UNet after `quicken` begins with an attention that no text precedes (`Attend.first`)."""
+def attends_once(unet: Any) -> bool:
+    """Return whether a UNet after `replace_blocks` begins with an attention that no text precedes (`Attend.first`)."""
     processors = unet.attn_processors
     return FIRST in processors and all(isinstance(processor, Attend) for processor in processors.values())

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from editkit.diffusion.capability import Wraps
 from editkit.diffusion.model import Model
 from editkit.errors import ModelError
-from editkit.models.fast.programs import Program, compiled, model_of
-from editkit.models.files.quantised import quantised
+from editkit.models.fast.programs import Program, compile_model, model_of
+from editkit.models.files.quantised import is_quantised
 
 NETWORKS = ("unet", "transformer", "network", "vae")
 """Attributes in which adapters hold their networks."""
@@ -47,18 +47,18 @@ the last tiles of a row, of a column and of the picture are smaller than the oth
 """
 
 
-class Apart(NamedTuple):
+class FlatCall(NamedTuple):
     """A call taken apart: its form, and its tensors in the order of the form."""
 
     form: Hashable
     tensors: list[Tensor]
 
 
-class _OtherError(Exception):
+class _UnsupportedArgumentError(Exception):
     """An argument that is neither a tensor nor a plain value."""
 
 
-def taken_apart(value: Any) -> Apart | None:
+def flatten_call(value: Any) -> FlatCall | None:
     """Take `value` (tensors, plain values, lists, tuples, dictionaries) apart; None if it contains anything else."""
     tensors: list[Tensor] = []
 
@@ -76,29 +76,29 @@ def taken_apart(value: Any) -> Apart | None:
                 return "list" if isinstance(part, list) else "tuple", tuple(form(one) for one in part)
             case None | bool() | int() | float() | str():
                 return "is", part
-        raise _OtherError
+        raise _UnsupportedArgumentError
 
     try:
-        return Apart(form(value), tensors)
-    except _OtherError:
+        return FlatCall(form(value), tensors)
+    except _UnsupportedArgumentError:
         return None
 
 
-def put_together(form: Any, tensors: Iterator[Tensor]) -> Any:
-    """Rebuild the value that `taken_apart` took apart, without hints."""
+def unflatten_call(form: Any, tensors: Iterator[Tensor]) -> Any:
+    """Rebuild the value that `flatten_call` took apart, without hints."""
     match form:
         case ("tensor", *_):
             return next(tensors)
         case ("dict", parts):
-            return {key: put_together(one, tensors) for key, one in parts}
+            return {key: unflatten_call(one, tensors) for key, one in parts}
         case ("list", parts):
-            return [put_together(one, tensors) for one in parts]
+            return [unflatten_call(one, tensors) for one in parts]
         case ("tuple", parts):
-            return tuple(put_together(one, tensors) for one in parts)
+            return tuple(unflatten_call(one, tensors) for one in parts)
     return form[1]
 
 
-class Flat(nn.Module):
+class FlatNetwork(nn.Module):
     """`network` with the tensors of a call of this `form` as positional arguments and its outputs as a tuple."""
 
     def __init__(self, network: nn.Module, form: Hashable) -> None:
@@ -106,12 +106,12 @@ class Flat(nn.Module):
         self.network, self.form = network, form
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        given, named = put_together(self.form, iter(tensors))
+        given, named = unflatten_call(self.form, iter(tensors))
         out = self.network(*given, **named)
         return (out,) if isinstance(out, Tensor) else tuple(out)
 
 
-class Plain(NamedTuple):
+class PlainRebuild(NamedTuple):
     """Rebuilds `network`, or its submodule `within`, in float32 from ordinary layers."""
 
     network: Any
@@ -125,20 +125,22 @@ class Plain(NamedTuple):
         return f"{type(self.network).__name__} {config} {self.within}"
 
     def __call__(self) -> nn.Module:
-        from editkit.models.fast.tracing import traceable
-        from editkit.models.files.skeleton import without_values
+        from editkit.models.fast.tracing import make_traceable
+        from editkit.models.files.skeleton import meta_skeleton
 
-        with without_values():
+        with meta_skeleton():
             made = type(self.network).from_config(self.network.config)
-        made.load_state_dict({name: _wide(tensor) for name, tensor in self.network.state_dict().items()}, assign=True)
+        made.load_state_dict(
+            {name: _to_float32(tensor) for name, tensor in self.network.state_dict().items()}, assign=True
+        )
         for name, buffer in self.network.named_buffers():
             owner, _, last = name.rpartition(".")
-            setattr(made.get_submodule(owner), last, _wide(buffer))
-        part = traceable(made.get_submodule(self.within))
+            setattr(made.get_submodule(owner), last, _to_float32(buffer))
+        part = make_traceable(made.get_submodule(self.within))
         return part.eval().requires_grad_(False)
 
 
-class Converted:
+class OpenVINONetwork:
     """A network's forward pass, computed by OpenVINO.
 
     Args:
@@ -148,7 +150,7 @@ class Converted:
         sizes: maximum number of programs kept.
     """
 
-    def __init__(self, network: Any, plain: Plain, name: str, sizes: int = SIZES) -> None:
+    def __init__(self, network: Any, plain: PlainRebuild, name: str, sizes: int = SIZES) -> None:
         self.network, self.torch = network, MethodType(type(network).forward, network)
         self._plain, self._name, self._sizes = plain, name, sizes
         self._models: dict[Hashable, Any] = {}
@@ -156,8 +158,8 @@ class Converted:
         self._lock = Lock()
 
     def __call__(self, *given: Any, **named: Any) -> Any:
-        apart = taken_apart((given, named))
-        if apart is None or any(map(_learns, apart.tensors)):
+        apart = flatten_call((given, named))
+        if apart is None or any(map(_needs_gradient, apart.tensors)):
             return self.torch(*given, **named)
         dtype = next(self.network.parameters()).dtype
         with self._lock:
@@ -165,21 +167,21 @@ class Converted:
         out = tuple(one.to(dtype) for one in made)
         return out if named.get("return_dict") is False else out[0]
 
-    def _program(self, apart: Apart, half: bool) -> Program:
+    def _program(self, apart: FlatCall, half: bool) -> Program:
         """Return the program for this form and these sizes; the most recent ones are kept."""
         key = apart.form, tuple(tuple(tensor.shape[1:]) for tensor in apart.tensors)
         if key not in self._programs:
             while len(self._programs) >= self._sizes:
                 self._programs.popitem(last=False)
-            self._programs[key] = compiled(self._model(apart, half), apart.tensors, half)
+            self._programs[key] = compile_model(self._model(apart, half), apart.tensors, half)
         self._programs.move_to_end(key)
         return self._programs[key]
 
-    def _model(self, apart: Apart, half: bool) -> Any:
+    def _model(self, apart: FlatCall, half: bool) -> Any:
         """Return OpenVINO's model for this form of call."""
         if apart.form not in self._models:
             made_of = f"{self._plain.made_of} {apart.form}"
-            flat = lambda: Flat(self._plain(), apart.form)  # noqa: E731
+            flat = lambda: FlatNetwork(self._plain(), apart.form)  # noqa: E731
             self._models[apart.form] = model_of(self._name, self.network, made_of, flat, apart.tensors, half)
         return self._models[apart.form]
 
@@ -189,7 +191,7 @@ class Converted:
         return MethodType(type(twin).forward, twin)
 
 
-def _learns(tensor: Tensor) -> bool:
+def _needs_gradient(tensor: Tensor) -> bool:
     return torch.is_grad_enabled() and tensor.requires_grad
 
 
@@ -205,8 +207,8 @@ def by_openvino(model: Model) -> None:
     found = {name: network for name, network in held.items() if isinstance(network, nn.Module)}
     for part, network in found.items():
         name = f"{part} of model {model.info.name}"
-        if type(network).__name__ not in KNOWN or quantised(network):
-            kind = "quantised" if quantised(network) else f"a {type(network).__name__}"
+        if type(network).__name__ not in KNOWN or is_quantised(network):
+            kind = "quantised" if is_quantised(network) else f"a {type(network).__name__}"
             raise ModelError(
                 f"--backend openvino: the {name} is {kind}; classes compared with torch: {', '.join(KNOWN)}; leave "
                 "--backend out, or choose another --model"
@@ -217,8 +219,8 @@ def by_openvino(model: Model) -> None:
         parts, sizes = (("encoder", "decoder"), TILES) if part == "vae" else (("",), SIZES)
         for within in parts:
             one, name = network.get_submodule(within), f"{within or part} of model {model.info.name}"
-            one.forward = Converted(one, Plain(network, within), name, sizes)
+            one.forward = OpenVINONetwork(one, PlainRebuild(network, within), name, sizes)
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _to_float32(tensor: Tensor) -> Tensor:
     return tensor.detach().float() if tensor.is_floating_point() else tensor.detach()

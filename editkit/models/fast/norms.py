@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from editkit.models.fast.packing import learns
+from editkit.models.fast.packing import needs_plain_weights
 
 SHARED = 1024
 """From this many pixels, torch's kernel splits a sum among threads."""
@@ -26,12 +26,12 @@ class SteadyGroupNorm(nn.GroupNorm):
     """torch's group norm with a fixed rounding of its sums; torch's own kernel if gradients are needed."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if learns(input) or self.weight is None or self.weight.requires_grad or not _shared(input):
+        if needs_plain_weights(input) or self.weight is None or self.weight.requires_grad or not _splits_sums(input):
             return super().forward(input)
         batch, channels, height, width = input.shape
         pixels = height * width
         x = input.permute(0, 2, 3, 1).reshape(batch, pixels, channels).float()
-        count, width_of = _blocks(pixels), channels // self.num_groups
+        count, width_of = _block_count(pixels), channels // self.num_groups
         parts = x.view(batch * count, pixels // count, channels)
         square = parts * parts  # one array: the output reuses it
         sums = torch.stack((parts.sum(1), square.sum(1))).view(2, batch, count, self.num_groups, width_of)
@@ -43,13 +43,13 @@ class SteadyGroupNorm(nn.GroupNorm):
         return out.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _shared(x: Tensor) -> bool:
+def _splits_sums(x: Tensor) -> bool:
     """Return whether torch's kernel would split the sums of `x` among threads."""
     last = x.ndim == 4 and x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
     return last and not x.is_contiguous() and x.shape[2] * x.shape[3] >= SHARED
 
 
-def _blocks(pixels: int) -> int:
+def _block_count(pixels: int) -> int:
     """Return the number of blocks that `pixels` are split into: a power of two."""
     count = 1
     while count < MOST and pixels % (2 * count) == 0 and pixels // (2 * count) >= MOST:
@@ -57,7 +57,7 @@ def _blocks(pixels: int) -> int:
     return count
 
 
-def steady(network: Any) -> Any:
+def use_steady_norms(network: Any) -> Any:
     """Replace the group norms of `network` (frozen) by `SteadyGroupNorm`, and return it."""
     for module in network.modules():
         if type(module) is nn.GroupNorm:

@@ -22,7 +22,7 @@ _PACKING = Lock()
 """One thread packs a layer; the others wait and then find it packed."""
 
 
-class _Kept(nn.Module):
+class _BlockedWeights(nn.Module):
     """A layer on the CPU that keeps its weights in blocks from its first call on."""
 
     plain: ClassVar[type[nn.Module]]
@@ -62,26 +62,26 @@ class _Kept(nn.Module):
         plain: Any = self.plain
         self.__class__ = plain
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Kept:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _BlockedWeights:
         """Turn a layer into an ordinary one again if it is moved, converted or given another layout."""
         plain: Any = self.plain
         self.release()
-        done: _Kept = plain._apply(self, fn, recurse)
+        done: _BlockedWeights = plain._apply(self, fn, recurse)
         return done
 
 
-def learns(x: Tensor) -> bool:
+def needs_plain_weights(x: Tensor) -> bool:
     """Return whether gradients are needed or torch.compile traces: neither supports blocks."""
     return bool((torch.is_grad_enabled() and x.requires_grad) or torch.compiler.is_compiling())
 
 
-class Packed(_Kept, nn.Conv2d):  # type: ignore[override]
+class Packed(_BlockedWeights, nn.Conv2d):  # type: ignore[override]
     """A convolution; it behaves as an ordinary one if gradients are needed, and when `weight` is read."""
 
     plain = nn.Conv2d
 
     def forward(self, input: Tensor) -> Tensor:
-        if learns(input):
+        if needs_plain_weights(input):
             return super().forward(input)
         how = (self.padding, self.stride, self.dilation, self.groups)
         order = torch.ops.mkldnn._reorder_convolution_weight
@@ -90,7 +90,7 @@ class Packed(_Kept, nn.Conv2d):  # type: ignore[override]
         return out
 
 
-class PackedGate(_Kept, nn.Linear):  # type: ignore[override]
+class PackedGate(_BlockedWeights, nn.Linear):  # type: ignore[override]
     """The matrix product of a GEGLU, (..., in) to (..., 2 out); an ordinary layer apart from `gated`."""
 
     plain = nn.Linear
@@ -106,27 +106,27 @@ class PackedGate(_Kept, nn.Linear):  # type: ignore[override]
 
 def pack(network: Any) -> Any:
     """Let the convolutions of `network` (frozen, on the CPU) be packed at their first call if torch can; return it."""
-    for module in network.modules() if able() else ():
+    for module in network.modules() if has_onednn() else ():
         if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
             swap(module, Packed)
     return network
 
 
-def unpack(network: nn.Module) -> Sequence[tuple[nn.Module, type[_Kept]]]:
+def unpack(network: nn.Module) -> Sequence[tuple[nn.Module, type[_BlockedWeights]]]:
     """Make every layer of `network` ordinary, for code that inspects layers; return those that were not, for `swap`."""
-    kept = [(module, type(module)) for module in network.modules() if isinstance(module, _Kept)]
+    kept = [(module, type(module)) for module in network.modules() if isinstance(module, _BlockedWeights)]
     for module, _ in kept:
         module.release()
     return kept
 
 
-def able() -> bool:
+def has_onednn() -> bool:
     """Return whether this torch has the operators of oneDNN."""
     backend: Any = torch.backends.mkldnn
     return bool(backend.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise"))
 
 
-def swap(module: nn.Module, kind: type[_Kept]) -> None:
+def swap(module: nn.Module, kind: type[_BlockedWeights]) -> None:
     """Turn `module` into a layer that will keep its weights in blocks."""
     module.__class__ = kind
-    cast(_Kept, module).blocks = None
+    cast(_BlockedWeights, module).blocks = None

@@ -68,20 +68,20 @@ def model_of(
     Raises:
         ModelError: OpenVINO cannot convert it.
     """
-    place = folder(network, made_of, half)
-    found = _kept(place)
+    place = cache_folder(network, made_of, half)
+    found = _read_cached(place)
     if found is not None:
         return found
     try:
         with torch.inference_mode(False), torch.no_grad(), quiet("diffusers"):
-            model = _converted(flat(), tuple(_plain(tensor).clone() for tensor in example))
+            model = _convert(flat(), tuple(_plain(tensor).clone() for tensor in example))
     except Exception as error:  # the converter's errors have no common base class
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(f"--backend openvino: the {name} cannot be converted: {said}; leave it out") from error
-    return kept(model, place, half)
+    return cache_model(model, place, half)
 
 
-def _converted(network: nn.Module, example: tuple[Tensor, ...]) -> Any:
+def _convert(network: nn.Module, example: tuple[Tensor, ...]) -> Any:
     """Convert `network` to OpenVINO's model.
 
     It uses the frontend, because `openvino.convert_model` reports each use to its makers unless the user opted out.
@@ -96,7 +96,7 @@ def _converted(network: nn.Module, example: tuple[Tensor, ...]) -> Any:
     return frontend.convert(frontend.load(decoder))
 
 
-def compiled(model: Any, example: Sequence[Tensor], half: bool) -> Program:
+def compile_model(model: Any, example: Sequence[Tensor], half: bool) -> Program:
     """Compile `model` for the sizes of `example` and any number of rows; in bf16 if `half` and the CPU supports it."""
     import openvino
 
@@ -112,7 +112,7 @@ def compiled(model: Any, example: Sequence[Tensor], half: bool) -> Program:
     return Program(core.compile_model(sized, "CPU", how))
 
 
-def folder(network: nn.Module, made_of: str, half: bool) -> Path:
+def cache_folder(network: nn.Module, made_of: str, half: bool) -> Path:
     """Return the folder in which a model of `network` is cached."""
     told = hashlib.sha256(json.dumps([FORMAT, made_of, half, *map(version, _MADE_BY)]).encode())
     for line in _hashes(network):
@@ -132,7 +132,7 @@ def _hashes(network: nn.Module) -> list[str]:
         return list(threads.map(line, network.state_dict().items()))
 
 
-def kept(model: Any, place: Path, half: bool) -> Any:
+def cache_model(model: Any, place: Path, half: bool) -> Any:
     """Cache `model` at `place`, atomically, and return it as read from its file, so that every run uses the same model.
 
     The file's weights have 16 bits if `half`. If `place` cannot be used, the file is temporary and deleted on return.
@@ -141,7 +141,7 @@ def kept(model: Any, place: Path, half: bool) -> Any:
 
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        there = place.parent if _ours(place.parent) else None
+        there = place.parent if _is_trusted(place.parent) else None
         with TemporaryDirectory(dir=there, ignore_cleanup_errors=True) as draft:
             whole = Path(draft) / "whole"
             whole.mkdir()
@@ -149,17 +149,17 @@ def kept(model: Any, place: Path, half: bool) -> Any:
             if there is not None:
                 with suppress(OSError):  # another process was faster
                     whole.rename(place)
-            return _kept(place) or openvino.Core().read_model(whole / FILE)
+            return _read_cached(place) or openvino.Core().read_model(whole / FILE)
     except (OSError, RuntimeError):  # no writable folder at all
         return model
 
 
-def _kept(place: Path) -> Any:
+def _read_cached(place: Path) -> Any:
     """Return OpenVINO's model cached at `place`, or None if there is none that is trusted and readable."""
     import openvino
 
     file = place / FILE
-    if not all(map(_ours, (place.parent, place, file, file.with_suffix(".bin")))):
+    if not all(map(_is_trusted, (place.parent, place, file, file.with_suffix(".bin")))):
         return None
     try:
         return openvino.Core().read_model(file)
@@ -168,7 +168,7 @@ def _kept(place: Path) -> Any:
         return None
 
 
-def _ours(path: Path) -> bool:
+def _is_trusted(path: Path) -> bool:
     """Return whether `path` exists, is no symbolic link, belongs to this user, and only this user may write to it."""
     try:
         state = path.lstat()

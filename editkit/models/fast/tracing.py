@@ -12,7 +12,7 @@ from diffusers.models.transformers.transformer_chroma import ChromaCombinedTimes
 from torch import Tensor, nn
 
 
-class OfAnyNumber(ChromaCombinedTimestepTextProjEmbeddings):  # type: ignore[misc]
+class AnyBatchEmbedding(ChromaCombinedTimestepTextProjEmbeddings):  # type: ignore[misc]
     """diffusers' embedding, (batch,) to (batch, modulations, width); its only constant is the table of modulations."""
 
     def forward(self, timestep: Tensor) -> Tensor:
@@ -22,9 +22,9 @@ class OfAnyNumber(ChromaCombinedTimestepTextProjEmbeddings):  # type: ignore[mis
         return torch.cat([told, table.expand(timestep.shape[0], -1, -1)], dim=-1).to(timestep.dtype)
 
 
-def traceable(network: nn.Module) -> nn.Module:
+def make_traceable(network: nn.Module) -> nn.Module:
     """Replace such parts of `network` by these, with the same results, and return it."""
     for module in network.modules():
         if type(module) is ChromaCombinedTimestepTextProjEmbeddings:
-            module.__class__ = OfAnyNumber
+            module.__class__ = AnyBatchEmbedding
     return network

@@ -32,19 +32,19 @@ def fingerprint(info: ModelInfo) -> str | None:
 
     try:
         path = folder_of(info.name)
-        over = None if info.transformer is None else overlay.given(info.transformer)
-        return None if path is None else _of(path.absolute(), None if over is None else over.absolute())
+        over = None if info.transformer is None else overlay.transformer_file(info.transformer)
+        return None if path is None else _hash_weights(path.absolute(), None if over is None else over.absolute())
     except ModelError:  # a custom model passed to edit() as an object
         return None
 
 
 def of_place(path: Path) -> str | None:
     """Return the SHA-256 of a file, or of the weights in a folder; None without weights."""
-    return _of(path.absolute()) if path.is_file() or path.is_dir() else None
+    return _hash_weights(path.absolute()) if path.is_file() or path.is_dir() else None
 
 
 @cache
-def _of(path: Path, over: Path | None = None) -> str | None:
+def _hash_weights(path: Path, over: Path | None = None) -> str | None:
     """Hash a folder or a file, given by its absolute path: files do not change while a process runs, but the current
     folder may.
     """

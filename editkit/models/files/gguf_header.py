@@ -33,7 +33,7 @@ class HeaderError(ValueError):
     """A header is invalid; the message is part of a sentence."""
 
 
-def look_through(file: Path) -> None:
+def check_header(file: Path) -> None:
     """Check the whole header of `file`.
 
     Raises:

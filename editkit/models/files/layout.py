@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from editkit.common import trust
-from editkit.common.small import small_bytes
+from editkit.common.small import read_limited_bytes
 from editkit.errors import EditkitError, ModelError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class ReadsAhead(Protocol):
         ...
 
 
-def mistaken(file: Path) -> str | None:
+def explain_mistake(file: Path) -> str | None:
     """Explain why a file is not weights or a configuration, and what to do: a Git LFS pointer, a web page, empty.
     None: nothing of the kind.
     """
@@ -44,7 +44,7 @@ def mistaken(file: Path) -> str | None:
     return None if begin else "is empty; download it again"
 
 
-def meant(folder: Path) -> str:
+def suggest_folder(folder: Path) -> str:
     """Suggest the folder that may be meant if `folder` contains no model: a subfolder of the hub's cache, the parent of
     a component, or one of several subfolders. Empty: no suggestion.
     """
@@ -58,7 +58,7 @@ def meant(folder: Path) -> str:
 
 
 @contextmanager
-def understandable(name: str) -> Iterator[None]:
+def readable_errors(name: str) -> Iterator[None]:
     """Turn any exception about an invalid model configuration into an error for the user.
 
     Raises:
@@ -139,12 +139,12 @@ class Layout:
             ModelError: it cannot be read, or one of its keys selects code to run.
         """
         try:
-            values = json.loads(small_bytes(self.path / file))
+            values = json.loads(read_limited_bytes(self.path / file))
         except (OSError, ValueError, RecursionError) as error:
             raise ModelError(
-                f"{self.name}: {file} {mistaken(self.path / file) or f'cannot be read: {error}'}"
+                f"{self.name}: {file} {explain_mistake(self.path / file) or f'cannot be read: {error}'}"
             ) from error
         if not isinstance(values, dict):
             raise ModelError(f"{self.name}: {file} is not a JSON object")
-        trust.network_configuration(self.name, str(file), values)
+        trust.check_network_config(self.name, str(file), values)
         return values

@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.common import hub, trust
-from editkit.common.places import expanded
+from editkit.common.places import expand_path
 from editkit.errors import ModelError
 from editkit.models.files import overlay, quantised, quantising, single_file
-from editkit.models.files.layout import Layout, mistaken
+from editkit.models.files.layout import Layout, explain_mistake
 from editkit.models.files.weights import (
     PICKLES,
-    bounded,
     check,
+    check_sizes,
     compare,
     is_statistic,
-    pickled,
+    pickle_error,
     read,
-    stored,
+    read_stored,
     weight_files,
 )
 
@@ -45,7 +45,7 @@ _SEEING = ("image_normalizer", "image_embedder", "prior")
 """Components that make an image encoder part of the model: unCLIP, Redux, Kandinsky's prior."""
 
 
-def find(name: str, *, offline: bool, weights: bool = False, over: Path | None = None) -> Layout:
+def find_layout(name: str, *, offline: bool, weights: bool = False, over: Path | None = None) -> Layout:
     """Return the folder of the model called `name`: a path, or `OWNER/NAME[@REVISION]` on the hub, which is downloaded
     (`weights`: with its weights, else only its configuration) unless `offline`. A suffix `:VARIANT` selects a copy of
     the weights. `over`: a file that replaces the denoiser's own weights.
@@ -53,31 +53,35 @@ def find(name: str, *, offline: bool, weights: bool = False, over: Path | None =
     Raises:
         ModelError: it was not found, or is incomplete; the message names the places searched.
     """
-    if not nameable(name):
+    if not is_valid_file_name(name):
         raise ModelError(f"model {name[:80]!r}... was not found: no file has a name of {len(name)} characters")
     where, variant = name_and_variant(name)
-    path = expanded(where)
+    path = expand_path(where)
     if path.suffix.lower() in PICKLES and path.is_file():
-        raise ModelError(pickled(name, path))
+        raise ModelError(pickle_error(name, path))
     if path.is_dir():
         layout = Layout(name, path, variant=variant, over=over)
-        return _whole(layout, "") if variant else layout
+        return _require_weights(layout, "") if variant else layout
     if path.is_file():
         if variant is not None:
             raise ModelError(f"model {name}: a single file has no variants; leave out :{variant}")
-        overlay.alone(name, path, over)
+        overlay.refuse_single_network(name, path, over)
         if path.suffix.lower() != ".safetensors":
             raise ModelError(f"model {name} is a file; --model takes a folder, a hub id or a .safetensors file")
-        folder = single_file.configuration(path, lambda repository: _from_hub(repository, offline, False))
+        folder = single_file.find_configuration(path, lambda repository: _from_hub(repository, offline, False))
         return Layout(name, folder, path)
     if where.count("/") != 1 or where.startswith((".", "/", "~")):
         raise ModelError(f"model {name!r} was not found: there is no such folder, and it is not a hub id (owner/name)")
     without = () if over is None else DENOISERS
     layout = Layout(name, _from_hub(where, offline, weights, variant, without), variant=variant, over=over)
-    return _whole(layout, "; --offline is on, so the hub was not asked" if offline else "") if weights else layout
+    return (
+        _require_weights(layout, "; --offline is on, so the hub was not asked" if offline else "")
+        if weights
+        else layout
+    )
 
 
-def nameable(name: str) -> bool:
+def is_valid_file_name(name: str) -> bool:
     """Whether `name` can be a file name, that is, no part of it is too long."""
     parts = os.fsencode(name).split(b"/")
     return "\0" not in name and len(os.fsencode(name)) < 4096 and max(map(len, parts)) < 256
@@ -86,12 +90,12 @@ def nameable(name: str) -> bool:
 def name_and_variant(name: str) -> tuple[str, str | None]:
     """Split `MODEL[:VARIANT]`; a variant has no slash or dot, and an existing path has no variant."""
     model, colon, variant = name.rpartition(":")
-    if not colon or not re.fullmatch(r"\w{2,}", variant) or expanded(name).exists():
+    if not colon or not re.fullmatch(r"\w{2,}", variant) or expand_path(name).exists():
         return name, None
     return model, variant
 
 
-def _whole(layout: Layout, why: str) -> Layout:
+def _require_weights(layout: Layout, why: str) -> Layout:
     """Return `layout` if each of its networks has weights, and some of them are of its variant.
 
     Raises:
@@ -112,7 +116,7 @@ def _whole(layout: Layout, why: str) -> Layout:
     return layout
 
 
-def complete(layout: Layout) -> bool:
+def is_complete(layout: Layout) -> bool:
     """Whether each of its networks has loadable weights on this machine."""
     try:
         for part in _parts(layout):
@@ -164,7 +168,9 @@ def _from_hub(
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         where = f"no folder {name!r}, nothing in {constants.HF_HUB_CACHE}"
         how = "" if offline or not alone else f"; with a network connection: editkit models download {name}"
-        raise ModelError(f"model {name!r} was not found: {where}; {hub.why(offline, error)}{how}") from error
+        raise ModelError(
+            f"model {name!r} was not found: {where}; {hub.explain_failure(offline, error)}{how}"
+        ) from error
 
 
 def _parts(layout: Layout) -> list[str]:
@@ -183,45 +189,45 @@ def load_network(layout: Layout, component: str, kind: type[Any], dtype: torch.d
     """
     import torch
 
-    from editkit.models.fast.norms import steady
+    from editkit.models.fast.norms import use_steady_norms
     from editkit.models.fast.packing import pack
-    from editkit.models.files.skeleton import without_values
+    from editkit.models.files.skeleton import meta_skeleton
 
     if layout.file is not None:
-        network = single_file.component(layout, component, dtype, (kind.__name__,))
+        network = single_file.load_component(layout, component, dtype, (kind.__name__,))
         network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-        return pack(steady(network)) if device.type == "cpu" else network
+        return pack(use_steady_norms(network)) if device.type == "cpu" else network
     laid = layout.over if component in DENOISERS else None
     file = weight_files(layout, component)[0] if laid is None else laid
     config = dict(layout.config(component))
-    unpacks = laid is None and quantised.to_unpack(layout, component, device.type == "cuda")
+    unpacks = laid is None and quantised.must_unpack(layout, component, device.type == "cuda")
     if laid is None and quantised.KEY in config and not unpacks:
-        return steady(quantised.load(layout, component, kind, dtype, device))
+        return use_steady_norms(quantised.load(layout, component, kind, dtype, device))
     config.pop(quantised.KEY, None)
-    bounded(layout.name, component, config, overlay.contents(layout.name, file))
+    check_sizes(layout.name, component, config, overlay.list_tensors(layout.name, file))
     try:
-        with without_values():
+        with meta_skeleton():
             skeleton = kind.from_config(config)
     except (TypeError, ValueError, KeyError, NotImplementedError, IndexError) as error:
         raise ModelError(
-            f"model {layout.name}: no {kind.__name__} can be built from its configuration: {_first(error)}"
+            f"model {layout.name}: no {kind.__name__} can be built from its configuration: {_first_line(error)}"
         ) from error
     packs = layout.int8 and component in quantising.denoisers(layout)
     if laid is None:
-        found = _own(layout, component, file, skeleton, dtype, unpacks, packs)
+        found = _load_own_file(layout, component, file, skeleton, dtype, unpacks, packs)
     else:
         found = overlay.tensors(layout, config, skeleton, dtype)
-        found = dict(quantising.int8(quantising.emptied(found), skeleton)) if packs else found
-    if overlay.packed(laid):
-        network = overlay.unpacking(layout, component, skeleton, found, dtype)
-        return steady(network.to(device).eval().requires_grad_(False))
-    network = _filled(skeleton, found, config, dtype).to(device).eval().requires_grad_(False)
+        found = dict(quantising.int8(quantising.pop_items(found), skeleton)) if packs else found
+    if overlay.stays_packed(laid):
+        network = overlay.unpacking_network(layout, component, skeleton, found, dtype)
+        return use_steady_norms(network.to(device).eval().requires_grad_(False))
+    network = _fill_skeleton(skeleton, found, config, dtype).to(device).eval().requires_grad_(False)
     if packs:
         network.is_quantized = True  # as diffusers marks its own
-    return pack(steady(network)) if device.type == "cpu" else network
+    return pack(use_steady_norms(network)) if device.type == "cpu" else network
 
 
-def _own(
+def _load_own_file(
     layout: Layout, component: str, file: Path, skeleton: Any, dtype: torch.dtype, unpacks: bool, packs: bool
 ) -> dict[str, Tensor]:
     """Read the tensors of a component's own `file`, with the names and shapes of `skeleton`, in `dtype`; `unpacks`:
@@ -234,7 +240,7 @@ def _own(
 
     expected = {key: tuple(value.shape) for key, value in skeleton.state_dict().items()}
     if unpacks:
-        found = quantised.unpacked(layout, component, file, dtype)
+        found = quantised.read_unpacked(layout, component, file, dtype)
         shapes = {key: tuple(value.shape) for key, value in found.items()}
         compare(f"model {layout.name}: {component}", shapes, expected)
         return found
@@ -250,7 +256,7 @@ def _own(
     return dict(quantising.int8(own, skeleton) if packs else own)
 
 
-def _filled(skeleton: Any, found: Mapping[str, Tensor], config: Mapping[str, Any], dtype: torch.dtype) -> Any:
+def _fill_skeleton(skeleton: Any, found: Mapping[str, Tensor], config: Mapping[str, Any], dtype: torch.dtype) -> Any:
     """Fill `skeleton`, which is on the meta device, with its tensors and with the buffers that are not saved."""
     skeleton.load_state_dict(found, assign=True)
     computed = [name for name, buffer in skeleton.named_buffers() if buffer.is_meta]
@@ -270,7 +276,7 @@ LANGUAGE_MODELS = (
 """Classes of transformers whose hidden states are used as text embeddings."""
 
 
-def _first(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
@@ -288,8 +294,8 @@ def load_text_encoder(
     from transformers.utils import logging
 
     if layout.file is not None:
-        network = single_file.component(layout, encoder, dtype, ("CLIPText*", "T5Encoder*"))
-        words = single_file.component(layout, tokenizer, dtype, trust.TOKENIZERS)
+        network = single_file.load_component(layout, encoder, dtype, ("CLIPText*", "T5Encoder*"))
+        words = single_file.load_component(layout, tokenizer, dtype, trust.TOKENIZERS)
         return words, network.to(device).eval().requires_grad_(False)
     weights, variant = weight_files(layout, encoder)
     library = quantised.method(layout, encoder)
@@ -298,7 +304,7 @@ def load_text_encoder(
             f"model {layout.name}: its {encoder} is quantised by {library}, which is supported "
             "only for transformers and UNets; use an unquantised one, from the original folder"
         )
-    bounded(layout.name, encoder, layout.config(encoder), stored(layout.name, weights))
+    check_sizes(layout.name, encoder, layout.config(encoder), read_stored(layout.name, weights))
     named = layout.config(encoder).get("architectures") or ["CLIPTextModel"]
     first = str(named[0] if isinstance(named, list) else named)[:80]
     kind = getattr(transformers, first, None)
@@ -306,24 +312,28 @@ def load_text_encoder(
         known = f"CLIP's, T5's, {', '.join(LANGUAGE_MODELS)}"
         raise ModelError(f"model {layout.name}: {encoder} is a {first}; text encoders that are known: {known}")
     listed = layout.index.get(tokenizer, ["transformers", "CLIPTokenizer"])
-    reader = getattr(transformers, trust.component(layout.name, tokenizer, listed, trust.READERS))
+    reader = getattr(transformers, trust.check_component(layout.name, tokenizer, listed, trust.READERS))
     if (layout.path / tokenizer / "preprocessor_config.json").is_file():
-        trust.preparation(layout.name, tokenizer, layout.json(Path(tokenizer) / "preprocessor_config.json"))
+        trust.check_preprocessor_config(
+            layout.name, tokenizer, layout.json(Path(tokenizer) / "preprocessor_config.json")
+        )
     shown = logging.is_progress_bar_enabled()
     if layout.texts_on_disk:
         getLogger("accelerate.big_modeling").setLevel("ERROR")  # it only repeats what was requested
     logging.disable_progress_bar()  # the command line has its own; transformers' would disturb --json
     try:
         words = reader.from_pretrained(layout.path / tokenizer, local_files_only=True, trust_remote_code=False)
-        network, report = as_number(kind, dtype).from_pretrained(
+        network, report = with_dtype(kind, dtype).from_pretrained(
             layout.path / encoder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True,
             output_loading_info=True, trust_remote_code=False,
             device_map={"": "disk"} if layout.texts_on_disk else None,
         )  # fmt: skip
     except (OSError, ValueError, RuntimeError, AttributeError, TypeError) as error:
         files = (file for part in (tokenizer, encoder) for file in sorted((layout.path / part).glob("*.json")))
-        wrong = next((f"{file.parent.name}/{file.name} {why}" for file in files if (why := mistaken(file))), None)
-        said = wrong or f"{tokenizer} or {encoder} cannot be loaded: {_first(error)}"
+        wrong = next(
+            (f"{file.parent.name}/{file.name} {why}" for file in files if (why := explain_mistake(file))), None
+        )
+        said = wrong or f"{tokenizer} or {encoder} cannot be loaded: {_first_line(error)}"
         raise ModelError(f"model {layout.name}: {said}") from error
     finally:
         if shown:
@@ -336,7 +346,7 @@ def load_text_encoder(
     return words, network.eval().requires_grad_(False)
 
 
-def as_number(kind: type[Any], dtype: torch.dtype) -> type[Any]:
+def with_dtype(kind: type[Any], dtype: torch.dtype) -> type[Any]:
     """Return `kind` of transformers, changed to create its weights in `dtype` (on the meta device).
 
     transformers would set `dtype` as torch's default for all threads, which changes the precision of other edits that

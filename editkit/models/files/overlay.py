@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.common.extras import explained
-from editkit.common.places import expanded
+from editkit.common.places import expand_path
 from editkit.common.process import quiet
 from editkit.errors import ModelError, UsageError
-from editkit.models.files.gguf_header import look_through
-from editkit.models.files.layout import Layout, mistaken
-from editkit.models.files.weights import PICKLES, Stored, compare, pickled, read, stored
+from editkit.models.files.gguf_header import check_header
+from editkit.models.files.layout import Layout, explain_mistake
+from editkit.models.files.weights import PICKLES, Stored, compare, pickle_error, read, read_stored
 
 if TYPE_CHECKING:
     import torch
@@ -36,14 +36,14 @@ MARKS = {"__index_timestep_zero__": "zero_cond_t"}
 """Tensors that mark a kind of network (Qwen-Image-Edit-2511), and the corresponding configuration key."""
 
 
-def given(word: str) -> Path:
+def transformer_file(word: str) -> Path:
     """Return the file that `--transformer` names.
 
     Raises:
         UsageError: it does not exist.
         ModelError: it is a pickle, or of an unsupported kind.
     """
-    file = expanded(word)
+    file = expand_path(word)
     try:
         there = file.is_file()
     except (OSError, ValueError):
@@ -51,7 +51,7 @@ def given(word: str) -> Path:
     if not there:
         raise UsageError(f"--transformer {word[:200]}: no such file")
     if file.suffix.lower() in PICKLES:
-        raise ModelError(pickled(word, file))
+        raise ModelError(pickle_error(word, file))
     if file.suffix.lower() not in (".safetensors", ".gguf"):
         raise ModelError(f"--transformer {file.name}: must be a .safetensors or .gguf file")
     return file
@@ -68,11 +68,11 @@ def check(layout: Layout, file: Path) -> None:
             f"--transformer {file.name} is laid over a model's folder in diffusers' layout with a transformer or a "
             f"UNet; --model {layout.name} is none"
         )
-    if not any(True for _ in contents(layout.name, file)):
+    if not any(True for _ in list_tensors(layout.name, file)):
         raise ModelError(f"--transformer {file.name}: contains no tensors")
 
 
-def alone(name: str, file: Path, over: Path | None) -> None:
+def refuse_single_network(name: str, file: Path, over: Path | None) -> None:
     """Refuse a file as a complete model if it is a single network: a .gguf, or one combined with `--transformer`.
 
     Raises:
@@ -87,22 +87,22 @@ def alone(name: str, file: Path, over: Path | None) -> None:
         )
 
 
-def contents(name: str, file: Path) -> Iterator[Stored]:
+def list_tensors(name: str, file: Path) -> Iterator[Stored]:
     """List the tensors of a .safetensors or .gguf file, from its header alone.
 
     Raises:
         ModelError: it cannot be read.
         ExtraError: it is a .gguf file and the package `gguf` is not installed.
     """
-    if not packed(file):
-        yield from stored(name, file)
+    if not stays_packed(file):
+        yield from read_stored(name, file)
         return
-    for tensor in _gguf(name, file).tensors:
+    for tensor in _open_gguf(name, file).tensors:
         kind, shape = tensor.tensor_type.name, tuple(int(side) for side in reversed(tensor.shape))
         yield Stored(tensor.name, shape, kind if kind in ("F32", "F16") else f"gguf {kind}", int(tensor.n_bytes))
 
 
-def _gguf(name: str, file: Path) -> Any:
+def _open_gguf(name: str, file: Path) -> Any:
     """Check the header of a .gguf file, and open it with the package `gguf`, which maps it into memory.
 
     Raises:
@@ -111,11 +111,11 @@ def _gguf(name: str, file: Path) -> Any:
     with explained():
         from gguf import GGUFReader
     try:
-        look_through(file)
+        check_header(file)
         return GGUFReader(file)
     except Exception as error:  # its reader has no common error class for damaged files
         said = " ".join(str(error).split())[:160]
-        why = mistaken(file) or f"is damaged or not a GGUF file ({said}); download it again"
+        why = explain_mistake(file) or f"is damaged or not a GGUF file ({said}); download it again"
         raise ModelError(f"model {name}: {file.name} {why}") from error
 
 
@@ -129,17 +129,17 @@ def tensors(layout: Layout, config: Mapping[str, Any], skeleton: Any, dtype: tor
     assert layout.over is not None
     file = layout.over
     where = f"--transformer {file.name} does not fit model {layout.name}"
-    names = [tensor.key for tensor in contents(layout.name, file)]
+    names = [tensor.key for tensor in list_tensors(layout.name, file)]
     odd = next((name for name in names if name.endswith(SCALED)), None)
     if odd is not None:
         raise ModelError(
             f"--transformer {file.name}: has numbers with separate scales ({odd[:80]}), like ComfyUI's fp8_scaled "
             "files; these are not supported: use a .gguf file, or one in bf16"
         )
-    given = _packed(file) if packed(file) else dict(read(layout.name, file, lambda _: dtype))
+    given = _read_packed(file) if stays_packed(file) else dict(read(layout.name, file, lambda _: dtype))
     expected = {key: tuple(value.shape) for key, value in skeleton.state_dict().items()}
     try:
-        found = _renamed(type(skeleton).__name__, given, config, expected)
+        found = _rename_tensors(type(skeleton).__name__, given, config, expected)
     except (KeyError, ValueError, IndexError, RuntimeError, AttributeError, TypeError) as error:
         first = next(iter(names), "nothing")
         raise ModelError(
@@ -166,7 +166,7 @@ def _check_more(where: str, more: Set[str], config: Mapping[str, Any]) -> None:
         )
 
 
-def _renamed(
+def _rename_tensors(
     kind: str, tensors: dict[str, Any], config: Mapping[str, Any], expected: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Rename `tensors` to diffusers' names."""
@@ -185,7 +185,7 @@ def _renamed(
     return tensors if known else dict(convert(checkpoint=tensors, config=config))
 
 
-def _packed(file: Path) -> dict[str, Any]:
+def _read_packed(file: Path) -> dict[str, Any]:
     """Read the tensors of a .gguf file; packed ones as diffusers' own parameters."""
     from diffusers.models.model_loading_utils import load_gguf_checkpoint
 
@@ -199,12 +199,14 @@ def _shape(tensor: Any) -> tuple[int, ...]:
     return tuple(getattr(tensor, "quant_shape", tensor.shape))
 
 
-def packed(file: Path | None) -> bool:
+def stays_packed(file: Path | None) -> bool:
     """Whether its weights stay packed during computation."""
     return file is not None and file.suffix.lower() == ".gguf"
 
 
-def unpacking(layout: Layout, component: str, skeleton: Any, found: Mapping[str, Any], dtype: torch.dtype) -> Any:
+def unpacking_network(
+    layout: Layout, component: str, skeleton: Any, found: Mapping[str, Any], dtype: torch.dtype
+) -> Any:
     """Build a network like `skeleton` that unpacks `found`, the tensors of a .gguf file, as it computes.
 
     diffusers has such layers only for matrices; other packed tensors are unpacked here.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from editkit.common.process import quiet
 from editkit.errors import ExtraError, ModelError, short
 from editkit.models.files.layout import Layout
-from editkit.models.files.weights import bounded, read, stored, weight_files
+from editkit.models.files.weights import check_sizes, read, read_stored, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ BESIDE = (".weight.absmax", ".weight.quant", ".weight.nested_", ".SCB", ".weight
 """Parts of the names of what bitsandbytes stores with packed weights: scales, tables and settings."""
 
 
-def quantised(network: Any) -> bool:
+def is_quantised(network: Any) -> bool:
     """Whether its weights are quantised (GGUF, torchao, bitsandbytes). A LoRA cannot be merged into them and is
     computed separately at every step.
     """
@@ -50,21 +50,21 @@ def check(layout: Layout, component: str, gpu: bool) -> None:
         ExtraError: its library is not installed.
     """
     library = method(layout, component)
-    if library is not None and not to_unpack(layout, component, gpu) and find_spec(library) is None:
+    if library is not None and not must_unpack(layout, component, gpu) and find_spec(library) is None:
         raise ExtraError(
             f"model {layout.name}: its {component} is quantised by {library}, which is not installed: "
             f"pip install 'editkit[{library}]'"
         )
 
 
-def to_unpack(layout: Layout, component: str, gpu: bool) -> bool:
+def must_unpack(layout: Layout, component: str, gpu: bool) -> bool:
     """Whether a component's quantised weights are unpacked here."""
     return not gpu and method(layout, component) == "bitsandbytes"
 
 
 def plain_numbers(layout: Layout, component: str) -> int:
     """Return how many numbers a bitsandbytes component has once unpacked: a byte of a 4-bit matrix has two."""
-    tensors = {tensor.key: tensor for tensor in stored(layout.name, weight_files(layout, component)[0])}
+    tensors = {tensor.key: tensor for tensor in read_stored(layout.name, weight_files(layout, component)[0])}
     return sum(
         tensor.size * 2 if f"{key}.absmax" in tensors else math.prod(tensor.shape)
         for key, tensor in tensors.items()
@@ -82,7 +82,7 @@ def load(layout: Layout, component: str, kind: type[Any], dtype: torch.dtype, de
     check(layout, component, device.type == "cuda")
     file, variant = weight_files(layout, component)
     sizes = {key: value for key, value in layout.config(component).items() if key != KEY}
-    bounded(layout.name, component, sizes, stored(layout.name, file))
+    check_sizes(layout.name, component, sizes, read_stored(layout.name, file))
     try:
         with quiet("diffusers"):
             network, report = kind.from_pretrained(
@@ -99,7 +99,7 @@ def load(layout: Layout, component: str, kind: type[Any], dtype: torch.dtype, de
     return network.eval().requires_grad_(False)
 
 
-def unpacked(layout: Layout, component: str, file: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+def read_unpacked(layout: Layout, component: str, file: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     """Unpack the tensors that bitsandbytes quantised, in `dtype`, up to the quantisation error.
 
     Raises:
@@ -113,7 +113,7 @@ def unpacked(layout: Layout, component: str, file: Path, dtype: torch.dtype) -> 
         own = {name[len(key) + 1 :]: part for name, part in beside.items() if name.startswith(f"{key}.")}
         try:
             if "absmax" in own:
-                whole[key] = of_four_bits(tensor, own).to(dtype)
+                whole[key] = dequantise_4bit(tensor, own).to(dtype)
             elif tensor.dtype == torch.int8:  # a row's scale is its largest value
                 scale = beside[f"{key.removesuffix('.weight')}.SCB"]
                 whole[key] = (tensor.float() * (scale[:, None] / 127.0)).to(dtype)
@@ -125,7 +125,7 @@ def unpacked(layout: Layout, component: str, file: Path, dtype: torch.dtype) -> 
     return whole
 
 
-def of_four_bits(packed: Tensor, beside: Mapping[str, Tensor]) -> Tensor:
+def dequantise_4bit(packed: Tensor, beside: Mapping[str, Tensor]) -> Tensor:
     """Unpack a 4-bit matrix. Each byte contains two indices, the first in its upper half, into a table of 16 values
     (`quant_map`); each value is multiplied by the scale of its block (`absmax`). The scales may be quantised too, in
     bytes (Dettmers et al. 2023, arXiv:2305.14314, "double quantization").
@@ -138,15 +138,15 @@ def of_four_bits(packed: Tensor, beside: Mapping[str, Tensor]) -> Tensor:
         raise ValueError(f"its 4-bit numbers are stored as {packed.dtype}; only torch.uint8 is supported")
     scales = beside["absmax"]
     if "nested_absmax" in beside:
-        larger = _each(beside["nested_absmax"], said["nested_blocksize"], len(scales))
+        larger = _per_block(beside["nested_absmax"], said["nested_blocksize"], len(scales))
         scales = beside["nested_quant_map"][scales.int()] * larger + float(said["nested_offset"])
     count = math.prod(said["shape"])
     places = torch.stack([packed.flatten() >> 4, packed.flatten() & 15], dim=1).flatten()[:count].int()
-    values = beside["quant_map"][places] * _each(scales, said["blocksize"], len(places))
+    values = beside["quant_map"][places] * _per_block(scales, said["blocksize"], len(places))
     return values.reshape(said["shape"])
 
 
-def _each(scales: Tensor, block: int, count: int) -> Tensor:
+def _per_block(scales: Tensor, block: int, count: int) -> Tensor:
     """Return the block scale of each of `count` numbers, in blocks of `block`: (count,).
 
     Raises:

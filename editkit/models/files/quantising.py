@@ -45,7 +45,7 @@ def check(layout: Layout) -> None:
             f"--quantize int8: model {layout.name} is a single file, which diffusers reads; give its folder by "
             "--model, or leave --quantize out"
         )
-    if overlay.packed(layout.over):
+    if overlay.stays_packed(layout.over):
         assert layout.over is not None
         raise ModelError(f"--quantize int8: {layout.over.name} is quantised already; leave --quantize out")
     for part in denoisers(layout) if layout.over is None else ():
@@ -99,7 +99,7 @@ def int8(tensors: Iterable[tuple[str, Tensor]], skeleton: Any) -> Iterator[tuple
         yield key, tensor
 
 
-def emptied(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def pop_items(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Yield the items of a dictionary, and remove each one as it is yielded."""
     while tensors:
         yield tensors.popitem()

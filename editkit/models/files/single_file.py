@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.common import trust
 from editkit.errors import ModelError
-from editkit.models.files.weights import bounded, shapes, stored
+from editkit.models.files.weights import check_sizes, read_stored, shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from editkit.models.files.layout import Layout
 
 
-def configuration(file: Path, fetch: Callable[[str], Path]) -> Path:
+def find_configuration(file: Path, fetch: Callable[[str], Path]) -> Path:
     """Find the folder that configures the networks in `file`. `fetch` downloads a repository's configuration.
 
     Raises:
@@ -45,9 +45,9 @@ def configuration(file: Path, fetch: Callable[[str], Path]) -> Path:
         ) from error
 
 
-def component(layout: Layout, name: str, dtype: torch.dtype, classes: Collection[str]) -> Any:
+def load_component(layout: Layout, name: str, dtype: torch.dtype, classes: Collection[str]) -> Any:
     """Load one network of `layout.file` in `dtype`, or a tokenizer of its configuration; only of `classes`, as
-    `trust.component` lists them, because diffusers would import any module that the configuration names.
+    `trust.check_component` lists them, because diffusers would import any module that the configuration names.
 
     Raises:
         ModelError: it names another class, or diffusers cannot read the file with that configuration.
@@ -59,12 +59,12 @@ def component(layout: Layout, name: str, dtype: torch.dtype, classes: Collection
     kind = getattr(diffusers, named, None)
     if kind is None or not hasattr(kind, "from_single_file"):
         raise ModelError(f"model {layout.name}: diffusers cannot read a {named} from a single file")
-    trust.component(layout.name, name, layout.index.get(name), classes)
+    trust.check_component(layout.name, name, layout.index.get(name), classes)
     if (layout.path / name / "config.json").is_file():  # checked here: diffusers reads it again itself
         assert layout.file is not None
         config = layout.config(name)
         try:
-            bounded(layout.file.name, name, config, stored(layout.name, layout.file))
+            check_sizes(layout.file.name, name, config, read_stored(layout.name, layout.file))
         except ModelError as error:
             raise ModelError(f"model {layout.name} does not fit the configuration in {layout.path}: {error}") from None
     plain = (bool, int, float, type(None))

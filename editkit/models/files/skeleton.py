@@ -11,15 +11,15 @@ from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
-def without_values() -> Iterator[None]:
+def meta_skeleton() -> Iterator[None]:
     """Create modules on the meta device, without initialising values. Affects only this thread; accelerate's
     `init_empty_weights` changes torch for all threads.
     """
-    with torch.device("meta"), _Undrawn():
+    with torch.device("meta"), _SkipInit():
         yield
 
 
-class _Undrawn(TorchFunctionMode):
+class _SkipInit(TorchFunctionMode):
     """Skips filling tensors without values, for which torch would import its compiler (1 s)."""
 
     def __torch_function__(

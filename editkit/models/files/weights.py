@@ -16,9 +16,9 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from editkit.common import trust
-from editkit.common.small import small_bytes
+from editkit.common.small import read_limited_bytes
 from editkit.errors import ModelError
-from editkit.models.files.layout import mistaken
+from editkit.models.files.layout import explain_mistake
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": 
 """Names in the attention blocks of checkpoints from before diffusers 0.15; diffusers renames them too."""
 
 
-def pickled(name: str, file: Path) -> str:
+def pickle_error(name: str, file: Path) -> str:
     return (
         f"model {name}: {file.name} is a pickle, which can run code when it is read; only safetensors are loaded. If "
         f"you trust it, convert it once: diffusers' from_pretrained(..., use_safetensors=False), then save_pretrained"
@@ -54,13 +54,13 @@ def weight_files(layout: Layout, component: str) -> tuple[Path, str | None]:
                     return folder / file, variant
     pickles = sorted(f for f in folder.glob("*") if f.suffix in PICKLES) if folder.is_dir() else []
     if pickles:
-        raise ModelError(pickled(layout.name, pickles[0]))
+        raise ModelError(pickle_error(layout.name, pickles[0]))
     raise ModelError(f"model {layout.name}: no safetensors weights in {component or 'the folder'}")
 
 
 def check(name: str, component: str, expected: Mapping[str, tuple[int, ...]], file: Path) -> None:
     """Check that the file has every tensor in its shape."""
-    found = {_modern(key): shape for key, shape in shapes(name, file)}
+    found = {_modern_key(key): shape for key, shape in shapes(name, file)}
     compare(f"model {name}: {component or 'its network'}", found, expected)
 
 
@@ -69,7 +69,7 @@ def compare(where: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[
     missing = sorted(expected.keys() - found.keys())
     if missing:
         raise ModelError(f"{where} lacks {len(missing)} of {len(expected)} tensors, the first is {missing[0]}")
-    wrong = [key for key in sorted(expected) if not _same(found[key], expected[key])]
+    wrong = [key for key in sorted(expected) if not _same_shape(found[key], expected[key])]
     if wrong:
         raise ModelError(
             f"{where} has {len(wrong)} tensors of another shape than its configuration says, the first is {wrong[0]}: "
@@ -77,7 +77,7 @@ def compare(where: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[
         )
 
 
-def _same(found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+def _same_shape(found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     """Whether the shapes are equal, or a matrix was saved as a 1x1 convolution or vice versa (old attention blocks)."""
     return found == expected or (found[:2] == expected[:2] and {*found[2:], *expected[2:]} <= {1})
 
@@ -87,7 +87,7 @@ def is_statistic(name: str) -> bool:
     return name.endswith((".running_mean", ".running_var"))
 
 
-def _modern(key: str) -> str:
+def _modern_key(key: str) -> str:
     parts = key.split(".")
     if "attentions" in parts and len(parts) > 2 and parts[-2] in _OLD_ATTENTION:
         parts[-2] = _OLD_ATTENTION[parts[-2]]
@@ -99,10 +99,10 @@ def _shards(name: str, file: Path) -> list[Path]:
     if file.suffix != ".json":
         return [file]
     try:
-        words = list(json.loads(small_bytes(file))["weight_map"].values())
+        words = list(json.loads(read_limited_bytes(file))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"model {name}: {file.name} cannot be read as an index of shards: {error}") from error
-    parts = {trust.inside(name, file.name, word, ".safetensors") for word in words}
+    parts = {trust.check_sibling_name(name, file.name, word, ".safetensors") for word in words}
     return [file.parent / part for part in sorted(parts)]
 
 
@@ -124,10 +124,10 @@ WHOLE = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
 
 def shapes(name: str, file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Read the shapes of the tensors of a file or of an index's shards, from the headers alone."""
-    return ((tensor.key, tensor.shape) for tensor in stored(name, file))
+    return ((tensor.key, tensor.shape) for tensor in read_stored(name, file))
 
 
-def stored(name: str, file: Path) -> Iterator[Stored]:
+def read_stored(name: str, file: Path) -> Iterator[Stored]:
     """List the tensors of a .safetensors file or of an index's shards, from the headers alone."""
     from safetensors import SafetensorError, safe_open
 
@@ -139,17 +139,17 @@ def stored(name: str, file: Path) -> Iterator[Stored]:
                     shape, kind = tuple(part_of.get_shape()), str(part_of.get_dtype())
                     yield Stored(key, shape, kind, math.prod(shape) * (NUMBERS | WHOLE).get(kind, 1))
         except (OSError, SafetensorError) as error:
-            raise ModelError(f"model {name}: {part.name} {unreadable(part, error)}") from error
+            raise ModelError(f"model {name}: {part.name} {unreadable_error(part, error)}") from error
 
 
-def unreadable(file: Path, error: Exception) -> str:
+def unreadable_error(file: Path, error: Exception) -> str:
     """Explain why a file of weights could not be read."""
     if not file.exists():
         return "is missing"
-    return mistaken(file) or f"is damaged or not a safetensors file ({error}); download it again"
+    return explain_mistake(file) or f"is damaged or not a safetensors file ({error}); download it again"
 
 
-def bounded(name: str, component: str, config: Mapping[str, Any], weights: Iterable[Stored]) -> None:
+def check_sizes(name: str, component: str, config: Mapping[str, Any], weights: Iterable[Stored]) -> None:
     """Refuse a configuration whose sizes do not fit its weights, before building anything.
 
     Raises:
@@ -219,13 +219,13 @@ def read(name: str, file: Path, dtype: Callable[[str], torch.dtype]) -> Iterator
                         raise ModelError(f"model {name}: {part.name} ends before {key}; it is damaged")
                     got += count
                 tensor = raw.view(kinds[entry["dtype"]]).view(entry["shape"])
-                wanted = dtype(_modern(key)) if tensor.is_floating_point() else tensor.dtype
+                wanted = dtype(_modern_key(key)) if tensor.is_floating_point() else tensor.dtype
                 wanted = torch.float32 if is_statistic(key) else wanted
                 layout = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
-                yield _modern(key), tensor.to(wanted).to(memory_format=layout)  # faster than both at once
+                yield _modern_key(key), tensor.to(wanted).to(memory_format=layout)  # faster than both at once
 
 
-class Ahead:
+class AheadReader:
     """Reads the tensors of components, one after the other, in its own thread while diffusers is imported.
 
     Args:

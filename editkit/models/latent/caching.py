@@ -41,7 +41,7 @@ class StepCache:
         blocks = [block for part in self.twin.children() if isinstance(part, nn.ModuleList) for block in part]
         if len(blocks) < 2:
             raise ModelError("a step cache skips all blocks but the first, and this network has only one")
-        next(blocks[-1].children()).register_forward_pre_hook(self._saw)
+        next(blocks[-1].children()).register_forward_pre_hook(self._mark_computed)
         self._forward = self.twin.forward
         self.twin.forward = self._called
 
@@ -53,7 +53,7 @@ class StepCache:
             self.twin.disable_cache()
         self.twin.enable_cache(FirstBlockCacheConfig(threshold=threshold))
 
-    def _saw(self, *given: Any) -> None:
+    def _mark_computed(self, *given: Any) -> None:
         self._computed = True
 
     def _called(self, *given: Any, **named: Any) -> Any:

@@ -17,7 +17,7 @@ from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.schedule import Level, Schedule
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
-from editkit.models.latent.space import beside, load_vae, vae_factor
+from editkit.models.latent.space import load_vae, to_encoder_device, vae_factor
 from editkit.models.latent.tokens import grid_ids, packed, unpacked
 from editkit.models.latent.transformer import FlowTransformer
 from editkit.models.latent.xl import Reader
@@ -106,7 +106,9 @@ class Chroma(FlowTransformer):
             whole = words(text, verbose=False).input_ids
             rest = words.decode(whole[LENGTH - 1 : -1]) if len(whole) > LENGTH else ""
         mask = given.attention_mask
-        embeds = encoder(beside(given.input_ids, encoder), attention_mask=beside(mask, encoder))[0]
+        embeds = encoder(to_encoder_device(given.input_ids, encoder), attention_mask=to_encoder_device(mask, encoder))[
+            0
+        ]
         seen = (torch.arange(LENGTH) <= mask.sum(dim=1, keepdim=True)).to(embeds)
         return Prompt(embeds, mask=seen), rest
 

@@ -67,8 +67,8 @@ class FluxControl(TokenControl):
             txt_ids=torch.zeros(0 if words is None else words.shape[1], 3, dtype=torch.int64, device=device),
             img_ids=grid_ids((height // 2, width // 2), 0, 3, device), return_dict=False,
         )  # fmt: skip
-        first = in_turn(double, self.counts[0]) if own else in_a_row(double, self.counts[0])
-        return Residuals((*first, *in_a_row(single, self.counts[1])))
+        first = alternate_over_blocks(double, self.counts[0]) if own else spread_over_blocks(double, self.counts[0])
+        return Residuals((*first, *spread_over_blocks(single, self.counts[1])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ class QwenControl(TokenControl):
             conditioning_scale=self.scale, encoder_hidden_states=words, timestep=given.t / 1000,
             img_shapes=[[size]] * len(given.x), return_dict=False,
         )  # fmt: skip
-        return Residuals(tuple(in_a_row(made, self.layers)))
+        return Residuals(tuple(spread_over_blocks(made, self.layers)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,23 +98,23 @@ class ZImageControl(TokenControl):
     def __call__(self, given: Given) -> Residuals:
         net, words = self.network, [] if given.words is None else list(given.words)
         made = net(
-            listed(given.x.to(net.dtype)), told_time(given.t), [text.to(net.dtype) for text in words],
-            listed(self._hint(given)), conditioning_scale=self.scale,
+            to_zimage_input(given.x.to(net.dtype)), zimage_time(given.t), [text.to(net.dtype) for text in words],
+            to_zimage_input(self._hint(given)), conditioning_scale=self.scale,
         )  # fmt: skip
         return Residuals(tuple(made.get(layer) for layer in range(self.layers)))
 
 
-def listed(x: Tensor) -> list[Tensor]:
+def to_zimage_input(x: Tensor) -> list[Tensor]:
     """Convert (b, c, h, w) to Z-Image's input: a list of (c, 1, h, w)."""
     return list(x[:, :, None])
 
 
-def told_time(t: Tensor) -> Tensor:
+def zimage_time(t: Tensor) -> Tensor:
     """Return Z-Image's time input: 1 - sigma, in float32 and in this order of operations."""
     return (1000 - t) / 1000
 
 
-def in_a_row(made: Sequence[Tensor] | None, blocks: int) -> list[Tensor | None]:
+def spread_over_blocks(made: Sequence[Tensor] | None, blocks: int) -> list[Tensor | None]:
     """Return one tensor per block: each is used for equally many consecutive blocks."""
     if made is None:
         return [None] * blocks
@@ -122,7 +122,7 @@ def in_a_row(made: Sequence[Tensor] | None, blocks: int) -> list[Tensor | None]:
     return [made[k // each] for k in range(blocks)]
 
 
-def in_turn(made: Sequence[Tensor] | None, blocks: int) -> list[Tensor | None]:
+def alternate_over_blocks(made: Sequence[Tensor] | None, blocks: int) -> list[Tensor | None]:
     """Return one tensor per block: they alternate."""
     return [None] * blocks if made is None else [made[k % len(made)] for k in range(blocks)]
 
@@ -134,7 +134,7 @@ def on_first(part: Tensor, tokens: int) -> Tensor:
     return F.pad(part, (0, 0, 0, tokens - part.shape[1])) if part.shape[1] < tokens else part
 
 
-def whole(parts: Sequence[Tensor | None]) -> list[Tensor] | None:
+def fill_missing(parts: Sequence[Tensor | None]) -> list[Tensor] | None:
     """Return residuals as diffusers takes them: a tensor for each block, or None."""
     import torch
 
@@ -153,9 +153,9 @@ def beside_transformer(network: Any, transformer: Any) -> Any:
     """Give a Z-Image ControlNet the embedders of its transformer, which are not saved with it. The outermost module is
     a copy, so the network can be used with another transformer too.
     """
-    from editkit.models.files.skeleton import without_values
+    from editkit.models.files.skeleton import meta_skeleton
 
-    with without_values():
+    with meta_skeleton():
         own = type(network).from_config(network.config).eval()
     for name, part in network.named_children():
         setattr(own, name, part)

@@ -22,10 +22,10 @@ from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
 from editkit.models.latent.caching import CachingTransformer
-from editkit.models.latent.flux_steering import FluxSteering, pooled_of
+from editkit.models.latent.flux_steering import FluxSteering, pooled_prompt
 from editkit.models.latent.flux_tokens import PATCH, FluxTokens
-from editkit.models.latent.space import beside, load_vae, vae_factor
-from editkit.models.latent.tokens import looked_at, told, unpacked
+from editkit.models.latent.space import load_vae, to_encoder_device, vae_factor
+from editkit.models.latent.tokens import guidance_input, reference_sizes, unpacked
 from editkit.models.latent.xl import Reader
 from editkit.models.prompts.shown import adapters, by_branch, for_flux
 from editkit.models.schedules import default_sampler, make_flow
@@ -114,9 +114,9 @@ class Flux(CachingTransformer, FluxSteering, FluxTokens):
     def __init__(
         self, info: ModelInfo, transformer: Any, vae: Any, pooled: Reader, reader: Reader, schedule: Schedule
     ) -> None:
-        from editkit.models.prompts.flux import looking
+        from editkit.models.prompts.flux import use_attend
 
-        super().__init__(info, looking(transformer), vae, schedule)
+        super().__init__(info, use_attend(transformer), vae, schedule)
         self.pooled, self.reader = pooled, reader
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
@@ -124,7 +124,7 @@ class Flux(CachingTransformer, FluxSteering, FluxTokens):
 
     def fits(self, cond: Conditioning, steered: bool) -> Hashable:
         """Return the key for batching: references, adapters, and text tokens."""
-        return looked_at(cond), adapters(cond), self.words(cond).embeds.shape[1]
+        return reference_sizes(cond), adapters(cond), self.words(cond).embeds.shape[1]
 
     def velocities(
         self, x_t: Tensor, level: Level, conds: Sequence[Conditioning], added: Residuals | None
@@ -134,14 +134,14 @@ class Flux(CachingTransformer, FluxSteering, FluxTokens):
         n, batch, device, dtype = len(conds), len(x_t), x_t.device, self.transformer.dtype
         prompts = [self.words(cond) for cond in conds]
         words = torch.cat([prompt.embeds.expand(batch, -1, -1) for prompt in prompts]).to(device, dtype)
-        pooled = torch.cat([pooled_of(prompt, self.info.name).expand(batch, -1) for prompt in prompts])
+        pooled = torch.cat([pooled_prompt(prompt, self.info.name).expand(batch, -1) for prompt in prompts])
         tokens = torch.cat([self.tokens(x_t, cond) for cond in conds])
         size = [side // PATCH for side in x_t.shape[-2:]]
         shown = for_flux(conds, batch, device, dtype, size, tokens.shape[1] - size[0] * size[1])
         out = self.transformer(
             hidden_states=tokens.to(dtype),
             timestep=torch.full((n * batch,), level.t, dtype=torch.float32, device=device) / 1000,
-            guidance=told(conds, self.info, batch, device),
+            guidance=guidance_input(conds, self.info, batch, device),
             pooled_projections=pooled.to(device, dtype),
             encoder_hidden_states=words, txt_ids=torch.zeros(words.shape[1], 3, dtype=torch.int64, device=device),
             img_ids=self.ids(x_t, conds[0]), return_dict=False,
@@ -165,8 +165,8 @@ class Flux(CachingTransformer, FluxSteering, FluxTokens):
             ).input_ids
             whole = t5.tokenizer(text, verbose=False).input_ids
             rest = t5.tokenizer.decode(whole[T5_LENGTH - 1 : -1]) if len(whole) > T5_LENGTH else ""
-        pooled = clip.encoder(beside(short, clip.encoder)).pooler_output
-        return Prompt(t5.encoder(beside(ids, t5.encoder))[0], pooled), rest
+        pooled = clip.encoder(to_encoder_device(short, clip.encoder)).pooler_output
+        return Prompt(t5.encoder(to_encoder_device(ids, t5.encoder))[0], pooled), rest
 
     def places(self) -> Places:
         """Return the attention layers where an IP-Adapter can act."""

@@ -19,7 +19,7 @@ from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
 from editkit.models.latent.language import BesideLanguageModel, Chat, side_by_side
 from editkit.models.latent.space import vae_factor
-from editkit.models.latent.tokens import fitting, grid_ids, rows, told, unrowed
+from editkit.models.latent.tokens import fitting, from_rows, grid_ids, guidance_input, rows
 from editkit.models.latent.vaes import PatchedSpace
 from editkit.models.schedules import default_sampler, make_flow
 
@@ -97,12 +97,12 @@ class Flux2(BesideLanguageModel, PatchedSpace):
         text_ids[:, 3] = torch.arange(words.shape[1], device=device)
         out = self.transformer(
             timestep=torch.full((n * batch,), level.t, dtype=torch.float32, device=device) / 1000,
-            guidance=told(conds, self.info, batch, device),
+            guidance=guidance_input(conds, self.info, batch, device),
             encoder_hidden_states=words, txt_ids=text_ids.expand(n * batch, -1, -1), return_dict=False,
             **self._arranged(own, looked, dtype),
         )[0]  # fmt: skip
         height, width = x_t.shape[-2:]
-        return unrowed(out[:, : height * width], height, width).to(x_t.dtype).chunk(n)
+        return from_rows(out[:, : height * width], height, width).to(x_t.dtype).chunk(n)
 
     def _pictures(self, x_t: Tensor, conds: Sequence[Conditioning]) -> tuple[Row, Row | None]:
         """Return (the noise's tokens; those of the references, if any)."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from editkit.diffusion.conditioning import Conditioning, Prompt
-from editkit.diffusion.control import Control, Given, Residuals, Shown
+from editkit.diffusion.control import Control, ControlInputs, Given, Residuals
 from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
-from editkit.models.latent.controls import FluxControl, flux_controlnet, on_first, whole
+from editkit.models.latent.controls import FluxControl, fill_missing, flux_controlnet, on_first
 from editkit.models.latent.transformer import FlowTransformer
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ GUIDANCE = 3.5
 """The guidance scale of a ControlNet if its model takes none."""
 
 
-def pooled_of(prompt: Prompt, model: str) -> Tensor:
+def pooled_prompt(prompt: Prompt, model: str) -> Tensor:
     """Return CLIP's pooled output.
 
     Raises:
@@ -43,8 +43,9 @@ class FluxSteering(FlowTransformer):
         double = len(self.transformer.transformer_blocks)
         parts = [None if part is None else on_first(part, tokens).to(dtype) for part in added.down]
         return {
-            "controlnet_block_samples": whole(parts[:double]), "controlnet_single_block_samples": whole(parts[double:])
-        }  # fmt: skip
+            "controlnet_block_samples": fill_missing(parts[:double]),
+            "controlnet_single_block_samples": fill_missing(parts[double:]),
+        }
 
     def given(self, x_t: Tensor, level: Level, cond: Conditioning) -> Given:
         import torch
@@ -56,7 +57,7 @@ class FluxSteering(FlowTransformer):
             x_t, torch.full((batch,), level.t, dtype=torch.float32, device=device),
             prompt.embeds.expand(batch, -1, -1).to(device, dtype),
             {
-                "pooled_projections": pooled_of(prompt, self.info.name).expand(batch, -1).to(device, dtype),
+                "pooled_projections": pooled_prompt(prompt, self.info.name).expand(batch, -1).to(device, dtype),
                 "guidance": torch.full((batch,), told, dtype=torch.float32, device=device),
             },
         )  # fmt: skip
@@ -64,7 +65,9 @@ class FluxSteering(FlowTransformer):
     def controlnet(self, config: Mapping[str, Any]) -> type[Any]:
         return flux_controlnet(config, self.transformer.config, self.info.name)
 
-    def steered(self, network: Any, shown: Shown, scale: float, wanted_only: bool, stream: Stream | None) -> Control:
+    def steered(
+        self, network: Any, shown: ControlInputs, scale: float, wanted_only: bool, stream: Stream | None
+    ) -> Control:
         """Return the ControlNet with its hint. The hint is encoded by a draw from the VAE's posterior, as in diffusers'
         pipelines; a network with its own layers for the hint takes the picture.
         """

@@ -20,7 +20,7 @@ from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
 from editkit.models.latent.language import BesideLanguageModel
 from editkit.models.latent.qwen import CUT, DESCRIBE, chat_of
-from editkit.models.latent.space import beside
+from editkit.models.latent.space import to_encoder_device
 from editkit.models.latent.tokens import grid_ids, packed, unpacked
 from editkit.models.latent.vaes import FilmSpace, film_factor
 from editkit.models.schedules import default_sampler, make_flow
@@ -42,7 +42,7 @@ MANY = 6400
 
 
 @dataclass(frozen=True)
-class Fixed:
+class ConstantShift:
     """A shift that does not depend on size or steps."""
 
     mu: float = 1.15
@@ -75,7 +75,7 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
     vae = load_network(layout, "vae", AutoencoderKLQwenImage, dtype, device)
     tokenizer, encoder = load_text_encoder(layout, "tokenizer", "text_encoder", dtype, device)
     config = {"max_image_seq_len": MANY, **layout.config("scheduler")}
-    schedule = make_flow(config, PATCH, Fixed() if info.distilled else None)
+    schedule = make_flow(config, PATCH, ConstantShift() if info.distilled else None)
     named = layout.index.get("text_encoder_select_layers") or LAYERS
     return Krea2(info, transformer, vae, tokenizer, encoder, schedule, tuple(int(layer) for layer in named))
 
@@ -126,7 +126,7 @@ class Krea2(BesideLanguageModel, FilmSpace):
             head = self.tokenizer(before + text, verbose=False).input_ids
             tail = self.tokenizer(after, verbose=False).input_ids
             rest = self.tokenizer.decode(head[LENGTH + cut :])
-        ids = beside(torch.tensor([[*head[: LENGTH + cut], *tail]]), self.encoder)
+        ids = to_encoder_device(torch.tensor([[*head[: LENGTH + cut], *tail]]), self.encoder)
         states = self.encoder(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
         return Prompt(torch.stack([states[layer] for layer in self.layers], dim=2)[:, cut:]), rest
 

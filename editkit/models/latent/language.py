@@ -11,7 +11,7 @@ from editkit.common.process import READING
 from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
 from editkit.diffusion.model import ModelInfo
 from editkit.diffusion.schedule import Schedule
-from editkit.models.latent.space import beside
+from editkit.models.latent.space import to_encoder_device
 from editkit.models.latent.tokens import fitting
 from editkit.models.latent.transformer import FlowTransformer
 
@@ -94,12 +94,12 @@ class Chat:
             )  # fmt: skip
             whole = words(chat, verbose=False, add_special_tokens=not begins).input_ids
             rest = words.decode(whole[self.length :]) if len(whole) > self.length else ""
-        tokens, mask = (beside(ids[name], self.encoder) for name in ("input_ids", "attention_mask"))
+        tokens, mask = (to_encoder_device(ids[name], self.encoder) for name in ("input_ids", "attention_mask"))
         out = self.encoder(
             input_ids=tokens, attention_mask=mask, output_hidden_states=True, use_cache=False,
-            **last_alone(self.encoder),
+            **limit_logits(self.encoder),
         )  # fmt: skip
-        return out.hidden_states, ids["attention_mask"], of_prompt(rest, chat, text)
+        return out.hidden_states, ids["attention_mask"], prompt_part(rest, chat, text)
 
 
 def each_item(pictures: Sequence[Tensor]) -> list[list[Tensor]]:
@@ -108,12 +108,12 @@ def each_item(pictures: Sequence[Tensor]) -> list[list[Tensor]]:
     return [[picture[k : k + 1] if len(picture) > 1 else picture for picture in pictures] for k in range(count)]
 
 
-def last_alone(encoder: Any) -> dict[str, int]:
+def limit_logits(encoder: Any) -> dict[str, int]:
     """Return the argument that limits the logits, which are not needed, to one token."""
     return {"logits_to_keep": 1} if hasattr(encoder, "lm_head") else {}
 
 
-def of_prompt(rest: str, chat: str, text: str) -> str:
+def prompt_part(rest: str, chat: str, text: str) -> str:
     """Return the part of a chat's truncated text that belongs to the prompt."""
     behind = chat.rpartition(text)[2] if text else chat
     return rest.removesuffix(behind).strip() if len(rest) > len(behind) else ""

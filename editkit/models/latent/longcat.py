@@ -20,9 +20,9 @@ from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
-from editkit.models.latent.language import BesideLanguageModel, ReadBesidePictures, each_item, last_alone
-from editkit.models.latent.space import beside, load_vae, vae_factor
-from editkit.models.latent.tokens import grid_ids, looked_at, packed, unpacked
+from editkit.models.latent.language import BesideLanguageModel, ReadBesidePictures, each_item, limit_logits
+from editkit.models.latent.space import load_vae, to_encoder_device, vae_factor
+from editkit.models.latent.tokens import grid_ids, packed, reference_sizes, unpacked
 from editkit.models.schedules import default_sampler, make_flow
 from editkit.pictures.tensors import from_unit
 
@@ -91,7 +91,7 @@ class LongCat(BesideLanguageModel):
     """A LongCatImageTransformer2DModel behind an AutoencoderKL as a `Model`."""
 
     def fits(self, cond: Conditioning, steered: bool) -> Hashable:
-        return looked_at(cond), self.words(cond).embeds.shape[1]
+        return reference_sizes(cond), self.words(cond).embeds.shape[1]
 
     def velocities(
         self, x_t: Tensor, level: Level, conds: Sequence[Conditioning], added: Residuals | None
@@ -148,7 +148,7 @@ class LongCat(BesideLanguageModel):
 
         words = self.tokenizer
         with READING:
-            own = [token for part in spelled(text) for token in words(part, add_special_tokens=False).input_ids]
+            own = [token for part in split_quoted(text) for token in words(part, add_special_tokens=False).input_ids]
             after = words(END, add_special_tokens=False).input_ids
             rest = words.decode(own[LENGTH:])
         kept = own[:LENGTH]
@@ -161,9 +161,10 @@ class LongCat(BesideLanguageModel):
         """Return the last hidden state from `start` to the end of the prompt."""
         words = self.tokenizer
         out = self.encoder(
-            input_ids=beside(ids, self.encoder), attention_mask=beside(mask, self.encoder), output_hidden_states=True,
-            use_cache=False, **{name: beside(value, self.encoder) for name, value in seen.items()},
-            **last_alone(self.encoder),
+            input_ids=to_encoder_device(ids, self.encoder), attention_mask=to_encoder_device(mask, self.encoder),
+            output_hidden_states=True, use_cache=False,
+            **{name: to_encoder_device(value, self.encoder) for name, value in seen.items()},
+            **limit_logits(self.encoder),
         )  # fmt: skip
         with READING:
             end = len(words(END, add_special_tokens=False).input_ids)
@@ -210,7 +211,7 @@ class LongCatEdit(ReadBesidePictures, LongCat):
         seen: dict[str, Tensor] = {}
         with READING:
             if pictures:
-                given = self.reader.image_processor(images=halved(pictures[0]), return_tensors="pt")
+                given = self.reader.image_processor(images=halve_picture(pictures[0]), return_tensors="pt")
                 seen = {name: given[name] for name in ("pixel_values", "image_grid_thw")}
                 count = int(seen["image_grid_thw"].prod()) // self.reader.image_processor.merge_size**2
                 head += SEE + PAD * count + SEEN
@@ -224,7 +225,7 @@ class LongCatEdit(ReadBesidePictures, LongCat):
         return int(self.reader.tokenizer.convert_tokens_to_ids(token))
 
 
-def halved(picture: Tensor) -> Image.Image:
+def halve_picture(picture: Tensor) -> Image.Image:
     """Resize `picture` (1, 3, h, w) in [-1, 1] to half its sides, for the language model."""
     from PIL import Image
 
@@ -232,7 +233,7 @@ def halved(picture: Tensor) -> Image.Image:
     return image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
 
 
-def spelled(text: str) -> list[str]:
+def split_quoted(text: str) -> list[str]:
     """Split `text` into the pieces to tokenise: quoted text letter by letter, with its marks. An apostrophe within a
     word is not a quotation mark.
     """

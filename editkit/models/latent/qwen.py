@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.common.process import READING
 from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
-from editkit.diffusion.control import Control, Given, Residuals, Shown
+from editkit.diffusion.control import Control, ControlInputs, Given, Residuals
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
@@ -21,9 +21,9 @@ from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
 from editkit.models.latent.caching import CachingTransformer
 from editkit.models.latent.controls import QwenControl, on_first, qwen_controlnet, with_tables
-from editkit.models.latent.language import BesideLanguageModel, Chat, ReadBesidePictures, each_item, last_alone
-from editkit.models.latent.space import beside
-from editkit.models.latent.tokens import looked_at, packed, unpacked
+from editkit.models.latent.language import BesideLanguageModel, Chat, ReadBesidePictures, each_item, limit_logits
+from editkit.models.latent.space import to_encoder_device
+from editkit.models.latent.tokens import packed, reference_sizes, unpacked
 from editkit.models.latent.vaes import FilmSpace, film_factor
 from editkit.models.schedules import default_sampler, make_flow
 from editkit.pictures.tensors import from_unit
@@ -108,7 +108,7 @@ class Qwen(CachingTransformer, BesideLanguageModel, FilmSpace):
 
     def fits(self, cond: Conditioning, steered: bool) -> Hashable:
         """Return the key for batching. Texts of different length are not padded, which would change the rounding."""
-        return looked_at(cond), self.words(cond).embeds.shape[1]
+        return reference_sizes(cond), self.words(cond).embeds.shape[1]
 
     def velocities(
         self, x_t: Tensor, level: Level, conds: Sequence[Conditioning], added: Residuals | None
@@ -155,7 +155,9 @@ class Qwen(CachingTransformer, BesideLanguageModel, FilmSpace):
     def controlnet(self, config: Mapping[str, Any]) -> type[Any]:
         return qwen_controlnet(config, self.transformer.config, self.info.name)
 
-    def steered(self, network: Any, shown: Shown, scale: float, wanted_only: bool, stream: Stream | None) -> Control:
+    def steered(
+        self, network: Any, shown: ControlInputs, scale: float, wanted_only: bool, stream: Stream | None
+    ) -> Control:
         """Return the ControlNet with its hint, a draw from the VAE's posterior, as in the pipeline. A network for
         inpainting takes the hint picture with the hole in black, and the mask (1 = known).
         """
@@ -224,8 +226,8 @@ class QwenEdit(ReadBesidePictures, Qwen):
         with READING:
             given = self.reader(text=[chat_of(ALTER, shown + text)], images=images or None, return_tensors="pt")
         out = self.encoder(
-            **{name: beside(given[name], self.encoder) for name in TOLD if given.get(name) is not None},
-            output_hidden_states=True, use_cache=False, **last_alone(self.encoder),
+            **{name: to_encoder_device(given[name], self.encoder) for name in TOLD if given.get(name) is not None},
+            output_hidden_states=True, use_cache=False, **limit_logits(self.encoder),
         )  # fmt: skip
         states: Tensor = out.hidden_states[-1]
         return states[:, CUT[ALTER] :]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from editkit.diffusion.capability import capability, leased
+from editkit.diffusion.capability import capability, copy_for_edit
 from editkit.diffusion.conditioning import Conditioning, Prompt
 from editkit.diffusion.model import Model, ModelInfo, ReadsText
 from editkit.diffusion.prediction import Prediction
@@ -50,7 +50,7 @@ class Refined:
         return base
 
     def leased(self) -> Refined:
-        return replace(self, model=leased(self.model), refiner=leased(self.refiner))
+        return replace(self, model=copy_for_edit(self.model), refiner=copy_for_edit(self.refiner))
 
     @property
     def info(self) -> ModelInfo:
@@ -124,12 +124,12 @@ def _for_refiner(cond: Conditioning) -> Conditioning:
     """Return `cond` with the texts encoded for the refiner, without ControlNets and image prompts, which were made for
     the model.
     """
-    negative = _refined(cond.negative)
-    prompt = negative if cond.unwanted else _refined(cond.prompt)
+    negative = _refiner_prompt(cond.negative)
+    prompt = negative if cond.unwanted else _refiner_prompt(cond.prompt)
     return replace(cond, prompt=prompt, negative=negative, control=(), image_prompts=())
 
 
-def _refined(prompt: Prompt | None) -> Prompt | None:
+def _refiner_prompt(prompt: Prompt | None) -> Prompt | None:
     return prompt.refined if isinstance(prompt, Twice) else None
 
 
@@ -145,7 +145,7 @@ def check(info: ModelInfo, name: str, offline: bool) -> ModelInfo:
     return refiner
 
 
-def joined(
+def with_refiner(
     model: Model,
     name: str,
     start: float,

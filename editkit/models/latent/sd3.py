@@ -19,7 +19,16 @@ from editkit.diffusion.schedule import Level, Schedule
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
-from editkit.models.latent.space import LatentSpace, beside, chunks, evened, length, padded, side_by_side, vae_factor
+from editkit.models.latent.space import (
+    LatentSpace,
+    chunks,
+    length,
+    pad_to_longest,
+    padded,
+    side_by_side,
+    to_encoder_device,
+    vae_factor,
+)
 from editkit.models.latent.xl import Reader
 from editkit.models.schedules import default_sampler, make_schedule, prediction_type
 
@@ -103,7 +112,7 @@ class LatentTransformer(LatentSpace):
 
         n, batch, dtype = len(conds), len(x_t), self.transformer.dtype
         prompts = [self._no_words if cond.prompt is None else cond.prompt for cond in conds]
-        words = evened([prompt.embeds for prompt in prompts], lambda: self._no_words.embeds)
+        words = pad_to_longest([prompt.embeds for prompt in prompts], lambda: self._no_words.embeds)
         out = self.transformer(
             hidden_states=torch.cat([torch.cat([x_t, *self._extra(cond, x_t)], dim=1) for cond in conds]).to(dtype),
             timestep=torch.full((n * batch,), level.t, dtype=torch.float32, device=x_t.device),
@@ -141,7 +150,7 @@ class LatentTransformer(LatentSpace):
             n = max(n, math.ceil(length(self.readers[2].tokenizer, text) / T5_LENGTH))
         for reader in self.readers[:2]:
             ids = chunks(reader.tokenizer, text, n)["input_ids"]
-            out = reader.encoder(beside(ids, reader.encoder), output_hidden_states=True)
+            out = reader.encoder(to_encoder_device(ids, reader.encoder), output_hidden_states=True)
             states.append(side_by_side(out.hidden_states[-2]))
             pooled.append(out[0][:1])
         clip = torch.cat(states, dim=-1)
@@ -149,7 +158,7 @@ class LatentTransformer(LatentSpace):
         if len(self.readers) > 2:
             three = self.readers[2]
             ids = padded(three.tokenizer, text, n * T5_LENGTH)["input_ids"]
-            long = three.encoder(beside(ids, three.encoder))[0]
+            long = three.encoder(to_encoder_device(ids, three.encoder))[0]
         else:
             long = clip.new_zeros(1, n * T5_LENGTH, width)
         embeds = torch.cat([F.pad(clip, (0, width - clip.shape[-1])), long], dim=1)

@@ -152,9 +152,9 @@ def in_float32(vae: Any, device: torch.device) -> Any:
     """Return a copy of `vae` on `device` with float32 weights."""
     import torch
 
-    from editkit.models.files.skeleton import without_values
+    from editkit.models.files.skeleton import meta_skeleton
 
-    with without_values():
+    with meta_skeleton():
         made = type(vae).from_config(vae.config)
     if any(weight.is_meta for weight in vae.parameters()):  # accelerate loads them on demand and removes them again
         from accelerate.utils.modeling import get_state_dict_offloaded_model
@@ -209,7 +209,7 @@ def padded(tokenizer: Any, text: str, length: int) -> Any:
         return tokenizer(text, padding="max_length", max_length=length, return_tensors="pt")
 
 
-def beside(ids: Tensor, encoder: Any) -> Tensor:
+def to_encoder_device(ids: Tensor, encoder: Any) -> Tensor:
     """Move tokens to their encoder's device; an encoder with offloaded weights moves them itself."""
     return ids if encoder.device.type == "meta" else ids.to(encoder.device)
 
@@ -219,7 +219,7 @@ def side_by_side(states: Tensor) -> Tensor:
     return states.reshape(1, -1, states.shape[-1])
 
 
-def evened(embeds: Sequence[Tensor], empty: Callable[[], Tensor]) -> list[Tensor]:
+def pad_to_longest(embeds: Sequence[Tensor], empty: Callable[[], Tensor]) -> list[Tensor]:
     """Pad texts to the length of the longest with rows of the empty text."""
     import torch
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit.common.places import expanded
+from editkit.common.places import expand_path
 from editkit.errors import ModelError, UsageError
 from editkit.models.files.layout import Layout
-from editkit.models.files.weights import PICKLES, compare, pickled, read, shapes
+from editkit.models.files.weights import PICKLES, compare, pickle_error, read, shapes
 
 if TYPE_CHECKING:
     import torch
@@ -23,14 +23,14 @@ FIRST = "decoder.layers.0.weight"
 """The tensor whose shape gives the number of latent channels."""
 
 
-def given(word: str) -> Path:
+def tiny_decoder_file(word: str) -> Path:
     """Return the folder or .safetensors file that `--preview-decoder` names.
 
     Raises:
         UsageError: it does not exist.
         ModelError: it is a pickle, or another network.
     """
-    path = expanded(word)
+    path = expand_path(word)
     try:
         there = path.exists()
     except (OSError, ValueError):
@@ -38,12 +38,12 @@ def given(word: str) -> Path:
     if not there:
         raise UsageError(f"--preview-decoder {word[:200]}: no such folder or file")
     if path.is_file() and path.suffix.lower() in PICKLES:
-        raise ModelError(pickled(word, path))
+        raise ModelError(pickle_error(word, path))
     channels(path)
     return path
 
 
-def beside(folder: Path) -> Path | None:
+def decoder_beside(folder: Path) -> Path | None:
     """Return the tiny decoder in a model folder; None: there is none."""
     for name in NAMES:
         path = folder / name

@@ -23,7 +23,7 @@ def rows(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2)
 
 
-def unrowed(tokens: Tensor, height: int, width: int) -> Tensor:
+def from_rows(tokens: Tensor, height: int, width: int) -> Tensor:
     """The inverse of `rows`."""
     b, _, channels = tokens.shape
     return tokens.transpose(1, 2).reshape(b, channels, height, width)
@@ -41,10 +41,10 @@ def unpacked(tokens: Tensor, height: int, width: int, patch: int = 2) -> Tensor:
     import torch.nn.functional as F
 
     down, along = height // patch, width // patch
-    return F.pixel_shuffle(unrowed(tokens[:, : down * along], down, along), patch)
+    return F.pixel_shuffle(from_rows(tokens[:, : down * along], down, along), patch)
 
 
-def told(conds: Sequence[Conditioning], info: ModelInfo, batch: int, device: torch.device) -> Tensor | None:
+def guidance_input(conds: Sequence[Conditioning], info: ModelInfo, batch: int, device: torch.device) -> Tensor | None:
     """Return the guidance scale input for each item, (conds * batch,); None if the network takes none."""
     import torch
 
@@ -66,7 +66,7 @@ def grid_ids(size: Sequence[int], first: int, axes: int, device: torch.device) -
     return ids.reshape(-1, axes)
 
 
-def alike(
+def call_grouped(
     conds: Sequence[Asked], key: Callable[[Asked], Hashable], ask: Callable[[Sequence[Asked]], Sequence[Tensor]]
 ) -> list[Tensor]:
     """Return the network's output for each of `conds`, in order; those with the same `key` share one call."""
@@ -79,7 +79,7 @@ def alike(
     return [found[k] for k in range(len(conds))]
 
 
-def looked_at(cond: Conditioning) -> Hashable:
+def reference_sizes(cond: Conditioning) -> Hashable:
     """Return the sizes of the references; conditions with equal ones fit into one call."""
     return tuple(tuple(reference.latent.shape[-3:]) for reference in cond.references)
 

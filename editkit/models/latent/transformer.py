@@ -13,13 +13,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from editkit.diffusion.conditioning import Conditioning, Prompt, residuals, with_wanted_words
-from editkit.diffusion.control import Given, Residuals, beside_each_other
+from editkit.diffusion.control import Given, Residuals, stack_residuals
 from editkit.diffusion.model import ModelInfo
 from editkit.diffusion.prediction import Prediction, convert
 from editkit.diffusion.schedule import Level, Schedule
 from editkit.errors import ModelError
 from editkit.models.latent.space import LatentSpace
-from editkit.models.latent.tokens import alike, looked_at
+from editkit.models.latent.tokens import call_grouped, reference_sizes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,14 +50,14 @@ class FlowTransformer(LatentSpace, ABC):
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
         def ask(branches: Sequence[Branch]) -> Sequence[Tensor]:
             added = [branch.added for branch in branches if branch.added is not None]
-            whole = beside_each_other(added, len(x_t)) if added else None
+            whole = stack_residuals(added, len(x_t)) if added else None
             return self.velocities(x_t, level, [branch.cond for branch in branches], whole)
 
         def key(branch: Branch) -> Hashable:
             return self.fits(branch.cond, branch.added is not None), branch.added is not None
 
         branches = [Branch(*pair) for pair in zip(conds, self._added(x_t, level, conds), strict=True)]
-        return tuple(convert(out, x_t, level, "flow_prediction") for out in alike(branches, key, ask))
+        return tuple(convert(out, x_t, level, "flow_prediction") for out in call_grouped(branches, key, ask))
 
     @abstractmethod
     def velocities(
@@ -67,7 +67,7 @@ class FlowTransformer(LatentSpace, ABC):
 
     def fits(self, cond: Conditioning, steered: bool) -> Hashable:
         """Return a key; branches with equal keys fit into one call."""
-        return looked_at(cond)
+        return reference_sizes(cond)
 
     def given(self, x_t: Tensor, level: Level, cond: Conditioning) -> Given:
         """Return the inputs of a ControlNet other than its hint."""

@@ -20,9 +20,9 @@ from editkit.diffusion.schedule import Level, Schedule
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
-from editkit.models.latent.space import LatentSpace, beside, chunks, evened, side_by_side, vae_factor
-from editkit.models.latent.tokens import alike
-from editkit.models.latent.weighting import weighted
+from editkit.models.latent.space import LatentSpace, chunks, pad_to_longest, side_by_side, to_encoder_device, vae_factor
+from editkit.models.latent.tokens import call_grouped
+from editkit.models.latent.weighting import encode_weighted_text
 from editkit.models.prompts.shown import adapters, by_branch, for_unet
 from editkit.models.schedules import clip_range, default_sampler, make_schedule, prediction_type
 
@@ -125,10 +125,10 @@ class LatentUNet(LatentSpace):
         schedule: Schedule,
         scheduler: Mapping[str, Any],
     ) -> None:
-        from editkit.models.fast.blocks import looks_once
+        from editkit.models.fast.blocks import attends_once
 
         super().__init__(vae)
-        self.looks_once = looks_once(unet)
+        self.looks_once = attends_once(unet)
         self.info, self.unet, self.schedule = info, unet, schedule
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
         self.kind: PredictionType = prediction_type(scheduler)
@@ -138,7 +138,7 @@ class LatentUNet(LatentSpace):
         def ask(conds: Sequence[Conditioning]) -> Sequence[Tensor]:
             return self._outputs(x_t, level, conds)
 
-        outputs = alike(by_branch(conds), adapters, ask)
+        outputs = call_grouped(by_branch(conds), adapters, ask)
         return tuple(convert(out, x_t, level, self.kind) for out in outputs)
 
     def _outputs(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> Sequence[Tensor]:
@@ -148,7 +148,7 @@ class LatentUNet(LatentSpace):
         n, batch, dtype = len(conds), len(x_t), self.unet.dtype
         t = torch.full((n * batch,), level.t, dtype=torch.float32, device=x_t.device)
         x = torch.cat([torch.cat([x_t, *self._extra(cond, x_t)], dim=1) for cond in conds])
-        texts = evened([self.words(cond).embeds for cond in conds], lambda: self.empty)
+        texts = pad_to_longest([self.words(cond).embeds for cond in conds], lambda: self.empty)
         words = torch.cat([text.expand(batch, -1, -1) for text in texts]).to(x_t.device)
         added, labels = self.added(conds, x_t), self.labels(conds, x_t)
         guidance = self._guidance(conds, batch, x_t)
@@ -220,13 +220,13 @@ class LatentUNet(LatentSpace):
         """Return CLIP's last hidden state, (1, 77 n, width); no text is dropped."""
         ids = chunks(self.tokenizer, text)
         attention = getattr(self.text_encoder.config, "use_attention_mask", False)
-        mask = beside(ids["attention_mask"], self.text_encoder) if attention else None
-        embeds = self.text_encoder(beside(ids["input_ids"], self.text_encoder), attention_mask=mask)[0]
+        mask = to_encoder_device(ids["attention_mask"], self.text_encoder) if attention else None
+        embeds = self.text_encoder(to_encoder_device(ids["input_ids"], self.text_encoder), attention_mask=mask)[0]
         return Prompt(side_by_side(embeds)), ""
 
     def encode_weighted(self, text: str) -> Prompt:
         """Like `encode_text`, with weights in compel's syntax: `(words)1.3`, `word++`, `word-`."""
-        return Prompt(weighted(text, self.tokenizer, self.text_encoder))
+        return Prompt(encode_weighted_text(text, self.tokenizer, self.text_encoder))
 
     @property
     def denoiser(self) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from editkit.errors import ModelError
 
 
-def weighted(text: str, tokenizer: Any, encoder: Any, kind: Any = None, pooled: Any = False) -> Any:
+def encode_weighted_text(text: str, tokenizer: Any, encoder: Any, kind: Any = None, pooled: Any = False) -> Any:
     """Encode `text`, of any length, with compel for a tokenizer and a text encoder, or for lists of both.
 
     Raises:

@@ -17,9 +17,9 @@ from editkit.diffusion.schedule import Schedule
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_text_encoder
-from editkit.models.latent.space import beside, chunks, load_vae, side_by_side
+from editkit.models.latent.space import chunks, load_vae, side_by_side, to_encoder_device
 from editkit.models.latent.unet import LatentUNet, describe_unet
-from editkit.models.latent.weighting import weighted
+from editkit.models.latent.weighting import encode_weighted_text
 from editkit.models.schedules import make_schedule
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class LatentXL(LatentUNet):
         states, pooled = [], None
         for reader in self.readers:
             ids = chunks(reader.tokenizer, text)
-            out = reader.encoder(beside(ids["input_ids"], reader.encoder), output_hidden_states=True)
+            out = reader.encoder(to_encoder_device(ids["input_ids"], reader.encoder), output_hidden_states=True)
             states.append(side_by_side(out.hidden_states[-2]))
             if out[0].ndim == 2:
                 pooled = out[0][:1]
@@ -121,7 +121,7 @@ class LatentXL(LatentUNet):
         kind = ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED
         pooled = [False] * (len(self.readers) - 1) + [True]
         tokenizers, encoders = [r.tokenizer for r in self.readers], [r.encoder for r in self.readers]
-        return Prompt(*weighted(text, tokenizers, encoders, kind, pooled))
+        return Prompt(*encode_weighted_text(text, tokenizers, encoders, kind, pooled))
 
     @cached_property
     def no_words(self) -> Prompt:

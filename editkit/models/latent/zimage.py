@@ -11,13 +11,19 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from editkit.diffusion.conditioning import Conditioning, Prompt, with_own_words
-from editkit.diffusion.control import Control, Given, Residuals, Shown
+from editkit.diffusion.control import Control, ControlInputs, Given, Residuals
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
-from editkit.models.latent.controls import ZImageControl, beside_transformer, listed, told_time, zimage_controlnet
+from editkit.models.latent.controls import (
+    ZImageControl,
+    beside_transformer,
+    to_zimage_input,
+    zimage_controlnet,
+    zimage_time,
+)
 from editkit.models.latent.language import BesideLanguageModel, Chat
 from editkit.models.latent.space import load_vae, vae_factor
 from editkit.models.schedules import default_sampler, make_flow
@@ -85,7 +91,11 @@ class ZImage(BesideLanguageModel):
         t = torch.full((n * batch,), level.t, dtype=torch.float32, device=x_t.device)
         steering = None if added is None else {k: p.to(dtype) for k, p in enumerate(added.down) if p is not None}
         out = self.transformer(
-            listed(x_t.to(dtype)) * n, told_time(t), words, return_dict=False, controlnet_block_samples=steering
+            to_zimage_input(x_t.to(dtype)) * n,
+            zimage_time(t),
+            words,
+            return_dict=False,
+            controlnet_block_samples=steering,
         )[0]
         velocities = -torch.stack([part.to(x_t.dtype) for part in out])[:, :, 0]
         return velocities.chunk(n)
@@ -102,7 +112,9 @@ class ZImage(BesideLanguageModel):
     def controlnet(self, config: Mapping[str, Any]) -> type[Any]:
         return zimage_controlnet(config, self.transformer.config, self.info.name)
 
-    def steered(self, network: Any, shown: Shown, scale: float, wanted_only: bool, stream: Stream | None) -> Control:
+    def steered(
+        self, network: Any, shown: ControlInputs, scale: float, wanted_only: bool, stream: Stream | None
+    ) -> Control:
         """Return the ControlNet with its hint, the posterior's mode; with further channels, also the mask (1 = known)
         and the masked picture, or zeros without one.
         """
@@ -122,10 +134,10 @@ class ZImage(BesideLanguageModel):
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
         """Return the language model's last but one hidden state, (1, tokens, width), of at most 512 tokens."""
-        states, _, dropped = Chat(self.tokenizer, self.encoder, self._said, padded=False).read(text)
+        states, _, dropped = Chat(self.tokenizer, self.encoder, self._chat_text, padded=False).read(text)
         return Prompt(states[-2]), dropped
 
-    def _said(self, text: str) -> str:
+    def _chat_text(self, text: str) -> str:
         said: str = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, enable_thinking=True
         )

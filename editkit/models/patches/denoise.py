@@ -21,7 +21,7 @@ from editkit.models.patches.places import Between, compared, spots, unseeded
 from editkit.models.patches.search import Queries, Sources, everything, grow, improve, shortlist
 from editkit.models.patches.thin import thin
 from editkit.models.patches.votes import Voters
-from editkit.pictures.filling import depth_in, filled, smooth_fill
+from editkit.pictures.filling import depth_in, fill_hole, smooth_fill
 from editkit.pictures.picture import Fill
 
 DEEPEST = 30.0
@@ -176,7 +176,7 @@ class Bound:
         """The guide (3, h, w) if there is no coarser pass; None without one."""
         if self.fill is None or self.fill == "noise":
             return None
-        return filled(self.seen[None], self.region[None, None].to(self.picture.dtype), self.fill)[0]
+        return fill_hole(self.seen[None], self.region[None, None].to(self.picture.dtype), self.fill)[0]
 
     def denoise(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Tensor:
         """Return E[x | x_t, known pixels, lowres], (3, h, w); all three pictures have this size."""

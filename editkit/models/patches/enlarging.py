@@ -129,18 +129,18 @@ class Enlarging(PixelSpace):
 
     @cached_property
     def atlas(self) -> Atlas:
-        return _laid(self.small[0])
+        return _own_atlas(self.small[0])
 
     @cached_property
     def detail(self) -> Atlas:
         """S - L(S)."""
-        return _laid(self.small[0] - self.reduced[0])
+        return _own_atlas(self.small[0] - self.reduced[0])
 
     @cached_property
     def sources(self) -> Sources:
         """Patches of detail, and their guides."""
         spots = self.detail.offsets
-        return Sources(self.detail, _laid(self.reduced[0]), self.detail.some(MOST), spots)
+        return Sources(self.detail, _own_atlas(self.reduced[0]), self.detail.some(MOST), spots)
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
         """Return E[x | x_t, lowres] for each conditioning; x_t is (b, 3, h, w) of any size."""
@@ -158,7 +158,7 @@ class Enlarging(PixelSpace):
         sources = Sources(atlas, None, atlas.some(MOST), atlas.offsets) if lowres is None else self.sources
         ratio = level.sigma / max(level.alpha, 1e-3)
         height, width = x_t.shape[-2:]
-        layout = _laid(x_t / max(level.alpha, 1e-3) - base)
+        layout = _own_atlas(x_t / max(level.alpha, 1e-3) - base)
         everywhere = torch.ones(height, width, dtype=torch.bool, device=x_t.device)
         stride = 1 if self.small[0, 0].numel() * self.scale**2 <= DENSE else 2
         corners, neighbours, _ = compared(everywhere, atlas.side, width, stride)
@@ -166,7 +166,7 @@ class Enlarging(PixelSpace):
         steps = torch.tensor([-(dy * atlas.width + dx) for dy, dx in around], device=x_t.device)
         values = layout.patches(corners)
         weights = values.new_full(values.shape[:2], max(ratio, FLOOR) ** -2)
-        guide = None if lowres is None else _laid(lowres).patches(corners)
+        guide = None if lowres is None else _own_atlas(lowres).patches(corners)
         queries = Queries(values, weights, guide, TAU**-2, neighbours, steps)
         with torch.no_grad():
             best = improve(queries, sources, shortlist(queries, sources, 8), CANDIDATES, rounds=2)
@@ -185,7 +185,7 @@ def _voted(patches: Tensor, corners: Tensor, layout: Atlas, shape: Sequence[int]
     return (total[:, :-1] / total[:, -1:]).T.reshape(tuple(shape))
 
 
-def _laid(picture: Tensor) -> Atlas:
+def _own_atlas(picture: Tensor) -> Atlas:
     """Return the atlas of one picture (c, h, w), all of it known."""
     known = torch.ones(picture.shape[-2:], dtype=torch.bool, device=picture.device)
     made = Atlas.of([picture], [known], Settings().side)

@@ -40,7 +40,7 @@ OPENS = 0.06
 """How far a continued line may deviate from its direction, in pixels per pixel."""
 
 
-def lone(image: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.float32]]:
+def find_lone_lines(image: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.float32]]:
     """Return where `image` (h, w) has lone lines, where their crests are clear, and angles; (h, w) each.
 
     A line is brighter, or darker, than both of its sides.
@@ -94,7 +94,7 @@ def thin(seen: Tensor, region: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """
     unknown = region[None, None].to(seen.dtype)
     grey = smooth_fill(seen[None], unknown)[0].mean(0)
-    found, crest, angle = lone(grey.cpu().numpy().astype(np.float32))
+    found, crest, angle = find_lone_lines(grey.cpu().numpy().astype(np.float32))
     lines = torch.from_numpy(found).to(region.device) & ~region
     half = side // 2
     arrive = torch.from_numpy(crest).to(region.device) & _near(region, half) & ~region

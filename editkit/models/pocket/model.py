@@ -89,20 +89,20 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
 
 def info() -> ModelInfo:
     """Describe the embedded network."""
-    return replace(describe(_here()), name="pocket")
+    return replace(describe(_own_layout()), name="pocket")
 
 
 def make(info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
     """Load the embedded network."""
-    return load(_here(), info, device, dtype)
+    return load(_own_layout(), info, device, dtype)
 
 
 def weights() -> Path | None:
     """Return the embedded network's folder."""
-    return _here().path
+    return _own_layout().path
 
 
-def _here() -> Layout:
+def _own_layout() -> Layout:
     path = folder()
     if not (path / "pocket.json").is_file():
         raise ModelError("model pocket is not part of this installation of editkit; use patches")
@@ -135,7 +135,7 @@ class Pocket(PixelSpace):
         from editkit.models.pocket.residual import Residual, deviation
 
         n = len(conds)
-        told = [self._told(cond, x_t) for cond in conds]
+        told = [self._network_inputs(cond, x_t) for cond in conds]
         pictures = torch.cat([picture for _, picture, _ in told])
         masks = torch.cat([mask for _, _, mask in told])
         task = torch.tensor([k for k, _, _ in told], device=x_t.device).repeat_interleave(len(x_t))
@@ -156,7 +156,7 @@ class Pocket(PixelSpace):
         v = level.alpha * residual.eps(z, f) - level.sigma * residual.x0(z, f)
         return tuple(convert(part, x_t, level, "v_prediction") for part in torch.chunk(v, n))
 
-    def _told(self, cond: Conditioning, x_t: Tensor) -> tuple[int, Tensor, Tensor]:
+    def _network_inputs(self, cond: Conditioning, x_t: Tensor) -> tuple[int, Tensor, Tensor]:
         """Return (task, condition picture, mask) for the network, as in the table above."""
         from editkit.models.pocket.residual import luma
         from editkit.pictures.filling import smooth_fill

@@ -48,14 +48,14 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class Read:
+class AdapterHeader:
     """What an adapter's file declares: whether it takes pooled embeddings, and of which width."""
 
     pooled: bool
     width: int
 
 
-def check(file: Path, places: Places) -> Read:
+def check(file: Path, places: Places) -> AdapterHeader:
     """Check whether the adapter in `file` fits a network; reads only the file's header.
 
     Raises:
@@ -70,7 +70,7 @@ def check(file: Path, places: Places) -> Read:
         raise ModelError(f"{file}: there is no such file")
     if file.suffix.lower() != ".safetensors":
         raise ModelError(f"{file.name} is not a .safetensors file, which an IP-Adapter is read from")
-    found = {_named(key): shape for key, shape in shapes(file.name, file)}
+    found = {_original_key(key): shape for key, shape in shapes(file.name, file)}
     projection = {
         key.removeprefix("image_proj."): value for key, value in found.items() if key.startswith("image_proj.")
     }
@@ -85,13 +85,13 @@ def check(file: Path, places: Places) -> Read:
             f"known"
         )
     _check_layers(file, found, places)
-    return _read(file, projection, places)
+    return _read_header(file, projection, places)
 
 
 def _check_layers(file: Path, found: Mapping[str, tuple[int, ...]], places: Places) -> None:
     wanted = {
         f"ip_adapter.{key}.{part}.weight": (width, places.text)
-        for key, (_, width) in _numbered(places)
+        for key, (_, width) in _numbered_layers(places)
         for part in ("to_k_ip", "to_v_ip")
     }
     there = {key: shape for key, shape in found.items() if key.endswith(("to_k_ip.weight", "to_v_ip.weight"))}
@@ -112,24 +112,24 @@ def _family(text: int) -> str:
     return f" ({FAMILIES[text]})" if text in FAMILIES else ""
 
 
-def _numbered(places: Places) -> list[tuple[int, tuple[str, int]]]:
+def _numbered_layers(places: Places) -> list[tuple[int, tuple[str, int]]]:
     """Return each layer with its number in a file, which counts a UNet's self-attentions too."""
     unet = places.kind != FLUX
     return [(2 * k + 1 if unet else k, layer) for k, layer in enumerate(places.layers)]
 
 
-def _read(file: Path, projection: Mapping[str, tuple[int, ...]], places: Places) -> Read:
+def _read_header(file: Path, projection: Mapping[str, tuple[int, ...]], places: Places) -> AdapterHeader:
     kinds = {"proj.weight": (True, -1), "proj.3.weight": (False, 0), "proj_in.weight": (False, -1)}
     if places.kind == FLUX:
         kinds = {"proj.weight": (True, -1)}
     for key, (pooled, axis) in kinds.items():
         if key in projection:
             shape = projection["proj.0.weight"] if key == "proj.3.weight" else projection[key]
-            return Read(pooled, shape[axis])
+            return AdapterHeader(pooled, shape[axis])
     raise ModelError(f"{file.name}: its projection is of a kind that is not known: {', '.join(sorted(projection)[:4])}")
 
 
-def _named(key: str) -> str:
+def _original_key(key: str) -> str:
     """Convert a tensor's name to the form of IP-Adapter's authors."""
     for kind, wanted in zip((PROJECTION, ATTENTION), ("image_proj.", "ip_adapter."), strict=True):
         for prefix in kind:
@@ -147,7 +147,7 @@ def load(file: Path, places: Places, device: torch.device, dtype: torch.dtype) -
     Raises:
         ModelError: it is damaged, or its sizes do not match.
     """
-    tensors = {_named(key): value for key, value in read(file.name, file, lambda _: dtype)}
+    tensors = {_original_key(key): value for key, value in read(file.name, file, lambda _: dtype)}
     projection = {key.removeprefix("image_proj."): t for key, t in tensors.items() if key.startswith("image_proj.")}
     try:
         return Adapter(
@@ -174,7 +174,7 @@ def _layers(tensors: Mapping[str, Tensor], places: Places, device: torch.device,
 
     kind = FluxIPAdapterAttnProcessor if places.kind == FLUX else IPAdapterAttnProcessor2_0
     made = {}
-    for number, (name, width) in _numbered(places):
+    for number, (name, width) in _numbered_layers(places):
         begin = f"ip_adapter.{number}."
         state = {
             key.removeprefix(begin).replace("_ip.", "_ip.0."): value

@@ -8,7 +8,7 @@ from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from torch import Tensor
 
 from editkit.diffusion.image_prompts import Places
-from editkit.models.prompts.shown import Shown
+from editkit.models.prompts.shown import BranchPrompts
 
 
 class FluxAttend(FluxAttnProcessor):  # type: ignore[misc]
@@ -25,7 +25,7 @@ class FluxAttend(FluxAttnProcessor):  # type: ignore[misc]
 
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None, image_rotary_emb: Any = None, shown: Shown | None = None,
+        attention_mask: Tensor | None = None, image_rotary_emb: Any = None, shown: BranchPrompts | None = None,
     ) -> Any:  # fmt: skip
         look = None if shown is None else shown.layers.get(self.name)
         given = (attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
@@ -34,7 +34,7 @@ class FluxAttend(FluxAttnProcessor):  # type: ignore[misc]
         return look(*given, ip_hidden_states=shown.tokens)
 
 
-def looking(transformer: Any) -> Any:
+def use_attend(transformer: Any) -> Any:
     """Replace diffusers' own processors in `transformer` by these."""
     own = {
         name: FluxAttend(name) if type(processor) is FluxAttnProcessor else processor

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network
-from editkit.models.prompts.vision import Eye, kind_of, load_eye
+from editkit.models.prompts.vision import ImageEncoder, kind_of, load_image_encoder
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ EMBEDDER, ENCODER = "image_embedder", "image_encoder"
 class Redux:
     """An image encoder and the embedder that turns its states into tokens."""
 
-    eye: Eye
+    eye: ImageEncoder
     embedder: Any
 
     def tokens(self, pictures: Sequence[Image.Image]) -> Tensor:
@@ -61,4 +61,4 @@ def load(layout: Layout, device: torch.device, dtype: torch.dtype) -> Redux:
     from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 
     embedder = load_network(layout, EMBEDDER, ReduxImageEncoder, dtype, device)
-    return Redux(load_eye(layout, ENCODER, device, dtype), embedder)
+    return Redux(load_image_encoder(layout, ENCODER, device, dtype), embedder)

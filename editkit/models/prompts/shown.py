@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class BranchPrompts:
     """Image prompts for all branches in one batch.
 
     Args:
@@ -34,10 +34,10 @@ class Shown:
 
 def by_branch(conds: Sequence[Conditioning]) -> list[Conditioning]:
     """Return `conds` with the image prompts and embeddings of each branch of guidance."""
-    return [_unwanted(cond) if len(conds) > 1 and cond.unwanted else cond for cond in conds]
+    return [_unconditional(cond) if len(conds) > 1 and cond.unwanted else cond for cond in conds]
 
 
-def _unwanted(cond: Conditioning) -> Conditioning:
+def _unconditional(cond: Conditioning) -> Conditioning:
     prompts = tuple(replace(one, tokens=one.unwanted) for one in cond.image_prompts)
     told = None if cond.embedding is None else replace(cond.embedding, values=cond.embedding.unwanted)
     return replace(cond, image_prompts=prompts, embedding=told)
@@ -48,7 +48,9 @@ def adapters(cond: Conditioning) -> Hashable:
     return tuple((id(one.layers), one.scale, one.mask is None) for one in cond.image_prompts)
 
 
-def for_unet(conds: Sequence[Conditioning], batch: int, device: torch.device, dtype: torch.dtype) -> Shown | None:
+def for_unet(
+    conds: Sequence[Conditioning], batch: int, device: torch.device, dtype: torch.dtype
+) -> BranchPrompts | None:
     """Combine the image prompts of `conds`, which have the same adapters; None: they have none."""
     prompts = [cond.image_prompts for cond in conds]
     if not prompts[0]:
@@ -56,8 +58,8 @@ def for_unet(conds: Sequence[Conditioning], batch: int, device: torch.device, dt
     from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 
     masks = [_stacked([one.mask for one in same], batch, device) for same in zip(*prompts, strict=True)]
-    return Shown(
-        _joined(IPAdapterAttnProcessor2_0, prompts[0], [one.scale for one in prompts[0]]),
+    return BranchPrompts(
+        _join_processors(IPAdapterAttnProcessor2_0, prompts[0], [one.scale for one in prompts[0]]),
         tuple(tokens.unsqueeze(1) for tokens in _tokens(prompts, batch, device, dtype)),
         masks if any(mask is not None for mask in masks) else None,
     )
@@ -70,7 +72,7 @@ def for_flux(
     dtype: torch.dtype,
     size: Sequence[int],
     behind: int,
-) -> Shown | None:
+) -> BranchPrompts | None:
     """Like `for_unet`, for a transformer whose state has `size` (rows, columns) tokens, followed by `behind` reference
     tokens. diffusers has no masks there; here a mask is a scale for each token, and 0 for references.
     """
@@ -88,8 +90,8 @@ def for_flux(
             continue
         of_tokens = F.interpolate(mask.float(), tuple(size), mode="area").flatten(1)
         scales.append(same[0].scale * F.pad(of_tokens, (0, behind))[..., None].to(dtype))
-    layers = _joined(FluxIPAdapterAttnProcessor, prompts[0], scales)
-    return Shown(layers, tuple(_tokens(prompts, batch, device, dtype)))
+    layers = _join_processors(FluxIPAdapterAttnProcessor, prompts[0], scales)
+    return BranchPrompts(layers, tuple(_tokens(prompts, batch, device, dtype)))
 
 
 def _tokens(
@@ -110,7 +112,7 @@ def _stacked(masks: Sequence[Tensor | None], batch: int, device: torch.device) -
     return torch.cat(there).to(device) if there else None
 
 
-def _joined(kind: Any, prompts: Sequence[ImageTokens], scales: Sequence[Any]) -> dict[str, Any]:
+def _join_processors(kind: Any, prompts: Sequence[ImageTokens], scales: Sequence[Any]) -> dict[str, Any]:
     """Make a processor of `kind` for each layer with the modules of all adapters, each with its scale. The modules are
     shared with the adapters.
     """

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.common import trust
 from editkit.errors import ModelError
-from editkit.models.files.layout import Layout, understandable
-from editkit.models.files.loading import as_number, find
-from editkit.models.files.weights import bounded, stored, weight_files
+from editkit.models.files.layout import Layout, readable_errors
+from editkit.models.files.loading import find_layout, with_dtype
+from editkit.models.files.weights import check_sizes, read_stored, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ KINDS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Eye:
+class ImageEncoder:
     """An image encoder with its preprocessing."""
 
     network: Any
@@ -58,7 +58,7 @@ def is_name(value: str) -> bool:
     return value.count("/") == 1 and value[0] not in "./~" and not Path(value).is_dir()
 
 
-def find_eye(given: str | None, near: Path | None, model: str, offline: bool) -> tuple[Layout, str] | None:
+def find_image_encoder(given: str | None, near: Path | None, model: str, offline: bool) -> tuple[Layout, str] | None:
     """Return the folder of an image encoder and the component in it: the `given` one, else `image_encoder` in the
     folder `near`, else that of the model called `model`; None: there is none.
 
@@ -66,12 +66,12 @@ def find_eye(given: str | None, near: Path | None, model: str, offline: bool) ->
         ModelError: the given one does not exist.
     """
     if given is not None:
-        layout = find(given, offline=offline, weights=True)
+        layout = find_layout(given, offline=offline, weights=True)
         return layout, ENCODER if layout.has(ENCODER) else ""
     if near is not None and (near / ENCODER / "config.json").is_file():
-        return find(str(near / ENCODER), offline=True), ""
+        return find_layout(str(near / ENCODER), offline=True), ""
     try:
-        own = find(model, offline=True)
+        own = find_layout(model, offline=True)
     except ModelError:
         return None
     return (own, ENCODER) if (own.path / ENCODER / "config.json").is_file() else None
@@ -104,7 +104,7 @@ def width(layout: Layout, component: str, pooled: bool) -> int:
     return int(value)
 
 
-def load_eye(layout: Layout, component: str, device: torch.device, dtype: torch.dtype) -> Eye:
+def load_image_encoder(layout: Layout, component: str, device: torch.device, dtype: torch.dtype) -> ImageEncoder:
     """Load the encoder in `component`, frozen, with its preprocessing: from the folder `feature_extractor` or
     `image_processor` beside it, else its own folder, else CLIP's for its input size.
 
@@ -115,8 +115,8 @@ def load_eye(layout: Layout, component: str, device: torch.device, dtype: torch.
 
     kind, preparation = kind_of(layout, component)
     network = load_tower(layout, component, getattr(transformers, kind), device, dtype)
-    with understandable(layout.name):
-        return Eye(network, _prepared(layout, component, getattr(transformers, preparation), network))
+    with readable_errors(layout.name):
+        return ImageEncoder(network, _load_preprocessor(layout, component, getattr(transformers, preparation), network))
 
 
 def load_tower(layout: Layout, component: str, kind: Any, device: torch.device, dtype: torch.dtype) -> Any:
@@ -126,9 +126,9 @@ def load_tower(layout: Layout, component: str, kind: Any, device: torch.device, 
         ModelError: weights are missing or in a pickle.
     """
     weights, variant = weight_files(layout, component)
-    bounded(layout.name, component, layout.config(component), stored(layout.name, weights))
-    with understandable(layout.name):
-        network, report = as_number(kind, dtype).from_pretrained(
+    check_sizes(layout.name, component, layout.config(component), read_stored(layout.name, weights))
+    with readable_errors(layout.name):
+        network, report = with_dtype(kind, dtype).from_pretrained(
             layout.path / component, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True,
             output_loading_info=True, trust_remote_code=False,
         )  # fmt: skip
@@ -142,11 +142,11 @@ def load_tower(layout: Layout, component: str, kind: Any, device: torch.device, 
     return network.to(device).eval().requires_grad_(False)
 
 
-def _prepared(layout: Layout, component: str, prepare: Any, network: Any) -> Any:
+def _load_preprocessor(layout: Layout, component: str, prepare: Any, network: Any) -> Any:
     for part in ("feature_extractor", "image_processor", component):
         if (layout.path / part / "preprocessor_config.json").is_file():
             file = f"{part}/preprocessor_config.json" if part else "preprocessor_config.json"
-            trust.preparation(layout.name, file, layout.json(file))  # which must not select code either
+            trust.check_preprocessor_config(layout.name, file, layout.json(file))  # which must not select code either
             return prepare.from_pretrained(layout.path / part, local_files_only=True)
     side = network.config.image_size
     if prepare.__name__.startswith("CLIP"):

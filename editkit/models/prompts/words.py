@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from editkit.common import trust
 from editkit.common.process import READING
 from editkit.errors import ModelError
-from editkit.models.files.layout import Layout, understandable
-from editkit.models.latent.space import beside
+from editkit.models.files.layout import Layout, readable_errors
+from editkit.models.latent.space import to_encoder_device
 from editkit.models.prompts.vision import load_tower
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Words:
                 text, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True,
                 return_tensors="pt",
             ).input_ids  # fmt: skip
-        made: Tensor = self.encoder(beside(ids, self.encoder)).text_embeds
+        made: Tensor = self.encoder(to_encoder_device(ids, self.encoder)).text_embeds
         return made
 
 
@@ -63,8 +63,8 @@ def load_words(layout: Layout, device: torch.device, dtype: torch.dtype) -> Word
 
     component, words = (TEXT, TOKENIZER) if layout.has(TEXT) else ("", "")
     if layout.index.get(words):
-        trust.component(layout.name, words, layout.index[words], trust.TOKENIZERS)
+        trust.check_component(layout.name, words, layout.index[words], trust.TOKENIZERS)
     encoder = load_tower(layout, component, CLIPTextModelWithProjection, device, dtype)
-    with understandable(layout.name):
+    with readable_errors(layout.name):
         reader = CLIPTokenizer.from_pretrained(layout.path / words, local_files_only=True, trust_remote_code=False)
     return Words(reader, encoder)

@@ -30,7 +30,7 @@ def save_bytes(path: Path, data: bytes, *, force: bool = False) -> None:
                 os.fsync(file.fileno())
             if force and target.exists():
                 os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
-            _put(temporary, target, force)
+            _put_in_place(temporary, target, force)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 temporary.unlink()
@@ -41,7 +41,7 @@ def save_bytes(path: Path, data: bytes, *, force: bool = False) -> None:
         raise PictureError(f"{path}: cannot be written: {error.strerror}{old}") from None
 
 
-def keep(path: Path) -> Path:
+def keep_backup(path: Path) -> Path:
     """Rename the file at `path` to PATH~ (PATH~2 ... if that is taken), before it is replaced.
 
     Raises:
@@ -60,7 +60,7 @@ def keep(path: Path) -> Path:
     return kept
 
 
-def _put(temporary: Path, target: Path, force: bool) -> None:
+def _put_in_place(temporary: Path, target: Path, force: bool) -> None:
     if force:
         os.replace(temporary, target)
     else:

@@ -33,13 +33,13 @@ _NAMESPACES = (
 """The namespaces in an XMP packet that describe the removed parts."""
 
 
-def lost(data: bytes, xmp: bytes | None) -> tuple[str, ...]:
+def unedited_parts(data: bytes, xmp: bytes | None) -> tuple[str, ...]:
     """List what a file with these bytes and this XMP contains beside its picture."""
     found = [what for mark, what in _MARKS if any(re.search(mark, where) for where in (data, xmp or b""))]
     return tuple(dict.fromkeys(found))
 
 
-def without_claims(xmp: bytes) -> bytes:
+def strip_removed_parts(xmp: bytes) -> bytes:
     """Remove the attributes and elements of those namespaces, under any prefix, from an XMP packet. Each byte is read a
     bounded number of times."""
     prefixes = [
@@ -48,14 +48,14 @@ def without_claims(xmp: bytes) -> bytes:
         if uri in _NAMESPACES
     ]
     for prefix in list(dict.fromkeys(prefixes))[:32]:
-        xmp = _without_elements(xmp, prefix)
+        xmp = _strip_elements(xmp, prefix)
         word = re.escape(prefix)
         xmp = re.sub(rb"\s" + word + rb":[\w.-]{1,80}=(?:\"[^\"<>]*\"|'[^'<>]*')", b"", xmp)
         xmp = re.sub(rb"\sxmlns:" + word + rb"=(?:\"[^\"<>]*\"|'[^'<>]*')", b"", xmp)
     return xmp
 
 
-def _without_elements(xmp: bytes, prefix: bytes) -> bytes:
+def _strip_elements(xmp: bytes, prefix: bytes) -> bytes:
     """Remove the outermost elements of a prefix, in one pass over their tags that counts the depth."""
     kept, at, depth = [], 0, 0
     tags = re.finditer(rb"<(/?)" + re.escape(prefix) + rb":[\w.-]{1,80}(?:\s[^<>]*)?>", xmp)

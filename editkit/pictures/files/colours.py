@@ -43,7 +43,7 @@ def code_points(data: bytes) -> bytes | None:
     They come from the first `nclx` box. The matrix is 0, because the decoder has undone it. None: there is no such box,
     or the colours are sRGB.
     """
-    properties = _within(data, (b"meta", b"iprp", b"ipco"))
+    properties = _nested_boxes(data, (b"meta", b"iprp", b"ipco"))
     for kind, body in properties:
         if kind == b"colr" and body[:4] == b"nclx" and len(body) >= 10:
             primaries, transfer = struct.unpack_from(">HH", body, 4)
@@ -53,7 +53,7 @@ def code_points(data: bytes) -> bytes | None:
     return None
 
 
-def _within(data: bytes, path: Sequence[bytes]) -> Iterable[tuple[bytes, bytes]]:
+def _nested_boxes(data: bytes, path: Sequence[bytes]) -> Iterable[tuple[bytes, bytes]]:
     """Yield (type, body) of the boxes inside the first box at `path`."""
     for step in path:
         found = next((body for kind, body in _boxes(data) if kind == step), b"")
@@ -75,20 +75,20 @@ def _boxes(data: bytes) -> Iterable[tuple[bytes, bytes]]:
         at += size
 
 
-def outranks_profile(chunks: Iterable[tuple[bytes, bytes]]) -> bool:
+def code_points_take_precedence(chunks: Iterable[tuple[bytes, bytes]]) -> bool:
     """Return whether the code points of a PNG take precedence over its ICC profile (PNG, third edition, 4.3).
 
     They do if they are known; if they are unspecified or unknown, the profile applies.
     """
     code = dict(chunks).get(b"cICP", b"")
-    return len(code) == 4 and code[0] in PRIMARIES and code[2] == 0 and code[1] != 2 and _is_known(code[1])
+    return len(code) == 4 and code[0] in PRIMARIES and code[2] == 0 and code[1] != 2 and _is_known_transfer(code[1])
 
 
-def _is_known(transfer: int) -> bool:
-    return transfer in HDR or _curve(transfer) is not None
+def _is_known_transfer(transfer: int) -> bool:
+    return transfer in HDR or _transfer_curve(transfer) is not None
 
 
-def meaning(chunks: Iterable[tuple[bytes, bytes]]) -> tuple[str, bytes | None] | None:
+def interpret_chunks(chunks: Iterable[tuple[bytes, bytes]]) -> tuple[str, bytes | None] | None:
     """Interpret PNG colour chunks; return (a name, the equivalent ICC profile or None).
 
     None: the colours are sRGB, or there are no such chunks.
@@ -96,7 +96,7 @@ def meaning(chunks: Iterable[tuple[bytes, bytes]]) -> tuple[str, bytes | None] |
     said = dict(chunks)
     code = said.get(b"cICP")
     if code is not None and len(code) == 4:
-        return _of_code(code[0], code[1])
+        return _interpret_code_points(code[0], code[1])
     if b"sRGB" in said or not {b"gAMA", b"cHRM"} & said.keys():
         return None
     gamma, corners = 1 / 2.2, PRIMARIES[1]
@@ -111,20 +111,20 @@ def meaning(chunks: Iterable[tuple[bytes, bytes]]) -> tuple[str, bytes | None] |
     return f"gamma {1 / gamma:.2f}", profile("gamma", corners, lambda v: v ** (1 / gamma))
 
 
-def _of_code(primaries: int, transfer: int) -> tuple[str, bytes | None] | None:
+def _interpret_code_points(primaries: int, transfer: int) -> tuple[str, bytes | None] | None:
     if primaries in (1, 2) and transfer in _SRGB:
         return None
     name = NAMES.get(primaries, "BT.709" if primaries in (1, 2) else f"primaries {primaries}")
     if transfer in HDR:
         return f"{name}, HDR ({HDR[transfer]})", None
     corners = PRIMARIES.get(1 if primaries == 2 else primaries)
-    curve = _curve(transfer)
+    curve = _transfer_curve(transfer)
     if corners is None or curve is None:
         return f"{name}, transfer {transfer}", None
     return name, profile(name, corners, curve)
 
 
-def _curve(transfer: int) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
+def _transfer_curve(transfer: int) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
     if transfer in _SRGB:
         return lambda v: np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
     gamma = _GAMMA.get(transfer)
@@ -163,14 +163,14 @@ def profile(
         **{letter + b"XYZ": _xyz(column) for letter, column in zip((b"r", b"g", b"b"), adapted.T, strict=True)},
         **{letter + b"TRC": b"curv\0\0\0\0" + struct.pack(">L", 1024) + light for letter in (b"r", b"g", b"b")},
     }
-    return _assembled(tags, d50)
+    return _assemble_profile(tags, d50)
 
 
 def _xyz(values: NDArray[np.float64]) -> bytes:
     return b"XYZ \0\0\0\0" + b"".join(struct.pack(">l", round(float(value) * 65_536)) for value in values)
 
 
-def _assembled(tags: dict[bytes, bytes], white: NDArray[np.float64]) -> bytes:
+def _assemble_profile(tags: dict[bytes, bytes], white: NDArray[np.float64]) -> bytes:
     """Assemble the header, the tag table and the tag data; equal data is stored once."""
     at, table, bodies, places = 128 + 4 + 12 * len(tags), b"", b"", dict[bytes, int]()
     for key, body in tags.items():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from editkit.common.process import SILENCE
 from editkit.errors import PictureError
-from editkit.pictures.files.exif import upright
+from editkit.pictures.files.exif import with_upright_orientation
 from editkit.pictures.files.formats import PNG, TIFF, Format, of_image
 from editkit.pictures.files.metadata import Metadata, describe
 from editkit.pictures.files.png import png_chunks
@@ -47,22 +47,22 @@ def from_image(image: Any, data: bytes, name: str) -> Raster:
     frames = 1 if row is not None and image.format in row.also else int(getattr(image, "n_frames", 1))
     if frames > 1 and data:
         notices.append(f"{name}: only the first of its {frames} frames is read")
-    mode, bits = _declared(image, data, row, name)
+    mode, bits = _declared_mode(image, data, row, name)
     orientation = _orientation(image)
     image.load()
     if bits == 16 and mode == "RGB" and data:
         image.info.pop("transparency", None)  # a 16-bit colour key, meaningless for Pillow's 8 bits; OpenCV applies it
     _scale_key(image, data, row)
-    _tell_extra(image, row, name, notices)
+    _report_extra_channels(image, row, name, notices)
     applied = row is not None and row.turned
     if not applied:
         orientation = _orientation(image)  # a PNG may store it after the pixels
     meta = describe(image, data, row, mode, bits, orientation, name)
     picture = _from_pillow(image, meta, name, notices)
     if not applied:
-        picture = _turned(picture, orientation)
+        picture = _orient_raster(picture, orientation)
     if bits > 8 and picture.pixels.dtype == np.uint8:
-        picture = _deep(picture, data, row, notices, name)
+        picture = _restore_sixteen(picture, data, row, notices, name)
     meta = replace(picture.meta, notices=(*picture.meta.notices, *notices))
     return Raster(picture.pixels, picture.alpha, meta)
 
@@ -77,7 +77,7 @@ def _scale_key(image: Any, data: bytes, row: Format | None) -> None:
     image.info["transparency"] = (int.from_bytes(key[:2], "big") & top) * (255 // top)
 
 
-def _tell_extra(image: Any, row: Format | None, name: str, notices: list[str]) -> None:
+def _report_extra_channels(image: Any, row: Format | None, name: str, notices: list[str]) -> None:
     """Report a TIFF's extra channels that are not marked as transparency and are not read."""
     extra = image.tag_v2.get(338, ()) if row is TIFF else ()
     left = sum(kind == 0 for kind in (extra if isinstance(extra, tuple) else (extra,)))
@@ -118,13 +118,13 @@ def _wide_grey(image: Any, meta: Metadata, name: str) -> Raster:
         raise PictureError(
             f"{name}: its values range from {low} to {high}, beyond 16 bits (0 to 65535); convert it to 16 bits"
         )
-    values = _to_sixteen(values.astype(np.uint16), image)
+    values = _to_sixteen_bits(values.astype(np.uint16), image)
     key = image.info.get("transparency")
     alpha = np.where(values == key, 0, 65_535).astype(np.uint16) if isinstance(key, int) else None
     return Raster(np.repeat(values[..., None], 3, axis=2), alpha, meta)
 
 
-def _to_sixteen(values: NDArray[Any], image: Any) -> NDArray[Any]:
+def _to_sixteen_bits(values: NDArray[Any], image: Any) -> NDArray[Any]:
     """Convert levels of a 12- or 16-bit TIFF, where 0 may be white, to 16 bits with 65535 = white."""
     tags = getattr(image, "tag_v2", {})
     if tags.get(258, (16,))[0] == 12:
@@ -146,7 +146,7 @@ def _from_cmyk(image: Any) -> Any:
     return image.convert("RGB")
 
 
-def _declared(image: Any, data: bytes, row: Format | None, name: str) -> tuple[str, int]:
+def _declared_mode(image: Any, data: bytes, row: Format | None, name: str) -> tuple[str, int]:
     """Return the file's own mode and depth, which Pillow's mode may hide."""
     mode: str = image.mode
     if row is PNG and data[24:25] == b"\x10":
@@ -173,7 +173,7 @@ def _orientation(image: Any) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def turn(array: NDArray[Any], orientation: int) -> NDArray[Any]:
+def apply_orientation(array: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Turn (H, W, ...) upright by its EXIF orientation."""
     match orientation:
         case 2:
@@ -195,14 +195,14 @@ def turn(array: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.ascontiguousarray(turned)
 
 
-def _turned(picture: Raster, orientation: int) -> Raster:
+def _orient_raster(picture: Raster, orientation: int) -> Raster:
     if orientation == 1:
         return picture
-    alpha = None if picture.alpha is None else turn(picture.alpha, orientation)
-    return Raster(turn(picture.pixels, orientation), alpha, picture.meta)
+    alpha = None if picture.alpha is None else apply_orientation(picture.alpha, orientation)
+    return Raster(apply_orientation(picture.pixels, orientation), alpha, picture.meta)
 
 
-def _agree(deep: NDArray[Any], cut: NDArray[Any]) -> bool:
+def _is_upper_bytes(deep: NDArray[Any], cut: NDArray[Any]) -> bool:
     """Whether `cut` is the upper bytes of `deep`."""
     if deep.shape != cut.shape:
         return False
@@ -224,7 +224,7 @@ def _by_opencv(data: bytes) -> NDArray[Any] | None:
             cv2.utils.logging.setLogLevel(level)
 
 
-def _deep(picture: Raster, data: bytes, row: Format | None, notices: list[str], name: str) -> Raster:
+def _restore_sixteen(picture: Raster, data: bytes, row: Format | None, notices: list[str], name: str) -> Raster:
     """Restore the file's 16 bits in `picture`, which Pillow reduced to 8."""
     doubt = f"{name}: its {picture.meta.bits} bits per channel could not be read; 8 are kept"
     if row is None or not row.deep or picture.meta.mode not in ("L", "LA", "RGB", "RGBA") or not data:
@@ -232,7 +232,7 @@ def _deep(picture: Raster, data: bytes, row: Format | None, notices: list[str], 
         return picture
     if row is TIFF and not (data[:4] == b"II+\0" and picture.meta.orientation == 1):
         try:
-            data = upright(data)  # OpenCV would turn some orientations and not others
+            data = with_upright_orientation(data)  # OpenCV would turn some orientations and not others
         except ValueError:
             notices.append(doubt)
             return picture
@@ -240,7 +240,7 @@ def _deep(picture: Raster, data: bytes, row: Format | None, notices: list[str], 
     if wide is None or wide.dtype != np.uint16 or wide.ndim != 3 or wide.shape[2] not in (3, 4):
         notices.append(doubt)
         return picture
-    wide = turn(wide, picture.meta.orientation)
+    wide = apply_orientation(wide, picture.meta.orientation)
     pixels = np.ascontiguousarray(wide[..., 2::-1])
     alpha = np.ascontiguousarray(wide[..., 3]) if wide.shape[2] == 4 else None
     if row is TIFF and picture.alpha is None:
@@ -248,7 +248,7 @@ def _deep(picture: Raster, data: bytes, row: Format | None, notices: list[str], 
     seen = [(pixels, picture.pixels)]
     if picture.alpha is not None and alpha is not None and "A" in picture.meta.mode:
         seen.append((alpha, picture.alpha))
-    if not all(_agree(deep, cut) for deep, cut in seen):
+    if not all(_is_upper_bytes(deep, cut) for deep, cut in seen):
         notices.append(doubt)
         return picture
     return Raster(pixels, alpha, picture.meta)

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editkit.errors import PictureError
-from editkit.pictures.files.colours import meaning, outranks_profile
-from editkit.pictures.files.exif import sized
+from editkit.pictures.files.colours import code_points_take_precedence, interpret_chunks
+from editkit.pictures.files.exif import with_size
 from editkit.pictures.files.formats import AVIF, JPEG, PNG, TIFF, WEBP, Format, endings, to_write
 from editkit.pictures.files.jpeg import LONGEST, with_iptc
 from editkit.pictures.files.metadata import LAYOUT, Metadata
@@ -66,12 +66,12 @@ def encode(
         )
     if quality is not None and not 1 <= quality <= 100:
         raise PictureError(f"quality must be 1 to 100, got {quality}")
-    picture = _fitted(picture, row, notices)
+    picture = _reduce_to_format(picture, row, notices)
     meta = picture.meta
     if text is not None and not row.own_text:
-        meta = _with_text(meta, text, row, notices)
+        meta = _with_provenance(meta, text, row, notices)
     if row.longest is not None:
-        meta = _short_enough(meta, row.title, row.longest, notices)
+        meta = _drop_long_metadata(meta, row.title, row.longest, notices)
     picture = replace(picture, meta=meta)
     try:
         if row is PNG:  # the written file is read back before it replaces anything (`writing.to_bytes`)
@@ -87,7 +87,7 @@ def encode(
     return Encoded(data, picture, row.is_exact(meta.lossless, quality))
 
 
-def _fitted(picture: Raster, row: Format, notices: list[str]) -> Raster:
+def _reduce_to_format(picture: Raster, row: Format, notices: list[str]) -> Raster:
     """Reduce the picture to what the format can store."""
     if picture.pixels.dtype == np.uint16 and not row.deep:
         deep = endings(lambda able: able.deep)
@@ -101,26 +101,26 @@ def _fitted(picture: Raster, row: Format, notices: list[str]) -> Raster:
         picture = replace(picture, alpha=None)
     if picture.meta.icc is not None:
         space = picture.meta.icc[16:20]
-        if space == b"GRAY" and not _as_grey(picture, row):
+        if space == b"GRAY" and not _writes_grey(picture, row):
             notices.append("the greyscale ICC profile does not fit a colour result and is left out")
             picture = replace(picture, meta=replace(picture.meta, icc=None))
-    return replace(picture, meta=_said(picture, row, notices))
+    return replace(picture, meta=_metadata_for(picture, row, notices))
 
 
-def _said(picture: Raster, row: Format, notices: list[str]) -> Metadata:
+def _metadata_for(picture: Raster, row: Format, notices: list[str]) -> Metadata:
     """Return the metadata of the file (colours, size, caption) in the terms of its format."""
     meta, as_it_was = picture.meta, row is PNG and picture.meta.format == PNG.name
-    if meta.icc is not None and not as_it_was and outranks_profile(meta.chunks):
+    if meta.icc is not None and not as_it_was and code_points_take_precedence(meta.chunks):
         meta = replace(meta, icc=None)
-    means = meaning(meta.chunks) if meta.icc is None and not as_it_was else None
+    means = interpret_chunks(meta.chunks) if meta.icc is None and not as_it_was else None
     if means is not None:
         name, icc = means
-        if icc is not None and not _as_grey(picture, row):
+        if icc is not None and not _writes_grey(picture, row):
             meta = replace(meta, icc=icc)
             notices.append(f"its colours are {name}; an ICC profile in the file declares them")
         elif row is not PNG:
             notices.append(f"{row.name} cannot declare that its colours are {name}: they will look different; .png can")
-    exif = None if meta.exif is None else sized(meta.exif, picture.size)
+    exif = None if meta.exif is None else with_size(meta.exif, picture.size)
     meta = replace(meta, exif=exif, xmp=None if meta.xmp is None else sized_xmp(meta.xmp, picture.size))
     if meta.iptc is not None and (row not in (JPEG, TIFF) or len(meta.iptc) > LONGEST):
         notices.append(f"the caption and author (IPTC) do not fit into {row.name} and are left out; .tif keeps them")
@@ -135,7 +135,7 @@ def _said(picture: Raster, row: Format, notices: list[str]) -> Metadata:
     return meta
 
 
-def _as_grey(picture: Raster, row: Format) -> bool:
+def _writes_grey(picture: Raster, row: Format) -> bool:
     """Whether the picture is written as greyscale."""
     if not picture.meta.grey or not row.grey:
         return False
@@ -147,17 +147,17 @@ def _as_grey(picture: Raster, row: Format) -> bool:
 
 def _channels(picture: Raster, row: Format) -> NDArray[Any]:
     """Return (H, W, 1 to 4) for the file: grey, grey and alpha, RGB, RGB and alpha."""
-    colour = picture.pixels[..., :1] if _as_grey(picture, row) else picture.pixels
+    colour = picture.pixels[..., :1] if _writes_grey(picture, row) else picture.pixels
     if picture.alpha is None:
         return colour
     return np.concatenate([colour, picture.alpha[..., None]], axis=2)
 
 
-def _with_text(meta: Metadata, text: str, row: Format, notices: list[str]) -> Metadata:
+def _with_provenance(meta: Metadata, text: str, row: Format, notices: list[str]) -> Metadata:
     """Add the provenance to the XMP if the format can store its length."""
-    from editkit.pictures.files.xmp import into_xmp
+    from editkit.pictures.files.xmp import insert_provenance
 
-    xmp = into_xmp(meta.xmp, text)
+    xmp = insert_provenance(meta.xmp, text)
     if row.longest is None or len(xmp) <= row.longest:
         return replace(meta, xmp=xmp)
     what = f"the provenance of {len(text)} bytes"
@@ -165,7 +165,7 @@ def _with_text(meta: Metadata, text: str, row: Format, notices: list[str]) -> Me
     return meta
 
 
-def _short_enough(meta: Metadata, title: str, longest: int, notices: list[str]) -> Metadata:
+def _drop_long_metadata(meta: Metadata, title: str, longest: int, notices: list[str]) -> Metadata:
     """Drop EXIF or XMP of more than `longest` bytes."""
     if meta.exif is not None and len(meta.exif) > longest:
         notices.append(f"the EXIF of {len(meta.exif)} bytes is too long for {title} and is left out")
@@ -183,7 +183,7 @@ def _png(picture: Raster, provenance: str | None) -> bytes:
     colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[count]
     size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
     header = png_chunk(b"IHDR", size + bytes([8 * channels.dtype.itemsize, colour_type, 0, 0, 0]))
-    packed = deflated(_filtered(channels))
+    packed = deflated(_filter_rows(channels))
     pixels = [png_chunk(b"IDAT", packed[at : at + LARGEST]) for at in range(0, len(packed), LARGEST)]
     meta = picture.meta
     said = [png_chunk(kind, body) for kind, body in meta.chunks]
@@ -204,7 +204,7 @@ def _png(picture: Raster, provenance: str | None) -> bytes:
     return b"".join([PNG_SIGNATURE, header, *said, *pixels, png_chunk(b"IEND", b"")])
 
 
-def _filtered(channels: NDArray[Any]) -> bytes:
+def _filter_rows(channels: NDArray[Any]) -> bytes:
     """Return PNG rows, each with the filter (none, left, above, Paeth's) whose bytes have the smallest sum."""
     height, width, count = channels.shape
     pixel = count * channels.dtype.itemsize

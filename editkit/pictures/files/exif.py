@@ -5,19 +5,19 @@ from __future__ import annotations
 import struct
 
 
-def upright(exif: bytes) -> bytes:
+def with_upright_orientation(exif: bytes) -> bytes:
     """Set the orientation of EXIF (or of a classic TIFF file) to 1 and blank its thumbnail; the rest is unchanged.
 
     Patching in place keeps every offset, so that maker notes stay readable. Raises `ValueError` if the structure is
     damaged.
     """
     try:
-        return _upright(exif)
+        return _reset_orientation(exif)
     except struct.error as error:
         raise ValueError("damaged EXIF") from error
 
 
-def _upright(exif: bytes) -> bytes:
+def _reset_orientation(exif: bytes) -> bytes:
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
         raise ValueError("EXIF starts neither with II nor with MM")
@@ -65,7 +65,7 @@ _SIZES = {0x0100: 0, 0x0101: 1, 0xA002: 0, 0xA003: 1}
 """Tags with the width (0) or the height (1)."""
 
 
-def sized(exif: bytes, size: tuple[int, int]) -> bytes:
+def with_size(exif: bytes, size: tuple[int, int]) -> bytes:
     """Set the size tags of EXIF, if any, to `size`, (width, height); return damaged EXIF unchanged."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
@@ -95,7 +95,7 @@ def _set_sizes(data: bytearray, order: str, directory: int, size: tuple[int, int
     return int(below)
 
 
-def held(tiff: bytes, tag: int) -> bytes | None:
+def tag_bytes(tiff: bytes, tag: int) -> bytes | None:
     """Return the bytes of `tag` in the first directory of a classic TIFF; None if it is missing or damaged."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:

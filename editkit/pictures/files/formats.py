@@ -43,7 +43,7 @@ def _webp_kept(info: Mapping[str, Any], data: bytes) -> bool:
     return False
 
 
-def _eight(data: bytes) -> int:
+def _eight_bits(data: bytes) -> int:
     return 8
 
 
@@ -95,7 +95,7 @@ class Format:
     needs: str | None = None
     marks: tuple[tuple[int, bytes], ...] = ()
     kept: Kept = _never
-    depth: Callable[[bytes], int] = _eight
+    depth: Callable[[bytes], int] = _eight_bits
     turned: bool = False
     written: bool = False
     exact: Literal["always", "as it came", "never"] = "never"
@@ -106,7 +106,7 @@ class Format:
     longest: int | None = None
     own_text: bool = False
 
-    def begins(self, data: bytes) -> bool:
+    def has_signature(self, data: bytes) -> bool:
         """Whether a file with these bytes has the signature of this format."""
         return any(data[at : at + len(mark)] == mark for at, mark in self.marks)
 

@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from editkit.pictures.files.beside import lost, without_claims
+from editkit.pictures.files.beside import strip_removed_parts, unedited_parts
 from editkit.pictures.files.colours import code_points
-from editkit.pictures.files.exif import held, upright
+from editkit.pictures.files.exif import tag_bytes, with_upright_orientation
 from editkit.pictures.files.formats import AVIF, HEIF, JPEG, PNG, TIFF, Format
 from editkit.pictures.files.jpeg import LONGEST, in_resources, iptc
 from editkit.pictures.files.png import png_chunks
@@ -82,11 +82,11 @@ def describe(
     """Read the metadata of a loaded Pillow image and its file; damaged EXIF becomes a notice."""
     notices: list[str] = []
     xmp = _xmp(image)
-    beside = lost(data if row in (JPEG, AVIF, HEIF) else b"", xmp)
+    beside = unedited_parts(data if row in (JPEG, AVIF, HEIF) else b"", xmp)
     if beside:
         notices.append(f"{name}: its {' and '.join(beside)} will not be in the result")
-        xmp = None if xmp is None else without_claims(xmp)
-    elif data and (others := _others(image)):
+        xmp = None if xmp is None else strip_removed_parts(xmp)
+    elif data and (others := _count_other_pictures(image)):
         notices.append(f"{name}: only the first of its {1 + others} pictures is read")
     return Metadata(
         format=image.format if row is None else row.name,
@@ -109,7 +109,7 @@ def describe(
     )
 
 
-def _others(image: Any) -> int:
+def _count_other_pictures(image: Any) -> int:
     """Return the number of pictures after the first in a JPEG (stereo, panorama, undefined type), without previews."""
     listed = getattr(image, "mpinfo", {}).get(0xB002, [])[1:]
     return sum("Thumbnail" not in str(entry.get("Attribute", {}).get("MPType")) for entry in listed)
@@ -136,7 +136,7 @@ def _exif(image: Any, row: Format | None, notices: list[str], name: str) -> byte
             raw = image.info.get("exif") or (image.getexif().tobytes() if len(image.getexif()) else b"")
         if not raw:
             return None
-        return upright(raw.removeprefix(b"Exif\0\0"))
+        return with_upright_orientation(raw.removeprefix(b"Exif\0\0"))
     except Exception:  # Pillow's EXIF code raises arbitrary errors on damaged bytes
         notices.append(f"{name}: its EXIF is damaged and is left out")
         return None
@@ -166,7 +166,7 @@ def _iptc_of_tiff(image: Any, data: bytes) -> bytes | None:
     """Return the IPTC records from their own tag or from Photoshop's resources."""
     value, resources = image.tag_v2.get(33723), image.tag_v2.get(34377)
     if not isinstance(value, bytes):  # some writers declare 32-bit words, of which Pillow returns only the first
-        value = held(data, 33723)
+        value = tag_bytes(data, 33723)
     if value:
         return bytes(value)
     return in_resources(resources) if isinstance(resources, bytes) else None

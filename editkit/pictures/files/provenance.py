@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from editkit.errors import PictureError
 from editkit.pictures.files.png import PNG_SIGNATURE, png_chunk, png_chunks
 from editkit.pictures.files.reading import read_bytes
-from editkit.pictures.files.xmp import MAX_TEXT, blanked, provenance_in, without_provenance
+from editkit.pictures.files.xmp import MAX_TEXT, blank_provenance, provenance_in, without_provenance
 from editkit.pictures.raster import Raster
 
 KEYWORD = b"editkit"
@@ -124,7 +124,7 @@ class Provenance(BaseModel):
             files=tuple(UsedModel(name=_without_folders(file), hash=hash_) for file, hash_ in files),
             seed=seed,
             versions=versions(),
-            picture=None if name is None or str(name) == "-" else _readable(Path(name).name),
+            picture=None if name is None or str(name) == "-" else _replace_surrogates(Path(name).name),
             picture_hash=None if picture is None else hash_pixels(picture),
             mask_hash=None if mask is None else hash_mask(mask),
             example_hashes=tuple(examples),
@@ -190,7 +190,7 @@ def _without_folders(value: Any) -> Any:
         case Path():
             return _without_folders(str(value))
         case str():
-            return _readable(_name_of(value))
+            return _replace_surrogates(_name_of(value))
         case Mapping():
             return {str(key): _without_folders(inner) for key, inner in value.items()}
         case list() | tuple():
@@ -199,7 +199,7 @@ def _without_folders(value: Any) -> Any:
             return value
 
 
-def _readable(text: str) -> str:
+def _replace_surrogates(text: str) -> str:
     """Replace what is not UTF-8 in `text`, for example in a file name: the record is UTF-8."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
@@ -269,16 +269,16 @@ def read_provenance(path: str | Path) -> Provenance | None:
         PictureError: the file does not exist, or its provenance is damaged or forged.
     """
     data, name = read_bytes(path)
-    text = find(data, name)
+    text = find_provenance(data, name)
     return None if text is None else Provenance.from_text(text, name)
 
 
-def find(data: bytes, name: str = "the picture") -> str | None:
+def find_provenance(data: bytes, name: str = "the picture") -> str | None:
     """Return the text of the provenance in the bytes of a file; None without one."""
     if data.startswith(PNG_SIGNATURE):
         for kind, body in png_chunks(data, name):
             if kind == b"iTXt" and body.startswith(KEYWORD + b"\0"):
-                return _international(body, name)
+                return _itxt_text(body, name)
     found = provenance_in(data)
     if found is None:
         return None
@@ -288,7 +288,7 @@ def find(data: bytes, name: str = "the picture") -> str | None:
         raise PictureError(f"{name}: its provenance is damaged (not text); editkit strip removes it") from None
 
 
-def _international(body: bytes, name: str) -> str:
+def _itxt_text(body: bytes, name: str) -> str:
     """Return the text of an iTXt chunk; refuse one that would unpack to more than `MAX_TEXT`."""
     damaged = PictureError(f"{name}: its provenance is damaged (not text); editkit strip removes it")
     rest = body[len(KEYWORD) + 1 :]
@@ -304,14 +304,14 @@ def _international(body: bytes, name: str) -> str:
         raise damaged from None
 
 
-def stripped(data: bytes, name: str = "the picture") -> bytes:
+def strip_bytes(data: bytes, name: str = "the picture") -> bytes:
     """Remove the provenance from the bytes of a file; pixels and all other metadata stay byte for byte.
 
     In a PNG the chunk is dropped. In other formats spaces replace it inside the XMP, which allows them, so that no
     length or offset in the file changes.
     """
     if not data.startswith(PNG_SIGNATURE):
-        return blanked(data)
+        return blank_provenance(data)
     parts, at = [PNG_SIGNATURE], len(PNG_SIGNATURE)
     for kind, body in png_chunks(data, name):
         whole = data[at : at + 12 + len(body)]
@@ -319,13 +319,13 @@ def stripped(data: bytes, name: str = "the picture") -> bytes:
         if kind in (b"iTXt", b"tEXt", b"zTXt"):
             if body.startswith(KEYWORD + b"\0"):
                 continue
-            clean = _without(kind, body)
+            clean = _strip_chunk(kind, body)
             whole = whole if clean == body else png_chunk(kind, clean)
         parts.append(whole)
     return b"".join([*parts, data[at:]])  # including any data after the end
 
 
-def _without(kind: bytes, body: bytes) -> bytes:
+def _strip_chunk(kind: bytes, body: bytes) -> bytes:
     """Remove the provenance from the body of a PNG's text chunk; XMP may be compressed."""
     if kind != b"iTXt" or not body.startswith(_COMPRESSED_XMP):
         return without_provenance(body)
@@ -349,7 +349,7 @@ MOST_XMP = 1 << 24
 """XMP that unpacks to more bytes is not searched."""
 
 
-def strip(path: str | Path, output: str | Path | None = None, *, force: bool = False) -> bool:
+def strip_file(path: str | Path, output: str | Path | None = None, *, force: bool = False) -> bool:
     """Remove the provenance from a file, in place or into `output`; return False if there was none.
 
     Raises:
@@ -360,7 +360,7 @@ def strip(path: str | Path, output: str | Path | None = None, *, force: bool = F
     if str(path) == "-" and output is None:
         raise PictureError("-: standard input cannot be changed in place; name an output with -o")
     data, name = read_bytes(path)
-    clean = stripped(data, name)
+    clean = strip_bytes(data, name)
     changed = clean != data
     if output is not None:
         save_bytes(Path(output), clean, force=force)

@@ -37,7 +37,7 @@ _DIRECTORIES = 64
 """Most directories of a file that are read."""
 
 
-def refuse(data: bytes, name: str) -> None:
+def refuse_raw(data: bytes, name: str) -> None:
     """Refuse camera raw files.
 
     Raises:

@@ -48,19 +48,19 @@ def read(source: str | Path | bytes | Pixels | Image.Image | BinaryIO) -> Raster
         data, name = read_bytes(source)
         return decode(data, name)
     if isinstance(source, bytes | bytearray | memoryview):
-        return decode(_bounded(io.BytesIO(source), "the bytes"), "the bytes")
+        return decode(_read_bounded(io.BytesIO(source), "the bytes"), "the bytes")
     from PIL import Image
 
     if not isinstance(source, Image.Image):
         if not hasattr(source, "read"):
-            raise PictureError(_no_picture(source))
+            raise PictureError(_not_found_error(source))
         name = str(getattr(source, "name", "the open file"))
-        return decode(_bounded(source, name), name)
+        return decode(_read_bounded(source, name), name)
     with _one_line("the image", b""):
         return from_image(source, b"", "the image")
 
 
-def _no_picture(source: object) -> str:
+def _not_found_error(source: object) -> str:
     """Explain what to pass instead of an object that is neither a file nor an array."""
     kinds = "a path, bytes, a Pillow image, an array (h, w, 3) of uint8 or uint16, or a Picture is needed"
     if hasattr(source, "numpy"):
@@ -73,7 +73,7 @@ def read_bytes(source: str | Path) -> tuple[bytes, str]:
     if str(source) == "-":
         if sys.stdin.isatty():
             raise PictureError("-: standard input is a terminal; pipe a picture into it or name a file")
-        return _bounded(sys.stdin.buffer, "standard input"), "standard input"
+        return _read_bounded(sys.stdin.buffer, "standard input"), "standard input"
     path = Path(source)
     try:
         kind = path.stat()
@@ -82,9 +82,9 @@ def read_bytes(source: str | Path) -> tuple[bytes, str]:
         if stat.S_ISCHR(kind.st_mode) or stat.S_ISBLK(kind.st_mode) or stat.S_ISSOCK(kind.st_mode):
             raise PictureError(f"{path}: is a device, not a picture file")
         with path.open("rb") as file:
-            return _bounded(file, str(path)), str(path)
+            return _read_bounded(file, str(path)), str(path)
     except FileNotFoundError:
-        raise PictureError(f"{path}: no such file{_nearest(path)}") from None
+        raise PictureError(f"{path}: no such file{_suggest_name(path)}") from None
     except PermissionError:
         raise PictureError(f"{path}: no permission to read it (chmod u+r grants it)") from None
     except (OSError, ValueError) as error:
@@ -92,7 +92,7 @@ def read_bytes(source: str | Path) -> tuple[bytes, str]:
         raise PictureError(f"{path}: cannot be read: {reason}") from None
 
 
-def _bounded(file: BinaryIO, name: str) -> bytes:
+def _read_bounded(file: BinaryIO, name: str) -> bytes:
     """Read an open file; raise an error if it is empty or larger than `MAX_BYTES`."""
     try:
         data = file.read(MAX_BYTES + 1)
@@ -105,7 +105,7 @@ def _bounded(file: BinaryIO, name: str) -> bytes:
     return data
 
 
-def _nearest(path: Path) -> str:
+def _suggest_name(path: Path) -> str:
     """Suggest a similar name in the same folder, for the message."""
     try:
         names = os.listdir(path.parent)
@@ -121,12 +121,12 @@ def decode(data: bytes, name: str) -> Raster:
     from PIL import Image
 
     _register_heif()
-    raw.refuse(data, name)
+    raw.refuse_raw(data, name)
     with _one_line(name, data):
         image = Image.open(io.BytesIO(data), formats=known_formats())
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
-        _afford(image, data, name)
+        _check_memory(image, data, name)
         return from_image(image, data, name)
 
 
@@ -137,7 +137,7 @@ MUCH, MOST_PRESSED = 2 << 30, 500
 """Most bytes of memory for a file that is this many times smaller than its pixels, which no photograph is."""
 
 
-def _afford(image: Image.Image, data: bytes, name: str) -> None:
+def _check_memory(image: Image.Image, data: bytes, name: str) -> None:
     """Refuse a picture that does not fit into memory, before decoding: a small file may declare a huge picture.
 
     Raises:
@@ -184,7 +184,7 @@ def _one_line(name: str, data: bytes) -> Iterator[None]:
     except PictureError:
         raise
     except UnidentifiedImageError:
-        raise PictureError(_unknown(data, name)) from None
+        raise PictureError(_explain_unknown(data, name)) from None
     except Image.DecompressionBombError:
         raise PictureError(
             f"{name}: more than {MAX_PIXELS:,} pixels, the most that is read (perhaps a decompression bomb); "
@@ -214,10 +214,10 @@ def _register_heif() -> None:
         importlib.import_module("pillow_heif").register_heif_opener()
 
 
-def _unknown(data: bytes, name: str) -> str:
+def _explain_unknown(data: bytes, name: str) -> str:
     """Explain why the file could not be decoded."""
     for row in FORMATS:
-        if not row.begins(data):
+        if not row.has_signature(data):
             continue
         if row.needs is not None:
             where = f"if {row.needs} is installed (pip install {row.needs})"

@@ -89,7 +89,9 @@ def check_place(path: str | Path, *, force: bool = False) -> None:
         raise PictureError(f"{folder}: no permission to write in this folder; name an output elsewhere")
 
 
-def check_apart(outputs: Mapping[str, str | Path | None], inputs: Iterable[str | Path] = (), first: str = "") -> None:
+def check_distinct(
+    outputs: Mapping[str, str | Path | None], inputs: Iterable[str | Path] = (), first: str = ""
+) -> None:
     """Refuse outputs of one command that are the same file under any names, or one of its `inputs`.
 
     Args:
@@ -147,13 +149,13 @@ def to_bytes(
     """
     try:
         said = list(notices)
-        encoded, back = _seen_again(raster, format, said, text, quality)
+        encoded, back = _decode_again(raster, format, said, text, quality)
     except PictureError:
         bare = replace(raster, meta=_without_metadata(raster.meta))
         if bare.meta == raster.meta:
             raise
         said = list(notices)
-        encoded, back = _seen_again(bare, format, said, text, quality)
+        encoded, back = _decode_again(bare, format, said, text, quality)
         said.append(f"its metadata (EXIF, XMP, ICC profile) cannot be stored in {format} and is left out")
     notices[:] = said
     if encoded.lossless or back is None:
@@ -165,7 +167,7 @@ def _without_metadata(meta: Metadata) -> Metadata:
     return replace(meta, exif=None, xmp=None, icc=None, iptc=None, comment=None, chunks=(), text=())
 
 
-def _seen_again(
+def _decode_again(
     raster: Raster, format: str, notices: list[str], text: str | None, quality: int | None
 ) -> tuple[Encoded, NDArray[Any] | None]:
     """Return the encoded file and its decoded pixels; None for a lossless file without metadata, which needs no check.
@@ -184,10 +186,10 @@ def _seen_again(
 
 def _differ(a: NDArray[Any], b: NDArray[Any]) -> bool:
     """Compare in bands, without an array of the full size."""
-    return a.dtype != b.dtype or any(not np.array_equal(a[at : at + BAND], b[at : at + BAND]) for at in _bands(a))
+    return a.dtype != b.dtype or any(not np.array_equal(a[at : at + BAND], b[at : at + BAND]) for at in _band_starts(a))
 
 
-def _bands(array: NDArray[Any]) -> range:
+def _band_starts(array: NDArray[Any]) -> range:
     return range(0, len(array), BAND)
 
 

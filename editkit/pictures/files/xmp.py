@@ -51,7 +51,7 @@ _PACKET = (
 _RDF_END = b"</rdf:RDF>"
 
 
-def into_xmp(xmp: bytes | None, text: str) -> bytes:
+def insert_provenance(xmp: bytes | None, text: str) -> bytes:
     """Store the provenance `text` in an XMP packet, replacing an older one."""
     packet = without_provenance(xmp or _PACKET)
     if _RDF_END not in packet:
@@ -71,6 +71,6 @@ def provenance_in(data: bytes) -> bytes | None:
     return None if found is None else found[1]
 
 
-def blanked(data: bytes) -> bytes:
+def blank_provenance(data: bytes) -> bytes:
     """Replace the provenance in `data` by spaces, so that no length or offset changes."""
     return _BLOCK.sub(lambda found: b" " * len(found[0]), data)

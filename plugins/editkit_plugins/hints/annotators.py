@@ -63,7 +63,7 @@ class Aux(Detector):
             reason = "--offline is on" if offline else f"the hub cannot be reached ({hub.unreachable()})"
             raise ModelError(f"hint {self.name} fetches its weights by itself, and {reason}; use another one")
         folder = self._folder(offline)
-        return partial(self._detect, _loaded(self.source, folder, self.loading))
+        return partial(self._detect, _load_detector(self.source, folder, self.loading))
 
     def _detect(self, network: Any, pixels: Pixels) -> Pixels:
         given = {"detect_resolution": self.resolution, "output_type": "np", **self.settings()}
@@ -93,8 +93,8 @@ class Aux(Detector):
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             raise ModelError(
                 f"hint {self.name} needs {', '.join(self.files)} from the hub's {self.repo}, not found in "
-                f"{constants.HF_HUB_CACHE}; {hub.why(offline, error)}. Fetch it once where there is a network (hf "
-                f"download {self.repo} {' '.join(self.files)}), or name a folder that has it: "
+                f"{constants.HF_HUB_CACHE}; {hub.explain_failure(offline, error)}. Fetch it once where there is a "
+                f"network (hf download {self.repo} {' '.join(self.files)}), or name a folder that has it: "
                 f"{self.name}:weights=DIR"
             ) from None
         return str(Path(paths[0]).parent)
@@ -121,7 +121,7 @@ def quiet() -> Iterator[None]:
             sys.argv = words
 
 
-def _loaded(source: str, folder: str | None, given: Mapping[str, str]) -> Any:
+def _load_detector(source: str, folder: str | None, given: Mapping[str, str]) -> Any:
     """Load the detector on the fastest device."""
     from editkit.common.device import pick_device
     from editkit.common.process import loading

@@ -22,7 +22,7 @@ class Canny(Detector):
     high: int = Field(200, ge=0, le=2000, description="Weakest gradient that starts an edge.")
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _check_order(self) -> Self:
         if self.low > self.high:
             raise ValueError(f"low {self.low} is above high {self.high}")
         return self

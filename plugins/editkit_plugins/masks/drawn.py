@@ -10,7 +10,7 @@ import re
 import numpy as np
 
 from editkit.pictures.picture import Picture
-from editkit.pictures.shapes import TOLERANCE, Mask, Shape, ShapeError, as_mask, coordinates, seen
+from editkit.pictures.shapes import TOLERANCE, Mask, Shape, ShapeError, as_mask, coordinates, visible_mask
 
 ROWS = 256
 """Rows drawn at a time, to bound memory."""
@@ -29,7 +29,7 @@ def flood(picture: Picture, x: float, y: float, tolerance: float = TOLERANCE) ->
     column, row = int(np.floor(x)), int(np.floor(y))
     if not (0 <= column < picture.width and 0 <= row < picture.height):
         raise ShapeError(f"flood:{x:g},{y:g}: lies outside the picture of {picture.width}x{picture.height}")
-    shown = np.broadcast_to(seen(picture), (picture.height, picture.width))
+    shown = np.broadcast_to(visible_mask(picture), (picture.height, picture.width))
     near = np.abs(picture.pixels.astype(np.int32) - picture.pixels[row, column]).max(axis=2)
     within = near <= tolerance * float(np.iinfo(picture.pixels.dtype).max) / 255.0
     # fully transparent pixels have no colour: they connect only to each other

@@ -16,7 +16,7 @@ from editkit.common.extras import explained
 from editkit.errors import ModelError
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import at_depth
-from editkit.pictures.shapes import Asking, Mask, ShapeError, as_mask, ellipse
+from editkit.pictures.shapes import Mask, NetworkShape, ShapeError, as_mask, ellipse
 
 SURE, SURE_NET = 0.25, 0.6
 """Score thresholds of the two detectors, dlib and YuNet."""
@@ -81,6 +81,6 @@ def by_yunet(file: str, pixels: np.ndarray) -> list[Box]:
     return [] if rows is None else [(float(x), float(y), float(x + w), float(y + h)) for x, y, w, h in rows[:, :4]]
 
 
-FACES = Asking(
+FACES = NetworkShape(
     "faces", "faces", lambda picture, values: faces(picture, values, ()), "Frontal faces.", None, True, ask=faces
 )

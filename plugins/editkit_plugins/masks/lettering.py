@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from editkit.errors import ExtraError, ModelError
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import at_depth
-from editkit.pictures.shapes import Asking, Mask, ShapeError, as_mask
+from editkit.pictures.shapes import Mask, NetworkShape, ShapeError, as_mask
 
 PACKAGE, FILE = "rapidocr_onnxruntime", "models/ch_PP-OCRv4_det_infer.onnx"
 
@@ -45,7 +45,7 @@ def lettering(picture: Picture, values: str, models: Sequence[str]) -> Mask:
 
     if values:
         raise ShapeError(f"'lettering:{values}': lettering takes nothing after a colon")
-    likely = _asked(_file(models), np.asarray(at_depth(picture.pixels, np.uint8)))
+    likely = _detect_kernels(_file(models), np.asarray(at_depth(picture.pixels, np.uint8)))
     count, labels = cv2.connectedComponents((likely > SURE).astype(np.uint8), connectivity=8)
     mask = np.zeros(likely.shape, np.float32)
     for label in range(1, count):
@@ -59,7 +59,7 @@ def lettering(picture: Picture, values: str, models: Sequence[str]) -> Mask:
     return as_mask(cv2.resize(mask, picture.size, interpolation=cv2.INTER_LINEAR) >= 0.5)
 
 
-def _asked(file: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _detect_kernels(file: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the probability that a pixel belongs to a kernel, (h, w), at the network's size (multiples of 32)."""
     import cv2
 
@@ -93,7 +93,7 @@ def _file(models: Sequence[str]) -> Path:
     return Path(spec.submodule_search_locations[0]) / FILE
 
 
-LETTERING = Asking(
+LETTERING = NetworkShape(
     "lettering", "lettering", lambda picture, values: lettering(picture, values, ()),
     "Text: letters and digits of any kind.", None, True, ask=lettering,
 )  # fmt: skip

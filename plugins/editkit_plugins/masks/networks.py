@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from editkit.common import trust
 from editkit.common.extras import explained
-from editkit.common.small import small_bytes
+from editkit.common.small import read_limited_bytes
 from editkit.errors import ModelError, UsageError
 from editkit.models.files.layout import Layout
-from editkit.models.files.weights import bounded, stored, weight_files
+from editkit.models.files.weights import check_sizes, read_stored, weight_files
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import at_depth
 from editkit.pictures.shapes import Mask, as_mask
@@ -65,7 +65,7 @@ KINDS = {
 }  # fmt: skip
 
 
-def needed(word: str, kinds: Sequence[str], given: Sequence[str]) -> UsageError:
+def network_needed_error(word: str, kinds: Sequence[str], given: Sequence[str]) -> UsageError:
     """Return the error for a mask word `word` that needs one of `kinds`, where only `given` are available."""
     got = f", got {' and '.join(given)}" if given else ""
     ways = "; ".join(f"{kind}: hf download {KINDS[kind].get} --local-dir FOLDER" for kind in kinds)
@@ -75,7 +75,7 @@ def needed(word: str, kinds: Sequence[str], given: Sequence[str]) -> UsageError:
     )
 
 
-def found(models: Sequence[str]) -> dict[str, Path]:
+def find_networks(models: Sequence[str]) -> dict[str, Path]:
     """Identify the networks in folders: kind -> folder. Files of detectors (.onnx) are skipped.
 
     Raises:
@@ -100,12 +100,12 @@ def _kind(folder: Path) -> str:
             f"OWNER/NAME --local-dir FOLDER, then give FOLDER"
         )
     types = {word: kind for kind, row in KINDS.items() for word in row.types}
-    return types[trust.configuration(str(folder), "config.json", _json(folder / "config.json"), types)]
+    return types[trust.check_transformers_config(str(folder), "config.json", _read_json(folder / "config.json"), types)]
 
 
-def _json(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     try:
-        return json.loads(small_bytes(path))
+        return json.loads(read_limited_bytes(path))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read as JSON ({type(error).__name__}); download it again") from None
 
@@ -119,20 +119,20 @@ class Network(NamedTuple):
 
 
 @lru_cache(maxsize=2)  # a pair, as Grounding DINO and SAM 2
-def _loaded(kind: str, folder: Path, stamp: float) -> Network:
+def _load(kind: str, folder: Path, stamp: float) -> Network:
     row = KINDS[kind]
     for file in sorted(folder.glob("*.json")):
         if not file.name.endswith(".index.json") and file.name not in ("tokenizer.json", "vocab.json"):
-            said = _json(file)
-            trust.settings(str(folder), file.name, said)
+            said = _read_json(file)
+            trust.check_no_code(str(folder), file.name, said)
             if file.name.endswith("processor_config.json"):
-                trust.preparation(str(folder), file.name, said)
+                trust.check_preprocessor_config(str(folder), file.name, said)
     if not list(folder.glob("*.safetensors")):
         raise ModelError(f"{folder}: has no .safetensors; other formats can run code: use a revision that has them")
     layout = Layout(str(folder), folder)
-    config = _json(folder / "config.json")
+    config = _read_json(folder / "config.json")
     try:
-        bounded(str(folder), "", config, stored(str(folder), weight_files(layout, "")[0]))
+        check_sizes(str(folder), "", config, read_stored(str(folder), weight_files(layout, "")[0]))
     except ModelError as error:
         raise ModelError(f"{folder}: {kind} cannot be read: {error}") from None
     with explained():
@@ -155,7 +155,7 @@ def _loaded(kind: str, folder: Path, stamp: float) -> Network:
 def network(kind: str, folder: Path) -> Network:
     """Return the network in `folder`; it is loaded again only when its files change."""
     weights = [file.stat().st_mtime for file in folder.glob("*.safetensors")]
-    return _loaded(kind, folder.resolve(), max(weights, default=0.0))
+    return _load(kind, folder.resolve(), max(weights, default=0.0))
 
 
 def pixels(picture: Picture) -> NDArray[np.uint8]:
@@ -226,7 +226,7 @@ def by_clipseg(folder: Path, picture: Picture, text: str) -> Mask:
     return as_mask(cv2.resize(heat, picture.size, interpolation=cv2.INTER_LINEAR) >= HEAT)
 
 
-def matted(folder: Path, picture: Picture, mask: Mask) -> Mask:
+def matte(folder: Path, picture: Picture, mask: Mask) -> Mask:
     """Refine a mask's edge by ViTMatte: (H, W) in [0, 1].
 
     Pixels further than a 100th of the longer side from the edge stay as they are.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import largest
 from editkit.pictures.shapes import Mask, Shape, ShapeError, as_mask
-from editkit_plugins.masks.laid import laid_over
+from editkit_plugins.masks.overlaid import find_overlaid_lines
 from editkit_plugins.restoring.memory import afford
 
 Grey = NDArray[np.float32]
@@ -75,13 +75,13 @@ def scratches(picture: Picture, eager: float = 1.0) -> Mask:
                 break
             lines, angle = _lines(tone, eager, max(round(LENGTH * max(height, width) / scale), SHORTEST))
             lines = cv2.dilate(lines, np.ones((3, 3), np.uint8))
-            laid = laid_over(lines, angle, colours, tone, eager)
+            laid = find_overlaid_lines(lines, angle, colours, tone, eager)
             lines, laid = (cv2.resize(z, (width, height), interpolation=cv2.INTER_NEAREST) for z in (lines, laid))
-            found |= laid if scale == 1 else _new(laid, every | all_, scale)
+            found |= laid if scale == 1 else _new_lines(laid, every | all_, scale)
             every |= lines
             tone = cv2.resize(tone, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
             colours = cv2.resize(colours, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        all_ |= completed(found, whole, max(LENGTH * max(height, width), SHORTEST))
+        all_ |= complete_lines(found, whole, max(LENGTH * max(height, width), SHORTEST))
     return as_mask(all_)
 
 
@@ -123,7 +123,7 @@ def _lines(grey: Grey, eager: float, least: int) -> tuple[NDArray[np.uint8], Gre
     return np.asarray((found > 0) & (hat > WEAK * high), dtype=np.uint8), angle
 
 
-def completed(found: NDArray[np.uint8], grey: Grey, least: float) -> NDArray[np.uint8]:
+def complete_lines(found: NDArray[np.uint8], grey: Grey, least: float) -> NDArray[np.uint8]:
     """Widen and extend the straight lines of `found` (H, W) to their full width and length in `grey` (H, W).
 
     A line is as wide as its profile exceeds `EDGE` of its height above both sides. It continues while a stroke of it
@@ -150,7 +150,7 @@ SEEN = 0.7
 """A line of which more than this fraction is covered already belongs to a completed one."""
 
 EDGE, GOES_ON, STANDS_OUT = 0.2, 0.4, 40.0
-"""Fractions of a line's height (see `completed`), and its least height in levels of 255."""
+"""Fractions of a line's height (see `complete_lines`), and its least height in levels of 255."""
 
 HALF, FAR = 9, 15
 """Largest half width of a line, and largest distance at which its sides are sampled, in pixels."""
@@ -176,17 +176,17 @@ def _strips(
     excess = seen - sides[:, None]
     inside = np.flatnonzero((t >= ends[0]) & (t <= ends[1]))
     usual = np.median(excess[inside], axis=0)
-    low, high, height = _wide(usual)
+    low, high, height = _line_width(usual)
     if height < STANDS_OUT:
         return []
     on = there & (
         excess[:, max(min(low, FAR + 2), FAR - 2) : max(min(high + 1, FAR + 3), FAR - 1)].mean(1) > GOES_ON * height
     )
-    first, last = _as_far(on, int(inside[0]), int(inside[-1]))
+    first, last = _extend(on, int(inside[0]), int(inside[-1]))
     made = []
     for begin in range(first, last, 3 * STROKE):
         end = min(begin + 3 * STROKE, last)
-        left, right, here = _wide(np.median(excess[begin : end + 1], axis=0))
+        left, right, here = _line_width(np.median(excess[begin : end + 1], axis=0))
         if here < GOES_ON * height:
             left, right = low, high
         pairs = ((begin, d[left] - 1), (end, d[left] - 1), (end, d[right] + 1), (begin, d[right] + 1))
@@ -194,7 +194,7 @@ def _strips(
     return made
 
 
-def _wide(profile: Grey) -> tuple[int, int, float]:
+def _line_width(profile: Grey) -> tuple[int, int, float]:
     """Return (first index, last index, height) of a line in its cross-section `profile`."""
     near = profile[FAR - 4 : FAR + 5]
     centre, height = FAR - 4 + int(near.argmax()), float(near.max())
@@ -206,7 +206,7 @@ def _wide(profile: Grey) -> tuple[int, int, float]:
     return low, high, height
 
 
-def _as_far(on: NDArray[np.bool_], first: int, last: int) -> tuple[int, int]:
+def _extend(on: NDArray[np.bool_], first: int, last: int) -> tuple[int, int]:
     """Extend [first, last] while the line is `on`, across gaps of up to a stroke."""
     while first > 0 and on[max(first - STROKE, 0) : first].any():
         first = max(first - STROKE, 0) + int(on[max(first - STROKE, 0) : first].argmax())
@@ -215,7 +215,7 @@ def _as_far(on: NDArray[np.bool_], first: int, last: int) -> tuple[int, int]:
     return first, last
 
 
-def _new(lines: NDArray[np.uint8], found: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+def _new_lines(lines: NDArray[np.uint8], found: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
     """Return the pieces of `lines`, found in a smaller picture, that lie mostly away from `found`.
 
     The area between a line and an edge looks like a wider line at a smaller scale.
@@ -256,12 +256,12 @@ def ridge(grey: Grey, angle: float) -> Grey:
 
     along = np.array([np.cos(angle), np.sin(angle)])
     across = np.array([-along[1], along[0]])
-    stroke = cv2.filter2D(grey, -1, _stroke(along), borderType=cv2.BORDER_REFLECT)
-    made: Grey = stroke - np.maximum(_moved(stroke, BESIDE * across), _moved(stroke, -BESIDE * across))
+    stroke = cv2.filter2D(grey, -1, _line_kernel(along), borderType=cv2.BORDER_REFLECT)
+    made: Grey = stroke - np.maximum(_shift(stroke, BESIDE * across), _shift(stroke, -BESIDE * across))
     return made
 
 
-def _stroke(along: NDArray[np.float64]) -> Grey:
+def _line_kernel(along: NDArray[np.float64]) -> Grey:
     """Return a filter kernel with sum 1: a line through the centre, about 1.5 pixels wide."""
     reach = STROKE // 2 + 1
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
@@ -270,7 +270,7 @@ def _stroke(along: NDArray[np.float64]) -> Grey:
     return np.asarray(weight / weight.sum(), dtype=np.float32)
 
 
-def _moved(values: Grey, by: NDArray[np.float64]) -> Grey:
+def _shift(values: Grey, by: NDArray[np.float64]) -> Grey:
     """Return values(p + by), bilinearly interpolated."""
     import cv2
 
@@ -289,20 +289,20 @@ def paths(on: NDArray[np.uint8], turn: int, least: int) -> NDArray[np.uint8]:
     import cv2
 
     if turn == 2:
-        return _downwards(on, least)
+        return _long_downward_paths(on, least)
     if turn == 0:
-        return np.ascontiguousarray(_downwards(np.ascontiguousarray(on.T), least).T)
+        return np.ascontiguousarray(_long_downward_paths(np.ascontiguousarray(on.T), least).T)
     height, width = on.shape
     side = height + width  # fits the picture rotated by any angle
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), 45.0 * turn - 90.0, 1.0)
     matrix[:, 2] += (side - width) / 2, (side - height) / 2
     upright = cv2.warpAffine(255 * on, matrix, (side, side), flags=cv2.INTER_LINEAR) > 80  # keeps lines free of holes
-    long = 255 * _downwards(upright.astype(np.uint8), least)
+    long = 255 * _long_downward_paths(upright.astype(np.uint8), least)
     back = cv2.warpAffine(long, matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     return np.asarray((back > 0) & (on > 0), dtype=np.uint8)
 
 
-def _downwards(on: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
+def _long_downward_paths(on: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
     """Keep the pixels of `on` that lie on a downward path of at least `least` rows."""
     import cv2
 

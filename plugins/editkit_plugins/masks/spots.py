@@ -70,7 +70,7 @@ def _blobs(grey: Grey, radius: float, eager: float) -> NDArray[np.bool_]:
     mean = cv2.GaussianBlur(grey, (0, 0), 0.6 * radius)
     away = 2.0 * radius + 1.0
     turns = np.pi * np.arange(8) / 4
-    sides = np.stack([_moved(mean, away * np.cos(a), away * np.sin(a)) for a in turns])
+    sides = np.stack([_shift(mean, away * np.cos(a), away * np.sin(a)) for a in turns])
     contrast = mean - sides.max(axis=0)
     wide = round(AROUND * radius) | 1
     usual = cv2.blur(sides.std(axis=0), (wide, wide), borderType=cv2.BORDER_REFLECT)
@@ -91,7 +91,7 @@ def _blobs(grey: Grey, radius: float, eager: float) -> NDArray[np.bool_]:
     return np.asarray(kept[labels])
 
 
-def _moved(values: Grey, x: float, y: float) -> Grey:
+def _shift(values: Grey, x: float, y: float) -> Grey:
     """Return values(p + (x, y)), bilinearly interpolated."""
     import cv2
 

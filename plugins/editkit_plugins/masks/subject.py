@@ -14,7 +14,7 @@ import numpy as np
 from editkit.errors import PictureError
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import at_depth
-from editkit.pictures.shapes import Asking, Mask, ShapeError, as_mask, box, coordinates
+from editkit.pictures.shapes import Mask, NetworkShape, ShapeError, as_mask, box, coordinates
 from editkit_plugins.masks.asked import soft
 
 SIDE = 640
@@ -78,10 +78,10 @@ def _rest(picture: Picture, values: str, models: Sequence[str]) -> Mask:
     return as_mask(1.0 - found)
 
 
-SUBJECT = Asking(
+SUBJECT = NetworkShape(
     "subject", "subject:x0,y0,x1,y1", _draw, "The object in a box (GrabCut).", "16,12,48,36", True, ask=_ask,
 )  # fmt: skip
-BACKGROUND = Asking(
+BACKGROUND = NetworkShape(
     "background", "background:x0,y0,x1,y1", lambda picture, values: _rest(picture, values, ()),
     "Everything but the object in a box.", None, True, ask=_rest,
 )  # fmt: skip

@@ -103,7 +103,7 @@ def _row(strokes: NDArray[np.uint8], height: int) -> tuple[float, NDArray[np.uin
     half = strokes.shape[1] / 2.0
     if abs((left + right) / 2.0 - half) < MIDDLE * half:
         return nothing
-    return best[0], _within(signs, labels, stats, best[1])
+    return best[0], _inside_row(signs, labels, stats, best[1])
 
 
 def _on_line(first: int, kept: NDArray[np.intp], stats: NDArray[np.int32], centres: NDArray[np.float64]) -> list[int]:
@@ -129,7 +129,7 @@ def _on_line(first: int, kept: NDArray[np.intp], stats: NDArray[np.int32], centr
     return next(run for run in runs if first in run)
 
 
-def _within(
+def _inside_row(
     signs: NDArray[np.uint8], labels: NDArray[np.int32], stats: NDArray[np.int32], row: list[int]
 ) -> NDArray[np.uint8]:
     """Return the pixels of the row's characters and of whatever lies mostly between them, such as dots and dashes.

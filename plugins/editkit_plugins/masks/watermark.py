@@ -44,28 +44,28 @@ def watermark(picture: Picture, example: Picture) -> Mask:
     Raises:
         ShapeError: the example shows no mark, or is larger than the photograph at every scale.
     """
-    cover = _cover(example)
+    cover = _template_coverage(example)
     shrunk = min(1.0, SIDE / max(picture.size))
-    grey = _resized(np.asarray(brightness(picture) * np.float32(255.0), dtype=np.float32), shrunk)
+    grey = _resize(np.asarray(brightness(picture) * np.float32(255.0), dtype=np.float32), shrunk)
     wanted = _edges(grey)
     tried = [_match(wanted, cover, shrunk * scale) for scale in SCALES]
     fitting = [(float(found.max()), scale) for found, scale in zip(tried, SCALES, strict=True) if found is not None]
     if not fitting:
         raise ShapeError(f"watermark: the example of {example.width}x{example.height} does not fit into the photograph")
-    scale = _finer(wanted, cover, shrunk, max(fitting)[1])
+    scale = _refine_match(wanted, cover, shrunk, max(fitting)[1])
     found = _match(wanted, cover, shrunk * scale)
     assert found is not None
     best = float(found.max())
     mask = np.zeros((picture.height, picture.width), np.float32)
     if best < max(LEAST, ABOVE * float(found.std())):
         return mask
-    part = _resized(cover, scale)
+    part = _resize(cover, scale)
     for y, x in _peaks(found, NEARLY * best, np.array(part.shape) * shrunk):
-        _laid(mask, part, round(y / shrunk), round(x / shrunk))
+        _place_template(mask, part, round(y / shrunk), round(x / shrunk))
     return as_mask(mask > OPAQUE)
 
 
-def _cover(example: Picture) -> Grey:
+def _template_coverage(example: Picture) -> Grey:
     """Return the mark's opacity, (h, w) in [0, 1]: alpha, or the distance from the colour of the corners."""
     alpha = example.alpha
     if alpha is not None and bool((alpha != alpha.flat[0]).any()):
@@ -98,14 +98,14 @@ def _match(wanted: Grey, cover: Grey, scale: float) -> Grey | None:
     """
     import cv2
 
-    part = _resized(cover, scale)
+    part = _resize(cover, scale)
     if min(part.shape) < 6 or part.shape[0] > wanted.shape[0] or part.shape[1] > wanted.shape[1]:
         return None
     found = np.abs(cv2.matchTemplate(wanted, _edges(255.0 * part), cv2.TM_CCORR_NORMED))
     return np.asarray(np.nan_to_num(found, nan=0.0, posinf=0.0), dtype=np.float32)
 
 
-def _finer(wanted: Grey, cover: Grey, shrunk: float, scale: float) -> float:
+def _refine_match(wanted: Grey, cover: Grey, shrunk: float, scale: float) -> float:
     """Return the best scale within 5 % of `scale`, searched around the best position."""
     found = _match(wanted, cover, shrunk * scale)
     assert found is not None
@@ -130,13 +130,13 @@ def _peaks(found: Grey, least: float, size: NDArray[np.float64]) -> list[tuple[i
     return places
 
 
-def _laid(mask: Grey, part: Grey, y: int, x: int) -> None:
+def _place_template(mask: Grey, part: Grey, y: int, x: int) -> None:
     """Paste `part` at (y, x), in place, by the maximum of both."""
     there = mask[y : y + part.shape[0], x : x + part.shape[1]]
     np.maximum(there, part[: there.shape[0], : there.shape[1]], out=there)
 
 
-def _resized(values: Grey, scale: float) -> Grey:
+def _resize(values: Grey, scale: float) -> Grey:
     import cv2
 
     if scale == 1.0:

@@ -38,7 +38,7 @@ def hooks_for(method: str, noisy: bool, covariance: bool = False) -> type[Solvin
     return METHODS[method]
 
 
-def bound(plugin: Solving, run: Run) -> SolvingHooks:
+def bind_solver(plugin: Solving, run: Run) -> SolvingHooks:
     """Create the hooks of a run, and report the choice of `auto`.
 
     Raises:

@@ -19,7 +19,7 @@ class _CroppedLinear(Linear):
         return self.inner.analyse(_cut(x, self.inner.size))
 
     def synthesise(self, z: Tensor) -> Tensor:
-        return _padded(self.inner.synthesise(z), self.size)
+        return _pad(self.inner.synthesise(z), self.size)
 
     def observe(self, y: Tensor) -> Tensor:
         return self.inner.observe(y)
@@ -28,7 +28,7 @@ class _CroppedLinear(Linear):
         return self.inner.render(z)
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
-        return _projected(self, x, y)
+        return _project(self, x, y)
 
 
 class _Cropped(Degradation):
@@ -42,14 +42,14 @@ class _Cropped(Degradation):
         return self.inner.forward(_cut(x, self.inner.size))
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
-        return _projected(self, x, y)
+        return _project(self, x, y)
 
     def guess(self, y: Tensor) -> Tensor:
         guessed = self.inner.guess(y)
         return F.pad(guessed, _margins(self.inner.size, self.size), mode="replicate")
 
 
-def fitted(degradation: Degradation, height: int, width: int) -> Degradation:
+def crop_to_fit(degradation: Degradation, height: int, width: int) -> Degradation:
     """Adapt `degradation` to pictures that were padded on the right and below, to `height` x `width`."""
     if degradation.size[1:] == (height, width):
         return degradation
@@ -58,10 +58,10 @@ def fitted(degradation: Degradation, height: int, width: int) -> Degradation:
     return _Cropped(degradation, height, width)
 
 
-def _projected(outer: _CroppedLinear | _Cropped, x: Tensor, y: Tensor) -> Tensor:
+def _project(outer: _CroppedLinear | _Cropped, x: Tensor, y: Tensor) -> Tensor:
     """Project the part of x that `outer.inner` sees."""
     part = _cut(x, outer.inner.size)
-    return x + _padded(outer.inner.project(part, y) - part, outer.size)
+    return x + _pad(outer.inner.project(part, y) - part, outer.size)
 
 
 def _cut(x: Tensor, size: Size) -> Tensor:
@@ -72,5 +72,5 @@ def _margins(small: Size, large: Size) -> tuple[int, int, int, int]:
     return (0, large[2] - small[2], 0, large[1] - small[1])
 
 
-def _padded(x: Tensor, size: Size) -> Tensor:
+def _pad(x: Tensor, size: Size) -> Tensor:
     return F.pad(x, (0, size[2] - x.shape[-1], 0, size[1] - x.shape[-2]))

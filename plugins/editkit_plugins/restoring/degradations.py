@@ -77,12 +77,12 @@ class Degradation(ABC):
     def check(self, y: Tensor) -> None:
         """Raise UsageError if the size of `y` is not that of an observation by this degradation."""
         if tuple(y.shape[1:]) != self.observed:
-            got, wanted = _said(tuple(y.shape[1:])), _said(self.observed)
-            made = f"this degradation turns a picture of {_said(self.size)} into {wanted}"
+            got, wanted = _format_size(tuple(y.shape[1:])), _format_size(self.observed)
+            made = f"this degradation turns a picture of {_format_size(self.size)} into {wanted}"
             raise UsageError(f"the observation is {got}; {made}")
 
 
-def _said(size: tuple[int, ...]) -> str:
+def _format_size(size: tuple[int, ...]) -> str:
     channels, height, width = size
     return f"{width}x{height} ({channels} channel{'s' if channels > 1 else ''})"
 
@@ -210,7 +210,7 @@ def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def average(size: Size, factor: int) -> Linear:
     """Downscale by block means of `factor` x `factor` pixels. `size` must be a multiple of `factor`."""
-    return _resampled(size, size[1] // factor, size[2] // factor, _area)
+    return _resample(size, size[1] // factor, size[2] // factor, _area)
 
 
 def bicubic(size: Size, height: int, width: int) -> Linear:
@@ -219,10 +219,10 @@ def bicubic(size: Size, height: int, width: int) -> Linear:
     Raises:
         UsageError: the result would be larger than `size`.
     """
-    return _resampled(size, height, width, _bicubic)
+    return _resample(size, height, width, _bicubic)
 
 
-def _resampled(size: Size, height: int, width: int, matrix: Callable[[int, int], Tensor]) -> Linear:
+def _resample(size: Size, height: int, width: int, matrix: Callable[[int, int], Tensor]) -> Linear:
     if height > size[1] or width > size[2]:
         raise UsageError(f"downscaling cannot turn {size[2]}x{size[1]} pixels into {width}x{height}")
     return Separable(matrix(height, size[1]), matrix(width, size[2]), size[0])

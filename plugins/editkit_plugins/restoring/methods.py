@@ -52,12 +52,12 @@ class SolvingHooks(Hooks["Solving"]):
     """Default weight of the prior, if `lam` is not given."""
 
     def __init__(self, plugin: Solving, run: Run, problem: Problem) -> None:
-        from editkit_plugins.restoring.cropped import fitted
+        from editkit_plugins.restoring.cropped import crop_to_fit
 
         super().__init__(plugin, run)
         problem.A.check(problem.y)
         self.problem, self.y, self.sigma = problem, problem.y, problem.sigma
-        self.A = problem.A if run.inputs.picture is None else fitted(problem.A, *run.inputs.picture.shape[-2:])
+        self.A = problem.A if run.inputs.picture is None else crop_to_fit(problem.A, *run.inputs.picture.shape[-2:])
         if self.needs_linear and not self.A.linear:
             raise ChainError(f"{plugin.name}: this method needs a linear degradation; use --method ddnm or dps")
 

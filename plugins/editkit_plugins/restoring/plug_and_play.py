@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from editkit.diffusion.distilling import OfPictures
+from editkit.diffusion.distilling import PictureState
 from editkit.diffusion.samplers import Memory, OneCall
 from editkit.plugin import ChainError, Run, Sampler, Step
 from editkit_plugins.restoring.methods import SolvingHooks
@@ -80,7 +80,7 @@ class PlugAndPlay(SolvingHooks):
 
 
 @dataclass(frozen=True, eq=False)
-class Descent(OneCall, OfPictures):
+class Descent(OneCall, PictureState):
     """Lines 2 to 6 of Algorithm 1, as a sampler bound to a problem.
 
     For an energy E, of this method or of another plugin, the engine moves the estimate by -(sigma_t^2 / alpha_t)

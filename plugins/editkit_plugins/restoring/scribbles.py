@@ -50,14 +50,14 @@ def reach(luma: Floats, x: int, y: int) -> Floats:
     right = np.abs(np.diff(luma, axis=1)) + step
     for _ in range(SWEEPS):
         before = far.copy()
-        _swept(far, down)
-        _swept(far.T, right.T)
+        _sweep(far, down)
+        _sweep(far.T, right.T)
         if np.array_equal(before, far):
             break
     return far
 
 
-def _swept(far: Floats, cost: Floats) -> None:
+def _sweep(far: Floats, cost: Floats) -> None:
     """Sweep down and up, in place: relax each row from the one before."""
     for k in range(1, len(far)):
         np.minimum(far[k], far[k - 1] + cost[k - 1], out=far[k])
@@ -65,7 +65,7 @@ def _swept(far: Floats, cost: Floats) -> None:
         np.minimum(far[k], far[k + 1] + cost[k], out=far[k])
 
 
-def _calm(luma: Floats) -> Floats:
+def _smooth_texture(luma: Floats) -> Floats:
     """Remove texture from `luma` but keep edges; texture would stop colours from spreading."""
     for _ in range(3):
         luma = cv2.bilateralFilter(luma, 9, 0.12, 4.0)
@@ -117,7 +117,7 @@ class HintedLuma(Luma):
             )
             .permute(2, 0, 1)[None]
             .to(y)
-            for made in spread(_calm(small), moved)
+            for made in spread(_smooth_texture(small), moved)
         )
 
     def within(self, x: Tensor, y: Tensor) -> Tensor:

@@ -20,9 +20,9 @@ class Solver(Solving):
         return hooks_for(self.chosen(), self.noisy())
 
     def bind(self, run: Run) -> Hooks[Any]:
-        from editkit_plugins.restoring.choosing import bound
+        from editkit_plugins.restoring.choosing import bind_solver
 
-        return bound(self, run)
+        return bind_solver(self, run)
 
 
 class Inverse(Solver):

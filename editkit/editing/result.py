@@ -106,7 +106,7 @@ class Made:
         return self.picture.with_mask(self.changeable)
 
 
-def measured(plugin: str, figures: Figures) -> str:
+def format_figures(plugin: str, figures: Figures) -> str:
     """Format a plugin's figures about the result in one line."""
     said = {name: value if isinstance(value, str) else f"{value:.3g}" for name, value in figures.items()}
     return f"{plugin}: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())
@@ -151,7 +151,7 @@ def make(
 
     def tell(stage: int, plugin: str, figures: Figures) -> None:
         made.figures.append((stage, plugin, dict(figures)))
-        notify(measured(plugin, figures))
+        notify(format_figures(plugin, figures))
 
     making = run_chain(picture, chain, own, notify, models, tell, drift)
     before, current = 0, (-1, 0, 0)

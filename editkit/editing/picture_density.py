@@ -96,7 +96,7 @@ def density(
         models, device = models or Models(most=1), pick_device(chosen.device)
         if not isinstance(model, str):
             with models.borrow(model) as lease:
-                return _said(lease.model, photo, chosen, probes, device, notify)
+                return _density_of(lease.model, photo, chosen, probes, device, notify)
         info = describe(
             DEFAULT_MODEL if model == "auto" else model, offline=chosen.offline, transformer=chosen.transformer
         )
@@ -104,11 +104,13 @@ def density(
             raise ModelError(f"{info.name} learns from the picture itself, so its likelihood says nothing; use pocket")
         dtype = pick_dtype("fp32", device)  # a trace needs full precision
         with models.lease(info, device, dtype, Setup.of(chosen), offline=chosen.offline) as lease:
-            return _said(lease.model, photo, chosen, probes, device, notify)
+            return _density_of(lease.model, photo, chosen, probes, device, notify)
 
 
-def _said(model: Model, photo: Picture, options: Options, probes: int, device: torch.device, notify: Notify) -> Density:
-    image = _whole(to_unit(photo.visible).to(device), model.info.multiple, notify)
+def _density_of(
+    model: Model, photo: Picture, options: Options, probes: int, device: torch.device, notify: Notify
+) -> Density:
+    image = _crop_to_multiple(to_unit(photo.visible).to(device), model.info.multiple, notify)
     afford_backward(model, image.shape[-2], image.shape[-1], 4, device)
     latent = not space_of(model).is_pixels
     if not latent:
@@ -116,7 +118,7 @@ def _said(model: Model, photo: Picture, options: Options, probes: int, device: t
         image = image + (2.0 * torch.special.ndtr(draw).to(device) - 1.0) / 255.0
     with torch.no_grad():
         x = model.encode(image, Streams((options.seed,)).stream("encode")).float()
-    told = _told(model, options, notify)
+    told = _conditioning(model, options, notify)
     model = model.attach(None, None)
     found = log_likelihood(model, x, steps=options.steps or 50, probes=probes, seed=options.seed, told=told)
     if latent:
@@ -134,7 +136,7 @@ def _in_bits(found: Likelihood, latent: bool) -> tuple[float, float | None]:
     return float(found.bits_per_dim[0]) - (7.0 if latent else 0.0), None if np.isnan(error) else error
 
 
-def _told(model: Model, options: Options, notify: Notify) -> Conditioning:
+def _conditioning(model: Model, options: Options, notify: Notify) -> Conditioning:
     if "prompt" not in model.info.takes:
         if options.prompt is not None:
             raise UsageError(f"--prompt is given, but {model.info.name} takes no text; choose another --model")
@@ -148,7 +150,7 @@ def _told(model: Model, options: Options, notify: Notify) -> Conditioning:
     return Conditioning(prompt=prompt)
 
 
-def _whole(image: Tensor, multiple: int, notify: Notify) -> Tensor:
+def _crop_to_multiple(image: Tensor, multiple: int, notify: Notify) -> Tensor:
     """Crop `image` to the model's multiple, since padded pixels would change the likelihood."""
     height, width = image.shape[-2:]
     kept = height // multiple * multiple, width // multiple * multiple

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Together:
+class ProcessGroup:
     """This process's place among `count`, from 0."""
 
     place: int = 0
@@ -34,7 +34,7 @@ class Together:
         """Whether this one measures and writes."""
         return self.place == 0
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def sum_over_processes(self, tensors: Sequence[Tensor]) -> None:
         """Put the sum over all processes into each tensor; one message for all of them."""
         if self.count == 1:
             return
@@ -46,7 +46,7 @@ class Together:
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    def from_first(self, value: T) -> T:
+    def broadcast_first(self, value: T) -> T:
         """What the first process has."""
         if self.count == 1:
             return value
@@ -57,11 +57,11 @@ class Together:
         return held[0]  # type: ignore[no-any-return]
 
 
-ALONE = Together()
+ALONE = ProcessGroup()
 
 
 @contextmanager
-def together(batch: int, device: torch.device) -> Iterator[Together]:
+def join_process_group(batch: int, device: torch.device) -> Iterator[ProcessGroup]:
     """The place of this process: alone, or as torchrun's environment says.
 
     Raises:
@@ -81,6 +81,6 @@ def together(batch: int, device: torch.device) -> Iterator[Together]:
 
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Together(dist.get_rank(), count)
+        yield ProcessGroup(dist.get_rank(), count)
     finally:
         dist.destroy_process_group()

@@ -22,7 +22,7 @@ MOST = 200_000
 """Longest text that is read, in characters."""
 
 
-def said(chain: Chain, picture: str, output: str) -> dict[str, str]:
+def write_forms(chain: Chain, picture: str, output: str) -> dict[str, str]:
     """Return `chain` on `picture` as a command line, as Python and as YAML, with its paths unchanged."""
     command = ["editkit", *recipe.to_words(chain, picture), f"--output={output}"]
     return {"command": shlex.join(command), "python": to_python(chain, picture, output), "yaml": recipe.to_yaml(chain)}
@@ -60,7 +60,7 @@ def _options(options: Options) -> dict[str, Any]:
     return options.model_dump(exclude_unset=True, exclude=set(recipe.NOT_IN_RECIPES))
 
 
-def read(text: str) -> dict[str, Any]:
+def parse_text(text: str) -> dict[str, Any]:
     """Parse a text in any of these forms into the recipe's mapping.
 
     Raises:
@@ -70,7 +70,7 @@ def read(text: str) -> dict[str, Any]:
         raise RecipeError(f"a text of {len(text)} characters; a chain has at most {MOST}")
     stripped = text.strip()
     if re.match(r"(\$\s*)?(\S*/)?editkit\s", stripped):
-        return recipe.to_mapping(_plain(_from_command(stripped)))
+        return recipe.to_mapping(_without_inherited(_from_command(stripped)))
     if re.search(r"\bedit\s*\(", stripped):
         return recipe.to_mapping(_from_python(stripped))
     return recipe.to_mapping(recipe.from_yaml(stripped))
@@ -89,7 +89,7 @@ def _from_command(text: str) -> Chain:
     return parse(words).chain
 
 
-def _plain(chain: Chain) -> Chain:
+def _without_inherited(chain: Chain) -> Chain:
     """Return `chain` without what its stages inherit and without options that only a command may have."""
     stages = []
     for stage in chain.stages:
@@ -100,15 +100,17 @@ def _plain(chain: Chain) -> Chain:
 
 def _from_python(text: str) -> Chain:
     try:
-        calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call) and _name(node) == "edit"]
+        calls = [
+            node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call) and _call_name(node) == "edit"
+        ]
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise RecipeError(
             "the Python cannot be read; paste a call as: edit('photo.png', Inpaint(mask='m.png'))"
         ) from None
     if len(calls) != 1 or len(calls[0].args) != 2:
         raise RecipeError("needs exactly one call of edit(picture, chain, ...)")
-    chain = _chain(calls[0].args[1])
-    given = {key.arg: _value(key.value) for key in calls[0].keywords if key.arg not in ("output", "force", None)}
+    chain = _eval_chain(calls[0].args[1])
+    given = {key.arg: _eval_literal(key.value) for key in calls[0].keywords if key.arg not in ("output", "force", None)}
     unknown = next((key for key in given if key not in Options.model_fields or key in recipe.NOT_IN_RECIPES), None)
     if unknown is not None:
         raise RecipeError(f"edit() got {unknown}=, which is not an option{did_you_mean(unknown, Options.model_fields)}")
@@ -116,26 +118,26 @@ def _from_python(text: str) -> Chain:
     return Chain((first, *chain.stages[1:]))
 
 
-def _name(call: ast.Call) -> str:
+def _call_name(call: ast.Call) -> str:
     return call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
 
 
-def _chain(node: ast.expr) -> Chain:
+def _eval_chain(node: ast.expr) -> Chain:
     """Evaluate an expression of declarations, `&` and `|`."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return _chain(node.left) | _chain(node.right)
+        return _eval_chain(node.left) | _eval_chain(node.right)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
-        return _chain(node.left) & _chain(node.right)
+        return _eval_chain(node.left) & _eval_chain(node.right)
     if isinstance(node, ast.List):
-        return Chain.of([plugin for one in node.elts for plugin in _chain(one).stages[0].plugins])
+        return Chain.of([plugin for one in node.elts for plugin in _eval_chain(one).stages[0].plugins])
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         if node.func.attr == "using":
-            return _chain(node.func.value).using(**{str(k.arg): _value(k.value) for k in node.keywords})
+            return _eval_chain(node.func.value).using(**{str(k.arg): _eval_literal(k.value) for k in node.keywords})
         if node.func.attr == "of" and len(node.args) == 1:
-            return _chain(node.args[0])
+            return _eval_chain(node.args[0])
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
         kind = _declaration(node.func.id)
-        return Chain.of(kind(**{str(k.arg): _value(k.value) for k in node.keywords}))
+        return Chain.of(kind(**{str(k.arg): _eval_literal(k.value) for k in node.keywords}))
     raise RecipeError(f"{ast.unparse(node)[:80]!r} is not a chain; write declarations joined by & (with) and | (then)")
 
 
@@ -152,7 +154,7 @@ def _declaration(name: str) -> Any:
     return found[name]
 
 
-def _value(node: ast.expr) -> Any:
+def _eval_literal(node: ast.expr) -> Any:
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):

@@ -10,7 +10,7 @@ from editkit.models.pocket.residual import TASKS
 _NAMES = ("loss", "gradient", *TASKS)
 
 
-class Gathered:
+class StepStatistics:
     """Sums and counts of the loss, of the gradient's norm, and of each task's loss."""
 
     def __init__(self, device: torch.device) -> None:

@@ -36,7 +36,7 @@ ASKED = 500
 """Largest number of pixels sampled from a line, evenly spaced."""
 
 
-def laid_over(
+def find_overlaid_lines(
     lines: NDArray[np.uint8], angle: NDArray[np.float32], picture: NDArray[np.float32], tone: NDArray[np.float32],
     eager: float = 1.0,
 ) -> NDArray[np.uint8]:  # fmt: skip
@@ -64,14 +64,14 @@ def laid_over(
             whole = order[ends[label - 1] : ends[label]]
             some = whole[np.linspace(0, len(whole) - 1, min(len(whole), ASKED)).astype(int)]
             y, x = np.divmod(some, lines.shape[1])
-            answer = _is_laid(*_across(seen, y, x, angle[y, x]), eager) if len(whole) >= LONG else None
+            answer = _is_overlaid(*_profile_across(seen, y, x, angle[y, x]), eager) if len(whole) >= LONG else None
             kept[label], unsure[label] = answer is True, answer is None
         laid |= kept[labels]
         undecided |= unsure[labels]
-    return laid | undecided & _joined(undecided | laid, laid)
+    return laid | undecided & _join_pieces(undecided | laid, laid)
 
 
-def _joined(pieces: NDArray[np.uint8], seeds: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _join_pieces(pieces: NDArray[np.uint8], seeds: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the connected pieces that contain one of `seeds`."""
     import cv2
 
@@ -81,7 +81,7 @@ def _joined(pieces: NDArray[np.uint8], seeds: NDArray[np.uint8]) -> NDArray[np.u
     return np.asarray(kept[labels] & pieces, dtype=np.uint8)
 
 
-def _across(
+def _profile_across(
     seen: NDArray[np.float32], y: NDArray[np.int64], x: NDArray[np.int64], angle: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Sample the line's crest (maximum of the tone, the last channel) and both sides at N pixels: (N, 4) each."""
@@ -98,7 +98,7 @@ def _across(
     return crest[top, np.arange(len(x))], sides[0], sides[1]
 
 
-def _is_laid(
+def _is_overlaid(
     crest: NDArray[np.float32], left: NDArray[np.float32], right: NDArray[np.float32], eager: float
 ) -> bool | None:  # fmt: skip
     """Whether a line with this crest and these sides lies on top; None if too few pixels are clear."""
@@ -111,10 +111,10 @@ def _is_laid(
         return None
     v, b = crest[clear, :3], (left[clear, :3] + right[clear, :3]) / 2.0
     grey_v, grey_b = (z.mean(axis=1, keepdims=True) for z in (v, b))
-    paler = _slope(b - b.mean(), v - v.mean()) < SLOPE * eager
-    return paler and _slope(b - grey_b, v - grey_v) < COLOURS * eager
+    paler = _fit_slope(b - b.mean(), v - v.mean()) < SLOPE * eager
+    return paler and _fit_slope(b - grey_b, v - grey_v) < COLOURS * eager
 
 
-def _slope(b: NDArray[np.float32], v: NDArray[np.float32]) -> float:
+def _fit_slope(b: NDArray[np.float32], v: NDArray[np.float32]) -> float:
     """Return the least-squares slope of v = slope * b."""
     return float((b * v).sum() / max(float((b * b).sum()), 1.0))
