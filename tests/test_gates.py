@@ -110,7 +110,7 @@ GATES = {
     "editkit/training/network.py:load": WEIGHTS,
     "editkit/training/pictures.py:_read_facts": TEXT,
     "editkit/training/settings.py:architecture_of": TEXT,
-    "plugins/editkit_plugins/guide.py:_imported": "code, with --allow-code alone",
+    "plugins/editkit_plugins/guide.py:_import_loss": "code, with --allow-code alone",
     "plugins/editkit_plugins/hints/annotators.py:Aux._folder": "repositories that our source names",
     "plugins/editkit_plugins/hints/annotators.py:_load_detector": "classes of our source; torch reads weights_only",
     "plugins/editkit_plugins/noise_files.py:read_learned": "tensors of the text's shape, and JSON that is compared",

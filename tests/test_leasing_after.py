@@ -201,13 +201,13 @@ def in_a_thread(call: Callable[[], int]) -> int:
 
 
 def test_a_thread_that_begins_meanwhile_has_the_number_of_all(two_threads: None) -> None:
-    from editkit.models.patches.crew import crew
+    from editkit.models.patches.threads import row_threads
 
     def begun() -> int:
         init_thread()
         return torch.get_num_threads()
 
-    with crew():
+    with row_threads():
         assert torch.get_num_threads() == 1
         assert in_a_thread(begun) == 2
     with own_threads():
