@@ -22,7 +22,7 @@ from editkit.diffusion.capability import capability, copy_for_edit, networks
 from editkit.diffusion.checkpointing import gradient_checkpointing
 from editkit.editing.api import stream
 from editkit.models import describe, load
-from editkit.models.latent.space import chunks, padded
+from editkit.models.latent.space import chunks, tokenize_padded
 from editkit.models.latent.unet import LatentUNet
 from editkit.models.leasing import Models
 from editkit.models.memory import DECODER, DENOISER
@@ -222,7 +222,7 @@ def test_texts_read_at_once_are_read_as_alone() -> None:
 
     def read(k: int) -> list[list[int]]:
         text = ("a", "a red door " * 40)[k % 2]
-        read = chunks(tokenizer, text) if k % 3 else padded(tokenizer, text, 200)
+        read = chunks(tokenizer, text) if k % 3 else tokenize_padded(tokenizer, text, 200)
         ids: list[list[int]] = read["input_ids"].tolist()
         return ids
 

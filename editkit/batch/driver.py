@@ -34,7 +34,7 @@ from editkit.batch.stores import is_address, local_path, open_store
 from editkit.batch.work import Work, new_models
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.samplers import make_sampler
-from editkit.editing.settle import arrange, described, for_own_model, options_of
+from editkit.editing.settle import arrange, describe_model, for_own_model, options_of
 from editkit.errors import RecipeError, UsageError
 from editkit.pictures.files.formats import PICTURES
 from editkit.pictures.shapes import path_exists
@@ -166,7 +166,7 @@ def _check_chain(chain: Chain) -> None:
     """Check once for errors that concern every picture: conflicting plugins, unknown model or sampler."""
     refuse_plugin_outputs(chain, "a batch")
     for stage in chain.inherited().stages:
-        info = described(stage)
+        info = describe_model(stage)
         plugins = arrange(stage, info, has_picture=True)
         make_sampler(options_of(plugins, info, for_own_model(stage)).sampler or info.sampler)
 

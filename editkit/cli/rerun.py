@@ -131,12 +131,12 @@ def _compare_weights(found: Provenance, chain: Chain, places: Mapping[str, str],
     """Report models, LoRAs and plugins' networks whose weights differ from those that made `picture`."""
     from editkit.cli.console import say
     from editkit.editing.named_weights import named_weights
-    from editkit.editing.settle import described
+    from editkit.editing.settle import describe_model
     from editkit.models import describe
     from editkit.models.files.fingerprint import fingerprint
     from editkit.plugin.options import Options
 
-    stages = [described(stage) for stage in chain.with_options(Options(offline=True)).stages]
+    stages = [describe_model(stage) for stage in chain.with_options(Options(offline=True)).stages]
     for used in found.models:
         if used.hash is None:
             continue

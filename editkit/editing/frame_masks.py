@@ -45,11 +45,11 @@ class Masks:
     def of(self, frame: Frame) -> Chain:
         """Return the chain for `frame`; call it for all frames in order."""
         if self.track:
-            return map_masks(self.chain, lambda mask: self._followed(mask, frame))
+            return map_masks(self.chain, lambda mask: self._track(mask, frame))
         now = {name: self._next(name, masks, frame) for name, masks in self.given.items()}
         return map_masks(self.chain, lambda mask: now.get(mask, mask) if isinstance(mask, str) else mask)
 
-    def _followed(self, mask: Any, frame: Frame) -> NDArray[np.float32]:
+    def _track(self, mask: Any, frame: Frame) -> NDArray[np.float32]:
         seen = grey(frame.pixels)
         if self.moving is None or self.seen is None:
             self.moving = read_mask(mask, Picture(frame.pixels), notify=self.notify)

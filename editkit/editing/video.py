@@ -25,7 +25,7 @@ from editkit.common.notify import Notify, silent
 from editkit.editing.frame_masks import Masks
 from editkit.editing.frames import Around, Shown, Sources
 from editkit.editing.result import make
-from editkit.editing.settle import described
+from editkit.editing.settle import describe_model
 from editkit.editing.workplace import Workplace
 from editkit.errors import PictureError, UsageError
 from editkit.models.leasing import Models
@@ -124,10 +124,10 @@ def edit_video(
         notify(f"{source}: has sound of an unknown kind, which is dropped")
     place = Workplace.at(Path(target), clip, chain, (span, together, quality), force=force)
     work = _Work(clip, chain, span, together, place, functools.cache(notify), models or Models(), watch, progress)
-    with place.alone():
-        with place.or_nothing():
+    with place.lock():
+        with place.remove_if_empty():
             count = work.frames()
-        with place.written() as path:
+        with place.replace_target() as path:
             write_clip(path, place.finished(count), clip, span, quality)
     return count
 
@@ -168,7 +168,7 @@ def copies(chain: Chain, together: Together) -> bool:
         UsageError: copying is requested but not possible, or --noise-along is requested although frames are copied.
     """
     plugin = _filler(chain)
-    able = plugin is not None and described(chain.stages[0]).own_picture
+    able = plugin is not None and describe_model(chain.stages[0]).own_picture
     if able and together.copy is not False and together.noise_along:
         raise UsageError(
             "--noise-along is for edits that generate every frame; this one copies from other frames and propagates "
@@ -215,7 +215,7 @@ class _Work:
             made = self.place.frame(frame.index)
             if made is None:
                 made = self._made(self._started(frame, follow), chain, drift)
-                self.place.keep(frame.index, frame.time, made)
+                self.place.store_frame(frame.index, frame.time, made)
             self._tell(frame, made)
             self.last = (frame, made)
             yield frame
@@ -244,7 +244,7 @@ class _Work:
         around = Around.over(self._shown(times), float(self.clip.rate), self.clip.size, self.clip.deep)
         for shown, others in around:
             frame = Frame(shown.index, times.pop(shown.index), shown.pixels)
-            kept = self.place.kept(shown.index)
+            kept = self.place.load_filled(shown.index)
             if kept is None:
                 kept = self._uncovered(frame, shown, *sources.fill(shown, others))
             elif (made := self.place.frame(shown.index)) is not None:
@@ -260,7 +260,7 @@ class _Work:
             origin = np.where(rest, -(shown.index + 1), origin).astype(np.int32)
         made = self._made(Picture(pixels), later) if later.stages else pixels
         first = pixels if later.stages and rest.any() else None
-        self.place.keep(shown.index, frame.time, made, origin, first)
+        self.place.store_frame(shown.index, frame.time, made, origin, first)
         self._tell(frame, made, int(shown.hidden.sum() - rest.sum()), int(rest.sum()))
         return pixels, origin
 

@@ -12,7 +12,7 @@ from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
 from editkit.diffusion.model import ModelInfo
 from editkit.diffusion.schedule import Schedule
 from editkit.models.latent.space import to_encoder_device
-from editkit.models.latent.tokens import fitting
+from editkit.models.latent.tokens import fit_to_area
 from editkit.models.latent.transformer import FlowTransformer
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class ReadBesidePictures(BesideLanguageModel):
 
     def refer(self, picture: Tensor) -> Reference:
         """Resize `picture` (b, 3, h, w) in [-1, 1] to a size for the model."""
-        fitted = fitting(picture, self.info.multiple, self.area)
+        fitted = fit_to_area(picture, self.info.multiple, self.area)
         return Reference(self.encode(fitted), fitted)
 
     def words(self, cond: Conditioning) -> Prompt:
