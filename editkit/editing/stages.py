@@ -231,7 +231,7 @@ def _sample(
         box = part.at.box
         own = own_noise(boxes.index(box), part.attempt)
         if drift is not None:
-            own = drift.over(own, part.at, lease.model.info.multiple)
+            own = drift.move_noise(own, part.at, lease.model.info.multiple)
         inputs = canvas.inputs(
             picture,
             part.at,
