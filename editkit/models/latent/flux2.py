@@ -142,18 +142,18 @@ class Flux2(BesideLanguageModel, PatchedSpace):
         return Prompt(side_by_side(states, MISTRAL_LAYERS if mistral else QWEN_LAYERS)), dropped
 
     def _as_klein(self, text: str) -> str:
-        said: str = self.tokenizer.apply_chat_template(
+        chat_text: str = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
-        return said
+        return chat_text
 
     def _as_dev(self, text: str) -> str:
         chat = [
             {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
             {"role": "user", "content": [{"type": "text", "text": text.replace("[IMG]", "")}]},
         ]
-        said: str = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=False)
-        return said
+        chat_text: str = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=False)
+        return chat_text
 
     def pipeline(self) -> Any:
         """Build a diffusers pipeline of these networks."""

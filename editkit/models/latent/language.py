@@ -70,14 +70,14 @@ class Chat:
 
     Args:
         tokenizer, encoder: the encoder on its device; a processor may replace its tokenizer.
-        said: writes the chat for a prompt, with the tokenizer's template.
+        write_chat: writes the chat for a prompt, with the tokenizer's template.
         length: most tokens; longer chats are truncated.
         padded: pad shorter chats to `length`.
     """
 
     tokenizer: Any
     encoder: Any
-    said: Callable[[str], str]
+    write_chat: Callable[[str], str]
     length: int = 512
     padded: bool = True
 
@@ -85,7 +85,7 @@ class Chat:
         """Return (the hidden states, (1, length, width) for each layer, the embedding first; the mask, (1, length), 0
         for padding; the truncated part of `text`).
         """
-        chat, words = self.said(text), getattr(self.tokenizer, "tokenizer", self.tokenizer)
+        chat, words = self.write_chat(text), getattr(self.tokenizer, "tokenizer", self.tokenizer)
         begins = bool(words.bos_token) and chat.startswith(words.bos_token)  # the template has added it already
         with READING:
             ids = words(

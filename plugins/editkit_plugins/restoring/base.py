@@ -105,8 +105,8 @@ class Solving(Plugin):
 
         Further steps change little (benchmarks/defaults.py).
         """
-        told = self.chosen() == "conditioned" and self.tells() <= info.takes
-        return told and ("task" in info.takes or info.own_picture) and self.share() == 1.0
+        is_conditioned = self.chosen() == "conditioned" and self.tells() <= info.takes
+        return is_conditioned and ("task" in info.takes or info.own_picture) and self.share() == 1.0
 
     def share(self) -> float:
         """Return the fraction of the process to run, 0 to 1."""
