@@ -281,20 +281,20 @@ FOREVER = r"([a-z_.0-9]+)+!"
 """As a regular expression over a layer's name it takes longer than the universe."""
 
 
-def told(**values):
+def lora_metadata(**values):
     return {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in values.items()})}
 
 
 PLAIN = {"r": 2, "lora_alpha": 2, "target_modules": ["to_q"]}
 PATTERNS = [
-    (GOOD, told(**{**PLAIN, "target_modules": FOREVER})),
-    (GOOD, told(**{**PLAIN, "target_modules": ["to_q", FOREVER]})),
-    (GOOD, told(**PLAIN, rank_pattern={FOREVER: 4})),
-    (GOOD, told(**PLAIN, alpha_pattern={FOREVER: 4})),
-    (GOOD, told(**PLAIN, exclude_modules=FOREVER)),
-    (GOOD, told(**PLAIN, layers_to_transform=[0], layers_pattern=FOREVER)),
+    (GOOD, lora_metadata(**{**PLAIN, "target_modules": FOREVER})),
+    (GOOD, lora_metadata(**{**PLAIN, "target_modules": ["to_q", FOREVER]})),
+    (GOOD, lora_metadata(**PLAIN, rank_pattern={FOREVER: 4})),
+    (GOOD, lora_metadata(**PLAIN, alpha_pattern={FOREVER: 4})),
+    (GOOD, lora_metadata(**PLAIN, exclude_modules=FOREVER)),
+    (GOOD, lora_metadata(**PLAIN, layers_to_transform=[0], layers_pattern=FOREVER)),
     ({**GOOD, f"unet.{FOREVER}.lora_A.weight": torch.zeros(4, 64)}, None),
-    (GOOD, told(**PLAIN, megatron_core="antigravity", megatron_config={"a": 1})),
+    (GOOD, lora_metadata(**PLAIN, megatron_core="antigravity", megatron_config={"a": 1})),
     (GOOD, {"lora_adapter_metadata": "[" * 100_000}),
     (GOOD, {"lora_adapter_metadata": "[]"}),
     (GOOD, {"lora_adapter_metadata": "{"}),
@@ -312,7 +312,7 @@ def test_a_lora_names_layers_and_no_patterns(tmp_path, tensors, metadata):
 
 
 def test_a_lora_whose_metadata_is_plain_is_read(sd, tmp_path):
-    save_file(GOOD, tmp_path / "l.safetensors", told(**PLAIN, rank_pattern={"attn1.to_q": 2}, revision=None))
+    save_file(GOOD, tmp_path / "l.safetensors", lora_metadata(**PLAIN, rank_pattern={"attn1.to_q": 2}, revision=None))
     loaded(sd, lora=(str(tmp_path / "l.safetensors"),))
 
 

@@ -115,7 +115,9 @@ class Kandinsky(LatentSpace):
         """Width of the image embedding."""
         return int(self.unet.config.encoder_hid_dim)
 
-    def told(self, embedding: Tensor, none: Tensor, noise_level: int, draw: Callable[[], Tensor]) -> Embedding:
+    def prepare_embedding(
+        self, embedding: Tensor, none: Tensor, noise_level: int, draw: Callable[[], Tensor]
+    ) -> Embedding:
         """Return the embedding unchanged; nothing is drawn.
 
         Raises:

@@ -87,7 +87,9 @@ class UnClip(LatentUNet):
         """Width of the image embedding."""
         return int(self.normalizer.mean.shape[-1])
 
-    def told(self, embedding: Tensor, none: Tensor, noise_level: int, draw: Callable[[], Tensor]) -> Embedding:
+    def prepare_embedding(
+        self, embedding: Tensor, none: Tensor, noise_level: int, draw: Callable[[], Tensor]
+    ) -> Embedding:
         """Return `embedding` (n, width), noised with `draw()`, with its level; zeros without an embedding.
 
         Raises:
