@@ -330,8 +330,8 @@ def test_cfg_s_rescale_leaves_an_item_alone_that_has_no_deviation(rescale):
     hooks = object.__new__(_CfgHooks)
     hooks.plugin = Cfg(scale=5.0, rescale=rescale)
     for out in (torch.tensor([[2.0], [3.0]]), torch.full((2, 3, 4, 4), 0.5)):
-        assert torch.equal(hooks._rescaled(out, torch.randn(out.shape)), out)
+        assert torch.equal(hooks._rescale(out, torch.randn(out.shape)), out)
     mixed = torch.stack([torch.full((8,), 0.5), torch.arange(8.0)])
-    made = hooks._rescaled(mixed, torch.stack([torch.arange(8.0), 2.0 * torch.arange(8.0)]))
+    made = hooks._rescale(mixed, torch.stack([torch.arange(8.0), 2.0 * torch.arange(8.0)]))
     assert torch.equal(made[0], mixed[0])
     torch.testing.assert_close(made[1], (1.0 + rescale) * mixed[1])

@@ -188,7 +188,7 @@ def test_nothing_heavy_is_imported_before_a_detector_is_used() -> None:
     code = (
         "import sys, importlib, pkgutil, editkit_plugins, editkit.plugin.hints\n"
         "from editkit import hints\n"
-        "assert not [r for r in hints.listed() if r.broken]\n"
+        "assert not [r for r in hints.list_installed() if r.broken]\n"
         "import editkit_plugins.controlnet, editkit_plugins.hints.annotators\n"
         "heavy = {'torch', 'diffusers', 'controlnet_aux', 'mediapipe', 'timm', 'cv2', 'transformers'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 import accelerate
 import diffusers
 import numpy as np
+import psutil
 import pytest
 import tiny_latent as tiny
 import torch
@@ -17,6 +19,7 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from test_parity_latent import adapter
 
 from editkit import edit
+from editkit.cli.process import return_free_memory
 from editkit.diffusion.model import Pass
 from editkit.errors import ModelError
 from editkit.models import describe, load
@@ -256,3 +259,15 @@ def test_weights_that_are_missing_are_said_when_they_are_wanted(sd: Path, tmp_pa
         ahead.take("unet", torch.float32)
     ahead.end()
     assert not any(thread.name.startswith("weights") for thread in threading.enumerate())
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc has it")
+def test_what_is_free_between_what_stays_is_returned_to_the_system() -> None:
+    """A tenth of 128 MB stays, in pieces."""
+    pieces = [np.ones(64 << 10, np.uint8) for _ in range(2048)]
+    stays = pieces[::10]
+    del pieces
+    before = psutil.Process().memory_info().rss
+    return_free_memory()
+    assert before - psutil.Process().memory_info().rss > 64 << 20
+    assert all(piece.all() for piece in stays)

@@ -327,6 +327,7 @@ def test_shards_of_a_packed_network_lie_beside_their_index(int8: Path, tmp_path:
 @torchao
 def test_libraries_say_nothing_of_each_other() -> None:
     """Where torchao is installed, every error had three lines of theirs before its own."""
-    code = "from editkit.cli.process import settle; settle(); from diffusers import QwenImageTransformer2DModel"
+    ready = "from editkit.cli.process import configure_process; configure_process()"
+    code = f"{ready}; from diffusers import QwenImageTransformer2DModel"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == ""

@@ -36,10 +36,10 @@ import sys, torch
 from editkit.training.loop import Run
 from editkit.training.prior import PriorLesson
 from editkit.training.settings import PriorSettings
-from editkit.training.process_group import together
+from editkit.training.process_group import join_process_group
 Run._sheet = lambda self: None
 runs = [PriorSettings.model_validate_json(words) for words in sys.argv[1::2]]
-with together(runs[0].batch, torch.device("cpu")) as place:
+with join_process_group(runs[0].batch, torch.device("cpu")) as place:
     for made, way in zip(runs, sys.argv[2::2]):
         Run(made, PriorLesson(made), resume=way == "resume", together=place).run()
 """

@@ -88,6 +88,18 @@ def configure_process(*, offline: bool = False) -> None:
         mallopt(M_TRIM_THRESHOLD, 512 << 20)
 
 
+def return_free_memory() -> None:
+    """Return what is free to the system, if the C library can (glibc): what lies between objects that stay, too.
+
+    For the time between two frames of a video: what one of them left is in pieces that the next one does not fit into.
+    """
+    import ctypes
+
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
+
+
 def prepare_exit() -> None:
     """Nothing is looked through once more when the process ends, and signals come too late to stop anything."""
     gc.freeze()

@@ -49,6 +49,7 @@ def check_for_videos(lines: Sequence[Line]) -> None:
 
 def edit_clip(line: Line, target: str, models: Models | None, notify: Notify) -> None:
     """Check, edit, write and report one video."""
+    from editkit.cli.process import return_free_memory
     from editkit.common.extras import explained
     from editkit.editing.video import Together, edit_video
 
@@ -69,6 +70,7 @@ def edit_clip(line: Line, target: str, models: Models | None, notify: Notify) ->
             bar.frame(status)
             if preview is not None:
                 preview.frame(status)
+            return_free_memory()
 
         def progress(update: Update) -> None:
             bar.step(update)
