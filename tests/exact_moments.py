@@ -19,7 +19,7 @@ Moments = tuple[Tensor, Tensor]
 EYE = torch.eye(4, dtype=torch.float64)
 
 
-def said(x: Tensor, at: Level) -> Prediction:
+def exact_prediction(x: Tensor, at: Level) -> Prediction:
     """The toy's E[x0 | x_t] in float64, of each row of x."""
     mean = MEAN.double()
     x0 = mean + (x - at.alpha * mean) @ _gain(at)
@@ -44,7 +44,7 @@ def through(rule: Sampler, t: Level, s: Level, moments: Moments) -> Moments:
             draws += 1
             return EYE if draws - 1 == loud else torch.zeros_like(x)
 
-        return rule.step(x, t, s, said, normal, None)[0], draws
+        return rule.step(x, t, s, exact_prediction, normal, None)[0], draws
 
     mean, covariance = moments
     made, draws = walked(torch.cat([torch.zeros(1, 4, dtype=torch.float64), EYE]))

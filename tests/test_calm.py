@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import editkit
-from editkit.models.patches.calm import FLAT, calmed
+from editkit.models.patches.calm import FLAT, smooth_calm_regions
 from editkit.pictures.filling import blend_seamlessly, membrane
 from editkit_plugins.inpaint import Inpaint
 
@@ -106,7 +106,7 @@ def test_steps_between_pieces_of_a_smooth_background_go():
     region[20:70, 10:150] = True
     x = truth.clone()
     x[:, 30:60, 20:40] += 0.01  # a grey level or so, as copied pieces leave it
-    made = calmed(x, region)
+    made = smooth_calm_regions(x, region)
     assert torch.equal(made[:, ~region], x[:, ~region])
     before, after = (F.avg_pool2d((v - truth)[None], 9).abs().max() for v in (x, made))
     assert float(after) < 0.3 * float(before)
@@ -115,8 +115,8 @@ def test_steps_between_pieces_of_a_smooth_background_go():
 def test_nothing_to_hold_on_to_is_left_as_it_is():
     x = torch.full((3, 40, 40), 0.25)
     everything = torch.ones(40, 40, dtype=torch.bool)
-    assert torch.equal(calmed(x, everything), x)
-    assert torch.equal(calmed(x, ~everything), x)
+    assert torch.equal(smooth_calm_regions(x, everything), x)
+    assert torch.equal(smooth_calm_regions(x, ~everything), x)
 
 
 def test_a_hole_in_a_sky_is_sky():
@@ -137,7 +137,7 @@ def test_faint_texture_stays():
         region = torch.zeros(96, 96, dtype=torch.bool)
         region[30:70, 30:70] = True
         x = torch.where(region, inside * noise, outside * noise)
-        assert torch.equal(calmed(x, region)[:, 45:55, 45:55], x[:, 45:55, 45:55])
+        assert torch.equal(smooth_calm_regions(x, region)[:, 45:55, 45:55], x[:, 45:55, 45:55])
 
 
 def test_a_slope_in_three_directions_has_no_blemish_where_its_pieces_meet():

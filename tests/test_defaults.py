@@ -12,7 +12,7 @@ from toy import Isotropic
 from editkit import edit
 from editkit.diffusion.model import ModelInfo
 from editkit.editing.api import stream
-from editkit.editing.settle import plan_stage, suited
+from editkit.editing.settle import plan_stage, preferred_options
 from editkit.errors import EditkitError, UsageError
 from editkit.pictures.picture import Picture
 from editkit.plugin import Options, Plugin
@@ -31,12 +31,12 @@ def _wants(**options):
 
 def test_what_a_plugin_wants_yields_to_the_user_and_to_the_plugin_before_it():
     first, second = _wants(steps=3), _wants(steps=5, estimate="mean")
-    assert suited([], INFO, Options()).sampler == "ddim"
-    both = suited([first, second], INFO, Options(seed=9))
+    assert preferred_options([], INFO, Options()).sampler == "ddim"
+    both = preferred_options([first, second], INFO, Options(seed=9))
     assert (both.steps, both.estimate, both.sampler, both.seed) == (3, "mean", "ddim", 9)
-    asked = suited([first, second], INFO, Options(steps=8, sampler="heun"))
+    asked = preferred_options([first, second], INFO, Options(steps=8, sampler="heun"))
     assert (asked.steps, asked.estimate, asked.sampler) == (8, "mean", "heun")
-    assert suited([first], INFO, Options(sampler=None, steps=None)).steps == 3  # None says nothing
+    assert preferred_options([first], INFO, Options(sampler=None, steps=None)).steps == 3  # None says nothing
 
 
 @pytest.mark.parametrize(

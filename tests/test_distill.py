@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from exact_moments import EYE, said, through
+from exact_moments import EYE, exact_prediction, through
 from inverse import SIZE, STD, D, errors, mean, moments, observation, operators, posterior
 from torch import nn
 from toy import COVARIANCE, KNOWN, MASK, MEAN, ExactClassifier, given_y, model
@@ -52,8 +52,8 @@ def test_sds_is_the_papers_step(table):
     eps = torch.randn((8, 4), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     x_t = t.alpha * x + t.sigma * eps
     w = t.sigma**2 / (t.alpha**2 + t.sigma**2)
-    wanted = x - 0.7 * w * (said(x_t, t).eps - eps)
-    found, memory = rule.step(x, t, t, said, lambda t, s: eps, None)
+    wanted = x - 0.7 * w * (exact_prediction(x_t, t).eps - eps)
+    found, memory = rule.step(x, t, t, exact_prediction, lambda t, s: eps, None)
     assert memory is None
     assert torch.allclose(found, wanted, atol=1e-12)
 

@@ -23,18 +23,18 @@ WHOLE = Pass(Box(0, 0, W, H), H, W, 4)
 
 def shifted(dx, dy=0):
     """Everything was dx to the right and dy below in the first frame."""
-    come = drifting.first(H, W)
+    come = drifting.no_displacement(H, W)
     come[..., 0], come[..., 1] = dx, dy
     return drifting.drift(come)
 
 
 def normal(drift, at=WHOLE, shape=(1, 3, H, W), multiple=1, seed=4):
     noise = Streams((seed,))
-    return (noise if drift is None else drift.over(noise, at, multiple)).stream("start").normal(shape)
+    return (noise if drift is None else drift.move_noise(noise, at, multiple)).stream("start").normal(shape)
 
 
 def test_in_the_first_frame_it_is_the_noise_itself():
-    still = drifting.drift(drifting.first(H, W))
+    still = drifting.drift(drifting.no_displacement(H, W))
     assert torch.equal(normal(still), normal(None))
     eighth = normal(None, shape=(2, 4, H // 8, W // 8))
     assert torch.equal(normal(still, shape=(2, 4, H // 8, W // 8)), eighth)
@@ -55,7 +55,7 @@ def test_a_latent_goes_by_its_own_pixels():
 
 def test_boxes_that_move_see_one_field():
     """Of two boxes, 5 pixels apart, what both see has the same noise."""
-    still = drifting.drift(drifting.first(H, W))
+    still = drifting.drift(drifting.no_displacement(H, W))
     first, second = (normal(still, Pass(Box(x, 2, x + 16, 18), 16, 16, 4), (1, 3, 16, 16)) for x in (3, 8))
     assert torch.equal(first[..., 5:], second[..., :-5])
 
@@ -84,14 +84,14 @@ def test_flows_add_up():
     """Two shifts of a part, one after the other, are their sum where both are known."""
     by = np.zeros((H, W, 2), np.float32)
     by[..., 0] = 2.0
-    come = drifting.further(drifting.further(drifting.first(H, W), by), by)
+    come = drifting.add_displacement(drifting.add_displacement(drifting.no_displacement(H, W), by), by)
     assert np.allclose(come[..., 0], 4.0, atol=1e-4)
     assert torch.equal(normal(drifting.drift(come)), normal(shifted(4)))
 
 
 def test_the_stream_draws_again_what_it_drew():
     """An edit may put a stream back to where it stood: what comes into view is drawn again as well."""
-    stream = shifted(0.4, 0).over(Streams((4,)), WHOLE, 1).stream("start")
+    stream = shifted(0.4, 0).move_noise(Streams((4,)), WHOLE, 1).stream("start")
     before = [generator.get_state() for generator in stream.generators]
     first = stream.normal((1, 3, H, W))
     for generator, state in zip(stream.generators, before, strict=True):

@@ -60,8 +60,8 @@ GATES = {
     "editkit/batch/on_ray.py:_stream_results": "what this driver's own workers packed",
     "editkit/batch/sheet.py:_as_parquet": "our own lines of results",
     "editkit/cli/studio/notations.py:_eval_literal": "a literal of the call that is pasted: text, numbers, lists",
-    "editkit/editing/workplace.py:_facts": "our own facts of a frame",
-    "editkit/editing/workplace.py:_picture": "our own PNG of a frame",
+    "editkit/editing/workplace.py:_read_facts": "our own facts of a frame",
+    "editkit/editing/workplace.py:_read_picture": "our own PNG of a frame",
     "editkit/models/latent/flux.py:Flux.pipeline": "a class of diffusers that our source names",
     "plugins/editkit_plugins/masks/networks.py:_read_json": TEXT,
     "plugins/editkit_plugins/masks/networks.py:_load": "classes that our source names; safetensors, no code, no hub",
@@ -110,7 +110,7 @@ GATES = {
     "editkit/training/network.py:load": WEIGHTS,
     "editkit/training/pictures.py:_read_facts": TEXT,
     "editkit/training/settings.py:architecture_of": TEXT,
-    "plugins/editkit_plugins/guide.py:_imported": "code, with --allow-code alone",
+    "plugins/editkit_plugins/guide.py:_import_loss": "code, with --allow-code alone",
     "plugins/editkit_plugins/hints/annotators.py:Aux._folder": "repositories that our source names",
     "plugins/editkit_plugins/hints/annotators.py:_load_detector": "classes of our source; torch reads weights_only",
     "plugins/editkit_plugins/noise_files.py:read_learned": "tensors of the text's shape, and JSON that is compared",
@@ -281,20 +281,20 @@ FOREVER = r"([a-z_.0-9]+)+!"
 """As a regular expression over a layer's name it takes longer than the universe."""
 
 
-def told(**values):
+def lora_metadata(**values):
     return {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in values.items()})}
 
 
 PLAIN = {"r": 2, "lora_alpha": 2, "target_modules": ["to_q"]}
 PATTERNS = [
-    (GOOD, told(**{**PLAIN, "target_modules": FOREVER})),
-    (GOOD, told(**{**PLAIN, "target_modules": ["to_q", FOREVER]})),
-    (GOOD, told(**PLAIN, rank_pattern={FOREVER: 4})),
-    (GOOD, told(**PLAIN, alpha_pattern={FOREVER: 4})),
-    (GOOD, told(**PLAIN, exclude_modules=FOREVER)),
-    (GOOD, told(**PLAIN, layers_to_transform=[0], layers_pattern=FOREVER)),
+    (GOOD, lora_metadata(**{**PLAIN, "target_modules": FOREVER})),
+    (GOOD, lora_metadata(**{**PLAIN, "target_modules": ["to_q", FOREVER]})),
+    (GOOD, lora_metadata(**PLAIN, rank_pattern={FOREVER: 4})),
+    (GOOD, lora_metadata(**PLAIN, alpha_pattern={FOREVER: 4})),
+    (GOOD, lora_metadata(**PLAIN, exclude_modules=FOREVER)),
+    (GOOD, lora_metadata(**PLAIN, layers_to_transform=[0], layers_pattern=FOREVER)),
     ({**GOOD, f"unet.{FOREVER}.lora_A.weight": torch.zeros(4, 64)}, None),
-    (GOOD, told(**PLAIN, megatron_core="antigravity", megatron_config={"a": 1})),
+    (GOOD, lora_metadata(**PLAIN, megatron_core="antigravity", megatron_config={"a": 1})),
     (GOOD, {"lora_adapter_metadata": "[" * 100_000}),
     (GOOD, {"lora_adapter_metadata": "[]"}),
     (GOOD, {"lora_adapter_metadata": "{"}),
@@ -312,7 +312,7 @@ def test_a_lora_names_layers_and_no_patterns(tmp_path, tensors, metadata):
 
 
 def test_a_lora_whose_metadata_is_plain_is_read(sd, tmp_path):
-    save_file(GOOD, tmp_path / "l.safetensors", told(**PLAIN, rank_pattern={"attn1.to_q": 2}, revision=None))
+    save_file(GOOD, tmp_path / "l.safetensors", lora_metadata(**PLAIN, rank_pattern={"attn1.to_q": 2}, revision=None))
     loaded(sd, lora=(str(tmp_path / "l.safetensors"),))
 
 

@@ -73,13 +73,13 @@ def test_a_variation_is_the_pipelines(folders: dict[str, str], name: str, guidan
 
 
 def test_the_branch_without_sees_an_empty_picture(folders: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    own = Kandinsky.told
+    own = Kandinsky.prepare_embedding
 
     def wrong(self: Any, embedding: Tensor, none: Tensor, *rest: Any) -> Any:
         return own(self, embedding, torch.zeros_like(none), *rest)
 
     expected = theirs("ddim", 4.0)
-    monkeypatch.setattr(Kandinsky, "told", wrong)
+    monkeypatch.setattr(Kandinsky, "prepare_embedding", wrong)
     found = ours(folders["ddim"], Vary(clip=folders["prior"]), "ddim", guidance_scale=4.0)
     assert tiny_flow.distance(found, expected) > 1e-3
 

@@ -84,7 +84,7 @@ def test_states_and_layers_are_the_pipelines(model: Any, theirs: tuple[list[Tens
     found = ours(model)
     assert tiny.distance(found, states) <= BOUND
     with torch.no_grad():
-        split = model.split(model.untokened(found[-1], 8, 12))[0]
+        split = model.split(model.from_tokens(found[-1], 8, 12))[0]
     assert split.shape == layers.shape == (2, 4, *SIZE)
     colours, opacity = (split[:, :3] + 1) / 2, split[:, 3:]
     assert float((torch.cat([colours, opacity], 1) - layers).abs().max()) <= BOUND

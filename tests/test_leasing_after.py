@@ -22,7 +22,7 @@ from editkit.diffusion.capability import capability, copy_for_edit, networks
 from editkit.diffusion.checkpointing import gradient_checkpointing
 from editkit.editing.api import stream
 from editkit.models import describe, load
-from editkit.models.latent.space import chunks, padded
+from editkit.models.latent.space import chunks, tokenize_padded
 from editkit.models.latent.unet import LatentUNet
 from editkit.models.leasing import Models
 from editkit.models.memory import DECODER, DENOISER
@@ -201,13 +201,13 @@ def in_a_thread(call: Callable[[], int]) -> int:
 
 
 def test_a_thread_that_begins_meanwhile_has_the_number_of_all(two_threads: None) -> None:
-    from editkit.models.patches.crew import crew
+    from editkit.models.patches.threads import row_threads
 
     def begun() -> int:
         init_thread()
         return torch.get_num_threads()
 
-    with crew():
+    with row_threads():
         assert torch.get_num_threads() == 1
         assert in_a_thread(begun) == 2
     with own_threads():
@@ -222,7 +222,7 @@ def test_texts_read_at_once_are_read_as_alone() -> None:
 
     def read(k: int) -> list[list[int]]:
         text = ("a", "a red door " * 40)[k % 2]
-        read = chunks(tokenizer, text) if k % 3 else padded(tokenizer, text, 200)
+        read = chunks(tokenizer, text) if k % 3 else tokenize_padded(tokenizer, text, 200)
         ids: list[list[int]] = read["input_ids"].tolist()
         return ids
 

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "sound"))
 
 import autoregressive as ar
 import mel as example
-from mel import Explained, Mel, Stationary, apart, least, spectrum, waves
+from mel import Explained, Mel, Stationary, difference_db, minimize, spectrum, waves
 from repair import write
 from scipy.io import wavfile
 from voice import voice
@@ -83,7 +83,7 @@ def test_silence_has_a_gradient():
 
 def test_a_search_ends_at_the_least():
     wanted = torch.arange(5.0, dtype=torch.float64)
-    found = least(lambda u: ((u - wanted) ** 2 * (1.0 + wanted)).sum(), torch.zeros(5, dtype=torch.float64), 50)
+    found = minimize(lambda u: ((u - wanted) ** 2 * (1.0 + wanted)).sum(), torch.zeros(5, dtype=torch.float64), 50)
     assert torch.allclose(found, wanted, atol=1e-6)
 
 
@@ -94,9 +94,9 @@ def test_a_waveform_from_its_mel_spectrogram_is_nearer_than_griffin_and_lims():
     y = mel(x)
     made = waves(mel, y, voice(0.5, RATE, 3), len(x), draws=2, seed=0, steps=15, rounds=12)
     usual = mel.griffin_lim(y, len(x))
-    all_of = lambda z: apart(mel.stft(z).abs(), mel.stft(x).abs())  # noqa: E731
+    all_of = lambda z: difference_db(mel.stft(z).abs(), mel.stft(x).abs())  # noqa: E731
     for one in made:
-        assert apart(mel(one), y) < apart(mel(usual), y) - 3.0
+        assert difference_db(mel(one), y) < difference_db(mel(usual), y) - 3.0
         assert all_of(one) < all_of(usual) - 3.0
     assert float((made[0] - made[1]).norm() / made[0].norm()) > 0.1
 

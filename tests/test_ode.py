@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from exact_moments import errors_of, said
+from exact_moments import errors_of, exact_prediction
 from toy import MEAN, Isotropic, model
 
 from editkit import edit, sample
@@ -120,7 +120,7 @@ def test_without_a_table_times_go_with_the_angle():
 
     def predict(x, level):
         told.append(level)
-        return said(x, level)
+        return exact_prediction(x, level)
 
     alone, on_it = (r.step(x, levels[2], levels[1], predict, None, None)[0] for r in (rule, rule.on(Cosine())))
     torch.testing.assert_close(alone, on_it, rtol=1e-6, atol=1e-6)

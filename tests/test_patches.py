@@ -17,7 +17,7 @@ from editkit.models.patches.atlas import Atlas
 from editkit.models.patches.denoise import Bound, Settings
 from editkit.models.patches.info import Ladder
 from editkit.models.patches.model import Patches
-from editkit.models.patches.search import everything, grow, improve, shortlist
+from editkit.models.patches.search import exact_posterior_mean, grow_coherent_matches, refine_matches, shortlist
 from editkit.models.patches.votes import Voters
 from editkit_plugins.inpaint import Inpaint
 
@@ -70,9 +70,9 @@ def test_the_posterior_mean_equals_brute_force(guided):
     x, unknown, settings = picture(12, 11), hole(12, 11, 4, 4, 3), Settings(side=3)
     bound, at = Bound.of(x, unknown, settings), level(0.8)
     lowres = picture(12, 11, 5) * 0.2 if guided else None
-    queries = bound._asked(noisy(x, 0.8), at, lowres)
-    sources = bound._sources(lowres)
-    mean = everything(queries, sources)
+    queries = bound._make_queries(noisy(x, 0.8), at, lowres)
+    sources = bound._make_sources(lowres)
+    mean = exact_posterior_mean(queries, sources)
     low_picture = bound.smooth if lowres is None else lowres
     for q in range(0, len(queries), 3):
         log_w, patches = [], []
@@ -96,9 +96,9 @@ def test_the_search_finds_the_nearest_patches():
     x = (smooth + 0.1 * picture(60, 60, 2)).clamp(-1, 1)
     unknown = hole(60, 60, 20, 20, 15)
     bound = Bound.of(x, unknown, Settings(most=300))
-    queries, sources = bound._asked(noisy(x, 0.2), level(0.2), None), bound._sources(None)
-    found = improve(queries, sources, shortlist(queries, sources, 8), 4, rounds=3)
-    assert bound.atlas.whole[found].all()
+    queries, sources = bound._make_queries(noisy(x, 0.2), level(0.2), None), bound._make_sources(None)
+    found = refine_matches(queries, sources, shortlist(queries, sources, 8), 4, rounds=3)
+    assert bound.atlas.complete[found].all()
     d = sources.distance(queries, found)
     every = replace(sources, grid=bound.atlas.corners)
     best = every.distance(queries, bound.atlas.corners.expand(len(queries), -1)).amin(1)
@@ -129,19 +129,19 @@ def test_matches_grow_from_the_rim():
     that is no worse than its own."""
     x, unknown = picture(40, 40), hole(40, 40, 12, 12, 14)
     bound = Bound.of(x, unknown, Settings())
-    queries, sources = bound._asked(noisy(x, 0.5), level(0.5), None), bound._sources(None)
-    nearest = improve(queries, sources, shortlist(queries, sources, 8), 1, rounds=2)[:, 0]
+    queries, sources = bound._make_queries(noisy(x, 0.5), level(0.5), None), bound._make_sources(None)
+    nearest = refine_matches(queries, sources, shortlist(queries, sources, 8), 1, rounds=2)[:, 0]
     none, all_of_it = (torch.full_like(bound.depth, value) for value in (0.0, float("inf")))
-    better = grow(queries, sources, nearest, bound.depth, none)
+    better = grow_coherent_matches(queries, sources, nearest, bound.depth, none)
     d = [sources.distance(queries, corners[:, None])[:, 0] for corners in (nearest, better)]
     assert (d[1] <= d[0]).all()
-    grown = grow(queries, sources, nearest, bound.depth, all_of_it)
-    assert bound.atlas.whole[grown].all()
+    grown = grow_coherent_matches(queries, sources, nearest, bound.depth, all_of_it)
+    assert bound.atlas.complete[grown].all()
     assert torch.equal(grown[bound.depth == 0], nearest[bound.depth == 0])
     handed = grown[queries.neighbours] + queries.steps
     shallower = bound.depth[queries.neighbours] < bound.depth[:, None]
-    inside = (handed >= 0) & (handed < len(bound.atlas.whole))
-    possible = inside & shallower & bound.atlas.whole[handed.clamp(0, len(bound.atlas.whole) - 1)]
+    inside = (handed >= 0) & (handed < len(bound.atlas.complete))
+    possible = inside & shallower & bound.atlas.complete[handed.clamp(0, len(bound.atlas.complete) - 1)]
     follows = (possible & (handed == grown[:, None])).any(1)
     assert follows[possible.any(1)].all()
 
@@ -153,9 +153,9 @@ def test_a_copied_patch_takes_the_guides_mean_colour():
     low = torch.nn.functional.avg_pool2d(x[None], 5, 1, 2)[0]
     corners = bound.atlas.corners[: len(bound.corners)]
     for shift, moved in ((0.02, 0.02), (-0.3, -0.05)):
-        queries, sources = bound._asked(noisy(x, 0.5), level(0.5), low), bound._sources(low)
+        queries, sources = bound._make_queries(noisy(x, 0.5), level(0.5), low), bound._make_sources(low)
         there = sources.guide.patches(corners, bound.spots)
-        made = bound._copied(replace(queries, guide=there + shift), sources, corners)
+        made = bound._copy_patches(replace(queries, guide=there + shift), sources, corners)
         assert torch.allclose(made, bound.atlas.patches(corners) + moved, atol=1e-6)
     settings = Settings(exact=0)
     x_t = noisy(x, 0.5).requires_grad_()
@@ -200,7 +200,7 @@ def test_patches_that_agree_are_left_alone_by_the_votes():
     atlas = Atlas.of([x], [torch.ones(15, 18, dtype=torch.bool)], 5)
     voters = Voters(atlas.corners, atlas, 1, torch.rand(len(atlas.corners)) + 0.1)
     for t in (0.9, 0.1):
-        assert torch.allclose(voters.mean(atlas.patches(atlas.corners), t, x.shape), x, atol=1e-5)
+        assert torch.allclose(voters.vote(atlas.patches(atlas.corners), t, x.shape), x, atol=1e-5)
 
 
 def test_mirrored_patches():

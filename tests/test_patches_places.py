@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from editkit.models.patches.atlas import Atlas
-from editkit.models.patches.places import Between, compared, spots
-from editkit.models.patches.search import Queries, Sources, grow
+from editkit.models.patches.places import PixelsBetween, compared_patches, sample_offsets
+from editkit.models.patches.search import Queries, Sources, grow_coherent_matches
 
 
-def placed(region: torch.Tensor, side: int, stride: int) -> tuple[torch.Tensor, Between]:
-    corners, _, _ = compared(region, side, region.shape[1], stride)
-    return corners, Between.of(corners, region, region.shape[1], side, stride)
+def placed(region: torch.Tensor, side: int, stride: int) -> tuple[torch.Tensor, PixelsBetween]:
+    corners, _, _ = compared_patches(region, side, region.shape[1], stride)
+    return corners, PixelsBetween.of(corners, region, region.shape[1], side, stride)
 
 
 def test_every_pixel_lies_between_the_compared_patches_around_it():
@@ -43,7 +43,7 @@ def test_only_pixels_with_sources_that_differ_have_a_choice():
     found, choices = between.choices(two, corners, atlas)
     assert len(found) > 0
     assert {int(v) for v in (choices - found[:, None]).unique()} == {26, 28}
-    assert bool(atlas.whole[choices].all())
+    assert bool(atlas.complete[choices].all())
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,6 @@ def test_texture_of_the_right_tone_grows_further_inside_a_hole(depth, off, goes_
         values, torch.full((2, 49), 10.0 / apart), torch.full((2, 9, 3), off), 0.0, neighbours, torch.full((8,), 3),
         busy=torch.tensor([[-4.6, 1.0], [-4.6, 1.0]]),
     )  # fmt: skip
-    sources = Sources(atlas, plain, atlas.corners, spots(atlas.offsets.view(7, 7)))
-    grown = grow(queries, sources, nearest, torch.tensor([1.0, depth]), torch.tensor([0.0, 3.0]), 1.0)
+    sources = Sources(atlas, plain, atlas.corners, sample_offsets(atlas.offsets.view(7, 7)))
+    grown = grow_coherent_matches(queries, sources, nearest, torch.tensor([1.0, depth]), torch.tensor([0.0, 3.0]), 1.0)
     assert int(grown[1]) == (handed if goes_on else 100)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from editkit import edit
-from editkit.models.patches.thin import find_lone_lines, thin
+from editkit.models.patches.thin import find_lone_lines, thin_patches
 from editkit.plugins import Inpaint
 
 SIDE = 7
@@ -49,7 +49,7 @@ def test_a_line_may_be_where_one_arrives_and_straight_on():
     region = torch.zeros(160, 200, dtype=torch.bool)
     region[30:120, 100:180] = True
     seen = torch.from_numpy(picture).expand(3, -1, -1)
-    has, may = thin(seen, region, SIDE)
+    has, may = thin_patches(seen, region, SIDE)
     assert has[60, :90].float().mean() > 0.8
     assert has[141].float().mean() > 0.9
     assert may[60, 100:180].all()

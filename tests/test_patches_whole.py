@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import editkit
-from editkit.models.patches.busy import busy, expected
+from editkit.models.patches.busy import busyness, expected_busyness
 from editkit.models.patches.denoise import Settings
 from editkit.models.patches.info import Ladder
-from editkit.models.patches.islands import without_islands
+from editkit.models.patches.islands import remove_islands
 from editkit.models.patches.redraw import Redrawn
 from editkit_plugins.sdedit import SDEdit
 
@@ -56,7 +56,7 @@ def test_what_stands_alone_on_calm_ground_goes_and_what_reaches_the_rim_stays():
     x = sky.clone()
     x[:, 50:58, 100:110] = -0.9  # alone
     x[:, 110:113, 20:120] = 0.9  # comes in from what is known
-    made = without_islands(x, region, FLAT, 7)
+    made = remove_islands(x, region, FLAT, 7)
     assert float((made - sky)[:, 44:64, 94:116].abs().max()) < 0.02
     assert torch.equal(made[:, 90:], x[:, 90:])
     assert torch.equal(made[:, ~region], x[:, ~region])
@@ -66,20 +66,20 @@ def test_on_ground_that_should_be_busy_marks_are_left():
     x, region = torch.zeros(3, 60, 60), torch.zeros(60, 60, dtype=torch.bool)
     region[10:50, 10:50] = True
     x[:, 28:32, 28:32] = 0.5
-    assert torch.equal(without_islands(x, region, torch.tensor(-1.0), 7), x)
+    assert torch.equal(remove_islands(x, region, torch.tensor(-1.0), 7), x)
 
 
 def test_in_a_texture_nothing_stands_alone():
     x, region = textured(64, 64), torch.zeros(64, 64, dtype=torch.bool)
     region[16:48, 16:48] = True
-    assert torch.equal(without_islands(x, region, FLAT, 7), x)
+    assert torch.equal(remove_islands(x, region, FLAT, 7), x)
 
 
 def test_a_hole_in_a_texture_should_be_as_busy_as_the_texture():
     x, region = textured(80, 80), torch.zeros(80, 80, dtype=torch.bool)
     region[20:60, 20:60] = True
     hidden = torch.where(region, torch.zeros_like(x), x)
-    mean, spread = expected(busy(hidden, 7), region, 7)
-    assert abs(float(mean[40, 40]) - float(busy(x, 7).mean())) < 0.3
+    mean, spread = expected_busyness(busyness(hidden, 7), region, 7)
+    assert abs(float(mean[40, 40]) - float(busyness(x, 7).mean())) < 0.3
     assert 0.5 <= float(spread[40, 40]) < 0.8
-    assert float(mean[40, 40] - busy(torch.zeros_like(x), 7)[40, 40]) > 2.0 * float(spread[40, 40])
+    assert float(mean[40, 40] - busyness(torch.zeros_like(x), 7)[40, 40]) > 2.0 * float(spread[40, 40])

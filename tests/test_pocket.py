@@ -44,7 +44,7 @@ def given():
     return x_t, picture, mask, coarse
 
 
-def told(task, given):
+def conditioned(task, given):
     """(Conditioning, task, condition picture, mask) as training has it."""
     x_t, picture, mask, coarse = given
     ones = torch.ones_like(mask)
@@ -65,7 +65,7 @@ def test_the_network_sees_what_it_was_trained_on(saved, given, task):
     info = describe(str(path))
     model = load(info, torch.device("cpu"), torch.float32)
     level = model.schedule.level(400)
-    cond, number, picture, mask = told(task, given)
+    cond, number, picture, mask = conditioned(task, given)
     x_t = given[0]
     with torch.no_grad():
         (made,) = model(x_t, level, (cond,))
@@ -82,7 +82,7 @@ def test_the_network_sees_what_it_was_trained_on(saved, given, task):
 def test_a_run_of_the_engine_is_the_trainers_own_sampler(saved, given, task):
     path, network = saved
     model = load(describe(str(path)), torch.device("cpu"), torch.float32)
-    cond, number, picture, mask = told(task, given)
+    cond, number, picture, mask = conditioned(task, given)
 
     def predict(x_t, t):
         level = model.schedule.level(int(t[0]))
@@ -106,7 +106,7 @@ def test_another_format_is_refused(saved):
 def test_several_conditionings_are_one_call(saved, given):
     path, _ = saved
     model = load(describe(str(path)), torch.device("cpu"), torch.float32)
-    conds = [told(task, given)[0] for task in ("prior", "inpaint", "upscale")]
+    conds = [conditioned(task, given)[0] for task in ("prior", "inpaint", "upscale")]
     level = model.schedule.level(250)
     with torch.no_grad():
         together = model(given[0], level, conds)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from editkit import edit, sample
 from editkit.cli import run
-from editkit.editing.settle import described
+from editkit.editing.settle import describe_model
 from editkit.errors import EditkitError, ExtraError, ModelError, UsageError
 from editkit.models import backends, describe, families, load, setup
 from editkit.models.fast.packing import unpack
@@ -255,4 +255,4 @@ def test_a_later_stage_of_an_embedded_model_does_not_inherit_it() -> None:
 
     later = Stage((SDEdit(strength=0.5),), Options(model="patches", quantize="int8"), inherited=frozenset({"quantize"}))
     assert for_own_model(later).options.quantize == "none"
-    assert described(later).name == "patches"
+    assert describe_model(later).name == "patches"

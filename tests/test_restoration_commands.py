@@ -46,7 +46,7 @@ def test_a_cascade_is_two_stages_of_one_chain():
     assert edit(photo(), chain, model=Isotropic(), steps=3).pixels.shape == (96, 128, 3)
 
 
-class Told(ExactModel):
+class Conditioned(ExactModel):
     """Remembers what it was told."""
 
     def __call__(self, x_t, level, conds):
@@ -55,7 +55,7 @@ class Told(ExactModel):
 
 
 def test_a_model_that_takes_lowres_is_told_the_small_picture_and_held_to_it():
-    model = Told(frozenset({"lowres"}))
+    model = Conditioned(frozenset({"lowres"}))
     _, told = measured(photo(), Upscale(), model=model, steps=4)
     assert model.conds[0].lowres.shape == (1, 3, 48, 64)
     assert told[0][2]["consistency_levels"] < 6.0
@@ -67,7 +67,7 @@ def test_a_model_that_takes_lowres_is_told_the_small_picture_and_held_to_it():
         edit(photo(), Upscale(noise_level=20), model=model, steps=2)
 
 
-class Noisy(Told):
+class Noisy(Conditioned):
     """Takes a noised small picture and the level of its noise."""
 
     noise_levels = 350
@@ -137,7 +137,7 @@ def test_lost_pixels_are_made_anew_and_the_others_kept():
     assert not np.array_equal(result[~kept], photo()[~kept])
 
 
-@pytest.mark.parametrize("model", [Isotropic(), Told(frozenset({"task"}))], ids=["solved", "told"])
+@pytest.mark.parametrize("model", [Isotropic(), Conditioned(frozenset({"task"}))], ids=["solved", "told"])
 def test_colours_keep_every_pixels_luma(model):
     grey = np.repeat((photo() @ LUMA).round().astype(np.uint8)[..., None], 3, -1)
     grey[0, :4], grey[1, :4] = 255, 0

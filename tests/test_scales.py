@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import editkit
-from editkit.models.patches.calm import FLAT, calmed, detail
+from editkit.models.patches.calm import FLAT, detail, smooth_calm_regions
 from editkit_plugins.inpaint import Inpaint
 from editkit_plugins.uncrop import Uncrop
 
@@ -71,7 +71,7 @@ def test_detail_is_of_the_picture_and_not_of_its_pixels():
         region = torch.zeros(height, width, dtype=torch.bool)
         region[height // 2 : height * 5 // 8, width // 2 : width * 5 // 8] = True
         found.append(float(detail(x, region)[height * 9 // 16, width * 9 // 16]) ** 0.5)
-        assert torch.equal(calmed(x, region), x), scale
+        assert torch.equal(smooth_calm_regions(x, region), x), scale
     assert min(found) > 1.5 * FLAT
     assert max(found) < 3 * min(found), found
 
@@ -83,7 +83,7 @@ def test_a_horizon_is_no_calm_place_however_large_the_picture_is():
         x[:, size // 4 :] = -0.2
         region = torch.zeros(size // 2, size, dtype=torch.bool)
         region[:, size * 3 // 4 :] = True
-        made = calmed(x, region)
+        made = smooth_calm_regions(x, region)
         assert torch.equal(made[:, size // 4 - 4 : size // 4 + 4], x[:, size // 4 - 4 : size // 4 + 4]), size
         assert float((made - x).abs().max()) < 0.004, size
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import diffusers
 import pytest
 import torch
-from exact_moments import EYE, errors_of, said, through
+from exact_moments import EYE, errors_of, exact_prediction, through
 from toy import COVARIANCE, MEAN
 
 from editkit.diffusion.plan import Move
@@ -77,7 +77,7 @@ def test_the_corrector_s_bias_and_how_fast_it_mends(table, snr):
 
     def spied(x, at):
         seen.append(x)
-        return said(x, at)
+        return exact_prediction(x, at)
 
     bias = values / (1.0 - e / (2.0 * values))
     left = bias + (1.0 - e / values) ** 6 * (3.0 * values - bias)
@@ -191,7 +191,7 @@ def test_moments_go_through_a_known_rule_as_they_should():
     mean, covariance = through(make_sampler("ddim"), top, clean, (torch.ones(4, dtype=torch.float64), EYE))
     torch.testing.assert_close(mean, MEAN.double())
     assert float(covariance.abs().max()) < 1e-12
-    assert torch.equal(said(torch.ones(1, 4, dtype=torch.float64), top).x0[0], MEAN.double())
+    assert torch.equal(exact_prediction(torch.ones(1, 4, dtype=torch.float64), top).x0[0], MEAN.double())
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_janssens_interpolation_is_the_posterior_mean():
     C = found.covariance(400)
     known = ~gap
     mean = C[np.ix_(gap, known)] @ np.linalg.solve(C[np.ix_(known, known)], x[known])
-    assert ar.interpolated(np.where(gap, 0.0, x), gap, found)[gap] == pytest.approx(mean, abs=1e-4 * x.std())
+    assert ar.interpolate(np.where(gap, 0.0, x), gap, found)[gap] == pytest.approx(mean, abs=1e-4 * x.std())
 
 
 def small(n=24):
@@ -168,16 +168,16 @@ def test_clicks_are_found():
 
 def test_halving_is_the_filter_as_a_matrix():
     x = process(200)
-    assert repair.halving(200).numpy() @ x == pytest.approx(repair.halved(x))
+    assert repair.halving(200).numpy() @ x == pytest.approx(repair.halve(x))
 
 
 def test_wave_explains_what_was_heard():
     x, like = voice(0.1, RATE, 2), voice(0.5, RATE, 3)
-    small_ = repair.halved(x)
+    small_ = repair.halve(x)
     found = repair.wave(small_, like, order=32, draws=2, seed=0, steps=15)
     assert found.shape == (2, len(x))
     inside = slice(20, len(small_) - 20)
-    again = np.stack([repair.halved(one) for one in found])
+    again = np.stack([repair.halve(one) for one in found])
     assert np.abs(again[:, inside] - small_[inside]).max() < 0.02 * np.abs(small_).max()
     assert np.abs(found[0] - found[1]).max() > 0.0
 
@@ -188,7 +188,7 @@ def recordings(tmp_path, monkeypatch):
     x = voice(0.15, RATE, 2)
     repair.write(Path("in.wav"), RATE, x)
     repair.write(Path("cut.wav"), RATE, np.clip(x, -0.4, 0.4))
-    repair.write(Path("small.wav"), RATE // 2, repair.halved(x))
+    repair.write(Path("small.wav"), RATE // 2, repair.halve(x))
     wavfile.write("two.wav", RATE, np.zeros((4000, 2), np.int16))
     wavfile.write("silent.wav", RATE, np.zeros(4000, np.int16))
     wavfile.write("short.wav", RATE, np.ones(40, np.int16))

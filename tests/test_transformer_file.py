@@ -273,15 +273,15 @@ def test_strangers_provenance_lays_no_file_from_elsewhere(pairs: dict[str, Pair]
 
 
 def test_a_stage_with_another_model_does_not_inherit_it(pairs: dict[str, Pair], tmp_path: Path) -> None:
-    from editkit.editing.settle import described
+    from editkit.editing.settle import describe_model
     from editkit.plugin import Chain
 
     file = str(tiny_files.saved(pairs["qwen"].state, tmp_path / "x.safetensors"))
     first = Chain.of(SDEdit()).using(model=pairs["qwen"].folder, transformer=file)
     one, two = (first | Chain.of(SDEdit()).using(model=pairs["flux2"].folder)).inherited().stages
-    assert (described(one).transformer, described(two).transformer) == (file, None)
+    assert (describe_model(one).transformer, describe_model(two).transformer) == (file, None)
     _, three = (first | SDEdit()).inherited().stages
-    assert described(three).transformer == file
+    assert describe_model(three).transformer == file
 
 
 def test_an_embedded_model_inherits_no_lora(tmp_path: Path) -> None:

@@ -91,13 +91,13 @@ def test_a_variation_is_the_pipelines(model: Any, guidance: float, noise_level: 
 def test_the_branch_without_is_told_zeros(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = theirs(10.0, 0)
     same(ours(model, Vary(), guidance_scale=10.0), expected)
-    own = UnClip.told
+    own = UnClip.prepare_embedding
 
     def wrong(self: Any, *given: Any) -> Any:
         made = own(self, *given)
         return type(made)(made.values, made.values)
 
-    monkeypatch.setattr(UnClip, "told", wrong)
+    monkeypatch.setattr(UnClip, "prepare_embedding", wrong)
     assert tiny_flow.distance(ours(model, Vary(), guidance_scale=10.0), expected) > SEEN
 
 
@@ -141,9 +141,11 @@ def test_texts_turn_the_embedding_along_their_difference(
 ) -> None:
     """Its length stays, and of the angle to the difference it goes the fraction `by`."""
     told: list[Tensor] = []
-    own = UnClip.told
+    own = UnClip.prepare_embedding
     monkeypatch.setattr(
-        UnClip, "told", lambda self, embedding, *rest: (told.append(embedding), own(self, embedding, *rest))[1]
+        UnClip,
+        "prepare_embedding",
+        lambda self, embedding, *rest: (told.append(embedding), own(self, embedding, *rest))[1],
     )
     made(folder, Vary(from_text="a cat", to_text="a dog", by=0.25, clip=clip))
     before, after = (z[0].double() for z in told)

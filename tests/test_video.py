@@ -10,12 +10,12 @@ from toy_video import FRAMES, MASKS, TRUTH, H, N, StopNow, W, clip, masked, read
 
 from editkit import edit_video
 from editkit.editing import frames
-from editkit.editing.frames import Shown, Sources
-from editkit.editing.video import Together, _Work
+from editkit.editing.frames import FrameSources, SourceFrame
+from editkit.editing.video import Together, _VideoEdit
 from editkit.errors import PictureError
 from editkit.pictures.boxes import Box
 from editkit.pictures.files.clips import Clip, Span, write_clip
-from editkit.pictures.motion import camera, grey, refined, warped
+from editkit.pictures.motion import estimate_homography, grey, refine_homography, warp
 from editkit.pictures.picture import Picture
 from editkit.plugins import Inpaint, Remove, SDEdit, Upscale
 
@@ -218,8 +218,8 @@ def test_a_frame_starts_with_the_change_of_the_one_before(tmp_path):
 
 
 def test_the_cameras_motion_is_found_to_a_tenth_of_a_pixel():
-    H_found = camera(grey(TRUTH[0]), grey(TRUTH[6]), np.zeros((H, W), bool))
-    H_found = refined(H_found, grey(TRUTH[0]), grey(TRUTH[6]), np.ones((H, W), bool))
+    H_found = estimate_homography(grey(TRUTH[0]), grey(TRUTH[6]), np.zeros((H, W), bool))
+    H_found = refine_homography(H_found, grey(TRUTH[0]), grey(TRUTH[6]), np.ones((H, W), bool))
     a, s = 0.012, 1.6
     A0 = np.array([[s, 0, 150], [0, s, 120], [0, 0, 1]])
     A6 = np.array([[np.cos(a) * s, -np.sin(a) * s, 150 + 2.3 * 6], [np.sin(a) * s, np.cos(a) * s, 120 + 0.9 * 6],
@@ -242,15 +242,15 @@ def test_laying_a_frame_over_another_is_exact_for_quadratics():
     v, u = np.mgrid[10:30, 12:40].astype(float)
     there = np.linalg.solve(H_to, np.stack([u, v, np.ones_like(u)]).reshape(3, -1)).reshape(3, *u.shape)
     wanted = of(there[0] / there[2], there[1] / there[2])
-    assert np.abs(warped(of(x, y), H_to, box) - wanted).max() < 1e-5 * np.abs(wanted).max()
-    assert (warped(FRAMES[0], np.eye(3), box) == FRAMES[0][10:30, 12:40]).all()
+    assert np.abs(warp(of(x, y), H_to, box) - wanted).max() < 1e-5 * np.abs(wanted).max()
+    assert (warp(FRAMES[0], np.eye(3), box) == FRAMES[0][10:30, 12:40]).all()
 
 
 def test_what_is_not_to_be_looked_at_does_not_pull_the_camera():
     """What passes is in both frames, at other places; it moves the fit by no more than a thirtieth of a pixel."""
     exact = np.linalg.inv(np.vstack([stand(7), [0, 0, 1]])) @ np.vstack([stand(3), [0, 0, 1]])
-    found = refined(camera(grey(TRUTH[3]), grey(TRUTH[7]), MASKS[3]), grey(FRAMES[3]), grey(FRAMES[7]),
-                    ~MASKS[3] & ~MASKS[7])  # fmt: skip
+    rough = estimate_homography(grey(TRUTH[3]), grey(TRUTH[7]), MASKS[3])
+    found = refine_homography(rough, grey(FRAMES[3]), grey(FRAMES[7]), ~MASKS[3] & ~MASKS[7])
     y, x = np.nonzero(MASKS[7])
     off = found @ np.linalg.solve(exact, np.stack([x, y, np.ones(len(x))]))
     assert np.abs(off[:2] / off[2] - np.stack([x, y])).max() < 1 / 30
@@ -260,7 +260,7 @@ def laid_out(index, hidden, shift):
     """A frame that shows `TRUTH[0]` moved by so many pixels to the left."""
     pixels = np.roll(TRUTH[0], -shift, 1)
     camera = np.array([[1.0, 0, -shift], [0, 1, 0], [0, 0, 1]])
-    return Shown(index, pixels, grey(pixels), hidden, camera)
+    return SourceFrame(index, pixels, grey(pixels), hidden, camera)
 
 
 def test_a_place_is_filled_from_where_it_was_filled_from():
@@ -269,13 +269,13 @@ def test_a_place_is_filled_from_where_it_was_filled_from():
     hole[40:70, 60:100] = True
     left = none.copy()
     left[:, :78] = True
-    sources, others = Sources(), [laid_out(4, left, 0), laid_out(9, none, 2)]
+    sources, others = FrameSources(), [laid_out(4, left, 0), laid_out(9, none, 2)]
     now = laid_out(0, hole, 0)
     pixels, origin = sources.fill(now, others[:1])
     first = origin == 5
     assert first[hole].any()
     assert (origin[hole & ~first] == 0).all()
-    sources.filled(now, pixels, origin)
+    sources.advance(now, pixels, origin)
     _, origin = sources.fill(laid_out(1, hole, 1), others)
     assert (origin[hole & np.roll(first, -1, 1)] == 5).mean() > 0.95
     assert (origin[hole] > 0).all()
@@ -284,7 +284,7 @@ def test_a_place_is_filled_from_where_it_was_filled_from():
 
 def test_what_was_invented_is_kept_in_a_bounded_number_of_frames():
     """Every frame shows something new, and hides it: at most four are held, and nothing in use is let go."""
-    sources, hole = Sources(), np.zeros((H, W), bool)
+    sources, hole = FrameSources(), np.zeros((H, W), bool)
     hole[40:80, W - 20 :] = True
     for k in range(9):
         frame = laid_out(k, hole, 2 * k)
@@ -292,7 +292,7 @@ def test_what_was_invented_is_kept_in_a_bounded_number_of_frames():
         rest = hole & (origin == 0)
         assert rest[:, -2:].any()
         assert k == 0 or not rest[:, :-4].any()
-        sources.filled(frame, pixels, np.where(rest, -(k + 1), origin))
+        sources.advance(frame, pixels, np.where(rest, -(k + 1), origin))
         assert len(sources.anchors) <= 4
         assert {anchor.origin for anchor in sources.anchors} >= set(np.unique(sources.before[1][hole]).tolist())
 
@@ -308,7 +308,7 @@ def test_what_is_held_does_not_grow_with_the_clip(tmp_path, monkeypatch):
         marks = written(tmp_path / f"m{n}.mkv", shown(passing))
         alive, found = [], []
 
-        def counted(work, times, alive=alive, theirs=_Work._shown):
+        def counted(work, times, alive=alive, theirs=_VideoEdit._frames_with_holes):
             for one in theirs(work, times):
                 alive.append(weakref.ref(one))
                 yield one
@@ -317,7 +317,7 @@ def test_what_is_held_does_not_grow_with_the_clip(tmp_path, monkeypatch):
             found.append(sum(ref() is not None for ref in alive))
 
         with monkeypatch.context() as patched:
-            patched.setattr(_Work, "_shown", counted)
+            patched.setattr(_VideoEdit, "_frames_with_holes", counted)
             edit_video(clip, Remove(mask=marks), tmp_path / f"out{n}.mkv", watch=watch)
         assert len(found) == n
         most[n] = max(found)

@@ -14,7 +14,7 @@ from toy_video import FRAMES, MASKS, H, N, StopNow, W, clip, masked, read, shown
 
 from editkit import edit_video
 from editkit.cli import run
-from editkit.editing.video import Told
+from editkit.editing.video import VideoProgress
 from editkit.editing.watching.of_video import MOST, VideoPreview
 from editkit.errors import EditkitError, PictureError, UsageError
 from editkit.pictures.files.clips import Clip, Span
@@ -286,6 +286,6 @@ def test_a_preview_goes_on_with_the_run_that_it_shows(clip, masked, tmp_path, mo
 def test_an_animation_of_a_long_video_has_a_bounded_number_of_frames(tmp_path):
     preview = VideoPreview(tmp_path / "p.webp")
     for k in range(5 * MOST):
-        preview.frame(Told(k + 1, 0, 0, np.full((9, 16, 3), k, np.uint8)))
+        preview.frame(VideoProgress(k + 1, 0, 0, np.full((9, 16, 3), k, np.uint8)))
         assert len(preview.frames) <= MOST
     assert np.diff([int(np.asarray(frame)[0, 0, 0]) for frame in preview.frames]).tolist() == [8] * 29

@@ -31,7 +31,7 @@ IDLE = {
 """What is said of a negative prompt that has no branch."""
 
 
-def said(folders: Folders, name: str, **options: Any) -> list[str]:
+def notices(folders: Folders, name: str, **options: Any) -> list[str]:
     lines: list[str] = []
     how = {"steps": 1, "prompt": "a red door", "seed": 3, "device": "cpu", "offline": True, "notify": lines.append}
     edit(PHOTO, SDEdit(strength=1.0), model=folders.model(name), models=MODELS, **{**how, **options})
@@ -41,7 +41,7 @@ def said(folders: Folders, name: str, **options: Any) -> list[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_not_read_and_what_has_no_branch(folders: Folders, name: str) -> None:
     """The end of a long prompt, and a negative prompt; of a short prompt alone nothing is said."""
-    lines = said(folders, name, prompt="x" * 1500 + "END", negative="blurry")
+    lines = notices(folders, name, prompt="x" * 1500 + "END", negative="blurry")
     left_out = [line for line in lines if "left out: " in line]
     assert len(left_out) == (name not in READ_ALL)
     for line in left_out:
@@ -52,7 +52,7 @@ def test_what_is_not_read_and_what_has_no_branch(folders: Folders, name: str) ->
     about = [line for line in lines if "without effect" in line]
     assert len(about) == (name in IDLE)
     assert all("negative" in line and re.search(IDLE[name], line) for line in about)
-    assert not any("left out" in line or "without effect" in line for line in said(folders, name))
+    assert not any("left out" in line or "without effect" in line for line in notices(folders, name))
 
 
 def test_models_with_another_loop_are_refused_by_name(folders: Folders, tmp_path: Path) -> None:
@@ -77,5 +77,5 @@ def test_no_pickle_is_read_whatever_it_is_given_as(folders: Folders, tmp_path: P
     file.write_bytes(b"\x80\x04N.")
     for option in ({"lora": (str(file),)}, {"transformer": str(file)}):
         with pytest.raises(ModelError, match=r"pickle|only \.?safetensors") as refused:
-            said(folders, "klein", **option)
+            notices(folders, "klein", **option)
         assert "\n" not in str(refused.value)

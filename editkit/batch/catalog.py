@@ -159,14 +159,14 @@ class Catalog:
         order = "output is null, iif(output is null, name, ''), place"
         rest = self._ask(f"select place, name, output from picture where not {alone} order by {order}")
         self._many("update picture set key = null where place = ?", [(place,) for place, *_ in rest])
-        for place, name, said in rest:
+        for place, name, requested in rest:
             suffix, number = PurePosixPath(_short(name, ending)).suffix, 1
-            output = said or name + suffix
-            other = self._ask("select name from picture where key = ?", _key(said)) if said else []
+            output = requested or name + suffix
+            other = self._ask("select name from picture where key = ?", _key(requested)) if requested else []
             if other:  # rows that say a name come first: it is another row's
                 raise UsageError(
-                    f"{other[0][0]} and {name}: both rows have the output {said} (capitals and the form of accents do "
-                    f"not count); give each its own"
+                    f"{other[0][0]} and {name}: both rows have the output {requested} (capitals and the form of "
+                    f"accents do not count); give each its own"
                 )
             while self._ask("select 1 from picture where key = ?", _key(output)):
                 number += 1
@@ -291,8 +291,8 @@ class Items(Sequence[Item]):
 
     def _item(self, row: tuple[Any, ...]) -> Item:
         _, name, source, mask, output, columns = row
-        said = tuple(json.loads(columns).items())
-        return Item(name, source, f"{self._target.rstrip('/')}/{output}", output, mask, said)
+        values = tuple(json.loads(columns).items())
+        return Item(name, source, f"{self._target.rstrip('/')}/{output}", output, mask, values)
 
 
 def _short(name: str, ending: str | None) -> str:

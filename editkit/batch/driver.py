@@ -34,7 +34,7 @@ from editkit.batch.stores import is_address, local_path, open_store
 from editkit.batch.work import Work, new_models
 from editkit.common.notify import Notify, silent
 from editkit.diffusion.samplers import make_sampler
-from editkit.editing.settle import arrange, described, for_own_model, options_of
+from editkit.editing.settle import arrange, describe_model, for_own_model, options_of
 from editkit.errors import RecipeError, UsageError
 from editkit.pictures.files.formats import PICTURES
 from editkit.pictures.shapes import path_exists
@@ -134,39 +134,46 @@ def batch(
             raise UsageError(f"{source}: contains no pictures; their names end in {' '.join(sorted(PICTURES))}")
         if begin is not None:
             begin(len(todo))
-        told = _call_both(watch, sheet.take)
+        watch_both = _call_both(watch, sheet.take)
         if is_plain(target):
             with open_journal(Path(target), identity, resume=resume, force=force) as journal:
-                summary = run(work, todo, journal, engine or serial, force=force, watch=told)
+                summary = run(work, todo, journal, engine or serial, force=force, watch=watch_both)
                 sheet.before(journal.done.values())
         else:
             at = open_store(target, offline=offline, results=True)
             with ledger.open_ledger(at, catalog, identity, resume=resume, force=force) as book:
                 summary = run_into(
-                    work, catalog, book, engine or serial, target, fresh=not (resume or force), force=force, watch=told
+                    work,
+                    catalog,
+                    book,
+                    engine or serial,
+                    target,
+                    fresh=not (resume or force),
+                    force=force,
+                    watch=watch_both,
                 )
                 book.flush()
                 sheet.before(catalog.done())
         for name, error in found.unreadable.items():
             summary.failed[name] = error
-            told(Result(Item(name, "", "", ""), error=error))
+            watch_both(Result(Item(name, "", "", ""), error=error))
     return summary
 
 
 def _call_both(watch: Callable[[Result], None] | None, also: Callable[[Result], None]) -> Callable[[Result], None]:
-    def told(result: Result) -> None:
+    def call_both(result: Result) -> None:
         also(result)
         if watch is not None:
             watch(result)
 
-    return told
+    return call_both
 
 
 def _check_chain(chain: Chain) -> None:
     """Check once for errors that concern every picture: conflicting plugins, unknown model or sampler."""
     refuse_plugin_outputs(chain, "a batch")
     for stage in chain.inherited().stages:
-        info = described(stage)
+        info = describe_model(stage)
         plugins = arrange(stage, info, has_picture=True)
         make_sampler(options_of(plugins, info, for_own_model(stage)).sampler or info.sampler)
 
@@ -194,9 +201,9 @@ def _identity(
         text = ""
     folder = None if masks is None else masks.folder
     where = "" if folder is None else str(folder if is_address(str(folder)) else Path(folder).resolve())
-    said = "\0".join((text, where, "" if masks is None else str(masks.pattern), str(ending), str(provenance)))
-    said += "" if quality is None else f"\0{quality}"
-    return {"editkit": 1, "run": hashlib.sha256(said.encode("utf-8", "surrogateescape")).hexdigest()}
+    identity = "\0".join((text, where, "" if masks is None else str(masks.pattern), str(ending), str(provenance)))
+    identity += "" if quality is None else f"\0{quality}"
+    return {"editkit": 1, "run": hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()}
 
 
 def run(

@@ -120,7 +120,7 @@ def _last_free_number(store: Store) -> int:
         return 0
     first = store.read(name_of(number))
     body = _parse_lease(first)
-    if body.get("released") or _is_dead(body):
+    if body.get("released") or _has_ended(body):
         return number
     until = time.monotonic() + TTL
     while time.monotonic() < until:
@@ -150,7 +150,7 @@ def _process_id() -> str:
         return ""
 
 
-def _is_dead(body: dict[str, Any]) -> bool:
+def _has_ended(body: dict[str, Any]) -> bool:
     """Whether a run on this machine has ended without releasing its lease."""
     mine, its = _process_id().split(), str(body.get("life", "")).split()
     if len(mine) != 4 or len(its) != 4 or its[:2] != mine[:2] or not its[2].isdigit():

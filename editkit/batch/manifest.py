@@ -186,11 +186,11 @@ def with_columns(chain: Chain, columns: Columns) -> Chain:
     Raises:
         ParameterError: a value is out of range.
     """
-    said = {name: value for name, value in columns if name in Options.model_fields and name not in BARRED}
-    if said:
-        chain = chain.with_options(Options(**{name: _lists_to_tuples(value) for name, value in said.items()}))
+    options = {name: value for name, value in columns if name in Options.model_fields and name not in BARRED}
+    if options:
+        chain = chain.with_options(Options(**{name: _lists_to_tuples(value) for name, value in options.items()}))
     for name, value in columns:
-        if name not in said:
+        if name not in options:
             plugin, field = _column_owner(chain, name)
             chain = chain.with_field(plugin, field, _lists_to_tuples(value))
     return chain

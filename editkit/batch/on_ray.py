@@ -183,9 +183,9 @@ def _connect(address: str) -> Iterator[None]:
                 ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, address="local")
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        said = f" ({first[:160]})"
+        reason = f" ({first[:160]})"
         where = f"no cluster answers at {address}" if address else "Ray cannot be started here"
-        raise UsageError(f"--engine ray: {where}{said}; ray status says whether one runs") from None
+        raise UsageError(f"--engine ray: {where}{reason}; ray status says whether one runs") from None
     try:
         yield
     finally:

@@ -154,9 +154,9 @@ def pair_results(
     if "clip" in metrics and prompts is None:
         raise UsageError("clip compares a picture with a text; give --prompts, a CSV with columns picture and prompt")
     found = _files_by_stem(results)
-    told = None if prompts is None else read_prompts(prompts)
-    if told is not None:
-        found = _in_prompt_order(found, told, results, prompts)
+    by_name = None if prompts is None else read_prompts(prompts)
+    if by_name is not None:
+        found = _in_prompt_order(found, by_name, results, prompts)
     theirs = {} if reference is None or not beside else _files_by_stem(reference)
     alone = reference is not None and reference.is_file()
     if alone and beside and len(found) > 1:
@@ -166,7 +166,7 @@ def pair_results(
         match = next(iter(theirs.values())) if alone and beside else theirs.get(name)
         if beside and match is None:
             raise UsageError(f"{path}: {reference} has no picture called {name} to compare it with")
-        prompt, category = ("", "") if told is None else told[name]
+        prompt, category = ("", "") if by_name is None else by_name[name]
         if "clip" in metrics and not prompt:
             raise UsageError(f"--prompts {prompts}: {name} has no prompt, which clip needs")
         rows.append(Row(name, path, match, prompt or None, category))
@@ -174,14 +174,14 @@ def pair_results(
 
 
 def _in_prompt_order(
-    found: Mapping[str, Path], told: Mapping[str, object], results: Path, prompts: object
+    found: Mapping[str, Path], by_name: Mapping[str, object], results: Path, prompts: object
 ) -> dict[str, Path]:
-    for name in told:
+    for name in by_name:
         if name not in found:
             near = nearest(name, list(found))
             hint = f"; is {near[0]} meant?" if near else ""
             raise UsageError(f"--prompts {prompts}: {results} holds no picture called {name}{hint}")
-    return {name: found[name] for name in told}
+    return {name: found[name] for name in by_name}
 
 
 def pictures_of(place: Path | None) -> list[Path]:
@@ -237,14 +237,14 @@ def read_prompts(path: str | Path) -> dict[str, tuple[str, str]]:
     if "picture" not in heads or not {"prompt", "category"} & set(heads):
         got = ", ".join(heads) or "none"
         raise UsageError(f"--prompts {path}: columns picture, and prompt or category, are needed; got {got}")
-    told: dict[str, tuple[str, str]] = {}
+    by_name: dict[str, tuple[str, str]] = {}
     for k, line in enumerate(table):
         written = (line["picture"] or "").strip()
         name = Path(written).with_suffix("").as_posix() if Path(written).name else ""
-        if not name or name in told:
+        if not name or name in by_name:
             raise UsageError(f"--prompts {path}: row {k + 2} names " + (f"{name} again" if name else "no picture"))
-        told[name] = ((line.get("prompt") or "").strip(), (line.get("category") or "").strip())
-    return told
+        by_name[name] = ((line.get("prompt") or "").strip(), (line.get("category") or "").strip())
+    return by_name
 
 
 def _check_comparable(row: Row, result: Picture, reference: Picture | None, metrics: Sequence[str]) -> None:

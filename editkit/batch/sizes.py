@@ -14,12 +14,12 @@ def most_at_once(chain: Chain) -> int:
     batched.
     """
     from editkit.common.device import pick_device
-    from editkit.editing.settle import described
+    from editkit.editing.settle import describe_model
     from editkit.models.memory import DENOISER, available
 
     found = []
     for stage in chain.inherited().stages:
-        info = described(stage)
+        info = describe_model(stage)
         if info.own_picture:
             return 1
         device = pick_device(stage.options.device)
@@ -35,13 +35,13 @@ def memory_of(chain: Chain) -> int:
     editkit, or whose weights are not on this machine.
     """
     from editkit.diffusion.model import Pass
-    from editkit.editing.settle import described
+    from editkit.editing.settle import describe_model
     from editkit.models.needs import bytes_of, needs
     from editkit.pictures.boxes import Box
 
     kept, working = dict[tuple[str, str | None, str], int](), 0
     for stage in chain.inherited().stages:
-        info = described(stage)
+        info = describe_model(stage)
         side = info.window or 512
         once, packs = [Pass(Box(0, 0, side, side), side, side, 1)], stage.options.quantize
         found = needs(info.name, once, bytes_of(stage.options.dtype), info.transformer, packs)

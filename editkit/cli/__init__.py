@@ -66,10 +66,10 @@ def run(words: list[str]) -> int:
         say(f"error: {bounded(str(error.filename or 'standard output'))}: {what}: {error.strerror}")
         return 1
     except Exception as error:
-        told = missing(error) if isinstance(error, ImportError) else None
-        if told is not None:
-            say(f"error: {told}")
-            return told.exit_code
+        missing_extra = missing(error) if isinstance(error, ImportError) else None
+        if missing_extra is not None:
+            say(f"error: {missing_extra}")
+            return missing_extra.exit_code
         return _unforeseen(error)
 
 

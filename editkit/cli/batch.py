@@ -143,9 +143,9 @@ def batch_command(words: list[str]) -> int:
 def _parse_inline(words: list[str]) -> Chain:
     """Parse the edit after `--`; output options belong to the batch."""
     line = parse(words, pictured=False)
-    said = line.extras.model_fields_set - read_settings().values.keys()
-    if said:
-        name = min(said)
+    given_here = line.extras.model_fields_set - read_settings().values.keys()
+    if given_here:
+        name = min(given_here)
         raise UsageError(
             f"{option_name(name)}: is not allowed after --, where only the edit is; see editkit batch --help"
         )
@@ -162,8 +162,8 @@ def _chain_and_masks(
         places = [place for place in (given["source"], given.get("masks")) if place and not is_address(place)]
         anywhere = given.get("anywhere", False)
         asked = recipe.read(given["recipe"], allow_code=options.allow_code, anywhere=anywhere, places=places)
-        for told in recipe_files.networks_elsewhere(asked, given["recipe"]):
-            say(told)
+        for network in recipe_files.networks_elsewhere(asked, given["recipe"]):
+            say(network)
         return settings.under_chain(asked).with_options(options), None
     patterns: list[str] = []
 

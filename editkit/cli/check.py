@@ -47,9 +47,9 @@ def report_checks(checked: T, name: str, checks: Mapping[str, Callable[[T], Left
     verdicts = []
     for verdict in contract.verdicts(checked, checks):
         verdicts.append(verdict)
-        said = (checks[verdict.check].__doc__ or "").strip().splitlines()[0]
+        claim = (checks[verdict.check].__doc__ or "").strip().splitlines()[0]
         word = "kept in part" if verdict.left_out else words[verdict.kept]
-        write(f"{word:<12} {verdict.check:<{width}} {verdict.reason or said}")
+        write(f"{word:<12} {verdict.check:<{width}} {verdict.reason or claim}")
         for line in verdict.left_out:
             write(f"{'':<12} {'':<{width}} not tried {line}")
     broken, unchecked = (sum(v.kept is kept for v in verdicts) for kept in (False, None))

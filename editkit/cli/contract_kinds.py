@@ -102,12 +102,12 @@ def goes_up(name: str) -> None:
     levels, model = Cosine().levels(20, grid=sampler.grid), ExactModel()
     x, memory = torch.full((1, 3, 4, 4), 0.3), None
 
-    def said(x: Tensor, at: Level) -> Prediction:
+    def predict(x: Tensor, at: Level) -> Prediction:
         """Predict at the next level instead of the clean one, as the engine does."""
         return model(x, at if at.sigma > 0.0 else levels[1], (Conditioning(),))[0]
 
     for t, s in pairwise(levels):
-        x, memory = sampler.step(x, t, s, said, _zero_noise, memory)
+        x, memory = sampler.step(x, t, s, predict, _zero_noise, memory)
     require(math.isfinite(float(x.sum())), "it makes NaN or infinity on the way up")
 
 

@@ -51,8 +51,8 @@ def run_command(words: list[str]) -> int:
         line = parse_run(words)
     except HelpWasShown:
         return 0
-    for told in line.elsewhere:
-        notice_printer(line.extras)(told)
+    for message in line.elsewhere:
+        notice_printer(line.extras)(message)
     return run_line(line)
 
 

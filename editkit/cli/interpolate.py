@@ -161,12 +161,12 @@ def _strip_provenance(asked: Interpolation, own: InterpolateOptions, line: Line,
     """Return the provenance of the strip; paths are written relative to `base`."""
     from editkit.editing import recipe
     from editkit.editing.named_weights import named_weights
-    from editkit.editing.settle import described
+    from editkit.editing.settle import describe_model
     from editkit.models.files.fingerprint import fingerprint
     from editkit.pictures.files.provenance import Between, Provenance, hash_pixels
     from editkit.plugin.options import Options
 
-    models = [described(stage) for stage in asked.chain.with_options(Options(offline=True)).stages]
+    models = [describe_model(stage) for stage in asked.chain.with_options(Options(offline=True)).stages]
     made = Provenance.of(
         recipe.to_mapping(asked.chain, base),
         models=tuple((info.name, fingerprint(info)) for info in models),

@@ -74,9 +74,10 @@ def typed_command(
     def collect(**given: Any) -> dict[str, Any]:
         return given
 
-    told = with_options(collect, arguments, groups, several=several, shown=shown)
+    wrapped = with_options(collect, arguments, groups, several=several, shown=shown)
     app = typer.Typer(add_completion=False)
-    app.command(name=name, help=escape(printable(doc)), context_settings={"help_option_names": ["-h", "--help"]})(told)
+    context = {"help_option_names": ["-h", "--help"]}
+    app.command(name=name, help=escape(printable(doc)), context_settings=context)(wrapped)
     return typer.main.get_command(app)
 
 
@@ -91,7 +92,7 @@ def with_options(
     """Wrap a function of **keywords with a signature for Typer: `arguments`, then options in titled groups."""
     options = {p.name: p for group in groups.values() for p in group}
 
-    def told(**given: Any) -> Any:
+    def wrapped(**given: Any) -> Any:
         return function(**{key: _single_value(options[key], v) if key in options else v for key, v in given.items()})
 
     signature = [
@@ -105,9 +106,9 @@ def with_options(
     for title, group in groups.items():
         hidden = {p.name for p in group if shown is not None and p.name not in shown}
         signature.extend(_keyword(p.name, _annotated(p, title, p.name in hidden), None) for p in group)
-    told.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
-    told.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
-    return told
+    wrapped.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
+    return wrapped
 
 
 def _single_value(p: Param, value: Any) -> Any:

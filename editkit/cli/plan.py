@@ -42,12 +42,14 @@ def plan_command(words: list[str]) -> int:
 
 def _of_clip(line: Line) -> int:
     """Show the plan of a video's first frame, and the number of frames."""
-    from editkit.editing.video import Together, opening
+    from editkit.editing.video import Together, open_video
     from editkit.pictures.files.clips import Span
 
     extras = line.extras
     check_for_videos([line])
-    begun = opening(line.picture, line.chain, Span.of(extras.range, extras.stride), Together(track=extras.track), say)
+    begun = open_video(
+        line.picture, line.chain, Span.of(extras.range, extras.stride), Together(track=extras.track), say
+    )
     save_recipe(line)
     plans = plan_stages(begun.chain, begun.picture, say)
     if extras.json_:

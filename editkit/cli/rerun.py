@@ -50,8 +50,8 @@ def rerun(  # long: every parameter is an option with its help
         if download or offline or "--offline is on" not in str(error):
             raise
         asked = "rerun connects to the hub only with --download"
-        said = str(error).replace("--offline is on, so the hub was not asked", asked)
-        raise type(error)(said.replace("--offline is on", asked)) from error
+        message = str(error).replace("--offline is on, so the hub was not asked", asked)
+        raise type(error)(message.replace("--offline is on", asked)) from error
 
 
 @contextmanager
@@ -102,9 +102,9 @@ def _find_models(found: Provenance, folder: Path, here: Path) -> dict[str, str]:
     return places
 
 
-def _transformer_files(told: Mapping[str, Any]) -> Iterator[str]:
+def _transformer_files(mapping: Mapping[str, Any]) -> Iterator[str]:
     """Yield the transformer files that a recipe names."""
-    stages = told.get("stages")
+    stages = mapping.get("stages")
     for stage in stages if isinstance(stages, list) else []:
         options = stage.get("options") if isinstance(stage, Mapping) else None
         over = options.get("transformer") if isinstance(options, Mapping) else None
@@ -112,7 +112,7 @@ def _transformer_files(told: Mapping[str, Any]) -> Iterator[str]:
             yield over
 
 
-def _replace_models(told: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
+def _replace_models(mapping: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
     """Return the recipe with its models' names replaced according to `places`."""
 
     def of_stage(stage: Any) -> Any:
@@ -123,20 +123,20 @@ def _replace_models(told: Mapping[str, Any], places: Mapping[str, str]) -> dict[
             return stage
         return {**stage, "options": {**options, "model": places[model]}}
 
-    stages = told.get("stages")
-    return {**told, **({"stages": [of_stage(stage) for stage in stages]} if isinstance(stages, list) else {})}
+    stages = mapping.get("stages")
+    return {**mapping, **({"stages": [of_stage(stage) for stage in stages]} if isinstance(stages, list) else {})}
 
 
 def _compare_weights(found: Provenance, chain: Chain, places: Mapping[str, str], picture: str) -> None:
     """Report models, LoRAs and plugins' networks whose weights differ from those that made `picture`."""
     from editkit.cli.console import say
     from editkit.editing.named_weights import named_weights
-    from editkit.editing.settle import described
+    from editkit.editing.settle import describe_model
     from editkit.models import describe
     from editkit.models.files.fingerprint import fingerprint
     from editkit.plugin.options import Options
 
-    stages = [described(stage) for stage in chain.with_options(Options(offline=True)).stages]
+    stages = [describe_model(stage) for stage in chain.with_options(Options(offline=True)).stages]
     for used in found.models:
         if used.hash is None:
             continue
@@ -200,8 +200,8 @@ def _rerun(
     if found.picture_hash is not None and hash_pixels(edited) != found.picture_hash:
         raise PictureError(f"{source}: is not the picture from which {picture} was made; give that with --picture")
     places = _find_models(found, folder, here)
-    told = _replace_models(recipe.without_outputs(found.recipe), places)
-    chain = recipe.from_mapping(told, base=folder, allow_code=allow_code)
+    mapping = _replace_models(recipe.without_outputs(found.recipe), places)
+    chain = recipe.from_mapping(mapping, base=folder, allow_code=allow_code)
     _compare_weights(found, chain, places, picture)
     chain = chain.with_options(Options(allow_code=allow_code, offline=offline))
     chain = with_mask(chain, new_mask) if new_mask else chain

@@ -58,8 +58,8 @@ def _with_options(settings: type[BaseModel], *more: Param) -> Callable[[Command]
             command({name: value for name, value in given.items() if value is not None})
 
         own = [p for p in params(settings) if p.name != "architecture"]
-        told = with_options(collect, {}, {"the run": [*own, *more]})
-        app.command(name=command.__name__, help=inspect.getdoc(command))(told)
+        wrapped = with_options(collect, {}, {"the run": [*own, *more]})
+        app.command(name=command.__name__, help=inspect.getdoc(command))(wrapped)
         return command
 
     return register

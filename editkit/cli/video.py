@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from editkit.cli.words import Line
     from editkit.editing.stages import Update
-    from editkit.editing.video import Told
+    from editkit.editing.video import VideoProgress
     from editkit.editing.watching.of_video import VideoPreview
     from editkit.models.leasing import Models
     from editkit.plugin.outputs import Extras
@@ -64,12 +64,12 @@ def edit_clip(line: Line, target: str, models: Models | None, notify: Notify) ->
     # output of plugins must not mix with JSON on standard output
     with explained(), _bar(extras) as bar, redirect_stdout(sys.stderr):
 
-        def watch(told: Told) -> None:
+        def watch(status: VideoProgress) -> None:
             nonlocal shown, invented
-            shown, invented = shown + told.shown, invented + told.invented
-            bar.frame(told)
+            shown, invented = shown + status.shown, invented + status.invented
+            bar.frame(status)
             if preview is not None:
-                preview.frame(told)
+                preview.frame(status)
             return_free_memory()
 
         def progress(update: Update) -> None:
@@ -115,9 +115,9 @@ class _Bar:
         self.progress = progress
         self.task = None if progress is None else progress.add_task("", total=None, step="")
 
-    def frame(self, told: Told) -> None:
+    def frame(self, status: VideoProgress) -> None:
         if self.progress is not None and self.task is not None:
-            self.progress.update(self.task, completed=told.done, step="")
+            self.progress.update(self.task, completed=status.done, step="")
 
     def step(self, update: Update) -> None:
         if self.progress is not None and self.task is not None:

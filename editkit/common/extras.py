@@ -72,7 +72,7 @@ def explained() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        told = missing(error)
-        if told is None:
+        missing_extra = missing(error)
+        if missing_extra is None:
             raise
-        raise told from error
+        raise missing_extra from error

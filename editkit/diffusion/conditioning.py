@@ -43,7 +43,7 @@ class Reference:
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """An image embedding, prepared for a model (created by `TakesEmbeddings.told`).
+    """An image embedding, prepared for a model (created by `TakesEmbeddings.prepare_embedding`).
 
     Args:
         values: (batch or 1, width).

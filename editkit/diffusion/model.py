@@ -163,7 +163,9 @@ class TakesEmbeddings(Protocol):
         """The network that is evaluated at every step."""
         ...
 
-    def told(self, embedding: Tensor, none: Tensor, noise_level: int, draw: Callable[[], Tensor]) -> Embedding:
+    def prepare_embedding(
+        self, embedding: Tensor, none: Tensor, noise_level: int, draw: Callable[[], Tensor]
+    ) -> Embedding:
         """Prepare an image embedding for the model.
 
         Args:

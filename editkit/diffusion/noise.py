@@ -145,8 +145,8 @@ class Streams:
 
     def key(self, seed: int, owner: str) -> int:
         """Hash the seed and all properties of a stream to 128 bits."""
-        said = f"{seed}/{self.stage}/{self.draw}/{self.box}/{self.attempt}/{owner}"
-        return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=16).digest(), "big")
+        text = f"{seed}/{self.stage}/{self.draw}/{self.box}/{self.attempt}/{owner}"
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
 
 
 @dataclass(frozen=True)

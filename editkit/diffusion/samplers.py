@@ -379,6 +379,6 @@ def make_sampler(spec: str) -> Sampler:
     known: dict[str, Field[Any]] = {f.name: f for f in fields(kind) if f.init} if is_dataclass(kind) else {}
     values: dict[str, float | str] = {}
     for key, value in values_of(spec, f"sampler {name}", known).items():
-        told = isinstance(known[key].default, str)
-        values[key] = value if told else number(value, f"sampler {name}: {key}")
+        is_text = isinstance(known[key].default, str)
+        values[key] = value if is_text else number(value, f"sampler {name}: {key}")
     return kind(**values)

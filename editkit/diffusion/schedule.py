@@ -183,10 +183,10 @@ class Discrete:
         """Return the levels with these sigma / alpha; `real`: with fractional times for the network."""
         table = np.sqrt((1.0 - self.alphas_cumprod) / np.maximum(self.alphas_cumprod, 2.0**-24))
         t = np.interp(np.log(np.minimum(r, table[-1])), np.log(table), np.arange(len(table)))
-        told = t if real else t.round()
+        times = t if real else t.round()
         alpha = 1.0 / np.sqrt(1.0 + r**2)
         sigma = np.where(np.isinf(r), 1.0, np.where(np.isinf(r), 0.0, r) * alpha)
-        return [Level(float(a), float(b), float(c)) for a, b, c in zip(told, alpha, sigma, strict=True)]
+        return [Level(float(a), float(b), float(c)) for a, b, c in zip(times, alpha, sigma, strict=True)]
 
     def _karras(self, steps: int, times: list[Level], grid: Grid) -> list[Level]:
         """Space r = sigma / alpha evenly in r^(1/7), ascending, as diffusers' `use_karras_sigmas`.

@@ -100,16 +100,16 @@ def stream(
     Leave the loop to stop. Arguments are those of `edit`; `tell` is called with the figures that plugins measure on the
     result (`Hooks.measure`).
     """
-    said = _with_python_names(notify)
+    python_notify = _with_python_names(notify)
 
-    def told(stage: int, plugin: str, figures: Figures) -> None:
-        said(format_figures(plugin, figures))
+    def tell_figures(stage: int, plugin: str, figures: Figures) -> None:
+        python_notify(format_figures(plugin, figures))
         if tell is not None:
             tell(stage, plugin, figures)
 
     def steps() -> Generator[Update, None, Picture]:
         with in_python("stream"):
-            return (yield from run_chain(Picture.read(picture), chain, own, said, kept, told))
+            return (yield from run_chain(Picture.read(picture), chain, own, python_notify, kept, tell_figures))
 
     with in_python("stream"):
         chain = _chain_with_options(edits, model, options)

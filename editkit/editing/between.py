@@ -153,8 +153,8 @@ class Interpolation:
         first = self.chain.stages[0]
         walker, *others = first.plugins
         walking = walker.model_copy(update={"way": way, "refine": getattr(walker, "refine", 0) if way == "up" else 0})
-        told = () if self.prompt_to is None else (Blend(second=self.prompt_to, share=share),)
-        return replace(first, plugins=(walking, *told, *others))
+        blend = () if self.prompt_to is None else (Blend(second=self.prompt_to, share=share),)
+        return replace(first, plugins=(walking, *blend, *others))
 
     def plans(self, notify: Notify = silent, info: ModelInfo | None = None) -> list[StagePlan]:
         """Plan both ways up, every way down, and the later stages of every frame; loads no weights."""
@@ -279,7 +279,7 @@ def interpolate(
     from editkit.models.leasing import Models
 
     with in_python("interpolate"):
-        said: Notify = silent if notify is None else lambda message: notify(words(message))
+        python_notify: Notify = silent if notify is None else lambda message: notify(words(message))
         own = None if isinstance(model, str) else model
         named = {"model": model} if isinstance(model, str) and model != "auto" else {}
         walking: dict[str, Any] = {"strength": strength, "refine": refine}
@@ -287,9 +287,9 @@ def interpolate(
         chain = Chain.of(walker) if not edits else Chain.of(walker) & Chain.of(edits)
         chain = chain.with_options(Options(**{**options, **named, **({"model": own.info.name} if own else {})}))
         asked = interpolation(
-            Picture.read(a), Picture.read(b), chain, frames=frames, prompt_to=prompt_to, mix=mix, notify=said
+            Picture.read(a), Picture.read(b), chain, frames=frames, prompt_to=prompt_to, mix=mix, notify=python_notify
         )
-        making = run_interpolation(asked, models or Models(most=1), said, own)
+        making = run_interpolation(asked, models or Models(most=1), python_notify, own)
         while True:
             try:
                 update = next(making)

@@ -97,7 +97,7 @@ def log_likelihood(
     top = levels[-1]
     variance = (top.sigma / top.alpha) ** 2 + model.data_std**2
     with torch.no_grad():
-        u = u - model(torch.zeros_like(u), top, (flow.told,))[0].x0
+        u = u - model(torch.zeros_like(u), top, (flow.conditioning,))[0].x0
     prior = -0.5 * (u.flatten(1).double().square().sum(1) / variance + size * math.log(2.0 * math.pi * variance))
     nats = prior[:, None] + traces  # (batch, probes)
     few = nats.shape[1] < 2
@@ -123,13 +123,13 @@ def _log_ratio(level: Level) -> float:
 class _Flow:
     """(u, level) -> du/dy, and the trace of its derivative in u, (batch, probes) float64."""
 
-    def __init__(self, model: Model, told: Conditioning, signs: Tensor | None) -> None:
-        self.model, self.told, self.signs = model, told, signs
+    def __init__(self, model: Model, conditioning: Conditioning, signs: Tensor | None) -> None:
+        self.model, self.conditioning, self.signs = model, conditioning, signs
 
     def __call__(self, u: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             u = u.detach().requires_grad_()
-            slope = (level.sigma / level.alpha) * self.model(level.alpha * u, level, (self.told,))[0].eps
+            slope = (level.sigma / level.alpha) * self.model(level.alpha * u, level, (self.conditioning,))[0].eps
             flat = slope.flatten(1)
             if self.signs is None:
                 rows = [self._back(flat[:, k].sum(), u).flatten(1)[:, k] for k in range(flat.shape[1])]

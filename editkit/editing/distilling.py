@@ -115,11 +115,13 @@ def distill(  # long: its arguments, and one loop
     return generator
 
 
-def _estimate(process: Process, prior: Predictor, x: Tensor, t: Level, k: int, told: Conditioning | None) -> Tensor:
+def _estimate(
+    process: Process, prior: Predictor, x: Tensor, t: Level, k: int, conditioning: Conditioning | None
+) -> Tensor:
     """Return the guided estimate x0_hat(alpha_t x + sigma_t eps) at step k."""
     eps = process.sampler_stream.normal(x.shape).to(x.device)
     where = FlowMove(process.plan.flow[k], k, process.plan.steps)
-    return prior.at(where, t.alpha * x + t.sigma * eps, t, told).prediction.x0
+    return prior.at(where, t.alpha * x + t.sigma * eps, t, conditioning).prediction.x0
 
 
 def _levels(process: Process, order: Order, window: tuple[float, float]) -> list[Level]:

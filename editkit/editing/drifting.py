@@ -33,9 +33,9 @@ class Drift:
 
     origin: NDArray[np.float32]
 
-    def over(self, noise: Noise, at: Pass, multiple: int) -> Noise:
+    def move_noise(self, noise: Noise, at: Pass, multiple: int) -> Noise:
         """Return `noise`, moved for a pass of this frame, whose states are padded to `multiple` pixels."""
-        return _Drifting(noise, self, at, multiple)
+        return _DriftingNoise(noise, self, at, multiple)
 
     def sources(self, at: Pass, multiple: int, h: int, w: int) -> NDArray[np.int64]:
         """Return the index of the first frame's value for each value of a state, row by row, (h w,); -1 for none."""
@@ -58,7 +58,7 @@ class Drift:
 
 
 @dataclass(frozen=True)
-class _Drifting:
+class _DriftingNoise:
     noise: Noise
     drift: Drift
     at: Pass
@@ -72,7 +72,7 @@ class _Drifting:
 class _DriftingStream:
     base: Stream
     new: Stream
-    of: _Drifting
+    of: _DriftingNoise
 
     @property
     def generators(self) -> tuple[Generator, ...]:
@@ -88,23 +88,23 @@ class _DriftingStream:
         return torch.where(sources >= 0, taken, self.new.normal(shape).flatten(2)).reshape(made.shape)
 
 
-def first(height: int, width: int) -> NDArray[np.float32]:
+def no_displacement(height: int, width: int) -> NDArray[np.float32]:
     """Return the displacement since the first frame, for the first frame itself: zeros, (H, W, 2)."""
     return np.zeros((height, width, 2), np.float32)
 
 
-def further(come: NDArray[np.float32], by: NDArray[np.float32]) -> NDArray[np.float32]:
+def add_displacement(displacement: NDArray[np.float32], by: NDArray[np.float32]) -> NDArray[np.float32]:
     """Update the displacement for the next frame.
 
-    `by` is the offset of each pixel to its position in the frame before (`editkit.pictures.motion.flow`), (H, W, 2).
+    `by`, (H, W, 2), is the offset of each pixel to its position in the frame before (by `motion.optical_flow`).
     """
-    from editkit.pictures.motion import carried
+    from editkit.pictures.motion import warp_by_flow
 
-    return np.asarray(by + carried(come, by), np.float32)
+    return np.asarray(by + warp_by_flow(displacement, by), np.float32)
 
 
-def drift(come: NDArray[np.float32]) -> Drift:
-    """Return the positions in the first frame, given the displacement `come`."""
-    h, w = come.shape[:2]
+def drift(displacement: NDArray[np.float32]) -> Drift:
+    """Return the positions in the first frame, given the `displacement`."""
+    h, w = displacement.shape[:2]
     centres = np.stack(np.meshgrid(np.arange(w) + 0.5, np.arange(h) + 0.5), -1)
-    return Drift((centres + come).astype(np.float32))
+    return Drift((centres + displacement).astype(np.float32))

@@ -83,12 +83,12 @@ def find_fast_lora(loras: Sequence[str], info: ModelInfo) -> FoundLora | None:
         ModelError: a LoRA cannot be read.
     """
     for word in loras:
-        name, said = _description(word)
-        for text in (name, said):  # the file's name takes precedence over its metadata
+        name, description = _description(word)
+        for text in (name, description):  # the file's name takes precedence over its metadata
             for kind in KINDS:
                 if info.family.startswith(kind.family) and re.search(rf"(?<![a-z]){kind.word}(?![a-z])", text):
                     return FoundLora(
-                        word, kind, _steps(word, kind, name) or _steps_of_metadata(kind, said) or kind.steps
+                        word, kind, _steps(word, kind, name) or _steps_of_metadata(kind, description) or kind.steps
                     )
     return None
 
@@ -120,9 +120,9 @@ def _steps(word: str, kind: FastLora, text: str) -> int | None:
     return int(found[1])
 
 
-def _steps_of_metadata(kind: FastLora, said: str) -> int | None:
+def _steps_of_metadata(kind: FastLora, description: str) -> int | None:
     """Return the steps given by metadata, if they match the kind; other step counts are those of training."""
-    return next((int(n) for n in STEPS.findall(said) if int(n) in kind.of), None)
+    return next((int(n) for n in STEPS.findall(description) if int(n) in kind.of), None)
 
 
 def settle_options(options: Options, asked: Options, info: ModelInfo, notify: Notify, inherited: bool) -> Options:
@@ -159,7 +159,7 @@ def settle_options(options: Options, asked: Options, info: ModelInfo, notify: No
         weighed = tuple(f"{word}:{found.kind.weight:g}" if word == found.lora else word for word in made.lora)
         made = made.model_copy(update={"lora": weighed})
         wanted["lora weight"] = found.kind.weight
-    told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in wanted.items() if name not in by_hand)
+    listed = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in wanted.items() if name not in by_hand)
     kept = ", ".join(f"{name.replace('_', ' ')} {getattr(options, name)}" for name in wanted if name in by_hand)
-    notify(f"--fast: {file.name} ({found.kind.word}): {told or 'nothing'}" + (f"; by hand: {kept}" if kept else ""))
+    notify(f"--fast: {file.name} ({found.kind.word}): {listed or 'nothing'}" + (f"; by hand: {kept}" if kept else ""))
     return made

@@ -14,7 +14,7 @@ from editkit.errors import PictureError, UsageError
 from editkit.pictures.files.clips import Clip, Frame, Span, is_clip
 from editkit.pictures.files.formats import PICTURES
 from editkit.pictures.masks import read_mask
-from editkit.pictures.motion import followed, grey
+from editkit.pictures.motion import grey, track_mask
 from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Chain
 from editkit.plugin.masking import map_masks
@@ -45,16 +45,16 @@ class Masks:
     def of(self, frame: Frame) -> Chain:
         """Return the chain for `frame`; call it for all frames in order."""
         if self.track:
-            return map_masks(self.chain, lambda mask: self._followed(mask, frame))
+            return map_masks(self.chain, lambda mask: self._track(mask, frame))
         now = {name: self._next(name, masks, frame) for name, masks in self.given.items()}
         return map_masks(self.chain, lambda mask: now.get(mask, mask) if isinstance(mask, str) else mask)
 
-    def _followed(self, mask: Any, frame: Frame) -> NDArray[np.float32]:
+    def _track(self, mask: Any, frame: Frame) -> NDArray[np.float32]:
         seen = grey(frame.pixels)
         if self.moving is None or self.seen is None:
             self.moving = read_mask(mask, Picture(frame.pixels), notify=self.notify)
         elif seen is not self.seen:
-            self.moving = followed(self.moving, self.seen, seen)
+            self.moving = track_mask(self.moving, self.seen, seen)
             if not (self.moving > 0.5).any():
                 raise PictureError(f"--track lost the marked object at frame {frame.index}; end before it (--range)")
         self.seen = seen

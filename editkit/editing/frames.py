@@ -23,11 +23,11 @@ from editkit.pictures.motion import (
     Homography,
     Where,
     grey,
-    refined,
-    rounded,
-    warped,
-    warped_nearest,
-    warped_where,
+    refine_homography,
+    round_to,
+    warp,
+    warp_labels,
+    warp_mask,
 )
 from editkit.pictures.raster import Pixels, largest
 
@@ -58,7 +58,7 @@ Origin = NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class SourceFrame:
     """A frame as a source for others: its pixels, their grey values, the pixels not to copy, and the camera's motion.
 
     `camera` maps the first frame to this one. `invented`: the pixels are the result and include generated content.
@@ -76,35 +76,37 @@ class Shown:
         """The number of this frame in an `Origin`."""
         return -(self.index + 1) if self.invented else self.index + 1
 
-    def with_(self, pixels: Pixels, hidden: Where, *, invented: bool = False) -> Shown:
+    def with_pixels(self, pixels: Pixels, hidden: Where, *, invented: bool = False) -> SourceFrame:
         """Return the same frame with other pixels."""
-        return Shown(self.index, pixels, grey(pixels), hidden, self.camera, invented)
+        return SourceFrame(self.index, pixels, grey(pixels), hidden, self.camera, invented)
 
-    def to(self, other: Shown) -> Homography:
+    def homography_to(self, other: SourceFrame) -> Homography:
         """Return the homography from this frame to the other."""
         return other.camera @ np.linalg.inv(self.camera)
 
 
 @dataclass
-class Around:
+class WithNeighbours:
     """Yield frames from `source` with their neighbours: every `stride`-th frame up to `reach` before and after."""
 
-    source: Iterator[Shown]
+    source: Iterator[SourceFrame]
     reach: int
     stride: int
-    held: deque[Shown] = field(default_factory=deque)
+    held: deque[SourceFrame] = field(default_factory=deque)
 
     @classmethod
-    def over(cls, source: Iterator[Shown], rate: float, size: tuple[int, int], deep: bool) -> Around:
+    def within_budget(
+        cls, source: Iterator[SourceFrame], rate: float, size: tuple[int, int], deep: bool
+    ) -> WithNeighbours:
         """Create an instance with the range that `REACH` and `BUDGET` allow."""
         one = size[0] * size[1] * (6 if deep else 3)
         stride = max(1, round(rate / A_SECOND))
         many = max(2, BUDGET // one)
         return cls(source, max(1, min(round(rate * REACH), many * stride // 2)), stride)
 
-    def __iter__(self) -> Iterator[tuple[Shown, list[Shown]]]:
+    def __iter__(self) -> Iterator[tuple[SourceFrame, list[SourceFrame]]]:
         """Yield (frame, the others around it)."""
-        waiting: deque[Shown] = deque()
+        waiting: deque[SourceFrame] = deque()
         for shown in self.source:
             waiting.append(shown)
             self._hold(shown)
@@ -113,11 +115,11 @@ class Around:
         while waiting:
             yield self._next(waiting)
 
-    def _hold(self, shown: Shown) -> None:
+    def _hold(self, shown: SourceFrame) -> None:
         if shown.index % self.stride == 0:
             self.held.append(shown)
 
-    def _next(self, waiting: deque[Shown]) -> tuple[Shown, list[Shown]]:
+    def _next(self, waiting: deque[SourceFrame]) -> tuple[SourceFrame, list[SourceFrame]]:
         frame = waiting.popleft()
         while self.held and self.held[0].index < frame.index - self.reach:
             self.held.popleft()
@@ -125,24 +127,24 @@ class Around:
 
 
 @dataclass
-class Sources:
+class FrameSources:
     """The sources of the previous frame's pixels, from which the next frame is filled."""
 
-    before: tuple[Shown, Origin] | None = None
-    anchors: list[Shown] = field(default_factory=list)
+    before: tuple[SourceFrame, Origin] | None = None
+    anchors: list[SourceFrame] = field(default_factory=list)
     """Frames with generated content that is still in use, at most `MOST`."""
 
-    def fill(self, frame: Shown, others: list[Shown]) -> tuple[Pixels, Origin]:
+    def fill(self, frame: SourceFrame, others: list[SourceFrame]) -> tuple[Pixels, Origin]:
         """Fill `frame` from `others` and from content generated earlier; return (pixels, their sources)."""
-        wanted = self._wanted(frame)
-        pixels, origin = uncovered(frame, others, wanted)
+        wanted = self._previous_sources(frame)
+        pixels, origin = fill_from_frames(frame, others, wanted)
         rest = frame.hidden & (origin == 0)
         if not rest.any() or not self.anchors:
             return pixels, origin
-        pixels, carried = uncovered(frame.with_(pixels, rest), self.anchors, wanted)
+        pixels, carried = fill_from_frames(frame.with_pixels(pixels, rest), self.anchors, wanted)
         return pixels, origin + carried
 
-    def filled(self, frame: Shown, pixels: Pixels, origin: Origin) -> None:
+    def advance(self, frame: SourceFrame, pixels: Pixels, origin: Origin) -> None:
         """Continue from `frame` with the result `pixels`, which are used only where content was generated."""
         origin = origin.copy()
         own = -(frame.index + 1)
@@ -150,21 +152,21 @@ class Sources:
             if len(self.anchors) == MOST:  # resample once more, so that memory stays bounded
                 origin[origin < 0] = own
                 self.anchors.clear()
-            self.anchors.append(frame.with_(pixels, np.zeros_like(frame.hidden), invented=True))
+            self.anchors.append(frame.with_pixels(pixels, np.zeros_like(frame.hidden), invented=True))
         used = set(np.unique(origin).tolist())
         self.anchors = [anchor for anchor in self.anchors if anchor.origin in used] or self.anchors[-1:]
         self.before = frame, origin
 
-    def _wanted(self, frame: Shown) -> Origin:
+    def _previous_sources(self, frame: SourceFrame) -> Origin:
         """Return the source of each pixel of `frame` in the frame before."""
         if self.before is None:
             return np.zeros(frame.hidden.shape, np.int32)
         before, origin = self.before
-        return warped_nearest(origin, before.to(frame))
+        return warp_labels(origin, before.homography_to(frame))
 
 
 @dataclass(frozen=True, eq=False)
-class _Laid:
+class _Aligned:
     """A frame aligned with another one, within a `box` of that frame; `hidden`: the pixels that it does not show."""
 
     box: Box
@@ -172,7 +174,7 @@ class _Laid:
     hidden: Where
 
 
-def uncovered(frame: Shown, others: Sequence[Shown], wanted: Origin) -> tuple[Pixels, Origin]:
+def fill_from_frames(frame: SourceFrame, others: Sequence[SourceFrame], wanted: Origin) -> tuple[Pixels, Origin]:
     """Fill the hole of `frame` from `others`.
 
     Args:
@@ -186,31 +188,31 @@ def uncovered(frame: Shown, others: Sequence[Shown], wanted: Origin) -> tuple[Pi
     made, origin = frame.pixels.copy(), np.zeros(frame.hidden.shape, np.int32)
     if not frame.hidden.any():
         return made, origin
-    rest, tried = {other.origin: other for other in others}, list[tuple[int, _Laid | None]]()
+    rest, tried = {other.origin: other for other in others}, list[tuple[int, _Aligned | None]]()
 
-    def lay(key: int) -> None:
-        tried.append((key, _laid(rest.pop(key), frame)))
+    def align(key: int) -> None:
+        tried.append((key, _align(rest.pop(key), frame)))
 
-    def take(key: int, laid: _Laid | None, where: Where) -> None:
-        if laid is not None:
-            part = laid.box.rows, laid.box.columns
-            now = frame.hidden[part] & (origin[part] == 0) & ~laid.hidden & where[part]
-            made[part][now], origin[part][now] = laid.pixels[now], key
+    def take(key: int, aligned: _Aligned | None, where: Where) -> None:
+        if aligned is not None:
+            part = aligned.box.rows, aligned.box.columns
+            now = frame.hidden[part] & (origin[part] == 0) & ~aligned.hidden & where[part]
+            made[part][now], origin[part][now] = aligned.pixels[now], key
 
     keys, counts = np.unique(wanted[frame.hidden], return_counts=True)
-    loyal = [int(key) for key in keys[np.argsort(-counts, kind="stable")] if key in rest]
-    for key in loyal[:MOST]:
-        lay(key)
+    preferred = [int(key) for key in keys[np.argsort(-counts, kind="stable")] if key in rest]
+    for key in preferred[:MOST]:
+        align(key)
         take(*tried[-1], wanted == key)
     everywhere = np.ones_like(frame.hidden)
-    for key, laid in tried:
-        take(key, laid, everywhere)
+    for key, aligned in tried:
+        take(key, aligned, everywhere)
     while len(tried) < MOST and rest:
         left = frame.hidden & (origin == 0)
-        best = max(rest.values(), key=lambda other: _shows(other, frame, left))
-        if not left.any() or _shows(best, frame, left) <= 0.0:
+        best = max(rest.values(), key=lambda other: _visible_amount(other, frame, left))
+        if not left.any() or _visible_amount(best, frame, left) <= 0.0:
             break
-        lay(best.origin)
+        align(best.origin)
         take(*tried[-1], everywhere)
     return made, origin
 
@@ -219,47 +221,47 @@ COARSE = 8
 """Downscaling factor for determining what a frame shows."""
 
 
-def _shows(other: Shown, frame: Shown, left: Where) -> float:
+def _visible_amount(other: SourceFrame, frame: SourceFrame, left: Where) -> float:
     """Return how much of `left` another frame shows, in downscaled pixels, minus a small penalty for distance."""
-    H = _scaled(other.to(frame))
+    H = _coarse_homography(other.homography_to(frame))
     small = left[::COARSE, ::COARSE]
-    hidden = warped_where(_grown(other.hidden, RIM)[::COARSE, ::COARSE], H, small.shape[::-1], beyond=True)
+    hidden = warp_mask(_dilate(other.hidden, RIM)[::COARSE, ::COARSE], H, small.shape[::-1], beyond=True)
     seen = float((small & ~hidden).sum()) if small.any() else float(left.any())
     return seen * (1.0 - 0.001 * min(abs(other.index - frame.index), 500))
 
 
-def _scaled(H: Homography) -> Homography:
+def _coarse_homography(H: Homography) -> Homography:
     down = np.diag([1.0 / COARSE, 1.0 / COARSE, 1.0])
     return np.asarray(down @ H @ np.linalg.inv(down), np.float64)
 
 
-def _laid(other: Shown, frame: Shown) -> _Laid | None:
+def _align(other: SourceFrame, frame: SourceFrame) -> _Aligned | None:
     """Align `other` with `frame`, around the hole of `frame`; None if it does not fit there."""
     sides = frame.pixels.shape[1::-1]
-    rough = other.to(frame)
-    there = warped_where(frame.hidden, np.asarray(np.linalg.inv(rough), np.float64), sides, beyond=False)
-    H = refined(rough, other.grey, frame.grey, ~other.hidden & ~there)
-    wide = _grown(frame.hidden, RING)
+    rough = other.homography_to(frame)
+    there = warp_mask(frame.hidden, np.asarray(np.linalg.inv(rough), np.float64), sides, beyond=False)
+    H = refine_homography(rough, other.grey, frame.grey, ~other.hidden & ~there)
+    wide = _dilate(frame.hidden, RING)
     box = bounds(wide)
     part = box.rows, box.columns
-    ring = (wide & ~_grown(frame.hidden, RIM))[part]
+    ring = (wide & ~_dilate(frame.hidden, RIM))[part]
     best: tuple[float, NDArray[np.float32], Where] | None = None
-    for tried in (H, rough) if H is not rough else (H,):
-        pixels = warped(other.pixels, tried, box)
-        hidden = warped_where(_grown(other.hidden, RIM), tried, sides, beyond=True)
-        hidden = _grown(hidden, 1)[part]  # support of the cubic kernel
-        told = ring & ~hidden
-        if told.sum() < RING * RING:
+    for homography in (H, rough) if H is not rough else (H,):
+        pixels = warp(other.pixels, homography, box)
+        hidden = warp_mask(_dilate(other.hidden, RIM), homography, sides, beyond=True)
+        hidden = _dilate(hidden, 1)[part]  # support of the cubic kernel
+        compared = ring & ~hidden
+        if compared.sum() < RING * RING:
             continue
-        error = pixels[told] - frame.pixels[part][told].astype(np.float32)
+        error = pixels[compared] - frame.pixels[part][compared].astype(np.float32)
         shift = np.median(error, axis=0)
         wrong = float(np.abs(error - shift).mean()) * 255.0 / float(largest(frame.pixels.dtype))
         if best is None or wrong < best[0]:
             best = wrong, pixels - shift, hidden
     if best is None or best[0] > WRONG:
         return None
-    return _Laid(box, rounded(best[1], frame.pixels.dtype), best[2])
+    return _Aligned(box, round_to(best[1], frame.pixels.dtype), best[2])
 
 
-def _grown(where: Where, by: int) -> Where:
+def _dilate(where: Where, by: int) -> Where:
     return np.asarray(cv2.dilate(where.astype(np.uint8), np.ones((2 * by + 1, 2 * by + 1), np.uint8)) > 0)

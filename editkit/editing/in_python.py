@@ -22,10 +22,10 @@ def in_python(function: str) -> Iterator[None]:
         owner = function if error.owner == "Options" else error.owner
         raise ParameterError(owner, error.field, words(error.reason)) from None
     except EditkitError as error:
-        said = words(str(error))
-        if said == str(error):
+        message = words(str(error))
+        if message == str(error):
             raise
-        raise type(error)(said) from error
+        raise type(error)(message) from error
 
 
 def words(text: str) -> str:

@@ -19,30 +19,30 @@ if TYPE_CHECKING:
     from editkit.pictures.picture import Picture
 
 
-def who_serves(name: str, usual: ModelInfo, notify: Notify) -> None:
+def report_chosen_model(name: str, usual: ModelInfo, notify: Notify) -> None:
     """Report that a plugin chose another model than the usual one."""
     notify(f"using model {name}, which is better here than {usual.name}; --model chooses another")
 
 
-def nothing_to_learn_from(info: ModelInfo, notify: Notify) -> None:
+def report_nothing_to_learn_from(info: ModelInfo, notify: Notify) -> None:
     """Report the model that fills a picture of which nothing is kept, if the usual one learns from the picture."""
     notify(f"nothing is left from which {info.name} could learn; pocket, a small network, fills the picture")
 
 
-def what_is_scattered(picture: Picture, info: ModelInfo, examples: bool, notify: Notify) -> None:
+def report_scattered_pixels(picture: Picture, info: ModelInfo, examples: bool, notify: Notify) -> None:
     """Report that the known pixels are too scattered to learn from, if there are no other examples."""
-    if info.own_picture and not examples and _scattered(picture):
+    if info.own_picture and not examples and _is_scattered(picture):
         notify("the known pixels contain no whole square to learn from: holes are filled smoothly from around them")
 
 
-def who_walks(plugins: Sequence[Plugin], options: Options, notify: Notify) -> None:
+def report_own_sampler(plugins: Sequence[Plugin], options: Options, notify: Notify) -> None:
     """Report that --sampler only sets the spacing of levels if a plugin has a sampler of its own (ddrm, diffpir)."""
     own = next((p.name for p in plugins if "sampler" in p.claims()), None)
     if own is not None and options.sampler is not None:
         notify(f"{own} has a sampler of its own; --sampler {options.sampler} only sets the spacing of the noise levels")
 
 
-def what_fill_is_for(picture: Picture, info: ModelInfo, notify: Notify) -> None:
+def report_idle_fill(picture: Picture, info: ModelInfo, notify: Notify) -> None:
     """Report that --fill has no effect on a model that starts from noise."""
     if picture.fill is not None and not info.own_picture:
         notify(
@@ -64,7 +64,7 @@ class Planned(Protocol):
     def attempt(self) -> int: ...
 
 
-def what_is_idle(plugins: Sequence[Plugin], passes: Sequence[Planned], options: Options, notify: Notify) -> None:
+def report_idle_options(plugins: Sequence[Plugin], passes: Sequence[Planned], options: Options, notify: Notify) -> None:
     """Report plugins whose window (--start, --stop) contains no step, and --tries if it has no effect."""
     if options.tries > 1 and not any(part.attempt for part in passes):
         notify(f"--tries {options.tries} has no effect: nothing is generated next to known pixels")
@@ -78,14 +78,14 @@ def what_is_idle(plugins: Sequence[Plugin], passes: Sequence[Planned], options: 
             )
 
 
-def what_is_walked(passes: Sequence[Planned], plugins: Sequence[Plugin], info: ModelInfo, notify: Notify) -> None:
+def report_passes(passes: Sequence[Planned], plugins: Sequence[Plugin], info: ModelInfo, notify: Notify) -> None:
     """Report the padded size if the model cannot take the picture's, and a strength that leaves few levels or none."""
-    _how_few(passes, info, notify)
-    _padded(passes, info, plugins, notify)
-    _not_walked(passes, plugins, info, notify)
+    _report_few_levels(passes, info, notify)
+    _report_padding(passes, info, plugins, notify)
+    _report_no_levels(passes, plugins, info, notify)
 
 
-def _scattered(picture: Picture) -> bool:
+def _is_scattered(picture: Picture) -> bool:
     """Whether some pixels are known, but no square from which patches could be taken."""
     from editkit.models.patches.info import PATCH
 
@@ -97,7 +97,7 @@ def _scattered(picture: Picture) -> bool:
     return not bool(cv2.erode(known, np.ones((PATCH, PATCH), np.uint8), borderValue=0).any())
 
 
-def _how_few(passes: Sequence[Planned], info: ModelInfo, notify: Notify) -> None:
+def _report_few_levels(passes: Sequence[Planned], info: ModelInfo, notify: Notify) -> None:
     """Report a strength that leaves a distilled model fewer levels than it was distilled for, and the remedy."""
     flows, steps = max(((len(part.plan.flow), part.plan.steps) for part in passes), default=(0, 0))
     if info.distilled and 0 < flows < min(info.steps, steps):
@@ -108,7 +108,7 @@ def _how_few(passes: Sequence[Planned], info: ModelInfo, notify: Notify) -> None
         )
 
 
-def _padded(passes: Sequence[Planned], info: ModelInfo, plugins: Sequence[Plugin], notify: Notify) -> None:
+def _report_padding(passes: Sequence[Planned], info: ModelInfo, plugins: Sequence[Plugin], notify: Notify) -> None:
     """Report that a picture is padded to multiples of the model's token size.
 
     A plugin that passes the picture to the model reports it itself.
@@ -123,7 +123,7 @@ def _padded(passes: Sequence[Planned], info: ModelInfo, plugins: Sequence[Plugin
         notify(f"{width}x{height} is padded to {whole}, multiples of {info.multiple}, and cropped back at the end")
 
 
-def _not_walked(passes: Sequence[Planned], plugins: Sequence[Plugin], info: ModelInfo, notify: Notify) -> None:
+def _report_no_levels(passes: Sequence[Planned], plugins: Sequence[Plugin], info: ModelInfo, notify: Notify) -> None:
     """Report that a strength leaves no noise level, so that the model is not called, where that is not implied."""
     if any(p.implied_strength(info) is not None for p in plugins):
         return

@@ -118,15 +118,15 @@ def _density_of(
         image = image + (2.0 * torch.special.ndtr(draw).to(device) - 1.0) / 255.0
     with torch.no_grad():
         x = model.encode(image, Streams((options.seed,)).stream("encode")).float()
-    told = _conditioning(model, options, notify)
+    conditioning = _conditioning(model, options, notify)
     model = model.attach(None, None)
-    found = log_likelihood(model, x, steps=options.steps or 50, probes=probes, seed=options.seed, told=told)
+    found = log_likelihood(model, x, steps=options.steps or 50, probes=probes, seed=options.seed, told=conditioning)
     if latent:
         shape = " x ".join(str(n) for n in x.shape[1:])
         notify(f"{model.info.name} works on latents: this is the density of the latent, {shape} values, not of pixels")
     bits, error = _in_bits(found, latent)
     return Density(
-        bits, error, tuple(x.shape[1:]), latent, _map(model, x, told, photo, (image.shape[-2], image.shape[-1]))
+        bits, error, tuple(x.shape[1:]), latent, _map(model, x, conditioning, photo, (image.shape[-2], image.shape[-1]))
     )
 
 
@@ -161,14 +161,16 @@ def _crop_to_multiple(image: Tensor, multiple: int, notify: Notify) -> Tensor:
     return image[..., : kept[0], : kept[1]]
 
 
-def _map(model: Model, x: Tensor, told: Conditioning, photo: Picture, size: tuple[int, int]) -> NDArray[np.float32]:
+def _map(
+    model: Model, x: Tensor, conditioning: Conditioning, photo: Picture, size: tuple[int, int]
+) -> NDArray[np.float32]:
     """Return the map of where the picture is unlikely, (H, W). `size`: the part of it that is used."""
     levels = model.schedule.levels(24, "log-snr", LEVELS)
     within = [v for v in levels if v.sigma > 0.0 and SCALES[0] <= v.sigma / max(v.alpha, 1e-9) <= SCALES[1]]
     squares = torch.zeros(x.shape[-2:], dtype=torch.float64, device=x.device)
     with torch.no_grad():
         for level in within:
-            squares += model(level.alpha * x, level, (told,))[0].eps[0].double().square().mean(0)
+            squares += model(level.alpha * x, level, (conditioning,))[0].eps[0].double().square().mean(0)
     norm = (squares / len(within)).sqrt()[None, None].float()
     if norm.shape[-2:] != size:
         norm = torch.nn.functional.interpolate(norm, size, mode="nearest")

@@ -157,8 +157,8 @@ def from_yaml(text: str, *, base: Path | None = None, allow_code: bool = False) 
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""
-        said = " ".join(str(getattr(error, "problem", None) or error).split())[:160]
-        raise RecipeError(f"{where}is not YAML: {said}") from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())[:160]
+        raise RecipeError(f"{where}is not YAML: {problem}") from None
     try:
         return from_mapping(data, base=base, allow_code=allow_code)
     except _PlacedError as wrong:
@@ -196,8 +196,8 @@ def from_mapping(data: object, *, base: Path | None = None, allow_code: bool = F
 def _with_noise_of_before(stages: Iterable[Stage]) -> Iterator[Stage]:
     """Set the noise streams of `editkit: 1` on the first stage; later stages inherit them."""
     for number, stage in enumerate(stages):
-        said = "noise" in stage.options.model_fields_set
-        if stage.options.noise == "streams" and (said or number == 0):
+        is_set = "noise" in stage.options.model_fields_set
+        if stage.options.noise == "streams" and (is_set or number == 0):
             stage = replace(stage, options=stage.options.merged(Options(noise="streams-1")))
         yield stage
 
@@ -230,9 +230,9 @@ def _plugin(data: object, base: Path | None, allow_code: bool, place: Place) -> 
     _known_keys(values, tuple(fields), *place, name)
     for key in outputs(declaration):
         if cli_name(key) in values:
-            said = f"{name}.{cli_name(key)} names a file to write, which a recipe must not do"
+            message = f"{name}.{cli_name(key)} names a file to write, which a recipe must not do"
             raise _PlacedError(
-                f"{said}; give --{cli_name(key).replace('_', '-')} on the command line", *place, name, key
+                f"{message}; give --{cli_name(key).replace('_', '-')} on the command line", *place, name, key
             )
     given = {fields[str(key)]: value for key, value in values.items()}
     if base is not None:

@@ -108,8 +108,8 @@ class Made:
 
 def format_figures(plugin: str, figures: Figures) -> str:
     """Format a plugin's figures about the result in one line."""
-    said = {name: value if isinstance(value, str) else f"{value:.3g}" for name, value in figures.items()}
-    return f"{plugin}: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())
+    texts = {name: value if isinstance(value, str) else f"{value:.3g}" for name, value in figures.items()}
+    return f"{plugin}: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in texts.items())
 
 
 def hashes(examples: Iterable[Picture], source: Picture) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ def in_order(plugins: Sequence[Plugin]) -> tuple[Plugin, ...]:
     while waiting:
         free = next((k for k, p in enumerate(waiting) if not any(_precedes(q, p) for q in waiting if q is not p)), None)
         if free is None:
-            names = " and ".join(dict.fromkeys(p.name for p in _circle(waiting)))
+            names = " and ".join(dict.fromkeys(p.name for p in _find_circle(waiting)))
             raise ChainError(f"{names} must each act before the other (acts_before, acts_after); leave one out")
         done.append(waiting.pop(free))
     return tuple(done)
@@ -94,7 +94,7 @@ def _precedes(first: Plugin, second: Plugin) -> bool:
     return bool(second.roles() & first.acts_before or first.roles() & second.acts_after)
 
 
-def _circle(waiting: Sequence[Plugin]) -> list[Plugin]:
+def _find_circle(waiting: Sequence[Plugin]) -> list[Plugin]:
     """Find a circle, given that each of `waiting` must be preceded by another one of them."""
     path = [waiting[0]]
     while True:
@@ -104,7 +104,7 @@ def _circle(waiting: Sequence[Plugin]) -> list[Plugin]:
         path.append(before)
 
 
-def suited(plugins: Sequence[Plugin], info: ModelInfo, options: Options) -> Options:
+def preferred_options(plugins: Sequence[Plugin], info: ModelInfo, options: Options) -> Options:
     """Fill unset `options` with the plugins' preferences, and then with the model's sampler."""
     wanted = Options(sampler=info.sampler)
     for plugin in reversed(plugins):  # the first plugin of the stage takes precedence
@@ -114,12 +114,12 @@ def suited(plugins: Sequence[Plugin], info: ModelInfo, options: Options) -> Opti
 
 
 def options_of(plugins: Sequence[Plugin], info: ModelInfo, stage: Stage, notify: Notify = silent) -> Options:
-    """Return the options of a stage: as by `suited`, and with --fast those of its few-step LoRA.
+    """Return the options of a stage: as by `preferred_options`, and with --fast those of its few-step LoRA.
 
     Raises:
         UsageError: --fast is given without such a LoRA.
     """
-    options = suited(plugins, info, stage.options)
+    options = preferred_options(plugins, info, stage.options)
     return (
         fast.settle_options(options, stage.options, info, notify, "fast" in stage.inherited)
         if options.fast
@@ -230,7 +230,7 @@ def for_own_model(stage: Stage) -> Stage:
     return replace(stage, options=Options(**options.model_dump(exclude_unset=True, exclude=set(others))))
 
 
-def described(stage: Stage) -> ModelInfo:
+def describe_model(stage: Stage) -> ModelInfo:
     """Describe a stage's model without loading its weights.
 
     Raises:
@@ -270,22 +270,22 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
 
     stage = for_own_model(stage)
     options = stage.options
-    unasked = info is None and options.model == "auto"
+    is_auto = info is None and options.model == "auto"
     if info is None and (name := model_name(stage)) != options.model:
-        notices.who_serves(name, describe("auto"), notify)
-    info = info or described(stage)
+        notices.report_chosen_model(name, describe("auto"), notify)
+    info = info or describe_model(stage)
     _check_options(stage, info)
     plugins = arrange(stage, info, has_picture=True)
     source = picture
     examples = _examples(plugins, picture, info)
     for plugin in plugins:
-        picture = _opened(plugin, picture, notify, info)
-    if unasked and info.own_picture and not examples and picture.mask is not None and bool(picture.mask.all()):
-        notices.nothing_to_learn_from(info, notify)
+        picture = _open_picture(plugin, picture, notify, info)
+    if is_auto and info.own_picture and not examples and picture.mask is not None and bool(picture.mask.all()):
+        notices.report_nothing_to_learn_from(info, notify)
         info = describe("pocket")
         plugins = arrange(stage, info, has_picture=True)
-    notices.what_is_scattered(picture, info, bool(examples), notify)
-    notices.who_walks(plugins, options, notify)
+    notices.report_scattered_pixels(picture, info, bool(examples), notify)
+    notices.report_own_sampler(plugins, options, notify)
     options = options_of(plugins, info, stage, notify)
     assert options.sampler is not None
     sampler = make_sampler(options.sampler)
@@ -294,15 +294,15 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
     for plugin in plugins:
         sampler = called(plugin, "walk", plugin.walk, sampler)
     begun = not any(p.diffuses for p in plugins) or any("begin" in p.claims() for p in plugins)
-    told = "lowres" in info.takes and any("lowres" in plugin.offers for plugin in plugins)
-    found = passes(picture, info, options, not begun and not told, [example.size for example in examples])
+    has_lowres = "lowres" in info.takes and any("lowres" in plugin.offers for plugin in plugins)
+    found = passes(picture, info, options, not begun and not has_lowres, [example.size for example in examples])
     if not begun:
-        notices.what_fill_is_for(picture, info, notify)
+        notices.report_idle_fill(picture, info, notify)
     counting = Counting(info.rounds_up, options.floats)
     tried = [(at, attempt) for at in found for attempt in range(_tries(at, picture, options))]
     planned = tuple(plan_pass(at, plugins, sampler, info, attempt, counting) for at, attempt in tried)
-    notices.what_is_idle(plugins, planned, options, notify)
-    notices.what_is_walked(planned, plugins, info, notify)
+    notices.report_idle_options(plugins, planned, options, notify)
+    notices.report_passes(planned, plugins, info, notify)
     return StagePlan(info, options, options.sampler, plugins, picture, planned, source, tuple(examples))
 
 
@@ -341,7 +341,7 @@ def _examples(plugins: Sequence[Plugin], picture: Picture, info: ModelInfo) -> l
     return found
 
 
-def _opened(plugin: Plugin, picture: Picture, notify: Notify, info: ModelInfo) -> Picture:
+def _open_picture(plugin: Plugin, picture: Picture, notify: Notify, info: ModelInfo) -> Picture:
     """Let `plugin` open `picture`.
 
     Raises:

@@ -113,14 +113,14 @@ def make_ready(model: Model, settled: StagePlan, notify: Notify) -> None:
     size, gpu = pick_dtype(settled.options.dtype, device).itemsize, device.type == "cuda"
     for part in settled.passes:
         if part.cost.deep:
-            afford_backward(model, *_computed(settled, part.at, model.info.window), size, device)
+            afford_backward(model, *_computed_size(settled, part.at, model.info.window), size, device)
     if tiles is not None:
         passes = [part.at for part in settled.passes]
         if settle(passes, size, available(device), notify, tiles.tile_side, gpu):
             tiles.tile()
 
 
-def _computed(settled: StagePlan, at: Pass, window: int | None) -> tuple[int, int]:
+def _computed_size(settled: StagePlan, at: Pass, window: int | None) -> tuple[int, int]:
     """Return (height, width) of what the network computes in a pass: with a mask only the windows that touch it."""
     mask = settled.picture.mask
     if mask is None or window is None or not mask.any():
@@ -167,7 +167,7 @@ def run_stage(
     whole = picture.pixels.copy()
     for box, (image, process) in made.items():
         for bound in process.bound:
-            image = _finished(bound, image)
+            image = _call_finish(bound, image)
         whole[box.rows, box.columns] = from_unit(image.cpu(), whole.dtype)
         for bound in process.bound:
             if type(bound.hooks).measure is not Hooks.measure:
@@ -231,7 +231,7 @@ def _sample(
         box = part.at.box
         own = own_noise(boxes.index(box), part.attempt)
         if drift is not None:
-            own = drift.over(own, part.at, lease.model.info.multiple)
+            own = drift.move_noise(own, part.at, lease.model.info.multiple)
         inputs = canvas.inputs(
             picture,
             part.at,
@@ -273,7 +273,7 @@ def _sample(
     return made, left
 
 
-def _finished(bound: Bound, image: Tensor) -> Tensor:
+def _call_finish(bound: Bound, image: Tensor) -> Tensor:
     """Call one plugin's `finish` on `image` (1, 3, h, w), and check the result."""
     made = called(bound.plugin, "finish", bound.hooks.finish, image)
     if made.shape != image.shape:

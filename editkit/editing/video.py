@@ -23,14 +23,14 @@ import numpy as np
 
 from editkit.common.notify import Notify, silent
 from editkit.editing.frame_masks import Masks
-from editkit.editing.frames import Around, Shown, Sources
+from editkit.editing.frames import FrameSources, SourceFrame, WithNeighbours
 from editkit.editing.result import make
-from editkit.editing.settle import described
+from editkit.editing.settle import describe_model
 from editkit.editing.workplace import Workplace
 from editkit.errors import PictureError, UsageError
 from editkit.models.leasing import Models
 from editkit.pictures.files.clips import Clip, Frame, Span, write_clip
-from editkit.pictures.motion import camera, carried, flow, grey, rounded
+from editkit.pictures.motion import estimate_homography, grey, optical_flow, round_to, warp_by_flow
 from editkit.pictures.picture import Picture
 from editkit.plugin.chain import Chain, Edits
 from editkit.plugin.masking import mask_field
@@ -65,7 +65,7 @@ class Together:
 
 
 @dataclass(frozen=True)
-class Told:
+class VideoProgress:
     """Progress: the number of finished frames, how many pixels of the last one were copied and generated, and its
     result, (H, W, 3); a frame that an earlier run finished counts none.
     """
@@ -87,7 +87,7 @@ def edit_video(
     force: bool = False,
     notify: Notify = silent,
     models: Models | None = None,
-    watch: Callable[[Told], None] | None = None,
+    watch: Callable[[VideoProgress], None] | None = None,
     progress: Callable[[Update], None] | None = None,
 ) -> int:
     """Edit the video `source` and write it to `target`, atomically.
@@ -123,11 +123,11 @@ def edit_video(
     if clip.unheard:
         notify(f"{source}: has sound of an unknown kind, which is dropped")
     place = Workplace.at(Path(target), clip, chain, (span, together, quality), force=force)
-    work = _Work(clip, chain, span, together, place, functools.cache(notify), models or Models(), watch, progress)
-    with place.alone():
-        with place.or_nothing():
+    work = _VideoEdit(clip, chain, span, together, place, functools.cache(notify), models or Models(), watch, progress)
+    with place.lock():
+        with place.remove_if_empty():
             count = work.frames()
-        with place.written() as path:
+        with place.replace_target() as path:
             write_clip(path, place.finished(count), clip, span, quality)
     return count
 
@@ -144,7 +144,7 @@ class Opening:
     copies: bool
 
 
-def opening(source: str | Path, edits: Edits, span: Span, together: Together, notify: Notify = silent) -> Opening:
+def open_video(source: str | Path, edits: Edits, span: Span, together: Together, notify: Notify = silent) -> Opening:
     """Prepare the first frame of a video edit, without running it.
 
     Raises:
@@ -156,10 +156,10 @@ def opening(source: str | Path, edits: Edits, span: Span, together: Together, no
     if frame is None:
         raise PictureError(f"{clip.path}: no frames in the range that was asked for")
     first = Masks(chain, clip, span, together.track, notify).of(frame)
-    return Opening(Picture(frame.pixels), first, clip.about(span), copies(chain, together))
+    return Opening(Picture(frame.pixels), first, clip.estimated_frames(span), copies_frames(chain, together))
 
 
-def copies(chain: Chain, together: Together) -> bool:
+def copies_frames(chain: Chain, together: Together) -> bool:
     """Return whether holes are filled from other frames.
 
     This is the default if a single plugin fills a mask with a model that learns from the picture.
@@ -168,7 +168,7 @@ def copies(chain: Chain, together: Together) -> bool:
         UsageError: copying is requested but not possible, or --noise-along is requested although frames are copied.
     """
     plugin = _filler(chain)
-    able = plugin is not None and described(chain.stages[0]).own_picture
+    able = plugin is not None and describe_model(chain.stages[0]).own_picture
     if able and together.copy is not False and together.noise_along:
         raise UsageError(
             "--noise-along is for edits that generate every frame; this one copies from other frames and propagates "
@@ -180,7 +180,7 @@ def copies(chain: Chain, together: Together) -> bool:
 
 
 @dataclass
-class _Work:
+class _VideoEdit:
     """One video being edited."""
 
     clip: Clip
@@ -190,7 +190,7 @@ class _Work:
     place: Workplace
     notify: Notify
     models: Models
-    watch: Callable[[Told], None] | None
+    watch: Callable[[VideoProgress], None] | None
     progress: Callable[[Update], None] | None
     last: tuple[Frame, Pixels] | None = field(default=None)
     """The previous frame and its result."""
@@ -198,25 +198,25 @@ class _Work:
     def frames(self) -> int:
         """Edit all unfinished frames, and return the total number of frames."""
         count = 0
-        for frame in self._copying() if copies(self.chain, self.together) else self._plain():
+        for frame in self._edit_copying() if copies_frames(self.chain, self.together) else self._edit_independently():
             count = frame.index + 1
         if not count:
             raise PictureError(f"{self.clip.path}: no frames in the range that was asked for")
         return count
 
-    def _plain(self) -> Iterator[Frame]:
+    def _edit_independently(self) -> Iterator[Frame]:
         """Edit frames independently of each other, except for their starting point."""
         follow = self._follow()
-        along = Along() if self.together.noise_along else None
+        along = MotionSinceStart() if self.together.noise_along else None
         masks = Masks(self.chain, self.clip, self.span, self.together.track, self.notify)
         for frame in self.clip.frames(self.span):
             chain = masks.of(frame)
             drift = None if along is None else along.to(frame)
             made = self.place.frame(frame.index)
             if made is None:
-                made = self._made(self._started(frame, follow), chain, drift)
-                self.place.keep(frame.index, frame.time, made)
-            self._tell(frame, made)
+                made = self._edit(self._start_picture(frame, follow), chain, drift)
+                self.place.store_frame(frame.index, frame.time, made)
+            self._report(frame, made)
             self.last = (frame, made)
             yield frame
 
@@ -226,48 +226,50 @@ class _Work:
         plugins = [plugin for stage in self.chain.stages for plugin in plugins_of(stage)]
         return 0.5 if any(plugin.group == "steer" for plugin in plugins) else 0.0
 
-    def _started(self, frame: Frame, follow: float) -> Picture:
+    def _start_picture(self, frame: Frame, follow: float) -> Picture:
         """Add a fraction of the previous frame's change to the frame, moved along the optical flow."""
         if not follow or self.last is None or self.last[0].pixels.shape != self.last[1].shape:
             return Picture(frame.pixels)
         before, made = self.last
-        by = flow(grey(before.pixels), grey(frame.pixels))
+        by = optical_flow(grey(before.pixels), grey(frame.pixels))
         change = made.astype(np.float32) - before.pixels
-        moved = carried(change, by)
-        seen = np.abs(carried(before.pixels.astype(np.float32), by) - frame.pixels).mean(2, keepdims=True)
+        moved = warp_by_flow(change, by)
+        seen = np.abs(warp_by_flow(before.pixels.astype(np.float32), by) - frame.pixels).mean(2, keepdims=True)
         trust = np.exp(-seen / (8.0 * (257.0 if self.clip.deep else 1.0)))
-        return Picture(rounded(frame.pixels + follow * trust * moved, frame.pixels.dtype))
+        return Picture(round_to(frame.pixels + follow * trust * moved, frame.pixels.dtype))
 
-    def _copying(self) -> Iterator[Frame]:
+    def _edit_copying(self) -> Iterator[Frame]:
         """Edit frames whose holes are first filled from neighbours and from content generated earlier."""
-        sources, times = Sources(), dict[int, Fraction]()
-        around = Around.over(self._shown(times), float(self.clip.rate), self.clip.size, self.clip.deep)
+        sources, times = FrameSources(), dict[int, Fraction]()
+        around = WithNeighbours.within_budget(
+            self._frames_with_holes(times), float(self.clip.rate), self.clip.size, self.clip.deep
+        )
         for shown, others in around:
             frame = Frame(shown.index, times.pop(shown.index), shown.pixels)
-            kept = self.place.kept(shown.index)
+            kept = self.place.load_filled(shown.index)
             if kept is None:
-                kept = self._uncovered(frame, shown, *sources.fill(shown, others))
+                kept = self._complete(frame, shown, *sources.fill(shown, others))
             elif (made := self.place.frame(shown.index)) is not None:
-                self._tell(frame, made)
-            sources.filled(shown, *kept)
+                self._report(frame, made)
+            sources.advance(shown, *kept)
             yield frame
 
-    def _uncovered(self, frame: Frame, shown: Shown, pixels: Pixels, origin: Origin) -> tuple[Pixels, Origin]:
+    def _complete(self, frame: Frame, shown: SourceFrame, pixels: Pixels, origin: Origin) -> tuple[Pixels, Origin]:
         """Complete and store a frame that was filled from others; return (its filled pixels, their sources)."""
         rest, later = shown.hidden & (origin == 0), Chain(self.chain.stages[1:])
         if rest.any():
-            pixels = self._invented(pixels, rest)
+            pixels = self._generate(pixels, rest)
             origin = np.where(rest, -(shown.index + 1), origin).astype(np.int32)
-        made = self._made(Picture(pixels), later) if later.stages else pixels
+        made = self._edit(Picture(pixels), later) if later.stages else pixels
         first = pixels if later.stages and rest.any() else None
-        self.place.keep(shown.index, frame.time, made, origin, first)
-        self._tell(frame, made, int(shown.hidden.sum() - rest.sum()), int(rest.sum()))
+        self.place.store_frame(shown.index, frame.time, made, origin, first)
+        self._report(frame, made, int(shown.hidden.sum() - rest.sum()), int(rest.sum()))
         return pixels, origin
 
-    def _shown(self, times: dict[int, Fraction]) -> Iterator[Shown]:
+    def _frames_with_holes(self, times: dict[int, Fraction]) -> Iterator[SourceFrame]:
         """Yield every frame with its hole and the camera motion since the first frame."""
         masks = Masks(self.chain, self.clip, self.span, self.together.track, self.notify)
-        stands: Homography = np.eye(3)
+        since_first: Homography = np.eye(3)
         before: tuple[NDArray[np.uint8], Where] | None = None
         for frame in self.clip.frames(self.span):
             plugin = cast(Plugin, _filler(masks.of(frame)))
@@ -275,12 +277,12 @@ class _Work:
             assert opened.mask is not None
             hidden, seen = opened.mask > 0, grey(frame.pixels)
             if before is not None:
-                stands = camera(before[0], seen, before[1]) @ stands
+                since_first = estimate_homography(before[0], seen, before[1]) @ since_first
             before = seen, hidden
             times[frame.index] = frame.time
-            yield Shown(frame.index, frame.pixels, seen, hidden, stands)
+            yield SourceFrame(frame.index, frame.pixels, seen, hidden, since_first)
 
-    def _invented(self, pixels: Pixels, rest: Where) -> Pixels:
+    def _generate(self, pixels: Pixels, rest: Where) -> Pixels:
         """Generate the rest of the hole with the first stage."""
         chain = Chain(self.chain.stages[:1])
         plugin = cast(Plugin, _filler(chain))
@@ -288,15 +290,15 @@ class _Work:
             if name in type(plugin).model_fields:
                 chain = chain.with_field(plugin, name, value)
                 plugin = cast(Plugin, _filler(chain))
-        return self._made(Picture(pixels), chain)
+        return self._edit(Picture(pixels), chain)
 
-    def _made(self, picture: Picture, chain: Chain, drift: Drift | None = None) -> Pixels:
+    def _edit(self, picture: Picture, chain: Chain, drift: Drift | None = None) -> Pixels:
         watch = self.progress or ()
         return make(picture, chain, watch=watch, notify=self.notify, models=self.models, drift=drift).picture.pixels
 
-    def _tell(self, frame: Frame, made: Pixels, shown: int = 0, invented: int = 0) -> None:
+    def _report(self, frame: Frame, made: Pixels, shown: int = 0, invented: int = 0) -> None:
         if self.watch is not None:
-            self.watch(Told(frame.index + 1, shown, invented, made))
+            self.watch(VideoProgress(frame.index + 1, shown, invented, made))
 
 
 def _filler(chain: Chain) -> Plugin | None:
@@ -306,7 +308,7 @@ def _filler(chain: Chain) -> Plugin | None:
     return plugins[0] if alone and mask_field(plugins[0]) is not None else None
 
 
-class Along:
+class MotionSinceStart:
     """Accumulates the motion since the first frame."""
 
     def __init__(self) -> None:
@@ -319,8 +321,8 @@ class Along:
 
         seen = grey(frame.pixels)
         if self.come is None or self.seen is None:
-            self.come = drifting.first(*seen.shape)
+            self.come = drifting.no_displacement(*seen.shape)
         else:
-            self.come = drifting.further(self.come, flow(self.seen, seen))
+            self.come = drifting.add_displacement(self.come, optical_flow(self.seen, seen))
         self.seen = seen
         return drifting.drift(self.come)

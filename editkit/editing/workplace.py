@@ -35,9 +35,9 @@ from editkit.plugin.params import params
 if TYPE_CHECKING:
     from editkit.editing.frames import Origin
 
-SAYS = "edit.json"
+IDENTITY_FILE = "edit.json"
 
-KEPT = 2
+FORMAT_VERSION = 2
 """Version of the folder format; frames in another version are not continued."""
 
 
@@ -66,15 +66,15 @@ class Workplace:
             raise UsageError(f"{target}: videos are written as {', '.join(WRITTEN)} (.mkv: lossless); name such a file")
         if os.path.realpath(target) == os.path.realpath(clip.path):
             raise UsageError(f"{target}: is the input video; give the result another name")
-        check_distinct({"--output": target}, [file for value in _sources(chain) for file in _files(value)])
+        check_distinct({"--output": target}, [file for value in _picture_parameters(chain) for file in _files(value)])
         check_place(target, force=force)
         place = cls(target, folder_of(target), force)
-        says = json.dumps({"edit": _digest(clip, chain, rest), "kept": KEPT}).encode()
-        known = place.folder / SAYS
+        identity = json.dumps({"edit": _digest(clip, chain, rest), "kept": FORMAT_VERSION}).encode()
+        known = place.folder / IDENTITY_FILE
         if place.folder.is_symlink():  # the folder behind it would be filled and removed
             raise PictureError(f"{place.folder}: is a link, but frames must be stored there; name another result")
         if os.path.lexists(known):
-            if not _holds(known, says):
+            if not _contains_exactly(known, identity):
                 raise PictureError(f"{place.folder}: holds frames of another edit; remove it, or name another result")
         else:
             try:
@@ -84,53 +84,53 @@ class Workplace:
                     raise PictureError(
                         f"{place.folder}: exists, but was not made by editkit; name another result"
                     ) from None
-            save_bytes(known, says)
+            save_bytes(known, identity)
         return place
 
     def frame(self, index: int) -> Pixels | None:
         """Return a finished frame, (H, W, 3), or None if it is not finished."""
         path = self._path(index)
-        return _picture(path) if path.exists() and path.with_suffix(".json").exists() else None
+        return _read_picture(path) if path.exists() and path.with_suffix(".json").exists() else None
 
-    def kept(self, index: int) -> tuple[Pixels, Origin] | None:
+    def load_filled(self, index: int) -> tuple[Pixels, Origin] | None:
         """Return (the filled pixels of a finished frame before later stages, their sources), or None."""
         made = self.frame(index)
         if made is None:
             return None
-        codes, path = _picture(self._path(index, "from")), self._path(index, "first")
-        names = np.array([0, *_facts(self._path(index))["from"]], np.int32)
-        return _picture(path) if path.exists() else made, names[codes[..., 0]]
+        codes, path = _read_picture(self._path(index, "from")), self._path(index, "first")
+        names = np.array([0, *_read_facts(self._path(index))["from"]], np.int32)
+        return _read_picture(path) if path.exists() else made, names[codes[..., 0]]
 
-    def keep(
+    def store_frame(
         self, index: int, time: Fraction, pixels: Pixels, origin: Origin | None = None, first: Pixels | None = None
     ) -> None:
         """Store a finished frame; `origin`: the sources of filled pixels; `first`: the frame before later stages."""
-        says: dict[str, Any] = {"time": [time.numerator, time.denominator]}
+        facts: dict[str, Any] = {"time": [time.numerator, time.denominator]}
         if origin is not None:
             names = [int(name) for name in np.unique(origin) if name]
             codes = np.searchsorted(np.array(names), origin) + 1 if names else origin
-            says["from"] = names
+            facts["from"] = names
             _save(self._path(index, "from"), np.where(origin, codes, 0).astype(np.uint8)[..., None].repeat(3, 2))
         if first is not None:
             _save(self._path(index, "first"), first)
         _save(self._path(index), pixels)
-        save_bytes(self._path(index).with_suffix(".json"), json.dumps(says).encode(), force=True)
+        save_bytes(self._path(index).with_suffix(".json"), json.dumps(facts).encode(), force=True)
 
     def finished(self, count: int) -> Iterator[tuple[Fraction, Pixels]]:
         """Yield (time, pixels) of every frame in order."""
         for index in range(count):
             pixels = self.frame(index)
             assert pixels is not None
-            yield Fraction(*_facts(self._path(index))["time"]), pixels
+            yield Fraction(*_read_facts(self._path(index))["time"]), pixels
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Lock the folder for this process; the lock is released however the process ends.
 
         Raises:
             PictureError: another process has locked it.
         """
-        with open(self.folder / SAYS, "rb") as file:
+        with open(self.folder / IDENTITY_FILE, "rb") as file:
             try:
                 import fcntl
 
@@ -142,7 +142,7 @@ class Workplace:
             yield
 
     @contextmanager
-    def or_nothing(self) -> Iterator[None]:
+    def remove_if_empty(self) -> Iterator[None]:
         """Remove the folder if the work inside fails before a frame is finished."""
         try:
             yield
@@ -152,7 +152,7 @@ class Workplace:
             raise
 
     @contextmanager
-    def written(self) -> Iterator[Path]:
+    def replace_target(self) -> Iterator[Path]:
         """Yield a temporary file for the video; then move it to the target, and remove the frames."""
         part = self.folder / f"whole{self.target.suffix.lower()}"
         yield part
@@ -171,13 +171,13 @@ class Workplace:
         return self.folder / f"{index:06}{what and '.'}{what}.png"
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _read_facts(path: Path) -> dict[str, Any]:
     """Read the stored facts of a frame."""
     facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_bytes())
     return facts
 
 
-def _picture(path: Path) -> Pixels:
+def _read_picture(path: Path) -> Pixels:
     made = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
     if made is None:
         raise PictureError(f"{path}: is broken; remove it, and run the same command again")
@@ -190,7 +190,7 @@ def _save(path: Path, pixels: Pixels) -> None:
     save_bytes(path, encoded.tobytes(), force=True)
 
 
-def _holds(file: Path, data: bytes) -> bool:
+def _contains_exactly(file: Path, data: bytes) -> bool:
     """Return whether `file` is a regular file that contains exactly `data`."""
     try:
         return not file.is_symlink() and read_limited_bytes(file, len(data)) == data
@@ -198,7 +198,7 @@ def _holds(file: Path, data: bytes) -> bool:
         return False
 
 
-def _sources(chain: Chain) -> Iterator[Any]:
+def _picture_parameters(chain: Chain) -> Iterator[Any]:
     """Yield every picture and mask parameter of the chain's plugins."""
     for stage in chain.stages:
         for plugin in stage.plugins:
@@ -219,29 +219,29 @@ def _files(source: Any) -> list[Path]:
 
 def _digest(clip: Clip, chain: Chain, rest: tuple[Any, ...]) -> str:
     """Hash everything that the frames depend on, including the contents of files and arrays."""
-    total = hashlib.sha256(_of_file(clip.path))
-    for source in _sources(chain):
+    total = hashlib.sha256(_file_digest(clip.path))
+    for source in _picture_parameters(chain):
         files = _files(source)
         for path in files:
-            total.update(_of_file(path))
+            total.update(_file_digest(path))
         if not files and source is not None and not isinstance(source, str):
             pixels = np.asarray(getattr(source, "pixels", source))
             total.update(f"{pixels.shape} {pixels.dtype} ".encode() + pixels.tobytes())
     stages = [
-        [stage.options.model_dump(exclude_unset=True), [(p.name, _said(p)) for p in stage.plugins]]
+        [stage.options.model_dump(exclude_unset=True), [(p.name, _explicit_parameters(p)) for p in stage.plugins]]
         for stage in chain.stages
     ]
-    said = json.dumps(stages, sort_keys=True, default=repr)
-    total.update(f"{said} {rest!r}".encode("utf-8", "surrogateescape"))
+    text = json.dumps(stages, sort_keys=True, default=repr)
+    total.update(f"{text} {rest!r}".encode("utf-8", "surrogateescape"))
     return total.hexdigest()
 
 
-def _said(plugin: Declaration) -> dict[str, Any]:
+def _explicit_parameters(plugin: Declaration) -> dict[str, Any]:
     """Return the explicitly set parameters of a plugin as text; arrays are hashed separately."""
-    said = {key: getattr(plugin, key) for key in sorted(plugin.model_fields_set)}
-    return {key: "" if hasattr(value, "shape") or hasattr(value, "size") else value for key, value in said.items()}
+    values = {key: getattr(plugin, key) for key in sorted(plugin.model_fields_set)}
+    return {key: "" if hasattr(value, "shape") or hasattr(value, "size") else value for key, value in values.items()}
 
 
-def _of_file(path: Path) -> bytes:
+def _file_digest(path: Path) -> bytes:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").digest()

@@ -74,13 +74,18 @@ class Predictor:
     def step(self, where: FlowMove, level: Level, x: Tensor, silent: Silent = frozenset()) -> Step:
         """Return the step for hooks: the state x at `level`, with `predict` for further predictions."""
 
-        def ask(x: Tensor, level: Level, told: Conditioning | None, asker: Run) -> Prediction:
-            return self.at(where, x, level, told, silent | {asker}).prediction
+        def ask(x: Tensor, level: Level, conditioning: Conditioning | None, asker: Run) -> Prediction:
+            return self.at(where, x, level, conditioning, silent | {asker}).prediction
 
         return Step(self.run, where.move, level, x, where.index, where.total, ask)
 
     def at(
-        self, where: FlowMove, x_t: Tensor, level: Level, told: Conditioning | None = None, silent: Silent = frozenset()
+        self,
+        where: FlowMove,
+        x_t: Tensor,
+        level: Level,
+        conditioning: Conditioning | None = None,
+        silent: Silent = frozenset(),
     ) -> Guided:
         """Return the guided prediction at (x_t, level).
 
@@ -88,7 +93,7 @@ class Predictor:
             where: the flow move.
             x_t: (batch, channels, ...), float32.
             level: its level. At the clean level the network is evaluated at the next one, and x0 is x_t itself.
-            told: the only conditioning to use; None: that of the plugins.
+            conditioning: the only conditioning to use; None: that of the plugins.
             silent: plugins whose hooks are skipped.
         """
         asked, clean = nearest_noisy_level(level, self.run.levels), level.sigma == 0.0
@@ -97,16 +102,20 @@ class Predictor:
             x_t = x_t.detach().requires_grad_(bool(through & {"network", "x_t"}))
             step = self.step(where, asked, x_t, silent)
             with torch.set_grad_enabled("network" in through):
-                pred = self._combine(where, step, silent) if told is None else self._network(where, step, (told,))[0]
+                pred = (
+                    self._combine(where, step, silent)
+                    if conditioning is None
+                    else self._network(where, step, (conditioning,))[0]
+                )
             if self.model.clip is not None:
                 pred = replace(pred, x0=clamp_straight_through(pred.x0, self.model.clip))
-            pred, said, gradients = self._guide(where, step, pred, energies) if energies else Guided(pred)
+            pred, values, gradients = self._guide(where, step, pred, energies) if energies else Guided(pred)
             x0 = self.acting.fold("clean", where, step, pred.x0, silent)
             if x0 is not pred.x0:
                 pred = pred.with_x0(x0, x_t.detach(), asked)
             if clean:
                 pred = replace(pred, x0=x_t.detach())
-            return Guided(pred, said, gradients)
+            return Guided(pred, values, gradients)
 
     def _network(self, where: FlowMove, step: Step, conds: Sequence[Conditioning]) -> Sequence[Prediction]:
         predictions = self.acting.timed("model", "network", self.model, step.x_t, step.t, conds)
@@ -136,25 +145,27 @@ class Predictor:
         """
         leaf = pred.x0.detach().requires_grad_()
         with torch.enable_grad():
-            said = self._evaluate_energies(where, step, pred, leaf, energies)
+            evaluated = self._evaluate_energies(where, step, pred, leaf, energies)
         x0 = pred.x0.detach()
         self.range.begin(x0, self.model.data_std)
-        if not said:
+        if not evaluated:
             return Guided(replace(pred, x0=x0, eps=pred.eps.detach()))
-        dx0, gradients = self._total_shift(where, step, leaf, said)
-        values = tuple((energy.name, float(energy.value.detach().mean())) for energy in said)
+        dx0, gradients = self._total_shift(where, step, leaf, evaluated)
+        values = tuple((energy.name, float(energy.value.detach().mean())) for energy in evaluated)
         variance = None if pred.variance is None else pred.variance.detach()
         deps = -(step.alpha_t / step.sigma_t) * dx0 if step.sigma_t > 0.0 else 0.0
         return Guided(Prediction(x0 + dx0, pred.eps.detach() + deps, variance), values, gradients)
 
-    def _total_shift(self, where: FlowMove, step: Step, leaf: Tensor, said: Sequence[Energy]) -> tuple[Tensor, Figures]:
+    def _total_shift(
+        self, where: FlowMove, step: Step, leaf: Tensor, evaluated: Sequence[Energy]
+    ) -> tuple[Tensor, Figures]:
         """Return the shift of x0 by all energies, and the norms of their gradients.
 
         There is one backward pass for all energies except those that are `alone`: each of these has its own, so that
         `shift` can modify it.
         """
-        shared = [energy for energy in said if not energy.bound.plugin.alone()]
-        groups = [[energy] for energy in said if energy.bound.plugin.alone()] + ([shared] if shared else [])
+        shared = [energy for energy in evaluated if not energy.bound.plugin.alone()]
+        groups = [[energy] for energy in evaluated if energy.bound.plugin.alone()] + ([shared] if shared else [])
         dx0, norms = torch.zeros_like(leaf, requires_grad=False), []
         for k, group in enumerate(groups):
             last = k == len(groups) - 1 and len(group) == 1  # else the graph is needed again
@@ -176,7 +187,7 @@ class Predictor:
         self, where: FlowMove, step: Step, pred: Prediction, leaf: Tensor, energies: Sequence[Bound]
     ) -> list[Energy]:
         """Evaluate each energy at the estimate: one differentiable number for each item."""
-        said: list[Energy] = []
+        evaluated: list[Energy] = []
         seen: Counter[str] = Counter()
         for b in energies:
             seen[b.plugin.name] += 1
@@ -193,8 +204,8 @@ class Predictor:
                 raise hook_error(b, "energy", missing_gradient(b), where)
             count = seen[b.plugin.name]
             name = b.plugin.name if count == 1 else f"{b.plugin.name}#{count}"
-            said.append(Energy(b, name, check_finite(value, b, "energy", where)))
-        return said
+            evaluated.append(Energy(b, name, check_finite(value, b, "energy", where)))
+        return evaluated
 
 
 def _acting_energies(energies: Sequence[Bound], level: Level) -> tuple[Sequence[Bound], frozenset[Through]]:

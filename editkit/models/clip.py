@@ -133,8 +133,8 @@ def _from_folder(source: str, folder: Path, device: torch.device) -> Clip:
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **local)
     except Exception as error:  # open_clip has no common error class
         wrong = explain_mistake(folder / WEIGHTS)
-        said = f"{WEIGHTS} {wrong}" if wrong else f"cannot be loaded: {_first_line(error)}"
-        raise ModelError(f"clip: {source}: {said}") from error
+        message = f"{WEIGHTS} {wrong}" if wrong else f"cannot be loaded: {_first_line(error)}"
+        raise ModelError(f"clip: {source}: {message}") from error
     try:
         return _build_clip(source, network, tokenizer, config.get("preprocess_cfg", {}), device, config.get("log_snr"))
     except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:

@@ -163,9 +163,11 @@ def load_folder(
         model = _family(layout).load(layout, info, device, dtype)
     finally:
         ahead.end()
-    told = capability(_check_packed(layout, model), Notifies)
-    if layout.texts_on_disk and told is not None:
-        told.chosen = ("memory is short: the text encoders stay on disk, and are read layer by layer for every text",)
+    notifier = capability(_check_packed(layout, model), Notifies)
+    if layout.texts_on_disk and notifier is not None:
+        notifier.chosen = (
+            "memory is short: the text encoders stay on disk, and are read layer by layer for every text",
+        )
     return model
 
 

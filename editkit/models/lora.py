@@ -98,7 +98,7 @@ def add(pipe: Any, name: str, words: Sequence[str]) -> list[str]:
     try:
         with torch.no_grad(), quiet("diffusers"):
             weights = [_load_lora(pipe, f"lora{k}", name, word) for k, word in enumerate(words)]
-            said = [line for k, word in enumerate(words) for line in _ignored_layers(pipe, f"lora{k}", name, word)]
+            ignored = [line for k, word in enumerate(words) for line in _ignored_layers(pipe, f"lora{k}", name, word)]
             pipe.set_adapters([f"lora{k}" for k in range(len(words))], weights)
             there = {part: getattr(pipe, part, None) for part in pipe._lora_loadable_modules}
             whole = [part for part, network in there.items() if network is not None and not is_quantised(network)]
@@ -109,7 +109,7 @@ def add(pipe: Any, name: str, words: Sequence[str]) -> list[str]:
     finally:
         for layer, kind in packed:
             swap(layer, kind)
-    return said
+    return ignored
 
 
 def _ignored_layers(pipe: Any, adapter: str, name: str, word: str) -> Iterator[str]:
@@ -167,8 +167,8 @@ def _check_words(file: Path) -> None:
 
     try:
         with safe_open(file, "pt") as tensors:
-            keys, told = list(tensors.keys()), (tensors.metadata() or {}).get(PEFT, "{}")
-            metadata = json.loads(told)
+            keys, peft = list(tensors.keys()), (tensors.metadata() or {}).get(PEFT, "{}")
+            metadata = json.loads(peft)
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise ModelError(f"--lora {file.name}: what it says of itself cannot be read: {error}") from error
     if not isinstance(metadata, dict):

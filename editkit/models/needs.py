@@ -162,20 +162,20 @@ def lines(found: Needs, itemsize: int) -> list[str]:
     network = found.network if found.unpacked is None else found.unpacked
     fits = network + found.vae + found.working <= free
     how = "" if found.unpacked is None else f", {gb(network)} for the network, which is unpacked"
-    said = [
+    rows = [
         f"memory, {itemsize} bytes per number{', the network packed' if found.packed else ''}: {listed}",
         f"GPU of {_by_card(found)}",
     ]
     if not found.packed and found.how(ROOM * CARDS[0] * 1e9) != found.ways()[0][0]:
         eight = found.in_eight_bits()
         if eight is not found:
-            said.append(f"with --quantize int8, about {gb(eight.network)}: GPU of {_by_card(eight)}")
+            rows.append(f"with --quantize int8, about {gb(eight.network)}: GPU of {_by_card(eight)}")
         four = found.in_four_bits(itemsize)
-        said.append(
+        rows.append(
             f"with a GGUF of its network in 4 bits (--transformer FILE), about {gb(four.network)}: GPU of "
             f"{_by_card(four)}"
         )
-    return [*said, f"CPU, {gb(free)} of memory free{how}: {'as it is' if fits else 'too little'}"]
+    return [*rows, f"CPU, {gb(free)} of memory free{how}: {'as it is' if fits else 'too little'}"]
 
 
 def _by_card(found: Needs) -> str:

@@ -139,12 +139,12 @@ def prepare_model(model: Model, setup: Setup, device: torch.device, dtype: torch
         return model
     experts: Sequence[Model] = (model,)
     if setup.lora:
-        said, told = (
+        notes, notifier = (
             lora.add(_as_pipeline(model, "--lora").pipeline(), model.info.name, setup.lora),
             capability(model, Notifies),
         )
-        if told is not None:
-            told.chosen = (*told.chosen, *said)
+        if notifier is not None:
+            notifier.chosen = (*notifier.chosen, *notes)
     if setup.refiner is not None:
         from editkit.models.latent.refiner import with_refiner
 

@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from editkit.pictures.differences import marked, planes, texture, whole
-from editkit.pictures.outlines import CALM, outlined
+from editkit.pictures.differences import mark_changes, planes, remove_specks_and_holes, texture
+from editkit.pictures.outlines import CALM, change_probability
 
 Values = NDArray[np.float32]
 Marks = NDArray[np.bool_]
@@ -92,7 +92,7 @@ def find_changes(picture: Values, edited: Values) -> Changes:
     back, seen = _unwarp(edited, matrix)
     tinted = _color_map(picture, back, seen)
     forth = np.clip(picture @ tinted[:3] + tinted[3], 0.0, 1.0).astype(np.float32)
-    changed = marked(picture, back - forth, seen)
+    changed = mark_changes(picture, back - forth, seen)
     if changed.mean() > NEARLY_ALL or _is_unlike(picture, back, seen):
         return Changes((0.0, 0.0), 1.0, 0.0, np.ones(seen.shape, np.float32), edited)
     matched = np.clip((back - tinted[3]) @ np.linalg.inv(tinted[:3]), 0.0, 1.0).astype(np.float32)
@@ -269,8 +269,8 @@ def _mask(picture: Values, back: Values, forth: Values, seen: Marks, marks: Mark
     at = tuple(slice(max(0, int(side[0]) - margin), int(side[-1]) + margin + 1) for side in sides)
     around = [np.maximum(texture(a), texture(b)) for a, b in zip(planes(picture), planes(back), strict=True)]
     before, after = (np.dstack(planes(one))[at] for one in (forth, back))
-    likely = outlined(before, after, np.dstack(around)[at], seen[at], marks[at])
-    changed = whole(likely > 0.5)
+    likely = change_probability(before, after, np.dstack(around)[at], seen[at], marks[at])
+    changed = remove_specks_and_holes(likely > 0.5)
     edge = changed & (cv2.erode(changed.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1) == 0)
     fading = np.where(likely > 0.5, likely, 1.0)  # filled-in pixels resemble the picture anyway
     mask[at] = np.where(edge, fading, 1.0) * (changed & seen[at])

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from editkit.pictures.outlines import noise
+from editkit.pictures.outlines import noise_deviation
 
 Values = NDArray[np.float32]
 Marks = NDArray[np.bool_]
@@ -40,7 +40,7 @@ HOLE, SPECK = 1 / 2000, 1 / 8000
 discarded."""
 
 
-def marked(picture: Values, difference: Values, seen: Marks) -> Marks:
+def mark_changes(picture: Values, difference: Values, seen: Marks) -> Marks:
     """Return (H, W): where the `difference` of an edit to `picture` exceeds that of re-encoding."""
     textures = [texture(plane) for plane in planes(picture)]
     found, sure = np.zeros(seen.shape, bool), np.zeros(seen.shape, bool)
@@ -48,18 +48,20 @@ def marked(picture: Values, difference: Values, seen: Marks) -> Marks:
         ratio, whole = np.zeros(seen.shape, np.float32), np.zeros(seen.shape, np.float32)
         for plane, around in zip(planes(difference), textures, strict=True):
             off = np.abs(cv2.GaussianBlur(plane, (0, 0), scale))
-            bound = np.clip(DEVIATIONS * noise(off, around, seen), *np.divide(limits, 255.0, dtype=np.float32))
+            bound = np.clip(
+                DEVIATIONS * noise_deviation(off, around, seen), *np.divide(limits, 255.0, dtype=np.float32)
+            )
             ratio, whole = np.maximum(ratio, off / bound), np.maximum(whole, off)
         reach = 2 * round(3.0 * scale) + 5
         ends = whole >= EDGE * cv2.dilate(whole, np.ones((reach, reach), np.uint8))
-        found |= _ending(ratio > 1.0, ends, scale) & seen
-        sure |= _ending(ratio > SURE, ends, scale) & seen
-    return _cleaned(found, sure) & seen
+        found |= _trim(ratio > 1.0, ends, scale) & seen
+        sure |= _trim(ratio > SURE, ends, scale) & seen
+    return _clean(found, sure) & seen
 
 
-def _ending(marks: Marks, ends: Marks, scale: float) -> Marks:
+def _trim(marks: Marks, ends: Marks, scale: float) -> Marks:
     """Trim `marks` from the blurred change to the change itself; their inner part stays."""
-    return (marks & ends) | _eroded(marks, round(2.5 * scale) + 2)
+    return (marks & ends) | _erode(marks, round(2.5 * scale) + 2)
 
 
 def planes(picture: Values) -> list[Values]:
@@ -76,7 +78,7 @@ def texture(plane: Values) -> Values:
     return around
 
 
-def _eroded(marks: Marks, radius: int) -> Marks:
+def _erode(marks: Marks, radius: int) -> Marks:
     eroded: Marks = cv2.erode(marks.astype(np.uint8), _disc(radius), borderValue=1) > 0
     return eroded
 
@@ -86,7 +88,7 @@ def _disc(radius: int) -> NDArray[np.uint8]:
     return disc
 
 
-def _cleaned(marks: Marks, sure: Marks) -> Marks:
+def _clean(marks: Marks, sure: Marks) -> Marks:
     """Keep the part of `marks` near `sure`, close it morphologically, and remove specks."""
     height, width = marks.shape
     radius = max(3, round(min(height, width) / 100))
@@ -103,13 +105,13 @@ def _cleaned(marks: Marks, sure: Marks) -> Marks:
     return cleaned
 
 
-def whole(changed: Marks) -> Marks:
+def remove_specks_and_holes(changed: Marks) -> Marks:
     """Remove specks and small holes from `changed`."""
-    filled = ~_large(~changed, HOLE, connectivity=4)
-    return _large(filled, SPECK, connectivity=8)
+    filled = ~_keep_large(~changed, HOLE, connectivity=4)
+    return _keep_large(filled, SPECK, connectivity=8)
 
 
-def _large(marks: Marks, least: float, connectivity: int) -> Marks:
+def _keep_large(marks: Marks, least: float, connectivity: int) -> Marks:
     """Keep the parts of `marks` of at least this share of the picture, or 9 pixels."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(marks.astype(np.uint8), connectivity=connectivity)
     kept = stats[:, cv2.CC_STAT_AREA] >= max(9, least * marks.size)

@@ -35,20 +35,20 @@ def grey(pixels: Pixels) -> Grey:
     return np.asarray(cv2.cvtColor(eight, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def camera(before: Grey, after: Grey, moving: Where) -> Homography:
+def estimate_homography(before: Grey, after: Grey, moving: Where) -> Homography:
     """Estimate the homography from `before` to `after`, without the `moving` pixels of `before`."""
     still = (~moving).astype(np.uint8)
     points = cv2.goodFeaturesToTrack(before, POINTS, 0.005, 5, mask=still)
     if points is None or len(points) < FEWEST:
         return np.eye(3)
-    there, good = _tracked(before, after, points)
+    there, good = _track_points(before, after, points)
     if good.sum() < FEWEST:
         return np.eye(3)
     H, _ = cv2.findHomography(points[good], there[good], cv2.USAC_MAGSAC, 0.5, maxIters=2000, confidence=0.999)
     return np.eye(3) if H is None or not np.isfinite(H).all() else np.asarray(H, np.float64)
 
 
-def refined(H: Homography, of: Grey, into: Grey, valid: Where) -> Homography:
+def refine_homography(H: Homography, of: Grey, into: Grey, valid: Where) -> Homography:
     """Refine the homography `H` from frame `of` to frame `into` to subpixel accuracy; if that fails, return `H`.
 
     `valid`: the pixels of `of` to use. The frames are not blurred first, because a blur mixes invalid pixels into valid
@@ -67,7 +67,7 @@ def refined(H: Homography, of: Grey, into: Grey, valid: Where) -> Homography:
     return made if np.isfinite(made).all() else H
 
 
-def warped(image: NDArray[Any], H: Homography, box: Box) -> NDArray[np.float32]:
+def warp(image: NDArray[Any], H: Homography, box: Box) -> NDArray[np.float32]:
     """Warp `image` (h, w, c) by `H`, and return the part `box` of the result; edge pixels are repeated.
 
     It uses cubic convolution of third order with a = -0.5 (Keys 1981, doi:10.1109/TASSP.1981.1163711). OpenCV's
@@ -76,7 +76,7 @@ def warped(image: NDArray[Any], H: Homography, box: Box) -> NDArray[np.float32]:
     y, x = np.mgrid[box.top : box.bottom, box.left : box.right].astype(np.float64)
     to = np.linalg.inv(H)
     u, v, w = (to[k, 0] * x + to[k, 1] * y + to[k, 2] for k in range(3))
-    (columns, across), (rows, down) = (_taps(at / w, n) for at, n in ((u, image.shape[1]), (v, image.shape[0])))
+    (columns, across), (rows, down) = (_bicubic_taps(at / w, n) for at, n in ((u, image.shape[1]), (v, image.shape[0])))
     flat = image.reshape(-1, image.shape[2])
     made = np.zeros((*y.shape, image.shape[2]), np.float32)
     for row, one in zip(rows, down, strict=True):
@@ -85,7 +85,7 @@ def warped(image: NDArray[Any], H: Homography, box: Box) -> NDArray[np.float32]:
     return made
 
 
-def _taps(at: NDArray[np.float64], n: int) -> tuple[list[NDArray[np.intp]], list[NDArray[np.float32]]]:
+def _bicubic_taps(at: NDArray[np.float64], n: int) -> tuple[list[NDArray[np.intp]], list[NDArray[np.float32]]]:
     """Return the four of `n` pixels around each position, and their weights."""
     at = np.clip(at, -2.0, n + 1.0)
     below = np.floor(at)
@@ -96,7 +96,7 @@ def _taps(at: NDArray[np.float64], n: int) -> tuple[list[NDArray[np.intp]], list
     return places, [np.asarray(share, np.float32) for share in shares]
 
 
-def warped_where(where: Where, H: Homography, size: tuple[int, int], beyond: bool) -> Where:
+def warp_mask(where: Where, H: Homography, size: tuple[int, int], beyond: bool) -> Where:
     """Warp a boolean mask by `H`; `beyond`: the value beyond the edges. A partly true pixel becomes true."""
     soft = where.astype(np.float32)
     made = cv2.warpPerspective(soft, H, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
@@ -104,27 +104,27 @@ def warped_where(where: Where, H: Homography, size: tuple[int, int], beyond: boo
     return np.asarray(made > 1e-3)
 
 
-def warped_nearest(names: NDArray[np.int32], H: Homography) -> NDArray[np.int32]:
+def warp_labels(names: NDArray[np.int32], H: Homography) -> NDArray[np.int32]:
     """Warp integer labels (below 2^24) by `H`, to the nearest pixel; 0 beyond the edges."""
     made = cv2.warpPerspective(names.astype(np.float32), H, names.shape[::-1], flags=cv2.INTER_NEAREST)
     return np.asarray(made, np.int32)
 
 
-def flow(of: Grey, into: Grey) -> NDArray[np.float32]:
+def optical_flow(of: Grey, into: Grey) -> NDArray[np.float32]:
     """Return (H, W, 2): the offset of each pixel of `into` to its position in `of`, by DIS."""
     made = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(into, of, None)
     return np.asarray(made, np.float32)
 
 
-def carried(image: NDArray[Any], by: NDArray[np.float32]) -> NDArray[Any]:
-    """Warp `image` from one frame to the other by the `flow` between them; bicubic, edges repeated."""
+def warp_by_flow(image: NDArray[Any], by: NDArray[np.float32]) -> NDArray[Any]:
+    """Warp `image` from one frame to the other by the `optical_flow` between them; bicubic, edges repeated."""
     h, w = by.shape[:2]
     x, y = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
     made = cv2.remap(image, x + by[..., 0], y + by[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(made)
 
 
-def followed(mask: NDArray[np.float32], before: Grey, after: Grey) -> NDArray[np.float32]:
+def track_mask(mask: NDArray[np.float32], before: Grey, after: Grey) -> NDArray[np.float32]:
     """Move `mask` from frame `before` to frame `after` with its object.
 
     The motion is the similarity transform of the inner points that do not move with the camera. With too few points, it
@@ -134,9 +134,9 @@ def followed(mask: NDArray[np.float32], before: Grey, after: Grey) -> NDArray[np
     if not inside.any():
         return mask
     core = _core(inside)
-    A = _similarity(core, before, after, camera(before, after, inside))
+    A = _similarity(core, before, after, estimate_homography(before, after, inside))
     if A is None:
-        shift = np.median(flow(after, before)[core], axis=0)
+        shift = np.median(optical_flow(after, before)[core], axis=0)
         A = np.array([[1.0, 0.0, shift[0]], [0.0, 1.0, shift[1]]])
     return np.asarray(cv2.warpAffine(mask, A, mask.shape[::-1], flags=cv2.INTER_LINEAR), np.float32)
 
@@ -152,7 +152,7 @@ def _similarity(inside: Where, before: Grey, after: Grey, still: Homography) -> 
     points = cv2.goodFeaturesToTrack(before, 300, 0.002, 2, mask=inside.astype(np.uint8))
     if points is None or len(points) < FEWEST:
         return None
-    there, good = _tracked(before, after, points, 13)
+    there, good = _track_points(before, after, points, 13)
     points, there = points[good], there[good]
     moves = np.linalg.norm(cv2.perspectiveTransform(points, still) - there, axis=2)[:, 0] > 0.7
     if moves.sum() >= FEWEST:
@@ -163,7 +163,7 @@ def _similarity(inside: Where, before: Grey, after: Grey, still: Homography) -> 
     return None if A is None or kept.sum() < FEWEST / 2 else np.asarray(A, np.float64)
 
 
-def _tracked(
+def _track_points(
     before: Grey, after: Grey, points: NDArray[np.float32], window: int = 21
 ) -> tuple[NDArray[np.float32], Where]:
     """Track points by pyramidal Lucas-Kanade; return the tracked points, and whether tracking them back agrees."""
@@ -174,6 +174,6 @@ def _tracked(
     return there, np.asarray((found[:, 0] == 1) & (again[:, 0] == 1) & near)
 
 
-def rounded(values: NDArray[np.float32], dtype: np.dtype[Any]) -> Pixels:
+def round_to(values: NDArray[np.float32], dtype: np.dtype[Any]) -> Pixels:
     """Round values to a picture's depth."""
     return np.rint(np.clip(values, 0.0, float(largest(dtype)))).astype(dtype)

@@ -95,7 +95,7 @@ GRANTED = 2.0
 """Evidence for the pixels of a faint change, as natural log odds."""
 
 
-def outlined(before: Values, after: Values, texture: Values, seen: Marks, marks: Marks) -> Values:
+def change_probability(before: Values, after: Values, texture: Values, seen: Marks, marks: Marks) -> Values:
     """Return the probability that each pixel changed, (H, W) in [0, 1].
 
     Args:
@@ -105,8 +105,8 @@ def outlined(before: Values, after: Values, texture: Values, seen: Marks, marks:
         seen: where the edit has pixels.
         marks: rough marks of the change, the initial state.
     """
-    spreads = _spreads(before, after, seen, marks)
-    difference = np.dstack([after[..., k] - _spread(before[..., k], spreads[k]) for k in range(3)])
+    spreads = _estimate_blurs(before, after, seen, marks)
+    difference = np.dstack([after[..., k] - _blur_unless_zero(before[..., k], spreads[k]) for k in range(3)])
     field = marks.astype(np.float32)
     deviation = difference
     faint = np.zeros(seen.shape, bool)
@@ -115,37 +115,37 @@ def outlined(before: Values, after: Values, texture: Values, seen: Marks, marks:
             calm = seen & (field < 0.5)
             deviation = _deviations(difference, texture, calm if calm.mean() > 0.05 else seen)
         if turn in GROWN:
-            faint |= _faint(difference, texture, seen & (field < 0.5), field, spreads)
+            faint |= _find_faint(difference, texture, seen & (field < 0.5), field, spreads)
             field = np.maximum(field, faint)
         seem = spreads if turn >= SPREADING else [0.0, 0.0, 0.0]
-        odds = _blurred(_odds(difference, deviation, field, seem), 0.5)
+        odds = _blur(_log_odds(difference, deviation, field, seem), 0.5)
         if turn == CHECKED:
             weak = faint & (odds < 0.0)
             rest = np.where(weak, np.float32(0.0), field)
-            doubtful = weak & ~_faint(difference, texture, seen & (rest < 0.5), rest, spreads)
+            doubtful = weak & ~_find_faint(difference, texture, seen & (rest < 0.5), rest, spreads)
             faint &= ~doubtful
             field = np.where(doubtful, np.float32(0.0), field)
         odds += GRANTED * faint
-        odds += ALIKE * _blurred(2.0 * field - 1.0, 1.0)
+        odds += ALIKE * _blur(2.0 * field - 1.0, 1.0)
         field = np.where(seen, 1.0 / (1.0 + np.exp(-odds)), 0.0).astype(np.float32)
     return field
 
 
-def _spread(plane: Values, deviation: float) -> Values:
-    return plane if deviation == 0.0 else _blurred(plane, deviation)
+def _blur_unless_zero(plane: Values, deviation: float) -> Values:
+    return plane if deviation == 0.0 else _blur(plane, deviation)
 
 
-def _spreads(before: Values, after: Values, seen: Marks, marks: Marks) -> list[float]:
+def _estimate_blurs(before: Values, after: Values, seen: Marks, marks: Marks) -> list[float]:
     """Return the encoder's blur of each plane, one of `SPREADS`, estimated away from `marks`."""
     calm = seen & (cv2.dilate(marks.astype(np.uint8), np.ones((9, 9), np.uint8)) == 0)
     found = [0.0, 0.0, 0.0]
     for k in range(3 if calm.any() else 0):
-        off = [np.square(after[..., k] - _spread(before[..., k], spread))[calm].mean() for spread in SPREADS]
+        off = [np.square(after[..., k] - _blur_unless_zero(before[..., k], spread))[calm].mean() for spread in SPREADS]
         found[k] = SPREADS[int(np.argmin(off))]
     return found
 
 
-def noise(off: Values, texture: Values, calm: Marks) -> Values:
+def noise_deviation(off: Values, texture: Values, calm: Marks) -> Values:
     """Return (H, W): the standard deviation of the re-encoding noise in `off` as a function of `texture`, estimated
     from the pixels where `calm` is true.
     """
@@ -159,72 +159,72 @@ def noise(off: Values, texture: Values, calm: Marks) -> Values:
     return np.interp(texture, middles, smooth / OF_NORMAL).astype(np.float32)
 
 
-def _blurred(x: NDArray[Any], deviation: float) -> Values:
+def _blur(x: NDArray[Any], deviation: float) -> Values:
     blurred: Values = cv2.GaussianBlur(x, (0, 0), deviation)
     return blurred
 
 
 def _deviations(difference: Values, texture: Values, calm: Marks) -> Values:
     """Return (H, W, 3): the standard deviation of each pixel if it did not change."""
-    planes = [noise(np.abs(difference[..., k]), texture[..., k], calm) for k in range(3)]
+    planes = [noise_deviation(np.abs(difference[..., k]), texture[..., k], calm) for k in range(3)]
     return np.clip(np.dstack(planes), FAINTEST / 255.0, LOUDEST / 255.0)
 
 
-def _odds(difference: Values, deviation: Values, field: Values, spreads: list[float]) -> Values:
+def _log_odds(difference: Values, deviation: Values, field: Values, spreads: list[float]) -> Values:
     """Return (H, W): the log odds that a pixel changed, like the changes around it or unlike them, against that it did
     not change and only receives what spreads to it.
     """
     odds = np.zeros(field.shape, np.float32)
     for k, spread in enumerate(spreads):
         off, noise = difference[..., k], np.square(deviation[..., k])
-        own = _own(spread)
-        others = _spread(field, spread) - own * field  # the share of a change that spreads to the pixel
+        own = _centre_share(spread)
+        others = _blur_unless_zero(field, spread) - own * field  # the share of a change that spreads to the pixel
         part = others + own
-        mass = _blurred(field * np.square(part), AROUND) + 1e-3
-        mean = _blurred(field * part * off, AROUND) / mass
-        variance = np.maximum(_blurred(field * np.square(off - part * mean), AROUND) / mass, noise)
-        alike = _said(off - part * mean, np.maximum(np.square(part) * variance, noise))
-        odds += np.logaddexp(alike, _alone(off, noise))
+        mass = _blur(field * np.square(part), AROUND) + 1e-3
+        mean = _blur(field * part * off, AROUND) / mass
+        variance = np.maximum(_blur(field * np.square(off - part * mean), AROUND) / mass, noise)
+        alike = _log_student_t(off - part * mean, np.maximum(np.square(part) * variance, noise))
+        odds += np.logaddexp(alike, _log_scale_free(off, noise))
         doubt = variance + np.square(UNSURE * (1.0 - part) * mean)
-        odds -= _said(off - others * mean, noise + np.square(others) * doubt)
-    odds = np.where(_blurred(field, AROUND) < 0.02, -STRONGEST, np.clip(odds, -STRONGEST, STRONGEST))
+        odds -= _log_student_t(off - others * mean, noise + np.square(others) * doubt)
+    odds = np.where(_blur(field, AROUND) < 0.02, -STRONGEST, np.clip(odds, -STRONGEST, STRONGEST))
     return odds.astype(np.float32)
 
 
-def _own(spread: float) -> float:
+def _centre_share(spread: float) -> float:
     """Return the share of a pixel's value that the blur leaves in it."""
     point = np.zeros((31, 31), np.float32)
     point[15, 15] = 1.0
-    return float(_spread(point, spread)[15, 15])
+    return float(_blur_unless_zero(point, spread)[15, 15])
 
 
-def _said(off: NDArray[Any], variance: Values) -> Values:
+def _log_student_t(off: NDArray[Any], variance: Values) -> Values:
     """Return the log density of Student's t, up to a constant."""
     logarithm: Values = -(TAILS + 1.0) / 2.0 * np.log1p(np.square(off) / (variance * TAILS)) - np.log(variance) / 2
     return logarithm
 
 
-def _alone(off: Values, noise: Values) -> Values:
+def _log_scale_free(off: Values, noise: Values) -> Values:
     """Return the log density in which all scales above the noise are equally probable, up to the same constant."""
     logarithm: Values = -np.log(2.0 * SCALES * AT_ZERO * np.sqrt(np.maximum(np.square(off), noise)))
     return logarithm
 
 
-def _faint(difference: Values, texture: Values, calm: Marks, field: Values, spreads: list[float]) -> Marks:
+def _find_faint(difference: Values, texture: Values, calm: Marks, field: Values, spreads: list[float]) -> Marks:
     """Return the `calm` pixels that differ in the mean and are connected to a change in `field`."""
     found = np.zeros(calm.shape, bool)
     if not calm.any():
         return found
     changed = field >= 0.5
     for k, spread in enumerate(spreads):
-        clean = calm & (_spread(field, spread) < REACHED)
+        clean = calm & (_blur_unless_zero(field, spread) < REACHED)
         for scale in MEANS:
-            near = _blurred(clean.astype(np.float32), scale)
+            near = _blur(clean.astype(np.float32), scale)
             able = calm & (near > 0.15)
-            summed = np.abs(_blurred(clean * difference[..., k], scale))
+            summed = np.abs(_blur(clean * difference[..., k], scale))
             mean = (summed / np.maximum(near, 1e-3)).astype(np.float32)
             if able.any():
-                bound = np.maximum(FAINT * noise(mean, texture[..., k], able), FAINT * LEVELS / 255.0)
+                bound = np.maximum(FAINT * noise_deviation(mean, texture[..., k], able), FAINT * LEVELS / 255.0)
                 found |= able & (mean > bound)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * THIN + 1, 2 * THIN + 1))
     found = cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_OPEN, disc) > 0

@@ -52,8 +52,8 @@ def read_painted_mask(picture: Raster) -> tuple[Mask, str] | None:
         if t is None or (varies and ground == 1.0 and bool((t[shown] < NEAR).any())):
             continue  # white and transparency: the background is ambiguous
         on = "" if t[shown].min() > 1.0 - NEAR else f" on {name}"
-        said = f"is painted in one colour{on}{' on transparency' if varies else ''}; what is painted is regenerated"
-        return as_mask(t * alpha if varies else np.where(shown, t, 0.0)), said
+        message = f"is painted in one colour{on}{' on transparency' if varies else ''}; what is painted is regenerated"
+        return as_mask(t * alpha if varies else np.where(shown, t, 0.0)), message
     return None
 
 

@@ -16,8 +16,8 @@ def profile_of(meta: Metadata) -> bytes | None:
     """Return the file's ICC profile, or one for its code points or gamma; None: sRGB."""
     if _has_profile(meta):
         return meta.icc
-    said = interpret_chunks(meta.chunks)
-    return None if said is None else said[1]
+    meaning = interpret_chunks(meta.chunks)
+    return None if meaning is None else meaning[1]
 
 
 def _has_profile(meta: Metadata) -> bool:
@@ -35,10 +35,10 @@ def convert_profile(pixels: Pixels, have: Metadata, want: Metadata | None) -> Pi
         PictureError: the picture is HDR, which such profiles cannot describe.
     """
     source, target = profile_of(have), None if want is None else profile_of(want)
-    said = None if _has_profile(have) else interpret_chunks(have.chunks)
-    if said is not None and said[1] is None and (want is None or have.chunks != want.chunks):
+    meaning = None if _has_profile(have) else interpret_chunks(have.chunks)
+    if meaning is not None and meaning[1] is None and (want is None or have.chunks != want.chunks):
         raise PictureError(
-            f"a picture whose colours are {said[0]} cannot be converted; save it as sRGB or with a profile"
+            f"a picture whose colours are {meaning[0]} cannot be converted; save it as sRGB or with a profile"
         )
     if target is not None and target[16:20] != b"RGB ":
         target = None

@@ -206,8 +206,8 @@ def coordinates(kind: str, values: str, picture: Picture) -> list[float]:
         except ValueError:
             number = np.nan
         if not np.isfinite(number):
-            said = short(f"{kind}:{values}")
-            raise ShapeError(f"{said}: {short(value.strip())} is not a number; write {kind}:x,y,x,y")
+            words = short(f"{kind}:{values}")
+            raise ShapeError(f"{words}: {short(value.strip())} is not a number; write {kind}:x,y,x,y")
         numbers.append(number)
     return numbers
 

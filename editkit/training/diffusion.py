@@ -107,7 +107,7 @@ def sample(predict: Predict, shape: tuple[int, ...], steps: int, generator: Gene
     times = torch.linspace(TRAIN_STEPS - 1, -1, steps + 1).round().long().tolist()[:-1]
     levels = [Level(t, float(alpha[t]), float(sigma[t]), steps - k) for k, t in enumerate(times)]
 
-    def said(x_t: Tensor, level: Level) -> Prediction:
+    def predict_guided(x_t: Tensor, level: Level) -> Prediction:
         x0 = predict(x_t, torch.full((shape[0],), int(level.t))).clamp(-1, 1)
         return Prediction(x0, (x_t - level.alpha * x0) / level.sigma)
 
@@ -116,5 +116,5 @@ def sample(predict: Predict, shape: tuple[int, ...], steps: int, generator: Gene
 
     x, rule = torch.randn(shape, generator=generator), DDIM(eta=eta)
     for t, s in pairwise([*levels, Level(0.0, 1.0, 0.0)]):
-        x, _ = rule.step(x, t, s, said, normal, None)
+        x, _ = rule.step(x, t, s, predict_guided, normal, None)
     return x

@@ -200,9 +200,9 @@ class Run:
             list(pool.map(work, range(self.workers)))
         gradients = self.trainer.gather(pool)
         if count > 1:
-            said = torch.tensor([float(stop), seconds if self.together.first else 0.0], device=self.device)
-            self.together.sum_over_processes([*gradients, each, said])
-            stop, seconds = bool(said[0] > 0), float(said[1])
+            shared = torch.tensor([float(stop), seconds if self.together.first else 0.0], device=self.device)
+            self.together.sum_over_processes([*gradients, each, shared])
+            stop, seconds = bool(shared[0] > 0), float(shared[1])
         norm = self.trainer.update(rate(self.settings, self.progress.step, seconds), self.progress.step, pool)
         self.gathered.add(each, batch.task, norm)
         self.seconds = seconds

@@ -209,8 +209,8 @@ def load(folder: Path) -> Pocket:
         missing = Path(error.filename or folder / "unet" / "diffusion_pytorch_model.safetensors").name
         raise EditkitError(f"{folder}: is not an exported network ({missing} is missing)") from error
     except (KeyError, ValueError, TypeError, RecursionError, OSError, SafetensorError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise EditkitError(f"{folder}: pocket.json or the weights cannot be read ({said})") from error
+        reason = " ".join(str(error).split())[:200]
+        raise EditkitError(f"{folder}: pocket.json or the weights cannot be read ({reason})") from error
     shapes = {name: value.shape for name, value in weights.items()}
     check_sizes(str(folder), "unet", architecture.model_dump(mode="json"), _stored(weights))
     with torch.device("meta"):  # the configuration may need more memory than available

@@ -69,7 +69,7 @@ def fit(x: Signal, unknown: NDArray[np.bool_], order: int, rounds: int = 4) -> A
     x = np.where(unknown, 0.0, x)
     found = burg([x], order)
     for _ in range(rounds):
-        x = interpolated(x, unknown, found)
+        x = interpolate(x, unknown, found)
         found = burg([x], order)
     return found
 
@@ -104,7 +104,7 @@ def burg(parts: Sequence[Signal], order: int) -> Autoregression:
     return Autoregression(a, r)
 
 
-def interpolated(x: Signal, unknown: NDArray[np.bool_], ar: Autoregression) -> Signal:
+def interpolate(x: Signal, unknown: NDArray[np.bool_], ar: Autoregression) -> Signal:
     """x with its unknown samples at the least sum of e_n^2: Janssen et al., their eq. 15."""
     filter_ = np.concatenate([[1.0], -ar.a])
     b = np.correlate(filter_, filter_, "full")  # (2 order + 1,)

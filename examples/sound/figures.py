@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from autoregressive import Filled, Signal, fill, independent, mirrored
-from mel import Mel, apart, least, waves
+from mel import Mel, difference_db, minimize, waves
 from numpy.typing import NDArray
 from PIL import Image
-from repair import clicks, clipped, halved, wave, write
+from repair import clicks, clipped, halve, wave, write
 from scipy.signal import resample_poly, stft
 from voice import tones, voice
 
@@ -79,7 +79,7 @@ def other_rows() -> None:
     free = fill(cut, lost, draws=16, steps=30).draws.mean(0)
     print(f"clipping at {level:.2f}, {lost.mean():.1%} of the samples: these {snr(x, cut, lost):.1f} dB as they came, "
           f"{snr(x, free, lost):.1f} without the limit, {snr(x, held, lost):.1f} with it")  # fmt: skip
-    small, like = halved(x), voice(2.0, RATE, SEED + 1)
+    small, like = halve(x), voice(2.0, RATE, SEED + 1)
     middle = np.zeros(len(x), bool)
     middle[480:-480] = True
     many = wave(small, like, order=64, draws=16, seed=0)
@@ -99,11 +99,14 @@ def mel_rows() -> list[Signal]:
         start = torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         ways = (
             mel.griffin_lim(y, n),
-            least(lambda u, mel=mel, y=y: (mel(u) - y).square().sum(), start, 300),
+            minimize(lambda u, mel=mel, y=y: (mel(u) - y).square().sum(), start, 300),
             waves(mel, y, like, n, draws=1, seed=0)[0],
             waves(mel, y, np.random.default_rng(0).standard_normal(RATE), n, draws=1, seed=0)[0],
         )
-        heard = [f"{apart(mel(way), y):.1f} / {apart(mel.stft(way).abs(), mel.stft(x).abs()):.1f}" for way in ways]
+        heard = [
+            f"{difference_db(mel(way), y):.1f} / {difference_db(mel.stft(way).abs(), mel.stft(x).abs()):.1f}"
+            for way in ways
+        ]
         print(f"| {seed} | {' | '.join(heard)} |", flush=True)
         first = first or [loud * one.numpy() for one in (x, ways[0], ways[2])]
     return first
@@ -116,7 +119,7 @@ def spectrogram(x: Signal) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray((255.0 * level.clip(0.0, 1.0)).astype(np.uint8)).convert("RGB"))
 
 
-def gaps_shown(kept: dict[str, tuple[Signal, NDArray[np.bool_], Filled]], docs: Path) -> None:
+def save_gap_figures(kept: dict[str, tuple[Signal, NDArray[np.bool_], Filled]], docs: Path) -> None:
     """As it was, with gaps of 20 ms, and filled by a sample."""
     x, lost, found = kept["voice 20"]
     part = slice(0, round(1.5 * RATE))
@@ -125,10 +128,10 @@ def gaps_shown(kept: dict[str, tuple[Signal, NDArray[np.bool_], Filled]], docs: 
         "gaps of 20 ms": np.where(lost, 0.0, x)[part],
         "filled: one sample of the posterior": found.draws[0][part],
     }
-    shown(parts, docs / "voice")
+    save_figures(parts, docs / "voice")
 
 
-def shown(parts: dict[str, Signal], path: Path) -> None:
+def save_figures(parts: dict[str, Signal], path: Path) -> None:
     """The listening file, with half a second of silence between, and the spectrograms: `path` with .wav and .png."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pause = np.zeros(RATE // 2)
@@ -146,12 +149,12 @@ def main() -> None:
     began = time.perf_counter()
     made = dict(zip(("as it was", "Griffin and Lim", "a sample"), mel_rows(), strict=True))
     if words.docs is not None:
-        shown(made, words.docs / "mel")
+        save_figures(made, words.docs / "mel")
     if not words.mel:
         kept = gap_rows()
         other_rows()
         if words.docs is not None:
-            gaps_shown(kept, words.docs)
+            save_gap_figures(kept, words.docs)
     print(f"{time.perf_counter() - began:.0f} s")
 
 

@@ -85,7 +85,7 @@ def spectrum(ar: Autoregression, n: int) -> Tensor:
     return torch.from_numpy(power * n / whole)
 
 
-def filtered(x: Tensor, gain: Tensor) -> Tensor:
+def filter_frequencies(x: Tensor, gain: Tensor) -> Tensor:
     """x (..., n) with its frequencies multiplied by `gain` (n / 2 + 1,)."""
     return torch.fft.irfft(torch.fft.rfft(x) * gain, n=x.shape[-1])
 
@@ -104,7 +104,7 @@ class Stationary(GaussianMixture):
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
         gain = level.alpha * self.spectrum / (level.alpha**2 * self.spectrum + level.sigma**2)
-        x0 = filtered(x_t.double(), gain).to(x_t.dtype)
+        x0 = filter_frequencies(x_t.double(), gain).to(x_t.dtype)
         return (Prediction(x0, (x_t - level.alpha * x0) / max(level.sigma, 1e-12)),) * len(conds)
 
 
@@ -139,14 +139,14 @@ class ExplainedHooks(Hooks[Explained]):
         middle = x0.flatten(1).double()
 
         def loss(u: Tensor) -> Tensor:
-            missed = plugin.of(middle + filtered(u, root)) - plugin.y
+            missed = plugin.of(middle + filter_frequencies(u, root)) - plugin.y
             return missed.square().sum() / plugin.sigma**2 + u.square().sum()
 
-        u = least(loss, torch.zeros_like(middle), plugin.rounds)
-        return (middle + filtered(u, root)).to(x0.dtype).reshape(x0.shape)
+        u = minimize(loss, torch.zeros_like(middle), plugin.rounds)
+        return (middle + filter_frequencies(u, root)).to(x0.dtype).reshape(x0.shape)
 
 
-def least(loss: Callable[[Tensor], Tensor], start: Tensor, rounds: int) -> Tensor:
+def minimize(loss: Callable[[Tensor], Tensor], start: Tensor, rounds: int) -> Tensor:
     """Where L-BFGS arrives from `start`."""
     with torch.enable_grad():
         u = start.clone().requires_grad_()
@@ -176,7 +176,7 @@ def waves(
     return torch.cat(made)[:, 0].double()
 
 
-def apart(found: Tensor, wanted: Tensor) -> float:
+def difference_db(found: Tensor, wanted: Tensor) -> float:
     """dB of the difference between amplitudes, relative to those wanted; the lower the better."""
     return float(20.0 * torch.log10((found - wanted).norm() / wanted.norm()))
 
@@ -201,7 +201,7 @@ def main() -> int:
     mel, loud = Mel(rate), float(x.std())
     y = mel(torch.from_numpy(x / loud))
     made = waves(mel, y, like, len(x), draws=1, seed=words.seed, steps=words.steps)[0]
-    print(f"mel amplitudes: {apart(mel(made), y):.1f} dB from those given", file=sys.stderr)
+    print(f"mel amplitudes: {difference_db(mel(made), y):.1f} dB from those given", file=sys.stderr)
     write(words.target, rate, made.numpy() * loud)
     return 0
 

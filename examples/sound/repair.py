@@ -106,13 +106,13 @@ def clipped(x: Signal) -> tuple[NDArray[np.bool_], float]:
     return lost, limit
 
 
-def halved(x: Signal) -> Signal:
+def halve(x: Signal) -> Signal:
     """x at half its rate."""
     return np.convolve(x, firwin(31, 0.5), "same")[::2]
 
 
 def halving(n: int) -> torch.Tensor:
-    """(n / 2, n): `halved` as a matrix, a low-pass filter of 31 taps and every second sample; 0 beyond."""
+    """(n / 2, n): `halve` as a matrix, a low-pass filter of 31 taps and every second sample; 0 beyond."""
     taps = firwin(31, 0.5)
     rows = np.zeros((n // 2, n))
     for k in range(n // 2):
@@ -167,7 +167,7 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=1, help="their mean is written")
     words = parser.parse_args()
     try:
-        rate, x = mended(words)
+        rate, x = repair_recording(words)
     except (SoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -175,7 +175,7 @@ def main() -> int:
     return 0
 
 
-def mended(words: argparse.Namespace) -> tuple[int, Signal]:
+def repair_recording(words: argparse.Namespace) -> tuple[int, Signal]:
     """Rate and samples of the result."""
     rate, x = read(words.source)
     order = max(rate // 125, 32)

@@ -67,9 +67,9 @@ class _CfgHooks(Hooks[Cfg]):
         super().__init__(plugin, run)
         chosen = plugin.scale if plugin.scale is not None else run.options.guidance_scale
         info = run.model.info
-        self.told = info.guidance if chosen is None else chosen
+        self.embedded_guidance = info.guidance if chosen is None else chosen
         self.tells = "guidance" in info.takes and not info.distilled
-        self.scale = (plugin.true_scale or 1.0) if self.tells else self.told
+        self.scale = (plugin.true_scale or 1.0) if self.tells else self.embedded_guidance
         self.folds = capability(run.model, FoldsGuidance)
         if info.distilled:
             self.scale = 1.0
@@ -94,7 +94,7 @@ class _CfgHooks(Hooks[Cfg]):
             )
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
-        return replace(cond, guidance=self.told) if self.tells and cond.guidance is None else cond
+        return replace(cond, guidance=self.embedded_guidance) if self.tells and cond.guidance is None else cond
 
     def branches(self, step: Step, cond: Conditioning) -> Sequence[Conditioning]:
         return (cond,) if self._guidance_scale(cond) == 1.0 else (replace(cond, prompt=cond.negative), cond)

@@ -107,7 +107,7 @@ class Colorize(Solver):
             A = HintedLuma(size, y, [parse_points(one, size[2] - 1, size[1] - 1) for one in self.color_at])
         return Problem(A, y)
 
-    def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
+    def condition_on(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
         if run.model.info.name == "pocket":
             run.notify(
                 "colorize: pocket is a small model and knows few colours: expect a faint tint; --steps 10 gives "

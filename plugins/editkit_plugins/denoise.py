@@ -195,18 +195,18 @@ def apply_view(x: Tensor, view: int, back: bool = False) -> Tensor:
 class _DenoiseHooks(Hooks[Denoise]):
     def __init__(self, plugin: Denoise, run: Run) -> None:
         super().__init__(plugin, run)
-        self.told = Conditioning()
+        self.conditioning = Conditioning()
         pixels = run.inputs.picture is not None and run.shape == tuple(run.inputs.picture.shape)
         self.views = plugin.views if pixels and not plugin.sampled else 1
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
-        self.told = cond
+        self.conditioning = cond
         return cond
 
     def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         """Average over the views. A model conditioned on a picture gets one view: its condition is not rotated."""
-        told = self.told
-        if self.views == 1 or told.control or told.known is not None or told.lowres is not None:
+        cond = self.conditioning
+        if self.views == 1 or cond.control or cond.known is not None or cond.lowres is not None:
             return x0
         mean = x0 / self.views
         for view in range(1, self.views):
@@ -215,7 +215,7 @@ class _DenoiseHooks(Hooks[Denoise]):
 
     def seen(self, step: Step, view: int) -> Tensor:
         """Return the estimate from one view, rotated back. Nothing else is kept: pictures may be large."""
-        made = step.predict(apply_view(step.x_t.detach(), view), step.t, self.told)
+        made = step.predict(apply_view(step.x_t.detach(), view), step.t, self.conditioning)
         return apply_view(made.x0, view, back=True)
 
     def begin(self) -> Float[Tensor, "b c *size"] | None:

@@ -82,7 +82,7 @@ class Guide(Guidance):
 
     @field_validator("loss")
     @classmethod
-    def _known(cls, loss: str | Callable[..., Any]) -> str | Callable[..., Any]:
+    def _check_loss(cls, loss: str | Callable[..., Any]) -> str | Callable[..., Any]:
         if isinstance(loss, str) and loss not in LOSSES and ":" not in loss:
             hint = did_you_mean(loss, LOSSES)
             raise ValueError(f"no loss is called {loss[:80]!r}{hint} (allowed: {', '.join(LOSSES)}, module:function)")
@@ -90,14 +90,14 @@ class Guide(Guidance):
 
     @field_validator("color", "palette")
     @classmethod
-    def _colours(cls, text: str) -> str:
+    def _check_colours(cls, text: str) -> str:
         for colour in filter(None, text.split(",")):
             rgb(colour)
         return text
 
     @field_validator("gradient")
     @classmethod
-    def _pixels(cls, gradient: str | None) -> str | None:
+    def _check_gradient(cls, gradient: str | None) -> str | None:
         if gradient == "x_t":
             raise ValueError("is x_t, but the loss takes clean pixels; use network or x0")
         return gradient
@@ -124,42 +124,44 @@ class Guide(Guidance):
 class _GuideHooks(GuidanceHooks[Guide]):
     def __init__(self, plugin: Guide, run: Run) -> None:
         super().__init__(plugin, run)
-        self.of: Loss | None = None if plugin.strength() == 0.0 else self._made(plugin, run)
+        self.loss_function: Loss | None = None if plugin.strength() == 0.0 else self._make_loss(plugin, run)
 
-    def _made(self, plugin: Guide, run: Run) -> Loss:
+    def _make_loss(self, plugin: Guide, run: Run) -> Loss:
         if not isinstance(plugin.loss, str):
             return plugin.loss
         if plugin.loss in LOSSES:
             return LOSSES[plugin.loss](plugin, run, self.seen)
-        return _imported(plugin.loss, run.options.allow_code)
+        return _import_loss(plugin.loss, run.options.allow_code)
 
     def loss(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"]:
-        assert self.of is not None
+        assert self.loss_function is not None
         image = self.pixels(step, x0)
-        loss = self.of(image)
+        loss = self.loss_function(image)
         return loss if self.plugin.weight is not None else loss * float(image[0, 0].numel())
 
     @property
-    def _tones(self) -> bool:
+    def _adjusts_tones(self) -> bool:
         """Whether the tones of the result are adjusted at the end: the loss is one of tones, and the model copies."""
         return self.plugin.loss in TONES and self.run.model.info.own_picture
 
     def energy(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, " b"] | None:
-        return None if self._tones else super().energy(step, x0)
+        return None if self._adjusts_tones else super().energy(step, x0)
 
     def finish(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Adjust the tones inside the mask, if any; if nothing else edits the picture, those of the original."""
-        if self.of is None or not self._tones:
+        if self.loss_function is None or not self._adjusts_tones:
             return image
-        from editkit_plugins.tones import toned
+        from editkit_plugins.tones import adjust_tones
 
-        plugin, hole, run = self.plugin, self._hole(), self.run
+        plugin, hole, run = self.plugin, self._tone_mask(), self.run
         if hole is None and run.inputs.original is not None and run.plan.start == run.plan.start_at(LEAST).start:
             image = run.inputs.original
         pixels = image[0, 0].numel() if hole is None else int(hole.sum())
-        return toned(image, hole, self.of, plugin.amount if plugin.weight is None else plugin.weight / max(pixels, 1))
+        return adjust_tones(
+            image, hole, self.loss_function, plugin.amount if plugin.weight is None else plugin.weight / max(pixels, 1)
+        )
 
-    def _hole(self) -> Tensor | None:
+    def _tone_mask(self) -> Tensor | None:
         """Return the mask in which tones may change, (h, w) bool; None: everywhere."""
         from editkit.plugin import resize
 
@@ -172,28 +174,28 @@ class _GuideHooks(GuidanceHooks[Guide]):
             return edited if own is None else own
         return own & edited
 
-    def _judged(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    def _seen_pixels(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Return the pixels of a finished picture that the loss sees."""
-        hole = self._hole() if self._tones else None
+        hole = self._tone_mask() if self._adjusts_tones else None
         if hole is None or not bool(hole.any()):
-            return self.seen(self._sized(image))
+            return self.seen(self._resize_to_pass(image))
         return image[..., hole][:, :, None]
 
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Figures:
         """Report the loss before and after; for `color` and `brightness`, the value reached and the target."""
         plugin, run = self.plugin, self.run
-        if self.of is None:
+        if self.loss_function is None:
             return {}
-        seen = self._judged(image)
+        seen = self._seen_pixels(image)
         if plugin.loss == "color":
             return {"mean_colour": to_hex(seen[0].mean((1, 2))), "wanted": plugin.color}
         if plugin.loss == "brightness":
             return {"brightness": (float(seen.mean()) + 1.0) / 2.0, "wanted": plugin.brightness}
         before = run.inputs.original
-        figures = {} if before is None else {"loss_before": float(self.of(self._judged(before)).mean())}
-        return {**figures, "loss": float(self.of(seen).mean())}
+        figures = {} if before is None else {"loss_before": float(self.loss_function(self._seen_pixels(before)).mean())}
+        return {**figures, "loss": float(self.loss_function(seen).mean())}
 
-    def _sized(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 H W"]:
+    def _resize_to_pass(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 H W"]:
         """Resize `image` to the size of this pass, at which the loss is computed."""
         from editkit.plugin import resize
 
@@ -201,7 +203,7 @@ class _GuideHooks(GuidanceHooks[Guide]):
         return image if image.shape[-2:] == size else resize(image, *size)
 
 
-def _imported(path: str, allowed: bool) -> Loss:
+def _import_loss(path: str, allowed: bool) -> Loss:
     """Import the loss that `module:function` names.
 
     Raises:

@@ -57,8 +57,8 @@ class _KeepHooks(Hooks[Keep]):
         known = run.inputs.known
         if whole is None or known is None:
             raise ChainError("keep works on a picture, and there is none")
-        said = read_mask(plugin.map, Picture(whole), notify=run.notify)
-        grey = torch.from_numpy(said)[None, None].to(run.device)
+        values = read_mask(plugin.map, Picture(whole), notify=run.notify)
+        grey = torch.from_numpy(values)[None, None].to(run.device)
         placed = run.inputs.place(grey)
         size = run.shape[2:]
         self.free = placed if placed.shape[-2:] == size else F.interpolate(placed, size, mode="area")

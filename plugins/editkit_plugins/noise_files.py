@@ -60,11 +60,11 @@ def save(path: str, x: Tensor, run: Run, learner: NullText | None = None) -> Non
 
     from editkit.pictures.files.atomic import save_bytes
 
-    told, tensors = noise_settings(run), {"x": x.detach().cpu().contiguous()}
+    settings, tensors = noise_settings(run), {"x": x.detach().cpu().contiguous()}
     if learner is not None:
-        told["guidance"] = learner.scale
+        settings["guidance"] = learner.scale
         tensors |= {f"null {index}": e.cpu().contiguous() for index, e in learner.learnt.items()}
-    save_bytes(Path(path), as_bytes(tensors, {"editkit-noise": json.dumps(told)}))
+    save_bytes(Path(path), as_bytes(tensors, {"editkit-noise": json.dumps(settings)}))
 
 
 def read_learned(path: str, run: Run) -> dict[int, Tensor]:
@@ -79,17 +79,17 @@ def read_learned(path: str, run: Run) -> dict[int, Tensor]:
 
     try:
         with safe_open(path, "pt") as file:
-            told = json.loads((file.metadata() or {}).get("editkit-noise", "null"))
+            settings = json.loads((file.metadata() or {}).get("editkit-noise", "null"))
             kept = {int(k.split()[1]): file.get_tensor(k) for k in list(file.keys()) if k.startswith("null ")}
     except (OSError, SafetensorError, ValueError, IndexError, RecursionError) as error:
         raise UsageError(f"--from-noise {path}: cannot be read: {error}") from None
-    if not kept or not isinstance(told, dict):
+    if not kept or not isinstance(settings, dict):
         return {}
     scale, text = guided_by(run), empty_prompt(run).embeds
-    if told.get("guidance") != scale:
+    if settings.get("guidance") != scale:
         raise UsageError(
-            f"--from-noise {path}: its embeddings were learnt for --guidance-scale {str(told.get('guidance'))[:20]}, "
-            f"and here it is {scale:g}"
+            f"--from-noise {path}: its embeddings were learnt for --guidance-scale {str(settings.get('guidance'))[:20]}"
+            f", and here it is {scale:g}"
         )
     for e in kept.values():
         if e.shape[1:] != text.shape[1:] or not (e.is_floating_point() and bool(e.isfinite().all())):
@@ -107,24 +107,24 @@ def load_noise(path: str, run: Run) -> Tensor:
 
     try:
         with safe_open(path, "pt") as file:
-            told = json.loads((file.metadata() or {}).get("editkit-noise", "null"))
-            x: Tensor | None = file.get_tensor("x") if told is not None else None
+            settings = json.loads((file.metadata() or {}).get("editkit-noise", "null"))
+            x: Tensor | None = file.get_tensor("x") if settings is not None else None
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise UsageError(f"--from-noise {path}: cannot be read: {error}") from None
-    if told is None or x is None:
+    if settings is None or x is None:
         raise UsageError(f"--from-noise {path}: not a noise file; invert --save-noise writes one")
     here = noise_settings(run)
-    if not isinstance(told, dict) or told.get("version") != VERSION:
-        version = str(told.get("version") if isinstance(told, dict) else told)[:80]
+    if not isinstance(settings, dict) or settings.get("version") != VERSION:
+        version = str(settings.get("version") if isinstance(settings, dict) else settings)[:80]
         raise UsageError(f"--from-noise {path}: has version {version}, and this editkit reads {VERSION}")
     for key, word in SAID.items():
-        if told.get(key) != here[key]:
+        if settings.get(key) != here[key]:
             raise UsageError(
-                f"--from-noise {path}: its {word} is {str(told.get(key))[:80]}, and here it is {here[key]}"
+                f"--from-noise {path}: its {word} is {str(settings.get(key))[:80]}, and here it is {here[key]}"
             )
     if tuple(x.shape) != tuple(run.shape) or not (x.is_floating_point() and bool(x.isfinite().all())):
         raise UsageError(f"--from-noise {path}: is damaged: numbers of shape {run.shape} are needed")
-    ratio = told.get("ratio")
+    ratio = settings.get("ratio")
     if not isinstance(ratio, float) or not abs(ratio - here["ratio"]) <= 1e-4:
         raise UsageError(f"--from-noise {path}: its noise has another level; use the same --spacing and model")
     return x.to(run.device)

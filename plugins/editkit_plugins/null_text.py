@@ -61,11 +61,11 @@ def guided_by(run: Run) -> float:
     """
     info = run.model.info
     scale = info.guidance if run.options.guidance_scale is None else run.options.guidance_scale
-    told = info.distilled or "guidance" in info.takes
-    if "prompt" not in info.takes or told or scale == 1.0:
+    is_guided = info.distilled or "guidance" in info.takes
+    if "prompt" not in info.takes or is_guided or scale == 1.0:
         why = (
             f"{info.name} takes no text" if "prompt" not in info.takes
-            else f"{info.name} is guided in one call" if told
+            else f"{info.name} is guided in one call" if is_guided
             else "--guidance-scale is 1"
         )  # fmt: skip
         raise ChainError(f"invert --null-text corrects for guidance by two predictions, but {why}; leave it out")

@@ -142,13 +142,13 @@ def _pixels(image: Tensor) -> NDArray[np.float32]:
 def figures(found: Changes) -> Figures:
     """Return the figures reported after the run and in --json."""
     right, down = found.shift
-    said: dict[str, float | str] = {
+    values: dict[str, float | str] = {
         "changed_percent": 100.0 * found.share,
         "shift_right_px": round(right, 2),
         "shift_down_px": round(down, 2),
         "tint_levels": found.tint,
     }
-    return said if abs(found.zoom - 1.0) < ZOOMED else {**said, "zoom": f"{found.zoom:.4f}"}
+    return values if abs(found.zoom - 1.0) < ZOOMED else {**values, "zoom": f"{found.zoom:.4f}"}
 
 
 ZOOMED = 2e-4

@@ -88,14 +88,14 @@ class Repair(Replacing):
     def found(self, picture: Picture, notify: Notify) -> Mask:
         """Return the area to fill, grown: (H, W) of 0 and 1."""
         mask = np.zeros((picture.height, picture.width), np.float32)
-        said = []
+        parts = []
         for name, wanted, find in (("scratches", self.scratches, scratches), ("spots", self.spots, spots)):
             if wanted:
                 part = find(picture, self.eagerness)
-                said.append(f"{name} {float(part.mean()):.2%}")
+                parts.append(f"{name} {float(part.mean()):.2%}")
                 mask = np.maximum(mask, part)
-        if said:
-            notify(f"repair: found {' and '.join(said)} of the picture")
+        if parts:
+            notify(f"repair: found {' and '.join(parts)} of the picture")
         if mask.mean() > MUCH:
             notify(
                 "repair: that is a large share and may include lines that belong to the picture: check with "

@@ -89,7 +89,7 @@ class Restore(Solver):
         """Return the conditions of an inpainting model, if pixels are lost and there is no noise; else nothing."""
         return self.offers if self.named.kind == "mask" and not self.sigma else frozenset()
 
-    def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
+    def condition_on(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
         model, place = run.model, run.inputs.place
         known, lost = place(y), place(self._lost_pixels(run))
         if not space_of(model).is_pixels:

@@ -36,7 +36,7 @@ LEAST = 3.0
 """Smallest width of the fade, in pixels."""
 
 
-def toned(image: Tensor, hole: Tensor | None, loss: Callable[[Tensor], Tensor], amount: float) -> Tensor:
+def adjust_tones(image: Tensor, hole: Tensor | None, loss: Callable[[Tensor], Tensor], amount: float) -> Tensor:
     """Adjust the tones of `image` inside `hole`.
 
     Args:
@@ -57,7 +57,7 @@ def toned(image: Tensor, hole: Tensor | None, loss: Callable[[Tensor], Tensor], 
     g = torch.zeros(1, 3, *cells, device=image.device, requires_grad=True)
     before = image.detach().float()
 
-    def bent() -> Tensor:
+    def with_gain() -> Tensor:
         gain = F.interpolate(g, (height, width), mode="bicubic", align_corners=True) * fade
         return ((before + 1.0) / 2.0 + DARK) * torch.exp(gain) - DARK
 
@@ -65,7 +65,7 @@ def toned(image: Tensor, hole: Tensor | None, loss: Callable[[Tensor], Tensor], 
 
     def closure() -> float:
         optimizer.zero_grad()
-        seen = (2.0 * bent() - 1.0).clamp(-1.0, 1.0)[..., at][:, :, None]
+        seen = (2.0 * with_gain() - 1.0).clamp(-1.0, 1.0)[..., at][:, :, None]
         value = STRONG * amount * loss(seen).sum() + g.square().mean()
         value.backward()  # type: ignore[no-untyped-call]
         return float(value.detach())
@@ -73,7 +73,7 @@ def toned(image: Tensor, hole: Tensor | None, loss: Callable[[Tensor], Tensor], 
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        made = (2.0 * bent() - 1.0).clamp(-1.0, 1.0).to(image)
+        made = (2.0 * with_gain() - 1.0).clamp(-1.0, 1.0).to(image)
     return made.where(at, image)
 
 
@@ -83,5 +83,5 @@ def _fade(hole: Tensor) -> Tensor:
     import torch
 
     depth = torch.from_numpy(cv2.distanceTransform(hole.byte().cpu().numpy(), cv2.DIST_L2, 3)).to(hole.device)
-    come = (depth / max(LEAST, RIM * float(depth.max()))).clamp(0.0, 1.0)
-    return come * come * (3.0 - 2.0 * come)
+    rise = (depth / max(LEAST, RIM * float(depth.max()))).clamp(0.0, 1.0)
+    return rise * rise * (3.0 - 2.0 * rise)

@@ -112,7 +112,7 @@ class Upscale(Solver):
         A = average(size, int(self.scale)) if self.kernel == "average" else bicubic(size, h, w)
         return Problem(A, y, self.sigma / 127.5)
 
-    def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
+    def condition_on(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
         from editkit.diffusion.model import NoisesLowres, Sharpens
         from editkit.plugin import capability, resize
 

@@ -223,7 +223,9 @@ class EmbeddedHooks(Hooks[Any]):
             """Draw once, so that all embeddings get the same noise."""
             return run.noise.stream("embedding").normal(own.shape).to(run.device)
 
-        self.own, self.target = (sight.model.told(one, none, plugin.noise_level, draw) for one in (own, target))
+        self.own, self.target = (
+            sight.model.prepare_embedding(one, none, plugin.noise_level, draw) for one in (own, target)
+        )
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
         return replace(cond, embedding=self.own if step.move.up else self.target)

@@ -231,4 +231,4 @@ def test_words_of_people_may_have_slashes_and_colons(folder):
     from editkit.cli.studio.recipes import parse_request
 
     told = recipe({"prompt": {}}, prompt="a cat and/or dog: ../..", negative="/etc")
-    assert parse_request(told, config(folder)).said.stages[0].options.prompt == "a cat and/or dog: ../.."
+    assert parse_request(told, config(folder)).as_written.stages[0].options.prompt == "a cat and/or dog: ../.."

@@ -149,8 +149,8 @@ class Guard:
 
 def _no_store_header(message: Message) -> tuple[tuple[bytes, bytes], ...]:
     """Return the header that forbids caching, unless the response sets its own."""
-    said = any(name.lower() == b"cache-control" for name, _ in message.get("headers", ()))
-    return () if said else ((b"cache-control", b"no-store"),)
+    has_header = any(name.lower() == b"cache-control" for name, _ in message.get("headers", ()))
+    return () if has_header else ((b"cache-control", b"no-store"),)
 
 
 async def _send_refusal(send: Send, refused: RefusedRequest) -> None:

@@ -47,22 +47,22 @@ class RequestedEdit:
     """A chain that may be run.
 
     Args:
-        said: with paths relative to the studio's folder, as in a command run there.
+        as_written: with paths relative to the studio's folder, as in a command run there.
         real: with absolute paths.
     """
 
-    said: Chain
+    as_written: Chain
     real: Chain
 
     @property
     def summary(self) -> str:
         """`inpaint with guide then sdedit`."""
-        return " then ".join(" with ".join(p.name for p in stage.plugins) for stage in self.said.stages)
+        return " then ".join(" with ".join(p.name for p in stage.plugins) for stage in self.as_written.stages)
 
     @property
     def mapping(self) -> dict[str, Any]:
         """Return the chain as a recipe."""
-        return recipe.to_mapping(self.said)
+        return recipe.to_mapping(self.as_written)
 
 
 def parse_request(data: object, config: Config) -> RequestedEdit:
@@ -71,8 +71,8 @@ def parse_request(data: object, config: Config) -> RequestedEdit:
     Raises:
         RecipeError: it is not a recipe. NotAllowed: it names something that a page may not name.
     """
-    said = recipe.from_mapping(data)
-    for number, stage in enumerate(said.stages):
+    as_written = recipe.from_mapping(data)
+    for number, stage in enumerate(as_written.stages):
         for k, plugin in enumerate(stage.plugins):
             place = ("stages", number, "plugins", k, plugin.name)
             for param in params(type(plugin)):
@@ -81,7 +81,7 @@ def parse_request(data: object, config: Config) -> RequestedEdit:
         _check_options(stage.options, config, ("stages", number, "options"))
     real = recipe.from_mapping(data, base=config.folder)
     fetch = Options(offline=not config.online)
-    return RequestedEdit(said, real.with_options(fetch))
+    return RequestedEdit(as_written, real.with_options(fetch))
 
 
 def _check(param: Param, value: Any, config: Config, place: tuple[str | int, ...], plugin: Declaration) -> None:

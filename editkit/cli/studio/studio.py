@@ -71,7 +71,7 @@ class Studio:
         group = new_id() if candidates > 1 else None
         edits = []
         for k in range(candidates):
-            chain = _shift_seeds(asked.said, k) if k else asked.said
+            chain = _shift_seeds(asked.as_written, k) if k else asked.as_written
             edit = EditRecord(
                 id=new_id(), picture=picture, parent=picture if source.id in self._edit_ids() else None,
                 recipe=recipe.to_mapping(chain), tab=tab, group=group, created=time.time(),
@@ -113,8 +113,8 @@ class Studio:
         """Return the edit as a command line, as Python and as YAML, for the studio's folder."""
         source = self.store.picture(picture)
         asked = self._requested_edit(data, mask)
-        name = f"{Path(source.name).stem}.{asked.said.stages[0].plugins[0].name}.png"
-        return {**notations.write_forms(asked.said, source.path, name), "recipe": asked.mapping}
+        name = f"{Path(source.name).stem}.{asked.as_written.stages[0].plugins[0].name}.png"
+        return {**notations.write_forms(asked.as_written, source.path, name), "recipe": asked.mapping}
 
     # masks
 
@@ -255,5 +255,5 @@ class Tabs:
 def one_line(error: BaseException) -> dict[str, Any]:
     """Describe an error: one line, and its place in the recipe if known."""
     place = getattr(error, "place", None)
-    told: dict[str, Any] = {"error": " ".join(str(error).split())[:2000]}
-    return {**told, "place": list(place)} if isinstance(place, tuple) else told
+    answer: dict[str, Any] = {"error": " ".join(str(error).split())[:2000]}
+    return {**answer, "place": list(place)} if isinstance(place, tuple) else answer

@@ -49,14 +49,14 @@ class Watcher:
         self.board, self.edit, self.stop, self.clock = board, edit, stop, clock
         self.began = clock()
         self.spent = 0.0
-        self.shown = self.said = -1.0
+        self.shown = self.last_report = -1.0
 
     def __call__(self, update: Update) -> None:
         if self.stop:
             raise EditStopped
         now = self.clock()
-        if now - self.said >= 0.1 or update.fraction >= 1.0:
-            self.said = now
+        if now - self.last_report >= 0.1 or update.fraction >= 1.0:
+            self.last_report = now
             left = (now - self.began) * (1.0 - update.fraction) / max(update.fraction, 1e-6)
             self.board.tell(
                 self.edit, "progress", fraction=update.fraction, seconds_left=round(left, 1),
@@ -119,9 +119,9 @@ class Maker:
         except EditkitError as error:
             done = edit.model_copy(update={"state": "failed", "error": _error_line(error)})
         except Exception as error:  # a library failed: the server reports it and goes on
-            told = missing(error) if isinstance(error, ImportError) else None
-            said = _error_line(told) if told is not None else f"{type(error).__name__}: {_error_line(error)}"
-            done = edit.model_copy(update={"state": "failed", "error": said})
+            extra = missing(error) if isinstance(error, ImportError) else None
+            line = _error_line(extra) if extra is not None else f"{type(error).__name__}: {_error_line(error)}"
+            done = edit.model_copy(update={"state": "failed", "error": line})
         seconds = round(time.monotonic() - began, 2)
         self._update_record(done, seconds=seconds, notices=tuple(notices))
         self.board.forget([id_])

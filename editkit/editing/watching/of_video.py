@@ -16,7 +16,7 @@ from editkit.pictures.picture import Picture
 
 if TYPE_CHECKING:
     from editkit.editing.stages import Update
-    from editkit.editing.video import Told
+    from editkit.editing.video import VideoProgress
 
 NOW = "now.png"
 
@@ -59,12 +59,12 @@ class VideoPreview:
         if pixels is not None:
             Picture(pixels).write(self.path / NOW, force=True)
 
-    def frame(self, told: Told) -> None:
+    def frame(self, status: VideoProgress) -> None:
         """Show a finished frame."""
         if not self.moving:
-            Picture(told.pixels).write(self.path / NOW, force=True)
-        elif (told.done - 1) % self.every == 0:
-            image = Image.fromarray(eight_bit(told.pixels))
+            Picture(status.pixels).write(self.path / NOW, force=True)
+        elif (status.done - 1) % self.every == 0:
+            image = Image.fromarray(eight_bit(status.pixels))
             image.thumbnail((FRAME_SIDE, FRAME_SIDE))
             self.frames.append(image)
             if len(self.frames) > MOST:

@@ -120,8 +120,8 @@ class PlainRebuild(NamedTuple):
     @property
     def made_of(self) -> str:
         """Class and configuration, without the path it was read from and the version that wrote it."""
-        told = {key: value for key, value in self.network.config.items() if not key.startswith("_")}
-        config = json.dumps(told, sort_keys=True, default=str)
+        settings = {key: value for key, value in self.network.config.items() if not key.startswith("_")}
+        config = json.dumps(settings, sort_keys=True, default=str)
         return f"{type(self.network).__name__} {config} {self.within}"
 
     def __call__(self) -> nn.Module:

@@ -76,8 +76,8 @@ def model_of(
         with torch.inference_mode(False), torch.no_grad(), quiet("diffusers"):
             model = _convert(flat(), tuple(_plain(tensor).clone() for tensor in example))
     except Exception as error:  # the converter's errors have no common base class
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise ModelError(f"--backend openvino: the {name} cannot be converted: {said}; leave it out") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ModelError(f"--backend openvino: the {name} cannot be converted: {reason}; leave it out") from error
     return cache_model(model, place, half)
 
 
@@ -114,10 +114,10 @@ def compile_model(model: Any, example: Sequence[Tensor], half: bool) -> Program:
 
 def cache_folder(network: nn.Module, made_of: str, half: bool) -> Path:
     """Return the folder in which a model of `network` is cached."""
-    told = hashlib.sha256(json.dumps([FORMAT, made_of, half, *map(version, _MADE_BY)]).encode())
+    digest = hashlib.sha256(json.dumps([FORMAT, made_of, half, *map(version, _MADE_BY)]).encode())
     for line in _hashes(network):
-        told.update(line.encode())
-    return places.cache() / "openvino" / told.hexdigest()
+        digest.update(line.encode())
+    return places.cache() / "openvino" / digest.hexdigest()
 
 
 def _hashes(network: nn.Module) -> list[str]:

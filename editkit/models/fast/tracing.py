@@ -18,8 +18,8 @@ class AnyBatchEmbedding(ChromaCombinedTimestepTextProjEmbeddings):  # type: igno
     def forward(self, timestep: Tensor) -> Tensor:
         times, zeros = self.time_proj(timestep), self.guidance_proj(torch.zeros_like(timestep))
         table = self.mod_proj.to(times)  # below, a tracer would also record `len(timestep)` as a constant
-        told = torch.cat([times, zeros], dim=1).unsqueeze(1).expand(-1, len(table), -1)
-        return torch.cat([told, table.expand(timestep.shape[0], -1, -1)], dim=-1).to(timestep.dtype)
+        stacked = torch.cat([times, zeros], dim=1).unsqueeze(1).expand(-1, len(table), -1)
+        return torch.cat([stacked, table.expand(timestep.shape[0], -1, -1)], dim=-1).to(timestep.dtype)
 
 
 def make_traceable(network: nn.Module) -> nn.Module:

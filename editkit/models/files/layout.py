@@ -69,9 +69,9 @@ def readable_errors(name: str) -> Iterator[None]:
     except (EditkitError, ImportError, MemoryError):
         raise
     except Exception as error:  # libraries have no common error class
-        said = " ".join(str(error).split())[:160] or "no reason given"
+        reason = " ".join(str(error).split())[:160] or "no reason given"
         raise ModelError(
-            f"model {name}: its configuration is not usable ({type(error).__name__}: {said}); is the folder "
+            f"model {name}: its configuration is not usable ({type(error).__name__}: {reason}); is the folder "
             "complete, and of only one model?"
         ) from error
 

@@ -333,8 +333,8 @@ def load_text_encoder(
         wrong = next(
             (f"{file.parent.name}/{file.name} {why}" for file in files if (why := explain_mistake(file))), None
         )
-        said = wrong or f"{tokenizer} or {encoder} cannot be loaded: {_first_line(error)}"
-        raise ModelError(f"model {layout.name}: {said}") from error
+        message = wrong or f"{tokenizer} or {encoder} cannot be loaded: {_first_line(error)}"
+        raise ModelError(f"model {layout.name}: {message}") from error
     finally:
         if shown:
             logging.enable_progress_bar()

@@ -114,8 +114,8 @@ def _open_gguf(name: str, file: Path) -> Any:
         check_header(file)
         return GGUFReader(file)
     except Exception as error:  # its reader has no common error class for damaged files
-        said = " ".join(str(error).split())[:160]
-        why = explain_mistake(file) or f"is damaged or not a GGUF file ({said}); download it again"
+        reason = " ".join(str(error).split())[:160]
+        why = explain_mistake(file) or f"is damaged or not a GGUF file ({reason}); download it again"
         raise ModelError(f"model {name}: {file.name} {why}") from error
 
 

@@ -91,8 +91,8 @@ def load(layout: Layout, component: str, kind: type[Any], dtype: torch.dtype, de
                 device_map={"": device} if device.type == "cuda" else None,
             )  # fmt: skip
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise ModelError(f"model {layout.name}: {component} (quantised) cannot be loaded: {said}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ModelError(f"model {layout.name}: {component} (quantised) cannot be loaded: {reason}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(f"model {layout.name}: {component} lacks {len(missing)} tensors, the first is {missing[0]}")
@@ -120,8 +120,8 @@ def read_unpacked(layout: Layout, component: str, file: Path, dtype: torch.dtype
             elif tensor.dtype == torch.uint8:
                 raise KeyError("absmax")
         except (ValueError, KeyError, RuntimeError, TypeError, IndexError) as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise ModelError(f"model {layout.name}: {component}: {key} cannot be unpacked: {said}") from error
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise ModelError(f"model {layout.name}: {component}: {key} cannot be unpacked: {reason}") from error
     return whole
 
 
@@ -133,17 +133,17 @@ def dequantise_4bit(packed: Tensor, beside: Mapping[str, Tensor]) -> Tensor:
     import torch
 
     word = next(name for name in beside if name.startswith("quant_state."))
-    said = json.loads(bytes(beside[word].tolist()))
+    state = json.loads(bytes(beside[word].tolist()))
     if packed.dtype != torch.uint8:
         raise ValueError(f"its 4-bit numbers are stored as {packed.dtype}; only torch.uint8 is supported")
     scales = beside["absmax"]
     if "nested_absmax" in beside:
-        larger = _per_block(beside["nested_absmax"], said["nested_blocksize"], len(scales))
-        scales = beside["nested_quant_map"][scales.int()] * larger + float(said["nested_offset"])
-    count = math.prod(said["shape"])
+        larger = _per_block(beside["nested_absmax"], state["nested_blocksize"], len(scales))
+        scales = beside["nested_quant_map"][scales.int()] * larger + float(state["nested_offset"])
+    count = math.prod(state["shape"])
     places = torch.stack([packed.flatten() >> 4, packed.flatten() & 15], dim=1).flatten()[:count].int()
-    values = beside["quant_map"][places] * _per_block(scales, said["blocksize"], len(places))
-    return values.reshape(said["shape"])
+    values = beside["quant_map"][places] * _per_block(scales, state["blocksize"], len(places))
+    return values.reshape(state["shape"])
 
 
 def _per_block(scales: Tensor, block: int, count: int) -> Tensor:

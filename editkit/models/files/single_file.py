@@ -76,5 +76,5 @@ def load_component(layout: Layout, name: str, dtype: torch.dtype, classes: Colle
         )
         return getattr(pipe, name)
     except (SingleFileComponentError, OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"model {layout.name} does not fit the configuration in {layout.path}: {said[0]}") from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"model {layout.name} does not fit the configuration in {layout.path}: {lines[0]}") from error

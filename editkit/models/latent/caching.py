@@ -37,13 +37,13 @@ class StepCache:
         self.calls = self.saved = 0
         self.active = False
         self._computed = False
-        self._time, self._asked = 0.0, Counter[tuple[Any, ...]]()
+        self._time, self._call_counts = 0.0, Counter[tuple[Any, ...]]()
         blocks = [block for part in self.twin.children() if isinstance(part, nn.ModuleList) for block in part]
         if len(blocks) < 2:
             raise ModelError("a step cache skips all blocks but the first, and this network has only one")
         next(blocks[-1].children()).register_forward_pre_hook(self._mark_computed)
         self._forward = self.twin.forward
-        self.twin.forward = self._called
+        self.twin.forward = self._cached_forward
 
     def begin(self, threshold: float) -> None:
         """Clear the cache, and skip calls by this `threshold` from now on."""
@@ -56,7 +56,7 @@ class StepCache:
     def _mark_computed(self, *given: Any) -> None:
         self._computed = True
 
-    def _called(self, *given: Any, **named: Any) -> Any:
+    def _cached_forward(self, *given: Any, **named: Any) -> Any:
         """The network's forward pass; diffusers' pipelines, and so these adapters, use keyword arguments only."""
         import torch
 
@@ -66,20 +66,20 @@ class StepCache:
         if not self.active or learns or any(named.get(name) is not None for name in CONTROL):
             return self.plain(*given, **named)
         self._computed = False
-        with self.twin.cache_context(self._name(x, named["encoder_hidden_states"], named["timestep"])):
+        with self.twin.cache_context(self._cache_key(x, named["encoder_hidden_states"], named["timestep"])):
             made = self._forward(*given, **named)
         self.saved += not self._computed
         return made
 
-    def _name(self, x: Tensor, words: Tensor, timestep: Tensor) -> str:
+    def _cache_key(self, x: Tensor, words: Tensor, timestep: Tensor) -> str:
         time = float(timestep.flatten()[0])
         if time != self._time:
             self._time = time
-            self._asked.clear()
-        told = words.detach().float()
-        key = (tuple(x.shape), tuple(words.shape), float(told.sum()), float(told.square().sum()))
-        self._asked[key] += 1
-        return f"{key} {self._asked[key]}"
+            self._call_counts.clear()
+        values = words.detach().float()
+        key = (tuple(x.shape), tuple(words.shape), float(values.sum()), float(values.square().sum()))
+        self._call_counts[key] += 1
+        return f"{key} {self._call_counts[key]}"
 
 
 def twin(network: nn.Module) -> Any:

@@ -19,7 +19,7 @@ from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
 from editkit.models.latent.language import BesideLanguageModel, Chat, side_by_side
 from editkit.models.latent.space import vae_factor
-from editkit.models.latent.tokens import fitting, from_rows, grid_ids, guidance_input, rows
+from editkit.models.latent.tokens import fit_to_area, from_rows, grid_ids, guidance_input, rows
 from editkit.models.latent.vaes import PatchedSpace
 from editkit.models.schedules import default_sampler, make_flow
 
@@ -99,7 +99,7 @@ class Flux2(BesideLanguageModel, PatchedSpace):
             timestep=torch.full((n * batch,), level.t, dtype=torch.float32, device=device) / 1000,
             guidance=guidance_input(conds, self.info, batch, device),
             encoder_hidden_states=words, txt_ids=text_ids.expand(n * batch, -1, -1), return_dict=False,
-            **self._arranged(own, looked, dtype),
+            **self._arrange(own, looked, dtype),
         )[0]  # fmt: skip
         height, width = x_t.shape[-2:]
         return from_rows(out[:, : height * width], height, width).to(x_t.dtype).chunk(n)
@@ -121,7 +121,7 @@ class Flux2(BesideLanguageModel, PatchedSpace):
         ]
         return noise, (torch.cat(own), torch.cat(ids))
 
-    def _arranged(self, own: Row, looked: Row | None, dtype: torch.dtype) -> dict[str, Any]:
+    def _arrange(self, own: Row, looked: Row | None, dtype: torch.dtype) -> dict[str, Any]:
         """Arrange the transformer's input: references after the noise."""
         import torch
 
@@ -132,7 +132,7 @@ class Flux2(BesideLanguageModel, PatchedSpace):
         }
 
     def refer(self, picture: Tensor) -> Reference:
-        fitted = fitting(picture, self.info.multiple, AREA)
+        fitted = fit_to_area(picture, self.info.multiple, AREA)
         return Reference(self.encode(fitted), fitted)
 
     def encode_text(self, text: str) -> tuple[Prompt, str]:
@@ -142,18 +142,18 @@ class Flux2(BesideLanguageModel, PatchedSpace):
         return Prompt(side_by_side(states, MISTRAL_LAYERS if mistral else QWEN_LAYERS)), dropped
 
     def _as_klein(self, text: str) -> str:
-        said: str = self.tokenizer.apply_chat_template(
+        chat_text: str = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
-        return said
+        return chat_text
 
     def _as_dev(self, text: str) -> str:
         chat = [
             {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
             {"role": "user", "content": [{"type": "text", "text": text.replace("[IMG]", "")}]},
         ]
-        said: str = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=False)
-        return said
+        chat_text: str = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=False)
+        return chat_text
 
     def pipeline(self) -> Any:
         """Build a diffusers pipeline of these networks."""
@@ -184,9 +184,9 @@ class Flux2KV(Flux2):
         for block in self.transformer.single_transformer_blocks:
             block.attn.set_processor(Flux2KVParallelSelfAttnProcessor())
 
-    def _arranged(self, own: Row, looked: Row | None, dtype: torch.dtype) -> dict[str, Any]:
+    def _arrange(self, own: Row, looked: Row | None, dtype: torch.dtype) -> dict[str, Any]:
         if looked is None:
-            return super()._arranged(own, None, dtype)
+            return super()._arrange(own, None, dtype)
         return {
-            **super()._arranged(looked, own, dtype), "kv_cache_mode": "extract", "num_ref_tokens": looked[0].shape[1],
+            **super()._arrange(looked, own, dtype), "kv_cache_mode": "extract", "num_ref_tokens": looked[0].shape[1],
         }  # fmt: skip

@@ -52,13 +52,15 @@ class FluxSteering(FlowTransformer):
 
         batch, device, dtype, prompt = len(x_t), x_t.device, self.transformer.dtype, self.words(cond)
         scale = self.info.guidance if cond.guidance is None else cond.guidance
-        told = scale if "guidance" in self.info.takes else GUIDANCE  # schnell takes none; ControlNets are made for dev
+        guidance = (
+            scale if "guidance" in self.info.takes else GUIDANCE
+        )  # schnell takes none; ControlNets are made for dev
         return Given(
             x_t, torch.full((batch,), level.t, dtype=torch.float32, device=device),
             prompt.embeds.expand(batch, -1, -1).to(device, dtype),
             {
                 "pooled_projections": pooled_prompt(prompt, self.info.name).expand(batch, -1).to(device, dtype),
-                "guidance": torch.full((batch,), told, dtype=torch.float32, device=device),
+                "guidance": torch.full((batch,), guidance, dtype=torch.float32, device=device),
             },
         )  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from editkit.diffusion.conditioning import Conditioning, Reference
 from editkit.errors import ModelError
-from editkit.models.latent.tokens import fitting, grid_ids, packed
+from editkit.models.latent.tokens import fit_to_area, grid_ids, packed
 from editkit.models.latent.transformer import FlowTransformer
 
 if TYPE_CHECKING:
@@ -69,5 +69,5 @@ class FluxTokens(FlowTransformer):
         return super().encode(image, None if "references" in self.info.takes else stream)
 
     def refer(self, picture: Tensor) -> Reference:
-        fitted = fitting(picture, self.info.multiple, AREA)
+        fitted = fit_to_area(picture, self.info.multiple, AREA)
         return Reference(self.encode(fitted), fitted)

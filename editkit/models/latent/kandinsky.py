@@ -88,11 +88,11 @@ class Kandinsky(LatentSpace):
         import torch
 
         n, batch = len(conds), len(x_t)
-        told = [self._values(cond).expand(batch, -1) for cond in by_branch(conds)]
+        embeds = [self._values(cond).expand(batch, -1) for cond in by_branch(conds)]
         t = torch.full((n * batch,), level.t, dtype=torch.float32, device=x_t.device)
         out = self.unet(
             torch.cat([x_t] * n).to(self.unet.dtype), t, encoder_hidden_states=None,
-            added_cond_kwargs={"image_embeds": torch.cat(told).to(x_t.device, self.unet.dtype)}, return_dict=False,
+            added_cond_kwargs={"image_embeds": torch.cat(embeds).to(x_t.device, self.unet.dtype)}, return_dict=False,
         )[0]  # fmt: skip
         return tuple(self._prediction(part, x_t, level) for part in out.to(x_t.dtype).chunk(n))
 
@@ -115,7 +115,9 @@ class Kandinsky(LatentSpace):
         """Width of the image embedding."""
         return int(self.unet.config.encoder_hid_dim)
 
-    def told(self, embedding: Tensor, none: Tensor, noise_level: int, draw: Callable[[], Tensor]) -> Embedding:
+    def prepare_embedding(
+        self, embedding: Tensor, none: Tensor, noise_level: int, draw: Callable[[], Tensor]
+    ) -> Embedding:
         """Return the embedding unchanged; nothing is drawn.
 
         Raises:

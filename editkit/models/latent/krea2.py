@@ -19,7 +19,7 @@ from editkit.diffusion.schedule import Level, Schedule
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network, load_text_encoder
 from editkit.models.latent.language import BesideLanguageModel
-from editkit.models.latent.qwen import CUT, DESCRIBE, chat_of
+from editkit.models.latent.qwen import CUT, DESCRIBE, format_chat
 from editkit.models.latent.space import to_encoder_device
 from editkit.models.latent.tokens import grid_ids, packed, unpacked
 from editkit.models.latent.vaes import FilmSpace, film_factor
@@ -120,7 +120,7 @@ class Krea2(BesideLanguageModel, FilmSpace):
         """
         import torch
 
-        before, after = chat_of(DESCRIBE, "\0").split("\0")
+        before, after = format_chat(DESCRIBE, "\0").split("\0")
         cut = CUT[DESCRIBE]
         with READING:
             head = self.tokenizer(before + text, verbose=False).input_ids

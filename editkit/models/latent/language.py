@@ -12,7 +12,7 @@ from editkit.diffusion.conditioning import Conditioning, Prompt, Reference
 from editkit.diffusion.model import ModelInfo
 from editkit.diffusion.schedule import Schedule
 from editkit.models.latent.space import to_encoder_device
-from editkit.models.latent.tokens import fitting
+from editkit.models.latent.tokens import fit_to_area
 from editkit.models.latent.transformer import FlowTransformer
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class ReadBesidePictures(BesideLanguageModel):
 
     def refer(self, picture: Tensor) -> Reference:
         """Resize `picture` (b, 3, h, w) in [-1, 1] to a size for the model."""
-        fitted = fitting(picture, self.info.multiple, self.area)
+        fitted = fit_to_area(picture, self.info.multiple, self.area)
         return Reference(self.encode(fitted), fitted)
 
     def words(self, cond: Conditioning) -> Prompt:
@@ -70,14 +70,14 @@ class Chat:
 
     Args:
         tokenizer, encoder: the encoder on its device; a processor may replace its tokenizer.
-        said: writes the chat for a prompt, with the tokenizer's template.
+        write_chat: writes the chat for a prompt, with the tokenizer's template.
         length: most tokens; longer chats are truncated.
         padded: pad shorter chats to `length`.
     """
 
     tokenizer: Any
     encoder: Any
-    said: Callable[[str], str]
+    write_chat: Callable[[str], str]
     length: int = 512
     padded: bool = True
 
@@ -85,7 +85,7 @@ class Chat:
         """Return (the hidden states, (1, length, width) for each layer, the embedding first; the mask, (1, length), 0
         for padding; the truncated part of `text`).
         """
-        chat, words = self.said(text), getattr(self.tokenizer, "tokenizer", self.tokenizer)
+        chat, words = self.write_chat(text), getattr(self.tokenizer, "tokenizer", self.tokenizer)
         begins = bool(words.bos_token) and chat.startswith(words.bos_token)  # the template has added it already
         with READING:
             ids = words(

@@ -19,7 +19,7 @@ from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
 from editkit.models.files.layout import Layout
 from editkit.models.latent import qwen
-from editkit.models.latent.tokens import fitting
+from editkit.models.latent.tokens import fit_to_area
 from editkit.models.latent.vaes import film_factor
 from editkit.models.schedules import default_sampler, make_flow
 
@@ -121,7 +121,7 @@ class Layered(qwen.Qwen):
 
     def refer(self, picture: Tensor) -> Reference:
         """Prepare the picture (b, 3, h, w) in [-1, 1] to split, opaque."""
-        fitted = fitting(picture, self.info.multiple, 2 * AREA)  # `at_once` keeps to AREA, and padding adds to it
+        fitted = fit_to_area(picture, self.info.multiple, 2 * AREA)  # `at_once` keeps to AREA, and padding adds to it
         return Reference(super().encode(_opaque(fitted)), fitted)
 
     def encode(self, image: Tensor, stream: Stream | None = None) -> Tensor:

@@ -200,10 +200,10 @@ class LongCatEdit(ReadBesidePictures, LongCat):
                 "choose another --model (Qwen-Image-Edit-Plus, FLUX.2)"
             )
         items = each_item([reference.picture for reference in references])
-        read = [self._seeing(text or "", pictures) for pictures in items]
+        read = [self._encode_with_pictures(text or "", pictures) for pictures in items]
         return Prompt(torch.cat([states for states, _ in read])), read[0][1]
 
-    def _seeing(self, text: str, pictures: Sequence[Tensor]) -> tuple[Tensor, str]:
+    def _encode_with_pictures(self, text: str, pictures: Sequence[Tensor]) -> tuple[Tensor, str]:
         """Encode the text with one item's picture, or with none."""
         import torch
 

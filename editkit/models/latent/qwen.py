@@ -129,7 +129,7 @@ class Qwen(CachingTransformer, BesideLanguageModel, FilmSpace):
             encoder_hidden_states=words.to(device, dtype), img_shapes=[sizes] * (n * batch), return_dict=False,
             controlnet_block_samples=steering, additional_t_cond=self.kind_of(tokens),
         )[0]  # fmt: skip
-        return self.untokened(out, *x_t.shape[-2:]).to(x_t.dtype).chunk(n)
+        return self.from_tokens(out, *x_t.shape[-2:]).to(x_t.dtype).chunk(n)
 
     def kind_of(self, tokens: Tensor) -> Tensor | None:
         """Return a further input of the network, a number for each of the batch; None: it has none."""
@@ -140,7 +140,7 @@ class Qwen(CachingTransformer, BesideLanguageModel, FilmSpace):
         batch, _, height, width = x.shape
         return packed(x.reshape(batch * self.frames, -1, height, width)).reshape(batch, -1, PATCH**2 * self.channels)
 
-    def untokened(self, tokens: Tensor, height: int, width: int) -> Tensor:
+    def from_tokens(self, tokens: Tensor, height: int, width: int) -> Tensor:
         """The inverse of `tokens`; drops further tokens."""
         count = self.frames * (height // PATCH) * (width // PATCH)
         frames = tokens[:, :count].reshape(len(tokens) * self.frames, -1, tokens.shape[-1])
@@ -180,7 +180,7 @@ class Qwen(CachingTransformer, BesideLanguageModel, FilmSpace):
         mixed = n + scale * (p - n)
         length = torch.linalg.vector_norm(mixed, dim=-1, keepdim=True).clamp(min=1e-12)
         folded = mixed * (torch.linalg.vector_norm(p, dim=-1, keepdim=True) / length)
-        return self.untokened(folded, *wanted.shape[-2:])
+        return self.from_tokens(folded, *wanted.shape[-2:])
 
     @cached_property
     def _no_words(self) -> Prompt:
@@ -189,7 +189,7 @@ class Qwen(CachingTransformer, BesideLanguageModel, FilmSpace):
     def encode_text(self, text: str) -> tuple[Prompt, str]:
         """Return the language model's last hidden state, (1, tokens, width), of at most 1024 tokens."""
         cut = CUT[DESCRIBE]
-        chat = Chat(self.reader, self.encoder, lambda words: chat_of(DESCRIBE, words), LENGTH + cut, padded=False)
+        chat = Chat(self.reader, self.encoder, lambda words: format_chat(DESCRIBE, words), LENGTH + cut, padded=False)
         states, _, dropped = chat.read(text)
         return Prompt(states[-1][:, cut:]), dropped
 
@@ -216,15 +216,16 @@ class QwenEdit(ReadBesidePictures, Qwen):
                 f"{len(references)}; leave some out, or choose another --model (-Edit-Plus, FLUX.2)"
             )
         items = each_item([reference.picture for reference in references])
-        return Prompt(torch.cat([self._seeing(NO_WORDS if text is None else text, item) for item in items])), ""
+        words = NO_WORDS if text is None else text
+        return Prompt(torch.cat([self._encode_with_pictures(words, item) for item in items])), ""
 
-    def _seeing(self, text: str, pictures: Sequence[Tensor]) -> Tensor:
+    def _encode_with_pictures(self, text: str, pictures: Sequence[Tensor]) -> Tensor:
         """Encode the text with one item's pictures, (1, tokens, width)."""
         several = self.info.references > 1
-        images = [seen(picture, SEEN if several else None) for picture in pictures]
+        images = [to_reader_image(picture, SEEN if several else None) for picture in pictures]
         shown = "".join(f"Picture {k + 1}: {PICTURE}" if several else PICTURE for k in range(len(images)))
         with READING:
-            given = self.reader(text=[chat_of(ALTER, shown + text)], images=images or None, return_tensors="pt")
+            given = self.reader(text=[format_chat(ALTER, shown + text)], images=images or None, return_tensors="pt")
         out = self.encoder(
             **{name: to_encoder_device(given[name], self.encoder) for name in TOLD if given.get(name) is not None},
             output_hidden_states=True, use_cache=False, **limit_logits(self.encoder),
@@ -240,13 +241,13 @@ diffusers 0.42's pipelines leave it out, and with transformers 5 the tokens are 
 """
 
 
-def chat_of(task: str, words: str) -> str:
+def format_chat(task: str, words: str) -> str:
     """Return the prompt in the authors' template, whatever template the folder has."""
     system, user = f"<|im_start|>system\n{task}<|im_end|>\n", f"<|im_start|>user\n{words}<|im_end|>\n"
     return f"{system}{user}<|im_start|>assistant\n"
 
 
-def seen(picture: Tensor, area: int | None) -> Image.Image:
+def to_reader_image(picture: Tensor, area: int | None) -> Image.Image:
     """Resize `picture` (1, 3, h, w) in [-1, 1] for a language model: about `area` pixels, sides multiples of 32."""
     from PIL import Image
 

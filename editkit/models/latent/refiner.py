@@ -78,8 +78,8 @@ class Refined:
 
     @property
     def notify(self) -> Notify:
-        told: Notify = self.model.notify
-        return told
+        callback: Notify = self.model.notify
+        return callback
 
     @notify.setter
     def notify(self, notify: Notify) -> None:

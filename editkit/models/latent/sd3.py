@@ -22,11 +22,11 @@ from editkit.models.files.loading import load_network, load_text_encoder
 from editkit.models.latent.space import (
     LatentSpace,
     chunks,
-    length,
     pad_to_longest,
-    padded,
     side_by_side,
     to_encoder_device,
+    token_count,
+    tokenize_padded,
     vae_factor,
 )
 from editkit.models.latent.xl import Reader
@@ -147,7 +147,7 @@ class LatentTransformer(LatentSpace):
         states, pooled = [], []
         n = max(len(chunks(reader.tokenizer, text)["input_ids"]) for reader in self.readers[:2])
         if len(self.readers) > 2:
-            n = max(n, math.ceil(length(self.readers[2].tokenizer, text) / T5_LENGTH))
+            n = max(n, math.ceil(token_count(self.readers[2].tokenizer, text) / T5_LENGTH))
         for reader in self.readers[:2]:
             ids = chunks(reader.tokenizer, text, n)["input_ids"]
             out = reader.encoder(to_encoder_device(ids, reader.encoder), output_hidden_states=True)
@@ -157,7 +157,7 @@ class LatentTransformer(LatentSpace):
         width = int(self.transformer.config.joint_attention_dim)
         if len(self.readers) > 2:
             three = self.readers[2]
-            ids = padded(three.tokenizer, text, n * T5_LENGTH)["input_ids"]
+            ids = tokenize_padded(three.tokenizer, text, n * T5_LENGTH)["input_ids"]
             long = three.encoder(to_encoder_device(ids, three.encoder))[0]
         else:
             long = clip.new_zeros(1, n * T5_LENGTH, width)

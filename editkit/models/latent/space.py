@@ -193,7 +193,7 @@ def chunks(tokenizer: Any, text: str, least: int = 1) -> Any:
         return tokenizer.pad(given, padding="max_length", max_length=most, return_tensors="pt")
 
 
-def length(tokenizer: Any, text: str) -> int:
+def token_count(tokenizer: Any, text: str) -> int:
     """Return the number of tokens of `text`, including those at both ends."""
     from editkit.common.process import READING
 
@@ -201,7 +201,7 @@ def length(tokenizer: Any, text: str) -> int:
         return len(tokenizer(text, verbose=False).input_ids)
 
 
-def padded(tokenizer: Any, text: str, length: int) -> Any:
+def tokenize_padded(tokenizer: Any, text: str, length: int) -> Any:
     """Tokenise `text` into one row, padded to `length`."""
     from editkit.common.process import READING
 

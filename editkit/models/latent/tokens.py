@@ -84,7 +84,7 @@ def reference_sizes(cond: Conditioning) -> Hashable:
     return tuple(tuple(reference.latent.shape[-3:]) for reference in cond.references)
 
 
-def fitting(picture: Tensor, multiple: int, area: int) -> Tensor:
+def fit_to_area(picture: Tensor, multiple: int, area: int) -> Tensor:
     """Resize `picture` (b, 3, h, w) to sides that are multiples of `multiple` and at most `area` pixels, with the
     nearest possible size and shape; unchanged if it fits already. Never crops.
     """

@@ -87,7 +87,9 @@ class UnClip(LatentUNet):
         """Width of the image embedding."""
         return int(self.normalizer.mean.shape[-1])
 
-    def told(self, embedding: Tensor, none: Tensor, noise_level: int, draw: Callable[[], Tensor]) -> Embedding:
+    def prepare_embedding(
+        self, embedding: Tensor, none: Tensor, noise_level: int, draw: Callable[[], Tensor]
+    ) -> Embedding:
         """Return `embedding` (n, width), noised with `draw()`, with its level; zeros without an embedding.
 
         Raises:
@@ -103,8 +105,10 @@ class UnClip(LatentUNet):
         mean, std = self.normalizer.mean.float(), self.normalizer.std.float()
         noised = (kept**0.5 * (embedding.float() - mean) / std + (1.0 - kept) ** 0.5 * draw()) * std + mean
         levels = torch.full((len(embedding),), noise_level, device=embedding.device)
-        said = get_timestep_embedding(levels, embedding.shape[-1], flip_sin_to_cos=True, downscale_freq_shift=0)
-        values = torch.cat([noised, said.to(noised)], dim=1)
+        level_embedding = get_timestep_embedding(
+            levels, embedding.shape[-1], flip_sin_to_cos=True, downscale_freq_shift=0
+        )
+        values = torch.cat([noised, level_embedding.to(noised)], dim=1)
         return Embedding(values, torch.zeros_like(values))
 
     def labels(self, conds: Sequence[Conditioning], x_t: Tensor) -> Tensor:

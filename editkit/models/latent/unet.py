@@ -152,8 +152,8 @@ class LatentUNet(LatentSpace):
         words = torch.cat([text.expand(batch, -1, -1) for text in texts]).to(x_t.device)
         added, labels = self.added(conds, x_t), self.labels(conds, x_t)
         guidance = self._guidance(conds, batch, x_t)
-        told = added is not None or labels is not None or guidance is not None
-        same = self.looks_once and not told and all(torch.equal(part, x[:batch]) for part in x.chunk(n))
+        is_conditioned = added is not None or labels is not None or guidance is not None
+        same = self.looks_once and not is_conditioned and all(torch.equal(part, x[:batch]) for part in x.chunk(n))
         shown = for_unet(conds, batch, x_t.device, dtype)
         attention: dict[str, Any] = {"copies": n} if same and n > 1 else {}
         control = residuals(conds, Given(torch.cat([x_t] * n), t, words, added, labels))

@@ -138,10 +138,10 @@ class ZImage(BesideLanguageModel):
         return Prompt(states[-2]), dropped
 
     def _chat_text(self, text: str) -> str:
-        said: str = self.tokenizer.apply_chat_template(
+        chat_text: str = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, enable_thinking=True
         )
-        return said
+        return chat_text
 
     def pipeline(self) -> Any:
         """Build a diffusers pipeline of these networks."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def side_by_side(pictures: Sequence[Tensor]) -> Tensor:
+def join_side_by_side(pictures: Sequence[Tensor]) -> Tensor:
     """Join pictures (channels, h, w) in one row, padded to the greatest height: (channels, height, width)."""
     height = max(p.shape[-2] for p in pictures)
     return torch.cat([F.pad(p, (0, 0, 0, height - p.shape[-2])) for p in pictures], dim=-1)
@@ -29,18 +29,18 @@ class Atlas:
         pixels: (height * width, channels), in [-1, 1].
         width: width of the whole atlas.
         side: side of a patch.
-        whole: (height * width,), True where every pixel of the patch with this top left corner is known.
+        complete: (height * width,), True where every pixel of the patch with this top left corner is known.
     """
 
     pixels: Tensor
     width: int
     side: int
-    whole: Tensor
+    complete: Tensor
 
     @classmethod
     def of(cls, pictures: Sequence[Tensor], known: Sequence[Tensor], side: int) -> Atlas:
         """Build an atlas from pictures (channels, h, w) and masks of their known pixels (h, w), bool."""
-        joined = side_by_side(pictures)
+        joined = join_side_by_side(pictures)
         flags = []
         for mask in known:
             inside = torch.zeros(joined.shape[-2], mask.shape[1], dtype=torch.bool, device=mask.device)
@@ -71,9 +71,9 @@ class Atlas:
     @cached_property
     def corners(self) -> Tensor:
         """Indices of all known patches, ascending."""
-        return self.whole.nonzero()[:, 0]
+        return self.complete.nonzero()[:, 0]
 
-    def some(self, most: int) -> Tensor:
+    def sample_corners(self, most: int) -> Tensor:
         """Return at most `most` known patches, evenly spread: every n-th in both directions, or nearly so."""
         corners = self.corners
         stride = 1

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from editkit.diffusion.model import Example
 from editkit.diffusion.schedule import Level
-from editkit.models.patches.denoise import Bound, Settings, large_enough
+from editkit.models.patches.denoise import Bound, Settings, check_large_enough
 from editkit.models.patches.redraw import Redrawn
 from editkit.pictures.filling import membrane
 from editkit.pictures.picture import Fill
@@ -41,7 +41,7 @@ def bind(
     source of patches, and `Bound.of` the arguments otherwise.
     """
     if unknown is None and not examples and barred is None:
-        large_enough(picture.shape[-2], picture.shape[-1], settings.side)
+        check_large_enough(picture.shape[-2], picture.shape[-1], settings.side)
         return Redrawn(picture, settings)
     if unknown is not None and not examples and not bool(unknown.all()):
         known, side = ~unknown, settings.side

@@ -2,8 +2,8 @@
 
 If only blurred patches are compared, flat patches and busy ones look alike: grass is filled with its flattest patches,
 and every pass makes it flatter. So the distance of a source grows as its detail departs from the detail of the hole's
-surroundings, continued into the hole (`search.ODD`). Detail is the logarithm of its energy; the departure is measured
-in standard deviations.
+surroundings, continued into the hole (`search.BUSYNESS_PENALTY`). Detail is the logarithm of its energy; the departure
+is measured in standard deviations.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editkit.models.patches.calm import blurred
+from editkit.models.patches.calm import gaussian_blur
 from editkit.pictures.filling import smooth_fill
 
 LEAST = 1.0 / 127.5
@@ -30,15 +30,15 @@ REACH = 4
 """Effective radius, in pixels, of the blur against which detail is measured."""
 
 
-def busy(x: Tensor, side: int) -> Tensor:
+def busyness(x: Tensor, side: int) -> Tensor:
     """Return (h, w): the logarithm of the detail's energy in the patch of `side` around each pixel of `x` (c, h, w)."""
-    energy = (x - blurred(x)).square().mean(0)[None, None]
+    energy = (x - gaussian_blur(x)).square().mean(0)[None, None]
     half = side // 2
     return torch.log(F.avg_pool2d(F.pad(energy, (half,) * 4, mode="replicate"), side, 1) + LEAST**2)[0, 0]
 
 
-def expected(known: Tensor, region: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation, (h, w) each, of `busy` outside `region` (h, w), bool, continued into it."""
+def expected_busyness(known: Tensor, region: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation, (h, w) each, of the `busyness` outside `region` (h, w), continued into it."""
     reach = 2 * (REACH + side // 2) + 1
     hidden = region.cpu().numpy().astype(np.uint8)
     unclear = cv2.dilate(hidden, np.ones((reach, reach), np.uint8))

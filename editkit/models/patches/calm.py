@@ -34,7 +34,7 @@ SMALLEST = AROUND * (2 * REACH + 1)
 """Longer side of the smallest reduced size: there the surroundings are as wide as the blur's kernel."""
 
 
-def calmed(x: Tensor, region: Tensor) -> Tensor:
+def smooth_calm_regions(x: Tensor, region: Tensor) -> Tensor:
     """Replace the calm pixels of `region` (h, w), bool, in `x` (c, h, w) by a membrane plus their own grain:
 
         membrane + x - blur(x)     where neither the fill nor the known surroundings, continued, have detail.
@@ -46,7 +46,7 @@ def calmed(x: Tensor, region: Tensor) -> Tensor:
     calm = region & little
     if not bool(calm.any()) or bool(calm.all()):
         return x
-    grain, known = x - blurred(x), little & ~region
+    grain, known = x - gaussian_blur(x), little & ~region
     if bool(known.any()):
         most = grain[:, known].abs().amax(1)[:, None, None]
         grain = grain.clamp(-most, most)
@@ -61,23 +61,25 @@ def detail(x: Tensor, region: Tensor) -> Tensor:
         max over k of the mean over the surroundings of (x_k - blur(x_k))^2,  x_k reduced by 2^k.
     """
     image, unknown = x[None], region[None, None].to(x.dtype)
-    most = _once(image, unknown)
+    most = _detail_at_one_scale(image, unknown)
     while max(image.shape[-2:]) >= 2 * SMALLEST and min(image.shape[-2:]) >= 2:
         image, unknown = F.avg_pool2d(image, 2, ceil_mode=True), F.max_pool2d(unknown, 2, ceil_mode=True)
-        coarser = F.interpolate(_once(image, unknown), x.shape[-2:], mode="bilinear", align_corners=False)
+        coarser = F.interpolate(
+            _detail_at_one_scale(image, unknown), x.shape[-2:], mode="bilinear", align_corners=False
+        )
         most = torch.maximum(most, coarser)
     return most[0, 0]
 
 
-def _once(image: Tensor, unknown: Tensor) -> Tensor:
+def _detail_at_one_scale(image: Tensor, unknown: Tensor) -> Tensor:
     """Return (1, 1, h, w): the detail at the pixel scale of `image` (1, c, h, w)."""
-    own = _around((image - blurred(image[0])).square().mean(1, keepdim=True))
+    own = _local_mean((image - gaussian_blur(image[0])).square().mean(1, keepdim=True))
     wide = 2 * REACH + 1  # the blur reaches across the rim
     unclear = F.max_pool2d(F.max_pool2d(unknown, (wide, 1), 1, (REACH, 0)), (1, wide), 1, (0, REACH))
     return torch.maximum(own, smooth_fill(own, unclear))
 
 
-def blurred(x: Tensor) -> Tensor:
+def gaussian_blur(x: Tensor) -> Tensor:
     """Blur `x` (c, h, w) with a Gaussian."""
     r = torch.arange(-REACH, REACH + 1, dtype=x.dtype, device=x.device)
     kernel = torch.exp(-(r**2) / (2 * BLUR**2))
@@ -86,7 +88,7 @@ def blurred(x: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(rows, kernel, groups=len(x)), kernel.mT, groups=len(x))[0]
 
 
-def _around(energy: Tensor) -> Tensor:
+def _local_mean(energy: Tensor) -> Tensor:
     """Average `energy` (1, 1, h, w) over the surroundings of each pixel."""
     half = max(1, max(energy.shape) // AROUND // 2)
     padded = F.pad(energy, (half,) * 4, mode="replicate")

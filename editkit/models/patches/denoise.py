@@ -13,13 +13,20 @@ from torch import Tensor
 from editkit.diffusion.model import Example
 from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
-from editkit.models.patches.atlas import Atlas, side_by_side
-from editkit.models.patches.busy import busy, expected
-from editkit.models.patches.calm import calmed
-from editkit.models.patches.islands import without_islands
-from editkit.models.patches.places import Between, compared, spots, unseeded
-from editkit.models.patches.search import Queries, Sources, everything, grow, improve, shortlist
-from editkit.models.patches.thin import thin
+from editkit.models.patches.atlas import Atlas, join_side_by_side
+from editkit.models.patches.busy import busyness, expected_busyness
+from editkit.models.patches.calm import smooth_calm_regions
+from editkit.models.patches.islands import remove_islands
+from editkit.models.patches.places import PixelsBetween, all_but_seeds, compared_patches, sample_offsets
+from editkit.models.patches.search import (
+    Queries,
+    Sources,
+    exact_posterior_mean,
+    grow_coherent_matches,
+    refine_matches,
+    shortlist,
+)
+from editkit.models.patches.thin import thin_patches
 from editkit.models.patches.votes import Voters
 from editkit.pictures.filling import depth_in, fill_hole, smooth_fill
 from editkit.pictures.picture import Fill
@@ -30,7 +37,7 @@ DEEPEST = 30.0
 QUIET = 0.06
 """A pass is at its end if sigma_t / alpha_t is below this: calm regions then become a membrane."""
 
-AT_ONCE = 1 << 16
+PIXEL_CHUNK = 1 << 16
 """Number of pixels between patches that are held at once."""
 
 FLOOR = 0.02
@@ -139,7 +146,7 @@ class Bound:
         """
         side = settings.side
         height, width = picture.shape[-2:]
-        large_enough(height, width, side)
+        check_large_enough(height, width, side)
         known = picture.new_ones(height, width, dtype=torch.bool) if unknown is None else ~unknown
         region = torch.ones_like(known) if unknown is None else unknown
         pictures = [picture, *(example.image for example in examples)]
@@ -148,26 +155,26 @@ class Bound:
         flags += [known.new_ones(e.image.shape[-2:]) if e.unseen is None else ~e.unseen for e in examples]
         atlas = Atlas.of(_views(pictures, settings), _views(flags, settings), side)
         if len(atlas.corners) == 0:
-            raise ModelError(_nothing_left(side, region, known & ~kept))
+            raise ModelError(_no_patches_message(side, region, known & ~kept))
         nothing = not bool(known.any())
         depth = torch.zeros_like(picture[0]) if unknown is None or nothing else depth_in(unknown)
         stride = 1
         if int(region.sum()) > settings.dense:
             stride = 3 if float(depth.max()) >= settings.deep else 2
-        corners, neighbours, steps = compared(region, side, atlas.width, stride)
+        corners, neighbours, steps = compared_patches(region, side, atlas.width, stride)
         depth = F.pad(depth, (0, atlas.width - width)).reshape(-1)
         deep = depth[corners + atlas.offsets[side * side // 2]]
         slack = settings.kappa * ((deep - 1.0) / settings.ramp).clamp(0.0, 1.0)
         confidence = settings.decay ** -deep.clamp(max=DEEPEST)
         if nothing:  # no rim to grow from, and no pixels near one that deserve more trust
-            deep = depth_in(unseeded(height, width)).to(picture)[corners // atlas.width, corners % atlas.width]
+            deep = depth_in(all_but_seeds(height, width)).to(picture)[corners // atlas.width, corners % atlas.width]
             slack = torch.full_like(deep, settings.kappa)
         barred = known & ~kept if bool(kept.any()) else torch.zeros_like(known)
         return cls(
-            settings, picture, _unseen(picture, barred, region), region, barred, atlas, atlas.some(settings.most),
-            corners, neighbours, steps,
+            settings, picture, _continue_over_barred(picture, barred, region), region, barred, atlas,
+            atlas.sample_corners(settings.most), corners, neighbours, steps,
             settings.fade ** -depth.clamp(max=DEEPEST), deep, slack, Voters(corners, atlas, stride, confidence),
-            spots(atlas.offsets.view(side, side)), None if nothing or unknown is None else fill or "smooth",
+            sample_offsets(atlas.offsets.view(side, side)), None if nothing or unknown is None else fill or "smooth",
             tuple(examples), own,
         )  # fmt: skip
 
@@ -182,33 +189,33 @@ class Bound:
         """Return E[x | x_t, known pixels, lowres], (3, h, w); all three pictures have this size."""
         if len(self.corners) == 0:
             return self.picture
-        lowres = None if lowres is None else _unseen(lowres, self.barred, torch.zeros_like(self.barred))
-        queries, sources = self._asked(x_t, level, lowres), self._sources(lowres)
+        lowres = None if lowres is None else _continue_over_barred(lowres, self.barred, torch.zeros_like(self.barred))
+        queries, sources = self._make_queries(x_t, level, lowres), self._make_sources(lowres)
         source: Tensor | None = None
         if len(queries) * len(self.atlas.corners) <= self.settings.exact:
-            patches = everything(queries, sources)
+            patches = exact_posterior_mean(queries, sources)
         else:
             with torch.no_grad():
                 short = shortlist(queries, sources, 8)
-                best = improve(queries, sources, short, self.settings.candidates, rounds=2)
-                source = best[:, 0] if lowres is None else self._grown(queries, sources, best[:, 0], lowres)
+                best = refine_matches(queries, sources, short, self.settings.candidates, rounds=2)
+                source = best[:, 0] if lowres is None else self._grow(queries, sources, best[:, 0], lowres)
             weights = (-0.5 * sources.distance(queries, best)).softmax(dim=-1)
             patches = torch.einsum("qk,qkic->qic", weights, self.atlas.patches(best))
             if lowres is not None:
-                patches = self._copied(queries, sources, source) + patches - patches.detach()
+                patches = self._copy_patches(queries, sources, source) + patches - patches.detach()
         quiet, chosen = level.sigma < QUIET * level.alpha, None
         if quiet and lowres is not None and source is not None and self.voters.stride > 1:
-            chosen = self._chosen(x_t, level, lowres, sources, source)
-        voted = self.voters.mean(patches, level.t, self.picture.shape, lowres is not None, chosen)
+            chosen = self._choose_between(x_t, level, lowres, sources, source)
+        voted = self.voters.vote(patches, level.t, self.picture.shape, lowres is not None, chosen)
         made = voted.where(self.region, self.seen)
         if self.fill is not None and quiet:
-            least = self._expected[0] - self._expected[1] / 2.0
-            made = made + (without_islands(made.detach(), self.region, least, self.settings.side) - made.detach())
+            least = self._expected_busyness[0] - self._expected_busyness[1] / 2.0
+            made = made + (remove_islands(made.detach(), self.region, least, self.settings.side) - made.detach())
         if lowres is not None and quiet:
-            made = made + (calmed(made.detach(), self.region) - made.detach())
+            made = made + (smooth_calm_regions(made.detach(), self.region) - made.detach())
         return made.where(self.region, self.picture)
 
-    def _chosen(
+    def _choose_between(
         self, x_t: Tensor, level: Level, lowres: Tensor, sources: Sources, source: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the pixels between patches with different `source`s, (p,), and their colours (p, 3)."""
@@ -216,19 +223,19 @@ class Bound:
         middle = self.settings.side**2 // 2
         colours = [self.picture.new_zeros(0, self.picture.shape[0])]
         with torch.no_grad():
-            for first in range(0, len(corners), AT_ONCE):
-                some, choices = corners[first : first + AT_ONCE], found[first : first + AT_ONCE]
-                queries = self._asked(x_t, level, lowres, some)
+            for first in range(0, len(corners), PIXEL_CHUNK):
+                some, choices = corners[first : first + PIXEL_CHUNK], found[first : first + PIXEL_CHUNK]
+                queries = self._make_queries(x_t, level, lowres, some)
                 best = choices.gather(1, sources.distance(queries, choices).argmin(1, keepdim=True))[:, 0]
-                colours.append(self._copied(queries, sources, best)[:, middle])
+                colours.append(self._copy_patches(queries, sources, best)[:, middle])
         return corners + self.atlas.offsets[middle], torch.cat(colours)
 
     @cached_property
-    def between(self) -> Between:
+    def between(self) -> PixelsBetween:
         """The pixels between the compared patches."""
-        return Between.of(self.corners, self.region, self.atlas.width, self.settings.side, self.voters.stride)
+        return PixelsBetween.of(self.corners, self.region, self.atlas.width, self.settings.side, self.voters.stride)
 
-    def _grown(self, queries: Queries, sources: Sources, corners: Tensor, lowres: Tensor) -> Tensor:
+    def _grow(self, queries: Queries, sources: Sources, corners: Tensor, lowres: Tensor) -> Tensor:
         """Return coherent matches (Q,) where the guide leaves a choice.
 
         The guide lacks detail of variance |x - L(x)|^2, measured where x is known and continued into the hole. Sources
@@ -236,11 +243,11 @@ class Bound:
         """
         lost = (self.seen - lowres).square().mean(0, keepdim=True)
         lost = smooth_fill(lost[None], self.region[None, None].to(lost.dtype))[0]
-        compared = len(self.spots) * self.picture.shape[0]
-        floor = compared * (self._layout(lost)[self._middle, 0] / self.settings.tau_lowres**2).clamp(max=4.0)
-        return grow(queries, sources, corners, self.depth, self.slack, floor)
+        values = len(self.spots) * self.picture.shape[0]
+        floor = values * (self._layout(lost)[self._middle, 0] / self.settings.tau_lowres**2).clamp(max=4.0)
+        return grow_coherent_matches(queries, sources, corners, self.depth, self.slack, floor)
 
-    def _copied(self, queries: Queries, sources: Sources, corners: Tensor) -> Tensor:
+    def _copy_patches(self, queries: Queries, sources: Sources, corners: Tensor) -> Tensor:
         """Return the patches at `corners` (Q,), shifted towards the guide's mean colour there: (Q, side^2, c)."""
         patches = self.atlas.patches(corners)
         if queries.guide is None or sources.guide is None:
@@ -248,7 +255,7 @@ class Bound:
         apart = (queries.guide - sources.guide.patches(corners, self.spots)).mean(1, keepdim=True)
         return patches + apart.clamp(-self.settings.bias, self.settings.bias)
 
-    def _asked(self, x_t: Tensor, level: Level, lowres: Tensor | None, corners: Tensor | None = None) -> Queries:
+    def _make_queries(self, x_t: Tensor, level: Level, lowres: Tensor | None, corners: Tensor | None = None) -> Queries:
         """Return the patches over the region: known pixels clean, the others at the scale of clean pictures.
 
         `corners` (q,) are those of other patches, which have no neighbours.
@@ -263,51 +270,55 @@ class Bound:
         weights = torch.where(region, self.precision / noisy**2, 1.0 / tau**2).to(flat.dtype)
         weights = weights.masked_fill(self._layout(self.barred[None])[:, 0], 0.0)
         index = at[:, None] + self.atlas.offsets
-        told = self.smooth if lowres is None else lowres
-        guide = None if told is None else self._layout(told)[at[:, None] + self.spots]
+        guide_picture = self.smooth if lowres is None else lowres
+        guide = None if guide_picture is None else self._layout(guide_picture)[at[:, None] + self.spots]
         tau_guide = self.settings.tau_smooth if lowres is None else self.settings.tau_lowres
-        may = None if lowres is None or self.fill is None else self._layout(self.thin[1][None])[middle, 0]
-        wanted = None if lowres is None or self.fill is None else self._layout(torch.stack(self._expected))[middle]
+        may_be_thin = None if lowres is None or self.fill is None else self._layout(self.thin[1][None])[middle, 0]
+        busyness = (
+            None if lowres is None or self.fill is None else self._layout(torch.stack(self._expected_busyness))[middle]
+        )
         own = at + self.picture.shape[-1] if self.own else None
-        return Queries(flat[index], weights[index], guide, tau_guide**-2, neighbours, self.steps, may, wanted, own)
+        return Queries(
+            flat[index], weights[index], guide, tau_guide**-2, neighbours, self.steps, may_be_thin, busyness, own
+        )
 
-    def _sources(self, lowres: Tensor | None) -> Sources:
+    def _make_sources(self, lowres: Tensor | None) -> Sources:
         atlas = self.atlas
-        told = self.smooth if lowres is None else lowres
+        guide_picture = self.smooth if lowres is None else lowres
         guide = None
-        if told is not None:
+        if guide_picture is not None:
             beside = [e.image if lowres is None or e.lowres is None else e.lowres for e in self.examples]
-            guide = Atlas(self._layout(told, beside), atlas.width, atlas.side, atlas.whole)
-        grid, has = self.grid, None
+            guide = Atlas(self._layout(guide_picture, beside), atlas.width, atlas.side, atlas.complete)
+        grid, is_thin = self.grid, None
         if lowres is not None and self.fill is not None:
             by_middle = self._layout(self.thin[0][None], [torch.zeros_like(e.image[:1]) > 0 for e in self.examples])
-            has = by_middle[:, 0].roll(-int(atlas.offsets[self.settings.side**2 // 2]))
-            if not bool(self.thin[1].any()) and not bool(has[grid].all()):
-                grid = grid[~has[grid]]
-        busy = None if lowres is None or self.fill is None else self._busy
-        return Sources(atlas, guide, grid, self.spots, has, busy)
+            is_thin = by_middle[:, 0].roll(-int(atlas.offsets[self.settings.side**2 // 2]))
+            if not bool(self.thin[1].any()) and not bool(is_thin[grid].all()):
+                grid = grid[~is_thin[grid]]
+        busyness = None if lowres is None or self.fill is None else self._busyness
+        return Sources(atlas, guide, grid, self.spots, is_thin, busyness)
 
     @cached_property
-    def _busy(self) -> Tensor:
+    def _busyness(self) -> Tensor:
         """How busy each patch is, (pixels,), by corner."""
         side, examples = self.settings.side, [e.image for e in self.examples]
-        by_middle = self._layout(self._detail[None], [busy(image, side)[None] for image in examples])
+        by_middle = self._layout(self._picture_busyness[None], [busyness(image, side)[None] for image in examples])
         return by_middle[:, 0].roll(-int(self.atlas.offsets[side**2 // 2]))
 
     @cached_property
-    def _detail(self) -> Tensor:
+    def _picture_busyness(self) -> Tensor:
         """How busy the picture is, (h, w), with a smooth fill in place of unknown pixels."""
         hidden = self.region[None, None].to(self.seen.dtype)
-        return busy(smooth_fill(self.seen[None], hidden)[0], self.settings.side)
+        return busyness(smooth_fill(self.seen[None], hidden)[0], self.settings.side)
 
     @cached_property
-    def _expected(self) -> tuple[Tensor, Tensor]:
-        return expected(self._detail, self.region | self.barred, self.settings.side)
+    def _expected_busyness(self) -> tuple[Tensor, Tensor]:
+        return expected_busyness(self._picture_busyness, self.region | self.barred, self.settings.side)
 
     @cached_property
     def thin(self) -> tuple[Tensor, Tensor]:
         """Patches that have a lone line, and patches that may have one, (h, w) each, by the patches' middles."""
-        return thin(self.seen, self.region, self.settings.side)
+        return thin_patches(self.seen, self.region, self.settings.side)
 
     @property
     def _middle(self) -> Tensor:
@@ -316,11 +327,11 @@ class Bound:
 
     def _layout(self, image: Tensor, beside: Sequence[Tensor] = ()) -> Tensor:
         """Lay out a picture of this size (c, h, w), with any examples `beside` it, as in the atlas: (pixels, c)."""
-        laid = side_by_side(_views([image, *beside], self.settings))
-        return F.pad(laid, (0, self.atlas.width - laid.shape[-1])).flatten(1).T.contiguous()
+        joined = join_side_by_side(_views([image, *beside], self.settings))
+        return F.pad(joined, (0, self.atlas.width - joined.shape[-1])).flatten(1).T.contiguous()
 
 
-def large_enough(height: int, width: int, side: int) -> None:
+def check_large_enough(height: int, width: int, side: int) -> None:
     """Refuse pictures smaller than a patch.
 
     Raises:
@@ -333,7 +344,7 @@ def large_enough(height: int, width: int, side: int) -> None:
         )
 
 
-def _nothing_left(side: int, region: Tensor, barred: Tensor) -> str:
+def _no_patches_message(side: int, region: Tensor, barred: Tensor) -> str:
     """Return the message that there is no patch to learn from, and how to fix it."""
     also = f", of {int(barred.sum())} more nothing may be copied" if bool(barred.any()) else ""
     return (
@@ -343,7 +354,7 @@ def _nothing_left(side: int, region: Tensor, barred: Tensor) -> str:
     )
 
 
-def _unseen(picture: Tensor, barred: Tensor, unknown: Tensor) -> Tensor:
+def _continue_over_barred(picture: Tensor, barred: Tensor, unknown: Tensor) -> Tensor:
     """Continue the known pixels of `picture` (c, h, w) that are not `barred` (h, w) smoothly over the barred ones."""
     if not bool(barred.any()):
         return picture
@@ -356,10 +367,10 @@ def _views(pictures: Sequence[Tensor], settings: Settings) -> list[Tensor]:
     down by each of the `scales`.
     """
     turned = [view for one in pictures for view in ((one, one.flip(-1)) if settings.mirror else (one,))]
-    return [*turned, *(_smaller(view, scale) for scale in settings.scales for view in turned)]
+    return [*turned, *(_scale_down(view, scale) for scale in settings.scales for view in turned)]
 
 
-def _smaller(one: Tensor, scale: float) -> Tensor:
+def _scale_down(one: Tensor, scale: float) -> Tensor:
     """Scale a picture (..., h, w) down by area averaging; a flag is True if all flags of its area are."""
     height, width = (max(1, round(scale * n)) for n in one.shape[-2:])
     made = F.interpolate(one.reshape(1, -1, *one.shape[-2:]).float(), (height, width), mode="area")

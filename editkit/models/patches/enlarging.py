@@ -34,8 +34,8 @@ from editkit.errors import ModelError
 from editkit.models.patches.atlas import Atlas
 from editkit.models.patches.denoise import FLOOR, Settings
 from editkit.models.patches.info import PATCHES, Ladder
-from editkit.models.patches.places import compared
-from editkit.models.patches.search import Queries, Sources, improve, shortlist
+from editkit.models.patches.places import compared_patches
+from editkit.models.patches.search import Queries, Sources, refine_matches, shortlist
 from editkit.pictures.resizing import resize
 
 MOST = 6_000
@@ -57,17 +57,17 @@ ROUNDS = 4
 """Number of back-projections onto the picture that a stage enlarges."""
 
 
-def enlarging(small: Tensor, scale: float, window: int) -> Windowed:
+def enlarging_model(small: Tensor, scale: float, window: int) -> Windowed:
     """Return the denoiser of enlargements of `small` (1, 3, h, w) by `scale`: the cascade's last stage, in windows."""
     stages = max(1, round(math.log2(scale)))
     factor, width = scale ** (1.0 / stages), small.shape[-1]
     for _ in range(stages - 1):
-        small = _staged(small, factor, window)
+        small = _enlarge_stage(small, factor, window)
     last = scale * width / small.shape[-1]
     return Windowed(Enlarging(small, last), window, 2 * Settings().side, batch=1)
 
 
-def _staged(small: Tensor, factor: float, window: int) -> Tensor:
+def _enlarge_stage(small: Tensor, factor: float, window: int) -> Tensor:
     """Estimate `small` enlarged by `factor`, such that its reduction is `small`."""
     size = [round(n * factor) for n in small.shape[-2:]]
     guide = resize(small, *size)
@@ -79,7 +79,7 @@ def _staged(small: Tensor, factor: float, window: int) -> Tensor:
     return x.clamp(-1, 1)
 
 
-class _Lean(Atlas):
+class _LazyAtlas(Atlas):
     """Cuts patches on request: one row per patch would be 147 times the size of the picture."""
 
     def patches(self, corners: Tensor, offsets: Tensor | None = None) -> Tensor:
@@ -129,18 +129,18 @@ class Enlarging(PixelSpace):
 
     @cached_property
     def atlas(self) -> Atlas:
-        return _own_atlas(self.small[0])
+        return _picture_atlas(self.small[0])
 
     @cached_property
     def detail(self) -> Atlas:
         """S - L(S)."""
-        return _own_atlas(self.small[0] - self.reduced[0])
+        return _picture_atlas(self.small[0] - self.reduced[0])
 
     @cached_property
     def sources(self) -> Sources:
         """Patches of detail, and their guides."""
         spots = self.detail.offsets
-        return Sources(self.detail, _own_atlas(self.reduced[0]), self.detail.some(MOST), spots)
+        return Sources(self.detail, _picture_atlas(self.reduced[0]), self.detail.sample_corners(MOST), spots)
 
     def __call__(self, x_t: Tensor, level: Level, conds: Sequence[Conditioning]) -> tuple[Prediction, ...]:
         """Return E[x | x_t, lowres] for each conditioning; x_t is (b, 3, h, w) of any size."""
@@ -155,27 +155,27 @@ class Enlarging(PixelSpace):
         """Return x0 (3, h, w)."""
         base = torch.zeros_like(x_t) if lowres is None else lowres
         atlas = self.atlas if lowres is None else self.detail
-        sources = Sources(atlas, None, atlas.some(MOST), atlas.offsets) if lowres is None else self.sources
+        sources = Sources(atlas, None, atlas.sample_corners(MOST), atlas.offsets) if lowres is None else self.sources
         ratio = level.sigma / max(level.alpha, 1e-3)
         height, width = x_t.shape[-2:]
-        layout = _own_atlas(x_t / max(level.alpha, 1e-3) - base)
+        layout = _picture_atlas(x_t / max(level.alpha, 1e-3) - base)
         everywhere = torch.ones(height, width, dtype=torch.bool, device=x_t.device)
         stride = 1 if self.small[0, 0].numel() * self.scale**2 <= DENSE else 2
-        corners, neighbours, _ = compared(everywhere, atlas.side, width, stride)
+        corners, neighbours, _ = compared_patches(everywhere, atlas.side, width, stride)
         around = [(dy, dx) for dy in (-stride, 0, stride) for dx in (-stride, 0, stride) if dy or dx]
         steps = torch.tensor([-(dy * atlas.width + dx) for dy, dx in around], device=x_t.device)
         values = layout.patches(corners)
         weights = values.new_full(values.shape[:2], max(ratio, FLOOR) ** -2)
-        guide = None if lowres is None else _own_atlas(lowres).patches(corners)
+        guide = None if lowres is None else _picture_atlas(lowres).patches(corners)
         queries = Queries(values, weights, guide, TAU**-2, neighbours, steps)
         with torch.no_grad():
-            best = improve(queries, sources, shortlist(queries, sources, 8), CANDIDATES, rounds=2)
+            best = refine_matches(queries, sources, shortlist(queries, sources, 8), CANDIDATES, rounds=2)
         shares = (-0.5 * sources.distance(queries, best)).softmax(dim=-1)
         patches = torch.einsum("qk,qkic->qic", shares, atlas.patches(best))
-        return base + _voted(patches, corners, layout, x_t.shape)
+        return base + _average_overlaps(patches, corners, layout, x_t.shape)
 
 
-def _voted(patches: Tensor, corners: Tensor, layout: Atlas, shape: Sequence[int]) -> Tensor:
+def _average_overlaps(patches: Tensor, corners: Tensor, layout: Atlas, shape: Sequence[int]) -> Tensor:
     """Average overlapping `patches` (Q, side^2, c) at `corners` (Q,), with most weight on their middles: (c, h, w)."""
     r = torch.arange(layout.side, device=patches.device) - (layout.side - 1) / 2
     kernel = torch.exp(-(r[:, None] ** 2 + r[None, :] ** 2).reshape(-1, 1) / (2.0 * WIDTH**2))
@@ -185,8 +185,8 @@ def _voted(patches: Tensor, corners: Tensor, layout: Atlas, shape: Sequence[int]
     return (total[:, :-1] / total[:, -1:]).T.reshape(tuple(shape))
 
 
-def _own_atlas(picture: Tensor) -> Atlas:
+def _picture_atlas(picture: Tensor) -> Atlas:
     """Return the atlas of one picture (c, h, w), all of it known."""
     known = torch.ones(picture.shape[-2:], dtype=torch.bool, device=picture.device)
     made = Atlas.of([picture], [known], Settings().side)
-    return _Lean(made.pixels, made.width, made.side, made.whole)
+    return _LazyAtlas(made.pixels, made.width, made.side, made.complete)

@@ -80,7 +80,7 @@ def ladder(
                 passes = [Pass(box, height, width, 1)]
                 continue
             sizes_there = [(round(w * scale), round(h * scale)) for w, h in examples]
-            if not passes and not _enough(unknown, sizes_there):
+            if not passes and not _has_enough_patches(unknown, sizes_there):
                 continue
         if not passes:
             passes.append(Pass(box, height, width, max(2, round(10 * rate)), 1.0, 3))
@@ -91,7 +91,7 @@ def ladder(
     return tuple(passes)
 
 
-def _enough(unknown: np.ndarray, examples: Sequence[tuple[int, int]]) -> bool:
+def _has_enough_patches(unknown: np.ndarray, examples: Sequence[tuple[int, int]]) -> bool:
     """Return whether there are at least `FEWEST` patches to learn from, known or in `examples` (width, height)."""
     edge = PATCH - 1
     patches = sum(max(0, width - edge) * max(0, height - edge) for width, height in examples)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from editkit.models.patches.busy import busy
-from editkit.models.patches.calm import blurred
+from editkit.models.patches.busy import busyness
+from editkit.models.patches.calm import gaussian_blur
 from editkit.pictures.filling import membrane
 
 GROUND = 4.0 / 127.5
@@ -29,28 +29,28 @@ MOST = 0.05
 """If more than this fraction of a hole would be removed, it is a texture of separate grains: everything is kept."""
 
 
-def without_islands(x: Tensor, region: Tensor, least: Tensor, side: int) -> Tensor:
+def remove_islands(x: Tensor, region: Tensor, least: Tensor, side: int) -> Tensor:
     """Replace islands of `x` (3, h, w) in `region` (h, w), bool, by the membrane of their surroundings.
 
-    An island is removed if it is at least as `busy` as `least` (h, w), in patches of `side`.
+    An island is removed if it is at least as busy (`busyness`) as `least` (h, w), in patches of `side`.
     """
     inside = region.cpu().numpy()
-    energy = (x - blurred(x)).square().mean(0).cpu().numpy()
-    stands = (cv2.blur(energy, (AROUND, AROUND)) > GROUND**2).astype(np.uint8)
-    contours, _ = cv2.findContours(stands, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    energy = (x - gaussian_blur(x)).square().mean(0).cpu().numpy()
+    has_detail = (cv2.blur(energy, (AROUND, AROUND)) > GROUND**2).astype(np.uint8)
+    contours, _ = cv2.findContours(has_detail, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     contours = [c for c in contours if inside[c[:, 0, 1], c[:, 0, 0]].all()]
     if not contours:
         return x
     labels = np.zeros(inside.shape, np.int32)
     for k, contour in enumerate(contours, 1):
         cv2.drawContours(labels, [contour], -1, k, cv2.FILLED)
-    above = np.bincount(labels.ravel(), (busy(x, side) - least).cpu().numpy().ravel(), len(contours) + 1)
-    gone = np.isin(labels, np.flatnonzero(above[1:] > 0.0) + 1).astype(np.uint8)
+    above = np.bincount(labels.ravel(), (busyness(x, side) - least).cpu().numpy().ravel(), len(contours) + 1)
+    removed = np.isin(labels, np.flatnonzero(above[1:] > 0.0) + 1).astype(np.uint8)
     # A contour that encloses known pixels is no island.
-    gone = cv2.dilate(gone, np.ones((2 * EDGE + 1,) * 2, np.uint8)) > 0
-    _, labels = cv2.connectedComponents(gone.astype(np.uint8), connectivity=8)
-    gone &= ~np.isin(labels, np.unique(labels[~inside]))
-    if not 0 < gone.sum() <= MOST * inside.sum():
+    removed = cv2.dilate(removed, np.ones((2 * EDGE + 1,) * 2, np.uint8)) > 0
+    _, labels = cv2.connectedComponents(removed.astype(np.uint8), connectivity=8)
+    removed &= ~np.isin(labels, np.unique(labels[~inside]))
+    if not 0 < removed.sum() <= MOST * inside.sum():
         return x
-    away = torch.from_numpy(gone).to(region.device)
-    return membrane(x[None], away[None, None].to(x.dtype))[0]
+    mask = torch.from_numpy(removed).to(region.device)
+    return membrane(x[None], mask[None, None].to(x.dtype))[0]

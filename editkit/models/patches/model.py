@@ -29,10 +29,10 @@ from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
 from editkit.models.memory import available
 from editkit.models.patches.binding import Smooth, bind
-from editkit.models.patches.crew import crew
 from editkit.models.patches.denoise import Bound, Settings
 from editkit.models.patches.info import PATCHES, Ladder
 from editkit.models.patches.redraw import Redrawn
+from editkit.models.patches.threads import row_threads
 from editkit.pictures.picture import Fill
 
 __all__ = ["Ladder", "Patches"]
@@ -83,9 +83,9 @@ class Patches(PixelSpace):
 
     def enlarging(self, small: Tensor, scale: float) -> Model:
         """Return the denoiser of enlargements of `small`, in windows: its sharp detail is copied, stage by stage."""
-        from editkit.models.patches.enlarging import enlarging
+        from editkit.models.patches.enlarging import enlarging_model
 
-        return enlarging(small, scale, WINDOW)
+        return enlarging_model(small, scale, WINDOW)
 
     def attach(self, picture: Tensor | None, mask: Tensor | None) -> Patches:
         """Return this model with the known patches of `picture` (b, 3, h, w); `mask` (b, 1, h, w), 1 = unknown.
@@ -116,7 +116,7 @@ class Patches(PixelSpace):
         for key, guide in guides.items():
             bound = self._bound if len(self._bound) > 1 else self._bound * len(x_t)
             lowres = [None] * len(x_t) if guide is None else guide.expand(len(x_t), -1, -1, -1)
-            with crew():
+            with row_threads():
                 x0 = torch.stack([b.denoise(x, level, g) for b, x, g in zip(bound, x_t, lowres, strict=True)])
             made[key] = Prediction(x0, (x_t - level.alpha * x0) / max(level.sigma, 1e-8))
         return tuple(made[id(c.lowres)] for c in conds)

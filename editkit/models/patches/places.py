@@ -26,7 +26,7 @@ APART = 0.04
 
 
 @dataclass(frozen=True, eq=False)
-class Between:
+class PixelsBetween:
     """The pixels of a hole and the compared patches around them.
 
     Args:
@@ -38,7 +38,7 @@ class Between:
     around: Tensor
 
     @classmethod
-    def of(cls, corners: Tensor, region: Tensor, width: int, side: int, stride: int) -> Between:
+    def of(cls, corners: Tensor, region: Tensor, width: int, side: int, stride: int) -> PixelsBetween:
         """Build it for the compared patches at `corners` (Q,), every `stride`-th one, in an atlas of this `width`.
 
         Pixels of `region` (h, w), bool, are left out if the patch around them is not inside the picture.
@@ -58,10 +58,10 @@ class Between:
 
         `sources` (Q,) are those of the patches at `compared` (Q,). There is a choice if the candidates' middles differ.
         """
-        whole, middle = atlas.whole, atlas.offsets[atlas.side**2 // 2]
+        complete, middle = atlas.complete, atlas.offsets[atlas.side**2 // 2]
         found = sources[self.around] - compared[self.around] + self.corners[:, None]
-        allowed = (found >= 0) & (found < len(whole))
-        allowed &= whole[found.clamp(0, len(whole) - 1)]
+        allowed = (found >= 0) & (found < len(complete))
+        allowed &= complete[found.clamp(0, len(complete) - 1)]
         best = allowed.float().argmax(1, keepdim=True)
         found = found.where(allowed, found.gather(1, best))
         colours = atlas.pixels[(found + middle).clamp(0, len(atlas.pixels) - 1)]
@@ -70,7 +70,7 @@ class Between:
         return self.corners[rows], found[rows]
 
 
-def compared(region: Tensor, side: int, width: int, stride: int) -> tuple[Tensor, Tensor, Tensor]:
+def compared_patches(region: Tensor, side: int, width: int, stride: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return corners (Q,) of every `stride`-th patch that touches the region, their neighbours (Q, 8) and steps (8,).
 
     `width` is that of the atlas. The last row and column are always included, so that every pixel is covered.
@@ -95,7 +95,7 @@ def compared(region: Tensor, side: int, width: int, stride: int) -> tuple[Tensor
     return at[:, 0] * width + at[:, 1], torch.stack(neighbours, 1), torch.tensor(steps, device=region.device)
 
 
-def unseeded(height: int, width: int) -> Tensor:
+def all_but_seeds(height: int, width: int) -> Tensor:
     """Return (height, width): False at one point per `PIECE` x `PIECE` square, shifted differently in each row."""
     unknown = torch.ones(height, width, dtype=torch.bool)
     for k, y in enumerate(range(0, height, PIECE)):
@@ -103,7 +103,7 @@ def unseeded(height: int, width: int) -> Tensor:
     return unknown
 
 
-def spots(offsets: Tensor) -> Tensor:
+def sample_offsets(offsets: Tensor) -> Tensor:
     """Return the first, middle and last of each row and column of a patch's `offsets` (side, side)."""
     step = max(1, len(offsets) // 2)
     return offsets[::step, ::step].reshape(-1)

@@ -18,39 +18,39 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editkit.models.patches.atlas import Atlas
-from editkit.models.patches.crew import by_rows
+from editkit.models.patches.threads import map_rows
 
-CHUNK = 1 << 20
+DISTANCE_CHUNK = 1 << 20
 """Number of distances held at once: reducing data in the processor's cache is several times faster."""
 
-SUMMED = 1 << 17
+WEIGHT_CHUNK = 1 << 17
 """Number of source weights held at once if the sum runs over all sources."""
 
-TINY = 1e-20
+NEGLIGIBLE_WEIGHT = 1e-20
 """Smaller weights become 0: numbers near float32's minimum make a product five times as slow."""
 
-HELD = 1536
+CANDIDATE_CHUNK = 1536
 """Number of candidates held at once while they are compared with their queries."""
 
-FOREIGN = 1e4
+LONE_LINE_PENALTY = 1e4
 """Added to the squared distance of a source not allowed for a query: more than any tolerance can offset."""
 
-USUAL, ODD, ROUGHLY = 1.0, 3.0, 0.5
+FREE_DEVIATIONS, BUSYNESS_PENALTY, SHORTLIST_PENALTY = 1.0, 3.0, 0.5
 """Penalty for how busy a source is: number of deviations that are free, factor on the square of the excess, and factor
 on the square of all deviations in the shortlist.
 """
 
-OWN, BESIDE = 20.0, 7
+OWN_PLACE_PENALTY, OWN_PLACE_RADIUS = 20.0, 7
 """Added to the squared distance of a source at a query's own place, or up to this many pixels from it."""
 
-EVEN, FURTHER = 2.0, 8.0
-"""A source whose mean differs from the guide's, in each channel, by less than `EVEN` times the usual detail of the
-surroundings may continue with `FURTHER` times the slack: its tone is right, and coherent texture looks better than
-texture that matches the guide in every pixel. On calm ground the limit is small, so that no piece is out of place.
+EVEN_TONE, EVEN_TONE_SLACK = 2.0, 8.0
+"""A source whose mean differs from the guide's, in each channel, by less than `EVEN_TONE` times the usual detail of the
+surroundings may continue with `EVEN_TONE_SLACK` times the slack: its tone is right, and coherent texture looks better
+than texture that matches the guide in every pixel. On calm ground the limit is small, so that no piece is out of place.
 """
 
-INSIDE = 10.0
-"""Depth, in pixels, from which `FURTHER` applies: in strokes the surroundings are better evidence."""
+EVEN_TONE_DEPTH = 10.0
+"""Depth, in pixels, from which `EVEN_TONE_SLACK` applies: in strokes the surroundings are better evidence."""
 
 BLOCKS = 32
 """Number of blocks. The shortlist has at most one source of each: adjacent sources are nearly the same."""
@@ -69,7 +69,7 @@ class Queries:
         steps: (8,), offsets that continue a neighbour's match at this query.
         thin: (Q,), bool, where lone lines are allowed; None: anywhere.
         busy: (Q, 2), how busy a source should be, and the standard deviation; None: no preference.
-        own: (Q,), corners of the sources at the queries' own places, which cost `OWN`; None: they cost nothing.
+        own: (Q,), corners of the sources at the queries' own places, which cost `OWN_PLACE_PENALTY`; None: no penalty.
     """
 
     values: Tensor
@@ -85,7 +85,7 @@ class Queries:
     def __len__(self) -> int:
         return self.values.shape[0]
 
-    def some(self, rows: Tensor) -> Queries:
+    def subset(self, rows: Tensor) -> Queries:
         """Return the queries with indices `rows` (r,); the indices of neighbours do not change."""
         guide = None if self.guide is None else self.guide[rows]
         values, weights, neighbours = self.values[rows], self.weights[rows], self.neighbours[rows]
@@ -115,9 +115,9 @@ class Sources:
     def distance(self, queries: Queries, corners: Tensor) -> Tensor:
         """Return the exact d(q, p), (Q, k), for the sources at `corners` (Q, k).
 
-        It is differentiable with respect to the queries. It adds `FOREIGN` for a lone line where none is allowed, `OWN`
-        for a patch at its own place, and, for a patch flatter or busier than the surroundings, `ODD` times the square
-        of the deviations beyond `USUAL`.
+        It is differentiable with respect to the queries. It adds `LONE_LINE_PENALTY` for a lone line where none is
+        allowed, `OWN_PLACE_PENALTY` for a patch at its own place, and, for a patch flatter or busier than the
+        surroundings, `BUSYNESS_PENALTY` times the square of the deviations beyond `FREE_DEVIATIONS`.
         """
         channels = queries.values.shape[-1]
 
@@ -126,21 +126,23 @@ class Sources:
             weights = queries.weights[rows].repeat_interleave(channels, 1)
             d = ((p - queries.values[rows].flatten(1)[:, None]).square() @ weights[..., None])[..., 0]
             if self.thin is not None and queries.thin is not None:
-                d = d + FOREIGN * (self.thin[corners[rows]] & ~queries.thin[rows, None])
+                d = d + LONE_LINE_PENALTY * (self.thin[corners[rows]] & ~queries.thin[rows, None])
             if queries.own is not None:
                 away = corners[rows] - queries.own[rows, None]
                 down = torch.round(away / self.atlas.width).long()
-                d = d + OWN * ((down.abs() <= BESIDE) & ((away - down * self.atlas.width).abs() <= BESIDE))
+                d = d + OWN_PLACE_PENALTY * (
+                    (down.abs() <= OWN_PLACE_RADIUS) & ((away - down * self.atlas.width).abs() <= OWN_PLACE_RADIUS)
+                )
             if self.busy is not None and queries.busy is not None:
                 mean, spread = queries.busy[rows, None].unbind(-1)
-                off = ((self.busy[corners[rows]] - mean).abs() / spread - USUAL).clamp(min=0.0)
-                d = d + ODD * off.square()
+                off = ((self.busy[corners[rows]] - mean).abs() / spread - FREE_DEVIATIONS).clamp(min=0.0)
+                d = d + BUSYNESS_PENALTY * off.square()
             if self.guide is None or queries.guide is None:
                 return d
             guide = self.guide.patches(corners[rows], self.spots) - queries.guide[rows, None]
             return d + queries.precision * guide.square().sum((-1, -2))
 
-        return by_rows(chunk, len(queries), max(1, HELD // corners.shape[1]))
+        return map_rows(chunk, len(queries), max(1, CANDIDATE_CHUNK // corners.shape[1]))
 
     def keys(self) -> Tensor:
         """Return the right factor of the product above for the grid, (N, d)."""
@@ -154,7 +156,7 @@ class Sources:
             parts += [busy.square(), busy]
         return torch.cat(parts, dim=1)
 
-    def products(self, queries: Queries) -> Tensor:
+    def query_vectors(self, queries: Queries) -> Tensor:
         """Return the left factor, (Q, d)."""
         w = queries.weights
         parts = [w, (-2.0 * w[..., None] * queries.values).flatten(1)]
@@ -162,28 +164,29 @@ class Sources:
             parts += [-2.0 * queries.precision * queries.guide.flatten(1), w.new_full((len(w), 1), queries.precision)]
         if queries.busy is not None:
             mean, spread = queries.busy.unbind(-1)
-            scale = ROUGHLY / spread.square()
+            scale = SHORTLIST_PENALTY / spread.square()
             parts += [scale[:, None], (-2.0 * scale * mean)[:, None]]
         return torch.cat(parts, dim=1)
 
 
-def everything(queries: Queries, sources: Sources) -> Tensor:
+def exact_posterior_mean(queries: Queries, sources: Sources) -> Tensor:
     """Return the exact posterior mean over all sources of the atlas, (Q, n, c)."""
-    whole = replace(sources, grid=sources.atlas.corners, thin=None, busy=None)
+    all_sources = replace(sources, grid=sources.atlas.corners, thin=None, busy=None)
     queries = replace(queries, busy=None)
-    left, keys, patches = whole.products(queries), whole.keys().T, whole.atlas.patches(whole.grid).flatten(1)
+    left, keys = all_sources.query_vectors(queries), all_sources.keys().T
+    patches = all_sources.atlas.patches(all_sources.grid).flatten(1)
 
     def chunk(rows: slice) -> Tensor:
         weights = (-0.5 * (left[rows] @ keys)).softmax(dim=-1)
-        return F.threshold(weights, TINY, 0.0) @ patches
+        return F.threshold(weights, NEGLIGIBLE_WEIGHT, 0.0) @ patches
 
-    return by_rows(chunk, len(queries), max(1, SUMMED // len(patches))).view_as(queries.values)
+    return map_rows(chunk, len(queries), max(1, WEIGHT_CHUNK // len(patches))).view_as(queries.values)
 
 
 def shortlist(queries: Queries, sources: Sources, k: int) -> Tensor:
     """Return corners (Q, k) of roughly the nearest sources of the grid, by bfloat16 products where those are fast."""
     dtype = torch.bfloat16 if _has_bf16() else torch.float32
-    keys, left = sources.keys().to(dtype), sources.products(queries).to(dtype)
+    keys, left = sources.keys().to(dtype), sources.query_vectors(queries).to(dtype)
     n = len(keys)
     blocks = max(1, min(BLOCKS, n // 4))
     size = n // blocks  # up to `blocks` - 1 sources at the end are only found through neighbours
@@ -195,30 +198,30 @@ def shortlist(queries: Queries, sources: Sources, k: int) -> Tensor:
         pick = best.topk(min(k, blocks), dim=-1, largest=False).indices
         return (where + starts).gather(1, pick)
 
-    return sources.grid[by_rows(chunk, len(left), max(1, CHUNK // n))]
+    return sources.grid[map_rows(chunk, len(left), max(1, DISTANCE_CHUNK // n))]
 
 
-def improve(queries: Queries, sources: Sources, corners: Tensor, k: int, rounds: int) -> Tensor:
+def refine_matches(queries: Queries, sources: Sources, corners: Tensor, k: int, rounds: int) -> Tensor:
     """Return the best k (Q, k) of `corners` (Q, k'), the neighbours' matches and the patches beside the best match."""
-    whole = sources.atlas.whole
+    complete = sources.atlas.complete
     d = sources.distance(queries, corners)
-    d, corners = _best(d, corners, k)
-    near = sources.atlas.width
-    jitter = torch.tensor([1, -1, near, -near], device=corners.device)
+    d, corners = _k_best(d, corners, k)
+    width = sources.atlas.width
+    jitter = torch.tensor([1, -1, width, -width], device=corners.device)
     for _ in range(rounds):
-        handed = corners[:, 0][queries.neighbours] + queries.steps
-        beside = corners[:, :1] + jitter
-        tried = torch.cat([handed, beside], dim=1)
-        allowed = (tried >= 0) & (tried < len(whole))
-        tried = tried.clamp(0, len(whole) - 1)
-        allowed &= whole[tried]
-        tried = tried.where(allowed, corners[:, :1])
-        more = sources.distance(queries, tried).masked_fill(~allowed, float("inf"))
-        d, corners = _best(torch.cat([d, more], 1), torch.cat([corners, tried], 1), k)
+        propagated = corners[:, 0][queries.neighbours] + queries.steps
+        jittered = corners[:, :1] + jitter
+        candidates = torch.cat([propagated, jittered], dim=1)
+        allowed = (candidates >= 0) & (candidates < len(complete))
+        candidates = candidates.clamp(0, len(complete) - 1)
+        allowed &= complete[candidates]
+        candidates = candidates.where(allowed, corners[:, :1])
+        more = sources.distance(queries, candidates).masked_fill(~allowed, float("inf"))
+        d, corners = _k_best(torch.cat([d, more], 1), torch.cat([corners, candidates], 1), k)
     return corners
 
 
-def grow(
+def grow_coherent_matches(
     queries: Queries, sources: Sources, corners: Tensor, depth: Tensor, slack: Tensor, floor: Tensor | float = 0.0
 ) -> Tensor:
     """Return coherent matches (Q,), grown from the rim of the hole inwards.
@@ -227,36 +230,36 @@ def grow(
     most 1 + `slack` (Q,) times that of the patch's own nearest source at `corners` (Q,): Hertzmann et al. 2001, section
     3.1, with their kappa. Distances below `floor` (Q,) are not significant and count as `floor`. Independent nearest
     sources form a mosaic whose overlaps average to a flat result, and flat patches are then nearest to it; coherent
-    pieces keep the texture that they were cut from. Where the tone is right, they may grow further (`FURTHER`).
+    pieces keep the texture that they were cut from. Where the tone is right, they may grow further (`EVEN_TONE_SLACK`).
     """
-    whole, corners = sources.atlas.whole, corners.clone()
+    complete, corners = sources.atlas.complete, corners.clone()
     own = sources.distance(queries, corners[:, None])[:, 0].clamp(min=floor)
     for ring in sorted(set(depth.tolist()))[1:]:
         rows = (depth == ring).nonzero()[:, 0]
         around = queries.neighbours[rows]
-        handed = corners[around] + queries.steps
-        allowed = (handed >= 0) & (handed < len(whole)) & (depth[around] < ring)
-        allowed &= whole[handed.clamp(0, len(whole) - 1)]
-        handed = handed.where(allowed, corners[rows, None])
-        d, which = sources.distance(queries.some(rows), handed).masked_fill(~allowed, float("inf")).min(1)
-        taken = handed.gather(1, which[:, None])[:, 0]
+        propagated = corners[around] + queries.steps
+        allowed = (propagated >= 0) & (propagated < len(complete)) & (depth[around] < ring)
+        allowed &= complete[propagated.clamp(0, len(complete) - 1)]
+        propagated = propagated.where(allowed, corners[rows, None])
+        d, which = sources.distance(queries.subset(rows), propagated).masked_fill(~allowed, float("inf")).min(1)
+        taken = propagated.gather(1, which[:, None])[:, 0]
         freedom = slack[rows]
         if sources.guide is not None and queries.guide is not None and queries.busy is not None:
             off = (queries.guide[rows] - sources.guide.patches(taken, sources.spots)).mean(1).abs().amax(-1)
-            even = off < EVEN * (0.5 * queries.busy[rows, 0]).exp()
-            freedom = freedom.where(~even | (depth[rows] < INSIDE), FURTHER * freedom)
-        goes_on = d <= (1.0 + freedom) * own[rows]
-        corners[rows] = taken.where(goes_on, corners[rows])
+            even = off < EVEN_TONE * (0.5 * queries.busy[rows, 0]).exp()
+            freedom = freedom.where(~even | (depth[rows] < EVEN_TONE_DEPTH), EVEN_TONE_SLACK * freedom)
+        continues = d <= (1.0 + freedom) * own[rows]
+        corners[rows] = taken.where(continues, corners[rows])
     return corners
 
 
-def _best(d: Tensor, corners: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _k_best(d: Tensor, corners: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k smallest distances of each row and their corners, each source once."""
     order = corners.argsort(dim=1, stable=True)
     d, corners = d.gather(1, order), corners.gather(1, order)
-    again = torch.zeros_like(corners, dtype=torch.bool)
-    again[:, 1:] = corners[:, 1:] == corners[:, :-1]
-    d = d.masked_fill(again, float("inf"))
+    repeated = torch.zeros_like(corners, dtype=torch.bool)
+    repeated[:, 1:] = corners[:, 1:] == corners[:, :-1]
+    d = d.masked_fill(repeated, float("inf"))
     d, index = d.topk(min(k, d.shape[1]), dim=1, largest=False)
     return d, corners.gather(1, index)
 

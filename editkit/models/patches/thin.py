@@ -48,16 +48,16 @@ def find_lone_lines(image: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDAr
     best, angle = np.zeros_like(image), np.zeros_like(image)
     for k in range(ANGLES):
         turn = math.pi * k / ANGLES
-        stroke = cv2.filter2D(image, -1, _stroke(turn), borderType=cv2.BORDER_REFLECT)
+        stroke = cv2.filter2D(image, -1, _line_kernel(turn), borderType=cv2.BORDER_REFLECT)
         y, x = round(BESIDE * math.cos(turn)), round(-BESIDE * math.sin(turn))
         wide = np.pad(stroke, BESIDE, mode="edge")
-        one, other = (_part(wide, s * y, s * x, image.shape) for s in (1, -1))
+        one, other = (_crop_shifted(wide, s * y, s * x, image.shape) for s in (1, -1))
         height = np.maximum(stroke - np.maximum(one, other), np.minimum(one, other) - stroke)
         angle = np.where(height > best, np.float32(turn), angle)
         best = np.maximum(best, height)
     top = cv2.dilate(best, np.ones((EACH, EACH), np.uint8))
     usual = cv2.blur(top, (AROUND, AROUND), borderType=cv2.BORDER_REFLECT)
-    clear = _long((best > LEAST) & (best > ABOVE * usual))
+    clear = _keep_long((best > LEAST) & (best > ABOVE * usual))
     count, labels = cv2.connectedComponents(
         ((best > FAINT * LEAST) & (best > FAINT * ABOVE * usual)).astype(np.uint8), connectivity=8
     )
@@ -66,7 +66,7 @@ def find_lone_lines(image: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDAr
     return holds[labels], clear & (best > CREST * top), angle
 
 
-def _long(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _keep_long(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the connected pieces of `flags` that are at least `LONG`."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(flags.astype(np.uint8), connectivity=8)
     kept = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) >= LONG
@@ -74,11 +74,11 @@ def _long(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(kept[labels])
 
 
-def _part(wide: NDArray[np.float32], y: int, x: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _crop_shifted(wide: NDArray[np.float32], y: int, x: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return wide[BESIDE + y : BESIDE + y + shape[0], BESIDE + x : BESIDE + x + shape[1]]
 
 
-def _stroke(turn: float) -> NDArray[np.float32]:
+def _line_kernel(turn: float) -> NDArray[np.float32]:
     """Return a line through the middle of a square, with a sum of 1."""
     reach = STROKE // 2 + 1
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
@@ -87,7 +87,7 @@ def _stroke(turn: float) -> NDArray[np.float32]:
     return np.asarray(weight / weight.sum(), dtype=np.float32)
 
 
-def thin(seen: Tensor, region: Tensor, side: int) -> tuple[Tensor, Tensor]:
+def thin_patches(seen: Tensor, region: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Return patches that have a lone line and patches that may have one: (h, w), bool, by middle pixel.
 
     Patches are squares of `side`. Lines are found in the known part of `seen` (3, h, w), outside `region` (h, w).
@@ -97,16 +97,16 @@ def thin(seen: Tensor, region: Tensor, side: int) -> tuple[Tensor, Tensor]:
     found, crest, angle = find_lone_lines(grey.cpu().numpy().astype(np.float32))
     lines = torch.from_numpy(found).to(region.device) & ~region
     half = side // 2
-    arrive = torch.from_numpy(crest).to(region.device) & _near(region, half) & ~region
-    return _near(lines, half), _near(arrive, side) | _ahead(arrive, angle, region, half + 1)
+    arrive = torch.from_numpy(crest).to(region.device) & _dilate(region, half) & ~region
+    return _dilate(lines, half), _dilate(arrive, side) | _continuations(arrive, angle, region, half + 1)
 
 
-def _near(flags: Tensor, reach: int) -> Tensor:
+def _dilate(flags: Tensor, reach: int) -> Tensor:
     """Return where any of `flags` (h, w) is within `reach` pixels."""
     return F.max_pool2d(flags[None, None].float(), 2 * reach + 1, 1, reach)[0, 0] > 0
 
 
-def _ahead(arrive: Tensor, angle: NDArray[np.float32], region: Tensor, half: int) -> Tensor:
+def _continuations(arrive: Tensor, angle: NDArray[np.float32], region: Tensor, half: int) -> Tensor:
     """Return the straight continuations into `region` of lines that `arrive` at it: half-width `half`, widening."""
     inside = region.cpu().numpy()
     height, width = inside.shape

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from editkit.models.patches.atlas import Atlas
-from editkit.models.patches.crew import together
+from editkit.models.patches.threads import run_all
 
 NARROW = 0.5
 """Width, in pixels, of the part of a patch that votes at low noise.
@@ -40,7 +40,7 @@ class Voters:
     stride: int
     confidence: Tensor
 
-    def mean(
+    def vote(
         self,
         patches: Tensor,
         t: float,
@@ -60,9 +60,11 @@ class Voters:
         r = torch.arange(side, device=patches.device) - side // 2 - (self.stride - 1) % 2 / 2
         square = (r[:, None] ** 2 + r[None, :] ** 2).reshape(-1)
         narrow = NARROW + (0.0 if guided else 4.0 * max(0.0, t - 0.2))
-        sharp, calm = together(
-            lambda: self._sums(patches, torch.exp(-square / (2.0 * narrow**2)), shape),
-            lambda: self._sums(torch.cat([patches, patches.square()], -1), torch.exp(-square / (2.0 * WIDE**2)), shape),
+        sharp, calm = run_all(
+            lambda: self._weighted_mean(patches, torch.exp(-square / (2.0 * narrow**2)), shape),
+            lambda: self._weighted_mean(
+                torch.cat([patches, patches.square()], -1), torch.exp(-square / (2.0 * WIDE**2)), shape
+            ),
         )
         if chosen is not None:
             sharp = sharp + (sharp.detach().index_copy(0, *chosen) - sharp.detach())
@@ -71,7 +73,7 @@ class Voters:
         voted = mean + (sharp - mean) * (v / (v + AGREE**2))
         return voted.T.view(channels, shape[-2], -1)[..., : shape[-1]]
 
-    def _sums(self, patches: Tensor, kernel: Tensor, shape: Sequence[int]) -> Tensor:
+    def _weighted_mean(self, patches: Tensor, kernel: Tensor, shape: Sequence[int]) -> Tensor:
         """Return the weighted mean of the votes for each pixel of the atlas's first rows: (pixels, c)."""
         weights = (self.confidence[:, None] * kernel)[..., None]
         joined = torch.cat([patches * weights, weights], dim=-1).flatten(0, 1)

@@ -135,10 +135,10 @@ class Pocket(PixelSpace):
         from editkit.models.pocket.residual import Residual, deviation
 
         n = len(conds)
-        told = [self._network_inputs(cond, x_t) for cond in conds]
-        pictures = torch.cat([picture for _, picture, _ in told])
-        masks = torch.cat([mask for _, _, mask in told])
-        task = torch.tensor([k for k, _, _ in told], device=x_t.device).repeat_interleave(len(x_t))
+        inputs = [self._network_inputs(cond, x_t) for cond in conds]
+        pictures = torch.cat([picture for _, picture, _ in inputs])
+        masks = torch.cat([mask for _, _, mask in inputs])
+        task = torch.tensor([k for k, _, _ in inputs], device=x_t.device).repeat_interleave(len(x_t))
         residual = Residual(pictures, deviation(task, pictures, masks), level.alpha, level.sigma)
         z = residual.seen(torch.cat([x_t] * n))
         x = torch.cat([F.pixel_unshuffle(part, self.unshuffle) for part in (z, pictures, masks)], 1)

@@ -156,8 +156,8 @@ def load(file: Path, places: Places, device: torch.device, dtype: torch.dtype) -
             "proj.weight" in projection,
         )
     except (RuntimeError, KeyError, ValueError, IndexError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ModelError(f"{file.name}: no adapter can be made of its tensors: {said}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{file.name}: no adapter can be made of its tensors: {reason}") from error
 
 
 def _projection(state: dict[str, Tensor], kind: str) -> Any:

@@ -39,8 +39,8 @@ def by_branch(conds: Sequence[Conditioning]) -> list[Conditioning]:
 
 def _unconditional(cond: Conditioning) -> Conditioning:
     prompts = tuple(replace(one, tokens=one.unwanted) for one in cond.image_prompts)
-    told = None if cond.embedding is None else replace(cond.embedding, values=cond.embedding.unwanted)
-    return replace(cond, image_prompts=prompts, embedding=told)
+    embedding = None if cond.embedding is None else replace(cond.embedding, values=cond.embedding.unwanted)
+    return replace(cond, image_prompts=prompts, embedding=embedding)
 
 
 def adapters(cond: Conditioning) -> Hashable:

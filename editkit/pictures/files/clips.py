@@ -132,9 +132,9 @@ class Clip:
             PictureError: it is not a video, cannot be decoded, or has no picture.
         """
         path = Path(path)
-        with _reading(path) as container:
+        with _open_container(path) as container:
             stream = container.streams.video[0]
-            frame = _first(container, stream, path)
+            frame = _first_frame(container, stream, path)
             turned = frame.rotation % 180 != 0
             size = (frame.height, frame.width) if turned else (frame.width, frame.height)
             tags = {name: int(getattr(stream.codec_context, name) or 0) for name in TAGS}
@@ -148,10 +148,10 @@ class Clip:
 
     def packets(self) -> int:
         """Count the frames of the file by its packets, without decoding."""
-        with _reading(self.path) as container:
+        with _open_container(self.path) as container:
             return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size > 0)
 
-    def about(self, span: Span) -> int | None:
+    def estimated_frames(self, span: Span) -> int | None:
         """Estimate the number of frames in `span` from the file's duration; None: it has none."""
         if self.length is None:
             return None
@@ -166,7 +166,7 @@ class Clip:
         """
         span = span or Span()
         taken = met = 0
-        with _reading(self.path) as container:
+        with _open_container(self.path) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             begin: Fraction | None = None
@@ -199,7 +199,7 @@ def _time(frame: Any, met: int, clip: Clip) -> Fraction:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[Any]:
+def _open_container(path: Path) -> Iterator[Any]:
     """Open the container; report the library's errors in one line."""
     import av
     import psutil
@@ -221,7 +221,7 @@ def _reading(path: Path) -> Iterator[Any]:
             codec.options = {"max_pixels": str(MAX_PIXELS)}
             yield container
     except av.FFmpegError as error:
-        raise PictureError(f"{path}: cannot be decoded as a video: {_said(error)}") from None
+        raise PictureError(f"{path}: cannot be decoded as a video: {_error_text(error)}") from None
 
 
 def _opened(path: Path) -> Any:
@@ -237,11 +237,11 @@ def _url(path: Path) -> str:
     return f"file:{os.fspath(path)}"
 
 
-def _said(error: Any) -> str:
+def _error_text(error: Any) -> str:
     return " ".join(str(error.strerror or error).split())
 
 
-def _first(container: Any, stream: Any, path: Path) -> Any:
+def _first_frame(container: Any, stream: Any, path: Path) -> Any:
     for frame in container.decode(stream):
         return frame
     raise PictureError(f"{path}: contains no frame that can be decoded")
@@ -273,7 +273,7 @@ def write_clip(
             video = _stream(out, path, first[1], source, quality)
             heard = [(s, out.add_stream_from_template(s)) for s in sound.streams.audio if s.codec_context is not None]
             begin = first[0]
-            for time, pixels in _again(first, frames):
+            for time, pixels in _chain_first(first, frames):
                 for packet in video.encode(_frame(pixels, time - begin, video, source)):
                     out.mux(packet)
             for packet in video.encode(None):
@@ -281,10 +281,10 @@ def write_clip(
             for old, new in heard:
                 _copy(out, sound, old, new, span, begin)
     except av.FFmpegError as error:
-        raise PictureError(f"{path}: cannot be encoded: {_said(error)}") from None
+        raise PictureError(f"{path}: cannot be encoded: {_error_text(error)}") from None
 
 
-def _again(
+def _chain_first(
     first: tuple[Fraction, Pixels], rest: Iterator[tuple[Fraction, Pixels]]
 ) -> Iterator[tuple[Fraction, Pixels]]:
     yield first

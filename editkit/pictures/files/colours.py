@@ -93,17 +93,17 @@ def interpret_chunks(chunks: Iterable[tuple[bytes, bytes]]) -> tuple[str, bytes 
 
     None: the colours are sRGB, or there are no such chunks.
     """
-    said = dict(chunks)
-    code = said.get(b"cICP")
+    by_kind = dict(chunks)
+    code = by_kind.get(b"cICP")
     if code is not None and len(code) == 4:
         return _interpret_code_points(code[0], code[1])
-    if b"sRGB" in said or not {b"gAMA", b"cHRM"} & said.keys():
+    if b"sRGB" in by_kind or not {b"gAMA", b"cHRM"} & by_kind.keys():
         return None
     gamma, corners = 1 / 2.2, PRIMARIES[1]
-    if len(said.get(b"gAMA", b"")) == 4:
-        gamma = struct.unpack(">L", said[b"gAMA"])[0] / 1e5
-    if len(said.get(b"cHRM", b"")) == 32:
-        white, rest = struct.unpack(">8L", said[b"cHRM"])[:2], struct.unpack(">8L", said[b"cHRM"])[2:]
+    if len(by_kind.get(b"gAMA", b"")) == 4:
+        gamma = struct.unpack(">L", by_kind[b"gAMA"])[0] / 1e5
+    if len(by_kind.get(b"cHRM", b"")) == 32:
+        white, rest = struct.unpack(">8L", by_kind[b"cHRM"])[:2], struct.unpack(">8L", by_kind[b"cHRM"])[2:]
         corners = tuple(value / 1e5 for value in (*rest, *white))
     usual = abs(gamma - 1 / 2.2) < 0.005 and np.abs(np.subtract(corners, PRIMARIES[1])).max() < 0.002
     if usual or not 0.05 < gamma < 5.0:

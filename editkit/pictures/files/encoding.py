@@ -186,22 +186,22 @@ def _png(picture: Raster, provenance: str | None) -> bytes:
     packed = deflated(_filter_rows(channels))
     pixels = [png_chunk(b"IDAT", packed[at : at + LARGEST]) for at in range(0, len(packed), LARGEST)]
     meta = picture.meta
-    said = [png_chunk(kind, body) for kind, body in meta.chunks]
+    extra = [png_chunk(kind, body) for kind, body in meta.chunks]
     if meta.icc is not None:
-        said = [chunk for chunk in said if chunk[4:8] != b"sRGB"]  # the two exclude each other
-        said.append(png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(meta.icc, 9)))
+        extra = [chunk for chunk in extra if chunk[4:8] != b"sRGB"]  # the two exclude each other
+        extra.append(png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(meta.icc, 9)))
     if meta.dpi is not None and not any(kind == b"pHYs" for kind, _ in meta.chunks):
         x, y = (round(value / 0.0254) for value in meta.dpi)
-        said.append(png_chunk(b"pHYs", x.to_bytes(4, "big") + y.to_bytes(4, "big") + b"\1"))
+        extra.append(png_chunk(b"pHYs", x.to_bytes(4, "big") + y.to_bytes(4, "big") + b"\1"))
     if meta.exif is not None:
-        said.append(png_chunk(b"eXIf", meta.exif))
+        extra.append(png_chunk(b"eXIf", meta.exif))
     if meta.xmp is not None:
         with contextlib.suppress(UnicodeDecodeError):  # iTXt is UTF-8, as XMP must be in a PNG
-            said.append(png_text("XML:com.adobe.xmp", meta.xmp.decode().strip("\0")))
-    said += [png_text(keyword, text) for keyword, text in meta.text]
+            extra.append(png_text("XML:com.adobe.xmp", meta.xmp.decode().strip("\0")))
+    extra += [png_text(keyword, text) for keyword, text in meta.text]
     if provenance is not None:
-        said.append(png_text("editkit", provenance))
-    return b"".join([PNG_SIGNATURE, header, *said, *pixels, png_chunk(b"IEND", b"")])
+        extra.append(png_text("editkit", provenance))
+    return b"".join([PNG_SIGNATURE, header, *extra, *pixels, png_chunk(b"IEND", b"")])
 
 
 def _filter_rows(channels: NDArray[Any]) -> bytes:

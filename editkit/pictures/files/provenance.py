@@ -138,8 +138,8 @@ class Provenance(BaseModel):
         """
         try:
             idle = {name for name in ("between", "files") if not getattr(self, name)}
-            said = self.model_dump(mode="json", exclude=idle)
-            text = json.dumps(said, sort_keys=True, separators=(",", ":"), allow_nan=False)
+            values = self.model_dump(mode="json", exclude=idle)
+            text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
         except ValueError as error:
             raise PictureError(f"the recipe cannot be stored in the picture ({error}); use --no-provenance") from None
         if len(text) > MAX_TEXT:

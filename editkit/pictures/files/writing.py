@@ -148,16 +148,16 @@ def to_bytes(
     bad metadata cannot destroy a finished edit.
     """
     try:
-        said = list(notices)
-        encoded, back = _decode_again(raster, format, said, text, quality)
+        messages = list(notices)
+        encoded, back = _decode_again(raster, format, messages, text, quality)
     except PictureError:
         bare = replace(raster, meta=_without_metadata(raster.meta))
         if bare.meta == raster.meta:
             raise
-        said = list(notices)
-        encoded, back = _decode_again(bare, format, said, text, quality)
-        said.append(f"its metadata (EXIF, XMP, ICC profile) cannot be stored in {format} and is left out")
-    notices[:] = said
+        messages = list(notices)
+        encoded, back = _decode_again(bare, format, messages, text, quality)
+        messages.append(f"its metadata (EXIF, XMP, ICC profile) cannot be stored in {format} and is left out")
+    notices[:] = messages
     if encoded.lossless or back is None:
         return encoded.data, 0, None if mask is None else 0
     return encoded.data, *_deviation(encoded.raster, mask, back)

@@ -123,10 +123,10 @@ def _load(kind: str, folder: Path, stamp: float) -> Network:
     row = KINDS[kind]
     for file in sorted(folder.glob("*.json")):
         if not file.name.endswith(".index.json") and file.name not in ("tokenizer.json", "vocab.json"):
-            said = _read_json(file)
-            trust.check_no_code(str(folder), file.name, said)
+            values = _read_json(file)
+            trust.check_no_code(str(folder), file.name, values)
             if file.name.endswith("processor_config.json"):
-                trust.check_preprocessor_config(str(folder), file.name, said)
+                trust.check_preprocessor_config(str(folder), file.name, values)
     if not list(folder.glob("*.safetensors")):
         raise ModelError(f"{folder}: has no .safetensors; other formats can run code: use a revision that has them")
     layout = Layout(str(folder), folder)

@@ -64,9 +64,9 @@ class Solving(Plugin):
         """Return the degradation for this run's size, and the observation."""
         raise NotImplementedError(f"{type(self).__name__} must define problem()")
 
-    def told(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
+    def condition_on(self, run: Run, y: Tensor) -> Callable[[Conditioning], Conditioning]:
         """Return a function that adds the observation to the conditioning of a model that takes `offers`."""
-        raise NotImplementedError(f"{type(self).__name__} must define told()")
+        raise NotImplementedError(f"{type(self).__name__} must define condition_on()")
 
     def hooks(self) -> type[Any]:
         """Return the solver's class."""
@@ -105,8 +105,8 @@ class Solving(Plugin):
 
         Further steps change little (benchmarks/defaults.py).
         """
-        told = self.chosen() == "conditioned" and self.tells() <= info.takes
-        return told and ("task" in info.takes or info.own_picture) and self.share() == 1.0
+        is_conditioned = self.chosen() == "conditioned" and self.tells() <= info.takes
+        return is_conditioned and ("task" in info.takes or info.own_picture) and self.share() == 1.0
 
     def share(self) -> float:
         """Return the fraction of the process to run, 0 to 1."""

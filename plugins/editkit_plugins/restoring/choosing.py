@@ -61,7 +61,7 @@ def bind_solver(plugin: Solving, run: Run) -> SolvingHooks:
             "latents; use --method dps"
         )
     made = kind(plugin, run, problem)
-    said = f"method {kind.says}" if plugin.method == "auto" else made.warn()
-    if said is not None:
-        run.notify(f"{plugin.name}: {said}")
+    message = f"method {kind.says}" if plugin.method == "auto" else made.warn()
+    if message is not None:
+        run.notify(f"{plugin.name}: {message}")
     return made

@@ -217,17 +217,17 @@ class Ddnm(SolvingHooks):
 
 
 class Conditioned(Ddnm):
-    """Condition the model on the observation (`Solving.told`); `project` also projects onto it, as ddnm does."""
+    """Condition the model on the observation (`Solving.condition_on`); `project` also projects onto it, as in ddnm."""
 
     says = "conditioned"
 
     def __init__(self, plugin: Solving, run: Run, problem: Problem) -> None:
         super().__init__(plugin, run, problem)
-        self.told = plugin.told(run, problem.y)
+        self.condition_on_y = plugin.condition_on(run, problem.y)
         self.projects = plugin.project and not works_on_latents(run)
 
     def condition(self, step: Step, cond: Conditioning) -> Conditioning:
-        return self.told(cond)
+        return self.condition_on_y(cond)
 
     def clean(self, step: Step, x0: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         return self.A.project(x0, self.y) if self.projects else x0

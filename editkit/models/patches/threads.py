@@ -19,62 +19,62 @@ from torch import Tensor
 
 from editkit.common.process import own_threads
 
-_CREW: ContextVar[ThreadPoolExecutor | None] = ContextVar("crew", default=None)
+_POOL: ContextVar[ThreadPoolExecutor | None] = ContextVar("row_threads", default=None)
 
 
 @contextmanager
-def crew() -> Iterator[None]:
-    """Let `by_rows` use as many threads as torch (`torch.set_num_threads`) here, and everything else use one."""
+def row_threads() -> Iterator[None]:
+    """Let `map_rows` use as many threads as torch (`torch.set_num_threads`) here, and everything else use one."""
     threads = torch.get_num_threads()
-    if threads == 1 or _CREW.get() is not None:
+    if threads == 1 or _POOL.get() is not None:
         yield
         return
-    there = Barrier(threads + 1)
-    with ThreadPoolExecutor(threads, initializer=_alone, initargs=(there,)) as pool:
+    ready = Barrier(threads + 1)
+    with ThreadPoolExecutor(threads, initializer=_init_worker, initargs=(ready,)) as pool:
         with own_threads():
             torch.set_num_threads(1)
             for _ in range(threads):
-                pool.submit(_nothing)  # each starts a new thread, because none is idle: all wait at the barrier
+                pool.submit(_do_nothing)  # each starts a new thread, because none is idle: all wait at the barrier
             try:
-                there.wait()
+                ready.wait()
             except BaseException:  # Ctrl-C: no thread may wait forever
-                there.abort()
+                ready.abort()
                 raise
-        token = _CREW.set(pool)
+        token = _POOL.set(pool)
         try:
             yield
         finally:
-            _CREW.reset(token)
+            _POOL.reset(token)
             with own_threads():
                 torch.set_num_threads(threads)
 
 
-def _alone(there: Barrier) -> None:
+def _init_worker(ready: Barrier) -> None:
     """Initialise a single-threaded worker; return when all workers are ready."""
     torch.get_num_threads()  # a thread adopts the global number at its first query: query now, then override
     torch.set_num_threads(1)
-    there.wait()
+    ready.wait()
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
-def together(*calls: Callable[[], Tensor]) -> list[Tensor]:
+def run_all(*calls: Callable[[], Tensor]) -> list[Tensor]:
     """Return the results of `calls`, in order."""
-    pool = _CREW.get()
+    pool = _POOL.get()
     if pool is None or len(calls) < 2:
         return [call() for call in calls]
-    wanted = torch.is_grad_enabled()
+    grad_enabled = torch.is_grad_enabled()
 
-    def as_asked(call: Callable[[], Tensor]) -> Tensor:
-        with torch.set_grad_enabled(wanted):  # the setting is per thread
+    def with_grad_setting(call: Callable[[], Tensor]) -> Tensor:
+        with torch.set_grad_enabled(grad_enabled):  # the setting is per thread
             return call()
 
-    return list(pool.map(as_asked, calls))
+    return list(pool.map(with_grad_setting, calls))
 
 
-def by_rows(compute: Callable[[slice], Tensor], rows: int, chunk: int) -> Tensor:
+def map_rows(compute: Callable[[slice], Tensor], rows: int, chunk: int) -> Tensor:
     """Apply `compute` to every `chunk` of `rows` and join the results, which do not depend on each other."""
     parts = [slice(first, first + chunk) for first in range(0, rows, chunk)]
-    return torch.cat(together(*(partial(compute, part) for part in parts)))
+    return torch.cat(run_all(*(partial(compute, part) for part in parts)))
