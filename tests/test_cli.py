@@ -217,6 +217,10 @@ def test_rerun_says_that_the_mask_is_another_one(here, capsys):
     assert run(["rerun", "out.png", "--force"]) == 0
     said = capsys.readouterr().err
     assert said.count("the mask is not the one with which out.png was made") == 1
+    Path("m.png").rename("elsewhere.png")
+    assert run(["rerun", "out.png", "--force"]) == 1
+    assert "--mask gives the place of the mask from which out.png was made" in capsys.readouterr().err
+    assert run(["rerun", "out.png", "--force", "--mask", "elsewhere.png"]) == 0
 
 
 def test_a_commands_process_settles_itself_and_leaves_what_the_user_set(monkeypatch):

@@ -195,7 +195,10 @@ def _rerun(
             raise PictureError(f"{picture}: does not name its input picture; give it with --picture")
         source = str(folder / found.picture)
         if not Path(source).is_file():
-            raise PictureError(f"{source}: is not there, from which {picture} was made; give its place with --picture")
+            masked = " (and a mask from a file with --mask)" if found.mask_hash is not None and not new_mask else ""
+            raise PictureError(
+                f"{source}: is not there, from which {picture} was made; give its place with --picture{masked}"
+            )
     edited = Picture.read(source)
     if found.picture_hash is not None and hash_pixels(edited) != found.picture_hash:
         raise PictureError(f"{source}: is not the picture from which {picture} was made; give that with --picture")
@@ -208,7 +211,12 @@ def _rerun(
     plugins = [plugin for stage in chain.stages for plugin in plugins_of(stage)]
     if hashes((e for plugin in plugins for e in plugin.examples(edited)), edited) != found.example_hashes:
         raise PictureError(f"{picture}: was made with another picture to learn from (--from) than the present one")
-    mask = plan_stage(chain.inherited().stages[0], edited).picture.mask
+    try:
+        mask = plan_stage(chain.inherited().stages[0], edited).picture.mask
+    except PictureError as error:
+        if new_mask or found.mask_hash is None:
+            raise
+        raise PictureError(f"{error}; --mask gives the place of the mask from which {picture} was made") from None
     if not new_mask and found.mask_hash is not None and (mask is None or hash_mask(mask) != found.mask_hash):
         say(f"the mask is not the one with which {picture} was made; the result will differ")
     path = Path(picture)
