@@ -179,7 +179,9 @@ class _GuideHooks(GuidanceHooks[Guide]):
         hole = self._tone_mask() if self._adjusts_tones else None
         if hole is None or not bool(hole.any()):
             return self.seen(self._resize_to_pass(image))
-        return image[..., hole][:, :, None]
+        from editkit_plugins.tones import interior
+
+        return image[..., interior(hole)][:, :, None]
 
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Figures:
         """Report the loss before and after; for `color` and `brightness`, the value reached and the target."""

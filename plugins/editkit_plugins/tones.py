@@ -42,7 +42,7 @@ def adjust_tones(image: Tensor, hole: Tensor | None, loss: Callable[[Tensor], Te
     Args:
         image: (1, 3, h, w) in [-1, 1].
         hole: (h, w), bool; None: everywhere.
-        loss: maps the pixels that may change, (1, 3, 1, n), to one number.
+        loss: maps the pixels of its `interior`, (1, 3, 1, n), to one number.
         amount: strength of the loss.
     """
     import torch
@@ -53,6 +53,7 @@ def adjust_tones(image: Tensor, hole: Tensor | None, loss: Callable[[Tensor], Te
     at = torch.ones_like(fade, dtype=torch.bool) if hole is None else hole
     if not bool(at.any()):
         return image
+    inside = at if hole is None else interior(hole)
     cells = [max(2, round(CELLS * n / max(height, width))) for n in (height, width)]
     g = torch.zeros(1, 3, *cells, device=image.device, requires_grad=True)
     before = image.detach().float()
@@ -65,7 +66,7 @@ def adjust_tones(image: Tensor, hole: Tensor | None, loss: Callable[[Tensor], Te
 
     def closure() -> float:
         optimizer.zero_grad()
-        seen = (2.0 * with_gain() - 1.0).clamp(-1.0, 1.0)[..., at][:, :, None]
+        seen = (2.0 * with_gain() - 1.0).clamp(-1.0, 1.0)[..., inside][:, :, None]
         value = STRONG * amount * loss(seen).sum() + g.square().mean()
         value.backward()  # type: ignore[no-untyped-call]
         return float(value.detach())
@@ -75,6 +76,14 @@ def adjust_tones(image: Tensor, hole: Tensor | None, loss: Callable[[Tensor], Te
     with torch.no_grad():
         made = (2.0 * with_gain() - 1.0).clamp(-1.0, 1.0).to(image)
     return made.where(at, image)
+
+
+def interior(hole: Tensor) -> Tensor:
+    """Return the part of `hole` (h, w) that is more than half adjusted: what the loss sees.
+
+    Over the whole hole, the middle would overshoot to make up for the rim.
+    """
+    return _fade(hole) >= 0.5
 
 
 def _fade(hole: Tensor) -> Tensor:
