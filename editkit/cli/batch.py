@@ -16,9 +16,11 @@ from editkit.batch.sources import is_manifest
 from editkit.batch.stores import is_address, redact, scheme
 from editkit.cli.console import err, say, write
 from editkit.cli.options import HelpWasShown, given_by, typed_command
+from editkit.cli.progress import now_and_then
 from editkit.cli.settings import Settings
 from editkit.cli.settings import read as read_settings
 from editkit.cli.words import option_name, options_of, parse
+from editkit.editing.watching.time_left import CountLines
 from editkit.errors import UsageError
 from editkit.pictures.files.formats import WRITABLE
 from editkit.plugin.chain import Chain
@@ -130,7 +132,7 @@ def batch_command(words: list[str]) -> int:
                 results=given.get("results"),
                 size=size,
                 anywhere=given.get("anywhere", False),
-                begin=report.begin,
+                begin=lambda total: report.begin(None if given.get("resume") else total),
                 watch=report.watch,
                 notify=report.notice,
             )
@@ -223,20 +225,26 @@ def _ending(given: str) -> str | None:
 
 
 class _Report:
-    """Reports progress, by a bar on a terminal."""
+    """Reports progress: by a bar on a terminal, elsewhere by a line now and then."""
 
     def __init__(self, quiet: bool, as_json: bool) -> None:
         self.quiet = quiet
         self.as_json = as_json
         self.made = 0
         self.told: set[str] = set()
-        self.begin: Callable[[int], None] = lambda total: None
+        self.begin: Callable[[int | None], None] = lambda total: None
         self.advance: Callable[[], None] = lambda: None
 
     @contextmanager
     def bar(self) -> Iterator[None]:
-        if self.quiet or self.as_json or not err().is_terminal:
+        if self.quiet or self.as_json:
             yield
+            return
+        if not err().is_terminal:
+            lines = CountLines("pictures")
+            self.begin, self.advance = lines.begin, lines.advance
+            with now_and_then(lambda: say(lines.text())):
+                yield
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

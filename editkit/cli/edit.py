@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from editkit.cli.console import err, say, write
+from editkit.cli.console import say, write
 from editkit.cli.options import HelpWasShown
+from editkit.cli.progress import edit_progress
 from editkit.cli.targets import check_targets, lines_of, target_of
 from editkit.cli.video import check_for_videos, edit_clip
 from editkit.cli.words import Line, parse, parse_run
@@ -27,10 +28,7 @@ from editkit.plugin.outputs import Extras, plugin_outputs, refuse_plugin_outputs
 from editkit.plugin.params import outputs
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from editkit.editing.result import Made, Watch
-    from editkit.editing.stages import Update
     from editkit.editing.watching.trace import Preview, Trace
     from editkit.models.leasing import Models
     from editkit.pictures.files.writing import Written
@@ -207,7 +205,7 @@ def _watchers(extras: Extras) -> list[Preview | Trace]:
 def watching(extras: Extras) -> Iterator[list[Watch]]:
     """Yield the callbacks for every step, for edits other than plain chains; output of plugins is redirected."""
     watchers = _watchers(extras)
-    with _bar(extras) as show, redirect_stdout(sys.stderr):
+    with edit_progress(extras) as show, redirect_stdout(sys.stderr):
         yield [show, *watchers]
     for watcher in watchers:
         watcher.close()
@@ -223,14 +221,13 @@ def run_edit(
 ) -> Made:
     """Run the chain with a progress bar; notices are printed, or go to `notify`."""
     from editkit.editing.result import make as make_one
-    from editkit.editing.watching.time_left import TimeLeft
 
     notify = notify or notice_printer(extras)
     for notice in picture.meta.notices:
         notify(notice)
     # output of plugins must not mix with a picture or JSON on standard output
-    with _bar(extras) as show, redirect_stdout(sys.stderr):
-        return make_one(picture, chain, watch=[show, TimeLeft(notify), *watchers], notify=notify, models=models)
+    with edit_progress(extras) as show, redirect_stdout(sys.stderr):
+        return make_one(picture, chain, watch=[show, *watchers], notify=notify, models=models)
 
 
 def notice_printer(extras: Extras) -> Notify:
@@ -305,40 +302,6 @@ def _run_candidates(line: Line, count: int) -> int:
 def _shift_seeds(chain: Chain, by: int) -> Chain:
     """`chain` with `by` added to every seed."""
     return chain.with_seed(lambda seed: (seed + by) % 2**63)
-
-
-class _Show:
-    """Moves the progress bar; does nothing without one."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self.progress = progress
-        self.tasks: dict[int, TaskID] = {}
-
-    def __call__(self, update: Update) -> None:
-        if self.progress is None:
-            return
-        if update.stage not in self.tasks:
-            names = " + ".join(plugin.name for plugin in update.plan.plugins)
-            self.tasks[update.stage] = self.progress.add_task(names, total=update.plan.moves, calls=0)
-        passes = update.plan.passes[: update.pass_]
-        calls = sum(part.cost.calls for part in passes) + update.state.calls
-        self.progress.update(self.tasks[update.stage], advance=1, calls=calls)
-
-
-@contextmanager
-def _bar(extras: Extras) -> Iterator[_Show]:
-    """Show a progress bar with steps, network calls and remaining time, if standard error is a terminal."""
-    if extras.quiet or extras.json_ or not err().is_terminal:
-        yield _Show(None)
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("steps · {task.fields[calls]} network calls ·"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=err(), transient=True) as progress:
-        yield _Show(progress)
 
 
 def _report(line: Line, written: Written, made: Made, seconds: float) -> None:

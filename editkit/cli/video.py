@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editkit.cli.console import err, say, write
+from editkit.cli.progress import now_and_then
 from editkit.cli.words import option_name
 from editkit.common.notify import Notify
+from editkit.editing.watching.time_left import CountLines
 from editkit.errors import UsageError
 from editkit.pictures.files.clips import Span, is_clip
 
@@ -109,13 +111,15 @@ def _preview(extras: Extras, target: str) -> VideoPreview | None:
 
 
 class _Bar:
-    """Shows finished frames, and the steps of the one being worked on; does nothing without a progress bar."""
+    """Shows finished frames and, in a progress bar, the steps of the one being worked on."""
 
-    def __init__(self, progress: Progress | None) -> None:
-        self.progress = progress
+    def __init__(self, progress: Progress | None, lines: CountLines | None = None) -> None:
+        self.progress, self.lines = progress, lines
         self.task = None if progress is None else progress.add_task("", total=None, step="")
 
     def frame(self, status: VideoProgress) -> None:
+        if self.lines is not None:
+            self.lines.advance()
         if self.progress is not None and self.task is not None:
             self.progress.update(self.task, completed=status.done, step="")
 
@@ -126,9 +130,14 @@ class _Bar:
 
 @contextmanager
 def _bar(extras: Extras) -> Iterator[_Bar]:
-    """Show the finished frames and the time; nothing if the output is not a terminal."""
-    if extras.quiet or extras.json_ or not err().is_terminal:
+    """Show the finished frames and the time: by a bar on a terminal, elsewhere by a line now and then."""
+    if extras.quiet or extras.json_:
         yield _Bar(None)
+        return
+    if not err().is_terminal:
+        lines = CountLines("frames")
+        with now_and_then(lambda: say(lines.text())):
+            yield _Bar(None, lines)
         return
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 

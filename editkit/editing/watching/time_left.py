@@ -1,4 +1,4 @@
-"""Estimation of an edit's remaining time, from its first steps."""
+"""How much of an edit, a batch or a video is done, and how long the rest will take, in a line."""
 
 from __future__ import annotations
 
@@ -6,45 +6,84 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from editkit.common.notify import Notify
-
 if TYPE_CHECKING:
     from editkit.editing.settle import PassPlan
     from editkit.editing.stages import Update
 
 
 class TimeLeft:
-    """Reports the estimated remaining time once per stage, unless it is too short to matter.
+    """The line about a running edit: which stage, how much of it is done, and how long it will take.
 
-    The first steps of the most expensive pass are timed, without the very first, which includes warm-up. The cost of
-    other passes is taken to be proportional to their pixels.
+    The share that is done is counted by the pixels of the moves. During a move nothing is known, so the time that is
+    left goes down with the clock.
     """
 
-    TIMED = 2
-    """Steps."""
-
-    WORTH = 20.0
-    """Seconds."""
-
-    def __init__(self, notify: Notify, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.notify, self.clock = notify, clock
-        self.seen: dict[int, list[float]] = {}
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.began = self.stage_began = self.seen = clock()
+        self.stage, self.stages, self.done = 0, 1, 0.0
 
     def __call__(self, update: Update) -> None:
-        passes = update.plan.passes
-        if update.pass_ != max(range(len(passes)), key=lambda k: _pixels(passes[k])):
-            return
-        times = self.seen.setdefault(update.stage, [])
-        times.append(self.clock())
-        if len(times) != self.TIMED + 1:
-            return
-        each = (times[-1] - times[0]) / self.TIMED
-        part = passes[update.pass_]
-        after = sum(_pixels(later) for later in passes[update.pass_ + 1 :]) / _pixels(part) * len(part.plan)
-        left = (len(part.plan) - self.TIMED - 1 + after) * each
-        if left >= self.WORTH:
-            how_long = f"{left:.0f} s" if left < 120.0 else f"{left / 60.0:.0f} min"
-            self.notify(f"about {how_long} to go, at {each:.1f} s a step")
+        if update.stage != self.stage:
+            self.stage_began = self.seen
+        self.stage, self.stages, self.done, self.seen = update.stage, update.stages, share_done(update), self.clock()
+
+    def text(self) -> str:
+        """Return the line."""
+        now = self.clock()
+        where = f"stage {self.stage + 1} of {self.stages}: " if self.stages > 1 else ""
+        if not 0.0 < self.done < 1.0:
+            return f"{where}still working, {in_words(now - self.began)} so far"
+        whole = (self.seen - self.stage_began) / self.done
+        left = self.stage_began + whole - now
+        how_long = f", about {in_words(left)} left" if left >= 1.0 else ", nearly there"
+        return f"{where}{self.done:.0%} done{how_long}{' in this stage' * (self.stages > self.stage + 1)}"
+
+
+def share_done(update: Update) -> float:
+    """Return the share of this stage that is done, 0 to 1, by the pixels of its moves."""
+    passes, at = update.plan.passes, update.pass_
+    within = update.state.index / max(update.state.total, 1)
+    done = sum(_pixels(part) for part in passes[:at]) + within * _pixels(passes[at])
+    whole = sum(_pixels(part) for part in passes)
+    return (update.draw + done / max(whole, 1)) / update.plan.options.draws
+
+
+class CountLines:
+    """The line about a batch or a video: how many are done, of how many, and how long the rest will take.
+
+    `total` is None if it is unknown.
+    """
+
+    def __init__(self, what: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.what, self.clock, self.began = what, clock, clock()
+        self.total: int | None = None
+        self.done, self.seen = 0, self.began
+
+    def begin(self, total: int | None) -> None:
+        self.total = total
+
+    def advance(self) -> None:
+        self.done, self.seen = self.done + 1, self.clock()
+
+    def text(self) -> str:
+        """Return the line."""
+        now = self.clock()
+        so_far = f", {in_words(now - self.began)} so far"
+        if self.total is None:
+            return f"{self.done} {self.what} done{so_far}"
+        left = (self.seen - self.began) / max(self.done, 1) * self.total - (now - self.began)
+        how_long = f", about {in_words(left)} left" if self.done and left >= 1.0 else so_far
+        return f"{self.done} of {self.total} {self.what} done{how_long}"
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration to the precision of an estimate: 7 s, 40 s, 3 min, 2 h."""
+    if seconds < 10.0:
+        return f"{max(seconds, 1.0):.0f} s"
+    if seconds < 100.0:
+        return f"{round(seconds / 5.0) * 5} s"
+    return f"{seconds / 60.0:.0f} min" if seconds < 5400.0 else f"{seconds / 3600.0:.0f} h"
 
 
 def _pixels(part: PassPlan) -> int:
