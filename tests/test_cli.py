@@ -58,7 +58,7 @@ def test_with_and_then_and_one_line_of_json(here, capsys):
     assert record["stages"] == [["inpaint", "guide"], ["sdedit"]]
     assert record["output"] == "out.png"
     assert [line.split()[0] for line in err.splitlines()] == ["guide:", "sdedit:"]
-    assert record["measured"] == [{"stage": 0, "plugin": "guide", "brightness": ANY, "wanted": 0.9}]
+    assert record["measured"] == [{"stage": 0, "plugin": "guide", "brightness": ANY, "wanted": 0.9, "measured": ANY}]
     assert run(["plan", *words, "then", "sdedit", "--strength", "0.5", "--json"]) == 0
     plans = json.loads(capsys.readouterr().out)
     assert sum(p["network_calls"] for p in plans) == record["network_calls"]

@@ -31,7 +31,7 @@ from editkit.plugin import (
     UsageError,
     Weights,
 )
-from editkit_plugins.losses import LOSSES, TONES, Loss, to_hex
+from editkit_plugins.losses import LOSSES, TONES, Loss, palette_of, to_hex
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -151,15 +151,18 @@ class _GuideHooks(GuidanceHooks[Guide]):
         """Adjust the tones inside the mask, if any; if nothing else edits the picture, those of the original."""
         if self.loss_function is None or not self._adjusts_tones:
             return image
-        from editkit_plugins.tones import adjust_tones
+        from editkit_plugins import tones
 
         plugin, hole, run = self.plugin, self._tone_mask(), self.run
         if hole is None and run.inputs.original is not None and run.plan.start == run.plan.start_at(LEAST).start:
             image = run.inputs.original
         pixels = image[0, 0].numel() if hole is None else int(hole.sum())
-        return adjust_tones(
-            image, hole, self.loss_function, plugin.amount if plugin.weight is None else plugin.weight / max(pixels, 1)
-        )
+        amount = plugin.amount if plugin.weight is None else plugin.weight / max(pixels, 1)
+        if plugin.loss == "brightness":
+            return tones.match_brightness(image, hole, plugin.brightness, amount)
+        if plugin.loss == "color":
+            return tones.match_color(image, hole, rgb(plugin.color), amount)
+        return tones.match_palette(image, hole, palette_of(plugin), amount)
 
     def _tone_mask(self) -> Tensor | None:
         """Return the mask in which tones may change, (h, w) bool; None: everywhere."""
@@ -184,18 +187,38 @@ class _GuideHooks(GuidanceHooks[Guide]):
         return image[..., interior(hole)][:, :, None]
 
     def measure(self, image: Float[Tensor, "b 3 h w"]) -> Figures:
-        """Report the loss before and after; for `color` and `brightness`, the value reached and the target."""
+        """Report the loss before and after; for losses of tones, what was reached and the target, in words."""
         plugin, run = self.plugin, self.run
         if self.loss_function is None:
             return {}
         seen = self._seen_pixels(image)
         if plugin.loss == "color":
-            return {"mean_colour": to_hex(seen[0].mean((1, 2))), "wanted": plugin.color}
+            return {"mean_colour": to_hex(seen[0].mean((1, 2))), "wanted": plugin.color, **self._where()}
         if plugin.loss == "brightness":
-            return {"brightness": (float(seen.mean()) + 1.0) / 2.0, "wanted": plugin.brightness}
+            return {"brightness": (float(seen.mean()) + 1.0) / 2.0, "wanted": plugin.brightness, **self._where()}
         before = run.inputs.original
+        if plugin.loss == "palette" and self._adjusts_tones:
+            return self._palette_figures(seen, before)
         figures = {} if before is None else {"loss_before": float(self.loss_function(self._seen_pixels(before)).mean())}
         return {**figures, "loss": float(self.loss_function(seen).mean())}
+
+    def _where(self) -> Figures:
+        """Report how much of the hole the figures are about; nothing if that is all of what the loss sees."""
+        hole = self._tone_mask() if self._adjusts_tones else None
+        if hole is None or not bool(hole.any()):
+            return {}
+        from editkit_plugins.tones import interior
+
+        return {"measured": f"in the middle, {float(interior(hole).sum() / hole.sum()):.0%} of the hole"}
+
+    def _palette_figures(self, seen: Float[Tensor, "b 3 h w"], before: Float[Tensor, "b 3 h w"] | None) -> Figures:
+        """Report how much of the image has colours of the palette, in words."""
+        from editkit_plugins.tones import fraction_near
+
+        palette = palette_of(self.plugin)
+        words = f"{fraction_near(seen, palette):.0%} of the pixels in colours of the palette or blends of them"
+        was = "" if before is None else f" (before: {fraction_near(self._seen_pixels(before), palette):.0%})"
+        return {"palette": words + was, **self._where()}
 
     def _resize_to_pass(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 H W"]:
         """Resize `image` to the size of this pass, at which the loss is computed."""

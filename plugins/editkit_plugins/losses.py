@@ -80,13 +80,22 @@ def _color(plugin: LossOptions, run: Run, seen: Seen) -> Loss:
     return lambda image: ((image.mean((2, 3)) - colour) ** 2).mean(1)
 
 
-def _palette(plugin: LossOptions, run: Run, seen: Seen) -> Loss:
-    import torch
+def palette_of(plugin: LossOptions) -> list[tuple[int, int, int]]:
+    """Return the colours of --palette, three bytes each.
 
+    Raises:
+        UsageError: there are none.
+    """
     colours = [rgb(colour) for colour in filter(None, plugin.palette.split(","))]
     if not colours:
         raise UsageError("guide: the loss `palette` needs --palette, colours such as #102030,#c0a060")
-    wanted = torch.tensor(colours, device=run.device) / 127.5 - 1.0
+    return colours
+
+
+def _palette(plugin: LossOptions, run: Run, seen: Seen) -> Loss:
+    import torch
+
+    wanted = torch.tensor(palette_of(plugin), device=run.device) / 127.5 - 1.0
 
     def loss(image: Tensor) -> Tensor:
         apart = (image[:, None] - wanted[None, :, :, None, None]).square().mean(2)
