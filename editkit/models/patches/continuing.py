@@ -130,17 +130,14 @@ def divided_membrane(seen: Tensor, region: Tensor, contours: list[Contour]) -> T
     for contour in contours:
         at, u = _signed_distances(contour.path(), 2, region.shape)
         on = np.abs(u) <= SIDES
-        at, u = torch.from_numpy(at[on]).to(seen.device), torch.from_numpy(u[on]).to(seen)
-        part = torch.from_numpy(_progress(contour, at.cpu().numpy(), region.shape[1])).to(seen)
-        colours = [
-            torch.from_numpy(_both_sides(profile)).to(seen)
-            for profile in (contour.first.profile, contour.second.profile[::-1])
-        ]
-        side = (u > 0).long()
-        colour = colours[0][side] * (1.0 - part[:, None]) + colours[1][side] * part[:, None]
-        used = open_pixels[at]
-        flat[:, at[used]] = colour[used].T
-        open_pixels[at[used]] = False
+        at, side = at[on], (u[on] > 0).astype(np.int64)
+        part = _progress(contour, at, region.shape[1])[:, None]
+        first, second = (_both_sides(one) for one in (contour.first.profile, contour.second.profile[::-1]))
+        colours = torch.from_numpy(first[side] * (1.0 - part) + second[side] * part).to(seen)
+        pixels = torch.from_numpy(at).to(seen.device)
+        used = open_pixels[pixels]
+        flat[:, pixels[used]] = colours[used].T
+        open_pixels[pixels[used]] = False
     return membrane(values[None], free[None, None].to(seen.dtype))[0]
 
 

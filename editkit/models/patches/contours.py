@@ -43,13 +43,15 @@ ARRIVES = 0.35
 BESIDE = 8
 """Half-width, in pixels, of the profile across a contour."""
 
-BEND = 0.42
-"""Maximum angle, in radians, between each end and the line that joins the two."""
+BEND, GAP = 0.25, 30.0
+"""Maximum angle, in radians, between each end and the line that joins the two, and minimum length of that line, in
+pixels: in strokes the surroundings are better evidence, and the sides of a hammer belong together at no larger angle.
+"""
 
 SURE = 0.1
 """Angle, in radians, from which the bend of a contour is trusted."""
 
-UNLIKE = 1.25
+UNLIKE = 1.2
 """Maximum cost of a pair."""
 
 MOST = 300
@@ -129,8 +131,6 @@ def find_arrivals(image: Floats, region: Flags) -> list[Arrival]:
     field = Field.of(image)
     away = cv2.distanceTransform((~region).astype(np.uint8), cv2.DIST_L2, 5)
     points, headings = _starts(field, away)
-    if len(points) == 0:
-        return []
     arrivals: list[Arrival] = []
     taken = np.zeros(region.shape, np.uint8)
     for trace in _traces(field, away >= CLEAR, points, -headings):
@@ -149,11 +149,13 @@ def _starts(field: Field, away: Floats) -> tuple[Floats, Floats]:
     """Return points (n, 2) on crests at the distance `CLEAR` from the hole, the strongest first, and unit vectors."""
     at = (away >= CLEAR) & (away < CLEAR + BAND) & (field.strength > LEAST) & (field.coherence > ORIENTED)
     y, x = np.nonzero(at)
+    if len(x) == 0:
+        return np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32)
     points = np.stack([x, y], 1).astype(np.float32)
     angle = field.angle[at]
     normal = np.stack([np.cos(angle), np.sin(angle)], 1)
     strength = field.strength[at]
-    sides = [_sample(field.strength, points + s * normal) for s in (1.0, -1.0)]
+    sides = [_sample(field.strength, (points + s * normal).astype(np.float32)) for s in (1.0, -1.0)]
     outward = np.stack([cv2.Sobel(away, cv2.CV_32F, *way)[at] / 8.0 for way in ((1, 0), (0, 1))], 1)
     along = np.stack([-normal[:, 1], normal[:, 0]], 1)
     cosine = (along * outward).sum(1)
@@ -177,7 +179,7 @@ def _traces(field: Field, free: Flags, points: Floats, headings: Floats) -> list
         headings = 0.6 * headings + 0.4 * along * np.sign(cosine)[:, None]
         headings /= np.maximum(np.linalg.norm(headings, axis=1, keepdims=True), 1e-6)
         normal = np.stack([-headings[:, 1], headings[:, 0]], 1)
-        offered = (points + headings)[:, None] + SUBPIXEL[:, None] * normal[:, None]
+        offered = ((points + headings)[:, None] + SUBPIXEL[:, None] * normal[:, None]).astype(np.float32)
         heights = _sample(field.strength, offered) - 0.02 * np.abs(SUBPIXEL) * first[:, None]
         moved = np.take_along_axis(offered, heights.argmax(1)[:, None, None], 1)[:, 0].astype(np.float32)
         alive &= (moved >= 0).all(1) & (moved[:, 0] <= width - 1) & (moved[:, 1] <= height - 1)
@@ -203,7 +205,7 @@ def _arrival(image: Floats, trace: Floats) -> Arrival | None:
         return None
     point = middle + ((part[0] - middle) @ heading) * heading
     where = part[:, None] + np.arange(-BESIDE, BESIDE + 1)[:, None] * normal
-    profile = _sample(image, where).mean(0)
+    profile = _sample(image, where.astype(np.float32)).mean(0)
     return Arrival(point.astype(np.float32), heading.astype(np.float32), trace, profile)
 
 
@@ -249,7 +251,7 @@ def _unlikeness(one: Arrival, other: Arrival) -> float:
     """Return the cost of joining two arrivals: differences of their profiles relative to contrast, and their bend."""
     gap = other.point - one.point
     length = float(np.linalg.norm(gap))
-    if length < 2 * CLEAR:
+    if length < GAP:
         return math.inf
     bends = [math.acos(float(np.clip(s * gap @ end.heading / length, -1, 1))) for s, end in ((1, one), (-1, other))]
     if max(bends) > BEND:
@@ -265,11 +267,13 @@ def _unlikeness(one: Arrival, other: Arrival) -> float:
         b = q[1:-1]
         shape = math.sqrt(float((((a - a.mean(0)) - (b - b.mean(0))) ** 2).mean()))
         best = min(best, shape + 0.5 * math.sqrt(float(((a - b) ** 2).mean())))
-    return best / contrast + 0.5 * sum(bends) / BEND
+    return best / contrast + sum(bends)
 
 
 def _sample(image: Floats, points: Floats) -> Floats:
     """Return the values of `image` (h, w, ...) at `points` (..., 2), bilinearly; beyond the border, the border's."""
+    if points.size == 0:
+        return np.zeros((*points.shape[:-1], *image.shape[2:]), np.float32)
     at = points.reshape(-1, 2).astype(np.float32)
     found = [
         cv2.remap(image, rows[:, :1], rows[:, 1:], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

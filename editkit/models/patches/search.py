@@ -146,6 +146,7 @@ class Sources:
                     (down.abs() <= OWN_PLACE_RADIUS) & ((away - down * self.atlas.width).abs() <= OWN_PLACE_RADIUS)
                 )
             if self.contour is not None and self.across is not None and queries.contour is not None:
+                assert queries.across is not None  # they come together
                 apart = (self.across[corners[rows]] - queries.across[rows, None]).abs()
                 wrong = (self.contour[corners[rows]] != queries.contour[rows, None]) | (apart > CONTOUR_SLACK)
                 d = d + (CONTOUR_PENALTY * apart.square()).masked_fill(wrong, LONE_LINE_PENALTY)
