@@ -95,3 +95,19 @@ class Atlas:
         index = corners[..., None] + offsets
         found = self.pixels.index_select(0, index.reshape(-1))
         return found.view(*index.shape, channels)
+
+
+def views(pictures: Sequence[Tensor], mirror: bool, scales: Sequence[float]) -> list[Tensor]:
+    """Return the views of pictures or masks (..., h, w) that patches come from: unchanged, mirrored if `mirror`, and
+    scaled down by each of the `scales`.
+    """
+    turned = [view for one in pictures for view in ((one, one.flip(-1)) if mirror else (one,))]
+    return [*turned, *(_scale_down(view, scale) for scale in scales for view in turned)]
+
+
+def _scale_down(one: Tensor, scale: float) -> Tensor:
+    """Scale a picture (..., h, w) down by area averaging; a flag is True if all flags of its area are."""
+    height, width = (max(1, round(scale * n)) for n in one.shape[-2:])
+    made = F.interpolate(one.reshape(1, -1, *one.shape[-2:]).float(), (height, width), mode="area")
+    made = made.reshape(*one.shape[:-2], height, width)
+    return made > 1.0 - 1e-6 if one.dtype == torch.bool else made.to(one.dtype)

@@ -13,9 +13,11 @@ from torch import Tensor
 from editkit.diffusion.model import Example
 from editkit.diffusion.schedule import Level
 from editkit.errors import ModelError
-from editkit.models.patches.atlas import Atlas, join_side_by_side
+from editkit.models.patches.atlas import Atlas, join_side_by_side, views
 from editkit.models.patches.busy import busyness, expected_busyness
 from editkit.models.patches.calm import smooth_calm_regions
+from editkit.models.patches.continuing import Continuations, contours_through, divided_membrane, offer_contours
+from editkit.models.patches.contours import Contour
 from editkit.models.patches.islands import remove_islands
 from editkit.models.patches.places import PixelsBetween, all_but_seeds, compared_patches, sample_offsets
 from editkit.models.patches.search import (
@@ -153,7 +155,9 @@ class Bound:
         kept = known if barred is None else known & ~barred
         flags = [kept]
         flags += [known.new_ones(e.image.shape[-2:]) if e.unseen is None else ~e.unseen for e in examples]
-        atlas = Atlas.of(_views(pictures, settings), _views(flags, settings), side)
+        atlas = Atlas.of(
+            views(pictures, settings.mirror, settings.scales), views(flags, settings.mirror, settings.scales), side
+        )
         if len(atlas.corners) == 0:
             raise ModelError(_no_patches_message(side, region, known & ~kept))
         nothing = not bool(known.any())
@@ -183,7 +187,19 @@ class Bound:
         """The guide (3, h, w) if there is no coarser pass; None without one."""
         if self.fill is None or self.fill == "noise":
             return None
+        if self.fill == "smooth" and self.contours:
+            return divided_membrane(self.seen, self.region, self.contours)
         return fill_hole(self.seen[None], self.region[None, None].to(self.picture.dtype), self.fill)[0]
+
+    @cached_property
+    def contours(self) -> list[Contour]:
+        """The contours that continue through the hole; none if the picture is not the only guide."""
+        return [] if self.fill is None else contours_through(self.seen, self.region | self.barred)
+
+    @cached_property
+    def continuations(self) -> Continuations | None:
+        """Where patches continue these contours."""
+        return Continuations.of(self.contours, self.region, self.settings.side // 2 + 1, self.atlas)
 
     def denoise(self, x_t: Tensor, level: Level, lowres: Tensor | None) -> Tensor:
         """Return E[x | x_t, known pixels, lowres], (3, h, w); all three pictures have this size."""
@@ -197,6 +213,8 @@ class Bound:
         else:
             with torch.no_grad():
                 short = shortlist(queries, sources, 8)
+                if lowres is not None and self.continuations is not None:
+                    short = offer_contours(queries, sources, short, self.continuations)
                 best = refine_matches(queries, sources, short, self.settings.candidates, rounds=2)
                 source = best[:, 0] if lowres is None else self._grow(queries, sources, best[:, 0], lowres)
             weights = (-0.5 * sources.distance(queries, best)).softmax(dim=-1)
@@ -273,14 +291,20 @@ class Bound:
         guide_picture = self.smooth if lowres is None else lowres
         guide = None if guide_picture is None else self._layout(guide_picture)[at[:, None] + self.spots]
         tau_guide = self.settings.tau_smooth if lowres is None else self.settings.tau_lowres
+        lines = None if lowres is None else self.continuations
         may_be_thin = None if lowres is None or self.fill is None else self._layout(self.thin[1][None])[middle, 0]
+        if may_be_thin is not None and lines is not None:
+            may_be_thin &= ~self._layout(lines.around[None])[middle, 0]
         busyness = (
             None if lowres is None or self.fill is None else self._layout(torch.stack(self._expected_busyness))[middle]
         )
         own = at + self.picture.shape[-1] if self.own else None
+        contour = None if lines is None else self._layout(lines.number[None])[middle, 0]
+        across = None if lines is None else self._layout(lines.across[None])[middle, 0]
         return Queries(
-            flat[index], weights[index], guide, tau_guide**-2, neighbours, self.steps, may_be_thin, busyness, own
-        )
+            flat[index], weights[index], guide, tau_guide**-2, neighbours, self.steps, may_be_thin, busyness, own,
+            contour, across,
+        )  # fmt: skip
 
     def _make_sources(self, lowres: Tensor | None) -> Sources:
         atlas = self.atlas
@@ -296,7 +320,9 @@ class Bound:
             if not bool(self.thin[1].any()) and not bool(is_thin[grid].all()):
                 grid = grid[~is_thin[grid]]
         busyness = None if lowres is None or self.fill is None else self._busyness
-        return Sources(atlas, guide, grid, self.spots, is_thin, busyness)
+        lines = None if lowres is None else self.continuations
+        contour, across = (None, None) if lines is None else (lines.shown, lines.apart)
+        return Sources(atlas, guide, grid, self.spots, is_thin, busyness, contour, across)
 
     @cached_property
     def _busyness(self) -> Tensor:
@@ -327,7 +353,7 @@ class Bound:
 
     def _layout(self, image: Tensor, beside: Sequence[Tensor] = ()) -> Tensor:
         """Lay out a picture of this size (c, h, w), with any examples `beside` it, as in the atlas: (pixels, c)."""
-        joined = join_side_by_side(_views([image, *beside], self.settings))
+        joined = join_side_by_side(views([image, *beside], self.settings.mirror, self.settings.scales))
         return F.pad(joined, (0, self.atlas.width - joined.shape[-1])).flatten(1).T.contiguous()
 
 
@@ -360,19 +386,3 @@ def _continue_over_barred(picture: Tensor, barred: Tensor, unknown: Tensor) -> T
         return picture
     hidden = (barred | unknown)[None, None].to(picture.dtype)
     return smooth_fill(picture[None], hidden)[0].where(barred, picture)
-
-
-def _views(pictures: Sequence[Tensor], settings: Settings) -> list[Tensor]:
-    """Return the views of pictures or masks (..., h, w) that patches come from: unchanged, mirrored if set, and scaled
-    down by each of the `scales`.
-    """
-    turned = [view for one in pictures for view in ((one, one.flip(-1)) if settings.mirror else (one,))]
-    return [*turned, *(_scale_down(view, scale) for scale in settings.scales for view in turned)]
-
-
-def _scale_down(one: Tensor, scale: float) -> Tensor:
-    """Scale a picture (..., h, w) down by area averaging; a flag is True if all flags of its area are."""
-    height, width = (max(1, round(scale * n)) for n in one.shape[-2:])
-    made = F.interpolate(one.reshape(1, -1, *one.shape[-2:]).float(), (height, width), mode="area")
-    made = made.reshape(*one.shape[:-2], height, width)
-    return made > 1.0 - 1e-6 if one.dtype == torch.bool else made.to(one.dtype)

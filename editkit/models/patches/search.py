@@ -35,6 +35,11 @@ CANDIDATE_CHUNK = 1536
 LONE_LINE_PENALTY = 1e4
 """Added to the squared distance of a source not allowed for a query: more than any tolerance can offset."""
 
+CONTOUR_PENALTY, CONTOUR_SLACK = 100.0, 1.0
+"""Factor on the square of the difference between the distances of a source and a query from their contour, in pixels,
+and its maximum.
+"""
+
 FREE_DEVIATIONS, BUSYNESS_PENALTY, SHORTLIST_PENALTY = 1.0, 3.0, 0.5
 """Penalty for how busy a source is: number of deviations that are free, factor on the square of the excess, and factor
 on the square of all deviations in the shortlist.
@@ -70,6 +75,8 @@ class Queries:
         thin: (Q,), bool, where lone lines are allowed; None: anywhere.
         busy: (Q, 2), how busy a source should be, and the standard deviation; None: no preference.
         own: (Q,), corners of the sources at the queries' own places, which cost `OWN_PLACE_PENALTY`; None: no penalty.
+        contour: (Q,), the number of the contour that a query continues; 0: none. None: there are no contours.
+        across: (Q,), its distance from that contour, in pixels.
     """
 
     values: Tensor
@@ -81,20 +88,22 @@ class Queries:
     thin: Tensor | None = None
     busy: Tensor | None = None
     own: Tensor | None = None
+    contour: Tensor | None = None
+    across: Tensor | None = None
 
     def __len__(self) -> int:
         return self.values.shape[0]
 
     def subset(self, rows: Tensor) -> Queries:
         """Return the queries with indices `rows` (r,); the indices of neighbours do not change."""
-        guide = None if self.guide is None else self.guide[rows]
-        values, weights, neighbours = self.values[rows], self.weights[rows], self.neighbours[rows]
-        thin = None if self.thin is None else self.thin[rows]
-        busy = None if self.busy is None else self.busy[rows]
-        own = None if self.own is None else self.own[rows]
-        return replace(
-            self, values=values, weights=weights, guide=guide, neighbours=neighbours, thin=thin, busy=busy, own=own
+        guide, thin, busy, own, contour, across = (
+            None if part is None else part[rows]
+            for part in (self.guide, self.thin, self.busy, self.own, self.contour, self.across)
         )
+        return replace(
+            self, values=self.values[rows], weights=self.weights[rows], guide=guide, neighbours=self.neighbours[rows],
+            thin=thin, busy=busy, own=own, contour=contour, across=across,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +112,7 @@ class Sources:
 
     `spots` are the offsets within a patch at which guiding pictures, which are smooth, are compared. `thin`, by corner,
     marks the patches with a lone line; None: no patch has one. `busy`, by corner, is how busy they are; None: ignored.
+    `contour` and `across`, by corner, are the number of the contour that a patch shows and its distance from it.
     """
 
     atlas: Atlas
@@ -111,6 +121,8 @@ class Sources:
     spots: Tensor
     thin: Tensor | None = None
     busy: Tensor | None = None
+    contour: Tensor | None = None
+    across: Tensor | None = None
 
     def distance(self, queries: Queries, corners: Tensor) -> Tensor:
         """Return the exact d(q, p), (Q, k), for the sources at `corners` (Q, k).
@@ -133,6 +145,11 @@ class Sources:
                 d = d + OWN_PLACE_PENALTY * (
                     (down.abs() <= OWN_PLACE_RADIUS) & ((away - down * self.atlas.width).abs() <= OWN_PLACE_RADIUS)
                 )
+            if self.contour is not None and self.across is not None and queries.contour is not None:
+                assert queries.across is not None  # they come together
+                apart = (self.across[corners[rows]] - queries.across[rows, None]).abs()
+                wrong = (self.contour[corners[rows]] != queries.contour[rows, None]) | (apart > CONTOUR_SLACK)
+                d = d + (CONTOUR_PENALTY * apart.square()).masked_fill(wrong, LONE_LINE_PENALTY)
             if self.busy is not None and queries.busy is not None:
                 mean, spread = queries.busy[rows, None].unbind(-1)
                 off = ((self.busy[corners[rows]] - mean).abs() / spread - FREE_DEVIATIONS).clamp(min=0.0)
