@@ -218,6 +218,10 @@ def test_rerun_says_that_the_mask_is_another_one(here, capsys):
     said = capsys.readouterr().err
     assert said.count("the mask is not the one with which out.png was made") == 1
     Path("m.png").rename("elsewhere.png")
+    Path("m.png").write_bytes(b"no picture")
+    assert run(["rerun", "out.png", "--force"]) == 1
+    assert "--mask gives the place" not in capsys.readouterr().err
+    Path("m.png").unlink()
     assert run(["rerun", "out.png", "--force"]) == 1
     assert "--mask gives the place of the mask from which out.png was made" in capsys.readouterr().err
     assert run(["rerun", "out.png", "--force", "--mask", "elsewhere.png"]) == 0

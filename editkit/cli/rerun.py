@@ -214,7 +214,8 @@ def _rerun(
     try:
         mask = plan_stage(chain.inherited().stages[0], edited).picture.mask
     except PictureError as error:
-        if new_mask or found.mask_hash is None:
+        missing = isinstance(error.__context__, FileNotFoundError)
+        if new_mask or found.mask_hash is None or not missing:
             raise
         raise PictureError(f"{error}; --mask gives the place of the mask from which {picture} was made") from None
     if not new_mask and found.mask_hash is not None and (mask is None or hash_mask(mask) != found.mask_hash):
