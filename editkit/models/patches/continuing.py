@@ -1,9 +1,10 @@
 """Continue contours into a hole: near one, patches are copied from the same contour, at the same distance from it.
 
 A patch whose middle is u pixels to the left of the joining curve may only be copied from places u pixels to the left
-of one of the two traces of that contour (Sun et al. 2005, section 4.1). So a ridge meets itself, and a wire has no
-steps. In the coarsest pass the contours divide the first guide: the colours of both sides are known along them
-("diffusion curves", Orzan et al. 2008), and the membrane does not flow across.
+of one of the two traces of that contour (Sun et al. 2005, section 4.1), and patches beside a contour are copied to no
+other place. So a ridge meets itself. A line one pixel wide keeps small steps, because places are whole pixels. In the
+coarsest pass the contours divide the first guide: the colours of both sides are known along them ("diffusion curves",
+Orzan et al. 2008), and the membrane does not flow across.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def offer_contours(queries: Queries, sources: Sources, short: Tensor, lines: Con
         if len(rows) == 0 or len(lines.corners[number - 1]) == 0:
             continue
         found = lines.candidates(number, queries.across[rows])
-        best = sources.distance(queries.subset(rows), found).argsort(1)[:, : short.shape[1]]
+        best = sources.distance(queries.subset(rows), found).argsort(stable=True, dim=1)[:, : short.shape[1]]
         short[rows, : best.shape[1]] = found.gather(1, best)
     return short
 

@@ -45,7 +45,7 @@ BESIDE = 8
 
 BEND, GAP = 0.25, 30.0
 """Maximum angle, in radians, between each end and the line that joins the two, and minimum length of that line, in
-pixels: in strokes the surroundings are better evidence, and the sides of a hammer belong together at no larger angle.
+pixels. At larger angles the head of a hammer was joined to its handle. In strokes the surroundings are better evidence.
 """
 
 SURE = 0.1

@@ -129,7 +129,8 @@ class Sources:
 
         It is differentiable with respect to the queries. It adds `LONE_LINE_PENALTY` for a lone line where none is
         allowed, `OWN_PLACE_PENALTY` for a patch at its own place, and, for a patch flatter or busier than the
-        surroundings, `BUSYNESS_PENALTY` times the square of the deviations beyond `FREE_DEVIATIONS`.
+        surroundings, `BUSYNESS_PENALTY` times the square of the deviations beyond `FREE_DEVIATIONS`. A patch beside a
+        contour is only for queries beside the same contour, and they take no other (`CONTOUR_PENALTY`).
         """
         channels = queries.values.shape[-1]
 
@@ -145,11 +146,7 @@ class Sources:
                 d = d + OWN_PLACE_PENALTY * (
                     (down.abs() <= OWN_PLACE_RADIUS) & ((away - down * self.atlas.width).abs() <= OWN_PLACE_RADIUS)
                 )
-            if self.contour is not None and self.across is not None and queries.contour is not None:
-                assert queries.across is not None  # they come together
-                apart = (self.across[corners[rows]] - queries.across[rows, None]).abs()
-                wrong = (self.contour[corners[rows]] != queries.contour[rows, None]) | (apart > CONTOUR_SLACK)
-                d = d + (CONTOUR_PENALTY * apart.square()).masked_fill(wrong, LONE_LINE_PENALTY)
+            d = d + self._off_contour(queries, corners, rows)
             if self.busy is not None and queries.busy is not None:
                 mean, spread = queries.busy[rows, None].unbind(-1)
                 off = ((self.busy[corners[rows]] - mean).abs() / spread - FREE_DEVIATIONS).clamp(min=0.0)
@@ -160,6 +157,14 @@ class Sources:
             return d + queries.precision * guide.square().sum((-1, -2))
 
         return map_rows(chunk, len(queries), max(1, CANDIDATE_CHUNK // corners.shape[1]))
+
+    def _off_contour(self, queries: Queries, corners: Tensor, rows: slice) -> Tensor | float:
+        """Return the penalty for patches that are not as far from the contour of their query as the query, (r, k)."""
+        if self.contour is None or self.across is None or queries.contour is None or queries.across is None:
+            return 0.0
+        apart = (self.across[corners[rows]] - queries.across[rows, None]).abs()
+        wrong = (self.contour[corners[rows]] != queries.contour[rows, None]) | (apart > CONTOUR_SLACK)
+        return (CONTOUR_PENALTY * apart.square()).masked_fill(wrong, LONE_LINE_PENALTY)
 
     def keys(self) -> Tensor:
         """Return the right factor of the product above for the grid, (N, d)."""
