@@ -42,7 +42,7 @@ def seen(pixels: np.ndarray) -> np.ndarray:
     hole = torch.zeros(pixels.shape[:2], dtype=torch.bool)
     hole[24:70, 30:80] = True
     part = tones.interior(hole).numpy()
-    assert 0.2 * 46 * 50 < part.sum() < 46 * 50
+    assert 0.5 * 46 * 50 < part.sum() < 46 * 50
     return pixels[part].astype(float)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 HALF = 0.03
 """Amount that goes half of the way. Twice that goes three quarters of it, and so on."""
 
-RIM, LEAST = 0.6, 3.0
+RIM, LEAST = 0.25, 3.0
 """Width of the fade at the rim, relative to the depth of the hole, and its least value in pixels."""
 
 INNER = 0.9
