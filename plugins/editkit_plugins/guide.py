@@ -43,6 +43,16 @@ LEAST = 0.1
 """Strength of the process if `guide` only adjusts tones: the picture is not drawn again."""
 
 
+OF_LOSS: Mapping[str, tuple[str, ...]] = {
+    "brightness": ("brightness",), "color": ("color",), "palette": ("palette",), "symmetry": ("symmetry",),
+    "sharpness": ("sharpness",), "reference": ("reference", "features"), "network": ("features",),
+}  # fmt: skip
+"""Parameter -> the losses that read it."""
+
+OF_STEPS = ("gradient", "profile", "every", "limit", "normalize", "checkpoint", "decoder", "view")
+"""Parameters of single steps."""
+
+
 class Guide(Guidance):
     """Steer the picture towards a low loss: a colour, a palette, a reference picture, or anything differentiable.
 
@@ -115,6 +125,15 @@ class Guide(Guidance):
     def steers(self, info: ModelInfo) -> bool:
         """Return False for tones on a model that copies: only `finish` adjusts them."""
         return not (self.loss in TONES and info.own_picture)
+
+    def idle(self, info: ModelInfo) -> dict[str, str]:
+        """Return parameters of other losses, and those of steps if only `finish` adjusts the tones."""
+        idle = {name: f"it is for --loss {' and '.join(of)}" for name, of in OF_LOSS.items() if self.loss not in of}
+        if self.weight is not None:
+            idle["amount"] = "--weight is given, which is the strength itself"
+        if not self.steers(info):
+            idle |= dict.fromkeys(OF_STEPS, f"{info.name} copies texture, so the tones are adjusted once, at the end")
+        return idle
 
     def implied_strength(self, info: ModelInfo) -> float | None:
         """Return little for tones on a model that copies: `finish` adjusts those of the original."""

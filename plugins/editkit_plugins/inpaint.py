@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from editkit.plugin import Conditioning
+    from editkit.plugin import Conditioning, ModelInfo
 
 
 Grow = Annotated[int, Field(ge=0, le=1000)] | Literal["auto"]
@@ -126,6 +126,12 @@ class Replacing(Plugin):
 
     def examples(self, picture: Picture) -> Sequence[Picture]:
         return tuple(Picture.read(source).coloured_as(picture.meta) for source in self.from_)
+
+    def idle(self, info: ModelInfo) -> dict[str, str]:
+        idle = dict.fromkeys(("jump", "repeats"), "it is for --method repaint") if self.method == "replace" else {}
+        if {"known", "mask"} <= info.takes:
+            idle["known_noise"] = f"{info.name} is given the known pixels, so none are put back with noise"
+        return idle
 
     def plan(self, plan: Plan) -> Plan:
         if self.method == "replace":
