@@ -253,6 +253,7 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
         notify(f"sampler {name} calls the network as often as its tolerances need; the plan shows the minimum")
     if not _is_begun(plugins):
         notices.report_idle_fill(picture, info, notify)
+        notices.report_invented(picture, source, info, bool(examples), notify)
     notices.report_idle_options(plugins, planned, options, notify)
     again = partial(_settle, plugins=plugins, info=info, picture=picture, examples=sizes, notify=silent)
     idle.report_idle(stage, plugins, info, settled, again, picture.mask is not None, notify)

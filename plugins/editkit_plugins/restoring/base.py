@@ -102,6 +102,10 @@ class Solving(Plugin):
         ways = {name: of for name, of in OF_METHOD.items() if method not in of}
         return {name: f"it is for --method {' and '.join(of)}, not for {chosen}" for name, of in ways.items()}
 
+    def mend(self, info: ModelInfo) -> str:
+        """Return what to try if a result of this model does not explain the observation, as the end of a message."""
+        return "try another --method or a larger --sigma"
+
     def amplifies(self) -> float:
         """Return the factor by which the observation's noise is amplified in the result."""
         return 1.0
