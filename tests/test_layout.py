@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from editkit import plan
+from editkit.editing.api import plan
 from editkit.pictures.picture import Picture
 from editkit.plugins import Texture
 from editkit_plugins.texture import LAYOUT, layout_share

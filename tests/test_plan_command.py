@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from editkit import plan
 from editkit.cli import rates, run
+from editkit.editing.api import plan
 from editkit.editing.settle import StagePlan
 from editkit.pictures.picture import Picture
 from editkit.plugins import Inpaint, Upscale

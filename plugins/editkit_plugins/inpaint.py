@@ -158,7 +158,7 @@ class Inpaint(Replacing):
     mask: MaskSource | None = Field(
         None,
         description="White = regenerate. A picture, or words as box:10,10,80,60 (editkit plugins lists them) joined by "
-        "+ - &; repeatable.",
+        "+ - & (in quotes: a shell ends the command at &); repeatable.",
     )
     invert_mask: bool = Field(False, description="Black = regenerate.")
     grow: Grow = Field(0, description="Enlarge the mask by this many pixels first. " + AUTO)
